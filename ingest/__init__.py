@@ -1,0 +1,1 @@
+"""Documents in, a knowledge base out: parse, chunk, embed, store."""
