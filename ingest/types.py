@@ -1,7 +1,7 @@
 """The nouns of the write side: what a file becomes on its way into a knowledge base."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
@@ -65,7 +65,6 @@ class Document:
     title: str
     digest: str
     receipt: Receipt
-    marks: tuple[Mark, ...] = field(default=(), compare=False)
 
     @property
     def id(self) -> str:
@@ -84,18 +83,23 @@ class Passage:
     label: str
 
 
+Place = tuple[int, str]
+"""An offset in a document's text and the name of the place that begins there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """What is embedded and indexed: a part of one passage that fits the encoder's window whole.
 
     Invariant: `document text[start:end] == text`. `context` (title, headings, table header) stands
     before the text when it is embedded, indexed or read, and is not part of the document's text.
+    `places` names where the chunk begins and each place that begins within it, sorted by offset.
     """
 
     document: str
     source: str
     title: str
-    label: str
+    places: tuple[Place, ...]
     context: str
     start: int
     end: int
@@ -105,6 +109,10 @@ class Chunk:
     @property
     def id(self) -> str:
         return f"{self.document}:{self.start}-{self.end}"
+
+    def label(self, offset: int) -> str:
+        """The place of a character of this chunk in words: `p. 3 · 第二章 合同 › 第一节`, or ""."""
+        return next((label for start, label in reversed(self.places) if start <= offset), "")
 
     @property
     def indexed(self) -> str:
@@ -118,20 +126,3 @@ class Hit:
 
     chunk: Chunk
     score: float
-
-
-def label_at(marks: Sequence[Mark], offset: int) -> str:
-    """The place of `offset` in words: `p. 3 · 第二章 合同 › 第一节`; empty where nothing marks it.
-
-    `marks` are sorted by start.
-    """
-    places: dict[str, str] = {}
-    headings: list[Mark] = []
-    for mark in marks:
-        if mark.start > offset:
-            break
-        if mark.kind == "heading":
-            headings = [above for above in headings if above.level < mark.level] + [mark]
-        else:
-            places[mark.kind] = mark.label
-    return " · ".join([*places.values(), " › ".join(mark.label for mark in headings)]).strip(" ·")

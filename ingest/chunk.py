@@ -1,0 +1,209 @@
+"""Document text -> passages (what a reader sees) and chunks (what the encoder sees whole)."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ingest.errors import UserError
+from ingest.places import Places
+from ingest.sentences import Span, paragraphs, sentences
+from ingest.types import Chunk, Document, Passage, Segment
+
+Count = Callable[[Sequence[str]], Sequence[int]]
+
+# A table as `ingest.parse` renders it: header row, rule, rows. Group 1 is the header.
+_TABLE = re.compile(r"(?m)^(\|.*\|)[ \t]*\n\|(?:\s*:?-+:?\s*\|)+[ \t]*\n(?:\|.*(?:\n|$))*")
+_ROWS = re.compile(r"(?:\|.*(?:\n|$))+")
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOptions:
+    """Sizes in the encoder's own tokens."""
+
+    chunk_tokens: int = 192
+    """A chunk's text holds at most this many tokens (fewer where the encoder's window is smaller)."""
+    passage_tokens: int = 448
+    """A passage, the text handed to the reader, holds at most this many tokens."""
+    context_tokens: int = 48
+    """Title, headings and table header before a chunk hold at most this many tokens."""
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.chunk_tokens <= self.passage_tokens:
+            raise UserError(
+                f"chunk_tokens is {self.chunk_tokens} and passage_tokens {self.passage_tokens}; "
+                "need 16 <= chunk_tokens <= passage_tokens"
+            )
+        if self.context_tokens < 0:
+            raise UserError(f"context_tokens is {self.context_tokens}; need 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where a table stands in a segment, and the header row that belongs before each of its rows."""
+
+    start: int
+    end: int
+    header: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the chunks of one segment have in common."""
+
+    document: Document
+    text: str
+    offset: int
+    places: Places
+    tables: list[Table]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunker:
+    """Cuts documents for one encoder.
+
+    `count` gives the tokens of each text alone; `window` is how many fit into the encoder.
+    """
+
+    count: Count
+    window: int
+    options: ChunkOptions = ChunkOptions()
+
+    def __post_init__(self) -> None:
+        if self.window < self.options.context_tokens + 16:
+            raise UserError(
+                f"context_tokens is {self.options.context_tokens}, but the encoder's window holds "
+                f"{self.window} tokens; lower [chunk] context_tokens to leave at least 16 for text"
+            )
+
+    def split(
+        self, document: Document, segments: Iterable[Segment]
+    ) -> Iterator[tuple[list[Passage], list[Chunk]]]:
+        """Passages and chunks of each segment, in order.
+
+        Together the passages tile the document's text, and the chunks tile each passage.
+        """
+        offset, places, open_table = 0, Places(), None
+        for segment in segments:
+            places.extend(segment.marks, offset)
+            tables = _tables(segment.text, open_table)
+            scope = Scope(document, segment.text, offset, places, tables)
+            passages = [self._passage(scope, span) for span in self._passages(segment)]
+            yield (
+                passages,
+                [chunk for passage in passages for chunk in self._chunks(scope, passage)],
+            )
+            offset += len(segment.text)
+            open_table = tables[-1] if tables and tables[-1].end == len(segment.text) else None
+
+    def _passages(self, segment: Segment) -> list[Span]:
+        limit = self.options.passage_tokens
+        units, sizes = self._units(segment.text, limit)
+        headings = sorted(mark.start for mark in segment.marks if mark.kind == "heading")
+        return _pack(units, sizes, limit, headings, self.options.chunk_tokens // 2)
+
+    def _passage(self, scope: Scope, span: Span) -> Passage:
+        start, end = scope.offset + span[0], scope.offset + span[1]
+        text = scope.text[slice(*span)]
+        return Passage(scope.document.id, start, end, text, scope.places.at(start))
+
+    def _chunks(self, scope: Scope, passage: Passage) -> Iterator[Chunk]:
+        limit = min(self.options.chunk_tokens, self.window - self.options.context_tokens)
+        units, sizes = self._units(passage.text, limit)
+        share = -(-sum(sizes) // max(1, -(-sum(sizes) // limit)))  # even parts: no crumb at the end
+        for start, end in _pack(units, sizes, min(limit, share + max(sizes) // 2)):
+            yield from self._fit(scope, passage, start, end)
+
+    def _fit(self, scope: Scope, passage: Passage, start: int, end: int) -> Iterator[Chunk]:
+        """The chunk of a span, or two where joined units need more tokens than they did alone."""
+        text = passage.text[start:end]
+        size = self.count([text])[0]
+        if size > self.window and end - start > 1:
+            middle = (start + end) // 2
+            yield from self._fit(scope, passage, start, middle)
+            yield from self._fit(scope, passage, middle, end)
+            return
+        first = passage.start + start
+        row = first - scope.offset
+        header = next((t.header for t in scope.tables if t.start < row < t.end), "")
+        lines = [scope.document.title, scope.places.headings(first), header]
+        yield Chunk(
+            document=scope.document.id,
+            source=scope.document.source,
+            title=scope.document.title,
+            places=scope.places.within(first, passage.start + end),
+            context=self._context(lines, text, size),
+            start=first,
+            end=passage.start + end,
+            text=text,
+            passage=(passage.start, passage.end),
+        )
+
+    def _context(self, lines: list[str], text: str, size: int) -> str:
+        """The last of `lines` that fit: the nearest context matters most."""
+        kept: list[str] = []
+        for line in reversed([line for line in dict.fromkeys(lines) if line]):
+            longer = "\n".join([line, *kept])
+            alone, whole = self.count([longer, f"{longer}\n{text}"])
+            if alone > self.options.context_tokens or max(whole, alone + size) > self.window:
+                break
+            kept.insert(0, line)
+        return "\n".join(kept)
+
+    def _units(self, text: str, limit: int) -> tuple[list[Span], list[int]]:
+        """Paragraphs; those over `limit` tokens as sentences; those still over cut finer.
+
+        Returns spans that tile `text`, and the tokens of each.
+        """
+        spans = paragraphs(text)
+        sizes = list(self.count([text[start:end] for start, end in spans]))
+        for finer in (sentences, lambda part: self._pieces(part, limit)):
+            spans = [
+                (start + a, start + b)
+                for (start, end), size in zip(spans, sizes, strict=True)
+                for a, b in (finer(text[start:end]) if size > limit else [(0, end - start)])
+            ]
+            sizes = list(self.count([text[start:end] for start, end in spans]))
+        return spans, sizes
+
+    def _pieces(self, sentence: str, limit: int) -> list[Span]:
+        """A sentence longer than `limit`, cut at clauses, else words, else characters."""
+        from semantic_text_splitter import TextSplitter
+
+        splitter = TextSplitter.from_callback(
+            lambda piece: self.count([piece])[0], limit, trim=False
+        )
+        starts = [start for start, _ in splitter.chunk_indices(sentence)]
+        return list(zip(starts, [*starts[1:], len(sentence)], strict=True))
+
+
+def _tables(text: str, open_table: Table | None) -> list[Table]:
+    """The tables of a segment; `open_table` is one that the segment before it did not finish."""
+    rows = _ROWS.match(text) if open_table else None
+    first = [Table(-1, rows.end(), open_table.header)] if rows and open_table else []
+    return first + [Table(m.start(), m.end(), m.group(1)) for m in _TABLE.finditer(text)]
+
+
+def _pack(
+    units: list[Span],
+    sizes: Sequence[int],
+    limit: int,
+    breaks: Sequence[int] = (),
+    least: int = 0,
+) -> list[Span]:
+    """Neighbouring units joined while they hold at most `limit` tokens.
+
+    A join does not cross a position in `breaks`, unless what stands before it holds fewer than
+    `least` tokens (a heading alone, a section of one line).
+    """
+    packed: list[Span] = []
+    size = 0
+    for (start, end), tokens in zip(units, sizes, strict=True):
+        crosses = bool(packed) and bisect_right(breaks, start) > bisect_right(breaks, packed[-1][0])
+        if packed and size + tokens <= limit and not (crosses and size >= least):
+            packed[-1] = (packed[-1][0], end)
+            size += tokens
+        else:
+            packed.append((start, end))
+            size = tokens
+    return packed

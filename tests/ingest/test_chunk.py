@@ -1,0 +1,78 @@
+"""Chunks: nothing cut, nothing lost, nothing over the window."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.chunk import Chunker, ChunkOptions
+from ingest.errors import UserError
+from ingest.types import Chunk, Document, Mark, Passage, Receipt, Segment
+
+DOCUMENT = Document("laws/a.txt", "劳动合同法", "0", Receipt("txt"))
+OPTIONS = ChunkOptions(chunk_tokens=24, passage_tokens=60, context_tokens=12)
+TEXTS = st.text(alphabet="我们是。！？；：” \nAbc.|#-第一条（）", min_size=1, max_size=300)
+
+
+def count(texts: Sequence[str]) -> list[int]:
+    """A token a character and one for the start, as a Unigram tokenizer's word mark."""
+    return [len(text) + 1 for text in texts]
+
+
+def split(*segments: Segment, window: int = 40) -> tuple[list[Passage], list[Chunk]]:
+    parts = list(Chunker(count, window, OPTIONS).split(DOCUMENT, segments))
+    return [p for ps, _ in parts for p in ps], [c for _, cs in parts for c in cs]
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=3), st.integers(28, 60))
+def test_passages_tile_the_text_and_chunks_tile_the_passages(texts: list[str], window: int) -> None:
+    whole = "".join(texts)
+    passages, chunks = split(*(Segment(text) for text in texts), window=window)
+    for tiles in (passages, chunks):
+        assert "".join(tile.text for tile in tiles) == whole
+        assert all(whole[tile.start : tile.end] == tile.text for tile in tiles)
+        assert [tile.end for tile in tiles[:-1]] == [tile.start for tile in tiles[1:]]
+    spans = {(passage.start, passage.end) for passage in passages}
+    assert all(
+        c.passage in spans and c.passage[0] <= c.start < c.end <= c.passage[1] for c in chunks
+    )
+
+
+@given(TEXTS, st.integers(28, 60))
+def test_no_chunk_outgrows_the_window(text: str, window: int) -> None:
+    _, chunks = split(Segment(text), window=window)
+    assert all(count([chunk.indexed])[0] <= window for chunk in chunks)
+
+
+def test_every_row_of_a_table_has_its_header() -> None:
+    rows = "".join(f"| 张{i} | {i * 7919} |\n" for i in range(30))
+    table = f"| 姓名 | 电话 |\n| --- | --- |\n{rows}"
+    half = table.index("| 张15")
+    _, chunks = split(Segment("名单如下。\n\n" + table[:half]), Segment(table[half:] + "\n完。"))
+    assert len(chunks) > 5
+    for chunk in chunks:
+        if "张" in chunk.text:
+            assert "| 姓名 | 电话 |" in chunk.indexed
+
+
+def test_a_section_is_not_joined_to_the_next() -> None:
+    text = "第一章 总则\n为了保护劳动者，制定本法。\n第二章 订立\n建立劳动关系，应当订立合同。"
+    second = text.index("第二章")
+    marks = (Mark(0, "heading", "第一章 总则"), Mark(second, "heading", "第二章 订立"))
+    passages, chunks = split(Segment(text, marks))
+    assert [passage.label for passage in passages] == ["第一章 总则", "第二章 订立"]
+    assert chunks[-1].label(chunks[-1].start) == "第二章 订立"
+
+
+def test_a_page_break_within_a_chunk_is_named() -> None:
+    marks = (Mark(0, "page", "p. 1"), Mark(6, "page", "p. 2"))
+    _, [chunk] = split(Segment("第一页上的话还没完。", marks))
+    assert (chunk.label(0), chunk.label(5), chunk.label(6)) == ("p. 1", "p. 1", "p. 2")
+
+
+def test_options_that_contradict_say_both_values() -> None:
+    with pytest.raises(UserError, match=r"chunk_tokens is 500 and passage_tokens 100"):
+        ChunkOptions(chunk_tokens=500, passage_tokens=100)
+    with pytest.raises(UserError, match=r"context_tokens is 48.*holds 32"):
+        Chunker(count, 32)
