@@ -4,8 +4,13 @@
 class UserError(Exception):
     """A mistake or circumstance outside the code, said in one line that holds the way out.
 
-    The command line prints it and exits with 1; a server maps it to a 4xx answer.
+    `zh` is the same line in Chinese. The command line prints the one of the reader's language and
+    exits with 1; a server maps it to a 4xx answer.
     """
+
+    def __init__(self, message: str, *, zh: str = "") -> None:
+        super().__init__(message)
+        self.zh = zh or message
 
 
 class Unreadable(UserError):
