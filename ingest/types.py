@@ -119,6 +119,11 @@ class Chunk:
         """The very text that the encoder and the word index see."""
         return f"{self.context}\n{self.text}" if self.context else self.text
 
+    @property
+    def digest(self) -> bytes:
+        """16 bytes that stand for `indexed`: equal digests have equal vectors."""
+        return blake2b(self.indexed.encode(), digest_size=16).digest()
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
