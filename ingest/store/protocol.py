@@ -1,0 +1,150 @@
+"""What every store can do, and the few nouns that its callers need."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.types import Chunk, Document, Passage
+
+Vectors = NDArray[np.float32]
+Field = Literal["words", "bigrams"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The embedder that made a knowledge base's vectors; another one's don't fit."""
+
+    name: str
+    dim: int
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """Counts of a knowledge base. `unpurged`: removed chunks of which the caches may hold traces."""
+
+    path: Path
+    identity: Identity
+    created: str
+    sequence: int
+    documents: int
+    passages: int
+    chunks: int
+    unpurged: int
+    bytes: int
+
+
+class Ranking(NamedTuple):
+    """Best first: chunk keys (int64) and their scores (float32, larger is better, none zero)."""
+
+    keys: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def text_digest(indexed: str) -> bytes:
+    """16 bytes that stand for a chunk's `indexed` text: equal text, equal vector."""
+    return blake2b(indexed.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class Change(Protocol):
+    """One transaction: all of it or nothing becomes visible."""
+
+    def remove(self, source: str) -> bool:
+        """Remove a document; False where there is none of that source."""
+        ...
+
+    def put(self, document: Document) -> None:
+        """Add a document's head; one of the same source is replaced. `add` brings its text."""
+        ...
+
+    def add(
+        self,
+        document: Document,
+        passages: Sequence[Passage],
+        chunks: Sequence[Chunk],
+        vectors: Vectors,
+    ) -> None:
+        """Append a batch to a document put in this change: passages in order, without gaps.
+
+        `vectors` (len(chunks), dim) are of unit length. A chunk's passage is in this batch or an
+        earlier one.
+        """
+        ...
+
+    def set_meta(self, name: str, value: object) -> None:
+        """Keep a JSON value (calibration and the like) with the knowledge base."""
+        ...
+
+
+class Store(Protocol):
+    """A knowledge base. Every reading method stands by itself and sees the newest whole change.
+
+    A key names one chunk for ever and is never used again.
+    """
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def change(
+        self, *, reason: str = "", timeout: float = 10.0
+    ) -> AbstractContextManager[Change]:
+        """The only way to write. Raises `Busy` when another writer isn't done within `timeout` s."""
+        ...
+
+    def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
+        """Vectors (dim,) of those texts that are in the store already, by `text_digest`."""
+        ...
+
+    def search_dense(self, vector: Vectors, k: int) -> Ranking:
+        """The `k` chunks of highest cosine to `vector` (dim,), cosine as the score."""
+        ...
+
+    def search_words(self, query: str, k: int, *, field: Field = "words") -> Ranking:
+        """The `k` best chunks by BM25 over words, or over character bigrams."""
+        ...
+
+    def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
+        """How many chunks hold each folded term (removed ones count until the next rebuild)."""
+        ...
+
+    def vectors(self, keys: Sequence[int] | NDArray[np.int64]) -> Vectors:
+        """(len(keys), dim); a chunk that is gone by now gives a row of zeros."""
+        ...
+
+    def chunks(self, keys: Sequence[int] | NDArray[np.int64]) -> dict[int, Chunk]:
+        """Those of `keys` that are still there, in the order of `keys`."""
+        ...
+
+    def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
+        """The passage around each chunk. Raises KeyError for a document that is gone."""
+        ...
+
+    def text(self, document: str, start: int = 0, end: int | None = None) -> str:
+        """Characters [start, end) of a document, by its id. Raises KeyError if it is gone."""
+        ...
+
+    def documents(self) -> Iterator[Document]:
+        """All documents by source."""
+        ...
+
+    def document(self, source: str) -> Document | None: ...
+
+    def get_meta(self, name: str) -> object | None: ...
+
+    def info(self) -> Info: ...
+
+    def verify(self) -> list[str]:
+        """What is wrong with truth and caches, a line each; empty where all is well."""
+        ...
+
+    def rebuild(self) -> None:
+        """Make both caches anew from the truth; nothing removed leaves a trace after it."""
+        ...
+
+    def close(self) -> None: ...
