@@ -1,0 +1,244 @@
+"""What an evaluation found: a row per question, figures with intervals, and a comparison of two."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ingest.errors import UserError
+from rag.evaluate import statistics
+from rag.evaluate.statistics import Values, Weights
+
+FALSE_REFUSALS = 0.05  # the share of answerable questions that the operating point may refuse
+
+Columns = Mapping[str, Any]  # one array of shape (questions,) per name; NaN: not measured
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A figure of a report: a statistic of some columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    statistic: Callable[..., Values] = statistics.mean
+    larger_is_better: bool = True
+
+    def of(self, data: Columns, weights: Weights) -> Values:
+        """Its value for each row of `weights`, shape (resamples,)."""
+        return self.statistic(*(data[name] for name in self.columns), weights)
+
+    def questions(self, data: Columns) -> int:
+        """How many questions it was measured on."""
+        return int(np.all([~np.isnan(data[name]) for name in self.columns], axis=0).sum())
+
+
+_CONFIDENCE = ("confidence", "answerable")
+_false_answers = partial(statistics.accepted_negatives, lost=FALSE_REFUSALS)
+
+MEASURES: dict[str, Measure] = {
+    "recall@1": Measure("Recall@1", ("recall@1",)),
+    "recall@5": Measure("Recall@5", ("recall@5",)),
+    "recall@10": Measure("Recall@10", ("recall@10",)),
+    "mrr@10": Measure("MRR@10", ("mrr@10",)),
+    "ndcg@10": Measure("nDCG@10", ("ndcg@10",)),
+    "answer_in_sentence": Measure("Answer in the best sentence", ("answer_in_sentence",)),
+    "answer_in_two": Measure("Answer in at most two sentences", ("answer_in_two",)),
+    "answer_in_passage": Measure("Answer in the best passage", ("answer_in_passage",)),
+    "auroc": Measure("Refusal AUROC", _CONFIDENCE, statistics.auroc),
+    "false_answers_at_5": Measure(
+        "False answers at 5 % false refusals", _CONFIDENCE, _false_answers, False
+    ),
+    "false_refusals": Measure("False refusals as set", ("false_refusal",), larger_is_better=False),
+    "false_answers": Measure("False answers as set", ("false_answer",), larger_is_better=False),
+    "right": Measure("Right answer or right refusal", ("right",)),
+    "citations": Measure("Exact citations", ("exact_citations", "citations"), statistics.ratio),
+    "p50": Measure(
+        "Latency, median (s)", ("seconds",), partial(statistics.quantile, level=0.5), False
+    ),
+    "p95": Measure(
+        "Latency, 95th percentile (s)",
+        ("seconds",),
+        partial(statistics.quantile, level=0.95),
+        False,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One question's result. `scores` holds the columns measured on it; `ranked` is best first."""
+
+    id: str
+    text: str
+    answerable: bool
+    scores: Mapping[str, float]
+    ranked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A value and its 95 % bootstrap interval over `questions` questions."""
+
+    value: float
+    low: float
+    high: float
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`second - first` with its 95 % interval, and the p of there being none (two-sided)."""
+
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All results of one configuration on one set. `settings` says what was evaluated."""
+
+    dataset: str
+    rows: tuple[Row, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def columns(self) -> Columns:
+        """An array of shape (questions,) for every score of any row; NaN where a row lacks it."""
+        names = {name for row in self.rows for name in row.scores}
+        columns = {
+            name: np.array([row.scores.get(name, np.nan) for row in self.rows], float)
+            for name in sorted(names)
+        }
+        return columns | {"answerable": np.array([row.answerable for row in self.rows], float)}
+
+    def figures(self, *, resamples: int = 1000, seed: int = 0) -> dict[str, Figure]:
+        """Every measure that was measured, with intervals; the same seed gives the same ones."""
+        data = self.columns()
+        ones = np.ones((1, len(self.rows)))
+        values = {
+            name: float(measure.of(data, ones)[0]) for name, measure in _measured(data).items()
+        }
+        defined = {name: MEASURES[name] for name, value in values.items() if not np.isnan(value)}
+        samples = _bootstrap(defined, (data,), resamples=resamples, seed=seed)
+        return {
+            name: Figure(
+                values[name], *statistics.interval(samples[name][0]), measure.questions(data)
+            )
+            for name, measure in defined.items()
+        }
+
+    def save(self, path: Path) -> None:
+        """Write settings, figures and rows to `path` as JSON."""
+        content = {
+            "dataset": self.dataset,
+            "settings": dict(self.settings),
+            "figures": {name: asdict(figure) for name, figure in self.figures().items()},
+            "rows": [asdict(row) for row in self.rows],
+        }
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Report":
+        """Read what `save` wrote; figures are computed anew from the rows."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows = tuple(Row(**{**row, "ranked": tuple(row["ranked"])}) for row in content["rows"])
+            return cls(content["dataset"], rows, content["settings"])
+        except OSError as error:
+            raise UserError(f"cannot read the report {path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is no saved report ({error!r}); write one with rag eval --save"
+            ) from None
+
+    def run_lines(self) -> Iterator[str]:
+        """The rankings as lines of a TREC run file: query, Q0, entry, rank, score, tag."""
+        tag = _word(str(self.settings.get("name", "rag")))
+        for row in self.rows:
+            for rank, entry in enumerate(row.ranked, start=1):
+                score = len(row.ranked) - rank + 1
+                yield f"{_word(row.id)} Q0 {_word(entry)} {rank} {score} {tag}"
+
+
+def compare(
+    first: Report, second: Report, *, resamples: int = 1000, flips: int = 10_000, seed: int = 0
+) -> dict[str, Difference]:
+    """How `second` differs from `first` on the same questions, measure by measure.
+
+    Intervals come from the paired bootstrap. The p of means over questions comes from the paired
+    randomisation test, that of the others from the paired bootstrap; neither is corrected for
+    looking at many measures.
+    """
+    rows = _aligned(first, second)
+    a, b = first.columns(), Report(second.dataset, rows).columns()
+    both = {name: measure for name, measure in _measured(a).items() if name in _measured(b)}
+    samples = _bootstrap(both, (a, b), resamples=resamples, seed=seed)
+    ones = np.ones((1, len(rows)))
+    differences: dict[str, Difference] = {}
+    for name, measure in both.items():
+        before, after = (float(measure.of(data, ones)[0]) for data in (a, b))
+        if np.isnan(before) or np.isnan(after):
+            continue
+        drawn = samples[name][1] - samples[name][0]
+        if measure.statistic is statistics.mean:
+            (column,) = measure.columns
+            p = statistics.randomisation_p(b[column] - a[column], count=flips, seed=seed)
+        else:
+            p = statistics.bootstrap_p(drawn)
+        differences[name] = Difference(
+            before, after, after - before, *statistics.interval(drawn), p
+        )
+    return differences
+
+
+def _bootstrap(
+    measures: Mapping[str, Measure], systems: Sequence[Columns], *, resamples: int, seed: int
+) -> dict[str, Values]:
+    """Each measure on each system under the same resamples, shape (systems, resamples)."""
+    strata = systems[0]["answerable"] > 0
+    blocks = [
+        {
+            name: [measure.of(data, weights) for data in systems]
+            for name, measure in measures.items()
+        }
+        for weights in statistics.resamples(strata, count=resamples, seed=seed)
+    ]
+    return {name: np.concatenate([block[name] for block in blocks], axis=1) for name in measures}
+
+
+def _measured(data: Columns) -> dict[str, Measure]:
+    """The measures whose columns `data` has."""
+    return {
+        name: measure for name, measure in MEASURES.items() if data.keys() >= set(measure.columns)
+    }
+
+
+def _aligned(first: Report, second: Report) -> tuple[Row, ...]:
+    """The rows of `second` in the order of `first`."""
+    rows = {row.id: row for row in second.rows}
+    here = {row.id for row in first.rows}
+    if first.dataset != second.dataset or here != rows.keys():
+        alone = next(iter(sorted(here ^ rows.keys())), "none")
+        raise UserError(
+            f"cannot compare {first.dataset} ({len(here)} questions) with {second.dataset}"
+            f" ({len(rows)}; only one has question {alone}); evaluate both on the same questions"
+        )
+    for row in first.rows:
+        if row.answerable != rows[row.id].answerable:
+            raise UserError(
+                f"question {row.id} is answerable in one report of {first.dataset} and not in the"
+                " other; evaluate both on the same version of the set"
+            )
+    return tuple(rows[row.id] for row in first.rows)
+
+
+def _word(text: str) -> str:
+    """`text` as one word of a run file, whose columns whitespace separates."""
+    return "_".join(text.split()) or "_"
