@@ -1,0 +1,45 @@
+"""`rag`: its commands, and how a user's mistake ends (one line, exit code 1)."""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from ingest.errors import UserError
+from rag.cli import ask, evaluate, ingest, kb
+from rag.cli.doctor import doctor
+from rag.cli.screen import error, say
+
+app = typer.Typer(
+    name="rag",
+    help=say(
+        "Questions about your documents, answered with sources.",
+        "就你的文档提问，回答附出处。",
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("ingest")(ingest.ingest)
+app.command("ask")(ask.ask)
+app.command("chat")(ask.chat)
+app.command("search")(ask.search)
+app.add_typer(kb.app, name="kb")
+app.command("eval")(evaluate.evaluate)
+app.command("doctor")(doctor)
+
+
+def main() -> None:
+    """Run the command line: a `UserError` is one line on stderr; a bug keeps its traceback."""
+    try:
+        app()
+    except UserError as problem:
+        error(problem)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of a pipe has left, as `rag search … | head -1` does
+        sys.stderr.close()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
