@@ -8,16 +8,18 @@ CUTOFFS = (1, 5, 10)
 
 
 def ranking_scores(ranked: Sequence[str], grades: Mapping[str, int]) -> dict[str, float]:
-    """Recall@1, 5 and 10, MRR@10 and nDCG@10 of `ranked`, best first and without repetition.
+    """Success and Recall@1, 5 and 10, MRR@10 and nDCG@10 of `ranked`, best first, no repetition.
 
-    Defined as in trec_eval: relevant means a grade above 0, recall divides by all relevant entries
-    (so Recall@1 of a question with two of them is at most .5), the gain of nDCG is the grade
-    itself and its discount log2(rank + 1). Needs one relevant entry at least.
+    Defined as in trec_eval: relevant means a grade above 0. Success asks for one relevant entry,
+    recall for all of them (with two, Recall@1 is at most .5); with a single one they are equal.
+    The gain of nDCG is the grade itself and its discount log2(rank + 1). Needs one relevant entry
+    at least.
     """
     relevant = {entry for entry, grade in grades.items() if grade > 0}
     scores = {
         f"recall@{k}": len(relevant.intersection(ranked[:k])) / len(relevant) for k in CUTOFFS
     }
+    scores |= {f"success@{k}": float(scores[f"recall@{k}"] > 0) for k in CUTOFFS}
     ranks = [rank for rank, entry in enumerate(ranked[:10], start=1) if entry in relevant]
     ideal = sorted((grades[entry] for entry in relevant), reverse=True)
     scores["mrr@10"] = 1 / ranks[0] if ranks else 0.0

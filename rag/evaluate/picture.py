@@ -45,11 +45,13 @@ def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
         if name not in NOT_SHARES and any(name in values for values in figures.values())
     ]
     # In an SVG text stays text, so that the viewer's own fonts draw Chinese names.
-    with rc_context({"font.family": _families(), "svg.fonttype": "none"}):
+    families = _families()
+    labels = list(figures) if path.suffix.lower() == ".svg" else drawable(list(figures), families)
+    with rc_context({"font.family": families, "svg.fonttype": "none"}):
         height = 1.2 + len(measures) * (0.18 + 0.22 * len(figures))
         canvas = Canvas(figsize=(8, height), layout="constrained")
         axes = canvas.add_subplot()
-        _bars(axes, measures, figures, _labels(list(figures), path.suffix.lower()))
+        _bars(axes, measures, figures, labels)
         canvas.savefig(path, dpi=150)
 
 
@@ -76,6 +78,7 @@ def _bars(
     ]
     axes.set_yticks(range(len(measures)), titles)
     axes.invert_yaxis()
+    axes.margins(y=0.01)
     axes.set_xlim(0, 1.12)
     axes.set_xlabel("with 95 % bootstrap intervals over questions")
     axes.spines[["top", "right"]].set_visible(False)
@@ -90,13 +93,11 @@ def _families() -> list[str]:
     return ["DejaVu Sans", *[name for name in CHINESE_FAMILIES if name in installed][:1]]
 
 
-def _labels(names: Sequence[str], suffix: str) -> list[str]:
-    """The names; those that no installed font can draw become "configuration 1" in a PNG."""
-    if suffix == ".svg":
-        return list(names)
+def drawable(names: Sequence[str], families: Sequence[str]) -> list[str]:
+    """The names; those that the font families cannot draw become "configuration 1" and so on."""
     from matplotlib.font_manager import findfont, get_font
 
-    fonts = [get_font(findfont(family)) for family in _families()]
+    fonts = [get_font(findfont(family)) for family in families]
     return [
         name
         if all(any(font.get_char_index(ord(char)) for font in fonts) for char in name)

@@ -40,6 +40,9 @@ _CONFIDENCE = ("confidence", "answerable")
 _false_answers = partial(statistics.accepted_negatives, lost=FALSE_REFUSALS)
 
 MEASURES: dict[str, Measure] = {
+    "success@1": Measure("Success@1", ("success@1",)),
+    "success@5": Measure("Success@5", ("success@5",)),
+    "success@10": Measure("Success@10", ("success@10",)),
     "recall@1": Measure("Recall@1", ("recall@1",)),
     "recall@5": Measure("Recall@5", ("recall@5",)),
     "recall@10": Measure("Recall@10", ("recall@10",)),

@@ -9,6 +9,7 @@ import pytest
 
 from ingest.errors import UserError
 from rag.evaluate import Dataset, Outcome, Report, Span, compare, draw, evaluate
+from rag.evaluate.picture import drawable
 
 CORPUS = {
     "长城": "长城东起山海关。西至嘉峪关。",
@@ -240,6 +241,10 @@ def test_a_picture_is_drawn_whatever_the_names(beir: Path, tmp_path: Path, suffi
     assert (tmp_path / f"bars.{suffix}").stat().st_size > 1000
     with pytest.raises(UserError, match=r"ends in \.png or \.svg"):
         draw({"words": figures}, tmp_path / "bars.gif")
+
+
+def test_names_that_no_font_draws_are_numbered() -> None:
+    assert drawable(["dense", "混合检索"], ["DejaVu Sans"]) == ["dense", "configuration 2"]
 
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "eval"

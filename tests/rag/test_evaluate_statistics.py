@@ -36,7 +36,9 @@ def test_ranking_scores_equal_trec_eval() -> None:
         for query, ranked in rankings.items()
     }
     first_ten = {query: dict(list(scores.items())[:10]) for query, scores in run.items()}
-    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {"recall.1,5,10", "ndcg_cut.10"})
+    evaluator = pytrec_eval.RelevanceEvaluator(
+        qrels, {"recall.1,5,10", "success.1,5,10", "ndcg_cut.10"}
+    )
     expected = evaluator.evaluate(run)
     reciprocal = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(first_ten)
     compared = 0
@@ -45,9 +47,8 @@ def test_ranking_scores_equal_trec_eval() -> None:
             assert not any(ranking_scores(ranked, qrels[query]).values())
             continue
         ours = ranking_scores(ranked, qrels[query])
-        assert ours["recall@1"] == pytest.approx(expected[query]["recall_1"])
-        assert ours["recall@5"] == pytest.approx(expected[query]["recall_5"])
-        assert ours["recall@10"] == pytest.approx(expected[query]["recall_10"])
+        for name, k in product(["recall", "success"], [1, 5, 10]):
+            assert ours[f"{name}@{k}"] == pytest.approx(expected[query][f"{name}_{k}"])
         assert ours["ndcg@10"] == pytest.approx(expected[query]["ndcg_cut_10"])
         assert ours["mrr@10"] == pytest.approx(reciprocal[query]["recip_rank"])
         compared += 1
