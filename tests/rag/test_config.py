@@ -1,0 +1,144 @@
+"""A well-formed rag.toml becomes options; anything else is one line that says what to write."""
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.errors import UserError
+from rag.config import read
+
+
+@dataclass(frozen=True)
+class Rerank:
+    model: str = "none"
+    depth: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieve:
+    top: int = 8
+    weight: float = 0.5
+    fold: bool = True
+    fusion: Literal["rank", "score"] = "rank"
+    cache: Path | None = None
+    languages: tuple[str, ...] = ("zh",)
+    rerank: Rerank = field(default_factory=Rerank)
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise UserError(f"top is {self.top}; need 1 or more", zh=f"top 为 {self.top}，至少为 1")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    chunk_tokens: int = 192
+    passage_tokens: int = 448
+
+
+SECTIONS = {"chunk": Chunk, "retrieve": Retrieve}
+
+
+def load(folder: Path, text: str | bytes) -> dict[str, Any]:
+    path = folder / "rag.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read(path, SECTIONS)
+
+
+def test_without_a_file_all_is_default(tmp_path: Path) -> None:
+    assert read(tmp_path / "rag.toml", SECTIONS) == {"chunk": Chunk(), "retrieve": Retrieve()}
+    assert load(tmp_path, "") == {"chunk": Chunk(), "retrieve": Retrieve()}
+
+
+def test_every_kind_of_field_is_read(tmp_path: Path) -> None:
+    text = """\ufeff
+    [retrieve]
+    top = 3
+    weight = 1
+    fold = false
+    fusion = "score"
+    cache = "缓存"
+    languages = ["zh", "en"]
+    [retrieve.rerank]
+    model = "m"
+    """
+    options = load(tmp_path, text)["retrieve"]
+    assert options == Retrieve(
+        top=3,
+        weight=1.0,
+        fold=False,
+        fusion="score",
+        cache=Path("缓存"),
+        languages=("zh", "en"),
+        rerank=Rerank("m"),
+    )
+    assert isinstance(options.weight, float)
+
+
+@given(st.builds(Chunk, st.integers(0, 999), st.integers(0, 999)))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, options: Chunk) -> None:
+    lines = [f"{one.name} = {getattr(options, one.name)}" for one in fields(options)]
+    folder = tmp_path_factory.mktemp("kb")
+    assert load(folder, "\n".join(["[chunk]", *lines]))["chunk"] == replace(options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[chunk]\nchunk_token = 9",
+            "unknown key chunk_token in [chunk] (did you mean chunk_tokens?)",
+        ),
+        (
+            "[chunk]\nzzz = 9",
+            "unknown key zzz in [chunk]; its keys are chunk_tokens, passage_tokens",
+        ),
+        ("[chunk]\nfusion = 9", "unknown key fusion in [chunk] (did you mean [retrieve] fusion?)"),
+        (
+            "[retrive]",
+            "unknown section [retrive] (did you mean [retrieve]?); the sections are [chunk]",
+        ),
+        ("[zzz]", "unknown section [zzz]; the sections are [chunk], [retrieve]"),
+        ("top = 3", "top stands in no section; put it below [retrieve]"),
+        ("chunk = 3", "chunk is 3; it must be a section; write [chunk]"),
+        (
+            '[chunk]\nchunk_tokens = "many"',
+            '[chunk] chunk_tokens is "many"; it must be a whole number',
+        ),
+        ("[chunk]\nchunk_tokens = true", "[chunk] chunk_tokens is true; it must be a whole number"),
+        ("[chunk]\nchunk_tokens = 1.5", "[chunk] chunk_tokens is 1.5; it must be a whole number"),
+        ("[retrieve]\nweight = []", "[retrieve] weight is []; it must be a number"),
+        ("[retrieve]\nfold = 1", "[retrieve] fold is 1; it must be true or false"),
+        ("[retrieve]\ncache = 1", "[retrieve] cache is 1; it must be a text"),
+        ('[retrieve]\nlanguages = "zh"', '[retrieve] languages is "zh"; it must be a list'),
+        ("[retrieve]\nlanguages = [1]", "[retrieve] languages is 1; it must be a text"),
+        ('[retrieve]\nfusion = "max"', 'fusion is "max"; it must be one of "rank", "score"'),
+        ("[retrieve]\nrerank = 1", "[retrieve] rerank is 1; it must be a section"),
+        (
+            "[retrieve.rerank]\ndeep = 1",
+            "unknown key deep in [retrieve.rerank] (did you mean depth?)",
+        ),
+        ("[retrieve]\ntop = 0", "[retrieve] top is 0; need 1 or more"),
+        ("[retrieve", "is not TOML"),
+        ("a = 1\na = 2", "is not TOML"),
+        (b"# \xb5\xda", "is not UTF-8 (byte 2); save it as UTF-8"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_way_out(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text)
+    for line in (str(caught.value), caught.value.zh):
+        assert "rag.toml" in line
+        assert "\n" not in line
+    assert message in str(caught.value)
+    assert caught.value.zh != str(caught.value)
+
+
+def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read"):
+        read(tmp_path, SECTIONS)
