@@ -1,0 +1,44 @@
+# `make demo` shows the program at work, `make test` runs its tests; neither needs anything before it.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+RAG := .venv/bin/rag
+export XDG_DATA_HOME ?= $(CURDIR)/.demo/data
+
+.PHONY: demo test check bench docs clean
+
+demo: .venv/.demo
+	@echo "== ingest corpora/ into the knowledge base 'demo'"
+	@$(RAG) ingest corpora/*/docs --kb demo
+	@echo "== a question in Chinese"
+	@$(RAG) ask --kb demo "试用期最长不得超过几个月？"
+	@echo "== a question in English about a Chinese document"
+	@$(RAG) ask --kb demo "How long may the probation period of a labour contract be at most?"
+	@echo "== a question that the documents do not answer"
+	@$(RAG) ask --kb demo "2026年世界杯决赛在哪座城市举行？"
+
+test: .venv/.test
+	@.venv/bin/python -m pytest
+
+check: .venv/.test
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+
+.venv/bin/python:
+	@echo "== make .venv"
+	@$(PYTHON) -m venv .venv || { echo "no venv module: apt-get install python3-venv"; rm -rf .venv; exit 1; }
+
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	@echo "== install chatglm-rag"
+	@$(PIP) install -c constraints.txt -e ".[ocr]"
+	@touch $@
+
+.venv/.test: .venv/.demo
+	@echo "== install the test extras"
+	@$(PIP) install -c constraints.txt torch
+	@$(PIP) install -c constraints.txt -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf .venv .demo build *.egg-info

