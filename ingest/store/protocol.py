@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -27,7 +26,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Counts of a knowledge base. `unpurged`: removed chunks of which the caches may hold traces."""
+    """Counts of a knowledge base; `unpurged`: removed chunks that the caches may hold traces of."""
 
     path: Path
     identity: Identity
@@ -45,11 +44,6 @@ class Ranking(NamedTuple):
 
     keys: NDArray[np.int64]
     scores: NDArray[np.float32]
-
-
-def text_digest(indexed: str) -> bytes:
-    """16 bytes that stand for a chunk's `indexed` text: equal text, equal vector."""
-    return blake2b(indexed.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class Change(Protocol):
@@ -91,14 +85,12 @@ class Store(Protocol):
     @property
     def identity(self) -> Identity: ...
 
-    def change(
-        self, *, reason: str = "", timeout: float = 10.0
-    ) -> AbstractContextManager[Change]:
-        """The only way to write. Raises `Busy` when another writer isn't done within `timeout` s."""
+    def change(self, *, reason: str = "", timeout: float = 10.0) -> AbstractContextManager[Change]:
+        """The only way to write. Raises `Busy` if another writer isn't done in `timeout` s."""
         ...
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
-        """Vectors (dim,) of those texts that are in the store already, by `text_digest`."""
+        """Vectors (dim,) of those texts that are in the store already, by `Chunk.digest`."""
         ...
 
     def search_dense(self, vector: Vectors, k: int) -> Ranking:

@@ -1,0 +1,40 @@
+"""A full disk and the like, as errors that a person can act on."""
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ingest.errors import UserError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Turn failed writes under `path` into `UserError`; what was committed before is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise full(path, error) from error
+        if error.errno in NOT_ALLOWED:
+            raise UserError(f"{path} can't be written ({error}); change its permissions") from error
+        raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL or primary(error) == sqlite3.SQLITE_IOERR:
+            raise full(path, error) from error
+        if primary(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            raise UserError(f"{path} can't be written ({error}); change its permissions") from error
+        raise
+
+
+def primary(error: sqlite3.Error) -> int:
+    """The result code without the details in its higher bytes."""
+    return error.sqlite_errorcode & 0xFF
+
+
+def full(path: Path, error: Exception) -> UserError:
+    return UserError(f"no room to write {path} ({error}); nothing is lost, free space and go on")

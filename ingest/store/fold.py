@@ -1,0 +1,57 @@
+"""Text as the word index sees it: one spelling for what readers take for the same word.
+
+Queries and documents go through the same functions, so a fold can only join, never lose.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from itertools import pairwise
+
+from ingest.store.simplified import SIMPLIFIED, TRADITIONAL
+
+HAN = r"\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+KANA_HANGUL = r"\u3040-\u30ff\u31f0-\u31ff\u1100-\u11ff\uac00-\ud7af"
+RUN = re.compile(rf"(?P<han>[{HAN}]+)|(?P<other>[{KANA_HANGUL}]+)|[^\W_{HAN}{KANA_HANGUL}]+")
+LONGEST = 64  # characters of a word; longer ones are encoded data, no one asks for them
+TO_SIMPLIFIED = str.maketrans(TRADITIONAL, SIMPLIFIED)
+
+
+def fold(text: str) -> str:
+    """`text` in NFKC, lower case, with simplified characters. Its length may differ."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", text).lower().translate(TO_SIMPLIFIED)
+
+
+def words(text: str) -> list[str]:
+    """Words in order: Chinese by jieba's search mode (long words and their parts), others whole."""
+    from rjieba import cut_for_search
+
+    found: list[str] = []
+    for run in RUN.finditer(fold(text)):
+        if run["han"]:
+            found.extend(cut_for_search(run[0]))
+        elif run["other"]:
+            found.extend(pairs(run[0]))
+        else:
+            found.append(run[0][:LONGEST])
+    return found
+
+
+def bigrams(text: str) -> list[str]:
+    """Pairs of neighbouring characters in scripts without spaces, other words whole."""
+    found: list[str] = []
+    for run in RUN.finditer(fold(text)):
+        if run["han"] or run["other"]:
+            found.extend(pairs(run[0]))
+        else:
+            found.append(run[0][:LONGEST])
+    return found
+
+
+def pairs(run: str) -> Iterator[str]:
+    """Each two neighbours of `run`; a single character stands for itself."""
+    if len(run) == 1:
+        return iter((run,))
+    return map("".join, pairwise(run))

@@ -1,0 +1,153 @@
+"""The word cache: a Tantivy index over folded words and character bigrams, without the text.
+
+It records the change that it covers in a marker row (key 0) of the same commit, so that content
+and mark can't part.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ingest.errors import UserError
+from ingest.store.fold import bigrams, words
+from ingest.store.protocol import Field, Ranking
+
+HEAP = 100_000_000  # bytes before Tantivy writes a segment; bounds the memory of a huge change
+SPLIT = {"words": words, "bigrams": bigrams}
+
+
+class Covered(NamedTuple):
+    """The change that a cache holds, and the highest chunk key in it."""
+
+    seq: int = 0
+    stamp: int = 0
+    last: int = 0
+
+
+class Words:
+    """An opened index. `reload` brings in what another process has committed."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Raises ValueError where `path` holds no index of ours."""
+        import tantivy
+
+        builder = tantivy.SchemaBuilder()
+        builder.add_integer_field("key", indexed=True, fast=True)
+        for name in ("seq", "stamp", "last"):
+            builder.add_integer_field(name, fast=True)
+        for name in SPLIT:
+            builder.add_text_field(name, tokenizer_name="spaces", index_option="freq")
+        self.path = path
+        self._schema = builder.build()
+        if create:
+            path.mkdir(parents=True)
+            self._index = tantivy.Index(self._schema, str(path))
+        else:
+            self._index = tantivy.Index.open(str(path))
+        spaces = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
+        self._index.register_tokenizer("spaces", spaces)
+        self._index.config_reader(reload_policy="manual")
+        self.reload()
+
+    def reload(self) -> None:
+        self._index.reload()
+        self._searcher = self._index.searcher()
+        self.covered = self._read_marker()
+
+    @property
+    def rows(self) -> int:
+        return max(self._searcher.num_docs - 1, 0)
+
+    def _read_marker(self) -> Covered:
+        import tantivy
+
+        marker = tantivy.Query.term_query(self._schema, "key", 0)
+        hits = self._searcher.search(marker, 1).hits
+        if not hits:
+            return Covered()
+        places = [address for _, address in hits]
+        read = self._searcher.fast_field_values
+        return Covered(*(int(read(name, places)[0] or 0) for name in Covered._fields))
+
+    def doc_freq(self, terms: Sequence[str], *, field: Field) -> list[int]:
+        return [self._searcher.doc_freq(field, term) for term in terms]
+
+    def search(self, query: str, k: int, *, field: Field) -> Ranking:
+        """Best first by BM25 (k1 1.2, b .75, Tantivy's)."""
+        import tantivy
+
+        searcher = self._searcher
+        terms = dict.fromkeys(SPLIT[field](query))
+        query_of = tantivy.Query.term_query
+        legs = [
+            (tantivy.Occur.Should, query_of(self._schema, field, term, "freq")) for term in terms
+        ]
+        hits = searcher.search(tantivy.Query.boolean_query(legs), k, count=False).hits
+        keys = searcher.fast_field_values("key", [address for _, address in hits])
+        return Ranking(np.array(keys, np.int64), np.array([score for score, _ in hits], np.float32))
+
+    def keys(self) -> set[int]:
+        """Every chunk key in the index."""
+        import tantivy
+
+        found = self._searcher.search(tantivy.Query.all_query(), max(self.rows + 1, 1))
+        places = [address for _, address in found.hits]
+        return {int(key or 0) for key in self._searcher.fast_field_values("key", places)} - {0}
+
+    @contextmanager
+    def writer(self) -> Iterator["WordWriter"]:
+        """Changes that come to nothing unless `commit` is called. Needs the writer lock."""
+        try:
+            writer = WordWriter(self._index.writer(HEAP, 1))
+            try:
+                yield writer
+            finally:
+                writer.close()
+        except ValueError as error:
+            raise UserError(
+                f"can't write the word index {self.path} ({error}); "
+                "free space there, it is caught up on the next open"
+            ) from error
+        self.reload()
+
+
+class WordWriter:
+    def __init__(self, writer) -> None:
+        self._writer = writer
+
+    def add(self, key: int, indexed: str) -> None:
+        import tantivy
+
+        row = {name: " ".join(split(indexed)) for name, split in SPLIT.items()}
+        self._writer.add_document(tantivy.Document(key=key, **row))
+
+    def remove(self, key: int) -> None:
+        self._writer.delete_documents_by_term("key", key)
+
+    def commit(self, covered: Covered) -> None:
+        import tantivy
+
+        self.remove(0)
+        self._writer.add_document(tantivy.Document(key=0, **covered._asdict()))
+        self._writer.commit()
+
+    def close(self) -> None:
+        self._writer.rollback()
+        self._writer.wait_merging_threads()
+
+
+def newest(parent: Path) -> Path | None:
+    """The word index to use: names are numbers, the highest is the newest whole one."""
+    names = [path for path in parent.glob("*") if path.name.isdigit()]
+    return max(names, key=lambda path: int(path.name), default=None)
+
+
+def drop_others(keep: Path) -> None:
+    """Remove all indexes beside `keep`; who still reads one keeps it until it closes it."""
+    for path in keep.parent.iterdir():
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)
