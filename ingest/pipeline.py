@@ -91,6 +91,22 @@ class Ingestion:
         return Outcome(file.source, status, file.size, chunks, parsed.receipt)
 
 
+    def prune(
+        self, files: Iterable[Found], roots: Iterable[Path], *, remove: bool
+    ) -> Iterator[Outcome]:
+        """Documents under the folders `roots` whose file is gone; removed if `remove` says so."""
+        present = {file.source for file in files}
+        folders = [root.absolute() for root in roots if root.is_dir()]
+        for document in list(self.store.documents()):
+            path = Path(document.source).absolute()
+            if document.source in present or not any(map(path.is_relative_to, folders)):
+                continue
+            if remove:
+                with self.store.change(reason="prune") as change:
+                    change.remove(document.source)
+            yield Outcome(document.source, "removed" if remove else "missing")
+
+
 Rows = tuple[Document, list[Passage], list[Chunk]]
 
 
