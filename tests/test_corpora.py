@@ -1,0 +1,165 @@
+"""The corpora keep their promises: formats, counts, and answers that stand in the documents."""
+
+import json
+import unicodedata
+from collections import Counter
+from difflib import SequenceMatcher
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORPORA = sorted(path.parent for path in (ROOT / "corpora").glob("*/questions.jsonl"))
+MINI = Path(__file__).parent / "data" / "eval-mini"
+FIELDS = {"id", "question", "answers", "answerable", "gold", "language", "kind"}
+KINDS = {"number", "name", "date", "place", "definition", "list", "procedure", "yes_no"}
+TRADITIONAL = set(
+    "書華國處與還個會來對說時過這無電話費後關點開資訊務員產業長門號證間樣麼連線執實覺爾記憶擇變動"
+)
+
+each_corpus = pytest.mark.parametrize("corpus", CORPORA, ids=lambda path: path.name)
+
+
+def records(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def normal(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+def count(questions: list[dict], **wanted: object) -> int:
+    return sum(
+        all(question[key] == value for key, value in wanted.items()) for question in questions
+    )
+
+
+def decoded(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("gb18030")
+
+
+def html_text(path: Path) -> str:
+    pieces: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = pieces.append
+    parser.feed(decoded(path))
+    parser.close()
+    return "".join(pieces)
+
+
+def ocr_text(path: Path) -> str:
+    from rapidocr import RapidOCR
+
+    return "\n".join(RapidOCR(params={"Global.log_level": "error"})(str(path)).txts)
+
+
+def container_text(path: Path) -> str:
+    import kreuzberg
+
+    return kreuzberg.extract_file_sync(str(path)).content
+
+
+@cache
+def text_of(path: Path) -> str:
+    """A document's normalised text, read without this project's parser: an independent witness."""
+    readers = dict.fromkeys((".md", ".txt", ".csv"), decoded) | {
+        ".html": html_text,
+        ".png": ocr_text,
+    }
+    return normal(readers.get(path.suffix, container_text)(path))
+
+
+def test_there_are_at_least_two_corpora_and_they_are_small():
+    assert {"laws", "rust-book"} <= {corpus.name for corpus in CORPORA}
+    files = [path for path in (ROOT / "corpora").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 3_000_000
+
+
+@each_corpus
+def test_a_corpus_says_where_it_comes_from(corpus: Path):
+    questions = records(corpus / "questions.jsonl")
+    readme = (corpus / "README.md").read_text("utf-8")
+    unanswerable = count(questions, answerable=False)
+    counts = f"{len(questions) - unanswerable} answerable, {unanswerable} not"
+    assert f"{len(questions)} questions: {counts}" in readme
+    assert (corpus / "LICENSE").stat().st_size
+    for path in (corpus / "docs").iterdir():
+        assert f"`{path.name}`" in readme
+    assert len({path.suffix for path in (corpus / "docs").iterdir()}) >= 6
+
+
+@each_corpus
+def test_questions_are_many_mixed_and_a_fifth_unanswerable(corpus: Path):
+    questions = records(corpus / "questions.jsonl")
+    assert len(questions) >= 40
+    assert count(questions, answerable=False) * 5 == len(questions)
+    assert count(questions, language="en") >= 6
+    assert sum(bool(TRADITIONAL & set(question["question"])) for question in questions) >= 5
+    kinds = Counter(question["kind"] for question in questions)
+    assert set(kinds) <= KINDS
+    assert len(kinds) >= 6
+
+
+@each_corpus
+def test_every_question_has_the_fields(corpus: Path):
+    questions = records(corpus / "questions.jsonl")
+    assert len({question["id"] for question in questions}) == len(questions)
+    assert len({normal(question["question"]) for question in questions}) == len(questions)
+    for question in questions:
+        assert set(question) == FIELDS
+        assert question["language"] == ("en" if question["question"].isascii() else "zh")
+        assert bool(question["answers"]) == bool(question["gold"]) == question["answerable"]
+        assert all(answer.strip() for answer in question["answers"])
+
+
+@each_corpus
+def test_answers_stand_in_their_quotes_and_quotes_in_their_documents(corpus: Path):
+    for question in records(corpus / "questions.jsonl"):
+        quotes = [normal(gold["quote"]) for gold in question["gold"]]
+        for answer in question["answers"]:
+            assert any(normal(answer) in quote for quote in quotes), (question["id"], answer)
+        for gold, quote in zip(question["gold"], quotes, strict=True):
+            assert quote in text_of(corpus / "docs" / gold["document"]), (question["id"], quote)
+
+
+@each_corpus
+def test_a_question_does_not_copy_its_quote(corpus: Path):
+    for question in records(corpus / "questions.jsonl"):
+        asked = normal(question["question"])
+        for gold in question["gold"]:
+            match = SequenceMatcher(None, asked, normal(gold["quote"]), False).find_longest_match()
+            assert match.size <= max(14, 0.7 * len(asked)), (question["id"], match.size)
+
+
+@each_corpus
+def test_every_document_is_asked_about(corpus: Path):
+    asked = {
+        gold["document"]
+        for question in records(corpus / "questions.jsonl")
+        for gold in question["gold"]
+    }
+    assert asked == {path.name for path in (corpus / "docs").iterdir()}
+
+
+def test_eval_mini_is_a_valid_evaluation_set():
+    passages = {record["_id"]: record for record in records(MINI / "corpus.jsonl")}
+    queries = {record["_id"]: record for record in records(MINI / "queries.jsonl")}
+    header, *lines = (MINI / "qrels.tsv").read_text("utf-8").splitlines()
+    pairs = [tuple(line.split("\t")) for line in lines]
+    assert header == "query-id\tcorpus-id\tscore"
+    assert (len(passages), len(queries)) == (40, 30)
+    assert len({normal(passage["text"]) for passage in passages.values()}) == 40
+    assert {query for query, _, _ in pairs} == {
+        i for i, query in queries.items() if query["answerable"]
+    }
+    assert sum(not query["answerable"] for query in queries.values()) == 6
+    for query, passage, score in pairs:
+        assert score == "1"
+        text = normal(passages[passage]["text"])
+        assert any(normal(answer) in text for answer in queries[query]["answers"])
