@@ -1,0 +1,265 @@
+"""Bytes to text: the encoding is judged from the whole file, and what was lost is counted.
+
+An encoding is chosen by likelihood: each candidate decodes the bytes, and the characters that come
+out are scored by how usual they are in the language that the encoding was made for. What is usual
+is read off the standards themselves: GB 2312, Big5 and JIS X 0208 put the characters of daily use
+into a first level and the rare ones into a second. Memory is bounded by `PIECE`, whatever the size.
+"""
+
+import codecs
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ingest.errors import Unreadable
+
+PIECE = 1 << 20  # bytes read at a time
+EVIDENCE = 8 << 20  # bytes, outside plain ASCII, that are scored; validity is checked on all
+
+BOMS = (  # the longer first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (b"\x84\x31\x95\x33", "gb18030"),
+)
+
+# Log prior of each candidate: a Chinese knowledge base is expected, so that two or three
+# characters that would also be good Korean are taken for Chinese.
+PRIORS = {
+    "gb18030": 0.0,
+    "big5hkscs": -4.0,
+    "utf-16-le": -6.0,
+    "utf-16-be": -8.0,
+    "utf-32-le": -8.0,
+    "utf-32-be": -8.0,
+    "cp932": -8.0,
+    "euc_jp": -8.0,
+    "cp949": -8.0,
+    "cp1252": -8.0,
+    "cp1251": -8.0,
+}
+DECLARED = 20.0  # a page's own charset is evidence, worth some four characters, not the truth
+ASCII, RARE, SYMBOL, CONTROL, BROKEN = -4.0, -14.5, -7.5, -25.0, -30.0  # log P of one character
+
+FREQUENT = (  # a third of running Chinese text, in both scripts
+    "的一是不了在人有我他这這个個们們中来來上大为為和国國地到以说說时時要就出会會可也你对對生能而子那得于於着"
+    "著下自之年过過发發后後作里裡用道行所然家种種事成方多经經么麼去法学學如都同现現当當没沒动動面起看定天分还還"
+    "进進好小部其些主样樣理心她本前开開但因只从從想实實"
+)
+BESIDE = -3.0  # log odds of a pair of bytes that the alphabet's words hardly hold
+_MIXED = re.compile(rb"[a-z](?=[\xa8\xb8\xc0-\xff])|[\xa8\xb8\xc0-\xff](?=[a-z])", re.IGNORECASE)
+_UNUSUAL_BYTES = {
+    "cp1252": re.compile(rb"[\x80-\xff](?=[\x80-\xff])"),  # accented letters stand alone
+    "cp1251": _MIXED,  # no word is half Latin, half Cyrillic
+    "koi8-r": _MIXED,
+}
+_DECLARATION = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]{2,30})""", re.IGNORECASE)
+_UNDECODED = re.compile("[\udc80-\udcff]")
+_CONTROL = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ufeff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """An encoding's Python name, the length of its byte order mark, and the bytes it can't decode."""
+
+    encoding: str
+    skip: int
+    replaced: int
+
+
+Source = Path | bytes
+
+
+def pieces(source: Source) -> Iterator[bytes]:
+    """The bytes of a file or of a value, at most `PIECE` at a time."""
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream:
+        while piece := stream.read(PIECE):
+            yield piece
+
+
+def detect(source: Source, *, name: str = "") -> Detected:
+    """The encoding that explains the whole of `source` best.
+
+    Raises `Unreadable` when no encoding makes it text: control characters, or more than a tenth of
+    what is not ASCII left undecoded.
+    """
+    name = name or (source.name if isinstance(source, Path) else "the text")
+    head = next(pieces(source), b"")
+    for bom, encoding in BOMS:
+        if head.startswith(bom):
+            return _checked(source, encoding, len(bom), name)
+    if (utf8 := _utf8(source)) is not None:
+        return _checked(source, utf8, 0, name)
+    evidence = _evidence(source)
+    return _checked(source, _likeliest(evidence, _declared(head)), 0, name)
+
+
+def decode(source: Source, detected: Detected) -> Iterator[str]:
+    """The text in pieces: line ends are \\n, no NUL or other control, no lone surrogate."""
+    for text in _raw(source, detected.encoding, detected.skip, "replace"):
+        yield _CONTROL.sub("", text).replace("\f", "\n")
+
+
+def read(source: Source, *, name: str = "") -> tuple[str, Detected]:
+    """The whole text at once, for formats that can't be read piece by piece."""
+    detected = detect(source, name=name)
+    return "".join(decode(source, detected)), detected
+
+
+def _raw(source: Source, encoding: str, skip: int, errors: str = "") -> Iterator[str]:
+    """Decoded pieces; every undecodable byte is a lone surrogate (in UTF-16 and 32: U+FFFD), or what
+    the codec's `errors` make of it."""
+    wide = encoding.startswith(("utf-16", "utf-32"))
+    errors = errors or ("replace" if wide else "surrogateescape")
+    lines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), True)
+    for piece in pieces(source):
+        yield lines.decode(piece[skip:])
+        skip = 0
+    yield lines.decode(b"", final=True)
+
+
+def _utf8(source: Source) -> str | None:
+    """`utf-8` if that is what it is: a legacy encoding hardly ever has four well-formed multi-byte
+    characters to one ill-formed byte. None where NULs speak for UTF-16."""
+    good = bad = nuls = size = 0
+    for text in _raw(source, "utf-8", 0):
+        broken = 0 if text.isascii() else len(_UNDECODED.findall(text))
+        size, bad, nuls = size + len(text), bad + broken, nuls + text.count("\0")
+        if not text.isascii():
+            good += _foreign(text) - broken
+    if nuls * 50 > size:
+        return None
+    return "utf-8" if good >= 4 * bad else None
+
+
+def _evidence(source: Source) -> bytes:
+    """The first `EVIDENCE` bytes of those pieces that hold anything but ASCII, cut at line ends."""
+    kept = bytearray()
+    for piece in pieces(source):
+        if not piece.isascii() or b"\0" in piece:
+            kept += piece
+        if len(kept) >= EVIDENCE:
+            break
+    return bytes(kept)
+
+
+def _declared(head: bytes) -> str | None:
+    """The charset that a page or an XML declaration names, if Python knows it as a text encoding."""
+    match = _DECLARATION.search(head.replace(b"\0", b""), 0, 4096)
+    if not match:
+        return None
+    try:
+        name = codecs.lookup(match[1].decode("ascii")).name
+        "".encode(name)
+    except LookupError:
+        return None
+    # a superset under its subset's name is the rule on the web
+    return {
+        "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932",
+        "euc_kr": "cp949", "iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-16-le",
+    }.get(name, name)  # fmt: skip
+
+
+def _likeliest(evidence: bytes, declared: str | None) -> str:
+    priors = dict(PRIORS)
+    if declared:
+        priors[declared] = priors.get(declared, -8.0) + DECLARED
+    return max(priors, key=lambda encoding: priors[encoding] + _likelihood(evidence, encoding))
+
+
+def _likelihood(evidence: bytes, encoding: str) -> float:
+    usual = _usual(encoding)
+    counts: Counter[str] = Counter()
+    for text in _raw(evidence, encoding, 0):
+        counts.update(text)
+    total = sum(count * _log_p(character, usual) for character, count in counts.items())
+    if encoding in _UNUSUAL_BYTES:
+        total += BESIDE * sum(1 for _ in _UNUSUAL_BYTES[encoding].finditer(evidence))
+    return total
+
+
+def _log_p(character: str, usual: dict[str, float]) -> float:
+    code = ord(character)
+    if character in usual:
+        return usual[character]
+    if 0x20 <= code < 0x7F or character in "\t\n\r\f":
+        return ASCII
+    if code < 0x20 or 0x7F <= code < 0xA0:
+        return CONTROL
+    if 0xD800 <= code < 0xE000 or code == 0xFFFD:
+        return BROKEN
+    if 0xE000 <= code < 0xF900 or code >= 0xF0000 or not character.isprintable():
+        return CONTROL
+    return RARE
+
+
+@cache
+def _usual(encoding: str) -> dict[str, float]:
+    """Log probabilities of the characters usual in text of `encoding`; others are `RARE`."""
+    symbols = dict.fromkeys(_rows("gb2312", 0xA1, 0xA1) + _rows("gb2312", 0xA3, 0xA3), SYMBOL)
+    chinese = symbols | dict.fromkeys(FREQUENT, math.log(0.35 / len(FREQUENT)))
+    simplified = _level(_rows("gb2312", 0xB0, 0xD7), 0.5)
+    traditional = _level(_rows("big5", 0xA4, 0xC6), 0.5)
+    kana = _level("".join(map(chr, (*range(0x3041, 0x3094), *range(0x30A1, 0x30F7)))), 0.5)
+    japanese = _level(_rows("euc_jp", 0xB0, 0xCF), 0.4) | kana | symbols
+    korean = _level(_rows("euc_kr", 0xB0, 0xC8), 0.9)
+    western = _level("".join(map(chr, range(0xC0, 0x100))), 0.7) | dict.fromkeys(
+        "’‘“”–—…€«»°£©®", -6.0
+    )
+    cyrillic = _level("".join(map(chr, range(0x430, 0x450))), 0.9) | _level(
+        "".join(map(chr, range(0x410, 0x430))) + "Ёё№«»—", 0.1
+    )
+    known = {
+        "gb18030": simplified | chinese,
+        "big5hkscs": traditional | chinese,
+        "cp932": japanese,
+        "euc_jp": japanese,
+        "cp949": korean | symbols,
+        "cp1252": western,
+        "cp1251": cyrillic,
+        "koi8-r": cyrillic,
+    }
+    everything = western | cyrillic | korean | japanese | traditional | simplified | chinese
+    return known.get(encoding, everything)
+
+
+def _level(characters: str, weight: float) -> dict[str, float]:
+    return dict.fromkeys(characters, math.log(weight / len(characters)))
+
+
+def _rows(encoding: str, first: int, last: int) -> str:
+    """All characters of a double-byte standard whose lead byte is in `first..last`."""
+    trails = (*range(0x40, 0x7F), *range(0xA1, 0xFF))
+    table = b"".join(bytes((lead, trail)) for lead in range(first, last + 1) for trail in trails)
+    return "".join(c for c in table.decode(encoding, "ignore") if ord(c) > 0x7F)
+
+
+def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
+    """Counts what `encoding` loses in the whole of `source`, and refuses what is not text."""
+    size = foreign = lost = controls = 0
+    for text in _raw(source, encoding, skip):
+        size += len(text)
+        if not text.isascii():
+            foreign += _foreign(text)
+            lost += len(_UNDECODED.findall(text))
+            lost += 2 * text.count("\ufffd") * encoding.startswith(("utf-16", "utf-32"))
+        controls += len(_CONTROL.findall(text))
+    if controls * 100 > size:
+        raise Unreadable(f"{name} is not text ({controls} control characters in {size})")
+    if lost > 1 and lost * 10 > foreign:
+        raise Unreadable(
+            f"{name} is not text ({lost} bytes fit no encoding; {encoding} is nearest)"
+        )
+    return Detected(encoding, skip, lost)
+
+
+def _foreign(text: str) -> int:
+    """The number of characters outside ASCII."""
+    return len(text) - len(text.encode("ascii", "ignore"))

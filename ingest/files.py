@@ -1,0 +1,106 @@
+"""From paths to the files to read: sorted, each once, what is passed over named with its reason."""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from ingest.errors import UserError
+from ingest.formats import extension
+
+_LITTER = {"thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file met on the way; `skipped` is the reason why it is not read, or empty."""
+
+    path: Path
+    skipped: str = ""
+
+    @property
+    def source(self) -> str:
+        """The document's name: the path below the working directory, outside of it the whole path.
+
+        So two files never share a name, and one file keeps its name however it was reached."""
+        whole = self.path.absolute()
+        here = Path.cwd()
+        return (whole.relative_to(here) if whole.is_relative_to(here) else whole).as_posix()
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+
+def walk(paths: Sequence[Path]) -> Iterator[Found]:
+    """Every file under `paths`, in a fixed order.
+
+    Raises `UserError` at once for a path that does not exist and for a folder without files. A file
+    named outright is read whatever its extension; links inside a folder are not followed.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist{_nearest(path)}")
+        if path.is_dir() and not any(files for _, _, files in os.walk(path)):
+            raise UserError(f"{path} is an empty folder; put documents there or name another")
+    return _walk(paths)
+
+
+def digest(path: Path) -> str:
+    """blake2b of the file's bytes, in hex."""
+    hasher = blake2b(digest_size=32)
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def _walk(paths: Sequence[Path]) -> Iterator[Found]:
+    seen: set[Path] = set()
+    for path in paths:
+        for found in _folder(path) if path.is_dir() else (Found(path, _not_a_file(path)),):
+            place = found.path if found.path.is_symlink() else found.path.resolve()
+            if place not in seen:
+                seen.add(place)
+                yield found
+
+
+def _folder(root: Path) -> Iterator[Found]:
+    for here, folders, files in os.walk(root):
+        for name in sorted(folders):
+            if name.startswith("."):
+                yield Found(Path(here, name), "hidden folder")
+            elif Path(here, name).is_symlink():
+                yield Found(Path(here, name), "link to a folder, not followed")
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            yield Found(Path(here, name), _reason(Path(here, name)))
+
+
+def _reason(path: Path) -> str:
+    name = path.name.lower()
+    if name.startswith(("~$", ".~lock")) or name.endswith((".tmp", "~")):
+        return "temporary file"
+    if name.startswith(".") or name in _LITTER:
+        return "hidden file"
+    if path.is_symlink():
+        return "link, not followed"
+    if extension(path) is None:
+        return f"unknown format {path.suffix}" if path.suffix else "unknown format, no extension"
+    return _not_a_file(path)
+
+
+def _not_a_file(path: Path) -> str:
+    return "" if path.is_file() else "not a regular file"
+
+
+def _nearest(path: Path) -> str:
+    """`; did you mean docs/b.txt?` from the deepest folder that exists, or nothing."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f" (nor does {parent})"
+    near = difflib.get_close_matches(path.name, sorted(os.listdir(parent)), n=1, cutoff=0.5)
+    return f"; did you mean {parent / near[0]}?" if near else ""

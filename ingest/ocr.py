@@ -1,0 +1,175 @@
+"""Text from pictures by RapidOCR, whose PP-OCR models come inside its wheel; nothing is downloaded."""
+
+import importlib.util
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ingest.errors import Unreadable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LONGEST = 2600  # pixels; larger pictures are shrunk, the models see no more detail anyway
+PIXELS = 120_000_000  # refused before decoding
+SMALL = 700  # pixels; smaller pictures are doubled, so that small print is found
+CONFIDENT = 0.55  # lines below are noise: textures, logos, handwriting
+THREADS = 2
+INSTALL = "pip install 'chatglm-rag[ocr]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text and its box in pixels: left, top, right, bottom."""
+
+    text: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def height(self) -> float:
+        return self.bottom - self.top
+
+
+class Reader:
+    """Reads pictures. The models are loaded with the first one, once."""
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+
+    def text(self, content: bytes) -> str:
+        """The text of a picture in reading order; empty where there is none or it can't be decoded."""
+        picture = open_picture(content)
+        return "" if picture is None else self.read(picture)
+
+    def read(self, picture: "Image") -> str:
+        """The text of a decoded picture."""
+        import numpy
+
+        width, height = picture.size
+        scale = min(1.0, LONGEST / max(width, height))
+        if max(width, height) < SMALL:
+            scale = 2.0
+        if scale != 1.0:
+            picture = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+        result = self._load()(numpy.asarray(picture)[:, :, ::-1])
+        if result.txts is None:
+            return ""
+        lines = [
+            Line(text, *map(float, (*box.min(axis=0), *box.max(axis=0))))
+            for text, box, score in zip(result.txts, result.boxes, result.scores, strict=True)
+            if score >= CONFIDENT and text.strip()
+        ]
+        return in_reading_order(lines)
+
+    def _load(self) -> Any:
+        if self._engine is None:
+            from rapidocr import RapidOCR
+
+            self._engine = RapidOCR(
+                params={
+                    "Global.log_level": "error",
+                    "EngineConfig.onnxruntime.intra_op_num_threads": THREADS,
+                    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                }
+            )
+        return self._engine
+
+
+def available() -> bool:
+    """Whether the extra `ocr` is installed."""
+    return importlib.util.find_spec("rapidocr") is not None
+
+
+def open_picture(content: bytes) -> "Image | None":
+    """The picture as RGB on white, or None where its bytes are damaged, no picture or too large."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(content))
+            if picture.width * picture.height > PIXELS:
+                return None
+            picture.load()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def picture_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels from the header alone, or None where it is no picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Image.open(io.BytesIO(content)).size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def in_reading_order(lines: list[Line]) -> str:
+    """Lines from top to bottom, columns from left to right, one output line per printed line.
+
+    The page is cut at the widest free gap, recursively (X-Y cut): first into bands, where no line
+    crosses, and each band into columns.
+    """
+    return "\n".join(" ".join(line.text for line in row) for row in _cut(lines))
+
+
+def _cut(lines: list[Line]) -> list[list[Line]]:
+    if not lines:
+        return []
+    columns = _split(lines, "left", "right", gap=1.5)
+    if len(columns) > 1 and all(len(column) > 2 for column in columns):
+        return [row for column in columns for row in _cut(column)]
+    bands = _split(lines, "top", "bottom", gap=0.8)
+    if len(bands) > 1:
+        return [row for band in bands for row in _cut(band)]
+    return _rows(lines)
+
+
+def _split(lines: list[Line], low: str, high: str, *, gap: float) -> list[list[Line]]:
+    """Groups with free space of at least `gap` line heights between them."""
+    free = gap * sorted(line.height for line in lines)[len(lines) // 2]
+    groups: list[list[Line]] = []
+    reach = float("-inf")
+    for line in sorted(lines, key=lambda line: getattr(line, low)):
+        if getattr(line, low) > reach + free:
+            groups.append([])
+        groups[-1].append(line)
+        reach = max(reach, getattr(line, high))
+    return groups
+
+
+def _rows(lines: list[Line]) -> list[list[Line]]:
+    """Lines of one band as printed rows: boxes whose middles lie at one height, left to right."""
+    rows: list[list[Line]] = []
+    for line in sorted(lines, key=lambda line: (line.top + line.bottom) / 2):
+        middle = (line.top + line.bottom) / 2
+        if rows and middle < (last := rows[-1][-1]).bottom - 0.3 * last.height:
+            rows[-1].append(line)
+        else:
+            rows.append([line])
+    return [sorted(row, key=lambda line: line.left) for row in rows]
+
+
+def read_image(content: bytes, *, name: str, reader: Reader | None) -> str:
+    """The text of an image file. Raises `Unreadable` where it is damaged, empty or OCR is missing."""
+    if reader is None:
+        raise Unreadable(f"{name} is an image and OCR is off or not installed; {INSTALL}")
+    picture = open_picture(content)
+    if picture is None:
+        raise Unreadable(f"{name} can't be decoded as an image: damaged, cut off or too large")
+    text = reader.read(picture)
+    if not text.strip():
+        raise Unreadable(f"{name} is an image in which no text was found")
+    return text

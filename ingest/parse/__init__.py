@@ -1,0 +1,149 @@
+"""Files to text: one function, `parse`. What each format needs stands in the modules beside it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from ingest import decode
+from ingest.errors import Unreadable
+from ingest.formats import IMAGES, TEXT_FORMATS, extension, recognise
+from ingest.ocr import INSTALL, Reader, available, read_image
+from ingest.parse import blocks as block
+from ingest.parse.blocks import Block, compose
+from ingest.parse.book import book_blocks
+from ingest.parse.containers import document_blocks, workbook_blocks
+from ingest.parse.mail import mail_blocks
+from ingest.parse.markup import html_blocks
+from ingest.parse.pdf import pdf_blocks
+from ingest.parse.pictures import Pictures
+from ingest.parse.plain import markdown_segments, text_segments
+from ingest.parse.slides import slide_blocks
+from ingest.parse.tabular import csv_blocks, json_blocks, jsonl_blocks
+from ingest.parse.word import word_blocks
+from ingest.types import Parsed, Receipt, Segment
+
+__all__ = ["Parser", "parse"]
+
+LARGEST_TREE = 256 << 20  # bytes of a JSON file, which is read whole
+
+
+@dataclass
+class Parser:
+    """Parses files one after the other; keeps the OCR models loaded between them."""
+
+    ocr: bool = True
+    _reader: Reader | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.ocr and available():
+            self._reader = Reader()
+
+    def parse(self, path: Path) -> Parsed:
+        """The text of a file, its format told by its content. Raises `Unreadable`, also while the
+        segments of a large file are read."""
+        work = Work(path, self._reader)
+        kind = recognise(path)
+        promised = extension(path)
+        if promised and promised != kind and not _alike(promised, kind):
+            work.warnings.append(f"the name says {promised}, the content is {kind}")
+        segments = work.segments(kind)
+        first = list(_take(segments, 1))
+        if not any(segment.text.strip() for segment in first):
+            raise Unreadable(work.nothing())
+        rest = list(_take(segments, 1))
+        receipt = Receipt(
+            format=kind,
+            encoding=work.detected and work.detected.encoding,
+            replaced=work.detected.replaced if work.detected else 0,
+            ocr_pages=work.pictures.read,
+            warnings=(*work.warnings, *work.pictures.warnings()),
+        )
+        return Parsed(work.title or path.stem, chain(first, rest, segments), receipt)
+
+
+def parse(path: Path, *, ocr: bool = True) -> Parsed:
+    """`Parser(ocr).parse(path)`, for a single file."""
+    return Parser(ocr).parse(path)
+
+
+def _take(segments: Iterator[Segment], count: int) -> Iterator[Segment]:
+    for _, segment in zip(range(count), segments, strict=False):
+        yield segment
+
+
+def _alike(promised: str, kind: str) -> bool:
+    families = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"))
+    return any(promised in family and kind in family for family in families)
+
+
+class Work:
+    """One file under way: what is found out about it besides its text."""
+
+    def __init__(self, path: Path, reader: Reader | None) -> None:
+        self.path, self.reader = path, reader
+        self.title = ""
+        self.warnings: list[str] = []
+        self.detected: decode.Detected | None = None
+        self.pictures = Pictures(reader)
+
+    def found_title(self, title: str) -> None:
+        self.title = self.title or title[:200]
+
+    def nothing(self) -> str:
+        """Why a file gave no text."""
+        reasons = [*self.warnings, *self.pictures.warnings()]
+        if not reasons and self.reader is None:
+            reasons = [INSTALL]
+        return f"{self.path.name} holds no text" + (f": {'; '.join(reasons)}" if reasons else "")
+
+    def segments(self, kind: str) -> Iterator[Segment]:
+        if kind in TEXT_FORMATS and kind != "eml":
+            self.detected = decode.detect(self.path)
+            if self.detected.replaced:
+                self.warnings.append(f"{self.detected.replaced} bytes could not be decoded")
+            pieces = decode.decode(self.path, self.detected)
+            if kind in ("txt", "md"):
+                return text_segments(pieces) if kind == "txt" else markdown_segments(pieces)
+            return compose(self._text_blocks(kind, pieces))
+        return compose(self._container_blocks(kind))
+
+    def _text_blocks(self, kind: str, pieces: Iterable[str]) -> Iterator[Block]:
+        name = self.path.name
+        if kind in ("csv", "tsv"):
+            return csv_blocks(pieces, name=name, warn=self.warnings)
+        if kind == "html":
+            return html_blocks(pieces, found_title=self.found_title)
+        if kind == "jsonl":
+            return jsonl_blocks(pieces, name=name, warn=self.warnings)
+        if self.path.stat().st_size > LARGEST_TREE:
+            raise Unreadable(
+                f"{name} is larger than the {LARGEST_TREE >> 20} MB allowed for JSON; write JSON Lines"
+            )
+        return json_blocks("".join(pieces), name=name)
+
+    def _container_blocks(self, kind: str) -> Iterator[Block]:
+        path = self.path
+        readers: dict[str, Callable[[], Iterator[Block]]] = {
+            "pdf": lambda: pdf_blocks(
+                path, reader=self.reader, pictures=self.pictures, warn=self.warnings
+            ),
+            "docx": lambda: word_blocks(path, pictures=self.pictures, found_title=self.found_title),
+            "pptx": lambda: slide_blocks(
+                path, pictures=self.pictures, found_title=self.found_title
+            ),
+            "epub": lambda: book_blocks(path, found_title=self.found_title),
+            "eml": lambda: mail_blocks(path, warn=self.warnings),
+        }
+        if kind in readers:
+            return readers[kind]()
+        if kind in ("xlsx", "xls", "ods"):
+            return workbook_blocks(path, kind)
+        if kind in IMAGES:
+            return self._image_blocks()
+        return document_blocks(path, kind)
+
+    def _image_blocks(self) -> Iterator[Block]:
+        text = read_image(self.path.read_bytes(), name=self.path.name, reader=self.reader)
+        self.pictures.read += 1
+        yield Block(block.clean(text))

@@ -1,0 +1,93 @@
+"""The one door to kreuzberg: options, and its errors in our words."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ingest.errors import Unreadable
+from ingest.parse.blocks import Block, clean, heading, table
+from ingest.parse.tabular import CELLS, sheet_blocks
+
+MIME = {
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "xls": "application/vnd.ms-excel",
+    "ods": "application/vnd.oasis.opendocument.spreadsheet",
+    "doc": "application/msword",
+    "ppt": "application/vnd.ms-powerpoint",
+    "odt": "application/vnd.oasis.opendocument.text",
+    "odp": "application/vnd.oasis.opendocument.presentation",
+    "rtf": "application/rtf",
+    "msg": "application/vnd.ms-outlook",
+}
+
+
+def extract(path: Path, mime: str, *, images: bool = False) -> Any:
+    """kreuzberg's `ExtractionResult`: no cache, no OCR of its own, no cleaning, two threads.
+
+    Raises `Unreadable` for what it refuses.
+    """
+    import kreuzberg
+
+    config = kreuzberg.ExtractionConfig(
+        use_cache=False,
+        enable_quality_processing=False,
+        include_document_structure=mime != "application/pdf",
+        output_format="plain",
+        pages=kreuzberg.PageConfig(extract_pages=True),
+        images=kreuzberg.ImageExtractionConfig(extract_images=images),
+        pdf_options=kreuzberg.PdfConfig(extract_images=images),
+        concurrency=kreuzberg.ConcurrencyConfig(max_threads=2),
+        content_filter=kreuzberg.ContentFilterConfig(
+            include_headers=True, include_footers=True, strip_repeating_text=False
+        ),
+    )
+    try:
+        return kreuzberg.extract_file_sync(str(path), mime, config)
+    except (kreuzberg.KreuzbergError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if re.search("password|encrypt", reason, re.IGNORECASE):
+            raise Unreadable(f"{path.name} needs a password; save it without one") from error
+        raise Unreadable(f"{path.name} is damaged or not supported: {reason}") from error
+
+
+def workbook_blocks(path: Path, kind: str) -> Iterator[Block]:
+    """Every sheet as a table under its name."""
+    sheet = ""
+    for node in extract(path, MIME[kind]).document["nodes"]:
+        content = node["content"]
+        if content["node_type"] == "heading":
+            sheet = content["text"]
+        elif content["node_type"] == "table":
+            yield from sheet_blocks(sheet, _grid(content["grid"]))
+
+
+def document_blocks(path: Path, kind: str) -> Iterator[Block]:
+    """Old Word and PowerPoint, OpenDocument, RTF, Outlook: headings, paragraphs, tables."""
+    result = extract(path, MIME[kind])
+    nodes = (result.document or {}).get("nodes", [])
+    if not nodes:
+        yield from (Block(clean(part)) for part in result.content.split("\n\n"))
+    for node in nodes:
+        content = node["content"]
+        if content["node_type"] in ("heading", "title"):
+            yield heading(content.get("text") or "", content.get("level") or 1)
+        elif content["node_type"] == "table":
+            yield from table(_grid(content["grid"]))
+        elif content["node_type"] == "list_item":
+            yield Block("- " + clean(content.get("text") or ""), (), True)
+        elif content["node_type"] not in ("group", "image"):
+            yield Block(clean(content.get("text") or ""))
+
+
+def _grid(grid: dict[str, Any]) -> Iterator[list[str]]:
+    """The rows of kreuzberg's cell list."""
+    row: list[str] = []
+    at = 0
+    for cell in grid["cells"]:
+        if cell["row"] != at:
+            yield row
+            row, at = [], cell["row"]
+        if cell["col"] < CELLS:
+            row += [""] * (cell["col"] - len(row)) + [cell["content"]]
+    yield row

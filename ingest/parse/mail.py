@@ -1,0 +1,42 @@
+"""E-mail: who wrote what to whom and when, then the text; attachments are named, not read."""
+
+import email
+from collections.abc import Iterator
+from email import policy
+from email.message import EmailMessage
+from pathlib import Path
+
+from ingest import decode
+from ingest.errors import Unreadable
+from ingest.parse.blocks import Block, clean, heading
+from ingest.parse.markup import html_blocks
+
+LARGEST = 64 << 20  # bytes
+_HEADERS = ("From", "To", "Cc", "Date")
+
+
+def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
+    if path.stat().st_size > LARGEST:
+        raise Unreadable(f"{path.name} is larger than the {LARGEST >> 20} MB allowed for a mail")
+    message = email.message_from_bytes(path.read_bytes(), policy=policy.default)
+    if not message.keys():
+        raise Unreadable(f"{path.name} is no e-mail: it has no headers")
+    if subject := message["Subject"]:
+        yield heading(str(subject), 1)
+    lines = [f"{name}: {message[name]}" for name in _HEADERS if message[name]]
+    yield Block(clean("\n".join(lines)))
+    body = message.get_body(("plain", "html"))
+    if body is not None:
+        yield from _body(body, path.name)
+    names = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
+    if names:
+        warn.append(f"attachments are not read: {', '.join(names[:10])}")
+
+
+def _body(body: EmailMessage, name: str) -> Iterator[Block]:
+    content = body.get_payload(decode=True)
+    text, _ = decode.read(content if isinstance(content, bytes) else b"", name=name)
+    if body.get_content_subtype() == "html":
+        yield from html_blocks([text], found_title=lambda title: None)
+    else:
+        yield from (Block(clean(part)) for part in text.split("\n\n") if part.strip())

@@ -1,0 +1,177 @@
+"""HTML to blocks: headings, paragraphs, lists, tables, code. Scripts and styles are left out.
+
+Built on the standard library's tokenizer, which keeps no tree: nesting of any depth costs nothing
+and nothing is ever fetched.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from html.parser import HTMLParser
+
+from ingest.headings import heading as chinese_heading
+from ingest.parse.blocks import Block, clean, heading, table
+
+_SILENT = {"script", "style", "template", "noscript", "svg", "head", "iframe"}
+_PARAGRAPHS = {
+    *("p", "div", "section", "article", "main", "header", "footer", "nav", "aside", "ul", "ol"),
+    *("dl", "dt", "dd", "blockquote", "figure", "figcaption", "address", "form", "fieldset"),
+    *("table", "caption", "body", "hr", "details", "summary", "li", "tr", "select", "option"),
+}
+_RANKS = {f"h{rank}": rank for rank in range(1, 7)}
+_CELL = 1500  # characters; longer cells are columns of a page laid out by a table
+_BROKEN = re.compile(
+    r"(?<=[\u2e80-\u9fff\u3000-\u303f\uff00-\uffef])[ \t]*\n\s*(?=[\u2e80-\u9fff\uff00-\uffef])"
+)
+_VOID = {"br", "hr", "img", "input", "meta", "link", "col", "area", "base", "source", "wbr"}
+
+
+class Page(HTMLParser):
+    """Feed it text; `take()` hands over the blocks that are complete."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.title = ""
+        self._blocks: list[Block] = []
+        self._words: list[str] = []
+        self._silent: list[str] = []
+        self._rank = 0
+        self._pre = 0
+        self._bullet = ""
+        self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
+        self._tables: list[list[list[str]]] = []
+        self._span = 0  # columns that the cell under way takes beyond its own
+        self.titled = True  # False while inside <title>
+
+    def take(self) -> list[Block]:
+        blocks, self._blocks = self._blocks, []
+        return blocks
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "title" and not self.title:
+            self.titled = False
+        if self._silent == ["head"] and (tag in _PARAGRAPHS or tag in _RANKS):
+            self._silent.clear()  # a page without </head> must not vanish
+        if tag in _SILENT or self._silent:
+            if tag in _SILENT or tag in self._silent:
+                self._silent.append(tag)
+            return
+        if tag == "br":
+            self._words.append("\n")
+        elif tag in ("td", "th"):
+            self._flush()
+            if self._tables:
+                self._cell(dict(attrs).get("colspan") or "")
+        elif tag in _PARAGRAPHS or tag in _RANKS or tag == "pre":
+            self._flush()
+            self._open(tag)
+
+    def _cell(self, span: str) -> None:
+        rows = self._tables[-1] = self._tables[-1] or [[]]
+        rows[-1] += [""] * (self._span + 1)
+        self._span = min(int(span), 50) - 1 if span.isdecimal() and int(span) else 0
+
+    def _open(self, tag: str) -> None:
+        if tag in _RANKS:
+            self._rank = _RANKS[tag]
+        elif tag == "pre":
+            self._pre += 1
+        elif tag in ("ul", "ol"):
+            self._lists.append(1 if tag == "ol" else 0)
+        elif tag == "li":
+            number = self._lists[-1] if self._lists else 0
+            self._bullet = f"{number}. " if number else "- "
+            if number:
+                self._lists[-1] += 1
+        elif tag == "table":
+            self._tables.append([])
+        elif tag == "tr" and self._tables:
+            self._tables[-1].append([])
+            self._span = 0
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _VOID or tag in _PARAGRAPHS:
+            self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "title":
+            self.titled = True
+        if self._silent:
+            if tag in self._silent:
+                del self._silent[len(self._silent) - 1 - self._silent[::-1].index(tag) :]
+            return
+        if tag in _PARAGRAPHS or tag in _RANKS or tag in ("pre", "td", "th"):
+            self._flush()
+        if tag in _RANKS:
+            self._rank = 0
+        elif tag == "pre":
+            self._pre = max(0, self._pre - 1)
+        elif tag in ("ul", "ol") and self._lists:
+            self._lists.pop()
+        elif tag == "table" and self._tables:
+            self._close_table()
+
+    def handle_data(self, data: str) -> None:
+        if not self.titled:
+            self.title += data
+        elif not self._silent:
+            self._words.append(data if self._pre else _running(data))
+
+    def close(self) -> None:
+        super().close()
+        self._flush()
+        while self._tables:
+            self._close_table()
+
+    def _flush(self) -> None:
+        """End the paragraph under way."""
+        text = clean("".join(self._words))
+        self._words = []
+        if not self._pre:
+            text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
+        if not text.strip():
+            return
+        if self._tables and self._tables[-1] and self._tables[-1][-1]:
+            cell = self._tables[-1][-1]
+            cell[-1] = f"{cell[-1]}\n{text}".strip()
+        elif self._rank:
+            self._blocks.append(heading(text, self._rank))
+        elif found := chinese_heading(text):
+            self._blocks.append(heading(*found))
+        else:
+            self._blocks.append(Block(self._bullet + text, (), bool(self._bullet)))
+        self._bullet = ""
+
+    def _close_table(self) -> None:
+        """A table of one column, one row or long cells is layout: paragraphs. One inside a cell
+        joins its text."""
+        rows = [row for row in self._tables.pop() if any(row)]
+        if self._tables and self._tables[-1] and self._tables[-1][-1]:
+            cell = self._tables[-1][-1]
+            cell[-1] = "\n".join([cell[-1], *("  ".join(row) for row in rows)]).strip()
+        elif (
+            len(rows) < 2 or max(map(len, rows)) < 2 or any(len(c) > _CELL for r in rows for c in r)
+        ):
+            self._blocks += [Block(clean(text)) for row in rows for text in row if text]
+        else:
+            self._blocks += table(rows)
+
+
+def _running(data: str) -> str:
+    """White space as a browser shows it; a line end between Chinese characters is none."""
+    return " ".join(f"|{_BROKEN.sub('', data)}|".split())[1:-1]
+
+
+def html_blocks(pieces: Iterable[str], *, found_title: Callable[[str], None]) -> Iterator[Block]:
+    """The blocks of a page; `found_title` is told its title once it is known."""
+    page = Page()
+    told = False
+    for piece in pieces:
+        page.feed(piece)
+        if page.title and not told and page.titled:
+            found_title(" ".join(page.title.split()))
+            told = True
+        yield from page.take()
+    page.close()
+    if not told:
+        found_title(" ".join(page.title.split()))
+    yield from page.take()

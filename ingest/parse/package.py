@@ -1,0 +1,119 @@
+"""Office Open XML and EPUB are zip files of XML parts: opening them without trusting them."""
+
+import posixpath
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from ingest.errors import Unreadable
+
+PART = 64 << 20  # bytes of one XML part, unpacked; a 5,000-page novel has 20 MB
+WHOLE = 1 << 30  # bytes of all parts, unpacked
+RATIO = 200  # times that a large part may shrink; XML of real documents shrinks 10 to 50 times
+
+REL = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An open container. Every way of reading a part checks its size before unpacking it."""
+
+    archive: zipfile.ZipFile
+    name: str
+
+    def __enter__(self) -> "Package":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.archive.close()
+
+    def __contains__(self, part: str) -> bool:
+        return part in self.archive.NameToInfo
+
+    def read(self, part: str, limit: int = PART) -> bytes:
+        info = self.archive.NameToInfo.get(part)
+        if info is None:
+            raise Unreadable(f"{self.name} is damaged: its part {part} is missing")
+        ratio = info.file_size / max(info.compress_size, 1)
+        if info.file_size > limit or (info.file_size > 16 << 20 and ratio > RATIO):
+            raise Unreadable(
+                f"{self.name} is refused: {part} unpacks to {info.file_size >> 20} MB "
+                f"({ratio:.0f} times its size); limit {limit >> 20} MB and {RATIO} times"
+            )
+        try:
+            return self.archive.read(part)
+        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            raise Unreadable(f"{self.name} is damaged or cut off: {part}: {error}") from error
+
+    def xml(self, part: str) -> Element:
+        """The part's root. Entities are refused: no office program writes any."""
+        content = self.read(part)
+        if b"<!ENTITY" in content or "<!ENTITY".encode("utf-16-le") in content:
+            raise Unreadable(f"{self.name} is refused: {part} defines XML entities")
+        try:
+            return ElementTree.fromstring(content)
+        except (ElementTree.ParseError, LookupError, ValueError) as error:
+            raise Unreadable(f"{self.name} is damaged: {part}: {error}") from error
+
+    def relations(self, part: str) -> dict[str, tuple[str, str]]:
+        """Id -> (kind, part name) of what `part` refers to inside the package; nothing remote."""
+        folder, base = posixpath.split(part)
+        place = f"{folder}/_rels/{base}.rels".lstrip("/")
+        if place not in self:
+            return {}
+        return {
+            rel.get("Id", ""): (
+                rel.get("Type", "").rsplit("/", 1)[-1],
+                resolve(folder, rel.get("Target", "")),
+            )
+            for rel in self.xml(place)
+            if rel.get("TargetMode") != "External"
+        }
+
+
+def open_package(path: Path) -> Package:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise Unreadable(f"{path.name} is damaged or cut off: {error}") from error
+    size = sum(info.file_size for info in archive.infolist())
+    if size > WHOLE:
+        raise Unreadable(
+            f"{path.name} is refused: it unpacks to {size >> 20} MB, limit {WHOLE >> 20} MB"
+        )
+    return Package(archive, path.name)
+
+
+def resolve(folder: str, target: str) -> str:
+    """A relative reference inside the package as a part name."""
+    target = unquote(target.split("#")[0])
+    return posixpath.normpath(target if target.startswith("/") else f"{folder}/{target}").lstrip(
+        "/"
+    )
+
+
+def local(element: Element) -> str:
+    """The tag without its namespace."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def walk(element: Element, stop: frozenset[str] = frozenset()) -> Iterator[Element]:
+    """The element and all below it in document order, not entering those whose tag is in `stop`.
+
+    Alternate content (text boxes are written twice, for new and old programs) is entered once.
+    """
+    stack = [element]
+    while stack:
+        here = stack.pop()
+        yield here
+        name = local(here)
+        if here is not element and name in stop:
+            continue
+        if name == "AlternateContent":
+            stack += list(here)[:1]
+        else:
+            stack += reversed(here)

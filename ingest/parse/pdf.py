@@ -1,0 +1,95 @@
+"""PDF: page by page; a page without usable text is drawn and read by OCR."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ingest.headings import heading as chinese_heading
+from ingest.ocr import INSTALL, Reader
+from ingest.parse.blocks import Block, clean, heading, mark
+from ingest.parse.containers import extract
+from ingest.parse.pictures import Pictures
+
+DPI = 200
+MOST_PAGES = 300  # drawn and read by OCR in one document
+
+_SOUP = re.compile(r"[\xa1-\xff]{2,}")
+_CID = re.compile(r"\(cid:\d+\)")
+_PRIVATE = re.compile("[\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff\0-\x08\x0e-\x1f]")
+
+
+def pdf_blocks(
+    path: Path, *, reader: Reader | None, pictures: Pictures, warn: list[str]
+) -> Iterator[Block]:
+    result = extract(path, "application/pdf", images=True)
+    read: list[int] = []
+    unread: dict[str, list[int]] = {}
+    for page in result.pages or []:
+        number = page["page_number"]
+        yield mark("page", f"p. {number}")
+        text = clean(page["content"])
+        trouble = "" if text else "no text layer"
+        if text and is_mojibake(text):
+            trouble = "a text layer that is mojibake"
+        if trouble and reader and len(read) < MOST_PAGES:
+            text = clean(_ocr(path, number, reader))
+            read.append(number)
+        elif trouble:
+            unread.setdefault(trouble, []).append(number)
+            text = ""
+        yield from _lines(text)
+        if not trouble:
+            for image in page["images"]:
+                yield from pictures.blocks(image["data"])
+    for trouble, pages in unread.items():
+        reason = INSTALL if reader is None else f"only {MOST_PAGES} pages are read by OCR"
+        warn.append(f"{len(pages)} pages have {trouble}; {reason}")
+    pictures.read += len(read)
+
+
+def is_mojibake(text: str) -> bool:
+    """Whether a page's text is what a font without a usable character map leaves: runs of upper
+    Latin-1 ("£± ¹ØÓÚ"), private-use or control characters, (cid:12)."""
+    visible = sum(not character.isspace() for character in text) or 1
+    soup = sum(len(run) for run in _SOUP.findall(text))
+    cids = sum(map(len, _CID.findall(text)))
+    return max(soup, cids, 2 * len(_PRIVATE.findall(text))) > 0.3 * visible
+
+
+def _ocr(path: Path, number: int, reader: Reader) -> str:
+    import kreuzberg
+
+    try:
+        return reader.text(kreuzberg.render_pdf_page(str(path), number - 1, dpi=DPI))
+    except (kreuzberg.KreuzbergError, RuntimeError, ValueError):
+        return ""
+
+
+def _lines(text: str) -> Iterator[Block]:
+    """Paragraphs of a page; chapter headings stand alone."""
+    held: list[str] = []
+    for line in text.split("\n"):
+        found = chinese_heading(line)
+        if found or not line.strip():
+            if held:
+                yield Block("\n".join(held))
+            held = []
+            if found:
+                yield heading(*found)
+        else:
+            held.append(line)
+    if held:
+        yield Block("\n".join(held))
+
+
+def title(metadata: Any) -> str:
+    """The title that the file states, unless a program made it up."""
+    stated = " ".join(str(metadata.get("title") or "").split())
+    if re.search(
+        r"\.(docx?|pptx?|xlsx?|pdf|indd|tmp|wps)$|^(Microsoft|Untitled|无标题|未命名)",
+        stated,
+        re.IGNORECASE,
+    ):
+        return ""
+    return "" if is_mojibake(stated) or len(stated) > 120 else stated

@@ -1,0 +1,108 @@
+"""Plain text and Markdown, piece by piece, so that a file of any size fits."""
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from ingest.headings import heading
+from ingest.parse.blocks import SEGMENT
+from ingest.types import Mark, Segment
+
+_FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
+_ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t#]*")
+_UNDERLINE = re.compile(r" {0,3}(=+|-{2,})[ \t]*")
+_CODE_SPAN = re.compile(r"(`+)(.+?)\1(?!`)")
+_IMAGE = re.compile(r"!\[([^\]\n]*)\]\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)")
+_LINK = re.compile(
+    r"(?<!!)\[([^\[\]\n]+)\]\(<?[^()\s]*(?:\([^()\s]*\)[^()\s]*)*>?(?:\s+\"[^\"\n]*\")?\)"
+)
+_STRONG = re.compile(r"(\*\*|__)(?=\S)([^*_\n]+?)(?<=\S)\1")
+_EMPHASIS = re.compile(r"(?<![*\w])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![*\w])")
+_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+_COMMENT = re.compile(r"<!--.*?-->")
+
+
+def text_segments(pieces: Iterable[str]) -> Iterator[Segment]:
+    """The text as it is, with marks at Chinese chapter headings."""
+    for text in _whole_lines(pieces):
+        marks, start = [], 0
+        for line in text.splitlines(keepends=True):
+            if len(line) < 200 and (found := heading(line)):
+                indent = len(line) - len(line.lstrip())
+                marks.append(Mark(start + indent, "heading", *found))
+            start += len(line)
+        yield Segment(text, tuple(marks))
+
+
+def markdown_segments(pieces: Iterable[str]) -> Iterator[Segment]:
+    """Markdown as its reader sees it: headings marked and without #, no emphasis, links and images
+    as their words. Code stays as it is."""
+    fence = ""
+    for text in _whole_lines(pieces):
+        parts: list[str] = []
+        marks: list[Mark] = []
+        start = 0
+        lines = text.split("\n")
+        for number, line in enumerate(lines):
+            found = None
+            if match := _FENCE.match(line):
+                fence = "" if fence and match[1].startswith(fence) else fence or match[1]
+            elif not fence:
+                line, found = _line(line, lines[number + 1] if number + 1 < len(lines) else "")
+            if found:
+                marks.append(Mark(start, "heading", *found))
+            parts.append(line)
+            start += len(line) + 1
+        yield Segment("\n".join(parts), tuple(marks))
+
+
+def _line(line: str, below: str) -> tuple[str, tuple[str, int] | None]:
+    """A line of prose without its markup, and the heading that it is."""
+    if match := _ATX.fullmatch(line):
+        text = inline(match[2])
+        return text, ((text, len(match[1])) if text else None)
+    text = inline(line)
+    underline = _UNDERLINE.fullmatch(below)
+    if underline and text.strip() and not text.lstrip().startswith(("|", "-", ">", "*")):
+        return text, (text.strip(), 1 if underline[1][0] == "=" else 2)
+    return ("", None) if _UNDERLINE.fullmatch(line) else (text, heading(text))
+
+
+def inline(text: str) -> str:
+    """A line without emphasis, escapes, link targets and comments; code spans are kept."""
+    parts: list[str] = []
+    at = 0
+    for code in _CODE_SPAN.finditer(text):
+        parts += [_prose(text[at : code.start()]), code[0]]
+        at = code.end()
+    return "".join(parts) + _prose(text[at:])
+
+
+def _prose(text: str) -> str:
+    for pattern, words in (
+        (_COMMENT, ""), (_IMAGE, r"\1"), (_LINK, r"\1"), (_STRONG, r"\2"), (_EMPHASIS, r"\1"),
+        (_ESCAPE, r"\1"),
+    ):  # fmt: skip
+        text = pattern.sub(words, text)
+    return text
+
+
+def _whole_lines(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces joined and cut again at line ends, about `SEGMENT` characters each.
+
+    A line longer than that is cut anyway."""
+    held: list[str] = []
+    size = 0
+    for piece in chain.from_iterable(
+        (p[i : i + SEGMENT] for i in range(0, len(p), SEGMENT)) for p in pieces
+    ):
+        held.append(piece)
+        size += len(piece)
+        if size < SEGMENT:
+            continue
+        text = "".join(held)
+        cut = text.rfind("\n") + 1 or len(text)
+        yield text[:cut]
+        held, size = [text[cut:]], len(text) - cut
+    if size:
+        yield "".join(held)
