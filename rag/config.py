@@ -85,9 +85,7 @@ def _build(
     try:
         return options(**arguments)
     except UserError as error:
-        raise UserError(
-            f"{path}: [{section}] {error}", zh=f"{path}：[{section}] {error.zh}"
-        ) from None
+        raise UserError(f"{path}: {error}", zh=f"{path}：{error.zh}") from None
 
 
 def _hints(options: type) -> dict[str, Any]:

@@ -4,14 +4,14 @@ BEIR's: `corpus.jsonl`, `queries.jsonl`, and `qrels.tsv` or `qrels/test.tsv`; qu
 `answers` and `answerable`. Ours: `questions.jsonl` beside a folder `docs/` of files.
 """
 
-import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ingest.errors import UserError
+from rag.evaluate.lines import lines, once, records, strings, take, unique, wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,15 @@ class Dataset:
         else:
             raise UserError(
                 f"{folder} is no evaluation set: it needs corpus.jsonl, queries.jsonl and"
-                " qrels.tsv, or questions.jsonl and docs/"
+                " qrels.tsv, or questions.jsonl and docs/",
+                zh=f"{folder} 不是评测集：需有 corpus.jsonl、queries.jsonl 和 qrels.tsv，"
+                "或 questions.jsonl 和 docs/",
             )
         if not dataset.questions:
-            raise UserError(f"{folder} has no question with a judgement; nothing to evaluate")
+            raise UserError(
+                f"{folder} has no question with a judgement; nothing to evaluate",
+                zh=f"{folder} 中没有带标注的问题，无从评测",
+            )
         return dataset
 
     def sample(self, count: int, *, seed: int = 0) -> "Dataset":
@@ -84,34 +89,35 @@ class Dataset:
 
 def _load_beir(folder: Path) -> Dataset:
     entries: dict[str, Entry] = {}
-    for where, record in _records(folder / "corpus.jsonl"):
-        id = _take(record, "_id", str, where)
-        _once(id, entries, where)
-        title = _take(record, "title", str, where, default="")
-        entries[id] = Entry(id, title, _take(record, "text", str, where))
+    for where, record in records(folder / "corpus.jsonl"):
+        id = take(record, "_id", str, where)
+        once(id, entries, where)
+        title = take(record, "title", str, where, default="")
+        entries[id] = Entry(id, title, take(record, "text", str, where))
     queries = folder / "queries.jsonl"
-    records = {
-        _take(record, "_id", str, where): (where, record) for where, record in _unique(queries)
-    }
-    grades = _qrels(folder, entries, records)
+    asked = {take(record, "_id", str, where): (where, record) for where, record in unique(queries)}
+    grades = _qrels(folder, entries, asked)
     questions = []
-    for id, (where, record) in records.items():
+    for id, (where, record) in asked.items():
         judged = any(grade > 0 for grade in grades.get(id, {}).values())
         if "answerable" not in record and not judged:
             continue  # BEIR's queries.jsonl also holds the queries of other splits
-        answerable = _take(record, "answerable", bool, where, default=judged)
+        answerable = take(record, "answerable", bool, where, default=judged)
         if answerable != judged:
-            says = "relevant entries" if judged else "no relevant entry"
-            raise UserError(
-                f"{where}: query {id} is answerable: {str(answerable).lower()},"
-                f" but qrels give it {says}; make them agree"
+            says, says_zh = ("relevant entries", "有") if judged else ("no relevant entry", "没有")
+            raise wrong(
+                where,
+                f"query {id} is answerable: {str(answerable).lower()}, but qrels give it {says};"
+                " make them agree",
+                f"查询 {id} 的 answerable 为 {str(answerable).lower()}，"
+                f"但 qrels 中{says_zh}相关条目；请使二者一致",
             )
         questions.append(
             Question(
                 id,
-                _take(record, "text", str, where),
+                take(record, "text", str, where),
                 answerable,
-                _strings(record, "answers", where),
+                strings(record, "answers", where),
                 grades.get(id, {}),
             )
         )
@@ -126,48 +132,63 @@ def _qrels(
     if not path.exists() and (folder / "qrels" / "test.tsv").exists():
         path = folder / "qrels" / "test.tsv"
     grades: dict[str, dict[str, int]] = {}
-    for where, line in _lines(path):
+    for where, line in lines(path):
         columns = line.split("\t")
         if where.endswith(":1") and columns[0] == "query-id":
             continue
         if len(columns) != 3:
-            raise UserError(
-                f"{where}: {len(columns)} columns; a line is query id, corpus id and score,"
-                " separated by tabs"
+            raise wrong(
+                where,
+                f"{len(columns)} columns; a line is query id, corpus id and score between tabs",
+                f"有 {len(columns)} 列；每行应为查询编号、条目编号和分数，以制表符分隔",
             )
         query, entry, score = columns
         if query not in queries:
-            raise UserError(f"{where}: query {query!r} is not in {folder / 'queries.jsonl'}")
+            file = folder / "queries.jsonl"
+            raise wrong(
+                where, f"query {query!r} is not in {file}", f"查询 {query!r} 不在 {file} 中"
+            )
         if entry not in entries:
-            raise UserError(f"{where}: entry {entry!r} is not in {folder / 'corpus.jsonl'}")
+            file = folder / "corpus.jsonl"
+            raise wrong(
+                where, f"entry {entry!r} is not in {file}", f"条目 {entry!r} 不在 {file} 中"
+            )
         try:
             grades.setdefault(query, {})[entry] = int(score)
         except ValueError:
-            raise UserError(f"{where}: score {score!r} is no whole number") from None
+            raise wrong(
+                where, f"score {score!r} is no whole number", f"分数 {score!r} 不是整数"
+            ) from None
     return grades
 
 
 def _load_ours(folder: Path) -> Dataset:
     if not (folder / "docs").is_dir():
-        raise UserError(f"{folder} has questions.jsonl but no folder docs/ to ask them of")
+        raise UserError(
+            f"{folder} has questions.jsonl but no folder docs/ to ask them of",
+            zh=f"{folder} 有 questions.jsonl，但没有供提问的文件夹 docs/",
+        )
     questions = []
-    for where, record in _unique(folder / "questions.jsonl", key="id"):
-        answerable = _take(record, "answerable", bool, where, default=True)
+    for where, record in unique(folder / "questions.jsonl", key="id"):
+        answerable = take(record, "answerable", bool, where, default=True)
         gold = _gold(record, folder / "docs", where)
         if answerable != bool(gold):
-            raise UserError(
-                f"{where}: answerable is {str(answerable).lower()} but gold holds {len(gold)}"
-                " places; answerable questions have one or more, the others none"
+            raise wrong(
+                where,
+                f"answerable is {str(answerable).lower()} but gold holds {len(gold)} places;"
+                " answerable questions have one or more, the others none",
+                f"answerable 为 {str(answerable).lower()}，而 gold 有 {len(gold)} 处；"
+                "可回答的问题至少一处，其余没有",
             )
         questions.append(
             Question(
-                id=_take(record, "id", str, where),
-                text=_take(record, "question", str, where),
+                id=take(record, "id", str, where),
+                text=take(record, "question", str, where),
                 answerable=answerable,
-                answers=_strings(record, "answers", where),
+                answers=strings(record, "answers", where),
                 gold=gold,
-                language=_take(record, "language", str, where, default=""),
-                kind=_take(record, "kind", str, where, default=""),
+                language=take(record, "language", str, where, default=""),
+                kind=take(record, "kind", str, where, default=""),
             )
         )
     return Dataset(folder.name, tuple(questions), docs=folder / "docs")
@@ -175,76 +196,19 @@ def _load_ours(folder: Path) -> Dataset:
 
 def _gold(record: Mapping[str, Any], docs: Path, where: str) -> tuple[Gold, ...]:
     gold = []
-    for place in _take(record, "gold", list, where, default=[]):
+    for place in take(record, "gold", list, where, default=[]):
         if not isinstance(place, dict):
-            raise UserError(f"{where}: gold holds {place!r}; it needs a document and a quote")
-        document, quote = _take(place, "document", str, where), _take(place, "quote", str, where)
+            raise wrong(
+                where,
+                f"gold holds {place!r}; it needs a document and a quote",
+                f"gold 含 {place!r}；每处应有 document 和 quote",
+            )
+        document, quote = take(place, "document", str, where), take(place, "quote", str, where)
         if not (docs / document).is_file():
-            raise UserError(f"{where}: gold names {document!r}, which is not a file in {docs}")
+            raise wrong(
+                where,
+                f"gold names {document!r}, which is not a file in {docs}",
+                f"gold 中的 {document!r} 不是 {docs} 中的文件",
+            )
         gold.append(Gold(document, quote))
     return tuple(gold)
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of `path` that are not blank, each with its place, `file:line`."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; it belongs to an evaluation set")
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{where}: not UTF-8 ({error.reason} at byte {error.start})"
-                ) from None
-            if line.strip():
-                yield where, line
-
-
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in _lines(path):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: no JSON ({error.msg} at column {error.colno})") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: a {type(record).__name__}; each line is one JSON object")
-        yield where, record
-
-
-def _unique(path: Path, *, key: str = "_id") -> Iterator[tuple[str, dict[str, Any]]]:
-    seen: set[str] = set()
-    for where, record in _records(path):
-        id = _take(record, key, str, where)
-        _once(id, seen, where)
-        seen.add(id)
-        yield where, record
-
-
-def _once(id: str, seen: Mapping[str, object] | set[str], where: str) -> None:
-    if id in seen:
-        raise UserError(f"{where}: id {id!r} was used before; ids are unique")
-
-
-_REQUIRED: Any = object()
-
-
-def _take(
-    record: Mapping[str, Any], name: str, kind: type, where: str, *, default: Any = _REQUIRED
-) -> Any:
-    """`record[name]`, which is of `kind`; `default` where it is absent."""
-    value = record.get(name, default)
-    if value is _REQUIRED:
-        raise UserError(f"{where}: no field {name!r}; the fields are {', '.join(record) or 'none'}")
-    if not isinstance(value, kind):
-        raise UserError(f"{where}: {name} is {value!r}; it must be a {kind.__name__}")
-    return value
-
-
-def _strings(record: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
-    values = _take(record, name, list, where, default=[])
-    for value in values:
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{where}: {name} holds {value!r}; it must be a list of texts")
-    return tuple(values)

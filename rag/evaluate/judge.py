@@ -1,6 +1,6 @@
 """Asks a set's questions and judges each outcome by what the set knows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import PurePath
@@ -50,7 +50,7 @@ def evaluate(
     ask: Ask,
     source_text: SourceText,
     *,
-    settings: dict[str, object] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Report:
     """The report of `ask` on every question of `dataset`; `settings` are kept in it."""
     return Report(dataset.name, tuple(judgements(dataset, ask, source_text)), settings or {})

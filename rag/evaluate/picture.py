@@ -33,9 +33,15 @@ def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
     `figures`: name -> figures of a report. Measures that only some have are drawn for those.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"cannot draw {path.name}: a picture ends in {' or '.join(FORMATS)}")
+        raise UserError(
+            f"cannot draw {path.name}: a picture ends in {' or '.join(FORMATS)}",
+            zh=f"无法绘制 {path.name}：图片文件名须以 {' 或 '.join(FORMATS)} 结尾",
+        )
     if find_spec("matplotlib") is None:
-        raise UserError('a picture needs matplotlib: pip install "chatglm-rag[pictures]"')
+        raise UserError(
+            'a picture needs matplotlib: pip install "chatglm-rag[pictures]"',
+            zh='绘图需要 matplotlib：pip install "chatglm-rag[pictures]"',
+        )
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
 

@@ -121,7 +121,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, optio
             "[retrieve.rerank]\ndeep = 1",
             "unknown key deep in [retrieve.rerank] (did you mean depth?)",
         ),
-        ("[retrieve]\ntop = 0", "[retrieve] top is 0; need 1 or more"),
+        ("[retrieve]\ntop = 0", "rag.toml: top is 0; need 1 or more"),
         ("[retrieve", "is not TOML"),
         ("a = 1\na = 2", "is not TOML"),
         (b"# \xb5\xda", "is not UTF-8 (byte 2); save it as UTF-8"),

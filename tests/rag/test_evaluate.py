@@ -123,7 +123,8 @@ def test_a_wrong_line_is_named(beir: Path, file: str, content: bytes, message: s
     with pytest.raises(UserError) as caught:
         Dataset.load(beir)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) + caught.value.zh
+    assert str(caught.value) != caught.value.zh
 
 
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl", "qrels.tsv"])
@@ -247,10 +248,16 @@ def test_names_that_no_font_draws_are_numbered() -> None:
     assert drawable(["dense", "混合检索"], ["DejaVu Sans"]) == ["dense", "configuration 2"]
 
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "eval"
+ROOT = Path(__file__).parents[2]
+SETS = [
+    ROOT / "tests" / "data" / "eval-mini",
+    *sorted(path.parent for path in (ROOT / "corpora").glob("*/questions.jsonl")),
+    *sorted((ROOT.parent / "shared" / "eval").glob("*/")),
+]
 
 
-@pytest.mark.parametrize("folder", sorted(SHARED.glob("*/")), ids=lambda folder: folder.name)
-def test_the_shared_sets_load(folder: Path) -> None:
+@pytest.mark.parametrize("folder", SETS, ids=lambda folder: folder.name)
+def test_our_and_the_shared_sets_load(folder: Path) -> None:
     dataset = Dataset.load(folder)
-    assert all(question.answers for question in dataset.questions)
+    assert all(question.answers for question in dataset.questions if question.answerable)
+    assert not all(question.answerable for question in dataset.questions)
