@@ -67,7 +67,7 @@ _CONTROL = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ufeff]")
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """An encoding's Python name, the length of its byte order mark, and the bytes it can't decode."""
+    """An encoding's Python name, the length of its byte order mark, and how many bytes it lost."""
 
     encoding: str
     skip: int
@@ -114,8 +114,8 @@ def read(source: Source, *, name: str = "") -> tuple[str, Detected]:
 
 
 def _raw(source: Source, encoding: str, skip: int, errors: str = "") -> Iterator[str]:
-    """Decoded pieces; every undecodable byte is a lone surrogate (in UTF-16 and 32: U+FFFD), or what
-    the codec's `errors` make of it."""
+    """Decoded pieces; every undecodable byte is a lone surrogate (in UTF-16 and 32: U+FFFD), or
+    what the codec's `errors` make of it."""
     wide = encoding.startswith(("utf-16", "utf-32"))
     errors = errors or ("replace" if wide else "surrogateescape")
     lines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), True)
@@ -151,7 +151,7 @@ def _evidence(source: Source) -> bytes:
 
 
 def _declared(head: bytes) -> str | None:
-    """The charset that a page or an XML declaration names, if Python knows it as a text encoding."""
+    """The charset that a page or an XML declaration names, if Python knows that encoding."""
     match = _DECLARATION.search(head.replace(b"\0", b""), 0, 4096)
     if not match:
         return None
@@ -252,10 +252,14 @@ def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
             lost += 2 * text.count("\ufffd") * encoding.startswith(("utf-16", "utf-32"))
         controls += len(_CONTROL.findall(text))
     if controls * 100 > size:
-        raise Unreadable(f"{name} is not text ({controls} control characters in {size})")
+        raise Unreadable(
+            f"{name} is not text ({controls} control characters in {size})",
+            zh=f"{name} 不是文本（{size} 个字符中有 {controls} 个控制字符）",
+        )
     if lost > 1 and lost * 10 > foreign:
         raise Unreadable(
-            f"{name} is not text ({lost} bytes fit no encoding; {encoding} is nearest)"
+            f"{name} is not text ({lost} bytes fit no encoding; {encoding} is nearest)",
+            zh=f"{name} 不是文本（有 {lost} 个字节不符合任何编码，最接近 {encoding}）",
         )
     return Detected(encoding, skip, lost)
 

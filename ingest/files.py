@@ -43,9 +43,13 @@ def walk(paths: Sequence[Path]) -> Iterator[Found]:
     """
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path} does not exist{_nearest(path)}")
+            near, nearest = _nearest(path)
+            raise UserError(f"{path} does not exist{near}", zh=f"{path} 不存在{nearest}")
         if path.is_dir() and not any(files for _, _, files in os.walk(path)):
-            raise UserError(f"{path} is an empty folder; put documents there or name another")
+            raise UserError(
+                f"{path} is an empty folder; put documents there or name another",
+                zh=f"{path} 是空文件夹，请放入文档或另选文件夹",
+            )
     return _walk(paths)
 
 
@@ -97,10 +101,12 @@ def _not_a_file(path: Path) -> str:
     return "" if path.is_file() else "not a regular file"
 
 
-def _nearest(path: Path) -> str:
-    """`; did you mean docs/b.txt?` from the deepest folder that exists, or nothing."""
+def _nearest(path: Path) -> tuple[str, str]:
+    """`; did you mean docs/b.txt?` in English and Chinese, or nothing."""
     parent = path.parent
     if not parent.is_dir():
-        return f" (nor does {parent})"
+        return f" (nor does {parent})", f"（{parent} 也不存在）"
     near = difflib.get_close_matches(path.name, sorted(os.listdir(parent)), n=1, cutoff=0.5)
-    return f"; did you mean {parent / near[0]}?" if near else ""
+    if not near:
+        return "", ""
+    return f"; did you mean {parent / near[0]}?", f"，是否指 {parent / near[0]}？"

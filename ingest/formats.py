@@ -71,7 +71,7 @@ def recognise(path: Path) -> str:
     with path.open("rb") as stream:
         head = stream.read(4096)
     if not head.strip(b"\0 \t\r\n\xef\xbb\xbf"):
-        raise Unreadable(f"{path.name} is empty")
+        raise Unreadable(f"{path.name} is empty", zh=f"{path.name} 是空文件")
     found = _by_magic(head, path)
     if found == "zip":
         return _package(path)
@@ -99,7 +99,9 @@ def _by_magic(head: bytes, path: Path) -> str | None:
         return "pdf"
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
-            raise Unreadable(f"{path.name} is {kind}, not a document")
+            raise Unreadable(
+                f"{path.name} is {kind}, not a document", zh=f"{path.name} 不是文档（{kind}）"
+            )
     return None
 
 
@@ -110,7 +112,9 @@ def _package(path: Path) -> str:
             names = package.namelist()
             kind = package.read("mimetype")[:80] if "mimetype" in names else b""
     except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError) as error:
-        raise Unreadable(f"{path.name} is damaged or cut off: {error}") from error
+        raise Unreadable(
+            f"{path.name} is damaged or cut off: {error}", zh=f"{path.name} 已损坏或被截断：{error}"
+        ) from error
     if kind.startswith(b"application/epub"):
         return "epub"
     if kind.startswith(b"application/vnd.oasis.opendocument."):
@@ -120,15 +124,28 @@ def _package(path: Path) -> str:
             return name
     if "META-INF/container.xml" in names:
         return "epub"
-    raise Unreadable(f"{path.name} is an archive; unpack it and ingest the folder")
+    raise Unreadable(
+        f"{path.name} is an archive; unpack it and ingest the folder",
+        zh=f"{path.name} 是压缩包，请解压后导入文件夹",
+    )
 
 
 def _ole(path: Path) -> str:
-    """The document format of an OLE container, the house of old Office files and encrypted new ones."""
+    """The document format of an OLE container: an old Office file or an encrypted new one."""
     content = path.read_bytes()
     if "EncryptedPackage".encode("utf-16-le") in content:
-        raise Unreadable(f"{path.name} needs a password; save it without one")
+        raise locked(path.name)
     for stream, name in _STREAMS:
         if stream.encode("utf-16-le") in content:
             return name
-    raise Unreadable(f"{path.name} is an OLE container that holds no known document")
+    raise Unreadable(
+        f"{path.name} is an OLE container that holds no known document",
+        zh=f"{path.name} 是 OLE 容器，其中没有可识别的文档",
+    )
+
+
+def locked(name: str) -> Unreadable:
+    """The error for an encrypted file."""
+    return Unreadable(
+        f"{name} needs a password; save it without one", zh=f"{name} 有密码，请另存为无密码的文件"
+    )

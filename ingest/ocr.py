@@ -1,8 +1,9 @@
-"""Text from pictures by RapidOCR, whose PP-OCR models come inside its wheel; nothing is downloaded."""
+"""Text from pictures by RapidOCR, whose PP-OCR models come inside its wheel: no downloads."""
 
 import importlib.util
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ LONGEST = 2600  # pixels; larger pictures are shrunk, the models see no more det
 PIXELS = 120_000_000  # refused before decoding
 SMALL = 700  # pixels; smaller pictures are doubled, so that small print is found
 CONFIDENT = 0.55  # lines below are noise: textures, logos, handwriting
+SECONDS = 90.0  # that one picture may take on a busy machine; 2 to 4 are usual
 THREADS = 2
 INSTALL = "pip install 'chatglm-rag[ocr]'"
 
@@ -37,11 +39,12 @@ class Line:
 class Reader:
     """Reads pictures. The models are loaded with the first one, once."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Callable[[float], None] = lambda seconds: None) -> None:
         self._engine: Any = None
+        self._patience = patience
 
     def text(self, content: bytes) -> str:
-        """The text of a picture in reading order; empty where there is none or it can't be decoded."""
+        """The text of a picture in reading order; empty where there is none or it is damaged."""
         picture = open_picture(content)
         return "" if picture is None else self.read(picture)
 
@@ -49,6 +52,9 @@ class Reader:
         """The text of a decoded picture."""
         import numpy
 
+        if is_blank(picture):
+            return ""
+        self._patience(SECONDS)
         width, height = picture.size
         scale = min(1.0, LONGEST / max(width, height))
         if max(width, height) < SMALL:
@@ -77,6 +83,12 @@ class Reader:
                 }
             )
         return self._engine
+
+
+def is_blank(picture: "Image") -> bool:
+    """Whether a picture is (nearly) one colour, so that there is nothing to read."""
+    low, high = picture.convert("L").resize((64, 64)).getextrema()
+    return high - low < 8  # pyright: ignore[reportOperatorIssue] -- a pair of numbers for mode L
 
 
 def available() -> bool:
@@ -163,13 +175,22 @@ def _rows(lines: list[Line]) -> list[list[Line]]:
 
 
 def read_image(content: bytes, *, name: str, reader: Reader | None) -> str:
-    """The text of an image file. Raises `Unreadable` where it is damaged, empty or OCR is missing."""
+    """The text of an image file. Raises `Unreadable` where it is damaged or OCR is missing."""
     if reader is None:
-        raise Unreadable(f"{name} is an image and OCR is off or not installed; {INSTALL}")
+        raise Unreadable(
+            f"{name} is an image and OCR is off or not installed; {INSTALL}",
+            zh=f"{name} 是图片，而文字识别未启用或未安装；{INSTALL}",
+        )
     picture = open_picture(content)
     if picture is None:
-        raise Unreadable(f"{name} can't be decoded as an image: damaged, cut off or too large")
+        raise Unreadable(
+            f"{name} is not text, and no whole image either: damaged, cut off or too large",
+            zh=f"{name} 不是文本，也不是完整的图片：已损坏、被截断或过大",
+        )
     text = reader.read(picture)
     if not text.strip():
-        raise Unreadable(f"{name} is an image in which no text was found")
+        raise Unreadable(
+            f"{name} is an image in which no text was found",
+            zh=f"{name} 是图片，其中没有识别到文字",
+        )
     return text

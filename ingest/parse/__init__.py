@@ -30,14 +30,18 @@ LARGEST_TREE = 256 << 20  # bytes of a JSON file, which is read whole
 
 @dataclass
 class Parser:
-    """Parses files one after the other; keeps the OCR models loaded between them."""
+    """Parses files one after the other; keeps the OCR models loaded between them.
+
+    `patience` is told how many seconds a step of known size may take, before each such step.
+    """
 
     ocr: bool = True
+    patience: Callable[[float], None] = lambda seconds: None
     _reader: Reader | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.ocr and available():
-            self._reader = Reader()
+            self._reader = Reader(self.patience)
 
     def parse(self, path: Path) -> Parsed:
         """The text of a file, its format told by its content. Raises `Unreadable`, also while the
@@ -50,7 +54,7 @@ class Parser:
         segments = work.segments(kind)
         first = list(_take(segments, 1))
         if not any(segment.text.strip() for segment in first):
-            raise Unreadable(work.nothing())
+            raise work.nothing()
         rest = list(_take(segments, 1))
         receipt = Receipt(
             format=kind,
@@ -90,12 +94,15 @@ class Work:
     def found_title(self, title: str) -> None:
         self.title = self.title or title[:200]
 
-    def nothing(self) -> str:
-        """Why a file gave no text."""
+    def nothing(self) -> Unreadable:
+        """The error for a file that gave no text."""
         reasons = [*self.warnings, *self.pictures.warnings()]
         if not reasons and self.reader is None:
             reasons = [INSTALL]
-        return f"{self.path.name} holds no text" + (f": {'; '.join(reasons)}" if reasons else "")
+        reason = f" ({'; '.join(reasons)})" if reasons else ""
+        return Unreadable(
+            f"{self.path.name} holds no text{reason}", zh=f"{self.path.name} 没有文字{reason}"
+        )
 
     def segments(self, kind: str) -> Iterator[Segment]:
         if kind in TEXT_FORMATS and kind != "eml":
@@ -118,7 +125,8 @@ class Work:
             return jsonl_blocks(pieces, name=name, warn=self.warnings)
         if self.path.stat().st_size > LARGEST_TREE:
             raise Unreadable(
-                f"{name} is larger than the {LARGEST_TREE >> 20} MB allowed for JSON; write JSON Lines"
+                f"{name} is larger than {LARGEST_TREE >> 20} MB; write it as JSON Lines",
+                zh=f"{name} 超过 {LARGEST_TREE >> 20} MB，请改用 JSON Lines 格式",
             )
         return json_blocks("".join(pieces), name=name)
 

@@ -56,8 +56,8 @@ def table(
 
 
 def clean(text: str) -> str:
-    """Line ends \\n, no control characters or lone surrogates, no trailing spaces, at most one empty
-    line in a row. Letters are left as they are: no normalisation."""
+    """Line ends \\n, no control characters or lone surrogates, no trailing spaces, at most one
+    empty line in a row. Letters are left as they are: no normalisation."""
     text = (
         text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").replace("\u2028", "\n")
     )

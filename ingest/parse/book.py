@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ingest import decode
-from ingest.errors import Unreadable
 from ingest.parse.blocks import Block, mark
 from ingest.parse.markup import html_blocks
-from ingest.parse.package import Package, local, open_package, resolve
+from ingest.parse.package import Package, damaged, local, open_package, resolve
 from ingest.types import Mark
 
 
@@ -27,7 +26,7 @@ def book_blocks(path: Path, *, found_title: Callable[[str], None]) -> Iterator[B
         parts = [resolve(folder, item.get("href", "")) for item in spine if item is not None]
         parts = [part for part in parts if part in package]
         if not parts:
-            raise Unreadable(f"{path.name} has no chapters")
+            raise damaged(path.name, "it has no chapters")
         for part in parts:
             yield from _chapter(package, part, names.get(part, ""))
 
@@ -53,7 +52,7 @@ def _root_file(package: Package) -> str:
     for element in package.xml("META-INF/container.xml").iter():
         if local(element) == "rootfile" and element.get("full-path"):
             return element.get("full-path", "")
-    raise Unreadable(f"{package.name} is damaged: it names no package file")
+    raise damaged(package.name, "it names no package file")
 
 
 def _contents(package: Package, folder: str, items: list) -> dict[str, str]:

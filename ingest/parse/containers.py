@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ingest.errors import Unreadable
+from ingest.formats import locked
 from ingest.parse.blocks import Block, clean, heading, table
+from ingest.parse.package import damaged
 from ingest.parse.tabular import CELLS, sheet_blocks
 
 MIME = {
@@ -47,8 +48,8 @@ def extract(path: Path, mime: str, *, images: bool = False) -> Any:
     except (kreuzberg.KreuzbergError, RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         if re.search("password|encrypt", reason, re.IGNORECASE):
-            raise Unreadable(f"{path.name} needs a password; save it without one") from error
-        raise Unreadable(f"{path.name} is damaged or not supported: {reason}") from error
+            raise locked(path.name) from error
+        raise damaged(path.name, reason) from error
 
 
 def workbook_blocks(path: Path, kind: str) -> Iterator[Block]:

@@ -3,7 +3,7 @@
 import email
 from collections.abc import Iterator
 from email import policy
-from email.message import EmailMessage
+from email.message import MIMEPart
 from pathlib import Path
 
 from ingest import decode
@@ -17,10 +17,15 @@ _HEADERS = ("From", "To", "Cc", "Date")
 
 def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
     if path.stat().st_size > LARGEST:
-        raise Unreadable(f"{path.name} is larger than the {LARGEST >> 20} MB allowed for a mail")
+        raise Unreadable(
+            f"{path.name} is larger than the {LARGEST >> 20} MB allowed for a mail",
+            zh=f"{path.name} 超过邮件上限 {LARGEST >> 20} MB",
+        )
     message = email.message_from_bytes(path.read_bytes(), policy=policy.default)
     if not message.keys():
-        raise Unreadable(f"{path.name} is no e-mail: it has no headers")
+        raise Unreadable(
+            f"{path.name} is no e-mail: it has no headers", zh=f"{path.name} 不是邮件：没有邮件头"
+        )
     if subject := message["Subject"]:
         yield heading(str(subject), 1)
     lines = [f"{name}: {message[name]}" for name in _HEADERS if message[name]]
@@ -33,7 +38,7 @@ def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
         warn.append(f"attachments are not read: {', '.join(names[:10])}")
 
 
-def _body(body: EmailMessage, name: str) -> Iterator[Block]:
+def _body(body: MIMEPart, name: str) -> Iterator[Block]:
     content = body.get_payload(decode=True)
     text, _ = decode.read(content if isinstance(content, bytes) else b"", name=name)
     if body.get_content_subtype() == "html":

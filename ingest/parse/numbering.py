@@ -1,4 +1,4 @@
-"""Automatic numbers of Word paragraphs: 第一章, 第二条, 1.2.3, (a), which are not in the text itself."""
+"""Automatic numbers of Word paragraphs (第一章, 1.2.3, a), which are not in the text itself."""
 
 import re
 from dataclasses import dataclass

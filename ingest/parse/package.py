@@ -37,27 +37,28 @@ class Package:
     def read(self, part: str, limit: int = PART) -> bytes:
         info = self.archive.NameToInfo.get(part)
         if info is None:
-            raise Unreadable(f"{self.name} is damaged: its part {part} is missing")
+            raise damaged(self.name, f"its part {part} is missing")
         ratio = info.file_size / max(info.compress_size, 1)
         if info.file_size > limit or (info.file_size > 16 << 20 and ratio > RATIO):
-            raise Unreadable(
-                f"{self.name} is refused: {part} unpacks to {info.file_size >> 20} MB "
-                f"({ratio:.0f} times its size); limit {limit >> 20} MB and {RATIO} times"
+            raise refused(
+                self.name,
+                f"{part} unpacks to {info.file_size >> 20} MB ({ratio:.0f} times its size); "
+                f"limit {limit >> 20} MB and {RATIO} times",
             )
         try:
             return self.archive.read(part)
         except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-            raise Unreadable(f"{self.name} is damaged or cut off: {part}: {error}") from error
+            raise damaged(self.name, f"{part}: {error}") from error
 
     def xml(self, part: str) -> Element:
         """The part's root. Entities are refused: no office program writes any."""
         content = self.read(part)
         if b"<!ENTITY" in content or "<!ENTITY".encode("utf-16-le") in content:
-            raise Unreadable(f"{self.name} is refused: {part} defines XML entities")
+            raise refused(self.name, f"{part} defines XML entities")
         try:
             return ElementTree.fromstring(content)
         except (ElementTree.ParseError, LookupError, ValueError) as error:
-            raise Unreadable(f"{self.name} is damaged: {part}: {error}") from error
+            raise damaged(self.name, f"{part}: {error}") from error
 
     def relations(self, part: str) -> dict[str, tuple[str, str]]:
         """Id -> (kind, part name) of what `part` refers to inside the package; nothing remote."""
@@ -79,13 +80,24 @@ def open_package(path: Path) -> Package:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise Unreadable(f"{path.name} is damaged or cut off: {error}") from error
+        raise damaged(path.name, error) from error
     size = sum(info.file_size for info in archive.infolist())
     if size > WHOLE:
-        raise Unreadable(
-            f"{path.name} is refused: it unpacks to {size >> 20} MB, limit {WHOLE >> 20} MB"
-        )
+        raise refused(path.name, f"it unpacks to {size >> 20} MB, limit {WHOLE >> 20} MB")
     return Package(archive, path.name)
+
+
+def damaged(name: str, reason: object) -> Unreadable:
+    return Unreadable(
+        f"{name} is damaged or cut off: {reason}", zh=f"{name} 已损坏或被截断：{reason}"
+    )
+
+
+def refused(name: str, reason: str) -> Unreadable:
+    return Unreadable(
+        f"{name} is refused, it could exhaust the machine: {reason}",
+        zh=f"{name} 可能耗尽内存，已拒绝：{reason}",
+    )
 
 
 def resolve(folder: str, target: str) -> str:

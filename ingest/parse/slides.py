@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from ingest.errors import Unreadable
 from ingest.parse.blocks import Block, clean, heading, mark, table
-from ingest.parse.package import REL, Package, local, open_package, walk
+from ingest.parse.package import REL, Package, damaged, local, open_package, walk
 from ingest.parse.pictures import Pictures
 
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -21,7 +20,7 @@ def slide_blocks(
     with open_package(path) as package:
         parts = _slides(package)
         if not parts:
-            raise Unreadable(f"{path.name} has no slides")
+            raise damaged(path.name, "it has no slides")
         for number, part in enumerate(parts, 1):
             yield mark("page", f"p. {number}")
             yield from _slide(package, part, pictures, found_title if number == 1 else _ignore)
@@ -35,7 +34,7 @@ def _slides(package: Package) -> list[str]:
     """The parts of the slides in the order of the show."""
     relations = package.relations("ppt/presentation.xml")
     if "ppt/presentation.xml" not in package:
-        raise Unreadable(f"{package.name} is damaged: it has no presentation part")
+        raise damaged(package.name, "it has no presentation part")
     order = package.xml("ppt/presentation.xml").iter(P + "sldId")
     parts = [relations.get(slide.get(REL + "id", ""), ("", ""))[1] for slide in order]
     return [part for part in parts if part in package]

@@ -35,7 +35,10 @@ def _rows(
         try:
             row = next(iterator, None)
         except csv.Error as error:
-            raise Unreadable(f"{name} is not a table: row {number}: {error}") from error
+            raise Unreadable(
+                f"{name} is not a table: row {number}: {error}",
+                zh=f"{name} 不是表格：第 {number} 行：{error}",
+            ) from error
         if row is None:
             return
         if len(row) > CELLS and not warn:
@@ -106,7 +109,10 @@ def jsonl_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterat
         good += 1
         yield from _record(record, number)
     if bad and not good:
-        raise Unreadable(f"{name} is not JSON Lines: none of its {bad} lines is JSON")
+        raise Unreadable(
+            f"{name} is not JSON Lines: none of its {bad} lines is JSON",
+            zh=f"{name} 不是 JSON Lines：{bad} 行都不是 JSON",
+        )
 
 
 def _jsonl_or_refuse(text: str, name: str, error: Exception) -> Iterator[Block]:
@@ -115,7 +121,7 @@ def _jsonl_or_refuse(text: str, name: str, error: Exception) -> Iterator[Block]:
     try:
         json.loads(first)
     except (json.JSONDecodeError, RecursionError):
-        raise Unreadable(f"{name} is not JSON: {error}") from error
+        raise Unreadable(f"{name} is not JSON: {error}", zh=f"{name} 不是 JSON：{error}") from error
     yield from jsonl_blocks([text], name=name, warn=[])
 
 

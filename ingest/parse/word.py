@@ -132,8 +132,8 @@ class Word:
         return "".join(parts).strip("\t")
 
     def _table(self, element: Element) -> Iterator[Block]:
-        """A table of one column or one row is layout. A cell merged downwards is repeated in each of
-        its rows, so that every row can be read alone."""
+        """A table of one column or one row is layout. A cell merged downwards is repeated in each
+        of its rows, so that every row can be read alone."""
         rows: list[list[str]] = []
         after: list[Block] = []
         for row in (

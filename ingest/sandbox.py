@@ -1,0 +1,289 @@
+"""Parsing in a child process, so that a hostile file costs one error line and never the run.
+
+The child is a fresh interpreter (`python -m ingest.sandbox`) that takes one request a line on its
+standard input and writes the answer, JSON Lines, to a spool file in a folder of the parent's. A
+watch thread in the parent looks at the child's memory and clock and kills it at its limit; the next
+file gets a new child. Nothing is pickled, and the child can't reach the network.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TextIO
+
+from ingest.errors import Unreadable
+from ingest.types import Mark, Parsed, Receipt, Segment
+
+POLL = 0.02  # seconds between two looks at the child
+PATIENCE = "wait "  # a line from the child: so many seconds more, work of known size is under way
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one file may cost. `recycle_files` and `recycle_bytes` say when a child that did nothing
+    wrong is replaced, between files: parsers leak."""
+
+    memory: int = 1_400_000_000
+    """Resident bytes of the child; it can take some more between two looks at it."""
+    seconds: float = 20.0
+    """Wall time until the file's text is complete, but for `rate` and pictures read by OCR."""
+    rate: float = 1e6
+    """Bytes of a file that each earn it one more second."""
+    recycle_files: int = 500
+    recycle_bytes: int = 1_000_000_000
+
+
+class Sandbox:
+    """`with Sandbox() as sandbox: sandbox.parse(path)`; one child serves many files."""
+
+    def __init__(self, *, ocr: bool = True, limits: Limits | None = None) -> None:
+        self.ocr, self.limits = ocr, limits or Limits()
+        self._folder = tempfile.TemporaryDirectory(prefix="rag-parse-")
+        self._child: subprocess.Popen[str] | None = None
+        self._served = 0
+        self._spools = 0
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+        self._folder.cleanup()
+
+    def parse(self, path: Path) -> Parsed:
+        """The text of a file; its segments are read from the spool while you iterate, once.
+
+        Raises `Unreadable` with the parser's reason, the limit that was exceeded, or the signal
+        that ended the child.
+        """
+        child = self._ready()
+        self._spools += 1
+        spool = Path(self._folder.name, f"{self._spools}.jsonl")
+        request = {"path": str(path.absolute()), "spool": str(spool)}
+        try:
+            self._ask(child, json.dumps(request), path)
+            return _open_spool(spool)
+        except BaseException:
+            spool.unlink(missing_ok=True)
+            raise
+
+    def _ready(self) -> "subprocess.Popen[str]":
+        """The child, started anew where there is none or the old one has grown."""
+        child = self._child
+        if child is not None and child.poll() is None:
+            used = _resident(child.pid)
+            if self._served < self.limits.recycle_files and used < self.limits.recycle_bytes:
+                return child
+            self._stop()
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "ingest.sandbox", "--ocr" if self.ocr else "--no-ocr"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self._folder.name,
+            env=_environment(),
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        self._served = 0
+        return self._child
+
+    def _ask(self, child: "subprocess.Popen[str]", request: str, path: Path) -> None:
+        """Send a request and wait for the answer; `Unreadable` when the child fails or dies."""
+        assert child.stdin
+        assert child.stdout
+        try:
+            child.stdin.write(request + "\n")
+            child.stdin.flush()
+            answer = self._wait(child, path)
+        except BrokenPipeError:
+            answer = ""
+        except BaseException:
+            self._stop()  # a Ctrl-C leaves no child behind
+            raise
+        if not answer:
+            reason = _death(child.wait())
+            self._stop()
+            raise Unreadable(
+                f"{path.name} ended its parser ({reason}); it is left out",
+                zh=f"{path.name} 使解析进程异常退出（{reason}），已跳过",
+            )
+        self._served += 1
+        reply = json.loads(answer)
+        if "error" in reply:
+            raise Unreadable(reply["error"], zh=reply.get("zh", ""))
+
+    def _wait(self, child: "subprocess.Popen[str]", path: Path) -> str:
+        """The child's answer line, or "" when it died; kills it at its limits."""
+        assert child.stdout
+        allowed = self.limits.seconds + path.stat().st_size / self.limits.rate
+        end = time.monotonic() + allowed
+        with _selector(child.stdout) as waiting:
+            while True:
+                if waiting(POLL):
+                    line = child.stdout.readline()
+                    if not line.startswith(PATIENCE):
+                        return line
+                    end = max(end, time.monotonic() + float(line.removeprefix(PATIENCE)))
+                used = _resident(child.pid)
+                if used > self.limits.memory:
+                    self._stop()
+                    raise Unreadable(
+                        f"{path.name} took {used / 1e9:.1f} GB of memory to parse; "
+                        f"the limit is {self.limits.memory / 1e9:.1f} GB",
+                        zh=f"{path.name} 解析占用内存 {used / 1e9:.1f} GB，"
+                        f"超过上限 {self.limits.memory / 1e9:.1f} GB",
+                    )
+                if time.monotonic() > end:
+                    self._stop()
+                    raise Unreadable(f"{path.name} was not parsed within {allowed:.0f} s; split it")
+
+    def _stop(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        for stream in (child.stdin, child.stdout):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+@contextlib.contextmanager
+def _selector(stream: IO[str]) -> Iterator[Any]:
+    """A function that waits up to some seconds and says whether `stream` can be read."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        yield selector.select
+
+
+def _environment() -> dict[str, str]:
+    """The child's environment: this package importable, thread pools small and not spinning."""
+    root = str(Path(__file__).resolve().parents[1])
+    kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH")))),
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "passive",
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process holds; 0 when it has ended."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _death(status: int) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"exit status {status}"
+
+
+def _open_spool(spool: Path) -> Parsed:
+    with spool.open(encoding="utf-8") as lines:
+        head = json.loads(next(lines))
+    receipt = head["receipt"]
+    receipt["warnings"] = tuple(receipt["warnings"])
+    return Parsed(head["title"], _segments(spool), Receipt(**receipt))
+
+
+def _segments(spool: Path) -> Iterator[Segment]:
+    """The segments of a spool file, which is removed at the end."""
+    try:
+        with spool.open(encoding="utf-8") as lines:
+            next(lines)
+            for line in lines:
+                text, marks = json.loads(line)
+                yield Segment(text, tuple(Mark(*mark) for mark in marks))
+    finally:
+        spool.unlink(missing_ok=True)
+
+
+def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
+    """The child's loop: parse what is asked for, spool it, answer `{}` or `{"error": ...}`."""
+    from ingest.parse import Parser
+
+    def patience(seconds: float) -> None:
+        answers.write(f"{PATIENCE}{seconds}\n")
+        answers.flush()
+
+    parser = Parser(ocr, patience)
+    for line in requests:
+        request = json.loads(line)
+        try:
+            _spool(parser.parse(Path(request["path"])), Path(request["spool"]))
+            answer = {}
+        except Unreadable as error:
+            answer = {"error": str(error), "zh": error.zh}
+        except (MemoryError, OSError) as error:
+            answer = {"error": f"{Path(request['path']).name} could not be read: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _spool(parsed: Parsed, spool: Path) -> None:
+    with spool.open("w", encoding="utf-8") as lines:
+        head = {"title": parsed.title, "receipt": asdict(parsed.receipt)}
+        lines.write(json.dumps(head, ensure_ascii=False) + "\n")
+        for segment in parsed.segments:
+            marks = [(m.start, m.kind, m.label, m.level) for m in segment.marks]
+            lines.write(json.dumps((segment.text, marks), ensure_ascii=False) + "\n")
+
+
+def _refuse_network() -> None:
+    """No parser of ours opens a connection; one that tries (a remote image) gets an error."""
+
+    def refuse(event: str, _: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.getaddrinfo"):
+            raise PermissionError("parsers have no network")
+
+    sys.addaudithook(refuse)
+
+
+def _die_with_parent() -> None:
+    """On Linux the kernel ends the child when the parent ends, even by `kill -9`; elsewhere the child
+    ends with its input. A crash leaves no core file."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    """Entry of the child process. Its own standard output is for answers alone: whatever a library
+    prints goes to standard error."""
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _refuse_network()
+    _serve(sys.stdin, answers, ocr="--ocr" in sys.argv)
+
+
+if __name__ == "__main__":
+    main()
