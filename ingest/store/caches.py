@@ -4,7 +4,6 @@ The file of vector codes is named, with its digest, in the truth: bytes that it 
 are never read. The word index vouches for itself by naming the change that it covers.
 """
 
-import os
 import secrets
 import shutil
 import sqlite3
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ingest.store import rows
+from ingest.store.files import sync_directory, write_whole
 from ingest.store.vectors import EXACT_ROWS, Candidates
 from ingest.store.words import Covered, Words, drop_others, newest
 
@@ -68,6 +68,7 @@ def repair_words(path: Path, sql: sqlite3.Connection, words: Words | None) -> Wo
         for (key,) in sql.execute("SELECT key FROM removed WHERE seq > ?", (had.seq,)):
             writer.remove(key)
         for key, text in rows.texts_after(sql, had.last):
+            writer.remove(key)
             writer.add(key, text)
         writer.commit(now)
     return words
@@ -99,24 +100,26 @@ def rebuild_words(path: Path, sql: sqlite3.Connection) -> Words:
 # Vectors
 
 
-def open_candidates(path: Path, sql: sqlite3.Connection, dim: int) -> Candidates:
-    """The kept codes where the truth vouches for them, else made anew (and not kept)."""
+def open_candidates(path: Path, sql: sqlite3.Connection, dim: int) -> Candidates | None:
+    """The kept codes, if the truth vouches for them; none where they are damaged or missing."""
     kept = rows.meta(sql, "codes")
     if not isinstance(kept, dict):
-        return build_candidates(sql, dim) if lag(sql, 0) > EXACT_ROWS else Candidates(dim)
+        return None if lag(sql, 0) > EXACT_ROWS else Candidates(dim)
     try:
         data = (path / "vectors" / kept["file"]).read_bytes()
     except OSError:
-        data = b""
+        return None
     if digest(data) != kept["digest"]:
-        return build_candidates(sql, dim)
+        return None
     return Candidates.load(dim, data, last=kept["last"], trained=kept["trained"])
 
 
 def catch_up(candidates: Candidates, sql: sqlite3.Connection, dim: int) -> Candidates:
-    """Add the rows behind; anew where the truth is far from what the codes were made for."""
+    """Add the rows behind; anew where most of the rows are gone from the truth by now."""
     for keys, vectors in rows.vectors_after(sql, candidates.last, dim):
         candidates.add(keys, vectors)
+    if candidates.rows > 2 * lag(sql, 0) + KEEP_AFTER:
+        return build_candidates(sql, dim)
     return candidates
 
 
@@ -148,10 +151,11 @@ def keep_candidates(
     path: Path, sql: sqlite3.Connection, candidates: Candidates | None, dim: int
 ) -> Candidates:
     """Up-to-date candidates, whose codes are on disk and vouched for by the truth."""
-    candidates = catch_up(candidates or open_candidates(path, sql, dim), sql, dim)
-    live = lag(sql, 0)
-    if candidates.rows > 2 * min(candidates.trained, live):
-        candidates = build_candidates(sql, dim)
+    candidates = candidates or open_candidates(path, sql, dim)
+    if candidates is not None:
+        candidates = catch_up(candidates, sql, dim)
+    if candidates is None or candidates.rows > 2 * candidates.trained:
+        candidates = build_candidates(sql, dim)  # the centre of so few rows is no longer theirs
     write_codes(path, sql, candidates)
     return candidates
 
@@ -171,11 +175,7 @@ def write_codes(path: Path, sql: sqlite3.Connection, candidates: Candidates) -> 
     if candidates.trained:
         data = candidates.dump()
         name = f"{secrets.token_hex(8)}.codes"
-        with (parent / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_directory(parent)
+        write_whole(parent / name, data)
         kept = {"file": name, "digest": digest(data), "last": candidates.last}
         rows.set_meta(sql, "codes", kept | {"trained": candidates.trained})
     else:
@@ -187,11 +187,3 @@ def write_codes(path: Path, sql: sqlite3.Connection, candidates: Candidates) -> 
 
 def digest(data: bytes) -> str:
     return blake2b(data, digest_size=32).hexdigest()
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

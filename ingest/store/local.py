@@ -151,13 +151,22 @@ class LocalStore:
             words, candidates = self._words, self._candidates
             if version == self._seen and words is not None and candidates is not None:
                 return candidates, words
-            if candidates is None:
-                candidates = caches.open_candidates(self.path, self._sql, self.identity.dim)
-            self._candidates = caches.catch_up(candidates, self._sql, self.identity.dim)
+            self._candidates = self._current_candidates()
             self._words = self._current_words()
             if self._words.covered == rows.covered(self._sql):
                 self._seen = version
             return self._candidates, self._words
+
+    def _current_candidates(self) -> Candidates:
+        sql, dim = self._sql, self.identity.dim
+        candidates = self._candidates or caches.open_candidates(self.path, sql, dim)
+        if candidates is not None:
+            return caches.catch_up(candidates, sql, dim)
+        try:
+            with self._lock("catching up", 0.0), closing(connect(self.path / TRUTH)) as own:
+                return caches.rebuild_candidates(self.path, own, dim)
+        except Busy:
+            return caches.build_candidates(sql, dim)
 
     def _current_words(self) -> caches.Words:
         words = caches.reopen_words(self.path, self._words)

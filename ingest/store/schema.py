@@ -1,6 +1,7 @@
 """The truth: tables of `kb.sqlite`, and connections to it."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from ingest.errors import Mismatch, UserError
@@ -58,8 +59,23 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection in autocommit, safe to share between threads that only read."""
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     # FULL: a committed change survives a power cut. secure_delete: removed text is overwritten.
-    for pragma in ("foreign_keys=ON", "synchronous=FULL", "secure_delete=ON", "cache_size=-65536"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in (
+            "foreign_keys=ON",
+            "synchronous=FULL",
+            "secure_delete=ON",
+            "cache_size=-65536",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA user_version")
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if error.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise
+        raise UserError(
+            f"{path} can't be read as a knowledge base ({error}); restore a snapshot of it",
+            zh=f"{path} 无法作为知识库读取（{error}）；请从快照恢复",
+        ) from error
     return connection
 
 
@@ -71,6 +87,15 @@ def create_schema(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id={APPLICATION}")
     connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def same_schema(connection: sqlite3.Connection) -> bool:
+    """Is every table, index and trigger ours? A foreign file could hold others that do harm."""
+    query = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name != 'sqlite_sequence'"
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        create_schema(fresh)
+        expected = {text for (text,) in fresh.execute(query)}
+    return {text for (text,) in connection.execute(query)} == expected
 
 
 def split_statements(script: str) -> list[str]:
@@ -86,19 +111,18 @@ def split_statements(script: str) -> list[str]:
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     """True for a knowledge base, False for an empty file. Raises for anything else."""
-    try:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        raise UserError(
-            f"{path} can't be read as a knowledge base ({error}); restore a snapshot of it"
-        ) from error
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if application == APPLICATION and version > VERSION:
         raise Mismatch(
             f"{path} has schema {version}, this program knows schema {VERSION}; "
-            "upgrade chatglm-rag to open it"
+            "upgrade chatglm-rag to open it",
+            zh=f"{path} 的结构版本为 {version}，本程序只认识版本 {VERSION}；请升级 chatglm-rag",
         )
     if tables and (application != APPLICATION or version != VERSION):
-        raise UserError(f"{path} is an SQLite file but no knowledge base; name another directory")
+        raise UserError(
+            f"{path} is an SQLite file but no knowledge base; name another directory",
+            zh=f"{path} 是 SQLite 文件，但不是知识库；请换一个目录",
+        )
     return bool(tables)

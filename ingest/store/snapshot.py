@@ -1,11 +1,139 @@
-"""A knowledge base as one file, and back."""
+"""A knowledge base as one file, and back.
 
+A snapshot is a zip of the truth and the user's settings with their SHA-256; caches are made anew.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from contextlib import closing
+from hashlib import file_digest, sha256
 from pathlib import Path
+
+from ingest.errors import UserError
+from ingest.store.failure import failures_named
+from ingest.store.files import sync_directory
+from ingest.store.schema import VERSION, check_schema, connect, same_schema
+
+TRUTH, SETTINGS, MANIFEST = "kb.sqlite", "rag.toml", "manifest.json"
+MANIFEST_LIMIT = 64 * 1024  # bytes
+PIECE = 1024 * 1024
 
 
 def snapshot(directory: Path, archive: Path) -> None:
-    raise NotImplementedError
+    """Write the knowledge base at `directory` into `archive`, as it was at one moment.
+
+    Others may read and write it meanwhile. An existing `archive` is replaced at the end.
+    """
+    if not (directory / TRUTH).is_file():
+        raise UserError(f"no knowledge base at {directory}; name the directory that holds {TRUTH}")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with failures_named(archive), tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+        copy = Path(scratch, TRUTH)
+        with closing(connect(directory / TRUTH)) as sql:
+            check_schema(sql, directory / TRUTH)
+            sql.execute("VACUUM INTO ?", (str(copy),))
+        with closing(sqlite3.connect(copy)) as sql, sql:
+            sql.execute("DELETE FROM meta WHERE name = 'codes'")
+        members = {TRUTH: copy}
+        if (directory / SETTINGS).is_file():
+            members[SETTINGS] = directory / SETTINGS
+        built = Path(scratch, "archive")
+        write_archive(built, members)
+        built.replace(archive)
+    sync_directory(archive.parent)
+
+
+def write_archive(target: Path, members: Mapping[str, Path]) -> None:
+    manifest = {"schema": VERSION, "sha256": {}}
+    with target.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, path in members.items():
+                with path.open("rb") as source:
+                    manifest["sha256"][name] = file_digest(source, "sha256").hexdigest()
+                archive.write(path, name)
+            archive.writestr(MANIFEST, json.dumps(manifest))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def restore(archive: Path, directory: Path) -> None:
-    raise NotImplementedError
+    """Make `directory`, which must not exist or be empty, from a snapshot. All or nothing."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} is not empty; restore into a new directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with failures_named(directory), tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        built = Path(scratch, "kb")
+        built.mkdir()
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                extract(opened, built)
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError) as error:
+            raise UserError(f"{archive} is no whole snapshot ({error}); use another one") from error
+        check_truth(built / TRUTH)
+        sync_directory(built)
+        if directory.exists():
+            directory.rmdir()
+        built.rename(directory)
+    sync_directory(directory.parent)
+
+
+def extract(archive: zipfile.ZipFile, target: Path) -> None:
+    """Copy the members that a snapshot has, and no others, checking their digests.
+
+    Names are compared, never joined from the archive, so none can lead outside `target`.
+    """
+    names = [member.filename for member in archive.infolist()]
+    if len(set(names)) != len(names) or not {TRUTH, MANIFEST} <= set(names) <= {
+        TRUTH, SETTINGS, MANIFEST
+    }:  # fmt: skip
+        raise UserError(f"{archive.filename} holds {names[:5]}, not what a snapshot holds")
+    digests = read_manifest(archive)
+    free = shutil.disk_usage(target).free
+    for name in sorted(set(names) - {MANIFEST}):
+        member = archive.getinfo(name)
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size > free:
+            raise UserError(
+                f"{name} in {archive.filename} is packed or larger ({member.file_size} bytes) "
+                f"than the {free} bytes free at {target.parent.parent}"
+            )
+        digest = sha256()
+        with archive.open(member) as source, (target / name).open("xb") as file:
+            while piece := source.read(PIECE):
+                digest.update(piece)
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if digests.get(name) != digest.hexdigest():
+            raise UserError(f"{name} in {archive.filename} has another digest than noted there")
+
+
+def read_manifest(archive: zipfile.ZipFile) -> Mapping[str, str]:
+    member = archive.getinfo(MANIFEST)
+    broken = UserError(f"{archive.filename} has no readable {MANIFEST}; use another snapshot")
+    if member.file_size > MANIFEST_LIMIT or member.compress_type != zipfile.ZIP_STORED:
+        raise broken
+    try:
+        digests = json.loads(archive.read(member))["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise broken from error
+    if not isinstance(digests, dict):
+        raise broken
+    return digests
+
+
+def check_truth(path: Path) -> None:
+    """Raises `UserError` unless `path` is an intact knowledge base of a schema known here."""
+    with closing(connect(path)) as sql:
+        if not check_schema(sql, path):
+            raise UserError("the snapshot's knowledge base is empty; use another snapshot")
+        if not same_schema(sql):
+            raise UserError("the snapshot's tables are not those of a knowledge base")
+        found = sql.execute("PRAGMA quick_check").fetchone()[0]
+        if found != "ok":
+            raise UserError(f"the snapshot's knowledge base is damaged ({found}); use another one")
+        sql.execute("PRAGMA journal_mode=WAL")

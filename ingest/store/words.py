@@ -1,21 +1,27 @@
 """The word cache: a Tantivy index over folded words and character bigrams, without the text.
 
-It records the change that it covers in a marker row (key 0) of the same commit, so that content
-and mark can't part.
+A file beside the index names the change that it covers at least; it is written after each commit.
+Catching up takes each row out before it puts it in, so doing it twice does no harm.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ingest.errors import UserError
+from ingest.store.files import write_whole
 from ingest.store.fold import bigrams, words
 from ingest.store.protocol import Field, Ranking
 
+if TYPE_CHECKING:
+    from tantivy import IndexWriter
+
+MARK = "covered.json"
 HEAP = 100_000_000  # bytes before Tantivy writes a segment; bounds the memory of a huge change
 SPLIT = {"words": words, "bigrams": bigrams}
 
@@ -37,8 +43,6 @@ class Words:
 
         builder = tantivy.SchemaBuilder()
         builder.add_integer_field("key", indexed=True, fast=True)
-        for name in ("seq", "stamp", "last"):
-            builder.add_integer_field(name, fast=True)
         for name in SPLIT:
             builder.add_text_field(name, tokenizer_name="spaces", index_option="freq")
         self.path = path
@@ -56,22 +60,12 @@ class Words:
     def reload(self) -> None:
         self._index.reload()
         self._searcher = self._index.searcher()
-        self.covered = self._read_marker()
+        mark = self.path / MARK
+        self.covered = Covered(*json.loads(mark.read_bytes())) if mark.exists() else Covered()
 
     @property
     def rows(self) -> int:
-        return max(self._searcher.num_docs - 1, 0)
-
-    def _read_marker(self) -> Covered:
-        import tantivy
-
-        marker = tantivy.Query.term_query(self._schema, "key", 0)
-        hits = self._searcher.search(marker, 1).hits
-        if not hits:
-            return Covered()
-        places = [address for _, address in hits]
-        read = self._searcher.fast_field_values
-        return Covered(*(int(read(name, places)[0] or 0) for name in Covered._fields))
+        return self._searcher.num_docs
 
     def doc_freq(self, terms: Sequence[str], *, field: Field) -> list[int]:
         return [self._searcher.doc_freq(field, term) for term in terms]
@@ -94,50 +88,60 @@ class Words:
         """Every chunk key in the index."""
         import tantivy
 
-        found = self._searcher.search(tantivy.Query.all_query(), max(self.rows + 1, 1))
+        found = self._searcher.search(tantivy.Query.all_query(), max(self.rows, 1))
         places = [address for _, address in found.hits]
-        return {int(key or 0) for key in self._searcher.fast_field_values("key", places)} - {0}
+        return {int(key or 0) for key in self._searcher.fast_field_values("key", places)}
 
     @contextmanager
     def writer(self) -> Iterator["WordWriter"]:
         """Changes that come to nothing unless `commit` is called. Needs the writer lock."""
+        with failures_named(self.path):
+            writer = WordWriter(self.path, self._index.writer(HEAP, 1))
         try:
-            writer = WordWriter(self._index.writer(HEAP, 1))
-            try:
-                yield writer
-            finally:
-                writer.close()
-        except ValueError as error:
-            raise UserError(
-                f"can't write the word index {self.path} ({error}); "
-                "free space there, it is caught up on the next open"
-            ) from error
+            yield writer
+        finally:
+            writer.close()
         self.reload()
 
 
 class WordWriter:
-    def __init__(self, writer) -> None:
+    def __init__(self, path: Path, writer: "IndexWriter") -> None:
+        self._path = path
         self._writer = writer
 
     def add(self, key: int, indexed: str) -> None:
         import tantivy
 
         row = {name: " ".join(split(indexed)) for name, split in SPLIT.items()}
-        self._writer.add_document(tantivy.Document(key=key, **row))
+        with failures_named(self._path):
+            self._writer.add_document(tantivy.Document(key=key, **row))
 
     def remove(self, key: int) -> None:
-        self._writer.delete_documents_by_term("key", key)
+        with failures_named(self._path):
+            self._writer.delete_documents_by_term("key", key)
 
     def commit(self, covered: Covered) -> None:
-        import tantivy
-
-        self.remove(0)
-        self._writer.add_document(tantivy.Document(key=0, **covered._asdict()))
-        self._writer.commit()
+        with failures_named(self._path):
+            self._writer.commit()
+        write_whole(self._path / MARK, json.dumps(covered).encode())
 
     def close(self) -> None:
-        self._writer.rollback()
-        self._writer.wait_merging_threads()
+        """Drop what wasn't committed; wait for merges, which would be lost otherwise."""
+        with failures_named(self._path):
+            self._writer.rollback()
+            self._writer.wait_merging_threads()
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Tantivy's errors while it writes are the disk's: its rows and schema are made here."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(
+            f"can't write the word index {path} ({error}); free space there, then go on: "
+            "the index is caught up from kb.sqlite"
+        ) from error
 
 
 def newest(parent: Path) -> Path | None:
