@@ -244,6 +244,15 @@ class LocalStore:
     def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
         return [rows.passage_of(self._sql, chunk) for chunk in chunks]
 
+    def chunks_within(self, passage: Passage) -> list[Chunk]:
+        return rows.chunks_within(self._sql, passage)
+
+    def sample(self, count: int) -> Vectors:
+        return rows.sample_of(self._sql, count, self.identity.dim)
+
+    def count(self) -> int:
+        return self._refresh()[1].rows
+
     def text(self, document: str, start: int = 0, end: int | None = None) -> str:
         return rows.text_of(self._sql, document, start, end)
 

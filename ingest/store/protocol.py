@@ -117,6 +117,18 @@ class Store(Protocol):
         """The passage around each chunk. Raises KeyError for a document that is gone."""
         ...
 
+    def chunks_within(self, passage: Passage) -> list[Chunk]:
+        """The chunks of a passage, in order; [] where it is gone."""
+        ...
+
+    def sample(self, count: int) -> Vectors:
+        """Vectors of chunks drawn evenly over the knowledge base, (at most count, dim)."""
+        ...
+
+    def count(self) -> int:
+        """How many chunks can be searched."""
+        ...
+
     def text(self, document: str, start: int = 0, end: int | None = None) -> str:
         """Characters [start, end) of a document, by its id. Raises KeyError if it is gone."""
         ...

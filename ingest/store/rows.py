@@ -103,6 +103,25 @@ def passage_of(connection: sqlite3.Connection, chunk: Chunk) -> Passage:
     return Passage(chunk.document, *row)
 
 
+def chunks_within(connection: sqlite3.Connection, passage: Passage) -> list[Chunk]:
+    keys = connection.execute(
+        "SELECT c.key FROM chunks c JOIN passages p ON p.key = c.passage"
+        " JOIN documents d ON d.key = p.document WHERE d.id = ? AND p.start = ? ORDER BY c.start",
+        (passage.document, passage.start),
+    )
+    return list(chunks_of(connection, [key for (key,) in keys]).values())
+
+
+def sample_of(connection: sqlite3.Connection, count: int, dim: int) -> Vectors:
+    """Vectors at evenly spaced keys, (at most count, dim)."""
+    first, last = connection.execute("SELECT min(key), max(key) FROM chunks").fetchone()
+    if first is None:
+        return np.empty((0, dim), np.float32)
+    spaced = np.unique(np.linspace(first, last, count).astype(np.int64)).tolist()
+    query = "SELECT vector FROM chunks WHERE key >= ? ORDER BY key LIMIT 1"
+    return stack((connection.execute(query, (key,)).fetchone()[0] for key in spaced), dim)
+
+
 def text_of(connection: sqlite3.Connection, document: str, start: int, end: int | None) -> str:
     row = connection.execute(
         "SELECT key, length FROM documents WHERE id = ?", (document,)
