@@ -90,7 +90,6 @@ class Ingestion:
         status: Status = "changed" if before else "added"
         return Outcome(file.source, status, file.size, chunks, parsed.receipt)
 
-
     def prune(
         self, files: Iterable[Found], roots: Iterable[Path], *, remove: bool
     ) -> Iterator[Outcome]:

@@ -1,20 +1,33 @@
 """A knowledge base's folder -> its store, encoder, chunker and pipeline, as its settings say."""
 
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
 
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import BUNDLED, Embedder, open_embedder
-from ingest.errors import Mismatch
+from ingest.errors import Busy, Mismatch
 from ingest.store import Identity, LocalStore, open_store
 from rag.config import read
+from rag.background import SCRIPTS, Background, generic_questions, level, measure
 from rag.language import Speaker
-
-if TYPE_CHECKING:
-    from rag.pipeline import Pipeline
+from rag.pipeline import Pipeline
+from rag.read import ReadOptions
+from rag.rerank import CrossEncoderReranker
+from rag.retrieve import RetrieveOptions, rank
 
 SETTINGS = "rag.toml"
+BACKGROUND = "background"
+SAMPLE = 1000  # vectors of chunks whose mean and spread stand for all
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """What `rag.toml` says, as the option dataclass of each section."""
+    sections = {"chunk": ChunkOptions, "retrieve": RetrieveOptions, "read": ReadOptions}
+    return read(path / SETTINGS, sections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +44,7 @@ def open_writer(path: Path, *, embedder: str | None, cache: Path) -> Writer:
 
     Raises `Mismatch` where the knowledge base was made by another embedder or with other chunks.
     """
-    options: ChunkOptions = _settings(path)["chunk"]
+    options: ChunkOptions = settings(path)["chunk"]
     if not (path / "kb.sqlite").is_file():
         encoder = open_embedder(embedder or BUNDLED, cache=cache)
         chunker = Chunker(encoder.count_many, encoder.max_tokens, options)
@@ -69,3 +82,47 @@ def _encoder(store: LocalStore, path: Path, cache: Path) -> Embedder:
             f"{encoder.name}（{encoder.dim} 维）；请安装前者，或用 --kb 重新入库",
         )
     return encoder
+
+
+def open_pipeline(path: Path, *, cache: Path, say: Speaker) -> Pipeline:
+    """The read path of the knowledge base at `path`, which must exist."""
+    options = settings(path)
+    store = open_store(path)
+    embedder = _encoder(store, path, cache)
+    retrieval: RetrieveOptions = options["retrieve"]
+    return Pipeline(
+        store=store,
+        embedder=embedder,
+        background=background_of(store, embedder),
+        say=say,
+        options=retrieval,
+        reading=options["read"],
+        reranker=CrossEncoderReranker(retrieval.reranker) if retrieval.reranker else None,
+    )
+
+
+def background_of(store: LocalStore, embedder: Embedder) -> Background:
+    """The encoder's background over this knowledge base.
+
+    It is kept with the knowledge base, and measured anew when that has grown or shrunk by a fifth.
+    """
+    chunks = store.count()
+    kept = store.get_meta(BACKGROUND)
+    if isinstance(kept, dict) and abs(chunks - kept["chunks"]) <= 0.2 * kept["chunks"]:
+        return Background.from_json(kept)
+    questions = {
+        script: np.array([embedder.embed_query(text) for text in generic_questions(script)])
+        for script in SCRIPTS
+    }
+    background = measure(questions, store.sample(SAMPLE))
+    best = {
+        script: [
+            rank(text, vector, store, background, candidates=50).scores[:1].sum()
+            for text, vector in zip(generic_questions(script), questions[script], strict=True)
+        ]
+        for script in SCRIPTS
+    }
+    background = replace(background, level=level(best))
+    with suppress(Busy), store.change(reason="background", timeout=0) as change:
+        change.set_meta(BACKGROUND, background.to_json() | {"chunks": chunks})
+    return background

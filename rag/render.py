@@ -69,6 +69,11 @@ def hit_record(hit: Hit) -> dict[str, Any]:
     }
 
 
+def hit_line(hit: Hit) -> str:
+    """Where a hit stands and what it says: two lines."""
+    return f"{_place(hit)}  ({hit.score:.2f})\n    {_one_line(hit.chunk.text)}"
+
+
 def place(citation: Citation) -> str:
     """Document, place in it, and the characters: `法.docx · 第二章 · 1024–1060`."""
     parts = [Path(citation.chunk.source).name, citation.label]

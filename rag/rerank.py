@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import UserError
+from ingest.types import Hit, Passage
 
 Scores = NDArray[np.float32]
 
@@ -43,3 +44,12 @@ class CrossEncoderReranker:
     def score(self, question: str, passages: Sequence[str]) -> Scores:
         pairs = [(question, passage) for passage in passages]
         return np.asarray(self._model.predict(pairs, show_progress_bar=False), np.float32)
+
+
+def rerank(
+    question: str, hits: list[Hit], passages: list[Passage], reranker: Reranker
+) -> tuple[list[Hit], list[Passage]]:
+    """Hits and their passages in the reranker's order, with its scores."""
+    scores = reranker.score(question, [passage.text for passage in passages])
+    order = np.argsort(-scores, kind="stable")
+    return [Hit(hits[i].chunk, float(scores[i])) for i in order], [passages[i] for i in order]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ingest.embed import Vector
 from ingest.types import Chunk, Hit, Passage
 
 
@@ -23,6 +24,7 @@ class Retrieved:
     """
 
     question: str
+    vector: Vector
     hits: tuple[Hit, ...]
     passages: tuple[Passage, ...]
     confidence: float

@@ -27,7 +27,8 @@ def ask(
     kb: Annotated[str, KbOption] = "default",
     as_json: Json = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help=say("Markdown with quotes.", "输出带引文的 Markdown。"))
+        bool,
+        typer.Option("--markdown", help=say("Markdown with quotes.", "输出带引文的 Markdown。")),
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help=say("The answer alone.", "只输出答案。"))

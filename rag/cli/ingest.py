@@ -41,13 +41,16 @@ def ingest(
     ] = False,
     ocr: Annotated[
         bool,
-        typer.Option(help=say("Read pages and images without text.", "识别没有文字层的页面和图片。")),
+        typer.Option(
+            help=say("Read pages and images without text.", "识别没有文字层的页面和图片。")
+        ),
     ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help=say("One JSON line a file.", "每个文件一行 JSON。"))
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help=say("Only what was refused.", "只报告被拒的文件。"))
+        bool,
+        typer.Option("--quiet", "-q", help=say("Only what was refused.", "只报告被拒的文件。")),
     ] = False,
 ) -> None:
     from ingest.files import walk

@@ -28,7 +28,12 @@ def list_() -> None:
         with open_store(path.parent) as store:
             info = store.info()
         rows.append((path.parent.name, info.documents, info.chunks, info.identity.name))
-    columns = [say("name", "名称"), say("documents", "文档"), say("chunks", "块"), say("encoder", "编码器")]
+    columns = [
+        say("name", "名称"),
+        say("documents", "文档"),
+        say("chunks", "块"),
+        say("encoder", "编码器"),
+    ]
     if rows:
         table("", columns, rows)
     else:
@@ -50,13 +55,20 @@ def info(kb: Name = "default", as_json: Json = False) -> None:
         return
     for name, value in asdict(found).items():
         out(f"{name}: {value if name != 'identity' else found.identity.name}")
-    columns = [say("source", "文件"), say("title", "标题"), say("format", "格式"), say("encoding", "编码")]
+    columns = [
+        say("source", "文件"),
+        say("title", "标题"),
+        say("format", "格式"),
+        say("encoding", "编码"),
+    ]
     table("", columns, [(display(s), t, r.format, r.encoding or "") for s, t, r in documents])
 
 
 @app.command(help=say("Remove documents for good.", "彻底删除文档。"))
 def remove(
-    sources: Annotated[list[str], typer.Argument(help=say("Files.", "文件。"), metavar="SOURCE...")],
+    sources: Annotated[
+        list[str], typer.Argument(help=say("Files.", "文件。"), metavar="SOURCE...")
+    ],
     kb: Name = "default",
 ) -> None:
     from ingest.store import open_store
@@ -84,7 +96,12 @@ def _known(documents, source: str) -> str:  # noqa: ANN001
     )
 
 
-@app.command(help=say("Check the knowledge base; exit code 1 if something is wrong.", "检查知识库；有问题时退出码为 1。"))
+@app.command(
+    help=say(
+        "Check the knowledge base; exit code 1 if something is wrong.",
+        "检查知识库；有问题时退出码为 1。",
+    )
+)
 def verify(kb: Name = "default") -> None:
     from ingest.store import open_store
 
@@ -100,7 +117,11 @@ def verify(kb: Name = "default") -> None:
     out(say("all is well", "一切正常"))
 
 
-@app.command(help=say("Make the indexes anew from the stored text and vectors.", "用已存的文本和向量重建索引。"))
+@app.command(
+    help=say(
+        "Make the indexes anew from the stored text and vectors.", "用已存的文本和向量重建索引。"
+    )
+)
 def rebuild(kb: Name = "default") -> None:
     from ingest.store import open_store
 

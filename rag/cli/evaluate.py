@@ -1,0 +1,125 @@
+"""`rag eval`: figures with intervals on sets of questions, and comparisons."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rag.cli.places import cache_home
+from rag.cli.screen import note, out_json, say, table
+
+if TYPE_CHECKING:
+    from rag.evaluate import Dataset, Report
+
+
+def evaluate(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            help=say(
+                "Sets: corpus.jsonl, queries.jsonl, qrels.tsv; or questions.jsonl and docs/.",
+                "评测集：corpus.jsonl、queries.jsonl、qrels.tsv；或 questions.jsonl 与 docs/。",
+            ),
+            metavar="SET...",
+        ),
+    ],
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help=say("Ask only so many questions.", "只抽取这么多问题。")),
+    ] = None,
+    embedder: Annotated[str | None, typer.Option(help=say("The encoder.", "编码器。"))] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help=say("A rag.toml to evaluate.", "要评测的 rag.toml。")),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help=say("Folder for a report per set.", "存放各评测集报告的文件夹。")),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help=say("Folder of reports to compare with.", "用于比较的报告文件夹。")),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help=say("PNG or SVG of the figures.", "指标图（PNG 或 SVG）。"))
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help=say("One JSON line a set.", "每个评测集一行 JSON。"))
+    ] = False,
+) -> None:
+    from rag.evaluate import Dataset, Report, draw
+
+    reports: list[Report] = []
+    for folder in folders:
+        dataset = Dataset.load(folder)
+        report = _report(dataset.sample(sample) if sample else dataset, embedder, settings)
+        reports.append(report)
+        if as_json:
+            out_json({"set": report.dataset, "figures": _values(report)})
+        else:
+            _show(report)
+        if save:
+            save.mkdir(parents=True, exist_ok=True)
+            report.save(save / f"{report.dataset}.json")
+        if against:
+            _show_comparison(Report.load(against / f"{report.dataset}.json"), report)
+    if picture:
+        draw({report.dataset: report.figures() for report in reports}, picture)
+        note(str(picture))
+
+
+evaluate.__doc__ = say(
+    "Measure retrieval, answers, refusals and citations on sets of questions.",
+    "在评测集上衡量检索、回答、拒答和引用。",
+)
+
+
+def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "Report":
+    from rag.evaluate import subject
+
+    home = cache_home()
+    pipeline = subject.prepare(
+        dataset, home / "eval", embedder=embedder, cache=home, settings=settings
+    )
+    with pipeline:
+        return subject.report(pipeline, dataset)
+
+
+def _values(report: "Report") -> dict[str, dict[str, float]]:
+    from dataclasses import asdict
+
+    return {name: asdict(figure) for name, figure in report.figures().items()}
+
+
+def _show(report: "Report") -> None:
+    from rag.evaluate import MEASURES
+
+    rows = [
+        (MEASURES[name].title, f"{f.value:.4f}", f"{f.low:.4f} – {f.high:.4f}", f.questions)
+        for name, f in report.figures().items()
+    ]
+    columns = [say("measure", "指标"), say("value", "值"), "95 %", say("questions", "问题数")]
+    table(report.dataset, columns, rows)
+
+
+def _show_comparison(before: "Report", after: "Report") -> None:
+    from rag.evaluate import MEASURES, compare
+
+    rows = [
+        (
+            MEASURES[name].title,
+            f"{d.first:.4f}",
+            f"{d.second:.4f}",
+            f"{d.difference:+.4f} ({d.low:+.4f} – {d.high:+.4f})",
+            f"{d.p:.3f}",
+        )
+        for name, d in compare(before, after).items()
+    ]
+    columns = [
+        say("measure", "指标"),
+        say("before", "之前"),
+        say("now", "现在"),
+        say("difference", "差"),
+        "p",
+    ]
+    table(f"{after.dataset}: {say('paired comparison', '配对比较')}", columns, rows)

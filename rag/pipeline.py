@@ -1,0 +1,93 @@
+"""A question goes in, an answer with citations comes out: retrieve, refuse or read, cite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from ingest.embed import Embedder
+from ingest.errors import UserError
+from ingest.store import LocalStore
+from rag.background import Background, script_of
+from rag.condense import condense
+from rag.language import Speaker
+from rag.read import ReadOptions, read
+from rag.refuse import Calibration, confidence, evidence
+from rag.fuse import Scores
+from rag.rerank import Reranker, rerank
+from rag.retrieve import RetrieveOptions, best_of_passages, rank
+from rag.types import Answer, Message, Retrieved
+
+LONGEST_QUESTION = 2000
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The whole read path. `say` speaks the reader's language where a question is refused."""
+
+    store: LocalStore
+    embedder: Embedder
+    background: Background
+    say: Speaker
+    options: RetrieveOptions = RetrieveOptions()
+    reading: ReadOptions = ReadOptions()
+    calibration: Calibration = Calibration()
+    reranker: Reranker | None = None
+
+    def retrieve(self, question: str, *, limit: int | None = None) -> Retrieved:
+        """The best passages for a question that stands alone, and how likely they answer it."""
+        if not question.strip():
+            raise UserError("the question is empty", zh="问题是空的")
+        if len(question) > LONGEST_QUESTION:
+            raise UserError(
+                f"the question has {len(question)} characters; ask in {LONGEST_QUESTION} or fewer",
+                zh=f"问题有 {len(question)} 个字符；请控制在 {LONGEST_QUESTION} 个以内",
+            )
+        limit = limit or self.options.passages
+        vector = self.embedder.embed_query(question)
+        ranked = rank(
+            question, vector, self.store, self.background, candidates=self.options.candidates
+        )
+        hits = best_of_passages(ranked, self.store, limit)
+        passages = self.store.passages([hit.chunk for hit in hits])
+        if self.reranker:
+            hits, passages = rerank(question, hits, passages, self.reranker)
+        sure = self._confidence(question, ranked.scores) if hits else 0.0
+        return Retrieved(
+            question, vector, tuple(hits), tuple(passages), sure, self.calibration.threshold
+        )
+
+    def read(self, found: Retrieved) -> Answer:
+        """The sentences that answer, with citations, whether or not they are worth showing."""
+        return read(found, self.store, self.embedder, self.reading)
+
+    def ask(self, question: str, history: Sequence[Message] = ()) -> Answer:
+        """The answer, or a refusal that says what was looked at."""
+        found = self.retrieve(condense(question, history))
+        return self.read(found) if found.answerable else self._refusal(found)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _confidence(self, question: str, scores: Scores) -> float:
+        level = self.background.level[script_of(question)]
+        return confidence(evidence(scores, level), self.calibration)
+
+    def _refusal(self, found: Retrieved) -> Answer:
+        documents, chunks = self.store.info().documents, self.store.count()
+        text = self.say(
+            f"Not found: the knowledge base ({documents} documents, {chunks} chunks) does not "
+            "answer this. Nearest passages:",
+            f"未找到：知识库（{documents} 个文档、{chunks} 块）没有回答这个问题的内容。最接近的段落：",
+        )
+        return Answer(found.question, text, (), found.hits, found.confidence, refused=True)
