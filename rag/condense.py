@@ -7,7 +7,7 @@ from rag.types import Message
 
 # Words that point back at what was said before, and forms that leave out what they are about.
 _POINTS_BACK = re.compile(
-    r"它|他们?|她们?|这|那|该|此|其(?!他|它|中|余|实)|前者|后者|後者|上述|刚才|剛才"
+    r"(?<!其)[它他她牠祂]|[这這那该該此]|其(?![他它中余餘实實])|前者|后者|後者|上述|刚才|剛才"
     r"|\b(?:it|its|they|them|their|he|she|his|her|this|that|these|those|there|former|latter)\b",
     re.IGNORECASE,
 )

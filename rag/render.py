@@ -1,5 +1,6 @@
 """An answer as text for a terminal, as Markdown, or as a JSON value."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def _place(hit: Hit) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """`text` without line breaks: a space in their place only between words that have spaces."""
+    return re.sub(r"(?<=[\u3000-\uffef])\s*\n\s*(?=[\u3000-\uffef])", "", text).replace("\n", " ").strip()
 
 
 def _clean(text: str) -> str:
