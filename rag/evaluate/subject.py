@@ -1,0 +1,136 @@
+"""What is evaluated: a set's corpus as a knowledge base, and a pipeline's answers as outcomes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from shutil import copyfile
+from typing import TYPE_CHECKING
+
+from ingest.types import Chunk, Document, Receipt, Segment
+from rag.evaluate.dataset import Dataset, Entry
+from rag.evaluate.judge import Outcome, SourceText, Span, evaluate
+from rag.evaluate.report import Report
+from rag.language import Speaker
+
+if TYPE_CHECKING:
+    from rag.open import Writer
+    from rag.pipeline import Pipeline
+
+DEPTH = 50  # passages ranked: enough for ten distinct entries where one entry brings several
+ENTRIES_A_BATCH = 64
+
+Tick = Callable[[int], None]  # told how many chunks have been embedded since it was last told
+
+
+def prepare(
+    dataset: Dataset,
+    home: Path,
+    *,
+    embedder: str | None = None,
+    cache: Path,
+    settings: Path | None = None,
+    tick: Tick = lambda chunks: None,
+) -> "Pipeline":
+    """The pipeline over the set's corpus, under `settings` (a rag.toml; all defaults if None).
+
+    The knowledge base stays below `home` and is used again by the same corpus, encoder and
+    chunking.
+    """
+    from rag.open import SETTINGS, open_pipeline, open_writer
+
+    folder = home / dataset.name / _variant(dataset, embedder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings:
+        copyfile(settings, folder / SETTINGS)
+    else:
+        (folder / SETTINGS).unlink(missing_ok=True)
+    writer = open_writer(folder, embedder=embedder, cache=cache)
+    try:
+        index(dataset, writer, tick)
+    finally:
+        writer.store.close()
+    return open_pipeline(folder, cache=cache, say=Speaker("en"))
+
+
+def _variant(dataset: Dataset, embedder: str | None, settings: Path | None) -> str:
+    """A name that differs where the vectors would."""
+    from ingest.chunk import ChunkOptions
+    from rag.config import read
+
+    chunking = read(settings, {"chunk": ChunkOptions})["chunk"] if settings else ChunkOptions()
+    corpus = (
+        (Path.cwd(), dataset.docs) if dataset.docs else dataset.entries
+    )  # files are named by both
+    return blake2b(f"{corpus}{embedder}{chunking}".encode(), digest_size=6).hexdigest()
+
+
+def index(dataset: Dataset, writer: "Writer", tick: Tick) -> None:
+    """Bring the set's corpus into a knowledge base; what is in it already is passed over."""
+    if dataset.docs:
+        _index_files(dataset.docs, writer, tick)
+    else:
+        _index_entries(dataset.entries, writer, tick)
+
+
+def _index_files(docs: Path, writer: "Writer", tick: Tick) -> None:
+    from ingest.files import walk
+    from ingest.pipeline import Ingestion
+    from ingest.sandbox import Sandbox
+
+    with Sandbox() as sandbox:
+        work = Ingestion(writer.store, writer.embedder, writer.chunker, sandbox, tick)
+        for _ in work.run(file for file in walk([docs]) if not file.skipped):
+            pass
+
+
+def _index_entries(entries: Sequence[Entry], writer: "Writer", tick: Tick) -> None:
+    """An entry becomes a document whose source is the entry's id."""
+    from ingest.pipeline import Batch
+
+    present = {document.source for document in writer.store.documents()}
+    rest = iter([entry for entry in entries if entry.id not in present])
+    while part := list(islice(rest, ENTRIES_A_BATCH)):
+        with Batch(writer.store, writer.embedder, tick) as batch:
+            for entry in part:
+                digest = blake2b(f"{entry.title}\0{entry.text}".encode()).hexdigest()
+                document = Document(entry.id, entry.title, digest, Receipt("jsonl", "utf-8"))
+                batch.add(document, writer.chunker.split(document, [Segment(entry.text)]))
+
+
+def report(pipeline: "Pipeline", dataset: Dataset) -> Report:
+    """How the pipeline does on the set."""
+    settings = {
+        "embedder": pipeline.embedder.name,
+        "retrieve": repr(pipeline.options),
+        "read": repr(pipeline.reading),
+    }
+    texts = source_text(pipeline, dataset)
+    return evaluate(dataset, lambda text: outcome(pipeline, text), texts, settings=settings)
+
+
+def outcome(pipeline: "Pipeline", question: str) -> Outcome:
+    """What the pipeline makes of a question; it is read also where it would be refused."""
+    found = pipeline.retrieve(question, limit=DEPTH)
+    answer = pipeline.read(found)
+    return Outcome(
+        ranked=spans(hit.chunk for hit in found.hits),
+        sentences=[citation.quote for citation in answer.citations],
+        passage=found.passages[0].text if found.passages else "",
+        citations=[Span(c.chunk.source, c.start, c.end, c.quote) for c in answer.citations],
+        confidence=found.confidence,
+        refused=not found.answerable,
+    )
+
+
+def spans(chunks: Iterable[Chunk]) -> list[Span]:
+    """The passage around each chunk: that is what the reader sees."""
+    return [Span(chunk.source, *chunk.passage) for chunk in chunks]
+
+
+def source_text(pipeline: "Pipeline", dataset: Dataset) -> SourceText:
+    """The whole text behind a source: the entry's own, or what the parser made of the file."""
+    if not dataset.docs:
+        return {entry.id: entry.text for entry in dataset.entries}.__getitem__
+    ids = {document.source: document.id for document in pipeline.store.documents()}
+    return lambda source: pipeline.store.text(ids[source])
