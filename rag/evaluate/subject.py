@@ -7,6 +7,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING
 
+from ingest.errors import UserError
 from ingest.types import Chunk, Document, Receipt, Segment
 from rag.evaluate.dataset import Dataset, Entry
 from rag.evaluate.judge import Outcome, SourceText, Span, evaluate
@@ -39,6 +40,8 @@ def prepare(
     """
     from rag.open import SETTINGS, open_pipeline, open_writer
 
+    if settings and not settings.is_file():
+        raise UserError(f"no settings at {settings}", zh=f"找不到配置文件 {settings}")
     folder = home / dataset.name / _variant(dataset, embedder, settings)
     folder.mkdir(parents=True, exist_ok=True)
     if settings:
