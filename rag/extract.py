@@ -1,0 +1,193 @@
+"""The sentences that answer a question, out of the best passages, without a language model.
+
+Within a passage most sentences share its topic, and so does the question; what tells them apart is
+the rest of the question. So a term counts by its rarity in the collection, again by its rarity
+among the passage's own sentences, and not at all if title or headings hold it. The encoder then
+decides between the sentences that words leave. See docs/decisions/006-extraction.md.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.embed import Embedder, Vectors
+from ingest.sentences import Span, sentences
+from ingest.store.fold import bigrams, fold, words
+from rag.kinds import SHORT, asked, names
+
+Array = NDArray[np.floating]
+Idf = Callable[[Sequence[str]], Sequence[float]]
+
+LEXICAL = 33.0
+"""Standard deviations of similarity for the whole question's weight in words."""
+RARITY = 1.5
+"""Exponent of a term's rarity among the sentences of its passage."""
+KIND = 2.0
+"""For naming something of the kind asked for; taken off again where nothing is named."""
+PRIOR = 1.5
+"""For each unit of the passage's fused score."""
+EMBEDDED = 16
+"""How many sentences the encoder sees; more change nothing."""
+LONGEST = 300
+"""Characters of a sentence; longer ones (tables, lists without stops) are cut at a clause."""
+
+_CLAUSE = re.compile(r"[，,；;：:、\n|]+[”’」』）)\"']*\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A passage to extract from. `topic`: title and headings; `score`: fused, larger is better."""
+
+    text: str
+    topic: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """`sources[source].text[start:end]`, without surrounding space; larger scores are better.
+
+    `focus` is the span (in the same text) of the clause that answers a question for a date, a
+    number or a title, where one stands out.
+    """
+
+    source: int
+    start: int
+    end: int
+    score: float
+    focus: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A question's distinct terms of one kind and their weights in the collection, (n,)."""
+
+    split: Callable[[str], list[str]]
+    names: list[str]
+    idf: Array
+
+    @classmethod
+    def of(cls, question: str, split: Callable[[str], list[str]], idf: Idf) -> "Terms":
+        found = list(dict.fromkeys(split(question)))
+        return cls(split, found, np.array(idf(found), np.float64))
+
+    def shares(self, texts: Sequence[str], topic: str) -> Array:
+        """How much of the question beyond its topic each of a passage's sentences holds, 0..1."""
+        known = set(self.split(topic))
+        free = np.array([name not in known for name in self.names], bool)
+        total = float(self.idf @ free)
+        if total <= 0:
+            return np.zeros(len(texts))
+        held = np.array(
+            [[name in there for name in self.names] for there in map(set, map(self.split, texts))],
+            float,
+        )
+        n = len(texts)
+        rarity = np.log((n + 1) / (held.sum(axis=0) + 0.5)).clip(0) / np.log(n + 1)
+        return held @ (self.idf * free * rarity**RARITY) / total
+
+
+def rank(
+    question: str,
+    sources: Sequence[Source],
+    *,
+    embedder: Embedder,
+    standard: Callable[[Vectors], Array],
+    idf_words: Idf,
+    idf_bigrams: Idf,
+) -> list[Sentence]:
+    """The sentences of `sources` worth quoting, best first; empty only where all texts are blank.
+
+    `standard` turns sentence vectors (n, dim) into similarities to the question, (n,), in standard
+    deviations (`Background.standard`). `idf_*` weigh folded terms in the collection.
+    """
+    spans = [(i, span) for i, source in enumerate(sources) for span in _spans(source.text)]
+    if not spans:
+        return []
+    texts = [sources[i].text[start:end] for i, (start, end) in spans]
+    terms = [Terms.of(question, words, idf_words), Terms.of(question, bigrams, idf_bigrams)]
+    scores = _worded(question, sources, [i for i, _ in spans], texts, terms)
+    order = np.argsort(-scores, kind="stable")[:EMBEDDED]
+    scores[order] += standard(_embed(embedder, [texts[k] for k in order]))
+    best = order[np.argsort(-scores[order], kind="stable")]
+    return [
+        Sentence(i, start, end, float(scores[k]), _focus(question, texts[k], start))
+        for k in best
+        for i, (start, end) in [spans[k]]
+    ]
+
+
+def choose(ranked: Sequence[Sentence], *, most: int = 2, within: float = 3.0) -> list[Sentence]:
+    """The sentences to answer with: the best, and others at most `within` below it."""
+    return [s for s in ranked[:most] if s.score >= ranked[0].score - within]
+
+
+def _worded(
+    question: str,
+    sources: Sequence[Source],
+    owners: Sequence[int],
+    texts: Sequence[str],
+    terms: Sequence[Terms],
+) -> NDArray[np.float64]:
+    """All of a sentence's score but the encoder's part."""
+    folded = fold(question)
+    kinds = asked(folded)
+    scores = np.zeros(len(texts))
+    best = max(source.score for source in sources)
+    for i, source in enumerate(sources):
+        rows = np.flatnonzero(np.equal(owners, i))
+        inside = [text for text, owner in zip(texts, owners, strict=True) if owner == i]
+        shares = np.mean([term.shares(inside, source.topic) for term in terms], axis=0)
+        scores[rows] = LEXICAL * shares + PRIOR * (source.score - best)
+    for k, text in enumerate(map(fold, texts)):
+        scores[k] += sum(KIND * (names(kind, text, folded) - 0.5) for kind in kinds)
+    return scores
+
+
+def _spans(text: str) -> list[Span]:
+    """Sentences without surrounding space, none longer than `LONGEST`, blank ones left out."""
+    found = []
+    for start, end in sentences(text):
+        while end - start > LONGEST:
+            cuts = [m.end() for m in _CLAUSE.finditer(text, start, start + LONGEST)]
+            cut = cuts[-1] if cuts else start + LONGEST
+            found.append((start, cut))
+            start = cut
+        found.append((start, end))
+    return [span for span in (_trim(text, *span) for span in found) if span[0] < span[1]]
+
+
+def _trim(text: str, start: int, end: int) -> Span:
+    piece = text[start:end]
+    start += len(piece) - len(piece.lstrip())
+    return start, max(start, end - len(piece) + len(piece.rstrip()))
+
+
+def _embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """One vector a text, of its first part that fits the encoder's window."""
+    fitting = []
+    for text, size in zip(texts, embedder.count_many(texts), strict=True):
+        while size > embedder.max_tokens:
+            text = text[: max(1, len(text) * embedder.max_tokens // (size + 1))]
+            size = embedder.count(text)
+        fitting.append(text)
+    return embedder.embed_passages(fitting)
+
+
+def _focus(question: str, sentence: str, offset: int) -> Span | None:
+    """The one clause of `sentence` that names what the question asks for, if it is only one."""
+    folded = fold(question)
+    kinds = asked(folded) & SHORT
+    bounds = [0, *(m.end() for m in _CLAUSE.finditer(sentence)), len(sentence)]
+    clauses = [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
+    for kind in sorted(kinds):
+        holding = [(a, b) for a, b in clauses if names(kind, fold(sentence[a:b]), folded)]
+        if len(holding) == 1 and len(clauses) > 1:
+            start, end = _trim(sentence, *holding[0])
+            end = start + len(sentence[start:end].rstrip("，,；;：:、。.|"))
+            return offset + start, offset + end
+    return None
