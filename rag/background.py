@@ -50,7 +50,8 @@ class Background:
 
     def centred(self, question: str, vector: Vector) -> Vector:
         """The vector (dim,) to search with instead of the question's own; not of unit length."""
-        return vector - np.float32(CENTRING) * self.questions[script_of(question)]
+        common = self.questions[script_of(question)]
+        return (vector - CENTRING * common).astype(np.float32)
 
     def standard(self, question: str, centred: Vector, similarity: Similarities) -> Similarities:
         """Dot products with a `centred` vector as deviations above the mean chunk's, (n,)."""
@@ -81,15 +82,12 @@ def measure(questions: Mapping[Script, Vectors], sample: Vectors) -> Background:
     `questions` are the embedded `GENERIC` ones, (n, dim) each; `sample` vectors of chunks of the
     knowledge base, evenly drawn, (m, dim); a few hundred are enough.
     """
-    means = {script: questions[script].mean(axis=0) for script in SCRIPTS}
-    spread = {
-        script: float(
-            ((questions[script] - CENTRING * means[script]) @ sample.T).std(axis=1).mean()
-        )
-        for script in SCRIPTS
-    }
-    floor = {script: max(value, 1e-6) for script, value in spread.items()}
-    return Background(means, sample.mean(axis=0), floor, dict.fromkeys(SCRIPTS, 0.0))
+    means: dict[Script, Vector] = {script: questions[script].mean(axis=0) for script in SCRIPTS}
+    spread: dict[Script, float] = {}
+    for script, mean in means.items():
+        similarity = (questions[script] - CENTRING * mean) @ sample.T
+        spread[script] = max(float(similarity.std(axis=1).mean()), 1e-6)
+    return Background(means, sample.mean(axis=0), spread, dict.fromkeys(SCRIPTS, 0.0))
 
 
 def level(best: Mapping[Script, Sequence[float]]) -> dict[Script, float]:
