@@ -134,6 +134,8 @@ def _utf8(source: Source) -> str | None:
         size, bad, nuls = size + len(text), bad + broken, nuls + text.count("\0")
         if not text.isascii():
             good += _foreign(text) - broken
+        if bad > 1000 + good:
+            return None
     if nuls * 50 > size:
         return None
     return "utf-8" if good >= 4 * bad else None
@@ -226,7 +228,10 @@ def _usual(encoding: str) -> dict[str, float]:
         "cp1251": cyrillic,
         "koi8-r": cyrillic,
     }
-    everything = western | cyrillic | korean | japanese | traditional | simplified | chinese
+    letters = _level("".join(map(chr, range(0xC0, 0x530))), 0.7)
+    everything = (
+        letters | western | cyrillic | korean | japanese | traditional | simplified | chinese
+    )
     return known.get(encoding, everything)
 
 

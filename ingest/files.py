@@ -106,7 +106,8 @@ def _nearest(path: Path) -> tuple[str, str]:
     parent = path.parent
     if not parent.is_dir():
         return f" (nor does {parent})", f"（{parent} 也不存在）"
-    near = difflib.get_close_matches(path.name, sorted(os.listdir(parent)), n=1, cutoff=0.5)
+    names = {name.lower(): parent / name for name in sorted(os.listdir(parent), reverse=True)}
+    near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.5)
     if not near:
         return "", ""
-    return f"; did you mean {parent / near[0]}?", f"，是否指 {parent / near[0]}？"
+    return f"; did you mean {names[near[0]]}?", f"，是否指 {names[near[0]]}？"

@@ -1,7 +1,9 @@
 """Which format a file has: by its content first, by its extension second."""
 
+import lzma
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 from ingest.errors import Unreadable
@@ -45,6 +47,16 @@ _FOREIGN = {
     b"OggS": "audio",
     b"fLaC": "audio",
 }
+DAMAGE = (  # what `zipfile` raises for containers that are cut off, altered or exotic
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    zlib.error,
+)
 _PACKAGES = (
     ("word/", "docx"),
     ("ppt/", "pptx"),
@@ -111,7 +123,7 @@ def _package(path: Path) -> str:
         with zipfile.ZipFile(path) as package:
             names = package.namelist()
             kind = package.read("mimetype")[:80] if "mimetype" in names else b""
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError) as error:
+    except DAMAGE as error:
         raise Unreadable(
             f"{path.name} is damaged or cut off: {error}", zh=f"{path.name} 已损坏或被截断：{error}"
         ) from error

@@ -92,19 +92,23 @@ class Sandbox:
             if self._served < self.limits.recycle_files and used < self.limits.recycle_bytes:
                 return child
             self._stop()
-        self._child = subprocess.Popen(
+        with Path(self._folder.name, "errors").open("wb") as errors:
+            self._child = self._start(errors)
+        self._served = 0
+        return self._child
+
+    def _start(self, errors: IO[bytes]) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
             [sys.executable, "-m", "ingest.sandbox", "--ocr" if self.ocr else "--no-ocr"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=errors,
             cwd=self._folder.name,
             env=_environment(),
             text=True,
             encoding="utf-8",
             start_new_session=True,
         )
-        self._served = 0
-        return self._child
 
     def _ask(self, child: "subprocess.Popen[str]", request: str, path: Path) -> None:
         """Send a request and wait for the answer; `Unreadable` when the child fails or dies."""
@@ -120,7 +124,7 @@ class Sandbox:
             self._stop()  # a Ctrl-C leaves no child behind
             raise
         if not answer:
-            reason = _death(child.wait())
+            reason = _death(child.wait()) + self._last_words()
             self._stop()
             raise Unreadable(
                 f"{path.name} ended its parser ({reason}); it is left out",
@@ -155,6 +159,11 @@ class Sandbox:
                 if time.monotonic() > end:
                     self._stop()
                     raise Unreadable(f"{path.name} was not parsed within {allowed:.0f} s; split it")
+
+    def _last_words(self) -> str:
+        """The last line that the child wrote before it died: of a traceback, the exception."""
+        lines = Path(self._folder.name, "errors").read_text("utf-8", "replace").strip().split("\n")
+        return f": {lines[-1][:200]}" if lines[-1] else ""
 
     def _stop(self) -> None:
         child, self._child = self._child, None
@@ -267,8 +276,8 @@ def _refuse_network() -> None:
 
 
 def _die_with_parent() -> None:
-    """On Linux the kernel ends the child when the parent ends, even by `kill -9`; elsewhere the child
-    ends with its input. A crash leaves no core file."""
+    """On Linux the kernel ends the child when the parent ends, even by `kill -9`; elsewhere the
+    child ends with its input. A crash leaves no core file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -73,7 +73,8 @@ def compose(blocks: Iterable[Block]) -> Iterator[Segment]:
     length = 0
     begun = False
     for block in blocks:
-        if not block.text:
+        text = clean(block.text)
+        if not text:
             pending += block.marks
             continue
         if begun:
@@ -87,7 +88,7 @@ def compose(blocks: Iterable[Block]) -> Iterator[Segment]:
         marks += [replace(pended, start=length) for pended in pending]
         marks += [replace(own, start=length + own.start) for own in block.marks]
         pending = []
-        parts.append(block.text)
-        length += len(block.text)
+        parts.append(text)
+        length += len(text)
     if parts:
         yield Segment("".join(parts), tuple(marks))

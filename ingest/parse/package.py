@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ingest.errors import Unreadable
+from ingest.formats import DAMAGE
 
 PART = 64 << 20  # bytes of one XML part, unpacked; a 5,000-page novel has 20 MB
 WHOLE = 1 << 30  # bytes of all parts, unpacked
@@ -47,7 +48,7 @@ class Package:
             )
         try:
             return self.archive.read(part)
-        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        except DAMAGE as error:
             raise damaged(self.name, f"{part}: {error}") from error
 
     def xml(self, part: str) -> Element:
@@ -79,7 +80,7 @@ class Package:
 def open_package(path: Path) -> Package:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise damaged(path.name, error) from error
     size = sum(info.file_size for info in archive.infolist())
     if size > WHOLE:
