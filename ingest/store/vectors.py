@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ingest.store.protocol import Vectors
 
 EXACT_ROWS = 20_000  # a scan of 20,000 x 384 takes 2 ms; codes would save nothing
-OVERSAMPLING = 4  # candidates a wanted row; recall@10 against exact: see docs/decisions/003
+OVERSAMPLING = 5  # candidates a wanted row, and FEWEST at least; docs/decisions/003 has the recall
+FEWEST = 500
 
 Keys = NDArray[np.int64]
 
@@ -40,9 +41,11 @@ class Candidates:
         """Switch to codes around the centre of `sample`; rows held so far are encoded."""
         import faiss
 
+        # Without the rotation (a fixed one) a few large dimensions eat up the one bit each has.
+        rotation = faiss.RandomRotationMatrix(self.dim, self.dim)
         coder = faiss.IndexRaBitQFastScan(self.dim, faiss.METRIC_INNER_PRODUCT)
-        coder.train(sample)
-        self._codes = faiss.IndexIDMap(coder)
+        self._codes = faiss.IndexIDMap(faiss.IndexPreTransform(rotation, coder))
+        self._codes.train(sample)
         self.trained = rows
         if len(self._keys):
             self._codes.add_with_ids(self._matrix, self._keys)
@@ -66,6 +69,9 @@ class Candidates:
             return np.empty(0, np.int64)
         if self._codes is None:
             return self._keys[np.argpartition(-(self._matrix @ vector), n - 1)[:n]]
+        import faiss
+
+        faiss.omp_set_num_threads(1)  # one vector is not shared out; a team would only wait
         keys = self._codes.search(vector[None], n)[1][0]
         return keys[keys >= 0]
 

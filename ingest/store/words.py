@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tantivy import IndexWriter
 
 MARK = "covered.json"
+POSTINGS = 200_000  # read for a query
 HEAP = 100_000_000  # bytes before Tantivy writes a segment; bounds the memory of a huge change
 SPLIT = {"words": words, "bigrams": bigrams}
 
@@ -75,7 +77,7 @@ class Words:
         import tantivy
 
         searcher = self._searcher
-        terms = dict.fromkeys(SPLIT[field](query))
+        terms = self._affordable(SPLIT[field](query), field)
         query_of = tantivy.Query.term_query
         legs = [
             (tantivy.Occur.Should, query_of(self._schema, field, term, "freq")) for term in terms
@@ -83,6 +85,21 @@ class Words:
         hits = searcher.search(tantivy.Query.boolean_query(legs), k, count=False).hits
         keys = searcher.fast_field_values("key", [address for _, address in hits])
         return Ranking(np.array(keys, np.int64), np.array([score for score, _ in hits], np.float32))
+
+    def _affordable(self, terms: Sequence[str], field: Field) -> list[str]:
+        """The rarest of `terms` whose postings together stay under `POSTINGS`, at least one.
+
+        What is left out is in so many chunks that it tells little of any, and would take most of
+        the time; below some 100,000 chunks nothing is left out.
+        """
+        counted = sorted((self._searcher.doc_freq(field, term), term) for term in set(terms))
+        found = [(count, term) for count, term in counted if count]
+        total = accumulate(count for count, _ in found)
+        return [
+            term
+            for (_, term), so_far in zip(found, total, strict=True)
+            if so_far <= POSTINGS or term == found[0][1]
+        ]
 
     def keys(self) -> set[int]:
         """Every chunk key in the index."""

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.store import LocalStore, open_store, vectors
-from ingest.store.vectors import Candidates
+from ingest.store.vectors import FEWEST, Candidates
 from ingest.types import Chunk
 from tests.ingest.store.made import DIM, EMBEDDER, made_vectors, put
 
@@ -91,8 +91,8 @@ def test_codes_find_what_an_exact_scan_finds() -> None:
     found = 0
     for query in rows[:50] + 0.02 * rng.standard_normal((50, dim), dtype=np.float32):
         nearest = keys[np.argsort(-(rows @ query))[:10]]
-        proposed = candidates.search(query, 40)
-        assert set(proposed) == set(loaded.search(query, 40))
+        proposed = candidates.search(query, FEWEST)
+        assert set(proposed) == set(loaded.search(query, FEWEST))
         found += len(set(nearest) & set(proposed))
     assert found / 500 >= 0.99
     assert loaded.keys().tolist() == keys.tolist()

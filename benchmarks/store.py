@@ -1,0 +1,183 @@
+"""The store at scale, on made vectors and Zipf text: build, open, search, add one document.
+
+    python benchmarks/store.py FOLDER [--chunks 1000000] [--queries 200]
+
+The knowledge base stays in FOLDER (chunks x 3 KB), so that a second run only measures. Vectors
+are clustered like real ones: neighbours share a centre, dimensions differ in size. Nothing else
+should run beside it.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ingest.store import Identity, LocalStore, open_store
+from ingest.store.protocol import Vectors
+from ingest.types import Chunk, Document, Passage, Receipt
+
+DIM = 384
+VOCABULARY = 100_000
+WORDS = 60  # a chunk
+CHUNKS = 20  # a document
+FAMILY = 50  # chunks around one centre
+BATCH = 20_000  # chunks a change
+K = 100  # a leg
+
+
+class Made:
+    """Documents and questions, the same ones at every run."""
+
+    def __init__(self, chunks: int) -> None:
+        rng = np.random.default_rng(0)
+        letters = np.array([chr(0x4E00 + offset) for offset in range(4_000)])
+        first, second = rng.integers(0, len(letters), (2, VOCABULARY))
+        self.words = np.char.add(letters[first], letters[second])
+        share = 1 / np.arange(1, VOCABULARY + 1)  # Zipf's law
+        self.cumulated = np.cumsum(share / share.sum())
+        self.centres = rng.standard_normal((chunks // FAMILY, DIM), dtype=np.float32)
+        self.sizes = np.exp(0.5 * rng.standard_normal(DIM, dtype=np.float32))
+
+    def texts(self, rng: np.random.Generator, count: int, length: int) -> list[str]:
+        drawn = np.searchsorted(self.cumulated, rng.random((count, length))).clip(0, VOCABULARY - 1)
+        return ["".join(row) for row in self.words[drawn]]
+
+    def vectors(self, rng: np.random.Generator, count: int) -> Vectors:
+        centres = self.centres[rng.integers(0, len(self.centres), count)]
+        own = rng.standard_normal((count, DIM), dtype=np.float32)
+        return unit((centres + 0.8 * own + 1) * self.sizes)
+
+    def near(self, rng: np.random.Generator, vectors: Vectors) -> Vectors:
+        """Questions: each near one of `vectors`, about as far as its family is."""
+        return unit(vectors + 0.03 * rng.standard_normal(vectors.shape, dtype=np.float32))
+
+
+def unit(vectors: Vectors) -> Vectors:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def made_document(source: str, texts: list[str]) -> tuple[Document, list[Passage], list[Chunk]]:
+    """A document whose passages are single chunks."""
+    document = Document(source, source, source, Receipt("made"))
+    passages, chunks, at = [], [], 0
+    for text in texts:
+        end = at + len(text)
+        passages.append(Passage(document.id, at, end, text, ""))
+        head = document.id, source, source, ((at, ""),), ""
+        chunks.append(Chunk(*head, at, end, text, (at, end)))
+        at = end
+    return document, passages, chunks
+
+
+def build(store: LocalStore, made: Made, chunks: int) -> None:
+    for at in range(store.count(), chunks, BATCH):
+        start = time.perf_counter()
+        rng = np.random.default_rng(at + 1)
+        texts, vectors = made.texts(rng, BATCH, WORDS), made.vectors(rng, BATCH)
+        with store.change(reason="benchmark") as change:
+            for first in range(0, BATCH, CHUNKS):
+                document, *parts = made_document(f"{at + first}", texts[first : first + CHUNKS])
+                change.put(document)
+                change.add(document, *parts, vectors[first : first + CHUNKS])
+        say(
+            f"\r{at + BATCH:,} chunks, {BATCH / (time.perf_counter() - start):,.0f}/s   ",
+            sys.stderr,
+        )
+
+
+def exact_top(store: LocalStore, queries: Vectors, k: int) -> list[set[int]]:
+    """The keys of the `k` nearest of all the vectors in the truth, a set a query."""
+    from ingest.store.rows import vectors_after
+
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    keys = np.zeros((len(queries), k), np.int64)
+    for found, stored in vectors_after(store._sql, 0, DIM):
+        scores = np.concatenate([best, queries @ stored.T], axis=1)
+        named = np.concatenate([keys, np.broadcast_to(found, (len(queries), len(found)))], axis=1)
+        top = np.argpartition(-scores, k, axis=1)[:, :k]
+        best, keys = np.take_along_axis(scores, top, 1), np.take_along_axis(named, top, 1)
+    return [set(row.tolist()) for row in keys]
+
+
+def hybrid(store: LocalStore, pool: ThreadPoolExecutor, vector: Vectors, text: str) -> None:
+    """What retrieval needs of a question: both legs, and the cosine of every hit."""
+    words = pool.submit(store.search_words, text, K)
+    dense = store.search_dense(vector, K)
+    store.vectors(np.union1d(dense.keys, words.result().keys))
+
+
+def measure(path: Path, made: Made, count: int) -> Iterator[tuple[str, str]]:
+    rng = np.random.default_rng(10**9)
+    with open_store(path) as store:
+        drawn = store.vectors(rng.integers(1, store.count() + 1, count))
+    queries, texts = made.near(rng, drawn), made.texts(rng, count, 10)
+    start = time.perf_counter()
+    with open_store(path) as store, ThreadPoolExecutor(1) as pool:
+        hybrid(store, pool, queries[0], texts[0])
+        yield "open and first hybrid search", f"{time.perf_counter() - start:.2f} s"
+        legs: dict[str, Callable[[int], object]] = {
+            "hybrid search": lambda i: hybrid(store, pool, queries[i], texts[i]),
+            "dense leg": lambda i: store.search_dense(queries[i], K),
+            "word leg": lambda i: store.search_words(texts[i], K),
+            "bigram leg": lambda i: store.search_words(texts[i], K, field="bigrams"),
+        }
+        for name, leg in legs.items():
+            spent = [timed(leg, i) for i in range(count)]
+            p50, p95 = np.percentile(spent, [50, 95]) * 1e3
+            yield f"{name}, p50 / p95", f"{p50:.1f} / {p95:.1f} ms"
+        nearest = exact_top(store, queries, 10)
+        for k in (10, K):
+            found = [set(store.search_dense(query, k).keys[:10].tolist()) for query in queries]
+            recall = np.mean([len(a & b) / 10 for a, b in zip(nearest, found, strict=True)])
+            yield f"recall@10 of the dense leg at k={k}", f"{recall:.4f}"
+        spent = [timed(lambda i: add_one(store, made, i), i) for i in range(5)]
+        yield (
+            "add one document until it is found, median / worst of 5",
+            (f"{np.median(spent):.2f} / {max(spent):.2f} s"),
+        )
+
+
+def add_one(store: LocalStore, made: Made, number: int) -> None:
+    rng = np.random.default_rng(time.time_ns())
+    document, *parts = made_document(f"one more {number}", made.texts(rng, CHUNKS, WORDS))
+    vectors = made.vectors(rng, CHUNKS)
+    with store.change(reason="benchmark") as change:
+        change.put(document)
+        change.add(document, *parts, vectors)
+    (chunk,) = store.chunks(store.search_dense(vectors[3], 1).keys).values()
+    assert chunk == parts[1][3]
+    assert len(store.search_words(chunk.text, 1).keys)
+
+
+def timed(run: Callable[[int], object], argument: int) -> float:
+    start = time.perf_counter()
+    run(argument)
+    return time.perf_counter() - start
+
+
+def say(text: str, stream=sys.stdout) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--chunks", type=int, default=1_000_000)
+    parser.add_argument("--queries", type=int, default=200)
+    options = parser.parse_args()
+    path = options.folder / f"{options.chunks}"
+    made = Made(options.chunks)
+    with open_store(path, create=Identity("made", DIM)) as store:
+        build(store, made, options.chunks)
+    say(f"\n| {options.chunks:,} chunks, {DIM}-d | |\n|---|---|\n")
+    for name, value in measure(path, made, options.queries):
+        say(f"| {name} | {value} |\n")
+
+
+if __name__ == "__main__":
+    main()
