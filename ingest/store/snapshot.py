@@ -65,6 +65,8 @@ def restore(archive: Path, directory: Path) -> None:
     """Make `directory`, which must not exist or be empty, from a snapshot. All or nothing."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is not empty; restore into a new directory")
+    if not archive.is_file():
+        raise UserError(f"no snapshot at {archive}; name a file that rag kb snapshot wrote")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with failures_named(directory), tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         built = Path(scratch, "kb")
