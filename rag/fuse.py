@@ -30,10 +30,15 @@ class Candidates:
     bigrams: Scores
 
 
-def mass(doc_freqs: Sequence[int], chunks: int) -> float:
-    """The BM25 weight (idf as in Lucene and Tantivy) of a question's distinct terms together."""
+def idf(doc_freqs: Sequence[int], chunks: int) -> NDArray[np.float64]:
+    """BM25's weight of each term, (n,), as in Lucene and Tantivy: ln(1 + (N - df + .5)/(df + .5))."""
     df = np.minimum(np.asarray(doc_freqs, np.float64), chunks)
-    return float(np.log1p((chunks - df + 0.5) / (df + 0.5)).sum())
+    return np.log1p((chunks - df + 0.5) / (df + 0.5))
+
+
+def mass(doc_freqs: Sequence[int], chunks: int) -> float:
+    """The weight of a question's distinct terms together."""
+    return float(idf(doc_freqs, chunks).sum())
 
 
 def coverage(candidates: Candidates, *, word_mass: float, bigram_mass: float) -> Scores:

@@ -58,7 +58,7 @@ class Pipeline:
 
     def read(self, found: Retrieved) -> Answer:
         """The sentences that answer, with citations, whether or not they are worth showing."""
-        return read(found, self.store, self.embedder, self.reading)
+        return read(found, self.store, self.embedder, self.background, self.reading)
 
     def ask(self, question: str, history: Sequence[Message] = ()) -> Answer:
         """The answer, or a refusal that says what was looked at."""

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ingest.embed import Embedder
 from ingest.errors import UserError
-from ingest.sentences import sentences
-from ingest.store import Store
+from ingest.store import Field, Store
 from ingest.types import Chunk, Passage
+from rag.background import Background
+from rag.extract import Idf, Source, choose, rank
+from rag.fuse import idf
+from rag.layout import one_line
 from rag.types import Answer, Citation, Retrieved
 
 
@@ -30,31 +31,51 @@ class ReadOptions:
             )
 
 
-def read(found: Retrieved, store: Store, embedder: Embedder, options: ReadOptions) -> Answer:
-    """The best sentences, in the order of their rank, as text with citations `[1]`, `[2]`."""
-    places = [
-        (passage, start, end)
-        for passage in found.passages[: options.passages]
-        for start, end in sentences(passage.text)
-    ]
-    texts = [passage.text[start:end].strip() for passage, start, end in places]
-    scores = embedder.embed_passages(texts) @ found.vector if texts else np.empty(0)
-    order = np.argsort(-scores, kind="stable")[: options.sentences]
-    citations = tuple(
-        cite(number, *places[place], store) for number, place in enumerate(order, start=1)
+def read(
+    found: Retrieved,
+    store: Store,
+    embedder: Embedder,
+    background: Background,
+    options: ReadOptions,
+) -> Answer:
+    """The best sentences as text with citations `[1]`, `[2]`.
+
+    A question for a date, a number or a title is answered by the clause that names one, where one
+    stands out; its citation quotes the whole sentence.
+    """
+    question, centred = found.question, background.centred(found.question, found.vector)
+    passages = found.passages[: options.passages]
+    ranked = rank(
+        question,
+        [
+            Source(passage.text, f"{hit.chunk.title} {passage.label}", hit.score)
+            for hit, passage in zip(found.hits, passages, strict=False)
+        ],
+        embedder=embedder,
+        standard=lambda vectors: background.standard(question, centred, vectors @ centred),
+        idf_words=_idf(store, "words"),
+        idf_bigrams=_idf(store, "bigrams"),
     )
-    text = "\n".join(f"{citation.quote} [{citation.number}]" for citation in citations)
-    return Answer(found.question, text, citations, found.hits, found.confidence, refused=False)
+    citations, lines = [], []
+    for number, sentence in enumerate(choose(ranked, most=options.sentences), start=1):
+        passage = passages[sentence.source]
+        citations.append(cite(number, passage, sentence.start, sentence.end, store))
+        start, end = sentence.focus or (sentence.start, sentence.end)
+        lines.append(f"{one_line(passage.text[start:end])} [{number}]")
+    text = "\n".join(lines)
+    return Answer(question, text, tuple(citations), found.hits, found.confidence, refused=False)
 
 
 def cite(number: int, passage: Passage, start: int, end: int, store: Store) -> Citation:
-    """The citation of characters [start, end) of a passage, without the space around them."""
-    raw = passage.text[start:end]
-    quote = raw.strip()
-    first = passage.start + start + raw.index(quote)
+    """The citation of characters [start, end) of a passage."""
+    first = passage.start + start
     chunk = _chunk_at(store.chunks_within(passage), first)
-    return Citation(number, chunk, first, first + len(quote), quote)
+    return Citation(number, chunk, first, passage.start + end, passage.text[start:end])
 
 
 def _chunk_at(chunks: Sequence[Chunk], offset: int) -> Chunk:
     return next(chunk for chunk in chunks if chunk.start <= offset < chunk.end)
+
+
+def _idf(store: Store, field: Field) -> Idf:
+    return lambda terms: idf(store.doc_freq(terms, field=field), store.count()).tolist()

@@ -1,10 +1,10 @@
 """An answer as text for a terminal, as Markdown, or as a JSON value."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from ingest.types import Hit
+from rag.layout import one_line
 from rag.types import Answer, Citation
 
 
@@ -16,7 +16,7 @@ def plain(answer: Answer) -> str:
     for citation in answer.citations:
         lines.append(f"[{citation.number}] {place(citation)}")
         if _clean(citation.quote) not in _clean(answer.text):
-            lines.append(f"    “{_one_line(citation.quote)}”")
+            lines.append(f"    “{one_line(citation.quote)}”")
     return "\n".join(lines)
 
 
@@ -72,7 +72,7 @@ def hit_record(hit: Hit) -> dict[str, Any]:
 
 def hit_line(hit: Hit) -> str:
     """Where a hit stands and what it says: two lines."""
-    return f"{_place(hit)}  ({hit.score:.2f})\n    {_one_line(hit.chunk.text)}"
+    return f"{_place(hit)}  ({hit.score:.2f})\n    {one_line(hit.chunk.text)}"
 
 
 def place(citation: Citation) -> str:
@@ -84,11 +84,6 @@ def place(citation: Citation) -> str:
 def _place(hit: Hit) -> str:
     parts = [Path(hit.chunk.source).name, hit.chunk.label(hit.chunk.start)]
     return " · ".join(part for part in parts if part)
-
-
-def _one_line(text: str) -> str:
-    """`text` without line breaks: a space in their place only between words that have spaces."""
-    return re.sub(r"(?<=[\u3000-\uffef])\s*\n\s*(?=[\u3000-\uffef])", "", text).replace("\n", " ").strip()
 
 
 def _clean(text: str) -> str:
