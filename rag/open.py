@@ -11,8 +11,8 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import BUNDLED, Embedder, open_embedder
 from ingest.errors import Busy, Mismatch
 from ingest.store import Identity, LocalStore, open_store
-from rag.config import read
 from rag.background import SCRIPTS, Background, generic_questions, level, measure
+from rag.config import read
 from rag.language import Speaker
 from rag.pipeline import Pipeline
 from rag.read import ReadOptions

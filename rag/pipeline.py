@@ -9,10 +9,10 @@ from ingest.errors import UserError
 from ingest.store import LocalStore
 from rag.background import Background, script_of
 from rag.condense import condense
+from rag.fuse import Scores
 from rag.language import Speaker
 from rag.read import ReadOptions, read
 from rag.refuse import Calibration, confidence, evidence
-from rag.fuse import Scores
 from rag.rerank import Reranker, rerank
 from rag.retrieve import RetrieveOptions, best_of_passages, rank
 from rag.types import Answer, Message, Retrieved

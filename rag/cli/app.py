@@ -1,7 +1,6 @@
 """`rag`: its commands, and how a user's mistake ends (one line, exit code 1)."""
 
 import sys
-from pathlib import Path
 
 import typer
 

@@ -1,7 +1,7 @@
 """`rag kb`: the knowledge bases themselves."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,11 @@ from ingest.errors import UserError
 from rag.cli.ingest import display
 from rag.cli.places import KbOption, data_home, existing_kb, kb_path
 from rag.cli.screen import note, out, out_json, say, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ingest.types import Document
 
 app = typer.Typer(
     help=say("List, inspect, mend and copy knowledge bases.", "列出、检查、修复和备份知识库。"),
@@ -82,17 +87,27 @@ def remove(
             out(say(f"removed {display(name)}", f"已删除 {display(name)}"))
 
 
-def _known(documents, source: str) -> str:  # noqa: ANN001
-    import difflib
+def _known(documents: "Iterable[Document]", name: str) -> str:
+    """The source that `name` stands for: a source, a path, or the end of one source's path."""
+    from difflib import get_close_matches
 
-    names = [document.source for document in documents]
-    for name in (source, str(Path(source).absolute())):
-        if name in names:
-            return name
-    near = difflib.get_close_matches(source, [*names, *(display(name) for name in names)], 1, 0.5)
+    sources = [document.source for document in documents]
+    for exact in (name, str(Path(name).absolute())):
+        if exact in sources:
+            return exact
+    parts = Path(name).parts
+    ends = [source for source in sources if Path(source).parts[-len(parts) :] == parts]
+    if len(ends) == 1:
+        return ends[0]
+    if ends:
+        raise UserError(
+            f"{name} stands for {len(ends)} documents; name one of: {', '.join(ends)}",
+            zh=f"{name} 对应 {len(ends)} 个文档；请指明其一：{'、'.join(ends)}",
+        )
+    near = get_close_matches(Path(name).name, [Path(source).name for source in sources], 1, 0.5)
     hint, zh = (f"; did you mean {near[0]}?", f"；是否指 {near[0]}？") if near else ("", "")
     raise UserError(
-        f"the knowledge base has no document {source}{hint}", zh=f"知识库中没有文档 {source}{zh}"
+        f"the knowledge base has no document {name}{hint}", zh=f"知识库中没有文档 {name}{zh}"
     )
 
 
@@ -135,11 +150,9 @@ def snapshot(
     file: Annotated[Path, typer.Argument(help=say("The file to write.", "要写入的文件。"))],
     kb: Name = "default",
 ) -> None:
-    from ingest.store import open_store
     from ingest.store import snapshot as write
 
-    with open_store(existing_kb(kb)) as store:
-        write(store, file)
+    write(existing_kb(kb), file)
     out(str(file))
 
 
