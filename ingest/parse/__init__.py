@@ -8,6 +8,7 @@ from pathlib import Path
 from ingest import decode
 from ingest.errors import Unreadable
 from ingest.formats import IMAGES, TEXT_FORMATS, extension, recognise
+from ingest.headings import heading
 from ingest.ocr import INSTALL, Reader, available, read_image
 from ingest.parse import blocks as block
 from ingest.parse.blocks import Block, compose
@@ -63,7 +64,8 @@ class Parser:
             ocr_pages=work.pictures.read,
             warnings=(*work.warnings, *work.pictures.warnings()),
         )
-        return Parsed(work.title or path.stem, chain(first, rest, segments), receipt)
+        title = work.title or _opening(first[0]) or path.stem
+        return Parsed(title, chain(first, rest, segments), receipt)
 
 
 def parse(path: Path, *, ocr: bool = True) -> Parsed:
@@ -74,6 +76,15 @@ def parse(path: Path, *, ocr: bool = True) -> Parsed:
 def _take(segments: Iterator[Segment], count: int) -> Iterator[Segment]:
     for _, segment in zip(range(count), segments, strict=False):
         yield segment
+
+
+def _opening(segment: Segment) -> str:
+    """The heading of the first rank that a document begins with, unless it is a chapter's."""
+    for mark in segment.marks:
+        if mark.kind == "heading":
+            blank = not segment.text[: mark.start].strip()
+            return mark.label if mark.level == 1 and blank and not heading(mark.label) else ""
+    return ""
 
 
 def _alike(promised: str, kind: str) -> bool:
@@ -136,10 +147,8 @@ class Work:
             "pdf": lambda: pdf_blocks(
                 path, reader=self.reader, pictures=self.pictures, warn=self.warnings
             ),
-            "docx": lambda: word_blocks(path, pictures=self.pictures, found_title=self.found_title),
-            "pptx": lambda: slide_blocks(
-                path, pictures=self.pictures, found_title=self.found_title
-            ),
+            "docx": lambda: word_blocks(path, pictures=self.pictures),
+            "pptx": lambda: slide_blocks(path, pictures=self.pictures),
             "epub": lambda: book_blocks(path, found_title=self.found_title),
             "eml": lambda: mail_blocks(path, warn=self.warnings),
         }

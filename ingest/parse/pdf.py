@@ -9,6 +9,7 @@ from ingest.headings import heading as chinese_heading
 from ingest.ocr import INSTALL, Reader
 from ingest.parse.blocks import Block, clean, heading, mark
 from ingest.parse.containers import extract
+from ingest.parse.lines import rejoin
 from ingest.parse.pictures import Pictures
 
 DPI = 200
@@ -44,7 +45,7 @@ def pdf_blocks(
                 yield from pictures.blocks(image["data"])
     for trouble, pages in unread.items():
         reason = INSTALL if reader is None else f"only {MOST_PAGES} pages are read by OCR"
-        warn.append(f"{len(pages)} pages have {trouble}; {reason}")
+        warn.append(f"pages with {trouble}: {len(pages)}, from p. {pages[0]} on ({reason})")
     pictures.read += len(read)
 
 
@@ -69,7 +70,7 @@ def _ocr(path: Path, number: int, reader: Reader) -> str:
 def _lines(text: str) -> Iterator[Block]:
     """Paragraphs of a page; chapter headings stand alone."""
     held: list[str] = []
-    for line in text.split("\n"):
+    for line in rejoin(text).split("\n"):
         found = chinese_heading(line)
         if found or not line.strip():
             if held:

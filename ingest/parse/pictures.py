@@ -43,4 +43,4 @@ class Pictures:
         if not self.unread:
             return []
         reason = f"only the first {MOST} are" if self.reader else "OCR is off or not installed"
-        return [f"{self.unread} pictures were not read ({reason})"]
+        return [f"pictures not read: {self.unread} ({reason})"]

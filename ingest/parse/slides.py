@@ -1,6 +1,6 @@
 """PowerPoint: each slide a page, its title a heading, then its shapes, tables, charts and notes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -14,20 +14,14 @@ _FURNITURE = ("sldNum", "dt", "ftr", "hdr", "sldImg")
 _SHAPES = frozenset(("sp", "pic", "graphicFrame"))
 
 
-def slide_blocks(
-    path: Path, *, pictures: Pictures, found_title: Callable[[str], None]
-) -> Iterator[Block]:
+def slide_blocks(path: Path, *, pictures: Pictures) -> Iterator[Block]:
     with open_package(path) as package:
         parts = _slides(package)
         if not parts:
             raise damaged(path.name, "it has no slides")
         for number, part in enumerate(parts, 1):
             yield mark("page", f"p. {number}")
-            yield from _slide(package, part, pictures, found_title if number == 1 else _ignore)
-
-
-def _ignore(title: str) -> None:
-    """Only the first slide's title is the document's."""
+            yield from _slide(package, part, pictures)
 
 
 def _slides(package: Package) -> list[str]:
@@ -40,14 +34,12 @@ def _slides(package: Package) -> list[str]:
     return [part for part in parts if part in package]
 
 
-def _slide(
-    package: Package, part: str, pictures: Pictures, found_title: Callable[[str], None]
-) -> Iterator[Block]:
+def _slide(package: Package, part: str, pictures: Pictures) -> Iterator[Block]:
     relations = package.relations(part)
     for shape in walk(package.xml(part), _SHAPES):
         kind = local(shape)
         if kind == "sp":
-            yield from _shape(shape, found_title)
+            yield from _shape(shape)
         elif kind == "graphicFrame":
             yield from _frame(package, shape, relations)
         if kind in _SHAPES:
@@ -58,19 +50,17 @@ def _slide(
     for kind, target in relations.values():
         if kind == "notesSlide" and target in package:
             for shape in package.xml(target).iter(P + "sp"):
-                yield from _shape(shape, _ignore)
+                yield from _shape(shape)
 
 
-def _shape(shape: Element, found_title: Callable[[str], None]) -> Iterator[Block]:
+def _shape(shape: Element) -> Iterator[Block]:
     placeholder = shape.find(f".//{P}nvPr/{P}ph")
     role = "" if placeholder is None else placeholder.get("type", "")
     if role in _FURNITURE:
         return
     paragraphs = [text for text in map(_text, shape.iter(A + "p")) if text]
     if role in ("title", "ctrTitle") and paragraphs:
-        title = " ".join(paragraphs)
-        found_title(title)
-        yield heading(title, 1)
+        yield heading(" ".join(paragraphs), 1)
     else:
         yield from (Block(text, (), at > 0) for at, text in enumerate(paragraphs))
 

@@ -1,7 +1,7 @@
 """Word documents: paragraphs, headings by style, numbering, tables, text boxes, notes, pictures."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -22,12 +22,10 @@ _NOTES = {
 _APART = frozenset(("txbxContent", "del", "moveFrom", "instrText", "delText"))
 
 
-def word_blocks(
-    path: Path, *, pictures: Pictures, found_title: Callable[[str], None]
-) -> Iterator[Block]:
+def word_blocks(path: Path, *, pictures: Pictures) -> Iterator[Block]:
     with open_package(path) as package:
         main = _main_part(package)
-        document = Word(package, main, pictures, found_title)
+        document = Word(package, main, pictures)
         yield from document.blocks(package.xml(main))
         yield from document.margins()
 
@@ -48,10 +46,8 @@ class Style:
 
 
 class Word:
-    def __init__(
-        self, package: Package, main: str, pictures: Pictures, found_title: Callable[[str], None]
-    ) -> None:
-        self.package, self.pictures, self.found_title = package, pictures, found_title
+    def __init__(self, package: Package, main: str, pictures: Pictures) -> None:
+        self.package, self.pictures = package, pictures
         self.relations = package.relations(main)
         self.parts = {kind: part for kind, part in self.relations.values() if part in package}
         self.styles = self._styles()
@@ -100,8 +96,6 @@ class Word:
 
     def _block(self, text: str, style: Style, element: Element, *, listed: bool) -> Block:
         if style.rank and len(text) <= 120:
-            if style.rank == 1:
-                self.found_title(text)
             return heading(text, style.rank)
         if found := chinese_heading(text):
             return heading(*found)
@@ -135,18 +129,11 @@ class Word:
         """A table of one column or one row is layout. A cell merged downwards is repeated in each
         of its rows, so that every row can be read alone."""
         rows: list[list[str]] = []
-        after: list[Block] = []
-        for row in (
-            element.iter(W + "tr")
-            if element.find(".//" + W + "tbl") is None
-            else element.findall(W + "tr")
-        ):
+        for row in _below(element, "tr"):
             cells: list[str] = []
-            for cell in (c for c in walk(row, frozenset(("tc",))) if local(c) == "tc"):
-                text, blocks = self._cell(cell)
-                after += blocks
-                properties = cell.find(W + "tcPr")
-                span, merged = _spans(properties)
+            for cell in _below(row, "tc"):
+                text = "\n".join(block.text for block in self.blocks(cell))
+                span, merged = _spans(cell.find(W + "tcPr"))
                 if merged and not text and rows and len(cells) < len(rows[-1]):
                     text = rows[-1][len(cells)]
                 cells += [text, *[""] * (span - 1)]
@@ -155,15 +142,6 @@ class Word:
             yield from (Block(text) for row in rows for text in row if text)
         else:
             yield from table(rows)
-        yield from after
-
-    def _cell(self, cell: Element) -> tuple[str, list[Block]]:
-        """The cell's paragraphs as one text; what pictures in it say comes after the table."""
-        texts: list[str] = []
-        pictures: list[Block] = []
-        for block in self.blocks(cell):
-            texts.append(block.text)
-        return "\n".join(texts), pictures
 
     def _picture(self, reference: str) -> list[Block]:
         _, part = self.relations.get(reference, ("", ""))
@@ -211,6 +189,11 @@ class Word:
             return Style(rank, numbering or above.numbering)
 
         return {key: resolve(key) for key in elements}
+
+
+def _below(element: Element, name: str) -> Iterator[Element]:
+    """The outermost elements called `name` below `element`."""
+    return (part for part in walk(element, frozenset((name,))) if local(part) == name)
 
 
 def _rank(outline: Element) -> int:

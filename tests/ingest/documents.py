@@ -1,0 +1,77 @@
+"""Small office documents made of literals: just the parts that the readers look at."""
+
+import zipfile
+from pathlib import Path
+
+W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+A = 'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
+P = 'xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main"'
+R = 'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
+RELATION = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+def package(path: Path, parts: dict[str, str | bytes]) -> Path:
+    """A zip container of these parts."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+def relations(targets: dict[str, tuple[str, str]]) -> str:
+    """A .rels part: id -> (kind, target)."""
+    rows = "".join(
+        f'<Relationship Id="{key}" Type="{RELATION}/{kind}" Target="{target}"/>'
+        for key, (kind, target) in targets.items()
+    )
+    return f"<Relationships>{rows}</Relationships>"
+
+
+def word(path: Path, body: str, **parts: str) -> Path:
+    """A .docx; `parts` are e.g. styles="<w:style .../>"."""
+    kinds = {f"r{at}": (kind, f"{kind}.xml") for at, kind in enumerate(parts)}
+    return package(
+        path,
+        {
+            "word/document.xml": f"<w:document {W} {R}><w:body>{body}</w:body></w:document>",
+            "word/_rels/document.xml.rels": relations(kinds),
+            **{
+                f"word/{kind}.xml": f"<w:{kind} {W}>{xml}</w:{kind}>" for kind, xml in parts.items()
+            },
+        },
+    )
+
+
+def paragraph(text: str, properties: str = "") -> str:
+    return f"<w:p><w:pPr>{properties}</w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>"
+
+
+def pdf(path: Path, pages: list[list[str]]) -> Path:
+    """A PDF of ASCII lines in Helvetica, one list a page."""
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
+    kids = []
+    for lines in pages:
+        shown = "".join(
+            f"1 0 0 1 72 {750 - 20 * at} Tm ({line}) Tj " for at, line in enumerate(lines)
+        )
+        stream = f"BT /F1 12 Tf {shown}ET"
+        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+        kids.append(f"{len(objects) + 1} 0 R")
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {len(objects)} 0 R "
+            "/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica "
+            ">> >> >> >>"
+        )
+    objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
+    out = bytearray(b"%PDF-1.4\n")
+    places = []
+    for number, content in enumerate(objects, 1):
+        places.append(len(out))
+        out += f"{number} 0 obj\n{content}\nendobj\n".encode("latin-1")
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    out += (
+        f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}"
+        f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF"
+    ).encode()
+    path.write_bytes(out)
+    return path

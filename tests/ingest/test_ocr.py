@@ -1,0 +1,116 @@
+"""OCR: reading order, bounds, and Chinese text in pictures with the models of the wheel."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.errors import Unreadable
+from ingest.ocr import Line, Reader, available, in_reading_order, open_picture, picture_size
+from ingest.parse import Parser, parse
+from ingest.parse.pictures import MOST, Pictures
+
+DATA = Path(__file__).parents[1] / "data" / "documents"
+OCR = available()
+
+
+def printed(text: str, left: float, top: float, *, size: float = 20) -> Line:
+    return Line(text, left, top, left + size * len(text), top + size)
+
+
+def test_columns_are_read_one_after_the_other() -> None:
+    left = [printed(f"左栏第{row}行文字", 0, 30 * row) for row in range(6)]
+    right = [printed(f"右栏第{row}行文字", 300, 30 * row) for row in range(6)]
+    title = printed("横跨两栏的标题横跨两栏的标题", 100, -80)
+    lines = [title, *left, *right]
+    random.Random(0).shuffle(lines)
+    assert in_reading_order(lines).split("\n") == [
+        title.text,
+        *(line.text for line in left + right),
+    ]
+
+
+def test_cells_of_one_printed_row_stay_together() -> None:
+    cells = [
+        printed("品名", 0, 0),
+        printed("价格", 200, 3),
+        printed("苹果", 0, 30),
+        printed("5", 200, 28),
+    ]
+    assert in_reading_order(cells[::-1]) == "品名 价格\n苹果 5"
+
+
+@given(st.lists(st.tuples(st.integers(0, 900), st.integers(0, 900)), max_size=40))
+def test_no_line_is_lost_or_doubled(places: list[tuple[int, int]]) -> None:
+    lines = [printed(f"w{at}", *place) for at, place in enumerate(places)]
+    assert sorted(in_reading_order(lines).split()) == sorted(line.text for line in lines)
+
+
+class Counting(Reader):
+    def text(self, content: bytes) -> str:
+        return f"picture of {len(content)} bytes"
+
+
+def bitmap(width: int, height: int, shade: int = 255) -> bytes:
+    """A grey BMP, written by hand."""
+    row = bytes([shade]) * (width * 3 + -width * 3 % 4)
+    size = 54 + len(row) * height
+    head = b"BM" + size.to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    info = b"".join(n.to_bytes(4, "little") for n in (40, width, height, 1 | 24 << 16)) + bytes(24)
+    return head + info + row * height
+
+
+@pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
+def test_pictures_are_read_once_and_within_bounds() -> None:
+    pictures = Pictures(Counting())
+    assert pictures.text(bitmap(20, 20)) == ""  # an icon
+    assert pictures.text(bitmap(200, 100)) != ""
+    assert pictures.text(bitmap(200, 100)) == ""  # the logo of every page
+    assert pictures.text(b"no picture") == ""
+    for shade in range(MOST + 5):
+        pictures.text(bitmap(200, 100, shade))
+    assert pictures.read == MOST
+    assert pictures.warnings() == [f"pictures not read: 6 (only the first {MOST} are)"]
+
+
+@pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
+def test_damaged_and_huge_pictures_are_none() -> None:
+    assert picture_size(bitmap(30, 40)) == (30, 40)
+    assert open_picture(bitmap(30, 40)[:200]) is None
+    assert open_picture(b"BM" + b"\xff" * 60) is None
+    head = bytearray(bitmap(1, 1))
+    head[18:26] = (60_000).to_bytes(4, "little") * 2
+    assert open_picture(bytes(head)) is None
+
+
+@pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
+def test_chinese_text_in_pictures_of_documents_is_found() -> None:
+    parser = Parser()
+    for name in ("ocr_test.docx", "ocr_test.pdf"):
+        parsed = parser.parse(DATA / name)
+        text = re.sub(r"\s", "", "".join(segment.text for segment in parsed.segments))
+        assert "我是文字" in text
+        assert "横向文本框" in text
+        assert parsed.receipt.ocr_pages == 1
+
+
+@pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
+def test_an_image_file_without_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "white.bmp").write_bytes(bitmap(300, 200))
+    with pytest.raises(Unreadable, match="no text was found"):
+        parse(tmp_path / "white.bmp")
+
+
+def test_without_ocr_an_image_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "a.bmp").write_bytes(bitmap(300, 200))
+    with pytest.raises(Unreadable, match="pip install"):
+        parse(tmp_path / "a.bmp", ocr=False)
+
+
+def test_without_ocr_pictures_become_a_warning() -> None:
+    parsed = parse(DATA / "ocr_test.docx", ocr=False)
+    assert "我是文字" in "".join(segment.text for segment in parsed.segments)
+    assert "OCR is off" in parsed.receipt.warnings[0]

@@ -1,0 +1,144 @@
+"""The child process: what it answers, and that nothing a file does reaches the parent."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingest.errors import Unreadable
+from ingest.parse import parse
+from ingest.sandbox import Limits, Sandbox
+from ingest.types import Parsed, Receipt
+from tests.ingest.documents import paragraph, word
+
+DATA = Path(__file__).parents[1] / "data" / "documents"
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Sandbox]:
+    with Sandbox(ocr=False) as sandbox:
+        yield sandbox
+
+
+def contents(parsed: Parsed) -> tuple[str, list, Receipt]:
+    return parsed.title, list(parsed.segments), parsed.receipt
+
+
+@pytest.mark.parametrize("name", ["zh-demo.xlsx", "ocr_test.docx", "issue-1113-evil-xobjects.pdf"])
+def test_the_child_gives_what_the_parser_gives(box: Sandbox, name: str) -> None:
+    assert contents(box.parse(DATA / name)) == contents(parse(DATA / name, ocr=False))
+
+
+def test_one_child_serves_many_files_also_after_errors(box: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("文字", encoding="gbk")
+    box.parse(tmp_path / "a.txt")
+    child = box._child
+    with pytest.raises(Unreadable, match="needs a password") as caught:
+        box.parse(DATA / "password-aes-256.pdf")
+    assert "密码" in caught.value.zh
+    with pytest.raises(Unreadable, match="could not be read"):
+        box.parse(tmp_path)
+    assert "".join(s.text for s in box.parse(tmp_path / "a.txt").segments) == "文字"
+    assert box._child is child
+
+
+def test_spool_files_are_gone_once_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("文字" * 1000)
+    with Sandbox(ocr=False) as sandbox:
+        folder = Path(sandbox._folder.name)
+        parsed = sandbox.parse(tmp_path / "a.txt")
+        assert list(folder.glob("*.jsonl"))
+        list(parsed.segments)
+        assert not list(folder.glob("*.jsonl"))
+        child = sandbox._child
+    assert not folder.exists()
+    assert child
+    assert child.poll() is not None
+
+
+def test_memory_is_limited_and_the_next_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("文字")
+    large = word(tmp_path / "large.docx", paragraph("字") * 300_000)
+    with Sandbox(ocr=False, limits=Limits(memory=150_000_000)) as sandbox:
+        with pytest.raises(Unreadable, match=r"large\.docx took .* GB of memory") as caught:
+            sandbox.parse(large)
+        assert "内存" in caught.value.zh
+        assert "".join(s.text for s in sandbox.parse(tmp_path / "a.txt").segments) == "文字"
+
+
+def test_time_is_limited(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never.txt")
+    with (
+        Sandbox(ocr=False, limits=Limits(seconds=0.5)) as sandbox,
+        pytest.raises(Unreadable, match="not parsed within 0 s"),
+    ):
+        sandbox.parse(tmp_path / "never.txt")
+
+
+def _kill_soon(sandbox: Sandbox) -> threading.Thread:
+    def kill() -> None:
+        while sandbox._child is None:
+            time.sleep(0.01)
+        os.kill(sandbox._child.pid, signal.SIGSEGV)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_a_crash_names_the_signal_and_costs_one_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "crash.txt")
+    (tmp_path / "a.txt").write_text("文字")
+    with Sandbox(ocr=False) as sandbox:
+        thread = _kill_soon(sandbox)
+        with pytest.raises(Unreadable, match=r"crash\.txt ended its parser \(killed by SIGSEGV"):
+            sandbox.parse(tmp_path / "crash.txt")
+        thread.join()
+        assert "".join(s.text for s in sandbox.parse(tmp_path / "a.txt").segments) == "文字"
+
+
+def test_children_are_replaced_after_some_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("文字")
+    with Sandbox(ocr=False, limits=Limits(recycle_files=2)) as sandbox:
+        children = []
+        for _ in range(5):
+            list(sandbox.parse(tmp_path / "a.txt").segments)
+            children.append(sandbox._child.pid if sandbox._child else 0)
+    assert len(set(children)) == 3
+
+
+def test_an_interrupt_leaves_no_child(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never.txt")
+    with Sandbox(ocr=False) as sandbox:
+
+        def interrupt() -> None:
+            while sandbox._child is None:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.parse(tmp_path / "never.txt")
+        thread.join()
+        assert sandbox._child is None
+
+
+def test_the_child_has_no_network(tmp_path: Path) -> None:
+    """The audit hook that the child installs refuses connections in that process."""
+    import subprocess
+    import sys
+
+    code = (
+        "from ingest.sandbox import _refuse_network; import socket; _refuse_network()\n"
+        "try: socket.create_connection(('127.0.0.1', 9), 1)\n"
+        "except PermissionError as error: raise SystemExit(str(error))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert "no network" in done.stderr
