@@ -84,6 +84,12 @@ class Sandbox:
             spool.unlink(missing_ok=True)
             raise
 
+    @property
+    def memory(self) -> int:
+        """Resident bytes of the child now; 0 where there is none."""
+        child = self._child
+        return _resident(child.pid) if child else 0
+
     def _ready(self) -> "subprocess.Popen[str]":
         """The child, started anew where there is none or the old one has grown."""
         child = self._child
