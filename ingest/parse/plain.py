@@ -1,5 +1,6 @@
 """Plain text and Markdown, piece by piece, so that a file of any size fits."""
 
+import html
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -19,6 +20,14 @@ _LINK = re.compile(
 _STRONG = re.compile(r"(\*\*|__)(?=\S)([^*_\n]+?)(?<=\S)\1")
 _EMPHASIS = re.compile(r"(?<![*A-Za-z0-9_(])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![*A-Za-z0-9_])")
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|br|center|code|dd|del|details|div|dl|dt|em|figcaption|figure|font"
+    r"|h[1-6]|hr|i|img|ins|kbd|li|mark|ol|p|picture|pre|s|small|source|span|strike|strong|sub|summary"
+    r"|sup|table|tbody|td|tfoot|th|thead|tr|tt|u|ul|video)(?:\s[^<>\n]*)?/?>",
+    re.IGNORECASE,
+)
+_FRONT = re.compile(r"\A---\n(.*?\n)(?:---|\.\.\.)\n", re.DOTALL)
+_TITLE = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*\n", re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->")
 
 
@@ -38,17 +47,18 @@ def markdown_segments(pieces: Iterable[str]) -> Iterator[Segment]:
     """Markdown as its reader sees it: headings marked and without #, no emphasis, links and images
     as their words. Code stays as it is."""
     fence = ""
-    for text in _whole_lines(pieces):
+    for number, text in enumerate(_whole_lines(pieces)):
+        text = text if number else _front_matter(text)
         parts: list[str] = []
         marks: list[Mark] = []
         start = 0
         lines = text.split("\n")
-        for number, line in enumerate(lines):
+        for at, line in enumerate(lines):
             found = None
             if match := _FENCE.match(line):
                 fence = "" if fence and match[1].startswith(fence) else fence or match[1]
             elif not fence:
-                line, found = _line(line, lines[number + 1] if number + 1 < len(lines) else "")
+                line, found = _line(line, lines[at + 1] if at + 1 < len(lines) else "")
             if found:
                 marks.append(Mark(start, "heading", *found))
             parts.append(line)
@@ -68,6 +78,17 @@ def _line(line: str, below: str) -> tuple[str, tuple[str, int] | None]:
     return ("", None) if _UNDERLINE.fullmatch(line) else (text, heading(text))
 
 
+def _front_matter(text: str) -> str:
+    """The file's head with the title that its front matter states as a heading; the rest of the
+    front matter stays as lines."""
+    front = _FRONT.match(text)
+    if not front:
+        return text
+    title = _TITLE.search(front[1])
+    rest = _TITLE.sub("", front[1], count=1)
+    return (f"# {title[1]}\n\n" if title else "") + rest + "\n" + text[front.end() :]
+
+
 def inline(text: str) -> str:
     """A line without emphasis, escapes, link targets and comments; code spans are kept."""
     parts: list[str] = []
@@ -84,7 +105,7 @@ def _prose(text: str) -> str:
         (_ESCAPE, r"\1"),
     ):  # fmt: skip
         text = pattern.sub(words, text)
-    return text
+    return html.unescape(_TAG.sub("", text)) if "<" in text or "&" in text else text
 
 
 def _whole_lines(pieces: Iterable[str]) -> Iterator[str]:

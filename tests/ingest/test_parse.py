@@ -104,6 +104,15 @@ def test_markdown_without_its_markup(tmp_path: Path) -> None:
     assert "| a | b |\n| --- | --- |\n| 1 | 2 |" in text
 
 
+def test_markdown_front_matter_and_html(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    front = '---\ntitle: "条件渲染"\nlang: zh\n---\n'
+    path.write_text(front + "\n<b>粗</b> &amp; Vec<T><br/>\n\n---\n完")
+    parsed = parse(path)
+    assert parsed.title == "条件渲染"
+    assert whole(parsed)[0].split() == ["条件渲染", "lang:", "zh", "粗", "&", "Vec<T>", "完"]
+
+
 @pytest.mark.parametrize(
     "line", ["a*b*c", "2 ** 3 ** 4", "f(*args, **kwargs)", "* item", "__init__"]
 )
