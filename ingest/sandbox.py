@@ -18,13 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TextIO
 
+from ingest import spool
 from ingest.errors import Unreadable
-from ingest.types import Mark, Parsed, Receipt, Segment
+from ingest.types import Parsed
 
 POLL = 0.02  # seconds between two looks at the child
 PATIENCE = "wait "  # a line from the child: so many seconds more, work of known size is under way
@@ -75,13 +76,13 @@ class Sandbox:
         """
         child = self._ready()
         self._spools += 1
-        spool = Path(self._folder.name, f"{self._spools}.jsonl")
-        request = {"path": str(path.absolute()), "spool": str(spool)}
+        place = Path(self._folder.name, f"{self._spools}.jsonl")
+        request = {"path": str(path.absolute()), "spool": str(place)}
         try:
             self._ask(child, json.dumps(request), path)
-            return _open_spool(spool)
+            return spool.read(place)
         except BaseException:
-            spool.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
             raise
 
     @property
@@ -220,26 +221,6 @@ def _death(status: int) -> str:
     return f"exit status {status}"
 
 
-def _open_spool(spool: Path) -> Parsed:
-    with spool.open(encoding="utf-8") as lines:
-        head = json.loads(next(lines))
-    receipt = head["receipt"]
-    receipt["warnings"] = tuple(receipt["warnings"])
-    return Parsed(head["title"], _segments(spool), Receipt(**receipt))
-
-
-def _segments(spool: Path) -> Iterator[Segment]:
-    """The segments of a spool file, which is removed at the end."""
-    try:
-        with spool.open(encoding="utf-8") as lines:
-            next(lines)
-            for line in lines:
-                text, marks = json.loads(line)
-                yield Segment(text, tuple(Mark(*mark) for mark in marks))
-    finally:
-        spool.unlink(missing_ok=True)
-
-
 def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
     """The child's loop: parse what is asked for, spool it, answer `{}` or `{"error": ...}`."""
     from ingest.parse import Parser
@@ -252,7 +233,7 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
     for line in requests:
         request = json.loads(line)
         try:
-            _spool(parser.parse(Path(request["path"])), Path(request["spool"]))
+            spool.write(parser.parse(Path(request["path"])), Path(request["spool"]))
             answer = {}
         except Unreadable as error:
             answer = {"error": str(error), "zh": error.zh}
@@ -260,15 +241,6 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
             answer = {"error": f"{Path(request['path']).name} could not be read: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def _spool(parsed: Parsed, spool: Path) -> None:
-    with spool.open("w", encoding="utf-8") as lines:
-        head = {"title": parsed.title, "receipt": asdict(parsed.receipt)}
-        lines.write(json.dumps(head, ensure_ascii=False) + "\n")
-        for segment in parsed.segments:
-            marks = [(m.start, m.kind, m.label, m.level) for m in segment.marks]
-            lines.write(json.dumps((segment.text, marks), ensure_ascii=False) + "\n")
 
 
 def _refuse_network() -> None:

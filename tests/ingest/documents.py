@@ -1,7 +1,12 @@
-"""Small office documents made of literals: just the parts that the readers look at."""
+"""Small documents made of literals, the committed ones, and what parsing makes of them."""
 
 import zipfile
 from pathlib import Path
+
+from ingest.parse import parse
+from ingest.types import Mark, Parsed
+
+DATA = Path(__file__).parents[1] / "data" / "documents"
 
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 A = 'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"'
@@ -75,3 +80,22 @@ def pdf(path: Path, pages: list[list[str]]) -> Path:
     ).encode()
     path.write_bytes(out)
     return path
+
+
+def whole(parsed: Parsed) -> tuple[str, list[Mark]]:
+    """The text and the marks with offsets in it."""
+    text, marks = "", []
+    for segment in parsed.segments:
+        marks += [Mark(len(text) + m.start, m.kind, m.label, m.level) for m in segment.marks]
+        text += segment.text
+    return text, marks
+
+
+def read(path: Path, content: str | bytes | None = None) -> tuple[str, list[Mark]]:
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return whole(parse(path, ocr=False))
+
+
+def kinds(marks: list[Mark], kind: str) -> list[str]:
+    return [m.label for m in marks if m.kind == kind]
