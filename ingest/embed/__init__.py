@@ -5,15 +5,23 @@ from pathlib import Path
 from ingest.embed.bundled import NAME as BUNDLED
 from ingest.embed.bundled import open_bundled
 from ingest.embed.protocol import Embedder, Vector, Vectors
+from ingest.embed.sentence import Backend, open_sentence
 
-__all__ = ["BUNDLED", "Embedder", "Vector", "Vectors", "open_embedder"]
+__all__ = ["BUNDLED", "Backend", "Embedder", "Vector", "Vectors", "open_embedder"]
 
 
 def open_embedder(
-    name: str = BUNDLED, *, cache: Path | None = None, threads: int | None = None
+    name: str = BUNDLED,
+    *,
+    cache: Path | None = None,
+    threads: int | None = None,
+    backend: Backend = "torch",
 ) -> Embedder:
     """The encoder called `name`: the bundled one, or a sentence-transformers model or folder.
 
-    `cache` is where the bundled one is built on first use; `threads` defaults to the usable cores.
+    `cache` is where the bundled one is built on first use, `threads` how many cores it uses (all
+    that this process may use, if None); `backend` is what runs a sentence-transformers model.
     """
-    return open_bundled(cache or Path.home() / ".cache" / "chatglm-rag", threads=threads)
+    if name == BUNDLED:
+        return open_bundled(cache or Path.home() / ".cache" / "chatglm-rag", threads=threads)
+    return open_sentence(name, backend=backend)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ingest.embed import cache, e5s1, graph, tokens
+from ingest.embed import cache, calibrate, e5s1, graph, session, tokens
 from ingest.embed.protocol import Vector, Vectors
 from ingest.errors import UserError
 
@@ -21,8 +21,7 @@ NAME = "multilingual-e5-small"
 
 _FILE = "e5-small-q4.bin"
 _SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
-_RECIPE = f"q4-{_SHA256[:8]}-1"  # raise the last number with any change that changes vectors
-_LEVELS = {"query": 1, "passage": 4}  # accuracy levels of graph.write
+_RECIPE = f"q4-{_SHA256[:8]}-int8-1"  # raise the last number with any change that changes vectors
 _BATCH_TOKENS = 4096
 
 
@@ -60,24 +59,24 @@ class BundledEmbedder:
             raise ValueError(f"a passage has {longest} tokens; at most {self.max_tokens} fit")
         vectors = np.empty((len(rows), self.dim), np.float32)
         for chosen in _batches([len(row) + len(self._passage) + 2 for row in rows]):
-            vectors[chosen] = _run(self._passage_session, [self._passage + rows[i] for i in chosen])
+            vectors[chosen] = session.run(self._fast, [self._passage + rows[i] for i in chosen])
         return vectors
 
     def embed_query(self, text: str) -> Vector:
         (row,) = tokens.encode(self._pieces, [text])
         room = self._window - len(self._query)
         parts = [row[at : at + room] for at in range(0, len(row), room)] or [[]]
-        vectors = _run(self._query_session, [self._query + part for part in parts])
+        vectors = session.run(self._exact, [self._query + part for part in parts])
         mean = np.average(vectors, axis=0, weights=[len(part) + 1 for part in parts])
         return (mean / np.linalg.norm(mean)).astype(np.float32)
 
     @cached_property
-    def _passage_session(self) -> "InferenceSession":
-        return _session(self._folder / "passage.onnx", self._threads)
+    def _fast(self) -> "InferenceSession":
+        return session.load(self._folder / "int8.onnx", threads=self._threads)
 
     @cached_property
-    def _query_session(self) -> "InferenceSession":
-        return _session(self._folder / "query.onnx", self._threads)
+    def _exact(self) -> "InferenceSession":
+        return session.load(self._folder / "float32.onnx", threads=self._threads)
 
 
 def open_bundled(cache_folder: Path, *, threads: int | None = None) -> BundledEmbedder:
@@ -88,8 +87,18 @@ def open_bundled(cache_folder: Path, *, threads: int | None = None) -> BundledEm
 
 def build(folder: Path) -> None:
     """Rebuild the encoder's graphs, weights and tokenizer from the data file into `folder`."""
+    import onnx
+
     checkpoint = e5s1.read(data_file())
-    graph.write(checkpoint, folder, levels=_LEVELS)
+    with (folder / "weights.bin").open("wb") as file:
+        weights = graph.Weights(file)
+        onnx.save(graph.Graph(checkpoint, weights).model(), folder / "float32.onnx")
+        watched = folder / "watched.onnx"
+        onnx.save(graph.Graph(checkpoint, weights).model(watch=True), watched)
+        file.flush()
+        ranges = calibrate.ranges(checkpoint, watched)
+        watched.unlink()
+        onnx.save(graph.Graph(checkpoint, weights, ranges).model(), folder / "int8.onnx")
     model = tokens.model(checkpoint.pieces, checkpoint.scores.tolist())
     (folder / "tokens.model").write_bytes(model)
 
@@ -120,27 +129,3 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         size = max(1, _BATCH_TOKENS // lengths[order[at]])
         yield order[at : at + size]
         at += size
-
-
-def _session(path: Path, threads: int) -> "InferenceSession":
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that spin while they wait steal the cores of whatever runs beside us.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The graph is written in fused operators already; optimising would only delay the start.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: "InferenceSession", rows: Sequence[list[int]]) -> Vectors:
-    """Unit vectors of one batch; `rows` are ids without `<s>` and `</s>`."""
-    width = max(map(len, rows)) + 2
-    ids = np.full((len(rows), width), tokens.PAD, np.int32)
-    mask = np.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row) + 2] = [tokens.BOS, *row, tokens.EOS]
-        mask[i, : len(row) + 2] = 1
-    (vectors,) = session.run(["vectors"], {"ids": ids, "mask": mask})
-    return np.asarray(vectors)

@@ -1,5 +1,6 @@
-"""Writes the encoder as an ONNX graph of ONNX Runtime's fused operators."""
+"""Writes the encoder as ONNX graphs of ONNX Runtime's fused operators."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -7,147 +8,180 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.embed.e5s1 import BLOCK, Checkpoint
+from ingest.embed.int8 import Range, quantized
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-_WEIGHTS = "weights.bin"
+_NOUGHT = np.zeros((), np.uint8)
+_INLINE = 128  # bytes
 _ALIGNMENT = 4096  # bytes: page-aligned weights are mapped into memory, not read
 
 
-def write(checkpoint: Checkpoint, folder: Path, *, levels: dict[str, int]) -> None:
-    """Write `<name>.onnx` into `folder` for each of `levels`, and the weights that they share.
+class Weights:
+    """An open file of tensors that several graphs refer to; a name is written once."""
 
-    A level is `MatMulNBits`' `accuracy_level`: 1 multiplies the checkpoint's very weights in
-    float32; 4 rounds the other side to int8, one scale per block of 32 values.
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._written: dict[str, TensorProto] = {}
+
+    def add(self, name: str, array: NDArray[Any]) -> "TensorProto":
+        """A reference to `array` in the file, written there if `name` is new; or a few bytes."""
+        from onnx import TensorProto, helper, numpy_helper
+        from onnx.external_data_helper import set_external_data
+
+        if array.nbytes < _INLINE:  # axes and bounds, which shape inference must see
+            return numpy_helper.from_array(array, name)
+        if name not in self._written:
+            self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            tensor = TensorProto(name=name, dims=array.shape, data_type=kind, raw_data=b"")
+            set_external_data(tensor, Path(self._file.name).name, self._file.tell(), array.nbytes)
+            tensor.ClearField("raw_data")
+            self._file.write(np.ascontiguousarray(array).data)
+            self._written[name] = tensor
+        return self._written[name]
+
+
+class Graph:
+    """Collects the nodes of one graph; a method appends operators and returns their output.
+
+    Without `ranges`, matrices are multiplied in float32 with the checkpoint's very 4-bit weights;
+    with them, in int8 (see `ingest.embed.int8`), by the name of the first matrix that reads them.
     Inputs: `ids` and `mask`, int32 (texts, tokens); mask is 1 for a token, 0 for padding.
     Output: `vectors`, float32 (texts, hidden), of unit length.
     """
-    import onnx
 
-    for name, level in levels.items():
-        with (folder / _WEIGHTS).open("wb") as file:
-            model = _Graph(file, level).model(checkpoint)
-        onnx.save_model(model, folder / f"{name}.onnx")
+    def __init__(
+        self, checkpoint: Checkpoint, weights: Weights, ranges: Mapping[str, Range] | None = None
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._weights = weights
+        self._ranges = ranges
+        self._nodes: list[Any] = []
+        self._used: dict[str, TensorProto] = {}
+        self._readers: dict[str, str] = {}  # a matrix's input -> the first matrix that reads it
+        self._codes: dict[str, str] = {}  # a matrix's input -> the same in uint8
 
+    def model(self, *, watch: bool = False) -> "ModelProto":
+        """BertModel with masked mean pooling (modeling_bert.py: post-norm, exact GELU).
 
-class _Graph:
-    """Collects nodes and weights; every method appends one operator and returns its output."""
-
-    def __init__(self, file: BinaryIO, level: int) -> None:
-        self.file = file
-        self.level = level
-        self.nodes: list[Any] = []
-        self.weights: list[TensorProto] = []
-
-    def model(self, c: Checkpoint) -> "ModelProto":
-        """BertModel with masked mean pooling: modeling_bert.py, post-norm, exact GELU."""
+        `watch` adds outputs `<matrix>.low` and `.high`, (inputs,): the extremes of what a matrix
+        reads, over all places of the batch, under the name of the first that reads it.
+        """
         from onnx import TensorProto, helper
 
-        x = self.embeddings(c)
-        for layer in range(c.layers):
-            x = self.layer(c, x, f"l{layer}")
-        # The mean's direction is the sum's; only the direction is left after normalisation.
-        row = self.op("Unsqueeze", [self.op("Cast", ["mask"], to=TensorProto.FLOAT), self.ints(1)])
-        total = self.op("Squeeze", [self.op("MatMul", [row, x]), self.ints(1)])
-        self.op("LpNormalization", [total], output="vectors", axis=-1, p=2)
-        ids = [
-            helper.make_tensor_value_info(name, TensorProto.INT32, ["texts", "tokens"])
-            for name in ("ids", "mask")
-        ]
-        out = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["texts", c.hidden])
-        graph = helper.make_graph(self.nodes, "encoder", ids, [out], self.weights)
-        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+        x = self._embeddings()
+        for layer in range(self._checkpoint.layers):
+            x = self._layer(x, f"l{layer}")
+        # The mean's direction is the sum's, and only the direction is left after normalisation.
+        row = self._op(
+            "Unsqueeze", [self._op("Cast", ["mask"], to=TensorProto.FLOAT), self._int(1)]
+        )
+        total = self._op("Squeeze", [self._op("MatMul", [row, x]), self._int(1)])
+        self._op("LpNormalization", [total], output="vectors", axis=-1, p=2)
+        outputs = ["vectors", *(self._extremes() if watch else [])]
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self._nodes,
+            "encoder",
+            [value(name, TensorProto.INT32, ["texts", "tokens"]) for name in ("ids", "mask")],
+            [value(name, TensorProto.FLOAT, None) for name in outputs],
+            list(self._used.values()),
+        )
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
-    def embeddings(self, c: Checkpoint) -> str:
+    def _embeddings(self) -> str:
         """Word, place (from 0) and type, summed and normalised: (texts, tokens, hidden)."""
-        words = c.matrices["emb.word"]
-        nibbles = words.nibbles.reshape(len(words.nibbles), -1)
-        word = self.op(
+        words = self._checkpoint.matrices["emb.word"]
+        vectors = self._checkpoint.vectors
+        table = self._weight("emb.word", words.nibbles.reshape(len(words.nibbles), -1))
+        word = self._fused(
             "GatherBlockQuantized",
-            [self.weight("emb.word", nibbles), "ids", self.weight("emb.scale", words.scales)],
-            domain="com.microsoft",
+            [table, "ids", self._weight("emb.scale", words.scales)],
             bits=4,
             block_size=BLOCK,
             gather_axis=0,
             quantize_axis=1,
         )
-        places = self.weight("emb.pos", (c.vectors["emb.pos"] + c.vectors["emb.type"][0])[None])
-        tokens = self.op("Shape", ["ids"], start=1, end=2)
-        place = self.op("Slice", [places, self.ints(0), tokens, self.ints(1)])
-        return self.add_norm(c, word, place, "emb.ln")
+        places = self._weight("emb.place", (vectors["emb.pos"] + vectors["emb.type"][0])[None])
+        tokens = self._op("Shape", ["ids"], start=1, end=2)
+        place = self._op("Slice", [places, self._int(0), tokens, self._int(1)])
+        return self._add_norm(word, place, "emb.ln")
 
-    def layer(self, c: Checkpoint, x: str, name: str) -> str:
+    def _layer(self, x: str, name: str) -> str:
         """Self-attention and feed-forward, each added to its input and normalised."""
-        q, k, v = (self.linear(c, x, f"{name}.{part}") for part in "qkv")
-        attended = self.op(
-            "MultiHeadAttention",
-            [q, k, v, "", "mask"],
-            domain="com.microsoft",
-            num_heads=c.heads,
-        )
-        x = self.add_norm(c, x, self.linear(c, attended, f"{name}.ao"), f"{name}.aln")
-        wide = self.op("Gelu", [self.linear(c, x, f"{name}.fi")], domain="com.microsoft")
-        return self.add_norm(c, x, self.linear(c, wide, f"{name}.fo"), f"{name}.oln")
+        q, k, v = (self._linear(x, f"{name}.{part}") for part in "qkv")
+        heads = self._checkpoint.heads
+        mixed = self._fused("MultiHeadAttention", [q, k, v, "", "mask"], num_heads=heads)
+        x = self._add_norm(x, self._linear(mixed, f"{name}.ao"), f"{name}.aln")
+        wide = self._fused("Gelu", [self._linear(x, f"{name}.fi")])
+        return self._add_norm(x, self._linear(wide, f"{name}.fo"), f"{name}.oln")
 
-    def linear(self, c: Checkpoint, x: str, name: str) -> str:
-        matrix = c.matrices[f"{name}.w"]
+    def _linear(self, x: str, name: str) -> str:
+        self._readers.setdefault(x, name)
+        if self._ranges is not None:
+            return self._int8_linear(x, name, self._ranges[self._readers[x]])
+        matrix = self._checkpoint.matrices[f"{name}.w"]
         outputs, blocks, _ = matrix.nibbles.shape
-        weight = self.weight(f"{name}.w", matrix.nibbles)
-        scale = self.weight(f"{name}.scale", matrix.scales)
-        bias = self.weight(f"{name}.b", c.vectors[f"{name}.b"])
-        return self.op(
+        weight = self._weight(f"{name}.w", matrix.nibbles)
+        scale = self._weight(f"{name}.scale", matrix.scales)
+        return self._fused(
             "MatMulNBits",
-            [x, weight, scale, "", "", bias],
-            domain="com.microsoft",
+            [x, weight, scale, "", "", self._vector(f"{name}.b")],
             K=blocks * BLOCK,
             N=outputs,
             bits=4,
             block_size=BLOCK,
-            accuracy_level=self.level,
+            accuracy_level=1,  # float32
         )
 
-    def add_norm(self, c: Checkpoint, x: str, y: str, name: str) -> str:
-        gain = self.weight(f"{name}.w", c.vectors[f"{name}.w"])
-        shift = self.weight(f"{name}.b", c.vectors[f"{name}.b"])
-        return self.op(
-            "SkipLayerNormalization",
-            [x, y, gain, shift],
-            domain="com.microsoft",
-            epsilon=c.epsilon,
-        )
+    def _int8_linear(self, x: str, name: str, limits: Range) -> str:
+        c = self._checkpoint
+        q = quantized(c.matrices[f"{name}.w"].dequantized(), c.vectors[f"{name}.b"], limits)
+        one, nought = self._weight("one", np.ones((), np.float32)), self._weight("nought", _NOUGHT)
+        if x not in self._codes:
+            # ONNX Runtime's QuantizeLinear is slow with a scale for each channel, fast with one.
+            stepped = self._op("Mul", [x, self._weight(f"{name}.gain", q.gain)])
+            placed = self._op("Add", [stepped, self._weight(f"{name}.zero", q.zero)])
+            self._codes[x] = self._op("QuantizeLinear", [placed, one, nought])
+        weight = self._weight(f"{name}.w8", q.weight)
+        scale, bias = self._weight(f"{name}.s8", q.scale), self._weight(f"{name}.b8", q.bias)
+        operands = [self._codes[x], weight, one, scale, nought, "", bias]
+        return self._fused("MatMulIntegerToFloat", operands)
 
-    def op(
-        self, kind: str, inputs: list[str], *, domain: str = "", output: str = "", **attributes: Any
-    ) -> str:
+    def _add_norm(self, x: str, y: str, name: str) -> str:
+        gain, shift = self._vector(f"{name}.w"), self._vector(f"{name}.b")
+        epsilon = self._checkpoint.epsilon
+        return self._fused("SkipLayerNormalization", [x, y, gain, shift], epsilon=epsilon)
+
+    def _extremes(self) -> list[str]:
+        axes = self._weight("axes", np.array([0, 1]))
+        return [
+            self._op(kind, [x, axes], output=f"{name}.{end}", keepdims=0)
+            for x, name in self._readers.items()
+            for kind, end in (("ReduceMin", "low"), ("ReduceMax", "high"))
+        ]
+
+    def _fused(self, kind: str, inputs: list[str], **attributes: Any) -> str:
+        """One of ONNX Runtime's own operators."""
+        return self._op(kind, inputs, domain="com.microsoft", **attributes)
+
+    def _op(self, kind: str, inputs: list[str], *, output: str = "", **attributes: Any) -> str:
         from onnx import helper
 
-        output = output or f"t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], domain=domain, **attributes))
+        output = output or f"t{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def ints(self, value: int) -> str:
-        """The one-element int64 tensor that axes and bounds are written as."""
-        from onnx import helper
+    def _int(self, value: int) -> str:
+        """The one-element tensor that axes and bounds are written as."""
+        return self._weight(f"int{value}", np.array([value]))
 
-        name = f"int{value}"
-        if all(weight.name != name for weight in self.weights):
-            self.weights.append(helper.make_tensor(name, 7, [1], [value]))
-        return name
+    def _vector(self, name: str) -> str:
+        return self._weight(name, self._checkpoint.vectors[name])
 
-    def weight(self, name: str, array: NDArray[Any]) -> str:
-        """Append `array` to the weights file and refer to it there."""
-        from onnx import TensorProto, helper
-        from onnx.external_data_helper import set_external_data
-
-        self.file.write(b"\0" * (-self.file.tell() % _ALIGNMENT))
-        tensor = TensorProto(name=name, dims=array.shape)
-        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-        tensor.raw_data = b""
-        data = np.ascontiguousarray(array).tobytes()
-        set_external_data(tensor, _WEIGHTS, self.file.tell(), len(data))
-        tensor.ClearField("raw_data")
-        self.file.write(data)
-        self.weights.append(tensor)
+    def _weight(self, name: str, array: NDArray[Any]) -> str:
+        self._used[name] = self._weights.add(name, array)
         return name

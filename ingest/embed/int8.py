@@ -1,0 +1,63 @@
+"""Linear layers in int8, within limits measured once: fast, and a text's vector is its own.
+
+Limits measured anew for every batch (ONNX Runtime's `quantize_dynamic`) let the outliers of one
+text blur all others in its batch. These are fixed, and each input channel has its own.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# 7 bits of weight: without VNNI, x86 adds pairs of products in int16, where 2 * 255 * 63 still fits.
+_TOP = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Least and largest value of each input channel: float32 (inputs,)."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    def widened(self, factor: float, floor: float) -> "Range":
+        """`factor` times as wide about its middle, and no channel under `floor` median widths."""
+        middle = (self.low + self.high) / 2
+        half = (self.high - self.low) / 2 * factor
+        half = np.maximum(half, floor * np.median(half))
+        return Range(middle - half, middle + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Linear:
+    """y = scale * (codes @ weight) + bias, where codes = round(x * gain + zero), cut to 0..255.
+
+    gain and zero float32 (inputs,); weight int8 (inputs, outputs); scale and bias float32
+    (outputs,). The zeros' share is part of the bias.
+    """
+
+    gain: NDArray[np.float32]
+    zero: NDArray[np.float32]
+    weight: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+def quantized(weight: NDArray[np.float32], bias: NDArray[np.float32], limits: Range) -> Int8Linear:
+    """The int8 twin of `x @ weight.T + bias` for x within `limits`; weight is (outputs, inputs).
+
+    A channel's step is multiplied into its weights, so that channels of very unlike ranges share
+    one integer product (as in SmoothQuant, arXiv:2211.10438, but asymmetric and data-free). No
+    step is under their geometric mean: finer ones would only cost the weights beside them bits.
+    """
+    step = (limits.high - limits.low) / np.float32(255)
+    step = np.maximum(step, np.exp(np.log(step).mean()))
+    zero = 127.5 - (limits.low + limits.high) / 2 / step
+    stepped = weight * step
+    scale = np.maximum(np.abs(stepped).max(axis=1), np.float32(1e-12)) / _TOP
+    codes = np.round(stepped / scale[:, None])
+    arrays = (1 / step, zero, codes.T.astype(np.int8), scale, bias - scale * (codes @ zero))
+    gain, zero, codes, scale, bias = (
+        a if a.dtype == np.int8 else a.astype(np.float32) for a in arrays
+    )
+    return Int8Linear(gain, zero, codes, scale, bias)

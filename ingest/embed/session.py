@@ -1,0 +1,38 @@
+"""Runs an encoder's ONNX graph."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ingest.embed import tokens
+from ingest.embed.protocol import Vectors
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+def load(path: Path, *, threads: int) -> "InferenceSession":
+    """The graph at `path`, ready to run on `threads` cores, which rest while they wait."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that spin while they wait steal the cores of whatever runs beside us.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The graph is written in fused operators already; optimising would only delay the start.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run(session: "InferenceSession", rows: Sequence[list[int]]) -> Vectors:
+    """Unit vectors of one batch; `rows` are ids without `<s>` and `</s>`."""
+    width = max(map(len, rows)) + 2
+    ids = np.full((len(rows), width), tokens.PAD, np.int32)
+    mask = np.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row) + 2] = [tokens.BOS, *row, tokens.EOS]
+        mask[i, : len(row) + 2] = 1
+    (vectors,) = session.run(["vectors"], {"ids": ids, "mask": mask})
+    return np.asarray(vectors)
