@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from ingest.embed import Embedder, Vectors
 from ingest.sentences import Span, sentences
 from ingest.store.fold import bigrams, fold, words
+from rag.content import content
 from rag.kinds import SHORT, asked, names
 
 Array = NDArray[np.floating]
 Idf = Callable[[Sequence[str]], Sequence[float]]
 
-LEXICAL = 33.0
+LEXICAL = 30.0
 """Standard deviations of similarity for the whole question's weight in words."""
-RARITY = 1.5
+RARITY = 2.0
 """Exponent of a term's rarity among the sentences of its passage."""
-KIND = 2.0
+KIND = 1.0
 """For naming something of the kind asked for; taken off again where nothing is named."""
 PRIOR = 1.5
 """For each unit of the passage's fused score."""
@@ -109,7 +110,8 @@ def rank(
     if not spans:
         return []
     texts = [sources[i].text[start:end] for i, (start, end) in spans]
-    terms = [Terms.of(question, words, idf_words), Terms.of(question, bigrams, idf_bigrams)]
+    about = content(question)
+    terms = [Terms.of(about, words, idf_words), Terms.of(about, bigrams, idf_bigrams)]
     scores = _worded(question, sources, [i for i, _ in spans], texts, terms)
     order = np.argsort(-scores, kind="stable")[:EMBEDDED]
     scores[order] += standard(_embed(embedder, [texts[k] for k in order]))

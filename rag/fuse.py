@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Scores = NDArray[np.floating]
 
-LEXICAL = 5.0
+LEXICAL = 6.0
 """Standard deviations of similarity that a chunk gains by covering the whole question."""
 
 

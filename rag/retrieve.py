@@ -11,6 +11,7 @@ from ingest.store import Field, Ranking, Store
 from ingest.store.fold import bigrams, words
 from ingest.types import Chunk, Hit
 from rag.background import Background
+from rag.content import content
 from rag.fuse import Candidates, Scores, fuse, mass
 
 
@@ -49,13 +50,14 @@ def rank(
     """The chunks that any of the three searches finds; `vector` is the question's own."""
     centred = background.centred(question, vector)
     dense = store.search_dense(centred, candidates)
-    lexical = {field: store.search_words(question, candidates, field=field) for field in _TERMS}
+    about = content(question)
+    lexical = {field: store.search_words(about, candidates, field=field) for field in _TERMS}
     keys = np.unique(np.concatenate([dense.keys, *(found.keys for found in lexical.values())]))
     similarity = background.standard(question, centred, store.vectors(keys) @ centred)
     scores = fuse(
         Candidates(similarity, *(_aligned(keys, found) for found in lexical.values())),
-        word_mass=_mass(question, store, "words"),
-        bigram_mass=_mass(question, store, "bigrams"),
+        word_mass=_mass(about, store, "words"),
+        bigram_mass=_mass(about, store, "bigrams"),
     )
     order = np.argsort(-scores, kind="stable")
     return Ranked(keys[order], scores[order])
