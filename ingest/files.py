@@ -22,12 +22,11 @@ class Found:
 
     @property
     def source(self) -> str:
-        """The document's name: the path below the working directory, outside of it the whole path.
+        """The document's name: its absolute path, without `..` and doubled slashes.
 
-        So two files never share a name, and one file keeps its name however it was reached."""
-        whole = self.path.absolute()
-        here = Path.cwd()
-        return (whole.relative_to(here) if whole.is_relative_to(here) else whole).as_posix()
+        One file has one name from whichever folder it is reached, and two never share one.
+        """
+        return Path(os.path.abspath(self.path)).as_posix()
 
     @property
     def size(self) -> int:

@@ -68,14 +68,14 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         walk([tmp_path / "deep"])
 
 
-def test_sources_name_files_by_their_place(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tree.parent)
-    inside = next(f for f in walk([Path("docs")]) if f.path.name == "一.txt")
-    assert inside.source == "docs/b/一.txt"
-    assert inside.size == len("b/一.txt".encode())
+def test_a_source_is_the_same_from_every_folder(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = (tree / "b" / "一.txt").as_posix()
+    monkeypatch.chdir(tree)
+    assert Found(Path("b/一.txt")).source == expected
     monkeypatch.chdir(tree / "b")
-    outside = next(f for f in walk([tree]) if f.path.name == "a.PDF")
-    assert outside.source == (tree / "a.PDF").as_posix()
+    assert Found(Path("../b//一.txt")).source == expected
 
 
 def test_digest_is_of_the_bytes(tmp_path: Path) -> None:
