@@ -11,25 +11,20 @@ PAGES = {"cli.md": "en_US.UTF-8", "cli.zh-CN.md": "zh_CN.UTF-8"}
 
 def page() -> str:
     """The help of every command in the language of this process."""
-    import click
     import typer
 
     from rag.cli.app import app
 
     lines = ["# rag", ""]
 
-    def walk(command: click.Command, context: click.Context) -> None:
-        lines.extend(
-            [f"## {context.command_path}", "", "```text", command.get_help(context), "```", ""]
-        )
-        if isinstance(command, click.Group):
-            for name in command.list_commands(context):
-                inner = command.get_command(context, name)
-                assert inner is not None
-                walk(inner, click.Context(inner, context, name))
+    def walk(command, context) -> None:
+        text = command.get_help(context)
+        lines.extend([f"## {context.command_path}", "", "```text", text, "```", ""])
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, inner.make_context(name, [], parent=context, resilient_parsing=True))
 
     root = typer.main.get_command(app)
-    walk(root, click.Context(root, info_name="rag", terminal_width=100))
+    walk(root, root.make_context("rag", [], resilient_parsing=True))
     return "\n".join(lines)
 
 

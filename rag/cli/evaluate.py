@@ -20,7 +20,7 @@ def evaluate(
                 "Sets: corpus.jsonl, queries.jsonl, qrels.tsv; or questions.jsonl and docs/.",
                 "评测集：corpus.jsonl、queries.jsonl、qrels.tsv；或 questions.jsonl 与 docs/。",
             ),
-            metavar="SET...",
+            metavar="SET",
         ),
     ],
     sample: Annotated[

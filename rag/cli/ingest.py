@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def ingest(
     paths: Annotated[
         list[Path],
-        typer.Argument(help=say("Files and folders.", "文件和文件夹。"), metavar="PATH..."),
+        typer.Argument(help=say("Files and folders.", "文件和文件夹。"), metavar="PATH"),
     ],
     kb: Annotated[str, KbOption] = "default",
     embedder: Annotated[

@@ -1,0 +1,32 @@
+"""The documentation is generated from, or run against, the program."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+assert SPEC
+assert SPEC.loader
+generate = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(generate)
+
+
+@pytest.mark.parametrize("page", generate.PAGES)
+def test_the_reference_is_what_help_says(page: str) -> None:
+    """Mend with: python docs/generate.py"""
+    assert (ROOT / "docs" / page).read_text("utf-8") == generate.rendered(generate.PAGES[page])
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_readme_names_commands_and_files_that_exist(readme: str) -> None:
+    text = (ROOT / readme).read_text("utf-8")
+    reference = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    for command in re.findall(r"^rag ((?:kb )?[a-z]+)", text, re.MULTILINE):
+        assert f"## rag {command}" in reference
+    for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / link).exists(), link

@@ -1,0 +1,114 @@
+"""The house rules that a machine can check."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("ingest", "rag")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TOP = {
+    ".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "README.zh-CN.md", "benchmarks",
+    "constraints.txt", "corpora", "docs", "ingest", "pyproject.toml", "rag", "tests",
+}  # fmt: skip
+DRAWERS = re.compile(
+    r"^(utils?|helpers?|managers?|handlers?|services?|base|common|misc|core|factory)$",
+    re.IGNORECASE,
+)
+HEAVY = (
+    "torch", "transformers", "sentence_transformers", "faiss", "tantivy", "onnxruntime", "onnx",
+    "kreuzberg", "rapidocr", "numpy", "tokenizers", "rjieba", "matplotlib",
+)  # fmt: skip
+
+
+def trees() -> list[tuple[str, ast.Module]]:
+    return [(str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8"))) for path in MODULES]
+
+
+def loaded_after(code: str) -> set[str]:
+    """The top-level modules in a fresh interpreter after `code`."""
+    script = (
+        f"{code}\nimport sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_the_top_level_is_the_agreed_list() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if tracked.returncode == 0:
+        assert {line.partition("/")[0].strip('"') for line in tracked.stdout.splitlines()} == TOP
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_an_import_name_belongs_to_this_distribution_alone(package: str) -> None:
+    assert set(packages_distributions()[package]) == {"chatglm-rag"}
+    assert (ROOT / package / "py.typed").is_file()
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [name for name, tree in trees() if not (ast.get_docstring(tree) or "").strip()] == []
+
+
+def test_files_are_small() -> None:
+    longest = {path: len(path.read_text("utf-8").splitlines()) for path in MODULES}
+    assert {path.name: lines for path, lines in longest.items() if lines > 350} == {}
+
+
+def test_no_drawers() -> None:
+    names = [path.stem for path in MODULES]
+    for _, tree in trees():
+        names += [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert [name for name in names if DRAWERS.match(name)] == []
+
+
+def test_no_broad_except_pickle_or_eval() -> None:
+    bad: list[str] = []
+    for name, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+                if caught in ("everything", "Exception") or (
+                    caught == "BaseException" and not raises
+                ):
+                    bad.append(f"{name}:{node.lineno} catches {caught}")
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "print"):
+                bad.append(f"{name}:{node.lineno} calls {ast.unparse(node.func)}")
+            if isinstance(node, ast.Import) and {a.name for a in node.names} & {
+                "pickle",
+                "marshal",
+            }:
+                bad.append(f"{name}:{node.lineno} imports pickle")
+    assert bad == []
+
+
+def test_the_environment_is_read_by_the_command_line_alone() -> None:
+    reading = [
+        name
+        for name, tree in trees()
+        if not name.startswith("rag/cli/")
+        and any(
+            isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv")
+            for node in ast.walk(tree)
+        )
+    ]
+    assert reading == ["ingest/sandbox.py"]  # hands a cleaned environment to its child
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert loaded_after("import rag.cli") & set(HEAVY) == set()
+
+
+def test_reading_and_writing_load_neither_torch_nor_transformers() -> None:
+    code = "import rag.open, rag.pipeline, ingest.pipeline, ingest.sandbox"
+    assert loaded_after(code) & {"torch", "transformers", "sentence_transformers", "faiss"} == set()
