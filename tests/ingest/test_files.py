@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
-from ingest.files import digest, walk
+from ingest.files import Found, digest, walk
 
 
 @pytest.fixture
