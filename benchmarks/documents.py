@@ -85,6 +85,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.peak = max(self.peak, self._sandbox.memory)
         self._done.set()
         self._thread.join()
 

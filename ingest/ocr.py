@@ -41,7 +41,7 @@ class Reader:
 
     def __init__(self, patience: Callable[[float], None] = lambda seconds: None) -> None:
         self._engine: Any = None
-        self._patience = patience
+        self.patience = patience
 
     def text(self, content: bytes) -> str:
         """The text of a picture in reading order; empty where there is none or it is damaged."""
@@ -54,7 +54,7 @@ class Reader:
 
         if is_blank(picture):
             return ""
-        self._patience(SECONDS)
+        self.patience(SECONDS)
         width, height = picture.size
         scale = min(1.0, LONGEST / max(width, height))
         if max(width, height) < SMALL:

@@ -38,7 +38,7 @@ class Limits:
 
     memory: int = 1_400_000_000
     """Resident bytes of the child; it can take some more between two looks at it."""
-    seconds: float = 20.0
+    seconds: float = 15.0
     """Wall time until the file's text is complete, but for `rate` and pictures read by OCR."""
     rate: float = 1e6
     """Bytes of a file that each earn it one more second."""
@@ -237,6 +237,8 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
             answer = {}
         except Unreadable as error:
             answer = {"error": str(error), "zh": error.zh}
+        except RecursionError:
+            answer = {"error": f"{Path(request['path']).name} is nested too deeply"}
         except (MemoryError, OSError) as error:
             answer = {"error": f"{Path(request['path']).name} could not be read: {error}"}
         answers.write(json.dumps(answer) + "\n")

@@ -7,8 +7,10 @@ from typing import Any
 
 from ingest.formats import locked
 from ingest.parse.blocks import Block, clean, heading, table
-from ingest.parse.package import damaged
+from ingest.parse.package import REL, damaged, local, open_package
 from ingest.parse.tabular import CELLS, sheet_blocks
+
+_CELL = re.compile(rb'<(?:\w+:)?c [^>]*?\br="[A-Z]{1,3}(\d{1,7})"[^>/]*>\s*<(?:\w+:)?(?:v|is|f)\b')
 
 MIME = {
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
@@ -55,12 +57,26 @@ def extract(path: Path, mime: str, *, images: bool = False) -> Any:
 def workbook_blocks(path: Path, kind: str) -> Iterator[Block]:
     """Every sheet as a table under its name."""
     sheet = ""
+    first = _first_rows(path) if kind == "xlsx" else {}
     for node in extract(path, MIME[kind]).document["nodes"]:
         content = node["content"]
         if content["node_type"] == "heading":
             sheet = content["text"]
         elif content["node_type"] == "table":
-            yield from sheet_blocks(sheet, _grid(content["grid"]))
+            yield from sheet_blocks(sheet, _grid(content["grid"]), first=first.get(sheet, 1))
+
+
+def _first_rows(path: Path) -> dict[str, int]:
+    """Sheet -> number of its first row that holds anything; kreuzberg's tables begin there."""
+    first: dict[str, int] = {}
+    with open_package(path) as package:
+        book = next((p for k, p in package.relations("").values() if k == "officeDocument"), "")
+        parts = package.relations(book)
+        for sheet in (e for e in package.xml(book).iter() if local(e) == "sheet"):
+            _, part = parts.get(sheet.get(REL + "id", ""), ("", ""))
+            if part in package and (match := _CELL.search(package.head(part))):
+                first[sheet.get("name", "")] = int(match[1])
+    return first
 
 
 def document_blocks(path: Path, kind: str) -> Iterator[Block]:

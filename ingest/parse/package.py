@@ -51,6 +51,14 @@ class Package:
         except DAMAGE as error:
             raise damaged(self.name, f"{part}: {error}") from error
 
+    def head(self, part: str, size: int = 1 << 20) -> bytes:
+        """The part's first bytes."""
+        try:
+            with self.archive.open(part) as stream:
+                return stream.read(size)
+        except DAMAGE as error:
+            raise damaged(self.name, f"{part}: {error}") from error
+
     def xml(self, part: str) -> Element:
         """The part's root. Entities are refused: no office program writes any."""
         content = self.read(part)

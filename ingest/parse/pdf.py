@@ -13,7 +13,9 @@ from ingest.parse.lines import rejoin
 from ingest.parse.pictures import Pictures
 
 DPI = 200
+DRAWING = 10.0  # seconds that one page may take to be drawn
 MOST_PAGES = 300  # drawn and read by OCR in one document
+EMPTY_PAGES = 30  # in a row without text; then the rest is not drawn any more
 
 _SOUP = re.compile(r"[\xa1-\xff]{2,}")
 _CID = re.compile(r"\(cid:\d+\)")
@@ -25,6 +27,7 @@ def pdf_blocks(
 ) -> Iterator[Block]:
     result = extract(path, "application/pdf", images=True)
     read: list[int] = []
+    empty = 0  # pages in a row in which OCR found nothing
     unread: dict[str, list[int]] = {}
     for page in result.pages or []:
         number = page["page_number"]
@@ -33,9 +36,10 @@ def pdf_blocks(
         trouble = "" if text else "no text layer"
         if text and is_mojibake(text):
             trouble = "a text layer that is mojibake"
-        if trouble and reader and len(read) < MOST_PAGES:
+        if trouble and reader and len(read) < MOST_PAGES and empty < EMPTY_PAGES:
             text = clean(_ocr(path, number, reader))
             read.append(number)
+            empty = 0 if text else empty + 1
         elif trouble:
             unread.setdefault(trouble, []).append(number)
             text = ""
@@ -44,7 +48,7 @@ def pdf_blocks(
             for image in page["images"]:
                 yield from pictures.blocks(image["data"])
     for trouble, pages in unread.items():
-        reason = INSTALL if reader is None else f"only {MOST_PAGES} pages are read by OCR"
+        reason = INSTALL if reader is None else f"OCR stops after {MOST_PAGES} or empty pages"
         warn.append(f"pages with {trouble}: {len(pages)}, from p. {pages[0]} on ({reason})")
     pictures.read += len(read)
 
@@ -61,6 +65,7 @@ def is_mojibake(text: str) -> bool:
 def _ocr(path: Path, number: int, reader: Reader) -> str:
     import kreuzberg
 
+    reader.patience(DRAWING)
     try:
         return reader.text(kreuzberg.render_pdf_page(str(path), number - 1, dpi=DPI))
     except (kreuzberg.KreuzbergError, RuntimeError, ValueError):

@@ -129,6 +129,31 @@ def test_workbook_rows_and_sheets_are_marked() -> None:
     assert "字符串1" in text[row.start :].split("\n")[0]
 
 
+def test_row_numbers_are_those_of_the_sheet(tmp_path: Path) -> None:
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    cell = '<c r="B{0}"><v>{0}</v></c>'.format
+    rows = "".join(f'<row r="{n}">{cell(n)}</row>' for n in (4, 5, 8))
+    path = package(
+        tmp_path / "a.xlsx",
+        {
+            "_rels/.rels": relations({"r": ("officeDocument", "xl/workbook.xml")}),
+            "xl/_rels/workbook.xml.rels": relations({"r1": ("worksheet", "worksheets/a.xml")}),
+            "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
+            '<sheet name="表" sheetId="1" r:id="r1"/></sheets></workbook>',
+            "xl/worksheets/a.xml": f'<worksheet xmlns="{main}"><sheetData>{rows}</sheetData>'
+            "</worksheet>",
+        },
+    )
+    text, marks = read(path)
+    assert [(m.label, text[m.start :][:5]) for m in marks] == [
+        ("表", "| 4 |"),
+        ("row 4", "| 4 |"),
+        ("row 5", "| 5 |"),
+        ("row 8", "| 8 |"),
+    ]
+
+
 def test_pdf_pages_are_marked_where_they_begin(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.pdf", [["Alpha one", "Alpha two"], ["Beta"], ["Gamma"]])
     text, marks = read(path)

@@ -142,3 +142,9 @@ def test_the_child_has_no_network(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert "no network" in done.stderr
+
+
+def test_nesting_beyond_the_stack_is_an_error_line(box: Sandbox, tmp_path: Path) -> None:
+    deep = "<w:tbl><w:tr><w:tc>" * 3000 + paragraph("x") + "</w:tc></w:tr></w:tbl>" * 3000
+    with pytest.raises(Unreadable, match="nested too deeply"):
+        box.parse(word(tmp_path / "deep.docx", deep))
