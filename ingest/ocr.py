@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 LONGEST = 2600  # pixels; larger pictures are shrunk, the models see no more detail anyway
 PIXELS = 120_000_000  # refused before decoding
-SMALL = 700  # pixels; smaller pictures are doubled, so that small print is found
 CONFIDENT = 0.55  # lines below are noise: textures, logos, handwriting
 SECONDS = 90.0  # that one picture may take on a busy machine; 2 to 4 are usual
 THREADS = 2
@@ -57,8 +56,6 @@ class Reader:
         self.patience(SECONDS)
         width, height = picture.size
         scale = min(1.0, LONGEST / max(width, height))
-        if max(width, height) < SMALL:
-            scale = 2.0
         if scale != 1.0:
             picture = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
         result = self._load()(numpy.asarray(picture)[:, :, ::-1])

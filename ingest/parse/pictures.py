@@ -7,6 +7,7 @@ from ingest.parse.blocks import Block
 
 MOST = 60  # pictures read of one document
 SMALLEST = 40  # pixels of the shorter side; less is a line or a bullet
+SMALLEST_FILE = 4096  # bytes; without OCR, smaller pictures are not even counted as unread
 AREA = 8_000  # pixels; less is an icon
 LARGEST = 30 << 20  # bytes of one picture
 
@@ -18,7 +19,7 @@ class Pictures:
     reader: Reader | None
     read: int = 0
     unread: int = 0
-    _known: dict[int, str] = field(default_factory=dict)
+    _known: set[int] = field(default_factory=set)
 
     def blocks(self, content: bytes) -> list[Block]:
         """The picture's text as a block, or nothing."""
@@ -29,11 +30,14 @@ class Pictures:
         key = hash(content)
         if key in self._known:
             return ""  # a logo on every page is read once
-        self._known[key] = ""
+        self._known.add(key)
+        if self.reader is None:  # nor is there anything to decode a picture with
+            self.unread += len(content) > SMALLEST_FILE
+            return ""
         size = picture_size(content) if len(content) <= LARGEST else None
         if size is None or min(size) < SMALLEST or size[0] * size[1] < AREA:
             return ""
-        if self.reader is None or self.read >= MOST:
+        if self.read >= MOST:
             self.unread += 1
             return ""
         self.read += 1

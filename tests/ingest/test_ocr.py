@@ -2,6 +2,8 @@
 
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from ingest.parse import Parser, parse
 from ingest.parse.pictures import MOST, Pictures
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
+ROOT = Path(__file__).parents[2]
 OCR = available()
 
 
@@ -114,3 +117,17 @@ def test_without_ocr_pictures_become_a_warning() -> None:
     parsed = parse(DATA / "ocr_test.docx", ocr=False)
     assert "我是文字" in "".join(segment.text for segment in parsed.segments)
     assert "OCR is off" in parsed.receipt.warnings[0]
+
+
+def test_the_base_install_parses_without_an_image_library() -> None:
+    """Pillow comes with the extra `ocr`; without it pictures are a warning, not a crash."""
+    code = (
+        "import sys; sys.modules['PIL'] = sys.modules['rapidocr'] = None\n"
+        "from pathlib import Path; from ingest.parse import Parser\n"
+        "for name in sys.argv[1:]: print(Parser(ocr=False).parse(Path(name)).receipt.warnings)"
+    )
+    names = [str(DATA / "ocr_test.docx"), str(DATA / "ocr_test.pdf")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("pictures not read: 1") == 2
