@@ -22,8 +22,8 @@ Similarities = NDArray[np.floating]
 
 SCRIPTS: tuple[Script, Script] = ("han", "latin")
 
-CENTRING = 0.6
-"""How much of the common direction is taken off a question's vector (flat between .5 and .75)."""
+CENTRING = 0.75
+"""How much of the common direction is taken off a question's vector (flat between .5 and .9)."""
 
 _HAN = re.compile(r"[\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _LATIN_WORD = re.compile(r"[^\W\d_\u0250-\uffff]+")

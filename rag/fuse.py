@@ -44,7 +44,8 @@ def mass(doc_freqs: Sequence[int], chunks: int) -> float:
 def coverage(candidates: Candidates, *, word_mass: float, bigram_mass: float) -> Scores:
     """The idf-weighted share of the question that each chunk holds, (n,).
 
-    0 for none; about 1 for all of it, once each, in a chunk of mean length; at most k1 + 1 = 2.2.
+    0 for none, 1 for all of it, once each, in a chunk of mean length. BM25 gives more to terms said
+    often, but a question can't be covered twice.
     """
     shares = [
         scores / total
@@ -53,7 +54,7 @@ def coverage(candidates: Candidates, *, word_mass: float, bigram_mass: float) ->
     ]
     if not shares:
         return np.zeros_like(candidates.similarity)
-    return sum(shares[1:], start=shares[0]) / len(shares)
+    return np.minimum(sum(shares[1:], start=shares[0]) / len(shares), 1)
 
 
 def fuse(candidates: Candidates, *, word_mass: float, bigram_mass: float) -> Scores:
