@@ -95,7 +95,12 @@ def _show(report: "Report") -> None:
     from rag.evaluate import MEASURES
 
     rows = [
-        (MEASURES[name].title, f"{f.value:.4f}", f"{f.low:.4f} – {f.high:.4f}", f.questions)
+        (
+            say(MEASURES[name].title, MEASURES[name].title_zh),
+            f"{f.value:.4f}",
+            f"{f.low:.4f} – {f.high:.4f}",
+            f.questions,
+        )
         for name, f in report.figures().items()
     ]
     columns = [say("measure", "指标"), say("value", "值"), "95 %", say("questions", "问题数")]
@@ -107,7 +112,7 @@ def _show_comparison(before: "Report", after: "Report") -> None:
 
     rows = [
         (
-            MEASURES[name].title,
+            say(MEASURES[name].title, MEASURES[name].title_zh),
             f"{d.first:.4f}",
             f"{d.second:.4f}",
             f"{d.difference:+.4f} ({d.low:+.4f} – {d.high:+.4f})",

@@ -71,9 +71,7 @@ def info(kb: Name = "default", as_json: Json = False) -> None:
 
 @app.command(help=say("Remove documents for good.", "彻底删除文档。"))
 def remove(
-    sources: Annotated[
-        list[str], typer.Argument(help=say("Files.", "文件。"), metavar="SOURCE")
-    ],
+    sources: Annotated[list[str], typer.Argument(help=say("Files.", "文件。"), metavar="SOURCE")],
     kb: Name = "default",
 ) -> None:
     from ingest.store import open_store
