@@ -12,7 +12,7 @@ from rag.condense import condense
 from rag.fuse import Scores
 from rag.language import Speaker
 from rag.read import ReadOptions, read
-from rag.refuse import Calibration, confidence, evidence
+from rag.refuse import Calibration, confidence
 from rag.rerank import Reranker, rerank
 from rag.retrieve import RetrieveOptions, best_of_passages, rank
 from rag.types import Answer, Message, Retrieved
@@ -81,7 +81,7 @@ class Pipeline:
 
     def _confidence(self, question: str, scores: Scores) -> float:
         level = self.background.level[script_of(question)]
-        return confidence(evidence(scores, level), self.calibration)
+        return confidence(float(scores[0]), level, self.calibration)
 
     def _refusal(self, found: Retrieved) -> Answer:
         documents, chunks = self.store.info().documents, self.store.count()
