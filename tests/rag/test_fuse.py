@@ -1,0 +1,62 @@
+"""Fusion: each leg counts, and counts nothing where it has nothing to say."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rag.content import content
+from rag.fuse import Candidates, coverage, fuse, idf, mass
+
+SCORES = arrays(np.float64, 7, elements=st.floats(0, 50))
+
+
+def candidates(similarity, words, bigrams):
+    return Candidates(np.array(similarity), np.array(words), np.array(bigrams))
+
+
+@given(similarity=SCORES)
+def test_without_shared_words_the_vectors_decide_alone(similarity):
+    none = np.zeros_like(similarity)
+    fused = fuse(candidates(similarity, none, none), word_mass=30.0, bigram_mass=40.0)
+    assert np.array_equal(fused, similarity)
+
+
+@given(similarity=SCORES, words=SCORES, bigrams=SCORES)
+def test_a_question_without_terms_has_no_coverage(similarity, words, bigrams):
+    found = candidates(similarity, words, bigrams)
+    assert not coverage(found, word_mass=0.0, bigram_mass=0.0).any()
+
+
+@given(words=SCORES, bigrams=SCORES, heavy=st.floats(0.1, 100), light=st.floats(0.1, 100))
+def test_coverage_is_a_share_and_grows_with_either_search(words, bigrams, heavy, light):
+    found = candidates(np.zeros(7), words, bigrams)
+    more = candidates(np.zeros(7), words + 1, bigrams)
+    share = coverage(found, word_mass=heavy, bigram_mass=light)
+    assert ((share >= 0) & (share <= 1)).all()
+    assert (coverage(more, word_mass=heavy, bigram_mass=light) >= share).all()
+
+
+def test_fusion_prefers_the_chunk_that_both_searches_like():
+    fused = fuse(candidates([2, 2, 1], [0, 9, 9], [0, 9, 9]), word_mass=10.0, bigram_mass=10.0)
+    assert fused.argmax() == 1
+    assert fused[2] > fused[0]
+
+
+@given(chunks=st.integers(1, 10**6), df=st.lists(st.integers(0, 10**6), max_size=6))
+def test_idf_is_positive_and_falls_with_frequency(chunks, df):
+    weights = idf(sorted(df), chunks)
+    assert (weights > 0).all()
+    assert (np.diff(weights) <= 0).all()
+    assert np.isclose(mass(df, chunks), weights.sum())
+
+
+def test_question_words_are_no_content():
+    assert content("大雄寶殿一般供奉著誰？").split() == ["大雄宝殿一般供奉著", "?"]
+    assert content("What religion did the French spread?").split() == [
+        "religion",
+        "french",
+        "spread?",
+    ]
+    assert content("几何学是谁创立的？").startswith("几何学是")
+    assert not content("什么").strip()
