@@ -31,7 +31,9 @@ def built(folder: Path, build: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise UserError(
             f"cannot write the encoder's cache {folder}: {error.strerror or error}; "
-            "free space there or set XDG_CACHE_HOME to another folder"
+            "free space there or set XDG_CACHE_HOME to another folder",
+            zh=f"无法写入编码器缓存 {folder}：{error.strerror or error}；"
+            "请腾出空间，或用 XDG_CACHE_HOME 指定别的目录",
         ) from error
     return folder
 

@@ -11,22 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.embed import session, tokens
-from ingest.embed.e5s1 import Checkpoint
 from ingest.embed.int8 import Range
 
 _TEXTS, _TOKENS = 32, 128
 
-# How far to widen what was measured, and the least width of a channel in median widths, by the
-# matrix that reads it. The outputs of attention and of GELU are sparse: a channel that kept quiet
-# here may speak on real text, and a value cut off costs more than coarse steps.
-_MARGINS = {"q": (1.2, 0.0), "fi": (1.3, 0.0), "ao": (2.0, 2.0), "fo": (1.3, 4.0)}
+# How far to widen what was measured, the least width of a channel in median widths, and the least
+# value, by the matrix that reads it. The outputs of attention and of GELU are sparse: a channel
+# that kept quiet here may speak on real text, and a value cut off costs more than coarse steps.
+_MARGINS = {
+    "q": (1.2, 0.0, -np.inf),
+    "fi": (1.3, 0.0, -np.inf),
+    "ao": (2.0, 2.0, -np.inf),
+    "fo": (2.0, 2.0, -0.17),  # GELU's minimum is -0.16997
+}
 
 
-def ranges(checkpoint: Checkpoint, watched: Path) -> dict[str, Range]:
-    """The range of what each matrix reads, from the graph at `watched` (see `Graph.model`)."""
+def ranges(ids: NDArray[np.int32], watched: Path) -> dict[str, Range]:
+    """The range of what each matrix reads on `ids`, from the graph `watched` (`Graph.model`)."""
     watcher = session.load(watched, threads=1)
     names = [output.name for output in watcher.get_outputs()][1:]
-    ids = _sample(checkpoint.scores)
     found = dict(zip(names, watcher.run(names, {"ids": ids, "mask": ids * 0 + 1}), strict=True))
     return {
         name: Range(found[f"{name}.low"], found[f"{name}.high"]).widened(
@@ -36,7 +39,7 @@ def ranges(checkpoint: Checkpoint, watched: Path) -> dict[str, Range]:
     }
 
 
-def _sample(scores: NDArray[np.float32]) -> NDArray[np.int32]:
+def sample(scores: NDArray[np.float32]) -> NDArray[np.int32]:
     """Ids (texts, tokens) by their pieces' log probabilities; always the same ones."""
     chances = np.exp(scores.astype(np.float64))
     chances[scores >= 0] = 0  # the marks

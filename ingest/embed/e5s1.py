@@ -113,5 +113,5 @@ def _q4_0(data: bytes, count: int, offset: int, columns: int) -> Quantized:
     block = np.dtype([("scale", "<f2"), ("codes", "u1", BLOCK // 2)])
     blocks = np.frombuffer(data, block, count // BLOCK, offset).reshape(-1, columns // BLOCK)
     codes = np.concatenate([blocks["codes"] & 0x0F, blocks["codes"] >> 4], axis=-1)
-    nibbles = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    nibbles = (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
     return Quantized(nibbles, blocks["scale"].astype(np.float32))

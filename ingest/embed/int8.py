@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# 7 bits of weight: without VNNI, x86 adds pairs of products in int16, where 2 * 255 * 63 still fits.
-_TOP = 63
+_TOP = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +19,15 @@ class Range:
     low: NDArray[np.float32]
     high: NDArray[np.float32]
 
-    def widened(self, factor: float, floor: float) -> "Range":
-        """`factor` times as wide about its middle, and no channel under `floor` median widths."""
+    def widened(self, factor: float, floor: float, least: float) -> "Range":
+        """`factor` times as wide about its middle, and no channel under `floor` median widths.
+
+        Nothing reaches below `least`, which the values are known never to do.
+        """
         middle = (self.low + self.high) / 2
-        half = (self.high - self.low) / 2 * factor
-        half = np.maximum(half, floor * np.median(half))
-        return Range(middle - half, middle + half)
+        half = (self.high - self.low) / 2 * np.float32(factor)
+        half = np.maximum(half, np.float32(floor * np.median(half)))
+        return Range(np.maximum(middle - half, np.float32(least)), middle + half)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,16 @@ def quantized(weight: NDArray[np.float32], bias: NDArray[np.float32], limits: Ra
     """
     step = (limits.high - limits.low) / np.float32(255)
     step = np.maximum(step, np.exp(np.log(step).mean()))
-    zero = 127.5 - (limits.low + limits.high) / 2 / step
+    # Whole, so that 0 stays exactly 0: most of GELU's outputs are close to it, and a shift that
+    # they all share would add up.
+    zero = np.round(127.5 - (limits.low + limits.high) / 2 / step)
     stepped = weight * step
     scale = np.maximum(np.abs(stepped).max(axis=1), np.float32(1e-12)) / _TOP
     codes = np.round(stepped / scale[:, None])
-    arrays = (1 / step, zero, codes.T.astype(np.int8), scale, bias - scale * (codes @ zero))
-    gain, zero, codes, scale, bias = (
-        a if a.dtype == np.int8 else a.astype(np.float32) for a in arrays
+    return Int8Linear(
+        (1 / step).astype(np.float32),
+        zero.astype(np.float32),
+        codes.T.astype(np.int8),
+        scale.astype(np.float32),
+        (bias - scale * (codes @ zero)).astype(np.float32),
     )
-    return Int8Linear(gain, zero, codes, scale, bias)

@@ -1,7 +1,7 @@
 """XLM-R's tokenizer as a sentencepiece model, written from a vocabulary of pieces and scores."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -14,20 +14,20 @@ def model(pieces: Sequence[str], scores: Sequence[float]) -> bytes:
 
     The marks (`<s>`, `<mask>`, ...) never match text: a text that holds "</s>" is just text.
     """
-    from sentencepiece import SentencePieceNormalizer
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece import SentencePieceNormalizer, sentencepiece_model_pb2
 
-    proto = ModelProto()
+    schema: Any = sentencepiece_model_pb2  # protobuf makes its classes at run time
+    proto = schema.ModelProto()
     normalizer = SentencePieceNormalizer(rule_name="nmt_nfkc")
     proto.ParseFromString(normalizer.serialized_model_proto())
     proto.trainer_spec.model_type = proto.trainer_spec.UNIGRAM
     proto.trainer_spec.bos_id, proto.trainer_spec.pad_id = BOS, PAD
     proto.trainer_spec.eos_id, proto.trainer_spec.unk_id = EOS, UNKNOWN
-    kinds = dict.fromkeys(["<s>", "<pad>", "</s>", "<mask>"], ModelProto.SentencePiece.CONTROL)
-    kinds["<unk>"] = ModelProto.SentencePiece.UNKNOWN
-    normal = ModelProto.SentencePiece.NORMAL
+    kind = schema.ModelProto.SentencePiece
+    kinds = dict.fromkeys(["<s>", "<pad>", "</s>", "<mask>"], kind.CONTROL)
+    kinds["<unk>"] = kind.UNKNOWN
     for piece, score in zip(pieces, scores, strict=True):
-        proto.pieces.add(piece=piece, score=score, type=kinds.get(piece, normal))
+        proto.pieces.add(piece=piece, score=score, type=kinds.get(piece, kind.NORMAL))
     return proto.SerializeToString()
 
 
