@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ingest.chunk import Chunker, ChunkOptions
-from ingest.embed import BUNDLED, Embedder, open_embedder
+from ingest.embed import BUNDLED, Embedder, Vectors, open_embedder
 from ingest.errors import Busy, Mismatch
 from ingest.store import Identity, LocalStore, open_store
-from rag.background import SCRIPTS, Background, generic_questions, level, measure
+from rag.background import SCRIPTS, Background, Script, generic_questions, level, measure
 from rag.config import read
 from rag.language import Speaker
 from rag.pipeline import Pipeline
@@ -110,19 +110,21 @@ def background_of(store: LocalStore, embedder: Embedder) -> Background:
     kept = store.get_meta(BACKGROUND)
     if isinstance(kept, dict) and abs(chunks - kept["chunks"]) <= 0.2 * kept["chunks"]:
         return Background.from_json(kept)
-    questions = {
+    questions: dict[Script, Vectors] = {
         script: np.array([embedder.embed_query(text) for text in generic_questions(script)])
         for script in SCRIPTS
     }
-    background = measure(questions, store.sample(SAMPLE))
-    best = {
+    background = measure(questions, store.sample(SAMPLE) if chunks else np.zeros((1, embedder.dim)))
+    best: dict[Script, list[float]] = {
         script: [
-            rank(text, vector, store, background, candidates=50).scores[:1].sum()
+            rank(text, vector, store, background, candidates=50).scores.max(initial=0.0)
             for text, vector in zip(generic_questions(script), questions[script], strict=True)
         ]
         for script in SCRIPTS
     }
     background = replace(background, level=level(best))
+    if not chunks:
+        return background
     with suppress(Busy), store.change(reason="background", timeout=0) as change:
         change.set_meta(BACKGROUND, background.to_json() | {"chunks": chunks})
     return background

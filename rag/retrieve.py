@@ -1,5 +1,6 @@
 """Question -> candidates by vectors, words and character pairs, fused into one ranking."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +78,7 @@ def best_of_passages(ranked: Ranked, store: Store, limit: int) -> list[Hit]:
     return list(hits.values())[:limit]
 
 
-_TERMS = {"words": words, "bigrams": bigrams}
+_TERMS: dict[Field, Callable[[str], list[str]]] = {"words": words, "bigrams": bigrams}
 
 
 def _mass(question: str, store: Store, field: Field) -> float:

@@ -57,7 +57,7 @@ def ingest(
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
     from rag.cli.progress import IngestProgress
-    from rag.open import open_writer
+    from rag.open import background_of, open_writer
 
     found = list(walk(paths))
     files = [file for file in found if not file.skipped]
@@ -73,6 +73,7 @@ def ingest(
                 if as_json:
                     out_json(_record(outcome))
         outcomes += work.prune(files, paths, remove=prune)
+        background_of(store, writer.embedder)  # now, so that the first question need not wait
         if not as_json:
             _summary(outcomes, [file for file in found if file.skipped], quiet=quiet)
             if not quiet:
