@@ -114,7 +114,9 @@ def background_of(store: LocalStore, embedder: Embedder) -> Background:
         script: np.array([embedder.embed_query(text) for text in generic_questions(script)])
         for script in SCRIPTS
     }
-    background = measure(questions, store.sample(SAMPLE) if chunks else np.zeros((1, embedder.dim)))
+    background = measure(
+        questions, store.sample(SAMPLE) if chunks else np.zeros((1, embedder.dim), np.float32)
+    )
     best: dict[Script, list[float]] = {
         script: [
             rank(text, vector, store, background, candidates=50).scores.max(initial=0.0)
