@@ -23,7 +23,7 @@ from rag.kinds import SHORT, asked, names
 Array = NDArray[np.floating]
 Idf = Callable[[Sequence[str]], Sequence[float]]
 
-LEXICAL = 30.0
+LEXICAL = 25.0
 """Standard deviations of similarity for the whole question's weight in words."""
 RARITY = 2.0
 """Exponent of a term's rarity among the sentences of its passage."""
@@ -81,14 +81,15 @@ class Terms:
         known = set(self.split(topic))
         free = np.array([name not in known for name in self.names], bool)
         total = float(self.idf @ free)
-        if total <= 0:
+        if total <= 0 or not texts:
             return np.zeros(len(texts))
         held = np.array(
             [[name in there for name in self.names] for there in map(set, map(self.split, texts))],
             float,
         )
         n = len(texts)
-        rarity = np.log((n + 1) / (held.sum(axis=0) + 0.5)).clip(0) / np.log(n + 1)
+        sentences_with = held.sum(axis=0).clip(1)
+        rarity = np.log((n + 1) / (sentences_with + 0.5)) / np.log((n + 1) / 1.5)
         return held @ (self.idf * free * rarity**RARITY) / total
 
 
