@@ -26,14 +26,14 @@ BATCH_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file; `reason` says why it was refused."""
+    """What became of one file; `problem` says why it was refused."""
 
     source: str
     status: Status
     size: int = 0
     chunks: int = 0
     receipt: Receipt | None = None
-    reason: str = ""
+    problem: Unreadable | None = None
 
 
 class Parser(Protocol):
@@ -84,9 +84,10 @@ class Ingestion:
             document = Document(file.source, parsed.title, hashed, parsed.receipt)
             chunks = batch.add(document, self.chunker.split(document, parsed.segments))
         except Unreadable as error:
-            return Outcome(file.source, "refused", file.size, reason=str(error))
+            return Outcome(file.source, "refused", file.size, problem=error)
         except OSError as error:
-            return Outcome(file.source, "refused", file.size, reason=error.strerror or str(error))
+            problem = Unreadable(f"{file.path.name} can't be read: {error.strerror or error}")
+            return Outcome(file.source, "refused", file.size, problem=problem)
         status: Status = "changed" if before else "added"
         return Outcome(file.source, status, file.size, chunks, parsed.receipt)
 

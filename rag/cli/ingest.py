@@ -1,6 +1,7 @@
 """`rag ingest`: documents into a knowledge base, with progress, resume and a summary."""
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,9 @@ import typer
 
 from rag.cli.places import KbOption, cache_home, kb_path
 from rag.cli.screen import note, out_json, say, table
+
+LISTED = 20
+"""Files read without loss that a summary names; the rest is counted."""
 
 if TYPE_CHECKING:
     from ingest.files import Found
@@ -80,8 +84,8 @@ def ingest(
                 info = store.info()
                 note(
                     say(
-                        f"{info.path}: {info.documents} documents, {info.chunks} chunks",
-                        f"{info.path}：{info.documents} 个文档，{info.chunks} 块",
+                        f"{_counts(outcomes)}; {kb}: {info.documents} documents, {info.chunks} chunks",
+                        f"{_counts(outcomes)}；{kb}：{info.documents} 个文档，{info.chunks} 块",
                     )
                 )
 
@@ -93,28 +97,40 @@ ingest.__doc__ = say(
 
 
 def _record(outcome: "Outcome") -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(outcome)
+    receipt = asdict(outcome.receipt) if outcome.receipt else None
+    return {
+        "source": outcome.source,
+        "status": outcome.status,
+        "chunks": outcome.chunks,
+        "receipt": receipt,
+        "reason": say(str(outcome.problem), outcome.problem.zh) if outcome.problem else None,
+    }
 
 
 def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) -> None:
-    refused = [outcome for outcome in outcomes if outcome.status == "refused"]
-    rows = [(display(o.source), say("refused", "拒绝"), o.reason) for o in refused]
+    """Every file that was refused, passed over or read with a loss; of the others only a few."""
+    rows = [(_name(o.source), _status(o), _details(o)) for o in outcomes if o.problem]
     if not quiet:
-        rows += [(display(file.source), say("skipped", "跳过"), file.skipped) for file in skipped]
-        rows += [
-            (display(outcome.source), _status(outcome.status), _receipt(outcome))
-            for outcome in outcomes
-            if outcome.status not in ("refused", "unchanged")
-        ]
-        counts = Counter(_status(outcome.status) for outcome in outcomes)
-        note(", ".join(f"{status} {count}" for status, count in counts.items()))
+        rows += [(_name(file.source), say("skipped", "跳过"), file.skipped) for file in skipped]
+        read = [outcome for outcome in outcomes if outcome.receipt]
+        lossy = [o for o in read if o.receipt and (o.receipt.replaced or o.receipt.warnings)]
+        gone = [outcome for outcome in outcomes if outcome.status in ("missing", "removed")]
+        whole = [outcome for outcome in read if outcome not in lossy]
+        for outcome in [*gone, *lossy, *whole[:LISTED]]:
+            rows.append((_name(outcome.source), _status(outcome), _details(outcome)))
+        if len(whole) > LISTED:
+            more = len(whole) - LISTED
+            rows.append(("…", "", say(f"{more} more without loss", f"另有 {more} 个完整读入")))
     if rows:
         table("", [say("file", "文件"), say("state", "状态"), say("details", "说明")], rows)
 
 
-def _status(status: str) -> str:
+def _counts(outcomes: "list[Outcome]") -> str:
+    counts = Counter(_status(outcome) for outcome in outcomes)
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _status(outcome: "Outcome") -> str:
     chinese = {
         "added": "新增",
         "changed": "更新",
@@ -124,11 +140,13 @@ def _status(status: str) -> str:
         "missing": "文件已不在（--prune 可移除）",
     }
     english = {"missing": "file is gone (--prune removes it)"}
-    return say(english.get(status, status), chinese[status])
+    return say(english.get(outcome.status, outcome.status), chinese[outcome.status])
 
 
-def _receipt(outcome: "Outcome") -> str:
-    """Format, encoding, what was replaced, pages read by OCR, warnings."""
+def _details(outcome: "Outcome") -> str:
+    """Why it was refused; else format, encoding, what was replaced, OCR, warnings."""
+    if outcome.problem:
+        return say(str(outcome.problem), outcome.problem.zh)
     receipt = outcome.receipt
     if receipt is None:
         return ""
@@ -141,7 +159,13 @@ def _receipt(outcome: "Outcome") -> str:
     return ", ".join([*parts, *receipt.warnings])
 
 
+def _name(source: str) -> str:
+    """A source as short as tells it apart: below here, else its folder and name."""
+    shown = display(source)
+    return shown if shown != source else str(Path(*Path(source).parts[-2:]))
+
+
 def display(source: str) -> str:
-    """A source as short as it can be said here."""
+    """A source as it can be typed here."""
     path, here = Path(source), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else source

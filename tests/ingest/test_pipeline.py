@@ -86,7 +86,7 @@ def test_one_bad_file_costs_one_line(store: LocalStore, docs: Path) -> None:
     (docs / "bad.txt").write_bytes(b"\x89PNG\xff\xfe\x00")
     outcomes, _ = run(store, docs)
     assert outcomes["bad.txt"].status == "refused"
-    assert "not text" in outcomes["bad.txt"].reason
+    assert "not text" in str(outcomes["bad.txt"].problem)
     assert outcomes["poem.txt"].status == "added"
 
 
