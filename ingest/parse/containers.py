@@ -48,10 +48,9 @@ def extract(path: Path, mime: str, *, images: bool = False) -> Any:
     try:
         return kreuzberg.extract_file_sync(str(path), mime, config)
     except (kreuzberg.KreuzbergError, RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        if re.search("password|encrypt", reason, re.IGNORECASE):
+        if re.search("password|encrypt", str(error), re.IGNORECASE):
             raise locked(path.name) from error
-        raise damaged(path.name, reason) from error
+        raise damaged(path.name, str(error).strip().split(": ")[-1][:200]) from error
 
 
 def workbook_blocks(path: Path, kind: str) -> Iterator[Block]:
