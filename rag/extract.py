@@ -124,7 +124,7 @@ def rank(
     ]
 
 
-def choose(ranked: Sequence[Sentence], *, most: int = 2, within: float = 3.0) -> list[Sentence]:
+def choose(ranked: Sequence[Sentence], *, most: int = 2, within: float = 4.0) -> list[Sentence]:
     """The sentences to answer with: the best, and others at most `within` below it."""
     return [s for s in ranked[:most] if s.score >= ranked[0].score - within]
 
