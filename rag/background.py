@@ -80,8 +80,10 @@ def measure(questions: Mapping[Script, Vectors], sample: Vectors) -> Background:
     """Means and spreads, with levels still at 0.
 
     `questions` are the embedded `GENERIC` ones, (n, dim) each; `sample` vectors of chunks of the
-    knowledge base, evenly drawn, (m, dim); a few hundred are enough.
+    knowledge base, evenly drawn, (m, dim); a few hundred are enough, none (an empty one) will do.
     """
+    if not len(sample):
+        sample = np.zeros((1, sample.shape[1]), np.float32)
     means: dict[Script, Vector] = {script: questions[script].mean(axis=0) for script in SCRIPTS}
     spread: dict[Script, float] = {}
     for script, mean in means.items():

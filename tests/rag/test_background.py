@@ -63,9 +63,11 @@ def test_level_is_not_moved_by_a_few_questions_that_are_answered():
     assert level(best) == {"han": 1.0, "latin": 2.0}
 
 
-def test_one_chunk_gives_finite_numbers():
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_hardly_any_chunks_give_finite_numbers(chunks):
     questions = {script: np.ones((3, 4), np.float32) / 2 for script in SCRIPTS}
-    background = measure(questions, np.ones((1, 4), np.float32) / 2)
+    background = measure(questions, np.ones((chunks, 4), np.float32) / 2)
+    assert np.isfinite(background.passages).all()
     assert all(value > 0 for value in background.spread.values())
 
 
