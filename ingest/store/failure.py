@@ -21,13 +21,13 @@ def failures_named(path: Path) -> Iterator[None]:
         if error.errno in NO_ROOM:
             raise full(path, error) from error
         if error.errno in NOT_ALLOWED:
-            raise UserError(f"{path} can't be written ({error}); change its permissions") from error
+            raise forbidden(path, error) from error
         raise
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL or primary(error) == sqlite3.SQLITE_IOERR:
             raise full(path, error) from error
         if primary(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise UserError(f"{path} can't be written ({error}); change its permissions") from error
+            raise forbidden(path, error) from error
         raise
 
 
@@ -37,4 +37,14 @@ def primary(error: sqlite3.Error) -> int:
 
 
 def full(path: Path, error: Exception) -> UserError:
-    return UserError(f"no room to write {path} ({error}); nothing is lost, free space and go on")
+    return UserError(
+        f"no room to write {path} ({error}); nothing is lost, free space and go on",
+        zh=f"没有空间写入 {path}（{error}）；已有内容没有丢失，请腾出空间后继续",
+    )
+
+
+def forbidden(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} can't be written ({error}); change its permissions",
+        zh=f"无法写入 {path}（{error}）；请修改其权限",
+    )

@@ -35,7 +35,10 @@ def open_store(
     """
     truth = path / TRUTH
     if create is None and not truth.is_file():
-        raise UserError(f"no knowledge base at {path}; make one: rag ingest PATH... --kb {path}")
+        raise UserError(
+            f"no knowledge base at {path}; make one: rag ingest PATH... --kb {path}",
+            zh=f"{path} 没有知识库；请先建立：rag ingest PATH... --kb {path}",
+        )
     with failures_named(path):
         path.mkdir(parents=True, exist_ok=True)
         connection = connect(truth)

@@ -36,6 +36,7 @@ def wait_for(descriptor: int, path: Path, timeout: float) -> None:
                 holder = os.pread(descriptor, 400, 0).decode(errors="replace") or "another process"
                 raise Busy(
                     f"{path.parent} is being written by {holder}; waited {timeout:g} s, "
-                    "try again when it is done"
+                    "try again when it is done",
+                    zh=f"{path.parent} 正被 {holder} 写入；已等待 {timeout:g} 秒，请待其完成后再试",
                 ) from None
             time.sleep(PAUSE)

@@ -30,7 +30,10 @@ def snapshot(directory: Path, archive: Path) -> None:
     Others may read and write it meanwhile. An existing `archive` is replaced at the end.
     """
     if not (directory / TRUTH).is_file():
-        raise UserError(f"no knowledge base at {directory}; name the directory that holds {TRUTH}")
+        raise UserError(
+            f"no knowledge base at {directory}; name the directory that holds {TRUTH}",
+            zh=f"{directory} 没有知识库；请指定含有 {TRUTH} 的目录",
+        )
     archive.parent.mkdir(parents=True, exist_ok=True)
     with failures_named(archive), tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
         copy = Path(scratch, TRUTH)
@@ -64,9 +67,15 @@ def write_archive(target: Path, members: Mapping[str, Path]) -> None:
 def restore(archive: Path, directory: Path) -> None:
     """Make `directory`, which must not exist or be empty, from a snapshot. All or nothing."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} is not empty; restore into a new directory")
+        raise UserError(
+            f"{directory} is not empty; restore into a new directory",
+            zh=f"{directory} 不是空目录；请恢复到新目录",
+        )
     if not archive.is_file():
-        raise UserError(f"no snapshot at {archive}; name a file that rag kb snapshot wrote")
+        raise UserError(
+            f"no snapshot at {archive}; name a file that rag kb snapshot wrote",
+            zh=f"{archive} 没有快照；请指定 rag kb snapshot 写出的文件",
+        )
     directory.parent.mkdir(parents=True, exist_ok=True)
     with failures_named(directory), tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         built = Path(scratch, "kb")
@@ -75,8 +84,8 @@ def restore(archive: Path, directory: Path) -> None:
             with zipfile.ZipFile(archive) as opened:
                 extract(opened, built)
         except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError) as error:
-            raise UserError(f"{archive} is no whole snapshot ({error}); use another one") from error
-        check_truth(built / TRUTH)
+            raise refused(archive, f"it is not whole ({error})") from error
+        check_truth(built / TRUTH, archive)
         sync_directory(built)
         if directory.exists():
             directory.rmdir()
@@ -93,16 +102,14 @@ def extract(archive: zipfile.ZipFile, target: Path) -> None:
     if len(set(names)) != len(names) or not {TRUTH, MANIFEST} <= set(names) <= {
         TRUTH, SETTINGS, MANIFEST
     }:  # fmt: skip
-        raise UserError(f"{archive.filename} holds {names[:5]}, not what a snapshot holds")
+        raise refused(archive.filename, f"it holds {names[:5]}")
     digests = read_manifest(archive)
     free = shutil.disk_usage(target).free
     for name in sorted(set(names) - {MANIFEST}):
         member = archive.getinfo(name)
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > free:
-            raise UserError(
-                f"{name} in {archive.filename} is packed or larger ({member.file_size} bytes) "
-                f"than the {free} bytes free at {target.parent.parent}"
-            )
+            size = f"{member.file_size} bytes, {free} free"
+            raise refused(archive.filename, f"{name} is packed or too large ({size})")
         digest = sha256()
         with archive.open(member) as source, (target / name).open("xb") as file:
             while piece := source.read(PIECE):
@@ -111,12 +118,12 @@ def extract(archive: zipfile.ZipFile, target: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         if digests.get(name) != digest.hexdigest():
-            raise UserError(f"{name} in {archive.filename} has another digest than noted there")
+            raise refused(archive.filename, f"{name} has another digest than noted in it")
 
 
 def read_manifest(archive: zipfile.ZipFile) -> Mapping[str, str]:
     member = archive.getinfo(MANIFEST)
-    broken = UserError(f"{archive.filename} has no readable {MANIFEST}; use another snapshot")
+    broken = refused(archive.filename, f"its {MANIFEST} can't be read")
     if member.file_size > MANIFEST_LIMIT or member.compress_type != zipfile.ZIP_STORED:
         raise broken
     try:
@@ -128,14 +135,21 @@ def read_manifest(archive: zipfile.ZipFile) -> Mapping[str, str]:
     return digests
 
 
-def check_truth(path: Path) -> None:
-    """Raises `UserError` unless `path` is an intact knowledge base of a schema known here."""
+def refused(what: object, reason: str) -> UserError:
+    return UserError(
+        f"{what} is no snapshot to restore: {reason}; use another one",
+        zh=f"无法从 {what} 恢复：{reason}；请换一个快照",
+    )
+
+
+def check_truth(path: Path, archive: Path) -> None:
+    """Raises `UserError` unless `path`, out of `archive`, is an intact knowledge base of a schema known here."""
     with closing(connect(path)) as sql:
         if not check_schema(sql, path):
-            raise UserError("the snapshot's knowledge base is empty; use another snapshot")
+            raise refused(archive, "it is empty")
         if not same_schema(sql):
-            raise UserError("the snapshot's tables are not those of a knowledge base")
+            raise refused(archive, "its tables are not those of a knowledge base")
         found = sql.execute("PRAGMA quick_check").fetchone()[0]
         if found != "ok":
-            raise UserError(f"the snapshot's knowledge base is damaged ({found}); use another one")
+            raise refused(archive, f"it is damaged ({found})")
         sql.execute("PRAGMA journal_mode=WAL")
