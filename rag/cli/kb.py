@@ -73,6 +73,15 @@ def info(kb: Name = "default", as_json: Json = False) -> None:
 def remove(
     sources: Annotated[list[str], typer.Argument(help=say("Files.", "文件。"), metavar="SOURCE")],
     kb: Name = "default",
+    purge: Annotated[
+        bool,
+        typer.Option(
+            help=say(
+                "Also wipe the indexes' traces of their words, by a rebuild.",
+                "同时重建索引，抹去其中的残留词语。",
+            )
+        ),
+    ] = True,
 ) -> None:
     from ingest.store import open_store
 
@@ -81,6 +90,8 @@ def remove(
         with store.change(reason="remove") as change:
             for name in names:
                 change.remove(name)
+        if purge:
+            store.rebuild()
         for name in names:
             out(say(f"removed {display(name)}", f"已删除 {display(name)}"))
 
