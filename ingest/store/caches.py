@@ -19,7 +19,6 @@ from ingest.store.words import Covered, Words, drop_others, newest
 
 KEEP_AFTER = 10_000  # rows behind the kept codes before they are written anew
 SAMPLE = 5_000  # vectors that the codes' centre is computed from
-COMMIT_EVERY = 200_000  # chunks between two commits of a rebuild
 
 
 # Words
@@ -104,7 +103,7 @@ def open_candidates(path: Path, sql: sqlite3.Connection, dim: int) -> Candidates
     """The kept codes, if the truth vouches for them; none where they are damaged or missing."""
     kept = rows.meta(sql, "codes")
     if not isinstance(kept, dict):
-        return None if lag(sql, 0) > EXACT_ROWS else Candidates(dim)
+        return None if live(sql) > EXACT_ROWS else Candidates(dim)
     try:
         data = (path / "vectors" / kept["file"]).read_bytes()
     except OSError:
@@ -118,7 +117,7 @@ def catch_up(candidates: Candidates, sql: sqlite3.Connection, dim: int) -> Candi
     """Add the rows behind; anew where most of the rows are gone from the truth by now."""
     for keys, vectors in rows.vectors_after(sql, candidates.last, dim):
         candidates.add(keys, vectors)
-    if candidates.rows > 2 * lag(sql, 0) + KEEP_AFTER:
+    if candidates.rows > 2 * live(sql) + KEEP_AFTER:
         return build_candidates(sql, dim)
     return candidates
 
@@ -129,10 +128,15 @@ def build_candidates(sql: sqlite3.Connection, dim: int) -> Candidates:
     rng = np.random.default_rng(0)
     picked = rng.integers(1, last + 1, 2 * SAMPLE).tolist() if last else []
     _, sample = rows.vectors_of(sql, picked, dim)
-    count = lag(sql, 0)
+    count = live(sql)
     if count > EXACT_ROWS and len(sample):
         candidates.train(sample, count)
     return catch_up(candidates, sql, dim)
+
+
+def live(sql: sqlite3.Connection) -> int:
+    # Without a WHERE it is answered from the smallest index: 10 ms at a million rows, not 500.
+    return sql.execute("SELECT count(*) FROM chunks").fetchone()[0]
 
 
 def lag(sql: sqlite3.Connection, last: int) -> int:
@@ -143,7 +147,7 @@ def codes_lag(sql: sqlite3.Connection) -> bool:
     """Are there so many rows that the kept codes lack that opening would be slow?"""
     kept = rows.meta(sql, "codes")
     if not isinstance(kept, dict):
-        return lag(sql, 0) > EXACT_ROWS
+        return live(sql) > EXACT_ROWS
     return lag(sql, kept["last"]) > KEEP_AFTER
 
 

@@ -125,6 +125,7 @@ class WordWriter:
     def __init__(self, path: Path, writer: "IndexWriter") -> None:
         self._path = path
         self._writer = writer
+        self._committed = False
 
     def add(self, key: int, indexed: str) -> None:
         import tantivy
@@ -140,12 +141,14 @@ class WordWriter:
     def commit(self, covered: Covered) -> None:
         with failures_named(self._path):
             self._writer.commit()
+            self._committed = True
         write_whole(self._path / MARK, json.dumps(covered).encode())
 
     def close(self) -> None:
-        """Drop what wasn't committed; wait for merges, which would be lost otherwise."""
+        """Wait for merges, which would be lost otherwise, or drop what wasn't committed."""
         with failures_named(self._path):
-            self._writer.rollback()
+            if not self._committed:  # a rollback ends merges as well
+                self._writer.rollback()
             self._writer.wait_merging_threads()
 
 
