@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ingest.errors import UserError
 from ingest.store import rows
 from ingest.store.files import sync_directory, write_whole
 from ingest.store.vectors import EXACT_ROWS, Candidates
@@ -63,13 +64,16 @@ def repair_words(path: Path, sql: sqlite3.Connection, words: Words | None) -> Wo
     now, had = rows.covered(sql), words.covered
     if had == now:
         return words
-    with words.writer() as writer:
-        for (key,) in sql.execute("SELECT key FROM removed WHERE seq > ?", (had.seq,)):
-            writer.remove(key)
-        for key, text in rows.texts_after(sql, had.last):
-            writer.remove(key)
-            writer.add(key, text)
-        writer.commit(now)
+    try:
+        with words.writer() as writer:
+            for (key,) in sql.execute("SELECT key FROM removed WHERE seq > ?", (had.seq,)):
+                writer.remove(key)
+            for key, text in rows.texts_after(sql, had.last):
+                writer.remove(key)
+                writer.add(key, text)
+            writer.commit(now)
+    except UserError:  # an index that can be read, but not written any more
+        return rebuild_words(path, sql)
     return words
 
 

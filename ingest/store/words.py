@@ -114,6 +114,8 @@ class Words:
         """Changes that come to nothing unless `commit` is called. Needs the writer lock."""
         with failures_named(self.path):
             writer = WordWriter(self.path, self._index.writer(HEAP, 1))
+            # A writer killed between two files of a commit leaves names that ours would meet again.
+            writer.collect_garbage()
         try:
             yield writer
         finally:
@@ -126,6 +128,10 @@ class WordWriter:
         self._path = path
         self._writer = writer
         self._committed = False
+
+    def collect_garbage(self) -> None:
+        """Delete the files that no commit names."""
+        self._writer.garbage_collect_files()
 
     def add(self, key: int, indexed: str) -> None:
         import tantivy
