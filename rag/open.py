@@ -1,5 +1,6 @@
 """A knowledge base's folder -> its store, encoder, chunker and pipeline, as its settings say."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,25 +10,27 @@ import numpy as np
 
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import BUNDLED, Embedder, Vectors, open_embedder
-from ingest.errors import Busy, Mismatch
+from ingest.errors import Busy, Mismatch, UserError
 from ingest.store import Identity, LocalStore, open_store
 from rag.background import SCRIPTS, Background, Script, generic_questions, level, measure
 from rag.config import read
 from rag.language import Speaker
 from rag.pipeline import Pipeline
 from rag.read import ReadOptions
+from rag.refuse import Calibration, RefuseOptions, calibrate
 from rag.rerank import CrossEncoderReranker
 from rag.retrieve import RetrieveOptions, rank
 
 SETTINGS = "rag.toml"
 BACKGROUND = "background"
+CALIBRATION = "calibration"
 SAMPLE = 1000  # vectors of chunks whose mean and spread stand for all
 
 
 def settings(path: Path) -> dict[str, Any]:
     """What `rag.toml` says, as the option dataclass of each section."""
     sections = {"chunk": ChunkOptions, "retrieve": RetrieveOptions, "read": ReadOptions}
-    return read(path / SETTINGS, sections)
+    return read(path / SETTINGS, sections | {"refuse": RefuseOptions})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,39 @@ def open_pipeline(path: Path, *, cache: Path, say: Speaker) -> Pipeline:
         say=say,
         options=retrieval,
         reading=options["read"],
+        calibration=calibration_of(store, options["refuse"]),
         reranker=CrossEncoderReranker(retrieval.reranker) if retrieval.reranker else None,
     )
+
+
+def calibration_of(store: LocalStore, options: RefuseOptions) -> Calibration:
+    """The knowledge base's own calibration, else the general one; `options` has the last word."""
+    kept = store.get_meta(CALIBRATION)
+    calibration = Calibration(**kept) if isinstance(kept, dict) else Calibration()
+    if options.threshold is None:
+        return calibration
+    return replace(calibration, threshold=options.threshold)
+
+
+def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibration:
+    """Fit and keep a calibration; `questions` maps questions to whether they are answerable here.
+
+    Raises `UserError` where either kind is missing.
+    """
+    excess = {question: pipeline.excess(question) for question in questions}
+    kinds = [
+        [excess[q] for q, kind in questions.items() if kind is wanted] for wanted in (True, False)
+    ]
+    if not all(kinds):
+        raise UserError(
+            f"{len(kinds[0])} answerable and {len(kinds[1])} unanswerable questions; "
+            "calibration needs some of both",
+            zh=f"可回答的问题 {len(kinds[0])} 个，不可回答的 {len(kinds[1])} 个；校准两种都需要",
+        )
+    calibration = calibrate(*kinds)
+    with pipeline.store.change(reason="calibrate") as change:
+        change.set_meta(CALIBRATION, asdict(calibration))
+    return calibration
 
 
 def background_of(store: LocalStore, embedder: Embedder) -> Background:

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from ingest.embed import Embedder
+from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
 from ingest.store import LocalStore
 from rag.background import Background, script_of
 from rag.condense import condense
-from rag.fuse import Scores
 from rag.language import Speaker
 from rag.read import ReadOptions, read
 from rag.refuse import Calibration, confidence
 from rag.rerank import Reranker, rerank
-from rag.retrieve import RetrieveOptions, best_of_passages, rank
+from rag.retrieve import Ranked, RetrieveOptions, best_of_passages, rank
 from rag.types import Answer, Message, Retrieved
 
 LONGEST_QUESTION = 2000
+RERANKED = 20  # passages that a reranker looks at
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,24 @@ class Pipeline:
 
     def retrieve(self, question: str, *, limit: int | None = None) -> Retrieved:
         """The best passages for a question that stands alone, and how likely they answer it."""
-        if not question.strip():
-            raise UserError("the question is empty", zh="问题是空的")
-        if len(question) > LONGEST_QUESTION:
-            raise UserError(
-                f"the question has {len(question)} characters; ask in {LONGEST_QUESTION} or fewer",
-                zh=f"问题有 {len(question)} 个字符；请控制在 {LONGEST_QUESTION} 个以内",
-            )
+        _check(question)
         limit = limit or self.options.passages
-        vector = self.embedder.embed_query(question)
-        ranked = rank(
-            question, vector, self.store, self.background, candidates=self.options.candidates
-        )
-        hits = best_of_passages(ranked, self.store, limit)
+        vector, ranked = self._rank(question)
+        wide = max(limit, RERANKED) if self.reranker else limit
+        hits = best_of_passages(ranked, self.store, wide)
         passages = self.store.passages([hit.chunk for hit in hits])
         if self.reranker:
             hits, passages = rerank(question, hits, passages, self.reranker)
-        sure = self._confidence(question, ranked.scores) if hits else 0.0
+        sure = confidence(self._excess(question, ranked), self.calibration) if hits else 0.0
+        threshold = self.calibration.threshold
         return Retrieved(
-            question, vector, tuple(hits), tuple(passages), sure, self.calibration.threshold
+            question, vector, tuple(hits[:limit]), tuple(passages[:limit]), sure, threshold
         )
+
+    def excess(self, question: str) -> float:
+        """How much better the best chunk matches than it does questions about something else."""
+        _check(question)
+        return self._excess(question, self._rank(question)[1])
 
     def read(self, found: Retrieved) -> Answer:
         """The sentences that answer, with citations, whether or not they are worth showing."""
@@ -79,9 +77,15 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _confidence(self, question: str, scores: Scores) -> float:
-        level = self.background.level[script_of(question)]
-        return confidence(float(scores[0]), level, self.calibration)
+    def _rank(self, question: str) -> tuple[Vector, Ranked]:
+        vector = self.embedder.embed_query(question)
+        candidates = self.options.candidates
+        ranked = rank(question, vector, self.store, self.background, candidates=candidates)
+        return vector, ranked
+
+    def _excess(self, question: str, ranked: Ranked) -> float:
+        best = float(ranked.scores.max(initial=0.0))
+        return best - self.background.level[script_of(question)]
 
     def _refusal(self, found: Retrieved) -> Answer:
         documents, chunks = self.store.info().documents, self.store.count()
@@ -91,3 +95,13 @@ class Pipeline:
             f"未找到：知识库（{documents} 个文档、{chunks} 块）没有回答这个问题的内容。最接近的段落：",
         )
         return Answer(found.question, text, (), found.hits, found.confidence, refused=True)
+
+
+def _check(question: str) -> None:
+    if not question.strip():
+        raise UserError("the question is empty", zh="问题是空的")
+    if len(question) > LONGEST_QUESTION:
+        raise UserError(
+            f"the question has {len(question)} characters; ask in {LONGEST_QUESTION} or fewer",
+            zh=f"问题有 {len(question)} 个字符；请控制在 {LONGEST_QUESTION} 个以内",
+        )

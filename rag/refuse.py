@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -22,9 +24,24 @@ class Calibration:
     """5 % of the answerable questions of six sets were refused; see docs/decisions/007-refusal.md."""
 
 
-def confidence(best: float, level: float, calibration: Calibration) -> float:
-    """0 to 1, larger is surer. `best` is the best fused score, `level` the background's."""
-    return float(_curve(np.float64(best - level), calibration))
+@dataclass(frozen=True, slots=True)
+class RefuseOptions:
+    """What `rag.toml` may say about refusing."""
+
+    threshold: float | None = None
+    """Confidence (0 to 1) below which a question is refused; unset: the calibrated one."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(
+                f"[refuse] threshold is {self.threshold}; need 0 (never refuse) to 1",
+                zh=f"[refuse] threshold 为 {self.threshold}；须在 0（从不拒答）到 1 之间",
+            )
+
+
+def confidence(excess: float, calibration: Calibration) -> float:
+    """0 to 1, larger is surer."""
+    return float(_curve(np.float64(excess), calibration))
 
 
 def calibrate(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class HashEmbedder:
 
     def _vector(self, text: str) -> Vector:
         vector = np.full(self.dim, 1e-3, np.float32)
-        for pair in zip(text, text[1:], strict=False):
+        for pair in pairwise(text):
             slot = blake2b("".join(pair).encode("utf-8", "surrogatepass"), digest_size=2).digest()
             vector[int.from_bytes(slot) % self.dim] += 1
         return vector / np.linalg.norm(vector)

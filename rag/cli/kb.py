@@ -7,7 +7,7 @@ import typer
 
 from ingest.errors import UserError
 from rag.cli.ingest import display
-from rag.cli.places import KbOption, data_home, existing_kb, kb_path
+from rag.cli.places import KbOption, cache_home, data_home, existing_kb, kb_path
 from rag.cli.screen import note, out, out_json, say, table
 
 if TYPE_CHECKING:
@@ -174,3 +174,29 @@ def restore(
 
     read(file, kb_path(kb))
     out(str(kb_path(kb)))
+
+
+@app.command(
+    help=say(
+        "Fit the refusals to questions whose answers are known to be there or not.",
+        "用已知有无答案的问题校准拒答。",
+    )
+)
+def calibrate(
+    folder: Annotated[
+        Path, typer.Argument(help=say("A set as `rag eval` reads it.", "rag eval 可读的评测集。"))
+    ],
+    kb: Name = "default",
+) -> None:
+    from rag.evaluate import Dataset
+    from rag.open import open_pipeline, recalibrate
+
+    questions = {q.text: q.answerable for q in Dataset.load(folder).questions if q.text.strip()}
+    with open_pipeline(existing_kb(kb), cache=cache_home(), say=say) as pipeline:
+        fitted = recalibrate(pipeline, questions)
+    out(
+        say(
+            f"{len(questions)} questions; refusing below a confidence of {fitted.threshold:.2f}",
+            f"共 {len(questions)} 个问题；置信度低于 {fitted.threshold:.2f} 时拒答",
+        )
+    )

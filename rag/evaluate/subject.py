@@ -113,7 +113,12 @@ def report(pipeline: "Pipeline", dataset: Dataset) -> Report:
 
 
 def outcome(pipeline: "Pipeline", question: str) -> Outcome:
-    """What the pipeline makes of a question; it is read also where it would be refused."""
+    """What the pipeline makes of a question; it is read also where it would be refused.
+
+    A blank question, which some sets hold, finds nothing and is refused.
+    """
+    if not question.strip():
+        return Outcome([], confidence=0.0, refused=True)
     found = pipeline.retrieve(question, limit=DEPTH)
     answer = pipeline.read(found)
     return Outcome(

@@ -17,7 +17,11 @@ def test_a_follow_up_gets_the_subject(question: str) -> None:
 
 @pytest.mark.parametrize(
     "question",
-    ["消费者在多少天内可以退货？", "Who decides on personal information protection?", "其他国家的劳动法怎么规定？"],
+    [
+        "消费者在多少天内可以退货？",
+        "Who decides on personal information protection?",
+        "其他国家的劳动法怎么规定？",
+    ],
 )
 def test_a_question_that_stands_alone_is_left_alone(question: str) -> None:
     assert condense(question, HISTORY) == question

@@ -10,15 +10,11 @@ from rag.refuse import Calibration, calibrate, confidence
 EXCESS = st.floats(-50, 50)
 
 
-@given(low=EXCESS, high=EXCESS, level=st.floats(-5, 10))
-def test_confidence_is_a_probability_that_grows_with_the_best_score(low, high, level):
+@given(low=EXCESS, high=EXCESS)
+def test_confidence_is_a_probability_that_grows_with_the_excess(low, high):
     low, high = sorted((low, high))
-    sure = [confidence(best, level, Calibration()) for best in (low, high)]
+    sure = [confidence(excess, Calibration()) for excess in (low, high)]
     assert 0 <= sure[0] <= sure[1] <= 1
-
-
-def test_only_the_excess_over_the_level_counts():
-    assert confidence(7, 4, Calibration()) == pytest.approx(confidence(13, 10, Calibration()))
 
 
 @given(seed=st.integers(0, 2**32 - 1), refused=st.sampled_from([0.0, 0.05, 0.2]))
@@ -26,7 +22,7 @@ def test_calibration_refuses_no_more_answerable_questions_than_promised(seed, re
     rng = np.random.default_rng(seed)
     right, wrong = rng.normal(5, 2, 200), rng.normal(0, 1, 50)
     fitted = calibrate(right.tolist(), wrong.tolist(), refused=refused)
-    sure = np.array([confidence(excess, 0, fitted) for excess in right])
+    sure = np.array([confidence(excess, fitted) for excess in right])
     assert (sure < fitted.threshold).mean() <= refused
     assert fitted.slope > 0
 
@@ -43,7 +39,7 @@ def test_calibration_finds_the_curve_that_made_the_labels():
 def test_separable_questions_give_a_finite_curve():
     fitted = calibrate([5.0, 6.0], [-5.0, -6.0])
     assert np.isfinite([fitted.slope, fitted.bias, fitted.threshold]).all()
-    assert confidence(5.0, 0, fitted) > 0.9 > 0.1 > confidence(-5.0, 0, fitted)
+    assert confidence(5.0, fitted) > 0.9 > 0.1 > confidence(-5.0, fitted)
 
 
 @pytest.mark.parametrize("classes", [([], [1.0]), ([1.0], [])])

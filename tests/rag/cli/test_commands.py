@@ -166,6 +166,28 @@ def test_settings_name_their_nearest_neighbour(rag: Rag, home: Path, kb: str) ->
     assert "passages" in done.stderr
 
 
+def test_refusals_can_be_set_and_fitted(rag: Rag, home: Path, kb: str) -> None:
+    settings = home / "data" / "chatglm-rag" / kb / "rag.toml"
+    settings.write_text("[refuse]\nthreshold = 0\n")
+    brave = json.loads(rag("ask", "珠穆朗玛峰有多高？", "--kb", kb, "--json").stdout)
+    settings.unlink()
+    assert not brave["refused"]
+    questions = home / "set"
+    (questions / "docs").mkdir(parents=True)
+    (questions / "docs" / "a.md").write_text(LAW, "utf-8")
+    rows = [
+        {"id": "1", "question": "试用期最长几个月？", "answers": ["六个月"], "answerable": True,
+         "gold": [{"document": "a.md", "quote": "试用期不得超过六个月"}]},
+        {"id": "2", "question": "珠穆朗玛峰有多高？", "answers": [], "answerable": False, "gold": []},
+    ]  # fmt: skip
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (questions / "questions.jsonl").write_text(lines, "utf-8")
+    done = rag("kb", "calibrate", str(questions), "--kb", kb)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(rag("ask", "珠穆朗玛峰有多高？", "--kb", kb, "--json").stdout)["refused"]
+    assert not json.loads(rag("ask", "试用期最长几个月？", "--kb", kb, "--json").stdout)["refused"]
+
+
 def test_a_reader_that_leaves_early_is_no_error(rag: Rag, kb: str) -> None:
     code = "import sys; sys.path[:0] = ['.']; from rag.cli import main; main()"
     words = [sys.executable, "-c", code, "kb", "--help"]
