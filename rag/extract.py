@@ -36,6 +36,9 @@ EMBEDDED = 16
 LONGEST = 300
 """Characters of a sentence; longer ones (tables, lists without stops) are cut at a clause."""
 
+_UNCLEAR = re.compile(r"第几|第多少|[几哪]届|时期|时代|哪几|几[项种类层个]|由来")
+"""Questions whose short answer is an ordinal, an age or a list: no clause is singled out."""
+
 _CLAUSE = re.compile(r"[，,；;：:、\n|]+[”’」』）)\"']*\s*")
 
 
@@ -184,7 +187,7 @@ def _embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
 def _focus(question: str, sentence: str, offset: int) -> Span | None:
     """The one clause of `sentence` that names what the question asks for, if it is only one."""
     folded = fold(question)
-    kinds = asked(folded) & SHORT
+    kinds = frozenset() if _UNCLEAR.search(folded) else asked(folded) & SHORT
     bounds = [0, *(m.end() for m in _CLAUSE.finditer(sentence)), len(sentence)]
     clauses = [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
     for kind in sorted(kinds):

@@ -53,6 +53,9 @@ _NAMES: dict[Kind, re.Pattern[str]] = {
     "title": re.compile(r"《[^》]+》|「[^」]+」|『[^』]+』|“[^”]+”|\"[^\"]+\""),
     "reason": re.compile(r"因|由于|所以|为了|使得|导致|以便|以免|\bbecause\b|\bdue to\b|\bsince\b"),
 }
+_REFERENCE = re.compile(r"第[零〇一二三四五六七八九十百千\d]+[编篇章节条款项页回]")
+"""Numbers that say where a text stands, and answer nothing."""
+
 SHORT: frozenset[Kind] = frozenset({"date", "number", "title"})
 """Kinds whose names can be told well enough to quote the clause that holds one."""
 
@@ -64,4 +67,5 @@ def asked(question: str) -> frozenset[Kind]:
 
 def names(kind: Kind, text: str, question: str) -> bool:
     """Whether folded `text` names something of `kind` that the folded question does not hold."""
+    text = _REFERENCE.sub("", text)
     return any(found[0] not in question for found in _NAMES[kind].finditer(text))

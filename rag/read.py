@@ -60,7 +60,8 @@ def read(
     for number, sentence in enumerate(choose(ranked, most=options.sentences), start=1):
         passage = passages[sentence.source]
         citations.append(cite(number, passage, sentence.start, sentence.end, store))
-        start, end = sentence.focus or (sentence.start, sentence.end)
+        whole = sentence.start, sentence.end
+        start, end = (sentence.focus or whole) if number == 1 else whole
         lines.append(f"{one_line(passage.text[start:end])} [{number}]")
     text = "\n".join(lines)
     return Answer(question, text, tuple(citations), found.hits, found.confidence, refused=False)
