@@ -112,11 +112,16 @@ def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
         "dense": leg(lambda question: store.search_dense(embedder.embed_query(question), DEPTH)),
         "words": leg(lambda question: store.search_words(question, DEPTH)),
         "bigrams": leg(lambda question: store.search_words(question, DEPTH, field="bigrams")),
-        "fused": lambda question: Outcome(
-            subject.spans(hit.chunk for hit in pipeline.retrieve(question, limit=DEPTH).hits)
-        ),
+        "fused": lambda question: fused(pipeline, question),
         "answers": lambda question: subject.outcome(pipeline, question),
     }
+
+
+def fused(pipeline: "Pipeline", question: str) -> Outcome:
+    if not question.strip():  # a set holds one
+        return Outcome([])
+    hits = pipeline.retrieve(question, limit=DEPTH).hits
+    return Outcome(subject.spans(hit.chunk for hit in hits))
 
 
 def goal_rows(found: Mapping[str, Systems]) -> Iterator[list[str]]:
