@@ -1,11 +1,11 @@
-"""Where paragraphs and sentences end, in Chinese and in Latin scripts. Spans always tile the text."""
+"""Where paragraphs and sentences end, in Chinese and Latin scripts. Spans always tile the text."""
 
 import re
 from itertools import pairwise
 
 Span = tuple[int, int]
 
-# A line that starts something of its own: heading, article, list item, table row, indented paragraph.
+# A line that starts something: heading, article, list item, table row, indented paragraph.
 _ITEM = (
     r"#{1,6}\s|第[一二三四五六七八九十百千零〇两\d]+[编篇章节条款]|[（(][一二三四五六七八九十\d]+[）)]"
     r"|[一二三四五六七八九十]+[、．]|\d+[.、．)）](?!\d)|[-*+•●◆■]\s|\||>|　　|```"
