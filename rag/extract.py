@@ -39,6 +39,9 @@ LONGEST = 300
 _UNCLEAR = re.compile(r"第几|第多少|[几哪]届|时期|时代|哪几|几[项种类层个]|由来")
 """Questions whose short answer is an ordinal, an age or a list: no clause is singled out."""
 
+_WORD = re.compile(r"\w")  # a rule or a bullet alone says nothing
+_RULE = re.compile(r"\s*\n\|[\s|:-]+\|")  # comes after a table's header, which answers nothing
+
 _CLAUSE = re.compile(r"[，,；;：:、\n|]+[”’」』）)\"']*\s*")
 
 
@@ -105,7 +108,7 @@ def rank(
     idf_words: Idf,
     idf_bigrams: Idf,
 ) -> list[Sentence]:
-    """The sentences of `sources` worth quoting, best first; empty only where all texts are blank.
+    """The sentences of `sources` worth quoting, best first; empty only where no text holds a word.
 
     `standard` turns sentence vectors (n, dim) into similarities to the question, (n,), in standard
     deviations (`Background.standard`). `idf_*` weigh folded terms in the collection.
@@ -164,7 +167,12 @@ def _spans(text: str) -> list[Span]:
             found.append((start, cut))
             start = cut
         found.append((start, end))
-    return [span for span in (_trim(text, *span) for span in found) if span[0] < span[1]]
+    trimmed = [_trim(text, *span) for span in found]
+    return [
+        (start, end)
+        for start, end in trimmed
+        if _WORD.search(text, start, end) and not _RULE.match(text, end)
+    ]
 
 
 def _trim(text: str, start: int, end: int) -> Span:

@@ -10,7 +10,7 @@ from ingest.types import Chunk, Passage
 from rag.background import Background
 from rag.extract import Idf, Source, choose, rank
 from rag.fuse import idf
-from rag.layout import one_line
+from rag.layout import one_line, row_in_words
 from rag.types import Answer, Citation, Retrieved
 
 
@@ -62,7 +62,8 @@ def read(
         citations.append(cite(number, passage, sentence.start, sentence.end, store))
         whole = sentence.start, sentence.end
         start, end = (sentence.focus or whole) if number == 1 else whole
-        lines.append(f"{one_line(passage.text[start:end])} [{number}]")
+        above = f"{citations[-1].chunk.context}\n{passage.text[: sentence.start]}".rstrip()
+        lines.append(f"{one_line(row_in_words(passage.text[start:end], above))} [{number}]")
     text = "\n".join(lines)
     return Answer(question, text, tuple(citations), found.hits, found.confidence, refused=False)
 

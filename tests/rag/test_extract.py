@@ -1,5 +1,7 @@
 """Extraction: spans are exact, the sentence that answers wins, odd texts do no harm."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,7 +66,7 @@ def test_a_date_is_answered_by_its_clause():
 def test_spans_are_exact_and_lie_within_their_text(texts, question):
     sources = [Source(text, "甲公司", 0.0) for text in texts]
     found = ranked(question, *sources)
-    assert bool(found) == any(text.strip() for text in texts)
+    assert bool(found) == any(re.search(r"\w", text) for text in texts)
     for sentence in found:
         text = quote(sources, sentence)
         assert text == text.strip() != ""

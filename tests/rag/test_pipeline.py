@@ -22,6 +22,7 @@ from tests.fakes import HashEmbedder, TextParser
 
 PAGES = {
     "law.txt": "第十条 建立劳动关系，应当订立书面劳动合同。\n第十九条 试用期不得超过六个月。\n",
+    "staff.txt": "| 姓名 | 分机号 |\n| --- | --- |\n| 张三 | 8012 |\n| 李四 | 8013 |\n",
     "poem.txt": "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n",
     "wrapped.txt": "海南岛的最高峰是五指山，\n海拔一千八百六十七米。\n岛上四季常青。\n",
 }
@@ -66,6 +67,12 @@ def test_wrapped_lines_are_joined_in_the_answer_only(pipeline: Pipeline) -> None
     assert "\n海拔" not in answer.text
 
 
+def test_a_table_row_is_answered_with_its_header(pipeline: Pipeline) -> None:
+    answer = pipeline.read(pipeline.retrieve("李四的分机号"))
+    assert answer.citations[0].quote == "| 李四 | 8013 |"
+    assert answer.text.startswith("姓名：李四；分机号：8013 [1]")
+
+
 def test_a_follow_up_is_asked_with_its_subject(pipeline: Pipeline) -> None:
     answer = pipeline.ask("那它有多高？", [Message("user", "海南岛的最高峰五指山在哪里？")])
     assert "一千八百六十七米" in answer.citations[0].quote
@@ -79,7 +86,7 @@ def test_below_the_threshold_a_question_is_refused_with_what_was_looked_at(
     answer = strict.ask("xyzzy plugh quux?")
     assert answer.refused
     assert answer.citations == ()
-    assert "3 个文档" in answer.text
+    assert "4 个文档" in answer.text
 
 
 class Backwards:
