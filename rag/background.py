@@ -25,6 +25,9 @@ SCRIPTS: tuple[Script, Script] = ("han", "latin")
 CENTRING = 0.75
 """How much of the common direction is taken off a question's vector (flat between .5 and .9)."""
 
+NATIVE = 0.2
+"""The share of the chunks from which a script is one of the knowledge base's own."""
+
 _HAN = re.compile(r"[\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _LATIN_WORD = re.compile(r"[^\W\d_\u0250-\uffff]+")
 
@@ -40,13 +43,15 @@ class Background:
 
     `questions` and `passages` are mean vectors (dim,); `spread` is the standard deviation of a
     generic question's similarity over the chunks; `level` the median of the best fused score that
-    generic questions reach: what a question gets that the knowledge base does not answer.
+    generic questions reach: what a question gets that the knowledge base does not answer. `native`
+    says whether a fair part of the chunks is in the script; questions in another one share no words.
     """
 
     questions: dict[Script, Vector]
     passages: Vector
     spread: dict[Script, float]
     level: dict[Script, float]
+    native: dict[Script, bool]
 
     def centred(self, question: str, vector: Vector) -> Vector:
         """The vector (dim,) to search with instead of the question's own; not of unit length."""
@@ -64,6 +69,7 @@ class Background:
             "passages": self.passages.tolist(),
             "spread": dict(self.spread),
             "level": dict(self.level),
+            "native": dict(self.native),
         }
 
     @classmethod
@@ -73,15 +79,23 @@ class Background:
             passages=np.array(value["passages"], np.float32),
             spread={s: float(value["spread"][s]) for s in SCRIPTS},
             level={s: float(value["level"][s]) for s in SCRIPTS},
+            native={s: bool(value["native"][s]) for s in SCRIPTS},
         )
 
 
-def measure(questions: Mapping[Script, Vectors], sample: Vectors) -> Background:
-    """Means and spreads, with levels still at 0.
+def measure(
+    questions: Mapping[Script, Vectors], sample: Vectors, texts: Sequence[str]
+) -> Background:
+    """Means, spreads and scripts, with levels still at 0.
 
     `questions` are the embedded `GENERIC` ones, (n, dim) each; `sample` vectors of chunks of the
-    knowledge base, evenly drawn, (m, dim); a few hundred are enough, none (an empty one) will do.
+    knowledge base, evenly drawn, (m, dim), and `texts` theirs; a few hundred are enough, none (an
+    empty one) will do.
     """
+    scripts = [script_of(text) for text in texts]
+    native: dict[Script, bool] = {
+        script: scripts.count(script) >= NATIVE * len(scripts) for script in SCRIPTS
+    }
     if not len(sample):
         sample = np.zeros((1, sample.shape[1]), np.float32)
     means: dict[Script, Vector] = {script: questions[script].mean(axis=0) for script in SCRIPTS}
@@ -89,7 +103,7 @@ def measure(questions: Mapping[Script, Vectors], sample: Vectors) -> Background:
     for script, mean in means.items():
         similarity = (questions[script] - CENTRING * mean) @ sample.T
         spread[script] = max(float(similarity.std(axis=1).mean()), 1e-6)
-    return Background(means, sample.mean(axis=0), spread, dict.fromkeys(SCRIPTS, 0.0))
+    return Background(means, sample.mean(axis=0), spread, dict.fromkeys(SCRIPTS, 0.0), native)
 
 
 def level(best: Mapping[Script, Sequence[float]]) -> dict[Script, float]:

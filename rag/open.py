@@ -17,14 +17,14 @@ from rag.config import read
 from rag.language import Speaker
 from rag.pipeline import Pipeline
 from rag.read import ReadOptions
-from rag.refuse import Calibration, RefuseOptions, calibrate
+from rag.refuse import Calibration, Curve, RefuseOptions, calibrate
 from rag.rerank import CrossEncoderReranker
 from rag.retrieve import RetrieveOptions, rank
 
 SETTINGS = "rag.toml"
 BACKGROUND = "background"
 CALIBRATION = "calibration"
-SAMPLE = 1000  # vectors of chunks whose mean and spread stand for all
+SAMPLE = 500  # chunks that stand for all
 
 
 def settings(path: Path) -> dict[str, Any]:
@@ -107,29 +107,39 @@ def open_pipeline(path: Path, *, cache: Path, say: Speaker) -> Pipeline:
 
 def calibration_of(store: LocalStore, options: RefuseOptions) -> Calibration:
     """The knowledge base's own calibration, else the general one; `options` has the last word."""
-    kept = store.get_meta(CALIBRATION)
-    calibration = Calibration(**kept) if isinstance(kept, dict) else Calibration()
+    kept: Any = store.get_meta(CALIBRATION)
+    calibration = Calibration.from_json(kept) if kept else Calibration()
     if options.threshold is None:
         return calibration
-    return replace(calibration, threshold=options.threshold)
+    return Calibration(
+        replace(calibration.native, threshold=options.threshold),
+        replace(calibration.foreign, threshold=options.threshold),
+    )
 
 
 def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibration:
     """Fit and keep a calibration; `questions` maps questions to whether they are answerable here.
 
-    Raises `UserError` where either kind is missing.
+    A kind of questions (in the knowledge base's script, in another) of which there are not both
+    answerable and unanswerable ones keeps its curve; `UserError` if that holds for both kinds.
     """
-    excess = {question: pipeline.excess(question) for question in questions}
-    kinds = [
-        [excess[q] for q, kind in questions.items() if kind is wanted] for wanted in (True, False)
-    ]
-    if not all(kinds):
+    fitted: dict[str, Curve] = {}
+    for name, native in (("native", True), ("foreign", False)):
+        excess: dict[bool, list[float]] = {True: [], False: []}
+        for question, answerable in questions.items():
+            if pipeline.native(question) is native:
+                excess[answerable].append(pipeline.excess(question))
+        if all(excess.values()):
+            fitted[name] = calibrate(excess[True], excess[False])
+    if not fitted:
+        right = sum(questions.values())
         raise UserError(
-            f"{len(kinds[0])} answerable and {len(kinds[1])} unanswerable questions; "
-            "calibration needs some of both",
-            zh=f"可回答的问题 {len(kinds[0])} 个，不可回答的 {len(kinds[1])} 个；校准两种都需要",
+            f"{right} answerable and {len(questions) - right} unanswerable questions; "
+            "calibration needs some of both in one language",
+            zh=f"可回答的问题 {right} 个，不可回答的 {len(questions) - right} 个；"
+            "校准需要同一语言中两种都有",
         )
-    calibration = calibrate(*kinds)
+    calibration = replace(pipeline.calibration, **fitted)
     with pipeline.store.change(reason="calibrate") as change:
         change.set_meta(CALIBRATION, asdict(calibration))
     return calibration
@@ -148,9 +158,9 @@ def background_of(store: LocalStore, embedder: Embedder) -> Background:
         script: np.array([embedder.embed_query(text) for text in generic_questions(script)])
         for script in SCRIPTS
     }
-    background = measure(
-        questions, store.sample(SAMPLE) if chunks else np.zeros((1, embedder.dim), np.float32)
-    )
+    keys = store.sample(SAMPLE)
+    texts = [chunk.text for chunk in store.chunks(keys).values()]
+    background = measure(questions, store.vectors(keys), texts)
     best: dict[Script, list[float]] = {
         script: [
             rank(text, vector, store, background, candidates=50).scores.max(initial=0.0)

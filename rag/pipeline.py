@@ -43,11 +43,15 @@ class Pipeline:
         passages = self.store.passages([hit.chunk for hit in hits])
         if self.reranker:
             hits, passages = rerank(question, hits, passages, self.reranker)
-        sure = confidence(self._excess(question, ranked), self.calibration) if hits else 0.0
-        threshold = self.calibration.threshold
+        curve = self.calibration.curve(native=self.native(question))
+        sure = confidence(self._excess(question, ranked), curve) if hits else 0.0
         return Retrieved(
-            question, vector, tuple(hits[:limit]), tuple(passages[:limit]), sure, threshold
+            question, vector, tuple(hits[:limit]), tuple(passages[:limit]), sure, curve.threshold
         )
+
+    def native(self, question: str) -> bool:
+        """Whether the question is in a script of the knowledge base."""
+        return self.background.native[script_of(question)]
 
     def excess(self, question: str) -> float:
         """How much better the best chunk matches than it does questions about something else."""

@@ -1,7 +1,7 @@
 """How likely the knowledge base answers a question, decided before anything is written."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,18 +10,37 @@ from ingest.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Curve:
     """A logistic curve over the excess, and the confidence below which to refuse.
 
     The excess is the best fused score above the background's level: how much better the knowledge
-    base matches this question than questions that have nothing to do with it. The level is measured
-    for each encoder and knowledge base without labelled questions, so the curve carries over.
+    base matches this question than questions that have nothing to do with it.
     """
 
-    slope: float = 0.98
-    bias: float = -1.35
-    threshold: float = 0.22
-    """5 % of the answerable questions of six sets were refused; see docs/decisions/007-refusal.md."""
+    slope: float
+    bias: float
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A curve for questions in a script of the knowledge base, and one for those in another.
+
+    Words help the former, so their excesses lie further apart. The excess is measured against each
+    encoder's and knowledge base's own level, without labelled questions, so the curves carry over.
+    Each refuses 5 % of the answerable questions of the sets in docs/decisions/007-refusal.md.
+    """
+
+    native: Curve = Curve(0.98, -1.35, 0.22)
+    foreign: Curve = Curve(0.98, -1.35, 0.22)
+
+    def curve(self, *, native: bool) -> Curve:
+        return self.native if native else self.foreign
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Mapping[str, float]]) -> "Calibration":
+        """What `asdict` gave."""
+        return cls(Curve(**value["native"]), Curve(**value["foreign"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +58,14 @@ class RefuseOptions:
             )
 
 
-def confidence(excess: float, calibration: Calibration) -> float:
+def confidence(excess: float, curve: Curve) -> float:
     """0 to 1, larger is surer."""
-    return float(_curve(np.float64(excess), calibration))
+    return float(_along(np.float64(excess), curve))
 
 
 def calibrate(
     answerable: Sequence[float], unanswerable: Sequence[float], *, refused: float = 0.05
-) -> Calibration:
+) -> Curve:
     """A curve fitted to the excesses of labelled questions; the two classes weigh the same.
 
     The threshold refuses at most the share `refused` of the answerable ones. Raises ValueError
@@ -59,13 +78,13 @@ def calibrate(
     y = np.repeat([1.0, 0.0], sizes)
     share = np.repeat([0.5 / size for size in sizes], sizes)
     w = _logistic(x, y, share)
-    fitted = Calibration(float(w[0]), float(w[1]))
-    kept = np.quantile(_curve(np.array(answerable), fitted), refused, method="lower")
-    return Calibration(fitted.slope, fitted.bias, float(kept))
+    fitted = Curve(float(w[0]), float(w[1]), 0.0)
+    kept = np.quantile(_along(np.array(answerable), fitted), refused, method="lower")
+    return replace(fitted, threshold=float(kept))
 
 
-def _curve(excess: NDArray[np.float64] | np.float64, calibration: Calibration):
-    logit = calibration.slope * excess + calibration.bias
+def _along(excess: NDArray[np.float64] | np.float64, curve: Curve):
+    logit = curve.slope * excess + curve.bias
     return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))
 
 

@@ -250,8 +250,8 @@ class LocalStore:
     def chunks_within(self, passage: Passage) -> list[Chunk]:
         return rows.chunks_within(self._sql, passage)
 
-    def sample(self, count: int) -> Vectors:
-        return rows.sample_of(self._sql, count, self.identity.dim)
+    def sample(self, count: int) -> Keys:
+        return rows.sample_of(self._sql, count)
 
     def count(self) -> int:
         return self._refresh()[1].rows

@@ -121,8 +121,8 @@ class Store(Protocol):
         """The chunks of a passage, in order; [] where it is gone."""
         ...
 
-    def sample(self, count: int) -> Vectors:
-        """Vectors of chunks drawn evenly over the knowledge base, (at most count, dim)."""
+    def sample(self, count: int) -> NDArray[np.int64]:
+        """Keys of chunks drawn evenly over the knowledge base, at most `count`."""
         ...
 
     def count(self) -> int:

@@ -112,14 +112,14 @@ def chunks_within(connection: sqlite3.Connection, passage: Passage) -> list[Chun
     return list(chunks_of(connection, [key for (key,) in keys]).values())
 
 
-def sample_of(connection: sqlite3.Connection, count: int, dim: int) -> Vectors:
-    """Vectors at evenly spaced keys, (at most count, dim)."""
+def sample_of(connection: sqlite3.Connection, count: int) -> Keys:
+    """Keys spread evenly over all, at most `count`, sorted."""
     first, last = connection.execute("SELECT min(key), max(key) FROM chunks").fetchone()
     if first is None:
-        return np.empty((0, dim), np.float32)
+        return np.empty(0, np.int64)
     spaced = np.unique(np.linspace(first, last, count).astype(np.int64)).tolist()
-    query = "SELECT vector FROM chunks WHERE key >= ? ORDER BY key LIMIT 1"
-    return stack((connection.execute(query, (key,)).fetchone()[0] for key in spaced), dim)
+    query = "SELECT key FROM chunks WHERE key >= ? ORDER BY key LIMIT 1"
+    return np.unique([connection.execute(query, (key,)).fetchone()[0] for key in spaced])
 
 
 def text_of(connection: sqlite3.Connection, document: str, start: int, end: int | None) -> str:

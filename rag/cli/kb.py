@@ -194,9 +194,11 @@ def calibrate(
     questions = {q.text: q.answerable for q in Dataset.load(folder).questions if q.text.strip()}
     with open_pipeline(existing_kb(kb), cache=cache_home(), say=say) as pipeline:
         fitted = recalibrate(pipeline, questions)
+    limits = f"{fitted.native.threshold:.2f} / {fitted.foreign.threshold:.2f}"
     out(
         say(
-            f"{len(questions)} questions; refusing below a confidence of {fitted.threshold:.2f}",
-            f"共 {len(questions)} 个问题；置信度低于 {fitted.threshold:.2f} 时拒答",
+            f"{len(questions)} questions; refusing below a confidence of {limits} "
+            "(language of the documents / another)",
+            f"共 {len(questions)} 个问题；置信度低于 {limits} 时拒答（文档所用语言 / 其他语言）",
         )
     )

@@ -18,7 +18,7 @@ def unit(rows):
 def background():
     common = RNG.normal(size=32)
     questions = {script: unit(common + 0.5 * RNG.normal(size=(40, 32))) for script in SCRIPTS}
-    return measure(questions, unit(RNG.normal(size=(200, 32))))
+    return measure(questions, unit(RNG.normal(size=(200, 32))), ["汉字", "words"])
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,7 @@ def test_json_keeps_all(background):
     again = Background.from_json(json.loads(json.dumps(background.to_json())))
     assert again.spread == pytest.approx(background.spread)
     assert again.level == background.level
+    assert again.native == background.native
     assert np.array_equal(again.passages, background.passages)
     for script in SCRIPTS:
         assert np.array_equal(again.questions[script], background.questions[script])
@@ -66,7 +67,7 @@ def test_level_is_not_moved_by_a_few_questions_that_are_answered():
 @pytest.mark.parametrize("chunks", [0, 1])
 def test_hardly_any_chunks_give_finite_numbers(chunks):
     questions = {script: np.ones((3, 4), np.float32) / 2 for script in SCRIPTS}
-    background = measure(questions, np.ones((chunks, 4), np.float32) / 2)
+    background = measure(questions, np.ones((chunks, 4), np.float32) / 2, ["一"] * chunks)
     assert np.isfinite(background.passages).all()
     assert all(value > 0 for value in background.spread.values())
 

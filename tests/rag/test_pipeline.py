@@ -15,7 +15,7 @@ from ingest.store import Identity, open_store
 from rag.language import Speaker
 from rag.open import background_of
 from rag.pipeline import Pipeline
-from rag.refuse import Calibration
+from rag.refuse import Calibration, Curve
 from rag.rerank import Scores
 from rag.types import Message
 from tests.fakes import HashEmbedder, TextParser
@@ -26,6 +26,9 @@ PAGES = {
     "poem.txt": "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n",
     "wrapped.txt": "海南岛的最高峰是五指山，\n海拔一千八百六十七米。\n岛上四季常青。\n",
 }
+
+
+STRICT = Curve(0.98, -1.35, 0.9)
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def test_a_follow_up_is_asked_with_its_subject(pipeline: Pipeline) -> None:
 def test_below_the_threshold_a_question_is_refused_with_what_was_looked_at(
     pipeline: Pipeline,
 ) -> None:
-    strict = replace(pipeline, calibration=Calibration(threshold=0.9))
+    strict = replace(pipeline, calibration=Calibration(STRICT, STRICT))
     assert not strict.ask("第十九条 试用期不得超过几个月？").refused
     answer = strict.ask("xyzzy plugh quux?")
     assert answer.refused

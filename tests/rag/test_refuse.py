@@ -13,7 +13,7 @@ EXCESS = st.floats(-50, 50)
 @given(low=EXCESS, high=EXCESS)
 def test_confidence_is_a_probability_that_grows_with_the_excess(low, high):
     low, high = sorted((low, high))
-    sure = [confidence(excess, Calibration()) for excess in (low, high)]
+    sure = [confidence(excess, Calibration().native) for excess in (low, high)]
     assert 0 <= sure[0] <= sure[1] <= 1
 
 
