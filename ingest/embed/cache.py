@@ -49,7 +49,7 @@ def intact(folder: Path) -> bool:
             [size, time] == _stamp(folder / name) or digest == _digest(folder / name)
             for name, (size, time, digest) in manifest.items()
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, TypeError):  # or no manifest of ours
         return False
 
 

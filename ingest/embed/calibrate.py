@@ -30,7 +30,8 @@ def ranges(ids: NDArray[np.int32], watched: Path) -> dict[str, Range]:
     """The range of what each matrix reads on `ids`, from the graph `watched` (`Graph.model`)."""
     watcher = session.load(watched, threads=1)
     names = [output.name for output in watcher.get_outputs()][1:]
-    found = dict(zip(names, watcher.run(names, {"ids": ids, "mask": ids * 0 + 1}), strict=True))
+    extremes = map(np.asarray, watcher.run(names, {"ids": ids, "mask": ids * 0 + 1}))
+    found = dict(zip(names, extremes, strict=True))
     return {
         name: Range(found[f"{name}.low"], found[f"{name}.high"]).widened(
             *_MARGINS[name.rpartition(".")[2]]

@@ -24,8 +24,9 @@ class Range:
 
         Nothing reaches below `least`, which the values are known never to do.
         """
-        middle = (self.low + self.high) / 2
-        half = (self.high - self.low) / 2 * np.float32(factor)
+        two = np.float32(2)
+        middle = (self.low + self.high) / two
+        half = (self.high - self.low) / two * np.float32(factor)
         half = np.maximum(half, np.float32(floor * np.median(half)))
         return Range(np.maximum(middle - half, np.float32(least)), middle + half)
 
