@@ -3,7 +3,7 @@
 import re
 
 _WRAP_IN_CHINESE = re.compile(r"(?<=[\u3000-\uffef])\s*\n\s*(?=[\u3000-\uffef])")
-_HEADER = re.compile(r"^(\|.*\|)[ \t]*(?:\n\|[\s|:-]+\||\Z)", re.MULTILINE)
+_HEADER = re.compile(r"^(\|.*\|)[ \t]*\n\|[\s|:-]+\|[ \t]*$", re.MULTILINE)
 
 
 def one_line(text: str) -> str:
@@ -11,16 +11,18 @@ def one_line(text: str) -> str:
     return " ".join(_WRAP_IN_CHINESE.sub("", text).split())
 
 
-def row_in_words(row: str, above: str) -> str:
-    """A table row as `姓名：张三；年龄：30`, by the last header in the text `above` it.
+def row_in_words(row: str, above: str, context: str) -> str:
+    """A table row as `姓名：张三；年龄：30`.
 
-    What is no row, or has no header of as many cells, comes back as it is.
+    Its header is the last one, with its rule, in the text `above` it; where there is none, the last
+    line of the chunk's `context`. What is no row, or has no header of as many cells, comes back as
+    it is.
     """
-    headers = _HEADER.findall(above)
-    cells = _cells(row)
-    if not row.startswith("|") or not headers or len(_cells(headers[-1])) != len(cells):
+    headers = _HEADER.findall(above) or context.split("\n")[-1:]
+    names, cells = _cells(headers[-1]), _cells(row)
+    if not row.startswith("|") or not headers[-1].startswith("|") or len(names) != len(cells):
         return row
-    pairs = zip(_cells(headers[-1]), cells, strict=True)
+    pairs = zip(names, cells, strict=True)
     return "；".join(f"{name}：{cell}" if name else cell for name, cell in pairs if cell)
 
 

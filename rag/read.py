@@ -62,8 +62,9 @@ def read(
         citations.append(cite(number, passage, sentence.start, sentence.end, store))
         whole = sentence.start, sentence.end
         start, end = (sentence.focus or whole) if number == 1 else whole
-        above = f"{citations[-1].chunk.context}\n{passage.text[: sentence.start]}".rstrip()
-        lines.append(f"{one_line(row_in_words(passage.text[start:end], above))} [{number}]")
+        above, context = passage.text[: sentence.start], citations[-1].chunk.context
+        shown = one_line(row_in_words(passage.text[start:end], above, context))
+        lines.append(f"{shown} [{number}]")
     text = "\n".join(lines)
     return Answer(question, text, tuple(citations), found.hits, found.confidence, refused=False)
 

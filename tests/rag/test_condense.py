@@ -21,6 +21,11 @@ def test_a_follow_up_gets_the_subject(question: str) -> None:
         "消费者在多少天内可以退货？",
         "Who decides on personal information protection?",
         "其他国家的劳动法怎么规定？",
+        "劳动者应该做什么准备？",
+        "合同应该由谁保管？",
+        "什么是物权？",
+        "What penalty applies to drivers that drink alcohol?",
+        "Is there a minimum wage in China?",
     ],
 )
 def test_a_question_that_stands_alone_is_left_alone(question: str) -> None:
