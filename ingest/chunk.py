@@ -126,29 +126,40 @@ class Chunker:
         first = passage.start + start
         row = first - scope.offset
         header = next((t.header for t in scope.tables if t.start < row < t.end), "")
-        lines = [scope.document.title, scope.places.headings(first), header]
+        lines = [scope.document.title, scope.places.headings(first)]
         yield Chunk(
             document=scope.document.id,
             source=scope.document.source,
             title=scope.document.title,
             places=scope.places.within(first, passage.start + end),
-            context=self._context(lines, text, size),
+            context=self._context(lines, header, text, size),
             start=first,
             end=passage.start + end,
             text=text,
             passage=(passage.start, passage.end),
         )
 
-    def _context(self, lines: list[str], text: str, size: int) -> str:
-        """The last of `lines` that fit: the nearest context matters most."""
-        kept: list[str] = []
+    def _context(self, lines: list[str], header: str, text: str, size: int) -> str:
+        """Of `lines` those that fit, the nearest first; and a table's header whatever its length.
+
+        Only where the window can't hold it are a header's cells shortened, all alike.
+        """
+        kept = [self._shortened(header, self.window - size - 1)] if header else []
+        room = self.options.context_tokens + (self.count(kept)[0] if kept else 0)
         for line in reversed([line for line in dict.fromkeys(lines) if line]):
             longer = "\n".join([line, *kept])
             alone, whole = self.count([longer, f"{longer}\n{text}"])
-            if alone > self.options.context_tokens or max(whole, alone + size) > self.window:
-                break
-            kept.insert(0, line)
+            if alone <= room and max(whole, alone + size) <= self.window:
+                kept.insert(0, line)
         return "\n".join(kept)
+
+    def _shortened(self, header: str, room: int) -> str:
+        cells = [cell.strip() for cell in header.strip("|").split("|")]
+        longest = max(map(len, cells))
+        while self.count([header])[0] > room and longest > 1:
+            longest -= 1
+            header = "| " + " | ".join(cell[:longest] for cell in cells) + " |"
+        return header if self.count([header])[0] <= room else ""
 
     def _units(self, text: str, limit: int) -> tuple[list[Span], list[int]]:
         """Paragraphs; those over `limit` tokens as sentences; those still over cut finer.

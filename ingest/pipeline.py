@@ -1,5 +1,6 @@
 """The whole write path on one screen: files -> text -> chunks -> vectors -> store."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -38,13 +39,16 @@ class Outcome:
 
 class Parser(Protocol):
     def parse(self, path: Path) -> Parsed:
-        """The text of a file; `Unreadable` says why there is none."""
+        """The text of a file; `Unreadable` says why there is none. Its segments don't fail."""
         ...
 
 
 @dataclass(frozen=True)
 class Ingestion:
     """Files go in, outcomes come out, each once its document is safely in the store.
+
+    What goes wrong after a file is parsed is no fault of the file: it ends the run, and the batch
+    under way is rolled back.
 
     `tick` is told how many chunks have been embedded since it was last told.
     """
@@ -75,19 +79,22 @@ class Ingestion:
         return outcomes
 
     def _read(self, file: Found, batch: "Batch") -> Outcome:
+        before = self.store.document(file.source)
         try:
             hashed = digest(file.path)
-            before = self.store.document(file.source)
             if before and before.digest == hashed:
                 return Outcome(file.source, "unchanged", file.size)
             parsed = self.parser.parse(file.path)
-            document = Document(file.source, parsed.title, hashed, parsed.receipt)
-            chunks = batch.add(document, self.chunker.split(document, parsed.segments))
         except Unreadable as error:
-            return Outcome(file.source, "refused", file.size, problem=error)
+            return Outcome(file.source, "refused", file.size, problem=_kept(error, before))
         except OSError as error:
-            problem = Unreadable(f"{file.path.name} can't be read: {error.strerror or error}")
-            return Outcome(file.source, "refused", file.size, problem=problem)
+            why = error.strerror or str(error)
+            problem = Unreadable(
+                f"{file.path.name} can't be read: {why}", zh=f"无法读取 {file.path.name}：{why}"
+            )
+            return Outcome(file.source, "refused", file.size, problem=_kept(problem, before))
+        document = Document(file.source, parsed.title, hashed, parsed.receipt)
+        chunks = batch.add(document, self.chunker.split(document, parsed.segments))
         status: Status = "changed" if before else "added"
         return Outcome(file.source, status, file.size, chunks, parsed.receipt)
 
@@ -96,15 +103,29 @@ class Ingestion:
     ) -> Iterator[Outcome]:
         """Documents under the folders `roots` whose file is gone; removed if `remove` says so."""
         present = {file.source for file in files}
-        folders = [root.absolute() for root in roots if root.is_dir()]
-        for document in list(self.store.documents()):
-            path = Path(document.source).absolute()
-            if document.source in present or not any(map(path.is_relative_to, folders)):
-                continue
-            if remove:
-                with self.store.change(reason="prune") as change:
-                    change.remove(document.source)
-            yield Outcome(document.source, "removed" if remove else "missing")
+        folders = [Path(os.path.abspath(root)) for root in roots if root.is_dir()]
+        gone = [
+            document.source
+            for document in self.store.documents()
+            if document.source not in present
+            and any(map(Path(document.source).is_relative_to, folders))
+            and not os.path.lexists(document.source)
+        ]
+        if remove and gone:
+            with self.store.change(reason="prune") as change:
+                for source in gone:
+                    change.remove(source)
+        for source in gone:
+            yield Outcome(source, "removed" if remove else "missing")
+
+
+def _kept(problem: Unreadable, before: Document | None) -> Unreadable:
+    """The problem, and that an earlier version of the document is still in the store."""
+    if before is None:
+        return problem
+    return Unreadable(
+        f"{problem}; its version of before stays", zh=f"{problem.zh}；知识库保留其旧版本"
+    )
 
 
 Rows = tuple[Document, list[Passage], list[Chunk]]

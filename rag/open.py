@@ -10,7 +10,7 @@ import numpy as np
 
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import BUNDLED, Embedder, Vectors, open_embedder
-from ingest.errors import Busy, Mismatch, UserError
+from ingest.errors import Mismatch, UserError
 from ingest.store import Identity, LocalStore, open_store
 from rag.background import SCRIPTS, Background, Script, generic_questions, level, measure
 from rag.config import read
@@ -27,10 +27,10 @@ CALIBRATION = "calibration"
 SAMPLE = 500  # chunks that stand for all
 
 
-def settings(path: Path) -> dict[str, Any]:
-    """What `rag.toml` says, as the option dataclass of each section."""
+def settings(file: Path) -> dict[str, Any]:
+    """What a `rag.toml` says, as the option dataclass of each section; defaults without one."""
     sections = {"chunk": ChunkOptions, "retrieve": RetrieveOptions, "read": ReadOptions}
-    return read(path / SETTINGS, sections | {"refuse": RefuseOptions})
+    return read(file, sections | {"refuse": RefuseOptions})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def open_writer(path: Path, *, embedder: str | None, cache: Path) -> Writer:
 
     Raises `Mismatch` where the knowledge base was made by another embedder or with other chunks.
     """
-    options: ChunkOptions = settings(path)["chunk"]
+    options: ChunkOptions = settings(path / SETTINGS)["chunk"]
     if not (path / "kb.sqlite").is_file():
         encoder = open_embedder(embedder or BUNDLED, cache=cache)
         chunker = Chunker(encoder.count_many, encoder.max_tokens, options)
@@ -89,7 +89,7 @@ def _encoder(store: LocalStore, path: Path, cache: Path) -> Embedder:
 
 def open_pipeline(path: Path, *, cache: Path, say: Speaker) -> Pipeline:
     """The read path of the knowledge base at `path`, which must exist."""
-    options = settings(path)
+    options = settings(path / SETTINGS)
     store = open_store(path)
     embedder = _encoder(store, path, cache)
     retrieval: RetrieveOptions = options["retrieve"]
@@ -171,6 +171,7 @@ def background_of(store: LocalStore, embedder: Embedder) -> Background:
     background = replace(background, level=level(best))
     if not chunks:
         return background
-    with suppress(Busy), store.change(reason="background", timeout=0) as change:
+    # Another writer, a full or a read-only disk: it is measured again the next time.
+    with suppress(UserError), store.change(reason="background", timeout=0) as change:
         change.set_meta(BACKGROUND, background.to_json() | {"chunks": chunks})
     return background

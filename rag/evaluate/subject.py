@@ -38,34 +38,32 @@ def prepare(
     The knowledge base stays below `home` and is used again by the same corpus, encoder and
     chunking.
     """
-    from rag.open import SETTINGS, open_pipeline, open_writer
+    from ingest.embed import BUNDLED, open_embedder
+    from rag import open as opening
 
     if settings and not settings.is_file():
         raise UserError(f"no settings at {settings}", zh=f"找不到配置文件 {settings}")
-    folder = home / dataset.name / _variant(dataset, embedder, settings)
+    encoder = open_embedder(embedder or BUNDLED, cache=cache).name
+    chunking = opening.settings(settings or home / "none")["chunk"]
+    folder = home / dataset.name / _variant(dataset, encoder, chunking)
     folder.mkdir(parents=True, exist_ok=True)
     if settings:
-        copyfile(settings, folder / SETTINGS)
+        copyfile(settings, folder / opening.SETTINGS)
     else:
-        (folder / SETTINGS).unlink(missing_ok=True)
-    writer = open_writer(folder, embedder=embedder, cache=cache)
+        (folder / opening.SETTINGS).unlink(missing_ok=True)
+    writer = opening.open_writer(folder, embedder=embedder, cache=cache)
     try:
         index(dataset, writer, tick)
     finally:
         writer.store.close()
-    return open_pipeline(folder, cache=cache, say=Speaker("en"))
+    return opening.open_pipeline(folder, cache=cache, say=Speaker("en"))
 
 
-def _variant(dataset: Dataset, embedder: str | None, settings: Path | None) -> str:
+def _variant(dataset: Dataset, encoder: str, chunking: object) -> str:
     """A name that differs where the vectors would."""
-    from ingest.chunk import ChunkOptions
-    from rag.config import read
-
-    chunking = read(settings, {"chunk": ChunkOptions})["chunk"] if settings else ChunkOptions()
-    corpus = (
-        (Path.cwd(), dataset.docs) if dataset.docs else dataset.entries
-    )  # files are named by both
-    return blake2b(f"{corpus}{embedder}{chunking}".encode(), digest_size=6).hexdigest()
+    # Files are named by the folder, and by the place that it is named from.
+    corpus = (Path.cwd(), dataset.docs) if dataset.docs else dataset.entries
+    return blake2b(f"{corpus}{encoder}{chunking}".encode(), digest_size=6).hexdigest()
 
 
 def index(dataset: Dataset, writer: "Writer", tick: Tick) -> None:

@@ -56,6 +56,18 @@ def test_every_row_of_a_table_has_its_header() -> None:
             assert "| 姓名 | 电话 |" in chunk.indexed
 
 
+def test_a_wide_header_is_kept_whole_where_the_window_holds_it() -> None:
+    header = "| " + " | ".join(f"第{i}季度营业收入" for i in range(12)) + " |"
+    rows = "".join("| " + " | ".join(f"{i * k}" for k in range(12)) + " |\n" for i in range(20))
+    segment = Segment(f"{header}\n| --- |{' --- |' * 11}\n{rows}")
+    _, wide = split(segment, window=400)
+    _, narrow = split(segment, window=100)
+    rows_only = [chunk for chunk in (*wide, *narrow) if chunk.start > len(header) + 60]
+    assert all(count([chunk.indexed])[0] <= 100 for chunk in narrow)
+    for chunk in rows_only:
+        assert header in chunk.context if chunk in wide else "| 第0" in chunk.context
+
+
 def test_a_section_is_not_joined_to_the_next() -> None:
     text = "第一章 总则\n为了保护劳动者，制定本法。\n第二章 订立\n建立劳动关系，应当订立合同。"
     second = text.index("第二章")
