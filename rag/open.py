@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ingest.chunk import Chunker, ChunkOptions
-from ingest.embed import BUNDLED, Embedder, Vectors, open_embedder
+from ingest.embed import BUNDLED, Backend, Embedder, Vectors, open_embedder
 from ingest.errors import Mismatch, UserError
 from ingest.store import Identity, LocalStore, open_store
 from rag.background import SCRIPTS, Background, Script, generic_questions, level, measure
@@ -27,10 +27,18 @@ CALIBRATION = "calibration"
 SAMPLE = 500  # chunks that stand for all
 
 
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How the encoder is run."""
+
+    backend: Backend = "torch"
+    """What runs a sentence-transformers model: torch, onnx or openvino."""
+
+
 def settings(file: Path) -> dict[str, Any]:
     """What a `rag.toml` says, as the option dataclass of each section; defaults without one."""
     sections = {"chunk": ChunkOptions, "retrieve": RetrieveOptions, "read": ReadOptions}
-    return read(file, sections | {"refuse": RefuseOptions})
+    return read(file, sections | {"refuse": RefuseOptions, "embed": EmbedOptions})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +55,10 @@ def open_writer(path: Path, *, embedder: str | None, cache: Path) -> Writer:
 
     Raises `Mismatch` where the knowledge base was made by another embedder or with other chunks.
     """
-    options: ChunkOptions = settings(path / SETTINGS)["chunk"]
+    said = settings(path / SETTINGS)
+    options: ChunkOptions = said["chunk"]
     if not (path / "kb.sqlite").is_file():
-        encoder = open_embedder(embedder or BUNDLED, cache=cache)
+        encoder = open_embedder(embedder or BUNDLED, cache=cache, backend=said["embed"].backend)
         chunker = Chunker(encoder.count_many, encoder.max_tokens, options)
         made = {"embedder": embedder or BUNDLED, "chunk": asdict(options)}
         identity = Identity(encoder.name, encoder.dim, made)
@@ -70,12 +79,13 @@ def open_writer(path: Path, *, embedder: str | None, cache: Path) -> Writer:
             zh=f"{path} 建立时的 [chunk] 为 {recorded['chunk']}，而 {SETTINGS} 为 {asdict(options)}；"
             "请改回原值，或用 --kb 另建知识库",
         )
-    encoder = _encoder(store, path, cache)
+    encoder = _encoder(store, path, cache, said["embed"])
     return Writer(store, encoder, Chunker(encoder.count_many, encoder.max_tokens, options))
 
 
-def _encoder(store: LocalStore, path: Path, cache: Path) -> Embedder:
-    encoder = open_embedder(str(store.identity.options["embedder"]), cache=cache)
+def _encoder(store: LocalStore, path: Path, cache: Path, options: EmbedOptions) -> Embedder:
+    name = str(store.identity.options["embedder"])
+    encoder = open_embedder(name, cache=cache, backend=options.backend)
     if (encoder.name, encoder.dim) != (store.identity.name, store.identity.dim):
         raise Mismatch(
             f"{path} holds vectors of {store.identity.name} ({store.identity.dim}-d), but this "
@@ -91,7 +101,7 @@ def open_pipeline(path: Path, *, cache: Path, say: Speaker) -> Pipeline:
     """The read path of the knowledge base at `path`, which must exist."""
     options = settings(path / SETTINGS)
     store = open_store(path)
-    embedder = _encoder(store, path, cache)
+    embedder = _encoder(store, path, cache, options["embed"])
     retrieval: RetrieveOptions = options["retrieve"]
     return Pipeline(
         store=store,

@@ -39,8 +39,7 @@ class Pipeline:
         limit = limit or self.options.passages
         vector, ranked = self._rank(question)
         wide = max(limit, RERANKED) if self.reranker else limit
-        hits = best_of_passages(ranked, self.store, wide)
-        passages = self.store.passages([hit.chunk for hit in hits])
+        hits, passages = best_of_passages(ranked, self.store, wide)
         if self.reranker:
             hits, passages = rerank(question, hits, passages, self.reranker)
         curve = self.calibration.curve(native=self.native(question))

@@ -1,6 +1,5 @@
 """Passages -> the sentences that answer, each cited. No language model."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingest.embed import Embedder
@@ -58,8 +57,8 @@ def read(
     )
     citations, lines = [], []
     for number, sentence in enumerate(choose(ranked, most=options.sentences), start=1):
-        passage = passages[sentence.source]
-        citations.append(cite(number, passage, sentence.start, sentence.end, store))
+        passage, hit = passages[sentence.source], found.hits[sentence.source]
+        citations.append(cite(number, passage, sentence.start, sentence.end, store, hit.chunk))
         whole = sentence.start, sentence.end
         start, end = (sentence.focus or whole) if number == 1 else whole
         above, context = passage.text[: sentence.start], citations[-1].chunk.context
@@ -69,15 +68,17 @@ def read(
     return Answer(question, text, tuple(citations), found.hits, found.confidence, refused=False)
 
 
-def cite(number: int, passage: Passage, start: int, end: int, store: Store) -> Citation:
-    """The citation of characters [start, end) of a passage."""
+def cite(
+    number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk
+) -> Citation:
+    """The citation of characters [start, end) of a passage, with the chunk that they begin in.
+
+    `nearest` stands for it where the passage has been removed meanwhile.
+    """
     first = passage.start + start
-    chunk = _chunk_at(store.chunks_within(passage), first)
+    chunks = (c for c in store.chunks_within(passage) if c.start <= first < c.end)
+    chunk = next(chunks, nearest)
     return Citation(number, chunk, first, passage.start + end, passage.text[start:end])
-
-
-def _chunk_at(chunks: Sequence[Chunk], offset: int) -> Chunk:
-    return next(chunk for chunk in chunks if chunk.start <= offset < chunk.end)
 
 
 def _idf(store: Store, field: Field) -> Idf:

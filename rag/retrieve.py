@@ -1,6 +1,7 @@
 """Question -> candidates by vectors, words and character pairs, fused into one ranking."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from ingest.embed import Vector
 from ingest.errors import UserError
 from ingest.store import Field, Ranking, Store
 from ingest.store.fold import bigrams, words
-from ingest.types import Chunk, Hit
+from ingest.types import Chunk, Hit, Passage
 from rag.background import Background
 from rag.content import content
 from rag.fuse import Candidates, Scores, fuse, mass
@@ -64,8 +65,11 @@ def rank(
     return Ranked(keys[order], scores[order])
 
 
-def best_of_passages(ranked: Ranked, store: Store, limit: int) -> list[Hit]:
-    """The best chunk of each of the `limit` best passages, best first."""
+def best_of_passages(ranked: Ranked, store: Store, limit: int) -> tuple[list[Hit], list[Passage]]:
+    """The best chunk of each of the `limit` best passages, best first, and those passages.
+
+    A passage that another process removes at this moment is passed over.
+    """
     hits: dict[tuple[str, int], Hit] = {}
     for start in range(0, len(ranked.keys), 4 * limit):
         keys = ranked.keys[start : start + 4 * limit]
@@ -75,7 +79,11 @@ def best_of_passages(ranked: Ranked, store: Store, limit: int) -> list[Hit]:
                 hits.setdefault((chunk.document, chunk.passage[0]), Hit(chunk, float(score)))
         if len(hits) >= limit:
             break
-    return list(hits.values())[:limit]
+    found = []
+    for hit in list(hits.values())[:limit]:
+        with suppress(KeyError):
+            found.append((hit, *store.passages([hit.chunk])))
+    return [hit for hit, _ in found], [passage for _, passage in found]
 
 
 _TERMS: dict[Field, Callable[[str], list[str]]] = {"words": words, "bigrams": bigrams}

@@ -22,6 +22,6 @@ def open_embedder(
     `cache` is where the bundled one is built on first use, `threads` how many cores it uses (all
     that this process may use, if None); `backend` is what runs a sentence-transformers model.
     """
-    if name == BUNDLED:
+    if name in (BUNDLED, "bundled"):
         return open_bundled(cache or Path.home() / ".cache" / "chatglm-rag", threads=threads)
     return open_sentence(name, backend=backend)

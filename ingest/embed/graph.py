@@ -1,6 +1,6 @@
 """Writes the encoder as ONNX graphs of ONNX Runtime's fused operators."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.embed.e5s1 import BLOCK, Checkpoint
-from ingest.embed.int8 import Range, quantized
+from ingest.embed.int8 import ByChannel, ByToken, Range
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-_NOUGHT = np.zeros((), np.uint8)
 _INLINE = 128  # bytes
 _ALIGNMENT = 4096  # bytes: page-aligned weights are mapped into memory, not read
 
@@ -25,13 +24,13 @@ class Weights:
         self._file = file
         self._written: dict[str, TensorProto] = {}
 
-    def add(self, name: str, array: NDArray[Any]) -> "TensorProto":
+    def add(self, name: str, array: NDArray[Any] | np.generic) -> "TensorProto":
         """A reference to `array` in the file, written there if `name` is new; or a few bytes."""
         from onnx import TensorProto, helper, numpy_helper
         from onnx.external_data_helper import set_external_data
 
         if array.nbytes < _INLINE:  # axes and bounds, which shape inference must see
-            return numpy_helper.from_array(array, name)
+            return numpy_helper.from_array(np.asarray(array), name)
         if name not in self._written:
             self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -46,19 +45,26 @@ class Weights:
 class Graph:
     """Collects the nodes of one graph; a method appends operators and returns their output.
 
-    Without `ranges`, matrices are multiplied in float32 with the checkpoint's very 4-bit weights;
-    with them, in int8 (see `ingest.embed.int8`), by the name of the first matrix that reads them;
-    but for `fo`, after GELU, which keeps the 4-bit weights and rounds its input block by block.
+    Without `ranges`, matrices are multiplied in float32 with the checkpoint's very 4-bit weights.
+    With them, in int8 (see `ingest.embed.int8`): by channel what reads an input that `ranges`
+    knows (under the name of its first reader), by token the others, and in float32 still those
+    that `exact` names.
     Inputs: `ids` and `mask`, int32 (texts, tokens); mask is 1 for a token, 0 for padding.
     Output: `vectors`, float32 (texts, hidden), of unit length.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, weights: Weights, ranges: Mapping[str, Range] | None = None
+        self,
+        checkpoint: Checkpoint,
+        weights: Weights,
+        *,
+        ranges: Mapping[str, Range] | None = None,
+        exact: Collection[str] = (),
     ) -> None:
         self._checkpoint = checkpoint
         self._weights = weights
         self._ranges = ranges
+        self._exact = exact
         self._nodes: list[Any] = []
         self._used: dict[str, TensorProto] = {}
         self._readers: dict[str, str] = {}  # a matrix's input -> the first matrix that reads it
@@ -67,8 +73,8 @@ class Graph:
     def model(self, *, watch: bool = False) -> "ModelProto":
         """BertModel with masked mean pooling (modeling_bert.py: post-norm, exact GELU).
 
-        `watch` adds outputs `<matrix>.low` and `.high`, (inputs,): the extremes of what a matrix
-        reads, over all places of the batch, under the name of the first that reads it.
+        `watch` adds outputs `<matrix>.low` and `.high`, (inputs,): the extremes over all places of
+        the batch of each layer norm's output, under the name of the first matrix that reads it.
         """
         from onnx import TensorProto, helper
 
@@ -121,11 +127,15 @@ class Graph:
         return self._add_norm(x, self._linear(wide, f"{name}.fo"), f"{name}.oln")
 
     def _linear(self, x: str, name: str) -> str:
+        """x @ weight.T + bias, in whichever precision this graph has for the matrix `name`."""
         self._readers.setdefault(x, name)
-        # Two thirds of what int8 costs in likeness come from `fo`, for a tenth of the speed.
-        exact = self._ranges is None
-        if not exact and not name.endswith(".fo"):
-            return self._int8_linear(x, name, self._ranges[self._readers[x]])
+        if self._ranges is None or name in self._exact:
+            return self._four_bits(x, name)
+        if self._readers[x] in self._ranges:
+            return self._by_channel(x, name, self._ranges[self._readers[x]])
+        return self._by_token(x, name)
+
+    def _four_bits(self, x: str, name: str) -> str:
         matrix = self._checkpoint.matrices[f"{name}.w"]
         outputs, blocks, _ = matrix.nibbles.shape
         weight = self._weight(f"{name}.w", matrix.nibbles)
@@ -137,33 +147,63 @@ class Graph:
             N=outputs,
             bits=4,
             block_size=BLOCK,
-            accuracy_level=1 if exact else 4,  # float32, or int8 activations by block
+            accuracy_level=1,  # float32
         )
 
-    def _int8_linear(self, x: str, name: str, limits: Range) -> str:
+    def _by_channel(self, x: str, name: str, limits: Range) -> str:
         c = self._checkpoint
-        q = quantized(c.matrices[f"{name}.w"].dequantized(), c.vectors[f"{name}.b"], limits)
-        one, nought = self._weight("one", np.ones((), np.float32)), self._weight("nought", _NOUGHT)
+        q = ByChannel.of(c.matrices[f"{name}.w"].dequantized(), c.vectors[f"{name}.b"], limits)
         if x not in self._codes:
             # ONNX Runtime's QuantizeLinear is slow with a scale for each channel, fast with one.
             stepped = self._op("Mul", [x, self._weight(f"{name}.gain", q.gain)])
-            placed = self._op("Add", [stepped, self._weight(f"{name}.zero", q.zero)])
-            self._codes[x] = self._op("QuantizeLinear", [placed, one, nought])
-        weight = self._weight(f"{name}.w8", q.weight)
-        scale, bias = self._weight(f"{name}.s8", q.scale), self._weight(f"{name}.b8", q.bias)
-        operands = [self._codes[x], weight, one, scale, nought, "", bias]
-        return self._fused("MatMulIntegerToFloat", operands)
+            self._codes[x] = self._rounded(
+                self._op("Add", [stepped, self._weight(f"{name}.zero", q.zero)])
+            )
+        product = self._product(self._codes[x], name, q.weight8, q.scale)
+        return self._op("Add", [product, self._weight(f"{name}.b8", q.bias8)])
+
+    def _by_token(self, x: str, name: str) -> str:
+        q = ByToken.of(self._checkpoint.matrices[f"{name}.w"].dequantized())
+        last = self._int(-1)
+        low, high = self._op("ReduceMin", [x, last]), self._op("ReduceMax", [x, last])
+        step = self._op(
+            "Mul", [self._op("Sub", [high, low]), self._weight("255th", np.float32(1 / 255))]
+        )
+        codes = self._rounded(self._op("Div", [self._op("Sub", [x, low]), step]))
+        product = self._op("Mul", [self._product(codes, name, q.weight8, q.scale), step])
+        shift = self._op("Mul", [low, self._weight(f"{name}.total", q.total)])
+        shift = self._op("Add", [shift, self._vector(f"{name}.b")])
+        return self._op("Add", [product, shift])
+
+    def _rounded(self, x: str) -> str:
+        """uint8: rounded and cut to 0..255."""
+        return self._op(
+            "QuantizeLinear",
+            [x, self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))],
+        )
+
+    def _product(
+        self, codes: str, name: str, weight: NDArray[np.int8], scale: NDArray[np.float32]
+    ) -> str:
+        matrix, scales = self._weight(f"{name}.w8", weight), self._weight(f"{name}.s8", scale)
+        one, nought = self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))
+        return self._fused("MatMulIntegerToFloat", [codes, matrix, one, scales, nought, "", ""])
 
     def _add_norm(self, x: str, y: str, name: str) -> str:
-        gain, shift = self._vector(f"{name}.w"), self._vector(f"{name}.b")
-        epsilon = self._checkpoint.epsilon
-        return self._fused("SkipLayerNormalization", [x, y, gain, shift], epsilon=epsilon)
+        # Not the fused SkipLayerNormalization: in ONNX Runtime 1.32 it is 7 times as slow.
+        return self._op(
+            "LayerNormalization",
+            [self._op("Add", [x, y]), self._vector(f"{name}.w"), self._vector(f"{name}.b")],
+            axis=-1,
+            epsilon=self._checkpoint.epsilon,
+        )
 
     def _extremes(self) -> list[str]:
         axes = self._weight("axes", np.array([0, 1]))
         return [
             self._op(kind, [x, axes], output=f"{name}.{end}", keepdims=0)
             for x, name in self._readers.items()
+            if name.endswith((".q", ".fi"))
             for kind, end in (("ReduceMin", "low"), ("ReduceMax", "high"))
         ]
 
@@ -185,6 +225,6 @@ class Graph:
     def _vector(self, name: str) -> str:
         return self._weight(name, self._checkpoint.vectors[name])
 
-    def _weight(self, name: str, array: NDArray[Any]) -> str:
+    def _weight(self, name: str, array: NDArray[Any] | np.generic) -> str:
         self._used[name] = self._weights.add(name, array)
         return name

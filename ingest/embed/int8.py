@@ -1,7 +1,8 @@
-"""Linear layers in int8, within limits measured once: fast, and a text's vector is its own.
+"""Linear layers with both sides in 8 bits, such that a text's vector is its own.
 
-Limits measured anew for every batch (ONNX Runtime's `quantize_dynamic`) let the outliers of one
-text blur all others in its batch. These are fixed, and each input channel has its own.
+ONNX Runtime's `quantize_dynamic` takes one range of activations for a whole batch, so that the
+outliers of one text blur all others. Here every token has its own range (`ByToken`), or, after a
+layer norm, where a few channels are many times wider than the rest, every channel (`ByChannel`).
 """
 
 from dataclasses import dataclass
@@ -19,52 +20,66 @@ class Range:
     low: NDArray[np.float32]
     high: NDArray[np.float32]
 
-    def widened(self, factor: float, floor: float, least: float) -> "Range":
-        """`factor` times as wide about its middle, and no channel under `floor` median widths.
-
-        Nothing reaches below `least`, which the values are known never to do.
-        """
+    def widened(self, factor: float) -> "Range":
+        """`factor` times as wide about its middle, and no channel under the median width."""
         two = np.float32(2)
         middle = (self.low + self.high) / two
         half = (self.high - self.low) / two * np.float32(factor)
-        half = np.maximum(half, np.float32(floor * np.median(half)))
-        return Range(np.maximum(middle - half, np.float32(least)), middle + half)
+        half = np.maximum(half, np.median(half).astype(np.float32))
+        return Range(middle - half, middle + half)
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Linear:
-    """y = scale * (codes @ weight) + bias, where codes = round(x * gain + zero), cut to 0..255.
+class ByToken:
+    """x @ weight.T = step * ((codes @ weight8) * scale) + low * total, for x = codes * step + low.
 
-    gain and zero float32 (inputs,); weight int8 (inputs, outputs); scale and bias float32
-    (outputs,). The zeros' share is part of the bias.
+    low and step are each token's own: its least value and a 255th of its width. weight8 is int8
+    (inputs, outputs); scale and total are float32 (outputs,).
+    """
+
+    weight8: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    total: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, weight: NDArray[np.float32]) -> "ByToken":
+        """The int8 twin of `weight` (outputs, inputs)."""
+        codes, scale = _rounded(weight)
+        return cls(codes.T.astype(np.int8), scale, scale * codes.sum(axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class ByChannel:
+    """x @ weight.T + bias = (codes @ weight8) * scale + bias8, where codes = x * gain + zero,
+    rounded and cut to 0..255.
+
+    gain and zero are float32 (inputs,); weight8 is int8 (inputs, outputs); scale and bias8, which
+    takes back the zeros' share, are float32 (outputs,).
     """
 
     gain: NDArray[np.float32]
     zero: NDArray[np.float32]
-    weight: NDArray[np.int8]
+    weight8: NDArray[np.int8]
     scale: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    bias8: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, weight: NDArray[np.float32], bias: NDArray[np.float32], limits: Range
+    ) -> "ByChannel":
+        """The int8 twin of `weight` (outputs, inputs) and `bias` for inputs within `limits`.
+
+        A channel's step is multiplied into its weights (as in SmoothQuant, arXiv:2211.10438). No
+        step is under their geometric mean: finer ones only cost the weights beside them bits.
+        """
+        step = (limits.high - limits.low) / np.float32(255)
+        step = np.maximum(step, np.exp(np.log(step).mean()))
+        zero = np.round(np.float32(127.5) - (limits.low + limits.high) / np.float32(2) / step)
+        codes, scale = _rounded(weight * step)
+        return cls(1 / step, zero, codes.T.astype(np.int8), scale, bias - scale * (codes @ zero))
 
 
-def quantized(weight: NDArray[np.float32], bias: NDArray[np.float32], limits: Range) -> Int8Linear:
-    """The int8 twin of `x @ weight.T + bias` for x within `limits`; weight is (outputs, inputs).
-
-    A channel's step is multiplied into its weights, so that channels of very unlike ranges share
-    one integer product (as in SmoothQuant, arXiv:2211.10438, but asymmetric and data-free). No
-    step is under their geometric mean: finer ones would only cost the weights beside them bits.
-    """
-    step = (limits.high - limits.low) / np.float32(255)
-    step = np.maximum(step, np.exp(np.log(step).mean()))
-    # Whole, so that 0 stays exactly 0: most of GELU's outputs are close to it, and a shift that
-    # they all share would add up.
-    zero = np.round(127.5 - (limits.low + limits.high) / 2 / step)
-    stepped = weight * step
-    scale = np.maximum(np.abs(stepped).max(axis=1), np.float32(1e-12)) / _TOP
-    codes = np.round(stepped / scale[:, None])
-    return Int8Linear(
-        (1 / step).astype(np.float32),
-        zero.astype(np.float32),
-        codes.T.astype(np.int8),
-        scale.astype(np.float32),
-        (bias - scale * (codes @ zero)).astype(np.float32),
-    )
+def _rounded(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Whole numbers in -127..127 and what each row of them is multiplied with."""
+    scale = np.maximum(np.abs(weight).max(axis=1), np.float32(1e-12)) / np.float32(_TOP)
+    return np.round(weight / scale[:, None]), scale

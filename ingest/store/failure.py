@@ -10,6 +10,7 @@ from ingest.errors import UserError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_PLACE = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT}
 
 
 @contextmanager
@@ -22,6 +23,11 @@ def failures_named(path: Path) -> Iterator[None]:
             raise full(path, error) from error
         if error.errno in NOT_ALLOWED:
             raise forbidden(path, error) from error
+        if error.errno in NO_PLACE:
+            raise UserError(
+                f"{path} can't be written there ({error.strerror}); name another path",
+                zh=f"无法写入 {path}（{error.strerror}）；请换一个路径",
+            ) from error
         raise
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL or primary(error) == sqlite3.SQLITE_IOERR:

@@ -57,7 +57,8 @@ def open_store(
 def initialise(connection: sqlite3.Connection, path: Path, identity: Identity | None) -> None:
     if identity is None:
         raise UserError(
-            f"{path / TRUTH} is empty; remove it and run: rag ingest PATH... --kb {path}"
+            f"{path / TRUTH} is empty; remove it and run: rag ingest PATH... --kb {path}",
+            zh=f"{path / TRUTH} 是空的；请删除后运行：rag ingest 路径 --kb {path}",
         )
     with writing(path / "lock", reason="making it", timeout=10):
         if check_schema(connection, path / TRUTH):  # another process was faster
@@ -72,15 +73,13 @@ def initialise(connection: sqlite3.Connection, path: Path, identity: Identity | 
 def check_identity(path: Path, made: Identity, asked: Identity) -> None:
     if made == asked:
         return
+    had, wants = f"{made.name} ({made.dim}-d)", f"{asked.name} ({asked.dim}-d)"
     if (made.name, made.dim) == (asked.name, asked.dim):
-        had, wants = dict(made.options), dict(asked.options)
-        raise Mismatch(
-            f"{path} was embedded by {made.name} with {had}, now it is set to {wants}; "
-            "set it back, or embed anew: rag ingest --rebuild"
-        )
+        had, wants = f"{had} {dict(made.options)}", f"{wants} {dict(asked.options)}"
     raise Mismatch(
-        f"{path} holds vectors of {made.name} ({made.dim}-d), the embedder is now {asked.name} "
-        f"({asked.dim}-d); name the former, or embed anew: rag ingest --rebuild"
+        f"{path} holds vectors of {had}, but the encoder is now {wants}; "
+        "go back to the former, or ingest again into a new knowledge base with --kb",
+        zh=f"{path} 存有 {had} 的向量，而当前编码器为 {wants}；请改回前者，或用 --kb 重新入库",
     )
 
 
@@ -103,8 +102,8 @@ class LocalStore:
     @contextmanager
     def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[LocalChange]:
         with (
-            self._lock(reason, timeout),
             failures_named(self.path),
+            self._lock(reason, timeout),
             closing(connect(self.path / TRUTH)) as sql,
         ):
             words = self._own_words(sql)
@@ -121,8 +120,8 @@ class LocalStore:
 
     def rebuild(self) -> None:
         with (
-            self._lock("rebuilding its indexes", 10.0),
             failures_named(self.path),
+            self._lock("rebuilding its indexes", 10.0),
             closing(connect(self.path / TRUTH)) as sql,
             self._guard,
         ):

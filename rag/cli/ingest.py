@@ -16,6 +16,7 @@ LISTED = 20
 if TYPE_CHECKING:
     from ingest.files import Found
     from ingest.pipeline import Outcome
+    from ingest.store import Info
 
 
 def ingest(
@@ -69,25 +70,23 @@ def ingest(
     outcomes: list[Outcome] = []
     size = sum(file.size for file in files)
     with writer.store as store, Sandbox(ocr=ocr) as sandbox:
-        with IngestProgress(len(files), size, quiet=quiet or as_json) as progress:
-            work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
-            for outcome in work.run(files):
-                progress.file(outcome)
-                outcomes.append(outcome)
-                if as_json:
-                    out_json(_record(outcome))
-        outcomes += work.prune(files, paths, remove=prune)
-        background_of(store, writer.embedder)  # now, so that the first question need not wait
-        if not as_json:
-            _summary(outcomes, [file for file in found if file.skipped], quiet=quiet)
-            if not quiet:
-                info = store.info()
-                note(
-                    say(
-                        f"{_counts(outcomes)}; {kb}: {info.documents} documents, {info.chunks} chunks",
-                        f"{_counts(outcomes)}；{kb}：{info.documents} 个文档，{info.chunks} 块",
-                    )
-                )
+        try:
+            with IngestProgress(len(files), size, quiet=quiet or as_json) as progress:
+                work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
+                for outcome in work.run(files):
+                    progress.file(outcome)
+                    outcomes.append(outcome)
+                    if as_json:
+                        out_json(_record(outcome))
+            outcomes += work.prune(found, paths, remove=prune)
+            if any(outcome.status == "removed" for outcome in outcomes):
+                store.rebuild()  # wipes the indexes' traces of what was removed
+            background_of(store, writer.embedder)  # now, so that the first question need not wait
+        finally:  # what was done is told also where the run is broken off
+            if not as_json:
+                _summary(outcomes, [file for file in found if file.skipped], quiet=quiet)
+                if not quiet:
+                    note(_total(outcomes, kb, store.info()))
 
 
 ingest.__doc__ = say(
@@ -123,6 +122,14 @@ def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) 
             rows.append(("…", "", say(f"{more} more without loss", f"另有 {more} 个完整读入")))
     if rows:
         table("", [say("file", "文件"), say("state", "状态"), say("details", "说明")], rows)
+
+
+def _total(outcomes: "list[Outcome]", kb: str, info: "Info") -> str:
+    counts = _counts(outcomes)
+    return say(
+        f"{counts}; {kb}: {info.documents} documents, {info.chunks} chunks",
+        f"{counts}；{kb}：{info.documents} 个文档，{info.chunks} 块",
+    )
 
 
 def _counts(outcomes: "list[Outcome]") -> str:

@@ -30,9 +30,13 @@ def list_() -> None:
 
     rows = []
     for path in sorted(data_home().glob("*/kb.sqlite")):
-        with open_store(path.parent) as store:
-            info = store.info()
-        rows.append((path.parent.name, info.documents, info.chunks, info.identity.name))
+        try:
+            with open_store(path.parent) as store:
+                info = store.info()
+            row = (info.documents, info.chunks, info.identity.name)
+        except UserError as problem:  # one that is damaged or newer does not hide the others
+            row = ("", "", say(str(problem), problem.zh))
+        rows.append((path.parent.name, *row))
     columns = [
         say("name", "名称"),
         say("documents", "文档"),

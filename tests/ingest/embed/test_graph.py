@@ -151,7 +151,7 @@ def test_int8_graph_is_close_and_ignores_its_neighbours(
         onnx.save(graph.Graph(checkpoint, weights).model(watch=True), tmp_path / "w.onnx")
         file.flush()
         ranges = calibrate.ranges(calibrate.sample(checkpoint.scores), tmp_path / "w.onnx")
-        onnx.save(graph.Graph(checkpoint, weights, ranges).model(), tmp_path / "g.onnx")
+        onnx.save(graph.Graph(checkpoint, weights, ranges=ranges).model(), tmp_path / "g.onnx")
     loaded = session.load(tmp_path / "g.onnx", threads=1)
     together = session.run(loaded, _rows())
     alone = np.concatenate([session.run(loaded, [row]) for row in _rows()])

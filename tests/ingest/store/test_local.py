@@ -151,7 +151,7 @@ def test_values_are_kept_beside_the_documents(store: LocalStore) -> None:
 def test_another_embedder_is_refused_with_both_names(store: LocalStore) -> None:
     other = Identity("other", 8)
     for options in ({"expect": other}, {"create": other}):
-        with pytest.raises(Mismatch, match=r"made-up \(16-d\).*other \(8-d\).*rag ingest"):
+        with pytest.raises(Mismatch, match=r"made-up \(16-d\).*other \(8-d\).*ingest again.*--kb"):
             open_store(store.path, **options)
     with pytest.raises(Mismatch, match="prefix"):
         open_store(store.path, expect=Identity("made-up", DIM))
