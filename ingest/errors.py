@@ -1,5 +1,7 @@
 """Errors that a person can act on; everything else is a bug and keeps its traceback."""
 
+import re
+
 
 class UserError(Exception):
     """A mistake or circumstance outside the code, said in one line that holds the way out.
@@ -9,8 +11,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, *, zh: str = "") -> None:
-        super().__init__(message)
-        self.zh = zh or message
+        super().__init__(readable(message))
+        self.zh = readable(zh or message)
 
 
 class Unreadable(UserError):
@@ -23,3 +25,8 @@ class Mismatch(UserError):
 
 class Busy(UserError):
     """Another process writes this knowledge base."""
+
+
+def readable(text: str) -> str:
+    """Text that holds names of files, as UTF-8 can hold it: bytes that are none become `\\xba`."""
+    return re.sub("[\ud800-\udfff]", lambda lone: rf"\x{ord(lone[0]) & 0xFF:02x}", text)
