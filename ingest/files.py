@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from ingest.errors import UserError
+from ingest.errors import UserError, readable
 from ingest.formats import extension
 
 _LITTER = {"thumbs.db", "desktop.ini"}
@@ -24,32 +24,45 @@ class Found:
     def source(self) -> str:
         """The document's name: its absolute path, without `..` and doubled slashes.
 
-        One file has one name from whichever folder it is reached, and two never share one.
+        One file has one name from whichever folder it is reached, and two never share one. Bytes
+        that are not UTF-8 are written `\\xba`; only `path` opens the file.
         """
-        return Path(os.path.abspath(self.path)).as_posix()
+        return readable(Path(os.path.abspath(self.path)).as_posix())
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return self.path.stat().st_size if self.path.is_file() else 0
+        return self.path.stat().st_size if os.path.isfile(self.path) else 0
 
 
 def walk(paths: Sequence[Path]) -> Iterator[Found]:
     """Every file under `paths`, in a fixed order.
 
-    Raises `UserError` at once for a path that does not exist and for a folder without files. A file
-    named outright is read whatever its extension; links inside a folder are not followed.
+    Raises `UserError` at once for a path that does not exist or can't be reached and for a folder
+    without files. Knowledge bases are passed over. A file named outright is read whatever its extension; links inside a folder are not followed.
     """
     for path in paths:
-        if not path.exists():
-            near, nearest = _nearest(path)
-            raise UserError(f"{path} does not exist{near}", zh=f"{path} 不存在{nearest}")
-        if path.is_dir() and not any(files for _, _, files in os.walk(path)):
+        _reach(path)
+        if path.is_dir() and not any(_folder(path)):
             raise UserError(
                 f"{path} is an empty folder; put documents there or name another",
                 zh=f"{path} 是空文件夹，请放入文档或另选文件夹",
             )
     return _walk(paths)
+
+
+def _reach(path: Path) -> None:
+    """Raises `UserError` unless `path` is there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        near, nearest = _nearest(path)
+        raise UserError(f"{path} does not exist{near}", zh=f"{path} 不存在{nearest}") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be read: {error.strerror}; check its name and permissions",
+            zh=f"无法读取 {path}：{error.strerror}，请检查名称和权限",
+        ) from error
 
 
 def digest(path: Path) -> str:
@@ -65,22 +78,36 @@ def _walk(paths: Sequence[Path]) -> Iterator[Found]:
     seen: set[Path] = set()
     for path in paths:
         for found in _folder(path) if path.is_dir() else (Found(path, _not_a_file(path)),):
-            place = found.path if found.path.is_symlink() else found.path.resolve()
+            place = found.path if os.path.islink(found.path) else found.path.resolve()
             if place not in seen:
                 seen.add(place)
                 yield found
 
 
 def _folder(root: Path) -> Iterator[Found]:
-    for here, folders, files in os.walk(root):
+    errors: list[OSError] = []
+    for here, folders, files in os.walk(root, onerror=errors.append):
+        yield from _unreadable(errors)
+        if "kb.sqlite" in files:
+            yield Found(Path(here), "a knowledge base")
+            folders.clear()
+            continue
         for name in sorted(folders):
             if name.startswith("."):
                 yield Found(Path(here, name), "hidden folder")
-            elif Path(here, name).is_symlink():
+            elif os.path.islink(os.path.join(here, name)):
                 yield Found(Path(here, name), "link to a folder, not followed")
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             yield Found(Path(here, name), _reason(Path(here, name)))
+    yield from _unreadable(errors)
+
+
+def _unreadable(errors: list[OSError]) -> Iterator[Found]:
+    """The folders that could not be listed since the last call."""
+    while errors:
+        error = errors.pop(0)
+        yield Found(Path(error.filename), f"can't be read: {error.strerror}")
 
 
 def _reason(path: Path) -> str:
@@ -89,7 +116,7 @@ def _reason(path: Path) -> str:
         return "temporary file"
     if name.startswith(".") or name in _LITTER:
         return "hidden file"
-    if path.is_symlink():
+    if os.path.islink(path):
         return "link, not followed"
     if extension(path) is None:
         return f"unknown format {path.suffix}" if path.suffix else "unknown format, no extension"
@@ -97,7 +124,7 @@ def _reason(path: Path) -> str:
 
 
 def _not_a_file(path: Path) -> str:
-    return "" if path.is_file() else "not a regular file"
+    return "" if os.path.isfile(path) else "not a regular file"
 
 
 def _nearest(path: Path) -> tuple[str, str]:

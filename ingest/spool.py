@@ -10,7 +10,7 @@ from ingest.types import Mark, Parsed, Receipt, Segment
 
 def write(parsed: Parsed, spool: Path) -> None:
     """Segment by segment, so that a document of any size passes."""
-    with spool.open("w", encoding="utf-8") as lines:
+    with spool.open("w", encoding="utf-8", errors="replace") as lines:
         head = {"title": parsed.title, "receipt": asdict(parsed.receipt)}
         lines.write(json.dumps(head, ensure_ascii=False) + "\n")
         for segment in parsed.segments:

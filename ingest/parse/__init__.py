@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from ingest import decode
-from ingest.errors import Unreadable
+from ingest.errors import Unreadable, readable
 from ingest.formats import IMAGES, TEXT_FORMATS, extension, recognise
 from ingest.headings import heading
 from ingest.ocr import INSTALL, Reader, available, read_image
@@ -64,7 +64,7 @@ class Parser:
             ocr_pages=work.pictures.read,
             warnings=(*work.warnings, *work.pictures.warnings()),
         )
-        title = work.title or _opening(first[0]) or path.stem
+        title = work.title or _opening(first[0]) or readable(path.stem)
         return Parsed(title, chain(first, rest, segments), receipt)
 
 

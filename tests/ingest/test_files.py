@@ -1,5 +1,6 @@
 """Walking folders: order, what is passed over, clear errors."""
 
+import os
 from hashlib import blake2b
 from pathlib import Path
 
@@ -82,3 +83,43 @@ def test_digest_is_of_the_bytes(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000
     (tmp_path / "a").write_bytes(content)
     assert digest(tmp_path / "a") == blake2b(content, digest_size=32).hexdigest()
+
+
+def test_a_name_that_is_not_utf8_is_written_in_escapes(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/" + "合".encode("gbk") + b".txt"
+    Path(os.fsdecode(raw)).write_text("文字")
+    (found,) = walk([tmp_path])
+    assert found.path.read_text() == "文字"
+    assert found.source == f"{tmp_path.as_posix()}/\\xba\\xcf.txt"
+    with pytest.raises(UserError) as caught:
+        walk([found.path / "x"])
+    assert "\\xba" in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(17):  # deeper than a path may be long
+        os.mkdir("d" * 250, dir_fd=folder)
+        inner = os.open("d" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    (tmp_path / "a.txt").write_text("x")
+    found = list(walk([tmp_path]))
+    assert [f.path.name for f in found if not f.skipped] == ["a.txt"]
+    assert [f.skipped for f in found if f.skipped] == ["can't be read: File name too long"]
+
+
+def test_a_knowledge_base_is_passed_over(tree: Path) -> None:
+    for name in ("kb/kb.sqlite", "kb/words/1/meta.json"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("{}")
+    found = {f.path.relative_to(tree).as_posix(): f.skipped for f in walk([tree])}
+    assert found["kb"] == "a knowledge base"
+    assert not any(name.startswith("kb/") for name in found)
+
+
+def test_a_name_too_long_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="File name too long"):
+        walk([tmp_path / ("x" * 300)])

@@ -148,3 +148,13 @@ def test_nesting_beyond_the_stack_is_an_error_line(box: Sandbox, tmp_path: Path)
     deep = "<w:tbl><w:tr><w:tc>" * 3000 + paragraph("x") + "</w:tc></w:tr></w:tbl>" * 3000
     with pytest.raises(Unreadable, match="nested too deeply"):
         box.parse(word(tmp_path / "deep.docx", deep))
+
+
+def test_a_name_that_is_not_utf8_passes(box: Sandbox, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xba\xcf.txt"))
+    path.write_text("文字")
+    assert box.parse(path).title == "\\xba\\xcf"
+    path.write_bytes(b"")
+    with pytest.raises(Unreadable, match=r"\\xba\\xcf.txt is empty") as caught:
+        box.parse(path)
+    caught.value.zh.encode()
