@@ -30,3 +30,19 @@ def test_the_readme_names_commands_and_files_that_exist(readme: str) -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_readme_shows_every_setting_with_its_default(readme: str, tmp_path: Path) -> None:
+    from dataclasses import fields, replace
+
+    from rag.open import settings
+
+    [block] = re.findall(r"```toml\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.DOTALL)
+    (tmp_path / "rag.toml").write_text(block, "utf-8")
+    said, defaults = settings(tmp_path / "rag.toml"), settings(tmp_path / "none")
+    assert replace(said.pop("refuse"), threshold=None) == defaults.pop("refuse")
+    assert said == defaults
+    for options in said.values():
+        for field in fields(options):
+            assert re.search(rf"^{field.name} = ", block, re.MULTILINE), field.name
