@@ -1,7 +1,8 @@
 """Parsing in a child process, so that a hostile file costs one error line and never the run.
 
 The child is a fresh interpreter (`python -m ingest.sandbox`) that takes one request a line on its
-standard input and writes the answer, JSON Lines, to a spool file in a folder of the parent's. A
+standard input, writes the text, JSON Lines, to a spool file in a folder of the parent's and answers
+with title and receipt. A
 watch thread in the parent looks at the child's memory and clock and kills it at its limit; the next
 file gets a new child. Nothing is pickled, and the child can't reach the network.
 """
@@ -18,14 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TextIO
 
 from ingest import spool
 from ingest.errors import Unreadable
-from ingest.types import Parsed
+from ingest.types import Parsed, Receipt
 
 POLL = 0.02  # seconds between two looks at the child
 PATIENCE = "wait "  # a line from the child: so many seconds more, work of known size is under way
@@ -79,11 +80,12 @@ class Sandbox:
         place = Path(self._folder.name, f"{self._spools}.jsonl")
         request = {"path": str(path.absolute()), "spool": str(place)}
         try:
-            self._ask(child, json.dumps(request), path)
-            return spool.read(place)
+            answer = self._ask(child, json.dumps(request), path)
         except BaseException:
             place.unlink(missing_ok=True)
             raise
+        receipt = answer["receipt"] | {"warnings": tuple(answer["receipt"]["warnings"])}
+        return Parsed(answer["title"], spool.read(place), Receipt(**receipt))
 
     @property
     def memory(self) -> int:
@@ -117,8 +119,8 @@ class Sandbox:
             start_new_session=True,
         )
 
-    def _ask(self, child: "subprocess.Popen[str]", request: str, path: Path) -> None:
-        """Send a request and wait for the answer; `Unreadable` when the child fails or dies."""
+    def _ask(self, child: "subprocess.Popen[str]", request: str, path: Path) -> Any:
+        """Send a request and return the child's answer; `Unreadable` when the child fails or dies."""
         assert child.stdin
         assert child.stdout
         try:
@@ -141,6 +143,7 @@ class Sandbox:
         reply = json.loads(answer)
         if "error" in reply:
             raise Unreadable(reply["error"], zh=reply.get("zh", ""))
+        return reply
 
     def _wait(self, child: "subprocess.Popen[str]", path: Path) -> str:
         """The child's answer line, or "" when it died; kills it at its limits."""
@@ -222,7 +225,7 @@ def _death(status: int) -> str:
 
 
 def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
-    """The child's loop: parse what is asked for, spool it, answer `{}` or `{"error": ...}`."""
+    """The child's loop: parse what is asked for, spool it, answer with its title and receipt or its error."""
     from ingest.parse import Parser
 
     def patience(seconds: float) -> None:
@@ -233,8 +236,9 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
     for line in requests:
         request = json.loads(line)
         try:
-            spool.write(parser.parse(Path(request["path"])), Path(request["spool"]))
-            answer = {}
+            parsed = parser.parse(Path(request["path"]))
+            spool.write(parsed.segments, Path(request["spool"]))
+            answer = {"title": parsed.title, "receipt": asdict(parser.receipt())}
         except Unreadable as error:
             answer = {"error": str(error), "zh": error.zh}
         except RecursionError:

@@ -39,6 +39,7 @@ class Parser:
     ocr: bool = True
     patience: Callable[[float], None] = lambda seconds: None
     _reader: Reader | None = field(default=None, init=False)
+    _work: "Work | None" = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.ocr and available():
@@ -46,26 +47,24 @@ class Parser:
 
     def parse(self, path: Path) -> Parsed:
         """The text of a file, its format told by its content. Raises `Unreadable`, also while the
-        segments of a large file are read."""
-        work = Work(path, self._reader)
+        segments of a large file are read; until then `receipt` knows but their beginning."""
         kind = recognise(path)
+        work = self._work = Work(path, kind, self._reader)
         promised = extension(path)
         if promised and promised != kind and not _alike(promised, kind):
             work.warnings.append(f"the name says {promised}, the content is {kind}")
-        segments = work.segments(kind)
+        segments = work.segments()
         first = list(_take(segments, 1))
         if not any(segment.text.strip() for segment in first):
             raise work.nothing()
         rest = list(_take(segments, 1))
-        receipt = Receipt(
-            format=kind,
-            encoding=work.detected and work.detected.encoding,
-            replaced=work.detected.replaced if work.detected else 0,
-            ocr_pages=work.pictures.read,
-            warnings=(*work.warnings, *work.pictures.warnings()),
-        )
-        title = work.title or _opening(first[0]) or readable(path.stem)
-        return Parsed(title, chain(first, rest, segments), receipt)
+        title = readable(work.title or _opening(first[0]) or path.stem)
+        return Parsed(title, chain(first, rest, segments), work.receipt())
+
+    def receipt(self) -> Receipt:
+        """That of the file parsed last; final once its segments are read to the end."""
+        assert self._work
+        return self._work.receipt()
 
 
 def parse(path: Path, *, ocr: bool = True) -> Parsed:
@@ -95,8 +94,8 @@ def _alike(promised: str, kind: str) -> bool:
 class Work:
     """One file under way: what is found out about it besides its text."""
 
-    def __init__(self, path: Path, reader: Reader | None) -> None:
-        self.path, self.reader = path, reader
+    def __init__(self, path: Path, kind: str, reader: Reader | None) -> None:
+        self.path, self.kind, self.reader = path, kind, reader
         self.title = ""
         self.warnings: list[str] = []
         self.detected: decode.Detected | None = None
@@ -104,6 +103,16 @@ class Work:
 
     def found_title(self, title: str) -> None:
         self.title = self.title or title[:200]
+
+    def receipt(self) -> Receipt:
+        """What is known by now."""
+        return Receipt(
+            format=self.kind,
+            encoding=self.detected and self.detected.encoding,
+            replaced=self.detected.replaced if self.detected else 0,
+            ocr_pages=self.pictures.read,
+            warnings=tuple(map(readable, (*self.warnings, *self.pictures.warnings()))),
+        )
 
     def nothing(self) -> Unreadable:
         """The error for a file that gave no text."""
@@ -115,7 +124,8 @@ class Work:
             f"{self.path.name} holds no text{reason}", zh=f"{self.path.name} 没有文字{reason}"
         )
 
-    def segments(self, kind: str) -> Iterator[Segment]:
+    def segments(self) -> Iterator[Segment]:
+        kind = self.kind
         if kind in TEXT_FORMATS and kind != "eml":
             self.detected = decode.detect(self.path)
             if self.detected.replaced:
@@ -139,7 +149,7 @@ class Work:
                 f"{name} is larger than {LARGEST_TREE >> 20} MB; write it as JSON Lines",
                 zh=f"{name} 超过 {LARGEST_TREE >> 20} MB，请改用 JSON Lines 格式",
             )
-        return json_blocks("".join(pieces), name=name)
+        return json_blocks("".join(pieces), name=name, warn=self.warnings)
 
     def _container_blocks(self, kind: str) -> Iterator[Block]:
         path = self.path

@@ -29,7 +29,7 @@ def csv_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterator
 def _rows(
     rows: "Iterable[list[str]]", name: str, numbers: list[int], warn: list[str]
 ) -> Iterator[list[str]]:
-    width = 0
+    wide = False
     iterator = iter(rows)
     for number in itertools.count(1):
         try:
@@ -41,9 +41,9 @@ def _rows(
             ) from error
         if row is None:
             return
-        if len(row) > CELLS and not warn:
+        if len(row) > CELLS and not wide:
+            wide = True
             warn.append(f"row {number} has {len(row)} columns; only the first {CELLS} are read")
-        width = width or min(len(row), CELLS)
         numbers[:] = [number]
         yield row[:CELLS]
 
@@ -73,13 +73,13 @@ def _delimiter(sample: list[str]) -> str:
     return max(_DELIMITERS, key=agreement)
 
 
-def json_blocks(text: str, *, name: str) -> Iterator[Block]:
+def json_blocks(text: str, *, name: str, warn: list[str]) -> Iterator[Block]:
     """The records of a JSON text: the items of a list (also of a list alone in an object), or the
     whole value."""
     try:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        yield from _jsonl_or_refuse(text, name, error)
+        yield from _jsonl_or_refuse(text, name, error, warn)
         return
     if (
         isinstance(value, dict)
@@ -96,7 +96,7 @@ def json_blocks(text: str, *, name: str) -> Iterator[Block]:
 
 def jsonl_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterator[Block]:
     """One record a line; a line that is no JSON is named in `warn` and left out."""
-    bad = good = 0
+    bad = good = last = 0
     for number, line in enumerate(_lines(pieces), 1):
         if not line.strip():
             continue
@@ -104,7 +104,7 @@ def jsonl_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterat
             record = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             bad += 1
-            warn[:] = [f"{bad} lines are not JSON, the last is line {number}"]
+            last = number
             continue
         good += 1
         yield from _record(record, number)
@@ -113,16 +113,18 @@ def jsonl_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterat
             f"{name} is not JSON Lines: none of its {bad} lines is JSON",
             zh=f"{name} 不是 JSON Lines：{bad} 行都不是 JSON",
         )
+    if bad:
+        warn.append(f"{bad} lines are not JSON, the last is line {last}")
 
 
-def _jsonl_or_refuse(text: str, name: str, error: Exception) -> Iterator[Block]:
+def _jsonl_or_refuse(text: str, name: str, error: Exception, warn: list[str]) -> Iterator[Block]:
     """JSON Lines under the name .json is common; anything else is refused with the place."""
     first = text.lstrip().split("\n", 1)[0]
     try:
         json.loads(first)
     except (json.JSONDecodeError, RecursionError):
         raise Unreadable(f"{name} is not JSON: {error}", zh=f"{name} 不是 JSON：{error}") from error
-    yield from jsonl_blocks([text], name=name, warn=[])
+    yield from jsonl_blocks([text], name=name, warn=warn)
 
 
 def _record(record: object, number: int) -> Iterator[Block]:

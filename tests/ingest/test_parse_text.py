@@ -104,10 +104,14 @@ def test_csv_rows_carry_numbers_and_quoted_newlines(tmp_path: Path) -> None:
 
 def test_a_row_of_a_million_columns_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "wide.csv"
-    path.write_text("a,b\n" + "1," * 1_000_000 + "\n")
+    path.write_bytes(
+        b"a,b\n\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xff\n" + b"1," * 1_000_000 + b"\n"
+    )
     parsed = parse(path)
     assert len(whole(parsed)[0]) < 10_000
-    assert "1000001 columns" in parsed.receipt.warnings[0]
+    undecoded, columns = parsed.receipt.warnings
+    assert "1 bytes" in undecoded
+    assert "1000001 columns" in columns
 
 
 def test_json_records_read_as_key_and_value(tmp_path: Path) -> None:
@@ -126,9 +130,9 @@ def test_json_records_read_as_key_and_value(tmp_path: Path) -> None:
 
 
 def test_bad_json_lines_are_counted_and_bad_json_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"a": 1}\nnot json\n{"a": 2}\n')
-    assert parse(path).receipt.warnings == ("1 lines are not JSON, the last is line 2",)
+    for path in (tmp_path / "a.jsonl", tmp_path / "a.json"):
+        path.write_text('{"a": 1}\nnot json\n{"a": 2}\n')
+        assert parse(path).receipt.warnings == ("1 lines are not JSON, the last is line 2",)
     for name, content in (("b.json", '{"a": '), ("c.json", "[" * 100_000), ("d.jsonl", "x\ny")):
         with pytest.raises(Unreadable, match="is not JSON"):
             read(tmp_path / name, content)

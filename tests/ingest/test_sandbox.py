@@ -1,5 +1,6 @@
 """The child process: what it answers, and that nothing a file does reaches the parent."""
 
+import json
 import os
 import signal
 import threading
@@ -158,3 +159,11 @@ def test_a_name_that_is_not_utf8_passes(box: Sandbox, tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match=r"\\xba\\xcf.txt is empty") as caught:
         box.parse(path)
     caught.value.zh.encode()
+
+
+def test_the_receipt_knows_of_the_last_line_of_a_large_file(box: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "large.jsonl"
+    path.write_text((json.dumps({"a": "字" * 1000}, ensure_ascii=False) + "\n") * 3500 + "broken\n")
+    parsed = box.parse(path)
+    assert parsed.receipt.warnings == ("1 lines are not JSON, the last is line 3501",)
+    assert len(list(parsed.segments)) > 2
