@@ -165,7 +165,7 @@ class Work:
         if kind in readers:
             return readers[kind]()
         if kind in ("xlsx", "xls", "ods"):
-            return workbook_blocks(path, kind)
+            return workbook_blocks(path, kind, warn=self.warnings)
         if kind in IMAGES:
             return self._image_blocks()
         return document_blocks(path, kind)

@@ -66,11 +66,25 @@ def clean(text: str) -> str:
 
 
 def compose(blocks: Iterable[Block]) -> Iterator[Segment]:
-    """The blocks as segments of about `SEGMENT` characters; a segment ends with a line end."""
+    """The blocks as segments of less than twice `SEGMENT` characters; a segment ends with a line
+    end, unless a line is longer than that."""
     parts: list[str] = []
     marks: list[Mark] = []
-    pending: list[Mark] = []
     length = 0
+    for text, own in _spaced(blocks):
+        if length >= SEGMENT and not text.isspace():
+            yield Segment("".join(parts), tuple(marks))
+            parts, marks, length = [], [], 0
+        marks += [replace(one, start=length + one.start) for one in own]
+        parts.append(text)
+        length += len(text)
+    if parts:
+        yield Segment("".join(parts), tuple(marks))
+
+
+def _spaced(blocks: Iterable[Block]) -> Iterator[tuple[str, Sequence[Mark]]]:
+    """The separators and texts of the blocks, none longer than `SEGMENT`, each with its marks."""
+    pending: list[Mark] = []
     begun = False
     for block in blocks:
         text = clean(block.text)
@@ -78,17 +92,22 @@ def compose(blocks: Iterable[Block]) -> Iterator[Segment]:
             pending += block.marks
             continue
         if begun:
-            separator = "\n" if block.tight else "\n\n"
-            parts.append(separator)
-            length += len(separator)
-        if length >= SEGMENT:
-            yield Segment("".join(parts), tuple(marks))
-            parts, marks, length = [], [], 0
+            yield "\n" if block.tight else "\n\n", ()
         begun = True
-        marks += [replace(pended, start=length) for pended in pending]
-        marks += [replace(own, start=length + own.start) for own in block.marks]
+        marks = [*(replace(one, start=0) for one in pending), *block.marks]
         pending = []
-        parts.append(text)
-        length += len(text)
-    if parts:
-        yield Segment("".join(parts), tuple(marks))
+        yield from _cut(text, marks) if len(text) > SEGMENT else ((text, marks),)
+
+
+def _cut(text: str, marks: Sequence[Mark]) -> Iterator[tuple[str, Sequence[Mark]]]:
+    """A long text in parts that end at line ends, or anywhere in a line longer than a part."""
+    start = 0
+    while start < len(text):
+        end = start + SEGMENT
+        if end < len(text):
+            end = text.rfind("\n", start, end) + 1 or end
+        yield (
+            text[start:end],
+            [replace(one, start=one.start - start) for one in marks if start <= one.start < end],
+        )
+        start = end

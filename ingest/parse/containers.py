@@ -53,16 +53,21 @@ def extract(path: Path, mime: str, *, images: bool = False) -> Any:
         raise damaged(path.name, str(error).strip().split(": ")[-1][:200]) from error
 
 
-def workbook_blocks(path: Path, kind: str) -> Iterator[Block]:
+def workbook_blocks(path: Path, kind: str, *, warn: list[str]) -> Iterator[Block]:
     """Every sheet as a table under its name."""
     sheet = ""
+    wide: list[str] = []
     first = _first_rows(path) if kind == "xlsx" else {}
     for node in extract(path, MIME[kind]).document["nodes"]:
         content = node["content"]
         if content["node_type"] == "heading":
             sheet = content["text"]
         elif content["node_type"] == "table":
+            if any(cell["col"] >= CELLS for cell in content["grid"]["cells"]):
+                wide.append(sheet)
             yield from sheet_blocks(sheet, _grid(content["grid"]), first=first.get(sheet, 1))
+    if wide:
+        warn.append(f"only the first {CELLS} columns are read of {', '.join(wide[:10])}")
 
 
 def _first_rows(path: Path) -> dict[str, int]:

@@ -154,6 +154,23 @@ def test_row_numbers_are_those_of_the_sheet(tmp_path: Path) -> None:
     ]
 
 
+def test_columns_past_the_limit_are_named(tmp_path: Path) -> None:
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    path = package(
+        tmp_path / "a.xlsx",
+        {
+            "_rels/.rels": relations({"r": ("officeDocument", "xl/workbook.xml")}),
+            "xl/_rels/workbook.xml.rels": relations({"r1": ("worksheet", "worksheets/a.xml")}),
+            "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
+            '<sheet name="宽表" sheetId="1" r:id="r1"/></sheets></workbook>',
+            "xl/worksheets/a.xml": f'<worksheet xmlns="{main}"><sheetData><row r="1">'
+            '<c r="A1"><v>1</v></c><c r="AML1"><v>2</v></c></row></sheetData></worksheet>',
+        },
+    )
+    assert parse(path).receipt.warnings == ("only the first 1000 columns are read of 宽表",)
+
+
 def test_pdf_pages_are_marked_where_they_begin(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.pdf", [["Alpha one", "Alpha two"], ["Beta"], ["Gamma"]])
     text, marks = read(path)

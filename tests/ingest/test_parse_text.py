@@ -37,6 +37,21 @@ def test_segments_are_cut_at_line_ends_and_join_to_the_same_text() -> None:
     assert all(s.text[m.start - 1 : m.start] in ("", "\n") for s in segments for m in s.marks)
 
 
+@pytest.mark.parametrize("line", ["字" * 999 + "\n", "字" * 1000])
+def test_a_block_larger_than_a_segment_is_cut(line: str) -> None:
+    text = (line * 3500).strip()
+    marks = tuple(Mark(start, "row", str(start)) for start in range(0, len(text), 500_000))
+    segments = list(compose([Block("头"), Block(text, marks)]))
+    assert max(len(segment.text) for segment in segments) <= 2 * SEGMENT
+    assert "".join(segment.text for segment in segments) == "头\n\n" + text
+    starts, at = [], 0
+    for segment in segments:
+        assert all(0 <= mark.start < len(segment.text) for mark in segment.marks)
+        starts += [(at + mark.start - 3, mark.label) for mark in segment.marks]
+        at += len(segment.text)
+    assert starts == [(mark.start, mark.label) for mark in marks]
+
+
 def test_a_table_has_a_head_a_rule_and_one_line_a_row() -> None:
     text = "".join(s.text for s in compose(table([["a", "b"], ["1\n2", "x|y"], ["", ""]])))
     assert text == "| a | b |\n| --- | --- |\n| 1 2 | x｜y |"
