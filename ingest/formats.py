@@ -37,13 +37,14 @@ _MAGIC = (
     (b"PK\x05\x06", "zip"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"),
 )
+_BLANK = b"\0 \t\r\n\xef\xbb\xbf"
 _FOREIGN = {
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf": "a 7-Zip archive",
     b"Rar!": "a RAR archive",
     b"\x7fELF": "a program",
     b"SQLite format 3\0": "a database",
-    b"ID3": "audio",
+    **dict.fromkeys((b"ID3\2", b"ID3\3", b"ID3\4"), "audio"),  # with the version of the tag
     b"OggS": "audio",
     b"fLaC": "audio",
 }
@@ -81,8 +82,10 @@ def recognise(path: Path) -> str:
     """The format of the content. Raises `Unreadable` for what is no document, needs a password or
     is damaged beyond telling."""
     with path.open("rb") as stream:
-        head = stream.read(4096)
-    if not head.strip(b"\0 \t\r\n\xef\xbb\xbf"):
+        head = piece = stream.read(4096)
+        while piece and not piece.strip(_BLANK):
+            piece = stream.read(1 << 20)
+    if not piece:
         raise Unreadable(f"{path.name} is empty", zh=f"{path.name} 是空文件")
     found = _by_magic(head, path)
     if found == "zip":
@@ -107,7 +110,7 @@ def _by_magic(head: bytes, path: Path) -> str | None:
         return "webp"
     if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
         return "bmp"
-    if b"%PDF-" in head[:1024]:
+    if head.startswith(b"%PDF-") or (extension(path) == "pdf" and b"%PDF-" in head[:1024]):
         return "pdf"
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):

@@ -52,12 +52,28 @@ def test_damaged_containers_are_refused(tmp_path: Path) -> None:
         ("empty.pdf", b"", "is empty"),
         ("blank.txt", b" \n\n", "is empty"),
         ("cut.docx", content[: len(content) // 2], "damaged or cut off"),
+        ("blanks.txt", b" " * 5000, "is empty"),
+        ("song.txt", b"ID3\x04\0\0", "audio"),
         ("a.gz", b"\x1f\x8b\x08", "gzip archive"),
         ("png.txt", b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "not text" if available() else "image"),
     ):
         (tmp_path / name).write_bytes(raw)
         with pytest.raises(Unreadable, match=reason):
             parse(tmp_path / name)
+
+
+def test_text_that_begins_like_another_format_is_text(tmp_path: Path) -> None:
+    for text in ("文件以 %PDF- 开头", "ID3 标签说明", " " * 5000 + "文字"):
+        (tmp_path / "a.txt").write_text(text)
+        parsed = parse(tmp_path / "a.txt")
+        assert parsed.receipt.format == "txt"
+        assert whole(parsed)[0].strip() == text.strip()
+
+
+def test_a_pdf_may_begin_with_other_bytes(tmp_path: Path) -> None:
+    path = pdf(tmp_path / "a.pdf", [["Alpha"]])
+    path.write_bytes(b"\n\n" + path.read_bytes())
+    assert parse(path).receipt.format == "pdf"
 
 
 def test_bombs_and_entities_are_refused_before_they_unfold(tmp_path: Path) -> None:
