@@ -1,6 +1,8 @@
 """E-mail: who wrote what to whom and when, then the text; attachments are named, not read."""
 
+import contextlib
 import email
+import re
 from collections.abc import Iterator
 from email import policy
 from email.message import MIMEPart
@@ -13,6 +15,7 @@ from ingest.parse.markup import html_blocks
 
 LARGEST = 64 << 20  # bytes
 _HEADERS = ("From", "To", "Cc", "Date")
+_NO_EVIDENCE = ("", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252")
 
 
 def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
@@ -32,16 +35,28 @@ def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
     yield Block(clean("\n".join(lines)))
     body = message.get_body(("plain", "html"))
     if body is not None:
-        yield from _body(body, path.name)
+        yield from _body(body, path.name, warn)
     names = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
     if names:
         warn.append(f"attachments are not read: {', '.join(names[:10])}")
 
 
-def _body(body: MIMEPart, name: str) -> Iterator[Block]:
+def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
     content = body.get_payload(decode=True)
-    text, _ = decode.read(content if isinstance(content, bytes) else b"", name=name)
+    content = content if isinstance(content, bytes) else b""
+    text = _text(content, body.get_content_charset() or "", name, warn)
     if body.get_content_subtype() == "html":
         yield from html_blocks([text], found_title=lambda title: None)
     else:
-        yield from (Block(clean(part)) for part in text.split("\n\n") if part.strip())
+        yield from (Block(clean(part)) for part in re.split(r"\r?\n\r?\n", text) if part.strip())
+
+
+def _text(content: bytes, charset: str, name: str, warn: list[str]) -> str:
+    """The declared charset is believed where it fits, unless it fits anything."""
+    if charset not in _NO_EVIDENCE:
+        with contextlib.suppress(LookupError, UnicodeError):
+            return content.decode(charset)
+    text, detected = decode.read(content, name=name)
+    if detected.replaced:
+        warn.append(f"{detected.replaced} bytes could not be decoded")
+    return text

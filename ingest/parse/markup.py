@@ -6,6 +6,7 @@ and nothing is ever fetched.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 from ingest.headings import heading as chinese_heading
@@ -23,6 +24,60 @@ _BROKEN = re.compile(
     r"(?<=[\u2e80-\u9fff\u3000-\u303f\uff00-\uffef])[ \t]*\n\s*(?=[\u2e80-\u9fff\uff00-\uffef])"
 )
 _VOID = {"br", "hr", "img", "input", "meta", "link", "col", "area", "base", "source", "wbr"}
+# Any other tag ends a paragraph, also one unknown to HTML: a field of an XML document.
+_INLINE = (_VOID - {"hr"}) | {
+    *("a", "abbr", "acronym", "b", "bdi", "bdo", "big", "button", "cite", "code", "data", "del"),
+    *("dfn", "em", "font", "i", "ins", "kbd", "label", "map", "mark", "meter", "nobr", "o:p"),
+    *("output", "picture", "q", "rb", "rp", "rt", "ruby", "s", "samp", "small", "span", "strike"),
+    *("strong", "sub", "sup", "time", "tt", "u", "var", "math", "mfrac", "mi", "mn", "mo"),
+    *("mover", "mroot", "mrow", "mspace", "msqrt", "mstyle", "msub", "msubsup", "msup", "mtext"),
+    *("munder", "munderover"),
+}
+
+
+@dataclass
+class _Table:
+    """A table under way: the text of its rows' cells."""
+
+    rows: list[list[str]] = field(default_factory=list)
+    _wide: int = 0  # columns that the cell under way takes beyond its own
+    _tall: dict[int, int] = field(default_factory=dict)  # column -> rows that a cell above reaches
+
+    @property
+    def row(self) -> list[str]:
+        """The row under way; its last cell is the cell under way."""
+        return self.rows[-1] if self.rows else []
+
+    def begin_row(self) -> None:
+        self.end_row()
+        self.rows.append([])
+
+    def end_row(self) -> None:
+        """Fill it up to the last column that a cell above reaches into."""
+        if self.rows:
+            self._fill()
+            last = max((column for column, left in self._tall.items() if left), default=-1)
+            while len(self.row) <= last:
+                self.row.append("")
+                self._fill()
+
+    def begin_cell(self, *, columns: int, rows: int) -> None:
+        if not self.rows:
+            self.rows.append([])
+        self._fill()
+        at = len(self.row)
+        self.row.append("")
+        self._wide = columns - 1
+        self._tall |= dict.fromkeys(range(at, at + columns), rows - 1)
+
+    def _fill(self) -> None:
+        """The columns up to the next cell: those of a wide cell empty, those of a tall cell above
+        with its text again."""
+        self.row.extend([""] * self._wide)
+        self._wide = 0
+        while self._tall.get(at := len(self.row), 0):
+            self._tall[at] -= 1
+            self.row.append(self.rows[-2][at])
 
 
 class Page(HTMLParser):
@@ -38,8 +93,7 @@ class Page(HTMLParser):
         self._pre = 0
         self._bullet = ""
         self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
-        self._tables: list[list[list[str]]] = []
-        self._span = 0  # columns that the cell under way takes beyond its own
+        self._tables: list[_Table] = []
         self.titled = True  # False while inside <title>
 
     def take(self) -> list[Block]:
@@ -60,15 +114,12 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self._flush()
             if self._tables:
-                self._cell(dict(attrs).get("colspan") or "")
-        elif tag in _PARAGRAPHS or tag in _RANKS or tag == "pre":
+                spans = dict(attrs)
+                columns, rows = _span(spans.get("colspan"), 50), _span(spans.get("rowspan"), 1000)
+                self._tables[-1].begin_cell(columns=columns, rows=rows)
+        elif tag not in _INLINE:
             self._flush()
             self._open(tag)
-
-    def _cell(self, span: str) -> None:
-        rows = self._tables[-1] = self._tables[-1] or [[]]
-        rows[-1] += [""] * (self._span + 1)
-        self._span = min(int(span), 50) - 1 if span.isdecimal() and int(span) else 0
 
     def _open(self, tag: str) -> None:
         if tag in _RANKS:
@@ -83,14 +134,15 @@ class Page(HTMLParser):
             if number:
                 self._lists[-1] += 1
         elif tag == "table":
-            self._tables.append([])
+            self._tables.append(_Table())
         elif tag == "tr" and self._tables:
-            self._tables[-1].append([])
-            self._span = 0
+            self._tables[-1].begin_row()
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _VOID or tag in _PARAGRAPHS:
             self.handle_starttag(tag, attrs)
+        elif tag not in _INLINE:
+            self._flush()
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
@@ -99,7 +151,7 @@ class Page(HTMLParser):
             if tag in self._silent:
                 del self._silent[len(self._silent) - 1 - self._silent[::-1].index(tag) :]
             return
-        if tag in _PARAGRAPHS or tag in _RANKS or tag in ("pre", "td", "th"):
+        if tag not in _INLINE:
             self._flush()
         if tag in _RANKS:
             self._rank = 0
@@ -130,8 +182,7 @@ class Page(HTMLParser):
             text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
         if not text.strip():
             return
-        if self._tables and self._tables[-1] and self._tables[-1][-1]:
-            cell = self._tables[-1][-1]
+        if self._tables and (cell := self._tables[-1].row):
             cell[-1] = f"{cell[-1]}\n{text}".strip()
         elif self._rank:
             self._blocks.append(heading(text, self._rank))
@@ -144,9 +195,10 @@ class Page(HTMLParser):
     def _close_table(self) -> None:
         """A table of one column, one row or long cells is layout: paragraphs. One inside a cell
         joins its text."""
-        rows = [row for row in self._tables.pop() if any(row)]
-        if self._tables and self._tables[-1] and self._tables[-1][-1]:
-            cell = self._tables[-1][-1]
+        closed = self._tables.pop()
+        closed.end_row()
+        rows = [row for row in closed.rows if any(row)]
+        if self._tables and (cell := self._tables[-1].row):
             cell[-1] = "\n".join([cell[-1], *("  ".join(row) for row in rows)]).strip()
         elif (
             len(rows) < 2 or max(map(len, rows)) < 2 or any(len(c) > _CELL for r in rows for c in r)
@@ -154,6 +206,10 @@ class Page(HTMLParser):
             self._blocks += [Block(clean(text)) for row in rows for text in row if text]
         else:
             self._blocks += table(rows)
+
+
+def _span(stated: str | None, most: int) -> int:
+    return max(1, min(int(stated[:6]), most)) if stated and stated.isdecimal() else 1
 
 
 def _running(data: str) -> str:

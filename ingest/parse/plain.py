@@ -18,14 +18,19 @@ _LINK = re.compile(
     r"(?<!!)\[([^\[\]\n]+)\]\(<?[^()\s]*(?:\([^()\s]*\)[^()\s]*)*>?(?:\s+\"[^\"\n]*\")?\)"
 )
 _STRONG = re.compile(r"(\*\*|__)(?=\S)([^*_\n]+?)(?<=\S)\1")
-_EMPHASIS = re.compile(r"(?<![*A-Za-z0-9_(])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![*A-Za-z0-9_])")
-_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+_EMPHASIS = re.compile(
+    r"(?<![*A-Za-z0-9_(\\])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*\\])\*(?![*A-Za-z0-9_])"
+)
+_ESCAPE = re.compile(  # outside of a Windows path, which is a word of its own
+    r"(?P<path>(?<![A-Za-z])[A-Za-z]:\\[^\s\u3000-\u303f\uff00-\uffef]*)|\\(?P<sign>[!-/:-@\[-`{-~])"
+)
 _TAG = re.compile(
     r"</?(?:a|abbr|b|big|blockquote|br|center|code|dd|del|details|div|dl|dt|em|figcaption|figure|font"
     r"|h[1-6]|hr|i|img|ins|kbd|li|mark|ol|p|picture|pre|s|small|source|span|strike|strong|sub|summary"
     r"|sup|table|tbody|td|tfoot|th|thead|tr|tt|u|ul|video)(?:\s[^<>\n]*)?/?>",
     re.IGNORECASE,
 )
+_LETTER = re.compile(r"<([abisu])>", re.IGNORECASE)  # a type as in List<s>, unless it is closed
 _FRONT = re.compile(r"\A---\n(.*?\n)(?:---|\.\.\.)\n", re.DOTALL)
 _TITLE = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*\n", re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->")
@@ -102,10 +107,21 @@ def inline(text: str) -> str:
 def _prose(text: str) -> str:
     for pattern, words in (
         (_COMMENT, ""), (_IMAGE, r"\1"), (_LINK, r"\1"), (_STRONG, r"\2"), (_EMPHASIS, r"\1"),
-        (_ESCAPE, r"\1"),
+        (_ESCAPE, r"\g<path>\g<sign>"),
     ):  # fmt: skip
         text = pattern.sub(words, text)
-    return html.unescape(_TAG.sub("", text)) if "<" in text or "&" in text else text
+    return html.unescape(_untagged(text)) if "<" in text or "&" in text else text
+
+
+def _untagged(text: str) -> str:
+    lower = text.lower()
+    closed = {letter for letter in "abisu" if f"</{letter}>" in lower}
+
+    def kept(tag: re.Match[str]) -> str:
+        letter = _LETTER.fullmatch(tag[0])
+        return tag[0] if letter and letter[1].lower() not in closed else ""
+
+    return _TAG.sub(kept, text)
 
 
 def _whole_lines(pieces: Iterable[str]) -> Iterator[str]:

@@ -106,6 +106,12 @@ def test_stars_that_are_no_emphasis_stay(line: str) -> None:
     assert inline(line).replace("init", "__init__").replace("____", "__") == line
 
 
+def test_types_and_windows_paths_are_no_markup() -> None:
+    line = r"返回 List<s> 或 Map<i>，C:\_tmp\*x"
+    assert inline(line) == line
+    assert inline(r"<b>粗</b> a\_b \*c\* C:\_x，\#") == r"粗 a_b *c* C:\_x，#"
+
+
 def test_csv_rows_carry_numbers_and_quoted_newlines(tmp_path: Path) -> None:
     text, marks = read(tmp_path / "a.csv", '姓名;说明\r\n张三;"多行\r\n文本; 分号"\r\n李四;无\r\n')
     assert text == "| 姓名 | 说明 |\n| --- | --- |\n| 张三 | 多行 文本; 分号 |\n| 李四 | 无 |"
@@ -170,6 +176,41 @@ def test_html_gives_headings_lists_tables_and_no_scripts(tmp_path: Path) -> None
     assert "code\n    x" in text
     assert "alert" not in text
     assert "http" not in text
+
+
+def test_html_cells_that_span_rows_keep_the_columns_below(tmp_path: Path) -> None:
+    page = """<table><tr><th>部门<th>姓名<th>龄<th>级</tr>
+      <tr><td rowspan=2>研发<td>张三<td>30<td rowspan="2">甲</tr><tr><td>李四<td>40</tr>
+      <tr><td rowspan=9 colspan=2>无<td>50<td rowspan=3>乙</tr><tr><tr><td>60</table>"""
+    rows = [
+        line.strip("| ").split(" | ") for line in read(tmp_path / "a.html", page)[0].split("\n")
+    ]
+    assert rows[0] == ["部门", "姓名", "龄", "级"]
+    assert rows[2:4] == [["研发", "张三", "30", "甲"], ["研发", "李四", "40", "甲"]]
+    assert rows[4:] == [["无", "", "50", "乙"], ["无", "", "", "乙"], ["无", "", "60", "乙"]]
+
+
+def test_fields_of_xml_stand_apart(tmp_path: Path) -> None:
+    xml = "<?xml version='1.0'?><rows><row><name>张三</name><age>30</age><title/><x/>甲<b>乙</b></row></rows>"
+    assert read(tmp_path / "a.xml", xml)[0] == "张三\n\n30\n\n甲乙"
+
+
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [("euc-kr", "안녕하세요"), ("iso-2022-jp", "会議のお知らせ"), ("iso-8859-1", "明天上午开会")],
+)
+def test_mail_is_decoded_as_it_declares(tmp_path: Path, charset: str, text: str) -> None:
+    encoded = text.encode("gbk" if charset == "iso-8859-1" else charset)
+    path = tmp_path / "a.eml"
+    head = f"From: a@b.cn\nContent-Type: text/plain; charset={charset}\n\n".encode()
+    path.write_bytes(head + encoded)
+    assert whole(parse(path))[0].endswith(text)
+
+
+def test_bytes_of_a_mail_that_are_lost_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.eml"
+    path.write_bytes(b"From: a@b.cn\n\n" + "明天上午开会".encode() + b"\xff\n")
+    assert parse(path).receipt.warnings == ("1 bytes could not be decoded",)
 
 
 def test_html_nested_without_end(tmp_path: Path) -> None:
