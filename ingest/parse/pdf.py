@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ingest.headings import heading as chinese_heading
 from ingest.ocr import INSTALL, Reader
@@ -27,6 +26,7 @@ def pdf_blocks(
 ) -> Iterator[Block]:
     result = extract(path, "application/pdf", images=True)
     read: list[int] = []
+    undrawn: list[int] = []
     empty = 0  # pages in a row in which OCR found nothing
     unread: dict[str, list[int]] = {}
     for page in result.pages or []:
@@ -36,9 +36,11 @@ def pdf_blocks(
         trouble = "" if text else "no text layer"
         if text and is_mojibake(text):
             trouble = "a text layer that is mojibake"
-        if trouble and reader and len(read) < MOST_PAGES and empty < EMPTY_PAGES:
-            text = clean(_ocr(path, number, reader))
-            read.append(number)
+        tried = len(read) + len(undrawn)
+        if trouble and reader and tried < MOST_PAGES and empty < EMPTY_PAGES:
+            seen = _ocr(path, number, reader)
+            text = clean(seen or "")
+            (undrawn if seen is None else read).append(number)
             empty = 0 if text else empty + 1
         elif trouble:
             unread.setdefault(trouble, []).append(number)
@@ -50,6 +52,8 @@ def pdf_blocks(
     for trouble, pages in unread.items():
         reason = INSTALL if reader is None else f"OCR stops after {MOST_PAGES} or empty pages"
         warn.append(f"pages with {trouble}: {len(pages)}, from p. {pages[0]} on ({reason})")
+    if undrawn:
+        warn.append(f"pages that could not be drawn for OCR: {', '.join(map(str, undrawn[:10]))}")
     pictures.read += len(read)
 
 
@@ -62,14 +66,16 @@ def is_mojibake(text: str) -> bool:
     return max(soup, cids, 2 * len(_PRIVATE.findall(text))) > 0.3 * visible
 
 
-def _ocr(path: Path, number: int, reader: Reader) -> str:
+def _ocr(path: Path, number: int, reader: Reader) -> str | None:
+    """What OCR reads on a page; None when the page can't be drawn."""
     import kreuzberg
 
     reader.patience(DRAWING)
     try:
-        return reader.text(kreuzberg.render_pdf_page(str(path), number - 1, dpi=DPI))
+        picture = kreuzberg.render_pdf_page(str(path), number - 1, dpi=DPI)
     except (kreuzberg.KreuzbergError, RuntimeError, ValueError):
-        return ""
+        return None
+    return reader.text(picture)
 
 
 def _lines(text: str) -> Iterator[Block]:
@@ -87,15 +93,3 @@ def _lines(text: str) -> Iterator[Block]:
             held.append(line)
     if held:
         yield Block("\n".join(held))
-
-
-def title(metadata: Any) -> str:
-    """The title that the file states, unless a program made it up."""
-    stated = " ".join(str(metadata.get("title") or "").split())
-    if re.search(
-        r"\.(docx?|pptx?|xlsx?|pdf|indd|tmp|wps)$|^(Microsoft|Untitled|无标题|未命名)",
-        stated,
-        re.IGNORECASE,
-    ):
-        return ""
-    return "" if is_mojibake(stated) or len(stated) > 120 else stated

@@ -14,6 +14,7 @@ from ingest.errors import Unreadable
 from ingest.ocr import Line, Reader, available, in_reading_order, open_picture, picture_size
 from ingest.parse import Parser, parse
 from ingest.parse.pictures import MOST, Pictures
+from tests.ingest.documents import pdf
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
 ROOT = Path(__file__).parents[2]
@@ -131,3 +132,13 @@ def test_the_base_install_parses_without_an_image_library() -> None:
         [sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.count("pictures not read: 1") == 2
+
+
+@pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
+def test_a_page_too_large_to_draw_is_named_not_counted(tmp_path: Path) -> None:
+    path = pdf(tmp_path / "a.pdf", [["Alpha"], []])
+    before, _, after = path.read_bytes().rpartition(b"612 792")
+    path.write_bytes(before + b"900000 900000" + after)
+    receipt = parse(path).receipt
+    assert receipt.ocr_pages == 0
+    assert receipt.warnings == ("pages that could not be drawn for OCR: 2",)
