@@ -2,9 +2,9 @@
 
 The child is a fresh interpreter (`python -m ingest.sandbox`) that takes one request a line on its
 standard input, writes the text, JSON Lines, to a spool file in a folder of the parent's and answers
-with title and receipt. A
-watch thread in the parent looks at the child's memory and clock and kills it at its limit; the next
-file gets a new child. Nothing is pickled, and the child can't reach the network.
+with title and receipt. A watch thread in the parent looks at the child's memory and clock and kills
+it at its limit; the next file gets a new child. Nothing is pickled, and the child can't reach the
+network.
 """
 
 import contextlib
