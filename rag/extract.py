@@ -23,7 +23,7 @@ from rag.kinds import SHORT, asked, names
 Array = NDArray[np.floating]
 Idf = Callable[[Sequence[str]], Sequence[float]]
 
-LEXICAL = 25.0
+LEXICAL = 18.0
 """Standard deviations of similarity for the whole question's weight in words."""
 RARITY = 2.0
 """Exponent of a term's rarity among the sentences of its passage."""
