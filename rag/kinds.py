@@ -41,7 +41,7 @@ _NAMES: dict[Kind, re.Pattern[str]] = {
         r"|september|october|november|december)\b|\bcentury\b"
     ),
     "number": re.compile(
-        r"\d[\d,.]*|[零〇一二三四五六七八九十百千万亿两]+(?:[个名位人年月日天岁次座条种米公里元%]|分之)|半"
+        r"\d[\d,.]*|[零〇一二三四五六七八九十百千万亿两]+(?:[个名位人年月日天岁周次座条件种项级成倍折分秒时吨克亩米公里元%]|分之)|半"
         r"|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|half|dozen|hundred|thousand)\b"
     ),
     "person": re.compile(
