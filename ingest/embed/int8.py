@@ -72,11 +72,13 @@ class ByChannel:
         A channel's step is multiplied into its weights (as in SmoothQuant, arXiv:2211.10438). No
         step is under their geometric mean: finer ones only cost the weights beside them bits.
         """
-        step = (limits.high - limits.low) / np.float32(255)
-        step = np.maximum(step, np.exp(np.log(step).mean()))
-        zero = np.round(np.float32(127.5) - (limits.low + limits.high) / np.float32(2) / step)
+        step = ((limits.high - limits.low) / 255).astype(np.float32)
+        step = np.maximum(step, np.exp(np.log(step).mean()).astype(np.float32))
+        middle = (limits.low + limits.high) / 2 / step
+        zero = np.round(127.5 - middle).astype(np.float32)
         codes, scale = _rounded(weight * step)
-        return cls(1 / step, zero, codes.T.astype(np.int8), scale, bias - scale * (codes @ zero))
+        bias8 = (bias - scale * (codes @ zero)).astype(np.float32)
+        return cls(np.reciprocal(step), zero, codes.T.astype(np.int8), scale, bias8)
 
 
 def _rounded(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
