@@ -46,7 +46,7 @@ class BundledEmbedder:
     def __init__(self, folder: Path, *, threads: int) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        self._folder = folder
+        self.folder = folder
         self._threads = threads
         self._pieces: SentencePieceProcessor = SentencePieceProcessor(
             model_file=str(folder / "tokens.model")
@@ -88,11 +88,11 @@ class BundledEmbedder:
     @cached_property
     def _fast(self) -> "InferenceSession":
         # A batch to each core, rather than all cores to each batch: nobody waits for anybody.
-        return session.load(self._folder / "int8.onnx", threads=1)
+        return session.load(self.folder / "int8.onnx", threads=1)
 
     @cached_property
     def _exact(self) -> "InferenceSession":
-        return session.load(self._folder / "float32.onnx", threads=self._threads)
+        return session.load(self.folder / "float32.onnx", threads=self._threads)
 
 
 def open_bundled(cache_folder: Path, *, threads: int | None = None) -> BundledEmbedder:
