@@ -1,7 +1,7 @@
 """The ranges of the layer norms' outputs, measured without any text.
 
 Ids are drawn from the tokenizer's own unigram distribution, which knows how common every piece is
-in every language. Ranges on such rows and on real text differ by a quarter at most.
+in every language. Real text is .8 to 1.5 times as wide in nine channels of ten.
 """
 
 from pathlib import Path
