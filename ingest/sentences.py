@@ -38,10 +38,10 @@ def sentences(text: str) -> list[Span]:
 
 def _tile(text: str, cuts: list[int]) -> list[Span]:
     """Spans between cuts; leading space goes to the span before, so that none is blank."""
-    bounds = [0]
+    bounds, last = [0], len(text.rstrip())
     for cut in cuts:
         while cut < len(text) and text[cut] in " \t\n":
             cut += 1
-        if bounds[-1] < cut < len(text) and not text[bounds[-1] : cut].isspace():
+        if bounds[-1] < cut < last and not text[bounds[-1] : cut].isspace():
             bounds.append(cut)
     return list(pairwise([*bounds, len(text)])) if text else []

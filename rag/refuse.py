@@ -28,10 +28,10 @@ class Calibration:
 
     Words help the former, so their excesses lie further apart. The excess is measured against each
     encoder's and knowledge base's own level, without labelled questions, so the curves carry over.
-    Each refuses 5 % of the answerable questions of the sets in docs/decisions/007-refusal.md.
+    The thresholds are chosen on the sets of docs/decisions/007-refusal.md.
     """
 
-    native: Curve = Curve(0.98, -1.35, 0.22)
+    native: Curve = Curve(0.98, -1.35, 0.5)
     foreign: Curve = Curve(0.98, -1.35, 0.22)
 
     def curve(self, *, native: bool) -> Curve:
