@@ -2,9 +2,9 @@
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 RAG := .venv/bin/rag
-export XDG_DATA_HOME ?= $(CURDIR)/.demo/data
+export XDG_DATA_HOME := $(CURDIR)/.demo/data
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check docs clean
 
 demo: .venv/.demo
 	@echo "== ingest corpora/ into the knowledge base 'demo'"
@@ -12,7 +12,7 @@ demo: .venv/.demo
 	@echo "== a question in Chinese"
 	@$(RAG) ask --kb demo "试用期最长不得超过几个月？"
 	@echo "== a question in English about a Chinese document"
-	@$(RAG) ask --kb demo "How long may the probation period of a labour contract be at most?"
+	@$(RAG) ask --kb demo "How long must an online shop announce its closing in advance?"
 	@echo "== a question that the documents do not answer"
 	@$(RAG) ask --kb demo "2026年世界杯决赛在哪座城市举行？"
 
@@ -39,6 +39,10 @@ check: .venv/.test
 	@$(PIP) install -c constraints.txt torch
 	@$(PIP) install -c constraints.txt -e ".[test]"
 	@touch $@
+
+docs: .venv/.demo
+	.venv/bin/python docs/generate.py
+	.venv/bin/python docs/picture.py
 
 clean:
 	rm -rf .venv .demo build *.egg-info
