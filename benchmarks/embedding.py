@@ -1,12 +1,17 @@
 """Passages a second: the bundled encoder against sentence-transformers in float32, same weights.
 
-    python benchmarks/embedding.py [--passages 96]
+    python benchmarks/embedding.py [--passages 96] [--sets FOLDER]
 
 Writes the rebuilt weights as a Hugging Face checkpoint to a temporary folder, and cuts passages of
 about 150 tokens out of `corpora/`. The encoders take turns; medians of three rounds.
+
+With `--sets`, a Markdown table follows: what passages in int8 cost against passages in float32 on
+every folder with `corpus.jsonl`, `queries.jsonl` and `qrels.tsv` in FOLDER, by exact search with
+the same questions. Passages longer than the window are cut at it, in both alike.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingest.embed import Embedder, Vectors, bundled, e5s1, open_embedder
+from ingest.embed.bundled import BundledEmbedder
 from ingest.parse import parse
 
 ROOT = Path(__file__).parents[1]
@@ -34,11 +41,17 @@ MODULES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--passages", type=int, default=96)
+    parser.add_argument("--sets", type=Path)
     options = parser.parse_args()
+    speed(open_embedder(), options.passages)
+    if options.sets:
+        retrieval(options.sets)
+
+
+def speed(embedder: Embedder, count: int) -> None:
     from sentence_transformers import SentenceTransformer
 
-    embedder = open_embedder()
-    texts = passages(embedder, options.passages)
+    texts = passages(embedder, count)
     with TemporaryDirectory() as folder:
         checkpoint(Path(folder))
         peer = SentenceTransformer(folder, device="cpu", local_files_only=True)
@@ -59,6 +72,58 @@ def main() -> None:
         f"{len(texts)} passages of {tokens:.0f} tokens: sentence-transformers {slow:.1f}/s, "
         f"bundled {fast:.1f}/s, {fast / slow:.2f} times; least cosine {alike:.4f}\n"
     )
+
+
+def retrieval(folder: Path) -> None:
+    embedder = open_embedder()
+    assert isinstance(embedder, BundledEmbedder)
+    # The same encoder with the questions' float32 graph for passages too.
+    exact = BundledEmbedder(embedder.folder, threads=1)
+    exact.__dict__["_fast"] = exact._exact
+    sys.stdout.write(
+        "\n| set | float32 R@1 / R@5 / nDCG@10 | int8 minus float32 | least cosine |\n"
+    )
+    sys.stdout.write("| --- | --- | --- | --- |\n")
+    for path in sorted(file.parent for file in folder.glob("*/corpus.jsonl")):
+        corpus, asked = records(path / "corpus.jsonl"), records(path / "queries.jsonl")
+        asked = [query for query in asked if query["answerable"]]
+        pairs = {tuple(line.split("\t")[:2]) for line in (path / "qrels.tsv").open()}
+        wanted = np.array([[(q["_id"], c["_id"]) in pairs for c in corpus] for q in asked])
+        texts = [fitting(embedder, f"{c['title']}\n{c['text']}".strip()) for c in corpus]
+        questions = np.array([embedder.embed_query(query["text"]) for query in asked])
+        ours, base = embedder.embed_passages(texts), exact.embed_passages(texts)
+        before, after = (measures(questions @ vectors.T, wanted) for vectors in (base, ours))
+        sys.stdout.write(
+            f"| {path.name} | {' / '.join(f'{value:.3f}' for value in before)} "
+            f"| {' / '.join(f'{value:+.4f}' for value in after - before)} "
+            f"| {(ours * base).sum(axis=1).min():.5f} |\n"
+        )
+        sys.stdout.flush()
+
+
+def measures(scores: Vectors, wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """R@1 and R@5 as success, and nDCG@10, over the questions."""
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    found = np.take_along_axis(wanted, top, axis=1)
+    gains = 1 / np.log2(np.arange(2, 12))
+    ideal = np.cumsum(gains)[np.minimum(wanted.sum(axis=1), 10) - 1]
+    ndcg = (found * gains).sum(axis=1) / ideal
+    return np.array([found[:, 0].mean(), found[:, :5].any(axis=1).mean(), ndcg.mean()])
+
+
+def fitting(embedder: Embedder, text: str) -> str:
+    """The longest beginning of `text` that the window holds."""
+    low, high = 0, len(text) + 1  # `low` characters fit, `high` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = embedder.count(text[:middle]) <= embedder.max_tokens
+        low, high = (middle, high) if fits else (low, middle)
+    return text[:low]
+
+
+def records(path: Path) -> list[dict]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def rate(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> float:
