@@ -31,7 +31,7 @@ class Calibration:
     The thresholds are chosen on the sets of docs/decisions/007-refusal.md.
     """
 
-    native: Curve = Curve(0.98, -1.35, 0.5)
+    native: Curve = Curve(0.98, -1.35, 0.35)
     foreign: Curve = Curve(0.98, -1.35, 0.22)
 
     def curve(self, *, native: bool) -> Curve:
