@@ -1,0 +1,178 @@
+"""Linear layers held as 4- or 8-bit codes: made from float weights, or read from published checkpoints.
+
+A row of the weight is cut into blocks of columns; a block has one float16 scale and its weights are
+`scale * (code - zero)`, zero being the middle of the codes (8 or 128). `kernel.PackedLinear`
+computes with the codes; `DequantizedLinear` here is its slow twin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+BLOCK = 64
+"""Columns that share a scale; a power of two, at least 16."""
+ROWS = 256
+"""Rows quantised at a time, so that what is computed in between stays small."""
+SHRINK = (1.0, 0.95, 0.9, 0.85)
+"""Scales tried for four bits: some clipping of a block's largest weight serves all the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The weight of a linear layer, [out, in], as codes."""
+
+    codes: Tensor
+    """uint8 [out, padded * bits / 8]; of 4 bits, the low nibble is the even column."""
+    scales: Tensor
+    """float16 [out, padded / block]; may be negative."""
+    bits: int
+    """4 or 8."""
+    block: int
+    """Columns a scale holds for; `padded` is `in` rounded up to whole blocks."""
+    shape: tuple[int, int]
+    """(out, in) without padding."""
+
+
+def quantize(weight: Tensor, *, bits: int, block: int = BLOCK) -> Packed:
+    """The codes of a float16, bfloat16 or float32 weight [out, in]; each value is a nearest one.
+
+    Four bits choose each block's scale by the least squared error among a few.
+    """
+    parts = [_quantize(rows.float(), bits, block) for rows in weight.split(ROWS)]
+    codes, scales = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return Packed(codes, scales, bits, block, (weight.shape[0], weight.shape[1]))
+
+
+def from_published(
+    weight: Tensor, scale: Tensor, *, bits: int, columns: int | None = None, block: int = BLOCK
+) -> Packed:
+    """Upstream's int8 `weight` [out, in * bits / 8] and float16 `weight_scale` [out], exactly.
+
+    `columns` is `in` where upstream's last byte is half empty (odd `in`). Upstream holds even
+    columns in the high nibble, in two's complement, and one scale a row, here repeated.
+    """
+    signed = weight.view(torch.int8)
+    if bits == 4:
+        signed = torch.stack((signed >> 4, (signed << 4) >> 4), dim=-1).flatten(1)
+    signed = signed[:, :columns]
+    zero = 1 << (bits - 1)
+    levels = _pad((signed.to(torch.int16) + zero).to(torch.uint8), block, zero)
+    scales = scale.to(torch.float16)[:, None].repeat(1, levels.shape[1] // block)
+    return Packed(_pack(levels, bits), scales, bits, block, (signed.shape[0], signed.shape[1]))
+
+
+def dequantize(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight [out, in]: `q * scale` in float32, rounded to `dtype`."""
+    signed = _signed(packed.codes, packed.bits).view(len(packed.codes), -1, packed.block)
+    weight = (signed * packed.scales[:, :, None].float()).flatten(1)
+    return weight[:, : packed.shape[1]].to(dtype)
+
+
+class DequantizedLinear(nn.Module):
+    """A linear layer that computes its weight anew each time: the slow twin, on any device."""
+
+    def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = packed.shape
+        self.bits, self.block = packed.bits, packed.block
+        self.codes: Tensor
+        self.scales: Tensor
+        self.register_buffer("codes", packed.codes)
+        self.register_buffer("scales", packed.scales)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, False))
+
+    @property
+    def packed(self) -> Packed:
+        shape = (self.out_features, self.in_features)
+        return Packed(self.codes, self.scales, self.bits, self.block, shape)
+
+    def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight [out, in]."""
+        return dequantize(self.packed, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] to [..., out] of the input's dtype."""
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return functional.linear(input, self.dequantized(input.dtype), bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
+
+
+class PackedEmbedding(nn.Module):
+    """An embedding held as codes, of which a row is computed when it is looked up."""
+
+    def __init__(self, packed: Packed, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = packed.shape
+        self.bits, self.block, self.dtype = packed.bits, packed.block, dtype
+        self.codes: Tensor
+        self.scales: Tensor
+        self.register_buffer("codes", packed.codes)
+        self.register_buffer("scales", packed.scales)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Ids [...] to rows [..., embedding_dim]."""
+        ids = input.flatten()
+        shape = (len(ids), self.embedding_dim)
+        rows = Packed(self.codes[ids], self.scales[ids], self.bits, self.block, shape)
+        return dequantize(rows, self.dtype).view(*input.shape, self.embedding_dim)
+
+
+def _quantize(rows: Tensor, bits: int, block: int) -> tuple[Tensor, Tensor]:
+    """Codes and scales of float32 rows [n, in]."""
+    zero = 1 << (bits - 1)
+    blocks = _pad(rows, block, 0).view(len(rows), -1, block)
+    if bits == 8:
+        scales = blocks.abs().amax(-1, keepdim=True) / 127
+        scales = scales.half()
+    else:
+        scales = _search(blocks)
+    levels = _levels(blocks, scales, zero) + zero
+    return _pack(levels.flatten(1).to(torch.uint8), bits), scales.squeeze(-1)
+
+
+def _search(blocks: Tensor) -> Tensor:
+    """Four bits: the float16 scale of least squared error, [n, blocks, 1].
+
+    Codes reach from -8 to 7, so the weight of largest size is given the end that reaches further
+    (as ggml's q4_0); the candidates let it be clipped.
+    """
+    low, high = blocks.aminmax(dim=-1, keepdim=True)
+    reach = torch.where(-low >= high, -low, -high) / 8
+    best = torch.full_like(reach, torch.inf)
+    chosen = reach.half()
+    for factor in SHRINK:
+        scales = (reach * factor).half()
+        error = (blocks - _levels(blocks, scales, 8) * scales.float()).square().sum(-1, True)
+        better = error < best
+        best = torch.where(better, error, best)
+        chosen = torch.where(better, scales, chosen)
+    return chosen
+
+
+def _levels(blocks: Tensor, scales: Tensor, zero: int) -> Tensor:
+    """Signed codes, as floats; those of a block of zeros are zero."""
+    steps = scales.float()
+    inverse = torch.where(steps == 0, 0, 1 / steps)
+    return (blocks * inverse).round().clamp(-zero, zero - 1)
+
+
+def _pad(rows: Tensor, block: int, value: int) -> Tensor:
+    return functional.pad(rows, (0, -rows.shape[1] % block), value=value)
+
+
+def _pack(levels: Tensor, bits: int) -> Tensor:
+    """uint8 levels [n, padded] to codes [n, padded * bits / 8]."""
+    return levels if bits == 8 else levels[:, 0::2] | (levels[:, 1::2] << 4)
+
+
+def _signed(codes: Tensor, bits: int) -> Tensor:
+    """float32 [n, padded]: what the codes stand for before scaling."""
+    if bits == 4:
+        codes = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1)
+    return codes.float() - (1 << (bits - 1))
