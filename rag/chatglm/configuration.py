@@ -1,0 +1,275 @@
+"""A checkpoint's config.json -> a config object; which generation of ChatGLM it is.
+
+Upstream calls the model type of all its generations "chatglm": their keys tell them apart. A field
+that would change what the model computes, and that is not implemented, is refused by its name.
+"""
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+from transformers import GenerationConfig, Glm4Config, GlmConfig, GlmForCausalLM, PreTrainedConfig
+
+from ingest.errors import UserError
+
+# What forward and its output call the key-value cache: `past_key_values` up to transformers 5.23.
+CACHE = "cache" if "cache" in signature(GlmForCausalLM.forward).parameters else "past_key_values"
+
+ROPE_BASE = 10000.0
+# Fields of later additions that all generations share.
+OURS = {"generation", "packed", "quantization_bit", "quantization_embeddings"}
+OURS |= {"pre_seq_len", "prefix_projection"}
+
+GLM1 = {
+    "hidden_size", "inner_hidden_size", "num_layers", "num_attention_heads", "vocab_size",
+    "max_sequence_length", "layernorm_epsilon", "position_encoding_2d", "bos_token_id",
+    "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id", "use_cache",
+    "tie_word_embeddings",
+}  # fmt: skip
+
+# Upstream's name in ChatGLM2/3 and GLM-4-9B -> GlmConfig's.
+RENAMED = {
+    "add_qkv_bias": "attention_bias",
+    "ffn_hidden_size": "intermediate_size",
+    "kv_channels": "head_dim",
+    "layernorm_epsilon": "rms_norm_eps",
+    "multi_query_group_num": "num_key_value_heads",
+    "num_layers": "num_hidden_layers",
+    "padded_vocab_size": "vocab_size",
+    "seq_length": "max_position_embeddings",
+}
+SAME = {
+    "attention_dropout", "bos_token_id", "eos_token_id", "hidden_size", "initializer_range",
+    "num_attention_heads", "pad_token_id", "tie_word_embeddings", "use_cache",
+}  # fmt: skip
+# The one value of each of these that is implemented (all published checkpoints have it).
+FIXED = {
+    "add_bias_linear": False,
+    "apply_residual_connection_post_layernorm": False,
+    "fp32_residual_connection": False,
+    "hidden_dropout": 0.0,
+    "multi_query_attention": True,
+    "original_rope": True,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+}
+# Fields that change how upstream computes, not what; and `vocab_size`, which stands beside the
+# padded one.
+WITHOUT_EFFECT = {
+    "apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion",
+    "classifier_dropout", "rope_ratio", "vocab_size",
+}  # fmt: skip
+# What transformers writes into every config.json, 4 and 5, beside what its classes declare.
+GENERAL = {
+    "_attn_implementation", "_name_or_path", "add_cross_attention", "attn_implementation",
+    "cross_attention_hidden_size", "decoder_start_token_id", "finetuning_task", "is_decoder",
+    "model_type", "name_or_path", "num_labels", "output_attentions", "prefix", "pruned_heads",
+    "sep_token_id", "task_specific_params", "tie_encoder_decoder", "tokenizer_class",
+    "torch_dtype", "torchscript", "use_bfloat16",
+}  # fmt: skip
+DROPPED = {"auto_map", "_commit_hash"}  # where upstream's code would come from
+
+
+class Glm1Config(PreTrainedConfig):
+    """ChatGLM-6B, with upstream's field names; defaults are those of the published model."""
+
+    model_type = "chatglm"
+    attribute_map = {  # noqa: RUF012  (transformers declares it so)
+        "num_hidden_layers": "num_layers",
+        "intermediate_size": "inner_hidden_size",
+        "max_position_embeddings": "max_sequence_length",
+    }
+    generation = 1
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 4096,
+        inner_hidden_size: int = 16384,
+        num_layers: int = 28,
+        num_attention_heads: int = 32,
+        vocab_size: int = 130528,
+        max_sequence_length: int = 2048,
+        layernorm_epsilon: float = 1e-5,
+        position_encoding_2d: bool = True,
+        bos_token_id: int = 130004,
+        eos_token_id: int = 130005,
+        pad_token_id: int = 3,
+        mask_token_id: int = 130000,
+        gmask_token_id: int = 130001,
+        use_cache: bool = True,
+        pre_seq_len: int | None = None,
+        prefix_projection: bool = False,
+        quantization_bit: int | None = None,
+        quantization_embeddings: bool = False,
+        packed: dict[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("generation", None)
+        kwargs.pop("tie_word_embeddings", None)  # stored apart or not, the head is the embedding
+        super().__init__(**kwargs)
+        self.tie_word_embeddings = True
+        self.hidden_size = hidden_size
+        self.inner_hidden_size = inner_hidden_size
+        self.num_layers = num_layers
+        self.num_attention_heads = num_attention_heads
+        self.vocab_size = vocab_size
+        self.max_sequence_length = max_sequence_length
+        self.layernorm_epsilon = layernorm_epsilon
+        self.position_encoding_2d = position_encoding_2d
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        self.pad_token_id = pad_token_id
+        self.mask_token_id = mask_token_id
+        self.gmask_token_id = gmask_token_id
+        self.use_cache = use_cache
+        self.pre_seq_len = pre_seq_len
+        self.prefix_projection = prefix_projection
+        self.quantization_bit = quantization_bit
+        self.quantization_embeddings = quantization_embeddings
+        self.packed = packed
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A `Glm1Config`, or a `ChatGLM2Config` where the keys are of ChatGLM2, 3 or GLM-4.
+
+        `UserError` names a field that is unknown or whose value is not implemented.
+        """
+        if _is_glm1(config_dict):
+            return super().from_dict(_glm1(config_dict), **kwargs)
+        return ChatGLM2Config.from_dict(config_dict, **kwargs)
+
+
+class ChatGLM2Config(GlmConfig):
+    """ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B-chat, with GlmConfig's field names.
+
+    `generation` is 2, 3 or 4: ChatGLM2 rounds its rotary table otherwise.
+    """
+
+    model_type = "chatglm"
+
+    def __init__(
+        self,
+        *,
+        generation: int = 3,
+        pre_seq_len: int | None = None,
+        prefix_projection: bool = False,
+        quantization_bit: int | None = None,
+        quantization_embeddings: bool = False,
+        packed: dict[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.generation = generation
+        self.pre_seq_len = pre_seq_len
+        self.prefix_projection = prefix_projection
+        self.quantization_bit = quantization_bit
+        self.quantization_embeddings = quantization_embeddings
+        self.packed = packed
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `Glm1Config.from_dict`; `config_dict` has upstream's keys or GlmConfig's."""
+        if _is_glm1(config_dict):
+            return Glm1Config.from_dict(config_dict, **kwargs)
+        native = "padded_vocab_size" not in config_dict
+        return super().from_dict(_native(config_dict) if native else _glm2(config_dict), **kwargs)
+
+
+def generation_of(config: PreTrainedConfig) -> int:
+    """1 for ChatGLM-6B, 2 and 3 for ChatGLM2/3-6B, 4 for GLM-4 in any layout.
+
+    `UserError` where the config is of another family.
+    """
+    if isinstance(config, (Glm1Config, ChatGLM2Config)):
+        return config.generation
+    if isinstance(config, (GlmConfig, Glm4Config)):
+        return 4
+    kind = config.model_type
+    raise UserError(
+        f"the model type is {kind!r}; this runs ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B and GLM-4",
+        zh=f"模型类型为 {kind!r}；本程序支持 ChatGLM-6B、ChatGLM2-6B、ChatGLM3-6B 与 GLM-4",
+    )
+
+
+def _is_glm1(data: Mapping[str, Any]) -> bool:
+    return "inner_hidden_size" in data or "position_encoding_2d" in data
+
+
+def _glm1(data: Mapping[str, Any]) -> dict[str, Any]:
+    kept = _known(data, GLM1 | OURS)
+    if kept.get("bos_token_id", 0) >= 150000:
+        raise UserError(
+            f"bos_token_id is {kept['bos_token_id']}: this is the ChatGLM-6B of March 2023 with "
+            "image tokens in its vocabulary (150528 words); get the later release (130528 words)",
+            zh=f"bos_token_id 为 {kept['bos_token_id']}：这是 2023 年 3 月的 ChatGLM-6B，"
+            "其词表含图像词元（150528 个）；请改用之后的版本（130528 个）",
+        )
+    if not kept.get("position_encoding_2d", True):
+        raise _unimplemented("position_encoding_2d", False, True)
+    return kept
+
+
+def _glm2(data: Mapping[str, Any]) -> dict[str, Any]:
+    kept = _known(data, {*RENAMED, *SAME, *FIXED, *WITHOUT_EFFECT, *OURS})
+    for name, value in FIXED.items():
+        if kept.pop(name, value) != value:
+            raise _unimplemented(name, data[name], value)
+    ratio = float(kept.get("rope_ratio") or 1)
+    for name in WITHOUT_EFFECT:
+        kept.pop(name, None)
+    kept["add_qkv_bias"] = kept.get("add_qkv_bias", False)
+    native = {RENAMED.get(name, name): value for name, value in kept.items()}
+    native["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": ROPE_BASE * ratio,
+        "partial_rotary_factor": 0.5,
+    }
+    native.setdefault("eos_token_id", 2)
+    native.setdefault("pad_token_id", 0)
+    native["generation"] = data.get("generation") or _generation(data)
+    return native
+
+
+def _native(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json that `ChatGLM2Config` wrote itself."""
+    return _known(data, set(GlmConfig().to_dict()) | OURS)
+
+
+def _generation(data: Mapping[str, Any]) -> int:
+    """Their config.json have the same keys; where it came from, its name, its date differ."""
+    if data["padded_vocab_size"] > 100_000:
+        return 4  # GLM-4's vocabulary has 151,552 words, the others' 65,024
+    name = str(data.get("_name_or_path", "")).lower()
+    for generation in (2, 3):
+        if f"chatglm{generation}" in name:
+            return generation
+    # ChatGLM2 was published with transformers 4.27.1, ChatGLM3 with 4.30.2.
+    written = {"4.27.1": 2, "4.30.2": 3}.get(str(data.get("transformers_version")))
+    if written is None:
+        raise UserError(
+            'config.json does not tell ChatGLM2 from ChatGLM3; add "generation": 2 or 3 to it',
+            zh='config.json 无法区分 ChatGLM2 与 ChatGLM3；请在其中加入 "generation": 2 或 3',
+        )
+    return written
+
+
+def _known(data: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
+    """`data` without upstream's pointer to its code; `UserError` for a field of unknown effect."""
+    general = set(PreTrainedConfig().to_dict()) | set(GenerationConfig().to_dict())
+    unknown = sorted(set(data) - fields - general - GENERAL - DROPPED)
+    if unknown:
+        raise UserError(
+            f"config.json has the unknown field {unknown[0]!r}: {data[unknown[0]]!r}; take it out "
+            "if it changes nothing that the model computes",
+            zh=f"config.json 中有未知字段 {unknown[0]!r}：{data[unknown[0]]!r}；"
+            "若它不影响模型计算，请将其删除",
+        )
+    return {name: value for name, value in data.items() if name not in DROPPED}
+
+
+def _unimplemented(name: str, value: Any, implemented: Any) -> UserError:
+    return UserError(
+        f"config.json says {name} = {value!r}; only {implemented!r} is implemented",
+        zh=f"config.json 中 {name} = {value!r}；仅支持 {implemented!r}",
+    )
