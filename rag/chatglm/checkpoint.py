@@ -20,6 +20,8 @@ INDEX = (
     "model.bin.index.json",
 )
 POINTER = b"version https://git-lfs"
+# What torch raises for code in a file; nothing is unpickled here.
+UNSAFE: type[Exception] = vars(torch.serialization)["pickle"].UnpicklingError
 
 
 class Checkpoint:
@@ -90,7 +92,7 @@ def read_bin(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, "it has no end; or it is of torch's format before 1.6")
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except torch.serialization.pickle.UnpicklingError:  # torch's own name for it
+    except UNSAFE:
         raise UserError(
             f"{path} holds more than tensors, and code in it is not run; convert it to "
             "safetensors where you trust it",

@@ -192,6 +192,19 @@ def generation_of(config: PreTrainedConfig) -> int:
     )
 
 
+def upstream_config(config: PreTrainedConfig) -> dict[str, Any]:
+    """The config.json of upstream's layout, from which upstream's own code would load it."""
+    data = config.to_dict()
+    if isinstance(config, Glm1Config):
+        return {name: value for name, value in data.items() if name not in OURS or value}
+    kept = {upstream: data[native] for upstream, native in RENAMED.items()}
+    kept |= {name: data[name] for name in SAME if name in data} | FIXED
+    kept |= {name: data[name] for name in OURS if data.get(name)}
+    kept |= {"model_type": "chatglm", "architectures": ["ChatGLMModel"]}
+    kept |= {"torch_dtype": data.get("dtype")}
+    return kept | {"rope_ratio": data["rope_parameters"]["rope_theta"] / ROPE_BASE}
+
+
 def _is_glm1(data: Mapping[str, Any]) -> bool:
     return "inner_hidden_size" in data or "position_encoding_2d" in data
 

@@ -1,5 +1,7 @@
 """ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B-chat: transformers' `Glm` with upstream's rotary table."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import GlmForCausalLM
@@ -18,9 +20,8 @@ class ChatGLM2Rotary(nn.Module):
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()
-        rope = config.rope_parameters
-        assert isinstance(rope, dict)
-        self.dim = int(config.head_dim * rope["partial_rotary_factor"])  # type: ignore[operator]  (never None)
+        rope: Any = config.rope_parameters
+        self.dim = int(rope["partial_rotary_factor"] * (config.head_dim or 0))
         self.base = float(rope["rope_theta"])
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,4 +41,4 @@ class ChatGLM2ForCausalLM(Native, GlmForCausalLM):
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__(config)
         if config.generation == 2:
-            self.model.rotary_emb = ChatGLM2Rotary(config)
+            self.model.set_submodule("rotary_emb", ChatGLM2Rotary(config))
