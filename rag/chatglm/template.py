@@ -1,0 +1,43 @@
+"""The forms in which an adapter may have been trained to see a question: messages -> messages.
+
+`chat.py` then writes them with the tokens of the model's generation.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+
+class Turn(Protocol):
+    """What one side said; a dataclass, so that it can be copied with another text."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+M = TypeVar("M", bound=Turn)
+
+
+def chat(messages: Sequence[M]) -> list[M]:
+    """The generation's own conversation: nothing is changed."""
+    return list(messages)
+
+
+def tutorial(messages: Sequence[M]) -> list[M]:
+    """mymusise/ChatGLM-Tuning's one-turn form (cover_alpaca2jsonl.py), as the only message.
+
+    The system message, where there is one, is the instruction and the last message its input; else
+    the last message is the instruction. The form has no place for earlier turns.
+    """
+    last = messages[-1]
+    system = next((message.text for message in messages if message.role == "system"), "")
+    text = f"Instruction: {system or last.text}\n"
+    if system:
+        text += f"Input: {last.text}\n"
+    return [replace(last, text=text + "Answer: ")]  # type: ignore[type-var]  # see `Turn`
+
+
+TEMPLATES: Mapping[str, Callable[[Sequence[M]], list[M]]] = {"chat": chat, "tutorial": tutorial}
+"""Template of a `Contract` -> what it does to the messages."""
