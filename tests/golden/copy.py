@@ -9,7 +9,15 @@ from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).parent
 ROWS = 8  # of a long prompt's logits, the last ones
-KEPT = ("single.short.", "single.medium.", "single.one.", "batch.", "generate.", "train.", "fp16.medium.")
+KEPT = (
+    "single.short.",
+    "single.medium.",
+    "single.one.",
+    "batch.",
+    "generate.",
+    "train.",
+    "fp16.medium.",
+)
 
 
 def main(source: Path) -> None:

@@ -140,7 +140,9 @@ def test_published_codes_give_the_originals_logits(root: Path, bits: int) -> Non
             logits = model(golden[f"int{bits}.{name}.input_ids"]).logits
         assert apart(logits, golden[f"int{bits}.{name}.logits"]) < 1e-3
     with torch.no_grad():
-        logits = model(batch["batch.input_ids"], attention_mask=batch["batch.attention_mask"]).logits
+        logits = model(
+            batch["batch.input_ids"], attention_mask=batch["batch.attention_mask"]
+        ).logits
     valid = batch["batch.valid"].bool()
     assert (logits[valid] - golden[f"int{bits}.batch.logits"][valid]).abs().max() < 1e-3
     ids = golden[f"int{bits}.short.input_ids"]
