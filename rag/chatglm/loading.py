@@ -25,6 +25,10 @@ from rag.chatglm.weights import to_upstream
 
 Quant = Literal["none", "int4", "int8", "nf4"]
 Progress = Callable[[float], None]
+# What transformers reports of a loading; ours raises where there is anything to report.
+NOTHING_LEFT = {
+    name: () for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+}
 
 
 def load(
@@ -164,7 +168,7 @@ class Native:
             model: Any = cls(config)  # type: ignore[call-arg]
         fill_in(model, pieces(model, source, None), dtype=dtype, packed=False)
         model = _finish(model, directory, dtype)
-        return (model, {}) if kwargs.get("output_loading_info") else model
+        return (model, dict(NOTHING_LEFT)) if kwargs.get("output_loading_info") else model
 
     def save_pretrained(
         self, save_directory: Any, *args: Any, upstream: bool = False, **kwargs: Any

@@ -87,7 +87,7 @@ def test_what_is_not_implemented_is_refused_by_its_name(
 
 def test_the_old_vocabulary_with_images_is_refused_by_name() -> None:
     old = {"bos_token_id": 150004, "eos_token_id": 150005, "vocab_size": 150528}
-    with pytest.raises(UserError, match="bos_token_id is 150004.*March 2023"):
+    with pytest.raises(UserError, match=r"bos_token_id is 150004.*March 2023"):
         Glm1Config.from_dict(V1 | old)
 
 
