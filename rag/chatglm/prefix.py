@@ -75,7 +75,7 @@ def set_prefix(model: Any, encoder: PrefixEncoder | None) -> None:
 
 
 def attend(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -3,7 +3,7 @@
 `chat.py` then writes them with the tokens of the model's generation.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -39,5 +39,5 @@ def tutorial(messages: Sequence[M]) -> list[M]:
     return [replace(last, text=text + "Answer: ")]  # type: ignore[type-var]  # see `Turn`
 
 
-TEMPLATES: Mapping[str, Callable[[Sequence[M]], list[M]]] = {"chat": chat, "tutorial": tutorial}
+TEMPLATES = {"chat": chat, "tutorial": tutorial}
 """Template of a `Contract` -> what it does to the messages."""

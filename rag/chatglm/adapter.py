@@ -1,0 +1,206 @@
+"""Adapters on one model: attached once with every check, then switched in a millisecond.
+
+An adapter that does nothing never passes: a probe prompt's logits must change while it is active,
+and return to the very same bits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ingest.errors import UserError
+from rag.chatglm.adapter_files import Adapter, LoraAdapter, PrefixAdapter
+from rag.chatglm.configuration import generation_of
+from rag.chatglm.contract import Contract, fingerprint
+from rag.chatglm.lora import Delta, deltas
+from rag.chatglm.prefix import PrefixEncoder, set_prefix
+
+PROBE = 6
+"""Tokens of the probe."""
+
+
+class Part(Protocol):
+    """What an adapter changes in a model."""
+
+    def on(self) -> None: ...
+    def off(self) -> None: ...
+
+
+class Adapters:
+    """The adapters of `model`, of which one is active, or none."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.active: str | None = None
+        self.contracts: dict[str, Contract] = {}
+        """The prompt format and stop ids of each adapter."""
+        self._parts: dict[str, Part] = {}
+
+    def attach(self, adapter: Adapter, name: str) -> Contract:
+        """Make the adapter ready under `name`, inactive; what it was trained for.
+
+        Computes a short prompt three times. `UserError` where the adapter was made for another
+        model, or changes nothing.
+        """
+        if name in self._parts:
+            raise UserError(
+                f"an adapter named {name!r} is attached already; choose another name",
+                zh=f"名为 {name!r} 的适配器已存在；请换一个名称",
+            )
+        self._check(adapter)
+        part = _part(self.model, adapter)
+        with self._inactive():
+            _probe(self.model, part, adapter)
+        self._parts[name] = part
+        generation = generation_of(self.model.config)
+        self.contracts[name] = replace(adapter.contract, generation=generation)
+        return self.contracts[name]
+
+    def activate(self, name: str | None) -> None:
+        """Answer with this adapter from now on; None: with the model alone."""
+        if name == self.active:
+            return
+        if name is not None and name not in self._parts:
+            attached = ", ".join(self._parts) or "none"
+            raise UserError(
+                f"no adapter named {name!r} is attached; attached: {attached}",
+                zh=f"没有名为 {name!r} 的适配器；已有：{attached}",
+            )
+        if self.active is not None:
+            self._parts[self.active].off()
+        if name is not None:
+            self._parts[name].on()
+        self.active = name
+
+    def detach(self, name: str) -> None:
+        """Forget the adapter; the model is left without one where it was active."""
+        if self.active == name:
+            self.activate(None)
+        del self._parts[name], self.contracts[name]
+
+    @contextmanager
+    def _inactive(self) -> Iterator[None]:
+        name = self.active
+        self.activate(None)
+        try:
+            yield
+        finally:
+            self.activate(name)
+
+    def _check(self, adapter: Adapter) -> None:
+        generation, contract = generation_of(self.model.config), adapter.contract
+        if contract.generation not in (None, generation):
+            raise UserError(
+                f"{adapter.source} was made for ChatGLM generation {contract.generation}, this "
+                f"model is of generation {generation}; name its own model, or correct "
+                "contract.json or base_model_name_or_path",
+                zh=f"{adapter.source} 属于第 {contract.generation} 代 ChatGLM，而此模型为第 "
+                f"{generation} 代；请指定它所属的模型，或更正 contract.json 或 base_model_name_or_path",
+            )
+        if contract.base is not None and contract.base != (held := fingerprint(self.model)):
+            raise UserError(
+                f"{adapter.source} was trained on the model {contract.base}, this one is {held} "
+                "(digests of their normalisation weights); name its own model",
+                zh=f"{adapter.source} 训练所用模型的指纹为 {contract.base}，而此模型为 {held}；"
+                "请指定它所属的模型",
+            )
+
+
+class Hooks:
+    """LoRA as forward hooks on linear layers."""
+
+    def __init__(self, pairs: list[tuple[torch.nn.Module, Delta]]) -> None:
+        self.pairs = pairs
+        self._handles: list[Any] = []
+
+    def on(self) -> None:
+        self._handles = [module.register_forward_hook(delta) for module, delta in self.pairs]
+
+    def off(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+class Prefix:
+    """A prefix as keys and values that all layers attend to."""
+
+    def __init__(self, model: Any, encoder: PrefixEncoder) -> None:
+        self.model, self.encoder = model, encoder
+
+    def on(self) -> None:
+        set_prefix(self.model, self.encoder)
+
+    def off(self) -> None:
+        set_prefix(self.model, None)
+
+
+def _part(model: Any, adapter: Adapter) -> Part:
+    if isinstance(adapter, LoraAdapter):
+        return Hooks(deltas(model, adapter.modules, adapter.config))
+    return Prefix(model, _encoder(model, adapter))
+
+
+def _encoder(model: Any, adapter: PrefixAdapter) -> PrefixEncoder:
+    """The prefix computed once in float32, then of the model's precision, as upstream's."""
+    projection = any(name.startswith("trans.") for name in adapter.tensors)
+    encoder = PrefixEncoder(model.config, adapter.length, projection=projection)
+    wanted = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in adapter.tensors.items()}
+    if wanted != found:
+        raise UserError(
+            f"{adapter.source} holds a prefix of shapes {found}, but this model's has {wanted}: "
+            "name the model that it was made for",
+            zh=f"{adapter.source} 的前缀形状为 {found}，而此模型为 {wanted}；请指定它所属的模型",
+        )
+    if not all(torch.isfinite(value).all() for value in adapter.tensors.values()):
+        raise UserError(
+            f"{adapter.source} holds NaN or infinite numbers; its training failed",
+            zh=f"{adapter.source} 中含有 NaN 或无穷大；训练已失败",
+        )
+    encoder.load_state_dict({name: value.float() for name, value in adapter.tensors.items()})
+    folded = encoder.folded(model.config).requires_grad_(False)
+    return folded.to(device=model.device, dtype=model.dtype).eval()
+
+
+def _probe(model: Any, part: Part, adapter: Adapter) -> None:
+    before = _logits(model)
+    part.on()
+    try:
+        during = _logits(model)
+    finally:
+        part.off()
+    after = _logits(model)
+    idle = [delta for _, delta in part.pairs if not delta.used] if isinstance(part, Hooks) else []
+    if idle or torch.equal(before, during):
+        raise UserError(
+            f"{adapter.source} changes nothing in this model: a probe's logits stay the same "
+            f"({len(idle)} layers were never asked); it is not used",
+            zh=f"{adapter.source} 对此模型不起作用：探测输出没有变化（{len(idle)} 层未被调用）；不予使用",
+        )
+    if not torch.isfinite(during).all():
+        raise UserError(
+            f"{adapter.source} makes this model's logits NaN or infinite; it is damaged, or needs "
+            "another precision than its own",
+            zh=f"{adapter.source} 使模型输出 NaN 或无穷大；适配器已损坏，或与当前精度不符",
+        )
+    if not torch.equal(before, after):
+        raise UserError(
+            f"{adapter.source}: the model's own logits differ after the adapter was taken off; "
+            "its precision gives no reproducible results, so that adapters can't be checked",
+            zh=f"{adapter.source}：移除适配器后模型输出与之前不同；当前精度的结果不可复现，无法检查适配器",
+        )
+
+
+@torch.inference_mode()
+def _logits(model: Any) -> Tensor:
+    """Of a prompt that every generation takes."""
+    config = model.config
+    ids = [1 + i * (config.vocab_size // 16) for i in range(PROBE)]
+    if generation_of(config) == 1:
+        ids += [config.gmask_token_id, config.bos_token_id]
+    return model(torch.tensor([ids], device=model.device), use_cache=False).logits

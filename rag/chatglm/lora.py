@@ -1,0 +1,188 @@
+"""LoRA's tensors -> what each linear layer of a model adds to its output.
+
+An adapter may name upstream's modules or transformers' (`weights.py`): where upstream's one linear
+is three here, they share A and have the rows of B in order. It is applied by forward hooks, so that
+a base of any kind (float, packed, bitsandbytes) is left as it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ingest.errors import UserError
+from rag.chatglm.lora_config import LoraConfig
+from rag.chatglm.weights import Rows, upstream_of
+
+UPSTREAM = ("transformer.encoder.", "transformer.output_layer")
+"""How upstream's names of ChatGLM2, ChatGLM3 and GLM-4 begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The tensors of one module: W' = W + scale * BA; of DoRA, its rows scaled to `magnitude`."""
+
+    a: Tensor
+    """[rank, in]"""
+    b: Tensor
+    """[out, rank]"""
+    bias: Tensor | None = None
+    """[out]: B's own."""
+    magnitude: Tensor | None = None
+    """[out]: DoRA's."""
+
+    def tensors(self) -> list[Tensor]:
+        return [t for t in (self.a, self.b, self.bias, self.magnitude) if t is not None]
+
+
+class Delta:
+    """A linear layer's forward hook: adds what LoRA or DoRA adds to its output."""
+
+    def __init__(self, a: Tensor, b: Tensor, bias: Tensor | None, gain: Tensor | None) -> None:
+        self.a, self.b, self.bias = a, b, bias
+        self.gain = gain
+        """[out]: the factor that DoRA gives the base's rows; None for LoRA."""
+        self.used = False
+        """Whether the layer was called since."""
+
+    def __call__(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        self.used = True
+        x = inputs[0].to(self.a.dtype)
+        added = functional.linear(functional.linear(x, self.a), self.b, self.bias)
+        if self.gain is not None:
+            bare = output if module.bias is None else output - module.bias.to(output.dtype)
+            added = added + (self.gain - 1) * bare
+        return output + added.to(output.dtype)
+
+
+def deltas(
+    model: Any, modules: Mapping[str, Factors], config: LoraConfig
+) -> list[tuple[nn.Module, Delta]]:
+    """The hook of each linear layer that the adapter changes.
+
+    `UserError` where a tensor has no place in the model or another shape, where one is missing or
+    not finite, or where all of B is zero.
+    """
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "in_features") and hasattr(module, "out_features")
+    }
+    # Rows of the adapter's modules that each linear is; also where it names transformers' own.
+    upstream = any(name.startswith(UPSTREAM) for name in modules)
+    rows = {name: upstream_of(name, model.config) if upstream else Rows(name) for name in linears}
+    _check_names(modules, {part.module for part in rows.values()}, config)
+    sizes = _sizes(linears, rows)
+    for name, factors in modules.items():
+        _check_tensors(name, factors, sizes[name], config)
+    if not any(factors.b.any() for factors in modules.values()):
+        raise UserError(
+            "all of the adapter's B matrices are zero: it changes nothing; it was saved before it "
+            "was trained, or its tensors were lost when it was loaded for further training",
+            zh="适配器的 B 矩阵全为零，不会产生任何作用：它在训练之前就被保存，或续训时权重未被载入",
+        )
+    return [
+        (module, _delta(module, modules[rows[name].module], rows[name], model, scale))
+        for name, module in linears.items()
+        if rows[name].module in modules
+        for scale in (config.scale_of(rows[name].module),)
+    ]
+
+
+def dense_weight(module: Any) -> Tensor:
+    """The float32 weight [out, in] of a linear layer of any kind."""
+    if hasattr(module, "dequantized"):
+        return module.dequantized()
+    weight = module.weight
+    if getattr(weight, "quant_state", None) is not None:  # bitsandbytes, 4 bits
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state).float()
+    scale = getattr(weight, "SCB", None)  # bitsandbytes, 8 bits: the largest size of a row
+    if scale is None:
+        scale = getattr(getattr(module, "state", None), "SCB", None)
+    if scale is not None:
+        return weight.data.float() * (scale.float()[:, None] / 127)
+    return weight.detach().float()
+
+
+def _sizes(linears: Mapping[str, Any], rows: Mapping[str, Rows]) -> dict[str, tuple[int, int]]:
+    """(out, in) of the adapter's modules."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, linear in linears.items():
+        module = rows[name].module
+        out = sizes.get(module, (0, 0))[0] + linear.out_features
+        sizes[module] = (out, linear.in_features)
+    return sizes
+
+
+def _check_names(modules: Mapping[str, Factors], known: set[str], config: LoraConfig) -> None:
+    strange = sorted(set(modules) - known)
+    if strange:
+        raise UserError(
+            f"the adapter changes {strange[0]} ({len(strange)} of its {len(modules)} modules are "
+            "not in this model): it was made for another model; name that one",
+            zh=f"适配器针对 {strange[0]}（其 {len(modules)} 个模块中有 {len(strange)} 个不在此模型中）："
+            "它属于另一个模型；请指定那个模型",
+        )
+    missing = sorted({name for name in known if config.targets_module(name)} - set(modules))
+    if missing:
+        raise UserError(
+            f"the adapter lacks {missing[0]} ({len(missing)} modules that its adapter_config.json "
+            "targets are missing): its file is cut short, or the model has more layers than its own",
+            zh=f"适配器缺少 {missing[0]}（adapter_config.json 所指模块中缺 {len(missing)} 个）："
+            "文件不完整，或此模型的层数多于它原来的模型",
+        )
+
+
+def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: LoraConfig) -> None:
+    rank, (out, width) = config.rank_of(name), size
+    if {factors.a.shape[0], factors.b.shape[1]} != {rank}:
+        raise UserError(
+            f"{name}: A has rank {factors.a.shape[0]} and B {factors.b.shape[1]}, but "
+            f"adapter_config.json says {rank}; take the config that was saved with these tensors",
+            zh=f"{name}：A 的秩为 {factors.a.shape[0]}，B 为 {factors.b.shape[1]}，"
+            f"而 adapter_config.json 为 {rank}；请使用与权重一同保存的配置",
+        )
+    if (factors.b.shape[0], factors.a.shape[1]) != size or any(
+        t.shape != (out,) for t in (factors.bias, factors.magnitude) if t is not None
+    ):
+        raise UserError(
+            f"{name}: the adapter was made for a layer {factors.a.shape[1]} → "
+            f"{factors.b.shape[0]}, but this model's is {width} → {out}: name the model that it "
+            "was made for",
+            zh=f"{name}：适配器对应的层为 {factors.a.shape[1]} → {factors.b.shape[0]}，"
+            f"而此模型为 {width} → {out}；请指定它所属的模型",
+        )
+    for part, wanted in (("bias", config.bias), ("magnitude", config.dora)):
+        if (getattr(factors, part) is not None) != wanted:
+            held = "lacks" if wanted else "has"
+            raise UserError(
+                f"{name}: the adapter {held} the tensor {part}, against adapter_config.json; take "
+                "the config that was saved with these tensors",
+                zh=f"{name}：适配器的 {part} 张量与 adapter_config.json 不符；请使用一同保存的配置",
+            )
+    if not all(torch.isfinite(tensor).all() for tensor in factors.tensors()):
+        raise UserError(
+            f"{name}: the adapter holds NaN or infinite numbers; its training failed",
+            zh=f"{name}：适配器中含有 NaN 或无穷大；训练已失败",
+        )
+
+
+@torch.no_grad()
+def _delta(module: Any, factors: Factors, rows: Rows, model: Any, scale: float) -> Delta:
+    """The scale, and DoRA's, are multiplied into B."""
+    a, b = factors.a.float(), rows.cut(factors.b).float() * scale
+    bias = None if factors.bias is None else rows.cut(factors.bias).float() * scale
+    gain = None
+    if factors.magnitude is not None:
+        # As PEFT's DoraLinearLayer: the norms of the rows of W + scale * BA.
+        weight = dense_weight(module).cpu() + b @ a
+        gain = rows.cut(factors.magnitude).float() / weight.norm(dim=1)
+        b, bias = b * gain[:, None], None if bias is None else bias * gain
+    place = {"device": model.device, "dtype": model.dtype}
+    parts = (None if part is None else part.to(**place) for part in (bias, gain))
+    return Delta(a.to(**place), b.contiguous().to(**place), *parts)
