@@ -1,0 +1,241 @@
+"""What a model needs in each mode, told from its config.json before any weight loads; which fits.
+
+A need is the weights, the keys and values of the context, the work space of reading a prompt, and
+what the libraries hold themselves. Upstream gives its figures in units of 2**30 bytes, as
+nvidia-smi does, and so does this; tests/rag/chatglm/test_memory.py compares them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import Glm4Config, PreTrainedConfig
+
+from ingest.errors import UserError
+from rag.chatglm.configuration import generation_of
+from rag.chatglm.quantize import BLOCK
+from rag.chatglm.room import Device, Room
+
+Quant = Literal["none", "int8", "int4", "nf4"]
+GB = 2**30
+CONTEXT = 2048
+"""Tokens that a need is told for: ChatGLM-6B's whole window, and upstream's own measurements."""
+RUNTIME = {"cpu": GB // 2, "cuda": GB}
+"""Python, torch, transformers and ONNX Runtime hold 0.4 to 0.5 GB. A CUDA context with its kernels
+and cuBLAS' buffers: what upstream's six figures for ChatGLM2 leave when the rest is taken off is
+0.9 to 1.4 GB; transformers' documentation measures 1.3."""
+HEAD_BITS = 8  # of lm_head where the codes are made here (source.py)
+NF4_BLOCK = 64  # bitsandbytes: weights that share a float32 scale
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How many numbers each part of a model has."""
+
+    embedding: int
+    head: int
+    """0 where the head is the embedding."""
+    linears: int
+    """The weights of the layers' linear modules: what quantisation is about."""
+    rest: int
+    """Norms and biases."""
+    largest: int
+    """The largest single linear weight of a layer."""
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.head + self.linears + self.rest
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A way to hold and run a model; `dtype` is that of what is not codes, and of activations."""
+
+    quant: Quant
+    device: Device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes."""
+
+    mode: Mode
+    weights: int
+    cache: int
+    work: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.work + self.runtime
+
+
+def parameters(config: PreTrainedConfig) -> Parameters:
+    """The parts of any generation's model; `UserError` where the config is of another family."""
+    generation = generation_of(config)
+    width, layers, words = config.hidden_size, config.num_hidden_layers, config.vocab_size
+    inner = config.intermediate_size
+    if generation == 1:
+        shapes = [3 * width * width, width * width, inner * width, inner * width]
+        rest = 3 * width + width + inner + width + 4 * width  # four biases, two norms with bias
+        last = 2 * width
+    else:
+        queries = config.num_attention_heads * config.head_dim
+        both = 2 * config.num_key_value_heads * config.head_dim
+        shapes = [(queries + both) * width, queries * width, 2 * inner * width, inner * width]
+        norms = 4 if isinstance(config, Glm4Config) else 2
+        rest = norms * width + (queries + both if config.attention_bias else 0)
+        last = width
+    head = 0 if config.tie_word_embeddings else words * width
+    return Parameters(words * width, head, layers * sum(shapes), layers * rest + last, max(shapes))
+
+
+def stored_bits(config: PreTrainedConfig) -> int | None:
+    """4 or 8 where the checkpoint holds codes, upstream's or ours."""
+    packed = getattr(config, "packed", None)
+    return int(packed["bits"]) if packed else getattr(config, "quantization_bit", None) or None
+
+
+def modes(config: PreTrainedConfig, device: Device) -> list[Mode]:
+    """How this checkpoint can run on the device, the most exact first."""
+    if device == "cpu":
+        exact = [Mode("none", device, torch.float32), Mode("none", device, torch.bfloat16)]
+        codes = [Mode("int8", device, torch.float32), Mode("int4", device, torch.float32)]
+    else:
+        half = stored_dtype(config) if stored_dtype(config) != torch.float32 else torch.float16
+        exact = [Mode("none", device, half)]
+        codes = [Mode("int8", device, half), Mode("nf4", device, half), Mode("int4", device, half)]
+    bits = stored_bits(config)
+    return [mode for mode in codes if mode.quant == f"int{bits}"] if bits else exact + codes
+
+
+def need(
+    config: PreTrainedConfig,
+    mode: Mode,
+    *,
+    context: int = CONTEXT,
+    prompt: int | None = None,
+    logits: int = 1,
+) -> Need:
+    """Bytes for a conversation of `context` tokens of which `prompt` (all, if None) are read at once.
+
+    `logits` is at how many positions they are computed: one in generation, upstream's measurement
+    of "encoding" all.
+    """
+    counts, size = parameters(config), mode.dtype.itemsize
+    prompt = context if prompt is None else prompt
+    if generation_of(config) == 1:
+        kept = config.hidden_size
+        wide = 3 * config.intermediate_size  # before, within and after gelu
+    else:
+        kept = config.num_key_value_heads * config.head_dim
+        wide = 4 * config.intermediate_size  # gate and up in one, silu(gate), the product
+    cache = 2 * config.num_hidden_layers * kept * context * size
+    # One layer at a time: residual, norm, queries, keys and values, attention's output.
+    work = prompt * (6 * config.hidden_size + wide) * size + logits * config.vocab_size * size
+    if mode.device == "cuda" and mode.quant != "none":
+        work += counts.largest * size  # one weight is made from its codes at a time
+    return Need(mode, weights(config, mode), cache, work, RUNTIME[mode.device])
+
+
+def weights(config: PreTrainedConfig, mode: Mode) -> int:
+    """Bytes of the weights alone."""
+    counts, size = parameters(config), mode.dtype.itemsize
+    # On the CPU rows of the embedding are cast when they are looked up.
+    embedding = stored_dtype(config).itemsize if mode.device == "cpu" else size
+    packed = getattr(config, "packed", None)
+    head = counts.head * size  # left alone by bitsandbytes and upstream
+    if mode.quant == "none":
+        return counts.total * size
+    if packed or not (stored_bits(config) or _by_bitsandbytes(mode)):
+        linears = _code_size(int(mode.quant[-1]), packed["block"] if packed else BLOCK)
+        # Its codes stand beside the embedding where the two are one.
+        head = counts.embedding * _code_size(HEAD_BITS, packed["block"] if packed else BLOCK)
+    elif not stored_bits(config):
+        linears = 1 if mode.quant == "int8" else 0.5 + 4 / NF4_BLOCK
+    else:
+        linears = _code_size(int(mode.quant[-1]), BLOCK)
+        if config.quantization_embeddings:  # both, from the same codes
+            embedding, head = linears, counts.embedding * linears
+    words = counts.embedding * embedding
+    return round(counts.linears * linears + words + head + counts.rest * size)
+
+
+def _by_bitsandbytes(mode: Mode) -> bool:
+    return mode.quant == "nf4" or (mode.quant == "int8" and mode.device == "cuda")
+
+
+def _code_size(bits: int, block: int) -> float:
+    """Bytes a weight, with its share of a block's float16 scale."""
+    return bits / 8 + 2 / block
+
+
+def stored_dtype(config: PreTrainedConfig) -> torch.dtype:
+    """The floats of the checkpoint; float32 where its config does not say."""
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
+def on_disk(directory: Path) -> int:
+    """Bytes of the weight files that would be read: safetensors where there are both."""
+    for pattern in ("*.safetensors", "*.bin"):
+        sizes = [path.stat().st_size for path in directory.glob(pattern)]
+        if sizes:
+            return sum(sizes)
+    return 0
+
+
+def pick(config: PreTrainedConfig, room: Room, *, context: int = CONTEXT) -> Need | None:
+    """The mode that fits into the room and serves best, or None.
+
+    On CUDA the most exact. On a CPU the speed of decoding is that of reading the weights, so codes
+    go first: int8, whose answers hardly differ, then int4.
+    """
+    cpu = sorted(modes(config, "cpu"), key=lambda mode: mode.quant == "none")
+    gpu = [] if room.gpu is None else modes(config, "cuda")
+    needs = (need(config, mode, context=context) for mode in gpu + cpu)
+    return next((found for found in needs if room.holds(found.total, found.mode.device)), None)
+
+
+def check(
+    config: PreTrainedConfig,
+    quant: Quant | None,
+    *,
+    device: Device,
+    dtype: torch.dtype,
+    room: Room,
+    context: int = CONTEXT,
+) -> Need:
+    """What loading with these options needs (`quant` None: as stored), or `UserError` where it is
+    more than is free, with both figures and the way out.
+    """
+    bits = stored_bits(config)
+    mode = Mode("int4" if bits == 4 else "int8" if bits else quant or "none", device, dtype)
+    wanted = need(config, mode, context=context)
+    free = room.on(device)
+    if free is None or wanted.total <= free:
+        return wanted
+    others = [need(config, other, context=context) for other in modes(config, device)]
+    smaller = [other for other in others if other.total <= free and other.mode.quant != "none"]
+    where = {"cpu": ("memory", "内存"), "cuda": ("GPU memory", "显存")}[device]
+    if smaller:
+        best = smaller[0]
+        quant, size = best.mode.quant, gigabytes(best.total)
+        out, out_zh = f"use --quant {quant} ({size})", f"请使用 --quant {quant}（{size}）"
+    else:
+        missing = gigabytes(wanted.total - free)
+        out = f"free {missing} or use a smaller model"
+        out_zh = f"请释放 {missing}，或换用更小的模型"
+    name = f"{mode.quant}, {str(mode.dtype).removeprefix('torch.')}"
+    raise UserError(
+        f"the model needs {gigabytes(wanted.total)} of {where[0]} ({name}, {context} tokens) and "
+        f"{gigabytes(free)} are free; {out}",
+        zh=f"模型需要 {gigabytes(wanted.total)} {where[1]}（{name}，{context} 词元），"
+        f"而可用 {gigabytes(free)}；{out_zh}",
+    )
+
+
+def gigabytes(size: float) -> str:
+    """`13.1 GB`, of 2**30 bytes."""
+    return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / GB:.3f} GB"
