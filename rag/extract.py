@@ -113,20 +113,20 @@ def rank(
     `standard` turns sentence vectors (n, dim) into similarities to the question, (n,), in standard
     deviations (`Background.standard`). `idf_*` weigh folded terms in the collection.
     """
-    spans = [(i, span) for i, source in enumerate(sources) for span in _spans(source.text)]
-    if not spans:
+    places = [(i, span) for i, source in enumerate(sources) for span in spans(source.text)]
+    if not places:
         return []
-    texts = [sources[i].text[start:end] for i, (start, end) in spans]
+    texts = [sources[i].text[start:end] for i, (start, end) in places]
     about = content(question)
     terms = [Terms.of(about, words, idf_words), Terms.of(about, bigrams, idf_bigrams)]
-    scores = _worded(question, sources, [i for i, _ in spans], texts, terms)
+    scores = _worded(question, sources, [i for i, _ in places], texts, terms)
     order = np.argsort(-scores, kind="stable")[:EMBEDDED]
     scores[order] += standard(_embed(embedder, [texts[k] for k in order]))
     best = order[np.argsort(-scores[order], kind="stable")]
     return [
         Sentence(i, start, end, float(scores[k]), _focus(question, texts[k], start))
         for k in best
-        for i, (start, end) in [spans[k]]
+        for i, (start, end) in [places[k]]
     ]
 
 
@@ -157,7 +157,7 @@ def _worded(
     return scores
 
 
-def _spans(text: str) -> list[Span]:
+def spans(text: str) -> list[Span]:
     """Sentences without surrounding space, none longer than `LONGEST`, blank ones left out."""
     found = []
     for start, end in sentences(text):

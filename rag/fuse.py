@@ -5,11 +5,13 @@ question that its words cover. Where question and chunks share no words (another
 share is zero and the vectors decide alone; no weight has to be switched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ingest.store import Field, Store
 
 Scores = NDArray[np.floating]
 
@@ -34,6 +36,11 @@ def idf(doc_freqs: Sequence[int], chunks: int) -> NDArray[np.float64]:
     """BM25's weight of each term, (n,), as in Lucene and Tantivy: ln(1 + (N - df + .5)/(df + .5))."""
     df = np.minimum(np.asarray(doc_freqs, np.float64), chunks)
     return np.log1p((chunks - df + 0.5) / (df + 0.5))
+
+
+def rarity(store: Store, field: Field) -> Callable[[Sequence[str]], list[float]]:
+    """What gives the `idf` of each of some folded terms in the knowledge base."""
+    return lambda terms: idf(store.doc_freq(terms, field=field), store.count()).tolist()
 
 
 def mass(doc_freqs: Sequence[int], chunks: int) -> float:

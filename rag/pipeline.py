@@ -1,6 +1,6 @@
-"""A question goes in, an answer with citations comes out: retrieve, refuse or read, cite."""
+"""A question goes in, an answer with citations comes out: retrieve, refuse or answer, cite."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -8,13 +8,17 @@ from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
 from ingest.store import LocalStore
 from rag.background import Background, script_of
+from rag.cite import cite
 from rag.condense import condense
+from rag.generate import Generator
 from rag.language import Speaker
+from rag.prompt import compose
 from rag.read import ReadOptions, read
 from rag.refuse import Calibration, confidence
+from rag.reply import declines
 from rag.rerank import Reranker, rerank
 from rag.retrieve import Ranked, RetrieveOptions, best_of_passages, rank
-from rag.types import Answer, Message, Retrieved
+from rag.types import Answer, Message, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000
 RERANKED = 20  # passages that a reranker looks at
@@ -22,7 +26,10 @@ RERANKED = 20  # passages that a reranker looks at
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The whole read path. `say` speaks the reader's language where a question is refused."""
+    """The whole read path. `say` speaks the reader's language where a question is refused.
+
+    Without a `generator` an answer is sentences of the documents; `sampling` is for the generator.
+    """
 
     store: LocalStore
     embedder: Embedder
@@ -32,6 +39,8 @@ class Pipeline:
     reading: ReadOptions = ReadOptions()
     calibration: Calibration = Calibration()
     reranker: Reranker | None = None
+    generator: Generator | None = None
+    sampling: Sampling = Sampling()
 
     def retrieve(self, question: str, *, limit: int | None = None) -> Retrieved:
         """The best passages for a question that stands alone, and how likely they answer it."""
@@ -61,10 +70,35 @@ class Pipeline:
         """The sentences that answer, with citations, whether or not they are worth showing."""
         return read(found, self.store, self.embedder, self.background, self.reading)
 
-    def ask(self, question: str, history: Sequence[Message] = ()) -> Answer:
-        """The answer, or a refusal that says what was looked at."""
+    def stream(
+        self,
+        question: str,
+        history: Sequence[Message] = (),
+        sampling: Sampling | None = None,
+    ) -> Iterator[str | Answer]:
+        """Yield the answer's text piece by piece, then the `Answer` itself.
+
+        The pieces are `Answer.text` together. A refusal is an answer too; it comes before the
+        generator is asked anything. Closing the iterator stops the generator.
+        """
         found = self.retrieve(condense(question, history))
-        return self.read(found) if found.answerable else self._refusal(found)
+        if found.answerable and self.generator:
+            yield from self._write(found, history, self.generator, sampling or self.sampling)
+            return
+        answer = self.read(found) if found.answerable else self._refusal(found)
+        yield answer.text
+        yield answer
+
+    def ask(
+        self,
+        question: str,
+        history: Sequence[Message] = (),
+        sampling: Sampling | None = None,
+    ) -> Answer:
+        """The answer, or a refusal that says what was looked at."""
+        *_, answer = self.stream(question, history, sampling)
+        assert isinstance(answer, Answer)
+        return answer
 
     def close(self) -> None:
         self.store.close()
@@ -90,6 +124,34 @@ class Pipeline:
         best = float(ranked.scores.max(initial=0.0))
         return best - self.background.level[script_of(question)]
 
+    def _write(
+        self,
+        found: Retrieved,
+        history: Sequence[Message],
+        generator: Generator,
+        sampling: Sampling,
+    ) -> Iterator[str | Answer]:
+        room = _room(generator, sampling)
+        sources = [Source(*pair) for pair in zip(found.passages, found.hits, strict=True)]
+        prompt = compose(found.question, sources, history, generator.count, room)
+        text = ""
+        for piece in generator.stream(prompt.messages, sampling):
+            text += piece
+            yield piece
+        cited = cite(text, found.question, prompt.sources, self.store)
+        yield Answer(
+            question=found.question,
+            text=text,
+            citations=cited.citations,
+            hits=found.hits,
+            confidence=found.confidence,
+            refused=declines(text),
+            generator=generator.name,
+            unsupported=cited.unsupported,
+            unknown=cited.unknown,
+            dropped=prompt.dropped,
+        )
+
     def _refusal(self, found: Retrieved) -> Answer:
         documents, chunks = self.store.info().documents, self.store.count()
         text = self.say(
@@ -108,3 +170,16 @@ def _check(question: str) -> None:
             f"the question has {len(question)} characters; ask in {LONGEST_QUESTION} or fewer",
             zh=f"问题有 {len(question)} 个字符；请控制在 {LONGEST_QUESTION} 个以内",
         )
+
+
+def _room(generator: Generator, sampling: Sampling) -> int:
+    """Tokens for the prompt: the window without what is kept free for the answer."""
+    room = generator.context - sampling.max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"max_new_tokens is {sampling.max_new_tokens}, but the window of {generator.name} "
+            f"holds {generator.context} tokens, prompt included; lower it",
+            zh=f"max_new_tokens 为 {sampling.max_new_tokens}，而 {generator.name} 的窗口连同提示"
+            f"只有 {generator.context} 个词元；请调小",
+        )
+    return room

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from ingest.embed import Embedder
 from ingest.errors import UserError
-from ingest.store import Field, Store
-from ingest.types import Chunk, Passage
+from ingest.store import Store
 from rag.background import Background
-from rag.extract import Idf, Source, choose, rank
-from rag.fuse import idf
+from rag.extract import Source, choose, rank
+from rag.fuse import rarity
 from rag.layout import one_line, row_in_words
-from rag.types import Answer, Citation, Retrieved
+from rag.quote import quote
+from rag.types import Answer, Retrieved
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ def read(
         ],
         embedder=embedder,
         standard=lambda vectors: background.standard(question, centred, vectors @ centred),
-        idf_words=_idf(store, "words"),
-        idf_bigrams=_idf(store, "bigrams"),
+        idf_words=rarity(store, "words"),
+        idf_bigrams=rarity(store, "bigrams"),
     )
     citations, lines = [], []
     for number, sentence in enumerate(choose(ranked, most=options.sentences), start=1):
         passage, hit = passages[sentence.source], found.hits[sentence.source]
-        citations.append(cite(number, passage, sentence.start, sentence.end, store, hit.chunk))
+        citations.append(quote(number, passage, sentence.start, sentence.end, store, hit.chunk))
         whole = sentence.start, sentence.end
         start, end = (sentence.focus or whole) if number == 1 else whole
         above, context = passage.text[: sentence.start], citations[-1].chunk.context
@@ -66,20 +66,3 @@ def read(
         lines.append(f"{shown} [{number}]")
     text = "\n".join(lines)
     return Answer(question, text, tuple(citations), found.hits, found.confidence, refused=False)
-
-
-def cite(
-    number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk
-) -> Citation:
-    """The citation of characters [start, end) of a passage, with the chunk that they begin in.
-
-    `nearest` stands for it where the passage has been removed meanwhile.
-    """
-    first = passage.start + start
-    chunks = (c for c in store.chunks_within(passage) if c.start <= first < c.end)
-    chunk = next(chunks, nearest)
-    return Citation(number, chunk, first, passage.start + end, passage.text[start:end])
-
-
-def _idf(store: Store, field: Field) -> Idf:
-    return lambda terms: idf(store.doc_freq(terms, field=field), store.count()).tolist()

@@ -4,15 +4,48 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ingest.embed import Vector
+from ingest.errors import UserError
+from ingest.sentences import Span
 from ingest.types import Chunk, Hit, Passage
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """What one side of a conversation said."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a language model picks the words of an answer.
+
+    The same seed gives the same text. What is None is the model's own default; temperature 0
+    always takes the likeliest token.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(
+                f"max_new_tokens is {self.max_new_tokens}; need 1 or more",
+                zh=f"max_new_tokens 为 {self.max_new_tokens}；须不小于 1",
+            )
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise UserError(
+                f"temperature is {self.temperature}; need 0 (always the likeliest) or more",
+                zh=f"temperature 为 {self.temperature}；须不小于 0（0 表示总取概率最大的词）",
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(
+                f"top_p is {self.top_p}; need above 0 and at most 1",
+                zh=f"top_p 为 {self.top_p}；须大于 0 且不大于 1",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +69,22 @@ class Retrieved:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A passage that a language model may read, and the hit that found it."""
+
+    passage: Passage
+    hit: Hit
+
+    @property
+    def narrowed(self) -> "Source":
+        """The part of the passage that was found, as a passage of its own."""
+        chunk = self.hit.chunk
+        label = chunk.label(chunk.start)
+        part = Passage(chunk.document, chunk.start, chunk.end, chunk.text, label)
+        return Source(part, self.hit)
+
+
+@dataclass(frozen=True, slots=True)
 class Citation:
     """A quote and where it stands. Invariant: the document's text[start:end] == quote."""
 
@@ -52,10 +101,25 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """What of a conversation and its passages a language model's window could not hold."""
+
+    turns: int = 0
+    passages: int = 0
+    shortened: int = 0
+    """Passages of which only the chunk that was found is left."""
+
+    def __bool__(self) -> bool:
+        return bool(self.turns or self.passages or self.shortened)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The answer's text, whose marks `[1]` are the citations' numbers.
 
-    A refusal has no citations; its `hits` say what was looked at.
+    A refusal has no citations; its `hits` say what was looked at. The rest concerns answers that a
+    language model wrote: `generator` is its name, `unsupported` the spans of `text` that no passage
+    supports, in order, and `unknown` the numbers it marked that no passage has, as often as it did.
     """
 
     question: str
@@ -64,3 +128,7 @@ class Answer:
     hits: tuple[Hit, ...]
     confidence: float
     refused: bool
+    generator: str = ""
+    unsupported: tuple[Span, ...] = ()
+    unknown: tuple[int, ...] = ()
+    dropped: Dropped = Dropped()

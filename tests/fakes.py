@@ -1,6 +1,7 @@
 """Small honest stand-ins: they do the real job on a small scale, and nothing is scripted."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,10 @@ import numpy as np
 
 from ingest.embed import Vector, Vectors
 from ingest.errors import Unreadable
+from ingest.sentences import sentences
 from ingest.types import Parsed, Receipt, Segment
+from rag.reply import NOT_FOUND
+from rag.types import Message, Sampling
 
 
 class HashEmbedder:
@@ -57,3 +61,36 @@ class TextParser:
         except UnicodeDecodeError as error:
             raise Unreadable(f"{path} is not text") from error
         return Parsed(path.stem, [Segment(text)], Receipt("txt", "utf-8"))
+
+
+class CopyingGenerator:
+    """Replies with the sentence of the fenced passages that shares most with the question.
+
+    A token is a character. `prompts` holds what it was asked, `pieces` how much of its replies was
+    taken.
+    """
+
+    name = "copy"
+
+    def __init__(self, context: int = 4000) -> None:
+        self.context = context
+        self.prompts: list[tuple[Message, ...]] = []
+        self.pieces = 0
+
+    def count(self, messages: Sequence[Message]) -> int:
+        return sum(len(message.text) for message in messages)
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        self.prompts.append(tuple(messages))
+        text = messages[-1].text
+        asked = set(pairwise(re.findall(r"\w", text.rpartition("\n\n")[2].partition("：")[2])))
+        fenced = re.findall(r"^\[(\d+)\].*\n(`{3,})\n([\s\S]*?)\n\2$", text, re.MULTILINE)
+        best, reply = 1, NOT_FOUND["han"]
+        for number, _, passage in fenced:
+            for start, end in sentences(passage):
+                shared = len(asked & set(pairwise(re.findall(r"\w", passage[start:end]))))
+                if shared > best:
+                    best, reply = shared, f"{passage[start:end].strip()}[{number}]"
+        for piece in reply[: sampling.max_new_tokens]:
+            self.pieces += 1
+            yield piece

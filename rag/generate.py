@@ -1,0 +1,84 @@
+"""What writes an answer from a conversation: the protocol, its settings, and loading when needed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+from ingest.errors import UserError
+from rag.types import Message, Sampling
+
+Quant = Literal["auto", "none", "int4", "int8", "nf4"]
+
+
+class Generator(Protocol):
+    """A language model. `context` is its window in tokens: prompt and answer together."""
+
+    name: str
+    context: int
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the whole prompt that `stream` would make of `messages`."""
+        ...
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        """The reply piece by piece; closing the iterator stops the model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """The language model of a knowledge base, and how it picks its words."""
+
+    model: str = ""
+    """A model's folder; empty: answers are sentences of the documents, without a language model."""
+    quant: Quant = "auto"
+    """How its weights are held: int4 or int8 (CPU), nf4 (CUDA), none; auto: what fits."""
+    adapter: str = ""
+    """The folder of a LoRA or P-Tuning adapter for it; empty for none."""
+    max_new_tokens: int = 512
+    """An answer has at most so many tokens; this much of the window is kept free for it."""
+    temperature: float | None = None
+    """0: always the likeliest word; unset: the model's own default."""
+    top_p: float | None = None
+    """Words are drawn from the likeliest with this much probability; unset: the model's default."""
+    seed: int = 0
+    """The same seed gives the same answer."""
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self.sampling
+        except UserError as error:
+            raise UserError(f"[generate] {error}", zh=f"[generate] {error.zh}") from None
+        if self.adapter and not self.model:
+            raise UserError(
+                f"[generate] adapter is {self.adapter}, but no model is named; name the model "
+                "that it was made for",
+                zh=f"[generate] adapter 为 {self.adapter}，但没有指定 model；请写明它所属的模型",
+            )
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+
+
+class LazyGenerator:
+    """The generator that `load` brings, loaded when it is first asked for anything but its name."""
+
+    def __init__(self, name: str, load: Callable[[], Generator]) -> None:
+        self.name = name
+        self._load = load
+
+    @cached_property
+    def _loaded(self) -> Generator:
+        return self._load()
+
+    @property
+    def context(self) -> int:
+        return self._loaded.context
+
+    def count(self, messages: Sequence[Message]) -> int:
+        return self._loaded.count(messages)
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        return self._loaded.stream(messages, sampling)
