@@ -1,0 +1,295 @@
+"""Messages -> the ids that a ChatGLM continues, by one row per generation; its tool calls.
+
+What a message says is data: no word of it becomes a role, a mask or an end, in any generation.
+(Upstream parses `[MASK]`, `<sop>` and `<eop>` in ChatGLM-6B's and every special word in GLM-4's
+prompts, so that a document could speak as the user.) Only this file puts special words in.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ingest.errors import UserError
+
+ROLES = ("system", "user", "assistant", "observation")
+CONTROL = re.compile(r"<\|\w+\|>|\[\w*MASK\]|<?[se]op>?")
+MAX_CALL = 100_000  # characters of a tool call: more is no call
+ORIGINAL_ROPE = 10000.0
+TOOLS_4 = (
+    "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
+    "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
+)
+TOOL_4 = "\n\n## {name}\n\n{schema}\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message. `metadata` is the name of the tool that the assistant calls."""
+
+    role: str
+    text: str
+    metadata: str = ""
+    tools: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """How one generation is asked: its prompt, its stop words, upstream's sampling defaults.
+
+    `max_length` counts the prompt too. `encode(turns, tokenizer)` gives the ids to continue.
+    """
+
+    stops: tuple[str, ...]
+    temperature: float
+    top_p: float
+    max_length: int
+    encode: Callable[[Sequence[Turn], Any], list[int]]
+
+    def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:
+        """The ids that end an answer and are no part of it.
+
+        (Upstream's ChatGLM3 drops the last id whatever it is; an answer cut by its length keeps
+        its last word here.)
+        """
+        return tuple(_id(tokenizer, name) for name in self.stops)
+
+
+def encode_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> list[int]:
+    """The ids from which the model of `generation` (1 to 4) answers the last message.
+
+    Messages have `role` and `text`, or are mappings with `role` and `content` and, for the tools
+    of generations 3 and 4, `metadata` (the assistant's call) and `tools` (the system's list).
+    `UserError` where there is nothing to answer or a role that the generation does not know.
+    """
+    turns = [_turn(message) for message in messages]
+    if not turns or turns[-1].role not in ("user", "observation"):
+        last = repr(turns[-1].role) if turns else "none"
+        raise UserError(
+            f"the last message's role is {last}; a chat must end with a question (user)",
+            zh=f"最后一条消息的角色为 {last}；对话须以用户的提问结尾",
+        )
+    return FORMATS[generation].encode(turns, tokenizer)
+
+
+def count_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> int:
+    """How many ids `encode_chat` gives."""
+    return len(encode_chat(messages, tokenizer, generation))
+
+
+def encode_text(text: str, tokenizer: Any) -> list[int]:
+    """The ids of `text` as data: none of them is a special word."""
+    text = text.encode("utf-8", "replace").decode("utf-8")  # halves of surrogate pairs
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    # A tokenizer.json may add a word without calling it special; it is then taken in two halves.
+    for word in CONTROL.finditer(text):
+        if tokenizer.convert_tokens_to_ids(word[0]) in ids:
+            cut = word.start() + 1
+            return encode_text(text[:cut], tokenizer) + encode_text(text[cut:], tokenizer)
+    return ids
+
+
+def context_of(config: Any) -> int:
+    """How many ids, prompt and answer together, the model of `config` was made for.
+
+    ChatGLM2's config.json allows 32,768 positions, of which only the 32k variants, told by their
+    rope ratio, were trained beyond upstream's 8,192.
+    """
+    positions: int = config.max_position_embeddings
+    rope = getattr(config, "rope_parameters", None) or {}
+    if getattr(config, "generation", 4) in (2, 3) and rope.get("rope_theta") == ORIGINAL_ROPE:
+        return min(positions, FORMATS[2].max_length)
+    return positions
+
+
+def glm1(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
+    """`prompt [gMASK] <sop>`: a lone question as it is, else rounds from 0.
+
+    ChatGLM-6B has no system role: what the system says stands on lines of its own before that.
+    """
+    system, rounds = _rounds(turns, generation=1)
+    query = rounds.pop()[0]
+    if rounds:
+        past = (f"[Round {i}]\n问：{q}\n答：{a}\n" for i, (q, a) in enumerate(rounds))
+        query = "".join(past) + f"[Round {len(rounds)}]\n问：{query}\n答："
+    text = "\n".join([*system, query])
+    return encode_text(text, tokenizer) + _ids(tokenizer, "[gMASK]", "<sop>")
+
+
+def glm2(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
+    """`[gMASK] sop prompt`: rounds from 1; what the system says stands before the first."""
+    system, rounds = _rounds(turns, generation=2)
+    query = rounds.pop()[0]
+    past = (f"[Round {i}]\n\n问：{q}\n\n答：{a}\n\n" for i, (q, a) in enumerate(rounds, 1))
+    prompt = "".join(past) + f"[Round {len(rounds) + 1}]\n\n问：{query}\n\n答："
+    text = "\n\n".join([*system, prompt])
+    return _ids(tokenizer, "[gMASK]", "sop") + encode_text(text, tokenizer)
+
+
+def glm3(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
+    """`[gMASK] sop`, the turns under their roles, `<|assistant|>`; tools as JSON in the system."""
+    ids = _ids(tokenizer, "[gMASK]", "sop")
+    for turn in turns:
+        tools = f"\n{_json(turn.tools)}" if turn.tools else ""
+        ids += _under_role(turn.role, turn.metadata, turn.text + tools, tokenizer)
+    return ids + _ids(tokenizer, "<|assistant|>")
+
+
+def glm4(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
+    """As `glm3`, with tools described in a system turn of their own.
+
+    As the chat template of GLM-4-9B-chat and of its -hf form, but for its tools beside functions.
+    """
+    ids = _ids(tokenizer, "[gMASK]", "<sop>")
+    for turn in turns:
+        if turn.tools:
+            functions = [tool.get("function", tool) for tool in turn.tools]
+            listed = (TOOL_4.format(name=f["name"], schema=_json(f)) for f in functions)
+            ids += _under_role("system", "", TOOLS_4 + "".join(listed), tokenizer)
+        if turn.text or not turn.tools:
+            ids += _under_role(turn.role, turn.metadata, turn.text, tokenizer)
+    return ids + _ids(tokenizer, "<|assistant|>")
+
+
+# Sampling: v1, v2, v3 as their `chat` methods; GLM-4 as its openai_api_server.py (github.com/THUDM/
+# GLM-4, basic_demo), which also names the stop ids 151329, 151336 and 151338.
+FORMATS = {
+    1: ChatFormat(("<eop>",), 0.95, 0.7, 2048, glm1),
+    2: ChatFormat(("</s>",), 0.8, 0.8, 8192, glm2),
+    3: ChatFormat(("</s>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm3),
+    4: ChatFormat(("<|endoftext|>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm4),
+}
+
+
+def process_response(
+    output: str, history: Sequence[Mapping[str, Any]], *, generation: int = 3
+) -> tuple[str | dict[str, Any], list[dict[str, Any]]]:
+    """What ChatGLM3 or GLM-4 answered, and the history with it: a text or a tool call.
+
+    A call is `{"name", "parameters"}` where the history's first message lists tools, else
+    `{"name", "content"}`. `UserError` where its arguments can't be read as plain values.
+    """
+    past = [dict(message) for message in history]
+    content: str | dict[str, Any] = ""
+    for part in output.split("<|assistant|>"):
+        metadata, text = part.split("\n", 1) if "\n" in part else ("", part)
+        name = metadata.strip()
+        said = text if name else text.strip()
+        past.append({"role": "assistant", "metadata": metadata, "content": said})
+        if not name:
+            content = said.replace("[[训练时间]]", "2023年") if generation == 3 else said
+        elif past[0].get("role") == "system" and past[0].get("tools"):
+            read = python_arguments if generation == 3 else json_arguments
+            content = {"name": name, "parameters": read(text)}
+        else:
+            content = {"name": name, "content": text}
+    return content, past
+
+
+def python_arguments(text: str) -> dict[str, Any]:
+    """The arguments of ChatGLM3's "```python\\ntool_call(city='北京')\\n```", as plain values.
+
+    The text is only parsed: a call of `tool_call` with keyword arguments that are literals.
+    """
+    call = "\n".join(text.split("\n")[1:-1]).strip()
+    try:
+        node = ast.parse(call[: MAX_CALL + 1], mode="eval").body
+        if (
+            not isinstance(node, ast.Call)
+            or not isinstance(node.func, ast.Name)
+            or node.func.id != "tool_call"
+            or node.args
+        ):
+            raise _unreadable(call)
+        values = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        raise _unreadable(call) from None
+    if None in values or len(values) < len(node.keywords) or len(call) > MAX_CALL:
+        raise _unreadable(call)
+    return {str(name): value for name, value in values.items()}
+
+
+def json_arguments(text: str) -> dict[str, Any]:
+    """The arguments of GLM-4's call, a JSON object."""
+    try:
+        values = json.loads(text[: MAX_CALL + 1])
+    except (ValueError, RecursionError):
+        raise _unreadable(text) from None
+    if not isinstance(values, dict):
+        raise _unreadable(text)
+    return values
+
+
+def _unreadable(call: str) -> UserError:
+    return UserError(
+        f"the model's tool call can't be read: {call[:80]!r}; ask again",
+        zh=f"无法读取模型的工具调用：{call[:80]!r}；请重新提问",
+    )
+
+
+def _turn(message: Any) -> Turn:
+    if isinstance(message, Mapping):
+        turn = Turn(
+            str(message["role"]),
+            message.get("content") or "",
+            message.get("metadata") or "",
+            tuple(message.get("tools") or ()),
+        )
+    else:
+        turn = Turn(message.role, message.text)
+    if turn.role not in ROLES:
+        raise UserError(
+            f"a message has the role {turn.role!r}; known: {', '.join(ROLES)}",
+            zh=f"消息的角色为 {turn.role!r}；支持：{'、'.join(ROLES)}",
+        )
+    return turn
+
+
+def _rounds(turns: Sequence[Turn], *, generation: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """System texts, and rounds of question and answer; the last question's answer is empty.
+
+    Questions in a row are one question on several lines, and so are answers.
+    """
+    system = [turn.text for turn in turns if turn.role == "system" and turn.text]
+    rounds: list[tuple[list[str], list[str]]] = []
+    for turn in turns:
+        if turn.role == "observation" or turn.tools or turn.metadata:
+            raise UserError(
+                f"ChatGLM{generation if generation > 1 else ''}-6B knows no tools; use ChatGLM3-6B "
+                "or GLM-4",
+                zh=f"ChatGLM{generation if generation > 1 else ''}-6B 不支持工具；"
+                "请使用 ChatGLM3-6B 或 GLM-4",
+            )
+        if turn.role == "user" and (not rounds or rounds[-1][1]):
+            rounds.append(([], []))
+        elif turn.role == "assistant" and not rounds:
+            rounds.append(([""], []))
+        if turn.role != "system":
+            rounds[-1][turn.role == "assistant"].append(turn.text)
+    return system, [("\n".join(query), "\n".join(answer)) for query, answer in rounds]
+
+
+def _under_role(role: str, metadata: str, text: str, tokenizer: Any) -> list[int]:
+    """`<|role|>metadata\\n` and the text: two encodings, as upstream's `build_single_message`."""
+    ids = _ids(tokenizer, f"<|{role}|>") + encode_text(f"{metadata}\n", tokenizer)
+    return ids + encode_text(text, tokenizer)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=4, ensure_ascii=False)
+
+
+def _ids(tokenizer: Any, *names: str) -> list[int]:
+    return [_id(tokenizer, name) for name in names]
+
+
+def _id(tokenizer: Any, name: str) -> int:
+    index = tokenizer.convert_tokens_to_ids(name)
+    if index is None or tokenizer.convert_ids_to_tokens(index) != name:
+        raise UserError(
+            f"the tokenizer has no word {name!r}; is it that of another model?",
+            zh=f"分词器中没有 {name!r}；它是否属于其他模型？",
+        )
+    return index
