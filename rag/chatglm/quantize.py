@@ -8,6 +8,7 @@ computes with the codes; `DequantizedLinear` here is its slow twin.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from torch.nn import functional
 
 BLOCK = 64
 """Columns that share a scale; a power of two, at least 16."""
-ROWS = 256
-"""Rows quantised at a time, so that what is computed in between stays small."""
+ROWS = 32
+"""Rows quantised at a time, so that what is computed in between stays in the cache."""
 SHRINK = (1.0, 0.95, 0.9, 0.85)
 """Scales tried for four bits: some clipping of a block's largest weight serves all the others."""
 
@@ -72,6 +73,23 @@ def dequantize(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     return weight[:, : packed.shape[1]].to(dtype)
 
 
+class FrozenProduct(torch.autograd.Function):
+    """input @ weight.T with a gradient for the input alone; the weight is not kept for it.
+
+    Autograd's own would keep each layer's float weight until backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, layer: Any) -> Tensor:
+        ctx.layer = layer
+        return layer.product(input)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.weight.to(gradient.dtype), None
+
+
 class DequantizedLinear(nn.Module):
     """A linear layer that computes its weight anew each time: the slow twin, on any device."""
 
@@ -83,21 +101,27 @@ class DequantizedLinear(nn.Module):
         self.scales: Tensor
         self.register_buffer("codes", packed.codes)
         self.register_buffer("scales", packed.scales)
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, False))
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @property
     def packed(self) -> Packed:
+        """What it was made of."""
         shape = (self.out_features, self.in_features)
         return Packed(self.codes, self.scales, self.bits, self.block, shape)
 
-    def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight [out, in]."""
-        return dequantize(self.packed, dtype)
+    @property
+    def weight(self) -> Tensor:
+        """float32 [out, in], computed anew."""
+        return dequantize(self.packed)
+
+    def product(self, input: Tensor) -> Tensor:
+        """input [..., in] @ weight.T, in the input's dtype."""
+        return functional.linear(input, dequantize(self.packed, input.dtype))
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out] of the input's dtype."""
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        return functional.linear(input, self.dequantized(input.dtype), bias)
+        output = cast(Tensor, FrozenProduct.apply(input, self))
+        return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
