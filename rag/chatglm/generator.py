@@ -1,0 +1,214 @@
+"""A ChatGLM that writes: prefill, then token by token, stopped at any time by closing the iterator.
+
+The loop is our own, so that text streams, a seed gives one text on every generation, and nothing
+runs on after the reader has left. Sampling follows transformers' `generate` as upstream's `chat`
+calls it: temperature, then the 50 likeliest, then top-p.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from ingest.errors import UserError
+from rag.chatglm.adapter import Adapters
+from rag.chatglm.adapter_files import read_adapter
+from rag.chatglm.chat import FORMATS, context_of, encode_chat
+from rag.chatglm.configuration import CACHE, generation_of
+from rag.chatglm.loading import load, read_config, stored_dtype
+from rag.chatglm.memory import CONTEXT, Mode, check, pick
+from rag.chatglm.room import Room
+from rag.chatglm.stream import StreamDecoder
+from rag.chatglm.template import TEMPLATES
+from rag.chatglm.tokenizer import open_tokenizer
+
+TOP_K = 50
+"""transformers' default when upstream was published; upstream's `chat` leaves it so."""
+SAFE = 5
+"""The token that upstream's `InvalidScoreLogitsProcessor` takes where scores are NaN or infinite."""
+
+
+class Sampled(Protocol):
+    """How words are picked; None: the generation's own default, temperature 0: the likeliest."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def top_p(self) -> float | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class ChatGLMGenerator:
+    """A model of any generation behind `stream`. `context` counts prompt and answer together."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.generation = generation_of(model.config)
+        self.context = context_of(model.config)
+        self.format = FORMATS[self.generation]
+        self.adapters = Adapters(model)
+
+    def use(self, adapter: Path | None) -> None:
+        """Answer with the adapter in this directory from now on; None: with the model alone."""
+        name = str(adapter) if adapter else None
+        if adapter and name and name not in self.adapters.contracts:
+            self.adapters.attach(read_adapter(adapter), name)
+        self.adapters.activate(name)
+
+    def encode(self, messages: Sequence[Any]) -> list[int]:
+        """The ids of the prompt, as the active adapter was trained to see it."""
+        if self.adapters.active:
+            contract = self.adapters.contracts[self.adapters.active]
+            messages = TEMPLATES[contract.template](messages)
+        return encode_chat(messages, self.tokenizer, self.generation)
+
+    def count(self, messages: Sequence[Any]) -> int:
+        """Tokens of the prompt, marks of the conversation's format included."""
+        return len(self.encode(messages))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        own = self.format.stop_ids(self.tokenizer)
+        active = self.adapters.active
+        return frozenset(own) | frozenset(
+            self.adapters.contracts[active].stop_ids if active else ()
+        )
+
+    def stream(self, messages: Sequence[Any], sampling: Sampled) -> Iterator[str]:
+        """The reply piece by piece, without space around it.
+
+        `UserError` where the prompt fills the window, or the model computes no numbers.
+        """
+        return _trimmed(self._pieces(self.encode(messages), sampling))
+
+    def _pieces(self, prompt: list[int], sampling: Sampled) -> Iterator[str]:
+        decoder, stops = StreamDecoder(self.tokenizer), self.stop_ids
+        for index in self.tokens(prompt, sampling):
+            if index in stops:
+                break
+            if piece := decoder.push(index):
+                yield piece
+        yield decoder.finish()
+
+    @torch.inference_mode()
+    def tokens(self, prompt: Sequence[int], sampling: Sampled) -> Iterator[int]:
+        """What the model writes behind the prompt, id by id, stop ids too, as long as there is room."""
+        if len(prompt) >= self.context:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens, but the window of {self.name} holds "
+                f"{self.context}, the answer included; shorten it",
+                zh=f"提示有 {len(prompt)} 个词元，而 {self.name} 的窗口连同答案只有 {self.context} 个；"
+                "请缩短",
+            )
+        ids = torch.tensor([prompt], device=self.model.device)  # [1, S]
+        cache, fed = DynamicCache(), 0
+        pick_one = self._picker(sampling)
+        for _ in range(min(sampling.max_new_tokens, self.context - len(prompt))):
+            logits = self._step(ids, fed, cache)
+            fed = ids.shape[1]
+            index = pick_one(self._checked(logits))
+            yield index
+            ids = torch.cat([ids, ids.new_tensor([[index]])], dim=1)
+
+    def _step(self, ids: Tensor, fed: int, cache: DynamicCache) -> Tensor:
+        """The last position's logits, (V,) float32. The first `fed` ids are in the cache."""
+        positions = None
+        if self.generation == 1:  # 2-D: they depend on the whole sequence
+            positions = self.model.positions(ids)[..., fed:]
+        out = self.model(
+            ids[:, fed:],
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **{CACHE: cache},
+        )
+        return out.logits[0, -1].float()
+
+    def _checked(self, logits: Tensor) -> Tensor:
+        """As upstream: where a score is NaN or infinite, a harmless token instead."""
+        finite = torch.isfinite(logits)
+        if finite.all():
+            return logits
+        if not finite.any():
+            raise UserError(
+                f"{self.name} computes NaN instead of scores: its weights are damaged, or its "
+                "precision too small; load it again with --quant none, or fetch the files again",
+                zh=f"{self.name} 的输出全为 NaN：权重已损坏或精度不足；请用 --quant none 重试，或重新下载",
+            )
+        safe = torch.zeros_like(logits)
+        safe[SAFE] = 5e4
+        return safe
+
+    def _picker(self, sampling: Sampled) -> Callable[[Tensor], int]:
+        """Logits (V,) -> a token."""
+        own = self.format
+        temperature = own.temperature if sampling.temperature is None else sampling.temperature
+        top_p = own.top_p if sampling.top_p is None else sampling.top_p
+        if not temperature:
+            return lambda logits: int(logits.argmax())
+        # Drawn on the CPU: a seed gives the same text on every device that scores alike.
+        dice = torch.Generator().manual_seed(sampling.seed)
+
+        def draw(logits: Tensor) -> int:
+            best, ids = (logits / temperature).topk(min(TOP_K, len(logits)))
+            shares = best.softmax(-1).cpu()
+            before = shares.cumsum(-1) - shares
+            return int(ids[torch.multinomial(shares * (before < top_p), 1, generator=dice)])
+
+        return draw
+
+
+def open_generator(
+    directory: Path,
+    *,
+    quant: str = "auto",
+    adapter: Path | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> ChatGLMGenerator:
+    """The generator of a model's directory. `quant` auto takes the mode that fits here.
+
+    `progress` is told the share loaded, 0 to 1. `UserError` before any weight is read where memory
+    does not suffice, with the figures.
+    """
+    tokenizer = open_tokenizer(directory)
+    mode = _mode(directory, quant)
+    model = load(
+        directory, quant=mode.quant, dtype=mode.dtype, device=mode.device, progress=progress
+    )
+    generator = ChatGLMGenerator(model, tokenizer, name=directory.resolve().name)
+    if adapter:
+        generator.use(adapter)
+    return generator
+
+
+def _mode(directory: Path, quant: str) -> Mode:
+    config, room = read_config(directory), Room.here()
+    context = min(context_of(config), CONTEXT)
+    if quant == "auto" and (best := pick(config, room, context=context)):
+        return best.mode
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float32 if device == "cpu" else stored_dtype(config)
+    chosen: Any = "int4" if quant == "auto" else quant
+    needed = check(config, chosen, device=device, dtype=dtype, room=room, context=context)
+    return replace(needed.mode, quant=chosen)
+
+
+def _trimmed(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces without the space before and after all of them, and without empty ones."""
+    held, begun = "", False
+    for piece in pieces:
+        text = held + piece
+        if not begun:
+            text = text.lstrip()
+        said = text.rstrip()
+        held = text[len(said) :]
+        if said:
+            begun = True
+            yield said
