@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
-from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizer, PreTrainedTokenizerFast
 from transformers.utils import PaddingStrategy, cached_file
 
 from ingest.errors import UserError
@@ -213,6 +213,8 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         *,
         num_image_tokens: int = 0,
         clean_up_tokenization_spaces: bool = True,
+        remove_space: bool = False,
+        do_lower_case: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.pop("generation", None)
@@ -225,6 +227,7 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
                 f"{num_image_tokens or 20000} 个图像词元开头；请改用之后的版本（130528 个词）",
             )
         self.parsed = ("[MASK]", "<sop>", "<eop>", "<pad>", "<unk>")
+        self.remove_space, self.do_lower_case = remove_space, do_lower_case
         defaults = {
             "bos_token": "<sop>", "eos_token": "<eop>", "mask_token": "[MASK]",
             "pad_token": "<pad>", "unk_token": "<unk>",
@@ -232,6 +235,8 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         PreTrainedTokenizer.__init__(
             self,
             num_image_tokens=0,
+            remove_space=remove_space,
+            do_lower_case=do_lower_case,
             clean_up_tokenization_spaces=clean_up_tokenization_spaces,
             **(defaults | kwargs),
         )
@@ -240,6 +245,8 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         return re.split(rf"\s*({'|'.join(map(re.escape, parsed))})\s*", text)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        text = " ".join(text.split()) if self.remove_space else text
+        text = text.lower() if self.do_lower_case else text
         text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
         return super()._tokenize(re.sub(" {2,}", _blanks, text))
 
@@ -363,11 +370,12 @@ def open_tokenizer(directory: Path) -> Any:
     if (directory / GLM1_FILE).is_file():
         return ChatGLM1Tokenizer.from_pretrained(directory)
     vocab = directory / "tokenizer.model"
-    if (directory / "tokenizer.json").is_file():
-        return AutoTokenizer.from_pretrained(directory)
     if vocab.is_file():
         kind = ChatGLM4Tokenizer if is_tiktoken(vocab) else ChatGLMTokenizer
         return kind.from_pretrained(directory)
+    if (directory / "tokenizer.json").is_file():
+        # Not AutoTokenizer, which would ask whether to run the code that a directory names.
+        return PreTrainedTokenizerFast.from_pretrained(directory)
     raise UserError(
         f"{directory} has no tokenizer: none of {GLM1_FILE}, tokenizer.model, tokenizer.json",
         zh=f"{directory} 中没有分词器文件（{GLM1_FILE}、tokenizer.model 或 tokenizer.json）",
