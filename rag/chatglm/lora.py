@@ -94,9 +94,7 @@ def deltas(
 
 def dense_weight(module: Any) -> Tensor:
     """The float32 weight [out, in] of a linear layer of any kind."""
-    if hasattr(module, "dequantized"):
-        return module.dequantized()
-    weight = module.weight
+    weight = module.weight  # of packed ones too, computed anew
     if getattr(weight, "quant_state", None) is not None:  # bitsandbytes, 4 bits
         from bitsandbytes.functional import dequantize_4bit
 
