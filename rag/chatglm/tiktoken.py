@@ -1,15 +1,17 @@
-"""GLM-4's vocabulary in tiktoken's format: base64 lines of byte strings and their ranks."""
+"""GLM-4-9B's own tokenizer, a file in tiktoken's format: base64 byte strings and their ranks."""
 
 import binascii
 from base64 import b64decode
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from ingest.errors import UserError
 
@@ -23,6 +25,50 @@ SPECIALS = (
     "<|assistant|>", "<|observation|>", "<|begin_of_image|>", "<|end_of_image|>",
     "<|begin_of_video|>", "<|end_of_video|>",
 )  # fmt: skip
+
+
+class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
+    """GLM-4-9B's own layout: a tiktoken file, read as a fast tokenizer; saved as tokenizer.json."""
+
+    vocab_files_names = {  # noqa: RUF012
+        "vocab_file": "tokenizer.model",
+        "tokenizer_file": "tokenizer.json",
+    }
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    padding_side = "left"
+    generation = 4
+
+    def __init__(
+        self, vocab_file: str | None = None, tokenizer_file: str | None = None, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("eos_token", "<|endoftext|>")
+        kwargs.setdefault("pad_token", "<|endoftext|>")
+        if tokenizer_file is not None:
+            super().__init__(tokenizer_file=tokenizer_file, **kwargs)
+            return
+        if vocab_file is None:
+            raise UserError(
+                "tokenizer.model is missing; fetch it from where the model comes from",
+                zh="缺少 tokenizer.model；请从模型来源处下载",
+            )
+        ranks = read_ranks(Path(vocab_file))
+        added: dict[int, AddedToken] = kwargs.pop("added_tokens_decoder", None) or {}
+        specials = [added[index] for index in sorted(added)] or [*SPECIALS]
+        if added and min(added) != len(ranks):
+            raise UserError(
+                f"tokenizer_config.json numbers its special words from {min(added)}, but "
+                f"{vocab_file} has {len(ranks)} words; fetch both from the same model",
+                zh=f"tokenizer_config.json 的特殊词从 {min(added)} 开始编号，"
+                f"但 {vocab_file} 有 {len(ranks)} 个词；请从同一模型下载两个文件",
+            )
+        super().__init__(tokenizer_object=convert(ranks, specials), **kwargs)
+
+    @classmethod
+    def convert_to_native_format(
+        cls, trust_remote_code: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """What `__init__` takes; transformers would guess the kind of the vocabulary file."""
+        return kwargs
 
 
 def is_tiktoken(path: Path) -> bool:

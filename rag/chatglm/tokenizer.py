@@ -1,4 +1,4 @@
-"""ChatGLM's tokenizers for transformers: SentencePiece in generations 1 to 3, tiktoken in GLM-4.
+"""ChatGLM's tokenizers for transformers: SentencePiece's, in generations 1 to 3; opening any.
 
 Published directories of generations 1, 2 and 3 all name the class `ChatGLMTokenizer`: loading it
 gives the class that the vocabulary file calls for. What they do beyond SentencePiece (special
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
-from transformers import AddedToken, PreTrainedTokenizer, PreTrainedTokenizerFast
-from transformers.utils import PaddingStrategy, cached_file
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+from transformers.utils.generic import PaddingStrategy
+from transformers.utils.hub import cached_file
 
 from ingest.errors import UserError
 from rag.chatglm.configuration import Glm1Config
-from rag.chatglm.tiktoken import SPECIALS, convert, is_tiktoken, read_ranks
+from rag.chatglm.tiktoken import ChatGLM4Tokenizer, is_tiktoken
 
 GLM1_FILE = "ice_text.model"
 MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
@@ -150,32 +151,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         ids = [self._ids["[gMASK]"], self._ids["sop"], *token_ids_0]
-        return ids if token_ids_1 is None else [*ids, *token_ids_1, self.eos_token_id]
+        return ids if token_ids_1 is None else [*ids, *token_ids_1, self._ids[str(self.eos_token)]]
 
-    def _pad(
-        self,
-        encoded_inputs: Any,
-        max_length: int | None = None,
-        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_attention_mask: bool | None = None,
-    ) -> dict[str, Any]:
+    def _pad(self, encoded_inputs: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """As transformers pads, with `position_ids` that count from 0 at the first real word."""
         length = len(encoded_inputs["input_ids"])
-        if "position_ids" not in encoded_inputs:
-            encoded_inputs["position_ids"] = list(range(length))
-        padded = super()._pad(
-            encoded_inputs,
-            max_length=max_length,
-            padding_strategy=padding_strategy,
-            pad_to_multiple_of=pad_to_multiple_of,
-            padding_side=padding_side,
-            return_attention_mask=return_attention_mask,
-        )
+        positions = encoded_inputs.setdefault("position_ids", list(range(length)))
+        padded = super()._pad(encoded_inputs, *args, **options)
         zeros = [0] * (len(padded["input_ids"]) - length)
-        positions = padded["position_ids"]
-        left = (padding_side or self.padding_side) == "left"
+        left = (options.get("padding_side") or self.padding_side) == "left"
         padded["position_ids"] = [*zeros, *positions] if left else [*positions, *zeros]
         return padded
 
@@ -188,9 +172,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             shutil.copyfile(self.vocab_file, target)
         return (str(target),)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Write the vocabulary and a configuration that names the class as upstream does."""
-        files = super().save_pretrained(save_directory, **kwargs)
+        files = super().save_pretrained(save_directory, *args, **kwargs)
         path = Path(save_directory, "tokenizer_config.json")
         config = json.loads(path.read_text("utf-8"))
         config |= {"tokenizer_class": "ChatGLMTokenizer", "generation": self.generation}
@@ -261,8 +245,8 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        ids = [*token_ids_0, self._ids["[gMASK]"], self.bos_token_id]
-        return ids if token_ids_1 is None else [*ids, *token_ids_1, self.eos_token_id]
+        ids = [*token_ids_0, self._ids["[gMASK]"], self._ids[str(self.bos_token)]]
+        return ids if token_ids_1 is None else [*ids, *token_ids_1, self._ids[str(self.eos_token)]]
 
     def _pad(
         self,
@@ -314,48 +298,6 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
                 positions[0, context:] = ids.index(mask)
                 break
         return masked[None], positions
-
-
-class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
-    """GLM-4-9B's own layout: a tiktoken file, read as a fast tokenizer; saved as tokenizer.json."""
-
-    vocab_files_names = {  # noqa: RUF012
-        "vocab_file": "tokenizer.model",
-        "tokenizer_file": "tokenizer.json",
-    }
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
-    padding_side = "left"
-    generation = 4
-
-    def __init__(
-        self, vocab_file: str | None = None, tokenizer_file: str | None = None, **kwargs: Any
-    ) -> None:
-        kwargs.setdefault("eos_token", "<|endoftext|>")
-        kwargs.setdefault("pad_token", "<|endoftext|>")
-        if tokenizer_file is not None:
-            super().__init__(tokenizer_file=tokenizer_file, **kwargs)
-            return
-        if vocab_file is None:
-            raise UserError(
-                "tokenizer.model is missing; fetch it from where the model comes from",
-                zh="缺少 tokenizer.model；请从模型来源处下载",
-            )
-        ranks = read_ranks(Path(vocab_file))
-        added: dict[int, AddedToken] = kwargs.pop("added_tokens_decoder", None) or {}
-        specials = [added[index] for index in sorted(added)] or [*SPECIALS]
-        if added and min(added) != len(ranks):
-            raise UserError(
-                f"tokenizer_config.json numbers its special words from {min(added)}, but "
-                f"{vocab_file} has {len(ranks)} words; fetch both from the same model",
-                zh=f"tokenizer_config.json 的特殊词从 {min(added)} 开始编号，"
-                f"但 {vocab_file} 有 {len(ranks)} 个词；请从同一模型下载两个文件",
-            )
-        super().__init__(tokenizer_object=convert(ranks, specials), **kwargs)
-
-    @classmethod
-    def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:
-        """What `__init__` takes; transformers would guess the kind of the vocabulary file."""
-        return kwargs
 
 
 def clean_up(text: str) -> str:
