@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, Protocol
 
 from ingest.errors import UserError
@@ -14,8 +15,11 @@ Quant = Literal["auto", "none", "int4", "int8", "nf4"]
 class Generator(Protocol):
     """A language model. `context` is its window in tokens: prompt and answer together."""
 
-    name: str
-    context: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def context(self) -> int: ...
 
     def count(self, messages: Sequence[Message]) -> int:
         """Tokens of the whole prompt that `stream` would make of `messages`."""
@@ -60,6 +64,18 @@ class GenerateOptions:
     @property
     def sampling(self) -> Sampling:
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+
+
+def load(options: GenerateOptions, *, progress: Callable[[float], None]) -> Generator:
+    """The generator that `options` name; `progress` is told the share loaded, 0 to 1."""
+    from rag.chatglm.generator import open_generator  # loads torch and transformers
+
+    return open_generator(
+        Path(options.model),
+        quant=options.quant,
+        adapter=Path(options.adapter) if options.adapter else None,
+        progress=progress,
+    )
 
 
 class LazyGenerator:

@@ -14,12 +14,14 @@ from ingest.errors import Mismatch, UserError
 from ingest.store import Identity, LocalStore, open_store
 from rag.background import SCRIPTS, Background, Script, generic_questions, level, measure
 from rag.config import read
+from rag.generate import GenerateOptions, Generator
 from rag.language import Speaker
 from rag.pipeline import Pipeline
 from rag.read import ReadOptions
 from rag.refuse import Calibration, Curve, RefuseOptions, calibrate
 from rag.rerank import CrossEncoderReranker
 from rag.retrieve import RetrieveOptions, rank
+from rag.types import Sampling
 
 SETTINGS = "rag.toml"
 BACKGROUND = "background"
@@ -38,7 +40,8 @@ class EmbedOptions:
 def settings(file: Path) -> dict[str, Any]:
     """What a `rag.toml` says, as the option dataclass of each section; defaults without one."""
     sections = {"chunk": ChunkOptions, "retrieve": RetrieveOptions, "read": ReadOptions}
-    return read(file, sections | {"refuse": RefuseOptions, "embed": EmbedOptions})
+    sections |= {"refuse": RefuseOptions, "embed": EmbedOptions, "generate": GenerateOptions}
+    return read(file, sections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,18 @@ def _encoder(store: LocalStore, path: Path, cache: Path, options: EmbedOptions) 
     return encoder
 
 
-def open_pipeline(path: Path, *, cache: Path, say: Speaker) -> Pipeline:
-    """The read path of the knowledge base at `path`, which must exist."""
+def open_pipeline(
+    path: Path,
+    *,
+    cache: Path,
+    say: Speaker,
+    generator: Generator | None = None,
+    sampling: Sampling | None = None,
+) -> Pipeline:
+    """The read path of the knowledge base at `path`, which must exist.
+
+    Without a generator its answers are sentences of the documents.
+    """
     options = settings(path / SETTINGS)
     store = open_store(path)
     embedder = _encoder(store, path, cache, options["embed"])
@@ -112,7 +125,23 @@ def open_pipeline(path: Path, *, cache: Path, say: Speaker) -> Pipeline:
         reading=options["read"],
         calibration=calibration_of(store, options["refuse"]),
         reranker=CrossEncoderReranker(retrieval.reranker) if retrieval.reranker else None,
+        generator=generator,
+        sampling=sampling or options["generate"].sampling,
     )
+
+
+def generation(path: Path) -> GenerateOptions:
+    """What the `rag.toml` of the knowledge base at `path` says of a language model.
+
+    Folders that it names may be relative to it.
+    """
+    options: GenerateOptions = settings(path / SETTINGS)["generate"]
+    beside = {
+        name: str(path / folder)
+        for name, folder in (("model", options.model), ("adapter", options.adapter))
+        if folder and (path / folder).is_dir()
+    }
+    return replace(options, **beside)
 
 
 def calibration_of(store: LocalStore, options: RefuseOptions) -> Calibration:

@@ -1,35 +1,77 @@
 """An answer as text for a terminal, as Markdown, or as a JSON value."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ingest.types import Hit
+from rag.language import Speaker
 from rag.layout import one_line
 from rag.types import Answer, Citation
 
 
-def plain(answer: Answer) -> str:
+def plain(answer: Answer, say: Speaker) -> str:
     """The answer, then where each quote stands."""
+    return f"{answer.text}\n{below(answer, say)}".rstrip("\n")
+
+
+def below(answer: Answer, say: Speaker) -> str:
+    """All that stands below the text in `plain`: what a terminal shows after it was streamed."""
     if answer.refused:
-        return "\n".join([answer.text, *(f"  - {_place(hit)}" for hit in answer.hits)])
-    lines = [answer.text, ""]
-    for citation in answer.citations:
-        lines.append(f"[{citation.number}] {place(citation)}")
-        if _clean(citation.quote) not in _clean(answer.text):
-            lines.append(f"    “{one_line(citation.quote)}”")
-    return "\n".join(lines)
+        lines = [f"  - {_place(hit)}" for hit in answer.hits]
+    else:
+        lines = [""]
+        for citation in answer.citations:
+            lines.append(f"[{citation.number}] {place(citation)}")
+            if _clean(citation.quote) not in _clean(answer.text):
+                lines.append(f"    “{one_line(citation.quote)}”")
+    return "\n".join([*lines, *(f"! {remark}" for remark in remarks(answer, say))])
 
 
-def markdown(answer: Answer) -> str:
+def markdown(answer: Answer, say: Speaker) -> str:
     """The answer with its quotes as block quotes."""
     if answer.refused:
-        return "\n".join([answer.text, "", *(f"- {_place(hit)}" for hit in answer.hits)])
-    lines = [answer.text, ""]
-    for citation in answer.citations:
-        lines += [f"**[{citation.number}]** {place(citation)}", ""]
-        lines += [f"> {line}" for line in citation.quote.strip().splitlines()]
-        lines.append("")
+        lines = [answer.text, "", *(f"- {_place(hit)}" for hit in answer.hits), ""]
+    else:
+        lines = [answer.text, ""]
+        for citation in answer.citations:
+            lines += [f"**[{citation.number}]** {place(citation)}", ""]
+            lines += [f"> {line}" for line in citation.quote.strip().splitlines()]
+            lines.append("")
+    lines += [f"- ⚠ {remark}" for remark in remarks(answer, say)]
     return "\n".join(lines).rstrip()
+
+
+def remarks(answer: Answer, say: Speaker) -> list[str]:
+    """What a reader must know of a text that a language model wrote, a line each."""
+    lines = []
+    for start, end in answer.unsupported:
+        claim = one_line(answer.text[start:end])
+        lines.append(say(f"no passage supports “{claim}”", f"资料中找不到依据：“{claim}”"))
+    for number in dict.fromkeys(answer.unknown):
+        lines.append(say(f"[{number}] is no passage's number", f"[{number}] 不是任何资料的编号"))
+    lost = answer.dropped
+    parts = [
+        say(f"{count} {en}{'s' * (count > 1)}", f"{count} {zh}")
+        for count, en, zh in (
+            (lost.turns, "earlier turn", "轮较早的对话"),
+            (lost.passages, "passage", "个段落"),
+        )
+        if count
+    ]
+    if parts:
+        left_out = say(" and ", "、").join(parts)
+        lines.append(
+            say(f"did not fit into the model's window: {left_out}", f"模型窗口容不下：{left_out}")
+        )
+    if lost.shortened:
+        lines.append(
+            say(
+                f"passages cut to fit the model's window: {lost.shortened}",
+                f"为放入模型窗口而截短的段落：{lost.shortened} 个",
+            )
+        )
+    return lines
 
 
 def record(answer: Answer) -> dict[str, Any]:
@@ -53,6 +95,13 @@ def record(answer: Answer) -> dict[str, Any]:
             for citation in answer.citations
         ],
         "hits": [hit_record(hit) for hit in answer.hits],
+        "generator": answer.generator,
+        "unsupported": [
+            {"start": start, "end": end, "text": answer.text[start:end]}
+            for start, end in answer.unsupported
+        ],
+        "unknown": list(answer.unknown),
+        "dropped": asdict(answer.dropped),
     }
 
 

@@ -1,17 +1,19 @@
 """`rag ask`, `rag chat` and `rag search`: questions to a knowledge base."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ingest.errors import UserError
+from rag.cli import model as llm
 from rag.cli.places import KbOption, cache_home, existing_kb
-from rag.cli.screen import out, out_json, say
+from rag.cli.screen import note, out, out_json, out_piece, say
 
 if TYPE_CHECKING:
     from rag.pipeline import Pipeline
-    from rag.types import Answer
+    from rag.types import Message
 
 Question = Annotated[
     str | None,
@@ -33,10 +35,35 @@ def ask(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help=say("The answer alone.", "只输出答案。"))
     ] = False,
+    *,
+    model: llm.Model = None,
+    quant: llm.Quant = None,
+    adapter: llm.Adapter = None,
+    max_new_tokens: llm.MaxNewTokens = None,
+    temperature: llm.Temperature = None,
+    top_p: llm.TopP = None,
+    seed: llm.Seed = None,
 ) -> None:
+    from rag import render
+
     text = _question(question)
-    with _pipeline(kb) as pipeline:
-        _print(pipeline.ask(text), as_json=as_json, as_markdown=as_markdown, quiet=quiet)
+    pipeline = _pipeline(
+        kb,
+        model=model,
+        quant=quant,
+        adapter=adapter,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    with pipeline:
+        if as_json:
+            out_json(render.record(pipeline.ask(text)))
+        elif as_markdown:
+            out(render.markdown(pipeline.ask(text), say))
+        else:
+            _answer(pipeline, text, quiet=quiet)
 
 
 ask.__doc__ = say(
@@ -45,11 +72,29 @@ ask.__doc__ = say(
 )
 
 
-def chat(kb: Annotated[str, KbOption] = "default") -> None:
-    from rag.types import Message
-
+def chat(
+    kb: Annotated[str, KbOption] = "default",
+    *,
+    model: llm.Model = None,
+    quant: llm.Quant = None,
+    adapter: llm.Adapter = None,
+    max_new_tokens: llm.MaxNewTokens = None,
+    temperature: llm.Temperature = None,
+    top_p: llm.TopP = None,
+    seed: llm.Seed = None,
+) -> None:
     history: list[Message] = []
-    with _pipeline(kb) as pipeline:
+    pipeline = _pipeline(
+        kb,
+        model=model,
+        quant=quant,
+        adapter=adapter,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    with pipeline:
         out(
             say(
                 "Ask away. `clear` forgets the conversation, `stop` ends it.",
@@ -62,12 +107,9 @@ def chat(kb: Annotated[str, KbOption] = "default") -> None:
                 out(say("Forgotten.", "对话历史已清空。"))
             elif question:
                 try:
-                    answer = pipeline.ask(question, history)
+                    history += _turn(pipeline, question, history)
                 except UserError as problem:
                     out(say(str(problem), problem.zh))
-                    continue
-                _print(answer)
-                history += [Message("user", question), Message("assistant", answer.text)]
 
 
 chat.__doc__ = say(
@@ -87,7 +129,7 @@ def search(
     from rag.render import hit_line, hit_record
 
     text = _question(question)
-    with _pipeline(kb) as pipeline:
+    with _pipeline(kb, model="") as pipeline:
         found = pipeline.retrieve(text, limit=limit)
         if as_json:
             out_json({"question": text, "hits": [hit_record(hit) for hit in found.hits]})
@@ -103,10 +145,19 @@ search.__doc__ = say(
 )
 
 
-def _pipeline(kb: str) -> "Pipeline":
+def _pipeline(kb: str, **given: Any) -> "Pipeline":
+    """The pipeline, with the language model that the settings or the options `given` name."""
     from rag.open import open_pipeline
 
-    return open_pipeline(existing_kb(kb), cache=cache_home(), say=say)
+    path = existing_kb(kb)
+    chosen = llm.options(path, **given)
+    return open_pipeline(
+        path,
+        cache=cache_home(),
+        say=say,
+        generator=llm.generator(chosen),
+        sampling=chosen.sampling,
+    )
 
 
 def _question(question: str | None) -> str:
@@ -121,22 +172,46 @@ def _question(question: str | None) -> str:
 
 
 def _line() -> str | None:
-    """The next line of the person at the keyboard or of a pipe; None at its end."""
+    """The next line of the person at the keyboard or of a pipe; None at its end or at Ctrl-C."""
     if sys.stdin.isatty():
         sys.stderr.write(say("\nyou: ", "\n用户："))
         sys.stderr.flush()
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        note("")
+        return None
     return line.strip() if line else None
 
 
-def _print(
-    answer: "Answer", *, as_json: bool = False, as_markdown: bool = False, quiet: bool = False
-) -> None:
-    from rag import render
+def _turn(pipeline: "Pipeline", question: str, history: "Sequence[Message]") -> "list[Message]":
+    """What is said on both sides: of an answer stopped by Ctrl-C, as much as there was."""
+    from rag.types import Message
 
-    if as_json:
-        out_json(render.record(answer))
-    elif quiet:
-        out(answer.text)
-    else:
-        out(render.markdown(answer) if as_markdown else render.plain(answer))
+    said: list[str] = []
+    try:
+        _answer(pipeline, question, history, said=said)
+    except KeyboardInterrupt:
+        note(say("\nstopped", "\n已停止"))
+    text = "".join(said)
+    return [Message("user", question), Message("assistant", text)] if text else []
+
+
+def _answer(
+    pipeline: "Pipeline",
+    question: str,
+    history: "Sequence[Message]" = (),
+    *,
+    quiet: bool = False,
+    said: list[str] | None = None,
+) -> None:
+    """Print an answer as it comes, then what stands below it; `said` takes its pieces."""
+    from rag.render import below
+
+    for piece in pipeline.stream(question, history):
+        if isinstance(piece, str):
+            out_piece(piece)
+            if said is not None:
+                said.append(piece)
+        else:
+            out("" if quiet else f"\n{below(piece, say)}".rstrip("\n"))

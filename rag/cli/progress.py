@@ -1,6 +1,8 @@
-"""The state of an ingestion: documents, chunks, rate, time left. True counts, nothing guessed."""
+"""The state of an ingestion or of a model's loading. True counts, nothing guessed."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 
@@ -72,3 +74,20 @@ class IngestProgress:
             left = (self.said - self.begun) * (self.size / self.read - 1) if self.read else None
             eta = "" if left is None else say(f", {left:.0f} s left", f"，剩余约 {left:.0f} 秒")
             note(self._state() + eta)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[Callable[[float], None]]:
+    """Shows that a model is being loaded; what comes is to be told the share done, 0 to 1."""
+    title = say(f"loading {name}", f"正在载入 {name}")
+    if not sys.stderr.isatty():
+        note(title)
+        yield lambda share: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=1.0)
+        yield lambda share: bar.update(task, completed=share)

@@ -17,6 +17,12 @@ def out(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
+def out_piece(text: str) -> None:
+    """A piece of a line of the result, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def note(text: str) -> None:
     """A line about the work, kept out of the result."""
     sys.stderr.write(text + "\n")

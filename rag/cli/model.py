@@ -1,0 +1,104 @@
+"""The options of commands that answer with a language model, and the model that they name."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rag.cli.screen import say
+
+if TYPE_CHECKING:
+    from rag.generate import GenerateOptions, Generator
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="DIR",
+        help=say(
+            "Write the answer with this ChatGLM; '' for sentences of the documents alone.",
+            "用此文件夹中的 ChatGLM 模型撰写回答；'' 表示只摘录原文。",
+        ),
+    ),
+]
+Quant = Annotated[
+    str | None,
+    typer.Option(
+        "--quant",
+        metavar="auto|none|int8|int4|nf4",
+        help=say("How its weights are held; auto: what fits.", "权重的存放方式；auto 自动选择。"),
+    ),
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="DIR",
+        help=say("A LoRA or P-Tuning adapter for it.", "用于该模型的 LoRA 或 P-Tuning 适配器。"),
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        metavar="N",
+        help=say("The answer's length in tokens, at most.", "回答最多的词元数。"),
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        metavar="T",
+        help=say("0: always the likeliest word.", "0 表示总取概率最大的词。"),
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        metavar="P",
+        help=say("Draw from the likeliest words only.", "只从概率最大的词中抽取。"),
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help=say("The same seed gives the same answer.", "种子相同则回答相同。"),
+    ),
+]
+
+
+def options(kb: Path, **given: Any) -> "GenerateOptions":
+    """What the knowledge base's settings say, with what was `given` (not None) instead.
+
+    Another model comes without the settings' adapter and weights' form.
+    """
+    from rag.generate import GenerateOptions
+    from rag.open import generation
+
+    said = generation(kb)
+    given = {name: value for name, value in given.items() if value is not None}
+    if "model" in given:
+        plain = GenerateOptions()
+        said = replace(said, model=given["model"], quant=plain.quant, adapter=plain.adapter)
+    return replace(said, **given)
+
+
+def generator(chosen: "GenerateOptions") -> "Generator | None":
+    """The model, loaded when the first answer needs it; None where none is named."""
+    from rag.cli.progress import loading
+    from rag.generate import LazyGenerator, load
+
+    if not chosen.model:
+        return None
+    name = Path(chosen.model).resolve().name
+
+    def load_it() -> "Generator":
+        with loading(name) as progress:
+            return load(chosen, progress=progress)
+
+    return LazyGenerator(name, load_it)
