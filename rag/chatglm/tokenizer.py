@@ -237,7 +237,7 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         text = super().convert_tokens_to_string(tokens)
         text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
-        return re.sub(r"<\|blank_(\d\d?)\|>", _unblank, text)
+        return re.sub(r"<\|blank_([2-9]|[1-7]\d|80)\|>", lambda run: " " * int(run[1]), text)
 
     def _show(self, index: int) -> str:
         return "" if index == self.pad_token_id else super()._show(index)
@@ -271,7 +271,8 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         masked, positions = self._prefix(ids)
         masked = encoded_inputs.get("attention_mask", masked)
         positions = encoded_inputs.get("position_ids", positions)
-        missing = max_length - len(ids) if padding_strategy != PaddingStrategy.DO_NOT_PAD else 0
+        wanted = 0 if padding_strategy == PaddingStrategy.DO_NOT_PAD else max_length
+        missing = max(0, wanted - len(ids))
         sides = (missing, 0) if (padding_side or self.padding_side) == "left" else (0, missing)
         encoded_inputs["attention_mask"] = np.pad(
             masked, [(0, 0), sides, sides], constant_values=True
@@ -346,8 +347,3 @@ def _blanks(run: re.Match[str]) -> str:
     whole, rest = divmod(len(run[0]), MAX_BLANKS)
     last = f"<|blank_{rest}|>" if rest > 1 else " " * rest
     return f"<|blank_{MAX_BLANKS}|>" * whole + last
-
-
-def _unblank(word: re.Match[str]) -> str:
-    count = int(word[1])
-    return " " * count if 2 <= count <= MAX_BLANKS and word[1] == str(count) else word[0]
