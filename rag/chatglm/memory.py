@@ -193,8 +193,7 @@ def pick(config: PreTrainedConfig, room: Room, *, context: int = CONTEXT) -> Nee
     go first: int8, whose answers hardly differ, then int4.
     """
     cpu = sorted(modes(config, "cpu"), key=lambda mode: mode.quant == "none")
-    gpu = [] if room.gpu is None else modes(config, "cuda")
-    needs = (need(config, mode, context=context) for mode in gpu + cpu)
+    needs = (need(config, mode, context=context) for mode in [*modes(config, "cuda"), *cpu])
     return next((found for found in needs if room.holds(found.total, found.mode.device)), None)
 
 
@@ -237,5 +236,6 @@ def check(
 
 
 def gigabytes(size: float) -> str:
-    """`13.1 GB`, of 2**30 bytes."""
-    return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / GB:.3f} GB"
+    """`13.1 GB`, of 2**30 bytes; small sizes with two digits that count."""
+    amount = size / GB
+    return f"{amount:.1f} GB" if amount >= 0.95 else f"{amount:.2g} GB"

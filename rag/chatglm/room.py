@@ -15,12 +15,12 @@ class Room:
 
     ram: int | None
     """None where the system does not tell."""
-    gpu: int | None
-    """Of the current CUDA device; None without one."""
+    gpu: int
+    """Of the current CUDA device; 0 without one."""
 
     @classmethod
     def here(cls) -> "Room":
-        gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+        gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
         return cls(ram_free(), gpu)
 
     def on(self, device: Device) -> int | None:

@@ -1,9 +1,12 @@
 """`rag doctor`: what is installed, what is missing, what would run."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
 
 from rag.cli.places import cache_home, data_home
-from rag.cli.screen import out, say, table
+from rag.cli.screen import out, out_json, say, table
 
 _PARTS = {
     "kreuzberg": ("PDF, Office, EPUB, e-mail", "PDF、Office、EPUB、邮件", ""),
@@ -17,14 +20,40 @@ _PARTS = {
 }
 
 
-def doctor() -> None:
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=say(
+                "What a ChatGLM's folder (or name) needs in each mode, and which fits here.",
+                "ChatGLM 模型（文件夹或名称）在各种模式下所需的内存，以及本机适用的模式。",
+            ),
+        ),
+    ] = None,
+    context: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help=say("Tokens of the conversation, with --model.", "对话的词元数（配合 --model）。"),
+        ),
+    ] = 2048,
+    as_json: Annotated[
+        bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))
+    ] = False,
+) -> None:
+    if model is not None:
+        from rag.cli.needs import show
+
+        show(model, context, as_json=as_json)
+        return
     rows = []
+    states = {package: _installed(package) for package in _PARTS}
+    if as_json:
+        out_json({"packages": states, "cache": str(cache_home()), "data": str(data_home())})
+        return
     for package, (en, zh, extra) in _PARTS.items():
-        try:
-            state = version(package)
-        except PackageNotFoundError:
-            install = f"pip install 'chatglm-rag[{extra}]'" if extra else f"pip install {package}"
-            state = say(f"missing: {install}", f"缺少：{install}")
+        install = f"pip install 'chatglm-rag[{extra}]'" if extra else f"pip install {package}"
+        state = states[package] or say(f"missing: {install}", f"缺少：{install}")
         rows.append((say(en, zh), package, state))
     table("", [say("for", "用途"), say("package", "包"), say("version", "版本")], rows)
     built = any((cache_home()).glob("*"))
@@ -38,5 +67,13 @@ def doctor() -> None:
 
 
 doctor.__doc__ = say(
-    "What is installed, what is missing, and how to get it.", "已安装什么、缺什么、怎样补上。"
+    "What is installed, what is missing, and how to get it; what a model needs.",
+    "已安装什么、缺什么、怎样补上；模型需要多少内存。",
 )
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

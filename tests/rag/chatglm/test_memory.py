@@ -1,6 +1,7 @@
 """What each mode needs, against upstream's own figures, the models themselves, and what is free."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ SMALL1 = GLM1 | SMALL | {"inner_hidden_size": 160}
 SMALL2 = GLM2 | SMALL | {"ffn_hidden_size": 112, "kv_channels": 16}
 
 
-def config_of(data: dict[str, object], folder: Path) -> PreTrainedConfig:
+def config_of(data: Mapping[str, object], folder: Path) -> PreTrainedConfig:
     (folder / "config.json").write_text(json.dumps(data))
     return AutoConfig.from_pretrained(folder)
 
@@ -70,7 +71,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("data", "options", "figures"), TABLE)
 def test_upstreams_figures_are_reproduced(
-    data: dict[str, object], options: dict[str, int], figures: dict[str, float], tmp_path: Path
+    data: Mapping[str, object], options: dict[str, int], figures: dict[str, float], tmp_path: Path
 ) -> None:
     for quant, figure in figures.items():
         bits = {} if quant == "none" else {"quantization_bit": int(quant[-1])}
@@ -80,7 +81,7 @@ def test_upstreams_figures_are_reproduced(
 
 @pytest.mark.parametrize(("data", "options", "figures"), TABLE)
 def test_making_codes_here_needs_about_what_published_codes_need(
-    data: dict[str, object], options: dict[str, int], figures: dict[str, float], tmp_path: Path
+    data: Mapping[str, object], options: dict[str, int], figures: dict[str, float], tmp_path: Path
 ) -> None:
     config = config_of(data, tmp_path)
     for quant, figure in figures.items():
@@ -92,7 +93,7 @@ def test_making_codes_here_needs_about_what_published_codes_need(
     [SMALL1, SMALL2, SMALL2 | {"add_qkv_bias": False}, SMALL2 | {"tie_word_embeddings": True}],
 )
 def test_parameters_are_counted_as_the_model_has_them(
-    data: dict[str, object], tmp_path: Path
+    data: Mapping[str, object], tmp_path: Path
 ) -> None:
     assert_counted(config_of(data, tmp_path))
 
@@ -203,9 +204,9 @@ def found(need: Need | None) -> tuple[str, str] | None:
 @pytest.mark.parametrize(
     ("ram", "gpu", "expected"),
     [
-        (64, None, ("cpu", "int8")),
-        (6, None, ("cpu", "int4")),
-        (3, None, None),
+        (64, 0, ("cpu", "int8")),
+        (6, 0, ("cpu", "int4")),
+        (3, 0, None),
         (64, 24, ("cuda", "none")),
         (64, 10, ("cuda", "int8")),
         (64, 6, ("cuda", "nf4")),
@@ -213,9 +214,9 @@ def found(need: Need | None) -> tuple[str, str] | None:
     ],
 )
 def test_what_serves_best_of_what_fits_is_picked(
-    ram: int, gpu: int | None, expected: tuple[str, str] | None, tmp_path: Path
+    ram: int, gpu: int, expected: tuple[str, str] | None, tmp_path: Path
 ) -> None:
-    room = Room(ram * GB, None if gpu is None else gpu * GB)
+    room = Room(ram * GB, gpu * GB)
     assert found(pick(config_of(GLM2, tmp_path), room)) == expected
 
 
@@ -223,7 +224,7 @@ def test_too_little_memory_is_refused_with_both_figures_and_the_way_out(tmp_path
     config = config_of(GLM2, tmp_path)
 
     def checked(quant: Quant | None, ram: int) -> Need:
-        room = Room(ram * GB, None)
+        room = Room(ram * GB, 0)
         return check(config, quant, device="cpu", dtype=torch.float32, room=room)
 
     with pytest.raises(UserError, match=r"24\.5 GB .*8\.0 GB are free; use --quant int8 \(7\.5 GB"):
