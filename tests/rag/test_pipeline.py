@@ -16,9 +16,10 @@ from rag.language import Speaker
 from rag.open import background_of
 from rag.pipeline import Pipeline
 from rag.refuse import Calibration, Curve
+from rag.reply import NOT_FOUND
 from rag.rerank import Scores
-from rag.types import Message
-from tests.fakes import HashEmbedder, TextParser
+from rag.types import Answer, Message, Sampling
+from tests.fakes import CopyingGenerator, HashEmbedder, TextParser
 
 PAGES = {
     "law.txt": "第十条 建立劳动关系，应当订立书面劳动合同。\n第十九条 试用期不得超过六个月。\n",
@@ -118,3 +119,79 @@ def test_an_empty_knowledge_base_refuses(tmp_path: Path) -> None:
         answer = pipeline.ask("anything?")
     assert answer.refused
     assert answer.hits == ()
+
+
+@pytest.fixture
+def writing(pipeline: Pipeline) -> Pipeline:
+    return replace(pipeline, generator=CopyingGenerator())
+
+
+def test_a_generator_answers_from_the_passages_with_exact_quotes(writing: Pipeline) -> None:
+    answer = writing.ask("试用期不得超过几个月？")
+    assert not answer.refused
+    assert answer.generator == "copy"
+    assert answer.text.startswith("第十九条 试用期不得超过六个月。[")
+    [citation] = answer.citations
+    assert citation.quote == "第十九条 试用期不得超过六个月。"
+    text = writing.store.text(citation.chunk.document, citation.start, citation.end)
+    assert text == citation.quote
+    assert answer.unsupported == answer.unknown == ()
+
+
+@pytest.mark.parametrize("question", ["试用期不得超过几个月？", "xyzzy plugh?", "明月光是什么？"])
+def test_the_pieces_together_are_the_text(
+    pipeline: Pipeline, writing: Pipeline, question: str
+) -> None:
+    for each in (pipeline, writing):
+        *pieces, answer = each.stream(question)
+        assert isinstance(answer, Answer)
+        assert "".join(map(str, pieces)) == answer.text
+        assert answer == each.ask(question)
+
+
+def test_a_refusal_asks_the_generator_nothing(writing: Pipeline) -> None:
+    generator = CopyingGenerator()
+    strict = replace(writing, generator=generator, calibration=Calibration(STRICT, STRICT))
+    assert strict.ask("xyzzy plugh quux?").refused
+    assert generator.prompts == []
+
+
+def test_the_models_own_refusal_is_one(writing: Pipeline) -> None:
+    never = Curve(0.98, -1.35, 0.0)
+    answer = replace(writing, calibration=Calibration(never, never)).ask("量子计算机？")
+    assert answer.text == NOT_FOUND["han"]
+    assert answer.refused
+    assert answer.citations == answer.unsupported == ()
+
+
+def test_closing_the_stream_stops_the_generator(pipeline: Pipeline) -> None:
+    generator = CopyingGenerator()
+    pieces = replace(pipeline, generator=generator).stream("试用期不得超过几个月？")
+    assert next(pieces) == "第"
+    pieces.close()  # type: ignore[attr-defined]
+    assert generator.pieces == 1
+
+
+def test_what_the_window_could_not_hold_is_told(pipeline: Pipeline) -> None:
+    history = [Message("user", "问" * 500), Message("assistant", "答" * 500)]
+    narrow = replace(pipeline, generator=CopyingGenerator(context=900))
+    answer = narrow.ask("试用期不得超过几个月？", history, Sampling(max_new_tokens=100))
+    assert answer.dropped.turns == 1
+    assert len(answer.text) <= 100
+
+
+def test_a_question_longer_than_the_window_is_told_with_both_numbers(pipeline: Pipeline) -> None:
+    narrow = replace(pipeline, generator=CopyingGenerator(context=600))
+    with pytest.raises(UserError, match=r"question and instruction have \d+ tokens.* 88 "):
+        narrow.ask("试用期不得超过几个月？" * 10)
+    with pytest.raises(UserError, match=r"max_new_tokens is 600.* 600 tokens"):
+        narrow.ask("试用期？", sampling=Sampling(max_new_tokens=600))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}]
+)
+def test_sampling_that_is_none_is_the_users_mistake(wrong: dict[str, float]) -> None:
+    [(name, value)] = wrong.items()
+    with pytest.raises(UserError, match=f"{name} is {value}"):
+        Sampling(**wrong)  # type: ignore[arg-type]
