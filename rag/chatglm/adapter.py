@@ -131,12 +131,13 @@ class Prefix:
 
     def __init__(self, model: Any, encoder: PrefixEncoder) -> None:
         self.model, self.encoder = model, encoder
+        self.attention = model.config._attn_implementation
 
     def on(self) -> None:
         set_prefix(self.model, self.encoder)
 
     def off(self) -> None:
-        set_prefix(self.model, None)
+        set_prefix(self.model, None, attention=self.attention)
 
 
 def _part(model: Any, adapter: Adapter) -> Part:

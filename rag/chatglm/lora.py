@@ -92,19 +92,18 @@ def deltas(
     ]
 
 
-def dense_weight(module: Any) -> Tensor:
-    """The float32 weight [out, in] of a linear layer of any kind."""
-    weight = module.weight  # of packed ones too, computed anew
-    if getattr(weight, "quant_state", None) is not None:  # bitsandbytes, 4 bits
-        from bitsandbytes.functional import dequantize_4bit
+@torch.no_grad()
+def dense_weight(module: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The float32 weight [out, in] of a linear layer of any kind.
 
-        return dequantize_4bit(weight.data, weight.quant_state).float()
-    scale = getattr(weight, "SCB", None)  # bitsandbytes, 8 bits: the largest size of a row
-    if scale is None:
-        scale = getattr(getattr(module, "state", None), "SCB", None)
-    if scale is not None:
-        return weight.data.float() * (scale.float()[:, None] / 127)
-    return weight.detach().float()
+    bitsandbytes' is the product with the unit matrix, computed in `dtype`: how it keeps its codes
+    differs between devices, and on some processors from the first call on.
+    """
+    weight = module.weight  # of packed layers, computed anew
+    if weight.is_floating_point() and weight.shape == (module.out_features, module.in_features):
+        return weight.detach().float()
+    product = module(torch.eye(module.in_features, dtype=dtype, device=weight.device))
+    return (product if module.bias is None else product - module.bias).T.float()
 
 
 def _sizes(linears: Mapping[str, Any], rows: Mapping[str, Rows]) -> dict[str, tuple[int, int]]:
@@ -178,7 +177,7 @@ def _delta(module: Any, factors: Factors, rows: Rows, model: Any, scale: float) 
     gain = None
     if factors.magnitude is not None:
         # As PEFT's DoraLinearLayer: the norms of the rows of W + scale * BA.
-        weight = dense_weight(module).cpu() + b @ a
+        weight = dense_weight(module, model.dtype).cpu() + b @ a
         gain = rows.cut(factors.magnitude).float() / weight.norm(dim=1)
         b, bias = b * gain[:, None], None if bias is None else bias * gain
     place = {"device": model.device, "dtype": model.dtype}

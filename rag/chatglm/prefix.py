@@ -60,14 +60,17 @@ class PrefixEncoder(nn.Module):
         return plain
 
 
-def set_prefix(model: Any, encoder: PrefixEncoder | None) -> None:
-    """Let every query of `model` see what `encoder` holds; None: nothing more."""
+def set_prefix(model: Any, encoder: PrefixEncoder | None, *, attention: str = "sdpa") -> None:
+    """Let every query of `model` see what `encoder` holds; None: nothing more.
+
+    `attention` is the implementation that a model without a prefix goes back to.
+    """
     if generation_of(model.config) == 1:
         model.transformer.prefix_encoder = encoder
         model.config.pre_seq_len = encoder.shape[0] if encoder else None
         return
     if encoder is None:
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(attention)
         return
     for layer, past in zip(model.model.layers, encoder(), strict=True):
         layer.self_attn.prefix = past  # [2, 1, heads, length, head_dim]

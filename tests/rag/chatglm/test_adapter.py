@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GlmConfig, GlmForCausalLM, PreTrainedModel
+from transformers import (
+    Glm4Config,
+    Glm4ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+    PreTrainedModel,
+)
 
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters
@@ -15,6 +21,7 @@ from rag.chatglm.adapter_files import LoraAdapter, read_adapter
 from rag.chatglm.configuration import Glm1Config
 from rag.chatglm.contract import Contract, fingerprint
 from rag.chatglm.loading import load
+from rag.chatglm.lora import dense_weight
 from rag.chatglm.modeling_glm1 import Glm1ForCausalLM
 from tests.rag.chatglm.adapters import IDS, ROOT, linears, logits, merged, tensors, write
 from tests.rag.chatglm.golden import COPY
@@ -174,6 +181,61 @@ def test_on_quantised_bases_it_adds_to_what_the_codes_give(
                 float_base.get_submodule(name).weight.copy_(module.weight)
     exact = answered(float_base, tmp_path)
     assert (during - exact).norm() < band * exact.norm()
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_on_a_base_of_bitsandbytes(tmp_path: Path, dora: bool) -> None:
+    torch.manual_seed(0)
+    config = GlmConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, intermediate_size=64, vocab_size=512, attention_bias=True, pad_token_id=0,
+        eos_token_id=2,
+    )  # fmt: skip
+    GlmForCausalLM(config).save_pretrained(tmp_path / "base")
+    base = load(tmp_path / "base", quant="nf4", dtype=torch.float32, device="cpu")
+    float_base = load(tmp_path / "base", quant="none", dtype=torch.float32)
+    made = tensors(linears(base, upstream=True), FUSED, dora=dora)
+    there = write(tmp_path / "lora", made, FUSED, use_dora=dora)
+    with torch.no_grad():
+        for name, module in base.named_modules():
+            if hasattr(module, "out_features"):
+                float_base.get_submodule(name).weight.copy_(dense_weight(module))
+    exact = answered(float_base, there)
+    assert (answered(base, there) - exact).norm() < 0.05 * exact.norm()
+    assert fingerprint(base) == fingerprint(float_base)
+
+
+def test_weights_of_bitsandbytes_in_eight_bits() -> None:
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    weight = torch.randn(32, 64)
+    layer = Linear8bitLt(64, 32, has_fp16_weights=False)
+    layer.weight = Int8Params(weight.half(), requires_grad=False, has_fp16_weights=False).to("cpu")
+    for _ in range(2):  # a call moves the scales from the weight to the state
+        assert (dense_weight(layer) - weight).abs().max() < weight.abs().max() / 200
+        layer(torch.randn(1, 64))
+
+
+def test_fused_modules_are_split_for_transformers_own_classes(tmp_path: Path) -> None:
+    """GLM-4-9B's adapters, made on its remote code, on the checkpoints of the native classes."""
+    torch.manual_seed(0)
+    config = Glm4Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, intermediate_size=48, vocab_size=512, attention_bias=True, pad_token_id=0,
+        eos_token_id=2,
+    )  # fmt: skip
+    model = Glm4ForCausalLM(config).eval()
+    fused = tensors(linears(model, upstream=True), ["query_key_value"])
+    split = {}
+    for key, tensor in fused.items():
+        layer = "model" + key.removeprefix(f"{ROOT}transformer.encoder").partition(".self")[0]
+        leaf = key[-len("lora_A.weight") :]
+        parts = [tensor] * 3 if "lora_A" in leaf else tensor.split([32, 16, 16])
+        for name, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
+            split[f"{ROOT}{layer}.self_attn.{name}.{leaf}"] = part.clone()
+    there = write(tmp_path / "fused", fused, ["query_key_value"])
+    here = write(tmp_path / "split", split, ["q_proj", "k_proj", "v_proj"])
+    assert torch.equal(answered(model, there), answered(model, here))
 
 
 def test_the_fingerprint_is_the_checkpoints_in_any_precision(model: PreTrainedModel) -> None:

@@ -1,0 +1,18 @@
+"""The prompts that adapters were trained on."""
+
+from rag.chatglm.template import TEMPLATES
+from rag.types import Message
+
+
+def test_the_conversation_is_left_as_it_is() -> None:
+    messages = [Message("system", "s"), Message("user", "q")]
+    assert TEMPLATES["chat"](messages) == messages
+
+
+def test_the_tutorials_form_byte_for_byte() -> None:
+    """As `format_example` of mymusise/ChatGLM-Tuning's cover_alpaca2jsonl.py writes it."""
+    asked = [Message("user", "早"), Message("assistant", "早"), Message("user", "你好吗？")]
+    [message] = TEMPLATES["tutorial"](asked)
+    assert message == Message("user", "Instruction: 你好吗？\nAnswer: ")
+    [message] = TEMPLATES["tutorial"]([Message("system", "翻译"), *asked])
+    assert message.text == "Instruction: 翻译\nInput: 你好吗？\nAnswer: "
