@@ -7,9 +7,10 @@ from rag.chatglm.tokenizer import clean_up
 
 REPLACEMENT = "\ufffd"
 # Ends of a text that later words may change: the beginning of a character in bytes (3 at most), of
-# a blank word that ChatGLM-6B spells out, of a blank that `clean_up` may take away.
+# a blank word that ChatGLM-6B spells out, a blank that `clean_up` may still take away (its patterns
+# begin with a blank and have only these characters before their last).
 UNSETTLED = re.compile(r"<(?:n|\|[a-z_0-9]{0,8}\|?)?$")
-SPACED = re.compile(r" +n? *'? *[vr]?$")
+SPACED = re.compile(r" [ 'nvr]*$")
 
 TRAINED = ("[[训练时间]]", "2023年")
 LITERALS = {
