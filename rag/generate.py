@@ -35,7 +35,7 @@ class GenerateOptions:
     """The language model of a knowledge base, and how it picks its words."""
 
     model: str = ""
-    """A model's folder; empty: answers are sentences of the documents, without a language model."""
+    """A model's folder or its name on a hub; empty: answers are sentences of the documents alone."""
     quant: Quant = "auto"
     """How its weights are held: int4 or int8 (CPU), nf4 (CUDA), none; auto: what fits."""
     adapter: str = ""
@@ -66,12 +66,16 @@ class GenerateOptions:
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
 
-def load(options: GenerateOptions, *, progress: Callable[[float], None]) -> Generator:
-    """The generator that `options` name; `progress` is told the share loaded, 0 to 1."""
+def load(options: GenerateOptions, *, cache: Path, progress: Callable[[float], None]) -> Generator:
+    """The generator that `options` name; `progress` is told the share loaded, 0 to 1.
+
+    A model named by its hub is fetched into `cache`.
+    """
     from rag.chatglm.generator import open_generator  # loads torch and transformers
+    from rag.chatglm.hub import fetch
 
     return open_generator(
-        Path(options.model),
+        fetch(options.model, cache=cache),
         quant=options.quant,
         adapter=Path(options.adapter) if options.adapter else None,
         progress=progress,

@@ -5,7 +5,7 @@ runs on after the reader has left. Sampling follows transformers' `generate` as 
 calls it: temperature, then the 50 likeliest, then top-p.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from rag.chatglm.configuration import CACHE, generation_of
 from rag.chatglm.loading import load, read_config, stored_dtype
 from rag.chatglm.memory import CONTEXT, Mode, check, pick
 from rag.chatglm.room import Room
-from rag.chatglm.stream import StreamDecoder
+from rag.chatglm.stream import Polisher, StreamDecoder
 from rag.chatglm.template import TEMPLATES
 from rag.chatglm.tokenizer import open_tokenizer
 
@@ -82,20 +82,19 @@ class ChatGLMGenerator:
         )
 
     def stream(self, messages: Sequence[Any], sampling: Sampled) -> Iterator[str]:
-        """The reply piece by piece, without space around it.
+        """The reply piece by piece, as upstream shows it (`stream.polish`).
 
         `UserError` where the prompt fills the window, or the model computes no numbers.
         """
-        return _trimmed(self._pieces(self.encode(messages), sampling))
-
-    def _pieces(self, prompt: list[int], sampling: Sampled) -> Iterator[str]:
-        decoder, stops = StreamDecoder(self.tokenizer), self.stop_ids
-        for index in self.tokens(prompt, sampling):
+        decoder, polisher = StreamDecoder(self.tokenizer), Polisher(self.generation)
+        stops = self.stop_ids
+        for index in self.tokens(self.encode(messages), sampling):
             if index in stops:
                 break
-            if piece := decoder.push(index):
+            if piece := polisher.push(decoder.push(index)):
                 yield piece
-        yield decoder.finish()
+        if piece := polisher.push(decoder.finish()) + polisher.finish():
+            yield piece
 
     @torch.inference_mode()
     def tokens(self, prompt: Sequence[int], sampling: Sampled) -> Iterator[int]:
@@ -198,17 +197,3 @@ def _mode(directory: Path, quant: str) -> Mode:
     chosen: Any = "int4" if quant == "auto" else quant
     needed = check(config, chosen, device=device, dtype=dtype, room=room, context=context)
     return replace(needed.mode, quant=chosen)
-
-
-def _trimmed(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces without the space before and after all of them, and without empty ones."""
-    held, begun = "", False
-    for piece in pieces:
-        text = held + piece
-        if not begun:
-            text = text.lstrip()
-        said = text.rstrip()
-        held = text[len(said) :]
-        if said:
-            begun = True
-            yield said

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rag.cli.places import cache_home
 from rag.cli.screen import say
 
 if TYPE_CHECKING:
@@ -15,10 +16,10 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        metavar="DIR",
+        metavar="MODEL",
         help=say(
-            "Write the answer with this ChatGLM; '' for sentences of the documents alone.",
-            "用此文件夹中的 ChatGLM 模型撰写回答；'' 表示只摘录原文。",
+            "Write the answer with this ChatGLM (folder, or name on a hub); '' for none.",
+            "用此 ChatGLM 模型（文件夹或模型库中的名称）撰写回答；'' 表示不用。",
         ),
     ),
 ]
@@ -99,6 +100,6 @@ def generator(chosen: "GenerateOptions") -> "Generator | None":
 
     def load_it() -> "Generator":
         with loading(name) as progress:
-            return load(chosen, progress=progress)
+            return load(chosen, cache=cache_home() / "models", progress=progress)
 
     return LazyGenerator(name, load_it)
