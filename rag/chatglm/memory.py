@@ -26,6 +26,15 @@ RUNTIME = {"cpu": GB // 2, "cuda": GB}
 and cuBLAS' buffers: what upstream's six figures for ChatGLM2 leave when the rest is taken off is
 0.9 to 1.4 GB; transformers' documentation measures 1.3."""
 HEAD_BITS = 8  # of lm_head where the codes are made here (source.py)
+SCALE = {"cpu": 12, "cuda": 2}
+"""Bytes beside a block of codes: one float16 scale; ONNX Runtime keeps the scale twice in float32,
+and the sum of the block (measured: 0.688 and 1.188 bytes a weight with blocks of 64)."""
+SPARE = {"cpu": 2, "cuda": 1}
+"""What the widest activations take, in their own size. On the CPU freed pieces stay with malloc:
+0.54 MB a token of a prompt was measured at ChatGLM2-6B's width, packed, of which 0.32 are in use."""
+MAKING = 6
+"""Bytes a weight of the head while its codes are made on the CPU (measured: 4.2 for int4, 6.1 for
+int8, at ChatGLM2-6B's width); the layers' matrices are smaller, and it comes last."""
 NF4_BLOCK = 64  # bitsandbytes: weights that share a float32 scale
 
 
@@ -124,7 +133,7 @@ def need(
     `logits` is at how many positions they are computed: one in generation, upstream's measurement
     of "encoding" all.
     """
-    counts, size = parameters(config), mode.dtype.itemsize
+    counts, size, words = parameters(config), mode.dtype.itemsize, config.vocab_size
     prompt = context if prompt is None else prompt
     if generation_of(config) == 1:
         kept = config.hidden_size
@@ -134,9 +143,12 @@ def need(
         wide = 4 * config.intermediate_size  # gate and up in one, silu(gate), the product
     cache = 2 * config.num_hidden_layers * kept * context * size
     # One layer at a time: residual, norm, queries, keys and values, attention's output.
-    work = prompt * (6 * config.hidden_size + wide) * size + logits * config.vocab_size * size
+    spare = SPARE[mode.device]
+    work = prompt * (6 * config.hidden_size + spare * wide) * size + logits * words * size
     if mode.device == "cuda" and mode.quant != "none":
         work += counts.largest * size  # one weight is made from its codes at a time
+    if mode.device == "cpu" and mode.quant != "none" and not stored_bits(config):
+        work = max(work, MAKING * counts.embedding - cache)  # loading needs more than running
     return Need(mode, weights(config, mode), cache, work, RUNTIME[mode.device])
 
 
@@ -150,13 +162,14 @@ def weights(config: PreTrainedConfig, mode: Mode) -> int:
     if mode.quant == "none":
         return counts.total * size
     if packed or not (stored_bits(config) or _by_bitsandbytes(mode)):
-        linears = _code_size(int(mode.quant[-1]), packed["block"] if packed else BLOCK)
+        block = packed["block"] if packed else BLOCK
+        linears = int(mode.quant[-1]) / 8 + SCALE[mode.device] / block
         # Its codes stand beside the embedding where the two are one.
-        head = counts.embedding * _code_size(HEAD_BITS, packed["block"] if packed else BLOCK)
+        head = counts.embedding * (HEAD_BITS / 8 + SCALE[mode.device] / block)
     elif not stored_bits(config):
         linears = 1 if mode.quant == "int8" else 0.5 + 4 / NF4_BLOCK
     else:
-        linears = _code_size(int(mode.quant[-1]), BLOCK)
+        linears = int(mode.quant[-1]) / 8 + SCALE[mode.device] / BLOCK
         if config.quantization_embeddings:  # both, from the same codes
             embedding, head = linears, counts.embedding * linears
     words = counts.embedding * embedding
@@ -165,11 +178,6 @@ def weights(config: PreTrainedConfig, mode: Mode) -> int:
 
 def _by_bitsandbytes(mode: Mode) -> bool:
     return mode.quant == "nf4" or (mode.quant == "int8" and mode.device == "cuda")
-
-
-def _code_size(bits: int, block: int) -> float:
-    """Bytes a weight, with its share of a block's float16 scale."""
-    return bits / 8 + 2 / block
 
 
 def stored_dtype(config: PreTrainedConfig) -> torch.dtype:
