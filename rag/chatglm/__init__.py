@@ -3,10 +3,12 @@
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
+from rag.chatglm.modeling_glm1 import Glm1ForCausalLM
 from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
 from rag.chatglm.tokenizer import ChatGLM1Tokenizer, ChatGLM4Tokenizer, ChatGLMTokenizer
 
 AutoConfig.register("chatglm", Glm1Config, exist_ok=True)  # gives ChatGLM2Config by the keys
+AutoModelForCausalLM.register(Glm1Config, Glm1ForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(ChatGLM2Config, ChatGLM2ForCausalLM, exist_ok=True)
 AutoTokenizer.register(Glm1Config, ChatGLM1Tokenizer, exist_ok=True)
 # GLM-4-9B's is found by its name; the last one also where a directory names none.

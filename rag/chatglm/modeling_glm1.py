@@ -1,0 +1,386 @@
+"""ChatGLM-6B (v1), whole: 2-D rotary positions, prefix-LM mask, attention, block, model, head.
+
+A sequence is `context [gMASK] <sop> answer <eop>`: a context that sees itself both ways, with a
+hole in it (`[MASK]` or `[gMASK]`), and after `<sop>` the text of the hole, left to right (Du et
+al. 2022, GLM). Modules are named as upstream's modeling_chatglm.py names them, so that its weights
+load strictly and adapters made elsewhere fit.
+
+Shapes: B rows, S tokens, Q queries, K keys, h heads of d dimensions, H = h * d hidden, V words.
+"""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import BoolTensor, LongTensor, Tensor, nn
+from torch.nn.functional import dropout, gelu, pad, scaled_dot_product_attention
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from rag.chatglm.configuration import CACHE, Glm1Config
+from rag.chatglm.loading import Native
+from rag.chatglm.prefix import PrefixEncoder
+
+# The residual's scale. Upstream never tells a block how many layers there are, so that each counts
+# on 28, in smaller models too.
+ALPHA = math.sqrt(2 * 28)
+
+
+def positions_2d(
+    input_ids: Tensor, samples: Tensor, config: Glm1Config, *, prefer_mask: bool = False
+) -> LongTensor:
+    """Positions [B, 2, S]: where a token stands in its sample, and where within the hole's text.
+
+    The context counts 0, 1, 2, … in row 0 and is 0 in row 1; from `<sop>` on, row 0 stays at the
+    hole and row 1 counts 1, 2, 3, …. Both are 0 for padding. `samples` [B, S] numbers the sample
+    that each token belongs to, 0 is padding. Of a context with both kinds of hole, upstream's model
+    takes `[gMASK]`, its tokenizer (`prefer_mask`) takes `[MASK]`. `ValueError` names the row of a
+    sample that has no `<sop>`, or no hole before it.
+    """
+    (rows, length), real = input_ids.shape, samples > 0
+    place = torch.arange(length, device=input_ids.device).expand(rows, length)
+
+    def first(marked: Tensor) -> Tensor:
+        """The place of the first marked token of each token's sample, `length` if there is none."""
+        empty = place.new_full((rows, int(samples.max()) + 1), length)
+        places = torch.where(marked & real, place, length)
+        return empty.scatter_reduce(1, samples, places, "amin").gather(1, samples)
+
+    start, bos = first(real), first(input_ids == config.bos_token_id)
+    _require(bos < length, real, f"no <sop> (id {config.bos_token_id})")
+    short, long = (
+        first((input_ids == token) & (place < bos))
+        for token in (config.mask_token_id, config.gmask_token_id)
+    )
+    wanted, other = (short, long) if prefer_mask else (long, short)
+    hole = torch.where(wanted < length, wanted, other)
+    names = f"[MASK] (id {config.mask_token_id}) nor [gMASK] (id {config.gmask_token_id})"
+    _require(hole < length, real, f"neither {names} before <sop>")
+
+    filled = place >= bos
+    outer = torch.where(filled, hole, place) - start
+    inner = torch.where(filled, place - bos + 1, 0)
+    return cast(LongTensor, torch.stack((outer, inner), dim=1) * real[:, None])
+
+
+def _require(found: Tensor, real: Tensor, what: str) -> None:
+    lacking = (real & ~found).any(dim=1)
+    if lacking.any():
+        raise ValueError(
+            f"row {int(lacking.nonzero()[0])} of input_ids has {what}; a prompt ends in "
+            "[gMASK] <sop>, which the tokenizer appends (with a filled cache, pass position_ids)"
+        )
+
+
+def visible_keys(
+    position_ids: Tensor, attention_mask: Tensor | None, keys: int
+) -> BoolTensor | None:
+    """The prefix-LM mask [B, 1, Q, K], True where a query sees a key; None where all are seen.
+
+    Each query sees its sample's context and what stands before it. `attention_mask` [B, L] numbers
+    samples (0 is padding), or is upstream's bool [B, 1, Q, L], True where a key is *hidden*. Keys
+    before the last L are a prefix, seen by all.
+    """
+    queries = position_ids.shape[-1]
+    if attention_mask is None:
+        if queries == 1:
+            return None
+        attention_mask = position_ids.new_ones(len(position_ids), keys)
+    if attention_mask.dim() == 4 and attention_mask.dtype == torch.bool:
+        visible = ~attention_mask
+        # Upstream's padding sees nothing, and softmax over nothing is NaN on some devices.
+        visible = visible | ~visible.any(dim=-1, keepdim=True)
+    elif attention_mask.dim() == 2:
+        context = position_ids[:, None, None, 1] == 0  # [B, 1, 1, Q]
+        visible = context | context.new_ones(queries, queries).tril()
+        visible = pad(visible, (attention_mask.shape[-1] - queries, 0), value=True)
+        sample = attention_mask[:, None, -queries:, None]
+        visible = visible & (sample == attention_mask[:, None, None, :])
+    else:
+        raise ValueError(
+            f"attention_mask is {attention_mask.dtype} of shape {list(attention_mask.shape)}; pass "
+            "[B, S] (0 for padding), or bool [B, 1, S, S] (True for hidden)"
+        )
+    return cast(BoolTensor, pad(visible, (keys - visible.shape[-1], 0), value=True))
+
+
+def rotary_table(position_ids: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., dim / 2] of a rotary dimension `dim`, one more axis than positions.
+
+    Frequencies are rounded to fp16 in every model, as upstream's are. In fp16 models so are the
+    angles, which are coarse above position 64: published weights were trained with them. In bf16
+    upstream's angles are useless; here they are those of fp32.
+    """
+    steps = torch.arange(0, dim, 2, device=position_ids.device).float()
+    inv_freq = (1.0 / 10000 ** (steps / dim)).half()
+    exact = torch.float16 if dtype == torch.float16 else torch.float32
+    angles = (position_ids[..., None].to(exact) * inv_freq.to(exact)).float()
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys [B, h, S, d], rotated: half of d by each row of positions.
+
+    The table is [B, 1, S, 2, d / 4]. Within its half, dimension i turns together with i + d / 4
+    (not with its neighbour, as in ChatGLM2).
+    """
+    a, b = x.unflatten(-1, (2, 2, -1)).unbind(dim=-2)  # [B, h, S, 2, d / 4]
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-2).flatten(-3)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Computed in its weight's precision: checkpoints and PEFT keep it in fp32 in fp16 models."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype)).to(input.dtype)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: Glm1Config, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.hidden_size // config.num_attention_heads
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, S, H]
+        prefix: Tensor | None,  # keys and values [2, B, h, P, d], not rotated
+        visible: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        cache: Cache | None,
+    ) -> Tensor:
+        # Each head's query, key and value lie side by side.
+        heads = self.query_key_value(x).unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2)
+        q, k, v = heads.chunk(3, dim=-1)  # [B, h, S, d]
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if prefix is not None:
+            k, v = torch.cat((prefix[0], k), dim=2), torch.cat((prefix[1], v), dim=2)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer)
+        # Upstream divides by the layer's number and multiplies by it again; both cancel.
+        out = scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        return self.dense(out.transpose(1, 2).flatten(2))
+
+
+class GLU(nn.Module):
+    """Upstream's name; there is no gate in it."""
+
+    def __init__(self, config: Glm1Config) -> None:
+        super().__init__()
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, config.inner_hidden_size)
+        self.dense_4h_to_h = nn.Linear(config.inner_hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense_4h_to_h(gelu(self.dense_h_to_4h(x), approximate="tanh"))
+
+
+class GLMBlock(GradientCheckpointingLayer):
+    def __init__(self, config: Glm1Config, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon)
+        self.attention = SelfAttention(config, layer)
+        self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon)
+        self.mlp = GLU(config)
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        x = self.input_layernorm(x)
+        x = x * ALPHA + self.attention(x, *args)  # the residual is the normalised input
+        x = self.post_attention_layernorm(x)
+        return x * ALPHA + self.mlp(x)
+
+
+class Glm1PreTrainedModel(PreTrainedModel):
+    config_class = Glm1Config
+    config: Glm1Config
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GLMBlock"]  # noqa: RUF012  (transformers declares it so)
+    _supports_sdpa = True
+    # Published checkpoints store the frequencies, unrounded; upstream computes its own too.
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$"]  # noqa: RUF012  (likewise)
+
+
+class Glm1Model(Glm1PreTrainedModel):
+    """Tokens to final hidden states."""
+
+    def __init__(self, config: Glm1Config) -> None:
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(GLMBlock(config, i) for i in range(config.num_layers))
+        self.final_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon)
+        self.prefix_encoder = PrefixEncoder.of(config) if config.pre_seq_len else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.word_embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None,
+        cache: Cache | None,
+        output_hidden_states: bool,
+    ) -> BaseModelOutputWithPast:
+        past = cache.get_seq_length() if cache is not None else 0
+        # What P-Tuning v2 learnt stands before the first token, then in the cache.
+        prefix: Any = [None] * len(self.layers)
+        if self.prefix_encoder is not None and not past:
+            prefix = self.prefix_encoder(len(input_ids))  # [L, 2, B, h, P, d]
+            prefix = dropout(prefix.to(self.dtype), 0.1, self.training)
+            past = prefix.shape[-2]
+        visible = visible_keys(position_ids, attention_mask, past + input_ids.shape[1])
+        x = self.word_embeddings(input_ids)
+        dim = self.config.hidden_size // self.config.num_attention_heads // 2
+        places = position_ids.transpose(1, 2)[:, None]  # [B, 1, S, 2]
+        rotary = rotary_table(places, dim, x.dtype)
+        states = []
+        for layer, before in zip(self.layers, prefix, strict=True):
+            states.append(x)
+            # By position: a checkpoint tracks the gradients of no others.
+            x = layer(x, before, visible, rotary, cache)
+        x = self.final_layernorm(x)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            hidden_states=(*states, x) if output_hidden_states else None,
+        )
+
+
+class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
+    """ChatGLM-6B with its head, which is the embedding."""
+
+    _tied_weights_keys = {"lm_head.weight": "transformer.word_embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: Glm1Config) -> None:
+        super().__init__(config)
+        self.transformer = Glm1Model(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def positions(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        prefer_mask: bool = False,
+    ) -> LongTensor:
+        """Positions [B, 2, S] of whole sequences, as `positions_2d`; a step passes its last ones.
+
+        `attention_mask` [B, S] as in `forward`.
+        """
+        if attention_mask is None or attention_mask.dim() != 2:
+            attention_mask = torch.ones_like(input_ids)
+        samples = attention_mask.to(input_ids)
+        return positions_2d(input_ids, samples, self.config, prefer_mask=prefer_mask)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,  # [B, S]
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, S, V] and, with `labels` [B, S], the loss: shifted by one, -100 ignored.
+
+        `attention_mask` [B, S] is 1 for tokens and 0 for padding, on either side. Several samples
+        packed into one row are numbered 1, 2, 3, … in it: none sees another, and each has its own
+        positions, as if alone. Upstream's bool [B, 1, S, S] (True is hidden) is taken too, together
+        with its `position_ids` [B, 2, S]. Other keyword arguments go to the loss.
+        """
+        if position_ids is None:
+            position_ids = self.positions(input_ids, attention_mask)
+        elif position_ids.shape != (len(input_ids), 2, input_ids.shape[1]):
+            wanted = [len(input_ids), 2, input_ids.shape[1]]
+            raise ValueError(f"position_ids are {list(position_ids.shape)}, not [B, 2, S] {wanted}")
+        cache = cache if cache is not None else past_key_values
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        if self.training and self.transformer.gradient_checkpointing:
+            cache = None  # a checkpointed layer runs twice and would fill it twice
+        outputs = self.transformer(
+            input_ids, position_ids, attention_mask, cache, bool(output_hidden_states)
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            **{CACHE: cache},
+        )
+
+    def generate(self, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """As transformers'; upstream's bool mask [B, 1, S, S] is taken too, for its padding."""
+        if attention_mask is not None and attention_mask.dim() == 4:  # real tokens see themselves
+            attention_mask = (~attention_mask[:, 0].diagonal(dim1=-2, dim2=-1)).long()
+        return super().generate(*args, attention_mask=attention_mask, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What one forward of `generate` takes: the tokens that the cache does not hold yet."""
+        cache = kwargs.get(CACHE)
+        held = cache.get_seq_length() if cache is not None else 0
+        if not held and attention_mask is not None and not attention_mask[:, -1].all():
+            raise ValueError("a prompt is padded on the right; pad on the left to generate")
+        if position_ids is None:
+            position_ids = self.positions(input_ids, attention_mask)
+        new = input_ids.shape[1] - max(0, held - (self.config.pre_seq_len or 0))
+        return {
+            "input_ids": input_ids[:, -new:],
+            "position_ids": position_ids[:, :, -new:],
+            "attention_mask": attention_mask,
+            "use_cache": use_cache,
+            "logits_to_keep": logits_to_keep,
+            CACHE: cache,
+        }
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        """Lengthen positions, if the caller gave any: row 0 stays at the hole, row 1 goes on."""
+        places = model_kwargs.pop("position_ids", None)
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, **kwargs)
+        if places is not None:
+            new = torch.arange(1, kwargs.get("num_new_tokens", 1) + 1, device=places.device)
+            new = places[..., -1:] + torch.stack((new * 0, new))
+            model_kwargs["position_ids"] = torch.cat((places, new), dim=-1)
+        return model_kwargs
+
+    def _prepare_position_ids_for_generation(self, *args: Any) -> None:
+        """Newer transformers count 1-D positions here; `prepare_inputs_for_generation` does it."""
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, position_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Repeat rows, for beams; newer transformers take positions [3, B, S] for granted."""
+        ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids.repeat_interleave(expand_size, dim=0)
+        return ids, kwargs
