@@ -26,9 +26,9 @@ from rag.chatglm.weights import to_upstream
 Quant = Literal["none", "int4", "int8", "nf4"]
 Progress = Callable[[float], None]
 # What transformers reports of a loading; ours raises where there is anything to report.
-NOTHING_LEFT = {
-    name: () for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
-}
+NOTHING_LEFT = dict.fromkeys(
+    ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"), ()
+)
 
 
 def load(
