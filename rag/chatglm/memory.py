@@ -22,9 +22,9 @@ GB = 2**30
 CONTEXT = 2048
 """Tokens that a need is told for: ChatGLM-6B's whole window, and upstream's own measurements."""
 RUNTIME = {"cpu": GB // 2, "cuda": GB}
-"""Python, torch, transformers and ONNX Runtime hold 0.4 to 0.5 GB. A CUDA context with its kernels
-and cuBLAS' buffers: what upstream's six figures for ChatGLM2 leave when the rest is taken off is
-0.9 to 1.4 GB; transformers' documentation measures 1.3."""
+"""Python, torch, transformers and ONNX Runtime hold 0.4 GB before a model. A CUDA context with its
+kernels and cuBLAS' buffers is not measured here: it is what upstream's six figures for ChatGLM2
+leave when the rest is taken off, 0.85 to 1.2 GB."""
 HEAD_BITS = 8  # of lm_head where the codes are made here (source.py)
 SCALE = {"cpu": 12, "cuda": 2}
 """Bytes beside a block of codes: one float16 scale; ONNX Runtime keeps the scale twice in float32,
