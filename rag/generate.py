@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from ingest.errors import UserError
 from rag.types import Message, Sampling
@@ -54,6 +54,12 @@ class GenerateOptions:
             _ = self.sampling
         except UserError as error:
             raise UserError(f"[generate] {error}", zh=f"[generate] {error.zh}") from None
+        if self.quant not in get_args(Quant):
+            known = ", ".join(get_args(Quant))
+            raise UserError(
+                f"quant is {self.quant}; need one of {known}",
+                zh=f"quant 为 {self.quant}；应为以下之一：{known}",
+            )
         if self.adapter and not self.model:
             raise UserError(
                 f"[generate] adapter is {self.adapter}, but no model is named; name the model "
