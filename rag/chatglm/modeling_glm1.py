@@ -14,13 +14,14 @@ from typing import Any, cast
 import torch
 from torch import BoolTensor, LongTensor, Tensor, nn
 from torch.nn.functional import dropout, gelu, pad, scaled_dot_product_attention
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from rag.chatglm.configuration import CACHE, Glm1Config
+from rag.chatglm.generation_glm1 import GenerationMixin2D
 from rag.chatglm.loading import Native
 from rag.chatglm.prefix import PrefixEncoder
 
@@ -254,7 +255,7 @@ class Glm1Model(Glm1PreTrainedModel):
         )
 
 
-class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
+class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
     """ChatGLM-6B with its head, which is the embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "transformer.word_embeddings.weight"}  # noqa: RUF012
@@ -322,65 +323,7 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
+        held: dict[str, Any] = {CACHE: cache}
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            **{CACHE: cache},
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **held
         )
-
-    def generate(self, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        """As transformers'; upstream's bool mask [B, 1, S, S] is taken too, for its padding."""
-        if attention_mask is not None and attention_mask.dim() == 4:  # real tokens see themselves
-            attention_mask = (~attention_mask[:, 0].diagonal(dim1=-2, dim2=-1)).long()
-        return super().generate(*args, attention_mask=attention_mask, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int = 0,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """What one forward of `generate` takes: the tokens that the cache does not hold yet."""
-        cache = kwargs.get(CACHE)
-        held = cache.get_seq_length() if cache is not None else 0
-        if not held and attention_mask is not None and not attention_mask[:, -1].all():
-            raise ValueError("a prompt is padded on the right; pad on the left to generate")
-        if position_ids is None:
-            position_ids = self.positions(input_ids, attention_mask)
-        new = input_ids.shape[1] - max(0, held - (self.config.pre_seq_len or 0))
-        return {
-            "input_ids": input_ids[:, -new:],
-            "position_ids": position_ids[:, :, -new:],
-            "attention_mask": attention_mask,
-            "use_cache": use_cache,
-            "logits_to_keep": logits_to_keep,
-            CACHE: cache,
-        }
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], **kwargs: Any
-    ) -> dict[str, Any]:
-        """Lengthen positions, if the caller gave any: row 0 stays at the hole, row 1 goes on."""
-        places = model_kwargs.pop("position_ids", None)
-        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, **kwargs)
-        if places is not None:
-            new = torch.arange(1, kwargs.get("num_new_tokens", 1) + 1, device=places.device)
-            new = places[..., -1:] + torch.stack((new * 0, new))
-            model_kwargs["position_ids"] = torch.cat((places, new), dim=-1)
-        return model_kwargs
-
-    def _prepare_position_ids_for_generation(self, *args: Any) -> None:
-        """Newer transformers count 1-D positions here; `prepare_inputs_for_generation` does it."""
-
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, position_ids: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Repeat rows, for beams; newer transformers take positions [3, B, S] for granted."""
-        ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
-        if position_ids is not None:
-            kwargs["position_ids"] = position_ids.repeat_interleave(expand_size, dim=0)
-        return ids, kwargs
