@@ -156,19 +156,19 @@ class Judge:
     def supports(self, sentence: str, cited: Sequence[int] = ()) -> bool:
         """Whether each clause of it is supported; one that says nothing to check is.
 
-        Passages in another script share no words with it, so their numbers alone can tell. They are
-        believed where the sentence cites them (`cited` counts from 1), or all are in another script.
+        Passages in another script share few words with it, so their numbers are enough where the
+        sentence cites them (`cited` counts from 1), or where all are in another script.
         """
         script = script_of(sentence)
-        native = [evidence for evidence in self.evidence if evidence.script == script]
+        alone = all(evidence.script != script for evidence in self.evidence)
         foreign = [
             evidence
             for number, evidence in enumerate(self.evidence, start=1)
-            if evidence.script != script and (number in cited or not native)
+            if evidence.script != script and (number in cited or alone)
         ]
-        return all(self._clause(clause, native, foreign) for clause in clauses(sentence))
+        return all(self._clause(clause, foreign) for clause in clauses(sentence))
 
-    def _clause(self, clause: str, native: Sequence[Evidence], foreign: Sequence[Evidence]) -> bool:
+    def _clause(self, clause: str, foreign: Sequence[Evidence]) -> bool:
         weights, folded = self.rarity.weigh(clause), fold(clause)
         wanted = numbers(folded)
         if not wanted and coverage(weights, frozenset()):  # nothing to check
@@ -178,17 +178,15 @@ class Judge:
         words, pairs = ({t: w for t, w in part.items() if t not in self._asked} for part in weights)
         held = any(
             wanted <= window.numbers and coverage((words, pairs), window.terms) >= ADDED
-            for evidence in native
+            for evidence in self.evidence
             for window in evidence.windows
         )
-        return held and not self._denied(folded, weights, native)
+        return held and not self._denied(folded, weights)
 
-    def _denied(
-        self, folded: str, weights: tuple[Weights, Weights], native: Sequence[Evidence]
-    ) -> bool:
+    def _denied(self, folded: str, weights: tuple[Weights, Weights]) -> bool:
         """Whether the passages' clause nearest to this one says the contrary."""
         agreeing = contrary = 0.0
-        for text, held in (clause for evidence in native for clause in evidence.clauses):
+        for text, held in (clause for each in self.evidence for clause in each.clauses):
             share = coverage(weights, held)
             if negated(folded) != negated(text) or contradict(bounds(folded), bounds(text)):
                 contrary = max(contrary, share)
