@@ -1,4 +1,4 @@
-"""Makes the small copies of v2 and v3 from the whole golden set: `python tests/golden/copy.py SET`."""
+"""Makes the small copies of v1, v2 and v3 from the whole golden set: `python tests/golden/copy.py SET`."""
 
 import json
 import sys
@@ -9,31 +9,33 @@ from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).parent
 ROWS = 8  # of a long prompt's logits, the last ones
-KEPT = (
-    "single.short.",
-    "single.medium.",
-    "single.one.",
-    "batch.",
-    "generate.",
-    "train.",
-    "fp16.medium.",
-)
+KEPT = ("batch", "generate.", "train.", "fp16.gmask_ctx.", "fp16.mask_mid.", "fp16.medium.")
+PREFIXED = {"v1": ("gmask_ctx", "batch_gmask"), "v2": ("medium", "batch")}
 
 
 def main(source: Path) -> None:
-    for generation in ("v2", "v3"):
+    for generation in ("v1", "v2", "v3"):
         here, there = HERE / generation, source / generation
         here.mkdir(exist_ok=True)
         golden = np.load(there / "golden.npz")
-        arrays = {key: golden[key] for key in golden if key.startswith(KEPT)}
-        arrays["single.long.input_ids"] = golden["single.long.input_ids"]
+        arrays = {key: golden[key] for key in golden if _kept(key)}
         for key in ("single.long.logits", "fp16.long.logits"):
             arrays[key] = golden[key][:, -ROWS:]
         np.savez_compressed(here / "golden.npz", **arrays)
         weights(there / "tiny_safetensors", here / "tiny_safetensors")
         (here / "train.json").write_bytes((there / "train.json").read_bytes())
-    quantised(source / "v2", HERE / "v2")  # ChatGLM3's layout is ChatGLM2's
+    for generation, prompts in PREFIXED.items():  # ChatGLM3's layouts are ChatGLM2's
+        here, there = HERE / generation, source / generation
+        quantised(there, here)
+        prefixes(there, here, prompts)
     rope(source)
+
+
+def _kept(key: str) -> bool:
+    """Everything but what is large and told by the rest: of `long`, ids and positions are enough."""
+    if key.startswith("single.long."):
+        return key.endswith(("input_ids", "position_ids"))
+    return key.startswith((*KEPT, "single."))
 
 
 def weights(there: Path, here: Path) -> None:
@@ -54,8 +56,16 @@ def quantised(there: Path, here: Path) -> None:
             (here / bits / name).write_bytes((there / bits / name).read_bytes())
 
 
+def prefixes(there: Path, here: Path, prompts: tuple[str, ...]) -> None:
+    prefix = np.load(there / "prefix_golden.npz")
+    kept = tuple(f"{kind}.{name}." for kind in ("noproj", "proj") for name in ("weight", *prompts))
+    arrays = {key: prefix[key] for key in prefix if key.startswith(("pre_seq_len", *kept))}
+    np.savez_compressed(here / "prefix_golden.npz", **arrays)
+
+
 def rope(source: Path) -> None:
     """Every 16th position of the tables; the variants of the 32k models, the last rows."""
+    rope_1(source)
     tables = np.load(source / "rope_v2_v3.npz")
     arrays = {"dim": tables["dim"]}
     for key in tables:
@@ -65,6 +75,15 @@ def rope(source: Path) -> None:
     ratio = np.load(source / "v3" / "rope_ratio_golden.npz")
     kept = {k: ratio[k][:, -ROWS:] if k.endswith("logits") else ratio[k] for k in ratio}
     np.savez_compressed(HERE / "v3" / "rope_ratio_golden.npz", **kept)
+
+
+def rope_1(source: Path) -> None:
+    tables = np.load(source / "rope_v1.npz")
+    arrays = {key: tables[key] for key in tables}
+    arrays["fp16.positions"] = np.arange(len(tables["fp16.cos"]))
+    for key in ("fp16.cos", "fp16.sin", "fp16.positions", "fp32.cos", "fp32.sin", "fp32.positions"):
+        arrays[key] = arrays[key][::16]
+    np.savez_compressed(HERE / "rope_v1.npz", **arrays)
 
 
 if __name__ == "__main__":
