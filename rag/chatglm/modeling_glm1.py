@@ -118,7 +118,7 @@ def rotary_table(position_ids: Tensor, dim: int, dtype: torch.dtype) -> tuple[Te
     steps = torch.arange(0, dim, 2, device=position_ids.device).float()
     inv_freq = (1.0 / 10000 ** (steps / dim)).half()
     exact = torch.float16 if dtype == torch.float16 else torch.float32
-    angles = (position_ids[..., None].to(exact) * inv_freq.to(exact)).float()
+    angles = position_ids[..., None].to(exact) * inv_freq.to(exact)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
