@@ -120,7 +120,7 @@ class ChatGLMGenerator:
         """The last position's logits, (V,) float32. The first `fed` ids are in the cache."""
         positions = None
         if self.generation == 1:  # 2-D: they depend on the whole sequence
-            positions = self.model.positions(ids)[..., fed:]
+            positions = self.model.positions(ids, prefer_mask=True)[..., fed:]
         out = self.model(
             ids[:, fed:],
             position_ids=positions,

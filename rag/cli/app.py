@@ -7,6 +7,7 @@ import typer
 from ingest.errors import UserError
 from rag.cli import ask, evaluate, ingest, kb
 from rag.cli.doctor import doctor
+from rag.cli.fill import fill
 from rag.cli.quantize import quantize
 from rag.cli.screen import error, say
 
@@ -30,6 +31,7 @@ app.add_typer(kb.app, name="kb")
 app.command("eval")(evaluate.evaluate)
 app.command("doctor")(doctor)
 app.command("quantize")(quantize)
+app.command("fill")(fill)
 
 
 def main() -> None:
