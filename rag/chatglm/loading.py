@@ -62,8 +62,11 @@ def load(
         return _bitsandbytes(directory, config, quant, dtype, device)
     bits = {"int4": 4, "int8": 8}.get(quant or "") if not stored else None
     packed = device == "cpu" and (bits or (stored and quant != "none"))
+    # Published checkpoints leave the head in floats, the largest matrix of all.
+    head = bits or (8 if packed else None)
     model = empty(config)
-    fill_in(model, pieces(model, source, bits), dtype=dtype, packed=bool(packed), progress=progress)
+    parts = pieces(model, source, bits, head)
+    fill_in(model, parts, dtype=dtype, packed=bool(packed), progress=progress)
     return _finish(model, directory, dtype).to(device)  # type: ignore[arg-type]  (a stub of torch's)
 
 
@@ -117,8 +120,9 @@ def fill_in(
             bias = piece.get("bias")
             new = _of_codes(module, weight, bias, dtype=dtype, packed=packed)
             model.set_submodule(path, new)
-            if ".layers." in path:
-                model.config.packed = {"bits": weight.bits, "block": weight.block}
+            of = "head_" if path == "lm_head" else ""
+            codes = {f"{of}bits": weight.bits, f"{of}block": weight.block}
+            model.config.packed = (getattr(model.config, "packed", None) or {}) | codes
         elif isinstance(module, nn.Embedding) and packed:
             model.set_submodule(path, StoredEmbedding(weight, module.padding_idx, dtype))
         else:
@@ -166,7 +170,7 @@ class Native:
             config._attn_implementation = kwargs["attn_implementation"]
         with init_empty_weights():
             model: Any = cls(config)  # type: ignore[call-arg]
-        fill_in(model, pieces(model, source, None), dtype=dtype, packed=False)
+        fill_in(model, pieces(model, source, None, None), dtype=dtype, packed=False)
         model = _finish(model, directory, dtype)
         return (model, dict(NOTHING_LEFT)) if kwargs.get("output_loading_info") else model
 
@@ -239,7 +243,7 @@ def _through_transformers(kind: Any, source: Source, options: dict[str, Any]) ->
         model = kind(source.config)
     state = {
         f"{path}.{name}": tensor
-        for path, piece in pieces(model, source, None)
+        for path, piece in pieces(model, source, None, None)
         for name, tensor in piece.items()
     }
     for known in ("_from_auto", "adapter_kwargs", "trust_remote_code", "output_loading_info"):

@@ -14,7 +14,7 @@ from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
 from rag.chatglm.configuration import generation_of
-from rag.chatglm.quantize import BLOCK
+from rag.chatglm.quantize import BLOCK, HEAD_BLOCK
 from rag.chatglm.room import Device, Room
 
 Quant = Literal["none", "int8", "int4", "nf4"]
@@ -25,7 +25,6 @@ RUNTIME = {"cpu": GB // 2, "cuda": GB}
 """Python, torch, transformers and ONNX Runtime hold 0.4 GB before a model. A CUDA context with its
 kernels and cuBLAS' buffers is not measured here: it is what upstream's six figures for ChatGLM2
 leave when the rest is taken off, 0.85 to 1.2 GB."""
-HEAD_BITS = 8  # of lm_head where the codes are made here (source.py)
 SCALE = {"cpu": 12, "cuda": 2}
 """Bytes beside a block of codes: one float16 scale; ONNX Runtime keeps the scale twice in float32,
 and the sum of the block (measured: 0.688 and 1.188 bytes a weight with blocks of 64)."""
@@ -162,10 +161,9 @@ def weights(config: PreTrainedConfig, mode: Mode) -> int:
     if mode.quant == "none":
         return counts.total * size
     if packed or not (stored_bits(config) or _by_bitsandbytes(mode)):
-        block = packed["block"] if packed else BLOCK
-        linears = int(mode.quant[-1]) / 8 + SCALE[mode.device] / block
+        linears = int(mode.quant[-1]) / 8 + SCALE[mode.device] / BLOCK
         # Its codes stand beside the embedding where the two are one.
-        head = counts.embedding * (HEAD_BITS / 8 + SCALE[mode.device] / block)
+        head = counts.embedding * (int(mode.quant[-1]) / 8 + SCALE[mode.device] / HEAD_BLOCK)
     elif not stored_bits(config):
         linears = 1 if mode.quant == "int8" else 0.5 + 4 / NF4_BLOCK
     else:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ingest.errors import UserError
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.quantize import BLOCK, Packed
+from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, Packed
 from rag.chatglm.source import Piece, Source, pieces
 
 SHARD = 1 << 30
@@ -78,14 +78,21 @@ def _write(
     total = sum(parameter.numel() for parameter in model.parameters())
     shards = Shards(work)
     done = 0
-    for path, piece in pieces(model, source, bits if source.bits is None else None):
+    made = source.bits is None
+    wanted = (bits, bits) if made else (None, 8)
+    for path, piece in pieces(model, source, *wanted):
         for name, tensor in _tensors(path, piece).items():
             shards.add(name, tensor)
         done += sum(p.numel() for p in model.get_submodule(path).parameters(recurse=False))
         if progress:
             progress(done / total)
     shards.close()
-    source.config.packed = {"bits": bits, "block": BLOCK}
+    source.config.packed = {
+        "bits": bits,
+        "block": BLOCK,
+        "head_bits": wanted[1],
+        "head_block": HEAD_BLOCK,
+    }
     source.config.quantization_bit = None
     source.config.quantization_embeddings = False
     source.config.architectures = [type(model).__name__]

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-BLOCK = 64
-"""Columns that share a scale; a power of two, at least 16."""
+BLOCK = 128
+"""Columns that share a scale, of the layers' matrices; a power of two, at least 16."""
+HEAD_BLOCK = 32
+"""The same of the head, which decides between words directly."""
 ROWS = 32
 """Rows quantised at a time, so that what is computed in between stays in the cache."""
 SHRINK = (1.0, 0.95, 0.9, 0.85)

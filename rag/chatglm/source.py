@@ -9,11 +9,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ingest.errors import UserError
 from rag.chatglm.checkpoint import Checkpoint
-from rag.chatglm.quantize import Packed, from_published, quantize
+from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, Packed, from_published, quantize
 from rag.chatglm.weights import IGNORED, Rows, is_upstream, upstream_of
 
 Piece = dict[str, Tensor | Packed]
-HEAD_BITS = 8  # of lm_head, in a model quantised here: it decides between words directly
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,13 @@ class Source:
         ]
 
 
-def pieces(model: PreTrainedModel, source: Source, bits: int | None) -> Iterator[tuple[str, Piece]]:
-    """Module by module what it holds: tensors, and codes of linear layers if `bits` or if stored.
+def pieces(
+    model: PreTrainedModel, source: Source, bits: int | None, head: int | None
+) -> Iterator[tuple[str, Piece]]:
+    """Module by module what it holds: tensors, or codes of its weight.
+
+    Codes are what is stored as such; of floats the layers' linears are made into `bits`, lm_head
+    into `head`. A head that is the embedding is left out where it isn't codes.
 
     `UserError` for a tensor that is missing, left over, of another shape or not finite.
     """
@@ -81,16 +85,23 @@ def pieces(model: PreTrainedModel, source: Source, bits: int | None) -> Iterator
             zh=f"权重中有 {left[0]}（共 {len(left)} 个），config.json 所述模型没有对应参数；"
             "该权重属于另一类模型",
         )
+    words = model.get_input_embeddings()
+    embedding = next(path for path, module in modules.items() if module is words)
     for path, module in modules.items():
-        origin, head_bits = path, _bits_of(path, module, bits)
-        if path == "lm_head" and source.config.tie_word_embeddings:
-            origin = _path_of(model.get_input_embeddings(), modules)
-            if not (head_bits or source.has(origin, "codes") or source.has(origin, "weight_scale")):
-                continue
-        yield path, _piece(module, origin, source, head_bits)
+        origin, wanted = path, None
+        if path == "lm_head":
+            wanted = head
+            if source.config.tie_word_embeddings and not source.has(path, "codes"):
+                origin = embedding
+                if not (head or source.has(origin, "codes") or source.has(origin, "weight_scale")):
+                    continue
+        elif isinstance(module, nn.Linear) and ".layers." in path:
+            wanted = bits
+        block = HEAD_BLOCK if path == "lm_head" else BLOCK
+        yield path, _piece(module, origin, source, wanted, block)
 
 
-def _piece(module: nn.Module, origin: str, source: Source, bits: int | None) -> Piece:
+def _piece(module: nn.Module, origin: str, source: Source, bits: int | None, block: int) -> Piece:
     piece: Piece = {}
     for kind, parameter in module.named_parameters(recurse=False):
         shape = (parameter.shape[0], parameter.shape[-1])
@@ -101,15 +112,17 @@ def _piece(module: nn.Module, origin: str, source: Source, bits: int | None) -> 
         else:
             tensor = source.read(origin, kind)
             _check(f"{origin}.{kind}", tensor, tuple(parameter.shape))
-            piece[kind] = quantize(tensor, bits=bits) if bits and kind == "weight" else tensor
+            piece[kind] = tensor
+            if bits and kind == "weight":
+                piece[kind] = quantize(tensor, bits=bits, block=block)
     return piece
 
 
 def _stored(module: str, shape: tuple[int, int], source: Source) -> Packed:
     codes, scales = source.read(module, "codes"), source.read(module, "scales")
-    block = int(source.config.packed["block"])
+    of = "head_" if module == "lm_head" else ""
+    bits, block = (int(source.config.packed[f"{of}{key}"]) for key in ("bits", "block"))
     padded = -(-shape[1] // block) * block
-    bits = codes.shape[1] * 8 // padded
     _check(f"{module}.codes", codes, (shape[0], padded * bits // 8))
     _check(f"{module}.scales", scales, (shape[0], padded // block))
     return Packed(codes, scales, bits, block, shape)
@@ -140,16 +153,3 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
             f"{name} holds NaN or infinite numbers; the checkpoint is damaged, get it again",
             zh=f"{name} 中有 NaN 或无穷大；权重已损坏，请重新获取",
         )
-
-
-def _path_of(module: nn.Module, modules: dict[str, nn.Module]) -> str:
-    return next(path for path, candidate in modules.items() if candidate is module)
-
-
-def _bits_of(path: str, module: nn.Module, bits: int | None) -> int | None:
-    """How many bits a module is quantised to: the layers' linears and the head, nothing else."""
-    if not isinstance(module, nn.Linear) or not bits:
-        return None
-    if path == "lm_head":
-        return HEAD_BITS
-    return bits if ".layers." in path else None

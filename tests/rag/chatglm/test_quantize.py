@@ -1,0 +1,242 @@
+"""Codes stand for their weights, and the fast kernel computes what the slow twin does."""
+
+import copy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import rag.chatglm  # noqa: F401  (registers the Auto classes)
+from ingest.errors import UserError
+from rag.chatglm.kernel import PackedLinear
+from rag.chatglm.loading import load
+from rag.chatglm.pack import pack
+from rag.chatglm.quantize import (
+    DequantizedLinear,
+    Packed,
+    PackedEmbedding,
+    dequantize,
+    from_published,
+    quantize,
+)
+from tests.rag.chatglm.golden import COPY, SETS, arrays
+
+IDS = {1: torch.tensor([[5, 6, 7, 1001, 1004, 9]]), 2: torch.tensor([[64, 66, 300, 5]])}
+
+
+def weight(out: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(out, columns, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 70),
+    st.sampled_from([4, 8]),
+    st.sampled_from([16, 32, 64]),
+    st.integers(0, 9),
+)
+def test_a_code_is_the_nearest_number_of_its_block(
+    out: int, columns: int, bits: int, block: int, seed: int
+) -> None:
+    plain = weight(out, columns, seed)
+    packed = quantize(plain, bits=bits, block=block)
+    again = dequantize(packed)
+    assert again.shape == plain.shape
+    scales = packed.scales.float().repeat_interleave(block, dim=1)[:, :columns, None]
+    choices = scales * torch.arange(-(1 << (bits - 1)), 1 << (bits - 1))
+    nearest = (choices - plain[..., None]).abs().amin(-1)
+    assert ((again - plain).abs() - nearest).max() < 1e-5
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_of_zeros_stay_zeros(bits: int) -> None:
+    assert (dequantize(quantize(torch.zeros(3, 40), bits=bits)) == 0).all()
+
+
+def test_four_bits_are_no_worse_than_ggmls() -> None:
+    """q4_0 of ggml: one scale for 32 columns, from the weight of largest size."""
+    plain = weight(64, 4096)
+    blocks = plain.view(64, -1, 32)
+    low, high = blocks.aminmax(dim=-1, keepdim=True)
+    scale = torch.where(-low >= high, low, high) / -8
+    q4_0 = ((blocks / scale + 8.5).floor().clamp(0, 15) - 8) * scale.half().float()
+    ours = dequantize(quantize(plain, bits=4, block=32))
+    assert (ours - plain).norm() < (q4_0.flatten(1) - plain).norm()
+
+
+@pytest.mark.parametrize("root", SETS)
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_published_codes_are_read_bit_for_bit(root: Path, version: str, bits: int) -> None:
+    golden = {
+        name.removeprefix(f"linear.int{bits}."): array
+        for name, array in arrays(root / version / "quant_golden.npz").items()
+        if name.startswith(f"linear.int{bits}.")
+    }
+    packed = from_published(golden["weight_packed"], golden["weight_scale"], bits=bits)
+    assert torch.equal(dequantize(packed), golden["dequant_fp32"])
+    exact = torch.equal(dequantize(packed, torch.float16), golden["dequant_fp16"])
+    near = (dequantize(packed, torch.float16) - golden["dequant_fp16"]).abs().max()
+    assert exact or near <= golden["dequant_fp16"].abs().max() * 2**-10
+
+
+def test_minus_eight_is_a_code_upstream_may_have() -> None:
+    byte = torch.tensor([[-128]], dtype=torch.int8)  # high nibble 1000, low 0000
+    packed = from_published(byte, torch.ones(1, dtype=torch.float16), bits=4)
+    assert dequantize(packed).tolist() == [[-8.0, 0.0]]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [32, 128])
+@pytest.mark.parametrize("shape", [(24, 64), (64, 160), (50, 96)])
+def test_the_kernel_is_its_slow_twin(bits: int, block: int, shape: tuple[int, int]) -> None:
+    packed = quantize(weight(*shape), bits=bits, block=block)
+    bias = torch.randn(shape[0])
+    fast, slow = PackedLinear(packed, bias), DequantizedLinear(packed, bias)
+    for size in ((1, shape[1]), (2, 3, shape[1]), (70, shape[1]), (0, shape[1])):
+        x = torch.randn(size)
+        ours, theirs = fast(x), slow(x)
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).norm() <= 0.02 * theirs.norm()  # activations are rounded to 8 bits
+    assert (fast.weight - slow.weight).abs().max() < 1e-5 * slow.weight.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_input_decides_the_outputs_precision(dtype: torch.dtype) -> None:
+    layer = PackedLinear(quantize(weight(8, 32), bits=4))
+    assert layer(torch.randn(2, 32, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("kind", [PackedLinear, DequantizedLinear])
+def test_gradients_reach_the_input(kind: Any) -> None:
+    layer = kind(quantize(weight(8, 32), bits=4))
+    x = torch.randn(3, 32, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, layer.weight.sum(0).expand(3, -1), atol=1e-4)
+    assert not any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def test_a_copy_computes_the_same() -> None:
+    layer = PackedLinear(quantize(weight(8, 32), bits=4), torch.randn(8))
+    x = torch.randn(2, 32)
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_a_packed_embedding_gives_its_rows() -> None:
+    packed = quantize(weight(20, 48), bits=4)
+    ids = torch.tensor([[3, 19], [0, 3]])
+    assert torch.equal(PackedEmbedding(packed)(ids), dequantize(packed)[ids])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_packed_checkpoint_is_the_model_quantised_at_load(
+    version: int, bits: int, tmp_path: Path
+) -> None:
+    source = COPY / f"v{version}" / "tiny_safetensors"
+    shares: list[float] = []
+    pack(source, tmp_path / "packed", bits=bits, progress=shares.append)
+    assert shares == sorted(shares)
+    stored, made = load(tmp_path / "packed", device="cpu"), load(source, quant=_quant(bits))
+    with torch.no_grad():
+        assert torch.equal(stored(IDS[version]).logits, made(IDS[version]).logits)
+    assert type(stored.get_output_embeddings()) is PackedLinear
+    exact = load(source, quant="none")
+    with torch.no_grad():
+        theirs = exact(IDS[version]).logits
+        ours = stored(IDS[version]).logits
+    assert (ours - theirs).norm() < {4: 0.6, 8: 0.06}[bits] * theirs.norm()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_published_codes_are_packed_exactly(version: int, bits: int, tmp_path: Path) -> None:
+    source = COPY / f"v{version}" / f"tiny_int{bits}"
+    pack(source, tmp_path / "packed", bits=bits)
+    name = {1: "transformer.layers.1.mlp.dense_4h_to_h", 2: "model.layers.1.mlp.down_proj"}[version]
+    ours = load(tmp_path / "packed", quant="none").get_submodule(name)
+    theirs = load(source, quant="none").get_submodule(name)
+    assert torch.equal(ours.weight, theirs.weight)  # type: ignore[arg-type]  (a property)
+    with torch.no_grad():
+        fast = load(tmp_path / "packed", device="cpu")(IDS[version]).logits
+        assert torch.equal(fast, load(source, device="cpu")(IDS[version]).logits)
+
+
+def test_embeddings_stored_as_codes_are_read(tmp_path: Path) -> None:
+    """The int4-qe variant: the embedding is packed, and the head is the same data."""
+    source = Path(shutil.copytree(COPY / "v1" / "tiny_int4", tmp_path / "qe"))
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    words = state["transformer.word_embeddings.weight"].float()
+    scale = (words.abs().amax(1) / 7).half()
+    levels = (words / scale.float()[:, None]).round().to(torch.int8)
+    codes = (levels[:, 0::2] << 4) | (levels[:, 1::2] & 15)
+    for name in ("transformer.word_embeddings", "lm_head"):
+        state |= {f"{name}.weight": codes, f"{name}.weight_scale": scale}
+    torch.save(state, source / "pytorch_model.bin")
+    config = (source / "config.json").read_text("utf-8")
+    changed = config.replace('"quantization_embeddings": false', '"quantization_embeddings": true')
+    (source / "config.json").write_text(changed, "utf-8")
+    model = load(source, quant="none")
+    rounded = levels.float() * scale.float()[:, None]
+    assert torch.equal(model.get_input_embeddings()(IDS[1])[0], rounded[IDS[1][0]])
+    assert torch.equal(model.get_output_embeddings().weight, rounded)  # type: ignore[union-attr]
+
+
+def _quant(bits: int) -> Any:
+    return f"int{bits}"
+
+
+def test_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", "utf-8")
+    with pytest.raises(UserError, match="exists already"):
+        pack(COPY / "v2" / "tiny_safetensors", tmp_path, bits=4)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import rag.chatglm
+from rag.chatglm.pack import pack
+def at(share):
+    if share > 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)
+pack(Path(sys.argv[1]), Path(sys.argv[2]), bits=4, progress=at)
+"""
+
+
+def test_a_kill_half_way_leaves_no_folder_and_the_next_run_succeeds(tmp_path: Path) -> None:
+    source, target = COPY / "v2" / "tiny_safetensors", tmp_path / "packed"
+    command = [sys.executable, "-c", KILLED, str(source), str(target)]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert not target.exists()
+    pack(source, target, bits=4)
+    assert load(target).config.packed["bits"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+def test_a_damaged_packed_checkpoint_is_noticed(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    pack(COPY / "v2" / "tiny_safetensors", tmp_path / "packed", bits=4)
+    (file,) = (tmp_path / "packed").glob("*.safetensors")
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.down_proj.codes"
+    save_file(tensors | {name: tensors[name][:, :-1].contiguous()}, file)
+    with pytest.raises(UserError, match=r"down_proj\.codes has the shape"):
+        load(tmp_path / "packed")
+
+
+def test_packed_says_what_it_is() -> None:
+    packed = quantize(weight(8, 100), bits=4, block=32)
+    assert isinstance(packed, Packed)
+    assert (packed.codes.shape, packed.scales.shape) == ((8, 64), (8, 4))
