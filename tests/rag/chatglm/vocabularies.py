@@ -6,7 +6,7 @@ ChatGLM-6B's own file is there only beside the repository; a small one of its ki
 import json
 import shutil
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import sentencepiece
@@ -58,11 +58,11 @@ def published_1(folder: Path) -> Path:
     return configure(folder, REMOTE_1)
 
 
-def small_1(folder: Path) -> Path:
+def small_1(folder: Path, *, texts: Iterable[Path] = TEXTS) -> Path:
     """`folder` with a small vocabulary of ChatGLM-6B's kind: its control, blank and byte words."""
     blanks = [f"<|blank_{count}|>" for count in range(2, 81)]
     sentencepiece.SentencePieceTrainer.train(
-        input=",".join(map(str, TEXTS)),
+        input=",".join(map(str, texts)),
         model_prefix=str(folder / "ice_text"),
         vocab_size=1200,
         hard_vocab_limit=False,
