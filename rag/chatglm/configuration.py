@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, Glm4Config, GlmConfig, GlmForCausalLM, PreTrainedConfig
 
 from ingest.errors import UserError
@@ -190,6 +191,11 @@ def generation_of(config: PreTrainedConfig) -> int:
         f"the model type is {kind!r}; this runs ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B and GLM-4",
         zh=f"模型类型为 {kind!r}；本程序支持 ChatGLM-6B、ChatGLM2-6B、ChatGLM3-6B 与 GLM-4",
     )
+
+
+def stored_dtype(config: PreTrainedConfig) -> torch.dtype:
+    """The floats of the checkpoint; float32 where its config does not say."""
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def upstream_config(config: PreTrainedConfig) -> dict[str, Any]:

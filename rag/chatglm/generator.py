@@ -18,8 +18,8 @@ from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters
 from rag.chatglm.adapter_files import read_adapter
 from rag.chatglm.chat import FORMATS, context_of, encode_chat
-from rag.chatglm.configuration import CACHE, generation_of
-from rag.chatglm.loading import load, read_config, stored_dtype
+from rag.chatglm.configuration import CACHE, generation_of, stored_dtype
+from rag.chatglm.loading import load, read_config
 from rag.chatglm.memory import CONTEXT, Mode, check, pick
 from rag.chatglm.room import Room
 from rag.chatglm.stream import Polisher, StreamDecoder

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ingest.errors import UserError
-from rag.chatglm.configuration import generation_of, upstream_config
+from rag.chatglm.configuration import generation_of, stored_dtype, upstream_config
 from rag.chatglm.quantize import DequantizedLinear, Packed, PackedEmbedding
 from rag.chatglm.source import Piece, Source, pieces
 from rag.chatglm.weights import to_upstream
@@ -89,11 +89,6 @@ def read_config(directory: Path) -> PreTrainedConfig:
     return config
 
 
-def stored_dtype(config: PreTrainedConfig) -> torch.dtype:
-    """The floats of the checkpoint; float32 where its config does not say."""
-    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-
-
 def empty(config: PreTrainedConfig) -> PreTrainedModel:
     """The model without weights: its parameters have shapes but no memory."""
     with init_empty_weights():
@@ -157,8 +152,14 @@ class Native:
         Stored codes are computed with in floats; `load` has the fast kernels.
         """
         directory = Path(pretrained_model_name_or_path or "")
-        if pretrained_model_name_or_path is None or not (directory / "config.json").is_file():
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
+        if not directory.is_dir():
+            raise UserError(
+                f"there is no folder {directory}; fetch the model first (rag.chatglm.hub.fetch), "
+                "and give its folder",
+                zh=f"没有文件夹 {directory}；请先下载模型（rag.chatglm.hub.fetch），再给出其文件夹",
+            )
         config = kwargs.pop("config", None) or read_config(directory)
         source = Source.open(directory, config)
         if kwargs.get("quantization_config") or kwargs.get("device_map"):

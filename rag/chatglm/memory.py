@@ -13,7 +13,7 @@ import torch
 from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
-from rag.chatglm.configuration import generation_of
+from rag.chatglm.configuration import generation_of, stored_dtype
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK
 from rag.chatglm.room import Device, Room
 
@@ -176,11 +176,6 @@ def weights(config: PreTrainedConfig, mode: Mode) -> int:
 
 def _by_bitsandbytes(mode: Mode) -> bool:
     return mode.quant == "nf4" or (mode.quant == "int8" and mode.device == "cuda")
-
-
-def stored_dtype(config: PreTrainedConfig) -> torch.dtype:
-    """The floats of the checkpoint; float32 where its config does not say."""
-    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def on_disk(directory: Path) -> int:

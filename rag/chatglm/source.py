@@ -112,6 +112,9 @@ def _piece(module: nn.Module, origin: str, source: Source, bits: int | None, blo
         else:
             tensor = source.read(origin, kind)
             _check(f"{origin}.{kind}", tensor, tuple(parameter.shape))
+            if isinstance(module, nn.Embedding):
+                del tensor  # mapped anew, so that only rows looked up take memory
+                tensor = source.read(origin, kind)
             piece[kind] = tensor
             if bits and kind == "weight":
                 piece[kind] = quantize(tensor, bits=bits, block=block)

@@ -16,6 +16,9 @@ _PARTS = {
     "tantivy": ("word index", "词索引", ""),
     "rapidocr": ("pages and images without text", "无文字层的页面和图片", "ocr"),
     "sentence-transformers": ("other encoders, rerankers", "其他编码器和重排模型", "encoders"),
+    "torch": ("answers written by a ChatGLM", "由 ChatGLM 撰写回答", "generate"),
+    "transformers": ("answers written by a ChatGLM", "由 ChatGLM 撰写回答", "generate"),
+    "bitsandbytes": ("int8 and nf4 on CUDA", "CUDA 上的 int8 与 nf4", "gpu"),
     "matplotlib": ("pictures of evaluations", "评测图", "pictures"),
 }
 
