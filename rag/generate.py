@@ -72,8 +72,15 @@ class GenerateOptions:
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
 
-def load(options: GenerateOptions, *, cache: Path, progress: Callable[[float], None]) -> Generator:
-    """The generator that `options` name; `progress` is told the share loaded, 0 to 1.
+def load(
+    options: GenerateOptions,
+    *,
+    cache: Path,
+    progress: Callable[[float], None],
+    note: Callable[[str], None],
+) -> Generator:
+    """The generator that `options` name; `progress` is told the share loaded, 0 to 1, and `note`
+    what had to be assumed of the adapter.
 
     A model named by its hub is fetched into `cache`.
     """
@@ -85,6 +92,7 @@ def load(options: GenerateOptions, *, cache: Path, progress: Callable[[float], N
         quant=options.quant,
         adapter=Path(options.adapter) if options.adapter else None,
         progress=progress,
+        note=note,
     )
 
 

@@ -27,6 +27,7 @@ from rag.reply import NOT_FOUND
 from rag.retrieve import RetrieveOptions
 from rag.types import Answer, Message, Sampling
 from tests.fakes import HashEmbedder, TextParser
+from tests.rag.chatglm.adapters import linears, tensors, write
 from tests.tiny import FACTORIES, MOST, TITLE, fact, question, row
 
 GREEDY = Sampling(max_new_tokens=30, temperature=0)
@@ -227,6 +228,27 @@ def test_settings_may_name_the_model(kb: dict[str, str], tiny: Path) -> None:
     assert written["generator"] == "tiny-chatglm3"
     assert f"庚厂的编号是{NUMBERS['庚']}" in written["answer"]
     assert read["generator"] == ""
+
+
+def test_an_adapter_changes_the_answer_and_a_dead_one_is_refused(
+    kb: dict[str, str], tiny: Path, generator: ChatGLMGenerator, tmp_path: Path
+) -> None:
+    """Made with upstream's module names, without a contract: what was assumed is told."""
+    ends = ["query_key_value", "dense_4h_to_h"]
+    made = tensors(linears(generator.model, upstream=True), ends)
+    strong = {name: t * 3 if "lora_B" in name else t for name, t in made.items()}
+    named = {"base_model_name_or_path": "chatglm3-6b"}
+    lively = write(tmp_path / "lively", strong, ends, **named)
+    dead = {name: t * 0 if "lora_B" in name else t for name, t in made.items()}
+    ask = ["ask", "--json", "--model", str(tiny), *OPTIONS, question("己"), "--adapter"]
+    plain = rag(kb, *ask[:-1])
+    done = rag(kb, *ask, str(lively))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["answer"] != json.loads(plain.stdout)["answer"]
+    refused = rag(kb, *ask, str(write(tmp_path / "dead", dead, ends, **named)))
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines()[-1].startswith("rag：")
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,18 @@ class ChatGLMGenerator:
         self.format = FORMATS[self.generation]
         self.adapters = Adapters(model)
 
-    def use(self, adapter: Path | None) -> None:
-        """Answer with the adapter in this directory from now on; None: with the model alone."""
-        name = str(adapter) if adapter else None
+    def use(self, adapter: Path | None) -> tuple[str, ...]:
+        """Answer with the adapter in this directory from now on; None: with the model alone.
+
+        What had to be assumed of the adapter comes back, to be told to the person.
+        """
+        name, notes = str(adapter) if adapter else None, ()
         if adapter and name and name not in self.adapters.contracts:
-            self.adapters.attach(read_adapter(adapter), name)
+            read = read_adapter(adapter)
+            self.adapters.attach(read, name)
+            notes = read.notes
         self.adapters.activate(name)
+        return notes
 
     def encode(self, messages: Sequence[Any]) -> list[int]:
         """The ids of the prompt, as the active adapter was trained to see it."""
@@ -170,10 +176,11 @@ def open_generator(
     quant: str = "auto",
     adapter: Path | None = None,
     progress: Callable[[float], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> ChatGLMGenerator:
     """The generator of a model's directory. `quant` auto takes the mode that fits here.
 
-    `progress` is told the share loaded, 0 to 1. `UserError` before any weight is read where memory
+    `progress` is told the share loaded, 0 to 1; `note` what had to be assumed of the adapter. `UserError` before any weight is read where memory
     does not suffice, with the figures.
     """
     tokenizer = open_tokenizer(directory)
@@ -183,7 +190,9 @@ def open_generator(
     )
     generator = ChatGLMGenerator(model, tokenizer, name=directory.resolve().name)
     if adapter:
-        generator.use(adapter)
+        for assumed in generator.use(adapter):
+            if note:
+                note(assumed)
     return generator
 
 

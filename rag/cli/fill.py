@@ -8,7 +8,7 @@ import typer
 
 from rag.cli import model as llm
 from rag.cli.places import cache_home
-from rag.cli.screen import out, say
+from rag.cli.screen import note, out, say
 
 
 def fill(
@@ -62,7 +62,7 @@ def fill(
     filling.split_at_blanks(text)  # what is wrong is told before weights are fetched and read
     filling.require_filler(read_config(fetch(model, cache=cache_home() / "models", weights=False)))
     with loading(Path(model).name) as progress:
-        generator: Any = load(options, cache=cache_home() / "models", progress=progress)
+        generator: Any = load(options, cache=cache_home() / "models", progress=progress, note=note)
     out(filling.fill(generator.model, generator.tokenizer, text, options.sampling))
 
 

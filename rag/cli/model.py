@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rag.cli.places import cache_home
-from rag.cli.screen import say
+from rag.cli.screen import note, say
 
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions, Generator
@@ -100,6 +100,6 @@ def generator(chosen: "GenerateOptions") -> "Generator | None":
 
     def load_it() -> "Generator":
         with loading(name) as progress:
-            return load(chosen, cache=cache_home() / "models", progress=progress)
+            return load(chosen, cache=cache_home() / "models", progress=progress, note=note)
 
     return LazyGenerator(name, load_it)
