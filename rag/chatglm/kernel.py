@@ -64,7 +64,7 @@ class Kernel:
     """Products with one packed weight; it never changes, so that copies are itself."""
 
     def __init__(self, packed: Packed) -> None:
-        _one_pool()
+        one_pool()
         self.out, self.columns = packed.shape
         blocks = packed.scales.shape[1]
         # Held only until the session has them in its own order.
@@ -95,7 +95,7 @@ class Kernel:
 
 
 @cache
-def _one_pool() -> None:
+def one_pool() -> None:
     """Give ONNX Runtime torch's threads: one pool for all layers, and none of torch's beside it.
 
     Two pools that wait for work by spinning take the processor from each other: with a pool for

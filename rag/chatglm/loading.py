@@ -1,7 +1,9 @@
 """A model's directory -> the model: module by module, so that no more than one is held twice."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,8 @@ from rag.chatglm.weights import to_upstream
 
 Quant = Literal["none", "int4", "int8", "nf4"]
 Progress = Callable[[float], None]
+MAKERS = 2
+"""Layers that ONNX Runtime puts in its own order at a time; each is held twice meanwhile."""
 # What transformers reports of a loading; ours raises where there is anything to report.
 NOTHING_LEFT = dict.fromkeys(
     ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"), ()
@@ -105,28 +109,35 @@ def fill_in(
 ) -> None:
     """Give the modules their tensors as `dtype`; linear layers of codes become `PackedLinear`,
     or `DequantizedLinear` where not `packed`."""
+    if packed:
+        from rag.chatglm.kernel import one_pool
+
+        one_pool()  # before threads ask for it
     total = sum(parameter.numel() for parameter in model.parameters())
     done = 0
-    for path, piece in parts:
-        module = model.get_submodule(path)
-        done += sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        weight = piece.get("weight")
-        if isinstance(weight, Packed):
-            bias = piece.get("bias")
-            new = _of_codes(module, weight, bias, dtype=dtype, packed=packed)
-            model.set_submodule(path, new)
-            of = "head_" if path == "lm_head" else ""
-            codes = {f"{of}bits": weight.bits, f"{of}block": weight.block}
-            model.config.packed = (getattr(model.config, "packed", None) or {}) | codes
-        elif isinstance(module, nn.Embedding) and packed:
-            model.set_submodule(path, StoredEmbedding(weight, module.padding_idx, dtype))
-        else:
-            for kind, tensor in piece.items():
-                assert isinstance(tensor, Tensor)
-                floating = tensor.is_floating_point()
-                setattr(module, kind, nn.Parameter(tensor.to(dtype) if floating else tensor))
-        if progress:
-            progress(done / total)
+    making: deque[tuple[str, Future[nn.Module]]] = deque()
+    with ThreadPoolExecutor(MAKERS) as makers:
+        for path, piece in parts:
+            module, weight = model.get_submodule(path), piece.get("weight")
+            done += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+            if isinstance(weight, Packed):
+                _tell_codes(model.config, path, weight)
+                made = makers.submit(_of_codes, module, weight, piece.get("bias"), dtype, packed)
+                making.append((path, made))
+            elif isinstance(module, nn.Embedding) and packed:
+                model.set_submodule(path, StoredEmbedding(weight, module.padding_idx, dtype))
+            else:
+                for kind, tensor in piece.items():
+                    assert isinstance(tensor, Tensor)
+                    floating = tensor.is_floating_point()
+                    setattr(module, kind, nn.Parameter(tensor.to(dtype) if floating else tensor))
+            if len(making) > MAKERS:
+                path, made = making.popleft()
+                model.set_submodule(path, made.result())
+            if progress:
+                progress(done / total)
+        for path, made in making:
+            model.set_submodule(path, made.result())
 
 
 class StoredEmbedding(nn.Embedding):
@@ -197,8 +208,15 @@ def _class_of(config: PreTrainedConfig) -> Any:
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
 
+def _tell_codes(config: PreTrainedConfig, path: str, weight: Packed) -> None:
+    """Let the config say how its weights are stored, as `save_pretrained` will write it."""
+    of = "head_" if path == "lm_head" else ""
+    codes = {f"{of}bits": weight.bits, f"{of}block": weight.block}
+    config.packed = (getattr(config, "packed", None) or {}) | codes
+
+
 def _of_codes(
-    module: nn.Module, weight: Packed, bias: Any, *, dtype: torch.dtype, packed: bool
+    module: nn.Module, weight: Packed, bias: Any, dtype: torch.dtype, packed: bool
 ) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return PackedEmbedding(weight, dtype)
