@@ -1,6 +1,7 @@
 """Runs an encoder's ONNX graph."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,25 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 
+@cache
+def share_threads(threads: int) -> None:
+    """Give all sessions made from now on one pool of threads; to be called once in a process."""
+    import onnxruntime
+
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+
+
+def threads_are_shared() -> bool:
+    """Whether there is one pool, which every session has to use then."""
+    return share_threads.cache_info().currsize > 0
+
+
 def load(path: Path, *, threads: int) -> "InferenceSession":
     """The graph at `path`, ready to run on `threads` cores, which rest while they wait."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.use_per_session_threads = not threads_are_shared()
     options.intra_op_num_threads = threads
     # Threads that spin while they wait steal the cores of whatever runs beside us.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

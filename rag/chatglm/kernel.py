@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from ingest.embed.session import share_threads
 from rag.chatglm.quantize import FrozenProduct, Packed
 
 ROWS = 256
@@ -101,7 +102,7 @@ def one_pool() -> None:
     Two pools that wait for work by spinning take the processor from each other: with a pool for
     each session a token takes ten times as long.
     """
-    onnxruntime.set_global_thread_pool_sizes(torch.get_num_threads(), 1)
+    share_threads(torch.get_num_threads())
     torch.set_num_threads(1)
 
 

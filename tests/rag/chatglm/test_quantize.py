@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, save
 from torch import Tensor
 
 import rag.chatglm  # noqa: F401  (registers the Auto classes)
+from ingest.embed import session as encoder
 from ingest.errors import UserError
 from rag.chatglm.kernel import PackedLinear
 from rag.chatglm.loading import load
@@ -123,6 +126,19 @@ def test_gradients_reach_the_input(kind: Any) -> None:
     assert x.grad is not None
     assert torch.allclose(x.grad, layer.weight.sum(0).expand(3, -1), atol=1e-4)
     assert not any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def test_the_encoder_can_be_opened_after_a_model(tmp_path: Path) -> None:
+    """ONNX Runtime refuses a pool for one session where there is one for all."""
+    PackedLinear(quantize(weight(8, 32), bits=4))
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    other = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    node = helper.make_node("Neg", ["x"], ["y"])
+    graph = helper.make_graph([node], "neg", [value], [other])
+    opsets = [helper.make_opsetid("", 21)]
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "neg.onnx")
+    session = encoder.load(tmp_path / "neg.onnx", threads=2)
+    assert session.run(None, {"x": np.ones(1, np.float32)})[0] == -1
 
 
 def test_a_copy_computes_the_same() -> None:
