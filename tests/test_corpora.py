@@ -65,11 +65,6 @@ def html_text(path: Path) -> str:
 WITNESSES = {".md": decoded, ".txt": decoded, ".csv": decoded, ".html": html_text}
 
 
-@pytest.fixture(scope="module")
-def parser() -> Parser:
-    return Parser()
-
-
 def test_there_are_at_least_two_corpora_and_they_are_small():
     assert {"laws", "rust-book"} <= {corpus.name for corpus in CORPORA}
     files = [path for path in (ROOT / "corpora").rglob("*") if path.is_file()]
