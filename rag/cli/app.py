@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+import finetune.cli
 from ingest.errors import UserError
 from rag.cli import ask, evaluate, ingest, kb
 from rag.cli.doctor import doctor
@@ -32,6 +33,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("doctor")(doctor)
 app.command("quantize")(quantize)
 app.command("fill")(fill)
+app.add_typer(finetune.cli.app, name="finetune")
 
 
 def main() -> None:

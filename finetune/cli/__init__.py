@@ -1,0 +1,19 @@
+"""`rag finetune`: its commands. Nothing heavy is imported before a command runs."""
+
+import typer
+
+from rag.cli.screen import say
+
+app = typer.Typer(
+    help=say(
+        "Train an adapter for your domain, and see whether it helps.",
+        "为你的领域训练适配器，并检验其效果。",
+    ),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    # Trainers write --lora_rank; both spellings are one option.
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
+)

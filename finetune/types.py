@@ -1,0 +1,113 @@
+"""The nouns of training: a conversation to learn from, its tokens, and what is wrong with data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.types import Message
+
+IGNORED = -100
+"""The label of a token that is not learnt (torch's `ignore_index`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A conversation of which the assistant's messages are learnt.
+
+    `messages` are a system message (or none), then user and assistant in turn; the last is the
+    assistant's. `given` holds the indices of assistant messages that are context only.
+    """
+
+    messages: tuple[Message, ...]
+    input: str = ""
+    """Alpaca's `input`, which belongs to the last question."""
+    given: frozenset[int] = frozenset()
+    source: str = ""
+    """`file.json:17`, the row as a person counts it, from 1."""
+
+    @property
+    def question(self) -> str:
+        return self.messages[-2].text
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1].text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The tokens of an example. `labels[i]` is `ids[i]` where that token is learnt, else IGNORED."""
+
+    ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Rows(Protocol):
+    """Rows that may lie on disk: a `TokenSet` (tokens.py), or a list in tests (`Listed`)."""
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each row."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Stands for content and order: what a resumed training compares."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Row: ...
+
+
+class Listed(Sequence[Row]):
+    """`Rows` in memory."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        return np.array([len(row) for row in self.rows], np.int32)
+
+    @property
+    def digest(self) -> str:
+        from hashlib import sha256
+
+        told = sha256()
+        for row in self.rows:
+            told.update(len(row).to_bytes(4) + row.ids.tobytes() + row.labels.tobytes())
+        return told.hexdigest()[:32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        return self.rows[index]
+
+
+Problem = Literal[
+    "broken", "missing", "empty", "type", "duplicate", "conflict", "special", "long", "encoding"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with a row. A `bad` one can't be trained on; others are warnings."""
+
+    source: str
+    """`file.json:17`"""
+    problem: Problem
+    text: str
+    zh: str
+    bad: bool
