@@ -39,7 +39,8 @@ class Turn:
 class ChatFormat:
     """How one generation is asked: its prompt, its stop words, upstream's sampling defaults.
 
-    `max_length` counts the prompt too. `encode(turns, tokenizer)` gives the ids to continue.
+    `max_length` counts the prompt too. `encode(turns, tokenizer)` gives the ids to continue. An
+    answer begins with `lead` and ends with the word `end`.
     """
 
     stops: tuple[str, ...]
@@ -47,6 +48,8 @@ class ChatFormat:
     top_p: float
     max_length: int
     encode: Callable[[Sequence[Turn], Any], list[int]]
+    lead: str
+    end: str
 
     def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:
         """The ids that end an answer and are no part of it.
@@ -79,9 +82,21 @@ def count_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> int:
     return len(encode_chat(messages, tokenizer, generation))
 
 
+def encode_answer(text: str, tokenizer: Any, generation: int) -> list[int]:
+    """The ids with which the model of `generation` should answer a prompt, its end included.
+
+    Answer and lead are encoded apart, as upstream's training scripts do.
+    """
+    own = FORMATS[generation]
+    lead = encode_text(own.lead, tokenizer) if own.lead else []
+    return lead + encode_text(text, tokenizer) + _ids(tokenizer, own.end)
+
+
 def encode_text(text: str, tokenizer: Any) -> list[int]:
     """The ids of `text` as data: none of them is a special word."""
     text = text.encode("utf-8", "replace").decode("utf-8")  # halves of surrogate pairs
+    if direct := getattr(tokenizer, "encode_data", None):
+        return direct(text)
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     # A tokenizer.json may add a word without calling it special; it is then taken in two halves.
     for word in CONTROL.finditer(text):
@@ -156,10 +171,14 @@ def glm4(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
 # Sampling: v1, v2, v3 as their `chat` methods; GLM-4 as its openai_api_server.py (github.com/THUDM/
 # GLM-4, basic_demo), which also names the stop ids 151329, 151336 and 151338.
 FORMATS = {
-    1: ChatFormat(("<eop>",), 0.95, 0.7, 2048, glm1),
-    2: ChatFormat(("</s>",), 0.8, 0.8, 8192, glm2),
-    3: ChatFormat(("</s>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm3),
-    4: ChatFormat(("<|endoftext|>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm4),
+    1: ChatFormat(("<eop>",), 0.95, 0.7, 2048, glm1, "", "<eop>"),
+    2: ChatFormat(("</s>",), 0.8, 0.8, 8192, glm2, "", "</s>"),
+    3: ChatFormat(
+        ("</s>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm3, "\n", "</s>"
+    ),
+    4: ChatFormat(
+        ("<|endoftext|>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm4, "\n", "<|user|>"
+    ),
 }
 
 

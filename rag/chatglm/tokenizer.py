@@ -115,7 +115,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return re.split(f"({'|'.join(map(re.escape, parsed))})", text)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        return self.sp.encode(text, out_type=str)
+        return self.sp.encode(self._written(text), out_type=str)
+
+    def encode_data(self, text: str) -> list[int]:
+        """The ids of `text`, none of which is a special word; many times as fast as `encode`."""
+        return self.sp.encode(self._written(text))
+
+    def _written(self, text: str) -> str:
+        """`text` as SentencePiece is given it."""
+        return text
 
     def _convert_token_to_id(self, token: str) -> int:
         return self._ids.get(token, 0)
@@ -228,11 +236,11 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
     def _split(self, text: str, parsed: list[str]) -> list[str]:
         return re.split(rf"\s*({'|'.join(map(re.escape, parsed))})\s*", text)
 
-    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+    def _written(self, text: str) -> str:
         text = " ".join(text.split()) if self.remove_space else text
         text = text.lower() if self.do_lower_case else text
         text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
-        return super()._tokenize(re.sub(" {2,}", _blanks, text))
+        return re.sub(" {2,}", _blanks, text)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         text = super().convert_tokens_to_string(tokens)
