@@ -1,0 +1,187 @@
+"""Training data in the forms that people have it -> `Example`s, or what is wrong with a row.
+
+A row's form is told by its fields: alpaca's (instruction, input, output, history, system), the
+tutorial's (context, target), Stanford's seed tasks (instruction, instances), conversations
+(finetune.conversation), or the columns that the caller names.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from finetune.conversation import conversation, kind_of
+from finetune.records import Record, records
+from finetune.types import Example, Finding
+from finetune.unfit import Unfit, lacking, said, text_of, wrong
+from ingest.errors import UserError
+from rag.types import Message
+
+TRIED = 20
+"""Rows of a file, of which one must be of a known form."""
+# As cover_alpaca2jsonl.py writes it; an input is written only where there is one.
+_TUTORIAL = re.compile(r"Instruction: (.*?)(?:\nInput: (.+))?\nAnswer: ", re.DOTALL)
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The fields that hold question, answer and earlier turns; "": found by the data's form.
+
+    With `prompt` named, that field alone is the question (as THUDM's --prompt_column).
+    """
+
+    prompt: str = ""
+    response: str = ""
+    history: str = ""
+
+
+def read(paths: Sequence[Path], *, columns: Columns = Columns()) -> Iterator[Example | Finding]:
+    """Every row of the files in order: its examples (one, but for seed tasks), or a bad `Finding`.
+
+    Rows are read as they are asked for, and none is held. `UserError` for a file that is missing,
+    empty, or of no known form.
+    """
+    for path, name in zip(paths, _names(paths), strict=True):
+        rows = records(path, name)
+        head = list(islice(rows, TRIED))
+        _check_form(name, head, columns)
+        for item in chain(head, rows):
+            if isinstance(item, Finding):
+                yield item
+                continue
+            try:
+                yield from _examples(item, columns)
+            except Unfit as unfit:
+                yield unfit.finding(item.source)
+
+
+def examples(
+    paths: Sequence[Path], *, columns: Columns = Columns(), skip_bad: bool = False
+) -> Iterator[Example]:
+    """The examples of the files; `UserError` at the first bad row, unless those are left out."""
+    for item in read(paths, columns=columns):
+        if isinstance(item, Example):
+            yield item
+        elif item.bad and not skip_bad:
+            raise UserError(
+                f"{item.source}: {item.text}; mend the row, or leave bad rows out with --skip-bad",
+                zh=f"{item.source}：{item.zh}；请修正此行，或用 --skip-bad 略过有问题的行",
+            )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Files' names; of those that share one, the paths."""
+    names = [path.name for path in paths]
+    return [
+        str(path) if names.count(name) > 1 else name
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -> None:
+    rows = [item.value for item in head if isinstance(item, Record)]
+    rows = [row for row in rows if isinstance(row, dict)]
+    if not rows or any(_form_of(row, columns) for row in rows):
+        return
+    found = ", ".join(list(rows[0])[:8])
+    named = [column for column in (columns.prompt, columns.response) if column]
+    wanted = " + ".join(named) or "instruction + output, context + target, messages, conversations"
+    raise UserError(
+        f"{name} has the fields {found}; need {wanted} (see --prompt-column, --response-column)",
+        zh=f"{name} 的字段为 {found}；需要 {wanted}（参见 --prompt-column、--response-column）",
+    )
+
+
+def _form_of(row: Row, columns: Columns) -> "Callable[[Record, Columns], list[Example]] | None":
+    if columns != Columns():
+        known = {columns.prompt or "instruction", columns.response or "output"}
+        return _columns if known & row.keys() else None
+    if kind_of(row):
+        return lambda record, _: [conversation(record)]
+    if "context" in row or "target" in row:
+        return _context_target
+    if "instances" in row:
+        return _seed
+    return _columns if {"instruction", "output"} & row.keys() else None
+
+
+def _examples(record: Record, columns: Columns) -> list[Example]:
+    row = record.value
+    if not isinstance(row, dict):
+        raise wrong("row", "行", row, "an object", "对象")
+    form = _form_of(row, columns)
+    if form is None:
+        raise lacking(columns.prompt or "instruction")
+    return form(record, columns)
+
+
+def _columns(record: Record, columns: Columns) -> list[Example]:
+    """Alpaca's form, under its own names or the caller's."""
+    row: Row = record.value
+    prompt, response = columns.prompt or "instruction", columns.response or "output"
+    question = text_of(row, prompt)
+    input = "" if columns.prompt else text_of(row, "input") or ""
+    if not (question or "").strip():
+        # A question that stands in the input alone is a question.
+        question, input = (input, "") if input.strip() else (said(question, prompt), "")
+    answer = said(text_of(row, response), response)
+    history = columns.history or "history"
+    past = _history(row.get(history), history)
+    return [_example(record, question or "", input, answer, past, text_of(row, "system") or "")]
+
+
+def _example(
+    record: Record, question: str, input: str, answer: str, past: list[Message], system: str
+) -> Example:
+    before = [Message("system", system)] if system.strip() else []
+    messages = (*before, *past, Message("user", question), Message("assistant", answer))
+    given = (i for i, message in enumerate(messages[:-1]) if message.role == "assistant")
+    return Example(messages, input, frozenset(given), record.source)
+
+
+def _history(value: Any, name: str) -> list[Message]:
+    """Pairs of question and answer, which are context only."""
+    if value is None or value == "":
+        return []
+    need = ("a list of [question, answer]", "[问, 答] 的列表")
+    if not isinstance(value, list):
+        raise wrong(f'"{name}"', f'"{name}"', value, *need)
+    past: list[Message] = []
+    for number, pair in enumerate(value, 1):
+        where = f'"{name}", turn {number}', f'"{name}" 第 {number} 轮'
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise wrong(*where, pair, "[question, answer]", "[问, 答]")
+        question, answer = ({name: side} for side in pair)
+        past.append(Message("user", said(text_of(question, name), name)))
+        past.append(Message("assistant", said(text_of(answer, name), name)))
+    return past
+
+
+def _context_target(record: Record, columns: Columns) -> list[Example]:
+    """The tutorial's form: its frame is taken off; a context of any other form is the question."""
+    context = said(text_of(record.value, "context"), "context")
+    answer = said(text_of(record.value, "target"), "target")
+    framed = _TUTORIAL.fullmatch(context)
+    question, input = (framed[1], framed[2] or "") if framed else (context, "")
+    if not question.strip():
+        question, input = (input, "") if input.strip() else (context, "")
+    return [_example(record, question, input, answer, [], "")]
+
+
+def _seed(record: Record, columns: Columns) -> list[Example]:
+    """Each instance with the row's instruction."""
+    row: Row = record.value
+    instances = row["instances"]
+    if not isinstance(instances, list) or not instances:
+        raise wrong('"instances"', '"instances"', instances, "a list of objects", "对象的列表")
+    made: list[Example] = []
+    for instance in instances:
+        if not isinstance(instance, dict):
+            raise wrong('"instances"', '"instances"', instance, "an object", "对象")
+        made += _columns(
+            Record(record.source, {"instruction": row.get("instruction"), **instance}), columns
+        )
+    return made

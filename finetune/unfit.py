@@ -1,0 +1,68 @@
+"""Why a row can't be an example: what was found, and what is needed."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.types import Finding, Problem
+
+_KINDS = {
+    type(None): ("null", "空值"),
+    bool: ("true or false", "布尔值"),
+    int: ("a number", "数字"),
+    float: ("a number", "数字"),
+    str: ("a text", "文本"),
+    list: ("a list", "列表"),
+    dict: ("an object", "对象"),
+}
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+class Unfit(Exception):
+    """A row that can't be an example."""
+
+    def __init__(self, problem: Problem, text: str, zh: str) -> None:
+        super().__init__(text)
+        self.problem: Problem = problem
+        self.text, self.zh = text, zh
+
+    def finding(self, source: str) -> Finding:
+        return Finding(source, self.problem, self.text, self.zh, bad=True)
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str | None:
+    """The text of a field; None where it is absent or null; `Unfit` where it is something else."""
+    value = row.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise wrong(f'"{name}"', f'"{name}"', value, "a text", "文本")
+    if _HALF.search(value):
+        raise Unfit(
+            "encoding",
+            f'"{name}" holds half a character (a lone surrogate); write it whole',
+            f'"{name}" 含有半个字符（孤立的代理项）；请写完整',
+        )
+    return value
+
+
+def said(text: str | None, name: str) -> str:
+    """The text itself; `Unfit` where there is none, or nothing but blanks."""
+    if text is None:
+        raise lacking(name)
+    if not text.strip():
+        raise Unfit("empty", f'"{name}" is empty; need a text', f'"{name}" 为空；需要文本')
+    return text
+
+
+def lacking(name: str) -> Unfit:
+    return Unfit("missing", f'"{name}" is missing; need a text', f'缺少 "{name}"；需要文本')
+
+
+def wrong(what: str, what_zh: str, value: Any, need: str, need_zh: str) -> Unfit:
+    """`what` is of the kind of `value`, where `need` is needed."""
+    kind, kind_zh = _KINDS[type(value)]
+    size = f" of {len(value)}" if isinstance(value, list) else ""
+    return Unfit(
+        "type", f"{what} is {kind}{size}; need {need}", f"{what_zh}是{kind_zh}；需要{need_zh}"
+    )
