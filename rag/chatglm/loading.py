@@ -44,6 +44,7 @@ def load(
     quant: Quant | None = None,
     dtype: torch.dtype | None = None,
     device: str | None = None,
+    kernels: bool = True,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
     """The model in evaluation mode. `quant` None keeps what is stored.
@@ -51,8 +52,10 @@ def load(
     `int4` and `int8` compute from codes, made here unless they are stored; on CUDA `int8` and `nf4`
     of float checkpoints are bitsandbytes'. `none` computes in floats, without rounding activations,
     also from stored codes. `dtype` is that of everything else: float32 on CPU, else the
-    checkpoint's. `progress` is told the share done, 0 to 1. `UserError` where the directory is
-    incomplete, damaged, of another family, or holds other codes than asked for.
+    checkpoint's. Without `kernels` codes are made floats for each product, which training needs:
+    its backward pass has the weight at hand, which a kernel computes slowly. `progress` is told the
+    share done, 0 to 1. `UserError` where the directory is incomplete, damaged, of another family,
+    or holds other codes than asked for.
     """
     config = read_config(directory)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,7 +71,7 @@ def load(
     if not stored and (quant == "nf4" or (quant == "int8" and device != "cpu")):
         return _bitsandbytes(directory, config, quant, dtype, device)
     bits = {"int4": 4, "int8": 8}.get(quant or "") if not stored else None
-    packed = device == "cpu" and (bits or (stored and quant != "none"))
+    packed = kernels and device == "cpu" and (bits or (stored and quant != "none"))
     # Published checkpoints leave the head in floats, the largest matrix of all.
     head = bits or (8 if packed else None)
     model = empty(config)

@@ -1,0 +1,125 @@
+"""A training's state on disk, whole or not there: what a resumed one needs to end in the same bytes.
+
+`OUT/checkpoint-N/` is an adapter directory, ready to use, and beside it the trained numbers with the
+optimiser's, and `state.json`. There are no random states to keep: each step draws from the seed and
+its own number, which also says which rows it takes.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ingest.errors import UserError
+from ingest.store.files import sync_directory, write_whole
+
+NUMBERS = "training.safetensors"
+STATE = "state.json"
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All but the tensors."""
+
+    step: int
+    """Steps done."""
+    log: int
+    """Bytes of the log that belong to them."""
+    sums: tuple[float, float, int]
+    """Loss, gradient norm and steps since the log's last line."""
+    scaler: Mapping[str, float]
+    """The loss scale of float16; empty without."""
+    best: Mapping[str, float]
+    """What evaluations have found so far."""
+    made_of: Mapping[str, Any] = field(default_factory=dict)
+    """Data, options and base: a training goes on only with the very same."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "State":
+        try:
+            data = json.loads((folder / STATE).read_text("utf-8"))
+            return cls(**{**data, "sums": tuple(data["sums"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise _unreadable(folder, STATE, error) from None
+
+
+def found(out: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a training, by their steps."""
+    if not out.is_dir():
+        return []
+    named = ((NAME.fullmatch(path.name), path) for path in out.iterdir() if path.is_dir())
+    return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def save_checkpoint(
+    out: Path,
+    state: State,
+    numbers: Mapping[str, Tensor],
+    write: Callable[[Path], None],
+    *,
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `state.step`, then delete all but the newest `keep`.
+
+    `write` puts the adapter's own files into the new folder. `UserError` where the disk is full:
+    the checkpoints before stay.
+    """
+    target = out / f"checkpoint-{state.step}"
+    work = out / f".{target.name}.partial"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    try:
+        work.mkdir(parents=True)
+        write(work)
+        write_whole(work / NUMBERS, save({k: v.detach().cpu() for k, v in numbers.items()}))
+        write_whole(work / STATE, (json.dumps(asdict(state), indent=2) + "\n").encode())
+        work.rename(target)
+        sync_directory(out)
+    except OSError as problem:
+        shutil.rmtree(work, ignore_errors=True)
+        last = found(out)
+        kept = last[-1][1].name if last else ""
+        raise UserError(
+            f"{target} can't be written: {problem.strerror or problem}; the last good checkpoint is "
+            f"{kept or 'none'}; make room and run the same command with --resume",
+            zh=f"无法写入 {target}：{problem.strerror or problem}；最近的完好检查点：{kept or '无'}；"
+            "腾出空间后用同一命令加 --resume 继续",
+        ) from problem
+    for _, old in found(out)[: -max(1, keep)]:
+        shutil.rmtree(old)
+    return target
+
+
+def numbers_of(folder: Path) -> dict[str, Tensor]:
+    """The tensors that `save_checkpoint` wrote; `UserError` where their file is damaged."""
+    try:
+        return load_file(folder / NUMBERS)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, NUMBERS, error) from None
+
+
+def _unreadable(folder: Path, name: str, error: Exception) -> UserError:
+    return UserError(
+        f"{folder / name} can't be read ({error}); delete {folder.name} to go on from the "
+        "checkpoint before it",
+        zh=f"无法读取 {folder / name}（{error}）；删除 {folder.name} 后可从前一个检查点继续",
+    )
+
+
+def same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """`UserError` names what a training was begun with and is to go on without."""
+    for name in sorted(set(before) | set(now)):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{out} was begun with {name} = {before.get(name)!r}, now it is {now.get(name)!r}; "
+                "give the old value, or begin anew in another folder",
+                zh=f"{out} 开始训练时 {name} = {before.get(name)!r}，现为 {now.get(name)!r}；"
+                "请改回原值，或在另一文件夹重新开始",
+            )

@@ -1,0 +1,107 @@
+"""What a training tells of itself: a CSV that says only what is computed, TensorBoard, a curve.
+
+The CSV holds no times, so that a resumed training writes the same bytes as one never stopped.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+FIELDS = (
+    "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "dev_loss", "general_loss",
+)  # fmt: skip
+FILE = "loss.csv"
+PICTURE = "loss.png"
+
+
+class Log:
+    """The files of a training in `out`. `size` is how many bytes of an earlier run still hold."""
+
+    def __init__(
+        self, out: Path, *, size: int = 0, step: int = 0, tensorboard: bool = True
+    ) -> None:
+        self.path = out / FILE
+        self.file = self.path.open("r+b" if size else "w+b")
+        self.file.truncate(size)
+        self.file.seek(size)
+        if not size:
+            self._write(dict(zip(FIELDS, FIELDS, strict=True)))
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+
+    def row(self, values: Mapping[str, float], **shown: float) -> None:
+        """One line of `FIELDS`, those that are given; `shown` goes to TensorBoard alone."""
+        self._write(values)
+        if self.board:
+            for name, value in {**values, **shown}.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, int(values["step"]))
+
+    def flush(self) -> int:
+        """Bring all to the disk; how many bytes the CSV has."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if self.board:
+            self.board.flush()
+        return self.file.tell()
+
+    def _write(self, values: Mapping[str, float | str]) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(
+            [_number(values.get(name, "")) for name in FIELDS]
+        )
+        self.file.write(line.getvalue().encode())
+        self.file.flush()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+def read(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Of each column of a CSV the steps and values that are given."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        for name in FIELDS[1:]
+    }
+
+
+def draw(path: Path, picture: Path) -> None:
+    """The curves of a CSV's losses as a PNG."""
+    from matplotlib.figure import Figure  # loads matplotlib
+
+    columns = read(path)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, colour in (("loss", "#7a9cc6"), ("dev_loss", "#c0392b"), ("general_loss", "#27ae60")):
+        if points := columns[name]:
+            steps, values = zip(*points, strict=True)
+            marker = "" if name == "loss" and len(points) > 1 else "o"
+            axes.plot(steps, values, label=name.replace("_", " "), color=colour, marker=marker)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss per token (nats)")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    figure.savefig(picture, dpi=120, format="png")
+
+
+def _number(value: float | str) -> str:
+    return f"{value:.7g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,132 @@
+"""LoRA by PEFT on any generation, named as upstream names modules and counted as upstream counts.
+
+Upstream's `query_key_value` is one matrix, of which ChatGLM2, ChatGLM3 and GLM-4 have three here. A
+LoRA on it has one A and the rows of B in order: so the three share their A, and the trained numbers
+are those of upstream (1,949,696 at rank 8 of ChatGLM2-6B).
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import Linear
+from safetensors.torch import save
+from torch import nn
+
+from finetune.options import LoraOptions
+from ingest.errors import UserError
+from ingest.store.files import write_whole
+from rag.chatglm.adapter_files import CONFIG, LORA
+from rag.chatglm.configuration import generation_of
+from rag.chatglm.quantize import DequantizedLinear
+from rag.chatglm.weights import RENAMING
+
+FUSED = "query_key_value"
+ADAPTER = "default"
+"""PEFT's name of the one adapter."""
+
+
+class LoraOfCodes(Linear):
+    """PEFT's layer around a linear layer that is held as codes."""
+
+    def _get_in_out_features(self, module: nn.Module) -> tuple[int, int]:
+        assert isinstance(module, DequantizedLinear)
+        return module.in_features, module.out_features
+
+
+class Lora:
+    """A model with LoRA on it, of which LoRA alone is trained. The model's own weights stay."""
+
+    def __init__(self, model: Any, options: LoraOptions, *, seed: int = 0) -> None:
+        """`UserError` where a target is no linear module of the model."""
+        self.base, self.options = model, options
+        config = LoraConfig(
+            r=options.rank,
+            lora_alpha=options.alpha,  # type: ignore[arg-type]  # a float serves as well
+            lora_dropout=options.dropout,
+            target_modules=natives(model, options.targets),
+            use_rslora=options.rslora,
+            use_dora=options.dora,
+            task_type="CAUSAL_LM",
+        )
+        config._register_custom_module({DequantizedLinear: LoraOfCodes})
+        # PEFT asks transformers for what has another name from version 5.24 on, and that is warned of.
+        with (
+            torch.random.fork_rng(),
+            warnings.catch_warnings(action="ignore", category=FutureWarning),
+        ):
+            torch.manual_seed(seed)
+            self.model: Any = get_peft_model(model, config)
+        if FUSED in options.targets and generation_of(model.config) > 1:
+            _share(self.model)
+        # Shared ones once, by their first name.
+        self.trained: dict[str, nn.Parameter] = {
+            name: value for name, value in self.model.named_parameters() if value.requires_grad
+        }
+
+    def scale(self, strength: float) -> None:
+        """Let the adapter count `strength` times what it was trained as."""
+        for module in self.model.modules():
+            if isinstance(module, Linear):
+                module.set_scale(ADAPTER, strength)
+
+    def write(self, folder: Path, *, strength: float = 1.0) -> None:
+        """PEFT's files, which load into plain PEFT on this model, and into `rag`.
+
+        The same numbers give the same bytes.
+        """
+        config = self.model.peft_config[ADAPTER].to_dict() | {
+            "base_model_name_or_path": Path(self.base.config._name_or_path).name,
+            "inference_mode": True,
+            "lora_alpha": self.options.alpha * strength,
+        }
+        held = {name: value for name, value in config.items() if value is not None}
+        text = json.dumps(held, indent=2, sort_keys=True, default=_plain) + "\n"
+        write_whole(folder / CONFIG, text.encode())
+        state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+        write_whole(folder / LORA[0], save(tensors, metadata={"format": "pt"}))
+
+    def released(self) -> Any:
+        """The model as it was before, LoRA taken off; this object is of no use any more."""
+        return self.model.unload()
+
+
+def natives(model: Any, targets: tuple[str, ...]) -> list[str]:
+    """The ends of this model's module names that `targets` mean: upstream's names, or its own."""
+    linears = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if hasattr(module, "in_features") and ".layers." in name
+    }
+    meant: dict[str, list[str]] = {name: [name] for name in linears}
+    for upstream, native in RENAMING:
+        upstream_end, end = upstream.rpartition(".")[2], native.rpartition(".")[2]
+        if end in linears and upstream_end not in linears:
+            meant.setdefault(upstream_end, []).append(end)
+    unknown = [target for target in targets if target not in meant]
+    if unknown or not targets:
+        known = ", ".join(sorted(meant))
+        raise UserError(
+            f"{unknown[0] if unknown else 'no module'} is no linear module of this model; "
+            f"choose targets from: {known}",
+            zh=f"此模型没有线性模块 {unknown[0] if unknown else '（未指定）'}；可选：{known}",
+        )
+    return [end for target in targets for end in meant[target]]
+
+
+def _share(model: nn.Module) -> None:
+    """Let queries, keys and values of each layer have one A."""
+    for module in model.modules():
+        parts = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
+        if isinstance(parts[0], Linear):
+            for part in parts[1:]:
+                part.lora_A[ADAPTER] = parts[0].lora_A[ADAPTER]  # type: ignore[union-attr]
+
+
+def _plain(value: object) -> object:
+    """Sets and enumerations as JSON has them."""
+    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
