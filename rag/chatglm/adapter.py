@@ -169,13 +169,13 @@ def _encoder(model: Any, adapter: PrefixAdapter) -> PrefixEncoder:
 
 
 def _probe(model: Any, part: Part, adapter: Adapter) -> None:
-    before = _logits(model)
+    before = probe_logits(model)
     part.on()
     try:
-        during = _logits(model)
+        during = probe_logits(model)
     finally:
         part.off()
-    after = _logits(model)
+    after = probe_logits(model)
     idle = [delta for _, delta in part.pairs if not delta.used] if isinstance(part, Hooks) else []
     if idle or torch.equal(before, during):
         raise UserError(
@@ -198,10 +198,10 @@ def _probe(model: Any, part: Part, adapter: Adapter) -> None:
 
 
 @torch.inference_mode()
-def _logits(model: Any) -> Tensor:
-    """Of a prompt that every generation takes."""
+def probe_logits(model: Any, tokens: int = PROBE) -> Tensor:
+    """Logits [1, S, V] of a prompt that every generation takes: words from all of its vocabulary."""
     config = model.config
-    ids = [1 + i * (config.vocab_size // 16) for i in range(PROBE)]
+    ids = [1 + i * (config.vocab_size // max(16, tokens)) for i in range(tokens)]
     if generation_of(config) == 1:
         ids += [config.gmask_token_id, config.bos_token_id]
     return model(torch.tensor([ids], device=model.device), use_cache=False).logits

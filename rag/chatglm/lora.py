@@ -61,7 +61,16 @@ class Delta:
 def deltas(
     model: Any, modules: Mapping[str, Factors], config: LoraConfig
 ) -> list[tuple[nn.Module, Delta]]:
-    """The hook of each linear layer that the adapter changes.
+    """The hook of each linear layer that the adapter changes; `UserError` as `placed`."""
+    linears = ((model.get_submodule(name), part) for name, part in placed(model, modules, config))
+    return [(linear, _delta(linear, part, model)) for linear, part in linears]
+
+
+def placed(
+    model: Any, modules: Mapping[str, Factors], config: LoraConfig
+) -> list[tuple[str, Factors]]:
+    """The linear layers that the adapter changes: of each its name, and its rows in float32 with
+    the scale multiplied into B. The model's weights are not looked at, only their shapes.
 
     `UserError` where a tensor has no place in the model or another shape, where one is missing or
     not finite, or where all of B is zero.
@@ -85,11 +94,18 @@ def deltas(
             zh="适配器的 B 矩阵全为零，不会产生任何作用：它在训练之前就被保存，或续训时权重未被载入",
         )
     return [
-        (module, _delta(module, modules[rows[name].module], rows[name], model, scale))
-        for name, module in linears.items()
+        (name, _share(modules[rows[name].module], rows[name], config.scale_of(rows[name].module)))
+        for name in linears
         if rows[name].module in modules
-        for scale in (config.scale_of(rows[name].module),)
     ]
+
+
+@torch.no_grad()
+def merged(weight: Tensor, part: Factors) -> Tensor:
+    """The float32 weight [out, in] that a `placed` part turns a layer's weight into."""
+    changed = weight.float() + part.b @ part.a
+    gain = _gain(changed, part)
+    return changed if gain is None else changed.mul_(gain[:, None])
 
 
 @torch.no_grad()
@@ -169,17 +185,30 @@ def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: L
         )
 
 
+def _share(factors: Factors, rows: Rows, scale: float) -> Factors:
+    """The rows that are one linear layer's, float32, the scale multiplied into B and its bias."""
+    bias, magnitude = factors.bias, factors.magnitude
+    return Factors(
+        factors.a.float(),
+        rows.cut(factors.b).float() * scale,
+        None if bias is None else rows.cut(bias).float() * scale,
+        None if magnitude is None else rows.cut(magnitude).float(),
+    )
+
+
+def _gain(changed: Tensor, part: Factors) -> Tensor | None:
+    """What DoRA multiplies the rows of W + BA (`changed`) by, [out], as PEFT's DoraLinearLayer."""
+    return None if part.magnitude is None else part.magnitude / changed.norm(dim=1)
+
+
 @torch.no_grad()
-def _delta(module: Any, factors: Factors, rows: Rows, model: Any, scale: float) -> Delta:
-    """The scale, and DoRA's, are multiplied into B."""
-    a, b = factors.a.float(), rows.cut(factors.b).float() * scale
-    bias = None if factors.bias is None else rows.cut(factors.bias).float() * scale
-    gain = None
-    if factors.magnitude is not None:
-        # As PEFT's DoraLinearLayer: the norms of the rows of W + scale * BA.
-        weight = dense_weight(module, model.dtype).cpu() + b @ a
-        gain = rows.cut(factors.magnitude).float() / weight.norm(dim=1)
+def _delta(linear: Any, part: Factors, model: Any) -> Delta:
+    """DoRA's factor is multiplied into B."""
+    b, bias, gain = part.b, part.bias, None
+    if part.magnitude is not None:
+        gain = _gain(dense_weight(linear, model.dtype).cpu() + b @ part.a, part)
+        assert gain is not None
         b, bias = b * gain[:, None], None if bias is None else bias * gain
     place = {"device": model.device, "dtype": model.dtype}
-    parts = (None if part is None else part.to(**place) for part in (bias, gain))
-    return Delta(a.to(**place), b.contiguous().to(**place), *parts)
+    parts = (None if value is None else value.to(**place) for value in (bias, gain))
+    return Delta(part.a.to(**place), b.contiguous().to(**place), *parts)

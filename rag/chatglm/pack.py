@@ -1,26 +1,15 @@
 """A checkpoint of any layout -> one of packed codes, which loads in seconds."""
 
-import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ingest.errors import UserError
+from rag.chatglm.folder import Shards, copy_kept, new_folder
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, Packed
 from rag.chatglm.source import Piece, Source, pieces
-
-SHARD = 1 << 30
-"""Bytes of a shard, from which on the next one begins; about what is held in memory."""
-KEPT = (
-    "*.model", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*",
-    "merges.txt", "chat_template*", "generation_config.json", "*LICENSE*", "NOTICE*",
-)  # fmt: skip
-"""What is copied beside the weights: what the tokenizer needs, and the terms of use."""
 
 
 def pack(
@@ -36,10 +25,6 @@ def pack(
     its name when it is whole. `UserError` where it is taken, the disk too small, or the source is
     not a model.
     """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError(
-            f"{target} exists already; name a new folder", zh=f"{target} 已存在；请指定一个新文件夹"
-        )
     config = read_config(directory)
     source = Source.open(directory, config)
     if source.bits not in (None, bits):
@@ -49,22 +34,8 @@ def pack(
             zh=f"{directory} 存有 int{source.bits} 权重，无法转为 int{bits}；请用 --bits "
             f"{source.bits}，或指定 float16 模型目录",
         )
-    work = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-    work.mkdir(parents=True)
-    try:
+    with new_folder(target) as work:
         _write(directory, source, work, bits, progress)
-        for path in [*work.iterdir(), work]:
-            _sync(path)
-        work.rename(target)
-        _sync(target.parent)
-    except OSError as problem:
-        raise UserError(
-            f"{target} can't be written: {problem.strerror or problem}",
-            zh=f"无法写入 {target}：{problem.strerror or problem}",
-        ) from problem
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _write(
@@ -97,8 +68,7 @@ def _write(
     source.config.quantization_embeddings = False
     source.config.architectures = [type(model).__name__]
     source.config.save_pretrained(work)
-    for path in sorted({path for pattern in KEPT for path in directory.glob(pattern)}):
-        shutil.copyfile(path, work / path.name)
+    copy_kept(directory, work)
 
 
 def _tensors(path: str, piece: Piece) -> dict[str, Tensor]:
@@ -110,43 +80,3 @@ def _tensors(path: str, piece: Piece) -> dict[str, Tensor]:
         else:
             stored[f"{path}.{kind}"] = value
     return stored
-
-
-class Shards:
-    """Tensors one by one -> safetensors files of about `SHARD` bytes, and their index."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.held: dict[str, Tensor] = {}
-        self.written: list[list[str]] = []
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        self.held[name] = tensor.contiguous()
-        if sum(held.nbytes for held in self.held.values()) >= SHARD:
-            self._flush()
-
-    def close(self) -> None:
-        """Name the files as upstream does, which needs their number, and write the index."""
-        if self.held:
-            self._flush()
-        places: dict[str, str] = {}
-        for number, names in enumerate(self.written, 1):
-            file = f"model-{number:05}-of-{len(self.written):05}.safetensors"
-            (self.folder / f"{number}").rename(self.folder / file)
-            places |= dict.fromkeys(names, file)
-        index = {"metadata": {}, "weight_map": places}
-        path = self.folder / "model.safetensors.index.json"
-        path.write_text(json.dumps(index, indent=2), "utf-8")
-
-    def _flush(self) -> None:
-        self.written.append(list(self.held))
-        save_file(self.held, self.folder / f"{len(self.written)}", metadata={"format": "pt"})
-        self.held = {}
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
