@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.batches import Batch
-from finetune.loss import summed
+from finetune.train.batches import Batch
+from finetune.train.loss import summed
 from ingest.errors import UserError
 
 HALF = 65504.0
@@ -53,6 +53,16 @@ def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:
         "answers are not empty (rag finetune check)",
         zh=f"第 {step} 步：全部梯度为零：{cause_zh}；请用 --bf16 或 --fp32 训练，"
         "并确认回答不为空（rag finetune check）",
+    )
+
+
+def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
+    """What to tell where the loss is a number, but its gradients are not."""
+    return UserError(
+        f"step {step}: the gradients are infinite in {_short(dtype)}: train with --bf16 or --fp32, "
+        "or a smaller --learning-rate",
+        zh=f"第 {step} 步：梯度在 {_short(dtype)} 下为无穷大：请用 --bf16 或 --fp32 训练，"
+        "或调小 --learning-rate",
     )
 
 

@@ -1,6 +1,7 @@
 """P-Tuning v2: a trained prefix before every layer, in upstream's parameters and files."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class PrefixTuning(nn.Module):
     def __init__(self, model: Any, options: PrefixOptions, *, seed: int = 0) -> None:
         super().__init__()
         self.base, self.options = model.requires_grad_(False), options
+        self.config = model.config
         self.attention = model.config._attn_implementation
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -53,10 +55,9 @@ class PrefixTuning(nn.Module):
         """Upstream's checkpoint: `pytorch_model.bin` with the prefix alone, and its lengths."""
         assert strength == 1.0, "a prefix has no strength"
         state = {name: value.detach().cpu().clone() for name, value in self.trained.items()}
-        new = folder / "pytorch_model.bin.new"
-        torch.save(state, new)
-        write_whole(folder / "pytorch_model.bin", new.read_bytes())
-        new.unlink()
+        file = BytesIO()
+        torch.save(state, file)
+        write_whole(folder / "pytorch_model.bin", file.getvalue())
         lengths = {
             "pre_seq_len": self.options.pre_seq_len,
             "prefix_projection": self.options.prefix_projection,

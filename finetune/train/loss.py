@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from finetune.batches import Batch, packed
+from finetune.train.batches import Batch, packed
 from finetune.types import IGNORED, Rows
 from rag.chatglm.configuration import generation_of
 

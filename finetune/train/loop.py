@@ -1,0 +1,305 @@
+"""The training loop: steps, evaluations, checkpoints; the same bytes whether it was stopped or not.
+
+It is ours, on accelerate for processes and devices: see docs/decisions/013-training.md.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from finetune.options import TrainOptions
+from finetune.train.batches import Batch, Plan, Stream, packed, padded
+from finetune.train.checkpoint import State, found, numbers_of, same, save_checkpoint
+from finetune.train.diagnose import not_finite
+from finetune.train.log import Log
+from finetune.train.loss import evaluated, summed
+from finetune.train.optimizer import Optimizer, learning_rate
+from finetune.types import Rows
+from ingest.errors import UserError
+from rag.chatglm.contract import Contract, fingerprint
+
+HARMLESS = ("save_steps", "save_total_limit")
+"""Options that may change where a training goes on."""
+
+
+class Tuned(Protocol):
+    """A model of which a few numbers are trained (lora.py, ptuning.py)."""
+
+    base: Any
+    trained: dict[str, nn.Parameter]
+
+    @property
+    def model(self) -> Any: ...
+    def write(self, folder: Path, *, strength: float = 1.0) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """What is learnt, and what is only measured (or mixed in, of `general`)."""
+
+    train: Rows
+    dev: Rows | None = None
+    general: Rows | None = None
+    general_dev: Rows | None = None
+
+    @property
+    def digests(self) -> dict[str, str]:
+        named = {"train": self.train, "dev": self.dev, "general": self.general}
+        named["general_dev"] = self.general_dev
+        return {name: rows.digest for name, rows in named.items() if rows is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is told after some steps; the loss is a mean over them."""
+
+    step: int
+    steps: int
+    loss: float
+    speed: float
+    """Tokens a second, those that are only read included."""
+    left: float
+    """Seconds."""
+    dev_loss: float | None = None
+    general_loss: float | None = None
+    stopped: str = ""
+    """Why it ended before its last step; empty where it did not."""
+
+
+@dataclass
+class _Sums:
+    """Since the last line of the log."""
+
+    loss: float = 0.0
+    norm: float = 0.0
+    steps: int = 0
+
+
+@dataclass
+class Training:
+    """A training in the folder `out`. `contract` travels with each checkpoint."""
+
+    tuned: Tuned
+    sets: Sets
+    options: TrainOptions
+    out: Path
+    contract: Contract
+    accelerator: Accelerator
+    best: dict[str, float] = field(default_factory=dict, init=False)
+    done: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self.optimizer = Optimizer(self.tuned.trained, options, self.accelerator)
+        self.plan = plan(self.sets, options, self.accelerator.num_processes)
+        if options.gradient_checkpointing:
+            base = self.tuned.base  # transformers renamed it in 5.24
+            renamed = getattr(base, "activation_checkpointing_enable", None)
+            (renamed or base.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.tuned.model.train()
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        options = asdict(self.options)
+        for name in HARMLESS:
+            del options[name]
+        return {
+            **{f"the data ({name})": digest for name, digest in self.sets.digests.items()},
+            **options,
+            "the base": fingerprint(self.tuned.base),
+            "devices": self.accelerator.num_processes,
+        }
+
+    def run(self, *, resume: bool = False) -> Iterator[Report]:
+        """Train; a report every `logging_steps` steps and after each evaluation.
+
+        With `resume` it goes on from the newest checkpoint in `out`, where there is one. `UserError`
+        where data, options or base are others than it was begun with, the disk is full, or a loss
+        is no number.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = self._restore() if resume else None
+        sums = _Sums(*state.sums) if state else _Sums()
+        main = self.accelerator.is_main_process
+        log = Log(self.out, size=state.log if state else 0, step=self.done) if main else None
+        try:
+            yield from self._steps(log, sums)
+        finally:
+            if log:
+                log.__exit__(None, None, None)
+
+    def _steps(self, log: Log | None, sums: _Sums) -> Iterator[Report]:
+        options, steps = self.options, self.plan.steps
+        began, tokens, first = monotonic(), 0, self.done
+        if self.done == 0 and (measured := self._evaluate()):
+            self.best = {f"{name}_before": value for name, value in measured.items()}
+            self._write(log, {"step": 0, "epoch": 0.0, **measured})
+        stopped = ""
+        while self.done < steps and not stopped:
+            loss, norm, seen = self._step(self.done)
+            self.done += 1
+            tokens += seen
+            sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
+            last = self.done == steps
+            measured: dict[str, float] = {}
+            if self.done % options.eval_steps == 0 or last:
+                measured = self._evaluate()
+                stopped = self._judge(measured)
+            if self.done % options.logging_steps == 0 or last or measured or stopped:
+                elapsed = monotonic() - began
+                yield Report(
+                    self.done,
+                    steps,
+                    sums.loss / sums.steps,
+                    tokens / elapsed,
+                    elapsed / (self.done - first) * (steps - self.done),
+                    measured.get("dev_loss"),
+                    measured.get("general_loss"),
+                    stopped,
+                )
+                self._write(log, self._line(sums, measured), speed=tokens / elapsed)
+                sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
+            if self.done % options.save_steps == 0 or last or stopped:
+                self._save(log, sums)
+
+    def _line(self, sums: _Sums, measured: Mapping[str, float]) -> dict[str, float]:
+        return {
+            "step": self.done,
+            "epoch": self.plan.epoch(self.done),
+            "loss": sums.loss / sums.steps,
+            "learning_rate": self._rate(self.done - 1),
+            "grad_norm": sums.norm / sums.steps,
+            **measured,
+        }
+
+    def _step(self, number: int) -> tuple[float, float, int]:
+        """One update: the mean loss of its learnt tokens, the gradients' norm, tokens read."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        seed = np.random.SeedSequence((self.options.seed, number, rank)).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+        batches = self._batches(number, rank, world)
+        counts = torch.tensor([sum(b.learnt for b in batches), sum(b.ids.numel() for b in batches)])
+        learnt, read = (int(n) for n in self.optimizer.sum(counts.double()))
+        if not learnt:
+            raise UserError(
+                f"step {number + 1}: no token of its rows is learnt: their answers are empty or "
+                "cut off; see rag finetune check",
+                zh=f"第 {number + 1} 步：其数据行中没有可学习的词元：回答为空或被截断；"
+                "请运行 rag finetune check",
+            )
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in batches:
+            loss = summed(self.tuned.model, batch)
+            if not bool(loss.isfinite()):
+                raise not_finite(self.tuned.model, batch, number + 1)
+            total += float(loss.detach())
+            self.optimizer.backward(loss / learnt)
+        norm = self.optimizer.step(number + 1, self._rate(number))
+        return float(self.optimizer.sum(total)) / learnt, norm, read
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.options, step, self.plan.steps)
+
+    def _batches(self, number: int, rank: int, world: int) -> list[Batch]:
+        own, general = self.plan.step(number)
+        rows = [self.sets.train[int(i)] for i in own]
+        if self.sets.general is not None:
+            rows += [self.sets.general[int(i)] for i in general]
+        rows = rows[rank::world]
+        if self.options.packing:
+            made = packed(rows, self.options.pack_length)
+        else:
+            made = padded(rows, self.options.per_device_train_batch_size)
+        return [batch.to(self.accelerator.device) for batch in made if batch.learnt]
+
+    def _evaluate(self) -> dict[str, float]:
+        """The losses of the sets that are measured."""
+        part = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        length = self.options.pack_length
+        measured: dict[str, float] = {}
+        for name, rows in (("dev_loss", self.sets.dev), ("general_loss", self.sets.general_dev)):
+            if rows is not None:
+                found = evaluated(self.tuned.model, rows, length=length, part=part)
+                loss, count = (float(n) for n in self.optimizer.sum(found))
+                measured[name] = loss / max(1.0, count)
+        return measured
+
+    def _judge(self, measured: Mapping[str, float]) -> str:
+        """Keep what was best; why to stop, if there is a reason."""
+        if (loss := measured.get("dev_loss", math.inf)) < self.best.get("dev_loss", math.inf):
+            self.best |= {"dev_loss": loss, "dev_step": self.done}
+        before = self.best.get("general_loss_before")
+        budget, now = self.options.forgetting_budget, measured.get("general_loss")
+        if budget and before is not None and now is not None and now > before * (1 + budget):
+            return (
+                f"general loss {now:.4f} is {now / before - 1:.1%} above the {before:.4f} before "
+                f"training, more than the budget of {budget:.1%}"
+            )
+        return ""
+
+    def _write(self, log: Log | None, values: Mapping[str, float], **shown: float) -> None:
+        if log:
+            log.row(values, **shown)
+
+    def _save(self, log: Log | None, sums: _Sums) -> None:
+        if log:
+            state = State(
+                self.done,
+                log.flush(),
+                (sums.loss, sums.norm, sums.steps),
+                self.optimizer.scale(),
+                self.best,
+                self.made_of,
+            )
+            save_checkpoint(
+                self.out,
+                state,
+                self.optimizer.numbers(),
+                self._write_adapter,
+                keep=self.options.save_total_limit,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _write_adapter(self, folder: Path) -> None:
+        self.tuned.write(folder)
+        self.contract.write(folder)
+
+    def _restore(self) -> State | None:
+        checkpoints = found(self.out)
+        if not checkpoints:
+            return None
+        folder = checkpoints[-1][1]
+        state = State.read(folder)
+        same(state.made_of, _as_read(self.made_of), self.out)
+        self.optimizer.restore(numbers_of(folder), state.scaler)
+        self.best, self.done = dict(state.best), state.step
+        return state
+
+
+def plan(sets: Sets, options: TrainOptions, devices: int) -> Plan:
+    """Which rows each step takes, of all devices together."""
+    size = options.per_device_train_batch_size * options.gradient_accumulation_steps * devices
+    lengths = None if options.packing else sets.train.lengths
+    general = sets.general
+    return Plan(
+        Stream(len(sets.train), options.seed, lengths=lengths, size=size),
+        size,
+        options.num_train_epochs,
+        options.max_steps,
+        Stream(len(general), options.seed + 1) if general is not None else None,
+        options.mix if general is not None else 0.0,
+    )
+
+
+def _as_read(made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(made_of))
