@@ -38,7 +38,10 @@ class Columns:
     history: str = ""
 
 
-def read(paths: Sequence[Path], *, columns: Columns = Columns()) -> Iterator[Example | Finding]:
+AS_FOUND = Columns()
+
+
+def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Example | Finding]:
     """Every row of the files in order: its examples (one, but for seed tasks), or a bad `Finding`.
 
     Rows are read as they are asked for, and none is held. `UserError` for a file that is missing,
@@ -59,7 +62,7 @@ def read(paths: Sequence[Path], *, columns: Columns = Columns()) -> Iterator[Exa
 
 
 def examples(
-    paths: Sequence[Path], *, columns: Columns = Columns(), skip_bad: bool = False
+    paths: Sequence[Path], *, columns: Columns = AS_FOUND, skip_bad: bool = False
 ) -> Iterator[Example]:
     """The examples of the files; `UserError` at the first bad row, unless those are left out."""
     for item in read(paths, columns=columns):
@@ -96,7 +99,7 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
 
 
 def _form_of(row: Row, columns: Columns) -> "Callable[[Record, Columns], list[Example]] | None":
-    if columns != Columns():
+    if columns != AS_FOUND:
         known = {columns.prompt or "instruction", columns.response or "output"}
         return _columns if known & row.keys() else None
     if kind_of(row):

@@ -97,9 +97,9 @@ def _line(line: str, source: str, detected: Detected) -> Record | Finding:
     try:
         return Record(source, json.loads(line))
     except json.JSONDecodeError as error:
-        return _broken(source, f"column {error.colno}", f"第 {error.colno} 列", error.msg)
+        return _broken(source, f"column {error.colno}", f"第 {error.colno} 列", _why(error))
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; [[[[…
-        return _broken(source, "this line", "此行", str(error))
+        return _broken(source, "this line", "此行", _why(error))
 
 
 def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
@@ -114,8 +114,7 @@ def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
             value = window.value()
         except (ValueError, RecursionError) as error:
             at = error.pos if isinstance(error, json.JSONDecodeError) else start
-            what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            yield _ended(source, *window.place(at), what)
+            yield _ended(source, *window.place(at), _why(error))
             return
         if lost := _lost(window.text[start : window.at], detected):
             yield undecoded(source, lost, detected)
@@ -129,7 +128,7 @@ def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
             return
     if window.rest():
         source = f"{name}:{number + 1}"
-        yield _ended(source, *window.place(window.at), "more text after the array's ]")
+        yield _ended(source, *window.place(window.at), "more text after the array")
 
 
 class _Window:
@@ -233,7 +232,11 @@ def undecoded(source: str, lost: int, detected: Detected) -> Finding:
 
 def _broken(source: str, place: str, place_zh: str, what: str) -> Finding:
     return Finding(
-        source, "broken", f"not JSON at {place}: {what}", f"{place_zh}处不是 JSON：{what}", bad=True
+        source,
+        "broken",
+        f"not JSON at {place} ({what})",
+        f"{place_zh}处不是 JSON（{what}）",
+        bad=True,
     )
 
 
@@ -241,8 +244,14 @@ def _ended(source: str, line: int, column: int, what: str) -> Finding:
     return Finding(
         source,
         "broken",
-        f"the file breaks at line {line}, column {column}, and nothing from this row on can be "
-        f"read: {what}",
-        f"文件在第 {line} 行第 {column} 列损坏，此行及之后的内容均无法读取：{what}",
+        f"the file breaks at line {line}, column {column} ({what}); nothing from this row on can be "
+        "read",
+        f"文件在第 {line} 行第 {column} 列损坏（{what}）；此行及之后的内容均无法读取",
         bad=True,
     )
+
+
+def _why(error: Exception) -> str:
+    """Python's reason, without the place that it ends in."""
+    text = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    return re.sub(r"( starting)? at$", "", text)

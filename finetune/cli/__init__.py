@@ -2,6 +2,8 @@
 
 import typer
 
+from finetune.cli.check import check
+from finetune.cli.merge import merge
 from rag.cli.screen import say
 
 app = typer.Typer(
@@ -17,3 +19,6 @@ app = typer.Typer(
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
 )
+
+app.command("check")(check)
+app.command("merge")(merge)

@@ -1,0 +1,279 @@
+"""`rag finetune check`: the data doctor."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ingest.errors import UserError
+from rag.cli.places import cache_home
+from rag.cli.screen import note, out, say, table
+
+if TYPE_CHECKING:
+    from finetune.check import Diagnosis
+    from finetune.report import View
+    from finetune.template import RowEncoder
+
+FIRST = 5
+"""Findings of a kind that the terminal lists."""
+BINS, BAR = 16, 40
+DEFAULT_LENGTH = 1024
+
+
+def check(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help=say(
+                "Files: alpaca, context/target, ShareGPT, messages; JSON, JSON lines or CSV.",
+                "文件：alpaca、context/target、ShareGPT、messages；JSON、JSONL 或 CSV。",
+            ),
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=say(
+                "A ChatGLM's folder, of which only the tokenizer is read: lengths in tokens.",
+                "ChatGLM 的文件夹（只读取分词器）：长度按词元计。",
+            ),
+        ),
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(
+            metavar="chat|tutorial", help=say("The form of the prompt.", "提示词的形式。")
+        ),
+    ] = "chat",
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=say(
+                "Longer rows are reported: tokens with --model (default 1024), else characters.",
+                "报告超过此长度的行：有 --model 时按词元（默认 1024），否则按字符。",
+            ),
+        ),
+    ] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|FILE:N",
+            help=say(
+                "Show this row's tokens and which of them are learnt.",
+                "显示此行的词元及其中学习的部分。",
+            ),
+        ),
+    ] = None,
+    prompt_column: Annotated[
+        str, typer.Option(help=say("The question's field.", "问题所在字段。"))
+    ] = "",
+    response_column: Annotated[
+        str, typer.Option(help=say("The answer's field.", "回答所在字段。"))
+    ] = "",
+    history_column: Annotated[
+        str, typer.Option(help=say("The earlier turns' field.", "历史对话所在字段。"))
+    ] = "",
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", help=say("Write all findings here.", "把全部结果写入此文件。")),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help=say("Write a page here.", "把网页报告写入此文件。")),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help=say("PNG or SVG of the lengths.", "长度分布图（PNG 或 SVG）。")),
+    ] = None,
+) -> None:
+    from finetune.alpaca import Columns
+    from finetune.check import diagnose
+
+    wanted = row or []
+    if wanted and model is None:
+        raise UserError(
+            "--row shows tokens, which need a tokenizer; name a model's folder with --model",
+            zh="--row 显示词元，需要分词器；请用 --model 指定模型文件夹",
+        )
+    encoder = _encoder(model, template, max_length or DEFAULT_LENGTH) if model else None
+    with _counting() as progress:
+        diagnosis = diagnose(
+            data,
+            columns=Columns(prompt_column, response_column, history_column),
+            encoder=encoder,
+            max_length=max_length or 0,
+            wanted=wanted,
+            progress=progress,
+        )
+    views = _views(diagnosis, encoder) if encoder and (wanted or html) else []
+    _show(diagnosis)
+    if wanted:
+        _show_rows(diagnosis, views, wanted)
+    _write(diagnosis, views, json=json, html=html, picture=picture)
+    if diagnosis.bad:
+        raise UserError(
+            f"{diagnosis.bad} of {diagnosis.rows} rows are bad; mend them, or leave them out of a "
+            "training with --skip-bad",
+            zh=f"{diagnosis.rows} 行中有 {diagnosis.bad} 行有错误；请修正，或在训练时用 --skip-bad 略过",
+        )
+
+
+check.__doc__ = say(
+    "Say what is wrong with training data, row by row; exit code 1 if rows are bad.",
+    "逐行检查训练数据；若有错误行，退出码为 1。",
+)
+
+
+def _encoder(model: str, template: str, max_length: int) -> "RowEncoder":
+    from finetune.template import RowEncoder
+    from rag.chatglm.hub import fetch
+    from rag.chatglm.template import TEMPLATES
+    from rag.chatglm.tokenizer import open_tokenizer
+
+    if template not in TEMPLATES:
+        known = " | ".join(TEMPLATES)
+        raise UserError(
+            f"--template is {template}; it is {known}",
+            zh=f"--template 为 {template}；应为 {known}",
+        )
+    tokenizer = open_tokenizer(fetch(model, cache=cache_home() / "models", weights=False))
+    # GLM-4's -hf form has transformers' own tokenizer.
+    return RowEncoder(tokenizer, getattr(tokenizer, "generation", 4), template, max_length)
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[], None]]:
+    """Rows read, where a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(say("rows read:", "已读行数："), total=None)
+        yield lambda: bar.advance(task)
+
+
+def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":
+    from finetune.report import View
+    from finetune.view import pieces
+
+    return [
+        View(example.source, tuple(pieces(row, encoder.tokenizer)))
+        for example in diagnosis.samples
+        for row in encoder(example).rows
+    ]
+
+
+def _show(diagnosis: "Diagnosis") -> None:
+    from finetune.report import TITLES, UNITS, counts
+
+    out(
+        say(
+            f"{diagnosis.rows:,} rows: {diagnosis.usable:,} usable, {diagnosis.bad:,} bad, "
+            f"{diagnosis.warned:,} with warnings",
+            f"共 {diagnosis.rows:,} 行：可用 {diagnosis.usable:,}，有错误 {diagnosis.bad:,}，"
+            f"有警告 {diagnosis.warned:,}",
+        )
+    )
+    found = diagnosis.by_problem()
+    if found:
+        columns = [say("problem", "问题"), say("bad", "错误"), say("warnings", "警告")]
+        rows = [
+            (say(*TITLES[kind]), bad or "", warn or "") for kind, bad, warn in counts(diagnosis)
+        ]
+        table("", columns, rows)
+        for problem, findings in found.items():
+            rows = [(one.source, say(one.text, one.zh)) for one in findings[:FIRST]]
+            if more := max(0, len(findings) - FIRST):
+                rows.append(("…", say(f"and {more:,} more", f"另有 {more:,} 条")))
+            table(say(*TITLES[problem]), [say("row", "行"), say("what", "说明")], rows)
+    _show_lengths(diagnosis, say(*UNITS[diagnosis.unit]))
+
+
+def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
+    from finetune.histogram import bins, figures
+
+    drawn = bins(diagnosis.lengths, BINS)
+    if not drawn:
+        return
+    most = max(bin.count for bin in drawn)
+    rows = [
+        (bin.label, f"{bin.count:,}", "█" * round(BAR * bin.count / most) or "▏" * bool(bin.count))
+        for bin in drawn
+    ]
+    told = figures(diagnosis.lengths)
+    out(
+        say(
+            f"{told['total']:,} {unit}; of a row: median {told['median']:,}, 95 % up to "
+            f"{told['p95']:,}, longest {told['longest']:,}",
+            f"共 {told['total']:,} 个{unit}；每行：中位数 {told['median']:,}，95% 不超过 "
+            f"{told['p95']:,}，最长 {told['longest']:,}",
+        )
+    )
+    table("", [unit, say("rows", "行数"), ""], rows)
+
+
+def _show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[str]) -> None:
+    """The rows that were asked for; `UserError` for one that is not there."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from finetune.view import plain, shades, visible
+
+    bad = {finding.source: finding for finding in diagnosis.findings if finding.bad}
+    console = Console(highlight=False)
+    for name in wanted:
+        shown = [view for view in views if name in (view.source, view.source.rpartition(":")[2])]
+        broken = [source for source in bad if name in (source, source.rpartition(":")[2])]
+        if not shown and not broken:
+            raise UserError(
+                f"there is no row {name} (or it is blank); --row is a row's number, or FILE:NUMBER",
+                zh=f"没有第 {name} 行（或为空行）；--row 为行号，或 文件:行号",
+            )
+        for source in broken:
+            out(f"{source}: {say(bad[source].text, bad[source].zh)}")
+        for view in shown:
+            out(view.title(say))
+            if not console.color_system:
+                out(plain(view.pieces) + "\n")
+                continue
+            text = Text()
+            for piece, shade in shades(view.pieces):
+                colour = "magenta" if piece.special else "green" if piece.learnt else "bright_black"
+                strong = "bold" if piece.learnt else "not bold"
+                text.append(visible(piece.text), f"{strong} {colour}{' underline' * shade}")
+            console.print(text, soft_wrap=True)
+            out()
+
+
+def _write(
+    diagnosis: "Diagnosis",
+    views: "Sequence[View]",
+    *,
+    json: Path | None,
+    html: Path | None,
+    picture: Path | None,
+) -> None:
+    from json import dumps
+
+    from finetune.histogram import save
+    from finetune.report import page, record
+    from ingest.errors import readable
+    from ingest.store.files import write_whole
+
+    if json:
+        text = dumps(record(diagnosis), indent=1, ensure_ascii=False)
+        write_whole(json, f"{readable(text)}\n".encode())
+    if html:
+        write_whole(html, page(diagnosis, views, say).encode())
+    if picture:
+        save(picture, diagnosis.lengths, unit=diagnosis.unit, max_length=diagnosis.max_length)
+    for path in filter(None, (json, html, picture)):
+        note(str(path))
