@@ -83,6 +83,8 @@ class Shards:
         index = {"metadata": {"total_size": self.size}, "weight_map": places}
         path = self.folder / "model.safetensors.index.json"
         path.write_text(json.dumps(index, indent=2), "utf-8")
+        for file in set(places.values()):  # safetensors lets nobody else read
+            shutil.copymode(path, self.folder / file)
 
     def _flush(self) -> None:
         self.written.append(list(self.held))

@@ -1,0 +1,122 @@
+"""`rag finetune merge` and `export`: an adapter made part of its model, or renamed for other tools."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ingest.errors import UserError
+from rag.cli.places import cache_home
+from rag.cli.progress import loading
+from rag.cli.screen import note, out, say
+
+if TYPE_CHECKING:
+    from finetune.merge import Merged
+
+MODEL = say("A ChatGLM's folder, or its name on a hub.", "ChatGLM 的文件夹或模型库中的名称。")
+ADAPTER = say("A LoRA adapter's folder.", "LoRA 适配器的文件夹。")
+FOLDER = say("A new folder.", "一个新文件夹。")
+DTYPES = ("float32", "float16", "bfloat16")
+
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--lora-alpha",
+        metavar="N",
+        help=say(
+            "The adapter's, where it has no adapter_config.json.",
+            "适配器的 lora_alpha（缺少 adapter_config.json 时）。",
+        ),
+    ),
+]
+
+
+def merge(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help=ADAPTER)],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help=FOLDER)],
+    upstream: Annotated[
+        bool,
+        typer.Option(
+            "--upstream",
+            help=say(
+                "Write the names and config.json of the original code.",
+                "按原版代码的名称与 config.json 写出。",
+            ),
+        ),
+    ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="|".join(DTYPES),
+            help=say("Of all weights; default: the model's.", "所有权重的精度；默认同原模型。"),
+        ),
+    ] = None,
+    alpha: Alpha = None,
+) -> None:
+    if dtype not in (None, *DTYPES):
+        known = ", ".join(DTYPES)
+        raise UserError(
+            f"--dtype is {dtype}; it is one of {known}", zh=f"--dtype 为 {dtype}；应为 {known} 之一"
+        )
+    import torch
+
+    from finetune.merge import merge
+    from rag.chatglm.hub import fetch
+
+    directory = fetch(model, cache=cache_home() / "models")
+    with loading(directory.name) as progress:
+        done = merge(
+            directory,
+            adapter,
+            target,
+            upstream=upstream,
+            dtype=getattr(torch, dtype) if dtype else None,
+            alpha=alpha,
+            progress=progress,
+        )
+    _tell(done, adapter)
+    size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
+    kind = str(done.dtype).removeprefix("torch.")
+    out(
+        say(
+            f"{target}: {done.layers} layers merged, {kind}, {size:.2f} GB; rounding changed their "
+            f"weights by {done.rounding:.1e}, a probe's logits by {done.parity.error:.1e} "
+            f"({done.parity.lost:.1%} of what the adapter changes)",
+            f"{target}：已合并 {done.layers} 层，{kind}，{size:.2f} GB；舍入使其权重改变 {done.rounding:.1e}，"
+            f"探测输出改变 {done.parity.error:.1e}（为适配器改变量的 {done.parity.lost:.1%}）",
+        )
+    )
+
+
+def _tell(done: "Merged", adapter: Path) -> None:
+    """What was assumed, and what a model's folder can't say."""
+    for assumed in done.notes:
+        note(assumed)
+    contract = done.contract
+    if contract.template != "chat":
+        note(
+            say(
+                f"{adapter} was trained on prompts of the form {contract.template!r}, which a "
+                "model's folder can't say: rag will ask the merged model in its own chat; keep to "
+                "that form elsewhere, or let rag use the adapter beside the model",
+                f"{adapter} 以 {contract.template!r} 形式的提示训练，模型文件夹无法记录这一点："
+                "rag 会用模型自身的对话格式提问；在别处使用时请保持该形式，或在 rag 中将适配器与模型一同使用",
+            )
+        )
+    if contract.stop_ids:
+        ids = ", ".join(map(str, contract.stop_ids))
+        note(
+            say(
+                f"{adapter} also ends answers with the tokens {ids}, which a model's folder can't "
+                "say; stop at them where you use it",
+                f"{adapter} 的回答还以词元 {ids} 结束，模型文件夹无法记录这一点；使用时请在此停止",
+            )
+        )
+
+
+merge.__doc__ = say(
+    "Make a LoRA adapter part of its model's weights, in a new folder.",
+    "将 LoRA 适配器合并到模型权重，写入新文件夹。",
+)

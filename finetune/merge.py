@@ -1,0 +1,239 @@
+"""A model and an adapter -> one model, written layer by layer and compared before it has its name.
+
+The sum is computed in float32 and rounded to what the base is stored in. The new model is read back
+and must answer a probe as the base with the adapter on it does.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, cat
+from transformers import Glm4Config, PreTrainedConfig
+
+from finetune.parity import Parity, probed, read_model
+from ingest.errors import UserError
+from rag.chatglm.adapter import Adapters
+from rag.chatglm.adapter_files import LoraAdapter, read_adapter
+from rag.chatglm.configuration import generation_of, upstream_config
+from rag.chatglm.contract import Contract
+from rag.chatglm.folder import Shards, copy_kept, new_folder
+from rag.chatglm.loading import empty, read_config
+from rag.chatglm.lora import Factors, merged, placed
+from rag.chatglm.source import Source, pieces
+from rag.chatglm.weights import natives_of, upstream_of
+
+BANDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""The largest `Parity.error` of weights of each precision."""
+LOST = 0.5
+"""The largest `Parity.lost`: from here on the merged model is as near to the base's answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What came of a merge."""
+
+    layers: int
+    """Linear layers that the adapter changed."""
+    dtype: torch.dtype
+    """Of their weights."""
+    rounding: float
+    """What rounding to `dtype` changed of them: norm over their norm."""
+    parity: Parity
+    contract: Contract
+    """The adapter's. A model's folder can't say its template and stop ids."""
+    notes: tuple[str, ...] = ()
+    """What was assumed of the adapter, to be told to the user."""
+
+
+class Merging:
+    """Weights as the adapter changes them, and how much rounding took from them."""
+
+    def __init__(self, parts: dict[str, Factors], dtype: torch.dtype | None) -> None:
+        self.parts, self.dtype = parts, dtype
+        self.used: torch.dtype = torch.float32
+        """Of the weight merged last."""
+        self.missed = self.total = 0.0
+
+    @property
+    def rounding(self) -> float:
+        return (self.missed / self.total) ** 0.5 if self.total else 0.0
+
+    def __call__(self, path: str, piece: dict[str, Any]) -> dict[str, Tensor]:
+        """A module's tensors, changed where the adapter changes them, in the precision wanted."""
+        part = self.parts.get(path)
+        if part is None:
+            return {kind: self._rounded(path, tensor, tensor) for kind, tensor in piece.items()}
+        exact = merged(piece["weight"], part)
+        weight = self._rounded(path, exact, piece["weight"])
+        self.used = weight.dtype
+        self.missed += float((weight.float() - exact).square().sum())
+        self.total += float(exact.square().sum())
+        made = {"weight": weight}
+        if "bias" in piece:
+            bias = piece["bias"].float() + (0 if part.bias is None else part.bias)
+            made["bias"] = self._rounded(path, bias, piece["bias"])
+        elif part.bias is not None:
+            raise UserError(
+                f"the adapter adds a bias to {path}, which has none in this model: the merged "
+                "model has no place for it; use the adapter beside the model",
+                zh=f"适配器给 {path} 加了偏置，而此模型的该层没有偏置，无处合并；请将适配器与模型一同使用",
+            )
+        return made
+
+    def _rounded(self, path: str, tensor: Tensor, stored: Tensor) -> Tensor:
+        rounded = tensor.to(self.dtype or stored.dtype)
+        if rounded is not stored and not all(value.isfinite() for value in rounded.aminmax()):
+            name = _name(rounded.dtype)
+            raise UserError(
+                f"{path}: a weight of {float(tensor.abs().max()):.3g} is too large for {name}; "
+                "say --dtype bfloat16 or --dtype float32",
+                zh=f"{path}：权重达 {float(tensor.abs().max()):.3g}，超出 {name} 的范围；"
+                "请用 --dtype bfloat16 或 --dtype float32",
+            )
+        return rounded
+
+
+def merge(
+    directory: Path,
+    adapter: Path,
+    target: Path,
+    *,
+    upstream: bool = False,
+    dtype: torch.dtype | None = None,
+    alpha: float | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Merged:
+    """Write `directory`'s model with the LoRA, rsLoRA or DoRA `adapter` in it to the folder `target`.
+
+    `upstream` writes upstream's names and config keys. `dtype` is that of all weights, None what
+    each is stored in. `alpha` is `read_adapter`'s. `progress` is told the share written, 0 to 1.
+    `UserError` where the base holds codes, the adapter can't be merged or is another model's, or
+    the merged model answers a probe otherwise than base and adapter; then nothing is left.
+    """
+    config = read_config(directory)
+    source = Source.open(directory, config)
+    _check_base(directory, source)
+    if upstream and isinstance(config, Glm4Config):
+        raise UserError(
+            "GLM-4-0414 was only ever published in transformers' layout; leave --upstream out",
+            zh="GLM-4-0414 仅以 transformers 格式发布；请去掉 --upstream",
+        )
+    read = read_adapter(adapter, alpha=alpha)
+    if not isinstance(read, LoraAdapter):
+        raise UserError(
+            f"{adapter} is a P-Tuning prefix: keys and values that each layer attends to, not a "
+            "change of weights, so that there is nothing to merge; use it beside the model",
+            zh=f"{adapter} 是 P-Tuning 前缀，即各层注意力的键和值，而非权重的改变，无法合并；"
+            "请将其与模型一同使用",
+        )
+    with new_folder(target) as work:
+        before, wanted = _answers(directory, read)
+        model = empty(config)
+        merging = Merging(dict(placed(model, read.modules, read.config)), dtype)
+        if config.tie_word_embeddings and "lm_head" in merging.parts:
+            raise UserError(
+                "the adapter changes lm_head, whose weight is the embedding's in this model: "
+                "merged, it would change the embedding too; use the adapter beside the model",
+                zh="适配器改变 lm_head，而此模型的 lm_head 与词嵌入共用权重，合并会连带改变词嵌入；"
+                "请将适配器与模型一同使用",
+            )
+        shards = Shards(work)
+        for name, tensor in _tensors(source, model, merging, upstream=upstream, progress=progress):
+            shards.add(name, tensor)
+        shards.close()
+        _write_config(config, work, type(model).__name__, dtype, upstream=upstream)
+        copy_kept(directory, work)
+        parity = Parity.of(probed(read_model(work)), wanted, before)
+        _check_parity(parity, merging.used)
+    layers, used, rounding = len(merging.parts), merging.used, merging.rounding
+    return Merged(layers, used, rounding, parity, read.contract, read.notes)
+
+
+def _check_base(directory: Path, source: Source) -> None:
+    held = (
+        f"int{source.bits}" if source.bits else getattr(source.config, "quantization_config", None)
+    )
+    if held:
+        if isinstance(held, dict):
+            held = held.get("quant_method", "quantized")
+        raise UserError(
+            f"{directory} holds {held} codes, whose steps are larger than what an adapter adds: "
+            "the sum would be rounded away; merge into the float16 model, then: rag quantize",
+            zh=f"{directory} 存的是 {held} 量化权重，其步长大于适配器的改变量，相加会被舍去；"
+            "请先合并到 float16 模型，再运行：rag quantize",
+        )
+
+
+def _answers(directory: Path, adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
+    """The probe's logits of the base, and with the adapter on it; checked as for answering."""
+    base = read_model(directory)
+    adapters = Adapters(base)
+    adapters.attach(adapter, "adapter")
+    before = probed(base)
+    adapters.activate("adapter")
+    return before, probed(base)
+
+
+def _tensors(
+    source: Source,
+    model: Any,
+    merging: Merging,
+    *,
+    upstream: bool,
+    progress: Callable[[float], None] | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """All that is written, by name; upstream's one matrix of three as soon as it has them."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    done = 0
+    waiting: dict[str, list[Tensor]] = {}
+    for path, piece in pieces(model, source, None, None):
+        module = upstream_of(path, source.config).module if upstream else path
+        shared = max(1, len(natives_of(module))) if upstream else 1
+        for kind, tensor in merging(path, piece).items():
+            held = waiting.setdefault(f"{module}.{kind}", [])
+            held.append(tensor)
+            if len(held) == shared:
+                del waiting[f"{module}.{kind}"]
+                yield f"{module}.{kind}", held[0] if shared == 1 else cat(held)
+        done += sum(value.numel() for value in model.get_submodule(path).parameters(recurse=False))
+        if progress:
+            progress(done / total)
+    assert not waiting
+
+
+def _write_config(
+    config: PreTrainedConfig, work: Path, kind: str, dtype: torch.dtype | None, *, upstream: bool
+) -> None:
+    if dtype is not None:
+        config.dtype = dtype
+    if not upstream:
+        config.architectures = [kind]
+        config.save_pretrained(work)
+        return
+    data = upstream_config(config)
+    if generation_of(config) > 1:
+        data["generation"] = generation_of(config)
+    text = json.dumps(data, indent=2, default=str)
+    (work / "config.json").write_text(text + "\n", "utf-8")
+
+
+def _check_parity(parity: Parity, dtype: torch.dtype) -> None:
+    band = BANDS.get(dtype, BANDS[torch.bfloat16])
+    if parity.error > band or parity.lost > LOST:
+        out = "" if dtype == torch.float32 else "; say --dtype float32"
+        zh = "" if dtype == torch.float32 else "；请用 --dtype float32"
+        raise UserError(
+            f"the merged model is not kept: its logits are {parity.error:.1e} from those of base "
+            f"and adapter (allowed in {_name(dtype)}: {band:g}), {parity.lost:.0%} of what the "
+            f"adapter changes (allowed: {LOST:.0%}){out}",
+            zh=f"未保留合并的模型：其输出与基座加适配器相差 {parity.error:.1e}"
+            f"（{_name(dtype)} 允许 {band:g}），为适配器改变量的 {parity.lost:.0%}（允许 {LOST:.0%}）{zh}",
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,92 @@
+"""Whether two models compute the same, without holding either: weights are read when a layer is asked.
+
+Both compute in float32, so that what differs is what their files hold.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rag.chatglm.adapter import probe_logits
+from rag.chatglm.loading import empty, read_config
+from rag.chatglm.source import Source
+
+TOKENS = 32
+"""Of the prompt that is compared."""
+
+
+class ReadLinear(nn.Module):
+    """A linear layer whose float32 weight is read anew each time."""
+
+    def __init__(self, linear: nn.Linear, source: Source, path: str, origin: str) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.source, self.origin = source, origin
+        bias = None if linear.bias is None else source.read(path, "bias").float()
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in]"""
+        return self.source.read(self.origin, "weight").float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+class ReadEmbedding(nn.Module):
+    """An embedding of which the rows looked up are read."""
+
+    def __init__(self, source: Source, path: str) -> None:
+        super().__init__()
+        self.source, self.path = source, path
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.source.read(self.path, "weight")[ids].float()
+
+
+def read_model(directory: Path) -> Any:
+    """The model of a float checkpoint in float32 on the CPU, of which little is held at a time."""
+    config = read_config(directory)
+    source = Source.open(directory, config)
+    model = empty(config).eval()
+    words = model.get_input_embeddings()
+    embedding = next(path for path, module in model.named_modules() if module is words)
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.Embedding):
+            model.set_submodule(path, ReadEmbedding(source, path))
+        elif isinstance(module, nn.Linear):
+            tied = path == "lm_head" and config.tie_word_embeddings
+            model.set_submodule(path, ReadLinear(module, source, path, embedding if tied else path))
+        else:
+            for kind, _ in list(module.named_parameters(recurse=False)):
+                value = source.read(path, kind).float()
+                setattr(module, kind, nn.Parameter(value, requires_grad=False))
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a probe's logits are from those that they should be; norms over all positions."""
+
+    error: float
+    """Over the norm of the logits."""
+    lost: float
+    """Over the norm of what the adapter changes."""
+
+    @classmethod
+    def of(cls, logits: Tensor, wanted: Tensor, before: Tensor) -> "Parity":
+        """`before` is without the adapter. Logits that are not finite are infinitely far."""
+        if not logits.isfinite().all():
+            return cls(torch.inf, torch.inf)
+        apart = (logits - wanted).norm()
+        return cls(float(apart / wanted.norm()), float(apart / (wanted - before).norm()))
+
+
+def probed(model: Any) -> Tensor:
+    """Logits of the prompt that is compared."""
+    return probe_logits(model, TOKENS)
