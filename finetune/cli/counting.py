@@ -1,0 +1,36 @@
+"""How many of a known number are done, and how long the rest takes."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from rag.cli.screen import note, say
+
+EVERY = 5.0  # seconds between lines where no one watches
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar where a person watches, else a line every few seconds; call it as each is done."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda: bar.advance(task)
+        return
+    done, begun = 0, monotonic()
+    told = begun
+
+    def tick() -> None:
+        nonlocal done, told
+        done += 1
+        if (now := monotonic()) - told > EVERY:
+            told, left = now, (now - begun) * (total / done - 1)
+            count = f"{done}/{total} {title}"
+            note(say(f"{count}, {left:.0f} s left", f"{count}，剩余约 {left:.0f} 秒"))
+
+    yield tick

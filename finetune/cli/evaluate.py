@@ -1,0 +1,309 @@
+"""`rag finetune eval`: an adapter beside its base on held-out questions, and whether to ship it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from finetune.cli.counting import counting
+from ingest.errors import UserError
+from rag.cli.places import KbOption, cache_home, existing_kb
+from rag.cli.screen import note, out, say, table
+
+if TYPE_CHECKING:
+    from finetune.comparison import Comparison
+    from finetune.conditions import Cases, Condition, Pair
+    from finetune.evaluate import Asked
+    from finetune.heldout import Question
+    from finetune.verdict import Verdict
+    from rag.pipeline import Pipeline
+
+DO_NOT_SHIP = 3
+"""The exit code of a verdict against the adapter; 1 is a user's mistake, 2 a wrong option."""
+STOPPED = 130
+
+
+def evaluate(
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="QUESTIONS",
+            help=say(
+                "heldout.jsonl of `grounded`, a set of `rag eval`, or alpaca rows.",
+                "`grounded` 的 heldout.jsonl、`rag eval` 的评测集，或 alpaca 数据。",
+            ),
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help=say("The base: a folder, or a name on a hub.", "基座：文件夹或模型库中的名称。"),
+        ),
+    ],
+    adapter: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help=say("The adapter that is tried: LoRA or P-Tuning.", "待检验的适配器。"),
+        ),
+    ],
+    kb: Annotated[str, KbOption] = "default",
+    conditions: Annotated[
+        str,
+        typer.Option(
+            metavar="closed,gold,retrieved,distractors",
+            help=say("Asked with; all that the questions allow.", "提问条件；默认为全部可行者。"),
+        ),
+    ] = "",
+    general: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=say(
+                "Alpaca rows about other things, which must not be forgotten.",
+                "其他领域的 alpaca 数据，用于检查遗忘。",
+            ),
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=say("Ask only so many of them.", "只抽取这么多问题。")),
+    ] = None,
+    quant: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|none|int8|int4|nf4",
+            help=say("How the weights are held.", "权重的存放方式。"),
+        ),
+    ] = "auto",
+    max_new_tokens: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help=say("Of a reply, at most.", "每个回答最多的词元数。")
+        ),
+    ] = 256,
+    resamples: Annotated[
+        int,
+        typer.Option(min=100, metavar="N", help=say("Of the bootstrap.", "自助法重抽样次数。")),
+    ] = 2000,
+    seed: Annotated[
+        int, typer.Option(help=say("Of drawing and resampling.", "抽取与重抽样的种子。"))
+    ] = 0,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help=say("All figures and replies.", "全部结果。")),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=say("PNG or SVG of the bars.", "对比图（PNG 或 SVG）。")),
+    ] = None,
+) -> None:
+    from finetune.comparison import compare
+    from finetune.conditions import Cases
+    from finetune.picture import check, draw
+    from finetune.transcript import record
+    from finetune.verdict import verdict
+    from ingest.store.files import write_whole
+    from rag.types import Sampling
+
+    if picture:
+        check(picture)
+    wanted = _conditions(conditions, questions)
+    with _opened(kb, wanted) as pipeline:
+        asked = _read(questions, pipeline, limit, seed)
+        others = _read(general, None, limit, seed) if general else ()
+        pair = _pair(model, adapter, quant)
+        cases = Cases(pair, pipeline, Sampling(max_new_tokens, temperature=0))
+        results, whole = _ask([(asked, wanted), (others, ("general",))], cases)
+    comparisons = compare(results, resamples=resamples, seed=seed)
+    decided = verdict(comparisons)
+    title = f"{Path(model).name} + {adapter.name}"
+    _show(comparisons, title)
+    if json:
+        about = {
+            "model": model,
+            "adapter": str(adapter),
+            "questions": str(questions),
+            "general": str(general) if general else None,
+            "conditions": wanted,
+            "max_new_tokens": max_new_tokens,
+            "resamples": resamples,
+            "seed": seed,
+            "whole": whole,
+        }
+        write_whole(json, record(about, results, comparisons, decided))
+        note(str(json))
+    if picture:
+        draw(comparisons, picture, title=title)
+        note(str(picture))
+    if not whole:
+        note(
+            say(
+                f"stopped after {len(results)} of {len(asked) + len(others)} questions: no verdict",
+                f"在 {len(asked) + len(others)} 个问题中的第 {len(results)} 个之后停止：不作结论",
+            )
+        )
+        raise typer.Exit(STOPPED)
+    _tell(decided, sum(map(bool, results)))
+    if not decided.ship:
+        raise typer.Exit(DO_NOT_SHIP)
+
+
+evaluate.__doc__ = say(
+    "Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship.",
+    "在未见过的问题上比较适配器与基座；退出码 3 表示不应采用。",
+)
+
+
+def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
+    """Those named, in their order; else all that the questions' form allows."""
+    from finetune.conditions import CONDITIONS
+    from finetune.heldout import form_of
+
+    names = [name.strip() for name in said.split(",") if name.strip()]
+    for name in names:
+        if name not in CONDITIONS:
+            known = ", ".join(CONDITIONS)
+            raise UserError(
+                f"--conditions has {name}; they are {known}",
+                zh=f"--conditions 含 {name}；可用：{known}",
+            )
+    if not names and form_of(questions) != "alpaca":
+        return CONDITIONS
+    if set(names) - {"closed"} and form_of(questions) == "alpaca":
+        raise UserError(
+            f"--conditions is {said}, but the rows of {questions} name no place in a document; "
+            "leave it out (closed), or ask the heldout.jsonl of rag finetune grounded",
+            zh=f"--conditions 为 {said}，但 {questions} 的数据不指明文档出处；"
+            "请省略（即 closed），或使用 rag finetune grounded 的 heldout.jsonl",
+        )
+    return tuple(name for name in CONDITIONS if name in (names or ["closed"]))
+
+
+@contextmanager
+def _opened(kb: str, conditions: "Sequence[Condition]") -> "Iterator[Pipeline | None]":
+    """The knowledge base, where passages are asked for."""
+    from finetune.comparison import READING
+    from rag.open import open_pipeline
+
+    if not set(conditions) & set(READING):
+        yield None
+        return
+    with open_pipeline(existing_kb(kb), cache=cache_home(), say=say) as pipeline:
+        yield pipeline
+
+
+def _read(
+    path: Path, pipeline: "Pipeline | None", limit: int | None, seed: int
+) -> "tuple[Question, ...]":
+    from finetune.heldout import read, sample
+
+    found = read(path, pipeline.store if pipeline else None)
+    if found.lost:
+        first = ", ".join(found.lost[:3])
+        note(
+            say(
+                f"left out: {len(found.lost)} questions whose answer is not in this knowledge "
+                f"base ({first}{', …' if len(found.lost) > 3 else ''})",
+                f"略过 {len(found.lost)} 个问题：此知识库中没有其答案（{first}"
+                f"{'……' if len(found.lost) > 3 else ''}）",
+            )
+        )
+    return sample(found.questions, limit, seed=seed) if limit else found.questions
+
+
+def _pair(model: str, adapter: Path, quant: str) -> "Pair":
+    from finetune.evaluate import pair_of
+    from rag.chatglm.adapter_files import read_adapter
+    from rag.chatglm.generator import open_generator
+    from rag.chatglm.hub import fetch
+    from rag.cli.progress import loading
+    from rag.generate import GenerateOptions
+
+    GenerateOptions(model=model, quant=cast(Any, quant))  # says what it may be
+    read_adapter(adapter)  # a wrong one is told before minutes of loading
+    directory = fetch(model, cache=cache_home() / "models")
+    with loading(directory.name) as progress:
+        generator = open_generator(directory, quant=quant, progress=progress)
+    pair, assumed = pair_of(generator, adapter)
+    for line in assumed:
+        note(line)
+    return pair
+
+
+def _ask(
+    sets: "Sequence[tuple[Sequence[Question], Sequence[Condition]]]", cases: "Cases"
+) -> "tuple[list[tuple[Asked, ...]], bool]":
+    """What came of the questions, and whether of all of them: Ctrl-C ends it with what there is."""
+    from finetune.evaluate import evaluate
+
+    results: list[tuple[Asked, ...]] = []
+    with counting(say("questions", "问题"), sum(len(questions) for questions, _ in sets)) as tick:
+        try:
+            for questions, conditions in sets:
+                for asked in evaluate(questions, conditions, cases):
+                    results.append(asked)
+                    tick()
+        except KeyboardInterrupt:
+            if not any(results):
+                raise
+            return results, False
+    if not any(results):
+        raise UserError(
+            "none of the questions can be asked under these conditions; name others with "
+            "--conditions",
+            zh="没有问题可在这些条件下提问；请用 --conditions 指定其他条件",
+        )
+    return results, True
+
+
+def _show(comparisons: "Sequence[Comparison]", title: str) -> None:
+    from finetune.comparison import MEASURES
+    from finetune.verdict import CONDITION_TITLES
+
+    rows: list[tuple[object, ...]] = []
+    last = ""
+    for each in comparisons:
+        measure = MEASURES[each.measure]
+        name = say(measure.title, measure.zh)
+        rows.append(
+            (
+                "" if each.condition == last else say(*CONDITION_TITLES[each.condition]),
+                name if measure.larger_is_better else f"{name} ↓",
+                _number(each.base.value),
+                _number(each.adapter.value),
+                _number(each.difference, "+"),
+                f"{_number(each.low, '+')} – {_number(each.high, '+')}",
+                _number(each.p),
+                each.questions,
+            )
+        )
+        last = each.condition
+    columns = [
+        say("condition", "条件"),
+        say("measure", "指标"),
+        say("base", "基座"),
+        say("adapter", "适配器"),
+        say("difference", "差"),
+        "95 %",
+        "p",
+        "n",
+    ]
+    table(title, columns, rows)
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "–" if value != value else f"{value:{sign}.3f}"
+
+
+def _tell(verdict: "Verdict", count: int) -> None:
+    if verdict.ship:
+        head = say(f"ship it (on {count} questions)", f"可以采用（依据 {count} 个问题）")
+    else:
+        head = say(f"do not ship (on {count} questions)", f"不应采用（依据 {count} 个问题）")
+    out(head)
+    for reason in verdict.reasons:
+        out(f"  {say(reason.text, reason.zh)}")

@@ -1,0 +1,163 @@
+"""What a held-out question is asked with: nothing, its own passage, what is found, or the rest.
+
+    closed       the question alone, as in a chat; no reply need refuse
+    gold         the passage that answers it, alone
+    retrieved    the passages that `rag ask` finds
+    distractors  those it finds without the ones that answer: refusing is right
+    general      a question about something else, alone: what a training may make a model forget
+
+`rag ask` refuses some questions before its model reads them; here it reads them all, for the model
+is what is compared. Base and adapter get the same passages, as many as both have room for.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune.heldout import Place, Question
+from finetune.metrics import contains
+from finetune.template import turns_of
+from ingest.store import Store
+from ingest.types import Chunk, Hit, Passage
+from rag.generate import Generator
+from rag.pipeline import Pipeline
+from rag.prompt import compose
+from rag.types import Message, Sampling, Source
+
+Condition = Literal["closed", "gold", "retrieved", "distractors", "general"]
+CONDITIONS: tuple[Condition, ...] = ("closed", "gold", "retrieved", "distractors")
+DEPTH = 20
+"""Passages among which distractors are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What is compared. `template` is the form in which the adapter was trained to be asked."""
+
+    base: Generator
+    adapter: Generator
+    template: str = "chat"
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the longer of the two prompts."""
+        return max(self.base.count(messages), self.adapter.count(messages))
+
+    def room(self, sampling: Sampling) -> int:
+        """Tokens for a prompt of either."""
+        return min(self.base.context, self.adapter.context) - sampling.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A question under a condition. `gold` are the numbers of the sources that answer it.
+
+    `refuse`: a reply that the passages hold no answer is the right one. The two prompts are the
+    same, unless the adapter knows another form for the input of an instruction.
+    """
+
+    question: Question
+    condition: Condition
+    base: tuple[Message, ...]
+    adapter: tuple[Message, ...]
+    sources: tuple[Source, ...] = ()
+    gold: frozenset[int] = frozenset()
+    refuse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Makes the cases of questions. `pipeline` may be missing where no passage is asked for."""
+
+    pair: Pair
+    pipeline: Pipeline | None
+    sampling: Sampling
+
+    def of(self, question: Question, conditions: Sequence[Condition]) -> Iterator[Case]:
+        """Those that have a right reply.
+
+        Left out: closed book and gold for what the documents do not tell; what is found without the
+        place that answers, but with the words of an answer, because nobody knows whether they
+        answer.
+        """
+        for condition in conditions:
+            if condition in ("closed", "general"):
+                if question.answers:
+                    yield self._alone(question, condition)
+            elif case := self._reading(question, condition, self._sources(question, condition)):
+                yield case
+
+    def _alone(self, question: Question, condition: Condition) -> Case:
+        def asked(template: str) -> tuple[Message, ...]:
+            if question.example:
+                return tuple(turns_of(question.example, template)[:-1])
+            return (Message("user", question.text),)
+
+        return Case(question, condition, asked("chat"), asked(self.pair.template))
+
+    def _sources(self, question: Question, condition: Condition) -> list[Source]:
+        assert self.pipeline
+        if condition == "gold":
+            return gold_source(question, self.pipeline.store)
+        if condition == "retrieved":
+            return self._found(question.text)
+        most = self.pipeline.options.passages
+        found = self._found(question.text, limit=max(DEPTH, 2 * most))
+        return [source for source in found if not holds(source, question)][:most]
+
+    def _found(self, text: str, *, limit: int | None = None) -> list[Source]:
+        assert self.pipeline
+        found = self.pipeline.retrieve(text, limit=limit)
+        return [Source(*each) for each in zip(found.passages, found.hits, strict=True)]
+
+    def _reading(
+        self, question: Question, condition: Condition, sources: Sequence[Source]
+    ) -> Case | None:
+        if not sources:
+            return None
+        room = self.pair.room(self.sampling)
+        prompt = compose(question.text, sources, [], self.pair.count, room)
+        numbered = list(enumerate(prompt.sources, start=1))
+        gold = frozenset(number for number, source in numbered if answers(source, question))
+        if not gold and any(holds(source, question) for source in prompt.sources):
+            return None
+        messages = prompt.messages
+        return Case(question, condition, messages, messages, prompt.sources, gold, not gold)
+
+
+def answers(source: Source, question: Question) -> bool:
+    """Whether the passage shares a character with a place that answers the question."""
+    passage = source.passage
+    return any(
+        place.document == passage.document
+        and place.start < passage.end
+        and passage.start < place.end
+        for place in question.places
+    )
+
+
+def holds(source: Source, question: Question) -> bool:
+    """Whether it does, or has the words of an answer."""
+    texts = question.answers
+    return answers(source, question) or any(contains(source.passage.text, text) for text in texts)
+
+
+def gold_source(question: Question, store: Store) -> list[Source]:
+    """The passage that answers, best one with the words of an answer in it; [] without any."""
+    sources: list[Source] = []
+    for place in question.places:
+        chunks = _passage(place, store)
+        if not chunks:
+            continue
+        chunk = next((c for c in chunks if place.start < c.end), chunks[-1])
+        [passage] = store.passages([chunk])
+        sources.append(Source(passage, Hit(chunk, 1.0)))
+    sources.sort(key=lambda s: not any(contains(s.passage.text, a) for a in question.answers))
+    return sources[:1]
+
+
+def _passage(place: Place, store: Store) -> list[Chunk]:
+    """The chunks of the passage that a place begins in: the one that begins last before it."""
+    for start in range(place.start, -1, -1):
+        if chunks := store.chunks_within(Passage(place.document, start, start, "", "")):
+            return chunks if place.start < chunks[0].passage[1] else []
+    return []
