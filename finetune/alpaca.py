@@ -15,8 +15,8 @@ from typing import Any
 from finetune.conversation import conversation, kind_of
 from finetune.records import Record, records
 from finetune.types import Example, Finding
-from finetune.unfit import Unfit, lacking, said, text_of, wrong
-from ingest.errors import UserError
+from finetune.unfit import Unfit, lacking, quoted, said, text_of, wrong
+from ingest.errors import UserError, readable
 from rag.types import Message
 
 TRIED = 20
@@ -77,9 +77,9 @@ def examples(
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """Files' names; of those that share one, the paths."""
-    names = [path.name for path in paths]
+    names = [readable(path.name) for path in paths]
     return [
-        str(path) if names.count(name) > 1 else name
+        readable(str(path)) if names.count(name) > 1 else name
         for path, name in zip(paths, names, strict=True)
     ]
 
@@ -89,7 +89,7 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
     rows = [row for row in rows if isinstance(row, dict)]
     if not rows or any(_form_of(row, columns) for row in rows):
         return
-    found = ", ".join(list(rows[0])[:8])
+    found = ", ".join(quoted(field) for field in list(rows[0])[:8]) or "{}"
     named = [column for column in (columns.prompt, columns.response) if column]
     wanted = " + ".join(named) or "instruction + output, context + target, messages, conversations"
     raise UserError(
@@ -100,8 +100,8 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
 
 def _form_of(row: Row, columns: Columns) -> "Callable[[Record, Columns], list[Example]] | None":
     if columns != AS_FOUND:
-        known = {columns.prompt or "instruction", columns.response or "output"}
-        return _columns if known & row.keys() else None
+        named = {columns.prompt, columns.response} - {""} or {"instruction", "output"}
+        return _columns if named & row.keys() else None
     if kind_of(row):
         return lambda record, _: [conversation(record)]
     if "context" in row or "target" in row:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from finetune.records import Record
 from finetune.types import Example
-from finetune.unfit import Unfit, lacking, said, text_of, wrong
+from finetune.unfit import Unfit, lacking, quoted, said, text_of, wrong
 from rag.types import Message
 
 FIELDS = ("messages", "conversations")
@@ -40,7 +40,8 @@ def conversation(record: Record) -> Example:
         raise wrong(f'"{field}"', f'"{field}"', said_by, "a list of messages", "消息的列表")
     messages: list[Message] = []
     given: list[int] = []
-    if system := (text_of(row, "system") or "").strip() and row["system"]:
+    system = text_of(row, "system") or ""
+    if system.strip():
         messages.append(Message("system", system))
     for number, value in enumerate(said_by, 1):
         message, learnt = _message(value, number)
@@ -82,8 +83,8 @@ def _message(value: Any, number: int) -> tuple[Message, bool]:
         known = ", ".join(ROLES)
         raise Unfit(
             "type",
-            f"{where} has the role {name!r}; known: {known}",
-            f"{where_zh}的角色为 {name!r}；支持：{known}",
+            f"{where} has the role {quoted(name)}; known: {known}",
+            f"{where_zh}的角色为 {quoted(name)}；支持：{known}",
         )
     text = _content(value, words)
     text = text or "" if role == "system" else said(text, words)
@@ -102,8 +103,8 @@ def _content(value: Mapping[str, Any], words: str) -> str | None:
         if part.get("type", "text") != "text":
             raise Unfit(
                 "type",
-                f'a part of "{words}" is of type {part["type"]!r}; need text',
-                f'"{words}" 有一部分的类型为 {part["type"]!r}；须为 text',
+                f'a part of "{words}" is of type {quoted(part["type"])}; need text',
+                f'"{words}" 有一部分的类型为 {quoted(part["type"])}；须为 text',
             )
         name = "value" if "value" in part else "text"
         text = text_of(part, name)
@@ -121,8 +122,8 @@ def _learnt(value: Mapping[str, Any], where: str, where_zh: str) -> bool:
         if weight not in (0, 1):
             raise Unfit(
                 "type",
-                f'"{name}" of {where} is {weight!r}; need 0 or 1',
-                f'{where_zh}的 "{name}" 为 {weight!r}；须为 0 或 1',
+                f'"{name}" of {where} is {quoted(weight)}; need 0 or 1',
+                f'{where_zh}的 "{name}" 为 {quoted(weight)}；须为 0 或 1',
             )
         if not weight:
             return False

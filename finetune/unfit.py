@@ -59,6 +59,12 @@ def lacking(name: str) -> Unfit:
     return Unfit("missing", f'"{name}" is missing; need a text', f'缺少 "{name}"；需要文本')
 
 
+def quoted(value: Any) -> str:
+    """A value of the data in a message: short, and no sign of it reaches a terminal raw."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
 def wrong(what: str, what_zh: str, value: Any, need: str, need_zh: str) -> Unfit:
     """`what` is of the kind of `value`, where `need` is needed."""
     kind, kind_zh = _KINDS[type(value)]
