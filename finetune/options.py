@@ -1,7 +1,9 @@
 """All that decides what a training makes of its rows, under the names that trainers use for it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
+
+from ingest.errors import UserError
 
 Method = Literal["lora", "ptuning"]
 Template = Literal["chat", "tutorial"]
@@ -66,3 +68,50 @@ class TrainOptions:
     """The share of each step's rows that are drawn from the general set."""
     forgetting_budget: float = 0.0
     """More than 0: training stops when the general set's loss has risen by this share of it."""
+    strength: float = 1.0
+    """How much of what was trained is kept; 0: what serves the dev set best, within the budget."""
+
+    def __post_init__(self) -> None:
+        """`UserError` names an option whose value is out of range."""
+        for name in COUNTS:
+            _need(name, getattr(self, name), getattr(self, name) >= 1, "1 or more", "不小于 1")
+        for name in NOT_NEGATIVE:
+            _need(name, getattr(self, name), getattr(self, name) >= 0, "0 or more", "不小于 0")
+        for name, kind in CHOICES.items():
+            known = ", ".join(get_args(kind))
+            value = getattr(self, name)
+            _need(name, value, value in get_args(kind), f"one of {known}", f"{known} 之一")
+        _need("num_train_epochs", self.num_train_epochs, self.num_train_epochs > 0, "above 0", "大于 0")
+        _need("learning_rate", self.learning_rate, 0 < self.learning_rate < 1e3, "above 0", "大于 0")
+        _need("mix", self.mix, 0 <= self.mix < 1, "0 to below 1", "0 到 1（不含 1）")
+        _need("strength", self.strength, 0 <= self.strength <= 1, "0 (auto) to 1", "0（自动）到 1")
+        method = self.method
+        if isinstance(method, LoraOptions):
+            _need("lora_rank", method.rank, method.rank >= 1, "1 or more", "不小于 1")
+            _need("lora_alpha", method.alpha, method.alpha > 0, "above 0", "大于 0")
+            _need("lora_dropout", method.dropout, 0 <= method.dropout < 1, "0 to below 1", "0 到 1（不含 1）")
+        else:
+            _need("pre_seq_len", method.pre_seq_len, method.pre_seq_len >= 1, "1 or more", "不小于 1")
+
+
+COUNTS = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "pack_length", "max_length",
+    "logging_steps", "eval_steps", "save_steps", "save_total_limit",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "forgetting_budget",
+)  # fmt: skip
+CHOICES: dict[str, Any] = {
+    "lr_scheduler_type": Schedule,
+    "dtype": Dtype,
+    "quant": Base,
+    "template": Template,
+}
+
+
+def _need(name: str, value: object, right: bool, wanted: str, wanted_zh: str) -> None:
+    if not right:
+        raise UserError(
+            f"--{name.replace('_', '-')} is {value}; need {wanted}",
+            zh=f"--{name.replace('_', '-')} 为 {value}；须{wanted_zh}",
+        )

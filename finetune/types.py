@@ -96,6 +96,35 @@ class Listed(Sequence[Row]):
         return self.rows[index]
 
 
+class Part(Sequence[Row]):
+    """Some rows of others, in the order of `places`."""
+
+    def __init__(self, rows: Rows, places: NDArray[np.int64]) -> None:
+        self.rows, self.places = rows, places
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        return self.rows.lengths[self.places]
+
+    @property
+    def digest(self) -> str:
+        from hashlib import sha256
+
+        return sha256(self.rows.digest.encode() + self.places.tobytes()).hexdigest()[:32]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self.rows[int(place)] for place in self.places[index]]
+        return self.rows[int(self.places[index])]
+
+
 Problem = Literal[
     "broken", "missing", "empty", "type", "duplicate", "conflict", "special", "long", "encoding"
 ]

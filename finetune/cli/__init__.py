@@ -3,7 +3,10 @@
 import typer
 
 from finetune.cli.check import check
-from finetune.cli.merge import merge
+from finetune.cli.evaluate import evaluate
+from finetune.cli.merge import export, merge
+from finetune.cli.spelling import Spelled
+from finetune.cli.train import train
 from rag.cli.screen import say
 
 app = typer.Typer(
@@ -21,4 +24,8 @@ app = typer.Typer(
 )
 
 app.command("check")(check)
+app.command("grounded")(grounded)
 app.command("merge")(merge)
+app.command("export")(export)
+app.command("eval")(evaluate)
+app.command("train", cls=Spelled)(train)

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-FIELDS = (
-    "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "dev_loss", "general_loss",
-)  # fmt: skip
+FIELDS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "dev_loss", "general_loss")
 FILE = "loss.csv"
 PICTURE = "loss.png"
 
@@ -104,4 +102,4 @@ def draw(path: Path, picture: Path) -> None:
 
 
 def _number(value: float | str) -> str:
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

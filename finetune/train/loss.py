@@ -14,7 +14,8 @@ from rag.chatglm.configuration import generation_of
 def summed(model: Any, batch: Batch) -> Tensor:
     """The sum over the batch's learnt tokens of -ln p, float32, shape ().
 
-    Logits are computed where the next token is learnt; as upstream, in float32 from there on.
+    Logits are computed where the next token is learnt; as upstream, in float32 from there on (or
+    float64, where the model is).
     """
     learnt = batch.labels[:, 1:]
     places = (learnt != IGNORED).any(0).nonzero()[:, 0]
@@ -22,8 +23,9 @@ def summed(model: Any, batch: Batch) -> Tensor:
         batch.ids, **seen(model, batch), use_cache=False, logits_to_keep=places
     ).logits  # [B, n, V]
     targets = learnt[:, places]
+    exact = logits.float() if logits.dtype.itemsize < 4 else logits
     return cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        exact.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )
 
 

@@ -44,6 +44,10 @@ class PrefixTuning(nn.Module):
     def model(self) -> nn.Module:
         return self
 
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if generation_of(self.base.config) > 1:
             past: Tensor = dropout(self.encoder(), DROPOUT, self.training)

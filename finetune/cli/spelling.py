@@ -1,0 +1,103 @@
+"""Command lines as people have them from the tutorial and from THUDM's scripts, understood as meant.
+
+`--fp16`, `--fp16 true` and `--fp16 False` all say what a person means by them; arguments that have
+nothing to decide here are taken and told, not refused.
+"""
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+from ingest.errors import UserError
+from rag.cli.screen import note, say
+
+YES = ("true", "yes", "1", "on", "t", "y")
+NO = ("false", "no", "0", "off", "f", "n")
+
+# What has no effect here, and why.
+RETIRED: dict[str, tuple[str, str]] = {
+    "remove-unused-columns": ("rows hold what is learnt, and nothing else", "数据行只含需要的列"),
+    "do-train": ("this command trains", "此命令即训练"),
+    "do-eval": ("the dev set is always measured", "总会评估验证集"),
+    "overwrite-cache": ("tokens are kept by content", "缓存按内容区分"),
+    "predict-with-generate": ("see rag finetune eval", "见 rag finetune eval"),
+    "per-device-eval-batch-size": ("evaluation packs rows", "评估时自动打包"),
+    "preprocessing-num-workers": ("all cores tokenise", "分词使用全部核心"),
+    "dataloader-num-workers": ("rows are read as needed", "按需读取"),
+    "dataloader-pin-memory": ("rows are read as needed", "按需读取"),
+    "ddp-find-unused-parameters": ("an adapter's are all used", "适配器参数全部被使用"),
+    "use-fast-tokenizer": ("the tokenizer is fast", "分词器已足够快"),
+    "use-auth-token": ("no remote code or gated file is fetched", "不下载受限文件"),
+    "ignore-pad-token-for-loss": ("padding is never learnt", "填充从不参与训练"),
+    "pad-to-max-length": ("padding changes nothing that is learnt", "填充不影响训练"),
+    "num-beams": ("see rag finetune eval", "见 rag finetune eval"),
+    "report-to": ("nothing is sent anywhere", "不向外发送任何内容"),
+    "logging-dir": ("it is OUT/tensorboard", "位于 OUT/tensorboard"),
+    "evaluation-strategy": ("see --eval-steps", "见 --eval-steps"),
+    "eval-strategy": ("see --eval-steps", "见 --eval-steps"),
+    "save-strategy": ("see --save-steps", "见 --save-steps"),
+    "logging-strategy": ("see --logging-steps", "见 --logging-steps"),
+    "local-rank": ("accelerate tells it", "由 accelerate 提供"),
+    "optim": ("it is AdamW", "固定为 AdamW"),
+    "trust-remote-code": ("no code of a model is run", "从不运行模型自带代码"),
+    "lang": ("it has no effect on these models", "对此类模型无影响"),
+}
+VALUED = {
+    "per-device-eval-batch-size", "preprocessing-num-workers", "dataloader-num-workers",
+    "num-beams", "report-to", "logging-dir", "evaluation-strategy", "eval-strategy",
+    "save-strategy", "logging-strategy", "local-rank", "optim", "lang",
+}  # fmt: skip
+"""Those that always have a value; the others are flags, with or without one."""
+
+
+class Spelled(TyperCommand):
+    """A command that understands these."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = {
+            name.removeprefix("--"): option
+            for option in self.params
+            for name in getattr(option, "opts", ())
+            if getattr(option, "is_flag", False)
+        }
+        return super().parse_args(ctx, spelled(args, flags))
+
+
+def spelled(args: list[str], flags: dict[str, Any]) -> list[str]:
+    """The arguments with one spelling each. `flags` are the names that take no value.
+
+    `UserError` where a flag is given a word that is neither yes nor no.
+    """
+    words = list(args)
+    given: list[str] = []
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or word == "--":
+            given.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("_", "-")
+        following = words[0] if words else ""
+        yes_or_no = following.lower() in YES + NO
+        takes = name in VALUED or (yes_or_no and (name in RETIRED or name in flags))
+        if takes and words and not equals:
+            value = words.pop(0)
+        if name in RETIRED:
+            why, why_zh = RETIRED[name]
+            note(say(f"--{name} has no effect: {why}", f"--{name} 不起作用：{why_zh}"))
+        elif name in flags:
+            given += _flag(name, value, said=bool(value or equals), option=flags[name])
+        else:
+            given.append(f"--{name}{equals}{value}")
+    return given
+
+
+def _flag(name: str, value: str, *, said: bool, option: Any) -> list[str]:
+    if not said or value.lower() in YES:
+        return [f"--{name}"]
+    if value.lower() in NO:
+        return [other for other in option.secondary_opts if other.startswith("--")][:1]
+    raise UserError(
+        f"--{name} is {value!r}; need true or false",
+        zh=f"--{name} 为 {value!r}；须为 true 或 false",
+    )

@@ -1,0 +1,233 @@
+"""`rag finetune train`: data and a model -> an adapter that `rag ask --adapter` answers with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune.cli import choices
+from finetune.cli import options as opt
+from ingest.errors import UserError
+from rag.cli.places import cache_home
+from rag.cli.screen import say
+
+if TYPE_CHECKING:
+    from finetune.options import TrainOptions
+    from finetune.train.finish import Finished
+    from finetune.train.run import Data
+
+
+def train(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="DATA...",
+            help=say(
+                "alpaca, ShareGPT or messages files, or a folder that `prepare` wrote.",
+                "alpaca、ShareGPT 或 messages 文件，或 prepare 写出的文件夹。",
+            ),
+        ),
+    ] = None,
+    *,
+    model: opt.ModelDir,
+    out_dir: opt.Out,
+    data: opt.MoreData = None,
+    dev: opt.Dev = None,
+    dev_share: opt.DevShare = 0.05,
+    mix: opt.Mix = None,
+    forgetting_budget: opt.Budget = 0.0,
+    strength: opt.Strength = "1",
+    template: opt.Template = "chat",
+    max_length: opt.MaxLength = 1024,
+    max_source_length: opt.MaxSource = None,
+    max_target_length: opt.MaxTarget = None,
+    prompt_column: opt.PromptColumn = "",
+    response_column: opt.ResponseColumn = "",
+    history_column: opt.HistoryColumn = "",
+    skip_bad: opt.SkipBad = False,
+    rank: opt.Rank = 8,
+    alpha: opt.Alpha = 32.0,
+    dropout: opt.Dropout = 0.1,
+    targets: opt.Targets = "query_key_value",
+    rslora: opt.RsLora = False,
+    dora: opt.Dora = False,
+    pre_seq_len: opt.PreSeqLen = None,
+    prefix_projection: opt.Projection = False,
+    batch_size: opt.BatchSize = 4,
+    accumulation: opt.Accumulation = 1,
+    epochs: opt.Epochs = 3.0,
+    max_steps: opt.MaxSteps = 0,
+    learning_rate: opt.LearningRate = None,
+    schedule: opt.Scheduler = "linear",
+    warmup_steps: opt.Warmup = 0,
+    weight_decay: opt.WeightDecay = 0.0,
+    max_grad_norm: opt.GradNorm = 1.0,
+    seed: opt.TrainSeed = 42,
+    packing: opt.Packing = True,
+    pack_length: opt.PackLength = 2048,
+    gradient_checkpointing: opt.Checkpointing = False,
+    fp16: opt.Fp16 = False,
+    bf16: opt.Bf16 = False,
+    fp32: opt.Fp32 = False,
+    quant: opt.BaseQuant = None,
+    quantization_bit: opt.QuantBit = None,
+    load_in_8bit: opt.In8 = False,
+    load_in_4bit: opt.In4 = False,
+    device: opt.DeviceName = None,
+    logging_steps: opt.LoggingSteps = 10,
+    eval_steps: opt.EvalSteps = None,
+    save_steps: opt.SaveSteps = 100,
+    save_total_limit: opt.SaveLimit = 2,
+    resume: opt.Resume = False,
+    overwrite: opt.Overwrite = False,
+    dry_run: opt.DryRun = False,
+) -> None:
+    from finetune.alpaca import Columns
+    from finetune.options import LoraOptions, PrefixOptions, TrainOptions
+    from finetune.train.run import Data
+    from rag.chatglm.hub import fetch
+
+    given = [*(files or []), *(data or [])]
+    if not given:
+        raise UserError(
+            "no data is given; name files, or a folder that `rag finetune prepare` wrote",
+            zh="没有给出数据；请指定文件，或 rag finetune prepare 写出的文件夹",
+        )
+    lora = LoraOptions(rank, alpha, dropout, _names(targets), rslora, dora)
+    prefix = PrefixOptions(pre_seq_len, prefix_projection) if pre_seq_len else None
+    general, share = _mixed(mix)
+    where = choices.device(device)
+    options = TrainOptions(
+        method=prefix or lora,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=epochs,
+        max_steps=max(0, max_steps),  # transformers' own default is -1
+        learning_rate=learning_rate or (2e-2 if prefix else 1e-4),
+        lr_scheduler_type=schedule,  # type: ignore[arg-type]  # checked there
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        seed=seed,
+        packing=packing,
+        pack_length=pack_length,
+        gradient_checkpointing=gradient_checkpointing,
+        dtype=choices.dtype(where, fp16=fp16, bf16=bf16, fp32=fp32),
+        quant=choices.quant(where, quant, quantization_bit, in_8=load_in_8bit, in_4=load_in_4bit),
+        template=template,  # type: ignore[arg-type]  # checked there
+        max_length=choices.length(max_length, max_source_length, max_target_length),
+        logging_steps=logging_steps,
+        eval_steps=eval_steps or save_steps,
+        save_steps=save_steps,
+        save_total_limit=save_total_limit,
+        mix=share,
+        forgetting_budget=forgetting_budget,
+        strength=0.0 if strength == "auto" else _number("--strength", strength),
+    )
+    files_of = Data(
+        tuple(given),
+        tuple(dev or ()),
+        general,
+        dev_share,
+        Columns(prompt_column, response_column, history_column),
+        skip_bad,
+    )
+    directory = fetch(model, cache=cache_home() / "models")
+    _ready(out_dir, resume=resume, overwrite=overwrite)
+    run(directory, files_of, options, out_dir, device=where, resume=resume, dry_run=dry_run)
+
+
+train.__doc__ = say(
+    "Train a LoRA or P-Tuning adapter. Stopped at any moment, --resume goes on to the same bytes.",
+    "训练 LoRA 或 P-Tuning 适配器。随时中断后用 --resume 继续，结果逐字节一致。",
+)
+
+
+def run(
+    model: Path,
+    data: "Data",
+    options: "TrainOptions",
+    folder: Path,
+    *,
+    device: str,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> "Finished | None":
+    """Read, load, train and write, telling a person of it; None where it was a dry run."""
+    from accelerate import Accelerator
+
+    from finetune.cli.training import Screen
+    from finetune.train.finish import finish
+    from finetune.train.loop import Training
+    from finetune.train.run import contract_of, open_tuned, read_sets
+    from rag.cli.progress import loading
+
+    accelerator = Accelerator(cpu=device == "cpu")
+    screen = Screen(quiet=not accelerator.is_main_process)
+    sets, told = read_sets(data, model, options, cache=cache_home() / "tokens")
+    screen.data(told)
+    with loading(model.name) as progress:
+        tuned = open_tuned(model, options, device=str(accelerator.device), progress=progress)
+    contract = contract_of(tuned.base, options)
+    training = Training(tuned, sets, options, folder, contract, accelerator)
+    with screen:
+        for report in training.run(resume=resume):
+            screen.show(report)
+    record = {"base": model.name, "base_fingerprint": contract.base, "data": sets.digests}
+    record["rows"] = told.rows
+    if not accelerator.is_main_process:
+        return None
+    done = finish(training, record)
+    screen.finished(done)
+    return done
+
+
+def _ready(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """`UserError` where the folder holds something that a new training would mix with."""
+    import shutil
+
+    from finetune.train.checkpoint import found
+    from finetune.train.log import FILE
+
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    held = found(folder)
+    if overwrite and (held or (folder / FILE).is_file()):
+        shutil.rmtree(folder)
+        return
+    if resume and (held or (folder / FILE).is_file()):
+        return
+    if held:
+        raise UserError(
+            f"{folder} holds a training at step {held[-1][0]}; add --resume to go on, "
+            "--overwrite-output-dir to lose it, or name another --out",
+            zh=f"{folder} 中有进行到第 {held[-1][0]} 步的训练；加 --resume 继续，"
+            "加 --overwrite-output-dir 放弃，或换一个 --out",
+        )
+    raise UserError(
+        f"{folder} is not empty; name a new folder with --out",
+        zh=f"{folder} 不是空文件夹；请用 --out 指定新文件夹",
+    )
+
+
+def _mixed(mix: str | None) -> tuple[tuple[Path, ...], float]:
+    """`general.jsonl:0.2` -> the file and the share; a share of 0 measures only."""
+    if not mix:
+        return (), 0.0
+    name, colon, share = mix.rpartition(":")
+    if not colon:
+        return (Path(mix),), 0.2
+    return (Path(name),), _number("--mix", share)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(
+            f"{name} is {text!r}; need a number", zh=f"{name} 为 {text!r}；须为数字"
+        ) from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.replace(",", " ").split())

@@ -1,0 +1,122 @@
+"""What a person sees of a training: what it was given, how it goes, what came out."""
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rag.cli.screen import note, out, say
+
+if TYPE_CHECKING:
+    from finetune.train.finish import Finished
+    from finetune.train.loop import Report
+    from finetune.train.run import Told
+
+
+class Screen:
+    """A bar where a person watches, a line a report where a log does; nothing if `quiet`."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar = None
+        self.stopped = ""
+        if sys.stderr.isatty() and not quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True)
+            )
+            self.task = self.bar.add_task("", total=None)
+
+    def __enter__(self) -> "Screen":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+        if kind is KeyboardInterrupt:
+            self.note(
+                say(
+                    "stopped; the same command with --resume goes on from the last checkpoint",
+                    "已停止；用同一命令加 --resume 从最近的检查点继续",
+                )
+            )
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            note(text)
+
+    def data(self, told: "Told") -> None:
+        """The counts of what was read."""
+        rows = told.rows
+        self.note(
+            say(
+                f"{rows['train']} rows to learn, {rows['dev']} held out, {rows['general']} general",
+                f"训练 {rows['train']} 行，留出 {rows['dev']} 行，通用 {rows['general']} 行",
+            )
+        )
+        for name, count in told.shortened.items():
+            if count:
+                self.note(
+                    say(
+                        f"{count} rows ({name}) are longer than --max-length and were shortened",
+                        f"{count} 行（{name}）超过 --max-length，已截短",
+                    )
+                )
+
+    def show(self, report: "Report") -> None:
+        """Loss, speed, time left."""
+        text = say(
+            f"step {report.step}/{report.steps}, loss {report.loss:.4f}",
+            f"第 {report.step}/{report.steps} 步，损失 {report.loss:.4f}",
+        )
+        for name, zh, loss in (
+            ("dev", "验证", report.dev_loss),
+            ("general", "通用", report.general_loss),
+        ):
+            if loss is not None:
+                text += say(f", {name} {loss:.4f}", f"，{zh} {loss:.4f}")
+        speed, left = f"{report.speed:,.0f}", _time(report.left)
+        text += say(f", {speed} tokens/s, {left} left", f"，{speed} 词元/秒，剩余 {left}")
+        if self.bar:
+            self.bar.update(self.task, description=text, total=report.steps, completed=report.step)
+        else:
+            self.note(text)
+        self.stopped = report.stopped
+
+    def finished(self, done: "Finished") -> None:
+        """What was written, and how to use it."""
+        if self.stopped:
+            self.note(say(f"stopped early: {self.stopped}", f"提前停止：{self.stopped}"))
+        losses = done.measured
+        if "dev_loss" in losses:
+            best = int(losses["dev_step"])
+            before = losses["dev_loss_before"]
+            self.note(
+                say(
+                    f"dev loss {before:.4f} before, {losses['dev_loss']:.4f} at its best (step "
+                    f"{best} of {done.steps})",
+                    f"验证损失：训练前 {before:.4f}，最低 {losses['dev_loss']:.4f}（第 {best} 步，"
+                    f"共 {done.steps} 步）",
+                )
+            )
+        self.note(
+            say(
+                f"read back, its logits differ by {done.apart:.1e} of the largest at most",
+                f"读回校验：输出相对差异不超过 {done.apart:.1e}",
+            )
+        )
+        out(str(done.out))
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

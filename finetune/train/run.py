@@ -1,0 +1,130 @@
+"""A model's directory and files of data -> sets of tokens and a model to train, ready for the loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.alpaca import AS_FOUND, Columns
+from finetune.options import LoraOptions, TrainOptions
+from finetune.tokens import TokenSet, tokenise
+from finetune.train.loop import Sets, Tuned
+from finetune.train.lora import Lora
+from finetune.train.ptuning import PrefixTuning
+from finetune.types import Part, Rows
+from ingest.errors import UserError
+from rag.chatglm.configuration import generation_of
+from rag.chatglm.contract import Contract, fingerprint
+from rag.chatglm.loading import load, read_config
+
+GENERAL_HELD = 0.1
+"""The share of the general set that is measured and never learnt, of at most:"""
+GENERAL_MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Files to learn from. `dev` empty: `dev_share` of the rows are held out."""
+
+    train: tuple[Path, ...]
+    dev: tuple[Path, ...] = ()
+    general: tuple[Path, ...] = ()
+    dev_share: float = 0.05
+    columns: Columns = AS_FOUND
+    skip_bad: bool = False
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Counts of what was read."""
+
+    rows: dict[str, int]
+    shortened: dict[str, int]
+
+
+def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) -> tuple[Sets, Told]:
+    """The sets of a training, tokenised for the model in the directory `model`; no weight is read.
+
+    A folder among the files is one that `prepare` wrote. `UserError` where a row can't be trained
+    on, or none is left.
+    """
+    generation = generation_of(read_config(model))
+
+    def rows(files: tuple[Path, ...]) -> TokenSet:
+        if len(files) == 1 and files[0].is_dir():
+            return TokenSet.open(files[0])
+        return tokenise(
+            files,
+            model,
+            generation=generation,
+            template=options.template,
+            max_length=options.max_length,
+            cache=cache,
+            columns=data.columns,
+            skip_bad=data.skip_bad,
+            workers=data.workers,
+        )
+
+    read = {
+        name: rows(files)
+        for name, files in (("train", data.train), ("dev", data.dev), ("general", data.general))
+        if files
+    }
+    train, dev = read["train"], read.get("dev")
+    if not len(train):
+        raise UserError(
+            f"{data.train[0]} holds no row to learn", zh=f"{data.train[0]} 中没有可学习的数据行"
+        )
+    own: Rows = train
+    held: Rows | None = dev
+    if dev is None and (count := round(len(train) * data.dev_share)):
+        own, held = _split(train, count, options.seed)
+    general, general_dev = None, None
+    if "general" in read:
+        count = max(1, min(GENERAL_MOST, round(len(read["general"]) * GENERAL_HELD)))
+        general, general_dev = _split(read["general"], count, options.seed)
+    shortened = {name: found.shortened for name, found in read.items()}
+    sets = Sets(own, held, general if options.mix else None, general_dev)
+    counts = {"train": len(own), "dev": len(held or ()), "general": len(read.get("general", ()))}
+    return sets, Told(counts, shortened)
+
+
+def _split(rows: Rows, held: int, seed: int) -> tuple[Part, Part]:
+    """All but `held` rows drawn at random, and those."""
+    if held >= len(rows):
+        raise UserError(
+            f"{len(rows)} rows are too few to hold {held} of them out; give more, or --dev-share 0",
+            zh=f"只有 {len(rows)} 行，无法留出 {held} 行；请增加数据，或用 --dev-share 0",
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return Part(rows, np.sort(order[held:])), Part(rows, np.sort(order[:held]))
+
+
+def open_tuned(
+    model: Path,
+    options: TrainOptions,
+    *,
+    device: str,
+    progress: Callable[[float], None] | None = None,
+) -> Tuned:
+    """The model in the directory `model`, ready to be trained as `options` say."""
+    base: Any = load(
+        model,
+        quant=options.quant,
+        dtype=getattr(torch, options.dtype),
+        device=device,
+        kernels=False,
+        progress=progress,
+    )
+    if isinstance(options.method, LoraOptions):
+        return Lora(base, options.method, seed=options.seed)
+    return PrefixTuning(base, options.method, seed=options.seed)
+
+
+def contract_of(base: Any, options: TrainOptions) -> Contract:
+    """What the adapter has to be asked like."""
+    return Contract(generation_of(base.config), options.template, base=fingerprint(base))

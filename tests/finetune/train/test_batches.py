@@ -1,0 +1,122 @@
+"""Layouts hold every token once, and streams every row once an epoch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.train.batches import Batch, Plan, Stream, packed, padded
+from finetune.types import IGNORED, Row
+
+Lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+
+
+def made(lengths: list[int]) -> list[Row]:
+    """Rows of ids that occur nowhere else; all but the first are learnt."""
+    start, rows = 1, []
+    for length in lengths:
+        ids = np.arange(start, start + length, dtype=np.int32)
+        rows.append(Row(ids, np.where(np.arange(length) > 0, ids, IGNORED).astype(np.int32)))
+        start += length
+    return rows
+
+
+def taken_apart(batches: list[Batch]) -> dict[int, tuple[list[int], list[int], list[int]]]:
+    """First id of each sample -> its ids, labels and positions."""
+    found = {}
+    for batch in batches:
+        for i in range(len(batch.ids)):
+            for number in range(1, int(batch.samples[i].max()) + 1):
+                here = batch.samples[i] == number
+                parts = (batch.ids[i][here], batch.labels[i][here], batch.positions[i][here])
+                ids, labels, positions = (part.tolist() for part in parts)
+                found[ids[0]] = ids, labels, positions
+    return found
+
+
+@given(Lengths, st.integers(1, 60), st.integers(1, 5))
+def test_a_layout_holds_each_row_whole(lengths: list[int], room: int, size: int) -> None:
+    rows = made(lengths)
+    for batches in (packed(rows, room), padded(rows, size)):
+        found = taken_apart(batches)
+        assert len(found) == len(rows)
+        for row in rows:
+            ids, labels, positions = found[int(row.ids[0])]
+            assert ids == row.ids.tolist()
+            assert labels == row.labels.tolist()
+            assert positions == list(range(len(row)))
+    for batch in packed(rows, room):
+        assert len(batch.ids) == 1
+        assert batch.ids.shape[1] <= room or int(batch.samples.max()) == 1
+        assert bool((batch.samples > 0).all())
+    assert all(len(batch.ids) <= size for batch in padded(rows, size))
+
+
+@given(Lengths)
+def test_what_is_padded_is_not_learnt(lengths: list[int]) -> None:
+    for batch in padded(made(lengths), 4, length=50):
+        assert batch.ids.shape[1] == 50
+        padding = batch.samples == 0
+        assert bool((batch.labels[padding] == IGNORED).all())
+        assert batch.learnt == int(((batch.samples > 0) & (batch.positions > 0)).sum())
+
+
+def test_the_first_token_of_a_sample_is_never_learnt() -> None:
+    """It would be learnt from the sample before it."""
+    row = Row(np.array([7, 8], np.int32), np.array([7, 8], np.int32))
+    [batch] = packed([row, row], 10)
+    assert batch.labels.tolist() == [[IGNORED, 8, IGNORED, 8]]
+
+
+@given(st.integers(1, 50), st.integers(0, 3), st.booleans(), st.integers(1, 7), st.integers(0, 200))
+def test_a_stream_gives_each_row_once_an_epoch_from_anywhere(
+    count: int, seed: int, grouped: bool, size: int, start: int
+) -> None:
+    lengths = np.arange(count, dtype=np.int32) if grouped else None
+    stream = Stream(count, seed, lengths=lengths, size=size)
+    whole = stream.take(0, 4 * count)
+    for epoch in range(4):
+        assert sorted(whole[epoch * count : (epoch + 1) * count]) == list(range(count))
+    start %= 3 * count
+    fresh = Stream(count, seed, lengths=lengths, size=size)
+    assert fresh.take(start, start + count).tolist() == whole[start : start + count].tolist()
+
+
+def test_epochs_and_seeds_differ() -> None:
+    stream = Stream(50, 0)
+    assert stream.take(0, 50).tolist() != stream.take(50, 100).tolist()
+    assert stream.take(0, 50).tolist() != Stream(50, 1).take(0, 50).tolist()
+
+
+def test_rows_of_like_length_meet() -> None:
+    lengths = np.random.default_rng(0).integers(10, 500, 1000).astype(np.int32)
+
+    def padding(stream: Stream) -> int:
+        blocks = stream.take(0, 1000).reshape(-1, 8)
+        return int((lengths[blocks].max(1, keepdims=True) - lengths[blocks]).sum())
+
+    assert padding(Stream(1000, 0, lengths=lengths, size=8)) * 10 < padding(Stream(1000, 0))
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.25, 0.5]))
+def test_a_plan_learns_each_row_as_often_as_asked(rows: int, size: int, mix: float) -> None:
+    general = Stream(5, 1) if mix else None
+    plan = Plan(Stream(rows, 0), size, 2.0, general=general, mix=mix)
+    steps = [plan.step(number) for number in range(plan.steps)]
+    own = np.concatenate([step[0] for step in steps])
+    assert np.bincount(own[: 2 * rows], minlength=rows).tolist() == [2] * rows
+    assert len(own) - 2 * rows <= 1  # a step of its own for what rounding leaves
+    others = sum(len(step[1]) for step in steps)
+    assert abs(others - mix * size * len(steps)) <= 1
+    assert plan.epoch(plan.steps) == pytest.approx(2.0)
+
+
+def test_a_plan_of_steps_has_so_many() -> None:
+    plan = Plan(Stream(3, 0), 4, 1.0, max_steps=5)
+    assert [len(plan.step(number)[0]) for number in range(plan.steps)] == [4] * 5
+
+
+def test_batches_move() -> None:
+    batch = packed(made([3]), 3)[0].to("cpu")
+    assert torch.equal(batch.ids, torch.tensor([[1, 2, 3]]))

@@ -1,0 +1,149 @@
+"""The loss is upstream's, and no layout of the same rows changes it or its gradients."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.options import LoraOptions, PrefixOptions
+from finetune.train.batches import Batch, packed, padded
+from finetune.train.lora import Lora
+from finetune.train.loss import evaluated, seen, summed
+from finetune.train.ptuning import PrefixTuning
+from finetune.types import IGNORED, Listed, Row
+from rag.chatglm.loading import load
+from rag.chatglm.weights import to_upstream
+from tests.finetune.train.made import GENERATIONS, rows, tiny
+from tests.rag.chatglm.golden import SETS, arrays
+
+
+def of(golden: dict[str, Any], pad: int) -> list[Row]:
+    """The rows of the original training example."""
+    made = []
+    for ids, labels in zip(golden["train.input_ids"], golden["train.labels"], strict=True):
+        length = int((ids != pad).sum())
+        made.append(Row(*(t[:length].numpy().astype(np.int32) for t in (ids, labels))))
+    return made
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("generation", [1, 2, 3])
+@pytest.mark.parametrize("root", SETS, ids=lambda root: root.parent.name)
+def test_it_is_the_original_s(root: Path, generation: int, layout: str) -> None:
+    golden = arrays(root / f"v{generation}" / "golden.npz")
+    measured = json.loads((root / f"v{generation}" / "train.json").read_text("utf-8"))
+    model = load(
+        root / f"v{generation}" / "tiny_safetensors",
+        quant="none",
+        dtype=torch.float32,
+        device="cpu",
+    ).train()
+    pad = 3 if generation == 1 else 0
+    given = of(golden, pad)
+    if layout == "padded":
+        [batch] = padded(given, 2, length=golden["train.input_ids"].shape[1])
+        order = sorted(range(len(given)), key=lambda i: -len(given[i]))
+        order = [order.index(i) for i in range(len(given))]
+        real = golden["train.input_ids"] != pad
+        assert torch.equal(batch.ids[order] * real, golden["train.input_ids"] * real)
+        assert torch.equal(batch.labels[order], golden["train.labels"])
+    else:
+        [batch] = packed(given, 100)
+    loss = summed(model, batch) / batch.learnt
+    assert abs(float(loss.detach()) - measured["loss"]) < 1e-5 * measured["loss"]
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    if generation > 1:
+        gradients = to_upstream(gradients, model.config)
+    for name, norm in measured["grad_norm"].items():
+        assert float(gradients[name].norm()) == pytest.approx(norm, rel=1e-4), name
+    for name, wanted in golden.items():
+        if name.startswith("train.grad."):
+            found = gradients[name.removeprefix("train.grad.")]
+            assert (found - wanted).norm() < 1e-4 * wanted.norm()
+
+
+def alone(given: Listed) -> list[Batch]:
+    return [batch for row in given for batch in packed([row], 1)]
+
+
+def adapted(generation: int, method: str, dtype: torch.dtype) -> Any:
+    model = tiny(generation, dtype=dtype)
+    if dtype == torch.float32:  # numbers of the size that training gives; the golden ones are wild
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                if ".layers." in name and value.dim() == 2:
+                    value.mul_(0.3)
+    if method == "prefix":
+        found = PrefixTuning(model, PrefixOptions(5), seed=1)
+    else:
+        found = Lora(model, LoraOptions(dropout=0.0, targets=("query_key_value", "dense_4h_to_h")))
+    with torch.no_grad():  # B begins as zero, and A would have no gradient
+        for name, value in found.trained.items():
+            value.data = value.data.to(dtype)
+            if "lora_B" in name:
+                value.normal_(std=0.02)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_packed_and_padded_rows_give_the_loss_and_gradients_of_one_by_one(
+    generation: int, method: str, dtype: torch.dtype
+) -> None:
+    tuned = adapted(generation, method, dtype)
+    tuned.model.eval()
+    given = rows(tuned.base, 9)
+    layouts = {"alone": alone(given), "packed": packed(given, 70), "padded": padded(given, 4)}
+    assert len(layouts["packed"]) < 4
+    losses, gradients = {}, {}
+    for name, batches in layouts.items():
+        total = sum(summed(tuned.model, batch) for batch in batches)
+        assert isinstance(total, torch.Tensor)
+        learnt = sum(batch.learnt for batch in batches)
+        (total / learnt).backward()
+        losses[name] = float(total.detach()) / learnt
+        grads = [value.grad for value in tuned.trained.values()]
+        gradients[name] = torch.cat([grad.flatten() for grad in grads if grad is not None])
+        for value in tuned.trained.values():
+            value.grad = None
+    wanted, exact = gradients["alone"], 1e-6 if dtype == torch.float32 else 1e-12
+    for name in ("packed", "padded"):
+        assert losses[name] == pytest.approx(losses["alone"], rel=exact)
+        assert float((gradients[name] - wanted).norm() / wanted.norm()) < exact
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_packed_sample_sees_no_other(generation: int) -> None:
+    """Other words in one sample: the logits of the others are the same to the last bit."""
+    model = tiny(generation)
+    given = rows(model, 4, longest=12)
+    [batch] = packed(given, 200)
+
+    def logits(ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model(ids, **seen(model, batch), use_cache=False).logits
+
+    before = logits(batch.ids)
+    for number in range(1, 5):
+        here = batch.samples == number
+        changed = batch.ids.clone()
+        plain = here & (batch.ids < 400)  # not the marks of a prompt
+        changed[plain] = (batch.ids[plain] + 17) % 390 + 5
+        after = logits(changed)
+        assert torch.equal(before[~here], after[~here])
+        assert not torch.equal(before[here], after[here])
+
+
+def test_losses_add_up_over_parts() -> None:
+    model = tiny(3).train()
+    given = rows(model, 70)
+    whole = evaluated(model, given, length=64)
+    parts = [evaluated(model, given, length=64, part=slice(i, None, 3)) for i in range(3)]
+    assert torch.allclose(whole, sum(parts, torch.zeros(2, dtype=torch.float64)), rtol=1e-6)
+    assert whole[1] == sum(int((row.labels != IGNORED).sum()) for row in given)
+    assert model.training
