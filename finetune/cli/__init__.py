@@ -4,6 +4,7 @@ import typer
 
 from finetune.cli.check import check
 from finetune.cli.evaluate import evaluate
+from finetune.cli.grounded import grounded
 from finetune.cli.merge import export, merge
 from finetune.cli.spelling import Spelled
 from finetune.cli.train import train

@@ -12,7 +12,7 @@ _ITEM = r"(?:[-*•●◆■]|\d+[.、)）]|[（(][一二三四五六七八九�
 _BLOCK = re.compile(
     rf"(?m)^(?P<lead>[^\n|]{{4,160}}[：:])[ \t]*\n+(?P<items>(?:[ \t]*{_ITEM}[^\n]+(?:\n+|\Z)){{2,}})"
 )
-_BULLET = re.compile(r"(?m)^[ \t]*[-*•●◆■][ \t]*")
+_BULLET = re.compile(r"(?m)^[ \t]*(?:[-*•●◆■]|\d+[.、)）])[ \t]*")
 _NUMBERED = re.compile(rf"(?m)^[ \t]*{_ITEM}")
 _LABEL = re.compile(
     r"^[ \u3000]*(?:第[零〇一二三四五六七八九十百千\d]+条(?:之[一二三四五六七八九十]+)?[ \u3000]*|[#>]+\s*)"
