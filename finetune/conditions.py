@@ -76,8 +76,8 @@ class Cases:
         """Those that have a right reply.
 
         Left out: closed book and gold for what the documents do not tell; what is found without the
-        place that answers, but with the words of an answer, because nobody knows whether they
-        answer.
+        place that answers, but with a part of it or the words of an answer, because nobody knows
+        whether they answer.
         """
         for condition in conditions:
             if condition in ("closed", "general"):
@@ -125,24 +125,34 @@ class Cases:
 
 
 def answers(source: Source, question: Question) -> bool:
-    """Whether the passage shares a character with a place that answers the question."""
+    """Whether the passage holds a place that answers the question, or as much of one as has the
+    words of an answer."""
     passage = source.passage
     return any(
-        place.document == passage.document
-        and place.start < passage.end
-        and passage.start < place.end
+        (passage.start <= place.start and place.end <= passage.end) or _says(passage, question)
         for place in question.places
+        if _shared(passage, place)
     )
 
 
 def holds(source: Source, question: Question) -> bool:
-    """Whether it does, or has the words of an answer."""
-    texts = question.answers
-    return answers(source, question) or any(contains(source.passage.text, text) for text in texts)
+    """Whether it might answer: it has a part of a place that does, or the words of an answer."""
+    passage = source.passage
+    parts = any(_shared(passage, place) for place in question.places)
+    return parts or _says(passage, question)
+
+
+def _shared(passage: Passage, place: Place) -> bool:
+    same = place.document == passage.document
+    return same and place.start < passage.end and passage.start < place.end
+
+
+def _says(passage: Passage, question: Question) -> bool:
+    return any(contains(passage.text, answer) for answer in question.answers)
 
 
 def gold_source(question: Question, store: Store) -> list[Source]:
-    """The passage that answers, best one with the words of an answer in it; [] without any."""
+    """The passage that answers, that of the first place if there are more; [] without any."""
     sources: list[Source] = []
     for place in question.places:
         chunks = _passage(place, store)
@@ -151,8 +161,7 @@ def gold_source(question: Question, store: Store) -> list[Source]:
         chunk = next((c for c in chunks if place.start < c.end), chunks[-1])
         [passage] = store.passages([chunk])
         sources.append(Source(passage, Hit(chunk, 1.0)))
-    sources.sort(key=lambda s: not any(contains(s.passage.text, a) for a in question.answers))
-    return sources[:1]
+    return [source for source in sources if answers(source, question)][:1]
 
 
 def _passage(place: Place, store: Store) -> list[Chunk]:

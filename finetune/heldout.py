@@ -79,7 +79,7 @@ def read(path: Path, store: Store | None) -> Heldout:
     questions: dict[str, Question] = {}
     lost: list[str] = []
     for question in found:
-        if form == "alpaca" or _stands(question, store):
+        if _usable(question, form, store):
             questions.setdefault(question.text, question)
         else:
             lost.append(question.id)
@@ -98,17 +98,20 @@ def sample(questions: Sequence[Question], count: int, *, seed: int = 0) -> tuple
     return tuple(questions[place] for place in places)
 
 
-def _stands(question: Question, store: Store | None) -> bool:
-    """Whether there is an answer, and the knowledge base has it where it is said to be."""
+def _usable(question: Question, form: Form, store: Store | None) -> bool:
+    """Whether there is an answer to compare with, and the knowledge base has it in its place."""
     if not question.answerable:
         return True
-    if not store:
+    if form == "alpaca" or not store:
         return bool(question.answers)
+    if form == "set":
+        return bool(question.answers and question.places)
+    [place] = question.places
     try:
-        texts = [store.text(p.document, p.start, p.end) for p in question.places]
+        text = store.text(place.document, place.start, place.end)
     except KeyError:
         return False
-    return any(locate(answer, text) for text in texts for answer in question.answers)
+    return question.answers[0] in text
 
 
 def _grounded(path: Path) -> Iterator[Question]:
@@ -123,9 +126,11 @@ def _grounded(path: Path) -> Iterator[Question]:
             take(row, "start", int, where),
             take(row, "end", int, where),
         )
-        answer = _said(row, "answer", where)
+        answers = [_said(row, "answer", where)]
+        if "reply" in row:  # the same in whole sentences, as training has it
+            answers.append(_said(row, "reply", where))
         id = str(row.get("id") or where)
-        yield Question(id, _said(row, "question", where), (answer,), places=(place,))
+        yield Question(id, _said(row, "question", where), tuple(answers), places=(place,))
 
 
 def _said(row: dict[str, Any], name: str, where: str) -> str:

@@ -117,7 +117,7 @@ def evaluate(
         others = _read(general, None, limit, seed) if general else ()
         pair = _pair(model, adapter, quant)
         cases = Cases(pair, pipeline, Sampling(max_new_tokens, temperature=0))
-        results, whole = _ask([(asked, wanted), (others, ("general",))], cases)
+        results, whole = ask([(asked, wanted), (others, ("general",))], cases)
     comparisons = compare(results, resamples=resamples, seed=seed)
     decided = verdict(comparisons)
     title = f"{Path(model).name} + {adapter.name}"
@@ -234,7 +234,7 @@ def _pair(model: str, adapter: Path, quant: str) -> "Pair":
     return pair
 
 
-def _ask(
+def ask(
     sets: "Sequence[tuple[Sequence[Question], Sequence[Condition]]]", cases: "Cases"
 ) -> "tuple[list[tuple[Asked, ...]], bool]":
     """What came of the questions, and whether of all of them: Ctrl-C ends it with what there is."""

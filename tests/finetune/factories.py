@@ -58,6 +58,7 @@ def grounded_rows(store: Store) -> list[dict[str, object]]:
                 "id": f"q-{name}",
                 "question": question(name),
                 "answer": NUMBERS[name],
+                "reply": fact(name, NUMBERS[name]),
                 "source": document.source,
                 "document": document.id,
                 "start": start,

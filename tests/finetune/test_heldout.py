@@ -33,7 +33,7 @@ def test_grounded_rows_are_placed(pipeline: Pipeline, tmp_path: Path) -> None:
     found = read(path, pipeline.store)
     assert found.lost == ()
     assert {q.text: q.answers for q in found.questions} == {
-        question(name): (number,) for name, number in NUMBERS.items()
+        question(name): (number, fact(name, number)) for name, number in NUMBERS.items()
     }
     for each in found.questions:
         [place] = each.places
@@ -81,7 +81,7 @@ def test_a_set_is_placed_by_its_quotes(pipeline: Pipeline, tmp_path: Path) -> No
         {
             "id": f"s-{name}",
             "question": question(name),
-            "answers": [number],
+            "answers": [number, f"no. {number}"],
             "gold": [{"document": f"{name}/{TITLE}.txt", "quote": fact(name, number)}],
         }
         for name, number in NUMBERS.items()
