@@ -70,17 +70,6 @@ class Questions:
         self._places.setdefault(key, None)
         return there
 
-    def heldout(self, share: float) -> frozenset[str]:
-        """Digests of the documents that are held out: `share` of those that have questions.
-
-        At least one, and not all, where there are two or more. Files of the same bytes go together.
-        """
-        digests = {self.documents[place.document].digest for place in self._ordered()}
-        ordered = sorted(digests, key=lambda digest: self._hash(f"split {digest}"))
-        if len(ordered) < 2 or share <= 0:
-            return frozenset()
-        return frozenset(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
-
     def _ordered(self) -> list[Place]:
         return [place for _, place in sorted(self._places.items(), key=_key) if place]
 

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from random import Random
 from typing import Any, Literal
 
-from finetune.questions.pair import Pair, folded
+from finetune.questions.pair import Kind, Pair, folded
 from ingest.errors import UserError
 from ingest.sentences import sentences
 from ingest.types import Document
@@ -25,6 +25,9 @@ from rag.types import Message, Source
 
 DEPTH = 20
 """So many passages are looked through for the gold one and for hard negatives."""
+
+BROAD: frozenset[Kind] = frozenset({"heading"})
+"""Questions that other passages of a document may answer in part; none of them is refused."""
 
 Left = Literal["unfound", "room", "unsupported", "gone"]
 """Why there is no row: the retriever does not find the passage; the window can't hold it; the
@@ -99,7 +102,7 @@ class Grounder:
             return "unfound"
         answer = folded(pair.answer)
         others = [s for s in sources if answer not in folded(s.passage.text) and s is not gold]
-        refuses = dice.random() < self.without_gold
+        refuses = dice.random() < self.without_gold and pair.kind not in BROAD
         try:
             row = self._citing(asked, gold, others, dice)
             # Also a question to be refused is one that its passage would answer.

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Literal
@@ -57,16 +58,11 @@ class Report:
     samples: list[Grounded] = field(default_factory=list)
     """The first row that cites and the first that refuses."""
 
-    def total(self, side: Side | None = None) -> int:
-        return sum(count for (_, there), count in self.rows.items() if side in (None, there))
+    def total(self, side: Side) -> int:
+        return sum(count for (_, there), count in self.rows.items() if there == side)
 
-    def add(self, row: Grounded, side: Side) -> None:
-        kind = row.asked.pair.kind
-        self.rows[kind, side] += 1
-        self.documents[row.asked.document.id] = side
-        refuses = row.gold is None
-        self.refusals[kind, side] += refuses
-        if refuses not in [shown.gold is None for shown in self.samples]:
+    def show(self, row: Grounded) -> None:
+        if (row.gold is None) not in [shown.gold is None for shown in self.samples]:
             self.samples.append(row)
 
 
@@ -80,40 +76,51 @@ def make(
 ) -> Report:
     """Write the set into the folder `out`: all of its files whole, or none.
 
-    `generator` writes the questions of kind `model`. The same knowledge base, options and seed give the same bytes.
-    `UserError` where `out` holds a set already, or no row can be made. A file without rows is not
-    written: where one document alone has questions, none is held out.
+    `generator` writes the questions of kind `model`. The same knowledge base, options and seed give
+    the same bytes. `UserError` where `out` holds a set already, or no row can be made. A file
+    without rows is not written: where one document alone has rows, none is held out.
     """
     names = ("train", "heldout", *([PLAIN] if options.plain else []))
-    with TemporaryFile() as spool, _whole(out, names) as files:
-        questions = Questions(spool, options.seed)
+    with TemporaryFile() as asked, TemporaryFile() as made, _whole(out, names) as files:
+        questions = Questions(asked, options.seed)
         questions.gather(grounder.pipeline.store, options.kinds)
         report = Report(left=questions.left)
-        held = questions.heldout(options.heldout)
-        room = _room(options, divided=bool(held))
+        digests: list[str] = []
         with watch(len(questions)) as tick:
             for document, item in questions:
-                side: Side = "heldout" if document.digest in held else "train"
-                if report.total(side) < room[side]:
-                    row = _row(item, document, grounder, generator, questions)
-                    if isinstance(row, Grounded):
-                        report.add(row, side)
-                        _put(row, side, files)
-                    else:
-                        report.left[row] += 1
-                elif all(report.total(each) >= most for each, most in room.items()):
-                    break
+                row = _row(item, document, grounder, generator, questions)
                 tick()
-        if not report.rows:
+                if isinstance(row, str):
+                    report.left[row] += 1
+                    continue
+                report.show(row)
+                digests.append(document.digest)
+                _line(row.record, made)
+                if len(digests) == options.limit:
+                    break
+        if not digests:
             raise _nothing(report.left)
+        held = divided(digests, options.heldout, options.seed)
+        made.seek(0)
+        for digest, line in zip(digests, made, strict=True):
+            side: Side = "heldout" if digest in held else "train"
+            _put(json.loads(line), side, files, report)
     return report
 
 
-def _room(options: SetOptions, *, divided: bool) -> dict[Side, float]:
-    """How many rows each side may have."""
-    most = options.limit or float("inf")
-    held = (max(1, round(most * options.heldout)) if options.limit else most) if divided else 0
-    return {"train": most - held if options.limit else most, "heldout": held}
+def divided(digests: Sequence[str], share: float, seed: int) -> frozenset[str]:
+    """The documents of `digests` that are held out: `share` of them, by a seeded hash.
+
+    At least one, and not all, where there are two or more. Files of the same bytes go together.
+    """
+
+    def order(digest: str) -> bytes:
+        return blake2b(f"{seed} {digest}".encode(), digest_size=8).digest()
+
+    ordered = sorted(set(digests), key=order)
+    if len(ordered) < 2 or share <= 0:
+        return frozenset()
+    return frozenset(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
 
 
 def _row(
@@ -133,12 +140,16 @@ def _row(
     return "repeated" if questions.repeats(pair) else grounder.row(Asked(pair, document))
 
 
-def _put(row: Grounded, side: Side, files: dict[str, IO[bytes]]) -> None:
-    _line(row.record, files[side])
+def _put(record: dict[str, Any], side: Side, files: dict[str, IO[bytes]], report: Report) -> None:
+    """Write a row to its side, and count it."""
+    kind = record["kind"]
+    report.rows[kind, side] += 1
+    report.refusals[kind, side] += record["gold"] is None
+    report.documents[record["document"]] = side
+    _line(record, files[side])
     if side == "train" and PLAIN in files:
-        pair = row.asked.pair
-        said = {"instruction": pair.question, "input": "", "output": pair.reply}
-        _line(said, files[PLAIN])
+        plain = {"instruction": record["question"], "input": "", "output": record["reply"]}
+        _line(plain, files[PLAIN])
 
 
 def _line(value: dict[str, Any], file: IO[bytes]) -> None:

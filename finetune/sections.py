@@ -9,7 +9,8 @@ from ingest.types import Chunk, Document, Passage
 
 _KIND = re.compile(r"(?:p\. \d+|row \d+)")
 _NO_NAME = re.compile(
-    r"[-_]|\.\w{1,5}$|^\W*[\d.]+\W*$|^(?:untitled|document|无标题|未命名|新建)", re.IGNORECASE
+    r"[-_]|\.\w{1,5}$|^\W*[\d.]+\W*$|[?？]$|^(?:untitled|document|无标题|未命名|新建)",
+    re.IGNORECASE,
 )
 _STATE = re.compile(r"^中华人民共和国(?=.*(?:法|条例|决定|规定)$)")
 _OPENING = re.compile(
@@ -32,7 +33,7 @@ def sections(store: Store, document: Document) -> Iterator[Section]:
 
 def subject_of(title: str, opening: str) -> str:
     """What a person calls the document, "" where neither its title nor its first line tells."""
-    title = " ".join(title.split())
+    title = re.split(r"\s[|–—]\s", " ".join(title.split()))[0]
     if found := _OPENING.match(opening):
         return _STATE.sub("", found["name"])
     if not 2 <= len(title) <= 80 or _NO_NAME.search(title):
