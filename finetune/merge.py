@@ -189,6 +189,7 @@ def _tensors(
     """All that is written, by name; upstream's one matrix of three as soon as it has them."""
     total = sum(parameter.numel() for parameter in model.parameters())
     done = 0
+    upstream = upstream and generation_of(source.config) > 1  # ChatGLM-6B's names are its own
     waiting: dict[str, list[Tensor]] = {}
     for path, piece in pieces(model, source, None, None):
         module = upstream_of(path, source.config).module if upstream else path

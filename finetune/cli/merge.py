@@ -116,7 +116,48 @@ def _tell(done: "Merged", adapter: Path) -> None:
         )
 
 
+def export(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help=ADAPTER)],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help=FOLDER)],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL)],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="upstream|native",
+            help=say(
+                "upstream: names of the original code; native: of transformers.",
+                "upstream：原版代码的模块名；native：transformers 的模块名。",
+            ),
+        ),
+    ] = "upstream",
+    alpha: Alpha = None,
+) -> None:
+    if to not in ("upstream", "native"):
+        raise UserError(
+            f"--to is {to}; it is upstream or native", zh=f"--to 为 {to}；应为 upstream 或 native"
+        )
+    from finetune.export import export
+    from rag.chatglm.hub import fetch
+
+    directory = fetch(model, cache=cache_home() / "models", weights=False)
+    done = export(adapter, directory, target, to=to, alpha=alpha)
+    for assumed in done.notes:
+        note(assumed)
+    out(
+        say(
+            f"{target}: {done.modules} modules under {to} names",
+            f"{target}：{done.modules} 个模块，{to} 名称",
+        )
+    )
+
+
 merge.__doc__ = say(
     "Make a LoRA adapter part of its model's weights, in a new folder.",
     "将 LoRA 适配器合并到模型权重，写入新文件夹。",
+)
+
+export.__doc__ = say(
+    "Write a LoRA adapter with the module names of the original code, or of transformers.",
+    "按原版代码或 transformers 的模块名写出 LoRA 适配器。",
 )

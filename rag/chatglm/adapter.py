@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ingest.errors import UserError
 from rag.chatglm.adapter_files import Adapter, LoraAdapter, PrefixAdapter
@@ -92,15 +93,8 @@ class Adapters:
             self.activate(name)
 
     def _check(self, adapter: Adapter) -> None:
-        generation, contract = generation_of(self.model.config), adapter.contract
-        if contract.generation not in (None, generation):
-            raise UserError(
-                f"{adapter.source} was made for ChatGLM generation {contract.generation}, this "
-                f"model is of generation {generation}; name its own model, or correct "
-                "contract.json or base_model_name_or_path",
-                zh=f"{adapter.source} 属于第 {contract.generation} 代 ChatGLM，而此模型为第 "
-                f"{generation} 代；请指定它所属的模型，或更正 contract.json 或 base_model_name_or_path",
-            )
+        check_generation(adapter, self.model.config)
+        contract = adapter.contract
         if contract.base is not None and contract.base != (held := fingerprint(self.model)):
             raise UserError(
                 f"{adapter.source} was trained on the model {contract.base}, this one is {held} "
@@ -138,6 +132,19 @@ class Prefix:
 
     def off(self) -> None:
         set_prefix(self.model, None, attention=self.attention)
+
+
+def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
+    """`UserError` where the adapter was made for another generation."""
+    generation, made_for = generation_of(config), adapter.contract.generation
+    if made_for not in (None, generation):
+        raise UserError(
+            f"{adapter.source} was made for ChatGLM generation {made_for}, this model is of "
+            f"generation {generation}; name its own model, or correct contract.json or "
+            "base_model_name_or_path",
+            zh=f"{adapter.source} 属于第 {made_for} 代 ChatGLM，而此模型为第 {generation} 代；"
+            "请指定它所属的模型，或更正 contract.json 或 base_model_name_or_path",
+        )
 
 
 def _part(model: Any, adapter: Adapter) -> Part:
