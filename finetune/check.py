@@ -132,11 +132,12 @@ class Repeats:
         self.asked: dict[bytes, str] = {}
 
     def __call__(self, example: Example) -> Iterator[Finding]:
+        texts = [message.text for message in example.messages]
+        texts[-2] += f"\n{example.input}"
         *before, answer = [
-            f"{message.role} {' '.join(message.text.split())}" for message in example.messages
+            f"{message.role} {' '.join(text.split())}"
+            for message, text in zip(example.messages, texts, strict=True)
         ]
-        if example.input:
-            before[-1] = f"{before[-1]} {' '.join(example.input.split())}"
         asked = _digest(before)
         whole = _digest([*before, answer])
         if first := self.rows.get(whole):
