@@ -53,8 +53,8 @@ class Adapters:
                 zh=f"名为 {name!r} 的适配器已存在；请换一个名称",
             )
         self._check(adapter)
-        part = _part(self.model, adapter)
         with self._inactive():
+            part = _part(self.model, adapter)  # a prefix goes back to what it finds
             _probe(self.model, part, adapter)
         self._parts[name] = part
         generation = generation_of(self.model.config)

@@ -1,0 +1,336 @@
+"""A training learns, tells of it, resumes to the same bytes, and stops where it makes no sense."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.options import LoraOptions, PrefixOptions, TrainOptions
+from finetune.train.checkpoint import found
+from finetune.train.finish import RECORD, finish
+from finetune.train.log import FILE, PICTURE, read
+from finetune.train.loop import Report, Training
+from finetune.types import IGNORED, Listed, Row
+from ingest.errors import UserError
+from tests.finetune.train.made import METHODS, rows, tiny, training
+
+SHORT = TrainOptions(
+    max_steps=12, learning_rate=1e-2, logging_steps=3, eval_steps=6, save_steps=4, pack_length=80
+)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """All but what tells times."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and "tensorboard" not in path.parts
+    }
+
+
+CASES = [(1, "lora", True), (1, "prefix", False), (2, "rslora", False), (2, "projected", True)]
+CASES += [(3, "lora", False), (3, "dora", True), (4, "lora", True), (4, "prefix", True)]
+
+
+@pytest.mark.parametrize(("generation", "method", "packing"), CASES)
+def test_it_resumes_to_the_same_bytes(
+    generation: int, method: str, packing: bool, tmp_path: Path
+) -> None:
+    """Stopped at a checkpoint and behind it: adapter, optimiser and log are those of one run."""
+    options = replace(
+        SHORT, method=METHODS[method], packing=packing, gradient_checkpointing=not packing
+    )
+    whole = tmp_path / "whole"
+    reports = list(training(whole, tiny(generation), options).run())
+    assert [report.step for report in reports] == [3, 6, 9, 12]
+    assert reports[-1].dev_loss is not None
+    for stop in (1, 2):  # within the reports after steps 3 and 6: at checkpoints 0 (none) and 4
+        part = tmp_path / f"part{stop}"
+        run = training(part, tiny(generation), options).run()
+        list(islice(run, stop))
+        del run
+        list(training(part, tiny(generation), options).run(resume=True))
+        assert files(part) == files(whole)
+
+
+def test_it_learns_and_tells(tmp_path: Path) -> None:
+    options = replace(SHORT, max_steps=60, logging_steps=10, save_steps=60, eval_steps=30)
+    known = rows(tiny(3), 20)
+    made = training(tmp_path, tiny(3), options, train=known, dev=known)
+    reports = list(made.run())
+    losses = [report.loss for report in reports]
+    assert losses[-1] < losses[0] / 2
+    assert reports[-1].left == 0
+    assert all(report.speed > 0 for report in reports)
+    columns = read(tmp_path / FILE)
+    assert [step for step, _ in columns["loss"]] == list(range(10, 61, 10))
+    assert [step for step, _ in columns["dev_loss"]] == [0, 30, 60]
+    assert columns["dev_loss"][-1][1] < columns["dev_loss"][0][1]
+    finished = finish(made, {"base": "tiny"})
+    assert finished.apart < 1e-5
+    assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
+    record = json.loads((tmp_path / RECORD).read_text("utf-8"))
+    assert record["steps"] == 60
+    assert record["options"]["learning_rate"] == 1e-2
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(("generation", "method", "packing"), CASES)
+def test_what_is_written_answers_as_trained(
+    generation: int, method: str, packing: bool, tmp_path: Path
+) -> None:
+    """`finish` compares logits; a checkpoint is an adapter too."""
+    from rag.chatglm.adapter import Adapters, probe_logits
+    from rag.chatglm.adapter_files import read_adapter
+
+    made = training(
+        tmp_path, tiny(generation), replace(SHORT, method=METHODS[method], packing=packing)
+    )
+    list(made.run())
+    assert finish(made, {}).apart < 1e-4
+    model = tiny(generation)
+    adapters = Adapters(model)
+    answers = []
+    for folder in (tmp_path, tmp_path / "checkpoint-12"):
+        adapters.attach(read_adapter(folder), str(folder))
+        adapters.activate(str(folder))
+        answers.append(probe_logits(model))
+    assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("generation", [1, 3])
+def test_half_precision_learns(generation: int, dtype: Any, tmp_path: Path) -> None:
+    options = replace(SHORT, dtype=dtype, max_steps=30, save_steps=10)
+    model = tiny(generation, dtype=getattr(torch, dtype))
+    made = training(tmp_path, model, options)
+    reports = list(made.run())
+    assert reports[-1].loss < reports[0].loss
+    assert all(value.dtype == torch.float32 for value in made.tuned.trained.values())
+    if dtype == "float16":
+        scale = json.loads((found(tmp_path)[-1][1] / "state.json").read_text("utf-8"))["scaler"]
+        assert scale["scale"] >= 1
+    assert finish(made, {}).apart < 0.05
+
+
+def test_float16_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    options = replace(SHORT, dtype="float16")
+    list(training(tmp_path / "a", tiny(3, dtype=torch.float16), options).run())
+    run = training(tmp_path / "b", tiny(3, dtype=torch.float16), options).run()
+    list(islice(run, 2))
+    del run
+    list(training(tmp_path / "b", tiny(3, dtype=torch.float16), options).run(resume=True))
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_a_base_of_codes_learns(quant: str, tmp_path: Path) -> None:
+    model = tiny(3, quant=quant, kernels=False)
+    made = training(tmp_path, model, replace(SHORT, max_steps=30))
+    reports = list(made.run())
+    assert reports[-1].loss < reports[0].loss
+    finish(made, {})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"learning_rate": 5e-3},
+        {"method": LoraOptions(rank=4, dropout=0.1)},
+        {"max_steps": 20},
+        {"packing": False},
+        {"seed": 1},
+    ],
+)
+def test_it_refuses_to_go_on_with_other_options(changed: dict[str, Any], tmp_path: Path) -> None:
+    list(training(tmp_path, tiny(3), SHORT).run())
+    before = files(tmp_path)
+    name = next(iter(changed))
+    with pytest.raises(UserError, match=name):
+        list(training(tmp_path, tiny(3), replace(SHORT, **changed)).run(resume=True))
+    assert files(tmp_path) == before
+
+
+def test_it_refuses_to_go_on_with_other_data_or_another_base(tmp_path: Path) -> None:
+    list(training(tmp_path, tiny(3), SHORT).run())
+    other = rows(tiny(3), 30, seed=9)
+    with pytest.raises(UserError, match="data"):
+        list(training(tmp_path, tiny(3), SHORT, train=other).run(resume=True))
+    with pytest.raises(UserError, match="base"):
+        list(training(tmp_path, tiny(2), SHORT).run(resume=True))
+
+
+def test_how_often_it_saves_may_change(tmp_path: Path) -> None:
+    run = training(tmp_path, tiny(3), SHORT).run()
+    list(islice(run, 2))
+    del run
+    options = replace(SHORT, save_steps=6, save_total_limit=1)
+    list(training(tmp_path, tiny(3), options).run(resume=True))
+    assert [step for step, _ in found(tmp_path)] == [12]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path: Path) -> None:
+    list(training(tmp_path / "a", tiny(3), SHORT).run())
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (_, older), (_, newest) = found(tmp_path / "b")
+    for name in ("training.safetensors", "state.json"):
+        whole = (newest / name).read_bytes()
+        (newest / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match=f"{newest.name}.*{name}|{name}.*{newest.name}"):
+            list(training(tmp_path / "b", tiny(3), SHORT).run(resume=True))
+        (newest / name).write_bytes(whole)
+    shutil.rmtree(newest)
+    list(training(tmp_path / "b", tiny(3), SHORT).run(resume=True))
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert older.name == "checkpoint-8"
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow over 30 kB, as on a disk that is nearly full."""
+    import resource
+    import signal
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_on_a_full_disk_the_last_checkpoint_survives(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    list(training(whole, tiny(3), SHORT).run())
+    run = training(part, tiny(3), SHORT).run()
+    list(islice(run, 2))  # behind checkpoint 4
+    request.getfixturevalue("small_disk")
+    with pytest.raises(UserError, match="checkpoint-4") as caught:
+        list(run)
+    assert "--resume" in str(caught.value)
+    assert [path.name for path in part.iterdir() if "checkpoint" in path.name] == ["checkpoint-4"]
+
+
+def test_after_a_full_disk_it_goes_on(tmp_path: Path) -> None:
+    """(The limit of the test before is gone here.)"""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    list(training(whole, tiny(3), SHORT).run())
+    run = training(part, tiny(3), SHORT).run()
+    list(islice(run, 2))
+    del run
+    (part / ".checkpoint-8.partial").mkdir()
+    (part / ".checkpoint-8.partial" / "state.json").write_text("{")
+    list(training(part, tiny(3), SHORT).run(resume=True))
+    assert files(whole) == files(part)
+
+
+def test_an_overflow_of_float16_is_named(tmp_path: Path) -> None:
+    model = tiny(3, dtype=torch.float16)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(1e4).clamp_(-6e4, 6e4)
+    made = training(tmp_path, model, replace(SHORT, dtype="float16"), dev=None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"layers\.1\.mlp\.down_proj.*float16") as caught:
+        list(made.run())
+    assert "--bf16" in str(caught.value)
+
+
+def test_numbers_that_ran_away_are_named(tmp_path: Path) -> None:
+    made = training(tmp_path, tiny(3), SHORT)
+    with torch.no_grad():
+        next(iter(made.tuned.trained.values())).fill_(float("nan"))
+    made.sets = replace(made.sets, dev=None)
+    with pytest.raises(UserError, match=r"lora_A.*learning-rate"):
+        list(made.run())
+
+
+def test_rows_without_a_learnt_token_are_told(tmp_path: Path) -> None:
+    empty = Listed([Row(row.ids, np.full_like(row.labels, IGNORED)) for row in rows(tiny(3), 8)])
+    with pytest.raises(UserError, match="no token of its rows is learnt"):
+        list(training(tmp_path, tiny(3), SHORT, train=empty).run())
+
+
+def test_a_gradient_that_never_arrives_is_told(tmp_path: Path) -> None:
+    made = training(tmp_path, tiny(3), SHORT)
+    with torch.no_grad():
+        for value in made.tuned.trained.values():
+            value.zero_()  # A and B: neither moves the other
+    with pytest.raises(UserError, match="all gradients are zero"):
+        list(made.run())
+
+
+def forgetting(out: Path, **changes: Any) -> Training:
+    """What is learnt contradicts the general set, which the model knows by then."""
+    model = tiny(3)
+    general = rows(model, 12, seed=5)
+    options = replace(SHORT, max_steps=40, eval_steps=4, learning_rate=2e-2, **changes)
+    return training(out, model, options, general=general, general_dev=general)
+
+
+def test_the_budget_of_forgetting_stops_a_training(tmp_path: Path) -> None:
+    [*_, last] = training(
+        tmp_path / "free",
+        tiny(3),
+        replace(SHORT, max_steps=40, eval_steps=4, learning_rate=0.2, max_grad_norm=0.0),
+        general_dev=rows(tiny(3), 12, seed=5),
+    ).run()
+    assert not last.stopped
+    assert last.step == 40
+    [*_, last] = training(
+        tmp_path / "bound",
+        tiny(3),
+        replace(
+            SHORT,
+            max_steps=40,
+            eval_steps=4,
+            learning_rate=0.2,
+            max_grad_norm=0.0,
+            forgetting_budget=0.02,
+        ),
+        general_dev=rows(tiny(3), 12, seed=5),
+    ).run()
+    assert "budget" in last.stopped
+    assert last.step < 40
+    assert found(tmp_path / "bound")[-1][0] == last.step
+
+
+def test_mixing_keeps_the_general_loss_down(tmp_path: Path) -> None:
+    def final(mix: float) -> Report:
+        [*_, last] = forgetting(tmp_path / str(mix), mix=mix).run()
+        return last
+
+    without, mixed = final(0.0), final(0.5)
+    assert without.general_loss is not None
+    assert mixed.general_loss is not None
+    assert mixed.general_loss < without.general_loss
+
+
+def test_strength_is_what_serves_the_dev_set(tmp_path: Path) -> None:
+    """Rows to learn that say the opposite of the dev set: the less, the better."""
+    options = replace(SHORT, max_steps=30, learning_rate=5e-2, strength=0.0)
+    made = training(tmp_path / "far", tiny(3), options, dev=rows(tiny(3), 12, seed=7))
+    list(made.run())
+    assert finish(made, {}).strength < 1
+    known = rows(tiny(3), 12, seed=3)
+    near = training(
+        tmp_path / "near", tiny(3), replace(options, learning_rate=5e-3), train=known, dev=known
+    )
+    list(near.run())
+    assert finish(near, {}).strength == 1
+
+
+def test_prefixes_have_upstream_s_files(tmp_path: Path) -> None:
+    made = training(tmp_path, tiny(2), replace(SHORT, method=PrefixOptions(5)))
+    list(made.run())
+    finish(made, {})
+    state = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    assert list(state) == ["transformer.prefix_encoder.embedding.weight"]
+    assert json.loads((tmp_path / "config.json").read_text())["pre_seq_len"] == 5
