@@ -16,7 +16,6 @@ from typing import Literal
 
 from finetune.heldout import Place, Question
 from finetune.metrics import contains
-from finetune.template import turns_of
 from ingest.store import Store
 from ingest.types import Chunk, Hit, Passage
 from rag.generate import Generator
@@ -87,12 +86,16 @@ class Cases:
                 yield case
 
     def _alone(self, question: Question, condition: Condition) -> Case:
-        def asked(template: str) -> tuple[Message, ...]:
-            if question.example:
-                return tuple(turns_of(question.example, template)[:-1])
-            return (Message("user", question.text),)
+        if not question.example:
+            said = (Message("user", question.text),)
+            return Case(question, condition, said, said)
+        from finetune.template import turns_of  # loads torch
 
-        return Case(question, condition, asked("chat"), asked(self.pair.template))
+        base, adapter = (
+            tuple(turns_of(question.example, template)[:-1])
+            for template in ("chat", self.pair.template)
+        )
+        return Case(question, condition, base, adapter)
 
     def _sources(self, question: Question, condition: Condition) -> list[Source]:
         assert self.pipeline

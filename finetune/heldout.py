@@ -148,7 +148,8 @@ def _alpaca(path: Path) -> Iterator[Question]:
 def _of_set(dataset: Dataset, store: Store | None) -> Iterator[Question]:
     places = Finder(store).places if store else lambda judged: ()
     for judged in dataset.questions:
-        answers = judged.answers or tuple(gold.quote for gold in judged.gold)
+        # The quotes say it in whole sentences, as an adapter may have learnt to.
+        answers = (*judged.answers, *(gold.quote for gold in judged.gold))
         yield Question(
             judged.id,
             judged.text,

@@ -11,6 +11,7 @@ from finetune.verdict import CONDITION_TITLES
 from ingest.errors import UserError
 from ingest.store.files import write_whole
 from rag.evaluate import Figure
+from rag.evaluate.picture import CHINESE_FAMILIES, drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 BASE, ADAPTER = "#9aa5b1", "#d9822b"
 PANELS = (
-    ("f1", "exact"),
-    ("refusal_recall", "refusal_precision"),
-    ("grounded",),
+    ("f1", "exact", "grounded"),
+    ("refusal_recall", "refusal_precision", "refusal_f1"),
 )
 """Measures of each row; those that were not measured are left out."""
+INTERVALS = "with 95 % bootstrap intervals over questions"
 
 
 def check(path: Path) -> None:
@@ -40,7 +41,10 @@ def check(path: Path) -> None:
 
 
 def draw(comparisons: Sequence[Comparison], path: Path, *, title: str) -> None:
-    """Write a picture to `path` (.png or .svg): a panel per measure, in it two bars a condition."""
+    """Write a picture to `path` (.png or .svg): a panel per measure, in it two bars a condition.
+
+    A title that no installed font can draw is left out.
+    """
     check(path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
@@ -51,15 +55,16 @@ def draw(comparisons: Sequence[Comparison], path: Path, *, title: str) -> None:
     ]
     rows = [row for row in rows if row]
     kind, stream = path.suffix.lower()[1:], BytesIO()
-    # In an SVG text stays text, so that the viewer's own fonts draw Chinese names.
-    with rc_context({"font.family": ["DejaVu Sans"], "svg.fonttype": "none"}):
-        canvas = Canvas(figsize=(10, 0.9 + 2.6 * max(1, len(rows))), layout="constrained")
+    families = _families()
+    shown = drawable([title], families) == [title]
+    with rc_context({"font.family": families, "svg.fonttype": "none"}):
+        canvas = Canvas(figsize=(12, 0.9 + 2.6 * max(1, len(rows))), layout="constrained")
         columns = max((len(row) for row in rows), default=1)
         grid = canvas.add_gridspec(max(1, len(rows)), columns)
         for line, row in enumerate(rows):
             for column, found in enumerate(row):
                 _bars(canvas.add_subplot(grid[line, column]), found)
-        canvas.suptitle(title, fontsize=10, x=0.01, ha="left")
+        canvas.suptitle(f"{title}   " * shown + INTERVALS, fontsize=10, x=0.01, ha="left")
         axes = canvas.axes[:1]
         handles, labels = axes[0].get_legend_handles_labels() if axes else ([], [])
         canvas.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -88,7 +93,7 @@ def _bars(axes: "Axes", found: Sequence[Comparison]) -> None:
     axes.set_title(MEASURES[found[0].measure].title, fontsize=10, loc="left")
     names = [f"{_name(each.condition)}\nn = {each.questions}" for each in found]
     axes.set_xticks(range(len(found)), names, fontsize=8)
-    axes.set_xlim(-0.6, len(found) - 0.4)
+    axes.set_xlim(-0.6, max(3, len(found)) - 0.4)
     axes.set_ylim(0, 1.15)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.tick_params(axis="y", labelsize=8)
@@ -99,3 +104,11 @@ def _bars(axes: "Axes", found: Sequence[Comparison]) -> None:
 
 def _name(condition: str) -> str:
     return "all passages" if condition == ALL else CONDITION_TITLES[condition][0]
+
+
+def _families() -> list[str]:
+    """The installed font families to draw with: matplotlib's own, then one for Chinese."""
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *[name for name in CHINESE_FAMILIES if name in installed][:1]]

@@ -17,7 +17,7 @@ CONDITION_TITLES = {
     "retrieved": ("retrieved", "检索所得"),
     "distractors": ("distractors only", "仅干扰段落"),
     "passages": ("all with passages", "带段落合计"),
-    "general": ("general questions", "通用问题"),
+    "general": ("general", "通用问题"),
 }
 
 

@@ -277,7 +277,7 @@ def _show(comparisons: "Sequence[Comparison]", title: str) -> None:
                 _number(each.adapter.value),
                 _number(each.difference, "+"),
                 f"{_number(each.low, '+')} – {_number(each.high, '+')}",
-                _number(each.p),
+                "< 0.001" if each.p < 0.001 else _number(each.p),
                 each.questions,
             )
         )
