@@ -69,13 +69,23 @@ def figures(lengths: NDArray[np.int32]) -> dict[str, int]:
     }
 
 
-def save(path: Path, lengths: NDArray[np.int32], *, unit: str, max_length: int = 0) -> None:
-    """Write the picture, .png or .svg."""
+def check(path: Path) -> None:
+    """`UserError` where a picture can't be drawn, before there is anything to draw."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(
             f"cannot draw {path.name}: a picture ends in {' or '.join(FORMATS)}",
             zh=f"无法绘制 {path.name}：图片文件名须以 {' 或 '.join(FORMATS)} 结尾",
         )
+    if find_spec("matplotlib") is None:
+        raise UserError(
+            'a picture needs matplotlib: pip install "chatglm-rag[pictures]"',
+            zh='绘图需要 matplotlib：pip install "chatglm-rag[pictures]"',
+        )
+
+
+def save(path: Path, lengths: NDArray[np.int32], *, unit: str, max_length: int = 0) -> None:
+    """Write the picture, .png or .svg."""
+    check(path)
     kind = path.suffix.lower()[1:]
     write_whole(path, draw(lengths, unit=unit, max_length=max_length, kind=kind))
 
@@ -85,11 +95,6 @@ def draw(lengths: NDArray[np.int32], *, unit: str, max_length: int = 0, kind: st
 
     The SVG has no ground of its own and greys that are read on white and on black.
     """
-    if find_spec("matplotlib") is None:
-        raise UserError(
-            'a picture needs matplotlib: pip install "chatglm-rag[pictures]"',
-            zh='绘图需要 matplotlib：pip install "chatglm-rag[pictures]"',
-        )
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -124,7 +129,7 @@ def _bars(axes: "Axes", lengths: NDArray[np.int32], unit: str, max_length: int) 
         [bin.count for bin in drawn],
         width * 0.92,
         align="edge",
-        color=[LATE if 0 < max_length < bin.low else BAR for bin in drawn],
+        color=[LATE if 0 < max_length <= bin.low else BAR for bin in drawn],
     )
     axes.set_xlim(0, end)
     if 0 < max_length < 1.5 * end:

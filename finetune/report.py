@@ -29,6 +29,12 @@ TITLES: dict[Problem, tuple[str, str]] = {
     "duplicate": ("duplicate", "重复"),
     "special": ("special tokens in text", "文本含特殊词元"),
 }
+HEADS = {
+    "--json": (b'{\n "files"',),
+    "--html": (b"<!doctype html>",),
+    "--picture": (b"\x89PNG", b"<?xml"),
+}
+"""How the files that are written begin."""
 UNITS: dict[Unit, tuple[str, str]] = {
     "tokens": ("tokens", "词元"),
     "characters": ("characters", "字符"),

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune.cli.findings import show, show_rows
 from ingest.errors import UserError
 from rag.cli.places import cache_home
-from rag.cli.screen import note, out, say, table
+from rag.cli.screen import note, say
 
 if TYPE_CHECKING:
     from finetune.check import Diagnosis
     from finetune.report import View
     from finetune.template import RowEncoder
 
-FIRST = 5
-"""Findings of a kind that the terminal lists."""
-BINS, BAR = 16, 40
 DEFAULT_LENGTH = 1024
 
 
@@ -99,6 +97,7 @@ def check(
             "--row shows tokens, which need a tokenizer; name a model's folder with --model",
             zh="--row 显示词元，需要分词器；请用 --model 指定模型文件夹",
         )
+    _check_places(json=json, html=html, picture=picture)
     encoder = _encoder(model, template, max_length or DEFAULT_LENGTH) if model else None
     with _counting() as progress:
         diagnosis = diagnose(
@@ -110,9 +109,9 @@ def check(
             progress=progress,
         )
     views = _views(diagnosis, encoder) if encoder and (wanted or html) else []
-    _show(diagnosis)
+    show(diagnosis)
     if wanted:
-        _show_rows(diagnosis, views, wanted)
+        show_rows(diagnosis, views, wanted)
     _write(diagnosis, views, json=json, html=html, picture=picture)
     if diagnosis.bad:
         raise UserError(
@@ -126,6 +125,36 @@ check.__doc__ = say(
     "Say what is wrong with training data, row by row; exit code 1 if rows are bad.",
     "逐行检查训练数据；若有错误行，退出码为 1。",
 )
+
+
+def _check_places(*, json: Path | None, html: Path | None, picture: Path | None) -> None:
+    """`UserError`, before the work, where a report can't be written or would replace another file:
+    `--json data.json` for one who thinks that --json takes no name."""
+    from finetune.histogram import check as check_picture
+    from finetune.report import HEADS
+
+    if picture or html:
+        check_picture(picture or Path("page.svg"))
+    for option, path in (("--json", json), ("--html", html), ("--picture", picture)):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise UserError(
+                f"there is no folder {path.parent} for {option}; make it first",
+                zh=f"{option} 的文件夹 {path.parent} 不存在；请先创建",
+            )
+        if path.exists() and not _begins(path, HEADS[option]):
+            raise UserError(
+                f"{path} exists and is no earlier report; give {option} another name",
+                zh=f"{path} 已存在且不是先前的报告；请为 {option} 换一个文件名",
+            )
+
+
+def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(32).startswith(heads)
 
 
 def _encoder(model: str, template: str, max_length: int) -> "RowEncoder":
@@ -169,88 +198,6 @@ def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":
         for example in diagnosis.samples
         for row in encoder(example).rows
     ]
-
-
-def _show(diagnosis: "Diagnosis") -> None:
-    from finetune.report import TITLES, UNITS, counts
-
-    out(
-        say(
-            f"{diagnosis.rows:,} rows: {diagnosis.usable:,} usable, {diagnosis.bad:,} bad, "
-            f"{diagnosis.warned:,} with warnings",
-            f"共 {diagnosis.rows:,} 行：可用 {diagnosis.usable:,}，有错误 {diagnosis.bad:,}，"
-            f"有警告 {diagnosis.warned:,}",
-        )
-    )
-    found = diagnosis.by_problem()
-    if found:
-        columns = [say("problem", "问题"), say("bad", "错误"), say("warnings", "警告")]
-        rows = [
-            (say(*TITLES[kind]), bad or "", warn or "") for kind, bad, warn in counts(diagnosis)
-        ]
-        table("", columns, rows)
-        for problem, findings in found.items():
-            rows = [(one.source, say(one.text, one.zh)) for one in findings[:FIRST]]
-            if more := max(0, len(findings) - FIRST):
-                rows.append(("…", say(f"and {more:,} more", f"另有 {more:,} 条")))
-            table(say(*TITLES[problem]), [say("row", "行"), say("what", "说明")], rows)
-    _show_lengths(diagnosis, say(*UNITS[diagnosis.unit]))
-
-
-def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
-    from finetune.histogram import bins, figures
-
-    drawn = bins(diagnosis.lengths, BINS)
-    if not drawn:
-        return
-    most = max(bin.count for bin in drawn)
-    rows = [
-        (bin.label, f"{bin.count:,}", "█" * round(BAR * bin.count / most) or "▏" * bool(bin.count))
-        for bin in drawn
-    ]
-    told = figures(diagnosis.lengths)
-    out(
-        say(
-            f"{told['total']:,} {unit}; of a row: median {told['median']:,}, 95 % up to "
-            f"{told['p95']:,}, longest {told['longest']:,}",
-            f"共 {told['total']:,} 个{unit}；每行：中位数 {told['median']:,}，95% 不超过 "
-            f"{told['p95']:,}，最长 {told['longest']:,}",
-        )
-    )
-    table("", [unit, say("rows", "行数"), ""], rows)
-
-
-def _show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[str]) -> None:
-    """The rows that were asked for; `UserError` for one that is not there."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from finetune.view import plain, shades, visible
-
-    bad = {finding.source: finding for finding in diagnosis.findings if finding.bad}
-    console = Console(highlight=False)
-    for name in wanted:
-        shown = [view for view in views if name in (view.source, view.source.rpartition(":")[2])]
-        broken = [source for source in bad if name in (source, source.rpartition(":")[2])]
-        if not shown and not broken:
-            raise UserError(
-                f"there is no row {name} (or it is blank); --row is a row's number, or FILE:NUMBER",
-                zh=f"没有第 {name} 行（或为空行）；--row 为行号，或 文件:行号",
-            )
-        for source in broken:
-            out(f"{source}: {say(bad[source].text, bad[source].zh)}")
-        for view in shown:
-            out(view.title(say))
-            if not console.color_system:
-                out(plain(view.pieces) + "\n")
-                continue
-            text = Text()
-            for piece, shade in shades(view.pieces):
-                colour = "magenta" if piece.special else "green" if piece.learnt else "bright_black"
-                strong = "bold" if piece.learnt else "not bold"
-                text.append(visible(piece.text), f"{strong} {colour}{' underline' * shade}")
-            console.print(text, soft_wrap=True)
-            out()
 
 
 def _write(

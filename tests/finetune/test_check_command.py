@@ -77,6 +77,20 @@ def test_a_bad_row_that_is_asked_for_is_explained(
     assert 'messy_bad_fields.json:4: "output" is empty' in capsys.readouterr().out
 
 
+def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
+    places = {name: tmp_path / f"a.{name}" for name in ("json", "html", "svg", "png")}
+    for data in ("alpaca_zh.json", "history_small.json"):
+        for picture in ("svg", "png"):
+            check(
+                [DATA / data],
+                json=places["json"],
+                html=places["html"],
+                picture=places[picture],
+            )
+    assert json.loads(places["json"].read_text("utf-8"))["rows"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in places.values()}
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -87,6 +101,9 @@ def test_a_bad_row_that_is_asked_for_is_explained(
         ({"model": str(DATA)}, "has no tokenizer"),
         ({"row": ["1"]}, "--row shows tokens"),
         ({"picture": Path("a.gif")}, "a picture ends in .png or .svg"),
+        ({"html": DATA / "nowhere/a.html"}, "there is no folder"),
+        ({"json": DATA / "history_small.json"}, "exists and is no earlier report"),
+        ({"html": DATA}, "exists and is no earlier report"),
     ],
 )
 def test_a_mistake_is_said_with_the_way_out(
