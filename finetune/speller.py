@@ -1,0 +1,165 @@
+"""Texts -> ids for any tokenizer, in bulk and in worker processes.
+
+A worker is `python -m finetune.words`: it loads SentencePiece and numpy (0.5 s), neither torch nor
+transformers. Tokenizers of the kind `tokenizer.json` (GLM-4) spread texts over the cores by
+themselves.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from finetune.words import Flat, Words
+from ingest.errors import UserError
+from rag.chatglm.chat import CONTROL, encode_text
+
+Spelt = Callable[[], Flat]
+"""Waits for the ids of texts that were handed in."""
+
+
+class Speller:
+    """`speller.submit(texts)()` are the ids of the texts, without special tokens around them.
+
+    As `encode_text` gives them, to which no word is special; with `parsing` as the tokenizer's own
+    `encode` does, to which some are. So many `workers` do it, or this process where there are none.
+    """
+
+    def __init__(self, tokenizer: Any, *, parsing: bool = False, workers: int = 0) -> None:
+        self.tokenizer, self.parsing = tokenizer, parsing
+        self.rust = None if hasattr(tokenizer, "sp") else _copied(tokenizer, parsing=parsing)
+        self.words: Words | None = None
+        # Words that `encode` may take for special tokens; it decides.
+        self.special: tuple[str, ...] = ()
+        self.threads: ThreadPoolExecutor | None = None
+        self.free: SimpleQueue[Worker] = SimpleQueue()
+        self.workers: list[Worker] = []
+        if self.rust:
+            return
+        if parsing:
+            self.special = (*tokenizer.parsed, *tokenizer.added_tokens_encoder)
+        if not workers:
+            self.words = Words(tokenizer.sp.serialized_model_proto())
+            return
+        self.workers = [Worker(Path(tokenizer.vocab_file)) for _ in range(workers)]
+        for worker in self.workers:
+            self.free.put(worker)
+        self.threads = ThreadPoolExecutor(workers)
+
+    @property
+    def ahead(self) -> int:
+        """How many lists of texts are worth handing in before the first is asked for."""
+        return 16 * len(self.workers)
+
+    def __enter__(self) -> "Speller":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.threads:
+            self.threads.shutdown(cancel_futures=True)
+        for worker in self.workers:
+            worker.end()
+
+    def submit(self, texts: Sequence[str]) -> Spelt:
+        alone = [i for i, text in enumerate(texts) if self._is_special(text)]
+        if not alone:
+            return self._bulk(texts)
+        rest = self._bulk(["" if self._is_special(text) else text for text in texts])
+
+        def spelt() -> Flat:
+            lists = [ids.tolist() for ids in rest().lists()]
+            for i in alone:
+                lists[i] = self.one(texts[i])
+            return Flat.of(lists)
+
+        return spelt
+
+    def one(self, text: str) -> list[int]:
+        """The ids of one text."""
+        if self.parsing:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        return encode_text(text, self.tokenizer)
+
+    def _is_special(self, text: str) -> bool:
+        if self.rust:
+            return not self.parsing and bool(CONTROL.search(text))
+        return any(word in text for word in self.special)
+
+    def _bulk(self, texts: Sequence[str]) -> Spelt:
+        if self.rust:
+            found = self.rust.encode_batch_fast(texts, add_special_tokens=False)
+            return lambda: Flat.of([each.ids for each in found])
+        written = [self.tokenizer._written(text) for text in texts]
+        if self.threads:
+            return self.threads.submit(self._ask, written).result
+        words = self.words
+        assert words, "a speller without workers has the words itself"
+        return lambda: words(written)
+
+    def _ask(self, texts: Sequence[str]) -> Flat:
+        worker = self.free.get()
+        found = worker.ask(texts)
+        self.free.put(worker)
+        return found
+
+
+class Worker:
+    """A process that encodes texts by a SentencePiece model. It ends when this one does."""
+
+    def __init__(self, vocabulary: Path) -> None:
+        command = [sys.executable, "-m", "finetune.words", str(vocabulary)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        asked, answers = self.process.stdin, self.process.stdout
+        assert asked is not None
+        assert answers is not None
+        self.asked, self.answers = asked, answers
+
+    def ask(self, texts: Sequence[str]) -> Flat:
+        line = json.dumps(texts, ensure_ascii=False) + "\n"
+        try:
+            self.asked.write(line.encode("utf-8", "replace"))
+            self.asked.flush()
+            lists, ids = self._read(2, np.int64).tolist()
+            counts = self._read(lists, np.int64)
+            return Flat(self._read(ids, np.int32), counts)
+        except (BrokenPipeError, ValueError):
+            raise UserError(
+                "a process that encodes texts has ended, perhaps for want of memory; "
+                "try again with --workers 1",
+                zh="编码文本的进程已终止，可能是内存不足；请加 --workers 1 重试",
+            ) from None
+
+    def _read(self, count: int, kind: Any) -> Any:
+        """`ValueError` where there is less."""
+        return np.frombuffer(self.answers.read(count * np.dtype(kind).itemsize), kind, count)
+
+    def end(self) -> None:
+        self.process.kill()
+        for pipe in (self.asked, self.answers):
+            with suppress(BrokenPipeError):  # what was not sent
+                pipe.close()
+        self.process.wait()
+
+
+def _copied(tokenizer: Any, *, parsing: bool) -> Any:
+    """The library's own tokenizer, set as `encode` sets it."""
+    from tokenizers import Tokenizer
+
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = not parsing
+    return copy

@@ -1,0 +1,231 @@
+"""Training data -> rows of tokens, made once for each content.
+
+A set's name in the cache is the hash of all that its rows come from: the bytes of the data and of
+the tokenizer, and how examples are written. So edited data never gives old rows, and a file that
+was only touched is not read again. A set is written under another name, flushed, and renamed: what
+has a set's name was written whole, and is checked before it is used.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import file_digest, sha256
+from itertools import chain, islice
+from pathlib import Path
+
+from finetune.alpaca import Columns, examples, read
+from finetune.arrow import TokenSet, write
+from finetune.compat import Compat, TutorialOptions, layout
+from finetune.frames import Block, Counts, Frames, Layout
+from finetune.records import Record, records
+from finetune.speller import Speller, Spelt
+from finetune.template import RowEncoder
+from finetune.types import Example
+from ingest.errors import UserError
+from ingest.store.files import sync_directory
+from rag.chatglm.tokenizer import open_tokenizer
+
+__all__ = ["TokenSet", "tokenise"]
+
+VERSION = 1
+"""Raised whenever the same data would give other rows, or they would lie otherwise on disk."""
+EXAMPLES = 512
+"""In a block."""
+SEVERAL = 16_000_000
+"""Bytes of data from which on a worker process is worth its start (0.5 s)."""
+COLUMNS = Columns()
+TOKENIZER_FILES = (
+    "ice_text.model", "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "config.json",
+)  # fmt: skip
+
+
+def tokenise(
+    paths: Sequence[Path],
+    tokenizer_dir: Path,
+    *,
+    generation: int,
+    template: str,
+    max_length: int,
+    cache: Path,
+    columns: Columns = COLUMNS,
+    compat: Compat | None = None,
+    skip_bad: bool = False,
+    workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> TokenSet:
+    """The rows of all examples of the files, in order, from `cache` where they are there.
+
+    With `compat` they are another script's rows, whatever template and max_length say. `workers`
+    is how many processes do it, this one included; 0 is as many as there are cores, if that is
+    worth it. `progress` is told how many examples are done. `UserError` at the first bad row,
+    unless `skip_bad`, and where nothing is left.
+    """
+    how = {"template": template, "max_length": max_length}
+    if compat:
+        how = {"script": type(compat).__name__, **asdict(compat)}
+        columns = _contexts(paths, compat, columns)
+    source = [_hashes(paths, tokenizer_dir), asdict(columns), skip_bad]
+    identity = json.dumps([VERSION, generation, how, source], sort_keys=True)
+    place = cache / sha256(identity.encode()).hexdigest()[:32]
+    if kept := _kept(place):
+        return kept
+    tokenizer = open_tokenizer(tokenizer_dir)
+    made: Layout = Frames(RowEncoder(tokenizer, generation, template, max_length))
+    if compat:
+        framed, history = columns.prompt != "context", bool(columns.history)
+        made = layout(compat, tokenizer, generation, framed=framed, history=history)
+    reading = _Reading(paths, columns, skip_bad=skip_bad)
+    helpers = (workers or _worth(paths)) - 1
+    with (
+        _placing(place) as folder,
+        Speller(tokenizer, parsing=made.parsing, workers=helpers) as speller,
+    ):
+        write(folder, chain(blocks(reading, made, speller), reading.skipped()), progress=progress)
+    return TokenSet.open(place)
+
+
+def blocks(examples: Iterable[Example], made: Layout, speller: Speller) -> Iterator[Block]:
+    """The rows of the examples, some at a time; a bounded number is on its way."""
+    source = iter(examples)
+    waiting: deque[tuple[list[Example], Spelt]] = deque()
+    while part := list(islice(source, EXAMPLES)):
+        texts = [text for example in part for text in made.texts(example)]
+        waiting.append((part, speller.submit(texts)))
+        if len(waiting) > speller.ahead:
+            part, spelt = waiting.popleft()
+            yield made.block(part, spelt())
+    for part, spelt in waiting:
+        yield made.block(part, spelt())
+
+
+class _Reading:
+    """The examples of the files."""
+
+    def __init__(self, paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> None:
+        self.paths, self.columns, self.skip_bad = paths, columns, skip_bad
+        self.bad = 0
+
+    def __iter__(self) -> Iterator[Example]:
+        if not self.skip_bad:
+            yield from examples(self.paths, columns=self.columns)
+            return
+        none = True
+        for item in read(self.paths, columns=self.columns):
+            if isinstance(item, Example):
+                none = False
+                yield item
+            else:
+                self.bad += item.bad
+        if none:
+            raise UserError(
+                f"none of the {self.bad} rows can be trained on; see: rag finetune check",
+                zh=f"{self.bad} 行均无法用于训练；请用 rag finetune check 查看原因",
+            )
+
+    def skipped(self) -> Iterator[Block]:
+        """The count of the bad rows, known when all are read."""
+        yield Block.empty(Counts(bad=self.bad))
+
+
+def _contexts(paths: Sequence[Path], compat: Compat, columns: Columns) -> Columns:
+    """The tutorial takes the contexts of its jsonl as they are, in whatever form."""
+    if isinstance(compat, TutorialOptions) and columns == COLUMNS:
+        first = (next((r for r in records(path) if isinstance(r, Record)), None) for path in paths)
+        if all(each and isinstance(each.value, dict) and "context" in each.value for each in first):
+            return Columns("context", "target")
+    return columns
+
+
+def _hashes(paths: Sequence[Path], tokenizer_dir: Path) -> list[list[str]]:
+    """Of the data's files in order (their kind is told by suffix and bytes), and the tokenizer's."""
+    hashes: list[list[str]] = []
+    for path in [*paths, *(tokenizer_dir / name for name in TOKENIZER_FILES)]:
+        if path in paths:
+            next(records(path), None)  # says what is wrong with a file that is not there
+        elif not path.is_file():
+            continue
+        with path.open("rb") as file:
+            label = path.suffix.lower() if path in paths else path.name
+            hashes.append([label, file_digest(file, "sha256").hexdigest()])
+    return hashes
+
+
+def _worth(paths: Sequence[Path]) -> int:
+    """How many processes are worth it."""
+    size = sum(path.stat().st_size for path in paths)
+    return len(os.sched_getaffinity(0)) if size >= SEVERAL else 1
+
+
+def _kept(place: Path) -> TokenSet | None:
+    """The set at `place`, if it is there and as it was written."""
+    try:
+        kept = TokenSet.open(place)
+    except UserError:
+        return None
+    return kept if kept.is_whole() else None
+
+
+@contextmanager
+def _placing(place: Path) -> Iterator[Path]:
+    """A new folder beside `place`, put into its place at the end; nothing is left of it on an error.
+
+    Two processes may make the same set: the first one's stays. What a killed one has left is
+    removed by the next.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(place.parent):
+        _sweep(place.parent)
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
+        held = os.open(new, os.O_RDONLY)  # until its end, by which the next one knows that we live
+        fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        yield new
+        sync_directory(new)
+        with _locked(place.parent):
+            if not _kept(place):
+                if place.exists():
+                    place.rename(Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent), "old"))
+                new.chmod(0o755)
+                new.rename(place)
+                sync_directory(place.parent)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            f"the disk of {place.parent} is full; make room, or set another place for caches",
+            zh=f"{place.parent} 所在磁盘已满；请腾出空间，或改用其他缓存位置",
+        ) from None
+    finally:
+        os.close(held)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """For a moment: while a set gets its place."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(cache: Path) -> None:
+    for left in [*cache.glob(".new-*"), *cache.glob(".old-*")]:
+        descriptor = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
