@@ -45,11 +45,13 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
     """Every row of the files in order: its examples (one, but for seed tasks), or a bad `Finding`.
 
     Rows are read as they are asked for, and none is held. `UserError` for a file that is missing,
-    empty, or of no known form.
+    without rows, or of no known form.
     """
     for path, name in zip(paths, _names(paths), strict=True):
         rows = records(path, name)
         head = list(islice(rows, TRIED))
+        if not head:
+            raise UserError(f"{name} has no rows", zh=f"{name} 中没有数据行")
         _check_form(name, head, columns)
         for item in chain(head, rows):
             if isinstance(item, Finding):
@@ -104,7 +106,7 @@ def _form_of(row: Row, columns: Columns) -> "Callable[[Record, Columns], list[Ex
         return _columns if named & row.keys() else None
     if kind_of(row):
         return lambda record, _: [conversation(record)]
-    if "context" in row or "target" in row:
+    if "target" in row or ("context" in row and "instruction" not in row):
         return _context_target
     if "instances" in row:
         return _seed

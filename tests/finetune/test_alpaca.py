@@ -254,6 +254,12 @@ def test_a_file_without_a_known_field_names_those_it_has(tmp_path: Path) -> None
         )
 
 
+@pytest.mark.parametrize(("text", "name"), [("[ ]", "a.json"), ("instruction,output\n", "a.csv")])
+def test_a_file_without_rows_is_said(text: str, name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{name} has no rows"):
+        one(tmp_path, text, name)
+
+
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     paths = [tmp_path / "a/x.json", tmp_path / "b/x.json", tmp_path / "y.json"]
     for path in paths:
