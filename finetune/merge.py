@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, cat
 from transformers import Glm4Config, PreTrainedConfig
 
-from finetune.parity import Parity, probed, read_model
+from finetune.parity import TOKENS, Parity, read_model
 from ingest.errors import UserError
-from rag.chatglm.adapter import Adapters
+from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
 from rag.chatglm.adapter_files import LoraAdapter, read_adapter
 from rag.chatglm.configuration import generation_of, upstream_config
 from rag.chatglm.contract import Contract
@@ -147,7 +147,7 @@ def merge(
         shards.close()
         _write_config(config, work, type(model).__name__, dtype, upstream=upstream)
         copy_kept(directory, work)
-        parity = Parity.of(probed(read_model(work)), wanted, before)
+        parity = Parity.of(probe_logits(read_model(work), TOKENS), wanted, before)
         _check_parity(parity, merging.used)
     layers, used, rounding = len(merging.parts), merging.used, merging.rounding
     return Merged(layers, used, rounding, parity, read.contract, read.notes)
@@ -171,11 +171,8 @@ def _check_base(directory: Path, source: Source) -> None:
 def _answers(directory: Path, adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
     """The probe's logits of the base, and with the adapter on it; checked as for answering."""
     base = read_model(directory)
-    adapters = Adapters(base)
-    adapters.attach(adapter, "adapter")
-    before = probed(base)
-    adapters.activate("adapter")
-    return before, probed(base)
+    check_base(adapter, base)
+    return probe(base, part_of(base, adapter), adapter, TOKENS)
 
 
 def _tensors(

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rag.chatglm.adapter import probe_logits
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.source import Source
 
 TOKENS = 32
 """Of the prompt that is compared."""
+ROWS = 1024
+"""Of a weight that are held in float32 at a time."""
 
 
 class ReadLinear(nn.Module):
@@ -35,7 +36,10 @@ class ReadLinear(nn.Module):
         return self.source.read(self.origin, "weight").float()
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        """As nn.Linear; some rows of the weight at a time, so that no matrix is held in float32."""
+        parts = self.source.read(self.origin, "weight").split(ROWS)
+        made = torch.cat([functional.linear(x, rows.float()) for rows in parts], dim=-1)
+        return made if self.bias is None else made + self.bias
 
 
 class ReadEmbedding(nn.Module):
@@ -85,8 +89,3 @@ class Parity:
             return cls(torch.inf, torch.inf)
         apart = (logits - wanted).norm()
         return cls(float(apart / wanted.norm()), float(apart / (wanted - before).norm()))
-
-
-def probed(model: Any) -> Tensor:
-    """Logits of the prompt that is compared."""
-    return probe_logits(model, TOKENS)

@@ -52,10 +52,10 @@ class Adapters:
                 f"an adapter named {name!r} is attached already; choose another name",
                 zh=f"名为 {name!r} 的适配器已存在；请换一个名称",
             )
-        self._check(adapter)
+        check_base(adapter, self.model)
         with self._inactive():
-            part = _part(self.model, adapter)  # a prefix goes back to what it finds
-            _probe(self.model, part, adapter)
+            part = part_of(self.model, adapter)  # a prefix goes back to what it finds
+            probe(self.model, part, adapter)
         self._parts[name] = part
         generation = generation_of(self.model.config)
         self.contracts[name] = replace(adapter.contract, generation=generation)
@@ -92,17 +92,6 @@ class Adapters:
         finally:
             self.activate(name)
 
-    def _check(self, adapter: Adapter) -> None:
-        check_generation(adapter, self.model.config)
-        contract = adapter.contract
-        if contract.base is not None and contract.base != (held := fingerprint(self.model)):
-            raise UserError(
-                f"{adapter.source} was trained on the model {contract.base}, this one is {held} "
-                "(digests of their normalisation weights); name its own model",
-                zh=f"{adapter.source} 训练所用模型的指纹为 {contract.base}，而此模型为 {held}；"
-                "请指定它所属的模型",
-            )
-
 
 class Hooks:
     """LoRA as forward hooks on linear layers."""
@@ -134,6 +123,18 @@ class Prefix:
         set_prefix(self.model, None, attention=self.attention)
 
 
+def check_base(adapter: Adapter, model: Any) -> None:
+    """`UserError` where the adapter was trained on another model, as far as it says."""
+    check_generation(adapter, model.config)
+    base = adapter.contract.base
+    if base is not None and base != (held := fingerprint(model)):
+        raise UserError(
+            f"{adapter.source} was trained on the model {base}, this one is {held} "
+            "(digests of their normalisation weights); name its own model",
+            zh=f"{adapter.source} 训练所用模型的指纹为 {base}，而此模型为 {held}；请指定它所属的模型",
+        )
+
+
 def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
     """`UserError` where the adapter was made for another generation."""
     generation, made_for = generation_of(config), adapter.contract.generation
@@ -147,7 +148,8 @@ def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
         )
 
 
-def _part(model: Any, adapter: Adapter) -> Part:
+def part_of(model: Any, adapter: Adapter) -> Part:
+    """What the adapter changes in the model, off; `UserError` where it doesn't fit."""
     if isinstance(adapter, LoraAdapter):
         return Hooks(deltas(model, adapter.modules, adapter.config))
     return Prefix(model, _encoder(model, adapter))
@@ -175,14 +177,18 @@ def _encoder(model: Any, adapter: PrefixAdapter) -> PrefixEncoder:
     return folded.to(device=model.device, dtype=model.dtype).eval()
 
 
-def _probe(model: Any, part: Part, adapter: Adapter) -> None:
-    before = probe_logits(model)
+def probe(model: Any, part: Part, adapter: Adapter, tokens: int = PROBE) -> tuple[Tensor, Tensor]:
+    """Logits [1, S, V] of the model alone, and with the adapter on.
+
+    `UserError` where the adapter changes nothing, computes no numbers, or leaves a trace.
+    """
+    before = probe_logits(model, tokens)
     part.on()
     try:
-        during = probe_logits(model)
+        during = probe_logits(model, tokens)
     finally:
         part.off()
-    after = probe_logits(model)
+    after = probe_logits(model, tokens)
     idle = [delta for _, delta in part.pairs if not delta.used] if isinstance(part, Hooks) else []
     if idle or torch.equal(before, during):
         raise UserError(
@@ -202,6 +208,7 @@ def _probe(model: Any, part: Part, adapter: Adapter) -> None:
             "its precision gives no reproducible results, so that adapters can't be checked",
             zh=f"{adapter.source}：移除适配器后模型输出与之前不同；当前精度的结果不可复现，无法检查适配器",
         )
+    return before, during
 
 
 @torch.inference_mode()

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from finetune.merge import merge
-from finetune.parity import probed, read_model
+from finetune.parity import read_model
 from ingest.errors import UserError
-from rag.chatglm.adapter import Adapters
+from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import read_adapter
 from rag.chatglm.contract import Contract, fingerprint
 from rag.chatglm.loading import load
@@ -92,10 +92,10 @@ def test_the_merged_model_answers_as_base_and_adapter(tmp_path: Path, kind: str)
     merge(model, there, tmp_path / "merged", dtype=torch.float32)
     together = load(model, quant="none", dtype=torch.float32)
     adapters = Adapters(together)
-    before = probed(together)
+    before = probe_logits(together)
     adapters.attach(read_adapter(there), "it")
     adapters.activate("it")
-    wanted, after = probed(together), probed(load(tmp_path / "merged", quant="none"))
+    wanted, after = probe_logits(together), probe_logits(load(tmp_path / "merged", quant="none"))
     assert (after - wanted).norm() < 1e-5 * wanted.norm()
     assert (after - before).norm() > 1e-2 * wanted.norm()
 
@@ -150,14 +150,16 @@ def test_both_layouts_hold_one_model(tmp_path: Path, kind: str) -> None:
         told = {"ffn_hidden_size", "kv_channels", "multi_query_group_num", "padded_vocab_size"}
         assert {key: config[key] for key in told} == {key: published[key] for key in told}
     first, second = (read_model(tmp_path / layout) for layout in ("native", "upstream"))
-    assert torch.equal(probed(first), probed(second))
+    assert torch.equal(probe_logits(first), probe_logits(second))
 
 
 def test_transformers_alone_loads_a_merged_glm4(tmp_path: Path) -> None:
     model = base("glm4", tmp_path)
     merge(model, adapter("glm4", model, tmp_path), tmp_path / "merged")
     theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    assert torch.allclose(probed(theirs), probed(read_model(tmp_path / "merged")), atol=1e-5)
+    assert torch.allclose(
+        probe_logits(theirs), probe_logits(read_model(tmp_path / "merged")), atol=1e-5
+    )
 
 
 def test_weights_in_several_bin_files_and_what_lies_beside_them(tmp_path: Path) -> None:
