@@ -40,7 +40,7 @@ class Switched:
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         self.generator.use(self.adapter)
-        return self.generator.stream(messages, sampling)
+        yield from self.generator.stream(messages, sampling)
 
 
 def pair_of(generator: "ChatGLMGenerator", adapter: Path) -> tuple[Pair, tuple[str, ...]]:
