@@ -69,7 +69,8 @@ def rouge_l(reply: str, answer: str) -> float:
     """The F1 of the longest common subsequence of jieba's words, 0 to 1.
 
     As the package rouge_chinese, but for its 1e-8 in the denominator and for an empty text, which
-    is 0 here and an error there. Words are those of rjieba's `cut` (with its HMM), punctuation too.
+    is 0 here and an error there. Words are those of rjieba's `cut` (with its HMM), punctuation too:
+    jieba's, except that jieba leaves some Latin words with hyphens whole.
     """
     said, wanted = words(reply), words(answer)
     if not said or not wanted:
