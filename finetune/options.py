@@ -81,17 +81,33 @@ class TrainOptions:
             known = ", ".join(get_args(kind))
             value = getattr(self, name)
             _need(name, value, value in get_args(kind), f"one of {known}", f"{known} 之一")
-        _need("num_train_epochs", self.num_train_epochs, self.num_train_epochs > 0, "above 0", "大于 0")
-        _need("learning_rate", self.learning_rate, 0 < self.learning_rate < 1e3, "above 0", "大于 0")
+        _need(
+            "num_train_epochs",
+            self.num_train_epochs,
+            self.num_train_epochs > 0,
+            "above 0",
+            "大于 0",
+        )
+        _need(
+            "learning_rate", self.learning_rate, 0 < self.learning_rate < 1e3, "above 0", "大于 0"
+        )
         _need("mix", self.mix, 0 <= self.mix < 1, "0 to below 1", "0 到 1（不含 1）")
         _need("strength", self.strength, 0 <= self.strength <= 1, "0 (auto) to 1", "0（自动）到 1")
         method = self.method
         if isinstance(method, LoraOptions):
             _need("lora_rank", method.rank, method.rank >= 1, "1 or more", "不小于 1")
             _need("lora_alpha", method.alpha, method.alpha > 0, "above 0", "大于 0")
-            _need("lora_dropout", method.dropout, 0 <= method.dropout < 1, "0 to below 1", "0 到 1（不含 1）")
+            _need(
+                "lora_dropout",
+                method.dropout,
+                0 <= method.dropout < 1,
+                "0 to below 1",
+                "0 到 1（不含 1）",
+            )
         else:
-            _need("pre_seq_len", method.pre_seq_len, method.pre_seq_len >= 1, "1 or more", "不小于 1")
+            _need(
+                "pre_seq_len", method.pre_seq_len, method.pre_seq_len >= 1, "1 or more", "不小于 1"
+            )
 
 
 COUNTS = (

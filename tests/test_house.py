@@ -106,7 +106,7 @@ def test_the_environment_is_read_by_the_command_line_alone() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    assert loaded_after("import rag.cli") & set(HEAVY) == set()
+    assert loaded_after("import rag.cli.app") & set(HEAVY) == set()
 
 
 def test_reading_and_writing_load_neither_torch_nor_transformers() -> None:

@@ -6,6 +6,7 @@ from finetune.cli.check import check
 from finetune.cli.evaluate import evaluate
 from finetune.cli.grounded import grounded
 from finetune.cli.merge import export, merge
+from finetune.cli.prepare import prepare
 from finetune.cli.spelling import Spelled
 from finetune.cli.train import train
 from rag.cli.screen import say
@@ -29,4 +30,5 @@ app.command("grounded")(grounded)
 app.command("merge")(merge)
 app.command("export")(export)
 app.command("eval")(evaluate)
+app.command("prepare", cls=Spelled)(prepare)
 app.command("train", cls=Spelled)(train)

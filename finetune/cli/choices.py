@@ -56,3 +56,20 @@ def quant(device: str, name: str | None, bit: int | None, *, in_8: bool, in_4: b
 def length(most: int, source: int | None, target: int | None) -> int:
     """Tokens of a row: upstream's two lengths together, where they are given."""
     return most if source is None and target is None else (source or 0) + (target or 0)
+
+
+def compat(name: str | None, most: int, source: int | None, target: int | None) -> Any:
+    """The rows of an older script, with its own lengths; None where none is named."""
+    from finetune.compat import ThudmOptions, TutorialOptions
+
+    if name == "tutorial":
+        return TutorialOptions(most)
+    if name == "thudm":
+        plain = ThudmOptions()
+        return ThudmOptions(source or plain.max_source_length, target or plain.max_target_length)
+    if name:
+        raise UserError(
+            f"--compat is {name!r}; need tutorial or thudm",
+            zh=f"--compat 为 {name!r}；须为 tutorial 或 thudm",
+        )
+    return None

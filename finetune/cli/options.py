@@ -78,6 +78,14 @@ Template = Annotated[
         "提问的格式；随适配器保存。",
     ),
 ]
+CompatRows = Annotated[
+    str | None,
+    option(
+        "--compat tutorial|thudm",
+        "The rows of the tutorial's or THUDM's script, their defects included.",
+        "按教程或 THUDM 脚本生成数据行，连同其缺陷。",
+    ),
+]
 MaxLength = Annotated[
     int,
     option(
@@ -107,11 +115,10 @@ PromptColumn = Annotated[
     ),
 ]
 ResponseColumn = Annotated[
-    str, option("--response-column NAME", "The field that holds the answer.", "回答所在的字段。")
+    str, option("--response-column NAME", "The field of the answer.", "回答所在的字段。")
 ]
 HistoryColumn = Annotated[
-    str,
-    option("--history-column NAME", "The field that holds earlier turns.", "历史对话所在的字段。"),
+    str, option("--history-column NAME", "The field of earlier turns.", "历史对话所在的字段。")
 ]
 SkipBad = Annotated[
     bool,
@@ -177,16 +184,14 @@ BatchSize = Annotated[
     int,
     option(
         "--per-device-train-batch-size --batch-size N",
-        "Rows at a time on each device.",
+        "Rows at a time on a device.",
         "每个设备每次的数据行数。",
     ),
 ]
 Accumulation = Annotated[
     int,
     option(
-        "--gradient-accumulation-steps N",
-        "So many times before each update.",
-        "每次更新前累积的次数。",
+        "--gradient-accumulation-steps N", "So often before each update.", "每次更新前累积的次数。"
     ),
 ]
 Epochs = Annotated[
@@ -194,12 +199,7 @@ Epochs = Annotated[
     option("--num-train-epochs --epochs X", "How often each row is learnt.", "数据学习的遍数。"),
 ]
 MaxSteps = Annotated[
-    int,
-    option(
-        "--max-steps N",
-        "So many updates, whatever the epochs; 0: by the epochs.",
-        "更新次数，优先于遍数；0 表示按遍数。",
-    ),
+    int, option("--max-steps N", "So many updates; 0: by the epochs.", "更新次数；0 表示按遍数。")
 ]
 LearningRate = Annotated[
     float | None,
@@ -219,9 +219,7 @@ WeightDecay = Annotated[float, option("--weight-decay X", "AdamW's.", "AdamW 的
 GradNorm = Annotated[
     float,
     option(
-        "--max-grad-norm X",
-        "Gradients are cut to this norm; 0: not.",
-        "梯度裁剪的范数；0 表示不裁剪。",
+        "--max-grad-norm X", "Cut gradients to this norm; 0: not.", "梯度裁剪的范数；0 表示不裁剪。"
     ),
 ]
 TrainSeed = Annotated[
@@ -301,8 +299,7 @@ DeviceName = Annotated[
     ),
 ]
 LoggingSteps = Annotated[
-    int,
-    option("--logging-steps N", "A line of the log each so many steps.", "每隔多少步记录一行。"),
+    int, option("--logging-steps N", "Steps between lines of the log.", "记录的间隔步数。")
 ]
 EvalSteps = Annotated[
     int | None,
@@ -313,7 +310,7 @@ EvalSteps = Annotated[
     ),
 ]
 SaveSteps = Annotated[
-    int, option("--save-steps N", "A checkpoint each so many steps.", "每隔多少步保存检查点。")
+    int, option("--save-steps N", "Steps between checkpoints.", "检查点的间隔步数。")
 ]
 SaveLimit = Annotated[
     int, option("--save-total-limit N", "So many checkpoints are kept.", "保留的检查点数。")

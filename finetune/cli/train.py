@@ -38,6 +38,7 @@ def train(
     forgetting_budget: opt.Budget = 0.0,
     strength: opt.Strength = "1",
     template: opt.Template = "chat",
+    compat: opt.CompatRows = None,
     max_length: opt.MaxLength = 1024,
     max_source_length: opt.MaxSource = None,
     max_target_length: opt.MaxTarget = None,
@@ -114,7 +115,7 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         dtype=choices.dtype(where, fp16=fp16, bf16=bf16, fp32=fp32),
         quant=choices.quant(where, quant, quantization_bit, in_8=load_in_8bit, in_4=load_in_4bit),
-        template=template,  # type: ignore[arg-type]  # checked there
+        template="tutorial" if compat == "tutorial" else template,  # type: ignore[arg-type]  # checked there
         max_length=choices.length(max_length, max_source_length, max_target_length),
         logging_steps=logging_steps,
         eval_steps=eval_steps or save_steps,
@@ -130,6 +131,7 @@ def train(
         general,
         dev_share,
         Columns(prompt_column, response_column, history_column),
+        choices.compat(compat, max_length, max_source_length, max_target_length),
         skip_bad,
     )
     directory = fetch(model, cache=cache_home() / "models")

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from finetune.alpaca import AS_FOUND, Columns
+from finetune.arrow import TokenSet
+from finetune.compat import Compat
 from finetune.options import LoraOptions, TrainOptions
-from finetune.tokens import TokenSet, tokenise
+from finetune.tokens import tokenise
 from finetune.train.loop import Sets, Tuned
 from finetune.train.lora import Lora
 from finetune.train.ptuning import PrefixTuning
@@ -34,6 +36,8 @@ class Data:
     general: tuple[Path, ...] = ()
     dev_share: float = 0.05
     columns: Columns = AS_FOUND
+    compat: Compat | None = None
+    """The rows of another script, with what is wrong in them."""
     skip_bad: bool = False
     workers: int = 0
 
@@ -65,6 +69,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
             max_length=options.max_length,
             cache=cache,
             columns=data.columns,
+            compat=data.compat,
             skip_bad=data.skip_bad,
             workers=data.workers,
         )

@@ -173,9 +173,7 @@ def glm4(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
 FORMATS = {
     1: ChatFormat(("<eop>",), 0.95, 0.7, 2048, glm1, "", "<eop>"),
     2: ChatFormat(("</s>",), 0.8, 0.8, 8192, glm2, "", "</s>"),
-    3: ChatFormat(
-        ("</s>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm3, "\n", "</s>"
-    ),
+    3: ChatFormat(("</s>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm3, "\n", "</s>"),
     4: ChatFormat(
         ("<|endoftext|>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm4, "\n", "<|user|>"
     ),

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from rag.chatglm.tokenizer import clean_up
+from rag.chatglm.blanks import clean_up
 
 REPLACEMENT = "\ufffd"
 # Ends of a text that later words may change: the beginning of a character in bytes (3 at most), of

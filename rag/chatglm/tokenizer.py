@@ -19,15 +19,13 @@ from transformers.utils.generic import PaddingStrategy
 from transformers.utils.hub import cached_file
 
 from ingest.errors import UserError
+from rag.chatglm.blanks import clean_up, with_blank_words, without_blank_words
 from rag.chatglm.configuration import Glm1Config
 from rag.chatglm.tiktoken import ChatGLM4Tokenizer, is_tiktoken
 
 GLM1_FILE = "ice_text.model"
 MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
-MAX_BLANKS = 80
-# As transformers 4, `clean_up_tokenization`: each without the blank before it, one after another.
-CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -238,14 +236,10 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
 
     def _written(self, text: str) -> str:
         text = " ".join(text.split()) if self.remove_space else text
-        text = text.lower() if self.do_lower_case else text
-        text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
-        return re.sub(" {2,}", _blanks, text)
+        return with_blank_words(text.lower() if self.do_lower_case else text)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        text = super().convert_tokens_to_string(tokens)
-        text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
-        return re.sub(r"<\|blank_([2-9]|[1-7]\d|80)\|>", lambda run: " " * int(run[1]), text)
+        return without_blank_words(super().convert_tokens_to_string(tokens))
 
     def _show(self, index: int) -> str:
         return "" if index == self.pad_token_id else super()._show(index)
@@ -309,13 +303,6 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         return masked[None], positions
 
 
-def clean_up(text: str) -> str:
-    """`text` without blanks before punctuation and English endings, as ChatGLM-6B decodes."""
-    for spaced in CLEANED:
-        text = text.replace(spaced, spaced.strip())
-    return text
-
-
 def open_tokenizer(directory: Path) -> Any:
     """The tokenizer of a model's directory, of any generation; `UserError` where there is none."""
     if (directory / GLM1_FILE).is_file():
@@ -348,10 +335,3 @@ def _generation(path: Any, kwargs: dict[str, Any]) -> int:
         named = re.search(r"chatglm([23])", str(data.get("name_or_path", "")).lower())
         return data.get("generation") or (int(named[1]) if named else 3)
     return 3
-
-
-def _blanks(run: re.Match[str]) -> str:
-    """A run of blanks as `<|blank_k|>` words, the longest first; a single one stays."""
-    whole, rest = divmod(len(run[0]), MAX_BLANKS)
-    last = f"<|blank_{rest}|>" if rest > 1 else " " * rest
-    return f"<|blank_{MAX_BLANKS}|>" * whole + last

@@ -1,5 +1,8 @@
 """The command `rag`."""
 
-from rag.cli.app import main
 
-__all__ = ["main"]
+def main() -> None:
+    """Run the command line."""
+    from rag.cli.app import main  # after this package: the commands of finetune import from it
+
+    main()

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from ingest.pipeline import Outcome
 from rag.cli.screen import note, say
+
+if TYPE_CHECKING:
+    from ingest.pipeline import Outcome
 
 
 class IngestProgress:
@@ -53,7 +56,7 @@ class IngestProgress:
         self.embedded += count
         self._show()
 
-    def file(self, outcome: Outcome) -> None:
+    def file(self, outcome: "Outcome") -> None:
         """One more file is dealt with."""
         self.done += 1
         self.read += outcome.size
