@@ -19,6 +19,8 @@ from ingest.errors import UserError
 from ingest.store.files import write_whole
 
 DATA, RECORD = "data-00000-of-00001.arrow", "tokens.json"
+INFO, STATE = "dataset_info.json", "state.json"
+FILES = (DATA, RECORD, INFO, STATE)
 IDS, LABELS, SEQ_LEN = "input_ids", "labels", "seq_len"
 LIST = pa.list_(pa.int32())
 FEATURES = {
@@ -143,9 +145,9 @@ def write(
         "_output_all_columns": False,
         "_split": None,
     }
-    write_whole(folder / "state.json", _json(state))
+    write_whole(folder / STATE, _json(state))
     write_whole(
-        folder / "dataset_info.json",
+        folder / INFO,
         _json(info | {"features": {name: FEATURES[name] for name in columns}}),
     )
     write_whole(folder / RECORD, _json(record))

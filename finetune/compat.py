@@ -174,16 +174,10 @@ class ThudmRows:
             labels[labels == pad] = IGNORED
         made = Row(row, labels)
         if not self.options.ignore_pad_token_for_loss:
-            made = padded(made, self.length, pad, pad)
+            made = padded(made, full_length(self.options, self.generation), pad, pad)
         left = bool(example.input) or (len(example.messages) > 2 and not self.history)
         cut = len(source) > most or len(target) > most_target or left
         return Encoded((made,), cut)
-
-    @property
-    def length(self) -> int:
-        """Of a row with its padding."""
-        both = self.options.max_source_length + self.options.max_target_length
-        return both + (self.generation == 2)
 
     def block(self, examples: Sequence[Example], ids: Flat) -> Block:
         return _block(self, examples, ids)
@@ -258,6 +252,11 @@ def layout(
     if generation < 3:
         return ThudmRows(tokenizer, generation, options, history)
     return ThudmConversation(tokenizer, generation, options)
+
+
+def full_length(options: ThudmOptions, generation: int) -> int:
+    """Tokens of a row with its padding, in the scripts for ChatGLM-6B and ChatGLM2."""
+    return options.max_source_length + options.max_target_length + (generation == 2)
 
 
 def padded(row: Row, length: int, pad: int, label: int = IGNORED) -> Row:

@@ -20,7 +20,7 @@ from hashlib import file_digest, sha256
 from itertools import chain, islice
 from pathlib import Path
 
-from finetune.alpaca import Columns, examples, read
+from finetune.alpaca import AS_FOUND, Columns, examples, read
 from finetune.arrow import TokenSet, write
 from finetune.compat import Compat, TutorialOptions, layout
 from finetune.frames import Block, Counts, Frames, Layout
@@ -30,6 +30,7 @@ from finetune.template import RowEncoder
 from finetune.types import Example
 from ingest.errors import UserError
 from ingest.store.files import sync_directory
+from rag.chatglm.template import TEMPLATES
 from rag.chatglm.tokenizer import open_tokenizer
 
 __all__ = ["TokenSet", "tokenise"]
@@ -40,7 +41,7 @@ EXAMPLES = 512
 """In a block."""
 SEVERAL = 16_000_000
 """Bytes of data from which on a worker process is worth its start (0.5 s)."""
-COLUMNS = Columns()
+CONTEXTS = Columns("context", "target")
 TOKENIZER_FILES = (
     "ice_text.model", "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "config.json",
@@ -55,7 +56,7 @@ def tokenise(
     template: str,
     max_length: int,
     cache: Path,
-    columns: Columns = COLUMNS,
+    columns: Columns = AS_FOUND,
     compat: Compat | None = None,
     skip_bad: bool = False,
     workers: int = 0,
@@ -68,10 +69,17 @@ def tokenise(
     worth it. `progress` is told how many examples are done. `UserError` at the first bad row,
     unless `skip_bad`, and where nothing is left.
     """
+    if template not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        raise UserError(
+            f"the template is {template!r}; it is one of {known}",
+            zh=f"模板为 {template!r}；应为 {known} 之一",
+        )
     how = {"template": template, "max_length": max_length}
     if compat:
         how = {"script": type(compat).__name__, **asdict(compat)}
-        columns = _contexts(paths, compat, columns)
+        if isinstance(compat, TutorialOptions):
+            columns = as_tutorial(paths, columns)
     source = [_hashes(paths, tokenizer_dir), asdict(columns), skip_bad]
     identity = json.dumps([VERSION, generation, how, source], sort_keys=True)
     place = cache / sha256(identity.encode()).hexdigest()[:32]
@@ -80,9 +88,9 @@ def tokenise(
     tokenizer = open_tokenizer(tokenizer_dir)
     made: Layout = Frames(RowEncoder(tokenizer, generation, template, max_length))
     if compat:
-        framed, history = columns.prompt != "context", bool(columns.history)
+        framed, history = columns != CONTEXTS, bool(columns.history)
         made = layout(compat, tokenizer, generation, framed=framed, history=history)
-    reading = _Reading(paths, columns, skip_bad=skip_bad)
+    reading = Reading(paths, columns, skip_bad=skip_bad)
     helpers = (workers or _worth(paths)) - 1
     with (
         _placing(place) as folder,
@@ -106,7 +114,7 @@ def blocks(examples: Iterable[Example], made: Layout, speller: Speller) -> Itera
         yield made.block(part, spelt())
 
 
-class _Reading:
+class Reading:
     """The examples of the files."""
 
     def __init__(self, paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> None:
@@ -135,12 +143,14 @@ class _Reading:
         yield Block.empty(Counts(bad=self.bad))
 
 
-def _contexts(paths: Sequence[Path], compat: Compat, columns: Columns) -> Columns:
-    """The tutorial takes the contexts of its jsonl as they are, in whatever form."""
-    if isinstance(compat, TutorialOptions) and columns == COLUMNS:
+def as_tutorial(paths: Sequence[Path], columns: Columns) -> Columns:
+    """The tutorial's jsonl has contexts that are taken as they are, in whatever form."""
+    if columns == AS_FOUND:
         first = (next((r for r in records(path) if isinstance(r, Record)), None) for path in paths)
-        if all(each and isinstance(each.value, dict) and "context" in each.value for each in first):
-            return Columns("context", "target")
+        if all(
+            r and isinstance(r.value, dict) and {"context", "target"} <= {*r.value} for r in first
+        ):
+            return CONTEXTS
     return columns
 
 

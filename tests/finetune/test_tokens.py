@@ -226,7 +226,7 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_layout_is_that_of_datasets(model: Path, tmp_path: Path) -> None:
-    """datasets.load_from_disk (2.14 to 5.0 were tried) reads these files."""
+    """These are the files that datasets.load_from_disk reads (2.14.7 and 5.2.0 were tried)."""
     folder = made([alpaca(tmp_path / "a.json")], model, tmp_path / "cache").folder
     state = json.loads((folder / "state.json").read_text())
     assert state["_data_files"] == [{"filename": "data-00000-of-00001.arrow"}]

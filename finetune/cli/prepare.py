@@ -1,0 +1,235 @@
+"""`rag finetune prepare`: training data written as tokens, or in the tutorial's form."""
+
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune.cli import options as opt
+from finetune.cli.options import option
+from ingest.errors import UserError
+from rag.cli.places import cache_home
+from rag.cli.screen import note, out, say
+
+if TYPE_CHECKING:
+    from finetune.frames import Counts
+
+EVERY = 5.0  # seconds between lines of progress
+
+
+def prepare(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="DATA... OUT",
+            help=say(
+                "Files as rag finetune check takes them, and a new folder for the tokens.",
+                "训练数据文件（格式同 rag finetune check），最后是存放词元的新文件夹。",
+            ),
+        ),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None,
+        option(
+            "--model --model-name-or-path --model-path --chatglm-path MODEL",
+            "A ChatGLM's folder or name on a hub, of which only the tokenizer is read.",
+            "ChatGLM 的文件夹或模型库中的名称（只读取分词器）。",
+        ),
+    ] = None,
+    template: opt.Template = "chat",
+    max_length: Annotated[
+        int | None,
+        option(
+            "--max-length --max-seq-length N",
+            "Tokens of a row, at most (default 1024; the tutorial's script: 384).",
+            "每行最多的词元数（默认 1024；教程脚本为 384）。",
+        ),
+    ] = None,
+    compat: Annotated[
+        str | None,
+        option(
+            "--compat tutorial|thudm",
+            "Rows exactly as mymusise/ChatGLM-Tuning's or THUDM's scripts make them, defects included.",
+            "与 mymusise/ChatGLM-Tuning 或 THUDM 脚本完全一致的数据行（包括其缺陷）。",
+        ),
+    ] = None,
+    skip_overlength: Annotated[
+        bool,
+        option(
+            "--skip-overlength/--no-skip-overlength",
+            "With --compat tutorial: leave out rows longer than --max-seq-length.",
+            "与 --compat tutorial 合用：略去超过 --max-seq-length 的行。",
+        ),
+    ] = False,
+    max_source_length: Annotated[
+        int,
+        option(
+            "--max-source-length --max-input-length N",
+            "With --compat thudm: tokens of a question.",
+            "与 --compat thudm 合用：问题的词元数。",
+        ),
+    ] = 1024,
+    max_target_length: Annotated[
+        int,
+        option(
+            "--max-target-length --max-output-length N",
+            "With --compat thudm: tokens of an answer.",
+            "与 --compat thudm 合用：回答的词元数。",
+        ),
+    ] = 128,
+    source_prefix: Annotated[
+        str,
+        option(
+            "--source-prefix TEXT",
+            "With --compat thudm: stands before each question.",
+            "与 --compat thudm 合用：置于每个问题之前。",
+        ),
+    ] = "",
+    combine: Annotated[
+        bool,
+        option(
+            "--combine/--no-combine",
+            "With --compat thudm on GLM-4: learn the last answer only.",
+            "与 --compat thudm 及 GLM-4 合用：只学习最后一个回答。",
+        ),
+    ] = True,
+    jsonl: Annotated[
+        Path | None,
+        option(
+            "--jsonl FILE",
+            "Write the tutorial's context/target lines here.",
+            "在此写出教程的 context/target 数据行。",
+        ),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        option("--data-path --jsonl-path --train-file FILE", "The same as DATA.", "同 DATA。"),
+    ] = None,
+    save_path: Annotated[
+        Path | None,
+        option(
+            "--save-path PLACE",
+            "The same as OUT, or as --jsonl where it ends in .jsonl.",
+            "同 OUT；以 .jsonl 结尾时同 --jsonl。",
+        ),
+    ] = None,
+    prompt_column: opt.PromptColumn = "",
+    response_column: opt.ResponseColumn = "",
+    history_column: opt.HistoryColumn = "",
+    skip_bad: opt.SkipBad = False,
+    workers: Annotated[
+        int,
+        option(
+            "--workers N",
+            "Processes; 0: as many as are worth it.",
+            "进程数；0 表示自动。",
+        ),
+    ] = 0,
+    overwrite: Annotated[
+        bool,
+        option(
+            "--overwrite/--no-overwrite", "Replace what is at the place.", "替换目标位置的内容。"
+        ),
+    ] = False,
+) -> None:
+    sources, target = [*(files or []), *(data or [])], save_path
+    if save_path and save_path.suffix == ".jsonl":
+        jsonl, target = jsonl or save_path, None
+    elif not save_path and files and not files[-1].is_file():
+        target = files[-1]
+        sources.remove(target)
+    if not sources or not (target or jsonl):
+        raise UserError(
+            "name the data and then a new folder for the tokens, or --jsonl FILE",
+            zh="请先给出数据文件，再给出存放词元的新文件夹；或用 --jsonl 指定文件",
+        )
+    if target and not model:
+        raise UserError(
+            "tokens need a tokenizer; name a model's folder with --model",
+            zh="生成词元需要分词器；请用 --model 指定模型文件夹",
+        )
+    if compat not in (None, "tutorial", "thudm"):
+        raise UserError(
+            f"--compat is {compat}; it is tutorial or thudm",
+            zh=f"--compat 为 {compat}；应为 tutorial 或 thudm",
+        )
+    from finetune.alpaca import Columns
+    from finetune.compat import ThudmOptions, TutorialOptions
+
+    columns = Columns(prompt_column, response_column, history_column)
+    script = None
+    if compat == "tutorial":
+        script = TutorialOptions(max_length or 384, skip_overlength)
+    elif compat == "thudm":
+        script = ThudmOptions(max_source_length, max_target_length, source_prefix, combine=combine)
+    if jsonl:
+        from finetune.prepare import write_jsonl
+
+        counts = write_jsonl(
+            sources, jsonl, columns=columns, skip_bad=skip_bad, overwrite=overwrite
+        )
+        _tell(jsonl, counts, counts.examples)
+    if not target or not model:
+        return
+    from finetune.prepare import check_free, padding_of, write_set
+    from finetune.tokens import tokenise
+    from rag.chatglm.configuration import generation_of
+    from rag.chatglm.hub import fetch
+    from rag.chatglm.loading import read_config
+
+    check_free(target, overwrite=overwrite)  # before the work
+    directory = fetch(model, cache=cache_home() / "models", weights=False)
+    generation = generation_of(read_config(directory))
+    tokens = tokenise(
+        sources,
+        directory,
+        generation=generation,
+        template=template,
+        max_length=max_length or 1024,
+        cache=cache_home() / "tokens",
+        columns=columns,
+        compat=script,
+        skip_bad=skip_bad,
+        workers=workers,
+        progress=_Progress(),
+    )
+    write_set(
+        tokens,
+        target,
+        seq_len=compat == "tutorial",
+        padding=padding_of(script, directory, generation),
+        overwrite=overwrite,
+    )
+    _tell(target, tokens.counts, len(tokens))
+
+
+prepare.__doc__ = say(
+    "Write training data as tokens that this and other trainers read, or in the tutorial's form.",
+    "把训练数据写成本程序及其他训练程序可读的词元，或教程的格式。",
+)
+
+
+class _Progress:
+    """A line now and then of how many examples are done."""
+
+    def __init__(self) -> None:
+        self.told = monotonic()
+
+    def __call__(self, examples: int) -> None:
+        if monotonic() - self.told > EVERY:
+            self.told = monotonic()
+            note(say(f"{examples} examples", f"已处理 {examples} 条"))
+
+
+def _tell(place: Path, counts: "Counts", rows: int) -> None:
+    en, zh = f"{rows} rows of {counts.examples} examples", f"{counts.examples} 条样本，{rows} 行"
+    for number, what, what_zh in (
+        (counts.shortened, "shortened", "被截短"),
+        (counts.left_out, "left out", "被略去"),
+        (counts.bad, "bad rows skipped", "错误行被跳过"),
+    ):
+        if number:
+            en, zh = f"{en}, {number} {what}", f"{zh}，{number} {what_zh}"
+    out(say(f"{place}: {en}", f"{place}：{zh}"))

@@ -1,0 +1,234 @@
+"""rag finetune prepare: what it writes is what the older scripts and `datasets` read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+import rag.cli  # noqa: F401  (before what it mounts)
+from finetune.arrow import DATA, TokenSet
+from finetune.cli import app
+from finetune.frames import Block
+from finetune.prepare import padded, write_jsonl
+from ingest.errors import UserError
+from rag.chatglm.tokenizer import open_tokenizer
+from tests.finetune.tokenizers import directory
+from tests.rag.chatglm.golden import COPY
+
+DATA_FILES = Path(__file__).parents[1] / "data/alpaca"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """Folders with a tokenizer and the config.json that tells the generation."""
+    folder = tmp_path_factory.mktemp("models")
+    found: dict[int, str] = {}
+    for generation in (1, 2, 3):
+        place = directory(folder / str(generation), generation)
+        source = COPY / f"v{generation}/tiny_safetensors/config.json"
+        (place / "config.json").write_bytes(source.read_bytes())
+        found[generation] = str(place)
+    return found
+
+
+def run(*words: object) -> str:
+    """What the command prints; raises what it raises."""
+    done = CliRunner().invoke(app, ["prepare", *map(str, words)], catch_exceptions=True)
+    if isinstance(done.exception, UserError):
+        raise done.exception
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return done.stdout
+
+
+def covered(records: list[dict[str, Any]]) -> bytes:
+    """What cover_alpaca2jsonl.py writes of alpaca records."""
+    lines: list[str] = []
+    for record in records:
+        context = f"Instruction: {record['instruction']}\n"
+        if record.get("input"):
+            context += f"Input: {record['input']}\n"
+        lines.append(json.dumps({"context": context + "Answer: ", "target": record["output"]}))
+    return "".join(line + "\n" for line in lines).encode("ascii")
+
+
+def column(folder: Path, name: str) -> list[Any]:
+    with pa.memory_map(str(folder / DATA)) as file:
+        return pa.ipc.open_stream(file).read_all()[name].to_pylist()
+
+
+def test_the_tutorials_jsonl_byte_for_byte(tmp_path: Path) -> None:
+    source, target = DATA_FILES / "alpaca_zh.json", tmp_path / "new/alpaca.jsonl"
+    records = json.loads(source.read_text("utf-8"))
+    # The tutorial's own spelling, and ours.
+    assert "12 rows of 12 examples" in run("--data_path", source, "--save_path", target)
+    assert target.read_bytes() == covered(records)
+    with pytest.raises(UserError, match="is there already"):
+        run(source, "--jsonl", target)
+    run(source, "--jsonl", target, "--overwrite")
+    assert target.read_bytes() == covered(records)
+    assert [path.name for path in target.parent.iterdir()] == ["alpaca.jsonl"]
+
+
+def test_what_json_escapes_is_escaped_as_there(tmp_path: Path) -> None:
+    records = [
+        {"instruction": 'q"\\\n\t\u2028🙂\x7f', "input": "", "output": "  a\r\n"},
+        {"instruction": "q", "input": " ", "output": "é中"},
+        {"instruction": "q", "output": "</s>"},
+    ]
+    source = tmp_path / "a.json"
+    source.write_text(json.dumps(records), "utf-8")
+    write_jsonl([source], tmp_path / "a.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes() == covered(records)
+
+
+def test_a_jsonl_of_the_tutorial_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    """Also where its contexts have another form."""
+    rows = [
+        {"context": "你好", "target": "好"},
+        {"context": "Instruction: a\nAnswer: ", "target": "b"},
+    ]
+    source, target = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl([source], target)
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_data_is_not_written_over(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"instruction": "q", "output": "a"}\n')
+    with pytest.raises(UserError, match="is the data itself"):
+        run(source, "--jsonl", source, "--overwrite")
+    assert source.read_text() == '{"instruction": "q", "output": "a"}\n'
+
+
+def test_a_bad_row_leaves_no_file(tmp_path: Path) -> None:
+    source, target = DATA_FILES / "messy_bad_fields.json", tmp_path / "a.jsonl"
+    with pytest.raises(UserError, match="--skip-bad"):
+        run(source, "--jsonl", target)
+    assert list(tmp_path.iterdir()) == []
+    assert "bad rows skipped" in run(source, "--jsonl", target, "--skip_bad", "true")
+
+
+def test_rows_of_our_own(tmp_path: Path, models: dict[int, str]) -> None:
+    out = tmp_path / "tokens"
+    said = run(DATA_FILES / "alpaca_zh.json", out, "--model", models[3])
+    assert said == f"{out}: 12 rows of 12 examples\n"
+    tokens = TokenSet.open(out)
+    assert len(tokens) == tokens.counts.examples == 12
+    assert tokens.is_whole()
+    assert column(out, "input_ids")[3] == tokens[3].ids.tolist()
+    assert tokens[0].ids[0] == open_tokenizer(Path(models[3])).convert_tokens_to_ids("[gMASK]")
+
+
+def test_what_was_there_stays(tmp_path: Path, models: dict[int, str]) -> None:
+    source, out = DATA_FILES / "alpaca_zh.json", tmp_path / "tokens"
+    out.mkdir()
+    run(source, out, "--model", models[3])  # an empty folder is none
+    before = TokenSet.open(out).digest
+    with pytest.raises(UserError, match="is there already"):
+        run(source, out, "--model", models[3], "--template", "tutorial")
+    assert TokenSet.open(out).digest == before
+    run(source, out, "--model", models[3], "--template", "tutorial", "--overwrite")
+    assert TokenSet.open(out).digest != before
+    assert {path.name for path in out.parent.iterdir()} == {"home", "tokens"}
+    # What is no part of a set is never lost.
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"also holds mine\.txt"):
+        run(source, out, "--model", models[3], "--overwrite")
+    assert (out / "mine.txt").read_text() == "mine"
+    with pytest.raises(UserError, match="is a file"):
+        run("--data-path", source, "--save-path", source, "--model", models[3])
+
+
+def test_the_tutorials_columns(tmp_path: Path, models: dict[int, str]) -> None:
+    """What finetune.py takes: input_ids, and seq_len, which gives its labels."""
+    source, lines, out = DATA_FILES / "alpaca_zh.json", tmp_path / "a.jsonl", tmp_path / "tokens"
+    write_jsonl([source], lines)
+    for generation in (1, 2):
+        tokenizer = open_tokenizer(Path(models[generation]))
+        run(
+            "--jsonl_path", lines, "--save_path", out, "--max_seq_length", 60, "--skip_overlength",
+            "False", "--compat", "tutorial", "--model", models[generation], "--overwrite",
+        )  # fmt: skip
+        ids, labels, lengths = (column(out, name) for name in ("input_ids", "labels", "seq_len"))
+        assert len(ids) == 12
+        for line, row, length, learnt in zip(
+            lines.read_text().splitlines(), ids, lengths, labels, strict=True
+        ):
+            context = json.loads(line)["context"]
+            if generation == 2:
+                context = f"[Round 1]\n\n问：{context}\n\n答："
+            prompt = tokenizer.encode(context, truncation=True, max_length=60)
+            assert row[:length] == prompt
+            assert learnt == [-100] * (length - 1) + row[length - 1 :]
+        info = json.loads((out / "dataset_info.json").read_text())
+        assert info["features"]["seq_len"] == {"dtype": "int64", "_type": "Value"}
+    assert TokenSet.open(out).shortened > 0
+    said = run(
+        lines, out, "--max-seq-length", 150, "--skip-overlength", "--compat", "tutorial",
+        "--model", models[2], "--overwrite",
+    )  # fmt: skip
+    assert "left out" in said
+    assert max(len(row) for row in column(out, "input_ids")) <= 150
+
+
+def test_thudms_rows_are_padded(tmp_path: Path, models: dict[int, str]) -> None:
+    source, out = DATA_FILES / "alpaca_zh.json", tmp_path / "tokens"
+    for generation, pad, length in ((1, 3, 90), (2, 0, 91)):
+        run(
+            source, out, "--compat", "thudm", "--max_source_length", 50, "--max_target_length", 40,
+            "--prompt_column", "instruction", "--response_column", "output",
+            "--model", models[generation], "--overwrite",
+        )  # fmt: skip
+        rows = column(out, "input_ids")
+        assert {len(row) for row in rows} == {length}
+        assert rows[1][-1] == pad
+        assert column(out, "labels")[1][-1] == -100
+    assert TokenSet.open(out).counts.examples == 12
+
+
+def test_padding_keeps_rows() -> None:
+    block = Block(
+        *(np.array(a, np.int32) for a in ([1, 2, 3, 4, 5, 6], [-100, 2, 3, -100, 5, 6], [2, 1, 3]))
+    )
+    full = padded(block, 2, 9)
+    assert full.ids.tolist() == [1, 2, 3, 9, 4, 5, 6]
+    assert full.labels.tolist() == [-100, 2, 3, -100, -100, 5, 6]
+    assert full.lengths.tolist() == [2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "name the data and then a new folder"),
+        ([DATA_FILES / "alpaca_zh.json"], "name the data and then a new folder"),
+        ([DATA_FILES / "alpaca_zh.json", "out"], "--model"),
+        ([DATA_FILES / "alpaca_zh.json", "out", "--model", "m", "--compat", "x"], "it is tutorial or thudm"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_a_line(words: list[object], told: str) -> None:
+    with pytest.raises(UserError, match=told) as error:
+        run(*words)
+    assert "\n" not in str(error.value)
+    assert error.value.zh != str(error.value)
+
+
+def test_unknown_templates_are_refused(tmp_path: Path, models: dict[int, str]) -> None:
+    with pytest.raises(UserError, match="'alpaca'; it is one of chat, tutorial"):
+        run(
+            DATA_FILES / "alpaca_zh.json",
+            tmp_path / "t",
+            "--model",
+            models[3],
+            "--template",
+            "alpaca",
+        )
