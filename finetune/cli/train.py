@@ -1,5 +1,6 @@
 """`rag finetune train`: data and a model -> an adapter that `rag ask --adapter` answers with."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -165,10 +166,11 @@ def run(
     from rag.cli.progress import loading
 
     accelerator = Accelerator(cpu=device == "cpu")
-    screen = Screen(quiet=not accelerator.is_main_process)
+    main = accelerator.is_main_process
+    screen = Screen(quiet=not main)
     sets, told = read_sets(data, model, options, cache=cache_home() / "tokens")
     screen.data(told)
-    with loading(model.name) as progress:
+    with loading(model.name) if main else nullcontext() as progress:
         tuned = open_tuned(model, options, device=str(accelerator.device), progress=progress)
     contract = contract_of(tuned.base, options)
     training = Training(tuned, sets, options, folder, contract, accelerator)
@@ -177,7 +179,8 @@ def run(
             screen.show(report)
     record = {"base": model.name, "base_fingerprint": contract.base, "data": sets.digests}
     record["rows"] = told.rows
-    if not accelerator.is_main_process:
+    accelerator.end_training()
+    if not main:
         return None
     done = finish(training, record)
     screen.finished(done)
