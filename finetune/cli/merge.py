@@ -94,6 +94,14 @@ def _tell(done: "Merged", adapter: Path) -> None:
     """What was assumed, and what a model's folder can't say."""
     for assumed in done.notes:
         note(assumed)
+    if done.parity.lost > 0.1:
+        note(
+            say(
+                "steps of this precision are large beside what the adapter changes; --dtype float32 "
+                "would keep it whole",
+                "此精度的步长相对适配器的改变量较大；用 --dtype float32 可完整保留",
+            )
+        )
     contract = done.contract
     if contract.template != "chat":
         note(

@@ -1,0 +1,101 @@
+"""`rag finetune merge` and `rag finetune export` as a person types them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rag.cli  # noqa: F401  (before what it mounts)
+from finetune.cli.merge import export, merge
+from ingest.errors import UserError
+from rag.chatglm.contract import Contract
+from rag.chatglm.loading import load
+from tests.finetune.bases import base
+from tests.rag.chatglm.adapters import linears, tensors, write
+from tests.rag.chatglm.golden import COPY
+
+MODEL = COPY / "v2" / "tiny_safetensors"
+Shown = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    ends = ["query_key_value"]
+    sizes = linears(load(MODEL, quant="none"), upstream=True)
+    return write(tmp_path / "adapter", tensors(sizes, ends), ends)
+
+
+def test_a_merge_says_what_rounding_did_and_what_a_folder_cannot_say(
+    tmp_path: Path, adapter: Path, capsys: Shown
+) -> None:
+    Contract(2, "tutorial", (5, 7)).write(adapter)
+    merge(str(MODEL), adapter, tmp_path / "merged", upstream=True)
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'merged'}: 6 layers merged, float16, 0.00 GB; rounding")
+    assert "prompts of the form 'tutorial', which a model's folder can't say" in err
+    assert "ends answers with the tokens 5, 7" in err
+    names = load_file(tmp_path / "merged" / "model-00001-of-00001.safetensors")
+    assert any("self_attention.query_key_value" in name for name in names)
+
+
+def test_an_adapter_that_rounding_half_takes_away_is_noted(tmp_path: Path, capsys: Shown) -> None:
+    model = base("glm4", tmp_path)
+    made = tensors(linears(load(model, quant="none")), ["q_proj"])
+    weak = {name: value * (0.4 if "lora_B" in name else 1) for name, value in made.items()}
+    there = write(tmp_path / "weak", weak, ["q_proj"])
+    merge(str(model), there, tmp_path / "a", dtype="bfloat16")
+    out, err = capsys.readouterr()
+    assert "2 layers merged, bfloat16" in out
+    assert "--dtype float32 would keep it whole" in err
+    merge(str(model), there, tmp_path / "b", dtype="float32")
+    out, err = capsys.readouterr()
+    assert "(0.0% of what the adapter changes)" in out
+    assert "keep it whole" not in err
+
+
+def test_a_base_of_codes_ends_in_one_line_in_the_readers_language(
+    tmp_path: Path, adapter: Path
+) -> None:
+    codes = COPY / "v2" / "tiny_int4"
+    command = [sys.executable, "-c", "from rag.cli import main; main()", "finetune", "merge"]
+    done = subprocess.run(
+        [*command, str(codes), str(adapter), str(tmp_path / "merged")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LC_ALL": "zh_CN.UTF-8"},
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith(f"rag：{codes} 存的是 int4 量化权重")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_export_and_its_inverse(tmp_path: Path, adapter: Path, capsys: Shown) -> None:
+    native, back = tmp_path / "native", tmp_path / "back"
+    export(adapter, native, str(MODEL), to="native")
+    assert capsys.readouterr() == (f"{native}: 6 modules under native names\n", "")
+    export(native, back, str(MODEL))
+    assert capsys.readouterr() == (f"{back}: 2 modules under upstream names\n", "")
+    held, found = (load_file(place / "adapter_model.safetensors") for place in (adapter, back))
+    assert all(torch.equal(held[name], found[name]) for name in held | found)
+
+
+def test_alpha_may_be_given_where_the_adapter_lacks_it(
+    tmp_path: Path, adapter: Path, capsys: Shown
+) -> None:
+    (adapter / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match="or give its lora_alpha"):
+        export(adapter, tmp_path / "out", str(MODEL))
+    export(adapter, tmp_path / "out", str(MODEL), alpha=16)
+    assert "lora_alpha 16 as given" in capsys.readouterr().err
+
+
+def test_what_is_no_precision_or_layout_is_refused(tmp_path: Path, adapter: Path) -> None:
+    with pytest.raises(UserError, match="--dtype is int8; it is one of float32, float16, bfloat16"):
+        merge(str(MODEL), adapter, tmp_path / "merged", dtype="int8")
+    with pytest.raises(UserError, match="--to is tutorial; it is upstream or native"):
+        export(adapter, tmp_path / "out", str(MODEL), to="tutorial")
