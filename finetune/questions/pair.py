@@ -67,7 +67,7 @@ class Section:
 
     @cached_property
     def statements(self) -> tuple["Statement", ...]:
-        """The sentences of prose that are whole."""
+        """The sentences of prose that are whole, and no longer than a reply may be."""
         return tuple(self._statements())
 
     def _statements(self) -> Iterator["Statement"]:
@@ -75,6 +75,8 @@ class Section:
             piece = self.text[start:end]
             start += len(piece) - len(piece.lstrip())
             raw = self.text[start : start + len(piece.strip())]
+            if len(raw) > LONGEST_REPLY[self.script or "latin"]:
+                continue
             if any(a < start + len(raw) and start < b for a, b in self.code):
                 continue
             if (label := _ARTICLE.match(raw)) and label.end() < len(raw):

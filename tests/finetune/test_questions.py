@@ -248,6 +248,14 @@ def test_no_text_is_too_strange() -> None:
             assert pair.answer in text[pair.start - 7 : pair.end - 7]
 
 
+@pytest.mark.parametrize(
+    "run", ["、由", "、包括", "遵循、", "三个月，", "`x` 命令，", "第十条 | a |"]
+)
+def test_no_text_takes_for_ever(run: str) -> None:
+    """Patterns that can be read in many ways take time that doubles with each repetition."""
+    assert isinstance(ask(Section(run * 500 + "。", 0, "某法")), list)
+
+
 class Examiner:
     """Asks for the height of the mountain that a passage names, in the form asked for."""
 
