@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
 from finetune.train.checkpoint import found
@@ -19,7 +20,8 @@ from finetune.train.log import FILE, PICTURE, read
 from finetune.train.loop import Report, Training
 from finetune.types import IGNORED, Listed, Row
 from ingest.errors import UserError
-from tests.finetune.train.made import METHODS, rows, tiny, training
+from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from tests.finetune.train.made import GOLDEN, METHODS, rows, tiny, training
 
 SHORT = TrainOptions(
     max_steps=12, learning_rate=1e-2, logging_steps=3, eval_steps=6, save_steps=4, pack_length=80
@@ -134,6 +136,21 @@ def test_float16_resumes_to_the_same_bytes(tmp_path: Path) -> None:
 def test_a_base_of_codes_learns(quant: str, tmp_path: Path) -> None:
     model = tiny(3, quant=quant, kernels=False)
     made = training(tmp_path, model, replace(SHORT, max_steps=30))
+    reports = list(made.run())
+    assert reports[-1].loss < reports[0].loss
+    finish(made, {})
+
+
+@pytest.mark.parametrize("kind", ["load_in_8bit", "load_in_4bit"])
+def test_a_base_of_bitsandbytes_learns(kind: str, tmp_path: Path) -> None:
+    """(On the CPU; on CUDA it is the same call.)"""
+    model = ChatGLM2ForCausalLM.from_pretrained(
+        GOLDEN / "v3" / "tiny_safetensors",
+        quantization_config=BitsAndBytesConfig(**{kind: True}),
+        dtype=torch.float32,
+        device_map={"": "cpu"},
+    )
+    made = training(tmp_path, model.eval(), replace(SHORT, max_steps=30))
     reports = list(made.run())
     assert reports[-1].loss < reports[0].loss
     finish(made, {})
