@@ -86,7 +86,10 @@ class Lora:
         held = {name: value for name, value in config.items() if value is not None}
         text = json.dumps(held, indent=2, sort_keys=True, default=_plain) + "\n"
         write_whole(folder / CONFIG, text.encode())
-        state = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
+        # Whether embeddings were resized PEFT would ask a hub.
+        state = get_peft_model_state_dict(
+            self.model, adapter_name=ADAPTER, save_embedding_layers=False
+        )
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
         write_whole(folder / LORA[0], save(tensors, metadata={"format": "pt"}))
 
