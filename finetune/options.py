@@ -59,7 +59,8 @@ class TrainOptions:
     dtype: Dtype = "float32"
     quant: Base = "none"
     template: Template = "chat"
-    max_length: int = 1024
+    max_length: int = 2048
+    """Tokens of a row, at most: the prompts of `rag ask` have some 2,000."""
     logging_steps: int = 10
     eval_steps: int = 100
     save_steps: int = 100

@@ -40,7 +40,7 @@ def train(
     strength: opt.Strength = "1",
     template: opt.Template = "chat",
     compat: opt.CompatRows = None,
-    max_length: opt.MaxLength = 1024,
+    max_length: opt.MaxLength = 2048,
     max_source_length: opt.MaxSource = None,
     max_target_length: opt.MaxTarget = None,
     prompt_column: opt.PromptColumn = "",

@@ -84,6 +84,7 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
 def draw(path: Path, picture: Path) -> None:
     """The curves of a CSV's losses as a PNG."""
     from matplotlib.figure import Figure  # loads matplotlib
+    from matplotlib.ticker import MaxNLocator
 
     columns = read(path)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -94,6 +95,7 @@ def draw(path: Path, picture: Path) -> None:
             marker = "" if name == "loss" and len(points) > 1 else "o"
             axes.plot(steps, values, label=name.replace("_", " "), color=colour, marker=marker)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("loss per token (nats)")
     axes.grid(alpha=0.3)
     if axes.lines:
