@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finetune.frames import Block
-from finetune.speller import Speller
+from finetune.speller import spell
 from finetune.template import Encoded, turns_of
 from finetune.types import IGNORED, Example, Row
 from finetune.words import Flat, Ids
@@ -278,6 +278,6 @@ def _block(layout: Layouts, examples: Sequence[Example], ids: Flat) -> Block:
 
 
 def _alone(layout: Layouts, example: Example) -> Encoded:
-    speller = Speller(layout.tokenizer, parsing=layout.parsing)
     texts = layout.texts(example)
-    return layout.rows(example, [np.array(speller.one(text), np.int32) for text in texts])
+    ids = [spell(text, layout.tokenizer, parsing=layout.parsing) for text in texts]
+    return layout.rows(example, [np.array(each, np.int32) for each in ids])

@@ -5,7 +5,6 @@ transformers. Tokenizers of the kind `tokenizer.json` (GLM-4) spread texts over 
 themselves.
 """
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.words import Flat, Words
+from finetune.words import Flat, Words, packed
 from ingest.errors import UserError
 from rag.chatglm.chat import CONTROL, encode_text
 
@@ -39,20 +38,16 @@ class Speller:
         self.words: Words | None = None
         # Words that `encode` may take for special tokens; it decides.
         self.special: tuple[str, ...] = ()
-        self.threads: ThreadPoolExecutor | None = None
         self.free: SimpleQueue[Worker] = SimpleQueue()
         self.workers: list[Worker] = []
         if self.rust:
             return
         if parsing:
             self.special = (*tokenizer.parsed, *tokenizer.added_tokens_encoder)
-        if not workers:
-            self.words = Words(tokenizer.sp.serialized_model_proto())
-            return
         self.workers = [Worker(Path(tokenizer.vocab_file)) for _ in range(workers)]
         for worker in self.workers:
             self.free.put(worker)
-        self.threads = ThreadPoolExecutor(workers)
+        self.threads = ThreadPoolExecutor(workers) if workers else None
 
     @property
     def ahead(self) -> int:
@@ -82,16 +77,10 @@ class Speller:
         def spelt() -> Flat:
             lists = [ids.tolist() for ids in rest().lists()]
             for i in alone:
-                lists[i] = self.one(texts[i])
+                lists[i] = spell(texts[i], self.tokenizer, parsing=self.parsing)
             return Flat.of(lists)
 
         return spelt
-
-    def one(self, text: str) -> list[int]:
-        """The ids of one text."""
-        if self.parsing:
-            return self.tokenizer.encode(text, add_special_tokens=False)
-        return encode_text(text, self.tokenizer)
 
     def _is_special(self, text: str) -> bool:
         if self.rust:
@@ -105,8 +94,7 @@ class Speller:
         written = [self.tokenizer._written(text) for text in texts]
         if self.threads:
             return self.threads.submit(self._ask, written).result
-        words = self.words
-        assert words, "a speller without workers has the words itself"
+        words = self.words = self.words or Words(self.tokenizer.sp.serialized_model_proto())
         return lambda: words(written)
 
     def _ask(self, texts: Sequence[str]) -> Flat:
@@ -114,6 +102,13 @@ class Speller:
         found = worker.ask(texts)
         self.free.put(worker)
         return found
+
+
+def spell(text: str, tokenizer: Any, *, parsing: bool) -> list[int]:
+    """The ids of one text."""
+    if parsing:
+        return tokenizer.encode(text, add_special_tokens=False)
+    return encode_text(text, tokenizer)
 
 
 class Worker:
@@ -128,9 +123,8 @@ class Worker:
         self.asked, self.answers = asked, answers
 
     def ask(self, texts: Sequence[str]) -> Flat:
-        line = json.dumps(texts, ensure_ascii=False) + "\n"
         try:
-            self.asked.write(line.encode("utf-8", "replace"))
+            self.asked.write(packed(texts))
             self.asked.flush()
             lists, ids = self._read(2, np.int64).tolist()
             counts = self._read(lists, np.int64)

@@ -8,6 +8,7 @@ has a set's name was written whole, and is checked before it is used.
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -94,6 +95,7 @@ def tokenise(
     helpers = (workers or _worth(paths)) - 1
     with (
         _placing(place) as folder,
+        _no_cycles(),
         Speller(tokenizer, parsing=made.parsing, workers=helpers) as speller,
     ):
         write(folder, chain(blocks(reading, made, speller), reading.skipped()), progress=progress)
@@ -157,13 +159,12 @@ def as_tutorial(paths: Sequence[Path], columns: Columns) -> Columns:
 def _hashes(paths: Sequence[Path], tokenizer_dir: Path) -> list[list[str]]:
     """Of the data's files in order (their kind is told by suffix and bytes), and the tokenizer's."""
     hashes: list[list[str]] = []
-    for path in [*paths, *(tokenizer_dir / name for name in TOKENIZER_FILES)]:
-        if path in paths:
-            next(records(path), None)  # says what is wrong with a file that is not there
-        elif not path.is_file():
-            continue
+    own = [tokenizer_dir / name for name in TOKENIZER_FILES]
+    for path in [*paths, *(path for path in own if path.is_file())]:
+        if not path.is_file():
+            next(records(path))  # says what is wrong
         with path.open("rb") as file:
-            label = path.suffix.lower() if path in paths else path.name
+            label = path.name if path in own else path.suffix.lower()
             hashes.append([label, file_digest(file, "sha256").hexdigest()])
     return hashes
 
@@ -216,6 +217,18 @@ def _placing(place: Path) -> Iterator[Path]:
     finally:
         os.close(held)
         shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def _no_cycles() -> Iterator[None]:
+    """Without the search for what refers to itself, which nothing does here: a sixth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

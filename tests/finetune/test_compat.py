@@ -5,6 +5,7 @@ its truncation; nothing of finetune.compat is used in them.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from tests.finetune.tokenizers import GENERATIONS, conversations, tokenizers
 from tests.rag.chatglm.vocabularies import SHARED, published_1
 
 SETTINGS = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 Lists = tuple[list[int], list[int]]
 
@@ -54,10 +55,15 @@ def lists(row: Row) -> Lists:
     return row.ids.tolist(), row.labels.tolist()
 
 
+@cache
+def speller(tokenizer: Any, parsing: bool) -> Speller:
+    return Speller(tokenizer, parsing=parsing)
+
+
 def in_bulk(written: Layout, examples: list[Example], tokenizer: Any) -> list[list[int]]:
     """Ids and labels of each row in turn, as a set of tokens gets them."""
     texts = [text for example in examples for text in written.texts(example)]
-    block = written.block(examples, Speller(tokenizer, parsing=written.parsing).submit(texts)())
+    block = written.block(examples, speller(tokenizer, written.parsing).submit(texts)())
     ends = np.cumsum(block.lengths)[:-1]
     pairs = zip(np.split(block.ids, ends), np.split(block.labels, ends), strict=True)
     return [array.tolist() for pair in pairs for array in pair] if len(block.lengths) else []

@@ -1,5 +1,6 @@
 """Frames: rows in bulk are those that RowEncoder gives, example by example."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ ALL = st.lists(conversations(), min_size=1, max_size=6)
 @pytest.fixture(scope="module")
 def all_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return tokenizers(tmp_path_factory.mktemp("tokenizers"))
+
+
+@cache
+def speller_of(tokenizer: Any) -> Speller:
+    return Speller(tokenizer)
 
 
 def same(ours: Block, theirs: Block) -> None:
@@ -58,7 +64,7 @@ def test_rows_are_those_of_the_encoder(
 ) -> None:
     tokenizer = all_tokenizers[generation]
     encoder = RowEncoder(tokenizer, generation, template, max_length)
-    speller = Speller(tokenizer)
+    speller = speller_of(tokenizer)
     frames = Frames(encoder)
     if refused(encoder, examples):
         with pytest.raises(UserError, match=r"data\.json:7: max_length is"):

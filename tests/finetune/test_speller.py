@@ -1,5 +1,6 @@
 """Speller: in bulk, in workers or here, the ids are those of one text at a time."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ def all_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
+@cache
+def speller(tokenizer: Any, parsing: bool) -> Speller:
+    return Speller(tokenizer, parsing=parsing)
+
+
 @pytest.mark.parametrize("parsing", [False, True])
 @pytest.mark.parametrize("generation", GENERATIONS)
 @settings(
@@ -27,7 +33,7 @@ def test_bulk_is_one_by_one(
     all_tokenizers: dict[int, Any], generation: int, *, parsing: bool, texts: list[str]
 ) -> None:
     tokenizer = all_tokenizers[generation]
-    found = [ids.tolist() for ids in Speller(tokenizer, parsing=parsing).submit(texts)().lists()]
+    found = [ids.tolist() for ids in speller(tokenizer, parsing).submit(texts)().lists()]
     if parsing:
         assert found == [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     else:

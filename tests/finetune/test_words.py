@@ -1,6 +1,5 @@
 """Words: the very ids that SentencePiece gives to each text, whatever the text."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -53,11 +52,15 @@ def test_words_that_share_a_slot_are_told_apart(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "REMEMBERED", 300)
     monkeypatch.setattr(words, "CHARACTERS", 200)
-    ours = Words((GOLDEN / "tokenizer.model").read_bytes())
-    alike(ours, lines())
-    assert len(ours.text) < 600
+    for words_, room in ((300, 100_000), (100_000, 1000)):
+        monkeypatch.setattr(words, "REMEMBERED", words_)
+        monkeypatch.setattr(words, "ROOM", room)
+        ours = Words((GOLDEN / "tokenizer.model").read_bytes())
+        alike(ours, lines())
+        known = ours.known
+        assert len(known.lengths) == words_
+        assert len(known.text) == len(known.ids) == room
 
 
 def test_long_texts_are_encoded_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +114,8 @@ def test_chatglm_6bs_texts_are_encoded_whole(tmp_path: Path) -> None:
 
 def test_a_worker_answers_with_the_same_ids(tmp_path: Path, chatglm2: Words) -> None:
     asked, answers = tmp_path / "asked", tmp_path / "answers"
-    texts = [lines()[:40], [], ["", "中国"]]
-    asked.write_text("".join(json.dumps(each) + "\n" for each in texts), "utf-8")
+    texts = [lines()[:40], [], ["", "中国", "半\ud83d"], [""]]
+    asked.write_bytes(b"".join(map(words.packed, texts)))
     with asked.open("rb") as source, answers.open("wb") as target:
         words.serve(GOLDEN / "tokenizer.model", source, target)
     data = answers.read_bytes()
@@ -121,5 +124,7 @@ def test_a_worker_answers_with_the_same_ids(tmp_path: Path, chatglm2: Words) -> 
         counts = np.frombuffer(data[16:], np.int64, lists)
         found = Flat(np.frombuffer(data[16 + 8 * lists :], np.int32, ids), counts)
         data = data[16 + 8 * lists + 4 * ids :]
-        assert [part.tolist() for part in found.lists()] == chatglm2.whole.encode(each)
+        assert [part.tolist() for part in found.lists()] == [
+            chatglm2.whole.encode(text.encode("utf-8", "replace").decode()) for text in each
+        ]
     assert data == b""
