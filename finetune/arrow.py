@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -38,9 +38,16 @@ class TokenSet:
     """`finetune.types.Rows` on disk. Only the lengths of its rows are held in memory."""
 
     def __init__(
-        self, folder: Path, parts: list[tuple[Lists, Lists]], digest: str, counts: Counts
+        self,
+        folder: Path,
+        parts: list[tuple[Lists, Lists]],
+        digest: str,
+        counts: Counts,
+        made_for: Mapping[str, Any],
     ) -> None:
         self.folder, self.digest, self.counts = folder, digest, counts
+        self.made_for = made_for
+        """The generation that the rows are for, and their template."""
         self._parts = parts
         lengths = [np.diff(ends) for (_, ends), _ in parts]
         self.lengths: NDArray[np.int32] = np.concatenate([NONE, *lengths])
@@ -53,7 +60,8 @@ class TokenSet:
             record = json.loads((folder / RECORD).read_text("utf-8"))
             with pa.memory_map(str(folder / DATA)) as file, pa.ipc.open_stream(file) as stream:
                 parts = [(_lists(batch[IDS]), _lists(batch[LABELS])) for batch in stream]
-            tokens = cls(folder, parts, str(record["digest"]), Counts(**record["counts"]))
+            counts, made_for = Counts(**record["counts"]), dict(record["made_for"])
+            tokens = cls(folder, parts, str(record["digest"]), counts, made_for)
             whole = len(tokens) == record["rows"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             raise _broken(folder) from None
@@ -111,6 +119,7 @@ class Digest:
 def write(
     folder: Path,
     blocks: Iterable[Block],
+    made_for: Mapping[str, Any],
     *,
     seq_len: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -135,6 +144,7 @@ def write(
         file.flush()
         os.fsync(file.fileno())
     record = {"rows": rows, "digest": told.text, "counts": asdict(counts)}
+    record["made_for"] = dict(made_for)
     info = {"citation": "", "description": "", "homepage": "", "license": ""}
     state = {
         "_data_files": [{"filename": DATA}],

@@ -41,7 +41,7 @@ def write_set(
     if padding:
         blocks = (padded(block, *padding) for block in blocks)
     with _new_folder(out, overwrite=overwrite) as folder:
-        write(folder, blocks, seq_len=seq_len)
+        write(folder, blocks, tokens.made_for, seq_len=seq_len)
 
 
 def padding_of(

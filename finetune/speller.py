@@ -91,7 +91,7 @@ class Speller:
         if self.rust:
             found = self.rust.encode_batch_fast(texts, add_special_tokens=False)
             return lambda: Flat.of([each.ids for each in found])
-        written = [self.tokenizer._written(text) for text in texts]
+        written = [self.tokenizer.written(text) for text in texts]
         if self.threads:
             return self.threads.submit(self._ask, written).result
         words = self.words = self.words or Words(self.tokenizer.sp.serialized_model_proto())

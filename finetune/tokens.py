@@ -36,7 +36,7 @@ from rag.chatglm.tokenizer import open_tokenizer
 
 __all__ = ["TokenSet", "tokenise"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same data would give other rows, or they would lie otherwise on disk."""
 EXAMPLES = 512
 """In a block."""
@@ -98,7 +98,12 @@ def tokenise(
         _no_cycles(),
         Speller(tokenizer, parsing=made.parsing, workers=helpers) as speller,
     ):
-        write(folder, chain(blocks(reading, made, speller), reading.skipped()), progress=progress)
+        read = chain(blocks(reading, made, speller), reading.skipped())
+        form = template
+        if compat:
+            form = "tutorial" if isinstance(compat, TutorialOptions) else "chat"
+        made_for = {"generation": generation, "template": form}
+        write(folder, read, made_for, progress=progress)
     return TokenSet.open(place)
 
 

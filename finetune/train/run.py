@@ -60,7 +60,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
 
     def rows(files: tuple[Path, ...]) -> TokenSet:
         if len(files) == 1 and files[0].is_dir():
-            return TokenSet.open(files[0])
+            return _prepared(files[0], generation, options.template)
         return tokenise(
             files,
             model,
@@ -96,6 +96,21 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
     sets = Sets(own, held, general if options.mix else None, general_dev)
     counts = {"train": len(own), "dev": len(held or ()), "general": len(read.get("general", ()))}
     return sets, Told(counts, shortened)
+
+
+def _prepared(folder: Path, generation: int, template: str) -> TokenSet:
+    """A set that `prepare` wrote; `UserError` where it is for another model or template."""
+    tokens = TokenSet.open(folder)
+    wanted = {"generation": generation, "template": template}
+    for name, value in wanted.items():
+        if tokens.made_for.get(name) != value:
+            raise UserError(
+                f"{folder} was prepared for {name} {tokens.made_for.get(name)}, this training is for "
+                f"{name} {value}; prepare it again, or train it as it was meant",
+                zh=f"{folder} 是为 {name} {tokens.made_for.get(name)} 准备的，而此次训练为 {name} {value}；"
+                "请重新准备，或按原设置训练",
+            )
+    return tokens
 
 
 def _split(rows: Rows, held: int, seed: int) -> tuple[Part, Part]:

@@ -113,13 +113,13 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return re.split(f"({'|'.join(map(re.escape, parsed))})", text)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        return self.sp.encode(self._written(text), out_type=str)
+        return self.sp.encode(self.written(text), out_type=str)
 
     def encode_data(self, text: str) -> list[int]:
         """The ids of `text`, none of which is a special word; many times as fast as `encode`."""
-        return self.sp.encode(self._written(text))
+        return self.sp.encode(self.written(text))
 
-    def _written(self, text: str) -> str:
+    def written(self, text: str) -> str:
         """`text` as SentencePiece is given it."""
         return text
 
@@ -234,7 +234,7 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
     def _split(self, text: str, parsed: list[str]) -> list[str]:
         return re.split(rf"\s*({'|'.join(map(re.escape, parsed))})\s*", text)
 
-    def _written(self, text: str) -> str:
+    def written(self, text: str) -> str:
         text = " ".join(text.split()) if self.remove_space else text
         return with_blank_words(text.lower() if self.do_lower_case else text)
 

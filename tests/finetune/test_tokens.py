@@ -250,7 +250,7 @@ def test_the_digest_is_of_rows_and_their_order(tmp_path: Path) -> None:
         encoded = [Row(np.array(r, np.int32), np.array(r, np.int32)) for r in rows]
         lengths = np.array([len(row) for row in rows], np.int32)
         ids = np.concatenate([row.ids for row in encoded])
-        write(folder, iter([Block(ids, ids, lengths)]))
+        write(folder, iter([Block(ids, ids, lengths)]), {})
         return TokenSet.open(folder).digest
 
     digests = [digest([1, 2], [3]), digest([1], [2, 3]), digest([3], [1, 2]), digest([1, 2, 3])]
