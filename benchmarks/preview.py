@@ -96,7 +96,7 @@ def main() -> None:
     for name in options.names or [*CASES, *UNSEEN]:
         case = (CASES | UNSEEN)[name]
         model = options.folder / case.model
-        if not (model / "config.json").is_file():
+        if not (model / "model.safetensors").is_file():
             process("--child", options.folder, f"make {case.model}")
         told = json.loads(process("--child", options.folder, name))
         error = told["predicted"] / told["measured"] - 1
@@ -113,7 +113,8 @@ def main() -> None:
 
 def process(*arguments: object) -> str:
     """The last line that this script says of its task, in a process of its own."""
-    command = [sys.executable, __file__, *map(str, arguments)]
+    # -P: beside this script lies another that is named as a package of ours.
+    command = [sys.executable, "-P", __file__, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return (done.stdout.splitlines() or [""])[-1]
 
@@ -127,6 +128,7 @@ def child(folder: Path, name: str) -> None:
     from accelerate import Accelerator
 
     from finetune.options import LoraOptions, PrefixOptions, TrainOptions
+    from finetune.train.allocated import own_pages
     from finetune.train.heaviest import Heaviest
     from finetune.train.loop import Sets, Training
     from finetune.train.preview import Previewer
@@ -147,6 +149,7 @@ def child(folder: Path, name: str) -> None:
     told = Previewer(config, options, "cpu").preview(heaviest.learnt(), heaviest.measured())
     shutil.rmtree(out, ignore_errors=True)
     before = resident("VmRSS")
+    own_pages()  # as `rag finetune train` does
     tuned = open_tuned(model, options, device="cpu")
     loaded, loading = resident("VmRSS"), resident("VmHWM")
     accelerator = Accelerator(cpu=True)

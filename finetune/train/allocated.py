@@ -1,5 +1,7 @@
 """How many bytes of tensors there are at once, as a piece of code makes and drops them."""
 
+import ctypes
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-SMALL = 32 << 20
-"""Bytes from which glibc's malloc gives a piece pages of its own, and takes them back at once."""
+M_MMAP_THRESHOLD, FIRST = -3, 128 << 10
+"""glibc's name for the size from which a piece has pages of its own, and its first value of it."""
 
 
 class Allocated(TorchDispatchMode):
@@ -26,11 +28,8 @@ class Allocated(TorchDispatchMode):
         """What tensors are now made for; set it as the work goes on."""
         self.peak: Mapping[str, int] = {}
         """Bytes by stage at the moment when there were most."""
-        self.small = 0
-        """How many of them were in pieces of less than `SMALL`."""
         self._held: dict[int, tuple[str, int]] = {}
         self._now: Counter[str] = Counter()
-        self._small = 0
 
     @property
     def now(self) -> int:
@@ -57,19 +56,13 @@ class Allocated(TorchDispatchMode):
             return
         self._held[key] = self.stage, storage.nbytes()
         self._now[self.stage] += storage.nbytes()
-        self._small += _small(storage.nbytes())
         if self.now > sum(self.peak.values()):
-            self.peak, self.small = dict(self._now), self._small
+            self.peak = dict(self._now)
         finalize(storage, self._drop, key)
 
     def _drop(self, key: int) -> None:
         stage, size = self._held.pop(key)
         self._now[stage] -= size
-        self._small -= _small(size)
-
-
-def _small(size: int) -> int:
-    return size if size < SMALL else 0
 
 
 def _key(value: Tensor) -> int:
@@ -81,3 +74,14 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     """Of memory that they hold, shared memory once."""
     storages = {_key(value): value.untyped_storage().nbytes() for value in tensors}
     return sum(storages.values())
+
+
+def own_pages() -> None:
+    """Have every tensor get pages of its own, which go back to the system when it is dropped.
+
+    glibc's malloc stops doing so for sizes that it has seen dropped, up to 32 MiB, and can't fill
+    the holes that they leave, as torch asks for aligned pieces: a training then holds up to twice
+    what it uses. The pages cost some time (docs/log.md). Where malloc is another's nothing happens.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, FIRST)

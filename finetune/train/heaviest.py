@@ -1,13 +1,13 @@
 """A plan and the lengths of its rows -> the lines that will take most memory, before any is trained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from finetune.options import TrainOptions
-from finetune.train.batches import Batch, Indices, Plan, packed, padded
+from finetune.train.batches import Batch, Plan, packed, padded
 from finetune.train.loop import Sets, plan
 from finetune.types import IGNORED, Row, Rows
 
@@ -15,6 +15,8 @@ LOOKED_AT = 100_000
 """Steps of a plan, at most."""
 BUILT = 32
 """Of them, those with the most tokens, are laid out as lines."""
+WIDEST = {True: 1 << 13, False: 1 << 16}
+"""Tokens of a line, packed or padded, beyond which none is tried: masks of packed ones are squares."""
 EVALUATED = 32
 """Rows that an evaluation packs together (loss.py)."""
 
@@ -35,7 +37,7 @@ class Heaviest:
     def steps(self) -> list[int]:
         """Numbers of the steps whose lines may be the heaviest, the first of them likely to be."""
         numbers = range(min(self.plan.steps, LOOKED_AT))
-        return sorted(numbers, key=self._tokens, reverse=True)[:BUILT]
+        return sorted(numbers, key=lambda number: self._step(number)[1], reverse=True)[:BUILT]
 
     def learnt(self) -> list[Batch]:
         """The line of most tokens and that of most logits, among those that are trained."""
@@ -51,30 +53,47 @@ class Heaviest:
                 lines += packed(longest, self.options.pack_length)
         return _extremes(lines)
 
-    def line(self, size: int) -> Batch:
-        """Of the longest rows: `size` of them padded; packed, as many as `size` tokens hold, the
-        longest of all if it is longer.
+    def line(self, count: int) -> Batch:
+        """`count` of the longest rows, the same ones again where they are fewer: packed in one line,
+        or padded as one batch.
         """
         rows = self.sets.train
-        if not self.options.packing:
-            order = np.resize(_longest(rows, size), size)
-            return padded([rows[int(i)] for i in order], size)[0]
-        return packed(list(_filling(rows, size)), size)[0]
-
-    def _tokens(self, number: int) -> int:
-        """Of the longest line of a step, at most."""
-        lengths = np.sort(np.concatenate(self._lengths(number)))[::-1]
+        most = [rows[int(i)] for i in np.resize(_longest(rows, count), count)]
         if self.options.packing:
-            return max(min(int(lengths.sum()), self.options.pack_length), int(lengths[0]))
-        return int(lengths[0]) * self.options.per_device_train_batch_size
+            return packed(most, sum(map(len, most)))[0]
+        return padded(most, count)[0]
 
-    def _lengths(self, number: int) -> list[Indices]:
+    @property
+    def most(self) -> int:
+        """How many of the longest rows are tried together."""
+        return max(1, WIDEST[self.options.packing] // int(self.sets.train.lengths.max()))
+
+    @cached_property
+    def tokens(self) -> float:
+        """Of all steps and devices together, padding included."""
+        seen = min(self.plan.steps, LOOKED_AT)
+        return sum(self._step(number)[0] for number in range(seen)) / seen * self.plan.steps
+
+    def _step(self, number: int) -> tuple[int, int]:
+        """Tokens of a step, and of its longest line on the first device, at most."""
         own, general = self.plan.step(number)
-        sets = self.sets
-        return [
-            sets.train.lengths[own],
-            sets.general.lengths[general] if sets.general is not None else general,
+        lengths = self.sets.train.lengths[own]
+        if self.sets.general is not None:
+            lengths = np.concatenate([lengths, self.sets.general.lengths[general]])
+        if self.options.packing:
+            mine = lengths[:: self.devices]
+            most = max(min(int(mine.sum()), self.options.pack_length), int(mine.max()))
+            return int(lengths.sum()), most
+        size = self.options.per_device_train_batch_size
+        widths = [
+            int(part.max()) * len(part)
+            for device in range(self.devices)
+            for part in np.split(
+                np.sort(lengths[device :: self.devices])[::-1], range(size, len(lengths), size)
+            )
+            if len(part)
         ]
+        return sum(widths), max(widths)
 
     def _lines(self, number: int) -> list[Batch]:
         """Of one step, on the first device."""
@@ -106,18 +125,3 @@ def _extremes(lines: Sequence[Batch]) -> list[Batch]:
 
 def _longest(rows: Rows, count: int) -> list[int]:
     return [int(i) for i in np.argsort(-rows.lengths, kind="stable")[:count]]
-
-
-def _filling(rows: Rows, size: int) -> Iterator[Row]:
-    """The longest rows that fill a line of `size` tokens, the same ones again where they are few."""
-    order, left = _longest(rows, 1 + size // max(1, int(rows.lengths.min()))), size
-    place = 0
-    while place < len(order) or left > 0:
-        row = rows[order[place % len(order)]]
-        if len(row) > left:
-            if place == 0:
-                yield row
-            return
-        yield row
-        left -= len(row)
-        place += 1

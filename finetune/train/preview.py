@@ -1,12 +1,13 @@
 """What a training will take, told from config.json, options and data before a weight is read.
 
 The training's own code runs a line with tensors that have no memory (weightless.py) and what it would
-hold is counted (allocated.py). So only what torch does not say is a constant here.
+hold is counted (allocated.py): nothing here is fitted but what the libraries take (`RUNTIME`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,8 @@ from rag.chatglm.room import Device, Room
 
 FEW = (2, 3)
 """Layers that are counted; each one more takes what the last took."""
-HOLES = 0.3
-"""What glibc's malloc holds in unused pieces between those in use, as a share of these, of pieces
-below 32 MiB (larger ones have pages of their own)."""
-MOST = 1 << 16
-"""Rows of a batch, or tokens of a packed line, beyond which nobody asks."""
+CLOSE = 0.03
+"""Of the room, that may be left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,6 @@ class Preview:
     """At the places that are learnt, with all that the loss makes of them."""
     work: int
     """What backward, or loading, makes and drops again."""
-    holes: int
-    """What malloc holds beyond what is asked for."""
     runtime: int
     """Python and its libraries; on CUDA its context."""
 
@@ -60,9 +56,12 @@ class Preview:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
-@dataclass(frozen=True, slots=True)
+NOTHING = Preview(*[0] * len(fields(Preview)))
+
+
+@dataclass(frozen=True)
 class Previewer:
-    """The same model and options, asked for several lines."""
+    """A model and options, asked for lines."""
 
     config: PreTrainedConfig
     options: TrainOptions
@@ -76,29 +75,37 @@ class Previewer:
         found += [self._of(line, learn=False) for line in measured]
         return max([*found, self._loading()], key=lambda preview: preview.total)
 
-    def largest(self, lines: Callable[[int], Batch], room: int, *, most: int = MOST) -> int:
-        """The largest size, at most `most`, whose line is trained within `room` bytes; 0 if none is.
+    def largest(self, line: Callable[[int], Batch], room: int, *, most: int) -> int:
+        """The most rows, up to `most`, of which `line` makes one that is trained within `room` bytes.
 
-        `lines` makes a line of a size.
+        0 if there are none. Near enough: a line of one row more, or of 3 % more bytes, does not fit.
         """
 
-        def fits(size: int) -> bool:
-            return self.preview([lines(size)]).total <= room
+        def need(rows: int) -> int:
+            return self._of(line(rows), learn=True).total
 
-        low, high = 0, 1
-        while high <= most and fits(high):
-            low, high = high, high * 2
-        high = min(high, most + 1)
-        while high - low > max(1, low // 32):  # to 3 %
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high, taken, guess = 1, most + 1, need(1), 2
+        if taken > room:
+            return 0
+        while high - low > 1 and room - taken > room * CLOSE:
+            more = need(guess)
+            slope = max(1, (more - taken) // (guess - low))
+            if more <= room:
+                low, taken = guess, more
+            else:
+                high = guess
+            guess = min(max(low + (room - taken) // slope, low + 1), high - 1)
         return low
 
     def _of(self, line: Batch, *, learn: bool) -> Preview:
+        return self._extended(lambda layers: self._counted(layers, line, learn=learn))
+
+    def _extended(self, few: Callable[[int], Preview]) -> Preview:
+        """What `few` tells of some layers, for all."""
         layers = self.config.num_hidden_layers
         if layers <= FEW[1]:
-            return self._counted(layers, line, learn=learn)
-        first, second = (self._counted(few, line, learn=learn) for few in FEW)
+            return few(layers)
+        first, second = map(few, FEW)
 
         def extended(part: str) -> int:
             before, after = getattr(first, part), getattr(second, part)
@@ -106,44 +113,57 @@ class Previewer:
 
         return Preview(**{part.name: extended(part.name) for part in fields(Preview)})
 
+    @cached_property
+    def _models(self) -> dict[int, Tuned]:
+        return {}
+
+    def _model(self, layers: int) -> Tuned:
+        if layers not in self._models:
+            config = deepcopy(self.config)
+            config.num_hidden_layers = layers
+            self._models[layers] = weightless(
+                config, self.options, bitsandbytes=self._by_bitsandbytes
+            )
+        return self._models[layers]
+
     def _counted(self, layers: int, line: Batch, *, learn: bool) -> Preview:
-        config = deepcopy(self.config)
-        config.num_hidden_layers = layers
-        tuned = weightless(config, self.options, bitsandbytes=self._by_bitsandbytes)
+        tuned = self._model(layers)
         trained, count = bytes_of(tuned.trained.values()), counted(tuned, line, learn=learn)
-        work = count.peak.get("work", 0)
+        work = count.get("work", 0)
         if self._by_bitsandbytes:  # which makes floats of one weight at a time
-            work += parameters(config).largest * self._dtype.itemsize
+            work += parameters(self.config).largest * self._dtype.itemsize
         return Preview(
-            weights=self._held(config, tuned),
+            weights=self._held(tuned),
             trained=trained,
             gradients=trained,
             moments=2 * trained,
-            kept=count.peak.get("kept", 0),
-            logits=count.peak.get("logits", 0),
+            kept=count.get("kept", 0),
+            logits=count.get("logits", 0),
             work=work,
-            holes=round(HOLES * count.small) if self.device == "cpu" else 0,
             runtime=RUNTIME[self.device],
         )
 
     def _loading(self) -> Preview:
         """While the largest matrix is read from its file, and made codes."""
-        tuned = weightless(self.config, self.options, bitsandbytes=self._by_bitsandbytes)
         counts = parameters(self.config)
         largest = max(counts.embedding, counts.largest)
-        read = largest * stored_dtype(self.config).itemsize
-        made = 0 if self.options.quant == "none" or self._by_bitsandbytes else 2 * largest
-        held = self._held(self.config, tuned)
-        return Preview(held, 0, 0, 0, 0, 0, read + made, 0, RUNTIME[self.device])
+        work = largest * stored_dtype(self.config).itemsize
+        if self.options.quant != "none" and not self._by_bitsandbytes:
+            work += 2 * largest
+        held = self._extended(
+            lambda layers: replace(NOTHING, weights=self._held(self._model(layers)))
+        )
+        return replace(held, work=work, runtime=RUNTIME[self.device])
 
-    def _held(self, config: PreTrainedConfig, tuned: Tuned) -> int:
+    def _held(self, tuned: Tuned) -> int:
         """Bytes of the base's weights."""
+        config = tuned.base.config
         if self._by_bitsandbytes:
             return weights(config, Mode(self.options.quant, self.device, self._dtype))
         every = [*tuned.base.parameters(), *tuned.base.buffers()]
         held = bytes_of(value for value in every if not value.requires_grad)
-        apart = not config.tie_word_embeddings and stored_bits(config) is None
-        if self.device == "cpu" and apart and stored_dtype(config) == self._dtype:
+        apart = not config.tie_word_embeddings and stored_bits(self.config) is None
+        if self.device == "cpu" and apart and stored_dtype(self.config) == self._dtype:
             # It stays a mapped file, of which rows are read as they are looked up.
             held -= parameters(config).embedding * self._dtype.itemsize
         return held
@@ -158,9 +178,9 @@ class Previewer:
         return not stored and (quant == "nf4" or (quant == "int8" and self.device == "cuda"))
 
 
-def counted(tuned: Tuned, line: Batch, *, learn: bool) -> Allocated:
-    """What a line makes and holds: `kept` by the layers, `logits` from the head on, and `work` of
-    backward. Gradients are there already, as from the line before.
+def counted(tuned: Tuned, line: Batch, *, learn: bool) -> Mapping[str, int]:
+    """Bytes that a line holds when it holds most: `kept` by the layers, `logits` from the head on,
+    and `work` of backward. Gradients are there already, as from the line before.
     """
     count = Allocated()
 
@@ -184,7 +204,7 @@ def counted(tuned: Tuned, line: Batch, *, learn: bool) -> Allocated:
                 loss.backward()
     finally:
         watch.remove()
-    return count
+    return count.peak
 
 
 def need_room(previewer: Previewer, heaviest: Heaviest, room: Room) -> None:
