@@ -66,7 +66,7 @@ def train(
     max_grad_norm: opt.GradNorm = 1.0,
     seed: opt.TrainSeed = 42,
     packing: opt.Packing = True,
-    pack_length: opt.PackLength = 2048,
+    pack_length: opt.PackLength = 1024,
     gradient_checkpointing: opt.Checkpointing = False,
     fp16: opt.Fp16 = False,
     bf16: opt.Bf16 = False,
@@ -95,9 +95,9 @@ def train(
             "no data is given; name files, or a folder that `rag finetune prepare` wrote",
             zh="没有给出数据；请指定文件，或 rag finetune prepare 写出的文件夹",
         )
-    lora = LoraOptions(rank, alpha, dropout, _names(targets), rslora, dora)
+    lora = LoraOptions(rank, alpha, dropout, names(targets), rslora, dora)
     prefix = PrefixOptions(pre_seq_len, prefix_projection) if pre_seq_len else None
-    general, share = _mixed(mix)
+    general, share = mixed(mix)
     where = choices.device(device)
     options = TrainOptions(
         method=prefix or lora,
@@ -136,7 +136,8 @@ def train(
         skip_bad,
     )
     directory = fetch(model, cache=cache_home() / "models")
-    _ready(out_dir, resume=resume, overwrite=overwrite)
+    if not dry_run:
+        _ready(out_dir, resume=resume, overwrite=overwrite)
     run(directory, files_of, options, out_dir, device=where, resume=resume, dry_run=dry_run)
 
 
@@ -159,9 +160,12 @@ def run(
     """Read, load, train and write, telling a person of it; None where it was a dry run."""
     from accelerate import Accelerator
 
+    from finetune.cli.preview import foresee, show, show_rehearsal, tell
     from finetune.cli.training import Screen
+    from finetune.train.allocated import own_pages
     from finetune.train.finish import finish
     from finetune.train.loop import Training
+    from finetune.train.rehearsal import forget_peak, rehearse
     from finetune.train.run import contract_of, open_tuned, read_sets
     from rag.cli.progress import loading
 
@@ -170,10 +174,21 @@ def run(
     screen = Screen(quiet=not main)
     sets, told = read_sets(data, model, options, cache=cache_home() / "tokens")
     screen.data(told)
+    foreseen = foresee(model, sets, options, device=device, devices=accelerator.num_processes)
+    if main:
+        show(foreseen) if dry_run else tell(foreseen)
+    if device == "cpu":
+        own_pages()
+        forget_peak()
     with loading(model.name) if main else nullcontext() as progress:
         tuned = open_tuned(model, options, device=str(accelerator.device), progress=progress)
     contract = contract_of(tuned.base, options)
     training = Training(tuned, sets, options, folder, contract, accelerator)
+    if dry_run:
+        found = rehearse(training, foreseen.heaviest)
+        if main:
+            show_rehearsal(found, foreseen)
+        return None
     with screen:
         for report in training.run(resume=resume):
             screen.show(report)
@@ -215,7 +230,7 @@ def _ready(folder: Path, *, resume: bool, overwrite: bool) -> None:
     )
 
 
-def _mixed(mix: str | None) -> tuple[tuple[Path, ...], float]:
+def mixed(mix: str | None) -> tuple[tuple[Path, ...], float]:
     """`general.jsonl:0.2` -> the file and the share; a share of 0 measures only."""
     if not mix:
         return (), 0.0
@@ -234,5 +249,5 @@ def _number(name: str, text: str) -> float:
         ) from None
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.replace(",", " ").split())
