@@ -53,8 +53,9 @@ class TrainOptions:
     packing: bool = True
     """Rows of a step are laid one behind the other, without padding; else padded to the longest of
     rows of like length."""
-    pack_length: int = 2048
-    """Tokens of a packed row, at most (a longer row stands alone)."""
+    pack_length: int = 1024
+    """Tokens of a packed row, at most (a longer row stands alone). Attention looks at all pairs of
+    them, whose share grows with this; products with weights gain nothing from longer ones."""
     gradient_checkpointing: bool = False
     dtype: Dtype = "float32"
     quant: Base = "none"

@@ -103,9 +103,7 @@ class Training:
         self.optimizer = Optimizer(self.tuned.trained, options, self.accelerator)
         self.plan = plan(self.sets, options, self.accelerator.num_processes)
         if options.gradient_checkpointing:
-            base = self.tuned.base  # transformers renamed it in 5.24
-            renamed = getattr(base, "activation_checkpointing_enable", None)
-            (renamed or base.gradient_checkpointing_enable)({"use_reentrant": False})
+            checkpointed(self.tuned.base)
         self.tuned.model.train()
 
     @property
@@ -284,6 +282,12 @@ class Training:
         self.optimizer.restore(numbers_of(folder), state.scaler)
         self.best, self.done = dict(state.best), state.step
         return state
+
+
+def checkpointed(base: Any) -> None:
+    """Let the base compute its layers anew in the backward pass."""
+    renamed = getattr(base, "activation_checkpointing_enable", None)  # in transformers 5.24
+    (renamed or base.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def plan(sets: Sets, options: TrainOptions, devices: int) -> Plan:
