@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from finetune.options import LoraOptions
+from finetune.train.lines import ATTENTION
 from ingest.errors import UserError
 from ingest.store.files import write_whole
 from rag.chatglm.adapter_files import CONFIG, LORA
@@ -62,6 +63,9 @@ class Lora:
             self.model: Any = get_peft_model(model, config)
         if FUSED in options.targets and generation_of(model.config) > 1:
             _share(self.model)
+        self.attention = model.config._attn_implementation
+        if generation_of(model.config) > 1:
+            model.set_attn_implementation(ATTENTION)
         # Shared ones once, by their first name.
         self.trained: dict[str, nn.Parameter] = {
             name: value for name, value in self.model.named_parameters() if value.requires_grad
@@ -95,6 +99,8 @@ class Lora:
 
     def released(self) -> Any:
         """The model as it was before, LoRA taken off; this object is of no use any more."""
+        if generation_of(self.base.config) > 1:
+            self.base.set_attn_implementation(self.attention)
         return self.model.unload()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from finetune.train.batches import Batch, packed
+from finetune.train.lines import ATTENTION
 from finetune.types import IGNORED, Rows
 from rag.chatglm.configuration import generation_of
 
@@ -29,13 +30,18 @@ def summed(model: Any, batch: Batch) -> Tensor:
     )
 
 
-def seen(model: Any, batch: Batch) -> dict[str, Tensor]:
+def seen(model: Any, batch: Batch) -> dict[str, Any]:
     """What tells the model of `batch` which tokens see each other, and where they stand."""
     if generation_of(model.config) == 1:
         return {"attention_mask": batch.samples}  # numbers of samples, as it takes them
+    real = batch.samples > 0
     if int(batch.samples.max()) == 1:
-        real = batch.samples > 0
         return {} if real.all() else {"attention_mask": real.long()}
+    if model.config._attn_implementation == ATTENTION and len(real) == 1 and real.all():
+        # A mask with four axes is handed on as it is, and transformers makes none.
+        unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=real.device)
+        lengths = batch.samples[0].bincount()[1:].tolist()
+        return {"lengths": lengths, "attention_mask": unused, "position_ids": batch.positions}
     length = batch.ids.shape[1]
     same = batch.samples[:, :, None] == batch.samples[:, None]
     earlier = torch.ones(length, length, dtype=torch.bool, device=same.device).tril()

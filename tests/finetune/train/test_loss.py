@@ -117,10 +117,14 @@ def test_packed_and_padded_rows_give_the_loss_and_gradients_of_one_by_one(
         assert float((gradients[name] - wanted).norm() / wanted.norm()) < exact
 
 
+@pytest.mark.parametrize("method", ["none", "lora"])
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_packed_sample_sees_no_other(generation: int) -> None:
+def test_a_packed_sample_sees_no_other(generation: int, method: str) -> None:
     """Other words in one sample: the logits of the others are the same to the last bit."""
-    model = tiny(generation)
+    if method == "none":
+        model = tiny(generation)
+    else:
+        model = adapted(generation, method, torch.float32).model.eval()
     given = rows(model, 4, longest=12)
     [batch] = packed(given, 200)
 
