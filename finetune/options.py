@@ -5,7 +5,6 @@ from typing import Any, Literal, get_args
 
 from ingest.errors import UserError
 
-Method = Literal["lora", "ptuning"]
 Template = Literal["chat", "tutorial"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Base = Literal["none", "int8", "int4", "nf4"]
@@ -47,6 +46,8 @@ class TrainOptions:
     learning_rate: float = 1e-4
     lr_scheduler_type: Schedule = "linear"
     warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    """Without `warmup_steps`: this share of all steps."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 42
@@ -70,35 +71,32 @@ class TrainOptions:
     """The share of each step's rows that are drawn from the general set."""
     forgetting_budget: float = 0.0
     """More than 0: training stops when the general set's loss has risen by this share of it."""
-    strength: float = 1.0
-    """How much of what was trained is kept; 0: what serves the dev set best, within the budget."""
+    strength: float | None = 1.0
+    """How much of what was trained is kept; None: what serves the dev set best, within the budget."""
 
     def __post_init__(self) -> None:
         """`UserError` names an option whose value is out of range."""
         for name in COUNTS:
             _need(name, getattr(self, name), getattr(self, name) >= 1, "1 or more", "不小于 1")
         for name in NOT_NEGATIVE:
-            _need(name, getattr(self, name), getattr(self, name) >= 0, "0 or more", "不小于 0")
+            value = getattr(self, name)
+            _need(name, value, 0 <= value < float("inf"), "0 or more", "不小于 0")
         for name, kind in CHOICES.items():
             known = ", ".join(get_args(kind))
             value = getattr(self, name)
             _need(name, value, value in get_args(kind), f"one of {known}", f"{known} 之一")
-        _need(
-            "num_train_epochs",
-            self.num_train_epochs,
-            self.num_train_epochs > 0,
-            "above 0",
-            "大于 0",
-        )
-        _need(
-            "learning_rate", self.learning_rate, 0 < self.learning_rate < 1e3, "above 0", "大于 0"
-        )
+        epochs, rate = self.num_train_epochs, self.learning_rate
+        _need("num_train_epochs", epochs, 0 < epochs < 1e6, "above 0", "大于 0")
+        _need("learning_rate", rate, 0 < rate < 1e3, "above 0", "大于 0")
         _need("mix", self.mix, 0 <= self.mix < 1, "0 to below 1", "0 到 1（不含 1）")
-        _need("strength", self.strength, 0 <= self.strength <= 1, "0 (auto) to 1", "0（自动）到 1")
+        ratio, strength = self.warmup_ratio, self.strength
+        _need("warmup_ratio", ratio, 0 <= ratio < 1, "0 to below 1", "0 到 1（不含 1）")
+        kept = strength is None or 0 < strength <= 1
+        _need("strength", strength, kept, "auto, or above 0 to 1", "auto，或大于 0 至 1")
         method = self.method
         if isinstance(method, LoraOptions):
             _need("lora_rank", method.rank, method.rank >= 1, "1 or more", "不小于 1")
-            _need("lora_alpha", method.alpha, method.alpha > 0, "above 0", "大于 0")
+            _need("lora_alpha", method.alpha, 0 < method.alpha < 1e6, "above 0", "大于 0")
             _need(
                 "lora_dropout",
                 method.dropout,
@@ -110,6 +108,7 @@ class TrainOptions:
             _need(
                 "pre_seq_len", method.pre_seq_len, method.pre_seq_len >= 1, "1 or more", "不小于 1"
             )
+            _need("strength", strength, strength == 1, "1: a prefix has none", "1：前缀没有强度")
 
 
 COUNTS = (

@@ -53,9 +53,20 @@ def quant(device: str, name: str | None, bit: int | None, *, in_8: bool, in_4: b
     return asked[0] if asked else "none"
 
 
+def rate(given: float | None, *, prefix: bool) -> float:
+    """The learning rate; upstream's own where none is given."""
+    return given if given is not None else 2e-2 if prefix else 1e-4
+
+
+SOURCE, TARGET = 1024, 128
+"""THUDM's own max_source_length and max_target_length."""
+
+
 def length(most: int, source: int | None, target: int | None) -> int:
-    """Tokens of a row: upstream's two lengths together, where they are given."""
-    return most if source is None and target is None else (source or 0) + (target or 0)
+    """Tokens of a row: upstream's two lengths together, where one is given."""
+    if source is None and target is None:
+        return most
+    return (SOURCE if source is None else source) + (TARGET if target is None else target)
 
 
 def compat(name: str | None, most: int, source: int | None, target: int | None) -> Any:

@@ -50,8 +50,8 @@ Mix = Annotated[
     str | None,
     option(
         "--mix FILE:SHARE",
-        "General data against forgetting: this share of each step, e.g. general.jsonl:0.2.",
-        "防遗忘的通用数据及其在每步中的比例，如 general.jsonl:0.2。",
+        "General data against forgetting: this share of each step (0.2 if left out; 0: only measured).",
+        "防遗忘的通用数据及其在每步中的比例（默认 0.2；0 表示只评估）。",
     ),
 ]
 Budget = Annotated[
@@ -98,13 +98,17 @@ MaxSource = Annotated[
     int | None,
     option(
         "--max-source-length N",
-        "With --max-target-length: their sum is --max-length.",
-        "与 --max-target-length 之和作为 --max-length。",
+        "THUDM's: with --max-target-length (128) instead of --max-length.",
+        "THUDM 的名称：与 --max-target-length（128）之和代替 --max-length。",
     ),
 ]
 MaxTarget = Annotated[
     int | None,
-    option("--max-target-length N", "See --max-source-length.", "见 --max-source-length。"),
+    option(
+        "--max-target-length N",
+        "THUDM's: see --max-source-length (1024).",
+        "见 --max-source-length。",
+    ),
 ]
 PromptColumn = Annotated[
     str,
@@ -126,6 +130,23 @@ SkipBad = Annotated[
         "--skip-bad/--no-skip-bad",
         "Leave out rows that can't be learnt (see rag finetune check).",
         "略去无法学习的数据行（见 rag finetune check）。",
+    ),
+]
+Workers = Annotated[
+    int,
+    option(
+        "--workers --preprocessing-num-workers N",
+        "Processes that tokenise; 0: as many as there are cores, if that is worth it.",
+        "分词的进程数；0 表示按需使用全部核心。",
+    ),
+]
+MaxTrain = Annotated[
+    int, option("--max-train-samples N", "Learn the first N rows only.", "只学习前 N 行。")
+]
+MaxEval = Annotated[
+    int,
+    option(
+        "--max-eval-samples N", "Measure the first N rows of --dev.", "只评估 --dev 的前 N 行。"
     ),
 ]
 Rank = Annotated[int, option("--lora-rank --lora-r N", "LoRA's rank.", "LoRA 的秩。")]
@@ -180,75 +201,6 @@ Projection = Annotated[
         "用小网络计算前缀。",
     ),
 ]
-BatchSize = Annotated[
-    int,
-    option(
-        "--per-device-train-batch-size --batch-size N",
-        "Rows at a time on a device.",
-        "每个设备每次的数据行数。",
-    ),
-]
-Accumulation = Annotated[
-    int,
-    option(
-        "--gradient-accumulation-steps N", "So often before each update.", "每次更新前累积的次数。"
-    ),
-]
-Epochs = Annotated[
-    float,
-    option("--num-train-epochs --epochs X", "How often each row is learnt.", "数据学习的遍数。"),
-]
-MaxSteps = Annotated[
-    int, option("--max-steps N", "So many updates; 0: by the epochs.", "更新次数；0 表示按遍数。")
-]
-LearningRate = Annotated[
-    float | None,
-    option(
-        "--learning-rate --lr X",
-        "The highest learning rate; 1e-4 for LoRA, 2e-2 for P-Tuning if left out.",
-        "最大学习率；默认 LoRA 为 1e-4，P-Tuning 为 2e-2。",
-    ),
-]
-Scheduler = Annotated[
-    str, option("--lr-scheduler-type linear|cosine|constant", "How it falls.", "学习率的下降方式。")
-]
-Warmup = Annotated[
-    int, option("--warmup-steps N", "Steps in which it rises.", "学习率上升的步数。")
-]
-WeightDecay = Annotated[float, option("--weight-decay X", "AdamW's.", "AdamW 的权重衰减。")]
-GradNorm = Annotated[
-    float,
-    option(
-        "--max-grad-norm X", "Cut gradients to this norm; 0: not.", "梯度裁剪的范数；0 表示不裁剪。"
-    ),
-]
-TrainSeed = Annotated[
-    int, option("--seed N", "The same seed gives the same adapter.", "种子相同则适配器相同。")
-]
-Packing = Annotated[
-    bool,
-    option(
-        "--packing/--no-packing",
-        "Rows one behind the other, exact; else padded, rows of like length together.",
-        "数据行首尾相接（结果不变）；否则按长度分组填充。",
-    ),
-]
-PackLength = Annotated[
-    int,
-    option(
-        "--pack-length N",
-        "Tokens that go through the model at once, at most.",
-        "一次通过模型的词元数上限。",
-    ),
-]
-Checkpointing = Annotated[
-    bool,
-    option(
-        "--gradient-checkpointing/--no-gradient-checkpointing",
-        "Compute layers twice, to hold less.",
-        "重算各层以节省内存。",
-    ),
-]
 Fp16 = Annotated[
     bool,
     option(
@@ -285,7 +237,11 @@ QuantBit = Annotated[
 ]
 In8 = Annotated[
     bool,
-    option("--load-in-8bit/--no-load-in-8bit", "The same as --quant int8.", "同 --quant int8。"),
+    option(
+        "--load-in-8bit/--no-load-in-8bit",
+        "The same as --quant int8: bitsandbytes on a GPU, codes of our own on the CPU.",
+        "同 --quant int8：GPU 上为 bitsandbytes，CPU 上为自有编码。",
+    ),
 ]
 In4 = Annotated[
     bool, option("--load-in-4bit/--no-load-in-4bit", "The same as --quant nf4.", "同 --quant nf4。")
@@ -297,23 +253,6 @@ DeviceName = Annotated[
         "Where to train; a GPU if there is one.",
         "训练设备；有 GPU 时默认使用。",
     ),
-]
-LoggingSteps = Annotated[
-    int, option("--logging-steps N", "Steps between lines of the log.", "记录的间隔步数。")
-]
-EvalSteps = Annotated[
-    int | None,
-    option(
-        "--eval-steps N",
-        "Measure the dev set each so many steps; as --save-steps if left out.",
-        "每隔多少步评估；默认同 --save-steps。",
-    ),
-]
-SaveSteps = Annotated[
-    int, option("--save-steps N", "Steps between checkpoints.", "检查点的间隔步数。")
-]
-SaveLimit = Annotated[
-    int, option("--save-total-limit N", "So many checkpoints are kept.", "保留的检查点数。")
 ]
 Resume = Annotated[
     bool,

@@ -18,11 +18,10 @@ NO = ("false", "no", "0", "off", "f", "n")
 RETIRED: dict[str, tuple[str, str]] = {
     "remove-unused-columns": ("rows hold what is learnt, and nothing else", "数据行只含需要的列"),
     "do-train": ("this command trains", "此命令即训练"),
-    "do-eval": ("the dev set is always measured", "总会评估验证集"),
+    "do-eval": ("see --dev and --dev-share", "见 --dev 与 --dev-share"),
     "overwrite-cache": ("tokens are kept by content", "缓存按内容区分"),
     "predict-with-generate": ("see rag finetune eval", "见 rag finetune eval"),
     "per-device-eval-batch-size": ("evaluation packs rows", "评估时自动打包"),
-    "preprocessing-num-workers": ("all cores tokenise", "分词使用全部核心"),
     "dataloader-num-workers": ("rows are read as needed", "按需读取"),
     "dataloader-pin-memory": ("rows are read as needed", "按需读取"),
     "ddp-find-unused-parameters": ("an adapter's are all used", "适配器参数全部被使用"),
@@ -40,12 +39,26 @@ RETIRED: dict[str, tuple[str, str]] = {
     "local-rank": ("accelerate tells it", "由 accelerate 提供"),
     "optim": ("it is AdamW", "固定为 AdamW"),
     "trust-remote-code": ("no code of a model is run", "从不运行模型自带代码"),
+    "do-predict": ("see rag finetune eval", "见 rag finetune eval"),
+    "test-file": ("see rag finetune eval", "见 rag finetune eval"),
+    "max-predict-samples": ("see rag finetune eval", "见 rag finetune eval"),
+    "val-max-target-length": ("see rag finetune eval", "见 rag finetune eval"),
+    "ptuning-checkpoint": ("see rag finetune eval --adapter", "见 rag finetune eval --adapter"),
+    "cache-dir": ("see XDG_CACHE_HOME", "见 XDG_CACHE_HOME"),
+    "config-name": ("it is the model's own", "使用模型自带的配置"),
+    "tokenizer-name": ("it is the model's own", "使用模型自带的分词器"),
+    "model-revision": ("write NAME@REVISION as --model", "请用 --model 名称@版本"),
+    "resize-position-embeddings": ("positions are rotary", "位置编码为旋转式"),
+    "forced-bos-token": ("it has no effect on these models", "对此类模型无影响"),
+    "skip-overlength": ("longer rows are shortened and told", "过长的行会截短并说明"),
     "lang": ("it has no effect on these models", "对此类模型无影响"),
 }
 VALUED = {
-    "per-device-eval-batch-size", "preprocessing-num-workers", "dataloader-num-workers",
+    "per-device-eval-batch-size", "dataloader-num-workers",
     "num-beams", "report-to", "logging-dir", "evaluation-strategy", "eval-strategy",
-    "save-strategy", "logging-strategy", "local-rank", "optim", "lang",
+    "save-strategy", "logging-strategy", "local-rank", "optim", "lang", "test-file",
+    "max-predict-samples", "val-max-target-length", "ptuning-checkpoint", "cache-dir",
+    "config-name", "tokenizer-name", "model-revision", "forced-bos-token",
 }  # fmt: skip
 """Those that always have a value; the others are flags, with or without one."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli import choices
+from finetune.cli import choices, schedule
 from finetune.cli import options as opt
 from ingest.errors import UserError
 from rag.cli.places import cache_home
@@ -47,6 +47,9 @@ def train(
     response_column: opt.ResponseColumn = "",
     history_column: opt.HistoryColumn = "",
     skip_bad: opt.SkipBad = False,
+    workers: opt.Workers = 0,
+    max_train_samples: opt.MaxTrain = 0,
+    max_eval_samples: opt.MaxEval = 0,
     rank: opt.Rank = 8,
     alpha: opt.Alpha = 32.0,
     dropout: opt.Dropout = 0.1,
@@ -55,19 +58,20 @@ def train(
     dora: opt.Dora = False,
     pre_seq_len: opt.PreSeqLen = None,
     prefix_projection: opt.Projection = False,
-    batch_size: opt.BatchSize = 4,
-    accumulation: opt.Accumulation = 1,
-    epochs: opt.Epochs = 3.0,
-    max_steps: opt.MaxSteps = 0,
-    learning_rate: opt.LearningRate = None,
-    schedule: opt.Scheduler = "linear",
-    warmup_steps: opt.Warmup = 0,
-    weight_decay: opt.WeightDecay = 0.0,
-    max_grad_norm: opt.GradNorm = 1.0,
-    seed: opt.TrainSeed = 42,
-    packing: opt.Packing = True,
-    pack_length: opt.PackLength = 1024,
-    gradient_checkpointing: opt.Checkpointing = False,
+    batch_size: schedule.BatchSize = 4,
+    accumulation: schedule.Accumulation = 1,
+    epochs: schedule.Epochs = 3.0,
+    max_steps: schedule.MaxSteps = 0,
+    learning_rate: schedule.LearningRate = None,
+    scheduler: schedule.Scheduler = "linear",
+    warmup_steps: schedule.Warmup = 0,
+    warmup_ratio: schedule.WarmupRatio = 0.0,
+    weight_decay: schedule.WeightDecay = 0.0,
+    max_grad_norm: schedule.GradNorm = 1.0,
+    seed: schedule.TrainSeed = 42,
+    packing: schedule.Packing = True,
+    pack_length: schedule.PackLength = 1024,
+    gradient_checkpointing: schedule.Checkpointing = False,
     fp16: opt.Fp16 = False,
     bf16: opt.Bf16 = False,
     fp32: opt.Fp32 = False,
@@ -76,10 +80,10 @@ def train(
     load_in_8bit: opt.In8 = False,
     load_in_4bit: opt.In4 = False,
     device: opt.DeviceName = None,
-    logging_steps: opt.LoggingSteps = 10,
-    eval_steps: opt.EvalSteps = None,
-    save_steps: opt.SaveSteps = 100,
-    save_total_limit: opt.SaveLimit = 2,
+    logging_steps: schedule.LoggingSteps = 10,
+    eval_steps: schedule.EvalSteps = 100,
+    save_steps: schedule.SaveSteps = 100,
+    save_total_limit: schedule.SaveLimit = 2,
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
@@ -96,7 +100,7 @@ def train(
             zh="没有给出数据；请指定文件，或 rag finetune prepare 写出的文件夹",
         )
     lora = LoraOptions(rank, alpha, dropout, names(targets), rslora, dora)
-    prefix = PrefixOptions(pre_seq_len, prefix_projection) if pre_seq_len else None
+    prefix = None if pre_seq_len is None else PrefixOptions(pre_seq_len, prefix_projection)
     general, share = mixed(mix)
     where = choices.device(device)
     options = TrainOptions(
@@ -104,10 +108,11 @@ def train(
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         num_train_epochs=epochs,
-        max_steps=max(0, max_steps),  # transformers' own default is -1
-        learning_rate=learning_rate or (2e-2 if prefix else 1e-4),
-        lr_scheduler_type=schedule,  # type: ignore[arg-type]  # checked there
+        max_steps=0 if max_steps == -1 else max_steps,  # transformers' own default
+        learning_rate=choices.rate(learning_rate, prefix=prefix is not None),
+        lr_scheduler_type=scheduler,  # type: ignore[arg-type]  # checked there
         warmup_steps=warmup_steps,
+        warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
         seed=seed,
@@ -119,12 +124,12 @@ def train(
         template="tutorial" if compat == "tutorial" else template,  # type: ignore[arg-type]  # checked there
         max_length=choices.length(max_length, max_source_length, max_target_length),
         logging_steps=logging_steps,
-        eval_steps=eval_steps or save_steps,
+        eval_steps=eval_steps,
         save_steps=save_steps,
         save_total_limit=save_total_limit,
         mix=share,
         forgetting_budget=forgetting_budget,
-        strength=0.0 if strength == "auto" else _number("--strength", strength),
+        strength=None if strength == "auto" else _number("--strength", strength),
     )
     files_of = Data(
         tuple(given),
@@ -134,11 +139,17 @@ def train(
         Columns(prompt_column, response_column, history_column),
         choices.compat(compat, max_length, max_source_length, max_target_length),
         skip_bad,
+        workers,
+        max_train_samples,
+        max_eval_samples,
     )
     directory = fetch(model, cache=cache_home() / "models")
-    if not dry_run:
-        _ready(out_dir, resume=resume, overwrite=overwrite)
-    run(directory, files_of, options, out_dir, device=where, resume=resume, dry_run=dry_run)
+    if not (dry_run or resume or overwrite):
+        free(out_dir)
+    run(
+        directory, files_of, options, out_dir,
+        device=where, resume=resume, overwrite=overwrite and not resume, dry_run=dry_run,
+    )  # fmt: skip
 
 
 train.__doc__ = say(
@@ -155,14 +166,19 @@ def run(
     *,
     device: str,
     resume: bool = False,
+    overwrite: bool = False,
     dry_run: bool = False,
 ) -> "Finished | None":
-    """Read, load, train and write, telling a person of it; None where it was a dry run."""
+    """Read, load, train and write, telling a person of it; None where it was a dry run.
+
+    With `overwrite` an earlier training in the folder is deleted once all else is ready.
+    """
     from accelerate import Accelerator
 
     from finetune.cli.preview import foresee, show, show_rehearsal, tell
-    from finetune.cli.training import Screen
+    from finetune.cli.training import Screen, writing
     from finetune.train.allocated import own_pages
+    from finetune.train.checkpoint import forget
     from finetune.train.finish import finish
     from finetune.train.loop import Training
     from finetune.train.rehearsal import forget_peak, rehearse
@@ -189,39 +205,44 @@ def run(
         if main:
             show_rehearsal(found, foreseen)
         return None
-    with screen:
+    if overwrite and main:
+        forget(folder)
+    accelerator.wait_for_everyone()
+    with screen, writing(folder):
         for report in training.run(resume=resume):
             screen.show(report)
-    record = {"base": model.name, "base_fingerprint": contract.base, "data": sets.digests}
-    record["rows"] = told.rows
     accelerator.end_training()
     if not main:
         return None
-    done = finish(training, record)
+    record = {
+        "base": model.name,
+        "files": [path.name for path in (*data.train, *data.dev, *data.general)],
+        "rows": told.rows,
+    }
+    with writing(folder):
+        done = finish(training, record)
     screen.finished(done)
     return done
 
 
-def _ready(folder: Path, *, resume: bool, overwrite: bool) -> None:
+def free(folder: Path) -> None:
     """`UserError` where the folder holds something that a new training would mix with."""
-    import shutil
+    from finetune.train.checkpoint import found, is_training
 
-    from finetune.train.checkpoint import found
-    from finetune.train.log import FILE
-
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            f"{folder} is a file; name a new folder with --out",
+            zh=f"{folder} 是文件；请用 --out 指定新文件夹",
+        )
     if not folder.exists() or not any(folder.iterdir()):
         return
-    held = found(folder)
-    if overwrite and (held or (folder / FILE).is_file()):
-        shutil.rmtree(folder)
-        return
-    if resume and (held or (folder / FILE).is_file()):
-        return
-    if held:
+    if is_training(folder):
+        held = found(folder)
+        step = held[-1][0] if held else 0
         raise UserError(
-            f"{folder} holds a training at step {held[-1][0]}; add --resume to go on, "
+            f"{folder} holds a training at step {step}; add --resume to go on, "
             "--overwrite-output-dir to lose it, or name another --out",
-            zh=f"{folder} 中有进行到第 {held[-1][0]} 步的训练；加 --resume 继续，"
+            zh=f"{folder} 中有进行到第 {step} 步的训练；加 --resume 继续，"
             "加 --overwrite-output-dir 放弃，或换一个 --out",
         )
     raise UserError(

@@ -1,9 +1,13 @@
 """What a person sees of a training: what it was given, how it goes, what came out."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ingest.errors import UserError
 from rag.cli.screen import note, out, say
 
 if TYPE_CHECKING:
@@ -58,8 +62,10 @@ class Screen:
         rows = told.rows
         self.note(
             say(
-                f"{rows['train']} rows to learn, {rows['dev']} held out, {rows['general']} general",
-                f"训练 {rows['train']} 行，留出 {rows['dev']} 行，通用 {rows['general']} 行",
+                f"{rows['train']} rows to learn, {rows['dev']} held out; of general ones "
+                f"{rows['general']} mixed in, {rows['general_dev']} measured",
+                f"训练 {rows['train']} 行，留出 {rows['dev']} 行；通用数据混入 {rows['general']} 行，"
+                f"评估 {rows['general_dev']} 行",
             )
         )
         for name, count in told.shortened.items():
@@ -92,21 +98,25 @@ class Screen:
         self.stopped = report.stopped
 
     def finished(self, done: "Finished") -> None:
-        """What was written, and how to use it."""
+        """What was written, and how far it may be trusted."""
         if self.stopped:
             self.note(say(f"stopped early: {self.stopped}", f"提前停止：{self.stopped}"))
-        losses = done.measured
-        if "dev_loss" in losses:
-            best = int(losses["dev_step"])
-            before = losses["dev_loss_before"]
-            self.note(
-                say(
-                    f"dev loss {before:.4f} before, {losses['dev_loss']:.4f} at its best (step "
-                    f"{best} of {done.steps})",
-                    f"验证损失：训练前 {before:.4f}，最低 {losses['dev_loss']:.4f}（第 {best} 步，"
-                    f"共 {done.steps} 步）",
+        if done.strength != 1:
+            self.note(say(f"kept at strength {done.strength:g}", f"以强度 {done.strength:g} 保留"))
+        for name, zh in (("dev", "验证"), ("general", "通用")):
+            before, after = (done.losses.get(f"{name}_loss{when}") for when in ("_before", ""))
+            if before is not None and after is not None:
+                text = say(
+                    f"{name} loss {before:.4f} before, {after:.4f} now",
+                    f"{zh}损失：训练前 {before:.4f}，现在 {after:.4f}",
                 )
-            )
+                best, step = done.losses.get(f"{name}_best", after), done.losses.get("dev_step", 0)
+                if best < after and step != done.steps:
+                    text += say(
+                        f" (least: {best:.4f} in step {step:.0f} of {done.steps})",
+                        f"（最低 {best:.4f}，在第 {step:.0f} 步，共 {done.steps} 步）",
+                    )
+                self.note(text)
         self.note(
             say(
                 f"read back, its logits differ by {done.apart:.1e} of the largest at most",
@@ -114,6 +124,20 @@ class Screen:
             )
         )
         out(str(done.out))
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What the system refuses to write is told in one line."""
+    try:
+        yield
+    except OSError as problem:
+        where = problem.filename or folder
+        raise UserError(
+            f"{where}: {problem.strerror or problem}; see to it, and run the same command with "
+            "--resume",
+            zh=f"{where}：{problem.strerror or problem}；请处理后用同一命令加 --resume 继续",
+        ) from problem
 
 
 def _time(seconds: float) -> str:

@@ -17,11 +17,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from finetune.train.log import BOARD, FILE, PICTURE
 from ingest.errors import UserError
 from ingest.store.files import sync_directory, write_whole
 
 NUMBERS = "training.safetensors"
 STATE = "state.json"
+WRITTEN = (
+    "training.json", "contract.json", "adapter_config.json", "adapter_model.safetensors",
+    "pytorch_model.bin", "config.json",
+)  # fmt: skip
+"""What finish.py writes, of any method."""
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -37,8 +43,10 @@ class State:
     """Loss, gradient norm and steps since the log's last line."""
     scaler: Mapping[str, float]
     """The loss scale of float16; empty without."""
-    best: Mapping[str, float]
+    losses: Mapping[str, float]
     """What evaluations have found so far."""
+    stopped: str
+    """Why it is at its end, before its last step."""
     made_of: Mapping[str, Any] = field(default_factory=dict)
     """Data, options and base: a training goes on only with the very same."""
 
@@ -57,6 +65,20 @@ def found(out: Path) -> list[tuple[int, Path]]:
         return []
     named = ((NAME.fullmatch(path.name), path) for path in out.iterdir() if path.is_dir())
     return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def is_training(out: Path) -> bool:
+    """Whether a training was begun in the folder."""
+    return bool(found(out)) or (out / FILE).is_file()
+
+
+def forget(out: Path) -> None:
+    """Delete a training: its checkpoints first, then what else it writes. Other files stay."""
+    for path in [*(path for _, path in found(out)), *out.glob(".checkpoint-*.partial")]:
+        shutil.rmtree(path)
+    shutil.rmtree(out / BOARD, ignore_errors=True)
+    for name in (FILE, PICTURE, *WRITTEN):
+        (out / name).unlink(missing_ok=True)
 
 
 def save_checkpoint(

@@ -1,6 +1,8 @@
 """Trained numbers -> the adapter directory: strength chosen, written, read back, and recorded."""
 
 import json
+import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -11,20 +13,20 @@ import torch
 from torch import Tensor
 
 from finetune.train.log import FILE, PICTURE, draw
-from finetune.train.loop import Sets, Training, Tuned
+from finetune.train.loop import Training, Tuned
 from finetune.train.lora import Lora
 from finetune.train.loss import evaluated
 from ingest.errors import UserError
-from ingest.store.files import write_whole
+from ingest.store.files import sync_directory, write_whole
 from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import read_adapter
 
 STRENGTHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 RECORD = "training.json"
-APART = {torch.float32: 1e-4}
+APART, APART_HALF = 1e-4, 0.05
 """How far logits of the adapter read back may be from those of the trained one, as a share of the
-largest. `rag` holds adapters in the model's own precision, PEFT in float32."""
-APART_HALF = 0.05
+largest, of float32 models and of others: `rag` holds adapters in the model's own precision, PEFT in
+float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,66 +36,93 @@ class Finished:
     out: Path
     steps: int
     strength: float
-    measured: Mapping[str, float]
-    """Losses before and at the end, by name."""
+    losses: Mapping[str, float]
+    """Before (`dev_loss_before`, `general_loss_before`), of what was written (`dev_loss`,
+    `general_loss`), and the least on the way (`dev_best`, in step `dev_step`)."""
     apart: float
     """The largest difference of logits between what was trained and what was read back, relative."""
 
 
 def finish(training: Training, record: Mapping[str, Any]) -> Finished:
-    """Write the adapter into the training's folder and check it; the model is left without it.
+    """Write the adapter into the training's folder, once it is checked; the model is left without it.
 
-    `UserError` where the adapter, read back as `rag` does, answers otherwise than it was trained.
+    `UserError` where no strength keeps within the budget of forgetting, or the adapter, read back
+    as `rag` does, answers otherwise than it was trained.
     """
-    tuned, out, options = training.tuned, training.out, training.options
-    strength = options.strength or 1.0
-    if not options.strength and isinstance(tuned, Lora) and training.sets.dev is not None:
-        strength = choose(
-            tuned, training.sets, training.best, options.forgetting_budget, options.pack_length
-        )
-    if isinstance(tuned, Lora):
-        tuned.scale(strength)
+    tuned, out = training.tuned, training.out
+    strength, losses = kept(training)
     tuned.model.eval()
     with torch.no_grad():
         wanted = probe_logits(tuned.model)
-    training.contract.write(out)
-    tuned.write(out, strength=strength)
-    apart = check(tuned.released(), out, wanted)
+    work = out / ".adapter.partial"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    work.mkdir()
+    tuned.write(work, strength=strength)
+    training.contract.write(work)
+    try:
+        apart = check(tuned.released(), work, wanted)
+        for path in sorted(work.iterdir()):
+            path.replace(out / path.name)
+        sync_directory(out)
+    finally:
+        shutil.rmtree(work)
     draw(out / FILE, out / PICTURE)
     told = {
         "made_by": {n: version(n) for n in ("chatglm-rag", "torch", "transformers", "peft")},
         **record,
-        "options": asdict(options),
+        "options": asdict(training.options),
+        "data": training.sets.digests,
+        "base_fingerprint": training.contract.base,
+        "device": training.accelerator.device.type,
+        "processes": training.accelerator.num_processes,
         "steps": training.done,
-        "losses": training.best,
+        "stopped": training.stopped,
+        "losses": losses,
         "strength": strength,
         "read_back_within": apart,
     }
     text = json.dumps(told, indent=2, ensure_ascii=False, default=str) + "\n"
     write_whole(out / RECORD, text.encode())
-    return Finished(out, training.done, strength, training.best, apart)
+    return Finished(out, training.done, strength, losses, apart)
 
 
-def choose(
-    tuned: Lora, sets: Sets, before: Mapping[str, float], budget: float, length: int
-) -> float:
-    """The strength of least loss on the dev set, among those within the budget of forgetting.
+def kept(training: Training) -> tuple[float, dict[str, float]]:
+    """The strength that the adapter is left at, and its losses.
 
-    The smallest, where none is within it.
+    What the options say; where they leave it open, and where the budget stopped the training, the
+    strength of least loss on the dev set (without one, the largest) within the budget.
     """
-    assert sets.dev is not None
-    limit = before.get("general_loss_before", 0.0) * (1 + budget) if budget else float("inf")
-    best = (float("inf"), STRENGTHS[-1])
-    for strength in STRENGTHS:
+    tuned, options, losses = training.tuned, training.options, dict(training.losses)
+    asked = options.strength
+    open_ = asked is None or bool(training.stopped)
+    if not isinstance(tuned, Lora) or (not open_ and asked == 1):
+        return 1.0, losses
+    budget, before = options.forgetting_budget, losses.get("general_loss_before", math.inf)
+    limit = before * (1 + budget) if budget else math.inf
+    tried: list[tuple[float, float, dict[str, float]]] = []
+    for strength in STRENGTHS if open_ else (asked or 1.0,):
         tuned.scale(strength)
-        if (
-            budget
-            and sets.general_dev is not None
-            and _mean(tuned, sets.general_dev, length) > limit
-        ):
-            continue
-        best = min(best, (_mean(tuned, sets.dev, length), strength))
-    return best[1]
+        found = {
+            name: _mean(tuned, rows, options.pack_length)
+            for name, rows in (
+                ("dev_loss", training.sets.dev),
+                ("general_loss", training.sets.general_dev),
+            )
+            if rows is not None
+        }
+        if not open_ or found.get("general_loss", 0.0) <= limit:
+            tried.append((found.get("dev_loss", -strength), strength, found))
+    if not tried:
+        raise UserError(
+            f"no strength from {STRENGTHS[-1]} on keeps the general loss within {limit:.4f}; the "
+            "checkpoints stay; train with a lower --learning-rate, more --mix, or a larger "
+            "--forgetting-budget",
+            zh=f"强度低至 {STRENGTHS[-1]} 仍无法使通用损失不超过 {limit:.4f}；检查点已保留；"
+            "请调低 --learning-rate、提高 --mix，或放宽 --forgetting-budget",
+        )
+    _, strength, found = min(tried, key=lambda each: each[:2])
+    tuned.scale(strength)
+    return strength, losses | found
 
 
 def check(model: Any, out: Path, wanted: Tensor) -> float:
@@ -104,11 +133,11 @@ def check(model: Any, out: Path, wanted: Tensor) -> float:
     found = probe_logits(model)
     adapters.activate(None)
     apart = float((found - wanted).abs().max() / wanted.abs().max())
-    if not apart <= APART.get(model.dtype, APART_HALF):
+    if not apart <= (APART if model.dtype == torch.float32 else APART_HALF):
         raise UserError(
-            f"the adapter in {out}, read back, gives logits that differ by {apart:.1%} from those "
-            "it was trained to; its checkpoints are whole, please report this",
-            zh=f"{out} 中的适配器读回后输出相差 {apart:.1%}；检查点完好，请报告此问题",
+            f"the adapter, read back, gives logits that differ by {apart:.1%} from those it was "
+            f"trained to; it is not put into {out.parent}, whose checkpoints stay; please report this",
+            zh=f"适配器读回后输出相差 {apart:.1%}，未写入 {out.parent}；检查点已保留，请报告此问题",
         )
     return apart
 

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from ingest.errors import UserError
+
 FIELDS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "dev_loss", "general_loss")
 FILE = "loss.csv"
 PICTURE = "loss.png"
+BOARD = "tensorboard"
 
 
 class Log:
@@ -21,8 +24,16 @@ class Log:
     def __init__(
         self, out: Path, *, size: int = 0, step: int = 0, tensorboard: bool = True
     ) -> None:
-        self.path = out / FILE
-        self.file = self.path.open("r+b" if size else "w+b")
+        path = out / FILE
+        held = path.stat().st_size if path.is_file() else 0
+        if held < size:
+            raise UserError(
+                f"{path} has {held} bytes, but the checkpoint knows of {size}: it was changed or "
+                "deleted; put it back, or begin anew in another folder",
+                zh=f"{path} 只有 {held} 字节，而检查点记录为 {size}：文件被改动或删除；"
+                "请恢复它，或在另一文件夹重新开始",
+            )
+        self.file = path.open("r+b" if size else "w+b")
         self.file.truncate(size)
         self.file.seek(size)
         if not size:
@@ -31,7 +42,7 @@ class Log:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=step or None)
+            self.board = SummaryWriter(str(out / BOARD), purge_step=step or None)
 
     def row(self, values: Mapping[str, float], **shown: float) -> None:
         """One line of `FIELDS`, those that are given; `shown` goes to TensorBoard alone."""
@@ -69,6 +80,17 @@ class Log:
         self.file.close()
         if self.board:
             self.board.close()
+
+
+class Silent:
+    """The log of a process that keeps none."""
+
+    def row(self, values: Mapping[str, float], **shown: float) -> None: ...
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def read(path: Path) -> dict[str, list[tuple[int, float]]]:

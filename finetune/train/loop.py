@@ -20,14 +20,14 @@ from finetune.options import TrainOptions
 from finetune.train.batches import Batch, Plan, Stream, packed, padded
 from finetune.train.checkpoint import State, found, numbers_of, same, save_checkpoint
 from finetune.train.diagnose import not_finite
-from finetune.train.log import Log
+from finetune.train.log import FILE, PICTURE, Log, Silent, draw
 from finetune.train.loss import evaluated, summed
 from finetune.train.optimizer import Optimizer, learning_rate
 from finetune.types import Rows
 from ingest.errors import UserError
 from rag.chatglm.contract import Contract, fingerprint
 
-HARMLESS = ("save_steps", "save_total_limit")
+HARMLESS = ("save_steps", "save_total_limit", "strength")
 """Options that may change where a training goes on."""
 
 
@@ -95,8 +95,11 @@ class Training:
     out: Path
     contract: Contract
     accelerator: Accelerator
-    best: dict[str, float] = field(default_factory=dict, init=False)
+    losses: dict[str, float] = field(default_factory=dict, init=False)
+    """Of the sets that are measured: before, at best (and in which step), and last."""
     done: int = field(default=0, init=False)
+    stopped: str = field(default="", init=False)
+    """Why it ended before its last step; empty where it did not."""
 
     def __post_init__(self) -> None:
         options = self.options
@@ -115,7 +118,8 @@ class Training:
             **{f"the data ({name})": digest for name, digest in self.sets.digests.items()},
             **options,
             "the base": fingerprint(self.tuned.base),
-            "devices": self.accelerator.num_processes,
+            "devices": f"{self.accelerator.num_processes} x {self.accelerator.device.type}",
+            "torch": torch.__version__,
         }
 
     def run(self, *, resume: bool = False) -> Iterator[Report]:
@@ -129,21 +133,20 @@ class Training:
         state = self._restore() if resume else None
         sums = _Sums(*state.sums) if state else _Sums()
         main = self.accelerator.is_main_process
-        log = Log(self.out, size=state.log if state else 0, step=self.done) if main else None
-        try:
+        with (
+            Log(self.out, size=state.log if state else 0, step=self.done)
+            if main
+            else Silent() as log
+        ):
             yield from self._steps(log, sums)
-        finally:
-            if log:
-                log.__exit__(None, None, None)
 
-    def _steps(self, log: Log | None, sums: _Sums) -> Iterator[Report]:
+    def _steps(self, log: Log | Silent, sums: _Sums) -> Iterator[Report]:
         options, steps = self.options, self.plan.steps
         began, tokens, first = monotonic(), 0, self.done
         if self.done == 0 and (measured := self._evaluate()):
-            self.best = {f"{name}_before": value for name, value in measured.items()}
-            self._write(log, {"step": 0, "epoch": 0.0, **measured})
-        stopped = ""
-        while self.done < steps and not stopped:
+            self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
+            log.row({"step": 0, "epoch": 0.0, **measured})
+        while self.done < steps and not self.stopped:
             loss, norm, seen = self._step(self.done)
             self.done += 1
             tokens += seen
@@ -152,10 +155,11 @@ class Training:
             measured: dict[str, float] = {}
             if self.done % options.eval_steps == 0 or last:
                 measured = self._evaluate()
-                stopped = self._judge(measured)
-            if self.done % options.logging_steps == 0 or last or measured or stopped:
+                self._judge(measured)
+            report = None
+            if self.done % options.logging_steps == 0 or last or measured:
                 elapsed = monotonic() - began
-                yield Report(
+                report = Report(
                     self.done,
                     steps,
                     sums.loss / sums.steps,
@@ -163,12 +167,14 @@ class Training:
                     elapsed / (self.done - first) * (steps - self.done),
                     measured.get("dev_loss"),
                     measured.get("general_loss"),
-                    stopped,
+                    self.stopped,
                 )
-                self._write(log, self._line(sums, measured), speed=tokens / elapsed)
+                log.row(self._line(sums, measured), speed=report.speed)
                 sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
-            if self.done % options.save_steps == 0 or last or stopped:
+            if self.done % options.save_steps == 0 or last or self.stopped:
                 self._save(log, sums)
+            if report:
+                yield report
 
     def _line(self, sums: _Sums, measured: Mapping[str, float]) -> dict[str, float]:
         return {
@@ -202,8 +208,8 @@ class Training:
                 raise not_finite(self.tuned.model, batch, number + 1)
             total += float(loss.detach())
             self.optimizer.backward(loss / learnt)
-        norm = self.optimizer.step(number + 1, self._rate(number))
-        return float(self.optimizer.sum(total)) / learnt, norm, read
+        mean = float(self.optimizer.sum(total)) / learnt
+        return mean, self.optimizer.step(number + 1, self._rate(number), mean), read
 
     def _rate(self, step: int) -> float:
         return learning_rate(self.options, step, self.plan.steps)
@@ -227,36 +233,33 @@ class Training:
         measured: dict[str, float] = {}
         for name, rows in (("dev_loss", self.sets.dev), ("general_loss", self.sets.general_dev)):
             if rows is not None:
-                found = evaluated(self.tuned.model, rows, length=length, part=part)
-                loss, count = (float(n) for n in self.optimizer.sum(found))
+                sums = evaluated(self.tuned.model, rows, length=length, part=part)
+                loss, count = (float(n) for n in self.optimizer.sum(sums))
                 measured[name] = loss / max(1.0, count)
         return measured
 
-    def _judge(self, measured: Mapping[str, float]) -> str:
-        """Keep what was best; why to stop, if there is a reason."""
-        if (loss := measured.get("dev_loss", math.inf)) < self.best.get("dev_loss", math.inf):
-            self.best |= {"dev_loss": loss, "dev_step": self.done}
-        before = self.best.get("general_loss_before")
-        budget, now = self.options.forgetting_budget, measured.get("general_loss")
+    def _judge(self, measured: dict[str, float]) -> None:
+        """Keep what was measured and what was best of it; stop where the budget is overdrawn."""
+        self.losses |= measured
+        if (loss := measured.get("dev_loss", math.inf)) < self.losses.get("dev_best", math.inf):
+            self.losses |= {"dev_best": loss, "dev_step": self.done}
+        before, now = (self.losses.get(f"general_loss{when}") for when in ("_before", ""))
+        budget = self.options.forgetting_budget
         if budget and before is not None and now is not None and now > before * (1 + budget):
-            return (
+            self.stopped = (
                 f"general loss {now:.4f} is {now / before - 1:.1%} above the {before:.4f} before "
                 f"training, more than the budget of {budget:.1%}"
             )
-        return ""
 
-    def _write(self, log: Log | None, values: Mapping[str, float], **shown: float) -> None:
-        if log:
-            log.row(values, **shown)
-
-    def _save(self, log: Log | None, sums: _Sums) -> None:
-        if log:
+    def _save(self, log: Log | Silent, sums: _Sums) -> None:
+        if isinstance(log, Log):
             state = State(
                 self.done,
                 log.flush(),
                 (sums.loss, sums.norm, sums.steps),
                 self.optimizer.scale(),
-                self.best,
+                self.losses,
+                self.stopped,
                 self.made_of,
             )
             save_checkpoint(
@@ -266,6 +269,7 @@ class Training:
                 self._write_adapter,
                 keep=self.options.save_total_limit,
             )
+            draw(self.out / FILE, self.out / PICTURE)
         self.accelerator.wait_for_everyone()
 
     def _write_adapter(self, folder: Path) -> None:
@@ -280,7 +284,7 @@ class Training:
         state = State.read(folder)
         same(state.made_of, _as_read(self.made_of), self.out)
         self.optimizer.restore(numbers_of(folder), state.scaler)
-        self.best, self.done = dict(state.best), state.step
+        self.losses, self.done, self.stopped = dict(state.losses), state.step, state.stopped
         return state
 
 
@@ -295,8 +299,9 @@ def plan(sets: Sets, options: TrainOptions, devices: int) -> Plan:
     size = options.per_device_train_batch_size * options.gradient_accumulation_steps * devices
     lengths = None if options.packing else sets.train.lengths
     general = sets.general
+    own = max(1, size - round(size * options.mix))  # of them meet in a step
     return Plan(
-        Stream(len(sets.train), options.seed, lengths=lengths, size=size),
+        Stream(len(sets.train), options.seed, lengths=lengths, size=own),
         size,
         options.num_train_epochs,
         options.max_steps,

@@ -14,6 +14,9 @@ from finetune.train.diagnose import infinite_gradient, no_gradient
 SMALLEST_SCALE = 1.0
 """Of a float16 loss: where gradients are infinite even so, it is not the scale."""
 
+LEARNT = 1e-6
+"""A loss so small leaves no gradient: there is nothing more to learn."""
+
 
 class Optimizer:
     """The trained numbers by name, and what moves them."""
@@ -30,11 +33,12 @@ class Optimizer:
         self.scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
             accelerator.device.type, enabled=self.dtype == torch.float16
         )
+        self.scaler.scale(torch.zeros((), device=accelerator.device))  # a device may have no rows
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def step(self, number: int, rate: float) -> float:
+    def step(self, number: int, rate: float, loss: float) -> float:
         """Move the numbers in step `number`, from 1; the norm of the gradients before clipping.
 
         Of float16, a step whose gradients are infinite is passed over (0 comes back) and the next
@@ -46,7 +50,7 @@ class Optimizer:
         self.scaler.unscale_(self.adamw)
         norm = float(nn.utils.clip_grad_norm_(self.params, self.options.max_grad_norm or math.inf))
         scale = self.scaler.get_scale()
-        if norm == 0:
+        if norm == 0 and loss > LEARNT:
             raise no_gradient(number, self.dtype, scale)
         if not math.isfinite(norm):
             if not self.scaler.is_enabled() or scale <= SMALLEST_SCALE:
@@ -110,7 +114,7 @@ class Optimizer:
 
 def learning_rate(options: TrainOptions, step: int, steps: int) -> float:
     """Of a step, from 0, as transformers' `get_scheduler` has it."""
-    warm = options.warmup_steps
+    warm = options.warmup_steps or math.ceil(steps * options.warmup_ratio)
     if step < warm:
         return options.learning_rate * step / warm
     if options.lr_scheduler_type == "constant":

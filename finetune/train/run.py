@@ -40,6 +40,16 @@ class Data:
     """The rows of another script, with what is wrong in them."""
     skip_bad: bool = False
     workers: int = 0
+    most: int = 0
+    """More than 0: only so many of the rows to learn, the first."""
+    most_dev: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dev_share < 1:
+            raise UserError(
+                f"--dev-share is {self.dev_share}; need 0 to below 1",
+                zh=f"--dev-share 为 {self.dev_share}；须为 0 到 1（不含 1）",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +89,46 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
         for name, files in (("train", data.train), ("dev", data.dev), ("general", data.general))
         if files
     }
-    train, dev = read["train"], read.get("dev")
+    train, dev = _first(read["train"], data.most), read.get("dev")
     if not len(train):
         raise UserError(
             f"{data.train[0]} holds no row to learn", zh=f"{data.train[0]} 中没有可学习的数据行"
         )
     own: Rows = train
-    held: Rows | None = dev
+    held: Rows | None = _first(dev, data.most_dev) if dev is not None else None
     if dev is None and (count := round(len(train) * data.dev_share)):
-        own, held = _split(train, count, options.seed)
-    general, general_dev = None, None
-    if "general" in read:
-        count = max(1, min(GENERAL_MOST, round(len(read["general"]) * GENERAL_HELD)))
-        general, general_dev = _split(read["general"], count, options.seed)
+        own, held = _split(train, count, options.seed, "--dev-share 0")
+    general, general_dev = _general(read.get("general"), options)
+    if options.forgetting_budget and general_dev is None:
+        raise UserError(
+            f"--forgetting-budget is {options.forgetting_budget}, but no general data is named to "
+            "measure it on; add --mix FILE:0 (or a share to learn too)",
+            zh=f"--forgetting-budget 为 {options.forgetting_budget}，但没有用于衡量的通用数据；"
+            "请加 --mix 文件:0（或要混入的比例）",
+        )
+    if options.strength is None and held is None:
+        raise UserError(
+            "--strength is auto, but no rows are held out to choose it on; name --dev or --dev-share",
+            zh="--strength 为 auto，但没有留出的数据用于选择；请指定 --dev 或 --dev-share",
+        )
     shortened = {name: found.shortened for name, found in read.items()}
-    sets = Sets(own, held, general if options.mix else None, general_dev)
-    counts = {"train": len(own), "dev": len(held or ()), "general": len(read.get("general", ()))}
-    return sets, Told(counts, shortened)
+    sets = Sets(own, held, general, general_dev)
+    counts = {"train": len(own), "dev": len(held or ()), "general": len(general or ())}
+    return sets, Told(counts | {"general_dev": len(general_dev or ())}, shortened)
+
+
+def _first(rows: Rows, count: int) -> Rows:
+    return Part(rows, np.arange(min(count, len(rows)))) if count else rows
+
+
+def _general(rows: Rows | None, options: TrainOptions) -> tuple[Part | None, Part | None]:
+    """What is mixed in of the general set, and what is measured: of one that is not mixed in, all."""
+    if rows is None:
+        return None, None
+    if not options.mix:
+        return None, Part(rows, np.arange(min(len(rows), GENERAL_MOST)))
+    count = max(1, min(GENERAL_MOST, round(len(rows) * GENERAL_HELD)))
+    return _split(rows, count, options.seed, "--mix FILE:0")
 
 
 def _prepared(folder: Path, generation: int, template: str) -> TokenSet:
@@ -113,12 +146,12 @@ def _prepared(folder: Path, generation: int, template: str) -> TokenSet:
     return tokens
 
 
-def _split(rows: Rows, held: int, seed: int) -> tuple[Part, Part]:
-    """All but `held` rows drawn at random, and those."""
+def _split(rows: Rows, held: int, seed: int, instead: str) -> tuple[Part, Part]:
+    """All but `held` rows drawn at random, and those; `instead` is the way out for too few."""
     if held >= len(rows):
         raise UserError(
-            f"{len(rows)} rows are too few to hold {held} of them out; give more, or --dev-share 0",
-            zh=f"只有 {len(rows)} 行，无法留出 {held} 行；请增加数据，或用 --dev-share 0",
+            f"{len(rows)} rows are too few to hold {held} of them out; give more, or {instead}",
+            zh=f"只有 {len(rows)} 行，无法留出 {held} 行；请增加数据，或用 {instead}",
         )
     order = np.random.default_rng(seed).permutation(len(rows))
     return Part(rows, np.sort(order[held:])), Part(rows, np.sort(order[:held]))

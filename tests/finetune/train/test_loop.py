@@ -14,7 +14,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
-from finetune.train.checkpoint import found
+from finetune.train.checkpoint import forget, found, is_training
 from finetune.train.finish import RECORD, finish
 from finetune.train.log import FILE, PICTURE, read
 from finetune.train.loop import Report, Training
@@ -319,6 +319,25 @@ def test_the_budget_of_forgetting_stops_a_training(tmp_path: Path) -> None:
     assert found(tmp_path / "bound")[-1][0] == last.step
 
 
+def test_what_the_budget_stopped_stays_stopped_and_is_weakened(tmp_path: Path) -> None:
+    options = replace(SHORT, max_steps=40, eval_steps=4, learning_rate=0.2, forgetting_budget=0.02)
+    general = rows(tiny(3), 12, seed=5)
+
+    def made() -> Training:
+        return training(tmp_path, tiny(3), options, general_dev=general)
+
+    first = made()
+    list(first.run())
+    assert first.stopped
+    again = made()
+    assert list(again.run(resume=True)) == []
+    assert (again.done, again.stopped) == (first.done, first.stopped)
+    finished = finish(again, {})
+    assert finished.strength < 1
+    limit = finished.losses["general_loss_before"] * 1.02
+    assert finished.losses["general_loss"] <= limit
+
+
 def test_mixing_keeps_the_general_loss_down(tmp_path: Path) -> None:
     def final(mix: float) -> Report:
         [*_, last] = forgetting(tmp_path / str(mix), mix=mix).run()
@@ -332,7 +351,7 @@ def test_mixing_keeps_the_general_loss_down(tmp_path: Path) -> None:
 
 def test_strength_is_what_serves_the_dev_set(tmp_path: Path) -> None:
     """Rows to learn that say the opposite of the dev set: the less, the better."""
-    options = replace(SHORT, max_steps=30, learning_rate=5e-2, strength=0.0)
+    options = replace(SHORT, max_steps=30, learning_rate=5e-2, strength=None)
     made = training(tmp_path / "far", tiny(3), options, dev=rows(tiny(3), 12, seed=7))
     list(made.run())
     assert finish(made, {}).strength < 1
@@ -342,6 +361,42 @@ def test_strength_is_what_serves_the_dev_set(tmp_path: Path) -> None:
     )
     list(near.run())
     assert finish(near, {}).strength == 1
+
+
+def test_a_prefix_has_no_strength() -> None:
+    for strength in (None, 0.5):
+        with pytest.raises(UserError, match="strength"):
+            replace(SHORT, method=PrefixOptions(5), strength=strength)
+
+
+def test_a_log_that_is_gone_is_told(tmp_path: Path) -> None:
+    list(training(tmp_path, tiny(3), SHORT).run())
+    (tmp_path / FILE).unlink()
+    with pytest.raises(UserError, match=r"loss\.csv has 0 bytes"):
+        list(training(tmp_path, tiny(3), replace(SHORT, save_steps=2)).run(resume=True))
+
+
+def test_forgetting_a_training_leaves_other_files(tmp_path: Path) -> None:
+    made = training(tmp_path, tiny(3), SHORT)
+    list(made.run())
+    finish(made, {})
+    (tmp_path / "mine.txt").write_text("kept")
+    assert is_training(tmp_path)
+    forget(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert not is_training(tmp_path)
+
+
+def test_nothing_is_written_where_the_adapter_is_not_what_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = training(tmp_path, tiny(3), SHORT)
+    list(made.run())
+    monkeypatch.setattr("finetune.train.finish.APART", -1.0)
+    with pytest.raises(UserError, match="read back"):
+        finish(made, {})
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    assert not list(tmp_path.glob(".adapter*"))
 
 
 def test_prefixes_have_upstream_s_files(tmp_path: Path) -> None:

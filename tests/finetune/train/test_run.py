@@ -35,7 +35,7 @@ def data(folder: Path, count: int, name: str = "rows.json") -> Path:
 def test_rows_are_held_out_by_the_seed(model: Path, tmp_path: Path) -> None:
     given = Data((data(tmp_path, 40),), dev_share=0.25)
     sets, told = read_sets(given, model, OPTIONS, cache=tmp_path / "cache")
-    assert told.rows == {"train": 30, "dev": 10, "general": 0}
+    assert told.rows == {"train": 30, "dev": 10, "general": 0, "general_dev": 0}
     assert sets.dev is not None
     seen = {tuple(row.ids) for row in (*sets.train, *sets.dev)}  # type: ignore[misc]
     assert len(seen) == 40
@@ -50,7 +50,7 @@ def test_a_dev_file_leaves_all_rows_to_learn(model: Path, tmp_path: Path) -> Non
     sets, told = read_sets(
         Data((data(tmp_path, 40),), (dev,)), model, OPTIONS, cache=tmp_path / "cache"
     )
-    assert told.rows == {"train": 40, "dev": 7, "general": 0}
+    assert told.rows["dev"] == 7
     assert len(sets.train) == 40
 
 
@@ -59,11 +59,11 @@ def test_general_rows_are_mixed_or_measured_only(model: Path, tmp_path: Path) ->
     measured, _ = read_sets(given, model, OPTIONS, cache=tmp_path / "cache")
     assert measured.general is None
     assert measured.general_dev is not None
-    assert len(measured.general_dev) == 5
+    assert len(measured.general_dev) == 50
     mixed, told = read_sets(given, model, replace(OPTIONS, mix=0.2), cache=tmp_path / "cache")
     assert mixed.general is not None
     assert len(mixed.general) == 45
-    assert told.rows["general"] == 50
+    assert (told.rows["general"], told.rows["general_dev"]) == (45, 5)
 
 
 def test_what_is_shortened_is_counted(model: Path, tmp_path: Path) -> None:
@@ -90,3 +90,23 @@ def test_a_prepared_set_is_what_it_was_prepared_for(model: Path, tmp_path: Path)
 def test_too_few_rows_are_told(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 rows are too few to hold 2 of them out"):
         read_sets(Data((data(tmp_path, 2),), dev_share=0.9), model, OPTIONS, cache=tmp_path / "c")
+
+
+def test_what_can_not_work_is_told_before_anything_is_loaded(model: Path, tmp_path: Path) -> None:
+    given = Data((data(tmp_path, 30),), dev_share=0)
+    for options, said in (
+        (replace(OPTIONS, forgetting_budget=0.1), "--mix"),
+        (replace(OPTIONS, strength=None), "--dev"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read_sets(given, model, options, cache=tmp_path / "c")
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match="dev-share"):
+            Data((data(tmp_path, 2),), dev_share=share)
+
+
+def test_only_the_first_rows_are_learnt(model: Path, tmp_path: Path) -> None:
+    given = Data((data(tmp_path, 40),), dev_share=0, most=7)
+    sets, _ = read_sets(given, model, OPTIONS, cache=tmp_path / "c")
+    whole, _ = read_sets(replace(given, most=0), model, OPTIONS, cache=tmp_path / "c")
+    assert [list(row.ids) for row in sets.train] == [list(row.ids) for row in whole.train][:7]  # type: ignore[attr-defined]
