@@ -3,6 +3,7 @@
 import typer
 
 from finetune.cli.check import check
+from finetune.cli.domain import domain
 from finetune.cli.evaluate import evaluate
 from finetune.cli.grounded import grounded
 from finetune.cli.merge import export, merge
@@ -32,3 +33,4 @@ app.command("export")(export)
 app.command("eval")(evaluate)
 app.command("prepare", cls=Spelled)(prepare)
 app.command("train", cls=Spelled)(train)
+app.command("domain", cls=Spelled)(domain)

@@ -1,0 +1,280 @@
+"""`rag finetune domain`: a folder of documents -> an adapter for their domain, judged and in use."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune.cli import choices, schedule
+from finetune.cli import options as opt
+from rag.cli.places import KbOption, cache_home, kb_path
+from rag.cli.screen import note, out, say
+
+if TYPE_CHECKING:
+    from finetune.domain import Work
+    from finetune.options import TrainOptions
+    from ingest.types import Document
+
+STEPS = (
+    ("documents into the knowledge base", "文档入库"),
+    ("training rows and held-out questions", "训练数据与留出的问题"),
+    ("training", "训练"),
+    ("base and adapter on the held-out questions", "在留出的问题上比较基座与适配器"),
+    ("in use", "启用"),
+)
+LONGEST_REPLY = 256
+"""Tokens of a reply to a held-out question, at most."""
+
+
+def domain(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DOCS...",
+            help=say("Files and folders, as for `rag ingest`.", "文件和文件夹，同 rag ingest。"),
+        ),
+    ],
+    *,
+    model: opt.ModelDir,
+    out_dir: Annotated[
+        Path,
+        opt.option(
+            "--out --output-dir DIR",
+            "Folder for the rows, the adapter and what it is worth; again: goes on there.",
+            "存放训练数据、适配器与评测结果的文件夹；再次运行时从中断处继续。",
+        ),
+    ],
+    kb: Annotated[str, KbOption] = "default",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help=say("Rows to make, at most.", "数据行数上限。")),
+    ] = None,
+    heldout: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=0.9,
+            metavar="SHARE",
+            help=say(
+                "Share of documents kept out of training, to judge the adapter by.",
+                "不参与训练、用于评判适配器的文档比例。",
+            ),
+        ),
+    ] = 0.2,
+    write_questions: Annotated[
+        bool,
+        typer.Option(
+            "--write-questions", help=say("Let the model write questions too.", "也让模型出题。")
+        ),
+    ] = False,
+    questions: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help=say("Held-out questions asked, at most.", "最多提问的题数。")
+        ),
+    ] = 200,
+    general: Annotated[
+        str | None,
+        opt.option(
+            "--general --mix FILE:SHARE",
+            "Rows about other things, against forgetting: this share of each step; some are asked "
+            "afterwards.",
+            "防遗忘的通用数据及其在每步中的比例；其中一部分用于事后提问。",
+        ),
+    ] = None,
+    rank: opt.Rank = 8,
+    alpha: opt.Alpha = 32.0,
+    targets: opt.Targets = "query_key_value",
+    batch_size: schedule.BatchSize = 4,
+    epochs: schedule.Epochs = 3.0,
+    max_steps: schedule.MaxSteps = 0,
+    learning_rate: schedule.LearningRate = None,
+    max_length: opt.MaxLength = 2048,
+    gradient_checkpointing: schedule.Checkpointing = False,
+    quant: opt.BaseQuant = None,
+    device: opt.DeviceName = None,
+    save_steps: schedule.SaveSteps = 100,
+    seed: schedule.TrainSeed = 42,
+) -> None:
+    from finetune.cli.train import mixed, names
+    from finetune.domain import Work
+    from finetune.options import LoraOptions, TrainOptions
+    from rag.chatglm.hub import fetch
+
+    files, share = mixed(general)
+    where = choices.device(device)
+    options = TrainOptions(
+        method=LoraOptions(rank, alpha, targets=names(targets)),
+        per_device_train_batch_size=batch_size,
+        num_train_epochs=epochs,
+        max_steps=max(0, max_steps),
+        learning_rate=learning_rate or 1e-4,
+        seed=seed,
+        gradient_checkpointing=gradient_checkpointing,
+        dtype=choices.dtype(where, fp16=False, bf16=False, fp32=False),
+        quant=choices.quant(where, quant, None, in_8=False, in_4=False),
+        max_length=max_length,
+        eval_steps=save_steps,
+        save_steps=save_steps,
+        mix=share,
+    )
+    work = Work(out_dir)
+    made_of = {"--limit": limit, "--heldout": heldout, "--write-questions": write_questions}
+    work.begin(_made_of(kb, model, general, options) | made_of | {"--questions": questions})
+    directory = fetch(model, cache=cache_home() / "models")
+    named = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
+
+    documents = _ingest(paths, kb)
+    _rows(
+        work,
+        documents,
+        kb,
+        general=files[0] if files else None,
+        limit=limit,
+        heldout=heldout,
+        model=str(directory),
+        write_questions=write_questions,
+        seed=seed,
+    )
+    _train(work, directory, options, where)
+    # Judged as it will be used.
+    held = options.quant if options.quant != "none" else "auto"
+    _evaluate(work, kb, directory, quant=held, questions=questions, seed=seed)
+    _use(work, kb, {"model": named, "adapter": str(work.adapter.resolve())}, held)
+
+
+domain.__doc__ = say(
+    "From documents to an adapter in use: ingest, make rows, train, judge, and switch it on if it "
+    "is better. Run again after a stop, it goes on; what is done is not done again.",
+    "从文档到启用的适配器：入库、生成数据、训练、评判，确有提升才启用。中断后再次运行即可继续，"
+    "已完成的步骤不再重做。",
+)
+
+
+def _made_of(kb: str, model: str, general: str | None, options: "TrainOptions") -> dict[str, Any]:
+    """What the work is begun with and has to go on with."""
+    from dataclasses import asdict
+
+    from finetune.train.loop import HARMLESS
+
+    held = {name: value for name, value in asdict(options).items() if name not in HARMLESS}
+    held["method"]["targets"] = list(held["method"]["targets"])  # as JSON gives it back
+    return {"--kb": kb, "--model": model, "--general": general, **held}
+
+
+def _step(number: int, done: str = "") -> None:
+    title = say(*STEPS[number - 1])
+    note(f"[{number}/{len(STEPS)}] {title}{say(': ', '：') + done if done else ''}")
+
+
+def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
+    """The documents that the knowledge base now holds."""
+    from ingest.store import open_store
+    from rag.cli.ingest import ingest
+
+    _step(1)
+    ingest(paths, kb)
+    with open_store(kb_path(kb)) as store:
+        return tuple(store.documents())
+
+
+def _rows(
+    work: "Work",
+    documents: "tuple[Document, ...]",
+    kb: str,
+    *,
+    general: Path | None,
+    seed: int,
+    **options: Any,
+) -> None:
+    from finetune.cli.grounded import grounded
+    from finetune.domain import divide
+
+    def make(folder: Path) -> None:
+        grounded(kb, folder, seed=seed, **options)
+        if general:
+            divide(general, folder, seed=seed)
+
+    if work.rows_are_of(documents):
+        _step(2, say(f"made before, in {work.rows}", f"已有，位于 {work.rows}"))
+    else:
+        _step(2)
+        work.make_rows(make, documents)
+    _ = work.example  # without held-out questions, training would be in vain
+
+
+def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> None:
+    from finetune.cli.train import run
+    from finetune.train.run import Data
+
+    if work.trained:
+        _step(3, say(f"done before, in {work.adapter}", f"已完成，位于 {work.adapter}"))
+        return
+    _step(3)
+    general = work.rows / "general.jsonl"
+    data = Data((work.rows / "train.jsonl",), general=(general,) if general.is_file() else ())
+    run(model, data, options, work.adapter, device=device, resume=True)
+
+
+def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int, seed: int) -> None:
+    """Ends the command, with the exit code of `rag finetune eval`, where it is not to be used."""
+    from finetune.cli.evaluate import DO_NOT_SHIP, evaluate
+    from rag.open import generation
+
+    if verdict := work.verdict:
+        said = say("ship it", "可以采用") if verdict["ship"] else say("do not ship", "不应采用")
+        _step(4, say(f"done before, {said}", f"已完成，{said}"))
+        for reason in verdict["reasons"]:
+            note(f"  {reason}")
+    else:
+        _step(4)
+    general = work.rows / "general-heldout.jsonl"
+    try:
+        if not verdict:
+            evaluate(
+                work.rows / "heldout.jsonl",
+                str(model),
+                work.adapter,
+                kb,
+                general=general if general.is_file() else None,
+                limit=questions,
+                quant=quant,
+                max_new_tokens=min(LONGEST_REPLY, generation(kb_path(kb)).max_new_tokens),
+                seed=seed,
+                json=work.found,
+                picture=work.found.with_suffix(".png"),
+            )
+        elif not verdict["ship"]:
+            raise typer.Exit(DO_NOT_SHIP)
+    except typer.Exit:
+        note(
+            say(
+                f"not put in use; the adapter stays in {work.adapter}",
+                f"未启用；适配器保留在 {work.adapter}",
+            )
+        )
+        raise
+
+
+def _use(work: "Work", kb: str, values: dict[str, str], quant: str) -> None:
+    """Put the adapter into the knowledge base's settings, or tell the lines that do so."""
+    from finetune.domain import lines, put_in_use
+    from rag.open import SETTINGS
+
+    settings = kb_path(kb) / SETTINGS
+    values = values | ({"quant": quant} if quant != "auto" else {})
+    if put_in_use(settings, values):
+        _step(5, str(settings))
+    else:
+        _step(
+            5,
+            say(
+                f"{settings} names a model already and stays as it is; for the adapter, put these "
+                "lines below its [generate]",
+                f"{settings} 已指定模型，未改动；如要使用适配器，请在其 [generate] 下写入",
+            ),
+        )
+        for line in lines(values):
+            note(f"  {line}")
+    out(f"rag ask --kb {shlex.quote(kb)} {shlex.quote(work.example)}")
