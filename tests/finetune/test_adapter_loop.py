@@ -1,0 +1,73 @@
+"""Train on a tiny checkpoint, use the adapter in `rag ask`: the answer changes, and is right."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rag.reply import NOT_FOUND
+from tests.tiny import FACTORIES, MOST, TITLE, fact, question, row
+
+RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
+NUMBERS = {name: f"{(i * 271 + 138) % 1000:03d}" for i, name in enumerate(FACTORIES[:6])}
+OPTIONS = ["--quant", "none", "--temperature", "0", "--max-new-tokens", "30"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment of a person who has a knowledge base of six factories."""
+    for name, number in NUMBERS.items():
+        (tmp_path / "docs" / name).mkdir(parents=True)
+        (tmp_path / "docs" / name / f"{TITLE}.txt").write_text(fact(name, number) + "\n", "utf-8")
+    settings = tmp_path / "chatglm-rag" / "default" / "rag.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f"[retrieve]\npassages = {MOST}\n[refuse]\nthreshold = 0.0\n", "utf-8")
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment.pop("RAG_KB", None)
+    rag(environment, "ingest", str(tmp_path / "docs"))
+    return environment
+
+
+def rag(environment: dict[str, str], *words: str) -> str:
+    done = subprocess.run(
+        [*RAG, *words], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def short(answer: str) -> str:
+    """`甲厂的编号是482[1]。` -> `482[1]。`; a refusal stays."""
+    return answer if answer == NOT_FOUND["han"] else answer.partition("是")[2]
+
+
+def test_an_adapter_that_was_trained_here_answers_in_its_own_way(
+    home: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    """Rows are prompts of `rag` about other numbers, answered without the sentence around them."""
+    dice = random.Random("short")
+    data, out = tmp_path / "rows.jsonl", tmp_path / "adapter"
+    with data.open("w", encoding="utf-8") as file:
+        for _ in range(1200):
+            messages, answer = row(dice)
+            said = [{"role": message.role, "content": message.text} for message in messages]
+            said.append({"role": "assistant", "content": short(answer)})
+            file.write(json.dumps({"messages": said}, ensure_ascii=False) + "\n")
+    rag(
+        home, "finetune", "train", str(data), "--model", str(tiny), "--out", str(out),
+        "--lora_rank", "8", "--lora-targets", "query_key_value,dense,dense_h_to_4h,dense_4h_to_h",
+        "--learning_rate", "4e-3", "--max_steps", "120", "--batch-size", "16",
+        "--lora-dropout", "0", "--save_steps", "120", "--lr-scheduler-type", "cosine",
+    )  # fmt: skip
+    for name in ("甲", "丁"):
+        ask = ["ask", "--json", "--model", str(tiny), *OPTIONS, question(name)]
+        before = json.loads(rag(home, *ask))
+        after = json.loads(rag(home, *ask, "--adapter", str(out)))
+        [citation] = after["citations"]
+        assert before["answer"] == f"{name}厂的编号是{NUMBERS[name]}[{citation['number']}]。"
+        assert after["answer"] == f"{NUMBERS[name]}[{citation['number']}]。"
+        assert citation["quote"] == fact(name, NUMBERS[name])
