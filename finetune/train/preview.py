@@ -28,7 +28,7 @@ from rag.chatglm.room import Device, Room
 FEW = (2, 3)
 """Layers that are counted; each one more takes what the last took."""
 CLOSE = 0.03
-"""Of the room, that may be left."""
+"""The share of the room that may be left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +69,22 @@ class Previewer:
 
     def preview(self, learnt: Sequence[Batch], measured: Sequence[Batch] = ()) -> Preview:
         """What the heaviest of these lines take: of those that are learnt, and those that are
-        evaluated. (Loading takes more, where all are light.)
+        evaluated. (Loading or saving takes more, where all are light.)
         """
         found = [self._of(line, learn=True) for line in learnt]
         found += [self._of(line, learn=False) for line in measured]
-        return max([*found, self._loading()], key=lambda preview: preview.total)
+        held = self._extended(self._at_rest)
+        found.append(self._loading(held.weights))
+        # A checkpoint is first bytes of each tensor, then those of the file.
+        found.append(replace(held, work=2 * (held.trained + held.moments)))
+        return max(found, key=lambda preview: preview.total)
 
     def largest(self, line: Callable[[int], Batch], room: int, *, most: int) -> int:
         """The most rows, up to `most`, of which `line` makes one that is trained within `room` bytes.
 
-        0 if there are none. Near enough: a line of one row more, or of 3 % more bytes, does not fit.
+        0 if there are none; else as near as `last_within` comes.
         """
-
-        def need(rows: int) -> int:
-            return self._of(line(rows), learn=True).total
-
-        low, high, taken, guess = 1, most + 1, need(1), 2
-        if taken > room:
-            return 0
-        while high - low > 1 and room - taken > room * CLOSE:
-            more = need(guess)
-            slope = max(1, (more - taken) // (guess - low))
-            if more <= room:
-                low, taken = guess, more
-            else:
-                high = guess
-            guess = min(max(low + (room - taken) // slope, low + 1), high - 1)
-        return low
+        return last_within(lambda rows: self._of(line(rows), learn=True).total, room, most)
 
     def _of(self, line: Batch, *, learn: bool) -> Preview:
         return self._extended(lambda layers: self._counted(layers, line, learn=learn))
@@ -127,33 +116,38 @@ class Previewer:
         return self._models[layers]
 
     def _counted(self, layers: int, line: Batch, *, learn: bool) -> Preview:
-        tuned = self._model(layers)
-        trained, count = bytes_of(tuned.trained.values()), counted(tuned, line, learn=learn)
+        rest, count = self._at_rest(layers), counted(self._model(layers), line, learn=learn)
         work = count.get("work", 0)
         if self._by_bitsandbytes:  # which makes floats of one weight at a time
             work += parameters(self.config).largest * self._dtype.itemsize
-        return Preview(
-            weights=self._held(tuned),
-            trained=trained,
-            gradients=trained,
-            moments=2 * trained,
+        return replace(
+            rest,
+            gradients=rest.trained,
             kept=count.get("kept", 0),
             logits=count.get("logits", 0),
             work=work,
+        )
+
+    def _at_rest(self, layers: int) -> Preview:
+        """Between steps, of a model with so many layers."""
+        tuned = self._model(layers)
+        trained = bytes_of(tuned.trained.values())
+        return replace(
+            NOTHING,
+            weights=self._held(tuned),
+            trained=trained,
+            moments=2 * trained,
             runtime=RUNTIME[self.device],
         )
 
-    def _loading(self) -> Preview:
+    def _loading(self, held: int) -> Preview:
         """While the largest matrix is read from its file, and made codes."""
         counts = parameters(self.config)
         largest = max(counts.embedding, counts.largest)
         work = largest * stored_dtype(self.config).itemsize
         if self.options.quant != "none" and not self._by_bitsandbytes:
             work += 2 * largest
-        held = self._extended(
-            lambda layers: replace(NOTHING, weights=self._held(self._model(layers)))
-        )
-        return replace(held, work=work, runtime=RUNTIME[self.device])
+        return replace(NOTHING, weights=held, work=work, runtime=RUNTIME[self.device])
 
     def _held(self, tuned: Tuned) -> int:
         """Bytes of the base's weights."""
@@ -176,6 +170,27 @@ class Previewer:
     def _by_bitsandbytes(self) -> bool:
         quant, stored = self.options.quant, stored_bits(self.config)
         return not stored and (quant == "nf4" or (quant == "int8" and self.device == "cuda"))
+
+
+def last_within(need: Callable[[int], int], room: int, most: int) -> int:
+    """The largest number from 1 to `most` whose `need`, which grows with it, is at most `room`.
+
+    0 if there is none. It is the very last, or leaves `CLOSE` of the room beside what 1 needs: by
+    straight lines through what was asked (regula falsi), as each question takes a second.
+    """
+    low, high, taken, guess = 1, most + 1, need(1), 2
+    enough = (room - taken) * CLOSE
+    if taken > room:
+        return 0
+    while high - low > 1 and room - taken > enough:
+        more = need(guess)
+        slope = max(1, (more - taken) // (guess - low))
+        if more <= room:
+            low, taken = guess, more
+        else:
+            high = guess
+        guess = min(max(low + (room - taken) // slope, low + 1), high - 1)
+    return low
 
 
 def counted(tuned: Tuned, line: Batch, *, learn: bool) -> Mapping[str, int]:
