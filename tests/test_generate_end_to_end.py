@@ -28,10 +28,10 @@ from rag.retrieve import RetrieveOptions
 from rag.types import Answer, Message, Sampling
 from tests.fakes import HashEmbedder, TextParser
 from tests.rag.chatglm.adapters import linears, tensors, write
-from tests.tiny import FACTORIES, MOST, TITLE, fact, question, row
+from tests.tiny import FACTORIES, MOST, TITLE, fact, numbers, question, row
 
 GREEDY = Sampling(max_new_tokens=30, temperature=0)
-NUMBERS = {name: f"{(i * 271 + 138) % 1000:03d}" for i, name in enumerate(FACTORIES[:8])}
+NUMBERS = numbers(8)
 UNKNOWN = FACTORIES[8]
 NEVER = Curve(0.98, -1.35, 0.0)
 
@@ -93,7 +93,7 @@ def test_the_cited_number_is_where_the_passage_stood(pipeline: Pipeline) -> None
     """The passages turned round: the same answer, another number."""
     name = next(iter(NUMBERS))
     found = pipeline.retrieve(question(name))
-    numbers = set()
+    cited = set()
     for hits, passages in (
         (found.hits, found.passages),
         (found.hits[::-1], found.passages[::-1]),
@@ -103,8 +103,8 @@ def test_the_cited_number_is_where_the_passage_stood(pipeline: Pipeline) -> None
         assert isinstance(answer, Answer)
         [citation] = answer.citations
         assert citation.quote == fact(name, NUMBERS[name])
-        numbers.add(citation.number)
-    assert numbers == {1, MOST}
+        cited.add(citation.number)
+    assert cited == {1, MOST}
 
 
 def test_what_no_passage_says_the_model_refuses(pipeline: Pipeline) -> None:

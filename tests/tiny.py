@@ -1,8 +1,9 @@
-"""A ChatGLM3 of 150 thousand parameters that answers from passages, trained while the tests run.
+"""A ChatGLM3 of 160 thousand parameters that answers from passages, trained while the tests run.
 
-It reads prompts of `rag.prompt` about numbers of factories ("甲厂的编号是482。"), finds the factory
+It reads prompts of `rag.prompt` about numbers of factories ("甲厂的编号是493872。"), finds the factory
 that is asked for, and copies its number and the number of its passage; where no passage names it,
-it says so. Factories' numbers are drawn anew for each row, so it can know none by heart.
+it says so. Factories' numbers are drawn anew for each row, so it can know none by heart. Any other
+wording is beyond it: a domain to be trained for.
 """
 
 import math
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ingest.types import Chunk, Hit, Passage
-from rag.chatglm.chat import encode_chat, encode_text
+from rag.chatglm.chat import encode_answer, encode_chat
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
 from rag.chatglm.tokenizer import ChatGLMTokenizer
@@ -24,20 +25,32 @@ from rag.prompt import render
 from rag.reply import NOT_FOUND
 from rag.types import Message, Source
 
-FACTORIES = "甲乙丙丁戊己庚辛壬癸"
+FACTORIES = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
+PARTS = tuple(f"{digit}{(digit + 5) % 10}" for digit in range(10))
+"""What numbers are made of, three for each: every part is a token."""
 TITLE = "厂"
 MOST = 3
 """Passages in a prompt."""
 STEPS = 600
 BATCH = 24
-RATE = 4e-3
-WIDTH, HEADS, HEAD = 64, 5, 32
-BACK = (1, 2, 3, 4, 10)
+RATE = 2.5e-3
+WIDTH, HEADS, HEAD = 64, 6, 32
+BACK = (1, 2, 3, 4, 5, 11)
 """How many tokens back the heads of the first layer look, to begin with."""
 
 
-def fact(factory: str, number: str) -> str:
-    return f"{factory}厂的编号是{number}。"
+def number(seed: int) -> str:
+    """The factory number that is made from one below 1000: 482 -> `493872`."""
+    return "".join(PARTS[int(digit)] for digit in f"{seed:03d}")
+
+
+def numbers(count: int) -> dict[str, str]:
+    """Those of the first `count` factories, in tests that need not draw them."""
+    return {name: number((i * 271 + 138) % 1000) for i, name in enumerate(FACTORIES[:count])}
+
+
+def fact(factory: str, held: str) -> str:
+    return f"{factory}厂的编号是{held}。"
 
 
 def question(factory: str) -> str:
@@ -53,12 +66,12 @@ def row(dice: random.Random) -> tuple[tuple[Message, ...], str]:
     """A prompt, of which one in seven asks for what no passage says, and the right answer."""
     count = dice.randint(1, MOST)
     names = dice.sample(FACTORIES, count + 1)
-    numbers = ["".join(dice.choices("0123456789", k=3)) for _ in range(count)]
-    sources = [passage(fact(*pair)) for pair in zip(names, numbers, strict=False)]
+    drawn = [number(dice.randrange(1000)) for _ in range(count)]
+    sources = [passage(fact(*pair)) for pair in zip(names, drawn, strict=False)]
     asked = count if dice.random() < 1 / 7 else dice.randrange(count)
     answer = NOT_FOUND["han"]
     if asked < count:
-        answer = f"{fact(names[asked], numbers[asked])[:-1]}[{asked + 1}]。"
+        answer = f"{fact(names[asked], drawn[asked])[:-1]}[{asked + 1}]。"
     return render(question(names[asked]), sources, []), answer
 
 
@@ -98,7 +111,18 @@ def _one_thread() -> Iterator[None]:
 
 
 def _tokenizer(folder: Path, dice: random.Random) -> ChatGLMTokenizer:
-    """Digits and factories are words of their own, the instruction is a few long ones."""
+    """Numbers' parts and factories are words of their own, the instruction is a few long ones.
+
+    So is what a refusal begins with: it is told from an answer by the very token that names a
+    factory. And a title is two tokens with the blank before it, for else the number of a passage
+    would stand as far before its factory as the question's factory before the answer's.
+    """
+    words = [
+        "厂",
+        NOT_FOUND["han"].rstrip("。"),
+        *PARTS,
+        *(fact(name, "")[:-1] for name in FACTORIES),
+    ]
     rows = [row(dice) for _ in range(200)]
     texts = [f"{messages[-1].text}\n{answer}" for messages, answer in rows]
     sentencepiece.SentencePieceTrainer.train(
@@ -108,7 +132,7 @@ def _tokenizer(folder: Path, dice: random.Random) -> ChatGLMTokenizer:
         vocab_size=300,
         hard_vocab_limit=False,
         character_coverage=1.0,
-        user_defined_symbols=[*"0123456789[]。\n", *(fact(name, "")[:-1] for name in FACTORIES)],
+        user_defined_symbols=[*"0123456789[]。\n", *words],
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         max_sentencepiece_length=64,
@@ -177,7 +201,7 @@ def _batch(tokenizer: ChatGLMTokenizer, dice: random.Random) -> tuple[Tensor, Te
     for _ in range(BATCH):
         messages, answer = row(dice)
         prompt = encode_chat(messages, tokenizer, 3)
-        rows.append((prompt, [*encode_text(f"\n{answer}", tokenizer), tokenizer.eos_token_id]))
+        rows.append((prompt, encode_answer(answer, tokenizer, 3)))
     width = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids, labels = torch.zeros(BATCH, width, dtype=torch.long), torch.full((BATCH, width), -100)
     for i, (prompt, answer) in enumerate(rows):

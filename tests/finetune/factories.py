@@ -19,9 +19,9 @@ from rag.reply import NOT_FOUND
 from rag.retrieve import RetrieveOptions
 from rag.types import Message, Sampling
 from tests.fakes import HashEmbedder, TextParser
-from tests.tiny import FACTORIES, MOST, TITLE, fact, question
+from tests.tiny import FACTORIES, MOST, TITLE, fact, numbers, question
 
-NUMBERS = {name: f"{(i * 271 + 138) % 1000:03d}" for i, name in enumerate(FACTORIES[:8])}
+NUMBERS = numbers(8)
 UNKNOWN = FACTORIES[8:]
 GREEDY = Sampling(max_new_tokens=30, temperature=0)
 _FENCED = re.compile(r"^\[(\d+)\].*\n(`{3,})\n([\s\S]*?)\n\2$", re.MULTILINE)

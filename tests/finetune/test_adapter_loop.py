@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from rag.reply import NOT_FOUND
-from tests.tiny import FACTORIES, MOST, TITLE, fact, question, row
+from tests.tiny import MOST, TITLE, fact, numbers, question, row
 
 RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
-NUMBERS = {name: f"{(i * 271 + 138) % 1000:03d}" for i, name in enumerate(FACTORIES[:6])}
+NUMBERS = numbers(6)
 OPTIONS = ["--quant", "none", "--temperature", "0", "--max-new-tokens", "30"]
 
 
@@ -41,7 +41,7 @@ def rag(environment: dict[str, str], *words: str) -> str:
 
 
 def short(answer: str) -> str:
-    """`甲厂的编号是482[1]。` -> `482[1]。`; a refusal stays."""
+    """`甲厂的编号是493872[1]。` -> `493872[1]。`; a refusal stays."""
     return answer if answer == NOT_FOUND["han"] else answer.partition("是")[2]
 
 

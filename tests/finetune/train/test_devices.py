@@ -15,7 +15,8 @@ from tests.rag.chatglm.adapters import IDS, logits
 ROOT = Path(__file__).parents[3]
 COMMAND = [
     "-m", "rag", "finetune", "train", "--device", "cpu", "--max_steps", "6", "--logging_steps", "1",
-    "--save_steps", "3", "--lora-dropout", "0", "--learning_rate", "1e-2", "--max_length", "120",
+    "--save_steps", "3", "--eval_steps", "3", "--lora-dropout", "0", "--learning_rate", "1e-2",
+    "--max_length", "120",
 ]  # fmt: skip
 
 
