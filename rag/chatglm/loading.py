@@ -69,7 +69,9 @@ def load(
             zh=f"{directory} 存有 int{stored} 权重，无法转为 {quant}；请去掉 --quant，或指定 float16 模型目录",
         )
     if not stored and (quant == "nf4" or (quant == "int8" and device != "cpu")):
-        return _bitsandbytes(directory, config, quant, dtype, device)
+        model = _bitsandbytes(directory, config, quant, dtype, device)
+        _keep_order(model, kernels=kernels)
+        return model
     bits = {"int4": 4, "int8": 8}.get(quant or "") if not stored else None
     packed = kernels and device == "cpu" and (bits or (stored and quant != "none"))
     # Published checkpoints leave the head in floats, the largest matrix of all.
@@ -266,6 +268,19 @@ def _bitsandbytes(
     )
     options = {"config": config, "dtype": dtype, "device_map": {"": device}}
     return _class_of(config).from_pretrained(directory, quantization_config=how, **options).eval()
+
+
+def _keep_order(model: PreTrainedModel, *, kernels: bool) -> None:
+    """Let bitsandbytes leave its codes in order, where it would fail or compute wrongly otherwise.
+
+    On CPUs with AVX512-BF16 a 4-bit layer reorders them when it first answers, for a kernel that
+    takes 32 rows and 64 columns at a time, and its backward pass reads them as if they had stayed.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            linear: Any = module
+            whole = linear.out_features % 32 == 0 and linear.in_features % 64 == 0
+            linear.support_avx512bf16_for_cpu &= kernels and whole
 
 
 def _through_transformers(kind: Any, source: Source, options: dict[str, Any]) -> Any:

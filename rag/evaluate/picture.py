@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, filterwarnings
 
 from ingest.errors import UserError
 from rag.evaluate.report import MEASURES, Figure
@@ -53,7 +54,8 @@ def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
     # In an SVG text stays text, so that the viewer's own fonts draw Chinese names.
     families = _families()
     labels = list(figures) if path.suffix.lower() == ".svg" else drawable(list(figures), families)
-    with rc_context({"font.family": families, "svg.fonttype": "none"}):
+    with rc_context({"font.family": families, "svg.fonttype": "none"}), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
         height = 1.2 + len(measures) * (0.18 + 0.22 * len(figures))
         canvas = Canvas(figsize=(8, height), layout="constrained")
         axes = canvas.add_subplot()

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -141,16 +141,19 @@ def test_a_base_of_codes_learns(quant: str, tmp_path: Path) -> None:
     finish(made, {})
 
 
-@pytest.mark.parametrize("kind", ["load_in_8bit", "load_in_4bit"])
-def test_a_base_of_bitsandbytes_learns(kind: str, tmp_path: Path) -> None:
-    """(On the CPU; on CUDA it is the same call.)"""
-    model = ChatGLM2ForCausalLM.from_pretrained(
+def in_8_bits() -> Any:
+    return ChatGLM2ForCausalLM.from_pretrained(
         GOLDEN / "v3" / "tiny_safetensors",
-        quantization_config=BitsAndBytesConfig(**{kind: True}),
+        quantization_config=BitsAndBytesConfig(load_in_8bit=True),
         dtype=torch.float32,
         device_map={"": "cpu"},
     )
-    made = training(tmp_path, model.eval(), replace(SHORT, max_steps=30))
+
+
+@pytest.mark.parametrize("model", [in_8_bits, lambda: tiny(3, quant="nf4", kernels=False)])
+def test_a_base_of_bitsandbytes_learns(model: Callable[[], Any], tmp_path: Path) -> None:
+    """(On the CPU; on CUDA it is the same call.)"""
+    made = training(tmp_path, model().eval(), replace(SHORT, max_steps=30))
     reports = list(made.run())
     assert reports[-1].loss < reports[0].loss
     finish(made, {})
