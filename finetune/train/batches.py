@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetune.options import TrainOptions
 from finetune.types import IGNORED, Row
 
 Indices = NDArray[np.int64]
@@ -41,6 +42,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(*(t.to(device) for t in (self.ids, self.labels, self.samples, self.positions)))
+
+
+def laid_out(rows: Sequence[Row], options: TrainOptions) -> list[Batch]:
+    """How a device's rows of a step go through the model."""
+    if options.packing:
+        return packed(rows, options.pack_length)
+    return padded(rows, options.per_device_train_batch_size)
 
 
 def packed(rows: Sequence[Row], length: int) -> list[Batch]:

@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 
 from finetune.options import TrainOptions
-from finetune.train.batches import Batch, Plan, packed, padded
+from finetune.train.batches import Batch, Plan, laid_out, packed, padded
 from finetune.train.loop import Sets, plan
-from finetune.types import IGNORED, Row, Rows
+from finetune.train.loss import EVALUATED
+from finetune.types import IGNORED, Rows
 
 LOOKED_AT = 100_000
 """Steps of a plan, at most."""
@@ -17,8 +18,6 @@ BUILT = 32
 """Of them, those with the most tokens, are laid out as lines."""
 WIDEST = {True: 1 << 13, False: 1 << 16}
 """Tokens of a line, packed or padded, beyond which none is tried: masks of packed ones are squares."""
-EVALUATED = 32
-"""Rows that an evaluation packs together (loss.py)."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ class Heaviest:
 
     def learnt(self) -> list[Batch]:
         """The line of most tokens and that of most logits, among those that are trained."""
-        lines = [line for number in self.steps for line in self._lines(number) if line.learnt]
-        return _extremes(lines)
+        rows = (self.sets.of(self.plan, number)[:: self.devices] for number in self.steps)
+        lines = [line for own in rows for line in laid_out(own, self.options)]
+        return _extremes([line for line in lines if line.learnt])
 
     def measured(self) -> list[Batch]:
         """The same of the lines that are evaluated."""
@@ -94,21 +94,6 @@ class Heaviest:
             if len(part)
         ]
         return sum(widths), max(widths)
-
-    def _lines(self, number: int) -> list[Batch]:
-        """Of one step, on the first device."""
-        own, general = self.plan.step(number)
-        rows = [self.sets.train[int(i)] for i in own]
-        if self.sets.general is not None:
-            rows += [self.sets.general[int(i)] for i in general]
-        return lines(rows[:: self.devices], self.options)
-
-
-def lines(rows: Sequence[Row], options: TrainOptions) -> list[Batch]:
-    """How a device's rows of a step go through the model."""
-    if options.packing:
-        return packed(rows, options.pack_length)
-    return padded(rows, options.per_device_train_batch_size)
 
 
 def logits(batch: Batch) -> int:

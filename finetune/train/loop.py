@@ -17,13 +17,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from finetune.options import TrainOptions
-from finetune.train.batches import Batch, Plan, Stream, packed, padded
+from finetune.train.batches import Batch, Plan, Stream, laid_out
 from finetune.train.checkpoint import State, found, numbers_of, same, save_checkpoint
 from finetune.train.diagnose import not_finite
 from finetune.train.log import FILE, PICTURE, Log, Silent, draw
 from finetune.train.loss import evaluated, summed
 from finetune.train.optimizer import Optimizer, learning_rate
-from finetune.types import Rows
+from finetune.types import Row, Rows
 from ingest.errors import UserError
 from rag.chatglm.contract import Contract, fingerprint
 
@@ -57,6 +57,14 @@ class Sets:
         named = {"train": self.train, "dev": self.dev, "general": self.general}
         named["general_dev"] = self.general_dev
         return {name: rows.digest for name, rows in named.items() if rows is not None}
+
+    def of(self, plan: Plan, number: int) -> list[Row]:
+        """The rows that step `number` takes."""
+        own, general = plan.step(number)
+        rows = [self.train[int(i)] for i in own]
+        if self.general is not None:
+            rows += [self.general[int(i)] for i in general]
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +223,7 @@ class Training:
         return learning_rate(self.options, step, self.plan.steps)
 
     def _batches(self, number: int, rank: int, world: int) -> list[Batch]:
-        own, general = self.plan.step(number)
-        rows = [self.sets.train[int(i)] for i in own]
-        if self.sets.general is not None:
-            rows += [self.sets.general[int(i)] for i in general]
-        rows = rows[rank::world]
-        if self.options.packing:
-            made = packed(rows, self.options.pack_length)
-        else:
-            made = padded(rows, self.options.per_device_train_batch_size)
+        made = laid_out(self.sets.of(self.plan, number)[rank::world], self.options)
         return [batch.to(self.accelerator.device) for batch in made if batch.learnt]
 
     def _evaluate(self) -> dict[str, float]:

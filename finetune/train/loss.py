@@ -11,6 +11,9 @@ from finetune.train.lines import ATTENTION
 from finetune.types import IGNORED, Rows
 from rag.chatglm.configuration import generation_of
 
+EVALUATED = 32
+"""Rows that an evaluation packs together."""
+
 
 def summed(model: Any, batch: Batch) -> Tensor:
     """The sum over the batch's learnt tokens of -ln p, float32, shape ().
@@ -59,8 +62,8 @@ def evaluated(model: Any, rows: Rows, *, length: int, part: slice = slice(None))
     total = torch.zeros(2, dtype=torch.float64)
     try:
         wanted = range(len(rows))[part]
-        for start in range(0, len(wanted), 32):
-            for batch in packed([rows[i] for i in wanted[start : start + 32]], length):
+        for start in range(0, len(wanted), EVALUATED):
+            for batch in packed([rows[i] for i in wanted[start : start + EVALUATED]], length):
                 if batch.learnt:
                     loss = summed(model, batch.to(next(model.parameters()).device))
                     total += torch.tensor([float(loss), batch.learnt], dtype=torch.float64)

@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from transformers import PreTrainedConfig
 
 from finetune.options import LoraOptions, TrainOptions
-from finetune.train.loop import Tuned
+from finetune.train.loop import Tuned, checkpointed
 from finetune.train.lora import Lora
 from finetune.train.ptuning import PrefixTuning
 from rag.chatglm.loading import empty, fill_in
@@ -70,12 +70,6 @@ def _pretend(tuned: Tuned) -> None:
             for held in (module._parameters, module._buffers):
                 held |= {name: fake(v) for name, v in held.items() if v is not None and v.is_meta}
     tuned.trained = {name: made[id(value)] for name, value in tuned.trained.items()}
-
-
-def checkpointed(base: Any) -> None:
-    """Have the layers keep their inputs alone, and compute the rest again when it is needed."""
-    renamed = getattr(base, "activation_checkpointing_enable", None)  # in transformers 5.24
-    (renamed or base.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from torch import nn
 
 from finetune.options import LoraOptions, TrainOptions
 from finetune.train.allocated import Allocated, bytes_of
-from finetune.train.batches import Batch
-from finetune.train.heaviest import Heaviest, lines, logits
+from finetune.train.batches import Batch, laid_out
+from finetune.train.heaviest import Heaviest, logits
 from finetune.train.loop import Sets, plan
 from finetune.train.preview import Preview, Previewer, counted, last_within, need_room
 from finetune.train.weightless import checkpointed, weightless
@@ -52,7 +52,7 @@ def made(lengths: list[int], learnt: int = 5) -> Listed:
 
 
 def line(model: Any, options: TrainOptions) -> Batch:
-    return lines(list(rows(model, 4)), options)[0]
+    return laid_out(list(rows(model, 4)), options)[0]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_heaviest_lines() -> None:
         every = [
             batch
             for number in range(30)
-            for batch in lines([sets.train[int(i)] for i in order.step(number)[0]], options)
+            for batch in laid_out([sets.train[int(i)] for i in order.step(number)[0]], options)
         ]
         found = heaviest.learnt()
         assert max(b.ids.numel() for b in found) == max(b.ids.numel() for b in every)
