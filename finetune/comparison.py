@@ -93,6 +93,13 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+BLEU4 = (
+    "BLEU-4: over characters, nltk's sentence_bleu with method3, x 100, as THUDM's ptuning",
+    "BLEU-4：按字计算，即 nltk 的 sentence_bleu 与 method3，乘以 100，与 THUDM 的 ptuning 相同",
+)
+"""Which of the many figures of this name it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """A measure under a condition: both values, and adapter - base with its 95 % interval.

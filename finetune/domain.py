@@ -12,15 +12,16 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from finetune.alpaca import examples
 from finetune.records import Record, records
-from finetune.train.checkpoint import same
+from finetune.train.checkpoint import found, same
 from finetune.train.finish import RECORD
 from ingest.errors import UserError
 from ingest.store.files import write_whole
@@ -29,15 +30,21 @@ from ingest.types import Document
 MADE_OF = "domain.json"
 DOCUMENTS = "the documents"
 """What MADE_OF calls them, once the rows are made."""
+GENERAL = "the rows of --general"
 ASKED_GENERAL = 0.1
 """The share of the general rows that is asked afterwards and never learnt, of at most:"""
 ASKED_MOST = 100
+LEAST_GENERAL = 3
+"""One to learn, one to measure while learning, one to ask."""
 _HEADER = re.compile(r"^\ufeff?[ \t]*\[[ \t]*generate[ \t]*\][^\r\n]*", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The steps' files in `folder`."""
+    """The steps' files in `folder`.
+
+    All that they are made of may change until training has its first checkpoint.
+    """
 
     folder: Path
 
@@ -57,39 +64,56 @@ class Work:
     def trained(self) -> bool:
         return (self.adapter / RECORD).is_file()
 
-    def begin(self, made_of: Mapping[str, Any]) -> None:
+    def begin(self, options: Mapping[str, Any]) -> None:
         """Make the folder, or go on with it.
 
-        `UserError` where it holds something else, or was begun with other options.
+        `UserError` where it can't be made, holds something else, or has a checkpoint that was
+        trained with other options.
         """
-        if (self.folder / MADE_OF).is_file():
-            before = self._made_of()
-            same({name: before.get(name) for name in made_of}, made_of, self.folder)
-            return
-        if self.folder.exists() and any(self.folder.iterdir()):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise UserError(
+                f"the folder {self.folder} can't be made: {problem.strerror or problem}; name "
+                "another with --out",
+                zh=f"无法创建文件夹 {self.folder}：{problem.strerror or problem}；请用 --out 另行指定",
+            ) from None
+        before = self._made_of()
+        if not before and any(self.folder.iterdir()):
             raise UserError(
                 f"{self.folder} is not empty; name a new folder with --out",
                 zh=f"{self.folder} 不是空文件夹；请用 --out 指定新文件夹",
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._keep(made_of)
+        if self._begun:
+            same({name: before.get(name) for name in options}, options, self.folder)
 
-    def rows_are_of(self, documents: Iterable[Document]) -> bool:
-        """Whether rows are made, of these documents; `UserError` where they are of others."""
-        before = self._made_of()
-        if DOCUMENTS not in before:
-            return False
-        same(before, before | {DOCUMENTS: _told(documents)}, self.folder)
-        return True
+    def rows_are_of(self, made_of: Mapping[str, Any]) -> bool:
+        """Whether rows are made, of just this; `UserError` where others were trained on."""
+        if self._made_of() == made_of:
+            return True
+        if self._begun:
+            raise UserError(
+                f"the documents changed since the adapter in {self.folder} was trained; name a new "
+                "folder with --out",
+                zh=f"{self.folder} 中的适配器开始训练后文档有改动；请用 --out 指定新文件夹",
+            )
+        return False
 
-    def make_rows(self, make: Callable[[Path], None], documents: Iterable[Document]) -> None:
+    def make_rows(self, make: Callable[[Path], None], made_of: Mapping[str, Any]) -> None:
         """Let `make` fill the folder of the rows, anew where it was broken off."""
+        self._keep({name: value for name, value in made_of.items() if name != DOCUMENTS})
         shutil.rmtree(self.rows, ignore_errors=True)
         make(self.rows)
-        self._keep(self._made_of() | {DOCUMENTS: _told(documents)})
+        self._keep(made_of)
+
+    @property
+    def _begun(self) -> bool:
+        return self.trained or bool(found(self.adapter))
 
     def _made_of(self) -> dict[str, Any]:
-        return json.loads((self.folder / MADE_OF).read_bytes())
+        """Nothing, where it was never begun."""
+        file = self.folder / MADE_OF
+        return _read(file, "begin anew in another folder", "请在另一文件夹重新开始") or {}
 
     def _keep(self, made_of: Mapping[str, Any]) -> None:
         text = json.dumps(made_of, ensure_ascii=False, indent=2) + "\n"
@@ -112,45 +136,60 @@ class Work:
     @property
     def verdict(self) -> dict[str, Any] | None:
         """What the evaluation came to, as eval.json has it; None where it is not finished."""
-        if not self.found.is_file():
-            return None
-        value = json.loads(self.found.read_bytes())
-        return value["verdict"] if value["about"]["whole"] else None
+        value = _read(self.found, "delete it to evaluate again", "删除后即可重新评测")
+        return value["verdict"] if value and value["about"]["whole"] else None
 
 
-def divide(general: Path, folder: Path, *, seed: int) -> None:
-    """General rows -> `general.jsonl` to mix in and `general-heldout.jsonl` to ask, in `folder`.
+def _read(file: Path, way_out: str, way_out_zh: str) -> dict[str, Any] | None:
+    """The object in a JSON file; None without one."""
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_bytes())
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is damaged; {way_out}", zh=f"{file} 已损坏；{way_out_zh}")
+    return value
 
-    `UserError` names a row that can't be read, or that one row can't be divided.
-    """
-    read: list[Any] = []
-    for record in records(general):
-        if not isinstance(record, Record):
-            raise UserError(
-                f"{record.source}: {record.text}; mend it, or leave it out",
-                zh=f"{record.source}：{record.zh}；请修正或删去",
-            )
-        read.append(record.value)
-    if len(read) < 2:
+
+def general_rows(file: Path) -> list[Any]:
+    """The rows of `--general` as they are; `UserError` names one that can't be learnt."""
+    for _ in examples([file]):
+        pass
+    read = [record.value for record in records(file) if isinstance(record, Record)]
+    if len(read) < LEAST_GENERAL:
         raise UserError(
-            f"{general} has {len(read)} rows; need 2, one to learn and one to ask",
-            zh=f"{general} 有 {len(read)} 行；至少需要 2 行，用于学习和提问",
+            f"--general: {file} has {len(read)} rows; need {LEAST_GENERAL}, to learn, to measure and "
+            "to ask",
+            zh=f"--general：{file} 有 {len(read)} 行；至少需要 {LEAST_GENERAL} 行，用于学习、衡量和提问",
         )
-    count = max(1, min(ASKED_MOST, round(len(read) * ASKED_GENERAL)))
-    asked = set(Random(seed).sample(range(len(read)), count))
+    return read
+
+
+def divide(rows: Sequence[Any], folder: Path, *, seed: int) -> None:
+    """General rows -> `general.jsonl` to mix in and `general-heldout.jsonl` to ask, in `folder`."""
+    count = max(1, min(ASKED_MOST, round(len(rows) * ASKED_GENERAL)))
+    asked = set(Random(seed).sample(range(len(rows)), count))
     for name, kept in (("general", False), ("general-heldout", True)):
-        lines = (
-            json.dumps(row, ensure_ascii=False) + "\n"
-            for place, row in enumerate(read)
-            if (place in asked) is kept
+        # In ASCII, for a field that is not learnt may hold what UTF-8 can't.
+        text = "".join(
+            json.dumps(row) + "\n" for place, row in enumerate(rows) if (place in asked) is kept
         )
-        write_whole(folder / f"{name}.jsonl", "".join(lines).encode("utf-8", "replace"))
+        write_whole(folder / f"{name}.jsonl", text.encode())
 
 
-def _told(documents: Iterable[Document]) -> str:
+def digest_of(documents: Iterable[Document]) -> str:
     """How many, and what stands for their bytes."""
-    digests = sorted(document.digest for document in documents)
-    return f"{len(digests)} ({sha256(' '.join(digests).encode()).hexdigest()[:8]})"
+    return _digest(sorted(document.digest for document in documents))
+
+
+def digest_of_rows(rows: Sequence[Any]) -> str:
+    return _digest([json.dumps(row) for row in rows])
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return f"{len(parts)} ({sha256(' '.join(parts).encode()).hexdigest()[:8]})"
 
 
 def lines(values: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, filterwarnings
 
 from finetune.comparison import ALL, MEASURES, Comparison
 from finetune.verdict import CONDITION_TITLES
@@ -12,9 +13,11 @@ from ingest.errors import UserError
 from ingest.store.files import write_whole
 from rag.evaluate import Figure
 from rag.evaluate.picture import CHINESE_FAMILIES, drawable
+from rag.language import Speaker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 FORMATS = (".png", ".svg")
 BASE, ADAPTER = "#9aa5b1", "#d9822b"
@@ -23,7 +26,9 @@ PANELS = (
     ("refusal_recall", "refusal_precision", "refusal_f1"),
 )
 """Measures of each row; those that were not measured are left out."""
-INTERVALS = "with 95 % bootstrap intervals over questions"
+INTERVALS = ("with 95 % bootstrap intervals over questions", "含按问题自助法的 95 % 区间")
+SIDES = (("base", ("base", "基座"), BASE, -0.2), ("adapter", ("adapter", "适配器"), ADAPTER, 0.2))
+"""Field of `Comparison`, name, colour, and how far from a condition's place."""
 
 
 def check(path: Path) -> None:
@@ -40,13 +45,37 @@ def check(path: Path) -> None:
         )
 
 
-def draw(comparisons: Sequence[Comparison], path: Path, *, title: str) -> None:
+def check_place(path: Path) -> None:
+    """`UserError` where no file can be put, before there is anything to write."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file", zh=f"{path} 是文件夹；请指定文件")
+    if not path.parent.is_dir():
+        raise UserError(
+            f"there is no folder {path.parent} to write {path.name} into; make it first",
+            zh=f"没有文件夹 {path.parent}，无法写入 {path.name}；请先创建",
+        )
+
+
+def draw(comparisons: Sequence[Comparison], path: Path, *, title: str, say: Speaker) -> None:
     """Write a picture to `path` (.png or .svg): a panel per measure, in it two bars a condition.
 
-    A title that no installed font can draw is left out.
+    In a PNG, a title that no installed font can draw is left out, and Chinese is said in English.
     """
     check(path)
     from matplotlib import rc_context
+
+    families, kind, stream = _families(), path.suffix.lower()[1:], BytesIO()
+    if kind == "png":  # in an SVG text stays text, drawn by the viewer's own fonts
+        title = title if drawable([title], families) == [title] else ""
+        said = say(*INTERVALS)
+        say = say if drawable([said], families) == [said] else Speaker("en")
+    with rc_context({"font.family": families, "svg.fonttype": "none"}), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
+        chart(comparisons, title, say).savefig(stream, format=kind, dpi=150)
+    write_whole(path, stream.getvalue())
+
+
+def chart(comparisons: Sequence[Comparison], title: str, say: Speaker) -> "Canvas":
     from matplotlib.figure import Figure as Canvas
 
     rows = [
@@ -54,29 +83,22 @@ def draw(comparisons: Sequence[Comparison], path: Path, *, title: str) -> None:
         for names in PANELS
     ]
     rows = [row for row in rows if row]
-    kind, stream = path.suffix.lower()[1:], BytesIO()
-    families = _families()
-    shown = drawable([title], families) == [title]
-    with rc_context({"font.family": families, "svg.fonttype": "none"}):
-        canvas = Canvas(figsize=(12, 0.9 + 2.6 * max(1, len(rows))), layout="constrained")
-        columns = max((len(row) for row in rows), default=1)
-        grid = canvas.add_gridspec(max(1, len(rows)), columns)
-        for line, row in enumerate(rows):
-            for column, found in enumerate(row):
-                _bars(canvas.add_subplot(grid[line, column]), found)
-        canvas.suptitle(f"{title}   " * shown + INTERVALS, fontsize=10, x=0.01, ha="left")
-        axes = canvas.axes[:1]
-        handles, labels = axes[0].get_legend_handles_labels() if axes else ([], [])
-        canvas.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        canvas.savefig(stream, format=kind, dpi=150)
-    write_whole(path, stream.getvalue())
+    canvas = Canvas(figsize=(12, 0.9 + 2.6 * max(1, len(rows))), layout="constrained")
+    columns = max((len(row) for row in rows), default=1)
+    grid = canvas.add_gridspec(max(1, len(rows)), columns)
+    for line, row in enumerate(rows):
+        for column, found in enumerate(row):
+            _bars(canvas.add_subplot(grid[line, column]), found, say)
+    head = f"{title}   {say(*INTERVALS)}".strip()
+    canvas.suptitle(head, fontsize=10, x=0.01, ha="left")
+    axes = canvas.axes[:1]
+    handles, labels = axes[0].get_legend_handles_labels() if axes else ([], [])
+    canvas.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return canvas
 
 
-def _bars(axes: "Axes", found: Sequence[Comparison]) -> None:
-    for offset, side, label, colour in (
-        (-0.2, "base", "base", BASE),
-        (0.2, "adapter", "adapter", ADAPTER),
-    ):
+def _bars(axes: "Axes", found: Sequence[Comparison], say: Speaker) -> None:
+    for side, names, colour, offset in SIDES:
         figures: list[Figure] = [getattr(each, side) for each in found]
         drawn = [(place, f) for place, f in enumerate(figures) if f.value == f.value]
         values = [f.value for _, f in drawn]
@@ -85,13 +107,16 @@ def _bars(axes: "Axes", found: Sequence[Comparison]) -> None:
             [max(0.0, f.high - f.value) for _, f in drawn],
         ]
         places = [place + offset for place, _ in drawn]
-        axes.bar(places, values, 0.38, yerr=whiskers, capsize=2, label=label, color=colour)
-        for place, (_, figure) in zip(places, drawn, strict=True):
+        axes.bar(places, values, 0.38, yerr=whiskers, capsize=2, label=say(*names), color=colour)
+        for place, figure in enumerate(figures):
+            defined = figure.value == figure.value
             # Above its whisker, so that none is crossed out.
-            top = max(figure.value, figure.high)
-            axes.text(place, top + 0.02, f"{figure.value:.2f}", ha="center", fontsize=8)
-    axes.set_title(MEASURES[found[0].measure].title, fontsize=10, loc="left")
-    names = [f"{_name(each.condition)}\nn = {each.questions}" for each in found]
+            top = max(figure.value, figure.high) if defined else 0
+            text = f"{figure.value:.2f}" if defined else "–"
+            axes.text(place + offset, top + 0.02, text, ha="center", fontsize=8)
+    measure = MEASURES[found[0].measure]
+    axes.set_title(say(measure.title, measure.zh), fontsize=10, loc="left")
+    names = [f"{_name(each.condition, say)}\nn = {each.questions}" for each in found]
     axes.set_xticks(range(len(found)), names, fontsize=8)
     axes.set_xlim(-0.6, max(3, len(found)) - 0.4)
     axes.set_ylim(0, 1.15)
@@ -102,8 +127,10 @@ def _bars(axes: "Axes", found: Sequence[Comparison]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name(condition: str) -> str:
-    return "all passages" if condition == ALL else CONDITION_TITLES[condition][0]
+def _name(condition: str, say: Speaker) -> str:
+    return (
+        say("all passages", "全部段落") if condition == ALL else say(*CONDITION_TITLES[condition])
+    )
 
 
 def _families() -> list[str]:

@@ -22,7 +22,7 @@ def record(
     """JSON in UTF-8. A value that is undefined is null."""
     value = {
         "about": dict(about),
-        "verdict": {"ship": verdict.ship, "reasons": [reason.text for reason in verdict.reasons]},
+        "verdict": asdict(verdict),
         "figures": [_defined(asdict(comparison)) for comparison in comparisons],
         "replies": [_asked(asked) for cases in results for asked in cases],
     }

@@ -8,6 +8,8 @@ import typer
 
 from finetune.cli import choices, schedule
 from finetune.cli import options as opt
+from finetune.options import MAX_LENGTH
+from ingest.errors import UserError
 from rag.cli.places import KbOption, cache_home, kb_path
 from rag.cli.screen import note, out, say
 
@@ -28,6 +30,7 @@ LONGEST_REPLY = 256
 
 
 def domain(
+    context: typer.Context,
     paths: Annotated[
         list[Path],
         typer.Argument(
@@ -85,12 +88,13 @@ def domain(
     ] = None,
     rank: opt.Rank = 8,
     alpha: opt.Alpha = 32.0,
+    dropout: opt.Dropout = 0.1,
     targets: opt.Targets = "query_key_value",
     batch_size: schedule.BatchSize = 4,
     epochs: schedule.Epochs = 3.0,
     max_steps: schedule.MaxSteps = 0,
     learning_rate: schedule.LearningRate = None,
-    max_length: opt.MaxLength = 2048,
+    max_length: opt.MaxLength = MAX_LENGTH,
     gradient_checkpointing: schedule.Checkpointing = False,
     quant: opt.BaseQuant = None,
     device: opt.DeviceName = None,
@@ -98,14 +102,15 @@ def domain(
     seed: schedule.TrainSeed = 42,
 ) -> None:
     from finetune.cli.train import mixed, names
-    from finetune.domain import Work
+    from finetune.domain import DOCUMENTS, GENERAL, Work, digest_of, digest_of_rows, general_rows
     from finetune.options import LoraOptions, TrainOptions
     from rag.chatglm.hub import fetch
 
-    files, share = mixed(general)
+    files, share = mixed(general, "--general")
+    others = general_rows(files[0]) if files else []
     where = choices.device(device)
     options = TrainOptions(
-        method=LoraOptions(rank, alpha, targets=names(targets)),
+        method=LoraOptions(rank, alpha, dropout, names(targets)),
         per_device_train_batch_size=batch_size,
         num_train_epochs=epochs,
         max_steps=max(0, max_steps),
@@ -120,17 +125,18 @@ def domain(
         mix=share,
     )
     work = Work(out_dir)
-    made_of = {"--limit": limit, "--heldout": heldout, "--write-questions": write_questions}
-    work.begin(_made_of(kb, model, general, options) | made_of | {"--questions": questions})
+    made_of = _typed(context) | {GENERAL: digest_of_rows(others)}
+    work.begin(made_of)
     directory = fetch(model, cache=cache_home() / "models")
     named = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
+    _check_room(kb, directory)
 
     documents = _ingest(paths, kb)
     _rows(
         work,
-        documents,
+        made_of | {DOCUMENTS: digest_of(documents)},
         kb,
-        general=files[0] if files else None,
+        others,
         limit=limit,
         heldout=heldout,
         model=str(directory),
@@ -152,15 +158,22 @@ domain.__doc__ = say(
 )
 
 
-def _made_of(kb: str, model: str, general: str | None, options: "TrainOptions") -> dict[str, Any]:
-    """What the work is begun with and has to go on with."""
-    from dataclasses import asdict
+def _typed(context: typer.Context) -> dict[str, Any]:
+    """The options' values under the names that a person gives them by, without --out."""
+    return {
+        option.opts[0]: context.params[option.name]
+        for option in context.command.params
+        if option.name in context.params and option.name not in ("paths", "out_dir")
+    }
 
-    from finetune.train.loop import HARMLESS
 
-    held = {name: value for name, value in asdict(options).items() if name not in HARMLESS}
-    held["method"]["targets"] = list(held["method"]["targets"])  # as JSON gives it back
-    return {"--kb": kb, "--model": model, "--general": general, **held}
+def _check_room(kb: str, model: Path) -> None:
+    """`UserError` where the knowledge base's settings leave a prompt no room in the model."""
+    from finetune.cli.grounded import room_for_prompts, window
+    from rag.open import generation
+
+    path = kb_path(kb)
+    room_for_prompts(window(str(model))[1], generation(path).max_new_tokens, path)
 
 
 def _step(number: int, done: str = "") -> None:
@@ -169,22 +182,28 @@ def _step(number: int, done: str = "") -> None:
 
 
 def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
-    """The documents that the knowledge base now holds."""
+    """The documents that the knowledge base now holds; `UserError` where there are none."""
     from ingest.store import open_store
     from rag.cli.ingest import ingest
 
     _step(1)
     ingest(paths, kb)
     with open_store(kb_path(kb)) as store:
-        return tuple(store.documents())
+        documents = tuple(store.documents())
+    if not documents:
+        raise UserError(
+            f"the knowledge base {kb} holds no document; name files and folders that can be read",
+            zh=f"知识库 {kb} 中没有文档；请给出可读取的文件和文件夹",
+        )
+    return documents
 
 
 def _rows(
     work: "Work",
-    documents: "tuple[Document, ...]",
+    made_of: dict[str, Any],
     kb: str,
+    general: list[Any],
     *,
-    general: Path | None,
     seed: int,
     **options: Any,
 ) -> None:
@@ -196,11 +215,11 @@ def _rows(
         if general:
             divide(general, folder, seed=seed)
 
-    if work.rows_are_of(documents):
+    if work.rows_are_of(made_of):
         _step(2, say(f"made before, in {work.rows}", f"已有，位于 {work.rows}"))
     else:
         _step(2)
-        work.make_rows(make, documents)
+        work.make_rows(make, made_of)
     _ = work.example  # without held-out questions, training would be in vain
 
 
@@ -226,7 +245,7 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
         said = say("ship it", "可以采用") if verdict["ship"] else say("do not ship", "不应采用")
         _step(4, say(f"done before, {said}", f"已完成，{said}"))
         for reason in verdict["reasons"]:
-            note(f"  {reason}")
+            note(f"  {say(reason['text'], reason['zh'])}")
     else:
         _step(4)
     general = work.rows / "general-heldout.jsonl"

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from finetune.cli.counting import counting
+from finetune.cli.figures import show, tell
 from ingest.errors import UserError
 from rag.cli.places import KbOption, cache_home, existing_kb
-from rag.cli.screen import note, out, say, table
+from rag.cli.screen import note, say
 
 if TYPE_CHECKING:
-    from finetune.comparison import Comparison
     from finetune.conditions import Cases, Condition, Pair
     from finetune.evaluate import Asked
     from finetune.heldout import Question
-    from finetune.verdict import Verdict
     from rag.pipeline import Pipeline
 
 DO_NOT_SHIP = 3
@@ -101,9 +100,9 @@ def evaluate(
         typer.Option(metavar="FILE", help=say("PNG or SVG of the bars.", "对比图（PNG 或 SVG）。")),
     ] = None,
 ) -> None:
-    from finetune.comparison import compare
+    from finetune.comparison import BLEU4, compare
     from finetune.conditions import Cases
-    from finetune.picture import check, draw
+    from finetune.picture import check, check_place, draw
     from finetune.transcript import record
     from finetune.verdict import verdict
     from ingest.store.files import write_whole
@@ -111,6 +110,9 @@ def evaluate(
 
     if picture:
         check(picture)
+    for file in (json, picture):
+        if file:
+            check_place(file)
     wanted = _conditions(conditions, questions)
     with _opened(kb, wanted) as pipeline:
         asked = _read(questions, pipeline, limit, seed)
@@ -121,7 +123,20 @@ def evaluate(
     comparisons = compare(results, resamples=resamples, seed=seed)
     decided = verdict(comparisons)
     title = f"{Path(model).name} + {adapter.name}"
-    _show(comparisons, title)
+    show(comparisons, title)
+    if whole:
+        tell(decided, sum(map(bool, results)))
+    else:
+        count = len(asked) + len(others)
+        note(
+            say(
+                f"stopped after {len(results)} of {count} questions: no verdict",
+                f"在 {count} 个问题中的第 {len(results)} 个之后停止：不作结论",
+            )
+        )
+    if picture:
+        draw(comparisons, picture, title=title, say=say)
+        note(str(picture))
     if json:
         about = {
             "model": model,
@@ -133,21 +148,12 @@ def evaluate(
             "resamples": resamples,
             "seed": seed,
             "whole": whole,
+            "bleu4": BLEU4[0],
         }
         write_whole(json, record(about, results, comparisons, decided))
         note(str(json))
-    if picture:
-        draw(comparisons, picture, title=title)
-        note(str(picture))
     if not whole:
-        note(
-            say(
-                f"stopped after {len(results)} of {len(asked) + len(others)} questions: no verdict",
-                f"在 {len(asked) + len(others)} 个问题中的第 {len(results)} 个之后停止：不作结论",
-            )
-        )
         raise typer.Exit(STOPPED)
-    _tell(decided, sum(map(bool, results)))
     if not decided.ship:
         raise typer.Exit(DO_NOT_SHIP)
 
@@ -258,52 +264,3 @@ def ask(
             zh="没有问题可在这些条件下提问；请用 --conditions 指定其他条件",
         )
     return results, True
-
-
-def _show(comparisons: "Sequence[Comparison]", title: str) -> None:
-    from finetune.comparison import MEASURES
-    from finetune.verdict import CONDITION_TITLES
-
-    rows: list[tuple[object, ...]] = []
-    last = ""
-    for each in comparisons:
-        measure = MEASURES[each.measure]
-        name = say(measure.title, measure.zh)
-        rows.append(
-            (
-                "" if each.condition == last else say(*CONDITION_TITLES[each.condition]),
-                name if measure.larger_is_better else f"{name} ↓",
-                _number(each.base.value),
-                _number(each.adapter.value),
-                _number(each.difference, "+"),
-                f"{_number(each.low, '+')} – {_number(each.high, '+')}",
-                "< 0.001" if each.p < 0.001 else _number(each.p),
-                each.questions,
-            )
-        )
-        last = each.condition
-    columns = [
-        say("condition", "条件"),
-        say("measure", "指标"),
-        say("base", "基座"),
-        say("adapter", "适配器"),
-        say("difference", "差"),
-        "95 %",
-        "p",
-        "n",
-    ]
-    table(title, columns, rows)
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "–" if value != value else f"{value:{sign}.3f}"
-
-
-def _tell(verdict: "Verdict", count: int) -> None:
-    if verdict.ship:
-        head = say(f"ship it (on {count} questions)", f"可以采用（依据 {count} 个问题）")
-    else:
-        head = say(f"do not ship (on {count} questions)", f"不应采用（依据 {count} 个问题）")
-    out(head)
-    for reason in verdict.reasons:
-        out(f"  {say(reason.text, reason.zh)}")

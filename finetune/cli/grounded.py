@@ -151,15 +151,8 @@ def grounded(
 
     generator = _generator(str(model)) if "model" in chosen else None
     with open_pipeline(path, cache=cache_home(), say=say) as pipeline:
-        count, context = _window(model)
-        room = context - pipeline.sampling.max_new_tokens
-        if room < 1:
-            raise UserError(
-                f"[generate] max_new_tokens is {pipeline.sampling.max_new_tokens}, but the model's "
-                f"window holds {context} tokens, prompt included; lower it in {path / 'rag.toml'}",
-                zh=f"[generate] max_new_tokens 为 {pipeline.sampling.max_new_tokens}，而模型窗口连同提示"
-                f"只有 {context} 个词元；请在 {path / 'rag.toml'} 中调小",
-            )
+        count, context = window(model)
+        room = room_for_prompts(context, pipeline.sampling.max_new_tokens, path)
         most = passages or pipeline.options.passages
         grounder = Grounder(pipeline, count, room, most, without_gold, seed)
         options = SetOptions(chosen, heldout, limit or 0, plain, seed)
@@ -191,7 +184,7 @@ def _kinds(named: str | None, *, write_questions: bool) -> tuple[Any, ...]:
     return tuple(k for k in KINDS if k in chosen or (k == "model" and write_questions))
 
 
-def _window(model: str | None) -> tuple[Any, int]:
+def window(model: str | None) -> tuple[Any, int]:
     """What counts the tokens of a conversation, and how many the model's window holds."""
     if model is None:
         return lambda messages: sum(len(message.text) for message in messages), WINDOW
@@ -205,6 +198,19 @@ def _window(model: str | None) -> tuple[Any, int]:
     config, tokenizer = read_config(directory), open_tokenizer(directory)
     generation = generation_of(config)
     return lambda messages: count_chat(messages, tokenizer, generation), context_of(config)
+
+
+def room_for_prompts(context: int, max_new_tokens: int, kb: Path) -> int:
+    """What the window leaves a prompt; `UserError` where that is nothing."""
+    room = context - max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"[generate] max_new_tokens is {max_new_tokens}, but the model's window holds "
+            f"{context} tokens, prompt included; lower it in {kb / 'rag.toml'}",
+            zh=f"[generate] max_new_tokens 为 {max_new_tokens}，而模型窗口连同提示"
+            f"只有 {context} 个词元；请在 {kb / 'rag.toml'} 中调小",
+        )
+    return room
 
 
 def _generator(model: str) -> "Generator":

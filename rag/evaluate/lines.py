@@ -63,13 +63,19 @@ def once(id: str, seen: Mapping[str, object] | set[str], where: str) -> None:
         raise wrong(where, f"id {id!r} was used before; ids are unique", f"编号 {id!r} 重复")
 
 
+KINDS = {
+    str: ("a text", "文本"),
+    int: ("an integer", "整数"),
+    bool: ("true or false", "true 或 false"),
+    list: ("a list", "列表"),
+}
 _REQUIRED: Any = object()
 
 
 def take(
     record: Mapping[str, Any], name: str, kind: type, where: str, *, default: Any = _REQUIRED
 ) -> Any:
-    """`record[name]`, which is of `kind`; `default` where it is absent."""
+    """`record[name]`, which is of `kind`, one of `KINDS`; `default` where it is absent."""
     value = record.get(name, default)
     if value is _REQUIRED:
         names = ", ".join(record) or "none"
@@ -79,8 +85,8 @@ def take(
     if not isinstance(value, kind):
         raise wrong(
             where,
-            f"{name} is {value!r}; it must be a {kind.__name__}",
-            f"{name} 为 {value!r}，应为 {kind.__name__}",
+            f"{name} is {value!r}; it must be {KINDS[kind][0]}",
+            f"{name} 为 {value!r}，应为{KINDS[kind][1]}",
         )
     return value
 
