@@ -26,6 +26,14 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
             "请从检查点开始，调小 --learning-rate 或使用 --warmup-steps",
         )
     place, largest, dtype = _first(model, batch)
+    if _base_is_finite(model, batch):
+        return UserError(
+            f"step {step}: the adapter has grown until the output of {place} is NaN or infinite in "
+            f"{_short(dtype)}: the steps were too large; go on from a checkpoint with a smaller "
+            "--learning-rate, or with --warmup-steps",
+            zh=f"第 {step} 步：适配器增长过大，{place} 的输出在 {_short(dtype)} 下为 NaN 或无穷大：步长过大；"
+            "请从检查点开始，调小 --learning-rate 或使用 --warmup-steps",
+        )
     if dtype == torch.float16:
         return UserError(
             f"step {step}: the output of {place} is beyond float16 (inputs up to {largest:.3g}, "
@@ -36,10 +44,10 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
         )
     return UserError(
         f"step {step}: the output of {place} is NaN or infinite in {_short(dtype)} (inputs up to "
-        f"{largest:.3g}): the base's weights are damaged, or the adapter has grown too far; fetch "
-        "the model again, or lower --learning-rate",
-        zh=f"第 {step} 步：{place} 的输出在 {_short(dtype)} 下为 NaN 或无穷大（输入最大 {largest:.3g}）："
-        "基座权重损坏，或适配器过大；请重新下载模型，或调小 --learning-rate",
+        f"{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the model "
+        "again",
+        zh=f"第 {step} 步：{place} 的输出在 {_short(dtype)} 下为 NaN 或无穷大（输入最大 {largest:.3g}），"
+        "不加适配器也是如此：基座权重损坏；请重新下载模型",
     )
 
 
@@ -58,12 +66,32 @@ def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:
 
 def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
     """What to tell where the loss is a number, but its gradients are not."""
+    other, other_zh = "", ""
+    if dtype == torch.float16:
+        other, other_zh = "train with --bf16 or --fp32, or ", "请用 --bf16 或 --fp32 训练，或"
     return UserError(
-        f"step {step}: the gradients are infinite in {_short(dtype)}: train with --bf16 or --fp32, "
-        "or a smaller --learning-rate",
-        zh=f"第 {step} 步：梯度在 {_short(dtype)} 下为无穷大：请用 --bf16 或 --fp32 训练，"
-        "或调小 --learning-rate",
+        f"step {step}: the gradients are NaN or infinite in {_short(dtype)}; {other}use a smaller "
+        "--learning-rate, or --max-grad-norm 1",
+        zh=f"第 {step} 步：梯度在 {_short(dtype)} 下为 NaN 或无穷大；{other_zh}调小 --learning-rate，"
+        "或设 --max-grad-norm 1",
     )
+
+
+def nothing_to_learn(learnt: int) -> UserError:
+    """What to tell of a loss of 0 before anything was learnt."""
+    return UserError(
+        f"step 1: the loss is 0: the base already says all {learnt} tokens that are to be learnt, "
+        "whatever it is asked; see what they are with rag finetune check DATA --row 1",
+        zh=f"第 1 步：损失为 0：要学习的 {learnt} 个词元基座已全部会答；"
+        "请用 rag finetune check 数据 --row 1 查看学习的内容",
+    )
+
+
+@torch.no_grad()
+def _base_is_finite(model: Any, batch: Batch) -> bool:
+    """Whether the loss is a number without the adapter."""
+    with model.disable_adapter():
+        return bool(summed(model, batch).isfinite())
 
 
 @torch.no_grad()

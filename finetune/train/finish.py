@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.train.evaluation import evaluated
 from finetune.train.log import FILE, PICTURE, draw
-from finetune.train.loop import Training, Tuned
+from finetune.train.loop import Training
 from finetune.train.lora import Lora
-from finetune.train.loss import evaluated
+from finetune.types import Rows
 from ingest.errors import UserError
 from ingest.store.files import sync_directory, write_whole
 from rag.chatglm.adapter import Adapters, probe_logits
@@ -103,12 +104,9 @@ def kept(training: Training) -> tuple[float, dict[str, float]]:
     for strength in STRENGTHS if open_ else (asked or 1.0,):
         tuned.scale(strength)
         found = {
-            name: _mean(tuned, rows, options.pack_length)
-            for name, rows in (
-                ("dev_loss", training.sets.dev),
-                ("general_loss", training.sets.general_dev),
-            )
-            if rows is not None
+            name: mean
+            for name, rows in training.sets.measured.items()
+            if (mean := _mean(training, rows)) is not None
         }
         if not open_ or found.get("general_loss", 0.0) <= limit:
             tried.append((found.get("dev_loss", -strength), strength, found))
@@ -142,6 +140,8 @@ def check(model: Any, out: Path, wanted: Tensor) -> float:
     return apart
 
 
-def _mean(tuned: Tuned, rows: Any, length: int) -> float:
-    loss, count = evaluated(tuned.model, rows, length=length)
-    return float(loss) / max(1.0, float(count))
+def _mean(training: Training, rows: Rows) -> float | None:
+    """A token's loss; None where the rows have none to learn."""
+    length = training.options.pack_length
+    loss, count = evaluated(training.tuned.model, rows, length=length, step=training.done)
+    return float(loss / count) if count else None

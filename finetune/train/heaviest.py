@@ -8,8 +8,8 @@ import numpy as np
 
 from finetune.options import TrainOptions
 from finetune.train.batches import Batch, Plan, laid_out, packed, padded
+from finetune.train.evaluation import TOGETHER
 from finetune.train.loop import Sets, plan
-from finetune.train.loss import EVALUATED
 from finetune.types import IGNORED, Rows
 
 LOOKED_AT = 100_000
@@ -49,7 +49,7 @@ class Heaviest:
         lines: list[Batch] = []
         for rows in (self.sets.dev, self.sets.general_dev):
             if rows is not None:
-                longest = [rows[i] for i in _longest(rows, EVALUATED)]
+                longest = [rows[i] for i in _longest(rows, TOGETHER)]
                 lines += packed(longest, self.options.pack_length)
         return _extremes(lines)
 

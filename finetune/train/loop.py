@@ -19,10 +19,11 @@ from torch import nn
 from finetune.options import TrainOptions
 from finetune.train.batches import Batch, Plan, Stream, laid_out
 from finetune.train.checkpoint import State, found, numbers_of, same, save_checkpoint
-from finetune.train.diagnose import not_finite
+from finetune.train.diagnose import not_finite, nothing_to_learn
+from finetune.train.evaluation import evaluated
 from finetune.train.log import FILE, PICTURE, Log, Silent, draw
-from finetune.train.loss import evaluated, summed
-from finetune.train.optimizer import Optimizer, learning_rate
+from finetune.train.loss import summed
+from finetune.train.optimizer import LEARNT, Optimizer, learning_rate
 from finetune.types import Row, Rows
 from ingest.errors import UserError
 from rag.chatglm.contract import Contract, fingerprint
@@ -51,6 +52,12 @@ class Sets:
     dev: Rows | None = None
     general: Rows | None = None
     general_dev: Rows | None = None
+
+    @property
+    def measured(self) -> dict[str, Rows]:
+        """By the names that their losses have."""
+        named = {"dev_loss": self.dev, "general_loss": self.general_dev}
+        return {name: rows for name, rows in named.items() if rows is not None}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -217,6 +224,8 @@ class Training:
             total += float(loss.detach())
             self.optimizer.backward(loss / learnt)
         mean = float(self.optimizer.sum(total)) / learnt
+        if number == 0 and mean <= LEARNT:
+            raise nothing_to_learn(learnt)
         return mean, self.optimizer.step(number + 1, self._rate(number), mean), read
 
     def _rate(self, step: int) -> float:
@@ -229,13 +238,13 @@ class Training:
     def _evaluate(self) -> dict[str, float]:
         """The losses of the sets that are measured."""
         part = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        length = self.options.pack_length
+        length, step = self.options.pack_length, self.done
         measured: dict[str, float] = {}
-        for name, rows in (("dev_loss", self.sets.dev), ("general_loss", self.sets.general_dev)):
-            if rows is not None:
-                sums = evaluated(self.tuned.model, rows, length=length, part=part)
-                loss, count = (float(n) for n in self.optimizer.sum(sums))
-                measured[name] = loss / max(1.0, count)
+        for name, rows in self.sets.measured.items():
+            sums = evaluated(self.tuned.model, rows, length=length, step=step, part=part)
+            loss, count = (float(n) for n in self.optimizer.sum(sums))
+            if count:
+                measured[name] = loss / count
         return measured
 
     def _judge(self, measured: dict[str, float]) -> None:

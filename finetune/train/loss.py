@@ -6,13 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from finetune.train.batches import Batch, packed
+from finetune.train.batches import Batch
 from finetune.train.lines import ATTENTION
-from finetune.types import IGNORED, Rows
+from finetune.types import IGNORED
 from rag.chatglm.configuration import generation_of
-
-EVALUATED = 32
-"""Rows that an evaluation packs together."""
 
 
 def summed(model: Any, batch: Batch) -> Tensor:
@@ -49,24 +46,3 @@ def seen(model: Any, batch: Batch) -> dict[str, Any]:
     same = batch.samples[:, :, None] == batch.samples[:, None]
     earlier = torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
     return {"attention_mask": (same & earlier)[:, None], "position_ids": batch.positions}
-
-
-@torch.no_grad()
-def evaluated(model: Any, rows: Rows, *, length: int, part: slice = slice(None)) -> Tensor:
-    """The sum of -ln p over the learnt tokens of `rows[part]`, and their number: float64, (2,).
-
-    In evaluation mode, whatever the mode was before.
-    """
-    training = model.training
-    model.eval()
-    total = torch.zeros(2, dtype=torch.float64)
-    try:
-        wanted = range(len(rows))[part]
-        for start in range(0, len(wanted), EVALUATED):
-            for batch in packed([rows[i] for i in wanted[start : start + EVALUATED]], length):
-                if batch.learnt:
-                    loss = summed(model, batch.to(next(model.parameters()).device))
-                    total += torch.tensor([float(loss), batch.learnt], dtype=torch.float64)
-    finally:
-        model.train(training)
-    return total

@@ -1,6 +1,8 @@
 """P-Tuning v2: a trained prefix before every layer, in upstream's parameters and files."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,7 @@ class PrefixTuning(nn.Module):
             self.encoder = PrefixEncoder(
                 model.config, options.pre_seq_len, projection=options.prefix_projection
             ).to(model.device)
-        if generation_of(model.config) == 1:
-            model.transformer.prefix_encoder = self.encoder
-        else:
-            model.set_attn_implementation(ATTENTION)
+        self._attach()
         self.trained: dict[str, nn.Parameter] = {
             NAME + name: value for name, value in self.encoder.named_parameters()
         }
@@ -68,8 +67,23 @@ class PrefixTuning(nn.Module):
         }
         write_whole(folder / "config.json", (json.dumps(lengths, indent=2) + "\n").encode())
 
+    def _attach(self) -> None:
+        if generation_of(self.base.config) == 1:
+            self.base.transformer.prefix_encoder = self.encoder
+        else:
+            self.base.set_attn_implementation(ATTENTION)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """The base alone, as PEFT's method of this name gives it."""
+        self.released()
+        try:
+            yield
+        finally:
+            self._attach()
+
     def released(self) -> Any:
-        """The model as it was before; this object is of no use any more."""
+        """The model as it was before."""
         if generation_of(self.base.config) == 1:
             self.base.transformer.prefix_encoder = None
         else:

@@ -10,9 +10,9 @@ from time import monotonic
 
 import torch
 
+from finetune.train.evaluation import evaluated
 from finetune.train.heaviest import Heaviest
 from finetune.train.loop import Training
-from finetune.train.loss import evaluated
 from rag.chatglm.memory import RUNTIME
 
 TIMED = 3
@@ -74,7 +74,10 @@ def _evaluations(training: Training, steps: int) -> float:
     if not found:
         return 0.0
     began = monotonic()
-    evaluated(training.tuned.model, found[0], length=options.pack_length, part=slice(0, EVALUATED))
+    evaluated(
+        training.tuned.model, found[0],
+        length=options.pack_length, step=training.done, part=slice(0, EVALUATED),
+    )  # fmt: skip
     spent, seen = monotonic() - began, int(found[0].lengths[:EVALUATED].sum())
     times = 1 + -(-steps // options.eval_steps)
     devices = training.accelerator.num_processes

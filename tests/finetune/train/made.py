@@ -69,6 +69,9 @@ def training(out: Path, model: Any, options: TrainOptions, **sets: Listed) -> Tr
     )
 
 
+SHORT = TrainOptions(
+    max_steps=12, learning_rate=1e-2, logging_steps=3, eval_steps=6, save_steps=4, pack_length=80
+)
 METHODS = {
     "lora": LoraOptions(dropout=0.1),
     "rslora": LoraOptions(rslora=True, targets=("query_key_value", "dense_4h_to_h")),
