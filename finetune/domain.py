@@ -21,8 +21,9 @@ from typing import Any
 
 from finetune.alpaca import examples
 from finetune.records import Record, records
-from finetune.train.checkpoint import found, same
+from finetune.train.checkpoint import found
 from finetune.train.finish import RECORD
+from finetune.train.identity import same
 from ingest.errors import UserError
 from ingest.store.files import write_whole
 from ingest.types import Document

@@ -47,8 +47,10 @@ class State:
     """What evaluations have found so far."""
     stopped: str
     """Why it is at its end, before its last step."""
+    threads: int
+    """Of torch, on which the last bits of sums depend."""
     made_of: Mapping[str, Any] = field(default_factory=dict)
-    """Data, options and base: a training goes on only with the very same."""
+    """Data, options and base (identity.py)."""
 
     @classmethod
     def read(cls, folder: Path) -> "State":
@@ -133,15 +135,3 @@ def _unreadable(folder: Path, name: str, error: Exception) -> UserError:
         "checkpoint before it",
         zh=f"无法读取 {folder / name}（{error}）；删除 {folder.name} 后可从前一个检查点继续",
     )
-
-
-def same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    """`UserError` names what a training was begun with and is to go on without."""
-    for name in sorted(set(before) | set(now)):
-        if before.get(name) != now.get(name):
-            raise UserError(
-                f"{out} was begun with {name} = {before.get(name)!r}, now it is {now.get(name)!r}; "
-                "give the old value, or begin anew in another folder",
-                zh=f"{out} 开始训练时 {name} = {before.get(name)!r}，现为 {now.get(name)!r}；"
-                "请改回原值，或在另一文件夹重新开始",
-            )

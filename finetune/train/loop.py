@@ -3,10 +3,9 @@
 It is ours, on accelerate for processes and devices: see docs/decisions/013-training.md.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -18,18 +17,16 @@ from torch import nn
 
 from finetune.options import TrainOptions
 from finetune.train.batches import Batch, Plan, Stream, laid_out
-from finetune.train.checkpoint import State, found, numbers_of, same, save_checkpoint
+from finetune.train.checkpoint import State, found, numbers_of, save_checkpoint
 from finetune.train.diagnose import not_finite, nothing_to_learn
 from finetune.train.evaluation import evaluated
+from finetune.train.identity import BASE, made_of, same
 from finetune.train.log import FILE, PICTURE, Log, Silent, draw
 from finetune.train.loss import summed
 from finetune.train.optimizer import LEARNT, Optimizer, learning_rate
 from finetune.types import Row, Rows
 from ingest.errors import UserError
 from rag.chatglm.contract import Contract, fingerprint
-
-HARMLESS = ("save_steps", "save_total_limit", "strength")
-"""Options that may change where a training goes on."""
 
 
 class Tuned(Protocol):
@@ -126,16 +123,8 @@ class Training:
 
     @property
     def made_of(self) -> dict[str, Any]:
-        options = asdict(self.options)
-        for name in HARMLESS:
-            del options[name]
-        return {
-            **{f"the data ({name})": digest for name, digest in self.sets.digests.items()},
-            **options,
-            "the base": fingerprint(self.tuned.base),
-            "devices": f"{self.accelerator.num_processes} x {self.accelerator.device.type}",
-            "torch": torch.__version__,
-        }
+        rest = made_of(self.sets.digests, self.options, self.accelerator)
+        return rest | {BASE: fingerprint(self.tuned.base)}
 
     def run(self, *, resume: bool = False) -> Iterator[Report]:
         """Train; a report every `logging_steps` steps and after each evaluation.
@@ -269,6 +258,7 @@ class Training:
                 self.optimizer.scale(),
                 self.losses,
                 self.stopped,
+                torch.get_num_threads(),
                 self.made_of,
             )
             save_checkpoint(
@@ -291,7 +281,8 @@ class Training:
             return None
         folder = checkpoints[-1][1]
         state = State.read(folder)
-        same(state.made_of, _as_read(self.made_of), self.out)
+        same(state.made_of, self.made_of, self.out)
+        torch.set_num_threads(state.threads)
         self.optimizer.restore(numbers_of(folder), state.scaler)
         self.losses, self.done, self.stopped = dict(state.losses), state.step, state.stopped
         return state
@@ -317,8 +308,3 @@ def plan(sets: Sets, options: TrainOptions, devices: int) -> Plan:
         Stream(len(general), options.seed + 1) if general is not None else None,
         options.mix if general is not None else 0.0,
     )
-
-
-def _as_read(made_of: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(made_of))

@@ -15,6 +15,7 @@ from transformers import BitsAndBytesConfig
 from finetune.options import LoraOptions, PrefixOptions
 from finetune.train.checkpoint import forget, found, is_training
 from finetune.train.finish import RECORD, finish
+from finetune.train.identity import made_of, resumable
 from finetune.train.log import FILE, PICTURE, read
 from finetune.train.loop import Report, Training
 from ingest.errors import UserError
@@ -154,30 +155,46 @@ def test_a_base_of_bitsandbytes_learns(model: Callable[[], Any], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "told"),
     [
-        {"learning_rate": 5e-3},
-        {"method": LoraOptions(rank=4, dropout=0.1)},
-        {"max_steps": 20},
-        {"packing": False},
-        {"seed": 1},
+        ({"learning_rate": 5e-3}, r"--learning-rate = 0\.01, now it is 0\.005"),
+        ({"method": LoraOptions(rank=4)}, "--lora-rank = 8, now it is 4"),
+        ({"method": PrefixOptions(4)}, "the method = 'LoraOptions'"),
+        ({"max_steps": 20}, "--max-steps"),
+        ({"packing": False}, "--packing"),
+        ({"seed": 1}, "--seed"),
     ],
 )
-def test_it_refuses_to_go_on_with_other_options(changed: dict[str, Any], tmp_path: Path) -> None:
+def test_it_refuses_to_go_on_with_other_options(
+    changed: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    """Before the model is loaded, too."""
     list(training(tmp_path, tiny(3), SHORT).run())
     before = files(tmp_path)
-    name = next(iter(changed))
-    with pytest.raises(UserError, match=name):
-        list(training(tmp_path, tiny(3), replace(SHORT, **changed)).run(resume=True))
+    made = training(tmp_path, tiny(3), replace(SHORT, **changed))
+    with pytest.raises(UserError, match=told):
+        resumable(tmp_path, made_of(made.sets.digests, made.options, made.accelerator))
+    with pytest.raises(UserError, match=told):
+        list(made.run(resume=True))
     assert files(tmp_path) == before
+
+
+def test_it_goes_on_with_as_many_threads(tmp_path: Path) -> None:
+    """On which the last bits of sums depend."""
+    run = training(tmp_path, tiny(3), SHORT).run()
+    list(islice(run, 2))
+    del run
+    torch.set_num_threads(2)
+    list(training(tmp_path, tiny(3), SHORT).run(resume=True))
+    assert torch.get_num_threads() == 1
 
 
 def test_it_refuses_to_go_on_with_other_data_or_another_base(tmp_path: Path) -> None:
     list(training(tmp_path, tiny(3), SHORT).run())
     other = rows(tiny(3), 30, seed=9)
-    with pytest.raises(UserError, match="data"):
+    with pytest.raises(UserError, match=r"the data \(train\) changed"):
         list(training(tmp_path, tiny(3), SHORT, train=other).run(resume=True))
-    with pytest.raises(UserError, match="base"):
+    with pytest.raises(UserError, match="the base = "):
         list(training(tmp_path, tiny(2), SHORT).run(resume=True))
 
 
