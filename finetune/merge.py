@@ -18,11 +18,11 @@ from finetune.parity import TOKENS, Parity, read_model
 from ingest.errors import UserError
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
 from rag.chatglm.adapter_files import LoraAdapter, read_adapter
-from rag.chatglm.configuration import generation_of, upstream_config
+from rag.chatglm.configuration import MERGED, generation_of, upstream_config
 from rag.chatglm.contract import Contract
 from rag.chatglm.folder import Shards, copy_kept, new_folder
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.lora import Factors, merged, placed
+from rag.chatglm.lora import Factors, digest, merged, placed
 from rag.chatglm.source import Source, pieces
 from rag.chatglm.weights import natives_of, upstream_of
 
@@ -111,8 +111,8 @@ def merge(
 
     `upstream` writes upstream's names and config keys. `dtype` is that of all weights, None what
     each is stored in. `alpha` is `read_adapter`'s. `progress` is told the share written, 0 to 1.
-    `UserError` where the base holds codes, the adapter can't be merged or is another model's, or
-    the merged model answers a probe otherwise than base and adapter; then nothing is left.
+    `UserError` where the base holds codes, the adapter can't be merged, is another model's or is
+    merged into this one already, or the merged model answers a probe otherwise than base and adapter; then nothing is left.
     """
     config = read_config(directory)
     source = Source.open(directory, config)
@@ -145,6 +145,9 @@ def merge(
         for name, tensor in _tensors(source, model, merging, upstream=upstream, progress=progress):
             shards.add(name, tensor)
         shards.close()
+        setattr(
+            config, MERGED, [*(getattr(config, MERGED, None) or ()), digest(merging.parts.items())]
+        )
         _write_config(config, work, type(model).__name__, dtype, upstream=upstream)
         copy_kept(directory, work)
         parity = Parity.of(probe_logits(read_model(work), TOKENS), wanted, before)

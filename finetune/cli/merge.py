@@ -63,8 +63,10 @@ def merge(
     import torch
 
     from finetune.merge import merge
+    from rag.chatglm.folder import check_new
     from rag.chatglm.hub import fetch
 
+    check_new(target)  # a model may take an hour to fetch
     directory = fetch(model, cache=cache_home() / "models")
     with loading(directory.name) as progress:
         done = merge(
@@ -146,8 +148,10 @@ def export(
             f"--to is {to}; it is upstream or native", zh=f"--to 为 {to}；应为 upstream 或 native"
         )
     from finetune.export import export
+    from rag.chatglm.folder import check_new
     from rag.chatglm.hub import fetch
 
+    check_new(target)
     directory = fetch(model, cache=cache_home() / "models", weights=False)
     done = export(adapter, directory, target, to=to, alpha=alpha)
     for assumed in done.notes:

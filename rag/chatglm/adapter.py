@@ -15,9 +15,9 @@ from transformers import PreTrainedConfig
 
 from ingest.errors import UserError
 from rag.chatglm.adapter_files import Adapter, LoraAdapter, PrefixAdapter
-from rag.chatglm.configuration import generation_of
+from rag.chatglm.configuration import MERGED, generation_of
 from rag.chatglm.contract import Contract, fingerprint
-from rag.chatglm.lora import Delta, deltas
+from rag.chatglm.lora import Delta, deltas, digest, placed
 from rag.chatglm.prefix import PrefixEncoder, set_prefix
 
 PROBE = 6
@@ -124,8 +124,14 @@ class Prefix:
 
 
 def check_base(adapter: Adapter, model: Any) -> None:
-    """`UserError` where the adapter was trained on another model, as far as it says."""
+    """`UserError` where the adapter was trained on another model, as far as it says, or is merged
+    into this one already."""
     check_generation(adapter, model.config)
+    if _is_merged(adapter, model):
+        raise UserError(
+            f"{adapter.source} is merged into this model already; use the model without it",
+            zh=f"{adapter.source} 已合并到此模型中；请直接使用该模型",
+        )
     base = adapter.contract.base
     if base is not None and base != (held := fingerprint(model)):
         raise UserError(
@@ -133,6 +139,13 @@ def check_base(adapter: Adapter, model: Any) -> None:
             "(digests of their normalisation weights); name its own model",
             zh=f"{adapter.source} 训练所用模型的指纹为 {base}，而此模型为 {held}；请指定它所属的模型",
         )
+
+
+def _is_merged(adapter: Adapter, model: Any) -> bool:
+    merged = getattr(model.config, MERGED, None)
+    if not merged or not isinstance(adapter, LoraAdapter):
+        return False
+    return digest(placed(model, adapter.modules, adapter.config)) in merged
 
 
 def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:

@@ -17,9 +17,11 @@ from ingest.errors import UserError
 CACHE = "cache" if "cache" in signature(GlmForCausalLM.forward).parameters else "past_key_values"
 
 ROPE_BASE = 10000.0
+MERGED = "merged_adapters"
+"""The field with `rag.chatglm.lora.digest` of each adapter that was made part of the weights."""
 # Fields of later additions that all generations share.
 OURS = {"generation", "packed", "quantization_bit", "quantization_embeddings"}
-OURS |= {"pre_seq_len", "prefix_projection"}
+OURS |= {"pre_seq_len", "prefix_projection", MERGED}
 
 GLM1 = {
     "hidden_size", "inner_hidden_size", "num_layers", "num_attention_heads", "vocab_size",

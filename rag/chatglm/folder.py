@@ -21,6 +21,14 @@ KEPT = (
 """What is copied beside the weights: what the tokenizer needs, and the terms of use."""
 
 
+def check_new(target: Path) -> None:
+    """`UserError` where `target` holds something already."""
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(
+            f"{target} exists already; name a new folder", zh=f"{target} 已存在；请指定一个新文件夹"
+        )
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A place to write to, which becomes the folder `target` when the block has ended well.
@@ -28,10 +36,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Its files are then on the disk. Nothing stays of a block that failed. `UserError` where
     `target` is taken, or can't be written.
     """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError(
-            f"{target} exists already; name a new folder", zh=f"{target} 已存在；请指定一个新文件夹"
-        )
+    check_new(target)
     work = target.with_name(f".{target.name}.partial")
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     try:

@@ -5,8 +5,9 @@ is three here, they share A and have the rows of B in order. It is applied by fo
 a base of any kind (float, packed, bitsandbytes) is left as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -98,6 +99,17 @@ def placed(
         for name in linears
         if rows[name].module in modules
     ]
+
+
+def digest(parts: Iterable[tuple[str, Factors]]) -> str:
+    """What stands for `placed` parts, 32 hexadecimal digits: the same for one adapter under
+    upstream's names and transformers'."""
+    found = sha256()
+    for name, part in sorted(parts, key=lambda each: each[0]):
+        found.update(name.encode())
+        for tensor in part.tensors():
+            found.update(tensor.float().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:32]
 
 
 @torch.no_grad()

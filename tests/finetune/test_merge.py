@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from finetune.export import export
 from finetune.merge import merge
 from finetune.parity import read_model
 from ingest.errors import UserError
@@ -311,3 +312,28 @@ def test_every_file_has_the_rights_of_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "new").touch()
     wanted = (tmp_path / "new").stat().st_mode
     assert {path.stat().st_mode for path in (tmp_path / "merged").iterdir()} == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("kind", "upstream"),
+    [*((kind, False) for kind in KINDS), ("v1", True), ("v3", True), ("glm4", True)],
+)
+def test_an_adapter_is_merged_once(tmp_path: Path, kind: str, upstream: bool) -> None:
+    """Nor is it used beside that model, under whatever names, after another, or from codes."""
+    model = base(kind, tmp_path)
+    first = adapter(kind, model, tmp_path)
+    export(first, model, tmp_path / "native", to="native")
+    second = shutil.copytree(first, tmp_path / "second")
+    settings = second / "adapter_config.json"
+    settings.write_text(settings.read_text("utf-8").replace('"lora_alpha": 8', '"lora_alpha": 4'))
+    merge(model, first, tmp_path / "once", upstream=upstream)
+    merge(tmp_path / "once", second, tmp_path / "twice", upstream=upstream)
+    pack(tmp_path / "twice", tmp_path / "codes", bits=8)
+    for held in ("once", "twice"):
+        with pytest.raises(UserError, match="adapter is merged into this model already"):
+            merge(tmp_path / held, first, tmp_path / "again")
+        assert not (tmp_path / "again").exists()
+    for held in ("once", "twice", "codes"):
+        for same in (first, tmp_path / "native"):
+            with pytest.raises(UserError, match="is merged into this model already"):
+                Adapters(load(tmp_path / held)).attach(read_adapter(same), "it")

@@ -99,3 +99,11 @@ def test_what_is_no_precision_or_layout_is_refused(tmp_path: Path, adapter: Path
         merge(str(MODEL), adapter, tmp_path / "merged", dtype="int8")
     with pytest.raises(UserError, match="--to is tutorial; it is upstream or native"):
         export(adapter, tmp_path / "out", str(MODEL), to="tutorial")
+
+
+def test_a_folder_that_is_taken_is_told_before_the_model_is_looked_for(
+    tmp_path: Path, adapter: Path
+) -> None:
+    for command in (merge, export):
+        with pytest.raises(UserError, match="adapter exists already; name a new folder"):
+            command(model="no/such-model", adapter=adapter, target=adapter)
