@@ -47,7 +47,7 @@ def tell(foreseen: Foreseen) -> None:
     from rag.chatglm.memory import gigabytes
 
     preview, free = foreseen.preview, foreseen.room.on(foreseen.previewer.device)
-    parts = ", ".join(f"{name} {size}" for name, size in _parts(preview))
+    parts = say(", ", "，").join(f"{name} {size}" for name, size in _parts(preview))
     known = "?" if free is None else gigabytes(free)
     note(
         say(
@@ -91,7 +91,6 @@ def show(foreseen: Foreseen) -> None:
         sizes = [size for _, size in _parts(preview)]
         total = gigabytes(preview.total).removesuffix(" GB")
         rows.append([name, *sizes, total, _largest(foreseen, previewer)])
-    names = [name for name, _ in _parts(foreseen.preview)]
     largest = "--pack-length" if options.packing else "--batch-size"
     out(
         say(
@@ -153,4 +152,4 @@ def _largest(foreseen: Foreseen, previewer: "Previewer") -> str:
         return ""
     rows = previewer.largest(heaviest.line, free, most=heaviest.most)
     count = heaviest.line(rows).ids.numel() if previewer.options.packing and rows else rows
-    return f"{count:,}" + ("+" if rows == heaviest.most else "")
+    return f"{count}" + (say(" (or more)", "（或更大）") if rows == heaviest.most else "")

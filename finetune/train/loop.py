@@ -79,9 +79,9 @@ class Report:
     steps: int
     loss: float
     speed: float
-    """Tokens a second, those that are only read included."""
+    """Tokens a second of training, those that are only read included."""
     left: float
-    """Seconds."""
+    """Seconds, evaluations included."""
     dev_loss: float | None = None
     general_loss: float | None = None
     stopped: str = ""
@@ -146,14 +146,15 @@ class Training:
 
     def _steps(self, log: Log | Silent, sums: _Sums) -> Iterator[Report]:
         options, steps = self.options, self.plan.steps
-        began, tokens, first = monotonic(), 0, self.done
+        began, tokens, trained, first = monotonic(), 0, 0.0, self.done
         if self.done == 0 and (measured := self._evaluate()):
             self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
             log.row({"step": 0, "epoch": 0.0, **measured})
         while self.done < steps and not self.stopped:
+            started = monotonic()
             loss, norm, seen = self._step(self.done)
             self.done += 1
-            tokens += seen
+            tokens, trained = tokens + seen, trained + monotonic() - started
             sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
             last = self.done == steps
             measured: dict[str, float] = {}
@@ -167,7 +168,7 @@ class Training:
                     self.done,
                     steps,
                     sums.loss / sums.steps,
-                    tokens / elapsed,
+                    tokens / trained,
                     elapsed / (self.done - first) * (steps - self.done),
                     measured.get("dev_loss"),
                     measured.get("general_loss"),

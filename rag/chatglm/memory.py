@@ -237,6 +237,6 @@ def check(
 
 
 def gigabytes(size: float) -> str:
-    """`13.1 GB`, of 2**30 bytes; small sizes with two digits that count."""
+    """`13.1 GB`, of 2**30 bytes; sizes below 1 with two digits."""
     amount = size / GB
-    return f"{amount:.1f} GB" if amount >= 0.95 else f"{amount:.2g} GB"
+    return f"{amount:.1f} GB" if amount >= 0.95 else f"{amount:.2f} GB"
