@@ -1,72 +1,13 @@
-"""`rag finetune domain`: one command from a folder of documents to an adapter that is judged."""
+"""The folder that a domain's adapter is made in, and how an adapter is put in use."""
 
 import json
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from finetune.domain import Work, divide, put_in_use
+from finetune.domain import DOCUMENTS, Work, divide, general_rows, put_in_use
 from ingest.errors import UserError
-
-RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
-DO_NOT_SHIP = 3
-# Words of a field, each in a document of its own.
-TERMS = {
-    "劳动合同": "劳动者与用人单位确立劳动关系、明确双方权利和义务的书面协议",
-    "试用期": "用人单位对新招收的职工进行思想品德和工作能力考察的期限",
-    "竞业限制": "离职人员在约定期限内不得到有竞争关系的单位任职的约定",
-    "经济补偿": "解除劳动合同时由用人单位一次性支付给劳动者的金钱",
-    "服务期": "用人单位提供专项培训后与劳动者约定的最短工作年限",
-    "集体合同": "工会代表职工一方与用人单位就劳动报酬等事项订立的协议",
-    "商业秘密": "不为公众所知悉并经权利人采取保密措施的技术信息和经营信息",
-    "工作时间": "劳动者根据法律规定在用人单位从事生产或者工作的时间",
-}
-
-
-def test_all_steps_are_done_once_and_what_helps_nothing_is_not_put_in_use(
-    tiny: Path, tmp_path: Path
-) -> None:
-    """A model that reads numbers of factories alone can't be helped in one step."""
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
-    environment |= {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-    environment.pop("RAG_KB", None)
-    docs, out = tmp_path / "docs", tmp_path / "work"
-    docs.mkdir()
-    for term, meaning in TERMS.items():
-        (docs / f"{term}.txt").write_text(f"本法所称{term}，是指{meaning}。\n", "utf-8")
-    settings = tmp_path / "chatglm-rag" / "demo" / "rag.toml"
-    settings.parent.mkdir(parents=True)
-    text = "[retrieve]\npassages = 2\n[generate]\nmax_new_tokens = 20\n[refuse]\nthreshold = 0.0\n"
-    settings.write_text(text, "utf-8")
-    command = [
-        *RAG, "finetune", "domain", str(docs), "--kb", "demo", "--model", str(tiny), "--out", str(out),
-        "--heldout", "0.4", "--max-steps", "1", "--lr", "1e-6", "--device", "cpu",
-    ]  # fmt: skip
-
-    def run() -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-    first = run()
-    assert first.returncode == DO_NOT_SHIP, first.stderr
-    assert f"the adapter stays in {out / 'adapter'}" in first.stderr
-    assert settings.read_text("utf-8") == text
-    assert (out / "adapter" / "adapter_model.safetensors").is_file()
-    held = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    again = run()
-    assert again.returncode == DO_NOT_SHIP, again.stderr
-    for told in (
-        "8 unchanged",
-        "made before",
-        "[3/5] training: done before",
-        "done before, do not",
-    ):
-        assert told in again.stderr
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == held
-
 
 USED = {"model": "/m", "adapter": '/a b"c'}
 LINES = 'model = "/m"\nadapter = "/a b\\"c"\n'
@@ -113,18 +54,20 @@ def test_settings_that_say_otherwise_stay(text: str, tmp_path: Path) -> None:
 
 def test_general_rows_are_learnt_or_asked_never_both(tmp_path: Path) -> None:
     rows = [{"instruction": f"问{i}", "input": "", "output": f"答{i}"} for i in range(57)]
+    rows[5]["id"] = "\ud800"  # what is not learnt may be anything, and is kept
     file = tmp_path / "general.json"
     file.write_text(json.dumps(rows), "utf-8")
-    divide(file, tmp_path, seed=3)
+    assert general_rows(file) == rows
+    divide(rows, tmp_path, seed=3)
     mixed, held = (
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text("utf-8").splitlines()]
         for name in ("general", "general-heldout")
     )
     assert len(held) == 6
     assert sorted([*mixed, *held], key=rows.index) == rows
-    file.write_text(json.dumps(rows[:1]), "utf-8")
-    with pytest.raises(UserError, match="1 rows"):
-        divide(file, tmp_path, seed=3)
+    file.write_text(json.dumps(rows[:2]), "utf-8")
+    with pytest.raises(UserError, match=r"--general: .*general.json has 2 rows; need 3"):
+        general_rows(file)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -133,17 +76,46 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         Work(tmp_path).begin({})
 
 
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.found.write_text('{"verdict": {"sh', "utf-8")
+    with pytest.raises(UserError, match=r"eval.json is damaged; delete it to evaluate again"):
+        _ = work.verdict
+    (tmp_path / "domain.json").write_text("[]", "utf-8")
+    with pytest.raises(UserError, match=r"domain.json is damaged; begin anew in another folder"):
+        work.begin({})
+
+
+MADE_OF = {"--limit": None, DOCUMENTS: "2 (aa)"}
+
+
 def test_rows_that_were_broken_off_are_made_anew(tmp_path: Path) -> None:
     work = Work(tmp_path / "work")
     work.begin({"--limit": None})
     with pytest.raises(KeyboardInterrupt):
-        work.make_rows(_broken_off, [])
-    assert not work.rows_are_of([])
-    work.make_rows(lambda folder: folder.mkdir(), [])
+        work.make_rows(_broken_off, MADE_OF)
+    work.begin({"--limit": None})
+    assert not work.rows_are_of(MADE_OF)
+    work.make_rows(lambda folder: folder.mkdir(), MADE_OF)
     assert list(work.rows.iterdir()) == []
-    assert work.rows_are_of([])
+    assert work.rows_are_of(MADE_OF)
     with pytest.raises(UserError, match="none can be held out"):
         _ = work.example
+
+
+def test_all_may_change_until_training_has_a_checkpoint(tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    other = MADE_OF | {DOCUMENTS: "3 (bb)"}
+    work.begin({"--limit": None})
+    work.make_rows(lambda folder: folder.mkdir(), MADE_OF)
+    work.begin({"--limit": 9})
+    assert not work.rows_are_of(other)
+    (work.adapter / "checkpoint-2").mkdir(parents=True)
+    assert work.rows_are_of(MADE_OF)
+    with pytest.raises(UserError, match=r"the documents changed .*; name a new folder with --out"):
+        work.rows_are_of(other)
+    with pytest.raises(UserError, match="begun with --limit = None, now it is 9"):
+        work.begin({"--limit": 9})
 
 
 def _broken_off(folder: Path) -> None:
