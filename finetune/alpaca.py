@@ -15,7 +15,7 @@ from typing import Any
 from finetune.conversation import conversation, kind_of
 from finetune.records import Record, records
 from finetune.types import Example, Finding
-from finetune.unfit import Unfit, lacking, quoted, said, text_of, wrong
+from finetune.unfit import Unfit, is_blank, lacking, quoted, refused, said, text_of, wrong
 from ingest.errors import UserError, readable
 from rag.types import Message
 
@@ -64,17 +64,15 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
 
 
 def examples(
-    paths: Sequence[Path], *, columns: Columns = AS_FOUND, skip_bad: bool = False
+    paths: Sequence[Path], *, columns: Columns = AS_FOUND, skip: str = ""
 ) -> Iterator[Example]:
-    """The examples of the files; `UserError` at the first bad row, unless those are left out."""
+    """The examples of the files; `UserError` at the first bad row. `skip` is the option of the
+    command that leaves bad rows out, where it has one."""
     for item in read(paths, columns=columns):
         if isinstance(item, Example):
             yield item
-        elif item.bad and not skip_bad:
-            raise UserError(
-                f"{item.source}: {item.text}; mend the row, or leave bad rows out with --skip-bad",
-                zh=f"{item.source}：{item.zh}；请修正此行，或用 --skip-bad 略过有问题的行",
-            )
+        elif item.bad:
+            raise refused(item, skip)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -95,8 +93,10 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
     named = [column for column in (columns.prompt, columns.response) if column]
     wanted = " + ".join(named) or "instruction + output, context + target, messages, conversations"
     raise UserError(
-        f"{name} has the fields {found}; need {wanted} (see --prompt-column, --response-column)",
-        zh=f"{name} 的字段为 {found}；需要 {wanted}（参见 --prompt-column、--response-column）",
+        f"{name} has the fields {found}; need {wanted} (rag finetune train and prepare can be "
+        "told others: --prompt-column, --response-column)",
+        zh=f"{name} 的字段为 {found}；需要 {wanted}"
+        "（rag finetune train 与 prepare 可用 --prompt-column、--response-column 指定其他字段）",
     )
 
 
@@ -129,9 +129,8 @@ def _columns(record: Record, columns: Columns) -> list[Example]:
     prompt, response = columns.prompt or "instruction", columns.response or "output"
     question = text_of(row, prompt)
     input = "" if columns.prompt else text_of(row, "input") or ""
-    if not (question or "").strip():
-        # A question that stands in the input alone is a question.
-        question, input = (input, "") if input.strip() else (said(question, prompt), "")
+    if is_blank(input):  # else the question may stand in the input alone
+        question = said(question, prompt)
     answer = said(text_of(row, response), response)
     history = columns.history or "history"
     past = _history(row.get(history), history)
@@ -141,7 +140,7 @@ def _columns(record: Record, columns: Columns) -> list[Example]:
 def _example(
     record: Record, question: str, input: str, answer: str, past: list[Message], system: str
 ) -> Example:
-    before = [Message("system", system)] if system.strip() else []
+    before = [] if is_blank(system) else [Message("system", system)]
     messages = (*before, *past, Message("user", question), Message("assistant", answer))
     given = (i for i, message in enumerate(messages[:-1]) if message.role == "assistant")
     return Example(messages, input, frozenset(given), record.source)
@@ -171,8 +170,8 @@ def _context_target(record: Record, columns: Columns) -> list[Example]:
     answer = said(text_of(record.value, "target"), "target")
     framed = _TUTORIAL.fullmatch(context)
     question, input = (framed[1], framed[2] or "") if framed else (context, "")
-    if not question.strip():
-        question, input = (input, "") if input.strip() else (context, "")
+    if is_blank(question) and is_blank(input):
+        question, input = context, ""
     return [_example(record, question, input, answer, [], "")]
 
 

@@ -47,7 +47,7 @@ class TokenSet:
     ) -> None:
         self.folder, self.digest, self.counts = folder, digest, counts
         self.made_for = made_for
-        """The generation that the rows are for, and their template."""
+        """The generation that the rows are for, their template, and their tokenizer's hash."""
         self._parts = parts
         lengths = [np.diff(ends) for (_, ends), _ in parts]
         self.lengths: NDArray[np.int32] = np.concatenate([NONE, *lengths])
@@ -60,13 +60,14 @@ class TokenSet:
             record = json.loads((folder / RECORD).read_text("utf-8"))
             with pa.memory_map(str(folder / DATA)) as file, pa.ipc.open_stream(file) as stream:
                 parts = [(_lists(batch[IDS]), _lists(batch[LABELS])) for batch in stream]
-            counts, made_for = Counts(**record["counts"]), dict(record["made_for"])
+            counts, made_for = record["counts"], dict(record["made_for"])
+            counts = Counts(**counts | {"ended": tuple(counts["ended"])})
             tokens = cls(folder, parts, str(record["digest"]), counts, made_for)
             whole = len(tokens) == record["rows"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-            raise _broken(folder) from None
+            raise broken(folder) from None
         if not whole:
-            raise _broken(folder)
+            raise broken(folder)
         return tokens
 
     @property
@@ -185,7 +186,7 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _broken(folder: Path) -> UserError:
+def broken(folder: Path) -> UserError:
     return UserError(
         f"{folder} is no whole set of tokens; make it again with: rag finetune prepare",
         zh=f"{folder} 不是完整的词元集；请用 rag finetune prepare 重新生成",

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from finetune.alpaca import AS_FOUND, Columns, read
 from finetune.types import Example, Finding, Problem
-from ingest.errors import UserError
+from finetune.unfit import Unfit
+from finetune.view import CONTROLS
 
 if TYPE_CHECKING:
     from finetune.template import RowEncoder
@@ -76,12 +77,13 @@ def diagnose(
     *,
     columns: Columns = AS_FOUND,
     encoder: "RowEncoder | None" = None,
+    template: str = "chat",
     max_length: int = 0,
     wanted: Collection[str] = (),
     progress: Callable[[], None] = lambda: None,
 ) -> Diagnosis:
-    """Read all rows. With an `encoder` lengths are in tokens and its `max_length` counts, else in
-    characters and this one.
+    """Read all rows. With an `encoder` lengths are in tokens and its `max_length` and `template`
+    count, else in characters and these.
 
     `samples` are the rows `wanted` (`17` or `file.json:17`), else the first ones and the longest.
     `progress` is called once a row.
@@ -102,9 +104,13 @@ def diagnose(
             continue
         findings += repeats(item)
         findings += special_words(item)
+        findings += controls(item)
+        findings += out_of_place(item, encoder.template if encoder else template)
         measured, found = measure(item)
         findings += found
         lengths.extend(measured)
+        if any(finding.bad for finding in found):
+            continue
         if wanted:
             samples += [item] if _is_wanted(item.source, wanted) else []
         elif len(samples) < SAMPLES:
@@ -173,6 +179,35 @@ def special_words(example: Example) -> Iterator[Finding]:
         )
 
 
+def controls(example: Example) -> Iterator[Finding]:
+    """A warning where text holds characters that are not seen and steer a terminal or a line."""
+    texts = (*(message.text for message in example.messages), example.input)
+    found = dict.fromkeys(
+        sign for text in texts for sign in CONTROLS.findall(text.replace("\r\n", ""))
+    )
+    if found:
+        named = ", ".join(f"U+{ord(sign):04X}" for sign in list(found)[:5])
+        yield Finding(
+            example.source,
+            "control",
+            f"the text holds control characters ({named}), which are learnt as they are",
+            f"文本中含有控制字符（{named}）；将照原样学习",
+            bad=False,
+        )
+
+
+def out_of_place(example: Example, template: str) -> Iterator[Finding]:
+    """A warning where a template has no place for some of the messages."""
+    if count := example.unplaced(template):
+        yield Finding(
+            example.source,
+            "place",
+            f"the {template} form has no place for {count} earlier messages; they are left out",
+            f"{template} 格式容不下之前的 {count} 条消息；将被略去",
+            bad=False,
+        )
+
+
 class Characters:
     """Lengths in characters, where there is no tokenizer."""
 
@@ -212,9 +247,8 @@ class Tokens:
             return lengths, []
         try:
             self.encoder(example)
-        except UserError as error:
-            finding = Finding(example.source, "long", str(error), error.zh, bad=True)
-            return lengths, [finding]
+        except Unfit as unfit:
+            return lengths, [unfit.finding(example.source)]
         text = (
             f"{size} tokens, more than {self.max_length}: its earliest turns, the middle of its "
             "question, or the end of its answer will be cut"

@@ -19,7 +19,7 @@ from finetune.template import Encoded, turns_of
 from finetune.types import IGNORED, Example, Row
 from finetune.words import Flat, Ids
 from ingest.errors import UserError
-from rag.chatglm.template import tutorial
+from rag.chatglm.template import framed
 
 FRAME_1, FRAME_2 = "[Round {}]\n问：{}\n答：{}", "[Round {}]\n\n问：{}\n\n答：{}"
 
@@ -96,7 +96,7 @@ class TutorialRows:
     def texts(self, example: Example) -> list[str]:
         context = example.question
         if self.framed:
-            context = tutorial(turns_of(example, "tutorial")[:-1])[0].text
+            context = framed(example.question, example.input)
         if self.generation == 2:
             context = FRAME_2.format(1, context, "")
         return [context, example.answer]

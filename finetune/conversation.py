@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from finetune.records import Record
 from finetune.types import Example
-from finetune.unfit import Unfit, lacking, quoted, said, text_of, wrong
+from finetune.unfit import Unfit, is_blank, lacking, quoted, said, text_of, wrong
 from rag.types import Message
 
 FIELDS = ("messages", "conversations")
@@ -41,11 +41,11 @@ def conversation(record: Record) -> Example:
     messages: list[Message] = []
     given: list[int] = []
     system = text_of(row, "system") or ""
-    if system.strip():
+    if not is_blank(system):
         messages.append(Message("system", system))
     for number, value in enumerate(said_by, 1):
         message, learnt = _message(value, number)
-        if message.role == "system" and not messages and not message.text.strip():
+        if message.role == "system" and not messages and is_blank(message.text):
             continue
         _check_turn(message.role, messages[-1].role if messages else "", number)
         if message.role == "assistant" and not learnt:
@@ -66,7 +66,8 @@ def conversation(record: Record) -> Example:
             "every message of the assistant has weight 0; one must be learnt",
             "assistant 的消息权重均为 0；至少须学习一条",
         )
-    return Example(tuple(messages), "", frozenset(given), record.source)
+    # As `rag finetune grounded` writes them, rows have passages, and which of them is the gold one.
+    return Example(tuple(messages), "", frozenset(given), record.source, whole="gold" in row)
 
 
 def _message(value: Any, number: int) -> tuple[Message, bool]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from finetune.template import Encoded, RowEncoder
 from finetune.types import IGNORED, Example, Row
+from finetune.unfit import Unfit, refused
 from finetune.words import Flat, Ids, gather
-from ingest.errors import UserError
 
 MARK = 0xF0000
 """Marks are characters of a private area of Unicode: MARK + 3 stands for the text of message 3."""
@@ -37,7 +37,9 @@ class Counts:
     left_out: int = 0
     """Examples that have no row (scripts that `finetune.compat` follows leave some out)."""
     bad: int = 0
-    """Rows of the data that could not be examples, and were skipped."""
+    """Rows of the data that could not be examples, or be cut, and were skipped."""
+    ended: tuple[str, ...] = ()
+    """Rows at which a file breaks off; what follows them is lost."""
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -63,11 +65,13 @@ class Block:
     def of(cls, encoded: Sequence[Encoded]) -> "Block":
         rows = [row for each in encoded for row in each.rows]
         shortened = sum(each.shortened for each in encoded)
+        bad = sum(each.bad for each in encoded)
+        empty = sum(not each.rows for each in encoded)
         return cls(
             np.concatenate([NONE, *(row.ids for row in rows)]),
             np.concatenate([NONE, *(row.labels for row in rows)]),
             np.array([len(row) for row in rows], np.int32),
-            Counts(len(encoded), shortened, sum(not each.rows for each in encoded)),
+            Counts(len(encoded) - bad, shortened, empty - bad, bad),
         )
 
 
@@ -95,13 +99,19 @@ class Frame:
     learnt: tuple[bool, ...]
     lengths: tuple[int, ...]
     """Of the rows, with one place for each text."""
+    shortened: bool
+    """Whether messages of the shape have no place in the template."""
 
 
 @dataclass(slots=True)
 class Frames:
-    """`Layout` of a `RowEncoder`: `block` gives the very rows that it gives."""
+    """`Layout` of a `RowEncoder`: `block` gives the very rows that it gives.
+
+    An example that it refuses ends the work, unless `skip_bad`.
+    """
 
     encoder: RowEncoder
+    skip_bad: bool = False
     known: dict[Any, Frame] = field(default_factory=dict)
 
     @property
@@ -121,30 +131,39 @@ class Frames:
         learnt = np.array([yes for frame in frames for yes in frame.learnt], bool)
         places = np.flatnonzero(frame_ids <= PLACE)
         starts = np.arange(len(frame_ids)) + len(ids.ids)
-        counts = np.ones(len(frame_ids), np.int64)
-        starts[places], counts[places] = ids.ends - ids.counts, ids.counts
-        made = gather(np.concatenate((ids.ids, frame_ids.astype(np.int32))), starts, counts)
-        labels = np.where(np.repeat(learnt, counts), made, np.int32(IGNORED))
+        sizes = np.ones(len(frame_ids), np.int64)
+        starts[places], sizes[places] = ids.ends - ids.counts, ids.counts
+        made = gather(np.concatenate((ids.ids, frame_ids.astype(np.int32))), starts, sizes)
+        labels = np.where(np.repeat(learnt, sizes), made, np.int32(IGNORED))
         row_ends = np.cumsum([n for frame in frames for n in frame.lengths])
-        lengths = np.diff(np.cumsum(counts)[row_ends - 1], prepend=0).astype(np.int32)
-        block = Block(made, labels, lengths, Counts(len(examples)))
+        lengths = np.diff(np.cumsum(sizes)[row_ends - 1], prepend=0).astype(np.int32)
+        counts = Counts(len(examples), sum(frame.shortened for frame in frames))
+        block = Block(made, labels, lengths, counts)
         if (lengths > self.encoder.max_length).any():
-            return self._shortened(block, examples, [len(frame.lengths) for frame in frames])
+            return self._shortened(block, examples, frames)
         return block
 
-    def _shortened(self, block: Block, examples: Sequence[Example], counts: Sequence[int]) -> Block:
+    def _shortened(
+        self, block: Block, examples: Sequence[Example], frames: Sequence[Frame]
+    ) -> Block:
         """Examples with a row that is too long are encoded by themselves."""
         ends = np.cumsum(block.lengths)[:-1]
         pairs = zip(np.split(block.ids, ends), np.split(block.labels, ends), strict=True)
         rows = [Row(ids, labels) for ids, labels in pairs]
         encoded: list[Encoded] = []
-        for example, count in zip(examples, counts, strict=True):
-            own, rows = rows[:count], rows[count:]
+        for example, frame in zip(examples, frames, strict=True):
+            own, rows = rows[: len(frame.lengths)], rows[len(frame.lengths) :]
             fits = all(len(row) <= self.encoder.max_length for row in own)
-            encoded.append(
-                Encoded(tuple(own), False) if fits else one_by_one(self.encoder, example)
-            )
+            encoded.append(Encoded(tuple(own), frame.shortened) if fits else self._alone(example))
         return Block.of(encoded)
+
+    def _alone(self, example: Example) -> Encoded:
+        try:
+            return self.encoder(example)
+        except Unfit as unfit:
+            if self.skip_bad:
+                return Encoded((), shortened=False, bad=True)
+            raise refused(unfit.finding(example.source), "--skip-bad") from None
 
     def _frame(self, example: Example) -> Frame:
         shape = (
@@ -168,15 +187,16 @@ class Frames:
         )
         marking = Marking(self.encoder.tokenizer)
         encoder = replace(self.encoder, tokenizer=marking, max_length=sys.maxsize)
-        rows = one_by_one(encoder, marked).rows
-        ids = np.concatenate([row.ids for row in rows])
-        labels = np.concatenate([row.labels for row in rows])
+        encoded = encoder(marked)
+        ids = np.concatenate([row.ids for row in encoded.rows])
+        labels = np.concatenate([row.labels for row in encoded.rows])
         texts = [marking.seen[PLACE - place] for place in ids[ids <= PLACE]]
         return Frame(
             tuple(tuple(_parts(text)) for text in texts),
             tuple(ids.tolist()),
             tuple((labels != IGNORED).tolist()),
-            tuple(len(row) for row in rows),
+            tuple(len(row) for row in encoded.rows),
+            encoded.shortened,
         )
 
 
@@ -193,14 +213,6 @@ class Marking:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tokenizer, name)
-
-
-def one_by_one(encoder: Any, example: Example) -> Encoded:
-    """What the encoder gives; its `UserError` names the example."""
-    try:
-        return encoder(example)
-    except UserError as error:
-        raise UserError(f"{example.source}: {error}", zh=f"{example.source}：{error.zh}") from None
 
 
 def _parts(text: str) -> list[str | int]:

@@ -142,7 +142,9 @@ def _said(row: dict[str, Any], name: str, where: str) -> str:
 
 def _alpaca(path: Path) -> Iterator[Question]:
     for example in examples([path]):
-        yield Question(example.source, example.question, (example.answer,), example=example)
+        yield Question(
+            example.source, example.question or example.input, (example.answer,), example=example
+        )
 
 
 def _of_set(dataset: Dataset, store: Store | None) -> Iterator[Question]:

@@ -9,6 +9,8 @@ Template = Literal["chat", "tutorial"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Base = Literal["none", "int8", "int4", "nf4"]
 Schedule = Literal["linear", "cosine", "constant"]
+MAX_LENGTH = 2048
+"""Tokens of a row, at most, unless said otherwise: the prompts of `rag ask` have some 2,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,7 @@ class TrainOptions:
     dtype: Dtype = "float32"
     quant: Base = "none"
     template: Template = "chat"
-    max_length: int = 2048
-    """Tokens of a row, at most: the prompts of `rag ask` have some 2,000."""
+    max_length: int = MAX_LENGTH
     logging_steps: int = 10
     eval_steps: int = 100
     save_steps: int = 100

@@ -14,12 +14,11 @@ from finetune.alpaca import AS_FOUND, Columns
 from finetune.arrow import FILES, TokenSet, write
 from finetune.compat import Compat, ThudmOptions, full_length
 from finetune.frames import Block, Counts
-from finetune.template import turns_of
-from finetune.tokens import CONTEXTS, Reading, as_tutorial
+from finetune.tokens import CONTEXTS, Reading, as_tutorial, need_some
 from finetune.types import IGNORED, Example
 from ingest.errors import UserError
 from ingest.store.files import sync_directory
-from rag.chatglm.template import tutorial
+from rag.chatglm.template import framed
 from rag.chatglm.tokenizer import open_tokenizer
 
 
@@ -94,8 +93,10 @@ def write_jsonl(
     try:
         with open(descriptor, "w", encoding="ascii", newline="\n") as file:
             for example in reading:
-                file.write(json.dumps(pair(example, framed=columns != CONTEXTS)) + "\n")
-                counts += Counts(1, len(example.messages) > 2)
+                file.write(json.dumps(pair(example, whole=columns == CONTEXTS)) + "\n")
+                counts += Counts(1, example.unplaced("tutorial") > 0)
+            counts += reading.skipped()
+            need_some(counts)
             file.flush()
             os.fsync(file.fileno())
         new.chmod(0o644)
@@ -103,14 +104,14 @@ def write_jsonl(
         sync_directory(out.parent)
     finally:
         new.unlink(missing_ok=True)
-    return counts + Counts(bad=reading.bad)
+    return counts
 
 
-def pair(example: Example, *, framed: bool) -> dict[str, str]:
-    """An example as the tutorial puts it; not `framed`, its question is the context already."""
+def pair(example: Example, *, whole: bool) -> dict[str, str]:
+    """An example as the tutorial puts it; `whole`, its question is the context already."""
     context = example.question
-    if framed:
-        context = tutorial(turns_of(example, "tutorial")[:-1])[0].text
+    if not whole:
+        context = framed(example.question, example.input)
     return {"context": context, "target": example.answer}
 
 

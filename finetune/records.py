@@ -243,7 +243,7 @@ def _broken(source: str, place: str, place_zh: str, what: str) -> Finding:
 def _ended(source: str, line: int, column: int, what: str) -> Finding:
     return Finding(
         source,
-        "broken",
+        "ended",
         f"the file breaks at line {line}, column {column} ({what}); nothing from this row on can be "
         "read",
         f"文件在第 {line} 行第 {column} 列损坏（{what}）；此行及之后的内容均无法读取",

@@ -20,6 +20,7 @@ LISTED = 200
 """Findings of a kind that a page lists."""
 TITLES: dict[Problem, tuple[str, str]] = {
     "broken": ("can't be read", "无法读取"),
+    "ended": ("the file breaks off", "文件中断"),
     "encoding": ("encoding", "编码错误"),
     "missing": ("missing field", "缺少字段"),
     "empty": ("empty field", "字段为空"),
@@ -28,6 +29,8 @@ TITLES: dict[Problem, tuple[str, str]] = {
     "conflict": ("conflicting answers", "回答冲突"),
     "duplicate": ("duplicate", "重复"),
     "special": ("special tokens in text", "文本含特殊词元"),
+    "control": ("control characters", "控制字符"),
+    "place": ("no place in the template", "模板容不下"),
 }
 HEADS = {
     "--json": (b'{\n "files"',),

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from finetune.options import MAX_LENGTH
 from finetune.types import IGNORED, Example, Row
-from ingest.errors import UserError
+from finetune.unfit import Unfit
 from rag.chatglm.chat import encode_answer, encode_chat
 from rag.chatglm.template import TEMPLATES
 from rag.types import Message
@@ -24,10 +25,12 @@ CONTINUED = (3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The rows of an example; `shortened` says that something of it did not fit into them."""
+    """The rows of an example; `shortened` says that something of it did not fit into them, `bad`
+    that there are none since nothing of it may be cut off."""
 
     rows: tuple[Row, ...]
     shortened: bool
+    bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +38,18 @@ class RowEncoder:
     """Examples -> rows of at most `max_length` tokens for a model of `generation`.
 
     What is too long loses its earliest turns, then the middle of its question, and the end of an
-    answer that is too long by itself. The tokens between question and answer, and the one that ends
-    the answer, always stay.
+    answer that is too long by itself. The tokens between question and answer, some of the answer,
+    and the token that ends it, always stay.
     """
 
     tokenizer: Any
     generation: int
     template: str = "chat"
-    max_length: int = 1024
+    max_length: int = MAX_LENGTH
 
     def __call__(self, example: Example) -> Encoded:
-        """`UserError` where `max_length` has no room for what stands around question and answer."""
+        """`Unfit` where `max_length` has no room for what stands around question and answer, or
+        nothing may be cut off."""
         turns = turns_of(example, self.template)
         first = len(example.messages) - len(turns)  # tutorial's form has one turn
         learnt = [
@@ -59,7 +63,12 @@ class RowEncoder:
             made = [self._fit(turns, learnt)]
         else:
             made = [self._fit(turns[: i + 1], [i]) for i in learnt]
-        return Encoded(tuple(row for row, _ in made), any(shortened for _, shortened in made))
+        shortened = any(cut for _, cut in made)
+        if shortened and example.whole:
+            raise self._uncut()
+        return Encoded(
+            tuple(row for row, _ in made), shortened or example.unplaced(self.template) > 0
+        )
 
     def _fit(self, turns: Sequence[Message], learnt: Sequence[int]) -> tuple[Row, bool]:
         """The row, and whether it was shortened."""
@@ -88,17 +97,31 @@ class RowEncoder:
         def fits(row: Row) -> bool:
             return len(row) <= self.max_length
 
-        if not fits(made(0, 0)):
-            raise UserError(
-                f"max_length is {self.max_length}, but {len(made(0, 0))} tokens stand around the "
-                "question and answer of a row; raise it, or shorten the system message",
-                zh=f"max_length 为 {self.max_length}，而一行中问题与回答之外已有 {len(made(0, 0))} 个词元；"
-                "请调大，或缩短系统消息",
+        # Of the answer a character stays, and of the question a quarter of the row.
+        some = len(answer.text) - len(answer.text.lstrip()) + 1
+        if not fits(made(0, some)):
+            raise Unfit(
+                "long",
+                f"max_length is {self.max_length}, but {len(made(0, some))} tokens stand around "
+                "question and answer, with a first one of the answer; raise it, or shorten the "
+                "system message",
+                f"max_length 为 {self.max_length}，而问题与回答之外的内容加上回答的开头已有 "
+                f"{len(made(0, some))} 个词元；请调大，或缩短系统消息",
             )
-        # Of the question a quarter stays, however long the answer.
-        least = _most(min(len(question.text), self.max_length // 4), lambda n: fits(made(n, 0)))
-        answered = _most(len(answer.text), lambda n: fits(made(least, n)))
-        return made(_most(len(question.text), lambda n: fits(made(n, answered))), answered)
+        quarter = min(len(question.text), self.max_length // 4)
+        asked = _most(0, quarter, lambda n: fits(made(n, some)))
+        answered = _most(some, len(answer.text), lambda n: fits(made(asked, n)))
+        asked = _most(asked, len(question.text), lambda n: fits(made(n, answered)))
+        return made(asked, answered)
+
+    def _uncut(self) -> Unfit:
+        return Unfit(
+            "long",
+            f"longer than max_length, {self.max_length}, and cut it would lose passages that it "
+            "cites; raise max_length, or make rows with fewer --passages",
+            f"长于 max_length（{self.max_length}），截短会丢失所引用的段落；请调大，"
+            "或以更少的 --passages 生成数据",
+        )
 
     def _row(self, turns: Sequence[Message], learnt: Sequence[int]) -> Row:
         """Prompt by prompt and answer by answer; each prompt begins with all that is before it."""
@@ -129,7 +152,9 @@ def turns_of(example: Example, template: str) -> list[Message]:
             return [Message("system", question.text), Message("user", example.input), answer]
         return [question, answer]
     if example.input:
-        question = replace(question, text=f"{question.text}\n{example.input}")
+        # An instruction may be empty, with all of the question in the input.
+        asked = f"{question.text}\n" if question.text else ""
+        question = replace(question, text=asked + example.input)
     return [*before, question, answer]
 
 
@@ -141,9 +166,8 @@ def _ends(text: str, count: int) -> str:
     return text[:head] + text[len(text) - (count - head) :]
 
 
-def _most(count: int, fits: Callable[[int], bool]) -> int:
-    """The largest number up to `count` that fits; 0 does."""
-    low, high = 0, count
+def _most(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from `low`, which fits, up to `high` that fits."""
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)

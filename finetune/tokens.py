@@ -20,6 +20,7 @@ from dataclasses import asdict
 from hashlib import file_digest, sha256
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from finetune.alpaca import AS_FOUND, Columns, examples, read
 from finetune.arrow import TokenSet, write
@@ -36,16 +37,17 @@ from rag.chatglm.tokenizer import open_tokenizer
 
 __all__ = ["TokenSet", "tokenise"]
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same data would give other rows, or they would lie otherwise on disk."""
 EXAMPLES = 512
 """In a block."""
 SEVERAL = 16_000_000
 """Bytes of data from which on a worker process is worth its start (0.5 s)."""
 CONTEXTS = Columns("context", "target")
+VOCABULARIES = ("ice_text.model", "tokenizer.model", "tokenizer.json")
 TOKENIZER_FILES = (
-    "ice_text.model", "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "config.json",
+    *VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "config.json",
 )  # fmt: skip
 
 
@@ -67,8 +69,8 @@ def tokenise(
 
     With `compat` they are another script's rows, whatever template and max_length say. `workers`
     is how many processes do it, this one included; 0 is as many as there are cores, if that is
-    worth it. `progress` is told how many examples are done. `UserError` at the first bad row,
-    unless `skip_bad`, and where nothing is left.
+    worth it. `progress` is told how many examples are done. `UserError` at the first bad row or
+    one that can't be cut, unless `skip_bad`, and where nothing is left.
     """
     if template not in TEMPLATES:
         known = ", ".join(TEMPLATES)
@@ -87,7 +89,7 @@ def tokenise(
     if kept := _kept(place):
         return kept
     tokenizer = open_tokenizer(tokenizer_dir)
-    made: Layout = Frames(RowEncoder(tokenizer, generation, template, max_length))
+    made: Layout = Frames(RowEncoder(tokenizer, generation, template, max_length), skip_bad)
     if compat:
         framed, history = columns != CONTEXTS, bool(columns.history)
         made = layout(compat, tokenizer, generation, framed=framed, history=history)
@@ -98,13 +100,36 @@ def tokenise(
         _no_cycles(),
         Speller(tokenizer, parsing=made.parsing, workers=helpers) as speller,
     ):
-        read = chain(blocks(reading, made, speller), reading.skipped())
+        read = chain(blocks(reading, made, speller), reading.last())
         form = template
         if compat:
             form = "tutorial" if isinstance(compat, TutorialOptions) else "chat"
-        made_for = {"generation": generation, "template": form}
-        write(folder, read, made_for, progress=progress)
+        write(folder, some(read), made_for(tokenizer_dir, generation, form), progress=progress)
     return TokenSet.open(place)
+
+
+def made_for(tokenizer_dir: Path, generation: int, template: str) -> dict[str, Any]:
+    """What rows of tokens are for, and nothing else should learn them."""
+    found = [path for name in VOCABULARIES if (path := tokenizer_dir / name).is_file()]
+    tokenizer = sha256(found[0].read_bytes()).hexdigest()[:16] if found else None
+    return {"generation": generation, "template": template, "tokenizer": tokenizer}
+
+
+def some(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks; `UserError` at the end where all their rows were bad."""
+    counts = Counts()
+    for block in blocks:
+        counts += block.counts
+        yield block
+    need_some(counts)
+
+
+def need_some(counts: Counts) -> None:
+    if not counts.examples:
+        raise UserError(
+            f"all rows are bad ({counts.bad}), so none is left to learn; see: rag finetune check",
+            zh=f"所有数据行（{counts.bad} 行）均无法用于训练；请用 rag finetune check 查看原因",
+        )
 
 
 def blocks(examples: Iterable[Example], made: Layout, speller: Speller) -> Iterator[Block]:
@@ -127,27 +152,26 @@ class Reading:
     def __init__(self, paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> None:
         self.paths, self.columns, self.skip_bad = paths, columns, skip_bad
         self.bad = 0
+        self.ended: list[str] = []
 
     def __iter__(self) -> Iterator[Example]:
         if not self.skip_bad:
-            yield from examples(self.paths, columns=self.columns)
+            yield from examples(self.paths, columns=self.columns, skip="--skip-bad")
             return
-        none = True
         for item in read(self.paths, columns=self.columns):
             if isinstance(item, Example):
-                none = False
                 yield item
-            else:
-                self.bad += item.bad
-        if none:
-            raise UserError(
-                f"none of the {self.bad} rows can be trained on; see: rag finetune check",
-                zh=f"{self.bad} 行均无法用于训练；请用 rag finetune check 查看原因",
-            )
+                continue
+            self.bad += item.bad
+            self.ended += [item.source] if item.problem == "ended" else []
 
-    def skipped(self) -> Iterator[Block]:
-        """The count of the bad rows, known when all are read."""
-        yield Block.empty(Counts(bad=self.bad))
+    def skipped(self) -> Counts:
+        """Of the bad rows, known when all are read."""
+        return Counts(bad=self.bad, ended=tuple(self.ended))
+
+    def last(self) -> Iterator[Block]:
+        """Without rows: those counts."""
+        yield Block.empty(self.skipped())
 
 
 def as_tutorial(paths: Sequence[Path], columns: Columns) -> Columns:

@@ -27,6 +27,8 @@ class Example:
     given: frozenset[int] = frozenset()
     source: str = ""
     """`file.json:17`, the row as a person counts it, from 1."""
+    whole: bool = False
+    """Nothing of it may be cut off: its question holds the passages that its answer cites."""
 
     @property
     def question(self) -> str:
@@ -35,6 +37,10 @@ class Example:
     @property
     def answer(self) -> str:
         return self.messages[-1].text
+
+    def unplaced(self, template: str) -> int:
+        """How many of the messages a template has no place for."""
+        return len(self.messages) - 2 if template == "tutorial" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +132,9 @@ class Part(Sequence[Row]):
 
 
 Problem = Literal[
-    "broken", "missing", "empty", "type", "duplicate", "conflict", "special", "long", "encoding"
-]
+    "broken", "ended", "missing", "empty", "type", "duplicate", "conflict", "special", "control",
+    "long", "place", "encoding",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.types import Finding, Problem
+from ingest.errors import UserError
 
 _KINDS = {
     type(None): ("null", "空值"),
@@ -15,6 +16,8 @@ _KINDS = {
     list: ("a list", "列表"),
     dict: ("an object", "对象"),
 }
+_BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
+"""What a reader sees nothing of: blanks, and signs without width."""
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -28,6 +31,18 @@ class Unfit(Exception):
 
     def finding(self, source: str) -> Finding:
         return Finding(source, self.problem, self.text, self.zh, bad=True)
+
+
+def refused(finding: Finding, skip: str = "") -> UserError:
+    """What ends the work at a bad row. `skip` is the option of the command that leaves such rows
+    out, where it has one."""
+    out, out_zh = "delete it", "将其删去"
+    if skip:
+        out, out_zh = f"leave bad rows out with {skip}", f"用 {skip} 略过有问题的行"
+    return UserError(
+        f"{finding.source}: {finding.text}; mend the row, or {out}",
+        zh=f"{finding.source}：{finding.zh}；请修正此行，或{out_zh}",
+    )
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str | None:
@@ -50,9 +65,13 @@ def said(text: str | None, name: str) -> str:
     """The text itself; `Unfit` where there is none, or nothing but blanks."""
     if text is None:
         raise lacking(name)
-    if not text.strip():
+    if is_blank(text):
         raise Unfit("empty", f'"{name}" is empty; need a text', f'"{name}" 为空；需要文本')
     return text
+
+
+def is_blank(text: str) -> bool:
+    return _BLANK.fullmatch(text) is not None
 
 
 def lacking(name: str) -> Unfit:

@@ -1,5 +1,6 @@
 """A row of tokens as a person reads it: pieces of text in order, and which of them are learnt."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -7,6 +8,8 @@ from typing import Any
 
 from finetune.types import IGNORED, Row
 
+# C0 but for tab and line end, C1, and what turns the direction of the text around it.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 TOGETHER = 8
 """Tokens that may be needed for one character."""
 
@@ -67,7 +70,16 @@ def shades(parts: Sequence[Piece]) -> Iterator[tuple[Piece, int]]:
 
 
 def visible(text: str) -> str:
-    return text.replace("\n", "↵\n")
+    """With signs in place of what a terminal or a page would obey, or show as nothing."""
+    return CONTROLS.sub(_sign, text).replace("\n", "↵\n")
+
+
+def _sign(control: re.Match[str]) -> str:
+    """The picture that Unicode has of a control character, or its number."""
+    code = ord(control[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"\\u{code:04x}"
 
 
 def is_special(index: int, tokenizer: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.cli.findings import show, show_rows
+from finetune.options import MAX_LENGTH
 from ingest.errors import UserError
 from rag.cli.places import cache_home
 from rag.cli.screen import note, say
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from finetune.check import Diagnosis
     from finetune.report import View
     from finetune.template import RowEncoder
-
-DEFAULT_LENGTH = 1024
 
 
 def check(
@@ -51,8 +50,8 @@ def check(
         typer.Option(
             min=1,
             help=say(
-                "Longer rows are reported: tokens with --model (default 1024), else characters.",
-                "报告超过此长度的行：有 --model 时按词元（默认 1024），否则按字符。",
+                f"Longer rows are reported: tokens with --model (default {MAX_LENGTH}), else characters.",
+                f"报告超过此长度的行：有 --model 时按词元（默认 {MAX_LENGTH}），否则按字符。",
             ),
         ),
     ] = None,
@@ -98,12 +97,14 @@ def check(
             zh="--row 显示词元，需要分词器；请用 --model 指定模型文件夹",
         )
     _check_places(json=json, html=html, picture=picture)
-    encoder = _encoder(model, template, max_length or DEFAULT_LENGTH) if model else None
+    _check_template(template)
+    encoder = _encoder(model, template, max_length or MAX_LENGTH) if model else None
     with _counting() as progress:
         diagnosis = diagnose(
             data,
             columns=Columns(prompt_column, response_column, history_column),
             encoder=encoder,
+            template=template,
             max_length=max_length or 0,
             wanted=wanted,
             progress=progress,
@@ -157,11 +158,8 @@ def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
         return file.read(32).startswith(heads)
 
 
-def _encoder(model: str, template: str, max_length: int) -> "RowEncoder":
-    from finetune.template import RowEncoder
-    from rag.chatglm.hub import fetch
+def _check_template(template: str) -> None:
     from rag.chatglm.template import TEMPLATES
-    from rag.chatglm.tokenizer import open_tokenizer
 
     if template not in TEMPLATES:
         known = " | ".join(TEMPLATES)
@@ -169,6 +167,13 @@ def _encoder(model: str, template: str, max_length: int) -> "RowEncoder":
             f"--template is {template}; it is {known}",
             zh=f"--template 为 {template}；应为 {known}",
         )
+
+
+def _encoder(model: str, template: str, max_length: int) -> "RowEncoder":
+    from finetune.template import RowEncoder
+    from rag.chatglm.hub import fetch
+    from rag.chatglm.tokenizer import open_tokenizer
+
     tokenizer = open_tokenizer(fetch(model, cache=cache_home() / "models", weights=False))
     # GLM-4's -hf form has transformers' own tokenizer.
     return RowEncoder(tokenizer, getattr(tokenizer, "generation", 4), template, max_length)

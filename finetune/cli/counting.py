@@ -1,11 +1,15 @@
-"""How many of a known number are done, and how long the rest takes."""
+"""Counts for a person: how many of a known number are done, and what became of data."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from rag.cli.screen import note, say
+
+if TYPE_CHECKING:
+    from finetune.frames import Counts
 
 EVERY = 5.0  # seconds between lines where no one watches
 
@@ -34,3 +38,23 @@ def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
             note(say(f"{count}, {left:.0f} s left", f"{count}，剩余约 {left:.0f} 秒"))
 
     yield tick
+
+
+def fates(counts: "Counts") -> list[str]:
+    """What became of data that is not learnt as it is; nothing where all is."""
+    rows = "row" if counts.bad == 1 else "rows"
+    told = (
+        (counts.shortened, "shortened", "被截短"),
+        (counts.left_out, "left out", "被略去"),
+        (counts.bad, f"bad {rows} skipped", "错误行被跳过"),
+    )
+    return [
+        *(say(f"{number} {what}", f"{number} {zh}") for number, what, zh in told if number),
+        *(
+            say(
+                f"the file breaks at {row}, what follows is lost",
+                f"文件在 {row} 处损坏，其后内容丢失",
+            )
+            for row in counts.ended
+        ),
+    ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from finetune.cli.counting import fates
 from ingest.errors import UserError
 from rag.cli.screen import note, out, say
 
@@ -68,14 +69,9 @@ class Screen:
                 f"评估 {rows['general_dev']} 行",
             )
         )
-        for name, count in told.shortened.items():
-            if count:
-                self.note(
-                    say(
-                        f"{count} rows ({name}) are longer than --max-length and were shortened",
-                        f"{count} 行（{name}）超过 --max-length，已截短",
-                    )
-                )
+        for name, counts in told.counts.items():
+            for fate in fates(counts):
+                self.note(say(f"{name}: {fate}", f"{name}：{fate}"))
 
     def show(self, report: "Report") -> None:
         """Loss, speed, time left."""

@@ -1,6 +1,6 @@
 """A model's directory and files of data -> sets of tokens and a model to train, ready for the loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from finetune.alpaca import AS_FOUND, Columns
-from finetune.arrow import TokenSet
+from finetune.arrow import TokenSet, broken
 from finetune.compat import Compat
+from finetune.frames import Counts
 from finetune.options import LoraOptions, TrainOptions
-from finetune.tokens import tokenise
+from finetune.tokens import made_for, tokenise
 from finetune.train.loop import Sets, Tuned
 from finetune.train.lora import Lora
 from finetune.train.ptuning import PrefixTuning
@@ -57,7 +58,8 @@ class Told:
     """Counts of what was read."""
 
     rows: dict[str, int]
-    shortened: dict[str, int]
+    counts: dict[str, Counts]
+    """By set, what became of its data."""
 
 
 def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) -> tuple[Sets, Told]:
@@ -70,7 +72,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
 
     def rows(files: tuple[Path, ...]) -> TokenSet:
         if len(files) == 1 and files[0].is_dir():
-            return _prepared(files[0], generation, options.template)
+            return _prepared(files[0], made_for(model, generation, options.template))
         return tokenise(
             files,
             model,
@@ -111,10 +113,10 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
             "--strength is auto, but no rows are held out to choose it on; name --dev or --dev-share",
             zh="--strength 为 auto，但没有留出的数据用于选择；请指定 --dev 或 --dev-share",
         )
-    shortened = {name: found.shortened for name, found in read.items()}
     sets = Sets(own, held, general, general_dev)
-    counts = {"train": len(own), "dev": len(held or ()), "general": len(general or ())}
-    return sets, Told(counts | {"general_dev": len(general_dev or ())}, shortened)
+    learnt = {"train": len(own), "dev": len(held or ()), "general": len(general or ())}
+    counts = {name: found.counts for name, found in read.items()}
+    return sets, Told(learnt | {"general_dev": len(general_dev or ())}, counts)
 
 
 def _first(rows: Rows, count: int) -> Rows:
@@ -131,10 +133,11 @@ def _general(rows: Rows | None, options: TrainOptions) -> tuple[Part | None, Par
     return _split(rows, count, options.seed, "--mix FILE:0")
 
 
-def _prepared(folder: Path, generation: int, template: str) -> TokenSet:
-    """A set that `prepare` wrote; `UserError` where it is for another model or template."""
+def _prepared(folder: Path, wanted: Mapping[str, Any]) -> TokenSet:
+    """A set that `prepare` wrote; `UserError` where it is damaged, or for another model or template."""
     tokens = TokenSet.open(folder)
-    wanted = {"generation": generation, "template": template}
+    if not tokens.is_whole():
+        raise broken(folder)
     for name, value in wanted.items():
         if tokens.made_for.get(name) != value:
             raise UserError(

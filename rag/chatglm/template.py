@@ -33,10 +33,13 @@ def tutorial(messages: Sequence[M]) -> list[M]:
     """
     last = messages[-1]
     system = next((message.text for message in messages if message.role == "system"), "")
-    text = f"Instruction: {system or last.text}\n"
-    if system:
-        text += f"Input: {last.text}\n"
-    return [replace(last, text=text + "Answer: ")]  # type: ignore[type-var]  # see `Turn`
+    text = framed(system, last.text) if system else framed(last.text)
+    return [replace(last, text=text)]  # type: ignore[type-var]  # see `Turn`
+
+
+def framed(instruction: str, input: str = "") -> str:
+    """The context of cover_alpaca2jsonl.py, byte for byte."""
+    return f"Instruction: {instruction}\n" + (f"Input: {input}\n" if input else "") + "Answer: "
 
 
 TEMPLATES = {"chat": chat, "tutorial": tutorial}

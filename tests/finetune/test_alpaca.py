@@ -229,17 +229,40 @@ def test_what_may_be_absent(tmp_path: Path) -> None:
         {"instruction": "", "input": "问", "output": "答"},
         {"conversations": [{"role": "system", "content": ""}, *GOOD]},
     ]
-    said = (Message("user", "问"), Message("assistant", "答"))
+    answer = Message("assistant", "答")
     assert one(tmp_path, json.dumps(rows)) == [
-        Example(said, source=f"a.json:{number}") for number in (1, 2, 3)
+        Example((Message("user", "问"), answer), source="a.json:1"),
+        Example((Message("user", ""), answer), "问", source="a.json:2"),
+        Example((Message("user", "问"), answer), source="a.json:3"),
     ]
 
 
-def test_bad_rows_stop_unless_they_are_left_out() -> None:
+@pytest.mark.parametrize("sign", ["\u200b", "\ufeff", " \u200d\n\u2060"])
+def test_signs_without_width_are_no_text(tmp_path: Path, sign: str) -> None:
+    rows = [
+        {"instruction": sign, "output": "答"},
+        {"instruction": sign, "input": "问", "output": sign},
+        {"instruction": f"问{sign}", "input": "", "output": "答", "system": sign},
+    ]
+    *bad, good = one(tmp_path, json.dumps(rows))
+    assert [(found.source, found.problem) for found in bad if isinstance(found, Finding)] == [
+        ("a.json:1", "empty"),
+        ("a.json:2", "empty"),
+    ]
+    assert isinstance(good, Example)
+    assert len(good.messages) == 2
+
+
+@pytest.mark.parametrize(("skip", "way_out"), [("", "delete it"), ("--skip-bad", "--skip-bad")])
+def test_bad_rows_stop_and_no_option_is_named_that_is_not_there(skip: str, way_out: str) -> None:
     path = DATA / "messy_bad_fields.json"
-    with pytest.raises(UserError, match=r'messy_bad_fields.json:4: "output" is empty.*--skip-bad'):
-        list(examples([path]))
-    kept = [example.source for example in examples([path], skip_bad=True)]
+    with pytest.raises(UserError, match=rf'messy_bad_fields.json:4: "output" is empty.*{way_out}$'):
+        list(examples([path], skip=skip))
+
+
+def test_bad_rows_do_not_hide_the_others() -> None:
+    path = DATA / "messy_bad_fields.json"
+    kept = [item.source for item in read([path]) if isinstance(item, Example)]
     left = [i for i in range(30) if i % 10 not in (3, 5, 9)]
     assert kept == [f"messy_bad_fields.json:{i + 1}" for i in left]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.alpaca import examples
-from finetune.check import Diagnosis, Repeats, diagnose, special_words
+from finetune.check import Diagnosis, Repeats, controls, diagnose, special_words
 from finetune.template import RowEncoder
 from finetune.types import Example
 from rag.chatglm.tokenizer import open_tokenizer
@@ -122,6 +122,23 @@ def test_what_was_said_before_makes_a_question_another() -> None:
         assert list(repeats(said)) == []
 
 
+@pytest.mark.parametrize("sign", ["\x00", "\x07", "\x1b", "\r", "\x9b", "\u202e", "\u2066"])
+def test_control_characters(sign: str) -> None:
+    for one in (
+        example(f"问{sign}", "答"),
+        example("问", f"{sign}答"),
+        example("问", "答", input=sign),
+    ):
+        (found,) = controls(one)
+        assert (found.problem, found.bad) == ("control", False)
+        assert f"(U+{ord(sign):04X})" in found.text
+        assert sign not in found.text + found.zh
+
+
+def test_line_ends_and_tabs_are_no_control_characters() -> None:
+    assert list(controls(example("a\tb\r\nc\n", "d\u3000é🙂\u200d"))) == []
+
+
 @pytest.mark.parametrize("word", ["<|assistant|>", "[gMASK]", "[MASK]", "<sop>", "</s>", "<eos>"])
 def test_special_words(word: str) -> None:
     for one in (example(f"问{word}", "答"), example("问", word), example("问", "答", input=word)):
@@ -166,6 +183,30 @@ def test_what_will_be_cut_and_what_can_not_be(tokenizer: Any, tmp_path: Path) ->
     assert diagnosis.findings[1].text.startswith(f"{whole[1]} tokens, more than 64")
     assert "max_length is 64" in diagnosis.findings[2].text
     assert (diagnosis.usable, diagnosis.bad) == (2, 1)
+
+
+def test_a_cited_passage_is_never_cut(tokenizer: Any, tmp_path: Path) -> None:
+    said = [
+        {"role": "user", "content": "[1] 资料。" * 60 + "问？"},
+        {"role": "assistant", "content": "答[1]。"},
+    ]
+    rows = [{"messages": said, "gold": 1}, row("问", "答")]
+    diagnosis = checked(tmp_path, rows, encoder=RowEncoder(tokenizer, 3, max_length=64))
+    assert told(diagnosis) == [("a.json:1", "long", True)]
+    assert "would lose passages" in diagnosis.findings[0].text
+    assert [one.source for one in diagnosis.samples] == ["a.json:2"]
+
+
+@pytest.mark.parametrize("with_tokens", [True, False])
+def test_turns_without_a_place_are_told(
+    tokenizer: Any, tmp_path: Path, *, with_tokens: bool
+) -> None:
+    rows = [row("三", "四", history=[["一", "二"]], system="说明"), row("问", "答")]
+    encoder = RowEncoder(tokenizer, 3, "tutorial") if with_tokens else None
+    diagnosis = checked(tmp_path, rows, encoder=encoder, template="tutorial")
+    assert told(diagnosis) == [("a.json:1", "place", False)]
+    assert "the tutorial form has no place for 3 earlier messages" in diagnosis.findings[0].text
+    assert told(checked(tmp_path, rows)) == []
 
 
 def test_samples(tmp_path: Path) -> None:

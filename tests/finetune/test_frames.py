@@ -1,5 +1,6 @@
 """Frames: rows in bulk are those that RowEncoder gives, example by example."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.frames import MARK, Block, Frames, one_by_one
+from finetune.frames import MARK, Block, Counts, Frames
 from finetune.speller import Speller
 from finetune.template import RowEncoder
 from finetune.types import Example
+from finetune.unfit import Unfit
 from ingest.errors import UserError
 from rag.types import Message
 from tests.finetune.tokenizers import GENERATIONS, conversations, tokenizers
@@ -45,7 +47,7 @@ def made(frames: Frames, speller: Speller, examples: list[Example]) -> Block:
 def refused(encoder: RowEncoder, examples: list[Example]) -> bool:
     try:
         return not [encoder(example) for example in examples]
-    except UserError:
+    except Unfit:
         return True
 
 
@@ -69,6 +71,11 @@ def test_rows_are_those_of_the_encoder(
     if refused(encoder, examples):
         with pytest.raises(UserError, match=r"data\.json:7: max_length is"):
             made(frames, speller, examples)
+        skipping = made(Frames(encoder, skip_bad=True), speller, examples)
+        kept = [example for example in examples if not refused(encoder, [example])]
+        theirs = Block.of([encoder(example) for example in kept])
+        bad = Counts(bad=len(examples) - len(kept))
+        same(skipping, replace(theirs, counts=theirs.counts + bad))
         return
     theirs = Block.of([encoder(example) for example in examples])
     same(made(frames, speller, examples), theirs)
@@ -97,7 +104,8 @@ def test_marks_in_a_text_are_text(all_tokenizers: dict[int, Any]) -> None:
 def test_an_error_names_its_row_in_both_languages(all_tokenizers: dict[int, Any]) -> None:
     system = Message("system", "很长" * 50)
     example = Example((system, Message("user", "问"), Message("assistant", "答")), "", source="d:3")
-    encoder = RowEncoder(all_tokenizers[3], 3, max_length=20)
+    tokenizer = all_tokenizers[3]
+    frames = Frames(RowEncoder(tokenizer, 3, max_length=20))
     with pytest.raises(UserError, match=r"d:3: max_length is 20, but \d+ tokens") as error:
-        one_by_one(encoder, example)
+        made(frames, Speller(tokenizer), [example])
     assert error.value.zh.startswith("d:3：max_length 为 20")

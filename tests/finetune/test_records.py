@@ -87,7 +87,7 @@ def test_an_array_cut_anywhere_gives_its_whole_rows_and_one_finding(
             rows[: sum(end <= cut for end in ends)]
         )
         assert isinstance(last, Finding)
-        assert (last.problem, last.bad) == ("broken", True)
+        assert (last.problem, last.bad) == ("ended", True)
         assert last.source == f"a.json:{len(whole) + 1}"
 
 
@@ -180,7 +180,7 @@ def test_a_table(tmp_path: Path) -> None:
     assert found[2] == Record("a.CSV:5", {"q": "六", "a": "七"})
     *_, last = read(file(tmp_path, 'q,a\n一,二\n三,"四\n', "a.csv"))
     assert isinstance(last, Finding)
-    assert last.problem == "broken"
+    assert last.problem == "ended"
     assert last.source == "a.csv:3"
 
 

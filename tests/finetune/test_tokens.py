@@ -175,7 +175,7 @@ def test_bad_rows_are_told_or_counted(model: Path, tmp_path: Path) -> None:
     found = made([file], model, cache, skip_bad=True)
     assert (len(found), found.counts.bad) == (1, 1)
     file.write_text('{"instruction": "q"}\n')
-    with pytest.raises(UserError, match="none of the 1 rows"):
+    with pytest.raises(UserError, match=r"all rows are bad \(1\)"):
         made([file], model, cache, skip_bad=True)
     with pytest.raises(UserError, match="missing"):
         made([tmp_path / "none.json"], model, cache)

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.template import RowEncoder
 from finetune.types import IGNORED, Example, Row
-from finetune.view import Piece, pieces, plain
+from finetune.view import Piece, pieces, plain, visible
 from rag.chatglm.tokenizer import open_tokenizer
 from rag.types import Message
 from tests.rag.chatglm.vocabularies import published, small_1, small_4
@@ -64,6 +64,15 @@ def test_it_can_be_read_without_colour() -> None:
     ]
     assert plain(parts) == "[gMASK]│问↵\n⟦答│</s>⟧"
     assert plain([]) == ""
+
+
+def test_what_a_terminal_would_obey_is_seen() -> None:
+    """All of C0 and C1 and what turns the direction of text, but for tabs and line ends."""
+    hostile = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2066, 0x200F]))
+    shown = visible(hostile)
+    assert not set(hostile) - {"\t", "\n"} & set(shown)
+    assert visible("\x1b[31m\x00\x07\x7f\u202e\x9b") == "␛[31m␀␇␡\\u202e\\u009b"
+    assert visible("a\tb 中\u3000🙂é") == "a\tb 中\u3000🙂é"
 
 
 def test_a_row_that_ends_within_a_character(encoder: RowEncoder) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.arrow import DATA
 from finetune.options import TrainOptions
 from finetune.prepare import write_set
 from finetune.tokens import tokenise
@@ -72,7 +73,7 @@ def test_what_is_shortened_is_counted(model: Path, tmp_path: Path) -> None:
     _, told = read_sets(
         Data((tmp_path / "long.json",), dev_share=0), model, OPTIONS, cache=tmp_path / "cache"
     )
-    assert told.shortened["train"] == 4
+    assert told.counts["train"].shortened == 4
 
 
 def test_a_prepared_set_is_what_it_was_prepared_for(model: Path, tmp_path: Path) -> None:
@@ -85,6 +86,38 @@ def test_a_prepared_set_is_what_it_was_prepared_for(model: Path, tmp_path: Path)
     assert sets.digests == direct.digests
     with pytest.raises(UserError, match=r"prepared for template chat.*template tutorial"):
         read_sets(given, model, replace(OPTIONS, template="tutorial"), cache=tmp_path / "cache")
+
+
+def test_a_damaged_set_is_not_learnt(model: Path, tmp_path: Path) -> None:
+    how = {"generation": 3, "template": "chat", "max_length": 64}
+    place = tmp_path / "set"
+    write_set(tokenise([data(tmp_path, 12)], model, cache=tmp_path / "cache", **how), place)  # type: ignore[arg-type]
+    rows = bytearray((place / DATA).read_bytes())
+    rows[len(rows) // 2] ^= 1
+    (place / DATA).write_bytes(rows)
+    with pytest.raises(UserError, match="no whole set of tokens; make it again"):
+        read_sets(Data((place,), dev_share=0), model, OPTIONS, cache=tmp_path / "cache")
+
+
+def test_a_prepared_set_is_for_its_tokenizer(model: Path, tmp_path: Path) -> None:
+    how = {"generation": 3, "template": "chat", "max_length": 64}
+    place, other = tmp_path / "set", tmp_path / "other"
+    write_set(tokenise([data(tmp_path, 12)], model, cache=tmp_path / "cache", **how), place)  # type: ignore[arg-type]
+    shutil.copytree(model, other)
+    given = Data((place,), dev_share=0)
+    read_sets(given, other, OPTIONS, cache=tmp_path / "cache")
+    with (other / "tokenizer.model").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match=r"prepared for tokenizer \w{16}, this training is for"):
+        read_sets(given, other, OPTIONS, cache=tmp_path / "cache")
+
+
+def test_bad_rows_and_what_is_lost_are_told(model: Path, tmp_path: Path) -> None:
+    whole = data(tmp_path, 5).read_text("utf-8")
+    (tmp_path / "cut.json").write_text(whole[: whole.rindex("{") + 9], "utf-8")
+    given = Data((tmp_path / "cut.json",), dev_share=0, skip_bad=True)
+    _, told = read_sets(given, model, OPTIONS, cache=tmp_path / "cache")
+    assert (told.counts["train"].bad, told.counts["train"].ended) == (1, ("cut.json:5",))
 
 
 def test_too_few_rows_are_told(model: Path, tmp_path: Path) -> None:
