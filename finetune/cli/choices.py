@@ -1,4 +1,4 @@
-"""Options that decide one thing together: device, precision, how the base is held, length."""
+"""Options that decide one thing together: device, precision, how the base is held."""
 
 from typing import Any
 
@@ -56,31 +56,3 @@ def quant(device: str, name: str | None, bit: int | None, *, in_8: bool, in_4: b
 def rate(given: float | None, *, prefix: bool) -> float:
     """The learning rate; upstream's own where none is given."""
     return given if given is not None else 2e-2 if prefix else 1e-4
-
-
-SOURCE, TARGET = 1024, 128
-"""THUDM's own max_source_length and max_target_length."""
-
-
-def length(most: int, source: int | None, target: int | None) -> int:
-    """Tokens of a row: upstream's two lengths together, where one is given."""
-    if source is None and target is None:
-        return most
-    return (SOURCE if source is None else source) + (TARGET if target is None else target)
-
-
-def compat(name: str | None, most: int, source: int | None, target: int | None) -> Any:
-    """The rows of an older script, with its own lengths; None where none is named."""
-    from finetune.compat import ThudmOptions, TutorialOptions
-
-    if name == "tutorial":
-        return TutorialOptions(most)
-    if name == "thudm":
-        plain = ThudmOptions()
-        return ThudmOptions(source or plain.max_source_length, target or plain.max_target_length)
-    if name:
-        raise UserError(
-            f"--compat is {name!r}; need tutorial or thudm",
-            zh=f"--compat 为 {name!r}；须为 tutorial 或 thudm",
-        )
-    return None

@@ -5,14 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune.options import MAX_LENGTH
 from rag.cli.screen import say
 
 
-def option(names: str, en: str, zh: str) -> Any:
+def option(names: str, en: str, zh: str, *, least: int | None = None) -> Any:
     """`names` are all spellings and, last, what stands for the value in the help."""
     words = names.split()
     flags = [word for word in words if word.startswith("--")]
-    return typer.Option(*flags, metavar=" ".join(words[len(flags) :]) or None, help=say(en, zh))
+    metavar = " ".join(words[len(flags) :]) or None
+    return typer.Option(*flags, metavar=metavar, min=least, help=say(en, zh))
 
 
 ModelDir = Annotated[
@@ -71,19 +73,19 @@ Strength = Annotated[
     ),
 ]
 Template = Annotated[
-    str,
+    str | None,
     option(
         "--template chat|tutorial",
-        "How a question is put; kept with the adapter.",
-        "提问的格式；随适配器保存。",
+        "How a question is put (chat if left out); kept with the adapter.",
+        "提问的格式（默认 chat）；随适配器保存。",
     ),
 ]
 CompatRows = Annotated[
     str | None,
     option(
         "--compat tutorial|thudm",
-        "The rows of the tutorial's or THUDM's script, their defects included.",
-        "按教程或 THUDM 脚本生成数据行，连同其缺陷。",
+        "Rows exactly as mymusise/ChatGLM-Tuning's or THUDM's scripts make them, defects included.",
+        "与 mymusise/ChatGLM-Tuning 或 THUDM 脚本完全一致的数据行（包括其缺陷）。",
     ),
 ]
 MaxLength = Annotated[
@@ -92,22 +94,60 @@ MaxLength = Annotated[
         "--max-length --max-seq-length N",
         "Tokens of a row, at most; longer ones are shortened and told.",
         "每行最多的词元数；更长的会被截短并说明。",
+        least=1,
+    ),
+]
+RowLength = Annotated[
+    int | None,
+    option(
+        "--max-length --max-seq-length N",
+        f"Tokens of a row, at most (default {MAX_LENGTH}; --compat tutorial: 384); longer ones are "
+        "shortened and told.",
+        f"每行最多的词元数（默认 {MAX_LENGTH}；--compat tutorial 为 384）；更长的会被截短并说明。",
+        least=1,
     ),
 ]
 MaxSource = Annotated[
     int | None,
     option(
-        "--max-source-length N",
-        "THUDM's: with --max-target-length (128) instead of --max-length.",
-        "THUDM 的名称：与 --max-target-length（128）之和代替 --max-length。",
+        "--max-source-length --max-input-length N",
+        "THUDM's: tokens of a question (1024); without --compat thudm, both lengths together are "
+        "--max-length.",
+        "THUDM 的名称：问题的词元数（1024）；没有 --compat thudm 时，两个长度之和即 --max-length。",
+        least=1,
     ),
 ]
 MaxTarget = Annotated[
     int | None,
     option(
-        "--max-target-length N",
-        "THUDM's: see --max-source-length (1024).",
-        "见 --max-source-length。",
+        "--max-target-length --max-output-length N",
+        "THUDM's: tokens of an answer (128); see --max-source-length.",
+        "THUDM 的名称：回答的词元数（128）；见 --max-source-length。",
+        least=1,
+    ),
+]
+SourcePrefix = Annotated[
+    str,
+    option(
+        "--source-prefix TEXT",
+        "With --compat thudm: stands before each question.",
+        "与 --compat thudm 合用：置于每个问题之前。",
+    ),
+]
+Combine = Annotated[
+    bool,
+    option(
+        "--combine/--no-combine",
+        "With --compat thudm on GLM-4: learn the last answer only.",
+        "与 --compat thudm 及 GLM-4 合用：只学习最后一个回答。",
+    ),
+]
+SkipOverlength = Annotated[
+    bool,
+    option(
+        "--skip-overlength/--no-skip-overlength",
+        "With --compat tutorial: leave out rows longer than --max-seq-length.",
+        "与 --compat tutorial 合用：略去超过 --max-seq-length 的行。",
     ),
 ]
 PromptColumn = Annotated[
@@ -138,15 +178,19 @@ Workers = Annotated[
         "--workers --preprocessing-num-workers N",
         "Processes that tokenise; 0: as many as there are cores, if that is worth it.",
         "分词的进程数；0 表示按需使用全部核心。",
+        least=0,
     ),
 ]
 MaxTrain = Annotated[
-    int, option("--max-train-samples N", "Learn the first N rows only.", "只学习前 N 行。")
+    int, option("--max-train-samples N", "Learn the first N rows only.", "只学习前 N 行。", least=0)
 ]
 MaxEval = Annotated[
     int,
     option(
-        "--max-eval-samples N", "Measure the first N rows of --dev.", "只评估 --dev 的前 N 行。"
+        "--max-eval-samples N",
+        "Measure the first N rows of --dev.",
+        "只评估 --dev 的前 N 行。",
+        least=0,
     ),
 ]
 Rank = Annotated[int, option("--lora-rank --lora-r N", "LoRA's rank.", "LoRA 的秩。")]

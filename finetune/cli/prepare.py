@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.cli import options as opt
+from finetune.cli.counting import fates
 from finetune.cli.options import option
+from finetune.cli.rows import RowOptions
 from ingest.errors import UserError
 from rag.cli.places import cache_home
 from rag.cli.screen import note, out, say
@@ -38,63 +40,14 @@ def prepare(
             "ChatGLM 的文件夹或模型库中的名称（只读取分词器）。",
         ),
     ] = None,
-    template: opt.Template = "chat",
-    max_length: Annotated[
-        int | None,
-        option(
-            "--max-length --max-seq-length N",
-            "Tokens of a row, at most (default 1024; the tutorial's script: 384).",
-            "每行最多的词元数（默认 1024；教程脚本为 384）。",
-        ),
-    ] = None,
-    compat: Annotated[
-        str | None,
-        option(
-            "--compat tutorial|thudm",
-            "Rows exactly as mymusise/ChatGLM-Tuning's or THUDM's scripts make them, defects included.",
-            "与 mymusise/ChatGLM-Tuning 或 THUDM 脚本完全一致的数据行（包括其缺陷）。",
-        ),
-    ] = None,
-    skip_overlength: Annotated[
-        bool,
-        option(
-            "--skip-overlength/--no-skip-overlength",
-            "With --compat tutorial: leave out rows longer than --max-seq-length.",
-            "与 --compat tutorial 合用：略去超过 --max-seq-length 的行。",
-        ),
-    ] = False,
-    max_source_length: Annotated[
-        int,
-        option(
-            "--max-source-length --max-input-length N",
-            "With --compat thudm: tokens of a question.",
-            "与 --compat thudm 合用：问题的词元数。",
-        ),
-    ] = 1024,
-    max_target_length: Annotated[
-        int,
-        option(
-            "--max-target-length --max-output-length N",
-            "With --compat thudm: tokens of an answer.",
-            "与 --compat thudm 合用：回答的词元数。",
-        ),
-    ] = 128,
-    source_prefix: Annotated[
-        str,
-        option(
-            "--source-prefix TEXT",
-            "With --compat thudm: stands before each question.",
-            "与 --compat thudm 合用：置于每个问题之前。",
-        ),
-    ] = "",
-    combine: Annotated[
-        bool,
-        option(
-            "--combine/--no-combine",
-            "With --compat thudm on GLM-4: learn the last answer only.",
-            "与 --compat thudm 及 GLM-4 合用：只学习最后一个回答。",
-        ),
-    ] = True,
+    template: opt.Template = None,
+    max_length: opt.RowLength = None,
+    compat: opt.CompatRows = None,
+    skip_overlength: opt.SkipOverlength = False,
+    max_source_length: opt.MaxSource = None,
+    max_target_length: opt.MaxTarget = None,
+    source_prefix: opt.SourcePrefix = "",
+    combine: opt.Combine = True,
     jsonl: Annotated[
         Path | None,
         option(
@@ -119,14 +72,7 @@ def prepare(
     response_column: opt.ResponseColumn = "",
     history_column: opt.HistoryColumn = "",
     skip_bad: opt.SkipBad = False,
-    workers: Annotated[
-        int,
-        option(
-            "--workers N",
-            "Processes; 0: as many as are worth it.",
-            "进程数；0 表示自动。",
-        ),
-    ] = 0,
+    workers: opt.Workers = 0,
     overwrite: Annotated[
         bool,
         option(
@@ -150,20 +96,13 @@ def prepare(
             "tokens need a tokenizer; name a model's folder with --model",
             zh="生成词元需要分词器；请用 --model 指定模型文件夹",
         )
-    if compat not in (None, "tutorial", "thudm"):
-        raise UserError(
-            f"--compat is {compat}; it is tutorial or thudm",
-            zh=f"--compat 为 {compat}；应为 tutorial 或 thudm",
-        )
+    asked = RowOptions(
+        compat, template, max_length, max_source_length, max_target_length, source_prefix,
+        combine, skip_overlength,
+    ).rows()  # fmt: skip
     from finetune.alpaca import Columns
-    from finetune.compat import ThudmOptions, TutorialOptions
 
     columns = Columns(prompt_column, response_column, history_column)
-    script = None
-    if compat == "tutorial":
-        script = TutorialOptions(max_length or 384, skip_overlength)
-    elif compat == "thudm":
-        script = ThudmOptions(max_source_length, max_target_length, source_prefix, combine=combine)
     if jsonl:
         from finetune.prepare import write_jsonl
 
@@ -186,11 +125,11 @@ def prepare(
         sources,
         directory,
         generation=generation,
-        template=template,
-        max_length=max_length or 1024,
+        template=asked.template,
+        max_length=asked.max_length,
         cache=cache_home() / "tokens",
         columns=columns,
-        compat=script,
+        compat=asked.compat,
         skip_bad=skip_bad,
         workers=workers,
         progress=_Progress(),
@@ -199,7 +138,7 @@ def prepare(
         tokens,
         target,
         seq_len=compat == "tutorial",
-        padding=padding_of(script, directory, generation),
+        padding=padding_of(asked.compat, directory, generation),
         overwrite=overwrite,
     )
     _tell(target, tokens.counts, len(tokens))
@@ -225,11 +164,7 @@ class _Progress:
 
 def _tell(place: Path, counts: "Counts", rows: int) -> None:
     en, zh = f"{rows} rows of {counts.examples} examples", f"{counts.examples} 条样本，{rows} 行"
-    for number, what, what_zh in (
-        (counts.shortened, "shortened", "被截短"),
-        (counts.left_out, "left out", "被略去"),
-        (counts.bad, "bad rows skipped", "错误行被跳过"),
-    ):
-        if number:
-            en, zh = f"{en}, {number} {what}", f"{zh}，{number} {what_zh}"
-    out(say(f"{place}: {en}", f"{place}：{zh}"))
+    out(
+        say(f"{place}: {en}", f"{place}：{zh}")
+        + "".join(say(", ", "，") + f for f in fates(counts))
+    )

@@ -4,6 +4,7 @@
 nothing to decide here are taken and told, not refused.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from typer.core import TyperCommand
@@ -50,7 +51,6 @@ RETIRED: dict[str, tuple[str, str]] = {
     "model-revision": ("write NAME@REVISION as --model", "请用 --model 名称@版本"),
     "resize-position-embeddings": ("positions are rotary", "位置编码为旋转式"),
     "forced-bos-token": ("it has no effect on these models", "对此类模型无影响"),
-    "skip-overlength": ("longer rows are shortened and told", "过长的行会截短并说明"),
     "lang": ("it has no effect on these models", "对此类模型无影响"),
 }
 VALUED = {
@@ -67,20 +67,22 @@ class Spelled(TyperCommand):
     """A command that understands these."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        flags = {
+        own = {
             name.removeprefix("--"): option
             for option in self.params
             for name in getattr(option, "opts", ())
-            if getattr(option, "is_flag", False)
         }
-        return super().parse_args(ctx, spelled(args, flags))
+        return super().parse_args(ctx, spelled(args, own))
 
 
-def spelled(args: list[str], flags: dict[str, Any]) -> list[str]:
-    """The arguments with one spelling each. `flags` are the names that take no value.
+def spelled(args: list[str], own: Mapping[str, Any]) -> list[str]:
+    """The arguments with one spelling each. `own` are the command's options, by name; what it has
+    of its own is never taken for retired.
 
     `UserError` where a flag is given a word that is neither yes nor no.
     """
+    flags = {name: option for name, option in own.items() if getattr(option, "is_flag", False)}
+    retired = RETIRED.keys() - own.keys()
     words = list(args)
     given: list[str] = []
     while words:
@@ -92,10 +94,11 @@ def spelled(args: list[str], flags: dict[str, Any]) -> list[str]:
         name = name.replace("_", "-")
         following = words[0] if words else ""
         yes_or_no = following.lower() in YES + NO
-        takes = name in VALUED or (yes_or_no and (name in RETIRED or name in flags))
+        valued = name in retired and name in VALUED
+        takes = valued or (yes_or_no and (name in retired or name in flags))
         if takes and words and not equals:
             value = words.pop(0)
-        if name in RETIRED:
+        if name in retired:
             why, why_zh = RETIRED[name]
             note(say(f"--{name} has no effect: {why}", f"--{name} 不起作用：{why_zh}"))
         elif name in flags:

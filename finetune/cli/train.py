@@ -1,6 +1,7 @@
 """`rag finetune train`: data and a model -> an adapter that `rag ask --adapter` answers with."""
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from finetune.cli import choices, schedule
 from finetune.cli import options as opt
+from finetune.cli.rows import RowOptions
 from ingest.errors import UserError
 from rag.cli.places import cache_home
 from rag.cli.screen import say
@@ -38,11 +40,14 @@ def train(
     mix: opt.Mix = None,
     forgetting_budget: opt.Budget = 0.0,
     strength: opt.Strength = "1",
-    template: opt.Template = "chat",
+    template: opt.Template = None,
     compat: opt.CompatRows = None,
-    max_length: opt.MaxLength = 2048,
+    skip_overlength: opt.SkipOverlength = False,
+    max_length: opt.RowLength = None,
     max_source_length: opt.MaxSource = None,
     max_target_length: opt.MaxTarget = None,
+    source_prefix: opt.SourcePrefix = "",
+    combine: opt.Combine = True,
     prompt_column: opt.PromptColumn = "",
     response_column: opt.ResponseColumn = "",
     history_column: opt.HistoryColumn = "",
@@ -99,6 +104,11 @@ def train(
             "no data is given; name files, or a folder that `rag finetune prepare` wrote",
             zh="没有给出数据；请指定文件，或 rag finetune prepare 写出的文件夹",
         )
+    asked = RowOptions(
+        compat, template, max_length, max_source_length, max_target_length, source_prefix,
+        combine, skip_overlength,
+    )  # fmt: skip
+    rows = asked.prepared(given[0]) if len(given) == 1 and given[0].is_dir() else asked.rows()
     lora = LoraOptions(rank, alpha, dropout, names(targets), rslora, dora)
     prefix = None if pre_seq_len is None else PrefixOptions(pre_seq_len, prefix_projection)
     general, share = mixed(mix)
@@ -121,8 +131,8 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         dtype=choices.dtype(where, fp16=fp16, bf16=bf16, fp32=fp32),
         quant=choices.quant(where, quant, quantization_bit, in_8=load_in_8bit, in_4=load_in_4bit),
-        template="tutorial" if compat == "tutorial" else template,  # type: ignore[arg-type]  # checked there
-        max_length=choices.length(max_length, max_source_length, max_target_length),
+        template=rows.template,
+        max_length=rows.max_length,
         logging_steps=logging_steps,
         eval_steps=eval_steps,
         save_steps=save_steps,
@@ -137,7 +147,7 @@ def train(
         general,
         dev_share,
         Columns(prompt_column, response_column, history_column),
-        choices.compat(compat, max_length, max_source_length, max_target_length),
+        rows.compat,
         skip_bad,
         workers,
         max_train_samples,
@@ -180,6 +190,7 @@ def run(
     from finetune.train.allocated import own_pages
     from finetune.train.checkpoint import forget
     from finetune.train.finish import finish
+    from finetune.train.identity import made_of, resumable
     from finetune.train.loop import Training
     from finetune.train.rehearsal import forget_peak, rehearse
     from finetune.train.run import contract_of, open_tuned, read_sets
@@ -193,6 +204,11 @@ def run(
     foreseen = foresee(model, sets, options, device=device, devices=accelerator.num_processes)
     if main:
         show(foreseen) if dry_run else tell(foreseen)
+    if resume:
+        resumable(folder, made_of(sets.digests, options, accelerator))
+    if main and not dry_run:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     if device == "cpu":
         own_pages()
         forget_peak()
@@ -218,6 +234,7 @@ def run(
         "base": model.name,
         "files": [path.name for path in (*data.train, *data.dev, *data.general)],
         "rows": told.rows,
+        "counts": {name: asdict(counts) for name, counts in told.counts.items()},
     }
     with writing(folder):
         done = finish(training, record)
@@ -251,14 +268,21 @@ def free(folder: Path) -> None:
     )
 
 
-def mixed(mix: str | None) -> tuple[tuple[Path, ...], float]:
-    """`general.jsonl:0.2` -> the file and the share; a share of 0 measures only."""
+def mixed(mix: str | None, name: str = "--mix") -> tuple[tuple[Path, ...], float]:
+    """`general.jsonl:0.2`, given as the option `name` -> the file and the share; a share of 0
+    measures only."""
     if not mix:
         return (), 0.0
-    name, colon, share = mix.rpartition(":")
+    file, colon, said = mix.rpartition(":")
     if not colon:
         return (Path(mix),), 0.2
-    return (Path(name),), _number("--mix", share)
+    share = _number(name, said)
+    if not 0 <= share < 1:
+        raise UserError(
+            f"{name} has the share {said}; need 0 to below 1",
+            zh=f"{name} 的比例为 {said}；须为 0 到 1（不含 1）",
+        )
+    return (Path(file),), share
 
 
 def _number(name: str, text: str) -> float:

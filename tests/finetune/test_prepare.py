@@ -110,6 +110,64 @@ def test_data_is_not_written_over(tmp_path: Path) -> None:
     assert source.read_text() == '{"instruction": "q", "output": "a"}\n'
 
 
+def test_an_input_alone_is_written_as_there(tmp_path: Path) -> None:
+    records = [
+        {"instruction": "", "input": "only input", "output": "o"},
+        {"instruction": " ", "input": "i", "output": "o"},
+    ]
+    source, lines, again = (tmp_path / name for name in ("a.json", "a.jsonl", "b.jsonl"))
+    source.write_text(json.dumps(records), "utf-8")
+    write_jsonl([source], lines)
+    assert lines.read_bytes() == covered(records)
+    write_jsonl([lines], again)
+    assert again.read_bytes() == lines.read_bytes()
+
+
+def test_rows_of_the_tutorial_are_those_of_its_lines(
+    tmp_path: Path, models: dict[int, str]
+) -> None:
+    """Read from alpaca data as from what cover_alpaca2jsonl.py makes of it."""
+    records = [
+        {"instruction": "", "input": "only input", "output": "o"},
+        {"instruction": "问", "input": "", "output": "答"},
+    ]
+    source, lines = tmp_path / "a.json", tmp_path / "a.jsonl"
+    source.write_text(json.dumps(records), "utf-8")
+    lines.write_bytes(covered(records))
+    for generation in (1, 2):
+        for data, out in ((source, tmp_path / "1"), (lines, tmp_path / "2")):
+            run(data, out, "--compat", "tutorial", "--model", models[generation], "--overwrite")
+        assert column(tmp_path / "1", "input_ids") == column(tmp_path / "2", "input_ids")
+
+
+def test_a_file_that_breaks_off_is_told(tmp_path: Path, models: dict[int, str]) -> None:
+    source, out = DATA_FILES / "messy_truncated.json", tmp_path / "tokens"
+    lost = "1 bad row skipped, the file breaks at messy_truncated.json:14, what follows is lost"
+    assert f"13 rows of 13 examples, {lost}" in run(source, "--jsonl", tmp_path / "a", "--skip-bad")
+    for _ in ("made", "kept"):
+        assert lost in run(source, out, "--model", models[3], "--skip-bad", "--overwrite")
+    assert TokenSet.open(out).counts.ended == ("messy_truncated.json:14",)
+
+
+def test_what_can_not_be_cut_is_left_out_where_that_is_asked_for(
+    tmp_path: Path, models: dict[int, str]
+) -> None:
+    said = [
+        {"role": "user", "content": "[1] 资料。" * 60},
+        {"role": "assistant", "content": "答[1]。"},
+    ]
+    source, out = tmp_path / "a.jsonl", tmp_path / "tokens"
+    rows = [{"messages": said, "gold": 1}, {"messages": said}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = (source, out, "--model", models[3], "--max-length", 64)
+    with pytest.raises(UserError, match=r"a\.jsonl:1: longer than max_length, 64,.*--skip-bad"):
+        run(*words)
+    assert "1 rows of 1 examples, 1 shortened, 1 bad row skipped" in run(*words, "--skip-bad")
+    source.write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(UserError, match=r"all rows are bad \(1\)"):
+        run(*words, "--skip-bad", "--overwrite")
+
+
 def test_a_bad_row_leaves_no_file(tmp_path: Path) -> None:
     source, target = DATA_FILES / "messy_bad_fields.json", tmp_path / "a.jsonl"
     with pytest.raises(UserError, match="--skip-bad"):

@@ -75,6 +75,27 @@ def test_flags_mean_what_a_person_means(name: str) -> None:
         assert parsed(shlex.join(NEEDED) + f" --{spelling}=false")[field] is False
 
 
+@pytest.mark.parametrize("command", ["prepare", "train", "domain"])
+def test_what_a_command_has_is_never_retired(command: str) -> None:
+    options = COMMAND.commands["finetune"].commands[command].params
+    own = {
+        name.removeprefix("--"): each
+        for each in options
+        for name in each.opts
+        if name.startswith("--")
+    }
+    for name, option in own.items():
+        words = [f"--{name}"] if option.is_flag else [f"--{name}", "x"]
+        assert spelled(words, own) == words
+    for name in RETIRED:  # also what only others retire
+        assert spelled([f"--{name}=x"], {**own, name: TRAIN.params[1]}) == [f"--{name}=x"]
+
+
+def test_there_are_no_fewer_processes_than_none() -> None:
+    with pytest.raises(typer.BadParameter, match="or equal to 0"):
+        parsed(shlex.join(NEEDED) + " --workers -4")
+
+
 @given(st.lists(st.sampled_from([*YES, *NO, "data.json", "--rank", "8", "-x", "--"])))
 def test_what_is_no_flag_is_left_as_it_is(words: list[str]) -> None:
     assert spelled(words, {}) == words

@@ -1,0 +1,121 @@
+"""How rows are written, from the options that say it: the same for `prepare` and `train`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finetune.options import MAX_LENGTH
+from ingest.errors import UserError
+
+if TYPE_CHECKING:
+    from finetune.compat import Compat
+
+TAKEN: dict[str | None, tuple[str, ...]] = {
+    None: ("--max-length", "--max-source-length", "--max-target-length"),
+    "tutorial": ("--max-length", "--skip-overlength"),
+    "thudm": ("--max-source-length", "--max-target-length", "--source-prefix", "--no-combine"),
+}
+"""By --compat: what else decides about rows."""
+
+
+class Rows(NamedTuple):
+    """As `finetune.tokens.tokenise` takes them."""
+
+    template: Any
+    max_length: int
+    compat: "Compat | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowOptions:
+    """What a command line says; None, "" and False are what it leaves out."""
+
+    compat: str | None = None
+    template: str | None = None
+    max_length: int | None = None
+    max_source_length: int | None = None
+    max_target_length: int | None = None
+    source_prefix: str = ""
+    combine: bool = True
+    skip_overlength: bool = False
+
+    def rows(self) -> Rows:
+        """`UserError` where one option contradicts another, or has nothing to decide."""
+        from finetune.compat import ThudmOptions, TutorialOptions
+
+        self._check()
+        lengths = self.max_source_length, self.max_target_length
+        source = ThudmOptions().max_source_length if lengths[0] is None else lengths[0]
+        target = ThudmOptions().max_target_length if lengths[1] is None else lengths[1]
+        if self.compat == "thudm":
+            script = ThudmOptions(source, target, self.source_prefix, combine=self.combine)
+            return Rows("chat", source + target, script)
+        if self.compat == "tutorial":
+            own = TutorialOptions().max_seq_length
+            most = own if self.max_length is None else self.max_length
+            return Rows("tutorial", most, TutorialOptions(most, self.skip_overlength))
+        most = MAX_LENGTH if self.max_length is None else self.max_length
+        if lengths != (None, None):
+            most = source + target  # as upstream, whose rows have both
+        return Rows(self.template or "chat", most)
+
+    def prepared(self, folder: Path) -> Rows:
+        """Those of a folder that `prepare` wrote, which nothing can change any more."""
+        from finetune.arrow import TokenSet
+
+        if given := ["--compat"] * (self.compat is not None) + self._given():
+            raise UserError(
+                f"{folder} holds rows that are prepared already, but {given[0]} is given; "
+                "leave it out, or name the data itself",
+                zh=f"{folder} 中是已准备好的数据行，而又给出了 {given[0]}；请去掉该选项，或给出原始数据",
+            )
+        return Rows(self.template or TokenSet.open(folder).made_for["template"], MAX_LENGTH)
+
+    def _given(self) -> list[str]:
+        given = {
+            "--max-length": self.max_length is not None,
+            "--max-source-length": self.max_source_length is not None,
+            "--max-target-length": self.max_target_length is not None,
+            "--source-prefix": bool(self.source_prefix),
+            "--no-combine": not self.combine,
+            "--skip-overlength": self.skip_overlength,
+        }
+        return [name for name, said in given.items() if said]
+
+    def _check(self) -> None:
+        if self.compat not in TAKEN:
+            raise UserError(
+                f"--compat is {self.compat}; it is tutorial or thudm",
+                zh=f"--compat 为 {self.compat}；应为 tutorial 或 thudm",
+            )
+        given = self._given()
+        for name in given:
+            if name not in TAKEN[self.compat]:
+                raise self._without_place(name)
+        if not self.compat and "--max-length" in given and len(given) > 1:
+            raise UserError(
+                f"--max-length and {given[1]} are both given; --max-length is both lengths "
+                "together, so say one",
+                zh=f"同时给出了 --max-length 与 {given[1]}；前者即两个长度之和，请只指定一个",
+            )
+        form = "tutorial" if self.compat == "tutorial" else "chat"
+        if self.compat and self.template not in (None, form):
+            raise UserError(
+                f"--compat {self.compat} writes the template {form}, but --template is "
+                f"{self.template}; leave one of them out",
+                zh=f"--compat {self.compat} 使用模板 {form}，而 --template 为 {self.template}；"
+                "请去掉其中一个",
+            )
+
+    def _without_place(self, name: str) -> UserError:
+        if self.compat:
+            known = ", ".join(TAKEN[self.compat])
+            return UserError(
+                f"--compat {self.compat} has no {name}; it has {known}",
+                zh=f"--compat {self.compat} 没有 {name}；可用：{known}",
+            )
+        script = "tutorial" if name in TAKEN["tutorial"] else "thudm"
+        return UserError(
+            f"{name} decides nothing without --compat {script}; add that, or leave {name} out",
+            zh=f"没有 --compat {script} 时 {name} 不起作用；请加上，或去掉 {name}",
+        )
