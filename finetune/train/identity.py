@@ -15,7 +15,7 @@ from ingest.errors import UserError
 
 HARMLESS = ("save_steps", "save_total_limit", "strength")
 """Options that may change where a training goes on."""
-BASE = "the base"
+BASE, METHOD = "the base", "the method"
 NAMES = {
     "rank": "--lora-rank", "alpha": "--lora-alpha", "dropout": "--lora-dropout",
     "targets": "--lora-targets", "dtype": "the precision",
@@ -36,7 +36,7 @@ def made_of(
     }
     whole = {
         **{f"the data ({name})": digest for name, digest in digests.items()},
-        "the method": type(options.method).__name__,
+        METHOD: type(options.method).__name__,
         **told,
         "devices": f"{accelerator.num_processes} x {accelerator.device.type}",
         "torch": torch.__version__,
@@ -54,7 +54,9 @@ def resumable(out: Path, now: Mapping[str, Any]) -> None:
 
 def same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """`UserError` names what the training in `out` was begun with and is to go on without."""
-    for name in sorted({*before, *now}, key=lambda name: (not name.startswith("the "), name)):
+    # The method brings options with it, and a seed holds other rows out: causes are told first.
+    names = {*before, *now}
+    for name in sorted(names, key=lambda name: (name.startswith("the data"), name != METHOD, name)):
         was, given = before.get(name), now.get(name)
         if was == given:
             continue

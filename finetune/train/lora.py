@@ -116,13 +116,16 @@ def natives(model: Any, targets: tuple[str, ...]) -> list[str]:
         upstream_end, end = upstream.rpartition(".")[2], native.rpartition(".")[2]
         if end in linears and upstream_end not in linears:
             meant.setdefault(upstream_end, []).append(end)
-    unknown = [target for target in targets if target not in meant]
-    if unknown or not targets:
-        known = ", ".join(sorted(meant))
+    known = ", ".join(sorted(meant))
+    if not targets:
         raise UserError(
-            f"{unknown[0] if unknown else 'no module'} is no linear module of this model; "
-            f"choose targets from: {known}",
-            zh=f"此模型没有线性模块 {unknown[0] if unknown else '（未指定）'}；可选：{known}",
+            f"--lora-targets names no module; choose from: {known}",
+            zh=f"--lora-targets 未指定模块；可选：{known}",
+        )
+    if unknown := [target for target in targets if target not in meant]:
+        raise UserError(
+            f"{unknown[0]} is no linear module of this model; choose targets from: {known}",
+            zh=f"此模型没有线性模块 {unknown[0]}；可选：{known}",
         )
     return [end for target in targets for end in meant[target]]
 

@@ -1,0 +1,105 @@
+"""`rag finetune train` as a person types it; sockets are shut, as nothing is sent anywhere."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RAG = """
+import socket, sys
+
+def shut(*_):
+    raise AssertionError("asks the network")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = shut
+from rag.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    made = [{"instruction": f"{n}号？", "output": f"甲厂的编号是{n * 7}。"} for n in range(40)]
+    (tmp_path / "rows.json").write_text(json.dumps(made), "utf-8")
+    return tmp_path / "rows.json"
+
+
+def train(
+    rows: Path, model: Path, out: Path, *options: str, locale: str = "C.UTF-8"
+) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    environment = {**os.environ, "LC_ALL": locale, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    environment |= {"XDG_CACHE_HOME": str(out.parent)}
+    command = [sys.executable, "-c", RAG, "finetune", "train", str(rows), "--model", str(model)]
+    command += ["--out", str(out), "--device", "cpu", "--max-length", "120", *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+SHORT = ("--max-steps", "6", "--logging-steps", "2", "--eval-steps", "4", "--save-steps", "3")
+
+
+def test_a_dry_run_tells_and_leaves_nothing(rows: Path, tiny: Path, tmp_path: Path) -> None:
+    code, out, err = train(rows, tiny, tmp_path / "out", *SHORT, "--dry-run")
+    assert code == 0, err
+    assert "38 rows to learn, 2 held out" in err
+    assert re.search(r"as asked .*\d\.\d\d", out)
+    for others in ("checkpointing", "int8", "both"):
+        assert others in out
+    [measured] = re.findall(r"measured peak (\S+) GB, foreseen (\S+) GB \((\S+)%\)", out)
+    assert abs(float(measured[2])) < 25  # of so small a model all is what libraries take
+    assert re.search(r"s a step, the heaviest .* tokens/s; 0:\d\d:\d\d for 6 steps", out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_told_on_the_way(rows: Path, tiny: Path, tmp_path: Path) -> None:
+    code, out, err = train(rows, tiny, tmp_path / "out", *SHORT, locale="zh_CN.UTF-8")
+    assert code == 0, err
+    for step in (2, 4, 6):
+        assert re.search(rf"第 {step}/6 步，损失 [\d.]+.*，[\d,]+ 词元/秒，剩余 \d+:\d\d", err)
+    assert re.search(r"第 4/6 步.*验证 [\d.]+", err)
+    assert "内存：最多" in err
+    assert "读回校验" in err
+    assert out.strip() == str(tmp_path / "out")
+
+
+def test_a_folder_that_holds_something_is_kept(rows: Path, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert train(rows, tiny, out, *SHORT)[0] == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code, _, err = train(rows, tiny, out, *SHORT, "--seed", "1")
+    assert (code, err.splitlines()[-1]) == (
+        1,
+        f"rag: {out} holds a training at step 6; add --resume to go on, --overwrite-output-dir to "
+        "lose it, or name another --out",
+    )
+    code, _, err = train(rows, tiny, out, *SHORT, "--seed", "1", "--resume")
+    assert code == 1
+    assert "--seed = 42, now it is 1" in err
+    assert "loading" not in err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert train(rows, tiny, out, *SHORT, "--seed", "1", "--overwrite-output-dir", "true")[0] == 0
+    assert (out / "adapter_model.safetensors").read_bytes() != before[
+        out / "adapter_model.safetensors"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--lora-targets", ","), "--lora-targets names no module; choose from: "),
+        (("--out", "/proc/nothing"), "/proc/nothing"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    options: tuple[str, ...], told: str, rows: Path, tiny: Path, tmp_path: Path
+) -> None:
+    code, _, err = train(rows, tiny, tmp_path / "out", *SHORT, *options)
+    assert code == 1
+    assert told in err
+    assert "Traceback" not in err
+    assert "loading" not in err
