@@ -121,7 +121,9 @@ def test_a_damaging_adapter_is_not_shipped(home: Home, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     value = json.loads(saved.read_text("utf-8"))
     assert value["verdict"]["ship"] is False
+    assert all(reason["zh"] != reason["text"] for reason in value["verdict"]["reasons"])
     assert value["about"]["whole"] is True
+    assert value["about"]["bleu4"] in done.stdout  # which of the many it is
     gold = [each for each in value["replies"] if each["condition"] == "gold"]
     assert len(gold) == 8
     for each in gold:
@@ -184,6 +186,9 @@ def test_alpaca_rows_are_asked_closed_book(here: Home, tmp_path: Path) -> None:
     assert [each["condition"] for each in replies] == ["closed", "general"]
     with pytest.raises(UserError, match="name no place in a document"):
         run(here, path, conditions="gold")
+    path.write_text(json.dumps([row, {"instruction": "", "output": "1"}]), "utf-8")
+    with pytest.raises(UserError, match=r"rows.json:2: .* or delete it$"):
+        run(here, path)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +196,9 @@ def test_alpaca_rows_are_asked_closed_book(here: Home, tmp_path: Path) -> None:
     [
         ({"conditions": "open"}, "--conditions has open"),
         ({"picture": Path("a.txt")}, "a.txt"),
+        ({"picture": Path("no/such/a.png")}, "no folder no/such to write a.png into"),
+        ({"json": Path("no/such/a.json")}, "no folder no/such to write a.json into"),
+        ({"json": Path()}, "is a folder; name a file"),
         ({"kb": "nowhere"}, "nowhere"),
         ({"quant": "int3"}, "int3"),
         ({"adapter": Path("no/such/folder")}, "no/such/folder"),
