@@ -16,11 +16,11 @@ from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
 from finetune.asked import Questions
+from finetune.folder import new_folder
 from finetune.grounded import Asked, Grounded, Grounder
 from finetune.questions import MAKERS, Kind, Pair, Section
 from finetune.questions.written import write
 from ingest.errors import UserError
-from ingest.store.files import sync_directory
 from ingest.types import Document
 from rag.generate import Generator
 
@@ -77,11 +77,17 @@ def make(
     """Write the set into the folder `out`: all of its files whole, or none.
 
     `generator` writes the questions of kind `model`. The same knowledge base, options and seed give
-    the same bytes. `UserError` where `out` holds a set already, or no row can be made. A file
+    the same bytes. `UserError` where `out` holds something already, or no row can be made. A file
     without rows is not written: where one document alone has rows, none is held out.
     """
     names = ("train", "heldout", *([PLAIN] if options.plain else []))
-    with TemporaryFile() as asked, TemporaryFile() as made, _whole(out, names) as files:
+    check_free(out)
+    with (
+        TemporaryFile() as asked,
+        TemporaryFile() as made,
+        new_folder(out) as folder,
+        _written(folder, names) as files,
+    ):
         questions = Questions(asked, options.seed)
         questions.gather(grounder.pipeline.store, options.kinds)
         report = Report(left=questions.left)
@@ -156,36 +162,35 @@ def _line(value: dict[str, Any], file: IO[bytes]) -> None:
     file.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
-@contextmanager
-def _whole(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]]]:
-    """Files `NAME.jsonl` that appear together once all is written, or not at all.
-
-    Those that nothing was written to do not appear.
-    """
-    paths = {name: folder / f"{name}.jsonl" for name in names}
-    if there := [path.name for path in paths.values() if path.exists()]:
+def check_free(out: Path) -> None:
+    """`UserError` where a set may not be put: nothing is ever written over."""
+    if out.exists() and not out.is_dir():
         raise UserError(
-            f"{folder} already holds {there[0]}; name another folder, or move it away",
-            zh=f"{folder} 中已有 {there[0]}；请换一个文件夹，或先将其移走",
+            f"{out} is a file; name a new folder for the rows",
+            zh=f"{out} 是文件；请为数据行指定新文件夹",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    new = {name: path.with_name(f"{path.name}.new") for name, path in paths.items()}
-    try:
-        with ExitStack() as stack:
-            files: dict[str, IO[bytes]] = {
-                name: stack.enter_context(path.open("wb")) for name, path in new.items()
-            }
-            yield files
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        for name, path in new.items():
-            if path.stat().st_size:
-                path.replace(paths[name])
-        sync_directory(folder)
-    finally:
-        for path in new.values():
-            path.unlink(missing_ok=True)
+    if there := sorted(path.name for path in out.iterdir()) if out.exists() else []:
+        raise UserError(
+            f"{out} already holds {there[0]}; name another folder, or move it away",
+            zh=f"{out} 中已有 {there[0]}；请换一个文件夹，或先将其移走",
+        )
+
+
+@contextmanager
+def _written(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]]]:
+    """New files `NAME.jsonl`, on the disk at the end; those that nothing was written to go."""
+    paths = [folder / f"{name}.jsonl" for name in names]
+    with ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {
+            path.stem: stack.enter_context(path.open("wb")) for path in paths
+        }
+        yield files
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+    for path in paths:
+        if not path.stat().st_size:
+            path.unlink()
 
 
 def _nothing(left: Counter[str]) -> UserError:

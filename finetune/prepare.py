@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from finetune.alpaca import AS_FOUND, Columns
 from finetune.arrow import FILES, TokenSet, write
 from finetune.compat import Compat, ThudmOptions, full_length
+from finetune.folder import new_folder
 from finetune.frames import Block, Counts
 from finetune.tokens import CONTEXTS, Reading, as_tutorial, need_some
 from finetune.types import IGNORED, Example
@@ -39,7 +38,8 @@ def write_set(
     blocks = tokens.blocks()
     if padding:
         blocks = (padded(block, *padding) for block in blocks)
-    with _new_folder(out, overwrite=overwrite) as folder:
+    check_free(out, overwrite=overwrite)
+    with new_folder(out) as folder:
         write(folder, blocks, tokens.made_for, seq_len=seq_len)
 
 
@@ -130,26 +130,6 @@ def check_free(out: Path, *, overwrite: bool) -> None:
             "name another folder",
             zh=f"{out} 中还有 {others[0]}，它不属于词元集，会因此丢失；请换一个文件夹",
         )
-
-
-@contextmanager
-def _new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside `out`, put into its place at the end; what was there goes then."""
-    check_free(out, overwrite=overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    old = new.with_name(f"{new.name}-old")
-    try:
-        yield new
-        new.chmod(0o755)
-        sync_directory(new)
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-        sync_directory(out.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _within(lengths: np.ndarray) -> np.ndarray:

@@ -5,13 +5,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import sentencepiece
+import torch
 
 from ingest.store import open_store
 from rag.chatglm.chat import count_chat
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.configuration import ChatGLM2Config
+from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.tokenizer import ChatGLMTokenizer, open_tokenizer
 from rag.types import Message
 from tests.finetune.grounds import DOCUMENTS
 
@@ -91,6 +96,59 @@ def test_a_model_s_tokenizer_and_window_decide_what_fits(
         assert row["gold"] in (1, 2)
 
 
+def examiner(folder: Path, reply: str) -> Path:
+    """A ChatGLM3 that says `reply` to everything.
+
+    Nothing is added to what a token embeds to, and of that the head makes the token that follows.
+    """
+    folder.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["".join(DOCUMENTS.values())]),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="char",
+        hard_vocab_limit=False,
+        user_defined_symbols=["\n", reply],
+        max_sentencepiece_length=len(reply) * 4,
+        minloglevel=2,
+    )
+    tokenizer = ChatGLMTokenizer(str(folder / "tokenizer.model"), generation=3)
+    config = ChatGLM2Config(
+        generation=3, vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64,
+        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=32,
+        max_position_embeddings=4096, attention_bias=True, tie_word_embeddings=False,
+        pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = ChatGLM2ForCausalLM(config)
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        embedded, head = model.model.embed_tokens.weight.normal_(), model.lm_head.weight.zero_()
+        ids = tokenizer.convert_tokens_to_ids(["<|assistant|>", "\n", reply, "</s>"])
+        for token, following in pairwise(ids):
+            head[following] = embedded[token]
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
+    model = examiner(
+        home / "chatglm3-examiner", "问题：五指山的海拔约为多少米？\n答案：一千八百六十七米"
+    )
+    done = rag(
+        "finetune", "grounded", kb, home / "asked", "--model", model, "--write-questions",
+        "--kinds", "model", "--without-gold", "0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = rows(home / "asked")
+    assert (row["kind"], row["question"]) == ("model", "五指山的海拔约为多少米？")
+    assert row["answer"] == "一千八百六十七米"
+    assert row["messages"][1]["content"] == f"五指山海拔约一千八百六十七米[{row['gold']}]。"
+    assert "by the model" in done.stdout
+    assert "written by the model, but unfit" in done.stdout  # of the other passages
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -98,6 +156,8 @@ def test_a_model_s_tokenizer_and_window_decide_what_fits(
         (("demo", "out", "--kinds", "cloze,riddle"), "--kinds names 'riddle'"),
         (("demo", "out", "--write-questions"), "add --model MODEL"),
         (("demo", "out", "--model", "./missing"), "missing"),
+        (("demo", __file__), "is a file; name a new folder for the rows"),
+        (("demo", __file__, "--model", "./missing", "--write-questions"), "is a file"),
     ],
 )
 def test_a_mistake_is_one_line(rag: Rag, kb: str, words: tuple[str, ...], said: str) -> None:

@@ -164,6 +164,9 @@ def test_a_set_that_is_there_is_not_written_over(base: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"already holds heldout\.jsonl"):
         build(base, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["heldout.jsonl"]
+    with pytest.raises(UserError, match="is a file; name a new folder"):
+        build(base, tmp_path / "heldout.jsonl")
+    assert (tmp_path / "heldout.jsonl").read_text() == "mine"
 
 
 def test_an_interrupted_run_leaves_nothing_behind(base: Path, tmp_path: Path) -> None:
@@ -181,14 +184,29 @@ def test_an_interrupted_run_leaves_nothing_behind(base: Path, tmp_path: Path) ->
 
     with pytest.raises(KeyboardInterrupt):
         build(base, tmp_path / "set", watch=watch)
-    assert list((tmp_path / "set").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_files_appear_at_once(base: Path, tmp_path: Path) -> None:
+    """What a kill leaves is a folder of another name; in its place the set is whole, or not there."""
+    out, seen = tmp_path / "set", list[int]()
+
+    @contextmanager
+    def watch(total: int) -> Iterator[object]:
+        yield lambda: seen.append(len(list(out.iterdir())))
+
+    out.mkdir()  # an empty one is none
+    build(base, out, SetOptions(heldout=0.4, plain=True), watch=watch)
+    assert set(seen) == {0}
+    assert {path.name for path in out.iterdir()} == {"train.jsonl", "heldout.jsonl", "plain.jsonl"}
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_documents_without_questions_are_said(tmp_path: Path) -> None:
     base = ingest(tmp_path, {"a.txt": "床前明月光，疑是地上霜。\n"})
     with pytest.raises(UserError, match="--write-questions"):
         build(base, tmp_path / "set")
-    assert list((tmp_path / "set").iterdir()) == []
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_share_of_the_documents_is_held_out_whatever_their_rows() -> None:
