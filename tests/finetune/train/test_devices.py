@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,35 +22,47 @@ COMMAND = [
 ]  # fmt: skip
 
 
-def train(folder: Path, model: Path, data: Path, *options: str, devices: int) -> Path:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    launched: list[str] = []
-    if devices > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launched = ["-m", "torch.distributed.run", "--nproc-per-node", str(devices)]
-        launched += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    out = folder / f"of-{devices}"
+def port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def torchrun() -> list[str]:
+    return [
+        "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--master-addr", "127.0.0.1", "--master-port", port(),
+    ]  # fmt: skip
+
+
+def accelerate() -> list[str]:
+    return [
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_ip", "127.0.0.1", "--main_process_port", port(),
+    ]  # fmt: skip
+
+
+def train(out: Path, model: Path, data: Path, *options: str, launcher: Sequence[str] = ()) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(out.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [
-            sys.executable, *launched, *COMMAND, str(data), "--model", str(model), "--out", str(out),
+            sys.executable, *launcher, *COMMAND, str(data), "--model", str(model), "--out", str(out),
             *options,
         ],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("read back") == 1  # one of them speaks
-    return out
 
 
 def test_two_processes_have_the_loss_of_one(tiny: Path, tmp_path: Path) -> None:
-    data = tmp_path / "rows.json"
+    data, one, two = (tmp_path / name for name in ("rows.json", "one", "two"))
     text = "甲厂的编号是{}。"
     rows = [{"instruction": f"{n}号？", "output": text.format(n * 7)} for n in range(40)]
     data.write_text(json.dumps(rows), "utf-8")
-    one = train(tmp_path, tiny, data, "--batch-size", "4", devices=1)
-    two = train(tmp_path, tiny, data, "--batch-size", "2", devices=2)
+    train(one, tiny, data, "--batch-size", "4")
+    train(two, tiny, data, "--batch-size", "2", launcher=torchrun())
     columns, others = read(one / "loss.csv"), read(two / "loss.csv")
     for name in ("loss", "dev_loss", "grad_norm"):
         assert len(columns[name]) >= 3
@@ -68,3 +82,9 @@ def test_two_processes_have_the_loss_of_one(tiny: Path, tmp_path: Path) -> None:
         adapters.activate(out.name)
         found.append(logits(model, IDS % 200))
     assert (found[0] - found[1]).abs().max() < 1e-3
+
+    # As if killed behind step 3, and gone on with by the other launcher.
+    whole = {path.name: path.read_bytes() for path in two.iterdir() if path.is_file()}
+    shutil.rmtree(two / "checkpoint-6")
+    train(two, tiny, data, "--batch-size", "2", "--resume", launcher=accelerate())
+    assert {path.name: path.read_bytes() for path in two.iterdir() if path.is_file()} == whole
