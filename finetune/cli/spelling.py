@@ -44,7 +44,6 @@ RETIRED: dict[str, tuple[str, str]] = {
     "test-file": ("see rag finetune eval", "见 rag finetune eval"),
     "max-predict-samples": ("see rag finetune eval", "见 rag finetune eval"),
     "val-max-target-length": ("see rag finetune eval", "见 rag finetune eval"),
-    "ptuning-checkpoint": ("see rag finetune eval --adapter", "见 rag finetune eval --adapter"),
     "cache-dir": ("see XDG_CACHE_HOME", "见 XDG_CACHE_HOME"),
     "config-name": ("it is the model's own", "使用模型自带的配置"),
     "tokenizer-name": ("it is the model's own", "使用模型自带的分词器"),
@@ -52,12 +51,30 @@ RETIRED: dict[str, tuple[str, str]] = {
     "resize-position-embeddings": ("positions are rotary", "位置编码为旋转式"),
     "forced-bos-token": ("it has no effect on these models", "对此类模型无影响"),
     "lang": ("it has no effect on these models", "对此类模型无影响"),
+    "version": ("the model's config tells it", "由模型配置得知"),
+    "group-by-length": (
+        "rows are packed, or with --no-packing grouped",
+        "数据已打包，或用 --no-packing 按长度分组",
+    ),
+    "logging-first-step": ("what is measured is logged before it", "首步之前的评估已记录"),
+    "disable-tqdm": ("the bar is for terminals alone", "仅在终端显示进度条"),
+    "run-name": ("nothing is sent anywhere", "不向外发送任何内容"),
+    "ddp-timeout": ("accelerate tells it", "由 accelerate 提供"),
+    "save-safetensors": ("adapters are safetensors", "适配器均为 safetensors"),
+}
+# What would change the result, and can't be had.
+REFUSED = {
+    "ptuning-checkpoint": (
+        "a training begins with a new prefix; an earlier one goes on with --resume in its own --out, "
+        "and answers with rag ask --adapter",
+        "训练总是从新的前缀开始；要继续此前的训练，请在原 --out 上用 --resume；用它回答请用 rag ask --adapter",
+    ),
 }
 VALUED = {
     "per-device-eval-batch-size", "dataloader-num-workers",
-    "num-beams", "report-to", "logging-dir", "evaluation-strategy", "eval-strategy",
+    "num-beams", "report-to", "run-name", "ddp-timeout", "version", "logging-dir", "evaluation-strategy", "eval-strategy",
     "save-strategy", "logging-strategy", "local-rank", "optim", "lang", "test-file",
-    "max-predict-samples", "val-max-target-length", "ptuning-checkpoint", "cache-dir",
+    "max-predict-samples", "val-max-target-length", "cache-dir",
     "config-name", "tokenizer-name", "model-revision", "forced-bos-token",
 }  # fmt: skip
 """Those that always have a value; the others are flags, with or without one."""
@@ -79,7 +96,7 @@ def spelled(args: list[str], own: Mapping[str, Any]) -> list[str]:
     """The arguments with one spelling each. `own` are the command's options, by name; what it has
     of its own is never taken for retired.
 
-    `UserError` where a flag is given a word that is neither yes nor no.
+    `UserError` where a flag is given a word that is neither yes nor no, and for what is refused.
     """
     flags = {name: option for name, option in own.items() if getattr(option, "is_flag", False)}
     retired = RETIRED.keys() - own.keys()
@@ -93,7 +110,12 @@ def spelled(args: list[str], own: Mapping[str, Any]) -> list[str]:
         name, equals, value = word[2:].partition("=")
         name = name.replace("_", "-")
         following = words[0] if words else ""
+        if name in REFUSED and name not in own:
+            why, why_zh = REFUSED[name]
+            raise UserError(f"--{name} can't be used: {why}", zh=f"不支持 --{name}：{why_zh}")
         yes_or_no = following.lower() in YES + NO
+        # transformers' own may name a folder.
+        yes_or_no |= name == "resume-from-checkpoint" and "checkpoint-" in following
         valued = name in retired and name in VALUED
         takes = valued or (yes_or_no and (name in retired or name in flags))
         if takes and words and not equals:
@@ -114,6 +136,12 @@ def _flag(name: str, value: str, *, said: bool, option: Any) -> list[str]:
     if value.lower() in NO:
         return [other for other in option.secondary_opts if other.startswith("--")][:1]
     raise UserError(
-        f"--{name} is {value!r}; need true or false",
-        zh=f"--{name} 为 {value!r}；须为 true 或 false",
+        f"--{name} is {value!r}; need true or false"
+        + (
+            ", and goes on from the newest checkpoint in --out"
+            if name == "resume-from-checkpoint"
+            else ""
+        ),
+        zh=f"--{name} 为 {value!r}；须为 true 或 false"
+        + ("，从 --out 中最新的检查点继续" if name == "resume-from-checkpoint" else ""),
     )

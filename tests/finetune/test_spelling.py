@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import rag.cli.app
 from finetune.cli.choices import quant
-from finetune.cli.spelling import NO, RETIRED, VALUED, YES, spelled
+from finetune.cli.spelling import NO, REFUSED, RETIRED, VALUED, YES, spelled
 from ingest.errors import UserError
 
 COMMAND: Any = typer.main.get_command(rag.cli.app.app)
@@ -120,6 +120,25 @@ def test_what_has_no_effect_is_taken_and_told(
 def test_a_word_that_is_neither_yes_nor_no() -> None:
     with pytest.raises(UserError, match=r"fp16 is 'maybe'"):
         spelled(["--fp16=maybe"], FLAGS)
+    with pytest.raises(UserError, match=r"'out/checkpoint-3'.* newest checkpoint in --out"):
+        parsed(shlex.join(NEEDED) + " --resume_from_checkpoint out/checkpoint-3 data.json")
+
+
+# Of ModelArguments and DataTrainingArguments in THUDM's ptuning/arguments.py.
+THUDMS = """model_name_or_path ptuning_checkpoint config_name tokenizer_name cache_dir
+    use_fast_tokenizer model_revision use_auth_token resize_position_embeddings quantization_bit
+    pre_seq_len prefix_projection lang prompt_column response_column history_column train_file
+    validation_file test_file overwrite_cache preprocessing_num_workers max_source_length
+    max_target_length val_max_target_length pad_to_max_length max_train_samples max_eval_samples
+    max_predict_samples num_beams ignore_pad_token_for_loss source_prefix forced_bos_token"""
+
+
+def test_every_argument_of_thudm_s_has_an_answer() -> None:
+    own = {name.removeprefix("--") for option in TRAIN.params for name in option.opts}
+    for name in THUDMS.replace("_", "-").split():
+        assert (name in own) + (name in RETIRED) + (name in REFUSED) == 1, name
+    with pytest.raises(UserError, match=r"--ptuning-checkpoint can't be used.*--resume"):
+        parsed(shlex.join(NEEDED) + " --ptuning_checkpoint old")
 
 
 @pytest.mark.parametrize(
