@@ -89,6 +89,13 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
     rows = [row for row in rows if isinstance(row, dict)]
     if not rows or any(_form_of(row, columns) for row in rows):
         return
+    inner = next((field for field, value in rows[0].items() if isinstance(value, list)), None)
+    if len(rows) == 1 and inner is not None:
+        raise UserError(
+            f"{name} is one object, and its rows seem to be in {quoted(inner)}; write that list "
+            "alone into a file",
+            zh=f"{name} 是单个对象，数据行似乎在 {quoted(inner)} 中；请把该列表单独写成一个文件",
+        )
     found = ", ".join(quoted(field) for field in list(rows[0])[:8]) or "{}"
     named = [column for column in (columns.prompt, columns.response) if column]
     wanted = " + ".join(named) or "instruction + output, context + target, messages, conversations"

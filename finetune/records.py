@@ -16,14 +16,38 @@ from typing import Any
 
 from finetune.types import Finding
 from ingest.decode import Detected, detect
-from ingest.errors import UserError
+from ingest.errors import UserError, readable
 
 PIECE = 1 << 16  # characters read at a time
 TRIED = 20  # lines, of which one must be JSON
 _UNFINISHED = 16  # characters before the end in which an error may only mean "cut here"
 _BLANK = re.compile(r"[ \t\n\r]*")
 _LOST = re.compile("[\udc80-\udcff]")
-_JSON = json.JSONDecoder()
+
+
+class Decoder:
+    """JSON -> values; `twice` is a key that an object of the last one has twice, or ""."""
+
+    def __init__(self) -> None:
+        self.twice = ""
+        self._json = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def whole(self, text: str) -> Any:
+        """The value that the text is; `ValueError` where it is none."""
+        self.twice = ""
+        return self._json.decode(text)
+
+    def part(self, text: str, at: int) -> tuple[Any, int]:
+        """The value that begins at a place, and where it ends; `ValueError` where there is none."""
+        self.twice = ""
+        return self._json.raw_decode(text, at)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in pairs:
+            self.twice = key if key in made else self.twice
+            made[key] = value
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,30 +100,34 @@ def _first(path: Path, detected: Detected) -> str:
 
 
 def _lines(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
+    decoder = Decoder()
     read = (
-        _line(line, f"{name}:{number}", detected)
+        _line(line, f"{name}:{number}", detected, decoder)
         for number, line in enumerate(stream, 1)
         if line.strip()
     )
     head = list(islice(read, TRIED))
     if not any(isinstance(item, Record) for item in head):
         raise UserError(
-            f"{name} is neither a JSON array, nor a JSON object on each line, nor .csv",
-            zh=f"{name} 既不是 JSON 数组，也不是每行一个 JSON 对象，也不是 .csv",
+            f"{name} is neither a JSON array, nor a JSON object on each line, nor .csv; an object "
+            "over several lines becomes an array if [ and ] are put around it",
+            zh=f"{name} 既不是 JSON 数组，也不是每行一个 JSON 对象，也不是 .csv；"
+            "跨多行的单个对象可在前后加上 [ 和 ] 变为数组",
         )
     yield from head
     yield from read
 
 
-def _line(line: str, source: str, detected: Detected) -> Record | Finding:
+def _line(line: str, source: str, detected: Detected, decoder: Decoder) -> Record | Finding:
     if lost := _lost(line, detected):
         return undecoded(source, lost, detected)
     try:
-        return Record(source, json.loads(line))
+        value = decoder.whole(line)
     except json.JSONDecodeError as error:
         return _broken(source, f"column {error.colno}", f"第 {error.colno} 列", _why(error))
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; [[[[…
         return _broken(source, "this line", "此行", _why(error))
+    return _twice(source, decoder.twice) if decoder.twice else Record(source, value)
 
 
 def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
@@ -118,6 +146,8 @@ def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
             return
         if lost := _lost(window.text[start : window.at], detected):
             yield undecoded(source, lost, detected)
+        elif window.decoder.twice:
+            yield _twice(source, window.decoder.twice)
         else:
             yield Record(source, value)
         if window.take("]"):
@@ -136,6 +166,7 @@ class _Window:
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self.stream, self.text, self.at = stream, "", 0
+        self.decoder = Decoder()
         self.lines = 0
         self.column = 0  # of what is before the part, in its last line
 
@@ -144,7 +175,7 @@ class _Window:
         self.rest()
         while True:
             try:
-                value, end = _JSON.raw_decode(self.text, self.at)
+                value, end = self.decoder.part(self.text, self.at)
             except json.JSONDecodeError as error:
                 near = len(self.text) - error.pos <= _UNFINISHED
                 if not (near or error.msg.startswith("Unterminated")) or not self._more():
@@ -226,6 +257,16 @@ def undecoded(source: str, lost: int, detected: Detected) -> Finding:
         "encoding",
         f"{lost} bytes are not {detected.encoding}, the file's encoding",
         f"有 {lost} 个字节不符合文件的编码 {detected.encoding}",
+        bad=True,
+    )
+
+
+def _twice(source: str, key: str) -> Finding:
+    return Finding(
+        source,
+        "broken",
+        f'"{readable(key)}" stands twice in this row, of which one would be lost; keep one',
+        f'此行中 "{readable(key)}" 出现两次，其中一个会丢失；请保留一个',
         bad=True,
     )
 

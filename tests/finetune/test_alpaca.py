@@ -237,6 +237,34 @@ def test_what_may_be_absent(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("before", "after"), [("[", "]"), ("", "\n")])
+def test_a_key_that_stands_twice_loses_nothing_in_silence(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    twice = '{"instruction": "问", "output": "一", "output": "二"}'
+    inner = '{"messages": [{"role": "user", "role": "user", "content": "问"}]}'
+    good = json.dumps({"instruction": "问", "output": "答"})
+    between = ",\n" if before else "\n"
+    found = one(tmp_path, before + between.join([good, twice, inner, good]) + after)
+    assert [type(item) for item in found] == [Example, Finding, Finding, Example]
+    for item, key in zip(found[1:3], ("output", "role"), strict=True):
+        assert isinstance(item, Finding)
+        assert (item.problem, item.bad) == ("broken", True)
+        assert f'"{key}" stands twice' in item.text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"train": [{"instruction": "问", "output": "答"}]}', "rows seem to be in 'train'"),
+        ('{\n "instruction": "问",\n "output": "答"\n}\n', r"if \[ and \] are put around it"),
+    ],
+)
+def test_one_object_is_told_how_to_become_rows(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        one(tmp_path, text)
+
+
 @pytest.mark.parametrize("sign", ["\u200b", "\ufeff", " \u200d\n\u2060"])
 def test_signs_without_width_are_no_text(tmp_path: Path, sign: str) -> None:
     rows = [

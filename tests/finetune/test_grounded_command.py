@@ -121,11 +121,12 @@ def examiner(folder: Path, reply: str) -> Path:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         model = ChatGLM2ForCausalLM(config)
-        model.model.layers[0].self_attn.o_proj.weight.zero_()
-        model.model.layers[0].mlp.down_proj.weight.zero_()
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
         embedded, head = model.model.embed_tokens.weight.normal_(), model.lm_head.weight.zero_()
-        ids = tokenizer.convert_tokens_to_ids(["<|assistant|>", "\n", reply, "</s>"])
-        for token, following in pairwise(ids):
+        said = ("<|assistant|>", "\n", reply, "</s>")
+        for token, following in pairwise(map(tokenizer.convert_tokens_to_ids, said)):
             head[following] = embedded[token]
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
