@@ -232,7 +232,9 @@ def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> N
         return
     _step(3)
     general = work.rows / "general.jsonl"
-    data = Data((work.rows / "train.jsonl",), general=(general,) if general.is_file() else ())
+    # Rows were made as `rag ask` makes prompts; those that are longer than --max-length are told.
+    mixed = (general,) if general.is_file() else ()
+    data = Data((work.rows / "train.jsonl",), general=mixed, skip_bad=True)
     run(model, data, options, work.adapter, device=device, resume=True)
 
 
