@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from finetune.options import LoraOptions, PrefixOptions
 from ingest.errors import UserError
 
 
@@ -53,6 +54,24 @@ def quant(device: str, name: str | None, bit: int | None, *, in_8: bool, in_4: b
     return asked[0] if asked else "none"
 
 
-def rate(given: float | None, *, prefix: bool) -> float:
+def method(
+    lora: LoraOptions, pre_seq_len: int | None, *, projection: bool
+) -> LoraOptions | PrefixOptions:
+    """P-Tuning where a prefix has a length, else LoRA; `UserError` where options of both are given."""
+    said = [name for name, on in (("--rslora", lora.rslora), ("--dora", lora.dora)) if on]
+    if pre_seq_len is None and projection:
+        raise UserError(
+            "--prefix-projection is P-Tuning's; add --pre-seq-len 128, or leave it out",
+            zh="--prefix-projection 属于 P-Tuning；请加上 --pre-seq-len 128，或去掉它",
+        )
+    if pre_seq_len is not None and said:
+        raise UserError(
+            f"{said[0]} is LoRA's and --pre-seq-len is P-Tuning's; choose one",
+            zh=f"{said[0]} 属于 LoRA，--pre-seq-len 属于 P-Tuning；只能选一个",
+        )
+    return lora if pre_seq_len is None else PrefixOptions(pre_seq_len, projection)
+
+
+def rate(given: float | None, method: LoraOptions | PrefixOptions) -> float:
     """The learning rate; upstream's own where none is given."""
-    return given if given is not None else 2e-2 if prefix else 1e-4
+    return given if given is not None else 2e-2 if isinstance(method, PrefixOptions) else 1e-4

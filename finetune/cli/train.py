@@ -94,7 +94,7 @@ def train(
     dry_run: opt.DryRun = False,
 ) -> None:
     from finetune.alpaca import Columns
-    from finetune.options import LoraOptions, PrefixOptions, TrainOptions
+    from finetune.options import LoraOptions, TrainOptions
     from finetune.train.run import Data
     from rag.chatglm.hub import fetch
 
@@ -110,16 +110,16 @@ def train(
     )  # fmt: skip
     rows = asked.prepared(given[0]) if len(given) == 1 and given[0].is_dir() else asked.rows()
     lora = LoraOptions(rank, alpha, dropout, names(targets), rslora, dora)
-    prefix = None if pre_seq_len is None else PrefixOptions(pre_seq_len, prefix_projection)
+    method = choices.method(lora, pre_seq_len, projection=prefix_projection)
     general, share = mixed(mix)
     where = choices.device(device)
     options = TrainOptions(
-        method=prefix or lora,
+        method=method,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         num_train_epochs=epochs,
         max_steps=0 if max_steps == -1 else max_steps,  # transformers' own default
-        learning_rate=choices.rate(learning_rate, prefix=prefix is not None),
+        learning_rate=choices.rate(learning_rate, method),
         lr_scheduler_type=scheduler,  # type: ignore[arg-type]  # checked there
         warmup_steps=warmup_steps,
         warmup_ratio=warmup_ratio,

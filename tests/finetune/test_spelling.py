@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rag.cli.app
-from finetune.cli.choices import quant
+from finetune.cli.choices import method, quant, rate
 from finetune.cli.spelling import NO, REFUSED, RETIRED, VALUED, YES, spelled
+from finetune.options import LoraOptions, PrefixOptions
 from ingest.errors import UserError
 
 COMMAND: Any = typer.main.get_command(rag.cli.app.app)
@@ -153,6 +154,17 @@ def test_how_the_base_is_held(
     name: str | None, bit: int | None, in_8: bool, in_4: bool, found: str
 ) -> None:
     assert quant("cpu", name, bit, in_8=in_8, in_4=in_4) == found
+
+
+def test_a_prefix_or_lora() -> None:
+    assert method(LoraOptions(dora=True), None, projection=False) == LoraOptions(dora=True)
+    prefix = method(LoraOptions(), 64, projection=True)
+    assert prefix == PrefixOptions(64, True)
+    assert (rate(None, prefix), rate(None, LoraOptions()), rate(1.0, prefix)) == (2e-2, 1e-4, 1.0)
+    with pytest.raises(UserError, match="--prefix-projection is P-Tuning's"):
+        method(LoraOptions(), None, projection=True)
+    with pytest.raises(UserError, match="--dora is LoRA's"):
+        method(LoraOptions(dora=True), 64, projection=False)
 
 
 def test_two_ways_at_once_are_refused() -> None:
