@@ -6,17 +6,27 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import UserError
 from ingest.store.files import write_whole
+from rag.evaluate.picture import installed_families
+from rag.language import Speaker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from finetune.check import Unit
+
 FORMATS = (".png", ".svg")
+UNITS: dict["Unit", tuple[str, str]] = {
+    "tokens": ("tokens", "词元"),
+    "characters": ("characters", "字符"),
+}
+ENGLISH = Speaker("en")
 SHARE = 0.99
 """Of the rows that the bins are laid out for; the few that are much longer share the last bin."""
 BAR, LATE = "#3b7dd8", "#d9822b"
@@ -83,41 +93,62 @@ def check(path: Path) -> None:
         )
 
 
-def save(path: Path, lengths: NDArray[np.int32], *, unit: str, max_length: int = 0) -> None:
+def save(
+    path: Path,
+    lengths: NDArray[np.int32],
+    *,
+    unit: "Unit",
+    max_length: int = 0,
+    say: Speaker = ENGLISH,
+) -> None:
     """Write the picture, .png or .svg."""
     check(path)
     kind = path.suffix.lower()[1:]
-    write_whole(path, draw(lengths, unit=unit, max_length=max_length, kind=kind))
+    write_whole(path, draw(lengths, unit=unit, max_length=max_length, kind=kind, say=say))
 
 
-def draw(lengths: NDArray[np.int32], *, unit: str, max_length: int = 0, kind: str) -> bytes:
+def draw(
+    lengths: NDArray[np.int32],
+    *,
+    unit: "Unit",
+    max_length: int = 0,
+    kind: str,
+    say: Speaker = ENGLISH,
+) -> bytes:
     """A PNG (`kind` "png") or SVG of the rows' lengths, with a line at `max_length` unless 0.
 
-    The SVG has no ground of its own and greys that are read on white and on black.
+    The SVG has no ground of its own and greys that are read on white and on black; its text stays
+    text. A PNG speaks Chinese where a font for it is installed.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    families = installed_families()
+    if kind == "png" and len(families) < 2:
+        say = ENGLISH
     ink = "#7a7f87" if kind == "svg" else "#333333"
     colours = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     style: dict[Any, Any] = dict.fromkeys(colours, ink)
-    style |= {"svg.fonttype": "none", "svg.hashsalt": "rag", "font.family": ["DejaVu Sans"]}
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "rag", "font.family": families}
     stream = io.BytesIO()
-    with rc_context(style):
+    with rc_context(style), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
         canvas = Figure(figsize=(8, 3.2), layout="constrained")
-        _bars(canvas.add_subplot(), lengths, unit, max_length)
+        _bars(canvas.add_subplot(), lengths, say(*UNITS[unit]), max_length, say)
         dated = {"Date": None} if kind == "svg" else None
         canvas.savefig(stream, format=kind, dpi=150, transparent=kind == "svg", metadata=dated)
     return stream.getvalue()
 
 
-def _bars(axes: "Axes", lengths: NDArray[np.int32], unit: str, max_length: int) -> None:
+def _bars(
+    axes: "Axes", lengths: NDArray[np.int32], unit: str, max_length: int, say: Speaker
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
     drawn = bins(lengths, 60)
-    axes.set_title(_title(lengths, drawn, unit), fontsize=10, loc="left")
-    axes.set_xlabel(f"{unit} of a row")
-    axes.set_ylabel("rows")
+    axes.set_title(_title(lengths, drawn, unit, say), fontsize=10, loc="left")
+    axes.set_xlabel(say(f"{unit} of a row", f"每行的{unit}数"))
+    axes.set_ylabel(say("rows", "行数"))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     if not drawn:
@@ -147,12 +178,15 @@ def _bars(axes: "Axes", lengths: NDArray[np.int32], unit: str, max_length: int) 
         )
 
 
-def _title(lengths: NDArray[np.int32], drawn: Sequence[Bin], unit: str) -> str:
+def _title(lengths: NDArray[np.int32], drawn: Sequence[Bin], unit: str, say: Speaker) -> str:
     if not drawn:
-        return "no usable rows"
-    told = figures(lengths)
-    title = (
+        return say("no usable rows", "没有可用的数据行")
+    told, low = figures(lengths), drawn[-1].low
+    title = say(
         f"{told['rows']:,} rows, {told['total']:,} {unit}: median {told['median']:,}, "
-        f"95 % up to {told['p95']:,}, longest {told['longest']:,}"
+        f"95 % up to {told['p95']:,}, longest {told['longest']:,}",
+        f"{told['rows']:,} 行，{told['total']:,} 个{unit}：中位数 {told['median']:,}，"
+        f"95% 不超过 {told['p95']:,}，最长 {told['longest']:,}",
     )
-    return title + (f" (last bar: {drawn[-1].low:,} or more)" if drawn[-1].high is None else "")
+    last = say(f" (last bar: {low:,} or more)", f"（最后一栏：{low:,} 及以上）")
+    return title + (last if drawn[-1].high is None else "")

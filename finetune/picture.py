@@ -12,7 +12,7 @@ from finetune.verdict import CONDITION_TITLES
 from ingest.errors import UserError
 from ingest.store.files import write_whole
 from rag.evaluate import Figure
-from rag.evaluate.picture import CHINESE_FAMILIES, drawable
+from rag.evaluate.picture import drawable, installed_families
 from rag.language import Speaker
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def draw(comparisons: Sequence[Comparison], path: Path, *, title: str, say: Spea
     check(path)
     from matplotlib import rc_context
 
-    families, kind, stream = _families(), path.suffix.lower()[1:], BytesIO()
+    families, kind, stream = installed_families(), path.suffix.lower()[1:], BytesIO()
     if kind == "png":  # in an SVG text stays text, drawn by the viewer's own fonts
         title = title if drawable([title], families) == [title] else ""
         said = say(*INTERVALS)
@@ -131,11 +131,3 @@ def _name(condition: str, say: Speaker) -> str:
     return (
         say("all passages", "全部段落") if condition == ALL else say(*CONDITION_TITLES[condition])
     )
-
-
-def _families() -> list[str]:
-    """The installed font families to draw with: matplotlib's own, then one for Chinese."""
-    from matplotlib.font_manager import fontManager
-
-    installed = set(fontManager.get_font_names())
-    return ["DejaVu Sans", *[name for name in CHINESE_FAMILIES if name in installed][:1]]

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from finetune.check import Diagnosis, Unit
-from finetune.histogram import bins, draw, figures
+from finetune.check import Diagnosis
+from finetune.histogram import UNITS, bins, draw, figures
 from finetune.types import Finding, Problem
 from finetune.view import Piece, shades, visible
 from ingest.errors import readable
@@ -38,10 +38,6 @@ HEADS = {
     "--picture": (b"\x89PNG", b"<?xml"),
 }
 """How the files that are written begin."""
-UNITS: dict[Unit, tuple[str, str]] = {
-    "tokens": ("tokens", "词元"),
-    "characters": ("characters", "字符"),
-}
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #656d76; --line: #d0d7de;
   --ground: #fff; --card: #f6f8fa; --bad: #cf222e; --warn: #9a6700; --good: #1a7f37;
@@ -141,7 +137,7 @@ def page(diagnosis: Diagnosis, views: Sequence[View], say: Speaker) -> str:
         *_tiles(diagnosis, say),
         *_summary(diagnosis, say),
         f"<h2>{say('Length of rows', '各行长度')}</h2>",
-        _picture(diagnosis),
+        _picture(diagnosis, say),
         *_findings(diagnosis, say),
         *_views(views, say),
         "</body></html>",
@@ -175,10 +171,12 @@ def _summary(diagnosis: Diagnosis, say: Speaker) -> Iterable[str]:
     yield "</table>"
 
 
-def _picture(diagnosis: Diagnosis) -> str:
+def _picture(diagnosis: Diagnosis, say: Speaker) -> str:
     unit, limit = diagnosis.unit, diagnosis.max_length
-    image = b64encode(draw(diagnosis.lengths, unit=unit, max_length=limit, kind="svg")).decode()
-    return f'<img alt="{unit} of rows" src="data:image/svg+xml;base64,{image}">'
+    image = b64encode(draw(diagnosis.lengths, unit=unit, max_length=limit, kind="svg", say=say))
+    named = say(*UNITS[unit])
+    alt = say(f"{named} of rows", f"各行的{named}数")
+    return f'<img alt="{alt}" src="data:image/svg+xml;base64,{image.decode()}">'
 
 
 def _findings(diagnosis: Diagnosis, say: Speaker) -> Iterable[str]:

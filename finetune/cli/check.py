@@ -226,6 +226,7 @@ def _write(
     if html:
         write_whole(html, page(diagnosis, views, say).encode())
     if picture:
-        save(picture, diagnosis.lengths, unit=diagnosis.unit, max_length=diagnosis.max_length)
+        limit = diagnosis.max_length
+        save(picture, diagnosis.lengths, unit=diagnosis.unit, max_length=limit, say=say)
     for path in filter(None, (json, html, picture)):
         note(str(path))

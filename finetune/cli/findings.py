@@ -16,7 +16,8 @@ BINS, BAR = 16, 40
 
 
 def show(diagnosis: "Diagnosis") -> None:
-    from finetune.report import TITLES, UNITS, counts
+    from finetune.histogram import UNITS
+    from finetune.report import TITLES, counts
 
     out(
         say(

@@ -52,7 +52,7 @@ def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
         if name not in NOT_SHARES and any(name in values for values in figures.values())
     ]
     # In an SVG text stays text, so that the viewer's own fonts draw Chinese names.
-    families = _families()
+    families = installed_families()
     labels = list(figures) if path.suffix.lower() == ".svg" else drawable(list(figures), families)
     with rc_context({"font.family": families, "svg.fonttype": "none"}), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
@@ -93,7 +93,7 @@ def _bars(
     axes.figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 
-def _families() -> list[str]:
+def installed_families() -> list[str]:
     """The installed font families to draw with: matplotlib's own, then one for Chinese."""
     from matplotlib.font_manager import fontManager
 

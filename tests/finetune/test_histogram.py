@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from finetune.histogram import bins, draw, figures, save
 from ingest.errors import UserError
+from rag.language import Speaker
 
 LENGTHS = st.lists(st.integers(0, 3000) | st.integers(0, 10_000_000), min_size=1, max_size=200)
 
@@ -60,6 +61,17 @@ def test_pictures(lengths: list[int], limit: int, tmp_path: Path) -> None:
     svg = draw(values, unit="tokens", max_length=limit, kind="svg")
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert svg == draw(values, unit="tokens", max_length=limit, kind="svg")
+
+
+def test_a_picture_speaks_the_reader_s_language() -> None:
+    """In an SVG, whose text is drawn by the reader's own fonts."""
+    values = np.array([*range(99), 90_000], np.int32)
+    drawn = draw(values, unit="characters", kind="svg", say=Speaker("zh")).decode()
+    for text in ("每行的字符数", "行数", "中位数 49", "最后一栏"):
+        assert text in drawn
+    assert "rows" not in ElementTree.fromstring(drawn).itertext()
+    assert "of a row" not in drawn
+    draw(values, unit="tokens", kind="png", say=Speaker("zh"))  # with any fonts, and no warning
 
 
 def test_another_kind_of_picture_is_refused(tmp_path: Path) -> None:
