@@ -199,13 +199,7 @@ def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
 
 
 def _rows(
-    work: "Work",
-    made_of: dict[str, Any],
-    kb: str,
-    general: list[Any],
-    *,
-    seed: int,
-    **options: Any,
+    work: "Work", made_of: dict[str, Any], kb: str, general: list[Any], *, seed: int, **options: Any
 ) -> None:
     from finetune.cli.grounded import grounded
     from finetune.domain import divide
