@@ -44,9 +44,9 @@ def fates(counts: "Counts") -> list[str]:
     """What became of data that is not learnt as it is; nothing where all is."""
     rows = "row" if counts.bad == 1 else "rows"
     told = (
-        (counts.shortened, "shortened", "被截短"),
-        (counts.left_out, "left out", "被略去"),
-        (counts.bad, f"bad {rows} skipped", "错误行被跳过"),
+        (counts.shortened, "shortened", "条被截短"),
+        (counts.left_out, "left out", "条被略去"),
+        (counts.bad, f"bad {rows} skipped", "个错误行被跳过"),
     )
     return [
         *(say(f"{number} {what}", f"{number} {zh}") for number, what, zh in told if number),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.cli import options as opt
+from finetune.cli import rows as written
 from finetune.cli.counting import fates
 from finetune.cli.options import option
-from finetune.cli.rows import RowOptions
 from ingest.errors import UserError
 from rag.cli.places import cache_home
 from rag.cli.screen import note, out, say
@@ -40,14 +40,14 @@ def prepare(
             "ChatGLM 的文件夹或模型库中的名称（只读取分词器）。",
         ),
     ] = None,
-    template: opt.Template = None,
-    max_length: opt.RowLength = None,
-    compat: opt.CompatRows = None,
-    skip_overlength: opt.SkipOverlength = False,
-    max_source_length: opt.MaxSource = None,
-    max_target_length: opt.MaxTarget = None,
-    source_prefix: opt.SourcePrefix = "",
-    combine: opt.Combine = True,
+    template: written.Template = None,
+    max_length: written.RowLength = None,
+    compat: written.CompatRows = None,
+    skip_overlength: written.SkipOverlength = False,
+    max_source_length: written.MaxSource = None,
+    max_target_length: written.MaxTarget = None,
+    source_prefix: written.SourcePrefix = "",
+    combine: written.Combine = True,
     jsonl: Annotated[
         Path | None,
         option(
@@ -96,7 +96,7 @@ def prepare(
             "tokens need a tokenizer; name a model's folder with --model",
             zh="生成词元需要分词器；请用 --model 指定模型文件夹",
         )
-    asked = RowOptions(
+    asked = written.RowOptions(
         compat, template, max_length, max_source_length, max_target_length, source_prefix,
         combine, skip_overlength,
     ).rows()  # fmt: skip

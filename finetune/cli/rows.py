@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+from finetune.cli.options import option
 from finetune.options import MAX_LENGTH
 from ingest.errors import UserError
 
@@ -16,6 +17,76 @@ TAKEN: dict[str | None, tuple[str, ...]] = {
     "thudm": ("--max-source-length", "--max-target-length", "--source-prefix", "--no-combine"),
 }
 """By --compat: what else decides about rows."""
+
+Template = Annotated[
+    str | None,
+    option(
+        "--template chat|tutorial",
+        "How a question is put (chat if left out); kept with the adapter.",
+        "提问的格式（默认 chat）；随适配器保存。",
+    ),
+]
+CompatRows = Annotated[
+    str | None,
+    option(
+        "--compat tutorial|thudm",
+        "Rows exactly as mymusise/ChatGLM-Tuning's or THUDM's scripts make them, defects included.",
+        "与 mymusise/ChatGLM-Tuning 或 THUDM 脚本完全一致的数据行（包括其缺陷）。",
+    ),
+]
+RowLength = Annotated[
+    int | None,
+    option(
+        "--max-length --max-seq-length N",
+        f"Tokens of a row, at most (default {MAX_LENGTH}; --compat tutorial: 384); longer ones are "
+        "shortened and told.",
+        f"每行最多的词元数（默认 {MAX_LENGTH}；--compat tutorial 为 384）；更长的会被截短并说明。",
+        least=1,
+    ),
+]
+MaxSource = Annotated[
+    int | None,
+    option(
+        "--max-source-length --max-input-length N",
+        "THUDM's: tokens of a question (1024); without --compat thudm, both lengths together are "
+        "--max-length.",
+        "THUDM 的名称：问题的词元数（1024）；没有 --compat thudm 时，两个长度之和即 --max-length。",
+        least=1,
+    ),
+]
+MaxTarget = Annotated[
+    int | None,
+    option(
+        "--max-target-length --max-output-length N",
+        "THUDM's: tokens of an answer (128); see --max-source-length.",
+        "THUDM 的名称：回答的词元数（128）；见 --max-source-length。",
+        least=1,
+    ),
+]
+SourcePrefix = Annotated[
+    str,
+    option(
+        "--source-prefix TEXT",
+        "With --compat thudm: stands before each question.",
+        "与 --compat thudm 合用：置于每个问题之前。",
+    ),
+]
+Combine = Annotated[
+    bool,
+    option(
+        "--combine/--no-combine",
+        "With --compat thudm on GLM-4: learn the last answer only.",
+        "与 --compat thudm 及 GLM-4 合用：只学习最后一个回答。",
+    ),
+]
+SkipOverlength = Annotated[
+    bool,
+    option(
+        "--skip-overlength/--no-skip-overlength",
+        "With --compat tutorial: leave out rows longer than --max-seq-length.",
+        "与 --compat tutorial 合用：略去超过 --max-seq-length 的行。",
+    ),
+]
 
 
 class Rows(NamedTuple):

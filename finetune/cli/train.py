@@ -9,7 +9,7 @@ import typer
 
 from finetune.cli import choices, schedule
 from finetune.cli import options as opt
-from finetune.cli.rows import RowOptions
+from finetune.cli import rows as written
 from ingest.errors import UserError
 from rag.cli.places import cache_home
 from rag.cli.screen import say
@@ -40,14 +40,14 @@ def train(
     mix: opt.Mix = None,
     forgetting_budget: opt.Budget = 0.0,
     strength: opt.Strength = "1",
-    template: opt.Template = None,
-    compat: opt.CompatRows = None,
-    skip_overlength: opt.SkipOverlength = False,
-    max_length: opt.RowLength = None,
-    max_source_length: opt.MaxSource = None,
-    max_target_length: opt.MaxTarget = None,
-    source_prefix: opt.SourcePrefix = "",
-    combine: opt.Combine = True,
+    template: written.Template = None,
+    compat: written.CompatRows = None,
+    skip_overlength: written.SkipOverlength = False,
+    max_length: written.RowLength = None,
+    max_source_length: written.MaxSource = None,
+    max_target_length: written.MaxTarget = None,
+    source_prefix: written.SourcePrefix = "",
+    combine: written.Combine = True,
     prompt_column: opt.PromptColumn = "",
     response_column: opt.ResponseColumn = "",
     history_column: opt.HistoryColumn = "",
@@ -104,7 +104,7 @@ def train(
             "no data is given; name files, or a folder that `rag finetune prepare` wrote",
             zh="没有给出数据；请指定文件，或 rag finetune prepare 写出的文件夹",
         )
-    asked = RowOptions(
+    asked = written.RowOptions(
         compat, template, max_length, max_source_length, max_target_length, source_prefix,
         combine, skip_overlength,
     )  # fmt: skip
