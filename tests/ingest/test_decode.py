@@ -1,6 +1,7 @@
 """Encodings: the nine cases that peers get wrong, other languages, and what is not text."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,22 @@ def test_json_escapes_of_lone_surrogates_do_not_reach_the_text(tmp_path: Path) -
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"text": "前\ud800后"}))
     "".join(segment.text for segment in parse(path, ocr=False).segments).encode()
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r\ufeff"), min_size=1))
+def test_utf8_without_a_fault_is_judged_as_any_other(text: str) -> None:
+    """The quick way of nearly all files, and the long way of the rest."""
+    content = text.encode()
+
+    def outcome(judge: Callable[[], object]) -> object:
+        try:
+            return judge()
+        except Unreadable as error:
+            return str(error)
+
+    quick = outcome(lambda: decode._is_utf8(content, "it"))
+    if (encoding := decode._utf8(content)) is None:
+        assert quick is False
+    else:
+        found = outcome(lambda: decode._checked(content, encoding, 0, "it"))
+        assert quick == (found if isinstance(found, str) else True)
