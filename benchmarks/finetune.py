@@ -7,8 +7,9 @@ ChatGLM2-6B, LoRA rank 8 on query_key_value, 16 rows a step, float32 on the CPU.
 row to max_source_length + max_target_length + 1, computes the logits of all its places and recomputes
 layers in the backward pass, as THUDM's ptuning main.py always does, with its own lengths (train.sh: 64
 and 128; train_chat.sh: 256 and 256). *Dynamic* pads to the longest of rows of like length, *packed*
-lays them one behind the other; both compute logits at learnt places alone and layers once. Useful tokens are those of rows, not of padding. Ways take turns in
-each round; the table gives each way's best round (other work only slows) and the median ratio.
+lays them one behind the other; both compute logits at learnt places alone and layers once. Useful
+tokens are those of rows, not of padding. Ways take turns in each round; the table gives each way's
+best round (other work only slows) and the median ratio.
 
 Lengths: `alpaca` are those of a file's rows in ChatGLM3's tokens; `adgen` are drawn (prompts 45 +- 12,
 answers 70 +- 20 tokens, cut to 64 and 128), since the set itself is not at hand.
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,7 +49,8 @@ WORDS = 2048
 LONGEST = {"adgen": (64, 128), "alpaca": (256, 256)}
 WAYS = ("upstream", "dynamic", "packed")
 SIZE = 16
-OPTIONS = TrainOptions(LoraOptions(), per_device_train_batch_size=SIZE, learning_rate=1e-4)
+METHOD = LoraOptions()
+OPTIONS = TrainOptions(METHOD, per_device_train_batch_size=SIZE, learning_rate=1e-4)
 
 
 def main() -> None:
@@ -92,14 +95,12 @@ def compared(mix: str, alpaca: Path, rounds: int) -> dict[str, list[float]]:
 def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
     """What makes a few updates and gives the number of useful tokens in them."""
     rows = rows_of(mix, alpaca)
-    lora = Lora(
-        model(), OPTIONS.method if isinstance(OPTIONS.method, LoraOptions) else LoraOptions()
-    )
+    lora = Lora(model(), METHOD)
     lora.model.train()
     if way == "upstream":
         checkpointed(lora.base)
     optimizer = Optimizer(lora.trained, OPTIONS, Accelerator(cpu=True))
-    options = TrainOptions(**{**_fields(OPTIONS), "packing": way != "dynamic"})
+    options = replace(OPTIONS, packing=way != "dynamic")
     steps = plan(Sets(rows), options, 1)
     longest = sum(LONGEST[mix]) + 1
 
@@ -122,10 +123,6 @@ def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
         return sum(map(len, chosen))
 
     return run
-
-
-def _fields(options: TrainOptions) -> dict[str, object]:
-    return {name: getattr(options, name) for name in options.__dataclass_fields__}
 
 
 def rows_of(mix: str, alpaca: Path) -> Listed:

@@ -2,7 +2,9 @@
 [DATA.json] [--rows 52000] [--noise 0.02] [--runs 3].
 
 The tutorial's way is what mymusise/ChatGLM-Tuning's cover_alpaca2jsonl.py and
-tokenize_dataset_rows.py do, run again with our tokenizer class on the same vocabulary (ChatGLM2's).
+tokenize_dataset_rows.py do, run again on the same vocabulary (ChatGLM2's): JSON lines, a tokenizer
+of transformers that has pieces from SentencePiece and ids one by one, as upstream's
+tokenization_chatglm.py, and `datasets`, where that is installed (else pyarrow alone, a little faster).
 Rows are those of DATA over and over, each with a number of its own in question and answer, and with
 a share (--noise) of its letters and Chinese characters replaced at random, so that texts and words
 recur no more than they would. Both write to disk; both open the tokenizer; imports are not counted.
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,8 @@ from typing import Any
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "tests/data/alpaca/alpaca_zh.json"
+SHARED = ROOT.parent / "shared" / "alpaca"
+DATA = sorted(SHARED.glob("alpaca_??.json")) or [ROOT / "tests/data/alpaca/alpaca_zh.json"]
 VOCABULARY = ROOT / "tests/golden/tokenizer/tokenizer.model"
 MOST = 384  # the script's --max_seq_length
 # The 3,755 characters of daily use: the first level of GB 2312.
@@ -39,7 +43,7 @@ COMMON = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data", type=Path, nargs="*", default=[DATA])
+    parser.add_argument("data", type=Path, nargs="*", default=DATA)
     parser.add_argument("--rows", type=int, default=52_000)
     parser.add_argument("--noise", type=float, default=0.02)
     parser.add_argument("--runs", type=int, default=3)
@@ -124,11 +128,7 @@ def compare(folder: Path, source: Path, count: int, runs: int, workers: int) -> 
 
 
 def tutorial(source: Path, model: Path, place: Path) -> Path:
-    """The two scripts, one after the other; `datasets` writes 1,000 rows at a time."""
-    import pyarrow as pa
-
-    from rag.chatglm.tokenizer import open_tokenizer
-
+    """The two scripts, one after the other."""
     place.mkdir()
     with source.open(encoding="utf-8") as file, (place / "a.jsonl").open("w") as lines:
         for example in json.load(file):
@@ -137,8 +137,7 @@ def tutorial(source: Path, model: Path, place: Path) -> Path:
                 context += f"Input: {example['input']}\n"
             pair = {"context": context + "Answer: ", "target": example["output"]}
             lines.write(json.dumps(pair) + "\n")
-    tokenizer = open_tokenizer(model)
-    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("seq_len", pa.int64())])
+    tokenizer = upstream(model)
 
     def rows() -> Iterator[dict[str, Any]]:
         with (place / "a.jsonl").open() as lines:
@@ -151,15 +150,62 @@ def tutorial(source: Path, model: Path, place: Path) -> Path:
                 )
                 yield {"input_ids": a + b + [tokenizer.eos_token_id], "seq_len": len(a)}
 
-    with pa.OSFile(str(place / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as out:
-        some: list[dict[str, Any]] = []
-        for row in rows():
-            some.append(row)
-            if len(some) == 1000:
-                out.write_batch(pa.RecordBatch.from_pylist(some, schema))
-                some = []
-        out.write_batch(pa.RecordBatch.from_pylist(some, schema))
-    return place / "data.arrow"
+    return saved(rows, place)
+
+
+def upstream(model: Path) -> Any:
+    """ChatGLM2's tokenizer as transformers runs one that is written in Python."""
+    import sentencepiece
+    from transformers import PreTrainedTokenizer
+
+    class Upstream(PreTrainedTokenizer):
+        vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (transformers' way)
+
+        def __init__(self, vocab_file: str) -> None:
+            self.sp = sentencepiece.SentencePieceProcessor(model_file=vocab_file)
+            self.marks = {"[MASK]": 64789, "[gMASK]": 64790, "[sMASK]": 64791, "sop": 64792}
+            super().__init__(eos_token="</s>")
+
+        @property
+        def vocab_size(self) -> int:
+            return 65024
+
+        def get_vocab(self) -> dict[str, int]:
+            return {self.sp.id_to_piece(i): i for i in range(self.sp.vocab_size())}
+
+        def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+            return self.sp.encode_as_pieces(text)
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return self.marks.get(token) or self.sp.piece_to_id(token)
+
+        def build_inputs_with_special_tokens(self, ids: list[int], pair: Any = None) -> list[int]:
+            return [self.marks["[gMASK]"], self.marks["sop"], *ids]
+
+    return Upstream(str(model / "tokenizer.model"))
+
+
+def saved(rows: Callable[[], Iterator[dict[str, Any]]], place: Path) -> Path:
+    """The Arrow file of the rows."""
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        return _saved(rows(), place / "data.arrow")
+    datasets.disable_progress_bars()
+    made = datasets.Dataset.from_generator(rows, cache_dir=str(place / "cache"))
+    made.save_to_disk(str(place / "saved"))
+    return next((place / "saved").glob("*.arrow"))
+
+
+def _saved(rows: Iterator[dict[str, Any]], path: Path) -> Path:
+    """As `datasets` writes them, 1,000 at a time."""
+    import pyarrow as pa
+
+    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("seq_len", pa.int64())])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as out:
+        while some := list(islice(rows, 1000)):
+            out.write_batch(pa.RecordBatch.from_pylist(some, schema))
+    return path
 
 
 def same(theirs: Path, *ours: Any) -> bool:

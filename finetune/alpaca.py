@@ -117,7 +117,7 @@ def _form_of(row: Row, columns: Columns) -> "Callable[[Record, Columns], list[Ex
         return _context_target
     if "instances" in row:
         return _seed
-    return _columns if {"instruction", "output"} & row.keys() else None
+    return _columns if "instruction" in row or "output" in row else None
 
 
 def _examples(record: Record, columns: Columns) -> list[Example]:
@@ -149,7 +149,7 @@ def _example(
 ) -> Example:
     before = [] if is_blank(system) else [Message("system", system)]
     messages = (*before, *past, Message("user", question), Message("assistant", answer))
-    given = (i for i, message in enumerate(messages[:-1]) if message.role == "assistant")
+    given = [i for i, message in enumerate(messages[:-1]) if message.role == "assistant"]
     return Example(messages, input, frozenset(given), record.source)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune.frames import Block
+from finetune.frames import PLACE, Block, Counts
 from finetune.speller import spell
 from finetune.template import Encoded, turns_of
 from finetune.types import IGNORED, Example, Row
-from finetune.words import Flat, Ids
+from finetune.words import Flat, Ids, gather
 from ingest.errors import UserError
 from rag.chatglm.template import framed
 
@@ -101,23 +101,40 @@ class TutorialRows:
             context = FRAME_2.format(1, context, "")
         return [context, example.answer]
 
-    def rows(self, example: Example, ids: Sequence[Ids]) -> Encoded:
-        context, target = ids
-        most = self.options.max_seq_length
-        prompt = self.tokenizer.build_inputs_with_special_tokens(context[: most - 2].tolist())
-        row = _row([prompt, target[:most], [self.tokenizer.eos_token_id]])
-        cut = len(context) > most - 2 or len(target) > most or len(example.messages) > 2
-        if self.options.skip_overlength and len(row) > most:
-            return Encoded((), cut)
-        labels = row.copy()
-        labels[: len(prompt) - 1] = IGNORED
-        return Encoded((Row(row, labels),), cut)
-
     def block(self, examples: Sequence[Example], ids: Flat) -> Block:
-        return _block(self, examples, ids)
+        most = self.options.max_seq_length
+        prompt = self.tokenizer.build_inputs_with_special_tokens([PLACE])
+        frame = np.array([*prompt, PLACE, self.tokenizer.eos_token_id], np.int32)
+        places = np.flatnonzero(frame == PLACE)  # of context and target
+        counts = ids.counts.reshape(-1, 2)
+        kept = np.minimum(counts, [most - 2, most])
+        sizes = np.ones((len(counts), len(frame)), np.int64)
+        sizes[:, places] = kept
+        starts = np.tile(np.arange(len(frame)) + len(ids.ids), (len(counts), 1))
+        starts[:, places] = (ids.ends - ids.counts).reshape(-1, 2)
+        made = gather(np.concatenate((ids.ids, frame)), starts.ravel(), sizes.ravel())
+        lengths = sizes.sum(1)
+        learnt = np.repeat(
+            np.tile(np.arange(len(frame)) >= len(prompt), len(counts)), sizes.ravel()
+        )
+        learnt[np.cumsum(lengths) - kept[:, 1] - 2] = True  # the last of the prompt
+        left_out = (lengths > most) & self.options.skip_overlength
+        longer = np.array([len(each.messages) > 2 for each in examples], bool)
+        told = Counts(
+            len(examples),
+            int(np.count_nonzero((kept < counts).any(1) | longer)),
+            int(left_out.sum()),
+        )
+        if left_out.any():
+            stays = np.repeat(~left_out, lengths)
+            made, learnt, lengths = made[stays], learnt[stays], lengths[~left_out]
+        labels = np.where(learnt, made, np.int32(IGNORED))
+        return Block(made, labels, lengths.astype(np.int32), told)
 
     def __call__(self, example: Example) -> Encoded:
-        return _alone(self, example)
+        made = self.block([example], Flat.of(_spelt(self, example)))
+        rows = (Row(made.ids, made.labels),) if len(made.lengths) else ()
+        return Encoded(rows, made.counts.shortened > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,14 +287,18 @@ def _row(parts: Sequence[Sequence[int] | Ids]) -> Ids:
     return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
 
-def _block(layout: Layouts, examples: Sequence[Example], ids: Flat) -> Block:
+def _block(layout: ThudmRows | ThudmConversation, examples: Sequence[Example], ids: Flat) -> Block:
     lists = iter(ids.lists())
     return Block.of(
         [layout.rows(each, [next(lists) for _ in layout.texts(each)]) for each in examples]
     )
 
 
-def _alone(layout: Layouts, example: Example) -> Encoded:
+def _alone(layout: ThudmRows | ThudmConversation, example: Example) -> Encoded:
+    return layout.rows(example, [np.array(ids, np.int32) for ids in _spelt(layout, example)])
+
+
+def _spelt(layout: Layouts, example: Example) -> list[list[int]]:
+    """The ids of each of the example's texts."""
     texts = layout.texts(example)
-    ids = [spell(text, layout.tokenizer, parsing=layout.parsing) for text in texts]
-    return layout.rows(example, [np.array(each, np.int32) for each in ids])
+    return [spell(text, layout.tokenizer, parsing=layout.parsing) for text in texts]

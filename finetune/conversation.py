@@ -27,7 +27,10 @@ WEIGHTS = ("loss_weight", "weight", "loss")
 
 def kind_of(row: Mapping[str, Any]) -> str:
     """The field that holds the conversation; "" where there is none."""
-    return next((field for field in FIELDS if field in row), "")
+    for field in FIELDS:
+        if field in row:
+            return field
+    return ""
 
 
 def conversation(record: Record) -> Example:

@@ -21,7 +21,8 @@ from ingest.errors import UserError, readable
 PIECE = 1 << 16  # characters read at a time
 TRIED = 20  # lines, of which one must be JSON
 _UNFINISHED = 16  # characters before the end in which an error may only mean "cut here"
-_BLANK = re.compile(r"[ \t\n\r]*")
+BLANKS = " \t\n\r"
+_BLANK = re.compile(f"[{BLANKS}]*")
 _LOST = re.compile("[\udc80-\udcff]")
 
 
@@ -43,10 +44,10 @@ class Decoder:
         return self._json.raw_decode(text, at)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for key, value in pairs:
-            self.twice = key if key in made else self.twice
-            made[key] = value
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            seen: set[str] = set()
+            self.twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         return made
 
 
@@ -181,7 +182,8 @@ class _Window:
                 if not (near or error.msg.startswith("Unterminated")) or not self._more():
                     raise
                 continue
-            if end < len(self.text) or not self._more():  # a number may go on
+            # A number may go on: of 1e+16 the 1 is one too.
+            if end + len("e+") < len(self.text) or not self._more():
                 self.at = end
                 return value
 
@@ -194,6 +196,8 @@ class _Window:
     def rest(self) -> bool:
         """Go behind blanks; whether anything is left."""
         while True:
+            if self.at < len(self.text) and self.text[self.at] not in BLANKS:
+                return True
             found = _BLANK.match(self.text, self.at)
             self.at = found.end() if found else self.at
             if self.at < len(self.text):

@@ -7,8 +7,9 @@ themselves.
 
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,6 +22,9 @@ from finetune.words import Flat, Words, packed
 from ingest.errors import UserError
 from rag.chatglm.chat import CONTROL, encode_text
 
+WAITING = 4
+"""Lists that a worker has before it; this process encodes what comes beyond, and is idle no more
+than they are."""
 Spelt = Callable[[], Flat]
 """Waits for the ids of texts that were handed in."""
 
@@ -29,7 +33,7 @@ class Speller:
     """`speller.submit(texts)()` are the ids of the texts, without special tokens around them.
 
     As `encode_text` gives them, to which no word is special; with `parsing` as the tokenizer's own
-    `encode` does, to which some are. So many `workers` do it, or this process where there are none.
+    `encode` does, to which some are. So many `workers` do it beside this process.
     """
 
     def __init__(self, tokenizer: Any, *, parsing: bool = False, workers: int = 0) -> None:
@@ -48,11 +52,19 @@ class Speller:
         for worker in self.workers:
             self.free.put(worker)
         self.threads = ThreadPoolExecutor(workers) if workers else None
+        self.handed: deque[Future[Flat]] = deque()
 
     @property
     def ahead(self) -> int:
         """How many lists of texts are worth handing in before the first is asked for."""
         return 16 * len(self.workers)
+
+    @property
+    def _idle(self) -> bool:
+        """Whether a worker will soon have nothing to do."""
+        while self.handed and self.handed[0].done():
+            self.handed.popleft()
+        return len(self.handed) < WAITING * len(self.workers)
 
     def __enter__(self) -> "Speller":
         return self
@@ -69,6 +81,8 @@ class Speller:
             worker.end()
 
     def submit(self, texts: Sequence[str]) -> Spelt:
+        if not (self.rust or self.special):
+            return self._bulk(texts)
         alone = [i for i, text in enumerate(texts) if self._is_special(text)]
         if not alone:
             return self._bulk(texts)
@@ -92,10 +106,12 @@ class Speller:
             found = self.rust.encode_batch_fast(texts, add_special_tokens=False)
             return lambda: Flat.of([each.ids for each in found])
         written = [self.tokenizer.written(text) for text in texts]
-        if self.threads:
-            return self.threads.submit(self._ask, written).result
-        words = self.words = self.words or Words(self.tokenizer.sp.serialized_model_proto())
-        return lambda: words(written)
+        if self.threads and self._idle:
+            self.handed.append(self.threads.submit(self._ask, written))
+            return self.handed[-1].result
+        self.words = self.words or Words(self.tokenizer.sp.serialized_model_proto())
+        found = self.words(written)
+        return lambda: found
 
     def _ask(self, texts: Sequence[str]) -> Flat:
         worker = self.free.get()

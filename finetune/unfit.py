@@ -18,7 +18,6 @@ _KINDS = {
 }
 _BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
 """What a reader sees nothing of: blanks, and signs without width."""
-_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Unfit(Exception):
@@ -52,12 +51,14 @@ def text_of(row: Mapping[str, Any], name: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise wrong(f'"{name}"', f'"{name}"', value, "a text", "文本")
-    if _HALF.search(value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
         raise Unfit(
             "encoding",
             f'"{name}" holds half a character (a lone surrogate); write it whole',
             f'"{name}" 含有半个字符（孤立的代理项）；请写完整',
-        )
+        ) from None
     return value
 
 

@@ -102,7 +102,7 @@ class Words:
     def _learn_pairs(self, pairs: set[str]) -> None:
         """`apart[left[a] + right[b]]`: no piece holds the characters a and b in turn."""
         codes = _codes("".join(sorted(pairs))).reshape(-1, 2)
-        self.left, self.right = np.zeros((2, 0x110000), np.uint32)
+        self.left, self.right = np.zeros((2, 0x110000), np.int64)
         lefts, rights = np.unique(codes[:, 0]), np.unique(codes[:, 1])
         self.left[lefts] = np.arange(1, len(lefts) + 1) * (len(rights) + 1)
         self.right[rights] = np.arange(1, len(rights) + 1)
@@ -122,7 +122,11 @@ class Words:
         if not len(codes):
             return Flat(np.zeros(0, np.int32), np.zeros(len(texts), np.int64))
         ends = np.cumsum([len(text) for text in written])
-        cut = np.append(self.apart[self.left[codes[:-1]] + self.right[codes[1:]]], True)
+        at = codes.astype(np.int64)
+        pairs = self.left.take(at[:-1])
+        pairs += self.right.take(at[1:])
+        cut = np.empty(len(codes), bool)
+        self.apart.take(pairs, out=cut[:-1], mode="clip")  # (that mode is the quick one)
         cut[ends[ends > 0] - 1] = True
         stops = np.flatnonzero(cut) + 1
         words = self._find(codes, stops)

@@ -65,7 +65,7 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 _CONTROL = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ufeff]")
 # The same in UTF-8.
 _CONTROL_BYTES = bytes((*range(9), 0x0B, *range(0x0E, 0x20), 0x7F))
-_WIDE_CONTROL = re.compile(rb"\xc2[\x80-\x9f]|\xef\xbb\xbf")
+_C1 = re.compile(rb"\xc2[\x80-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,9 @@ def _is_utf8(source: Source, name: str) -> bool:
             size += len(decoder.decode(piece))
             nuls += piece.count(0)
             controls += len(piece) - len(piece.translate(None, _CONTROL_BYTES))
-            controls += len(_WIDE_CONTROL.findall(piece))
+            controls += piece.count(codecs.BOM_UTF8)
+            if b"\xc2" in piece:
+                controls += len(_C1.findall(piece))
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
