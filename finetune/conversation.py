@@ -25,6 +25,10 @@ WEIGHTS = ("loss_weight", "weight", "loss")
 """Fields of a message that say whether it is learnt: 1 or true, 0 or false."""
 
 
+GROUNDED = {"gold", "document", "start", "end", "reply"}
+"""Fields of the rows that `rag finetune grounded` writes, whose passages must not be cut."""
+
+
 def kind_of(row: Mapping[str, Any]) -> str:
     """The field that holds the conversation; "" where there is none."""
     for field in FIELDS:
@@ -69,8 +73,9 @@ def conversation(record: Record) -> Example:
             "every message of the assistant has weight 0; one must be learnt",
             "assistant 的消息权重均为 0；至少须学习一条",
         )
-    # As `rag finetune grounded` writes them, rows have passages, and which of them is the gold one.
-    return Example(tuple(messages), "", frozenset(given), record.source, whole="gold" in row)
+    return Example(
+        tuple(messages), "", frozenset(given), record.source, whole=row.keys() >= GROUNDED
+    )
 
 
 def _message(value: Any, number: int) -> tuple[Message, bool]:

@@ -137,8 +137,16 @@ class Work:
     @property
     def verdict(self) -> dict[str, Any] | None:
         """What the evaluation came to, as eval.json has it; None where it is not finished."""
-        value = _read(self.found, "delete it to evaluate again", "删除后即可重新评测")
-        return value["verdict"] if value and value["about"]["whole"] else None
+        again = "delete it to evaluate again", "删除后即可重新评测"
+        value = _read(self.found, *again)
+        if value is None:
+            return None
+        try:
+            whole, found = value["about"]["whole"], value["verdict"]
+            _ = found["ship"], [(reason["text"], reason["zh"]) for reason in found["reasons"]]
+        except (KeyError, TypeError):
+            raise _damaged(self.found, *again) from None
+        return found if whole else None
 
 
 def _read(file: Path, way_out: str, way_out_zh: str) -> dict[str, Any] | None:
@@ -150,8 +158,12 @@ def _read(file: Path, way_out: str, way_out_zh: str) -> dict[str, Any] | None:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise UserError(f"{file} is damaged; {way_out}", zh=f"{file} 已损坏；{way_out_zh}")
+        raise _damaged(file, way_out, way_out_zh)
     return value
+
+
+def _damaged(file: Path, way_out: str, way_out_zh: str) -> UserError:
+    return UserError(f"{file} is damaged; {way_out}", zh=f"{file} 已损坏；{way_out_zh}")
 
 
 def general_rows(file: Path) -> list[Any]:

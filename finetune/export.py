@@ -15,11 +15,11 @@ from transformers import Glm4Config
 
 from finetune.names import Layout, Lora, rename
 from ingest.errors import UserError
-from ingest.store.files import write_whole
+from ingest.store.files import new_folder, write_whole
 from rag.chatglm.adapter import check_generation
 from rag.chatglm.adapter_files import CONFIG, LORA, LoraAdapter, read_adapter
 from rag.chatglm.configuration import generation_of
-from rag.chatglm.folder import copy_kept, new_folder
+from rag.chatglm.folder import copy_kept
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.lora import placed
 from rag.chatglm.weights import upstream_of

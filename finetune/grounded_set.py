@@ -16,11 +16,11 @@ from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
 from finetune.asked import Questions
-from finetune.folder import new_folder
 from finetune.grounded import Asked, Grounded, Grounder
 from finetune.questions import MAKERS, Kind, Pair, Section
 from finetune.questions.written import write
 from ingest.errors import UserError
+from ingest.store.files import new_folder
 from ingest.types import Document
 from rag.generate import Generator
 
@@ -81,7 +81,6 @@ def make(
     without rows is not written: where one document alone has rows, none is held out.
     """
     names = ("train", "heldout", *([PLAIN] if options.plain else []))
-    check_free(out)
     with (
         TemporaryFile() as asked,
         TemporaryFile() as made,
@@ -160,20 +159,6 @@ def _put(record: dict[str, Any], side: Side, files: dict[str, IO[bytes]], report
 
 def _line(value: dict[str, Any], file: IO[bytes]) -> None:
     file.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-
-
-def check_free(out: Path) -> None:
-    """`UserError` where a set may not be put: nothing is ever written over."""
-    if out.exists() and not out.is_dir():
-        raise UserError(
-            f"{out} is a file; name a new folder for the rows",
-            zh=f"{out} 是文件；请为数据行指定新文件夹",
-        )
-    if there := sorted(path.name for path in out.iterdir()) if out.exists() else []:
-        raise UserError(
-            f"{out} already holds {there[0]}; name another folder, or move it away",
-            zh=f"{out} 中已有 {there[0]}；请换一个文件夹，或先将其移走",
-        )
 
 
 @contextmanager

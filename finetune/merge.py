@@ -16,11 +16,12 @@ from transformers import Glm4Config, PreTrainedConfig
 
 from finetune.parity import TOKENS, Parity, read_model
 from ingest.errors import UserError
+from ingest.store.files import new_folder
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
 from rag.chatglm.adapter_files import LoraAdapter, read_adapter
 from rag.chatglm.configuration import MERGED, generation_of, upstream_config
 from rag.chatglm.contract import Contract
-from rag.chatglm.folder import Shards, copy_kept, new_folder
+from rag.chatglm.folder import Shards, copy_kept
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.lora import Factors, digest, merged, placed
 from rag.chatglm.source import Source, pieces

@@ -11,12 +11,11 @@ import numpy as np
 from finetune.alpaca import AS_FOUND, Columns
 from finetune.arrow import FILES, TokenSet, write
 from finetune.compat import Compat, ThudmOptions, full_length
-from finetune.folder import new_folder
 from finetune.frames import Block, Counts
 from finetune.tokens import CONTEXTS, Reading, as_tutorial, need_some
 from finetune.types import IGNORED, Example
 from ingest.errors import UserError
-from ingest.store.files import sync_directory
+from ingest.store.files import new_folder, sync
 from rag.chatglm.template import framed
 from rag.chatglm.tokenizer import open_tokenizer
 
@@ -39,7 +38,7 @@ def write_set(
     if padding:
         blocks = (padded(block, *padding) for block in blocks)
     check_free(out, overwrite=overwrite)
-    with new_folder(out) as folder:
+    with new_folder(out, replace=overwrite) as folder:
         write(folder, blocks, tokens.made_for, seq_len=seq_len)
 
 
@@ -101,7 +100,7 @@ def write_jsonl(
             os.fsync(file.fileno())
         new.chmod(0o644)
         new.replace(out)
-        sync_directory(out.parent)
+        sync(out.parent)
     finally:
         new.unlink(missing_ok=True)
     return counts

@@ -27,20 +27,20 @@ _LOST = re.compile("[\udc80-\udcff]")
 
 
 class Decoder:
-    """JSON -> values; `twice` is a key that an object of the last one has twice, or ""."""
+    """JSON -> values; `twice` is a key that an object of the last one has twice, or None."""
 
     def __init__(self) -> None:
-        self.twice = ""
+        self.twice: str | None = None
         self._json = json.JSONDecoder(object_pairs_hook=self._object)
 
     def whole(self, text: str) -> Any:
         """The value that the text is; `ValueError` where it is none."""
-        self.twice = ""
+        self.twice = None
         return self._json.decode(text)
 
     def part(self, text: str, at: int) -> tuple[Any, int]:
         """The value that begins at a place, and where it ends; `ValueError` where there is none."""
-        self.twice = ""
+        self.twice = None
         return self._json.raw_decode(text, at)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _line(line: str, source: str, detected: Detected, decoder: Decoder) -> Recor
         return _broken(source, f"column {error.colno}", f"第 {error.colno} 列", _why(error))
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; [[[[…
         return _broken(source, "this line", "此行", _why(error))
-    return _twice(source, decoder.twice) if decoder.twice else Record(source, value)
+    return _twice(source, decoder.twice) if decoder.twice is not None else Record(source, value)
 
 
 def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
@@ -147,7 +147,7 @@ def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
             return
         if lost := _lost(window.text[start : window.at], detected):
             yield undecoded(source, lost, detected)
-        elif window.decoder.twice:
+        elif window.decoder.twice is not None:
             yield _twice(source, window.decoder.twice)
         else:
             yield Record(source, value)

@@ -115,9 +115,10 @@ class Speller:
 
     def _ask(self, texts: Sequence[str]) -> Flat:
         worker = self.free.get()
-        found = worker.ask(texts)
-        self.free.put(worker)
-        return found
+        try:
+            return worker.ask(texts)
+        finally:
+            self.free.put(worker)  # also one that has died: the next to ask it is told as well
 
 
 def spell(text: str, tokenizer: Any, *, parsing: bool) -> list[int]:

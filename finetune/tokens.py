@@ -31,7 +31,7 @@ from finetune.speller import Speller, Spelt
 from finetune.template import RowEncoder
 from finetune.types import Example
 from ingest.errors import UserError
-from ingest.store.files import sync_directory
+from ingest.store.files import sync
 from rag.chatglm.template import TEMPLATES
 from rag.chatglm.tokenizer import open_tokenizer
 
@@ -228,14 +228,14 @@ def _placing(place: Path) -> Iterator[Path]:
         fcntl.flock(held, fcntl.LOCK_EX)
     try:
         yield new
-        sync_directory(new)
+        sync(new)
         with _locked(place.parent):
             if not _kept(place):
                 if place.exists():
                     place.rename(Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent), "old"))
                 new.chmod(0o755)
                 new.rename(place)
-                sync_directory(place.parent)
+                sync(place.parent)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -26,11 +26,11 @@ app = typer.Typer(
     },
 )
 
+app.command("domain", cls=Spelled)(domain)
 app.command("check")(check)
 app.command("grounded")(grounded)
-app.command("merge")(merge)
-app.command("export")(export)
-app.command("eval")(evaluate)
 app.command("prepare", cls=Spelled)(prepare)
 app.command("train", cls=Spelled)(train)
-app.command("domain", cls=Spelled)(domain)
+app.command("eval")(evaluate)
+app.command("merge")(merge)
+app.command("export")(export)

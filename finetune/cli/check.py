@@ -98,7 +98,7 @@ def check(
         )
     _check_places(json=json, html=html, picture=picture)
     _check_template(template)
-    encoder = _encoder(model, template, max_length or MAX_LENGTH) if model else None
+    encoder = _encoder(model, template, max_length) if model else None
     with _counting() as progress:
         diagnosis = diagnose(
             data,
@@ -169,14 +169,17 @@ def _check_template(template: str) -> None:
         )
 
 
-def _encoder(model: str, template: str, max_length: int) -> "RowEncoder":
+def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
     from finetune.template import RowEncoder
+    from rag.chatglm.chat import FORMATS
     from rag.chatglm.hub import fetch
     from rag.chatglm.tokenizer import open_tokenizer
 
     tokenizer = open_tokenizer(fetch(model, cache=cache_home() / "models", weights=False))
     # GLM-4's -hf form has transformers' own tokenizer.
-    return RowEncoder(tokenizer, getattr(tokenizer, "generation", 4), template, max_length)
+    generation = getattr(tokenizer, "generation", 4)
+    most = max_length or min(MAX_LENGTH, FORMATS[generation].max_length)
+    return RowEncoder(tokenizer, generation, template, most)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """`rag finetune domain`: a folder of documents -> an adapter for their domain, judged and in use."""
 
 import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +10,7 @@ import typer
 
 from finetune.cli import choices, schedule
 from finetune.cli import options as opt
-from finetune.options import MAX_LENGTH
+from finetune.cli.rows import within
 from ingest.errors import UserError
 from rag.cli.places import KbOption, cache_home, kb_path
 from rag.cli.screen import note, out, say
@@ -25,6 +27,8 @@ STEPS = (
     ("base and adapter on the held-out questions", "在留出的问题上比较基座与适配器"),
     ("in use", "启用"),
 )
+FREE = ("paths", "out_dir", "device", "questions")
+"""What may be said otherwise when the work goes on. (Documents are compared by what they hold.)"""
 LONGEST_REPLY = 256
 """Tokens of a reply to a held-out question, at most."""
 
@@ -94,7 +98,7 @@ def domain(
     epochs: schedule.Epochs = 3.0,
     max_steps: schedule.MaxSteps = 0,
     learning_rate: schedule.LearningRate = None,
-    max_length: opt.MaxLength = MAX_LENGTH,
+    max_length: opt.PromptLength = None,
     gradient_checkpointing: schedule.Checkpointing = False,
     quant: opt.BaseQuant = None,
     device: opt.DeviceName = None,
@@ -105,6 +109,7 @@ def domain(
     from finetune.domain import DOCUMENTS, GENERAL, Work, digest_of, digest_of_rows, general_rows
     from finetune.options import LoraOptions, TrainOptions
     from rag.chatglm.hub import fetch
+    from rag.chatglm.loading import read_config
 
     files, share = mixed(general, "--general")
     others = general_rows(files[0]) if files else []
@@ -119,7 +124,7 @@ def domain(
         gradient_checkpointing=gradient_checkpointing,
         dtype=choices.dtype(where, fp16=False, bf16=False, fp32=False),
         quant=choices.quant(where, quant, None, in_8=False, in_4=False),
-        max_length=max_length,
+        max_length=max_length or sys.maxsize,
         eval_steps=save_steps,
         save_steps=save_steps,
         mix=share,
@@ -130,6 +135,8 @@ def domain(
     directory = fetch(model, cache=cache_home() / "models")
     named = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
     _check_room(kb, directory)
+    # No row is longer than the window, to which rows are made.
+    options = replace(options, max_length=within(options.max_length, read_config(directory)))
 
     documents = _ingest(paths, kb)
     _rows(
@@ -159,11 +166,11 @@ domain.__doc__ = say(
 
 
 def _typed(context: typer.Context) -> dict[str, Any]:
-    """The options' values under the names that a person gives them by, without --out."""
+    """The options' values under the names that a person gives them by."""
     return {
         option.opts[0]: context.params[option.name]
         for option in context.command.params
-        if option.name in context.params and option.name not in ("paths", "out_dir")
+        if option.name in context.params and option.name not in FREE
     }
 
 
@@ -226,9 +233,7 @@ def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> N
         return
     _step(3)
     general = work.rows / "general.jsonl"
-    # Rows were made as `rag ask` makes prompts; those that are longer than --max-length are told.
-    mixed = (general,) if general.is_file() else ()
-    data = Data((work.rows / "train.jsonl",), general=mixed, skip_bad=True)
+    data = Data((work.rows / "train.jsonl",), general=(general,) if general.is_file() else ())
     run(model, data, options, work.adapter, device=device, resume=True)
 
 

@@ -146,10 +146,11 @@ def grounded(
     path = existing_kb(kb)
 
     from finetune.grounded import Grounder
-    from finetune.grounded_set import SetOptions, check_free, make
+    from finetune.grounded_set import SetOptions, make
+    from ingest.store.files import check_new
     from rag.open import open_pipeline
 
-    check_free(folder)  # before the work
+    check_new(folder)  # before the work
     generator = _generator(str(model)) if "model" in chosen else None
     with open_pipeline(path, cache=cache_home(), say=say) as pipeline:
         count, context = window(model)

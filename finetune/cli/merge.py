@@ -63,10 +63,12 @@ def merge(
     import torch
 
     from finetune.merge import merge
-    from rag.chatglm.folder import check_new
+    from ingest.store.files import check_new
+    from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.hub import fetch
 
     check_new(target)  # a model may take an hour to fetch
+    read_adapter(adapter)
     directory = fetch(model, cache=cache_home() / "models")
     with loading(directory.name) as progress:
         done = merge(
@@ -148,7 +150,7 @@ def export(
             f"--to is {to}; it is upstream or native", zh=f"--to 为 {to}；应为 upstream 或 native"
         )
     from finetune.export import export
-    from rag.chatglm.folder import check_new
+    from ingest.store.files import check_new
     from rag.chatglm.hub import fetch
 
     check_new(target)

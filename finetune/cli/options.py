@@ -16,6 +16,8 @@ def option(names: str, en: str, zh: str, *, least: int | None = None) -> Any:
     return typer.Option(*flags, metavar=metavar, min=least, help=say(en, zh))
 
 
+DATA_NAMES = "--data-path --jsonl-path --train-file --dataset-path"
+"""What the tutorial and THUDM's scripts call the data."""
 ModelDir = Annotated[
     str,
     option(
@@ -29,7 +31,7 @@ Out = Annotated[
 ]
 MoreData = Annotated[
     list[Path] | None,
-    option("--data --train-file --dataset-path DATA", "The same as DATA.", "同 DATA。"),
+    option(f"--data {DATA_NAMES} DATA", "The same as DATA.", "同 DATA。"),
 ]
 Dev = Annotated[
     list[Path] | None,
@@ -71,12 +73,12 @@ Strength = Annotated[
         "保留所学的多少；auto 由验证集决定。",
     ),
 ]
-MaxLength = Annotated[
-    int,
+PromptLength = Annotated[
+    int | None,
     option(
         "--max-length --max-seq-length N",
-        "Tokens of a row, at most; longer ones are shortened and told.",
-        "每行最多的词元数；更长的会被截短并说明。",
+        "Tokens of a row, at most (default: the model's window); a longer one is told.",
+        "每行最多的词元数（默认为模型窗口）；遇到更长的行会停止并说明。",
         least=1,
     ),
 ]

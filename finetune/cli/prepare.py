@@ -9,7 +9,7 @@ import typer
 from finetune.cli import options as opt
 from finetune.cli import rows as written
 from finetune.cli.counting import fates
-from finetune.cli.options import option
+from finetune.cli.options import DATA_NAMES, option
 from ingest.errors import UserError
 from rag.cli.places import cache_home
 from rag.cli.screen import note, out, say
@@ -58,7 +58,7 @@ def prepare(
     ] = None,
     data: Annotated[
         list[Path] | None,
-        option("--data-path --jsonl-path --train-file FILE", "The same as DATA.", "同 DATA。"),
+        option(f"--data {DATA_NAMES} FILE", "The same as DATA.", "同 DATA。"),
     ] = None,
     save_path: Annotated[
         Path | None,
@@ -120,13 +120,14 @@ def prepare(
 
     check_free(target, overwrite=overwrite)  # before the work
     directory = fetch(model, cache=cache_home() / "models", weights=False)
-    generation = generation_of(read_config(directory))
+    config = read_config(directory)
+    generation = generation_of(config)
     tokens = tokenise(
         sources,
         directory,
         generation=generation,
         template=asked.template,
-        max_length=asked.max_length,
+        max_length=written.within(asked.max_length, config),
         cache=cache_home() / "tokens",
         columns=columns,
         compat=asked.compat,

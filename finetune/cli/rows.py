@@ -89,6 +89,13 @@ SkipOverlength = Annotated[
 ]
 
 
+def within(max_length: int, config: Any) -> int:
+    """Of rows: no more than the model's window, to which nothing beyond it would be of use."""
+    from rag.chatglm.chat import context_of
+
+    return min(max_length, context_of(config))
+
+
 class Rows(NamedTuple):
     """As `finetune.tokens.tokenise` takes them."""
 

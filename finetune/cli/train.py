@@ -1,7 +1,7 @@
 """`rag finetune train`: data and a model -> an adapter that `rag ask --adapter` answers with."""
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,6 +97,7 @@ def train(
     from finetune.options import LoraOptions, TrainOptions
     from finetune.train.run import Data
     from rag.chatglm.hub import fetch
+    from rag.chatglm.loading import read_config
 
     given = [*(files or []), *(data or [])]
     if not given:
@@ -154,6 +155,9 @@ def train(
         max_eval_samples,
     )
     directory = fetch(model, cache=cache_home() / "models")
+    options = replace(
+        options, max_length=written.within(options.max_length, read_config(directory))
+    )
     if not (dry_run or resume or overwrite):
         free(out_dir)
     run(
@@ -198,7 +202,7 @@ def run(
 
     accelerator = Accelerator(cpu=device == "cpu")
     main = accelerator.is_main_process
-    screen = Screen(quiet=not main)
+    screen = Screen(folder, quiet=not main)
     sets, told = read_sets(data, model, options, cache=cache_home() / "tokens")
     screen.data(told)
     foreseen = foresee(model, sets, options, device=device, devices=accelerator.num_processes)
@@ -244,7 +248,7 @@ def run(
 
 def free(folder: Path) -> None:
     """`UserError` where the folder holds something that a new training would mix with."""
-    from finetune.train.checkpoint import found, is_training
+    from finetune.train.checkpoint import WRITTEN, found, is_training
 
     if folder.exists() and not folder.is_dir():
         raise UserError(
@@ -253,8 +257,10 @@ def free(folder: Path) -> None:
         )
     if not folder.exists() or not any(folder.iterdir()):
         return
+    held = found(folder)
     if is_training(folder):
-        held = found(folder)
+        if not held and not any((folder / name).exists() for name in WRITTEN):
+            return  # it was stopped before its first checkpoint: there is nothing to lose
         step = held[-1][0] if held else 0
         raise UserError(
             f"{folder} holds a training at step {step}; add --resume to go on, "

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Screen:
     """A bar where a person watches, a line a report where a log does; nothing if `quiet`."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
+    def __init__(self, folder: Path, *, quiet: bool) -> None:
+        self.folder, self.quiet = folder, quiet
         self.bar = None
         self.stopped = ""
         if sys.stderr.isatty() and not quiet:
@@ -47,12 +47,18 @@ class Screen:
         if self.bar:
             self.bar.stop()
         if kind is KeyboardInterrupt:
-            self.note(
-                say(
+            from finetune.train.checkpoint import found
+
+            text = say(
+                "stopped before the first checkpoint; the same command begins anew",
+                "在第一个检查点之前停止；同一命令会重新开始",
+            )
+            if found(self.folder):
+                text = say(
                     "stopped; the same command with --resume goes on from the last checkpoint",
                     "已停止；用同一命令加 --resume 从最近的检查点继续",
                 )
-            )
+            self.note(text)
 
     def note(self, text: str) -> None:
         if not self.quiet:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from finetune.train.log import BOARD, FILE, PICTURE
 from ingest.errors import UserError
-from ingest.store.files import sync_directory, write_whole
+from ingest.store.files import sync, write_whole
 
 NUMBERS = "training.safetensors"
 STATE = "state.json"
@@ -105,7 +105,7 @@ def save_checkpoint(
         write_whole(work / NUMBERS, save({k: v.detach().cpu() for k, v in numbers.items()}))
         write_whole(work / STATE, (json.dumps(asdict(state), indent=2) + "\n").encode())
         work.rename(target)
-        sync_directory(out)
+        sync(out)
     except OSError as problem:
         shutil.rmtree(work, ignore_errors=True)
         last = found(out)

@@ -77,12 +77,12 @@ def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
     )
 
 
-def nothing_to_learn(learnt: int) -> UserError:
-    """What to tell of a loss of 0 before anything was learnt."""
+def nothing_to_learn(steps: int) -> UserError:
+    """What to tell of a loss of 0 from the first step on."""
     return UserError(
-        f"step 1: the loss is 0: the base already says all {learnt} tokens that are to be learnt, "
-        "whatever it is asked; see what they are with rag finetune check DATA --row 1",
-        zh=f"第 1 步：损失为 0：要学习的 {learnt} 个词元基座已全部会答；"
+        f"the loss of the first {steps} steps is 0: the base already says all that is to be learnt; "
+        "see what that is with rag finetune check DATA --row 1",
+        zh=f"前 {steps} 步的损失为 0：要学习的内容基座已全部会答；"
         "请用 rag finetune check 数据 --row 1 查看学习的内容",
     )
 

@@ -18,7 +18,7 @@ from finetune.train.loop import Training
 from finetune.train.lora import Lora
 from finetune.types import Rows
 from ingest.errors import UserError
-from ingest.store.files import sync_directory, write_whole
+from ingest.store.files import sync, write_whole
 from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import read_adapter
 
@@ -64,7 +64,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> Finished:
         apart = check(tuned.released(), work, wanted)
         for path in sorted(work.iterdir()):
             path.replace(out / path.name)
-        sync_directory(out)
+        sync(out)
     finally:
         shutil.rmtree(work)
     draw(out / FILE, out / PICTURE)

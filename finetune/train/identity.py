@@ -15,7 +15,7 @@ from ingest.errors import UserError
 
 HARMLESS = ("save_steps", "save_total_limit", "strength")
 """Options that may change where a training goes on."""
-BASE, METHOD = "the base", "the method"
+BASE, METHOD, TRAIN = "the base", "the method", "the data (train)"
 NAMES = {
     "rank": "--lora-rank", "alpha": "--lora-alpha", "dropout": "--lora-dropout",
     "targets": "--lora-targets", "dtype": "the precision",
@@ -56,7 +56,9 @@ def same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """`UserError` names what the training in `out` was begun with and is to go on without."""
     # The method brings options with it, and a seed holds other rows out: causes are told first.
     names = {*before, *now}
-    for name in sorted(names, key=lambda name: (name.startswith("the data"), name != METHOD, name)):
+    for name in sorted(
+        names, key=lambda name: (name.startswith("the data"), name not in (METHOD, TRAIN), name)
+    ):
         was, given = before.get(name), now.get(name)
         if was == given:
             continue

@@ -163,6 +163,8 @@ class Training:
                 self._judge(measured)
             report = None
             if self.done % options.logging_steps == 0 or last or measured:
+                if sums.steps == self.done and sums.loss <= LEARNT * sums.steps:
+                    raise nothing_to_learn(sums.steps)
                 elapsed = monotonic() - began
                 report = Report(
                     self.done,
@@ -206,17 +208,24 @@ class Training:
                 zh=f"第 {number + 1} 步：其数据行中没有可学习的词元：回答为空或被截断；"
                 "请运行 rag finetune check",
             )
-        total = torch.zeros((), dtype=torch.float64)
+        total, problem = torch.zeros((), dtype=torch.float64), None
         for batch in batches:
             loss = summed(self.tuned.model, batch)
             if not bool(loss.isfinite()):
-                raise not_finite(self.tuned.model, batch, number + 1)
+                problem = not_finite(self.tuned.model, batch, number + 1)
+                break
             total += float(loss.detach())
             self.optimizer.backward(loss / learnt)
+        self._agree(problem)
         mean = float(self.optimizer.sum(total)) / learnt
-        if number == 0 and mean <= LEARNT:
-            raise nothing_to_learn(learnt)
         return mean, self.optimizer.step(number + 1, self._rate(number), mean), read
+
+    def _agree(self, problem: UserError | None) -> None:
+        """Raise the problem, on the devices that have none as well: they would wait for the others."""
+        if self.optimizer.sum(torch.tensor(float(problem is not None))):
+            raise problem or UserError(
+                "another device stopped, and says why", zh="另一设备已停止，原因见其输出"
+            )
 
     def _rate(self, step: int) -> float:
         return learning_rate(self.options, step, self.plan.steps)
@@ -231,7 +240,12 @@ class Training:
         length, step = self.options.pack_length, self.done
         measured: dict[str, float] = {}
         for name, rows in self.sets.measured.items():
-            sums = evaluated(self.tuned.model, rows, length=length, step=step, part=part)
+            sums, problem = torch.zeros(2, dtype=torch.float64), None
+            try:
+                sums = evaluated(self.tuned.model, rows, length=length, step=step, part=part)
+            except UserError as error:
+                problem = error
+            self._agree(problem)
             loss, count = (float(n) for n in self.optimizer.sum(sums))
             if count:
                 measured[name] = loss / count

@@ -32,8 +32,10 @@ def load(path: Path, *, threads: int) -> "InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.use_per_session_threads = not threads_are_shared()
-    options.intra_op_num_threads = threads
+    if threads_are_shared():
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = threads
     # Threads that spin while they wait steal the cores of whatever runs beside us.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The graph is written in fused operators already; optimising would only delay the start.

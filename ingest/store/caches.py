@@ -14,7 +14,7 @@ import numpy as np
 
 from ingest.errors import UserError
 from ingest.store import rows
-from ingest.store.files import sync_directory, write_whole
+from ingest.store.files import sync, write_whole
 from ingest.store.vectors import EXACT_ROWS, Candidates
 from ingest.store.words import Covered, Words, drop_others, newest
 
@@ -91,7 +91,7 @@ def rebuild_words(path: Path, sql: sqlite3.Connection) -> Words:
             writer.add(key, text)
         writer.commit(rows.covered(sql))
     building.rename(target)
-    sync_directory(parent)
+    sync(parent)
     drop_others(target)
     sql.execute("BEGIN IMMEDIATE")
     sql.execute("DELETE FROM removed")

@@ -1,7 +1,12 @@
-"""Files that are whole or not there, even after a power cut."""
+"""Files and folders that are whole or not there, even after a power cut."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ingest.errors import UserError
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -12,13 +17,60 @@ def write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Make renames in `path` last."""
+def sync(path: Path) -> None:
+    """Make a file last, or renames in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_new(target: Path) -> None:
+    """`UserError` where `target` holds something already, or is a folder that can't be replaced: a
+    mounted one, or that in which one is."""
+    empty = target.is_dir() and not any(target.iterdir()) and not target.is_mount()
+    if (target.exists() and not empty) or target.resolve() == Path.cwd():
+        raise UserError(
+            f"{target} exists already; name a new folder", zh=f"{target} 已存在；请指定一个新文件夹"
+        )
+
+
+@contextmanager
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A place to write to, which becomes the folder `target` when the block has ended well.
+
+    Its files are then on the disk. Nothing stays of a block that failed. With `replace` the folder
+    that was there goes then, and not before. `UserError` where `target` is taken, or can't be
+    written.
+    """
+    if not replace:
+        check_new(target)
+    target = target.resolve()
+    work, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
+    try:
+        if old.exists() and not target.exists():  # of a run that was killed
+            old.rename(target)
+        for left in (work, old):
+            shutil.rmtree(left, ignore_errors=True)
+        work.mkdir(parents=True)
+        yield work
+        for path in [*work.iterdir(), work]:
+            sync(path)
+        if replace and target.exists():
+            target.rename(old)
+        work.rename(target)
+        sync(target.parent)
+    except OSError as problem:
+        raise UserError(
+            f"{target} can't be written: {problem.strerror or problem}; name another folder",
+            zh=f"无法写入 {target}：{problem.strerror or problem}；请另行指定文件夹",
+        ) from problem
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for left in (work, old):
+            shutil.rmtree(left, ignore_errors=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ingest.errors import UserError
 from ingest.store.failure import failures_named
-from ingest.store.files import sync_directory
+from ingest.store.files import sync
 from ingest.store.schema import VERSION, check_schema, connect, same_schema
 
 TRUTH, SETTINGS, MANIFEST = "kb.sqlite", "rag.toml", "manifest.json"
@@ -48,7 +48,7 @@ def snapshot(directory: Path, archive: Path) -> None:
         built = Path(scratch, "archive")
         write_archive(built, members)
         built.replace(archive)
-    sync_directory(archive.parent)
+    sync(archive.parent)
 
 
 def write_archive(target: Path, members: Mapping[str, Path]) -> None:
@@ -86,11 +86,11 @@ def restore(archive: Path, directory: Path) -> None:
         except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError) as error:
             raise refused(archive, f"it is not whole ({error})") from error
         check_truth(built / TRUTH, archive)
-        sync_directory(built)
+        sync(built)
         if directory.exists():
             directory.rmdir()
         built.rename(directory)
-    sync_directory(directory.parent)
+    sync(directory.parent)
 
 
 def extract(archive: zipfile.ZipFile, target: Path) -> None:

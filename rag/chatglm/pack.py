@@ -6,7 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ingest.errors import UserError
-from rag.chatglm.folder import Shards, copy_kept, new_folder
+from ingest.store.files import new_folder
+from rag.chatglm.folder import Shards, copy_kept
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, Packed
 from rag.chatglm.source import Piece, Source, pieces

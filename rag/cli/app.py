@@ -35,6 +35,13 @@ app.command("quantize")(quantize)
 app.command("fill")(fill)
 app.add_typer(finetune.cli.app, name="finetune")
 
+EXTRAS = {
+    "torch": "generate", "transformers": "generate", "accelerate": "generate",
+    "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
+    "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
+}  # fmt: skip
+"""Packages that the base install leaves out -> the extra that brings them."""
+
 
 def main() -> None:
     """Run the command line: a `UserError` is one line on stderr; a bug keeps its traceback."""
@@ -42,6 +49,19 @@ def main() -> None:
         app()
     except UserError as problem:
         error(problem)
+        sys.exit(1)
+    except ModuleNotFoundError as missing:
+        if missing.name not in EXTRAS:
+            raise
+        # What trains also needs what generates.
+        extra = "finetune" if sys.argv[1:2] == ["finetune"] else EXTRAS[missing.name]
+        install = f"pip install 'chatglm-rag[{extra}]'"
+        error(
+            UserError(
+                f"{missing.name} is not installed, which this needs: {install}",
+                zh=f"未安装所需的 {missing.name}：{install}",
+            )
+        )
         sys.exit(1)
     except BrokenPipeError:  # the reader of a pipe has left, as `rag search … | head -1` does
         sys.stderr.close()

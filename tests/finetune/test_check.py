@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from finetune.alpaca import examples
 from finetune.check import Diagnosis, Repeats, controls, diagnose, special_words
+from finetune.conversation import GROUNDED
 from finetune.template import RowEncoder
 from finetune.types import Example
 from rag.chatglm.tokenizer import open_tokenizer
@@ -190,7 +191,7 @@ def test_a_cited_passage_is_never_cut(tokenizer: Any, tmp_path: Path) -> None:
         {"role": "user", "content": "[1] 资料。" * 60 + "问？"},
         {"role": "assistant", "content": "答[1]。"},
     ]
-    rows = [{"messages": said, "gold": 1}, row("问", "答")]
+    rows = [{"messages": said, **dict.fromkeys(GROUNDED, 1)}, row("问", "答")]
     diagnosis = checked(tmp_path, rows, encoder=RowEncoder(tokenizer, 3, max_length=64))
     assert told(diagnosis) == [("a.json:1", "long", True)]
     assert "would lose passages" in diagnosis.findings[0].text

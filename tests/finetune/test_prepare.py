@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import rag.cli  # noqa: F401  (before what it mounts)
 from finetune.arrow import DATA, TokenSet
 from finetune.cli import app
+from finetune.conversation import GROUNDED
 from finetune.frames import Block
 from finetune.prepare import padded, write_jsonl
 from ingest.errors import UserError
@@ -157,7 +158,7 @@ def test_what_can_not_be_cut_is_left_out_where_that_is_asked_for(
         {"role": "assistant", "content": "答[1]。"},
     ]
     source, out = tmp_path / "a.jsonl", tmp_path / "tokens"
-    rows = [{"messages": said, "gold": 1}, {"messages": said}]
+    rows = [{"messages": said, **dict.fromkeys(GROUNDED, 1)}, {"messages": said, "gold": 1}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = (source, out, "--model", models[3], "--max-length", 64)
     with pytest.raises(UserError, match=r"a\.jsonl:1: longer than max_length, 64,.*--skip-bad"):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,21 @@ def test_a_mistake_is_one_line(
     assert told in err
     assert "Traceback" not in err
     assert "loading" not in err
+
+
+def test_what_was_stopped_before_a_checkpoint_begins_anew(
+    rows: Path, tiny: Path, tmp_path: Path
+) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert train(rows, tiny, whole, *SHORT)[0] == 0
+    part.mkdir()
+    (part / "loss.csv").write_text("step,epoch,loss\n0,0,9\n", "utf-8")
+    code, _, err = train(rows, tiny, part, *SHORT)
+    assert code == 0, err
+    for name in ("loss.csv", "adapter_model.safetensors"):
+        assert (part / name).read_bytes() == (whole / name).read_bytes()
+    shutil.rmtree(part / "checkpoint-6")
+    shutil.rmtree(part / "checkpoint-3")
+    code, _, err = train(rows, tiny, part, *SHORT)  # an adapter is lost by nobody
+    assert code == 1
+    assert "holds a training" in err

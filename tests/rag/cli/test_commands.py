@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingest.store import open_store
+from tests.rag.chatglm.golden import COPY
 
 LAW = """# 劳动合同法
 
@@ -196,3 +198,43 @@ def test_a_reader_that_leaves_early_is_no_error(rag: Rag, kb: str) -> None:
         process.stdout.close()
         assert process.stderr
         assert b"Traceback" not in process.stderr.read()
+
+
+HIDDEN = """
+import sys
+from importlib.machinery import PathFinder
+
+hidden, find = sys.argv.pop(1), PathFinder.find_spec.__func__
+
+def spec(cls, name, *rest):
+    return None if name.partition(".")[0] == hidden else find(cls, name, *rest)
+
+PathFinder.find_spec = classmethod(spec)
+from rag.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "words"),
+    [
+        ("torch", "generate", ["doctor", "--model", "m"]),
+        ("torch", "finetune", ["finetune", "train", "a.json", "--model", "m", "--out", "o"]),
+        ("peft", "finetune", ["finetune", "train", "a.json", "--model", "m", "--out", "o"]),
+        ("pyarrow", "finetune", ["finetune", "train", "a.json", "--model", "m", "--out", "o"]),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(
+    package: str, extra: str, words: list[str], tmp_path: Path
+) -> None:
+    """With a package hidden, as after a plain `pip install chatglm-rag`."""
+    shutil.copytree(COPY / "v3" / "tiny_safetensors", tmp_path / "m")
+    (tmp_path / "a.json").write_text('[{"instruction": "问", "output": "答"}]', "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", HIDDEN, package, *words], cwd=tmp_path, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"rag: {package} is not installed, which this needs: pip install 'chatglm-rag[{extra}]'"
+    )
