@@ -125,9 +125,11 @@ def _whole(head: str, tail: str) -> bool:
 
 
 def _named(question: str, section: Section) -> str:
-    """With the law or rule that it is about, where it says little by itself."""
+    """With what it is about, where it says little by itself: others may say the same of others."""
     question = re.sub(r"本(?:法|条例|办法|规定|细则|规则)", section.named or r"\g<0>", question)
     vague = len(question) < _VAGUE or question.partition("，")[0].endswith("的")
-    if vague and _RULES.search(section.subject) and section.named not in question:
+    if not vague or not section.named or section.subject.strip("《》") in question:
+        return question
+    if _RULES.search(section.subject):
         return f"根据{section.named}，{question}"
-    return question
+    return f"{section.named}中，{question}"

@@ -157,8 +157,11 @@ def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
         (("demo", "out", "--kinds", "cloze,riddle"), "--kinds names 'riddle'"),
         (("demo", "out", "--write-questions"), "add --model MODEL"),
         (("demo", "out", "--model", "./missing"), "missing"),
-        (("demo", __file__), "is a file; name a new folder for the rows"),
-        (("demo", __file__, "--model", "./missing", "--write-questions"), "is a file"),
+        (("demo", __file__), "exists already; name a new folder"),
+        (
+            ("demo", __file__, "--model", "./missing", "--write-questions"),
+            "exists already; name a new folder",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(rag: Rag, kb: str, words: tuple[str, ...], said: str) -> None:
