@@ -248,7 +248,8 @@ def run(
 
 def free(folder: Path) -> None:
     """`UserError` where the folder holds something that a new training would mix with."""
-    from finetune.train.checkpoint import WRITTEN, found, is_training
+    from finetune.train.checkpoint import found, is_training
+    from finetune.train.log import BOARD, FILE
 
     if folder.exists() and not folder.is_dir():
         raise UserError(
@@ -259,7 +260,7 @@ def free(folder: Path) -> None:
         return
     held = found(folder)
     if is_training(folder):
-        if not held and not any((folder / name).exists() for name in WRITTEN):
+        if {path.name for path in folder.iterdir()} == {FILE, BOARD}:
             return  # it was stopped before its first checkpoint: there is nothing to lose
         step = held[-1][0] if held else 0
         raise UserError(

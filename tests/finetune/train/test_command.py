@@ -111,8 +111,13 @@ def test_what_was_stopped_before_a_checkpoint_begins_anew(
 ) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert train(rows, tiny, whole, *SHORT)[0] == 0
-    part.mkdir()
+    (part / "tensorboard").mkdir(parents=True)
     (part / "loss.csv").write_text("step,epoch,loss\n0,0,9\n", "utf-8")
+    (part / "mine.txt").touch()
+    code, _, err = train(rows, tiny, part, *SHORT)  # who knows whose loss.csv it is
+    assert code == 1
+    assert "holds a training" in err
+    (part / "mine.txt").unlink()
     code, _, err = train(rows, tiny, part, *SHORT)
     assert code == 0, err
     for name in ("loss.csv", "adapter_model.safetensors"):
