@@ -249,7 +249,6 @@ def run(
 def free(folder: Path) -> None:
     """`UserError` where the folder holds something that a new training would mix with."""
     from finetune.train.checkpoint import found, is_training
-    from finetune.train.log import BOARD, FILE
 
     if folder.exists() and not folder.is_dir():
         raise UserError(
@@ -260,9 +259,13 @@ def free(folder: Path) -> None:
         return
     held = found(folder)
     if is_training(folder):
-        if {path.name for path in folder.iterdir()} == {FILE, BOARD}:
-            return  # it was stopped before its first checkpoint: there is nothing to lose
-        step = held[-1][0] if held else 0
+        if not held:  # it may still run
+            raise UserError(
+                f"{folder} holds a training without a checkpoint; begin it anew with "
+                "--overwrite-output-dir, or name another --out",
+                zh=f"{folder} 中有尚无检查点的训练；加 --overwrite-output-dir 重新开始，或换一个 --out",
+            )
+        step = held[-1][0]
         raise UserError(
             f"{folder} holds a training at step {step}; add --resume to go on, "
             "--overwrite-output-dir to lose it, or name another --out",

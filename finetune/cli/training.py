@@ -50,8 +50,8 @@ class Screen:
             from finetune.train.checkpoint import found
 
             text = say(
-                "stopped before the first checkpoint; the same command begins anew",
-                "在第一个检查点之前停止；同一命令会重新开始",
+                "stopped before the first checkpoint; add --overwrite-output-dir to begin anew",
+                "在第一个检查点之前停止；加 --overwrite-output-dir 可重新开始",
             )
             if found(self.folder):
                 text = say(
