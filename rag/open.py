@@ -1,6 +1,6 @@
 """A knowledge base's folder -> its store, encoder, chunker and pipeline, as its settings say."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from rag.config import read
 from rag.generate import GenerateOptions, Generator
 from rag.language import Speaker
 from rag.pipeline import Pipeline
+from rag.prompt import PromptOptions
 from rag.read import ReadOptions
 from rag.refuse import Calibration, Curve, RefuseOptions, calibrate
 from rag.rerank import CrossEncoderReranker
@@ -41,7 +42,21 @@ def settings(file: Path) -> dict[str, Any]:
     """What a `rag.toml` says, as the option dataclass of each section; defaults without one."""
     sections = {"chunk": ChunkOptions, "retrieve": RetrieveOptions, "read": ReadOptions}
     sections |= {"refuse": RefuseOptions, "embed": EmbedOptions, "generate": GenerateOptions}
+    sections |= {"prompt": PromptOptions}
     return read(file, sections)
+
+
+Encoders = Callable[[str, Backend], Embedder]
+"""An encoder by its name and what is to run it; those who open many share one this way."""
+
+
+def encoders(cache: Path, *, threads: int | None = None) -> Encoders:
+    """Opens an encoder each time; what is built for it lies in `cache`."""
+
+    def opened(name: str, backend: Backend) -> Embedder:
+        return open_embedder(name, cache=cache, threads=threads, backend=backend)
+
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +68,20 @@ class Writer:
     chunker: Chunker
 
 
-def open_writer(path: Path, *, embedder: str | None, cache: Path) -> Writer:
+def open_writer(
+    path: Path, *, embedder: str | None, cache: Path, opened: Encoders | None = None
+) -> Writer:
     """Open `path` to write, or make it with `embedder` (the bundled one if None).
+
+    `opened` brings the encoder; without it, one is opened anew.
 
     Raises `Mismatch` where the knowledge base was made by another embedder or with other chunks.
     """
     said = settings(path / SETTINGS)
+    opened = opened or encoders(cache)
     options: ChunkOptions = said["chunk"]
     if not (path / "kb.sqlite").is_file():
-        encoder = open_embedder(embedder or BUNDLED, cache=cache, backend=said["embed"].backend)
+        encoder = opened(embedder or BUNDLED, said["embed"].backend)
         chunker = Chunker(encoder.count_many, encoder.max_tokens, options)
         made = {"embedder": embedder or BUNDLED, "chunk": asdict(options)}
         identity = Identity(encoder.name, encoder.dim, made)
@@ -82,19 +102,19 @@ def open_writer(path: Path, *, embedder: str | None, cache: Path) -> Writer:
             zh=f"{path} 建立时的 [chunk] 为 {recorded['chunk']}，而 {SETTINGS} 为 {asdict(options)}；"
             "请改回原值，或用 --kb 另建知识库",
         )
-    encoder = _encoder(store, path, cache, said["embed"])
+    encoder = encoder_of(store, said["embed"], opened)
     return Writer(store, encoder, Chunker(encoder.count_many, encoder.max_tokens, options))
 
 
-def _encoder(store: LocalStore, path: Path, cache: Path, options: EmbedOptions) -> Embedder:
-    name = str(store.identity.options["embedder"])
-    encoder = open_embedder(name, cache=cache, backend=options.backend)
+def encoder_of(store: LocalStore, options: EmbedOptions, opened: Encoders) -> Embedder:
+    """The encoder that made the store's vectors; `Mismatch` where its like is not to be had."""
+    encoder = opened(str(store.identity.options["embedder"]), options.backend)
     if (encoder.name, encoder.dim) != (store.identity.name, store.identity.dim):
         raise Mismatch(
-            f"{path} holds vectors of {store.identity.name} ({store.identity.dim}-d), but this "
+            f"{store.path} holds vectors of {store.identity.name} ({store.identity.dim}-d), but this "
             f"encoder is {encoder.name} ({encoder.dim}-d); install the former, or ingest again "
             "into a new knowledge base with --kb",
-            zh=f"{path} 存有 {store.identity.name}（{store.identity.dim} 维）的向量，而当前编码器为 "
+            zh=f"{store.path} 存有 {store.identity.name}（{store.identity.dim} 维）的向量，而当前编码器为 "
             f"{encoder.name}（{encoder.dim} 维）；请安装前者，或用 --kb 重新入库",
         )
     return encoder
@@ -112,21 +132,34 @@ def open_pipeline(
 
     Without a generator its answers are sentences of the documents.
     """
-    options = settings(path / SETTINGS)
     store = open_store(path)
-    embedder = _encoder(store, path, cache, options["embed"])
+    embedder = encoder_of(store, settings(path / SETTINGS)["embed"], encoders(cache))
+    pipeline = pipeline_of(store, embedder, background_of(store, embedder), say, generator)
+    return replace(pipeline, sampling=sampling or pipeline.sampling)
+
+
+def pipeline_of(
+    store: LocalStore,
+    embedder: Embedder,
+    background: Background,
+    say: Speaker,
+    generator: Generator | None,
+) -> Pipeline:
+    """The read path as the settings and the calibration beside an open store say now."""
+    options = settings(store.path / SETTINGS)
     retrieval: RetrieveOptions = options["retrieve"]
     return Pipeline(
         store=store,
         embedder=embedder,
-        background=background_of(store, embedder),
+        background=background,
         say=say,
         options=retrieval,
         reading=options["read"],
         calibration=calibration_of(store, options["refuse"]),
         reranker=CrossEncoderReranker(retrieval.reranker) if retrieval.reranker else None,
         generator=generator,
-        sampling=sampling or options["generate"].sampling,
+        sampling=options["generate"].sampling,
+        prompting=options["prompt"],
     )
 
 
@@ -184,14 +217,15 @@ def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibratio
     return calibration
 
 
-def background_of(store: LocalStore, embedder: Embedder) -> Background:
+def background_of(store: LocalStore, embedder: Embedder, *, stale: bool = False) -> Background:
     """The encoder's background over this knowledge base.
 
-    It is kept with the knowledge base, and measured anew when that has grown or shrunk by a fifth.
+    It is kept with the knowledge base, and measured anew when that has grown or shrunk by a fifth;
+    with `stale`, only where none is kept.
     """
     chunks = store.count()
     kept = store.get_meta(BACKGROUND)
-    if isinstance(kept, dict) and abs(chunks - kept["chunks"]) <= 0.2 * kept["chunks"]:
+    if isinstance(kept, dict) and (stale or abs(chunks - kept["chunks"]) <= 0.2 * kept["chunks"]):
         return Background.from_json(kept)
     questions: dict[Script, Vectors] = {
         script: np.array([embedder.embed_query(text) for text in generic_questions(script)])

@@ -1,8 +1,10 @@
 """A question goes in, an answer with citations comes out: retrieve, refuse or answer, cite."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from types import TracebackType
+from typing import TypeVar
 
 from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
@@ -12,7 +14,7 @@ from rag.cite import cite
 from rag.condense import condense
 from rag.generate import Generator
 from rag.language import Speaker
-from rag.prompt import compose
+from rag.prompt import PromptOptions, compose
 from rag.read import ReadOptions, read
 from rag.refuse import Calibration, confidence
 from rag.reply import declines
@@ -23,12 +25,22 @@ from rag.types import Answer, Message, Retrieved, Sampling, Source
 LONGEST_QUESTION = 2000
 RERANKED = 20  # passages that a reranker looks at
 
+T = TypeVar("T")
+Observe = Callable[[str, float, object], None]
+"""Told of each stage when it is done: its name, the seconds it took, what it made."""
+
+
+def unobserved(stage: str, seconds: float, made: object) -> None:
+    """Nobody looks."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
     """The whole read path. `say` speaks the reader's language where a question is refused.
 
-    Without a `generator` an answer is sentences of the documents; `sampling` is for the generator.
+    Without a `generator` an answer is sentences of the documents; `sampling` and `prompting` are for
+    the generator. `observe` is told of the stages embed, search, retrieve, then read, or prompt,
+    generate and cite.
     """
 
     store: LocalStore
@@ -41,10 +53,15 @@ class Pipeline:
     reranker: Reranker | None = None
     generator: Generator | None = None
     sampling: Sampling = Sampling()
+    prompting: PromptOptions = PromptOptions()
+    observe: Observe = unobserved
 
     def retrieve(self, question: str, *, limit: int | None = None) -> Retrieved:
         """The best passages for a question that stands alone, and how likely they answer it."""
         _check(question)
+        return self._stage("retrieve", lambda: self._retrieve(question, limit))
+
+    def _retrieve(self, question: str, limit: int | None) -> Retrieved:
         limit = limit or self.options.passages
         vector, ranked = self._rank(question)
         wide = max(limit, RERANKED) if self.reranker else limit
@@ -75,17 +92,20 @@ class Pipeline:
         question: str,
         history: Sequence[Message] = (),
         sampling: Sampling | None = None,
-    ) -> Iterator[str | Answer]:
-        """Yield the answer's text piece by piece, then the `Answer` itself.
+    ) -> Iterator[Retrieved | str | Answer]:
+        """Yield what was found, the answer's text piece by piece, then the `Answer` itself.
 
         The pieces are `Answer.text` together. A refusal is an answer too; it comes before the
         generator is asked anything. Closing the iterator stops the generator.
         """
         found = self.retrieve(condense(question, history))
+        yield found
         if found.answerable and self.generator:
             yield from self._write(found, history, self.generator, sampling or self.sampling)
             return
-        answer = self.read(found) if found.answerable else self._refusal(found)
+        answer = self._refusal(found)
+        if found.answerable:
+            answer = self._stage("read", lambda: self.read(found))
         yield answer.text
         yield answer
 
@@ -115,10 +135,19 @@ class Pipeline:
         self.close()
 
     def _rank(self, question: str) -> tuple[Vector, Ranked]:
-        vector = self.embedder.embed_query(question)
+        vector = self._stage("embed", lambda: self.embedder.embed_query(question))
         candidates = self.options.candidates
-        ranked = rank(question, vector, self.store, self.background, candidates=candidates)
+        ranked = self._stage(
+            "search",
+            lambda: rank(question, vector, self.store, self.background, candidates=candidates),
+        )
         return vector, ranked
+
+    def _stage(self, name: str, work: Callable[[], T]) -> T:
+        begun = perf_counter()
+        made = work()
+        self.observe(name, perf_counter() - begun, made)
+        return made
 
     def _excess(self, question: str, ranked: Ranked) -> float:
         best = float(ranked.scores.max(initial=0.0))
@@ -133,12 +162,18 @@ class Pipeline:
     ) -> Iterator[str | Answer]:
         room = _room(generator, sampling)
         sources = [Source(*pair) for pair in zip(found.passages, found.hits, strict=True)]
-        prompt = compose(found.question, sources, history, generator.count, room)
-        text = ""
+        prompt = self._stage(
+            "prompt",
+            lambda: compose(
+                found.question, sources, history, generator.count, room, self.prompting
+            ),
+        )
+        text, begun = "", perf_counter()
         for piece in generator.stream(prompt.messages, sampling):
             text += piece
             yield piece
-        cited = cite(text, found.question, prompt.sources, self.store)
+        self.observe("generate", perf_counter() - begun, text)
+        cited = self._stage("cite", lambda: cite(text, found.question, prompt.sources, self.store))
         yield Answer(
             question=found.question,
             text=text,

@@ -30,6 +30,17 @@ INSTRUCTION: dict[Script, str] = {
         f"{NOT_FOUND['latin']}"
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """How a language model is asked."""
+
+    instruction: str = ""
+    """What stands before the passages instead of the usual instruction: plain text, in which
+    nothing is filled in. It should ask for [n] marks, or answers have no citations."""
+
+
 _QUESTION: dict[Script, str] = {"han": "问题：", "latin": "Question: "}
 
 
@@ -44,7 +55,12 @@ class Prompt:
 
 
 def compose(
-    question: str, sources: Sequence[Source], history: Sequence[Message], count: Count, room: int
+    question: str,
+    sources: Sequence[Source],
+    history: Sequence[Message],
+    count: Count,
+    room: int,
+    options: PromptOptions = PromptOptions(),
 ) -> Prompt:
     """The longest prompt of at most `room` tokens.
 
@@ -54,29 +70,37 @@ def compose(
     for the question and the best chunk.
     """
 
+    def laid_out(kept: Sequence[Source], said: Sequence[Turn]) -> tuple[Message, ...]:
+        return render(question, kept, said, options)
+
     def fits(kept: Sequence[Source], said: Sequence[Turn]) -> bool:
-        return count(render(question, kept, said)) <= room
+        return count(laid_out(kept, said)) <= room
 
     turns = _turns(history)
     kept = _pack(sources[:1], [], [], fits)
     if not kept:
-        least = render(question, [source.narrowed for source in sources[:1]], [])
+        least = laid_out([source.narrowed for source in sources[:1]], [])
         if sources or count(least) > room:
-            raise _too_long(count(render(question, [], [])), count(least), room)
+            raise _too_long(count(laid_out([], [])), count(least), room)
     said = _recall(turns[-1:], kept, [], fits)
     kept = _pack(sources[1:], kept, said, fits)
     said = _recall(turns[: -len(said)], kept, said, fits) if said else []
-    messages = render(question, kept, said)
+    messages = laid_out(kept, said)
     shortened = len({source.passage for source in kept} - {source.passage for source in sources})
     dropped = Dropped(len(turns) - len(said), len(sources) - len(kept), shortened)
     return Prompt(messages, tuple(kept), dropped, count(messages))
 
 
-def render(question: str, sources: Sequence[Source], turns: Sequence[Turn]) -> tuple[Message, ...]:
+def render(
+    question: str,
+    sources: Sequence[Source],
+    turns: Sequence[Turn],
+    options: PromptOptions = PromptOptions(),
+) -> tuple[Message, ...]:
     """The turns, then one message with the instruction, the fenced passages and the question."""
     script = script_of(question)
     fence = _fence(sources)
-    parts = [INSTRUCTION[script]]
+    parts = [options.instruction or INSTRUCTION[script]]
     for number, source in enumerate(sources, start=1):
         parts.append(
             f"[{number}] {_place(source)}\n{fence}\n{source.passage.text.strip()}\n{fence}"

@@ -207,11 +207,12 @@ def _answer(
 ) -> None:
     """Print an answer as it comes, then what stands below it; `said` takes its pieces."""
     from rag.render import below
+    from rag.types import Answer
 
     for piece in pipeline.stream(question, history):
         if isinstance(piece, str):
             out_piece(piece)
             if said is not None:
                 said.append(piece)
-        else:
+        elif isinstance(piece, Answer):
             out("" if quiet else f"\n{below(piece, say)}".rstrip("\n"))

@@ -18,7 +18,7 @@ from rag.pipeline import Pipeline
 from rag.refuse import Calibration, Curve
 from rag.reply import NOT_FOUND
 from rag.rerank import Scores
-from rag.types import Answer, Message, Sampling
+from rag.types import Answer, Message, Retrieved, Sampling
 from tests.fakes import CopyingGenerator, HashEmbedder, TextParser
 
 PAGES = {
@@ -143,8 +143,10 @@ def test_the_pieces_together_are_the_text(
     pipeline: Pipeline, writing: Pipeline, question: str
 ) -> None:
     for each in (pipeline, writing):
-        *pieces, answer = each.stream(question)
+        found, *pieces, answer = each.stream(question)
+        assert isinstance(found, Retrieved)
         assert isinstance(answer, Answer)
+        assert found.hits == answer.hits
         assert "".join(map(str, pieces)) == answer.text
         assert answer == each.ask(question)
 
@@ -167,6 +169,7 @@ def test_the_models_own_refusal_is_one(writing: Pipeline) -> None:
 def test_closing_the_stream_stops_the_generator(pipeline: Pipeline) -> None:
     generator = CopyingGenerator()
     pieces = replace(pipeline, generator=generator).stream("试用期不得超过几个月？")
+    next(pieces)
     assert next(pieces) == "第"
     pieces.close()  # type: ignore[attr-defined]
     assert generator.pieces == 1
