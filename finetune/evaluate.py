@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finetune.conditions import Case, Cases, Condition, Pair
 from finetune.heldout import Question
 from finetune.judge import Reply, judge
-from rag.generate import Generator
+from rag.generate import Adaptable, Generator
 from rag.types import Message, Sampling
 
 if TYPE_CHECKING:
@@ -24,15 +24,23 @@ class Asked:
     adapter: Reply
 
 
+@dataclass(frozen=True)
 class Switched:
-    """A loaded model with one of its adapters, or with none, as a `Generator` of its own.
+    """A model with one of its adapters, or with none, as a generator of its own.
 
-    Of those that share a model, one may stream at a time.
+    Of those that share a model, one may be used at a time.
     """
 
-    def __init__(self, generator: "ChatGLMGenerator", adapter: Path | None) -> None:
-        self.generator, self.adapter = generator, adapter
-        self.name, self.context = generator.name, generator.context
+    generator: Adaptable
+    adapter: Path | None
+
+    @property
+    def name(self) -> str:
+        return self.generator.name
+
+    @property
+    def context(self) -> int:
+        return self.generator.context
 
     def count(self, messages: Sequence[Message]) -> int:
         self.generator.use(self.adapter)
@@ -41,6 +49,9 @@ class Switched:
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         self.generator.use(self.adapter)
         yield from self.generator.stream(messages, sampling)
+
+    def stop(self) -> None:
+        self.generator.stop()
 
 
 def pair_of(generator: "ChatGLMGenerator", adapter: Path) -> tuple[Pair, tuple[str, ...]]:

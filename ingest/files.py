@@ -15,10 +15,14 @@ _LITTER = {"thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file met on the way; `skipped` is the reason why it is not read, or empty."""
+    """A file met on the way; `skipped` is the reason why it is not read, or empty.
+
+    `named` is what its document is called where that is not where the file lies.
+    """
 
     path: Path
     skipped: str = ""
+    named: str = ""
 
     @property
     def source(self) -> str:
@@ -27,7 +31,7 @@ class Found:
         One file has one name from whichever folder it is reached, and two never share one. Bytes
         that are not UTF-8 are written `\\xba`; only `path` opens the file.
         """
-        return readable(Path(os.path.abspath(self.path)).as_posix())
+        return self.named or readable(Path(os.path.abspath(self.path)).as_posix())
 
     @property
     def size(self) -> int:

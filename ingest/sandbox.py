@@ -87,6 +87,20 @@ class Sandbox:
         receipt = answer["receipt"] | {"warnings": tuple(answer["receipt"]["warnings"])}
         return Parsed(answer["title"], spool.read(place), Receipt(**receipt))
 
+    def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, bool]:
+        """A page of a PDF as PNG, and whether `passage` was found on it and marked.
+
+        Raises `Unreadable` as `parse` does, and where there is no such page.
+        """
+        child = self._ready()
+        place = Path(self._folder.name, "page.png")
+        request = {"path": str(path.absolute()), "page": page, "passage": passage}
+        try:
+            answer = self._ask(child, json.dumps(request | {"picture": str(place)}), path)
+            return place.read_bytes(), answer["marked"]
+        finally:
+            place.unlink(missing_ok=True)
+
     @property
     def memory(self) -> int:
         """Resident bytes of the child now; 0 where there is none."""
@@ -236,9 +250,12 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
     for line in requests:
         request = json.loads(line)
         try:
-            parsed = parser.parse(Path(request["path"]))
-            spool.write(parsed.segments, Path(request["spool"]))
-            answer = {"title": parsed.title, "receipt": asdict(parser.receipt())}
+            if "picture" in request:
+                answer = {"marked": _draw(request)}
+            else:
+                parsed = parser.parse(Path(request["path"]))
+                spool.write(parsed.segments, Path(request["spool"]))
+                answer = {"title": parsed.title, "receipt": asdict(parser.receipt())}
         except Unreadable as error:
             answer = {"error": str(error), "zh": error.zh}
         except RecursionError:
@@ -247,6 +264,14 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
             answer = {"error": f"{Path(request['path']).name} could not be read: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _draw(request: Any) -> bool:
+    from ingest.page import draw
+
+    png, marked = draw(Path(request["path"]), request["page"], request["passage"])
+    Path(request["picture"]).write_bytes(png)
+    return marked
 
 
 def _refuse_network() -> None:
@@ -259,7 +284,7 @@ def _refuse_network() -> None:
     sys.addaudithook(refuse)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """On Linux the kernel ends the child when the parent ends, even by `kill -9`; elsewhere the
     child ends with its input. A crash leaves no core file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -270,7 +295,7 @@ def _die_with_parent() -> None:
 def main() -> None:
     """Entry of the child process. Its own standard output is for answers alone: whatever a library
     prints goes to standard error."""
-    _die_with_parent()
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

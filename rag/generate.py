@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from ingest.errors import UserError
 from rag.types import Message, Sampling
+
+if TYPE_CHECKING:
+    from rag.chatglm.generator import ChatGLMGenerator
 
 Quant = Literal["auto", "none", "int4", "int8", "nf4"]
 
@@ -27,6 +30,11 @@ class Generator(Protocol):
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """The reply piece by piece; closing the iterator stops the model."""
+        ...
+
+    def stop(self) -> None:
+        """End the reply under way as if it were complete, from any thread, also while the prompt
+        is being read. Without one, nothing happens."""
         ...
 
 
@@ -78,7 +86,7 @@ def load(
     cache: Path,
     progress: Callable[[float], None],
     note: Callable[[str], None],
-) -> Generator:
+) -> "ChatGLMGenerator":
     """The generator that `options` name; `progress` is told the share loaded, 0 to 1, and `note`
     what had to be assumed of the adapter.
 
@@ -96,23 +104,41 @@ def load(
     )
 
 
+class Adaptable(Generator, Protocol):
+    """A generator that can change its adapter between two replies."""
+
+    def use(self, adapter: Path | None) -> tuple[str, ...]:
+        """Reply with the adapter in this folder from now on; None: with the model alone.
+
+        What had to be assumed of the adapter comes back, to be told to the person.
+        """
+        ...
+
+
 class LazyGenerator:
     """The generator that `load` brings, loaded when it is first asked for anything but its name."""
 
-    def __init__(self, name: str, load: Callable[[], Generator]) -> None:
+    def __init__(self, name: str, load: Callable[[], Adaptable]) -> None:
         self.name = name
         self._load = load
 
     @cached_property
-    def _loaded(self) -> Generator:
+    def _loaded(self) -> Adaptable:
         return self._load()
 
     @property
     def context(self) -> int:
         return self._loaded.context
 
+    def use(self, adapter: Path | None) -> tuple[str, ...]:
+        return self._loaded.use(adapter)
+
     def count(self, messages: Sequence[Message]) -> int:
         return self._loaded.count(messages)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         return self._loaded.stream(messages, sampling)
+
+    def stop(self) -> None:
+        if "_loaded" in vars(self):
+            self._loaded.stop()

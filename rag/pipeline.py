@@ -1,7 +1,8 @@
 """A question goes in, an answer with citations comes out: retrieve, refuse or answer, cite."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator as Steps
+from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
 from typing import TypeVar
@@ -92,7 +93,7 @@ class Pipeline:
         question: str,
         history: Sequence[Message] = (),
         sampling: Sampling | None = None,
-    ) -> Iterator[Retrieved | str | Answer]:
+    ) -> Steps[Retrieved | str | Answer]:
         """Yield what was found, the answer's text piece by piece, then the `Answer` itself.
 
         The pieces are `Answer.text` together. A refusal is an answer too; it comes before the
@@ -119,6 +120,10 @@ class Pipeline:
         *_, answer = self.stream(question, history, sampling)
         assert isinstance(answer, Answer)
         return answer
+
+    def watched(self, observe: Observe) -> "Pipeline":
+        """The same pipeline, whose stages `observe` is told of."""
+        return replace(self, observe=observe)
 
     def close(self) -> None:
         self.store.close()

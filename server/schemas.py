@@ -14,7 +14,7 @@ Question = Annotated[
     str, Field(min_length=1, max_length=LONGEST_QUESTION, examples=["试用期最长不得超过几个月？"])
 ]
 Scope = Literal["read", "write", "admin"]
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
 FileState = Literal["waiting", "added", "changed", "unchanged", "refused", "cancelled"]
 
 
@@ -89,6 +89,8 @@ class Base(BaseModel):
     adapter: str
     generator: str
     """The language model's name; empty where answers are sentences of the documents."""
+    scopes: list[Scope]
+    """What the key may do with it."""
 
 
 class BaseList(BaseModel):

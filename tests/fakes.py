@@ -74,13 +74,23 @@ class CopyingGenerator:
 
     def __init__(self, context: int = 4000) -> None:
         self.context = context
+        self.stopped = False
+        self.adapter: Path | None = None
         self.prompts: list[tuple[Message, ...]] = []
         self.pieces = 0
 
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(message.text) for message in messages)
 
+    def stop(self) -> None:
+        self.stopped = True
+
+    def use(self, adapter: Path | None) -> tuple[str, ...]:
+        self.adapter = adapter
+        return ()
+
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        self.stopped = False
         self.prompts.append(tuple(messages))
         text = messages[-1].text
         asked = set(pairwise(re.findall(r"\w", text.rpartition("\n\n")[2].partition("：")[2])))
@@ -92,5 +102,7 @@ class CopyingGenerator:
                 if shared > best:
                     best, reply = shared, f"{passage[start:end].strip()}[{number}]"
         for piece in reply[: sampling.max_new_tokens]:
+            if self.stopped:
+                return
             self.pieces += 1
             yield piece

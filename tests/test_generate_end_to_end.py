@@ -129,7 +129,7 @@ def test_a_refusal_before_generation_does_not_even_load_the_model(pipeline: Pipe
 
 
 def test_streamed_pieces_are_the_answer(pipeline: Pipeline) -> None:
-    *pieces, answer = pipeline.stream(question("乙"))
+    _, *pieces, answer = pipeline.stream(question("乙"))
     assert isinstance(answer, Answer)
     assert len(pieces) > 3
     assert "".join(map(str, pieces)) == answer.text == pipeline.ask(question("乙")).text
@@ -149,6 +149,7 @@ def test_closing_the_stream_stops_the_model(
     steps: list[int] = []
     handle = generator.model.register_forward_pre_hook(lambda *_: steps.append(1))
     pieces = pipeline.stream(question("丁"))
+    next(pieces)  # what was found
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
     handle.remove()

@@ -264,6 +264,16 @@ class LocalStore:
     def document(self, source: str) -> Document | None:
         return next(rows.documents_of(self._sql, "WHERE source = ?", (source,)), None)
 
+    def by_id(self, document: str) -> Document | None:
+        return next(rows.documents_of(self._sql, "WHERE id = ?", (document,)), None)
+
+    def length(self, document: str) -> int:
+        return rows.length_of(self._sql, document)
+
+    @property
+    def sequence(self) -> int:
+        return rows.covered(self._sql).seq
+
     def get_meta(self, name: str) -> object | None:
         return rows.meta(self._sql, name)
 
@@ -274,8 +284,7 @@ class LocalStore:
         ]
         used = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
         created = str(rows.meta(self._sql, "created"))
-        sequence = rows.covered(self._sql).seq
-        return Info(self.path, self.identity, created, sequence, *counts, bytes=used)
+        return Info(self.path, self.identity, created, self.sequence, *counts, bytes=used)
 
     def verify(self) -> list[str]:
         candidates, words = self._refresh()

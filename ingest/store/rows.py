@@ -122,6 +122,13 @@ def sample_of(connection: sqlite3.Connection, count: int) -> Keys:
     return np.unique([connection.execute(query, (key,)).fetchone()[0] for key in spaced])
 
 
+def length_of(connection: sqlite3.Connection, document: str) -> int:
+    row = connection.execute("SELECT length FROM documents WHERE id = ?", (document,)).fetchone()
+    if row is None:
+        raise KeyError(document)
+    return row[0]
+
+
 def text_of(connection: sqlite3.Connection, document: str, start: int, end: int | None) -> str:
     row = connection.execute(
         "SELECT key, length FROM documents WHERE id = ?", (document,)

@@ -6,12 +6,14 @@ calls it: temperature, then the 50 likeliest, then top-p.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ingest.errors import UserError
@@ -45,6 +47,10 @@ class Sampled(Protocol):
     def seed(self) -> int: ...
 
 
+class Stopped(Exception):
+    """The reply under way was asked to end."""
+
+
 class ChatGLMGenerator:
     """A model of any generation behind `stream`. `context` counts prompt and answer together."""
 
@@ -54,6 +60,10 @@ class ChatGLMGenerator:
         self.context = context_of(model.config)
         self.format = FORMATS[self.generation]
         self.adapters = Adapters(model)
+        self._stop = Event()
+        # Reading a long prompt takes a minute on a CPU: between layers is where it can be left.
+        for layer in max(_lists(model), key=len, default=()):
+            layer.register_forward_pre_hook(self._look)
 
     def use(self, adapter: Path | None) -> tuple[str, ...]:
         """Answer with the adapter in this directory from now on; None: with the model alone.
@@ -94,17 +104,30 @@ class ChatGLMGenerator:
         """
         decoder, polisher = StreamDecoder(self.tokenizer), Polisher(self.generation)
         stops = self.stop_ids
-        for index in self.tokens(self.encode(messages), sampling):
-            if index in stops:
-                break
-            if piece := polisher.push(decoder.push(index)):
-                yield piece
+        with suppress(Stopped):
+            for index in self.tokens(self.encode(messages), sampling):
+                if index in stops:
+                    break
+                if piece := polisher.push(decoder.push(index)):
+                    yield piece
         if piece := polisher.push(decoder.finish()) + polisher.finish():
             yield piece
 
+    def stop(self) -> None:
+        """End the reply under way as if it were complete, at the next layer of the model."""
+        self._stop.set()
+
+    def _look(self, *_: object) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
     @torch.inference_mode()
     def tokens(self, prompt: Sequence[int], sampling: Sampled) -> Iterator[int]:
-        """What the model writes behind the prompt, id by id, stop ids too, as long as there is room."""
+        """What the model writes behind the prompt, id by id, stop ids too, as long as there is room.
+
+        Raises `Stopped` after `stop`.
+        """
+        self._stop.clear()
         if len(prompt) >= self.context:
             raise UserError(
                 f"the prompt has {len(prompt)} tokens, but the window of {self.name} holds "
@@ -168,6 +191,10 @@ class ChatGLMGenerator:
             return int(ids[torch.multinomial(shares * (before < top_p), 1, generator=dice)])
 
         return draw
+
+
+def _lists(model: Any) -> list[nn.ModuleList]:
+    return [module for module in model.modules() if isinstance(module, nn.ModuleList)]
 
 
 def open_generator(

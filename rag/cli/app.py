@@ -5,12 +5,16 @@ import sys
 import typer
 
 import finetune.cli
+import server.cli.keys
 from ingest.errors import UserError
 from rag.cli import ask, evaluate, ingest, kb
 from rag.cli.doctor import doctor
 from rag.cli.fill import fill
 from rag.cli.quantize import quantize
 from rag.cli.screen import error, say
+from server.cli.mcp import mcp
+from server.cli.serve import serve
+from server.cli.trace import trace
 
 app = typer.Typer(
     name="rag",
@@ -34,11 +38,17 @@ app.command("doctor")(doctor)
 app.command("quantize")(quantize)
 app.command("fill")(fill)
 app.add_typer(finetune.cli.app, name="finetune")
+app.command("serve")(serve)
+app.add_typer(server.cli.keys.app, name="keys")
+app.command("trace")(trace)
+app.command("mcp")(mcp)
 
 EXTRAS = {
     "torch": "generate", "transformers": "generate", "accelerate": "generate",
     "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
-    "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
+    "fastapi": "server", "mcp": "server", "prometheus_client": "server", "pydantic": "server",
+    "pypdfium2": "server", "starlette": "server", "tomlkit": "server", "uvicorn": "server",
+    "opentelemetry": "telemetry", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
 }  # fmt: skip
 """Packages that the base install leaves out -> the extra that brings them."""
 

@@ -10,7 +10,7 @@ from rag.cli.places import cache_home
 from rag.cli.screen import note, say
 
 if TYPE_CHECKING:
-    from rag.generate import GenerateOptions, Generator
+    from rag.generate import Adaptable, GenerateOptions, Generator
 
 Model = Annotated[
     str | None,
@@ -98,7 +98,7 @@ def generator(chosen: "GenerateOptions") -> "Generator | None":
         return None
     name = Path(chosen.model).resolve().name
 
-    def load_it() -> "Generator":
+    def load_it() -> "Adaptable":
         with loading(name) as progress:
             return load(chosen, cache=cache_home() / "models", progress=progress, note=note)
 

@@ -1,0 +1,280 @@
+"""The knowledge bases of a server: each opened once, read by many, renewed when it has changed."""
+
+import re
+import secrets
+import shutil
+import threading
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+import tomlkit.exceptions
+
+from ingest.embed import Embedder
+from ingest.errors import UserError
+from ingest.store import LocalStore, open_store
+from ingest.store.failure import failures_named
+from ingest.store.files import sync, write_whole
+from rag.generate import GenerateOptions
+from rag.language import Speaker
+from rag.open import (
+    SETTINGS,
+    background_of,
+    encoder_of,
+    encoders,
+    generation,
+    open_writer,
+    pipeline_of,
+    settings,
+)
+from rag.pipeline import Pipeline
+from rag.prompt import PromptOptions
+from rag.types import Sampling
+from server import schemas
+from server.keys import Principal
+from server.models import Models
+from server.options import ServerOptions
+
+TRUTH = "kb.sqlite"
+OPEN = 32  # knowledge bases that are held open
+PASSING = (".new-", ".deleted-")  # folders of work that a kill may leave
+
+
+class Unknown(UserError):
+    """There is no such knowledge base, document, job or answer."""
+
+
+class Taken(UserError):
+    """There is one of that name already."""
+
+
+def check_name(name: str) -> str:
+    """`name`, if a knowledge base may have it: it is a folder's name then."""
+    if not re.fullmatch(schemas.NAME, name) or unicodedata.normalize("NFKC", name) != name:
+        raise UserError(
+            f"{name[:80]!r} is no name for a knowledge base; use up to 64 letters, digits, _ and -",
+            zh=f"{name[:80]!r} 不能作知识库名；请用至多 64 个文字、数字、_ 和 -",
+        )
+    return name
+
+
+@dataclass
+class Open:
+    """A knowledge base that is open. `stamp` changes whenever the pipeline has to be renewed."""
+
+    store: LocalStore
+    embedder: Embedder
+    inode: int
+    stamp: tuple[object, ...] = ()
+    pipeline: Pipeline | None = None
+    users: int = 0
+    closing: bool = False
+
+
+class Bases:
+    """Knowledge bases by name, below `options.data`."""
+
+    def __init__(self, options: ServerOptions, models: Models) -> None:
+        self.options, self.models = options, models
+        self._guard = threading.RLock()
+        self._open: OrderedDict[str, Open] = OrderedDict()
+        # A question alone takes one core; the slots keep the others busy.
+        self.encoder = cache(encoders(options.cache, threads=1))
+
+    def names(self) -> list[str]:
+        found = sorted(path.parent.name for path in self.options.data.glob(f"*/{TRUTH}"))
+        return [name for name in found if re.fullmatch(schemas.NAME, name)]
+
+    def path(self, name: str) -> Path:
+        """The folder of a knowledge base that is there. Raises `Unknown`."""
+        path = self.options.data / check_name(name)
+        if path.is_symlink() or not (path / TRUTH).is_file():
+            raise Unknown(f"there is no knowledge base {name}", zh=f"没有知识库 {name}")
+        return path
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Pipeline]:
+        """The pipeline as the knowledge base and its settings are now."""
+        path = self.path(name)
+        with self._guard:
+            held = self._held(name, path)
+            held.users += 1
+        try:
+            yield self._current(held)
+        finally:
+            with self._guard:
+                held.users -= 1
+                if held.closing and not held.users:
+                    held.store.close()
+
+    def _held(self, name: str, path: Path) -> Open:
+        inode = (path / TRUTH).stat().st_ino
+        held = self._open.get(name)
+        if held and held.inode != inode:  # deleted and made anew
+            self._let_go(name)
+            held = None
+        if held is None:
+            store = open_store(path)
+            try:
+                embedder = encoder_of(store, settings(path / SETTINGS)["embed"], self.encoder)
+            except BaseException:
+                store.close()
+                raise
+            held = self._open[name] = Open(store, embedder, inode)
+        self._open.move_to_end(name)
+        while len(self._open) > OPEN:
+            self._let_go(next(iter(self._open)))
+        return held
+
+    def _let_go(self, name: str) -> None:
+        with self._guard:
+            held = self._open.pop(name, None)
+            if held:
+                held.closing = True
+                if not held.users:
+                    held.store.close()
+
+    def _current(self, held: Open) -> Pipeline:
+        file = held.store.path / SETTINGS
+        changed = file.stat().st_mtime_ns if file.exists() else 0
+        stamp = held.store.sequence, changed
+        if held.pipeline is None or held.stamp != stamp:
+            generator = self.models.generator(self.generate(held.store.path))
+            background = background_of(held.store, held.embedder, stale=True)
+            held.pipeline = pipeline_of(
+                held.store, held.embedder, background, Speaker("en"), generator
+            )
+            held.stamp = stamp
+        return held.pipeline
+
+    def generate(self, path: Path) -> GenerateOptions:
+        """What the knowledge base's settings say of a language model, else the server's."""
+        said = generation(path)
+        return self.options.generate or said if not said.model else said
+
+    def sampling(self, name: str, **said: Any) -> Sampling:
+        """How the knowledge base's language model picks its words, but for what is `said`."""
+        return replace(self.generate(self.path(name)).sampling, **said)
+
+    def describe(self, name: str, who: Principal) -> schemas.Base:
+        with self.reading(name) as pipeline:
+            info = pipeline.store.info()
+        options = self.generate(info.path)
+        prompt: PromptOptions = settings(info.path / SETTINGS)["prompt"]
+        return schemas.Base(
+            name=name,
+            documents=info.documents,
+            chunks=info.chunks,
+            bytes=info.bytes,
+            created=info.created,
+            sequence=info.sequence,
+            embedder=str(info.identity.options["embedder"]),
+            instruction=prompt.instruction,
+            adapter=Path(options.adapter).name,
+            generator=pipeline.generator.name if pipeline.generator else "",
+            scopes=who.scopes(name),
+        )
+
+    # Changing
+
+    def adapters(self) -> list[str]:
+        """Names that a knowledge base may choose."""
+        folder = self.options.adapters
+        if folder is None or not folder.is_dir():
+            return []
+        return sorted(
+            path.name for path in folder.iterdir() if (path / "adapter_config.json").is_file()
+        )
+
+    def create(self, wanted: schemas.NewBase) -> None:
+        """A new, empty knowledge base, whole or not at all. Raises `Taken`."""
+        name = check_name(wanted.name)
+        embedder = wanted.embedder or self.options.embedders[0]
+        _choice("embedder", embedder, self.options.embedders)
+        target = self.options.data / name
+        work = self.options.data / f"{PASSING[0]}{secrets.token_hex(8)}"
+        with failures_named(target):
+            work.mkdir(parents=True)
+            try:
+                writer = open_writer(
+                    work, embedder=embedder, cache=self.options.cache, opened=self.encoder
+                )
+                writer.store.close()
+                self._write_settings(work, wanted.instruction, wanted.adapter)
+                with self._guard:
+                    if target.exists() or target.is_symlink():
+                        raise Taken(
+                            f"there is a knowledge base {name} already; choose another name",
+                            zh=f"已有知识库 {name}；请换一个名称",
+                        )
+                    work.rename(target)
+                sync(self.options.data)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+
+    def change(self, name: str, wanted: schemas.BaseChange) -> None:
+        path = self.path(name)
+        self._write_settings(path, wanted.instruction, wanted.adapter)
+
+    def _write_settings(self, path: Path, instruction: str | None, adapter: str | None) -> None:
+        """Put what is not None into `rag.toml`; all else there stays as it is."""
+        file = path / SETTINGS
+        said = tomlkit.parse(file.read_text("utf-8-sig") if file.exists() else "")
+        if instruction is not None and (instruction or "prompt" in said):
+            said.setdefault("prompt", tomlkit.table())["instruction"] = instruction
+        if adapter is not None and (adapter or "generate" in said):
+            if adapter:
+                _choice("adapter", adapter, self.adapters())
+                assert self.options.adapters
+                said.setdefault("generate", tomlkit.table())
+                said["generate"]["model"] = self._model(path)
+                said["generate"]["adapter"] = str(self.options.adapters.resolve() / adapter)
+            else:
+                said["generate"]["adapter"] = ""
+        if text := tomlkit.dumps(said):
+            write_whole(file, text.encode())
+            settings(file)
+
+    def _model(self, path: Path) -> str:
+        model = self.generate(path).model
+        if not model:
+            raise UserError(
+                "an adapter needs a language model; start the server with --model",
+                zh="适配器需要语言模型；请用 --model 启动服务",
+            )
+        return model
+
+    def delete(self, name: str) -> None:
+        """Remove a knowledge base and all that lies in its folder."""
+        path = self.path(name)
+        gone = self.options.data / f"{PASSING[1]}{secrets.token_hex(8)}"
+        self._let_go(name)
+        with failures_named(path):
+            path.rename(gone)
+            sync(self.options.data)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what work that was killed has left."""
+        for prefix in PASSING:
+            for path in self.options.data.glob(f"{prefix}*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        for name in list(self._open):
+            self._let_go(name)
+
+
+def _choice(what: str, wanted: str, offered: tuple[str, ...] | list[str]) -> None:
+    if wanted not in offered:
+        listed = ", ".join(offered) or "none"
+        raise UserError(
+            f"there is no {what} {wanted[:80]}; this server offers: {listed}",
+            zh=f"没有 {what} {wanted[:80]}；本服务器提供：{listed}",
+        )

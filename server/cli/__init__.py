@@ -1,0 +1,1 @@
+"""`rag serve`, `rag keys`, `rag trace` and `rag mcp`. Nothing heavy is imported before one runs."""

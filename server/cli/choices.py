@@ -1,0 +1,95 @@
+"""Options that the commands of a server share, and what they come to."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rag.cli.places import cache_home, data_home
+from rag.cli.screen import say
+
+if TYPE_CHECKING:
+    from server.options import ServerOptions
+    from server.spans import Spans
+
+Host = Annotated[
+    str,
+    typer.Option(
+        help=say(
+            "Address to listen at; another than the loopback's needs a key.",
+            "监听地址；非本机地址需要先创建密钥。",
+        )
+    ),
+]
+Port = Annotated[int, typer.Option(help=say("0: any free one.", "0 表示任选空闲端口。"))]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        help=say(
+            "Answer with this ChatGLM where a knowledge base names none.",
+            "知识库未指定模型时用此 ChatGLM 回答。",
+        ),
+    ),
+]
+Quant = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|none|int8|int4|nf4",
+        help=say("How its weights are held; auto: what fits.", "权重的存放方式；auto 自动选择。"),
+    ),
+]
+Adapters = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help=say(
+            "A folder of adapters that knowledge bases may choose.",
+            "可供知识库选用的适配器文件夹。",
+        ),
+    ),
+]
+Embedder = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help=say(
+            "An encoder that new knowledge bases may choose; can be repeated, the first is usual.",
+            "新知识库可选用的编码器；可重复，第一个为默认。",
+        ),
+    ),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help=say(
+            "A host name under which it may be reached without keys; can be repeated.",
+            "不使用密钥时允许的主机名；可重复。",
+        ),
+    ),
+]
+
+
+def options(**given: Any) -> "ServerOptions":
+    """The options of a server over the named knowledge bases of this person."""
+    from ingest.embed import BUNDLED
+    from rag.generate import GenerateOptions
+    from server.options import ServerOptions
+
+    model, quant = given.pop("model", ""), given.pop("quant", "auto")
+    embedders = tuple(given.pop("embedders", None) or (BUNDLED,))
+    data = given.pop("data", None) or data_home()
+    made = ServerOptions(data=data, cache=cache_home(), embedders=embedders, **given)
+    if model:
+        made = replace(made, generate=GenerateOptions(model=model, quant=quant))
+    return made
+
+
+def spans() -> "Spans":
+    """Spans where the variables of OpenTelemetry ask for them."""
+    from server.spans import CONFIGURED, Spans, exported
+
+    return exported() if any(os.environ.get(name) for name in CONFIGURED) else Spans()

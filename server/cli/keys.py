@@ -1,0 +1,117 @@
+"""`rag keys`: who may use the server."""
+
+from contextlib import closing
+from time import localtime, strftime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rag.cli.places import data_home
+from rag.cli.screen import note, out, out_json, say, table
+
+if TYPE_CHECKING:
+    from server.database import Database
+
+app = typer.Typer(
+    help=say("Create, list and revoke keys of the server.", "创建、列出和吊销服务的密钥。"),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def _database() -> "Database":
+    from server.database import lasting
+
+    return lasting(data_home() / ".server")
+
+
+@app.command(help=say("A new key; it is shown this once.", "新建密钥；仅显示这一次。"))
+def create(
+    name: Annotated[str, typer.Argument(help=say("Whose it is.", "密钥的名称。"))],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            "--scope",
+            metavar="SCOPE[:KB]",
+            help=say(
+                "read, write or admin; with :NAME for one knowledge base. Can be repeated.",
+                "read、write 或 admin；加 :名称 只限一个知识库。可重复。",
+            ),
+        ),
+    ],
+) -> None:
+    from server.keys import Keys, grant
+
+    with closing(_database()) as database:
+        keys = Keys(database)
+        first = not keys.in_use
+        out(keys.create(name, [grant(each) for each in scope]))
+    note(say("Keep it: only its hash is stored.", "请妥善保存：系统只存其哈希值。"))
+    if first:
+        note(
+            say(
+                "From now on every request needs a key, from this machine too.",
+                "从现在起，所有请求（包括本机）都需要密钥。",
+            )
+        )
+
+
+@app.command("list", help=say("All keys, without their secrets.", "列出所有密钥（不含密文）。"))
+def list_(
+    as_json: Annotated[
+        bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))
+    ] = False,
+) -> None:
+    from server.keys import Keys
+
+    with closing(_database()) as database:
+        keys = Keys(database).every()
+    if as_json:
+        out_json(
+            [
+                {
+                    "id": key.id,
+                    "name": key.name,
+                    "scopes": [*map(str, key.grants)],
+                    "created": key.created,
+                    "revoked": key.revoked,
+                }
+                for key in keys
+            ]
+        )
+        return
+    if not keys:
+        note(say("None yet; make one with: rag keys create NAME --scope read",
+                 "还没有；请运行：rag keys create 名称 --scope read"))  # fmt: skip
+        return
+    columns = ["id", say("name", "名称"), say("scopes", "权限"), say("created", "创建"),
+               say("revoked", "吊销")]  # fmt: skip
+    table(
+        "",
+        columns,
+        [
+            (
+                key.id,
+                key.name,
+                ", ".join(map(str, key.grants)),
+                _time(key.created),
+                _time(key.revoked),
+            )
+            for key in keys
+        ],
+    )
+
+
+@app.command(help=say("End a key, at once.", "立即吊销密钥。"))
+def revoke(
+    key: Annotated[str, typer.Argument(help=say("Its id or name.", "密钥编号或名称。"))],
+) -> None:
+    from server.keys import Keys
+
+    with closing(_database()) as database:
+        ended = Keys(database).revoke(key)
+    out(say(f"revoked {ended.id} ({ended.name})", f"已吊销 {ended.id}（{ended.name}）"))
+
+
+def _time(seconds: float | None) -> str:
+    return strftime("%Y-%m-%d %H:%M", localtime(seconds)) if seconds else ""

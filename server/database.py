@@ -1,0 +1,150 @@
+"""The server's own tables: keys and jobs, which must last, and traces, which may go."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ingest.errors import Mismatch
+from ingest.store.failure import failures_named
+from ingest.store.schema import split_statements
+
+VERSION = 1
+
+LASTING = """
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    grants TEXT NOT NULL,
+    created REAL NOT NULL,
+    revoked REAL
+) WITHOUT ROWID;
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    base TEXT NOT NULL,
+    state TEXT NOT NULL,
+    created REAL NOT NULL,
+    started REAL,
+    finished REAL,
+    after REAL NOT NULL DEFAULT 0,
+    worker TEXT,
+    lease REAL NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    cancel INTEGER NOT NULL DEFAULT 0,
+    chunks INTEGER NOT NULL DEFAULT 0,
+    error TEXT,
+    error_zh TEXT
+) WITHOUT ROWID;
+CREATE INDEX jobs_base ON jobs (base, created);
+CREATE INDEX jobs_state ON jobs (state, created);
+CREATE TABLE files (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    chunks INTEGER NOT NULL DEFAULT 0,
+    receipt TEXT,
+    problem TEXT,
+    problem_zh TEXT,
+    PRIMARY KEY (job, position)
+) WITHOUT ROWID;
+CREATE INDEX files_digest ON files (digest);
+"""
+PASSING = """
+CREATE TABLE traces (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL UNIQUE,
+    created REAL NOT NULL,
+    kind TEXT NOT NULL,
+    base TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    record TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX traces_base ON traces (base);
+CREATE TABLE quoted (
+    document TEXT NOT NULL,
+    trace TEXT NOT NULL REFERENCES traces ON DELETE CASCADE,
+    PRIMARY KEY (document, trace)
+) WITHOUT ROWID;
+CREATE INDEX quoted_trace ON quoted (trace);
+"""
+
+
+class Database:
+    """One file of SQLite, used by one thread at a time.
+
+    With `lasting`, what is committed survives a power cut; otherwise only the end of the process.
+    """
+
+    def __init__(self, path: Path, schema: str, *, lasting: bool) -> None:
+        with failures_named(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            self._sql = sqlite3.connect(
+                path, timeout=10, isolation_level=None, check_same_thread=False
+            )
+        self._sql.row_factory = sqlite3.Row
+        self._guard = threading.RLock()
+        for pragma in (
+            "journal_mode=WAL",
+            "foreign_keys=ON",
+            "secure_delete=ON",
+            f"synchronous={'FULL' if lasting else 'NORMAL'}",
+        ):
+            self._sql.execute(f"PRAGMA {pragma}")
+        self._lay_out(path, schema)
+
+    def _lay_out(self, path: Path, schema: str) -> None:
+        with self.change() as sql:
+            (version,) = sql.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in split_statements(schema):
+                    sql.execute(statement)
+                sql.execute(f"PRAGMA user_version={VERSION}")
+            elif version != VERSION:
+                raise Mismatch(
+                    f"{path} has version {version}, this program knows {VERSION}; upgrade "
+                    "chatglm-rag to use it",
+                    zh=f"{path} 的版本为 {version}，本程序只认识 {VERSION}；请升级 chatglm-rag",
+                )
+
+    @contextmanager
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; what goes wrong in it undoes it."""
+        with self._guard:
+            self._sql.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._sql
+                self._sql.execute("COMMIT")
+            except BaseException:
+                if self._sql.in_transaction:
+                    self._sql.execute("ROLLBACK")
+                raise
+
+    def rows(self, query: str, arguments: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with self._guard:
+            return self._sql.execute(query, arguments).fetchall()
+
+    def row(self, query: str, arguments: Sequence[Any] = ()) -> sqlite3.Row | None:
+        with self._guard:
+            return self._sql.execute(query, arguments).fetchone()
+
+    def close(self) -> None:
+        with self._guard:
+            self._sql.close()
+
+
+def lasting(home: Path) -> Database:
+    """Keys and jobs."""
+    return Database(home / "server.sqlite", LASTING, lasting=True)
+
+
+def passing(home: Path) -> Database:
+    """Traces."""
+    return Database(home / "traces.sqlite", PASSING, lasting=False)

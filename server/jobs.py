@@ -1,0 +1,236 @@
+"""Durable work: what is to be read into which knowledge base, and how far it has come.
+
+A job is claimed by one worker at a time, which renews its lease as long as it lives. One whose
+lease runs out goes back into the queue; files that the knowledge base holds by then are not read
+again.
+"""
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from ingest.errors import UserError
+from ingest.pipeline import Outcome
+from server import schemas
+from server.database import Database
+from server.originals import Stored
+
+LEASE = 10.0  # seconds without a sign of life before a worker counts as dead
+ATTEMPTS = 3  # that may end with the worker's death
+LISTED = 200
+KEPT = 5_000  # ended jobs that are remembered
+
+
+class Jobs:
+    """The queue in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # What clients do
+
+    def receive(self, base: str) -> str:
+        """A new job whose files are being uploaded; `queue` sets it going."""
+        return self._add("ingest", base, "receiving")
+
+    def file(self, job: str, stored: Stored, *, once: Mapping[str, str]) -> None:
+        """One more file of an upload. To be told before its bytes are in their place, so that
+        nobody takes them for left over.
+
+        `once` are the names and digests of those before it: `UserError` where another of the same
+        name was among them, for one would take the other's place.
+        """
+        if once.get(stored.name, stored.digest) != stored.digest:
+            raise UserError(
+                f"another file of this upload is called {stored.name}; rename one",
+                zh=f"同一次上传中另有文件名为 {stored.name}；请改名",
+            )
+        self._add_file(job, stored.name, stored.digest, stored.size)
+
+    def refused(self, job: str, name: str, problem: UserError) -> None:
+        """A file of an upload that is not taken."""
+        self._add_file(job, name, "", 0, problem)
+
+    def queue(self, job: str) -> None:
+        """The upload is complete."""
+        with self._database.change() as sql:
+            sql.execute(
+                "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'receiving'", (job,)
+            )
+
+    def forget_uploads(self) -> None:
+        """End the uploads that were under way when a server of before ended."""
+        problem = UserError("the upload was cut off; try again", zh="上传中断；请重新上传")
+        for row in self._database.rows("SELECT id FROM jobs WHERE state = 'receiving'"):
+            self.end(row["id"], "cancelled", problem)
+
+    def purge(self, base: str) -> None:
+        """See to it that indexes are made anew once, after the work that is waiting."""
+        waiting = self._database.row(
+            "SELECT 1 FROM jobs WHERE base = ? AND kind = 'purge' AND state = 'queued'", (base,)
+        )
+        if not waiting:
+            self._add("purge", base, "queued")
+
+    def _add(self, kind: str, base: str, state: str) -> str:
+        job = secrets.token_hex(12)
+        with self._database.change() as sql:
+            sql.execute(
+                "INSERT INTO jobs (id, kind, base, state, created) VALUES (?, ?, ?, ?, ?)",
+                (job, kind, base, state, time.time()),
+            )
+            sql.execute(
+                "DELETE FROM jobs WHERE finished IS NOT NULL AND id NOT IN"
+                " (SELECT id FROM jobs ORDER BY created DESC LIMIT ?)",
+                (KEPT,),
+            )
+        return job
+
+    def _add_file(
+        self, job: str, name: str, digest: str, size: int, problem: UserError | None = None
+    ) -> None:
+        told = (str(problem), problem.zh) if problem else (None, None)
+        state = "refused" if problem else "waiting"
+        with self._database.change() as sql:
+            sql.execute(
+                "INSERT INTO files (job, position, name, digest, size, state, problem, problem_zh)"
+                " VALUES (?, (SELECT count(*) FROM files WHERE job = ?), ?, ?, ?, ?, ?, ?)",
+                (job, job, name, digest, size, state, *told),
+            )
+
+    def get(self, job: str) -> sqlite3.Row | None:
+        return self._database.row("SELECT * FROM jobs WHERE id = ?", (job,))
+
+    def newest(self, base: str | None = None) -> list[sqlite3.Row]:
+        """At most `LISTED`, newest first."""
+        return self._database.rows(
+            "SELECT * FROM jobs WHERE ? IN (base, '') ORDER BY created DESC LIMIT ?",
+            (base or "", LISTED),
+        )
+
+    def files(self, job: str) -> list[sqlite3.Row]:
+        return self._database.rows("SELECT * FROM files WHERE job = ? ORDER BY position", (job,))
+
+    def cancel(self, job: str) -> None:
+        """End a job: at once where it waits, soon where it runs. What is stored stays."""
+        with self._database.change() as sql:
+            sql.execute("UPDATE jobs SET cancel = 1 WHERE id = ?", (job,))
+            _end(sql, job, "cancelled", where="AND state IN ('queued', 'receiving')")
+
+    def cancel_all(self, base: str) -> None:
+        for row in self._database.rows(
+            "SELECT id FROM jobs WHERE base = ? AND finished IS NULL", (base,)
+        ):
+            self.cancel(row["id"])
+
+    def drop_unwanted(self, base: str, digest: str, drop: Callable[[str], None]) -> None:
+        """Drop an original unless work that has not ended will read it.
+
+        No upload can name it between the look and the drop.
+        """
+        with self._database.change() as sql:
+            wanted = sql.execute(
+                "SELECT 1 FROM files JOIN jobs ON jobs.id = files.job"
+                " WHERE digest = ? AND base = ? AND finished IS NULL",
+                (digest, base),
+            ).fetchone()
+            if not wanted:
+                drop(digest)
+
+    @property
+    def waiting(self) -> int:
+        row = self._database.row("SELECT count(*) FROM jobs WHERE finished IS NULL")
+        return row[0] if row else 0
+
+    # What workers do
+
+    def claim(self, worker: str) -> sqlite3.Row | None:
+        """The oldest job that waits, whose knowledge base no other worker is at."""
+        now = time.time()
+        with self._database.change() as sql:
+            self._take_back(sql, now)
+            return sql.execute(
+                "UPDATE jobs SET state = 'running', worker = ?, lease = ?, attempts = attempts + 1,"
+                " started = coalesce(started, ?) WHERE id = (SELECT id FROM jobs WHERE"
+                " state = 'queued' AND after <= ? AND base NOT IN"
+                " (SELECT base FROM jobs WHERE state = 'running') ORDER BY created LIMIT 1)"
+                " RETURNING *",
+                (worker, now + LEASE, now, now),
+            ).fetchone()
+
+    def _take_back(self, sql: sqlite3.Connection, now: float) -> None:
+        """Jobs of workers that died wait again, or fail where that has happened too often."""
+        dead = sql.execute(
+            "SELECT id, attempts, cancel FROM jobs WHERE state = 'running' AND lease < ?", (now,)
+        ).fetchall()
+        for job, attempts, cancel in dead:
+            if cancel:
+                _end(sql, job, "cancelled")
+            elif attempts >= ATTEMPTS:
+                en = f"its worker ended {attempts} times; upload the files in smaller lots"
+                zh = f"处理进程异常结束 {attempts} 次；请分批上传"
+                _end(sql, job, "failed", en, zh)
+            else:
+                sql.execute("UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ?", (job,))
+
+    def renew(self, job: str, worker: str) -> bool:
+        """Tell that the worker lives; False where the job is to end, or is another's by now."""
+        with self._database.change() as sql:
+            row = sql.execute(
+                "UPDATE jobs SET lease = ? WHERE id = ? AND worker = ? AND state = 'running'"
+                " RETURNING cancel",
+                (time.time() + LEASE, job, worker),
+            ).fetchone()
+        return bool(row) and not row["cancel"]
+
+    def embedded(self, job: str, chunks: int) -> None:
+        with self._database.change() as sql:
+            sql.execute("UPDATE jobs SET chunks = chunks + ? WHERE id = ?", (chunks, job))
+
+    def outcome(self, job: str, position: int, outcome: Outcome) -> None:
+        """What became of a file, once it is in the knowledge base or refused."""
+        problem = outcome.problem
+        receipt = json.dumps(asdict(outcome.receipt)) if outcome.receipt else None
+        told = (str(problem), problem.zh) if problem else (None, None)
+        with self._database.change() as sql:
+            sql.execute(
+                "UPDATE files SET state = ?, chunks = ?, receipt = ?, problem = ?, problem_zh = ?"
+                " WHERE job = ? AND position = ?",
+                (outcome.status, outcome.chunks, receipt, *told, job, position),
+            )
+
+    def end(self, job: str, state: schemas.JobState, problem: UserError | None = None) -> None:
+        told = (str(problem), problem.zh) if problem else (None, None)
+        with self._database.change() as sql:
+            _end(sql, job, state, *told)
+
+    def put_back(self, job: str, *, pause: float = 0.0, blame: bool = False) -> None:
+        """Let a job wait again, for `pause` seconds at least; the attempt counts if `blame`."""
+        with self._database.change() as sql:
+            sql.execute(
+                "UPDATE jobs SET state = 'queued', worker = NULL, after = ?,"
+                " attempts = attempts - ? WHERE id = ? AND state = 'running'",
+                (time.time() + pause, 0 if blame else 1, job),
+            )
+
+
+def _end(
+    sql: sqlite3.Connection,
+    job: str,
+    state: schemas.JobState,
+    error: str | None = None,
+    error_zh: str | None = None,
+    *,
+    where: str = "AND finished IS NULL",
+) -> None:
+    ended = sql.execute(
+        f"UPDATE jobs SET state = ?, finished = ?, error = ?, error_zh = ? WHERE id = ? {where}",
+        (state, time.time(), error, error_zh, job),
+    )
+    if ended.rowcount:
+        sql.execute(
+            "UPDATE files SET state = 'cancelled' WHERE job = ? AND state = 'waiting'", (job,)
+        )

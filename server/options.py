@@ -1,0 +1,68 @@
+"""What the operator decides: where things lie, what may be used, how much is too much."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest.embed import BUNDLED
+from ingest.errors import UserError
+from rag.generate import GenerateOptions
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Settings of one server; all that belongs to it lies in `data`, what can be made again in
+    `cache`."""
+
+    data: Path
+    cache: Path
+    host: str = LOOPBACK[0]
+    port: int = 8765
+    hosts: tuple[str, ...] = ()
+    """Names under which a browser may reach it without keys, beside the loopback's."""
+    embedders: tuple[str, ...] = (BUNDLED,)
+    """Encoders that a new knowledge base may choose; the first is the usual one."""
+    adapters: Path | None = None
+    """A folder whose folders are adapters that a knowledge base may choose."""
+    generate: GenerateOptions | None = None
+    """The language model of knowledge bases whose own settings name none."""
+    slots: int = 2
+    """Questions that are worked on at one time; a language model answers one."""
+    queue: int = 64
+    """Questions that wait; one more is told to come again."""
+    rate: int = 600
+    """Requests a minute for each key; without keys there is no limit."""
+    largest_upload: int = 200_000_000
+    """Bytes of one file."""
+    largest_batch: int = 1_000_000_000
+    """Bytes of one upload."""
+    most_files: int = 500
+    """Files of one upload."""
+    patience: float = 30.0
+    """Seconds that a client may take to send or to take the next piece."""
+    traces: int = 10_000
+    """Answers that can be traced; the oldest go."""
+    ocr: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "queue", "largest_upload", "largest_batch", "most_files", "traces"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(
+                    f"{name} is {value}; need 1 or more", zh=f"{name} 为 {value}；须不小于 1"
+                )
+        if not 0 <= self.port <= 65535:
+            raise UserError(
+                f"port is {self.port}; need 0 (any free one) to 65535",
+                zh=f"port 为 {self.port}；须在 0（任选空闲端口）到 65535 之间",
+            )
+
+    @property
+    def home(self) -> Path:
+        """The server's own files. No knowledge base has this name: theirs begin with no dot."""
+        return self.data / ".server"
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.host in LOOPBACK

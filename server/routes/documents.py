@@ -1,0 +1,186 @@
+"""/knowledge-bases/{name}/documents."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, File, Path, Query, Response, UploadFile
+
+from ingest.errors import UserError
+from ingest.store import LocalStore
+from ingest.types import Document
+from server import schemas, shapes
+from server.bases import Unknown
+from server.options import ServerOptions
+from server.originals import Originals
+from server.problems import responses
+from server.routes.bases import Name
+from server.state import Asking, By, Server, State
+
+Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
+Offset = Annotated[int, Query(ge=0, le=2**53)]
+MOST_TEXT = 200_000  # characters of one answer
+PIECE = 1 << 20
+PREFIX = "/knowledge-bases/{name}/documents"
+
+
+def router(options: ServerOptions) -> APIRouter:
+    """The routes, with what may be uploaded as the operator has set it."""
+    routes = APIRouter(prefix=PREFIX, tags=["documents"])
+    routes.post(
+        "",
+        status_code=202,
+        responses=responses(503),
+        max_body_size=options.largest_batch,
+        form_limits={"max_files": options.most_files, "max_fields": 0},
+    )(upload)
+    routes.get("")(list_documents)
+    routes.get("/{document}")(get_document)
+    routes.get("/{document}/text")(get_text)
+    routes.get(
+        "/{document}/pages/{number}",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {"schema": {"type": "string"}}}}},
+    )(get_page)
+    routes.delete("/{document}", status_code=204, responses=responses(503))(delete_document)
+    return routes
+
+
+def upload(
+    name: Name,
+    files: Annotated[list[UploadFile], File(description="Documents, many at once")],
+    server: Server,
+    by: By,
+) -> schemas.Job:
+    """Take files in; the job that is returned reads them. A file of a name that is there already
+    takes the place of that document."""
+    by.must("write", name)
+    originals = Originals(server.bases.path(name))
+    job = server.jobs.receive(name)
+    seen: dict[str, str] = {}
+    try:
+        for file in files:
+            _take(file, server, originals, job, seen)
+        server.jobs.queue(job)
+    except BaseException:
+        server.jobs.cancel(job)
+        raise
+    return _job(server, by, job)
+
+
+def _take(
+    file: UploadFile, server: State, originals: Originals, job: str, seen: dict[str, str]
+) -> None:
+    name = file.filename or ""
+    try:
+        stored = originals.keep(
+            name,
+            iter(lambda: file.file.read(PIECE), b""),
+            most=server.options.largest_upload,
+            noted=lambda stored: server.jobs.file(job, stored, once=seen),
+        )
+        seen[stored.name] = stored.digest
+    except UserError as problem:
+        server.jobs.refused(job, shapes.shown(name), problem)
+
+
+def _job(server: State, by: Asking, job: str) -> schemas.Job:
+    row = server.jobs.get(job)
+    assert row
+    return shapes.job(row, server.jobs.files(job), by.say)
+
+
+def list_documents(
+    name: Name,
+    server: Server,
+    by: By,
+    q: Annotated[str, Query(max_length=200, description="Part of a name or title")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Offset = 0,
+) -> schemas.DocumentList:
+    """By name."""
+    by.must("read", name)
+    wanted = q.casefold()
+    with server.bases.reading(name) as pipeline:
+        heads = [
+            head
+            for head in pipeline.store.documents()
+            if wanted in f"{shapes.name_of(head.source)}\n{head.title}".casefold()
+        ]
+        heads.sort(key=lambda head: shapes.name_of(head.source).casefold())
+        page = heads[offset : offset + limit]
+        return schemas.DocumentList(
+            documents=[_shape(pipeline.store, head) for head in page], total=len(heads)
+        )
+
+
+def get_document(name: Name, document: Id, server: Server, by: By) -> schemas.Document:
+    with _head(name, document, server, by) as (store, head):
+        return _shape(store, head)
+
+
+def get_text(
+    name: Name,
+    document: Id,
+    server: Server,
+    by: By,
+    start: Offset = 0,
+    end: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+) -> schemas.Text:
+    """Characters [start, end) of the text, at most 200,000 of them; `end` says how far it went."""
+    with _head(name, document, server, by) as (store, head):
+        length = store.length(head.id)
+        start = min(start, length)
+        end = max(start, min(length if end is None else end, length, start + MOST_TEXT))
+        text = store.text(head.id, start, end)
+        return schemas.Text(text=text, start=start, end=end, length=length)
+
+
+def get_page(
+    name: Name,
+    document: Id,
+    number: Annotated[int, Path(ge=1, le=1_000_000)],
+    server: Server,
+    by: By,
+    start: Offset = 0,
+    end: Offset = 0,
+) -> Response:
+    """A page as a picture, with characters [start, end) of the text marked where they are found."""
+    with _head(name, document, server, by) as (store, head):
+        passage = store.text(head.id, start, min(end, start + MOST_TEXT)) if end > start else ""
+        png, marked = server.pages.draw(store, head, number, passage)
+    return Response(png, media_type="image/png", headers={"X-Marked": str(marked).lower()})
+
+
+def delete_document(name: Name, document: Id, server: Server, by: By) -> None:
+    """Remove it for good: from now on nothing finds it. What indexes still hold of its words goes
+    with the job that this sets going; so do its original and the traces that quote it, now."""
+    by.must("write", name)
+    with _head(name, document, server, by) as (store, head):
+        with store.change(reason="remove") as change:
+            change.remove(head.source)
+        server.traces.forget_document(head.id)
+        if all(other.digest != head.digest for other in store.documents()):
+            server.jobs.drop_unwanted(name, head.digest, Originals(store.path).drop)
+    server.jobs.purge(name)
+
+
+@contextmanager
+def _head(
+    name: str, document: str, server: State, by: Asking
+) -> Iterator[tuple[LocalStore, Document]]:
+    """The store, and the document's head; what is gone by now, or goes meanwhile, is unknown."""
+    by.must("read", name)
+    unknown = Unknown(f"there is no document {document}", zh=f"没有文档 {document}")
+    with server.bases.reading(name) as pipeline:
+        head = pipeline.store.by_id(document)
+        if head is None:
+            raise unknown
+        try:
+            yield pipeline.store, head
+        except KeyError as gone:
+            raise unknown from gone
+
+
+def _shape(store: LocalStore, head: Document) -> schemas.Document:
+    return shapes.document(head, store.length(head.id))

@@ -1,0 +1,215 @@
+"""/v1: what clients of OpenAI's API know how to use. The knowledge base is the model."""
+
+import base64
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi.sse import format_sse_event
+
+from ingest.errors import UserError
+from rag.pipeline import LONGEST_QUESTION, Pipeline
+from rag.reply import marks, numbers
+from rag.types import Message
+from server import schemas
+from server.answering import Asked, Event
+from server.openai_schemas import (
+    Annotation,
+    Chat,
+    Choice,
+    Completion,
+    Embed,
+    Embedding,
+    EmbeddingList,
+    EmbeddingUsage,
+    Model,
+    ModelList,
+    Reply,
+    UrlCitation,
+    Usage,
+)
+from server.problems import responses
+from server.routes.asking import Events, begun, broken_off
+from server.state import By, Server, State
+from server.turns import Full
+
+router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
+CHUNK = "chat.completion.chunk"
+STREAMED = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+@router.get("/models")
+def list_models(server: Server, by: By) -> ModelList:
+    """The knowledge bases that the key may read."""
+    now = int(time.time())
+    names = [name for name in server.bases.names() if by.who.may("read", name)]
+    return ModelList(data=[Model(id=name, created=now) for name in names])
+
+
+@router.post("/chat/completions", response_model=Completion, responses=STREAMED | responses(503))
+async def chat(body: Chat, server: Server, by: By):
+    """An answer from the knowledge base that `model` or `knowledge_base` names; citations are in the
+    message's annotations."""
+    asked = _asked(body, server)
+    by.must("read", asked.base)
+    events = server.answering.answer(asked, by.who, by.say)
+    if body.stream:
+        return Events(_chunks(await begun(events), body, server, by))
+    async with aclosing(events):
+        answer = [event async for event in events][-1]
+    assert isinstance(answer, schemas.Answer)
+    reply = Reply(content=answer.answer, annotations=annotations(answer))
+    return Completion(
+        id=f"chatcmpl-{answer.id}",
+        created=int(time.time()),
+        model=body.model,
+        choices=[Choice(message=reply)],
+        usage=_usage(server, asked, answer),
+        refused=answer.refused,
+        hits=answer.hits,
+    )
+
+
+@router.post("/embeddings", responses=responses(503))
+def embeddings(body: Embed, server: Server, by: By) -> EmbeddingList:
+    """Vectors of the encoder of a knowledge base. What does not fit its window is refused, never
+    cut."""
+    by.must("read", body.model)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    with server.bases.reading(body.model) as pipeline:
+        encoder = pipeline.embedder
+        if body.dimensions not in (None, encoder.dim):
+            raise UserError(
+                f"dimensions is {body.dimensions}; {encoder.name} has {encoder.dim}",
+                zh=f"dimensions 为 {body.dimensions}；{encoder.name} 的维度为 {encoder.dim}",
+            )
+        counts = encoder.count_many(texts)
+        if body.input_type == "query":
+            vectors = np.array([encoder.embed_query(text) for text in texts])
+        else:
+            _fits(counts, pipeline)
+            vectors = encoder.embed_passages(texts)
+    return EmbeddingList(
+        data=[
+            Embedding(index=index, embedding=_encoded(vector, body.encoding_format))
+            for index, vector in enumerate(vectors)
+        ],
+        model=body.model,
+        usage=EmbeddingUsage(prompt_tokens=sum(counts), total_tokens=sum(counts)),
+    )
+
+
+def _fits(counts: list[int], pipeline: Pipeline) -> None:
+    room = pipeline.embedder.max_tokens
+    for index, count in enumerate(counts):
+        if count > room:
+            raise UserError(
+                f"input {index} has {count} tokens, the encoder's window holds {room}; split it",
+                zh=f"第 {index} 个输入有 {count} 个词元，编码器窗口只有 {room} 个；请拆分",
+            )
+
+
+def _encoded(vector: np.ndarray, form: str) -> list[float] | str:
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector.tolist()
+
+
+def _asked(body: Chat, server: State) -> Asked:
+    """The last message is the question, those before it are the conversation. Instructions of the
+    system role are left out: the knowledge base's own hold."""
+    said_before = [each for each in body.messages if each.role in ("user", "assistant")]
+    last = said_before.pop() if said_before else None
+    if last is None or last.role != "user" or not last.text.strip():
+        raise UserError(
+            "the last message has to be a question of the user", zh="最后一条消息须是用户的问题"
+        )
+    if len(last.text) > LONGEST_QUESTION:
+        raise UserError(
+            f"the question has {len(last.text)} characters; ask in {LONGEST_QUESTION} or fewer",
+            zh=f"问题有 {len(last.text)} 个字符；请控制在 {LONGEST_QUESTION} 个以内",
+        )
+    base = body.knowledge_base or body.model
+    history = [
+        Message("user" if each.role == "user" else "assistant", each.text) for each in said_before
+    ]
+    said: dict[str, Any] = {
+        "max_new_tokens": body.max_completion_tokens or body.max_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "seed": body.seed,
+    }
+    said = {name: value for name, value in said.items() if value is not None}
+    sampling = server.bases.sampling(base, **said) if said else None
+    return Asked(last.text, base, tuple(history), sampling)
+
+
+def annotations(answer: schemas.Answer) -> list[Annotation]:
+    """One for each mark of the text that is a citation's number."""
+    cited: dict[int, list[schemas.Citation]] = {}
+    for citation in answer.citations:
+        cited.setdefault(citation.number, []).append(citation)
+    return [
+        Annotation(
+            url_citation=UrlCitation(
+                start_index=mark.start(),
+                end_index=mark.end(),
+                title=" · ".join(part for part in (citation.name, citation.label) if part),
+                url=(
+                    f"/knowledge-bases/{answer.knowledge_base}/documents/{citation.document}"
+                    f"/text?start={citation.start}&end={citation.end}"
+                ),
+            ),
+            citation=citation,
+        )
+        for mark in marks(answer.answer)
+        for number in numbers(mark)
+        for citation in cited.get(number, [])
+    ]
+
+
+def _usage(server: State, asked: Asked, answer: schemas.Answer) -> Usage:
+    with server.bases.reading(asked.base) as pipeline:
+        encoder = pipeline.embedder
+    read = encoder.count("\n".join([*(m.text for m in asked.history), asked.question]))
+    written = encoder.count(answer.answer)
+    return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+
+
+async def _chunks(
+    events: AsyncGenerator[Event], body: Chat, server: State, by: By
+) -> AsyncGenerator[bytes]:
+    """OpenAI's chunks: the role, the text, then annotations and the reason of the end."""
+    frame: dict[str, Any] = {"object": CHUNK, "created": int(time.time()), "model": body.model}
+
+    def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return _data(frame | {"choices": [choice]} | more)
+
+    async with aclosing(events):
+        try:
+            async for event in events:
+                match event:
+                    case schemas.Found():
+                        frame["id"] = f"chatcmpl-{event.id}"
+                        hits = [hit.model_dump() for hit in event.hits]
+                        yield chunk({"role": "assistant", "content": ""}, hits=hits)
+                    case schemas.Piece():
+                        yield chunk({"content": event.text})
+                    case schemas.Answer():
+                        told = [each.model_dump() for each in annotations(event)]
+                        yield chunk({"annotations": told}, "stop", refused=event.refused)
+                        if body.stream_options and body.stream_options.include_usage:
+                            usage = _usage(server, _asked(body, server), event).model_dump()
+                            yield _data(frame | {"choices": [], "usage": usage})
+        except (UserError, Full) as problem:
+            yield _data(broken_off(problem, by).model_dump())
+    yield format_sse_event(data_str="[DONE]")
+
+
+def _data(value: dict[str, Any]) -> bytes:
+    return format_sse_event(data_str=json.dumps(value, ensure_ascii=False))

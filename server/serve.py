@@ -1,0 +1,96 @@
+"""A server, from its options to its end."""
+
+import logging
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+
+import uvicorn
+
+from ingest.errors import UserError
+from server.app import application, guarded
+from server.clients import protocol
+from server.crew import Crew
+from server.guard import JsonLines
+from server.keys import Keys
+from server.models import Models, loader
+from server.options import ServerOptions
+from server.spans import Spans
+from server.state import State
+
+BACKLOG = 512
+GRACE = 20  # seconds that answers under way get at the end
+
+
+def serve(
+    options: ServerOptions,
+    *,
+    spans: Spans,
+    told: Callable[[str], None],
+    note: Callable[[str], None],
+) -> None:
+    """Serve until a signal ends it; `told` gets the address once it listens. Answers under way are
+    finished, jobs under way wait for the next start."""
+    _log()
+    with closing(listen(options)) as listening, Crew(options) as crew:
+        state = State.made(
+            options, Models(loader(options.cache, note)), spans=spans, worker_alive=crew.alive
+        )
+        with closing(state):
+            check_door(options, state.keys)
+            state.jobs.forget_uploads()
+            state.bases.tidy()
+            incoming = options.home / "incoming"
+            incoming.mkdir(exist_ok=True)
+            tempfile.tempdir = str(incoming)  # uploads wait where there is room for them
+            config = uvicorn.Config(
+                guarded(application(state), state),
+                http=protocol(options.patience),
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=GRACE,
+                ws="none",
+            )
+            host, port = listening.getsockname()[:2]
+            told(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def listen(options: ServerOptions) -> socket.socket:
+    """A socket at the options' address; `UserError` where that is taken or not this machine's."""
+    try:
+        family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((options.host, options.port))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(
+            f"can't listen at {options.host} port {options.port}: {why}; choose another with --port",
+            zh=f"无法监听 {options.host} 端口 {options.port}：{why}；请用 --port 换一个",
+        ) from error
+    return listening
+
+
+def check_door(options: ServerOptions, keys: Keys) -> None:
+    """Raises `UserError` where others could come in without a key."""
+    if not options.on_loopback and not keys.usable:
+        raise UserError(
+            f"{options.host} can be reached from other machines and there is no key; make one "
+            "first: rag keys create NAME --scope read",
+            zh=f"{options.host} 可被其他机器访问，而现在没有密钥；请先创建：rag keys create 名称 --scope read",
+        )
+
+
+def _log() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in ("uvicorn", "uvicorn.error", "mcp", "httpx", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)

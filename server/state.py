@@ -1,0 +1,108 @@
+"""All that a running server holds, put together once; routes get at it through `Annotated` types."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from rag.language import Speaker
+from server.answering import Answering
+from server.bases import Bases, Unknown, check_name
+from server.database import Database, lasting, passing
+from server.guard import Denied
+from server.jobs import Jobs
+from server.keys import Keys, Principal
+from server.metrics import Metrics
+from server.models import Models
+from server.options import ServerOptions
+from server.pages import Pages
+from server.schemas import Scope
+from server.spans import Spans
+from server.traces import Traces
+from server.turns import Turns
+from server.words import speaker
+
+
+@dataclass(frozen=True)
+class State:
+    """The parts of one server. `worker_alive` says whether somebody works on jobs."""
+
+    options: ServerOptions
+    databases: tuple[Database, Database]
+    keys: Keys
+    jobs: Jobs
+    bases: Bases
+    traces: Traces
+    metrics: Metrics
+    pages: Pages
+    answering: Answering
+    worker_alive: Callable[[], bool]
+
+    @classmethod
+    def made(
+        cls,
+        options: ServerOptions,
+        models: Models,
+        *,
+        spans: Spans | None = None,
+        worker_alive: Callable[[], bool] = lambda: True,
+    ) -> "State":
+        last, passed = lasting(options.home), passing(options.home)
+        metrics, jobs = Metrics(), Jobs(last)
+        bases, traces = Bases(options, models), Traces(passed, options.traces)
+        reading, writing = Turns(options.slots, options.queue), Turns(1, options.queue)
+        metrics.gauge("rag_jobs_waiting", "Jobs that have not ended", lambda: jobs.waiting)
+        for name, turns in (("reading", reading), ("writing", writing)):
+            metrics.gauge(
+                f"rag_{name}_waiting", "Questions that wait", lambda turns=turns: turns.waiting
+            )
+            metrics.gauge(
+                f"rag_{name}_working", "Questions at work", lambda turns=turns: turns.working
+            )
+        answering = Answering(bases, traces, metrics, spans or Spans(), reading, writing)
+        return cls(
+            options, (last, passed), Keys(last), jobs, bases, traces, metrics, Pages(),
+            answering, worker_alive,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.answering.spans.close()
+        self.pages.close()
+        self.bases.close()
+        for database in self.databases:
+            database.close()
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Who asks, in which language."""
+
+    who: Principal
+    say: Speaker
+
+    def must(self, scope: Scope, base: str | None = None) -> None:
+        """Raises `Denied` unless the key has `scope`; what it may not even read, it is told is not
+        there."""
+        if base is not None:
+            check_name(base)
+            if not self.who.may("read", base):
+                raise Unknown(f"there is no knowledge base {base}", zh=f"没有知识库 {base}")
+        if not self.who.may(scope, base):
+            for_what = f"{scope}:{base}" if base else scope
+            raise Denied(
+                403, "insufficient_scope", f"this needs a key with the scope {for_what}",
+                f"需要有 {for_what} 权限的密钥",
+            )  # fmt: skip
+
+
+def state_of(request: Request) -> State:
+    return request.app.state.server
+
+
+def asking(request: Request) -> Asking:
+    return Asking(request.state.who, speaker(request.headers))
+
+
+Server = Annotated[State, Depends(state_of)]
+By = Annotated[Asking, Depends(asking)]

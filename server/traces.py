@@ -1,0 +1,153 @@
+"""How an answer came about, kept so that it can be looked into; and the same retrieval again."""
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from rag.pipeline import Pipeline
+from rag.prompt import Prompt
+from rag.render import hit_record, record
+from rag.retrieve import Ranked
+from rag.types import Answer, Message, Retrieved
+from server import schemas
+from server.database import Database
+
+TIDIED = 100  # traces between two looks at how many there are
+
+
+@dataclass
+class Watch:
+    """What a pipeline tells of one question while it is worked on: the `observe` of a pipeline."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    ranked: Ranked | None = None
+    found: Retrieved | None = None
+    prompt: Prompt | None = None
+
+    def __call__(self, stage: str, seconds: float, made: object) -> None:
+        self.seconds[stage] = seconds
+        match made:
+            case Ranked():
+                self.ranked = made
+            case Retrieved():
+                self.found = made
+            case Prompt():
+                self.prompt = made
+
+
+def identity() -> str:
+    """Of an answer: random, so that nobody finds another's by counting."""
+    return secrets.token_hex(12)
+
+
+def told(watch: Watch, history: Sequence[Message], answer: Answer | None) -> dict[str, Any]:
+    """The record of one question: what was weighed (chunk keys and scores, best first), found,
+    asked of a model, and answered."""
+    assert watch.ranked
+    assert watch.found
+    answered = record(answer) if answer else None
+    if answered:
+        del answered["hits"]
+    return {
+        "question": watch.found.question,
+        "history": [asdict(message) for message in history],
+        "confidence": watch.found.confidence,
+        "threshold": watch.found.threshold,
+        "candidates": weighed(watch.ranked),
+        "hits": [hit_record(hit) for hit in watch.found.hits],
+        "prompt": [asdict(message) for message in watch.prompt.messages] if watch.prompt else None,
+        "answer": answered,
+        "seconds": watch.seconds,
+    }
+
+
+def weighed(ranked: Ranked) -> list[list[float]]:
+    return [list(pair) for pair in zip(ranked.keys.tolist(), ranked.scores.tolist(), strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The same question asked of the knowledge base as it is now.
+
+    `same`: every candidate has the very score that it had. `chunks` names the candidates that are
+    still there; `new` and `gone` are keys.
+    """
+
+    sequence: int
+    same: bool
+    chunks: dict[int, str]
+    new: tuple[int, ...]
+    gone: tuple[int, ...]
+
+
+def replay(trace: schemas.Trace, pipeline: Pipeline) -> Replay:
+    """Retrieve once more and compare. Equal sequences give equal candidates, to the bit."""
+    watch, sequence = Watch(), pipeline.store.sequence
+    pipeline.watched(watch).retrieve(trace.record["question"])
+    assert watch.ranked
+    now, then = weighed(watch.ranked), trace.record["candidates"]
+    before, after = ([int(key) for key, _ in pairs] for pairs in (then, now))
+    chunks = pipeline.store.chunks([*dict.fromkeys([*before, *after])])
+    return Replay(
+        sequence,
+        now == then,
+        {key: chunk.id for key, chunk in chunks.items()},
+        tuple(key for key in after if key not in before),
+        tuple(key for key in before if key not in after),
+    )
+
+
+class Traces:
+    """The newest `most` of them. They hold text of documents, and go with these."""
+
+    def __init__(self, database: Database, most: int) -> None:
+        self._database, self.most = database, most
+
+    def keep(
+        self,
+        kind: Literal["ask", "search"],
+        *,
+        trace: str,
+        base: str,
+        sequence: int,
+        record: dict[str, Any],
+    ) -> None:
+        documents = {hit["document"] for hit in record["hits"]}
+        text = json.dumps(record, ensure_ascii=False)
+        with self._database.change() as sql:
+            (number,) = sql.execute("SELECT coalesce(max(number), 0) + 1 FROM traces").fetchone()
+            row = (trace, number, time.time(), kind, base, sequence, text)
+            sql.execute("INSERT INTO traces VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            sql.executemany(
+                "INSERT INTO quoted VALUES (?, ?)", ((each, trace) for each in documents)
+            )
+            if number % TIDIED == 0:
+                sql.execute("DELETE FROM traces WHERE number <= ?", (number - self.most,))
+
+    def get(self, trace: str) -> schemas.Trace | None:
+        row = self._database.row("SELECT * FROM traces WHERE id = ?", (trace,))
+        if row is None:
+            return None
+        return schemas.Trace(
+            id=row["id"],
+            created=row["created"],
+            kind=row["kind"],
+            knowledge_base=row["base"],
+            sequence=row["sequence"],
+            record=json.loads(row["record"]),
+        )
+
+    def forget_document(self, document: str) -> None:
+        """All traces that hold text of a document."""
+        with self._database.change() as sql:
+            sql.execute(
+                "DELETE FROM traces WHERE id IN (SELECT trace FROM quoted WHERE document = ?)",
+                (document,),
+            )
+
+    def forget_base(self, base: str) -> None:
+        with self._database.change() as sql:
+            sql.execute("DELETE FROM traces WHERE base = ?", (base,))

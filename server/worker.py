@@ -1,0 +1,172 @@
+"""The process that reads documents: it claims jobs one after the other, and gives way to questions.
+
+`python -m server.worker` is told what it needs on its standard input, which is also what its parent
+holds it by: when that closes, it ends.
+"""
+
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from sqlite3 import Row
+from tempfile import TemporaryDirectory
+from time import sleep
+from types import FrameType
+
+from ingest.errors import Busy, UserError
+from ingest.pipeline import Ingestion
+from ingest.sandbox import Sandbox, die_with_parent
+from ingest.store import open_store
+from rag.open import Writer, background_of, encoders, open_writer
+from server.bases import TRUTH
+from server.database import lasting
+from server.jobs import Jobs
+from server.originals import Originals, Stored
+
+PAUSE = 0.2  # seconds between two looks for work
+SIGN = 0.5  # seconds between two signs of life
+AGAIN = 3.0  # seconds until a knowledge base that another writes is tried again
+
+
+class Interrupted(BaseException):
+    """The job under way is to end now: cancelled, taken away, or the worker is to stop."""
+
+
+class Worker:
+    """Works on jobs until `stop` is set. What is interrupted is undone as far as it was not stored."""
+
+    def __init__(self, data: Path, cache: Path, home: Path, *, ocr: bool = True) -> None:
+        self.data, self.cache, self.ocr = data, cache, ocr
+        self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.jobs = Jobs(lasting(home))
+        self.stop = threading.Event()
+        self._opened = encoders(cache)
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            job = self.jobs.claim(self.name)
+            if job is None:
+                sleep(PAUSE)
+            else:
+                self.work(job)
+
+    def work(self, job: Row) -> None:
+        """One job, to whatever end."""
+        try:
+            with self._signs_of_life(job["id"]):
+                self._purge(job) if job["kind"] == "purge" else self._ingest(job)
+            self.jobs.end(job["id"], "done")
+            self._sweep(job["base"])
+        except Interrupted:
+            row = self.jobs.get(job["id"])
+            if row and row["cancel"]:
+                self.jobs.end(job["id"], "cancelled")
+            elif row and row["worker"] == self.name:
+                self.jobs.put_back(job["id"])
+        except Busy:  # the command line writes it, or a delete
+            self.jobs.put_back(job["id"], pause=AGAIN)
+        except UserError as problem:
+            self.jobs.end(job["id"], "failed", problem)
+
+    @contextmanager
+    def _signs_of_life(self, job: str) -> Iterator[None]:
+        """Renew the lease; interrupt the main thread where the job is to end."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(SIGN):
+                if self.stop.is_set() or not self.jobs.renew(job, self.name):
+                    if not done.is_set():
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                    return
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _ingest(self, job: Row) -> None:
+        base: str = job["base"]
+        with (
+            self._writer(base) as writer,
+            writer.store as store,
+            Sandbox(ocr=self.ocr) as sandbox,
+            TemporaryDirectory(prefix="rag-upload-") as links,
+        ):
+            rows = [row for row in self.jobs.files(job["id"]) if row["state"] == "waiting"]
+            originals = Originals(store.path)
+            files = [originals.as_file(_stored(row), Path(links)) for row in rows]
+            embedded = partial(self.jobs.embedded, job["id"])
+            work = Ingestion(store, writer.embedder, writer.chunker, sandbox, embedded)
+            for row, outcome in zip(rows, work.run(files), strict=True):
+                self.jobs.outcome(job["id"], row["position"], outcome)
+                background_of(store, writer.embedder)  # so that no question has to wait for it
+
+    def _purge(self, job: Row) -> None:
+        with open_store(self._path(job["base"])) as store:
+            store.rebuild()
+
+    def _sweep(self, base: str) -> None:
+        """Drop originals that no document has: refused, replaced or cancelled ones."""
+        with open_store(self._path(base)) as store:
+            used = {document.digest for document in store.documents()}
+            originals = Originals(store.path)
+        for digest in originals.left_over(used):
+            self.jobs.drop_unwanted(base, digest, originals.drop)
+
+    def _path(self, base: str) -> Path:
+        path = self.data / base
+        if not (path / TRUTH).is_file():
+            raise UserError(f"there is no knowledge base {base}", zh=f"没有知识库 {base}")
+        return path
+
+    @contextmanager
+    def _writer(self, base: str) -> Iterator[Writer]:
+        path = self._path(base)
+        yield open_writer(path, embedder=None, cache=self.cache, opened=self._opened)
+
+
+def _stored(row: Row) -> Stored:
+    return Stored(row["name"], row["digest"], row["size"])
+
+
+def give_way() -> None:
+    """Run when nobody else wants a core: questions come first. So do the children's children."""
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.nice(19)
+
+
+def main() -> None:
+    """Entry of the process."""
+    die_with_parent()
+    give_way()
+    logging.basicConfig(level=logging.WARNING)
+    said = json.loads(sys.stdin.readline())
+    worker = Worker(Path(said["data"]), Path(said["cache"]), Path(said["home"]), ocr=said["ocr"])
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    def end(number: int, frame: FrameType | None) -> None:
+        worker.stop.set()
+
+    signal.signal(signal.SIGUSR1, interrupt)
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which tells us
+    threading.Thread(target=lambda: (sys.stdin.read(), worker.stop.set()), daemon=True).start()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()
