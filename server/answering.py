@@ -1,5 +1,6 @@
 """Questions at work: each waits for its turn, runs in a thread, and stops when its client leaves."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
@@ -140,24 +141,15 @@ async def _pieces(pipeline: Pipeline, asked: Asked) -> AsyncGenerator[Retrieved 
 async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:
     """`work` in a thread. Where the client leaves meanwhile, the model is told to stop until it has,
     for it may be about to begin."""
-    done = anyio.Event()
-
-    async def see_to_its_end() -> None:
-        try:
-            await done.wait()
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                while not done.is_set() and pipeline.generator:
+    running = asyncio.ensure_future(run_sync(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            while not running.done():
+                if pipeline.generator:
                     pipeline.generator.stop()
-                    with anyio.move_on_after(NUDGE):
-                        await done.wait()
-            raise
-
-    made: list[T] = []
-    async with anyio.create_task_group() as group:
-        group.start_soon(see_to_its_end)
-        try:
-            made.append(await run_sync(work))
-        finally:
-            done.set()
-    return made[0]
+                await asyncio.wait([running], timeout=NUDGE)
+        if not running.cancelled():
+            running.exception()  # of a question that nobody waits for any more
+        raise

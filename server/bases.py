@@ -25,6 +25,7 @@ from rag.generate import GenerateOptions
 from rag.language import Speaker
 from rag.open import (
     SETTINGS,
+    Encoders,
     background_of,
     encoder_of,
     encoders,
@@ -80,12 +81,14 @@ class Open:
 class Bases:
     """Knowledge bases by name, below `options.data`."""
 
-    def __init__(self, options: ServerOptions, models: Models) -> None:
+    def __init__(
+        self, options: ServerOptions, models: Models, opened: Encoders | None = None
+    ) -> None:
         self.options, self.models = options, models
         self._guard = threading.RLock()
         self._open: OrderedDict[str, Open] = OrderedDict()
         # A question alone takes one core; the slots keep the others busy.
-        self.encoder = cache(encoders(options.cache, threads=1))
+        self.encoder = cache(opened or encoders(options.cache, threads=1))
 
     def names(self) -> list[str]:
         found = sorted(path.parent.name for path in self.options.data.glob(f"*/{TRUTH}"))

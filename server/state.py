@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from rag.language import Speaker
+from rag.open import Encoders
 from server.answering import Answering
 from server.bases import Bases, Unknown, check_name
 from server.database import Database, lasting, passing
@@ -45,12 +46,14 @@ class State:
         options: ServerOptions,
         models: Models,
         *,
+        opened: Encoders | None = None,
         spans: Spans | None = None,
         worker_alive: Callable[[], bool] = lambda: True,
     ) -> "State":
+        """A server's parts; `opened` brings encoders, where not in the usual way."""
         last, passed = lasting(options.home), passing(options.home)
         metrics, jobs = Metrics(), Jobs(last)
-        bases, traces = Bases(options, models), Traces(passed, options.traces)
+        bases, traces = Bases(options, models, opened), Traces(passed, options.traces)
         reading, writing = Turns(options.slots, options.queue), Turns(1, options.queue)
         metrics.gauge("rag_jobs_waiting", "Jobs that have not ended", lambda: jobs.waiting)
         for name, turns in (("reading", reading), ("writing", writing)):

@@ -24,7 +24,7 @@ from ingest.errors import Busy, UserError
 from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
 from ingest.store import open_store
-from rag.open import Writer, background_of, encoders, open_writer
+from rag.open import Encoders, Writer, background_of, encoders, open_writer
 from server.bases import TRUTH
 from server.database import lasting
 from server.jobs import Jobs
@@ -42,12 +42,20 @@ class Interrupted(BaseException):
 class Worker:
     """Works on jobs until `stop` is set. What is interrupted is undone as far as it was not stored."""
 
-    def __init__(self, data: Path, cache: Path, home: Path, *, ocr: bool = True) -> None:
+    def __init__(
+        self,
+        data: Path,
+        cache: Path,
+        home: Path,
+        *,
+        ocr: bool = True,
+        opened: Encoders | None = None,
+    ) -> None:
         self.data, self.cache, self.ocr = data, cache, ocr
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.jobs = Jobs(lasting(home))
         self.stop = threading.Event()
-        self._opened = encoders(cache)
+        self._opened = opened or encoders(cache)
 
     def run(self) -> None:
         while not self.stop.is_set():

@@ -1,0 +1,280 @@
+"""The routes as a client uses them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingest.files import Found
+from server.originals import Originals
+from tests.fakes import CopyingGenerator
+from tests.server.servers import LAW, Filled, filled, wait_for, work
+
+QUESTION = "试用期不得超过几个月？"
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    with filled(tmp_path_factory.mktemp("server")) as full:
+        yield full
+
+
+def events(text: str) -> list[tuple[str, dict]]:
+    found = []
+    for block in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines())
+        found.append((fields["event"], json.loads(fields["data"])))
+    return found
+
+
+def test_citations_quote_the_text_that_the_server_gives(mine: Filled) -> None:
+    answer = mine.ask(QUESTION)
+    assert not answer["refused"]
+    for cited in answer["citations"]:
+        path = f"/knowledge-bases/mine/documents/{cited['document']}/text"
+        text = mine.client.get(path, params={"start": cited["start"], "end": cited["end"]}).json()
+        assert text["text"] == cited["quote"]
+        assert cited["name"] in mine.documents()
+    assert "六个月" in answer["citations"][0]["quote"]
+
+
+def test_a_streamed_answer_is_passages_then_text_then_citations(mine: Filled) -> None:
+    body = {"question": QUESTION, "knowledge_base": "mine", "stream": True}
+    first, *pieces, last = events(mine.client.post("/ask", json=body).text)
+    assert first[0] == "passages"
+    assert {name for name, _ in pieces} == {"text"}
+    assert last[0] == "citations"
+    assert "".join(data["text"] for _, data in pieces) == last[1]["answer"]
+    whole = mine.ask(QUESTION)
+    assert {**whole, "id": ""} == {**last[1], "id": ""}
+    by_header = mine.client.post(
+        "/ask", json={**body, "stream": False}, headers={"Accept": "text/event-stream"}
+    )
+    assert by_header.headers["content-type"].startswith("text/event-stream")
+
+
+def test_what_goes_wrong_before_the_first_event_has_a_status(mine: Filled) -> None:
+    body = {"question": "  ", "knowledge_base": "mine", "stream": True}
+    answer = mine.client.post("/ask", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "the question is empty"
+
+
+def test_a_refusal_says_what_was_looked_at_in_the_readers_language(mine: Filled) -> None:
+    body = {"question": "xyzzy plugh quux?", "knowledge_base": "mine"}
+    (mine.state.options.data / "mine" / "rag.toml").write_text("[refuse]\nthreshold = 0.99\n")
+    chinese = mine.client.post("/ask", json=body, headers={"Accept-Language": "zh-CN,zh;q=.9"})
+    english = mine.client.post("/ask", json=body, headers={"Accept-Language": "en"})
+    (mine.state.options.data / "mine" / "rag.toml").unlink()
+    assert chinese.json()["refused"]
+    assert chinese.json()["answer"].startswith("未找到")
+    assert english.json()["answer"].startswith("Not found")
+    assert english.json()["citations"] == []
+    assert not mine.ask(QUESTION)["refused"]  # settings are looked at again each time
+
+
+def test_a_follow_up_leans_on_the_conversation(mine: Filled) -> None:
+    history = [{"role": "user", "content": "Rust 多久发布一个新的稳定版本？"}]
+    answer = mine.ask("那它的包管理器呢？", history=history)
+    assert answer["question"] == "Rust 多久发布一个新的稳定版本？ 那它的包管理器呢？"
+
+
+def test_search_gives_passages_best_first(mine: Filled) -> None:
+    body = {"question": QUESTION, "knowledge_base": "mine", "limit": 2}
+    found = mine.client.post("/search", json=body).json()
+    assert found["hits"][0]["name"] == "劳动合同法.txt"
+    assert len(found["hits"]) <= 2
+    scores = [hit["score"] for hit in found["hits"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_an_answer_can_be_traced(mine: Filled) -> None:
+    answer = mine.ask(QUESTION)
+    trace = mine.client.get(f"/traces/{answer['id']}").json()
+    assert trace["record"]["question"] == QUESTION
+    assert trace["record"]["answer"]["answer"] == answer["answer"]
+    assert trace["record"]["candidates"]
+    assert mine.client.get(f"/traces/{'0' * 24}").status_code == 404
+
+
+def test_documents_are_uploaded_listed_replaced_and_deleted(mine: Filled) -> None:
+    job = mine.upload({"电话.txt": "仓库值班电话是 8012。\n", "坏.pdf": b"%PDF-1.4 cut off"})
+    assert job["state"] == "done"
+    states = {file["name"]: file for file in job["files"]}
+    assert states["电话.txt"]["state"] == "added"
+    assert states["电话.txt"]["receipt"]["encoding"] == "utf-8"
+    assert states["坏.pdf"]["state"] == "refused"
+    assert "坏.pdf" in states["坏.pdf"]["problem"]
+    first = mine.documents()["电话.txt"]
+
+    job = mine.upload({"电话.txt": "仓库值班电话是 9999。\n".encode("gb18030")})
+    assert job["files"][0]["state"] == "changed"
+    second = mine.documents()["电话.txt"]
+    assert second["id"] != first["id"]
+    assert second["receipt"]["encoding"] == "gb18030"
+    assert "9999" in mine.ask("仓库值班电话是多少？")["answer"]
+
+    path = f"/knowledge-bases/mine/documents/{second['id']}"
+    originals = mine.state.options.data / "mine" / "originals"
+    before = len(list(originals.iterdir()))
+    trace = mine.ask("仓库值班电话是多少？")["id"]
+    assert mine.client.delete(path).status_code == 204
+    assert mine.client.get(path).status_code == 404
+    assert mine.client.get(f"{path}/text").status_code == 404
+    assert mine.client.delete(path).status_code == 404
+    assert "电话.txt" not in mine.documents()
+    assert len(list(originals.iterdir())) == before - 1
+    assert mine.client.get(f"/traces/{trace}").status_code == 404
+    found = mine.client.post(
+        "/search", json={"question": "仓库值班电话", "knowledge_base": "mine", "limit": 50}
+    )
+    assert "9999" not in found.text
+    work(mine.state)
+    for cache in (mine.state.options.data / "mine").rglob("*"):
+        assert not cache.is_file() or b"9999" not in cache.read_bytes()
+
+
+def test_documents_are_found_by_a_part_of_their_name(mine: Filled) -> None:
+    listing = mine.client.get("/knowledge-bases/mine/documents", params={"q": "劳动"}).json()
+    assert [each["name"] for each in listing["documents"]] == ["劳动合同法.txt"]
+    one = mine.client.get("/knowledge-bases/mine/documents", params={"limit": 1, "offset": 1})
+    assert len(one.json()["documents"]) == 1
+    assert one.json()["total"] == 3
+
+
+def test_text_is_given_in_pieces(mine: Filled) -> None:
+    path = f"/knowledge-bases/mine/documents/{mine.documents()['劳动合同法.txt']['id']}/text"
+    whole = mine.client.get(path).json()
+    assert whole["text"] == LAW
+    pieces = [
+        mine.client.get(path, params={"start": at, "end": at + 7}).json()["text"]
+        for at in range(0, len(LAW), 7)
+    ]
+    assert "".join(pieces) == LAW
+    assert mine.client.get(path, params={"start": 10**9}).json()["text"] == ""
+
+
+def test_an_upload_of_the_same_bytes_changes_nothing(mine: Filled) -> None:
+    job = mine.upload({"劳动合同法.txt": LAW})
+    assert job["files"][0]["state"] == "unchanged"
+
+
+def test_two_files_of_one_name_do_not_replace_each_other(mine: Filled) -> None:
+    parts = [("files", ("twice.txt", b"one\n")), ("files", ("twice.txt", b"two\n"))]
+    answer = mine.client.post("/knowledge-bases/mine/documents", files=parts)
+    assert [file["state"] for file in answer.json()["files"]] == ["waiting", "refused"]
+    work(mine.state)
+    mine.client.delete(f"/knowledge-bases/mine/documents/{mine.documents()['twice.txt']['id']}")
+
+
+def test_knowledge_bases_are_made_changed_and_deleted(mine: Filled) -> None:
+    made = mine.client.post("/knowledge-bases", json={"name": "第二", "instruction": "简短回答。"})
+    assert made.status_code == 201
+    assert made.json()["instruction"] == "简短回答。"
+    assert mine.client.post("/knowledge-bases", json={"name": "第二"}).status_code == 409
+    names = [each["name"] for each in mine.client.get("/knowledge-bases").json()["knowledge_bases"]]
+    assert names == ["mine", "第二"]
+    changed = mine.client.patch("/knowledge-bases/第二", json={"instruction": ""})
+    assert changed.json()["instruction"] == ""
+    mine.upload({"a.txt": "只在第二个知识库里的话。\n"}, base="第二")
+    assert "第二个" in mine.ask("只在哪里的话？", knowledge_base="第二")["answer"]
+    assert mine.client.delete("/knowledge-bases/第二").status_code == 204
+    assert mine.client.get("/knowledge-bases/第二").status_code == 404
+    assert not (mine.state.options.data / "第二").exists()
+    assert not [path for path in mine.state.options.data.iterdir() if path.name.startswith(".del")]
+
+
+@pytest.mark.parametrize("wrong", [{"embedder": "evil/model"}, {"adapter": "../x"}])
+def test_only_what_the_operator_offers_can_be_chosen(mine: Filled, wrong: dict) -> None:
+    answer = mine.client.post("/knowledge-bases", json={"name": "new", **wrong})
+    assert answer.status_code == 400
+    assert "this server offers" in answer.json()["error"]["message"]
+    assert not (mine.state.options.data / "new").exists()
+
+
+def test_jobs_can_be_cancelled_and_listed(mine: Filled) -> None:
+    parts = [("files", ("cancelled.txt", b"never read\n"))]
+    job = mine.client.post("/knowledge-bases/mine/documents", files=parts).json()["id"]
+    cancelled = mine.client.post(f"/jobs/{job}/cancel").json()
+    assert cancelled["state"] == cancelled["files"][0]["state"] == "cancelled"
+    work(mine.state)
+    assert "cancelled.txt" not in mine.documents()
+    listed = mine.client.get("/jobs", params={"knowledge_base": "mine"}).json()["jobs"]
+    assert job in {each["id"] for each in listed}
+    assert mine.client.get("/jobs", params={"knowledge_base": "none"}).json()["jobs"] == []
+
+
+def test_metrics_count_requests_stages_and_refusals(mine: Filled) -> None:
+    mine.ask(QUESTION)
+    text = mine.client.get("/metrics").text
+    assert 'rag_requests_total{method="POST",route="/ask",status="200"}' in text
+    for stage in ("embed", "search", "retrieve", "read"):
+        assert f'rag_stage_seconds_count{{stage="{stage}"}}' in text
+    assert 'rag_answers_total{outcome="answered"}' in text
+    assert "rag_reading_waiting 0.0" in text
+    assert "mine" not in text
+    assert "试用期" not in text
+
+
+def test_health_and_session_tell_what_a_client_needs(mine: Filled) -> None:
+    assert mine.client.get("/healthz").json() == {"status": "ok"}
+    assert mine.client.get("/readyz").json() == {"status": "ready"}
+    session = mine.client.get("/session").json()
+    assert session["scopes"] == ["read", "write", "admin"]
+    assert "pdf" in session["formats"]
+
+
+def test_a_model_answers_with_the_bases_own_instruction(tmp_path: Path) -> None:
+    generator = CopyingGenerator()
+    with filled(tmp_path, generator=generator) as mine:
+        answer = mine.ask(QUESTION, max_new_tokens=200)
+        assert answer["generator"] == "copy"
+        assert "六个月" in answer["answer"]
+        mine.client.patch("/knowledge-bases/mine", json={"instruction": "{{7*7}} {x.__class__}"})
+        trace = mine.client.get(f"/traces/{mine.ask(QUESTION)['id']}").json()
+        assert generator.prompts[-1][-1].text.startswith("{{7*7}} {x.__class__}\n\n[1]")
+        assert trace["record"]["prompt"][-1]["text"].startswith("{{7*7}}")
+
+
+def test_an_original_of_the_command_lines_is_shown_only_unchanged(
+    mine: Filled, tmp_path: Path
+) -> None:
+    from server.bases import Unknown
+    from server.pages import original
+
+    file = tmp_path / "a.txt"
+    file.write_text("读自命令行。\n", "utf-8")
+    with mine.state.bases.reading("mine") as pipeline:
+        from ingest.files import digest
+        from ingest.types import Document, Receipt
+
+        head = Document(Found(file).source, "a", digest(file), Receipt("pdf"))
+        assert original(pipeline.store, head) == file
+        file.write_text("改过。\n", "utf-8")
+        with pytest.raises(Unknown):
+            original(pipeline.store, head)
+        assert not Originals(pipeline.store.path).path(head.digest).exists()
+
+
+def test_a_busy_knowledge_base_says_when_to_come_again(
+    mine: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ingest.store import lock
+
+    monkeypatch.setattr(lock, "wait_for", lambda *_: (_ for _ in ()).throw(_busy()))
+    document = mine.documents()["poem.txt"]["id"]
+    answer = mine.client.delete(f"/knowledge-bases/mine/documents/{document}")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+
+
+def _busy() -> Exception:
+    from ingest.errors import Busy
+
+    return Busy("mine is being written", zh="正在写入")
+
+
+def test_waiting_for_is_bounded() -> None:
+    with pytest.raises(AssertionError):
+        wait_for(lambda: False, 0.1)

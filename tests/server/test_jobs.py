@@ -1,0 +1,155 @@
+"""The queue: each job claimed once, taken back from the dead, never lost."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ingest.errors import Unreadable, UserError
+from ingest.pipeline import Outcome
+from ingest.types import Receipt
+from server import jobs as module
+from server.database import lasting
+from server.jobs import ATTEMPTS, Jobs
+from server.originals import Stored
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    with closing(lasting(tmp_path)) as database:
+        yield Jobs(database)
+
+
+def queued(jobs: Jobs, base: str = "a", files: int = 1) -> str:
+    job = jobs.receive(base)
+    for number in range(files):
+        jobs.file(job, Stored(f"{number}.txt", f"{number:064x}", 10), once={})
+    jobs.queue(job)
+    return job
+
+
+def state(jobs: Jobs, job: str) -> str:
+    row = jobs.get(job)
+    assert row
+    return row["state"]
+
+
+def test_an_upload_is_not_worked_on_before_it_is_complete(jobs: Jobs) -> None:
+    job = jobs.receive("a")
+    assert jobs.claim("w") is None
+    jobs.queue(job)
+    claimed = jobs.claim("w")
+    assert claimed
+    assert claimed["id"] == job
+
+
+def test_each_job_is_claimed_once_and_one_at_a_time_of_a_base(tmp_path: Path) -> None:
+    with closing(lasting(tmp_path)) as database:
+        wanted = {queued(Jobs(database), base) for base in ("a", "a", "b", "c", "c")}
+    claimed: list[str] = []
+    busy: dict[str, str] = {}
+
+    def hand(name: str) -> None:
+        with closing(lasting(tmp_path)) as database:
+            jobs = Jobs(database)
+            while row := jobs.claim(name):
+                assert busy.setdefault(row["base"], name) == name
+                claimed.append(row["id"])
+                del busy[row["base"]]
+                jobs.end(row["id"], "done")
+
+    threads = [threading.Thread(target=hand, args=(str(i),)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    hand("last")
+    assert sorted(claimed) == sorted(wanted)
+
+
+def test_a_dead_workers_job_waits_again_and_fails_in_the_end(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queued(jobs)
+    monkeypatch.setattr(module, "LEASE", -1.0)
+    for _ in range(ATTEMPTS):
+        assert jobs.claim("w")
+    assert jobs.claim("w") is None
+    row = jobs.get(job)
+    assert row
+    assert row["state"] == "failed"
+    assert f"{ATTEMPTS} times" in row["error"]
+
+
+def test_a_job_that_was_put_back_costs_no_attempt(jobs: Jobs) -> None:
+    job = queued(jobs)
+    for _ in range(3 * ATTEMPTS):
+        assert jobs.claim("w")
+        jobs.put_back(job)
+    assert state(jobs, job) == "queued"
+
+
+def test_renewing_tells_whether_the_job_is_still_the_workers(jobs: Jobs) -> None:
+    job = queued(jobs)
+    assert jobs.claim("w")
+    assert jobs.renew(job, "w")
+    assert not jobs.renew(job, "other")
+    jobs.cancel(job)
+    assert not jobs.renew(job, "w")
+    assert state(jobs, job) == "running"  # until its worker has let go
+
+
+def test_cancelling_ends_what_waits_and_what_is_uploaded(jobs: Jobs) -> None:
+    waiting, uploading, ended = queued(jobs), jobs.receive("a"), queued(jobs, "b")
+    assert jobs.end(ended, "done") is None
+    for job in (waiting, uploading, ended):
+        jobs.cancel(job)
+    assert [state(jobs, job) for job in (waiting, uploading, ended)] == [
+        "cancelled", "cancelled", "done",
+    ]  # fmt: skip
+    assert [row["state"] for row in jobs.files(waiting)] == ["cancelled"]
+
+
+def test_outcomes_are_kept_with_their_receipt_or_reason(jobs: Jobs) -> None:
+    job = queued(jobs, files=2)
+    jobs.outcome(job, 0, Outcome("x", "added", 10, 3, Receipt("txt", "gb18030", 2)))
+    jobs.outcome(job, 1, Outcome("y", "refused", problem=Unreadable("no text", zh="没有文字")))
+    jobs.refused(job, "z.txt", UserError("too large", zh="过大"))
+    first, second, third = jobs.files(job)
+    assert '"gb18030"' in first["receipt"]
+    assert (second["state"], second["problem_zh"]) == ("refused", "没有文字")
+    assert (third["name"], third["state"], third["position"]) == ("z.txt", "refused", 2)
+
+
+def test_an_original_is_dropped_unless_work_waits_for_it(jobs: Jobs) -> None:
+    dropped: list[str] = []
+    digest = f"{0:064x}"
+    job = queued(jobs)
+    jobs.drop_unwanted("a", digest, dropped.append)
+    assert dropped == []
+    jobs.end(job, "done")
+    jobs.drop_unwanted("a", digest, dropped.append)
+    assert dropped == [digest]
+
+
+def test_two_files_of_one_name_in_an_upload_are_told(jobs: Jobs) -> None:
+    job, seen = jobs.receive("a"), {"a.txt": "1" * 64}
+    jobs.file(job, Stored("a.txt", "1" * 64, 1), once=seen)
+    with pytest.raises(UserError, match=r"another file of this upload is called a\.txt"):
+        jobs.file(job, Stored("a.txt", "2" * 64, 1), once=seen)
+
+
+def test_purges_are_asked_for_once(jobs: Jobs) -> None:
+    for _ in range(5):
+        jobs.purge("a")
+    assert jobs.waiting == 1
+
+
+def test_uploads_that_a_restart_cut_off_are_ended_and_told(jobs: Jobs) -> None:
+    job = jobs.receive("a")
+    jobs.forget_uploads()
+    row = jobs.get(job)
+    assert row
+    assert (row["state"], row["error"]) == ("cancelled", "the upload was cut off; try again")
