@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
@@ -45,6 +46,16 @@ def application(state: State) -> FastAPI:
         telemetry={"tracer_provider": provider} if provider else None,
     )
     app.state.server = state
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """With keys as the way in, where they are in use."""
+        document = described()
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}] if state.keys.in_use else [{"key": []}, {}]
+        return document
+
+    app.openapi = openapi
     install(app, state.metrics)
     for router in (
         health.router, asking.router, bases.router, documents.router(state.options), jobs.router,
@@ -57,7 +68,7 @@ def application(state: State) -> FastAPI:
         return FileResponse(WEB / "index.html", headers={"cache-control": "no-cache"})
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
-    app.mount("/mcp", tools)
+    app.router.routes.extend(tools.routes)
     return app
 
 

@@ -55,6 +55,10 @@ class Taken(UserError):
     """There is one of that name already."""
 
 
+class Unfit(UserError):
+    """What is wanted does not fit the knowledge base or the server as they are."""
+
+
 def check_name(name: str) -> str:
     """`name`, if a knowledge base may have it: it is a folder's name then."""
     if not re.fullmatch(schemas.NAME, name) or unicodedata.normalize("NFKC", name) != name:
@@ -63,6 +67,10 @@ def check_name(name: str) -> str:
             zh=f"{name[:80]!r} 不能作知识库名；请用至多 64 个文字、数字、_ 和 -",
         )
     return name
+
+
+def no_base(name: str) -> Unknown:
+    return Unknown(f"there is no knowledge base {name[:80]}", zh=f"没有知识库 {name[:80]}")
 
 
 @dataclass
@@ -96,9 +104,9 @@ class Bases:
 
     def path(self, name: str) -> Path:
         """The folder of a knowledge base that is there. Raises `Unknown`."""
-        path = self.options.data / check_name(name)
-        if path.is_symlink() or not (path / TRUTH).is_file():
-            raise Unknown(f"there is no knowledge base {name}", zh=f"没有知识库 {name}")
+        path = self.options.data / name if re.fullmatch(schemas.NAME, name) else None
+        if path is None or path.is_symlink() or not (path / TRUTH).is_file():
+            raise no_base(name)
         return path
 
     @contextmanager
@@ -247,7 +255,7 @@ class Bases:
     def _model(self, path: Path) -> str:
         model = self.generate(path).model
         if not model:
-            raise UserError(
+            raise Unfit(
                 "an adapter needs a language model; start the server with --model",
                 zh="适配器需要语言模型；请用 --model 启动服务",
             )
@@ -277,7 +285,7 @@ class Bases:
 def _choice(what: str, wanted: str, offered: tuple[str, ...] | list[str]) -> None:
     if wanted not in offered:
         listed = ", ".join(offered) or "none"
-        raise UserError(
+        raise Unknown(
             f"there is no {what} {wanted[:80]}; this server offers: {listed}",
             zh=f"没有 {what} {wanted[:80]}；本服务器提供：{listed}",
         )

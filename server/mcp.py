@@ -97,5 +97,5 @@ def application(state: State) -> Starlette:
     """The tools over HTTP, for behind the door, which checks key, host and origin."""
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     return tools(state, Speaker("en")).streamable_http_app(
-        streamable_http_path="/", stateless_http=True, transport_security=unchecked
+        stateless_http=True, transport_security=unchecked
     )

@@ -4,48 +4,80 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rag.pipeline import LONGEST_QUESTION
 from server import schemas
 
 
-class Part(BaseModel):
+class Lenient(BaseModel):
+    """A request. Fields that are not known are let pass, as clients send many; those that would
+    change the answer and can't be had are refused."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Part(Lenient):
     type: Literal["text"]
-    text: str = Field(max_length=100_000)
+    text: str = Field(min_length=1, max_length=LONGEST_QUESTION)
 
 
-class ChatMessage(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=100_000)] | list[Part] | None = None
+class UserMessage(Lenient):
+    """A question; the last one is answered."""
+
+    role: Literal["user"]
+    content: schemas.Question | Annotated[list[Part], Field(min_length=1, max_length=20)]
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class AssistantMessage(Lenient):
+    """An answer of before."""
+
+    role: Literal["assistant"]
+    content: Annotated[str, Field(max_length=100_000)] | None = None
+
+    @property
+    def text(self) -> str:
         return self.content or ""
 
 
-class StreamOptions(BaseModel):
+class SystemMessage(Lenient):
+    """Taken and left out: the knowledge base's own instruction holds."""
+
+    role: Literal["system", "developer"]
+    content: str | list[Part]
+
+
+ChatMessage = Annotated[UserMessage | AssistantMessage | SystemMessage, Field(discriminator="role")]
+ASKED: dict[str, Any] = {
+    "contains": {"properties": {"role": {"const": "user"}}, "required": ["role"]}
+}
+
+
+class StreamOptions(Lenient):
     include_usage: bool = False
 
 
-class Chat(BaseModel):
-    """What of OpenAI's request has a meaning here. Fields that are not known are let pass, as
-    clients send many; those that would change the answer and can't be had are refused."""
+class Chat(Lenient):
+    """What of OpenAI's request has a meaning here."""
 
-    model_config = ConfigDict(extra="allow")
-
-    model: str = Field(max_length=200, examples=["laws"])
+    model: str = Field(min_length=1, max_length=200, examples=["laws"])
+    """A knowledge base, or anything where `knowledge_base` names one."""
     knowledge_base: schemas.BaseName | None = None
-    """The knowledge base, where `model` has to be something else."""
-    messages: list[ChatMessage] = Field(min_length=1, max_length=200)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=200, json_schema_extra=ASKED)
+    """One of the user at least, whose last is the question."""
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1, le=32_768)
-    max_completion_tokens: int | None = Field(None, ge=1, le=32_768)
-    temperature: float | None = Field(None, ge=0, le=10)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    n: int | None = Field(1, ge=1, le=1)
-    tools: list[Any] | None = Field(None, max_length=0)
+    max_tokens: schemas.Tokens | None = None
+    max_completion_tokens: schemas.Tokens | None = None
+    temperature: schemas.Temperature | None = None
+    top_p: schemas.TopP | None = None
+    seed: schemas.Seed | None = None
+    n: Annotated[int, Field(strict=False, ge=1, le=1), schemas.WHOLE] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class UrlCitation(BaseModel):
@@ -108,22 +140,17 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-class Embed(BaseModel):
-    model_config = ConfigDict(extra="allow")
+Input = Annotated[str, Field(min_length=1, max_length=20_000)]
 
-    model: str = Field(max_length=200, examples=["laws"])
+
+class Embed(Lenient):
+    model: schemas.BaseName
     """A knowledge base, whose encoder is used."""
-    input: (
-        Annotated[str, Field(min_length=1, max_length=100_000)]
-        | Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=100_000)]],
-            Field(min_length=1, max_length=256),
-        ]
-    )
+    input: Input | Annotated[list[Input], Field(min_length=1, max_length=256)]
     input_type: Literal["passage", "query"] = "passage"
     """Passages and questions are embedded differently."""
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1)
+    dimensions: Annotated[int, Field(strict=False, ge=1), schemas.WHOLE] | None = None
 
 
 class Embedding(BaseModel):

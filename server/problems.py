@@ -1,7 +1,9 @@
 """Errors as answers: every 4xx and 5xx has one shape, and one line in the reader's language."""
 
 import logging
+import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ingest.errors import Busy, UserError
 from server import schemas
-from server.bases import Taken, Unknown
+from server.bases import Taken, Unfit, Unknown
 from server.guard import Denied
 from server.metrics import Metrics
 from server.turns import Full
@@ -38,6 +40,18 @@ def responses(*statuses: int) -> Responses:
     return told
 
 
+EVENT_STREAM: dict[str, Any] = {
+    "text/event-stream": {
+        "itemSchema": {
+            "type": "object",
+            "properties": {
+                "event": {"type": "string"},
+                "data": {"type": "string", "contentMediaType": "application/json"},
+            },
+            "required": ["data"],
+        }
+    }
+}
 EVERYWHERE = responses(400, 401, 403, 404, 413, 421, 422, 429)
 """What the door and the parsing of a request may answer on any route."""
 UNREADY = responses(503)
@@ -49,6 +63,17 @@ def answer(
 ) -> JSONResponse:  # fmt: skip
     said = failure(problem, speaker(request.headers), kind=kind, code=code, param=param)
     return JSONResponse(said.model_dump(), status, headers)
+
+
+def methods(app: FastAPI, request: Request) -> list[str]:
+    """What the path of a request can be asked with; routers know of one route each."""
+    wanted = urlsplit(str(request.url)).path
+    paths = app.openapi()["paths"]
+    for path, operations in paths.items():
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path))
+        if re.fullmatch(pattern, wanted):
+            return sorted(method.upper() for method in operations)
+    return ["GET"]
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
@@ -67,8 +92,10 @@ def install(app: FastAPI, metrics: Metrics) -> None:
                 )
             case Unknown():
                 return answer(request, 404, problem, "not_found")
-            case Taken():
-                return answer(request, 409, problem, "taken")
+            case Taken() | Unfit():
+                code = "taken" if isinstance(problem, Taken) else "unfit"
+                once = {"X-Should-Retry": "false"}  # OpenAI's client tries a 409 again
+                return answer(request, 409, problem, code, headers=once)
             case Busy():
                 again = {"Retry-After": "5"}
                 return answer(request, 503, problem, "busy", "overloaded", headers=again)
@@ -95,6 +122,8 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     def http(request: Request, problem: HTTPException) -> JSONResponse:
         said = UserError(str(problem.detail))
         headers = dict(problem.headers or {})
+        if problem.status_code == 405:
+            headers["Allow"] = ", ".join(methods(app, request))
         return answer(request, problem.status_code, said, "http", headers=headers)
 
     def bug(request: Request, problem: Exception) -> JSONResponse:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rag.pipeline import LONGEST_QUESTION
 
@@ -11,8 +11,28 @@ NAME = r"^[\w\-]{1,64}$"
 
 BaseName = Annotated[str, Field(pattern=NAME, examples=["laws"])]
 Question = Annotated[
-    str, Field(min_length=1, max_length=LONGEST_QUESTION, examples=["试用期最长不得超过几个月？"])
+    str,
+    Field(
+        min_length=1,
+        max_length=LONGEST_QUESTION,
+        pattern=r"[^\s\x1c-\x1f]",  # more than what Python strips
+        examples=["试用期最长不得超过几个月？"],
+    ),
 ]
+
+
+def _number(value: Any) -> Any:
+    """A number of JSON, which may be written 5.0; neither a text nor true."""
+    if type(value) not in (int, float):
+        raise ValueError("a whole number is needed")
+    return value
+
+
+WHOLE = BeforeValidator(_number)
+Tokens = Annotated[int, Field(strict=False, ge=1, le=32_768), WHOLE]
+Temperature = Annotated[float, Field(ge=0, le=10)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(strict=False, ge=0, le=2**53), WHOLE]
 Scope = Literal["read", "write", "admin"]
 JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
 FileState = Literal["waiting", "added", "changed", "unchanged", "refused", "cancelled"]
@@ -21,7 +41,7 @@ FileState = Literal["waiting", "added", "changed", "unchanged", "refused", "canc
 class Strict(BaseModel):
     """A request: a field that is not known is a mistake, not noise."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Problem(BaseModel):
@@ -176,7 +196,7 @@ class Turn(Strict):
 class Search(Strict):
     question: Question
     knowledge_base: BaseName
-    limit: int = Field(5, ge=1, le=100)
+    limit: Annotated[int, Field(strict=False, ge=1, le=100), WHOLE] = 5
 
 
 class Ask(Strict):
@@ -185,10 +205,10 @@ class Ask(Strict):
     history: list[Turn] = Field([], max_length=100)
     stream: bool = False
     """Server-sent events instead of one JSON value; so does `Accept: text/event-stream`."""
-    max_new_tokens: int | None = Field(None, ge=1, le=32_768)
-    temperature: float | None = Field(None, ge=0, le=10)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    max_new_tokens: Tokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
 
 
 class Hit(BaseModel):

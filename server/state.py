@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from rag.language import Speaker
 from rag.open import Encoders
 from server.answering import Answering
-from server.bases import Bases, Unknown, check_name
+from server.bases import Bases, no_base
 from server.database import Database, lasting, passing
 from server.guard import Denied
 from server.jobs import Jobs
@@ -87,10 +87,8 @@ class Asking:
     def must(self, scope: Scope, base: str | None = None) -> None:
         """Raises `Denied` unless the key has `scope`; what it may not even read, it is told is not
         there."""
-        if base is not None:
-            check_name(base)
-            if not self.who.may("read", base):
-                raise Unknown(f"there is no knowledge base {base}", zh=f"没有知识库 {base}")
+        if base is not None and not self.who.may("read", base):
+            raise no_base(base)
         if not self.who.may(scope, base):
             for_what = f"{scope}:{base}" if base else scope
             raise Denied(

@@ -25,7 +25,7 @@ from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
 from ingest.store import open_store
 from rag.open import Encoders, Writer, background_of, encoders, open_writer
-from server.bases import TRUTH
+from server.bases import TRUTH, no_base
 from server.database import lasting
 from server.jobs import Jobs
 from server.originals import Originals, Stored
@@ -135,7 +135,7 @@ class Worker:
     def _path(self, base: str) -> Path:
         path = self.data / base
         if not (path / TRUTH).is_file():
-            raise UserError(f"there is no knowledge base {base}", zh=f"没有知识库 {base}")
+            raise no_base(base)
         return path
 
     @contextmanager

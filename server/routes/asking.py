@@ -12,7 +12,7 @@ from ingest.errors import UserError
 from rag.types import Message, Sampling
 from server import schemas
 from server.answering import Asked, Event
-from server.problems import responses
+from server.problems import EVENT_STREAM, responses
 from server.state import By, Server
 from server.turns import Full
 from server.words import failure
@@ -26,7 +26,7 @@ STREAMED = {
             "The answer; where it is streamed, the events `passages` (Found), `text` (Piece, many), "
             "`citations` (Answer), or `error` (Problem)"
         ),
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": EVENT_STREAM,
     }
 }
 

@@ -27,25 +27,27 @@ def create_base(body: schemas.NewBase, server: Server, by: By) -> schemas.Base:
     return server.bases.describe(body.name, by.who)
 
 
-@router.get("/{name}", responses=responses(503))
-def get_base(name: Name, server: Server, by: By) -> schemas.Base:
-    by.must("read", name)
-    return server.bases.describe(name, by.who)
+@router.get("/{knowledge_base}", responses=responses(503))
+def get_base(knowledge_base: Name, server: Server, by: By) -> schemas.Base:
+    by.must("read", knowledge_base)
+    return server.bases.describe(knowledge_base, by.who)
 
 
-@router.patch("/{name}", responses=responses(503))
-def change_base(name: Name, body: schemas.BaseChange, server: Server, by: By) -> schemas.Base:
+@router.patch("/{knowledge_base}", responses=responses(409, 503))
+def change_base(
+    knowledge_base: Name, body: schemas.BaseChange, server: Server, by: By
+) -> schemas.Base:
     """Another prompt or adapter; what is left out stays."""
-    by.must("admin", name)
-    server.bases.change(name, body)
-    return server.bases.describe(name, by.who)
+    by.must("admin", knowledge_base)
+    server.bases.change(knowledge_base, body)
+    return server.bases.describe(knowledge_base, by.who)
 
 
-@router.delete("/{name}", status_code=204, responses=responses(503))
-def delete_base(name: Name, server: Server, by: By) -> None:
+@router.delete("/{knowledge_base}", status_code=204, responses=responses(503))
+def delete_base(knowledge_base: Name, server: Server, by: By) -> None:
     """Remove it with its documents, originals and traces; its jobs are cancelled."""
-    by.must("admin", name)
-    server.bases.path(name)
-    server.jobs.cancel_all(name)
-    server.bases.delete(name)
-    server.traces.forget_base(name)
+    by.must("admin", knowledge_base)
+    server.bases.path(knowledge_base)
+    server.jobs.cancel_all(knowledge_base)
+    server.bases.delete(knowledge_base)
+    server.traces.forget_base(knowledge_base)

@@ -21,7 +21,7 @@ Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 Offset = Annotated[int, Query(ge=0, le=2**53)]
 MOST_TEXT = 200_000  # characters of one answer
 PIECE = 1 << 20
-PREFIX = "/knowledge-bases/{name}/documents"
+PREFIX = "/knowledge-bases/{knowledge_base}/documents"
 
 
 def router(options: ServerOptions) -> APIRouter:
@@ -32,7 +32,7 @@ def router(options: ServerOptions) -> APIRouter:
         status_code=202,
         responses=responses(503),
         max_body_size=options.largest_batch,
-        form_limits={"max_files": options.most_files, "max_fields": 0},
+        form_limits={"max_files": options.most_files, "max_fields": 100},
     )(upload)
     routes.get("")(list_documents)
     routes.get("/{document}")(get_document)
@@ -47,16 +47,16 @@ def router(options: ServerOptions) -> APIRouter:
 
 
 def upload(
-    name: Name,
-    files: Annotated[list[UploadFile], File(description="Documents, many at once")],
+    knowledge_base: Name,
+    files: Annotated[list[UploadFile], File(min_length=1, description="Documents, many at once")],
     server: Server,
     by: By,
 ) -> schemas.Job:
     """Take files in; the job that is returned reads them. A file of a name that is there already
     takes the place of that document."""
-    by.must("write", name)
-    originals = Originals(server.bases.path(name))
-    job = server.jobs.receive(name)
+    by.must("write", knowledge_base)
+    originals = Originals(server.bases.path(knowledge_base))
+    job = server.jobs.receive(knowledge_base)
     seen: dict[str, str] = {}
     try:
         for file in files:
@@ -91,7 +91,7 @@ def _job(server: State, by: Asking, job: str) -> schemas.Job:
 
 
 def list_documents(
-    name: Name,
+    knowledge_base: Name,
     server: Server,
     by: By,
     q: Annotated[str, Query(max_length=200, description="Part of a name or title")] = "",
@@ -99,9 +99,9 @@ def list_documents(
     offset: Offset = 0,
 ) -> schemas.DocumentList:
     """By name."""
-    by.must("read", name)
+    by.must("read", knowledge_base)
     wanted = q.casefold()
-    with server.bases.reading(name) as pipeline:
+    with server.bases.reading(knowledge_base) as pipeline:
         heads = [
             head
             for head in pipeline.store.documents()
@@ -114,13 +114,13 @@ def list_documents(
         )
 
 
-def get_document(name: Name, document: Id, server: Server, by: By) -> schemas.Document:
-    with _head(name, document, server, by) as (store, head):
+def get_document(knowledge_base: Name, document: Id, server: Server, by: By) -> schemas.Document:
+    with _head(knowledge_base, document, server, by) as (store, head):
         return _shape(store, head)
 
 
 def get_text(
-    name: Name,
+    knowledge_base: Name,
     document: Id,
     server: Server,
     by: By,
@@ -128,7 +128,7 @@ def get_text(
     end: Annotated[int | None, Query(ge=0, le=2**53)] = None,
 ) -> schemas.Text:
     """Characters [start, end) of the text, at most 200,000 of them; `end` says how far it went."""
-    with _head(name, document, server, by) as (store, head):
+    with _head(knowledge_base, document, server, by) as (store, head):
         length = store.length(head.id)
         start = min(start, length)
         end = max(start, min(length if end is None else end, length, start + MOST_TEXT))
@@ -137,7 +137,7 @@ def get_text(
 
 
 def get_page(
-    name: Name,
+    knowledge_base: Name,
     document: Id,
     number: Annotated[int, Path(ge=1, le=1_000_000)],
     server: Server,
@@ -146,23 +146,23 @@ def get_page(
     end: Offset = 0,
 ) -> Response:
     """A page as a picture, with characters [start, end) of the text marked where they are found."""
-    with _head(name, document, server, by) as (store, head):
+    with _head(knowledge_base, document, server, by) as (store, head):
         passage = store.text(head.id, start, min(end, start + MOST_TEXT)) if end > start else ""
         png, marked = server.pages.draw(store, head, number, passage)
     return Response(png, media_type="image/png", headers={"X-Marked": str(marked).lower()})
 
 
-def delete_document(name: Name, document: Id, server: Server, by: By) -> None:
+def delete_document(knowledge_base: Name, document: Id, server: Server, by: By) -> None:
     """Remove it for good: from now on nothing finds it. What indexes still hold of its words goes
     with the job that this sets going; so do its original and the traces that quote it, now."""
-    by.must("write", name)
-    with _head(name, document, server, by) as (store, head):
+    by.must("write", knowledge_base)
+    with _head(knowledge_base, document, server, by) as (store, head):
         with store.change(reason="remove") as change:
             change.remove(head.source)
         server.traces.forget_document(head.id)
         if all(other.digest != head.digest for other in store.documents()):
-            server.jobs.drop_unwanted(name, head.digest, Originals(store.path).drop)
-    server.jobs.purge(name)
+            server.jobs.drop_unwanted(knowledge_base, head.digest, Originals(store.path).drop)
+    server.jobs.purge(knowledge_base)
 
 
 @contextmanager

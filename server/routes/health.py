@@ -11,15 +11,17 @@ from server.problems import UNREADY, NotReady
 from server.state import By, Server
 
 router = APIRouter(tags=["server"])
+OPEN = {"security": []}
+"""Needs no key."""
 
 
-@router.get("/healthz")
+@router.get("/healthz", openapi_extra=OPEN)
 def healthz() -> schemas.Status:
     """The process answers."""
     return schemas.Status(status="ok")
 
 
-@router.get("/readyz", responses=UNREADY)
+@router.get("/readyz", responses=UNREADY, openapi_extra=OPEN)
 def readyz(server: Server) -> schemas.Status:
     """Questions are answered and jobs are worked on."""
     if not server.worker_alive():

@@ -12,13 +12,15 @@ from fastapi import APIRouter
 from fastapi.sse import format_sse_event
 
 from ingest.errors import UserError
-from rag.pipeline import LONGEST_QUESTION, Pipeline
+from rag.pipeline import Pipeline
 from rag.reply import marks, numbers
 from rag.types import Message
 from server import schemas
 from server.answering import Asked, Event
+from server.bases import Unfit
 from server.openai_schemas import (
     Annotation,
+    AssistantMessage,
     Chat,
     Choice,
     Completion,
@@ -29,17 +31,18 @@ from server.openai_schemas import (
     Model,
     ModelList,
     Reply,
+    SystemMessage,
     UrlCitation,
     Usage,
 )
-from server.problems import responses
+from server.problems import EVENT_STREAM, responses
 from server.routes.asking import Events, begun, broken_off
 from server.state import By, Server, State
 from server.turns import Full
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 CHUNK = "chat.completion.chunk"
-STREAMED = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+STREAMED = {200: {"content": EVENT_STREAM}}
 
 
 @router.get("/models")
@@ -54,8 +57,8 @@ def list_models(server: Server, by: By) -> ModelList:
 async def chat(body: Chat, server: Server, by: By):
     """An answer from the knowledge base that `model` or `knowledge_base` names; citations are in the
     message's annotations."""
+    by.must("read", body.knowledge_base or body.model)
     asked = _asked(body, server)
-    by.must("read", asked.base)
     events = server.answering.answer(asked, by.who, by.say)
     if body.stream:
         return Events(_chunks(await begun(events), body, server, by))
@@ -74,7 +77,7 @@ async def chat(body: Chat, server: Server, by: By):
     )
 
 
-@router.post("/embeddings", responses=responses(503))
+@router.post("/embeddings", responses=responses(409, 503))
 def embeddings(body: Embed, server: Server, by: By) -> EmbeddingList:
     """Vectors of the encoder of a knowledge base. What does not fit its window is refused, never
     cut."""
@@ -83,7 +86,7 @@ def embeddings(body: Embed, server: Server, by: By) -> EmbeddingList:
     with server.bases.reading(body.model) as pipeline:
         encoder = pipeline.embedder
         if body.dimensions not in (None, encoder.dim):
-            raise UserError(
+            raise Unfit(
                 f"dimensions is {body.dimensions}; {encoder.name} has {encoder.dim}",
                 zh=f"dimensions 为 {body.dimensions}；{encoder.name} 的维度为 {encoder.dim}",
             )
@@ -107,7 +110,7 @@ def _fits(counts: list[int], pipeline: Pipeline) -> None:
     room = pipeline.embedder.max_tokens
     for index, count in enumerate(counts):
         if count > room:
-            raise UserError(
+            raise Unfit(
                 f"input {index} has {count} tokens, the encoder's window holds {room}; split it",
                 zh=f"第 {index} 个输入有 {count} 个词元，编码器窗口只有 {room} 个；请拆分",
             )
@@ -120,32 +123,27 @@ def _encoded(vector: np.ndarray, form: str) -> list[float] | str:
 
 
 def _asked(body: Chat, server: State) -> Asked:
-    """The last message is the question, those before it are the conversation. Instructions of the
-    system role are left out: the knowledge base's own hold."""
-    said_before = [each for each in body.messages if each.role in ("user", "assistant")]
-    last = said_before.pop() if said_before else None
-    if last is None or last.role != "user" or not last.text.strip():
-        raise UserError(
-            "the last message has to be a question of the user", zh="最后一条消息须是用户的问题"
-        )
-    if len(last.text) > LONGEST_QUESTION:
-        raise UserError(
-            f"the question has {len(last.text)} characters; ask in {LONGEST_QUESTION} or fewer",
-            zh=f"问题有 {len(last.text)} 个字符；请控制在 {LONGEST_QUESTION} 个以内",
-        )
+    """The user's last message is the question, what was said before it the conversation."""
+    said = [each for each in body.messages if not isinstance(each, SystemMessage)]
+    while said and isinstance(said[-1], AssistantMessage):
+        said.pop()
+    if not said:
+        raise UserError("no message is the user's", zh="没有用户的消息")
+    *before, last = said
     base = body.knowledge_base or body.model
-    history = [
-        Message("user" if each.role == "user" else "assistant", each.text) for each in said_before
-    ]
-    said: dict[str, Any] = {
+    given: dict[str, Any] = {
         "max_new_tokens": body.max_completion_tokens or body.max_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
         "seed": body.seed,
     }
-    said = {name: value for name, value in said.items() if value is not None}
-    sampling = server.bases.sampling(base, **said) if said else None
-    return Asked(last.text, base, tuple(history), sampling)
+    given = {name: value for name, value in given.items() if value is not None}
+    return Asked(
+        last.text,
+        base,
+        tuple(Message(each.role, each.text) for each in before),
+        server.bases.sampling(base, **given) if given else None,
+    )
 
 
 def annotations(answer: schemas.Answer) -> list[Annotation]:

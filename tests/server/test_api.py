@@ -57,8 +57,11 @@ def test_a_streamed_answer_is_passages_then_text_then_citations(mine: Filled) ->
 def test_what_goes_wrong_before_the_first_event_has_a_status(mine: Filled) -> None:
     body = {"question": "  ", "knowledge_base": "mine", "stream": True}
     answer = mine.client.post("/ask", json=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "the question is empty"
+    assert answer.status_code == 422
+    body["question"], body["knowledge_base"] = QUESTION, "none"
+    answer = mine.client.post("/ask", json=body)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "there is no knowledge base none"
 
 
 def test_a_refusal_says_what_was_looked_at_in_the_readers_language(mine: Filled) -> None:
@@ -188,7 +191,7 @@ def test_knowledge_bases_are_made_changed_and_deleted(mine: Filled) -> None:
 @pytest.mark.parametrize("wrong", [{"embedder": "evil/model"}, {"adapter": "../x"}])
 def test_only_what_the_operator_offers_can_be_chosen(mine: Filled, wrong: dict) -> None:
     answer = mine.client.post("/knowledge-bases", json={"name": "new", **wrong})
-    assert answer.status_code == 400
+    assert answer.status_code == 404
     assert "this server offers" in answer.json()["error"]["message"]
     assert not (mine.state.options.data / "new").exists()
 
