@@ -34,32 +34,34 @@ def serve(
     """Serve until a signal ends it; `told` gets the address once it listens. Answers under way are
     finished, jobs under way wait for the next start."""
     _log()
-    with closing(listen(options)) as listening, Crew(options) as crew:
-        state = State.made(
-            options, Models(loader(options.cache, note)), spans=spans, worker_alive=crew.alive
-        )
-        with closing(state):
-            check_door(options, state.keys)
+    crew = Crew(options)
+    models = Models(loader(options.cache, note))
+    with closing(State.made(options, models, spans=spans, worker_alive=crew.alive)) as state:
+        check_door(options, state.keys)
+        with closing(listen(options)) as listening, crew:
             state.jobs.forget_uploads()
             state.bases.tidy()
             incoming = options.home / "incoming"
             incoming.mkdir(exist_ok=True)
             tempfile.tempdir = str(incoming)  # uploads wait where there is room for them
-            config = uvicorn.Config(
-                guarded(application(state), state),
-                http=protocol(options.patience),
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=30,
-                timeout_graceful_shutdown=GRACE,
-                ws="none",
-            )
             host, port = listening.getsockname()[:2]
             told(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(configuration(state)).run(sockets=[listening])
+
+
+def configuration(state: State) -> uvicorn.Config:
+    """How uvicorn is to run the application. It believes no header about who the client is."""
+    return uvicorn.Config(
+        guarded(application(state), state),
+        http=protocol(state.options.patience),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE,
+        ws="none",
+    )
 
 
 def listen(options: ServerOptions) -> socket.socket:
@@ -69,6 +71,7 @@ def listen(options: ServerOptions) -> socket.socket:
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((options.host, options.port))
+        listening.listen(BACKLOG)
     except OSError as error:
         why = error.strerror or str(error)
         raise UserError(

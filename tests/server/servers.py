@@ -13,11 +13,10 @@ import uvicorn
 
 from ingest.embed import Backend, Embedder
 from rag.generate import GenerateOptions
-from server.app import application, guarded
-from server.clients import protocol
 from server.models import Models
 from server.options import ServerOptions
-from server.serve import listen
+from server.serve import configuration, listen
+from server.spans import Spans
 from server.state import State
 from server.worker import Worker
 from tests.fakes import CopyingGenerator, HashEmbedder
@@ -42,13 +41,19 @@ def options(data: Path, **more: Any) -> ServerOptions:
     return ServerOptions(data=data, cache=data / "cache", port=0, **more)
 
 
-def state(data: Path, *, generator: CopyingGenerator | None = None, **more: Any) -> State:
+def state(
+    data: Path,
+    *,
+    generator: CopyingGenerator | None = None,
+    spans: Spans | None = None,
+    **more: Any,
+) -> State:
     """A server's parts; with a `generator`, answers are written by it."""
     made = options(data, **more)
     if generator is not None:
         made = options(data, generate=GenerateOptions(model="copy"), **more)
     return State.made(
-        made, Models(lambda options: generator or CopyingGenerator()), opened=encoders
+        made, Models(lambda options: generator or CopyingGenerator()), opened=encoders, spans=spans
     )
 
 
@@ -68,15 +73,7 @@ def work(server: State) -> None:
 def running(server: State) -> Iterator[httpx.Client]:
     """A client of the application at a port of the loopback, behind its door."""
     with closing(listen(server.options)) as listening:
-        config = uvicorn.Config(
-            guarded(application(server), server),
-            http=protocol(server.options.patience),
-            log_config=None,
-            access_log=False,
-            ws="none",
-            timeout_graceful_shutdown=5,
-        )
-        running = uvicorn.Server(config)
+        running = uvicorn.Server(configuration(server))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
         host, port = listening.getsockname()[:2]

@@ -1,0 +1,205 @@
+// The documents of a knowledge base: what is there, how it was read, what is being read.
+
+import { get, Problem, send, upload } from "./api.js";
+import { $, make, sure, tell } from "./dom.js";
+import { openSource } from "./source.js";
+import { say } from "./words.js";
+
+const PAGE = 50; // documents that are shown at a time
+const LOOK = 500; // ms between two looks at a job
+let base = "";
+let session = null;
+let writable = false;
+let shown = 0;
+
+const path = (more = "") => `/knowledge-bases/${encodeURIComponent(base)}/documents${more}`;
+
+export async function useDocuments(name, limits, scopes) {
+  base = name;
+  session = limits;
+  writable = scopes.includes("write");
+  $("upload").hidden = !writable;
+  $("jobs").replaceChildren();
+  $("find").value = "";
+  if (!base) {
+    $("list").replaceChildren();
+    $("count").textContent = "";
+    $("more").hidden = true;
+    return;
+  }
+  await list();
+  const { jobs } = await get(`/jobs?knowledge_base=${encodeURIComponent(base)}`);
+  for (const job of jobs) {
+    if (job.kind === "ingest" && job.finished === null) follow(job, panel());
+  }
+}
+
+export async function list(more = false) {
+  const asked = base;
+  const offset = more ? shown : 0;
+  const query = new URLSearchParams({ q: $("find").value.trim(), limit: PAGE, offset });
+  const { documents, total } = await get(path(`?${query}`));
+  if (asked !== base) return;
+  if (!more) $("list").replaceChildren();
+  $("list").append(...documents.map(row));
+  shown = offset + documents.length;
+  $("count").textContent = total ? String(total) : "";
+  $("more").hidden = shown >= total;
+  if (!total) {
+    const word = $("find").value.trim() ? "nothingFound" : "noDocuments";
+    $("list").append(make("li", { class: "soft" }, say(word)));
+  }
+}
+
+function row(document) {
+  const whole = { ...document, document: document.id, label: "", start: 0, end: 0 };
+  return make("li", { class: "document" },
+    make("button", {
+      type: "button", class: "name", "aria-label": say("open", document.name),
+      onclick: () => openSource(base, whole),
+    }, document.name),
+    writable ? make("button", {
+      type: "button", class: "quiet delete", "aria-label": say("remove", document.name),
+      onclick: () => remove(document),
+    }, "×") : null,
+    receipt(document.receipt, say("characters", document.length)));
+}
+
+// How the bytes became text: what was lost stands out.
+function receipt(told, ...more) {
+  const parts = [told.format, told.encoding, ...more].filter(Boolean);
+  if (told.ocr_pages) parts.push(say("ocr", told.ocr_pages));
+  return make("span", { class: "receipt" }, parts.join(" · "),
+    told.replaced ? make("strong", { class: "loss" }, ` · ${say("replaced", told.replaced)}`) : null,
+    ...told.warnings.map((warning) => make("span", { class: "warning" }, warning)));
+}
+
+async function remove(document) {
+  if (!(await sure(say("surely", document.name)))) return;
+  try {
+    await send("DELETE", path(`/${document.id}`));
+    tell(say("removed", document.name));
+  } catch (error) {
+    complain(error);
+  }
+  await list();
+  $("find").focus();
+}
+
+// Jobs
+
+function panel() {
+  const node = make("section", { class: "job" });
+  $("jobs").prepend(node);
+  return node;
+}
+
+export async function add(files) {
+  files = [...files];
+  if (!files.length || !base || !writable) return;
+  const node = panel();
+  const limit = session.largest_upload;
+  const large = files.find((file) => file.size > limit);
+  const wrong = files.length > session.most_files
+    ? say("tooMany", files.length, session.most_files)
+    : large && say("tooLarge", large.name, limit / 1e6);
+  if (wrong) {
+    ended(node, wrong, true);
+    return;
+  }
+  const line = make("p", {}, say("uploading", 0));
+  const bar = make("progress", { max: 1, value: 0, "aria-label": say("upload") });
+  node.append(line, bar);
+  try {
+    const job = await upload(base, files, (share) => {
+      line.textContent = say("uploading", Math.floor(share * 100));
+      bar.value = share;
+    });
+    await follow(job, node);
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    ended(node, error.message || say("brokenOff"), true);
+  }
+}
+
+async function follow(job, node) {
+  const asked = base;
+  const line = make("p", {});
+  const bar = make("progress", { "aria-label": say("documents") });
+  const stop = make("button", {
+    type: "button", class: "quiet", onclick: () => send("POST", `/jobs/${job.id}/cancel`).catch(complain),
+  }, say("cancelJob"));
+  node.replaceChildren(line, bar, writable ? stop : "");
+  tell(say("queued"));
+  let done = -1;
+  for (;;) {
+    line.textContent = job.state === "running"
+      ? say("running", job.files_done, job.files_total, job.chunks) : say("queued");
+    bar.max = Math.max(1, job.bytes_total);
+    bar.value = job.bytes_done;
+    if (job.files_done !== done && asked === base) {
+      done = job.files_done;
+      await list();
+    }
+    if (job.finished !== null) break;
+    await new Promise((resolve) => setTimeout(resolve, LOOK));
+    if (asked !== base) return;
+    try {
+      job = await get(`/jobs/${job.id}`);
+    } catch (error) {
+      if (error instanceof Problem) throw error; // otherwise the server is away for a moment
+    }
+  }
+  await list();
+  const text = job.state === "failed" ? say("failed", job.error)
+    : job.state === "cancelled" ? say("cancelled") : say("done", job.files_total);
+  ended(node, text, job.state === "failed", job.files);
+}
+
+function ended(node, text, wrong, files = []) {
+  const hide = make("button", { type: "button", class: "quiet", onclick: () => node.remove() },
+    say("dismiss"));
+  node.replaceChildren(
+    make("div", { class: "row" }, make("p", { class: wrong ? "problem" : "" }, text),
+      make("span", { class: "gap" }), hide),
+    make("ul", {}, ...files.map((file) => make("li", { class: `file ${file.state}` },
+      make("span", { class: "name" }, file.name),
+      make("span", { class: "state" },
+        say(file.state === "cancelled" ? "cancelledFile" : file.state)),
+      file.problem ? make("span", { class: "problem" }, file.problem) : null,
+      file.receipt ? receipt(file.receipt) : null))));
+  tell(text);
+}
+
+function complain(error) {
+  if (!(error instanceof Problem)) throw error;
+  ended(panel(), error.message || say("brokenOff"), true);
+}
+
+export function prepareDocuments() {
+  let waiting = 0;
+  $("find").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => list().catch(complain), 200);
+  });
+  $("more").onclick = () => list(true).catch(complain);
+  $("files").addEventListener("change", (event) => {
+    add(event.target.files);
+    event.target.value = "";
+  });
+  let depth = 0; // of elements that what is dragged is over
+  const over = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
+  const curtain = (change) => {
+    depth = Math.max(0, change === 0 ? 0 : depth + change);
+    $("curtain").hidden = depth === 0 || !writable || !base;
+  };
+  window.addEventListener("dragenter", (event) => over(event) && curtain(1));
+  window.addEventListener("dragleave", (event) => over(event) && curtain(-1));
+  window.addEventListener("dragover", (event) => over(event) && event.preventDefault());
+  window.addEventListener("drop", (event) => {
+    if (!over(event)) return;
+    event.preventDefault();
+    curtain(0);
+    add(event.dataTransfer.files);
+  });
+}

@@ -1,0 +1,128 @@
+"""`rag serve`, `rag keys`, `rag trace` and `rag mcp` as a person types them."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+Rag = Callable[..., subprocess.CompletedProcess[str]]
+RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return {**kept, "XDG_DATA_HOME": str(tmp_path / "data"), "LC_ALL": "C.UTF-8"}
+
+
+@pytest.fixture
+def rag(environment: dict[str, str]) -> Rag:
+    def run(*words: str, locale: str = "C.UTF-8") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*RAG, *words], capture_output=True, text=True, timeout=120,
+            env={**environment, "LC_ALL": locale},
+        )  # fmt: skip
+
+    return run
+
+
+@contextmanager
+def serving(environment: dict[str, str], *words: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The address of a server that has begun to listen, and its process."""
+    process = subprocess.Popen(
+        [*RAG, "serve", "--port", "0", *words], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + (process.stderr.read() if process.stderr else "")
+        yield found[0].rstrip("/"), process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def test_a_server_from_start_to_end(environment: dict[str, str], rag: Rag, tmp_path: Path) -> None:
+    documents = tmp_path / "docs"
+    documents.mkdir()
+    (documents / "法.md").write_text("# 法\n\n第十九条 试用期不得超过六个月。\n", "utf-8")
+    assert rag("ingest", str(documents), "--kb", "laws", "-q").returncode == 0
+    with serving(environment) as (address, process):
+        with httpx.Client(base_url=address, timeout=60) as client:
+            assert "script-src 'self'" in client.get("/").headers["content-security-policy"]
+            body = {"question": "试用期不得超过几个月？", "knowledge_base": "laws"}
+            answer = client.post("/ask", json=body).json()
+            assert "六个月" in answer["answer"]
+            assert answer["citations"][0]["name"] == "法.md"
+            assert str(tmp_path) not in json.dumps(answer)
+        traced = rag("trace", answer["id"])
+        assert "the same candidates with the same scores" in traced.stdout
+        assert "六个月" in traced.stdout
+        assert json.loads(rag("trace", answer["id"], "--json").stdout)["replay"]["same"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    lines = [json.loads(line) for line in (process.stderr.read() if process.stderr and not
+             process.stderr.closed else "").splitlines()]  # fmt: skip
+    assert all("试用期" not in json.dumps(line, ensure_ascii=False) for line in lines)
+
+
+def test_a_key_is_asked_for_from_the_first_one_on(environment: dict[str, str], rag: Rag) -> None:
+    with serving(environment) as (address, _), httpx.Client(base_url=address) as client:
+        assert client.get("/session").json()["key"] is None
+        made = rag("keys", "create", "张三", "--scope", "read")
+        assert made.returncode == 0
+        assert "every request needs a key" in made.stderr
+        key = made.stdout.strip()
+        assert client.get("/session").status_code == 401
+        bearer = {"Authorization": f"Bearer {key}"}
+        assert client.get("/session", headers=bearer).json()["key"] == "张三"
+        [listed] = json.loads(rag("keys", "list", "--json").stdout)
+        assert listed["name"] == "张三"
+        assert key not in rag("keys", "list").stdout
+        assert rag("keys", "revoke", listed["id"]).returncode == 0
+        assert client.get("/session", headers=bearer).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["serve", "--host", "0.0.0.0"], "rag keys create"),
+        (["serve", "--host", "192.0.2.1"], "rag keys create"),
+        (["serve", "--port", "70000"], "port is 70000"),
+        (["serve", "--slots", "0"], "slots is 0"),
+        (["keys", "create", "x", "--scope", "root"], "root is no scope"),
+        (["keys", "revoke", "nobody"], "no usable key is called nobody"),
+        (["trace", "nothing"], "there is no answer nothing"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(rag: Rag, words: list[str], says: str) -> None:
+    done = rag(*words)
+    assert done.returncode == 1, done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_mistakes_are_told_in_chinese_too(rag: Rag) -> None:
+    done = rag("serve", "--host", "0.0.0.0", locale="zh_CN.UTF-8")
+    assert "请先创建" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told(rag: Rag) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = rag("serve", "--port", port)
+    assert done.returncode == 1
+    assert f"port {port}" in done.stderr
+    assert "--port" in done.stderr

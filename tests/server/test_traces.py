@@ -1,0 +1,93 @@
+"""Traces: the same retrieval again to the bit, and gone with the documents."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from server.database import passing
+from server.spans import Spans
+from server.traces import Traces, replay
+from tests.server.servers import filled
+
+QUESTION = "试用期不得超过几个月？"
+
+
+def test_a_replay_finds_the_same_until_the_knowledge_base_changes(tmp_path: Path) -> None:
+    with filled(tmp_path) as mine:
+        trace = mine.state.traces.get(mine.ask(QUESTION)["id"])
+        assert trace
+        with mine.state.bases.reading("mine") as pipeline:
+            again = replay(trace, pipeline)
+        assert again.same
+        assert (again.new, again.gone) == ((), ())
+        assert again.sequence == trace.sequence
+        assert set(again.chunks) == {int(key) for key, _ in trace.record["candidates"]}
+        mine.upload({"neu.txt": "试用期工资不得低于八成。\n"})
+        with mine.state.bases.reading("mine") as pipeline:
+            again = replay(trace, pipeline)
+        assert not again.same
+        assert len(again.new) == 1
+        assert again.sequence > trace.sequence
+
+
+def kept(traces: Traces, number: int, document: str = "d") -> None:
+    record = {"hits": [{"document": document}], "candidates": [], "question": str(number)}
+    traces.keep("ask", trace=f"{number:024x}", base="a", sequence=1, record=record)
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    with closing(passing(tmp_path)) as database:
+        traces = Traces(database, 150)
+        for number in range(1, 401):
+            kept(traces, number)
+        assert traces.get(f"{400:024x}")
+        assert traces.get(f"{251:024x}")
+        assert traces.get(f"{250:024x}") is None
+        assert database.row("SELECT count(*) FROM quoted")[0] == 150  # type: ignore[index]
+
+
+def test_traces_go_with_the_document_that_they_quote_and_with_the_base(tmp_path: Path) -> None:
+    with closing(passing(tmp_path)) as database:
+        traces = Traces(database, 100)
+        for number, document in enumerate(["d", "e", "d"]):
+            kept(traces, number, document)
+        traces.forget_document("d")
+        assert [traces.get(f"{number:024x}") is None for number in range(3)] == [True, False, True]
+        traces.forget_base("a")
+        assert traces.get(f"{1:024x}") is None
+        assert b"question" not in (tmp_path / "traces.sqlite").read_bytes()
+
+
+def test_spans_tell_stages_and_no_text(tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with filled(tmp_path, spans=Spans(provider)) as mine:
+        mine.ask(QUESTION)
+        spans = exporter.get_finished_spans()
+    names = {span.name for span in spans}
+    assert {"rag.ask", "rag.embed", "rag.search", "rag.read"} <= names
+    root = next(span for span in spans if span.name == "rag.ask")
+    assert root.parent is not None  # within that of the HTTP request
+    for span in spans:
+        if span.name in ("rag.embed", "rag.search", "rag.read"):
+            assert span.parent
+            assert span.parent.span_id == root.context.span_id  # type: ignore[union-attr]
+        assert "试用期" not in json.dumps(dict(span.attributes or {}), ensure_ascii=False)
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_nothing_of_opentelemetry_is_imported_unless_configured(configured: bool) -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; from server.spans import Spans; Spans().tell('ask', {}, {});"
+    code += "from server.spans import exported; exported();" * configured
+    code += "print('opentelemetry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(configured)

@@ -1,0 +1,23 @@
+"""The reader's language."""
+
+import pytest
+
+from server.words import preferred
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("", "en"),
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("en-US,en;q=0.9,zh;q=0.8", "en"),
+        ("fr, zh;q=0.5", "zh"),
+        ("fr", "en"),
+        ("zh;q=0", "en"),
+        ("zh;q=x, en", "en"),
+        ("," * 10_000, "en"),
+        ("*", "en"),
+    ],
+)
+def test_what_is_preferred_of_the_two(accepted: str, language: str) -> None:
+    assert preferred(accepted) == language
