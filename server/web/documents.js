@@ -11,6 +11,7 @@ let base = "";
 let session = null;
 let writable = false;
 let shown = 0;
+const followed = new Set(); // jobs that have a panel
 
 const path = (more = "") => `/knowledge-bases/${encodeURIComponent(base)}/documents${more}`;
 
@@ -20,6 +21,7 @@ export async function useDocuments(name, limits, scopes) {
   writable = scopes.includes("write");
   $("upload").hidden = !writable;
   $("jobs").replaceChildren();
+  followed.clear();
   $("find").value = "";
   if (!base) {
     $("list").replaceChildren();
@@ -30,7 +32,9 @@ export async function useDocuments(name, limits, scopes) {
   await list();
   const { jobs } = await get(`/jobs?knowledge_base=${encodeURIComponent(base)}`);
   for (const job of jobs) {
-    if (job.kind === "ingest" && job.finished === null) follow(job, panel());
+    if (job.kind === "ingest" && job.finished === null && !followed.has(job.id)) {
+      follow(job, panel());
+    }
   }
 }
 
@@ -124,6 +128,7 @@ export async function add(files) {
 
 async function follow(job, node) {
   const asked = base;
+  followed.add(job.id);
   const line = make("p", {});
   const bar = make("progress", { "aria-label": say("documents") });
   const stop = make("button", {

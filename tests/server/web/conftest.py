@@ -1,0 +1,83 @@
+"""A real server with its worker, and a real browser."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
+
+
+class Serving:
+    """A server of its own folder; `open` gives a page of it, whose complaints are kept."""
+
+    def __init__(self, data: Path, browser: Browser) -> None:
+        self.browser = browser
+        self.complaints: list[str] = []
+        self.environment = {**os.environ, "XDG_DATA_HOME": str(data), "LC_ALL": "C.UTF-8"}
+        self.process = subprocess.Popen(
+            [*RAG, "serve", "--port", "0", "--no-ocr"], env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self.process.stdout
+        found = re.search(r"http://\S+", self.process.stdout.readline())
+        assert found
+        self.address = found[0]
+        self.contexts: list[BrowserContext] = []
+
+    def open(self, **more) -> Page:
+        """The page, in English on a desk unless `more` says otherwise."""
+        context = self.browser.new_context(**{"locale": "en-US", **more})
+        context.set_default_timeout(30_000)
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        page.on("console", self._said)
+        page.goto(self.address)
+        return page
+
+    def _said(self, message: ConsoleMessage) -> None:
+        """An answer of 4xx is told by the browser, too; the page shows it, which is tested."""
+        refused = message.text.startswith("Failed to load resource")
+        if message.type in ("error", "warning") and not refused:
+            self.complaints.append(message.text)
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=60)
+
+    def rag(self, *words: str) -> str:
+        done = subprocess.run(
+            [*RAG, *words], env=self.environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def close(self) -> None:
+        for context in self.contexts:
+            context.close()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def serving(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    served = Serving(tmp_path_factory.mktemp("data"), browser)
+    yield served
+    served.close()

@@ -1,0 +1,279 @@
+"""The page in a real browser: uploaded, asked, streamed, cited, deleted, refused."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.server.web.conftest import Serving
+
+DOCUMENTS = Path(__file__).parents[2] / "data" / "documents"
+RULES = (
+    "第一章 仓库\n\n第一条 仓库的钥匙放在门卫室，由张三保管。\n\n"
+    "第二条 领用货物须提前两个工作日申请。😀 超过十件的，由主任批准。\n\n第三条 每周五盘点一次。\n"
+)
+ASKED = "领用货物须提前多久申请？"
+HOSTILE = "<img src=x onerror=alert(1)>.txt"
+
+
+@pytest.fixture
+def page(serving: Serving) -> Iterator[Page]:
+    serving.complaints.clear()
+    opened = serving.open()
+    yield opened
+    opened.close()
+
+
+def ask(page: Page, question: str) -> None:
+    page.fill("#question", question)
+    page.press("#question", "Enter")
+
+
+def upload(page: Page, name: str, content: str | bytes) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    page.set_input_files("#files", {"name": name, "mimeType": "text/plain", "buffer": data})
+    expect(page.locator("#jobs .job").first).to_contain_text("Done", timeout=60_000)
+
+
+def test_from_an_empty_server_to_a_refusal(serving: Serving, page: Page) -> None:
+    """The whole way of a new user, in one go."""
+    expect(page.locator("#thread")).to_contain_text("no knowledge base yet")
+    expect(page.locator("#question")).to_be_disabled()
+    page.click("#new-base")
+    page.fill("#base-name", "not a name")
+    page.press("#base-name", "Enter")
+    expect(page.locator("#base-problem")).to_contain_text("name")
+    page.fill("#base-name", "仓库")
+    page.press("#base-name", "Enter")
+    expect(page.locator("#base")).to_have_value("仓库")
+    expect(page.locator("#list")).to_contain_text("No documents yet")
+
+    # Upload, and watch the progress.
+    seen = page.evaluate_handle(
+        """() => { const seen = new Set();
+        new MutationObserver(() => { const p = document.querySelector('#jobs p');
+          if (p) seen.add(p.textContent); }).observe(document.getElementById('jobs'),
+          {subtree: true, childList: true, characterData: true}); return seen; }"""
+    )
+    upload(page, "仓库管理规定.txt", RULES.encode("gb18030"))
+    states = page.evaluate("seen => [...seen]", seen)
+    assert any(state.startswith("Reading: ") or state == "Waiting" for state in states), states
+    expect(page.locator("#jobs .file")).to_contain_text("gb18030")
+    expect(page.locator("#list .document")).to_contain_text("仓库管理规定.txt")
+    expect(page.locator("#list .receipt")).to_contain_text("gb18030")
+
+    # Ask, and see the source at the quoted span.
+    ask(page, ASKED)
+    chip = page.locator("article .chip").first
+    expect(chip).to_be_visible()
+    quote = page.locator(".sources .quote").first.inner_text()
+    assert "两个工作日" in quote
+    chip.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#source mark")).to_have_text(quote)
+    expect(page.locator("#source mark")).to_be_in_viewport()
+    expect(page.locator("#source-title")).to_have_text("仓库管理规定.txt")
+    page.keyboard.press("Escape")
+    expect(page.locator("#source")).to_be_hidden()
+    expect(chip).to_be_focused()
+
+    # The conversation survives a reload.
+    page.reload()
+    expect(page.locator("article .chip").first).to_be_visible()
+
+    # Delete, but only when that is meant.
+    delete = page.locator("#list .delete")
+    delete.click()
+    page.keyboard.press("Escape")
+    expect(page.locator("#list .document")).to_have_count(1)
+    delete.click()
+    expect(page.locator("#confirm-text")).to_contain_text("仓库管理规定.txt")
+    page.click("#yes")
+    expect(page.locator("#list .document")).to_have_count(0)
+
+    # What is deleted is not found any more.
+    page.click("#clear")
+    ask(page, ASKED)
+    expect(page.locator(".refusal")).to_contain_text("Not found")
+    expect(page.locator(".chip")).to_have_count(0)
+    assert serving.complaints == []
+
+
+@pytest.fixture(scope="module")
+def filled(serving: Serving) -> Serving:
+    with serving.client() as client:
+        if client.get("/knowledge-bases/仓库").status_code == 404:
+            client.post("/knowledge-bases", json={"name": "仓库"})
+        files = {
+            "规定.txt": RULES.encode(),
+            "mark.pdf": (DOCUMENTS / "zh-toc-cid-font.pdf").read_bytes(),
+        }
+        parts = [("files", each) for each in files.items()]
+        job = client.post("/knowledge-bases/仓库/documents", files=parts).json()["id"]
+        while client.get(f"/jobs/{job}").json()["finished"] is None:
+            pass
+    return serving
+
+
+def test_text_arrives_piece_by_piece_and_can_be_stopped(filled: Serving, page: Page) -> None:
+    """The server's stream is held at its first pieces, as a slow model would."""
+    page.evaluate(
+        """() => { const real = window.fetch; window.fetch = async (path, options) => {
+          if (path !== '/ask') return real(path, options);
+          const encoder = new TextEncoder();
+          const bytes = encoder.encode('event: text\\ndata: {"text":"两个"}\\n\\n');
+          const stream = new ReadableStream({ start(controller) {
+            controller.enqueue(encoder.encode('event: passages\\ndata: {}\\n\\n'));
+            controller.enqueue(bytes.slice(0, 27)); // ends within a character
+            setTimeout(() => controller.enqueue(bytes.slice(27)), 50);
+            options.signal.onabort = () => controller.error(
+              new DOMException('left', 'AbortError'));
+          }});
+          return new Response(stream); }; }"""
+    )
+    ask(page, ASKED)
+    expect(page.locator(".streaming")).to_have_text("两个")
+    expect(page.locator("#send")).to_be_hidden()
+    page.click("#stop")
+    expect(page.locator("article .problem")).to_have_text("Stopped.")
+    expect(page.locator("#send")).to_be_visible()
+
+
+def test_files_can_be_dropped_anywhere(filled: Serving, page: Page) -> None:
+    expect(page.locator("#list .document").first).to_be_visible()
+    transfer = page.evaluate_handle(
+        """() => { const data = new DataTransfer();
+        data.items.add(new File(['拖放的文件说：密码箱在三楼。\\n'], '拖放.txt')); return data; }"""
+    )
+    page.dispatch_event("main", "dragenter", {"dataTransfer": transfer})
+    expect(page.locator("#curtain")).to_be_visible()
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+    expect(page.locator("#curtain")).to_be_hidden()
+    expect(page.locator("#list")).to_contain_text("拖放.txt", timeout=60_000)
+
+
+def test_a_page_of_a_pdf_is_shown_with_the_passage_marked(filled: Serving, page: Page) -> None:
+    page.fill("#find", "mark.pdf")
+    expect(page.locator("#list .document")).to_have_count(1)
+    with filled.client() as client:
+        listed = client.get("/knowledge-bases/仓库/documents", params={"q": "mark.pdf"}).json()
+        document = listed["documents"][0]["id"]
+        text = client.get(f"/knowledge-bases/仓库/documents/{document}/text").json()["text"]
+    ask(page, text.strip()[:60].replace("\n", " "))
+    page.locator("article .source").first.click()
+    picture = page.locator("#source img")
+    expect(picture).to_be_visible()
+    expect(picture).to_have_attribute("alt", re.compile("with the quote marked"))
+    expect(picture).to_have_js_property("complete", True)
+    assert picture.evaluate("image => image.naturalWidth") > 500
+
+
+def test_names_and_text_are_never_markup(filled: Serving, page: Page) -> None:
+    script = "<script>alert(2)</script> <b onclick=alert(3)>暗号是芝麻</b> javascript:alert(4)\n"
+    upload(page, HOSTILE, script)
+    expect(page.locator("#jobs .file .name").first).to_have_text(HOSTILE)
+    expect(page.locator("#list .document .name", has_text=HOSTILE)).to_have_count(1)
+    ask(page, "暗号是什么？")
+    expect(page.locator("article .source").first).to_contain_text("<b onclick")
+    page.locator("article .chip").first.click()
+    expect(page.locator("#source .text")).to_contain_text("<script>alert(2)</script>")
+    assert page.locator("#source b, #thread b, #list img").count() == 0
+    assert filled.complaints == []
+
+
+def test_a_file_that_is_refused_says_why(filled: Serving, page: Page) -> None:
+    upload(page, "broken.pdf", b"%PDF-1.4 cut off")
+    expect(page.locator("#jobs .file.refused")).to_contain_text("broken.pdf")
+    expect(page.locator("#jobs .file.refused .problem")).not_to_be_empty()
+
+
+def test_an_input_methods_enter_does_not_send(filled: Serving, page: Page) -> None:
+    page.fill("#question", "领用")
+    page.dispatch_event("#question", "keydown", {"key": "Enter", "keyCode": 229})
+    page.dispatch_event("#question", "keydown", {"key": "Enter", "isComposing": True})
+    expect(page.locator("article")).to_have_count(0)
+    page.press("#question", "Shift+Enter")
+    expect(page.locator("article")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("locale", "words"), [("zh-CN", "添加文档"), ("en-GB", "Add documents")])
+def test_the_page_speaks_the_readers_language_and_can_be_switched(
+    filled: Serving, locale: str, words: str
+) -> None:
+    page = filled.open(locale=locale)
+    expect(page.locator("#upload")).to_contain_text(words)
+    page.click("#language")
+    expect(page.locator("#upload")).not_to_contain_text(words)
+    page.reload()
+    expect(page.locator("#upload")).not_to_contain_text(words)
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_axe_finds_nothing_serious(filled: Serving, scheme: str, width: int) -> None:
+    page = filled.open(
+        color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 800}
+    )
+    ask(page, ASKED)
+    expect(page.locator("article .chip").first).to_be_visible()
+    found = {"chat": Axe().run(page)}
+    page.locator("article .chip").first.click()
+    expect(page.locator("#source mark")).to_be_visible()
+    found["source"] = Axe().run(page)
+    page.keyboard.press("Escape")
+    if width < 800:
+        page.click("#show-documents")
+    expect(page.locator("#list .document").first).to_be_visible()
+    found["documents"] = Axe().run(page)
+    page.locator("#list .delete").first.click()
+    found["confirm"] = Axe().run(page)
+    for view, result in found.items():
+        serious = [
+            (violation["id"], violation["nodes"][0]["html"])
+            for violation in result.response["violations"]
+            if violation["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], view
+    page.close()
+
+
+def test_a_phone_scrolls_in_one_direction_and_has_large_targets(filled: Serving) -> None:
+    page = filled.open(viewport={"width": 360, "height": 740}, has_touch=True, locale="zh-CN")
+    ask(page, ASKED)
+    expect(page.locator("article .chip").first).to_be_visible()
+    for view in ("#show-documents", "#show-chat"):
+        page.click(view)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 360
+    for button in page.locator("button:visible, select:visible").all():
+        box = button.bounding_box()
+        assert box
+        assert min(box["width"], box["height"]) >= 24
+    page.close()
+
+
+def test_a_key_is_asked_for_and_its_scopes_hold(filled: Serving) -> None:
+    """Last: from the first key on, every request needs one."""
+    key = filled.rag("keys", "create", "reader", "--scope", "read:仓库")
+    page = filled.open()
+    expect(page.locator("#key")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#key")).to_be_visible()
+    page.fill("#key-field", "rag-000000000000-" + "x" * 43)
+    page.press("#key-field", "Enter")
+    expect(page.locator("#key-problem")).to_contain_text("not known")
+    page.fill("#key-field", key)
+    page.press("#key-field", "Enter")
+    expect(page.locator("#key")).to_be_hidden()
+    expect(page.locator("#list .document").first).to_be_visible()
+    for hidden in ("#upload", "#new-base", "#delete-base", "#list .delete"):
+        expect(page.locator(hidden).first).to_be_hidden()
+    page.reload()
+    ask(page, ASKED)
+    expect(page.locator("article .chip").first).to_be_visible()
+    assert page.evaluate("Object.keys(localStorage)") in (["base"], ["base", "language"])
+    page.close()
