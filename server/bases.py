@@ -173,12 +173,12 @@ class Bases:
         """How the knowledge base's language model picks its words, but for what is `said`."""
         return replace(self.generate(self.path(name)).sampling, **said)
 
-    def describe(self, name: str, who: Principal) -> schemas.Base:
+    def describe(self, name: str, who: Principal) -> schemas.KnowledgeBase:
         with self.reading(name) as pipeline:
             info = pipeline.store.info()
         options = self.generate(info.path)
         prompt: PromptOptions = settings(info.path / SETTINGS)["prompt"]
-        return schemas.Base(
+        return schemas.KnowledgeBase(
             name=name,
             documents=info.documents,
             chunks=info.chunks,
@@ -203,7 +203,7 @@ class Bases:
             path.name for path in folder.iterdir() if (path / "adapter_config.json").is_file()
         )
 
-    def create(self, wanted: schemas.NewBase) -> None:
+    def create(self, wanted: schemas.NewKnowledgeBase) -> None:
         """A new, empty knowledge base, whole or not at all. Raises `Taken`."""
         name = check_name(wanted.name)
         embedder = wanted.embedder or self.options.embedders[0]

@@ -53,7 +53,7 @@ def tools(state: State, say: Speaker) -> MCPServer:
         return Asking(request.state.who, speaker(request.headers))
 
     @server.tool(annotations=READING)
-    def list_knowledge_bases(context: Context[Any, Any]) -> list[schemas.Base]:
+    def list_knowledge_bases(context: Context[Any, Any]) -> list[schemas.KnowledgeBase]:
         """The knowledge bases that can be searched and asked."""
         who = asking(context).who
         names = [name for name in state.bases.names() if who.may("read", name)]

@@ -79,7 +79,7 @@ class Session(BaseModel):
     version: str
 
 
-class NewBase(Strict):
+class NewKnowledgeBase(Strict):
     name: BaseName
     embedder: str = ""
     """One of the session's `embedders`; empty for the first."""
@@ -94,7 +94,7 @@ class BaseChange(Strict):
     adapter: str | None = None
 
 
-class Base(BaseModel):
+class KnowledgeBase(BaseModel):
     """A knowledge base."""
 
     name: str
@@ -114,7 +114,7 @@ class Base(BaseModel):
 
 
 class BaseList(BaseModel):
-    knowledge_bases: list[Base]
+    knowledge_bases: list[KnowledgeBase]
 
 
 class Receipt(BaseModel):

@@ -24,7 +24,7 @@ def test_the_reference_is_what_help_says(page: str) -> None:
 def test_the_readme_names_commands_and_files_that_exist(readme: str) -> None:
     text = (ROOT / readme).read_text("utf-8")
     reference = (ROOT / "docs" / "cli.md").read_text("utf-8")
-    for command in re.findall(r"^rag ((?:kb |finetune )?[a-z]+)", text, re.MULTILINE):
+    for command in re.findall(r"^rag ((?:kb |finetune |keys )?[a-z]+)", text, re.MULTILINE):
         assert f"## rag {command}" in reference
     for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

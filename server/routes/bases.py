@@ -20,7 +20,7 @@ def list_bases(server: Server, by: By) -> schemas.BaseList:
 
 
 @router.post("", status_code=201, responses=responses(409))
-def create_base(body: schemas.NewBase, server: Server, by: By) -> schemas.Base:
+def create_base(body: schemas.NewKnowledgeBase, server: Server, by: By) -> schemas.KnowledgeBase:
     """A new, empty one."""
     by.must("admin", body.name)
     server.bases.create(body)
@@ -28,7 +28,7 @@ def create_base(body: schemas.NewBase, server: Server, by: By) -> schemas.Base:
 
 
 @router.get("/{knowledge_base}", responses=responses(503))
-def get_base(knowledge_base: Name, server: Server, by: By) -> schemas.Base:
+def get_base(knowledge_base: Name, server: Server, by: By) -> schemas.KnowledgeBase:
     by.must("read", knowledge_base)
     return server.bases.describe(knowledge_base, by.who)
 
@@ -36,7 +36,7 @@ def get_base(knowledge_base: Name, server: Server, by: By) -> schemas.Base:
 @router.patch("/{knowledge_base}", responses=responses(409, 503))
 def change_base(
     knowledge_base: Name, body: schemas.BaseChange, server: Server, by: By
-) -> schemas.Base:
+) -> schemas.KnowledgeBase:
     """Another prompt or adapter; what is left out stays."""
     by.must("admin", knowledge_base)
     server.bases.change(knowledge_base, body)
