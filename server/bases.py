@@ -100,14 +100,21 @@ class Bases:
 
     def names(self) -> list[str]:
         found = sorted(path.parent.name for path in self.options.data.glob(f"*/{TRUTH}"))
-        return [name for name in found if re.fullmatch(schemas.NAME, name)]
+        return [name for name in found if self._folder(name)]
 
     def path(self, name: str) -> Path:
         """The folder of a knowledge base that is there. Raises `Unknown`."""
-        path = self.options.data / name if re.fullmatch(schemas.NAME, name) else None
-        if path is None or path.is_symlink() or not (path / TRUTH).is_file():
+        path = self._folder(name)
+        if path is None:
             raise no_base(name)
         return path
+
+    def _folder(self, name: str) -> Path | None:
+        if not re.fullmatch(schemas.NAME, name):
+            return None
+        path = self.options.data / name
+        linked = path.is_symlink() or (path / TRUTH).is_symlink()
+        return path if (path / TRUTH).is_file() and not linked else None
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Pipeline]:
@@ -229,7 +236,7 @@ class Bases:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
-    def change(self, name: str, wanted: schemas.BaseChange) -> None:
+    def change(self, name: str, wanted: schemas.KnowledgeBaseChange) -> None:
         path = self.path(name)
         self._write_settings(path, wanted.instruction, wanted.adapter)
 

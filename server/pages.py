@@ -54,19 +54,17 @@ class Pages:
 def original(store: LocalStore, document: Document) -> Path:
     """The file that a document was read from.
 
-    A file outside the knowledge base is opened only where its bytes are those of the document: a
-    knowledge base that came from elsewhere can name any path, and learns nothing by it.
+    A file is opened only where its bytes are those of the document: a knowledge base that came from
+    elsewhere can name or link any path, and shows nothing by it.
     """
-    kept = Originals(store.path).path(document.digest)
-    if kept.is_file():
-        return kept
-    path = Path(document.source)
-    if path.is_absolute() and path.is_file() and not path.is_symlink():
-        try:
-            if digest(path) == document.digest:
-                return path
-        except OSError:
-            pass
+    kept = Originals(store.path).path(document.digest).absolute()
+    for path in (kept, Path(document.source)):
+        if path.is_absolute() and path.is_file() and not path.is_symlink():
+            try:
+                if digest(path) == document.digest:
+                    return path
+            except OSError:
+                pass
     raise _none()
 
 

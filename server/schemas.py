@@ -89,7 +89,7 @@ class NewKnowledgeBase(Strict):
     """One of the session's `adapters`; empty for none."""
 
 
-class BaseChange(Strict):
+class KnowledgeBaseChange(Strict):
     instruction: str | None = Field(None, max_length=4000)
     adapter: str | None = None
 

@@ -35,7 +35,7 @@ def get_base(knowledge_base: Name, server: Server, by: By) -> schemas.KnowledgeB
 
 @router.patch("/{knowledge_base}", responses=responses(409, 503))
 def change_base(
-    knowledge_base: Name, body: schemas.BaseChange, server: Server, by: By
+    knowledge_base: Name, body: schemas.KnowledgeBaseChange, server: Server, by: By
 ) -> schemas.KnowledgeBase:
     """Another prompt or adapter; what is left out stays."""
     by.must("admin", knowledge_base)

@@ -37,10 +37,10 @@ def served(data: Path) -> Iterator[tuple[State, Crew]]:
 
 
 def upload(parts: State, files: dict[str, str], base: str = "mine") -> str:
-    from server.schemas import NewBase
+    from server.schemas import NewKnowledgeBase
 
     if base not in parts.bases.names():
-        parts.bases.create(NewBase(name=base))
+        parts.bases.create(NewKnowledgeBase(name=base))
     job, originals = parts.jobs.receive(base), Originals(parts.bases.path(base))
     for name, text in files.items():
         originals.keep(
