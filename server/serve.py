@@ -1,11 +1,13 @@
 """A server, from its options to its end."""
 
 import logging
+import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from types import FrameType
 
 import uvicorn
 
@@ -34,6 +36,7 @@ def serve(
     """Serve until a signal ends it; `told` gets the address once it listens. Answers under way are
     finished, jobs under way wait for the next start."""
     _log()
+    signal.signal(signal.SIGTERM, _end)  # uvicorn raises it once more when it is done
     crew = Crew(options)
     models = Models(loader(options.cache, note))
     with closing(State.made(options, models, spans=spans, worker_alive=crew.alive)) as state:
@@ -89,6 +92,11 @@ def check_door(options: ServerOptions, keys: Keys) -> None:
             "first: rag keys create NAME --scope read",
             zh=f"{options.host} 可被其他机器访问，而现在没有密钥；请先创建：rag keys create 名称 --scope read",
         )
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """As an end that was asked for: whatever is open is closed on the way out."""
+    raise SystemExit(0)
 
 
 def _log() -> None:

@@ -1,7 +1,8 @@
 """Servers for tests: the real application at a real port, with a stand-in encoder."""
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,18 @@ import uvicorn
 
 from ingest.embed import Backend, Embedder
 from rag.generate import GenerateOptions
+from server.crew import Crew
 from server.models import Models
 from server.options import ServerOptions
+from server.originals import Originals
+from server.schemas import NewKnowledgeBase
 from server.serve import configuration, listen
 from server.spans import Spans
 from server.state import State
 from server.worker import Worker
 from tests.fakes import CopyingGenerator, HashEmbedder
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatglm-rag"
 LAW = "第十条 建立劳动关系，应当订立书面劳动合同。\n第十九条 试用期不得超过六个月。\n"
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n"
 RUST = "Cargo 是 Rust 的构建系统和包管理器。\nRust 每六周发布一个新的稳定版本。\n"
@@ -129,3 +134,40 @@ def filled(data: Path, **more: Any) -> Iterator[Filled]:
         full = Filled(server, client)
         full.upload(dict(PAGES))
         yield full
+
+
+@contextmanager
+def served(data: Path) -> Iterator[tuple[State, Crew]]:
+    """A server's parts with a real worker beside them, and the bundled encoder."""
+
+    def none(options: Any) -> Any:
+        raise AssertionError("no model is named")
+
+    made = ServerOptions(data=data, cache=CACHE, port=0, ocr=False)
+    with Crew(made) as crew, closing(State.made(made, Models(none))) as parts:
+        yield parts, crew
+
+
+def upload(parts: State, files: Mapping[str, bytes | str], base: str = "mine") -> str:
+    if base not in parts.bases.names():
+        parts.bases.create(NewKnowledgeBase(name=base))
+    job, originals = parts.jobs.receive(base), Originals(parts.bases.path(base))
+    for name, text in files.items():
+        originals.keep(
+            name,
+            [text.encode() if isinstance(text, str) else text],
+            most=10**9,
+            noted=lambda stored: parts.jobs.file(job, stored, once={}),
+        )
+    parts.jobs.queue(job)
+    return job
+
+
+def row(parts: State, job: str) -> Any:
+    found = parts.jobs.get(job)
+    assert found
+    return found
+
+
+def ended(parts: State, job: str) -> Callable[[], bool]:
+    return lambda: row(parts, job)["finished"] is not None

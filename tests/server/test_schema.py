@@ -26,7 +26,7 @@ def test_schemathesis_finds_nothing(mine: Filled, tmp_path: Path) -> None:
         [
             SCHEMATHESIS, "run", f"{mine.client.base_url}/openapi.json",
             "--header", f"Authorization: Bearer {key}",
-            "--max-examples", "8", "--generation-deterministic", "--continue-on-failure",
+            "--max-examples", "4", "--generation-deterministic", "--continue-on-failure",
         ],
         cwd=tmp_path, capture_output=True, text=True, timeout=600,
     )  # fmt: skip

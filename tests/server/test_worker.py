@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,56 +10,23 @@ import pytest
 
 from ingest.store import open_store
 from server.crew import Crew
-from server.options import ServerOptions
-from server.originals import Originals
-from server.state import State
-from tests.server.servers import filled, options, state, wait_for, work, worker
+from tests.server.servers import (
+    ended,
+    filled,
+    options,
+    row,
+    served,
+    state,
+    upload,
+    wait_for,
+    work,
+    worker,
+)  # fmt: skip
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatglm-rag"
 LONG = "".join(
     f"第{number}条 编号{number}的仓库存放第{number * 7}号货物，值班人员每{number + 1}小时巡查一次。\n"
     for number in range(1, 1200)
 )
-
-
-@contextmanager
-def served(data: Path) -> Iterator[tuple[State, Crew]]:
-    """A server's parts with a real worker beside them, and the bundled encoder."""
-    from server.models import Models
-
-    def none(options: Any) -> Any:
-        raise AssertionError("no model is named")
-
-    made = ServerOptions(data=data, cache=CACHE, port=0, ocr=False)
-    with Crew(made) as crew, closing(State.made(made, Models(none))) as parts:
-        yield parts, crew
-
-
-def upload(parts: State, files: dict[str, str], base: str = "mine") -> str:
-    from server.schemas import NewKnowledgeBase
-
-    if base not in parts.bases.names():
-        parts.bases.create(NewKnowledgeBase(name=base))
-    job, originals = parts.jobs.receive(base), Originals(parts.bases.path(base))
-    for name, text in files.items():
-        originals.keep(
-            name,
-            [text.encode()],
-            most=10**9,
-            noted=lambda stored: parts.jobs.file(job, stored, once={}),
-        )
-    parts.jobs.queue(job)
-    return job
-
-
-def row(parts: State, job: str) -> Any:
-    found = parts.jobs.get(job)
-    assert found
-    return found
-
-
-def ended(parts: State, job: str) -> Callable[[], bool]:
-    return lambda: row(parts, job)["finished"] is not None
 
 
 def test_a_killed_workers_job_is_done_by_the_next_one_whole(
