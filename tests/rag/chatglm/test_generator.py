@@ -150,3 +150,26 @@ def test_a_directory_opens_with_what_fits(tmp_path: Path) -> None:
     assert ours.name == "chatglm3-tiny"
     assert told[-1] == 1
     assert told == sorted(told)
+
+
+def test_a_reply_that_is_stopped_ends_early_and_the_next_is_whole(loose: ChatGLMGenerator) -> None:
+    whole = list(loose.stream(QUESTION, GREEDY))
+    reply, pieces = loose.stream(QUESTION, GREEDY), []
+    for piece in reply:
+        pieces.append(piece)
+        loose.stop()
+    assert len(pieces) < len(whole)
+    assert "".join(whole).startswith("".join(pieces[:1]))
+    assert list(loose.stream(QUESTION, GREEDY)) == whole
+
+
+def test_a_prompt_is_left_between_two_layers(loose: ChatGLMGenerator) -> None:
+    """Also where nothing has been written yet: the model is told while it reads."""
+    layers = max(
+        (list(m) for m in loose.model.modules() if isinstance(m, torch.nn.ModuleList)), key=len
+    )
+    hook = layers[0].register_forward_pre_hook(lambda *_: loose.stop(), prepend=True)
+    try:
+        assert "".join(loose.stream(QUESTION, GREEDY)) == ""
+    finally:
+        hook.remove()
