@@ -9,7 +9,7 @@ from tests.finetune.keyvalues import SEEDS, compared
 def test_retrieval_aware_rows_beat_plain_ones_over_five_seeds(tiny: Path, tmp_path: Path) -> None:
     """In exact match with three distractors, and in F1 of refusals, by a good deal on average.
 
-    How much exactly depends on the processor's arithmetic: .29 to .35 were seen in F1.
+    How much exactly depends on the processor's arithmetic: docs/log.md, 2026-11-27.
     """
     found = [compared(tiny, seed, tmp_path) for seed in range(SEEDS)]
     for score in ("exact", "refusal_f1"):

@@ -1,15 +1,18 @@
 """Made documents for the store's tests: small words, random unit vectors, exact offsets."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from ingest.store import Identity, LocalStore
+from ingest.store import Identity, LocalStore, open_store
 from ingest.store.protocol import Vectors
 from ingest.types import Chunk, Document, Passage, Receipt
 
 DIM = 16
 EMBEDDER = Identity("made-up", DIM, {"prefix": "passage: "})
+TEXTS = [f"sentence number {number} about contracts" for number in range(40)]
 
 
 def made_document(
@@ -47,3 +50,13 @@ def put(store: LocalStore, source: str, texts: Sequence[str]) -> list[Chunk]:
         change.put(document)
         change.add(document, passages, chunks, made_vectors(chunks))
     return chunks
+
+
+def with_codes(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A knowledge base of `TEXTS` that is large enough, by lowered limits, to keep vector codes."""
+    monkeypatch.setattr("ingest.store.vectors.EXACT_ROWS", 40)
+    monkeypatch.setattr("ingest.store.caches.EXACT_ROWS", 40)
+    with open_store(path, create=EMBEDDER) as store:
+        put(store, "a.txt", TEXTS)
+    assert list((path / "vectors").iterdir())
+    return path

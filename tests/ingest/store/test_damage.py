@@ -10,20 +10,12 @@ import pytest
 from ingest.errors import Mismatch, UserError
 from ingest.store import LocalStore, open_store
 from ingest.store.schema import VERSION
-from tests.ingest.store.made import EMBEDDER, made_vectors, put
-
-TEXTS = [f"sentence number {number} about contracts" for number in range(40)]
+from tests.ingest.store.made import EMBEDDER, TEXTS, made_vectors, put, with_codes
 
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A knowledge base large enough, by lowered limits, to keep vector codes."""
-    monkeypatch.setattr("ingest.store.vectors.EXACT_ROWS", 40)
-    monkeypatch.setattr("ingest.store.caches.EXACT_ROWS", 40)
-    with open_store(tmp_path / "kb", create=EMBEDDER) as store:
-        put(store, "a.txt", TEXTS)
-    assert list((tmp_path / "kb" / "vectors").iterdir())
-    return tmp_path / "kb"
+    return with_codes(tmp_path / "kb", monkeypatch)
 
 
 def answers(store: LocalStore) -> tuple[list[int], list[int]]:

@@ -13,9 +13,7 @@ import pytest
 
 from ingest.errors import UserError
 from ingest.store import open_store, restore, snapshot
-from tests.ingest.store.made import EMBEDDER, made_vectors, put
-
-TEXTS = [f"sentence number {number} about contracts" for number in range(40)]
+from tests.ingest.store.made import TEXTS, made_vectors, with_codes
 
 
 class Bomb:
@@ -30,12 +28,8 @@ class Bomb:
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A knowledge base with every kind of index file that there is."""
-    monkeypatch.setattr("ingest.store.vectors.EXACT_ROWS", 40)
-    monkeypatch.setattr("ingest.store.caches.EXACT_ROWS", 40)
-    with open_store(tmp_path / "kb", create=EMBEDDER) as store:
-        put(store, "a.txt", TEXTS)
-    return tmp_path / "kb"
+    """With every kind of index file that there is."""
+    return with_codes(tmp_path / "kb", monkeypatch)
 
 
 def kind(path: Path) -> tuple[str, str]:
