@@ -23,6 +23,7 @@ export async function useDocuments(name, limits, scopes) {
   $("jobs").replaceChildren();
   followed.clear();
   $("find").value = "";
+  $("find").disabled = !base;
   if (!base) {
     $("list").replaceChildren();
     $("count").textContent = "";
@@ -41,16 +42,16 @@ export async function useDocuments(name, limits, scopes) {
 export async function list(more = false) {
   const asked = base;
   const offset = more ? shown : 0;
-  const query = new URLSearchParams({ q: $("find").value.trim(), limit: PAGE, offset });
-  const { documents, total } = await get(path(`?${query}`));
-  if (asked !== base) return;
+  const q = $("find").value.trim();
+  const { documents, total } = await get(path(`?${new URLSearchParams({ q, limit: PAGE, offset })}`));
+  if (asked !== base || q !== $("find").value.trim()) return; // a later one is on its way
   if (!more) $("list").replaceChildren();
   $("list").append(...documents.map(row));
   shown = offset + documents.length;
   $("count").textContent = total ? String(total) : "";
   $("more").hidden = shown >= total;
   if (!total) {
-    const word = $("find").value.trim() ? "nothingFound" : "noDocuments";
+    const word = q ? "nothingFound" : "noDocuments";
     $("list").append(make("li", { class: "soft" }, say(word)));
   }
 }

@@ -34,6 +34,7 @@ def ask(page: Page, question: str) -> None:
 
 def upload(page: Page, name: str, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
+    expect(page.locator("#upload")).to_be_visible()  # Playwright would not wait for what is hidden
     page.set_input_files("#files", {"name": name, "mimeType": "text/plain", "buffer": data})
     expect(page.locator("#jobs .job").first).to_contain_text("Done", timeout=60_000)
 
