@@ -1,8 +1,13 @@
 """What several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: on matrices as small as the tests' more threads gain little, and lose much
+# where other tests compute beside them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -26,6 +27,7 @@ from rag.refuse import Calibration, Curve
 from rag.reply import NOT_FOUND
 from rag.retrieve import RetrieveOptions
 from rag.types import Answer, Message, Sampling
+from tests import commands
 from tests.fakes import HashEmbedder, TextParser
 from tests.rag.chatglm.adapters import linears, tensors, write
 from tests.tiny import FACTORIES, MOST, TITLE, fact, numbers, question, row
@@ -167,11 +169,8 @@ def test_a_conversation_keeps_to_the_window(pipeline: Pipeline) -> None:
 def kb(docs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a person who has a knowledge base of these files."""
     home = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, "XDG_DATA_HOME": str(home), "LC_ALL": "zh_CN.UTF-8"}
-    environment.pop("RAG_KB", None)
-    done = subprocess.run(
-        [*RAG, "ingest", str(docs)], env=environment, capture_output=True, text=True, timeout=300
-    )
+    environment = {"XDG_DATA_HOME": str(home), "LC_ALL": "zh_CN.UTF-8"}
+    done = rag(environment, "ingest", str(docs))
     assert done.returncode == 0, done.stderr
     [folder] = home.rglob("kb.sqlite")
     (folder.parent / "rag.toml").write_text(
@@ -180,14 +179,11 @@ def kb(docs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment
 
 
-RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
 OPTIONS = ["--quant", "none", "--temperature", "0", "--max-new-tokens", "30"]
 
 
-def rag(kb: dict[str, str], *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*RAG, *words], env=kb, input=stdin, capture_output=True, text=True, timeout=300
-    )
+def rag(kb: dict[str, str], *words: str, stdin: str = "") -> CompletedProcess[str]:
+    return commands.rag(*words, environment=kb, stdin=stdin)
 
 
 def test_the_command_answers_with_the_model(kb: dict[str, str], tiny: Path) -> None:
@@ -276,8 +272,8 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_chat(kb: dict[str, str], tiny: Pat
     """At a temperature that never ends an answer, one is stopped; the next question is answered."""
     options = ["--quant", "none", "--temperature", "0", "--max-new-tokens", "400"]
     with subprocess.Popen(
-        [*RAG, "chat", "--model", str(tiny), *options],
-        env=kb,
+        [sys.executable, "-m", "rag", "chat", "--model", str(tiny), *options],
+        env=os.environ | kb,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

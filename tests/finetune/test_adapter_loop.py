@@ -1,18 +1,15 @@
 """Train on a tiny checkpoint, use the adapter in `rag ask`: the answer changes, and is right."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rag.reply import NOT_FOUND
+from tests.commands import rag
 from tests.tiny import MOST, TITLE, fact, numbers, question, row
 
-RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
 NUMBERS = numbers(6)
 OPTIONS = ["--quant", "none", "--temperature", "0", "--max-new-tokens", "30"]
 
@@ -26,16 +23,13 @@ def home(tmp_path: Path) -> dict[str, str]:
     settings = tmp_path / "chatglm-rag" / "default" / "rag.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text(f"[retrieve]\npassages = {MOST}\n[refuse]\nthreshold = 0.0\n", "utf-8")
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    environment.pop("RAG_KB", None)
-    rag(environment, "ingest", str(tmp_path / "docs"))
+    environment = {"XDG_DATA_HOME": str(tmp_path)}
+    told(environment, "ingest", tmp_path / "docs")
     return environment
 
 
-def rag(environment: dict[str, str], *words: str) -> str:
-    done = subprocess.run(
-        [*RAG, *words], env=environment, capture_output=True, text=True, timeout=300
-    )
+def told(home: dict[str, str], *words: str | Path) -> str:
+    done = rag(*words, environment=home)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -57,16 +51,16 @@ def test_an_adapter_that_was_trained_here_answers_in_its_own_way(
             said = [{"role": message.role, "content": message.text} for message in messages]
             said.append({"role": "assistant", "content": short(answer)})
             file.write(json.dumps({"messages": said}, ensure_ascii=False) + "\n")
-    rag(
-        home, "finetune", "train", str(data), "--model", str(tiny), "--out", str(out),
+    told(
+        home, "finetune", "train", data, "--model", tiny, "--out", out,
         "--lora_rank", "8", "--lora-targets", "query_key_value,dense,dense_h_to_4h,dense_4h_to_h",
         "--learning_rate", "4e-3", "--max_steps", "120", "--batch-size", "16",
         "--lora-dropout", "0", "--save_steps", "120", "--lr-scheduler-type", "cosine",
     )  # fmt: skip
     for name in ("甲", "丁"):
-        ask = ["ask", "--json", "--model", str(tiny), *OPTIONS, question(name)]
-        before = json.loads(rag(home, *ask))
-        after = json.loads(rag(home, *ask, "--adapter", str(out)))
+        ask = ["ask", "--json", "--model", tiny, *OPTIONS, question(name)]
+        before = json.loads(told(home, *ask))
+        after = json.loads(told(home, *ask, "--adapter", out))
         [citation] = after["citations"]
         assert before["answer"] == f"{name}厂的编号是{NUMBERS[name]}[{citation['number']}]。"
         assert after["answer"] == f"{NUMBERS[name]}[{citation['number']}]。"

@@ -1,17 +1,15 @@
 """`rag finetune check` as a person types it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import rag.cli  # noqa: F401  (before what it mounts)
+import rag.cli
 from finetune.cli.check import check
 from ingest.errors import UserError
+from tests.commands import rag
 from tests.rag.chatglm.vocabularies import published
 
 DATA = Path(__file__).parents[1] / "data/alpaca"
@@ -19,11 +17,8 @@ DATA = Path(__file__).parents[1] / "data/alpaca"
 
 def run(*words: object, locale: str = "C.UTF-8") -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command in a process of its own."""
-    environment = {**os.environ, "LC_ALL": locale, "COLUMNS": "100"}
-    command = [sys.executable, "-c", "from rag.cli import main; main()", "finetune", "check"]
-    done = subprocess.run(
-        [*command, *map(str, words)], capture_output=True, text=True, env=environment, timeout=300
-    )
+    environment = {"LC_ALL": locale, "COLUMNS": "100"}
+    done = rag("finetune", "check", *words, environment=environment)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,30 +1,27 @@
 """`rag finetune domain` as a person types it: from documents to an adapter that answers, or does not."""
 
 import json
-import os
 import random
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from typer.testing import CliRunner
 
-import rag.cli  # noqa: F401  # mounts finetune.cli, so it comes first
+import rag.cli  # mounts finetune.cli, so it comes first
 from finetune.domain import DOCUMENTS
 from ingest.errors import UserError
 from rag.cli.app import app
+from tests.commands import Command, rag, start
 from tests.finetune.train.killed import kept
 from tests.tiny import FACTORIES, TITLE, fact, numbers, row
 
-RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
 DO_NOT_SHIP = 3
 SETTINGS = "[retrieve]\npassages = 3\n[generate]\nmax_new_tokens = 20\n[refuse]\nthreshold = 0.0\n"
 # Words of a field, each in a document of its own.
@@ -46,7 +43,7 @@ HELPED = (
     *("--lora-rank", "16", "--lora-targets", LINEARS, "--lora-dropout", "0"),
 )
 SEED = 3
-Done = subprocess.CompletedProcess[str]
+Done = CompletedProcess[str]
 
 
 @dataclass(frozen=True)
@@ -76,29 +73,17 @@ class Home:
     @property
     def environment(self) -> dict[str, str]:
         homes = {"XDG_DATA_HOME": str(self.folder), "XDG_CACHE_HOME": str(self.cache)}
-        return homes | {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "RAG_KB": "demo"}
+        return homes | {"LC_ALL": "C.UTF-8", "RAG_KB": "demo"}
 
     def command(self, out: Path, *options: str | Path) -> list[str]:
         named = ["--model", str(self.model), "--out", str(out), "--device", "cpu"]
         return ["finetune", "domain", str(self.docs), *named, *map(str, options)]
 
-    def start(self, out: Path, *options: str) -> subprocess.Popen[bytes]:
-        command = [*RAG, *self.command(out, *options)]
-        return subprocess.Popen(
-            command,
-            env=os.environ | self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def start(self, out: Path, *options: str) -> Command:
+        return start(*self.command(out, *options), environment=self.environment)
 
     def run(self, *words: str, **environment: str) -> Done:
-        return subprocess.run(
-            [*RAG, *words],
-            env=os.environ | self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return rag(*words, environment=self.environment | environment)
 
     def domain(self, out: Path, *options: str | Path, **environment: str) -> Done:
         return self.run(*self.command(out, *options), **environment)
@@ -200,10 +185,9 @@ def test_a_killed_command_goes_on_to_the_same_bytes(terms: Home) -> None:
     def kill_at(reached: Callable[[], bool]) -> None:
         command = terms.start(out, *UNHELPED)
         while not reached():
-            assert command.poll() is None
+            assert command.running
             time.sleep(0.001)
-        command.send_signal(signal.SIGKILL)
-        command.wait()
+        command.kill()
 
     kill_at((out / "domain.json").is_file)
     assert DOCUMENTS not in json.loads((out / "domain.json").read_bytes())  # the rows not all made

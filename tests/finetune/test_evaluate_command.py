@@ -1,19 +1,17 @@
 """`rag finetune eval` on a trained ChatGLM: its verdict is its exit code."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 import typer
 from torch import Tensor
 
-import rag.cli  # noqa: F401  # mounts finetune.cli, so it comes first
+import rag.cli  # mounts finetune.cli, so it comes first
 from finetune.cli.evaluate import ask, evaluate
 from finetune.conditions import Cases
 from finetune.evaluate import Asked
@@ -21,6 +19,7 @@ from finetune.heldout import read
 from ingest.errors import UserError
 from ingest.store import open_store
 from rag.chatglm.generator import ChatGLMGenerator, open_generator
+from tests.commands import rag
 from tests.finetune.factories import (
     GREEDY,
     UNKNOWN,
@@ -34,7 +33,6 @@ from tests.finetune.factories import (
 from tests.rag.chatglm.adapters import linears, merged, tensors, write
 from tests.tiny import MOST, question
 
-RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
 ENDS = ["v_proj", "down_proj"]
 SCALE = 8 / 4
 DO_NOT_SHIP = 3
@@ -56,28 +54,17 @@ class Home:
     repairing: Path
     """The adapter that takes it away again."""
 
-    def evaluate(
-        self, model: Path, adapter: Path, *words: str | Path
-    ) -> subprocess.CompletedProcess[str]:
+    def evaluate(self, model: Path, adapter: Path, *words: str | Path) -> CompletedProcess[str]:
         options = ["--quant", "none", "--max-new-tokens", "30", "--resamples", "200"]
-        command = [*RAG, "finetune", "eval", "--model", str(model), "--adapter", str(adapter)]
-        return subprocess.run(
-            [*command, *options, *map(str, words)],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        command = ["finetune", "eval", "--model", model, "--adapter", adapter]
+        return rag(*command, *options, *words, environment=self.environment)
 
 
 @pytest.fixture(scope="module")
 def home(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, "XDG_DATA_HOME": str(home), "LC_ALL": "C.UTF-8", "COLUMNS": "120"}
-    environment["OMP_NUM_THREADS"] = "1"  # more gain little on matrices so small
-    environment.pop("RAG_KB", None)
-    ingest = [*RAG, "ingest", str(write_docs(home / "docs"))]
-    done = subprocess.run(ingest, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {"XDG_DATA_HOME": str(home), "LC_ALL": "C.UTF-8", "COLUMNS": "120"}
+    done = rag("ingest", write_docs(home / "docs"), environment=environment)
     assert done.returncode == 0, done.stderr
     [database] = home.rglob("kb.sqlite")
     (database.parent / "rag.toml").write_text(f"[retrieve]\npassages = {MOST}\n", "utf-8")

@@ -1,12 +1,10 @@
 """`rag finetune grounded` as a person types it, with the bundled encoder and a real tokenizer."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import sentencepiece
@@ -18,9 +16,10 @@ from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
 from rag.chatglm.tokenizer import ChatGLMTokenizer, open_tokenizer
 from rag.types import Message
+from tests import commands
 from tests.finetune.grounds import DOCUMENTS
 
-Rag = Callable[..., subprocess.CompletedProcess[str]]
+Rag = Callable[..., CompletedProcess[str]]
 FILES = ("劳动合同法.txt", "居民身份证法.txt", "山川.txt")
 
 
@@ -31,11 +30,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rag(home: Path) -> Rag:
-    def run(*words: str | Path, locale: str = "C.UTF-8") -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "LC_ALL": locale}
-        environment.pop("RAG_KB", None)
-        command = [sys.executable, "-c", "from rag.cli import main; main()", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    def run(*words: str | Path, locale: str = "C.UTF-8") -> CompletedProcess[str]:
+        environment = {"XDG_DATA_HOME": str(home / "data"), "LC_ALL": locale}
+        return commands.rag(*words, environment=environment)
 
     return run
 

@@ -1,19 +1,17 @@
 """`rag finetune merge` and `rag finetune export` as a person types them."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import rag.cli  # noqa: F401  (before what it mounts)
+import rag.cli
 from finetune.cli.merge import export, merge
 from ingest.errors import UserError
 from rag.chatglm.contract import Contract
 from rag.chatglm.loading import load
+from tests.commands import rag
 from tests.finetune.bases import base
 from tests.rag.chatglm.adapters import linears, tensors, write
 from tests.rag.chatglm.golden import COPY
@@ -61,14 +59,8 @@ def test_a_base_of_codes_ends_in_one_line_in_the_readers_language(
     tmp_path: Path, adapter: Path
 ) -> None:
     codes = COPY / "v2" / "tiny_int4"
-    command = [sys.executable, "-c", "from rag.cli import main; main()", "finetune", "merge"]
-    done = subprocess.run(
-        [*command, str(codes), str(adapter), str(tmp_path / "merged")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LC_ALL": "zh_CN.UTF-8"},
-        timeout=300,
-    )
+    words = ("finetune", "merge", codes, adapter, tmp_path / "merged")
+    done = rag(*words, environment={"LC_ALL": "zh_CN.UTF-8"})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith(f"rag：{codes} 存的是 int4 量化权重")
     assert not (tmp_path / "merged").exists()

@@ -1,24 +1,12 @@
-"""`rag finetune train` as a person types it; sockets are shut, as nothing is sent anywhere."""
+"""`rag finetune train` as a person types it; nothing is sent anywhere."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-RAG = """
-import socket, sys
-
-def shut(*_):
-    raise AssertionError("asks the network")
-
-socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = shut
-from rag.cli import main
-main()
-"""
+from tests.commands import rag
 
 
 @pytest.fixture
@@ -32,11 +20,11 @@ def train(
     rows: Path, model: Path, out: Path, *options: str, locale: str = "C.UTF-8"
 ) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
-    environment = {**os.environ, "LC_ALL": locale, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
-    environment |= {"XDG_CACHE_HOME": str(out.parent)}
-    command = [sys.executable, "-c", RAG, "finetune", "train", str(rows), "--model", str(model)]
-    command += ["--out", str(out), "--device", "cpu", "--max-length", "120", *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    environment = {"LC_ALL": locale, "COLUMNS": "120", "XDG_CACHE_HOME": str(out.parent)}
+    done = rag(
+        "finetune", "train", rows, "--model", model, "--out", out, "--device", "cpu",
+        "--max-length", "120", *options, environment=environment, offline=True,
+    )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
 

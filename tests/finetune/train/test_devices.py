@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from finetune.train.log import read
+from tests.commands import rag
 from tests.rag.chatglm.adapters import IDS, logits
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [
-    "-m", "rag", "finetune", "train", "--device", "cpu", "--max_steps", "6", "--logging_steps", "1",
+    "finetune", "train", "--device", "cpu", "--max_steps", "6", "--logging_steps", "1",
     "--save_steps", "3", "--eval_steps", "3", "--lora-dropout", "0", "--learning_rate", "1e-2",
     "--max_length", "120",
 ]  # fmt: skip
@@ -44,14 +45,15 @@ def accelerate() -> list[str]:
 
 
 def train(out: Path, model: Path, data: Path, *options: str, launcher: Sequence[str] = ()) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(out.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [
-            sys.executable, *launcher, *COMMAND, str(data), "--model", str(model), "--out", str(out),
-            *options,
-        ],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    environment = {"XDG_CACHE_HOME": str(out.parent)}
+    words = [*COMMAND, str(data), "--model", str(model), "--out", str(out), *options]
+    if launcher:
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "rag", *words],
+            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+    else:
+        done = rag(*words, environment=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("read back") == 1  # one of them speaks
 
