@@ -36,6 +36,9 @@ class Events(StreamingResponse):
 
     media_type = "text/event-stream"
 
+    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+        super().__init__(events, headers={"x-accel-buffering": "no"})  # a proxy passes each on at once
+
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self.body_iterator):  # pyright: ignore[reportArgumentType]
             await super().stream_response(send)

@@ -1,0 +1,232 @@
+"""What docs/deploy holds, at work: nginx before the real server, the unit's command, the image's."""
+
+import configparser
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rag.types import Message, Sampling
+from server.keys import Grant
+from tests.fakes import CopyingGenerator
+from tests.server.servers import LAW, running, state, wait_for, work
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "docs" / "deploy"
+NAME = "rag.example.org"
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+ANALYZE = shutil.which("systemd-analyze")
+
+
+class Held(CopyingGenerator):
+    """Says one piece, and the next when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        for piece in super().stream(messages, sampling):
+            yield piece
+            assert self.go_on.wait(30)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server behind nginx, as its clients see it: `client` has a key to all."""
+
+    client: httpx.Client
+    stranger: httpx.Client
+    generator: Held
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if not NGINX:
+        pytest.skip("nginx is not installed")
+    folder, generator = tmp_path_factory.mktemp("site"), Held()
+    with closing(state(folder / "data", generator=generator)) as server, running(server) as direct:
+        key = server.keys.create("client", [Grant("admin")])
+        port = free_port()
+        trust = certificate(folder)
+        configure(folder, port=port, upstream=direct.base_url.netloc.decode())
+        proxy = subprocess.Popen([NGINX, "-p", folder, "-c", "nginx.conf", "-e", "errors"])
+        try:
+            wait_for(lambda: listens(port))
+            host = {"host": NAME}
+            given = {"base_url": f"https://127.0.0.1:{port}", "verify": trust, "timeout": 30}
+            with (
+                httpx.Client(**given, headers=host | {"authorization": f"Bearer {key}"}) as client,
+                httpx.Client(**given, headers=host) as stranger,
+            ):
+                assert client.post("/knowledge-bases", json={"name": "laws"}).status_code == 201
+                files = [("files", ("劳动合同法.txt", LAW.encode()))]
+                sent = client.post("/knowledge-bases/laws/documents", files=files)
+                assert sent.status_code == 202, sent.text
+                work(server)
+                yield Site(client, stranger, generator)
+        finally:
+            proxy.terminate()
+            proxy.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    """Makes one for an hour; what trusts it."""
+    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
+    place = ["-subj", f"/CN={NAME}", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    subprocess.run(["openssl", *made.split(), *place], check=True, capture_output=True)
+    trust = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+    trust.check_hostname = False  # clients go to the loopback's address
+    return trust
+
+
+def configure(folder: Path, *, port: int, upstream: str) -> None:
+    """The published site as it is, but for its addresses and the certificate's files."""
+    text = (DEPLOY / "nginx.conf").read_text("utf-8")
+    for published, here in {
+        "server 127.0.0.1:8765;": f"server {upstream};",
+        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        "/etc/ssl/certs/rag.example.org.pem": str(folder / "cert.pem"),
+        "/etc/ssl/private/rag.example.org.key": str(folder / "key.pem"),
+    }.items():
+        assert text.count(published) == 1
+        text = text.replace(published, here)
+    temporary = "".join(
+        f"{name}_temp_path {folder}/{name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off;\nmaster_process off;\npid {folder}/pid;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{temporary}{text}}}\n",
+        "utf-8",
+    )
+
+
+def test_the_page_and_the_api_come_through(site: Site) -> None:
+    assert "<!doctype html>" in site.stranger.get("/").text.lower()
+    assert site.stranger.get("/readyz").json() == {"status": "ready"}
+    found = site.client.post(
+        "/search", json={"question": "试用期", "knowledge_base": "laws"}
+    ).json()
+    assert "不得超过六个月" in found["hits"][0]["text"]
+
+
+def test_a_key_is_needed(site: Site) -> None:
+    assert site.stranger.get("/knowledge-bases").status_code == 401
+
+
+def test_other_sites_pages_change_nothing(site: Site) -> None:
+    """The proxy hands on the name that the browser used, so that the own page still may."""
+    for origin, status in ((f"https://{NAME}", 201), ("https://elsewhere.example", 403)):
+        sent = site.client.post(
+            "/knowledge-bases", json={"name": "from-a-page"}, headers={"origin": origin}
+        )
+        assert sent.status_code == status, sent.text
+
+
+def test_words_come_as_they_are_written(site: Site) -> None:
+    """The second is not written before the first has come through the proxy."""
+    site.generator.go_on.clear()
+    body = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws", "stream": True}
+    with site.client.stream("POST", "/ask", json=body) as answer:
+        lines = answer.iter_lines()
+        assert next(line for line in lines if line == "event: text")
+        site.generator.go_on.set()
+        assert [line for line in lines if line.startswith("event:")][-1] == "event: citations"
+
+
+def test_what_is_too_large_is_refused_by_the_proxy(site: Site) -> None:
+    """By the announced length alone: nothing is sent."""
+    limit = re.search(r"client_max_body_size (\d+)m", (DEPLOY / "nginx.conf").read_text("utf-8"))
+    assert limit
+    with socket.create_connection(("127.0.0.1", site.client.base_url.port)) as plain:
+        trust = ssl.create_default_context()
+        trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+        with trust.wrap_socket(plain) as line:
+            length = (int(limit[1]) << 20) + 1
+            head = f"POST /x HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {length}\r\n\r\n"
+            line.sendall(head.encode())
+            assert line.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_the_unit_is_valid_and_its_command_serves(tmp_path: Path) -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment]
+    unit.read(DEPLOY / "chatglm-rag.service", "utf-8")
+    program, *words = unit["Service"]["ExecStart"].split()
+    assert Path(program).name == "rag"
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    served = subprocess.Popen(
+        [sys.executable, "-m", "rag", *words, "--port", "0"], cwd=ROOT, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert served.stdout
+        address = served.stdout.readline().split()[1]
+        assert httpx.get(f"{address}healthz").json() == {"status": "ok"}
+    finally:
+        served.terminate()
+        served.communicate(timeout=60)
+    assert served.returncode == 0
+
+
+@pytest.mark.skipif(not ANALYZE, reason="systemd is not installed")
+def test_systemd_understands_the_unit_and_finds_it_safe(tmp_path: Path) -> None:
+    assert ANALYZE
+    text = (DEPLOY / "chatglm-rag.service").read_text("utf-8")
+    here = tmp_path / "chatglm-rag.service"
+    here.write_text(text.replace("/opt/chatglm-rag/bin/rag", sys.executable), "utf-8")
+    done = subprocess.run([ANALYZE, "verify", here], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    strict = [ANALYZE, "security", "--offline=yes", "--threshold=20", here]
+    done = subprocess.run(strict, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+def test_the_image_is_made_of_what_is_here_and_runs_as_nobody(tmp_path: Path) -> None:
+    lines = (DEPLOY / "Dockerfile").read_text("utf-8").replace("\\\n", " ").splitlines()
+    said = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    copied = {
+        source
+        for word, rest in said
+        if word == "COPY" and not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    }
+    assert all((ROOT / source).exists() for source in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]} <= copied
+    assert not [rest for word, rest in said if word == "ADD"]
+    [user] = [rest for word, rest in said if word == "USER"]
+    assert int(user.partition(":")[0]) > 0
+    # Its command as it is: other machines could reach it, and there is no key yet.
+    [command] = [rest for word, rest in said if word == "CMD"]
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rag", *re.findall(r'"(.*?)"', command)], cwd=ROOT,
+        env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "rag keys create" in done.stderr
