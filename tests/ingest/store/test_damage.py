@@ -30,6 +30,12 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def emptied(file: Path) -> None:
+    """By another file in its place: the old one may still be mapped by this very process."""
+    file.unlink()
+    file.touch()
+
+
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "no caches": lambda kb: (shutil.rmtree(kb / "words"), shutil.rmtree(kb / "vectors"), None)[2],
     "codes flipped": lambda kb: flip(next((kb / "vectors").iterdir())),
@@ -38,7 +44,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "words' head cut": lambda kb: (kb / "words/1/meta.json").write_text("{") and None,
     "words' head gone": lambda kb: (kb / "words/1/meta.json").unlink(),
     "words' rows gone": lambda kb: next((kb / "words/1").glob("*.idx")).unlink(),
-    "words' rows cut": lambda kb: next((kb / "words/1").glob("*.idx")).write_bytes(b"") and None,
+    "words' rows cut": lambda kb: emptied(next((kb / "words/1").glob("*.idx"))),
     "half a rebuild": lambda kb: (kb / "words/2.new").mkdir(),
 }
 

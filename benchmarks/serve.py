@@ -1,0 +1,293 @@
+"""`rag serve` under load: python benchmarks/serve.py load|ingest|memory SET [--txtai PYTHON]
+
+SET is a folder with corpus.jsonl and queries.jsonl (`_id`, `text`). `load` asks at 1, 8 and 64 clients,
+also txtai's API over the very chunks of our knowledge base, with the very encoder, where PYTHON is an
+environment that has txtai[api], onnxruntime and sentencepiece. `ingest` compares /search while
+documents are read in with /search while none are; `memory` looks at the server over many questions.
+Everything listens at the loopback; no question is asked twice before all have been asked.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from ingest.store import open_store
+from rag.cli.places import cache_home
+
+ROOT = Path(__file__).parents[1]
+BASE = "bench"
+CLIENTS = (1, 8, 64)
+Request = Callable[[str], bytes]
+
+
+def texts(file: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in file.read_text("utf-8").splitlines()]
+
+
+def post(path: str) -> Request:
+    def made(question: str) -> bytes:
+        body = json.dumps({"question": question, "knowledge_base": BASE}).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    return made
+
+
+def txtai_search(question: str) -> bytes:
+    return (
+        f"GET /search?query={quote(question)}&limit=5 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    )
+
+
+async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes) -> int:
+    """The status of one request over a connection that stays open."""
+    writer.write(sent)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    assert length, head
+    await reader.readexactly(int(length[1]))
+    return int(head.split(b" ", 2)[1])
+
+
+async def load(
+    port: int, request: Request, questions: Iterator[str], clients: int, seconds: float
+) -> tuple[float, list[float], list[int]]:
+    """Requests a second, seconds of each, and statuses, where each client asks without pause."""
+    spent: list[float] = []
+    statuses: list[int] = []
+    end = time.perf_counter() + seconds
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while (begun := time.perf_counter()) < end:
+            statuses.append(await one(reader, writer, request(next(questions))))
+            spent.append(time.perf_counter() - begun)
+        writer.close()
+        await writer.wait_closed()
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return len(spent) / (time.perf_counter() - begun), spent, statuses
+
+
+def told(name: str, found: tuple[float, list[float], list[int]], clients: int) -> float:
+    rate, spent, statuses = found
+    p50, p95 = np.percentile(np.array(spent) * 1000, [50, 95])
+    failed = sum(status != 200 for status in statuses)
+    sys.stdout.write(
+        f"{name:<16}{clients:>3} clients {rate:7.1f}/s  p50 {p50:7.1f} ms  p95 {p95:7.1f} ms"
+        f"{f'  {failed} not 200: {set(statuses)}' if failed else ''}\n"
+    )
+    sys.stdout.flush()
+    return rate
+
+
+@contextmanager
+def ours(folder: Path) -> Iterator[tuple[int, int]]:
+    """Port and process id of a server over the knowledge bases in `folder`."""
+    environment = {**os.environ, "XDG_DATA_HOME": str(folder), "LC_ALL": "C.UTF-8"}
+    command = [sys.executable, "-m", "rag", "serve", "--port", "0", "--no-ocr", "--queue", "1000"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        address = re.search(r":(\d+)/", process.stdout.readline())
+        assert address
+        yield int(address[1]), process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def prepared(folder: Path, corpus: Path) -> Path:
+    """The knowledge base of the corpus' texts, a document each."""
+    base, documents = folder / "chatglm-rag" / BASE, folder / "documents"
+    if not base.exists():
+        documents.mkdir(parents=True)
+        for number, text in enumerate(texts(corpus)):
+            (documents / f"{number:05}.txt").write_text(text, "utf-8")
+        environment = {**os.environ, "XDG_DATA_HOME": str(folder)}
+        command = [sys.executable, "-m", "rag", "ingest", str(documents), "--kb", BASE]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return base
+
+
+@contextmanager
+def txtai(python: str, folder: Path, base: Path, *, hybrid: bool, port: int) -> Iterator[None]:
+    """Its API over the chunks of our knowledge base."""
+    name = folder / f"txtai-{'hybrid' if hybrid else 'dense'}"
+    config = name.with_suffix(".yml")
+    settings = {
+        "method": "external", "transform": "txtai_encoder.encode", "content": True,
+        "hybrid": hybrid, "backend": "faiss",
+    }  # fmt: skip
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}",
+        "CACHE": str(cache_home()),
+    }
+    if not config.exists():
+        with open_store(base) as store:
+            chunks = [chunk.text for chunk in store.chunks(store.sample(store.count())).values()]
+        made = name.with_suffix(".json")
+        made.write_text(json.dumps(chunks), "utf-8")
+        code = (
+            "import json, sys; from txtai import Embeddings\n"
+            f"made = Embeddings({settings!r})\n"
+            f"made.index(list(enumerate(json.load(open({str(made)!r})))))\n"
+            f"made.save({str(name)!r})"
+        )
+        subprocess.run([python, "-c", code], env=environment | {"ROLE": "passage"}, check=True)
+        config.write_text(json.dumps({"path": str(name), "writable": False}), "utf-8")
+    served = subprocess.Popen(
+        [python, "-m", "uvicorn", "txtai.api:app", "--port", str(port), "--no-access-log"],
+        env=environment | {"ROLE": "query", "CONFIG": str(config)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(port)
+        yield
+    finally:
+        served.terminate()
+        served.wait(60)
+
+
+def wait_for(port: int) -> None:
+    import socket
+
+    for _ in range(1200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens at {port}")
+
+
+def compared(folder: Path, options: argparse.Namespace, questions: Iterator[str]) -> None:
+    base = prepared(folder, options.set / "corpus.jsonl")
+    rates: dict[tuple[str, int], list[float]] = {}
+
+    def measured(name: str, port: int, request: Request) -> None:
+        asyncio.run(load(port, request, questions, 4, 2))  # everything is loaded
+        for clients in CLIENTS:
+            found = asyncio.run(load(port, request, questions, clients, options.seconds))
+            rates.setdefault((name, clients), []).append(told(name, found, clients))
+
+    for _ in range(options.rounds):
+        with ours(folder) as (port, _pid):
+            measured("ours /search", port, post("/search"))
+            measured("ours /ask", port, post("/ask"))
+        for hybrid in (False, True) if options.txtai else ():
+            name = f"txtai {'hybrid' if hybrid else 'dense'}"
+            with txtai(options.txtai, folder, base, hybrid=hybrid, port=options.port):
+                measured(name, options.port, txtai_search)
+    for clients in CLIENTS if options.txtai else ():
+        for path in ("/search", "/ask"):
+            ratios = [
+                np.median(rates[f"ours {path}", clients]) / np.median(rates[peer, clients])
+                for peer in ("txtai dense", "txtai hybrid")
+            ]
+            sys.stdout.write(
+                f"{path} at {clients}: {ratios[0]:.2f} times txtai's dense, {ratios[1]:.2f} its hybrid\n"
+            )
+
+
+def ingesting(folder: Path, options: argparse.Namespace, questions: Iterator[str]) -> None:
+    """p95 of /search with and without a job under way, in turns on one server."""
+    prepared(folder, options.set / "corpus.jsonl")
+    import httpx
+
+    many = texts(options.set / "corpus.jsonl")
+    dice = random.Random(0)
+    with ours(folder) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        name = f"other-{time.time_ns()}"
+        client.post("/knowledge-bases", json={"name": name}).raise_for_status()
+        asyncio.run(load(port, post("/search"), questions, 2, 3))
+        idle: list[float] = []
+        busy: list[float] = []
+        for _ in range(options.rounds):
+            idle += asyncio.run(load(port, post("/search"), questions, 1, options.seconds))[1]
+            files = [
+                ("files", (f"{dice.random()}.txt", "\n".join(dice.sample(many, 40))))
+                for _ in range(60)
+            ]
+            job = client.post(f"/knowledge-bases/{name}/documents", files=files).json()["id"]
+            time.sleep(2)
+            busy += asyncio.run(load(port, post("/search"), questions, 1, options.seconds))[1]
+            state = client.get(f"/jobs/{job}").json()
+            sys.stdout.write(f"the job was {state['state']} when the measurement ended\n")
+            client.post(f"/jobs/{job}/cancel")
+            while client.get(f"/jobs/{job}").json()["finished"] is None:
+                time.sleep(0.2)
+    (i50, i95), (b50, b95) = (
+        np.percentile(np.array(spent) * 1000, [50, 95]) for spent in (idle, busy)
+    )
+    sys.stdout.write(
+        f"/search idle p50 {i50:.1f} p95 {i95:.1f} ms, during an ingest p50 {b50:.1f} p95 {b95:.1f} ms: "
+        f"p95 {b95 / i95:.2f} times\n"
+    )
+
+
+def remembered(folder: Path, options: argparse.Namespace, questions: Iterator[str]) -> None:
+    """Resident memory of the server after each tenth of the requests."""
+    prepared(folder, options.set / "corpus.jsonl")
+    with ours(folder) as (port, pid):
+
+        async def ask(count: int) -> None:
+            async def client() -> None:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                for _ in range(count // 16):
+                    path = "/search" if next(turns) else "/ask"
+                    await one(reader, writer, post(path)(next(questions)))
+                writer.close()
+
+            turns = cycle((True, False))
+            await asyncio.gather(*(client() for _ in range(16)))
+
+        for done in range(options.requests // 10, options.requests + 1, options.requests // 10):
+            asyncio.run(ask(options.requests // 10))
+            status = Path(f"/proc/{pid}/status").read_text()
+            held = re.search(r"VmRSS:\s+(\d+)", status)
+            assert held
+            sys.stdout.write(f"{done:6} requests: {int(held[1]) / 1024:.0f} MB\n")
+            sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("part", choices=("load", "ingest", "memory"))
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--folder", type=Path, default=ROOT / ".bench" / "serve")
+    parser.add_argument("--txtai", default="")
+    parser.add_argument("--port", type=int, default=8901)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--requests", type=int, default=20_000)
+    options = parser.parse_args()
+    folder = options.folder / options.set.name
+    questions = cycle(texts(options.set / "queries.jsonl"))
+    {"load": compared, "ingest": ingesting, "memory": remembered}[options.part](
+        folder, options, questions
+    )
+
+
+if __name__ == "__main__":
+    main()

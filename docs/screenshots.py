@@ -1,0 +1,71 @@
+"""Take the pictures of the web page that the README shows: python docs/screenshots.py (after `make test`).
+
+`rag serve --demo` is asked in a real Chromium: one question that the corpora answer, one that they don't.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+DOCS = Path(__file__).parent
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
+DESK = {"viewport": {"width": 1280, "height": 800}}
+PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "color_scheme": "dark"}
+QUESTIONS = {
+    "en-US": ("How long may probation be at most?", "Who won the football World Cup in 2026?"),
+    "zh-CN": ("试用期最长不得超过几个月？", "2026年世界杯决赛在哪座城市举行？"),
+}
+
+
+def asked(page: Page, address: str, locale: str) -> None:
+    """A conversation about the laws, to its last answer."""
+    page.goto(address)
+    page.select_option("#base", "laws")
+    for number, question in enumerate(QUESTIONS[locale], 1):
+        expect(page.locator("#question")).to_be_enabled()
+        page.fill("#question", question)
+        page.press("#question", "Enter")
+        expect(page.locator("article .sources, article .refusal")).to_have_count(number)
+
+
+def main() -> None:
+    command = [sys.executable, "-m", "rag", "serve", "--demo", "--port", "0"]
+    serving = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert serving.stdout
+        found = re.search(r"http://\S+", serving.stdout.readline())
+        assert found
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=FLAGS
+            )
+
+            def pictured(name: str, locale: str, *, source: bool, **window: Any) -> None:
+                with browser.new_context(
+                    locale=locale, device_scale_factor=1.5, **window
+                ) as context:
+                    page = context.new_page()
+                    asked(page, found[0], locale)
+                    if source:
+                        page.locator("article .chip").first.click()
+                        expect(page.locator("#source mark").first).to_be_in_viewport()
+                    page.screenshot(path=DOCS / name)
+
+            pictured("web.png", "en-US", source=False, **DESK)
+            pictured("web.zh-CN.png", "zh-CN", source=True, **DESK)
+            pictured("web-phone.png", "zh-CN", source=False, **PHONE)
+            browser.close()
+    finally:
+        serving.terminate()
+        serving.wait(60)
+
+
+if __name__ == "__main__":
+    main()
