@@ -37,7 +37,8 @@ class Events(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes]) -> None:
-        super().__init__(events, headers={"x-accel-buffering": "no"})  # a proxy passes each on at once
+        # The header has a proxy pass each event on at once.
+        super().__init__(events, headers={"x-accel-buffering": "no"})
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self.body_iterator):  # pyright: ignore[reportArgumentType]
