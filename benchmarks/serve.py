@@ -144,6 +144,7 @@ def txtai(python: str, folder: Path, base: Path, *, hybrid: bool, port: int) -> 
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}",
         "CACHE": str(cache_home()),
+        "ALLOW_RESOLVE_TRANSFORM": "True",
     }
     if not config.exists():
         with open_store(base) as store:

@@ -71,7 +71,8 @@ def listen(options: ServerOptions) -> socket.socket:
     """A socket at the options' address; `UserError` where that is taken or not this machine's."""
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family)
+        # Named, so that asyncio knows TCP from others and sends small packets at once (TCP_NODELAY).
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((options.host, options.port))
         listening.listen(BACKLOG)
