@@ -158,7 +158,9 @@ def txtai(python: str, folder: Path, base: Path, *, hybrid: bool, port: int) -> 
             f"made.save({str(name)!r})"
         )
         subprocess.run([python, "-c", code], env=environment | {"ROLE": "passage"}, check=True)
-        config.write_text(json.dumps({"path": str(name), "writable": False}), "utf-8")
+        config.write_text(
+            json.dumps({"path": str(name), "writable": False, "embeddings": settings}), "utf-8"
+        )
     served = subprocess.Popen(
         [python, "-m", "uvicorn", "txtai.api:app", "--port", str(port), "--no-access-log"],
         env=environment | {"ROLE": "query", "CONFIG": str(config)}, stderr=subprocess.DEVNULL,
