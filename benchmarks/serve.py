@@ -1,10 +1,12 @@
 """`rag serve` under load: python benchmarks/serve.py load|ingest|memory SET [--txtai PYTHON]
 
 SET is a folder with corpus.jsonl and queries.jsonl (`_id`, `text`). `load` asks at 1, 8 and 64 clients,
-also txtai's API over the very chunks of our knowledge base, with the very encoder, where PYTHON is an
-environment that has txtai[api], onnxruntime and sentencepiece. `ingest` compares /search while
-documents are read in with /search while none are; `memory` looks at the server over many questions.
-Everything listens at the loopback; no question is asked twice before all have been asked.
+also txtai's API over the very chunks of our knowledge base where PYTHON is an environment that has
+txtai[api] and transformers. txtai reads the bundled encoder's weights as a checkpoint; its /rag
+answers by extraction with a model of the same weights below a head for spans, which is untrained:
+what is compared is speed. `ingest` compares /search while documents are read in with /search while
+none are; `memory` looks at the server over many questions. Everything listens at the loopback; no
+question is asked twice before all have been asked.
 """
 
 import argparse
@@ -22,14 +24,15 @@ from itertools import cycle
 from pathlib import Path
 from urllib.parse import quote
 
+import embedding
 import numpy as np
 
 from ingest.store import open_store
-from rag.cli.places import cache_home
 
 ROOT = Path(__file__).parents[1]
 BASE = "bench"
 CLIENTS = (1, 8, 64)
+PEERS = {"/search": ("txtai dense", "txtai hybrid"), "/ask": ("txtai rag",)}
 Request = Callable[[str], bytes]
 
 
@@ -46,10 +49,11 @@ def post(path: str) -> Request:
     return made
 
 
-def txtai_search(question: str) -> bytes:
-    return (
-        f"GET /search?query={quote(question)}&limit=5 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-    )
+def get(path: str) -> Request:
+    def made(question: str) -> bytes:
+        return f"GET {path}{quote(question)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+    return made
 
 
 async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytes) -> int:
@@ -131,21 +135,29 @@ def prepared(folder: Path, corpus: Path) -> Path:
     return base
 
 
+def checkpoints(folder: Path) -> tuple[Path, Path]:
+    """The bundled encoder's weights as a checkpoint, and below an untrained head for spans."""
+    encoder, reader = folder / "encoder", folder / "reader"
+    if not reader.exists():
+        from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+        encoder.mkdir(parents=True)
+        embedding.checkpoint(encoder)
+        AutoModelForQuestionAnswering.from_pretrained(encoder).save_pretrained(reader)
+        AutoTokenizer.from_pretrained(encoder).save_pretrained(reader)
+    return encoder, reader
+
+
 @contextmanager
 def txtai(python: str, folder: Path, base: Path, *, hybrid: bool, port: int) -> Iterator[None]:
     """Its API over the chunks of our knowledge base."""
     name = folder / f"txtai-{'hybrid' if hybrid else 'dense'}"
-    config = name.with_suffix(".yml")
+    encoder, reader = checkpoints(folder.parent)
     settings = {
-        "method": "external", "transform": "txtai_encoder.encode", "content": True,
-        "hybrid": hybrid, "backend": "faiss",
+        "path": str(encoder), "instructions": {"query": "query: ", "data": "passage: "},
+        "content": True, "hybrid": hybrid, "backend": "faiss",
     }  # fmt: skip
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}",
-        "CACHE": str(cache_home()),
-        "ALLOW_RESOLVE_TRANSFORM": "True",
-    }
+    config = name.with_suffix(".yml")
     if not config.exists():
         with open_store(base) as store:
             chunks = [chunk.text for chunk in store.chunks(store.sample(store.count())).values()]
@@ -157,13 +169,15 @@ def txtai(python: str, folder: Path, base: Path, *, hybrid: bool, port: int) -> 
             f"made.index(list(enumerate(json.load(open({str(made)!r})))))\n"
             f"made.save({str(name)!r})"
         )
-        subprocess.run([python, "-c", code], env=environment | {"ROLE": "passage"}, check=True)
-        config.write_text(
-            json.dumps({"path": str(name), "writable": False, "embeddings": settings}), "utf-8"
-        )
+        subprocess.run([python, "-c", code], check=True)
+        api = {
+            "path": str(name), "writable": False, "embeddings": settings,
+            "rag": {"path": str(reader)},
+        }  # fmt: skip
+        config.write_text(json.dumps(api), "utf-8")
     served = subprocess.Popen(
         [python, "-m", "uvicorn", "txtai.api:app", "--port", str(port), "--no-access-log"],
-        env=environment | {"ROLE": "query", "CONFIG": str(config)}, stderr=subprocess.DEVNULL,
+        env={**os.environ, "CONFIG": str(config)}, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         wait_for(port)
@@ -189,28 +203,26 @@ def compared(folder: Path, options: argparse.Namespace, questions: Iterator[str]
     rates: dict[tuple[str, int], list[float]] = {}
 
     def measured(name: str, port: int, request: Request) -> None:
-        asyncio.run(load(port, request, questions, 4, 2))  # everything is loaded
+        asyncio.run(load(port, request, questions, 4, options.warm))
         for clients in CLIENTS:
             found = asyncio.run(load(port, request, questions, clients, options.seconds))
             rates.setdefault((name, clients), []).append(told(name, found, clients))
 
     for _ in range(options.rounds):
         with ours(folder) as (port, _pid):
-            measured("ours /search", port, post("/search"))
-            measured("ours /ask", port, post("/ask"))
+            measured("/search", port, post("/search"))
+            measured("/ask", port, post("/ask"))
         for hybrid in (False, True) if options.txtai else ():
-            name = f"txtai {'hybrid' if hybrid else 'dense'}"
             with txtai(options.txtai, folder, base, hybrid=hybrid, port=options.port):
-                measured(name, options.port, txtai_search)
+                kind = "hybrid" if hybrid else "dense"
+                measured(f"txtai {kind}", options.port, get("/search?limit=5&query="))
+                if hybrid:
+                    measured("txtai rag", options.port, get("/rag?query="))
     for clients in CLIENTS if options.txtai else ():
-        for path in ("/search", "/ask"):
-            ratios = [
-                np.median(rates[f"ours {path}", clients]) / np.median(rates[peer, clients])
-                for peer in ("txtai dense", "txtai hybrid")
-            ]
-            sys.stdout.write(
-                f"{path} at {clients}: {ratios[0]:.2f} times txtai's dense, {ratios[1]:.2f} its hybrid\n"
-            )
+        for path, peers in PEERS.items():
+            for peer in peers:
+                ours_, theirs = (np.median(rates[name, clients]) for name in (path, peer))
+                sys.stdout.write(f"{path} at {clients}: {ours_ / theirs:.2f} times {peer}\n")
 
 
 def ingesting(folder: Path, options: argparse.Namespace, questions: Iterator[str]) -> None:
@@ -282,6 +294,7 @@ def main() -> None:
     parser.add_argument("--txtai", default="")
     parser.add_argument("--port", type=int, default=8901)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--warm", type=float, default=3, help="seconds of asking before")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--requests", type=int, default=20_000)
     options = parser.parse_args()

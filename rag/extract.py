@@ -32,7 +32,10 @@ KIND = 1.0
 PRIOR = 1.5
 """For each unit of the passage's fused score."""
 EMBEDDED = 16
-"""How many sentences the encoder sees; more change nothing."""
+"""How many sentences the encoder sees at most; more change nothing."""
+REACH = 7.0
+"""How far below the best by words a sentence may be for the encoder to see it: what lies further
+below has not come up to the answer."""
 LONGEST = 300
 """Characters of a sentence; longer ones (tables, lists without stops) are cut at a clause."""
 
@@ -121,6 +124,7 @@ def rank(
     terms = [Terms.of(about, words, idf_words), Terms.of(about, bigrams, idf_bigrams)]
     scores = _worded(question, sources, [i for i, _ in places], texts, terms)
     order = np.argsort(-scores, kind="stable")[:EMBEDDED]
+    order = order[scores[order] >= scores[order[0]] - REACH]
     scores[order] += standard(_embed(embedder, [texts[k] for k in order]))
     best = order[np.argsort(-scores[order], kind="stable")]
     return [

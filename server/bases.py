@@ -41,6 +41,7 @@ from server import schemas
 from server.keys import Principal
 from server.models import Models
 from server.options import ServerOptions
+from server.remembered import Remembered
 
 TRUTH = "kb.sqlite"
 OPEN = 32  # knowledge bases that are held open
@@ -96,7 +97,8 @@ class Bases:
         self._guard = threading.RLock()
         self._open: OrderedDict[str, Open] = OrderedDict()
         # A question alone takes one core; the slots keep the others busy.
-        self.encoder = cache(opened or encoders(options.cache, threads=1))
+        opened = opened or encoders(options.cache, threads=1)
+        self.encoder = cache(lambda name, backend: Remembered(opened(name, backend)))
 
     def names(self) -> list[str]:
         found = sorted(path.parent.name for path in self.options.data.glob(f"*/{TRUTH}"))

@@ -73,7 +73,10 @@ class BundledEmbedder:
 
         fast = self._fast
         with ThreadPoolExecutor(self._threads) as pool:
-            batches = _batches([len(row) + len(self._passage) + 2 for row in rows])
+            lengths = [len(row) + len(self._passage) + 2 for row in rows]
+            # Where there are few, each core gets its share of them.
+            room = min(_BATCH_TOKENS, -(-sum(lengths) // self._threads))
+            batches = _batches(lengths, room)
             list(pool.map(fill, batches))
         return vectors
 
@@ -151,11 +154,11 @@ def data_file() -> Path:
     return path
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of near-equal lengths, longest first, `_BATCH_TOKENS` a batch at most."""
+def _batches(lengths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Indices in batches of near-equal lengths, longest first, of `room` tokens at most or one text."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     at = 0
     while at < len(order):
-        size = max(1, _BATCH_TOKENS // lengths[order[at]])
+        size = max(1, room // lengths[order[at]])
         yield order[at : at + size]
         at += size
