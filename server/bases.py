@@ -40,7 +40,7 @@ from rag.types import Sampling
 from server import schemas
 from server.keys import Principal
 from server.models import Models
-from server.options import ServerOptions
+from server.options import CORES, ServerOptions
 from server.remembered import Remembered
 
 TRUTH = "kb.sqlite"
@@ -96,8 +96,8 @@ class Bases:
         self.options, self.models = options, models
         self._guard = threading.RLock()
         self._open: OrderedDict[str, Open] = OrderedDict()
-        # A question alone takes one core; the slots keep the others busy.
-        opened = opened or encoders(options.cache, threads=1)
+        # More cores make a short text no faster; the slots keep the others busy.
+        opened = opened or encoders(options.cache, threads=min(2, CORES))
         self.encoder = cache(lambda name, backend: Remembered(opened(name, backend)))
 
     def names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """What the operator decides: where things lie, what may be used, how much is too much."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from ingest.embed import BUNDLED
 from ingest.errors import UserError
 from rag.generate import GenerateOptions
 
+CORES = len(os.sched_getaffinity(0))
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -27,7 +29,7 @@ class ServerOptions:
     """A folder whose folders are adapters that a knowledge base may choose."""
     generate: GenerateOptions | None = None
     """The language model of knowledge bases whose own settings name none."""
-    slots: int = 2
+    slots: int = max(2, CORES)
     """Questions that are worked on at one time; a language model answers one."""
     queue: int = 64
     """Questions that wait; one more is told to come again."""

@@ -10,7 +10,6 @@ from contextlib import closing
 from types import FrameType
 
 import uvicorn
-from threadpoolctl import threadpool_limits
 
 from ingest.errors import UserError
 from server.app import application, guarded
@@ -37,8 +36,6 @@ def serve(
     """Serve until a signal ends it; `told` gets the address once it listens. Answers under way are
     finished, jobs under way wait for the next start."""
     _log()
-    # Questions share the cores out by themselves; teams of threads for each product only wait.
-    threadpool_limits(1, user_api="blas")
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it once more when it is done
     crew = Crew(options)
     models = Models(loader(options.cache, note))

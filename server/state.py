@@ -10,6 +10,7 @@ from rag.language import Speaker
 from rag.open import Encoders
 from server.answering import Answering
 from server.bases import Bases, no_base
+from server.blas import on_one_thread
 from server.database import Database, lasting, passing
 from server.guard import Denied
 from server.jobs import Jobs
@@ -51,6 +52,7 @@ class State:
         worker_alive: Callable[[], bool] = lambda: True,
     ) -> "State":
         """A server's parts; `opened` brings encoders, where not in the usual way."""
+        on_one_thread()
         last, passed = lasting(options.home), passing(options.home)
         metrics, jobs = Metrics(), Jobs(last)
         bases, traces = Bases(options, models, opened), Traces(passed, options.traces)

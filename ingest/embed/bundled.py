@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +39,7 @@ _EXACT = {f"l{layer}.{part}" for layer in (8, 9, 10, 11) for part in "qkv"} | {
 class BundledEmbedder:
     """multilingual-e5-small (384 dimensions, a window of 512 tokens) in 4-bit weights.
 
-    `folder` is what `build` wrote. `threads` is how many cores `embed_passages` keeps busy.
+    `folder` is what `build` wrote. `threads` is how many cores it keeps busy.
     """
 
     name = f"{NAME}/{_RECIPE}"
@@ -48,6 +50,8 @@ class BundledEmbedder:
 
         self.folder = folder
         self._threads = threads
+        self._questions = 0  # at work
+        self._guard = Lock()
         self._pieces: SentencePieceProcessor = SentencePieceProcessor(
             model_file=str(folder / "tokens.model")
         )
@@ -84,9 +88,23 @@ class BundledEmbedder:
         (row,) = tokens.encode(self._pieces, [text])
         room = self._window - len(self._query)
         parts = [row[at : at + room] for at in range(0, len(row), room)] or [[]]
-        vectors = session.run(self._exact, [self._query + part for part in parts])
+        with self._asking() as exact:
+            vectors = session.run(exact, [self._query + part for part in parts])
         mean = np.average(vectors, axis=0, weights=[len(part) + 1 for part in parts])
         return (mean / np.linalg.norm(mean)).astype(np.float32)
+
+    @contextmanager
+    def _asking(self) -> "Iterator[InferenceSession]":
+        """A question alone has all cores; of several at once each has one, which is more in all.
+        The vectors are the same to the bit."""
+        with self._guard:
+            self._questions += 1
+            alone = self._questions == 1
+        try:
+            yield self._exact if alone else self._shared
+        finally:
+            with self._guard:
+                self._questions -= 1
 
     @cached_property
     def _fast(self) -> "InferenceSession":
@@ -96,6 +114,10 @@ class BundledEmbedder:
     @cached_property
     def _exact(self) -> "InferenceSession":
         return session.load(self.folder / "float32.onnx", threads=self._threads)
+
+    @cached_property
+    def _shared(self) -> "InferenceSession":
+        return session.load(self.folder / "float32.onnx", threads=1)
 
 
 def open_bundled(cache_folder: Path, *, threads: int | None = None) -> BundledEmbedder:

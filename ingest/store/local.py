@@ -17,7 +17,7 @@ from ingest.store.failure import failures_named
 from ingest.store.lock import writing
 from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
 from ingest.store.schema import check_schema, connect, create_schema
-from ingest.store.vectors import FEWEST, OVERSAMPLING, Candidates, Keys, stack
+from ingest.store.vectors import Candidates, Keys, stack
 from ingest.store.verify import findings
 from ingest.types import Chunk, Document, Passage
 
@@ -192,7 +192,7 @@ class LocalStore:
     def search_dense(self, vector: Vectors, k: int) -> Ranking:
         with self._guard:
             candidates, _ = self._refresh()
-            n = max(OVERSAMPLING * k, FEWEST)
+            n = candidates.enough(k)
             while True:
                 keys = candidates.search(vector, n)
                 found, stored = rows.vectors_of(self._sql, keys.tolist(), self.identity.dim)

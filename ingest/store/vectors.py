@@ -75,6 +75,10 @@ class Candidates:
         keys = self._codes.search(vector[None], n)[1][0]
         return keys[keys >= 0]
 
+    def enough(self, k: int) -> int:
+        """How many to ask `search` for, so that the k nearest that are still there are among them."""
+        return 2 * k if self._codes is None else max(OVERSAMPLING * k, FEWEST)
+
     def keys(self) -> Keys:
         """All keys, removed ones too, sorted."""
         import faiss

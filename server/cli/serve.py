@@ -33,8 +33,14 @@ def serve(
     embedder: choices.Embedder = None,
     allow_host: choices.AllowHost = None,
     slots: Annotated[
-        int, typer.Option(help=say("Questions worked on at one time.", "同时处理的问题数。"))
-    ] = 2,
+        int | None,
+        typer.Option(
+            help=say(
+                "Questions worked on at one time; one a core if unset.",
+                "同时处理的问题数；默认每核一个。",
+            )
+        ),
+    ] = None,
     queue: Annotated[
         int,
         typer.Option(
@@ -73,7 +79,7 @@ def serve(
         adapters=adapters,
         embedders=embedder,
         hosts=tuple(allow_host or ()),
-        slots=slots,
+        **({} if slots is None else {"slots": slots}),
         queue=queue,
         rate=rate,
         largest_upload=max_file_mb * 1_000_000,

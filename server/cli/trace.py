@@ -26,9 +26,11 @@ def trace(
     ] = False,
 ) -> None:
     from rag.open import open_pipeline
+    from server.blas import on_one_thread
     from server.database import passing
     from server.traces import Traces, replay
 
+    on_one_thread()
     with closing(passing(data_home() / ".server")) as database:
         found = Traces(database, 1).get(answer)
     if found is None:
