@@ -29,8 +29,9 @@ class ServerOptions:
     """A folder whose folders are adapters that a knowledge base may choose."""
     generate: GenerateOptions | None = None
     """The language model of knowledge bases whose own settings name none."""
-    slots: int = max(2, CORES)
-    """Questions that are worked on at one time; a language model answers one."""
+    slots: int = 2 * CORES
+    """Questions that are worked on at one time, so that no core waits while one is passed on; a
+    language model answers one."""
     queue: int = 64
     """Questions that wait; one more is told to come again."""
     rate: int = 600

@@ -36,8 +36,8 @@ def serve(
         int | None,
         typer.Option(
             help=say(
-                "Questions worked on at one time; one a core if unset.",
-                "同时处理的问题数；默认每核一个。",
+                "Questions worked on at one time; two a core if unset.",
+                "同时处理的问题数；默认每核两个。",
             )
         ),
     ] = None,
