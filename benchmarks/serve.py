@@ -244,7 +244,8 @@ def compared(folder: Path, options: argparse.Namespace, questions: Iterator[str]
         for path, peers in PEERS.items():
             for peer in peers:
                 ours_, theirs = (np.median(rates[name, clients]) for name in (path, peer))
-                sys.stdout.write(f"{path} at {clients}: {ours_ / theirs:.2f} times {peer}\n")
+                times = f"{ours_ / theirs:.2f} times" if theirs else "no answer any more from"
+                sys.stdout.write(f"{path} at {clients}: {times} {peer}\n")
 
 
 def ingesting(folder: Path, options: argparse.Namespace, questions: Iterator[str]) -> None:
