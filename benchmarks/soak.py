@@ -84,6 +84,7 @@ class Soak:
         return (time.monotonic() - self.begun) / self.seconds
 
     def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "XDG_DATA_HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
         command = [sys.executable, "-m", "rag", "serve", "--no-ocr", "--port", str(self.port)]
         log = (self.folder / "server.log").open("a")

@@ -42,9 +42,11 @@ class Attended:
                 task.cancel()
             done = await asyncio.gather(work, watch, return_exceptions=True)
         problem = done[0]
-        if isinstance(problem, BaseException) and not isinstance(
+        if problem is scope.get("state", {}).get("told") or isinstance(
             problem, asyncio.CancelledError | Dawdled
         ):
+            return
+        if isinstance(problem, BaseException):
             raise problem
 
 

@@ -127,6 +127,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         return answer(request, problem.status_code, said, "http", headers=headers)
 
     def bug(request: Request, problem: Exception) -> JSONResponse:
+        request.state.told = problem  # to the log; no one else needs to
         log.error("bug", extra={"fields": {"request": request.state.request}}, exc_info=problem)
         said = UserError(
             f"an error of the server, see its log at {request.state.request}",

@@ -14,6 +14,7 @@ from ingest.errors import Busy, Mismatch, UserError
 from ingest.store import caches, rows
 from ingest.store.change import LocalChange
 from ingest.store.failure import failures_named
+from ingest.store.files import taken
 from ingest.store.lock import writing
 from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
 from ingest.store.schema import check_schema, connect, create_schema
@@ -282,9 +283,10 @@ class LocalStore:
             self._sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for table in ("documents", "passages", "chunks", "removed")
         ]
-        used = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
         created = str(rows.meta(self._sql, "created"))
-        return Info(self.path, self.identity, created, self.sequence, *counts, bytes=used)
+        return Info(
+            self.path, self.identity, created, self.sequence, *counts, bytes=taken(self.path)
+        )
 
     def verify(self) -> list[str]:
         candidates, words = self._refresh()

@@ -1,5 +1,6 @@
 """Clients that leave free their place; models are told to stop."""
 
+import logging
 import socket
 import threading
 import time
@@ -168,3 +169,34 @@ def test_sixty_four_clients_get_answers_or_429(tmp_path: Path) -> None:
         assert set(statuses) <= {200, 429}
         assert statuses.count(200) > 64
         assert mine.state.answering.reading.working == 0
+
+
+class BrokenGenerator(CopyingGenerator):
+    """Has a bug; before its first piece, or after it."""
+
+    first = ""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        if self.first:
+            yield self.first
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize(("first", "status"), [("", 500), ("so far", 200)])
+def test_a_bug_is_logged_once_and_told_without_details(
+    first: str, status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = BrokenGenerator()
+    generator.first = first
+    with caplog.at_level(logging.ERROR), filled(tmp_path, generator=generator) as mine:
+        body = {"question": QUESTION, "knowledge_base": "mine", "stream": bool(first)}
+        try:
+            answer = mine.client.post("/ask", json=body)
+        except httpx.RemoteProtocolError:  # broken off in the middle
+            assert first
+        else:
+            assert answer.status_code == status
+            assert "ZeroDivision" not in answer.text
+    (told,) = (record for record in caplog.records if record.exc_info)
+    assert told.exc_info
+    assert told.exc_info[0] is ZeroDivisionError

@@ -1,11 +1,13 @@
 """Folders are whole or as they were, whatever happens in between."""
 
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from ingest.errors import UserError
-from ingest.store.files import check_new, new_folder
+from ingest.store.files import check_new, new_folder, taken
 
 
 def write(target: Path, text: str, *, replace: bool = False) -> None:
@@ -81,3 +83,24 @@ def test_what_can_t_be_replaced_is_told_beforehand(
     check_new(tmp_path / "new")
     (tmp_path / "empty").mkdir()
     check_new(tmp_path / "empty")
+
+
+def test_bytes_are_counted_while_files_and_folders_go(tmp_path: Path) -> None:
+    (tmp_path / "stays").write_bytes(b"four")
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            folder = tmp_path / "goes"
+            (folder / "deep").mkdir(parents=True)
+            for number in range(20):
+                (folder / "deep" / str(number)).touch()
+            shutil.rmtree(folder)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        assert {taken(tmp_path) for _ in range(500)} == {4}
+    finally:
+        over.set()
+        changing.join()
