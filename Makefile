@@ -17,7 +17,7 @@ demo: .venv/.demo
 	@$(RAG) ask --kb demo "2026年世界杯决赛在哪座城市举行？"
 
 test: .venv/.test
-	@.venv/bin/python -m pytest -n 2 --dist loadfile --ignore tests/server
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore tests/server
 	@.venv/bin/python -m pytest tests/server # alone: its worker runs only when nobody wants a core
 
 check: .venv/.test

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
-import tomlkit.exceptions
 
 from ingest.embed import Embedder
 from ingest.errors import UserError
@@ -122,16 +121,28 @@ class Bases:
     def reading(self, name: str) -> Iterator[Pipeline]:
         """The pipeline as the knowledge base and its settings are now."""
         path = self.path(name)
-        with self._guard:
-            held = self._held(name, path)
-            held.users += 1
-        try:
-            yield self._current(held)
-        finally:
+        with self._names():
             with self._guard:
-                held.users -= 1
-                if held.closing and not held.users:
-                    held.store.close()
+                held = self._held(name, path)
+                held.users += 1
+            try:
+                yield self._current(held)
+            finally:
+                with self._guard:
+                    held.users -= 1
+                    if held.closing and not held.users:
+                        held.store.close()
+
+    @contextmanager
+    def _names(self) -> Iterator[None]:
+        """What goes wrong names files as they lie in the data folder: clients are told of it."""
+        try:
+            yield
+        except UserError as problem:
+            folder = f"{self.options.data}/"
+            problem.args = (str(problem).replace(folder, ""),)
+            problem.zh = problem.zh.replace(folder, "")
+            raise
 
     def _held(self, name: str, path: Path) -> Open:
         inode = (path / TRUTH).stat().st_ino
@@ -180,7 +191,9 @@ class Bases:
 
     def sampling(self, name: str, **said: Any) -> Sampling:
         """How the knowledge base's language model picks its words, but for what is `said`."""
-        return replace(self.generate(self.path(name)).sampling, **said)
+        path = self.path(name)
+        with self._names():
+            return replace(self.generate(path).sampling, **said)
 
     def describe(self, name: str, who: Principal) -> schemas.KnowledgeBase:
         with self.reading(name) as pipeline:
@@ -219,7 +232,7 @@ class Bases:
         _choice("embedder", embedder, self.options.embedders)
         target = self.options.data / name
         work = self.options.data / f"{PASSING[0]}{secrets.token_hex(8)}"
-        with failures_named(target):
+        with self._names(), failures_named(target):
             work.mkdir(parents=True)
             try:
                 writer = open_writer(
@@ -240,11 +253,13 @@ class Bases:
 
     def change(self, name: str, wanted: schemas.KnowledgeBaseChange) -> None:
         path = self.path(name)
-        self._write_settings(path, wanted.instruction, wanted.adapter)
+        with self._names():
+            self._write_settings(path, wanted.instruction, wanted.adapter)
 
     def _write_settings(self, path: Path, instruction: str | None, adapter: str | None) -> None:
         """Put what is not None into `rag.toml`; all else there stays as it is."""
         file = path / SETTINGS
+        settings(file)  # raises where somebody has broken it, who is to mend it
         said = tomlkit.parse(file.read_text("utf-8-sig") if file.exists() else "")
         if instruction is not None and (instruction or "prompt" in said):
             said.setdefault("prompt", tomlkit.table())["instruction"] = instruction
@@ -259,7 +274,6 @@ class Bases:
                 said["generate"]["adapter"] = ""
         if text := tomlkit.dumps(said):
             write_whole(file, text.encode())
-            settings(file)
 
     def _model(self, path: Path) -> str:
         model = self.generate(path).model
@@ -275,7 +289,7 @@ class Bases:
         path = self.path(name)
         gone = self.options.data / f"{PASSING[1]}{secrets.token_hex(8)}"
         self._let_go(name)
-        with failures_named(path):
+        with self._names(), failures_named(path):
             path.rename(gone)
             sync(self.options.data)
         shutil.rmtree(gone, ignore_errors=True)

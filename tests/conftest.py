@@ -16,3 +16,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import train
 
     return train(tmp_path_factory.mktemp("models") / "tiny-chatglm3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process, and all that use `tiny` in one, which trains it once."""
+    for item in items:
+        shared = "tiny" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("tiny" if shared else str(item.path)))

@@ -281,3 +281,60 @@ def _busy() -> Exception:
 def test_waiting_for_is_bounded() -> None:
     with pytest.raises(AssertionError):
         wait_for(lambda: False, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (b"[retrieve\n", "mine/rag.toml is not TOML"),
+        (b"[generate]\nadapter = 3\n", "mine/rag.toml: [generate] adapter is 3"),
+        (b'prompt = "x"\n', "mine/rag.toml: prompt is"),
+        (b"\xff\xfe", "mine/rag.toml is not UTF-8"),
+    ],
+)
+def test_settings_that_somebody_broke_are_told_of_and_left_alone(
+    written: bytes, told: str, tmp_path: Path
+) -> None:
+    with filled(tmp_path) as mine:
+        file = tmp_path / "mine" / "rag.toml"
+        file.write_bytes(written)
+        asked = {"question": QUESTION, "knowledge_base": "mine"}
+        answers = [
+            mine.client.patch("/knowledge-bases/mine", json={"instruction": "简短回答。"}),
+            mine.client.post("/ask", json=asked),
+            mine.client.post("/ask", json=asked | {"temperature": 0.5}),
+            mine.client.post("/search", json=asked),
+        ]
+        for answer in answers:
+            assert answer.status_code == 400
+            assert answer.json()["error"]["message"].startswith(told)
+            assert str(tmp_path) not in answer.text
+        assert file.read_bytes() == written
+        file.unlink()
+        assert not mine.ask(QUESTION)["refused"]
+
+
+def test_a_base_answers_with_the_adapter_that_it_chooses(tmp_path: Path) -> None:
+    for name in ("law", "poems"):
+        (tmp_path / "adapters" / name).mkdir(parents=True)
+        (tmp_path / "adapters" / name / "adapter_config.json").write_text("{}")
+    generator = CopyingGenerator()
+    with filled(tmp_path / "data", generator=generator, adapters=tmp_path / "adapters") as mine:
+        other = {"name": "other", "adapter": "poems"}
+        assert mine.client.post("/knowledge-bases", json=other).json()["adapter"] == "poems"
+        changed = mine.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
+        assert changed.json()["adapter"] == "law"
+        mine.upload({"a.txt": LAW}, base="other")
+        used = []
+        for base in ("mine", "other", "mine"):
+            mine.ask(QUESTION, knowledge_base=base)
+            used.append(generator.adapter)
+        wanted = [(tmp_path / "adapters" / name).resolve() for name in ("law", "poems", "law")]
+        assert used == wanted
+        wrong = mine.client.patch("/knowledge-bases/mine", json={"adapter": "../adapters/law"})
+        assert wrong.status_code == 404
+        assert "this server offers: law, poems" in wrong.json()["error"]["message"]
+        without = mine.client.patch("/knowledge-bases/mine", json={"adapter": ""})
+        assert without.json()["adapter"] == ""
+        mine.ask(QUESTION)
+        assert generator.adapter is None
