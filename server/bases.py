@@ -41,9 +41,11 @@ from server.keys import Principal
 from server.models import Models
 from server.options import CORES, ServerOptions
 from server.remembered import Remembered
+from server.words import below
 
 TRUTH = "kb.sqlite"
 OPEN = 32  # knowledge bases that are held open
+LONGEST = 240  # bytes of a name; file systems take 255
 PASSING = (".new-", ".deleted-")  # folders of work that a kill may leave
 
 
@@ -61,12 +63,17 @@ class Unfit(UserError):
 
 def check_name(name: str) -> str:
     """`name`, if a knowledge base may have it: it is a folder's name then."""
-    if not re.fullmatch(schemas.NAME, name) or unicodedata.normalize("NFKC", name) != name:
+    if not _fit(name) or unicodedata.normalize("NFKC", name) != name:
         raise UserError(
-            f"{name[:80]!r} is no name for a knowledge base; use up to 64 letters, digits, _ and -",
-            zh=f"{name[:80]!r} 不能作知识库名；请用至多 64 个文字、数字、_ 和 -",
+            f"{name[:80]!r} is no name for a knowledge base; use up to 64 letters, digits, _ and - "
+            f"({LONGEST} bytes)",
+            zh=f"{name[:80]!r} 不能作知识库名；请用至多 64 个文字、数字、_ 和 -（{LONGEST} 字节）",
         )
     return name
+
+
+def _fit(name: str) -> bool:
+    return bool(re.fullmatch(schemas.NAME, name)) and len(name.encode()) <= LONGEST
 
 
 def no_base(name: str) -> Unknown:
@@ -111,7 +118,7 @@ class Bases:
         return path
 
     def _folder(self, name: str) -> Path | None:
-        if not re.fullmatch(schemas.NAME, name):
+        if not _fit(name):
             return None
         path = self.options.data / name
         linked = path.is_symlink() or (path / TRUTH).is_symlink()
@@ -139,9 +146,7 @@ class Bases:
         try:
             yield
         except UserError as problem:
-            folder = f"{self.options.data}/"
-            problem.args = (str(problem).replace(folder, ""),)
-            problem.zh = problem.zh.replace(folder, "")
+            below(self.options.data, problem)
             raise
 
     def _held(self, name: str, path: Path) -> Open:
@@ -162,6 +167,12 @@ class Bases:
         while len(self._open) > OPEN:
             self._let_go(next(iter(self._open)))
         return held
+
+    def holds(self, name: str, store: LocalStore) -> bool:
+        """Whether the knowledge base of that name is still the one that `store` reads."""
+        with self._guard:
+            held = self._open.get(name)
+            return held is not None and held.store is store and self._folder(name) is not None
 
     def _let_go(self, name: str) -> None:
         with self._guard:
@@ -185,15 +196,32 @@ class Bases:
         return held.pipeline
 
     def generate(self, path: Path) -> GenerateOptions:
-        """What the knowledge base's settings say of a language model, else the server's."""
-        said = generation(path)
-        return self.options.generate or said if not said.model else said
+        """What the knowledge base's settings say of a language model; the server's model where they
+        name none."""
+        said, usual = generation(path), self.options.generate
+        if said.model or usual is None:
+            return said
+        return replace(said, model=usual.model, quant=usual.quant)
 
     def sampling(self, name: str, **said: Any) -> Sampling:
         """How the knowledge base's language model picks its words, but for what is `said`."""
         path = self.path(name)
         with self._names():
             return replace(self.generate(path).sampling, **said)
+
+    def listed(self, who: Principal, say: Speaker) -> list[schemas.KnowledgeBase]:
+        """All that the key may read; what is wrong with one is told in its place."""
+        found = []
+        for name in self.names():
+            if who.may("read", name):
+                try:
+                    found.append(self.describe(name, who))
+                except Unknown:
+                    continue  # deleted meanwhile
+                except UserError as problem:
+                    told = say(str(problem), problem.zh)
+                    found.append(schemas.KnowledgeBase.unusable(name, who.scopes(name), told))
+        return found
 
     def describe(self, name: str, who: Principal) -> schemas.KnowledgeBase:
         with self.reading(name) as pipeline:
@@ -268,21 +296,25 @@ class Bases:
                 _choice("adapter", adapter, self.adapters())
                 assert self.options.adapters
                 said.setdefault("generate", tomlkit.table())
-                said["generate"]["model"] = self._model(path)
+                generate = self._with_model(path)
+                said["generate"]["model"], said["generate"]["quant"] = (
+                    generate.model,
+                    generate.quant,
+                )
                 said["generate"]["adapter"] = str(self.options.adapters.resolve() / adapter)
             else:
-                said["generate"]["adapter"] = ""
+                _without_adapter(said["generate"], self.options.generate)
         if text := tomlkit.dumps(said):
             write_whole(file, text.encode())
 
-    def _model(self, path: Path) -> str:
-        model = self.generate(path).model
-        if not model:
+    def _with_model(self, path: Path) -> GenerateOptions:
+        generate = self.generate(path)
+        if not generate.model:
             raise Unfit(
                 "an adapter needs a language model; start the server with --model",
                 zh="适配器需要语言模型；请用 --model 启动服务",
             )
-        return model
+        return generate
 
     def delete(self, name: str) -> None:
         """Remove a knowledge base and all that lies in its folder."""
@@ -303,6 +335,14 @@ class Bases:
     def close(self) -> None:
         for name in list(self._open):
             self._let_go(name)
+
+
+def _without_adapter(said: Any, usual: GenerateOptions | None) -> None:
+    """Take the adapter off a [generate] section, and with it the server's own model, which came with
+    the adapter: the next server may have another."""
+    said["adapter"] = ""
+    if usual and (said.get("model"), said.get("quant")) == (usual.model, usual.quant):
+        del said["model"], said["quant"]
 
 
 def _choice(what: str, wanted: str, offered: tuple[str, ...] | list[str]) -> None:

@@ -135,6 +135,11 @@ class Database:
         with self._guard:
             return self._sql.execute(query, arguments).fetchone()
 
+    def shred(self) -> None:
+        """See to it that what was deleted is in no file any more, as far as no one reads it now."""
+        with self._guard:
+            self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         with self._guard:
             self._sql.close()

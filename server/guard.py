@@ -1,6 +1,5 @@
 """The door: who may come in, from which page, how often; and what every answer says to a browser."""
 
-import json
 import logging
 import secrets
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingest.errors import UserError
+from server.clients import bodiless
 from server.keys import LOCAL, Keys, Principal
 from server.metrics import Metrics
 from server.options import LOOPBACK, ServerOptions
@@ -83,6 +83,13 @@ class Guard:
             await self.app(scope, receive, send)
             return
         begun, status = monotonic(), 499  # nobody was there any more to be answered
+        read = bodiless(scope)
+
+        async def piece() -> Message:
+            nonlocal read
+            message = await receive()
+            read = read or not message.get("more_body")
+            return message
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -92,6 +99,8 @@ class Guard:
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("cache-control", "no-store")
+                if not read:  # who is answered before having said all could hold the line for ever
+                    headers["connection"] = "close"
             await send(message)
 
         request = secrets.token_hex(8)
@@ -100,7 +109,7 @@ class Guard:
         try:
             who = self._admit(scope)
             scope["state"]["who"] = who
-            await self.app(scope, receive, answer)
+            await self.app(scope, piece, answer)
         except Denied as denied:
             await _deny(denied, scope, answer)
         finally:
@@ -176,19 +185,3 @@ async def _deny(denied: Denied, scope: Scope, send: Send) -> None:
     raw = [(k.encode(), v.encode("latin-1")) for k, v in (headers | denied.headers).items()]
     await send({"type": "http.response.start", "status": denied.status, "headers": raw})
     await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line. What is asked, answered, uploaded or keyed is never in it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = getattr(record, "fields", {})
-        line = {
-            "time": self.formatTime(record),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **fields,
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)

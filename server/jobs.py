@@ -9,7 +9,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from ingest.errors import UserError
@@ -104,12 +104,17 @@ class Jobs:
     def get(self, job: str) -> sqlite3.Row | None:
         return self._database.row("SELECT * FROM jobs WHERE id = ?", (job,))
 
-    def newest(self, base: str | None = None) -> list[sqlite3.Row]:
-        """At most `LISTED`, newest first."""
+    def newest(self, bases: Iterable[str]) -> list[sqlite3.Row]:
+        """At most `LISTED` of these knowledge bases, newest first."""
         return self._database.rows(
-            "SELECT * FROM jobs WHERE ? IN (base, '') ORDER BY created DESC LIMIT ?",
-            (base or "", LISTED),
+            "SELECT * FROM jobs WHERE base IN (SELECT value FROM json_each(?))"
+            " ORDER BY created DESC LIMIT ?",
+            (json.dumps([*bases]), LISTED),
         )
+
+    def bases(self) -> list[str]:
+        """Those that jobs are known of."""
+        return [row["base"] for row in self._database.rows("SELECT DISTINCT base FROM jobs")]
 
     def files(self, job: str) -> list[sqlite3.Row]:
         return self._database.rows("SELECT * FROM files WHERE job = ? ORDER BY position", (job,))
@@ -201,19 +206,21 @@ class Jobs:
                 " WHERE job = ? AND position = ?",
                 (outcome.status, outcome.chunks, receipt, *told, job, position),
             )
+            # Deaths count against a job only as long as it does not get on.
+            sql.execute("UPDATE jobs SET attempts = 1 WHERE id = ?", (job,))
 
     def end(self, job: str, state: schemas.JobState, problem: UserError | None = None) -> None:
         told = (str(problem), problem.zh) if problem else (None, None)
         with self._database.change() as sql:
             _end(sql, job, state, *told)
 
-    def put_back(self, job: str, *, pause: float = 0.0, blame: bool = False) -> None:
-        """Let a job wait again, for `pause` seconds at least; the attempt counts if `blame`."""
+    def put_back(self, job: str, *, pause: float = 0.0) -> None:
+        """Let a job wait again, for `pause` seconds at least; the attempt does not count."""
         with self._database.change() as sql:
             sql.execute(
                 "UPDATE jobs SET state = 'queued', worker = NULL, after = ?,"
-                " attempts = attempts - ? WHERE id = ? AND state = 'running'",
-                (time.time() + pause, 0 if blame else 1, job),
+                " attempts = attempts - 1 WHERE id = ? AND state = 'running'",
+                (time.time() + pause, job),
             )
 
 

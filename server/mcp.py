@@ -55,9 +55,8 @@ def tools(state: State, say: Speaker) -> MCPServer:
     @server.tool(annotations=READING)
     def list_knowledge_bases(context: Context[Any, Any]) -> list[schemas.KnowledgeBase]:
         """The knowledge bases that can be searched and asked."""
-        who = asking(context).who
-        names = [name for name in state.bases.names() if who.may("read", name)]
-        return [state.bases.describe(name, who) for name in names]
+        by = asking(context)
+        return state.bases.listed(by.who, by.say)
 
     @server.tool(annotations=READING)
     async def search(

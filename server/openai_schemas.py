@@ -106,7 +106,7 @@ class Reply(BaseModel):
 class Choice(BaseModel):
     index: int = 0
     message: Reply
-    finish_reason: Literal["stop"] = "stop"
+    finish_reason: Literal["stop", "length"]
     logprobs: None = None
 
 

@@ -6,6 +6,7 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -125,8 +126,10 @@ class Originals:
             if _DIGEST.fullmatch(path.name):
                 if path.name not in used:
                     yield path.name
-            elif time.time() - path.stat().st_mtime > 86_400:
-                path.unlink(missing_ok=True)
+                continue
+            with suppress(FileNotFoundError):  # an upload has just been given its name
+                if time.time() - path.stat().st_mtime > 86_400:
+                    path.unlink()
 
     def drop(self, digest: str) -> None:
         if _DIGEST.fullmatch(digest):

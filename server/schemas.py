@@ -111,6 +111,15 @@ class KnowledgeBase(BaseModel):
     """The language model's name; empty where answers are sentences of the documents."""
     scopes: list[Scope]
     """What the key may do with it."""
+    problem: str | None = None
+    """Why it can't be used, if that is so."""
+
+    @classmethod
+    def unusable(cls, name: str, scopes: list[Scope], problem: str) -> "KnowledgeBase":
+        return cls(
+            name=name, documents=0, chunks=0, bytes=0, created="", sequence=0, embedder="",
+            instruction="", adapter="", generator="", scopes=scopes, problem=problem,
+        )  # fmt: skip
 
 
 class BaseList(BaseModel):
@@ -272,6 +281,15 @@ class Piece(BaseModel):
     text: str
 
 
+class Usage(BaseModel):
+    """Tokens: of the language model where one has answered, else of the encoder."""
+
+    read: int
+    written: int
+    cut: bool
+    """Whether the answer ends because it may have no more of them."""
+
+
 class Answer(BaseModel):
     """An answer; the last event of a streamed one, `citations`.
 
@@ -293,6 +311,7 @@ class Answer(BaseModel):
     unknown: list[int]
     dropped: Dropped
     remarks: list[str]
+    usage: Usage
     """What a reader must know of the text, in the reader's language."""
 
 

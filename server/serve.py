@@ -3,20 +3,20 @@
 import logging
 import signal
 import socket
-import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from types import FrameType
 
 import uvicorn
 
-from ingest.errors import UserError
+from ingest.errors import Busy, UserError
+from ingest.store.lock import writing
 from server.app import application, guarded
 from server.clients import protocol
 from server.crew import Crew
-from server.guard import JsonLines
 from server.keys import Keys
+from server.log import log_json
 from server.models import Models, loader
 from server.options import ServerOptions
 from server.spans import Spans
@@ -35,13 +35,13 @@ def serve(
 ) -> None:
     """Serve until a signal ends it; `told` gets the address once it listens. Answers under way are
     finished, jobs under way wait for the next start."""
-    _log()
+    log_json(logging.INFO)
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it once more when it is done
     crew = Crew(options)
     models = Models(loader(options.cache, note))
     with closing(State.made(options, models, spans=spans, worker_alive=crew.alive)) as state:
         check_door(options, state.keys)
-        with closing(listen(options)) as listening, crew:
+        with alone(options), closing(listen(options)) as listening, crew:
             state.jobs.forget_uploads()
             state.bases.tidy()
             incoming = options.home / "incoming"
@@ -50,6 +50,21 @@ def serve(
             host, port = listening.getsockname()[:2]
             told(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
             uvicorn.Server(configuration(state)).run(sockets=[listening])
+
+
+@contextmanager
+def alone(options: ServerOptions) -> Iterator[None]:
+    """Raises `UserError` where another server works in the data folder: each would take the other's
+    work under way for what a dead one has left."""
+    try:
+        with writing(options.home / "lock", reason="rag serve", timeout=0):
+            yield
+    except Busy as busy:
+        raise UserError(
+            f"another server works in {options.data}; use that one, or name another folder with "
+            "XDG_DATA_HOME",
+            zh=f"另一个服务正在使用 {options.data}；请使用它，或用 XDG_DATA_HOME 指定别的文件夹",
+        ) from busy
 
 
 def configuration(state: State) -> uvicorn.Config:
@@ -98,11 +113,3 @@ def check_door(options: ServerOptions, keys: Keys) -> None:
 def _end(number: int, frame: FrameType | None) -> None:
     """As an end that was asked for: whatever is open is closed on the way out."""
     raise SystemExit(0)
-
-
-def _log() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in ("uvicorn", "uvicorn.error", "mcp", "httpx", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -68,7 +68,9 @@ def citation(cited: Citation) -> schemas.Citation:
     )
 
 
-def answer(given: Answer, say: Speaker, *, trace: str, base: str, sequence: int) -> schemas.Answer:
+def answer(
+    given: Answer, usage: schemas.Usage, say: Speaker, *, trace: str, base: str, sequence: int
+) -> schemas.Answer:
     return schemas.Answer(
         id=trace,
         question=given.question,
@@ -91,6 +93,7 @@ def answer(given: Answer, say: Speaker, *, trace: str, base: str, sequence: int)
             shortened=given.dropped.shortened,
         ),
         remarks=remarks(given, say),
+        usage=usage,
     )
 
 

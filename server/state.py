@@ -31,13 +31,14 @@ class State:
     """The parts of one server. `worker_alive` says whether somebody works on jobs."""
 
     options: ServerOptions
-    databases: tuple[Database, Database]
+    databases: tuple[Database, ...]
     keys: Keys
     jobs: Jobs
     bases: Bases
     traces: Traces
     metrics: Metrics
     pages: Pages
+    drawing: Turns
     answering: Answering
     worker_alive: Callable[[], bool]
 
@@ -54,6 +55,7 @@ class State:
         """A server's parts; `opened` brings encoders, where not in the usual way."""
         on_one_thread()
         last, passed = lasting(options.home), passing(options.home)
+        doors = lasting(options.home)  # of its own, so that the door waits for no one who writes
         metrics, jobs = Metrics(), Jobs(last)
         bases, traces = Bases(options, models, opened), Traces(passed, options.traces)
         reading, writing = Turns(options.slots, options.queue), Turns(1, options.queue)
@@ -67,8 +69,8 @@ class State:
             )
         answering = Answering(bases, traces, metrics, spans or Spans(), reading, writing)
         return cls(
-            options, (last, passed), Keys(last), jobs, bases, traces, metrics, Pages(),
-            answering, worker_alive,
+            options, (last, passed, doors), Keys(doors), jobs, bases, traces, metrics, Pages(),
+            Turns(1, options.queue), answering, worker_alive,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -3,8 +3,9 @@
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from sqlite3 import Connection
 from typing import Any, Literal
 
 from rag.pipeline import Pipeline
@@ -103,7 +104,7 @@ def replay(trace: schemas.Trace, pipeline: Pipeline) -> Replay:
 class Traces:
     """The newest `most` of them. They hold text of documents, and go with these."""
 
-    def __init__(self, database: Database, most: int) -> None:
+    def __init__(self, database: Database, most: int = 1) -> None:
         self._database, self.most = database, most
 
     def keep(
@@ -140,14 +141,30 @@ class Traces:
             record=json.loads(row["record"]),
         )
 
-    def forget_document(self, document: str) -> None:
-        """All traces that hold text of a document."""
+    def forget_document(self, base: str, document: str) -> None:
+        """All traces that hold text of a document of `base`."""
         with self._database.change() as sql:
-            sql.execute(
-                "DELETE FROM traces WHERE id IN (SELECT trace FROM quoted WHERE document = ?)",
-                (document,),
-            )
+            _forget(sql, base, [document])
+        self._database.shred()
+
+    def forget_gone(self, base: str, documents: Container[str]) -> None:
+        """All traces that hold text of others than these `documents`."""
+        rows = self._database.rows(
+            "SELECT DISTINCT document FROM quoted JOIN traces ON id = trace WHERE base = ?", (base,)
+        )
+        if gone := [row["document"] for row in rows if row["document"] not in documents]:
+            with self._database.change() as sql:
+                _forget(sql, base, gone)
+            self._database.shred()
 
     def forget_base(self, base: str) -> None:
         with self._database.change() as sql:
             sql.execute("DELETE FROM traces WHERE base = ?", (base,))
+        self._database.shred()
+
+
+def _forget(sql: Connection, base: str, documents: Iterable[str]) -> None:
+    sql.executemany(
+        "DELETE FROM traces WHERE base = ? AND id IN (SELECT trace FROM quoted WHERE document = ?)",
+        ((base, document) for document in documents),
+    )

@@ -3,10 +3,15 @@
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
+from typing import TypeVar
 
+import anyio
+from anyio.to_thread import run_sync
+
+T = TypeVar("T")
 Ticket = asyncio.Future[None]
 
 
@@ -68,7 +73,9 @@ class Turns:
         greedy = max(self._lines, key=lambda key: len(self._lines[key]))
         if len(self._lines[greedy]) <= len(self._lines.get(who, ())) + 1:
             raise Full(self._after())
-        self._lines[greedy].pop().set_exception(Full(self._after()))
+        ticket = self._lines[greedy].pop()
+        if not ticket.done():  # a client that is just leaving has cancelled its own
+            ticket.set_exception(Full(self._after()))
 
     def _next(self) -> None:
         while self.working < self.slots and self._lines:
@@ -90,3 +97,12 @@ class Turns:
 
     def _after(self) -> int:
         return max(1, math.ceil(self._seconds * (self.waiting + self.working) / self.slots))
+
+
+_UNBOUNDED = anyio.CapacityLimiter(math.inf)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """`work`, for whoever has a turn: not in one of the threads that all other routes share, so that
+    a crowd of slow requests of these keeps no question waiting."""
+    return await run_sync(work, limiter=_UNBOUNDED)

@@ -1,6 +1,7 @@
 """The reader's language, and errors in it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ingest.errors import UserError
 from rag.language import Language, Speaker
@@ -22,6 +23,12 @@ def preferred(accepted: str) -> Language:
         except ValueError:
             continue
     return "zh" if weights.get("zh", 0) > weights.get("en", 0) else "en"
+
+
+def below(folder: Path, problem: UserError) -> None:
+    """Name what a problem names in `folder` as seen from there: clients are told of it."""
+    problem.args = (str(problem).replace(f"{folder}/", ""),)
+    problem.zh = problem.zh.replace(f"{folder}/", "")
 
 
 def failure(

@@ -26,9 +26,12 @@ from ingest.sandbox import Sandbox, die_with_parent
 from ingest.store import open_store
 from rag.open import Encoders, Writer, background_of, encoders, open_writer
 from server.bases import TRUTH, no_base
-from server.database import lasting
+from server.database import lasting, passing
 from server.jobs import Jobs
+from server.log import log_json
 from server.originals import Originals, Stored
+from server.traces import Traces
+from server.words import below
 
 PAUSE = 0.2  # seconds between two looks for work
 SIGN = 0.5  # seconds between two signs of life
@@ -53,7 +56,7 @@ class Worker:
     ) -> None:
         self.data, self.cache, self.ocr = data, cache, ocr
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.jobs = Jobs(lasting(home))
+        self.jobs, self.traces = Jobs(lasting(home)), Traces(passing(home))
         self.stop = threading.Event()
         self._opened = opened or encoders(cache)
 
@@ -81,6 +84,7 @@ class Worker:
         except Busy:  # the command line writes it, or a delete
             self.jobs.put_back(job["id"], pause=AGAIN)
         except UserError as problem:
+            below(self.data, problem)
             self.jobs.end(job["id"], "failed", problem)
 
     @contextmanager
@@ -117,6 +121,8 @@ class Worker:
             embedded = partial(self.jobs.embedded, job["id"])
             work = Ingestion(store, writer.embedder, writer.chunker, sandbox, embedded)
             for row, outcome in zip(rows, work.run(files), strict=True):
+                if outcome.problem:
+                    below(self.data, outcome.problem)
                 self.jobs.outcome(job["id"], row["position"], outcome)
                 background_of(store, writer.embedder)  # so that no question has to wait for it
 
@@ -125,10 +131,13 @@ class Worker:
             store.rebuild()
 
     def _sweep(self, base: str) -> None:
-        """Drop originals that no document has: refused, replaced or cancelled ones."""
+        """Drop originals that no document has (refused, replaced or cancelled ones), and traces that
+        hold text of documents which are gone."""
         with open_store(self._path(base)) as store:
-            used = {document.digest for document in store.documents()}
+            documents = list(store.documents())
+            used = {document.digest for document in documents}
             originals = Originals(store.path)
+        self.traces.forget_gone(base, {document.id for document in documents})
         for digest in originals.left_over(used):
             self.jobs.drop_unwanted(base, digest, originals.drop)
 
@@ -159,7 +168,8 @@ def main() -> None:
     """Entry of the process."""
     die_with_parent()
     give_way()
-    logging.basicConfig(level=logging.WARNING)
+    log_json(logging.WARNING)
+    sys.excepthook = lambda kind, error, where: logging.critical("bug", exc_info=error)
     said = json.loads(sys.stdin.readline())
     worker = Worker(Path(said["data"]), Path(said["cache"]), Path(said["home"]), ocr=said["ocr"])
 

@@ -88,6 +88,11 @@ def options(**given: Any) -> "ServerOptions":
     return made
 
 
+def demo_data() -> Path:
+    """Where the demonstration's knowledge bases lie: they can be made again."""
+    return cache_home() / "demo"
+
+
 def spans() -> "Spans":
     """Spans where the variables of OpenTelemetry ask for them."""
     from server.spans import CONFIGURED, Spans, exported

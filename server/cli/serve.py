@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ingest.errors import UserError
 from rag.cli.places import cache_home
 from rag.cli.screen import note, out, say
 from server.cli import choices
@@ -73,7 +74,7 @@ def serve(
     made = choices.options(
         host=host,
         port=port,
-        data=_demo_data() if demo else None,
+        data=choices.demo_data() if demo else None,
         model=model,
         quant=quant,
         adapters=adapters,
@@ -87,6 +88,11 @@ def serve(
         ocr=ocr,
     )
     if demo:
+        if not made.on_loopback:
+            raise UserError(
+                f"--demo is for this machine, and {host} is reached from others; leave --host out",
+                zh=f"--demo 只供本机使用，而 {host} 可被其他机器访问；请去掉 --host",
+            )
         _demo(made.data)
 
     def told(address: str) -> None:
@@ -101,14 +107,8 @@ serve.__doc__ = say(
 )
 
 
-def _demo_data() -> Path:
-    """Where the demonstration's knowledge bases lie: they can be made again."""
-    return cache_home() / "demo"
-
-
 def _demo(data: Path) -> None:
     """A knowledge base for each corpus, made where it is missing or incomplete."""
-    from ingest.errors import UserError
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
@@ -118,8 +118,8 @@ def _demo(data: Path) -> None:
     corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
     if not corpora:
         raise UserError(
-            f"there are no corpora at {DEMO}; run it from a checkout of the project",
-            zh=f"{DEMO} 没有语料；请在项目检出目录中运行",
+            f"there are no corpora at {DEMO}; install chatglm-rag anew",
+            zh=f"{DEMO} 没有语料；请重新安装 chatglm-rag",
         )
     for corpus in corpora:
         files = [file for file in walk([corpus / "docs"]) if not file.skipped]

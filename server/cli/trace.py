@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from ingest.errors import UserError
 from rag.cli.places import cache_home, data_home, existing_kb
 from rag.cli.screen import out, out_json, say, table
+from server.cli.choices import demo_data
 
 if TYPE_CHECKING:
     from server.schemas import Trace
@@ -27,18 +29,13 @@ def trace(
 ) -> None:
     from rag.open import open_pipeline
     from server.blas import on_one_thread
-    from server.database import passing
-    from server.traces import Traces, replay
+    from server.traces import replay
 
     on_one_thread()
-    with closing(passing(data_home() / ".server")) as database:
-        found = Traces(database, 1).get(answer)
-    if found is None:
-        raise UserError(
-            f"there is no answer {answer}; it may be older than those kept, or its documents are gone",
-            zh=f"没有回答 {answer}；可能已过保存期限，或其文档已删除",
-        )
-    with open_pipeline(existing_kb(found.knowledge_base), cache=cache_home(), say=say) as pipeline:
+    home, found = _found(answer)
+    with open_pipeline(
+        existing_kb(str(home / found.knowledge_base)), cache=cache_home(), say=say
+    ) as pipeline:
         again = replay(found, pipeline)
     if as_json:
         out_json(found.model_dump() | {"replay": asdict(again)})
@@ -50,6 +47,22 @@ trace.__doc__ = say(
     "Show how an answer came about, and retrieve once more: question, candidates, prompt, answer.",
     "查看回答的由来并重新检索：问题、候选、提示、回答。",
 )
+
+
+def _found(answer: str) -> "tuple[Path, Trace]":
+    """The trace, and the folder whose server has answered: the usual one, or the demonstration's."""
+    from server.database import passing
+    from server.traces import Traces
+
+    for home in (data_home(), demo_data()):
+        if (home / ".server").is_dir():
+            with closing(passing(home / ".server")) as database:
+                if found := Traces(database).get(answer):
+                    return home, found
+    raise UserError(
+        f"there is no answer {answer}; it may be older than those kept, or its documents are gone",
+        zh=f"没有回答 {answer}；可能已过保存期限，或其文档已删除",
+    )
 
 
 def _show(found: "Trace", again: "Replay") -> None:

@@ -14,7 +14,7 @@ from server import schemas
 from server.answering import Asked, Event
 from server.problems import EVENT_STREAM, responses
 from server.state import By, Server
-from server.turns import Full
+from server.turns import Full, in_thread
 from server.words import failure
 
 router = APIRouter(tags=["questions"])
@@ -60,7 +60,7 @@ async def ask(body: schemas.Ask, request: Request, server: Server, by: By):
         body.question,
         body.knowledge_base,
         tuple(Message(turn.role, turn.content) for turn in body.history),
-        sampling(server, body),
+        await in_thread(lambda: sampling(server, body)),
     )
     if body.stream or "text/event-stream" in request.headers.get("accept", ""):
         first = server.answering.answer(asked, by.who, by.say)

@@ -15,8 +15,7 @@ Name = Annotated[str, Path(pattern=schemas.NAME)]
 @router.get("")
 def list_bases(server: Server, by: By) -> schemas.BaseList:
     """Those that the key may read."""
-    names = [name for name in server.bases.names() if by.who.may("read", name)]
-    return schemas.BaseList(knowledge_bases=[server.bases.describe(name, by.who) for name in names])
+    return schemas.BaseList(knowledge_bases=server.bases.listed(by.who, by.say))
 
 
 @router.post("", status_code=201, responses=responses(409))

@@ -13,9 +13,11 @@ from server import schemas, shapes
 from server.bases import Unknown
 from server.options import ServerOptions
 from server.originals import Originals
+from server.pages import Drawn
 from server.problems import responses
 from server.routes.bases import Name
 from server.state import Asking, By, Server, State
+from server.turns import in_thread
 
 Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 Offset = Annotated[int, Query(ge=0, le=2**53)]
@@ -136,7 +138,7 @@ def get_text(
         return schemas.Text(text=text, start=start, end=end, length=length)
 
 
-def get_page(
+async def get_page(
     knowledge_base: Name,
     document: Id,
     number: Annotated[int, Path(ge=1, le=1_000_000)],
@@ -146,9 +148,14 @@ def get_page(
     end: Offset = 0,
 ) -> Response:
     """A page as a picture, with characters [start, end) of the text marked where they are found."""
-    with _head(knowledge_base, document, server, by) as (store, head):
-        passage = store.text(head.id, start, min(end, start + MOST_TEXT)) if end > start else ""
-        png, marked = server.pages.draw(store, head, number, passage)
+
+    def draw() -> Drawn:
+        with _head(knowledge_base, document, server, by) as (store, head):
+            passage = store.text(head.id, start, min(end, start + MOST_TEXT)) if end > start else ""
+            return server.pages.draw(store, head, number, passage)
+
+    async with server.drawing.turn(by.who.id):
+        png, marked = await in_thread(draw)
     return Response(png, media_type="image/png", headers={"X-Marked": str(marked).lower()})
 
 
@@ -158,8 +165,10 @@ def delete_document(knowledge_base: Name, document: Id, server: Server, by: By) 
     by.must("write", knowledge_base)
     with _head(knowledge_base, document, server, by) as (store, head):
         with store.change(reason="remove") as change:
+            if store.by_id(head.id) is None:  # while the lock was another's, a new version came
+                raise KeyError(head.id)
             change.remove(head.source)
-        server.traces.forget_document(head.id)
+        server.traces.forget_document(knowledge_base, head.id)
         if all(other.digest != head.digest for other in store.documents()):
             server.jobs.drop_unwanted(knowledge_base, head.digest, Originals(store.path).drop)
     server.jobs.purge(knowledge_base)

@@ -16,13 +16,13 @@ OPEN = {"security": []}
 
 
 @router.get("/healthz", openapi_extra=OPEN)
-def healthz() -> schemas.Status:
+async def healthz() -> schemas.Status:
     """The process answers."""
     return schemas.Status(status="ok")
 
 
 @router.get("/readyz", responses=UNREADY, openapi_extra=OPEN)
-def readyz(server: Server) -> schemas.Status:
+async def readyz(server: Server) -> schemas.Status:
     """Questions are answered and jobs are worked on."""
     if not server.worker_alive():
         raise NotReady

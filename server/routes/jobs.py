@@ -18,8 +18,9 @@ def list_jobs(
     by: By,
     knowledge_base: Annotated[str | None, Query(pattern=schemas.NAME)] = None,
 ) -> schemas.JobList:
-    """The newest 200 of those that the key may read, newest first, without their files."""
-    rows = [row for row in server.jobs.newest(knowledge_base) if by.who.may("read", row["base"])]
+    """The newest 200 of those that the key may read, newest first."""
+    bases = [knowledge_base] if knowledge_base else server.jobs.bases()
+    rows = server.jobs.newest(base for base in bases if by.who.may("read", base))
     return schemas.JobList(
         jobs=[shapes.job(row, server.jobs.files(row["id"]), by.say) for row in rows]
     )

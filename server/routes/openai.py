@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter
@@ -37,8 +37,9 @@ from server.openai_schemas import (
 )
 from server.problems import EVENT_STREAM, responses
 from server.routes.asking import Events, begun, broken_off
+from server.routes.bases import Name
 from server.state import By, Server, State
-from server.turns import Full
+from server.turns import Full, in_thread
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 CHUNK = "chat.completion.chunk"
@@ -53,35 +54,45 @@ def list_models(server: Server, by: By) -> ModelList:
     return ModelList(data=[Model(id=name, created=now) for name in names])
 
 
+@router.get("/models/{model}")
+def get_model(model: Name, server: Server, by: By) -> Model:
+    by.must("read", model)
+    server.bases.path(model)
+    return Model(id=model, created=int(time.time()))
+
+
 @router.post("/chat/completions", response_model=Completion, responses=STREAMED | responses(503))
 async def chat(body: Chat, server: Server, by: By):
     """An answer from the knowledge base that `model` or `knowledge_base` names; citations are in the
     message's annotations."""
     by.must("read", body.knowledge_base or body.model)
-    asked = _asked(body, server)
-    events = server.answering.answer(asked, by.who, by.say)
+    asked = await in_thread(lambda: _asked(body, server))
     if body.stream:
-        return Events(_chunks(await begun(events), body, server, by))
-    async with aclosing(events):
-        answer = [event async for event in events][-1]
-    assert isinstance(answer, schemas.Answer)
+        events = server.answering.answer(asked, by.who, by.say)
+        return Events(_chunks(await begun(events), body, by))
+    answer = await server.answering.whole(asked, by.who, by.say)
     reply = Reply(content=answer.answer, annotations=annotations(answer))
     return Completion(
         id=f"chatcmpl-{answer.id}",
         created=int(time.time()),
         model=body.model,
-        choices=[Choice(message=reply)],
-        usage=_usage(server, asked, answer),
+        choices=[Choice(message=reply, finish_reason=_end(answer))],
+        usage=_usage(answer),
         refused=answer.refused,
         hits=answer.hits,
     )
 
 
 @router.post("/embeddings", responses=responses(409, 503))
-def embeddings(body: Embed, server: Server, by: By) -> EmbeddingList:
+async def embeddings(body: Embed, server: Server, by: By) -> EmbeddingList:
     """Vectors of the encoder of a knowledge base. What does not fit its window is refused, never
     cut."""
     by.must("read", body.model)
+    async with server.answering.reading.turn(by.who.id):
+        return await in_thread(lambda: _embedded(body, server))
+
+
+def _embedded(body: Embed, server: State) -> EmbeddingList:
     texts = [body.input] if isinstance(body.input, str) else body.input
     with server.bases.reading(body.model) as pipeline:
         encoder = pipeline.embedder
@@ -170,17 +181,16 @@ def annotations(answer: schemas.Answer) -> list[Annotation]:
     ]
 
 
-def _usage(server: State, asked: Asked, answer: schemas.Answer) -> Usage:
-    with server.bases.reading(asked.base) as pipeline:
-        encoder = pipeline.embedder
-    read = encoder.count("\n".join([*(m.text for m in asked.history), asked.question]))
-    written = encoder.count(answer.answer)
+def _usage(answer: schemas.Answer) -> Usage:
+    read, written = answer.usage.read, answer.usage.written
     return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
-async def _chunks(
-    events: AsyncGenerator[Event], body: Chat, server: State, by: By
-) -> AsyncGenerator[bytes]:
+def _end(answer: schemas.Answer) -> Literal["stop", "length"]:
+    return "length" if answer.usage.cut else "stop"
+
+
+async def _chunks(events: AsyncGenerator[Event], body: Chat, by: By) -> AsyncGenerator[bytes]:
     """OpenAI's chunks: the role, the text, then annotations and the reason of the end."""
     frame: dict[str, Any] = {"object": CHUNK, "created": int(time.time()), "model": body.model}
 
@@ -200,9 +210,9 @@ async def _chunks(
                         yield chunk({"content": event.text})
                     case schemas.Answer():
                         told = [each.model_dump() for each in annotations(event)]
-                        yield chunk({"annotations": told}, "stop", refused=event.refused)
+                        yield chunk({"annotations": told}, _end(event), refused=event.refused)
                         if body.stream_options and body.stream_options.include_usage:
-                            usage = _usage(server, _asked(body, server), event).model_dump()
+                            usage = _usage(event).model_dump()
                             yield _data(frame | {"choices": [], "usage": usage})
         except (UserError, Full) as problem:
             yield _data(broken_off(problem, by).model_dump())

@@ -41,12 +41,14 @@ async function chooseBase() {
   const base = bases.find((each) => each.name === $("base").value);
   $("delete-base").hidden = !base || !base.scopes.includes("admin");
   if (base) localStorage.setItem("base", base.name);
-  useBase(base ? base.name : "");
-  if (!base) {
+  const usable = base && !base.problem ? base.name : "";
+  useBase(usable);
+  if (!usable) {
     const word = session.scopes.includes("admin") ? "noBase" : "noBaseRead";
-    $("thread").replaceChildren(make("p", { class: "welcome" }, say(word)));
+    const told = base ? base.problem : say(word);
+    $("thread").replaceChildren(make("p", { class: "welcome" }, told));
   }
-  await useDocuments(base ? base.name : "", session, base ? base.scopes : []);
+  await useDocuments(usable, session, usable ? base.scopes : []);
 }
 
 function view(name) {
@@ -104,7 +106,9 @@ function prepareKey() {
   $("key").addEventListener("cancel", (event) => event.preventDefault());
   $("key").querySelector("form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    useKey($("key-field").value.trim());
+    const key = $("key-field").value.trim();
+    if (!/^[\x21-\x7e]*$/.test(key)) return askKey(say("wrongKey")); // no header can hold it
+    useKey(key);
     try {
       await get("/session");
     } catch (error) {

@@ -6,6 +6,8 @@ import { openSource } from "./source.js";
 import { say } from "./words.js";
 
 const PAGE = 50; // documents that are shown at a time
+const AWAY = [429, 502, 503, 504];
+const RECENT = 86400; // seconds that what could not be read is told again after a reload
 const LOOK = 500; // ms between two looks at a job
 let base = "";
 let session = null;
@@ -33,9 +35,9 @@ export async function useDocuments(name, limits, scopes) {
   await list();
   const { jobs } = await get(`/jobs?knowledge_base=${encodeURIComponent(base)}`);
   for (const job of jobs) {
-    if (job.kind === "ingest" && job.finished === null && !followed.has(job.id)) {
-      follow(job, panel());
-    }
+    if (job.kind !== "ingest" || followed.has(job.id)) continue;
+    if (job.finished === null) follow(job, panel());
+    else if (job.files.some((file) => file.problem) && fresh(job)) conclude(job, panel());
   }
 }
 
@@ -153,18 +155,32 @@ async function follow(job, node) {
     try {
       job = await get(`/jobs/${job.id}`);
     } catch (error) {
-      if (error instanceof Problem) throw error; // otherwise the server is away for a moment
+      // A server that is away for a moment is waited for, also behind a proxy.
+      if (error instanceof Problem && !AWAY.includes(error.status)) throw error;
     }
   }
   await list();
-  const text = job.state === "failed" ? say("failed", job.error)
-    : job.state === "cancelled" ? say("cancelled") : say("done", job.files_total);
-  ended(node, text, job.state === "failed", job.files);
+  conclude(job, node);
 }
 
-function ended(node, text, wrong, files = []) {
-  const hide = make("button", { type: "button", class: "quiet", onclick: () => node.remove() },
-    say("dismiss"));
+const seen = () => JSON.parse(localStorage.getItem("seen") || "[]"); // jobs that were dismissed
+
+function fresh(job) {
+  return Date.now() / 1000 - job.finished < RECENT && !seen().includes(job.id);
+}
+
+function conclude(job, node) {
+  const text = job.state === "failed" ? say("failed", job.error)
+    : job.state === "cancelled" ? say("cancelled") : say("done", job.files_total);
+  ended(node, text, job.state === "failed", job.files, job.id);
+}
+
+function ended(node, text, wrong, files = [], id = "") {
+  const dismiss = () => {
+    node.remove();
+    if (id) localStorage.setItem("seen", JSON.stringify([...seen(), id].slice(-200)));
+  };
+  const hide = make("button", { type: "button", class: "quiet", onclick: dismiss }, say("dismiss"));
   node.replaceChildren(
     make("div", { class: "row" }, make("p", { class: wrong ? "problem" : "" }, text),
       make("span", { class: "gap" }), hide),

@@ -77,7 +77,6 @@ const WORDS = {
   tooMany: ["{0} files are too many at once; the limit is {1}.", "一次 {0} 个文件过多；上限为 {1}。"],
   tooLarge: ["{0} is larger than {1} MB, the limit of this server.", "{0} 超过本服务器上限 {1} MB。"],
   trace: ["rag trace {0}", "rag trace {0}"],
-  kept: ["Reading goes on: {0}", "继续读取：{0}"],
 };
 
 let chosen = localStorage.getItem("language")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.guard import JsonLines
 from server.keys import grant
+from server.log import JsonLines
 from tests.fakes import CopyingGenerator
 from tests.server.servers import Filled, filled
 

@@ -70,7 +70,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def filled_in(path: str, base: str = "mine") -> str:
-    path = path.replace("{knowledge_base}", base).replace("{number}", "1")
+    path = path.replace("{knowledge_base}", base).replace("{model}", base).replace("{number}", "1")
     return re.sub(r"\{(document|job|trace)\}", "0" * 24, path)
 
 
