@@ -1,15 +1,35 @@
 """The routes as a client uses them."""
 
 import json
+import threading
+import time
+import tomllib
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 import pytest
 
 from ingest.files import Found
+from ingest.store import open_store
+from server.models import Models
 from server.originals import Originals
+from server.state import State
 from tests.fakes import CopyingGenerator
-from tests.server.servers import LAW, Filled, filled, wait_for, work
+from tests.server.servers import (
+    LAW,
+    POEM,
+    Filled,
+    WideEmbedder,
+    filled,
+    options,
+    running,
+    wait_for,
+    work,
+)
 
 QUESTION = "试用期不得超过几个月？"
 
@@ -338,3 +358,106 @@ def test_a_base_answers_with_the_adapter_that_it_chooses(tmp_path: Path) -> None
         assert without.json()["adapter"] == ""
         mine.ask(QUESTION)
         assert generator.adapter is None
+
+
+def test_a_delete_that_had_to_wait_takes_no_newer_version(mine: Filled) -> None:
+    """The lock was another's, who put a new version in the document's place meanwhile."""
+    old = mine.documents()["poem.txt"]["id"]
+    answers = []
+    path = f"/knowledge-bases/mine/documents/{old}"
+    deleting = threading.Thread(target=lambda: answers.append(mine.client.delete(path)))
+    with open_store(mine.state.options.data / "mine") as store:
+        head = store.by_id(old)
+        assert head
+        with store.change() as change:
+            deleting.start()
+            time.sleep(0.5)  # it waits for the lock by now
+            change.put(replace(head, digest="0" * 64))
+        deleting.join()
+        assert [answer.status_code for answer in answers] == [404]
+        assert store.document(head.source)
+    mine.upload({"poem.txt": POEM})
+
+
+def test_one_broken_base_hides_no_other(tmp_path: Path) -> None:
+    with filled(tmp_path) as mine:
+        mine.client.post("/knowledge-bases", json={"name": "broken"})
+        (tmp_path / "broken" / "rag.toml").write_text("[retrieve")
+        listed = mine.client.get("/knowledge-bases").json()["knowledge_bases"]
+        told = {each["name"]: each["problem"] for each in listed}
+        assert told["mine"] is None
+        assert told["broken"].startswith("broken/rag.toml is not TOML")
+
+
+def test_a_base_may_have_another_encoder_than_the_next(tmp_path: Path) -> None:
+    class Wide(WideEmbedder):
+        name, dim = "wide", 512
+
+    class Narrow(WideEmbedder):
+        name, dim = "narrow", 64
+
+    made = {"wide": Wide(), "narrow": Narrow()}
+    offered = options(tmp_path, embedders=("wide", "narrow"))
+    models = Models(lambda options: CopyingGenerator())
+    with (
+        closing(State.made(offered, models, opened=lambda name, backend: made[name])) as state,
+        running(state) as client,
+    ):
+        for name, embedder in (("a", None), ("b", "narrow")):
+            body = {"name": name} | ({"embedder": embedder} if embedder else {})
+            assert client.post("/knowledge-bases", json=body).status_code == 201
+        bases = client.get("/knowledge-bases").json()["knowledge_bases"]
+        assert [each["embedder"] for each in bases] == ["wide", "narrow"]
+        widths = []
+        for name in ("a", "b"):
+            body = {"model": name, "input": "试用期"}
+            (vector,) = client.post("/v1/embeddings", json=body).json()["data"]
+            widths.append(len(vector["embedding"]))
+        assert widths == [512, 64]
+
+
+def test_a_base_keeps_its_own_sampling_with_the_servers_model(tmp_path: Path) -> None:
+    with filled(tmp_path, generator=CopyingGenerator()) as mine:
+        (tmp_path / "mine" / "rag.toml").write_text("[generate]\ntemperature = 0.25\nseed = 9\n")
+        said = mine.state.bases.sampling("mine", max_new_tokens=7)
+        assert (said.max_new_tokens, said.temperature, said.seed) == (7, 0.25, 9)
+        assert mine.ask(QUESTION)["generator"] == "copy"
+
+
+def test_without_its_adapter_a_base_follows_the_server_again(tmp_path: Path) -> None:
+    (tmp_path / "adapters" / "law").mkdir(parents=True)
+    (tmp_path / "adapters" / "law" / "adapter_config.json").write_text("{}")
+    generator = CopyingGenerator()
+    with filled(tmp_path / "data", generator=generator, adapters=tmp_path / "adapters") as mine:
+        file = tmp_path / "data" / "mine" / "rag.toml"
+        mine.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
+        said = tomllib.loads(file.read_text())["generate"]
+        assert (said["model"], said["quant"]) == ("copy", "auto")
+        mine.client.patch("/knowledge-bases/mine", json={"adapter": ""})
+        assert tomllib.loads(file.read_text())["generate"] == {"adapter": ""}
+
+
+@pytest.mark.parametrize("name", ["𠀀" * 64, "a" * 65])
+def test_a_name_that_no_folder_can_have_is_none(mine: Filled, name: str) -> None:
+    assert mine.client.get(f"/knowledge-bases/{quote(name)}").status_code in (404, 422)
+    answer = mine.client.post("/knowledge-bases", json={"name": name})
+    assert answer.status_code in (400, 422)
+
+
+def test_a_crowd_at_slow_routes_keeps_no_question_waiting(mine: Filled) -> None:
+    """Pages are drawn one at a time, and whoever waits for one holds no thread of the others."""
+    with mine.state.pages._guard:  # as a page that takes long would
+        document = mine.documents()["poem.txt"]["id"]
+        path = f"/knowledge-bases/mine/documents/{document}/pages/1"
+        crowd = [
+            threading.Thread(target=httpx.get, args=(f"{mine.client.base_url}{path}",))
+            for _ in range(60)
+        ]
+        for each in crowd:
+            each.start()
+        wait_for(lambda: mine.state.drawing.waiting + mine.state.drawing.working >= 40)
+        assert not mine.ask(QUESTION)["refused"]
+        assert mine.client.get("/healthz").status_code == 200
+        assert mine.documents()
+    for each in crowd:
+        each.join()

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from rag.types import Message, Sampling
+from server.keys import grant
 from tests.fakes import CopyingGenerator
 from tests.server.servers import Filled, filled, wait_for
 
@@ -200,3 +201,49 @@ def test_a_bug_is_logged_once_and_told_without_details(
     (told,) = (record for record in caplog.records if record.exc_info)
     assert told.exc_info
     assert told.exc_info[0] is ZeroDivisionError
+
+
+def test_who_is_turned_away_before_having_said_all_is_hung_up_on(tmp_path: Path) -> None:
+    with filled(tmp_path, patience=60.0) as mine:
+        mine.state.keys.create("somebody", [grant("read")])
+        with closing(connected(mine)) as line:
+            line.sendall(asked(mine)[:-10])  # not all of the body that it has announced
+            told = b""
+            while piece := line.recv(65536):  # until the server hangs up
+                told += piece
+        assert told.startswith(b"HTTP/1.1 401")
+        assert b"connection: close" in told.lower()
+        key = mine.state.keys.create("b", [grant("read")])
+        whole = mine.client.post(
+            "/search",
+            json={"question": "a", "knowledge_base": "mine"},
+            headers={"Authorization": f"Bearer {key}"},
+        )
+        assert whole.status_code == 200
+        assert "connection" not in whole.headers
+
+
+class Paced(CopyingGenerator):
+    """Takes its time between two pieces."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        for piece in super().stream(messages, sampling):
+            time.sleep(0.05)
+            yield piece
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_under_way_is_finished_when_the_server_ends(stream: bool, tmp_path: Path) -> None:
+    answers: list[str] = []
+    with filled(tmp_path, generator=Paced()) as mine:
+        body = {"question": QUESTION, "knowledge_base": "mine", "stream": stream}
+        address = f"{mine.client.base_url}/ask"
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx.post(address, json=body, timeout=60).text)
+        )
+        asking.start()
+        wait_for(lambda: mine.state.answering.writing.working == 1)
+        time.sleep(0.2)
+        assert not answers
+    asking.join()
+    assert '"citations":' in answers[0]

@@ -12,7 +12,7 @@ from ingest.pipeline import Outcome
 from ingest.types import Receipt
 from server import jobs as module
 from server.database import lasting
-from server.jobs import ATTEMPTS, Jobs
+from server.jobs import ATTEMPTS, LISTED, Jobs
 from server.originals import Stored
 
 
@@ -153,3 +153,23 @@ def test_uploads_that_a_restart_cut_off_are_ended_and_told(jobs: Jobs) -> None:
     row = jobs.get(job)
     assert row
     assert (row["state"], row["error"]) == ("cancelled", "the upload was cut off; try again")
+
+
+def test_deaths_count_only_against_a_job_that_does_not_get_on(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queued(jobs, files=3 * ATTEMPTS)
+    monkeypatch.setattr(module, "LEASE", -1.0)
+    for number in range(3 * ATTEMPTS):
+        assert jobs.claim("w")
+        jobs.outcome(job, number, Outcome("x", "added", 10, 3))
+    assert jobs.claim("w")
+
+
+def test_the_newest_of_a_quiet_base_are_found_behind_those_of_a_busy_one(jobs: Jobs) -> None:
+    quiet = jobs.receive("quiet")
+    for _ in range(LISTED + 1):
+        jobs.receive("busy")
+    assert [row["id"] for row in jobs.newest(["quiet"])] == [quiet]
+    assert len(jobs.newest(["busy", "quiet"])) == LISTED
+    assert jobs.newest([]) == []

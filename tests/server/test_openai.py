@@ -137,3 +137,28 @@ def test_a_models_words_stream_as_they_come(tmp_path: Path) -> None:
             ]
             assert len(chunks) == 12
             assert ask(client, max_tokens=12).choices[0].message.content == "".join(chunks)
+
+
+def test_a_model_can_be_looked_up(client: openai.OpenAI) -> None:
+    assert client.models.retrieve("mine").id == "mine"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("none")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_was_cut_says_so_and_what_it_took(tmp_path: Path, stream: bool) -> None:
+    generator = CopyingGenerator()
+    with filled(tmp_path, generator=generator) as mine:
+        address = f"{mine.client.base_url}/v1"
+        with closing(openai.OpenAI(base_url=address, api_key="none", max_retries=0)) as client:
+            for most, wanted in ((3, "length"), (500, "stop")):
+                if stream:
+                    more = {"stream": True, "stream_options": {"include_usage": True}}
+                    *_, last, counted = ask(client, max_tokens=most, **more)
+                    finish, usage = last.choices[0].finish_reason, counted.usage
+                else:
+                    completion = ask(client, max_tokens=most)
+                    finish, usage = completion.choices[0].finish_reason, completion.usage
+                assert finish == wanted
+                assert usage.completion_tokens <= most
+                assert usage.prompt_tokens == generator.count(generator.prompts[-1])

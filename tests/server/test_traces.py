@@ -1,18 +1,22 @@
 """Traces: the same retrieval again to the bit, and gone with the documents."""
 
 import json
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from rag.types import Message, Sampling
 from server.database import passing
 from server.spans import Spans
 from server.traces import Traces, replay
-from tests.server.servers import filled
+from tests.fakes import CopyingGenerator
+from tests.server.servers import PAGES, filled
 
 QUESTION = "试用期不得超过几个月？"
 
@@ -92,3 +96,42 @@ def test_nothing_of_opentelemetry_is_imported_unless_configured(configured: bool
     code += "print('opentelemetry' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(configured)
+
+
+def test_traces_of_documents_that_others_have_removed_go_too(tmp_path: Path) -> None:
+    with closing(passing(tmp_path)) as database:
+        traces = Traces(database, 100)
+        for number, document in enumerate(["d", "e", "f"]):
+            kept(traces, number, document)
+        traces.forget_gone("other", set())
+        assert all(traces.get(f"{number:024x}") for number in range(3))
+        traces.forget_document("other", "d")  # of another base, which holds the same file
+        assert traces.get(f"{0:024x}")
+        traces.forget_gone("a", {"d", "f"})
+        assert [traces.get(f"{number:024x}") is None for number in range(3)] == [False, True, False]
+
+
+def test_a_new_version_takes_the_traces_of_the_old_along(tmp_path: Path) -> None:
+    with filled(tmp_path) as mine:
+        trace = mine.ask(QUESTION)["id"]
+        other = mine.client.post("/search", json={"question": "Rust", "knowledge_base": "mine"})
+        assert mine.state.traces.get(trace)
+        mine.upload(dict.fromkeys(PAGES, "别的内容。\n"))
+        assert mine.state.traces.get(trace) is None
+        assert mine.state.traces.get(other.json()["id"]) is None
+
+
+def test_an_answer_under_way_leaves_no_trace_of_what_is_deleted_meanwhile(tmp_path: Path) -> None:
+    class Deleting(CopyingGenerator):
+        """Whose documents are deleted while it writes."""
+
+        def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+            for document in mine.documents().values():
+                mine.client.delete(f"/knowledge-bases/mine/documents/{document['id']}")
+            yield from super().stream(messages, sampling)
+
+    with filled(tmp_path, generator=Deleting()) as mine:
+        body = {"question": QUESTION, "knowledge_base": "mine"}
+        answer = httpx.post(f"{mine.client.base_url}/ask", json=body, timeout=60)
+        assert "六个月" in answer.json()["answer"]
+        assert mine.state.traces.get(answer.json()["id"]) is None

@@ -95,3 +95,24 @@ def test_work_that_fails_frees_its_slot() -> None:
         assert turns.working == 0
 
     asyncio.run(run())
+
+
+def test_a_full_queue_makes_room_at_the_cost_of_one_that_is_just_leaving() -> None:
+    async def run() -> list[str]:
+        turns, served = Turns(1, 2), []
+
+        async def one(who: str) -> None:
+            async with turns.turn(who):
+                served.append(who)
+
+        async with turns.turn("first"):
+            waiting = [asyncio.ensure_future(one("greedy")) for _ in range(2)]
+            await asyncio.sleep(0)
+            waiting[1].cancel()  # its ticket is cancelled, and it has not run since
+            modest = asyncio.ensure_future(one("modest"))
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting, modest, return_exceptions=True)
+        assert turns.working == turns.waiting == 0
+        return served
+
+    assert asyncio.run(run()) == ["greedy", "modest"]
