@@ -82,13 +82,12 @@ def no_base(name: str) -> Unknown:
 
 @dataclass
 class Open:
-    """A knowledge base that is open. `stamp` changes whenever the pipeline has to be renewed."""
+    """A knowledge base that is open. `current` is a pipeline and the stamp of what it was made from."""
 
     store: LocalStore
     embedder: Embedder
     inode: int
-    stamp: tuple[object, ...] = ()
-    pipeline: Pipeline | None = None
+    current: tuple[Pipeline, tuple[int, int]] | None = None
     users: int = 0
     closing: bool = False
 
@@ -186,14 +185,13 @@ class Bases:
         file = held.store.path / SETTINGS
         changed = file.stat().st_mtime_ns if file.exists() else 0
         stamp = held.store.sequence, changed
-        if held.pipeline is None or held.stamp != stamp:
+        if held.current is None or held.current[1] != stamp:
             generator = self.models.generator(self.generate(held.store.path))
             background = background_of(held.store, held.embedder, stale=True)
-            held.pipeline = pipeline_of(
-                held.store, held.embedder, background, Speaker("en"), generator
-            )
-            held.stamp = stamp
-        return held.pipeline
+            made = pipeline_of(held.store, held.embedder, background, Speaker("en"), generator)
+            held.current = made, stamp
+            return made
+        return held.current[0]
 
     def generate(self, path: Path) -> GenerateOptions:
         """What the knowledge base's settings say of a language model; the server's model where they

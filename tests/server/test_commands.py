@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.server.servers import CACHE
+
 Rag = Callable[..., subprocess.CompletedProcess[str]]
 RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
 
@@ -126,3 +128,34 @@ def test_a_port_that_is_taken_is_told(rag: Rag) -> None:
     assert done.returncode == 1
     assert f"port {port}" in done.stderr
     assert "--port" in done.stderr
+
+
+def test_the_demonstration_opens_on_the_corpora(environment: dict[str, str], rag: Rag) -> None:
+    """By itself, with an answer that can be traced."""
+    cache = Path(environment["XDG_DATA_HOME"]) / "cache" / "chatglm-rag"
+    cache.mkdir(parents=True)
+    (CACHE / "encoders").mkdir(parents=True, exist_ok=True)
+    (cache / "encoders").symlink_to(CACHE / "encoders")  # what takes long to make
+    environment["XDG_CACHE_HOME"] = str(cache.parent)
+    with serving(environment, "--demo", "--no-ocr") as (address, _):
+        bases = httpx.get(f"{address}/knowledge-bases").json()["knowledge_bases"]
+        assert [each["name"] for each in bases] == ["laws", "rust-book"]
+        asked = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws"}
+        answer = httpx.post(f"{address}/ask", json=asked, timeout=60).json()
+        assert "六个月" in answer["answer"]
+        assert any("劳动合同法" in cited["name"] for cited in answer["citations"])
+    traced = rag("trace", answer["id"], "--json")
+    assert json.loads(traced.stdout)["replay"]["same"], traced.stderr
+    refused = rag("serve", "--demo", "--host", "0.0.0.0")
+    assert refused.returncode == 1
+    assert "--demo is for this machine" in refused.stderr
+
+
+def test_one_server_works_in_a_folder(environment: dict[str, str], rag: Rag) -> None:
+    with serving(environment):
+        second = rag("serve", "--port", "0")
+        assert second.returncode == 1
+        (line,) = second.stderr.splitlines()
+        assert "another server works in" in line
+    with serving(environment) as (address, _):
+        assert httpx.get(f"{address}/healthz").status_code == 200

@@ -140,3 +140,24 @@ def test_a_fresh_server_has_no_key_and_no_password(tmp_path: Path) -> None:
         assert mine.state.keys.every() == []
         for word in ("admin", "root", "123456", "rag", "changeme"):
             assert mine.state.keys.check(word) is None
+
+
+def test_a_bug_is_logged_by_its_places_without_its_words() -> None:
+    told, secret = io.StringIO(), "绝密"
+    handler = logging.StreamHandler(told)
+    handler.setFormatter(JsonLines())
+    log = logging.getLogger("test.of.bugs")
+    log.addHandler(handler)
+    try:
+        try:
+            raise KeyError(secret)
+        except KeyError as first:
+            raise ValueError(secret) from first
+    except ValueError:
+        log.exception("bug")
+    finally:
+        log.removeHandler(handler)
+    line = json.loads(told.getvalue())
+    assert secret not in told.getvalue()
+    assert line["traceback"].index("KeyError") < line["traceback"].index("ValueError")
+    assert Path(__file__).name in line["traceback"]
