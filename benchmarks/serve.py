@@ -272,8 +272,8 @@ def ingesting(folder: Path, options: argparse.Namespace, questions: Iterator[str
             spent["idle"] += asked()
             for kind, name in (("another", "other"), ("this one", BASE)):
                 files = [
-                    ("files", (f"{dice.random()}.txt", "\n".join(dice.sample(many, 40))))
-                    for _ in range(100)
+                    ("files", (f"{dice.random()}.txt", "\n".join(dice.sample(many, 2))))
+                    for _ in range(300)
                 ]
                 job = client.post(f"/knowledge-bases/{name}/documents", files=files).json()["id"]
                 while client.get(f"/jobs/{job}").json()["chunks"] == 0:
@@ -281,7 +281,7 @@ def ingesting(folder: Path, options: argparse.Namespace, questions: Iterator[str
                 spent[kind] += asked()
                 state = client.get(f"/jobs/{job}").json()
                 assert state["finished"] is None, "the job ended first: ask for fewer --seconds"
-                sys.stdout.write(f"{name}: {state['files_done']} of 100 files by then\n")
+                sys.stdout.write(f"{name}: {state['files_done']} of 300 files by then\n")
                 client.post(f"/jobs/{job}/cancel")
                 while client.get(f"/jobs/{job}").json()["finished"] is None:
                     time.sleep(0.2)

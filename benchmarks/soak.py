@@ -1,6 +1,6 @@
 """A server under everything at once: python benchmarks/soak.py [--minutes 20] [--folder DIR]
 
-Documents are uploaded, replaced, asked for and deleted, jobs cancelled, the worker and, in the first half,
+Documents are uploaded, replaced, asked for and deleted, jobs cancelled, the worker and, in the first quarter,
 the server killed with SIGKILL. Each document tells the number of one warehouse. Ends with 1 where
 
 - a document is missing whose job was done, or whose job was taken in and not cancelled; or one is
@@ -230,7 +230,7 @@ class Soak:
     def kill(self, client: httpx.Client, dice: random.Random) -> None:
         time.sleep(dice.uniform(10, 30))
         assert self.process
-        if self.passed < 0.5 and dice.random() < 0.3:
+        if self.passed < 0.25 and dice.random() < 0.5:
             self.process.kill()
             self.process.wait()
             self.counts["servers killed"] += 1
