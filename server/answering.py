@@ -13,7 +13,7 @@ from rag.language import Speaker
 from rag.pipeline import Pipeline
 from rag.types import Answer, Message, Retrieved, Sampling
 from server import schemas, shapes
-from server.bases import Bases
+from server.bases import Bases, Unknown
 from server.keys import Principal
 from server.metrics import Metrics
 from server.spans import Spans
@@ -118,13 +118,18 @@ class Answering:
     ) -> None:
         """Keep a trace, unless a document that it quotes has been deleted meanwhile."""
         self.traces.keep(kind, **named, record=record)
-        base, store = named["base"], pipeline.store
-        if not self.bases.holds(base, store):
+        base = named["base"]
+        try:
+            with self.bases.reading(base) as now:
+                if now.store is pipeline.store and now.store.sequence == named["sequence"]:
+                    return
+                quoted = {hit["document"] for hit in record["hits"]}
+                gone = [document for document in quoted if now.store.by_id(document) is None]
+        except Unknown:
             self.traces.forget_base(base)
-        elif store.sequence != named["sequence"]:
-            for document in {hit["document"] for hit in record["hits"]}:
-                if store.by_id(document) is None:
-                    self.traces.forget_document(base, document)
+        else:
+            for document in gone:
+                self.traces.forget_document(base, document)
 
     def _note(self, kind: str, named: Named, watch: Watch) -> None:
         for stage, seconds in watch.seconds.items():

@@ -167,12 +167,6 @@ class Bases:
             self._let_go(next(iter(self._open)))
         return held
 
-    def holds(self, name: str, store: LocalStore) -> bool:
-        """Whether the knowledge base of that name is still the one that `store` reads."""
-        with self._guard:
-            held = self._open.get(name)
-            return held is not None and held.store is store and self._folder(name) is not None
-
     def _let_go(self, name: str) -> None:
         with self._guard:
             held = self._open.pop(name, None)

@@ -135,3 +135,25 @@ def test_an_answer_under_way_leaves_no_trace_of_what_is_deleted_meanwhile(tmp_pa
         answer = httpx.post(f"{mine.client.base_url}/ask", json=body, timeout=60)
         assert "六个月" in answer.json()["answer"]
         assert mine.state.traces.get(answer.json()["id"]) is None
+
+
+def test_an_answer_under_way_leaves_no_trace_of_a_base_that_is_deleted(tmp_path: Path) -> None:
+    class Deleting(CopyingGenerator):
+        """Whose knowledge base is deleted, and another made of its name, while it writes."""
+
+        again = False
+
+        def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+            mine.client.delete("/knowledge-bases/mine")
+            if self.again:
+                mine.client.post("/knowledge-bases", json={"name": "mine"})
+            yield from super().stream(messages, sampling)
+
+    for again in (False, True):
+        generator = Deleting()
+        generator.again = again
+        with filled(tmp_path / str(again), generator=generator) as mine:
+            body = {"question": QUESTION, "knowledge_base": "mine"}
+            answer = httpx.post(f"{mine.client.base_url}/ask", json=body, timeout=60)
+            assert "六个月" in answer.json()["answer"]
+            assert mine.state.traces.get(answer.json()["id"]) is None
