@@ -1,6 +1,7 @@
 """The door: who may come in, from which page, how often; and what every answer says to a browser."""
 
 import logging
+import re
 import secrets
 from collections import OrderedDict
 from math import ceil
@@ -11,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingest.errors import UserError
+from server.bases import no_base
 from server.clients import bodiless
 from server.keys import LOCAL, Keys, Principal
 from server.metrics import Metrics
@@ -20,6 +22,7 @@ from server.words import failure, speaker
 OPEN = ("/", "/healthz", "/readyz")
 """What needs no key: the page, which asks for one, and whether the server is alive."""
 OPEN_FOLDER = "/web/"
+UPLOAD = re.compile(r"/knowledge-bases/([^/]+)/documents/?")
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -149,7 +152,20 @@ class Guard:
                 f"该密钥每分钟最多 {self.options.rate} 次请求；请等待 {ceil(wait)} 秒",
                 retry_after=str(ceil(wait)),
             )  # fmt: skip
+        if scope["method"] == "POST" and (upload := UPLOAD.fullmatch(path)):
+            self._check_upload(who, upload[1])
         return who
+
+    def _check_upload(self, who: Principal, base: str) -> None:
+        """Before its files are read, for they would lie on the disk by the time that a route asks."""
+        if not who.may("read", base):
+            unknown = no_base(base)
+            raise Denied(404, "not_found", str(unknown), unknown.zh)
+        if not who.may("write", base):
+            raise Denied(
+                403, "insufficient_scope", f"this needs a key with the scope write:{base[:80]}",
+                f"需要有 write:{base[:80]} 权限的密钥",
+            )  # fmt: skip
 
     def _check_page(self, headers: Headers, method: str, *, strict: bool) -> None:
         """No other site's page may use this server: not by a form, not by a name of its own that

@@ -1,6 +1,7 @@
 """Nobody without a key, no more than the key allows, no page of another site: on every route."""
 
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,23 @@ def test_a_body_that_says_it_is_no_json_is_no_request(tmp_path: Path) -> None:
             "/knowledge-bases", content=b'{"name":"x"}', headers={"Content-Type": "text/plain"}
         )
         assert answer.status_code in (415, 422)
+
+
+@pytest.mark.parametrize(("base", "status"), [("mine", 403), ("none", 404)])
+def test_files_are_not_taken_in_from_who_may_not_upload(
+    tmp_path: Path, base: str, status: int
+) -> None:
+    """Answered when no more than the head of a large upload has come."""
+    with filled(tmp_path) as mine:
+        token = mine.state.keys.create("reader", [grant("read:mine")])
+        url = mine.client.base_url
+        with socket.create_connection((url.host, url.port or 80), timeout=10) as line:
+            line.sendall(
+                f"POST /knowledge-bases/{base}/documents HTTP/1.1\r\nHost: {url.host}\r\n"
+                f"Authorization: Bearer {token}\r\nContent-Length: 100000000\r\n"
+                "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n".encode()
+            )
+            told = b""
+            while piece := line.recv(65536):
+                told += piece
+        assert told.startswith(f"HTTP/1.1 {status}".encode())
