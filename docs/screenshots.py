@@ -17,16 +17,19 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
 DESK = {"viewport": {"width": 1280, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "color_scheme": "dark"}
 QUESTIONS = {
-    "en-US": ("How long may probation be at most?", "Who won the football World Cup in 2026?"),
+    "en-US": (
+        "How long must an online shop announce its closing in advance?",
+        "Who won the football World Cup in 2026?",
+    ),
     "zh-CN": ("试用期最长不得超过几个月？", "2026年世界杯决赛在哪座城市举行？"),
 }
 
 
-def asked(page: Page, address: str, locale: str) -> None:
+def asked(page: Page, address: str, questions: tuple[str, ...]) -> None:
     """A conversation about the laws, to its last answer."""
     page.goto(address)
     page.select_option("#base", "laws")
-    for number, question in enumerate(QUESTIONS[locale], 1):
+    for number, question in enumerate(questions, 1):
         expect(page.locator("#question")).to_be_enabled()
         page.fill("#question", question)
         page.press("#question", "Enter")
@@ -47,18 +50,20 @@ def main() -> None:
                 executable_path=shutil.which("chromium"), args=FLAGS
             )
 
-            def pictured(name: str, locale: str, *, source: bool, **window: Any) -> None:
+            def pictured(
+                name: str, locale: str, *, source: bool, questions: int = 2, **window: Any
+            ) -> None:
                 with browser.new_context(
                     locale=locale, device_scale_factor=1.5, **window
                 ) as context:
                     page = context.new_page()
-                    asked(page, found[0], locale)
+                    asked(page, found[0], QUESTIONS[locale][:questions])
                     if source:
                         page.locator("article .chip").first.click()
                         expect(page.locator("#source mark").first).to_be_in_viewport()
                     page.screenshot(path=DOCS / name)
 
-            pictured("web.png", "en-US", source=False, **DESK)
+            pictured("web.png", "en-US", source=False, questions=1, **DESK)
             pictured("web.zh-CN.png", "zh-CN", source=True, **DESK)
             pictured("web-phone.png", "zh-CN", source=False, **PHONE)
             browser.close()
