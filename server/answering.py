@@ -13,7 +13,8 @@ from rag.language import Speaker
 from rag.pipeline import Pipeline
 from rag.types import Answer, Message, Retrieved, Sampling
 from server import schemas, shapes
-from server.bases import Bases, Unknown
+from server.bases import Bases
+from server.errors import Unknown
 from server.keys import Principal
 from server.metrics import Metrics
 from server.spans import Spans

@@ -13,13 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-
 from ingest.embed import Embedder
 from ingest.errors import UserError
 from ingest.store import LocalStore, open_store
 from ingest.store.failure import failures_named
-from ingest.store.files import sync, write_whole
+from ingest.store.files import sync
 from rag.generate import GenerateOptions
 from rag.language import Speaker
 from rag.open import (
@@ -37,6 +35,8 @@ from rag.pipeline import Pipeline
 from rag.prompt import PromptOptions
 from rag.types import Sampling
 from server import schemas
+from server.choices import check_choice, offered, write_choices
+from server.errors import Taken, Unknown, no_base
 from server.keys import Principal
 from server.models import Models
 from server.options import CORES, ServerOptions
@@ -47,18 +47,6 @@ TRUTH = "kb.sqlite"
 OPEN = 32  # knowledge bases that are held open
 LONGEST = 240  # bytes of a name; file systems take 255
 PASSING = (".new-", ".deleted-")  # folders of work that a kill may leave
-
-
-class Unknown(UserError):
-    """There is no such knowledge base, document, job or answer."""
-
-
-class Taken(UserError):
-    """There is one of that name already."""
-
-
-class Unfit(UserError):
-    """What is wanted does not fit the knowledge base or the server as they are."""
 
 
 def check_name(name: str) -> str:
@@ -74,10 +62,6 @@ def check_name(name: str) -> str:
 
 def _fit(name: str) -> bool:
     return bool(re.fullmatch(schemas.NAME, name)) and len(name.encode()) <= LONGEST
-
-
-def no_base(name: str) -> Unknown:
-    return Unknown(f"there is no knowledge base {name[:80]}", zh=f"没有知识库 {name[:80]}")
 
 
 @dataclass
@@ -238,18 +222,13 @@ class Bases:
 
     def adapters(self) -> list[str]:
         """Names that a knowledge base may choose."""
-        folder = self.options.adapters
-        if folder is None or not folder.is_dir():
-            return []
-        return sorted(
-            path.name for path in folder.iterdir() if (path / "adapter_config.json").is_file()
-        )
+        return offered(self.options.adapters)
 
     def create(self, wanted: schemas.NewKnowledgeBase) -> None:
         """A new, empty knowledge base, whole or not at all. Raises `Taken`."""
         name = check_name(wanted.name)
         embedder = wanted.embedder or self.options.embedders[0]
-        _choice("embedder", embedder, self.options.embedders)
+        check_choice("embedder", embedder, self.options.embedders)
         target = self.options.data / name
         work = self.options.data / f"{PASSING[0]}{secrets.token_hex(8)}"
         with self._names(), failures_named(target):
@@ -259,7 +238,7 @@ class Bases:
                     work, embedder=embedder, cache=self.options.cache, opened=self.encoder
                 )
                 writer.store.close()
-                self._write_settings(work, wanted.instruction, wanted.adapter)
+                write_choices(work, wanted, self.options, self.generate(work))
                 with self._guard:
                     if target.exists() or target.is_symlink():
                         raise Taken(
@@ -274,39 +253,7 @@ class Bases:
     def change(self, name: str, wanted: schemas.KnowledgeBaseChange) -> None:
         path = self.path(name)
         with self._names():
-            self._write_settings(path, wanted.instruction, wanted.adapter)
-
-    def _write_settings(self, path: Path, instruction: str | None, adapter: str | None) -> None:
-        """Put what is not None into `rag.toml`; all else there stays as it is."""
-        file = path / SETTINGS
-        settings(file)  # raises where somebody has broken it, who is to mend it
-        said = tomlkit.parse(file.read_text("utf-8-sig") if file.exists() else "")
-        if instruction is not None and (instruction or "prompt" in said):
-            said.setdefault("prompt", tomlkit.table())["instruction"] = instruction
-        if adapter is not None and (adapter or "generate" in said):
-            if adapter:
-                _choice("adapter", adapter, self.adapters())
-                assert self.options.adapters
-                said.setdefault("generate", tomlkit.table())
-                generate = self._with_model(path)
-                said["generate"]["model"], said["generate"]["quant"] = (
-                    generate.model,
-                    generate.quant,
-                )
-                said["generate"]["adapter"] = str(self.options.adapters.resolve() / adapter)
-            else:
-                _without_adapter(said["generate"], self.options.generate)
-        if text := tomlkit.dumps(said):
-            write_whole(file, text.encode())
-
-    def _with_model(self, path: Path) -> GenerateOptions:
-        generate = self.generate(path)
-        if not generate.model:
-            raise Unfit(
-                "an adapter needs a language model; start the server with --model",
-                zh="适配器需要语言模型；请用 --model 启动服务",
-            )
-        return generate
+            write_choices(path, wanted, self.options, self.generate(path))
 
     def delete(self, name: str) -> None:
         """Remove a knowledge base and all that lies in its folder."""
@@ -327,20 +274,3 @@ class Bases:
     def close(self) -> None:
         for name in list(self._open):
             self._let_go(name)
-
-
-def _without_adapter(said: Any, usual: GenerateOptions | None) -> None:
-    """Take the adapter off a [generate] section, and with it the server's own model, which came with
-    the adapter: the next server may have another."""
-    said["adapter"] = ""
-    if usual and (said.get("model"), said.get("quant")) == (usual.model, usual.quant):
-        del said["model"], said["quant"]
-
-
-def _choice(what: str, wanted: str, offered: tuple[str, ...] | list[str]) -> None:
-    if wanted not in offered:
-        listed = ", ".join(offered) or "none"
-        raise Unknown(
-            f"there is no {what} {wanted[:80]}; this server offers: {listed}",
-            zh=f"没有 {what} {wanted[:80]}；本服务器提供：{listed}",
-        )

@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingest.errors import UserError
-from server.bases import no_base
 from server.clients import bodiless
+from server.errors import no_base
 from server.keys import LOCAL, Keys, Principal
 from server.metrics import Metrics
 from server.options import LOOPBACK, ServerOptions

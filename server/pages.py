@@ -9,7 +9,7 @@ from ingest.files import digest
 from ingest.sandbox import Limits, Sandbox
 from ingest.store import LocalStore
 from ingest.types import Document
-from server.bases import Unknown
+from server.errors import Unknown
 from server.originals import Originals
 from server.shapes import PAGED
 

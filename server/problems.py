@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ingest.errors import Busy, UserError
 from server import schemas
-from server.bases import Taken, Unfit, Unknown
+from server.errors import Taken, Unfit, Unknown
 from server.guard import Denied
 from server.metrics import Metrics
 from server.turns import Full

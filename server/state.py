@@ -9,9 +9,10 @@ from fastapi import Depends, Request
 from rag.language import Speaker
 from rag.open import Encoders
 from server.answering import Answering
-from server.bases import Bases, no_base
+from server.bases import Bases
 from server.blas import on_one_thread
 from server.database import Database, lasting, passing
+from server.errors import no_base
 from server.guard import Denied
 from server.jobs import Jobs
 from server.keys import Keys, Principal

@@ -25,8 +25,9 @@ from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
 from ingest.store import open_store
 from rag.open import Encoders, Writer, background_of, encoders, open_writer
-from server.bases import TRUTH, no_base
+from server.bases import TRUTH
 from server.database import lasting, passing
+from server.errors import no_base
 from server.jobs import Jobs
 from server.log import log_json
 from server.originals import Originals, Stored

@@ -10,7 +10,7 @@ from ingest.errors import UserError
 from ingest.store import LocalStore
 from ingest.types import Document
 from server import schemas, shapes
-from server.bases import Unknown
+from server.errors import Unknown
 from server.options import ServerOptions
 from server.originals import Originals
 from server.pages import Drawn

@@ -17,7 +17,7 @@ from rag.reply import marks, numbers
 from rag.types import Message
 from server import schemas
 from server.answering import Asked, Event
-from server.bases import Unfit
+from server.errors import Unfit
 from server.openai_schemas import (
     Annotation,
     AssistantMessage,

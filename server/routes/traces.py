@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from server import schemas
-from server.bases import Unknown
+from server.errors import Unknown
 from server.state import By, Server
 
 router = APIRouter(prefix="/traces", tags=["questions"])

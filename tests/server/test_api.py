@@ -263,7 +263,7 @@ def test_a_model_answers_with_the_bases_own_instruction(tmp_path: Path) -> None:
 def test_an_original_of_the_command_lines_is_shown_only_unchanged(
     mine: Filled, tmp_path: Path
 ) -> None:
-    from server.bases import Unknown
+    from server.errors import Unknown
     from server.pages import original
 
     file = tmp_path / "a.txt"
