@@ -84,6 +84,9 @@ def options(**given: Any) -> "ServerOptions":
     data = given.pop("data", None) or data_home()
     made = ServerOptions(data=data, cache=cache_home(), embedders=embedders, **given)
     if model:
+        from rag.chatglm.hub import fetch
+
+        fetch(model, cache=made.cache / "models")  # what is not there is told now, not when asked
         made = replace(made, generate=GenerateOptions(model=model, quant=quant))
     return made
 

@@ -104,6 +104,7 @@ def test_a_key_is_asked_for_from_the_first_one_on(environment: dict[str, str], r
         (["serve", "--host", "192.0.2.1"], "rag keys create"),
         (["serve", "--port", "70000"], "port is 70000"),
         (["serve", "--slots", "0"], "slots is 0"),
+        (["serve", "--model", "/nowhere"], "there is no folder /nowhere"),
         (["keys", "create", "x", "--scope", "root"], "root is no scope"),
         (["keys", "revoke", "nobody"], "no usable key is called nobody"),
         (["trace", "nothing"], "there is no answer nothing"),
