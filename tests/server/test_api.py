@@ -31,6 +31,7 @@ from tests.server.servers import (
     work,
 )
 
+PDF = Path(__file__).parents[1] / "data" / "documents" / "zh-toc-cid-font.pdf"
 QUESTION = "试用期不得超过几个月？"
 
 
@@ -444,20 +445,26 @@ def test_a_name_that_no_folder_can_have_is_none(mine: Filled, name: str) -> None
     assert answer.status_code in (400, 422)
 
 
-def test_a_crowd_at_slow_routes_keeps_no_question_waiting(mine: Filled) -> None:
+def test_a_crowd_at_slow_routes_keeps_no_question_waiting(tmp_path: Path) -> None:
     """Pages are drawn one at a time, and whoever waits for one holds no thread of the others."""
-    with mine.state.pages._guard:  # as a page that takes long would
-        document = mine.documents()["poem.txt"]["id"]
-        path = f"/knowledge-bases/mine/documents/{document}/pages/1"
+    with filled(tmp_path) as mine:
+        mine.upload({"law.pdf": PDF.read_bytes()})
+        document = mine.documents()["law.pdf"]["id"]
+        address = f"{mine.client.base_url}/knowledge-bases/mine/documents/{document}/pages/1"
+        drawn: list[int] = []
         crowd = [
-            threading.Thread(target=httpx.get, args=(f"{mine.client.base_url}{path}",))
+            threading.Thread(
+                target=lambda: drawn.append(httpx.get(address, timeout=60).status_code)
+            )
             for _ in range(60)
         ]
+        with mine.state.pages._guard:  # as a page that takes long would
+            for each in crowd:
+                each.start()
+            wait_for(lambda: mine.state.drawing.waiting + mine.state.drawing.working == 60)
+            assert not mine.ask(QUESTION)["refused"]
+            assert mine.client.get("/healthz").status_code == 200
+            assert mine.documents()
         for each in crowd:
-            each.start()
-        wait_for(lambda: mine.state.drawing.waiting + mine.state.drawing.working >= 40)
-        assert not mine.ask(QUESTION)["refused"]
-        assert mine.client.get("/healthz").status_code == 200
-        assert mine.documents()
-    for each in crowd:
-        each.join()
+            each.join()
+        assert drawn == [200] * 60
