@@ -1,10 +1,14 @@
-"""A knowledge base: one truth (SQLite) and two caches (vectors, words) in a directory."""
+"""A knowledge base: in a folder, one truth (SQLite) and two caches (vectors, words); or on Milvus."""
 
-from ingest.store.local import LocalStore, open_store
+from ingest.store.local import LocalStore
+from ingest.store.milvus import SCHEMES, Address, drop_milvus, parse_address
+from ingest.store.opening import open_store
 from ingest.store.protocol import Change, Field, Identity, Info, Ranking, Store
 from ingest.store.snapshot import restore, snapshot
 
 __all__ = [
+    "SCHEMES",
+    "Address",
     "Change",
     "Field",
     "Identity",
@@ -12,7 +16,9 @@ __all__ = [
     "LocalStore",
     "Ranking",
     "Store",
+    "drop_milvus",
     "open_store",
+    "parse_address",
     "restore",
     "snapshot",
 ]

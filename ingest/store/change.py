@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ingest.store.checks import check_place, check_tiling, check_vectors
 from ingest.store.protocol import Vectors
 from ingest.store.rows import receipt_text, set_meta
 from ingest.store.words import WordWriter
@@ -48,10 +49,7 @@ class LocalChange:
         chunks: Sequence[Chunk],
         vectors: Vectors,
     ) -> None:
-        if vectors.shape != (len(chunks), self._dim):
-            raise ValueError(f"{len(chunks)} chunks of dim {self._dim} need not {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"a vector of {document.source} is not finite")
+        check_vectors(document, chunks, vectors, self._dim)
         key = self._document_key(document)
         places = self._add_passages(key, passages)
         stored = np.ascontiguousarray(vectors, "<f2")
@@ -78,14 +76,9 @@ class LocalChange:
         (length,) = self._sql.execute(
             "SELECT length FROM documents WHERE key = ?", (document,)
         ).fetchone()
+        length = check_tiling(passages, length)
         places = {}
         for passage in passages:
-            if passage.start != length or passage.end != length + len(passage.text):
-                raise ValueError(
-                    f"passage [{passage.start}, {passage.end}) of {len(passage.text)} characters"
-                    f" doesn't go on at {length}"
-                )
-            length = passage.end
             cursor = self._sql.execute(
                 "INSERT INTO passages (document, start, end, label, text) VALUES (?, ?, ?, ?, ?)",
                 (document, passage.start, passage.end, passage.label, passage.text),
@@ -97,22 +90,17 @@ class LocalChange:
     def _passage_of(
         self, document: int, chunk: Chunk, places: dict[int, tuple[int, Passage]]
     ) -> int:
-        start, end = chunk.passage
+        start = chunk.passage[0]
         if start not in places:
             row = self._sql.execute(
                 "SELECT key, start, end, text, label FROM passages"
                 " WHERE document = ? AND start = ?",
                 (document, start),
             ).fetchone()
-            if row is None:
-                raise ValueError(f"chunk {chunk.id} lies in no passage that was added")
-            places[start] = row[0], Passage(chunk.document, *row[1:])
-        key, passage = places[start]
-        if (
-            passage.end != end
-            or passage.text[chunk.start - start : chunk.end - start] != chunk.text
-        ):
-            raise ValueError(f"the text of chunk {chunk.id} is not what its passage holds there")
+            if row:
+                places[start] = row[0], Passage(chunk.document, *row[1:])
+        key, passage = places.get(start, (0, None))
+        check_place(chunk, passage)
         return key
 
     def _add_chunk(self, document: int, passage: int, chunk: Chunk, vector: bytes) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ingest.errors import Busy, Mismatch, UserError
+from ingest.errors import Busy, UserError
 from ingest.store import caches, rows
 from ingest.store.change import LocalChange
 from ingest.store.failure import failures_named
 from ingest.store.files import taken
+from ingest.store.identity import check_identity
 from ingest.store.lock import writing
 from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
 from ingest.store.schema import check_schema, connect, create_schema
@@ -26,7 +27,7 @@ TRUTH = "kb.sqlite"
 NO_KEYS = np.empty(0, np.int64), np.empty(0, np.float32)
 
 
-def open_store(
+def open_local(
     path: Path, *, create: Identity | None = None, expect: Identity | None = None
 ) -> "LocalStore":
     """The knowledge base at `path`, its caches caught up.
@@ -48,7 +49,7 @@ def open_store(
                 initialise(connection, path, create)
             store = LocalStore(path, connection)
             for embedder in filter(None, (create, expect)):
-                check_identity(path, store.identity, embedder)
+                check_identity(str(path), store.identity, embedder)
         except BaseException:
             connection.close()
             raise
@@ -71,24 +72,11 @@ def initialise(connection: sqlite3.Connection, path: Path, identity: Identity | 
         connection.execute("COMMIT")
 
 
-def check_identity(path: Path, made: Identity, asked: Identity) -> None:
-    if made == asked:
-        return
-    had, wants = f"{made.name} ({made.dim}-d)", f"{asked.name} ({asked.dim}-d)"
-    if (made.name, made.dim) == (asked.name, asked.dim):
-        had, wants = f"{had} {dict(made.options)}", f"{wants} {dict(asked.options)}"
-    raise Mismatch(
-        f"{path} holds vectors of {had}, but the encoder is now {wants}; "
-        "go back to the former, or ingest again into a new knowledge base with --kb",
-        zh=f"{path} 存有 {had} 的向量，而当前编码器为 {wants}；请改回前者，或用 --kb 重新入库",
-    )
-
-
 class LocalStore:
-    """A `Store` in a directory. Made by `open_store`; may be shared by threads that read."""
+    """A `Store` in a directory. Made by `open_local`; may be shared by threads that read."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
+        self.path, self.location = path, str(path)
         self._sql = connection
         self._guard = threading.RLock()
         made = rows.meta(connection, "embedder")
@@ -285,7 +273,7 @@ class LocalStore:
         ]
         created = str(rows.meta(self._sql, "created"))
         return Info(
-            self.path, self.identity, created, self.sequence, *counts, bytes=taken(self.path)
+            self.location, self.identity, created, self.sequence, *counts, bytes=taken(self.path)
         )
 
     def verify(self) -> list[str]:

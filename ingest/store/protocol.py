@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +25,12 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Counts of a knowledge base; `unpurged`: removed chunks that the caches may hold traces of."""
+    """Counts of a knowledge base; `unpurged`: removed chunks that the caches may hold traces of.
 
-    path: Path
+    `bytes` on the disk; None where a server keeps that to itself.
+    """
+
+    location: str
     identity: Identity
     created: str
     sequence: int
@@ -36,7 +38,7 @@ class Info:
     passages: int
     chunks: int
     unpurged: int
-    bytes: int
+    bytes: int | None
 
 
 class Ranking(NamedTuple):
@@ -79,8 +81,13 @@ class Change(Protocol):
 class Store(Protocol):
     """A knowledge base. Every reading method stands by itself and sees the newest whole change.
 
-    A key names one chunk for ever and is never used again.
+    A key names one chunk for ever; no other has it, even when that is gone.
     """
+
+    @property
+    def location(self) -> str:
+        """Its folder, or its address on a server."""
+        ...
 
     @property
     def identity(self) -> Identity: ...
@@ -91,7 +98,8 @@ class Store(Protocol):
         ...
 
     def change(self, *, reason: str = "", timeout: float = 10.0) -> AbstractContextManager[Change]:
-        """The only way to write. Raises `Busy` if another writer isn't done in `timeout` s."""
+        """The only way to write. Raises `Busy` if another writer isn't done in `timeout` s, where
+        there can be but one."""
         ...
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
@@ -163,3 +171,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...

@@ -1,0 +1,44 @@
+"""Text as Milvus's analyzers get it: folded as everywhere, and without what they would keep of it.
+
+Words are left to Milvus's jieba. Pairs of characters come as a word of letters and digits each,
+which every tokenizer leaves whole.
+"""
+
+from ingest.store.fold import RUN, fold, words
+from ingest.store.fold import bigrams as pairs_of
+from ingest.store.milvus.tables import MOST_BYTES
+from ingest.store.protocol import Field
+
+
+def analysed(text: str, field: Field) -> str:
+    """What the field of a chunk, or a question to it, holds; "" where there is no word.
+
+    Of a text of more than 65,535 bytes the beginning.
+    """
+    if field == "words":
+        said = " ".join(run[0] for run in RUN.finditer(fold(text)))
+    else:
+        said = " ".join(map(spelled, pairs_of(text)))
+    return said.encode()[:MOST_BYTES].decode(errors="ignore")
+
+
+def asked(text: str, field: Field) -> str:
+    """The same for a question, in which a word said twice counts once."""
+    return " ".join(dict.fromkeys(analysed(text, field).split()))
+
+
+def term(folded: str, field: Field) -> str:
+    """One folded term as a question."""
+    return folded if field == "words" else spelled(folded)
+
+
+def tokens(said: str, field: Field) -> list[str]:
+    """What an analyzer makes of `analysed` text, near enough to count."""
+    return words(said) if field == "words" else said.split()
+
+
+def spelled(folded: str) -> str:
+    """A pair of characters, or a word, as one word of ASCII: `试用` -> `u8bd5u7528`."""
+    if folded.isascii() and folded.isalnum():
+        return folded
+    return "".join(f"u{ord(character):x}" for character in folded)

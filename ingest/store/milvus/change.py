@@ -1,0 +1,170 @@
+"""The write side: text and chunks first, which nobody sees yet; then, at one blow, the documents.
+
+Milvus has neither transactions nor locks. What a killed writer leaves is never seen, and `rebuild`
+removes it when it is a day old. Writing the same twice, or from two machines, ends in the same rows.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from time import time, time_ns
+
+import numpy as np
+
+from ingest.store.checks import check_place, check_tiling, check_vectors
+from ingest.store.milvus.analysis import analysed
+from ingest.store.milvus.tables import Row, Tables, name, number, pieces
+from ingest.store.protocol import Vectors
+from ingest.types import Chunk, Document, Passage
+
+SEQUENCE = "sequence"
+DELETED = 500  # documents that a request names
+
+
+class MilvusChange:
+    """An open change; see `Change`. `commit` makes it visible."""
+
+    def __init__(
+        self, tables: Tables, dim: int, find: Callable[[Sequence[Chunk]], list[Passage]]
+    ) -> None:
+        self._tables, self._dim, self._find = tables, dim, find
+        self._rows: dict[str, Row] = {}  # of `documents`, by key
+        self._put: dict[str, Row] = {}  # heads that are added to, by the document's id
+        self._open: dict[int, Passage] = {}  # passages of the last batch, by their start
+        self._dropped: set[str] = set()  # documents of this change that it has itself taken back
+
+    def remove(self, source: str) -> bool:
+        key = self.head(source)
+        row = self._rows.get(key) or self._tables.get("documents", [key], ["kind", "id"]).get(key)
+        if row is None or row["kind"] != "document":
+            return False
+        if self._put.pop(row["id"], None):
+            self._dropped.add(row["id"])
+        self._rows[key] = empty(key) | {"kind": "gone", "source": source}
+        return True
+
+    def put(self, document: Document) -> None:
+        key = self.head(document.source)
+        self.remove(document.source)
+        head = {
+            "kind": "document",
+            "id": document.id,
+            "source": document.source,
+            "title": document.title,
+            "digest": document.digest,
+            "value": pieces(json.dumps(asdict(document.receipt), ensure_ascii=False)),
+        }
+        self._rows[key] = self._put[document.id] = empty(key) | head
+        self._dropped.discard(document.id)
+        self._open.clear()
+
+    def add(
+        self,
+        document: Document,
+        passages: Sequence[Passage],
+        chunks: Sequence[Chunk],
+        vectors: Vectors,
+    ) -> None:
+        check_vectors(document, chunks, vectors, self._dim)
+        head = self._put.get(document.id)
+        if head is None:
+            raise ValueError(f"{document.source} is added to before it is put")
+        length = check_tiling(passages, head["length"])
+        if passages:
+            self._open = {passage.start: passage for passage in passages}
+        for chunk in chunks:
+            check_place(chunk, self._passage_of(chunk))
+        self._tables.upsert("passages", [self._passage(passage) for passage in passages])
+        # As the local store holds them, so that both find the same.
+        halves = np.ascontiguousarray(vectors, np.float16).astype(np.float32)
+        self._tables.upsert("chunks", list(map(self._chunk, chunks, halves)))
+        head["length"] = length
+        head["passages"] += len(passages)
+        head["chunks"] += len(chunks)
+
+    def _passage_of(self, chunk: Chunk) -> Passage | None:
+        start = chunk.passage[0]
+        if start not in self._open:
+            for passage in self._find([chunk]):
+                self._open[start] = passage
+        return self._open.get(start)
+
+    def set_meta(self, name: str, value: object) -> None:
+        key = self.meta(name)
+        said = pieces(json.dumps(value, ensure_ascii=False))
+        self._rows[key] = empty(key) | {"kind": "meta", "source": name, "value": said}
+
+    def commit(self, sequence: int) -> None:
+        """Make the change visible, then delete what it took the place of."""
+        before = self._seen()
+        key = self.meta(SEQUENCE)
+        row = empty(key) | {"kind": SEQUENCE, "length": max(sequence + 1, time_ns() // 1000)}
+        self._tables.upsert("documents", [*self._rows.values(), row])
+        sweep(self._tables, (before | self._dropped) - set(self._put))
+
+    def undo(self) -> None:
+        """Delete what was written, which nobody has seen."""
+        sweep(self._tables, (set(self._put) | self._dropped) - self._seen())
+
+    def _seen(self) -> set[str]:
+        """Documents that this change is about, as they can be seen now."""
+        rows = self._tables.get("documents", self._rows, ["kind", "id"]).values()
+        return {row["id"] for row in rows if row["kind"] == "document"}
+
+    def head(self, source: str) -> str:
+        return name(self._tables.tenant, "document", source)
+
+    def meta(self, said: str) -> str:
+        return name(self._tables.tenant, "meta", said)
+
+    def _passage(self, passage: Passage) -> Row:
+        return {
+            "place": place(self._tables, passage.document, passage.start),
+            "document": passage.document,
+            "start": passage.start,
+            "end": passage.end,
+            "written": int(time()),
+            "label": passage.label,
+            "text": pieces(passage.text),
+        }
+
+    def _chunk(self, chunk: Chunk, vector: Vectors) -> Row:
+        return {
+            "key": number(self._tables.tenant, chunk.id),
+            "document": chunk.document,
+            "name": self.head(chunk.source),
+            "start": chunk.start,
+            "end": chunk.end,
+            "passage_start": chunk.passage[0],
+            "passage_end": chunk.passage[1],
+            "written": int(time()),
+            "places": pieces(json.dumps(chunk.places, ensure_ascii=False)),
+            "context": pieces(chunk.context),
+            "text": pieces(chunk.text),
+            "digest": chunk.digest.hex(),
+            "vector": vector.tolist(),
+            "words": analysed(chunk.indexed, "words"),
+            "bigrams": analysed(chunk.indexed, "bigrams"),
+        }
+
+
+def place(tables: Tables, document: str, start: int) -> int:
+    """The key of a passage."""
+    return number(tables.tenant, document, start)
+
+
+def empty(key: str) -> Row:
+    """A row of `documents` that says nothing yet."""
+    texts = dict.fromkeys(("kind", "id", "source", "title", "digest"), "")
+    counts = dict.fromkeys(("length", "passages", "chunks"), 0)
+    return {"name": key, **texts, **counts, "value": [], "nothing": [0.0, 0.0]}
+
+
+def sweep(tables: Tables, documents: set[str]) -> None:
+    """Delete text and chunks of documents that are gone, and the marks that they went."""
+    gone = sorted(documents)
+    for start in range(0, len(gone), DELETED):
+        among = f"document in {json.dumps(gone[start : start + DELETED])}"
+        tables.delete("chunks", among)
+        tables.delete("passages", among)
+    tables.delete("documents", 'kind == "gone"')

@@ -1,0 +1,57 @@
+"""An address -> an open store, made where it is not there; and its end."""
+
+import json
+import time
+
+from ingest.errors import UserError
+from ingest.store.identity import check_identity
+from ingest.store.milvus.address import Address
+from ingest.store.milvus.store import MilvusStore
+from ingest.store.milvus.tables import CREATED, EMBEDDER, Tables
+from ingest.store.protocol import Identity
+
+
+def open_milvus(
+    address: Address, *, create: Identity | None = None, expect: Identity | None = None
+) -> MilvusStore:
+    """The knowledge base at `address`; as `open_store` for a folder.
+
+    Its embedder is written in the properties of the collection, which all tenants share.
+    """
+    tables = Tables.connect(address)
+    try:
+        if not tables.exist():
+            if create is None:
+                raise no_store(address)
+            tables.create(create, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        properties = tables.properties()
+        if EMBEDDER not in properties:
+            raise UserError(
+                f"{address} is a collection but no knowledge base; choose another name",
+                zh=f"{address} 是集合，但不是知识库；请换一个名称",
+            )
+        identity = Identity(**json.loads(properties[EMBEDDER]))
+        for embedder in filter(None, (create, expect)):
+            check_identity(str(address), identity, embedder)
+        tables.load()
+    except BaseException:
+        tables.close()
+        raise
+    return MilvusStore(tables, identity, properties[CREATED])
+
+
+def drop_milvus(address: Address) -> None:
+    """Remove a knowledge base for good; of tenants that share collections, this one's rows."""
+    tables = Tables.connect(address)
+    try:
+        if tables.exist():
+            tables.drop()
+    finally:
+        tables.close()
+
+
+def no_store(address: Address) -> UserError:
+    return UserError(
+        f"no knowledge base at {address}; make one: rag ingest PATH... --kb {address}",
+        zh=f"{address} 没有知识库；请先建立：rag ingest 路径 --kb {address}",
+    )

@@ -1,0 +1,276 @@
+"""The store on a Milvus server: vectors, words and character pairs are searched by Milvus.
+
+Their three rankings are fused by `rag.fuse`, as the local store's are: Milvus's own fusions (ranks,
+weighted sums) know neither the similarity of a chunk that only words found, nor how much of the
+question its words cover. See docs/decisions/016-milvus.md.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.errors import UserError
+from ingest.store.milvus.analysis import asked, term, tokens
+from ingest.store.milvus.change import SEQUENCE, MilvusChange, place, sweep
+from ingest.store.milvus.tables import BM25, Row, Tables, name
+from ingest.store.milvus.verify import abandoned, findings
+from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
+from ingest.types import Chunk, Document, Passage, Receipt
+
+HEAD = ("kind", "id", "source", "title", "digest", "value", "length")
+CHUNK = (
+    "document", "name", "start", "end", "passage_start", "passage_end", "places", "context", "text",
+)  # fmt: skip
+PASSAGE = ("document", "start", "end", "label", "text")
+LENGTHS = 200  # chunks whose length in words stands for all
+KEYS = 2**63
+
+Keys = NDArray[np.int64]
+
+
+class MilvusStore:
+    """A `Store` at an `Address`. Made by `open_milvus`; may be shared by threads that read."""
+
+    def __init__(self, tables: Tables, identity: Identity, created: str) -> None:
+        self.identity = identity
+        self.location = str(tables.address)
+        self._tables, self._created = tables, created
+        self._mean_lengths: dict[Field, float] = {}
+
+    # Writing
+
+    @contextmanager
+    def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[MilvusChange]:
+        """Nobody is kept out: see `MilvusChange`."""
+        change = MilvusChange(self._tables, self.identity.dim, self._passages)
+        try:
+            yield change
+        except BaseException:
+            with suppress(UserError):  # the server is away: what is left is removed later
+                change.undo()
+            raise
+        change.commit(self.sequence)
+
+    def rebuild(self) -> None:
+        """Remove what killed writers left, and have the segments written anew."""
+        sweep(self._tables, abandoned(self._tables))
+        self._tables.compact()
+        self._mean_lengths.clear()
+
+    # Searching
+
+    def search_dense(self, vector: Vectors, k: int) -> Ranking:
+        return self._ranking(self._tables.nearest(vector.tolist(), k, ["document", "name"]))
+
+    def search_words(self, query: str, k: int, *, field: Field = "words") -> Ranking:
+        text = asked(query, field)
+        if not text:
+            return self._ranking([])
+        return self._ranking(self._tables.matching(field, [text], k, ["document", "name"])[0])
+
+    def _ranking(self, hits: list[Row]) -> Ranking:
+        current = self._current(hits)
+        seen = [hit for hit in hits if hit["document"] in current and hit["score"] > 0]
+        keys = np.array([hit["key"] for hit in seen], np.int64)
+        return Ranking(keys, np.array([hit["score"] for hit in seen], np.float32))
+
+    def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
+        """As BM25's weights tell: the score of a term's best chunk, its length taken out.
+
+        Milvus does not tell the counts that it weighs by. From its formula (the one of
+        `rag.fuse.idf` with the usual saturation) they follow within some per cent.
+        """
+        if not terms:
+            return []
+        count, mean = self.count(), self._mean_length(field)
+        texts = [term(folded, field) for folded in terms]
+        found = self._tables.matching(field, texts, 1, [field])
+        return [
+            _doc_freq(hits[0], text, field, count, mean) if hits else 0
+            for hits, text in zip(found, texts, strict=True)
+        ]
+
+    def _mean_length(self, field: Field) -> float:
+        if field not in self._mean_lengths:
+            rows = self._tables.get("chunks", self.sample(LENGTHS).tolist(), [field]).values()
+            lengths = [len(tokens(row[field], field)) for row in rows]
+            self._mean_lengths[field] = float(np.mean(lengths)) if lengths else 1.0
+        return self._mean_lengths[field]
+
+    # Reading
+
+    def _current(self, rows: Iterable[Row]) -> dict[str, Row]:
+        """The heads of those documents that the rows are of and that can be seen, by id."""
+        return self._heads({row["name"] for row in rows})
+
+    def _heads(self, names: Iterable[str]) -> dict[str, Row]:
+        rows = self._tables.get("documents", names, HEAD).values()
+        return {row["id"]: row for row in rows if row["kind"] == "document"}
+
+    def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
+        found = {}
+        wanted = sorted({digest.hex() for digest in digests})
+        for start in range(0, len(wanted), 500):
+            among = f"digest in {json.dumps(wanted[start : start + 500])}"
+            for row in self._tables.query("chunks", among, ["digest", "vector"]):
+                found[bytes.fromhex(row["digest"])] = np.array(row["vector"], np.float32)
+        return found
+
+    def vectors(self, keys: Sequence[int] | Keys) -> Vectors:
+        wanted = np.asarray(keys, np.int64).tolist()
+        rows = self._tables.get("chunks", wanted, ["vector"])
+        result = np.zeros((len(wanted), self.identity.dim), np.float32)
+        for at, key in enumerate(wanted):
+            if key in rows:
+                result[at] = rows[key]["vector"]
+        return result
+
+    def chunks(self, keys: Sequence[int] | Keys) -> dict[int, Chunk]:
+        wanted = np.asarray(keys, np.int64).tolist()
+        rows = self._tables.get("chunks", wanted, CHUNK)
+        current = self._current(rows.values())
+        return {
+            key: _chunk(rows[key], current[rows[key]["document"]])
+            for key in wanted
+            if key in rows and rows[key]["document"] in current
+        }
+
+    def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
+        heads = {name(self._tables.tenant, "document", chunk.source) for chunk in chunks}
+        current = self._heads(heads)
+        for chunk in chunks:
+            if chunk.document not in current:
+                raise KeyError(chunk.document)
+        return self._passages(chunks)
+
+    def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
+        """Whether or not they can be seen yet; those that are not there are left out."""
+        keys = [place(self._tables, chunk.document, chunk.passage[0]) for chunk in chunks]
+        rows = self._tables.get("passages", keys, PASSAGE)
+        return [_passage(rows[key]) for key in keys if key in rows]
+
+    def chunks_within(self, passage: Passage) -> list[Chunk]:
+        where = f'document == "{passage.document}" and passage_start == {passage.start}'
+        rows = self._tables.query("chunks", where, CHUNK)
+        current = self._current(rows)
+        found = [
+            _chunk(row, current[row["document"]]) for row in rows if row["document"] in current
+        ]
+        return sorted(found, key=lambda chunk: chunk.start)
+
+    def sample(self, count: int) -> Keys:
+        """Keys are spread evenly, so the smallest of them are drawn from all."""
+        total = self.count()
+        if not total:
+            return np.empty(0, np.int64)
+        # Twice as many as wanted lie below the bound, on average.
+        bound = KEYS - 1 if total <= 2 * count else KEYS // total * 2 * count
+        rows = self._tables.query("chunks", f"key <= {bound}", ["key"])
+        return np.sort(np.array([row["key"] for row in rows], np.int64))[:count]
+
+    def count(self) -> int:
+        return self._tables.count("chunks")
+
+    def text(self, document: str, start: int = 0, end: int | None = None) -> str:
+        length = self.length(document)
+        end = length if end is None else min(end, length)
+        where = f'document == "{document}" and start < {end} and end > {start}'
+        rows = self._tables.each("passages", where, ["start", "text"])
+        parts = sorted((row["start"], "".join(row["text"])) for row in rows)
+        return "".join(text[max(start - at, 0) : end - at] for at, text in parts)
+
+    def documents(self) -> Iterator[Document]:
+        rows = self._tables.each("documents", 'kind == "document"', HEAD)
+        return iter(sorted(map(_document, rows), key=lambda document: document.source))
+
+    def document(self, source: str) -> Document | None:
+        heads = self._heads([name(self._tables.tenant, "document", source)])
+        return next(map(_document, heads.values()), None)
+
+    def by_id(self, document: str) -> Document | None:
+        row = self._by_id(document)
+        return _document(row) if row else None
+
+    def length(self, document: str) -> int:
+        row = self._by_id(document)
+        if row is None:
+            raise KeyError(document)
+        return row["length"]
+
+    def _by_id(self, document: str) -> Row | None:
+        if not document.isalnum():  # it goes into a condition
+            return None
+        where = f'id == "{document}" and kind == "document"'
+        return next(iter(self._tables.query("documents", where, HEAD)), None)
+
+    @property
+    def sequence(self) -> int:
+        """Microseconds since 1970, so that writers on several machines need not agree."""
+        row = self._said(SEQUENCE)
+        return row["length"] if row else 0
+
+    def get_meta(self, name: str) -> object | None:
+        row = self._said(name)
+        return json.loads("".join(row["value"])) if row else None
+
+    def _said(self, said: str) -> Row | None:
+        key = name(self._tables.tenant, "meta", said)
+        return self._tables.get("documents", [key], ["value", "length"]).get(key)
+
+    def info(self) -> Info:
+        counts = (
+            self._tables.count("documents", 'kind == "document"'),
+            self._tables.count("passages"),
+            self.count(),
+        )
+        location, identity = self.location, self.identity
+        return Info(location, identity, self._created, self.sequence, *counts, 0, None)
+
+    def verify(self) -> list[str]:
+        return list(findings(self._tables))
+
+    def close(self) -> None:
+        self._tables.close()
+
+    def __enter__(self) -> "MilvusStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _doc_freq(hit: Row, text: str, field: Field, count: int, mean: float) -> int:
+    said = tokens(hit[field], field)
+    often = max(1, said.count(text))
+    k1, b = BM25["bm25_k1"], BM25["bm25_b"]
+    saturated = often * (k1 + 1) / (often + k1 * (1 - b + b * len(said) / mean))
+    weight = hit["score"] / saturated
+    return min(count, max(1, round((count + 1) / np.exp(weight) - 0.5)))
+
+
+def _chunk(row: Row, head: Row) -> Chunk:
+    return Chunk(
+        row["document"],
+        head["source"],
+        head["title"],
+        tuple(map(tuple, json.loads("".join(row["places"])))),
+        "".join(row["context"]),
+        row["start"],
+        row["end"],
+        "".join(row["text"]),
+        (row["passage_start"], row["passage_end"]),
+    )
+
+
+def _passage(row: Row) -> Passage:
+    text = "".join(row["text"])
+    return Passage(row["document"], row["start"], row["end"], text, row["label"])
+
+
+def _document(row: Row) -> Document:
+    values = json.loads("".join(row["value"]))
+    values["warnings"] = tuple(values["warnings"])
+    return Document(row["source"], row["title"], row["digest"], Receipt(**values))

@@ -1,0 +1,330 @@
+"""A knowledge base's three collections: chunks, passages, documents. All that is said to Milvus is
+said here.
+
+A row belongs to a tenant, whose name is the collections' partition key. Text lies in pieces, for a
+field holds 65,535 bytes. Only `documents` decides what can be seen: a chunk counts if the row of its
+document names the version that it is of, so that one write makes a whole change visible.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Literal
+
+from ingest.errors import UserError
+from ingest.store.milvus.address import Address
+from ingest.store.protocol import Field, Identity
+
+if TYPE_CHECKING:
+    from pymilvus import CollectionSchema, MilvusClient
+
+Table = Literal["chunks", "passages", "documents"]
+Row = dict[str, Any]
+
+TABLES: tuple[Table, ...] = ("chunks", "passages", "documents")
+KEY: dict[Table, str] = {"chunks": "key", "passages": "place", "documents": "name"}
+"""The primary key of each."""
+
+EMBEDDER, CREATED = "rag.embedder", "rag.created"
+"""Properties of the collection of chunks."""
+
+TIMEOUT = 30.0  # s until a call is given up; the client tries again until then
+LOADING = 600.0  # s that a large collection may take to be loaded
+BATCH = 1_000  # rows of a request
+MOST_BYTES = 65_535  # of a VARCHAR
+PIECE = 16_000  # characters: at most 64,000 bytes
+MOST_PIECES = 4_096  # of an ARRAY
+BM25 = {"bm25_k1": 1.2, "bm25_b": 0.75}  # as the local store's
+NOBODY = "_"  # the tenant of a knowledge base that has collections of its own
+
+
+class Tables:
+    """The collections of one address, and the rows of its tenant alone."""
+
+    def __init__(self, address: Address, client: "MilvusClient") -> None:
+        self.address = address
+        self.tenant = address.tenant or NOBODY
+        self._client = client
+
+    @classmethod
+    def connect(cls, address: Address) -> "Tables":
+        """Raises `UserError` where no server answers, or it refuses."""
+        from pymilvus import MilvusClient
+
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it is told here what went wrong
+        with failures_named(address):
+            client = MilvusClient(
+                address.uri,
+                token=os.environ.get("MILVUS_TOKEN", ""),
+                db_name=address.database,
+                timeout=TIMEOUT,
+            )
+        return cls(address, client)
+
+    # The collections
+
+    def name(self, table: Table) -> str:
+        return self.address.name if table == "chunks" else f"{self.address.name}_{table}"
+
+    def exist(self) -> bool:
+        with failures_named(self.address):
+            return all(
+                self._client.has_collection(self.name(table), timeout=TIMEOUT) for table in TABLES
+            )
+
+    def create(self, identity: Identity, created: str) -> None:
+        """Make those that are not there. The chunks' come last, for they vouch for the rest."""
+        embedder = {"name": identity.name, "dim": identity.dim, "options": dict(identity.options)}
+        properties = {EMBEDDER: json.dumps(embedder, ensure_ascii=False), CREATED: created}
+        with failures_named(self.address):
+            for table in reversed(TABLES):
+                if not self._client.has_collection(self.name(table), timeout=TIMEOUT):
+                    self._client.create_collection(
+                        self.name(table),
+                        schema=_schema(table, identity.dim),
+                        index_params=_indexes(self._client, table),
+                        consistency_level="Strong",  # a reader sees what was written before
+                        properties=properties if table == "chunks" else {},
+                        timeout=LOADING,
+                    )
+
+    def load(self) -> None:
+        with failures_named(self.address):
+            for table in TABLES:
+                self._client.load_collection(self.name(table), timeout=LOADING)
+
+    def properties(self) -> Mapping[str, str]:
+        with failures_named(self.address):
+            said: Any = self._client.describe_collection(self.address.name, timeout=TIMEOUT)
+        return said.get("properties", {})
+
+    def drop(self) -> None:
+        """Remove the collections; of a tenant, its rows."""
+        with failures_named(self.address):
+            for table in TABLES:
+                if self.address.tenant:
+                    self.delete(table, "")
+                else:
+                    self._client.drop_collection(self.name(table), timeout=TIMEOUT)
+
+    def compact(self) -> None:
+        """Let the server write its segments anew, without what was deleted."""
+        with failures_named(self.address):
+            for table in TABLES:
+                self._client.flush(self.name(table), timeout=LOADING)
+                self._client.compact(self.name(table), timeout=LOADING)
+
+    def close(self) -> None:
+        self._client.close()
+
+    # Rows
+
+    def upsert(self, table: Table, rows: Sequence[Row]) -> None:
+        """Write rows over those of the same key. Up to `BATCH` become visible at one time."""
+        with failures_named(self.address):
+            for start in range(0, len(rows), BATCH):
+                part = [row | {"tenant": self.tenant} for row in rows[start : start + BATCH]]
+                self._client.upsert(self.name(table), part, timeout=TIMEOUT)
+
+    def delete(self, table: Table, where: str) -> None:
+        with failures_named(self.address):
+            self._client.delete(self.name(table), filter=self._mine(where), timeout=TIMEOUT)
+
+    def get(self, table: Table, keys: Iterable[Any], fields: Sequence[str]) -> dict[Any, Row]:
+        """Rows by their key; those that are not there are left out."""
+        key, wanted = KEY[table], list(dict.fromkeys(keys))
+        found: dict[Any, Row] = {}
+        with failures_named(self.address):
+            for start in range(0, len(wanted), BATCH):
+                rows = self._client.get(
+                    self.name(table),
+                    wanted[start : start + BATCH],
+                    output_fields=[key, *fields],
+                    timeout=TIMEOUT,
+                )
+                found.update((row[key], row) for row in rows)
+        return found
+
+    def query(self, table: Table, where: str, fields: Sequence[str]) -> list[Row]:
+        """Rows that a condition holds for, in no order."""
+        with failures_named(self.address):
+            return list(
+                self._client.query(
+                    self.name(table),
+                    filter=self._mine(where),
+                    output_fields=list(fields),
+                    timeout=TIMEOUT,
+                )
+            )
+
+    def each(self, table: Table, where: str, fields: Sequence[str]) -> Iterator[Row]:
+        """The same, however many they are."""
+        with failures_named(self.address):
+            rows = self._client.query_iterator(
+                self.name(table),
+                batch_size=BATCH,
+                filter=self._mine(where),
+                output_fields=list(fields),
+                timeout=TIMEOUT,
+            )
+            try:
+                while part := rows.next():
+                    yield from part
+            finally:
+                rows.close()
+
+    def count(self, table: Table, where: str = "") -> int:
+        return self.query(table, where, ["count(*)"])[0]["count(*)"]
+
+    def nearest(self, vector: list[float], k: int, fields: Sequence[str]) -> list[Row]:
+        """Chunks by the dot product with their vector; each with its `score`."""
+        return self._search("vector", [vector], k, fields)[0]
+
+    def matching(
+        self, field: Field, texts: Sequence[str], k: int, fields: Sequence[str]
+    ) -> list[list[Row]]:
+        """For each text the chunks by Milvus's BM25."""
+        return self._search(f"{field}_bm25", texts, k, fields)
+
+    def _search(
+        self, field: str, data: Sequence[Any], k: int, fields: Sequence[str]
+    ) -> list[list[Row]]:
+        with failures_named(self.address):
+            found = self._client.search(
+                self.address.name,
+                data=list(data),
+                anns_field=field,
+                filter=self._mine(""),
+                limit=k,
+                output_fields=list(fields),
+                timeout=TIMEOUT,
+            )
+        # Milvus gives BM25 as it is, milvus-lite negated: both best first.
+        return [
+            [{"key": hit["key"], "score": abs(hit["distance"]), **hit["entity"]} for hit in hits]
+            if field != "vector"
+            else [{"key": hit["key"], "score": hit["distance"], **hit["entity"]} for hit in hits]
+            for hits in found
+        ]
+
+    def _mine(self, where: str) -> str:
+        mine = f'tenant == "{self.tenant}"'
+        return f"{mine} and {where}" if where else mine
+
+
+def _schema(table: Table, dim: int) -> "CollectionSchema":
+    from pymilvus import DataType, Function, FunctionType, MilvusClient
+
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+
+    def add(name: str, kind: str, **options: Any) -> None:
+        schema.add_field(name, DataType[kind], **options)
+
+    def text(name: str) -> None:
+        pieces = {"element_type": DataType.VARCHAR, "max_capacity": MOST_PIECES}
+        add(name, "ARRAY", max_length=MOST_BYTES, **pieces)
+
+    def short(*names: str) -> None:
+        for name in names:
+            add(name, "VARCHAR", max_length=MOST_BYTES)
+
+    if table == "documents":
+        add("name", "VARCHAR", max_length=64, is_primary=True)
+    else:
+        add(KEY[table], "INT64", is_primary=True)
+    add("tenant", "VARCHAR", max_length=64, is_partition_key=True)
+    if table == "documents":
+        short("kind", "id", "source", "title", "digest")
+        text("value")
+        for number in ("length", "passages", "chunks"):
+            add(number, "INT64")
+    else:
+        short("document")
+        for number in ("start", "end", "written"):
+            add(number, "INT64")
+        text("text")
+    if table == "passages":
+        short("label")
+    if table == "chunks":
+        short("name", "digest")
+        text("context")
+        text("places")
+        add("passage_start", "INT64")
+        add("passage_end", "INT64")
+        add("vector", "FLOAT_VECTOR", dim=dim)
+        for field, analyzer in ANALYZERS.items():
+            add(
+                field,
+                "VARCHAR",
+                max_length=MOST_BYTES,
+                enable_analyzer=True,
+                analyzer_params=analyzer,
+            )
+            add(f"{field}_bm25", "SPARSE_FLOAT_VECTOR")
+            schema.add_function(
+                Function(f"{field}_bm25", FunctionType.BM25, [field], [f"{field}_bm25"])
+            )
+    else:
+        add("nothing", "FLOAT_VECTOR", dim=2)  # a collection must have a vector
+    return schema
+
+
+ANALYZERS: dict[Field, Any] = {
+    "words": {"tokenizer": "jieba", "filter": [{"type": "stop", "stop_words": [" "]}]},
+    "bigrams": {"tokenizer": "standard"},
+}
+
+
+def _indexes(client: "MilvusClient", table: Table) -> Any:
+    indexes = client.prepare_index_params()
+    if table == "chunks":
+        indexes.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
+        for field in ANALYZERS:
+            sparse = {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "BM25"}
+            indexes.add_index(f"{field}_bm25", **sparse, params=BM25)
+    else:
+        indexes.add_index("nothing", index_type="FLAT", metric_type="L2")
+    for field in {
+        "chunks": ("document", "digest"),
+        "passages": ("document",),
+        "documents": ("id",),
+    }[table]:
+        indexes.add_index(field, index_type="INVERTED")
+    return indexes
+
+
+@contextmanager
+def failures_named(address: Address) -> Iterator[None]:
+    """A server that is away, full or refuses, as an error that a person can act on."""
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except MilvusException as error:
+        if error.is_input_error:
+            raise  # what was asked is wrong: a bug
+        why = " ".join(error.message.split())[:300]
+        raise UserError(
+            f"{address} does not do what it is asked ({why}); look whether the server runs, and at "
+            "MILVUS_TOKEN",
+            zh=f"{address} 未能完成请求（{why}）；请检查服务器是否在运行以及 MILVUS_TOKEN",
+        ) from error
+
+
+def pieces(text: str) -> list[str]:
+    """`text` cut so that each piece fits into a field."""
+    return [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
+
+
+def number(*parts: object) -> int:
+    """A key of 63 bits from content: the same row has the same key, whoever writes it."""
+    digest = blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def name(*parts: object) -> str:
+    """A key for rows of `documents`."""
+    return blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
