@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, cat
 from transformers import Glm4Config, PreTrainedConfig
 
-from finetune.parity import TOKENS, Parity, read_model
 from ingest.errors import UserError
 from ingest.store.files import new_folder
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
@@ -23,12 +22,12 @@ from rag.chatglm.configuration import MERGED, generation_of, upstream_config
 from rag.chatglm.contract import Contract
 from rag.chatglm.folder import Shards, copy_kept
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.lora import Factors, digest, merged, placed
+from rag.chatglm.lora import digest, placed
+from rag.chatglm.merging import Merging, spelled
+from rag.chatglm.parity import BANDS, TOKENS, Parity, read_model
 from rag.chatglm.source import Source, pieces
 from rag.chatglm.weights import natives_of, upstream_of
 
-BANDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""The largest `Parity.error` of weights of each precision."""
 LOST = 0.5
 """The largest `Parity.lost`: from here on the merged model is as near to the base's answers."""
 
@@ -48,54 +47,6 @@ class Merged:
     """The adapter's. A model's folder can't say its template and stop ids."""
     notes: tuple[str, ...] = ()
     """What was assumed of the adapter, to be told to the user."""
-
-
-class Merging:
-    """Weights as the adapter changes them, and how much rounding took from them."""
-
-    def __init__(self, parts: dict[str, Factors], dtype: torch.dtype | None) -> None:
-        self.parts, self.dtype = parts, dtype
-        self.used: torch.dtype = torch.float32
-        """Of the weight merged last."""
-        self.missed = self.total = 0.0
-
-    @property
-    def rounding(self) -> float:
-        return (self.missed / self.total) ** 0.5 if self.total else 0.0
-
-    def __call__(self, path: str, piece: dict[str, Any]) -> dict[str, Tensor]:
-        """A module's tensors, changed where the adapter changes them, in the precision wanted."""
-        part = self.parts.get(path)
-        if part is None:
-            return {kind: self._rounded(path, tensor, tensor) for kind, tensor in piece.items()}
-        exact = merged(piece["weight"], part)
-        weight = self._rounded(path, exact, piece["weight"])
-        self.used = weight.dtype
-        self.missed += float((weight.float() - exact).square().sum())
-        self.total += float(exact.square().sum())
-        made = {"weight": weight}
-        if "bias" in piece:
-            bias = piece["bias"].float() + (0 if part.bias is None else part.bias)
-            made["bias"] = self._rounded(path, bias, piece["bias"])
-        elif part.bias is not None:
-            raise UserError(
-                f"the adapter adds a bias to {path}, which has none in this model: the merged "
-                "model has no place for it; use the adapter beside the model",
-                zh=f"适配器给 {path} 加了偏置，而此模型的该层没有偏置，无处合并；请将适配器与模型一同使用",
-            )
-        return made
-
-    def _rounded(self, path: str, tensor: Tensor, stored: Tensor) -> Tensor:
-        rounded = tensor.to(self.dtype or stored.dtype)
-        if rounded is not stored and not all(value.isfinite() for value in rounded.aminmax()):
-            name = _name(rounded.dtype)
-            raise UserError(
-                f"{path}: a weight of {float(tensor.abs().max()):.3g} is too large for {name}; "
-                "say --dtype bfloat16 or --dtype float32",
-                zh=f"{path}：权重达 {float(tensor.abs().max()):.3g}，超出 {name} 的范围；"
-                "请用 --dtype bfloat16 或 --dtype float32",
-            )
-        return rounded
 
 
 def merge(
@@ -230,12 +181,8 @@ def _check_parity(parity: Parity, dtype: torch.dtype) -> None:
         zh = "" if dtype == torch.float32 else "；请用 --dtype float32"
         raise UserError(
             f"the merged model is not kept: its logits are {parity.error:.1e} from those of base "
-            f"and adapter (allowed in {_name(dtype)}: {band:g}), {parity.lost:.0%} of what the "
+            f"and adapter (allowed in {spelled(dtype)}: {band:g}), {parity.lost:.0%} of what the "
             f"adapter changes (allowed: {LOST:.0%}){out}",
             zh=f"未保留合并的模型：其输出与基座加适配器相差 {parity.error:.1e}"
-            f"（{_name(dtype)} 允许 {band:g}），为适配器改变量的 {parity.lost:.0%}（允许 {LOST:.0%}）{zh}",
+            f"（{spelled(dtype)} 允许 {band:g}），为适配器改变量的 {parity.lost:.0%}（允许 {LOST:.0%}）{zh}",
         )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -105,10 +105,9 @@ def _piece(module: nn.Module, origin: str, source: Source, bits: int | None, blo
     piece: Piece = {}
     for kind, parameter in module.named_parameters(recurse=False):
         shape = (parameter.shape[0], parameter.shape[-1])
-        if kind == "weight" and source.has(origin, "codes"):
-            piece[kind] = _stored(origin, shape, source)
-        elif kind == "weight" and source.has(origin, "weight_scale"):
-            piece[kind] = _published(origin, shape, source)
+        codes = codes_of(origin, shape, source) if kind == "weight" else None
+        if codes is not None:
+            piece[kind] = codes
         else:
             tensor = source.read(origin, kind)
             _check(f"{origin}.{kind}", tensor, tuple(parameter.shape))
@@ -119,6 +118,13 @@ def _piece(module: nn.Module, origin: str, source: Source, bits: int | None, blo
             if bits and kind == "weight":
                 piece[kind] = quantize(tensor, bits=bits, block=block)
     return piece
+
+
+def codes_of(module: str, shape: tuple[int, int], source: Source) -> Packed | None:
+    """A module's weight where it is stored as codes, of which `shape` is (out, in); None: in floats."""
+    if source.has(module, "codes"):
+        return _stored(module, shape, source)
+    return _published(module, shape, source) if source.has(module, "weight_scale") else None
 
 
 def _stored(module: str, shape: tuple[int, int], source: Source) -> Packed:

@@ -3,6 +3,7 @@
 Both compute in float32, so that what differs is what their files hold.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.source import Source
+from rag.chatglm.quantize import Packed, dequantize
+from rag.chatglm.source import Source, codes_of
 
 TOKENS = 32
 """Of the prompt that is compared."""
+BANDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""The largest `error` of weights of each precision."""
 ROWS = 1024
 """Of a weight that are held in float32 at a time."""
 
@@ -33,13 +37,24 @@ class ReadLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """[out, in]"""
-        return self.source.read(self.origin, "weight").float()
+        return torch.cat(list(self._rows()))
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Linear; some rows of the weight at a time, so that no matrix is held in float32."""
-        parts = self.source.read(self.origin, "weight").split(ROWS)
-        made = torch.cat([functional.linear(x, rows.float()) for rows in parts], dim=-1)
+        made = torch.cat([functional.linear(x, rows) for rows in self._rows()], dim=-1)
         return made if self.bias is None else made + self.bias
+
+    def _rows(self) -> Iterator[Tensor]:
+        """The weight in float32, some rows at a time."""
+        shape = (self.out_features, self.in_features)
+        held = codes_of(self.origin, shape, self.source)
+        if held is None:
+            for rows in self.source.read(self.origin, "weight").split(ROWS):
+                yield rows.float()
+            return
+        for codes, scales in zip(held.codes.split(ROWS), held.scales.split(ROWS), strict=True):
+            shape = (len(codes), self.in_features)
+            yield dequantize(Packed(codes, scales, held.bits, held.block, shape))
 
 
 class ReadEmbedding(nn.Module):
@@ -54,7 +69,10 @@ class ReadEmbedding(nn.Module):
 
 
 def read_model(directory: Path) -> Any:
-    """The model of a float checkpoint in float32 on the CPU, of which little is held at a time."""
+    """The model in float32 on the CPU, of which little is held at a time.
+
+    Linear layers may be stored as codes, embeddings may not.
+    """
     config = read_config(directory)
     source = Source.open(directory, config)
     model = empty(config).eval()
@@ -73,19 +91,24 @@ def read_model(directory: Path) -> Any:
     return model
 
 
+def error(logits: Tensor, wanted: Tensor) -> float:
+    """The norm of what they are off, over that of what they should be; infinite where not finite."""
+    if not logits.isfinite().all():
+        return torch.inf
+    return float((logits - wanted).norm() / wanted.norm())
+
+
 @dataclass(frozen=True, slots=True)
 class Parity:
     """How far a probe's logits are from those that they should be; norms over all positions."""
 
     error: float
-    """Over the norm of the logits."""
+    """Over the norm of the logits: `error`."""
     lost: float
     """Over the norm of what the adapter changes."""
 
     @classmethod
     def of(cls, logits: Tensor, wanted: Tensor, before: Tensor) -> "Parity":
         """`before` is without the adapter. Logits that are not finite are infinitely far."""
-        if not logits.isfinite().all():
-            return cls(torch.inf, torch.inf)
-        apart = (logits - wanted).norm()
-        return cls(float(apart / wanted.norm()), float(apart / (wanted - before).norm()))
+        off = error(logits, wanted)
+        return cls(off, off * float(wanted.norm() / (wanted - before).norm()))
