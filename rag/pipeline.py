@@ -25,6 +25,7 @@ from rag.types import Answer, Message, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000
 RERANKED = 20  # passages that a reranker looks at
+TRIES = 3  # to find the store at rest while passages are looked up
 
 T = TypeVar("T")
 Observe = Callable[[str, float, object], None]
@@ -64,15 +65,27 @@ class Pipeline:
 
     def _retrieve(self, question: str, limit: int | None) -> Retrieved:
         limit = limit or self.options.passages
-        vector, ranked = self._rank(question)
         wide = max(limit, RERANKED) if self.reranker else limit
-        hits, passages = best_of_passages(ranked, self.store, wide)
+        vector = self._embed(question)
+        tries = 0
+        while True:
+            sequence, tries = self.store.sequence, tries + 1
+            ranked = self._rank(question, vector)
+            hits, passages = best_of_passages(ranked, self.store, wide)
+            if self.store.sequence == sequence or tries == TRIES:
+                break
         if self.reranker:
             hits, passages = rerank(question, hits, passages, self.reranker)
         curve = self.calibration.curve(native=self.native(question))
         sure = confidence(self._excess(question, ranked), curve) if hits else 0.0
         return Retrieved(
-            question, vector, tuple(hits[:limit]), tuple(passages[:limit]), sure, curve.threshold
+            question=question,
+            vector=vector,
+            hits=tuple(hits[:limit]),
+            passages=tuple(passages[:limit]),
+            confidence=sure,
+            threshold=curve.threshold,
+            sequence=sequence,
         )
 
     def native(self, question: str) -> bool:
@@ -82,7 +95,7 @@ class Pipeline:
     def excess(self, question: str) -> float:
         """How much better the best chunk matches than it does questions about something else."""
         _check(question)
-        return self._excess(question, self._rank(question)[1])
+        return self._excess(question, self._rank(question, self._embed(question)))
 
     def read(self, found: Retrieved) -> Answer:
         """The sentences that answer, with citations, whether or not they are worth showing."""
@@ -139,14 +152,15 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _rank(self, question: str) -> tuple[Vector, Ranked]:
-        vector = self._stage("embed", lambda: self.embedder.embed_query(question))
+    def _embed(self, question: str) -> Vector:
+        return self._stage("embed", lambda: self.embedder.embed_query(question))
+
+    def _rank(self, question: str, vector: Vector) -> Ranked:
         candidates = self.options.candidates
-        ranked = self._stage(
+        return self._stage(
             "search",
             lambda: rank(question, vector, self.store, self.background, candidates=candidates),
         )
-        return vector, ranked
 
     def _stage(self, name: str, work: Callable[[], T]) -> T:
         begun = perf_counter()

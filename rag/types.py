@@ -54,6 +54,8 @@ class Retrieved:
 
     `hits` are the best chunk of each passage, best first, and `passages` the whole passages in the
     same order. `confidence` (0 to 1, larger is surer) says how likely they hold an answer.
+    `sequence` is the change of the store that they were found at; where the store never rests, those
+    of the next changes may be among them, but none that was gone by then.
     """
 
     question: str
@@ -62,6 +64,7 @@ class Retrieved:
     passages: tuple[Passage, ...]
     confidence: float
     threshold: float
+    sequence: int
 
     @property
     def answerable(self) -> bool:

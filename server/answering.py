@@ -18,7 +18,7 @@ from server.errors import Unknown
 from server.keys import Principal
 from server.metrics import Metrics
 from server.spans import Spans
-from server.traces import Traces, Watch, identity, told
+from server.traces import Traces, Watch, told
 from server.turns import Turns, in_thread
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ Event = schemas.Found | schemas.Piece | schemas.Answer
 
 
 class Named(TypedDict):
-    """What an answer is called, and what it was made from."""
+    """What an answer is called, and the change of the knowledge base that it was made from."""
 
     trace: str
     base: str
@@ -65,8 +65,9 @@ class Answering:
 
         def work() -> schemas.Found:
             with self.bases.reading(base) as pipeline:
-                watch, named = Watch(), _named(base, pipeline)
+                watch = Watch()
                 found = pipeline.watched(watch).retrieve(question, limit=limit)
+                named = _named(base, watch)
                 self._note("search", named, watch)
                 self._keep("search", named, pipeline, told(watch, (), None))
                 return shapes.found(found, **named)
@@ -81,14 +82,15 @@ class Answering:
             pipeline = await in_thread(lambda: stack.enter_context(reading))
             turns = self.writing if pipeline.generator else self.reading
             async with turns.turn(who.id):
-                watch, named = Watch(), _named(asked.base, pipeline)
+                watch = Watch()
                 pipeline = replace(pipeline.watched(watch), say=say)
                 async with aclosing(_pieces(pipeline, asked)) as pieces:
                     async for piece in pieces:
                         match piece:
                             case Retrieved():
-                                yield shapes.found(piece, **named)
+                                yield shapes.found(piece, **_named(asked.base, watch))
                             case Answer():
+                                named = _named(asked.base, watch)
                                 done = partial(self._done, named, watch, asked, pipeline, piece)
                                 usage = await in_thread(done)
                                 yield shapes.answer(piece, usage, say, **named)
@@ -152,8 +154,9 @@ def usage(asked: Asked, watch: Watch, pipeline: Pipeline, answer: Answer) -> sch
     return schemas.Usage(read=read, written=written, cut=False)
 
 
-def _named(base: str, pipeline: Pipeline) -> Named:
-    return {"trace": identity(), "base": base, "sequence": pipeline.store.sequence}
+def _named(base: str, watch: Watch) -> Named:
+    assert watch.found
+    return {"trace": watch.trace, "base": base, "sequence": watch.found.sequence}
 
 
 async def _pieces(pipeline: Pipeline, asked: Asked) -> AsyncGenerator[Retrieved | str | Answer]:

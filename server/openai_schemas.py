@@ -125,6 +125,8 @@ class Completion(BaseModel):
     usage: Usage
     refused: bool
     """Whether the documents do not answer the question."""
+    sequence: int
+    """The change of the knowledge base that the passages were found at."""
     hits: list[schemas.Hit]
 
 

@@ -103,7 +103,7 @@ class KnowledgeBase(BaseModel):
     bytes: int
     created: str
     sequence: int
-    """Grows with every change; an answer names the one that it was made from."""
+    """The number of its newest change; an answer names the one that its passages were found at."""
     embedder: str
     instruction: str
     adapter: str

@@ -19,10 +19,19 @@ from server.database import Database
 TIDIED = 100  # traces between two looks at how many there are
 
 
+def identity() -> str:
+    """Of an answer: random, so that nobody finds another's by counting."""
+    return secrets.token_hex(12)
+
+
 @dataclass
 class Watch:
-    """What a pipeline tells of one question while it is worked on: the `observe` of a pipeline."""
+    """What a pipeline tells of one question while it is worked on: the `observe` of a pipeline.
 
+    `trace` is what the answer is called.
+    """
+
+    trace: str = field(default_factory=identity)
     seconds: dict[str, float] = field(default_factory=dict)
     ranked: Ranked | None = None
     found: Retrieved | None = None
@@ -37,11 +46,6 @@ class Watch:
                 self.found = made
             case Prompt():
                 self.prompt = made
-
-
-def identity() -> str:
-    """Of an answer: random, so that nobody finds another's by counting."""
-    return secrets.token_hex(12)
 
 
 def told(watch: Watch, history: Sequence[Message], answer: Answer | None) -> dict[str, Any]:
@@ -86,14 +90,14 @@ class Replay:
 
 def replay(trace: schemas.Trace, pipeline: Pipeline) -> Replay:
     """Retrieve once more and compare. Equal sequences give equal candidates, to the bit."""
-    watch, sequence = Watch(), pipeline.store.sequence
-    pipeline.watched(watch).retrieve(trace.record["question"])
+    watch = Watch()
+    found = pipeline.watched(watch).retrieve(trace.record["question"])
     assert watch.ranked
     now, then = weighed(watch.ranked), trace.record["candidates"]
     before, after = ([int(key) for key, _ in pairs] for pairs in (then, now))
     chunks = pipeline.store.chunks([*dict.fromkeys([*before, *after])])
     return Replay(
-        sequence,
+        found.sequence,
         now == then,
         {key: chunk.id for key, chunk in chunks.items()},
         tuple(key for key in after if key not in before),

@@ -79,6 +79,7 @@ async def chat(body: Chat, server: Server, by: By):
         choices=[Choice(message=reply, finish_reason=_end(answer))],
         usage=_usage(answer),
         refused=answer.refused,
+        sequence=answer.sequence,
         hits=answer.hits,
     )
 
@@ -204,8 +205,8 @@ async def _chunks(events: AsyncGenerator[Event], body: Chat, by: By) -> AsyncGen
                 match event:
                     case schemas.Found():
                         frame["id"] = f"chatcmpl-{event.id}"
-                        hits = [hit.model_dump() for hit in event.hits]
-                        yield chunk({"role": "assistant", "content": ""}, hits=hits)
+                        found = event.model_dump(include={"sequence", "hits"})
+                        yield chunk({"role": "assistant", "content": ""}, **found)
                     case schemas.Piece():
                         yield chunk({"content": event.text})
                     case schemas.Answer():

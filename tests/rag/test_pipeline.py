@@ -14,7 +14,7 @@ from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.language import Speaker
 from rag.open import background_of
-from rag.pipeline import Pipeline
+from rag.pipeline import TRIES, Pipeline
 from rag.refuse import Calibration, Curve
 from rag.reply import NOT_FOUND
 from rag.rerank import Scores
@@ -110,6 +110,38 @@ def test_a_reranker_decides_the_order(pipeline: Pipeline) -> None:
 def test_a_question_that_is_none_is_the_users_mistake(pipeline: Pipeline, question: str) -> None:
     with pytest.raises(UserError):
         pipeline.ask(question)
+
+
+def test_a_question_names_the_change_that_its_passages_stand_in(pipeline: Pipeline) -> None:
+    """One that comes while they are looked up has them looked up again."""
+    store, searches = pipeline.store, 0
+
+    def changing(stage: str, seconds: float, made: object) -> None:
+        nonlocal searches
+        searches += stage == "search"
+        if stage == "search" and searches == 1:
+            with store.change() as change:
+                [law] = [head for head in store.documents() if head.source.endswith("law.txt")]
+                change.remove(law.source)
+
+    before = store.sequence
+    found = pipeline.watched(changing).retrieve("试用期不得超过几个月？")
+    assert searches == 2
+    assert found.sequence == store.sequence == before + 1
+    assert not any(hit.chunk.source.endswith("law.txt") for hit in found.hits)
+
+
+def test_a_store_that_never_rests_keeps_no_question_waiting(pipeline: Pipeline) -> None:
+    def changing(stage: str, seconds: float, made: object) -> None:
+        if stage == "search":
+            with pipeline.store.change() as change:
+                change.set_meta("turn", seconds)
+
+    before = pipeline.store.sequence
+    found = pipeline.watched(changing).retrieve("试用期不得超过几个月？")
+    assert pipeline.store.sequence == before + TRIES
+    assert found.sequence == before + TRIES - 1
+    assert found.hits[0].chunk.source.endswith("law.txt")
 
 
 def test_an_empty_knowledge_base_refuses(tmp_path: Path) -> None:
