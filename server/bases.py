@@ -6,8 +6,8 @@ import shutil
 import threading
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -41,12 +41,34 @@ from server.keys import Principal
 from server.models import Models
 from server.options import CORES, ServerOptions
 from server.remembered import Remembered
+from server.replica import moment
 from server.words import below
 
 TRUTH = "kb.sqlite"
 OPEN = 32  # knowledge bases that are held open
 LONGEST = 240  # bytes of a name; file systems take 255
-PASSING = (".new-", ".deleted-")  # folders of work that a kill may leave
+
+
+def whole(folder: Path) -> bool:
+    """Whether a knowledge base lies in the folder, and no link leads to one elsewhere."""
+    truth = folder / TRUTH
+    return truth.is_file() and not folder.is_symlink() and not truth.is_symlink()
+
+
+def incarnation(folder: Path) -> Hashable:
+    """Tells a knowledge base, as long as it is open, from another that was made in its place; None
+    where there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return (folder / TRUTH).stat().st_ino
+    return None
+
+
+def written(file: Path) -> Hashable:
+    """Changes with each writing of a file of settings; None where there is none."""
+    with suppress(FileNotFoundError):
+        found = file.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def check_name(name: str) -> str:
@@ -68,21 +90,25 @@ def _fit(name: str) -> bool:
 class Open:
     """A knowledge base that is open. `current` is a pipeline and the stamp of what it was made from."""
 
+    path: Path
     store: LocalStore
     embedder: Embedder
-    inode: int
-    current: tuple[Pipeline, tuple[int, int]] | None = None
+    incarnation: Hashable
+    current: tuple[Pipeline, Hashable] | None = None
     users: int = 0
     closing: bool = False
 
 
 class Bases:
-    """Knowledge bases by name, below `options.data`."""
+    """Knowledge bases by name, below `options.data`. Others may make, change and delete them too.
+
+    `work` is a folder of this server alone: what is not made whole yet, or is not all gone.
+    """
 
     def __init__(
-        self, options: ServerOptions, models: Models, opened: Encoders | None = None
+        self, options: ServerOptions, models: Models, work: Path, opened: Encoders | None = None
     ) -> None:
-        self.options, self.models = options, models
+        self.options, self.models, self.work = options, models, work
         self._guard = threading.RLock()
         self._open: OrderedDict[str, Open] = OrderedDict()
         # More cores make a short text no faster; the slots keep the others busy.
@@ -104,24 +130,30 @@ class Bases:
         if not _fit(name):
             return None
         path = self.options.data / name
-        linked = path.is_symlink() or (path / TRUTH).is_symlink()
-        return path if (path / TRUTH).is_file() and not linked else None
+        return path if whole(path) else None
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Pipeline]:
-        """The pipeline as the knowledge base and its settings are now."""
+        """The pipeline as the knowledge base and its settings are now. Raises `Unknown`, also where
+        it is deleted while it is read."""
         path = self.path(name)
-        with self._names():
-            with self._guard:
-                held = self._held(name, path)
-                held.users += 1
-            try:
-                yield self._current(held)
-            finally:
+        now = incarnation(path)
+        try:
+            with self._names():
                 with self._guard:
-                    held.users -= 1
-                    if held.closing and not held.users:
-                        held.store.close()
+                    held = self._held(name, path, now)
+                    held.users += 1
+                try:
+                    yield self._current(held)
+                finally:
+                    with self._guard:
+                        held.users -= 1
+                        if held.closing and not held.users:
+                            held.store.close()
+        except (OSError, UserError) as problem:
+            if now is not None and incarnation(path) == now:
+                raise
+            raise no_base(name) from problem
 
     @contextmanager
     def _names(self) -> Iterator[None]:
@@ -132,10 +164,9 @@ class Bases:
             below(self.options.data, problem)
             raise
 
-    def _held(self, name: str, path: Path) -> Open:
-        inode = (path / TRUTH).stat().st_ino
+    def _held(self, name: str, path: Path, now: Hashable) -> Open:
         held = self._open.get(name)
-        if held and held.inode != inode:  # deleted and made anew
+        if held and held.incarnation != now:  # deleted and made anew
             self._let_go(name)
             held = None
         if held is None:
@@ -145,7 +176,7 @@ class Bases:
             except BaseException:
                 store.close()
                 raise
-            held = self._open[name] = Open(store, embedder, inode)
+            held = self._open[name] = Open(path, store, embedder, now)
         self._open.move_to_end(name)
         while len(self._open) > OPEN:
             self._let_go(next(iter(self._open)))
@@ -160,11 +191,9 @@ class Bases:
                     held.store.close()
 
     def _current(self, held: Open) -> Pipeline:
-        file = held.store.path / SETTINGS
-        changed = file.stat().st_mtime_ns if file.exists() else 0
-        stamp = held.store.sequence, changed
+        stamp = held.store.sequence, written(held.path / SETTINGS)
         if held.current is None or held.current[1] != stamp:
-            generator = self.models.generator(self.generate(held.store.path))
+            generator = self.models.generator(self.generate(held.path))
             background = background_of(held.store, held.embedder, stale=True)
             made = pipeline_of(held.store, held.embedder, background, Speaker("en"), generator)
             held.current = made, stamp
@@ -200,10 +229,11 @@ class Bases:
         return found
 
     def describe(self, name: str, who: Principal) -> schemas.KnowledgeBase:
+        path = self.path(name)
         with self.reading(name) as pipeline:
             info = pipeline.store.info()
-        options = self.generate(info.path)
-        prompt: PromptOptions = settings(info.path / SETTINGS)["prompt"]
+            options = self.generate(path)
+            prompt: PromptOptions = settings(path / SETTINGS)["prompt"]
         return schemas.KnowledgeBase(
             name=name,
             documents=info.documents,
@@ -229,17 +259,16 @@ class Bases:
         name = check_name(wanted.name)
         embedder = wanted.embedder or self.options.embedders[0]
         check_choice("embedder", embedder, self.options.embedders)
-        target = self.options.data / name
-        work = self.options.data / f"{PASSING[0]}{secrets.token_hex(8)}"
+        target, work = self.options.data / name, self._own_place()
         with self._names(), failures_named(target):
-            work.mkdir(parents=True)
+            work.mkdir()
             try:
                 writer = open_writer(
                     work, embedder=embedder, cache=self.options.cache, opened=self.encoder
                 )
                 writer.store.close()
                 write_choices(work, wanted, self.options, self.generate(work))
-                with self._guard:
+                with moment(self.options.home, "making a knowledge base"):
                     if target.exists() or target.is_symlink():
                         raise Taken(
                             f"there is a knowledge base {name} already; choose another name",
@@ -252,24 +281,22 @@ class Bases:
 
     def change(self, name: str, wanted: schemas.KnowledgeBaseChange) -> None:
         path = self.path(name)
-        with self._names():
+        with self._names(), moment(self.options.home, "changing settings"):
             write_choices(path, wanted, self.options, self.generate(path))
 
     def delete(self, name: str) -> None:
         """Remove a knowledge base and all that lies in its folder."""
-        path = self.path(name)
-        gone = self.options.data / f"{PASSING[1]}{secrets.token_hex(8)}"
-        self._let_go(name)
-        with self._names(), failures_named(path):
+        path, gone = self.path(name), self._own_place()
+        with self._names(), failures_named(path), moment(self.options.home, "deleting"):
+            if not whole(path):
+                raise no_base(name)
             path.rename(gone)
             sync(self.options.data)
+        self._let_go(name)
         shutil.rmtree(gone, ignore_errors=True)
 
-    def tidy(self) -> None:
-        """Remove what work that was killed has left."""
-        for prefix in PASSING:
-            for path in self.options.data.glob(f"{prefix}*"):
-                shutil.rmtree(path, ignore_errors=True)
+    def _own_place(self) -> Path:
+        return self.work / secrets.token_hex(8)
 
     def close(self) -> None:
         for name in list(self._open):

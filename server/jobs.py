@@ -32,9 +32,10 @@ class Jobs:
 
     # What clients do
 
-    def receive(self, base: str) -> str:
-        """A new job whose files are being uploaded; `queue` sets it going."""
-        return self._add("ingest", base, "receiving")
+    def receive(self, base: str, replica: str) -> str:
+        """A new job whose files are being uploaded to a replica; `queue` sets it going."""
+        with self._database.change() as sql:
+            return _add(sql, "ingest", base, "receiving", replica)
 
     def file(self, job: str, stored: Stored, *, once: Mapping[str, str]) -> None:
         """One more file of an upload. To be told before its bytes are in their place, so that
@@ -58,36 +59,27 @@ class Jobs:
         """The upload is complete."""
         with self._database.change() as sql:
             sql.execute(
-                "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'receiving'", (job,)
+                "UPDATE jobs SET state = 'queued', worker = NULL"
+                " WHERE id = ? AND state = 'receiving'",
+                (job,),
             )
 
-    def forget_uploads(self) -> None:
-        """End the uploads that were under way when a server of before ended."""
-        problem = UserError("the upload was cut off; try again", zh="上传中断；请重新上传")
-        for row in self._database.rows("SELECT id FROM jobs WHERE state = 'receiving'"):
-            self.end(row["id"], "cancelled", problem)
+    def forget_uploads(self, alive: Callable[[str], bool]) -> None:
+        """End the uploads to replicas that are not `alive` any more."""
+        en, zh = "the upload was cut off; try again", "上传中断；请重新上传"
+        for row in self._database.rows("SELECT id, worker FROM jobs WHERE state = 'receiving'"):
+            if not alive(row["worker"]):
+                with self._database.change() as sql:
+                    _end(sql, row["id"], "cancelled", en, zh, where="AND state = 'receiving'")
 
     def purge(self, base: str) -> None:
         """See to it that indexes are made anew once, after the work that is waiting."""
-        waiting = self._database.row(
-            "SELECT 1 FROM jobs WHERE base = ? AND kind = 'purge' AND state = 'queued'", (base,)
-        )
-        if not waiting:
-            self._add("purge", base, "queued")
-
-    def _add(self, kind: str, base: str, state: str) -> str:
-        job = secrets.token_hex(12)
         with self._database.change() as sql:
-            sql.execute(
-                "INSERT INTO jobs (id, kind, base, state, created) VALUES (?, ?, ?, ?, ?)",
-                (job, kind, base, state, time.time()),
-            )
-            sql.execute(
-                "DELETE FROM jobs WHERE finished IS NOT NULL AND id NOT IN"
-                " (SELECT id FROM jobs ORDER BY created DESC LIMIT ?)",
-                (KEPT,),
-            )
-        return job
+            waiting = sql.execute(
+                "SELECT 1 FROM jobs WHERE base = ? AND kind = 'purge' AND state = 'queued'", (base,)
+            ).fetchone()
+            if not waiting:
+                _add(sql, "purge", base, "queued")
 
     def _add_file(
         self, job: str, name: str, digest: str, size: int, problem: UserError | None = None
@@ -131,19 +123,29 @@ class Jobs:
         ):
             self.cancel(row["id"])
 
-    def drop_unwanted(self, base: str, digest: str, drop: Callable[[str], None]) -> None:
-        """Drop an original unless work that has not ended will read it.
+    def drop_unwanted(
+        self, base: str, digest: str, drop: Callable[[str], None], *, but: str = ""
+    ) -> None:
+        """Drop an original unless work that has not ended, `but` for that job, will read it.
 
-        No upload can name it between the look and the drop.
+        No upload can name it, and no job end, between the look and the drop.
         """
         with self._database.change() as sql:
             wanted = sql.execute(
                 "SELECT 1 FROM files JOIN jobs ON jobs.id = files.job"
-                " WHERE digest = ? AND base = ? AND finished IS NULL",
-                (digest, base),
+                " WHERE digest = ? AND base = ? AND finished IS NULL AND job != ?",
+                (digest, base, but),
             ).fetchone()
             if not wanted:
                 drop(digest)
+
+    def at_work(self, base: str) -> bool:
+        """Whether a worker that lives has a job of the knowledge base."""
+        row = self._database.row(
+            "SELECT 1 FROM jobs WHERE base = ? AND state = 'running' AND lease >= ?",
+            (base, time.time()),
+        )
+        return row is not None
 
     @property
     def waiting(self) -> int:
@@ -209,19 +211,41 @@ class Jobs:
             # Deaths count against a job only as long as it does not get on.
             sql.execute("UPDATE jobs SET attempts = 1 WHERE id = ?", (job,))
 
-    def end(self, job: str, state: schemas.JobState, problem: UserError | None = None) -> None:
+    def end(
+        self, job: str, worker: str, state: schemas.JobState, problem: UserError | None = None
+    ) -> None:
+        """End a job that is the worker's; one that was taken from it is another's to end."""
         told = (str(problem), problem.zh) if problem else (None, None)
         with self._database.change() as sql:
-            _end(sql, job, state, *told)
+            held = "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running'"
+            if sql.execute(held, (job, worker)).fetchone():
+                _end(sql, job, state, *told)
 
-    def put_back(self, job: str, *, pause: float = 0.0) -> None:
-        """Let a job wait again, for `pause` seconds at least; the attempt does not count."""
+    def put_back(self, job: str, worker: str, *, pause: float = 0.0) -> None:
+        """Let a job that is the worker's wait again, for `pause` seconds at least; the attempt does
+        not count."""
         with self._database.change() as sql:
             sql.execute(
                 "UPDATE jobs SET state = 'queued', worker = NULL, after = ?,"
-                " attempts = attempts - 1 WHERE id = ? AND state = 'running'",
-                (time.time() + pause, job),
+                " attempts = attempts - 1 WHERE id = ? AND worker = ? AND state = 'running'",
+                (time.time() + pause, job, worker),
             )
+
+
+def _add(
+    sql: sqlite3.Connection, kind: str, base: str, state: str, replica: str | None = None
+) -> str:
+    job = secrets.token_hex(12)
+    sql.execute(
+        "INSERT INTO jobs (id, kind, base, state, created, worker) VALUES (?, ?, ?, ?, ?, ?)",
+        (job, kind, base, state, time.time(), replica),
+    )
+    sql.execute(
+        "DELETE FROM jobs WHERE finished IS NOT NULL AND id NOT IN"
+        " (SELECT id FROM jobs ORDER BY created DESC LIMIT ?)",
+        (KEPT,),
+    )
+    return job
 
 
 def _end(

@@ -4,14 +4,13 @@ import logging
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from types import FrameType
 
 import uvicorn
 
-from ingest.errors import Busy, UserError
-from ingest.store.lock import writing
+from ingest.errors import UserError
 from server.app import application, guarded
 from server.clients import protocol
 from server.crew import Crew
@@ -41,30 +40,13 @@ def serve(
     models = Models(loader(options.cache, note))
     with closing(State.made(options, models, spans=spans, worker_alive=crew.alive)) as state:
         check_door(options, state.keys)
-        with alone(options), closing(listen(options)) as listening, crew:
-            state.jobs.forget_uploads()
-            state.bases.tidy()
-            incoming = options.home / "incoming"
-            incoming.mkdir(exist_ok=True)
-            tempfile.tempdir = str(incoming)  # uploads wait where there is room for them
+        with closing(listen(options)) as listening, crew:
+            tempfile.tempdir = str(
+                state.replica.folder
+            )  # uploads wait where there is room for them
             host, port = listening.getsockname()[:2]
             told(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
             uvicorn.Server(configuration(state)).run(sockets=[listening])
-
-
-@contextmanager
-def alone(options: ServerOptions) -> Iterator[None]:
-    """Raises `UserError` where another server works in the data folder: each would take the other's
-    work under way for what a dead one has left."""
-    try:
-        with writing(options.home / "lock", reason="rag serve", timeout=0):
-            yield
-    except Busy as busy:
-        raise UserError(
-            f"another server works in {options.data}; use that one, or name another folder with "
-            "XDG_DATA_HOME",
-            zh=f"另一个服务正在使用 {options.data}；请使用它，或用 XDG_DATA_HOME 指定别的文件夹",
-        ) from busy
 
 
 def configuration(state: State) -> uvicorn.Config:

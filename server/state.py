@@ -20,6 +20,7 @@ from server.metrics import Metrics
 from server.models import Models
 from server.options import ServerOptions
 from server.pages import Pages
+from server.replica import Replica
 from server.schemas import Scope
 from server.spans import Spans
 from server.traces import Traces
@@ -32,6 +33,7 @@ class State:
     """The parts of one server. `worker_alive` says whether somebody works on jobs."""
 
     options: ServerOptions
+    replica: Replica
     databases: tuple[Database, ...]
     keys: Keys
     jobs: Jobs
@@ -57,8 +59,9 @@ class State:
         on_one_thread()
         last, passed = lasting(options.home), passing(options.home)
         doors = lasting(options.home)  # of its own, so that the door waits for no one who writes
-        metrics, jobs = Metrics(), Jobs(last)
-        bases, traces = Bases(options, models, opened), Traces(passed, options.traces)
+        replica, metrics, jobs = Replica(options.home), Metrics(), Jobs(last)
+        bases = Bases(options, models, replica.folder, opened)
+        traces = Traces(passed, options.traces)
         reading, writing = Turns(options.slots, options.queue), Turns(1, options.queue)
         metrics.gauge("rag_jobs_waiting", "Jobs that have not ended", lambda: jobs.waiting)
         for name, turns in (("reading", reading), ("writing", writing)):
@@ -70,7 +73,7 @@ class State:
             )
         answering = Answering(bases, traces, metrics, spans or Spans(), reading, writing)
         return cls(
-            options, (last, passed, doors), Keys(doors), jobs, bases, traces, metrics, Pages(),
+            options, replica, (last, passed, doors), Keys(doors), jobs, bases, traces, metrics, Pages(),
             Turns(1, options.queue), answering, worker_alive,
         )  # fmt: skip
 
@@ -80,6 +83,7 @@ class State:
         self.bases.close()
         for database in self.databases:
             database.close()
+        self.replica.close()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from sqlite3 import Row
 from tempfile import TemporaryDirectory
-from time import sleep
+from time import monotonic, sleep
 from types import FrameType
 
 from ingest.errors import Busy, UserError
@@ -25,17 +25,19 @@ from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
 from ingest.store import open_store
 from rag.open import Encoders, Writer, background_of, encoders, open_writer
-from server.bases import TRUTH
+from server.bases import whole
 from server.database import lasting, passing
 from server.errors import no_base
 from server.jobs import Jobs
 from server.log import log_json
 from server.originals import Originals, Stored
+from server.replica import tidy
 from server.traces import Traces
 from server.words import below
 
 PAUSE = 0.2  # seconds between two looks for work
 SIGN = 0.5  # seconds between two signs of life
+TIDY = 10.0  # seconds between two looks for what replicas that died have left
 AGAIN = 3.0  # seconds until a knowledge base that another writes is tried again
 
 
@@ -55,14 +57,19 @@ class Worker:
         ocr: bool = True,
         opened: Encoders | None = None,
     ) -> None:
-        self.data, self.cache, self.ocr = data, cache, ocr
+        self.data, self.cache, self.home, self.ocr = data, cache, home, ocr
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.jobs, self.traces = Jobs(lasting(home)), Traces(passing(home))
         self.stop = threading.Event()
         self._opened = opened or encoders(cache)
 
     def run(self) -> None:
+        tidied = -TIDY
         while not self.stop.is_set():
+            if monotonic() - tidied > TIDY:
+                with suppress(Busy):
+                    tidy(self.home, self.jobs)
+                tidied = monotonic()
             job = self.jobs.claim(self.name)
             if job is None:
                 sleep(PAUSE)
@@ -74,19 +81,19 @@ class Worker:
         try:
             with self._signs_of_life(job["id"]):
                 self._purge(job) if job["kind"] == "purge" else self._ingest(job)
-            self.jobs.end(job["id"], "done")
-            self._sweep(job["base"])
+                self._sweep(job)
+            self.jobs.end(job["id"], self.name, "done")
         except Interrupted:
             row = self.jobs.get(job["id"])
             if row and row["cancel"]:
-                self.jobs.end(job["id"], "cancelled")
-            elif row and row["worker"] == self.name:
-                self.jobs.put_back(job["id"])
+                self.jobs.end(job["id"], self.name, "cancelled")
+            else:
+                self.jobs.put_back(job["id"], self.name)
         except Busy:  # the command line writes it, or a delete
-            self.jobs.put_back(job["id"], pause=AGAIN)
+            self.jobs.put_back(job["id"], self.name, pause=AGAIN)
         except UserError as problem:
             below(self.data, problem)
-            self.jobs.end(job["id"], "failed", problem)
+            self.jobs.end(job["id"], self.name, "failed", problem)
 
     @contextmanager
     def _signs_of_life(self, job: str) -> Iterator[None]:
@@ -131,20 +138,21 @@ class Worker:
         with open_store(self._path(job["base"])) as store:
             store.rebuild()
 
-    def _sweep(self, base: str) -> None:
+    def _sweep(self, job: Row) -> None:
         """Drop originals that no document has (refused, replaced or cancelled ones), and traces that
-        hold text of documents which are gone."""
+        hold text of documents which are gone. Before the job ends, for then others may work here."""
+        base: str = job["base"]
         with open_store(self._path(base)) as store:
             documents = list(store.documents())
             used = {document.digest for document in documents}
             originals = Originals(store.path)
         self.traces.forget_gone(base, {document.id for document in documents})
         for digest in originals.left_over(used):
-            self.jobs.drop_unwanted(base, digest, originals.drop)
+            self.jobs.drop_unwanted(base, digest, originals.drop, but=job["id"])
 
     def _path(self, base: str) -> Path:
         path = self.data / base
-        if not (path / TRUTH).is_file():
+        if not whole(path):
             raise no_base(base)
         return path
 

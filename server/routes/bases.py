@@ -1,5 +1,6 @@
 """/knowledge-bases."""
 
+from time import sleep
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -10,6 +11,7 @@ from server.state import By, Server
 
 router = APIRouter(prefix="/knowledge-bases", tags=["knowledge bases"])
 Name = Annotated[str, Path(pattern=schemas.NAME)]
+PAUSE = 0.05  # seconds between two looks whether a worker has let go
 
 
 @router.get("")
@@ -48,5 +50,8 @@ def delete_base(knowledge_base: Name, server: Server, by: By) -> None:
     by.must("admin", knowledge_base)
     server.bases.path(knowledge_base)
     server.jobs.cancel_all(knowledge_base)
+    while server.jobs.at_work(knowledge_base):  # it would go on in one that is made of this name
+        sleep(PAUSE)
+        server.jobs.cancel_all(knowledge_base)
     server.bases.delete(knowledge_base)
     server.traces.forget_base(knowledge_base)

@@ -58,7 +58,7 @@ def upload(
     takes the place of that document."""
     by.must("write", knowledge_base)
     originals = Originals(server.bases.path(knowledge_base))
-    job = server.jobs.receive(knowledge_base)
+    job = server.jobs.receive(knowledge_base, server.replica.name)
     seen: dict[str, str] = {}
     try:
         for file in files:
@@ -169,8 +169,12 @@ def delete_document(knowledge_base: Name, document: Id, server: Server, by: By) 
                 raise KeyError(head.id)
             change.remove(head.source)
         server.traces.forget_document(knowledge_base, head.id)
-        if all(other.digest != head.digest for other in store.documents()):
-            server.jobs.drop_unwanted(knowledge_base, head.digest, Originals(store.path).drop)
+
+        def drop(digest: str) -> None:
+            if all(other.digest != digest for other in store.documents()):
+                Originals(store.path).drop(digest)
+
+        server.jobs.drop_unwanted(knowledge_base, head.digest, drop)
     server.jobs.purge(knowledge_base)
 
 

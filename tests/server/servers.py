@@ -151,7 +151,8 @@ def served(data: Path) -> Iterator[tuple[State, Crew]]:
 def upload(parts: State, files: Mapping[str, bytes | str], base: str = "mine") -> str:
     if base not in parts.bases.names():
         parts.bases.create(NewKnowledgeBase(name=base))
-    job, originals = parts.jobs.receive(base), Originals(parts.bases.path(base))
+    job = parts.jobs.receive(base, parts.replica.name)
+    originals = Originals(parts.bases.path(base))
     for name, text in files.items():
         originals.keep(
             name,

@@ -23,7 +23,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 
 
 def queued(jobs: Jobs, base: str = "a", files: int = 1) -> str:
-    job = jobs.receive(base)
+    job = jobs.receive(base, "r")
     for number in range(files):
         jobs.file(job, Stored(f"{number}.txt", f"{number:064x}", 10), once={})
     jobs.queue(job)
@@ -37,7 +37,7 @@ def state(jobs: Jobs, job: str) -> str:
 
 
 def test_an_upload_is_not_worked_on_before_it_is_complete(jobs: Jobs) -> None:
-    job = jobs.receive("a")
+    job = jobs.receive("a", "r")
     assert jobs.claim("w") is None
     jobs.queue(job)
     claimed = jobs.claim("w")
@@ -58,7 +58,7 @@ def test_each_job_is_claimed_once_and_one_at_a_time_of_a_base(tmp_path: Path) ->
                 assert busy.setdefault(row["base"], name) == name
                 claimed.append(row["id"])
                 del busy[row["base"]]
-                jobs.end(row["id"], "done")
+                jobs.end(row["id"], name, "done")
 
     threads = [threading.Thread(target=hand, args=(str(i),)) for i in range(4)]
     for thread in threads:
@@ -87,7 +87,7 @@ def test_a_job_that_was_put_back_costs_no_attempt(jobs: Jobs) -> None:
     job = queued(jobs)
     for _ in range(3 * ATTEMPTS):
         assert jobs.claim("w")
-        jobs.put_back(job)
+        jobs.put_back(job, "w")
     assert state(jobs, job) == "queued"
 
 
@@ -102,8 +102,10 @@ def test_renewing_tells_whether_the_job_is_still_the_workers(jobs: Jobs) -> None
 
 
 def test_cancelling_ends_what_waits_and_what_is_uploaded(jobs: Jobs) -> None:
-    waiting, uploading, ended = queued(jobs), jobs.receive("a"), queued(jobs, "b")
-    assert jobs.end(ended, "done") is None
+    ended = queued(jobs, "b")
+    assert jobs.claim("w")
+    jobs.end(ended, "w", "done")
+    waiting, uploading = queued(jobs), jobs.receive("a", "r")
     for job in (waiting, uploading, ended):
         jobs.cancel(job)
     assert [state(jobs, job) for job in (waiting, uploading, ended)] == [
@@ -126,16 +128,18 @@ def test_outcomes_are_kept_with_their_receipt_or_reason(jobs: Jobs) -> None:
 def test_an_original_is_dropped_unless_work_waits_for_it(jobs: Jobs) -> None:
     dropped: list[str] = []
     digest = f"{0:064x}"
-    job = queued(jobs)
-    jobs.drop_unwanted("a", digest, dropped.append)
+    job, other = queued(jobs), queued(jobs)
+    for but in ("", job):
+        jobs.drop_unwanted("a", digest, dropped.append, but=but)
     assert dropped == []
-    jobs.end(job, "done")
-    jobs.drop_unwanted("a", digest, dropped.append)
+    assert jobs.claim("w")
+    jobs.end(job, "w", "done")
+    jobs.drop_unwanted("a", digest, dropped.append, but=other)
     assert dropped == [digest]
 
 
 def test_two_files_of_one_name_in_an_upload_are_told(jobs: Jobs) -> None:
-    job, seen = jobs.receive("a"), {"a.txt": "1" * 64}
+    job, seen = jobs.receive("a", "r"), {"a.txt": "1" * 64}
     jobs.file(job, Stored("a.txt", "1" * 64, 1), once=seen)
     with pytest.raises(UserError, match=r"another file of this upload is called a\.txt"):
         jobs.file(job, Stored("a.txt", "2" * 64, 1), once=seen)
@@ -147,12 +151,34 @@ def test_purges_are_asked_for_once(jobs: Jobs) -> None:
     assert jobs.waiting == 1
 
 
-def test_uploads_that_a_restart_cut_off_are_ended_and_told(jobs: Jobs) -> None:
-    job = jobs.receive("a")
-    jobs.forget_uploads()
+def test_uploads_to_replicas_that_died_are_ended_and_told(jobs: Jobs) -> None:
+    living, dead = (jobs.receive("a", replica) for replica in ("living", "dead"))
+    complete = jobs.receive("a", "dead")
+    jobs.queue(complete)
+    jobs.forget_uploads(lambda replica: replica == "living")
+    assert [state(jobs, job) for job in (living, dead, complete)] == [
+        "receiving", "cancelled", "queued",
+    ]  # fmt: skip
+    row = jobs.get(dead)
+    assert row
+    assert row["error"] == "the upload was cut off; try again"
+
+
+def test_a_worker_ends_no_job_that_was_taken_from_it(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queued(jobs)
+    monkeypatch.setattr(module, "LEASE", -1.0)
+    assert jobs.claim("slow")
+    monkeypatch.undo()
+    assert jobs.claim("next")
+    jobs.end(job, "slow", "failed", UserError("gone"))
+    jobs.put_back(job, "slow")
     row = jobs.get(job)
     assert row
-    assert (row["state"], row["error"]) == ("cancelled", "the upload was cut off; try again")
+    assert (row["state"], row["worker"], row["attempts"]) == ("running", "next", 2)
+    jobs.end(job, "next", "done")
+    assert state(jobs, job) == "done"
 
 
 def test_deaths_count_only_against_a_job_that_does_not_get_on(
@@ -167,9 +193,9 @@ def test_deaths_count_only_against_a_job_that_does_not_get_on(
 
 
 def test_the_newest_of_a_quiet_base_are_found_behind_those_of_a_busy_one(jobs: Jobs) -> None:
-    quiet = jobs.receive("quiet")
+    quiet = jobs.receive("quiet", "r")
     for _ in range(LISTED + 1):
-        jobs.receive("busy")
+        jobs.receive("busy", "r")
     assert [row["id"] for row in jobs.newest(["quiet"])] == [quiet]
     assert len(jobs.newest(["busy", "quiet"])) == LISTED
     assert jobs.newest([]) == []
