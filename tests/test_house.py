@@ -25,7 +25,7 @@ HEAVY = (
     "torch", "transformers", "sentence_transformers", "faiss", "tantivy", "onnxruntime", "onnx",
     "kreuzberg", "rapidocr", "numpy", "tokenizers", "rjieba", "matplotlib", "peft", "pyarrow",
     "fastapi", "starlette", "pydantic", "uvicorn", "mcp", "httpx", "prometheus_client", "opentelemetry",
-    "pypdfium2", "PIL",
+    "pypdfium2", "PIL", "pymilvus", "pandas",
 )  # fmt: skip
 
 

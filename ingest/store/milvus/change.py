@@ -157,7 +157,7 @@ def empty(key: str) -> Row:
     """A row of `documents` that says nothing yet."""
     texts = dict.fromkeys(("kind", "id", "source", "title", "digest"), "")
     counts = dict.fromkeys(("length", "passages", "chunks"), 0)
-    return {"name": key, **texts, **counts, "value": [], "nothing": [0.0, 0.0]}
+    return {"name": key, **texts, **counts, "value": []}
 
 
 def sweep(tables: Tables, documents: set[str]) -> None:

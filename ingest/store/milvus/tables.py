@@ -1,7 +1,7 @@
 """A knowledge base's three collections: chunks, passages, documents. All that is said to Milvus is
 said here.
 
-A row belongs to a tenant, whose name is the collections' partition key. Text lies in pieces, for a
+A row belongs to a tenant; where there are several, its name is the partition key. Text lies in pieces, for a
 field holds 65,535 bytes. Only `documents` decides what can be seen: a chunk counts if the row of its
 document names the version that it is of, so that one write makes a whole change visible.
 """
@@ -70,10 +70,15 @@ class Tables:
         return self.address.name if table == "chunks" else f"{self.address.name}_{table}"
 
     def exist(self) -> bool:
+        """Whether all are there, with the indexes that a kill may have prevented."""
         with failures_named(self.address):
-            return all(
-                self._client.has_collection(self.name(table), timeout=TIMEOUT) for table in TABLES
-            )
+            return all(self._has(table) and self._indexed(table) for table in TABLES)
+
+    def _has(self, table: Table) -> bool:
+        return bool(self._client.has_collection(self.name(table), timeout=TIMEOUT))
+
+    def _indexed(self, table: Table) -> bool:
+        return bool(self._client.list_indexes(self.name(table)))
 
     def create(self, identity: Identity, created: str) -> None:
         """Make those that are not there. The chunks' come last, for they vouch for the rest."""
@@ -81,14 +86,18 @@ class Tables:
         properties = {EMBEDDER: json.dumps(embedder, ensure_ascii=False), CREATED: created}
         with failures_named(self.address):
             for table in reversed(TABLES):
-                if not self._client.has_collection(self.name(table), timeout=TIMEOUT):
+                if not self._has(table):
                     self._client.create_collection(
                         self.name(table),
-                        schema=_schema(table, identity.dim),
-                        index_params=_indexes(self._client, table),
+                        schema=_schema(table, identity.dim, shared=bool(self.address.tenant)),
                         consistency_level="Strong",  # a reader sees what was written before
                         properties=properties if table == "chunks" else {},
-                        timeout=LOADING,
+                        timeout=TIMEOUT,
+                    )
+                if not self._indexed(table):
+                    # Nothing is in it yet that one would have to wait for.
+                    self._client.create_index(
+                        self.name(table), _indexes(self._client, table), TIMEOUT, sync=False
                     )
 
     def load(self) -> None:
@@ -124,9 +133,10 @@ class Tables:
 
     def upsert(self, table: Table, rows: Sequence[Row]) -> None:
         """Write rows over those of the same key. Up to `BATCH` become visible at one time."""
+        own = {"tenant": self.tenant} | ({} if table == "chunks" else {"nothing": [0.0, 0.0]})
         with failures_named(self.address):
             for start in range(0, len(rows), BATCH):
-                part = [row | {"tenant": self.tenant} for row in rows[start : start + BATCH]]
+                part = [row | own for row in rows[start : start + BATCH]]
                 self._client.upsert(self.name(table), part, timeout=TIMEOUT)
 
     def delete(self, table: Table, where: str) -> None:
@@ -142,10 +152,10 @@ class Tables:
                 rows = self._client.get(
                     self.name(table),
                     wanted[start : start + BATCH],
-                    output_fields=[key, *fields],
+                    output_fields=[key, "tenant", *fields],
                     timeout=TIMEOUT,
                 )
-                found.update((row[key], row) for row in rows)
+                found.update((row[key], row) for row in rows if row["tenant"] == self.tenant)
         return found
 
     def query(self, table: Table, where: str, fields: Sequence[str]) -> list[Row]:
@@ -215,7 +225,8 @@ class Tables:
         return f"{mine} and {where}" if where else mine
 
 
-def _schema(table: Table, dim: int) -> "CollectionSchema":
+def _schema(table: Table, dim: int, *, shared: bool) -> "CollectionSchema":
+    """`shared` by tenants: Milvus keeps their rows in partitions."""
     from pymilvus import DataType, Function, FunctionType, MilvusClient
 
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -235,7 +246,7 @@ def _schema(table: Table, dim: int) -> "CollectionSchema":
         add("name", "VARCHAR", max_length=64, is_primary=True)
     else:
         add(KEY[table], "INT64", is_primary=True)
-    add("tenant", "VARCHAR", max_length=64, is_partition_key=True)
+    add("tenant", "VARCHAR", max_length=64, is_partition_key=shared)
     if table == "documents":
         short("kind", "id", "source", "title", "digest")
         text("value")
@@ -304,7 +315,7 @@ def failures_named(address: Address) -> Iterator[None]:
     try:
         yield
     except MilvusException as error:
-        if error.is_input_error:
+        if type(error) is not MilvusException or error.is_input_error:
             raise  # what was asked is wrong: a bug
         why = " ".join(error.message.split())[:300]
         raise UserError(

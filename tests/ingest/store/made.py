@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ingest.store import Identity, LocalStore, open_store
+from ingest.store import Identity, Store, open_store
 from ingest.store.protocol import Vectors
 from ingest.types import Chunk, Document, Passage, Receipt
 
@@ -44,7 +44,7 @@ def made_vectors(chunks: Sequence[Chunk], dim: int = DIM) -> Vectors:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def put(store: LocalStore, source: str, texts: Sequence[str]) -> list[Chunk]:
+def put(store: Store, source: str, texts: Sequence[str]) -> list[Chunk]:
     document, passages, chunks = made_document(source, texts)
     with store.change() as change:
         change.put(document)

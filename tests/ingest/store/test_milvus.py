@@ -1,0 +1,228 @@
+"""What is Milvus's own: addresses, tenants, the collections, writers that die, servers that are away."""
+
+import json
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from pymilvus import MilvusClient
+
+from ingest.errors import Mismatch, UserError
+from ingest.store import Identity, drop_milvus, open_store, parse_address
+from ingest.store.milvus.analysis import analysed, asked
+from tests.ingest.store.made import EMBEDDER, made_document, made_vectors, put
+from tests.milvus import free_port, start
+
+pytestmark = pytest.mark.xdist_group("milvus")
+
+
+@pytest.fixture
+def address(server: str) -> str:
+    return f"{server}/kb_{uuid4().hex}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "milvus://host:19530/laws",
+        "milvus://10.0.0.1:1/_a1",
+        "milvus+tls://host:443/db/laws",
+        "milvus://[::1]:19530/laws?tenant=acme-1",
+    ],
+)
+def test_an_address_is_written_as_it_was_read(text: str) -> None:
+    address = parse_address(text)
+    assert str(address) == text
+    assert parse_address(str(address)) == address
+    assert address.uri.startswith("https://" if "+tls" in text else "http://")
+
+
+def test_the_usual_port_need_not_be_named() -> None:
+    assert str(parse_address("milvus://host/laws")) == "milvus://host:19530/laws"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("milvus://", "names no server"),
+        ("milvus:///laws", "names no server"),
+        ("milvus://host", "letters of English"),
+        ("milvus://host/劳动法", "letters of English"),
+        ("milvus://host/1a", "letters of English"),
+        ("milvus://host/a/b/c", "letters of English"),
+        ("milvus://host:port/laws", "host or port"),
+        ("milvus://host:99999/laws", "host or port"),
+        ("milvus://host/laws?x=1", r"only \?tenant="),
+        ("milvus://host/laws#x", r"only \?tenant="),
+        ('milvus://host/laws?tenant=a" or 1==1', "up to 64 letters"),
+        ("milvus://root:secret@host/laws", "MILVUS_TOKEN"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_how_to_write_one(text: str, why: str) -> None:
+    with pytest.raises(UserError, match=rf"{why}.*milvus://HOST:19530/NAME") as raised:
+        parse_address(text)
+    assert "secret" not in str(raised.value)
+
+
+def test_text_is_analysed_as_words_of_letters_and_digits() -> None:
+    assert analysed("勞動合同，Ａ ２０２３！", "words") == "劳动合同 a 2023"
+    assert analysed("合同法 fox", "bigrams") == "u5408u540c u540cu6cd5 fox"
+    assert asked("合同 合同 fox", "words") == "合同 fox"
+    assert analysed(" ，\0", "words") == analysed("", "bigrams") == ""
+    assert len(analysed("合" * 50_000, "bigrams").encode()) <= 65_535
+
+
+def test_the_collection_says_which_encoder_made_it(address: str) -> None:
+    """Seen by the client alone, as any other program would."""
+    place = parse_address(address)
+    with open_store(place, create=EMBEDDER) as store:
+        chunks = put(store, "a.txt", ["劳动合同期限，由双方约定"])
+    client = MilvusClient(place.uri)
+    said = client.describe_collection(place.name)
+    assert json.loads(said["properties"]["rag.embedder"])["name"] == EMBEDDER.name
+    assert {function["name"] for function in said["functions"]} == {"words_bm25", "bigrams_bm25"}
+    words = next(field for field in said["fields"] if field["name"] == "words")
+    assert json.loads(words["params"]["analyzer_params"])["tokenizer"] == "jieba"
+    found = client.search(
+        place.name, ["合同"], anns_field="words_bm25", limit=3, output_fields=["text"]
+    )
+    assert ["".join(hit["entity"]["text"]) for hit in found[0]] == [chunks[0].text]
+    client.close()
+
+
+def test_two_writers_of_one_document_leave_it_once(address: str) -> None:
+    place = parse_address(address)
+    document, passages, chunks = made_document("a.txt", ["the one sentence"])
+    with open_store(place, create=EMBEDDER) as one, open_store(place) as two:
+        with one.change() as first, two.change() as second:
+            for change in (first, second):
+                change.put(document)
+                change.add(document, passages, chunks, made_vectors(chunks))
+        assert one.count() == len(chunks)
+        assert one.verify() == two.verify() == []
+        assert list(one.documents()) == list(two.documents()) == [document]
+
+
+def test_tenants_share_collections_and_see_their_own(address: str) -> None:
+    places = [parse_address(f"{address}?tenant={tenant}") for tenant in ("a", "b")]
+    with open_store(places[0], create=EMBEDDER) as a, open_store(places[1], create=EMBEDDER) as b:
+        put(a, "a.txt", ["a secret sentence of a"])
+        put(b, "a.txt", ["another sentence of b"])
+        for store, word in ((a, "secret"), (b, "another")):
+            assert store.info().documents == 1
+            found = store.chunks(store.search_words("secret another sentence", 10).keys)
+            assert any(word in chunk.text for chunk in found.values())
+            every = store.chunks(store.sample(10))
+            assert set(store.chunks(store.search_dense(store.vectors([*every])[0], 9).keys)) <= {
+                *every
+            }
+            assert {chunk.document for chunk in every.values()} == {next(store.documents()).id}
+        theirs = b.sample(1)
+        assert a.chunks(theirs) == {}
+        assert a.sequence != b.sequence
+        b.rebuild()
+        assert a.verify() == b.verify() == []
+        with pytest.raises(Mismatch):
+            open_store(places[0], create=Identity("other", 8))
+    drop_milvus(places[1])
+    with open_store(places[0]) as a, open_store(places[1]) as b:
+        assert (a.info().documents, b.info().documents, b.sequence) == (1, 0, 0)
+
+
+def test_a_dropped_knowledge_base_is_gone(address: str) -> None:
+    place = parse_address(address)
+    open_store(place, create=EMBEDDER).close()
+    drop_milvus(place)
+    drop_milvus(place)
+    with pytest.raises(UserError, match="no knowledge base"):
+        open_store(place)
+
+
+def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child ends inside its change, as by a kill."""
+    place = parse_address(address)
+    with open_store(place, create=EMBEDDER) as store:
+        put(store, "a.txt", ["the first sentence"])
+        before = store.sequence
+        child = os.fork()
+        if not child:
+            with open_store(place) as own, own.change() as change:
+                document, passages, chunks = made_document("a.txt", ["a half sentence"])
+                change.put(document)
+                change.add(document, passages, chunks, made_vectors(chunks))
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert store.sequence == before
+        assert [
+            c.text for c in store.chunks(store.search_words("half sentence", 9).keys).values()
+        ] == [" sentence"]
+        assert store.count() == 4
+        store.rebuild()
+        assert store.count() == 4, "a change of now may still be under way"
+        monkeypatch.setattr("ingest.store.milvus.verify.WORK", -1)
+        assert any("rag kb rebuild" in finding for finding in store.verify())
+        store.rebuild()
+        assert store.count() == 2
+        assert store.verify() == []
+
+
+def test_a_lost_row_is_found(address: str) -> None:
+    place = parse_address(address)
+    with open_store(place, create=EMBEDDER) as store:
+        chunks = put(store, "a.txt", ["the first sentence", "and one more"])
+        client = MilvusClient(place.uri)
+        client.delete(place.name, filter=f"start == {chunks[0].start}")
+        client.delete(f"{place.name}_passages", filter="start > 0")
+        client.close()
+        assert [finding.partition(";")[0] for finding in store.verify()] == [
+            "a.txt: 3 chunks, not 4",
+            "a.txt: 1 passages, not 2",
+            "a.txt: 18 characters, not 30",
+        ]
+
+
+def test_what_a_kill_left_half_made_is_finished(address: str) -> None:
+    place = parse_address(address)
+    open_store(place, create=EMBEDDER).close()
+    client = MilvusClient(place.uri)
+    client.drop_collection(place.name)
+    client.close()
+    with pytest.raises(UserError, match="no knowledge base"):
+        open_store(place)
+    with open_store(place, create=EMBEDDER) as store:
+        assert len(put(store, "a.txt", ["a sentence"])) == store.count()
+
+
+def test_a_collection_of_others_is_left_alone(server: str) -> None:
+    name = f"other_{uuid4().hex}"
+    client = MilvusClient(parse_address(f"{server}/{name}").uri)
+    for suffix in ("", "_passages", "_documents"):
+        client.create_collection(name + suffix, dimension=4)
+    with pytest.raises(UserError, match="no knowledge base; choose another name"):
+        open_store(parse_address(f"{server}/{name}"), create=EMBEDDER)
+    client.close()
+
+
+def test_a_server_that_is_away_is_told_in_one_line(tmp_path: Path) -> None:
+    port = free_port()
+    place = parse_address(f"milvus://127.0.0.1:{port}/laws")
+    with pytest.raises(UserError, match=rf"{port}/laws does not do what it is asked.*MILVUS_TOKEN"):
+        open_store(place)
+    server = start(tmp_path / "milvus", port)
+    try:
+        with open_store(place, create=EMBEDDER) as store:
+            put(store, "a.txt", ["a sentence that lasts"])
+    finally:
+        server.kill()
+        server.wait()
+    server = start(tmp_path / "milvus", port)
+    try:
+        with open_store(place) as store:
+            assert len(store.search_words("lasts", 3).keys) == 1
+            assert store.verify() == []
+    finally:
+        server.terminate()
+        server.wait()
