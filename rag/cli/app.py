@@ -9,6 +9,7 @@ import server.cli.keys
 from ingest.errors import UserError
 from rag.cli import ask, evaluate, ingest, kb
 from rag.cli.doctor import doctor
+from rag.cli.export import export
 from rag.cli.fill import fill
 from rag.cli.quantize import quantize
 from rag.cli.screen import error, say
@@ -36,6 +37,7 @@ app.add_typer(kb.app, name="kb")
 app.command("eval")(evaluate.evaluate)
 app.command("doctor")(doctor)
 app.command("quantize")(quantize)
+app.command("export")(export)
 app.command("fill")(fill)
 app.add_typer(finetune.cli.app, name="finetune")
 app.command("serve")(serve)
@@ -48,7 +50,7 @@ EXTRAS = {
     "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
     "fastapi": "server", "mcp": "server", "prometheus_client": "server", "pydantic": "server",
     "pypdfium2": "server", "starlette": "server", "tomlkit": "server", "uvicorn": "server",
-    "opentelemetry": "telemetry", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
+    "opentelemetry": "telemetry", "pymilvus": "milvus", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
 }  # fmt: skip
 """Packages that the base install leaves out -> the extra that brings them."""
 

@@ -121,3 +121,22 @@ def small_4(folder: Path) -> Path:
             "tokenizer_class": "ChatGLM4Tokenizer",
         },
     )
+
+
+def small_3(folder: Path, words: int = 490) -> Path:
+    """`folder` with a small vocabulary of ChatGLM2's and 3's kind, for models with few words."""
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(ROOT / "LICENSE"),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=words,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        byte_fallback=True,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    return folder

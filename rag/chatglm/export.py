@@ -1,0 +1,223 @@
+"""ChatGLM2, ChatGLM3 and GLM-4-9B-chat in transformers' own `glm` layout, for engines without our code.
+
+Tensors are written one by one and codes become floats. What was written is read back and must answer
+a probe as the source does, before it has its name.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, Glm4Config, GlmConfig, PreTrainedConfig
+
+from ingest.errors import UserError
+from ingest.store.files import new_folder
+from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
+from rag.chatglm.adapter_files import LoraAdapter, read_adapter
+from rag.chatglm.chat import FORMATS, context_of
+from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtype
+from rag.chatglm.contract import Contract
+from rag.chatglm.export_tokenizer import write_tokenizer
+from rag.chatglm.folder import Shards
+from rag.chatglm.loading import empty, read_config
+from rag.chatglm.lora import placed
+from rag.chatglm.merging import Merging, spelled
+from rag.chatglm.parity import BANDS, TOKENS, error, read_model
+from rag.chatglm.quantize import Packed, dequantize
+from rag.chatglm.source import Source, pieces
+from rag.chatglm.tokenizer import open_tokenizer
+
+# What `glm` takes as it is here; the rest of its config.json is said in `_glm_config`.
+SAME = (
+    "attention_bias", "attention_dropout", "head_dim", "hidden_act", "hidden_size",
+    "initializer_range", "intermediate_size", "num_attention_heads", "num_hidden_layers",
+    "num_key_value_heads", "pad_token_id", "rms_norm_eps", "rope_parameters",
+    "tie_word_embeddings", "use_cache", "vocab_size",
+)  # fmt: skip
+TERMS = ("*LICENSE*", "NOTICE*")
+BESIDE = 64 << 20
+"""Bytes that all files beside the weights take at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What came of an export."""
+
+    generation: int
+    dtype: torch.dtype
+    error: float
+    """What a probe's logits are off, over their norm."""
+    layers: int
+    """Linear layers that the adapter changed."""
+    contract: Contract | None
+    """The adapter's. Its stop ids are in generation_config.json; its template a folder can't say."""
+    notes: tuple[str, ...] = ()
+    """What was assumed of the adapter, to be told to the user."""
+
+
+def export(
+    directory: Path,
+    target: Path,
+    *,
+    adapter: Path | None = None,
+    dtype: torch.dtype | None = None,
+    alpha: float | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Exported:
+    """Write `directory`'s model, with the LoRA `adapter` in it, to the new folder `target`.
+
+    `dtype` is that of all weights, None what config.json says. `alpha` is `read_adapter`'s.
+    `progress` is told the share written, 0 to 1. `UserError` where the model has no such form or
+    has it already, the disk is too small, the adapter does not fit, or what was written answers a
+    probe otherwise; then nothing is left.
+    """
+    config = read_config(directory)
+    check_exportable(directory, config)
+    source = Source.open(directory, config)
+    generation = generation_of(config)
+    tokenizer = open_tokenizer(directory)
+    _check_words(directory, config, tokenizer)
+    read = read_adapter(adapter, alpha=alpha) if adapter else None
+    if read is not None and not isinstance(read, LoraAdapter):
+        raise UserError(
+            f"{adapter} is a P-Tuning prefix, which other engines have no place for; use it beside "
+            "the model, in rag ask and rag serve",
+            zh=f"{adapter} 是 P-Tuning 前缀，其他引擎无法使用；请在 rag ask 与 rag serve 中与模型一同使用",
+        )
+    dtype = dtype or stored_dtype(config)
+    model = empty(config)
+    _check_room(target, model, dtype)
+    with new_folder(target) as work:
+        stops = FORMATS[generation].stop_ids(tokenizer)
+        _write_configs(config, stops + (read.contract.stop_ids if read else ()), dtype, work)
+        write_tokenizer(tokenizer, generation, context_of(config), work)
+        for path in (path for pattern in TERMS for path in directory.glob(pattern)):
+            shutil.copyfile(path, work / path.name)
+        wanted = _answers(directory, read)
+        parts = dict(placed(model, read.modules, read.config)) if read else {}
+        shards = Shards(work)
+        for name, tensor in _tensors(source, model, Merging(parts, dtype), progress):
+            shards.add(name, tensor)
+        shards.close()
+        off = error(probe_logits(read_model(work), TOKENS), wanted)
+        _check_answers(off, dtype)
+    contract, notes = (read.contract, read.notes) if read else (None, ())
+    return Exported(generation, dtype, off, len(parts), contract, notes)
+
+
+def check_exportable(directory: Path, config: PreTrainedConfig) -> None:
+    """`UserError` where the model has no `glm` form, or has it already."""
+    if isinstance(config, ChatGLM2Config):
+        return
+    if isinstance(config, (GlmConfig, Glm4Config)):
+        raise UserError(
+            f"{directory} is in transformers' own layout already; give it to the engine as it is "
+            "(an adapter becomes part of it by: rag finetune merge)",
+            zh=f"{directory} 已是 transformers 自带的格式，可直接交给推理引擎"
+            "（要合并适配器，请用：rag finetune merge）",
+        )
+    raise UserError(
+        f"{directory} is ChatGLM-6B, an architecture that neither transformers nor vLLM has; serve "
+        f"it with: rag serve --model {directory} (its /v1 speaks OpenAI's protocol)",
+        zh=f"{directory} 是 ChatGLM-6B，transformers 与 vLLM 均无此架构；请用："
+        f"rag serve --model {directory}（其 /v1 兼容 OpenAI 协议）",
+    )
+
+
+def _check_words(directory: Path, config: PreTrainedConfig, tokenizer: Any) -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{directory}: its tokenizer has {len(tokenizer)} words, but its config.json makes "
+            f"{config.vocab_size} rows of the embedding; the two belong to different models",
+            zh=f"{directory}：分词器有 {len(tokenizer)} 个词，而 config.json 中词嵌入只有 "
+            f"{config.vocab_size} 行；二者不属于同一模型",
+        )
+
+
+def _check_room(target: Path, model: Any, dtype: torch.dtype) -> None:
+    """`UserError` where the disk has no room for all that will be written."""
+    needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize + BESIDE
+    there = next(folder for folder in target.resolve().parents if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{there} has {free / 1e9:.1f} GB left and {target.name} takes {needed / 1e9:.1f} GB; "
+            "make room, or name a folder on another disk",
+            zh=f"{there} 剩余 {free / 1e9:.1f} GB，而 {target.name} 需要 {needed / 1e9:.1f} GB；"
+            "请腾出空间，或指定另一磁盘上的文件夹",
+        )
+
+
+def _answers(directory: Path, adapter: LoraAdapter | None) -> Tensor:
+    """The probe's logits as the source computes them, with the adapter checked as for answering."""
+    base = read_model(directory)
+    if adapter is None:
+        return probe_logits(base, TOKENS)
+    check_base(adapter, base)
+    return probe(base, part_of(base, adapter), adapter, TOKENS)[1]
+
+
+def _tensors(
+    source: Source,
+    model: Any,
+    merging: Merging,
+    progress: Callable[[float], None] | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """All that is written, by `glm`'s names, which are this model's."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    done = 0
+    for path, piece in pieces(model, source, None, None):
+        floats = {
+            kind: dequantize(value) if isinstance(value, Packed) else value
+            for kind, value in piece.items()
+        }
+        for kind, tensor in merging(path, floats).items():
+            yield f"{path}.{kind}", tensor
+        done += sum(value.numel() for value in model.get_submodule(path).parameters(recurse=False))
+        if progress:
+            progress(done / total)
+
+
+def _write_configs(
+    config: PreTrainedConfig, stops: tuple[int, ...], dtype: torch.dtype, work: Path
+) -> None:
+    """config.json and generation_config.json; also as transformers 4 and older engines read them."""
+    made = GlmConfig(
+        **{name: getattr(config, name) for name in SAME},
+        architectures=["GlmForCausalLM"],
+        dtype=dtype,
+        eos_token_id=list(stops),
+        max_position_embeddings=context_of(config),
+    )
+    made.save_pretrained(work)
+    path = work / "config.json"
+    rope: Any = config.rope_parameters
+    # Only transformers 5 reads `rope_parameters`; elsewhere the 32k models and GLM-4 would turn by
+    # the default base.
+    old = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor")}
+    data = json.loads(path.read_text("utf-8")) | old
+    path.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+    own = FORMATS[generation_of(config)]
+    GenerationConfig(
+        do_sample=True,
+        temperature=own.temperature,
+        top_p=own.top_p,
+        eos_token_id=list(stops),
+        pad_token_id=config.pad_token_id,
+    ).save_pretrained(work)
+
+
+def _check_answers(off: float, dtype: torch.dtype) -> None:
+    band = BANDS.get(dtype, BANDS[torch.bfloat16])
+    if off > band:
+        raise UserError(
+            f"the exported model is not kept: its logits are {off:.1e} from the source's (allowed "
+            f"in {spelled(dtype)}: {band:g}); say --dtype float32",
+            zh=f"未保留导出的模型：其输出与原模型相差 {off:.1e}（{spelled(dtype)} 允许 {band:g}）；"
+            "请用 --dtype float32",
+        )

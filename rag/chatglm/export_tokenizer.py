@@ -1,0 +1,132 @@
+"""ChatGLM's tokenizers as a tokenizer.json, which transformers and every engine read without our code.
+
+SentencePiece's BPE joins the adjacent pair whose *joined* piece scores best, a byte-level or character
+BPE the pair of the least rank. Every split of a piece into two pieces is a merge here, ordered by the
+piece, so that the two differ at most where overlapping splits make the same piece (u v w, uv = vw).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.decoders import ByteFallback, Fuse, Strip
+from tokenizers.decoders import Replace as ReplaceDecoder
+from tokenizers.decoders import Sequence as DecoderSequence
+from tokenizers.models import BPE
+from tokenizers.normalizers import Prepend, Replace, Sequence
+from tokenizers.pre_tokenizers import Sequence as SplitSequence
+from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from ingest.errors import UserError
+from rag.chatglm.chat import encode_chat
+from rag.chatglm.export_chat import MARK, template_of
+from rag.chatglm.tokenizer import MARKS, ROLES
+
+BLANK = "▁"  # SentencePiece's
+NAMES = {"sop": "<sop>", "eop": "<eop>"}
+"""Special words that are written otherwise: `sop` would be found in "philosophy"."""
+PROBE = (
+    {"role": "system", "content": "  只用中文。<|user|>[gMASK] sop</s>"},
+    {"role": "user", "content": "你好\n\n世界 "},
+    {"role": "assistant", "content": "\n Hi, 3.14 🙂"},
+    {"role": "user", "content": "\u3000philosophy<sop>\t\x00"},
+)
+
+
+def write_tokenizer(ours: Any, generation: int, length: int, folder: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, read them back, compare.
+
+    `ours` is the tokenizer of ChatGLM2, ChatGLM3 or GLM-4, `length` how many ids the model takes.
+    `UserError` where any word of the vocabulary or a prompt becomes other ids than ours.
+    """
+    glm4 = generation == 4
+    end = "<|endoftext|>" if glm4 else "</s>"
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=_bytes(ours.backend_tokenizer) if glm4 else _pieces(ours),
+        eos_token=end,
+        pad_token=end if glm4 else "<unk>",
+        **({} if glm4 else {"unk_token": "<unk>"}),
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=length,
+        chat_template=template_of(generation),
+    )
+    theirs.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    # transformers 5 has another name for it, which 4 does not know; both know this.
+    config = json.loads(path.read_text("utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    _check(PreTrainedTokenizerFast.from_pretrained(folder), ours, generation)
+
+
+def _pieces(ours: Any) -> Tokenizer:
+    """ChatGLM2's and 3's: SentencePiece's, special words after its pieces."""
+    sp = ours.sp
+    vocab = {sp.id_to_piece(index): index for index in range(sp.get_piece_size())}
+    words = {
+        piece
+        for piece, index in vocab.items()
+        if not (sp.is_control(index) or sp.is_unknown(index) or sp.is_byte(index))
+    }
+    merges: list[tuple[str, str]] = []
+    for piece in sorted(words, key=vocab.__getitem__):
+        splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
+        pairs = [pair for pair in splits if words.issuperset(pair)]
+        merges += sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+    model = BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=False)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = Sequence([*_unmarked(), Prepend(BLANK), Replace(" ", BLANK)])
+    tokenizer.decoder = DecoderSequence(
+        [ReplaceDecoder(BLANK, " "), ByteFallback(), Fuse(), Strip(" ", 1, 0)]
+    )
+    specials = MARKS if ours.generation == 2 else MARKS + ROLES
+    names = ["<unk>", "<s>", "</s>", *(NAMES.get(name, name) for name in specials)]
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
+    used = ("[gMASK]", "<sop>", "</s>")
+    tokenizer.post_processor = TemplateProcessing(
+        single="[gMASK] <sop> $A",
+        pair="[gMASK] <sop> $A $B </s>",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in used],
+    )
+    return tokenizer
+
+
+def _bytes(ours: Tokenizer) -> Tokenizer:
+    """GLM-4's, with what its template needs."""
+    tokenizer = Tokenizer.from_str(ours.to_str())
+    tokenizer.normalizer = Sequence(_unmarked())
+    line = Split(Regex(rf"(?<=\n){MARK}"), behavior="removed")
+    tokenizer.pre_tokenizer = SplitSequence([line, tokenizer.pre_tokenizer])
+    return tokenizer
+
+
+def _unmarked() -> list[Replace]:
+    return [Replace(f"{letter}{MARK}", letter) for letter in "<["]
+
+
+def _check(theirs: Any, ours: Any, generation: int) -> None:
+    """`UserError` where they differ."""
+    words: list[str] = list(ours.get_vocab())
+    names = {NAMES.get(word, word) for word in words} if generation < 4 else set(words)
+    strange = sorted(names ^ set(theirs.get_vocab()))
+    if not strange and generation < 4:
+        texts = [word.replace(BLANK, " ") for word in words]
+        made = theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        pairs = zip(texts, made, strict=True)
+        strange = [text for text, ids in pairs if ids != ours.encode_data(text)]
+    if not strange:
+        for chat in (PROBE[1:2], PROBE[1:], PROBE):
+            made = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+            if made != encode_chat(chat, ours, generation):
+                strange.append(str(chat[0]["content"]))
+    if strange:
+        raise UserError(
+            f"the tokenizer can't be written as a tokenizer.json: {strange[0]!r} would become other "
+            "ids; its vocabulary is not of the kind that was published; take the model's own",
+            zh=f"无法将分词器写为 tokenizer.json：{strange[0]!r} 的编号会不同；其词表与官方发布的不同类；"
+            "请使用模型自带的分词器文件",
+        )

@@ -1,0 +1,370 @@
+"""Exported models, loaded by plain transformers in a process that can't import our code."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig
+
+from ingest.errors import UserError
+from rag.chatglm import export as module
+from rag.chatglm import folder as folders
+from rag.chatglm.adapter import Adapters
+from rag.chatglm.adapter_files import read_adapter
+from rag.chatglm.chat import FORMATS, encode_chat
+from rag.chatglm.configuration import ChatGLM2Config
+from rag.chatglm.contract import Contract
+from rag.chatglm.export import export
+from rag.chatglm.loading import load
+from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.pack import pack
+from rag.chatglm.tokenizer import open_tokenizer
+from tests.finetune.bases import FUSED, base
+from tests.rag.chatglm import vocabularies
+from tests.rag.chatglm.adapters import linears, tensors, write
+from tests.rag.chatglm.golden import COPY, apart, arrays
+
+PLAIN = Path(__file__).with_name("plain.py")
+PROMPTS = ("short", "medium", "one", "long")
+CHATS = [
+    [{"role": "user", "content": "What is a licence?"}],
+    [{"role": "system", "content": "只用中文。"}, {"role": "user", "content": " 你好<|user|>"}],
+    [
+        {"role": "user", "content": "philosophy\n\n[gMASK]<sop>"},
+        {"role": "assistant", "content": "\nsop"},
+        {"role": "user", "content": "甲"},
+        {"role": "user", "content": ""},
+    ],
+]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"say": "<|user|>"}}}
+CALLED = [
+    {"role": "system", "content": "\n\n只用中文。", "tools": [TOOL]},
+    {"role": "user", "content": "\n天气"},
+    {"role": "assistant", "content": '{"a": 1}', "metadata": "f"},
+    {"role": "observation", "content": "[22]"},
+]
+
+
+def model(version: str, target: Path, kind: str = "tiny_safetensors") -> Path:
+    """A golden model's folder with a tokenizer of its size."""
+    shutil.copytree(COPY / version / kind, target)
+    return vocabularies.small_3(target)
+
+
+def random_model(target: Path, generation: int, words: int) -> Path:
+    """A random model of `words` words in upstream's layout, without a tokenizer."""
+    torch.manual_seed(generation)
+    config = ChatGLM2Config(
+        generation=generation, vocab_size=words, hidden_size=16, intermediate_size=24,
+        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        rms_norm_eps=1e-5, max_position_embeddings=256, pad_token_id=0,
+        rope_parameters={
+            "rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5,
+        },
+    )  # fmt: skip
+    made = ChatGLM2ForCausalLM(config).half()
+    made.save_pretrained(target, upstream=True)
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What plain transformers made of each export."""
+
+    results: dict[str, Any]
+    logits: dict[str, Tensor]
+    folders: dict[str, Path]
+    """What each was made of."""
+
+
+def chats_of(generation: int) -> list[list[dict[str, Any]]]:
+    """The golden chats as messages."""
+    made = []
+    path = vocabularies.GOLDEN / f"v{generation}_golden.json"
+    for case in json.loads(path.read_text("utf-8"))["chat"]:
+        history = case["history"]
+        if history and isinstance(history[0], list):
+            history = [
+                {"role": role, "content": text}
+                for pair in history
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ]
+        made.append([*history, {"role": case.get("role", "user"), "content": case["query"]}])
+    return made
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """All exports at once: a process takes seconds to import what loads them."""
+    work = tmp_path_factory.mktemp("exports")
+    sources: dict[str, Path] = {}
+    jobs: dict[str, dict[str, Any]] = {}
+
+    def job(name: str, source: Path, asked: dict[str, Any], **options: Any) -> None:
+        export(source, work / name, **options)
+        sources[name] = source
+        jobs[name] = {"folder": str(work / name), **asked}
+
+    for version in ("v2", "v3"):
+        golden = arrays(COPY / version / "golden.npz")
+        ids = [golden[f"single.{name}.input_ids"].tolist() for name in PROMPTS]
+        written = [golden[f"generate.{name}.input_ids"].tolist() for name in ("short", "medium")]
+        source = model(version, work / f"{version}-source")
+        job(version, source, {"ids": ids, "greedy": written, "chats": CHATS})
+    codes = arrays(COPY / "v2" / "quant_golden.npz")
+    for bits in (4, 8):
+        ids = [codes[f"int{bits}.{name}.input_ids"].tolist() for name in ("short", "medium")]
+        source = model("v2", work / f"int{bits}-source", f"tiny_int{bits}")
+        job(f"int{bits}", source, {"ids": ids}, dtype=torch.float32)
+    golden = arrays(COPY / "v3" / "golden.npz")
+    ids = [golden[f"single.{name}.input_ids"].tolist() for name in PROMPTS]
+    pack(work / "v3-source", work / "packed-source", bits=4)
+    job("packed", work / "packed-source", {"ids": ids}, dtype=torch.float32)
+    ends = FUSED
+    there = load(work / "v3-source", quant="none")
+    made = tensors(linears(there, upstream=True), ends, dora=True)
+    adapter = write(work / "adapter", made, ends, use_dora=True)
+    Contract(3, stop_ids=(7,)).write(adapter)
+    options = {"adapter": adapter, "dtype": torch.float32}
+    job("merged", work / "v3-source", {"ids": ids, "greedy": [ids[0]]}, **options)
+    for generation in (2, 3):
+        source = random_model(work / f"published{generation}-source", generation, 65024)
+        vocabularies.published(source, generation)
+        golden_words = json.loads(
+            (vocabularies.GOLDEN / f"v{generation}_golden.json").read_text("utf-8")
+        )
+        asked = {
+            "texts": [item["text"] for item in golden_words["items"]],
+            "pairs": [[pair["text"], pair["text_pair"]] for pair in golden_words["pairs"]],
+            "chats": chats_of(generation),
+        }
+        job(f"published{generation}", source, asked)
+    source = random_model(work / "glm4-source", 4, 2048)
+    vocabularies.small_4(source)
+    job("glm4", source, {"ids": [ids[0]], "chats": [*CHATS, CALLED]})
+    (work / "jobs.json").write_text(json.dumps(jobs), "utf-8")
+    command = [sys.executable, "-I", "-W", "error", str(PLAIN), str(work)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((work / "results.json").read_text("utf-8"))
+    logits = load_file(work / "logits.safetensors")
+    return Seen(results, logits, sources | {"adapter": adapter})
+
+
+def test_transformers_own_class_loads_every_tensor(seen: Seen) -> None:
+    for name, result in seen.results.items():
+        assert result["class"] == "transformers.models.glm.modeling_glm", name
+        assert not any(result["left"].values()), name
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_logits_and_greedy_words_are_the_originals(seen: Seen, version: str) -> None:
+    golden = arrays(COPY / version / "golden.npz")
+    for i, name in enumerate(PROMPTS):
+        assert apart(seen.logits[f"{version}.{i}"], golden[f"single.{name}.logits"]) < 1e-3, name
+    for i, name in enumerate(("short", "medium")):
+        expected = golden[f"generate.{name}.output_ids"].tolist()
+        assert seen.results[version]["greedy"][i] == expected
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_published_codes_give_the_originals_logits(seen: Seen, bits: int) -> None:
+    golden = arrays(COPY / "v2" / "quant_golden.npz")
+    for i, name in enumerate(("short", "medium")):
+        expected = golden[f"int{bits}.{name}.logits"]
+        assert apart(seen.logits[f"int{bits}.{i}"], expected) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["packed", "merged", "glm4"])
+def test_others_compute_what_our_model_does(seen: Seen, name: str) -> None:
+    ours: Any = load(seen.folders[name], quant="none", dtype=torch.float32, device="cpu")
+    if name == "merged":
+        adapters = Adapters(ours)
+        adapters.attach(read_adapter(seen.folders["adapter"]), "it")
+        adapters.activate("it")
+    golden = arrays(COPY / "v3" / "golden.npz")
+    for i, prompt in enumerate(PROMPTS if name != "glm4" else PROMPTS[:1]):
+        ids = golden[f"single.{prompt}.input_ids"]
+        with torch.no_grad():
+            wanted = ours(ids).logits
+        assert apart(seen.logits[f"{name}.{i}"], wanted) < 1e-3
+    if name == "merged":
+        ids = golden["single.short.input_ids"]
+        out = ours.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=None)
+        assert seen.results[name]["greedy"][0] == out.tolist()
+
+
+@pytest.mark.parametrize("name", ["v2", "v3", "glm4"])
+def test_chats_become_our_ids(seen: Seen, name: str) -> None:
+    generation = int(name[-1])
+    tokenizer = open_tokenizer(seen.folders[name])
+    chats = [*CHATS, CALLED] if name == "glm4" else CHATS
+    for chat, ids in zip(chats, seen.results[name]["chats"], strict=True):
+        assert ids == encode_chat(chat, tokenizer, generation)
+
+
+@pytest.mark.parametrize("generation", [2, 3])
+def test_texts_and_chats_become_the_originals_ids(seen: Seen, generation: int) -> None:
+    path = vocabularies.GOLDEN / f"v{generation}_golden.json"
+    golden = json.loads(path.read_text("utf-8"))
+    result = seen.results[f"published{generation}"]
+    assert result["texts"] == [item["ids_special"] for item in golden["items"]]
+    assert result["pairs"] == [pair["ids"] for pair in golden["pairs"]]
+    assert result["chats"] == [case["encoding"]["input_ids"][0] for case in golden["chat"]]
+
+
+def test_answers_end_where_they_end_here(seen: Seen) -> None:
+    for name in ("published2", "published3", "glm4"):
+        stops = FORMATS[int(name[-1])].stop_ids(open_tokenizer(seen.folders[name]))
+        assert tuple(seen.results[name]["eos"]) == stops
+    assert seen.results["merged"]["eos"][-1] == 7  # the adapter's own
+
+
+def test_the_configuration_says_it_for_new_and_old_readers(tmp_path: Path) -> None:
+    source = vocabularies.small_4(random_model(tmp_path / "source", 4, 2048))
+    export(source, tmp_path / "out", dtype=torch.bfloat16)
+    data = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+    assert data["model_type"] == "glm"
+    assert data["rope_theta"] == data["rope_parameters"]["rope_theta"] == 5e6
+    assert data["partial_rotary_factor"] == 0.5
+    assert (data["dtype"], data["attention_bias"], data["head_dim"]) == ("bfloat16", True, 8)
+    assert data["num_key_value_heads"] == 1
+    assert "generation" not in data
+    assert AutoConfig.from_pretrained(tmp_path / "out").rope_parameters["rope_theta"] == 5e6
+    for tensor in load_file(tmp_path / "out" / "model-00001-of-00001.safetensors").values():
+        assert tensor.dtype == torch.bfloat16
+
+
+def test_the_positions_that_chatglm2_was_not_trained_on_are_left_out(tmp_path: Path) -> None:
+    source = model("v2", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    (source / "config.json").write_text(json.dumps(config | {"seq_length": 32768}), "utf-8")
+    export(source, tmp_path / "out")
+    data = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+    assert data["max_position_embeddings"] == 8192
+
+
+def test_the_32k_models_stretch_their_positions(tmp_path: Path) -> None:
+    golden = arrays(COPY / "v3" / "rope_ratio_golden.npz")
+    source = model("v3", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    ratio = golden["rope_ratio"].item()
+    (source / "config.json").write_text(json.dumps(config | {"rope_ratio": ratio}), "utf-8")
+    export(source, tmp_path / "out")
+    out: Any = load(tmp_path / "out", quant="none", dtype=torch.float32)
+    for name in ("medium", "long"):
+        with torch.no_grad():
+            logits = out(golden[f"{name}.input_ids"]).logits
+        assert apart(logits, golden[f"{name}.logits"]) < 1e-3
+
+
+def test_shards_hold_each_tensor_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "SHARD", 1 << 15)
+    source = model("v3", tmp_path / "source")
+    (source / "MODEL_LICENSE").write_text("terms", "utf-8")
+    shares: list[float] = []
+    export(source, tmp_path / "out", progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text("utf-8"))
+    held: dict[str, str] = {}
+    for path in (tmp_path / "out").glob("*.safetensors"):
+        held |= dict.fromkeys(load_file(path), path.name)
+    assert held == index["weight_map"]
+    assert len(set(held.values())) > 3
+    assert (tmp_path / "out" / "MODEL_LICENSE").read_text("utf-8") == "terms"
+
+
+def test_what_is_killed_leaves_nothing_in_its_place(tmp_path: Path) -> None:
+    source = model("v3", tmp_path / "source")
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom rag.chatglm.export import export\n"
+        "def halfway(share):\n    if share > 0.5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "export(Path(sys.argv[1]), Path(sys.argv[2]), progress=halfway)\n"
+    )
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    export(source, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def wrong_words(source: Path) -> None:
+    vocabularies.small_3(source, 560)
+
+
+def without_tokenizer(source: Path) -> None:
+    (source / "tokenizer.model").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (wrong_words, "569 words, but its config.json makes 544 rows"),
+        (without_tokenizer, "has no tokenizer"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_written(
+    tmp_path: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    source = model("v3", tmp_path / "source")
+    spoil(source)
+    with pytest.raises(UserError, match=says):
+        export(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BESIDE", 1 << 60)
+    source = model("v3", tmp_path / "source")
+    with pytest.raises(UserError, match=r"GB left and out takes 1152921504\.6 GB; make room"):
+        export(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_other_models_are_told_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rag serve --model"):
+        export(COPY / "v1" / "tiny_safetensors", tmp_path / "out")
+    for kind in ("glm4", "glm4-0414"):
+        with pytest.raises(UserError, match="own layout already; give it to the engine as it is"):
+            export(base(kind, tmp_path), tmp_path / "out")
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        export(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapters_of_other_models_and_prefixes_are_refused(tmp_path: Path) -> None:
+    source = model("v3", tmp_path / "source")
+    made = tensors(linears(load(source, quant="none"), upstream=True), ["query_key_value"])
+    there = write(tmp_path / "adapter", made, ["query_key_value"])
+    Contract(3, base="0" * 32).write(there)
+    with pytest.raises(UserError, match="was trained on the model 0000"):
+        export(source, tmp_path / "out", adapter=there)
+    Contract(2).write(there)
+    with pytest.raises(UserError, match="made for ChatGLM generation 2"):
+        export(source, tmp_path / "out", adapter=there)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_too_large_for_a_precision_are_refused(tmp_path: Path) -> None:
+    source = random_model(tmp_path / "source", 4, 2048)
+    vocabularies.small_4(source)
+    state = load_file(source / "model.safetensors")
+    state = {name: tensor.float() for name, tensor in state.items()}
+    state["transformer.encoder.layers.0.mlp.dense_4h_to_h.weight"][0, 0] = 1e6
+    save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="too large for float16"):
+        export(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
