@@ -1,9 +1,14 @@
-"""The whole write path on one screen: files -> text -> chunks -> vectors -> store."""
+"""The whole write path on one screen: files -> text -> chunks -> vectors -> store.
+
+`read`, `embed` and `write` do all of it: here one file after the other, on a cluster
+(`ingest.cluster`) many at once.
+"""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from time import monotonic
 from typing import Literal, Protocol
@@ -15,7 +20,7 @@ from ingest.embed import Embedder, Vectors
 from ingest.errors import Unreadable
 from ingest.files import Found, digest
 from ingest.store import Change, Store
-from ingest.types import Chunk, Document, Parsed, Passage, Receipt
+from ingest.types import Chunk, Document, Parsed, Passage, Receipt, Segment
 
 Status = Literal["added", "changed", "unchanged", "refused", "removed", "missing"]
 
@@ -23,6 +28,8 @@ Status = Literal["added", "changed", "unchanged", "refused", "removed", "missing
 # enough that a kill loses seconds.
 BATCH_CHUNKS = 256
 BATCH_SECONDS = 10.0
+PART_PASSAGES = 64
+"""Passages of a part, some 200 chunks: what of a large document is held or sent at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +44,35 @@ class Outcome:
     problem: Unreadable | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a document on its way to the store; once embedded, with a vector for each chunk."""
+
+    document: Document
+    passages: list[Passage]
+    chunks: list[Chunk]
+    vectors: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A file's outcome, its chunks not counted yet, and its document, which is read once."""
+
+    outcome: Outcome
+    parts: Iterable[Part] = ()
+
+
 class Parser(Protocol):
     def parse(self, path: Path) -> Parsed:
         """The text of a file; `Unreadable` says why there is none. Its segments don't fail."""
         ...
+
+
+Recall = Callable[[Sequence[bytes]], dict[bytes, Vectors]]
+"""`Store.known_vectors`, or what asks it from afar."""
+
+Embedding = Callable[[list[Part]], list[Part]]
+"""Parts -> the same with their vectors."""
 
 
 @dataclass(frozen=True)
@@ -64,39 +96,19 @@ class Ingestion:
 
         A kill loses at most the batch under way; the next run takes up there.
         """
-        rest = iter(files)
-        while outcomes := self._batch(rest):
-            yield from outcomes
+        readings = (
+            read(file, self.store.document(file.source), self.parser, self.chunker)
+            for file in files
+        )
+        return self.write(readings)
 
-    def _batch(self, files: Iterator[Found]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        end = monotonic() + BATCH_SECONDS
-        with Batch(self.store, self.embedder, self.tick) as batch:
-            for file in files:
-                outcomes.append(self._read(file, batch))
-                if batch.chunks >= BATCH_CHUNKS or monotonic() > end:
-                    break
-        return outcomes
+    def write(self, readings: Iterable[Reading]) -> Iterator[Outcome]:
+        """Embed and write what has been read."""
 
-    def _read(self, file: Found, batch: "Batch") -> Outcome:
-        before = self.store.document(file.source)
-        try:
-            hashed = digest(file.path)
-            if before and before.digest == hashed:
-                return Outcome(file.source, "unchanged", file.size)
-            parsed = self.parser.parse(file.path)
-        except Unreadable as error:
-            return Outcome(file.source, "refused", file.size, problem=_kept(error, before))
-        except OSError as error:
-            why = error.strerror or str(error)
-            problem = Unreadable(
-                f"{file.path.name} can't be read: {why}", zh=f"无法读取 {file.path.name}：{why}"
-            )
-            return Outcome(file.source, "refused", file.size, problem=_kept(problem, before))
-        document = Document(file.source, parsed.title, hashed, parsed.receipt)
-        chunks = batch.add(document, self.chunker.split(document, parsed.segments))
-        status: Status = "changed" if before else "added"
-        return Outcome(file.source, status, file.size, chunks, parsed.receipt)
+        def embedding(parts: list[Part]) -> list[Part]:
+            return embed(parts, self.store.known_vectors, self.embedder, self.tick)
+
+        return write(readings, self.store, embedding)
 
     def prune(
         self, files: Iterable[Found], roots: Iterable[Path], *, remove: bool
@@ -119,16 +131,84 @@ class Ingestion:
             yield Outcome(source, "removed" if remove else "missing")
 
 
-def _kept(problem: Unreadable, before: Document | None) -> Unreadable:
-    """The problem, and that an earlier version of the document is still in the store."""
-    if before is None:
-        return problem
-    return Unreadable(
-        f"{problem}; its version of before stays", zh=f"{problem.zh}；知识库保留其旧版本"
-    )
+def read(file: Found, before: Document | None, parser: Parser, chunker: Chunker) -> Reading:
+    """What is in a file, unless that is what the store holds of it, which is `before`."""
+    try:
+        hashed = digest(file.path)
+        if before and before.digest == hashed:
+            return Reading(Outcome(file.source, "unchanged", file.size))
+        parsed = parser.parse(file.path)
+    except Unreadable as error:
+        return refusal(file, before, error)
+    except OSError as error:
+        why = error.strerror or str(error)
+        problem = Unreadable(
+            f"{file.path.name} can't be read: {why}", zh=f"无法读取 {file.path.name}：{why}"
+        )
+        return refusal(file, before, problem)
+    document = Document(file.source, parsed.title, hashed, parsed.receipt)
+    status: Status = "changed" if before else "added"
+    outcome = Outcome(file.source, status, file.size, receipt=parsed.receipt)
+    return Reading(outcome, divide(document, parsed.segments, chunker))
 
 
-Rows = tuple[Document, list[Passage], list[Chunk]]
+def refusal(file: Found, before: Document | None, problem: Unreadable) -> Reading:
+    """Nothing but the problem, and whether an earlier version of the document is in the store."""
+    if before:
+        problem = Unreadable(
+            f"{problem}; its version of before stays", zh=f"{problem.zh}；知识库保留其旧版本"
+        )
+    return Reading(Outcome(file.source, "refused", file.size, problem=problem))
+
+
+def divide(document: Document, segments: Iterable[Segment], chunker: Chunker) -> Iterator[Part]:
+    """The document's passages and chunks, in order, `PART_PASSAGES` passages at a time."""
+    for passages, chunks in chunker.split(document, segments):
+        own = {place: list(some) for place, some in groupby(chunks, lambda chunk: chunk.passage)}
+        for start in range(0, len(passages), PART_PASSAGES):
+            part = passages[start : start + PART_PASSAGES]
+            yield Part(document, part, [c for p in part for c in own[p.start, p.end]])
+
+
+def embed(
+    parts: Sequence[Part], recall: Recall, embedder: Embedder, tick: Callable[[int], None]
+) -> list[Part]:
+    """The parts with their vectors; only texts whose vector `recall` does not know are embedded."""
+    chunks = [chunk for part in parts for chunk in part.chunks]
+    known = recall([chunk.digest for chunk in chunks])
+    fresh = {chunk.digest: chunk.indexed for chunk in chunks if chunk.digest not in known}
+    digests = sorted(fresh, key=lambda digest: len(fresh[digest]))
+    for start in range(0, len(digests), 64):
+        some = digests[start : start + 64]
+        rows = embedder.embed_passages([fresh[digest] for digest in some])
+        known.update(zip(some, rows, strict=True))
+        tick(len(some))
+    return [
+        replace(part, vectors=np.stack([known[chunk.digest] for chunk in part.chunks]))
+        for part in parts
+    ]
+
+
+def write(readings: Iterable[Reading], store: Store, embedding: Embedding) -> Iterator[Outcome]:
+    """Write what has been read, in that order; an outcome comes once its document is stored.
+
+    `embedding` is given the parts of a batch together.
+    """
+    rest = iter(readings)
+    while outcomes := _batch(rest, store, embedding):
+        yield from outcomes
+
+
+def _batch(readings: Iterator[Reading], store: Store, embedding: Embedding) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    end = monotonic() + BATCH_SECONDS
+    with Batch(store, embedding) as batch:
+        for reading in readings:
+            chunks = batch.add(reading.parts)
+            outcomes.append(replace(reading.outcome, chunks=chunks))
+            if batch.chunks >= BATCH_CHUNKS or monotonic() > end:
+                break
+    return outcomes
 
 
 @dataclass
@@ -140,10 +220,9 @@ class Batch:
     """
 
     store: Store
-    embedder: Embedder
-    tick: Callable[[int], None]
+    embedding: Embedding
     chunks: int = 0
-    waiting: list[Rows] = field(default_factory=list)
+    waiting: list[Part] = field(default_factory=list)
     begun: set[str] = field(default_factory=set)
     stack: ExitStack = field(default_factory=ExitStack)
     change: Change | None = None
@@ -158,13 +237,13 @@ class Batch:
         else:
             self.stack.__exit__(kind, error, trace)  # pyright: ignore[reportArgumentType]
 
-    def add(self, document: Document, parts: Iterable[tuple[list[Passage], list[Chunk]]]) -> int:
+    def add(self, parts: Iterable[Part]) -> int:
         """Take a document; returns how many chunks it has."""
         total = 0
-        for passages, chunks in parts:
-            self.waiting.append((document, passages, chunks))
-            total += len(chunks)
-            if sum(len(rows[2]) for rows in self.waiting) >= 4 * BATCH_CHUNKS:
+        for part in parts:
+            self.waiting.append(part)
+            total += len(part.chunks)
+            if sum(len(one.chunks) for one in self.waiting) >= 4 * BATCH_CHUNKS:
                 self._flush()
         self.chunks += total
         return total
@@ -172,26 +251,13 @@ class Batch:
     def _flush(self) -> None:
         if not self.waiting:
             return
-        vectors = self._vectors([chunk for _, _, chunks in self.waiting for chunk in chunks])
+        parts = self.embedding(self.waiting)
         if self.change is None:
             self.change = self.stack.enter_context(self.store.change())
-        at = 0
-        for document, passages, chunks in self.waiting:
-            if document.id not in self.begun:
-                self.change.put(document)
-                self.begun.add(document.id)
-            self.change.add(document, passages, chunks, vectors[at : at + len(chunks)])
-            at += len(chunks)
+        for part in parts:
+            if part.document.id not in self.begun:
+                self.change.put(part.document)
+                self.begun.add(part.document.id)
+            assert part.vectors is not None
+            self.change.add(part.document, part.passages, part.chunks, part.vectors)
         self.waiting.clear()
-
-    def _vectors(self, chunks: list[Chunk]) -> Vectors:
-        """One row a chunk; only texts whose vector the store does not hold are embedded."""
-        known = self.store.known_vectors([chunk.digest for chunk in chunks])
-        fresh = {chunk.digest: chunk.indexed for chunk in chunks if chunk.digest not in known}
-        digests = sorted(fresh, key=lambda digest: len(fresh[digest]))
-        for start in range(0, len(digests), 64):
-            part = digests[start : start + 64]
-            rows = self.embedder.embed_passages([fresh[digest] for digest in part])
-            known.update(zip(part, rows, strict=True))
-            self.tick(len(part))
-        return np.stack([known[chunk.digest] for chunk in chunks])

@@ -1,8 +1,7 @@
 """What is evaluated: a set's corpus as a knowledge base, and a pipeline's answers as outcomes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING
@@ -15,11 +14,11 @@ from rag.evaluate.report import Report
 from rag.language import Speaker
 
 if TYPE_CHECKING:
+    from ingest.pipeline import Reading
     from rag.open import Writer
     from rag.pipeline import Pipeline
 
 DEPTH = 50  # passages ranked: enough for ten distinct entries where one entry brings several
-ENTRIES_A_BATCH = 64
 
 Tick = Callable[[int], None]  # told how many chunks have been embedded since it was last told
 
@@ -40,17 +39,19 @@ def prepare(
     """
     from ingest.embed import BUNDLED, open_embedder
     from rag import open as opening
+    from rag.settings import SETTINGS
+    from rag.settings import settings as settings_in
 
     if settings and not settings.is_file():
         raise UserError(f"no settings at {settings}", zh=f"找不到配置文件 {settings}")
     encoder = open_embedder(embedder or BUNDLED, cache=cache).name
-    chunking = opening.settings(settings or home / "none")["chunk"]
+    chunking = settings_in(settings or home / "none")["chunk"]
     folder = home / dataset.name / _variant(dataset, encoder, chunking)
     folder.mkdir(parents=True, exist_ok=True)
     if settings:
-        copyfile(settings, folder / opening.SETTINGS)
+        copyfile(settings, folder / SETTINGS)
     else:
-        (folder / opening.SETTINGS).unlink(missing_ok=True)
+        (folder / SETTINGS).unlink(missing_ok=True)
     writer = opening.open_writer(folder, embedder=embedder, cache=cache)
     try:
         index(dataset, writer, tick)
@@ -68,35 +69,31 @@ def _variant(dataset: Dataset, encoder: str, chunking: object) -> str:
 
 def index(dataset: Dataset, writer: "Writer", tick: Tick) -> None:
     """Bring the set's corpus into a knowledge base; what is in it already is passed over."""
-    if dataset.docs:
-        _index_files(dataset.docs, writer, tick)
-    else:
-        _index_entries(dataset.entries, writer, tick)
-
-
-def _index_files(docs: Path, writer: "Writer", tick: Tick) -> None:
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
 
     with Sandbox() as sandbox:
         work = Ingestion(writer.store, writer.embedder, writer.chunker, sandbox, tick)
-        for _ in work.run(file for file in walk([docs]) if not file.skipped):
+        if dataset.docs:
+            outcomes = work.run(file for file in walk([dataset.docs]) if not file.skipped)
+        else:
+            outcomes = work.write(_readings(dataset.entries, writer))
+        for _ in outcomes:
             pass
 
 
-def _index_entries(entries: Sequence[Entry], writer: "Writer", tick: Tick) -> None:
+def _readings(entries: Iterable[Entry], writer: "Writer") -> "Iterator[Reading]":
     """An entry becomes a document whose source is the entry's id."""
-    from ingest.pipeline import Batch
+    from ingest import pipeline
 
     present = {document.source for document in writer.store.documents()}
-    rest = iter([entry for entry in entries if entry.id not in present])
-    while part := list(islice(rest, ENTRIES_A_BATCH)):
-        with Batch(writer.store, writer.embedder, tick) as batch:
-            for entry in part:
-                digest = blake2b(f"{entry.title}\0{entry.text}".encode()).hexdigest()
-                document = Document(entry.id, entry.title, digest, Receipt("jsonl", "utf-8"))
-                batch.add(document, writer.chunker.split(document, [Segment(entry.text)]))
+    for entry in entries:
+        if entry.id not in present:
+            digest = blake2b(f"{entry.title}\0{entry.text}".encode()).hexdigest()
+            document = Document(entry.id, entry.title, digest, Receipt("jsonl", "utf-8"))
+            parts = pipeline.divide(document, [Segment(entry.text)], writer.chunker)
+            yield pipeline.Reading(pipeline.Outcome(entry.id, "added"), parts)
 
 
 def report(pipeline: "Pipeline", dataset: Dataset) -> Report:
