@@ -48,7 +48,7 @@ def tried(
     with open_store(folder / "kb") as store:
         embedder = writer.embedder
         background = background_of(store, embedder)
-        pipeline = pipeline_of(store, embedder, background, Speaker("en"), generator)
+        pipeline = pipeline_of(folder / "kb", store, embedder, background, Speaker("en"), generator)
         for fact in facts:
             answer = pipeline.ask(fact["question"])
             theirs = ["planted" in hit.chunk.source for hit in answer.hits]

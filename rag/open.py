@@ -1,4 +1,4 @@
-"""A knowledge base's folder -> its store, encoder, chunker and pipeline, as its settings say."""
+"""A knowledge base's place -> its store, encoder, chunker and pipeline, as its settings say."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,39 +11,20 @@ import numpy as np
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import BUNDLED, Backend, Embedder, Vectors, open_embedder
 from ingest.errors import Mismatch, UserError
-from ingest.store import Identity, LocalStore, open_store
+from ingest.store import Identity, Store, has_store, open_store
 from rag.background import SCRIPTS, Background, Script, generic_questions, level, measure
-from rag.config import read
-from rag.generate import GenerateOptions, Generator
+from rag.generate import Generator
 from rag.language import Speaker
 from rag.pipeline import Pipeline
-from rag.prompt import PromptOptions
-from rag.read import ReadOptions
 from rag.refuse import Calibration, Curve, RefuseOptions, calibrate
 from rag.rerank import CrossEncoderReranker
 from rag.retrieve import RetrieveOptions, rank
+from rag.settings import SETTINGS, EmbedOptions, Place, open_base, settings_of, store_at
 from rag.types import Sampling
 
-SETTINGS = "rag.toml"
 BACKGROUND = "background"
 CALIBRATION = "calibration"
 SAMPLE = 500  # chunks that stand for all
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """How the encoder is run."""
-
-    backend: Backend = "torch"
-    """What runs a sentence-transformers model: torch, onnx or openvino."""
-
-
-def settings(file: Path) -> dict[str, Any]:
-    """What a `rag.toml` says, as the option dataclass of each section; defaults without one."""
-    sections = {"chunk": ChunkOptions, "retrieve": RetrieveOptions, "read": ReadOptions}
-    sections |= {"refuse": RefuseOptions, "embed": EmbedOptions, "generate": GenerateOptions}
-    sections |= {"prompt": PromptOptions}
-    return read(file, sections)
 
 
 Encoders = Callable[[str, Backend], Embedder]
@@ -63,90 +44,92 @@ def encoders(cache: Path, *, threads: int | None = None) -> Encoders:
 class Writer:
     """All that an ingestion needs of one knowledge base."""
 
-    store: LocalStore
+    store: Store
     embedder: Embedder
     chunker: Chunker
 
 
 def open_writer(
-    path: Path, *, embedder: str | None, cache: Path, opened: Encoders | None = None
+    place: Place, *, embedder: str | None, cache: Path, opened: Encoders | None = None
 ) -> Writer:
-    """Open `path` to write, or make it with `embedder` (the bundled one if None).
+    """Open `place` to write, or make it with `embedder` (the bundled one if None).
 
     `opened` brings the encoder; without it, one is opened anew.
 
     Raises `Mismatch` where the knowledge base was made by another embedder or with other chunks.
     """
-    said = settings(path / SETTINGS)
+    said = settings_of(place)
     opened = opened or encoders(cache)
     options: ChunkOptions = said["chunk"]
-    if not (path / "kb.sqlite").is_file():
+    at = store_at(place)
+    if not has_store(at):
         encoder = opened(embedder or BUNDLED, said["embed"].backend)
         chunker = Chunker(encoder.count_many, encoder.max_tokens, options)
         made = {"embedder": embedder or BUNDLED, "chunk": asdict(options)}
         identity = Identity(encoder.name, encoder.dim, made)
-        return Writer(open_store(path, create=identity), encoder, chunker)
-    store = open_store(path)
+        return Writer(open_store(at, create=identity), encoder, chunker)
+    store = open_store(at)
     recorded = store.identity.options
     name = str(recorded["embedder"])
     if embedder not in (None, name):
         raise Mismatch(
-            f"{path} was made with the encoder {name}, not {embedder}; leave --embedder out, "
+            f"{at} was made with the encoder {name}, not {embedder}; leave --embedder out, "
             "or make a new knowledge base with --kb",
-            zh=f"{path} 由编码器 {name} 建立，不是 {embedder}；请去掉 --embedder，或用 --kb 另建知识库",
+            zh=f"{at} 由编码器 {name} 建立，不是 {embedder}；请去掉 --embedder，或用 --kb 另建知识库",
         )
     if recorded["chunk"] != asdict(options):
         raise Mismatch(
-            f"{path} was made with [chunk] {recorded['chunk']}, but {SETTINGS} says "
+            f"{at} was made with [chunk] {recorded['chunk']}, but {SETTINGS} says "
             f"{asdict(options)}; put the old values back, or make a new knowledge base with --kb",
-            zh=f"{path} 建立时的 [chunk] 为 {recorded['chunk']}，而 {SETTINGS} 为 {asdict(options)}；"
+            zh=f"{at} 建立时的 [chunk] 为 {recorded['chunk']}，而 {SETTINGS} 为 {asdict(options)}；"
             "请改回原值，或用 --kb 另建知识库",
         )
     encoder = encoder_of(store, said["embed"], opened)
     return Writer(store, encoder, Chunker(encoder.count_many, encoder.max_tokens, options))
 
 
-def encoder_of(store: LocalStore, options: EmbedOptions, opened: Encoders) -> Embedder:
+def encoder_of(store: Store, options: EmbedOptions, opened: Encoders) -> Embedder:
     """The encoder that made the store's vectors; `Mismatch` where its like is not to be had."""
     encoder = opened(str(store.identity.options["embedder"]), options.backend)
     if (encoder.name, encoder.dim) != (store.identity.name, store.identity.dim):
         raise Mismatch(
-            f"{store.path} holds vectors of {store.identity.name} ({store.identity.dim}-d), but this "
+            f"{store.location} holds vectors of {store.identity.name} ({store.identity.dim}-d), but this "
             f"encoder is {encoder.name} ({encoder.dim}-d); install the former, or ingest again "
             "into a new knowledge base with --kb",
-            zh=f"{store.path} 存有 {store.identity.name}（{store.identity.dim} 维）的向量，而当前编码器为 "
+            zh=f"{store.location} 存有 {store.identity.name}（{store.identity.dim} 维）的向量，而当前编码器为 "
             f"{encoder.name}（{encoder.dim} 维）；请安装前者，或用 --kb 重新入库",
         )
     return encoder
 
 
 def open_pipeline(
-    path: Path,
+    place: Place,
     *,
     cache: Path,
     say: Speaker,
     generator: Generator | None = None,
     sampling: Sampling | None = None,
 ) -> Pipeline:
-    """The read path of the knowledge base at `path`, which must exist.
+    """The read path of the knowledge base at `place`, which must exist.
 
     Without a generator its answers are sentences of the documents.
     """
-    store = open_store(path)
-    embedder = encoder_of(store, settings(path / SETTINGS)["embed"], encoders(cache))
-    pipeline = pipeline_of(store, embedder, background_of(store, embedder), say, generator)
+    store = open_base(place)
+    embedder = encoder_of(store, settings_of(place)["embed"], encoders(cache))
+    pipeline = pipeline_of(place, store, embedder, background_of(store, embedder), say, generator)
     return replace(pipeline, sampling=sampling or pipeline.sampling)
 
 
 def pipeline_of(
-    store: LocalStore,
+    place: Place,
+    store: Store,
     embedder: Embedder,
     background: Background,
     say: Speaker,
     generator: Generator | None,
 ) -> Pipeline:
-    """The read path as the settings and the calibration beside an open store say now."""
-    options = settings(store.path / SETTINGS)
+    """The read path as the settings and the calibration of an open store say now."""
+    options = settings_of(place)
     retrieval: RetrieveOptions = options["retrieve"]
     return Pipeline(
         store=store,
@@ -163,21 +146,7 @@ def pipeline_of(
     )
 
 
-def generation(path: Path) -> GenerateOptions:
-    """What the `rag.toml` of the knowledge base at `path` says of a language model.
-
-    Folders that it names may be relative to it.
-    """
-    options: GenerateOptions = settings(path / SETTINGS)["generate"]
-    beside = {
-        name: str(path / folder)
-        for name, folder in (("model", options.model), ("adapter", options.adapter))
-        if folder and (path / folder).is_dir()
-    }
-    return replace(options, **beside)
-
-
-def calibration_of(store: LocalStore, options: RefuseOptions) -> Calibration:
+def calibration_of(store: Store, options: RefuseOptions) -> Calibration:
     """The knowledge base's own calibration, else the general one; `options` has the last word."""
     kept: Any = store.get_meta(CALIBRATION)
     calibration = Calibration.from_json(kept) if kept else Calibration()
@@ -217,7 +186,7 @@ def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibratio
     return calibration
 
 
-def background_of(store: LocalStore, embedder: Embedder, *, stale: bool = False) -> Background:
+def background_of(store: Store, embedder: Embedder, *, stale: bool = False) -> Background:
     """The encoder's background over this knowledge base.
 
     It is kept with the knowledge base, and measured anew when that has grown or shrunk by a fifth;

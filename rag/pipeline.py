@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
-from ingest.store import LocalStore
+from ingest.store import Store
 from rag.background import Background, script_of
 from rag.cite import cite
 from rag.condense import condense
@@ -45,7 +45,7 @@ class Pipeline:
     generate and cite.
     """
 
-    store: LocalStore
+    store: Store
     embedder: Embedder
     background: Background
     say: Speaker

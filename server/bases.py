@@ -21,18 +21,16 @@ from ingest.store.files import sync
 from rag.generate import GenerateOptions
 from rag.language import Speaker
 from rag.open import (
-    SETTINGS,
     Encoders,
     background_of,
     encoder_of,
     encoders,
-    generation,
     open_writer,
     pipeline_of,
-    settings,
 )
 from rag.pipeline import Pipeline
 from rag.prompt import PromptOptions
+from rag.settings import SETTINGS, generation, settings
 from rag.types import Sampling
 from server import schemas
 from server.choices import check_choice, offered, write_choices
@@ -195,7 +193,7 @@ class Bases:
         if held.current is None or held.current[1] != stamp:
             generator = self.models.generator(self.generate(held.path))
             background = background_of(held.store, held.embedder, stale=True)
-            made = pipeline_of(held.store, held.embedder, background, Speaker("en"), generator)
+            made = pipeline_of(held.path, held.store, held.embedder, background, Speaker("en"), generator)
             held.current = made, stamp
             return made
         return held.current[0]

@@ -8,7 +8,7 @@ import tomlkit
 
 from ingest.store.files import write_whole
 from rag.generate import GenerateOptions
-from rag.open import SETTINGS
+from rag.settings import SETTINGS
 from server import schemas
 from server.errors import Unfit, Unknown
 from server.options import ServerOptions

@@ -177,7 +177,7 @@ def _typed(context: typer.Context) -> dict[str, Any]:
 def _check_room(kb: str, model: Path) -> None:
     """`UserError` where the knowledge base's settings leave a prompt no room in the model."""
     from finetune.cli.grounded import room_for_prompts, window
-    from rag.open import generation
+    from rag.settings import generation
 
     path = kb_path(kb)
     room_for_prompts(window(str(model))[1], generation(path).max_new_tokens, path)
@@ -190,12 +190,12 @@ def _step(number: int, done: str = "") -> None:
 
 def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
     """The documents that the knowledge base now holds; `UserError` where there are none."""
-    from ingest.store import open_store
     from rag.cli.ingest import ingest
+    from rag.settings import open_base
 
     _step(1)
     ingest(paths, kb)
-    with open_store(kb_path(kb)) as store:
+    with open_base(kb_path(kb)) as store:
         documents = tuple(store.documents())
     if not documents:
         raise UserError(
@@ -240,7 +240,7 @@ def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> N
 def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int, seed: int) -> None:
     """Ends the command, with the exit code of `rag finetune eval`, where it is not to be used."""
     from finetune.cli.evaluate import DO_NOT_SHIP, evaluate
-    from rag.open import generation
+    from rag.settings import generation
 
     if verdict := work.verdict:
         said = say("ship it", "可以采用") if verdict["ship"] else say("do not ship", "不应采用")
@@ -280,7 +280,7 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
 def _use(work: "Work", kb: str, values: dict[str, str], quant: str) -> None:
     """Put the adapter into the knowledge base's settings, or tell the lines that do so."""
     from finetune.domain import lines, put_in_use
-    from rag.open import SETTINGS
+    from rag.settings import SETTINGS
 
     settings = kb_path(kb) / SETTINGS
     values = values | ({"quant": quant} if quant != "auto" else {})

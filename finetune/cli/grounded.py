@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finetune.grounded import Grounded
     from finetune.grounded_set import Report
     from rag.generate import Generator
+    from rag.settings import Place
 
 WINDOW = 8192
 """Characters of a model's window where none is named."""
@@ -202,15 +203,16 @@ def window(model: str | None) -> tuple[Any, int]:
     return lambda messages: count_chat(messages, tokenizer, generation), context_of(config)
 
 
-def room_for_prompts(context: int, max_new_tokens: int, kb: Path) -> int:
+def room_for_prompts(context: int, max_new_tokens: int, kb: "Place") -> int:
     """What the window leaves a prompt; `UserError` where that is nothing."""
+    said = kb / "rag.toml" if isinstance(kb, Path) else kb
     room = context - max_new_tokens
     if room < 1:
         raise UserError(
             f"[generate] max_new_tokens is {max_new_tokens}, but the model's window holds "
-            f"{context} tokens, prompt included; lower it in {kb / 'rag.toml'}",
+            f"{context} tokens, prompt included; lower it in {said}",
             zh=f"[generate] max_new_tokens 为 {max_new_tokens}，而模型窗口连同提示"
-            f"只有 {context} 个词元；请在 {kb / 'rag.toml'} 中调小",
+            f"只有 {context} 个词元；请在 {said} 中调小",
         )
     return room
 

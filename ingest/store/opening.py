@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
-from ingest.store.local import open_local
-from ingest.store.milvus import Address, open_milvus
+from ingest.store.local import TRUTH, open_local
+from ingest.store.milvus import Address, has_milvus, open_milvus
 from ingest.store.protocol import Identity, Store
+
+
+def has_store(place: Path | Address) -> bool:
+    """Whether a knowledge base is at `place`."""
+    return has_milvus(place) if isinstance(place, Address) else (place / TRUTH).is_file()
 
 
 def open_store(

@@ -7,7 +7,14 @@ import typer
 
 from ingest.errors import UserError
 from rag.cli.ingest import display
-from rag.cli.places import KbOption, cache_home, data_home, existing_kb, kb_path
+from rag.cli.places import (
+    KbOption,
+    cache_home,
+    data_home,
+    existing_folder,
+    existing_kb,
+    kb_path,
+)
 from rag.cli.screen import note, out, out_json, say, table
 
 if TYPE_CHECKING:
@@ -26,17 +33,19 @@ Json = Annotated[bool, typer.Option("--json", help=say("One JSON value.", "输�
 
 @app.command("list", help=say("All named knowledge bases.", "所有已命名的知识库。"))
 def list_() -> None:
-    from ingest.store import open_store
+    from rag.settings import is_base, open_base
 
     rows = []
-    for path in sorted(data_home().glob("*/kb.sqlite")):
+    for path in sorted(data_home().glob("*/")):
         try:
-            with open_store(path.parent) as store:
+            if not is_base(path):
+                continue
+            with open_base(path) as store:
                 info = store.info()
             row = (info.documents, info.chunks, info.identity.name)
-        except UserError as problem:  # one that is damaged or newer does not hide the others
+        except UserError as problem:  # one that is damaged, newer or away does not hide the others
             row = ("", "", say(str(problem), problem.zh))
-        rows.append((path.parent.name, *row))
+        rows.append((path.name, *row))
     columns = [
         say("name", "名称"),
         say("documents", "文档"),
@@ -53,17 +62,17 @@ def list_() -> None:
 def info(kb: Name = "default", as_json: Json = False) -> None:
     from dataclasses import asdict
 
-    from ingest.store import open_store
+    from rag.settings import open_base
 
-    with open_store(existing_kb(kb)) as store:
+    with open_base(existing_kb(kb)) as store:
         found = store.info()
         documents = [(d.source, d.title, d.receipt) for d in store.documents()]
     if as_json:
-        values = asdict(found) | {"path": str(found.path)}
-        out_json(values | {"sources": [source for source, _, _ in documents]})
+        out_json(asdict(found) | {"sources": [source for source, _, _ in documents]})
         return
     for name, value in asdict(found).items():
-        out(f"{name}: {value if name != 'identity' else found.identity.name}")
+        if value is not None:
+            out(f"{name}: {value if name != 'identity' else found.identity.name}")
     columns = [
         say("source", "文件"),
         say("title", "标题"),
@@ -87,9 +96,9 @@ def remove(
         ),
     ] = True,
 ) -> None:
-    from ingest.store import open_store
+    from rag.settings import open_base
 
-    with open_store(existing_kb(kb)) as store:
+    with open_base(existing_kb(kb)) as store:
         names = [_known(store.documents(), source) for source in sources]
         with store.change(reason="remove") as change:
             for name in names:
@@ -131,9 +140,9 @@ def _known(documents: "Iterable[Document]", name: str) -> str:
     )
 )
 def verify(kb: Name = "default") -> None:
-    from ingest.store import open_store
+    from rag.settings import open_base
 
-    with open_store(existing_kb(kb)) as store:
+    with open_base(existing_kb(kb)) as store:
         findings = store.verify()
     for finding in findings:
         out(finding)
@@ -151,9 +160,9 @@ def verify(kb: Name = "default") -> None:
     )
 )
 def rebuild(kb: Name = "default") -> None:
-    from ingest.store import open_store
+    from rag.settings import open_base
 
-    with open_store(existing_kb(kb)) as store:
+    with open_base(existing_kb(kb)) as store:
         store.rebuild()
     out(say("rebuilt", "已重建"))
 
@@ -165,7 +174,7 @@ def snapshot(
 ) -> None:
     from ingest.store import snapshot as write
 
-    write(existing_kb(kb), file)
+    write(existing_folder(kb), file)
     out(str(file))
 
 

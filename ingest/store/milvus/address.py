@@ -54,7 +54,13 @@ def parse_address(text: str) -> Address:
     names = parts.path.removeprefix("/").split("/")
     said = parse_qs(parts.query, keep_blank_values=True)
     tenants = said.pop("tenant", [""])
-    if parts.scheme not in SCHEMES or not parts.hostname:
+    if parts.scheme not in SCHEMES:
+        raise _refused(
+            text,
+            "it does not begin with milvus:// or milvus+tls://",
+            "须以 milvus:// 或 milvus+tls:// 开头",
+        )
+    if not parts.hostname:
         raise _refused(text, "it names no server", "没有写明服务器")
     if "@" in parts.netloc:
         # Not shown again: it holds a password.

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 
 from ingest.errors import UserError
 from ingest.store.identity import check_identity
@@ -40,14 +41,17 @@ def open_milvus(
     return MilvusStore(tables, identity, properties[CREATED])
 
 
+def has_milvus(address: Address) -> bool:
+    """Whether the collections of a knowledge base are there."""
+    with closing(Tables.connect(address)) as tables:
+        return tables.exist()
+
+
 def drop_milvus(address: Address) -> None:
     """Remove a knowledge base for good; of tenants that share collections, this one's rows."""
-    tables = Tables.connect(address)
-    try:
+    with closing(Tables.connect(address)) as tables:
         if tables.exist():
             tables.drop()
-    finally:
-        tables.close()
 
 
 def no_store(address: Address) -> UserError:
