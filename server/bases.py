@@ -36,10 +36,10 @@ from server import schemas
 from server.choices import check_choice, offered, write_choices
 from server.errors import Taken, Unknown, no_base
 from server.keys import Principal
+from server.members import Members
 from server.models import Models
 from server.options import CORES, ServerOptions
 from server.remembered import Remembered
-from server.replica import moment
 from server.words import below
 
 TRUTH = "kb.sqlite"
@@ -104,9 +104,14 @@ class Bases:
     """
 
     def __init__(
-        self, options: ServerOptions, models: Models, work: Path, opened: Encoders | None = None
+        self,
+        options: ServerOptions,
+        models: Models,
+        members: Members,
+        work: Path,
+        opened: Encoders | None = None,
     ) -> None:
-        self.options, self.models, self.work = options, models, work
+        self.options, self.models, self.members, self.work = options, models, members, work
         self._guard = threading.RLock()
         self._open: OrderedDict[str, Open] = OrderedDict()
         # More cores make a short text no faster; the slots keep the others busy.
@@ -193,7 +198,9 @@ class Bases:
         if held.current is None or held.current[1] != stamp:
             generator = self.models.generator(self.generate(held.path))
             background = background_of(held.store, held.embedder, stale=True)
-            made = pipeline_of(held.path, held.store, held.embedder, background, Speaker("en"), generator)
+            made = pipeline_of(
+                held.path, held.store, held.embedder, background, Speaker("en"), generator
+            )
             held.current = made, stamp
             return made
         return held.current[0]
@@ -266,7 +273,7 @@ class Bases:
                 )
                 writer.store.close()
                 write_choices(work, wanted, self.options, self.generate(work))
-                with moment(self.options.home, "making a knowledge base"):
+                with self.members.moment("making a knowledge base"):
                     if target.exists() or target.is_symlink():
                         raise Taken(
                             f"there is a knowledge base {name} already; choose another name",
@@ -279,13 +286,13 @@ class Bases:
 
     def change(self, name: str, wanted: schemas.KnowledgeBaseChange) -> None:
         path = self.path(name)
-        with self._names(), moment(self.options.home, "changing settings"):
+        with self._names(), self.members.moment("changing settings"):
             write_choices(path, wanted, self.options, self.generate(path))
 
     def delete(self, name: str) -> None:
         """Remove a knowledge base and all that lies in its folder."""
         path, gone = self.path(name), self._own_place()
-        with self._names(), failures_named(path), moment(self.options.home, "deleting"):
+        with self._names(), failures_named(path), self.members.moment("deleting"):
             if not whole(path):
                 raise no_base(name)
             path.rename(gone)

@@ -44,7 +44,7 @@ class Crew:
             try:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                process.kill()  # its lease runs out, and the job waits again
+                process.kill()  # and the job waits again
         self._thread.join()
 
     def _start(self) -> "subprocess.Popen[str]":

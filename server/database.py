@@ -32,7 +32,6 @@ CREATE TABLE jobs (
     finished REAL,
     after REAL NOT NULL DEFAULT 0,
     worker TEXT,
-    lease REAL NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     cancel INTEGER NOT NULL DEFAULT 0,
     chunks INTEGER NOT NULL DEFAULT 0,

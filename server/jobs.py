@@ -1,8 +1,7 @@
 """Durable work: what is to be read into which knowledge base, and how far it has come.
 
-A job is claimed by one worker at a time, which renews its lease as long as it lives. One whose
-lease runs out goes back into the queue; files that the knowledge base holds by then are not read
-again.
+A job is claimed by one worker at a time. When that dies, the job goes back into the queue; files
+that the knowledge base holds by then are not read again.
 """
 
 import json
@@ -18,24 +17,23 @@ from server import schemas
 from server.database import Database
 from server.originals import Stored
 
-LEASE = 10.0  # seconds without a sign of life before a worker counts as dead
 ATTEMPTS = 3  # that may end with the worker's death
 LISTED = 200
 KEPT = 5_000  # ended jobs that are remembered
 
 
 class Jobs:
-    """The queue in the database."""
+    """The queue in the database. `alive` says of who receives or works on a job whether it lives."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, alive: Callable[[str], bool]) -> None:
+        self._database, self._alive = database, alive
 
     # What clients do
 
-    def receive(self, base: str, replica: str) -> str:
-        """A new job whose files are being uploaded to a replica; `queue` sets it going."""
+    def receive(self, base: str, server: str) -> str:
+        """A new job whose files are being uploaded to a server; `queue` sets it going."""
         with self._database.change() as sql:
-            return _add(sql, "ingest", base, "receiving", replica)
+            return _add(sql, "ingest", base, "receiving", server)
 
     def file(self, job: str, stored: Stored, *, once: Mapping[str, str]) -> None:
         """One more file of an upload. To be told before its bytes are in their place, so that
@@ -64,11 +62,11 @@ class Jobs:
                 (job,),
             )
 
-    def forget_uploads(self, alive: Callable[[str], bool]) -> None:
-        """End the uploads to replicas that are not `alive` any more."""
+    def forget_uploads(self) -> None:
+        """End the uploads to servers that died."""
         en, zh = "the upload was cut off; try again", "上传中断；请重新上传"
         for row in self._database.rows("SELECT id, worker FROM jobs WHERE state = 'receiving'"):
-            if not alive(row["worker"]):
+            if not self._alive(row["worker"] or ""):
                 with self._database.change() as sql:
                     _end(sql, row["id"], "cancelled", en, zh, where="AND state = 'receiving'")
 
@@ -141,11 +139,8 @@ class Jobs:
 
     def at_work(self, base: str) -> bool:
         """Whether a worker that lives has a job of the knowledge base."""
-        row = self._database.row(
-            "SELECT 1 FROM jobs WHERE base = ? AND state = 'running' AND lease >= ?",
-            (base, time.time()),
-        )
-        return row is not None
+        running = "SELECT worker FROM jobs WHERE base = ? AND state = 'running'"
+        return any(self._alive(row["worker"]) for row in self._database.rows(running, (base,)))
 
     @property
     def waiting(self) -> int:
@@ -158,22 +153,22 @@ class Jobs:
         """The oldest job that waits, whose knowledge base no other worker is at."""
         now = time.time()
         with self._database.change() as sql:
-            self._take_back(sql, now)
+            self._take_back(sql)
             return sql.execute(
-                "UPDATE jobs SET state = 'running', worker = ?, lease = ?, attempts = attempts + 1,"
+                "UPDATE jobs SET state = 'running', worker = ?, attempts = attempts + 1,"
                 " started = coalesce(started, ?) WHERE id = (SELECT id FROM jobs WHERE"
                 " state = 'queued' AND after <= ? AND base NOT IN"
                 " (SELECT base FROM jobs WHERE state = 'running') ORDER BY created LIMIT 1)"
                 " RETURNING *",
-                (worker, now + LEASE, now, now),
+                (worker, now, now),
             ).fetchone()
 
-    def _take_back(self, sql: sqlite3.Connection, now: float) -> None:
+    def _take_back(self, sql: sqlite3.Connection) -> None:
         """Jobs of workers that died wait again, or fail where that has happened too often."""
-        dead = sql.execute(
-            "SELECT id, attempts, cancel FROM jobs WHERE state = 'running' AND lease < ?", (now,)
-        ).fetchall()
-        for job, attempts, cancel in dead:
+        running = "SELECT id, worker, attempts, cancel FROM jobs WHERE state = 'running'"
+        for job, worker, attempts, cancel in sql.execute(running).fetchall():
+            if self._alive(worker):
+                continue
             if cancel:
                 _end(sql, job, "cancelled")
             elif attempts >= ATTEMPTS:
@@ -183,15 +178,13 @@ class Jobs:
             else:
                 sql.execute("UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ?", (job,))
 
-    def renew(self, job: str, worker: str) -> bool:
-        """Tell that the worker lives; False where the job is to end, or is another's by now."""
-        with self._database.change() as sql:
-            row = sql.execute(
-                "UPDATE jobs SET lease = ? WHERE id = ? AND worker = ? AND state = 'running'"
-                " RETURNING cancel",
-                (time.time() + LEASE, job, worker),
-            ).fetchone()
-        return bool(row) and not row["cancel"]
+    def wanted(self, job: str, worker: str) -> bool:
+        """Whether the worker is to go on with a job."""
+        row = self._database.row(
+            "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running' AND NOT cancel",
+            (job, worker),
+        )
+        return row is not None
 
     def embedded(self, job: str, chunks: int) -> None:
         with self._database.change() as sql:
@@ -214,7 +207,7 @@ class Jobs:
     def end(
         self, job: str, worker: str, state: schemas.JobState, problem: UserError | None = None
     ) -> None:
-        """End a job that is the worker's; one that was taken from it is another's to end."""
+        """End a job that is the worker's; another one has nothing to end."""
         told = (str(problem), problem.zh) if problem else (None, None)
         with self._database.change() as sql:
             held = "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running'"
@@ -233,12 +226,12 @@ class Jobs:
 
 
 def _add(
-    sql: sqlite3.Connection, kind: str, base: str, state: str, replica: str | None = None
+    sql: sqlite3.Connection, kind: str, base: str, state: str, server: str | None = None
 ) -> str:
     job = secrets.token_hex(12)
     sql.execute(
         "INSERT INTO jobs (id, kind, base, state, created, worker) VALUES (?, ?, ?, ?, ?, ?)",
-        (job, kind, base, state, time.time(), replica),
+        (job, kind, base, state, time.time(), server),
     )
     sql.execute(
         "DELETE FROM jobs WHERE finished IS NOT NULL AND id NOT IN"

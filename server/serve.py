@@ -41,9 +41,7 @@ def serve(
     with closing(State.made(options, models, spans=spans, worker_alive=crew.alive)) as state:
         check_door(options, state.keys)
         with closing(listen(options)) as listening, crew:
-            tempfile.tempdir = str(
-                state.replica.folder
-            )  # uploads wait where there is room for them
+            tempfile.tempdir = str(state.member.folder)  # uploads wait where there is room for them
             host, port = listening.getsockname()[:2]
             told(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
             uvicorn.Server(configuration(state)).run(sockets=[listening])

@@ -16,11 +16,11 @@ from server.errors import no_base
 from server.guard import Denied
 from server.jobs import Jobs
 from server.keys import Keys, Principal
+from server.members import Member, Members
 from server.metrics import Metrics
 from server.models import Models
 from server.options import ServerOptions
 from server.pages import Pages
-from server.replica import Replica
 from server.schemas import Scope
 from server.spans import Spans
 from server.traces import Traces
@@ -33,7 +33,7 @@ class State:
     """The parts of one server. `worker_alive` says whether somebody works on jobs."""
 
     options: ServerOptions
-    replica: Replica
+    member: Member
     databases: tuple[Database, ...]
     keys: Keys
     jobs: Jobs
@@ -59,8 +59,9 @@ class State:
         on_one_thread()
         last, passed = lasting(options.home), passing(options.home)
         doors = lasting(options.home)  # of its own, so that the door waits for no one who writes
-        replica, metrics, jobs = Replica(options.home), Metrics(), Jobs(last)
-        bases = Bases(options, models, replica.folder, opened)
+        members = Members(options.home)
+        member, metrics, jobs = members.join(), Metrics(), Jobs(last, members.alive)
+        bases = Bases(options, models, members, member.folder, opened)
         traces = Traces(passed, options.traces)
         reading, writing = Turns(options.slots, options.queue), Turns(1, options.queue)
         metrics.gauge("rag_jobs_waiting", "Jobs that have not ended", lambda: jobs.waiting)
@@ -73,7 +74,7 @@ class State:
             )
         answering = Answering(bases, traces, metrics, spans or Spans(), reading, writing)
         return cls(
-            options, replica, (last, passed, doors), Keys(doors), jobs, bases, traces, metrics, Pages(),
+            options, member, (last, passed, doors), Keys(doors), jobs, bases, traces, metrics, Pages(),
             Turns(1, options.queue), answering, worker_alive,
         )  # fmt: skip
 
@@ -83,7 +84,7 @@ class State:
         self.bases.close()
         for database in self.databases:
             database.close()
-        self.replica.close()
+        self.member.close()
 
 
 @dataclass(frozen=True)

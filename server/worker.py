@@ -7,12 +7,12 @@ holds it by: when that closes, it ends.
 import json
 import logging
 import os
-import secrets
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from sqlite3 import Row
@@ -30,14 +30,14 @@ from server.database import lasting, passing
 from server.errors import no_base
 from server.jobs import Jobs
 from server.log import log_json
+from server.members import Members
 from server.originals import Originals, Stored
-from server.replica import tidy
 from server.traces import Traces
 from server.words import below
 
 PAUSE = 0.2  # seconds between two looks for work
-SIGN = 0.5  # seconds between two signs of life
-TIDY = 10.0  # seconds between two looks for what replicas that died have left
+LOOK = 0.5  # seconds between two looks whether to go on
+TIDY = 10.0  # seconds between two looks for what the dead have left
 AGAIN = 3.0  # seconds until a knowledge base that another writes is tried again
 
 
@@ -57,18 +57,29 @@ class Worker:
         ocr: bool = True,
         opened: Encoders | None = None,
     ) -> None:
-        self.data, self.cache, self.home, self.ocr = data, cache, home, ocr
-        self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.jobs, self.traces = Jobs(lasting(home)), Traces(passing(home))
+        self.data, self.cache, self.ocr = data, cache, ocr
+        self._databases = lasting(home), passing(home)
+        self.members = Members(home)
+        self.member = self.members.join()
+        self.jobs = Jobs(self._databases[0], self.members.alive)
+        self.traces = Traces(self._databases[1])
         self.stop = threading.Event()
         self._opened = opened or encoders(cache)
+
+    @property
+    def name(self) -> str:
+        return self.member.name
+
+    def close(self) -> None:
+        for database in self._databases:
+            database.close()
+        self.member.close()
 
     def run(self) -> None:
         tidied = -TIDY
         while not self.stop.is_set():
             if monotonic() - tidied > TIDY:
-                with suppress(Busy):
-                    tidy(self.home, self.jobs)
+                self.tidy()
                 tidied = monotonic()
             job = self.jobs.claim(self.name)
             if job is None:
@@ -76,10 +87,16 @@ class Worker:
             else:
                 self.work(job)
 
+    def tidy(self) -> None:
+        """End and remove what servers and workers that died had under way."""
+        self.jobs.forget_uploads()
+        with suppress(Busy):
+            self.members.tidy()
+
     def work(self, job: Row) -> None:
         """One job, to whatever end."""
         try:
-            with self._signs_of_life(job["id"]):
+            with self._interruptible(job["id"]):
                 self._purge(job) if job["kind"] == "purge" else self._ingest(job)
                 self._sweep(job)
             self.jobs.end(job["id"], self.name, "done")
@@ -96,18 +113,18 @@ class Worker:
             self.jobs.end(job["id"], self.name, "failed", problem)
 
     @contextmanager
-    def _signs_of_life(self, job: str) -> Iterator[None]:
-        """Renew the lease; interrupt the main thread where the job is to end."""
+    def _interruptible(self, job: str) -> Iterator[None]:
+        """Interrupt the main thread when the job is to end."""
         done = threading.Event()
 
-        def renew() -> None:
-            while not done.wait(SIGN):
-                if self.stop.is_set() or not self.jobs.renew(job, self.name):
+        def look() -> None:
+            while not done.wait(LOOK):
+                if self.stop.is_set() or not self.jobs.wanted(job, self.name):
                     if not done.is_set():
                         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                     return
 
-        thread = threading.Thread(target=renew, daemon=True)
+        thread = threading.Thread(target=look, daemon=True)
         thread.start()
         try:
             yield
@@ -192,7 +209,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which tells us
     threading.Thread(target=lambda: (sys.stdin.read(), worker.stop.set()), daemon=True).start()
-    worker.run()
+    tempfile.tempdir = str(worker.member.folder)  # a kill leaves nothing elsewhere
+    with closing(worker):
+        worker.run()
 
 
 if __name__ == "__main__":

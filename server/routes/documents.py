@@ -58,7 +58,7 @@ def upload(
     takes the place of that document."""
     by.must("write", knowledge_base)
     originals = Originals(server.bases.path(knowledge_base))
-    job = server.jobs.receive(knowledge_base, server.replica.name)
+    job = server.jobs.receive(knowledge_base, server.member.name)
     seen: dict[str, str] = {}
     try:
         for file in files:

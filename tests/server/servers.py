@@ -69,9 +69,9 @@ def worker(server: State) -> Worker:
 
 def work(server: State) -> None:
     """All jobs that wait, one after the other."""
-    hand = worker(server)
-    while job := hand.jobs.claim(hand.name):
-        hand.work(job)
+    with closing(worker(server)) as hand:
+        while job := hand.jobs.claim(hand.name):
+            hand.work(job)
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def served(data: Path) -> Iterator[tuple[State, Crew]]:
 def upload(parts: State, files: Mapping[str, bytes | str], base: str = "mine") -> str:
     if base not in parts.bases.names():
         parts.bases.create(NewKnowledgeBase(name=base))
-    job = parts.jobs.receive(base, parts.replica.name)
+    job = parts.jobs.receive(base, parts.member.name)
     originals = Originals(parts.bases.path(base))
     for name, text in files.items():
         originals.keep(

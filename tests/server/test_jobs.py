@@ -10,16 +10,20 @@ import pytest
 from ingest.errors import Unreadable, UserError
 from ingest.pipeline import Outcome
 from ingest.types import Receipt
-from server import jobs as module
 from server.database import lasting
 from server.jobs import ATTEMPTS, LISTED, Jobs
 from server.originals import Stored
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Iterator[Jobs]:
+def living() -> set[str]:
+    return {"w", "r"}
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, living: set[str]) -> Iterator[Jobs]:
     with closing(lasting(tmp_path)) as database:
-        yield Jobs(database)
+        yield Jobs(database, living.__contains__)
 
 
 def queued(jobs: Jobs, base: str = "a", files: int = 1) -> str:
@@ -47,13 +51,14 @@ def test_an_upload_is_not_worked_on_before_it_is_complete(jobs: Jobs) -> None:
 
 def test_each_job_is_claimed_once_and_one_at_a_time_of_a_base(tmp_path: Path) -> None:
     with closing(lasting(tmp_path)) as database:
-        wanted = {queued(Jobs(database), base) for base in ("a", "a", "b", "c", "c")}
+        jobs = Jobs(database, str.isdigit)
+        wanted = {queued(jobs, base) for base in ("a", "a", "b", "c", "c")}
     claimed: list[str] = []
     busy: dict[str, str] = {}
 
     def hand(name: str) -> None:
         with closing(lasting(tmp_path)) as database:
-            jobs = Jobs(database)
+            jobs = Jobs(database, str.isdigit)
             while row := jobs.claim(name):
                 assert busy.setdefault(row["base"], name) == name
                 claimed.append(row["id"])
@@ -65,16 +70,18 @@ def test_each_job_is_claimed_once_and_one_at_a_time_of_a_base(tmp_path: Path) ->
         thread.start()
     for thread in threads:
         thread.join()
-    hand("last")
+    hand("9")
     assert sorted(claimed) == sorted(wanted)
 
 
-def test_a_dead_workers_job_waits_again_and_fails_in_the_end(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_workers_job_waits_again_and_fails_in_the_end(jobs: Jobs, living: set[str]) -> None:
     job = queued(jobs)
-    monkeypatch.setattr(module, "LEASE", -1.0)
-    for _ in range(ATTEMPTS):
+    assert jobs.claim("w")
+    assert jobs.claim("other") is None
+    assert jobs.at_work("a")
+    living.clear()
+    assert not jobs.at_work("a")
+    for _ in range(ATTEMPTS - 1):
         assert jobs.claim("w")
     assert jobs.claim("w") is None
     row = jobs.get(job)
@@ -91,13 +98,14 @@ def test_a_job_that_was_put_back_costs_no_attempt(jobs: Jobs) -> None:
     assert state(jobs, job) == "queued"
 
 
-def test_renewing_tells_whether_the_job_is_still_the_workers(jobs: Jobs) -> None:
+def test_a_worker_is_told_whether_to_go_on(jobs: Jobs) -> None:
     job = queued(jobs)
+    assert not jobs.wanted(job, "w")
     assert jobs.claim("w")
-    assert jobs.renew(job, "w")
-    assert not jobs.renew(job, "other")
+    assert jobs.wanted(job, "w")
+    assert not jobs.wanted(job, "other")
     jobs.cancel(job)
-    assert not jobs.renew(job, "w")
+    assert not jobs.wanted(job, "w")
     assert state(jobs, job) == "running"  # until its worker has let go
 
 
@@ -151,11 +159,11 @@ def test_purges_are_asked_for_once(jobs: Jobs) -> None:
     assert jobs.waiting == 1
 
 
-def test_uploads_to_replicas_that_died_are_ended_and_told(jobs: Jobs) -> None:
-    living, dead = (jobs.receive("a", replica) for replica in ("living", "dead"))
+def test_uploads_to_servers_that_died_are_ended_and_told(jobs: Jobs) -> None:
+    living, dead = (jobs.receive("a", server) for server in ("r", "dead"))
     complete = jobs.receive("a", "dead")
     jobs.queue(complete)
-    jobs.forget_uploads(lambda replica: replica == "living")
+    jobs.forget_uploads()
     assert [state(jobs, job) for job in (living, dead, complete)] == [
         "receiving", "cancelled", "queued",
     ]  # fmt: skip
@@ -164,28 +172,21 @@ def test_uploads_to_replicas_that_died_are_ended_and_told(jobs: Jobs) -> None:
     assert row["error"] == "the upload was cut off; try again"
 
 
-def test_a_worker_ends_no_job_that_was_taken_from_it(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_ends_its_own_jobs_only(jobs: Jobs) -> None:
     job = queued(jobs)
-    monkeypatch.setattr(module, "LEASE", -1.0)
-    assert jobs.claim("slow")
-    monkeypatch.undo()
-    assert jobs.claim("next")
-    jobs.end(job, "slow", "failed", UserError("gone"))
-    jobs.put_back(job, "slow")
+    assert jobs.claim("w")
+    jobs.end(job, "other", "failed", UserError("gone"))
+    jobs.put_back(job, "other")
     row = jobs.get(job)
     assert row
-    assert (row["state"], row["worker"], row["attempts"]) == ("running", "next", 2)
-    jobs.end(job, "next", "done")
+    assert (row["state"], row["worker"]) == ("running", "w")
+    jobs.end(job, "w", "done")
     assert state(jobs, job) == "done"
 
 
-def test_deaths_count_only_against_a_job_that_does_not_get_on(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deaths_count_only_against_a_job_that_does_not_get_on(jobs: Jobs, living: set[str]) -> None:
+    living.clear()
     job = queued(jobs, files=3 * ATTEMPTS)
-    monkeypatch.setattr(module, "LEASE", -1.0)
     for number in range(3 * ATTEMPTS):
         assert jobs.claim("w")
         jobs.outcome(job, number, Outcome("x", "added", 10, 3))

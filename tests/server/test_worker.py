@@ -2,7 +2,7 @@
 
 import os
 import signal
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ LONG = "".join(
 def test_a_killed_workers_job_is_done_by_the_next_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.jobs.LEASE", 1.0)  # of this process, which only looks
     monkeypatch.setattr("server.crew.SHORT", 0.0)
     with served(tmp_path) as (parts, crew):
         files = {f"{number}.txt": LONG[: 3000 + number] for number in range(4)}
@@ -83,10 +82,10 @@ def test_the_worker_gives_way_and_dies_with_its_parent(tmp_path: Path) -> None:
 
 def test_progress_is_true(tmp_path: Path) -> None:
     """What is told as done is in the knowledge base, at every step."""
-    with filled(tmp_path) as mine:
+    with filled(tmp_path) as mine, ExitStack() as stack:
         parts = mine.state
         job = upload(parts, {f"{number}.txt": f"第{number}份文件。\n" for number in range(5)})
-        hand = worker(parts)
+        hand = stack.enter_context(closing(worker(parts)))
         told: list[tuple[int, int]] = []
         outcome = hand.jobs.outcome
 
@@ -116,9 +115,12 @@ def test_originals_that_no_document_has_go_with_the_next_job(tmp_path: Path) -> 
 
 
 def test_a_base_that_another_writes_is_tried_again(tmp_path: Path) -> None:
-    with filled(tmp_path) as mine, open_store(tmp_path / "mine") as store:
+    with (
+        filled(tmp_path) as mine,
+        open_store(tmp_path / "mine") as store,
+        closing(worker(mine.state)) as hand,
+    ):
         job = upload(mine.state, {"late.txt": "晚到的文件。\n"})
-        hand = worker(mine.state)
         claimed = hand.jobs.claim(hand.name)
         assert claimed
         from ingest.store import local
