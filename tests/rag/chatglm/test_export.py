@@ -1,7 +1,6 @@
 """Exported models, loaded by plain transformers in a process that can't import our code."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,17 +21,16 @@ from rag.chatglm import folder as folders
 from rag.chatglm.adapter import Adapters
 from rag.chatglm.adapter_files import read_adapter
 from rag.chatglm.chat import FORMATS, encode_chat
-from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.contract import Contract
 from rag.chatglm.export import export
 from rag.chatglm.loading import load
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
 from rag.chatglm.pack import pack
 from rag.chatglm.tokenizer import open_tokenizer
 from tests.finetune.bases import FUSED, base
 from tests.rag.chatglm import vocabularies
 from tests.rag.chatglm.adapters import linears, tensors, write
 from tests.rag.chatglm.golden import COPY, apart, arrays
+from tests.rag.chatglm.models import golden_model, random_model
 
 PLAIN = Path(__file__).with_name("plain.py")
 PROMPTS = ("short", "medium", "one", "long")
@@ -53,28 +51,6 @@ CALLED = [
     {"role": "assistant", "content": '{"a": 1}', "metadata": "f"},
     {"role": "observation", "content": "[22]"},
 ]
-
-
-def model(version: str, target: Path, kind: str = "tiny_safetensors") -> Path:
-    """A golden model's folder with a tokenizer of its size."""
-    shutil.copytree(COPY / version / kind, target)
-    return vocabularies.small_3(target)
-
-
-def random_model(target: Path, generation: int, words: int) -> Path:
-    """A random model of `words` words in upstream's layout, without a tokenizer."""
-    torch.manual_seed(generation)
-    config = ChatGLM2Config(
-        generation=generation, vocab_size=words, hidden_size=16, intermediate_size=24,
-        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-        rms_norm_eps=1e-5, max_position_embeddings=256, pad_token_id=0,
-        rope_parameters={
-            "rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5,
-        },
-    )  # fmt: skip
-    made = ChatGLM2ForCausalLM(config).half()
-    made.save_pretrained(target, upstream=True)
-    return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +95,25 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         golden = arrays(COPY / version / "golden.npz")
         ids = [golden[f"single.{name}.input_ids"].tolist() for name in PROMPTS]
         written = [golden[f"generate.{name}.input_ids"].tolist() for name in ("short", "medium")]
-        source = model(version, work / f"{version}-source")
+        source = golden_model(version, work / f"{version}-source")
         job(version, source, {"ids": ids, "greedy": written, "chats": CHATS})
     codes = arrays(COPY / "v2" / "quant_golden.npz")
     for bits in (4, 8):
         ids = [codes[f"int{bits}.{name}.input_ids"].tolist() for name in ("short", "medium")]
-        source = model("v2", work / f"int{bits}-source", f"tiny_int{bits}")
+        source = golden_model("v2", work / f"int{bits}-source", f"tiny_int{bits}")
         job(f"int{bits}", source, {"ids": ids}, dtype=torch.float32)
     golden = arrays(COPY / "v3" / "golden.npz")
     ids = [golden[f"single.{name}.input_ids"].tolist() for name in PROMPTS]
     pack(work / "v3-source", work / "packed-source", bits=4)
     job("packed", work / "packed-source", {"ids": ids}, dtype=torch.float32)
-    ends = FUSED
-    there = load(work / "v3-source", quant="none")
-    made = tensors(linears(there, upstream=True), ends, dora=True)
-    adapter = write(work / "adapter", made, ends, use_dora=True)
+    sizes = linears(load(work / "v3-source", quant="none"), upstream=True)
+    made = tensors(sizes, FUSED, dora=True)
+    adapter = write(work / "adapter", made, FUSED, use_dora=True)
     Contract(3, stop_ids=(7,)).write(adapter)
     options = {"adapter": adapter, "dtype": torch.float32}
     job("merged", work / "v3-source", {"ids": ids, "greedy": [ids[0]]}, **options)
     for generation in (2, 3):
-        source = random_model(work / f"published{generation}-source", generation, 65024)
-        vocabularies.published(source, generation)
+        source = random_model(work / f"published{generation}-source", generation)
         golden_words = json.loads(
             (vocabularies.GOLDEN / f"v{generation}_golden.json").read_text("utf-8")
         )
@@ -149,8 +123,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
             "chats": chats_of(generation),
         }
         job(f"published{generation}", source, asked)
-    source = random_model(work / "glm4-source", 4, 2048)
-    vocabularies.small_4(source)
+    source = random_model(work / "glm4-source", 4)
     job("glm4", source, {"ids": [ids[0]], "chats": [*CHATS, CALLED]})
     (work / "jobs.json").write_text(json.dumps(jobs), "utf-8")
     command = [sys.executable, "-I", "-W", "error", str(PLAIN), str(work)]
@@ -231,7 +204,7 @@ def test_answers_end_where_they_end_here(seen: Seen) -> None:
 
 
 def test_the_configuration_says_it_for_new_and_old_readers(tmp_path: Path) -> None:
-    source = vocabularies.small_4(random_model(tmp_path / "source", 4, 2048))
+    source = random_model(tmp_path / "source", 4)
     export(source, tmp_path / "out", dtype=torch.bfloat16)
     data = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
     assert data["model_type"] == "glm"
@@ -246,7 +219,7 @@ def test_the_configuration_says_it_for_new_and_old_readers(tmp_path: Path) -> No
 
 
 def test_the_positions_that_chatglm2_was_not_trained_on_are_left_out(tmp_path: Path) -> None:
-    source = model("v2", tmp_path / "source")
+    source = golden_model("v2", tmp_path / "source")
     config = json.loads((source / "config.json").read_text("utf-8"))
     (source / "config.json").write_text(json.dumps(config | {"seq_length": 32768}), "utf-8")
     export(source, tmp_path / "out")
@@ -256,7 +229,7 @@ def test_the_positions_that_chatglm2_was_not_trained_on_are_left_out(tmp_path: P
 
 def test_the_32k_models_stretch_their_positions(tmp_path: Path) -> None:
     golden = arrays(COPY / "v3" / "rope_ratio_golden.npz")
-    source = model("v3", tmp_path / "source")
+    source = golden_model("v3", tmp_path / "source")
     config = json.loads((source / "config.json").read_text("utf-8"))
     ratio = golden["rope_ratio"].item()
     (source / "config.json").write_text(json.dumps(config | {"rope_ratio": ratio}), "utf-8")
@@ -270,7 +243,7 @@ def test_the_32k_models_stretch_their_positions(tmp_path: Path) -> None:
 
 def test_shards_hold_each_tensor_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "SHARD", 1 << 15)
-    source = model("v3", tmp_path / "source")
+    source = golden_model("v3", tmp_path / "source")
     (source / "MODEL_LICENSE").write_text("terms", "utf-8")
     shares: list[float] = []
     export(source, tmp_path / "out", progress=shares.append)
@@ -286,7 +259,7 @@ def test_shards_hold_each_tensor_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_is_killed_leaves_nothing_in_its_place(tmp_path: Path) -> None:
-    source = model("v3", tmp_path / "source")
+    source = golden_model("v3", tmp_path / "source")
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom rag.chatglm.export import export\n"
         "def halfway(share):\n    if share > 0.5: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -317,7 +290,7 @@ def without_tokenizer(source: Path) -> None:
 def test_what_does_not_fit_is_told_before_anything_is_written(
     tmp_path: Path, spoil: Callable[[Path], None], says: str
 ) -> None:
-    source = model("v3", tmp_path / "source")
+    source = golden_model("v3", tmp_path / "source")
     spoil(source)
     with pytest.raises(UserError, match=says):
         export(source, tmp_path / "out")
@@ -328,7 +301,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BESIDE", 1 << 60)
-    source = model("v3", tmp_path / "source")
+    source = golden_model("v3", tmp_path / "source")
     with pytest.raises(UserError, match=r"GB left and out takes 1152921504\.6 GB; make room"):
         export(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -346,7 +319,7 @@ def test_other_models_are_told_what_to_do(tmp_path: Path) -> None:
 
 
 def test_adapters_of_other_models_and_prefixes_are_refused(tmp_path: Path) -> None:
-    source = model("v3", tmp_path / "source")
+    source = golden_model("v3", tmp_path / "source")
     made = tensors(linears(load(source, quant="none"), upstream=True), ["query_key_value"])
     there = write(tmp_path / "adapter", made, ["query_key_value"])
     Contract(3, base="0" * 32).write(there)
@@ -359,8 +332,7 @@ def test_adapters_of_other_models_and_prefixes_are_refused(tmp_path: Path) -> No
 
 
 def test_weights_too_large_for_a_precision_are_refused(tmp_path: Path) -> None:
-    source = random_model(tmp_path / "source", 4, 2048)
-    vocabularies.small_4(source)
+    source = random_model(tmp_path / "source", 4)
     state = load_file(source / "model.safetensors")
     state = {name: tensor.float() for name, tensor in state.items()}
     state["transformer.encoder.layers.0.mlp.dense_4h_to_h.weight"][0, 0] = 1e6
