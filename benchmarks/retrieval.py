@@ -1,6 +1,9 @@
 """Retrieval, reading and refusal on a folder of BEIR-like sets, as the table of goals.
 
-    python benchmarks/retrieval.py SETS [--only 'drcd*'] [--limit 600] [--cache FOLDER]
+    python benchmarks/retrieval.py SETS [--only 'drcd*'] [--limit 600] [--cache FOLDER] [--milvus URL]
+
+With `--milvus milvus://127.0.0.1:19530` the knowledge bases are made there, and Milvus's own fusions
+of the same three searches are measured beside ours.
 
 Knowledge bases and reports stay in the cache, so that a second run only asks, and two commits'
 reports can be compared. R@k is the share of questions with a relevant entry among the first k
@@ -9,13 +12,15 @@ reports can be compared. R@k is the share of questions with a relevant entry amo
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag.evaluate import Dataset, Figure, Outcome, Report, compare, evaluate, subject
+from rag.settings import SETTINGS
 
 if TYPE_CHECKING:
     from ingest.store import Ranking
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
 DEPTH = 100  # chunks a leg returns: enough for ten distinct entries of long documents
 LEGS = ("dense", "words", "bigrams")
+OWN = ("Milvus RRF", "Milvus weighted")
 COLUMNS = {
     "R@1": "success@1",
     "R@5": "success@5",
@@ -76,29 +82,41 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="sets whose name matches, such as 'drcd*'")
     parser.add_argument("--limit", type=int, default=sys.maxsize, help="questions a set, at random")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/chatglm-rag/benchmarks")
+    parser.add_argument("--milvus", default="", help="a server: milvus://host:port")
     options = parser.parse_args()
     found: dict[str, Systems] = {}
     for folder in sorted(path.parent for path in options.sets.glob("*/corpus.jsonl")):
         if fnmatch(folder.name, options.only):
             dataset = Dataset.load(folder).sample(options.limit)
-            found[folder.name] = measure(dataset, options.cache)
+            found[folder.name] = measure(dataset, options.cache, options.milvus)
     write(["what", "set", "at least", "value", "95 % interval", "met"], goal_rows(found))
     write(["set", "system", *COLUMNS], set_rows(found))
 
 
-def measure(dataset: Dataset, cache: Path) -> Systems:
+def measure(dataset: Dataset, cache: Path, milvus: str) -> Systems:
     """Every system on `dataset`; the reports are saved in the cache."""
     (cache / "reports").mkdir(parents=True, exist_ok=True)
     measured: dict[str, Measured] = {}
-    with subject.prepare(dataset, cache / "kb", cache=cache) as pipeline:
+    with prepared(dataset, cache, milvus) as pipeline:
         texts = subject.source_text(pipeline, dataset)
         for system, ask in systems(pipeline).items():
             sys.stderr.write(f"{dataset.name}: {system}\n")
             settings = {"name": system, "embedder": pipeline.embedder.name}
             report = evaluate(dataset, ask, texts, settings=settings)
-            report.save(cache / "reports" / f"{dataset.name}.{system}.json")
+            where = "milvus." if milvus else ""
+            report.save(cache / "reports" / f"{where}{dataset.name}.{system}.json")
             measured[system] = Measured(report, report.figures())
     return measured
+
+
+def prepared(dataset: Dataset, cache: Path, milvus: str) -> "Pipeline":
+    if not milvus:
+        return subject.prepare(dataset, cache / "kb", cache=cache)
+    name = "".join(c if c.isalnum() else "_" for c in dataset.name)
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Path(scratch, SETTINGS)
+        settings.write_text(f'[store]\nurl = "{milvus}/eval_{name}"\n', "utf-8")
+        return subject.prepare(dataset, cache / "kb-milvus", cache=cache, settings=settings)
 
 
 def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
@@ -114,6 +132,43 @@ def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
         "bigrams": leg(lambda question: store.search_words(question, DEPTH, field="bigrams")),
         "fused": lambda question: fused(pipeline, question),
         "answers": lambda question: subject.outcome(pipeline, question),
+        **milvus_fusions(pipeline),
+    }
+
+
+def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
+    """The three searches fused by the server, as its hybrid search does it."""
+    if not pipeline.store.location.startswith("milvus"):
+        return {}
+    from pymilvus import AnnSearchRequest, MilvusClient, RRFRanker, WeightedRanker
+
+    from ingest.store import parse_address
+    from ingest.store.milvus.analysis import asked
+    from rag.content import content
+
+    address = parse_address(pipeline.store.location)
+    client = MilvusClient(address.uri)
+
+    def hybrid(question: str, ranker: Any) -> Outcome:
+        vector = pipeline.embedder.embed_query(question)
+        centred = pipeline.background.centred(question, vector).tolist()
+        about = content(question)
+        asks = [(field, asked(about, field)) for field in ("words", "bigrams")]
+        legs = [AnnSearchRequest([centred], "vector", {}, DEPTH)]
+        legs += [
+            AnnSearchRequest([text], f"{field}_bm25", {}, DEPTH) for field, text in asks if text
+        ]
+        chosen = ranker(len(legs))
+        hits = client.hybrid_search(address.name, legs, chosen, limit=DEPTH)[0]
+        found = pipeline.store.chunks([hit["key"] for hit in hits])
+        return Outcome(subject.spans(found.values()))
+
+    def weighted(legs: int) -> Any:
+        return WeightedRanker(0.5, *([0.5 / (legs - 1)] * (legs - 1)) if legs > 1 else ())
+
+    return {
+        OWN[0]: lambda question: hybrid(question, lambda legs: RRFRanker()),
+        OWN[1]: lambda question: hybrid(question, weighted),
     }
 
 
@@ -149,7 +204,7 @@ def loss_rows(name: str, measured: Systems) -> Iterator[list[str]]:
 
 def set_rows(found: Mapping[str, Systems]) -> Iterator[list[str]]:
     for name, measured in found.items():
-        for system in (*LEGS, "fused"):
+        for system in (*LEGS, "fused", *(own for own in OWN if own in measured)):
             figures = measured[system].figures
             yield [name, system, *(f"{figures[key].value:.3f}" for key in COLUMNS.values())]
 
