@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from ingest.errors import UserError
+from rag.endpoint import Address, EndpointOptions, is_address, no_adapter
 from rag.types import Message, Sampling
 
 if TYPE_CHECKING:
-    from rag.chatglm.generator import ChatGLMGenerator
+    from rag.endpoint.generator import EndpointGenerator
 
 Quant = Literal["auto", "none", "int4", "int8", "nf4"]
 
@@ -43,7 +44,8 @@ class GenerateOptions:
     """The language model of a knowledge base, and how it picks its words."""
 
     model: str = ""
-    """A model's folder or its name on a hub; empty: answers are sentences of the documents alone."""
+    """A model's folder, its name on a hub, or where it is served: `http://host:port/v1#model`; empty:
+    answers are sentences of the documents alone."""
     quant: Quant = "auto"
     """How its weights are held: int4 or int8 (CPU), nf4 (CUDA), none; auto: what fits."""
     adapter: str = ""
@@ -56,6 +58,8 @@ class GenerateOptions:
     """Words are drawn from the likeliest with this much probability; unset: the model's default."""
     seed: int = 0
     """The same seed gives the same answer."""
+    endpoint: EndpointOptions = EndpointOptions()
+    """How a model that is served elsewhere is asked."""
 
     def __post_init__(self) -> None:
         try:
@@ -74,6 +78,22 @@ class GenerateOptions:
                 "that it was made for",
                 zh=f"[generate] adapter 为 {self.adapter}，但没有指定 model；请写明它所属的模型",
             )
+        if self.served:
+            self._check_served(Address.parse(self.model))
+
+    def _check_served(self, address: Address) -> None:
+        if self.adapter:
+            raise no_adapter(address, self.adapter)
+        if self.quant != "auto":
+            raise UserError(
+                f"quant is {self.quant}, but the weights are held at {address.base}; leave it out",
+                zh=f"quant 为 {self.quant}，但权重由 {address.base} 管理；请去掉此项",
+            )
+
+    @property
+    def served(self) -> bool:
+        """Whether the model is served elsewhere: nothing is loaded, and it answers several at once."""
+        return is_address(self.model)
 
     @property
     def sampling(self) -> Sampling:
@@ -86,12 +106,14 @@ def load(
     cache: Path,
     progress: Callable[[float], None],
     note: Callable[[str], None],
-) -> "ChatGLMGenerator":
+) -> "Adaptable":
     """The generator that `options` name; `progress` is told the share loaded, 0 to 1, and `note`
     what had to be assumed of the adapter.
 
-    A model named by its hub is fetched into `cache`.
+    A model named by its hub is fetched into `cache`; one that is served elsewhere is `reach`ed.
     """
+    if options.served:
+        return reach(options, note=lambda en, zh: note(f"{en} {zh}"))
     from rag.chatglm.generator import open_generator  # loads torch and transformers
     from rag.chatglm.hub import fetch
 
@@ -102,6 +124,14 @@ def load(
         progress=progress,
         note=note,
     )
+
+
+def reach(options: GenerateOptions, *, note: Callable[[str, str], None]) -> "EndpointGenerator":
+    """The generator of a model that is served elsewhere; nothing is asked there yet. `note` is told in
+    English and Chinese what a person should know."""
+    from rag.endpoint import generator  # loads httpx2
+
+    return generator.reach(options.model, options.endpoint, note=note)
 
 
 class Adaptable(Generator, Protocol):

@@ -11,6 +11,7 @@ from rag.cli.screen import note, say
 
 if TYPE_CHECKING:
     from rag.generate import Adaptable, GenerateOptions, Generator
+    from rag.settings import Place
 
 Model = Annotated[
     str | None,
@@ -18,8 +19,10 @@ Model = Annotated[
         "--model",
         metavar="MODEL",
         help=say(
-            "Write the answer with this ChatGLM (folder, or name on a hub); '' for none.",
-            "用此 ChatGLM 模型（文件夹或模型库中的名称）撰写回答；'' 表示不用。",
+            "Write the answer with this ChatGLM (folder, or name on a hub), or any model served at "
+            "http://host:port/v1#name; '' for none.",
+            "用此 ChatGLM 模型（文件夹或模型库中的名称）或 http://主机:端口/v1#名称 处的任意模型撰写回答；"
+            "'' 表示不用。",
         ),
     ),
 ]
@@ -73,29 +76,37 @@ Seed = Annotated[
 ]
 
 
-def options(kb: Path, **given: Any) -> "GenerateOptions":
+def options(kb: "Place", **given: Any) -> "GenerateOptions":
     """What the knowledge base's settings say, with what was `given` (not None) instead.
 
-    Another model comes without the settings' adapter and weights' form.
+    Another model comes without the settings' adapter, weights' form, window and tokenizer.
     """
     from rag.generate import GenerateOptions
-    from rag.open import generation
+    from rag.settings import generation
 
     said = generation(kb)
     given = {name: value for name, value in given.items() if value is not None}
     if "model" in given:
         plain = GenerateOptions()
-        said = replace(said, model=given["model"], quant=plain.quant, adapter=plain.adapter)
+        said = replace(
+            said,
+            model=given["model"],
+            quant=plain.quant,
+            adapter=plain.adapter,
+            endpoint=replace(said.endpoint, context=0, tokenizer=""),
+        )
     return replace(said, **given)
 
 
 def generator(chosen: "GenerateOptions") -> "Generator | None":
-    """The model, loaded when the first answer needs it; None where none is named."""
+    """The model, loaded or asked what it is when the first answer needs it; None where none is named."""
     from rag.cli.progress import loading
-    from rag.generate import LazyGenerator, load
+    from rag.generate import LazyGenerator, load, reach
 
     if not chosen.model:
         return None
+    if chosen.served:
+        return reach(chosen, note=lambda en, zh: note(say(en, zh)))
     name = Path(chosen.model).resolve().name
 
     def load_it() -> "Adaptable":

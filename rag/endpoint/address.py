@@ -1,0 +1,88 @@
+"""Where a model is served: `http://host:port/v1#model`."""
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
+
+from ingest.errors import UserError
+
+_SCHEME = re.compile(r"https?://", re.IGNORECASE)
+
+
+def is_address(model: str) -> bool:
+    """Whether a model's name says where it is served, rather than where its files are."""
+    return bool(_SCHEME.match(model))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`base` is what `/chat/completions` hangs below; `model` its name there, empty for the only one."""
+
+    base: str
+    model: str
+    host: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """`http://host:port` means `http://host:port/v1`. `UserError` where the text is no address, or
+        holds a secret."""
+        where, _, model = text.partition("#")
+        try:
+            parts = urlsplit(where)
+            _ = parts.port  # is read here, and may be none
+        except ValueError as error:
+            raise _wrong(where, str(error), str(error)) from None
+        if "@" in parts.netloc:
+            raise _wrong(
+                f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}",
+                "a name or password has no place in it; put a key into the variable RAG_MODEL_KEY",
+                "地址中不应有用户名或密码；密钥请放入环境变量 RAG_MODEL_KEY",
+            )
+        if not parts.hostname or parts.query or re.search(r"\s", where):
+            raise _wrong(where, "it is not of the form", "格式不符")
+        return cls(_base(parts), model.strip(), parts.hostname)
+
+    @property
+    def root(self) -> str:
+        """What an engine's own paths hang below, beside those of OpenAI's API."""
+        return self.base.removesuffix("/v1")
+
+    @property
+    def name(self) -> str:
+        """The model, or where it is served."""
+        return self.model or self.base.partition("://")[2].removesuffix("/v1")
+
+    @property
+    def local(self) -> bool:
+        """Whether it is this very machine."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def encrypted(self) -> bool:
+        return self.base.startswith("https:")
+
+
+def _base(parts: SplitResult) -> str:
+    path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    return f"{parts.scheme.lower()}://{parts.netloc}{path or '/v1'}"
+
+
+def _wrong(where: str, why: str, why_zh: str) -> UserError:
+    return UserError(
+        f"{where} is not an endpoint's address: {why}; write http://host:port/v1#model",
+        zh=f"{where} 不是有效的服务地址：{why_zh}；应写作 http://主机:端口/v1#模型名",
+    )
+
+
+def no_adapter(address: Address, adapter: str) -> UserError:
+    """That an adapter's folder can't be used by a model that is served elsewhere."""
+    return UserError(
+        f"adapter is {adapter}, but the model is served at {address.base}; leave it out: vLLM and "
+        "SGLang serve an adapter as a model of its own, to be named behind #",
+        zh=f"adapter 为 {adapter}，但模型由 {address.base} 提供；请去掉此项：vLLM 和 SGLang "
+        "把适配器作为单独的模型提供，请写在 # 之后",
+    )

@@ -1,0 +1,200 @@
+"""What comes back from an engine, however it comes."""
+
+import json
+
+import pytest
+
+from ingest.errors import UserError
+from rag.endpoint.reply import Took
+from rag.endpoint.wire import Failed
+from rag.types import Sampling
+from tests.faulty import (
+    ROLE,
+    answers,
+    chunk,
+    drops,
+    event,
+    fails,
+    faulty,
+    reply,
+    says,
+    stalls,
+)
+from tests.rag.endpoint.reached import ASKED, reach
+
+TEXT = "试用期最长不得超过六个月😀[1]。"
+
+
+def test_the_pieces_are_those_of_the_engine() -> None:
+    with faulty(answers("试用期", "", "六个月", "。")) as engine:
+        reached = reach(engine)
+        assert list(reached.generator.stream(ASKED, Sampling())) == ["试用期", "六个月", "。"]
+        assert reached.generator.took == Took(11, 3, False)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_packets_may_end_within_a_character(size: int) -> None:
+    with faulty(says(reply(*TEXT), size=size)) as engine:
+        assert reach(engine).reply() == TEXT
+
+
+@pytest.mark.parametrize("line", ["\n", "\r\n", "\r"])
+def test_lines_may_end_as_the_standard_allows(line: str) -> None:
+    stream = (
+        b": ping"
+        + line.encode() * 2
+        + b"".join(
+            event(each, line) for each in (ROLE, chunk(TEXT), chunk(finish="stop"), "[DONE]")
+        )
+    )
+    with faulty(says(stream, size=1)) as engine:
+        assert reach(engine).reply() == TEXT
+
+
+def test_a_character_of_two_halves_is_put_together() -> None:
+    """JSON's \\u writes 😀 as two, which an engine may send one by one."""
+    high, low = json.dumps("😀")[1:-1][:6], json.dumps("😀")[1:-1][6:]
+    halves = [
+        f'{{"choices":[{{"delta":{{"content":"{each}"}}}}]}}' for each in ("好" + high, low + "了")
+    ]
+    stream = b"".join(event(each) for each in (*halves, "[DONE]"))
+    with faulty(says(stream)) as engine:
+        assert list(reach(engine).generator.stream(ASKED, Sampling())) == ["好", "😀了"]
+    lone = b"".join(event(each) for each in (halves[0], "[DONE]"))
+    with faulty(says(lone)) as engine:
+        assert reach(engine).reply() == "好\ufffd"
+
+
+def test_half_a_character_at_a_drop_is_no_text() -> None:
+    whole = event(ROLE) + event(chunk("六个"))
+    torn = event(chunk("月")).partition("月".encode()[:2])
+    with faulty(says(whole + torn[0] + torn[1], ends=False)) as engine:
+        pieces: list[str] = []
+        with pytest.raises(UserError, match="broke off after 2 characters"):
+            pieces.extend(reach(engine).generator.stream(ASKED, Sampling()))
+        assert len(engine.chats) == 1
+
+
+def test_what_came_before_a_drop_is_given_and_never_again() -> None:
+    with faulty(says(event(chunk("六个")), ends=False), answers("again")) as engine:
+        pieces: list[str] = []
+        with pytest.raises(Failed) as broken:
+            pieces.extend(reach(engine).generator.stream(ASKED, Sampling()))
+        assert pieces == ["六个"]
+        assert engine.address in str(broken.value)
+        assert "2 个字符" in broken.value.zh
+        assert len(engine.chats) == 1
+
+
+def test_a_clean_end_that_no_one_announced_is_a_drop() -> None:
+    with faulty(says(event(chunk("六个")))) as engine, pytest.raises(Failed, match="has no end"):
+        reach(engine).reply()
+
+
+def test_a_drop_behind_the_announced_end_is_none() -> None:
+    stream = event(chunk("六个月")) + event(chunk(finish="stop"))
+    with faulty(says(stream, ends=False)) as engine:
+        assert reach(engine).reply() == "六个月"
+
+
+def test_thoughts_are_no_part_of_an_answer() -> None:
+    chunks = (ROLE, chunk(reasoning_content="嗯"), chunk(reasoning="嗯"), chunk("六个月"), "[DONE]")
+    with faulty(says(b"".join(map(event, chunks)))) as engine:
+        assert reach(engine).reply() == "六个月"
+    chunks = (ROLE, chunk(reasoning_content="嗯"), chunk(finish="length"), "[DONE]")
+    with (
+        faulty(says(b"".join(map(event, chunks)))) as engine,
+        pytest.raises(Failed, match="raise max_new_tokens"),
+    ):
+        reach(engine).reply()
+
+
+def test_an_answer_that_was_cut_is_told() -> None:
+    with faulty(says(reply("六个", finish="length"))) as engine:
+        reached = reach(engine)
+        assert reached.reply() == "六个"
+        assert reached.generator.took == Took(11, 3, True)
+
+
+def test_without_the_engines_figures_they_are_estimated() -> None:
+    stream = b"".join(map(event, (chunk("六个月"), chunk(finish="stop"), "[DONE]")))
+    with faulty(says(stream)) as engine:
+        reached = reach(engine)
+        reached.reply()
+        assert reached.generator.took == Took(64 + 8 + 16, 6, False)
+
+
+def test_what_is_asked_for_is_sent_and_what_is_not_is_left_out() -> None:
+    with faulty(answers("好")) as engine:
+        reached = reach(engine)
+        reached.reply(Sampling(7, temperature=0.5, top_p=0.9, seed=3))
+        reached.reply(Sampling(7, seed=3))
+        first, second = (chat.body for chat in engine.chats)
+        assert first["messages"] == [{"role": "user", "content": ASKED[0].text}]
+        assert {name: first[name] for name in ("model", "max_tokens", "temperature", "top_p", "seed")} == {
+            "model": "glm", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3,
+        }  # fmt: skip
+        assert "temperature" not in second
+        assert "top_p" not in second
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (event("{"), "sent what is no chunk"),
+        (event([1]), "sent what is no chunk"),
+        (event({"choices": [None]}), "sent what is no chunk"),
+        (event({"choices": [{"delta": {"content": ["?"]}}]}), "sent what is no chunk"),
+        (event({"error": {"message": "out\nof\x1b[31m memory", "code": 400}}), "out of [31m memory"),
+        (event({"error": "out of memory"}), "out of memory"),
+        (b"data: " + b"x" * 2_000_000, "does not speak as OpenAI's API"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_an_error_of_one_line(content: bytes, said: str) -> None:
+    with faulty(says(content)) as engine, pytest.raises(Failed) as failed:
+        reach(engine).reply()
+    assert said in str(failed.value)
+    assert engine.address in failed.value.zh
+    assert len(engine.chats) == 1
+
+
+def test_an_error_within_the_stream_is_tried_again_only_before_the_first_piece() -> None:
+    error = event({"error": {"message": "overloaded", "code": 503}})
+    with faulty(says(event(ROLE) + error), answers("六个月")) as engine:
+        assert reach(engine).reply() == "六个月"
+    with faulty(says(event(chunk("六")) + error), answers("六个月")) as engine:
+        with pytest.raises(Failed, match=r"broke off after 1 characters.*overloaded"):
+            reach(engine).reply()
+        assert len(engine.chats) == 1
+
+
+def test_a_page_is_no_stream() -> None:
+    def page(call) -> None:
+        call.begin("text/html")
+        call.packet(b"<html>")
+        call.end()
+
+    with faulty(page) as engine, pytest.raises(Failed, match=r"text/html.*check the address"):
+        reach(engine).reply()
+    with (
+        faulty(drops, paths={"/v1/models": lambda _: "<html>"}) as engine,
+        pytest.raises(UserError, match="serves 0 models"),
+    ):
+        reach(engine).reply()
+
+
+def test_silence_is_an_error_and_not_tried_again() -> None:
+    for act in (stalls(), stalls(event(chunk("六")))):
+        with faulty(act, answers("六个月")) as engine:
+            with pytest.raises(Failed, match=r"silent for 0\.2 s"):
+                reach(engine, silence_seconds=0.2).reply()
+            assert engine.gone.wait(60)
+            assert len(engine.chats) == 1
+
+
+def test_a_prompt_that_is_too_long_names_the_way_out() -> None:
+    said = "This model's maximum context length is 2048 tokens."
+    with faulty(fails(400, said)) as engine, pytest.raises(Failed) as failed:
+        reach(engine).reply()
+    assert said in str(failed.value)
+    assert "put its window as context under [generate.endpoint]" in str(failed.value)
