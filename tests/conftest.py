@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import train
 
     return train(tmp_path_factory.mktemp("models") / "tiny-chatglm3")
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The beginning of addresses on a Milvus server of this machine (`tests.milvus`)."""
+    from tests.milvus import milvus
+
+    with milvus(tmp_path_factory.mktemp("milvus")) as address:
+        yield address
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,12 +14,10 @@ from ingest.store.milvus.analysis import analysed, asked
 from tests.ingest.store.made import EMBEDDER, made_document, made_vectors, put
 from tests.milvus import free_port, start
 
-pytestmark = pytest.mark.xdist_group("milvus")
-
 
 @pytest.fixture
-def address(server: str) -> str:
-    return f"{server}/kb_{uuid4().hex}"
+def address(milvus_server: str) -> str:
+    return f"{milvus_server}/kb_{uuid4().hex}"
 
 
 @pytest.mark.parametrize(
@@ -196,13 +194,13 @@ def test_what_a_kill_left_half_made_is_finished(address: str) -> None:
         assert len(put(store, "a.txt", ["a sentence"])) == store.count()
 
 
-def test_a_collection_of_others_is_left_alone(server: str) -> None:
+def test_a_collection_of_others_is_left_alone(milvus_server: str) -> None:
     name = f"other_{uuid4().hex}"
-    client = MilvusClient(parse_address(f"{server}/{name}").uri)
+    client = MilvusClient(parse_address(f"{milvus_server}/{name}").uri)
     for suffix in ("", "_passages", "_documents"):
         client.create_collection(name + suffix, dimension=4)
     with pytest.raises(UserError, match="no knowledge base; choose another name"):
-        open_store(parse_address(f"{server}/{name}"), create=EMBEDDER)
+        open_store(parse_address(f"{milvus_server}/{name}"), create=EMBEDDER)
     client.close()
 
 
