@@ -28,8 +28,10 @@ def doctor(
         str | None,
         typer.Option(
             help=say(
-                "What a ChatGLM's folder (or name) needs in each mode, and which fits here.",
-                "ChatGLM 模型（文件夹或名称）在各种模式下所需的内存，以及本机适用的模式。",
+                "What a ChatGLM's folder (or name) needs in each mode, and which fits here; or what is "
+                "served at http://host:port/v1#name.",
+                "ChatGLM 模型（文件夹或名称）在各种模式下所需的内存，以及本机适用的模式；"
+                "或 http://主机:端口/v1#名称 处提供的模型。",
             ),
         ),
     ] = None,
@@ -45,9 +47,7 @@ def doctor(
     ] = False,
 ) -> None:
     if model is not None:
-        from rag.cli.needs import show
-
-        show(model, context, as_json=as_json)
+        _show(model, context, as_json=as_json)
         return
     rows = []
     states = {package: _installed(package) for package in _PARTS}
@@ -73,6 +73,16 @@ doctor.__doc__ = say(
     "What is installed, what is missing, and how to get it; what a model needs.",
     "已安装什么、缺什么、怎样补上；模型需要多少内存。",
 )
+
+
+def _show(model: str, context: int, *, as_json: bool) -> None:
+    from rag.cli import needs, served
+    from rag.endpoint import is_address
+
+    if is_address(model):
+        served.show(model, as_json=as_json)
+    else:
+        needs.show(model, context, as_json=as_json)
 
 
 def _installed(package: str) -> str | None:
