@@ -27,6 +27,10 @@ class Busy(UserError):
     """Another process writes this knowledge base."""
 
 
+class Away(UserError):
+    """The server that keeps a knowledge base does not do what it is asked."""
+
+
 def readable(text: str) -> str:
     """Text that holds names of files, as UTF-8 can hold it: bytes that are none become `\\xba`."""
     return re.sub("[\ud800-\udfff]", lambda lone: rf"\x{ord(lone[0]) & 0xFF:02x}", text)

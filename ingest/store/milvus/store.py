@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.errors import UserError
+from ingest.errors import Away
 from ingest.store.milvus.analysis import asked, term, tokens
 from ingest.store.milvus.change import SEQUENCE, MilvusChange, place, sweep
 from ingest.store.milvus.tables import BM25, Row, Tables, name
@@ -49,7 +49,7 @@ class MilvusStore:
         try:
             yield change
         except BaseException:
-            with suppress(UserError):  # the server is away: what is left is removed later
+            with suppress(Away):  # what is left is removed later
                 change.undo()
             raise
         change.commit(self.sequence)

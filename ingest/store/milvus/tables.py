@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
-from ingest.errors import UserError
+from ingest.errors import Away
 from ingest.store.milvus.address import Address
 from ingest.store.protocol import Field, Identity
 
@@ -51,7 +51,7 @@ class Tables:
 
     @classmethod
     def connect(cls, address: Address) -> "Tables":
-        """Raises `UserError` where no server answers, or it refuses."""
+        """Raises `Away` where no server answers, or it refuses."""
         from pymilvus import MilvusClient
 
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it is told here what went wrong
@@ -318,7 +318,7 @@ def failures_named(address: Address) -> Iterator[None]:
         if type(error) is not MilvusException or error.is_input_error:
             raise  # what was asked is wrong: a bug
         why = " ".join(error.message.split())[:300]
-        raise UserError(
+        raise Away(
             f"{address} does not do what it is asked ({why}); look whether the server runs, and at "
             "MILVUS_TOKEN",
             zh=f"{address} 未能完成请求（{why}）；请检查服务器是否在运行以及 MILVUS_TOKEN",
