@@ -1,6 +1,7 @@
 """Questions at work: each waits for its turn, runs in a thread, and stops when its client leaves."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
@@ -9,6 +10,9 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import anyio
 
+from rag.endpoint.generator import EndpointGenerator
+from rag.endpoint.wire import Failed, Unreachable
+from rag.generate import Generator
 from rag.language import Speaker
 from rag.pipeline import Pipeline
 from rag.types import Answer, Message, Retrieved, Sampling
@@ -20,6 +24,8 @@ from server.metrics import Metrics
 from server.spans import Spans
 from server.traces import Traces, Watch, told
 from server.turns import Turns, in_thread
+
+log = logging.getLogger("rag.server")
 
 T = TypeVar("T")
 NUDGE = 0.2  # seconds between two tries to stop a model
@@ -50,7 +56,8 @@ class Asked:
 class Answering:
     """What the routes, the OpenAI routes and the MCP tools ask and search with.
 
-    `reading` are the turns of those who search and quote, `writing` that of the language model.
+    `reading` are the turns of those who search and quote, `writing` that of the language model here,
+    `asking` those of models that are served elsewhere.
     """
 
     bases: Bases
@@ -59,6 +66,7 @@ class Answering:
     spans: Spans
     reading: Turns
     writing: Turns
+    asking: Turns
 
     async def search(self, question: str, base: str, limit: int, who: Principal) -> schemas.Found:
         """The best passages, whether or not they answer."""
@@ -80,10 +88,10 @@ class Answering:
         with ExitStack() as stack:
             reading = self.bases.reading(asked.base)
             pipeline = await in_thread(lambda: stack.enter_context(reading))
-            turns = self.writing if pipeline.generator else self.reading
+            turns, generator = self._writer(pipeline.generator)
             async with turns.turn(who.id):
                 watch = Watch()
-                pipeline = replace(pipeline.watched(watch), say=say)
+                pipeline = replace(pipeline.watched(watch), say=say, generator=generator)
                 async with aclosing(_pieces(pipeline, asked)) as pieces:
                     async for piece in pieces:
                         match piece:
@@ -96,6 +104,12 @@ class Answering:
                                 yield shapes.answer(piece, usage, say, **named)
                             case text:
                                 yield schemas.Piece(text=text)
+
+    def _writer(self, generator: Generator | None) -> tuple[Turns, Generator | None]:
+        """Whose turn an answer needs, and what writes it."""
+        if isinstance(generator, EndpointGenerator):
+            return self.asking, generator.apart()  # so that one can be stopped and no other
+        return (self.writing if generator else self.reading), generator
 
     async def whole(self, asked: Asked, who: Principal, say: Speaker) -> schemas.Answer:
         """The answer alone."""
@@ -144,8 +158,11 @@ class Answering:
 
 def usage(asked: Asked, watch: Watch, pipeline: Pipeline, answer: Answer) -> schemas.Usage:
     """What an answer took: of the language model if it was asked, else of the encoder."""
-    if watch.prompt and pipeline.generator:
-        count = pipeline.generator.count
+    generator = pipeline.generator
+    if isinstance(generator, EndpointGenerator) and (took := generator.took):
+        return schemas.Usage(read=took.read, written=took.written, cut=took.cut)
+    if watch.prompt and generator:
+        count = generator.count
         bare = count([Message("user", "-")])
         written = count([Message("user", f"-{answer.text}")]) - bare
         most = (asked.sampling or pipeline.sampling).max_new_tokens
@@ -165,8 +182,21 @@ async def _pieces(pipeline: Pipeline, asked: Asked) -> AsyncGenerator[Retrieved 
     try:
         while (piece := await _step(lambda: next(pieces, None), pipeline)) is not None:
             yield piece
+    except (Unreachable, Failed) as problem:
+        _unnamed(problem, pipeline.generator)
+        raise
     finally:
         pieces.close()
+
+
+def _unnamed(problem: Unreachable | Failed, generator: Generator | None) -> None:
+    """Where a model is served is the operator's to know: it stands in the log alone."""
+    if isinstance(generator, EndpointGenerator):
+        base = generator.endpoint.address.base
+        fields = {"problem": type(problem).__name__, "at": base}
+        log.warning("model", extra={"fields": fields})
+        problem.args = (str(problem).replace(base, "the language model"),)
+        problem.zh = problem.zh.replace(base, "语言模型")
 
 
 async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:

@@ -7,6 +7,7 @@ from typing import Any
 import tomlkit
 
 from ingest.store.files import write_whole
+from rag.endpoint import Address, no_adapter
 from rag.generate import GenerateOptions
 from rag.settings import SETTINGS
 from server import schemas
@@ -54,6 +55,8 @@ def write_choices(
                 "an adapter needs a language model; start the server with --model",
                 zh="适配器需要语言模型；请用 --model 启动服务",
             )
+        if generate.served:
+            raise no_adapter(Address.parse(generate.model), wanted.adapter)
         assert options.adapters
         section: Any = said.setdefault("generate", tomlkit.table())
         section["model"], section["quant"] = generate.model, generate.quant

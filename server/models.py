@@ -1,4 +1,5 @@
-"""The language model that answers write with: one in memory, lent to one answer at a time."""
+"""The language models that answers write with: one in memory, lent to one answer at a time, and any
+that are served elsewhere."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +18,16 @@ class Models:
     def __init__(self, loading: Loading) -> None:
         self._loading = loading
         self._held: tuple[tuple[str, str], Adaptable] | None = None
+        self._served: dict[GenerateOptions, Adaptable] = {}
 
     def generator(self, options: GenerateOptions) -> Generator | None:
         """What answers as the options say, from when it is first used; None where they name no
         model."""
+        if options.served:
+            where = GenerateOptions(options.model, endpoint=options.endpoint)
+            if where not in self._served:
+                self._served[where] = self._loading(where)
+            return self._served[where]
         return Lent(self, options) if options.model else None
 
     def bring(self, options: GenerateOptions) -> Adaptable:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ingest.errors import Busy, UserError
+from rag.endpoint.wire import Failed, Unreachable
 from server import schemas
 from server.errors import Taken, Unfit, Unknown
 from server.guard import Denied
@@ -96,9 +97,12 @@ def install(app: FastAPI, metrics: Metrics) -> None:
                 code = "taken" if isinstance(problem, Taken) else "unfit"
                 once = {"X-Should-Retry": "false"}  # OpenAI's client tries a 409 again
                 return answer(request, 409, problem, code, headers=once)
-            case Busy():
+            case Busy() | Unreachable():
+                code = "busy" if isinstance(problem, Busy) else "model_unreachable"
                 again = {"Retry-After": "5"}
-                return answer(request, 503, problem, "busy", "overloaded", headers=again)
+                return answer(request, 503, problem, code, "overloaded", headers=again)
+            case Failed():
+                return answer(request, 502, problem, "model_failed", "server_error")
         return answer(request, 400, problem, "mistake")
 
     def full(request: Request, problem: Full) -> JSONResponse:

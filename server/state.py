@@ -27,6 +27,8 @@ from server.traces import Traces
 from server.turns import Turns
 from server.words import speaker
 
+ELSEWHERE = 16  # answers that models served elsewhere write at one time: they batch
+
 
 @dataclass(frozen=True)
 class State:
@@ -63,16 +65,18 @@ class State:
         member, metrics, jobs = members.join(), Metrics(), Jobs(last, members.alive)
         bases = Bases(options, models, members, member.folder, opened)
         traces = Traces(passed, options.traces)
-        reading, writing = Turns(options.slots, options.queue), Turns(1, options.queue)
+        reading, writing, asking = (
+            Turns(slots, options.queue) for slots in (options.slots, 1, ELSEWHERE)
+        )
         metrics.gauge("rag_jobs_waiting", "Jobs that have not ended", lambda: jobs.waiting)
-        for name, turns in (("reading", reading), ("writing", writing)):
+        for name, turns in (("reading", reading), ("writing", writing), ("asking", asking)):
             metrics.gauge(
                 f"rag_{name}_waiting", "Questions that wait", lambda turns=turns: turns.waiting
             )
             metrics.gauge(
                 f"rag_{name}_working", "Questions at work", lambda turns=turns: turns.working
             )
-        answering = Answering(bases, traces, metrics, spans or Spans(), reading, writing)
+        answering = Answering(bases, traces, metrics, spans or Spans(), reading, writing, asking)
         return cls(
             options, member, (last, passed, doors), Keys(doors), jobs, bases, traces, metrics, Pages(),
             Turns(1, options.queue), answering, worker_alive,

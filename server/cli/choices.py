@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rag.cli.places import cache_home, data_home
-from rag.cli.screen import say
+from rag.cli.screen import note, say
 
 if TYPE_CHECKING:
+    from rag.generate import GenerateOptions
     from server.options import ServerOptions
     from server.spans import Spans
 
@@ -29,8 +30,9 @@ Model = Annotated[
     typer.Option(
         metavar="MODEL",
         help=say(
-            "Answer with this ChatGLM where a knowledge base names none.",
-            "知识库未指定模型时用此 ChatGLM 回答。",
+            "Answer with this ChatGLM, or the model served at http://host:port/v1#name, where a "
+            "knowledge base names none.",
+            "知识库未指定模型时用此 ChatGLM，或 http://主机:端口/v1#名称 处的模型回答。",
         ),
     ),
 ]
@@ -84,11 +86,28 @@ def options(**given: Any) -> "ServerOptions":
     data = given.pop("data", None) or data_home()
     made = ServerOptions(data=data, cache=cache_home(), embedders=embedders, **given)
     if model:
+        generate = GenerateOptions(model=model, quant=quant)
+        _check_there(generate, made.cache / "models")
+        made = replace(made, generate=generate)
+    return made
+
+
+def _check_there(generate: "GenerateOptions", cache: Path) -> None:
+    """What is not there is told now, not when it is asked. An engine may still be starting."""
+    if not generate.served:
         from rag.chatglm.hub import fetch
 
-        fetch(model, cache=made.cache / "models")  # what is not there is told now, not when asked
-        made = replace(made, generate=GenerateOptions(model=model, quant=quant))
-    return made
+        fetch(generate.model, cache=cache)
+        return
+    from rag.endpoint import EndpointOptions
+    from rag.endpoint.wire import Unreachable
+    from rag.generate import reach
+
+    once = replace(generate, endpoint=EndpointOptions(tries=1))
+    try:
+        _ = reach(once, note=lambda en, zh: note(say(en, zh))).context
+    except Unreachable as problem:
+        note(say(str(problem), problem.zh))
 
 
 def demo_data() -> Path:

@@ -52,7 +52,7 @@ async def search(body: schemas.Search, server: Server, by: By) -> schemas.Found:
     return await server.answering.search(body.question, body.knowledge_base, body.limit, by.who)
 
 
-@router.post("/ask", response_model=schemas.Answer, responses=STREAMED | responses(503))
+@router.post("/ask", response_model=schemas.Answer, responses=STREAMED | responses(502, 503))
 async def ask(body: schemas.Ask, request: Request, server: Server, by: By):
     """An answer with citations, or a refusal that says what was looked at."""
     by.must("read", body.knowledge_base)

@@ -61,7 +61,9 @@ def get_model(model: Name, server: Server, by: By) -> Model:
     return Model(id=model, created=int(time.time()))
 
 
-@router.post("/chat/completions", response_model=Completion, responses=STREAMED | responses(503))
+@router.post(
+    "/chat/completions", response_model=Completion, responses=STREAMED | responses(502, 503)
+)
 async def chat(body: Chat, server: Server, by: By):
     """An answer from the knowledge base that `model` or `knowledge_base` names; citations are in the
     message's annotations."""
