@@ -17,75 +17,9 @@ import numpy as np
 
 from ingest.store import Identity, LocalStore, open_store
 from ingest.store.protocol import Vectors
-from ingest.types import Chunk, Document, Passage, Receipt
+from rag.plan.made import CHUNKS, DIM, WORDS, Made, build, made_document
 
-DIM = 384
-VOCABULARY = 100_000
-WORDS = 60  # a chunk
-CHUNKS = 20  # a document
-FAMILY = 50  # chunks around one centre
-BATCH = 20_000  # chunks a change
 K = 100  # a leg
-
-
-class Made:
-    """Documents and questions, the same ones at every run."""
-
-    def __init__(self, chunks: int) -> None:
-        rng = np.random.default_rng(0)
-        letters = np.array([chr(0x4E00 + offset) for offset in range(4_000)])
-        first, second = rng.integers(0, len(letters), (2, VOCABULARY))
-        self.words = np.char.add(letters[first], letters[second])
-        share = 1 / np.arange(1, VOCABULARY + 1)  # Zipf's law
-        self.cumulated = np.cumsum(share / share.sum())
-        self.centres = rng.standard_normal((chunks // FAMILY, DIM), dtype=np.float32)
-        self.sizes = np.exp(0.5 * rng.standard_normal(DIM, dtype=np.float32))
-
-    def texts(self, rng: np.random.Generator, count: int, length: int) -> list[str]:
-        drawn = np.searchsorted(self.cumulated, rng.random((count, length))).clip(0, VOCABULARY - 1)
-        return ["".join(row) for row in self.words[drawn]]
-
-    def vectors(self, rng: np.random.Generator, count: int) -> Vectors:
-        centres = self.centres[rng.integers(0, len(self.centres), count)]
-        own = rng.standard_normal((count, DIM), dtype=np.float32)
-        return unit((centres + 0.8 * own + 1) * self.sizes)
-
-    def near(self, rng: np.random.Generator, vectors: Vectors) -> Vectors:
-        """Questions: each near one of `vectors`, about as far as its family is."""
-        return unit(vectors + 0.03 * rng.standard_normal(vectors.shape, dtype=np.float32))
-
-
-def unit(vectors: Vectors) -> Vectors:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def made_document(source: str, texts: list[str]) -> tuple[Document, list[Passage], list[Chunk]]:
-    """A document whose passages are single chunks."""
-    document = Document(source, source, source, Receipt("made"))
-    passages, chunks, at = [], [], 0
-    for text in texts:
-        end = at + len(text)
-        passages.append(Passage(document.id, at, end, text, ""))
-        head = document.id, source, source, ((at, ""),), ""
-        chunks.append(Chunk(*head, at, end, text, (at, end)))
-        at = end
-    return document, passages, chunks
-
-
-def build(store: LocalStore, made: Made, chunks: int) -> None:
-    for at in range(store.count(), chunks, BATCH):
-        start = time.perf_counter()
-        rng = np.random.default_rng(at + 1)
-        texts, vectors = made.texts(rng, BATCH, WORDS), made.vectors(rng, BATCH)
-        with store.change(reason="benchmark") as change:
-            for first in range(0, BATCH, CHUNKS):
-                document, *parts = made_document(f"{at + first}", texts[first : first + CHUNKS])
-                change.put(document)
-                change.add(document, *parts, vectors[first : first + CHUNKS])
-        say(
-            f"\r{at + BATCH:,} chunks, {BATCH / (time.perf_counter() - start):,.0f}/s   ",
-            sys.stderr,
-        )
 
 
 def exact_top(store: LocalStore, queries: Vectors, k: int) -> list[set[int]]:
@@ -175,7 +109,10 @@ def main() -> None:
     path = options.folder / f"{options.chunks}"
     made = Made(options.chunks)
     with open_store(path, create=Identity("made", DIM)) as store:
-        build(store, made, options.chunks)
+        before = store.count()
+        for count, seconds in build(store, made, options.chunks):
+            say(f"\r{count:,} chunks, {(count - before) / seconds:,.0f}/s   ", sys.stderr)
+            before = count
     say(f"\n| {options.chunks:,} chunks, {DIM}-d | |\n|---|---|\n")
     for name, value in measure(path, made, options.queries):
         say(f"| {name} | {value} |\n")

@@ -11,6 +11,7 @@ from rag.cli import ask, evaluate, ingest, kb
 from rag.cli.doctor import doctor
 from rag.cli.export import export
 from rag.cli.fill import fill
+from rag.cli.plan import plan
 from rag.cli.quantize import quantize
 from rag.cli.screen import error, say
 from server.cli.mcp import mcp
@@ -36,6 +37,7 @@ app.command("search")(ask.search)
 app.add_typer(kb.app, name="kb")
 app.command("eval")(evaluate.evaluate)
 app.command("doctor")(doctor)
+app.command("plan")(plan)
 app.command("quantize")(quantize)
 app.command("export")(export)
 app.command("fill")(fill)
@@ -50,7 +52,7 @@ EXTRAS = {
     "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
     "fastapi": "server", "mcp": "server", "prometheus_client": "server", "pydantic": "server",
     "pypdfium2": "server", "starlette": "server", "tomlkit": "server", "uvicorn": "server",
-    "opentelemetry": "telemetry", "pymilvus": "milvus", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
+    "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
 }  # fmt: skip
 """Packages that the base install leaves out -> the extra that brings them."""
 

@@ -1,0 +1,306 @@
+"""The cost curve of docs/scale.md: measured up to 1,000,000 chunks, simulated beyond.
+
+    python benchmarks/scale.py measure [PATH...] [--sizes 10000 100000 1000000] [--scratch FOLDER]
+    python benchmarks/scale.py write
+
+`measure` measures what `rag plan --measure --full PATH...` does, and keeps it where it is shipped,
+in rag/plan/constants.json; nothing else should run. `write` makes the tables of docs/scale.md and
+docs/scale.zh-CN.md and their pictures from that file.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
+
+from rag.cli.planned import digits
+from rag.language import Language, Speaker
+from rag.plan.constants import Constants, Point, shipped
+from rag.plan.curve import SIZES, at, takeovers
+from rag.plan.model import ENGINES, GB, Engine, Plan, first, questions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "rag/plan/constants.json"
+PAGES: dict[str, Language] = {"scale.md": "en", "scale.zh-CN.md": "zh"}
+PICTURES: dict[str, Language] = {"scale.svg": "en", "scale.zh-CN.svg": "zh"}
+TITLES = {
+    "local": ("local store", "本地库"),
+    "replicas": ("replicas", "多副本"),
+    "milvus": ("Milvus", "Milvus"),
+    "measured": ("measured, made chunks", "实测（合成块）"),
+}
+COLOURS = {"local": "#2f9e60", "replicas": "#3b82f6", "milvus": "#d9822b"}
+INK = "#808790"  # stands out from white and from black
+RATES = (1.0, 10.0, 100.0)
+Of = Callable[[Plan], float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("write")
+    measuring = verbs.add_parser("measure")
+    measuring.add_argument("paths", type=Path, nargs="*")
+    measuring.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6])
+    measuring.add_argument("--scratch", type=Path)
+    measuring.add_argument("--cache", type=Path, default=Path.home() / ".cache/chatglm-rag")
+    options = parser.parse_args()
+    if options.verb == "measure":
+        measured(options)
+    write()
+
+
+def measured(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from rag.plan.measure import FULL, measure
+
+    begun = time.perf_counter()
+
+    def tell(en: str, zh: str) -> None:
+        sys.stderr.write(f"{time.perf_counter() - begun:6.0f} s {en}\n")
+
+    measure(
+        options.paths or sorted((ROOT / "corpora").glob("*/docs")),
+        cache=options.cache,
+        tell=tell,
+        effort=replace(FULL, sizes=tuple(options.sizes)),
+        ocr=True,
+        scratch=options.scratch,
+    ).write(FILE)
+
+
+def write() -> None:
+    constants = shipped()
+    for page, language in PAGES.items():
+        file = ROOT / "docs" / page
+        file.write_text(filled(file.read_text("utf-8"), constants, language), "utf-8")
+    for picture, language in PICTURES.items():
+        draw(constants, ROOT / "docs" / picture, Speaker(language))
+
+
+def filled(text: str, constants: Constants, language: Language) -> str:
+    """The page with its generated parts made anew: `<!-- name -->` to `<!-- /name -->`."""
+    say = Speaker(language)
+    parts = {
+        "machine": machine(constants, say),
+        "measured": table(*measured_rows(constants, say)),
+        "curve": table(*curve_rows(constants, say)),
+        "takeovers": table(*takeover_rows(constants, say)),
+    }
+    for name, part in parts.items():
+        marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text, count = re.subn(
+            marks, lambda m, new=part: m[1] + new + "\n" + m[2], text, flags=re.DOTALL
+        )
+        assert count == 1, name
+    return text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def machine(constants: Constants, say: Speaker) -> str:
+    there, costs = constants.machine, constants.costs
+    like = constants.kind()
+    return say(
+        f"Measured on {there.cores} cores of an {there.cpu} with {there.memory / GB:.1f} GB, {constants.date}: "
+        f"{like.files} documents with {like.chunks:,} chunks, of which a core embeds {1 / costs.embed:.0f} a second "
+        f"({costs.flops / costs.embed / 1e9:.0f} GFLOP/s); a chunk takes {costs.truth:,.0f} bytes in `kb.sqlite`, "
+        f"{costs.words:,.0f} in the word index and {costs.codes:.0f} as a code.",
+        f"测于 {there.cores} 核 {there.cpu}、{there.memory / GB:.1f} GB 内存，{constants.date}：{like.files} 个文档共 "
+        f"{like.chunks:,} 块，单核每秒向量化 {1 / costs.embed:.0f} 块（{costs.flops / costs.embed / 1e9:.0f} GFLOP/s）；"
+        f"每块在 `kb.sqlite` 中占 {costs.truth:,.0f} 字节，词索引 {costs.words:,.0f} 字节，编码 {costs.codes:.0f} 字节。",
+    )
+
+
+def measured_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list[str]]]:
+    head = [
+        say("chunks", "块数"),
+        say("written in", "写入用时"),
+        say("disk", "磁盘"),
+        say("memory of a process", "单进程内存"),
+        say("searches p50 / p95", "检索 p50 / p95"),
+        say("the model's", "模型值"),
+        say("searches/s", "每秒检索"),
+    ]
+    return head, [
+        [
+            f"{point.chunks:,}",
+            f"{point.build:,.0f} s",
+            f"{(point.truth + point.codes + point.words) / GB:.2f} GB",
+            f"{point.resident / GB:.2f} GB",
+            f"{1000 * point.p50:.1f} / {1000 * point.p95:.1f} ms",
+            f"{1000 * searches(constants, point.chunks):.1f} ms",
+            f"{point.rate:,.0f}",
+        ]
+        for point in constants.points
+    ]
+
+
+def searches(constants: Constants, chunks: int) -> float:
+    stages = questions(constants.costs, chunks)
+    return stages["vectors"] + stages["words"] + stages["rank"]
+
+
+def curve_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list[str]]]:
+    head = [
+        say("chunks", "块数"),
+        say("engine", "引擎"),
+        say("machines", "机器"),
+        say("memory", "内存"),
+        say("disk", "磁盘"),
+        say("core hours of reading", "读入的核时"),
+        say("read in", "读入用时"),
+        say("a question", "一个问题"),
+        "",
+    ]
+    rows = []
+    largest = max(point.chunks for point in constants.points)
+    for chunks in SIZES:
+        plan = first(at(constants, chunks))
+        work = constants.costs.embed * chunks / 3600
+        reading = sum(plan.reading.values()) / 86_400
+        size = say(f"{plan.size.cores} cores", f"{plan.size.cores} 核")
+        more = say(f", {plan.readers} to read", f"，读入 {plan.readers}") if plan.readers else ""
+        rows.append(
+            [
+                f"{chunks:,}",
+                say(*TITLES[plan.engine]),
+                f"{plan.machines:,} × {size}{more}",
+                f"{digits(plan.memory / GB)} GB",
+                f"{digits(sum(plan.disk.values()) / GB)} GB",
+                digits(work),
+                say(f"{digits(reading)} days", f"{digits(reading)} 天"),
+                f"{plan.latency:.2f} s",
+                say("measured constants", "实测常数")
+                if chunks <= largest
+                else say("simulated", "推算"),
+            ]
+        )
+    return head, rows
+
+
+def takeover_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list[str]]]:
+    head = [say("questions/s", "每秒问题"), *(say(*TITLES[engine]) for engine in ENGINES)]
+    rows = []
+    for rate in RATES:
+        found = takeovers(constants, qps=rate)
+        cells = [
+            say(f"from {rounded(found[engine])}", f"{rounded(found[engine])} 块起")
+            if engine in found
+            else "–"
+            for engine in ENGINES
+        ]
+        rows.append([f"{rate:g}", *cells])
+    return head, rows
+
+
+def rounded(chunks: int) -> str:
+    """Two digits: more would promise too much."""
+    return f"{float(f'{chunks:.1e}'):,.0f}"
+
+
+def draw(constants: Constants, path: Path, say: Speaker) -> None:
+    """Four panels over the chunks: bytes, bytes, seconds, cores. Readable on light and on dark."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from rag.evaluate.picture import installed_families
+
+    settings: dict[str, Any] = {
+        "font.family": installed_families(), "svg.fonttype": "none", "svg.hashsalt": "scale",
+        "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK,
+        "ytick.color": INK, "axes.titlesize": 10, "font.size": 9,
+    }  # fmt: skip
+    sizes = sorted({round(10 ** (4 + step / 8)) for step in range(41)})
+    planned = {size: at(constants, size) for size in sizes}
+    costs, changes = constants.costs, takeovers(constants)
+    panels: list[tuple[str, Of, Callable[[Point], float] | None]] = [
+        (
+            say("memory, GB", "内存（GB）"),
+            lambda plan: plan.memory / GB,
+            lambda point: (point.resident + point.truth + point.words) / GB,
+        ),
+        (
+            say("disk, GB", "磁盘（GB）"),
+            lambda plan: sum(plan.disk.values()) / GB,
+            lambda point: (point.truth + 2 * (point.codes + point.words)) / GB,
+        ),
+        (
+            say("a question, seconds", "一个问题（秒）"),
+            lambda plan: plan.latency,
+            lambda point: costs.question + point.p50 + costs.answer,
+        ),
+        (
+            say("cores, those for reading too", "核数（含读入）"),
+            lambda plan: (plan.machines + plan.readers) * plan.size.cores,
+            None,
+        ),
+    ]
+    with rc_context(settings), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
+        canvas = Figure(figsize=(10, 7), layout="constrained")
+        for axes, (title, of, measured) in zip(canvas.subplots(2, 2).flat, panels, strict=True):
+            draw_panel(axes, title, say("chunks", "块数"), planned, of)
+            if measured:
+                xs = [point.chunks for point in constants.points]
+                ys = [measured(point) for point in constants.points]
+                axes.plot(xs, ys, "o", color=INK, markersize=5, label="measured", zorder=3)
+            mark(axes, constants, changes, say)
+        handles, labels = canvas.axes[0].get_legend_handles_labels()
+        names = [say(*TITLES[label]) for label in labels]
+        canvas.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+        canvas.savefig(path, transparent=True, metadata={"Date": None})
+
+
+def draw_panel(
+    axes: "Axes",
+    title: str,
+    xlabel: str,
+    planned: Mapping[int, Mapping[Engine, Plan]],
+    of: Of,
+) -> None:
+    """A line an engine: strong where it suffices, faint where it does not."""
+    for engine in ENGINES:
+        plans: list[tuple[int, Plan]] = [(size, found[engine]) for size, found in planned.items()]
+        xs, ys = [size for size, _ in plans], [of(plan) for _, plan in plans]
+        strong = [
+            y if not plan.problems else float("nan") for y, (_, plan) in zip(ys, plans, strict=True)
+        ]
+        axes.plot(xs, ys, color=COLOURS[engine], alpha=0.7, linewidth=1, linestyle=":")
+        axes.plot(xs, strong, color=COLOURS[engine], linewidth=2, label=engine)
+    axes.set_title(title, loc="left")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    axes.set_xlabel(xlabel)
+    axes.grid(alpha=0.2, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def mark(axes: "Axes", constants: Constants, changes: Mapping[str, int], say: Speaker) -> None:
+    """Where measuring ends, and where each engine takes over."""
+    largest = max(point.chunks for point in constants.points)
+    axes.set_xlim(SIZES[0], SIZES[-1])
+    axes.axvspan(SIZES[0], largest, color=INK, alpha=0.12, linewidth=0)
+    low, high = axes.get_ylim()
+    axes.text(SIZES[0] * 1.3, high, say("measured to here", "实测范围"), va="top", fontsize=8)
+    for engine, chunks in changes.items():
+        if chunks > SIZES[0]:
+            axes.axvline(chunks, color=COLOURS[engine], linewidth=1, linestyle="--")
+            axes.text(
+                chunks, low, f" {rounded(chunks)}", color=COLOURS[engine], fontsize=8, va="bottom"
+            )
+
+
+if __name__ == "__main__":
+    main()

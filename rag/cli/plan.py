@@ -1,0 +1,257 @@
+"""`rag plan`: memory, disk, time and machines for so many documents and questions a second."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingest.errors import UserError
+from rag.cli.places import cache_home
+from rag.cli.screen import note, out, out_json, say, table
+
+CONSTANTS = "constants.json"
+CORPORA = Path(__file__).parents[2] / "corpora"
+
+
+def plan(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help=say(
+                "With --measure: documents like those to come; without, the ones of corpora/.",
+                "配合 --measure：与将来相似的文档；不给则用自带的 corpora/。",
+            ),
+        ),
+    ] = None,
+    documents: Annotated[
+        int | None, typer.Option(help=say("How many documents.", "文档数。"), metavar="N")
+    ] = None,
+    qps: Annotated[
+        float, typer.Option(help=say("Questions a second.", "每秒问题数。"), metavar="Q")
+    ] = 1.0,
+    chunks_per_document: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help=say("Chunks a document; else as measured.", "每个文档的块数；默认按实测。"),
+        ),
+    ] = None,
+    megabytes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MB",
+            help=say("Or: the size of all files together.", "或：全部文件的总大小。"),
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help=say(
+                "What they are, such as pdf or pdf+ocr; else a mixture as measured.",
+                "文档类型，如 pdf 或 pdf+ocr；默认为实测的混合。",
+            ),
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|replicas|milvus",
+            help=say("Show one engine alone.", "只显示一种引擎。"),
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="none|BILLIONS",
+            help=say(
+                "A language model that writes the answers, by its billions of parameters.",
+                "撰写回答的语言模型，以十亿参数计。",
+            ),
+        ),
+    ] = "none",
+    gpu: Annotated[
+        str,
+        typer.Option(metavar="a100|h200", help=say("Where it runs.", "它所用的显卡。")),
+    ] = "a100",
+    cores: Annotated[
+        int | None,
+        typer.Option(
+            help=say("Cores of a machine, with --memory.", "机器的核数（配合 --memory）。")
+        ),
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB",
+            help=say("Memory of a machine, with --cores.", "机器的内存（配合 --cores）。"),
+        ),
+    ] = None,
+    latency: Annotated[
+        float,
+        typer.Option(
+            metavar="S",
+            help=say(
+                "Seconds that a question may take, without a language model.",
+                "一个问题可用的秒数（不含语言模型）。",
+            ),
+        ),
+    ] = 0.5,
+    days: Annotated[
+        float,
+        typer.Option(
+            metavar="D",
+            help=say("Days in which the documents are to be read.", "读入全部文档可用的天数。"),
+        ),
+    ] = 7.0,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help=say(
+                "Measure this machine's constants and keep them; leave it alone meanwhile.",
+                "测量本机的常数并保存；期间请勿运行其他任务。",
+            ),
+        ),
+    ] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help=say(
+                "With --measure: up to 1,000,000 chunks (4 GB of disk, some 15 minutes).",
+                "配合 --measure：直到 1,000,000 块（4 GB 磁盘，约 15 分钟）。",
+            ),
+        ),
+    ] = False,
+    constants: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=say(
+                "The file of constants to read, or to write with --measure.",
+                "要读取的常数文件；配合 --measure 则写入其中。",
+            ),
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))
+    ] = False,
+) -> None:
+    kept = cache_home() / CONSTANTS
+    if measure:
+        _measure(paths, constants or kept, full=full)
+        return
+    if paths or full:
+        raise UserError(
+            "documents and --full belong to --measure; a plan wants --documents N --qps Q",
+            zh="文档路径和 --full 用于 --measure；规划请用 --documents N --qps Q",
+        )
+    if documents is None:
+        raise UserError(
+            "name how many documents: rag plan --documents N --qps Q; or measure: rag plan --measure",
+            zh="请给出文档数：rag plan --documents N --qps Q；或测量本机：rag plan --measure",
+        )
+    from rag.cli.planned import show
+    from rag.plan.constants import Constants, shipped
+    from rag.plan.generation import GPUS
+    from rag.plan.load import Load
+    from rag.plan.model import ENGINES, GB, Limits, Size, first, plans
+
+    if gpu not in GPUS or engine not in (None, *ENGINES):
+        name, value, known = (
+            ("--gpu", gpu, GPUS) if gpu not in GPUS else ("--engine", engine, ENGINES)
+        )
+        raise UserError(
+            f"{name} is {value}; need one of {', '.join(known)}",
+            zh=f"{name} 为 {value}；应为以下之一：{', '.join(known)}",
+        )
+    if (cores is None) != (memory is None):
+        raise UserError(
+            "--cores and --memory describe a machine together; name both",
+            zh="--cores 与 --memory 一起描述一台机器；请同时给出",
+        )
+    own = constants or (kept if kept.exists() else None)
+    measured = Constants.read(own) if own else shipped()
+    load = Load.of(
+        measured,
+        documents=documents,
+        qps=qps,
+        chunks_per_document=chunks_per_document,
+        megabytes=megabytes,
+        kind=kind,
+        model=_billions(model),
+    )
+    size = Size(cores, memory * GB) if cores is not None and memory is not None else None
+    made = plans(measured, load, Limits(latency, days, size), gpu=GPUS[gpu])
+    best = first(made)
+    shown = [each for name, each in made.items() if engine in (None, name)]
+    if as_json:
+        out_json(
+            {
+                "constants": {"file": str(own) if own else None, "date": measured.date}
+                | asdict(measured.machine),
+                "load": asdict(load),
+                "plans": [asdict(each) | {"simulated": each.simulated} for each in shown],
+                "first": None if best.problems else best.engine,
+            }
+        )
+        return
+    show(load, measured, own, shown, best, GPUS[gpu])
+
+
+plan.__doc__ = say(
+    "Memory, disk, time and machines for so many documents and questions, engine by engine.",
+    "给定文档数和每秒问题数，各引擎所需的内存、磁盘、时间和机器。",
+)
+
+
+def _measure(paths: list[Path] | None, file: Path, *, full: bool) -> None:
+    from importlib.util import find_spec
+
+    from rag.plan.measure import FULL, QUICK, measure
+
+    found = measure(
+        paths or sorted(CORPORA.glob("*/docs")),
+        cache=cache_home(),
+        tell=lambda en, zh: note(say(en, zh)),
+        effort=FULL if full else QUICK,
+        ocr=find_spec("rapidocr") is not None,
+    )
+    found.write(file)
+    note(say(f"kept in {file}", f"已保存到 {file}"))
+    rows = [
+        (name, f"{kind.files}", f"{kind.chunks}", f"{1e6 * kind.seconds / kind.size:.2g}")
+        for name, kind in found.kinds.items()
+    ]
+    head = [say("kind", "类型"), say("files", "文件"), say("chunks", "块"), say("s/MB", "秒/MB")]
+    table("", head, rows)
+    costs = found.costs
+    out(
+        say(
+            f"chunks/s: {1 / costs.embed:.0f} embedded on a core ({costs.flops / costs.embed / 1e9:.0f} "
+            f"GFLOP/s), {1 / costs.embed_all:.0f} on {found.machine.cores}, {1 / costs.write:,.0f} "
+            f"written; bytes a chunk: {costs.truth:,.0f} kb.sqlite, {costs.words:,.0f} words, "
+            f"{costs.codes:.0f} codes",
+            f"每秒块数：单核向量化 {1 / costs.embed:.0f}（{costs.flops / costs.embed / 1e9:.0f} GFLOP/s），"
+            f"{found.machine.cores} 核 {1 / costs.embed_all:.0f}，写入 {1 / costs.write:,.0f}；每块字节："
+            f"kb.sqlite {costs.truth:,.0f}，词索引 {costs.words:,.0f}，编码 {costs.codes:.0f}",
+        )
+    )
+
+
+def _billions(model: str) -> float:
+    if model == "none":
+        return 0.0
+    try:
+        size = float(model.lower().removesuffix("b"))
+    except ValueError:
+        size = 0.0
+    if not size > 0:
+        raise UserError(
+            f"--model is {model}; need none, or billions of parameters such as 6 or 9",
+            zh=f"--model 为 {model}；应为 none，或十亿参数数，如 6 或 9",
+        )
+    return size
