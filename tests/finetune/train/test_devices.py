@@ -37,11 +37,26 @@ def torchrun() -> list[str]:
 
 
 def accelerate() -> list[str]:
-    return [
-        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--main_process_ip", "127.0.0.1", "--main_process_port", port(),
-    ]  # fmt: skip
+    """By the file that docs/scale.md names; its port may be taken here."""
+    file = ROOT / "docs" / "accelerate" / "cpu.yaml"
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(file)]
+    return [*launch, "--main_process_port", port()]
+
+
+def test_the_files_for_accelerate_are_ones_that_it_reads() -> None:
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+    from accelerate.utils import DistributedType
+
+    kinds = {"cpu": "MULTI_GPU", "ddp": "MULTI_GPU", "fsdp": "FSDP"}
+    files = {path.stem: path for path in (ROOT / "docs" / "accelerate").glob("*.yaml")}
+    assert set(files) == set(kinds)
+    for name, path in files.items():
+        config = load_config_from_file(str(path))  # unknown names are refused
+        assert isinstance(config, ClusterConfig)
+        assert config.distributed_type is DistributedType(kinds[name])
+        assert config.num_processes == 2
+        assert config.main_process_ip == "127.0.0.1"
+        assert config.mixed_precision == "no"  # --dtype says it
 
 
 def train(out: Path, model: Path, data: Path, *options: str, launcher: Sequence[str] = ()) -> None:
