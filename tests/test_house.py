@@ -25,7 +25,7 @@ HEAVY = (
     "torch", "transformers", "sentence_transformers", "faiss", "tantivy", "onnxruntime", "onnx",
     "kreuzberg", "rapidocr", "numpy", "tokenizers", "rjieba", "matplotlib", "peft", "pyarrow",
     "fastapi", "starlette", "pydantic", "uvicorn", "mcp", "httpx", "httpx2", "prometheus_client", "opentelemetry",
-    "pypdfium2", "PIL", "pymilvus", "pandas",
+    "pypdfium2", "PIL", "pymilvus", "pandas", "ray",
 )  # fmt: skip
 
 
@@ -106,6 +106,7 @@ def test_the_environment_is_read_by_the_command_line_alone() -> None:
         )
     ]
     assert reading == [
+        "ingest/cluster.py",  # tells Ray what it takes from nowhere else, and takes it back
         "ingest/sandbox.py",  # hands a cleaned environment to its child
         "rag/endpoint/generator.py",  # a key is read where it is sent, so that no option holds it
     ]

@@ -1,13 +1,18 @@
 """`rag ingest`: documents into a knowledge base, with progress, resume and a summary."""
 
+import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rag.cli.places import KbOption, cache_home, kb_path
+from ingest.errors import UserError
+from rag.cli.places import KbOption, cache_home, kb_place
 from rag.cli.screen import note, out_json, say, table
 
 LISTED = 20
@@ -15,8 +20,9 @@ LISTED = 20
 
 if TYPE_CHECKING:
     from ingest.files import Found
-    from ingest.pipeline import Outcome
+    from ingest.pipeline import Ingestion, Outcome
     from ingest.store import Info
+    from rag.settings import Place
 
 
 def ingest(
@@ -50,6 +56,27 @@ def ingest(
             help=say("Read pages and images without text.", "识别没有文字层的页面和图片。")
         ),
     ] = True,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help=say(
+                "Read and embed on many cores or machines: on the Ray cluster of RAY_ADDRESS, else on this "
+                "machine's cores.",
+                "用多核或多机解析和编码：有 RAY_ADDRESS 时在该 Ray 集群上，否则用本机各核。",
+            ),
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=say(
+                "With --ray: how many cores to use; all if not given.",
+                "与 --ray 同用：使用的核数；不指定则用全部。",
+            ),
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help=say("One JSON line a file.", "每个文件一行 JSON。"))
     ] = False,
@@ -64,20 +91,24 @@ def ingest(
     from rag.cli.progress import IngestProgress
     from rag.open import background_of, open_writer
 
+    if workers and not ray:
+        raise UserError("--workers needs --ray", zh="--workers 需与 --ray 同用")
     found = list(walk(paths))
     files = [file for file in found if not file.skipped]
-    writer = open_writer(kb_path(kb), embedder=embedder, cache=cache_home())
+    writer = open_writer(kb_place(kb), embedder=embedder, cache=cache_home())
     outcomes: list[Outcome] = []
     size = sum(file.size for file in files)
     with writer.store as store, Sandbox(ocr=ocr) as sandbox:
         try:
             with IngestProgress(len(files), size, quiet=quiet or as_json) as progress:
                 work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
-                for outcome in work.run(files):
-                    progress.file(outcome)
-                    outcomes.append(outcome)
-                    if as_json:
-                        out_json(_record(outcome))
+                spread = partial(_on_ray, work, place=kb_place(kb), ocr=ocr, workers=workers)
+                with spread(files) if ray and files else nullcontext(work.run(files)) as run:
+                    for outcome in run:
+                        progress.file(outcome)
+                        outcomes.append(outcome)
+                        if as_json:
+                            out_json(_record(outcome))
             outcomes += work.prune(found, paths, remove=prune)
             if any(outcome.status == "removed" for outcome in outcomes):
                 store.rebuild()  # wipes the indexes' traces of what was removed
@@ -93,6 +124,31 @@ ingest.__doc__ = say(
     "Read documents into a knowledge base; again: only what is new or changed.",
     "把文档读入知识库；再次运行时只处理新增和改动的文件。",
 )
+
+
+@contextmanager
+def _on_ray(
+    work: "Ingestion", files: "Sequence[Found]", *, place: "Place", ocr: bool, workers: int | None
+) -> "Iterator[Iterator[Outcome]]":
+    """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
+    from ingest.cluster import LOCAL, cluster
+    from ingest.embed import open_embedder
+    from ingest.sandbox import Sandbox
+    from ingest.spread import Tools, spread
+    from rag.settings import open_base, settings_of
+
+    place = place.absolute() if isinstance(place, Path) else place
+    made, backend = work.store.identity, settings_of(place)["embed"].backend
+    opened = partial(open_embedder, cache=cache_home(), threads=1, backend=backend)
+    tools = Tools(
+        store=partial(open_base, place),
+        embedder=partial(opened, str(made.options["embedder"])),
+        parser=partial(Sandbox, ocr=ocr),
+        options=work.chunker.options,
+        encoder=made.name,
+    )
+    with cluster(os.environ.get("RAY_ADDRESS") or LOCAL, workers=workers) as room:
+        yield spread(files, work.store, tools, workers=room, tick=work.tick)
 
 
 def _record(outcome: "Outcome") -> dict[str, object]:
