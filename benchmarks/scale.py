@@ -168,7 +168,7 @@ def curve_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list
     for chunks in SIZES:
         plan = first(at(constants, chunks))
         work = constants.costs.embed * chunks / 3600
-        reading = sum(plan.reading.values()) / 86_400
+        reading = plan.read_in / 86_400
         size = say(f"{plan.size.cores} cores", f"{plan.size.cores} 核")
         more = say(f", {plan.readers} to read", f"，读入 {plan.readers}") if plan.readers else ""
         rows.append(

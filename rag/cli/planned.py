@@ -62,6 +62,13 @@ def show(
                 for pods in plan.pods
             )
         )
+    if any(plan.writing and plan.writing.gpus for plan in shown):
+        out(
+            say(
+                f"* {gpu.name}: simulated, at half of its data sheet's rates",
+                f"* {gpu.name}：按数据手册速率的一半推算",
+            )
+        )
     title = say(*TITLES[best.engine]).removesuffix(" *")
     if best.problems:
         out(say("none of the engines suffices", "各引擎都不满足要求"))
@@ -88,7 +95,7 @@ def rows(shown: "Sequence[Plan]", gpu: "Gpu") -> list[list[str]]:
         [say("answering processes", "应答进程"), *(f"{plan.processes:,}" for plan in shown)],
         [say("memory", "内存"), *(size(plan.memory) for plan in shown)],
         [say("disk", "磁盘"), *(size(sum(plan.disk.values())) for plan in shown)],
-        [say("reading all", "读入全部"), *(duration(sum(p.reading.values())) for p in shown)],
+        [say("reading all", "读入全部"), *(duration(plan.read_in) for plan in shown)],
         *_stages(READING, [plan.reading for plan in shown]),
         [say("a question", "一个问题"), *(duration(plan.latency) for plan in shown)],
         *_stages(ASKING, [plan.question for plan in shown]),

@@ -115,7 +115,15 @@ class Plan:
 
     @property
     def latency(self) -> float:
+        """Seconds of a question, alone, without a language model."""
         return sum(self.question.values())
+
+    @property
+    def read_in(self) -> float:
+        """Seconds until all documents are read; a cluster's readers work beside the one who writes."""
+        if not self.readers:
+            return sum(self.reading.values())
+        return max(self.reading["parse"] + self.reading["embed"], self.reading["write"])
 
 
 def plans(constants: Constants, load: Load, limits: Limits, *, gpu: Gpu) -> dict[Engine, Plan]:
@@ -202,6 +210,7 @@ def _milvus(constants: Constants, load: Load, limits: Limits, writing: Writing |
     reading = {
         "parse": load.parse / (readers * each),
         "embed": load.chunks * costs.embed / (readers * each),
+        "write": load.chunks * costs.write,  # assumed: one process writes, as fast as the local one
     }
     question = {
         "question": costs.question,
@@ -252,7 +261,7 @@ def questions(costs: Costs, chunks: int) -> dict[str, float]:
 def _judged(plan: Plan, load: Load, limits: Limits, *, most: Size | None = None) -> Plan:
     """The plan with what is wrong with it; `most` is the machine that one would have to do."""
     problems: list[Why] = []
-    days = sum(plan.reading.values()) / 86_400
+    days = plan.read_in / 86_400
     if most and plan.memory > most.memory:
         sizes = f"{plan.memory / GB:,.3g} > {most.memory / GB:,.3g} GB"
         problems.append(Why(f"memory {sizes}", f"内存 {sizes}"))
