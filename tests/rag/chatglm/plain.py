@@ -63,4 +63,5 @@ def main(folder: Path) -> None:
     save_file(tensors, folder / "logits.safetensors")
 
 
-main(Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
