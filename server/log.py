@@ -5,7 +5,7 @@ import logging
 import sys
 import traceback
 
-QUIET = ("uvicorn", "uvicorn.error", "mcp", "httpx", "asyncio")
+QUIET = ("uvicorn", "uvicorn.error", "mcp", "httpx", "httpx2", "asyncio")
 
 
 class JsonLines(logging.Formatter):

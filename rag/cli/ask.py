@@ -209,10 +209,15 @@ def _answer(
     from rag.render import below
     from rag.types import Answer
 
-    for piece in pipeline.stream(question, history):
-        if isinstance(piece, str):
-            out_piece(piece)
-            if said is not None:
+    said = [] if said is None else said
+    try:
+        for piece in pipeline.stream(question, history):
+            if isinstance(piece, str):
+                out_piece(piece)
                 said.append(piece)
-        elif isinstance(piece, Answer):
-            out("" if quiet else f"\n{below(piece, say)}".rstrip("\n"))
+            elif isinstance(piece, Answer):
+                out("" if quiet else f"\n{below(piece, say)}".rstrip("\n"))
+    except UserError:
+        if said:  # what came of an answer stays, on a line of its own
+            out()
+        raise

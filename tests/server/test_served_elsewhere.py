@@ -27,7 +27,9 @@ from tests.faulty import (
     Call,
     Faulty,
     answers,
+    chunk,
     drops,
+    event,
     fails,
     faulty,
     never_ends,
@@ -127,6 +129,10 @@ def test_the_command_line_answers_by_our_own_endpoint(tmp_path: Path) -> None:
         assert json.loads(shown.stdout) == {
             "engine": "", "model": "mine", "window": None, "counts": False,
         }  # fmt: skip
+    with faulty(says(event(chunk("六个")), ends=False)) as engine:
+        done = commands.rag("ask", "--model", engine.address, QUESTION, environment=environment)
+        assert (done.returncode, done.stdout) == (1, "六个\n")  # what came stays
+        assert done.stderr.startswith(f"rag：{engine.address} 在输出 2 个字符后中断")
     done = commands.rag("ask", "--model", model, QUESTION, environment=environment)
     assert done.returncode == 1
     assert done.stderr.startswith(f"rag：无法访问 {mine.client.base_url}/v1")
