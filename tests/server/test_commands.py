@@ -150,13 +150,3 @@ def test_the_demonstration_opens_on_the_corpora(environment: dict[str, str], rag
     refused = rag("serve", "--demo", "--host", "0.0.0.0")
     assert refused.returncode == 1
     assert "--demo is for this machine" in refused.stderr
-
-
-def test_one_server_works_in_a_folder(environment: dict[str, str], rag: Rag) -> None:
-    with serving(environment):
-        second = rag("serve", "--port", "0")
-        assert second.returncode == 1
-        (line,) = second.stderr.splitlines()
-        assert "another server works in" in line
-    with serving(environment) as (address, _):
-        assert httpx.get(f"{address}/healthz").status_code == 200
