@@ -19,7 +19,12 @@ LOCAL = "local"
 """The address of a cluster that is started for the run, on this machine."""
 
 STORE_BYTES = 500_000_000  # of memory for objects on their way; what is more goes to disk
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # of what it writes to our standard output
+}
 
 
 @contextmanager
@@ -35,16 +40,11 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
             "RAY_ADDRESS=auto",
             zh=f"RAY_ADDRESS 为 {address}，是客户端地址；请在集群的机器上运行，并设 RAY_ADDRESS=auto",
         )
-    with (
-        TemporaryDirectory(prefix="rag-ray-") as folder,
-        # Ray's sockets lie below, and the path of a socket has 107 bytes at most.
-        TemporaryDirectory(prefix="rag-ray-", dir="/tmp") as short,
-    ):
+    with TemporaryDirectory(prefix="rag-") as folder:
         told: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if address == LOCAL:
-            told |= {"num_cpus": workers or len(os.sched_getaffinity(0)), "_temp_dir": short}
+            told |= {"num_cpus": workers or len(os.sched_getaffinity(0)), "_temp_dir": folder}
             told |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-            told |= {"object_spilling_directory": folder}
         with _environment(_alone(folder) if address == LOCAL else QUIET):
             import ray
 

@@ -1,0 +1,136 @@
+"""Ingestion with and without a cluster, whose workers are killed at a word of the text.
+
+`python -m tests.ingest.spreading DOCS KB GRAVES [STOP]` ingests on a cluster of two workers and
+prints a JSON line for each outcome, and one at the end; after STOP outcomes it waits to be killed.
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+from ingest import pipeline
+from ingest.chunk import Chunker, ChunkOptions
+from ingest.cluster import cluster
+from ingest.embed import Vectors
+from ingest.files import walk
+from ingest.pipeline import Ingestion, Outcome
+from ingest.spread import Tools, spread
+from ingest.store import Identity, Store, open_store
+from ingest.types import Parsed
+from tests.fakes import HashEmbedder, TextParser
+
+OPTIONS = ChunkOptions(60, 100, 20)
+ONCE, ALWAYS = "一次致命", "每次致命"
+EMBEDDED_ONCE = "编码一次致命"
+
+
+def die(graves: Path, name: str, *, again: bool) -> None:
+    """`kill -9` of this process, which is put on record; if not `again`, only the first time."""
+    grave = graves / name
+    if again or not grave.exists():
+        with grave.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MortalParser(TextParser):
+    def __init__(self, graves: Path) -> None:
+        self.graves = graves
+
+    def parse(self, path: Path) -> Parsed:
+        parsed = super().parse(path)
+        (segment,) = parsed.segments
+        if ALWAYS in segment.text:
+            die(self.graves, "always", again=True)
+        if ONCE in segment.text:
+            die(self.graves, "once", again=False)
+        return parsed
+
+
+class MortalEmbedder(HashEmbedder):
+    def __init__(self, graves: Path) -> None:
+        super().__init__()
+        self.graves = graves
+
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        if any(EMBEDDED_ONCE in text for text in texts):
+            die(self.graves, "embedded", again=False)
+        return super().embed_passages(texts)
+
+
+@contextmanager
+def parser(graves: Path) -> Iterator[MortalParser]:
+    yield MortalParser(graves)
+
+
+def made(kb: Path) -> Store:
+    return open_store(kb, create=Identity(HashEmbedder.name, HashEmbedder.dim))
+
+
+def serial(docs: Path, kb: Path) -> tuple[list[Outcome], int]:
+    """Outcomes, and how many texts were embedded, without a cluster."""
+    embedder = HashEmbedder()
+    chunker = Chunker(embedder.count_many, embedder.max_tokens, OPTIONS)
+    with made(kb) as store:
+        outcomes = list(Ingestion(store, embedder, chunker, TextParser()).run(walk([docs])))
+    return outcomes, len(embedder.embedded)
+
+
+def contents(kb: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of `kb.sqlite`: keys, texts, places, digests, the vectors' bytes, all of it.
+
+    Left out are what differs between any two runs: the random stamp of a commit, and the time
+    when the knowledge base was made.
+    """
+    queries = {
+        name: f"SELECT * FROM {name} ORDER BY key"
+        for name in ("documents", "passages", "chunks", "removed")
+    }
+    queries["changes"] = "SELECT seq FROM changes ORDER BY seq"
+    queries["meta"] = "SELECT * FROM meta WHERE name != 'created' ORDER BY name"
+    with closing(sqlite3.connect(kb / "kb.sqlite")) as sql:
+        return {name: sql.execute(query).fetchall() for name, query in queries.items()}
+
+
+def main(docs: Path, kb: Path, graves: Path, stop: str = "") -> None:
+    pipeline.BATCH_SECONDS = float("inf")  # so that commits are where a quick run has them
+    embedder = partial(MortalEmbedder, graves)
+    tools = Tools(
+        partial(open_store, kb), embedder, partial(parser, graves), OPTIONS, HashEmbedder.name
+    )
+    embedded: list[int] = []
+    with made(kb) as store, cluster(workers=2) as workers:
+        files = list(walk([docs]))
+        run = spread(files, store, tools, workers=workers, tick=embedded.append)
+        for number, outcome in enumerate(run, 1):
+            line = [outcome.source, outcome.status, outcome.chunks, str(outcome.problem or "")]
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+            if str(number) == stop:
+                signal.pause()
+        last = {"embedded": sum(embedded), "workers": workers, "open": doors()}
+        sys.stdout.write(json.dumps(last) + "\n")
+
+
+def doors() -> list[str]:
+    """Addresses that this process and those below it listen at."""
+    import psutil
+
+    here = psutil.Process()
+    found = [
+        connection.laddr.ip
+        for process in (here, *here.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    return sorted(set(found))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]), *sys.argv[4:])
