@@ -15,7 +15,7 @@ from rag.read import ReadOptions
 from rag.refuse import RefuseOptions
 from rag.retrieve import RetrieveOptions
 
-SETTINGS = "rag.toml"
+SETTINGS, TRUTH = "rag.toml", "kb.sqlite"
 
 Place = Path | Address
 """A knowledge base: its folder, or the address of one on a server, which has no settings."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from ingest.embed import Embedder
 from ingest.errors import UserError
-from ingest.store import LocalStore, open_store
+from ingest.store import Address, Store, drop_milvus
 from ingest.store.failure import failures_named
 from ingest.store.files import sync
 from rag.generate import GenerateOptions
@@ -30,7 +30,7 @@ from rag.open import (
 )
 from rag.pipeline import Pipeline
 from rag.prompt import PromptOptions
-from rag.settings import SETTINGS, generation, settings
+from rag.settings import SETTINGS, TRUTH, generation, is_base, open_base, settings_of, store_at
 from rag.types import Sampling
 from server import schemas
 from server.choices import check_choice, offered, write_choices
@@ -42,15 +42,22 @@ from server.options import CORES, ServerOptions
 from server.remembered import Remembered
 from server.words import below
 
-TRUTH = "kb.sqlite"
 OPEN = 32  # knowledge bases that are held open
 LONGEST = 240  # bytes of a name; file systems take 255
 
 
 def whole(folder: Path) -> bool:
-    """Whether a knowledge base lies in the folder, and no link leads to one elsewhere."""
-    truth = folder / TRUTH
-    return truth.is_file() and not folder.is_symlink() and not truth.is_symlink()
+    """Whether a knowledge base lies in the folder, or its settings say on which server, and no link
+    leads to one elsewhere."""
+    truth, settings = folder / TRUTH, folder / SETTINGS
+    if folder.is_symlink() or truth.is_symlink():
+        return False
+    if truth.is_file():
+        return True
+    try:
+        return not settings.is_symlink() and is_base(folder)
+    except UserError:  # what is wrong with it is told when it is opened
+        return True
 
 
 def incarnation(folder: Path) -> Hashable:
@@ -58,7 +65,16 @@ def incarnation(folder: Path) -> Hashable:
     where there is none."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return (folder / TRUTH).stat().st_ino
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return (folder.stat().st_ino, written(folder / SETTINGS)) if whole(folder) else None
     return None
+
+
+def empty(folder: Path) -> None:
+    """Remove what a server keeps for the knowledge base in the folder."""
+    place = store_at(folder)
+    if isinstance(place, Address):
+        drop_milvus(place)
 
 
 def written(file: Path) -> Hashable:
@@ -89,7 +105,7 @@ class Open:
     """A knowledge base that is open. `current` is a pipeline and the stamp of what it was made from."""
 
     path: Path
-    store: LocalStore
+    store: Store
     embedder: Embedder
     incarnation: Hashable
     current: tuple[Pipeline, Hashable] | None = None
@@ -114,12 +130,13 @@ class Bases:
         self.options, self.models, self.members, self.work = options, models, members, work
         self._guard = threading.RLock()
         self._open: OrderedDict[str, Open] = OrderedDict()
+        self._opening: dict[str, threading.Lock] = {}
         # More cores make a short text no faster; the slots keep the others busy.
         opened = opened or encoders(options.cache, threads=min(2, CORES))
         self.encoder = cache(lambda name, backend: Remembered(opened(name, backend)))
 
     def names(self) -> list[str]:
-        found = sorted(path.parent.name for path in self.options.data.glob(f"*/{TRUTH}"))
+        found = sorted(path.name for path in self.options.data.glob("*/"))
         return [name for name in found if self._folder(name)]
 
     def path(self, name: str) -> Path:
@@ -143,9 +160,7 @@ class Bases:
         now = incarnation(path)
         try:
             with self._names():
-                with self._guard:
-                    held = self._held(name, path, now)
-                    held.users += 1
+                held = self._held(name, path, now)
                 try:
                     yield self._current(held)
                 finally:
@@ -168,22 +183,32 @@ class Bases:
             raise
 
     def _held(self, name: str, path: Path, now: Hashable) -> Open:
-        held = self._open.get(name)
-        if held and held.incarnation != now:  # deleted and made anew
-            self._let_go(name)
-            held = None
-        if held is None:
-            store = open_store(path)
-            try:
-                embedder = encoder_of(store, settings(path / SETTINGS)["embed"], self.encoder)
-            except BaseException:
-                store.close()
-                raise
-            held = self._open[name] = Open(path, store, embedder, now)
-        self._open.move_to_end(name)
-        while len(self._open) > OPEN:
-            self._let_go(next(iter(self._open)))
+        """The open knowledge base, with one more user."""
+        with self._guard:
+            opening = self._opening.setdefault(name, threading.Lock())
+        with opening:  # a server that does not answer keeps nobody from other knowledge bases
+            with self._guard:
+                held = self._open.get(name)
+                if held and held.incarnation == now:
+                    self._open.move_to_end(name)
+                    held.users += 1
+                    return held
+                self._let_go(name)  # deleted and made anew
+            held = self._opened(path, now)
+            with self._guard:
+                self._open[name] = held
+                while len(self._open) > OPEN:
+                    self._let_go(next(iter(self._open)))
         return held
+
+    def _opened(self, path: Path, now: Hashable) -> Open:
+        store = open_base(path)
+        try:
+            embedder = encoder_of(store, settings_of(path)["embed"], self.encoder)
+        except BaseException:
+            store.close()
+            raise
+        return Open(path, store, embedder, now, users=1)
 
     def _let_go(self, name: str) -> None:
         with self._guard:
@@ -238,7 +263,7 @@ class Bases:
         with self.reading(name) as pipeline:
             info = pipeline.store.info()
             options = self.generate(path)
-            prompt: PromptOptions = settings(path / SETTINGS)["prompt"]
+            prompt: PromptOptions = settings_of(path)["prompt"]
         return schemas.KnowledgeBase(
             name=name,
             documents=info.documents,
@@ -267,6 +292,9 @@ class Bases:
         target, work = self.options.data / name, self._own_place()
         with self._names(), failures_named(target):
             work.mkdir()
+            if self.options.store:
+                address = f"{self.options.store}/kb_{secrets.token_hex(8)}"
+                (work / SETTINGS).write_text(f'[store]\nurl = "{address}"\n', "utf-8")
             try:
                 writer = open_writer(
                     work, embedder=embedder, cache=self.options.cache, opened=self.encoder
@@ -281,6 +309,10 @@ class Bases:
                         )
                     work.rename(target)
                 sync(self.options.data)
+            except BaseException:
+                if work.is_dir():
+                    empty(work)
+                raise
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
@@ -295,6 +327,7 @@ class Bases:
         with self._names(), failures_named(path), self.members.moment("deleting"):
             if not whole(path):
                 raise no_base(name)
+            empty(path)
             path.rename(gone)
             sync(self.options.data)
         self._let_go(name)

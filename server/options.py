@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ingest.embed import BUNDLED
 from ingest.errors import UserError
+from ingest.store import parse_address
 from rag.generate import GenerateOptions
 
 CORES = len(os.sched_getaffinity(0))
@@ -27,6 +28,8 @@ class ServerOptions:
     """Encoders that a new knowledge base may choose; the first is the usual one."""
     adapters: Path | None = None
     """A folder whose folders are adapters that a knowledge base may choose."""
+    store: str = ""
+    """Where new knowledge bases are kept: `milvus://HOST:19530[/DATABASE]`; empty: in their folders."""
     generate: GenerateOptions | None = None
     """The language model of knowledge bases whose own settings name none."""
     slots: int = 2 * CORES
@@ -49,6 +52,8 @@ class ServerOptions:
     ocr: bool = True
 
     def __post_init__(self) -> None:
+        if self.store:
+            parse_address(f"{self.store}/kb")
         for name in ("slots", "queue", "largest_upload", "largest_batch", "most_files", "traces"):
             value = getattr(self, name)
             if value < 1:

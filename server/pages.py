@@ -7,7 +7,6 @@ from pathlib import Path
 from ingest.errors import Unreadable
 from ingest.files import digest
 from ingest.sandbox import Limits, Sandbox
-from ingest.store import LocalStore
 from ingest.types import Document
 from server.errors import Unknown
 from server.originals import Originals
@@ -25,7 +24,7 @@ class Pages:
         self._sandbox: Sandbox | None = None
         self._drawn: OrderedDict[tuple[str, int, str], Drawn] = OrderedDict()
 
-    def draw(self, store: LocalStore, document: Document, number: int, passage: str) -> Drawn:
+    def draw(self, base: Path, document: Document, number: int, passage: str) -> Drawn:
         """PNG, and whether the passage is marked on it. Raises `Unknown` where there is none."""
         if document.receipt.format not in PAGED:
             raise _none()
@@ -35,7 +34,7 @@ class Pages:
                 if self._sandbox is None:
                     self._sandbox = Sandbox(ocr=False, limits=Limits(seconds=20))
                 try:
-                    path = original(store, document)
+                    path = original(base, document)
                     self._drawn[wanted] = self._sandbox.draw(path, number, passage)
                 except Unreadable as problem:
                     raise Unknown(str(problem), zh=problem.zh) from problem
@@ -51,13 +50,13 @@ class Pages:
                 self._sandbox = None
 
 
-def original(store: LocalStore, document: Document) -> Path:
-    """The file that a document was read from.
+def original(base: Path, document: Document) -> Path:
+    """The file that a document of the knowledge base in the folder `base` was read from.
 
     A file is opened only where its bytes are those of the document: a knowledge base that came from
     elsewhere can name or link any path, and shows nothing by it.
     """
-    kept = Originals(store.path).path(document.digest).absolute()
+    kept = Originals(base).path(document.digest).absolute()
     for path in (kept, Path(document.source)):
         if path.is_absolute() and path.is_file() and not path.is_symlink():
             try:

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ingest.errors import Busy, UserError
+from ingest.errors import Away, Busy, UserError
 from rag.endpoint.wire import Failed, Unreachable
 from server import schemas
 from server.errors import Taken, Unfit, Unknown
@@ -20,6 +20,9 @@ from server.turns import Full
 from server.words import failure, speaker
 
 log = logging.getLogger("rag.server")
+
+
+CODES = {Busy: "busy", Unreachable: "model_unreachable", Away: "store_unreachable"}
 
 
 class NotReady(Exception):
@@ -97,8 +100,8 @@ def install(app: FastAPI, metrics: Metrics) -> None:
                 code = "taken" if isinstance(problem, Taken) else "unfit"
                 once = {"X-Should-Retry": "false"}  # OpenAI's client tries a 409 again
                 return answer(request, 409, problem, code, headers=once)
-            case Busy() | Unreachable():
-                code = "busy" if isinstance(problem, Busy) else "model_unreachable"
+            case Busy() | Unreachable() | Away():
+                code = CODES[type(problem)]
                 again = {"Retry-After": "5"}
                 return answer(request, 503, problem, code, "overloaded", headers=again)
             case Failed():

@@ -100,7 +100,7 @@ class KnowledgeBase(BaseModel):
     name: str
     documents: int
     chunks: int
-    bytes: int
+    bytes: int | None
     created: str
     sequence: int
     """The number of its newest change; an answer names the one that its passages were found at."""

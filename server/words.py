@@ -1,11 +1,18 @@
 """The reader's language, and errors in it."""
 
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ingest.errors import UserError
+from ingest.errors import Away, UserError
+from ingest.store import SCHEMES
 from rag.language import Language, Speaker
 from server import schemas
+
+log = logging.getLogger("rag.server")
+
+_ADDRESS = re.compile(rf"(?:{'|'.join(map(re.escape, SCHEMES))})://[\w.:/?=\[\]-]+")
 
 
 def speaker(headers: Mapping[str, str]) -> Speaker:
@@ -26,9 +33,19 @@ def preferred(accepted: str) -> Language:
 
 
 def below(folder: Path, problem: UserError) -> None:
-    """Name what a problem names in `folder` as seen from there: clients are told of it."""
-    problem.args = (str(problem).replace(f"{folder}/", ""),)
-    problem.zh = problem.zh.replace(f"{folder}/", "")
+    """Name what a problem names in `folder` as seen from there, and no server: clients are told.
+
+    Why a server does not answer stands in the log alone.
+    """
+    if isinstance(problem, Away):
+        log.warning("store", extra={"fields": {"problem": str(problem)}})
+        problem.args = (
+            "the server that keeps this knowledge base does not answer; try again later",
+        )
+        problem.zh = "存放该知识库的服务器没有响应；请稍后再试"
+        return
+    problem.args = (_ADDRESS.sub("its server", str(problem).replace(f"{folder}/", "")),)
+    problem.zh = _ADDRESS.sub("其服务器", problem.zh.replace(f"{folder}/", ""))
 
 
 def failure(

@@ -20,11 +20,11 @@ from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 from types import FrameType
 
-from ingest.errors import Busy, UserError
+from ingest.errors import Away, Busy, UserError
 from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
-from ingest.store import open_store
 from rag.open import Encoders, Writer, background_of, encoders, open_writer
+from rag.settings import open_base
 from server.bases import whole
 from server.database import lasting, passing
 from server.errors import no_base
@@ -106,7 +106,7 @@ class Worker:
                 self.jobs.end(job["id"], self.name, "cancelled")
             else:
                 self.jobs.put_back(job["id"], self.name)
-        except Busy:  # the command line writes it, or a delete
+        except (Busy, Away):  # the command line writes it, or a delete; its server is not there now
             self.jobs.put_back(job["id"], self.name, pause=AGAIN)
         except UserError as problem:
             below(self.data, problem)
@@ -141,7 +141,7 @@ class Worker:
             TemporaryDirectory(prefix="rag-upload-") as links,
         ):
             rows = [row for row in self.jobs.files(job["id"]) if row["state"] == "waiting"]
-            originals = Originals(store.path)
+            originals = Originals(self._path(base))
             files = [originals.as_file(_stored(row), Path(links)) for row in rows]
             embedded = partial(self.jobs.embedded, job["id"])
             work = Ingestion(store, writer.embedder, writer.chunker, sandbox, embedded)
@@ -152,17 +152,17 @@ class Worker:
                 background_of(store, writer.embedder)  # so that no question has to wait for it
 
     def _purge(self, job: Row) -> None:
-        with open_store(self._path(job["base"])) as store:
+        with open_base(self._path(job["base"])) as store:
             store.rebuild()
 
     def _sweep(self, job: Row) -> None:
         """Drop originals that no document has (refused, replaced or cancelled ones), and traces that
         hold text of documents which are gone. Before the job ends, for then others may work here."""
         base: str = job["base"]
-        with open_store(self._path(base)) as store:
+        path = self._path(base)
+        with open_base(path) as store:
             documents = list(store.documents())
-            used = {document.digest for document in documents}
-            originals = Originals(store.path)
+        used, originals = {document.digest for document in documents}, Originals(path)
         self.traces.forget_gone(base, {document.id for document in documents})
         for digest in originals.left_over(used):
             self.jobs.drop_unwanted(base, digest, originals.drop, but=job["id"])

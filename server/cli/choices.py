@@ -63,6 +63,17 @@ Embedder = Annotated[
         ),
     ),
 ]
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help=say(
+            "Keep new knowledge bases at milvus://HOST:19530[/DATABASE], not in their folders.",
+            "新知识库存放于 milvus://主机:19530[/数据库]，而不是各自的文件夹。",
+        ),
+    ),
+]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option(

@@ -32,6 +32,7 @@ def serve(
     quant: choices.Quant = "auto",
     adapters: choices.Adapters = None,
     embedder: choices.Embedder = None,
+    store: choices.StoreUrl = "",
     allow_host: choices.AllowHost = None,
     slots: Annotated[
         int | None,
@@ -79,6 +80,7 @@ def serve(
         quant=quant,
         adapters=adapters,
         embedders=embedder,
+        store=store,
         hosts=tuple(allow_host or ()),
         **({} if slots is None else {"slots": slots}),
         queue=queue,

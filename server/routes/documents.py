@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, Path, Query, Response, UploadFile
 
 from ingest.errors import UserError
-from ingest.store import LocalStore
+from ingest.store import Store
 from ingest.types import Document
 from server import schemas, shapes
 from server.errors import Unknown
@@ -152,7 +152,7 @@ async def get_page(
     def draw() -> Drawn:
         with _head(knowledge_base, document, server, by) as (store, head):
             passage = store.text(head.id, start, min(end, start + MOST_TEXT)) if end > start else ""
-            return server.pages.draw(store, head, number, passage)
+            return server.pages.draw(server.bases.path(knowledge_base), head, number, passage)
 
     async with server.drawing.turn(by.who.id):
         png, marked = await in_thread(draw)
@@ -172,16 +172,14 @@ def delete_document(knowledge_base: Name, document: Id, server: Server, by: By) 
 
         def drop(digest: str) -> None:
             if all(other.digest != digest for other in store.documents()):
-                Originals(store.path).drop(digest)
+                Originals(server.bases.path(knowledge_base)).drop(digest)
 
         server.jobs.drop_unwanted(knowledge_base, head.digest, drop)
     server.jobs.purge(knowledge_base)
 
 
 @contextmanager
-def _head(
-    name: str, document: str, server: State, by: Asking
-) -> Iterator[tuple[LocalStore, Document]]:
+def _head(name: str, document: str, server: State, by: Asking) -> Iterator[tuple[Store, Document]]:
     """The store, and the document's head; what is gone by now, or goes meanwhile, is unknown."""
     by.must("read", name)
     unknown = Unknown(f"there is no document {document}", zh=f"没有文档 {document}")
@@ -195,5 +193,5 @@ def _head(
             raise unknown from gone
 
 
-def _shape(store: LocalStore, head: Document) -> schemas.Document:
+def _shape(store: Store, head: Document) -> schemas.Document:
     return shapes.document(head, store.length(head.id))

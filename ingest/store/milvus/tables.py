@@ -310,14 +310,16 @@ def _indexes(client: "MilvusClient", table: Table) -> Any:
 @contextmanager
 def failures_named(address: Address) -> Iterator[None]:
     """A server that is away, full or refuses, as an error that a person can act on."""
+    from grpc import RpcError
     from pymilvus.exceptions import MilvusException
 
     try:
         yield
-    except MilvusException as error:
-        if type(error) is not MilvusException or error.is_input_error:
+    except (MilvusException, RpcError) as error:
+        told = isinstance(error, MilvusException)
+        if told and (type(error) is not MilvusException or error.is_input_error):
             raise  # what was asked is wrong: a bug
-        why = " ".join(error.message.split())[:300]
+        why = " ".join((error.message if told else str(error)).split())[:300]
         raise Away(
             f"{address} does not do what it is asked ({why}); look whether the server runs, and at "
             "MILVUS_TOKEN",
