@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import count
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -140,16 +139,17 @@ class Wire:
 
     async def _persist(self, once: Callable[[], Awaitable[T]]) -> T:
         """What `once` comes to, tried again with growing pauses while it is `Unreachable`."""
-        for tried in count(1):
+        tried = 0
+        while True:
             try:
                 return await once()
             except Unreachable as problem:
-                if tried >= self.options.tries or problem.after > LONGEST_WAIT:
+                tried += 1
+                if tried == self.options.tries or problem.after > LONGEST_WAIT:
                     raise
                 # Spread, so that many who were turned away do not all come back at once.
                 pause = random.uniform(0.5, 1) * min(8, 0.5 * 2 ** (tried - 1))
                 await self._sleep(max(problem.after, pause))
-        raise AssertionError
 
     async def _read(
         self, url: str, body: Any, reader: Reader, pieces: SimpleQueue[str | None]
