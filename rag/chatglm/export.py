@@ -215,9 +215,10 @@ def _write_configs(
 def _check_answers(off: float, dtype: torch.dtype) -> None:
     band = BANDS.get(dtype, BANDS[torch.bfloat16])
     if off > band:
+        out = "" if dtype == torch.float32 else "; say --dtype float32"
+        zh = "" if dtype == torch.float32 else "；请用 --dtype float32"
         raise UserError(
             f"the exported model is not kept: its logits are {off:.1e} from the source's (allowed "
-            f"in {spelled(dtype)}: {band:g}); say --dtype float32",
-            zh=f"未保留导出的模型：其输出与原模型相差 {off:.1e}（{spelled(dtype)} 允许 {band:g}）；"
-            "请用 --dtype float32",
+            f"in {spelled(dtype)}: {band:g}){out}",
+            zh=f"未保留导出的模型：其输出与原模型相差 {off:.1e}（{spelled(dtype)} 允许 {band:g}）{zh}",
         )

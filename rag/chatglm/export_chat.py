@@ -72,8 +72,7 @@ TURNS_3 = r"""
 """
 
 # The same; a mark after a line's end is where the exported tokenizer begins a new encoding.
-TURNS_4 = (
-    r"""
+TURNS_4 = r"""
 {{ '[gMASK]<sop>' }}
 {%- for message in messages -%}
 {%- set text = message.content or '' -%}
@@ -91,7 +90,6 @@ TURNS_4 = (
 {%- endfor -%}
 {{ '<|assistant|>' if add_generation_prompt else '' }}
 """
-)  # fmt: skip
 
 
 def template_of(generation: int) -> str:
