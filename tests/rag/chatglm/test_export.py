@@ -25,6 +25,7 @@ from rag.chatglm.contract import Contract
 from rag.chatglm.export import export
 from rag.chatglm.loading import load
 from rag.chatglm.pack import pack
+from rag.chatglm.parity import BANDS
 from rag.chatglm.tokenizer import open_tokenizer
 from tests.finetune.bases import FUSED, base
 from tests.rag.chatglm import vocabularies
@@ -328,6 +329,12 @@ def test_adapters_of_other_models_and_prefixes_are_refused(tmp_path: Path) -> No
     Contract(2).write(there)
     with pytest.raises(UserError, match="made for ChatGLM generation 2"):
         export(source, tmp_path / "out", adapter=there)
+    prefix = tmp_path / "prefix"
+    prefix.mkdir()
+    state = {"transformer.prefix_encoder.embedding.weight": torch.ones(4, 8)}
+    torch.save(state, prefix / "pytorch_model.bin")
+    with pytest.raises(UserError, match="P-Tuning prefix, which other engines have no place for"):
+        export(source, tmp_path / "out", adapter=prefix)
     assert not (tmp_path / "out").exists()
 
 
@@ -340,3 +347,13 @@ def test_weights_too_large_for_a_precision_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too large for float16"):
         export(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_answers_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BANDS, torch.bfloat16, 1e-6)  # which rounding to bfloat16 is beyond
+    source = golden_model("v3", tmp_path / "source")
+    with pytest.raises(UserError, match="not kept: its logits are .* say --dtype float32"):
+        export(source, tmp_path / "out", dtype=torch.bfloat16)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
