@@ -354,6 +354,6 @@ def test_an_export_that_answers_otherwise_is_not_kept(
 ) -> None:
     monkeypatch.setitem(BANDS, torch.bfloat16, 1e-6)  # which rounding to bfloat16 is beyond
     source = golden_model("v3", tmp_path / "source")
-    with pytest.raises(UserError, match="not kept: its logits are .* say --dtype float32"):
+    with pytest.raises(UserError, match=r"not kept: its logits are .* say --dtype float32"):
         export(source, tmp_path / "out", dtype=torch.bfloat16)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
