@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.server.servers import wait_for
 ROOT = Path(__file__).parents[2]
 NAMES = ["梅花", "兰草", "翠竹", "秋菊", "青松", "白鹤", "黄鹂", "锦鲤", "骆驼", "荷叶"]
 LOOK = 0.004  # seconds between two looks at what a knowledge base holds
-LONGEST = 60.0  # seconds that a job may take
+LONGEST = 120.0  # seconds that a job may take
 
 LOG = """
 CREATE TABLE told (number INTEGER PRIMARY KEY, job TEXT, base TEXT, state TEXT, worker TEXT);
@@ -59,29 +59,37 @@ class Server:
 
 @contextmanager
 def fleet(folder: Path, count: int) -> Iterator[list[Server]]:
-    """Servers on the knowledge bases in `folder`, all started at the same moment."""
-    environment = {**os.environ, "XDG_DATA_HOME": str(folder), "LC_ALL": "C.UTF-8"}
-    command = [sys.executable, "-m", "rag", "serve", "--port", "0", "--no-ocr", "--queue", "1000"]
-    with (folder / "log").open("a") as log:
-        started = [
-            subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-            for _ in range(count)
-        ]
+    """Servers on the knowledge bases in `folder`. More can be started and put into the list."""
+    servers: list[Server] = []
     try:
-        servers = []
-        for process in started:
-            assert process.stdout
-            found = re.search(r"http://[\d.]+:\d+", process.stdout.readline())
-            assert found, (folder / "log").read_text("utf-8")[-2000:]
-            servers.append(Server(process, found[0]))
+        servers += start(folder, count)
         yield servers
     finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.communicate(timeout=60)
+        for server in servers:
+            server.process.terminate()
+        for server in servers:
+            server.process.communicate(timeout=60)
+
+
+def start(folder: Path, count: int = 1) -> list[Server]:
+    """Servers that listen; all are started at the same moment."""
+    environment = {**os.environ, "XDG_DATA_HOME": str(folder), "LC_ALL": "C.UTF-8"}
+    command = [sys.executable, "-m", "rag", "serve", "--port", "0", "--no-ocr", "--queue", "1000"]
+    with (folder / "log").open("a") as log, ExitStack() as unless_all_listen:
+        servers = []
+        for _ in range(count):
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+            unless_all_listen.callback(process.kill)
+            servers.append(Server(process, ""))
+        for server in servers:
+            assert server.process.stdout
+            found = re.search(r"http://[\d.]+:\d+", server.process.stdout.readline())
+            assert found, (folder / "log").read_text("utf-8")[-2000:]
+            server.address = found[0]
+        unless_all_listen.pop_all()
+    return servers
 
 
 class History:

@@ -1,4 +1,4 @@
-"""What docs/deploy holds, at work: nginx before the real server, the unit's command, the image's."""
+"""What docs/deploy holds, at work: nginx before two servers, the unit's command, the image's."""
 
 import configparser
 import os
@@ -11,7 +11,7 @@ import sys
 import threading
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +45,14 @@ class Held(CopyingGenerator):
 
 @dataclass(frozen=True)
 class Site:
-    """A server behind nginx, as its clients see it: `client` has a key to all."""
+    """Two servers on one folder behind nginx, as their clients see them: `client` has a key to all.
+    `servers` are they themselves; of `third` nginx knows too."""
 
     client: httpx.Client
     stranger: httpx.Client
     generator: Held
+    servers: tuple[httpx.Client, httpx.Client]
+    third: "Dying"
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +60,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if not NGINX:
         pytest.skip("nginx is not installed")
     folder, generator = tmp_path_factory.mktemp("site"), Held()
-    with closing(state(folder / "data", generator=generator)) as server, running(server) as direct:
+    made = {"data": folder / "data", "generator": generator}
+    with (
+        closing(state(**made)) as server,
+        closing(state(**made)) as second,
+        running(server) as direct,
+        running(second) as beside,
+    ):
+        third = Dying()
         key = server.keys.create("client", [Grant("admin")])
         port = free_port()
         trust = certificate(folder)
-        configure(folder, port=port, upstream=direct.base_url.netloc.decode())
+        both = direct, beside
+        addresses = [each.base_url.netloc.decode() for each in both]
+        configure(folder, port=port, servers=[*addresses, f"{third.address} max_fails=0"])
         proxy = subprocess.Popen([NGINX, "-p", folder, "-c", "nginx.conf", "-e", "errors"])
         try:
             wait_for(lambda: listens(port))
@@ -76,10 +88,39 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 sent = client.post("/knowledge-bases/laws/documents", files=files)
                 assert sent.status_code == 202, sent.text
                 work(server)
-                yield Site(client, stranger, generator)
+                yield Site(client, stranger, generator, both, third)
         finally:
             proxy.terminate()
             proxy.wait(30)
+
+
+class Dying:
+    """A place where no server is or, as long as the block lasts, one that dies of each request."""
+
+    def __init__(self) -> None:
+        self.place = socket.socket()
+        self.place.bind(("127.0.0.1", 0))
+        self.address = "{}:{}".format(*self.place.getsockname())
+        self.deaths = 0
+
+    def __enter__(self) -> "Dying":
+        self.place.listen()
+        self._thread = threading.Thread(target=self._die)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.place.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self.place.close()
+
+    def _die(self) -> None:
+        with suppress(OSError):  # when the block is over
+            while True:
+                line, _ = self.place.accept()
+                with line:
+                    line.recv(100)
+                    self.deaths += 1
 
 
 def free_port() -> int:
@@ -103,11 +144,12 @@ def certificate(folder: Path) -> ssl.SSLContext:
     return trust
 
 
-def configure(folder: Path, *, port: int, upstream: str) -> None:
+def configure(folder: Path, *, port: int, servers: Sequence[str]) -> None:
     """The published site as it is, but for its addresses and the certificate's files."""
     text = (DEPLOY / "nginx.conf").read_text("utf-8")
     for published, here in {
-        "server 127.0.0.1:8765;": f"server {upstream};",
+        "    server 127.0.0.1:8765;\n": "".join(f"    server {each};\n" for each in servers),
+        "    # server 127.0.0.1:8766;\n": "",
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "/etc/ssl/certs/rag.example.org.pem": str(folder / "cert.pem"),
         "/etc/ssl/private/rag.example.org.key": str(folder / "key.pem"),
@@ -136,6 +178,25 @@ def test_the_page_and_the_api_come_through(site: Site) -> None:
 
 def test_a_key_is_needed(site: Site) -> None:
     assert site.stranger.get("/knowledge-bases").status_code == 401
+
+
+def test_questions_go_to_all_servers_and_from_one_that_dies_to_the_next(site: Site) -> None:
+    def searched() -> list[float]:
+        """How many searches each server has answered."""
+        told = [server.get("/metrics", headers=site.client.headers).text for server in site.servers]
+        found = [re.search(r'rag_requests_total.*"/search".* (\S+)', each) for each in told]
+        return [float(each[1]) if each else 0.0 for each in found]
+
+    before = searched()
+    with site.third:
+        for _ in range(20):
+            body = {"question": "试用期", "knowledge_base": "laws"}
+            found = site.client.post("/search", json=body)
+            assert found.status_code == 200, found.text
+    assert site.third.deaths
+    now = searched()
+    assert sum(now) - sum(before) == 20
+    assert all(later > earlier for later, earlier in zip(now, before, strict=True))
 
 
 def test_other_sites_pages_change_nothing(site: Site) -> None:
@@ -194,10 +255,17 @@ def test_the_unit_is_valid_and_its_command_serves(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not ANALYZE, reason="systemd is not installed")
-def test_systemd_understands_the_unit_and_finds_it_safe(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["chatglm-rag.service", "chatglm-rag@8766.service"])
+def test_systemd_understands_the_unit_and_finds_it_safe(name: str, tmp_path: Path) -> None:
+    """Also what the guide's command makes of it, for several servers."""
     assert ANALYZE
-    text = (DEPLOY / "chatglm-rag.service").read_text("utf-8")
-    here = tmp_path / "chatglm-rag.service"
+    unit = DEPLOY / "chatglm-rag.service"
+    guide = re.search(r"sed '(.*?)'", (DEPLOY.parent / "deploy.md").read_text("utf-8"))
+    assert guide
+    change = ["sed", guide[1] if "@" in name else "", unit]
+    text = subprocess.run(change, capture_output=True, text=True, check=True).stdout
+    assert ("--port %i" in text) == ("@" in name)
+    here = tmp_path / name
     here.write_text(text.replace("/opt/chatglm-rag/bin/rag", sys.executable), "utf-8")
     done = subprocess.run([ANALYZE, "verify", here], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
