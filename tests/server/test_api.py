@@ -13,8 +13,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from ingest.files import Found
+from ingest.files import Found, digest
 from ingest.store import open_store
+from ingest.types import Document, Receipt
 from server.models import Models
 from server.originals import Originals
 from server.state import State
@@ -269,16 +270,13 @@ def test_an_original_of_the_command_lines_is_shown_only_unchanged(
 
     file = tmp_path / "a.txt"
     file.write_text("读自命令行。\n", "utf-8")
-    with mine.state.bases.reading("mine") as pipeline:
-        from ingest.files import digest
-        from ingest.types import Document, Receipt
-
-        head = Document(Found(file).source, "a", digest(file), Receipt("pdf"))
-        assert original(pipeline.store, head) == file
-        file.write_text("改过。\n", "utf-8")
-        with pytest.raises(Unknown):
-            original(pipeline.store, head)
-        assert not Originals(pipeline.store.path).path(head.digest).exists()
+    base = mine.state.bases.path("mine")
+    head = Document(Found(file).source, "a", digest(file), Receipt("pdf"))
+    assert original(base, head) == file
+    file.write_text("改过。\n", "utf-8")
+    with pytest.raises(Unknown):
+        original(base, head)
+    assert not Originals(base).path(head.digest).exists()
 
 
 def test_a_busy_knowledge_base_says_when_to_come_again(
