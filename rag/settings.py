@@ -81,9 +81,10 @@ def generation(place: Place) -> GenerateOptions:
     options: GenerateOptions = settings_of(place)["generate"]
     if isinstance(place, Address):
         return options
-    beside = {
-        name: str(place / folder)
-        for name, folder in (("model", options.model), ("adapter", options.adapter))
-        if folder and (place / folder).is_dir()
-    }
-    return replace(options, **beside)
+
+    def beside(folder: str) -> str:
+        return str(place / folder) if folder and (place / folder).is_dir() else folder
+
+    endpoint = replace(options.endpoint, tokenizer=beside(options.endpoint.tokenizer))
+    model, adapter = beside(options.model), beside(options.adapter)
+    return replace(options, model=model, adapter=adapter, endpoint=endpoint)

@@ -86,6 +86,8 @@ class Reply:
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         text = text.removesuffix(self._half)
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if not self._said:
+            text = text.lstrip()  # ChatGLM3 and GLM-4 begin with a line end
         self._said += text
         return text
 

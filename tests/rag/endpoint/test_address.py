@@ -77,6 +77,10 @@ def test_settings_name_an_endpoint_and_how_it_is_asked(tmp_path: Path) -> None:
     options = generation(tmp_path)
     assert options.served
     assert options.endpoint == EndpointOptions(context=8192, silence_seconds=30)
+    (tmp_path / "rag.toml").write_text('[generate.endpoint]\ntokenizer = "own"\n')
+    assert generation(tmp_path).endpoint.tokenizer == "own"
+    (tmp_path / "own").mkdir()
+    assert generation(tmp_path).endpoint.tokenizer == str(tmp_path / "own")
     (tmp_path / "rag.toml").write_text("[generate.endpoint]\ntries = 0\n")
     with pytest.raises(
         UserError, match=r"rag.toml: \[generate.endpoint\] tries is 0; need 1 or more"

@@ -32,6 +32,16 @@ def test_the_pieces_are_those_of_the_engine() -> None:
         assert reached.generator.took == Took(11, 3, False)
 
 
+def test_a_reply_begins_with_its_first_word() -> None:
+    """ChatGLM3 and GLM-4 begin with a line end."""
+    with faulty(answers("\n", " ", " 试用期", " \n", "六个月。\n")) as engine:
+        assert list(reach(engine).generator.stream(ASKED, Sampling())) == [
+            "试用期",
+            " \n",
+            "六个月。\n",
+        ]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_packets_may_end_within_a_character(size: int) -> None:
     with faulty(says(reply(*TEXT), size=size)) as engine:
