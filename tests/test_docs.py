@@ -34,7 +34,7 @@ def test_the_readme_names_commands_and_files_that_exist(readme: str) -> None:
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
 def test_the_readme_shows_every_setting_with_its_default(readme: str, tmp_path: Path) -> None:
-    from dataclasses import fields, replace
+    from dataclasses import fields, is_dataclass, replace
 
     from rag.settings import settings
 
@@ -44,6 +44,16 @@ def test_the_readme_shows_every_setting_with_its_default(readme: str, tmp_path: 
     for section, options in said.items():  # what is unset by default is shown with some value
         unset = {f.name: None for f in fields(options) if f.default is None}
         assert replace(options, **unset) == defaults[section]
-    for options in said.values():
-        for field in fields(options):
-            assert re.search(rf"^{field.name} = ", block, re.MULTILINE), field.name
+
+    def named(options: object, section: str) -> None:
+        """Every key stands below the name of its section."""
+        (keys,) = re.findall(rf"^\[{section}\].*\n((?:.+\n)*)", block, re.MULTILINE)
+        for field in fields(options):  # type: ignore[arg-type] - options are dataclasses
+            value = getattr(options, field.name)
+            if is_dataclass(value):
+                named(value, rf"{section}\.{field.name}")
+            else:
+                assert re.search(rf"^{field.name} = ", keys, re.MULTILINE), field.name
+
+    for section, options in said.items():
+        named(options, section)
