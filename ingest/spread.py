@@ -117,13 +117,14 @@ def _back(known: Sequence[Known], tools: Tools, workers: int) -> Iterator[Sent]:
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends the run is raised
 
-    pool, given = ray.data.ActorPoolStrategy(size=workers), (tools, _ledger(tools))
+    pool, given = ray.data.ActorPoolStrategy, (tools, _ledger(tools))
     tasks = max(min(len(known), 4 * workers), len(known) // TASK_FILES)
+    readers, encoders = pool(size=min(workers, tasks)), pool(size=workers)
     rows = (
         ray.data.from_items([{"known": one} for one in known], override_num_blocks=tasks)
-        .flat_map(Reader, fn_constructor_args=given, compute=pool, num_cpus=0.25)
+        .flat_map(Reader, fn_constructor_args=given, compute=readers, num_cpus=0.25)
         .map_batches(
-            Encoder, fn_constructor_args=given, compute=pool, num_cpus=0.75, batch_size=None
+            Encoder, fn_constructor_args=given, compute=encoders, num_cpus=0.75, batch_size=None
         )
     )
     with _failures():
