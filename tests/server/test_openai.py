@@ -67,6 +67,19 @@ def test_a_stream_gives_the_same_text_and_annotations(client: openai.OpenAI) -> 
     assert [each["url_citation"] for each in annotations] == [each["url_citation"] for each in told]
 
 
+def test_an_answer_names_the_change_that_it_was_made_from(
+    client: openai.OpenAI, mine: Filled
+) -> None:
+    newest = mine.client.get("/knowledge-bases/mine").json()["sequence"]
+    first = next(iter(ask(client, stream=True)))
+    assert [each.model_dump()["sequence"] for each in (ask(client), first)] == [newest, newest]
+    body = {"question": QUESTION, "knowledge_base": "mine"}
+    assert mine.client.post("/search", json=body).json()["sequence"] == newest
+    answer = mine.ask(QUESTION)
+    assert answer["sequence"] == newest
+    assert mine.client.get(f"/traces/{answer['id']}").json()["sequence"] == newest
+
+
 def test_the_knowledge_base_can_be_an_extra_field(client: openai.OpenAI) -> None:
     completion = ask(client, model="gpt-4o", extra_body={"knowledge_base": "mine"})
     assert completion.model == "gpt-4o"
