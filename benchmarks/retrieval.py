@@ -116,7 +116,9 @@ def prepared(dataset: Dataset, cache: Path, milvus: str) -> "Pipeline":
     with tempfile.TemporaryDirectory() as scratch:
         settings = Path(scratch, SETTINGS)
         settings.write_text(f'[store]\nurl = "{milvus}/eval_{name}"\n', "utf-8")
-        return subject.prepare(dataset, cache / "kb-milvus", cache=cache, settings=settings)
+        return subject.prepare(
+            dataset, cache / "kb-milvus", cache=cache, settings=settings, settle=True
+        )
 
 
 def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:

@@ -31,11 +31,13 @@ def prepare(
     cache: Path,
     settings: Path | None = None,
     tick: Tick = lambda chunks: None,
+    settle: bool = False,
 ) -> "Pipeline":
     """The pipeline over the set's corpus, under `settings` (a rag.toml; all defaults if None).
 
     The knowledge base stays below `home` and is used again by the same corpus, encoder and
-    chunking.
+    chunking. `settle` has its indexes made anew when all is in: milvus-lite is slow to search what it
+    has not flushed.
     """
     from ingest.embed import BUNDLED, open_embedder
     from rag import open as opening
@@ -55,6 +57,8 @@ def prepare(
     writer = opening.open_writer(folder, embedder=embedder, cache=cache)
     try:
         index(dataset, writer, tick)
+        if settle:
+            writer.store.rebuild()
     finally:
         writer.store.close()
     return opening.open_pipeline(folder, cache=cache, say=Speaker("en"))

@@ -2,13 +2,14 @@
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import closing
 
 from ingest.errors import UserError
 from ingest.store.identity import check_identity
 from ingest.store.milvus.address import Address
 from ingest.store.milvus.store import MilvusStore
-from ingest.store.milvus.tables import CREATED, EMBEDDER, Tables
+from ingest.store.milvus.tables import CREATED, EMBEDDER, SHARED, Tables
 from ingest.store.protocol import Identity
 
 
@@ -31,6 +32,7 @@ def open_milvus(
                 f"{address} is a collection but no knowledge base; choose another name",
                 zh=f"{address} 是集合，但不是知识库；请换一个名称",
             )
+        check_tenant(address, properties)
         identity = Identity(**json.loads(properties[EMBEDDER]))
         for embedder in filter(None, (create, expect)):
             check_identity(str(address), identity, embedder)
@@ -39,6 +41,21 @@ def open_milvus(
         tables.close()
         raise
     return MilvusStore(tables, identity, properties[CREATED])
+
+
+def check_tenant(address: Address, properties: Mapping[str, str]) -> None:
+    """Raises `UserError` where tenants share the collections and none is named, or the reverse."""
+    shared = properties.get(SHARED) == "yes"
+    if shared and not address.tenant:
+        raise UserError(
+            f"{address} is shared by tenants; name yours: {address}?tenant=NAME",
+            zh=f"{address} 由多个租户共用；请写明租户：{address}?tenant=名称",
+        )
+    if address.tenant and not shared:
+        raise UserError(
+            f"{address} names a tenant, but that knowledge base is not shared; leave ?tenant= out",
+            zh=f"{address} 写明了租户，但该知识库不是共用的；请去掉 ?tenant=",
+        )
 
 
 def has_milvus(address: Address) -> bool:

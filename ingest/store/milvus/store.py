@@ -115,7 +115,9 @@ class MilvusStore:
         wanted = sorted({digest.hex() for digest in digests})
         for start in range(0, len(wanted), 500):
             among = f"digest in {json.dumps(wanted[start : start + 500])}"
-            for row in self._tables.query("chunks", among, ["digest", "vector"]):
+            # Of texts that are everywhere a few rows do; what they crowd out is embedded anew.
+            rows = self._tables.query("chunks", among, ["digest", "vector"], limit=2_000)
+            for row in rows:
                 found[bytes.fromhex(row["digest"])] = np.array(row["vector"], np.float32)
         return found
 

@@ -28,12 +28,13 @@ TABLES: tuple[Table, ...] = ("chunks", "passages", "documents")
 KEY: dict[Table, str] = {"chunks": "key", "passages": "place", "documents": "name"}
 """The primary key of each."""
 
-EMBEDDER, CREATED = "rag.embedder", "rag.created"
+EMBEDDER, CREATED, SHARED = "rag.embedder", "rag.created", "rag.tenants"
 """Properties of the collection of chunks."""
 
 TIMEOUT = 30.0  # s until a call is given up; the client tries again until then
 LOADING = 600.0  # s that a large collection may take to be loaded
 BATCH = 1_000  # rows of a request
+MOST_ROWS = 16_384  # of an answer
 MOST_BYTES = 65_535  # of a VARCHAR
 PIECE = 16_000  # characters: at most 64,000 bytes
 MOST_PIECES = 4_096  # of an ARRAY
@@ -83,13 +84,15 @@ class Tables:
     def create(self, identity: Identity, created: str) -> None:
         """Make those that are not there. The chunks' come last, for they vouch for the rest."""
         embedder = {"name": identity.name, "dim": identity.dim, "options": dict(identity.options)}
+        shared = bool(self.address.tenant)
         properties = {EMBEDDER: json.dumps(embedder, ensure_ascii=False), CREATED: created}
+        properties[SHARED] = "yes" if shared else "no"
         with failures_named(self.address):
             for table in reversed(TABLES):
                 if not self._has(table):
                     self._client.create_collection(
                         self.name(table),
-                        schema=_schema(table, identity.dim, shared=bool(self.address.tenant)),
+                        schema=_schema(table, identity.dim, shared=shared),
                         consistency_level="Strong",  # a reader sees what was written before
                         properties=properties if table == "chunks" else {},
                         timeout=TIMEOUT,
@@ -158,8 +161,11 @@ class Tables:
                 found.update((row[key], row) for row in rows if row["tenant"] == self.tenant)
         return found
 
-    def query(self, table: Table, where: str, fields: Sequence[str]) -> list[Row]:
-        """Rows that a condition holds for, in no order."""
+    def query(
+        self, table: Table, where: str, fields: Sequence[str], *, limit: int = MOST_ROWS
+    ) -> list[Row]:
+        """Rows that a condition holds for, in no order; at most `limit`, and `MOST_ROWS`."""
+        most: Any = {} if "count(*)" in fields else {"limit": limit}
         with failures_named(self.address):
             return list(
                 self._client.query(
@@ -167,6 +173,7 @@ class Tables:
                     filter=self._mine(where),
                     output_fields=list(fields),
                     timeout=TIMEOUT,
+                    **most,
                 )
             )
 
@@ -221,8 +228,9 @@ class Tables:
         ]
 
     def _mine(self, where: str) -> str:
-        mine = f'tenant == "{self.tenant}"'
-        return f"{mine} and {where}" if where else mine
+        """The condition for the rows of this tenant alone, where there are others'."""
+        mine = f'tenant == "{self.tenant}"' if self.address.tenant else ""
+        return " and ".join(filter(None, (mine, where)))
 
 
 def _schema(table: Table, dim: int, *, shared: bool) -> "CollectionSchema":

@@ -123,9 +123,17 @@ def test_tenants_share_collections_and_see_their_own(address: str) -> None:
         assert a.verify() == b.verify() == []
         with pytest.raises(Mismatch):
             open_store(places[0], create=Identity("other", 8))
+        with pytest.raises(UserError, match=r"shared by tenants; name yours: .*\?tenant=NAME"):
+            open_store(parse_address(address))
     drop_milvus(places[1])
     with open_store(places[0]) as a, open_store(places[1]) as b:
         assert (a.info().documents, b.info().documents, b.sequence) == (1, 0, 0)
+
+
+def test_what_is_not_shared_has_no_tenants(address: str) -> None:
+    open_store(parse_address(address), create=EMBEDDER).close()
+    with pytest.raises(UserError, match=r"not shared; leave \?tenant= out"):
+        open_store(parse_address(f"{address}?tenant=a"), create=EMBEDDER)
 
 
 def test_a_dropped_knowledge_base_is_gone(address: str) -> None:
