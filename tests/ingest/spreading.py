@@ -26,8 +26,8 @@ from ingest.types import Parsed
 from tests.fakes import HashEmbedder, TextParser
 
 OPTIONS = ChunkOptions(60, 100, 20)
-ONCE, ALWAYS = "一次致命", "每次致命"
-EMBEDDED_ONCE = "编码一次致命"
+ONCE, ALWAYS = "读一次致命", "读每次致命"
+EMBEDDED_ONCE, EMBEDDED_ALWAYS = "编码一次致命", "编码每次致命"
 
 
 def die(graves: Path, name: str, *, again: bool) -> None:
@@ -59,6 +59,8 @@ class MortalEmbedder(HashEmbedder):
         self.graves = graves
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        if any(EMBEDDED_ALWAYS in text for text in texts):
+            die(self.graves, "embedded always", again=True)
         if any(EMBEDDED_ONCE in text for text in texts):
             die(self.graves, "embedded", again=False)
         return super().embed_passages(texts)
@@ -67,6 +69,13 @@ class MortalEmbedder(HashEmbedder):
 @contextmanager
 def parser(graves: Path) -> Iterator[MortalParser]:
     yield MortalParser(graves)
+
+
+def mortal(kb: Path, graves: Path) -> Tools:
+    """Tools of workers that may die."""
+    embedder = partial(MortalEmbedder, graves)
+    store, parsing = partial(open_store, kb), partial(parser, graves)
+    return Tools(store, embedder, parsing, OPTIONS, HashEmbedder.name)
 
 
 def made(kb: Path) -> Store:
@@ -100,10 +109,7 @@ def contents(kb: Path) -> dict[str, list[tuple[object, ...]]]:
 
 def main(docs: Path, kb: Path, graves: Path, stop: str = "") -> None:
     pipeline.BATCH_SECONDS = float("inf")  # so that commits are where a quick run has them
-    embedder = partial(MortalEmbedder, graves)
-    tools = Tools(
-        partial(open_store, kb), embedder, partial(parser, graves), OPTIONS, HashEmbedder.name
-    )
+    tools = mortal(kb, graves)
     embedded: list[int] = []
     with made(kb) as store, cluster(workers=2) as workers:
         files = list(walk([docs]))

@@ -17,9 +17,29 @@ import pytest
 
 from ingest.pipeline import Outcome
 from ingest.store import open_store
-from tests.ingest.spreading import ALWAYS, EMBEDDED_ONCE, ONCE, contents, serial
+from tests.ingest.spreading import ALWAYS, EMBEDDED_ALWAYS, EMBEDDED_ONCE, ONCE, contents, serial
 
 ROOT = Path(__file__).parents[2]
+FAIL = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from ingest.cluster import cluster
+from ingest.errors import UserError
+from ingest.files import walk
+from ingest.spread import spread
+from tests.ingest.spreading import made, mortal
+
+docs, kb, graves = map(Path, sys.argv[1:])
+with cluster(workers=1) as workers, made(kb) as store:
+    tools = mortal(kb, graves)
+    for each in (replace(tools, encoder="another"), tools):
+        try:
+            list(spread(walk([docs]), store, each, workers=workers))
+        except UserError as problem:
+            print(type(problem).__name__, problem, problem.zh, sep="|")
+    print(store.info().documents)
+"""
 LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
@@ -151,3 +171,21 @@ def test_a_killed_command_is_taken_up_where_it_was(tmp_path: Path) -> None:
     assert added == {outcome.source for outcome in outcomes} - written != set()
     serial(docs, one)
     assert contents(many) | {"changes": []} == contents(one) | {"changes": []}
+
+
+def test_what_no_worker_can_do_ends_the_run_in_words(tmp_path: Path) -> None:
+    docs, graves = tmp_path / "docs", tmp_path / "graves"
+    docs.mkdir()
+    graves.mkdir()
+    (docs / "a.txt").write_text(f"{EMBEDDED_ALWAYS}。", "utf-8")
+    command = [sys.executable, "-c", FAIL, docs, tmp_path / "kb", graves]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    mismatch, deaths, documents = (line.split("|") for line in done.stdout.splitlines())
+    assert mismatch[0] == "Mismatch"
+    assert "has the encoder hash-bigrams, not another" in mismatch[1]
+    assert "编码器是 hash-bigrams，不是 another" in mismatch[2]
+    assert deaths[0] == "UserError"
+    assert deaths[1].startswith(f"3 workers died while they embedded {docs}/a.txt")
+    assert "编码" in deaths[2]
+    assert documents == ["0"]
+    assert done.stderr == ""
