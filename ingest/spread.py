@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, groupby
+from pathlib import Path
 from typing import Any
 
 from ingest.chunk import Chunker, ChunkOptions
@@ -198,7 +199,7 @@ class Reader:
                 f"{name} ended {TRIES} workers that read it; it is left out",
                 zh=f"{TRIES} 个工作进程因读取 {name} 而退出，已跳过",
             )
-        elif not file.path.exists():
+        elif _absent(file.path):
             problem = Unreadable(
                 f"{name} is not on {machine}; workers need the files where this command sees them",
                 zh=f"{machine} 上没有 {name}；工作机须能按同样的路径读到文件",
@@ -206,6 +207,17 @@ class Reader:
         else:
             return read(file, before, self._parser, self._chunker)
         return refusal(file, before, problem)
+
+
+def _absent(path: Path) -> bool:
+    """Whether there is nothing of that name; what can't be opened for another reason is there."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class Encoder:

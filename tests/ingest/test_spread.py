@@ -26,13 +26,16 @@ from dataclasses import replace
 from pathlib import Path
 from ingest.cluster import cluster
 from ingest.errors import UserError
-from ingest.files import walk
+from ingest.files import Found, walk
 from ingest.spread import spread
 from tests.ingest.spreading import made, mortal
 
 docs, kb, graves = map(Path, sys.argv[1:])
+gone = [Found(docs / "gone.txt"), Found(docs / "a.txt" / "b.txt")]
 with cluster(workers=1) as workers, made(kb) as store:
     tools = mortal(kb, graves)
+    for outcome in spread(gone, store, tools, workers=workers):
+        print(outcome.status, outcome.problem, outcome.problem.zh, sep="|")
     for each in (replace(tools, encoder="another"), tools):
         try:
             list(spread(walk([docs]), store, each, workers=workers))
@@ -180,7 +183,13 @@ def test_what_no_worker_can_do_ends_the_run_in_words(tmp_path: Path) -> None:
     (docs / "a.txt").write_text(f"{EMBEDDED_ALWAYS}。", "utf-8")
     command = [sys.executable, "-c", FAIL, docs, tmp_path / "kb", graves]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
-    mismatch, deaths, documents = (line.split("|") for line in done.stdout.splitlines())
+    gone, barred, mismatch, deaths, documents = (
+        line.split("|") for line in done.stdout.splitlines()
+    )
+    assert gone[0] == barred[0] == "refused"
+    assert "gone.txt is not on" in gone[1]
+    assert "上没有 gone.txt" in gone[2]
+    assert barred[1] == "b.txt can't be read: Not a directory"
     assert mismatch[0] == "Mismatch"
     assert "has the encoder hash-bigrams, not another" in mismatch[1]
     assert "编码器是 hash-bigrams，不是 another" in mismatch[2]
