@@ -1,12 +1,14 @@
 """Text as Milvus's analyzers get it: folded as everywhere, and without what they would keep of it.
 
-Words are left to Milvus's jieba. Pairs of characters come as a word of letters and digits each,
-which every tokenizer leaves whole.
+Chinese words are left to Milvus's jieba, which would cut those of other scripts into letters. These,
+and pairs of characters, come as a word of letters and digits each, which every tokenizer leaves whole.
 """
 
-from ingest.store.fold import RUN, fold, words
+from collections.abc import Iterator
+
+from ingest.store.fold import LONGEST, RUN, fold, pairs, words
 from ingest.store.fold import bigrams as pairs_of
-from ingest.store.milvus.tables import MOST_BYTES
+from ingest.store.milvus.schema import MOST_BYTES
 from ingest.store.protocol import Field
 
 
@@ -16,7 +18,7 @@ def analysed(text: str, field: Field) -> str:
     Of a text of more than 65,535 bytes the beginning.
     """
     if field == "words":
-        said = " ".join(run[0] for run in RUN.finditer(fold(text)))
+        said = " ".join(_runs(fold(text)))
     else:
         said = " ".join(map(spelled, pairs_of(text)))
     return said.encode()[:MOST_BYTES].decode(errors="ignore")
@@ -29,7 +31,16 @@ def asked(text: str, field: Field) -> str:
 
 def term(folded: str, field: Field) -> str:
     """One folded term as a question."""
-    return folded if field == "words" else spelled(folded)
+    run = RUN.fullmatch(folded)
+    return folded if field == "words" and run and run["han"] else spelled(folded)
+
+
+def _runs(folded: str) -> Iterator[str]:
+    for run in RUN.finditer(folded):
+        if run["han"]:
+            yield run[0]
+        else:
+            yield from map(spelled, pairs(run[0]) if run["other"] else (run[0][:LONGEST],))
 
 
 def tokens(said: str, field: Field) -> list[str]:

@@ -5,20 +5,22 @@ removes it when it is a day old. Writing the same twice, or from two machines, e
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from time import time, time_ns
 
 import numpy as np
 
+from ingest.errors import Busy
 from ingest.store.checks import check_place, check_tiling, check_vectors
 from ingest.store.milvus.analysis import analysed
+from ingest.store.milvus.schema import Table
 from ingest.store.milvus.tables import Row, Tables, name, number, pieces
 from ingest.store.protocol import Vectors
 from ingest.types import Chunk, Document, Passage
 
 SEQUENCE = "sequence"
-DELETED = 500  # documents that a request names
+ASKED = 500  # documents that a request names
 
 
 class MilvusChange:
@@ -50,7 +52,7 @@ class MilvusChange:
             "kind": "document",
             "id": document.id,
             "source": document.source,
-            "title": document.title,
+            "title": pieces(document.title),
             "digest": document.digest,
             "value": pieces(json.dumps(asdict(document.receipt), ensure_ascii=False)),
         }
@@ -95,12 +97,28 @@ class MilvusChange:
         self._rows[key] = empty(key) | {"kind": "meta", "source": name, "value": said}
 
     def commit(self, sequence: int) -> None:
-        """Make the change visible, then delete what it took the place of."""
+        """Make the change visible, then delete what it took the place of.
+
+        Raises `Busy` where another writer of the same documents, which failed, took rows of them back.
+        """
+        self._check_whole()
         before = self._seen()
         key = self.meta(SEQUENCE)
         row = empty(key) | {"kind": SEQUENCE, "length": max(sequence + 1, time_ns() // 1000)}
         self._tables.upsert("documents", [*self._rows.values(), row])
         sweep(self._tables, (before | self._dropped) - set(self._put))
+
+    def _check_whole(self) -> None:
+        tables: tuple[Table, ...] = ("passages", "chunks")
+        for among in _among(set(self._put)):
+            for table in tables:
+                due = sum(head[table] for id, head in self._put.items() if f'"{id}"' in among)
+                if self._tables.count(table, among) < due:
+                    raise Busy(
+                        f"another process writes the same documents to {self._tables.address}; run "
+                        "it again when that is done",
+                        zh=f"另一进程正在向 {self._tables.address} 写入相同的文档；请待其完成后重试",
+                    )
 
     def undo(self) -> None:
         """Delete what was written, which nobody has seen."""
@@ -124,7 +142,7 @@ class MilvusChange:
             "start": passage.start,
             "end": passage.end,
             "written": int(time()),
-            "label": passage.label,
+            "label": pieces(passage.label),
             "text": pieces(passage.text),
         }
 
@@ -155,16 +173,25 @@ def place(tables: Tables, document: str, start: int) -> int:
 
 def empty(key: str) -> Row:
     """A row of `documents` that says nothing yet."""
-    texts = dict.fromkeys(("kind", "id", "source", "title", "digest"), "")
+    texts = dict.fromkeys(("kind", "id", "source", "digest"), "")
     counts = dict.fromkeys(("length", "passages", "chunks"), 0)
-    return {"name": key, **texts, **counts, "value": []}
+    return {"name": key, **texts, **counts, "title": [], "value": []}
 
 
-def sweep(tables: Tables, documents: set[str]) -> None:
-    """Delete text and chunks of documents that are gone, and the marks that they went."""
-    gone = sorted(documents)
-    for start in range(0, len(gone), DELETED):
-        among = f"document in {json.dumps(gone[start : start + DELETED])}"
-        tables.delete("chunks", among)
-        tables.delete("passages", among)
+def sweep(tables: Tables, documents: set[str], where: str = "") -> None:
+    """Delete text and chunks of documents that are gone, and the marks that they went.
+
+    `where` they are not to be all.
+    """
+    for among in _among(documents):
+        condition = f"{among} and {where}" if where else among
+        tables.delete("chunks", condition)
+        tables.delete("passages", condition)
     tables.delete("documents", 'kind == "gone"')
+
+
+def _among(documents: set[str]) -> Iterator[str]:
+    """Conditions that together hold for the rows of documents."""
+    ids = sorted(documents)
+    for start in range(0, len(ids), ASKED):
+        yield f"document in {json.dumps(ids[start : start + ASKED])}"

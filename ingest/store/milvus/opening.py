@@ -27,10 +27,11 @@ def open_milvus(
                 raise no_store(address)
             tables.create(create, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         properties = tables.properties()
-        if EMBEDDER not in properties:
+        if EMBEDDER not in properties:  # a copy, by a tool that leaves them out
             raise UserError(
-                f"{address} is a collection but no knowledge base; choose another name",
-                zh=f"{address} 是集合，但不是知识库；请换一个名称",
+                f"{address} does not say which encoder made it; copy its properties too, or choose "
+                "another name",
+                zh=f"{address} 没有写明由哪个编码器建立；请一并复制其属性，或换一个名称",
             )
         check_tenant(address, properties)
         identity = Identity(**json.loads(properties[EMBEDDER]))
@@ -67,8 +68,9 @@ def has_milvus(address: Address) -> bool:
 def drop_milvus(address: Address) -> None:
     """Remove a knowledge base for good; of tenants that share collections, this one's rows."""
     with closing(Tables.connect(address)) as tables:
-        if tables.exist():
-            tables.drop()
+        if properties := tables.properties():
+            check_tenant(address, properties)
+        tables.drop()
 
 
 def no_store(address: Address) -> UserError:

@@ -6,7 +6,7 @@ question its words cover. See docs/decisions/016-milvus.md.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ingest.errors import Away
 from ingest.store.milvus.analysis import asked, term, tokens
 from ingest.store.milvus.change import SEQUENCE, MilvusChange, place, sweep
-from ingest.store.milvus.tables import BM25, Row, Tables, name
-from ingest.store.milvus.verify import abandoned, findings
+from ingest.store.milvus.schema import BM25
+from ingest.store.milvus.tables import MOST_ROWS, Row, Tables, name
+from ingest.store.milvus.verify import abandoned, findings, old
 from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
 from ingest.types import Chunk, Document, Passage, Receipt
 
@@ -56,24 +57,36 @@ class MilvusStore:
 
     def rebuild(self) -> None:
         """Remove what killed writers left, and have the segments written anew."""
-        sweep(self._tables, abandoned(self._tables))
+        over = old()
+        sweep(self._tables, abandoned(self._tables, over), over)
         self._tables.compact()
         self._mean_lengths.clear()
 
     # Searching
 
     def search_dense(self, vector: Vectors, k: int) -> Ranking:
-        return self._ranking(self._tables.nearest(vector.tolist(), k, ["document", "name"]))
+        row = vector.tolist()
+        return self._ranking(lambda n: self._tables.nearest(row, n, ["document", "name"]), k)
 
     def search_words(self, query: str, k: int, *, field: Field = "words") -> Ranking:
-        text = asked(query, field)
-        if not text:
-            return self._ranking([])
-        return self._ranking(self._tables.matching(field, [text], k, ["document", "name"])[0])
+        texts = [asked(query, field)]
 
-    def _ranking(self, hits: list[Row]) -> Ranking:
-        current = self._current(hits)
-        seen = [hit for hit in hits if hit["document"] in current and hit["score"] > 0]
+        def search(n: int) -> list[Row]:
+            return self._tables.matching(field, texts, n, ["document", "name"])[0]
+
+        return self._ranking(search if texts[0] else lambda n: [], k)
+
+    def _ranking(self, search: Callable[[int], list[Row]], k: int) -> Ranking:
+        """The best `k` that can be seen; those that can't are searched too, so more are asked for."""
+        n = min(k, MOST_ROWS)
+        while True:
+            hits = search(n)
+            current = self._current(hits)
+            seen = [hit for hit in hits if hit["document"] in current and hit["score"] > 0][:k]
+            all_found = len(hits) < n or hits[-1]["score"] <= 0 or n == MOST_ROWS
+            if len(seen) >= k or all_found:
+                break
+            n = min(4 * n, MOST_ROWS)
         keys = np.array([hit["key"] for hit in seen], np.int64)
         return Ranking(keys, np.array([hit["score"] for hit in seen], np.float32))
 
@@ -146,7 +159,10 @@ class MilvusStore:
         for chunk in chunks:
             if chunk.document not in current:
                 raise KeyError(chunk.document)
-        return self._passages(chunks)
+        found = self._passages(chunks)
+        if len(found) < len(chunks):  # replaced between the two requests
+            raise KeyError(chunks[0].document)
+        return found
 
     def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
         """Whether or not they can be seen yet; those that are not there are left out."""
@@ -182,7 +198,10 @@ class MilvusStore:
         where = f'document == "{document}" and start < {end} and end > {start}'
         rows = self._tables.each("passages", where, ["start", "text"])
         parts = sorted((row["start"], "".join(row["text"])) for row in rows)
-        return "".join(text[max(start - at, 0) : end - at] for at, text in parts)
+        text = "".join(text[max(start - at, 0) : end - at] for at, text in parts)
+        if len(text) < end - start:  # replaced between the two requests
+            raise KeyError(document)
+        return text
 
     def documents(self) -> Iterator[Document]:
         rows = self._tables.each("documents", 'kind == "document"', HEAD)
@@ -257,7 +276,7 @@ def _chunk(row: Row, head: Row) -> Chunk:
     return Chunk(
         row["document"],
         head["source"],
-        head["title"],
+        "".join(head["title"]),
         tuple(map(tuple, json.loads("".join(row["places"])))),
         "".join(row["context"]),
         row["start"],
@@ -269,10 +288,10 @@ def _chunk(row: Row, head: Row) -> Chunk:
 
 def _passage(row: Row) -> Passage:
     text = "".join(row["text"])
-    return Passage(row["document"], row["start"], row["end"], text, row["label"])
+    return Passage(row["document"], row["start"], row["end"], text, "".join(row["label"]))
 
 
 def _document(row: Row) -> Document:
     values = json.loads("".join(row["value"]))
     values["warnings"] = tuple(values["warnings"])
-    return Document(row["source"], row["title"], row["digest"], Receipt(**values))
+    return Document(row["source"], "".join(row["title"]), row["digest"], Receipt(**values))

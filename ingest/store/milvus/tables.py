@@ -12,21 +12,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ingest.errors import Away
+from ingest.errors import Away, UserError
 from ingest.store.milvus.address import Address
+from ingest.store.milvus.schema import KEY, TABLES, Table, indexes, schema
 from ingest.store.protocol import Field, Identity
 
 if TYPE_CHECKING:
-    from pymilvus import CollectionSchema, MilvusClient
+    from pymilvus import MilvusClient
 
-Table = Literal["chunks", "passages", "documents"]
 Row = dict[str, Any]
-
-TABLES: tuple[Table, ...] = ("chunks", "passages", "documents")
-KEY: dict[Table, str] = {"chunks": "key", "passages": "place", "documents": "name"}
-"""The primary key of each."""
 
 EMBEDDER, CREATED, SHARED = "rag.embedder", "rag.created", "rag.tenants"
 """Properties of the collection of chunks."""
@@ -35,10 +31,8 @@ TIMEOUT = 30.0  # s until a call is given up; the client tries again until then
 LOADING = 600.0  # s that a large collection may take to be loaded
 BATCH = 1_000  # rows of a request
 MOST_ROWS = 16_384  # of an answer
-MOST_BYTES = 65_535  # of a VARCHAR
 PIECE = 16_000  # characters: at most 64,000 bytes
-MOST_PIECES = 4_096  # of an ARRAY
-BM25 = {"bm25_k1": 1.2, "bm25_b": 0.75}  # as the local store's
+GONE = {100, 101, 800}  # codes: a collection or a database is not there, or not loaded
 NOBODY = "_"  # the tenant of a knowledge base that has collections of its own
 
 
@@ -71,15 +65,31 @@ class Tables:
         return self.address.name if table == "chunks" else f"{self.address.name}_{table}"
 
     def exist(self) -> bool:
-        """Whether all are there, with the indexes that a kill may have prevented."""
+        """Whether all are there, with the indexes that a kill may have prevented.
+
+        Raises `UserError` where a collection of others has the name of one.
+        """
         with failures_named(self.address):
-            return all(self._has(table) and self._indexed(table) for table in TABLES)
+            there = [self._has(table) for table in TABLES]
+            return all(there) and all(map(self._indexed, TABLES))
 
     def _has(self, table: Table) -> bool:
-        return bool(self._client.has_collection(self.name(table), timeout=TIMEOUT))
+        name = self.name(table)
+        if not self._client.has_collection(name, timeout=TIMEOUT):
+            return False
+        said: Any = self._client.describe_collection(name, timeout=TIMEOUT)
+        ours = {field.name for field in schema(table, 2, shared=False).fields}
+        if {field["name"] for field in said["fields"]} != ours:
+            raise UserError(
+                f"{self.address} can't be a knowledge base, for the collection {name} is something "
+                "else; choose another name",
+                zh=f"{self.address} 不能作知识库，因为集合 {name} 另有用途；请换一个名称",
+            )
+        return True
 
     def _indexed(self, table: Table) -> bool:
-        return bool(self._client.list_indexes(self.name(table)))
+        made = self._client.list_indexes(self.name(table))
+        return len(made) == len(indexes(self._client, table))
 
     def create(self, identity: Identity, created: str) -> None:
         """Make those that are not there. The chunks' come last, for they vouch for the rest."""
@@ -92,7 +102,7 @@ class Tables:
                 if not self._has(table):
                     self._client.create_collection(
                         self.name(table),
-                        schema=_schema(table, identity.dim, shared=shared),
+                        schema=schema(table, identity.dim, shared=shared),
                         consistency_level="Strong",  # a reader sees what was written before
                         properties=properties if table == "chunks" else {},
                         timeout=TIMEOUT,
@@ -100,7 +110,7 @@ class Tables:
                 if not self._indexed(table):
                     # Nothing is in it yet that one would have to wait for.
                     self._client.create_index(
-                        self.name(table), _indexes(self._client, table), TIMEOUT, sync=False
+                        self.name(table), indexes(self._client, table), TIMEOUT, sync=False
                     )
 
     def load(self) -> None:
@@ -109,15 +119,22 @@ class Tables:
                 self._client.load_collection(self.name(table), timeout=LOADING)
 
     def properties(self) -> Mapping[str, str]:
+        """Of the chunks' collection; empty where it is not there."""
         with failures_named(self.address):
+            if not self._has("chunks"):
+                return {}
             said: Any = self._client.describe_collection(self.address.name, timeout=TIMEOUT)
         return said.get("properties", {})
 
     def drop(self) -> None:
-        """Remove the collections; of a tenant, its rows."""
+        """Remove the collections, as far as they are there; of a tenant, its rows.
+
+        The chunks' go last, as they come: what a kill leaves can be removed by another try.
+        """
         with failures_named(self.address):
-            for table in TABLES:
+            for table in filter(self._has, reversed(TABLES)):
                 if self.address.tenant:
+                    self._client.load_collection(self.name(table), timeout=LOADING)
                     self.delete(table, "")
                 else:
                     self._client.drop_collection(self.name(table), timeout=TIMEOUT)
@@ -233,88 +250,6 @@ class Tables:
         return " and ".join(filter(None, (mine, where)))
 
 
-def _schema(table: Table, dim: int, *, shared: bool) -> "CollectionSchema":
-    """`shared` by tenants: Milvus keeps their rows in partitions."""
-    from pymilvus import DataType, Function, FunctionType, MilvusClient
-
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-
-    def add(name: str, kind: str, **options: Any) -> None:
-        schema.add_field(name, DataType[kind], **options)
-
-    def text(name: str) -> None:
-        pieces = {"element_type": DataType.VARCHAR, "max_capacity": MOST_PIECES}
-        add(name, "ARRAY", max_length=MOST_BYTES, **pieces)
-
-    def short(*names: str) -> None:
-        for name in names:
-            add(name, "VARCHAR", max_length=MOST_BYTES)
-
-    if table == "documents":
-        add("name", "VARCHAR", max_length=64, is_primary=True)
-    else:
-        add(KEY[table], "INT64", is_primary=True)
-    add("tenant", "VARCHAR", max_length=64, is_partition_key=shared)
-    if table == "documents":
-        short("kind", "id", "source", "title", "digest")
-        text("value")
-        for number in ("length", "passages", "chunks"):
-            add(number, "INT64")
-    else:
-        short("document")
-        for number in ("start", "end", "written"):
-            add(number, "INT64")
-        text("text")
-    if table == "passages":
-        short("label")
-    if table == "chunks":
-        short("name", "digest")
-        text("context")
-        text("places")
-        add("passage_start", "INT64")
-        add("passage_end", "INT64")
-        add("vector", "FLOAT_VECTOR", dim=dim)
-        for field, analyzer in ANALYZERS.items():
-            add(
-                field,
-                "VARCHAR",
-                max_length=MOST_BYTES,
-                enable_analyzer=True,
-                analyzer_params=analyzer,
-            )
-            add(f"{field}_bm25", "SPARSE_FLOAT_VECTOR")
-            schema.add_function(
-                Function(f"{field}_bm25", FunctionType.BM25, [field], [f"{field}_bm25"])
-            )
-    else:
-        add("nothing", "FLOAT_VECTOR", dim=2)  # a collection must have a vector
-    return schema
-
-
-ANALYZERS: dict[Field, Any] = {
-    "words": {"tokenizer": "jieba", "filter": [{"type": "stop", "stop_words": [" "]}]},
-    "bigrams": {"tokenizer": "standard"},
-}
-
-
-def _indexes(client: "MilvusClient", table: Table) -> Any:
-    indexes = client.prepare_index_params()
-    if table == "chunks":
-        indexes.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
-        for field in ANALYZERS:
-            sparse = {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "BM25"}
-            indexes.add_index(f"{field}_bm25", **sparse, params=BM25)
-    else:
-        indexes.add_index("nothing", index_type="FLAT", metric_type="L2")
-    for field in {
-        "chunks": ("document", "digest"),
-        "passages": ("document",),
-        "documents": ("id",),
-    }[table]:
-        indexes.add_index(field, index_type="INVERTED")
-    return indexes
-
-
 @contextmanager
 def failures_named(address: Address) -> Iterator[None]:
     """A server that is away, full or refuses, as an error that a person can act on."""
@@ -325,7 +260,8 @@ def failures_named(address: Address) -> Iterator[None]:
         yield
     except (MilvusException, RpcError) as error:
         told = isinstance(error, MilvusException)
-        if told and (type(error) is not MilvusException or error.is_input_error):
+        wrong = told and (type(error) is not MilvusException or error.is_input_error)
+        if wrong and error.code not in GONE:
             raise  # what was asked is wrong: a bug
         why = " ".join((error.message if told else str(error)).split())[:300]
         raise Away(

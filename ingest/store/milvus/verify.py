@@ -35,19 +35,23 @@ def findings(tables: Tables) -> Iterator[str]:
         ):
             if found != due:
                 yield f"{head['source']}: {found} {what}, not {due}; remove it and ingest it again"
-    if left := abandoned(tables):
+    if left := abandoned(tables, old()):
         yield f"chunks: rows of {len(left)} documents that are gone; run: rag kb rebuild"
 
 
 _HEAD = ("id", "source", "length", "passages", "chunks")
 
 
-def abandoned(tables: Tables) -> set[str]:
-    """Ids of documents that old rows are of and that can't be seen.
+def old() -> str:
+    """The condition for rows of changes that are over.
 
     Young ones may be of a change that another process is at.
     """
-    old = f"written <= {int(time()) - WORK}"
-    found = {row["document"] for row in tables.each("passages", old, ["document"])}
-    found |= {row["document"] for row in tables.each("chunks", old, ["document"])}
+    return f"written <= {int(time()) - WORK}"
+
+
+def abandoned(tables: Tables, where: str) -> set[str]:
+    """Ids of documents that can't be seen and that rows are of, among those that `where` holds for."""
+    found = {row["document"] for row in tables.each("passages", where, ["document"])}
+    found |= {row["document"] for row in tables.each("chunks", where, ["document"])}
     return found - {row["id"] for row in tables.each("documents", 'kind == "document"', ["id"])}

@@ -2,15 +2,16 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from pymilvus import MilvusClient
 
-from ingest.errors import Mismatch, UserError
-from ingest.store import Identity, drop_milvus, open_store, parse_address
-from ingest.store.milvus.analysis import analysed, asked
+from ingest.errors import Away, Busy, Mismatch, UserError
+from ingest.store import Change, Identity, drop_milvus, open_store, parse_address
+from ingest.store.milvus.analysis import analysed, asked, term
 from tests.ingest.store.made import EMBEDDER, made_document, made_vectors, put
 from tests.milvus import free_port, start
 
@@ -65,6 +66,11 @@ def test_what_is_no_address_is_refused_with_how_to_write_one(text: str, why: str
 
 def test_text_is_analysed_as_words_of_letters_and_digits() -> None:
     assert analysed("勞動合同，Ａ ２０２３！", "words") == "劳动合同 a 2023"
+    assert (
+        analysed("合同 год 東京タワー", "words") == "合同 u433u43eu434 东京 u30bfu30ef u30efu30fc"
+    )
+    assert term("合同", "words") == "合同"
+    assert term("год", "words") == "u433u43eu434"
     assert analysed("合同法 fox", "bigrams") == "u5408u540c u540cu6cd5 fox"
     assert asked("合同 合同 fox", "words") == "合同 fox"
     assert analysed(" ，\0", "words") == analysed("", "bigrams") == ""
@@ -205,11 +211,121 @@ def test_what_a_kill_left_half_made_is_finished(address: str) -> None:
 def test_a_collection_of_others_is_left_alone(milvus_server: str) -> None:
     name = f"other_{uuid4().hex}"
     client = MilvusClient(parse_address(f"{milvus_server}/{name}").uri)
-    for suffix in ("", "_passages", "_documents"):
-        client.create_collection(name + suffix, dimension=4)
-    with pytest.raises(UserError, match="no knowledge base; choose another name"):
-        open_store(parse_address(f"{milvus_server}/{name}"), create=EMBEDDER)
+    client.create_collection(f"{name}_passages", dimension=4)
+    place = parse_address(f"{milvus_server}/{name}")
+    for use in (lambda: open_store(place, create=EMBEDDER), lambda: drop_milvus(place)):
+        with pytest.raises(UserError, match=f"{name}_passages is something else; choose another"):
+            use()
+    assert [other for other in client.list_collections() if name in other] == [f"{name}_passages"]
     client.close()
+
+
+def test_no_knowledge_base_takes_part_of_another(address: str) -> None:
+    """Their names may be one another's with a suffix."""
+    longer = parse_address(f"{address}_passages")
+    with open_store(longer, create=EMBEDDER) as store:
+        put(store, "a.txt", ["a sentence"])
+        with pytest.raises(UserError, match="choose another name"):
+            open_store(parse_address(address), create=EMBEDDER)
+        assert store.verify() == []
+
+
+def test_a_drop_that_was_killed_can_be_finished(address: str) -> None:
+    place = parse_address(address)
+    open_store(place, create=EMBEDDER).close()
+    client = MilvusClient(place.uri)
+    client.drop_collection(f"{place.name}_documents")
+    drop_milvus(place)
+    assert not [name for name in client.list_collections() if place.name in name]
+    client.close()
+
+
+def test_one_tenant_can_be_dropped_and_not_all_of_them_at_once(address: str) -> None:
+    mine = parse_address(f"{address}?tenant=a")
+    with open_store(mine, create=EMBEDDER) as store:
+        put(store, "a.txt", ["a sentence"])
+    with pytest.raises(UserError, match="shared by tenants"):
+        drop_milvus(parse_address(address))
+    client = MilvusClient(mine.uri)
+    for suffix in ("", "_passages", "_documents"):
+        client.release_collection(mine.name + suffix)
+    client.close()
+    drop_milvus(mine)
+    with open_store(mine) as store:
+        assert store.info().documents == store.count() == 0
+
+
+def test_an_index_that_a_kill_prevented_is_made(address: str) -> None:
+    place = parse_address(address)
+    with open_store(place, create=EMBEDDER) as store:
+        put(store, "a.txt", ["a sentence that lasts"])
+    client = MilvusClient(place.uri)
+    client.release_collection(place.name)
+    client.drop_index(place.name, "bigrams_bm25")
+    with open_store(place, create=EMBEDDER) as store:
+        assert len(store.search_words("lasts", 3, field="bigrams").keys) == 1
+    assert "bigrams_bm25" in client.list_indexes(place.name)
+    client.close()
+
+
+def test_what_nobody_sees_takes_no_place_of_what_is_found(address: str) -> None:
+    with open_store(parse_address(address), create=EMBEDDER) as store:
+        put(store, "a.txt", ["the one sentence"])
+        document, passages, chunks = made_document("b.txt", ["the one sentence"] * 20)
+        with store.change() as change:
+            change.put(document)
+            change.add(document, passages, chunks, made_vectors(chunks))
+            dense = store.search_dense(made_vectors(chunks)[0], 1)
+            for ranking in (store.search_words("sentence", 1), dense):
+                found = store.chunks(ranking.keys).values()
+                assert [chunk.source for chunk in found] == ["a.txt"]
+
+
+def test_what_another_writer_takes_back_is_not_made_visible(address: str) -> None:
+    document, passages, chunks = made_document("a.txt", ["the one sentence"])
+
+    def fail(other: Change) -> None:
+        with store.change() as change:
+            for writer in (change, other):
+                writer.put(document)
+                writer.add(document, passages, chunks, made_vectors(chunks))
+            raise ZeroDivisionError
+
+    def write() -> None:
+        with store.change() as change, pytest.raises(ZeroDivisionError):
+            fail(change)
+
+    with open_store(parse_address(address), create=EMBEDDER) as store:
+        with pytest.raises(Busy, match="writes the same documents"):
+            write()
+        assert store.document("a.txt") is None
+        assert put(store, "a.txt", ["the one sentence"]) == chunks
+        assert store.verify() == []
+
+
+def test_titles_and_headings_may_be_of_any_length(address: str) -> None:
+    long = "标题" * 40_000
+    document, passages, chunks = made_document("a.txt", ["the one sentence"])
+    document, chunks = replace(document, title=long), [replace(c, title=long) for c in chunks]
+    passages = [replace(passage, label=long) for passage in passages]
+    with open_store(parse_address(address), create=EMBEDDER) as store:
+        with store.change() as change:
+            change.put(document)
+            change.add(document, passages, chunks, made_vectors(chunks))
+        assert store.document("a.txt") == document
+        assert store.passages(chunks[:1]) == passages
+        assert set(store.chunks(store.sample(9)).values()) == set(chunks)
+
+
+def test_a_knowledge_base_that_is_dropped_while_it_is_read_is_told(address: str) -> None:
+    place = parse_address(address)
+    with open_store(place, create=EMBEDDER) as store:
+        drop_milvus(place)
+        for read in (store.count, store.info, lambda: store.document("a.txt")):
+            with pytest.raises(Away):
+                read()
+    with pytest.raises(Away):
+        open_store(replace(place, database="nowhere"))
 
 
 def test_a_server_that_is_away_is_told_in_one_line(tmp_path: Path) -> None:

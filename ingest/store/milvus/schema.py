@@ -1,0 +1,99 @@
+"""What the three collections are made of: fields, Milvus's own BM25 functions, indexes."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from ingest.store.protocol import Field
+
+if TYPE_CHECKING:
+    from pymilvus import CollectionSchema, MilvusClient
+
+Table = Literal["chunks", "passages", "documents"]
+
+TABLES: tuple[Table, ...] = ("chunks", "passages", "documents")
+KEY: dict[Table, str] = {"chunks": "key", "passages": "place", "documents": "name"}
+"""The primary key of each."""
+
+MOST_BYTES = 65_535  # of a VARCHAR
+MOST_PIECES = 4_096  # of an ARRAY
+BM25 = {"bm25_k1": 1.2, "bm25_b": 0.75}  # as the local store's
+ANALYZERS: dict[Field, Any] = {
+    "words": {"tokenizer": "jieba", "filter": [{"type": "stop", "stop_words": [" "]}]},
+    "bigrams": {"tokenizer": "standard"},
+}
+
+
+def schema(table: Table, dim: int, *, shared: bool) -> "CollectionSchema":
+    """`shared` by tenants: Milvus keeps their rows in partitions."""
+    from pymilvus import DataType, Function, FunctionType, MilvusClient
+
+    made = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+
+    def add(name: str, kind: str, **options: Any) -> None:
+        made.add_field(name, DataType[kind], **options)
+
+    def text(name: str) -> None:
+        pieces = {"element_type": DataType.VARCHAR, "max_capacity": MOST_PIECES}
+        add(name, "ARRAY", max_length=MOST_BYTES, **pieces)
+
+    def short(*names: str) -> None:
+        for name in names:
+            add(name, "VARCHAR", max_length=MOST_BYTES)
+
+    if table == "documents":
+        add("name", "VARCHAR", max_length=64, is_primary=True)
+    else:
+        add(KEY[table], "INT64", is_primary=True)
+    add("tenant", "VARCHAR", max_length=64, is_partition_key=shared)
+    if table == "documents":
+        short("kind", "id", "source", "digest")
+        text("title")
+        text("value")
+        for number in ("length", "passages", "chunks"):
+            add(number, "INT64")
+    else:
+        short("document")
+        for number in ("start", "end", "written"):
+            add(number, "INT64")
+        text("text")
+    if table == "passages":
+        text("label")
+    if table == "chunks":
+        short("name", "digest")
+        text("context")
+        text("places")
+        add("passage_start", "INT64")
+        add("passage_end", "INT64")
+        add("vector", "FLOAT_VECTOR", dim=dim)
+        for field, analyzer in ANALYZERS.items():
+            add(
+                field,
+                "VARCHAR",
+                max_length=MOST_BYTES,
+                enable_analyzer=True,
+                analyzer_params=analyzer,
+            )
+            add(f"{field}_bm25", "SPARSE_FLOAT_VECTOR")
+            made.add_function(
+                Function(f"{field}_bm25", FunctionType.BM25, [field], [f"{field}_bm25"])
+            )
+    else:
+        add("nothing", "FLOAT_VECTOR", dim=2)  # a collection must have a vector
+    return made
+
+
+def indexes(client: "MilvusClient", table: Table) -> Any:
+    made = client.prepare_index_params()
+    if table == "chunks":
+        made.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
+        for field in ANALYZERS:
+            sparse = {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "BM25"}
+            made.add_index(f"{field}_bm25", **sparse, params=BM25)
+    else:
+        made.add_index("nothing", index_type="FLAT", metric_type="L2")
+    for field in {
+        "chunks": ("document", "digest"),
+        "passages": ("document",),
+        "documents": ("id",),
+    }[table]:
+        made.add_index(field, index_type="INVERTED")
+    return made
