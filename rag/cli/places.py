@@ -75,10 +75,10 @@ def existing_kb(name: str) -> "Place":
 
 def existing_folder(name: str) -> Path:
     """As `existing_kb`, for what only a knowledge base in a folder can do."""
-    from ingest.store import has_store
+    from rag.settings import store_at
 
-    place = existing_kb(name)
-    if not isinstance(place, Path) or not has_store(place):
+    place = store_at(existing_kb(name))
+    if not isinstance(place, Path):
         raise UserError(
             f"{name} is on a server, which has backups of its own (milvus-backup); a snapshot is of a "
             "knowledge base in a folder",

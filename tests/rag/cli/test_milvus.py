@@ -71,6 +71,8 @@ def test_a_folder_gives_it_a_name_and_settings(person: Person, milvus_server: st
     bold = json.loads(person.types("ask", "珠穆朗玛峰有多高？", "--kb", "laws", "--json").stdout)
     assert not bold["refused"]
     assert "laws" in person.types("kb", "list").stdout
+    (folder / "kb.sqlite").touch()  # of a time before it moved
+    person.types("kb", "snapshot", person.home / "x.zip", "--kb", "laws", fails="milvus-backup")
     plain = person.types("kb", "info", "--kb", f"{milvus_server}/named?tenant=a", "--json")
     assert json.loads(plain.stdout)["documents"] == 2
     person.types("kb", "info", "--kb", f"{milvus_server}/named?tenant=b", "--json")
