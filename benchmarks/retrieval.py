@@ -11,6 +11,7 @@ reports can be compared. R@k is the share of questions with a relevant entry amo
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -149,7 +150,8 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
     from rag.content import content
 
     address = parse_address(pipeline.store.location)
-    client = MilvusClient(address.uri)
+    token = os.environ.get("MILVUS_TOKEN", "")
+    client = MilvusClient(address.uri, token=token, db_name=address.database)
 
     def hybrid(question: str, ranker: Any) -> Outcome:
         vector = pipeline.embedder.embed_query(question)

@@ -56,10 +56,11 @@ def rank(
     lexical = {field: store.search_words(about, candidates, field=field) for field in _TERMS}
     keys = np.unique(np.concatenate([dense.keys, *(found.keys for found in lexical.values())]))
     similarity = background.standard(question, centred, store.vectors(keys) @ centred)
+    chunks = store.count()
     scores = fuse(
         Candidates(similarity, *(_aligned(keys, found) for found in lexical.values())),
-        word_mass=_mass(about, store, "words"),
-        bigram_mass=_mass(about, store, "bigrams"),
+        word_mass=mass(store.doc_freq(_terms(about, "words"), field="words"), chunks),
+        bigram_mass=mass(store.doc_freq(_terms(about, "bigrams"), field="bigrams"), chunks),
     )
     order = np.argsort(-scores, kind="stable")
     return Ranked(keys[order], scores[order])
@@ -79,19 +80,22 @@ def best_of_passages(ranked: Ranked, store: Store, limit: int) -> tuple[list[Hit
                 hits.setdefault((chunk.document, chunk.passage[0]), Hit(chunk, float(score)))
         if len(hits) >= limit:
             break
-    found = []
-    for hit in list(hits.values())[:limit]:
-        with suppress(KeyError):
-            found.append((hit, *store.passages([hit.chunk])))
-    return [hit for hit, _ in found], [passage for _, passage in found]
+    best = list(hits.values())[:limit]
+    try:
+        return best, store.passages([hit.chunk for hit in best])
+    except KeyError:
+        found = []
+        for hit in best:
+            with suppress(KeyError):
+                found.append((hit, *store.passages([hit.chunk])))
+        return [hit for hit, _ in found], [passage for _, passage in found]
 
 
 _TERMS: dict[Field, Callable[[str], list[str]]] = {"words": words, "bigrams": bigrams}
 
 
-def _mass(question: str, store: Store, field: Field) -> float:
-    terms = sorted(set(_TERMS[field](question)))
-    return mass(store.doc_freq(terms, field=field), store.count())
+def _terms(question: str, field: Field) -> list[str]:
+    return sorted(set(_TERMS[field](question)))
 
 
 def _aligned(keys: NDArray[np.int64], ranking: Ranking) -> Scores:

@@ -324,12 +324,13 @@ class Bases:
     def delete(self, name: str) -> None:
         """Remove a knowledge base and all that lies in its folder."""
         path, gone = self.path(name), self._own_place()
-        with self._names(), failures_named(path), self.members.moment("deleting"):
-            if not whole(path):
-                raise no_base(name)
-            empty(path)
-            path.rename(gone)
-            sync(self.options.data)
+        with self._names(), failures_named(path):
+            empty(path)  # a kill after it leaves a name that can be deleted again
+            with self.members.moment("deleting"):
+                if not whole(path):
+                    raise no_base(name)
+                path.rename(gone)
+                sync(self.options.data)
         self._let_go(name)
         shutil.rmtree(gone, ignore_errors=True)
 

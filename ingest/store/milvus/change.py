@@ -1,7 +1,8 @@
 """The write side: text and chunks first, which nobody sees yet; then, at one blow, the documents.
 
-Milvus has neither transactions nor locks. What a killed writer leaves is never seen, and `rebuild`
-removes it when it is a day old. Writing the same twice, or from two machines, ends in the same rows.
+Milvus has neither transactions nor locks. A document has a mark in `documents` while its rows are
+written or deleted, so that what a killed writer leaves, which is never seen, is found by its mark.
+Writing the same twice, or from two machines, ends in the same rows.
 """
 
 import json
@@ -15,12 +16,13 @@ from ingest.errors import Busy
 from ingest.store.checks import check_place, check_tiling, check_vectors
 from ingest.store.milvus.analysis import analysed
 from ingest.store.milvus.schema import Table
-from ingest.store.milvus.tables import Row, Tables, name, number, pieces
+from ingest.store.milvus.tables import BATCH, Row, Tables, name, number, pieces
 from ingest.store.protocol import Vectors
 from ingest.types import Chunk, Document, Passage
 
-SEQUENCE = "sequence"
+SEQUENCE, MARK = "sequence", "mark"
 ASKED = 500  # documents that a request names
+WORK = 86_400  # s that a change may take
 
 
 class MilvusChange:
@@ -34,6 +36,8 @@ class MilvusChange:
         self._put: dict[str, Row] = {}  # heads that are added to, by the document's id
         self._open: dict[int, Passage] = {}  # passages of the last batch, by their start
         self._dropped: set[str] = set()  # documents of this change that it has itself taken back
+        self._marked: set[str] = set()
+        self._waiting: dict[Table, list[Row]] = {"passages": [], "chunks": []}
 
     def remove(self, source: str) -> bool:
         key = self.head(source)
@@ -42,7 +46,7 @@ class MilvusChange:
             return False
         if self._put.pop(row["id"], None):
             self._dropped.add(row["id"])
-        self._rows[key] = empty(key) | {"kind": "gone", "source": source}
+        self._rows[key] = empty(key) | {"kind": "gone"}
         return True
 
     def put(self, document: Document) -> None:
@@ -76,10 +80,12 @@ class MilvusChange:
             self._open = {passage.start: passage for passage in passages}
         for chunk in chunks:
             check_place(chunk, self._passage_of(chunk))
-        self._tables.upsert("passages", [self._passage(passage) for passage in passages])
+        self._waiting["passages"] += map(self._passage, passages)
         # As the local store holds them, so that both find the same.
         halves = np.ascontiguousarray(vectors, np.float16).astype(np.float32)
-        self._tables.upsert("chunks", list(map(self._chunk, chunks, halves)))
+        self._waiting["chunks"] += map(self._chunk, chunks, halves)
+        if sum(map(len, self._waiting.values())) >= BATCH:
+            self._flush()
         head["length"] = length
         head["passages"] += len(passages)
         head["chunks"] += len(chunks)
@@ -87,9 +93,25 @@ class MilvusChange:
     def _passage_of(self, chunk: Chunk) -> Passage | None:
         start = chunk.passage[0]
         if start not in self._open:
+            self._flush()
             for passage in self._find([chunk]):
                 self._open[start] = passage
         return self._open.get(start)
+
+    def _flush(self) -> None:
+        documents = {row["document"] for rows in self._waiting.values() for row in rows}
+        self._mark(documents - self._marked, int(time()))
+        for table, rows in self._waiting.items():
+            self._tables.upsert(table, rows)
+            rows.clear()
+
+    def _mark(self, documents: set[str], since: int) -> None:
+        marks = []
+        for document in sorted(documents):
+            key = mark(self._tables, document)
+            marks.append(empty(key) | {"kind": MARK, "id": document, "length": since})
+        self._tables.upsert("documents", marks)
+        self._marked |= documents
 
     def set_meta(self, name: str, value: object) -> None:
         key = self.meta(name)
@@ -101,12 +123,14 @@ class MilvusChange:
 
         Raises `Busy` where another writer of the same documents, which failed, took rows of them back.
         """
+        self._flush()
         self._check_whole()
-        before = self._seen()
+        over = (self._seen() | self._dropped) - set(self._put)
+        self._mark(over, 0)
         key = self.meta(SEQUENCE)
         row = empty(key) | {"kind": SEQUENCE, "length": max(sequence + 1, time_ns() // 1000)}
         self._tables.upsert("documents", [*self._rows.values(), row])
-        sweep(self._tables, (before | self._dropped) - set(self._put))
+        sweep(self._tables, over, marked=self._marked)
 
     def _check_whole(self) -> None:
         tables: tuple[Table, ...] = ("passages", "chunks")
@@ -122,7 +146,7 @@ class MilvusChange:
 
     def undo(self) -> None:
         """Delete what was written, which nobody has seen."""
-        sweep(self._tables, (set(self._put) | self._dropped) - self._seen())
+        sweep(self._tables, self._marked - self._seen(), marked=self._marked)
 
     def _seen(self) -> set[str]:
         """Documents that this change is about, as they can be seen now."""
@@ -141,7 +165,6 @@ class MilvusChange:
             "document": passage.document,
             "start": passage.start,
             "end": passage.end,
-            "written": int(time()),
             "label": pieces(passage.label),
             "text": pieces(passage.text),
         }
@@ -155,7 +178,6 @@ class MilvusChange:
             "end": chunk.end,
             "passage_start": chunk.passage[0],
             "passage_end": chunk.passage[1],
-            "written": int(time()),
             "places": pieces(json.dumps(chunk.places, ensure_ascii=False)),
             "context": pieces(chunk.context),
             "text": pieces(chunk.text),
@@ -178,20 +200,39 @@ def empty(key: str) -> Row:
     return {"name": key, **texts, **counts, "title": [], "value": []}
 
 
-def sweep(tables: Tables, documents: set[str], where: str = "") -> None:
-    """Delete text and chunks of documents that are gone, and the marks that they went.
+def mark(tables: Tables, document: str) -> str:
+    """The key of a document's mark."""
+    return name(tables.tenant, MARK, document)
 
-    `where` they are not to be all.
-    """
+
+def sweep(tables: Tables, documents: set[str], *, marked: set[str]) -> None:
+    """Delete text and chunks of documents that are gone, then the marks."""
     for among in _among(documents):
-        condition = f"{among} and {where}" if where else among
-        tables.delete("chunks", condition)
-        tables.delete("passages", condition)
-    tables.delete("documents", 'kind == "gone"')
+        tables.delete("chunks", among)
+        tables.delete("passages", among)
+    keys = [mark(tables, document) for document in sorted(marked)]
+    for start in range(0, len(keys), ASKED):
+        tables.delete("documents", f"name in {json.dumps(keys[start : start + ASKED])}")
 
 
-def _among(documents: set[str]) -> Iterator[str]:
+def left_behind(tables: Tables) -> set[str]:
+    """Documents whose writer has not ended what it was at: deleting, or, a day ago, writing."""
+    over = f'kind == "{MARK}" and length <= {int(time()) - WORK}'
+    return {row["id"] for row in tables.each("documents", over, ["id"])}
+
+
+def clear(tables: Tables) -> None:
+    """Delete what writers that died have left."""
+    marked = left_behind(tables)
+    seen: set[str] = set()
+    for among in _among(marked, "id"):
+        rows = tables.query("documents", f'{among} and kind == "document"', ["id"])
+        seen |= {row["id"] for row in rows}
+    sweep(tables, marked - seen, marked=marked)
+
+
+def _among(documents: set[str], field: str = "document") -> Iterator[str]:
     """Conditions that together hold for the rows of documents."""
     ids = sorted(documents)
     for start in range(0, len(ids), ASKED):
-        yield f"document in {json.dumps(ids[start : start + ASKED])}"
+        yield f"{field} in {json.dumps(ids[start : start + ASKED])}"

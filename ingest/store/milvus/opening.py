@@ -26,6 +26,7 @@ def open_milvus(
             if create is None:
                 raise no_store(address)
             tables.create(create, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        tables.load()
         properties = tables.properties()
         if EMBEDDER not in properties:  # a copy, by a tool that leaves them out
             raise UserError(
@@ -37,11 +38,16 @@ def open_milvus(
         identity = Identity(**json.loads(properties[EMBEDDER]))
         for embedder in filter(None, (create, expect)):
             check_identity(str(address), identity, embedder)
-        tables.load()
+        store = MilvusStore(tables, identity, properties[CREATED])
+        if not store.sequence:  # its collections are others' or half made
+            if create is None:
+                raise no_store(address)
+            with store.change(reason="making it"):
+                pass
     except BaseException:
         tables.close()
         raise
-    return MilvusStore(tables, identity, properties[CREATED])
+    return store
 
 
 def check_tenant(address: Address, properties: Mapping[str, str]) -> None:
@@ -60,9 +66,12 @@ def check_tenant(address: Address, properties: Mapping[str, str]) -> None:
 
 
 def has_milvus(address: Address) -> bool:
-    """Whether the collections of a knowledge base are there."""
-    with closing(Tables.connect(address)) as tables:
-        return tables.exist()
+    """Whether a knowledge base is there, its tenant's own where it is shared."""
+    try:
+        open_milvus(address).close()
+    except NoStore:
+        return False
+    return True
 
 
 def drop_milvus(address: Address) -> None:
@@ -73,8 +82,12 @@ def drop_milvus(address: Address) -> None:
         tables.drop()
 
 
-def no_store(address: Address) -> UserError:
-    return UserError(
+class NoStore(UserError):
+    """There is no knowledge base at an address."""
+
+
+def no_store(address: Address) -> NoStore:
+    return NoStore(
         f"no knowledge base at {address}; make one: rag ingest PATH... --kb {address}",
         zh=f"{address} 没有知识库；请先建立：rag ingest 路径 --kb {address}",
     )

@@ -52,7 +52,7 @@ def schema(table: Table, dim: int, *, shared: bool) -> "CollectionSchema":
             add(number, "INT64")
     else:
         short("document")
-        for number in ("start", "end", "written"):
+        for number in ("start", "end"):
             add(number, "INT64")
         text("text")
     if table == "passages":
@@ -93,7 +93,7 @@ def indexes(client: "MilvusClient", table: Table) -> Any:
     for field in {
         "chunks": ("document", "digest"),
         "passages": ("document",),
-        "documents": ("id",),
+        "documents": ("id", "kind"),
     }[table]:
         made.add_index(field, index_type="INVERTED")
     return made

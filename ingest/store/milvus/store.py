@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from ingest.errors import Away
 from ingest.store.milvus.analysis import asked, term, tokens
-from ingest.store.milvus.change import SEQUENCE, MilvusChange, place, sweep
+from ingest.store.milvus.change import SEQUENCE, MilvusChange, clear, place
 from ingest.store.milvus.schema import BM25
 from ingest.store.milvus.tables import MOST_ROWS, Row, Tables, name
-from ingest.store.milvus.verify import abandoned, findings, old
+from ingest.store.milvus.verify import findings
 from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
 from ingest.types import Chunk, Document, Passage, Receipt
 
@@ -33,13 +33,18 @@ Keys = NDArray[np.int64]
 
 
 class MilvusStore:
-    """A `Store` at an `Address`. Made by `open_milvus`; may be shared by threads that read."""
+    """A `Store` at an `Address`. Made by `open_milvus`; may be shared by threads that read.
+
+    What another process has written is seen at once after `sequence` has been read, which waits for
+    it; without that, within the server's time tick.
+    """
 
     def __init__(self, tables: Tables, identity: Identity, created: str) -> None:
         self.identity = identity
         self.location = str(tables.address)
         self._tables, self._created = tables, created
-        self._mean_lengths: dict[Field, float] = {}
+        self._statistics: dict[Field, tuple[int, float]] = {}
+        self._seen = -1  # the sequence that they are of
 
     # Writing
 
@@ -54,13 +59,14 @@ class MilvusStore:
                 change.undo()
             raise
         change.commit(self.sequence)
+        self._statistics.clear()
 
     def rebuild(self) -> None:
-        """Remove what killed writers left, and have the segments written anew."""
-        over = old()
-        sweep(self._tables, abandoned(self._tables, over), over)
+        """Remove what killed writers left, and have the segments written anew, which the server does
+        in its own time."""
+        clear(self._tables)
         self._tables.compact()
-        self._mean_lengths.clear()
+        self._statistics.clear()
 
     # Searching
 
@@ -81,7 +87,7 @@ class MilvusStore:
         n = min(k, MOST_ROWS)
         while True:
             hits = search(n)
-            current = self._current(hits)
+            current = self._current(hits, ("kind", "id"))
             seen = [hit for hit in hits if hit["document"] in current and hit["score"] > 0][:k]
             all_found = len(hits) < n or hits[-1]["score"] <= 0 or n == MOST_ROWS
             if len(seen) >= k or all_found:
@@ -98,7 +104,7 @@ class MilvusStore:
         """
         if not terms:
             return []
-        count, mean = self.count(), self._mean_length(field)
+        count, mean = self._statistics_of(field)
         texts = [term(folded, field) for folded in terms]
         found = self._tables.matching(field, texts, 1, [field])
         return [
@@ -106,21 +112,25 @@ class MilvusStore:
             for hits, text in zip(found, texts, strict=True)
         ]
 
-    def _mean_length(self, field: Field) -> float:
-        if field not in self._mean_lengths:
-            rows = self._tables.get("chunks", self.sample(LENGTHS).tolist(), [field]).values()
+    def _statistics_of(self, field: Field) -> tuple[int, float]:
+        """How many chunks there are, and words in one, as of the sequence that was last read."""
+        if field not in self._statistics:
+            count, keys = self.count(), self.sample(LENGTHS).tolist()
+            rows = self._tables.get("chunks", keys, [field]).values()
             lengths = [len(tokens(row[field], field)) for row in rows]
-            self._mean_lengths[field] = float(np.mean(lengths)) if lengths else 1.0
-        return self._mean_lengths[field]
+            self._statistics[field] = count, float(np.mean(lengths)) if lengths else 1.0
+        return self._statistics[field]
 
     # Reading
 
-    def _current(self, rows: Iterable[Row]) -> dict[str, Row]:
+    def _current(self, rows: Iterable[Row], fields: Sequence[str] = HEAD) -> dict[str, Row]:
         """The heads of those documents that the rows are of and that can be seen, by id."""
-        return self._heads({row["name"] for row in rows})
+        return self._heads({row["name"] for row in rows}, fields, wait=False)
 
-    def _heads(self, names: Iterable[str]) -> dict[str, Row]:
-        rows = self._tables.get("documents", names, HEAD).values()
+    def _heads(
+        self, names: Iterable[str], fields: Sequence[str] = HEAD, *, wait: bool = True
+    ) -> dict[str, Row]:
+        rows = self._tables.get("documents", names, fields, wait=wait).values()
         return {row["id"]: row for row in rows if row["kind"] == "document"}
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
@@ -155,7 +165,7 @@ class MilvusStore:
 
     def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
         heads = {name(self._tables.tenant, "document", chunk.source) for chunk in chunks}
-        current = self._heads(heads)
+        current = self._heads(heads, ("kind", "id"), wait=False)
         for chunk in chunks:
             if chunk.document not in current:
                 raise KeyError(chunk.document)
@@ -231,7 +241,11 @@ class MilvusStore:
     def sequence(self) -> int:
         """Microseconds since 1970, so that writers on several machines need not agree."""
         row = self._said(SEQUENCE)
-        return row["length"] if row else 0
+        found = row["length"] if row else 0
+        if found != self._seen:
+            self._statistics.clear()
+            self._seen = found
+        return found
 
     def get_meta(self, name: str) -> object | None:
         row = self._said(name)

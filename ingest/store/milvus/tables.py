@@ -33,6 +33,7 @@ BATCH = 1_000  # rows of a request
 MOST_ROWS = 16_384  # of an answer
 PIECE = 16_000  # characters: at most 64,000 bytes
 GONE = {100, 101, 800}  # codes: a collection or a database is not there, or not loaded
+UNHEARD = {1, 2, 8}  # codes: the client's own, of a server that it did not reach or that is busy
 NOBODY = "_"  # the tenant of a knowledge base that has collections of its own
 
 
@@ -103,7 +104,9 @@ class Tables:
                     self._client.create_collection(
                         self.name(table),
                         schema=schema(table, identity.dim, shared=shared),
-                        consistency_level="Strong",  # a reader sees what was written before
+                        # Who reads a head waits for all that was written before. Its rows were
+                        # there already when it was written: for them only writers wait.
+                        consistency_level="Strong" if table == "documents" else "Session",
                         properties=properties if table == "chunks" else {},
                         timeout=TIMEOUT,
                     )
@@ -163,8 +166,11 @@ class Tables:
         with failures_named(self.address):
             self._client.delete(self.name(table), filter=self._mine(where), timeout=TIMEOUT)
 
-    def get(self, table: Table, keys: Iterable[Any], fields: Sequence[str]) -> dict[Any, Row]:
-        """Rows by their key; those that are not there are left out."""
+    def get(
+        self, table: Table, keys: Iterable[Any], fields: Sequence[str], *, wait: bool = True
+    ) -> dict[Any, Row]:
+        """Rows by their key; those that are not there are left out. `wait` as the collection does."""
+        level: Any = {} if wait else {"consistency_level": "Session"}
         key, wanted = KEY[table], list(dict.fromkeys(keys))
         found: dict[Any, Row] = {}
         with failures_named(self.address):
@@ -174,6 +180,7 @@ class Tables:
                     wanted[start : start + BATCH],
                     output_fields=[key, "tenant", *fields],
                     timeout=TIMEOUT,
+                    **level,
                 )
                 found.update((row[key], row) for row in rows if row["tenant"] == self.tenant)
         return found
@@ -260,15 +267,16 @@ def failures_named(address: Address) -> Iterator[None]:
         yield
     except (MilvusException, RpcError) as error:
         told = isinstance(error, MilvusException)
+        gone = told and error.code in GONE
         wrong = told and (type(error) is not MilvusException or error.is_input_error)
-        if wrong and error.code not in GONE:
+        if wrong and not gone:
             raise  # what was asked is wrong: a bug
         why = " ".join((error.message if told else str(error)).split())[:300]
-        raise Away(
-            f"{address} does not do what it is asked ({why}); look whether the server runs, and at "
-            "MILVUS_TOKEN",
-            zh=f"{address} 未能完成请求（{why}）；请检查服务器是否在运行以及 MILVUS_TOKEN",
-        ) from error
+        en = f"{address} does not do what it is asked ({why}); look whether the server runs, and at MILVUS_TOKEN"
+        zh = f"{address} 未能完成请求（{why}）；请检查服务器是否在运行以及 MILVUS_TOKEN"
+        if told and not gone and not error.retriable and error.code not in UNHEARD:
+            raise UserError(en, zh=zh) from error  # it will say so again
+        raise Away(en, zh=zh) from error
 
 
 def pieces(text: str) -> list[str]:

@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from time import time
 
 import numpy as np
 
+from ingest.store.milvus.change import MARK, left_behind
 from ingest.store.milvus.tables import Tables
 
-WORK = 86_400  # s that a change may take
 UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
 
 
@@ -35,23 +34,10 @@ def findings(tables: Tables) -> Iterator[str]:
         ):
             if found != due:
                 yield f"{head['source']}: {found} {what}, not {due}; remove it and ingest it again"
-    if left := abandoned(tables, old()):
-        yield f"chunks: rows of {len(left)} documents that are gone; run: rag kb rebuild"
+    at_work = {row["id"] for row in tables.each("documents", f'kind == "{MARK}"', ["id"])}
+    gone = (chunks.keys() | passages.keys()) - heads.keys() - (at_work - left_behind(tables))
+    if gone:
+        yield f"chunks: rows of {len(gone)} documents that are gone; run: rag kb rebuild"
 
 
 _HEAD = ("id", "source", "length", "passages", "chunks")
-
-
-def old() -> str:
-    """The condition for rows of changes that are over.
-
-    Young ones may be of a change that another process is at.
-    """
-    return f"written <= {int(time()) - WORK}"
-
-
-def abandoned(tables: Tables, where: str) -> set[str]:
-    """Ids of documents that can't be seen and that rows are of, among those that `where` holds for."""
-    found = {row["document"] for row in tables.each("passages", where, ["document"])}
-    found |= {row["document"] for row in tables.each("chunks", where, ["document"])}
-    return found - {row["id"] for row in tables.each("documents", 'kind == "document"', ["id"])}
