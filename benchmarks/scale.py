@@ -38,7 +38,7 @@ TITLES = {
 }
 COLOURS = {"local": "#2f9e60", "replicas": "#3b82f6", "milvus": "#d9822b"}
 INK = "#808790"  # stands out from white and from black
-RATES = (1.0, 10.0, 100.0)
+RATES = (1.0, 5.0, 20.0, 100.0)
 Of = Callable[[Plan], float]
 
 

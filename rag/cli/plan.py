@@ -111,8 +111,8 @@ def plan(
         typer.Option(
             "--measure",
             help=say(
-                "Measure this machine's constants and keep them; leave it alone meanwhile.",
-                "测量本机的常数并保存；期间请勿运行其他任务。",
+                "Measure this machine's constants and keep them; best while it does nothing else.",
+                "测量本机的常数并保存；最好在机器空闲时进行。",
             ),
         ),
     ] = False,
@@ -229,14 +229,15 @@ def _measure(paths: list[Path] | None, file: Path, *, full: bool) -> None:
     head = [say("kind", "类型"), say("files", "文件"), say("chunks", "块"), say("s/MB", "秒/MB")]
     table("", head, rows)
     costs = found.costs
+    all_cores = found.machine.cores / costs.embed_all
     out(
         say(
             f"chunks/s: {1 / costs.embed:.0f} embedded on a core ({costs.flops / costs.embed / 1e9:.0f} "
-            f"GFLOP/s), {1 / costs.embed_all:.0f} on {found.machine.cores}, {1 / costs.write:,.0f} "
+            f"GFLOP/s), {all_cores:.0f} on {found.machine.cores}, {1 / costs.write:,.0f} "
             f"written; bytes a chunk: {costs.truth:,.0f} kb.sqlite, {costs.words:,.0f} words, "
             f"{costs.codes:.0f} codes",
             f"每秒块数：单核向量化 {1 / costs.embed:.0f}（{costs.flops / costs.embed / 1e9:.0f} GFLOP/s），"
-            f"{found.machine.cores} 核 {1 / costs.embed_all:.0f}，写入 {1 / costs.write:,.0f}；每块字节："
+            f"{found.machine.cores} 核 {all_cores:.0f}，写入 {1 / costs.write:,.0f}；每块字节："
             f"kb.sqlite {costs.truth:,.0f}，词索引 {costs.words:,.0f}，编码 {costs.codes:.0f}",
         )
     )

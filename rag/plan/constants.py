@@ -28,7 +28,7 @@ class Machine:
 class Kind:
     """Documents of one format, `+ocr` where pages had to be read by OCR.
 
-    `size` in bytes of the files; `seconds` of parsing and cutting into chunks, in one process.
+    `size` in bytes of the files; `seconds` of a core to parse and cut them.
     """
 
     files: int
@@ -47,16 +47,17 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Of the local store and the bundled encoder: seconds, and bytes a chunk where not said otherwise."""
+    """Of the local store and the bundled encoder. Seconds are of a core at work, bytes of a chunk, where
+    it is not said otherwise."""
 
     tokens: float
     """Of a chunk, for the encoder."""
     flops: float
     """Floating-point operations that a chunk's vector takes."""
     embed: float
-    """Seconds a chunk on one core."""
+    """Seconds a chunk, while one core works."""
     embed_all: float
-    """Seconds a chunk while all cores work."""
+    """The same while all cores do, which share caches and memory."""
     write: float
     """Seconds a chunk, by the one writer."""
     truth: float
@@ -72,7 +73,7 @@ class Costs:
     process: float
     """Resident bytes of a process that answers from a small knowledge base."""
     question: float
-    """Seconds until a question has its vector, alone on the machine."""
+    """Seconds until a question has its vector."""
     scan: float
     """Seconds a chunk that its code is looked at."""
     vectors: float
@@ -88,7 +89,7 @@ class Costs:
     answer: float
     """Seconds of picking the sentences of an answer."""
     parallel: float
-    """How many questions one process works at at once, as told by its rate."""
+    """How many cores' work one process gets done, as told by its rate of answers."""
     flops_rate: float | None = None
     """Operations a second of a product with int4 weights, many rows, all cores; None: not measured."""
     bytes_rate: float | None = None
@@ -109,10 +110,10 @@ class Point:
     resident: int
     """Peak bytes of a process that answered from it."""
     p50: float
-    """Seconds of all searches of a question: vectors, words, bigrams, cosines, fusing."""
+    """Seconds by the clock of all searches of a question: vectors, words, bigrams, cosines, fusing."""
     p95: float
     dense: float
-    """Seconds of the search by vectors, as `lexical` of both by words: medians."""
+    """Seconds of a core, the search by vectors, as `lexical` of both by words: medians."""
     lexical: float
     read: float
     """Postings read for a question, both fields."""
@@ -146,8 +147,8 @@ class Constants:
 
     @property
     def cores_speedup(self) -> float:
-        """The share of a core that each of several gives to embedding, 0 to 1."""
-        return min(1.0, self.costs.embed / self.costs.embed_all / self.machine.cores)
+        """What each of several cores does at embedding, as a share of what one does alone."""
+        return min(1.0, self.costs.embed / self.costs.embed_all)
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

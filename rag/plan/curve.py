@@ -8,7 +8,7 @@ from rag.plan.load import Load
 from rag.plan.model import ENGINES, Engine, Limits, Plan, first, plans
 
 SIZES = tuple(10**power for power in range(4, 10))
-QPS = 10.0
+QPS = 5.0
 
 
 def at(

@@ -1,10 +1,11 @@
 """What real documents cost: reading, vectors, writing, and the bytes that stay."""
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -41,9 +42,13 @@ def read(
 ) -> tuple[dict[str, Kind], list[Text]]:
     """The documents under `paths`, and what each kind of them cost; those that can't be read are
     passed over. `UserError` where none is left.
+
+    Seconds are shares, by the clock, of the work that all of it was: the child's cannot be told while
+    it lives.
     """
     kinds: dict[str, Kind] = {}
     texts: list[Text] = []
+    began, work = perf_counter(), _work()
     with Sandbox(ocr=ocr) as sandbox:
         for file in walk(paths):
             if file.skipped:
@@ -71,12 +76,20 @@ def read(
             f"nothing in {named} could be read; name a folder of documents",
             zh=f"{named} 中没有可读的文档；请指定一个文档文件夹",
         )
-    return dict(sorted(kinds.items())), texts
+    share = min(1.0, (_work() - work) / (perf_counter() - began))
+    counted = {name: replace(kind, seconds=kind.seconds * share) for name, kind in kinds.items()}
+    return dict(sorted(counted.items())), texts
+
+
+def _work() -> float:
+    """Seconds that this process and its children that have ended worked."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return process_time() + children.ru_utime + children.ru_stime
 
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Of chunks: tokens and operations of one, seconds on one core and with all."""
+    """Of a chunk: tokens, operations, and seconds of a core, alone and while all cores work."""
 
     tokens: float
     flops: float
@@ -94,17 +107,17 @@ def embed(texts: Sequence[Text], one: Embedder, all_cores: Embedder, *, most: in
     seconds = []
     for embedder in (one, all_cores):
         embedder.embed_passages(drawn[:8])  # opens its session
-        start = perf_counter()
+        start = process_time()
         embedder.embed_passages(drawn)
-        seconds.append((perf_counter() - start) / len(drawn))
+        seconds.append((process_time() - start) / len(drawn))
     alone, together = seconds
     flops = float((counts * (each + attention)).mean())
-    return Vectors(float(counts.mean()), flops, alone, min(alone, together))
+    return Vectors(float(counts.mean()), flops, alone, max(alone, together))
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A chunk: seconds of writing, bytes of the truth, of the word index and of the text itself."""
+    """A chunk: seconds of a core to write it, bytes of the truth, of the word index and of the text itself."""
 
     seconds: float
     truth: float
@@ -124,9 +137,9 @@ def write(texts: Sequence[Text], folder: Path, identity: Identity, *, least: int
         rest = iter(pending)
         while batch := _batch(rest):
             rows = unit(rng.standard_normal((_count(batch), DIM), dtype=np.float32))
-            start = perf_counter()
+            start = process_time()
             _write(store, batch, rows)
-            spent += perf_counter() - start
+            spent += process_time() - start
     chunks = [chunk.indexed for text in texts for chunk in text.chunks]
     drawn = chunks[:: max(1, len(chunks) // 500)]
     terms = [len(set(split(text))) for text in drawn for split in (words, bigrams)]
