@@ -74,6 +74,11 @@ def export(
         raise UserError(
             f"--dtype is {dtype}; it is one of {known}", zh=f"--dtype 为 {dtype}；应为 {known} 之一"
         )
+    if alpha is not None and not adapter:
+        raise UserError(
+            f"--lora-alpha is {alpha:g}, but no adapter is named; name it with --adapter",
+            zh=f"--lora-alpha 为 {alpha:g}，但没有指定适配器；请用 --adapter 指定",
+        )
     import torch
 
     from ingest.store.files import check_new

@@ -7,12 +7,13 @@ from urllib.parse import SplitResult, urlsplit
 
 from ingest.errors import UserError
 
-_SCHEME = re.compile(r"https?://", re.IGNORECASE)
+_ADDRESS = re.compile(r"https?:|[a-z]+://|[\w.-]+:\d{2,5}(?:[/#]|$)", re.IGNORECASE)
+"""Mistyped ones too, such as `host:8000`: `Address.parse` says how they are written."""
 
 
 def is_address(model: str) -> bool:
     """Whether a model's name says where it is served, rather than where its files are."""
-    return bool(_SCHEME.match(model))
+    return bool(_ADDRESS.match(model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Address:
                 "a name or password has no place in it; put a key into the variable RAG_MODEL_KEY",
                 "地址中不应有用户名或密码；密钥请放入环境变量 RAG_MODEL_KEY",
             )
-        if not parts.hostname or parts.query or re.search(r"\s", where):
+        web = parts.scheme in ("http", "https")
+        if not web or not parts.hostname or parts.query or re.search(r"\s", where):
             raise _wrong(where, "it is not of the form", "格式不符")
         return cls(_base(parts), model.strip(), parts.hostname)
 

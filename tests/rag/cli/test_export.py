@@ -59,10 +59,11 @@ def test_an_adapter_goes_in_and_what_a_folder_cannot_say_is_told(
         ({"to": "gguf"}, "--to is gguf; it is glm-hf"),
         ({"dtype": "int8"}, "--dtype is int8; it is one of bf16, fp16, fp32"),
         ({"adapter": Path("nowhere")}, "nowhere is not a folder"),
+        ({"alpha": 32.0}, "--lora-alpha is 32, but no adapter is named"),
     ],
 )
 def test_what_it_cannot_do_is_told_at_once(
-    tmp_path: Path, options: dict[str, Path | str], says: str
+    tmp_path: Path, options: dict[str, Path | str | float], says: str
 ) -> None:
     with pytest.raises(UserError, match=says):
         export("no-such-model", tmp_path / "out", **options)  # type: ignore[arg-type]

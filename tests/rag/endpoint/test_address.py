@@ -32,11 +32,17 @@ def test_an_address_and_a_model(text: str, base: str, model: str, name: str) -> 
 @pytest.mark.parametrize(
     "text",
     ["http://", "http://host:port/v1", "http://host:99999", "http://ho st/v1", "http://host/v1?a=b",
-     "http://[::1/v1", "https://:8000/v1"],
+     "http://[::1/v1", "https://:8000/v1", "127.0.0.1:8000", "localhost:8000/v1#glm",
+     "http:/127.0.0.1:8000", "htp://127.0.0.1:8000"],
 )  # fmt: skip
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(UserError, match=r"is not an endpoint's address.*write http://host:port"):
-        Address.parse(text)
+        GenerateOptions(model=text)
+
+
+@pytest.mark.parametrize("name", ["glm/", "THUDM/chatglm3-6b@v1", "modelscope:a/b", "./a:80"])
+def test_what_is_a_folder_or_on_a_hub(name: str) -> None:
+    assert not GenerateOptions(model=name).served
 
 
 def test_a_secret_has_no_place_in_an_address() -> None:
