@@ -75,7 +75,7 @@ def test_a_folder_gives_it_a_name_and_settings(person: Person, milvus_server: st
     person.types("kb", "snapshot", person.home / "x.zip", "--kb", "laws", fails="milvus-backup")
     plain = person.types("kb", "info", "--kb", f"{milvus_server}/named?tenant=a", "--json")
     assert json.loads(plain.stdout)["documents"] == 2
-    person.types("kb", "info", "--kb", f"{milvus_server}/named?tenant=b", "--json")
+    person.types("kb", "info", "--kb", f"{milvus_server}/named?tenant=b", fails="no knowledge base")
 
 
 @pytest.mark.parametrize(
