@@ -190,7 +190,8 @@ def _total(outcomes: "list[Outcome]", kb: str, info: "Info") -> str:
 
 def _counts(outcomes: "list[Outcome]") -> str:
     counts = Counter(_status(outcome) for outcome in outcomes)
-    return ", ".join(f"{count} {status}" for status, count in counts.items())
+    said = say(", ", "，").join(f"{count} {status}" for status, count in counts.items())
+    return said or say("no file was read", "没有读入文件")
 
 
 def _status(outcome: "Outcome") -> str:

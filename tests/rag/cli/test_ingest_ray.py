@@ -49,4 +49,5 @@ def test_mistakes_end_in_a_line(tmp_path: Path) -> None:
         done = rag("ingest", tmp_path, "--kb", tmp_path / "kb", *words, RAY_ADDRESS=address)
         assert done.returncode == 1
         assert told in done.stderr
+        assert ("no file was read; " in done.stderr) == ("--ray" in words)
         assert "Traceback" not in done.stderr
