@@ -53,7 +53,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         if self.store:
-            parse_address(f"{self.store}/kb")
+            _check_store(self.store)
         for name in ("slots", "queue", "largest_upload", "largest_batch", "most_files", "traces"):
             value = getattr(self, name)
             if value < 1:
@@ -74,3 +74,14 @@ class ServerOptions:
     @property
     def on_loopback(self) -> bool:
         return self.host in LOOPBACK
+
+
+def _check_store(url: str) -> None:
+    """Raises `UserError` unless names of knowledge bases can follow `url`."""
+    try:
+        parse_address(f"{url}/kb")
+    except UserError as problem:
+        raise UserError(
+            f"store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE",
+            zh=f"store 为 {url}；应为 milvus://主机:19530 或 milvus://主机:19530/数据库",
+        ) from problem

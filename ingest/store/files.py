@@ -53,7 +53,8 @@ def check_new(target: Path) -> None:
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A place to write to, which becomes the folder `target` when the block has ended well.
 
-    Its files are then on the disk. Nothing stays of a block that failed. With `replace` the folder
+    Its files are then on the disk. Of a block that failed nothing stays, but for
+    new folders above it. With `replace` the folder
     that was there goes then, and not before. `UserError` where `target` is taken, or can't be
     written.
     """

@@ -123,9 +123,9 @@ def check_exportable(directory: Path, config: PreTrainedConfig) -> None:
         )
     raise UserError(
         f"{directory} is ChatGLM-6B, an architecture that neither transformers nor vLLM has; serve "
-        f"it with: rag serve --model {directory} (its /v1 speaks OpenAI's protocol)",
+        f"it with: rag serve --model {directory} (its /v1 answers from your knowledge bases)",
         zh=f"{directory} 是 ChatGLM-6B，transformers 与 vLLM 均无此架构；请用："
-        f"rag serve --model {directory}（其 /v1 兼容 OpenAI 协议）",
+        f"rag serve --model {directory}（其 /v1 依据你的知识库回答）",
     )
 
 

@@ -31,10 +31,14 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Unreachable(UserError):
-    """The engine is not there, is busy, or failed. `after`: the seconds that it asks to wait."""
+    """The engine is not there, is busy, or failed. `after`: the seconds that it asks to wait; `why` in
+    English and Chinese, without the way out."""
 
-    def __init__(self, message: str, *, zh: str, after: float = 0) -> None:
+    def __init__(
+        self, message: str, *, zh: str, after: float = 0, why: tuple[str, str] | None = None
+    ) -> None:
         super().__init__(message, zh=zh)
+        self.why = why or (str(self), self.zh)
         self.after = after
 
 
@@ -171,8 +175,8 @@ class Wire:
             if given and not reader.ended:
                 raise Failed(
                     f"{self.address.base} broke off after {given} characters of its answer "
-                    f"({problem}); ask again",
-                    zh=f"{self.address.base} 在输出 {given} 个字符后中断（{problem.zh}）；请重新提问",
+                    f"({problem.why[0]}); ask again",
+                    zh=f"{self.address.base} 在输出 {given} 个字符后中断（{problem.why[1]}）；请重新提问",
                 ) from problem
             if not reader.ended:
                 raise
@@ -269,6 +273,7 @@ def _broken(address: Address, why: str, why_zh: str) -> Unreachable:
     return Unreachable(
         f"{address.base} can't be reached ({why}); start the engine there, or check the address",
         zh=f"无法访问 {address.base}（{why_zh}）；请启动该服务或检查地址",
+        why=(why, why_zh),
     )
 
 
