@@ -105,12 +105,15 @@ def test_the_environment_is_read_by_the_command_line_alone() -> None:
             for node in ast.walk(tree)
         )
     ]
-    assert reading == [
-        "ingest/cluster.py",  # tells Ray what it takes from nowhere else, and takes it back
-        "ingest/sandbox.py",  # hands a cleaned environment to its child
-        "ingest/store/milvus/tables.py",  # a key is read where it is sent, so that no option holds it
-        "rag/endpoint/generator.py",  # the same
-    ]
+    assert (
+        reading
+        == [
+            "ingest/cluster.py",  # tells Ray what it takes from nowhere else, and takes it back
+            "ingest/sandbox.py",  # hands a cleaned environment to its child
+            "ingest/store/milvus/tables.py",  # a key is read where it is sent, so that no option holds it
+            "rag/endpoint/generator.py",  # the same
+        ]
+    )
 
 
 def test_help_loads_nothing_heavy() -> None:
