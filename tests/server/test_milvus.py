@@ -1,6 +1,7 @@
 """A server whose knowledge bases are kept on another: the same life, and what its absence looks like."""
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,7 @@ from pymilvus import MilvusClient
 from ingest.store import parse_address
 from rag.open import open_writer
 from tests.milvus import free_port, start
-from tests.server.servers import Filled, encoders, filled, work
+from tests.server.servers import Filled, encoders, filled, running, state, work
 
 QUESTION = "试用期最长几个月？"
 
@@ -108,3 +109,29 @@ def _lose_and_find(mine: Filled, away, folder: Path, port: int) -> None:
     finally:
         back.kill()
         back.wait()
+
+
+def test_two_servers_with_folders_of_their_own_share_a_knowledge_base(
+    tmp_path: Path, milvus_server: str
+) -> None:
+    """As two machines would: what one takes in or deletes, the other answers by at once."""
+    with filled(tmp_path / "one", store=milvus_server) as one:
+        settings = (tmp_path / "one" / "mine" / "rag.toml").read_text("utf-8")
+        (tmp_path / "two" / "mine").mkdir(parents=True)
+        (tmp_path / "two" / "mine" / "rag.toml").write_text(settings, "utf-8")
+        with closing(state(tmp_path / "two")) as server, running(server) as client:
+            two = Filled(server, client)
+            assert two.documents() == one.documents()
+            before = two.ask(QUESTION)
+            assert before["sequence"] == one.ask(QUESTION)["sequence"]
+            job = one.upload({"new.md": "# 新\n\n彩虹糖的保质期是九年。"})
+            assert job["state"] == "done"
+            found = two.ask("彩虹糖的保质期是多久？")
+            assert "九年" in found["answer"]
+            assert found["sequence"] > before["sequence"]
+            assert two.upload({"new.md": "# 新\n\n彩虹糖的保质期是三年。"})["state"] == "done"
+            assert "三年" in one.ask("彩虹糖的保质期是多久？")["answer"]
+            head = one.documents()["new.md"]["id"]
+            assert one.client.delete(f"/knowledge-bases/mine/documents/{head}").status_code == 204
+            gone = two.ask("彩虹糖的保质期是多久？")
+            assert head not in {hit["document"] for hit in gone["hits"]}
