@@ -23,6 +23,10 @@ class Mismatch(UserError):
     """A knowledge base that another embedder or a newer version wrote."""
 
 
+class Absent(UserError):
+    """There is no knowledge base at a place."""
+
+
 class Busy(UserError):
     """Another process writes this knowledge base."""
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import BUNDLED, Backend, Embedder, Vectors, open_embedder
-from ingest.errors import Mismatch, UserError
-from ingest.store import Identity, Store, has_store, open_store
+from ingest.errors import Absent, Mismatch, UserError
+from ingest.store import Identity, Store, open_store
 from rag.background import SCRIPTS, Background, Script, generic_questions, level, measure
 from rag.generate import Generator
 from rag.language import Speaker
@@ -62,13 +62,14 @@ def open_writer(
     opened = opened or encoders(cache)
     options: ChunkOptions = said["chunk"]
     at = store_at(place)
-    if not has_store(at):
+    try:
+        store = open_store(at)
+    except Absent:
         encoder = opened(embedder or BUNDLED, said["embed"].backend)
         chunker = Chunker(encoder.count_many, encoder.max_tokens, options)
         made = {"embedder": embedder or BUNDLED, "chunk": asdict(options)}
         identity = Identity(encoder.name, encoder.dim, made)
         return Writer(open_store(at, create=identity), encoder, chunker)
-    store = open_store(at)
     recorded = store.identity.options
     name = str(recorded["embedder"])
     if embedder not in (None, name):

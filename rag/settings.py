@@ -7,7 +7,7 @@ from typing import Any
 
 from ingest.chunk import ChunkOptions
 from ingest.embed import Backend
-from ingest.store import Address, Identity, Store, has_store, open_store, parse_address
+from ingest.store import Address, Identity, Store, open_store, parse_address
 from rag.config import read
 from rag.generate import GenerateOptions
 from rag.prompt import PromptOptions
@@ -51,7 +51,8 @@ def settings(file: Path) -> dict[str, Any]:
 
 def settings_of(place: Place) -> dict[str, Any]:
     """The settings of a knowledge base."""
-    return settings(place / SETTINGS if isinstance(place, Path) else Path(devnull))
+    file = place / SETTINGS if isinstance(place, Path) else Path(devnull)  # which says nothing
+    return settings(file)
 
 
 def store_at(place: Place) -> Place:
@@ -64,7 +65,7 @@ def store_at(place: Place) -> Place:
 
 def is_base(folder: Path) -> bool:
     """Whether a knowledge base is in the folder, or said there to be on a server."""
-    if has_store(folder):
+    if (folder / TRUTH).is_file():
         return True
     return (folder / SETTINGS).is_file() and isinstance(store_at(folder), Address)
 

@@ -101,7 +101,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
                 once = {"X-Should-Retry": "false"}  # OpenAI's client tries a 409 again
                 return answer(request, 409, problem, code, headers=once)
             case Busy() | Unreachable() | Away():
-                code = CODES[type(problem)]
+                code = next(code for kind, code in CODES.items() if isinstance(problem, kind))
                 again = {"Retry-After": "5"}
                 return answer(request, 503, problem, code, "overloaded", headers=again)
             case Failed():

@@ -2,7 +2,7 @@
 
 from ingest.store.local import LocalStore
 from ingest.store.milvus import SCHEMES, Address, drop_milvus, parse_address
-from ingest.store.opening import has_store, open_store
+from ingest.store.opening import open_store
 from ingest.store.protocol import Change, Field, Identity, Info, Ranking, Store
 from ingest.store.snapshot import restore, snapshot
 
@@ -17,7 +17,6 @@ __all__ = [
     "Ranking",
     "Store",
     "drop_milvus",
-    "has_store",
     "open_store",
     "parse_address",
     "restore",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ingest.errors import Busy, UserError
+from ingest.errors import Absent, Busy, UserError
 from ingest.store import caches, rows
 from ingest.store.change import LocalChange
 from ingest.store.failure import failures_named
@@ -37,7 +37,7 @@ def open_local(
     """
     truth = path / TRUTH
     if create is None and not truth.is_file():
-        raise UserError(
+        raise Absent(
             f"no knowledge base at {path}; make one: rag ingest PATH... --kb {path}",
             zh=f"{path} 没有知识库；请先建立：rag ingest PATH... --kb {path}",
         )

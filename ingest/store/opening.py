@@ -2,14 +2,9 @@
 
 from pathlib import Path
 
-from ingest.store.local import TRUTH, open_local
-from ingest.store.milvus import Address, has_milvus, open_milvus
+from ingest.store.local import open_local
+from ingest.store.milvus import Address, open_milvus
 from ingest.store.protocol import Identity, Store
-
-
-def has_store(place: Path | Address) -> bool:
-    """Whether a knowledge base is at `place`."""
-    return has_milvus(place) if isinstance(place, Address) else (place / TRUTH).is_file()
 
 
 def open_store(
@@ -18,7 +13,7 @@ def open_store(
     """The knowledge base at `place`, ready to be read and written.
 
     `create` makes one where there is none. `create` and `expect` name the embedder that is going
-    to be used: `Mismatch` if another made the vectors. Raises `UserError` where there is none.
+    to be used: `Mismatch` if another made the vectors. Raises `Absent` where there is none.
     """
     if isinstance(place, Address):
         return open_milvus(place, create=create, expect=expect)

@@ -98,7 +98,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A knowledge base of made chunks of `made_length` characters, really built and searched."""
+    """A knowledge base of made chunks (`rag.plan.made`), really built and searched."""
 
     chunks: int
     build: float

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 
-from ingest.errors import UserError
+from ingest.errors import Absent, UserError
 from ingest.store.identity import check_identity
 from ingest.store.milvus.address import Address
 from ingest.store.milvus.store import MilvusStore
@@ -65,15 +65,6 @@ def check_tenant(address: Address, properties: Mapping[str, str]) -> None:
         )
 
 
-def has_milvus(address: Address) -> bool:
-    """Whether a knowledge base is there, its tenant's own where it is shared."""
-    try:
-        open_milvus(address).close()
-    except NoStore:
-        return False
-    return True
-
-
 def drop_milvus(address: Address) -> None:
     """Remove a knowledge base for good; of tenants that share collections, this one's rows."""
     with closing(Tables.connect(address)) as tables:
@@ -82,12 +73,8 @@ def drop_milvus(address: Address) -> None:
         tables.drop()
 
 
-class NoStore(UserError):
-    """There is no knowledge base at an address."""
-
-
-def no_store(address: Address) -> NoStore:
-    return NoStore(
+def no_store(address: Address) -> Absent:
+    return Absent(
         f"no knowledge base at {address}; make one: rag ingest PATH... --kb {address}",
         zh=f"{address} 没有知识库；请先建立：rag ingest 路径 --kb {address}",
     )

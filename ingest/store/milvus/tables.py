@@ -244,10 +244,9 @@ class Tables:
                 timeout=TIMEOUT,
             )
         # Milvus gives BM25 as it is, milvus-lite negated: both best first.
+        score = float if field == "vector" else abs
         return [
-            [{"key": hit["key"], "score": abs(hit["distance"]), **hit["entity"]} for hit in hits]
-            if field != "vector"
-            else [{"key": hit["key"], "score": hit["distance"], **hit["entity"]} for hit in hits]
+            [{"key": hit["key"], "score": score(hit["distance"]), **hit["entity"]} for hit in hits]
             for hits in found
         ]
 
