@@ -1,78 +1,14 @@
-"""The store against its slow twin: plain dictionaries, brute force, a store made from scratch."""
+"""Vector codes against their slow twin, an exact scan."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from ingest.store import LocalStore, open_store, vectors
+from ingest.store import open_store, vectors
 from ingest.store.vectors import FEWEST, Candidates
 from ingest.types import Chunk
-from tests.ingest.store.made import DIM, EMBEDDER, made_vectors, put
-
-TEXTS = ["劳动合同的期限", "the quick brown fox", "合同期限與報酬", "fox 与 合同", "又一句话"]
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["a.txt", "b.txt", "c.txt"]),
-        st.lists(st.sampled_from(TEXTS), max_size=3),
-        st.booleans(),
-    ),
-    min_size=1,
-    max_size=5,
-)
-QUERIES = ["合同", "fox", "報酬 期限"]
-
-
-def words_found(store: LocalStore, query: str, field: str) -> dict[str, float]:
-    ranking = store.search_words(query, 100, field=field)  # type: ignore[arg-type] - both fields
-    chunks = store.chunks(ranking.keys).values()
-    return {c.id: round(float(s), 4) for c, s in zip(chunks, ranking.scores, strict=True)}
-
-
-def dense_found(store: LocalStore, vector: np.ndarray) -> list[tuple[str, float]]:
-    ranking = store.search_dense(vector, 100)
-    chunks = store.chunks(ranking.keys).values()
-    return sorted((c.id, round(float(s), 2)) for c, s in zip(chunks, ranking.scores, strict=True))
-
-
-def dense_expected(chunks: list[Chunk], vector: np.ndarray) -> list[tuple[str, float]]:
-    scores = made_vectors(chunks).astype(np.float16).astype(np.float32) @ vector
-    return sorted((c.id, round(float(s), 2)) for c, s in zip(chunks, scores, strict=True) if s > 0)
-
-
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(steps=STEPS)
-def test_any_history_ends_in_the_state_of_a_fresh_store(steps) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        truth: dict[str, list[str]] = {}
-        living: dict[str, list[Chunk]] = {}
-        with open_store(Path(scratch, "kb"), create=EMBEDDER) as store:
-            for source, texts, removing in steps:
-                if removing:
-                    with store.change() as change:
-                        assert change.remove(source) == (source in truth)
-                    truth.pop(source, None)
-                    living.pop(source, None)
-                else:
-                    truth[source] = texts
-                    living[source] = put(store, source, texts)
-            chunks = [chunk for group in living.values() for chunk in group]
-            vector = made_vectors(chunks)[0] if chunks else np.ones(DIM, np.float32)
-            assert dense_found(store, vector) == dense_expected(chunks, vector)
-            before = {
-                (q, f): words_found(store, q, f) for q in QUERIES for f in ("words", "bigrams")
-            }
-            store.rebuild()
-            assert store.verify() == []
-            assert dense_found(store, vector) == dense_expected(chunks, vector)
-            with open_store(Path(scratch, "fresh"), create=EMBEDDER) as fresh:
-                for source, texts in truth.items():
-                    put(fresh, source, texts)
-                for (query, field), found in before.items():
-                    assert words_found(store, query, field) == words_found(fresh, query, field)
-                    assert set(words_found(store, query, field)) == set(found)
+from tests.ingest.store.made import EMBEDDER, made_vectors, put
+from tests.ingest.store.test_contract import by_vector, expected
 
 
 def test_codes_find_what_an_exact_scan_finds() -> None:
@@ -111,8 +47,8 @@ def test_growing_past_the_exact_scan_changes_no_answer(tmp_path: Path, monkeypat
         chunks = [chunk for group in living.values() for chunk in group]
         with open_store(tmp_path / "kb") as reader:
             for vector in made_vectors(chunks[::20]):
-                best = dense_expected(chunks, vector)
-                assert dense_found(store, vector) == best
-                assert dense_found(reader, vector) == best
+                best = expected(chunks, vector)
+                assert by_vector(store, vector) == best
+                assert by_vector(reader, vector) == best
         assert [path.suffix for path in (tmp_path / "kb" / "vectors").iterdir()] == [".codes"]
         assert store.verify() == []
