@@ -16,7 +16,7 @@ from ingest.errors import Busy
 from ingest.store.checks import check_place, check_tiling, check_vectors
 from ingest.store.milvus.analysis import analysed
 from ingest.store.milvus.schema import Table
-from ingest.store.milvus.tables import BATCH, Row, Tables, name, number, pieces
+from ingest.store.milvus.tables import BATCH, Row, Tables, pieces
 from ingest.store.protocol import Vectors
 from ingest.types import Chunk, Document, Passage
 
@@ -40,7 +40,7 @@ class MilvusChange:
         self._waiting: dict[Table, list[Row]] = {"passages": [], "chunks": []}
 
     def remove(self, source: str) -> bool:
-        key = self.head(source)
+        key = self._tables.head(source)
         row = self._rows.get(key) or self._tables.get("documents", [key], ["kind", "id"]).get(key)
         if row is None or row["kind"] != "document":
             return False
@@ -50,7 +50,7 @@ class MilvusChange:
         return True
 
     def put(self, document: Document) -> None:
-        key = self.head(document.source)
+        key = self._tables.head(document.source)
         self.remove(document.source)
         head = {
             "kind": "document",
@@ -108,13 +108,13 @@ class MilvusChange:
     def _mark(self, documents: set[str], since: int) -> None:
         marks = []
         for document in sorted(documents):
-            key = mark(self._tables, document)
+            key = self._tables.mark(document)
             marks.append(empty(key) | {"kind": MARK, "id": document, "length": since})
         self._tables.upsert("documents", marks)
         self._marked |= documents
 
     def set_meta(self, name: str, value: object) -> None:
-        key = self.meta(name)
+        key = self._tables.meta(name)
         said = pieces(json.dumps(value, ensure_ascii=False))
         self._rows[key] = empty(key) | {"kind": "meta", "source": name, "value": said}
 
@@ -127,7 +127,7 @@ class MilvusChange:
         self._check_whole()
         over = (self._seen() | self._dropped) - set(self._put)
         self._mark(over, 0)
-        key = self.meta(SEQUENCE)
+        key = self._tables.meta(SEQUENCE)
         row = empty(key) | {"kind": SEQUENCE, "length": max(sequence + 1, time_ns() // 1000)}
         self._tables.upsert("documents", [*self._rows.values(), row])
         sweep(self._tables, over, marked=self._marked)
@@ -153,15 +153,9 @@ class MilvusChange:
         rows = self._tables.get("documents", self._rows, ["kind", "id"]).values()
         return {row["id"] for row in rows if row["kind"] == "document"}
 
-    def head(self, source: str) -> str:
-        return name(self._tables.tenant, "document", source)
-
-    def meta(self, said: str) -> str:
-        return name(self._tables.tenant, "meta", said)
-
     def _passage(self, passage: Passage) -> Row:
         return {
-            "place": place(self._tables, passage.document, passage.start),
+            "place": self._tables.place(passage.document, passage.start),
             "document": passage.document,
             "start": passage.start,
             "end": passage.end,
@@ -171,9 +165,9 @@ class MilvusChange:
 
     def _chunk(self, chunk: Chunk, vector: Vectors) -> Row:
         return {
-            "key": number(self._tables.tenant, chunk.id),
+            "key": self._tables.chunk(chunk.id),
             "document": chunk.document,
-            "name": self.head(chunk.source),
+            "name": self._tables.head(chunk.source),
             "start": chunk.start,
             "end": chunk.end,
             "passage_start": chunk.passage[0],
@@ -188,11 +182,6 @@ class MilvusChange:
         }
 
 
-def place(tables: Tables, document: str, start: int) -> int:
-    """The key of a passage."""
-    return number(tables.tenant, document, start)
-
-
 def empty(key: str) -> Row:
     """A row of `documents` that says nothing yet."""
     texts = dict.fromkeys(("kind", "id", "source", "digest"), "")
@@ -200,17 +189,12 @@ def empty(key: str) -> Row:
     return {"name": key, **texts, **counts, "title": [], "value": []}
 
 
-def mark(tables: Tables, document: str) -> str:
-    """The key of a document's mark."""
-    return name(tables.tenant, MARK, document)
-
-
 def sweep(tables: Tables, documents: set[str], *, marked: set[str]) -> None:
     """Delete text and chunks of documents that are gone, then the marks."""
     for among in _among(documents):
         tables.delete("chunks", among)
         tables.delete("passages", among)
-    keys = [mark(tables, document) for document in sorted(marked)]
+    keys = [tables.mark(document) for document in sorted(marked)]
     for start in range(0, len(keys), ASKED):
         tables.delete("documents", f"name in {json.dumps(keys[start : start + ASKED])}")
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ingest.errors import Away
 from ingest.store.milvus.analysis import asked, term, tokens
-from ingest.store.milvus.change import SEQUENCE, MilvusChange, clear, place
+from ingest.store.milvus.change import SEQUENCE, MilvusChange, clear
 from ingest.store.milvus.schema import BM25
-from ingest.store.milvus.tables import MOST_ROWS, Row, Tables, name
+from ingest.store.milvus.tables import MOST_ROWS, Row, Tables
 from ingest.store.milvus.verify import findings
 from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
 from ingest.types import Chunk, Document, Passage, Receipt
@@ -164,7 +164,7 @@ class MilvusStore:
         }
 
     def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
-        heads = {name(self._tables.tenant, "document", chunk.source) for chunk in chunks}
+        heads = {self._tables.head(chunk.source) for chunk in chunks}
         current = self._heads(heads, ("kind", "id"), wait=False)
         for chunk in chunks:
             if chunk.document not in current:
@@ -176,7 +176,7 @@ class MilvusStore:
 
     def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
         """Whether or not they can be seen yet; those that are not there are left out."""
-        keys = [place(self._tables, chunk.document, chunk.passage[0]) for chunk in chunks]
+        keys = [self._tables.place(chunk.document, chunk.passage[0]) for chunk in chunks]
         rows = self._tables.get("passages", keys, PASSAGE)
         return [_passage(rows[key]) for key in keys if key in rows]
 
@@ -218,7 +218,7 @@ class MilvusStore:
         return iter(sorted(map(_document, rows), key=lambda document: document.source))
 
     def document(self, source: str) -> Document | None:
-        heads = self._heads([name(self._tables.tenant, "document", source)])
+        heads = self._heads([self._tables.head(source)])
         return next(map(_document, heads.values()), None)
 
     def by_id(self, document: str) -> Document | None:
@@ -252,7 +252,7 @@ class MilvusStore:
         return json.loads("".join(row["value"])) if row else None
 
     def _said(self, said: str) -> Row | None:
-        key = name(self._tables.tenant, "meta", said)
+        key = self._tables.meta(said)
         return self._tables.get("documents", [key], ["value", "length"]).get(key)
 
     def info(self) -> Info:

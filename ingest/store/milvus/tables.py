@@ -152,6 +152,27 @@ class Tables:
     def close(self) -> None:
         self._client.close()
 
+    # Keys
+
+    def chunk(self, chunk: str) -> int:
+        return number(self.tenant, chunk)
+
+    def place(self, document: str, start: int) -> int:
+        """Of a passage."""
+        return number(self.tenant, document, start)
+
+    def head(self, source: str) -> str:
+        """Of a document's row in `documents`."""
+        return hashed(self.tenant, "document", source).hex()
+
+    def mark(self, document: str) -> str:
+        """Of the row that says that a document is at work."""
+        return hashed(self.tenant, "mark", document).hex()
+
+    def meta(self, name: str) -> str:
+        """Of a value's row in `documents`."""
+        return hashed(self.tenant, "meta", name).hex()
+
     # Rows
 
     def upsert(self, table: Table, rows: Sequence[Row]) -> None:
@@ -283,12 +304,11 @@ def pieces(text: str) -> list[str]:
     return [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
 
 
+def hashed(*parts: object) -> bytes:
+    """16 bytes from content: the same row has the same key, whoever writes it."""
+    return blake2b("\0".join(map(str, parts)).encode(), digest_size=16).digest()
+
+
 def number(*parts: object) -> int:
-    """A key of 63 bits from content: the same row has the same key, whoever writes it."""
-    digest = blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def name(*parts: object) -> str:
-    """A key for rows of `documents`."""
-    return blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+    """A key of 63 bits."""
+    return int.from_bytes(hashed(*parts)[:8], "big") >> 1
