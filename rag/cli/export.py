@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
+from rag.cli.model import Source, Target
 from rag.cli.places import cache_home
 from rag.cli.progress import loading
 from rag.cli.screen import note, out, say
@@ -19,18 +20,8 @@ DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help=say(
-                "A ChatGLM's folder, or its name on a hub.", "ChatGLM 的文件夹或模型库中的名称。"
-            ),
-        ),
-    ],
-    target: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help=say("A new folder.", "一个新文件夹。"))
-    ],
+    source: Source,
+    target: Target,
     to: Annotated[
         str,
         typer.Option(

@@ -76,6 +76,18 @@ Seed = Annotated[
 ]
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help=say("A ChatGLM's folder, or its name on a hub.", "ChatGLM 的文件夹或模型库中的名称。"),
+    ),
+]
+Target = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help=say("A new folder.", "一个新文件夹。"))
+]
+
+
 def options(kb: "Place", **given: Any) -> "GenerateOptions":
     """What the knowledge base's settings say, with what was `given` (not None) instead.
 

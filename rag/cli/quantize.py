@@ -1,28 +1,18 @@
 """`rag quantize`: a model in fewer bits, which loads in seconds."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ingest.errors import UserError
+from rag.cli.model import Source, Target
 from rag.cli.places import cache_home
 from rag.cli.screen import out, say
 
 
 def quantize(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help=say(
-                "A ChatGLM's folder, or its name on a hub.", "ChatGLM 的文件夹或模型库中的名称。"
-            ),
-        ),
-    ],
-    target: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help=say("A new folder.", "一个新文件夹。"))
-    ],
+    source: Source,
+    target: Target,
     bits: Annotated[
         int, typer.Option(metavar="4|8", help=say("Bits of a weight.", "每个权重的位数。"))
     ] = 4,
