@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
+from rag.cli.model import Alpha, Source, Target
 from rag.cli.places import cache_home
 from rag.cli.progress import loading
 from rag.cli.screen import note, out, say
@@ -15,26 +16,13 @@ if TYPE_CHECKING:
 
 MODEL = say("A ChatGLM's folder, or its name on a hub.", "ChatGLM 的文件夹或模型库中的名称。")
 ADAPTER = say("A LoRA adapter's folder.", "LoRA 适配器的文件夹。")
-FOLDER = say("A new folder.", "一个新文件夹。")
 DTYPES = ("float32", "float16", "bfloat16")
-
-Alpha = Annotated[
-    float | None,
-    typer.Option(
-        "--lora-alpha",
-        metavar="N",
-        help=say(
-            "The adapter's, where it has no adapter_config.json.",
-            "适配器的 lora_alpha（缺少 adapter_config.json 时）。",
-        ),
-    ),
-]
 
 
 def merge(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    model: Source,
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help=ADAPTER)],
-    target: Annotated[Path, typer.Argument(metavar="FOLDER", help=FOLDER)],
+    target: Target,
     upstream: Annotated[
         bool,
         typer.Option(
@@ -130,7 +118,7 @@ def _tell(done: "Merged", adapter: Path) -> None:
 
 def export(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help=ADAPTER)],
-    target: Annotated[Path, typer.Argument(metavar="FOLDER", help=FOLDER)],
+    target: Target,
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL)],
     to: Annotated[
         str,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
-from rag.cli.model import Source, Target
+from rag.cli.model import Alpha, Source, Target
 from rag.cli.places import cache_home
 from rag.cli.progress import loading
 from rag.cli.screen import note, out, say
@@ -46,17 +46,7 @@ def export(
             help=say("A LoRA adapter to make part of it.", "要合并进去的 LoRA 适配器。"),
         ),
     ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            "--lora-alpha",
-            metavar="N",
-            help=say(
-                "The adapter's, where it has no adapter_config.json.",
-                "适配器的 lora_alpha（缺少 adapter_config.json 时）。",
-            ),
-        ),
-    ] = None,
+    alpha: Alpha = None,
 ) -> None:
     if to != LAYOUT:
         raise UserError(f"--to is {to}; it is {LAYOUT}", zh=f"--to 为 {to}；应为 {LAYOUT}")

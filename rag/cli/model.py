@@ -76,6 +76,17 @@ Seed = Annotated[
 ]
 
 
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--lora-alpha",
+        metavar="N",
+        help=say(
+            "The adapter's, where it has no adapter_config.json.",
+            "适配器的 lora_alpha（缺少 adapter_config.json 时）。",
+        ),
+    ),
+]
 Source = Annotated[
     str,
     typer.Argument(
