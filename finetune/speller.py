@@ -132,7 +132,7 @@ class Worker:
     """A process that encodes texts by a SentencePiece model. It ends when this one does."""
 
     def __init__(self, vocabulary: Path) -> None:
-        command = [sys.executable, "-m", "finetune.words", str(vocabulary)]
+        command = [sys.executable, "-P", "-m", "finetune.words", str(vocabulary)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         asked, answers = self.process.stdin, self.process.stdout
         assert asked is not None

@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -50,7 +50,8 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
 
             try:
                 _reach(address)
-                with _silence():
+                # Workers import from this process's current folder first: not from the user's.
+                with _silence(), chdir(folder):
                     ray.init(address, **told)
             except (OSError, RuntimeError, ValueError) as error:
                 why = str(error).strip().partition("\n")[0]

@@ -122,7 +122,7 @@ class Sandbox:
 
     def _start(self, errors: IO[bytes]) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "ingest.sandbox", "--ocr" if self.ocr else "--no-ocr"],
+            [sys.executable, "-P", "-m", "ingest.sandbox", "--ocr" if self.ocr else "--no-ocr"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

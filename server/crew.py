@@ -49,7 +49,7 @@ class Crew:
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.worker"], stdin=subprocess.PIPE, text=True
+            [sys.executable, "-P", "-m", "server.worker"], stdin=subprocess.PIPE, text=True
         )
         options = self.options
         said = {

@@ -139,7 +139,7 @@ def _on_ray(
 
     place = place.absolute() if isinstance(place, Path) else place
     made, backend = work.store.identity, settings_of(place)["embed"].backend
-    opened = partial(open_embedder, cache=cache_home(), threads=1, backend=backend)
+    opened = partial(open_embedder, cache=cache_home().absolute(), threads=1, backend=backend)
     tools = Tools(
         store=partial(open_base, place),
         embedder=partial(opened, str(made.options["embedder"])),

@@ -55,7 +55,7 @@ def asked(
     request = {"path": str(path), "questions": list(questions), "cache": str(cache)}
     request |= {"cores": cores, "answering": answering}
     done = subprocess.run(
-        [sys.executable, "-m", "rag.plan.asking"],
+        [sys.executable, "-P", "-m", "rag.plan.asking"],
         input=json.dumps(request),
         capture_output=True,
         text=True,

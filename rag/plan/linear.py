@@ -20,7 +20,7 @@ def rates() -> tuple[float, float]:
     Needs the extra `generate`. In a process of its own: it changes how its threads are shared out.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "rag.plan.linear"], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "rag.plan.linear"], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(done.stderr)  # ours: its traceback

@@ -1,0 +1,135 @@
+"""Python processes that we start run our packages, whatever files are in the user's folder."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune.speller import Speller
+from ingest.sandbox import Sandbox
+from rag.chatglm.tokenizer import open_tokenizer
+from rag.plan.asking import asked
+from rag.plan.linear import rates
+from tests.finetune.tokenizers import directory
+from tests.server.servers import ended, row, served, upload, wait_for
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("corpora", "finetune", "ingest", "rag", "server")
+PLACES = {
+    "finetune/speller.py", "ingest/cluster.py", "ingest/sandbox.py", "rag/plan/asking.py",
+    "rag/plan/linear.py", "server/crew.py",
+}  # fmt: skip
+"""All modules that start a process. A new one needs a test below."""
+STARTERS = {"multiprocessing", "subprocess", "runpy", "ProcessPoolExecutor", "num_workers"}
+CALLS = {("ray", "init"), ("os", "fork"), ("os", "system"), ("os", "popen")}
+
+ON_RAY = """
+from importlib.util import find_spec
+from ingest.cluster import cluster
+with cluster(workers=1):
+    import ray
+    print(ray.get(ray.remote(find_spec).remote("ingest")).origin)
+"""
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    for name in NAMES:
+        for path in sorted((ROOT / name).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8"))
+
+
+def starts(node: ast.AST) -> bool:
+    """Whether this is how a process is started."""
+    match node:
+        case ast.Import(names):
+            return any(alias.name.partition(".")[0] in STARTERS for alias in names)
+        case ast.ImportFrom(module, names):
+            used = {(module or "").partition(".")[0], *(alias.name for alias in names)}
+            return not STARTERS.isdisjoint(used)
+        case ast.Attribute(ast.Name(owner), name):
+            return (owner, name) in CALLS or (
+                owner == "os" and name.startswith(("exec", "spawn", "posix_spawn"))
+            )
+        case ast.keyword(name):
+            return name in STARTERS
+    return False
+
+
+def test_every_module_that_starts_a_process_is_known() -> None:
+    found = {path for path, tree in trees() if any(map(starts, ast.walk(tree)))}
+    assert found == PLACES
+
+
+def test_every_python_child_ignores_the_current_folder() -> None:
+    """`-P` comes first wherever a command runs this interpreter."""
+    used, safe = 0, 0
+    for _, tree in trees():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Attribute(ast.Name("sys"), "executable"):
+                    used += 1
+                case ast.List(
+                    [ast.Attribute(ast.Name("sys"), "executable"), ast.Constant("-P"), *_]
+                ):
+                    safe += 1
+    assert used == safe == len(PLACES - {"ingest/cluster.py"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with files that are called as our packages. None of them may run."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in NAMES:
+        code = f"open({str(here / 'ran')!r}, 'w').close(); raise SystemExit('the user’s {name}.py')"
+        (here / f"{name}.py").write_text(code, "utf-8")
+    monkeypatch.chdir(here)
+    yield here
+    assert not (here / "ran").exists()
+
+
+def test_the_parser_runs_ours(folder: Path) -> None:
+    (folder / "a.txt").write_text("文字", "utf-8")
+    with Sandbox(ocr=False) as sandbox:
+        assert [each.text for each in sandbox.parse(Path("a.txt")).segments] == ["文字"]
+
+
+def test_the_servers_worker_runs_ours(folder: Path, tmp_path: Path) -> None:
+    with served(tmp_path / "data") as (parts, crew):
+        job = upload(parts, {"a.txt": "第一条 试用期不得超过六个月。\n"})
+        wait_for(ended(parts, job), 90)
+        assert row(parts, job)["state"] == "done"
+        assert crew.alive()
+
+
+def test_the_encoder_of_training_texts_runs_ours(folder: Path, tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(directory(tmp_path / "tokenizer", 2))
+    with Speller(tokenizer, workers=1) as speller:
+        assert len(speller.submit(["一", "二"])().counts) == 2
+
+
+def test_the_measure_of_questions_runs_ours(folder: Path) -> None:
+    with pytest.raises(RuntimeError, match="no knowledge base at"):
+        asked(folder / "none", ["问"], cache=folder / "cache", cores=1)
+
+
+def test_the_measure_of_a_model_runs_ours(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended at its import of torch: what it measures takes long."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('as far as torch')", "utf-8")
+    found = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, found)))
+    with pytest.raises(RuntimeError, match="as far as torch"):
+        rates()
+
+
+def test_workers_on_ray_import_ours(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ON_RAY], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == str(ROOT / "ingest" / "__init__.py"), done.stderr
