@@ -190,6 +190,29 @@ def test_refusals_can_be_set_and_fitted(rag: Rag, home: Path, kb: str) -> None:
     assert not json.loads(rag("ask", "试用期最长几个月？", "--kb", kb, "--json").stdout)["refused"]
 
 
+OPENING = """
+import sys
+from pathlib import Path
+from ingest.store.fold import words
+from rag.language import Speaker
+from rag.open import open_pipeline
+
+with open_pipeline(Path(sys.argv[1]), cache=Path(sys.argv[2]), say=Speaker("en")) as pipeline:
+    pipeline.store.search_words("What is Cargo?", 5)
+    assert "rjieba" not in sys.modules
+    assert words("试用期 cargo") == ["试用", "试用期", "cargo"]
+    assert "rjieba" in sys.modules
+"""
+
+
+def test_the_dictionary_of_words_is_loaded_when_chinese_is_cut(home: Path, kb: str) -> None:
+    place, cache = home / "data" / "chatglm-rag" / kb, Path.home() / ".cache" / "chatglm-rag"
+    done = subprocess.run(
+        [sys.executable, "-c", OPENING, str(place), str(cache)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_reader_that_leaves_early_is_no_error(rag: Rag, kb: str) -> None:
     code = "import sys; sys.path[:0] = ['.']; from rag.cli import main; main()"
     words = [sys.executable, "-c", code, "kb", "--help"]
