@@ -4,6 +4,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from ingest.errors import UserError
 from ingest.places import Places
@@ -15,6 +16,12 @@ Count = Callable[[Sequence[str]], Sequence[int]]
 # A table as `ingest.parse` renders it: header row, rule, rows. Group 1 is the header.
 _TABLE = re.compile(r"(?m)^(\|.*\|)[ \t]*\n\|(?:\s*:?-+:?\s*\|)+[ \t]*\n(?:\|.*(?:\n|$))*")
 _ROWS = re.compile(r"(?:\|.*(?:\n|$))+")
+
+# The parts of a sentence that is too long; each pattern tiles any text.
+_LINE = re.compile(r"\n+|[^\n]+")
+_CLAUSE = re.compile(r"(?:[^.．!?。！？]|\.(?=\w))*[.．!?。！？]*[\[\]()（）“”\"'’]*\s*")
+_HAN = r"\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"(?P<han>[{_HAN}]+)|[^\W{_HAN}]+(?:[.,:'’][^\W{_HAN}]+)*|.", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +192,40 @@ class Chunker:
         return spans, sizes
 
     def _pieces(self, sentence: str, limit: int) -> list[Span]:
-        """A sentence longer than `limit`, cut at clauses, else words, else characters."""
-        from semantic_text_splitter import TextSplitter
+        """A sentence longer than `limit`, cut into as few pieces as its lines and words allow."""
+        pieces: list[Span] = []
+        start = 0
+        while start < len(sentence):
+            size = limit  # characters to look at: of a text of megabytes only the beginning
+            while (
+                start + size < len(sentence)
+                and self.count([sentence[start : start + size]])[0] <= limit
+            ):
+                size *= 2
+            end = start + self._fitting(sentence[start : start + size], limit)
+            pieces.append((start, end))
+            start = end
+        return pieces
 
-        splitter = TextSplitter.from_callback(
-            lambda piece: self.count([piece])[0], limit, trim=False
-        )
-        starts = [start for start, _ in splitter.chunk_indices(sentence)]
-        return list(zip(starts, [*starts[1:], len(sentence)], strict=True))
+    def _fitting(self, text: str, limit: int) -> int:
+        """How many characters from the start of `text` make a piece of at most `limit` tokens.
+
+        Whole lines; if the first is too long, whole clauses, else words, else characters.
+        """
+        for parts in (_LINE.findall, _CLAUSE.findall, _words, list):
+            ends = list(accumulate(map(len, parts(text))))
+            fits = bisect_right(ends, limit, key=lambda end: self.count([text[:end]])[0])
+            if fits:
+                return ends[fits - 1]
+        return 1
+
+
+def _words(text: str) -> Iterator[str]:
+    """`text` in words; Chinese ones by rjieba's dictionary."""
+    from rjieba import cut
+
+    for run in _WORD.finditer(text):
+        yield from cut(run[0], False) if run["han"] else [run[0]]
 
 
 def _tables(text: str, open_table: Table | None) -> list[Table]:

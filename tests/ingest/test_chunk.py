@@ -77,6 +77,34 @@ def test_a_section_is_not_joined_to_the_next() -> None:
     assert chunks[-1].label(chunks[-1].start) == "第二章 订立"
 
 
+@pytest.mark.parametrize(
+    ("limit", "pieces"),
+    [
+        (24, ["资产处置收益（损失以“-”号填列）\n", "公允价值变动收益\n信用减值损失\n资产减值损失"]),
+        (20, ["149．", "故意杀人罪（第232条）150．", "过失致人死亡罪（第233条）151．", "故意伤害罪"]),
+        (18, ["https://", "example.com/", "a_very_long_path_", "without_any_space", "/and/another?x=1"]),
+        (16, ["012345678901234", "567890123456789", "0123456789"]),
+        (14, ["한국어 문장은 공백으로 ", "나누어지고 길이가 ", "제한보다 깁니다"]),
+        (12, ["国务院有关部门应当按照", "职责分工加强监督管理", "并建立健全信息共享机制"]),
+    ],
+)  # fmt: skip
+def test_a_sentence_too_long_is_cut_at_lines_then_clauses_then_words(
+    limit: int, pieces: list[str]
+) -> None:
+    """But for the last, whose words are rjieba's, semantic-text-splitter 0.33 cut them like this."""
+    text = "".join(pieces)
+    spans = Chunker(count, 400)._pieces(text, limit)
+    assert [text[start:end] for start, end in spans] == pieces
+
+
+@given(TEXTS, st.integers(1, 30))
+def test_pieces_tile_a_sentence_within_the_limit(text: str, limit: int) -> None:
+    spans = Chunker(count, 400)._pieces(text, limit)
+    assert "".join(text[start:end] for start, end in spans) == text
+    assert all(start < end for start, end in spans)
+    assert all(count([text[start:end]])[0] <= max(limit, 2) for start, end in spans)
+
+
 def test_a_page_break_within_a_chunk_is_named() -> None:
     marks = (Mark(0, "page", "p. 1"), Mark(6, "page", "p. 2"))
     _, [chunk] = split(Segment("第一页上的话还没完。", marks))
