@@ -31,7 +31,10 @@ import torch
 from accelerate import Accelerator
 
 # This file has the package's name: its folder must not be where the package is looked for.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
+ROOT = Path(__file__).parents[1]  # the tests are there
+sys.path[:] = [str(ROOT)] + [
+    entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent
+]
 
 from finetune.options import LoraOptions, TrainOptions  # noqa: E402  (behind the line above)
 from finetune.train.batches import packed, padded  # noqa: E402  (behind the line above)
@@ -39,11 +42,11 @@ from finetune.train.loop import Sets, checkpointed, plan  # noqa: E402  (behind 
 from finetune.train.lora import Lora  # noqa: E402  (behind the line above)
 from finetune.train.loss import summed  # noqa: E402  (behind the line above)
 from finetune.train.optimizer import Optimizer  # noqa: E402  (behind the line above)
-from finetune.types import IGNORED, Listed, Row  # noqa: E402  (behind the line above)
+from finetune.types import IGNORED, Row  # noqa: E402  (behind the line above)
 from rag.chatglm.configuration import ChatGLM2Config  # noqa: E402  (behind the line above)
 from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM  # noqa: E402  (behind the line above)
+from tests.finetune.listed import Listed  # noqa: E402  (behind the line above)
 
-ROOT = Path(__file__).parents[1]
 ALPACA = ROOT / "tests" / "data" / "alpaca" / "alpaca_zh.json"
 WORDS = 2048
 LONGEST = {"adgen": (64, 128), "alpaca": (256, 256)}

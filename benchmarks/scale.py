@@ -20,8 +20,11 @@ from warnings import catch_warnings, filterwarnings
 from rag.cli.planned import digits
 from rag.language import Language, Speaker
 from rag.plan.constants import Constants, Point, shipped
-from rag.plan.curve import SIZES, at, takeovers
 from rag.plan.model import ENGINES, GB, Engine, Plan, first, questions
+
+sys.path[0] = str(Path(__file__).parents[1])  # the tests are there
+
+from tests.rag.plan.curve import SIZES, at, takeovers  # noqa: E402  (behind the line above)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

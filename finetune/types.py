@@ -55,7 +55,7 @@ class Row:
 
 
 class Rows(Protocol):
-    """Rows that may lie on disk: a `TokenSet` (tokens.py), or a list in tests (`Listed`)."""
+    """Rows that may lie on disk: a `TokenSet` (tokens.py), or a list in tests."""
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -70,36 +70,6 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Row: ...
-
-
-class Listed(Sequence[Row]):
-    """`Rows` in memory."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
-
-    @property
-    def lengths(self) -> NDArray[np.int32]:
-        return np.array([len(row) for row in self.rows], np.int32)
-
-    @property
-    def digest(self) -> str:
-        from hashlib import sha256
-
-        told = sha256()
-        for row in self.rows:
-            told.update(len(row).to_bytes(4) + row.ids.tobytes() + row.labels.tobytes())
-        return told.hexdigest()[:32]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        return self.rows[index]
 
 
 class Part(Sequence[Row]):

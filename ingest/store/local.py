@@ -24,7 +24,6 @@ from ingest.store.verify import findings
 from ingest.types import Chunk, Document, Passage
 
 TRUTH = "kb.sqlite"
-NO_KEYS = np.empty(0, np.int64), np.empty(0, np.float32)
 
 
 def open_local(

@@ -5,7 +5,6 @@ What a message says is data: no word of it becomes a role, a mask or an end, in 
 prompts, so that a document could speak as the user.) Only this file puts special words in.
 """
 
-import ast
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from ingest.errors import UserError
 
 ROLES = ("system", "user", "assistant", "observation")
 CONTROL = re.compile(r"<\|\w+\|>|\[\w*MASK\]|<?[se]op>?")
-MAX_CALL = 100_000  # characters of a tool call: more is no call
 ORIGINAL_ROPE = 10000.0
 TOOLS_4 = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
@@ -178,72 +176,6 @@ FORMATS = {
         ("<|endoftext|>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm4, "\n", "<|user|>"
     ),
 }
-
-
-def process_response(
-    output: str, history: Sequence[Mapping[str, Any]], *, generation: int = 3
-) -> tuple[str | dict[str, Any], list[dict[str, Any]]]:
-    """What ChatGLM3 or GLM-4 answered, and the history with it: a text or a tool call.
-
-    A call is `{"name", "parameters"}` where the history's first message lists tools, else
-    `{"name", "content"}`. `UserError` where its arguments can't be read as plain values.
-    """
-    past = [dict(message) for message in history]
-    content: str | dict[str, Any] = ""
-    for part in output.split("<|assistant|>"):
-        metadata, text = part.split("\n", 1) if "\n" in part else ("", part)
-        name = metadata.strip()
-        said = text if name else text.strip()
-        past.append({"role": "assistant", "metadata": metadata, "content": said})
-        if not name:
-            content = said.replace("[[训练时间]]", "2023年") if generation == 3 else said
-        elif past[0].get("role") == "system" and past[0].get("tools"):
-            read = python_arguments if generation == 3 else json_arguments
-            content = {"name": name, "parameters": read(text)}
-        else:
-            content = {"name": name, "content": text}
-    return content, past
-
-
-def python_arguments(text: str) -> dict[str, Any]:
-    """The arguments of ChatGLM3's "```python\\ntool_call(city='北京')\\n```", as plain values.
-
-    The text is only parsed: a call of `tool_call` with keyword arguments that are literals.
-    """
-    call = "\n".join(text.split("\n")[1:-1]).strip()
-    try:
-        node = ast.parse(call[: MAX_CALL + 1], mode="eval").body
-        if (
-            not isinstance(node, ast.Call)
-            or not isinstance(node.func, ast.Name)
-            or node.func.id != "tool_call"
-            or node.args
-        ):
-            raise _unreadable(call)
-        values = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        raise _unreadable(call) from None
-    if None in values or len(values) < len(node.keywords) or len(call) > MAX_CALL:
-        raise _unreadable(call)
-    return {str(name): value for name, value in values.items()}
-
-
-def json_arguments(text: str) -> dict[str, Any]:
-    """The arguments of GLM-4's call, a JSON object."""
-    try:
-        values = json.loads(text[: MAX_CALL + 1])
-    except (ValueError, RecursionError):
-        raise _unreadable(text) from None
-    if not isinstance(values, dict):
-        raise _unreadable(text)
-    return values
-
-
-def _unreadable(call: str) -> UserError:
-    return UserError(
-        f"the model's tool call can't be read: {call[:80]!r}; ask again",
-        zh=f"无法读取模型的工具调用：{call[:80]!r}；请重新提问",
-    )
 
 
 def _turn(message: Any) -> Turn:

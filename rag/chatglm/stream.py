@@ -106,8 +106,7 @@ def polish(text: str, generation: int) -> str:
     """An answer as upstream shows it: no blanks around it, a date for its placeholder.
 
     ChatGLM-6B's marks beside Chinese characters become full-width ones. (Upstream does this to the
-    whole text, in `process_response`; it shows the last of several parts of ChatGLM3's answer, this
-    all of them.)
+    whole text; it shows the last of several parts of ChatGLM3's answer, this all of them.)
     """
     for literal, plain in LITERALS[generation]:
         text = text.replace(literal, plain)

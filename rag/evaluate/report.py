@@ -1,7 +1,7 @@
 """What an evaluation found: a row per question, figures with intervals, and a comparison of two."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -187,14 +187,6 @@ class Report:
                 zh=f"{path} 不是已保存的评测报告（{error!r}）；请用 rag eval --save 生成",
             ) from None
 
-    def run_lines(self) -> Iterator[str]:
-        """The rankings as lines of a TREC run file: query, Q0, entry, rank, score, tag."""
-        tag = _word(str(self.settings.get("name", "rag")))
-        for row in self.rows:
-            for rank, entry in enumerate(row.ranked, start=1):
-                score = len(row.ranked) - rank + 1
-                yield f"{_word(row.id)} Q0 {_word(entry)} {rank} {score} {tag}"
-
 
 def compare(
     first: Report, second: Report, *, resamples: int = 1000, flips: int = 10_000, seed: int = 0
@@ -270,8 +262,3 @@ def _aligned(first: Report, second: Report) -> tuple[Row, ...]:
                 "请用同一版本评测",
             )
     return tuple(rows[row.id] for row in first.rows)
-
-
-def _word(text: str) -> str:
-    """`text` as one word of a run file, whose columns whitespace separates."""
-    return "_".join(text.split()) or "_"

@@ -22,7 +22,7 @@ from finetune.options import LoraOptions, TrainOptions
 from finetune.template import RowEncoder
 from finetune.train.loop import Sets, Training
 from finetune.train.lora import Lora
-from finetune.types import Example, Listed
+from finetune.types import Example
 from rag.chatglm.contract import Contract
 from rag.chatglm.generator import ChatGLMGenerator
 from rag.chatglm.loading import load
@@ -30,6 +30,7 @@ from rag.chatglm.tokenizer import open_tokenizer
 from rag.prompt import render
 from rag.reply import NOT_FOUND, declines
 from rag.types import Message, Sampling
+from tests.finetune.listed import Listed
 from tests.tiny import FACTORIES, fact, number, passage
 
 TRAINED = 14

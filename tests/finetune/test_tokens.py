@@ -24,9 +24,10 @@ from finetune.compat import ThudmOptions
 from finetune.frames import Block
 from finetune.template import RowEncoder
 from finetune.tokens import TokenSet, tokenise
-from finetune.types import Listed, Row, Rows
+from finetune.types import Row, Rows
 from ingest.errors import UserError
 from rag.chatglm.tokenizer import open_tokenizer
+from tests.finetune.listed import Listed
 from tests.finetune.tokenizers import directory
 
 ROOT = Path(__file__).parents[2]

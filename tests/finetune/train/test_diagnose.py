@@ -12,8 +12,9 @@ from finetune.options import LoraOptions, PrefixOptions
 from finetune.train.batches import laid_out
 from finetune.train.diagnose import not_finite
 from finetune.train.loop import Training
-from finetune.types import IGNORED, Listed, Row
+from finetune.types import IGNORED, Row
 from ingest.errors import UserError
+from tests.finetune.listed import Listed
 from tests.finetune.train.made import SHORT, rows, tiny, training
 
 

@@ -15,9 +15,10 @@ from finetune.train.evaluation import evaluated
 from finetune.train.lora import Lora
 from finetune.train.loss import seen, summed
 from finetune.train.ptuning import PrefixTuning
-from finetune.types import IGNORED, Listed, Row
+from finetune.types import IGNORED, Row
 from rag.chatglm.loading import load
 from rag.chatglm.weights import to_upstream
+from tests.finetune.listed import Listed
 from tests.finetune.train.made import GENERATIONS, rows, tiny
 from tests.rag.chatglm.golden import SETS, arrays
 

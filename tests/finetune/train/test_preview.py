@@ -21,10 +21,11 @@ from finetune.train.heaviest import Heaviest, logits
 from finetune.train.loop import Sets, checkpointed, plan
 from finetune.train.preview import Preview, Previewer, counted, last_within, need_room
 from finetune.train.weightless import weightless
-from finetune.types import IGNORED, Listed, Row
+from finetune.types import IGNORED, Row
 from ingest.errors import UserError
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.room import Room
+from tests.finetune.listed import Listed
 
 from .made import METHODS, rows, tiny, tuned
 

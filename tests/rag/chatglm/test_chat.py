@@ -18,9 +18,6 @@ from rag.chatglm.chat import (
     count_chat,
     encode_chat,
     encode_text,
-    json_arguments,
-    process_response,
-    python_arguments,
 )
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
 from rag.chatglm.stream import polish
@@ -202,67 +199,10 @@ def test_old_generations_know_no_tools(tokenizers: dict[int, Any], generation: i
         encode_chat([{"role": "observation", "content": "22"}], tokenizers[generation], generation)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_responses_are_processed_as_the_original_does(generation: int) -> None:
+@pytest.mark.parametrize("generation", [number for number in GENERATIONS if number < 3])
+def test_responses_are_polished_as_the_original_does(generation: int) -> None:
     for case in golden(generation)["process_response"]:
-        if generation == 3:
-            found = process_response(case["output"], case["history"])
-            assert found == (case["content"], case["new_history"])
-        else:
-            assert polish(case["response"], generation) == case["processed"]
-
-
-def call(text: str) -> str:
-    return f"```python\n{text}\n```"
-
-
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@given(st.dictionaries(st.sampled_from(["city", "date", "unit"]), PLAIN))
-def test_tool_calls_of_plain_values(arguments: dict[str, Any]) -> None:
-    listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    if "inf" not in listed:
-        assert python_arguments(call(f"tool_call({listed})")) == arguments
-        assert json_arguments(json.dumps(arguments)) == arguments
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "tool_call", "tool_call(", "tool_call('x')", "print(a=1)", "tool_call(a=open('x'))",
-        "tool_call(**{'a': 1})", "tool_call(*[1])", "tool_call(a=1, a=2)", "tool_call(a=b)",
-        "tool_call(a=[x for x in (1,)])", "tool_call(a=1); tool_call(a=2)", "x.tool_call(a=1)",
-        "tool_call(a=(lambda: 1)())", "tool_call(a=f'{1}')", "tool_call(a=2**9**9**9)",
-        "tool_call(a=" + "(" * 500 + ")" * 500 + ")", "tool_call(a=" + "-" * 50000 + "1)",
-        "tool_call(a=" + "9" * 5000 + ")", "tool_call(a='" + "x" * 200_000 + "')", "\x00",
-    ],
-)  # fmt: skip
-def test_other_tool_calls_are_refused_and_never_run(text: str) -> None:
-    with pytest.raises(UserError, match="can't be read"):
-        python_arguments(call(text))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", "1", "[" * 100_000, '{"a": 1} x'])
-def test_other_json_calls_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="can't be read"):
-        json_arguments(text)
-
-
-def test_glm4_s_tool_call() -> None:
-    history = [{"role": "system", "content": "", "tools": [{"name": "get_weather"}]}]
-    content, past = process_response('get_weather\n{"city": "北京"}', history, generation=4)
-    assert content == {"name": "get_weather", "parameters": {"city": "北京"}}
-    assert past[-1] == {
-        "role": "assistant",
-        "metadata": "get_weather",
-        "content": '{"city": "北京"}',
-    }
-    assert process_response("\n你好", history, generation=4)[0] == "你好"
+        assert polish(case["response"], generation) == case["processed"]
 
 
 def test_the_context_is_what_the_model_was_trained_for() -> None:

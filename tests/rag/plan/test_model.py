@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from ingest.errors import UserError
 from ingest.store.vectors import EXACT_ROWS
 from rag.plan.constants import shipped
-from rag.plan.curve import at, takeovers
 from rag.plan.generation import GPUS, on_gpus, on_processor
 from rag.plan.load import Load
 from rag.plan.model import ENGINES, GB, Limits, Plan, Size, files, first, plans, questions
+from tests.rag.plan.curve import at, takeovers
 
 CONSTANTS = shipped()
 CHUNKS = st.integers(1, 10**10)

@@ -1,0 +1,38 @@
+"""Rows of training in memory."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.types import Row
+
+
+class Listed(Sequence[Row]):
+    """`Rows` in memory."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        return np.array([len(row) for row in self.rows], np.int32)
+
+    @property
+    def digest(self) -> str:
+        told = sha256()
+        for row in self.rows:
+            told.update(len(row).to_bytes(4) + row.ids.tobytes() + row.labels.tobytes())
+        return told.hexdigest()[:32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        return self.rows[index]
