@@ -8,8 +8,10 @@ import typer
 from ingest.errors import UserError
 from rag.cli.ingest import display
 from rag.cli.places import (
+    KbArgument,
     KbOption,
     cache_home,
+    chosen_kb,
     data_home,
     existing_folder,
     existing_kb,
@@ -27,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+Base = Annotated[str | None, KbArgument]
 Name = Annotated[str, KbOption]
 Json = Annotated[bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))]
 
@@ -59,12 +62,14 @@ def list_() -> None:
 
 
 @app.command(help=say("What a knowledge base holds.", "知识库的内容和状态。"))
-def info(kb: Name = "default", as_json: Json = False) -> None:
+def info(
+    context: typer.Context, base: Base = None, kb: Name = "default", as_json: Json = False
+) -> None:
     from dataclasses import asdict
 
     from rag.settings import open_base
 
-    with open_base(existing_kb(kb)) as store:
+    with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
         found = store.info()
         documents = [(d.source, d.title, d.receipt) for d in store.documents()]
     if as_json:
@@ -139,10 +144,10 @@ def _known(documents: "Iterable[Document]", name: str) -> str:
         "检查知识库；有问题时退出码为 1。",
     )
 )
-def verify(kb: Name = "default") -> None:
+def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
     from rag.settings import open_base
 
-    with open_base(existing_kb(kb)) as store:
+    with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
         findings = store.verify()
     for finding in findings:
         out(finding)
@@ -159,34 +164,39 @@ def verify(kb: Name = "default") -> None:
         "Make the indexes anew from the stored text and vectors.", "用已存的文本和向量重建索引。"
     )
 )
-def rebuild(kb: Name = "default") -> None:
+def rebuild(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
     from rag.settings import open_base
 
-    with open_base(existing_kb(kb)) as store:
+    with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
         store.rebuild()
     out(say("rebuilt", "已重建"))
 
 
 @app.command(help=say("Copy a knowledge base into one file.", "把知识库备份成一个文件。"))
 def snapshot(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help=say("The file to write.", "要写入的文件。"))],
+    base: Base = None,
     kb: Name = "default",
 ) -> None:
     from ingest.store import snapshot as write
 
-    write(existing_folder(kb), file)
+    write(existing_folder(chosen_kb(context, base, kb)), file)
     out(str(file))
 
 
 @app.command(help=say("Make a knowledge base from a snapshot.", "从备份恢复知识库。"))
 def restore(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help=say("The snapshot.", "备份文件。"))],
+    base: Base = None,
     kb: Name = "default",
 ) -> None:
     from ingest.store import restore as read
 
-    read(file, kb_path(kb))
-    out(str(kb_path(kb)))
+    path = kb_path(chosen_kb(context, base, kb))
+    read(file, path)
+    out(str(path))
 
 
 @app.command(
@@ -196,16 +206,19 @@ def restore(
     )
 )
 def calibrate(
+    context: typer.Context,
     folder: Annotated[
         Path, typer.Argument(help=say("A set as `rag eval` reads it.", "rag eval 可读的评测集。"))
     ],
+    base: Base = None,
     kb: Name = "default",
 ) -> None:
     from rag.evaluate import Dataset
     from rag.open import open_pipeline, recalibrate
 
+    path = existing_kb(chosen_kb(context, base, kb))
     questions = {q.text: q.answerable for q in Dataset.load(folder).questions if q.text.strip()}
-    with open_pipeline(existing_kb(kb), cache=cache_home(), say=say) as pipeline:
+    with open_pipeline(path, cache=cache_home(), say=say) as pipeline:
         fitted = recalibrate(pipeline, questions)
     limits = f"{fitted.native.threshold:.2f} / {fitted.foreign.threshold:.2f}"
     out(

@@ -21,6 +21,22 @@ KbOption = typer.Option(
     ),
 )
 
+KbArgument = typer.Argument(
+    metavar="KB", help=say("The knowledge base, as for --kb.", "知识库，同 --kb。")
+)
+"""The same, for commands about one knowledge base."""
+
+
+def chosen_kb(context: typer.Context, base: str | None, kb: str) -> str:
+    """The knowledge base that is typed as KB or with --kb; RAG_KB counts if neither is typed."""
+    source = context.get_parameter_source("kb")
+    if base is not None and source is not None and source.name == "COMMANDLINE" and base != kb:
+        raise UserError(
+            f"KB is {base} and --kb is {kb}; give one of them",
+            zh=f"参数 KB 为 {base}，而 --kb 为 {kb}；请只给其中之一",
+        )
+    return kb if base is None else base
+
 
 def data_home() -> Path:
     """Named knowledge bases (XDG base directory specification)."""

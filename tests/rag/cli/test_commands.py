@@ -135,6 +135,30 @@ def test_the_life_of_a_knowledge_base(rag: Rag, home: Path, docs: Path) -> None:
     assert len(json.loads(rag("kb", "info", "--kb", "back", "--json").stdout)["sources"]) == 2
 
 
+def test_a_command_about_a_knowledge_base_takes_it_with_or_without_its_option(
+    rag: Rag, home: Path, kb: str
+) -> None:
+    snapshot = str(home / "named.snapshot")
+    for words in (["info"], ["verify"], ["rebuild"], ["snapshot", snapshot]):
+        Path(snapshot).unlink(missing_ok=True)
+        plain, both = rag("kb", *words, kb), rag("kb", *words, kb, "--kb", "another")
+        assert plain.returncode == 0, plain.stderr
+        assert both.returncode == 1
+        assert both.stderr == f"rag: KB is {kb} and --kb is another; give one of them\n"
+    assert rag("kb", "restore", snapshot, "named").returncode == 0
+    assert rag("kb", "info", "named", "--kb", "named").returncode == 0
+    done = rag("kb", "calibrate", "nowhere", kb, "--kb", "another", locale="zh_CN.UTF-8")
+    assert done.stderr == f"rag：参数 KB 为 {kb}，而 --kb 为 another；请只给其中之一\n"
+
+
+def test_the_environment_chooses_where_nothing_is_typed(home: Path, kb: str) -> None:
+    environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "RAG_KB": "another"}
+    command = [sys.executable, "-c", "from rag.cli import main; main()", "kb", "verify"]
+    for words, code in (([], 1), ([kb], 0), (["--kb", kb], 0)):
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
