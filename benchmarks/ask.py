@@ -16,7 +16,7 @@ import numpy as np
 from ingest.chunk import ChunkOptions
 from ingest.embed import BUNDLED, open_embedder
 from ingest.store import Identity, open_store
-from rag.open import background_of
+from rag.load import background_of
 from rag.plan.made import Made, build
 
 QUESTIONS = ("试用期最长不得超过几个月？", "How long may probation be at most?")

@@ -163,9 +163,9 @@ def tell(*values: float) -> None:
 
 
 def pack(folder: Path, bits: int) -> None:
-    import rag.chatglm.pack
+    import rag.chatglm.save
 
-    rag.chatglm.pack.pack(folder / "fp16", folder / f"pack{bits}", bits=bits)
+    rag.chatglm.save.pack(folder / "fp16", folder / f"pack{bits}", bits=bits)
 
 
 def ours(path: Path) -> tuple[Callable[[], Round], float]:

@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.embed import Embedder, Vectors, bundled, e5s1, open_embedder
-from ingest.embed.bundled import BundledEmbedder
+from ingest.embed import Embedder, Vectors, e5, e5s1, open_embedder
+from ingest.embed.e5 import BundledEmbedder
 from ingest.parse import parse
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +149,7 @@ def checkpoint(folder: Path) -> None:
     import torch
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    data = e5s1.read(bundled.data_file())
+    data = e5s1.read(e5.data_file())
     config = BertConfig(
         vocab_size=250037,
         hidden_size=384,

@@ -150,9 +150,9 @@ def rows_of(mix: str, alpaca: Path) -> Listed:
 
 def lengths(alpaca: Path, folder: Path) -> list[tuple[int, int]]:
     """Tokens of prompt and answer of the file's rows."""
-    from finetune.alpaca import examples
-    from finetune.template import RowEncoder
-    from rag.chatglm.tokenizer import open_tokenizer
+    from finetune.data.formats import examples
+    from finetune.data.template import RowEncoder
+    from rag.chatglm.tokenization import open_tokenizer
 
     (folder / "tokenizer.model").symlink_to(
         ROOT / "tests" / "golden" / "tokenizer" / "tokenizer.model"

@@ -16,8 +16,8 @@ from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox
 from ingest.store import open_store
 from rag.generate import GenerateOptions, Generator, load
-from rag.language import Speaker
-from rag.open import Encoders, background_of, encoders, open_writer, pipeline_of
+from rag.i18n import Speaker
+from rag.load import Encoders, background_of, encoders, open_writer, pipeline_of
 
 CANARY = Path(__file__).parents[1] / "tests" / "data" / "canary"
 SECRET = "紫水晶七号"

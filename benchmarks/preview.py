@@ -132,7 +132,7 @@ def child(folder: Path, name: str) -> None:
     from finetune.train.heaviest import Heaviest
     from finetune.train.loop import Sets, Training
     from finetune.train.preview import Previewer
-    from finetune.train.run import contract_of, open_tuned
+    from finetune.train.setup import contract_of, open_tuned
     from rag.chatglm.loading import read_config
     from rag.chatglm.memory import parameters
 
@@ -201,7 +201,7 @@ def make(folder: Path, name: str) -> None:
     import torch
 
     from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
-    from rag.chatglm.modeling_glm1 import Glm1ForCausalLM
+    from rag.chatglm.modeling_chatglm import Glm1ForCausalLM
     from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
 
     torch.manual_seed(0)

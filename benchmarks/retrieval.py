@@ -20,7 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag.evaluate import Dataset, Figure, Outcome, Report, compare, evaluate, subject
+from rag.evaluate import Dataset, Figure, Outcome, Report, compare, evaluate, run
 from rag.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def measure(dataset: Dataset, cache: Path, milvus: str) -> Systems:
     (cache / "reports").mkdir(parents=True, exist_ok=True)
     measured: dict[str, Measured] = {}
     with prepared(dataset, cache, milvus) as pipeline:
-        texts = subject.source_text(pipeline, dataset)
+        texts = run.source_text(pipeline, dataset)
         for system, ask in systems(pipeline).items():
             sys.stderr.write(f"{dataset.name}: {system}\n")
             settings = {"name": system, "embedder": pipeline.embedder.name}
@@ -112,12 +112,12 @@ def measure(dataset: Dataset, cache: Path, milvus: str) -> Systems:
 
 def prepared(dataset: Dataset, cache: Path, milvus: str) -> "Pipeline":
     if not milvus:
-        return subject.prepare(dataset, cache / "kb", cache=cache)
+        return run.prepare(dataset, cache / "kb", cache=cache)
     name = "".join(c if c.isalnum() else "_" for c in dataset.name)
     with tempfile.TemporaryDirectory() as scratch:
         settings = Path(scratch, SETTINGS)
         settings.write_text(f'[store]\nurl = "{milvus}/eval_{name}"\n', "utf-8")
-        return subject.prepare(
+        return run.prepare(
             dataset, cache / "kb-milvus", cache=cache, settings=settings, settle=True
         )
 
@@ -127,14 +127,14 @@ def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
     store, embedder = pipeline.store, pipeline.embedder
 
     def leg(search: "Callable[[str], Ranking]") -> Callable[[str], Outcome]:
-        return lambda question: Outcome(subject.spans(store.chunks(search(question).keys).values()))
+        return lambda question: Outcome(run.spans(store.chunks(search(question).keys).values()))
 
     return {
         "dense": leg(lambda question: store.search_dense(embedder.embed_query(question), DEPTH)),
         "words": leg(lambda question: store.search_words(question, DEPTH)),
         "bigrams": leg(lambda question: store.search_words(question, DEPTH, field="bigrams")),
         "fused": lambda question: fused(pipeline, question),
-        "answers": lambda question: subject.outcome(pipeline, question),
+        "answers": lambda question: run.outcome(pipeline, question),
         **milvus_fusions(pipeline),
     }
 
@@ -165,7 +165,7 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
         chosen = ranker(len(legs))
         hits = client.hybrid_search(address.name, legs, chosen, limit=DEPTH)[0]
         found = pipeline.store.chunks([hit["key"] for hit in hits])
-        return Outcome(subject.spans(found.values()))
+        return Outcome(run.spans(found.values()))
 
     def weighted(legs: int) -> Any:
         return WeightedRanker(0.5, *([0.5 / (legs - 1)] * (legs - 1)) if legs > 1 else ())
@@ -180,7 +180,7 @@ def fused(pipeline: "Pipeline", question: str) -> Outcome:
     if not question.strip():  # a set holds one
         return Outcome([])
     hits = pipeline.retrieve(question, limit=DEPTH).hits
-    return Outcome(subject.spans(hit.chunk for hit in hits))
+    return Outcome(run.spans(hit.chunk for hit in hits))
 
 
 def goal_rows(found: Mapping[str, Systems]) -> Iterator[list[str]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, filterwarnings
 
 from rag.cli.planned import digits
-from rag.language import Language, Speaker
+from rag.i18n import Language, Speaker
 from rag.plan.constants import Constants, Point, shipped
 from rag.plan.model import ENGINES, GB, Engine, Plan, first, questions
 
@@ -217,7 +217,7 @@ def draw(constants: Constants, path: Path, say: Speaker) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from rag.evaluate.picture import installed_families
+    from rag.evaluate.plot import installed_families
 
     settings: dict[str, Any] = {
         "font.family": installed_families(), "svg.fonttype": "none", "svg.hashsalt": "scale",

@@ -24,10 +24,10 @@ from ingest.cluster import cluster
 from ingest.embed import Embedder, Vector, Vectors, open_embedder
 from ingest.files import walk
 from ingest.pipeline import Ingestion
+from ingest.ray_pipeline import Tools, spread
 from ingest.sandbox import Sandbox
-from ingest.spread import Tools, spread
 from ingest.store import Identity, open_store
-from rag.cli.places import cache_home
+from rag.cli.paths import cache_home
 
 
 class Nothing:

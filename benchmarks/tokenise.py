@@ -88,8 +88,8 @@ def prepare(folder: Path, paths: list[Path], count: int, noise: float) -> Path:
 
 
 def compare(folder: Path, source: Path, count: int, runs: int, workers: int) -> None:
-    from finetune.compat import TutorialOptions
-    from finetune.tokens import tokenise
+    from finetune.data.compat import TutorialOptions
+    from finetune.data.tokenize import tokenise
 
     def ours(place: Path, **options: Any) -> Any:
         given: dict[str, Any] = {"template": "chat", "max_length": 2 * MOST + 1}

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import IO
 
-from finetune.questions import Kind, Pair, Section, ask
-from finetune.questions.pair import folded
 from finetune.sections import sections
+from finetune.synth.pair import folded
+from finetune.synth.rules import Kind, Pair, Section, ask
 from ingest.store import Store
 from ingest.types import Document
 

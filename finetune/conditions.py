@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune.heldout import Place, Question
-from finetune.metrics import contains
+from finetune.evaluate.metrics import contains
+from finetune.evaluate.questions import Place, Question
 from ingest.store import Store
 from ingest.types import Chunk, Hit, Passage
 from rag.generate import Generator
@@ -89,7 +89,7 @@ class Cases:
         if not question.example:
             said = (Message("user", question.text),)
             return Case(question, condition, said, said)
-        from finetune.template import turns_of  # loads torch
+        from finetune.data.template import turns_of  # loads torch
 
         base, adapter = (
             tuple(turns_of(question.example, template)[:-1])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from finetune.records import Record
+from finetune.data.reader import Record
 from finetune.types import Example
 from finetune.unfit import Unfit, is_blank, lacking, quoted, said, text_of, wrong
 from rag.types import Message

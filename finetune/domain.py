@@ -19,13 +19,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from finetune.alpaca import examples
-from finetune.records import Record, records
+from finetune.data.formats import examples
+from finetune.data.reader import Record, records
 from finetune.train.checkpoint import found
 from finetune.train.finish import RECORD
 from finetune.train.identity import same
 from ingest.errors import UserError
-from ingest.store.files import write_whole
+from ingest.store.atomic import write_whole
 from ingest.types import Document
 
 MADE_OF = "domain.json"

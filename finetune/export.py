@@ -15,7 +15,7 @@ from transformers import Glm4Config
 
 from finetune.names import Layout, Lora, rename
 from ingest.errors import UserError
-from ingest.store.files import new_folder, write_whole
+from ingest.store.atomic import new_folder, write_whole
 from rag.chatglm.adapter import check_generation
 from rag.chatglm.adapter_files import CONFIG, LORA, LoraAdapter, read_adapter
 from rag.chatglm.configuration import generation_of

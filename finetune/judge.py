@@ -1,13 +1,13 @@
 """What a reply is worth: a case and the text that a model wrote -> columns of numbers.
 
-A measure is the sum of one column over that of another (`finetune.comparison`).
+A measure is the sum of one column over that of another (`finetune.evaluate.run.compare`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune.conditions import Case
-from finetune.metrics import bare, bleu4, contains, exact, f1, rouge_l
+from finetune.evaluate.metrics import bare, bleu4, contains, exact, f1, rouge_l
 from ingest.sentences import Span
 from ingest.store import Store
 from rag.cite import cite, claims

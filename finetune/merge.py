@@ -15,7 +15,7 @@ from torch import Tensor, cat
 from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
-from ingest.store.files import new_folder
+from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
 from rag.chatglm.adapter_files import LoraAdapter, read_adapter
 from rag.chatglm.configuration import MERGED, generation_of, upstream_config

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from warnings import catch_warnings, filterwarnings
 
-from finetune.comparison import ALL, MEASURES, Comparison
+from finetune.evaluate.compare import ALL, MEASURES, Comparison
 from finetune.verdict import CONDITION_TITLES
 from ingest.errors import UserError
-from ingest.store.files import write_whole
+from ingest.store.atomic import write_whole
 from rag.evaluate import Figure
-from rag.evaluate.picture import drawable, installed_families
-from rag.language import Speaker
+from rag.evaluate.plot import drawable, installed_families
+from rag.i18n import Speaker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.alpaca import AS_FOUND, Columns
-from finetune.arrow import FILES, TokenSet, write
-from finetune.compat import Compat, ThudmOptions, full_length
-from finetune.frames import Block, Counts
-from finetune.tokens import CONTEXTS, Reading, as_tutorial, need_some
+from finetune.data.compat import Compat, ThudmOptions, full_length
+from finetune.data.dataset import FILES, TokenSet, write
+from finetune.data.formats import AS_FOUND, Columns
+from finetune.data.frames import Block, Counts
+from finetune.data.tokenize import CONTEXTS, Reading, as_tutorial, need_some
 from finetune.types import IGNORED, Example
 from ingest.errors import UserError
-from ingest.store.files import new_folder, sync
+from ingest.store.atomic import new_folder, sync
 from rag.chatglm.template import framed
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.tokenization import open_tokenizer
 
 
 def write_set(

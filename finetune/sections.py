@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from finetune.questions.pair import Section
+from finetune.synth.pair import Section
 from ingest.store import Store
 from ingest.types import Chunk, Document, Passage
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from math import isnan
 from typing import Any
 
-from finetune.comparison import Comparison
-from finetune.evaluate import Asked
+from finetune.evaluate.compare import Comparison
+from finetune.evaluate.run import Asked
 from finetune.judge import Reply
 from finetune.verdict import Verdict
 from ingest.errors import readable

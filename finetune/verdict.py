@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetune.comparison import ALL, MEASURES, Comparison
+from finetune.evaluate.compare import ALL, MEASURES, Comparison
 
 LEVEL = 0.05
 COLLAPSE = 0.5

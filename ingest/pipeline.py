@@ -1,7 +1,7 @@
 """The whole write path on one screen: files -> text -> chunks -> vectors -> store.
 
 `read`, `embed` and `write` do all of it: here one file after the other, on a cluster
-(`ingest.spread`) many at once.
+(`ingest.ray_pipeline`) many at once.
 """
 
 import os

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 from ingest.sentences import Span, sentences
 from ingest.store import Store
+from rag.faithfulness import Evidence, Judge, Rarity
 from rag.fuse import rarity
 from rag.quote import quote
 from rag.reply import MARK, declines, marks, numbers
-from rag.support import Evidence, Judge, Rarity
 from rag.types import Citation, Source
 
 _BEFORE = re.compile(rf"(?:{MARK.pattern}\s*)+$")

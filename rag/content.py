@@ -6,7 +6,7 @@ English function words in a Chinese one.
 
 import re
 
-from ingest.store.fold import fold
+from ingest.normalize import fold
 
 # Of folded text: simplified characters, lower case.
 _ASKING = re.compile(

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.embed import Embedder, Vectors
+from ingest.normalize import bigrams, fold, words
 from ingest.sentences import Span, sentences
-from ingest.store.fold import bigrams, fold, words
 from rag.content import content
-from rag.kinds import SHORT, asked, names
+from rag.question import SHORT, asked, names
 
 Array = NDArray[np.floating]
 Idf = Callable[[Sequence[str]], Sequence[float]]

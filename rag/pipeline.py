@@ -10,17 +10,17 @@ from typing import TypeVar
 from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
 from ingest.store import Store
-from rag.background import Background, script_of
 from rag.cite import cite
 from rag.condense import condense
 from rag.generate import Generator
-from rag.language import Speaker
+from rag.i18n import Speaker
 from rag.prompt import PromptOptions, compose
 from rag.read import ReadOptions, read
 from rag.refuse import Calibration, confidence
 from rag.reply import declines
 from rag.rerank import Reranker, rerank
 from rag.retrieve import Ranked, RetrieveOptions, best_of_passages, rank
+from rag.score_norm import Background, script_of
 from rag.types import Answer, Message, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ingest.errors import UserError
-from rag.background import Script, script_of
 from rag.layout import one_line
 from rag.reply import MARK, NOT_FOUND
+from rag.score_norm import Script, script_of
 from rag.types import Dropped, Message, Source
 
 Count = Callable[[Sequence[Message]], int]

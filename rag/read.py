@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from ingest.embed import Embedder
 from ingest.errors import UserError
 from ingest.store import Store
-from rag.background import Background
 from rag.extract import Source, choose, rank
 from rag.fuse import rarity
 from rag.layout import one_line, row_in_words
 from rag.quote import quote
+from rag.score_norm import Background
 from rag.types import Answer, Retrieved
 
 

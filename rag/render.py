@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.types import Hit
-from rag.language import Speaker
+from rag.i18n import Speaker
 from rag.layout import one_line
 from rag.types import Answer, Citation
 

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
+from ingest.normalize import fold
 from ingest.sentences import sentences
-from ingest.store.fold import fold
-from rag.background import Script
+from rag.score_norm import Script
 
 NOT_FOUND: dict[Script, str] = {"han": "资料中没有提到。", "latin": "The passages do not say."}
 """What a model is told to reply where the passages hold no answer, and is understood by."""

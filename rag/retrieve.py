@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from ingest.embed import Vector
 from ingest.errors import UserError
+from ingest.normalize import bigrams, words
 from ingest.store import Field, Ranking, Store
-from ingest.store.fold import bigrams, words
 from ingest.types import Chunk, Hit, Passage
-from rag.background import Background
 from rag.content import content
 from rag.fuse import Candidates, Scores, fuse, mass
+from rag.score_norm import Background
 
 
 @dataclass(frozen=True, slots=True)

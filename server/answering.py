@@ -10,20 +10,20 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import anyio
 
+from rag.endpoint.client import Failed, Unreachable
 from rag.endpoint.generator import EndpointGenerator
-from rag.endpoint.wire import Failed, Unreachable
 from rag.generate import Generator
-from rag.language import Speaker
+from rag.i18n import Speaker
 from rag.pipeline import Pipeline
 from rag.types import Answer, Message, Retrieved, Sampling
-from server import schemas, shapes
-from server.bases import Bases
+from server import schemas, serializers
+from server.auth import Principal
 from server.errors import Unknown
-from server.keys import Principal
+from server.fair_queue import Turns, in_thread
+from server.knowledge_bases import Bases
 from server.metrics import Metrics
-from server.spans import Spans
+from server.telemetry import Spans
 from server.traces import Traces, Watch, told
-from server.turns import Turns, in_thread
 
 log = logging.getLogger("rag.server")
 
@@ -78,7 +78,7 @@ class Answering:
                 named = _named(base, watch)
                 self._note("search", named, watch)
                 self._keep("search", named, pipeline, told(watch, (), None))
-                return shapes.found(found, **named)
+                return serializers.found(found, **named)
 
         async with self.reading.turn(who.id):
             return await in_thread(work)
@@ -96,12 +96,12 @@ class Answering:
                     async for piece in pieces:
                         match piece:
                             case Retrieved():
-                                yield shapes.found(piece, **_named(asked.base, watch))
+                                yield serializers.found(piece, **_named(asked.base, watch))
                             case Answer():
                                 named = _named(asked.base, watch)
                                 done = partial(self._done, named, watch, asked, pipeline, piece)
                                 usage = await in_thread(done)
-                                yield shapes.answer(piece, usage, say, **named)
+                                yield serializers.answer(piece, usage, say, **named)
                             case text:
                                 yield schemas.Piece(text=text)
 

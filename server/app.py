@@ -11,11 +11,11 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from server import mcp
+from server import mcp_tools
 from server.clients import Attended
-from server.guard import Guard
-from server.problems import EVERYWHERE, install
-from server.routes import asking, bases, documents, health, jobs, openai, traces
+from server.error_responses import EVERYWHERE, install
+from server.middleware import Guard
+from server.routes import ask, bases, jobs, knowledge_bases, openai, system, traces
 from server.state import State
 
 WEB = Path(__file__).parent / "web"
@@ -24,7 +24,7 @@ LARGEST_BODY = 4_000_000  # bytes of a request that is no upload
 
 def application(state: State) -> FastAPI:
     """The API and the page, for whoever is let in."""
-    tools = mcp.application(state)
+    tools = mcp_tools.application(state)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,7 +58,7 @@ def application(state: State) -> FastAPI:
     app.openapi = openapi
     install(app, state.metrics)
     for router in (
-        health.router, asking.router, bases.router, documents.router(state.options), jobs.router,
+        system.router, ask.router, bases.router, knowledge_bases.documents_router(state.options), jobs.router,
         traces.router, openai.router,
     ):  # fmt: skip
         app.include_router(router)

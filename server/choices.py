@@ -6,7 +6,7 @@ from typing import Any
 
 import tomlkit
 
-from ingest.store.files import write_whole
+from ingest.store.atomic import write_whole
 from rag.endpoint import Address, no_adapter
 from rag.generate import GenerateOptions
 from rag.settings import SETTINGS

@@ -9,7 +9,7 @@ from typing import Any
 
 from ingest.errors import Mismatch
 from ingest.store.failure import failures_named
-from ingest.store.schema import split_statements
+from ingest.store.sqlite import split_statements
 
 VERSION = 1
 

@@ -15,7 +15,7 @@ from ingest.errors import UserError
 from ingest.pipeline import Outcome
 from server import schemas
 from server.database import Database
-from server.originals import Stored
+from server.uploads import Stored
 
 ATTEMPTS = 3  # that may end with the worker's death
 LISTED = 200

@@ -9,8 +9,8 @@ from ingest.files import digest
 from ingest.sandbox import Limits, Sandbox
 from ingest.types import Document
 from server.errors import Unknown
-from server.originals import Originals
-from server.shapes import PAGED
+from server.serializers import PAGED
+from server.uploads import Originals
 
 KEPT = 32
 Drawn = tuple[bytes, bool]

@@ -12,14 +12,14 @@ import uvicorn
 
 from ingest.errors import UserError
 from server.app import application, guarded
+from server.auth import Keys
 from server.clients import protocol
 from server.crew import Crew
-from server.keys import Keys
 from server.log import log_json
 from server.models import Models, loader
 from server.options import ServerOptions
-from server.spans import Spans
 from server.state import State
+from server.telemetry import Spans
 
 BACKLOG = 512
 GRACE = 20  # seconds that answers under way get at the end

@@ -6,25 +6,25 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from rag.language import Speaker
-from rag.open import Encoders
+from rag.i18n import Speaker
+from rag.load import Encoders
 from server.answering import Answering
-from server.bases import Bases
+from server.auth import Keys, Principal
 from server.blas import on_one_thread
 from server.database import Database, lasting, passing
 from server.errors import no_base
-from server.guard import Denied
+from server.fair_queue import Turns
 from server.jobs import Jobs
-from server.keys import Keys, Principal
-from server.members import Member, Members
+from server.knowledge_bases import Bases
+from server.membership import Member, Members
 from server.metrics import Metrics
+from server.middleware import Denied
 from server.models import Models
 from server.options import ServerOptions
 from server.pages import Pages
 from server.schemas import Scope
-from server.spans import Spans
+from server.telemetry import Spans
 from server.traces import Traces
-from server.turns import Turns
 from server.words import speaker
 
 ELSEWHERE = 16  # answers that models served elsewhere write at one time: they batch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingest.errors import Away, UserError
 from ingest.store import SCHEMES
-from rag.language import Language, Speaker
+from rag.i18n import Language, Speaker
 from server import schemas
 
 log = logging.getLogger("rag.server")

@@ -23,16 +23,16 @@ from types import FrameType
 from ingest.errors import Away, Busy, UserError
 from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
-from rag.open import Encoders, Writer, background_of, encoders, open_writer
+from rag.load import Encoders, Writer, background_of, encoders, open_writer
 from rag.settings import open_base
-from server.bases import whole
 from server.database import lasting, passing
 from server.errors import no_base
 from server.jobs import Jobs
+from server.knowledge_bases import whole
 from server.log import log_json
-from server.members import Members
-from server.originals import Originals, Stored
+from server.membership import Members
 from server.traces import Traces
+from server.uploads import Originals, Stored
 from server.words import below
 
 PAUSE = 0.2  # seconds between two looks for work

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.speller import Speller
+from finetune.data.bulk_encode import Speller
 from ingest.sandbox import Sandbox
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.tokenization import open_tokenizer
 from rag.plan.asking import asked
 from rag.plan.linear import rates
 from tests.finetune.tokenizers import directory
@@ -20,7 +20,7 @@ from tests.server.servers import ended, row, served, upload, wait_for
 ROOT = Path(__file__).parents[1]
 NAMES = ("corpora", "finetune", "ingest", "rag", "server")
 PLACES = {
-    "finetune/speller.py", "ingest/cluster.py", "ingest/sandbox.py", "rag/plan/asking.py",
+    "finetune/data/bulk_encode.py", "ingest/cluster.py", "ingest/sandbox.py", "rag/plan/asking.py",
     "rag/plan/linear.py", "server/crew.py",
 }  # fmt: skip
 """All modules that start a process. A new one needs a test below."""

@@ -20,8 +20,8 @@ from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.chatglm.generator import ChatGLMGenerator, open_generator
 from rag.generate import LazyGenerator
-from rag.language import Speaker
-from rag.open import background_of
+from rag.i18n import Speaker
+from rag.load import background_of
 from rag.pipeline import Pipeline
 from rag.refuse import Calibration, Curve
 from rag.reply import NOT_FOUND

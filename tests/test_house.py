@@ -110,7 +110,7 @@ def test_the_environment_is_read_by_the_command_line_alone() -> None:
         == [
             "ingest/cluster.py",  # tells Ray what it takes from nowhere else, and takes it back
             "ingest/sandbox.py",  # hands a cleaned environment to its child
-            "ingest/store/milvus/tables.py",  # a key is read where it is sent, so that no option holds it
+            "ingest/store/milvus/client.py",  # a key is read where it is sent, so that no option holds it
             "rag/endpoint/generator.py",  # the same
         ]
     )
@@ -121,6 +121,6 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_reading_and_writing_load_what_they_need_later() -> None:
-    code = "import rag.open, rag.pipeline, ingest.pipeline, ingest.sandbox"
+    code = "import rag.load, rag.pipeline, ingest.pipeline, ingest.sandbox"
     later = {"torch", "transformers", "sentence_transformers", "faiss", "rjieba"}
     assert loaded_after(code) & later == set()

@@ -20,7 +20,7 @@ from ingest.types import Chunk, Hit, Passage
 from rag.chatglm.chat import encode_answer, encode_chat
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
-from rag.chatglm.tokenizer import ChatGLMTokenizer
+from rag.chatglm.tokenization import ChatGLMTokenizer
 from rag.prompt import render
 from rag.reply import NOT_FOUND
 from rag.types import Message, Source

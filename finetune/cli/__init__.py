@@ -2,15 +2,15 @@
 
 import typer
 
+from finetune.cli.aliases import Spelled
 from finetune.cli.check import check
 from finetune.cli.domain import domain
 from finetune.cli.evaluate import evaluate
 from finetune.cli.grounded import grounded
 from finetune.cli.merge import export, merge
 from finetune.cli.prepare import prepare
-from finetune.cli.spelling import Spelled
 from finetune.cli.train import train
-from rag.cli.screen import say
+from rag.cli.console import say
 
 app = typer.Typer(
     help=say(

@@ -11,13 +11,13 @@ import typer
 from finetune.cli.findings import show, show_rows
 from finetune.options import MAX_LENGTH
 from ingest.errors import UserError
-from rag.cli.places import cache_home
-from rag.cli.screen import note, say
+from rag.cli.console import note, say
+from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from finetune.check import Diagnosis
-    from finetune.report import View
-    from finetune.template import RowEncoder
+    from finetune.data.check import Diagnosis
+    from finetune.data.report import View
+    from finetune.data.template import RowEncoder
 
 
 def check(
@@ -87,8 +87,8 @@ def check(
         typer.Option(help=say("PNG or SVG of the lengths.", "长度分布图（PNG 或 SVG）。")),
     ] = None,
 ) -> None:
-    from finetune.alpaca import Columns
-    from finetune.check import diagnose
+    from finetune.data.check import diagnose
+    from finetune.data.formats import Columns
 
     wanted = row or []
     if wanted and model is None:
@@ -131,8 +131,8 @@ check.__doc__ = say(
 def _check_places(*, json: Path | None, html: Path | None, picture: Path | None) -> None:
     """`UserError`, before the work, where a report can't be written or would replace another file:
     `--json data.json` for one who thinks that --json takes no name."""
-    from finetune.histogram import check as check_picture
-    from finetune.report import HEADS
+    from finetune.data.histogram import check as check_picture
+    from finetune.data.report import HEADS
 
     if picture or html:
         check_picture(picture or Path("page.svg"))
@@ -170,10 +170,10 @@ def _check_template(template: str) -> None:
 
 
 def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
-    from finetune.template import RowEncoder
+    from finetune.data.template import RowEncoder
     from rag.chatglm.chat import FORMATS
     from rag.chatglm.hub import fetch
-    from rag.chatglm.tokenizer import open_tokenizer
+    from rag.chatglm.tokenization import open_tokenizer
 
     tokenizer = open_tokenizer(fetch(model, cache=cache_home() / "models", weights=False))
     # GLM-4's -hf form has transformers' own tokenizer.
@@ -198,8 +198,8 @@ def _counting() -> Iterator[Callable[[], None]]:
 
 
 def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":
-    from finetune.report import View
-    from finetune.view import pieces
+    from finetune.data.report import View
+    from finetune.data.token_view import pieces
 
     return [
         View(example.source, tuple(pieces(row, encoder.tokenizer)))
@@ -218,10 +218,10 @@ def _write(
 ) -> None:
     from json import dumps
 
-    from finetune.histogram import save
-    from finetune.report import page, record
+    from finetune.data.histogram import save
+    from finetune.data.report import page, record
     from ingest.errors import readable
-    from ingest.store.files import write_whole
+    from ingest.store.atomic import write_whole
 
     if json:
         text = dumps(record(diagnosis), indent=1, ensure_ascii=False)

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from rag.cli.screen import note, say
+from rag.cli.console import note, say
 
 if TYPE_CHECKING:
-    from finetune.frames import Counts
+    from finetune.data.frames import Counts
 
 EVERY = 5.0  # seconds between lines where no one watches
 

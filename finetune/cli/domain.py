@@ -12,8 +12,8 @@ from finetune.cli import choices, schedule
 from finetune.cli import options as opt
 from finetune.cli.rows import within
 from ingest.errors import UserError
-from rag.cli.places import KbOption, cache_home, kb_path
-from rag.cli.screen import note, out, say
+from rag.cli.console import note, out, say
+from rag.cli.paths import KbOption, cache_home, kb_path
 
 if TYPE_CHECKING:
     from finetune.domain import Work
@@ -226,7 +226,7 @@ def _rows(
 
 def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> None:
     from finetune.cli.train import run
-    from finetune.train.run import Data
+    from finetune.train.setup import Data
 
     if work.trained:
         _step(3, say(f"done before, in {work.adapter}", f"已完成，位于 {work.adapter}"))

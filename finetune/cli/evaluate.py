@@ -10,13 +10,13 @@ import typer
 from finetune.cli.counting import counting
 from finetune.cli.figures import show, tell
 from ingest.errors import UserError
-from rag.cli.places import KbOption, cache_home, existing_kb
-from rag.cli.screen import note, say
+from rag.cli.console import note, say
+from rag.cli.paths import KbOption, cache_home, existing_kb
 
 if TYPE_CHECKING:
     from finetune.conditions import Cases, Condition, Pair
-    from finetune.evaluate import Asked
-    from finetune.heldout import Question
+    from finetune.evaluate.questions import Question
+    from finetune.evaluate.run import Asked
     from rag.pipeline import Pipeline
 
 DO_NOT_SHIP = 3
@@ -100,12 +100,12 @@ def evaluate(
         typer.Option(metavar="FILE", help=say("PNG or SVG of the bars.", "对比图（PNG 或 SVG）。")),
     ] = None,
 ) -> None:
-    from finetune.comparison import BLEU4, compare
     from finetune.conditions import Cases
+    from finetune.evaluate.compare import BLEU4, compare
     from finetune.picture import check, check_place, draw
     from finetune.transcript import record
     from finetune.verdict import verdict
-    from ingest.store.files import write_whole
+    from ingest.store.atomic import write_whole
     from rag.types import Sampling
 
     if picture:
@@ -167,7 +167,7 @@ evaluate.__doc__ = say(
 def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
     """Those named, in their order; else all that the questions' form allows."""
     from finetune.conditions import CONDITIONS
-    from finetune.heldout import form_of
+    from finetune.evaluate.questions import form_of
 
     names = [name.strip() for name in said.split(",") if name.strip()]
     for name in names:
@@ -192,8 +192,8 @@ def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
 @contextmanager
 def _opened(kb: str, conditions: "Sequence[Condition]") -> "Iterator[Pipeline | None]":
     """The knowledge base, where passages are asked for."""
-    from finetune.comparison import READING
-    from rag.open import open_pipeline
+    from finetune.evaluate.compare import READING
+    from rag.load import open_pipeline
 
     if not set(conditions) & set(READING):
         yield None
@@ -205,7 +205,7 @@ def _opened(kb: str, conditions: "Sequence[Condition]") -> "Iterator[Pipeline | 
 def _read(
     path: Path, pipeline: "Pipeline | None", limit: int | None, seed: int
 ) -> "tuple[Question, ...]":
-    from finetune.heldout import read, sample
+    from finetune.evaluate.questions import read, sample
 
     found = read(path, pipeline.store if pipeline else None)
     if found.lost:
@@ -222,7 +222,7 @@ def _read(
 
 
 def _pair(model: str, adapter: Path, quant: str) -> "Pair":
-    from finetune.evaluate import pair_of
+    from finetune.evaluate.run import pair_of
     from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.generator import open_generator
     from rag.chatglm.hub import fetch
@@ -244,7 +244,7 @@ def ask(
     sets: "Sequence[tuple[Sequence[Question], Sequence[Condition]]]", cases: "Cases"
 ) -> "tuple[list[tuple[Asked, ...]], bool]":
     """What came of the questions, and whether of all of them: Ctrl-C ends it with what there is."""
-    from finetune.evaluate import evaluate
+    from finetune.evaluate.run import evaluate
 
     results: list[tuple[Asked, ...]] = []
     with counting(say("questions", "问题"), sum(len(questions) for questions, _ in sets)) as tick:

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rag.cli.screen import out, say, table
+from rag.cli.console import out, say, table
 
 if TYPE_CHECKING:
-    from finetune.comparison import Comparison
+    from finetune.evaluate.compare import Comparison
     from finetune.verdict import Verdict
 
 
 def show(comparisons: "Sequence[Comparison]", title: str) -> None:
-    from finetune.comparison import BLEU4, MEASURES
+    from finetune.evaluate.compare import BLEU4, MEASURES
     from finetune.verdict import CONDITION_TITLES
 
     rows: list[tuple[object, ...]] = []

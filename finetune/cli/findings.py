@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
-from rag.cli.screen import out, say, table
+from rag.cli.console import out, say, table
 
 if TYPE_CHECKING:
-    from finetune.check import Diagnosis
-    from finetune.report import View
+    from finetune.data.check import Diagnosis
+    from finetune.data.report import View
 
 FIRST = 5
 """Findings of a kind that are listed."""
@@ -16,8 +16,8 @@ BINS, BAR = 16, 40
 
 
 def show(diagnosis: "Diagnosis") -> None:
-    from finetune.histogram import UNITS
-    from finetune.report import TITLES, counts
+    from finetune.data.histogram import UNITS
+    from finetune.data.report import TITLES, counts
 
     out(
         say(
@@ -43,7 +43,7 @@ def show(diagnosis: "Diagnosis") -> None:
 
 
 def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
-    from finetune.histogram import bins, figures
+    from finetune.data.histogram import bins, figures
 
     drawn = bins(diagnosis.lengths, BINS)
     if not drawn:
@@ -70,7 +70,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
     from rich.console import Console
     from rich.text import Text
 
-    from finetune.view import plain, shades, visible
+    from finetune.data.token_view import plain, shades, visible
 
     bad = {finding.source: finding for finding in diagnosis.findings if finding.bad}
     console = Console(highlight=False)

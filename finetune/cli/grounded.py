@@ -7,12 +7,12 @@ import typer
 
 from finetune.cli.counting import counting
 from ingest.errors import UserError
-from rag.cli.places import cache_home, existing_kb
-from rag.cli.screen import note, out, say, table
+from rag.cli.console import note, out, say, table
+from rag.cli.paths import cache_home, existing_kb
 
 if TYPE_CHECKING:
-    from finetune.grounded import Grounded
-    from finetune.grounded_set import Report
+    from finetune.synth.build import Report
+    from finetune.synth.raft import Grounded
     from rag.generate import Generator
     from rag.settings import Place
 
@@ -146,10 +146,10 @@ def grounded(
         )
     path = existing_kb(kb)
 
-    from finetune.grounded import Grounder
-    from finetune.grounded_set import SetOptions, make
-    from ingest.store.files import check_new
-    from rag.open import open_pipeline
+    from finetune.synth.build import SetOptions, make
+    from finetune.synth.raft import Grounder
+    from ingest.store.atomic import check_new
+    from rag.load import open_pipeline
 
     check_new(folder)  # before the work
     generator = _generator(str(model)) if "model" in chosen else None
@@ -195,7 +195,7 @@ def window(model: str | None) -> tuple[Any, int]:
     from rag.chatglm.configuration import generation_of
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
-    from rag.chatglm.tokenizer import open_tokenizer
+    from rag.chatglm.tokenization import open_tokenizer
 
     directory = fetch(model, cache=cache_home() / "models", weights=False)
     config, tokenizer = read_config(directory), open_tokenizer(directory)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
-from rag.cli.model import Alpha, Source, Target
-from rag.cli.places import cache_home
+from rag.cli.console import note, out, say
+from rag.cli.model_options import Alpha, Source, Target
+from rag.cli.paths import cache_home
 from rag.cli.progress import loading
-from rag.cli.screen import note, out, say
 
 if TYPE_CHECKING:
     from finetune.merge import Merged
@@ -51,7 +51,7 @@ def merge(
     import torch
 
     from finetune.merge import merge
-    from ingest.store.files import check_new
+    from ingest.store.atomic import check_new
     from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.hub import fetch
 
@@ -138,7 +138,7 @@ def export(
             f"--to is {to}; it is upstream or native", zh=f"--to 为 {to}；应为 upstream 或 native"
         )
     from finetune.export import export
-    from ingest.store.files import check_new
+    from ingest.store.atomic import check_new
     from rag.chatglm.hub import fetch
 
     check_new(target)

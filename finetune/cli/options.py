@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rag.cli.screen import say
+from rag.cli.console import say
 
 
 def option(names: str, en: str, zh: str, *, least: int | None = None) -> Any:

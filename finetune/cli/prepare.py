@@ -11,11 +11,11 @@ from finetune.cli import rows as written
 from finetune.cli.counting import fates
 from finetune.cli.options import DATA_NAMES, option
 from ingest.errors import UserError
-from rag.cli.places import cache_home
-from rag.cli.screen import note, out, say
+from rag.cli.console import note, out, say
+from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from finetune.frames import Counts
+    from finetune.data.frames import Counts
 
 EVERY = 5.0  # seconds between lines of progress
 
@@ -100,7 +100,7 @@ def prepare(
         compat, template, max_length, max_source_length, max_target_length, source_prefix,
         combine, skip_overlength,
     ).rows()  # fmt: skip
-    from finetune.alpaca import Columns
+    from finetune.data.formats import Columns
 
     columns = Columns(prompt_column, response_column, history_column)
     if jsonl:
@@ -112,8 +112,8 @@ def prepare(
         _tell(jsonl, counts, counts.examples)
     if not target or not model:
         return
+    from finetune.data.tokenize import tokenise
     from finetune.prepare import check_free, padding_of, write_set
-    from finetune.tokens import tokenise
     from rag.chatglm.configuration import generation_of
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag.cli.screen import note, out, say, table
+from rag.cli.console import note, out, say, table
 
 if TYPE_CHECKING:
     from finetune.options import TrainOptions

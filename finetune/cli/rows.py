@@ -9,7 +9,7 @@ from finetune.options import MAX_LENGTH
 from ingest.errors import UserError
 
 if TYPE_CHECKING:
-    from finetune.compat import Compat
+    from finetune.data.compat import Compat
 
 TAKEN: dict[str | None, tuple[str, ...]] = {
     None: ("--max-length", "--max-source-length", "--max-target-length"),
@@ -97,7 +97,7 @@ def within(max_length: int, config: Any) -> int:
 
 
 class Rows(NamedTuple):
-    """As `finetune.tokens.tokenise` takes them."""
+    """As `finetune.data.tokenize.tokenise` takes them."""
 
     template: Any
     max_length: int
@@ -119,7 +119,7 @@ class RowOptions:
 
     def rows(self) -> Rows:
         """`UserError` where one option contradicts another, or has nothing to decide."""
-        from finetune.compat import ThudmOptions, TutorialOptions
+        from finetune.data.compat import ThudmOptions, TutorialOptions
 
         self._check()
         lengths = self.max_source_length, self.max_target_length
@@ -139,7 +139,7 @@ class RowOptions:
 
     def prepared(self, folder: Path) -> Rows:
         """Those of a folder that `prepare` wrote, which nothing can change any more."""
-        from finetune.arrow import TokenSet
+        from finetune.data.dataset import TokenSet
 
         if given := ["--compat"] * (self.compat is not None) + self._given():
             raise UserError(

@@ -11,13 +11,13 @@ from finetune.cli import choices, schedule
 from finetune.cli import options as opt
 from finetune.cli import rows as written
 from ingest.errors import UserError
-from rag.cli.places import cache_home
-from rag.cli.screen import say
+from rag.cli.console import say
+from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
     from finetune.options import TrainOptions
     from finetune.train.finish import Finished
-    from finetune.train.run import Data
+    from finetune.train.setup import Data
 
 
 def train(
@@ -93,9 +93,9 @@ def train(
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
 ) -> None:
-    from finetune.alpaca import Columns
+    from finetune.data.formats import Columns
     from finetune.options import LoraOptions, TrainOptions
-    from finetune.train.run import Data
+    from finetune.train.setup import Data
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
 
@@ -197,7 +197,7 @@ def run(
     from finetune.train.identity import made_of, resumable
     from finetune.train.loop import Training
     from finetune.train.rehearsal import forget_peak, rehearse
-    from finetune.train.run import contract_of, open_tuned, read_sets
+    from finetune.train.setup import contract_of, open_tuned, read_sets
     from rag.cli.progress import loading
 
     accelerator = Accelerator(cpu=device == "cpu")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from finetune.cli.counting import fates
 from ingest.errors import UserError
-from rag.cli.screen import note, out, say
+from rag.cli.console import note, out, say
 
 if TYPE_CHECKING:
     from finetune.train.finish import Finished
     from finetune.train.loop import Report
-    from finetune.train.run import Told
+    from finetune.train.setup import Told
 
 
 class Screen:

@@ -6,7 +6,7 @@ The question stands where the answer would: `试用期不得超过多长时间�
 import re
 from collections.abc import Iterator
 
-from finetune.questions.pair import LONGEST_QUESTION, Pair, Section, Statement
+from finetune.synth.pair import LONGEST_QUESTION, Pair, Section, Statement
 from ingest.sentences import Span
 
 _N = r"[零〇一二两三四五六七八九十百千万亿半]+"

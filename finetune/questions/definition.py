@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from finetune.questions.pair import Pair, Section, Statement
+from finetune.synth.pair import Pair, Section, Statement
 
 _SCOPE = r"(?:本|这|该)(?:法|条例|办法|规定|细则|规则|章程|制度|合同|协议)所称的?"
 _MEANS = re.compile(

@@ -6,7 +6,7 @@ Asked with the subject turned round where that is plain, else to complete the se
 import re
 from collections.abc import Iterator
 
-from finetune.questions.pair import LONGEST_QUESTION, Pair, Section
+from finetune.synth.pair import LONGEST_QUESTION, Pair, Section
 
 LONGEST = LONGEST_QUESTION["latin"] - 60
 FEWEST = 8

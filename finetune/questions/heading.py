@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from finetune.questions.pair import Pair, Section, stands_alone
+from finetune.synth.pair import Pair, Section, stands_alone
 from ingest.headings import heading
 from ingest.sentences import paragraphs, sentences
 from rag.layout import one_line

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from finetune.questions.pair import Pair, Section, ended
+from finetune.synth.pair import Pair, Section, ended
 from rag.layout import one_line
 
 ITEMS = range(2, 16)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetune.questions.pair import Pair, Section, ended
+from finetune.synth.pair import Pair, Section, ended
 from ingest.sentences import Span
-from rag.background import script_of
+from rag.score_norm import script_of
 
 LONGEST_HEADER = 24
 LONGEST_KEY = 60

@@ -2,11 +2,11 @@
 
 import re
 
-from finetune.questions.pair import Pair, Section
+from finetune.synth.pair import Pair, Section
 from ingest.sentences import Span, sentences
-from rag.background import Script
 from rag.generate import Generator
 from rag.layout import one_line
+from rag.score_norm import Script
 from rag.types import Message, Sampling
 
 TOKENS = 160

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from finetune.train.log import BOARD, FILE, PICTURE
+from finetune.train.logs import BOARD, FILE, PICTURE
 from ingest.errors import UserError
-from ingest.store.files import sync, write_whole
+from ingest.store.atomic import sync, write_whole
 
 NUMBERS = "training.safetensors"
 STATE = "state.json"

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from finetune.train.evaluation import evaluated
-from finetune.train.log import FILE, PICTURE, draw
+from finetune.train.logs import FILE, PICTURE, draw
 from finetune.train.loop import Training
 from finetune.train.lora import Lora
 from finetune.types import Rows
 from ingest.errors import UserError
-from ingest.store.files import sync, write_whole
+from ingest.store.atomic import sync, write_whole
 from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import read_adapter
 

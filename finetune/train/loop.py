@@ -21,7 +21,7 @@ from finetune.train.checkpoint import State, found, numbers_of, save_checkpoint
 from finetune.train.diagnose import not_finite, nothing_to_learn
 from finetune.train.evaluation import evaluated
 from finetune.train.identity import BASE, made_of, same
-from finetune.train.log import FILE, PICTURE, Log, Silent, draw
+from finetune.train.logs import FILE, PICTURE, Log, Silent, draw
 from finetune.train.loss import summed
 from finetune.train.optimizer import LEARNT, Optimizer, learning_rate
 from finetune.types import Row, Rows

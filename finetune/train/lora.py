@@ -19,7 +19,7 @@ from torch import nn
 from finetune.options import LoraOptions
 from finetune.train.lines import ATTENTION
 from ingest.errors import UserError
-from ingest.store.files import write_whole
+from ingest.store.atomic import write_whole
 from rag.chatglm.adapter_files import CONFIG, LORA
 from rag.chatglm.configuration import generation_of
 from rag.chatglm.quantize import DequantizedLinear

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from finetune.options import PrefixOptions
-from ingest.store.files import write_whole
+from ingest.store.atomic import write_whole
 from rag.chatglm.configuration import generation_of
 from rag.chatglm.prefix import ATTENTION, PrefixEncoder
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ingest.embed.bundled import NAME as BUNDLED
-from ingest.embed.bundled import open_bundled
+from ingest.embed.e5 import NAME as BUNDLED
+from ingest.embed.e5 import open_bundled
 from ingest.embed.protocol import Embedder, Vector, Vectors
-from ingest.embed.sentence import Backend, open_sentence
+from ingest.embed.sentence_transformers import Backend, open_sentence
 
 __all__ = ["BUNDLED", "Backend", "Embedder", "Vector", "Vectors", "open_embedder"]
 

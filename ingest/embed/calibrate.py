@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.embed import session, tokens
-from ingest.embed.int8 import Range
+from ingest.embed import onnx_session, tokens
+from ingest.embed.e5_int8 import Range
 
 _TEXTS, _TOKENS = 32, 128
 _MARGIN = 1.2
@@ -18,7 +18,7 @@ _MARGIN = 1.2
 
 def ranges(ids: NDArray[np.int32], watched: Path) -> dict[str, Range]:
     """The range of what each matrix reads on `ids`, from the graph `watched` (`Graph.model`)."""
-    watcher = session.load(watched, threads=1)
+    watcher = onnx_session.load(watched, threads=1)
     names = [output.name for output in watcher.get_outputs()][1:]
     extremes = map(np.asarray, watcher.run(names, {"ids": ids, "mask": np.ones_like(ids)}))
     found = dict(zip(names, extremes, strict=True))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from ingest import decode
+from ingest import encoding
 from ingest.errors import Unreadable, readable
 from ingest.formats import IMAGES, TEXT_FORMATS, extension, recognise
 from ingest.headings import heading
@@ -13,15 +13,15 @@ from ingest.ocr import INSTALL, Reader, available, read_image
 from ingest.parse import blocks as block
 from ingest.parse.blocks import Block, compose
 from ingest.parse.book import book_blocks
-from ingest.parse.containers import document_blocks, workbook_blocks
+from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
+from ingest.parse.docx import word_blocks
+from ingest.parse.html import html_blocks
 from ingest.parse.mail import mail_blocks
-from ingest.parse.markup import html_blocks
+from ingest.parse.office import document_blocks, workbook_blocks
 from ingest.parse.pdf import pdf_blocks
 from ingest.parse.pictures import Pictures
-from ingest.parse.plain import markdown_segments, text_segments
-from ingest.parse.slides import slide_blocks
-from ingest.parse.tabular import csv_blocks, json_blocks, jsonl_blocks
-from ingest.parse.word import word_blocks
+from ingest.parse.pptx import slide_blocks
+from ingest.parse.text import markdown_segments, text_segments
 from ingest.types import Parsed, Receipt, Segment
 
 __all__ = ["Parser", "parse"]
@@ -98,7 +98,7 @@ class Work:
         self.path, self.kind, self.reader = path, kind, reader
         self.title = ""
         self.warnings: list[str] = []
-        self.detected: decode.Detected | None = None
+        self.detected: encoding.Detected | None = None
         self.pictures = Pictures(reader)
 
     def found_title(self, title: str) -> None:
@@ -127,10 +127,10 @@ class Work:
     def segments(self) -> Iterator[Segment]:
         kind = self.kind
         if kind in TEXT_FORMATS and kind != "eml":
-            self.detected = decode.detect(self.path)
+            self.detected = encoding.detect(self.path)
             if self.detected.replaced:
                 self.warnings.append(f"{self.detected.replaced} bytes could not be decoded")
-            pieces = decode.decode(self.path, self.detected)
+            pieces = encoding.decode(self.path, self.detected)
             if kind in ("txt", "md"):
                 return text_segments(pieces) if kind == "txt" else markdown_segments(pieces)
             return compose(self._text_blocks(kind, pieces))

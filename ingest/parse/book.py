@@ -4,10 +4,10 @@ import posixpath
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ingest import decode
+from ingest import encoding
 from ingest.parse.blocks import Block, mark
-from ingest.parse.markup import html_blocks
-from ingest.parse.package import Package, damaged, local, open_package, resolve
+from ingest.parse.html import html_blocks
+from ingest.parse.opc import Package, damaged, local, open_package, resolve
 from ingest.types import Mark
 
 
@@ -33,8 +33,8 @@ def book_blocks(path: Path, *, found_title: Callable[[str], None]) -> Iterator[B
 
 def _chapter(package: Package, part: str, name: str) -> Iterator[Block]:
     content = package.read(part)
-    detected = decode.detect(content, name=f"{package.name}: {part}")
-    blocks = list(html_blocks(decode.decode(content, detected), found_title=_ignore))
+    detected = encoding.detect(content, name=f"{package.name}: {part}")
+    blocks = list(html_blocks(encoding.decode(content, detected), found_title=_ignore))
     if name and not any(_heads(block.marks) for block in blocks):
         yield mark("heading", name)
     yield from blocks

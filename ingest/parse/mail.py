@@ -8,10 +8,10 @@ from email import policy
 from email.message import MIMEPart
 from pathlib import Path
 
-from ingest import decode
+from ingest import encoding
 from ingest.errors import Unreadable
 from ingest.parse.blocks import Block, clean, heading
-from ingest.parse.markup import html_blocks
+from ingest.parse.html import html_blocks
 
 LARGEST = 64 << 20  # bytes
 _HEADERS = ("From", "To", "Cc", "Date")
@@ -56,7 +56,7 @@ def _text(content: bytes, charset: str, name: str, warn: list[str]) -> str:
     if charset not in _NO_EVIDENCE:
         with contextlib.suppress(LookupError, UnicodeError):
             return content.decode(charset)
-    text, detected = decode.read(content, name=name)
+    text, detected = encoding.read(content, name=name)
     if detected.replaced:
         warn.append(f"{detected.replaced} bytes could not be decoded")
     return text

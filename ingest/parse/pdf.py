@@ -7,8 +7,8 @@ from pathlib import Path
 from ingest.headings import heading as chinese_heading
 from ingest.ocr import INSTALL, Reader
 from ingest.parse.blocks import Block, clean, heading, mark
-from ingest.parse.containers import extract
 from ingest.parse.lines import rejoin
+from ingest.parse.office import extract
 from ingest.parse.pictures import Pictures
 
 DPI = 200

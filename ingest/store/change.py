@@ -10,7 +10,7 @@ import numpy as np
 from ingest.store.checks import check_place, check_tiling, check_vectors
 from ingest.store.protocol import Vectors
 from ingest.store.rows import receipt_text, set_meta
-from ingest.store.words import WordWriter
+from ingest.store.word_index import WordWriter
 from ingest.types import Chunk, Document, Passage
 
 

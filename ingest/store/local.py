@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from ingest.errors import Absent, Busy, UserError
-from ingest.store import caches, rows
+from ingest.store import index_sync, rows
+from ingest.store.atomic import taken
 from ingest.store.change import LocalChange
 from ingest.store.failure import failures_named
-from ingest.store.files import taken
 from ingest.store.identity import check_identity
 from ingest.store.lock import writing
 from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
-from ingest.store.schema import check_schema, connect, create_schema
-from ingest.store.vectors import Candidates, Keys, stack
+from ingest.store.sqlite import check_schema, connect, create_schema
+from ingest.store.vector_index import Candidates, Keys, stack
 from ingest.store.verify import findings
 from ingest.types import Chunk, Document, Passage
 
@@ -81,7 +81,7 @@ class LocalStore:
         made = rows.meta(connection, "embedder")
         assert isinstance(made, dict)
         self.identity = Identity(**made)
-        self._words = caches.open_words(path)
+        self._words = index_sync.open_words(path)
         self._candidates: Candidates | None = None
         self._seen = -1
 
@@ -113,8 +113,8 @@ class LocalStore:
             closing(connect(self.path / TRUTH)) as sql,
             self._guard,
         ):
-            self._words = caches.rebuild_words(self.path, sql)
-            self._candidates = caches.rebuild_candidates(self.path, sql, self.identity.dim)
+            self._words = index_sync.rebuild_words(self.path, sql)
+            self._candidates = index_sync.rebuild_candidates(self.path, sql, self.identity.dim)
             sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _lock(self, reason: str, timeout: float):
@@ -124,17 +124,17 @@ class LocalStore:
 
     def _own_words(self, sql: sqlite3.Connection):
         with self._guard:
-            self._words = caches.repair_words(self.path, sql, self._words)
+            self._words = index_sync.repair_words(self.path, sql, self._words)
             return self._words
 
     def _keep_codes(self, sql: sqlite3.Connection) -> None:
         with self._guard:
-            if caches.codes_lag(sql):
-                self._candidates = caches.keep_candidates(
+            if index_sync.codes_lag(sql):
+                self._candidates = index_sync.keep_candidates(
                     self.path, sql, self._candidates, self.identity.dim
                 )
 
-    def _refresh(self) -> tuple[Candidates, caches.Words]:
+    def _refresh(self) -> tuple[Candidates, index_sync.Words]:
         """Both caches, with all that is committed as far as another writer lets us."""
         with self._guard:
             (version,) = self._sql.execute("PRAGMA data_version").fetchone()
@@ -149,27 +149,27 @@ class LocalStore:
 
     def _current_candidates(self) -> Candidates:
         sql, dim = self._sql, self.identity.dim
-        candidates = self._candidates or caches.open_candidates(self.path, sql, dim)
+        candidates = self._candidates or index_sync.open_candidates(self.path, sql, dim)
         if candidates is not None:
-            return caches.catch_up(candidates, sql, dim)
+            return index_sync.catch_up(candidates, sql, dim)
         try:
             with self._lock("catching up", 0.0), closing(connect(self.path / TRUTH)) as own:
-                return caches.rebuild_candidates(self.path, own, dim)
+                return index_sync.rebuild_candidates(self.path, own, dim)
         except Busy:
-            return caches.build_candidates(sql, dim)
+            return index_sync.build_candidates(sql, dim)
 
-    def _current_words(self) -> caches.Words:
-        words = caches.reopen_words(self.path, self._words)
+    def _current_words(self) -> index_sync.Words:
+        words = index_sync.reopen_words(self.path, self._words)
         if words is not None and words.covered == rows.covered(self._sql):
             return words
-        usable = words is not None and caches.knows(self._sql, words.covered)
+        usable = words is not None and index_sync.knows(self._sql, words.covered)
         try:
             # A writer at work commits the words right after the truth: no reader waits for it.
             with (
                 self._lock("catching up", 0.0 if usable else 10.0),
                 closing(connect(self.path / TRUTH)) as sql,
             ):
-                return caches.repair_words(self.path, sql, words)
+                return index_sync.repair_words(self.path, sql, words)
         except Busy:
             if words is not None and usable:
                 return words

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import numpy as np
 
 from ingest.store.protocol import Vectors
-from ingest.store.vectors import Keys, stack
-from ingest.store.words import Covered
+from ingest.store.vector_index import Keys, stack
+from ingest.store.word_index import Covered
 from ingest.types import Chunk, Document, Passage, Receipt
 
 BATCH = 10_000  # rows held at a time while a cache catches up

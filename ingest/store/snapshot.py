@@ -15,9 +15,9 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from ingest.errors import UserError
+from ingest.store.atomic import sync
 from ingest.store.failure import failures_named
-from ingest.store.files import sync
-from ingest.store.schema import VERSION, check_schema, connect, same_schema
+from ingest.store.sqlite import VERSION, check_schema, connect, same_schema
 
 TRUTH, SETTINGS, MANIFEST = "kb.sqlite", "rag.toml", "manifest.json"
 MANIFEST_LIMIT = 64 * 1024  # bytes

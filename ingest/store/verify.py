@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ingest.store import rows
-from ingest.store.vectors import Candidates
-from ingest.store.words import Words
+from ingest.store.vector_index import Candidates
+from ingest.store.word_index import Words
 
 UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Glm4Config, GlmConfig, PreTrainedConfig
 
 from ingest.errors import UserError
-from ingest.store.files import new_folder
+from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
 from rag.chatglm.adapter_files import LoraAdapter, read_adapter
 from rag.chatglm.chat import FORMATS, context_of
@@ -30,7 +30,7 @@ from rag.chatglm.merging import Merging, spelled
 from rag.chatglm.parity import BANDS, TOKENS, error, read_model
 from rag.chatglm.quantize import Packed, dequantize
 from rag.chatglm.source import Source, pieces
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.tokenization import open_tokenizer
 
 # What `glm` takes as it is here; the rest of its config.json is said in `_glm_config`.
 SAME = (

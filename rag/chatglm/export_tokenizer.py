@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from ingest.errors import UserError
 from rag.chatglm.chat import encode_chat
 from rag.chatglm.export_chat import MARK, template_of
-from rag.chatglm.tokenizer import MARKS, ROLES
+from rag.chatglm.tokenization import MARKS, ROLES
 
 BLANK = "▁"  # SentencePiece's
 NAMES = {"sop": "<sop>", "eop": "<eop>"}

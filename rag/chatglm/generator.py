@@ -26,7 +26,7 @@ from rag.chatglm.memory import CONTEXT, Mode, check, pick
 from rag.chatglm.room import Room
 from rag.chatglm.stream import Polisher, StreamDecoder
 from rag.chatglm.template import TEMPLATES
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.tokenization import open_tokenizer
 
 TOP_K = 50
 """transformers' default when upstream was published; upstream's `chat` leaves it so."""

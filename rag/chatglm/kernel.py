@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from ingest.embed.session import share_threads
+from ingest.embed.onnx_session import share_threads
 from rag.chatglm.quantize import FrozenProduct, Packed
 
 ROWS = 256

@@ -8,12 +8,12 @@ import finetune.cli
 import server.cli.keys
 from ingest.errors import UserError
 from rag.cli import ask, evaluate, ingest, kb
+from rag.cli.console import error, say
 from rag.cli.doctor import doctor
-from rag.cli.export import export
 from rag.cli.fill import fill
+from rag.cli.models import export
 from rag.cli.plan import plan
 from rag.cli.quantize import quantize
-from rag.cli.screen import error, say
 from server.cli.mcp import mcp
 from server.cli.serve import serve
 from server.cli.trace import trace

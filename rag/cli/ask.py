@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingest.errors import UserError
-from rag.cli import model as llm
-from rag.cli.places import KbOption, cache_home, existing_kb
-from rag.cli.screen import note, out, out_json, out_piece, say
+from rag.cli import model_options as llm
+from rag.cli.console import note, out, out_json, out_piece, say
+from rag.cli.paths import KbOption, cache_home, existing_kb
 
 if TYPE_CHECKING:
     from rag.pipeline import Pipeline
@@ -147,7 +147,7 @@ search.__doc__ = say(
 
 def _pipeline(kb: str, **given: Any) -> "Pipeline":
     """The pipeline, with the language model that the settings or the options `given` name."""
-    from rag.open import open_pipeline
+    from rag.load import open_pipeline
 
     path = existing_kb(kb)
     chosen = llm.options(path, **given)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rag.cli.places import cache_home, data_home
-from rag.cli.screen import out, out_json, say, table
+from rag.cli.console import out, out_json, say, table
+from rag.cli.paths import cache_home, data_home
 
 _PARTS = {
     "kreuzberg": ("PDF, Office, EPUB, e-mail", "PDF、Office、EPUB、邮件", ""),

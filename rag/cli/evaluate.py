@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rag.cli.places import cache_home
-from rag.cli.screen import note, out_json, say, table
+from rag.cli.console import note, out_json, say, table
+from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
     from rag.evaluate import Dataset, Report
@@ -75,14 +75,12 @@ evaluate.__doc__ = say(
 
 
 def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "Report":
-    from rag.evaluate import subject
+    from rag.evaluate import run
 
     home = cache_home()
-    pipeline = subject.prepare(
-        dataset, home / "eval", embedder=embedder, cache=home, settings=settings
-    )
+    pipeline = run.prepare(dataset, home / "eval", embedder=embedder, cache=home, settings=settings)
     with pipeline:
-        return subject.report(pipeline, dataset)
+        return run.report(pipeline, dataset)
 
 
 def _values(report: "Report") -> dict[str, dict[str, float]]:

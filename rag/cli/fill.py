@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rag.cli import model as llm
-from rag.cli.places import cache_home
-from rag.cli.screen import note, out, say
+from rag.cli import model_options as llm
+from rag.cli.console import note, out, say
+from rag.cli.paths import cache_home
 
 
 def fill(
@@ -53,7 +53,7 @@ def fill(
     given = {name: value for name, value in given.items() if value is not None}
     options = GenerateOptions(model=model, **given)
 
-    from rag.chatglm import fill as filling
+    from rag.chatglm import infill as filling
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
     from rag.cli.progress import loading

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
-from rag.cli.places import KbOption, cache_home, kb_place
-from rag.cli.screen import note, out_json, say, table
+from rag.cli.console import note, out_json, say, table
+from rag.cli.paths import KbOption, cache_home, kb_place
 
 LISTED = 20
 """Files read without loss that a summary names; the rest is counted."""
@@ -89,7 +89,7 @@ def ingest(
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
     from rag.cli.progress import IngestProgress
-    from rag.open import background_of, open_writer
+    from rag.load import background_of, open_writer
 
     if workers and not ray:
         raise UserError("--workers needs --ray", zh="--workers 需与 --ray 同用")
@@ -133,8 +133,8 @@ def _on_ray(
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
     from ingest.cluster import LOCAL, cluster
     from ingest.embed import open_embedder
+    from ingest.ray_pipeline import Tools, spread
     from ingest.sandbox import Sandbox
-    from ingest.spread import Tools, spread
     from rag.settings import open_base, settings_of
 
     place = place.absolute() if isinstance(place, Path) else place

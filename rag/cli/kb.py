@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
+from rag.cli.console import note, out, out_json, say, table
 from rag.cli.ingest import display
-from rag.cli.places import (
+from rag.cli.paths import (
     KbArgument,
     KbOption,
     cache_home,
@@ -17,7 +18,6 @@ from rag.cli.places import (
     existing_kb,
     kb_path,
 )
-from rag.cli.screen import note, out, out_json, say, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -214,7 +214,7 @@ def calibrate(
     kb: Name = "default",
 ) -> None:
     from rag.evaluate import Dataset
-    from rag.open import open_pipeline, recalibrate
+    from rag.load import open_pipeline, recalibrate
 
     path = existing_kb(chosen_kb(context, base, kb))
     questions = {q.text: q.answerable for q in Dataset.load(folder).questions if q.text.strip()}

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag.cli.places import cache_home
-from rag.cli.screen import out, out_json, say, table
+from rag.cli.console import out, out_json, say, table
+from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ingest.errors import UserError
-from rag.cli.places import cache_home
-from rag.cli.screen import note, out, out_json, say, table
+from rag.cli.console import note, out, out_json, say, table
+from rag.cli.paths import cache_home
 
 CONSTANTS = "constants.json"
 CORPORA = Path(__file__).parents[2] / "corpora"

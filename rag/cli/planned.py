@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag.cli.screen import out, say, table
+from rag.cli.console import out, say, table
 
 if TYPE_CHECKING:
     from rag.plan.constants import Constants

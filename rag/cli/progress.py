@@ -7,7 +7,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rag.cli.screen import note, say
+from rag.cli.console import note, say
 
 if TYPE_CHECKING:
     from ingest.pipeline import Outcome

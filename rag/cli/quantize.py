@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from ingest.errors import UserError
-from rag.cli.model import Source, Target
-from rag.cli.places import cache_home
-from rag.cli.screen import out, say
+from rag.cli.console import out, say
+from rag.cli.model_options import Source, Target
+from rag.cli.paths import cache_home
 
 
 def quantize(
@@ -20,7 +20,7 @@ def quantize(
     if bits not in (4, 8):
         raise UserError(f"--bits is {bits}; it is 4 or 8", zh=f"--bits 为 {bits}；应为 4 或 8")
     from rag.chatglm.hub import fetch
-    from rag.chatglm.pack import pack
+    from rag.chatglm.save import pack
     from rag.cli.progress import loading
 
     directory = fetch(source, cache=cache_home() / "models")

@@ -1,6 +1,6 @@
 """`rag doctor --model http://…`: what is served at an address."""
 
-from rag.cli.screen import note, out, out_json, say
+from rag.cli.console import note, out, out_json, say
 
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "ollama": "Ollama"}
 

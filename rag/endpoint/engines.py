@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ingest.errors import UserError
-from rag.endpoint.estimate import FRAME, MARKS
-from rag.endpoint.wire import Failed, Wire
+from rag.endpoint.client import Failed, Wire
+from rag.endpoint.token_count import FRAME, MARKS
 from rag.types import Message
 
 LISTED = 10  # names of models in an error

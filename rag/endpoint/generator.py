@@ -10,12 +10,12 @@ import anyio
 
 from ingest.errors import UserError
 from rag.endpoint.address import Address, no_adapter
+from rag.endpoint.client import Failed, Sleep, Wire
 from rag.endpoint.engines import Engine, explore, turns_of
-from rag.endpoint.estimate import estimate
 from rag.endpoint.options import EndpointOptions
 from rag.endpoint.reply import Reply, Took
+from rag.endpoint.token_count import estimate
 from rag.endpoint.tokenizer import Count, local_count
-from rag.endpoint.wire import Failed, Sleep, Wire
 from rag.types import Message, Sampling
 
 KEY = "RAG_MODEL_KEY"

@@ -7,8 +7,8 @@ from typing import Any
 
 from ingest.errors import UserError
 from rag.endpoint.address import Address
-from rag.endpoint.estimate import estimate, tokens
-from rag.endpoint.wire import AGAIN, Failed, Unreachable, one_line, reason
+from rag.endpoint.client import AGAIN, Failed, Unreachable, one_line, reason
+from rag.endpoint.token_count import estimate, tokens
 from rag.types import Message
 
 

@@ -36,7 +36,7 @@ def _chatglm(directory: Path) -> Count:
     from rag.chatglm.chat import count_chat
     from rag.chatglm.configuration import generation_of
     from rag.chatglm.loading import read_config
-    from rag.chatglm.tokenizer import open_tokenizer
+    from rag.chatglm.tokenization import open_tokenizer
 
     tokenizer, generation = open_tokenizer(directory), generation_of(read_config(directory))
     return lambda messages: count_chat(messages, tokenizer, generation)

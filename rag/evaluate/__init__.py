@@ -14,9 +14,9 @@ evaluated and compared.
 """
 
 from rag.evaluate.dataset import Dataset, Entry, Gold, Question
-from rag.evaluate.judge import Outcome, Span, evaluate, judgements
-from rag.evaluate.picture import draw
+from rag.evaluate.plot import draw
 from rag.evaluate.report import MEASURES, Difference, Figure, Measure, Report, Row, compare
+from rag.evaluate.score import Outcome, Span, evaluate, judgements
 
 __all__ = [
     "MEASURES",

@@ -77,8 +77,8 @@ def _measured(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from rag.language import Speaker
-    from rag.open import open_pipeline
+    from rag.i18n import Speaker
+    from rag.load import open_pipeline
     from rag.retrieve import rank
 
     stages: dict[str, list[float]] = defaultdict(list)
@@ -167,8 +167,8 @@ def _peak() -> int:
 
 def _postings(store: Any, question: str) -> tuple[int, int]:
     """How many postings the searches by words read, as `Words` picks them, and how many there are."""
-    from ingest.store.fold import bigrams, words
-    from ingest.store.words import POSTINGS
+    from ingest.normalize import bigrams, words
+    from ingest.store.word_index import POSTINGS
 
     read = wanted = 0
     for field, split in (("words", words), ("bigrams", bigrams)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import UserError
-from ingest.store.files import write_whole
+from ingest.store.atomic import write_whole
 
 FORMAT = "chatglm-rag constants 1"
 

@@ -14,11 +14,11 @@ from ingest.chunk import Chunker
 from ingest.embed import Embedder
 from ingest.errors import Unreadable, UserError
 from ingest.files import walk
+from ingest.normalize import bigrams, words
 from ingest.pipeline import BATCH_CHUNKS
 from ingest.sandbox import Sandbox
 from ingest.store import Identity, Store, open_store
-from ingest.store.files import taken
-from ingest.store.fold import bigrams, words
+from ingest.store.atomic import taken
 from ingest.types import Chunk, Document, Passage
 from rag.plan.constants import Kind
 from rag.plan.made import DIM, unit

@@ -20,8 +20,8 @@ import numpy as np
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import BUNDLED, Embedder, open_embedder
 from ingest.store import Identity, open_store
-from ingest.store.files import taken
-from ingest.store.vectors import EXACT_ROWS, FEWEST, Candidates
+from ingest.store.atomic import taken
+from ingest.store.vector_index import EXACT_ROWS, FEWEST, Candidates
 from rag.plan import documents, linear
 from rag.plan.asking import Asked, asked
 from rag.plan.constants import Constants, Costs, Machine, Point

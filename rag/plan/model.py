@@ -13,7 +13,7 @@ from math import ceil
 from typing import Literal
 
 from ingest.errors import UserError
-from ingest.store.words import POSTINGS
+from ingest.store.word_index import POSTINGS
 from rag.plan import milvus
 from rag.plan.constants import Constants, Costs
 from rag.plan.generation import Gpu, Writing, on_gpus, on_processor

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rag.cli.places import cache_home, data_home
-from rag.cli.screen import note, say
+from rag.cli.console import note, say
+from rag.cli.paths import cache_home, data_home
 
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions
     from server.options import ServerOptions
-    from server.spans import Spans
+    from server.telemetry import Spans
 
 Host = Annotated[
     str,
@@ -111,7 +111,7 @@ def _check_there(generate: "GenerateOptions", cache: Path) -> None:
         fetch(generate.model, cache=cache)
         return
     from rag.endpoint import EndpointOptions
-    from rag.endpoint.wire import Unreachable
+    from rag.endpoint.client import Unreachable
     from rag.generate import reach
 
     once = replace(generate, endpoint=EndpointOptions(tries=1))
@@ -128,6 +128,6 @@ def demo_data() -> Path:
 
 def spans() -> "Spans":
     """Spans where the variables of OpenTelemetry ask for them."""
-    from server.spans import CONFIGURED, Spans, exported
+    from server.telemetry import CONFIGURED, Spans, exported
 
     return exported() if any(os.environ.get(name) for name in CONFIGURED) else Spans()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rag.cli.places import data_home
-from rag.cli.screen import note, out, out_json, say, table
+from rag.cli.console import note, out, out_json, say, table
+from rag.cli.paths import data_home
 
 if TYPE_CHECKING:
     from server.database import Database
@@ -40,7 +40,7 @@ def create(
         ),
     ],
 ) -> None:
-    from server.keys import Keys, grant
+    from server.auth import Keys, grant
 
     with closing(_database()) as database:
         keys = Keys(database)
@@ -62,7 +62,7 @@ def list_(
         bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))
     ] = False,
 ) -> None:
-    from server.keys import Keys
+    from server.auth import Keys
 
     with closing(_database()) as database:
         keys = Keys(database).every()
@@ -106,7 +106,7 @@ def list_(
 def revoke(
     key: Annotated[str, typer.Argument(help=say("Its id or name.", "密钥编号或名称。"))],
 ) -> None:
-    from server.keys import Keys
+    from server.auth import Keys
 
     with closing(_database()) as database:
         ended = Keys(database).revoke(key)

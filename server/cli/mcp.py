@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rag.cli.screen import note, say
+from rag.cli.console import note, say
 from server.cli import choices
 
 
@@ -37,7 +37,7 @@ def mcp(
 
         serve(made, spans=choices.spans(), told=told, note=note)
         return
-    from server.mcp import tools
+    from server.mcp_tools import tools
     from server.models import Models, loader
     from server.state import State
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ingest.errors import UserError
-from rag.cli.places import cache_home
-from rag.cli.screen import note, out, say
+from rag.cli.console import note, out, say
+from rag.cli.paths import cache_home
 from server.cli import choices
 
 DEMO = Path(__file__).parents[2] / "corpora"
@@ -115,7 +115,7 @@ def _demo(data: Path) -> None:
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
     from rag.cli.progress import IngestProgress
-    from rag.open import background_of, open_writer
+    from rag.load import background_of, open_writer
 
     corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
     if not corpora:

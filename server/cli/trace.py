@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
-from rag.cli.places import cache_home, data_home, existing_kb
-from rag.cli.screen import out, out_json, say, table
+from rag.cli.console import out, out_json, say, table
+from rag.cli.paths import cache_home, data_home, existing_kb
 from server.cli.choices import demo_data
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def trace(
         bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))
     ] = False,
 ) -> None:
-    from rag.open import open_pipeline
+    from rag.load import open_pipeline
     from server.blas import on_one_thread
     from server.traces import replay
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from server import schemas
-from server.problems import responses
+from server.error_responses import responses
 from server.state import By, Server
 
 router = APIRouter(prefix="/knowledge-bases", tags=["knowledge bases"])

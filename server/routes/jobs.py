@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from server import schemas, shapes
+from server import schemas, serializers
 from server.errors import Unknown
 from server.state import By, Server
 
@@ -22,7 +22,7 @@ def list_jobs(
     bases = [knowledge_base] if knowledge_base else server.jobs.bases()
     rows = server.jobs.newest(base for base in bases if by.who.may("read", base))
     return schemas.JobList(
-        jobs=[shapes.job(row, server.jobs.files(row["id"]), by.say) for row in rows]
+        jobs=[serializers.job(row, server.jobs.files(row["id"]), by.say) for row in rows]
     )
 
 
@@ -31,7 +31,7 @@ def get_job(job: Id, server: Server, by: By) -> schemas.Job:
     row = server.jobs.get(job)
     if row is None or not by.who.may("read", row["base"]):
         raise Unknown(f"there is no job {job}", zh=f"没有任务 {job}")
-    return shapes.job(row, server.jobs.files(job), by.say)
+    return serializers.job(row, server.jobs.files(job), by.say)
 
 
 @router.post("/{job}/cancel")

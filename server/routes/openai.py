@@ -17,7 +17,9 @@ from rag.reply import marks, numbers
 from rag.types import Message
 from server import schemas
 from server.answering import Asked, Event
+from server.error_responses import EVENT_STREAM, responses
 from server.errors import Unfit
+from server.fair_queue import Full, in_thread
 from server.openai_schemas import (
     Annotation,
     AssistantMessage,
@@ -35,11 +37,9 @@ from server.openai_schemas import (
     UrlCitation,
     Usage,
 )
-from server.problems import EVENT_STREAM, responses
-from server.routes.asking import Events, begun, broken_off
+from server.routes.ask import Events, begun, broken_off
 from server.routes.bases import Name
 from server.state import By, Server, State
-from server.turns import Full, in_thread
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 CHUNK = "chat.completion.chunk"

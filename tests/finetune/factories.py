@@ -12,8 +12,8 @@ from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.sentences import sentences
 from ingest.store import Identity, Store, open_store
-from rag.language import Speaker
-from rag.open import background_of
+from rag.i18n import Speaker
+from rag.load import background_of
 from rag.pipeline import Pipeline
 from rag.reply import NOT_FOUND
 from rag.retrieve import RetrieveOptions

@@ -6,8 +6,8 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
-from rag.language import Speaker
-from rag.open import background_of
+from rag.i18n import Speaker
+from rag.load import background_of
 from rag.pipeline import Pipeline
 from rag.retrieve import RetrieveOptions
 from tests.fakes import HashEmbedder, TextParser

@@ -17,16 +17,16 @@ from random import Random
 import torch
 from accelerate import Accelerator
 
-from finetune.metrics import bare, exact
+from finetune.data.template import RowEncoder
+from finetune.evaluate.metrics import bare, exact
 from finetune.options import LoraOptions, TrainOptions
-from finetune.template import RowEncoder
 from finetune.train.loop import Sets, Training
 from finetune.train.lora import Lora
 from finetune.types import Example
 from rag.chatglm.contract import Contract
 from rag.chatglm.generator import ChatGLMGenerator
 from rag.chatglm.loading import load
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.tokenization import open_tokenizer
 from rag.prompt import render
 from rag.reply import NOT_FOUND, declines
 from rag.types import Message, Sampling

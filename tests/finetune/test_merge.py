@@ -19,8 +19,8 @@ from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import read_adapter
 from rag.chatglm.contract import Contract, fingerprint
 from rag.chatglm.loading import load
-from rag.chatglm.pack import pack
 from rag.chatglm.parity import read_model
+from rag.chatglm.save import pack
 from rag.chatglm.weights import IGNORED
 from tests.finetune.bases import FUSED, GLM1, NATIVE, base
 from tests.rag.chatglm.adapters import ROOT, linears, merged, tensors, write

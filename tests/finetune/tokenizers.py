@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from finetune.types import Example
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.tokenization import open_tokenizer
 from rag.types import Message
 from tests.rag.chatglm.vocabularies import published, small_1, small_4
 

@@ -20,7 +20,7 @@ from ingest.cluster import cluster
 from ingest.embed import Vectors
 from ingest.files import walk
 from ingest.pipeline import Ingestion, Outcome
-from ingest.spread import Tools, spread
+from ingest.ray_pipeline import Tools, spread
 from ingest.store import Identity, Store, open_store
 from ingest.types import Parsed
 from tests.fakes import HashEmbedder, TextParser

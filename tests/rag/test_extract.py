@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.store.fold import fold
+from ingest.normalize import fold
 from rag.extract import LONGEST, Sentence, Source, choose, rank
-from rag.kinds import asked, names
+from rag.question import asked, names
 from tests.fakes import HashEmbedder
 
 TEXT = st.text(st.sampled_from("甲乙丙丁公司年成立。，！？；\n 0123456789abc.|“”"), max_size=400)

@@ -12,8 +12,8 @@ from ingest.errors import UserError
 from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
-from rag.language import Speaker
-from rag.open import background_of
+from rag.i18n import Speaker
+from rag.load import background_of
 from rag.pipeline import TRIES, Pipeline
 from rag.refuse import Calibration, Curve
 from rag.reply import NOT_FOUND

@@ -4,7 +4,7 @@ import json
 
 from ingest.types import Chunk, Hit
 from rag import render
-from rag.language import Speaker
+from rag.i18n import Speaker
 from rag.types import Answer, Citation, Dropped
 
 SAY = Speaker("zh")

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from ingest.types import Document, Receipt
-from server.originals import UPLOAD
+from server.uploads import UPLOAD
 from tests.server.servers import wait_for
 
 ROOT = Path(__file__).parents[2]

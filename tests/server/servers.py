@@ -17,11 +17,11 @@ from rag.generate import GenerateOptions
 from server.crew import Crew
 from server.models import Models
 from server.options import ServerOptions
-from server.originals import Originals
 from server.schemas import NewKnowledgeBase
 from server.serve import configuration, listen
-from server.spans import Spans
 from server.state import State
+from server.telemetry import Spans
+from server.uploads import Originals
 from server.worker import Worker
 from tests.fakes import CopyingGenerator, HashEmbedder
 

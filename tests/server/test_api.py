@@ -17,8 +17,8 @@ from ingest.files import Found, digest
 from ingest.store import open_store
 from ingest.types import Document, Receipt
 from server.models import Models
-from server.originals import Originals
 from server.state import State
+from server.uploads import Originals
 from tests.fakes import CopyingGenerator
 from tests.server.servers import (
     LAW,

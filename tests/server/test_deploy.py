@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from rag.types import Message, Sampling
-from server.keys import Grant
+from server.auth import Grant
 from tests.fakes import CopyingGenerator
 from tests.server.servers import LAW, running, state, wait_for, work
 

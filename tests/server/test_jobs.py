@@ -12,7 +12,7 @@ from ingest.pipeline import Outcome
 from ingest.types import Receipt
 from server.database import lasting
 from server.jobs import ATTEMPTS, LISTED, Jobs
-from server.originals import Stored
+from server.uploads import Stored
 
 
 @pytest.fixture

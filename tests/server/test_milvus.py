@@ -9,7 +9,7 @@ import pytest
 from pymilvus import MilvusClient
 
 from ingest.store import parse_address
-from rag.open import open_writer
+from rag.load import open_writer
 from tests.milvus import free_port, start
 from tests.server.servers import Filled, encoders, filled, running, state, work
 
@@ -64,7 +64,7 @@ def unreachable(answer: httpx.Response, port: int) -> bool:
 def test_while_its_server_is_away_others_answer_and_work_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.store.milvus.tables.TIMEOUT", 10.0)
+    monkeypatch.setattr("ingest.store.milvus.client.TIMEOUT", 10.0)
     port = free_port()
     away = start(tmp_path / "milvus", port)
     try:

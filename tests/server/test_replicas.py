@@ -14,8 +14,8 @@ import pytest
 
 from ingest.store import open_store
 from rag.pipeline import Pipeline
+from server.auth import Grant
 from server.errors import Unknown
-from server.keys import Grant
 from server.state import State
 from tests.fakes import CopyingGenerator
 from tests.server.fleet import History, Load, Server, fleet
@@ -184,7 +184,7 @@ import sys, time
 from pathlib import Path
 from server.database import lasting
 from server.jobs import Jobs
-from server.members import Members
+from server.membership import Members
 members = Members(Path(sys.argv[1]))
 me = members.join()
 (me.folder / "half a knowledge base").mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.keys import Grant
+from server.auth import Grant
 from tests.server.servers import Filled, filled
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")

@@ -12,12 +12,12 @@ import pytest
 
 from ingest.errors import UserError
 from rag.endpoint import EndpointOptions
+from rag.endpoint.client import Failed
 from rag.endpoint.generator import EndpointGenerator, reach
-from rag.endpoint.wire import Failed
 from rag.generate import GenerateOptions
 from rag.types import Message, Sampling
+from server.auth import grant
 from server.cli import choices
-from server.keys import grant
 from server.models import Models, loader
 from server.state import State
 from tests import commands
@@ -37,16 +37,7 @@ from tests.faulty import (
     says,
     stalls,
 )
-from tests.server.servers import (
-    LAW,
-    PAGES,
-    Filled,
-    encoders,
-    filled,
-    options,
-    running,
-    wait_for,
-)
+from tests.server.servers import LAW, PAGES, Filled, encoders, filled, options, running, wait_for
 
 QUESTION = "试用期不得超过几个月？"
 ASKED = [Message("user", QUESTION)]

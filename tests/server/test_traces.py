@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from rag.types import Message, Sampling
 from server.database import passing
-from server.spans import Spans
+from server.telemetry import Spans
 from server.traces import Traces, replay
 from tests.fakes import CopyingGenerator
 from tests.server.servers import PAGES, filled
@@ -91,8 +91,8 @@ def test_nothing_of_opentelemetry_is_imported_unless_configured(configured: bool
     import subprocess
     import sys
 
-    code = "import sys; from server.spans import Spans; Spans().tell('ask', {}, {});"
-    code += "from server.spans import exported; exported();" * configured
+    code = "import sys; from server.telemetry import Spans; Spans().tell('ask', {}, {});"
+    code += "from server.telemetry import exported; exported();" * configured
     code += "print('opentelemetry' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(configured)

@@ -10,7 +10,7 @@ import pytest
 
 from ingest.store import open_store
 from server.crew import Crew
-from tests.server.servers import (
+from tests.server.servers import (  # fmt: skip
     ended,
     filled,
     options,
@@ -21,7 +21,7 @@ from tests.server.servers import (
     wait_for,
     work,
     worker,
-)  # fmt: skip
+)
 
 LONG = "".join(
     f"第{number}条 编号{number}的仓库存放第{number * 7}号货物，值班人员每{number + 1}小时巡查一次。\n"

@@ -6,8 +6,8 @@ and pairs of characters, come as a word of letters and digits each, which every 
 
 from collections.abc import Iterator
 
-from ingest.store.fold import LONGEST, RUN, fold, pairs, words
-from ingest.store.fold import bigrams as pairs_of
+from ingest.normalize import LONGEST, RUN, fold, pairs, words
+from ingest.normalize import bigrams as pairs_of
 from ingest.store.milvus.schema import MOST_BYTES
 from ingest.store.protocol import Field
 

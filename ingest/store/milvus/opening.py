@@ -8,8 +8,8 @@ from contextlib import closing
 from ingest.errors import Absent, UserError
 from ingest.store.identity import check_identity
 from ingest.store.milvus.address import Address
+from ingest.store.milvus.client import CREATED, EMBEDDER, SHARED, Tables
 from ingest.store.milvus.store import MilvusStore
-from ingest.store.milvus.tables import CREATED, EMBEDDER, SHARED, Tables
 from ingest.store.protocol import Identity
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ingest.errors import Away
 from ingest.store.milvus.analysis import asked, term, tokens
-from ingest.store.milvus.change import SEQUENCE, MilvusChange, clear
+from ingest.store.milvus.client import MOST_ROWS, Row, Tables
 from ingest.store.milvus.schema import BM25
-from ingest.store.milvus.tables import MOST_ROWS, Row, Tables
+from ingest.store.milvus.transaction import SEQUENCE, MilvusChange, clear
 from ingest.store.milvus.verify import findings
 from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
 from ingest.types import Chunk, Document, Passage, Receipt

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ingest.store.milvus.change import MARK, left_behind
-from ingest.store.milvus.tables import Tables
+from ingest.store.milvus.client import Tables
+from ingest.store.milvus.transaction import MARK, left_behind
 
 UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
 

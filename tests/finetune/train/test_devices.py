@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.train.log import read
+from finetune.train.logs import read
 from tests.commands import rag
 from tests.rag.chatglm.adapters import IDS, logits
 

@@ -16,7 +16,7 @@ from finetune.options import LoraOptions, PrefixOptions
 from finetune.train.checkpoint import forget, found, is_training
 from finetune.train.finish import RECORD, finish
 from finetune.train.identity import made_of, resumable
-from finetune.train.log import FILE, PICTURE, read
+from finetune.train.logs import FILE, PICTURE, read
 from finetune.train.loop import Report, Training
 from ingest.errors import UserError
 from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM

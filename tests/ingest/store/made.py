@@ -54,8 +54,8 @@ def put(store: Store, source: str, texts: Sequence[str]) -> list[Chunk]:
 
 def with_codes(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A knowledge base of `TEXTS` that is large enough, by lowered limits, to keep vector codes."""
-    monkeypatch.setattr("ingest.store.vectors.EXACT_ROWS", 40)
-    monkeypatch.setattr("ingest.store.caches.EXACT_ROWS", 40)
+    monkeypatch.setattr("ingest.store.vector_index.EXACT_ROWS", 40)
+    monkeypatch.setattr("ingest.store.index_sync.EXACT_ROWS", 40)
     with open_store(path, create=EMBEDDER) as store:
         put(store, "a.txt", TEXTS)
     assert list((path / "vectors").iterdir())

@@ -9,7 +9,7 @@ import pytest
 
 from ingest.errors import Mismatch, UserError
 from ingest.store import LocalStore, open_store
-from ingest.store.schema import VERSION
+from ingest.store.sqlite import VERSION
 from tests.ingest.store.made import EMBEDDER, TEXTS, made_vectors, put, with_codes
 
 

@@ -157,7 +157,7 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child ends inside its change, as by a kill."""
-    monkeypatch.setattr("ingest.store.milvus.change.BATCH", 1)
+    monkeypatch.setattr("ingest.store.milvus.transaction.BATCH", 1)
     place = parse_address(address)
     with open_store(place, create=EMBEDDER) as store:
         put(store, "a.txt", ["the first sentence"])
@@ -177,7 +177,7 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
         assert store.count() == 4
         store.rebuild()
         assert store.count() == 4, "a change of now may still be under way"
-        monkeypatch.setattr("ingest.store.milvus.change.WORK", -1)
+        monkeypatch.setattr("ingest.store.milvus.transaction.WORK", -1)
         assert any("rag kb rebuild" in finding for finding in store.verify())
         store.rebuild()
         assert store.count() == 2
@@ -193,7 +193,9 @@ def test_what_a_writer_had_still_to_delete_is_deleted(
         put(store, "a.txt", ["the first sentence"])
         child = os.fork()
         if not child:
-            monkeypatch.setattr("ingest.store.milvus.change.sweep", lambda *_, **__: os._exit(0))
+            monkeypatch.setattr(
+                "ingest.store.milvus.transaction.sweep", lambda *_, **__: os._exit(0)
+            )
             with open_store(place) as own:
                 put(own, "a.txt", ["a second sentence"])
         os.waitpid(child, 0)
@@ -311,7 +313,7 @@ def test_what_nobody_sees_takes_no_place_of_what_is_found(address: str) -> None:
 def test_what_another_writer_takes_back_is_not_made_visible(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.store.milvus.change.BATCH", 1)
+    monkeypatch.setattr("ingest.store.milvus.transaction.BATCH", 1)
     document, passages, chunks = made_document("a.txt", ["the one sentence"])
 
     def fail(other: Change) -> None:

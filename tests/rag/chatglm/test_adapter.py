@@ -22,7 +22,7 @@ from rag.chatglm.configuration import Glm1Config
 from rag.chatglm.contract import Contract, fingerprint
 from rag.chatglm.loading import load
 from rag.chatglm.lora import dense_weight
-from rag.chatglm.modeling_glm1 import Glm1ForCausalLM
+from rag.chatglm.modeling_chatglm import Glm1ForCausalLM
 from tests.rag.chatglm.adapters import IDS, ROOT, linears, logits, merged, tensors, write
 from tests.rag.chatglm.golden import COPY
 

@@ -24,9 +24,9 @@ from rag.chatglm.chat import FORMATS, encode_chat
 from rag.chatglm.contract import Contract
 from rag.chatglm.export import export
 from rag.chatglm.loading import load
-from rag.chatglm.pack import pack
 from rag.chatglm.parity import BANDS
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.save import pack
+from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.bases import FUSED, base
 from tests.rag.chatglm import vocabularies
 from tests.rag.chatglm.adapters import linears, tensors, write

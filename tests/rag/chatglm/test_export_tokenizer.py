@@ -15,7 +15,7 @@ from ingest.errors import UserError
 from rag.chatglm.chat import encode_chat
 from rag.chatglm.export_chat import MARK
 from rag.chatglm.export_tokenizer import write_tokenizer
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.tokenization import open_tokenizer
 from tests.rag.chatglm import vocabularies
 
 GENERATIONS = (2, 3, 4)

@@ -9,7 +9,7 @@ import torch
 from ingest.errors import UserError
 from rag.chatglm.generator import ChatGLMGenerator
 from rag.chatglm.loading import load
-from rag.chatglm.tokenizer import open_tokenizer
+from rag.chatglm.tokenization import open_tokenizer
 from rag.types import Message, Sampling
 from tests.rag.chatglm import vocabularies
 from tests.rag.chatglm.golden import COPY, SETS, WHOLE, arrays

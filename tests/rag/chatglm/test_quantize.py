@@ -16,11 +16,10 @@ from onnx import TensorProto, helper, save
 from torch import Tensor
 
 import rag.chatglm  # noqa: F401  (registers the Auto classes)
-from ingest.embed import session as encoder
+from ingest.embed import onnx_session as encoder
 from ingest.errors import UserError
 from rag.chatglm.kernel import PackedLinear
 from rag.chatglm.loading import load
-from rag.chatglm.pack import pack
 from rag.chatglm.quantize import (
     DequantizedLinear,
     Packed,
@@ -29,6 +28,7 @@ from rag.chatglm.quantize import (
     from_published,
     quantize,
 )
+from rag.chatglm.save import pack
 from tests.rag.chatglm.golden import COPY, SETS, arrays
 
 IDS = {1: torch.tensor([[5, 6, 7, 1001, 1004, 9]]), 2: torch.tensor([[64, 66, 300, 5]])}
@@ -222,7 +222,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import rag.chatglm
-from rag.chatglm.pack import pack
+from rag.chatglm.save import pack
 def at(share):
     if share > 0.5:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -217,9 +217,9 @@ def test_refusals_can_be_set_and_fitted(rag: Rag, home: Path, kb: str) -> None:
 OPENING = """
 import sys
 from pathlib import Path
-from ingest.store.fold import words
-from rag.language import Speaker
-from rag.open import open_pipeline
+from ingest.normalize import words
+from rag.i18n import Speaker
+from rag.load import open_pipeline
 
 with open_pipeline(Path(sys.argv[1]), cache=Path(sys.argv[2]), say=Speaker("en")) as pipeline:
     pipeline.store.search_words("What is Cargo?", 5)

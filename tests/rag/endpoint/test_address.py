@@ -7,8 +7,8 @@ import pytest
 
 from ingest.errors import UserError
 from rag.endpoint import Address, EndpointOptions
+from rag.endpoint.client import Failed
 from rag.endpoint.generator import reach
-from rag.endpoint.wire import Failed
 from rag.generate import GenerateOptions
 from rag.settings import generation
 from tests.faulty import Call, answers, fails, faulty

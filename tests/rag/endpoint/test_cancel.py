@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from rag.endpoint import Address, EndpointOptions
+from rag.endpoint.client import Unreachable
 from rag.endpoint.generator import Endpoint, EndpointGenerator
-from rag.endpoint.wire import Unreachable
 from rag.types import Sampling
 from tests.faulty import PATIENCE, answers, chunk, event, fails, faulty, never_ends, stalls
 from tests.rag.endpoint.reached import ASKED, reach

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from ingest.errors import UserError
-from rag.endpoint.estimate import FRAME, MARKS, estimate
-from rag.endpoint.wire import Failed
+from rag.endpoint.client import Failed
+from rag.endpoint.token_count import FRAME, MARKS, estimate
 from rag.types import Message, Sampling
 from tests.faulty import answers, faulty
 from tests.rag.endpoint.reached import ASKED, reach

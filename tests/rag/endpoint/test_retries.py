@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from rag.endpoint.wire import Failed, Unreachable
+from rag.endpoint.client import Failed, Unreachable
 from tests.faulty import MODELS, ROLE, Act, answers, drops, event, fails, faulty, says
 from tests.rag.endpoint.reached import reach
 

@@ -5,21 +5,10 @@ import json
 import pytest
 
 from ingest.errors import UserError
+from rag.endpoint.client import Failed
 from rag.endpoint.reply import Took
-from rag.endpoint.wire import Failed
 from rag.types import Sampling
-from tests.faulty import (
-    ROLE,
-    answers,
-    chunk,
-    drops,
-    event,
-    fails,
-    faulty,
-    reply,
-    says,
-    stalls,
-)
+from tests.faulty import ROLE, answers, chunk, drops, event, fails, faulty, reply, says, stalls
 from tests.rag.endpoint.reached import ASKED, reach
 
 TEXT = "试用期最长不得超过六个月😀[1]。"

@@ -8,7 +8,7 @@ from ingest.chunk import Chunker
 from ingest.embed import open_embedder
 from ingest.errors import UserError
 from ingest.store import Identity, open_store
-from ingest.store.files import taken
+from ingest.store.atomic import taken
 from rag.plan import documents
 from rag.plan.constants import Constants, shipped
 from rag.plan.made import DIM, Made, build

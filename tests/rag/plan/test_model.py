@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.errors import UserError
-from ingest.store.vectors import EXACT_ROWS
+from ingest.store.vector_index import EXACT_ROWS
 from rag.plan.constants import shipped
 from rag.plan.generation import GPUS, on_gpus, on_processor
 from rag.plan.load import Load

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.keys import grant
+from server.auth import grant
 from server.log import JsonLines
 from tests.fakes import CopyingGenerator
 from tests.server.servers import Filled, filled

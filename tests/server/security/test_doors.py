@@ -10,8 +10,8 @@ import pytest
 from starlette.routing import Mount
 
 from server.app import application
-from server.guard import OPEN, OPEN_FOLDER
-from server.keys import grant
+from server.auth import grant
+from server.middleware import OPEN, OPEN_FOLDER
 from tests.server.servers import Filled, filled, state
 
 WRITERS = ("POST", "PUT", "PATCH", "DELETE")

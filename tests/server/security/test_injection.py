@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rag.open import encoders
+from rag.load import encoders
 from tests.server.servers import CACHE
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "injection.py"

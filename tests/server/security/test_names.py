@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import UserError
-from server.bases import check_name
 from server.errors import Unknown
-from server.originals import clean_name
+from server.knowledge_bases import check_name
+from server.uploads import clean_name
 from tests.server.servers import Filled, filled
 
 TRAVERSALS = [

@@ -1,0 +1,198 @@
+"""Training data in the forms that people have it -> `Example`s, or what is wrong with a row.
+
+A row's form is told by its fields: alpaca's (instruction, input, output, history, system), the
+tutorial's (context, target), Stanford's seed tasks (instruction, instances), conversations
+(finetune.conversation), or the columns that the caller names.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from finetune.conversation import conversation, kind_of
+from finetune.data.reader import Record, records
+from finetune.types import Example, Finding
+from finetune.unfit import Unfit, is_blank, lacking, quoted, refused, said, text_of, wrong
+from ingest.errors import UserError, readable
+from rag.types import Message
+
+TRIED = 20
+"""Rows of a file, of which one must be of a known form."""
+# As cover_alpaca2jsonl.py writes it; an input is written only where there is one.
+_TUTORIAL = re.compile(r"Instruction: (.*?)(?:\nInput: (.+))?\nAnswer: ", re.DOTALL)
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The fields that hold question, answer and earlier turns; "": found by the data's form.
+
+    With `prompt` named, that field alone is the question (as THUDM's --prompt_column).
+    """
+
+    prompt: str = ""
+    response: str = ""
+    history: str = ""
+
+
+AS_FOUND = Columns()
+
+
+def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Example | Finding]:
+    """Every row of the files in order: its examples (one, but for seed tasks), or a bad `Finding`.
+
+    Rows are read as they are asked for, and none is held. `UserError` for a file that is missing,
+    without rows, or of no known form.
+    """
+    for path, name in zip(paths, _names(paths), strict=True):
+        rows = records(path, name)
+        head = list(islice(rows, TRIED))
+        if not head:
+            raise UserError(f"{name} has no rows", zh=f"{name} 中没有数据行")
+        _check_form(name, head, columns)
+        for item in chain(head, rows):
+            if isinstance(item, Finding):
+                yield item
+                continue
+            try:
+                yield from _examples(item, columns)
+            except Unfit as unfit:
+                yield unfit.finding(item.source)
+
+
+def examples(
+    paths: Sequence[Path], *, columns: Columns = AS_FOUND, skip: str = ""
+) -> Iterator[Example]:
+    """The examples of the files; `UserError` at the first bad row. `skip` is the option of the
+    command that leaves bad rows out, where it has one."""
+    for item in read(paths, columns=columns):
+        if isinstance(item, Example):
+            yield item
+        elif item.bad:
+            raise refused(item, skip)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Files' names; of those that share one, the paths."""
+    names = [readable(path.name) for path in paths]
+    return [
+        readable(str(path)) if names.count(name) > 1 else name
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -> None:
+    rows = [item.value for item in head if isinstance(item, Record)]
+    rows = [row for row in rows if isinstance(row, dict)]
+    if not rows or any(_form_of(row, columns) for row in rows):
+        return
+    inner = next((field for field, value in rows[0].items() if isinstance(value, list)), None)
+    if len(rows) == 1 and inner is not None:
+        raise UserError(
+            f"{name} is one object, and its rows seem to be in {quoted(inner)}; write that list "
+            "alone into a file",
+            zh=f"{name} 是单个对象，数据行似乎在 {quoted(inner)} 中；请把该列表单独写成一个文件",
+        )
+    found = ", ".join(quoted(field) for field in list(rows[0])[:8]) or "{}"
+    named = [column for column in (columns.prompt, columns.response) if column]
+    wanted = " + ".join(named) or "instruction + output, context + target, messages, conversations"
+    raise UserError(
+        f"{name} has the fields {found}; need {wanted} (rag finetune train and prepare can be "
+        "told others: --prompt-column, --response-column)",
+        zh=f"{name} 的字段为 {found}；需要 {wanted}"
+        "（rag finetune train 与 prepare 可用 --prompt-column、--response-column 指定其他字段）",
+    )
+
+
+def _form_of(row: Row, columns: Columns) -> "Callable[[Record, Columns], list[Example]] | None":
+    if columns != AS_FOUND:
+        named = {columns.prompt, columns.response} - {""} or {"instruction", "output"}
+        return _columns if named & row.keys() else None
+    if kind_of(row):
+        return lambda record, _: [conversation(record)]
+    if "target" in row or ("context" in row and "instruction" not in row):
+        return _context_target
+    if "instances" in row:
+        return _seed
+    return _columns if "instruction" in row or "output" in row else None
+
+
+def _examples(record: Record, columns: Columns) -> list[Example]:
+    row = record.value
+    if not isinstance(row, dict):
+        raise wrong("row", "行", row, "an object", "对象")
+    form = _form_of(row, columns)
+    if form is None:
+        raise lacking(columns.prompt or "instruction")
+    return form(record, columns)
+
+
+def _columns(record: Record, columns: Columns) -> list[Example]:
+    """Alpaca's form, under its own names or the caller's."""
+    row: Row = record.value
+    prompt, response = columns.prompt or "instruction", columns.response or "output"
+    question = text_of(row, prompt)
+    input = "" if columns.prompt else text_of(row, "input") or ""
+    if is_blank(input):  # else the question may stand in the input alone
+        question = said(question, prompt)
+    answer = said(text_of(row, response), response)
+    history = columns.history or "history"
+    past = _history(row.get(history), history)
+    return [_example(record, question or "", input, answer, past, text_of(row, "system") or "")]
+
+
+def _example(
+    record: Record, question: str, input: str, answer: str, past: list[Message], system: str
+) -> Example:
+    before = [] if is_blank(system) else [Message("system", system)]
+    messages = (*before, *past, Message("user", question), Message("assistant", answer))
+    given = [i for i, message in enumerate(messages[:-1]) if message.role == "assistant"]
+    return Example(messages, input, frozenset(given), record.source)
+
+
+def _history(value: Any, name: str) -> list[Message]:
+    """Pairs of question and answer, which are context only."""
+    if value is None or value == "":
+        return []
+    need = ("a list of [question, answer]", "[问, 答] 的列表")
+    if not isinstance(value, list):
+        raise wrong(f'"{name}"', f'"{name}"', value, *need)
+    past: list[Message] = []
+    for number, pair in enumerate(value, 1):
+        where = f'"{name}", turn {number}', f'"{name}" 第 {number} 轮'
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise wrong(*where, pair, "[question, answer]", "[问, 答]")
+        question, answer = ({name: side} for side in pair)
+        past.append(Message("user", said(text_of(question, name), name)))
+        past.append(Message("assistant", said(text_of(answer, name), name)))
+    return past
+
+
+def _context_target(record: Record, columns: Columns) -> list[Example]:
+    """The tutorial's form: its frame is taken off; a context of any other form is the question."""
+    context = said(text_of(record.value, "context"), "context")
+    answer = said(text_of(record.value, "target"), "target")
+    framed = _TUTORIAL.fullmatch(context)
+    question, input = (framed[1], framed[2] or "") if framed else (context, "")
+    if is_blank(question) and is_blank(input):
+        question, input = context, ""
+    return [_example(record, question, input, answer, [], "")]
+
+
+def _seed(record: Record, columns: Columns) -> list[Example]:
+    """Each instance with the row's instruction."""
+    row: Row = record.value
+    instances = row["instances"]
+    if not isinstance(instances, list) or not instances:
+        raise wrong('"instances"', '"instances"', instances, "a list of objects", "对象的列表")
+    made: list[Example] = []
+    for instance in instances:
+        if not isinstance(instance, dict):
+            raise wrong('"instances"', '"instances"', instance, "an object", "对象")
+        made += _columns(
+            Record(record.source, {"instruction": row.get("instruction"), **instance}), columns
+        )
+    return made

@@ -1,0 +1,1 @@
+"""An adapter and its base on held-out questions."""

@@ -1,0 +1,230 @@
+"""Writes the encoder as ONNX graphs of ONNX Runtime's fused operators."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.embed.e5_int8 import ByChannel, ByToken, Range
+from ingest.embed.e5s1 import BLOCK, Checkpoint
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
+
+_INLINE = 128  # bytes
+_ALIGNMENT = 4096  # bytes: page-aligned weights are mapped into memory, not read
+
+
+class Weights:
+    """An open file of tensors that several graphs refer to; a name is written once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._written: dict[str, TensorProto] = {}
+
+    def add(self, name: str, array: NDArray[Any] | np.generic) -> "TensorProto":
+        """A reference to `array` in the file, written there if `name` is new; or a few bytes."""
+        from onnx import TensorProto, helper, numpy_helper
+        from onnx.external_data_helper import set_external_data
+
+        if array.nbytes < _INLINE:  # axes and bounds, which shape inference must see
+            return numpy_helper.from_array(np.asarray(array), name)
+        if name not in self._written:
+            self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            tensor = TensorProto(name=name, dims=array.shape, data_type=kind, raw_data=b"")
+            set_external_data(tensor, Path(self._file.name).name, self._file.tell(), array.nbytes)
+            tensor.ClearField("raw_data")
+            self._file.write(np.ascontiguousarray(array).data)
+            self._written[name] = tensor
+        return self._written[name]
+
+
+class Graph:
+    """Collects the nodes of one graph; a method appends operators and returns their output.
+
+    Without `ranges`, matrices are multiplied in float32 with the checkpoint's very 4-bit weights.
+    With them, in int8 (see `ingest.embed.e5_int8`): by channel what reads an input that `ranges`
+    knows (under the name of its first reader), by token the others, and in float32 still those
+    that `exact` names.
+    Inputs: `ids` and `mask`, int32 (texts, tokens); mask is 1 for a token, 0 for padding.
+    Output: `vectors`, float32 (texts, hidden), of unit length.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        weights: Weights,
+        *,
+        ranges: Mapping[str, Range] | None = None,
+        exact: Collection[str] = (),
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._weights = weights
+        self._ranges = ranges
+        self._exact = exact
+        self._nodes: list[Any] = []
+        self._used: dict[str, TensorProto] = {}
+        self._readers: dict[str, str] = {}  # a matrix's input -> the first matrix that reads it
+        self._codes: dict[str, str] = {}  # a matrix's input -> the same in uint8
+
+    def model(self, *, watch: bool = False) -> "ModelProto":
+        """BertModel with masked mean pooling (modeling_bert.py: post-norm, exact GELU).
+
+        `watch` adds outputs `<matrix>.low` and `.high`, (inputs,): the extremes over all places of
+        the batch of each layer norm's output, under the name of the first matrix that reads it.
+        """
+        from onnx import TensorProto, helper
+
+        x = self._embeddings()
+        for layer in range(self._checkpoint.layers):
+            x = self._layer(x, f"l{layer}")
+        # The mean's direction is the sum's, and only the direction is left after normalisation.
+        row = self._op(
+            "Unsqueeze", [self._op("Cast", ["mask"], to=TensorProto.FLOAT), self._int(1)]
+        )
+        total = self._op("Squeeze", [self._op("MatMul", [row, x]), self._int(1)])
+        self._op("LpNormalization", [total], output="vectors", axis=-1, p=2)
+        outputs = ["vectors", *(self._extremes() if watch else [])]
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self._nodes,
+            "encoder",
+            [value(name, TensorProto.INT32, ["texts", "tokens"]) for name in ("ids", "mask")],
+            [value(name, TensorProto.FLOAT, None) for name in outputs],
+            list(self._used.values()),
+        )
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+    def _embeddings(self) -> str:
+        """Word, place (from 0) and type, summed and normalised: (texts, tokens, hidden)."""
+        words = self._checkpoint.matrices["emb.word"]
+        vectors = self._checkpoint.vectors
+        table = self._weight("emb.word", words.nibbles.reshape(len(words.nibbles), -1))
+        word = self._fused(
+            "GatherBlockQuantized",
+            [table, "ids", self._weight("emb.scale", words.scales)],
+            bits=4,
+            block_size=BLOCK,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        places = self._weight("emb.place", (vectors["emb.pos"] + vectors["emb.type"][0])[None])
+        tokens = self._op("Shape", ["ids"], start=1, end=2)
+        place = self._op("Slice", [places, self._int(0), tokens, self._int(1)])
+        return self._add_norm(word, place, "emb.ln")
+
+    def _layer(self, x: str, name: str) -> str:
+        """Self-attention and feed-forward, each added to its input and normalised."""
+        q, k, v = (self._linear(x, f"{name}.{part}") for part in "qkv")
+        heads = self._checkpoint.heads
+        mixed = self._fused("MultiHeadAttention", [q, k, v, "", "mask"], num_heads=heads)
+        x = self._add_norm(x, self._linear(mixed, f"{name}.ao"), f"{name}.aln")
+        wide = self._fused("Gelu", [self._linear(x, f"{name}.fi")])
+        return self._add_norm(x, self._linear(wide, f"{name}.fo"), f"{name}.oln")
+
+    def _linear(self, x: str, name: str) -> str:
+        """x @ weight.T + bias, in whichever precision this graph has for the matrix `name`."""
+        self._readers.setdefault(x, name)
+        if self._ranges is None or name in self._exact:
+            return self._four_bits(x, name)
+        if self._readers[x] in self._ranges:
+            return self._by_channel(x, name, self._ranges[self._readers[x]])
+        return self._by_token(x, name)
+
+    def _four_bits(self, x: str, name: str) -> str:
+        matrix = self._checkpoint.matrices[f"{name}.w"]
+        outputs, blocks, _ = matrix.nibbles.shape
+        weight = self._weight(f"{name}.w", matrix.nibbles)
+        scale = self._weight(f"{name}.scale", matrix.scales)
+        return self._fused(
+            "MatMulNBits",
+            [x, weight, scale, "", "", self._vector(f"{name}.b")],
+            K=blocks * BLOCK,
+            N=outputs,
+            bits=4,
+            block_size=BLOCK,
+            accuracy_level=1,  # float32
+        )
+
+    def _by_channel(self, x: str, name: str, limits: Range) -> str:
+        c = self._checkpoint
+        q = ByChannel.of(c.matrices[f"{name}.w"].dequantized(), c.vectors[f"{name}.b"], limits)
+        if x not in self._codes:
+            # ONNX Runtime's QuantizeLinear is slow with a scale for each channel, fast with one.
+            stepped = self._op("Mul", [x, self._weight(f"{name}.gain", q.gain)])
+            self._codes[x] = self._rounded(
+                self._op("Add", [stepped, self._weight(f"{name}.zero", q.zero)])
+            )
+        product = self._product(self._codes[x], name, q.weight8, q.scale)
+        return self._op("Add", [product, self._weight(f"{name}.b8", q.bias8)])
+
+    def _by_token(self, x: str, name: str) -> str:
+        q = ByToken.of(self._checkpoint.matrices[f"{name}.w"].dequantized())
+        last = self._int(-1)
+        low, high = self._op("ReduceMin", [x, last]), self._op("ReduceMax", [x, last])
+        step = self._op(
+            "Mul", [self._op("Sub", [high, low]), self._weight("255th", np.float32(1 / 255))]
+        )
+        codes = self._rounded(self._op("Div", [self._op("Sub", [x, low]), step]))
+        product = self._op("Mul", [self._product(codes, name, q.weight8, q.scale), step])
+        shift = self._op("Mul", [low, self._weight(f"{name}.total", q.total)])
+        shift = self._op("Add", [shift, self._vector(f"{name}.b")])
+        return self._op("Add", [product, shift])
+
+    def _rounded(self, x: str) -> str:
+        """uint8: rounded and cut to 0..255."""
+        return self._op(
+            "QuantizeLinear",
+            [x, self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))],
+        )
+
+    def _product(
+        self, codes: str, name: str, weight: NDArray[np.int8], scale: NDArray[np.float32]
+    ) -> str:
+        matrix, scales = self._weight(f"{name}.w8", weight), self._weight(f"{name}.s8", scale)
+        one, nought = self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))
+        return self._fused("MatMulIntegerToFloat", [codes, matrix, one, scales, nought, "", ""])
+
+    def _add_norm(self, x: str, y: str, name: str) -> str:
+        # Not the fused SkipLayerNormalization: in ONNX Runtime 1.32 it is 7 times as slow.
+        return self._op(
+            "LayerNormalization",
+            [self._op("Add", [x, y]), self._vector(f"{name}.w"), self._vector(f"{name}.b")],
+            axis=-1,
+            epsilon=self._checkpoint.epsilon,
+        )
+
+    def _extremes(self) -> list[str]:
+        axes = self._weight("axes", np.array([0, 1]))
+        return [
+            self._op(kind, [x, axes], output=f"{name}.{end}", keepdims=0)
+            for x, name in self._readers.items()
+            if name.endswith((".q", ".fi"))
+            for kind, end in (("ReduceMin", "low"), ("ReduceMax", "high"))
+        ]
+
+    def _fused(self, kind: str, inputs: list[str], **attributes: Any) -> str:
+        """One of ONNX Runtime's own operators."""
+        return self._op(kind, inputs, domain="com.microsoft", **attributes)
+
+    def _op(self, kind: str, inputs: list[str], *, output: str = "", **attributes: Any) -> str:
+        from onnx import helper
+
+        output = output or f"t{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def _int(self, value: int) -> str:
+        """The one-element tensor that axes and bounds are written as."""
+        return self._weight(f"int{value}", np.array([value]))
+
+    def _vector(self, name: str) -> str:
+        return self._weight(name, self._checkpoint.vectors[name])
+
+    def _weight(self, name: str, array: NDArray[Any] | np.generic) -> str:
+        self._used[name] = self._weights.add(name, array)
+        return name

@@ -1,0 +1,223 @@
+"""Word documents: paragraphs, headings by style, numbering, tables, text boxes, notes, pictures."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from ingest.headings import heading as chinese_heading
+from ingest.parse.blocks import Block, clean, heading, table
+from ingest.parse.numbering import Numbering
+from ingest.parse.opc import REL, Package, local, open_package, walk
+from ingest.parse.pictures import Pictures
+
+W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_STYLE_NAME = re.compile(r"(?:heading|标题|標題)\s*([1-9])", re.IGNORECASE)
+_NOTES = {
+    "footnoteReference": "footnotes",
+    "endnoteReference": "endnotes",
+    "commentReference": "comments",
+}
+_APART = frozenset(("txbxContent", "del", "moveFrom", "instrText", "delText"))
+
+
+def word_blocks(path: Path, *, pictures: Pictures) -> Iterator[Block]:
+    with open_package(path) as package:
+        main = _main_part(package)
+        document = Word(package, main, pictures)
+        yield from document.blocks(package.xml(main))
+        yield from document.margins()
+
+
+def _main_part(package: Package) -> str:
+    for kind, part in package.relations("").values():
+        if kind == "officeDocument" and part in package:
+            return part
+    return "word/document.xml"
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What a paragraph style says: its heading rank (0 for none), and list id and level."""
+
+    rank: int
+    numbering: tuple[str, int] | None
+
+
+class Word:
+    def __init__(self, package: Package, main: str, pictures: Pictures) -> None:
+        self.package, self.pictures = package, pictures
+        self.relations = package.relations(main)
+        self.parts = {kind: part for kind, part in self.relations.values() if part in package}
+        self.styles = self._styles()
+        self.numbering = Numbering(
+            package.xml(self.parts["numbering"]) if "numbering" in self.parts else None
+        )
+        self.notes = {kind: self._note_texts(kind) for kind in _NOTES.values()}
+
+    def blocks(self, root: Element) -> Iterator[Block]:
+        """Paragraphs and tables below `root` in order."""
+        for element in walk(root, frozenset(("p", "tbl", "sectPr"))):
+            if local(element) == "p":
+                yield from self._paragraph(element)
+            elif local(element) == "tbl":
+                yield from self._table(element)
+
+    def margins(self) -> Iterator[Block]:
+        """The distinct texts of page headers and footers, page numbers aside, at the end."""
+        seen: set[str] = set()
+        for kind, part in self.relations.values():
+            if kind in ("header", "footer") and part in self.package:
+                for block in self.blocks(self.package.xml(part)):
+                    if block.text not in seen and re.search(r"[^\W\d_]{2}", block.text):
+                        seen.add(block.text)
+                        yield Block(block.text)
+
+    def _paragraph(self, element: Element) -> Iterator[Block]:
+        text = clean(self._text(element))
+        style = self._style(element)
+        if text:
+            label = self.numbering.label(style.numbering) if style.numbering else ""
+            if label and not text.startswith(label):
+                text = f"{label} {text}"
+            yield self._block(text, style, element, listed=bool(label))
+        for part in walk(element, frozenset(("txbxContent",))):
+            name = local(part)
+            if name == "txbxContent":
+                yield from self.blocks(part)
+            elif name in _NOTES and (
+                note := self.notes[_NOTES[name]].pop(part.get(W + "id", ""), "")
+            ):
+                yield Block(note)
+            elif name in ("blip", "imagedata"):
+                reference = part.get(REL + "embed") or part.get(REL + "id") or ""
+                yield from self._picture(reference)
+
+    def _block(self, text: str, style: Style, element: Element, *, listed: bool) -> Block:
+        if style.rank and len(text) <= 120:
+            return heading(text, style.rank)
+        if found := chinese_heading(text):
+            return heading(*found)
+        return Block(text, (), listed)
+
+    def _style(self, element: Element) -> Style:
+        properties = element.find(W + "pPr")
+        if properties is None:
+            return self.styles.get("", Style(0, None))
+        named = properties.find(W + "pStyle")
+        style = self.styles.get("" if named is None else named.get(W + "val", ""), Style(0, None))
+        outline = properties.find(W + "outlineLvl")
+        rank = style.rank if outline is None else _rank(outline)
+        return Style(rank, _numbering(properties) or style.numbering)
+
+    def _text(self, paragraph: Element) -> str:
+        parts: list[str] = []
+        for element in walk(paragraph, _APART):
+            name = local(element)
+            if name == "t":
+                parts.append(element.text or "")
+            elif name == "tab" and local(paragraph) == "p":
+                parts.append("\t")
+            elif name in ("br", "cr"):
+                parts.append("\n")
+            elif name == "noBreakHyphen":
+                parts.append("-")
+        return "".join(parts).strip("\t")
+
+    def _table(self, element: Element) -> Iterator[Block]:
+        """A table of one column or one row is layout. A cell merged downwards is repeated in each
+        of its rows, so that every row can be read alone."""
+        rows: list[list[str]] = []
+        for row in _below(element, "tr"):
+            cells: list[str] = []
+            for cell in _below(row, "tc"):
+                text = "\n".join(block.text for block in self.blocks(cell))
+                span, merged = _spans(cell.find(W + "tcPr"))
+                if merged and not text and rows and len(cells) < len(rows[-1]):
+                    text = rows[-1][len(cells)]
+                cells += [text, *[""] * (span - 1)]
+            rows.append(cells)
+        if len(rows) < 2 or max(map(len, rows)) < 2:
+            yield from (Block(text) for row in rows for text in row if text)
+        else:
+            yield from table(rows)
+
+    def _picture(self, reference: str) -> list[Block]:
+        _, part = self.relations.get(reference, ("", ""))
+        return self.pictures.blocks(self.package.read(part)) if part in self.package else []
+
+    def _note_texts(self, kind: str) -> dict[str, str]:
+        if kind not in self.parts:
+            return {}
+        notes: dict[str, str] = {}
+        for note in self.package.xml(self.parts[kind]):
+            text = "\n".join(clean(self._text(p)) for p in note.iter(W + "p"))
+            if text.strip() and note.get(W + "type") is None:
+                notes[note.get(W + "id", "")] = text.strip()
+        return notes
+
+    def _styles(self) -> dict[str, Style]:
+        """By style id; a style inherits what it doesn't say from the one that it is based on."""
+        if "styles" not in self.parts:
+            return {}
+        elements = {
+            s.get(W + "styleId", ""): s
+            for s in self.package.xml(self.parts["styles"]).iter(W + "style")
+        }
+
+        def resolve(key: str, depth: int = 0) -> Style:
+            style = elements.get(key)
+            if style is None or depth > 20:
+                return Style(0, None)
+            based = style.find(W + "basedOn")
+            above = (
+                resolve(based.get(W + "val", ""), depth + 1)
+                if based is not None
+                else Style(0, None)
+            )
+            name = style.find(W + "name")
+            label = "" if name is None else name.get(W + "val", "")
+            properties = style.find(W + "pPr")
+            outline = None if properties is None else properties.find(W + "outlineLvl")
+            rank = above.rank if outline is None else _rank(outline)
+            if match := _STYLE_NAME.match(label):
+                rank = int(match[1])
+            elif label.lower() == "title" or label in ("标题", "標題"):
+                rank = 1
+            numbering = None if properties is None else _numbering(properties)
+            return Style(rank, numbering or above.numbering)
+
+        return {key: resolve(key) for key in elements}
+
+
+def _below(element: Element, name: str) -> Iterator[Element]:
+    """The outermost elements called `name` below `element`."""
+    return (part for part in walk(element, frozenset((name,))) if local(part) == name)
+
+
+def _rank(outline: Element) -> int:
+    """Word counts outline levels from 0; 9 means body text."""
+    value = outline.get(W + "val", "9")
+    return int(value) + 1 if value.isdecimal() and int(value) < 9 else 0
+
+
+def _numbering(properties: Element) -> tuple[str, int] | None:
+    number = properties.find(W + "numPr")
+    if number is None:
+        return None
+    key, level = number.find(W + "numId"), number.find(W + "ilvl")
+    if key is None:
+        return None
+    value = "0" if level is None else level.get(W + "val", "0")
+    return key.get(W + "val", ""), int(value) if value.isdecimal() else 0
+
+
+def _spans(properties: Element | None) -> tuple[int, bool]:
+    """Columns that a cell takes, and whether it continues the cell above."""
+    if properties is None:
+        return 1, False
+    span, merge = properties.find(W + "gridSpan"), properties.find(W + "vMerge")
+    width = "1" if span is None else span.get(W + "val", "1")
+    merged = merge is not None and merge.get(W + "val", "continue") == "continue"
+    return min(int(width), 100) if width.isdecimal() else 1, merged

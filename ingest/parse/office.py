@@ -1,0 +1,114 @@
+"""The one door to kreuzberg: options, and its errors in our words."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ingest.formats import locked
+from ingest.parse.blocks import Block, clean, heading, table
+from ingest.parse.csv_json import CELLS, sheet_blocks
+from ingest.parse.opc import REL, damaged, local, open_package
+
+_CELL = re.compile(rb'<(?:\w+:)?c [^>]*?\br="[A-Z]{1,3}(\d{1,7})"[^>/]*>\s*<(?:\w+:)?(?:v|is|f)\b')
+
+MIME = {
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "xls": "application/vnd.ms-excel",
+    "ods": "application/vnd.oasis.opendocument.spreadsheet",
+    "doc": "application/msword",
+    "ppt": "application/vnd.ms-powerpoint",
+    "odt": "application/vnd.oasis.opendocument.text",
+    "odp": "application/vnd.oasis.opendocument.presentation",
+    "rtf": "application/rtf",
+    "msg": "application/vnd.ms-outlook",
+}
+
+
+def extract(path: Path, mime: str, *, images: bool = False) -> Any:
+    """kreuzberg's `ExtractionResult`: no cache, no OCR of its own, no cleaning, two threads.
+
+    Raises `Unreadable` for what it refuses.
+    """
+    import kreuzberg
+
+    config = kreuzberg.ExtractionConfig(
+        use_cache=False,
+        enable_quality_processing=False,
+        include_document_structure=mime != "application/pdf",
+        output_format="plain",
+        pages=kreuzberg.PageConfig(extract_pages=True),
+        images=kreuzberg.ImageExtractionConfig(extract_images=images),
+        pdf_options=kreuzberg.PdfConfig(extract_images=images),
+        concurrency=kreuzberg.ConcurrencyConfig(max_threads=2),
+        content_filter=kreuzberg.ContentFilterConfig(
+            include_headers=True, include_footers=True, strip_repeating_text=False
+        ),
+    )
+    try:
+        return kreuzberg.extract_file_sync(str(path), mime, config)
+    except (kreuzberg.KreuzbergError, RuntimeError, ValueError, OSError) as error:
+        if re.search("password|encrypt", str(error), re.IGNORECASE):
+            raise locked(path.name) from error
+        raise damaged(path.name, str(error).strip().split(": ")[-1][:200]) from error
+
+
+def workbook_blocks(path: Path, kind: str, *, warn: list[str]) -> Iterator[Block]:
+    """Every sheet as a table under its name."""
+    sheet = ""
+    wide: list[str] = []
+    first = _first_rows(path) if kind == "xlsx" else {}
+    for node in extract(path, MIME[kind]).document["nodes"]:
+        content = node["content"]
+        if content["node_type"] == "heading":
+            sheet = content["text"]
+        elif content["node_type"] == "table":
+            if any(cell["col"] >= CELLS for cell in content["grid"]["cells"]):
+                wide.append(sheet)
+            yield from sheet_blocks(sheet, _grid(content["grid"]), first=first.get(sheet, 1))
+    if wide:
+        warn.append(f"only the first {CELLS} columns are read of {', '.join(wide[:10])}")
+
+
+def _first_rows(path: Path) -> dict[str, int]:
+    """Sheet -> number of its first row that holds anything; kreuzberg's tables begin there."""
+    first: dict[str, int] = {}
+    with open_package(path) as package:
+        book = next((p for k, p in package.relations("").values() if k == "officeDocument"), "")
+        parts = package.relations(book)
+        for sheet in (e for e in package.xml(book).iter() if local(e) == "sheet"):
+            _, part = parts.get(sheet.get(REL + "id", ""), ("", ""))
+            if part in package and (match := _CELL.search(package.head(part))):
+                first[sheet.get("name", "")] = int(match[1])
+    return first
+
+
+def document_blocks(path: Path, kind: str) -> Iterator[Block]:
+    """Old Word and PowerPoint, OpenDocument, RTF, Outlook: headings, paragraphs, tables."""
+    result = extract(path, MIME[kind])
+    nodes = (result.document or {}).get("nodes", [])
+    if not nodes:
+        yield from (Block(clean(part)) for part in result.content.split("\n\n"))
+    for node in nodes:
+        content = node["content"]
+        if content["node_type"] in ("heading", "title"):
+            yield heading(content.get("text") or "", content.get("level") or 1)
+        elif content["node_type"] == "table":
+            yield from table(_grid(content["grid"]))
+        elif content["node_type"] == "list_item":
+            yield Block("- " + clean(content.get("text") or ""), (), True)
+        elif content["node_type"] not in ("group", "image"):
+            yield Block(clean(content.get("text") or ""))
+
+
+def _grid(grid: dict[str, Any]) -> Iterator[list[str]]:
+    """The rows of kreuzberg's cell list."""
+    row: list[str] = []
+    at = 0
+    for cell in grid["cells"]:
+        if cell["row"] != at:
+            yield row
+            row, at = [], cell["row"]
+        if cell["col"] < CELLS:
+            row += [""] * (cell["col"] - len(row)) + [cell["content"]]
+    yield row

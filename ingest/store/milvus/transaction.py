@@ -1,0 +1,222 @@
+"""The write side: text and chunks first, which nobody sees yet; then, at one blow, the documents.
+
+Milvus has neither transactions nor locks. A document has a mark in `documents` while its rows are
+written or deleted, so that what a killed writer leaves, which is never seen, is found by its mark.
+Writing the same twice, or from two machines, ends in the same rows.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from time import time, time_ns
+
+import numpy as np
+
+from ingest.errors import Busy
+from ingest.store.checks import check_place, check_tiling, check_vectors
+from ingest.store.milvus.analysis import analysed
+from ingest.store.milvus.client import BATCH, Row, Tables, pieces
+from ingest.store.milvus.schema import Table
+from ingest.store.protocol import Vectors
+from ingest.types import Chunk, Document, Passage
+
+SEQUENCE, MARK = "sequence", "mark"
+ASKED = 500  # documents that a request names
+WORK = 86_400  # s that a change may take
+
+
+class MilvusChange:
+    """An open change; see `Change`. `commit` makes it visible."""
+
+    def __init__(
+        self, tables: Tables, dim: int, find: Callable[[Sequence[Chunk]], list[Passage]]
+    ) -> None:
+        self._tables, self._dim, self._find = tables, dim, find
+        self._rows: dict[str, Row] = {}  # of `documents`, by key
+        self._put: dict[str, Row] = {}  # heads that are added to, by the document's id
+        self._open: dict[int, Passage] = {}  # passages of the last batch, by their start
+        self._dropped: set[str] = set()  # documents of this change that it has itself taken back
+        self._marked: set[str] = set()
+        self._waiting: dict[Table, list[Row]] = {"passages": [], "chunks": []}
+
+    def remove(self, source: str) -> bool:
+        key = self._tables.head(source)
+        row = self._rows.get(key) or self._tables.get("documents", [key], ["kind", "id"]).get(key)
+        if row is None or row["kind"] != "document":
+            return False
+        if self._put.pop(row["id"], None):
+            self._dropped.add(row["id"])
+        self._rows[key] = empty(key) | {"kind": "gone"}
+        return True
+
+    def put(self, document: Document) -> None:
+        key = self._tables.head(document.source)
+        self.remove(document.source)
+        head = {
+            "kind": "document",
+            "id": document.id,
+            "source": document.source,
+            "title": pieces(document.title),
+            "digest": document.digest,
+            "value": pieces(json.dumps(asdict(document.receipt), ensure_ascii=False)),
+        }
+        self._rows[key] = self._put[document.id] = empty(key) | head
+        self._dropped.discard(document.id)
+        self._open.clear()
+
+    def add(
+        self,
+        document: Document,
+        passages: Sequence[Passage],
+        chunks: Sequence[Chunk],
+        vectors: Vectors,
+    ) -> None:
+        check_vectors(document, chunks, vectors, self._dim)
+        head = self._put.get(document.id)
+        if head is None:
+            raise ValueError(f"{document.source} is added to before it is put")
+        length = check_tiling(passages, head["length"])
+        if passages:
+            self._open = {passage.start: passage for passage in passages}
+        for chunk in chunks:
+            check_place(chunk, self._passage_of(chunk))
+        self._waiting["passages"] += map(self._passage, passages)
+        # As the local store holds them, so that both find the same.
+        halves = np.ascontiguousarray(vectors, np.float16).astype(np.float32)
+        self._waiting["chunks"] += map(self._chunk, chunks, halves)
+        if sum(map(len, self._waiting.values())) >= BATCH:
+            self._flush()
+        head["length"] = length
+        head["passages"] += len(passages)
+        head["chunks"] += len(chunks)
+
+    def _passage_of(self, chunk: Chunk) -> Passage | None:
+        start = chunk.passage[0]
+        if start not in self._open:
+            self._flush()
+            for passage in self._find([chunk]):
+                self._open[start] = passage
+        return self._open.get(start)
+
+    def _flush(self) -> None:
+        documents = {row["document"] for rows in self._waiting.values() for row in rows}
+        self._mark(documents - self._marked, int(time()))
+        for table, rows in self._waiting.items():
+            self._tables.upsert(table, rows)
+            rows.clear()
+
+    def _mark(self, documents: set[str], since: int) -> None:
+        marks = []
+        for document in sorted(documents):
+            key = self._tables.mark(document)
+            marks.append(empty(key) | {"kind": MARK, "id": document, "length": since})
+        self._tables.upsert("documents", marks)
+        self._marked |= documents
+
+    def set_meta(self, name: str, value: object) -> None:
+        key = self._tables.meta(name)
+        said = pieces(json.dumps(value, ensure_ascii=False))
+        self._rows[key] = empty(key) | {"kind": "meta", "source": name, "value": said}
+
+    def commit(self, sequence: int) -> None:
+        """Make the change visible, then delete what it took the place of.
+
+        Raises `Busy` where another writer of the same documents, which failed, took rows of them back.
+        """
+        self._flush()
+        self._check_whole()
+        over = (self._seen() | self._dropped) - set(self._put)
+        self._mark(over, 0)
+        key = self._tables.meta(SEQUENCE)
+        row = empty(key) | {"kind": SEQUENCE, "length": max(sequence + 1, time_ns() // 1000)}
+        self._tables.upsert("documents", [*self._rows.values(), row])
+        sweep(self._tables, over, marked=self._marked)
+
+    def _check_whole(self) -> None:
+        tables: tuple[Table, ...] = ("passages", "chunks")
+        for among in _among(set(self._put)):
+            for table in tables:
+                due = sum(head[table] for id, head in self._put.items() if f'"{id}"' in among)
+                if self._tables.count(table, among) < due:
+                    raise Busy(
+                        f"another process writes the same documents to {self._tables.address}; run "
+                        "it again when that is done",
+                        zh=f"另一进程正在向 {self._tables.address} 写入相同的文档；请待其完成后重试",
+                    )
+
+    def undo(self) -> None:
+        """Delete what was written, which nobody has seen."""
+        sweep(self._tables, self._marked - self._seen(), marked=self._marked)
+
+    def _seen(self) -> set[str]:
+        """Documents that this change is about, as they can be seen now."""
+        rows = self._tables.get("documents", self._rows, ["kind", "id"]).values()
+        return {row["id"] for row in rows if row["kind"] == "document"}
+
+    def _passage(self, passage: Passage) -> Row:
+        return {
+            "place": self._tables.place(passage.document, passage.start),
+            "document": passage.document,
+            "start": passage.start,
+            "end": passage.end,
+            "label": pieces(passage.label),
+            "text": pieces(passage.text),
+        }
+
+    def _chunk(self, chunk: Chunk, vector: Vectors) -> Row:
+        return {
+            "key": self._tables.chunk(chunk.id),
+            "document": chunk.document,
+            "name": self._tables.head(chunk.source),
+            "start": chunk.start,
+            "end": chunk.end,
+            "passage_start": chunk.passage[0],
+            "passage_end": chunk.passage[1],
+            "places": pieces(json.dumps(chunk.places, ensure_ascii=False)),
+            "context": pieces(chunk.context),
+            "text": pieces(chunk.text),
+            "digest": chunk.digest.hex(),
+            "vector": vector.tolist(),
+            "words": analysed(chunk.indexed, "words"),
+            "bigrams": analysed(chunk.indexed, "bigrams"),
+        }
+
+
+def empty(key: str) -> Row:
+    """A row of `documents` that says nothing yet."""
+    texts = dict.fromkeys(("kind", "id", "source", "digest"), "")
+    counts = dict.fromkeys(("length", "passages", "chunks"), 0)
+    return {"name": key, **texts, **counts, "title": [], "value": []}
+
+
+def sweep(tables: Tables, documents: set[str], *, marked: set[str]) -> None:
+    """Delete text and chunks of documents that are gone, then the marks."""
+    for among in _among(documents):
+        tables.delete("chunks", among)
+        tables.delete("passages", among)
+    keys = [tables.mark(document) for document in sorted(marked)]
+    for start in range(0, len(keys), ASKED):
+        tables.delete("documents", f"name in {json.dumps(keys[start : start + ASKED])}")
+
+
+def left_behind(tables: Tables) -> set[str]:
+    """Documents whose writer has not ended what it was at: deleting, or, a day ago, writing."""
+    over = f'kind == "{MARK}" and length <= {int(time()) - WORK}'
+    return {row["id"] for row in tables.each("documents", over, ["id"])}
+
+
+def clear(tables: Tables) -> None:
+    """Delete what writers that died have left."""
+    marked = left_behind(tables)
+    seen: set[str] = set()
+    for among in _among(marked, "id"):
+        rows = tables.query("documents", f'{among} and kind == "document"', ["id"])
+        seen |= {row["id"] for row in rows}
+    sweep(tables, marked - seen, marked=marked)
+
+
+def _among(documents: set[str], field: str = "document") -> Iterator[str]:
+    """Conditions that together hold for the rows of documents."""
+    ids = sorted(documents)
+    for start in range(0, len(ids), ASKED):
+        yield f"{field} in {json.dumps(ids[start : start + ASKED])}"

@@ -1,0 +1,184 @@
+"""The word cache: a Tantivy index over folded words and character bigrams, without the text.
+
+A file beside the index names the change that it covers at least; it is written after each commit.
+Catching up takes each row out before it puts it in, so doing it twice does no harm.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ingest.errors import UserError
+from ingest.normalize import bigrams, words
+from ingest.store.atomic import write_whole
+from ingest.store.protocol import Field, Ranking
+
+if TYPE_CHECKING:
+    from tantivy import IndexWriter
+
+MARK = "covered.json"
+POSTINGS = 200_000  # read for a query
+HEAP = 100_000_000  # bytes before Tantivy writes a segment; bounds the memory of a huge change
+SPLIT = {"words": words, "bigrams": bigrams}
+
+
+class Covered(NamedTuple):
+    """The change that a cache holds, and the highest chunk key in it."""
+
+    seq: int = 0
+    stamp: int = 0
+    last: int = 0
+
+
+class Words:
+    """An opened index. `reload` brings in what another process has committed."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Raises ValueError where `path` holds no index of ours."""
+        import tantivy
+
+        builder = tantivy.SchemaBuilder()
+        builder.add_integer_field("key", indexed=True, fast=True)
+        for name in SPLIT:
+            builder.add_text_field(name, tokenizer_name="spaces", index_option="freq")
+        self.path = path
+        self._schema = builder.build()
+        if create:
+            path.mkdir(parents=True)
+            self._index = tantivy.Index(self._schema, str(path))
+        else:
+            self._index = tantivy.Index.open(str(path))
+        spaces = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
+        self._index.register_tokenizer("spaces", spaces)
+        self._index.config_reader(reload_policy="manual")
+        self.reload()
+
+    def reload(self) -> None:
+        self._index.reload()
+        self._searcher = self._index.searcher()
+        mark = self.path / MARK
+        self.covered = Covered(*json.loads(mark.read_bytes())) if mark.exists() else Covered()
+
+    @property
+    def rows(self) -> int:
+        return self._searcher.num_docs
+
+    def doc_freq(self, terms: Sequence[str], *, field: Field) -> list[int]:
+        return [self._searcher.doc_freq(field, term) for term in terms]
+
+    def search(self, query: str, k: int, *, field: Field) -> Ranking:
+        """Best first by BM25 (k1 1.2, b .75, Tantivy's)."""
+        import tantivy
+
+        searcher = self._searcher
+        terms = self._affordable(SPLIT[field](query), field)
+        query_of = tantivy.Query.term_query
+        legs = [
+            (tantivy.Occur.Should, query_of(self._schema, field, term, "freq")) for term in terms
+        ]
+        hits = searcher.search(tantivy.Query.boolean_query(legs), k, count=False).hits
+        keys = searcher.fast_field_values("key", [address for _, address in hits])
+        return Ranking(np.array(keys, np.int64), np.array([score for score, _ in hits], np.float32))
+
+    def _affordable(self, terms: Sequence[str], field: Field) -> list[str]:
+        """The rarest of `terms` whose postings together stay under `POSTINGS`, at least one.
+
+        What is left out is in so many chunks that it tells little of any, and would take most of
+        the time; below some 100,000 chunks nothing is left out.
+        """
+        counted = sorted((self._searcher.doc_freq(field, term), term) for term in set(terms))
+        found = [(count, term) for count, term in counted if count]
+        total = accumulate(count for count, _ in found)
+        return [
+            term
+            for (_, term), so_far in zip(found, total, strict=True)
+            if so_far <= POSTINGS or term == found[0][1]
+        ]
+
+    def keys(self) -> set[int]:
+        """Every chunk key in the index."""
+        import tantivy
+
+        found = self._searcher.search(tantivy.Query.all_query(), max(self.rows, 1))
+        places = [address for _, address in found.hits]
+        return {int(key or 0) for key in self._searcher.fast_field_values("key", places)}
+
+    @contextmanager
+    def writer(self) -> Iterator["WordWriter"]:
+        """Changes that come to nothing unless `commit` is called. Needs the writer lock."""
+        with failures_named(self.path):
+            writer = WordWriter(self.path, self._index.writer(HEAP, 1))
+            # A writer killed between two files of a commit leaves names that ours would meet again.
+            writer.collect_garbage()
+        try:
+            yield writer
+        finally:
+            writer.close()
+        self.reload()
+
+
+class WordWriter:
+    def __init__(self, path: Path, writer: "IndexWriter") -> None:
+        self._path = path
+        self._writer = writer
+        self._committed = False
+
+    def collect_garbage(self) -> None:
+        """Delete the files that no commit names."""
+        self._writer.garbage_collect_files()
+
+    def add(self, key: int, indexed: str) -> None:
+        import tantivy
+
+        row = {name: " ".join(split(indexed)) for name, split in SPLIT.items()}
+        with failures_named(self._path):
+            self._writer.add_document(tantivy.Document(key=key, **row))
+
+    def remove(self, key: int) -> None:
+        with failures_named(self._path):
+            self._writer.delete_documents_by_term("key", key)
+
+    def commit(self, covered: Covered) -> None:
+        with failures_named(self._path):
+            self._writer.commit()
+            self._committed = True
+        write_whole(self._path / MARK, json.dumps(covered).encode())
+
+    def close(self) -> None:
+        """Wait for merges, which would be lost otherwise, or drop what wasn't committed."""
+        with failures_named(self._path):
+            if not self._committed:  # a rollback ends merges as well
+                self._writer.rollback()
+            self._writer.wait_merging_threads()
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Tantivy's errors while it writes are the disk's: its rows and schema are made here."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(
+            f"can't write the word index {path} ({error}); free space there, then go on: "
+            "the index is caught up from kb.sqlite",
+            zh=f"无法写入词索引 {path}（{error}）；请腾出空间后继续，索引会由 kb.sqlite 补齐",
+        ) from error
+
+
+def newest(parent: Path) -> Path | None:
+    """The word index to use: names are numbers, the highest is the newest whole one."""
+    names = [path for path in parent.glob("*") if path.name.isdigit()]
+    return max(names, key=lambda path: int(path.name), default=None)
+
+
+def drop_others(keep: Path) -> None:
+    """Remove all indexes beside `keep`; who still reads one keeps it until it closes it."""
+    for path in keep.parent.iterdir():
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)

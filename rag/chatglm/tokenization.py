@@ -1,0 +1,337 @@
+"""ChatGLM's tokenizers for transformers: SentencePiece's, in generations 1 to 3; opening any.
+
+Published directories of generations 1, 2 and 3 all name the class `ChatGLMTokenizer`: loading it
+gives the class that the vocabulary file calls for. What they do beyond SentencePiece (special
+words, blanks, masks) follows upstream's tokenization_chatglm.py and is compared with its results.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+from transformers.utils.generic import PaddingStrategy
+from transformers.utils.hub import cached_file
+
+from ingest.errors import UserError
+from rag.chatglm.blanks import clean_up, with_blank_words, without_blank_words
+from rag.chatglm.configuration import Glm1Config
+from rag.chatglm.tokenization_glm4 import ChatGLM4Tokenizer, is_tiktoken
+
+GLM1_FILE = "ice_text.model"
+MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class ChatGLMTokenizer(PreTrainedTokenizer):
+    """ChatGLM2's and ChatGLM3's: `[gMASK] sop` before the text, special words never parsed.
+
+    ChatGLM3 has four more words, its roles, which are parsed where `encode_special_tokens` is set.
+    Special words decode to their names in ChatGLM3 and to nothing in ChatGLM2.
+    """
+
+    vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (transformers' way)
+    model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012
+    padding_side = "left"
+
+    def __init__(
+        self,
+        vocab_file: str,
+        *,
+        generation: int = 3,
+        encode_special_tokens: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        specials = MARKS if generation == 2 else MARKS + ROLES
+        self._load(vocab_file, generation, specials)
+        self.encode_special_tokens = encode_special_tokens
+        self.parsed = ROLES if encode_special_tokens and generation == 3 else ()
+        self._shown[:3] = [""] * 3  # <unk>, which is also the padding, <s>, </s>
+        if generation == 2:
+            self._shown[-len(MARKS) :] = [""] * len(MARKS)
+        for name, word in (("unk_token", "<unk>"), ("pad_token", "<unk>"), ("eos_token", "</s>")):
+            kwargs.setdefault(name, word)
+        super().__init__(
+            generation=generation, encode_special_tokens=encode_special_tokens, **kwargs
+        )
+
+    def _load(self, vocab_file: str, generation: int, specials: tuple[str, ...]) -> None:
+        try:
+            self.sp = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
+        except (RuntimeError, OSError):
+            raise UserError(
+                f"{vocab_file} is missing or no SentencePiece model; fetch it again",
+                zh=f"{vocab_file} 不存在或不是 SentencePiece 模型；请重新下载",
+            ) from None
+        self.vocab_file = str(vocab_file)
+        self.generation = generation
+        pieces = (self.sp.id_to_piece(index) for index in range(self.sp.get_piece_size()))
+        self._words = [*pieces, *specials]
+        self._ids = {word: index for index, word in enumerate(self._words)}
+        self._shown = self._words.copy()  # what decoding gives to SentencePiece for each id
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The tokenizer of the directory's generation: v1's where its vocabulary file is there.
+
+        ChatGLM2 and 3 share a vocabulary: config.json tells them apart, else the tokenizer's own.
+        """
+        path = pretrained_model_name_or_path
+        if cls is ChatGLMTokenizer:
+            if _find(path, GLM1_FILE, kwargs) and not _find(path, "tokenizer.model", kwargs):
+                return ChatGLM1Tokenizer.from_pretrained(path, *args, **kwargs)
+            if "generation" not in kwargs:
+                kwargs["generation"] = _generation(path, kwargs)
+        return super().from_pretrained(path, *args, **kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._ids | self._added_tokens_encoder
+
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """Words of `text`; with `split_special_tokens` no part of it becomes a special word."""
+        added = [word for word in self._added_tokens_encoder if word not in self._ids]
+        parsed = [*self.parsed, *added]
+        if not parsed or kwargs.get("split_special_tokens", self.split_special_tokens):
+            return self._tokenize(text)
+        words: list[str] = []
+        for index, part in enumerate(self._split(text, parsed)):
+            words += [part] if index % 2 else self._tokenize(part)
+        return words
+
+    def _split(self, text: str, parsed: list[str]) -> list[str]:
+        """Ordinary text and parsed words in turn, beginning with text (maybe empty)."""
+        return re.split(f"({'|'.join(map(re.escape, parsed))})", text)
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        return self.sp.encode(self.written(text), out_type=str)
+
+    def encode_data(self, text: str) -> list[int]:
+        """The ids of `text`, none of which is a special word; many times as fast as `encode`."""
+        return self.sp.encode(self.written(text))
+
+    def written(self, text: str) -> str:
+        """`text` as SentencePiece is given it."""
+        return text
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self._ids.get(token, 0)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self._words[index] if 0 <= index < len(self._words) else ""
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return self.sp.decode(tokens) if tokens else ""
+
+    def _decode(
+        self,
+        token_ids: int | list[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
+        ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        text = self.convert_tokens_to_string([self._show(i) for i in ids if i not in skipped])
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        return clean_up(text) if clean_up_tokenization_spaces else text
+
+    def _show(self, index: int) -> str:
+        """Ids of the padded part of the embedding, which stand for nothing, decode to nothing."""
+        if 0 <= index < len(self._shown):
+            return self._shown[index]
+        added = self._added_tokens_decoder.get(index)
+        return added.content if added else ""
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        ids = [self._ids["[gMASK]"], self._ids["sop"], *token_ids_0]
+        return ids if token_ids_1 is None else [*ids, *token_ids_1, self._ids[str(self.eos_token)]]
+
+    def _pad(self, encoded_inputs: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """As transformers pads, with `position_ids` that count from 0 at the first real word."""
+        length = len(encoded_inputs["input_ids"])
+        positions = encoded_inputs.setdefault("position_ids", list(range(length)))
+        padded = super()._pad(encoded_inputs, *args, **options)
+        zeros = [0] * (len(padded["input_ids"]) - length)
+        left = (options.get("padding_side") or self.padding_side) == "left"
+        padded["position_ids"] = [*zeros, *positions] if left else [*positions, *zeros]
+        return padded
+
+    def save_vocabulary(
+        self, save_directory: str, filename_prefix: str | None = None
+    ) -> tuple[str, ...]:
+        prefix = f"{filename_prefix}-" if filename_prefix else ""
+        target = Path(save_directory, prefix + self.vocab_files_names["vocab_file"])
+        if Path(self.vocab_file).resolve() != target.resolve():
+            shutil.copyfile(self.vocab_file, target)
+        return (str(target),)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Write the vocabulary and a configuration that names the class as upstream does."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        path = Path(save_directory, "tokenizer_config.json")
+        config = json.loads(path.read_text("utf-8"))
+        config |= {"tokenizer_class": "ChatGLMTokenizer", "generation": self.generation}
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        return files
+
+
+class ChatGLM1Tokenizer(ChatGLMTokenizer):
+    """ChatGLM-6B's: `[gMASK] <sop>` after the text, blanks and line ends as words of their own.
+
+    A few special words are parsed in text, with the blanks around them (upstream does so, and
+    blank infilling needs it); pass `split_special_tokens=True` for text that is not to be trusted.
+    """
+
+    vocab_files_names = {"vocab_file": GLM1_FILE}  # noqa: RUF012
+
+    def __init__(
+        self,
+        vocab_file: str,
+        *,
+        num_image_tokens: int = 0,
+        clean_up_tokenization_spaces: bool = True,
+        remove_space: bool = False,
+        do_lower_case: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("generation", None)
+        self._load(vocab_file, 1, ())
+        if num_image_tokens or "[gMASK]" not in self._ids:
+            raise UserError(
+                f"{vocab_file} belongs to the ChatGLM-6B of March 2023, whose ids begin with "
+                f"{num_image_tokens or 20000} image tokens; get the later release (130528 words)",
+                zh=f"{vocab_file} 属于 2023 年 3 月的 ChatGLM-6B，其编号以 "
+                f"{num_image_tokens or 20000} 个图像词元开头；请改用之后的版本（130528 个词）",
+            )
+        self.parsed = ("[MASK]", "<sop>", "<eop>", "<pad>", "<unk>")
+        self.remove_space, self.do_lower_case = remove_space, do_lower_case
+        defaults = {
+            "bos_token": "<sop>", "eos_token": "<eop>", "mask_token": "[MASK]",
+            "pad_token": "<pad>", "unk_token": "<unk>",
+        }  # fmt: skip
+        PreTrainedTokenizer.__init__(
+            self,
+            num_image_tokens=0,
+            remove_space=remove_space,
+            do_lower_case=do_lower_case,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            **(defaults | kwargs),
+        )
+
+    def _split(self, text: str, parsed: list[str]) -> list[str]:
+        return re.split(rf"\s*({'|'.join(map(re.escape, parsed))})\s*", text)
+
+    def written(self, text: str) -> str:
+        text = " ".join(text.split()) if self.remove_space else text
+        return with_blank_words(text.lower() if self.do_lower_case else text)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return without_blank_words(super().convert_tokens_to_string(tokens))
+
+    def _show(self, index: int) -> str:
+        return "" if index == self.pad_token_id else super()._show(index)
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        ids = [*token_ids_0, self._ids["[gMASK]"], self._ids[str(self.bos_token)]]
+        return ids if token_ids_1 is None else [*ids, *token_ids_1, self._ids[str(self.eos_token)]]
+
+    def _pad(
+        self,
+        encoded_inputs: Any,
+        max_length: int | None = None,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+    ) -> dict[str, Any]:
+        """Pad with the prefix mask [1, S, S] (True: masked) and the 2-D positions [2, S].
+
+        Both only where a length is asked for: unpadded text goes to the model as ids alone.
+        """
+        ids = encoded_inputs["input_ids"]
+        if padding_strategy == PaddingStrategy.LONGEST:
+            max_length = len(ids)
+        if max_length is None:
+            return encoded_inputs
+        if pad_to_multiple_of:
+            max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
+        masked, positions = self._prefix(ids)
+        masked = encoded_inputs.get("attention_mask", masked)
+        positions = encoded_inputs.get("position_ids", positions)
+        wanted = 0 if padding_strategy == PaddingStrategy.DO_NOT_PAD else max_length
+        missing = max(0, wanted - len(ids))
+        sides = (missing, 0) if (padding_side or self.padding_side) == "left" else (0, missing)
+        encoded_inputs["attention_mask"] = np.pad(
+            masked, [(0, 0), sides, sides], constant_values=True
+        )
+        encoded_inputs["position_ids"] = np.pad(positions, [(0, 0), sides])
+        pads = [self.pad_token_id]
+        encoded_inputs["input_ids"] = pads * sides[0] + list(ids) + pads * sides[1]
+        return encoded_inputs
+
+    def _prefix(self, ids: list[int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Mask and positions of one sequence, by the tokenizer's rule: `[MASK]` goes first.
+
+        (The model's own rule prefers `[gMASK]`; see the notes in modeling_glm1.py.)
+        """
+        length = len(ids)
+        context = ids.index(self.bos_token_id) if self.bos_token_id in ids else length
+        masked = ~np.tri(length, dtype=bool)
+        masked[:, :context] = False
+        positions = np.zeros((2, length), np.int64)
+        positions[0] = np.arange(length)
+        positions[1, context:] = np.arange(1, length - context + 1)
+        for mask in (self.mask_token_id, self._ids["[gMASK]"]):
+            if mask in ids:
+                positions[0, context:] = ids.index(mask)
+                break
+        return masked[None], positions
+
+
+def open_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a model's directory, of any generation; `UserError` where there is none."""
+    if (directory / GLM1_FILE).is_file():
+        return ChatGLM1Tokenizer.from_pretrained(directory)
+    vocab = directory / "tokenizer.model"
+    if vocab.is_file():
+        kind = ChatGLM4Tokenizer if is_tiktoken(vocab) else ChatGLMTokenizer
+        return kind.from_pretrained(directory)
+    if (directory / "tokenizer.json").is_file():
+        # Not AutoTokenizer, which would ask whether to run the code that a directory names.
+        return PreTrainedTokenizerFast.from_pretrained(directory)
+    raise UserError(
+        f"{directory} has no tokenizer: none of {GLM1_FILE}, tokenizer.model, tokenizer.json",
+        zh=f"{directory} 中没有分词器文件（{GLM1_FILE}、tokenizer.model 或 tokenizer.json）",
+    )
+
+
+def _find(path: Any, name: str, kwargs: dict[str, Any]) -> str | None:
+    """Where the file `name` of a directory or hub repository is, or None."""
+    where = {key: kwargs[key] for key in WHERE if key in kwargs}
+    return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **where)
+
+
+def _generation(path: Any, kwargs: dict[str, Any]) -> int:
+    """2 or 3, from config.json, else from the tokenizer's own configuration, else 3."""
+    if config := _find(path, "config.json", kwargs):
+        return Glm1Config.from_pretrained(config).generation
+    if own := _find(path, "tokenizer_config.json", kwargs):
+        data = json.loads(Path(own).read_text("utf-8"))
+        named = re.search(r"chatglm([23])", str(data.get("name_or_path", "")).lower())
+        return data.get("generation") or (int(named[1]) if named else 3)
+    return 3

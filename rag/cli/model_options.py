@@ -1,0 +1,139 @@
+"""The options of commands that answer with a language model, and the model that they name."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rag.cli.console import note, say
+from rag.cli.paths import cache_home
+
+if TYPE_CHECKING:
+    from rag.generate import Adaptable, GenerateOptions, Generator
+    from rag.settings import Place
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help=say(
+            "Write the answer with this ChatGLM (folder, or name on a hub), or any model served at "
+            "http://host:port/v1#name; '' for none.",
+            "用此 ChatGLM 模型（文件夹或模型库中的名称）或 http://主机:端口/v1#名称 处的任意模型撰写回答；"
+            "'' 表示不用。",
+        ),
+    ),
+]
+Quant = Annotated[
+    str | None,
+    typer.Option(
+        "--quant",
+        metavar="auto|none|int8|int4|nf4",
+        help=say("How its weights are held; auto: what fits.", "权重的存放方式；auto 自动选择。"),
+    ),
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="DIR",
+        help=say("A LoRA or P-Tuning adapter for it.", "用于该模型的 LoRA 或 P-Tuning 适配器。"),
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        metavar="N",
+        help=say("The answer's length in tokens, at most.", "回答最多的词元数。"),
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        metavar="T",
+        help=say("0: always the likeliest word.", "0 表示总取概率最大的词。"),
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        metavar="P",
+        help=say("Draw from the likeliest words only.", "只从概率最大的词中抽取。"),
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help=say("The same seed gives the same answer.", "种子相同则回答相同。"),
+    ),
+]
+
+
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--lora-alpha",
+        metavar="N",
+        help=say(
+            "The adapter's, where it has no adapter_config.json.",
+            "适配器的 lora_alpha（缺少 adapter_config.json 时）。",
+        ),
+    ),
+]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help=say("A ChatGLM's folder, or its name on a hub.", "ChatGLM 的文件夹或模型库中的名称。"),
+    ),
+]
+Target = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help=say("A new folder.", "一个新文件夹。"))
+]
+
+
+def options(kb: "Place", **given: Any) -> "GenerateOptions":
+    """What the knowledge base's settings say, with what was `given` (not None) instead.
+
+    Another model comes without the settings' adapter, weights' form, window and tokenizer.
+    """
+    from rag.generate import GenerateOptions
+    from rag.settings import generation
+
+    said = generation(kb)
+    given = {name: value for name, value in given.items() if value is not None}
+    if "model" in given:
+        plain = GenerateOptions()
+        said = replace(
+            said,
+            model=given["model"],
+            quant=plain.quant,
+            adapter=plain.adapter,
+            endpoint=replace(said.endpoint, context=0, tokenizer=""),
+        )
+    return replace(said, **given)
+
+
+def generator(chosen: "GenerateOptions") -> "Generator | None":
+    """The model, loaded or asked what it is when the first answer needs it; None where none is named."""
+    from rag.cli.progress import loading
+    from rag.generate import LazyGenerator, load, reach
+
+    if not chosen.model:
+        return None
+    if chosen.served:
+        return reach(chosen, note=lambda en, zh: note(say(en, zh)))
+    name = Path(chosen.model).resolve().name
+
+    def load_it() -> "Adaptable":
+        with loading(name) as progress:
+            return load(chosen, cache=cache_home() / "models", progress=progress, note=note)
+
+    return LazyGenerator(name, load_it)

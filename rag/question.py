@@ -1,0 +1,71 @@
+"""What a question asks for (a date, a number, a person, ...), and where a text could name one.
+
+Both read folded text (`ingest.normalize.fold`): NFKC, lower case, simplified characters.
+"""
+
+import re
+from typing import Literal
+
+Kind = Literal["date", "number", "person", "place", "title", "reason"]
+
+_ASKS: dict[Kind, re.Pattern[str]] = {
+    "date": re.compile(
+        r"哪.?[年天日月]|何[时年日]|什么时[候后间]|几[年月日号点]|什么年代|哪个?世纪|时间是|[什哪]么?个?时期"
+        r"|年份|\bwhen\b|\b(?:what|which) (?:year|date|day|month|century|time)\b"
+    ),
+    "number": re.compile(
+        r"多少|几(?![乎何])|第几|多[大长高远重久宽深快厚]|比例|数量|人数|面积|百分之"
+        r"|\bhow (?:many|much|long|old|far|high|tall|large|big|often|fast|deep|wide)\b"
+        r"|\bwhat (?:percent|percentage|number|fraction|proportion)\b"
+    ),
+    "person": re.compile(r"谁|哪一?[位名]|何人|什么人|\bwho(?:m|se)?\b"),
+    "place": re.compile(
+        r"哪里|哪儿|何[处地]|什么地[方区点]|哪.?[个座]?(?:国家?|省|市|县|区|地|城|岛|州|洲)|在哪|位于"
+        r"|\bwhere\b|\b(?:what|which) (?:country|city|state|place|town|continent|region)\b"
+    ),
+    "title": re.compile(
+        r"哪.?[部本首篇张]|什么(?:书|歌|电影|作品|小说|专辑|剧|名|称)|叫什么|名[字称]|书名"
+        r"|\b(?:what|which) (?:book|song|film|movie|album|novel|play)\b"
+    ),
+    "reason": re.compile(r"为什么|为何|原因|怎么会|\bwhy\b"),
+}
+_SURNAMES = (
+    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许邓冯韩曹曾彭萧蔡潘田董袁于余叶蒋杜苏魏程"
+    "吕丁沈任姚卢傅钟姜崔谭廖范汪陆金石戴贾韦夏邱方侯邹熊孟秦白江阎薛尹段雷黎史龙陶贺顾毛郝龚邵万"
+    "钱严覃武戴莫孔向汤"
+)
+_NAMES: dict[Kind, re.Pattern[str]] = {
+    "date": re.compile(
+        r"\d{1,4}\s*[年月日]|[零〇一二三四五六七八九十○]{2,4}年|世纪|年代|[元前后初末]年|朝|时期"
+        r"|\b1\d{3}s?\b|\b20\d{2}s?\b|\b(?:january|february|march|april|may|june|july|august"
+        r"|september|october|november|december)\b|\bcentury\b"
+    ),
+    "number": re.compile(
+        r"\d[\d,.]*|[零〇一二三四五六七八九十百千万亿两]+(?:[个名位人年月日天岁周次座条件种项级成倍折分秒时吨克亩米公里元%]|分之)|半"
+        r"|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|half|dozen|hundred|thousand)\b"
+    ),
+    "person": re.compile(
+        rf"·|先生|女士|由|[{_SURNAMES}][\u4e00-\u9fff]{{1,2}}|\b(?:mr|mrs|sir|king|queen|president)\b"
+    ),
+    "place": re.compile(
+        r"[省市县区镇乡村州郡国路街港岛湾山河江湖海洋洲馆院校寺庙城宫]|位于|在|\b(?:in|at|near)\b"
+    ),
+    "title": re.compile(r"《[^》]+》|「[^」]+」|『[^』]+』|“[^”]+”|\"[^\"]+\""),
+    "reason": re.compile(r"因|由于|所以|为了|使得|导致|以便|以免|\bbecause\b|\bdue to\b|\bsince\b"),
+}
+_REFERENCE = re.compile(r"第[零〇一二三四五六七八九十百千\d]+[编篇章节条款项页回]")
+"""Numbers that say where a text stands, and answer nothing."""
+
+SHORT: frozenset[Kind] = frozenset({"date", "number", "title"})
+"""Kinds whose names can be told well enough to quote the clause that holds one."""
+
+
+def asked(question: str) -> frozenset[Kind]:
+    """The kinds that a folded question may ask for; often none, sometimes several."""
+    return frozenset(kind for kind, pattern in _ASKS.items() if pattern.search(question))
+
+
+def names(kind: Kind, text: str, question: str) -> bool:
+    """Whether folded `text` names something of `kind` that the folded question does not hold."""
+    text = _REFERENCE.sub("", text)
+    return any(found[0] not in question for found in _NAMES[kind].finditer(text))

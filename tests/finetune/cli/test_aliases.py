@@ -1,0 +1,174 @@
+"""Command lines of the tutorial and of THUDM's scripts mean here what they meant there."""
+
+import shlex
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rag.cli.app
+from finetune.cli.aliases import NO, REFUSED, RETIRED, VALUED, YES, spelled
+from finetune.cli.choices import method, quant, rate
+from finetune.options import LoraOptions, PrefixOptions
+from ingest.errors import UserError
+
+COMMAND: Any = typer.main.get_command(rag.cli.app.app)
+TRAIN: Any = COMMAND.commands["finetune"].commands["train"]
+NEEDED = ["--model", "m", "--out", "o"]
+# As their READMEs have them, line ends taken out.
+TUTORIAL = """--dataset_path data/alpaca --lora_rank 8 --per_device_train_batch_size 6
+    --gradient_accumulation_steps 1 --max_steps 52000 --save_steps 1000 --save_total_limit 2
+    --learning_rate 1e-4 --fp16 --remove_unused_columns false --logging_steps 50
+    --output_dir output"""
+THUDM = """--do_train --train_file AdvertiseGen/train.json --validation_file AdvertiseGen/dev.json
+    --prompt_column content --response_column summary --overwrite_cache
+    --model_name_or_path THUDM/chatglm-6b --output_dir output/adgen-chatglm-6b-pt-128-2e-2
+    --overwrite_output_dir --max_source_length 64 --max_target_length 64
+    --per_device_train_batch_size 1 --per_device_eval_batch_size 1
+    --gradient_accumulation_steps 16 --predict_with_generate --max_steps 3000 --logging_steps 10
+    --save_steps 1000 --learning_rate 2e-2 --pre_seq_len 128 --quantization_bit 4"""
+
+
+def parsed(line: str) -> dict[str, Any]:
+    context = TRAIN.make_context("train", shlex.split(line), parent=None)
+    return context.params
+
+
+def test_the_tutorial_s_command() -> None:
+    found = parsed(f"{TUTORIAL} --model m")
+    assert [str(path) for path in found["data"]] == ["data/alpaca"]
+    assert str(found["out_dir"]) == "output"
+    wanted = {
+        "rank": 8, "batch_size": 6, "accumulation": 1, "max_steps": 52000, "save_steps": 1000,
+        "save_total_limit": 2, "learning_rate": 1e-4, "fp16": True, "logging_steps": 50,
+    }  # fmt: skip
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def test_thudm_s_command() -> None:
+    found = parsed(THUDM)
+    assert found["model"] == "THUDM/chatglm-6b"
+    assert (found["prompt_column"], found["response_column"]) == ("content", "summary")
+    assert (found["max_source_length"], found["max_target_length"]) == (64, 64)
+    assert (found["pre_seq_len"], found["quantization_bit"]) == (128, 4)
+    assert found["overwrite"]
+    assert found["files"] in (None, [], ())
+    assert quant("cpu", None, 4, in_8=False, in_4=False) == "int4"
+
+
+FLAGS = {
+    option.opts[0].removeprefix("--"): option
+    for option in TRAIN.params
+    if getattr(option, "is_flag", False) and option.secondary_opts
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_mean_what_a_person_means(name: str) -> None:
+    field = FLAGS[name].name
+    for spelling in (name, name.replace("-", "_")):
+        for said in (f"--{spelling}", *(f"--{spelling} {word}" for word in ("True", "yes", "1"))):
+            assert parsed(shlex.join(NEEDED) + f" {said}")[field] is True, said
+        for said in (*(f"--{spelling} {word}" for word in ("False", "no", "0")), f"--no-{name}"):
+            assert parsed(shlex.join(NEEDED) + f" {said}")[field] is False, said
+        assert parsed(shlex.join(NEEDED) + f" --{spelling}=false")[field] is False
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "domain"])
+def test_what_a_command_has_is_never_retired(command: str) -> None:
+    options = COMMAND.commands["finetune"].commands[command].params
+    own = {
+        name.removeprefix("--"): each
+        for each in options
+        for name in each.opts
+        if name.startswith("--")
+    }
+    for name, option in own.items():
+        words = [f"--{name}"] if option.is_flag else [f"--{name}", "x"]
+        assert spelled(words, own) == words
+    for name in RETIRED:  # also what only others retire
+        assert spelled([f"--{name}=x"], {**own, name: TRAIN.params[1]}) == [f"--{name}=x"]
+
+
+def test_there_are_no_fewer_processes_than_none() -> None:
+    with pytest.raises(typer.BadParameter, match="or equal to 0"):
+        parsed(shlex.join(NEEDED) + " --workers -4")
+
+
+@given(st.lists(st.sampled_from([*YES, *NO, "data.json", "--rank", "8", "-x", "--"])))
+def test_what_is_no_flag_is_left_as_it_is(words: list[str]) -> None:
+    assert spelled(words, {}) == words
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_what_has_no_effect_is_taken_and_told(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = "x" if name in VALUED else "false"
+    for words in (
+        [f"--{name}", value],
+        [f"--{name}={value}"],
+        [f"--{name.replace('-', '_')}", value],
+    ):
+        assert spelled([*words, "data.json"], {}) == ["data.json"]
+        assert name in capsys.readouterr().err
+    if name not in VALUED:
+        assert spelled([f"--{name}", "data.json"], {}) == ["data.json"]
+
+
+def test_a_word_that_is_neither_yes_nor_no() -> None:
+    with pytest.raises(UserError, match=r"fp16 is 'maybe'"):
+        spelled(["--fp16=maybe"], FLAGS)
+    with pytest.raises(UserError, match=r"'out/checkpoint-3'.* newest checkpoint in --out"):
+        parsed(shlex.join(NEEDED) + " --resume_from_checkpoint out/checkpoint-3 data.json")
+
+
+# Of ModelArguments and DataTrainingArguments in THUDM's ptuning/arguments.py.
+THUDMS = """model_name_or_path ptuning_checkpoint config_name tokenizer_name cache_dir
+    use_fast_tokenizer model_revision use_auth_token resize_position_embeddings quantization_bit
+    pre_seq_len prefix_projection lang prompt_column response_column history_column train_file
+    validation_file test_file overwrite_cache preprocessing_num_workers max_source_length
+    max_target_length val_max_target_length pad_to_max_length max_train_samples max_eval_samples
+    max_predict_samples num_beams ignore_pad_token_for_loss source_prefix forced_bos_token"""
+
+
+def test_every_argument_of_thudm_s_has_an_answer() -> None:
+    own = {name.removeprefix("--") for option in TRAIN.params for name in option.opts}
+    for name in THUDMS.replace("_", "-").split():
+        assert (name in own) + (name in RETIRED) + (name in REFUSED) == 1, name
+    with pytest.raises(UserError, match=r"--ptuning-checkpoint can't be used.*--resume"):
+        parsed(shlex.join(NEEDED) + " --ptuning_checkpoint old")
+
+
+@pytest.mark.parametrize(
+    ("name", "bit", "in_8", "in_4", "found"),
+    [
+        (None, None, False, False, "none"), ("nf4", None, False, False, "nf4"),
+        (None, 8, False, False, "int8"), (None, None, True, False, "int8"),
+        (None, None, False, True, "nf4"), ("int8", 8, True, False, "int8"),
+    ],
+)  # fmt: skip
+def test_how_the_base_is_held(
+    name: str | None, bit: int | None, in_8: bool, in_4: bool, found: str
+) -> None:
+    assert quant("cpu", name, bit, in_8=in_8, in_4=in_4) == found
+
+
+def test_a_prefix_or_lora() -> None:
+    assert method(LoraOptions(dora=True), None, projection=False) == LoraOptions(dora=True)
+    prefix = method(LoraOptions(), 64, projection=True)
+    assert prefix == PrefixOptions(64, True)
+    assert (rate(None, prefix), rate(None, LoraOptions()), rate(1.0, prefix)) == (2e-2, 1e-4, 1.0)
+    with pytest.raises(UserError, match="--prefix-projection is P-Tuning's"):
+        method(LoraOptions(), None, projection=True)
+    with pytest.raises(UserError, match="--dora is LoRA's"):
+        method(LoraOptions(dora=True), 64, projection=False)
+
+
+def test_two_ways_at_once_are_refused() -> None:
+    with pytest.raises(UserError, match="int4 and as int8"):
+        quant("cpu", "int4", 8, in_8=False, in_4=False)
+    with pytest.raises(UserError, match="need 4 or 8"):
+        quant("cpu", None, 3, in_8=False, in_4=False)

@@ -1,0 +1,143 @@
+"""Options of rows mean the same in `prepare` and `train`, and none is without effect in silence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import rag.cli  # noqa: F401  (before what it mounts)
+from finetune.cli import app
+from finetune.cli.rows import RowOptions
+from finetune.data.compat import ThudmOptions, TutorialOptions
+from finetune.data.dataset import TokenSet
+from finetune.data.template import RowEncoder
+from finetune.options import MAX_LENGTH, TrainOptions
+from ingest.errors import UserError
+from tests.finetune.tokenizers import directory
+from tests.rag.chatglm.golden import COPY
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders of models without weights."""
+    folder = tmp_path_factory.mktemp("models")
+    found: dict[int, Path] = {}
+    for generation in (2, 3):
+        place = found[generation] = directory(folder / str(generation), generation)
+        source = COPY / f"v{generation}/tiny_safetensors/config.json"
+        (place / "config.json").write_bytes(source.read_bytes())
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [
+        {"instruction": "问题" * n, "input": "入" * (n % 3), "output": "回答" * (20 - n)}
+        for n in range(1, 20)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), "utf-8")
+    return tmp_path / "rows.json"
+
+
+def told(*words: object) -> str:
+    """The mistake that the command ends in, or nothing."""
+    done = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=True)
+    if isinstance(done.exception, UserError):
+        assert done.exception.zh != str(done.exception)
+        return str(done.exception)
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return ""
+
+
+def test_there_is_one_length(models: dict[int, Path]) -> None:
+    assert TrainOptions().max_length == RowEncoder(None, 3).max_length == MAX_LENGTH
+    assert RowOptions().rows() == ("chat", MAX_LENGTH, None)
+
+
+@pytest.mark.parametrize(
+    ("generation", "words"),
+    [
+        (3, ""), (3, "--max-length 40"), (2, "--template tutorial"),
+        (2, "--compat tutorial"), (2, "--compat tutorial --max_seq_length 30"),
+        (2, "--compat tutorial --max-seq-length 90 --skip_overlength True"),
+        (2, "--compat thudm"), (2, "--compat thudm --max_source_length 20 --max_target_length 9"),
+        (2, "--compat thudm --source_prefix 答："), (3, "--compat thudm --combine False"),
+        (3, "--max_source_length 20 --max_target_length 9"),
+    ],
+)  # fmt: skip
+def test_training_has_the_rows_that_prepare_writes(
+    models: dict[int, Path], data: Path, tmp_path: Path, generation: int, words: str
+) -> None:
+    """A set in the cache is named by all that decides about it: the second finds the first one's."""
+    model, cache = models[generation], tmp_path / "home" / "chatglm-rag" / "tokens"
+    assert told("prepare", data, tmp_path / "set", "--model", model, *words.split()) == ""
+    prepared = list(cache.iterdir())
+    assert len(prepared) == 1
+    assert len(TokenSet.open(tmp_path / "set")) > 0
+    out = ("--out", tmp_path / "out", "--dev-share", 0, "--device", "cpu")
+    training = told("train", data, "--model", model, *out, *words.split())
+    assert "weights" in training  # there are none: all that comes before went well
+    assert list(cache.iterdir()) == prepared
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--compat thudm --max-length 90", "thudm has no --max-length; it has --max-source-length"),
+        ("--compat thudm --template tutorial", "writes the template chat, but --template is"),
+        ("--compat tutorial --template chat", "writes the template tutorial, but --template is"),
+        ("--compat tutorial --max-source-length 9", "tutorial has no --max-source-length"),
+        ("--compat thudm --max-target-length 2", "no room for a word"),
+        ("--compat other", "it is tutorial or thudm"),
+        ("--max-length 90 --max-target-length 9", "are both given"),
+        ("--skip-overlength", "nothing without --compat tutorial"),
+        ("--source-prefix x", "nothing without --compat thudm"),
+        ("--no-combine", "nothing without --compat thudm"),
+    ],
+)
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_contradictions_are_told(
+    models: dict[int, Path], data: Path, tmp_path: Path, command: str, words: str, said: str
+) -> None:
+    place = [tmp_path / "set"] if command == "prepare" else ["--out", tmp_path / "out"]
+    assert said in told(command, data, *place, "--model", models[2], *words.split())
+
+
+@pytest.mark.parametrize("words", ["--max-length 0", "--max-source-length 0", "--workers -4"])
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_numbers_out_of_range_are_refused(command: str, words: str) -> None:
+    done = CliRunner().invoke(app, [command, "a", "b", "--model", "m", *words.split()])
+    assert done.exit_code == 2
+    assert words.split()[0] in done.output
+
+
+def test_a_prepared_folder_brings_its_template_and_takes_no_other(
+    models: dict[int, Path], data: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "set", ("--out", tmp_path / "out", "--device", "cpu")
+    told("prepare", data, folder, "--model", models[2], "--compat", "tutorial")
+    training = ("train", folder, "--model", models[2], *out)
+    assert "weights" in told(*training)
+    for words in (("--max-length", 90), ("--compat", "tutorial"), ("--source-prefix", "x")):
+        assert f"prepared already, but {words[0]} is given" in told(*training, *words)
+    assert "prepared for template tutorial" in told(*training, "--template", "chat")
+
+
+@pytest.mark.parametrize(
+    ("options", "compat"),
+    [
+        (RowOptions("tutorial"), TutorialOptions(384)),
+        (RowOptions("tutorial", max_length=9, skip_overlength=True), TutorialOptions(9, True)),
+        (RowOptions("thudm"), ThudmOptions(1024, 128)),
+        (RowOptions("thudm", max_source_length=64), ThudmOptions(64, 128)),
+    ],
+)
+def test_what_is_left_out_is_the_script_s_own(options: RowOptions, compat: Any) -> None:
+    assert options.rows().compat == compat

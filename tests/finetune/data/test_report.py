@@ -1,0 +1,119 @@
+"""The page and the JSON of a diagnosis: complete, self-contained, and deaf to hostile data."""
+
+import json
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.data.check import Diagnosis, diagnose
+from finetune.data.report import LISTED, TITLES, View, counts, page, record
+from finetune.data.token_view import Piece, visible
+from finetune.types import Finding
+from rag.i18n import Speaker
+
+DATA = Path(__file__).parents[2] / "data/alpaca"
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\"><svg onload='alert(1)'>",
+    "</style></title><!--",
+    "javascript:alert(1)",
+    "&lt;b&gt;",
+    "\u202eesrever",
+)
+# What a page is made of; anything else would be the data's.
+TAGS = {
+    "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "div", "b", "span", "table",
+    "tr", "th", "td", "img", "details", "summary",
+}  # fmt: skip
+ATTRIBUTES = {
+    "lang", "charset", "http-equiv", "content", "name", "class", "alt", "src", "open", "title",
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The tags, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_the_data_is_text_and_nothing_else(hostile: str, language: str) -> None:
+    findings = tuple(
+        Finding(f"{hostile}:{i}", problem, hostile, hostile, bad=i % 2 == 0)
+        for i, problem in enumerate(TITLES)
+    )
+    lengths = np.array([3, 4], np.int32)
+    diagnosis = Diagnosis((hostile,), 9, findings, lengths, "tokens", 4, ())
+    views = [
+        View(hostile, (Piece(hostile, (1, 2), True, False), Piece(hostile, (3,), False, True)))
+    ]
+    made = Page(page(diagnosis, views, Speaker("zh" if language == "zh" else "en")))
+    assert set(made.tags) <= TAGS
+    assert {name for name, _ in made.attributes} <= ATTRIBUTES
+    assert made.open == []
+    text = made.text.replace(visible(hostile), hostile)  # as tokens are shown
+    assert text.count(hostile) == 2 * len(TITLES) + 1 + 3
+    sources = [value for name, value in made.attributes if name == "src"]
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert "http:" not in made.text
+    assert any("default-src 'none'" in value for _, value in made.attributes)
+
+
+def test_many_findings_are_cut_in_the_page_and_whole_in_json() -> None:
+    findings = tuple(
+        Finding(f"a:{i}", "duplicate", f"the same as b:{i}", f"与 b:{i} 相同", bad=False)
+        for i in range(LISTED + 7)
+    )
+    diagnosis = Diagnosis(("a",), 300, findings, np.array([], np.int32), "characters", 0, ())
+    text = Page(page(diagnosis, [], Speaker("en"))).text
+    assert text.count("the same as") == LISTED
+    assert "and 7 more, in the JSON report" in text
+    assert len(record(diagnosis)["findings"]) == LISTED + 7
+
+
+def test_a_record_holds_all_that_was_found() -> None:
+    diagnosis = diagnose([DATA / "messy_bad_fields.json"])
+    told = json.loads(json.dumps(record(diagnosis)))
+    assert (told["rows"], told["usable"], told["bad"], told["warned"]) == (30, 21, 9, 0)
+    assert told["problems"] == {
+        problem: {"bad": 3, "warnings": 0} for problem in ("empty", "missing", "type")
+    }
+    assert told["findings"][0] == {
+        "source": "messy_bad_fields.json:4",
+        "problem": "empty",
+        "text": '"output" is empty; need a text',
+        "zh": '"output" 为空；需要文本',
+        "bad": True,
+    }
+    assert told["lengths"]["rows"] == sum(bin["count"] for bin in told["histogram"]) == 21
+
+
+def test_a_clean_set_says_so() -> None:
+    diagnosis = diagnose([DATA / "alpaca_zh.json"])
+    assert counts(diagnosis) == []
+    assert "Nothing is wrong." in Page(page(diagnosis, [], Speaker("en"))).text
+    assert "没有发现问题。" in Page(page(diagnosis, [], Speaker("zh"))).text

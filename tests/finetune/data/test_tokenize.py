@@ -1,0 +1,333 @@
+"""Sets of tokens: the encoder's rows, made once for each content, whole or not there."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from finetune.data import tokenize
+from finetune.data.compat import ThudmOptions
+from finetune.data.dataset import DATA, RECORD, write
+from finetune.data.formats import Columns, examples
+from finetune.data.frames import Block
+from finetune.data.template import RowEncoder
+from finetune.data.tokenize import TokenSet, tokenise
+from finetune.types import Row, Rows
+from ingest.errors import UserError
+from rag.chatglm.tokenization import open_tokenizer
+from tests.finetune.listed import Listed
+from tests.finetune.tokenizers import directory
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return directory(tmp_path_factory.mktemp("models") / "2", 2)
+
+
+def alpaca(path: Path, count: int = 30) -> Path:
+    rows = [
+        {
+            "instruction": f"第 {i} 题：什么是数据？",
+            "input": "给小学生" * (i % 3),
+            "output": f"答 {i}" * (i + 1),
+        }
+        for i in range(count)
+    ]
+    path.write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
+    return path
+
+
+def made(files: list[Path], model: Path, cache: Path, **options: Any) -> TokenSet:
+    given: dict[str, Any] = {"generation": 2, "template": "chat", "max_length": 64, "cache": cache}
+    return tokenise(files, model, **(given | options))
+
+
+def listed(rows: Rows) -> list[tuple[list[int], list[int]]]:
+    found = [rows[i] for i in range(len(rows))]
+    return [(row.ids.tolist(), row.labels.tolist()) for row in found]
+
+
+def test_rows_are_those_of_the_encoder_in_order(model: Path, tmp_path: Path) -> None:
+    files = [alpaca(tmp_path / "a.json"), alpaca(tmp_path / "b.json", 5)]
+    encoder = RowEncoder(open_tokenizer(model), 2, max_length=64)
+    encoded = [encoder(example) for example in examples(files)]
+    told: list[int] = []
+    found = made(files, model, tmp_path / "cache", progress=told.append)
+    want = Listed([row for each in encoded for row in each.rows])
+    assert listed(found) == listed(want)
+    assert found.lengths.tolist() == want.lengths.tolist() == [len(row) for row in want]
+    assert found.lengths.dtype == np.int32
+    assert found.shortened == sum(each.shortened for each in encoded) > 0
+    assert found.counts.examples == 35
+    assert told[-1] == 35
+    with pytest.raises(IndexError, match="35 of 35"):
+        found[35]
+
+
+def test_blocks_and_workers_change_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = alpaca(tmp_path / "a.json", 90)
+    whole = made([file], model, tmp_path / "1")
+    monkeypatch.setattr(tokenize, "EXAMPLES", 7)
+    parts = made([file], model, tmp_path / "2", workers=3)
+    assert listed(parts) == listed(whole)
+    assert parts.digest == whole.digest
+    assert [parts[i].ids.tolist() for i in (89, 0, 6, 7, 13, 14)] == [
+        whole[i].ids.tolist() for i in (89, 0, 6, 7, 13, 14)
+    ]
+
+
+def test_large_files_get_workers(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = alpaca(tmp_path / "a.json")
+    assert tokenize._worth([file]) == 1
+    monkeypatch.setattr(tokenize, "SEVERAL", file.stat().st_size)
+    assert tokenize._worth([file]) == len(os.sched_getaffinity(0))
+
+
+def test_the_same_content_is_read_once(model: Path, tmp_path: Path) -> None:
+    file, cache = alpaca(tmp_path / "a.json"), tmp_path / "cache"
+    first = made([file], model, cache)
+    written = (first.folder / DATA).stat().st_mtime_ns
+    os.utime(file, (1, 1))
+    moved = shutil.copyfile(file, tmp_path / "other.json")
+    for again in (made([file], model, cache), made([moved], model, cache)):
+        assert again.folder == first.folder
+        assert again.digest == first.digest
+    assert (first.folder / DATA).stat().st_mtime_ns == written
+
+
+def test_edited_data_never_gives_old_rows(model: Path, tmp_path: Path) -> None:
+    file, cache = alpaca(tmp_path / "a.json"), tmp_path / "cache"
+    first = made([file], model, cache)
+    before = file.stat()
+    file.write_bytes(file.read_bytes().replace("答 7".encode(), "答 8".encode()))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    edited = made([file], model, cache)
+    assert edited.digest != first.digest
+    assert edited[7].ids.tolist() != first[7].ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"generation": 3},
+        {"template": "tutorial"},
+        {"max_length": 65},
+        {"columns": Columns("instruction", "output")},
+        {"skip_bad": True},
+        {"compat": ThudmOptions()},
+        {"compat": ThudmOptions(max_target_length=127)},
+    ],
+)
+def test_whatever_decides_about_rows_tells_sets_apart(
+    model: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    file, cache = alpaca(tmp_path / "a.json"), tmp_path / "cache"
+    if "generation" in change:
+        model = directory(tmp_path / "3", 3)
+    folders = {made([file], model, cache).folder, made([file], model, cache, **change).folder}
+    assert len(folders) == 2
+
+
+def test_another_tokenizer_gives_another_set(model: Path, tmp_path: Path) -> None:
+    file, cache = alpaca(tmp_path / "a.json"), tmp_path / "cache"
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    assert made([file], other, cache).folder == made([file], model, cache).folder
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps(config | {"padding_side": "right"}))
+    assert made([file], other, cache).folder != made([file], model, cache).folder
+
+
+def test_a_table_is_not_taken_for_lines(model: Path, tmp_path: Path) -> None:
+    text = 'instruction,output\n"1","2"\n'
+    lines, table = tmp_path / "a.csv", tmp_path / "a.jsonl"
+    lines.write_text(text)
+    table.write_text(text)
+    assert len(made([lines], model, tmp_path / "cache")) == 1
+    with pytest.raises(UserError, match="neither a JSON array"):
+        made([table], model, tmp_path / "cache")
+
+
+def test_bad_rows_are_told_or_counted(model: Path, tmp_path: Path) -> None:
+    file, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    file.write_text('{"instruction": "q", "output": "a"}\n{"instruction": "q"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl:2: \"output\" is missing.*--skip-bad"):
+        made([file], model, cache)
+    assert list(cache.iterdir()) == []
+    found = made([file], model, cache, skip_bad=True)
+    assert (len(found), found.counts.bad) == (1, 1)
+    file.write_text('{"instruction": "q"}\n')
+    with pytest.raises(UserError, match=r"all rows are bad \(1\)"):
+        made([file], model, cache, skip_bad=True)
+    with pytest.raises(UserError, match="missing"):
+        made([tmp_path / "none.json"], model, cache)
+
+
+def test_an_error_of_the_encoder_names_the_row(model: Path, tmp_path: Path) -> None:
+    file = alpaca(tmp_path / "a.json", 3)
+    with pytest.raises(UserError, match=r"a\.json:1: max_length is 5, but"):
+        made([file], model, tmp_path / "cache", max_length=5, workers=2)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_set_is_made_again(model: Path, tmp_path: Path) -> None:
+    file, cache = alpaca(tmp_path / "a.json"), tmp_path / "cache"
+    first = made([file], model, cache)
+    rows, digest, folder = listed(first), first.digest, first.folder
+    size = (folder / DATA).stat().st_size
+
+    def truncate() -> None:
+        os.truncate(folder / DATA, size // 2)
+
+    damages = [
+        lambda: flip(folder / DATA, size // 2),
+        truncate,
+        lambda: (folder / DATA).write_bytes(b""),
+        lambda: (folder / DATA).unlink(),
+        lambda: (folder / RECORD).unlink(),
+        lambda: (folder / RECORD).write_text("{}"),
+    ]
+    for damage in damages:
+        damage()
+        again = made([file], model, cache)
+        assert (listed(again), again.digest) == (rows, digest)
+        assert again.is_whole()
+    made([file], model, cache, max_length=63)  # sweeps
+    assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no whole set of tokens"):
+        TokenSet.open(tmp_path)
+
+
+def test_the_layout_is_that_of_datasets(model: Path, tmp_path: Path) -> None:
+    """These are the files that datasets.load_from_disk reads (2.14.7 and 5.2.0 were tried)."""
+    folder = made([alpaca(tmp_path / "a.json")], model, tmp_path / "cache").folder
+    state = json.loads((folder / "state.json").read_text())
+    assert state["_data_files"] == [{"filename": "data-00000-of-00001.arrow"}]
+    assert set(state) == {
+        "_data_files", "_fingerprint", "_format_columns", "_format_kwargs", "_format_type",
+        "_output_all_columns", "_split",
+    }  # fmt: skip
+    info = json.loads((folder / "dataset_info.json").read_text())
+    column = {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "Sequence"}
+    assert info["features"] == {"input_ids": column, "labels": column}
+    with pa.memory_map(str(folder / DATA)) as file:
+        table = pa.ipc.open_stream(file).read_all()
+    assert table.schema.types == [pa.list_(pa.int32())] * 2
+    assert len(table) == 30
+
+
+def test_the_digest_is_of_rows_and_their_order(tmp_path: Path) -> None:
+    def digest(*rows: list[int]) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        encoded = [Row(np.array(r, np.int32), np.array(r, np.int32)) for r in rows]
+        lengths = np.array([len(row) for row in rows], np.int32)
+        ids = np.concatenate([row.ids for row in encoded])
+        write(folder, iter([Block(ids, ids, lengths)]), {})
+        return TokenSet.open(folder).digest
+
+    digests = [digest([1, 2], [3]), digest([1], [2, 3]), digest([3], [1, 2]), digest([1, 2, 3])]
+    assert len(set(digests)) == 4
+    assert digest([1, 2], [3]) == digests[0]
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from finetune import tokens
+tokens.EXAMPLES = 16
+def said(count):
+    sys.stdout.write(f"{count}\\n"); sys.stdout.flush()
+file, model, cache = sys.argv[1:]
+tokens.tokenise([Path(file)], Path(model), generation=2, template="chat", max_length=64,
+                cache=Path(cache), workers=2, progress=said)
+"""
+
+
+def start(file: Path, model: Path, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", MAKE, str(file), str(model), str(cache)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def children(process: int) -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = path.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if int(parent) == process:
+            yield int(path.parent.name)
+
+
+def test_a_killed_run_leaves_nothing_that_is_taken_for_a_set(model: Path, tmp_path: Path) -> None:
+    file, cache = alpaca(tmp_path / "a.json", 400), tmp_path / "cache"
+    with start(file, model, cache) as run:
+        assert run.stdout
+        run.stdout.readline()
+        helpers = list(children(run.pid))
+        os.kill(run.pid, signal.SIGKILL)
+    assert len(helpers) == 1
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in helpers) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in helpers)
+    left = [path.name for path in cache.iterdir()]
+    assert len(left) == 1
+    assert left[0].startswith(".new-")
+    found = made([file], model, cache)
+    assert len(found) == 400
+    assert [path.name for path in cache.iterdir()] == [found.folder.name]
+
+
+def test_two_at_once_do_each_other_no_harm(model: Path, tmp_path: Path) -> None:
+    file, cache = alpaca(tmp_path / "a.json", 200), tmp_path / "cache"
+    both = threading.Barrier(2)
+
+    def meet(done: int) -> None:
+        if done == 200:
+            both.wait(60)  # each has written its rows, neither has put them into their place
+
+    with ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(made, [file], model, cache, progress=meet) for _ in range(2)]
+        first, second = (run.result() for run in runs)
+    assert listed(first) == listed(second)
+    assert first.is_whole()
+    assert [path.name for path in cache.iterdir()] == [first.folder.name]
+
+
+def test_a_full_disk_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tokenize, "write", full)
+    with pytest.raises(UserError, match="is full"):
+        made([alpaca(tmp_path / "a.json")], model, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -1,0 +1,87 @@
+"""What is shipped: better somewhere beyond chance, worse nowhere."""
+
+from math import nan
+
+import pytest
+
+from finetune.evaluate.compare import Comparison
+from finetune.verdict import verdict
+from rag.evaluate import Figure
+
+
+def compared(
+    measure: str,
+    base: float,
+    adapter: float,
+    margin: float,
+    *,
+    condition: str = "retrieved",
+    p: float = 0.001,
+) -> Comparison:
+    difference = adapter - base
+    figures = (Figure(value, value - margin, value + margin, 50) for value in (base, adapter))
+    low, high = difference - margin, difference + margin
+    return Comparison(condition, measure, *figures, difference, low, high, p)  # type: ignore[call-arg]  # two figures
+
+
+BETTER = compared("f1", 0.4, 0.6, 0.1)
+
+
+def test_better_and_nowhere_worse_is_shipped() -> None:
+    decided = verdict([BETTER, compared("f1", 0.5, 0.48, 0.1, condition="gold")])
+    assert decided.ship
+    [reason] = decided.reasons
+    assert reason.text == (
+        "better: F1, retrieved: 0.400 → 0.600 (+0.200; 95 % +0.100 – +0.300; 50 questions)"
+    )
+    assert reason.zh.startswith("提升：F1，检索所得：0.400 → 0.600")
+
+
+@pytest.mark.parametrize("condition", ["closed", "gold", "retrieved", "general"])
+def test_a_worse_f1_is_enough_not_to(condition: str) -> None:
+    decided = verdict([BETTER, compared("f1", 0.5, 0.4, 0.09, condition=condition)])
+    assert not decided.ship
+    assert [reason.text.split(":")[0] for reason in decided.reasons] == ["worse"]
+
+
+@pytest.mark.parametrize("measure", ["refusal_precision", "refusal_recall"])
+def test_worse_refusals_are_too_unless_they_are_better_as_a_whole(measure: str) -> None:
+    worse = compared(measure, 0.9, 0.7, 0.1)
+    assert not verdict([BETTER, worse]).ship
+    assert not verdict([BETTER, worse, compared("refusal_f1", 0.4, 0.45, 0.1)]).ship
+    assert verdict([BETTER, worse, compared("refusal_f1", 0.2, 0.7, 0.1)]).ship
+    whole = compared("refusal_f1", 0.2, 0.7, 0.1, condition="passages")
+    assert verdict([BETTER, worse, whole]).ship
+    assert not verdict([BETTER, worse, compared("f1", 0.6, 0.4, 0.1), whole]).ship
+
+
+def test_other_measures_do_not_decide() -> None:
+    assert verdict([BETTER, compared("bleu4", 50, 20, 5), compared("exact", 0.9, 0.1, 0.1)]).ship
+    assert not verdict([compared("exact", 0.1, 0.9, 0.1)]).ship
+
+
+def test_nothing_better_is_not_shipped() -> None:
+    for comparisons in (
+        [],
+        [compared("f1", 0.4, 0.5, 0.2)],
+        [compared("f1", 0.4, 0.6, 0.1, p=0.2)],
+    ):
+        [reason] = verdict(comparisons).reasons
+        assert not verdict(comparisons).ship
+        assert reason.text.startswith("nothing got better beyond chance")
+
+
+@pytest.mark.parametrize("condition", ["closed", "general"])
+def test_a_collapse_needs_no_interval(condition: str) -> None:
+    decided = verdict([BETTER, compared("f1", 0.5, 0.2, 0.4, condition=condition, p=0.3)])
+    assert not decided.ship
+    assert decided.reasons[0].text.startswith("collapsed: F1")
+    # With passages, or where the base knew nothing, there is none.
+    assert verdict([BETTER, compared("f1", 0.5, 0.2, 0.4, condition="gold")]).ship
+    assert verdict([BETTER, compared("f1", 0.08, 0.02, 0.1, condition=condition)]).ship
+
+
+def test_what_is_undefined_decides_nothing() -> None:
+    figures = (Figure(nan, nan, nan, 0), Figure(0.5, 0.2, 0.8, 9))
+    undefined = Comparison("retrieved", "refusal_precision", *figures, nan, nan, nan, nan)
+    assert verdict([BETTER, undefined]).ship

@@ -1,0 +1,104 @@
+"""What a reply is worth, by hand."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from finetune.conditions import Case, Cases
+from finetune.evaluate.questions import Place, Question
+from finetune.judge import Reply, judge
+from rag.pipeline import Pipeline
+from rag.reply import NOT_FOUND
+from tests.finetune.factories import (
+    GREEDY,
+    NUMBERS,
+    Careful,
+    grounded_rows,
+    pair,
+    pipeline_over,
+    write_docs,
+)
+from tests.tiny import fact, question
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    home = tmp_path_factory.mktemp("home")
+    with pipeline_over(write_docs(home / "docs"), home / "kb") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cases(pipeline: Pipeline) -> dict[str, Case]:
+    [row] = [row for row in grounded_rows(pipeline.store) if row["id"] == "q-甲"]
+    place = Place(str(row["document"]), int(str(row["start"])), int(str(row["end"])))
+    asked = Question(
+        "q", question("甲"), (NUMBERS["甲"], fact("甲", NUMBERS["甲"])), places=(place,)
+    )
+    made = Cases(pair(Careful(), Careful()), pipeline, GREEDY)
+    found = made.of(asked, ("closed", "gold", "retrieved", "distractors"))
+    return {case.condition: case for case in found}
+
+
+def judged(pipeline: Pipeline, case: Case, text: str) -> Reply:
+    return judge(case, text, pipeline.store)
+
+
+def test_either_length_of_an_answer_is_exact(pipeline: Pipeline, cases: dict[str, Case]) -> None:
+    whole = f"{fact('甲', NUMBERS['甲'])[:-1]}[1]。"
+    for text in (whole, NUMBERS["甲"]):
+        columns = judged(pipeline, cases["gold"], text).columns
+        assert columns["exact"] == columns["contains"] == columns["f1"] == 1
+    assert judged(pipeline, cases["closed"], f"是{NUMBERS['甲']}").columns["exact"] == 0
+    assert judged(pipeline, cases["closed"], f"是{NUMBERS['甲']}").columns["contains"] == 1
+
+
+def test_citations_are_judged_by_the_passage_that_answers(
+    pipeline: Pipeline, cases: dict[str, Case]
+) -> None:
+    case = cases["retrieved"]
+    [right] = case.gold
+    wrong = next(n for n in range(1, len(case.sources) + 1) if n != right)
+    said = fact("甲", NUMBERS["甲"])[:-1]
+    for marks, grounded, known in (
+        (f"[{right}]", 1, 1),
+        (f"[{wrong}]", 0, 1),
+        (f"[{right}, {wrong}]", 0, 1),
+        (f"[{right}][9]", 0, 0),
+        ("[0]", 0, 0),
+    ):
+        columns = judged(pipeline, case, f"{said}{marks}。").columns
+        assert (columns["grounded"], columns["known"]) == (grounded, known), marks
+    bare = judged(pipeline, case, f"{said}。").columns
+    assert bare["grounded"] == 0
+    assert "known" not in bare
+
+
+def test_a_sentence_from_thin_air_is_unsupported(
+    pipeline: Pipeline, cases: dict[str, Case]
+) -> None:
+    right = fact("甲", NUMBERS["甲"])
+    reply = judged(pipeline, cases["gold"], f"{right[:-1]}[1]。乙厂位于上海市浦东新区[1]。")
+    assert (reply.columns["claims"], reply.columns["unsupported"]) == (2, 1)
+    assert [reply.text[start:end] for start, end in reply.unsupported] == [
+        "乙厂位于上海市浦东新区[1]。"
+    ]
+
+
+def test_refusals(pipeline: Pipeline, cases: dict[str, Case]) -> None:
+    missed = judged(pipeline, cases["gold"], NOT_FOUND["han"])
+    assert missed.refused
+    assert missed.columns["f1"] == missed.columns["agreed"] == missed.columns["wanted"] == 0
+    assert missed.columns["misrefused"] == 1
+    right = judged(pipeline, cases["distractors"], NOT_FOUND["han"])
+    assert right.columns["agreed"] == right.columns["wanted"] == right.columns["refused"] == 1
+    assert "f1" not in right.columns
+    made_up = judged(pipeline, cases["distractors"], "甲厂的编号是999[1]。")
+    assert (made_up.columns["agreed"], made_up.columns["wanted"]) == (0, 1)
+    assert made_up.columns["unsupported"] == 1
+
+
+def test_closed_book_knows_no_refusal(cases: dict[str, Case]) -> None:
+    columns = judge(cases["closed"], NOT_FOUND["han"], None).columns
+    assert set(columns) == {"asked", "exact", "contains", "f1", "rouge_l", "bleu4"}
+    assert columns["f1"] == 0

@@ -1,0 +1,215 @@
+"""Rows from passages: their text is what the model will be asked, their citations are right."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from finetune.sections import sections, subject_of
+from finetune.synth.pair import folded
+from finetune.synth.raft import Asked, Grounded, Grounder, marked
+from finetune.synth.rules import ask
+from rag.cite import cite, claims
+from rag.pipeline import Pipeline
+from rag.prompt import compose
+from rag.reply import MARK, NOT_FOUND, declines
+from rag.types import Message, Sampling, Source
+from tests.fakes import CopyingGenerator
+from tests.finetune.grounds import ingest, open_base
+
+ROOM = 4000
+
+
+def characters(messages: Sequence[Message]) -> int:
+    return sum(len(message.text) for message in messages)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    with open_base(ingest(tmp_path_factory.mktemp("base"))) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def pairs(pipeline: Pipeline) -> list[Asked]:
+    store = pipeline.store
+    return [
+        Asked(pair, document)
+        for document in store.documents()
+        for section in sections(store, document)
+        for pair in ask(section)
+    ]
+
+
+def rows(grounder: Grounder, pairs: Sequence[Asked]) -> list[Grounded]:
+    made = [grounder.row(asked) for asked in pairs]
+    return [row for row in made if isinstance(row, Grounded)]
+
+
+def holds(source: Source, row: Grounded) -> bool:
+    pair, passage = row.asked.pair, source.passage
+    same = passage.document == row.asked.document.id
+    return same and passage.start <= pair.start and pair.end <= passage.end
+
+
+def test_sections_are_the_passages_of_a_document_and_know_its_name(pipeline: Pipeline) -> None:
+    store = pipeline.store
+    for document in store.documents():
+        parts = list(sections(store, document))
+        assert "".join(part.text for part in parts) == store.text(document.id)
+        assert [part.start for part in parts[1:]] == [part.end for part in parts[:-1]]
+        assert {part.subject for part in parts} <= {"", Path(document.source).stem}
+    table = next(d for d in store.documents() if d.title == "通讯录")
+    first, *rest = sections(store, table)
+    assert first.header == ""
+    assert all(part.header == "| 姓名 | 分机号 | 部门 |" for part in rest)
+
+
+@pytest.mark.parametrize(
+    ("title", "opening", "subject"),
+    [
+        ("中华人民共和国劳动合同法", "", "劳动合同法"),
+        ("zh-law-gbk", "# 中华人民共和国社会保险法\n\n第一条", "社会保险法"),
+        ("ch04-01-what-is-ownership", "什么是所有权？\n", ""),
+        ("What is Haystack? | Haystack", "", ""),
+        ("Harbour Museum | Home", "", "Harbour Museum"),
+        ("report.docx", "", ""),
+        ("README", "", ""),
+    ],
+)
+def test_what_a_person_calls_a_document(title: str, opening: str, subject: str) -> None:
+    assert subject_of(title, opening) == subject
+
+
+def test_the_pairs_are_of_many_kinds(pairs: list[Asked]) -> None:
+    kinds = {asked.pair.kind for asked in pairs}
+    assert kinds >= {"definition", "list", "table", "cloze", "article"}
+    assert len({asked.id for asked in pairs}) == len(pairs) > 20
+
+
+def test_rows_are_the_prompts_that_the_model_will_be_asked(
+    pipeline: Pipeline, pairs: list[Asked]
+) -> None:
+    found = rows(Grounder(pipeline, characters, ROOM, 3, seed=1), pairs)
+    assert len(found) > 15
+    for row in found:
+        *asked, _ = row.messages
+        prompt = compose(row.asked.pair.question, row.sources, (), characters, ROOM)
+        assert tuple(asked) == prompt.messages
+
+
+def test_with_one_passage_a_row_is_what_the_pipeline_asks(
+    pipeline: Pipeline, pairs: list[Asked]
+) -> None:
+    generator = CopyingGenerator(ROOM + Sampling().max_new_tokens)
+    one = replace(pipeline, options=replace(pipeline.options, passages=1), generator=generator)
+    same = 0
+    for row in rows(Grounder(pipeline, characters, ROOM, 1, without_gold=0), pairs):
+        question = row.asked.pair.question
+        if one.retrieve(question).answerable and holds(_first(one, question), row):
+            one.ask(question)
+            assert generator.prompts[-1] == row.messages[:-1]
+            same += 1
+    assert same > 10
+
+
+def _first(pipeline: Pipeline, question: str) -> Source:
+    found = pipeline.retrieve(question)
+    return Source(found.passages[0], found.hits[0])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_target_cites_the_passage_that_answers_and_nothing_else(
+    pipeline: Pipeline, pairs: list[Asked], seed: int
+) -> None:
+    found = rows(Grounder(pipeline, characters, ROOM, 3, without_gold=0, seed=seed), pairs)
+    assert {row.gold for row in found} >= {1, 2, 3}  # shuffled
+    for row in found:
+        assert row.gold
+        pair, target = row.asked.pair, row.messages[-1].text
+        assert MARK.sub("", target).replace(" .", ".") == pair.reply
+        cited = cite(target, pair.question, row.sources, pipeline.store)
+        assert {citation.number for citation in cited.citations} == {row.gold}
+        assert cited.unsupported == cited.unknown == ()
+        assert any(c.start < pair.end and pair.start < c.end for c in cited.citations)
+
+
+def test_only_the_gold_passage_has_the_answer(pipeline: Pipeline, pairs: list[Asked]) -> None:
+    for row in rows(Grounder(pipeline, characters, ROOM, 3, without_gold=0), pairs):
+        answer = folded(row.asked.pair.answer)
+        having = [n for n, s in enumerate(row.sources, 1) if answer in folded(s.passage.text)]
+        assert having == [row.gold]
+        assert holds(row.sources[having[0] - 1], row)
+
+
+def test_refusals_have_no_passage_that_answers(pipeline: Pipeline, pairs: list[Asked]) -> None:
+    found = rows(Grounder(pipeline, characters, ROOM, 3, without_gold=1), pairs)
+    refusing = [row for row in found if row.gold is None]
+    assert len(refusing) > len(found) / 2
+    for row in refusing:
+        pair = row.asked.pair
+        assert row.messages[-1].text in NOT_FOUND.values()
+        assert declines(row.messages[-1].text)
+        assert row.messages[-1].text in row.messages[0].text  # as the prompt asks
+        assert row.sources
+        for source in row.sources:
+            assert not holds(source, row)
+            assert folded(pair.answer) not in folded(source.passage.text)
+        assert cite(pair.reply, pair.question, row.sources, pipeline.store).unsupported
+
+
+def test_a_share_of_the_rows_refuses(pipeline: Pipeline, pairs: list[Asked]) -> None:
+    def refusals(share: float) -> int:
+        found = rows(Grounder(pipeline, characters, ROOM, 3, without_gold=share), pairs)
+        return sum(row.gold is None for row in found)
+
+    assert refusals(0) == 0 < refusals(0.3) < refusals(0.9)
+
+
+@pytest.mark.parametrize("room", [330, 420, 560])
+def test_a_small_window_keeps_the_answer_or_makes_no_row(
+    pipeline: Pipeline, pairs: list[Asked], room: int
+) -> None:
+    grounder = Grounder(pipeline, characters, room, 3, without_gold=0)
+    made = [grounder.row(asked) for asked in pairs]
+    for row in made:
+        if isinstance(row, Grounded):
+            assert characters(row.messages[:-1]) <= room
+            assert row.gold
+            assert row.asked.pair.answer in row.sources[row.gold - 1].passage.text
+        else:
+            assert row in ("room", "unsupported", "unfound")
+    assert any(isinstance(row, Grounded) for row in made)
+    assert room > 400 or "room" in made
+
+
+def test_a_removed_document_is_passed_over(tmp_path: Path) -> None:
+    with open_base(ingest(tmp_path)) as pipeline:
+        store = pipeline.store
+        document = next(d for d in store.documents() if d.title == "通讯录")
+        asked = [Asked(p, document) for s in sections(store, document) for p in ask(s)]
+        with store.change() as change:
+            change.remove(document.source)
+        grounder = Grounder(pipeline, characters, ROOM, 3)
+        assert {grounder.row(each) for each in asked} == {"unfound"}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "试用期不得超过一个月。",
+        "第十条 应当订立合同。合同由双方签字。",
+        "著作权人包括：（一）作者；（二）编者。",
+        "他说：“可以。”然后离开了。",
+        "The museum was founded in 1921. It is open on weekdays.",
+        "姓名：张三；分机号：8012。",
+        "标题",
+    ],
+)
+def test_every_sentence_is_marked_and_says_what_it_said(reply: str) -> None:
+    target = marked(reply, 2)
+    found = claims(target)
+    assert found
+    assert all(claim.numbers == (2,) for claim in found)
+    assert MARK.sub("", target).replace(" .", ".").strip() == reply

@@ -1,0 +1,200 @@
+"""Ingestion on a Ray cluster of two workers makes the knowledge base that it makes without one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ingest.pipeline import Outcome
+from ingest.store import open_store
+from tests.ingest.spreading import ALWAYS, EMBEDDED_ALWAYS, EMBEDDED_ONCE, ONCE, contents, serial
+
+ROOT = Path(__file__).parents[2]
+FAIL = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from ingest.cluster import cluster
+from ingest.errors import UserError
+from ingest.files import Found, walk
+from ingest.ray_pipeline import spread
+from tests.ingest.spreading import made, mortal
+
+docs, kb, graves = map(Path, sys.argv[1:])
+gone = [Found(docs / "gone.txt"), Found(docs / "a.txt" / "b.txt")]
+with cluster(workers=1) as workers, made(kb) as store:
+    tools = mortal(kb, graves)
+    for outcome in spread(gone, store, tools, workers=workers):
+        print(outcome.status, outcome.problem, outcome.problem.zh, sep="|")
+    for each in (replace(tools, encoder="another"), tools):
+        try:
+            list(spread(walk([docs]), store, each, workers=workers))
+        except UserError as problem:
+            print(type(problem).__name__, problem, problem.zh, sep="|")
+    print(store.info().documents)
+"""
+LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def text_of(number: int, articles: int = 12) -> str:
+    return "".join(f"第{i}条 第{number}号文件规定的第{i * 7919}件事。\n" for i in range(articles))
+
+
+@contextmanager
+def on_ray(docs: Path, kb: Path, graves: Path, *stop: str) -> "Iterator[subprocess.Popen[str]]":
+    """A process that ingests on a cluster; where it ends by itself it leaves no file behind."""
+    graves.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.ingest.spreading", docs, kb, graves, *stop]
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": scratch},
+        ) as process,
+    ):
+        yield process
+        process.wait()
+        if process.returncode == 0:
+            assert os.listdir(scratch) == []
+
+
+@dataclass
+class Ran:
+    """The same documents, ingested without a cluster (`one`) and on one whose workers died (`many`)."""
+
+    one: Path
+    many: Path
+    graves: Path
+    serial: list[Outcome]
+    embedded: int
+    spread: dict[str, list[object]]
+    last: dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A knowledge base of before, of which some documents stay, one grows, one moves, many come."""
+    home = tmp_path_factory.mktemp("spread")
+    docs, one, many = home / "docs", home / "one", home / "many"
+    docs.mkdir()
+    for number in range(8):
+        (docs / f"{number:02}.txt").write_text(text_of(number), "utf-8")
+    serial(docs, one)
+    shutil.copytree(one, many)
+    (docs / "01.txt").write_text(text_of(1, 14), "utf-8")
+    (docs / "moved").mkdir()
+    (docs / "02.txt").rename(docs / "moved" / "02.txt")
+    for number in range(10, 50):
+        (docs / f"{number:02}.txt").write_text(text_of(number), "utf-8")
+    (docs / "20.txt").write_text(f"{ONCE}。\n{text_of(20)}", "utf-8")
+    (docs / "30.txt").write_text(f"{text_of(30)}{EMBEDDED_ONCE}。\n", "utf-8")
+    (docs / "35.txt").write_bytes(b"\xff\xfe\x00")
+    (docs / "40.txt").write_text(text_of(40, 2000), "utf-8")  # comes in many parts
+    outcomes, embedded = serial(docs, one)
+    (docs / "99.txt").write_text(ALWAYS, "utf-8")  # no process without a cluster would survive it
+    with on_ray(docs, many, home / "graves") as process:
+        assert process.stdout
+        *lines, last = map(json.loads, process.stdout)
+    assert process.returncode == 0
+    return Ran(
+        one, many, home / "graves", outcomes, embedded, {line[0]: line for line in lines}, last
+    )
+
+
+def test_the_knowledge_base_is_the_serial_one_byte_for_byte(ran: Ran) -> None:
+    assert contents(ran.many) == contents(ran.one)
+    with open_store(ran.many) as store:
+        assert store.verify() == []
+
+
+def test_outcomes_are_the_serial_ones_in_the_same_order(ran: Ran) -> None:
+    rest = [line for source, line in ran.spread.items() if not source.endswith("/99.txt")]
+    assert rest == [[o.source, o.status, o.chunks, str(o.problem or "")] for o in ran.serial]
+    statuses = [outcome.status for outcome in ran.serial]
+    assert {name: statuses.count(name) for name in set(statuses)} == {
+        "unchanged": 6,
+        "changed": 1,
+        "added": 40,
+        "refused": 1,
+    }
+
+
+def test_only_texts_without_a_vector_are_embedded(ran: Ran) -> None:
+    assert ran.last["embedded"] == ran.embedded
+
+
+def test_workers_died_and_one_file_that_kills_each_is_left_out(ran: Ran) -> None:
+    deaths = {grave.name: len(grave.read_text().split()) for grave in ran.graves.iterdir()}
+    assert deaths == {"once": 1, "embedded": 1, "always": 3}
+    (line,) = (line for source, line in ran.spread.items() if source.endswith("/99.txt"))
+    assert line[1:] == ["refused", 0, "99.txt ended 3 workers that read it; it is left out"]
+
+
+def test_a_cluster_of_this_machine_listens_on_the_loopback_alone(ran: Ran) -> None:
+    assert ran.last["workers"] == 2
+    assert set(ran.last["open"]) <= LOOPBACK
+
+
+def test_a_killed_command_is_taken_up_where_it_was(tmp_path: Path) -> None:
+    docs, one, many = tmp_path / "docs", tmp_path / "one", tmp_path / "many"
+    docs.mkdir()
+    for number in range(60):
+        (docs / f"{number:02}.txt").write_text(text_of(number, 60), "utf-8")
+    with on_ray(docs, many, tmp_path / "graves", "5") as process:
+        assert process.stdout
+        told = {json.loads(next(process.stdout))[0] for _ in range(5)}
+        below = psutil.Process(process.pid).children(recursive=True)
+        agents = [each for each in below if "Agent" in each.name()]
+        process.send_signal(signal.SIGKILL)
+    assert len(below) > 4
+    assert psutil.wait_procs(set(below) - set(agents), timeout=60)[1] == []
+    for each in agents:  # they try for a minute to tell the dead, then end as well
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    with open_store(many) as store:
+        assert store.verify() == []
+        written = {document.source for document in store.documents()}
+    assert told <= written
+    outcomes, _ = serial(docs, many)
+    assert len(outcomes) == 60
+    added = {outcome.source for outcome in outcomes if outcome.status == "added"}
+    assert added == {outcome.source for outcome in outcomes} - written != set()
+    serial(docs, one)
+    assert contents(many) | {"changes": []} == contents(one) | {"changes": []}
+
+
+def test_what_no_worker_can_do_ends_the_run_in_words(tmp_path: Path) -> None:
+    docs, graves = tmp_path / "docs", tmp_path / "graves"
+    docs.mkdir()
+    graves.mkdir()
+    (docs / "a.txt").write_text(f"{EMBEDDED_ALWAYS}。", "utf-8")
+    command = [sys.executable, "-c", FAIL, docs, tmp_path / "kb", graves]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    gone, barred, mismatch, deaths, documents = (
+        line.split("|") for line in done.stdout.splitlines()
+    )
+    assert gone[0] == barred[0] == "refused"
+    assert "gone.txt is not on" in gone[1]
+    assert "上没有 gone.txt" in gone[2]
+    assert barred[1] == "b.txt can't be read: Not a directory"
+    assert mismatch[0] == "Mismatch"
+    assert "has the encoder hash-bigrams, not another" in mismatch[1]
+    assert "编码器是 hash-bigrams，不是 another" in mismatch[2]
+    assert deaths[0] == "UserError"
+    assert deaths[1].startswith(f"3 workers died while they embedded {docs}/a.txt")
+    assert "编码" in deaths[2]
+    assert documents == ["0"]
+    assert done.stderr == ""

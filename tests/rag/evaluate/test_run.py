@@ -1,0 +1,54 @@
+"""A set becomes a knowledge base, and a pipeline over it is judged."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingest.chunk import Chunker, ChunkOptions
+from ingest.store import Identity, open_store
+from rag.evaluate import Dataset, run
+from rag.i18n import Speaker
+from rag.load import Writer, background_of
+from rag.pipeline import Pipeline
+from tests.fakes import HashEmbedder
+
+MINI = Path(__file__).parents[2] / "data" / "eval-mini"
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Writer]:
+    embedder = HashEmbedder()
+    options = ChunkOptions(chunk_tokens=60, passage_tokens=100, context_tokens=20)
+    chunker = Chunker(embedder.count_many, embedder.max_tokens, options)
+    with open_store(tmp_path / "kb", create=Identity(embedder.name, embedder.dim)) as store:
+        yield Writer(store, embedder, chunker)
+
+
+def test_a_set_is_indexed_once_and_judged_whole(writer: Writer) -> None:
+    dataset = Dataset.load(MINI)
+    ticks: list[int] = []
+    run.index(dataset, writer, ticks.append)
+    assert {document.source for document in writer.store.documents()} == {
+        entry.id for entry in dataset.entries
+    }
+    run.index(dataset, writer, ticks.append)
+    assert sum(ticks) == writer.store.info().chunks
+
+    background = background_of(writer.store, writer.embedder)
+    pipeline = Pipeline(writer.store, writer.embedder, background, Speaker("en"))
+    report = run.report(pipeline, dataset)
+    assert [row.id for row in report.rows] == [question.id for question in dataset.questions]
+    figures = report.figures(resamples=50)
+    assert figures["citations"].value == 1.0
+    assert figures["success@10"].value > 0.5  # hashed bigrams find most of what words name
+    assert {"auroc", "false_answers", "answer_in_two", "right", "p95"} <= figures.keys()
+
+
+def test_the_text_behind_a_source_is_the_entrys_own(writer: Writer) -> None:
+    dataset = Dataset.load(MINI)
+    run.index(dataset, writer, lambda chunks: None)
+    for entry in dataset.entries:
+        document = writer.store.document(entry.id)
+        assert document is not None
+        assert writer.store.text(document.id) == entry.text

@@ -1,0 +1,249 @@
+"""Clients that leave free their place; models are told to stop."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rag.types import Message, Sampling
+from server.auth import grant
+from tests.fakes import CopyingGenerator
+from tests.server.servers import Filled, filled, wait_for
+
+QUESTION = "试用期不得超过几个月？"
+
+
+class SlowGenerator(CopyingGenerator):
+    """Takes a minute to read the prompt, unless it is told to stop, then a while for each piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = threading.Event()
+        self.told = threading.Event()
+        self.quick = False
+
+    def stop(self) -> None:
+        super().stop()
+        self.told.set()
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        if not self.quick:
+            self.reading.set()
+            self.told.wait(60)
+            return
+        for piece in super().stream(messages, sampling):
+            time.sleep(0.01)
+            yield piece
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[tuple[Filled, SlowGenerator]]:
+    generator = SlowGenerator()
+    with filled(tmp_path, generator=generator, queue=2, patience=2.0) as mine:
+        yield mine, generator
+
+
+def asked(mine: Filled) -> bytes:
+    body = f'{{"question":"{QUESTION}","knowledge_base":"mine","stream":true}}'.encode()
+    head = f"POST /ask HTTP/1.1\r\nHost: {mine.client.base_url.netloc.decode()}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def connected(mine: Filled) -> socket.socket:
+    url = mine.client.base_url
+    return socket.create_connection((url.host, url.port or 80), timeout=10)
+
+
+def test_a_client_that_leaves_while_the_model_reads_frees_its_slot(
+    slow: tuple[Filled, SlowGenerator],
+) -> None:
+    mine, generator = slow
+    writing = mine.state.answering.writing
+    with closing(connected(mine)) as leaving:
+        leaving.sendall(asked(mine))
+        assert generator.reading.wait(10)
+        assert writing.working == 1
+    wait_for(lambda: writing.working == 0)  # the model would have read for a minute
+    generator.quick = True
+    assert "六个月" in mine.ask(QUESTION)["answer"]
+
+
+def test_who_waits_and_leaves_gives_up_the_place_in_the_queue(
+    slow: tuple[Filled, SlowGenerator],
+) -> None:
+    mine, generator = slow
+    writing = mine.state.answering.writing
+    with closing(connected(mine)) as first:
+        first.sendall(asked(mine))
+        assert generator.reading.wait(10)
+        with closing(connected(mine)) as waiting:
+            waiting.sendall(asked(mine))
+            wait_for(lambda: writing.waiting == 1)
+        wait_for(lambda: writing.waiting == 0)
+        assert writing.working == 1
+
+
+def test_a_full_queue_answers_429_and_when_to_come_again(
+    slow: tuple[Filled, SlowGenerator],
+) -> None:
+    mine, generator = slow
+    lines = [connected(mine) for _ in range(3)]
+    try:
+        for number, line in enumerate(lines):
+            line.sendall(asked(mine))
+            wait_for(lambda n=number: generator.reading.is_set() and
+                     mine.state.answering.writing.waiting == n)  # fmt: skip
+        body = {"question": QUESTION, "knowledge_base": "mine"}
+        answer = mine.client.post("/ask", json=body)
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "queue_full"
+        # Searching does not wait for the model.
+        assert mine.client.post("/search", json=body).status_code == 200
+    finally:
+        for line in lines:
+            line.close()
+    wait_for(lambda: mine.state.answering.writing.working == 0)
+
+
+def test_whoever_reads_nothing_of_a_stream_is_let_go(tmp_path: Path) -> None:
+    """The pieces fill the line; the client takes none of them."""
+
+    class Endless(CopyingGenerator):
+        def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+            self.stopped = False
+            while not self.stopped:
+                yield "长" * 10_000
+
+    with filled(tmp_path, generator=Endless(context=10**9), patience=1.0) as mine:
+        writing = mine.state.answering.writing
+        with closing(connected(mine)) as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.sendall(asked(mine))
+            wait_for(lambda: writing.working == 1)
+            wait_for(lambda: writing.working == 0)
+
+
+@pytest.mark.parametrize("sent", [b"POST /ask HT", b"POST /ask HTTP/1.1\r\nHost: x\r\nA: b\r\n"])
+def test_whoever_never_completes_a_head_is_hung_up_on(
+    slow: tuple[Filled, SlowGenerator], sent: bytes
+) -> None:
+    mine, _ = slow
+    with closing(connected(mine)) as line:
+        line.sendall(sent)
+        assert line.recv(1000) == b""
+
+
+def test_whoever_never_completes_a_body_is_let_go(slow: tuple[Filled, SlowGenerator]) -> None:
+    mine, _ = slow
+    with closing(connected(mine)) as line:
+        line.sendall(asked(mine)[:-5])
+        received = b""
+        while piece := line.recv(1000):
+            received += piece
+        assert b"200 OK" not in received
+
+
+def test_sixty_four_clients_get_answers_or_429(tmp_path: Path) -> None:
+    with filled(tmp_path, queue=40) as mine:
+        statuses: list[int] = []
+
+        def client(number: int) -> None:
+            with httpx.Client(base_url=mine.client.base_url, timeout=60) as one:
+                for turn in range(4):
+                    body = {"question": f"{QUESTION}{number}{turn}", "knowledge_base": "mine"}
+                    statuses.append(one.post("/ask", json=body).status_code)
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(statuses) == 64 * 4
+        assert set(statuses) <= {200, 429}
+        assert statuses.count(200) > 64
+        assert mine.state.answering.reading.working == 0
+
+
+class BrokenGenerator(CopyingGenerator):
+    """Has a bug; before its first piece, or after it."""
+
+    first = ""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        if self.first:
+            yield self.first
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize(("first", "status"), [("", 500), ("so far", 200)])
+def test_a_bug_is_logged_once_and_told_without_details(
+    first: str, status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = BrokenGenerator()
+    generator.first = first
+    with caplog.at_level(logging.ERROR), filled(tmp_path, generator=generator) as mine:
+        body = {"question": QUESTION, "knowledge_base": "mine", "stream": bool(first)}
+        try:
+            answer = mine.client.post("/ask", json=body)
+        except httpx.RemoteProtocolError:  # broken off in the middle
+            assert first
+        else:
+            assert answer.status_code == status
+            assert "ZeroDivision" not in answer.text
+    (told,) = (record for record in caplog.records if record.exc_info)
+    assert told.exc_info
+    assert told.exc_info[0] is ZeroDivisionError
+
+
+def test_who_is_turned_away_before_having_said_all_is_hung_up_on(tmp_path: Path) -> None:
+    with filled(tmp_path, patience=60.0) as mine:
+        mine.state.keys.create("somebody", [grant("read")])
+        with closing(connected(mine)) as line:
+            line.sendall(asked(mine)[:-10])  # not all of the body that it has announced
+            told = b""
+            while piece := line.recv(65536):  # until the server hangs up
+                told += piece
+        assert told.startswith(b"HTTP/1.1 401")
+        assert b"connection: close" in told.lower()
+        key = mine.state.keys.create("b", [grant("read")])
+        whole = mine.client.post(
+            "/search",
+            json={"question": "a", "knowledge_base": "mine"},
+            headers={"Authorization": f"Bearer {key}"},
+        )
+        assert whole.status_code == 200
+        assert "connection" not in whole.headers
+
+
+class Paced(CopyingGenerator):
+    """Takes its time between two pieces."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        for piece in super().stream(messages, sampling):
+            time.sleep(0.05)
+            yield piece
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_under_way_is_finished_when_the_server_ends(stream: bool, tmp_path: Path) -> None:
+    answers: list[str] = []
+    with filled(tmp_path, generator=Paced()) as mine:
+        body = {"question": QUESTION, "knowledge_base": "mine", "stream": stream}
+        address = f"{mine.client.base_url}/ask"
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx.post(address, json=body, timeout=60).text)
+        )
+        asking.start()
+        wait_for(lambda: mine.state.answering.writing.working == 1)
+        time.sleep(0.2)
+        assert not answers
+    asking.join()
+    assert '"citations":' in answers[0]

@@ -1,0 +1,83 @@
+"""Bytes of uploads: kept whole under their digest, whatever they are called."""
+
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.errors import UserError
+from server.uploads import LONGEST_BYTES, LONGEST_NAME, Originals, Stored, clean_name
+
+
+@given(st.text(max_size=300))
+def test_a_clean_name_is_one_part_of_a_path_or_refused(name: str) -> None:
+    try:
+        cleaned = clean_name(name)
+    except UserError:
+        return
+    assert cleaned == clean_name(cleaned)
+    assert Path("/a", cleaned).parent == Path("/a")
+    assert cleaned not in (".", "..")
+    assert not set(cleaned) & set("/\\\0\r\n")
+    assert len(cleaned) <= LONGEST_NAME
+    assert len(cleaned.encode()) <= LONGEST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [
+        ("劳动合同法（试行）.docx", "劳动合同法（试行）.docx"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Windows\\a.txt", "a.txt"),
+        ("%2e%2e%2fa.txt", "%2e%2e%2fa.txt"),
+        ("．．／a.txt", "．．_a.txt"),
+        ("a\u202etxt.exe", "a_txt.exe"),
+        ("e\u0301.txt", "é.txt"),
+    ],
+)
+def test_names_keep_what_people_read(name: str, cleaned: str) -> None:
+    assert clean_name(name) == cleaned
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/..", "a/", "a\0.txt", "\u202e", "长" * 201])
+def test_a_name_of_which_nothing_is_left_is_refused(name: str) -> None:
+    with pytest.raises(UserError):
+        clean_name(name)
+
+
+def test_bytes_are_whole_and_named_by_their_digest(tmp_path: Path) -> None:
+    originals, noted = Originals(tmp_path), []
+
+    def note(stored: Stored) -> None:
+        noted.append(stored)
+        assert not originals.path(stored.digest).exists()
+
+    stored = originals.keep("a.txt", [b"ab", b"c"], most=3, noted=note)
+    assert noted == [stored]
+    assert stored == Stored("a.txt", blake2b(b"abc", digest_size=32).hexdigest(), 3)
+    assert originals.path(stored.digest).read_bytes() == b"abc"
+    assert list(originals.left_over(set())) == [stored.digest]
+    assert list(originals.left_over({stored.digest})) == []
+
+
+def test_of_what_is_too_large_or_breaks_off_nothing_stays(tmp_path: Path) -> None:
+    originals = Originals(tmp_path)
+    with pytest.raises(UserError, match=r"a\.txt is larger than 3e-06 MB"):
+        originals.keep("a.txt", [b"abcd"], most=3, noted=lambda stored: None)
+
+    def broken():
+        yield b"a"
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        originals.keep("a.txt", broken(), most=3, noted=lambda stored: None)
+    assert list(originals.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("digest", ["", "../x", "a" * 63, "G" * 64, "/etc/passwd"])
+def test_only_a_digest_names_an_original(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(ValueError, match="no digest"):
+        Originals(tmp_path).path(digest)
+    Originals(tmp_path).drop(digest)
