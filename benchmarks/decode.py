@@ -184,7 +184,7 @@ def bitsandbytes(path: Path) -> tuple[Callable[[], Round], float]:
     import torch
     from transformers import BitsAndBytesConfig
 
-    from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+    from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = ChatGLM2ForCausalLM.from_pretrained(

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.embed import Embedder, Vectors, e5, e5s1, open_embedder
+from ingest.embed import Embedder, Vectors, e5, e5_graph, open_embedder
 from ingest.embed.e5 import BundledEmbedder
 from ingest.parse import parse
 
@@ -149,7 +149,7 @@ def checkpoint(folder: Path) -> None:
     import torch
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    data = e5s1.read(e5.data_file())
+    data = e5_graph.read(e5.data_file())
     config = BertConfig(
         vocab_size=250037,
         hidden_size=384,
@@ -191,7 +191,7 @@ def checkpoint(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def tokenizer(data: e5s1.Checkpoint):
+def tokenizer(data: e5_graph.Checkpoint):
     from sentencepiece import SentencePieceNormalizer, sentencepiece_model_pb2
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 

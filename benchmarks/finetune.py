@@ -44,7 +44,7 @@ from finetune.train.loss import summed  # noqa: E402  (behind the line above)
 from finetune.train.optimizer import Optimizer  # noqa: E402  (behind the line above)
 from finetune.types import IGNORED, Row  # noqa: E402  (behind the line above)
 from rag.chatglm.configuration import ChatGLM2Config  # noqa: E402  (behind the line above)
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM  # noqa: E402  (behind the line above)
+from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM  # noqa: E402  (behind the line above)
 from tests.finetune.listed import Listed  # noqa: E402  (behind the line above)
 
 ALPACA = ROOT / "tests" / "data" / "alpaca" / "alpaca_zh.json"

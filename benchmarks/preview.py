@@ -128,10 +128,8 @@ def child(folder: Path, name: str) -> None:
     from accelerate import Accelerator
 
     from finetune.options import LoraOptions, PrefixOptions, TrainOptions
-    from finetune.train.allocated import own_pages
-    from finetune.train.heaviest import Heaviest
     from finetune.train.loop import Sets, Training
-    from finetune.train.preview import Previewer
+    from finetune.train.preview import Heaviest, Previewer, own_pages
     from finetune.train.setup import contract_of, open_tuned
     from rag.chatglm.loading import read_config
     from rag.chatglm.memory import parameters
@@ -201,8 +199,7 @@ def make(folder: Path, name: str) -> None:
     import torch
 
     from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
-    from rag.chatglm.modeling_chatglm import Glm1ForCausalLM
-    from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+    from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM, Glm1ForCausalLM
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)

@@ -20,8 +20,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rag.config import SETTINGS
 from rag.evaluate import Dataset, Figure, Outcome, Report, compare, evaluate, run
-from rag.settings import SETTINGS
 
 if TYPE_CHECKING:
     from ingest.store import Ranking
@@ -146,8 +146,8 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
     from pymilvus import AnnSearchRequest, MilvusClient, RRFRanker, WeightedRanker
 
     from ingest.store import parse_address
-    from ingest.store.milvus.analysis import asked
-    from rag.content import content
+    from ingest.store.milvus.schema import asked
+    from rag.question import content
 
     address = parse_address(pipeline.store.location)
     token = os.environ.get("MILVUS_TOKEN", "")

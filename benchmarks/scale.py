@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, filterwarnings
 
-from rag.cli.planned import digits
+from rag.cli.plan import digits
 from rag.i18n import Language, Speaker
 from rag.plan.constants import Constants, Point, shipped
 from rag.plan.model import ENGINES, GB, Engine, Plan, first, questions

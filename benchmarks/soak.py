@@ -87,13 +87,13 @@ class Soak:
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "XDG_DATA_HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
         command = [sys.executable, "-m", "rag", "serve", "--no-ocr", "--port", str(self.port)]
-        log = (self.folder / "server.log").open("a")
+        log = (self.folder / "server.telemetry").open("a")
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
         )
         assert self.process.stdout
         found = re.search(r":(\d+)/", self.process.stdout.readline())
-        assert found, (self.folder / "server.log").read_text()[-2000:]
+        assert found, (self.folder / "server.telemetry").read_text()[-2000:]
         self.port = int(found[1])
 
     def client(self) -> httpx.Client:

@@ -20,11 +20,10 @@ from time import perf_counter
 import numpy as np
 
 from ingest.chunk import Chunker, ChunkOptions
-from ingest.cluster import cluster
 from ingest.embed import Embedder, Vector, Vectors, open_embedder
 from ingest.files import walk
 from ingest.pipeline import Ingestion
-from ingest.ray_pipeline import Tools, spread
+from ingest.ray_pipeline import Tools, cluster, spread
 from ingest.sandbox import Sandbox
 from ingest.store import Identity, open_store
 from rag.cli.paths import cache_home

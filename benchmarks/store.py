@@ -24,7 +24,7 @@ K = 100  # a leg
 
 def exact_top(store: LocalStore, queries: Vectors, k: int) -> list[set[int]]:
     """The keys of the `k` nearest of all the vectors in the truth, a set a query."""
-    from ingest.store.rows import vectors_after
+    from ingest.store.sqlite import vectors_after
 
     best = np.full((len(queries), k), -np.inf, np.float32)
     keys = np.zeros((len(queries), k), np.int64)

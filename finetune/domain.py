@@ -21,9 +21,8 @@ from typing import Any
 
 from finetune.data.formats import examples
 from finetune.data.reader import Record, records
-from finetune.train.checkpoint import found
-from finetune.train.finish import RECORD
-from finetune.train.identity import same
+from finetune.train.checkpoint import found, same
+from finetune.train.setup import RECORD
 from ingest.errors import UserError
 from ingest.store.atomic import write_whole
 from ingest.types import Document

@@ -17,16 +17,13 @@ from transformers import Glm4Config, PreTrainedConfig
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
-from rag.chatglm.adapter_files import LoraAdapter, read_adapter
+from rag.chatglm.adapter_files import Contract, LoraAdapter, read_adapter
 from rag.chatglm.configuration import MERGED, generation_of, upstream_config
-from rag.chatglm.contract import Contract
-from rag.chatglm.folder import Shards, copy_kept
+from rag.chatglm.export import BANDS, TOKENS, Merging, Parity, read_model, spelled
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.lora import digest, placed
-from rag.chatglm.merging import Merging, spelled
-from rag.chatglm.parity import BANDS, TOKENS, Parity, read_model
-from rag.chatglm.source import Source, pieces
-from rag.chatglm.weights import natives_of, upstream_of
+from rag.chatglm.save import Shards, copy_kept
+from rag.chatglm.weights import Source, natives_of, pieces, upstream_of
 
 LOST = 0.5
 """The largest `Parity.lost`: from here on the merged model is as near to the base's answers."""

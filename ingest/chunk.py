@@ -4,12 +4,108 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from ingest.errors import UserError
-from ingest.places import Places
-from ingest.sentences import Span, paragraphs, sentences
-from ingest.types import Chunk, Document, Passage, Segment
+from ingest.types import Chunk, Document, Mark, Passage, Place, Segment
+
+
+class Places:
+    """Names places by the marks before them: `p. 3 · 第二章 合同 › 第一节`.
+
+    Marks are added in the order of the text, segment by segment; those no longer in force are
+    forgotten with each `extend`.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Mark] = {}
+        self._headings: list[Mark] = []
+        self._starts: list[int] = [0]
+        self._names: list[tuple[str, str]] = [("", "")]  # (whole label, headings alone)
+
+    def extend(self, marks: Iterable[Mark], offset: int) -> None:
+        """Take the marks of the segment that begins at `offset` of the document."""
+        self._starts, self._names = [offset], [self._name()]
+        for mark in sorted(marks, key=lambda mark: mark.start):
+            self._enter(mark)
+            self._starts.append(offset + mark.start)
+            self._names.append(self._name())
+
+    def _enter(self, mark: Mark) -> None:
+        if mark.kind == "heading":
+            self._headings = [h for h in self._headings if h.level < mark.level] + [mark]
+            return
+        self._kinds[mark.kind] = mark
+        if mark.kind == "sheet":
+            self._kinds.pop("row", None)
+
+    def _name(self) -> tuple[str, str]:
+        headings = " › ".join(heading.label for heading in self._headings)
+        labels = [mark.label for mark in self._kinds.values()]
+        return " · ".join([*labels, *([headings] if headings else [])]), headings
+
+    def at(self, offset: int) -> str:
+        return self._names[bisect_right(self._starts, offset) - 1][0]
+
+    def headings(self, offset: int) -> str:
+        return self._names[bisect_right(self._starts, offset) - 1][1]
+
+    def within(self, start: int, end: int) -> tuple[Place, ...]:
+        """The place of `start` and every place that begins before `end`; () where none is named."""
+        first, last = bisect_right(self._starts, start), bisect_right(self._starts, end - 1)
+        places = [(start, self._names[first - 1][0])]
+        for position in range(first, last):
+            name = self._names[position][0]
+            if places[-1][0] == self._starts[position]:
+                places[-1] = (places[-1][0], name)
+            elif name != places[-1][1]:
+                places.append((self._starts[position], name))
+        return tuple(place for place in places if place[1])
+
+
+Span = tuple[int, int]
+
+# A line that starts something: heading, article, list item, table row, indented paragraph.
+_ITEM = (
+    r"#{1,6}\s|第[一二三四五六七八九十百千零〇两\d]+[编篇章节条款]|[（(][一二三四五六七八九十\d]+[）)]"
+    r"|[一二三四五六七八九十]+[、．]|\d+[.、．)）](?!\d)|[-*+•●◆■]\s|\||>|　　|```"
+)
+_CLOSERS = r"[”’」』）》】\)\]\"']*"
+_PARAGRAPH = re.compile(
+    rf"\n(?=\s*\n)|(?<=[。！？；：!?;:|])\n|(?<=[。！？!?.][”’」』）\"'])\n|(?<=\.)\n(?=[A-Z])|\n(?=\s*(?:{_ITEM}))"
+)
+# A Latin full stop ends a sentence only before space and a capital, digit or CJK character, and
+# not after a single capital (initials) or a title.
+_SENTENCE = re.compile(
+    rf"[。！？!?]+{_CLOSERS}|…{{2,}}{_CLOSERS}"
+    rf"|(?<![A-Z]\.)(?<!\b[A-Z])(?<!\bDr|\bMr|\bMs|\bSt|\bNo|\bvs)\.{_CLOSERS}(?=\s+[A-Z\d\"“‘(\u4e00-\u9fff])|\n(?=\n)"
+)
+
+
+def paragraphs(text: str) -> list[Span]:
+    """The paragraphs of `text`, blank lines and trailing space kept with what they follow.
+
+    A line end inside a paragraph (hard-wrapped text, lines of a PDF) is no boundary.
+    """
+    return _tile(text, [match.end() for match in _PARAGRAPH.finditer(text)])
+
+
+def sentences(text: str) -> list[Span]:
+    """The sentences of `text`, closing quotes and trailing space kept with what they follow."""
+    inner = [match.end() for match in _SENTENCE.finditer(text)]
+    return _tile(text, sorted({*inner, *(start for start, _ in paragraphs(text))}))
+
+
+def _tile(text: str, cuts: list[int]) -> list[Span]:
+    """Spans between cuts; leading space goes to the span before, so that none is blank."""
+    bounds, last = [0], len(text.rstrip())
+    for cut in cuts:
+        while cut < len(text) and text[cut] in " \t\n":
+            cut += 1
+        if bounds[-1] < cut < last and not text[bounds[-1] : cut].isspace():
+            bounds.append(cut)
+    return list(pairwise([*bounds, len(text)])) if text else []
+
 
 Count = Callable[[Sequence[str]], Sequence[int]]
 

@@ -1,14 +1,175 @@
 """From paths to the files to read: sorted, each once, what is passed over named with its reason."""
 
 import difflib
+import lzma
 import os
+import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from ingest.errors import UserError, readable
-from ingest.formats import extension
+from ingest.errors import Unreadable, UserError, readable
+
+TEXT_FORMATS = ("txt", "md", "csv", "tsv", "html", "json", "jsonl", "eml")
+IMAGES = ("png", "jpg", "webp", "bmp", "tiff", "gif")
+FORMATS = {
+    **{name: name for name in (*TEXT_FORMATS, *IMAGES)},
+    **{name: name for name in ("pdf", "docx", "pptx", "xlsx", "epub", "doc", "ppt", "xls", "rtf")},
+    **{name: name for name in ("odt", "odp", "ods", "msg")},
+    **dict.fromkeys(("text", "log", "rst", "srt", "vtt", "tex", "org"), "txt"),
+    **dict.fromkeys(("markdown", "mdx", "mkd"), "md"),
+    **dict.fromkeys(("htm", "xhtml", "xml", "shtml"), "html"),
+    **dict.fromkeys(("ndjson", "geojson"), "jsonl") | {"geojson": "json"},
+    **dict.fromkeys(("docm", "dotx"), "docx"),
+    **dict.fromkeys(("pptm", "ppsx"), "pptx"),
+    **dict.fromkeys(("xlsm", "xltx"), "xlsx"),
+    **dict.fromkeys(("jpeg", "jpe"), "jpg"),
+    "tif": "tiff",
+}
+"""Format by extension (lower case, no dot)."""
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpg"),
+    (b"GIF8", "gif"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"{\\rtf", "rtf"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"),
+)
+_BLANK = b"\0 \t\r\n\xef\xbb\xbf"
+_FOREIGN = {
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+    b"\x7fELF": "a program",
+    b"SQLite format 3\0": "a database",
+    **dict.fromkeys((b"ID3\2", b"ID3\3", b"ID3\4"), "audio"),  # with the version of the tag
+    b"OggS": "audio",
+    b"fLaC": "audio",
+}
+DAMAGE = (  # what `zipfile` raises for containers that are cut off, altered or exotic
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    zlib.error,
+)
+_PACKAGES = (
+    ("word/", "docx"),
+    ("ppt/", "pptx"),
+    ("xl/", "xlsx"),
+)
+_STREAMS = (  # names in the directory of an OLE container
+    ("WordDocument", "doc"),
+    ("PowerPoint Document", "ppt"),
+    ("Workbook", "xls"),
+    ("Book", "xls"),
+    ("__properties_version1.0", "msg"),
+)
+_HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.I | re.S)
+
+
+def extension(path: Path) -> str | None:
+    """The format that the name promises, or None."""
+    return FORMATS.get(path.suffix.lower().lstrip("."))
+
+
+def recognise(path: Path) -> str:
+    """The format of the content. Raises `Unreadable` for what is no document, needs a password or
+    is damaged beyond telling."""
+    with path.open("rb") as stream:
+        head = piece = stream.read(4096)
+        while piece and not piece.strip(_BLANK):
+            piece = stream.read(1 << 20)
+    if not piece:
+        raise Unreadable(f"{path.name} is empty", zh=f"{path.name} 是空文件")
+    found = _by_magic(head, path)
+    if found == "zip":
+        return _package(path)
+    if found == "ole":
+        return _ole(path)
+    if found:
+        return found
+    promised = extension(path)
+    if promised not in TEXT_FORMATS:
+        promised = "txt"
+    if promised in ("txt", "md") and _HTML.match(head.lstrip(b"\xef\xbb\xbf")):
+        return "html"
+    return promised
+
+
+def _by_magic(head: bytes, path: Path) -> str | None:
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
+        return "bmp"
+    if head.startswith(b"%PDF-") or (extension(path) == "pdf" and b"%PDF-" in head[:1024]):
+        return "pdf"
+    for magic, kind in _FOREIGN.items():
+        if head.startswith(magic):
+            raise Unreadable(
+                f"{path.name} is {kind}, not a document", zh=f"{path.name} 不是文档（{kind}）"
+            )
+    return None
+
+
+def _package(path: Path) -> str:
+    """The document format of a zip container."""
+    try:
+        with zipfile.ZipFile(path) as package:
+            names = package.namelist()
+            kind = package.read("mimetype")[:80] if "mimetype" in names else b""
+    except DAMAGE as error:
+        raise Unreadable(
+            f"{path.name} is damaged or cut off: {error}", zh=f"{path.name} 已损坏或被截断：{error}"
+        ) from error
+    if kind.startswith(b"application/epub"):
+        return "epub"
+    if kind.startswith(b"application/vnd.oasis.opendocument."):
+        return {b"t": "odt", b"p": "odp", b"s": "ods"}.get(kind[35:36], "zip")
+    for folder, name in _PACKAGES:
+        if any(entry.startswith(folder) for entry in names):
+            return name
+    if "META-INF/container.xml" in names:
+        return "epub"
+    raise Unreadable(
+        f"{path.name} is an archive; unpack it and ingest the folder",
+        zh=f"{path.name} 是压缩包，请解压后导入文件夹",
+    )
+
+
+def _ole(path: Path) -> str:
+    """The document format of an OLE container: an old Office file or an encrypted new one."""
+    content = path.read_bytes()
+    if "EncryptedPackage".encode("utf-16-le") in content:
+        raise locked(path.name)
+    for stream, name in _STREAMS:
+        if stream.encode("utf-16-le") in content:
+            return name
+    raise Unreadable(
+        f"{path.name} is an OLE container that holds no known document",
+        zh=f"{path.name} 是 OLE 容器，其中没有可识别的文档",
+    )
+
+
+def locked(name: str) -> Unreadable:
+    """The error for an encrypted file."""
+    return Unreadable(
+        f"{name} needs a password; save it without one", zh=f"{name} 有密码，请另存为无密码的文件"
+    )
+
 
 _LITTER = {"thumbs.db", "desktop.ini"}
 

@@ -18,15 +18,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TextIO
 
-from ingest import spool
 from ingest.errors import Unreadable
-from ingest.types import Parsed, Receipt
+from ingest.types import Mark, Parsed, Receipt, Segment
+
+
+def write(segments: Iterable[Segment], spool: Path) -> None:
+    """One after the other, so that a document of any size passes."""
+    with spool.open("w", encoding="utf-8", errors="replace") as lines:
+        for segment in segments:
+            marks = [(m.start, m.kind, m.label, m.level) for m in segment.marks]
+            lines.write(json.dumps((segment.text, marks), ensure_ascii=False) + "\n")
+
+
+def read(spool: Path) -> Iterator[Segment]:
+    """The segments again, lazily; the file is removed once they are read."""
+    try:
+        with spool.open(encoding="utf-8") as lines:
+            for line in lines:
+                text, marks = json.loads(line)
+                yield Segment(text, tuple(Mark(*mark) for mark in marks))
+    finally:
+        spool.unlink(missing_ok=True)
+
 
 POLL = 0.02  # seconds between two looks at the child
 PATIENCE = "wait "  # a line from the child: so many seconds more, work of known size is under way
@@ -85,7 +104,7 @@ class Sandbox:
             place.unlink(missing_ok=True)
             raise
         receipt = answer["receipt"] | {"warnings": tuple(answer["receipt"]["warnings"])}
-        return Parsed(answer["title"], spool.read(place), Receipt(**receipt))
+        return Parsed(answer["title"], read(place), Receipt(**receipt))
 
     def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, bool]:
         """A page of a PDF as PNG, and whether `passage` was found on it and marked.
@@ -254,7 +273,7 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
                 answer = {"marked": _draw(request)}
             else:
                 parsed = parser.parse(Path(request["path"]))
-                spool.write(parsed.segments, Path(request["spool"]))
+                write(parsed.segments, Path(request["spool"]))
                 answer = {"title": parsed.title, "receipt": asdict(parser.receipt())}
         except Unreadable as error:
             answer = {"error": str(error), "zh": error.zh}
@@ -267,7 +286,7 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
 
 
 def _draw(request: Any) -> bool:
-    from ingest.page import draw
+    from ingest.ocr import draw
 
     png, marked = draw(Path(request["path"]), request["page"], request["passage"])
     Path(request["picture"]).write_bytes(png)

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ingest.sentences import Span, sentences
+from ingest.chunk import Span, sentences
 from ingest.store import Store
 from rag.faithfulness import Evidence, Judge, Rarity
-from rag.fuse import rarity
-from rag.quote import quote
-from rag.reply import MARK, declines, marks, numbers
-from rag.types import Citation, Source
+from rag.prompt import MARK, declines, marks, numbers
+from rag.retrieve import rarity
+from rag.types import Citation, Source, quote
 
 _BEFORE = re.compile(rf"(?:{MARK.pattern}\s*)+$")
 _WORD = re.compile(r"\w")

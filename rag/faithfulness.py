@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from ingest.chunk import Span
 from ingest.normalize import bigrams, fold, words
-from ingest.sentences import Span
 from rag.claims import bounds, contradict, negated, numbers, plain
-from rag.content import content
 from rag.extract import Idf, spans
+from rag.question import content
 from rag.score_norm import script_of
 
 Term = tuple[str, str]

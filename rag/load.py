@@ -12,14 +12,13 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import BUNDLED, Backend, Embedder, Vectors, open_embedder
 from ingest.errors import Absent, Mismatch, UserError
 from ingest.store import Identity, Store, open_store
+from rag.config import SETTINGS, EmbedOptions, Place, open_base, settings_of, store_at
 from rag.generate import Generator
 from rag.i18n import Speaker
 from rag.pipeline import Pipeline
 from rag.refuse import Calibration, Curve, RefuseOptions, calibrate
-from rag.rerank import CrossEncoderReranker
-from rag.retrieve import RetrieveOptions, rank
+from rag.retrieve import CrossEncoderReranker, RetrieveOptions, rank
 from rag.score_norm import SCRIPTS, Background, Script, generic_questions, level, measure
-from rag.settings import SETTINGS, EmbedOptions, Place, open_base, settings_of, store_at
 from rag.types import Sampling
 
 BACKGROUND = "background"

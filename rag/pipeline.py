@@ -11,15 +11,13 @@ from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
 from ingest.store import Store
 from rag.cite import cite
-from rag.condense import condense
+from rag.extract import ReadOptions, read
 from rag.generate import Generator
 from rag.i18n import Speaker
-from rag.prompt import PromptOptions, compose
-from rag.read import ReadOptions, read
+from rag.prompt import PromptOptions, compose, declines
+from rag.question import condense
 from rag.refuse import Calibration, confidence
-from rag.reply import declines
-from rag.rerank import Reranker, rerank
-from rag.retrieve import Ranked, RetrieveOptions, best_of_passages, rank
+from rag.retrieve import Ranked, Reranker, RetrieveOptions, best_of_passages, rank, rerank
 from rag.score_norm import Background, script_of
 from rag.types import Answer, Message, Retrieved, Sampling, Source
 

@@ -4,7 +4,11 @@ Both read folded text (`ingest.normalize.fold`): NFKC, lower case, simplified ch
 """
 
 import re
+from collections.abc import Sequence
 from typing import Literal
+
+from ingest.normalize import fold
+from rag.types import Message
 
 Kind = Literal["date", "number", "person", "place", "title", "reason"]
 
@@ -69,3 +73,63 @@ def names(kind: Kind, text: str, question: str) -> bool:
     """Whether folded `text` names something of `kind` that the folded question does not hold."""
     text = _REFERENCE.sub("", text)
     return any(found[0] not in question for found in _NAMES[kind].finditer(text))
+
+
+# Words that point back at what was said before, and forms that leave out what they are about.
+_POINTS_BACK = re.compile(
+    r"(?<!其)[它他她牠祂]|[这這](?![样樣])|(?<!应)(?<!應)[该該](?!死)|那(?!么|麼|怕)|此(?!外)"
+    r"|其(?![他它中余餘实實])|前者|后者|後者|上述|刚才|剛才"
+    r"|\b(?:its?|they|them|their|he|she|his|her|former|latter)\b"
+    r"|^(?:is |are |was |were |does |do |did |can |and )?(?:that|this|those|these)\b",
+    re.IGNORECASE,
+)
+_ELLIPSIS = re.compile(
+    r"^(?:那么?|那麼|还有|還有|另外|然后|and\b|what about|how about|what if)|呢[？?]?\s*$",
+    re.IGNORECASE,
+)
+_NAMES_A_SUBJECT = re.compile(
+    r"什么是|什麼是|何为|何謂|何谓|是什么|是什麼|的定义|^what (?:is|are) \w", re.IGNORECASE
+)
+_SHORT = 6
+"""A question of fewer characters (or of fewer than 3 Latin words) can't name its own subject."""
+
+
+def condense(question: str, history: Sequence[Message]) -> str:
+    """The question with the subject of the conversation put before it, where it lacks its own.
+
+    A question that stands alone comes back unchanged. The subject is the nearest earlier question
+    that stood alone; follow-ups in between are left out.
+    """
+    earlier = [turn.text.strip() for turn in history if turn.role == "user"]
+    if not earlier or not depends(question):
+        return question
+    subject = next((text for text in reversed(earlier) if not depends(text)), earlier[0])
+    return f"{subject} {question}"
+
+
+def depends(question: str) -> bool:
+    """Whether a question can't be understood without the one before it."""
+    text = question.strip()
+    latin = re.findall(r"[A-Za-z0-9]+", text)
+    short = len(latin) < 3 if text.isascii() else len(text.rstrip("？?。！")) < _SHORT
+    short = short and not _NAMES_A_SUBJECT.search(text)
+    return short or bool(_POINTS_BACK.search(text) or _ELLIPSIS.search(text))
+
+
+# Of folded text: simplified characters, lower case.
+_ASKING = re.compile(
+    r"请问|为什么|为何|什么时[候间]|什么|甚么|哪一?[些个位年种]?|谁|多少|怎么样?|怎样|如何|第几|几(?![乎何率])"
+    r"|是否|何时|何处|[吗呢](?=\W|$)"
+)
+_FUNCTION = re.compile(
+    r"\b(?:an?|the|of|in|on|at|to|for|from|by|with|as|and|or|but|not|no|is|are|was|were|be|been"
+    r"|being|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must|that|this"
+    r"|these|those|its?|he|his|him|she|hers?|they|their|them|we|our|you|your|i|my|me|what|which"
+    r"|whom?|whose|when|where|why|how|many|much|there|than|then|if|so|such|into|about|after"
+    r"|before|during|between|over|under|also)\b"
+)
+
+
+def content(question: str) -> str:
+    """The folded question, each such word a space. Blank where nothing else was there."""
+    return _FUNCTION.sub(" ", _ASKING.sub(" ", fold(question)))

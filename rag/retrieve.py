@@ -1,8 +1,9 @@
 """Question -> candidates by vectors, words and character pairs, fused into one ranking."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,64 @@ from ingest.errors import UserError
 from ingest.normalize import bigrams, words
 from ingest.store import Field, Ranking, Store
 from ingest.types import Chunk, Hit, Passage
-from rag.content import content
-from rag.fuse import Candidates, Scores, fuse, mass
+from rag.question import content
 from rag.score_norm import Background
+
+Scores = NDArray[np.floating]
+
+LEXICAL = 6.0
+"""Standard deviations of similarity that a chunk gains by covering the whole question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What the searches say of the chunks that any of them found; all arrays are (n,).
+
+    `similarity` is `Background.standard`'s. `words` and `bigrams` are BM25 scores, 0 for a chunk
+    that this search did not find.
+    """
+
+    similarity: Scores
+    words: Scores
+    bigrams: Scores
+
+
+def idf(doc_freqs: Sequence[int], chunks: int) -> NDArray[np.float64]:
+    """BM25's weight of each term, (n,), as in Lucene and Tantivy: ln(1 + (N - df + .5)/(df + .5))."""
+    df = np.minimum(np.asarray(doc_freqs, np.float64), chunks)
+    return np.log1p((chunks - df + 0.5) / (df + 0.5))
+
+
+def rarity(store: Store, field: Field) -> Callable[[Sequence[str]], list[float]]:
+    """What gives the `idf` of each of some folded terms in the knowledge base."""
+    return lambda terms: idf(store.doc_freq(terms, field=field), store.count()).tolist()
+
+
+def mass(doc_freqs: Sequence[int], chunks: int) -> float:
+    """The weight of a question's distinct terms together."""
+    return float(idf(doc_freqs, chunks).sum())
+
+
+def coverage(candidates: Candidates, *, word_mass: float, bigram_mass: float) -> Scores:
+    """The idf-weighted share of the question that each chunk holds, (n,).
+
+    0 for none, 1 for all of it, once each, in a chunk of mean length. BM25 gives more to terms said
+    often, but a question can't be covered twice.
+    """
+    shares = [
+        scores / total
+        for scores, total in ((candidates.words, word_mass), (candidates.bigrams, bigram_mass))
+        if total > 0
+    ]
+    if not shares:
+        return np.zeros_like(candidates.similarity)
+    return np.minimum(sum(shares[1:], start=shares[0]) / len(shares), 1)
+
+
+def fuse(candidates: Candidates, *, word_mass: float, bigram_mass: float) -> Scores:
+    """One score a chunk, (n,); larger is better, comparable between questions."""
+    shared = coverage(candidates, word_mass=word_mass, bigram_mass=bigram_mass)
+    return candidates.similarity + LEXICAL * shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +159,46 @@ def _aligned(keys: NDArray[np.int64], ranking: Ranking) -> Scores:
     scores = np.zeros(len(keys), np.float32)
     scores[np.searchsorted(keys, ranking.keys)] = ranking.scores
     return scores
+
+
+class Reranker(Protocol):
+    def score(self, question: str, passages: Sequence[str]) -> Scores:
+        """(len(passages),), larger is better; comparable within one question only."""
+        ...
+
+
+class CrossEncoderReranker:
+    """A sentence-transformers cross-encoder by name or folder, as `BAAI/bge-reranker-base`."""
+
+    def __init__(self, name: str) -> None:
+        """Raises `UserError` where the extra is not installed or the model can't be found."""
+        try:
+            from sentence_transformers import CrossEncoder
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"the reranker {name} needs sentence-transformers: "
+                "pip install 'chatglm-rag[encoders]', or take [retrieve] reranker out of rag.toml",
+                zh=f"重排模型 {name} 需要 sentence-transformers："
+                "请运行 pip install 'chatglm-rag[encoders]'，或从 rag.toml 去掉 [retrieve] reranker",
+            ) from error
+        try:
+            self._model = CrossEncoder(name, local_files_only=True, trust_remote_code=False)
+        except OSError as error:
+            raise UserError(
+                f"no reranker {name} on this machine; name a folder with its weights, "
+                "or take [retrieve] reranker out of rag.toml",
+                zh=f"本机没有重排模型 {name}；请给出权重所在文件夹，或从 rag.toml 去掉 [retrieve] reranker",
+            ) from error
+
+    def score(self, question: str, passages: Sequence[str]) -> Scores:
+        pairs = [(question, passage) for passage in passages]
+        return np.asarray(self._model.predict(pairs, show_progress_bar=False), np.float32)
+
+
+def rerank(
+    question: str, hits: list[Hit], passages: list[Passage], reranker: Reranker
+) -> tuple[list[Hit], list[Passage]]:
+    """Hits and their passages in the reranker's order, with its scores."""
+    scores = reranker.score(question, [passage.text for passage in passages])
+    order = np.argsort(-scores, kind="stable")
+    return [Hit(hits[i].chunk, float(scores[i])) for i in order], [passages[i] for i in order]

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ingest.chunk import Span
 from ingest.embed import Vector
 from ingest.errors import UserError
-from ingest.sentences import Span
+from ingest.store import Store
 from ingest.types import Chunk, Hit, Passage
 
 
@@ -135,3 +136,16 @@ class Answer:
     unsupported: tuple[Span, ...] = ()
     unknown: tuple[int, ...] = ()
     dropped: Dropped = Dropped()
+
+
+def quote(
+    number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk
+) -> Citation:
+    """The citation of characters [start, end) of a passage, with the chunk that they begin in.
+
+    `nearest` stands for it where the passage has been removed meanwhile.
+    """
+    first = passage.start + start
+    chunks = (c for c in store.chunks_within(passage) if c.start <= first < c.end)
+    chunk = next(chunks, nearest)
+    return Citation(number, chunk, first, passage.start + end, passage.text[start:end])

@@ -21,8 +21,7 @@ from server.auth import Principal
 from server.errors import Unknown
 from server.fair_queue import Turns, in_thread
 from server.knowledge_bases import Bases
-from server.metrics import Metrics
-from server.telemetry import Spans
+from server.telemetry import Metrics, Spans
 from server.traces import Traces, Watch, told
 
 log = logging.getLogger("rag.server")

@@ -1,22 +1,33 @@
 """The application: routes, page and tools behind one door."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import logging
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from ingest.errors import UserError
 from server import mcp_tools
-from server.clients import Attended
+from server.auth import Keys
 from server.error_responses import EVERYWHERE, install
-from server.middleware import Guard
-from server.routes import ask, bases, jobs, knowledge_bases, openai, system, traces
+from server.middleware import Attended, Guard, protocol
+from server.models import Models, loader
+from server.options import ServerOptions
+from server.routes import ask, knowledge_bases, openai, system
 from server.state import State
+from server.telemetry import Spans, log_json
+from server.worker import Crew
 
 WEB = Path(__file__).parent / "web"
 LARGEST_BODY = 4_000_000  # bytes of a request that is no upload
@@ -58,8 +69,8 @@ def application(state: State) -> FastAPI:
     app.openapi = openapi
     install(app, state.metrics)
     for router in (
-        system.router, ask.router, bases.router, knowledge_bases.documents_router(state.options), jobs.router,
-        traces.router, openai.router,
+        system.router, ask.router, knowledge_bases.router, knowledge_bases.documents_router(state.options), system.jobs_router,
+        system.traces_router, openai.router,
     ):  # fmt: skip
         app.include_router(router)
 
@@ -76,3 +87,77 @@ def guarded(app: FastAPI, state: State) -> ASGIApp:
     """The application behind its door."""
     attended = Attended(app, state.options.patience)
     return Guard(attended, state.options, state.keys, state.metrics)
+
+
+BACKLOG = 512
+GRACE = 20  # seconds that answers under way get at the end
+
+
+def serve(
+    options: ServerOptions,
+    *,
+    spans: Spans,
+    told: Callable[[str], None],
+    note: Callable[[str], None],
+) -> None:
+    """Serve until a signal ends it; `told` gets the address once it listens. Answers under way are
+    finished, jobs under way wait for the next start."""
+    log_json(logging.INFO)
+    signal.signal(signal.SIGTERM, _end)  # uvicorn raises it once more when it is done
+    crew = Crew(options)
+    models = Models(loader(options.cache, note))
+    with closing(State.made(options, models, spans=spans, worker_alive=crew.alive)) as state:
+        check_door(options, state.keys)
+        with closing(listen(options)) as listening, crew:
+            tempfile.tempdir = str(state.member.folder)  # uploads wait where there is room for them
+            host, port = listening.getsockname()[:2]
+            told(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+            uvicorn.Server(configuration(state)).run(sockets=[listening])
+
+
+def configuration(state: State) -> uvicorn.Config:
+    """How uvicorn is to run the application. It believes no header about who the client is."""
+    return uvicorn.Config(
+        guarded(application(state), state),
+        http=protocol(state.options.patience),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE,
+        ws="none",
+    )
+
+
+def listen(options: ServerOptions) -> socket.socket:
+    """A socket at the options' address; `UserError` where that is taken or not this machine's."""
+    try:
+        family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
+        # Named, so that asyncio knows TCP from others and sends small packets at once (TCP_NODELAY).
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((options.host, options.port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(
+            f"can't listen at {options.host} port {options.port}: {why}; choose another with --port",
+            zh=f"无法监听 {options.host} 端口 {options.port}：{why}；请用 --port 换一个",
+        ) from error
+    return listening
+
+
+def check_door(options: ServerOptions, keys: Keys) -> None:
+    """Raises `UserError` where others could come in without a key."""
+    if not options.on_loopback and not keys.usable:
+        raise UserError(
+            f"{options.host} can be reached from other machines and there is no key; make one "
+            "first: rag keys create NAME --scope read",
+            zh=f"{options.host} 可被其他机器访问，而现在没有密钥；请先创建：rag keys create 名称 --scope read",
+        )
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """As an end that was asked for: whatever is open is closed on the way out."""
+    raise SystemExit(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import Mismatch
-from ingest.store.failure import failures_named
+from ingest.store.atomic import failures_named
 from ingest.store.sqlite import split_statements
 
 VERSION = 1

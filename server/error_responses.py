@@ -13,11 +13,10 @@ from starlette.exceptions import HTTPException
 from ingest.errors import Away, Busy, UserError
 from rag.endpoint.client import Failed, Unreachable
 from server import schemas
-from server.errors import Taken, Unfit, Unknown
+from server.errors import Taken, Unfit, Unknown, failure, speaker
 from server.fair_queue import Full
-from server.metrics import Metrics
 from server.middleware import Denied
-from server.words import failure, speaker
+from server.telemetry import Metrics
 
 log = logging.getLogger("rag.server")
 

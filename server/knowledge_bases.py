@@ -16,24 +16,20 @@ from typing import Any
 from ingest.embed import Embedder
 from ingest.errors import UserError
 from ingest.store import Address, Store, drop_milvus
-from ingest.store.atomic import sync
-from ingest.store.failure import failures_named
+from ingest.store.atomic import failures_named, sync
+from rag.config import SETTINGS, TRUTH, generation, is_base, open_base, settings_of, store_at
 from rag.generate import GenerateOptions
 from rag.i18n import Speaker
 from rag.load import Encoders, background_of, encoder_of, encoders, open_writer, pipeline_of
 from rag.pipeline import Pipeline
 from rag.prompt import PromptOptions
-from rag.settings import SETTINGS, TRUTH, generation, is_base, open_base, settings_of, store_at
 from rag.types import Sampling
 from server import schemas
 from server.auth import Principal
-from server.choices import check_choice, offered, write_choices
-from server.errors import Taken, Unknown, no_base
+from server.errors import Taken, Unknown, below, no_base
 from server.membership import Members
-from server.models import Models
-from server.options import CORES, ServerOptions
-from server.remembered import Remembered
-from server.words import below
+from server.models import Models, Remembered
+from server.options import CORES, ServerOptions, check_choice, offered, write_choices
 
 OPEN = 32  # knowledge bases that are held open
 LONGEST = 240  # bytes of a name; file systems take 255

@@ -17,9 +17,9 @@ from rag.pipeline import LONGEST_QUESTION
 from server import schemas
 from server.answering import Asked
 from server.auth import LOCAL
+from server.errors import speaker
 from server.fair_queue import Full
 from server.state import Asking, State
-from server.words import speaker
 
 Question = Annotated[
     str,

@@ -11,7 +11,7 @@ import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ingest.store.lock import writing
+from ingest.store.atomic import writing
 
 PATIENCE = 10.0  # seconds to wait for others, who need a moment only
 

@@ -5,27 +5,33 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from threadpoolctl import threadpool_limits
 
 from rag.i18n import Speaker
 from rag.load import Encoders
 from server.answering import Answering
 from server.auth import Keys, Principal
-from server.blas import on_one_thread
 from server.database import Database, lasting, passing
-from server.errors import no_base
+from server.errors import no_base, speaker
 from server.fair_queue import Turns
 from server.jobs import Jobs
 from server.knowledge_bases import Bases
 from server.membership import Member, Members
-from server.metrics import Metrics
 from server.middleware import Denied
 from server.models import Models
 from server.options import ServerOptions
-from server.pages import Pages
 from server.schemas import Scope
-from server.telemetry import Spans
+from server.telemetry import Metrics, Spans
 from server.traces import Traces
-from server.words import speaker
+from server.uploads import Pages
+
+
+def on_one_thread() -> None:
+    """For this process, from now on. Questions share the cores out by themselves, where teams of
+    threads for each product would only wait for one another; and whoever retrieves again gets the
+    same scores to the bit, which another number of threads might sum up differently."""
+    threadpool_limits(1, user_api="blas")
+
 
 ELSEWHERE = 16  # answers that models served elsewhere write at one time: they batch
 

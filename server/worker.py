@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -23,17 +24,17 @@ from types import FrameType
 from ingest.errors import Away, Busy, UserError
 from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
+from rag.config import open_base
 from rag.load import Encoders, Writer, background_of, encoders, open_writer
-from rag.settings import open_base
 from server.database import lasting, passing
-from server.errors import no_base
+from server.errors import below, no_base
 from server.jobs import Jobs
 from server.knowledge_bases import whole
-from server.log import log_json
 from server.membership import Members
+from server.options import ServerOptions
+from server.telemetry import log_json
 from server.traces import Traces
 from server.uploads import Originals, Stored
-from server.words import below
 
 PAUSE = 0.2  # seconds between two looks for work
 LOOK = 0.5  # seconds between two looks whether to go on
@@ -216,3 +217,72 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+PATIENCE = 10.0  # seconds that a worker may take to put its job back
+SHORT = 5.0  # a worker that lives less long than this is not started again at once
+
+log = logging.getLogger("rag.server")
+
+
+class Crew:
+    """One worker, as long as the block lasts. It dies with this process, however that ends."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        self._process: subprocess.Popen[str] | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._look_after, name="crew", daemon=True)
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def __enter__(self) -> "Crew":
+        self._process = self._start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        process = self._process
+        if process and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()  # and the job waits again
+        self._thread.join()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "server.worker"], stdin=subprocess.PIPE, text=True
+        )
+        options = self.options
+        said = {
+            "data": str(options.data),
+            "cache": str(options.cache),
+            "home": str(options.home),
+            "ocr": options.ocr,
+        }
+        assert process.stdin
+        process.stdin.write(json.dumps(said) + "\n")
+        process.stdin.flush()
+        return process
+
+    def _look_after(self) -> None:
+        while not self._ending.is_set():
+            assert self._process
+            begun = monotonic()
+            status = self._process.wait()
+            if self._process.stdin:
+                self._process.stdin.close()
+            if self._ending.is_set():
+                return
+            log.error("worker ended", extra={"fields": {"status": status}})
+            if monotonic() - begun < SHORT:
+                self._ending.wait(SHORT)
+            if not self._ending.is_set():
+                self._process = self._start()

@@ -19,7 +19,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import NoReturn
 
-LIBRARIES = ["ingest.embed", "ingest.store", "finetune.train.finish", "finetune.train.loop", "peft"]
+LIBRARIES = ["ingest.embed", "ingest.store", "finetune.train.setup", "finetune.train.loop", "peft"]
 PATIENCE = 300  # seconds for one command
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(LIBRARIES)

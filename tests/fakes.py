@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ingest.chunk import sentences
 from ingest.embed import Vector, Vectors
 from ingest.errors import Unreadable
-from ingest.sentences import sentences
 from ingest.types import Parsed, Receipt, Segment
-from rag.reply import NOT_FOUND
+from rag.prompt import NOT_FOUND
 from rag.types import Message, Sampling
 
 

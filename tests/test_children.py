@@ -20,8 +20,8 @@ from tests.server.servers import ended, row, served, upload, wait_for
 ROOT = Path(__file__).parents[1]
 NAMES = ("corpora", "finetune", "ingest", "rag", "server")
 PLACES = {
-    "finetune/data/bulk_encode.py", "ingest/cluster.py", "ingest/sandbox.py", "rag/plan/asking.py",
-    "rag/plan/linear.py", "server/crew.py",
+    "finetune/data/bulk_encode.py", "ingest/ray_pipeline.py", "ingest/sandbox.py", "rag/plan/asking.py",
+    "rag/plan/linear.py", "server/worker.py",
 }  # fmt: skip
 """All modules that start a process. A new one needs a test below."""
 STARTERS = {"multiprocessing", "subprocess", "runpy", "ProcessPoolExecutor", "num_workers"}
@@ -29,7 +29,7 @@ CALLS = {("ray", "init"), ("os", "fork"), ("os", "system"), ("os", "popen")}
 
 ON_RAY = """
 from importlib.util import find_spec
-from ingest.cluster import cluster
+from ingest.ray_pipeline import cluster
 with cluster(workers=1):
     import ray
     print(ray.get(ray.remote(find_spec).remote("ingest")).origin)
@@ -76,7 +76,7 @@ def test_every_python_child_ignores_the_current_folder() -> None:
                     [ast.Attribute(ast.Name("sys"), "executable"), ast.Constant("-P"), *_]
                 ):
                     safe += 1
-    assert used == safe == len(PLACES - {"ingest/cluster.py"})
+    assert used == safe == len(PLACES - {"ingest/ray_pipeline.py"})
 
 
 @pytest.fixture

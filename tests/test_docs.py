@@ -36,7 +36,7 @@ def test_the_readme_names_commands_and_files_that_exist(readme: str) -> None:
 def test_the_readme_shows_every_setting_with_its_default(readme: str, tmp_path: Path) -> None:
     from dataclasses import fields, is_dataclass, replace
 
-    from rag.settings import settings
+    from rag.config import settings
 
     [block] = re.findall(r"```toml\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.DOTALL)
     (tmp_path / "rag.toml").write_text(block, "utf-8")

@@ -23,8 +23,8 @@ from rag.generate import LazyGenerator
 from rag.i18n import Speaker
 from rag.load import background_of
 from rag.pipeline import Pipeline
+from rag.prompt import NOT_FOUND
 from rag.refuse import Calibration, Curve
-from rag.reply import NOT_FOUND
 from rag.retrieve import RetrieveOptions
 from rag.types import Answer, Message, Sampling
 from tests import commands

@@ -108,7 +108,7 @@ def test_the_environment_is_read_by_the_command_line_alone() -> None:
     assert (
         reading
         == [
-            "ingest/cluster.py",  # tells Ray what it takes from nowhere else, and takes it back
+            "ingest/ray_pipeline.py",  # tells Ray what it takes from nowhere else, and takes it back
             "ingest/sandbox.py",  # hands a cleaned environment to its child
             "ingest/store/milvus/client.py",  # a key is read where it is sent, so that no option holds it
             "rag/endpoint/generator.py",  # the same

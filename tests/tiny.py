@@ -19,10 +19,9 @@ from torch import Tensor
 from ingest.types import Chunk, Hit, Passage
 from rag.chatglm.chat import encode_answer, encode_chat
 from rag.chatglm.configuration import ChatGLM2Config
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from rag.chatglm.tokenization import ChatGLMTokenizer
-from rag.prompt import render
-from rag.reply import NOT_FOUND
+from rag.prompt import NOT_FOUND, render
 from rag.types import Message, Source
 
 FACTORIES = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"

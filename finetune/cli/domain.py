@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli import choices, schedule
 from finetune.cli import options as opt
-from finetune.cli.rows import within
+from finetune.cli.prepare import within
 from ingest.errors import UserError
 from rag.cli.console import note, out, say
 from rag.cli.paths import KbOption, cache_home, kb_path
@@ -94,16 +93,16 @@ def domain(
     alpha: opt.Alpha = 32.0,
     dropout: opt.Dropout = 0.1,
     targets: opt.Targets = "query_key_value",
-    batch_size: schedule.BatchSize = 4,
-    epochs: schedule.Epochs = 3.0,
-    max_steps: schedule.MaxSteps = 0,
-    learning_rate: schedule.LearningRate = None,
+    batch_size: opt.BatchSize = 4,
+    epochs: opt.Epochs = 3.0,
+    max_steps: opt.MaxSteps = 0,
+    learning_rate: opt.LearningRate = None,
     max_length: opt.PromptLength = None,
-    gradient_checkpointing: schedule.Checkpointing = False,
+    gradient_checkpointing: opt.Checkpointing = False,
     quant: opt.BaseQuant = None,
     device: opt.DeviceName = None,
-    save_steps: schedule.SaveSteps = 100,
-    seed: schedule.TrainSeed = 42,
+    save_steps: opt.SaveSteps = 100,
+    seed: opt.TrainSeed = 42,
 ) -> None:
     from finetune.cli.train import mixed, names
     from finetune.domain import DOCUMENTS, GENERAL, Work, digest_of, digest_of_rows, general_rows
@@ -113,7 +112,7 @@ def domain(
 
     files, share = mixed(general, "--general")
     others = general_rows(files[0]) if files else []
-    where = choices.device(device)
+    where = opt.device(device)
     options = TrainOptions(
         method=LoraOptions(rank, alpha, dropout, names(targets)),
         per_device_train_batch_size=batch_size,
@@ -122,8 +121,8 @@ def domain(
         learning_rate=learning_rate or 1e-4,
         seed=seed,
         gradient_checkpointing=gradient_checkpointing,
-        dtype=choices.dtype(where, fp16=False, bf16=False, fp32=False),
-        quant=choices.quant(where, quant, None, in_8=False, in_4=False),
+        dtype=opt.dtype(where, fp16=False, bf16=False, fp32=False),
+        quant=opt.quant(where, quant, None, in_8=False, in_4=False),
         max_length=max_length or sys.maxsize,
         eval_steps=save_steps,
         save_steps=save_steps,
@@ -177,7 +176,7 @@ def _typed(context: typer.Context) -> dict[str, Any]:
 def _check_room(kb: str, model: Path) -> None:
     """`UserError` where the knowledge base's settings leave a prompt no room in the model."""
     from finetune.cli.grounded import room_for_prompts, window
-    from rag.settings import generation
+    from rag.config import generation
 
     path = kb_path(kb)
     room_for_prompts(window(str(model))[1], generation(path).max_new_tokens, path)
@@ -191,7 +190,7 @@ def _step(number: int, done: str = "") -> None:
 def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
     """The documents that the knowledge base now holds; `UserError` where there are none."""
     from rag.cli.ingest import ingest
-    from rag.settings import open_base
+    from rag.config import open_base
 
     _step(1)
     ingest(paths, kb)
@@ -240,7 +239,7 @@ def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> N
 def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int, seed: int) -> None:
     """Ends the command, with the exit code of `rag finetune eval`, where it is not to be used."""
     from finetune.cli.evaluate import DO_NOT_SHIP, evaluate
-    from rag.settings import generation
+    from rag.config import generation
 
     if verdict := work.verdict:
         said = say("ship it", "可以采用") if verdict["ship"] else say("do not ship", "不应采用")
@@ -280,7 +279,7 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
 def _use(work: "Work", kb: str, values: dict[str, str], quant: str) -> None:
     """Put the adapter into the knowledge base's settings, or tell the lines that do so."""
     from finetune.domain import lines, put_in_use
-    from rag.settings import SETTINGS
+    from rag.config import SETTINGS
 
     settings = kb_path(kb) / SETTINGS
     values = values | ({"quant": quant} if quant != "auto" else {})

@@ -7,17 +7,67 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from finetune.cli.counting import counting
-from finetune.cli.figures import show, tell
+from finetune.cli.prepare import counting
 from ingest.errors import UserError
-from rag.cli.console import note, say
+from rag.cli.console import note, out, say, table
 from rag.cli.paths import KbOption, cache_home, existing_kb
 
 if TYPE_CHECKING:
-    from finetune.conditions import Cases, Condition, Pair
-    from finetune.evaluate.questions import Question
+    from finetune.evaluate.compare import Comparison, Verdict
+    from finetune.evaluate.questions import Cases, Condition, Pair, Question
     from finetune.evaluate.run import Asked
     from rag.pipeline import Pipeline
+
+
+def show(comparisons: "Sequence[Comparison]", title: str) -> None:
+    from finetune.evaluate.compare import BLEU4, CONDITION_TITLES, MEASURES
+
+    rows: list[tuple[object, ...]] = []
+    last = ""
+    for each in comparisons:
+        measure = MEASURES[each.measure]
+        name = say(measure.title, measure.zh)
+        rows.append(
+            (
+                "" if each.condition == last else say(*CONDITION_TITLES[each.condition]),
+                name if measure.larger_is_better else f"{name} ↓",
+                _number(each.base.value),
+                _number(each.adapter.value),
+                _number(each.difference, "+"),
+                f"{_number(each.low, '+')} – {_number(each.high, '+')}",
+                "< 0.001" if each.p < 0.001 else _number(each.p),
+                each.questions,
+            )
+        )
+        last = each.condition
+    columns = [
+        say("condition", "条件"),
+        say("measure", "指标"),
+        say("base", "基座"),
+        say("adapter", "适配器"),
+        say("difference", "差"),
+        "95 %",
+        "p",
+        "n",
+    ]
+    table(title, columns, rows)
+    if any(each.measure == "bleu4" for each in comparisons):
+        out(say(*BLEU4))
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "–" if value != value else f"{value:{sign}.3f}"
+
+
+def tell(verdict: "Verdict", count: int) -> None:
+    if verdict.ship:
+        head = say(f"ship it (on {count} questions)", f"可以采用（依据 {count} 个问题）")
+    else:
+        head = say(f"do not ship (on {count} questions)", f"不应采用（依据 {count} 个问题）")
+    out(head)
+    for reason in verdict.reasons:
+        out(f"  {say(reason.text, reason.zh)}")
+
 
 DO_NOT_SHIP = 3
 """The exit code of a verdict against the adapter; 1 is a user's mistake, 2 a wrong option."""
@@ -100,11 +150,8 @@ def evaluate(
         typer.Option(metavar="FILE", help=say("PNG or SVG of the bars.", "对比图（PNG 或 SVG）。")),
     ] = None,
 ) -> None:
-    from finetune.conditions import Cases
-    from finetune.evaluate.compare import BLEU4, compare
-    from finetune.picture import check, check_place, draw
-    from finetune.transcript import record
-    from finetune.verdict import verdict
+    from finetune.evaluate.compare import BLEU4, check, check_place, compare, draw, record, verdict
+    from finetune.evaluate.questions import Cases
     from ingest.store.atomic import write_whole
     from rag.types import Sampling
 
@@ -166,8 +213,7 @@ evaluate.__doc__ = say(
 
 def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
     """Those named, in their order; else all that the questions' form allows."""
-    from finetune.conditions import CONDITIONS
-    from finetune.evaluate.questions import form_of
+    from finetune.evaluate.questions import CONDITIONS, form_of
 
     names = [name.strip() for name in said.split(",") if name.strip()]
     for name in names:
@@ -226,7 +272,7 @@ def _pair(model: str, adapter: Path, quant: str) -> "Pair":
     from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.generator import open_generator
     from rag.chatglm.hub import fetch
-    from rag.cli.progress import loading
+    from rag.cli.console import loading
     from rag.generate import GenerateOptions
 
     GenerateOptions(model=model, quant=cast(Any, quant))  # says what it may be

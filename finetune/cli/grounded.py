@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli.counting import counting
+from finetune.cli.prepare import counting
 from ingest.errors import UserError
 from rag.cli.console import note, out, say, table
 from rag.cli.paths import cache_home, existing_kb
@@ -13,8 +13,8 @@ from rag.cli.paths import cache_home, existing_kb
 if TYPE_CHECKING:
     from finetune.synth.build import Report
     from finetune.synth.raft import Grounded
+    from rag.config import Place
     from rag.generate import Generator
-    from rag.settings import Place
 
 WINDOW = 8192
 """Characters of a model's window where none is named."""
@@ -218,7 +218,7 @@ def room_for_prompts(context: int, max_new_tokens: int, kb: "Place") -> int:
 
 
 def _generator(model: str) -> "Generator":
-    from rag.cli.progress import loading
+    from rag.cli.console import loading
     from rag.generate import GenerateOptions, load
 
     with loading(Path(model).name) as progress:

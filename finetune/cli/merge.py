@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
-from rag.cli.console import note, out, say
+from rag.cli.console import loading, note, out, say
 from rag.cli.model_options import Alpha, Source, Target
 from rag.cli.paths import cache_home
-from rag.cli.progress import loading
 
 if TYPE_CHECKING:
     from finetune.merge import Merged

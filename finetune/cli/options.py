@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune.options import LoraOptions, PrefixOptions
+from ingest.errors import UserError
 from rag.cli.console import say
 
 
@@ -253,4 +255,179 @@ DryRun = Annotated[
         "Only tell what it would need: memory by part, the largest batch, time from measured steps.",
         "只预估：各部分内存、最大批量、由实测步数推算的时间。",
     ),
+]
+
+
+def device(name: str | None) -> str:
+    """`cpu` or `cuda`; `UserError` for another, or a GPU that is not there."""
+    import torch
+
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
+        raise UserError(
+            f"--device is {chosen}; need cpu, or cuda where torch finds a GPU",
+            zh=f"--device 为 {chosen}；须为 cpu，或在有 GPU 时为 cuda",
+        )
+    return chosen
+
+
+def dtype(device: str, *, fp16: bool, bf16: bool, fp32: bool) -> Any:
+    """The base's numbers as TrainOptions name them; by the device where none is asked for."""
+    import torch
+
+    asked = [n for n, on in (("float16", fp16), ("bfloat16", bf16), ("float32", fp32)) if on]
+    if len(asked) > 1:
+        raise UserError(
+            f"{' and '.join(asked)} are both asked for; name one of --fp16, --bf16, --fp32",
+            zh=f"同时指定了 {'、'.join(asked)}；--fp16、--bf16、--fp32 只能选一个",
+        )
+    if asked:
+        return asked[0]
+    if device == "cpu":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+def quant(device: str, name: str | None, bit: int | None, *, in_8: bool, in_4: bool) -> Any:
+    """How the base is held, from whichever option says it; `UserError` where two disagree."""
+    by_bit = {4: "int4", 8: "int8"}
+    if bit is not None and bit not in by_bit:
+        raise UserError(
+            f"--quantization-bit is {bit}; need 4 or 8",
+            zh=f"--quantization-bit 为 {bit}；须为 4 或 8",
+        )
+    said = [name, by_bit.get(bit or 0), "int8" if in_8 else None, "nf4" if in_4 else None]
+    asked = sorted({each for each in said if each})
+    if len(asked) > 1:
+        raise UserError(
+            f"the base is asked for as {' and as '.join(asked)}; say one",
+            zh=f"基座同时被要求为 {'、'.join(asked)}；请只指定一个",
+        )
+    return asked[0] if asked else "none"
+
+
+def method(
+    lora: LoraOptions, pre_seq_len: int | None, *, projection: bool
+) -> LoraOptions | PrefixOptions:
+    """P-Tuning where a prefix has a length, else LoRA; `UserError` where options of both are given."""
+    said = [name for name, on in (("--rslora", lora.rslora), ("--dora", lora.dora)) if on]
+    if pre_seq_len is None and projection:
+        raise UserError(
+            "--prefix-projection is P-Tuning's; add --pre-seq-len 128, or leave it out",
+            zh="--prefix-projection 属于 P-Tuning；请加上 --pre-seq-len 128，或去掉它",
+        )
+    if pre_seq_len is not None and said:
+        raise UserError(
+            f"{said[0]} is LoRA's and --pre-seq-len is P-Tuning's; choose one",
+            zh=f"{said[0]} 属于 LoRA，--pre-seq-len 属于 P-Tuning；只能选一个",
+        )
+    return lora if pre_seq_len is None else PrefixOptions(pre_seq_len, projection)
+
+
+def rate(given: float | None, method: LoraOptions | PrefixOptions) -> float:
+    """The learning rate; upstream's own where none is given."""
+    return given if given is not None else 2e-2 if isinstance(method, PrefixOptions) else 1e-4
+
+
+BatchSize = Annotated[
+    int,
+    option(
+        "--per-device-train-batch-size --batch-size N",
+        "Rows of an update on a device; what goes through the model at once is --pack-length.",
+        "每次更新中每个设备的数据行数；一次通过模型的量见 --pack-length。",
+    ),
+]
+Accumulation = Annotated[
+    int,
+    option(
+        "--gradient-accumulation-steps N",
+        "So many batches make an update.",
+        "累积多少批后更新一次。",
+    ),
+]
+Epochs = Annotated[
+    float,
+    option("--num-train-epochs --epochs X", "How often each row is learnt.", "数据学习的遍数。"),
+]
+MaxSteps = Annotated[
+    int, option("--max-steps N", "So many updates; 0: by the epochs.", "更新次数；0 表示按遍数。")
+]
+LearningRate = Annotated[
+    float | None,
+    option(
+        "--learning-rate --lr X",
+        "The highest learning rate; 1e-4 for LoRA, 2e-2 for P-Tuning if left out.",
+        "最大学习率；默认 LoRA 为 1e-4，P-Tuning 为 2e-2。",
+    ),
+]
+Scheduler = Annotated[
+    str,
+    option(
+        "--lr-scheduler-type linear|cosine|constant",
+        "How the learning rate falls.",
+        "学习率的下降方式。",
+    ),
+]
+Warmup = Annotated[
+    int,
+    option(
+        "--warmup-steps N", "Steps in which the learning rate rises first.", "学习率上升的步数。"
+    ),
+]
+WarmupRatio = Annotated[
+    float,
+    option("--warmup-ratio SHARE", "Instead: this share of all steps.", "或按总步数的比例。"),
+]
+WeightDecay = Annotated[
+    float, option("--weight-decay X", "AdamW's weight decay.", "AdamW 的权重衰减。")
+]
+GradNorm = Annotated[
+    float,
+    option(
+        "--max-grad-norm X", "Cut gradients to this norm; 0: not.", "梯度裁剪的范数；0 表示不裁剪。"
+    ),
+]
+TrainSeed = Annotated[
+    int, option("--seed N", "The same seed gives the same adapter.", "种子相同则适配器相同。")
+]
+Packing = Annotated[
+    bool,
+    option(
+        "--packing/--no-packing",
+        "Rows one behind the other, exact; else padded, rows of like length together.",
+        "数据行首尾相接（结果不变）；否则按长度分组填充。",
+    ),
+]
+PackLength = Annotated[
+    int,
+    option(
+        "--pack-length N",
+        "Tokens that go through the model at once, at most.",
+        "一次通过模型的词元数上限。",
+    ),
+]
+Checkpointing = Annotated[
+    bool,
+    option(
+        "--gradient-checkpointing/--no-gradient-checkpointing",
+        "Compute layers twice, to hold less.",
+        "重算各层以节省内存。",
+    ),
+]
+LoggingSteps = Annotated[
+    int, option("--logging-steps N", "Steps between lines of the log.", "记录的间隔步数。")
+]
+EvalSteps = Annotated[
+    int,
+    option(
+        "--eval-steps N",
+        "Steps between measurements of the held-out rows.",
+        "评估的间隔步数。",
+    ),
+]
+SaveSteps = Annotated[
+    int, option("--save-steps N", "Steps between checkpoints.", "检查点的间隔步数。")
+]
+SaveLimit = Annotated[
+    int, option("--save-total-limit N", "So many checkpoints are kept.", "保留的检查点数。")
 ]

@@ -1,23 +1,39 @@
 """`rag finetune train`: data and a model -> an adapter that `rag ask --adapter` answers with."""
 
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli import choices, schedule
 from finetune.cli import options as opt
-from finetune.cli import rows as written
+from finetune.cli.prepare import (
+    Combine,
+    CompatRows,
+    MaxSource,
+    MaxTarget,
+    RowLength,
+    RowOptions,
+    SkipOverlength,
+    SourcePrefix,
+    Template,
+    fates,
+    within,
+)
 from ingest.errors import UserError
-from rag.cli.console import say
+from rag.cli.console import note, out, say, table
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
     from finetune.options import TrainOptions
-    from finetune.train.finish import Finished
-    from finetune.train.setup import Data
+    from finetune.train.loop import Report, Sets
+    from finetune.train.preview import Heaviest, Preview, Previewer, Rehearsal
+    from finetune.train.setup import Data, Finished, Told
+    from rag.chatglm.memory import Device, Room
 
 
 def train(
@@ -40,14 +56,14 @@ def train(
     mix: opt.Mix = None,
     forgetting_budget: opt.Budget = 0.0,
     strength: opt.Strength = "1",
-    template: written.Template = None,
-    compat: written.CompatRows = None,
-    skip_overlength: written.SkipOverlength = False,
-    max_length: written.RowLength = None,
-    max_source_length: written.MaxSource = None,
-    max_target_length: written.MaxTarget = None,
-    source_prefix: written.SourcePrefix = "",
-    combine: written.Combine = True,
+    template: Template = None,
+    compat: CompatRows = None,
+    skip_overlength: SkipOverlength = False,
+    max_length: RowLength = None,
+    max_source_length: MaxSource = None,
+    max_target_length: MaxTarget = None,
+    source_prefix: SourcePrefix = "",
+    combine: Combine = True,
     prompt_column: opt.PromptColumn = "",
     response_column: opt.ResponseColumn = "",
     history_column: opt.HistoryColumn = "",
@@ -63,20 +79,20 @@ def train(
     dora: opt.Dora = False,
     pre_seq_len: opt.PreSeqLen = None,
     prefix_projection: opt.Projection = False,
-    batch_size: schedule.BatchSize = 4,
-    accumulation: schedule.Accumulation = 1,
-    epochs: schedule.Epochs = 3.0,
-    max_steps: schedule.MaxSteps = 0,
-    learning_rate: schedule.LearningRate = None,
-    scheduler: schedule.Scheduler = "linear",
-    warmup_steps: schedule.Warmup = 0,
-    warmup_ratio: schedule.WarmupRatio = 0.0,
-    weight_decay: schedule.WeightDecay = 0.0,
-    max_grad_norm: schedule.GradNorm = 1.0,
-    seed: schedule.TrainSeed = 42,
-    packing: schedule.Packing = True,
-    pack_length: schedule.PackLength = 1024,
-    gradient_checkpointing: schedule.Checkpointing = False,
+    batch_size: opt.BatchSize = 4,
+    accumulation: opt.Accumulation = 1,
+    epochs: opt.Epochs = 3.0,
+    max_steps: opt.MaxSteps = 0,
+    learning_rate: opt.LearningRate = None,
+    scheduler: opt.Scheduler = "linear",
+    warmup_steps: opt.Warmup = 0,
+    warmup_ratio: opt.WarmupRatio = 0.0,
+    weight_decay: opt.WeightDecay = 0.0,
+    max_grad_norm: opt.GradNorm = 1.0,
+    seed: opt.TrainSeed = 42,
+    packing: opt.Packing = True,
+    pack_length: opt.PackLength = 1024,
+    gradient_checkpointing: opt.Checkpointing = False,
     fp16: opt.Fp16 = False,
     bf16: opt.Bf16 = False,
     fp32: opt.Fp32 = False,
@@ -85,10 +101,10 @@ def train(
     load_in_8bit: opt.In8 = False,
     load_in_4bit: opt.In4 = False,
     device: opt.DeviceName = None,
-    logging_steps: schedule.LoggingSteps = 10,
-    eval_steps: schedule.EvalSteps = 100,
-    save_steps: schedule.SaveSteps = 100,
-    save_total_limit: schedule.SaveLimit = 2,
+    logging_steps: opt.LoggingSteps = 10,
+    eval_steps: opt.EvalSteps = 100,
+    save_steps: opt.SaveSteps = 100,
+    save_total_limit: opt.SaveLimit = 2,
     resume: opt.Resume = False,
     overwrite: opt.Overwrite = False,
     dry_run: opt.DryRun = False,
@@ -105,22 +121,22 @@ def train(
             "no data is given; name files, or a folder that `rag finetune prepare` wrote",
             zh="没有给出数据；请指定文件，或 rag finetune prepare 写出的文件夹",
         )
-    asked = written.RowOptions(
+    asked = RowOptions(
         compat, template, max_length, max_source_length, max_target_length, source_prefix,
         combine, skip_overlength,
     )  # fmt: skip
     rows = asked.prepared(given[0]) if len(given) == 1 and given[0].is_dir() else asked.rows()
     lora = LoraOptions(rank, alpha, dropout, names(targets), rslora, dora)
-    method = choices.method(lora, pre_seq_len, projection=prefix_projection)
+    method = opt.method(lora, pre_seq_len, projection=prefix_projection)
     general, share = mixed(mix)
-    where = choices.device(device)
+    where = opt.device(device)
     options = TrainOptions(
         method=method,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         num_train_epochs=epochs,
         max_steps=0 if max_steps == -1 else max_steps,  # transformers' own default
-        learning_rate=choices.rate(learning_rate, method),
+        learning_rate=opt.rate(learning_rate, method),
         lr_scheduler_type=scheduler,  # type: ignore[arg-type]  # checked there
         warmup_steps=warmup_steps,
         warmup_ratio=warmup_ratio,
@@ -130,8 +146,8 @@ def train(
         packing=packing,
         pack_length=pack_length,
         gradient_checkpointing=gradient_checkpointing,
-        dtype=choices.dtype(where, fp16=fp16, bf16=bf16, fp32=fp32),
-        quant=choices.quant(where, quant, quantization_bit, in_8=load_in_8bit, in_4=load_in_4bit),
+        dtype=opt.dtype(where, fp16=fp16, bf16=bf16, fp32=fp32),
+        quant=opt.quant(where, quant, quantization_bit, in_8=load_in_8bit, in_4=load_in_4bit),
         template=rows.template,
         max_length=rows.max_length,
         logging_steps=logging_steps,
@@ -155,9 +171,7 @@ def train(
         max_eval_samples,
     )
     directory = fetch(model, cache=cache_home() / "models")
-    options = replace(
-        options, max_length=written.within(options.max_length, read_config(directory))
-    )
+    options = replace(options, max_length=within(options.max_length, read_config(directory)))
     if not (dry_run or resume or overwrite):
         free(out_dir)
     run(
@@ -189,16 +203,11 @@ def run(
     """
     from accelerate import Accelerator
 
-    from finetune.cli.preview import foresee, show, show_rehearsal, tell
-    from finetune.cli.training import Screen, writing
-    from finetune.train.allocated import own_pages
-    from finetune.train.checkpoint import forget
-    from finetune.train.finish import finish
-    from finetune.train.identity import made_of, resumable
+    from finetune.train.checkpoint import forget, made_of, resumable
     from finetune.train.loop import Training
-    from finetune.train.rehearsal import forget_peak, rehearse
-    from finetune.train.setup import contract_of, open_tuned, read_sets
-    from rag.cli.progress import loading
+    from finetune.train.preview import forget_peak, own_pages, rehearse
+    from finetune.train.setup import contract_of, finish, open_tuned, read_sets
+    from rag.cli.console import loading
 
     accelerator = Accelerator(cpu=device == "cpu")
     main = accelerator.is_main_process
@@ -306,3 +315,272 @@ def _number(name: str, text: str) -> float:
 
 def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.replace(",", " ").split())
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A training before its weights load."""
+
+    heaviest: "Heaviest"
+    previewer: "Previewer"
+    preview: "Preview"
+    room: "Room"
+
+
+def foresee(
+    model: Path, sets: "Sets", options: "TrainOptions", *, device: str, devices: int
+) -> Foreseen:
+    """What the training takes, of which a line is told; `UserError` where one row does not fit."""
+    from finetune.train.preview import Heaviest, Previewer, need_room
+    from rag.chatglm.loading import read_config
+    from rag.chatglm.memory import Room
+
+    heaviest, room = Heaviest(sets, options, devices), Room.here()
+    kind: Device = "cpu" if device == "cpu" else "cuda"
+    previewer = Previewer(read_config(model), options, kind)
+    need_room(previewer, heaviest, room)
+    preview = previewer.preview(heaviest.learnt(), heaviest.measured())
+    return Foreseen(heaviest, previewer, preview, room)
+
+
+def tell(foreseen: Foreseen) -> None:
+    """One line for what it takes, one for what would fit."""
+    from rag.chatglm.memory import gigabytes
+
+    preview, free = foreseen.preview, foreseen.room.on(foreseen.previewer.device)
+    parts = say(", ", "，").join(f"{name} {size}" for name, size in _parts(preview))
+    known = "?" if free is None else gigabytes(free)
+    note(
+        say(
+            f"memory: {gigabytes(preview.total)} at most ({parts}); {known} free",
+            f"内存：最多 {gigabytes(preview.total)}（{parts}）；可用 {known}",
+        )
+    )
+    largest = _largest(foreseen, foreseen.previewer)
+    if largest:
+        option = "--pack-length" if foreseen.previewer.options.packing else "--batch-size"
+        beyond = free is not None and preview.total > free
+        warning = say("this does not fit; ", "内存不足；") if beyond else ""
+        note(
+            warning
+            + say(
+                f"the largest that fits: {option} {largest}", f"可用的最大批量：{option} {largest}"
+            )
+        )
+
+
+def show(foreseen: Foreseen) -> None:
+    """A table of the parts: as asked for, and with less memory."""
+    from finetune.train.preview import Heaviest, Previewer
+    from rag.chatglm.memory import gigabytes, stored_bits
+
+    asked, options = foreseen.previewer, foreseen.previewer.options
+    others = [(say("as asked", "当前选项"), options)]
+    if not options.gradient_checkpointing:
+        others.append(("checkpointing", replace(options, gradient_checkpointing=True)))
+    if options.quant == "none" and not stored_bits(asked.config):
+        others.append(("int8", replace(options, quant="int8")))
+        if not options.gradient_checkpointing:
+            both = replace(options, quant="int8", gradient_checkpointing=True)
+            others.append((say("both", "两者"), both))
+    rows: list[list[str]] = []
+    for name, wanted in others:
+        previewer = Previewer(asked.config, wanted, asked.device)
+        heaviest: Heaviest = foreseen.heaviest
+        preview = previewer.preview(heaviest.learnt(), heaviest.measured())
+        sizes = [size for _, size in _parts(preview)]
+        total = gigabytes(preview.total).removesuffix(" GB")
+        rows.append([name, *sizes, total, _largest(foreseen, previewer)])
+    largest = "--pack-length" if options.packing else "--batch-size"
+    out(
+        say(
+            f"GB (2^30 bytes) for the heaviest line of the plan, and up to which {largest} fits:",
+            f"训练计划中最重的一行所需内存（GB，2^30 字节），及可用的最大 {largest}：",
+        )
+    )
+    names = [name for name, _ in _parts(foreseen.preview)]
+    table("", [say("options", "选项"), *names, say("all", "合计"), say("up to", "最大")], rows)
+
+
+def show_rehearsal(found: "Rehearsal", foreseen: Foreseen) -> None:
+    """What a few steps took, and what follows."""
+    from datetime import timedelta
+
+    from rag.chatglm.memory import gigabytes
+
+    if found.peak is not None:
+        wanted = foreseen.preview.total
+        error = wanted / found.peak - 1
+        out(
+            say(
+                f"measured peak {gigabytes(found.peak)}, foreseen {gigabytes(wanted)} ({error:+.1%})",
+                f"实测峰值 {gigabytes(found.peak)}，预估 {gigabytes(wanted)}（{error:+.1%}）",
+            )
+        )
+    whole = timedelta(seconds=round(found.whole))
+    out(
+        say(
+            f"{found.step:.3g} s a step, the heaviest {found.heaviest:.3g} s; "
+            f"{found.speed:,.0f} tokens/s; {whole} for {found.steps} steps and their "
+            "evaluations",
+            f"每步 {found.step:.3g} 秒，最重的一步 {found.heaviest:.3g} 秒；"
+            f"{found.speed:,.0f} 词元/秒；{found.steps} 步及评估共需 {whole}",
+        )
+    )
+
+
+def _parts(preview: "Preview") -> list[tuple[str, str]]:
+    """Names and sizes without unit."""
+    from rag.chatglm.memory import gigabytes
+
+    adapter = preview.trained + preview.gradients + preview.moments
+    sizes = [
+        (say("weights", "权重"), preview.weights),
+        (say("adapter", "适配器"), adapter),
+        (say("layers", "各层"), preview.kept),
+        (say("logits", "输出"), preview.logits),
+        (say("work", "工作区"), preview.work),
+        (say("libs", "运行库"), preview.runtime),
+    ]
+    return [(name, gigabytes(size).removesuffix(" GB")) for name, size in sizes]
+
+
+def _largest(foreseen: Foreseen, previewer: "Previewer") -> str:
+    """Tokens of a packed line, or rows of a batch; empty where it is not known what is free."""
+    free, heaviest = foreseen.room.on(previewer.device), foreseen.heaviest
+    if free is None:
+        return ""
+    rows = previewer.largest(heaviest.line, free, most=heaviest.most)
+    count = heaviest.line(rows).ids.numel() if previewer.options.packing and rows else rows
+    return f"{count}" + (say(" (or more)", "（或更大）") if rows == heaviest.most else "")
+
+
+class Screen:
+    """A bar where a person watches, a line a report where a log does; nothing if `quiet`."""
+
+    def __init__(self, folder: Path, *, quiet: bool) -> None:
+        self.folder, self.quiet = folder, quiet
+        self.bar = None
+        self.stopped = ""
+        if sys.stderr.isatty() and not quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True)
+            )
+            self.task = self.bar.add_task("", total=None)
+
+    def __enter__(self) -> "Screen":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+        if kind is KeyboardInterrupt:
+            from finetune.train.checkpoint import found
+
+            text = say(
+                "stopped before the first checkpoint; add --overwrite-output-dir to begin anew",
+                "在第一个检查点之前停止；加 --overwrite-output-dir 可重新开始",
+            )
+            if found(self.folder):
+                text = say(
+                    "stopped; the same command with --resume goes on from the last checkpoint",
+                    "已停止；用同一命令加 --resume 从最近的检查点继续",
+                )
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            note(text)
+
+    def data(self, told: "Told") -> None:
+        """The counts of what was read."""
+        rows = told.rows
+        self.note(
+            say(
+                f"{rows['train']} rows to learn, {rows['dev']} held out; of general ones "
+                f"{rows['general']} mixed in, {rows['general_dev']} measured",
+                f"训练 {rows['train']} 行，留出 {rows['dev']} 行；通用数据混入 {rows['general']} 行，"
+                f"评估 {rows['general_dev']} 行",
+            )
+        )
+        for name, counts in told.counts.items():
+            for fate in fates(counts):
+                self.note(say(f"{name}: {fate}", f"{name}：{fate}"))
+
+    def show(self, report: "Report") -> None:
+        """Loss, speed, time left."""
+        text = say(
+            f"step {report.step}/{report.steps}, loss {report.loss:.4f}",
+            f"第 {report.step}/{report.steps} 步，损失 {report.loss:.4f}",
+        )
+        for name, zh, loss in (
+            ("dev", "验证", report.dev_loss),
+            ("general", "通用", report.general_loss),
+        ):
+            if loss is not None:
+                text += say(f", {name} {loss:.4f}", f"，{zh} {loss:.4f}")
+        speed, left = f"{report.speed:,.0f}", _time(report.left)
+        text += say(f", {speed} tokens/s, {left} left", f"，{speed} 词元/秒，剩余 {left}")
+        if self.bar:
+            self.bar.update(self.task, description=text, total=report.steps, completed=report.step)
+        else:
+            self.note(text)
+        self.stopped = report.stopped
+
+    def finished(self, done: "Finished") -> None:
+        """What was written, and how far it may be trusted."""
+        if self.stopped:
+            self.note(say(f"stopped early: {self.stopped}", f"提前停止：{self.stopped}"))
+        if done.strength != 1:
+            self.note(say(f"kept at strength {done.strength:g}", f"以强度 {done.strength:g} 保留"))
+        for name, zh in (("dev", "验证"), ("general", "通用")):
+            before, after = (done.losses.get(f"{name}_loss{when}") for when in ("_before", ""))
+            if before is not None and after is not None:
+                text = say(
+                    f"{name} loss {before:.4f} before, {after:.4f} now",
+                    f"{zh}损失：训练前 {before:.4f}，现在 {after:.4f}",
+                )
+                best, step = done.losses.get(f"{name}_best", after), done.losses.get("dev_step", 0)
+                if best < after and step != done.steps:
+                    text += say(
+                        f" (least: {best:.4f} in step {step:.0f} of {done.steps})",
+                        f"（最低 {best:.4f}，在第 {step:.0f} 步，共 {done.steps} 步）",
+                    )
+                self.note(text)
+        self.note(
+            say(
+                f"read back, its logits differ by {done.apart:.1e} of the largest at most",
+                f"读回校验：输出相对差异不超过 {done.apart:.1e}",
+            )
+        )
+        out(str(done.out))
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What the system refuses to write is told in one line."""
+    try:
+        yield
+    except OSError as problem:
+        where = problem.filename or folder
+        raise UserError(
+            f"{where}: {problem.strerror or problem}; see to it, and run the same command with "
+            "--resume",
+            zh=f"{where}：{problem.strerror or problem}；请处理后用同一命令加 --resume 继续",
+        ) from problem
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

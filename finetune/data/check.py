@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from finetune.data.formats import AS_FOUND, Columns, read
 from finetune.data.token_view import CONTROLS
-from finetune.types import Example, Finding, Problem
-from finetune.unfit import Unfit
+from finetune.types import Example, Finding, Problem, Unfit
 
 if TYPE_CHECKING:
     from finetune.data.template import RowEncoder

@@ -19,7 +19,7 @@ from finetune.data.template import Encoded, turns_of
 from finetune.data.words import Flat, Ids, gather
 from finetune.types import IGNORED, Example, Row
 from ingest.errors import UserError
-from rag.chatglm.template import framed
+from rag.chatglm.chat import framed
 
 FRAME_1, FRAME_2 = "[Round {}]\n问：{}\n答：{}", "[Round {}]\n\n问：{}\n\n答：{}"
 

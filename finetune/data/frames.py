@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from finetune.data.template import Encoded, RowEncoder
 from finetune.data.words import Flat, Ids, gather
-from finetune.types import IGNORED, Example, Row
-from finetune.unfit import Unfit, refused
+from finetune.types import IGNORED, Example, Row, Unfit, refused
 
 MARK = 0xF0000
 """Marks are characters of a private area of Unicode: MARK + 3 stands for the text of message 3."""

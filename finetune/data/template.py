@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from finetune.options import MAX_LENGTH
-from finetune.types import IGNORED, Example, Row
-from finetune.unfit import Unfit
-from rag.chatglm.chat import encode_answer, encode_chat
-from rag.chatglm.template import TEMPLATES
+from finetune.types import IGNORED, Example, Row, Unfit
+from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat
 from rag.types import Message
 
 CONTINUED = (3, 4)
@@ -147,7 +145,7 @@ def turns_of(example: Example, template: str) -> list[Message]:
     """The messages in the form that a template takes: `input` in its place."""
     *before, question, answer = example.messages
     if template == "tutorial":
-        # Instruction and input, which rag.chatglm.template tells apart by the roles.
+        # Instruction and input, which rag.chatglm.chat tells apart by the roles.
         if example.input:
             return [Message("system", question.text), Message("user", example.input), answer]
         return [question, answer]

@@ -1,21 +1,35 @@
 """What an evaluation came to: base and adapter by condition and measure, with intervals.
 
-Every measure is the sum of one column of `finetune.judge` over that of another. Intervals come from
-the paired bootstrap over questions, all of a question's cases together (rag.evaluate.statistics);
+Every measure is the sum of one column of `finetune.evaluate.run` over that of another. Intervals come from
+the paired bootstrap over questions, all of a question's cases together (rag.evaluate.metrics);
 answerable and unanswerable questions are drawn apart.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import nan
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from io import BytesIO
+from math import isnan, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
-from finetune.conditions import CONDITIONS
-from finetune.evaluate.run import Asked
-from finetune.judge import Reply
-from rag.evaluate import Figure, statistics
-from rag.evaluate.statistics import Values, Weights
+from finetune.evaluate.questions import CONDITIONS
+from finetune.evaluate.run import Asked, Reply
+from ingest.errors import UserError, readable
+from ingest.store.atomic import write_whole
+from rag.evaluate import Figure, metrics
+from rag.evaluate.metrics import Values, Weights
+from rag.evaluate.plot import drawable, installed_families
+from rag.i18n import Speaker
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
 
 RESAMPLES = 2000
 FLIPS = 10_000
@@ -48,7 +62,7 @@ class Measure:
     def of(self, data: Mapping[str, Values], condition: str, weights: Weights) -> Values:
         """Its value for each row of `weights`, shape (resamples,); NaN where undefined."""
         part, whole = self.columns(data, condition)
-        return statistics.ratio(part, whole, weights)
+        return metrics.ratio(part, whole, weights)
 
     def columns(self, data: Mapping[str, Values], condition: str) -> tuple[Values, Values]:
         """Shape (questions,) each, NaN where a question does not measure it."""
@@ -136,7 +150,7 @@ def compare(
         for side in ("base", "adapter")
     )
     strata = np.array([cases[0].case.question.answerable for cases in asked])
-    weights = list(statistics.resamples(strata, count=resamples, seed=seed))
+    weights = list(metrics.resamples(strata, count=resamples, seed=seed))
     return [
         _comparison(name, condition, base, adapter, weights, seed)
         for condition in ORDER
@@ -204,14 +218,280 @@ def _comparison(
     difference = values[1] - values[0]
     if np.array_equal(whole, whole2, equal_nan=True):
         change = np.nan_to_num(part2) - np.nan_to_num(part)
-        p = statistics.randomisation_p(change, count=FLIPS, seed=seed)
+        p = metrics.randomisation_p(change, count=FLIPS, seed=seed)
     else:
-        p = statistics.bootstrap_p(differences)
-    low, high = statistics.interval(differences)
+        p = metrics.bootstrap_p(differences)
+    low, high = metrics.interval(differences)
     first, second = (
-        Figure(value, *statistics.interval(samples), int(np.nansum(count > 0)))
+        Figure(value, *metrics.interval(samples), int(np.nansum(count > 0)))
         for value, samples, count in zip(values, drawn, (whole, whole2), strict=True)
     )
     if np.isnan(difference):
         low = high = p = nan
     return Comparison(condition, name, first, second, difference, low, high, p)
+
+
+LEVEL = 0.05
+COLLAPSE = 0.5
+"""An adapter keeps so much of what its base knows without passages, at least."""
+WORTH = 0.1
+"""F1 of the base from which that is looked at: below, it knows nothing to lose."""
+
+CONDITION_TITLES = {
+    "closed": ("closed book", "闭卷"),
+    "gold": ("gold passage", "仅给出处"),
+    "retrieved": ("retrieved", "检索所得"),
+    "distractors": ("distractors only", "仅干扰段落"),
+    "passages": ("all with passages", "带段落合计"),
+    "general": ("general", "通用问题"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One line, in both languages."""
+
+    text: str
+    zh: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`reasons` against it where it is not to be shipped, else what got better."""
+
+    ship: bool
+    reasons: tuple[Reason, ...]
+
+
+def verdict(comparisons: Sequence[Comparison]) -> Verdict:
+    """Ship what got better somewhere and worse nowhere, by the primary measures.
+
+    Worse: the 95 % interval of the difference lies wholly below 0, or less than half is left of an
+    F1 without passages. Better: it lies wholly above 0 and p is below .05, for a few questions make
+    narrow intervals. Evidence is asked of what is good, not of what is bad.
+
+    A model that hardly ever refuses does so precisely, and one that always does recalls all. So a
+    fall of precision or recall counts only where refusals as a whole (their F1) did not get better.
+    """
+    against = [*_worse(comparisons), *_collapsed(comparisons)]
+    if against:
+        return Verdict(False, tuple(against))
+    better = tuple(_better(comparisons))
+    if better:
+        return Verdict(True, better)
+    nothing = Reason(
+        "nothing got better beyond chance: no primary measure has its 95 % interval above 0 and "
+        f"p < {LEVEL}; ask more questions, or train more",
+        f"没有任何主要指标有超出偶然的提升（95 % 区间高于 0 且 p < {LEVEL}）；请增加问题或继续训练",
+    )
+    return Verdict(False, (nothing,))
+
+
+def _primary(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
+    return (each for each in comparisons if MEASURES[each.measure].primary)
+
+
+def _worse(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
+    surer = {e.condition for e in comparisons if e.measure == "refusal_f1" and e.low > 0}
+    for each in _primary(comparisons):
+        made_up = each.measure != "f1" and surer & {each.condition, ALL}
+        if each.high < 0 and not made_up:
+            yield _told("worse", "变差", each)
+
+
+def _collapsed(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
+    for each in comparisons:
+        alone = each.condition in ("closed", "general") and each.measure == "f1"
+        lost = each.base.value >= WORTH and each.adapter.value < COLLAPSE * each.base.value
+        if alone and lost and not each.high < 0:
+            yield _told("collapsed", "大幅下降", each)
+
+
+def _better(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
+    for each in _primary(comparisons):
+        # A precision has no exact test, and what it gains, F1 or recall gain too.
+        if each.measure != "refusal_precision" and each.low > 0 and each.p < LEVEL:
+            yield _told("better", "提升", each)
+
+
+def _told(what: str, what_zh: str, each: Comparison) -> Reason:
+    measure = MEASURES[each.measure]
+    where, where_zh = CONDITION_TITLES[each.condition]
+    figures = (
+        f"{each.base.value:.3f} → {each.adapter.value:.3f} "
+        f"({each.difference:+.3f}; 95 % {each.low:+.3f} – {each.high:+.3f}"
+    )
+    return Reason(
+        f"{what}: {measure.title}, {where}: {figures}; {each.questions} questions)",
+        f"{what_zh}：{measure.zh}，{where_zh}：{figures}；{each.questions} 个问题）",
+    )
+
+
+FORMATS = (".png", ".svg")
+BASE, ADAPTER = "#9aa5b1", "#d9822b"
+PANELS = (
+    ("f1", "exact", "grounded"),
+    ("refusal_recall", "refusal_precision", "refusal_f1"),
+)
+"""Measures of each row; those that were not measured are left out."""
+INTERVALS = ("with 95 % bootstrap intervals over questions", "含按问题自助法的 95 % 区间")
+SIDES = (("base", ("base", "基座"), BASE, -0.2), ("adapter", ("adapter", "适配器"), ADAPTER, 0.2))
+"""Field of `Comparison`, name, colour, and how far from a condition's place."""
+
+
+def check(path: Path) -> None:
+    """`UserError` where a picture can't be drawn, before there is anything to draw."""
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"cannot draw {path.name}: a picture ends in {' or '.join(FORMATS)}",
+            zh=f"无法绘制 {path.name}：图片文件名须以 {' 或 '.join(FORMATS)} 结尾",
+        )
+    if find_spec("matplotlib") is None:
+        raise UserError(
+            'a picture needs matplotlib: pip install "chatglm-rag[pictures]"',
+            zh='绘图需要 matplotlib：pip install "chatglm-rag[pictures]"',
+        )
+
+
+def check_place(path: Path) -> None:
+    """`UserError` where no file can be put, before there is anything to write."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file", zh=f"{path} 是文件夹；请指定文件")
+    if not path.parent.is_dir():
+        raise UserError(
+            f"there is no folder {path.parent} to write {path.name} into; make it first",
+            zh=f"没有文件夹 {path.parent}，无法写入 {path.name}；请先创建",
+        )
+
+
+def draw(comparisons: Sequence[Comparison], path: Path, *, title: str, say: Speaker) -> None:
+    """Write a picture to `path` (.png or .svg): a panel per measure, in it two bars a condition.
+
+    In a PNG, a title that no installed font can draw is left out, and Chinese is said in English.
+    """
+    check(path)
+    from matplotlib import rc_context
+
+    families, kind, stream = installed_families(), path.suffix.lower()[1:], BytesIO()
+    if kind == "png":  # in an SVG text stays text, drawn by the viewer's own fonts
+        title = title if drawable([title], families) == [title] else ""
+        said = say(*INTERVALS)
+        say = say if drawable([said], families) == [said] else Speaker("en")
+    with rc_context({"font.family": families, "svg.fonttype": "none"}), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
+        chart(comparisons, title, say).savefig(stream, format=kind, dpi=150)
+    write_whole(path, stream.getvalue())
+
+
+def chart(comparisons: Sequence[Comparison], title: str, say: Speaker) -> "Canvas":
+    from matplotlib.figure import Figure as Canvas
+
+    rows = [
+        [found for name in names if (found := [c for c in comparisons if c.measure == name])]
+        for names in PANELS
+    ]
+    rows = [row for row in rows if row]
+    canvas = Canvas(figsize=(12, 0.9 + 2.6 * max(1, len(rows))), layout="constrained")
+    columns = max((len(row) for row in rows), default=1)
+    grid = canvas.add_gridspec(max(1, len(rows)), columns)
+    for line, row in enumerate(rows):
+        for column, found in enumerate(row):
+            _bars(canvas.add_subplot(grid[line, column]), found, say)
+    head = f"{title}   {say(*INTERVALS)}".strip()
+    canvas.suptitle(head, fontsize=10, x=0.01, ha="left")
+    axes = canvas.axes[:1]
+    handles, labels = axes[0].get_legend_handles_labels() if axes else ([], [])
+    canvas.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return canvas
+
+
+def _bars(axes: "Axes", found: Sequence[Comparison], say: Speaker) -> None:
+    for side, names, colour, offset in SIDES:
+        figures: list[Figure] = [getattr(each, side) for each in found]
+        drawn = [(place, f) for place, f in enumerate(figures) if f.value == f.value]
+        values = [f.value for _, f in drawn]
+        whiskers = [
+            [max(0.0, f.value - f.low) for _, f in drawn],
+            [max(0.0, f.high - f.value) for _, f in drawn],
+        ]
+        places = [place + offset for place, _ in drawn]
+        axes.bar(places, values, 0.38, yerr=whiskers, capsize=2, label=say(*names), color=colour)
+        for place, figure in enumerate(figures):
+            defined = figure.value == figure.value
+            # Above its whisker, so that none is crossed out.
+            top = max(figure.value, figure.high) if defined else 0
+            text = f"{figure.value:.2f}" if defined else "–"
+            axes.text(place + offset, top + 0.02, text, ha="center", fontsize=8)
+    measure = MEASURES[found[0].measure]
+    axes.set_title(say(measure.title, measure.zh), fontsize=10, loc="left")
+    names = [f"{_name(each.condition, say)}\nn = {each.questions}" for each in found]
+    axes.set_xticks(range(len(found)), names, fontsize=8)
+    axes.set_xlim(-0.6, max(3, len(found)) - 0.4)
+    axes.set_ylim(0, 1.15)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _name(condition: str, say: Speaker) -> str:
+    return (
+        say("all passages", "全部段落") if condition == ALL else say(*CONDITION_TITLES[condition])
+    )
+
+
+def record(
+    about: Mapping[str, Any],
+    results: Sequence[Sequence[Asked]],
+    comparisons: Sequence[Comparison],
+    verdict: Verdict,
+) -> bytes:
+    """JSON in UTF-8. A value that is undefined is null."""
+    value = {
+        "about": dict(about),
+        "verdict": asdict(verdict),
+        "figures": [_defined(asdict(comparison)) for comparison in comparisons],
+        "replies": [_asked(asked) for cases in results for asked in cases],
+    }
+    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    return f"{readable(text)}\n".encode()
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _defined(each) for name, each in value.items()}
+    return None if isinstance(value, float) and isnan(value) else value
+
+
+def _asked(asked: Asked) -> dict[str, Any]:
+    case = asked.case
+    return {
+        "id": case.question.id,
+        "condition": case.condition,
+        "question": case.question.text,
+        "answers": case.question.answers,
+        "refusal_is_right": case.refuse,
+        "passages": [
+            {
+                "number": number,
+                "source": source.hit.chunk.source,
+                "label": source.passage.label,
+                "answers": number in case.gold,
+                "text": source.passage.text,
+            }
+            for number, source in enumerate(case.sources, start=1)
+        ],
+        "base": _reply(asked.base),
+        "adapter": _reply(asked.adapter),
+    }
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    return {
+        "text": reply.text,
+        "refused": reply.refused,
+        "cited": reply.cited,
+        "unsupported": [reply.text[start:end] for start, end in reply.unsupported],
+        "scores": dict(reply.columns),
+    }

@@ -6,23 +6,174 @@ training row that do not answer.
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
-from finetune.asked import Questions
-from finetune.questions.written import write
+from finetune.synth.pair import Section, folded, write
 from finetune.synth.raft import Asked, Grounded, Grounder
-from finetune.synth.rules import MAKERS, Kind, Pair, Section
+from finetune.synth.rules import MAKERS, Kind, Pair, ask
 from ingest.errors import UserError
+from ingest.store import Store
 from ingest.store.atomic import new_folder
-from ingest.types import Document
+from ingest.types import Chunk, Document, Passage
 from rag.generate import Generator
+
+_KIND = re.compile(r"(?:p\. \d+|row \d+)")
+_NO_NAME = re.compile(
+    r"[-_]|\.\w{1,5}$|^\W*[\d.]+\W*$|[?？]$|^(?:untitled|document|无标题|未命名|新建)",
+    re.IGNORECASE,
+)
+_STATE = re.compile(r"^中华人民共和国(?=.*(?:法|条例|决定|规定)$)")
+_OPENING = re.compile(
+    r"\s*(?:—\s*\d+\s*—\s*)?#*\s*(?P<name>[\u4e00-\u9fff]{4,30}(?:法|条例|办法|规定|细则|规则|章程))\s*\n"
+)
+
+
+def sections(store: Store, document: Document) -> Iterator[Section]:
+    """The passages of a document in order, as sections; they tile its text.
+
+    Raises KeyError where the document is removed meanwhile.
+    """
+    start, subject = 0, ""
+    while chunks := store.chunks_within(Passage(document.id, start, start, "", "")):
+        (passage,) = store.passages(chunks[:1])
+        subject = subject or subject_of(document.title, passage.text)
+        yield Section(passage.text, start, subject, _places(chunks), _header(chunks[0]))
+        start = passage.end
+
+
+def subject_of(title: str, opening: str) -> str:
+    """What a person calls the document, "" where neither its title nor its first line tells."""
+    title = re.split(r"\s[|–—]\s", " ".join(title.split()))[0]
+    if found := _OPENING.match(opening):
+        return _STATE.sub("", found["name"])
+    if not 2 <= len(title) <= 80 or _NO_NAME.search(title):
+        return ""
+    # A word of Latin letters without space is more likely a file's name.
+    named = re.search(r"[\u4e00-\u9fff]{2}", title) or " " in title
+    return _STATE.sub("", title) if named else ""
+
+
+def _places(chunks: list[Chunk]) -> tuple[tuple[int, str], ...]:
+    """Where headings begin to hold; pages, sheets and rows left out."""
+    found: list[tuple[int, str]] = []
+    for start, label in (place for chunk in chunks for place in chunk.places):
+        path = _headings(label)
+        if path and (not found or found[-1][1] != path):
+            found.append((start, path))
+    return tuple(found)
+
+
+def _headings(label: str) -> str:
+    """`p. 3 · 第二章 › 第一节` -> `第二章 › 第一节`"""
+    parts = label.split(" · ")
+    if any(part.startswith("row ") for part in parts):
+        return ""
+    return " · ".join(part for part in parts if not _KIND.fullmatch(part))
+
+
+def _header(chunk: Chunk) -> str:
+    """The header of a table that the chunk's text is in the middle of."""
+    header = chunk.context.rpartition("\n")[2]
+    return header if header.startswith("|") and header not in chunk.text else ""
+
+
+Key = bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a question waits in the file, the number of its document, and what it is answered."""
+
+    at: int
+    document: int
+    answer: Key
+
+
+@dataclass
+class Questions:
+    """Pairs, and sections that a model is to ask about, of the documents that have any."""
+
+    file: IO[bytes]
+    seed: int
+    documents: list[Document] = field(default_factory=list)
+    left: Counter[str] = field(default_factory=Counter)
+    """`repeated`: questions asked before, with the same answer; `ambiguous`: with another one;
+    `gone`: documents that were removed meanwhile."""
+    _places: dict[Key, Place | None] = field(default_factory=dict)  # None: ambiguous
+
+    def gather(self, store: Store, kinds: Collection[Kind]) -> None:
+        """Ask about every passage of the knowledge base."""
+        for document in store.documents():
+            self.documents.append(document)
+            try:
+                for section in sections(store, document):
+                    for pair in ask(section, kinds):
+                        self._add(pair)
+                    if "model" in kinds and section.script:
+                        key = self._hash(f"section {document.digest} {section.start}")
+                        self._places[key] = self._put(section, b"")
+            except KeyError:
+                self.left["gone"] += 1
+
+    def __len__(self) -> int:
+        return len(self._ordered())
+
+    def __iter__(self) -> Iterator[tuple[Document, Pair | Section]]:
+        for place in self._ordered():
+            self.file.seek(place.at)
+            yield self.documents[place.document], _read(self.file.readline())
+
+    def repeats(self, pair: Pair) -> bool:
+        """Whether a question that a model wrote is asked already; it is from now on."""
+        key = self._hash(folded(pair.question))
+        there = key in self._places
+        self._places.setdefault(key, None)
+        return there
+
+    def _ordered(self) -> list[Place]:
+        return [place for _, place in sorted(self._places.items(), key=_key) if place]
+
+    def _add(self, pair: Pair) -> None:
+        key, answer = self._hash(folded(pair.question)), self._hash(folded(pair.answer))
+        if key not in self._places:
+            self._places[key] = self._put(pair, answer)
+            return
+        before = self._places[key]
+        if before and before.answer == answer:
+            self.left["repeated"] += 1
+        else:
+            self.left["ambiguous"] += 2 if before else 1
+            self._places[key] = None
+
+    def _put(self, asked: Pair | Section, answer: Key) -> Place:
+        at = self.file.seek(0, 2)
+        kind = "pair" if isinstance(asked, Pair) else "section"
+        self.file.write(json.dumps({kind: asdict(asked)}).encode() + b"\n")
+        return Place(at, len(self.documents) - 1, answer)
+
+    def _hash(self, text: str) -> Key:
+        return blake2b(f"{self.seed} {text}".encode("utf-8", "replace"), digest_size=8).digest()
+
+
+def _key(item: tuple[Key, Place | None]) -> Key:
+    return item[0]
+
+
+def _read(line: bytes) -> Pair | Section:
+    said = json.loads(line)
+    if "pair" in said:
+        return Pair(**said["pair"])
+    fields = said["section"]
+    return Section(**fields | {"places": tuple(tuple(place) for place in fields["places"])})
+
 
 Side = Literal["train", "heldout"]
 Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]

@@ -13,13 +13,12 @@ from random import Random
 from typing import Any, Literal
 
 from finetune.synth.pair import Kind, Pair, folded
+from ingest.chunk import sentences
 from ingest.errors import UserError
-from ingest.sentences import sentences
 from ingest.types import Document
 from rag.cite import cite
 from rag.pipeline import Pipeline
-from rag.prompt import Prompt, compose
-from rag.reply import NOT_FOUND
+from rag.prompt import NOT_FOUND, Prompt, compose
 from rag.score_norm import script_of
 from rag.types import Message, Source
 

@@ -17,16 +17,13 @@ from torch import nn
 
 from finetune.options import TrainOptions
 from finetune.train.batches import Batch, Plan, Stream, laid_out
-from finetune.train.checkpoint import State, found, numbers_of, save_checkpoint
-from finetune.train.diagnose import not_finite, nothing_to_learn
-from finetune.train.evaluation import evaluated
-from finetune.train.identity import BASE, made_of, same
+from finetune.train.checkpoint import BASE, State, found, made_of, numbers_of, same, save_checkpoint
 from finetune.train.logs import FILE, PICTURE, Log, Silent, draw
-from finetune.train.loss import summed
+from finetune.train.loss import evaluated, not_finite, nothing_to_learn, summed
 from finetune.train.optimizer import LEARNT, Optimizer, learning_rate
 from finetune.types import Row, Rows
 from ingest.errors import UserError
-from rag.chatglm.contract import Contract, fingerprint
+from rag.chatglm.adapter_files import Contract, fingerprint
 
 
 class Tuned(Protocol):

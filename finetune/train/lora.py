@@ -7,6 +7,9 @@ are those of upstream (1,949,696 at rank 8 of ChatGLM2-6B).
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,16 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import Linear
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import dropout
 
-from finetune.options import LoraOptions
-from finetune.train.lines import ATTENTION
+from finetune.options import LoraOptions, PrefixOptions
+from finetune.train.loss import ROW_ATTENTION
 from ingest.errors import UserError
 from ingest.store.atomic import write_whole
 from rag.chatglm.adapter_files import CONFIG, LORA
 from rag.chatglm.configuration import generation_of
+from rag.chatglm.prefix import ATTENTION, PrefixEncoder
 from rag.chatglm.quantize import DequantizedLinear
 from rag.chatglm.weights import RENAMING
 
@@ -65,7 +70,7 @@ class Lora:
             _share(self.model)
         self.attention = model.config._attn_implementation
         if generation_of(model.config) > 1:
-            model.set_attn_implementation(ATTENTION)
+            model.set_attn_implementation(ROW_ATTENTION)
         # Shared ones once, by their first name.
         self.trained: dict[str, nn.Parameter] = {
             name: value for name, value in self.model.named_parameters() if value.requires_grad
@@ -142,3 +147,78 @@ def _share(model: nn.Module) -> None:
 def _plain(value: object) -> object:
     """Sets and enumerations as JSON has them."""
     return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
+
+
+DROPOUT = 0.1
+"""As upstream's PrefixEncoder."""
+NAME = "transformer.prefix_encoder."
+
+
+class PrefixTuning(nn.Module):
+    """A model behind a prefix, of which the prefix alone is trained."""
+
+    def __init__(self, model: Any, options: PrefixOptions, *, seed: int = 0) -> None:
+        super().__init__()
+        self.base, self.options = model.requires_grad_(False), options
+        self.config = model.config
+        self.attention = model.config._attn_implementation
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.encoder = PrefixEncoder(
+                model.config, options.pre_seq_len, projection=options.prefix_projection
+            ).to(model.device)
+        self._attach()
+        self.trained: dict[str, nn.Parameter] = {
+            NAME + name: value for name, value in self.encoder.named_parameters()
+        }
+
+    @property
+    def model(self) -> nn.Module:
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if generation_of(self.base.config) > 1:
+            past: Tensor = dropout(self.encoder(), DROPOUT, self.training)
+            for layer, held in zip(self.base.model.layers, past, strict=True):
+                layer.self_attn.prefix = held
+        return self.base(*args, **kwargs)
+
+    def write(self, folder: Path, *, strength: float = 1.0) -> None:
+        """Upstream's checkpoint: `pytorch_model.bin` with the prefix alone, and its lengths."""
+        assert strength == 1.0, "a prefix has no strength"
+        state = {name: value.detach().cpu().clone() for name, value in self.trained.items()}
+        file = BytesIO()
+        torch.save(state, file)
+        write_whole(folder / "pytorch_model.bin", file.getvalue())
+        lengths = {
+            "pre_seq_len": self.options.pre_seq_len,
+            "prefix_projection": self.options.prefix_projection,
+        }
+        write_whole(folder / "config.json", (json.dumps(lengths, indent=2) + "\n").encode())
+
+    def _attach(self) -> None:
+        if generation_of(self.base.config) == 1:
+            self.base.transformer.prefix_encoder = self.encoder
+        else:
+            self.base.set_attn_implementation(ATTENTION)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """The base alone, as PEFT's method of this name gives it."""
+        self.released()
+        try:
+            yield
+        finally:
+            self._attach()
+
+    def released(self) -> Any:
+        """The model as it was before."""
+        if generation_of(self.base.config) == 1:
+            self.base.transformer.prefix_encoder = None
+        else:
+            self.base.set_attn_implementation(self.attention)
+        return self.base

@@ -1,15 +1,57 @@
 """What is minimised: the cross-entropy of the learnt tokens, computed at their places alone."""
 
+import math
+from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from finetune.train.batches import Batch
-from finetune.train.lines import ATTENTION
-from finetune.types import IGNORED
+from finetune.train.batches import Batch, packed
+from finetune.types import IGNORED, Rows
+from ingest.errors import UserError
 from rag.chatglm.configuration import generation_of
+
+ROW_ATTENTION = "lines"
+"""The name under which transformers finds `attend`."""
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    lengths: list[int] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' SDPA attention, causal within each sample, where there are `lengths`.
+
+    They are the tokens of each sample of a line, a batch by itself; the mask is not looked at then.
+    All are [1, heads, positions, head_dim]. Neighbours of one length are computed at once.
+    """
+    if lengths is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    outs, start = [], 0
+    for length, same in groupby(lengths):
+        count = len(list(same))
+        span = slice(start, start := start + count * length)
+        q, k, v = (
+            held[0, :, span].unflatten(1, (count, length)).transpose(0, 1)
+            for held in (query, key, value)
+        )  # [count, heads, length, head_dim]
+        out, _ = sdpa_attention_forward(module, q, k, v, None, **kwargs)
+        outs.append(out.flatten(0, 1))  # [count * length, heads, head_dim]
+    return torch.cat(outs)[None], None
+
+
+AttentionInterface.register(ROW_ATTENTION, attend)
+AttentionMaskInterface.register(ROW_ATTENTION, sdpa_mask)
 
 
 def summed(model: Any, batch: Batch) -> Tensor:
@@ -37,7 +79,7 @@ def seen(model: Any, batch: Batch) -> dict[str, Any]:
     real = batch.samples > 0
     if int(batch.samples.max()) == 1:
         return {} if real.all() else {"attention_mask": real.long()}
-    if model.config._attn_implementation == ATTENTION and len(real) == 1 and real.all():
+    if model.config._attn_implementation == ROW_ATTENTION and len(real) == 1 and real.all():
         # A mask with four axes is handed on as it is, and transformers makes none.
         unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=real.device)
         lengths = batch.samples[0].bincount()[1:].tolist()
@@ -46,3 +88,152 @@ def seen(model: Any, batch: Batch) -> dict[str, Any]:
     same = batch.samples[:, :, None] == batch.samples[:, None]
     earlier = torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
     return {"attention_mask": (same & earlier)[:, None], "position_ids": batch.positions}
+
+
+HALF = 65504.0
+"""The largest float16."""
+
+
+def not_finite(model: Any, batch: Batch, step: int) -> UserError:
+    """What to tell of a loss that is NaN or infinite: the module in which it begins and why."""
+    broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    if broken:
+        return UserError(
+            f"step {step}: {broken[0]} holds NaN or infinite numbers ({len(broken)} such): the "
+            "steps were too large; go on from a checkpoint with a smaller --learning-rate, or with "
+            "--warmup-steps",
+            zh=f"第 {step} 步：{broken[0]} 中出现 NaN 或无穷大（共 {len(broken)} 个）：步长过大；"
+            "请从检查点开始，调小 --learning-rate 或使用 --warmup-steps",
+        )
+    place, largest, dtype = _first(model, batch)
+    if _base_is_finite(model, batch):
+        return UserError(
+            f"step {step}: the adapter has grown until the output of {place} is NaN or infinite in "
+            f"{_short(dtype)}: the steps were too large; go on from a checkpoint with a smaller "
+            "--learning-rate, or with --warmup-steps",
+            zh=f"第 {step} 步：适配器增长过大，{place} 的输出在 {_short(dtype)} 下为 NaN 或无穷大：步长过大；"
+            "请从检查点开始，调小 --learning-rate 或使用 --warmup-steps",
+        )
+    if dtype == torch.float16:
+        return UserError(
+            f"step {step}: the output of {place} is beyond float16 (inputs up to {largest:.3g}, "
+            f"float16 holds {HALF:.0f}): this model overflows in float16; train with --bf16 or "
+            "--fp32",
+            zh=f"第 {step} 步：{place} 的输出超出 float16 范围（输入最大 {largest:.3g}，"
+            f"float16 上限 {HALF:.0f}）：此模型在 float16 下溢出；请用 --bf16 或 --fp32 训练",
+        )
+    return UserError(
+        f"step {step}: the output of {place} is NaN or infinite in {_short(dtype)} (inputs up to "
+        f"{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the model "
+        "again",
+        zh=f"第 {step} 步：{place} 的输出在 {_short(dtype)} 下为 NaN 或无穷大（输入最大 {largest:.3g}），"
+        "不加适配器也是如此：基座权重损坏；请重新下载模型",
+    )
+
+
+def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:
+    """What to tell where nothing reaches the trained numbers: all gradients are zero."""
+    half = dtype == torch.float16
+    cause = f"gradients vanish in float16, also times {scale:g}" if half else "no gradient arrives"
+    cause_zh = f"梯度在 float16 下消失（已放大 {scale:g} 倍）" if half else "没有梯度"
+    return UserError(
+        f"step {step}: all gradients are zero: {cause}; train with --bf16 or --fp32, and see that "
+        "answers are not empty (rag finetune check)",
+        zh=f"第 {step} 步：全部梯度为零：{cause_zh}；请用 --bf16 或 --fp32 训练，"
+        "并确认回答不为空（rag finetune check）",
+    )
+
+
+def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
+    """What to tell where the loss is a number, but its gradients are not."""
+    other, other_zh = "", ""
+    if dtype == torch.float16:
+        other, other_zh = "train with --bf16 or --fp32, or ", "请用 --bf16 或 --fp32 训练，或"
+    return UserError(
+        f"step {step}: the gradients are NaN or infinite in {_short(dtype)}; {other}use a smaller "
+        "--learning-rate, or --max-grad-norm 1",
+        zh=f"第 {step} 步：梯度在 {_short(dtype)} 下为 NaN 或无穷大；{other_zh}调小 --learning-rate，"
+        "或设 --max-grad-norm 1",
+    )
+
+
+def nothing_to_learn(steps: int) -> UserError:
+    """What to tell of a loss of 0 from the first step on."""
+    return UserError(
+        f"the loss of the first {steps} steps is 0: the base already says all that is to be learnt; "
+        "see what that is with rag finetune check DATA --row 1",
+        zh=f"前 {steps} 步的损失为 0：要学习的内容基座已全部会答；"
+        "请用 rag finetune check 数据 --row 1 查看学习的内容",
+    )
+
+
+@torch.no_grad()
+def _base_is_finite(model: Any, batch: Batch) -> bool:
+    """Whether the loss is a number without the adapter."""
+    with model.disable_adapter():
+        return bool(summed(model, batch).isfinite())
+
+
+@torch.no_grad()
+def _first(model: nn.Module, batch: Batch) -> tuple[str, float, torch.dtype]:
+    """The innermost module whose output is first not finite, its largest input and dtype."""
+    seen: list[tuple[str, float, torch.dtype]] = []
+    handles = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            if seen or not isinstance(value, Tensor) or not value.is_floating_point():
+                return
+            if not value.isfinite().all():
+                tensors = [x for x in inputs if isinstance(x, Tensor) and x.is_floating_point()]
+                largest = max((float(x.abs().max()) for x in tensors), default=math.nan)
+                seen.append((name, largest, value.dtype))
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name and not list(module.children()):
+            handles.append(module.register_forward_hook(watch(name)))
+    try:
+        summed(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    # Where every module's output is finite, attention between them or the loss itself is not.
+    return seen[0] if seen else ("attention", math.nan, next(model.parameters()).dtype)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+TOGETHER = 32
+"""Rows that are packed at once."""
+
+
+@torch.no_grad()
+def evaluated(
+    model: Any, rows: Rows, *, length: int, step: int, part: slice = slice(None)
+) -> Tensor:
+    """The sum of -ln p over the learnt tokens of `rows[part]`, and their number: float64, (2,).
+
+    In evaluation mode, whatever the mode was before. `UserError` names `step`, the last that was
+    done, where a loss is no number.
+    """
+    training = model.training
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64)
+    try:
+        wanted = range(len(rows))[part]
+        for start in range(0, len(wanted), TOGETHER):
+            for batch in packed([rows[i] for i in wanted[start : start + TOGETHER]], length):
+                if batch.learnt:
+                    on = batch.to(next(model.parameters()).device)
+                    loss = summed(model, on)
+                    if not bool(loss.isfinite()):
+                        raise not_finite(model, on, step)
+                    total += torch.tensor([float(loss), batch.learnt], dtype=torch.float64)
+    finally:
+        model.train(training)
+    return total

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from finetune.options import TrainOptions
-from finetune.train.diagnose import infinite_gradient, no_gradient
+from finetune.train.loss import infinite_gradient, no_gradient
 
 SMALLEST_SCALE = 1.0
 """Of a float16 loss: where gradients are infinite even so, it is not the scale."""

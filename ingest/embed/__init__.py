@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ingest.embed.e5 import NAME as BUNDLED
 from ingest.embed.e5 import open_bundled
-from ingest.embed.protocol import Embedder, Vector, Vectors
 from ingest.embed.sentence_transformers import Backend, open_sentence
+from ingest.types import Embedder, Vector, Vectors
 
 __all__ = ["BUNDLED", "Backend", "Embedder", "Vector", "Vectors", "open_embedder"]
 

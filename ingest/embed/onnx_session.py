@@ -3,15 +3,46 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingest.embed import tokens
-from ingest.embed.protocol import Vectors
+from ingest.types import Vectors
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+    from sentencepiece import SentencePieceProcessor
+
+
+BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3  # `<s> <pad> </s> <unk>`, Hugging Face's order for XLM-R
+
+
+def model(pieces: Sequence[str], scores: Sequence[float]) -> bytes:
+    """A sentencepiece model whose ids are the places in `pieces`, normalising as XLM-R does.
+
+    The marks (`<s>`, `<mask>`, ...) never match text: a text that holds "</s>" is just text.
+    """
+    from sentencepiece import SentencePieceNormalizer, sentencepiece_model_pb2
+
+    schema: Any = sentencepiece_model_pb2  # protobuf makes its classes at run time
+    proto = schema.ModelProto()
+    normalizer = SentencePieceNormalizer(rule_name="nmt_nfkc")
+    proto.ParseFromString(normalizer.serialized_model_proto())
+    proto.trainer_spec.model_type = proto.trainer_spec.UNIGRAM
+    proto.trainer_spec.bos_id, proto.trainer_spec.pad_id = BOS, PAD
+    proto.trainer_spec.eos_id, proto.trainer_spec.unk_id = EOS, UNKNOWN
+    kind = schema.ModelProto.SentencePiece
+    kinds = dict.fromkeys(["<s>", "<pad>", "</s>", "<mask>"], kind.CONTROL)
+    kinds["<unk>"] = kind.UNKNOWN
+    for piece, score in zip(pieces, scores, strict=True):
+        proto.pieces.add(piece=piece, score=score, type=kinds.get(piece, kind.NORMAL))
+    return proto.SerializeToString()
+
+
+def encode(processor: "SentencePieceProcessor", texts: Sequence[str]) -> list[list[int]]:
+    """The ids of every text, without marks. Lone surrogates count as unknown characters."""
+    clean = [text.encode("utf-8", "replace").decode() for text in texts]
+    return processor.Encode(clean, num_threads=1)
 
 
 @cache
@@ -48,10 +79,10 @@ def run(session: "InferenceSession", rows: Sequence[list[int]]) -> Vectors:
     # Sums over tokens end differently, in the last bit, where their number isn't a multiple of 4: so
     # a text's vector is the same whatever it is embedded with.
     width = -(-(max(map(len, rows)) + 2) // 4) * 4
-    ids = np.full((len(rows), width), tokens.PAD, np.int32)
+    ids = np.full((len(rows), width), PAD, np.int32)
     mask = np.zeros_like(ids)
     for i, row in enumerate(rows):
-        ids[i, : len(row) + 2] = [tokens.BOS, *row, tokens.EOS]
+        ids[i, : len(row) + 2] = [BOS, *row, EOS]
         mask[i, : len(row) + 2] = 1
     (vectors,) = session.run(["vectors"], {"ids": ids, "mask": mask})
     return np.asarray(vectors)

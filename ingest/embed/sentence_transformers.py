@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ingest.embed.protocol import Vector, Vectors
 from ingest.errors import UserError
+from ingest.types import Vector, Vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

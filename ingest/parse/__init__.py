@@ -7,21 +7,17 @@ from pathlib import Path
 
 from ingest import encoding
 from ingest.errors import Unreadable, readable
-from ingest.formats import IMAGES, TEXT_FORMATS, extension, recognise
-from ingest.headings import heading
+from ingest.files import IMAGES, TEXT_FORMATS, extension, recognise
 from ingest.ocr import INSTALL, Reader, available, read_image
 from ingest.parse import blocks as block
-from ingest.parse.blocks import Block, compose
-from ingest.parse.book import book_blocks
+from ingest.parse.blocks import Block, chinese_heading, compose
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
-from ingest.parse.html import html_blocks
-from ingest.parse.mail import mail_blocks
+from ingest.parse.html import book_blocks, html_blocks
 from ingest.parse.office import document_blocks, workbook_blocks
-from ingest.parse.pdf import pdf_blocks
-from ingest.parse.pictures import Pictures
+from ingest.parse.pdf import Pictures, pdf_blocks
 from ingest.parse.pptx import slide_blocks
-from ingest.parse.text import markdown_segments, text_segments
+from ingest.parse.text import mail_blocks, markdown_segments, text_segments
 from ingest.types import Parsed, Receipt, Segment
 
 __all__ = ["Parser", "parse"]
@@ -82,7 +78,9 @@ def _opening(segment: Segment) -> str:
     for mark in segment.marks:
         if mark.kind == "heading":
             blank = not segment.text[: mark.start].strip()
-            return mark.label if mark.level == 1 and blank and not heading(mark.label) else ""
+            return (
+                mark.label if mark.level == 1 and blank and not chinese_heading(mark.label) else ""
+            )
     return ""
 
 

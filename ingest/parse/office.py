@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ingest.formats import locked
+from ingest.files import locked
 from ingest.parse.blocks import Block, clean, heading, table
 from ingest.parse.csv_json import CELLS, sheet_blocks
 from ingest.parse.opc import REL, damaged, local, open_package

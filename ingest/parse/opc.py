@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ingest.errors import Unreadable
-from ingest.formats import DAMAGE
+from ingest.files import DAMAGE
 
 PART = 64 << 20  # bytes of one XML part, unpacked; a 5,000-page novel has 20 MB
 WHOLE = 1 << 30  # bytes of all parts, unpacked

@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from ingest.parse.blocks import Block, clean, heading, mark, table
 from ingest.parse.opc import REL, Package, damaged, local, open_package, walk
-from ingest.parse.pictures import Pictures
+from ingest.parse.pdf import Pictures
 
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"

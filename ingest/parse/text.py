@@ -1,12 +1,19 @@
 """Plain text and Markdown, piece by piece, so that a file of any size fits."""
 
+import contextlib
+import email
 import html
 import re
 from collections.abc import Iterable, Iterator
+from email import policy
+from email.message import MIMEPart
 from itertools import chain
+from pathlib import Path
 
-from ingest.headings import heading
-from ingest.parse.blocks import SEGMENT
+from ingest import encoding
+from ingest.errors import Unreadable
+from ingest.parse.blocks import SEGMENT, Block, chinese_heading, clean, heading
+from ingest.parse.html import html_blocks
 from ingest.types import Mark, Segment
 
 _FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
@@ -41,7 +48,7 @@ def text_segments(pieces: Iterable[str]) -> Iterator[Segment]:
     for text in _whole_lines(pieces):
         marks, start = [], 0
         for line in text.splitlines(keepends=True):
-            if len(line) < 200 and (found := heading(line)):
+            if len(line) < 200 and (found := chinese_heading(line)):
                 indent = len(line) - len(line.lstrip())
                 marks.append(Mark(start + indent, "heading", *found))
             start += len(line)
@@ -80,7 +87,7 @@ def _line(line: str, below: str) -> tuple[str, tuple[str, int] | None]:
     underline = _UNDERLINE.fullmatch(below)
     if underline and text.strip() and not text.lstrip().startswith(("|", "-", ">", "*")):
         return text, (text.strip(), 1 if underline[1][0] == "=" else 2)
-    return ("", None) if _UNDERLINE.fullmatch(line) else (text, heading(text))
+    return ("", None) if _UNDERLINE.fullmatch(line) else (text, chinese_heading(text))
 
 
 def _front_matter(text: str) -> str:
@@ -143,3 +150,52 @@ def _whole_lines(pieces: Iterable[str]) -> Iterator[str]:
         held, size = [text[cut:]], len(text) - cut
     if size:
         yield "".join(held)
+
+
+LARGEST = 64 << 20  # bytes
+_HEADERS = ("From", "To", "Cc", "Date")
+_NO_EVIDENCE = ("", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252")
+
+
+def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
+    if path.stat().st_size > LARGEST:
+        raise Unreadable(
+            f"{path.name} is larger than the {LARGEST >> 20} MB allowed for a mail",
+            zh=f"{path.name} 超过邮件上限 {LARGEST >> 20} MB",
+        )
+    message = email.message_from_bytes(path.read_bytes(), policy=policy.default)
+    if not message.keys():
+        raise Unreadable(
+            f"{path.name} is no e-mail: it has no headers", zh=f"{path.name} 不是邮件：没有邮件头"
+        )
+    if subject := message["Subject"]:
+        yield heading(str(subject), 1)
+    lines = [f"{name}: {message[name]}" for name in _HEADERS if message[name]]
+    yield Block(clean("\n".join(lines)))
+    body = message.get_body(("plain", "html"))
+    if body is not None:
+        yield from _body(body, path.name, warn)
+    names = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
+    if names:
+        warn.append(f"attachments are not read: {', '.join(names[:10])}")
+
+
+def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
+    content = body.get_payload(decode=True)
+    content = content if isinstance(content, bytes) else b""
+    text = _text(content, body.get_content_charset() or "", name, warn)
+    if body.get_content_subtype() == "html":
+        yield from html_blocks([text], found_title=lambda title: None)
+    else:
+        yield from (Block(clean(part)) for part in re.split(r"\r?\n\r?\n", text) if part.strip())
+
+
+def _text(content: bytes, charset: str, name: str, warn: list[str]) -> str:
+    """The declared charset is believed where it fits, unless it fits anything."""
+    if charset not in _NO_EVIDENCE:
+        with contextlib.suppress(LookupError, UnicodeError):
+            return content.decode(charset)
+    text, detected = encoding.read(content, name=name)
+    if detected.replaced:
+        warn.append(f"{detected.replaced} bytes could not be decoded")
+    return text

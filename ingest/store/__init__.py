@@ -1,8 +1,7 @@
 """A knowledge base: in a folder, one truth (SQLite) and two caches (vectors, words); or on Milvus."""
 
-from ingest.store.local import LocalStore
+from ingest.store.local import LocalStore, open_store
 from ingest.store.milvus import SCHEMES, Address, drop_milvus, parse_address
-from ingest.store.opening import open_store
 from ingest.store.protocol import Change, Field, Identity, Info, Ranking, Store
 from ingest.store.snapshot import restore, snapshot
 

@@ -1,12 +1,16 @@
 """Files and folders that are whole or not there, even after a power cut."""
 
+import errno
+import fcntl
 import os
 import shutil
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ingest.errors import UserError
+from ingest.errors import Busy, UserError
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -85,3 +89,84 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             old.rename(target)
         for left in (work, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_PLACE = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT}
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Turn failed writes under `path` into `UserError`; what was committed before is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise full(path, error) from error
+        if error.errno in NOT_ALLOWED:
+            raise forbidden(path, error) from error
+        if error.errno in NO_PLACE:
+            raise UserError(
+                f"{path} can't be written there ({error.strerror}); name another path",
+                zh=f"无法写入 {path}（{error.strerror}）；请换一个路径",
+            ) from error
+        raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL or primary(error) == sqlite3.SQLITE_IOERR:
+            raise full(path, error) from error
+        if primary(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            raise forbidden(path, error) from error
+        raise
+
+
+def primary(error: sqlite3.Error) -> int:
+    """The result code without the details in its higher bytes."""
+    return error.sqlite_errorcode & 0xFF
+
+
+def full(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"no room to write {path} ({error}); nothing is lost, free space and go on",
+        zh=f"没有空间写入 {path}（{error}）；已有内容没有丢失，请腾出空间后继续",
+    )
+
+
+def forbidden(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} can't be written ({error}); change its permissions",
+        zh=f"无法写入 {path}（{error}）；请修改其权限",
+    )
+
+
+PAUSE = 0.02  # s between two tries
+
+
+@contextmanager
+def writing(path: Path, *, reason: str, timeout: float) -> Iterator[None]:
+    """Hold the writer lock at `path`. Raises `Busy`, naming the holder, after `timeout` s."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        wait_for(descriptor, path, timeout)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} ({reason or 'a change'})".encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def wait_for(descriptor: int, path: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 400, 0).decode(errors="replace") or "another process"
+                raise Busy(
+                    f"{path.parent} is being written by {holder}; waited {timeout:g} s, "
+                    "try again when it is done",
+                    zh=f"{path.parent} 正被 {holder} 写入；已等待 {timeout:g} 秒，请待其完成后再试",
+                ) from None
+            time.sleep(PAUSE)

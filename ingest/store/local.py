@@ -11,16 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from ingest.errors import Absent, Busy, UserError
-from ingest.store import index_sync, rows
-from ingest.store.atomic import taken
-from ingest.store.change import LocalChange
-from ingest.store.failure import failures_named
-from ingest.store.identity import check_identity
-from ingest.store.lock import writing
-from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
+from ingest.store import index_sync, sqlite
+from ingest.store.atomic import failures_named, taken, writing
+from ingest.store.index_sync import LocalChange
+from ingest.store.milvus import Address, open_milvus
+from ingest.store.protocol import Field, Identity, Info, Ranking, Store, Vectors, check_identity
+from ingest.store.snapshot import findings
 from ingest.store.sqlite import check_schema, connect, create_schema
 from ingest.store.vector_index import Candidates, Keys, stack
-from ingest.store.verify import findings
 from ingest.types import Chunk, Document, Passage
 
 TRUTH = "kb.sqlite"
@@ -66,8 +64,8 @@ def initialise(connection: sqlite3.Connection, path: Path, identity: Identity | 
             return
         create_schema(connection)
         made = {"name": identity.name, "dim": identity.dim, "options": dict(identity.options)}
-        rows.set_meta(connection, "embedder", made)
-        rows.set_meta(connection, "created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        sqlite.set_meta(connection, "embedder", made)
+        sqlite.set_meta(connection, "created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         connection.execute("COMMIT")
 
 
@@ -78,7 +76,7 @@ class LocalStore:
         self.path, self.location = path, str(path)
         self._sql = connection
         self._guard = threading.RLock()
-        made = rows.meta(connection, "embedder")
+        made = sqlite.meta(connection, "embedder")
         assert isinstance(made, dict)
         self.identity = Identity(**made)
         self._words = index_sync.open_words(path)
@@ -101,7 +99,7 @@ class LocalStore:
                 yield change
                 # The truth first: a cache may lag behind it, never run ahead.
                 sql.execute("COMMIT")
-                writer.commit(rows.covered(sql))
+                writer.commit(sqlite.covered(sql))
             if change.erased:
                 sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._keep_codes(sql)
@@ -143,7 +141,7 @@ class LocalStore:
                 return candidates, words
             self._candidates = self._current_candidates()
             self._words = self._current_words()
-            if self._words.covered == rows.covered(self._sql):
+            if self._words.covered == sqlite.covered(self._sql):
                 self._seen = version
             return self._candidates, self._words
 
@@ -160,7 +158,7 @@ class LocalStore:
 
     def _current_words(self) -> index_sync.Words:
         words = index_sync.reopen_words(self.path, self._words)
-        if words is not None and words.covered == rows.covered(self._sql):
+        if words is not None and words.covered == sqlite.covered(self._sql):
             return words
         usable = words is not None and index_sync.knows(self._sql, words.covered)
         try:
@@ -183,7 +181,7 @@ class LocalStore:
             n = candidates.enough(k)
             while True:
                 keys = candidates.search(vector, n)
-                found, stored = rows.vectors_of(self._sql, keys.tolist(), self.identity.dim)
+                found, stored = sqlite.vectors_of(self._sql, keys.tolist(), self.identity.dim)
                 if len(found) >= k or n >= candidates.rows:
                     break
                 n *= 4  # many of the nearest are removed by now
@@ -200,7 +198,7 @@ class LocalStore:
 
     def _existing(self, keys: Keys) -> Keys:
         found = self._sql.execute(
-            f"SELECT key FROM chunks WHERE key {rows.AMONG}", (json.dumps(keys.tolist()),)
+            f"SELECT key FROM chunks WHERE key {sqlite.AMONG}", (json.dumps(keys.tolist()),)
         ).fetchall()
         return np.array([key for (key,) in found], np.int64)
 
@@ -222,55 +220,55 @@ class LocalStore:
 
     def vectors(self, keys: Sequence[int] | Keys) -> Vectors:
         wanted = np.asarray(keys, np.int64)
-        found, stored = rows.vectors_of(self._sql, wanted.tolist(), self.identity.dim)
+        found, stored = sqlite.vectors_of(self._sql, wanted.tolist(), self.identity.dim)
         result = np.zeros((len(wanted), self.identity.dim), np.float32)
         there = np.isin(wanted, found)
         result[there] = stored[np.searchsorted(found, wanted[there])]
         return result
 
     def chunks(self, keys: Sequence[int] | Keys) -> dict[int, Chunk]:
-        return rows.chunks_of(self._sql, np.asarray(keys, np.int64).tolist())
+        return sqlite.chunks_of(self._sql, np.asarray(keys, np.int64).tolist())
 
     def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
-        return [rows.passage_of(self._sql, chunk) for chunk in chunks]
+        return [sqlite.passage_of(self._sql, chunk) for chunk in chunks]
 
     def chunks_within(self, passage: Passage) -> list[Chunk]:
-        return rows.chunks_within(self._sql, passage)
+        return sqlite.chunks_within(self._sql, passage)
 
     def sample(self, count: int) -> Keys:
-        return rows.sample_of(self._sql, count)
+        return sqlite.sample_of(self._sql, count)
 
     def count(self) -> int:
         return self._refresh()[1].rows
 
     def text(self, document: str, start: int = 0, end: int | None = None) -> str:
-        return rows.text_of(self._sql, document, start, end)
+        return sqlite.text_of(self._sql, document, start, end)
 
     def documents(self) -> Iterator[Document]:
-        return rows.documents_of(self._sql)
+        return sqlite.documents_of(self._sql)
 
     def document(self, source: str) -> Document | None:
-        return next(rows.documents_of(self._sql, "WHERE source = ?", (source,)), None)
+        return next(sqlite.documents_of(self._sql, "WHERE source = ?", (source,)), None)
 
     def by_id(self, document: str) -> Document | None:
-        return next(rows.documents_of(self._sql, "WHERE id = ?", (document,)), None)
+        return next(sqlite.documents_of(self._sql, "WHERE id = ?", (document,)), None)
 
     def length(self, document: str) -> int:
-        return rows.length_of(self._sql, document)
+        return sqlite.length_of(self._sql, document)
 
     @property
     def sequence(self) -> int:
-        return rows.covered(self._sql).seq
+        return sqlite.covered(self._sql).seq
 
     def get_meta(self, name: str) -> object | None:
-        return rows.meta(self._sql, name)
+        return sqlite.meta(self._sql, name)
 
     def info(self) -> Info:
         counts = [
             self._sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for table in ("documents", "passages", "chunks", "removed")
         ]
-        created = str(rows.meta(self._sql, "created"))
+        created = str(sqlite.meta(self._sql, "created"))
         return Info(
             self.location, self.identity, created, self.sequence, *counts, bytes=taken(self.path)
         )
@@ -287,3 +285,16 @@ class LocalStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_store(
+    place: Path | Address, *, create: Identity | None = None, expect: Identity | None = None
+) -> Store:
+    """The knowledge base at `place`, ready to be read and written.
+
+    `create` makes one where there is none. `create` and `expect` name the embedder that is going
+    to be used: `Mismatch` if another made the vectors. Raises `Absent` where there is none.
+    """
+    if isinstance(place, Address):
+        return open_milvus(place, create=create, expect=expect)
+    return open_local(place, create=create, expect=expect)

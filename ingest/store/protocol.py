@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.errors import Mismatch
 from ingest.types import Chunk, Document, Passage
 
 Vectors = NDArray[np.float32]
@@ -175,3 +176,46 @@ class Store(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def check_vectors(document: Document, chunks: Sequence[Chunk], vectors: Vectors, dim: int) -> None:
+    """One finite row a chunk."""
+    if vectors.shape != (len(chunks), dim):
+        raise ValueError(f"{len(chunks)} chunks of dim {dim} need not {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"a vector of {document.source} is not finite")
+
+
+def check_tiling(passages: Sequence[Passage], length: int) -> int:
+    """The document's new length; passages go on where its text ends."""
+    for passage in passages:
+        if passage.start != length or passage.end != length + len(passage.text):
+            raise ValueError(
+                f"passage [{passage.start}, {passage.end}) of {len(passage.text)} characters"
+                f" doesn't go on at {length}"
+            )
+        length = passage.end
+    return length
+
+
+def check_place(chunk: Chunk, passage: Passage | None) -> None:
+    """The chunk is what its passage holds there."""
+    if passage is None:
+        raise ValueError(f"chunk {chunk.id} lies in no passage that was added")
+    start, end = chunk.passage
+    if passage.end != end or passage.text[chunk.start - start : chunk.end - start] != chunk.text:
+        raise ValueError(f"the text of chunk {chunk.id} is not what its passage holds there")
+
+
+def check_identity(location: str, made: Identity, asked: Identity) -> None:
+    """Raises `Mismatch` unless the embedder that is asked for made the vectors."""
+    if made == asked:
+        return
+    had, wants = f"{made.name} ({made.dim}-d)", f"{asked.name} ({asked.dim}-d)"
+    if (made.name, made.dim) == (asked.name, asked.dim):
+        had, wants = f"{had} {dict(made.options)}", f"{wants} {dict(asked.options)}"
+    raise Mismatch(
+        f"{location} holds vectors of {had}, but the encoder is now {wants}; "
+        "go back to the former, or ingest again into a new knowledge base with --kb",
+        zh=f"{location} 存有 {had} 的向量，而当前编码器为 {wants}；请改回前者，或用 --kb 重新入库",
+    )

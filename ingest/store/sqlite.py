@@ -1,10 +1,19 @@
 """The truth: tables of `kb.sqlite`, and connections to it."""
 
+import json
 import sqlite3
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from ingest.errors import Mismatch, UserError
+from ingest.store.protocol import Vectors
+from ingest.store.vector_index import Keys, stack
+from ingest.store.word_index import Covered
+from ingest.types import Chunk, Document, Passage, Receipt
 
 APPLICATION = 0x43475241  # "CGRA": tells a knowledge base from any other SQLite file
 VERSION = 1
@@ -126,3 +135,154 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
             zh=f"{path} 是 SQLite 文件，但不是知识库；请换一个目录",
         )
     return bool(tables)
+
+
+BATCH = 10_000  # rows held at a time while a cache catches up
+AMONG = "IN (SELECT value FROM json_each(?))"
+
+
+def covered(connection: sqlite3.Connection) -> Covered:
+    """The newest change, and the highest chunk key ever given."""
+    seq, stamp = connection.execute(
+        "SELECT seq, stamp FROM changes ORDER BY seq DESC LIMIT 1"
+    ).fetchone() or (0, 0)
+    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
+    return Covered(seq, stamp, last[0] if last else 0)
+
+
+def meta(connection: sqlite3.Connection, name: str) -> object | None:
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return json.loads(row[0]) if row else None
+
+
+def set_meta(connection: sqlite3.Connection, name: str, value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, text))
+
+
+def vectors_of(
+    connection: sqlite3.Connection, keys: Sequence[int], dim: int
+) -> tuple[Keys, Vectors]:
+    """Those of `keys` that exist, sorted, and their vectors (n, dim)."""
+    rows = connection.execute(
+        f"SELECT key, vector FROM chunks WHERE key {AMONG} ORDER BY key", (json.dumps(keys),)
+    ).fetchall()
+    found = np.fromiter((key for key, _ in rows), np.int64, len(rows))
+    return found, stack((vector for _, vector in rows), dim)
+
+
+def vectors_after(
+    connection: sqlite3.Connection, last: int, dim: int
+) -> Iterator[tuple[Keys, Vectors]]:
+    """All vectors of keys above `last`, in batches by growing key."""
+    query = "SELECT key, vector FROM chunks WHERE key > ? ORDER BY key LIMIT ?"
+    while rows := connection.execute(query, (last, BATCH)).fetchall():
+        keys = np.fromiter((key for key, _ in rows), np.int64, len(rows))
+        yield keys, stack((vector for _, vector in rows), dim)
+        last = int(keys[-1])
+
+
+def texts_after(connection: sqlite3.Connection, last: int) -> Iterator[tuple[int, str]]:
+    """(key, indexed text) of chunks with keys above `last`, by growing key."""
+    cursor = connection.execute(
+        "SELECT c.key, c.context, c.start - p.start, c.end - p.start, p.text"
+        " FROM chunks c JOIN passages p ON p.key = c.passage WHERE c.key > ? ORDER BY c.key",
+        (last,),
+    )
+    for key, context, start, end, text in cursor:
+        piece = text[start:end]
+        yield key, f"{context}\n{piece}" if context else piece
+
+
+def chunks_of(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Chunk]:
+    rows = connection.execute(
+        "SELECT c.key, d.id, d.source, d.title, c.places, c.context, c.start, c.end,"
+        " p.start, p.end, p.text FROM chunks c JOIN passages p ON p.key = c.passage"
+        f" JOIN documents d ON d.key = c.document WHERE c.key {AMONG}",
+        (json.dumps(keys),),
+    )
+    found = {}
+    for key, id_, source, title, places, context, start, end, from_, to, text in rows:
+        found[key] = Chunk(
+            id_,
+            source,
+            title,
+            tuple(map(tuple, json.loads(places))),
+            context,
+            start,
+            end,
+            text=text[start - from_ : end - from_],
+            passage=(from_, to),
+        )
+    return {key: found[key] for key in keys if key in found}
+
+
+def passage_of(connection: sqlite3.Connection, chunk: Chunk) -> Passage:
+    row = connection.execute(
+        "SELECT p.start, p.end, p.text, p.label FROM passages p"
+        " JOIN documents d ON d.key = p.document WHERE d.id = ? AND p.start = ?",
+        (chunk.document, chunk.passage[0]),
+    ).fetchone()
+    if row is None:
+        raise KeyError(chunk.document)
+    return Passage(chunk.document, *row)
+
+
+def chunks_within(connection: sqlite3.Connection, passage: Passage) -> list[Chunk]:
+    keys = connection.execute(
+        "SELECT c.key FROM chunks c JOIN passages p ON p.key = c.passage"
+        " JOIN documents d ON d.key = p.document WHERE d.id = ? AND p.start = ? ORDER BY c.start",
+        (passage.document, passage.start),
+    )
+    return list(chunks_of(connection, [key for (key,) in keys]).values())
+
+
+def sample_of(connection: sqlite3.Connection, count: int) -> Keys:
+    """Keys spread evenly over all, at most `count`, sorted."""
+    first, last = connection.execute("SELECT min(key), max(key) FROM chunks").fetchone()
+    if first is None:
+        return np.empty(0, np.int64)
+    spaced = np.unique(np.linspace(first, last, count).astype(np.int64)).tolist()
+    query = "SELECT key FROM chunks WHERE key >= ? ORDER BY key LIMIT 1"
+    return np.unique([connection.execute(query, (key,)).fetchone()[0] for key in spaced])
+
+
+def length_of(connection: sqlite3.Connection, document: str) -> int:
+    row = connection.execute("SELECT length FROM documents WHERE id = ?", (document,)).fetchone()
+    if row is None:
+        raise KeyError(document)
+    return row[0]
+
+
+def text_of(connection: sqlite3.Connection, document: str, start: int, end: int | None) -> str:
+    row = connection.execute(
+        "SELECT key, length FROM documents WHERE id = ?", (document,)
+    ).fetchone()
+    if row is None:
+        raise KeyError(document)
+    key, length = row
+    end = length if end is None else min(end, length)
+    # The first passage is the one around `start`: the last that begins at or before it.
+    rows = connection.execute(
+        "SELECT start, text FROM passages WHERE document = ? AND start < ? AND start >="
+        " (SELECT coalesce(max(start), 0) FROM passages WHERE document = ? AND start <= ?)"
+        " ORDER BY start",
+        (key, end, key, start),
+    )
+    return "".join(text[max(start - at, 0) : end - at] for at, text in rows)
+
+
+def documents_of(
+    connection: sqlite3.Connection, where: str = "", arguments: Sequence[str] = ()
+) -> Iterator[Document]:
+    rows = connection.execute(
+        f"SELECT source, title, digest, receipt FROM documents {where} ORDER BY source", arguments
+    )
+    for source, title, digest, receipt in rows:
+        values = json.loads(receipt)
+        values["warnings"] = tuple(values["warnings"])
+        yield Document(source, title, digest, Receipt(**values))
+
+
+def receipt_text(receipt: Receipt) -> str:
+    return json.dumps(asdict(receipt), ensure_ascii=False)

@@ -3,8 +3,7 @@
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
-from rag.chatglm.modeling_chatglm import Glm1ForCausalLM
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM, Glm1ForCausalLM
 from rag.chatglm.tokenization import ChatGLM1Tokenizer, ChatGLM4Tokenizer, ChatGLMTokenizer
 
 AutoConfig.register("chatglm", Glm1Config, exist_ok=True)  # gives ChatGLM2Config by the keys

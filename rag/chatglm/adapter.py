@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ingest.errors import UserError
-from rag.chatglm.adapter_files import Adapter, LoraAdapter, PrefixAdapter
+from rag.chatglm.adapter_files import Adapter, Contract, LoraAdapter, PrefixAdapter, fingerprint
 from rag.chatglm.configuration import MERGED, generation_of
-from rag.chatglm.contract import Contract, fingerprint
 from rag.chatglm.lora import Delta, deltas, digest, placed
 from rag.chatglm.prefix import PrefixEncoder, set_prefix
 

@@ -8,8 +8,8 @@ prompts, so that a document could speak as the user.) Only this file puts specia
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from ingest.errors import UserError
 
@@ -242,3 +242,41 @@ def _id(tokenizer: Any, name: str) -> int:
             zh=f"分词器中没有 {name!r}；它是否属于其他模型？",
         )
     return index
+
+
+class MessageLike(Protocol):
+    """What one side said; a dataclass, so that it can be copied with another text."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+M = TypeVar("M", bound=MessageLike)
+
+
+def chat(messages: Sequence[M]) -> list[M]:
+    """The generation's own conversation: nothing is changed."""
+    return list(messages)
+
+
+def tutorial(messages: Sequence[M]) -> list[M]:
+    """mymusise/ChatGLM-Tuning's one-turn form (cover_alpaca2jsonl.py), as the only message.
+
+    The system message, where there is one, is the instruction and the last message its input; else
+    the last message is the instruction. The form has no place for earlier turns.
+    """
+    last = messages[-1]
+    system = next((message.text for message in messages if message.role == "system"), "")
+    text = framed(system, last.text) if system else framed(last.text)
+    return [replace(last, text=text)]  # type: ignore[type-var]  # see `Turn`
+
+
+def framed(instruction: str, input: str = "") -> str:
+    """The context of cover_alpaca2jsonl.py, byte for byte."""
+    return f"Instruction: {instruction}\n" + (f"Input: {input}\n" if input else "") + "Answer: "
+
+
+TEMPLATES = {"chat": chat, "tutorial": tutorial}
+"""Template of a `Contract` -> what it does to the messages."""

@@ -12,25 +12,175 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import GenerationConfig, Glm4Config, GlmConfig, PreTrainedConfig
 
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
-from rag.chatglm.adapter_files import LoraAdapter, read_adapter
+from rag.chatglm.adapter_files import Contract, LoraAdapter, read_adapter
 from rag.chatglm.chat import FORMATS, context_of
 from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtype
-from rag.chatglm.contract import Contract
 from rag.chatglm.export_tokenizer import write_tokenizer
-from rag.chatglm.folder import Shards
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.lora import placed
-from rag.chatglm.merging import Merging, spelled
-from rag.chatglm.parity import BANDS, TOKENS, error, read_model
+from rag.chatglm.lora import Factors, merged, placed
 from rag.chatglm.quantize import Packed, dequantize
-from rag.chatglm.source import Source, pieces
+from rag.chatglm.save import Shards
 from rag.chatglm.tokenization import open_tokenizer
+from rag.chatglm.weights import Source, codes_of, pieces
+
+
+class Merging:
+    """Weights as the adapter changes them, and how much rounding took from them."""
+
+    def __init__(self, parts: dict[str, Factors], dtype: torch.dtype | None) -> None:
+        self.parts, self.dtype = parts, dtype
+        self.used: torch.dtype = torch.float32
+        """Of the weight merged last."""
+        self.missed = self.total = 0.0
+
+    @property
+    def rounding(self) -> float:
+        return (self.missed / self.total) ** 0.5 if self.total else 0.0
+
+    def __call__(self, path: str, piece: dict[str, Any]) -> dict[str, Tensor]:
+        """A module's tensors, changed where the adapter changes them, in the precision wanted."""
+        part = self.parts.get(path)
+        if part is None:
+            return {kind: self._rounded(path, tensor, tensor) for kind, tensor in piece.items()}
+        exact = merged(piece["weight"], part)
+        weight = self._rounded(path, exact, piece["weight"])
+        self.used = weight.dtype
+        self.missed += float((weight.float() - exact).square().sum())
+        self.total += float(exact.square().sum())
+        made = {"weight": weight}
+        if "bias" in piece:
+            bias = piece["bias"].float() + (0 if part.bias is None else part.bias)
+            made["bias"] = self._rounded(path, bias, piece["bias"])
+        elif part.bias is not None:
+            raise UserError(
+                f"the adapter adds a bias to {path}, which has none in this model: the merged "
+                "model has no place for it; use the adapter beside the model",
+                zh=f"适配器给 {path} 加了偏置，而此模型的该层没有偏置，无处合并；请将适配器与模型一同使用",
+            )
+        return made
+
+    def _rounded(self, path: str, tensor: Tensor, stored: Tensor) -> Tensor:
+        rounded = tensor.to(self.dtype or stored.dtype)
+        if rounded is not stored and not all(value.isfinite() for value in rounded.aminmax()):
+            name = spelled(rounded.dtype)
+            raise UserError(
+                f"{path}: a weight of {float(tensor.abs().max()):.3g} is too large for {name}; "
+                "say --dtype bfloat16 or --dtype float32",
+                zh=f"{path}：权重达 {float(tensor.abs().max()):.3g}，超出 {name} 的范围；"
+                "请用 --dtype bfloat16 或 --dtype float32",
+            )
+        return rounded
+
+
+def spelled(dtype: torch.dtype) -> str:
+    """`float16` and the like, as it is said on the command line."""
+    return str(dtype).removeprefix("torch.")
+
+
+TOKENS = 32
+"""Of the prompt that is compared."""
+BANDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""The largest `error` of weights of each precision."""
+ROWS = 1024
+"""Of a weight that are held in float32 at a time."""
+
+
+class ReadLinear(nn.Module):
+    """A linear layer whose float32 weight is read anew each time."""
+
+    def __init__(self, linear: nn.Linear, source: Source, path: str, origin: str) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.source, self.origin = source, origin
+        bias = None if linear.bias is None else source.read(path, "bias").float()
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in]"""
+        return torch.cat(list(self._rows()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Linear; some rows of the weight at a time, so that no matrix is held in float32."""
+        made = torch.cat([functional.linear(x, rows) for rows in self._rows()], dim=-1)
+        return made if self.bias is None else made + self.bias
+
+    def _rows(self) -> Iterator[Tensor]:
+        """The weight in float32, some rows at a time."""
+        shape = (self.out_features, self.in_features)
+        held = codes_of(self.origin, shape, self.source)
+        if held is None:
+            for rows in self.source.read(self.origin, "weight").split(ROWS):
+                yield rows.float()
+            return
+        for codes, scales in zip(held.codes.split(ROWS), held.scales.split(ROWS), strict=True):
+            shape = (len(codes), self.in_features)
+            yield dequantize(Packed(codes, scales, held.bits, held.block, shape))
+
+
+class ReadEmbedding(nn.Module):
+    """An embedding of which the rows looked up are read."""
+
+    def __init__(self, source: Source, path: str) -> None:
+        super().__init__()
+        self.source, self.path = source, path
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.source.read(self.path, "weight")[ids].float()
+
+
+def read_model(directory: Path) -> Any:
+    """The model in float32 on the CPU, of which little is held at a time.
+
+    Linear layers may be stored as codes, embeddings may not.
+    """
+    config = read_config(directory)
+    source = Source.open(directory, config)
+    model = empty(config).eval()
+    words = model.get_input_embeddings()
+    embedding = next(path for path, module in model.named_modules() if module is words)
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.Embedding):
+            model.set_submodule(path, ReadEmbedding(source, path))
+        elif isinstance(module, nn.Linear):
+            tied = path == "lm_head" and config.tie_word_embeddings
+            model.set_submodule(path, ReadLinear(module, source, path, embedding if tied else path))
+        else:
+            for kind, _ in list(module.named_parameters(recurse=False)):
+                value = source.read(path, kind).float()
+                setattr(module, kind, nn.Parameter(value, requires_grad=False))
+    return model
+
+
+def error(logits: Tensor, wanted: Tensor) -> float:
+    """The norm of what they are off, over that of what they should be; infinite where not finite."""
+    if not logits.isfinite().all():
+        return torch.inf
+    return float((logits - wanted).norm() / wanted.norm())
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a probe's logits are from those that they should be; norms over all positions."""
+
+    error: float
+    """Over the norm of the logits: `error`."""
+    lost: float
+    """Over the norm of what the adapter changes."""
+
+    @classmethod
+    def of(cls, logits: Tensor, wanted: Tensor, before: Tensor) -> "Parity":
+        """`before` is without the adapter. Logits that are not finite are infinitely far."""
+        off = error(logits, wanted)
+        return cls(off, off * float(wanted.norm() / (wanted - before).norm()))
+
 
 # What `glm` takes as it is here; the rest of its config.json is said in `_glm_config`.
 SAME = (

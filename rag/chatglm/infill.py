@@ -15,8 +15,7 @@ from transformers import PreTrainedConfig
 from ingest.errors import UserError
 from rag.chatglm.chat import encode_text
 from rag.chatglm.configuration import generation_of
-from rag.chatglm.generator import ChatGLMGenerator, Sampled
-from rag.chatglm.stream import polish
+from rag.chatglm.generator import ChatGLMGenerator, Sampled, polish
 
 SHORT, LONG = "[MASK]", "[gMASK]"
 BLANK = re.compile(r"(\[g?MASK\])")

@@ -24,8 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ingest.errors import UserError
 from rag.chatglm.configuration import generation_of, stored_dtype, upstream_config
 from rag.chatglm.quantize import DequantizedLinear, Packed, PackedEmbedding
-from rag.chatglm.source import Piece, Source, pieces
-from rag.chatglm.weights import to_upstream
+from rag.chatglm.weights import Piece, Source, pieces, to_upstream
 
 Quant = Literal["none", "int4", "int8", "nf4"]
 Progress = Callable[[float], None]
@@ -118,7 +117,7 @@ def fill_in(
     """Give the modules their tensors as `dtype`; linear layers of codes become `PackedLinear`,
     or `DequantizedLinear` where not `packed`."""
     if packed:
-        from rag.chatglm.kernel import one_pool
+        from rag.chatglm.quantize import one_pool
 
         one_pool()  # before threads ask for it
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -242,7 +241,7 @@ def _of_codes(
     bias = None if bias is None else bias.to(dtype)
     if not packed:
         return DequantizedLinear(weight, bias)
-    from rag.chatglm.kernel import PackedLinear  # loads onnxruntime
+    from rag.chatglm.quantize import PackedLinear  # loads onnxruntime
 
     return PackedLinear(weight, bias)
 

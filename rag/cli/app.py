@@ -10,12 +10,9 @@ from ingest.errors import UserError
 from rag.cli import ask, evaluate, ingest, kb
 from rag.cli.console import error, say
 from rag.cli.doctor import doctor
-from rag.cli.fill import fill
-from rag.cli.models import export
+from rag.cli.models import export, fill, quantize
 from rag.cli.plan import plan
-from rag.cli.quantize import quantize
-from server.cli.mcp import mcp
-from server.cli.serve import serve
+from server.cli.serve import mcp, serve
 from server.cli.trace import trace
 
 app = typer.Typer(

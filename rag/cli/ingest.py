@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ingest.files import Found
     from ingest.pipeline import Ingestion, Outcome
     from ingest.store import Info
-    from rag.settings import Place
+    from rag.config import Place
 
 
 def ingest(
@@ -88,7 +88,7 @@ def ingest(
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
-    from rag.cli.progress import IngestProgress
+    from rag.cli.console import IngestProgress
     from rag.load import background_of, open_writer
 
     if workers and not ray:
@@ -131,11 +131,10 @@ def _on_ray(
     work: "Ingestion", files: "Sequence[Found]", *, place: "Place", ocr: bool, workers: int | None
 ) -> "Iterator[Iterator[Outcome]]":
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
-    from ingest.cluster import LOCAL, cluster
     from ingest.embed import open_embedder
-    from ingest.ray_pipeline import Tools, spread
+    from ingest.ray_pipeline import LOCAL, Tools, cluster, spread
     from ingest.sandbox import Sandbox
-    from rag.settings import open_base, settings_of
+    from rag.config import open_base, settings_of
 
     place = place.absolute() if isinstance(place, Path) else place
     made, backend = work.store.identity, settings_of(place)["embed"].backend

@@ -36,7 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help=say("One JSON value.", "输�
 
 @app.command("list", help=say("All named knowledge bases.", "所有已命名的知识库。"))
 def list_() -> None:
-    from rag.settings import is_base, open_base
+    from rag.config import is_base, open_base
 
     rows = []
     for path in sorted(data_home().glob("*/")):
@@ -67,7 +67,7 @@ def info(
 ) -> None:
     from dataclasses import asdict
 
-    from rag.settings import open_base
+    from rag.config import open_base
 
     with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
         found = store.info()
@@ -101,7 +101,7 @@ def remove(
         ),
     ] = True,
 ) -> None:
-    from rag.settings import open_base
+    from rag.config import open_base
 
     with open_base(existing_kb(kb)) as store:
         names = [_known(store.documents(), source) for source in sources]
@@ -145,7 +145,7 @@ def _known(documents: "Iterable[Document]", name: str) -> str:
     )
 )
 def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
-    from rag.settings import open_base
+    from rag.config import open_base
 
     with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
         findings = store.verify()
@@ -165,7 +165,7 @@ def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> N
     )
 )
 def rebuild(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
-    from rag.settings import open_base
+    from rag.config import open_base
 
     with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
         store.rebuild()

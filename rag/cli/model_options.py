@@ -10,8 +10,8 @@ from rag.cli.console import note, say
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
+    from rag.config import Place
     from rag.generate import Adaptable, GenerateOptions, Generator
-    from rag.settings import Place
 
 Model = Annotated[
     str | None,
@@ -104,8 +104,8 @@ def options(kb: "Place", **given: Any) -> "GenerateOptions":
 
     Another model comes without the settings' adapter, weights' form, window and tokenizer.
     """
+    from rag.config import generation
     from rag.generate import GenerateOptions
-    from rag.settings import generation
 
     said = generation(kb)
     given = {name: value for name, value in given.items() if value is not None}
@@ -123,7 +123,7 @@ def options(kb: "Place", **given: Any) -> "GenerateOptions":
 
 def generator(chosen: "GenerateOptions") -> "Generator | None":
     """The model, loaded or asked what it is when the first answer needs it; None where none is named."""
-    from rag.cli.progress import loading
+    from rag.cli.console import loading
     from rag.generate import LazyGenerator, load, reach
 
     if not chosen.model:

@@ -1,18 +1,20 @@
 """`rag export`: a model for other engines, such as vLLM."""
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ingest.errors import UserError
-from rag.cli.console import note, out, say
+from rag.cli import model_options as llm
+from rag.cli.console import loading, note, out, say
 from rag.cli.model_options import Alpha, Source, Target
 from rag.cli.paths import cache_home
-from rag.cli.progress import loading
 
 if TYPE_CHECKING:
     from rag.chatglm.export import Exported
+
 
 LAYOUT = "glm-hf"
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -115,4 +117,97 @@ def _tell(done: "Exported", target: Path) -> None:
 export.__doc__ = say(
     "Write a ChatGLM2, ChatGLM3 or GLM-4 for vLLM and other engines, to a new folder.",
     "将 ChatGLM2、ChatGLM3 或 GLM-4 写成 vLLM 等引擎可直接读取的新文件夹。",
+)
+
+
+def fill(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help=say(
+                "Text with [MASK] (a few words) or [gMASK] (a passage); from standard input if left out.",
+                "含 [MASK]（几个词）或 [gMASK]（一段话）的文本；省略时读标准输入。",
+            )
+        ),
+    ] = None,
+    *,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help=say(
+                "A ChatGLM-6B's folder, or its name on a hub.",
+                "ChatGLM-6B 的文件夹或模型库中的名称。",
+            ),
+        ),
+    ],
+    quant: llm.Quant = None,
+    adapter: llm.Adapter = None,
+    max_new_tokens: llm.MaxNewTokens = None,
+    temperature: llm.Temperature = 0,
+    top_p: llm.TopP = None,
+    seed: llm.Seed = None,
+) -> None:
+    from rag.generate import GenerateOptions, load
+
+    given: dict[str, Any] = {
+        "quant": quant,
+        "adapter": adapter,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    options = GenerateOptions(model=model, **given)
+
+    from rag.chatglm import infill as filling
+    from rag.chatglm.hub import fetch
+    from rag.chatglm.loading import read_config
+    from rag.cli.console import loading
+
+    text = _text(text)
+    filling.split_at_blanks(text)  # what is wrong is told before weights are fetched and read
+    filling.require_filler(read_config(fetch(model, cache=cache_home() / "models", weights=False)))
+    with loading(Path(model).name) as progress:
+        generator: Any = load(options, cache=cache_home() / "models", progress=progress, note=note)
+    out(filling.fill(generator.model, generator.tokenizer, text, options.sampling))
+
+
+fill.__doc__ = say(
+    "Fill the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage.",
+    "用 ChatGLM-6B 填空：[MASK] 处填几个词，[gMASK] 处填一段话。",
+)
+
+
+def _text(text: str | None) -> str:
+    if text is None:
+        return "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
+    return text
+
+
+def quantize(
+    source: Source,
+    target: Target,
+    bits: Annotated[
+        int, typer.Option(metavar="4|8", help=say("Bits of a weight.", "每个权重的位数。"))
+    ] = 4,
+) -> None:
+    if bits not in (4, 8):
+        raise UserError(f"--bits is {bits}; it is 4 or 8", zh=f"--bits 为 {bits}；应为 4 或 8")
+    from rag.chatglm.hub import fetch
+    from rag.chatglm.save import pack
+    from rag.cli.console import loading
+
+    directory = fetch(source, cache=cache_home() / "models")
+    with loading(directory.name) as progress:
+        pack(directory, target, bits=bits, progress=progress)
+    size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
+    out(say(f"{target}: int{bits}, {size:.2f} GB", f"{target}：int{bits}，{size:.2f} GB"))
+
+
+quantize.__doc__ = say(
+    "Write a model's weights in 4 or 8 bits to a new folder, which loads in seconds.",
+    "把模型权重以 4 位或 8 位写入新文件夹，之后几秒即可加载。",
 )

@@ -10,7 +10,7 @@ from ingest.errors import UserError
 from rag.cli.console import say
 
 if TYPE_CHECKING:
-    from rag.settings import Place
+    from rag.config import Place
 
 KbOption = typer.Option(
     "--kb",
@@ -78,7 +78,7 @@ def kb_path(name: str) -> Path:
 
 def existing_kb(name: str) -> "Place":
     """As `kb_place`, for a knowledge base that must be there; a server is not asked yet."""
-    from rag.settings import is_base
+    from rag.config import is_base
 
     place = kb_place(name)
     if isinstance(place, Path) and not is_base(place):
@@ -91,7 +91,7 @@ def existing_kb(name: str) -> "Place":
 
 def existing_folder(name: str) -> Path:
     """As `existing_kb`, for what only a knowledge base in a folder can do."""
-    from rag.settings import store_at
+    from rag.config import store_at
 
     place = store_at(existing_kb(name))
     if not isinstance(place, Path):

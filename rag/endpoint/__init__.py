@@ -4,7 +4,6 @@ vLLM, SGLang, llama.cpp's server and Ollama are asked how large the model's wind
 tokens a prompt has; of any other the settings may say so.
 """
 
-from rag.endpoint.address import Address, is_address, no_adapter
-from rag.endpoint.options import EndpointOptions
+from rag.endpoint.address import Address, EndpointOptions, is_address, no_adapter
 
 __all__ = ["Address", "EndpointOptions", "is_address", "no_adapter"]

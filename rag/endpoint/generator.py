@@ -9,13 +9,10 @@ from typing import Any
 import anyio
 
 from ingest.errors import UserError
-from rag.endpoint.address import Address, no_adapter
-from rag.endpoint.client import Failed, Sleep, Wire
+from rag.endpoint.address import Address, EndpointOptions, no_adapter
+from rag.endpoint.client import Failed, Reply, Sleep, Took, Wire
 from rag.endpoint.engines import Engine, explore, turns_of
-from rag.endpoint.options import EndpointOptions
-from rag.endpoint.reply import Reply, Took
-from rag.endpoint.token_count import estimate
-from rag.endpoint.tokenizer import Count, local_count
+from rag.endpoint.token_count import Count, estimate, local_count
 from rag.types import Message, Sampling
 
 KEY = "RAG_MODEL_KEY"

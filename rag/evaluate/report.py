@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ingest.errors import UserError
-from rag.evaluate import statistics
-from rag.evaluate.statistics import Values, Weights
+from rag.evaluate import metrics
+from rag.evaluate.metrics import Values, Weights
 
 FALSE_REFUSALS = 0.05  # the share of answerable questions that the operating point may refuse
 
@@ -25,7 +25,7 @@ class Measure:
     title: str
     title_zh: str
     columns: tuple[str, ...]
-    statistic: Callable[..., Values] = statistics.mean
+    statistic: Callable[..., Values] = metrics.mean
     larger_is_better: bool = True
 
     def of(self, data: Columns, weights: Weights) -> Values:
@@ -38,7 +38,7 @@ class Measure:
 
 
 _CONFIDENCE = ("confidence", "answerable")
-_false_answers = partial(statistics.accepted_negatives, lost=FALSE_REFUSALS)
+_false_answers = partial(metrics.accepted_negatives, lost=FALSE_REFUSALS)
 
 MEASURES: dict[str, Measure] = {
     "success@1": Measure("Success@1", "Success@1", ("success@1",)),
@@ -58,7 +58,7 @@ MEASURES: dict[str, Measure] = {
     "answer_in_passage": Measure(
         "Answer in the best passage", "最佳段落含答案", ("answer_in_passage",)
     ),
-    "auroc": Measure("Refusal AUROC", "拒答 AUROC", _CONFIDENCE, statistics.auroc),
+    "auroc": Measure("Refusal AUROC", "拒答 AUROC", _CONFIDENCE, metrics.auroc),
     "false_answers_at_5": Measure(
         "False answers at 5 % false refusals",
         "误拒 5 % 时的误答率",
@@ -74,20 +74,20 @@ MEASURES: dict[str, Measure] = {
     ),
     "right": Measure("Right answer or right refusal", "答对或正确拒答", ("right",)),
     "citations": Measure(
-        "Exact citations", "引文与原文一致", ("exact_citations", "citations"), statistics.ratio
+        "Exact citations", "引文与原文一致", ("exact_citations", "citations"), metrics.ratio
     ),
     "p50": Measure(
         "Latency, median (s)",
         "延迟中位数（秒）",
         ("seconds",),
-        partial(statistics.quantile, level=0.5),
+        partial(metrics.quantile, level=0.5),
         False,
     ),
     "p95": Measure(
         "Latency, 95th percentile (s)",
         "延迟 95 分位（秒）",
         ("seconds",),
-        partial(statistics.quantile, level=0.95),
+        partial(metrics.quantile, level=0.95),
         False,
     ),
 }
@@ -153,9 +153,7 @@ class Report:
         defined = {name: MEASURES[name] for name, value in values.items() if not np.isnan(value)}
         samples = _bootstrap(defined, (data,), resamples=resamples, seed=seed)
         return {
-            name: Figure(
-                values[name], *statistics.interval(samples[name][0]), measure.questions(data)
-            )
+            name: Figure(values[name], *metrics.interval(samples[name][0]), measure.questions(data))
             for name, measure in defined.items()
         }
 
@@ -208,14 +206,12 @@ def compare(
         if np.isnan(before) or np.isnan(after):
             continue
         drawn = samples[name][1] - samples[name][0]
-        if measure.statistic is statistics.mean:
+        if measure.statistic is metrics.mean:
             (column,) = measure.columns
-            p = statistics.randomisation_p(b[column] - a[column], count=flips, seed=seed)
+            p = metrics.randomisation_p(b[column] - a[column], count=flips, seed=seed)
         else:
-            p = statistics.bootstrap_p(drawn)
-        differences[name] = Difference(
-            before, after, after - before, *statistics.interval(drawn), p
-        )
+            p = metrics.bootstrap_p(drawn)
+        differences[name] = Difference(before, after, after - before, *metrics.interval(drawn), p)
     return differences
 
 
@@ -229,7 +225,7 @@ def _bootstrap(
             name: [measure.of(data, weights) for data in systems]
             for name, measure in measures.items()
         }
-        for weights in statistics.resamples(strata, count=resamples, seed=seed)
+        for weights in metrics.resamples(strata, count=resamples, seed=seed)
     ]
     return {name: np.concatenate([block[name] for block in blocks], axis=1) for name in measures}
 

@@ -41,8 +41,8 @@ def prepare(
     """
     from ingest.embed import BUNDLED, open_embedder
     from rag import load as opening
-    from rag.settings import SETTINGS
-    from rag.settings import settings as settings_in
+    from rag.config import SETTINGS
+    from rag.config import settings as settings_in
 
     if settings and not settings.is_file():
         raise UserError(f"no settings at {settings}", zh=f"找不到配置文件 {settings}")

@@ -31,8 +31,7 @@ def rates() -> tuple[float, float]:
 def main() -> None:
     import torch
 
-    from rag.chatglm.kernel import Kernel
-    from rag.chatglm.quantize import BLOCK, Packed
+    from rag.chatglm.quantize import BLOCK, Kernel, Packed
 
     codes = torch.randint(0, 256, (OUT, COLUMNS // 2), dtype=torch.uint8)
     scales = torch.full((OUT, COLUMNS // BLOCK), 1e-3, dtype=torch.float16)

@@ -1,21 +1,147 @@
 """`rag serve`: the API and the web page."""
 
+import os
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ingest.errors import UserError
 from rag.cli.console import note, out, say
-from rag.cli.paths import cache_home
-from server.cli import choices
+from rag.cli.paths import cache_home, data_home
+
+if TYPE_CHECKING:
+    from rag.generate import GenerateOptions
+    from server.options import ServerOptions
+    from server.telemetry import Spans
+
+
+Host = Annotated[
+    str,
+    typer.Option(
+        help=say(
+            "Address to listen at; another than the loopback's needs a key.",
+            "监听地址；非本机地址需要先创建密钥。",
+        )
+    ),
+]
+Port = Annotated[int, typer.Option(help=say("0: any free one.", "0 表示任选空闲端口。"))]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        help=say(
+            "Answer with this ChatGLM, or the model served at http://host:port/v1#name, where a "
+            "knowledge base names none.",
+            "知识库未指定模型时用此 ChatGLM，或 http://主机:端口/v1#名称 处的模型回答。",
+        ),
+    ),
+]
+Quant = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|none|int8|int4|nf4",
+        help=say("How its weights are held; auto: what fits.", "权重的存放方式；auto 自动选择。"),
+    ),
+]
+Adapters = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help=say(
+            "A folder of adapters that knowledge bases may choose.",
+            "可供知识库选用的适配器文件夹。",
+        ),
+    ),
+]
+Embedder = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help=say(
+            "An encoder that new knowledge bases may choose; can be repeated, the first is usual.",
+            "新知识库可选用的编码器；可重复，第一个为默认。",
+        ),
+    ),
+]
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help=say(
+            "Keep new knowledge bases at milvus://HOST:19530[/DATABASE], not in their folders.",
+            "新知识库存放于 milvus://主机:19530[/数据库]，而不是各自的文件夹。",
+        ),
+    ),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help=say(
+            "A host name under which it may be reached without keys; can be repeated.",
+            "不使用密钥时允许的主机名；可重复。",
+        ),
+    ),
+]
+
+
+def options(**given: Any) -> "ServerOptions":
+    """The options of a server over the named knowledge bases of this person."""
+    from ingest.embed import BUNDLED
+    from rag.generate import GenerateOptions
+    from server.options import ServerOptions
+
+    model, quant = given.pop("model", ""), given.pop("quant", "auto")
+    embedders = tuple(given.pop("embedders", None) or (BUNDLED,))
+    data = given.pop("data", None) or data_home()
+    made = ServerOptions(data=data, cache=cache_home(), embedders=embedders, **given)
+    if model:
+        generate = GenerateOptions(model=model, quant=quant)
+        _check_there(generate, made.cache / "models")
+        made = replace(made, generate=generate)
+    return made
+
+
+def _check_there(generate: "GenerateOptions", cache: Path) -> None:
+    """What is not there is told now, not when it is asked. An engine may still be starting."""
+    if not generate.served:
+        from rag.chatglm.hub import fetch
+
+        fetch(generate.model, cache=cache)
+        return
+    from rag.endpoint import EndpointOptions
+    from rag.endpoint.client import Unreachable
+    from rag.generate import reach
+
+    once = replace(generate, endpoint=EndpointOptions(tries=1))
+    try:
+        _ = reach(once, note=lambda en, zh: note(say(en, zh))).context
+    except Unreachable as problem:
+        note(say(str(problem), problem.zh))
+
+
+def demo_data() -> Path:
+    """Where the demonstration's knowledge bases lie: they can be made again."""
+    return cache_home() / "demo"
+
+
+def spans() -> "Spans":
+    """Spans where the variables of OpenTelemetry ask for them."""
+    from server.telemetry import CONFIGURED, Spans, exported
+
+    return exported() if any(os.environ.get(name) for name in CONFIGURED) else Spans()
+
 
 DEMO = Path(__file__).parents[2] / "corpora"
 
 
 def serve(
-    host: choices.Host = "127.0.0.1",
-    port: choices.Port = 8765,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
     *,
     demo: Annotated[
         bool,
@@ -28,12 +154,12 @@ def serve(
             ),
         ),
     ] = False,
-    model: choices.Model = "",
-    quant: choices.Quant = "auto",
-    adapters: choices.Adapters = None,
-    embedder: choices.Embedder = None,
-    store: choices.StoreUrl = "",
-    allow_host: choices.AllowHost = None,
+    model: Model = "",
+    quant: Quant = "auto",
+    adapters: Adapters = None,
+    embedder: Embedder = None,
+    store: StoreUrl = "",
+    allow_host: AllowHost = None,
     slots: Annotated[
         int | None,
         typer.Option(
@@ -70,12 +196,12 @@ def serve(
         ),
     ] = True,
 ) -> None:
-    from server.serve import serve as run
+    from server.app import serve as run
 
-    made = choices.options(
+    made = options(
         host=host,
         port=port,
-        data=choices.demo_data() if demo else None,
+        data=demo_data() if demo else None,
         model=model,
         quant=quant,
         adapters=adapters,
@@ -100,7 +226,7 @@ def serve(
     def told(address: str) -> None:
         out(say(f"Open {address}   (Ctrl-C ends it)", f"请打开 {address}   （按 Ctrl-C 结束）"))
 
-    run(made, spans=choices.spans(), told=told, note=note)
+    run(made, spans=spans(), told=told, note=note)
 
 
 serve.__doc__ = say(
@@ -114,7 +240,7 @@ def _demo(data: Path) -> None:
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
-    from rag.cli.progress import IngestProgress
+    from rag.cli.console import IngestProgress
     from rag.load import background_of, open_writer
 
     corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
@@ -133,3 +259,45 @@ def _demo(data: Path) -> None:
                 for outcome in work.run(files):
                     progress.file(outcome)
             background_of(store, writer.embedder)
+
+
+def mcp(
+    http: Annotated[
+        bool,
+        typer.Option(
+            "--http",
+            help=say(
+                "Over HTTP, at /mcp of a server like that of `rag serve`; else standard input and "
+                "output.",
+                "通过 HTTP 提供（同 rag serve 的 /mcp）；否则使用标准输入输出。",
+            ),
+        ),
+    ] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    *,
+    model: Model = "",
+    quant: Quant = "auto",
+    adapters: Adapters = None,
+) -> None:
+    made = options(host=host, port=port, model=model, quant=quant, adapters=adapters)
+    if http:
+        from server.app import serve as serve_http
+
+        def told(address: str) -> None:
+            note(f"{address}mcp")
+
+        serve_http(made, spans=spans(), told=told, note=note)
+        return
+    from server.mcp_tools import tools
+    from server.models import Models, loader
+    from server.state import State
+
+    with closing(State.made(made, Models(loader(made.cache, note)), spans=spans())) as state:
+        tools(state, say).run("stdio")
+
+
+mcp.__doc__ = say(
+    "Give assistants the tools `search` and `ask` (Model Context Protocol).",
+    "以 MCP 工具形式向助手提供 search 和 ask。",
+)

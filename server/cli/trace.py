@@ -10,7 +10,7 @@ import typer
 from ingest.errors import UserError
 from rag.cli.console import out, out_json, say, table
 from rag.cli.paths import cache_home, data_home, existing_kb
-from server.cli.choices import demo_data
+from server.cli.serve import demo_data
 
 if TYPE_CHECKING:
     from server.schemas import Trace
@@ -28,7 +28,7 @@ def trace(
     ] = False,
 ) -> None:
     from rag.load import open_pipeline
-    from server.blas import on_one_thread
+    from server.state import on_one_thread
     from server.traces import replay
 
     on_one_thread()

@@ -13,9 +13,9 @@ from rag.types import Message, Sampling
 from server import schemas
 from server.answering import Asked, Event
 from server.error_responses import EVENT_STREAM, responses
+from server.errors import failure
 from server.fair_queue import Full, in_thread
 from server.state import By, Server
-from server.words import failure
 
 router = APIRouter(tags=["questions"])
 

@@ -1,13 +1,15 @@
 """Is it alive, is it ready, how is it doing; and who am I to it."""
 
 from importlib.metadata import version
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ingest.formats import FORMATS
-from server import schemas
+from ingest.files import FORMATS
+from server import schemas, serializers
 from server.error_responses import UNREADY, NotReady
+from server.errors import Unknown
 from server.state import By, Server
 
 router = APIRouter(tags=["server"])
@@ -53,3 +55,52 @@ def session(server: Server, by: By) -> schemas.Session:
         most_files=server.options.most_files,
         version=version("chatglm-rag"),
     )
+
+
+jobs_router = APIRouter(prefix="/jobs", tags=["jobs"])
+Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
+
+
+@jobs_router.get("")
+def list_jobs(
+    server: Server,
+    by: By,
+    knowledge_base: Annotated[str | None, Query(pattern=schemas.NAME)] = None,
+) -> schemas.JobList:
+    """The newest 200 of those that the key may read, newest first."""
+    bases = [knowledge_base] if knowledge_base else server.jobs.bases()
+    rows = server.jobs.newest(base for base in bases if by.who.may("read", base))
+    return schemas.JobList(
+        jobs=[serializers.job(row, server.jobs.files(row["id"]), by.say) for row in rows]
+    )
+
+
+@jobs_router.get("/{job}")
+def get_job(job: Id, server: Server, by: By) -> schemas.Job:
+    row = server.jobs.get(job)
+    if row is None or not by.who.may("read", row["base"]):
+        raise Unknown(f"there is no job {job}", zh=f"没有任务 {job}")
+    return serializers.job(row, server.jobs.files(job), by.say)
+
+
+@jobs_router.post("/{job}/cancel")
+def cancel_job(job: Id, server: Server, by: By) -> schemas.Job:
+    """End it soon. Files that were read by then stay; a job that has ended stays as it is."""
+    by.must("write", get_job(job, server, by).knowledge_base)
+    server.jobs.cancel(job)
+    return get_job(job, server, by)
+
+
+traces_router = APIRouter(prefix="/traces", tags=["questions"])
+
+
+@traces_router.get("/{trace}")
+def get_trace(
+    trace: Annotated[str, Path(pattern="^[0-9a-f]{24}$")], server: Server, by: By
+) -> schemas.Trace:
+    """How an answer came about. With keys, this is for who administers the knowledge base: it holds
+    what others have asked."""
+    found = server.traces.get(trace)
+    if found is None or not by.who.may("admin", found.knowledge_base):
+        raise Unknown(f"there is no answer {trace}", zh=f"没有回答 {trace}")
+    return found

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune.conditions import Pair
-from ingest.chunk import Chunker, ChunkOptions
+from finetune.evaluate.questions import Pair
+from ingest.chunk import Chunker, ChunkOptions, sentences
 from ingest.files import walk
 from ingest.pipeline import Ingestion
-from ingest.sentences import sentences
 from ingest.store import Identity, Store, open_store
 from rag.i18n import Speaker
 from rag.load import background_of
 from rag.pipeline import Pipeline
-from rag.reply import NOT_FOUND
+from rag.prompt import NOT_FOUND
 from rag.retrieve import RetrieveOptions
 from rag.types import Message, Sampling
 from tests.fakes import HashEmbedder, TextParser

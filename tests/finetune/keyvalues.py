@@ -23,12 +23,11 @@ from finetune.options import LoraOptions, TrainOptions
 from finetune.train.loop import Sets, Training
 from finetune.train.lora import Lora
 from finetune.types import Example
-from rag.chatglm.contract import Contract
+from rag.chatglm.adapter_files import Contract
 from rag.chatglm.generator import ChatGLMGenerator
 from rag.chatglm.loading import load
 from rag.chatglm.tokenization import open_tokenizer
-from rag.prompt import render
-from rag.reply import NOT_FOUND, declines
+from rag.prompt import NOT_FOUND, declines, render
 from rag.types import Message, Sampling
 from tests.finetune.listed import Listed
 from tests.tiny import FACTORIES, fact, number, passage

@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM
 from finetune.export import export
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters, probe_logits
-from rag.chatglm.adapter_files import LoraAdapter, read_adapter
-from rag.chatglm.contract import Contract
+from rag.chatglm.adapter_files import Contract, LoraAdapter, read_adapter
 from rag.chatglm.loading import empty, load, read_config
 from rag.chatglm.lora import placed
 from tests.finetune.bases import FUSED, GLM1, NATIVE, base

@@ -16,10 +16,9 @@ from finetune.export import export
 from finetune.merge import merge
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters, probe_logits
-from rag.chatglm.adapter_files import read_adapter
-from rag.chatglm.contract import Contract, fingerprint
+from rag.chatglm.adapter_files import Contract, fingerprint, read_adapter
+from rag.chatglm.export import read_model
 from rag.chatglm.loading import load
-from rag.chatglm.parity import read_model
 from rag.chatglm.save import pack
 from rag.chatglm.weights import IGNORED
 from tests.finetune.bases import FUSED, GLM1, NATIVE, base

@@ -16,11 +16,10 @@ from pathlib import Path
 
 from ingest import pipeline
 from ingest.chunk import Chunker, ChunkOptions
-from ingest.cluster import cluster
 from ingest.embed import Vectors
 from ingest.files import walk
 from ingest.pipeline import Ingestion, Outcome
-from ingest.ray_pipeline import Tools, spread
+from ingest.ray_pipeline import Tools, cluster, spread
 from ingest.store import Identity, Store, open_store
 from ingest.types import Parsed
 from tests.fakes import HashEmbedder, TextParser

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.places import Places
+from ingest.chunk import Places
 from ingest.types import Mark
 
 MARKS = st.lists(

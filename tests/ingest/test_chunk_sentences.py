@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.sentences import paragraphs, sentences
+from ingest.chunk import paragraphs, sentences
 
 TEXTS = st.text(alphabet="我们是。！？；：”」…. \n\tAbc.|#-1第条（一）　", max_size=80)
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.normalize import bigrams, fold, words
-from ingest.store.simplified import SIMPLIFIED, TRADITIONAL
+from ingest.normalize import SIMPLIFIED, TRADITIONAL, bigrams, fold, words
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ingest.errors import Unreadable
 from ingest.ocr import Line, Reader, available, in_reading_order, open_picture, picture_size
 from ingest.parse import parse
-from ingest.parse.pictures import MOST, Pictures
+from ingest.parse.pdf import MOST, Pictures
 from ingest.sandbox import Sandbox
 from tests.ingest.documents import pdf
 

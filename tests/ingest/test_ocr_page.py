@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.errors import Unreadable
-from ingest.page import MARK, draw, find, lines
+from ingest.ocr import MARK, draw, find, lines
 from ingest.sandbox import Sandbox
 
 DOCUMENTS = Path(__file__).parents[1] / "data" / "documents"

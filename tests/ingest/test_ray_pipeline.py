@@ -24,7 +24,7 @@ FAIL = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from ingest.cluster import cluster
+from ingest.ray_pipeline import cluster
 from ingest.errors import UserError
 from ingest.files import Found, walk
 from ingest.ray_pipeline import spread

@@ -15,9 +15,9 @@ from ingest.store import Identity, open_store
 from rag.i18n import Speaker
 from rag.load import background_of
 from rag.pipeline import TRIES, Pipeline
+from rag.prompt import NOT_FOUND
 from rag.refuse import Calibration, Curve
-from rag.reply import NOT_FOUND
-from rag.rerank import Scores
+from rag.retrieve import Scores
 from rag.types import Answer, Message, Retrieved, Sampling
 from tests.fakes import CopyingGenerator, HashEmbedder, TextParser
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from ingest.errors import UserError
 from ingest.types import Chunk, Hit, Passage
-from rag.prompt import INSTRUCTION, compose, render
-from rag.reply import NOT_FOUND
+from rag.prompt import INSTRUCTION, NOT_FOUND, compose, render
 from rag.types import Dropped, Message, Source
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rag.reply import NOT_FOUND, declines, marks, numbers
+from rag.prompt import NOT_FOUND, declines, marks, numbers
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rag.condense import condense, depends
+from rag.question import condense, depends
 from rag.types import Message
 
 HISTORY = [Message("user", "劳动合同的试用期最长多久？"), Message("assistant", "六个月 [1]")]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rag.content import content
-from rag.fuse import Candidates, coverage, fuse, idf, mass
+from rag.question import content
+from rag.retrieve import Candidates, coverage, fuse, idf, mass
 
 SCORES = arrays(np.float64, 7, elements=st.floats(0, 50))
 

@@ -8,7 +8,7 @@ import pytest
 
 from ingest.errors import UserError
 from ingest.types import Chunk, Hit, Passage
-from rag.rerank import CrossEncoderReranker, Scores, rerank
+from rag.retrieve import CrossEncoderReranker, Scores, rerank
 
 TEXTS = ["劳动合同", "试用期不得超过六个月", "工资"]
 

@@ -14,15 +14,14 @@ import uvicorn
 
 from ingest.embed import Backend, Embedder
 from rag.generate import GenerateOptions
-from server.crew import Crew
+from server.app import configuration, listen
 from server.models import Models
 from server.options import ServerOptions
 from server.schemas import NewKnowledgeBase
-from server.serve import configuration, listen
 from server.state import State
 from server.telemetry import Spans
 from server.uploads import Originals
-from server.worker import Worker
+from server.worker import Crew, Worker
 from tests.fakes import CopyingGenerator, HashEmbedder
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatglm-rag"

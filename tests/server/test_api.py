@@ -266,7 +266,7 @@ def test_an_original_of_the_command_lines_is_shown_only_unchanged(
     mine: Filled, tmp_path: Path
 ) -> None:
     from server.errors import Unknown
-    from server.pages import original
+    from server.uploads import original
 
     file = tmp_path / "a.txt"
     file.write_text("读自命令行。\n", "utf-8")
@@ -282,9 +282,9 @@ def test_an_original_of_the_command_lines_is_shown_only_unchanged(
 def test_a_busy_knowledge_base_says_when_to_come_again(
     mine: Filled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ingest.store import lock
+    from ingest.store import atomic
 
-    monkeypatch.setattr(lock, "wait_for", lambda *_: (_ for _ in ()).throw(_busy()))
+    monkeypatch.setattr(atomic, "wait_for", lambda *_: (_ for _ in ()).throw(_busy()))
     document = mine.documents()["poem.txt"]["id"]
     answer = mine.client.delete(f"/knowledge-bases/mine/documents/{document}")
     assert answer.status_code == 503

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.words import preferred
+from server.errors import preferred
 
 
 @pytest.mark.parametrize(

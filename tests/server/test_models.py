@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.embed import Vector, Vectors
-from server.remembered import Remembered
+from server.models import Remembered
 
 
 class Counting:

@@ -17,7 +17,7 @@ from rag.endpoint.generator import EndpointGenerator, reach
 from rag.generate import GenerateOptions
 from rag.types import Message, Sampling
 from server.auth import grant
-from server.cli import choices
+from server.cli import serve
 from server.models import Models, loader
 from server.state import State
 from tests import commands
@@ -139,12 +139,12 @@ def test_what_is_not_there_is_told_at_the_start(
     two = {"data": [{"id": "a", "owned_by": "vllm"}, {"id": "b", "owned_by": "vllm"}]}
     with faulty(drops, paths={"/v1/models": two}) as engine:
         with pytest.raises(UserError, match="serves 2 models"):
-            choices.options(model=engine.address, data=tmp_path)
-        assert choices.options(model=f"{engine.address}#a", data=tmp_path).generate
+            serve.options(model=engine.address, data=tmp_path)
+        assert serve.options(model=f"{engine.address}#a", data=tmp_path).generate
     assert (
         capsys.readouterr().err.count(engine.address) == 1
     )  # of its window, which it does not tell
-    made = choices.options(model=engine.address, data=tmp_path)
+    made = serve.options(model=engine.address, data=tmp_path)
     assert made.generate == GenerateOptions(model=engine.address)  # it may still be starting
     assert engine.address in capsys.readouterr().err
 

@@ -76,11 +76,11 @@ def test_spans_tell_stages_and_no_text(tmp_path: Path) -> None:
         mine.ask(QUESTION)
         spans = exporter.get_finished_spans()
     names = {span.name for span in spans}
-    assert {"rag.ask", "rag.embed", "rag.search", "rag.read"} <= names
+    assert {"rag.ask", "rag.embed", "rag.search", "rag.extract"} <= names
     root = next(span for span in spans if span.name == "rag.ask")
     assert root.parent is not None  # within that of the HTTP request
     for span in spans:
-        if span.name in ("rag.embed", "rag.search", "rag.read"):
+        if span.name in ("rag.embed", "rag.search", "rag.extract"):
             assert span.parent
             assert span.parent.span_id == root.context.span_id  # type: ignore[union-attr]
         assert "试用期" not in json.dumps(dict(span.attributes or {}), ensure_ascii=False)

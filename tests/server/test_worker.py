@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ingest.store import open_store
-from server.crew import Crew
-from tests.server.servers import (  # fmt: skip
+from server.worker import Crew
+from tests.server.servers import (
     ended,
     filled,
     options,
@@ -32,7 +32,7 @@ LONG = "".join(
 def test_a_killed_workers_job_is_done_by_the_next_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.crew.SHORT", 0.0)
+    monkeypatch.setattr("server.worker.SHORT", 0.0)
     with served(tmp_path) as (parts, crew):
         files = {f"{number}.txt": LONG[: 3000 + number] for number in range(4)}
         job = upload(parts, files)

@@ -1,11 +1,15 @@
 """What the three collections are made of: fields, Milvus's own BM25 functions, indexes."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from ingest.normalize import LONGEST, RUN, fold, pairs, words
+from ingest.normalize import bigrams as pairs_of
 from ingest.store.protocol import Field
 
 if TYPE_CHECKING:
     from pymilvus import CollectionSchema, MilvusClient
+
 
 Table = Literal["chunks", "passages", "documents"]
 
@@ -97,3 +101,46 @@ def indexes(client: "MilvusClient", table: Table) -> Any:
     }[table]:
         made.add_index(field, index_type="INVERTED")
     return made
+
+
+def analysed(text: str, field: Field) -> str:
+    """What the field of a chunk, or a question to it, holds; "" where there is no word.
+
+    Of a text of more than 65,535 bytes the beginning.
+    """
+    if field == "words":
+        said = " ".join(_runs(fold(text)))
+    else:
+        said = " ".join(map(spelled, pairs_of(text)))
+    return said.encode()[:MOST_BYTES].decode(errors="ignore")
+
+
+def asked(text: str, field: Field) -> str:
+    """The same for a question, in which a word said twice counts once."""
+    return " ".join(dict.fromkeys(analysed(text, field).split()))
+
+
+def term(folded: str, field: Field) -> str:
+    """One folded term as a question."""
+    run = RUN.fullmatch(folded)
+    return folded if field == "words" and run and run["han"] else spelled(folded)
+
+
+def _runs(folded: str) -> Iterator[str]:
+    for run in RUN.finditer(folded):
+        if run["han"]:
+            yield run[0]
+        else:
+            yield from map(spelled, pairs(run[0]) if run["other"] else (run[0][:LONGEST],))
+
+
+def tokens(said: str, field: Field) -> list[str]:
+    """What an analyzer makes of `analysed` text, near enough to count."""
+    return words(said) if field == "words" else said.split()
+
+
+def spelled(folded: str) -> str:
+    """A pair of characters, or a word, as one word of ASCII: `试用` -> `u8bd5u7528`."""
+    if folded.isascii() and folded.isalnum():
+        return folded
+    return "".join(f"u{ord(character):x}" for character in folded)

@@ -1,25 +1,59 @@
 """The store on a Milvus server: vectors, words and character pairs are searched by Milvus.
 
-Their three rankings are fused by `rag.fuse`, as the local store's are: Milvus's own fusions (ranks,
+Their three rankings are fused by `rag.retrieve`, as the local store's are: Milvus's own fusions (ranks,
 weighted sums) know neither the similarity of a chunk that only words found, nor how much of the
 question its words cover. See docs/decisions/016-milvus.md.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.errors import Away
-from ingest.store.milvus.analysis import asked, term, tokens
-from ingest.store.milvus.client import MOST_ROWS, Row, Tables
-from ingest.store.milvus.schema import BM25
-from ingest.store.milvus.transaction import SEQUENCE, MilvusChange, clear
-from ingest.store.milvus.verify import findings
-from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors
+from ingest.errors import Absent, Away, UserError
+from ingest.store.milvus.client import CREATED, EMBEDDER, MOST_ROWS, SHARED, Address, Row, Tables
+from ingest.store.milvus.schema import BM25, asked, term, tokens
+from ingest.store.milvus.transaction import MARK, SEQUENCE, MilvusChange, clear, left_behind
+from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors, check_identity
 from ingest.types import Chunk, Document, Passage, Receipt
+
+UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
+
+
+def findings(tables: Tables) -> Iterator[str]:
+    """A line for each thing wrong. Reads every row."""
+    heads = {row["id"]: row for row in tables.each("documents", 'kind == "document"', _HEAD)}
+    chunks: Counter[str] = Counter()
+    off = 0
+    for row in tables.each("chunks", "", ["document", "vector"]):
+        chunks[row["document"]] += 1
+        off += not abs(np.linalg.norm(row["vector"]) - 1) < UNIT
+    passages: Counter[str] = Counter()
+    lengths: Counter[str] = Counter()
+    for row in tables.each("passages", "", ["document", "start", "end"]):
+        passages[row["document"]] += 1
+        lengths[row["document"]] += row["end"] - row["start"]
+    if off:
+        yield f"chunks: {off} vectors aren't of length 1"
+    for document, head in sorted(heads.items(), key=lambda item: item[1]["source"]):
+        for what, found, due in (
+            ("chunks", chunks[document], head["chunks"]),
+            ("passages", passages[document], head["passages"]),
+            ("characters", lengths[document], head["length"]),
+        ):
+            if found != due:
+                yield f"{head['source']}: {found} {what}, not {due}; remove it and ingest it again"
+    at_work = {row["id"] for row in tables.each("documents", f'kind == "{MARK}"', ["id"])}
+    gone = (chunks.keys() | passages.keys()) - heads.keys() - (at_work - left_behind(tables))
+    if gone:
+        yield f"chunks: rows of {len(gone)} documents that are gone; run: rag kb rebuild"
+
+
+_HEAD = ("id", "source", "length", "passages", "chunks")
 
 HEAD = ("kind", "id", "source", "title", "digest", "value", "length")
 CHUNK = (
@@ -100,7 +134,7 @@ class MilvusStore:
         """As BM25's weights tell: the score of a term's best chunk, its length taken out.
 
         Milvus does not tell the counts that it weighs by. From its formula (the one of
-        `rag.fuse.idf` with the usual saturation) they follow within some per cent.
+        `rag.retrieve.idf` with the usual saturation) they follow within some per cent.
         """
         if not terms:
             return []
@@ -309,3 +343,70 @@ def _document(row: Row) -> Document:
     values = json.loads("".join(row["value"]))
     values["warnings"] = tuple(values["warnings"])
     return Document(row["source"], "".join(row["title"]), row["digest"], Receipt(**values))
+
+
+def open_milvus(
+    address: Address, *, create: Identity | None = None, expect: Identity | None = None
+) -> MilvusStore:
+    """The knowledge base at `address`; as `open_store` for a folder.
+
+    Its embedder is written in the properties of the collection, which all tenants share.
+    """
+    tables = Tables.connect(address)
+    try:
+        if not tables.exist():
+            if create is None:
+                raise no_store(address)
+            tables.create(create, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        tables.load()
+        properties = tables.properties()
+        if EMBEDDER not in properties:  # a copy, by a tool that leaves them out
+            raise UserError(
+                f"{address} does not say which encoder made it; copy its properties too, or choose "
+                "another name",
+                zh=f"{address} 没有写明由哪个编码器建立；请一并复制其属性，或换一个名称",
+            )
+        check_tenant(address, properties)
+        identity = Identity(**json.loads(properties[EMBEDDER]))
+        for embedder in filter(None, (create, expect)):
+            check_identity(str(address), identity, embedder)
+        store = MilvusStore(tables, identity, properties[CREATED])
+        if not store.sequence:  # its collections are others' or half made
+            if create is None:
+                raise no_store(address)
+            with store.change(reason="making it"):
+                pass
+    except BaseException:
+        tables.close()
+        raise
+    return store
+
+
+def check_tenant(address: Address, properties: Mapping[str, str]) -> None:
+    """Raises `UserError` where tenants share the collections and none is named, or the reverse."""
+    shared = properties.get(SHARED) == "yes"
+    if shared and not address.tenant:
+        raise UserError(
+            f"{address} is shared by tenants; name yours: {address}?tenant=NAME",
+            zh=f"{address} 由多个租户共用；请写明租户：{address}?tenant=名称",
+        )
+    if address.tenant and not shared:
+        raise UserError(
+            f"{address} names a tenant, but that knowledge base is not shared; leave ?tenant= out",
+            zh=f"{address} 写明了租户，但该知识库不是共用的；请去掉 ?tenant=",
+        )
+
+
+def drop_milvus(address: Address) -> None:
+    """Remove a knowledge base for good; of tenants that share collections, this one's rows."""
+    with closing(Tables.connect(address)) as tables:
+        if properties := tables.properties():
+            check_tenant(address, properties)
+        tables.drop()
+
+
+def no_store(address: Address) -> Absent:
+    return Absent(
+        f"no knowledge base at {address}; make one: rag ingest PATH... --kb {address}",
+        zh=f"{address} 没有知识库；请先建立：rag ingest 路径 --kb {address}",
+    )

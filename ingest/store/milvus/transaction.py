@@ -13,11 +13,9 @@ from time import time, time_ns
 import numpy as np
 
 from ingest.errors import Busy
-from ingest.store.checks import check_place, check_tiling, check_vectors
-from ingest.store.milvus.analysis import analysed
 from ingest.store.milvus.client import BATCH, Row, Tables, pieces
-from ingest.store.milvus.schema import Table
-from ingest.store.protocol import Vectors
+from ingest.store.milvus.schema import Table, analysed
+from ingest.store.protocol import Vectors, check_place, check_tiling, check_vectors
 from ingest.types import Chunk, Document, Passage
 
 SEQUENCE, MARK = "sequence", "mark"

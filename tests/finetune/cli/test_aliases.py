@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import rag.cli.app
 from finetune.cli.aliases import NO, REFUSED, RETIRED, VALUED, YES, spelled
-from finetune.cli.choices import method, quant, rate
+from finetune.cli.options import method, quant, rate
 from finetune.options import LoraOptions, PrefixOptions
 from ingest.errors import UserError
 

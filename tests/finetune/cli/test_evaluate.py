@@ -13,8 +13,7 @@ from torch import Tensor
 
 import rag.cli  # mounts finetune.cli, so it comes first
 from finetune.cli.evaluate import ask, evaluate
-from finetune.conditions import Cases
-from finetune.evaluate.questions import read
+from finetune.evaluate.questions import Cases, read
 from finetune.evaluate.run import Asked
 from ingest.errors import UserError
 from ingest.store import open_store

@@ -13,7 +13,7 @@ import torch
 from ingest.store import open_store
 from rag.chatglm.chat import count_chat
 from rag.chatglm.configuration import ChatGLM2Config
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from rag.chatglm.tokenization import ChatGLMTokenizer, open_tokenizer
 from rag.types import Message
 from tests import commands

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import rag.cli
 from finetune.cli.merge import export, merge
 from ingest.errors import UserError
-from rag.chatglm.contract import Contract
+from rag.chatglm.adapter_files import Contract
 from rag.chatglm.loading import load
 from tests.commands import rag
 from tests.finetune.bases import base

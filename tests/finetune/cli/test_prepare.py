@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 import rag.cli  # noqa: F401  (before what it mounts)
 from finetune.cli import app
-from finetune.conversation import GROUNDED
 from finetune.data.dataset import DATA, TokenSet
+from finetune.data.formats import GROUNDED
 from finetune.data.frames import Block
-from finetune.prepare import padded, write_jsonl
+from finetune.data.tokenize import padded, write_jsonl
 from ingest.errors import UserError
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.tokenizers import directory

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import rag.cli  # noqa: F401  (before what it mounts)
 from finetune.cli import app
-from finetune.cli.rows import RowOptions
+from finetune.cli.prepare import RowOptions
 from finetune.data.compat import ThudmOptions, TutorialOptions
 from finetune.data.dataset import TokenSet
 from finetune.data.template import RowEncoder

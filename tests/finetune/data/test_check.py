@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.conversation import GROUNDED
 from finetune.data.check import Diagnosis, Repeats, controls, diagnose, special_words
-from finetune.data.formats import examples
+from finetune.data.formats import GROUNDED, examples
 from finetune.data.template import RowEncoder
 from finetune.types import Example
 from rag.chatglm.tokenization import open_tokenizer

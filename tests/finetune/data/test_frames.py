@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from finetune.data.bulk_encode import Speller
 from finetune.data.frames import MARK, Block, Counts, Frames
 from finetune.data.template import RowEncoder
-from finetune.types import Example
-from finetune.unfit import Unfit
+from finetune.types import Example, Unfit
 from ingest.errors import UserError
 from rag.types import Message
 from tests.finetune.tokenizers import GENERATIONS, conversations, tokenizers

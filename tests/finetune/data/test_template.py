@@ -10,10 +10,8 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from finetune.data.template import RowEncoder, turns_of
-from finetune.types import IGNORED, Example, Row
-from finetune.unfit import Unfit
-from rag.chatglm.chat import encode_chat
-from rag.chatglm.template import TEMPLATES
+from finetune.types import IGNORED, Example, Row, Unfit
+from rag.chatglm.chat import TEMPLATES, encode_chat
 from rag.types import Message
 from tests.finetune.tokenizers import GENERATIONS, conversations, tokenizers
 

@@ -4,8 +4,7 @@ from math import nan
 
 import pytest
 
-from finetune.evaluate.compare import Comparison
-from finetune.verdict import verdict
+from finetune.evaluate.compare import Comparison, verdict
 from rag.evaluate import Figure
 
 

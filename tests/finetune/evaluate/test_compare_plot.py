@@ -7,8 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 
-from finetune.evaluate.compare import Comparison
-from finetune.picture import chart, check_place, draw
+from finetune.evaluate.compare import Comparison, chart, check_place, draw
 from ingest.errors import UserError
 from rag.evaluate import Figure
 from rag.i18n import Speaker

@@ -5,15 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from finetune.conditions import CONDITIONS, Case, Cases, Condition, Pair
-from finetune.evaluate.compare import Comparison, compare
-from finetune.evaluate.questions import Place, Question, read
+from finetune.evaluate.compare import Comparison, compare, verdict
+from finetune.evaluate.questions import (
+    CONDITIONS,
+    Case,
+    Cases,
+    Condition,
+    Pair,
+    Place,
+    Question,
+    read,
+)
 from finetune.evaluate.run import Asked, evaluate
 from finetune.types import Example
-from finetune.verdict import verdict
 from rag.pipeline import Pipeline
-from rag.prompt import compose
-from rag.reply import NOT_FOUND
+from rag.prompt import NOT_FOUND, compose
 from rag.types import Message, Source
 from tests.finetune.factories import (
     GREEDY,

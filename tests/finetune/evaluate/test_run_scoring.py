@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune.conditions import Case, Cases
-from finetune.evaluate.questions import Place, Question
-from finetune.judge import Reply, judge
+from finetune.evaluate.questions import Case, Cases, Place, Question
+from finetune.evaluate.run import Reply, judge
 from rag.pipeline import Pipeline
-from rag.reply import NOT_FOUND
+from rag.prompt import NOT_FOUND
 from tests.finetune.factories import (
     GREEDY,
     NUMBERS,

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from finetune.sections import sections, subject_of
+from finetune.synth.build import sections, subject_of
 from finetune.synth.pair import folded
 from finetune.synth.raft import Asked, Grounded, Grounder, marked
 from finetune.synth.rules import ask
 from rag.cite import cite, claims
 from rag.pipeline import Pipeline
-from rag.prompt import compose
-from rag.reply import MARK, NOT_FOUND, declines
+from rag.prompt import MARK, NOT_FOUND, compose, declines
 from rag.types import Message, Sampling, Source
 from tests.fakes import CopyingGenerator
 from tests.finetune.grounds import ingest, open_base

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.questions.written import read, write
-from finetune.synth.pair import folded, sound, stands_alone
+from finetune.synth.pair import folded, read, sound, stands_alone, write
 from finetune.synth.rules import MAKERS, Pair, Section, ask
 from rag.score_norm import script_of
 from rag.types import Message, Sampling

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from finetune.options import LoraOptions, TrainOptions
-from finetune.train.finish import finish
+from finetune.train.setup import finish
 from tests.finetune.train.made import tiny, training
 
 OPTIONS = TrainOptions(

@@ -9,13 +9,12 @@ from accelerate import Accelerator
 
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
 from finetune.train.loop import Sets, Training, Tuned
-from finetune.train.lora import Lora
-from finetune.train.ptuning import PrefixTuning
+from finetune.train.lora import Lora, PrefixTuning
 from finetune.types import IGNORED, Row
+from rag.chatglm.adapter_files import Contract
 from rag.chatglm.configuration import ChatGLM2Config
-from rag.chatglm.contract import Contract
 from rag.chatglm.loading import load
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from tests.finetune.listed import Listed
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -13,13 +13,12 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.checkpoint import forget, found, is_training
-from finetune.train.finish import RECORD, finish
-from finetune.train.identity import made_of, resumable
+from finetune.train.checkpoint import forget, found, is_training, made_of, resumable
 from finetune.train.logs import FILE, PICTURE, read
 from finetune.train.loop import Report, Training
+from finetune.train.setup import RECORD, finish
 from ingest.errors import UserError
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from tests.finetune.train.made import GOLDEN, METHODS, SHORT, rows, tiny, training
 
 
@@ -372,7 +371,7 @@ def test_nothing_is_written_where_the_adapter_is_not_what_was_trained(
 ) -> None:
     made = training(tmp_path, tiny(3), SHORT)
     list(made.run())
-    monkeypatch.setattr("finetune.train.finish.APART", -1.0)
+    monkeypatch.setattr("finetune.train.setup.APART", -1.0)
     with pytest.raises(UserError, match="read back"):
         finish(made, {})
     assert not (tmp_path / "adapter_model.safetensors").exists()

@@ -13,9 +13,8 @@ from finetune.options import LoraOptions
 from finetune.train.lora import Lora, natives
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters
-from rag.chatglm.adapter_files import read_adapter
+from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
-from rag.chatglm.contract import Contract
 from rag.chatglm.loading import empty
 from tests.finetune.train.made import GENERATIONS, tiny
 from tests.rag.chatglm.adapters import IDS, logits

@@ -11,10 +11,8 @@ import torch
 
 from finetune.options import LoraOptions, PrefixOptions
 from finetune.train.batches import Batch, packed, padded
-from finetune.train.evaluation import evaluated
-from finetune.train.lora import Lora
-from finetune.train.loss import seen, summed
-from finetune.train.ptuning import PrefixTuning
+from finetune.train.lora import Lora, PrefixTuning
+from finetune.train.loss import evaluated, seen, summed
 from finetune.types import IGNORED, Row
 from rag.chatglm.loading import load
 from rag.chatglm.weights import to_upstream

@@ -10,9 +10,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from finetune.options import LoraOptions
 from finetune.train.batches import Batch, packed
-from finetune.train.lines import ATTENTION, attend
 from finetune.train.lora import Lora
-from finetune.train.loss import seen
+from finetune.train.loss import ROW_ATTENTION, attend, seen
 from tests.finetune.train.made import rows, tiny
 
 
@@ -50,7 +49,7 @@ def test_lora_trains_without_a_mask_and_gives_the_model_back(generation: int) ->
     found = seen(lora.model, batch)
     assert found["lengths"] == sorted(map(len, given), reverse=True)
     assert found["attention_mask"].numel() == 1
-    assert lora.released().config._attn_implementation == before != ATTENTION
+    assert lora.released().config._attn_implementation == before != ROW_ATTENTION
 
 
 def test_a_padded_line_has_a_mask() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from finetune.options import LoraOptions, PrefixOptions
 from finetune.train.batches import laid_out
-from finetune.train.diagnose import not_finite
 from finetune.train.loop import Training
+from finetune.train.loss import not_finite
 from finetune.types import IGNORED, Row
 from ingest.errors import UserError
 from tests.finetune.listed import Listed

@@ -15,16 +15,24 @@ from hypothesis import strategies as st
 from torch import nn
 
 from finetune.options import LoraOptions, TrainOptions
-from finetune.train.allocated import Allocated, bytes_of
 from finetune.train.batches import Batch, laid_out
-from finetune.train.heaviest import Heaviest, logits
 from finetune.train.loop import Sets, checkpointed, plan
-from finetune.train.preview import Preview, Previewer, counted, last_within, need_room
-from finetune.train.weightless import weightless
+from finetune.train.preview import (
+    Allocated,
+    Heaviest,
+    Preview,
+    Previewer,
+    bytes_of,
+    counted,
+    last_within,
+    logits,
+    need_room,
+    weightless,
+)
 from finetune.types import IGNORED, Row
 from ingest.errors import UserError
 from rag.chatglm.configuration import ChatGLM2Config
-from rag.chatglm.room import Room
+from rag.chatglm.memory import Room
 from tests.finetune.listed import Listed
 
 from .made import METHODS, rows, tiny, tuned

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from finetune.options import TrainOptions
-from finetune.train.heaviest import Heaviest
-from finetune.train.rehearsal import forget_peak, peak, rehearse
+from finetune.train.preview import Heaviest, forget_peak, peak, rehearse
 
 from .made import tiny, training
 

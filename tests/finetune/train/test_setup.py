@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from finetune.data.dataset import DATA
-from finetune.data.tokenize import tokenise
+from finetune.data.tokenize import tokenise, write_set
 from finetune.options import TrainOptions
-from finetune.prepare import write_set
 from finetune.train.setup import Data, read_sets
 from ingest.errors import UserError
 from tests.finetune.train.made import GOLDEN

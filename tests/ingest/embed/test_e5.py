@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ingest.embed import BUNDLED, Embedder, e5, e5s1, open_embedder
+from ingest.embed import BUNDLED, Embedder, e5, e5_graph, open_embedder
 from ingest.errors import UserError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def reference() -> "Tokenizer":
     from sentencepiece import SentencePieceNormalizer, sentencepiece_model_pb2
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    checkpoint = e5s1.read(e5.data_file())
+    checkpoint = e5_graph.read(e5.data_file())
     vocabulary = list(zip(checkpoint.pieces, checkpoint.scores.tolist(), strict=True))
     tokenizer = Tokenizer(models.Unigram(vocabulary, 3, False))
     proto = sentencepiece_model_pb2.ModelProto()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.embed.cache import built, intact
+from ingest.embed.e5 import built, intact
 from ingest.errors import UserError
 
 
@@ -100,7 +100,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
 import sys, time
 from collections.abc import Callable
 from pathlib import Path
-from ingest.embed.cache import built
+from ingest.embed.e5 import built
 
 def build(folder):
     with (Path(sys.argv[1]) / "log").open("a") as log:

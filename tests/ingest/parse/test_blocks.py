@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingest.headings import heading
+from ingest.parse.blocks import chinese_heading
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from ingest.headings import heading
     ],
 )
 def test_headings(line: str, expected: tuple[str, int] | None) -> None:
-    assert heading(line) == expected
+    assert chinese_heading(line) == expected
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_headings(line: str, expected: tuple[str, int] | None) -> None:
     ],
 )
 def test_sentences_are_not_headings(line: str) -> None:
-    assert heading(line) is None
+    assert chinese_heading(line) is None

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from ingest.parse import parse
-from ingest.parse.lines import rejoin, unspaced
-from ingest.parse.numbering import spell
-from ingest.parse.pdf import is_mojibake
+from ingest.parse.docx import spell
+from ingest.parse.pdf import is_mojibake, rejoin, unspaced
 from tests.ingest.documents import (
     DATA,
     A,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ingest.errors import Mismatch, UserError
 from ingest.store import Address, Identity, Store, open_store
 from ingest.types import Chunk
-from rag.fuse import idf
+from rag.retrieve import idf
 from tests.ingest.store.conftest import Place
 from tests.ingest.store.made import DIM, EMBEDDER, TEXTS, made_document, made_vectors, put
 

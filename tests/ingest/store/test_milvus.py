@@ -11,7 +11,7 @@ from pymilvus import MilvusClient
 
 from ingest.errors import Away, Busy, Mismatch, UserError
 from ingest.store import Change, Identity, drop_milvus, open_store, parse_address
-from ingest.store.milvus.analysis import analysed, asked, term
+from ingest.store.milvus.schema import analysed, asked, term
 from tests.ingest.store.made import EMBEDDER, made_document, made_vectors, put
 from tests.milvus import free_port, start
 

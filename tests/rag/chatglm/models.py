@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from rag.chatglm.configuration import ChatGLM2Config
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from tests.rag.chatglm import vocabularies
 from tests.rag.chatglm.golden import COPY
 

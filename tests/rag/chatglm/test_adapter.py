@@ -17,9 +17,8 @@ from transformers import (
 
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters
-from rag.chatglm.adapter_files import LoraAdapter, read_adapter
+from rag.chatglm.adapter_files import Contract, LoraAdapter, fingerprint, read_adapter
 from rag.chatglm.configuration import Glm1Config
-from rag.chatglm.contract import Contract, fingerprint
 from rag.chatglm.loading import load
 from rag.chatglm.lora import dense_weight
 from rag.chatglm.modeling_chatglm import Glm1ForCausalLM

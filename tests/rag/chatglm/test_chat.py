@@ -14,7 +14,7 @@ from transformers import GlmConfig, PreTrainedTokenizerFast
 from ingest.errors import UserError
 from rag.chatglm.chat import FORMATS, context_of, count_chat, encode_chat, encode_text
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
-from rag.chatglm.stream import polish
+from rag.chatglm.generator import polish
 from rag.chatglm.tokenization import open_tokenizer
 from rag.types import Message
 from tests.rag.chatglm import vocabularies

@@ -1,6 +1,6 @@
 """The prompts that adapters were trained on."""
 
-from rag.chatglm.template import TEMPLATES
+from rag.chatglm.chat import TEMPLATES
 from rag.types import Message
 
 

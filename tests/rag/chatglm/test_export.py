@@ -17,14 +17,12 @@ from transformers import AutoConfig
 
 from ingest.errors import UserError
 from rag.chatglm import export as module
-from rag.chatglm import folder as folders
+from rag.chatglm import save as folders
 from rag.chatglm.adapter import Adapters
-from rag.chatglm.adapter_files import read_adapter
+from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.chat import FORMATS, encode_chat
-from rag.chatglm.contract import Contract
-from rag.chatglm.export import export
+from rag.chatglm.export import BANDS, export
 from rag.chatglm.loading import load
-from rag.chatglm.parity import BANDS
 from rag.chatglm.save import pack
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.bases import FUSED, base

@@ -26,7 +26,7 @@ def generator(directory: Path) -> ChatGLMGenerator:
 def loose(tmp_path_factory: pytest.TempPathFactory) -> ChatGLMGenerator:
     """A model with random weights that knows the vocabulary of ChatGLM3."""
     from rag.chatglm.configuration import ChatGLM2Config
-    from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+    from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 
     tokenizer = open_tokenizer(vocabularies.published(tmp_path_factory.mktemp("v3"), 3))
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.chatglm.stream import Polisher, StreamDecoder, polish
+from rag.chatglm.generator import Polisher, StreamDecoder, polish
 from rag.chatglm.tokenization import clean_up, open_tokenizer
 from tests.rag.chatglm import vocabularies
 

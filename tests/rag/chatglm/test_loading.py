@@ -25,7 +25,7 @@ import rag.chatglm  # noqa: F401  (registers the Auto classes)
 from ingest.errors import UserError
 from rag.chatglm.configuration import ChatGLM2Config, generation_of
 from rag.chatglm.loading import empty, load
-from rag.chatglm.modeling_glm2 import ChatGLM2ForCausalLM
+from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from tests.rag.chatglm.golden import COPY
 
 TINY = COPY / "v2" / "tiny_safetensors"

@@ -15,6 +15,7 @@ from rag.chatglm.memory import (
     Mode,
     Need,
     Quant,
+    Room,
     check,
     gigabytes,
     modes,
@@ -22,8 +23,8 @@ from rag.chatglm.memory import (
     on_disk,
     parameters,
     pick,
+    ram_free,
 )
-from rag.chatglm.room import Room, ram_free
 
 GLM1 = {
     "model_type": "chatglm",

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GlmForCausalLM, PreTr
 import rag.chatglm  # noqa: F401  (registers the Auto classes)
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.loading import load
-from rag.chatglm.modeling_glm2 import ChatGLM2Rotary
+from rag.chatglm.modeling_chatglm import ChatGLM2Rotary
 from rag.chatglm.weights import to_upstream
 from tests.rag.chatglm.golden import SETS, apart, arrays
 

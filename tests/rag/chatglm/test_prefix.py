@@ -11,9 +11,8 @@ from transformers import Glm4Config, Glm4ForCausalLM, PreTrainedModel
 
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters
-from rag.chatglm.adapter_files import read_adapter
+from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.configuration import CACHE
-from rag.chatglm.contract import Contract
 from rag.chatglm.loading import load
 from rag.chatglm.prefix import PrefixEncoder, set_prefix
 from tests.rag.chatglm.adapters import logits

@@ -18,12 +18,12 @@ from torch import Tensor
 import rag.chatglm  # noqa: F401  (registers the Auto classes)
 from ingest.embed import onnx_session as encoder
 from ingest.errors import UserError
-from rag.chatglm.kernel import PackedLinear
 from rag.chatglm.loading import load
 from rag.chatglm.quantize import (
     DequantizedLinear,
     Packed,
     PackedEmbedding,
+    PackedLinear,
     dequantize,
     from_published,
     quantize,

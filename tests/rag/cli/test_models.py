@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ingest.errors import UserError
-from rag.chatglm.contract import Contract
+from rag.chatglm.adapter_files import Contract
 from rag.chatglm.loading import load
 from rag.cli.models import export
 from tests.commands import rag

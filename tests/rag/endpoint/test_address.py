@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
+from rag.config import generation
 from rag.endpoint import Address, EndpointOptions
 from rag.endpoint.client import Failed
 from rag.endpoint.generator import reach
 from rag.generate import GenerateOptions
-from rag.settings import generation
 from tests.faulty import Call, answers, fails, faulty
 from tests.rag.endpoint import reached as made
 

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from ingest.errors import UserError
-from rag.endpoint.client import Failed
-from rag.endpoint.reply import Took
+from rag.endpoint.client import Failed, Took
 from rag.types import Sampling
 from tests.faulty import ROLE, answers, chunk, drops, event, fails, faulty, reply, says, stalls
 from tests.rag.endpoint.reached import ASKED, reach

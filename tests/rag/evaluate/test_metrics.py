@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag.evaluate import Report, Row, compare
-from rag.evaluate.metrics import contains, folded, locate, ranking_scores
-from rag.evaluate.statistics import (
+from rag.evaluate.metrics import (
     accepted_negatives,
     auroc,
+    contains,
+    folded,
+    locate,
     mean,
     quantile,
     randomisation_p,
+    ranking_scores,
     ratio,
     resamples,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.auth import grant
-from server.log import JsonLines
+from server.telemetry import JsonLines
 from tests.fakes import CopyingGenerator
 from tests.server.servers import Filled, filled
 
