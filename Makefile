@@ -4,7 +4,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 RAG := .venv/bin/rag
 export XDG_DATA_HOME := $(CURDIR)/.demo/data
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs messages clean
 
 demo: .venv/.demo
 	@echo "== ingest corpora/ into the knowledge base 'demo'"
@@ -44,6 +44,9 @@ check: .venv/.test
 docs: .venv/.demo
 	.venv/bin/python docs/generate.py
 	.venv/bin/python docs/picture.py
+
+messages: .venv/.test
+	.venv/bin/python docs/messages.py
 
 clean:
 	rm -rf .venv .demo build *.egg-info

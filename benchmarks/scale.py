@@ -266,11 +266,7 @@ def draw(constants: Constants, path: Path, say: Speaker) -> None:
 
 
 def draw_panel(
-    axes: "Axes",
-    title: str,
-    xlabel: str,
-    planned: Mapping[int, Mapping[Engine, Plan]],
-    of: Of,
+    axes: "Axes", title: str, xlabel: str, planned: Mapping[int, Mapping[Engine, Plan]], of: Of
 ) -> None:
     """A line an engine: strong where it suffices, faint where it does not."""
     for engine in ENGINES:

@@ -134,15 +134,15 @@ class ChunkOptions:
     def __post_init__(self) -> None:
         if not 16 <= self.chunk_tokens <= self.passage_tokens:
             raise UserError(
-                f"[chunk] chunk_tokens is {self.chunk_tokens} and passage_tokens {self.passage_tokens}; "
-                "need 16 <= chunk_tokens <= passage_tokens",
-                zh=f"[chunk] chunk_tokens 为 {self.chunk_tokens}，passage_tokens 为 "
-                f"{self.passage_tokens}；需满足 16 <= chunk_tokens <= passage_tokens",
+                "[chunk] chunk_tokens is {chunk_tokens} and passage_tokens {passage_tokens}; need 16 "
+                "<= chunk_tokens <= passage_tokens",
+                chunk_tokens=self.chunk_tokens,
+                passage_tokens=self.passage_tokens,
             )
         if self.context_tokens < 0:
             raise UserError(
-                f"[chunk] context_tokens is {self.context_tokens}; need 0 or more",
-                zh=f"[chunk] context_tokens 为 {self.context_tokens}；须不小于 0",
+                "[chunk] context_tokens is {context_tokens}; need 0 or more",
+                context_tokens=self.context_tokens,
             )
 
 
@@ -180,10 +180,10 @@ class Chunker:
     def __post_init__(self) -> None:
         if self.window < self.options.context_tokens + 16:
             raise UserError(
-                f"[chunk] context_tokens is {self.options.context_tokens}, but the encoder's window holds "
-                f"{self.window} tokens; lower [chunk] context_tokens to leave at least 16 for text",
-                zh=f"[chunk] context_tokens 为 {self.options.context_tokens}，而编码器窗口只有 "
-                f"{self.window}；请调小，至少给正文留 16",
+                "[chunk] context_tokens is {context_tokens}, but the encoder's window holds {window} "
+                "tokens; lower [chunk] context_tokens to leave at least 16 for text",
+                context_tokens=self.options.context_tokens,
+                window=self.window,
             )
 
     def split(
@@ -332,11 +332,7 @@ def _tables(text: str, open_table: Table | None) -> list[Table]:
 
 
 def _pack(
-    units: list[Span],
-    sizes: Sequence[int],
-    limit: int,
-    breaks: Sequence[int] = (),
-    least: int = 0,
+    units: list[Span], sizes: Sequence[int], limit: int, breaks: Sequence[int] = (), least: int = 0
 ) -> list[Span]:
     """Neighbouring units joined while they hold at most `limit` tokens.
 

@@ -288,8 +288,10 @@ def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
     _need_text(size, controls, name)
     if lost > 1 and lost * 10 > foreign:
         raise Unreadable(
-            f"{name} is not text ({lost} bytes fit no encoding; {encoding} is nearest)",
-            zh=f"{name} 不是文本（有 {lost} 个字节不符合任何编码，最接近 {encoding}）",
+            "{name} is not text ({lost} bytes fit no encoding; {encoding} is nearest)",
+            name=name,
+            lost=lost,
+            encoding=encoding,
         )
     return Detected(encoding, skip, lost)
 
@@ -297,8 +299,10 @@ def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
 def _need_text(size: int, controls: int, name: str) -> None:
     if controls * 100 > size:
         raise Unreadable(
-            f"{name} is not text ({controls} control characters in {size})",
-            zh=f"{name} 不是文本（{size} 个字符中有 {controls} 个控制字符）",
+            "{name} is not text ({controls} control characters in {size})",
+            name=name,
+            controls=controls,
+            size=size,
         )
 
 

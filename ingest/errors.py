@@ -1,18 +1,33 @@
 """Errors that a person can act on; everything else is a bug and keeps its traceback."""
 
-import re
+from collections.abc import Callable
+from typing import Any, LiteralString
+
+from ingest.i18n import Both, Translatable
 
 
 class UserError(Exception):
     """A mistake or circumstance outside the code, said in one line that holds the way out.
 
-    `zh` is the same line in Chinese. The command line prints the one of the reader's language and
-    exits with 1; a server maps it to a 4xx answer.
+    `message` is that line; `str(error)` is the line in English. The command line prints it in the
+    reader's language and exits with 1; a server maps it to a 4xx answer.
     """
 
-    def __init__(self, message: str, *, zh: str = "") -> None:
-        super().__init__(readable(message))
-        self.zh = readable(zh or message)
+    def __init__(self, template: LiteralString | Translatable, /, **fields: object) -> None:
+        if "zh" in fields:  # TRANSITION
+            both = Both(template)
+            both.zh = str(fields["zh"]) or str(template)
+            template = Translatable.of("{both}", {"both": both})
+        message = (
+            template if isinstance(template, Translatable) else Translatable.of(template, fields)
+        )
+        super().__init__(str(message))
+        self.message = message
+
+    def replace_fields(self, change: Callable[[Any], object]) -> None:
+        """Show `change(value)` for the value of each field of the message."""
+        self.message = self.message.replace_fields(change)
+        self.args = (str(self.message),)
 
 
 class Unreadable(UserError):
@@ -33,8 +48,3 @@ class Busy(UserError):
 
 class Away(UserError):
     """The server that keeps a knowledge base does not do what it is asked."""
-
-
-def readable(text: str) -> str:
-    """Text that holds names of files, as UTF-8 can hold it: bytes that are none become `\\xba`."""
-    return re.sub("[\ud800-\udfff]", lambda lone: rf"\x{ord(lone[0]) & 0xFF:02x}", text)

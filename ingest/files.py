@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from ingest.errors import Unreadable, UserError, readable
+from ingest.errors import Unreadable, UserError
+from ingest.i18n import Translatable, readable
 
 TEXT_FORMATS = ("txt", "md", "csv", "tsv", "html", "json", "jsonl", "eml")
 IMAGES = ("png", "jpg", "webp", "bmp", "tiff", "gif")
@@ -63,11 +64,7 @@ DAMAGE = (  # what `zipfile` raises for containers that are cut off, altered or 
     lzma.LZMAError,
     zlib.error,
 )
-_PACKAGES = (
-    ("word/", "docx"),
-    ("ppt/", "pptx"),
-    ("xl/", "xlsx"),
-)
+_PACKAGES = (("word/", "docx"), ("ppt/", "pptx"), ("xl/", "xlsx"))
 _STREAMS = (  # names in the directory of an OLE container
     ("WordDocument", "doc"),
     ("PowerPoint Document", "ppt"),
@@ -91,7 +88,7 @@ def recognise(path: Path) -> str:
         while piece and not piece.strip(_BLANK):
             piece = stream.read(1 << 20)
     if not piece:
-        raise Unreadable(f"{path.name} is empty", zh=f"{path.name} 是空文件")
+        raise Unreadable("{name} is empty", name=path.name)
     found = _by_magic(head, path)
     if found == "zip":
         return _package(path)
@@ -119,9 +116,7 @@ def _by_magic(head: bytes, path: Path) -> str | None:
         return "pdf"
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
-            raise Unreadable(
-                f"{path.name} is {kind}, not a document", zh=f"{path.name} 不是文档（{kind}）"
-            )
+            raise Unreadable("{name} is {kind}, not a document", name=path.name, kind=kind)
     return None
 
 
@@ -133,7 +128,7 @@ def _package(path: Path) -> str:
             kind = package.read("mimetype")[:80] if "mimetype" in names else b""
     except DAMAGE as error:
         raise Unreadable(
-            f"{path.name} is damaged or cut off: {error}", zh=f"{path.name} 已损坏或被截断：{error}"
+            "{name} is damaged or cut off: {error}", name=path.name, error=error
         ) from error
     if kind.startswith(b"application/epub"):
         return "epub"
@@ -144,10 +139,7 @@ def _package(path: Path) -> str:
             return name
     if "META-INF/container.xml" in names:
         return "epub"
-    raise Unreadable(
-        f"{path.name} is an archive; unpack it and ingest the folder",
-        zh=f"{path.name} 是压缩包，请解压后导入文件夹",
-    )
+    raise Unreadable("{name} is an archive; unpack it and ingest the folder", name=path.name)
 
 
 def _ole(path: Path) -> str:
@@ -158,17 +150,12 @@ def _ole(path: Path) -> str:
     for stream, name in _STREAMS:
         if stream.encode("utf-16-le") in content:
             return name
-    raise Unreadable(
-        f"{path.name} is an OLE container that holds no known document",
-        zh=f"{path.name} 是 OLE 容器，其中没有可识别的文档",
-    )
+    raise Unreadable("{name} is an OLE container that holds no known document", name=path.name)
 
 
 def locked(name: str) -> Unreadable:
     """The error for an encrypted file."""
-    return Unreadable(
-        f"{name} needs a password; save it without one", zh=f"{name} 有密码，请另存为无密码的文件"
-    )
+    return Unreadable("{name} needs a password; save it without one", name=name)
 
 
 _LITTER = {"thumbs.db", "desktop.ini"}
@@ -210,8 +197,7 @@ def walk(paths: Sequence[Path]) -> Iterator[Found]:
         _reach(path)
         if path.is_dir() and not any(_folder(path)):
             raise UserError(
-                f"{path} is an empty folder; put documents there or name another",
-                zh=f"{path} 是空文件夹，请放入文档或另选文件夹",
+                "{path} is an empty folder; put documents there or name another", path=path
             )
     return _walk(paths)
 
@@ -221,12 +207,12 @@ def _reach(path: Path) -> None:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        near, nearest = _nearest(path)
-        raise UserError(f"{path} does not exist{near}", zh=f"{path} 不存在{nearest}") from error
+        raise UserError("{path} does not exist{near}", path=path, near=_nearest(path)) from error
     except OSError as error:
         raise UserError(
-            f"{path} can't be read: {error.strerror}; check its name and permissions",
-            zh=f"无法读取 {path}：{error.strerror}，请检查名称和权限",
+            "{path} can't be read: {strerror}; check its name and permissions",
+            path=path,
+            strerror=error.strerror,
         ) from error
 
 
@@ -292,13 +278,13 @@ def _not_a_file(path: Path) -> str:
     return "" if os.path.isfile(path) else "not a regular file"
 
 
-def _nearest(path: Path) -> tuple[str, str]:
-    """`; did you mean docs/b.txt?` in English and Chinese, or nothing."""
+def _nearest(path: Path) -> str:
+    """`; did you mean docs/b.txt?`, or nothing."""
     parent = path.parent
     if not parent.is_dir():
-        return f" (nor does {parent})", f"（{parent} 也不存在）"
+        return Translatable(" (nor does {parent})", parent=parent)
     names = {name.lower(): parent / name for name in sorted(os.listdir(parent), reverse=True)}
     near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.5)
     if not near:
-        return "", ""
-    return f"; did you mean {names[near[0]]}?", f"，是否指 {names[near[0]]}？"
+        return ""
+    return Translatable("; did you mean {name}?", name=names[near[0]])

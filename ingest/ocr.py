@@ -179,21 +179,19 @@ def read_image(content: bytes, *, name: str, reader: Reader | None) -> str:
     """The text of an image file. Raises `Unreadable` where it is damaged or OCR is missing."""
     if reader is None:
         raise Unreadable(
-            f"{name} is an image and OCR is off or not installed; {INSTALL}",
-            zh=f"{name} 是图片，而文字识别未启用或未安装；{INSTALL}",
+            "{name} is an image and OCR is off or not installed; {install}",
+            name=name,
+            install=INSTALL,
         )
     picture = open_picture(content)
     if picture is None:
         raise Unreadable(
-            f"{name} is not text, and no whole image either: damaged, cut off or too large",
-            zh=f"{name} 不是文本，也不是完整的图片：已损坏、被截断或过大",
+            "{name} is not text, and no whole image either: damaged, cut off or too large",
+            name=name,
         )
     text = reader.read(picture)
     if not text.strip():
-        raise Unreadable(
-            f"{name} is an image in which no text was found",
-            zh=f"{name} 是图片，其中没有识别到文字",
-        )
+        raise Unreadable("{name} is an image in which no text was found", name=name)
     return text
 
 
@@ -217,16 +215,16 @@ def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
         with pypdfium2.PdfDocument(path) as document:
             if not 1 <= number <= len(document):
                 raise Unreadable(
-                    f"{path.name} has {len(document)} pages, not {number}",
-                    zh=f"{path.name} 共 {len(document)} 页，没有第 {number} 页",
+                    "{name} has {document_count} pages, not {number}",
+                    name=path.name,
+                    document_count=len(document),
+                    number=number,
                 )
             page = document[number - 1]
             boxes = list(lines(_boxes(page.get_textpage(), passage)))
             return _picture(page, boxes), bool(boxes)
     except pypdfium2.PdfiumError as error:
-        raise Unreadable(
-            f"{path.name} can't be drawn: {error}", zh=f"无法绘制 {path.name}：{error}"
-        ) from error
+        raise Unreadable("{name} can't be drawn: {error}", name=path.name, error=error) from error
 
 
 def _picture(page: "PdfPage", boxes: Sequence[Box]) -> bytes:

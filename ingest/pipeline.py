@@ -142,9 +142,7 @@ def read(file: Found, before: Document | None, parser: Parser, chunker: Chunker)
         return refusal(file, before, error)
     except OSError as error:
         why = error.strerror or str(error)
-        problem = Unreadable(
-            f"{file.path.name} can't be read: {why}", zh=f"无法读取 {file.path.name}：{why}"
-        )
+        problem = Unreadable("{name} can't be read: {why}", name=file.path.name, why=why)
         return refusal(file, before, problem)
     document = Document(file.source, parsed.title, hashed, parsed.receipt)
     status: Status = "changed" if before else "added"
@@ -155,9 +153,7 @@ def read(file: Found, before: Document | None, parser: Parser, chunker: Chunker)
 def refusal(file: Found, before: Document | None, problem: Unreadable) -> Reading:
     """Nothing but the problem, and whether an earlier version of the document is in the store."""
     if before:
-        problem = Unreadable(
-            f"{problem}; its version of before stays", zh=f"{problem.zh}；知识库保留其旧版本"
-        )
+        problem = Unreadable("{problem}; its version of before stays", problem=problem.message)
     return Reading(Outcome(file.source, "refused", file.size, problem=problem))
 
 

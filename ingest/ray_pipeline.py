@@ -54,10 +54,11 @@ class Tools:
         if embedder.name != self.encoder:
             machine = socket.gethostname()
             raise Mismatch(
-                f"{machine} has the encoder {embedder.name}, not {self.encoder}; install the same "
-                "on every machine of the cluster",
-                zh=f"{machine} 上的编码器是 {embedder.name}，不是 {self.encoder}；"
-                "请在集群每台机器上安装相同的编码器",
+                "{machine} has the encoder {name}, not {encoder}; install the same on every machine "
+                "of the cluster",
+                machine=machine,
+                name=embedder.name,
+                encoder=self.encoder,
             )
         return embedder
 
@@ -199,13 +200,13 @@ class Reader:
         name, machine = file.path.name, socket.gethostname()
         if _ask(self._ledger.begin.remote(file.source)) >= TRIES:
             problem = Unreadable(
-                f"{name} ended {TRIES} workers that read it; it is left out",
-                zh=f"{TRIES} 个工作进程因读取 {name} 而退出，已跳过",
+                "{name} ended {tries} workers that read it; it is left out", name=name, tries=TRIES
             )
         elif _absent(file.path):
             problem = Unreadable(
-                f"{name} is not on {machine}; workers need the files where this command sees them",
-                zh=f"{machine} 上没有 {name}；工作机须能按同样的路径读到文件",
+                "{name} is not on {machine}; workers need the files where this command sees them",
+                name=name,
+                machine=machine,
             )
         else:
             return read(file, before, self._parser, self._chunker)
@@ -246,9 +247,10 @@ class Encoder:
         task, source = parts[0].chunks[0].id, parts[0].document.source
         if _ask(self._ledger.begin.remote(task)) >= TRIES:
             raise UserError(
-                f"{TRIES} workers died while they embedded {source}; with fewer --workers each "
-                "has more memory",
-                zh=f"编码 {source} 时 {TRIES} 个工作进程退出；减小 --workers 可让每个有更多内存",
+                "{tries} workers died while they embedded {source}; with fewer --workers each has "
+                "more memory",
+                tries=TRIES,
+                source=source,
             )
         embedded = embed(parts, self._recall, self._embedder, tick)
         self._ledger.end.remote(task)
@@ -274,8 +276,7 @@ def _failures() -> Iterator[None]:
     except RayError as error:
         why = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"the Ray cluster failed ({why}); what is stored stays, run it again",
-            zh=f"Ray 集群出错（{why}）；已入库的内容保留，请重新运行",
+            "the Ray cluster failed ({why}); what is stored stays, run it again", why=why
         ) from error
 
 
@@ -300,9 +301,9 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
     """
     if "://" in address:
         raise UserError(
-            f"RAY_ADDRESS is {address}, a client's; run this on a machine of the cluster, with "
+            "RAY_ADDRESS is {address}, a client's; run this on a machine of the cluster, with "
             "RAY_ADDRESS=auto",
-            zh=f"RAY_ADDRESS 为 {address}，是客户端地址；请在集群的机器上运行，并设 RAY_ADDRESS=auto",
+            address=address,
         )
     with TemporaryDirectory(prefix="rag-") as folder:
         told: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
@@ -320,10 +321,10 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
             except (OSError, RuntimeError, ValueError) as error:
                 why = str(error).strip().partition("\n")[0]
                 raise UserError(
-                    f"no Ray cluster answers at {address} ({why}); check RAY_ADDRESS, or unset it "
-                    "to use this machine alone",
-                    zh=f"{address} 没有可用的 Ray 集群（{why}）；请检查 RAY_ADDRESS，"
-                    "或取消该变量，只用本机",
+                    "no Ray cluster answers at {address} ({why}); check RAY_ADDRESS, or unset it to use "
+                    "this machine alone",
+                    address=address,
+                    why=why,
                 ) from error
             try:
                 room = int(ray.cluster_resources().get("CPU", 1))

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import IO, Any, TextIO
 
 from ingest.errors import Unreadable
+from ingest.i18n import from_json, to_json
 from ingest.types import Mark, Parsed, Receipt, Segment
 
 
@@ -169,13 +170,12 @@ class Sandbox:
             reason = _death(child.wait()) + self._last_words()
             self._stop()
             raise Unreadable(
-                f"{path.name} ended its parser ({reason}); it is left out",
-                zh=f"{path.name} 使解析进程异常退出（{reason}），已跳过",
+                "{name} ended its parser ({reason}); it is left out", name=path.name, reason=reason
             )
         self._served += 1
         reply = json.loads(answer)
         if "error" in reply:
-            raise Unreadable(reply["error"], zh=reply.get("zh", ""))
+            raise Unreadable(from_json(reply["error"]))
         return reply
 
     def _wait(self, child: "subprocess.Popen[str]", path: Path) -> str:
@@ -194,10 +194,10 @@ class Sandbox:
                 if used > self.limits.memory:
                     self._stop()
                     raise Unreadable(
-                        f"{path.name} took {used / 1e9:.1f} GB of memory to parse; "
-                        f"the limit is {self.limits.memory / 1e9:.1f} GB",
-                        zh=f"{path.name} 解析占用内存 {used / 1e9:.1f} GB，"
-                        f"超过上限 {self.limits.memory / 1e9:.1f} GB",
+                        "{name} took {used:.1f} GB of memory to parse; the limit is {memory:.1f} GB",
+                        name=path.name,
+                        used=used / 1e9,
+                        memory=self.limits.memory / 1e9,
                     )
                 if time.monotonic() > end:
                     self._stop()
@@ -276,7 +276,7 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
                 write(parsed.segments, Path(request["spool"]))
                 answer = {"title": parsed.title, "receipt": asdict(parser.receipt())}
         except Unreadable as error:
-            answer = {"error": str(error), "zh": error.zh}
+            answer = {"error": to_json(error.message)}
         except RecursionError:
             answer = {"error": f"{Path(request['path']).name} is nested too deeply"}
         except (MemoryError, OSError) as error:

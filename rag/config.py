@@ -46,10 +46,7 @@ def read(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
             raise _unknown_section(path, name, value, sections)
         if not isinstance(value, dict):
             raise _wrong(
-                f"{path}: {name}",
-                value,
-                f"a section; write [{name}]",
-                f"小节，写作 [{name}]",
+                f"{path}: {name}", value, f"a section; write [{name}]", f"小节，写作 [{name}]"
             )
     return {
         name: _build(options, content.get(name, {}), name, path, sections)

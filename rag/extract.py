@@ -234,11 +234,7 @@ class ReadOptions:
 
 
 def read(
-    found: Retrieved,
-    store: Store,
-    embedder: Embedder,
-    background: Background,
-    options: ReadOptions,
+    found: Retrieved, store: Store, embedder: Embedder, background: Background, options: ReadOptions
 ) -> Answer:
     """The best sentences as text with citations `[1]`, `[2]`.
 

@@ -100,10 +100,7 @@ class Pipeline:
         return read(found, self.store, self.embedder, self.background, self.reading)
 
     def stream(
-        self,
-        question: str,
-        history: Sequence[Message] = (),
-        sampling: Sampling | None = None,
+        self, question: str, history: Sequence[Message] = (), sampling: Sampling | None = None
     ) -> Steps[Retrieved | str | Answer]:
         """Yield what was found, the answer's text piece by piece, then the `Answer` itself.
 
@@ -122,10 +119,7 @@ class Pipeline:
         yield answer
 
     def ask(
-        self,
-        question: str,
-        history: Sequence[Message] = (),
-        sampling: Sampling | None = None,
+        self, question: str, history: Sequence[Message] = (), sampling: Sampling | None = None
     ) -> Answer:
         """The answer, or a refusal that says what was looked at."""
         *_, answer = self.stream(question, history, sampling)
@@ -171,11 +165,7 @@ class Pipeline:
         return best - self.background.level[script_of(question)]
 
     def _write(
-        self,
-        found: Retrieved,
-        history: Sequence[Message],
-        generator: Generator,
-        sampling: Sampling,
+        self, found: Retrieved, history: Sequence[Message], generator: Generator, sampling: Sampling
     ) -> Iterator[str | Answer]:
         room = _room(generator, sampling)
         sources = [Source(*pair) for pair in zip(found.passages, found.hits, strict=True)]

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import anyio
 
+from ingest.i18n import Translatable
 from rag.endpoint.client import Failed, Unreachable
 from rag.endpoint.generator import EndpointGenerator
 from rag.generate import Generator
@@ -194,8 +195,8 @@ def _unnamed(problem: Unreachable | Failed, generator: Generator | None) -> None
         base = generator.endpoint.address.base
         fields = {"problem": type(problem).__name__, "at": base}
         log.warning("model", extra={"fields": fields})
-        problem.args = (str(problem).replace(base, "the language model"),)
-        problem.zh = problem.zh.replace(base, "语言模型")
+        model = Translatable("the language model")
+        problem.replace_fields(lambda value: model if str(value) == base else value)
 
 
 async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:

@@ -142,8 +142,10 @@ def listen(options: ServerOptions) -> socket.socket:
     except OSError as error:
         why = error.strerror or str(error)
         raise UserError(
-            f"can't listen at {options.host} port {options.port}: {why}; choose another with --port",
-            zh=f"无法监听 {options.host} 端口 {options.port}：{why}；请用 --port 换一个",
+            "can't listen at {host} port {port}: {why}; choose another with --port",
+            host=options.host,
+            port=options.port,
+            why=why,
         ) from error
     return listening
 
@@ -152,9 +154,9 @@ def check_door(options: ServerOptions, keys: Keys) -> None:
     """Raises `UserError` where others could come in without a key."""
     if not options.on_loopback and not keys.usable:
         raise UserError(
-            f"{options.host} can be reached from other machines and there is no key; make one "
-            "first: rag keys create NAME --scope read",
-            zh=f"{options.host} 可被其他机器访问，而现在没有密钥；请先创建：rag keys create 名称 --scope read",
+            "{host} can be reached from other machines and there is no key; make one first: rag "
+            "keys create NAME --scope read",
+            host=options.host,
         )
 
 

@@ -79,8 +79,8 @@ def grant(text: str) -> Grant:
     scope, colon, base = text.partition(":")
     if scope not in RANKS or (colon and not re.fullmatch(NAME, base)):
         raise UserError(
-            f"{text} is no scope; write read, write or admin, with :NAME for one knowledge base",
-            zh=f"{text} 不是权限；请写 read、write 或 admin，加 :NAME 表示只限一个知识库",
+            "{text} is no scope; write read, write or admin, with :NAME for one knowledge base",
+            text=text,
         )
     return Grant(scope, base or ANY)
 
@@ -105,11 +105,10 @@ class Keys:
         """A new key, which is never shown again."""
         if not name.strip() or len(name) > 100:
             raise UserError(
-                f"a key's name has 1 to 100 characters, not {len(name)}",
-                zh=f"密钥名称须有 1 到 100 个字符，现为 {len(name)} 个",
+                "a key's name has 1 to 100 characters, not {name_count}", name_count=len(name)
             )
         if not grants:
-            raise UserError("a key needs a scope", zh="密钥需要至少一个权限")
+            raise UserError("a key needs a scope")
         identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         row = (
             identity,
@@ -134,15 +133,16 @@ class Keys:
     def revoke(self, which: str) -> Key:
         """End a key, named by its id, or by its name where one usable key has it."""
         found = [key for key in self.every() if which in (key.id, key.name) and key.revoked is None]
-        if len(found) != 1:
-            ids = ", ".join(key.id for key in found)
+        if not found:
             raise UserError(
-                f"{len(found)} keys are called {which}; name one by its id: {ids}"
-                if found
-                else f"no usable key is called {which}; rag keys list shows them",
-                zh=f"有 {len(found)} 个密钥名为 {which}；请用编号指明：{ids}"
-                if found
-                else f"没有可用的密钥 {which}；rag keys list 列出全部",
+                "no usable key is called {which}; rag keys list shows them", which=which
+            )
+        if len(found) > 1:
+            raise UserError(
+                "{count} keys are called {which}; name one by its id: {ids}",
+                count=len(found),
+                which=which,
+                ids=", ".join(key.id for key in found),
             )
         with self._database.change() as sql:
             sql.execute("UPDATE keys SET revoked = ? WHERE id = ?", (time.time(), found[0].id))

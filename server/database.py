@@ -108,9 +108,11 @@ class Database:
                 sql.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
                 raise Mismatch(
-                    f"{path} has version {version}, this program knows {VERSION}; upgrade "
-                    "chatglm-rag to use it",
-                    zh=f"{path} 的版本为 {version}，本程序只认识 {VERSION}；请升级 chatglm-rag",
+                    "{path} has version {version}, this program knows {version_2}; upgrade chatglm-rag "
+                    "to use it",
+                    path=path,
+                    version=version,
+                    version_2=VERSION,
                 )
 
     @contextmanager

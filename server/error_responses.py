@@ -109,24 +109,25 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     def full(request: Request, problem: Full) -> JSONResponse:
         metrics.turned_away.labels("queue").inc()
-        en = f"too many questions are waiting; come again in {problem.after} s"
-        said = UserError(en, zh=f"等待的问题过多；请 {problem.after} 秒后再试")
+        said = UserError(
+            "too many questions are waiting; come again in {seconds} s", seconds=problem.after
+        )
         again = {"Retry-After": str(problem.after)}
         return answer(request, 429, said, "queue_full", "overloaded", headers=again)
 
     def unready(request: Request, problem: NotReady) -> JSONResponse:
-        said = UserError("the worker is being started", zh="处理进程正在启动")
+        said = UserError("the worker is being started")
         again = {"Retry-After": "2"}
         return answer(request, 503, said, "not_ready", "overloaded", headers=again)
 
     def invalid(request: Request, problem: RequestValidationError) -> JSONResponse:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        said = UserError(f"{where}: {first['msg']}", zh=f"{where}：{first['msg']}")
+        said = UserError("{where}: {first}", where=where, first=first["msg"])
         return answer(request, 422, said, "invalid", param=where)
 
     def http(request: Request, problem: HTTPException) -> JSONResponse:
-        said = UserError(str(problem.detail))
+        said = UserError("{detail}", detail=problem.detail)
         headers = dict(problem.headers or {})
         if problem.status_code == 405:
             headers["Allow"] = ", ".join(methods(app, request))
@@ -136,8 +137,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         request.state.told = problem  # to the log; no one else needs to
         log.error("bug", extra={"fields": {"request": request.state.request}}, exc_info=problem)
         said = UserError(
-            f"an error of the server, see its log at {request.state.request}",
-            zh=f"服务器出错，详见日志 {request.state.request}",
+            "an error of the server, see its log at {request}", request=request.state.request
         )
         return answer(request, 500, said, "bug", "server_error")
 

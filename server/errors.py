@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ingest.errors import Away, UserError
+from ingest.i18n import Translatable
 from ingest.store import SCHEMES
 from rag.i18n import Language, Speaker
 from server import schemas
@@ -24,7 +25,7 @@ class Unfit(UserError):
 
 
 def no_base(name: str) -> Unknown:
-    return Unknown(f"there is no knowledge base {name[:80]}", zh=f"没有知识库 {name[:80]}")
+    return Unknown("there is no knowledge base {name}", name=name[:80])
 
 
 log = logging.getLogger("rag.server")
@@ -56,19 +57,27 @@ def below(folder: Path, problem: UserError) -> None:
     """
     if isinstance(problem, Away):
         log.warning("store", extra={"fields": {"problem": str(problem)}})
-        problem.args = (
-            "the server that keeps this knowledge base does not answer; try again later",
+        problem.message = Translatable(
+            "the server that keeps this knowledge base does not answer; try again later"
         )
-        problem.zh = "存放该知识库的服务器没有响应；请稍后再试"
+        problem.args = (str(problem.message),)
         return
-    problem.args = (_ADDRESS.sub("its server", str(problem).replace(f"{folder}/", "")),)
-    problem.zh = _ADDRESS.sub("其服务器", problem.zh.replace(f"{folder}/", ""))
+
+    def hidden(value: object) -> object:
+        if isinstance(value, int | float):
+            return value
+        text = str(value)
+        if _ADDRESS.fullmatch(text):
+            return Translatable("its server")
+        return _ADDRESS.sub("…", text.replace(f"{folder}/", ""))
+
+    problem.replace_fields(hidden)
 
 
 def failure(
     problem: UserError, say: Speaker, *, kind: str, code: str, param: str | None = None
 ) -> schemas.Failure:
-    message = " ".join(say(str(problem), problem.zh).split())
+    message = " ".join(say(problem.message).split())
     return schemas.Failure(
         error=schemas.Problem(message=message, type=kind, param=param, code=code)
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable, translate
 from ingest.pipeline import Outcome
 from server import schemas
 from server.database import Database
@@ -44,8 +45,7 @@ class Jobs:
         """
         if once.get(stored.name, stored.digest) != stored.digest:
             raise UserError(
-                f"another file of this upload is called {stored.name}; rename one",
-                zh=f"同一次上传中另有文件名为 {stored.name}；请改名",
+                "another file of this upload is called {name}; rename one", name=stored.name
             )
         self._add_file(job, stored.name, stored.digest, stored.size)
 
@@ -64,11 +64,11 @@ class Jobs:
 
     def forget_uploads(self) -> None:
         """End the uploads to servers that died."""
-        en, zh = "the upload was cut off; try again", "上传中断；请重新上传"
+        problem = Translatable("the upload was cut off; try again")
         for row in self._database.rows("SELECT id, worker FROM jobs WHERE state = 'receiving'"):
             if not self._alive(row["worker"] or ""):
                 with self._database.change() as sql:
-                    _end(sql, row["id"], "cancelled", en, zh, where="AND state = 'receiving'")
+                    _end(sql, row["id"], "cancelled", problem, where="AND state = 'receiving'")
 
     def purge(self, base: str) -> None:
         """See to it that indexes are made anew once, after the work that is waiting."""
@@ -82,13 +82,12 @@ class Jobs:
     def _add_file(
         self, job: str, name: str, digest: str, size: int, problem: UserError | None = None
     ) -> None:
-        told = (str(problem), problem.zh) if problem else (None, None)
         state = "refused" if problem else "waiting"
         with self._database.change() as sql:
             sql.execute(
                 "INSERT INTO files (job, position, name, digest, size, state, problem, problem_zh)"
                 " VALUES (?, (SELECT count(*) FROM files WHERE job = ?), ?, ?, ?, ?, ?, ?)",
-                (job, job, name, digest, size, state, *told),
+                (job, job, name, digest, size, state, *_texts(problem)),
             )
 
     def get(self, job: str) -> sqlite3.Row | None:
@@ -172,9 +171,11 @@ class Jobs:
             if cancel:
                 _end(sql, job, "cancelled")
             elif attempts >= ATTEMPTS:
-                en = f"its worker ended {attempts} times; upload the files in smaller lots"
-                zh = f"处理进程异常结束 {attempts} 次；请分批上传"
-                _end(sql, job, "failed", en, zh)
+                problem = Translatable(
+                    "its worker ended {attempts} times; upload the files in smaller lots",
+                    attempts=attempts,
+                )
+                _end(sql, job, "failed", problem)
             else:
                 sql.execute("UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ?", (job,))
 
@@ -192,14 +193,12 @@ class Jobs:
 
     def outcome(self, job: str, position: int, outcome: Outcome) -> None:
         """What became of a file, once it is in the knowledge base or refused."""
-        problem = outcome.problem
         receipt = json.dumps(asdict(outcome.receipt)) if outcome.receipt else None
-        told = (str(problem), problem.zh) if problem else (None, None)
         with self._database.change() as sql:
             sql.execute(
                 "UPDATE files SET state = ?, chunks = ?, receipt = ?, problem = ?, problem_zh = ?"
                 " WHERE job = ? AND position = ?",
-                (outcome.status, outcome.chunks, receipt, *told, job, position),
+                (outcome.status, outcome.chunks, receipt, *_texts(outcome.problem), job, position),
             )
             # Deaths count against a job only as long as it does not get on.
             sql.execute("UPDATE jobs SET attempts = 1 WHERE id = ?", (job,))
@@ -208,11 +207,10 @@ class Jobs:
         self, job: str, worker: str, state: schemas.JobState, problem: UserError | None = None
     ) -> None:
         """End a job that is the worker's; another one has nothing to end."""
-        told = (str(problem), problem.zh) if problem else (None, None)
         with self._database.change() as sql:
             held = "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running'"
             if sql.execute(held, (job, worker)).fetchone():
-                _end(sql, job, state, *told)
+                _end(sql, job, state, problem and problem.message)
 
     def put_back(self, job: str, worker: str, *, pause: float = 0.0) -> None:
         """Let a job that is the worker's wait again, for `pause` seconds at least; the attempt does
@@ -241,18 +239,23 @@ def _add(
     return job
 
 
+def _texts(problem: UserError | Translatable | None) -> tuple[str | None, str | None]:
+    """A problem in English and in Chinese, for whoever will read it."""
+    message = problem.message if isinstance(problem, UserError) else problem
+    return (str(message), translate(message, "zh")) if message else (None, None)
+
+
 def _end(
     sql: sqlite3.Connection,
     job: str,
     state: schemas.JobState,
-    error: str | None = None,
-    error_zh: str | None = None,
+    problem: Translatable | None = None,
     *,
     where: str = "AND finished IS NULL",
 ) -> None:
     ended = sql.execute(
         f"UPDATE jobs SET state = ?, finished = ?, error = ?, error_zh = ? WHERE id = ? {where}",
-        (state, time.time(), error, error_zh, job),
+        (state, time.time(), *_texts(problem), job),
     )
     if ended.rowcount:
         sql.execute(

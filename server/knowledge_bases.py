@@ -78,9 +78,10 @@ def check_name(name: str) -> str:
     """`name`, if a knowledge base may have it: it is a folder's name then."""
     if not _fit(name) or unicodedata.normalize("NFKC", name) != name:
         raise UserError(
-            f"{name[:80]!r} is no name for a knowledge base; use up to 64 letters, digits, _ and - "
-            f"({LONGEST} bytes)",
-            zh=f"{name[:80]!r} 不能作知识库名；请用至多 64 个文字、数字、_ 和 -（{LONGEST} 字节）",
+            "{name!r} is no name for a knowledge base; use up to 64 letters, digits, _ and - "
+            "({longest} bytes)",
+            name=name[:80],
+            longest=LONGEST,
         )
     return name
 
@@ -243,7 +244,7 @@ class Bases:
                 except Unknown:
                     continue  # deleted meanwhile
                 except UserError as problem:
-                    told = say(str(problem), problem.zh)
+                    told = say(problem.message)
                     found.append(schemas.KnowledgeBase.unusable(name, who.scopes(name), told))
         return found
 
@@ -293,8 +294,8 @@ class Bases:
                 with self.members.moment("making a knowledge base"):
                     if target.exists() or target.is_symlink():
                         raise Taken(
-                            f"there is a knowledge base {name} already; choose another name",
-                            zh=f"已有知识库 {name}；请换一个名称",
+                            "there is a knowledge base {name} already; choose another name",
+                            name=name,
                         )
                     work.rename(target)
                 sync(self.options.data)

@@ -87,7 +87,7 @@ def _told(by: Asking) -> Iterator[None]:
     try:
         yield
     except UserError as mistake:
-        raise ToolError(by.say(str(mistake), mistake.zh)) from mistake
+        raise ToolError(by.say(mistake.message)) from mistake
     except Full as full:
         raise ToolError(str(full)) from full
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from server.auth import LOCAL, Keys, Principal
 from server.errors import failure, no_base, speaker
 from server.options import LOOPBACK, ServerOptions
@@ -163,8 +164,8 @@ log = logging.getLogger("rag.server")
 class Denied(UserError):
     """A request that is turned away at the door."""
 
-    def __init__(self, status: int, code: str, en: str, zh: str, **headers: str) -> None:
-        super().__init__(en, zh=zh)
+    def __init__(self, status: int, code: str, message: Translatable, **headers: str) -> None:
+        super().__init__(message)
         self.status, self.code = status, code
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
@@ -256,15 +257,13 @@ class Guard:
         who = self.keys.check(token.strip()) if kind.lower() == "bearer" else None
         if who is None:
             raise Denied(
-                401, "invalid_api_key", "this needs a key: Authorization: Bearer KEY",
-                "需要密钥：Authorization: Bearer KEY", www_authenticate="Bearer",
+                401, "invalid_api_key", Translatable("this needs a key: Authorization: Bearer KEY"), www_authenticate="Bearer",
             )  # fmt: skip
         if self.rates and (wait := self.rates.take(who.id)):
             self.metrics.turned_away.labels("rate").inc()
             raise Denied(
                 429, "rate_limit_exceeded",
-                f"this key may make {self.options.rate} requests a minute; wait {ceil(wait)} s",
-                f"该密钥每分钟最多 {self.options.rate} 次请求；请等待 {ceil(wait)} 秒",
+                Translatable("this key may make {rate} requests a minute; wait {wait} s", rate=self.options.rate, wait=ceil(wait)),
                 retry_after=str(ceil(wait)),
             )  # fmt: skip
         if scope["method"] == "POST" and (upload := UPLOAD.fullmatch(path)):
@@ -274,12 +273,10 @@ class Guard:
     def _check_upload(self, who: Principal, base: str) -> None:
         """Before its files are read, for they would lie on the disk by the time that a route asks."""
         if not who.may("read", base):
-            unknown = no_base(base)
-            raise Denied(404, "not_found", str(unknown), unknown.zh)
+            raise Denied(404, "not_found", no_base(base).message)
         if not who.may("write", base):
             raise Denied(
-                403, "insufficient_scope", f"this needs a key with the scope write:{base[:80]}",
-                f"需要有 write:{base[:80]} 权限的密钥",
+                403, "insufficient_scope", Translatable("this needs a key with the scope write:{base}", base=base[:80]),
             )  # fmt: skip
 
     def _check_page(self, headers: Headers, method: str, *, strict: bool) -> None:
@@ -288,8 +285,7 @@ class Guard:
         host = headers.get("host", "")
         if strict and _hostname(host) not in (*LOOPBACK, *self.options.hosts):
             raise Denied(
-                421, "unknown_host", f"this server is not {host[:100]!r}; start it with --allow-host",
-                f"本服务器不是 {host[:100]!r}；请用 --allow-host 启动",
+                421, "unknown_host", Translatable("this server is not {host!r}; start it with --allow-host", host=host[:100]),
             )  # fmt: skip
         if method in SAFE:
             return
@@ -297,8 +293,7 @@ class Guard:
         foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
         if foreign or site not in ("none", "same-origin"):
             raise Denied(
-                403, "foreign_page", "a page of another site may not change anything here",
-                "其他网站的页面不能在此更改内容",
+                403, "foreign_page", Translatable("a page of another site may not change anything here"),
             )  # fmt: skip
 
 

@@ -66,14 +66,9 @@ class ServerOptions:
         for name in ("slots", "queue", "largest_upload", "largest_batch", "most_files", "traces"):
             value = getattr(self, name)
             if value < 1:
-                raise UserError(
-                    f"{name} is {value}; need 1 or more", zh=f"{name} 为 {value}；须不小于 1"
-                )
+                raise UserError("{name} is {value}; need 1 or more", name=name, value=value)
         if not 0 <= self.port <= 65535:
-            raise UserError(
-                f"port is {self.port}; need 0 (any free one) to 65535",
-                zh=f"port 为 {self.port}；须在 0（任选空闲端口）到 65535 之间",
-            )
+            raise UserError("port is {port}; need 0 (any free one) to 65535", port=self.port)
 
     @property
     def home(self) -> Path:
@@ -91,8 +86,7 @@ def _check_store(url: str) -> None:
         parse_address(f"{url}/kb")
     except UserError as problem:
         raise UserError(
-            f"store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE",
-            zh=f"store 为 {url}；应为 milvus://主机:19530 或 milvus://主机:19530/数据库",
+            "store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE", url=url
         ) from problem
 
 
@@ -110,8 +104,10 @@ def check_choice(what: str, wanted: str, choices: Sequence[str]) -> None:
     if wanted not in choices:
         listed = ", ".join(choices) or "none"
         raise Unknown(
-            f"there is no {what} {wanted[:80]}; this server offers: {listed}",
-            zh=f"没有 {what} {wanted[:80]}；本服务器提供：{listed}",
+            "there is no {what} {wanted}; this server offers: {listed}",
+            what=what,
+            wanted=wanted[:80],
+            listed=listed,
         )
 
 
@@ -132,10 +128,7 @@ def write_choices(
     if wanted.adapter:
         check_choice("adapter", wanted.adapter, offered(options.adapters))
         if not generate.model:
-            raise Unfit(
-                "an adapter needs a language model; start the server with --model",
-                zh="适配器需要语言模型；请用 --model 启动服务",
-            )
+            raise Unfit("an adapter needs a language model; start the server with --model")
         if generate.served:
             raise no_adapter(Address.parse(generate.model), wanted.adapter)
         assert options.adapters

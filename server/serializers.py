@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from ingest.errors import readable
+from ingest.i18n import readable
 from ingest.types import Document, Hit
 from rag.i18n import Speaker
 from rag.render import remarks
@@ -131,7 +131,7 @@ def job(row: sqlite3.Row, files: Sequence[sqlite3.Row], say: Speaker) -> schemas
         bytes_done=sum(file.size for file in ended),
         bytes_total=sum(file.size for file in told),
         chunks=row["chunks"],
-        error=row["error"] and say(row["error"], row["error_zh"]),
+        error=row["error"] and row["error_zh" if say.language == "zh" else "error"],
         files=told,
     )
 
@@ -143,5 +143,5 @@ def _file(row: sqlite3.Row, say: Speaker) -> schemas.JobFile:
         state=row["state"],
         chunks=row["chunks"],
         receipt=json.loads(row["receipt"]) if row["receipt"] else None,
-        problem=row["problem"] and say(row["problem"], row["problem_zh"]),
+        problem=row["problem"] and row["problem_zh" if say.language == "zh" else "problem"],
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from threadpoolctl import threadpool_limits
 
+from ingest.i18n import Translatable
 from rag.i18n import Speaker
 from rag.load import Encoders
 from server.answering import Answering
@@ -112,8 +113,7 @@ class Asking:
         if not self.who.may(scope, base):
             for_what = f"{scope}:{base}" if base else scope
             raise Denied(
-                403, "insufficient_scope", f"this needs a key with the scope {for_what}",
-                f"需要有 {for_what} 权限的密钥",
+                403, "insufficient_scope", Translatable("this needs a key with the scope {for_what}", for_what=for_what),
             )  # fmt: skip
 
 

@@ -48,16 +48,15 @@ def clean_name(name: str) -> str:
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
     kept = "".join("_" if _odd(character) else character for character in last).strip()
     if not kept.strip("._ ") or "\0" in name:
-        raise UserError(
-            "a file has no usable name; rename it and upload it again",
-            zh="文件没有可用的名称；请改名后重新上传",
-        )
+        raise UserError("a file has no usable name; rename it and upload it again")
     if len(kept) > LONGEST_NAME or len(kept.encode()) > LONGEST_BYTES:
         raise UserError(
-            f"a file's name has {len(kept)} characters ({len(kept.encode())} bytes); at most "
-            f"{LONGEST_NAME} ({LONGEST_BYTES} bytes) are taken, shorten it",
-            zh=f"文件名有 {len(kept)} 个字符（{len(kept.encode())} 字节）；最多 {LONGEST_NAME} 个"
-            f"（{LONGEST_BYTES} 字节），请缩短",
+            "a file's name has {kept_count} characters ({encode_count} bytes); at most "
+            "{longest_name} ({longest_bytes} bytes) are taken, shorten it",
+            kept_count=len(kept),
+            encode_count=len(kept.encode()),
+            longest_name=LONGEST_NAME,
+            longest_bytes=LONGEST_BYTES,
         )
     return kept
 
@@ -82,12 +81,7 @@ class Originals:
         return self.folder / digest
 
     def keep(
-        self,
-        name: str,
-        pieces: Iterable[bytes],
-        *,
-        most: int,
-        noted: Callable[[Stored], None],
+        self, name: str, pieces: Iterable[bytes], *, most: int, noted: Callable[[Stored], None]
     ) -> Stored:
         """Write the bytes to a new place, flush, tell `noted`, rename.
 
@@ -143,8 +137,9 @@ class Originals:
 
 def too_large(name: str, most: int) -> UserError:
     return UserError(
-        f"{name} is larger than {most / 1e6:g} MB, the limit of this server; split it",
-        zh=f"{name} 超过本服务器的上限 {most / 1e6:g} MB；请拆分",
+        "{name} is larger than {most:g} MB, the limit of this server; split it",
+        name=name,
+        most=most / 1e6,
     )
 
 
@@ -173,7 +168,7 @@ class Pages:
                     path = original(base, document)
                     self._drawn[wanted] = self._sandbox.draw(path, number, passage)
                 except Unreadable as problem:
-                    raise Unknown(str(problem), zh=problem.zh) from problem
+                    raise Unknown(problem.message) from problem
             self._drawn.move_to_end(wanted)
             while len(self._drawn) > KEPT:
                 self._drawn.popitem(last=False)
@@ -204,4 +199,4 @@ def original(base: Path, document: Document) -> Path:
 
 
 def _none() -> Unknown:
-    return Unknown("this document has no page to show", zh="这个文档没有可显示的页面")
+    return Unknown("this document has no page to show")

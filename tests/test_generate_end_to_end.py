@@ -96,10 +96,7 @@ def test_the_cited_number_is_where_the_passage_stood(pipeline: Pipeline) -> None
     name = next(iter(NUMBERS))
     found = pipeline.retrieve(question(name))
     cited = set()
-    for hits, passages in (
-        (found.hits, found.passages),
-        (found.hits[::-1], found.passages[::-1]),
-    ):
+    for hits, passages in ((found.hits, found.passages), (found.hits[::-1], found.passages[::-1])):
         turned = replace(found, hits=hits, passages=passages)
         *_, answer = pipeline._write(turned, (), pipeline.generator, GREEDY)  # type: ignore[arg-type]
         assert isinstance(answer, Answer)
@@ -123,9 +120,7 @@ def test_a_refusal_before_generation_does_not_even_load_the_model(pipeline: Pipe
 
     strict = Curve(0.98, -1.35, 0.999)
     lazy = replace(
-        pipeline,
-        generator=LazyGenerator("tiny", load),
-        calibration=Calibration(strict, strict),
+        pipeline, generator=LazyGenerator("tiny", load), calibration=Calibration(strict, strict)
     )
     assert lazy.ask("xyzzy plugh quux?").refused
 

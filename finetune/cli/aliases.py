@@ -68,7 +68,7 @@ REFUSED = {
         "a training begins with a new prefix; an earlier one goes on with --resume in its own --out, "
         "and answers with rag ask --adapter",
         "训练总是从新的前缀开始；要继续此前的训练，请在原 --out 上用 --resume；用它回答请用 rag ask --adapter",
-    ),
+    )
 }
 VALUED = {
     "per-device-eval-batch-size", "dataloader-num-workers",

@@ -114,7 +114,7 @@ def check(
             help=say(
                 "Files: alpaca, context/target, ShareGPT, messages; JSON, JSON lines or CSV.",
                 "文件：alpaca、context/target、ShareGPT、messages；JSON、JSONL 或 CSV。",
-            ),
+            )
         ),
     ],
     model: Annotated[
@@ -123,7 +123,7 @@ def check(
             help=say(
                 "A ChatGLM's folder, of which only the tokenizer is read: lengths in tokens.",
                 "ChatGLM 的文件夹（只读取分词器）：长度按词元计。",
-            ),
+            )
         ),
     ] = None,
     template: Annotated[
@@ -251,8 +251,7 @@ def _check_template(template: str) -> None:
     if template not in TEMPLATES:
         known = " | ".join(TEMPLATES)
         raise UserError(
-            f"--template is {template}; it is {known}",
-            zh=f"--template 为 {template}；应为 {known}",
+            f"--template is {template}; it is {known}", zh=f"--template 为 {template}；应为 {known}"
         )
 
 
@@ -307,7 +306,7 @@ def _write(
 
     from finetune.data.histogram import save
     from finetune.data.report import page, record
-    from ingest.errors import readable
+    from ingest.i18n import readable
     from ingest.store.atomic import write_whole
 
     if json:

@@ -118,8 +118,7 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[
-        int | None,
-        typer.Option(min=1, help=say("Ask only so many of them.", "只抽取这么多问题。")),
+        int | None, typer.Option(min=1, help=say("Ask only so many of them.", "只抽取这么多问题。"))
     ] = None,
     quant: Annotated[
         str,
@@ -135,8 +134,7 @@ def evaluate(
         ),
     ] = 256,
     resamples: Annotated[
-        int,
-        typer.Option(min=100, metavar="N", help=say("Of the bootstrap.", "自助法重抽样次数。")),
+        int, typer.Option(min=100, metavar="N", help=say("Of the bootstrap.", "自助法重抽样次数。"))
     ] = 2000,
     seed: Annotated[
         int, typer.Option(help=say("Of drawing and resampling.", "抽取与重抽样的种子。"))

@@ -120,8 +120,7 @@ def grounded(
     write_questions: Annotated[
         bool,
         typer.Option(
-            "--write-questions",
-            help=say("Let --model write questions too.", "也让 --model 出题。"),
+            "--write-questions", help=say("Let --model write questions too.", "也让 --model 出题。")
         ),
     ] = False,
     plain: Annotated[

@@ -32,8 +32,7 @@ Out = Annotated[
     Path, option("--out --output-dir DIR", "The adapter's new folder.", "适配器的新文件夹。")
 ]
 MoreData = Annotated[
-    list[Path] | None,
-    option(f"--data {DATA_NAMES} DATA", "The same as DATA.", "同 DATA。"),
+    list[Path] | None, option(f"--data {DATA_NAMES} DATA", "The same as DATA.", "同 DATA。")
 ]
 Dev = Annotated[
     list[Path] | None,
@@ -375,8 +374,7 @@ Warmup = Annotated[
     ),
 ]
 WarmupRatio = Annotated[
-    float,
-    option("--warmup-ratio SHARE", "Instead: this share of all steps.", "或按总步数的比例。"),
+    float, option("--warmup-ratio SHARE", "Instead: this share of all steps.", "或按总步数的比例。")
 ]
 WeightDecay = Annotated[
     float, option("--weight-decay X", "AdamW's weight decay.", "AdamW 的权重衰减。")
@@ -420,9 +418,7 @@ LoggingSteps = Annotated[
 EvalSteps = Annotated[
     int,
     option(
-        "--eval-steps N",
-        "Steps between measurements of the held-out rows.",
-        "评估的间隔步数。",
+        "--eval-steps N", "Steps between measurements of the held-out rows.", "评估的间隔步数。"
     ),
 ]
 SaveSteps = Annotated[

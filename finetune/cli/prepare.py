@@ -299,8 +299,7 @@ def prepare(
         ),
     ] = None,
     data: Annotated[
-        list[Path] | None,
-        option(f"--data {DATA_NAMES} FILE", "The same as DATA.", "同 DATA。"),
+        list[Path] | None, option(f"--data {DATA_NAMES} FILE", "The same as DATA.", "同 DATA。")
     ] = None,
     save_path: Annotated[
         Path | None,

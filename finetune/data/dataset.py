@@ -158,8 +158,7 @@ def write(
     }
     write_whole(folder / STATE, _json(state))
     write_whole(
-        folder / INFO,
-        _json(info | {"features": {name: FEATURES[name] for name in columns}}),
+        folder / INFO, _json(info | {"features": {name: FEATURES[name] for name in columns}})
     )
     write_whole(folder / RECORD, _json(record))
 

@@ -25,7 +25,8 @@ from finetune.types import (
     text_of,
     wrong,
 )
-from ingest.errors import UserError, readable
+from ingest.errors import UserError
+from ingest.i18n import readable
 from rag.types import Message
 
 FIELDS = ("messages", "conversations")

@@ -16,7 +16,8 @@ from typing import Any
 
 from finetune.types import Finding
 from ingest.encoding import Detected, detect
-from ingest.errors import UserError, readable
+from ingest.errors import UserError
+from ingest.i18n import readable
 
 PIECE = 1 << 16  # characters read at a time
 TRIED = 20  # lines, of which one must be JSON

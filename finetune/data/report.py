@@ -13,7 +13,7 @@ from finetune.data.check import Diagnosis
 from finetune.data.histogram import UNITS, bins, draw, figures
 from finetune.data.token_view import Piece, shades, visible
 from finetune.types import Finding, Problem
-from ingest.errors import readable
+from ingest.i18n import readable
 from rag.i18n import Speaker
 
 LISTED = 200

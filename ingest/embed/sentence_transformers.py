@@ -20,10 +20,7 @@ Backend = Literal["torch", "onnx", "openvino"]
 # Prefixes (query, passage) by what a model's name holds, for models whose own configuration names
 # none: from the model cards. The first match counts.
 _PREFIXES = {
-    r"e5-.*instruct": (
-        "Instruct: Given a question, retrieve passages that answer it\nQuery: ",
-        "",
-    ),
+    r"e5-.*instruct": ("Instruct: Given a question, retrieve passages that answer it\nQuery: ", ""),
     r"(^|[-/])e5-": ("query: ", "passage: "),
     r"bge-.*-zh": ("为这个句子生成表示以用于检索相关文章：", ""),
     r"bge-.*-en": ("Represent this sentence for searching relevant passages: ", ""),
@@ -93,8 +90,11 @@ def open_sentence(name: str, *, backend: Backend = "torch") -> SentenceEmbedder:
     for package, extra in _needs(backend):
         if find_spec(package) is None:
             raise UserError(
-                f"the encoder {name} ({backend}) needs the package {package}: pip install {extra}",
-                zh=f"编码器 {name}（{backend}）需要 {package}：pip install {extra}",
+                "the encoder {name} ({backend}) needs the package {package}: pip install {extra}",
+                name=name,
+                backend=backend,
+                package=package,
+                extra=extra,
             )
     from sentence_transformers import SentenceTransformer
 
@@ -102,10 +102,10 @@ def open_sentence(name: str, *, backend: Backend = "torch") -> SentenceEmbedder:
         model = SentenceTransformer(name, backend=backend, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no sentence-transformers model {name} on this machine ({_line(error)}); "
-            f"fetch it (hf download {name}) or give the path of its folder",
-            zh=f"本机没有 sentence-transformers 模型 {name}；"
-            f"请先下载（hf download {name}）或给出其文件夹路径",
+            "no sentence-transformers model {name} on this machine ({error}); fetch it (hf "
+            "download {name}) or give the path of its folder",
+            name=name,
+            error=_line(error),
         ) from error
     identity = f"{name.rstrip('/')}/{backend}-{_fingerprint(_folder(name))}"
     return SentenceEmbedder(model, identity, family=name)

@@ -6,8 +6,9 @@ from itertools import chain
 from pathlib import Path
 
 from ingest import encoding
-from ingest.errors import Unreadable, readable
+from ingest.errors import Unreadable
 from ingest.files import IMAGES, TEXT_FORMATS, extension, recognise
+from ingest.i18n import readable
 from ingest.ocr import INSTALL, Reader, available, read_image
 from ingest.parse import blocks as block
 from ingest.parse.blocks import Block, chinese_heading, compose
@@ -118,9 +119,7 @@ class Work:
         if not reasons and self.reader is None:
             reasons = [INSTALL]
         reason = f" ({'; '.join(reasons)})" if reasons else ""
-        return Unreadable(
-            f"{self.path.name} holds no text{reason}", zh=f"{self.path.name} 没有文字{reason}"
-        )
+        return Unreadable("{name} holds no text{reason}", name=self.path.name, reason=reason)
 
     def segments(self) -> Iterator[Segment]:
         kind = self.kind
@@ -144,8 +143,9 @@ class Work:
             return jsonl_blocks(pieces, name=name, warn=self.warnings)
         if self.path.stat().st_size > LARGEST_TREE:
             raise Unreadable(
-                f"{name} is larger than {LARGEST_TREE >> 20} MB; write it as JSON Lines",
-                zh=f"{name} 超过 {LARGEST_TREE >> 20} MB，请改用 JSON Lines 格式",
+                "{name} is larger than {largest_tree} MB; write it as JSON Lines",
+                name=name,
+                largest_tree=LARGEST_TREE >> 20,
             )
         return json_blocks("".join(pieces), name=name, warn=self.warnings)
 

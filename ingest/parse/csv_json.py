@@ -36,8 +36,10 @@ def _rows(
             row = next(iterator, None)
         except csv.Error as error:
             raise Unreadable(
-                f"{name} is not a table: row {number}: {error}",
-                zh=f"{name} 不是表格：第 {number} 行：{error}",
+                "{name} is not a table: row {number}: {error}",
+                name=name,
+                number=number,
+                error=error,
             ) from error
         if row is None:
             return
@@ -110,8 +112,7 @@ def jsonl_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterat
         yield from _record(record, number)
     if bad and not good:
         raise Unreadable(
-            f"{name} is not JSON Lines: none of its {bad} lines is JSON",
-            zh=f"{name} 不是 JSON Lines：{bad} 行都不是 JSON",
+            "{name} is not JSON Lines: none of its {bad} lines is JSON", name=name, bad=bad
         )
     if bad:
         warn.append(f"{bad} lines are not JSON, the last is line {last}")
@@ -123,7 +124,7 @@ def _jsonl_or_refuse(text: str, name: str, error: Exception, warn: list[str]) ->
     try:
         json.loads(first)
     except (json.JSONDecodeError, RecursionError):
-        raise Unreadable(f"{name} is not JSON: {error}", zh=f"{name} 不是 JSON：{error}") from error
+        raise Unreadable("{name} is not JSON: {error}", name=name, error=error) from error
     yield from jsonl_blocks([text], name=name, warn=warn)
 
 

@@ -97,15 +97,12 @@ def open_package(path: Path) -> Package:
 
 
 def damaged(name: str, reason: object) -> Unreadable:
-    return Unreadable(
-        f"{name} is damaged or cut off: {reason}", zh=f"{name} 已损坏或被截断：{reason}"
-    )
+    return Unreadable("{name} is damaged or cut off: {reason}", name=name, reason=reason)
 
 
 def refused(name: str, reason: str) -> Unreadable:
     return Unreadable(
-        f"{name} is refused, it could exhaust the machine: {reason}",
-        zh=f"{name} 可能耗尽内存，已拒绝：{reason}",
+        "{name} is refused, it could exhaust the machine: {reason}", name=name, reason=reason
     )
 
 

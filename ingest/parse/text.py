@@ -160,14 +160,13 @@ _NO_EVIDENCE = ("", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252")
 def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
     if path.stat().st_size > LARGEST:
         raise Unreadable(
-            f"{path.name} is larger than the {LARGEST >> 20} MB allowed for a mail",
-            zh=f"{path.name} 超过邮件上限 {LARGEST >> 20} MB",
+            "{name} is larger than the {largest} MB allowed for a mail",
+            name=path.name,
+            largest=LARGEST >> 20,
         )
     message = email.message_from_bytes(path.read_bytes(), policy=policy.default)
     if not message.keys():
-        raise Unreadable(
-            f"{path.name} is no e-mail: it has no headers", zh=f"{path.name} 不是邮件：没有邮件头"
-        )
+        raise Unreadable("{name} is no e-mail: it has no headers", name=path.name)
     if subject := message["Subject"]:
         yield heading(str(subject), 1)
     lines = [f"{name}: {message[name]}" for name in _HEADERS if message[name]]

@@ -48,9 +48,7 @@ def check_new(target: Path) -> None:
     mounted one, or that in which one is."""
     empty = target.is_dir() and not any(target.iterdir()) and not target.is_mount()
     if (target.exists() and not empty) or target.resolve() == Path.cwd():
-        raise UserError(
-            f"{target} exists already; name a new folder", zh=f"{target} 已存在；请指定一个新文件夹"
-        )
+        raise UserError("{target} exists already; name a new folder", target=target)
 
 
 @contextmanager
@@ -81,8 +79,9 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         sync(target.parent)
     except OSError as problem:
         raise UserError(
-            f"{target} can't be written: {problem.strerror or problem}; name another folder",
-            zh=f"无法写入 {target}：{problem.strerror or problem}；请另行指定文件夹",
+            "{target} can't be written: {strerror}; name another folder",
+            target=target,
+            strerror=problem.strerror or problem,
         ) from problem
     finally:
         if old.exists() and not target.exists():
@@ -108,8 +107,9 @@ def failures_named(path: Path) -> Iterator[None]:
             raise forbidden(path, error) from error
         if error.errno in NO_PLACE:
             raise UserError(
-                f"{path} can't be written there ({error.strerror}); name another path",
-                zh=f"无法写入 {path}（{error.strerror}）；请换一个路径",
+                "{path} can't be written there ({strerror}); name another path",
+                path=path,
+                strerror=error.strerror,
             ) from error
         raise
     except sqlite3.OperationalError as error:
@@ -127,15 +127,15 @@ def primary(error: sqlite3.Error) -> int:
 
 def full(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"no room to write {path} ({error}); nothing is lost, free space and go on",
-        zh=f"没有空间写入 {path}（{error}）；已有内容没有丢失，请腾出空间后继续",
+        "no room to write {path} ({error}); nothing is lost, free space and go on",
+        path=path,
+        error=error,
     )
 
 
 def forbidden(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"{path} can't be written ({error}); change its permissions",
-        zh=f"无法写入 {path}（{error}）；请修改其权限",
+        "{path} can't be written ({error}); change its permissions", path=path, error=error
     )
 
 
@@ -165,8 +165,10 @@ def wait_for(descriptor: int, path: Path, timeout: float) -> None:
             if time.monotonic() >= deadline:
                 holder = os.pread(descriptor, 400, 0).decode(errors="replace") or "another process"
                 raise Busy(
-                    f"{path.parent} is being written by {holder}; waited {timeout:g} s, "
-                    "try again when it is done",
-                    zh=f"{path.parent} 正被 {holder} 写入；已等待 {timeout:g} 秒，请待其完成后再试",
+                    "{parent} is being written by {holder}; waited {timeout:g} s, try again when it is "
+                    "done",
+                    parent=path.parent,
+                    holder=holder,
+                    timeout=timeout,
                 ) from None
             time.sleep(PAUSE)

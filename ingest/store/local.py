@@ -35,8 +35,7 @@ def open_local(
     truth = path / TRUTH
     if create is None and not truth.is_file():
         raise Absent(
-            f"no knowledge base at {path}; make one: rag ingest PATH... --kb {path}",
-            zh=f"{path} 没有知识库；请先建立：rag ingest PATH... --kb {path}",
+            "no knowledge base at {path}; make one: rag ingest PATH... --kb {path}", path=path
         )
     with failures_named(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -56,8 +55,9 @@ def open_local(
 def initialise(connection: sqlite3.Connection, path: Path, identity: Identity | None) -> None:
     if identity is None:
         raise UserError(
-            f"{path / TRUTH} is empty; remove it and run: rag ingest PATH... --kb {path}",
-            zh=f"{path / TRUTH} 是空的；请删除后运行：rag ingest 路径 --kb {path}",
+            "{path} is empty; remove it and run: rag ingest PATH... --kb {path_2}",
+            path=path / TRUTH,
+            path_2=path,
         )
     with writing(path / "lock", reason="making it", timeout=10):
         if check_schema(connection, path / TRUTH):  # another process was faster

@@ -215,7 +215,9 @@ def check_identity(location: str, made: Identity, asked: Identity) -> None:
     if (made.name, made.dim) == (asked.name, asked.dim):
         had, wants = f"{had} {dict(made.options)}", f"{wants} {dict(asked.options)}"
     raise Mismatch(
-        f"{location} holds vectors of {had}, but the encoder is now {wants}; "
-        "go back to the former, or ingest again into a new knowledge base with --kb",
-        zh=f"{location} 存有 {had} 的向量，而当前编码器为 {wants}；请改回前者，或用 --kb 重新入库",
+        "{location} holds vectors of {had}, but the encoder is now {wants}; go back to the "
+        "former, or ingest again into a new knowledge base with --kb",
+        location=location,
+        had=had,
+        wants=wants,
     )

@@ -35,8 +35,9 @@ def snapshot(directory: Path, archive: Path) -> None:
     """
     if not (directory / TRUTH).is_file():
         raise UserError(
-            f"no knowledge base at {directory}; name the directory that holds {TRUTH}",
-            zh=f"{directory} 没有知识库；请指定含有 {TRUTH} 的目录",
+            "no knowledge base at {directory}; name the directory that holds {truth}",
+            directory=directory,
+            truth=TRUTH,
         )
     archive.parent.mkdir(parents=True, exist_ok=True)
     with failures_named(archive), tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
@@ -72,13 +73,11 @@ def restore(archive: Path, directory: Path) -> None:
     """Make `directory`, which must not exist or be empty, from a snapshot. All or nothing."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(
-            f"{directory} is not empty; restore into a new directory",
-            zh=f"{directory} 不是空目录；请恢复到新目录",
+            "{directory} is not empty; restore into a new directory", directory=directory
         )
     if not archive.is_file():
         raise UserError(
-            f"no snapshot at {archive}; name a file that rag kb snapshot wrote",
-            zh=f"{archive} 没有快照；请指定 rag kb snapshot 写出的文件",
+            "no snapshot at {archive}; name a file that rag kb snapshot wrote", archive=archive
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
     with failures_named(directory), tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
@@ -141,8 +140,7 @@ def read_manifest(archive: zipfile.ZipFile) -> Mapping[str, str]:
 
 def refused(what: object, reason: str) -> UserError:
     return UserError(
-        f"{what} is no snapshot to restore: {reason}; use another one",
-        zh=f"无法从 {what} 恢复：{reason}；请换一个快照",
+        "{what} is no snapshot to restore: {reason}; use another one", what=what, reason=reason
     )
 
 

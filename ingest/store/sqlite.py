@@ -82,8 +82,9 @@ def connect(path: Path) -> sqlite3.Connection:
         if error.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise
         raise UserError(
-            f"{path} can't be read as a knowledge base ({error}); restore a snapshot of it",
-            zh=f"{path} 无法作为知识库读取（{error}）；请从快照恢复",
+            "{path} can't be read as a knowledge base ({error}); restore a snapshot of it",
+            path=path,
+            error=error,
         ) from error
     return connection
 
@@ -125,14 +126,15 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if application == APPLICATION and version > VERSION:
         raise Mismatch(
-            f"{path} has schema {version}, this program knows schema {VERSION}; "
-            "upgrade chatglm-rag to open it",
-            zh=f"{path} 的结构版本为 {version}，本程序只认识版本 {VERSION}；请升级 chatglm-rag",
+            "{path} has schema {version}, this program knows schema {version_2}; upgrade "
+            "chatglm-rag to open it",
+            path=path,
+            version=version,
+            version_2=VERSION,
         )
     if tables and (application != APPLICATION or version != VERSION):
         raise UserError(
-            f"{path} is an SQLite file but no knowledge base; name another directory",
-            zh=f"{path} 是 SQLite 文件，但不是知识库；请换一个目录",
+            "{path} is an SQLite file but no knowledge base; name another directory", path=path
         )
     return bool(tables)
 

@@ -165,9 +165,10 @@ def failures_named(path: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(
-            f"can't write the word index {path} ({error}); free space there, then go on: "
-            "the index is caught up from kb.sqlite",
-            zh=f"无法写入词索引 {path}（{error}）；请腾出空间后继续，索引会由 kb.sqlite 补齐",
+            "can't write the word index {path} ({error}); free space there, then go on: the "
+            "index is caught up from kb.sqlite",
+            path=path,
+            error=error,
         ) from error
 
 

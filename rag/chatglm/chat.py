@@ -69,8 +69,7 @@ def encode_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> lis
     if not turns or turns[-1].role not in ("user", "observation"):
         last = repr(turns[-1].role) if turns else "none"
         raise UserError(
-            f"the last message's role is {last}; a chat must end with a question (user)",
-            zh=f"最后一条消息的角色为 {last}；对话须以用户的提问结尾",
+            "the last message's role is {last}; a chat must end with a question (user)", last=last
         )
     return FORMATS[generation].encode(turns, tokenizer)
 
@@ -190,8 +189,7 @@ def _turn(message: Any) -> Turn:
         turn = Turn(message.role, message.text)
     if turn.role not in ROLES:
         raise UserError(
-            f"a message has the role {turn.role!r}; known: {', '.join(ROLES)}",
-            zh=f"消息的角色为 {turn.role!r}；支持：{'、'.join(ROLES)}",
+            "a message has the role {role!r}; known: {roles}", role=turn.role, roles=ROLES
         )
     return turn
 
@@ -206,10 +204,8 @@ def _rounds(turns: Sequence[Turn], *, generation: int) -> tuple[list[str], list[
     for turn in turns:
         if turn.role == "observation" or turn.tools or turn.metadata:
             raise UserError(
-                f"ChatGLM{generation if generation > 1 else ''}-6B knows no tools; use ChatGLM3-6B "
-                "or GLM-4",
-                zh=f"ChatGLM{generation if generation > 1 else ''}-6B 不支持工具；"
-                "请使用 ChatGLM3-6B 或 GLM-4",
+                "ChatGLM{generation}-6B knows no tools; use ChatGLM3-6B or GLM-4",
+                generation=generation if generation > 1 else "",
             )
         if turn.role == "user" and (not rounds or rounds[-1][1]):
             rounds.append(([], []))
@@ -238,8 +234,7 @@ def _id(tokenizer: Any, name: str) -> int:
     index = tokenizer.convert_tokens_to_ids(name)
     if index is None or tokenizer.convert_ids_to_tokens(index) != name:
         raise UserError(
-            f"the tokenizer has no word {name!r}; is it that of another model?",
-            zh=f"分词器中没有 {name!r}；它是否属于其他模型？",
+            "the tokenizer has no word {name!r}; is it that of another model?", name=name
         )
     return index
 

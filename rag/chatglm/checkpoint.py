@@ -14,11 +14,7 @@ from ingest.errors import UserError
 
 # In the order of preference; an index says which shard holds which tensor.
 SINGLE = ("model.safetensors", "pytorch_model.bin")
-INDEX = (
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-    "model.bin.index.json",
-)
+INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.bin.index.json")
 POINTER = b"version https://git-lfs"
 # What torch raises for code in a file; nothing is unpickled here.
 UNSAFE: type[Exception] = vars(torch.serialization)["pickle"].UnpicklingError

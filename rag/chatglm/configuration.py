@@ -190,8 +190,8 @@ def generation_of(config: PreTrainedConfig) -> int:
         return 4
     kind = config.model_type
     raise UserError(
-        f"the model type is {kind!r}; this runs ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B and GLM-4",
-        zh=f"模型类型为 {kind!r}；本程序支持 ChatGLM-6B、ChatGLM2-6B、ChatGLM3-6B 与 GLM-4",
+        "the model type is {kind!r}; this runs ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B and GLM-4",
+        kind=kind,
     )
 
 
@@ -221,10 +221,9 @@ def _glm1(data: Mapping[str, Any]) -> dict[str, Any]:
     kept = _known(data, GLM1 | OURS)
     if kept.get("bos_token_id", 0) >= 150000:
         raise UserError(
-            f"bos_token_id is {kept['bos_token_id']}: this is the ChatGLM-6B of March 2023 with "
-            "image tokens in its vocabulary (150528 words); get the later release (130528 words)",
-            zh=f"bos_token_id 为 {kept['bos_token_id']}：这是 2023 年 3 月的 ChatGLM-6B，"
-            "其词表含图像词元（150528 个）；请改用之后的版本（130528 个）",
+            "bos_token_id is {kept}: this is the ChatGLM-6B of March 2023 with image tokens in "
+            "its vocabulary (150528 words); get the later release (130528 words)",
+            kept=kept["bos_token_id"],
         )
     if not kept.get("position_encoding_2d", True):
         raise _unimplemented("position_encoding_2d", False, True)
@@ -269,8 +268,7 @@ def _generation(data: Mapping[str, Any]) -> int:
     written = {"4.27.1": 2, "4.30.2": 3}.get(str(data.get("transformers_version")))
     if written is None:
         raise UserError(
-            'config.json does not tell ChatGLM2 from ChatGLM3; add "generation": 2 or 3 to it',
-            zh='config.json 无法区分 ChatGLM2 与 ChatGLM3；请在其中加入 "generation": 2 或 3',
+            'config.json does not tell ChatGLM2 from ChatGLM3; add "generation": 2 or 3 to it'
         )
     return written
 
@@ -281,16 +279,18 @@ def _known(data: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
     unknown = sorted(set(data) - fields - general - GENERAL - DROPPED)
     if unknown:
         raise UserError(
-            f"config.json has the unknown field {unknown[0]!r}: {data[unknown[0]]!r}; take it out "
-            "if it changes nothing that the model computes",
-            zh=f"config.json 中有未知字段 {unknown[0]!r}：{data[unknown[0]]!r}；"
-            "若它不影响模型计算，请将其删除",
+            "config.json has the unknown field {unknown!r}: {data!r}; take it out if it changes "
+            "nothing that the model computes",
+            unknown=unknown[0],
+            data=data[unknown[0]],
         )
     return {name: value for name, value in data.items() if name not in DROPPED}
 
 
 def _unimplemented(name: str, value: Any, implemented: Any) -> UserError:
     return UserError(
-        f"config.json says {name} = {value!r}; only {implemented!r} is implemented",
-        zh=f"config.json 中 {name} = {value!r}；仅支持 {implemented!r}",
+        "config.json says {name} = {value!r}; only {implemented!r} is implemented",
+        name=name,
+        value=value,
+        implemented=implemented,
     )

@@ -313,10 +313,7 @@ def _answers(directory: Path, adapter: LoraAdapter | None) -> Tensor:
 
 
 def _tensors(
-    source: Source,
-    model: Any,
-    merging: Merging,
-    progress: Callable[[float], None] | None,
+    source: Source, model: Any, merging: Merging, progress: Callable[[float], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
     """All that is written, by `glm`'s names, which are this model's."""
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -230,8 +230,7 @@ def _check(theirs: Any, ours: Any, generation: int) -> None:
                 strange.append(str(chat[0]["content"]))
     if strange:
         raise UserError(
-            f"the tokenizer can't be written as a tokenizer.json: {strange[0]!r} would become other "
+            "the tokenizer can't be written as a tokenizer.json: {strange!r} would become other "
             "ids; its vocabulary is not of the kind that was published; take the model's own",
-            zh=f"无法将分词器写为 tokenizer.json：{strange[0]!r} 的编号会不同；其词表与官方发布的不同类；"
-            "请使用模型自带的分词器文件",
+            strange=strange[0],
         )

@@ -237,10 +237,11 @@ class ChatGLMGenerator:
         self._stop.clear()
         if len(prompt) >= self.context:
             raise UserError(
-                f"the prompt has {len(prompt)} tokens, but the window of {self.name} holds "
-                f"{self.context}, the answer included; shorten it",
-                zh=f"提示有 {len(prompt)} 个词元，而 {self.name} 的窗口连同答案只有 {self.context} 个；"
-                "请缩短",
+                "the prompt has {prompt_count} tokens, but the window of {name} holds {context}, the "
+                "answer included; shorten it",
+                prompt_count=len(prompt),
+                name=self.name,
+                context=self.context,
             )
         ids = torch.tensor([prompt], device=self.model.device)  # [1, S]
         cache, fed = DynamicCache(), 0
@@ -258,11 +259,7 @@ class ChatGLMGenerator:
         if self.generation == 1:  # 2-D: they depend on the whole sequence
             positions = self.model.positions(ids, prefer_mask=True)[..., fed:]
         out = self.model(
-            ids[:, fed:],
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **{CACHE: cache},
+            ids[:, fed:], position_ids=positions, use_cache=True, logits_to_keep=1, **{CACHE: cache}
         )
         return out.logits[0, -1].float()
 
@@ -273,9 +270,9 @@ class ChatGLMGenerator:
             return logits
         if not finite.any():
             raise UserError(
-                f"{self.name} computes NaN instead of scores: its weights are damaged, or its "
-                "precision too small; load it again with --quant none, or fetch the files again",
-                zh=f"{self.name} 的输出全为 NaN：权重已损坏或精度不足；请用 --quant none 重试，或重新下载",
+                "{name} computes NaN instead of scores: its weights are damaged, or its precision "
+                "too small; load it again with --quant none, or fetch the files again",
+                name=self.name,
             )
         safe = torch.zeros_like(logits)
         safe[SAFE] = 5e4

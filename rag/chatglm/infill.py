@@ -46,9 +46,9 @@ def require_filler(config: PreTrainedConfig) -> None:
     generation = generation_of(config)
     if generation != 1:
         raise UserError(
-            f"the model is ChatGLM of generation {generation}, which only continues text; filling "
+            "the model is ChatGLM of generation {generation}, which only continues text; filling "
             "blanks needs ChatGLM-6B (the first)",
-            zh=f"该模型是第 {generation} 代 ChatGLM，只会续写；填空需要第一代 ChatGLM-6B",
+            generation=generation,
         )
 
 
@@ -57,9 +57,10 @@ def split_at_blanks(text: str) -> tuple[list[str], list[str]]:
     pieces = BLANK.split(text)
     if len(pieces) == 1:
         raise UserError(
-            f"the text has no blank; put {SHORT} where a few words are missing, or {LONG} where a "
+            "the text has no blank; put {short} where a few words are missing, or {long} where a "
             "passage is",
-            zh=f"文本中没有空白；请在缺少几个词的地方写 {SHORT}，缺少一段话的地方写 {LONG}",
+            short=SHORT,
+            long=LONG,
         )
     return pieces[::2], pieces[1::2]
 

@@ -63,9 +63,11 @@ def load(
     stored = source.bits
     if stored and quant not in (None, "none", f"int{stored}"):
         raise UserError(
-            f"{directory} holds int{stored} weights, which can't be made {quant}; leave --quant "
-            f"out, or name the directory of the float16 model",
-            zh=f"{directory} 存有 int{stored} 权重，无法转为 {quant}；请去掉 --quant，或指定 float16 模型目录",
+            "{directory} holds int{stored} weights, which can't be made {quant}; leave --quant "
+            "out, or name the directory of the float16 model",
+            directory=directory,
+            stored=stored,
+            quant=quant,
         )
     if not stored and (quant == "nf4" or (quant == "int8" and device != "cpu")):
         model = _bitsandbytes(directory, config, quant, dtype, device)
@@ -84,17 +86,13 @@ def load(
 def read_config(directory: Path) -> PreTrainedConfig:
     """The config.json as a config object; `UserError` where it is missing, broken or unknown."""
     if not (directory / "config.json").is_file():
-        raise UserError(
-            f"{directory} holds no model: config.json is missing",
-            zh=f"{directory} 中没有模型：缺少 config.json",
-        )
+        raise UserError("{directory} holds no model: config.json is missing", directory=directory)
     try:
         config = AutoConfig.from_pretrained(directory)
     except (OSError, ValueError, TypeError, KeyError) as error:
         why = str(error).splitlines()[0]
         raise UserError(
-            f"{directory}/config.json cannot be read: {why}",
-            zh=f"无法读取 {directory}/config.json：{why}",
+            "{directory}/config.json cannot be read: {why}", directory=directory, why=why
         ) from None
     generation_of(config)
     return config
@@ -176,9 +174,9 @@ class Native:
             return super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
         if not directory.is_dir():
             raise UserError(
-                f"there is no folder {directory}; fetch the model first (rag.chatglm.hub.fetch), "
-                "and give its folder",
-                zh=f"没有文件夹 {directory}；请先下载模型（rag.chatglm.hub.fetch），再给出其文件夹",
+                "there is no folder {directory}; fetch the model first (rag.chatglm.hub.fetch), and "
+                "give its folder",
+                directory=directory,
             )
         config = kwargs.pop("config", None) or read_config(directory)
         source = Source.open(directory, config)
@@ -202,8 +200,7 @@ class Native:
         model: Any = self
         if upstream and model.config.packed:
             raise UserError(
-                "upstream's layout has no place for blocks of codes; save without upstream",
-                zh="原版格式无法存放分块量化的权重；请不要使用 upstream",
+                "upstream's layout has no place for blocks of codes; save without upstream"
             )
         if upstream and model.config.generation > 1:
             kwargs["state_dict"] = to_upstream(model.state_dict(), model.config)
@@ -286,8 +283,8 @@ def _through_transformers(kind: Any, source: Source, options: dict[str, Any]) ->
     """transformers' own loading, over a table of this checkpoint's tensors by native names."""
     if source.bits:
         raise UserError(
-            f"the checkpoint is int{source.bits} already; leave quantization_config and device_map out",
-            zh=f"该权重已是 int{source.bits}；请去掉 quantization_config 与 device_map",
+            "the checkpoint is int{bits} already; leave quantization_config and device_map out",
+            bits=source.bits,
         )
     with init_empty_weights():
         model = kind(source.config)

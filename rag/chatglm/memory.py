@@ -13,6 +13,7 @@ import torch
 from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.chatglm.configuration import generation_of, stored_dtype
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK
 
@@ -306,21 +307,23 @@ def check(
         return wanted
     others = [need(config, other, context=context) for other in modes(config, device)]
     smaller = [other for other in others if other.total <= free and other.mode.quant != "none"]
-    where = {"cpu": ("memory", "内存"), "cuda": ("GPU memory", "显存")}[device]
+    where = {"cpu": Translatable("memory"), "cuda": Translatable("GPU memory")}[device]
     if smaller:
         best = smaller[0]
         quant, size = best.mode.quant, gigabytes(best.total)
-        out, out_zh = f"use --quant {quant} ({size})", f"请使用 --quant {quant}（{size}）"
+        out = Translatable("use --quant {quant} ({size})", quant=quant, size=size)
     else:
         missing = gigabytes(wanted.total - free)
-        out = f"free {missing} or use a smaller model"
-        out_zh = f"请释放 {missing}，或换用更小的模型"
+        out = Translatable("free {missing} or use a smaller model", missing=missing)
     name = f"{mode.quant}, {str(mode.dtype).removeprefix('torch.')}"
     raise UserError(
-        f"the model needs {gigabytes(wanted.total)} of {where[0]} ({name}, {context} tokens) and "
-        f"{gigabytes(free)} are free; {out}",
-        zh=f"模型需要 {gigabytes(wanted.total)} {where[1]}（{name}，{context} 词元），"
-        f"而可用 {gigabytes(free)}；{out_zh}",
+        "the model needs {needed} of {where} ({mode}, {context} tokens) and {free} are free; {out}",
+        needed=gigabytes(wanted.total),
+        where=where,
+        mode=name,
+        context=context,
+        free=gigabytes(free),
+        out=out,
     )
 
 

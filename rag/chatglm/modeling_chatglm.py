@@ -316,8 +316,7 @@ class Glm1Model(Glm1PreTrainedModel):
             x = layer(x, before, visible, rotary, cache)
         x = self.final_layernorm(x)
         return BaseModelOutputWithPast(
-            last_hidden_state=x,
-            hidden_states=(*states, x) if output_hidden_states else None,
+            last_hidden_state=x, hidden_states=(*states, x) if output_hidden_states else None
         )
 
 
@@ -333,11 +332,7 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
         self.post_init()
 
     def positions(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        prefer_mask: bool = False,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, prefer_mask: bool = False
     ) -> LongTensor:
         """Positions [B, 2, S] of whole sequences, as `positions_2d`; a step passes its last ones.
 

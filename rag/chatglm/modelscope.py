@@ -124,7 +124,8 @@ def _verify(part: Path, file: dict[str, Any]) -> None:
     if expected and digest.hexdigest() != expected:
         part.unlink()
         raise UserError(
-            f"{file['Path']} arrived with the hash {digest.hexdigest()}, ModelScope lists "
-            f"{expected}; try again",
-            zh=f"{file['Path']} 的哈希为 {digest.hexdigest()}，而 ModelScope 所列为 {expected}；请重试",
+            "{file} arrived with the hash {hexdigest}, ModelScope lists {expected}; try again",
+            file=file["Path"],
+            hexdigest=digest.hexdigest(),
+            expected=expected,
         )

@@ -66,11 +66,7 @@ class Shards:
 
 
 def pack(
-    directory: Path,
-    target: Path,
-    *,
-    bits: int,
-    progress: Callable[[float], None] | None = None,
+    directory: Path, target: Path, *, bits: int, progress: Callable[[float], None] | None = None
 ) -> None:
     """Write `directory`'s model to the new folder `target`, its linear layers as codes.
 
@@ -82,21 +78,18 @@ def pack(
     source = Source.open(directory, config)
     if source.bits not in (None, bits):
         raise UserError(
-            f"{directory} holds int{source.bits} weights, which can't be made int{bits}; say "
-            f"--bits {source.bits}, or name the directory of the float16 model",
-            zh=f"{directory} 存有 int{source.bits} 权重，无法转为 int{bits}；请用 --bits "
-            f"{source.bits}，或指定 float16 模型目录",
+            "{directory} holds int{bits} weights, which can't be made int{bits_2}; say --bits "
+            "{bits}, or name the directory of the float16 model",
+            directory=directory,
+            bits=source.bits,
+            bits_2=bits,
         )
     with new_folder(target) as work:
         _write(directory, source, work, bits, progress)
 
 
 def _write(
-    directory: Path,
-    source: Source,
-    work: Path,
-    bits: int,
-    progress: Callable[[float], None] | None,
+    directory: Path, source: Source, work: Path, bits: int, progress: Callable[[float], None] | None
 ) -> None:
     model = empty(source.config)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -95,8 +95,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             self.sp = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
         except (RuntimeError, OSError):
             raise UserError(
-                f"{vocab_file} is missing or no SentencePiece model; fetch it again",
-                zh=f"{vocab_file} 不存在或不是 SentencePiece 模型；请重新下载",
+                "{vocab_file} is missing or no SentencePiece model; fetch it again",
+                vocab_file=vocab_file,
             ) from None
         self.vocab_file = str(vocab_file)
         self.generation = generation
@@ -240,10 +240,10 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         self._load(vocab_file, 1, ())
         if num_image_tokens or "[gMASK]" not in self._ids:
             raise UserError(
-                f"{vocab_file} belongs to the ChatGLM-6B of March 2023, whose ids begin with "
-                f"{num_image_tokens or 20000} image tokens; get the later release (130528 words)",
-                zh=f"{vocab_file} 属于 2023 年 3 月的 ChatGLM-6B，其编号以 "
-                f"{num_image_tokens or 20000} 个图像词元开头；请改用之后的版本（130528 个词）",
+                "{vocab_file} belongs to the ChatGLM-6B of March 2023, whose ids begin with "
+                "{num_image_tokens} image tokens; get the later release (130528 words)",
+                vocab_file=vocab_file,
+                num_image_tokens=num_image_tokens or 20000,
             )
         self.parsed = ("[MASK]", "<sop>", "<eop>", "<pad>", "<unk>")
         self.remove_space, self.do_lower_case = remove_space, do_lower_case
@@ -344,8 +344,9 @@ def open_tokenizer(directory: Path) -> Any:
         # Not AutoTokenizer, which would ask whether to run the code that a directory names.
         return PreTrainedTokenizerFast.from_pretrained(directory)
     raise UserError(
-        f"{directory} has no tokenizer: none of {GLM1_FILE}, tokenizer.model, tokenizer.json",
-        zh=f"{directory} 中没有分词器文件（{GLM1_FILE}、tokenizer.model 或 tokenizer.json）",
+        "{directory} has no tokenizer: none of {glm1_file}, tokenizer.model, tokenizer.json",
+        directory=directory,
+        glm1_file=GLM1_FILE,
     )
 
 

@@ -47,19 +47,17 @@ class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
             super().__init__(tokenizer_file=tokenizer_file, **kwargs)
             return
         if vocab_file is None:
-            raise UserError(
-                "tokenizer.model is missing; fetch it from where the model comes from",
-                zh="缺少 tokenizer.model；请从模型来源处下载",
-            )
+            raise UserError("tokenizer.model is missing; fetch it from where the model comes from")
         ranks = read_ranks(Path(vocab_file))
         added: dict[int, AddedToken] = kwargs.pop("added_tokens_decoder", None) or {}
         specials = [added[index] for index in sorted(added)] or [*SPECIALS]
         if added and min(added) != len(ranks):
             raise UserError(
-                f"tokenizer_config.json numbers its special words from {min(added)}, but "
-                f"{vocab_file} has {len(ranks)} words; fetch both from the same model",
-                zh=f"tokenizer_config.json 的特殊词从 {min(added)} 开始编号，"
-                f"但 {vocab_file} 有 {len(ranks)} 个词；请从同一模型下载两个文件",
+                "tokenizer_config.json numbers its special words from {added}, but {vocab_file} has "
+                "{ranks_count} words; fetch both from the same model",
+                added=min(added),
+                vocab_file=vocab_file,
+                ranks_count=len(ranks),
             )
         super().__init__(tokenizer_object=convert(ranks, specials), **kwargs)
 
@@ -92,15 +90,17 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             ranks[b64decode(word, validate=True)] = int(rank)
         except (binascii.Error, ValueError):
             raise UserError(
-                f"{path}: line {number} is not a base64 word and its rank; fetch the file again",
-                zh=f"{path}：第 {number} 行不是 base64 词与序号；请重新下载该文件",
+                "{path}: line {number} is not a base64 word and its rank; fetch the file again",
+                path=path,
+                number=number,
             ) from None
     whole = sorted(ranks.values()) == list(range(len(ranks)))
     if not whole or any(bytes([byte]) not in ranks for byte in range(256)):
         raise UserError(
-            f"{path}: {len(ranks)} words, but some ranks or bytes are missing; the file is "
+            "{path}: {ranks_count} words, but some ranks or bytes are missing; the file is "
             "truncated, fetch it again",
-            zh=f"{path}：共 {len(ranks)} 个词，但缺少部分序号或字节；文件不完整，请重新下载",
+            path=path,
+            ranks_count=len(ranks),
         )
     return ranks
 

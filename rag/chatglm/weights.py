@@ -147,8 +147,8 @@ class Source:
         name = f"{rows.module}.{kind}"
         if name not in self.checkpoint:
             raise UserError(
-                f"the checkpoint lacks {name}; it is incomplete, or config.json is another model's",
-                zh=f"权重中缺少 {name}；文件不完整，或 config.json 属于另一个模型",
+                "the checkpoint lacks {name}; it is incomplete, or config.json is another model's",
+                name=name,
             )
         return rows.cut(self.checkpoint.read(name))
 
@@ -180,10 +180,10 @@ def pieces(
     left = source.unused(set(modules))
     if left:
         raise UserError(
-            f"the checkpoint holds {left[0]} ({len(left)} such), which a model of its config.json "
+            "the checkpoint holds {left} ({left_count} such), which a model of its config.json "
             "has no place for; it is of another family",
-            zh=f"权重中有 {left[0]}（共 {len(left)} 个），config.json 所述模型没有对应参数；"
-            "该权重属于另一类模型",
+            left=left[0],
+            left_count=len(left),
         )
     words = model.get_input_embeddings()
     embedding = next(path for path, module in modules.items() if module is words)
@@ -242,8 +242,9 @@ def _published(module: str, shape: tuple[int, int], source: Source) -> Packed:
     bits = source.bits
     if bits not in (4, 8):
         raise UserError(
-            f"the weights are quantised, but config.json says quantization_bit = {bits}; it is 4 or 8",
-            zh=f"权重已量化，但 config.json 中 quantization_bit = {bits}；应为 4 或 8",
+            "the weights are quantised, but config.json says quantization_bit = {bits}; it is 4 "
+            "or 8",
+            bits=bits,
         )
     _check(f"{module}.weight", weight, (shape[0], -(-shape[1] * bits // 8)))
     _check(f"{module}.weight_scale", scale, shape[:1])
@@ -253,12 +254,14 @@ def _published(module: str, shape: tuple[int, int], source: Source) -> Packed:
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise UserError(
-            f"{name} has the shape {tuple(tensor.shape)}, config.json makes it {shape}; the two "
-            "belong to different models",
-            zh=f"{name} 的形状为 {tuple(tensor.shape)}，而按 config.json 应为 {shape}；二者不属于同一模型",
+            "{name} has the shape {shape}, config.json makes it {shape_2}; the two belong to "
+            "different models",
+            name=name,
+            shape=tuple(tensor.shape),
+            shape_2=shape,
         )
     if tensor.is_floating_point() and not all(value.isfinite() for value in tensor.aminmax()):
         raise UserError(
-            f"{name} holds NaN or infinite numbers; the checkpoint is damaged, get it again",
-            zh=f"{name} 中有 NaN 或无穷大；权重已损坏，请重新获取",
+            "{name} holds NaN or infinite numbers; the checkpoint is damaged, get it again",
+            name=name,
         )

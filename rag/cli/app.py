@@ -17,10 +17,7 @@ from server.cli.trace import trace
 
 app = typer.Typer(
     name="rag",
-    help=say(
-        "Questions about your documents, answered with sources.",
-        "就你的文档提问，回答附出处。",
-    ),
+    help=say("Questions about your documents, answered with sources."),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -69,8 +66,9 @@ def main() -> None:
         install = f"pip install 'chatglm-rag[{extra}]'"
         error(
             UserError(
-                f"{missing.name} is not installed, which this needs: {install}",
-                zh=f"未安装所需的 {missing.name}：{install}",
+                "{name} is not installed, which this needs: {install}",
+                name=missing.name,
+                install=install,
             )
         )
         sys.exit(1)

@@ -16,12 +16,9 @@ if TYPE_CHECKING:
     from rag.types import Message
 
 Question = Annotated[
-    str | None,
-    typer.Argument(
-        help=say("The question; from standard input if left out.", "问题；省略时读标准输入。")
-    ),
+    str | None, typer.Argument(help=say("The question; from standard input if left out."))
 ]
-Json = Annotated[bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))]
+Json = Annotated[bool, typer.Option("--json", help=say("One JSON value."))]
 
 
 def ask(
@@ -29,12 +26,9 @@ def ask(
     kb: Annotated[str, KbOption] = "default",
     as_json: Json = False,
     as_markdown: Annotated[
-        bool,
-        typer.Option("--markdown", help=say("Markdown with quotes.", "输出带引文的 Markdown。")),
+        bool, typer.Option("--markdown", help=say("Markdown with quotes."))
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help=say("The answer alone.", "只输出答案。"))
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help=say("The answer alone."))] = False,
     *,
     model: llm.Model = None,
     quant: llm.Quant = None,
@@ -67,8 +61,7 @@ def ask(
 
 
 ask.__doc__ = say(
-    "Answer a question with quotes from the knowledge base, or say that it does not tell.",
-    "用知识库里的原文回答问题；知识库没有答案时如实说明。",
+    "Answer a question with quotes from the knowledge base, or say that it does not tell."
 )
 
 
@@ -95,35 +88,27 @@ def chat(
         seed=seed,
     )
     with pipeline:
-        out(
-            say(
-                "Ask away. `clear` forgets the conversation, `stop` ends it.",
-                "欢迎提问。输入 clear 清空对话历史，stop 终止程序。",
-            )
-        )
+        out(say("Ask away. `clear` forgets the conversation, `stop` ends it."))
         while (question := _line()) not in (None, "stop"):
             if question == "clear":
                 history.clear()
-                out(say("Forgotten.", "对话历史已清空。"))
+                out(say("Forgotten."))
             elif question:
                 try:
                     history += _turn(pipeline, question, history)
                 except UserError as problem:
-                    out(say(str(problem), problem.zh))
+                    out(say(problem.message))
 
 
 chat.__doc__ = say(
-    "Ask one question after the other; follow-ups may lean on what was asked before.",
-    "连续提问；追问可以省略前面说过的主题。",
+    "Ask one question after the other; follow-ups may lean on what was asked before."
 )
 
 
 def search(
     question: Question = None,
     kb: Annotated[str, KbOption] = "default",
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=100, help=say("Passages.", "段落数。"))
-    ] = 5,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help=say("Passages."))] = 5,
     as_json: Json = False,
 ) -> None:
     from rag.render import hit_line, hit_record
@@ -137,12 +122,10 @@ def search(
         for number, hit in enumerate(found.hits, 1):
             out(f"{number}. {hit_line(hit)}")
         if not found.hits:
-            out(say("Nothing found.", "没有找到。"))
+            out(say("Nothing found."))
 
 
-search.__doc__ = say(
-    "Show the passages that a question finds, best first.", "列出与问题最相关的段落。"
-)
+search.__doc__ = say("Show the passages that a question finds, best first.")
 
 
 def _pipeline(kb: str, **given: Any) -> "Pipeline":
@@ -152,11 +135,7 @@ def _pipeline(kb: str, **given: Any) -> "Pipeline":
     path = existing_kb(kb)
     chosen = llm.options(path, **given)
     return open_pipeline(
-        path,
-        cache=cache_home(),
-        say=say,
-        generator=llm.generator(chosen),
-        sampling=chosen.sampling,
+        path, cache=cache_home(), say=say, generator=llm.generator(chosen), sampling=chosen.sampling
     )
 
 
@@ -164,17 +143,14 @@ def _question(question: str | None) -> str:
     if question is None and not sys.stdin.isatty():
         question = sys.stdin.read()
     if question is None or not question.strip():
-        raise UserError(
-            "the question is empty; give it as an argument or on standard input",
-            zh="问题是空的；请作为参数给出，或从标准输入传入",
-        )
+        raise UserError("the question is empty; give it as an argument or on standard input")
     return question.strip()
 
 
 def _line() -> str | None:
     """The next line of the person at the keyboard or of a pipe; None at its end or at Ctrl-C."""
     if sys.stdin.isatty():
-        sys.stderr.write(say("\nyou: ", "\n用户："))
+        sys.stderr.write(say("\nyou: "))
         sys.stderr.flush()
     try:
         line = sys.stdin.readline()
@@ -192,7 +168,7 @@ def _turn(pipeline: "Pipeline", question: str, history: "Sequence[Message]") -> 
     try:
         _answer(pipeline, question, history, said=said)
     except KeyboardInterrupt:
-        note(say("\nstopped", "\n已停止"))
+        note(say("\nstopped"))
     text = "".join(said)
     return [Message("user", question), Message("assistant", text)] if text else []
 

@@ -39,7 +39,7 @@ def doctor(
                 "served at http://host:port/v1#name.",
                 "ChatGLM 模型（文件夹或名称）在各种模式下所需的内存，以及本机适用的模式；"
                 "或 http://主机:端口/v1#名称 处提供的模型。",
-            ),
+            )
         ),
     ] = None,
     context: Annotated[

@@ -16,36 +16,21 @@ def evaluate(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            help=say(
-                "Sets: corpus.jsonl, queries.jsonl, qrels.tsv; or questions.jsonl and docs/.",
-                "评测集：corpus.jsonl、queries.jsonl、qrels.tsv；或 questions.jsonl 与 docs/。",
-            ),
+            help=say("Sets: corpus.jsonl, queries.jsonl, qrels.tsv; or questions.jsonl and docs/."),
             metavar="SET",
         ),
     ],
     sample: Annotated[
-        int | None,
-        typer.Option(min=1, help=say("Ask only so many questions.", "只抽取这么多问题。")),
+        int | None, typer.Option(min=1, help=say("Ask only so many questions."))
     ] = None,
-    embedder: Annotated[str | None, typer.Option(help=say("The encoder.", "编码器。"))] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option(help=say("A rag.toml to evaluate.", "要评测的 rag.toml。")),
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(help=say("Folder for a report per set.", "存放各评测集报告的文件夹。")),
-    ] = None,
+    embedder: Annotated[str | None, typer.Option(help=say("The encoder."))] = None,
+    settings: Annotated[Path | None, typer.Option(help=say("A rag.toml to evaluate."))] = None,
+    save: Annotated[Path | None, typer.Option(help=say("Folder for a report per set."))] = None,
     against: Annotated[
-        Path | None,
-        typer.Option(help=say("Folder of reports to compare with.", "用于比较的报告文件夹。")),
+        Path | None, typer.Option(help=say("Folder of reports to compare with."))
     ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help=say("PNG or SVG of the figures.", "指标图（PNG 或 SVG）。"))
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help=say("One JSON line a set.", "每个评测集一行 JSON。"))
-    ] = False,
+    picture: Annotated[Path | None, typer.Option(help=say("PNG or SVG of the figures."))] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON line a set."))] = False,
 ) -> None:
     from rag.evaluate import Dataset, Report, draw
 
@@ -68,10 +53,7 @@ def evaluate(
         note(str(picture))
 
 
-evaluate.__doc__ = say(
-    "Measure retrieval, answers, refusals and citations on sets of questions.",
-    "在评测集上衡量检索、回答、拒答和引用。",
-)
+evaluate.__doc__ = say("Measure retrieval, answers, refusals and citations on sets of questions.")
 
 
 def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "Report":
@@ -101,7 +83,7 @@ def _show(report: "Report") -> None:
         )
         for name, f in report.figures().items()
     ]
-    columns = [say("measure", "指标"), say("value", "值"), "95 %", say("questions", "问题数")]
+    columns = [say("measure"), say("value"), "95 %", say("questions")]
     table(report.dataset, columns, rows)
 
 
@@ -118,11 +100,5 @@ def _show_comparison(before: "Report", after: "Report") -> None:
         )
         for name, d in compare(before, after).items()
     ]
-    columns = [
-        say("measure", "指标"),
-        say("before", "之前"),
-        say("now", "现在"),
-        say("difference", "差"),
-        "p",
-    ]
-    table(f"{after.dataset}: {say('paired comparison', '配对比较')}", columns, rows)
+    columns = [say("measure"), say("before"), say("now"), say("difference"), "p"]
+    table(f"{after.dataset}: {say('paired comparison')}", columns, rows)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import note, out_json, say, table
 from rag.cli.paths import KbOption, cache_home, kb_place
 
@@ -26,63 +27,40 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(help=say("Files and folders.", "文件和文件夹。"), metavar="PATH"),
-    ],
+    paths: Annotated[list[Path], typer.Argument(help=say("Files and folders."), metavar="PATH")],
     kb: Annotated[str, KbOption] = "default",
     embedder: Annotated[
         str | None,
         typer.Option(
             help=say(
-                "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path.",
-                "新知识库的编码器：bundled，或 sentence-transformers 的模型名或路径。",
+                "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path."
             )
         ),
     ] = None,
     prune: Annotated[
         bool,
         typer.Option(
-            "--prune",
-            help=say(
-                "Remove documents whose file is gone from these folders.",
-                "移除这些文件夹里已不存在的文档。",
-            ),
+            "--prune", help=say("Remove documents whose file is gone from these folders.")
         ),
     ] = False,
-    ocr: Annotated[
-        bool,
-        typer.Option(
-            help=say("Read pages and images without text.", "识别没有文字层的页面和图片。")
-        ),
-    ] = True,
+    ocr: Annotated[bool, typer.Option(help=say("Read pages and images without text."))] = True,
     ray: Annotated[
         bool,
         typer.Option(
             "--ray",
             help=say(
-                "Read and embed on many cores or machines: on the Ray cluster of RAY_ADDRESS, else on this "
-                "machine's cores.",
-                "用多核或多机解析和编码：有 RAY_ADDRESS 时在该 Ray 集群上，否则用本机各核。",
+                "Read and embed on many cores or machines: on the Ray cluster of RAY_ADDRESS, else "
+                "on this machine's cores."
             ),
         ),
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help=say(
-                "With --ray: how many cores to use; all if not given.",
-                "与 --ray 同用：使用的核数；不指定则用全部。",
-            ),
-        ),
+        typer.Option(min=1, help=say("With --ray: how many cores to use; all if not given.")),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help=say("One JSON line a file.", "每个文件一行 JSON。"))
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON line a file."))] = False,
     quiet: Annotated[
-        bool,
-        typer.Option("--quiet", "-q", help=say("Only what was refused.", "只报告被拒的文件。")),
+        bool, typer.Option("--quiet", "-q", help=say("Only what was refused."))
     ] = False,
 ) -> None:
     from ingest.files import walk
@@ -92,7 +70,7 @@ def ingest(
     from rag.load import background_of, open_writer
 
     if workers and not ray:
-        raise UserError("--workers needs --ray", zh="--workers 需与 --ray 同用")
+        raise UserError("--workers needs --ray")
     found = list(walk(paths))
     files = [file for file in found if not file.skipped]
     writer = open_writer(kb_place(kb), embedder=embedder, cache=cache_home())
@@ -120,10 +98,7 @@ def ingest(
                     note(_total(outcomes, kb, store.info()))
 
 
-ingest.__doc__ = say(
-    "Read documents into a knowledge base; again: only what is new or changed.",
-    "把文档读入知识库；再次运行时只处理新增和改动的文件。",
-)
+ingest.__doc__ = say("Read documents into a knowledge base; again: only what is new or changed.")
 
 
 @contextmanager
@@ -157,7 +132,7 @@ def _record(outcome: "Outcome") -> dict[str, object]:
         "status": outcome.status,
         "chunks": outcome.chunks,
         "receipt": receipt,
-        "reason": say(str(outcome.problem), outcome.problem.zh) if outcome.problem else None,
+        "reason": say(outcome.problem.message) if outcome.problem else None,
     }
 
 
@@ -165,7 +140,7 @@ def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) 
     """Every file that was refused, passed over or read with a loss; of the others only a few."""
     rows = [(_name(o.source), _status(o), _details(o)) for o in outcomes if o.problem]
     if not quiet:
-        rows += [(_name(file.source), say("skipped", "跳过"), file.skipped) for file in skipped]
+        rows += [(_name(file.source), say("skipped"), file.skipped) for file in skipped]
         read = [outcome for outcome in outcomes if outcome.receipt]
         lossy = [o for o in read if o.receipt and (o.receipt.replaced or o.receipt.warnings)]
         gone = [outcome for outcome in outcomes if outcome.status in ("missing", "removed")]
@@ -174,51 +149,55 @@ def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) 
             rows.append((_name(outcome.source), _status(outcome), _details(outcome)))
         if len(whole) > LISTED:
             more = len(whole) - LISTED
-            rows.append(("…", "", say(f"{more} more without loss", f"另有 {more} 个完整读入")))
+            rows.append(("…", "", say("{more} more without loss", more=more)))
     if rows:
-        table("", [say("file", "文件"), say("state", "状态"), say("details", "说明")], rows)
+        table("", [say("file"), say("state"), say("details")], rows)
 
 
 def _total(outcomes: "list[Outcome]", kb: str, info: "Info") -> str:
     counts = _counts(outcomes)
     return say(
-        f"{counts}; {kb}: {info.documents} documents, {info.chunks} chunks",
-        f"{counts}；{kb}：{info.documents} 个文档，{info.chunks} 块",
+        "{counts}; {kb}: {documents} documents, {chunks} chunks",
+        counts=counts,
+        kb=kb,
+        documents=info.documents,
+        chunks=info.chunks,
     )
 
 
 def _counts(outcomes: "list[Outcome]") -> str:
     counts = Counter(_status(outcome) for outcome in outcomes)
-    said = say(", ", "，").join(f"{count} {status}" for status, count in counts.items())
-    return said or say("no file was read", "没有读入文件")
+    said = say(", ").join(f"{count} {status}" for status, count in counts.items())
+    return said or say("no file was read")
+
+
+STATUSES = {
+    "added": Translatable("added"),
+    "changed": Translatable("changed"),
+    "unchanged": Translatable("unchanged"),
+    "refused": Translatable("refused"),
+    "removed": Translatable("removed"),
+    "missing": Translatable("file is gone (--prune removes it)"),
+}
 
 
 def _status(outcome: "Outcome") -> str:
-    chinese = {
-        "added": "新增",
-        "changed": "更新",
-        "unchanged": "未变",
-        "refused": "拒绝",
-        "removed": "移除",
-        "missing": "文件已不在（--prune 可移除）",
-    }
-    english = {"missing": "file is gone (--prune removes it)"}
-    return say(english.get(outcome.status, outcome.status), chinese[outcome.status])
+    return say(STATUSES[outcome.status])
 
 
 def _details(outcome: "Outcome") -> str:
     """Why it was refused; else format, encoding, what was replaced, OCR, warnings."""
     if outcome.problem:
-        return say(str(outcome.problem), outcome.problem.zh)
+        return say(outcome.problem.message)
     receipt = outcome.receipt
     if receipt is None:
         return ""
     parts = [receipt.format, *([receipt.encoding] if receipt.encoding else [])]
-    parts.append(say(f"{outcome.chunks} chunks", f"{outcome.chunks} 块"))
+    parts.append(say("{chunks} chunks", chunks=outcome.chunks))
     if receipt.replaced:
-        parts.append(say(f"{receipt.replaced} bytes replaced", f"替换 {receipt.replaced} 字节"))
+        parts.append(say("{replaced} bytes replaced", replaced=receipt.replaced))
     if receipt.ocr_pages:
-        parts.append(say(f"{receipt.ocr_pages} pages by OCR", f"OCR {receipt.ocr_pages} 页"))
+        parts.append(say("{ocr_pages} pages by OCR", ocr_pages=receipt.ocr_pages))
     return ", ".join([*parts, *receipt.warnings])
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import note, out, out_json, say, table
 from rag.cli.ingest import display
 from rag.cli.paths import (
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
     from ingest.types import Document
 
 app = typer.Typer(
-    help=say("List, inspect, mend and copy knowledge bases.", "列出、检查、修复和备份知识库。"),
+    help=say("List, inspect, mend and copy knowledge bases."),
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 Base = Annotated[str | None, KbArgument]
 Name = Annotated[str, KbOption]
-Json = Annotated[bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))]
+Json = Annotated[bool, typer.Option("--json", help=say("One JSON value."))]
 
 
-@app.command("list", help=say("All named knowledge bases.", "所有已命名的知识库。"))
+@app.command("list", help=say("All named knowledge bases."))
 def list_() -> None:
     from rag.config import is_base, open_base
 
@@ -47,21 +48,16 @@ def list_() -> None:
                 info = store.info()
             row = (info.documents, info.chunks, info.identity.name)
         except UserError as problem:  # one that is damaged, newer or away does not hide the others
-            row = ("", "", say(str(problem), problem.zh))
+            row = ("", "", say(problem.message))
         rows.append((path.name, *row))
-    columns = [
-        say("name", "名称"),
-        say("documents", "文档"),
-        say("chunks", "块"),
-        say("encoder", "编码器"),
-    ]
+    columns = [say("name"), say("documents"), say("chunks"), say("encoder")]
     if rows:
         table("", columns, rows)
     else:
-        note(say("None yet; make one with: rag ingest FOLDER", "还没有；请运行：rag ingest 文件夹"))
+        note(say("None yet; make one with: rag ingest FOLDER"))
 
 
-@app.command(help=say("What a knowledge base holds.", "知识库的内容和状态。"))
+@app.command(help=say("What a knowledge base holds."))
 def info(
     context: typer.Context, base: Base = None, kb: Name = "default", as_json: Json = False
 ) -> None:
@@ -78,27 +74,16 @@ def info(
     for name, value in asdict(found).items():
         if value is not None:
             out(f"{name}: {value if name != 'identity' else found.identity.name}")
-    columns = [
-        say("source", "文件"),
-        say("title", "标题"),
-        say("format", "格式"),
-        say("encoding", "编码"),
-    ]
+    columns = [say("source"), say("title"), say("format"), say("encoding")]
     table("", columns, [(display(s), t, r.format, r.encoding or "") for s, t, r in documents])
 
 
-@app.command(help=say("Remove documents for good.", "彻底删除文档。"))
+@app.command(help=say("Remove documents for good."))
 def remove(
-    sources: Annotated[list[str], typer.Argument(help=say("Files.", "文件。"), metavar="SOURCE")],
+    sources: Annotated[list[str], typer.Argument(help=say("Files."), metavar="SOURCE")],
     kb: Name = "default",
     purge: Annotated[
-        bool,
-        typer.Option(
-            help=say(
-                "Also wipe the indexes' traces of their words, by a rebuild.",
-                "同时重建索引，抹去其中的残留词语。",
-            )
-        ),
+        bool, typer.Option(help=say("Also wipe the indexes' traces of their words, by a rebuild."))
     ] = True,
 ) -> None:
     from rag.config import open_base
@@ -111,7 +96,7 @@ def remove(
         if purge:
             store.rebuild()
         for name in names:
-            out(say(f"removed {display(name)}", f"已删除 {display(name)}"))
+            out(say("removed {name}", name=display(name)))
 
 
 def _known(documents: "Iterable[Document]", name: str) -> str:
@@ -128,22 +113,17 @@ def _known(documents: "Iterable[Document]", name: str) -> str:
         return ends[0]
     if ends:
         raise UserError(
-            f"{name} stands for {len(ends)} documents; name one of: {', '.join(ends)}",
-            zh=f"{name} 对应 {len(ends)} 个文档；请指明其一：{'、'.join(ends)}",
+            "{name} stands for {ends_count} documents; name one of: {ends}",
+            name=name,
+            ends_count=len(ends),
+            ends=ends,
         )
     near = get_close_matches(Path(name).name, [Path(source).name for source in sources], 1, 0.5)
-    hint, zh = (f"; did you mean {near[0]}?", f"；是否指 {near[0]}？") if near else ("", "")
-    raise UserError(
-        f"the knowledge base has no document {name}{hint}", zh=f"知识库中没有文档 {name}{zh}"
-    )
+    hint = Translatable("; did you mean {near}?", near=near[0]) if near else ""
+    raise UserError("the knowledge base has no document {name}{hint}", name=name, hint=hint)
 
 
-@app.command(
-    help=say(
-        "Check the knowledge base; exit code 1 if something is wrong.",
-        "检查知识库；有问题时退出码为 1。",
-    )
-)
+@app.command(help=say("Check the knowledge base; exit code 1 if something is wrong."))
 def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
     from rag.config import open_base
 
@@ -153,29 +133,25 @@ def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> N
         out(finding)
     if findings:
         raise UserError(
-            f"{len(findings)} findings; rag kb rebuild mends the indexes",
-            zh=f"发现 {len(findings)} 个问题；rag kb rebuild 可修复索引",
+            "{findings_count} findings; rag kb rebuild mends the indexes",
+            findings_count=len(findings),
         )
-    out(say("all is well", "一切正常"))
+    out(say("all is well"))
 
 
-@app.command(
-    help=say(
-        "Make the indexes anew from the stored text and vectors.", "用已存的文本和向量重建索引。"
-    )
-)
+@app.command(help=say("Make the indexes anew from the stored text and vectors."))
 def rebuild(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
     from rag.config import open_base
 
     with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
         store.rebuild()
-    out(say("rebuilt", "已重建"))
+    out(say("rebuilt"))
 
 
-@app.command(help=say("Copy a knowledge base into one file.", "把知识库备份成一个文件。"))
+@app.command(help=say("Copy a knowledge base into one file."))
 def snapshot(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help=say("The file to write.", "要写入的文件。"))],
+    file: Annotated[Path, typer.Argument(help=say("The file to write."))],
     base: Base = None,
     kb: Name = "default",
 ) -> None:
@@ -185,10 +161,10 @@ def snapshot(
     out(str(file))
 
 
-@app.command(help=say("Make a knowledge base from a snapshot.", "从备份恢复知识库。"))
+@app.command(help=say("Make a knowledge base from a snapshot."))
 def restore(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help=say("The snapshot.", "备份文件。"))],
+    file: Annotated[Path, typer.Argument(help=say("The snapshot."))],
     base: Base = None,
     kb: Name = "default",
 ) -> None:
@@ -199,17 +175,10 @@ def restore(
     out(str(path))
 
 
-@app.command(
-    help=say(
-        "Fit the refusals to questions whose answers are known to be there or not.",
-        "用已知有无答案的问题校准拒答。",
-    )
-)
+@app.command(help=say("Fit the refusals to questions whose answers are known to be there or not."))
 def calibrate(
     context: typer.Context,
-    folder: Annotated[
-        Path, typer.Argument(help=say("A set as `rag eval` reads it.", "rag eval 可读的评测集。"))
-    ],
+    folder: Annotated[Path, typer.Argument(help=say("A set as `rag eval` reads it."))],
     base: Base = None,
     kb: Name = "default",
 ) -> None:
@@ -223,8 +192,9 @@ def calibrate(
     limits = f"{fitted.native.threshold:.2f} / {fitted.foreign.threshold:.2f}"
     out(
         say(
-            f"{len(questions)} questions; refusing below a confidence of {limits} "
-            "(language of the documents / another)",
-            f"共 {len(questions)} 个问题；置信度低于 {limits} 时拒答（文档所用语言 / 其他语言）",
+            "{questions_count} questions; refusing below a confidence of {limits} (language of "
+            "the documents / another)",
+            questions_count=len(questions),
+            limits=limits,
         )
     )

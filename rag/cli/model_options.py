@@ -19,10 +19,8 @@ Model = Annotated[
         "--model",
         metavar="MODEL",
         help=say(
-            "Write the answer with this ChatGLM (folder, or name on a hub), or any model served at "
-            "http://host:port/v1#name; '' for none.",
-            "用此 ChatGLM 模型（文件夹或模型库中的名称）或 http://主机:端口/v1#名称 处的任意模型撰写回答；"
-            "'' 表示不用。",
+            "Write the answer with this ChatGLM (folder, or name on a hub), or any model served "
+            "at http://host:port/v1#name; '' for none."
         ),
     ),
 ]
@@ -31,72 +29,43 @@ Quant = Annotated[
     typer.Option(
         "--quant",
         metavar="auto|none|int8|int4|nf4",
-        help=say("How its weights are held; auto: what fits.", "权重的存放方式；auto 自动选择。"),
+        help=say("How its weights are held; auto: what fits."),
     ),
 ]
 Adapter = Annotated[
     str | None,
-    typer.Option(
-        "--adapter",
-        metavar="DIR",
-        help=say("A LoRA or P-Tuning adapter for it.", "用于该模型的 LoRA 或 P-Tuning 适配器。"),
-    ),
+    typer.Option("--adapter", metavar="DIR", help=say("A LoRA or P-Tuning adapter for it.")),
 ]
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(
-        "--max-new-tokens",
-        metavar="N",
-        help=say("The answer's length in tokens, at most.", "回答最多的词元数。"),
+        "--max-new-tokens", metavar="N", help=say("The answer's length in tokens, at most.")
     ),
 ]
 Temperature = Annotated[
     float | None,
-    typer.Option(
-        "--temperature",
-        metavar="T",
-        help=say("0: always the likeliest word.", "0 表示总取概率最大的词。"),
-    ),
+    typer.Option("--temperature", metavar="T", help=say("0: always the likeliest word.")),
 ]
 TopP = Annotated[
     float | None,
-    typer.Option(
-        "--top-p",
-        metavar="P",
-        help=say("Draw from the likeliest words only.", "只从概率最大的词中抽取。"),
-    ),
+    typer.Option("--top-p", metavar="P", help=say("Draw from the likeliest words only.")),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        help=say("The same seed gives the same answer.", "种子相同则回答相同。"),
-    ),
+    typer.Option("--seed", metavar="N", help=say("The same seed gives the same answer.")),
 ]
 
 
 Alpha = Annotated[
     float | None,
     typer.Option(
-        "--lora-alpha",
-        metavar="N",
-        help=say(
-            "The adapter's, where it has no adapter_config.json.",
-            "适配器的 lora_alpha（缺少 adapter_config.json 时）。",
-        ),
+        "--lora-alpha", metavar="N", help=say("The adapter's, where it has no adapter_config.json.")
     ),
 ]
 Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help=say("A ChatGLM's folder, or its name on a hub.", "ChatGLM 的文件夹或模型库中的名称。"),
-    ),
+    str, typer.Argument(metavar="MODEL", help=say("A ChatGLM's folder, or its name on a hub."))
 ]
-Target = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help=say("A new folder.", "一个新文件夹。"))
-]
+Target = Annotated[Path, typer.Argument(metavar="FOLDER", help=say("A new folder."))]
 
 
 def options(kb: "Place", **given: Any) -> "GenerateOptions":

@@ -27,40 +27,27 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            metavar=LAYOUT,
-            help=say(
-                "The layout: transformers' own for GLM, which vLLM reads.",
-                "目标格式：transformers 自带的 GLM 格式，vLLM 可直接读取。",
-            ),
+            metavar=LAYOUT, help=say("The layout: transformers' own for GLM, which vLLM reads.")
         ),
     ] = LAYOUT,
     dtype: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(DTYPES),
-            help=say("Of all weights; default: the model's.", "所有权重的精度；默认同原模型。"),
-        ),
+        typer.Option(metavar="|".join(DTYPES), help=say("Of all weights; default: the model's.")),
     ] = None,
     adapter: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help=say("A LoRA adapter to make part of it.", "要合并进去的 LoRA 适配器。"),
-        ),
+        Path | None, typer.Option(metavar="FOLDER", help=say("A LoRA adapter to make part of it."))
     ] = None,
     alpha: Alpha = None,
 ) -> None:
     if to != LAYOUT:
-        raise UserError(f"--to is {to}; it is {LAYOUT}", zh=f"--to 为 {to}；应为 {LAYOUT}")
+        raise UserError("--to is {to}; it is {layout}", to=to, layout=LAYOUT)
     if dtype not in (None, *DTYPES, *DTYPES.values()):
         known = ", ".join(DTYPES)
-        raise UserError(
-            f"--dtype is {dtype}; it is one of {known}", zh=f"--dtype 为 {dtype}；应为 {known} 之一"
-        )
+        raise UserError("--dtype is {dtype}; it is one of {known}", dtype=dtype, known=known)
     if alpha is not None and not adapter:
         raise UserError(
-            f"--lora-alpha is {alpha:g}, but no adapter is named; name it with --adapter",
-            zh=f"--lora-alpha 为 {alpha:g}，但没有指定适配器；请用 --adapter 指定",
+            "--lora-alpha is {alpha:g}, but no adapter is named; name it with --adapter",
+            alpha=alpha,
         )
     import torch
 
@@ -96,27 +83,29 @@ def _tell(done: "Exported", target: Path) -> None:
         form = done.contract.template
         note(
             say(
-                f"the adapter was trained on prompts of the form {form!r}, which the folder's chat "
+                "the adapter was trained on prompts of the form {form!r}, which the folder's chat "
                 "template is not: send that form to /v1/completions",
-                f"适配器以 {form!r} 形式的提示训练，与文件夹中的对话模板不同：请将该形式的提示发到 /v1/completions",
+                form=form,
             )
         )
     kind = str(done.dtype).removeprefix("torch.")
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
-    with_adapter = say(f", {done.layers} layers merged", f"，已合并 {done.layers} 层")
+    with_adapter = say(", {layers} layers merged", layers=done.layers)
     out(
         say(
-            f"{target}: {kind}, {size:.2f} GB{with_adapter if done.layers else ''}; a probe's logits "
-            f"are within {done.error:.1e} of the source's. Serve it: vllm serve {target}",
-            f"{target}：{kind}，{size:.2f} GB{with_adapter if done.layers else ''}；探测输出与原模型"
-            f"相差 {done.error:.1e}。启动：vllm serve {target}",
+            "{target}: {kind}, {size:.2f} GB{layers}; a probe's logits are within {error:.1e} of "
+            "the source's. Serve it: vllm serve {target}",
+            target=target,
+            kind=kind,
+            size=size,
+            layers=with_adapter if done.layers else "",
+            error=done.error,
         )
     )
 
 
 export.__doc__ = say(
-    "Write a ChatGLM2, ChatGLM3 or GLM-4 for vLLM and other engines, to a new folder.",
-    "将 ChatGLM2、ChatGLM3 或 GLM-4 写成 vLLM 等引擎可直接读取的新文件夹。",
+    "Write a ChatGLM2, ChatGLM3 or GLM-4 for vLLM and other engines, to a new folder."
 )
 
 
@@ -125,8 +114,8 @@ def fill(
         str | None,
         typer.Argument(
             help=say(
-                "Text with [MASK] (a few words) or [gMASK] (a passage); from standard input if left out.",
-                "含 [MASK]（几个词）或 [gMASK]（一段话）的文本；省略时读标准输入。",
+                "Text with [MASK] (a few words) or [gMASK] (a passage); from standard input if left "
+                "out."
             )
         ),
     ] = None,
@@ -134,12 +123,7 @@ def fill(
     model: Annotated[
         str,
         typer.Option(
-            "--model",
-            metavar="MODEL",
-            help=say(
-                "A ChatGLM-6B's folder, or its name on a hub.",
-                "ChatGLM-6B 的文件夹或模型库中的名称。",
-            ),
+            "--model", metavar="MODEL", help=say("A ChatGLM-6B's folder, or its name on a hub.")
         ),
     ],
     quant: llm.Quant = None,
@@ -176,8 +160,7 @@ def fill(
 
 
 fill.__doc__ = say(
-    "Fill the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage.",
-    "用 ChatGLM-6B 填空：[MASK] 处填几个词，[gMASK] 处填一段话。",
+    "Fill the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage."
 )
 
 
@@ -190,12 +173,10 @@ def _text(text: str | None) -> str:
 def quantize(
     source: Source,
     target: Target,
-    bits: Annotated[
-        int, typer.Option(metavar="4|8", help=say("Bits of a weight.", "每个权重的位数。"))
-    ] = 4,
+    bits: Annotated[int, typer.Option(metavar="4|8", help=say("Bits of a weight."))] = 4,
 ) -> None:
     if bits not in (4, 8):
-        raise UserError(f"--bits is {bits}; it is 4 or 8", zh=f"--bits 为 {bits}；应为 4 或 8")
+        raise UserError("--bits is {bits}; it is 4 or 8", bits=bits)
     from rag.chatglm.hub import fetch
     from rag.chatglm.save import pack
     from rag.cli.console import loading
@@ -204,10 +185,9 @@ def quantize(
     with loading(directory.name) as progress:
         pack(directory, target, bits=bits, progress=progress)
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
-    out(say(f"{target}: int{bits}, {size:.2f} GB", f"{target}：int{bits}，{size:.2f} GB"))
+    out(say("{target}: int{bits}, {size:.2f} GB", target=target, bits=bits, size=size))
 
 
 quantize.__doc__ = say(
-    "Write a model's weights in 4 or 8 bits to a new folder, which loads in seconds.",
-    "把模型权重以 4 位或 8 位写入新文件夹，之后几秒即可加载。",
+    "Write a model's weights in 4 or 8 bits to a new folder, which loads in seconds."
 )

@@ -49,8 +49,7 @@ def plan(
     megabytes: Annotated[
         float | None,
         typer.Option(
-            metavar="MB",
-            help=say("Or: the size of all files together.", "或：全部文件的总大小。"),
+            metavar="MB", help=say("Or: the size of all files together.", "或：全部文件的总大小。")
         ),
     ] = None,
     kind: Annotated[
@@ -66,8 +65,7 @@ def plan(
     engine: Annotated[
         str | None,
         typer.Option(
-            metavar="local|replicas|milvus",
-            help=say("Show one engine alone.", "只显示一种引擎。"),
+            metavar="local|replicas|milvus", help=say("Show one engine alone.", "只显示一种引擎。")
         ),
     ] = None,
     model: Annotated[
@@ -81,8 +79,7 @@ def plan(
         ),
     ] = "none",
     gpu: Annotated[
-        str,
-        typer.Option(metavar="a100|h200", help=say("Where it runs.", "它所用的显卡。")),
+        str, typer.Option(metavar="a100|h200", help=say("Where it runs.", "它所用的显卡。"))
     ] = "a100",
     cores: Annotated[
         int | None,

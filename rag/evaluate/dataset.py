@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines of `path` that are not blank, each with its place, `file:line`."""
     if not path.is_file():
-        raise UserError(
-            f"{path} is missing; it belongs to an evaluation set",
-            zh=f"缺少 {path}；评测集应有此文件",
-        )
+        raise UserError("{path} is missing; it belongs to an evaluation set", path=path)
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             where = f"{path}:{number}"
@@ -29,8 +27,11 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
             except UnicodeDecodeError as error:
                 raise wrong(
                     where,
-                    f"not UTF-8 ({error.reason} at byte {error.start})",
-                    f"不是 UTF-8 编码（第 {error.start} 字节）",
+                    Translatable(
+                        "not UTF-8 ({reason} at byte {start})",
+                        reason=error.reason,
+                        start=error.start,
+                    ),
                 ) from None
             if line.strip():
                 yield where, line
@@ -43,14 +44,14 @@ def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise wrong(
                 where,
-                f"no JSON ({error.msg} at column {error.colno})",
-                f"不是有效的 JSON（第 {error.colno} 列：{error.msg}）",
+                Translatable("no JSON ({msg} at column {colno})", msg=error.msg, colno=error.colno),
             ) from None
         if not isinstance(record, dict):
             raise wrong(
                 where,
-                f"a {type(record).__name__}; each line is one JSON object",
-                f"{type(record).__name__} 不是 JSON 对象；每行应为一个对象",
+                Translatable(
+                    "a {name__}; each line is one JSON object", name__=type(record).__name__
+                ),
             )
         yield where, record
 
@@ -66,14 +67,14 @@ def unique(path: Path, *, key: str = "_id") -> Iterator[tuple[str, dict[str, Any
 
 def once(id: str, seen: Mapping[str, object] | set[str], where: str) -> None:
     if id in seen:
-        raise wrong(where, f"id {id!r} was used before; ids are unique", f"编号 {id!r} 重复")
+        raise wrong(where, Translatable("id {id!r} was used before; ids are unique", id=id))
 
 
 KINDS = {
-    str: ("a text", "文本"),
-    int: ("an integer", "整数"),
-    bool: ("true or false", "true 或 false"),
-    list: ("a list", "列表"),
+    str: Translatable("a text"),
+    int: Translatable("an integer"),
+    bool: Translatable("true or false"),
+    list: Translatable("a list"),
 }
 _REQUIRED: Any = object()
 
@@ -86,13 +87,14 @@ def take(
     if value is _REQUIRED:
         names = ", ".join(record) or "none"
         raise wrong(
-            where, f"no field {name!r}; the fields are {names}", f"缺少字段 {name!r}；现有：{names}"
+            where, Translatable("no field {name!r}; the fields are {names}", name=name, names=names)
         )
     if not isinstance(value, kind):
         raise wrong(
             where,
-            f"{name} is {value!r}; it must be {KINDS[kind][0]}",
-            f"{name} 为 {value!r}，应为{KINDS[kind][1]}",
+            Translatable(
+                "{name} is {value!r}; it must be {kind}", name=name, value=value, kind=KINDS[kind]
+            ),
         )
     return value
 
@@ -103,15 +105,16 @@ def strings(record: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]
         if not isinstance(value, str) or not value.strip():
             raise wrong(
                 where,
-                f"{name} holds {value!r}; it must be a list of texts",
-                f"{name} 含 {value!r}，应为非空字符串的列表",
+                Translatable(
+                    "{name} holds {value!r}; it must be a list of texts", name=name, value=value
+                ),
             )
     return tuple(values)
 
 
-def wrong(where: str, problem: str, problem_zh: str) -> UserError:
-    """The error that says what is wrong at `where`, in both languages."""
-    return UserError(f"{where}: {problem}", zh=f"{where}：{problem_zh}")
+def wrong(where: str, problem: Translatable) -> UserError:
+    """The error that says what is wrong at `where`."""
+    return UserError("{where}: {problem}", where=where, problem=problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +170,13 @@ class Dataset:
             dataset = _load_ours(folder)
         else:
             raise UserError(
-                f"{folder} is no evaluation set: it needs corpus.jsonl, queries.jsonl and"
-                " qrels.tsv, or questions.jsonl and docs/",
-                zh=f"{folder} 不是评测集：需有 corpus.jsonl、queries.jsonl 和 qrels.tsv，"
-                "或 questions.jsonl 和 docs/",
+                "{folder} is no evaluation set: it needs corpus.jsonl, queries.jsonl and qrels.tsv, "
+                "or questions.jsonl and docs/",
+                folder=folder,
             )
         if not dataset.questions:
             raise UserError(
-                f"{folder} has no question with a judgement; nothing to evaluate",
-                zh=f"{folder} 中没有带标注的问题，无从评测",
+                "{folder} has no question with a judgement; nothing to evaluate", folder=folder
             )
         return dataset
 
@@ -204,13 +205,17 @@ def _load_beir(folder: Path) -> Dataset:
             continue  # BEIR's queries.jsonl also holds the queries of other splits
         answerable = take(record, "answerable", bool, where, default=judged)
         if answerable != judged:
-            says, says_zh = ("relevant entries", "有") if judged else ("no relevant entry", "没有")
+            relevant = (
+                Translatable("relevant entries") if judged else Translatable("no relevant entry")
+            )
             raise wrong(
                 where,
-                f"query {id} is answerable: {str(answerable).lower()}, but qrels give it {says};"
-                " make them agree",
-                f"查询 {id} 的 answerable 为 {str(answerable).lower()}，"
-                f"但 qrels 中{says_zh}相关条目；请使二者一致",
+                Translatable(
+                    "query {id} is answerable: {answerable}, but qrels give it {relevant}; make them agree",
+                    id=id,
+                    answerable=str(answerable).lower(),
+                    relevant=relevant,
+                ),
             )
         questions.append(
             Question(
@@ -239,25 +244,27 @@ def _qrels(
         if len(columns) != 3:
             raise wrong(
                 where,
-                f"{len(columns)} columns; a line is query id, corpus id and score between tabs",
-                f"有 {len(columns)} 列；每行应为查询编号、条目编号和分数，以制表符分隔",
+                Translatable(
+                    "{columns_count} columns; a line is query id, corpus id and score between tabs",
+                    columns_count=len(columns),
+                ),
             )
         query, entry, score = columns
         if query not in queries:
             file = folder / "queries.jsonl"
             raise wrong(
-                where, f"query {query!r} is not in {file}", f"查询 {query!r} 不在 {file} 中"
+                where, Translatable("query {query!r} is not in {file}", query=query, file=file)
             )
         if entry not in entries:
             file = folder / "corpus.jsonl"
             raise wrong(
-                where, f"entry {entry!r} is not in {file}", f"条目 {entry!r} 不在 {file} 中"
+                where, Translatable("entry {entry!r} is not in {file}", entry=entry, file=file)
             )
         try:
             grades.setdefault(query, {})[entry] = int(score)
         except ValueError:
             raise wrong(
-                where, f"score {score!r} is no whole number", f"分数 {score!r} 不是整数"
+                where, Translatable("score {score!r} is no whole number", score=score)
             ) from None
     return grades
 
@@ -265,8 +272,7 @@ def _qrels(
 def _load_ours(folder: Path) -> Dataset:
     if not (folder / "docs").is_dir():
         raise UserError(
-            f"{folder} has questions.jsonl but no folder docs/ to ask them of",
-            zh=f"{folder} 有 questions.jsonl，但没有供提问的文件夹 docs/",
+            "{folder} has questions.jsonl but no folder docs/ to ask them of", folder=folder
         )
     questions = []
     for where, record in unique(folder / "questions.jsonl", key="id"):
@@ -275,10 +281,12 @@ def _load_ours(folder: Path) -> Dataset:
         if answerable != bool(gold):
             raise wrong(
                 where,
-                f"answerable is {str(answerable).lower()} but gold holds {len(gold)} places;"
-                " answerable questions have one or more, the others none",
-                f"answerable 为 {str(answerable).lower()}，而 gold 有 {len(gold)} 处；"
-                "可回答的问题至少一处，其余没有",
+                Translatable(
+                    "answerable is {answerable} but gold holds {gold_count} places; answerable questions "
+                    "have one or more, the others none",
+                    answerable=str(answerable).lower(),
+                    gold_count=len(gold),
+                ),
             )
         questions.append(
             Question(
@@ -300,15 +308,17 @@ def _gold(record: Mapping[str, Any], docs: Path, where: str) -> tuple[Gold, ...]
         if not isinstance(place, dict):
             raise wrong(
                 where,
-                f"gold holds {place!r}; it needs a document and a quote",
-                f"gold 含 {place!r}；每处应有 document 和 quote",
+                Translatable("gold holds {place!r}; it needs a document and a quote", place=place),
             )
         document, quote = take(place, "document", str, where), take(place, "quote", str, where)
         if not (docs / document).is_file():
             raise wrong(
                 where,
-                f"gold names {document!r}, which is not a file in {docs}",
-                f"gold 中的 {document!r} 不是 {docs} 中的文件",
+                Translatable(
+                    "gold names {document!r}, which is not a file in {docs}",
+                    document=document,
+                    docs=docs,
+                ),
             )
         gold.append(Gold(document, quote))
     return tuple(gold)

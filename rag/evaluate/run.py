@@ -45,7 +45,7 @@ def prepare(
     from rag.config import settings as settings_in
 
     if settings and not settings.is_file():
-        raise UserError(f"no settings at {settings}", zh=f"找不到配置文件 {settings}")
+        raise UserError("no settings at {settings}", settings=settings)
     encoder = open_embedder(embedder or BUNDLED, cache=cache).name
     chunking = settings_in(settings or home / "none")["chunk"]
     folder = home / dataset.name / _variant(dataset, encoder, chunking)

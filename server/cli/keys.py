@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from server.database import Database
 
 app = typer.Typer(
-    help=say("Create, list and revoke keys of the server.", "创建、列出和吊销服务的密钥。"),
+    help=say("Create, list and revoke keys of the server."),
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -25,18 +25,15 @@ def _database() -> "Database":
     return lasting(data_home() / ".server")
 
 
-@app.command(help=say("A new key; it is shown this once.", "新建密钥；仅显示这一次。"))
+@app.command(help=say("A new key; it is shown this once."))
 def create(
-    name: Annotated[str, typer.Argument(help=say("Whose it is.", "密钥的名称。"))],
+    name: Annotated[str, typer.Argument(help=say("Whose it is."))],
     scope: Annotated[
         list[str],
         typer.Option(
             "--scope",
             metavar="SCOPE[:KB]",
-            help=say(
-                "read, write or admin; with :NAME for one knowledge base. Can be repeated.",
-                "read、write 或 admin；加 :名称 只限一个知识库。可重复。",
-            ),
+            help=say("read, write or admin; with :NAME for one knowledge base. Can be repeated."),
         ),
     ],
 ) -> None:
@@ -46,21 +43,14 @@ def create(
         keys = Keys(database)
         first = not keys.in_use
         out(keys.create(name, [grant(each) for each in scope]))
-    note(say("Keep it: only its hash is stored.", "请妥善保存：系统只存其哈希值。"))
+    note(say("Keep it: only its hash is stored."))
     if first:
-        note(
-            say(
-                "From now on every request needs a key, from this machine too.",
-                "从现在起，所有请求（包括本机）都需要密钥。",
-            )
-        )
+        note(say("From now on every request needs a key, from this machine too."))
 
 
-@app.command("list", help=say("All keys, without their secrets.", "列出所有密钥（不含密文）。"))
+@app.command("list", help=say("All keys, without their secrets."))
 def list_(
-    as_json: Annotated[
-        bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON value."))] = False,
 ) -> None:
     from server.auth import Keys
 
@@ -81,11 +71,10 @@ def list_(
         )
         return
     if not keys:
-        note(say("None yet; make one with: rag keys create NAME --scope read",
-                 "还没有；请运行：rag keys create 名称 --scope read"))  # fmt: skip
+        note(say("None yet; make one with: rag keys create NAME --scope read"))  # fmt: skip
         return
-    columns = ["id", say("name", "名称"), say("scopes", "权限"), say("created", "创建"),
-               say("revoked", "吊销")]  # fmt: skip
+    columns = ["id", say("name"), say("scopes"), say("created"),
+               say("revoked")]  # fmt: skip
     table(
         "",
         columns,
@@ -102,15 +91,13 @@ def list_(
     )
 
 
-@app.command(help=say("End a key, at once.", "立即吊销密钥。"))
-def revoke(
-    key: Annotated[str, typer.Argument(help=say("Its id or name.", "密钥编号或名称。"))],
-) -> None:
+@app.command(help=say("End a key, at once."))
+def revoke(key: Annotated[str, typer.Argument(help=say("Its id or name."))]) -> None:
     from server.auth import Keys
 
     with closing(_database()) as database:
         ended = Keys(database).revoke(key)
-    out(say(f"revoked {ended.id} ({ended.name})", f"已吊销 {ended.id}（{ended.name}）"))
+    out(say("revoked {id} ({name})", id=ended.id, name=ended.name))
 
 
 def _time(seconds: float | None) -> str:

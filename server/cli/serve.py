@@ -19,50 +19,35 @@ if TYPE_CHECKING:
 
 
 Host = Annotated[
-    str,
-    typer.Option(
-        help=say(
-            "Address to listen at; another than the loopback's needs a key.",
-            "监听地址；非本机地址需要先创建密钥。",
-        )
-    ),
+    str, typer.Option(help=say("Address to listen at; another than the loopback's needs a key."))
 ]
-Port = Annotated[int, typer.Option(help=say("0: any free one.", "0 表示任选空闲端口。"))]
+Port = Annotated[int, typer.Option(help=say("0: any free one."))]
 Model = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
         help=say(
             "Answer with this ChatGLM, or the model served at http://host:port/v1#name, where a "
-            "knowledge base names none.",
-            "知识库未指定模型时用此 ChatGLM，或 http://主机:端口/v1#名称 处的模型回答。",
+            "knowledge base names none."
         ),
     ),
 ]
 Quant = Annotated[
     str,
     typer.Option(
-        metavar="auto|none|int8|int4|nf4",
-        help=say("How its weights are held; auto: what fits.", "权重的存放方式；auto 自动选择。"),
+        metavar="auto|none|int8|int4|nf4", help=say("How its weights are held; auto: what fits.")
     ),
 ]
 Adapters = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help=say(
-            "A folder of adapters that knowledge bases may choose.",
-            "可供知识库选用的适配器文件夹。",
-        ),
-    ),
+    typer.Option(metavar="DIR", help=say("A folder of adapters that knowledge bases may choose.")),
 ]
 Embedder = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
         help=say(
-            "An encoder that new knowledge bases may choose; can be repeated, the first is usual.",
-            "新知识库可选用的编码器；可重复，第一个为默认。",
+            "An encoder that new knowledge bases may choose; can be repeated, the first is usual."
         ),
     ),
 ]
@@ -72,8 +57,7 @@ StoreUrl = Annotated[
         "--store",
         metavar="URL",
         help=say(
-            "Keep new knowledge bases at milvus://HOST:19530[/DATABASE], not in their folders.",
-            "新知识库存放于 milvus://主机:19530[/数据库]，而不是各自的文件夹。",
+            "Keep new knowledge bases at milvus://HOST:19530[/DATABASE], not in their folders."
         ),
     ),
 ]
@@ -81,10 +65,7 @@ AllowHost = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help=say(
-            "A host name under which it may be reached without keys; can be repeated.",
-            "不使用密钥时允许的主机名；可重复。",
-        ),
+        help=say("A host name under which it may be reached without keys; can be repeated."),
     ),
 ]
 
@@ -121,7 +102,7 @@ def _check_there(generate: "GenerateOptions", cache: Path) -> None:
     try:
         _ = reach(once, note=lambda en, zh: note(say(en, zh))).context
     except Unreachable as problem:
-        note(say(str(problem), problem.zh))
+        note(say(problem.message))
 
 
 def demo_data() -> Path:
@@ -148,9 +129,8 @@ def serve(
         typer.Option(
             "--demo",
             help=say(
-                "Serve the corpora that come with the program, read in at once; your own "
-                "knowledge bases stay out of it.",
-                "立即导入并展示自带语料；不涉及你自己的知识库。",
+                "Serve the corpora that come with the program, read in at once; your own knowledge "
+                "bases stay out of it."
             ),
         ),
     ] = False,
@@ -161,40 +141,15 @@ def serve(
     store: StoreUrl = "",
     allow_host: AllowHost = None,
     slots: Annotated[
-        int | None,
-        typer.Option(
-            help=say(
-                "Questions worked on at one time; two a core if unset.",
-                "同时处理的问题数；默认每核两个。",
-            )
-        ),
+        int | None, typer.Option(help=say("Questions worked on at one time; two a core if unset."))
     ] = None,
-    queue: Annotated[
-        int,
-        typer.Option(
-            help=say("Questions that may wait; more get 429.", "可排队的问题数；超出返回 429。")
-        ),
-    ] = 64,
+    queue: Annotated[int, typer.Option(help=say("Questions that may wait; more get 429."))] = 64,
     rate: Annotated[
-        int,
-        typer.Option(
-            help=say(
-                "Requests a minute for each key; 0: no limit.", "每个密钥每分钟请求数；0 不限。"
-            )
-        ),
+        int, typer.Option(help=say("Requests a minute for each key; 0: no limit."))
     ] = 600,
-    max_file_mb: Annotated[
-        int, typer.Option(help=say("Largest file of an upload.", "上传文件大小上限（MB）。"))
-    ] = 200,
-    max_files: Annotated[
-        int, typer.Option(help=say("Most files of an upload.", "一次上传的文件数上限。"))
-    ] = 500,
-    ocr: Annotated[
-        bool,
-        typer.Option(
-            help=say("Read pages and images without text.", "识别没有文字层的页面和图片。")
-        ),
-    ] = True,
+    max_file_mb: Annotated[int, typer.Option(help=say("Largest file of an upload."))] = 200,
+    max_files: Annotated[int, typer.Option(help=say("Most files of an upload."))] = 500,
+    ocr: Annotated[bool, typer.Option(help=say("Read pages and images without text."))] = True,
 ) -> None:
     from server.app import serve as run
 
@@ -218,21 +173,18 @@ def serve(
     if demo:
         if not made.on_loopback:
             raise UserError(
-                f"--demo is for this machine, and {host} is reached from others; leave --host out",
-                zh=f"--demo 只供本机使用，而 {host} 可被其他机器访问；请去掉 --host",
+                "--demo is for this machine, and {host} is reached from others; leave --host out",
+                host=host,
             )
         _demo(made.data)
 
     def told(address: str) -> None:
-        out(say(f"Open {address}   (Ctrl-C ends it)", f"请打开 {address}   （按 Ctrl-C 结束）"))
+        out(say("Open {address}   (Ctrl-C ends it)", address=address))
 
     run(made, spans=spans(), told=told, note=note)
 
 
-serve.__doc__ = say(
-    "Serve your knowledge bases: an API, and a web page to ask and to upload.",
-    "启动服务：提供 API 和网页，可提问、上传文档。",
-)
+serve.__doc__ = say("Serve your knowledge bases: an API, and a web page to ask and to upload.")
 
 
 def _demo(data: Path) -> None:
@@ -245,10 +197,7 @@ def _demo(data: Path) -> None:
 
     corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
     if not corpora:
-        raise UserError(
-            f"there are no corpora at {DEMO}; install chatglm-rag anew",
-            zh=f"{DEMO} 没有语料；请重新安装 chatglm-rag",
-        )
+        raise UserError("there are no corpora at {demo}; install chatglm-rag anew", demo=DEMO)
     for corpus in corpora:
         files = [file for file in walk([corpus / "docs"]) if not file.skipped]
         writer = open_writer(data / corpus.name, embedder=None, cache=cache_home())
@@ -268,8 +217,7 @@ def mcp(
             "--http",
             help=say(
                 "Over HTTP, at /mcp of a server like that of `rag serve`; else standard input and "
-                "output.",
-                "通过 HTTP 提供（同 rag serve 的 /mcp）；否则使用标准输入输出。",
+                "output."
             ),
         ),
     ] = False,
@@ -297,7 +245,4 @@ def mcp(
         tools(state, say).run("stdio")
 
 
-mcp.__doc__ = say(
-    "Give assistants the tools `search` and `ask` (Model Context Protocol).",
-    "以 MCP 工具形式向助手提供 search 和 ask。",
-)
+mcp.__doc__ = say("Give assistants the tools `search` and `ask` (Model Context Protocol).")

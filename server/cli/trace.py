@@ -20,12 +20,8 @@ SHOWN = 20  # candidates in a table; --json has all
 
 
 def trace(
-    answer: Annotated[
-        str, typer.Argument(metavar="ID", help=say("The answer's id.", "回答编号。"))
-    ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))
-    ] = False,
+    answer: Annotated[str, typer.Argument(metavar="ID", help=say("The answer's id."))],
+    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON value."))] = False,
 ) -> None:
     from rag.load import open_pipeline
     from server.state import on_one_thread
@@ -44,8 +40,7 @@ def trace(
 
 
 trace.__doc__ = say(
-    "Show how an answer came about, and retrieve once more: question, candidates, prompt, answer.",
-    "查看回答的由来并重新检索：问题、候选、提示、回答。",
+    "Show how an answer came about, and retrieve once more: question, candidates, prompt, answer."
 )
 
 
@@ -60,8 +55,8 @@ def _found(answer: str) -> "tuple[Path, Trace]":
                 if found := Traces(database).get(answer):
                     return home, found
     raise UserError(
-        f"there is no answer {answer}; it may be older than those kept, or its documents are gone",
-        zh=f"没有回答 {answer}；可能已过保存期限，或其文档已删除",
+        "there is no answer {answer}; it may be older than those kept, or its documents are gone",
+        answer=answer,
     )
 
 
@@ -71,16 +66,16 @@ def _show(found: "Trace", again: "Replay") -> None:
     record = found.record
     when = strftime("%Y-%m-%d %H:%M:%S", localtime(found.created))
     out(f"{found.id}  {when}  {found.knowledge_base} @ {found.sequence}")
-    out(say(f"question: {record['question']}", f"问题：{record['question']}"))
+    out(say("question: {record}", record=record["question"]))
     for message in record["history"]:
         out(f"  {message['role']}: {message['text']}")
     sure, limit = f"{record['confidence']:.3f}", f"{record['threshold']:.3f}"
-    out(say(f"confidence {sure}, refused below {limit}", f"置信度 {sure}，低于 {limit} 时拒答"))
+    out(say("confidence {sure}, refused below {limit}", sure=sure, limit=limit))
     out("  ".join(f"{stage} {took * 1000:.1f} ms" for stage, took in record["seconds"].items()))
-    gone = say("(gone)", "（已删除）")
+    gone = say("(gone)")
     table(
-        say("candidates", "候选"),
-        ["", say("score", "得分"), say("chunk", "块")],
+        say("candidates"),
+        ["", say("score"), say("chunk")],
         [
             (rank, f"{score:.6f}", again.chunks.get(int(key), gone))
             for rank, (key, score) in enumerate(record["candidates"][:SHOWN], start=1)
@@ -90,7 +85,7 @@ def _show(found: "Trace", again: "Replay") -> None:
         out(f"[{message['role']}]\n{message['text']}\n")
     answer = record["answer"]
     if answer:
-        out(say("answer:", "回答："))
+        out(say("answer:"))
         out(answer["answer"])
         for citation in answer["citations"]:
             place = f"{citation['label']} {citation['start']}–{citation['end']}"
@@ -101,12 +96,14 @@ def _show(found: "Trace", again: "Replay") -> None:
 def _verdict(found: "Trace", again: "Replay") -> str:
     if again.same:
         return say(
-            f"retrieved again at {again.sequence}: the same candidates with the same scores",
-            f"在版本 {again.sequence} 重新检索：候选与得分完全相同",
+            "retrieved again at {sequence}: the same candidates with the same scores",
+            sequence=again.sequence,
         )
     return say(
-        f"retrieved again at {again.sequence} (then {found.sequence}): {len(again.new)} new "
-        f"candidates, {len(again.gone)} gone, or other scores: the knowledge base has changed",
-        f"在版本 {again.sequence}（当时为 {found.sequence}）重新检索：新增候选 {len(again.new)} 个，"
-        f"消失 {len(again.gone)} 个，或得分不同：知识库已变化",
+        "retrieved again at {sequence} (then {sequence_2}): {new_count} new candidates, "
+        "{gone_count} gone, or other scores: the knowledge base has changed",
+        sequence=again.sequence,
+        sequence_2=found.sequence,
+        new_count=len(again.new),
+        gone_count=len(again.gone),
     )

@@ -229,7 +229,7 @@ def delete_document(knowledge_base: Name, document: Id, server: Server, by: By) 
 def _head(name: str, document: str, server: State, by: Asking) -> Iterator[tuple[Store, Document]]:
     """The store, and the document's head; what is gone by now, or goes meanwhile, is unknown."""
     by.must("read", name)
-    unknown = Unknown(f"there is no document {document}", zh=f"没有文档 {document}")
+    unknown = Unknown("there is no document {document}", document=document)
     with server.bases.reading(name) as pipeline:
         head = pipeline.store.by_id(document)
         if head is None:

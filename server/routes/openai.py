@@ -251,8 +251,10 @@ def _embedded(body: Embed, server: State) -> EmbeddingList:
         encoder = pipeline.embedder
         if body.dimensions not in (None, encoder.dim):
             raise Unfit(
-                f"dimensions is {body.dimensions}; {encoder.name} has {encoder.dim}",
-                zh=f"dimensions 为 {body.dimensions}；{encoder.name} 的维度为 {encoder.dim}",
+                "dimensions is {dimensions}; {name} has {dim}",
+                dimensions=body.dimensions,
+                name=encoder.name,
+                dim=encoder.dim,
             )
         counts = encoder.count_many(texts)
         if body.input_type == "query":
@@ -275,8 +277,10 @@ def _fits(counts: list[int], pipeline: Pipeline) -> None:
     for index, count in enumerate(counts):
         if count > room:
             raise Unfit(
-                f"input {index} has {count} tokens, the encoder's window holds {room}; split it",
-                zh=f"第 {index} 个输入有 {count} 个词元，编码器窗口只有 {room} 个；请拆分",
+                "input {index} has {count} tokens, the encoder's window holds {room}; split it",
+                index=index,
+                count=count,
+                room=room,
             )
 
 
@@ -292,7 +296,7 @@ def _asked(body: Chat, server: State) -> Asked:
     while said and isinstance(said[-1], AssistantMessage):
         said.pop()
     if not said:
-        raise UserError("no message is the user's", zh="没有用户的消息")
+        raise UserError("no message is the user's")
     *before, last = said
     base = body.knowledge_base or body.model
     given: dict[str, Any] = {

@@ -79,7 +79,7 @@ def list_jobs(
 def get_job(job: Id, server: Server, by: By) -> schemas.Job:
     row = server.jobs.get(job)
     if row is None or not by.who.may("read", row["base"]):
-        raise Unknown(f"there is no job {job}", zh=f"没有任务 {job}")
+        raise Unknown("there is no job {job}", job=job)
     return serializers.job(row, server.jobs.files(job), by.say)
 
 
@@ -102,5 +102,5 @@ def get_trace(
     what others have asked."""
     found = server.traces.get(trace)
     if found is None or not by.who.may("admin", found.knowledge_base):
-        raise Unknown(f"there is no answer {trace}", zh=f"没有回答 {trace}")
+        raise Unknown("there is no answer {trace}", trace=trace)
     return found

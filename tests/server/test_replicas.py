@@ -195,9 +195,7 @@ time.sleep(600)
 """
 
 
-def test_what_the_dead_had_under_way_is_ended_and_that_of_the_living_is_not(
-    tmp_path: Path,
-) -> None:
+def test_what_the_dead_had_under_way_is_ended_and_that_of_the_living_is_not(tmp_path: Path) -> None:
     with filled(tmp_path) as mine, closing(worker(mine.state)) as hand:
         jobs = mine.state.jobs
         upload(mine.state, {"a.txt": "文件。\n"})

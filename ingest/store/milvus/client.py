@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from ingest.errors import Away, UserError
+from ingest.i18n import Translatable
 from ingest.store.milvus.schema import KEY, TABLES, Table, indexes, schema
 from ingest.store.protocol import Field, Identity
 
@@ -69,47 +70,41 @@ def parse_address(text: str) -> Address:
         parts = urlsplit(text)
         port = parts.port or PORT
     except ValueError:
-        raise _refused(text, "its host or port can't be read", "主机或端口无法识别") from None
+        raise _refused(text, Translatable("its host or port can't be read")) from None
     names = parts.path.removeprefix("/").split("/")
     said = parse_qs(parts.query, keep_blank_values=True)
     tenants = said.pop("tenant", [""])
     if parts.scheme not in SCHEMES:
-        raise _refused(
-            text,
-            "it does not begin with milvus:// or milvus+tls://",
-            "须以 milvus:// 或 milvus+tls:// 开头",
-        )
+        raise _refused(text, Translatable("it does not begin with milvus:// or milvus+tls://"))
     if not parts.hostname:
-        raise _refused(text, "it names no server", "没有写明服务器")
+        raise _refused(text, Translatable("it names no server"))
     if "@" in parts.netloc:
         # Not shown again: it holds a password.
         raise _refused(
             f"{parts.scheme}://…@{parts.hostname}",
-            "a password does not belong in it; set MILVUS_TOKEN to user:password",
-            "其中不应有密码；请把 MILVUS_TOKEN 设为 用户:密码",
+            Translatable("a password does not belong in it; set MILVUS_TOKEN to user:password"),
         )
     if len(names) > 2 or not all(map(_NAME.fullmatch, names)):
         raise _refused(
             text,
-            "a name has letters of English, digits and _, and does not begin with a digit",
-            "名称只能用英文字母、数字和 _，且不以数字开头",
+            Translatable(
+                "a name has letters of English, digits and _, and does not begin with a digit"
+            ),
         )
     if said or parts.fragment or len(tenants) > 1:
-        raise _refused(text, "only ?tenant= may follow the name", "名称之后只能有 ?tenant=")
+        raise _refused(text, Translatable("only ?tenant= may follow the name"))
     if tenants[0] and not _TENANT.fullmatch(tenants[0]):
-        raise _refused(
-            text,
-            "a tenant has up to 64 letters, digits, _ and -",
-            "租户名为至多 64 个字母、数字、_ 和 -",
-        )
+        raise _refused(text, Translatable("a tenant has up to 64 letters, digits, _ and -"))
     *database, name = names
     return Address(parts.scheme, parts.hostname, port, name, "".join(database), tenants[0])
 
 
-def _refused(text: str, why: str, why_zh: str) -> UserError:
+def _refused(text: str, why: Translatable) -> UserError:
     return UserError(
-        f"{text} is no address of a knowledge base: {why}; write milvus://HOST:{PORT}/NAME",
-        zh=f"{text} 不是知识库地址：{why_zh}；写法为 milvus://主机:{PORT}/名称",
+        "{text} is no address of a knowledge base: {why}; write milvus://HOST:{port}/NAME",
+        text=text,
+        why=why,
+        port=PORT,
     )
 
 
@@ -173,9 +168,10 @@ class Tables:
         ours = {field.name for field in schema(table, 2, shared=False).fields}
         if {field["name"] for field in said["fields"]} != ours:
             raise UserError(
-                f"{self.address} can't be a knowledge base, for the collection {name} is something "
-                "else; choose another name",
-                zh=f"{self.address} 不能作知识库，因为集合 {name} 另有用途；请换一个名称",
+                "{address} can't be a knowledge base, for the collection {name} is something else; "
+                "choose another name",
+                address=self.address,
+                name=name,
             )
         return True
 
@@ -383,11 +379,15 @@ def failures_named(address: Address) -> Iterator[None]:
         if wrong and not gone:
             raise  # what was asked is wrong: a bug
         why = " ".join((error.message if told else str(error)).split())[:300]
-        en = f"{address} does not do what it is asked ({why}); look whether the server runs, and at MILVUS_TOKEN"
-        zh = f"{address} 未能完成请求（{why}）；请检查服务器是否在运行以及 MILVUS_TOKEN"
+        problem = Translatable(
+            "{address} does not do what it is asked ({why}); look whether the server runs, and at "
+            "MILVUS_TOKEN",
+            address=address,
+            why=why,
+        )
         if told and not gone and not error.retriable and error.code not in UNHEARD:
-            raise UserError(en, zh=zh) from error  # it will say so again
-        raise Away(en, zh=zh) from error
+            raise UserError(problem) from error  # it will say so again
+        raise Away(problem) from error
 
 
 def pieces(text: str) -> list[str]:

@@ -362,9 +362,9 @@ def open_milvus(
         properties = tables.properties()
         if EMBEDDER not in properties:  # a copy, by a tool that leaves them out
             raise UserError(
-                f"{address} does not say which encoder made it; copy its properties too, or choose "
+                "{address} does not say which encoder made it; copy its properties too, or choose "
                 "another name",
-                zh=f"{address} 没有写明由哪个编码器建立；请一并复制其属性，或换一个名称",
+                address=address,
             )
         check_tenant(address, properties)
         identity = Identity(**json.loads(properties[EMBEDDER]))
@@ -387,13 +387,12 @@ def check_tenant(address: Address, properties: Mapping[str, str]) -> None:
     shared = properties.get(SHARED) == "yes"
     if shared and not address.tenant:
         raise UserError(
-            f"{address} is shared by tenants; name yours: {address}?tenant=NAME",
-            zh=f"{address} 由多个租户共用；请写明租户：{address}?tenant=名称",
+            "{address} is shared by tenants; name yours: {address}?tenant=NAME", address=address
         )
     if address.tenant and not shared:
         raise UserError(
-            f"{address} names a tenant, but that knowledge base is not shared; leave ?tenant= out",
-            zh=f"{address} 写明了租户，但该知识库不是共用的；请去掉 ?tenant=",
+            "{address} names a tenant, but that knowledge base is not shared; leave ?tenant= out",
+            address=address,
         )
 
 
@@ -407,6 +406,6 @@ def drop_milvus(address: Address) -> None:
 
 def no_store(address: Address) -> Absent:
     return Absent(
-        f"no knowledge base at {address}; make one: rag ingest PATH... --kb {address}",
-        zh=f"{address} 没有知识库；请先建立：rag ingest 路径 --kb {address}",
+        "no knowledge base at {address}; make one: rag ingest PATH... --kb {address}",
+        address=address,
     )

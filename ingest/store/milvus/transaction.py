@@ -137,9 +137,9 @@ class MilvusChange:
                 due = sum(head[table] for id, head in self._put.items() if f'"{id}"' in among)
                 if self._tables.count(table, among) < due:
                     raise Busy(
-                        f"another process writes the same documents to {self._tables.address}; run "
-                        "it again when that is done",
-                        zh=f"另一进程正在向 {self._tables.address} 写入相同的文档；请待其完成后重试",
+                        "another process writes the same documents to {address}; run it again when that is "
+                        "done",
+                        address=self._tables.address,
                     )
 
     def undo(self) -> None:

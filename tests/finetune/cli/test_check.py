@@ -76,12 +76,7 @@ def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
     places = {name: tmp_path / f"a.{name}" for name in ("json", "html", "svg", "png")}
     for data in ("alpaca_zh.json", "history_small.json"):
         for picture in ("svg", "png"):
-            check(
-                [DATA / data],
-                json=places["json"],
-                html=places["html"],
-                picture=places[picture],
-            )
+            check([DATA / data], json=places["json"], html=places["html"], picture=places[picture])
     assert json.loads(places["json"].read_text("utf-8"))["rows"] == 2
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in places.values()}
 

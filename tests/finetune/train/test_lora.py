@@ -61,11 +61,7 @@ def ids(model: PreTrainedModel) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        LoraOptions(),
-        LoraOptions(rslora=True, targets=TARGETS),
-        LoraOptions(dora=True, rank=3),
-    ],
+    [LoraOptions(), LoraOptions(rslora=True, targets=TARGETS), LoraOptions(dora=True, rank=3)],
     ids=["lora", "rslora", "dora"],
 )
 @pytest.mark.parametrize("generation", GENERATIONS)

@@ -58,8 +58,7 @@ def damage_manifest_shape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [damage_cut, damage_flip, damage_remove, damage_manifest, damage_manifest_shape],
+    "damage", [damage_cut, damage_flip, damage_remove, damage_manifest, damage_manifest_shape]
 )
 def test_damage_is_repaired(
     tmp_path: Path, builder: Builder, damage: Callable[[Path], None]

@@ -1,0 +1,136 @@
+"""Messages in two languages: English templates in the code, Chinese in a gettext catalog.
+
+`make messages` collects the templates into `locale/` and compiles the catalog.
+"""
+
+import gettext
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal, LiteralString, Self
+
+Language = Literal["en", "zh"]
+LOCALE = Path(__file__).parent / "locale"
+CATALOGS = {"zh": "zh_CN"}
+SEPARATORS = {
+    "en": {"": ", ", "and": " and ", "or": " or ", ";": "; "},
+    "zh": {"": "、", "and": "、", "or": " 或 ", ";": "；"},
+}
+"""Between the items of a list, by the language and the format specification of the field."""
+
+
+class Translatable(str):
+    """A line in English that keeps its template and its fields, so that it can be translated.
+
+    `Translatable("{count} files in {folder}", count=2, folder=path)` is equal to the English text. A field
+    may be another message, or a list, whose items are joined as the language does it
+    (`{names}`, `{names:and}`, `{names:or}`).
+    """
+
+    template: str
+    fields: Mapping[str, object]
+
+    def __new__(cls, template: LiteralString, /, **fields: object) -> Self:
+        return cls.of(template, fields)
+
+    @classmethod
+    def of(cls, template: str, fields: Mapping[str, object]) -> Self:
+        """A message whose template was read, not written in the code."""
+        self = super().__new__(cls, readable(_Lines("en").vformat(template, (), fields)))
+        self.template, self.fields = template, fields
+        return self
+
+    def replace_fields(self, change: Callable[[Any], object]) -> "Translatable":
+        """The same message with `change(value)` for the value of each field, nested ones included."""
+
+        def changed(value: object) -> object:
+            if isinstance(value, Translatable):
+                return value.replace_fields(change)
+            return [changed(item) for item in value] if isinstance(value, list) else change(value)
+
+        return Translatable.of(self.template, {k: changed(v) for k, v in self.fields.items()})
+
+
+def translate(text: str, language: Language) -> str:
+    """A message in `language`; any other text as it is."""
+    if language == "en" or not isinstance(text, Translatable):
+        return str(text)
+    template = _catalog(language).gettext(text.template)
+    return readable(_Lines(language).vformat(template, (), text.fields))
+
+
+def readable(text: str) -> str:
+    """Text that holds names of files, as UTF-8 can hold it: bytes that are none become `\\xba`."""
+    return re.sub("[\ud800-\udfff]", lambda lone: rf"\x{ord(lone[0]) & 0xFF:02x}", text)
+
+
+def to_json(text: str) -> Any:
+    """A message as a value that JSON can hold; `from_json` brings it back in another process."""
+    if isinstance(text, Translatable):
+        return {"template": text.template, "fields": {k: _plain(v) for k, v in text.fields.items()}}
+    return text
+
+
+def from_json(value: Any) -> Any:
+    """What `to_json` was given."""
+    if isinstance(value, dict) and value.keys() == {"template", "fields"}:
+        fields = {name: from_json(field) for name, field in value["fields"].items()}
+        return Translatable.of(value["template"], fields)
+    return [from_json(item) for item in value] if isinstance(value, list) else value
+
+
+def language_of(environment: Mapping[str, str]) -> Language:
+    """`zh` for a Chinese locale (POSIX order: LC_ALL, LC_MESSAGES, LANG), otherwise `en`."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        if value := environment.get(name):
+            return "zh" if value.lower().startswith("zh") else "en"
+    return "en"
+
+
+class Translator:
+    """Writes messages in one language: `say("{count} documents", count=2)`."""
+
+    def __init__(self, language: Language) -> None:
+        self.language: Language = language
+
+    def __call__(
+        self, text: LiteralString | Translatable, zh: str | None = None, /, **fields: object
+    ) -> str:
+        if zh is not None:  # TRANSITION
+            return zh if self.language == "zh" else text
+        message = text if isinstance(text, Translatable) else Translatable.of(text, fields)
+        return translate(message, self.language)
+
+
+class Both(str):  # TRANSITION
+    zh: str
+
+
+class _Lines(Formatter):
+    def __init__(self, language: Language) -> None:
+        self.language: Language = language
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, Both):  # TRANSITION
+            return value.zh if self.language == "zh" else str(value)
+        if isinstance(value, Translatable):
+            return translate(value, self.language)
+        if isinstance(value, list | tuple):
+            items = (self.format_field(item, "") for item in value)
+            return SEPARATORS[self.language][format_spec].join(items)
+        return super().format_field(value, format_spec)
+
+
+@cache
+def _catalog(language: Language) -> gettext.NullTranslations:
+    return gettext.translation("chatglm_rag", LOCALE, [CATALOGS[language]])
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Translatable):
+        return to_json(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | None) else str(value)
