@@ -129,7 +129,7 @@ def load(
 def reach(options: GenerateOptions, *, note: Callable[[str, str], None]) -> "EndpointGenerator":
     """The generator of a model that is served elsewhere; nothing is asked there yet. `note` is told in
     English and Chinese what a person should know."""
-    from rag.endpoint import generator  # loads httpx2
+    from rag.endpoint import generator
 
     return generator.reach(options.model, options.endpoint, note=note)
 

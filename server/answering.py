@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 import anyio
 
 from ingest.i18n import Translatable
-from rag.endpoint.client import Failed, Unreachable
+from rag.endpoint.engines import Failed, Unreachable
 from rag.endpoint.generator import EndpointGenerator
 from rag.generate import Generator
 from rag.i18n import Speaker
@@ -192,7 +192,7 @@ async def _pieces(pipeline: Pipeline, asked: Asked) -> AsyncGenerator[Retrieved 
 def _unnamed(problem: Unreachable | Failed, generator: Generator | None) -> None:
     """Where a model is served is the operator's to know: it stands in the log alone."""
     if isinstance(generator, EndpointGenerator):
-        base = generator.endpoint.address.base
+        base = generator.address.base
         fields = {"problem": type(problem).__name__, "at": base}
         log.warning("model", extra={"fields": fields})
         model = Translatable("the language model")

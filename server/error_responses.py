@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ingest.errors import Away, Busy, UserError
-from rag.endpoint.client import Failed, Unreachable
+from rag.endpoint.engines import Failed, Unreachable
 from server import schemas
 from server.errors import Taken, Unfit, Unknown, failure, speaker
 from server.fair_queue import Full

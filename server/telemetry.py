@@ -61,7 +61,7 @@ def exported() -> Spans:
     return Spans(provider)
 
 
-QUIET = ("uvicorn", "uvicorn.error", "mcp", "httpx", "httpx2", "asyncio")
+QUIET = ("uvicorn", "uvicorn.error", "mcp", "httpx", "httpx2", "openai", "asyncio")
 
 
 class JsonLines(logging.Formatter):

@@ -24,7 +24,7 @@ DRAWERS = re.compile(
 HEAVY = (
     "torch", "transformers", "sentence_transformers", "faiss", "tantivy", "onnxruntime", "onnx",
     "kreuzberg", "rapidocr", "numpy", "tokenizers", "rjieba", "matplotlib", "peft", "pyarrow",
-    "fastapi", "starlette", "pydantic", "uvicorn", "mcp", "httpx", "httpx2", "prometheus_client", "opentelemetry",
+    "fastapi", "starlette", "pydantic", "uvicorn", "mcp", "httpx", "httpx2", "openai", "prometheus_client", "opentelemetry",
     "pypdfium2", "PIL", "pymilvus", "pandas", "ray",
 )  # fmt: skip
 

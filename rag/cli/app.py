@@ -44,6 +44,7 @@ app.command("mcp")(mcp)
 EXTRAS = {
     "torch": "generate", "transformers": "generate", "accelerate": "generate",
     "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
+    "anyio": "endpoint", "httpx2": "endpoint", "openai": "endpoint",
     "fastapi": "server", "mcp": "server", "prometheus_client": "server", "pydantic": "server",
     "pypdfium2": "server", "starlette": "server", "tomlkit": "server", "uvicorn": "server",
     "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",

@@ -25,6 +25,11 @@ _PARTS = {
     "sentence-transformers": ("other encoders, rerankers", "其他编码器和重排模型", "encoders"),
     "torch": ("answers written by a ChatGLM", "由 ChatGLM 撰写回答", "generate"),
     "transformers": ("answers written by a ChatGLM", "由 ChatGLM 撰写回答", "generate"),
+    "openai": (
+        "answers by a model that is served elsewhere",
+        "由其他服务的模型撰写回答",
+        "endpoint",
+    ),
     "bitsandbytes": ("int8 and nf4 on CUDA", "CUDA 上的 int8 与 nf4", "gpu"),
     "matplotlib": ("pictures of evaluations", "评测图", "pictures"),
 }

@@ -7,6 +7,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from ingest.errors import UserError
 
+KEY = "RAG_MODEL_KEY"
+"""The variable that holds the key, where one is needed."""
 _ADDRESS = re.compile(r"https?:|[a-z]+://|[\w.-]+:\d{2,5}(?:[/#]|$)", re.IGNORECASE)
 """Mistyped ones too, such as `host:8000`: `Address.parse` says how they are written."""
 
@@ -26,19 +28,19 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """`http://host:port` means `http://host:port/v1`. `UserError` where the text is no address, or
-        holds a secret."""
+        """`http://host:port` means `http://host:port/v1`. Raises `UserError` if the text is not a valid
+        address, or holds a secret."""
         where, _, model = text.partition("#")
         try:
             parts = urlsplit(where)
-            _ = parts.port  # is read here, and may be none
+            _ = parts.port  # raises if it is not a number
         except ValueError as error:
             raise _wrong(where, str(error), str(error)) from None
         if "@" in parts.netloc:
             raise _wrong(
                 f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}",
-                "a name or password has no place in it; put a key into the variable RAG_MODEL_KEY",
-                "地址中不应有用户名或密码；密钥请放入环境变量 RAG_MODEL_KEY",
+                f"a name or password has no place in it; put a key into the variable {KEY}",
+                f"地址中不应有用户名或密码；密钥请放入环境变量 {KEY}",
             )
         web = parts.scheme in ("http", "https")
         if not web or not parts.hostname or parts.query or re.search(r"\s", where):
@@ -62,10 +64,6 @@ class Address:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
-
-    @property
-    def encrypted(self) -> bool:
-        return self.base.startswith("https:")
 
 
 def _base(parts: SplitResult) -> str:
@@ -99,23 +97,17 @@ class EndpointOptions:
     tokenizer: str = ""
     """A folder with the model's tokenizer, to count with; empty: the engine counts."""
     connect_seconds: float = 10
-    """So long a connection may take."""
+    """A connection may take so long."""
     silence_seconds: float = 300
     """After so long without a byte an engine counts as dead: reading a prompt may take minutes."""
     tries: int = 5
-    """Requests in all, before the first word of an answer has come."""
+    """Requests in all, until an answer begins."""
 
     def __post_init__(self) -> None:
-        for name, least in (("context", 0), ("tries", 1)):
-            _check(name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
-        for name in ("connect_seconds", "silence_seconds"):
-            _check(name, getattr(self, name), getattr(self, name) > 0, "more than 0")
-
-
-def _check(name: str, value: float, fits: bool, need: str) -> None:
-    if not fits:
-        zh = {"more than 0": "须大于 0"}.get(need, f"须不小于 {need.split()[0]}")
-        raise UserError(
-            f"[generate.endpoint] {name} is {value}; need {need}",
-            zh=f"[generate.endpoint] {name} 为 {value}；{zh}",
-        )
+        lowest = {"context": 0, "connect_seconds": 0.1, "silence_seconds": 0.1, "tries": 1}
+        for name, least in lowest.items():
+            if (value := getattr(self, name)) < least:
+                raise UserError(
+                    f"[generate.endpoint] {name} is {value}; need {least} or more",
+                    zh=f"[generate.endpoint] {name} 为 {value}；须不小于 {least}",
+                )

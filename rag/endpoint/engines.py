@@ -1,32 +1,55 @@
-"""What an engine tells of the model that it serves: its name, its window, tokens of a prompt.
+"""What an engine says of the model that it serves: its name, its window, the tokens of a prompt.
 
 Each is asked in its own way, as its sources say: vLLM's `ModelCard.max_model_len` and `/tokenize` of
 messages (entrypoints/serve/tokenize), SGLang's like it (entrypoints/openai/serving_tokenize.py, of
 texts alone in older versions), llama.cpp's `meta.n_ctx`, `/props`, `/v1/chat/completions/input_tokens`,
 or `/apply-template` and `/tokenize` in older versions (tools/server/README.md), and Ollama's
-`/api/ps` (api/types.go, `ProcessModelResponse.ContextLength`), which alone tells the window in use.
+`/api/ps` (api/types.go, `ProcessModelResponse.ContextLength`), which alone gives the window in use.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ingest.errors import UserError
-from rag.endpoint.client import Failed, Wire
+from rag.endpoint.address import KEY, Address, EndpointOptions
 from rag.endpoint.token_count import FRAME, MARKS
 from rag.types import Message
 
+if TYPE_CHECKING:
+    import openai
+
 LISTED = 10  # names of models in an error
+SHOWN = 300  # characters of what an engine says
 Card = dict[str, Any]
 Cards = list[Card]
 Turns = list[dict[str, str]]
-Counter = Callable[[Wire, str, Turns], int]
+
+
+class Unreachable(UserError):
+    """The engine is not there, or can't answer now."""
+
+
+class Failed(UserError):
+    """The engine refuses (with an HTTP `status`), breaks off, falls silent or makes no sense."""
+
+    def __init__(self, message: str, *, zh: str, status: int = 0) -> None:
+        super().__init__(message, zh=zh)
+        self.status = status
+
+
+Ask = Callable[..., dict[str, Any]]
+"""`ask(path)` gets and `ask(path, body)` posts; the JSON object of the answer comes back. A path with a
+slash in front hangs below `Address.root`, any other below `Address.base`. Raises `Unreachable` or `Failed`."""
+Counter = Callable[[Ask, str, Turns], int]
+"""The tokens of a model's prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`window` is None where the engine does not tell it, `counter` where it does not count."""
+    """`window` is None if the engine does not give it, `counter` if it does not count."""
 
     kind: str
     """vllm, sglang, llamacpp, ollama, or empty."""
@@ -43,129 +66,104 @@ def turns_of(messages: Sequence[Message]) -> Turns:
     ]
 
 
-def explore(wire: Wire) -> Engine:
-    """What is served at the wire's address.
+def explore(address: Address, ask: Ask) -> Engine:
+    """What is served at the address.
 
-    `UserError` where it is not there, serves several models and none is named, or not the named one.
+    Raises `UserError` if nothing is, if several models are and none is named, or not the named one.
     """
-    address = wire.address
-    models = _listed(wire)
-    model = address.model or _only(models, wire)
+    models = _models(address, ask)
+    names = ", ".join(card["id"] for card in models[:LISTED]) or "?"
+    if not address.model and len(models) != 1:
+        raise UserError(
+            f"{address.base} serves {len(models)} models; name one behind #, as "
+            f"{address.base}#MODEL; it has: {names}",
+            zh=f"{address.base} 提供 {len(models)} 个模型；请在 # 后写明，如 {address.base}#模型名；"
+            f"现有：{names}",
+        )
+    model = address.model or models[0]["id"]
     card = next((card for card in models if card["id"] == model), None)
-    kind = _kind(models[0] if models else {}, wire)
+    kind = _kind(models[0] if models else {}, ask)
     if kind in ("vllm", "sglang") and card is None:
-        raise _no_model(f"has no model {model}", f"没有模型 {model}", models, wire)
+        raise UserError(
+            f"{address.base} has no model {model}; name another behind #; it has: {names}",
+            zh=f"{address.base} 没有模型 {model}；请在 # 后另写一个；现有：{names}",
+        )
     card = card or (models[0] if len(models) == 1 else {})  # llama.cpp goes by any name
-    window = WINDOWS.get(kind, lambda *_: None)(wire, model, card, models)
-    return Engine(kind, model, window or None, _counter(kind, wire, model))
+    window = _window(kind, ask, model, card, models)
+    return Engine(kind, model, window or None, _counter(kind, ask, model))
 
 
-def _listed(wire: Wire) -> Cards:
-    """The models' cards; none where the endpoint has no list and a model is named."""
+def _models(address: Address, ask: Ask) -> Cards:
+    """The models' cards; none if the endpoint has no list and a model is named."""
     try:
-        cards = wire.ask("GET", f"{wire.address.base}/models")["data"]
-        return [card for card in cards if isinstance(card["id"], str)]
+        return [card for card in ask("models")["data"] if isinstance(card["id"], str)]
     except (KeyError, TypeError):
         return []
     except Failed as failed:
-        if failed.status in (404, 405) and wire.address.model:
+        if failed.status in (404, 405) and address.model:
             return []
         raise
 
 
-def _only(models: Cards, wire: Wire) -> str:
-    if len(models) != 1:
-        raise _no_model(f"serves {len(models)} models", f"提供 {len(models)} 个模型", models, wire)
-    return models[0]["id"]
-
-
-def _no_model(en: str, zh: str, models: Cards, wire: Wire) -> UserError:
-    base = wire.address.base
-    names = ", ".join(card["id"] for card in models[:LISTED]) or "?"
-    return UserError(
-        f"{base} {en}; name one behind #, as {base}#MODEL; it has: {names}",
-        zh=f"{base} {zh}；请在 # 后写明，如 {base}#模型名；现有：{names}",
-    )
-
-
-def _kind(card: Card, wire: Wire) -> str:
+def _kind(card: Card, ask: Ask) -> str:
     """The first three sign their models; Ollama's are owned by whoever published them."""
     owner = card.get("owned_by")
     if owner in ("vllm", "sglang", "llamacpp"):
         return owner
     try:
-        version = wire.ask("GET", f"{wire.address.root}/api/version")
+        return "ollama" if ask("/api/version").get("version") else ""
     except Failed:
         return ""
-    return "ollama" if isinstance(version, dict) and version.get("version") else ""
 
 
-# Windows
-
-
-def _max_model_len(wire: Wire, model: str, card: Card, models: Cards) -> int | None:
-    """An adapter's card has none: its base model's holds."""
-    parent = next((each for each in models if each.get("id") == card.get("parent")), {})
-    return card.get("max_model_len") or parent.get("max_model_len")
-
-
-def _slot(wire: Wire, model: str, card: Card, models: Cards) -> int | None:
-    """Of llama.cpp, whose window is shared out to the requests that it answers at a time."""
-    if window := (card.get("meta") or {}).get("n_ctx"):
-        return window
+def _window(kind: str, ask: Ask, model: str, card: Card, models: Cards) -> int | None:
+    """The window in tokens; None if the engine does not give it."""
     try:
-        props = wire.ask("GET", f"{wire.address.root}/props?model={quote(model, safe='')}")
-        return props["default_generation_settings"]["n_ctx"]
-    except (Failed, KeyError, TypeError):
-        return None
-
-
-def _loaded(wire: Wire, model: str, card: Card, models: Cards) -> int | None:
-    """Of Ollama, which cuts what is longer without a word: the window that the model is loaded with,
-    which is often far less than the model could have. So it has to be loaded."""
-    root = wire.address.root
-    wire.ask("POST", f"{root}/api/generate", {"model": model, "stream": False})
-    names = (model, f"{model}:latest")
-    try:
-        running = wire.ask("GET", f"{root}/api/ps")["models"]
-        return next(each["context_length"] for each in running if each["name"] in names)
+        match kind:
+            case "vllm" | "sglang":  # an adapter's card has none, its base model's has
+                parent = next((each for each in models if each["id"] == card.get("parent")), {})
+                return card.get("max_model_len") or parent.get("max_model_len")
+            case "llamacpp":  # shared out to the requests that it answers at a time
+                if size := (card.get("meta") or {}).get("n_ctx"):
+                    return size
+                props = ask(f"/props?model={quote(model, safe='')}")
+                return props["default_generation_settings"]["n_ctx"]
+            case "ollama":
+                # It cuts what is longer without a word, and the window that a model is loaded with is
+                # often far less than the model could have. So the model has to be loaded.
+                ask("/api/generate", {"model": model, "stream": False})
+                names = (model, f"{model}:latest")
+                loaded = ask("/api/ps")["models"]
+                return next(each["context_length"] for each in loaded if each["name"] in names)
     except (KeyError, TypeError, StopIteration):
         return None
+    except Failed:
+        if kind != "llamacpp":
+            raise
+    return None
 
 
-WINDOWS: dict[str, Callable[..., int | None]] = {
-    "vllm": _max_model_len,
-    "sglang": _max_model_len,
-    "llamacpp": _slot,
-    "ollama": _loaded,
-}
-
-
-# Tokens
-
-
-def _tokenized(wire: Wire, model: str, turns: Turns) -> int:
+def _tokenized(ask: Ask, model: str, turns: Turns) -> int:
     body = {"model": model, "messages": turns, "add_generation_prompt": True}
-    return wire.ask("POST", f"{wire.address.root}/tokenize", body)["count"]
+    return ask("/tokenize", body)["count"]
 
 
-def _tokenized_text(wire: Wire, model: str, turns: Turns) -> int:
+def _tokenized_text(ask: Ask, model: str, turns: Turns) -> int:
     """The words are counted; what the chat template adds is estimated."""
     body = {"model": model, "prompt": "\n".join(turn["content"] for turn in turns)}
-    words = wire.ask("POST", f"{wire.address.root}/tokenize", body)["count"]
+    words = ask("/tokenize", body)["count"]
     return FRAME + MARKS * len(turns) + words
 
 
-def _input_tokens(wire: Wire, model: str, turns: Turns) -> int:
-    url = f"{wire.address.base}/chat/completions/input_tokens"
-    return wire.ask("POST", url, {"model": model, "messages": turns})["input_tokens"]
+def _input_tokens(ask: Ask, model: str, turns: Turns) -> int:
+    body = {"model": model, "messages": turns}
+    return ask("chat/completions/input_tokens", body)["input_tokens"]
 
 
-def _templated(wire: Wire, model: str, turns: Turns) -> int:
-    root = wire.address.root
-    prompt = wire.ask("POST", f"{root}/apply-template", {"model": model, "messages": turns})
+def _templated(ask: Ask, model: str, turns: Turns) -> int:
+    prompt = ask("/apply-template", {"model": model, "messages": turns})
     body = {"model": model, "content": prompt["prompt"], "add_special": True}
-    return len(wire.ask("POST", f"{root}/tokenize", body)["tokens"])
+    return len(ask("/tokenize", body)["tokens"])
 
 
 COUNTERS: dict[str, tuple[Counter, ...]] = {
@@ -175,12 +173,115 @@ COUNTERS: dict[str, tuple[Counter, ...]] = {
 }
 
 
-def _counter(kind: str, wire: Wire, model: str) -> Counter | None:
+def _counter(kind: str, ask: Ask, model: str) -> Counter | None:
     """The first way of counting that the engine knows."""
     for counter in COUNTERS.get(kind, ()):
         try:
-            if counter(wire, model, [{"role": "user", "content": "-"}]) > 0:
+            if counter(ask, model, [{"role": "user", "content": "-"}]) > 0:
                 return counter
         except (Failed, KeyError, TypeError):
             continue
     return None
+
+
+@contextmanager
+def faults(address: Address, options: EndpointOptions, text: str = "") -> Iterator[None]:
+    """Raises what goes wrong with a request as `Unreachable` or `Failed`; `text` is what came of the
+    answer so far."""
+    import httpx2
+    import openai
+
+    base = address.base
+    try:
+        yield
+    except openai.APIStatusError as error:
+        raise _refusal(base, error) from None
+    except openai.APIConnectionError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, httpx2.ReadTimeout):
+            raise Failed(
+                f"{base} has been silent for {options.silence_seconds:g} s; if its model is that "
+                "slow, raise silence_seconds under [generate.endpoint] in rag.toml",
+                zh=f"{base} 已 {options.silence_seconds:g} 秒没有输出；如模型确实很慢，请在 rag.toml 的 "
+                "[generate.endpoint] 中调大 silence_seconds",
+            ) from None
+        why = _line(f"{type(cause).__name__}: {cause}".removesuffix(": "))
+        raise broken_off(address, text, why, why) from error
+    except openai.APIError as error:  # within a stream
+        why = _line(_message(error.body))
+        raise Failed(
+            f"{base} failed after {len(text)} characters of its answer: {why}",
+            zh=f"{base} 在输出 {len(text)} 个字符后出错：{why}",
+        ) from None
+    except (ValueError, RecursionError, httpx2.InvalidURL) as error:
+        raise not_openai(address, getattr(error, "doc", str(error))) from None
+
+
+def broken_off(address: Address, text: str, why: str, why_zh: str) -> UserError:
+    """That a connection failed before the first word, or behind `text`."""
+    base = address.base
+    if not text:
+        return Unreachable(
+            f"{base} can't be reached ({why}); start the engine there, or check the address",
+            zh=f"无法访问 {base}（{why_zh}）；请启动该服务或检查地址",
+        )
+    return Failed(
+        f"{base} broke off after {len(text)} characters of its answer ({why}); ask again",
+        zh=f"{base} 在输出 {len(text)} 个字符后中断（{why_zh}）；请重新提问",
+    )
+
+
+def not_openai(address: Address, answer: str) -> Failed:
+    return Failed(
+        f"{address.base} does not speak as OpenAI's API ({_line(answer)}); check the address, and "
+        "its /v1",
+        zh=f"{address.base} 不是 OpenAI 兼容接口（{_line(answer)}）；请检查地址及其中的 /v1",
+    )
+
+
+def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
+    status, response = error.status_code, error.response
+    if response.is_redirect:
+        where = _line(response.headers["location"])
+        return Failed(
+            f"{base} sends on to {where}; if that is right, name it as the address",
+            zh=f"{base} 重定向到 {where}；如无误，请直接使用该地址",
+        )
+    why = _line(_message(error.body)) or response.reason_phrase
+    if status in (408, 409, 429) or status >= 500:
+        return Unreachable(
+            f"{base} can't answer now ({status}: {why}); try again later",
+            zh=f"{base} 暂时无法应答（{status}：{why}）；请稍后再试",
+        )
+    if status in (401, 403):
+        return Failed(
+            f"{base} wants another key ({status}: {why}); put it into the variable {KEY}",
+            zh=f"{base} 拒绝了密钥（{status}：{why}）；请设置环境变量 {KEY}",
+        )
+    if "context" in why.lower():
+        return Failed(
+            f"prompt and answer are too long for {base} ({why}); put its window as context under "
+            "[generate.endpoint] in rag.toml, or lower max_new_tokens",
+            zh=f"提示和回答超出了 {base} 的窗口（{why}）；请在 rag.toml 的 [generate.endpoint] 中把 context "
+            "设为其窗口大小，或减小 max_new_tokens",
+        )
+    url = response.request.url
+    return Failed(
+        f"{url} refused the request ({status}: {why})",
+        zh=f"{url} 拒绝了请求（{status}：{why}）",
+        status=status,
+    )
+
+
+def _message(body: object) -> str:
+    """The message in an engine's error: OpenAI's `error.message`, or its like."""
+    for name in ("error", "message", "detail"):
+        if isinstance(body, dict) and body.get(name):
+            body = body[name]
+    return "" if body is None else str(body)
+
+
+def _line(text: str) -> str:
+    """One line of what a stranger says."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

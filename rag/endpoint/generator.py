@@ -1,176 +1,60 @@
-"""The `Generator` of a model that is served elsewhere."""
+"""The `Generator` of a model that is served elsewhere, asked through OpenAI's client."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
-
-import anyio
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingest.errors import UserError
-from rag.endpoint.address import Address, EndpointOptions, no_adapter
-from rag.endpoint.client import Failed, Reply, Sleep, Took, Wire
-from rag.endpoint.engines import Engine, explore, turns_of
-from rag.endpoint.token_count import Count, estimate, local_count
+from rag.endpoint.address import KEY, Address, EndpointOptions, no_adapter
+from rag.endpoint.engines import (
+    Engine,
+    Failed,
+    Unreachable,
+    broken_off,
+    explore,
+    faults,
+    not_openai,
+    turns_of,
+)  # fmt: skip
+from rag.endpoint.token_count import Count, estimate, local_count, tokens
 from rag.types import Message, Sampling
 
-KEY = "RAG_MODEL_KEY"
-ASSUMED = 4096  # tokens of a window that nobody tells: Ollama's least
+if TYPE_CHECKING:
+    import openai
 
+ASSUMED = 4096  # tokens of a window that nobody gives: Ollama's least
+SENT = (
+    "accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent",
+)  # fmt: skip
+"""Headers of a request. OpenAI's client adds what its variables (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …)
+hold for another service, and what this machine is."""
+
+T = TypeVar("T")
 Note = Callable[[str, str], None]
-"""Told in English and in Chinese what a person should know."""
+"""Takes in English and in Chinese what a person should know."""
 
 
 def reach(model: str, options: EndpointOptions, *, note: Note) -> "EndpointGenerator":
     """The generator of an address; nothing is asked there yet.
 
-    The key comes from the environment, and is sent to this address alone. `UserError` for what is no
-    address, or a key that can be none.
+    The key comes from the environment, and is sent to this address alone. Raises `UserError` if the
+    address or the key is not valid.
     """
-    endpoint = Endpoint(Address.parse(model), options, key=_key(), note=note)
-    endpoint.warn()
-    return EndpointGenerator(endpoint)
-
-
-class Endpoint:
-    """A model at an address. What is served there is asked once, when it is first needed, and anew
-    after a failure: another engine may have been started."""
-
-    def __init__(
-        self,
-        address: Address,
-        options: EndpointOptions,
-        *,
-        key: str,
-        note: Note,
-        sleep: Sleep = anyio.sleep,
-    ) -> None:
-        self.address, self.options = address, options
-        self.wire = Wire(address, options, key=key, sleep=sleep)
-        self._keyed, self._note = bool(key), note
-        self._engine: Engine | None = None
-
-    def engine(self, wire: Wire) -> Engine:
-        if self._engine is None:
-            self._engine = engine = explore(wire)
-            if not self.options.context and not engine.window:
-                self._note(
-                    f"{self.address.base} does not tell its model's window; {ASSUMED} tokens are "
-                    "assumed; put context under [generate.endpoint] in rag.toml",
-                    f"{self.address.base} 没有给出模型窗口大小，按 {ASSUMED} 个词元处理；"
-                    "可在 rag.toml 的 [generate.endpoint] 中设置 context",
-                )
-            return engine
-        return self._engine
-
-    def forget(self) -> None:
-        self._engine = None
-
-    def window(self, wire: Wire) -> int:
-        return self.options.context or self.engine(wire).window or ASSUMED
-
-    def count(self, wire: Wire, messages: Sequence[Message]) -> int:
-        if self.options.tokenizer:
-            return self._local(messages)
-        engine = self.engine(wire)
-        if engine.counter is None:
-            return estimate(messages)
-        return engine.counter(wire, engine.model, turns_of(messages))
-
-    @cached_property
-    def _local(self) -> Count:
-        return local_count(self.options.tokenizer)
-
-    def warn(self) -> None:
-        """Tell of a key that others may read on its way."""
-        if self._keyed and not self.address.encrypted and not self.address.local:
-            self._note(
-                f"{KEY} goes to {self.address.base} unencrypted; use https:// where others share "
-                "the network",
-                f"{KEY} 将以明文发送到 {self.address.base}；网络中有他人时请改用 https://",
-            )
-
-
-class EndpointGenerator:
-    """One conversation with an endpoint: `stop` ends its own reply, and no other's."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint, self._wire = endpoint, endpoint.wire.apart()
-        self._reply: Reply | None = None
-
-    @property
-    def name(self) -> str:
-        return self.endpoint.address.name
-
-    @property
-    def context(self) -> int:
-        return self.endpoint.window(self._wire)
-
-    @property
-    def engine(self) -> Engine:
-        return self.endpoint.engine(self._wire)
-
-    @property
-    def took(self) -> Took | None:
-        """Of the last reply; None before the first."""
-        return self._reply.took if self._reply else None
-
-    def apart(self) -> "EndpointGenerator":
-        """The same model, for one more conversation at the same time."""
-        return EndpointGenerator(self.endpoint)
-
-    def use(self, adapter: Path | None) -> tuple[str, ...]:
-        if adapter:
-            raise no_adapter(self.endpoint.address, str(adapter))
-        return ()
-
-    def count(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt, by the model's own tokenizer; more than those where nobody has it."""
-        return self.endpoint.count(self._wire, messages)
-
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        """The reply piece by piece; closing the iterator ends the request.
-
-        `UserError` where the engine can't be reached, refuses, fails or falls silent.
-        """
-        address = self.endpoint.address
-
-        def begin() -> Reply:
-            self._reply = Reply(address, messages)
-            return self._reply
-
-        body = self._body(messages, sampling)
-        try:
-            yield from self._wire.listen(f"{address.base}/chat/completions", body, begin)
-        except Failed as failed:
-            self.endpoint.forget()
-            if "context" not in failed.said.lower():
-                raise
-            raise Failed(
-                f"the prompt and {sampling.max_new_tokens} tokens for the answer are too long for "
-                f"{self.name} ({failed.said}); put its window as context under "
-                "[generate.endpoint] in rag.toml",
-                zh=f"提示连同 {sampling.max_new_tokens} 个回答词元超出了 {self.name} 的窗口"
-                f"（{failed.said}）；请在 rag.toml 的 [generate.endpoint] 中把 context 设为其窗口大小",
-            ) from failed
-
-    def stop(self) -> None:
-        """End the reply under way as if it were complete; the engine sees that nobody listens."""
-        self._wire.cut()
-
-    def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
-        body = {
-            "model": self.engine.model,
-            "messages": turns_of(messages),
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-        }
-        return {name: value for name, value in body.items() if value is not None}
+    address = Address.parse(model)
+    if _key() and address.base.startswith("http:") and not address.local:
+        note(
+            f"{KEY} goes to {address.base} unencrypted; use https:// if others share the network",
+            f"{KEY} 将以明文发送到 {address.base}；网络中有他人时请改用 https://",
+        )
+    return EndpointGenerator(address, options, note=note)
 
 
 def _key() -> str:
@@ -182,3 +66,272 @@ def _key() -> str:
             zh=f"环境变量 {KEY} 中含有密钥不应有的字符；请重新设置",
         )
     return key
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """They take longer to read than a token to write."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
+class EndpointGenerator:
+    """One conversation with an endpoint: `stop` ends its own requests, and no other's.
+
+    What is served there is asked once, when it is first needed, and again after a failure: another
+    engine may have been started.
+    """
+
+    def __init__(self, address: Address, options: EndpointOptions, *, note: Note) -> None:
+        self.address, self.options = address, options
+        self._note = note
+        self._engines: list[Engine] = []  # one at most, shared with all conversations
+        self._requests: set[Future[Any]] = set()
+        self._reply: Reply | None = None
+
+    def apart(self) -> "EndpointGenerator":
+        """The same model, for one more conversation at the same time."""
+        other = copy(self)
+        other._requests, other._reply = set(), None
+        return other
+
+    @property
+    def name(self) -> str:
+        return self.address.name
+
+    @property
+    def engine(self) -> Engine:
+        for engine in self._engines:
+            return engine
+        engine = explore(self.address, self._ask)
+        self._engines[:] = [engine]
+        if not self.options.context and not engine.window:
+            self._note(
+                f"{self.address.base} does not give its model's window; {ASSUMED} tokens are assumed; "
+                "put context under [generate.endpoint] in rag.toml",
+                f"{self.address.base} 没有给出模型窗口大小，按 {ASSUMED} 个词元处理；"
+                "可在 rag.toml 的 [generate.endpoint] 中设置 context",
+            )
+        return engine
+
+    @property
+    def context(self) -> int:
+        return self.options.context or self.engine.window or ASSUMED
+
+    @property
+    def took(self) -> "Took | None":
+        """Of the last reply; None before the first."""
+        return self._reply.took if self._reply else None
+
+    def use(self, adapter: Path | None) -> tuple[str, ...]:
+        if adapter:
+            raise no_adapter(self.address, str(adapter))
+        return ()
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt, by the model's own tokenizer; more than those if nobody has it."""
+        if self.options.tokenizer:
+            return self._local_count(messages)
+        engine = self.engine
+        if engine.counter is None:
+            return estimate(messages)
+        return engine.counter(self._ask, engine.model, turns_of(messages))
+
+    @cached_property
+    def _local_count(self) -> Count:
+        return local_count(self.options.tokenizer)
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        """The reply piece by piece, none of them empty; closing the iterator ends the request.
+
+        Raises `UserError` if the engine can't be reached, refuses, fails or falls silent.
+        """
+        drawing = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+        }
+        body = {
+            "model": self.engine.model,
+            "messages": turns_of(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "max_tokens": sampling.max_new_tokens,
+            **{name: value for name, value in drawing.items() if value is not None},
+        }
+        self._reply = reply = Reply(self.address, messages)
+        pieces: SimpleQueue[str | None] = SimpleQueue()
+
+        async def read() -> None:
+            import openai
+
+            kind, path = openai.AsyncStream[object], "/chat/completions"
+            async with (
+                self._client() as client,
+                await client.post(
+                    path, cast_to=object, body=body, stream=True, stream_cls=kind
+                ) as events,
+            ):
+                content = events.response.headers.get("content-type", "?")
+                if not content.startswith("text/event-stream"):
+                    raise not_openai(self.address, content)
+                try:
+                    async for chunk in events:
+                        if piece := reply.push(chunk):
+                            pieces.put(piece)
+                except openai.APIConnectionError:
+                    if not reply.finish_reason:  # a drop behind the end is none
+                        raise
+
+        try:
+            with self._running(read) as reading:
+                reading.add_done_callback(lambda _: pieces.put(None))
+                while (piece := pieces.get()) is not None:
+                    yield piece
+                if reading.cancelled():
+                    return
+                with faults(self.address, self.options, reply.text):
+                    reading.result()
+            if piece := reply.finish():
+                yield piece
+        except Failed:
+            self._engines.clear()
+            raise
+
+    def stop(self) -> None:
+        """End the reply under way as if it were complete; the engine sees that nobody listens."""
+        for request in tuple(self._requests):
+            request.cancel()
+
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """See `engines.Ask`."""
+        address = self.address
+        url = f"{address.root}{path}" if path.startswith("/") else f"{address.base}/{path}"
+
+        async def request() -> object:
+            async with self._client() as client:
+                if body is None:
+                    return await client.get(url, cast_to=object)
+                return await client.post(url, cast_to=object, body=body)
+
+        try:
+            with self._running(request) as asking, faults(address, self.options):
+                value = asking.result()
+        except CancelledError:
+            raise Unreachable(
+                f"the request to {address.base} was stopped", zh=f"对 {address.base} 的请求已中止"
+            ) from None
+        if not isinstance(value, dict):
+            raise not_openai(address, f"{url}: {value}")
+        return value
+
+    @contextmanager
+    def _running(self, work: Callable[[], Awaitable[T]]) -> Iterator[Future[T]]:
+        """`work` in an event loop of its own: what waits there can be left, whatever it waits for."""
+        from anyio.from_thread import start_blocking_portal
+
+        with start_blocking_portal() as portal:
+            future = portal.start_task_soon(work)
+            self._requests.add(future)
+            try:
+                yield future
+            finally:
+                self._requests.discard(future)
+                future.cancel()
+
+    def _client(self) -> "openai.AsyncOpenAI":
+        """A client for one request, in the event loop that runs."""
+        import httpx2
+        import openai
+
+        key = _key()
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+
+        class Connection(openai.DefaultAsyncHttpxClient):
+            async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+                sent = {name: request.headers[name] for name in SENT if name in request.headers}
+                request.headers = httpx2.Headers(sent | authorization)
+                try:
+                    return await super().send(request, **options)
+                except httpx2.ReadTimeout as error:  # not asked again: it may be at work
+                    raise openai.APITimeoutError(request) from error
+
+        options = self.options
+        connection = Connection(
+            verify=_certificates(),
+            timeout=httpx2.Timeout(options.silence_seconds, connect=options.connect_seconds),
+            trust_env=not self.address.local,  # a proxy does not lead back to this machine
+            follow_redirects=False,  # or what is said here would be told elsewhere
+        )
+        return openai.AsyncOpenAI(
+            base_url=self.address.base,
+            api_key="-",  # the connection sends the real one, or none
+            max_retries=options.tries - 1,
+            http_client=connection,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Tokens of a prompt and of the reply to it, and whether that was cut at its length."""
+
+    read: int
+    written: int
+    cut: bool
+
+
+class Reply:
+    """Chunks go in, text comes out. What a model thinks (vLLM's and llama.cpp's `reasoning_content`,
+    Ollama's `reasoning`) is no part of it."""
+
+    def __init__(self, address: Address, messages: Sequence[Message]) -> None:
+        self.text, self.finish_reason = "", ""
+        self._address, self._messages = address, messages
+        self._usage: dict[str, Any] = {}
+        self._half = ""  # of a character that UTF-16, and so JSON's \u, writes as two
+        self._thought = False
+
+    @property
+    def took(self) -> Took:
+        """By the engine's own account, or estimated if it gives none."""
+        read, written = (self._usage.get(f"{side}_tokens") for side in ("prompt", "completion"))
+        return Took(
+            read or estimate(self._messages),
+            written or tokens(self.text),
+            self.finish_reason == "length",
+        )
+
+    def push(self, chunk: Any) -> str:
+        """The text of one chunk. Raises `Failed` if it is not a chunk of an answer."""
+        text = self._half
+        try:
+            self._usage = chunk.get("usage") or self._usage
+            for choice in chunk.get("choices") or []:
+                delta = choice.get("delta") or {}
+                text += delta.get("content") or ""
+                self._thought |= bool(delta.get("reasoning_content") or delta.get("reasoning"))
+                self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        except (AttributeError, TypeError):
+            raise not_openai(self._address, str(chunk)) from None
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        text = text.removesuffix(self._half)
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if not self.text:
+            text = text.lstrip()  # ChatGLM3 and GLM-4 begin with a line end
+        self.text += text
+        return text
+
+    def finish(self) -> str:
+        """What is left. Raises `Failed` if the stream has no end, or all the room for an answer went
+        into thinking."""
+        if not self.finish_reason:
+            raise broken_off(self._address, self.text, "the stream has no end", "数据流不完整")
+        if self.finish_reason == "length" and self._thought and not self.text:
+            raise Failed(
+                f"the model at {self._address.base} thought until no room was left for its answer; "
+                "raise max_new_tokens, or turn its thinking off",
+                zh=f"{self._address.base} 的模型一直在思考，没有为回答留下空间；"
+                "请调大 max_new_tokens，或关闭其思考",
+            )
+        return "\ufffd" if self._half else ""

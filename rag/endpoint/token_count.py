@@ -8,10 +8,10 @@ from pathlib import Path
 from ingest.errors import UserError
 from rag.types import Message
 
-FRAME = (
-    64  # tokens of what a chat template puts before and behind, such as Qwen's own first message
-)
-MARKS = 8  # tokens around each message
+FRAME = 64
+"""Tokens of what a chat template puts before and behind, such as Qwen's own first message."""
+MARKS = 8
+"""Tokens around each message."""
 _WORD = re.compile(r" ?([A-Za-z]+)| +|.", re.DOTALL)
 
 

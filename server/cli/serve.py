@@ -95,7 +95,7 @@ def _check_there(generate: "GenerateOptions", cache: Path) -> None:
         fetch(generate.model, cache=cache)
         return
     from rag.endpoint import EndpointOptions
-    from rag.endpoint.client import Unreachable
+    from rag.endpoint.engines import Unreachable
     from rag.generate import reach
 
     once = replace(generate, endpoint=EndpointOptions(tries=1))

@@ -12,7 +12,7 @@ import pytest
 
 from ingest.errors import UserError
 from rag.endpoint import EndpointOptions
-from rag.endpoint.client import Failed
+from rag.endpoint.engines import Failed
 from rag.endpoint.generator import EndpointGenerator, reach
 from rag.generate import GenerateOptions
 from rag.types import Message, Sampling

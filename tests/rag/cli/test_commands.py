@@ -268,6 +268,7 @@ main()
         ("torch", "generate", ["doctor", "--model", "m"]),
         ("torch", "finetune", ["finetune", "train", "a.json", "--model", "m", "--out", "o"]),
         ("peft", "finetune", ["finetune", "train", "a.json", "--model", "m", "--out", "o"]),
+        ("openai", "endpoint", ["doctor", "--model", "http://127.0.0.1:1"]),
         ("pyarrow", "finetune", ["finetune", "train", "a.json", "--model", "m", "--out", "o"]),
     ],
 )

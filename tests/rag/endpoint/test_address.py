@@ -8,7 +8,7 @@ import pytest
 from ingest.errors import UserError
 from rag.config import generation
 from rag.endpoint import Address, EndpointOptions
-from rag.endpoint.client import Failed
+from rag.endpoint.engines import Failed
 from rag.endpoint.generator import reach
 from rag.generate import GenerateOptions
 from tests.faulty import Call, answers, fails, faulty
@@ -143,7 +143,8 @@ def test_a_key_that_others_may_read_on_its_way_is_told(monkeypatch: pytest.Monke
     assert "明文" in notes[1]
 
 
-def test_a_redirect_is_told_and_not_followed() -> None:
+def test_a_redirect_is_told_and_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_MODEL_KEY", SECRET)
     with faulty(answers("no")) as other:
 
         def redirects(call: Call) -> None:
@@ -153,7 +154,7 @@ def test_a_redirect_is_told_and_not_followed() -> None:
             faulty(redirects) as engine,
             pytest.raises(Failed, match=f"sends on to {other.address}"),
         ):
-            made.reach(engine, key=SECRET).reply()
+            made.reach(engine).reply()
         assert other.seen == []
 
 
@@ -163,3 +164,15 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("http_proxy", proxy.address)
         assert made.reach(engine).reply() == "六个月"
         assert proxy.seen == []
+
+
+def test_what_openais_variables_hold_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID"):
+        monkeypatch.setenv(f"OPENAI_{name}", SECRET)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"Authorization: {SECRET}\nX-Gateway: {SECRET}")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1")
+    with faulty(answers("六个月")) as engine:
+        assert made.reach(engine).reply() == "六个月"
+        assert SECRET not in str([each.headers for each in engine.seen])
+        sent = {name.lower() for each in engine.seen for name in each.headers}
+        assert not any(name.startswith(("x-", "openai-")) for name in sent)

@@ -1,15 +1,14 @@
 """A reply is left at any moment, and the engine sees it."""
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import anyio
 import pytest
 
-from rag.endpoint import Address, EndpointOptions
-from rag.endpoint.client import Unreachable
-from rag.endpoint.generator import Endpoint, EndpointGenerator
+from rag.endpoint.engines import Unreachable
 from rag.types import Sampling
 from tests.faulty import PATIENCE, answers, chunk, event, fails, faulty, never_ends, stalls
 from tests.rag.endpoint.reached import ASKED, reach
@@ -53,22 +52,38 @@ def test_stop_reaches_an_engine_that_still_reads_the_prompt(
         assert engine.gone.wait(PATIENCE)
 
 
-def test_stop_ends_a_pause_between_two_tries(pool: ThreadPoolExecutor) -> None:
+def test_stop_ends_a_pause_between_two_tries(
+    pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
     paused = threading.Event()
-
-    async def pause(seconds: float) -> None:
-        paused.set()
-        await anyio.sleep_forever()
-
-    with faulty(fails(503), answers("no")) as engine:
-        address = Address.parse(engine.address)
-        endpoint = Endpoint(address, EndpointOptions(), key="", note=print, sleep=pause)
-        generator = EndpointGenerator(endpoint)
-        text = pool.submit(lambda: "".join(generator.stream(ASKED, Sampling())))
+    caplog.set_level("INFO", "openai")
+    caplog.handler.addFilter(lambda record: "Retrying" not in record.msg or paused.set() or True)
+    with faulty(fails(503, Retry_After="60"), answers("no")) as engine:
+        reached = reach(engine)
+        text = pool.submit(reached.reply)
         assert paused.wait(PATIENCE)
-        generator.stop()
-        assert text.result(PATIENCE) == ""
+        reached.generator.stop()
+        assert text.result(PATIENCE / 2) == ""
         assert len(engine.chats) == 1
+
+
+def test_stop_reaches_a_connection_that_is_not_taken(pool: ThreadPoolExecutor) -> None:
+    """The queue of a socket that nobody accepts from is full: the next connection waits."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
+        port = silent.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        generator = reach(f"http://127.0.0.1:{port}", connect_seconds=PATIENCE).generator
+        context = pool.submit(lambda: generator.context)
+        while not generator._requests:
+            time.sleep(0.01)
+        generator.stop()
+        with pytest.raises(Unreachable, match="was stopped"):
+            context.result(PATIENCE / 2)
+        for each in waiting:
+            each.close()
 
 
 def test_stop_ends_a_count_too(pool: ThreadPoolExecutor) -> None:

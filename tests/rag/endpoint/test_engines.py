@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ingest.errors import UserError
-from rag.endpoint.client import Failed
+from rag.endpoint.engines import Failed
 from rag.endpoint.token_count import FRAME, MARKS, estimate
 from rag.types import Message, Sampling
 from tests.faulty import answers, faulty

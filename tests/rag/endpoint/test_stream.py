@@ -5,9 +5,10 @@ import json
 import pytest
 
 from ingest.errors import UserError
-from rag.endpoint.client import Failed, Took
+from rag.endpoint.engines import Failed, Unreachable
+from rag.endpoint.generator import Took
 from rag.types import Sampling
-from tests.faulty import ROLE, answers, chunk, drops, event, fails, faulty, reply, says, stalls
+from tests.faulty import ROLE, Act, answers, chunk, drops, event, fails, faulty, reply, says, stalls
 from tests.rag.endpoint.reached import ASKED, reach
 
 TEXT = "试用期最长不得超过六个月😀[1]。"
@@ -55,10 +56,10 @@ def test_a_character_of_two_halves_is_put_together() -> None:
     halves = [
         f'{{"choices":[{{"delta":{{"content":"{each}"}}}}]}}' for each in ("好" + high, low + "了")
     ]
-    stream = b"".join(event(each) for each in (*halves, "[DONE]"))
+    stream = b"".join(event(each) for each in (*halves, chunk(finish="stop"), "[DONE]"))
     with faulty(says(stream)) as engine:
         assert list(reach(engine).generator.stream(ASKED, Sampling())) == ["好", "😀了"]
-    lone = b"".join(event(each) for each in (halves[0], "[DONE]"))
+    lone = b"".join(event(each) for each in (halves[0], chunk(finish="stop"), "[DONE]"))
     with faulty(says(lone)) as engine:
         assert reach(engine).reply() == "好\ufffd"
 
@@ -96,7 +97,9 @@ def test_a_drop_behind_the_announced_end_is_none() -> None:
 
 
 def test_thoughts_are_no_part_of_an_answer() -> None:
-    chunks = (ROLE, chunk(reasoning_content="嗯"), chunk(reasoning="嗯"), chunk("六个月"), "[DONE]")
+    chunks = (
+        ROLE, chunk(reasoning_content="嗯"), chunk(reasoning="嗯"), chunk("六个月", finish="stop"), "[DONE]",
+    )  # fmt: skip
     with faulty(says(b"".join(map(event, chunks)))) as engine:
         assert reach(engine).reply() == "六个月"
     chunks = (ROLE, chunk(reasoning_content="嗯"), chunk(finish="length"), "[DONE]")
@@ -139,29 +142,41 @@ def test_what_is_asked_for_is_sent_and_what_is_not_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (event("{"), "sent what is no chunk"),
-        (event([1]), "sent what is no chunk"),
-        (event({"choices": [None]}), "sent what is no chunk"),
-        (event({"choices": [{"delta": {"content": ["?"]}}]}), "sent what is no chunk"),
+        (event("{"), "does not speak as OpenAI's API ({)"),
+        (event("[" * 100_000), "does not speak as OpenAI's API"),
+        (event([1]), "does not speak as OpenAI's API ([1])"),
+        (event({"choices": [None]}), "does not speak as OpenAI's API"),
+        (event({"choices": [{"delta": {"content": ["?"]}}]}), "does not speak as OpenAI's API"),
+        (b"data: \xff\n\n", "does not speak as OpenAI's API"),
+        (b"data: " + b"x" * 2_000_000 + b"\n\n", "does not speak as OpenAI's API (xxx"),
         (event({"error": {"message": "out\nof\x1b[31m memory", "code": 400}}), "out of [31m memory"),
         (event({"error": "out of memory"}), "out of memory"),
-        (b"data: " + b"x" * 2_000_000, "does not speak as OpenAI's API"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_an_error_of_one_line(content: bytes, said: str) -> None:
     with faulty(says(content)) as engine, pytest.raises(Failed) as failed:
         reach(engine).reply()
     assert said in str(failed.value)
+    assert len(str(failed.value)) < 500
     assert engine.address in failed.value.zh
     assert len(engine.chats) == 1
 
 
-def test_an_error_within_the_stream_is_tried_again_only_before_the_first_piece() -> None:
+def test_an_error_within_the_stream_is_told_with_what_came_before() -> None:
     error = event({"error": {"message": "overloaded", "code": 503}})
-    with faulty(says(event(ROLE) + error), answers("六个月")) as engine:
-        assert reach(engine).reply() == "六个月"
-    with faulty(says(event(chunk("六")) + error), answers("六个月")) as engine:
-        with pytest.raises(Failed, match=r"broke off after 1 characters.*overloaded"):
+    for before, count in ((event(ROLE), 0), (event(chunk("六")), 1)):
+        with faulty(says(before + error), answers("六个月")) as engine:
+            with pytest.raises(Failed, match=f"failed after {count} characters.*overloaded"):
+                reach(engine).reply()
+            assert len(engine.chats) == 1
+
+
+@pytest.mark.parametrize(
+    "act", [says(event(ROLE), ends=False), says(event(ROLE)), says(b"", ends=False)]
+)
+def test_a_stream_that_ends_before_its_first_word_is_an_engine_that_is_not_there(act: Act) -> None:
+    with faulty(act) as engine:
+        with pytest.raises(Unreachable, match=r"can't be reached \(.+\); start the engine"):
             reach(engine).reply()
         assert len(engine.chats) == 1
 
@@ -176,7 +191,7 @@ def test_a_page_is_no_stream() -> None:
         reach(engine).reply()
     with (
         faulty(drops, paths={"/v1/models": lambda _: "<html>"}) as engine,
-        pytest.raises(UserError, match="serves 0 models"),
+        pytest.raises(UserError, match=r"does not speak as OpenAI's API \(.*<html>\)"),
     ):
         reach(engine).reply()
 
