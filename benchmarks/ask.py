@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from plan import Synthetic, build
 
 from ingest.chunk import ChunkOptions
 from ingest.embed import BUNDLED, open_embedder
 from ingest.store import Identity, open_store
 from rag.load import background_of
-from rag.plan.made import Made, build
 
 QUESTIONS = ("试用期最长不得超过几个月？", "How long may probation be at most?")
 LOADED = (
@@ -54,7 +54,7 @@ def prepare(path: Path, chunks: int) -> None:
     settings = {"embedder": BUNDLED, "chunk": asdict(ChunkOptions())}
     identity = Identity(embedder.name, embedder.dim, settings)
     with open_store(path, create=identity) as store:
-        for _ in build(store, Made(chunks), chunks):
+        for _ in build(store, Synthetic(chunks), chunks):
             pass
         background_of(store, embedder)
 

@@ -1,17 +1,13 @@
 """The cost curve of docs/scale.md: measured up to 1,000,000 chunks, simulated beyond.
 
-    python benchmarks/scale.py measure [PATH...] [--sizes 10000 100000 1000000] [--scratch FOLDER]
-    python benchmarks/scale.py write
+    python benchmarks/scale.py
 
-`measure` measures what `rag plan --measure --full PATH...` does, and keeps it where it is shipped,
-in rag/plan/constants.json; nothing else should run. `write` makes the tables of docs/scale.md and
-docs/scale.zh-CN.md and their pictures from that file.
+Writes the tables of docs/scale.md and docs/scale.zh-CN.md and their pictures from rag/plan.json, which
+benchmarks/plan.py measures.
 """
 
-import argparse
+import json
 import re
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,69 +15,66 @@ from warnings import catch_warnings, filterwarnings
 
 from rag.cli.plan import digits
 from rag.i18n import Language, Speaker
-from rag.plan.constants import Constants, Point, shipped
-from rag.plan.model import ENGINES, GB, Engine, Plan, first, questions
-
-sys.path[0] = str(Path(__file__).parents[1])  # the tests are there
-
-from tests.rag.plan.curve import SIZES, at, takeovers  # noqa: E402  (behind the line above)
+from rag.plan import GB, Constants, EnginePlan, PlanOptions, Predictor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parents[1]
-FILE = ROOT / "rag/plan/constants.json"
+MEASURED: dict[str, Any] = json.loads((ROOT / "rag/plan.json").read_bytes())
+POINTS: list[dict[str, float]] = MEASURED["synthetic"]
 PAGES: dict[str, Language] = {"scale.md": "en", "scale.zh-CN.md": "zh"}
 PICTURES: dict[str, Language] = {"scale.svg": "en", "scale.zh-CN.svg": "zh"}
 TITLES = {
     "local": ("local store", "本地库"),
     "replicas": ("replicas", "多副本"),
     "milvus": ("Milvus", "Milvus"),
-    "measured": ("measured, made chunks", "实测（合成块）"),
+    "measured": ("measured, synthetic chunks", "实测（合成块）"),
 }
 COLOURS = {"local": "#2f9e60", "replicas": "#3b82f6", "milvus": "#d9822b"}
 INK = "#808790"  # stands out from white and from black
 RATES = (1.0, 5.0, 20.0, 100.0)
-Of = Callable[[Plan], float]
+ENGINES = ("local", "replicas", "milvus")
+SIZES = tuple(10**power for power in range(4, 10))
+QPS = 5.0
+Of = Callable[[EnginePlan], float]
+
+
+def at(constants: Constants, chunks: int, *, qps: float = QPS) -> dict[str, EnginePlan]:
+    """Every engine's plan for so many chunks of documents like the measured ones."""
+    options = PlanOptions(documents=1, chunks_per_document=chunks, qps=qps)
+    return {plan.engine: plan for plan in Predictor(constants, options).plans()}
+
+
+def smallest(plans: Mapping[str, EnginePlan]) -> EnginePlan:
+    """The first engine that suffices; the last if none does."""
+    return next((plan for plan in plans.values() if not plan.shortfalls), plans["milvus"])
+
+
+def takeovers(constants: Constants, *, qps: float = QPS) -> Mapping[str, int]:
+    """The fewest chunks between the first and the last of `SIZES` at which each engine is the smallest
+    that suffices; without those that never are. Bisection: what is too much for an engine stays so for
+    more chunks.
+    """
+
+    def order(chunks: int) -> int:
+        return ENGINES.index(smallest(at(constants, chunks, qps=qps)).engine)
+
+    found: dict[str, int] = {}
+    for wanted, engine in enumerate(ENGINES):
+        low, high = SIZES[0] - 1, SIZES[-1]
+        if order(high) < wanted:
+            break
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if order(middle) >= wanted else (middle, high)
+        if order(high) == wanted:
+            found[engine] = high
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("write")
-    measuring = verbs.add_parser("measure")
-    measuring.add_argument("paths", type=Path, nargs="*")
-    measuring.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6])
-    measuring.add_argument("--scratch", type=Path)
-    measuring.add_argument("--cache", type=Path, default=Path.home() / ".cache/chatglm-rag")
-    options = parser.parse_args()
-    if options.verb == "measure":
-        measured(options)
-    write()
-
-
-def measured(options: argparse.Namespace) -> None:
-    from dataclasses import replace
-
-    from rag.plan.measure import FULL, measure
-
-    begun = time.perf_counter()
-
-    def tell(en: str, zh: str) -> None:
-        sys.stderr.write(f"{time.perf_counter() - begun:6.0f} s {en}\n")
-
-    measure(
-        options.paths or sorted((ROOT / "corpora").glob("*/docs")),
-        cache=options.cache,
-        tell=tell,
-        effort=replace(FULL, sizes=tuple(options.sizes)),
-        ocr=True,
-        scratch=options.scratch,
-    ).write(FILE)
-
-
-def write() -> None:
-    constants = shipped()
+    constants = Constants.read()
     for page, language in PAGES.items():
         file = ROOT / "docs" / page
         file.write_text(filled(file.read_text("utf-8"), constants, language), "utf-8")
@@ -90,7 +83,7 @@ def write() -> None:
 
 
 def filled(text: str, constants: Constants, language: Language) -> str:
-    """The page with its generated parts made anew: `<!-- name -->` to `<!-- /name -->`."""
+    """The page with its generated parts written again: `<!-- name -->` to `<!-- /name -->`."""
     say = Speaker(language)
     parts = {
         "machine": machine(constants, say),
@@ -112,16 +105,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine(constants: Constants, say: Speaker) -> str:
-    there, costs = constants.machine, constants.costs
-    like = constants.kind()
+    there, costs, like = constants.machine, constants.costs, constants.documents()
+    memory, speed = there.memory / GB, MEASURED["chunk"]["flops"] / costs.embed / 1e9
     return say(
-        f"Measured on {there.cores} cores of an {there.cpu} with {there.memory / GB:.1f} GB, {constants.date}: "
+        f"Measured on {there.cores} cores of an {constants.cpu} with {memory:.1f} GB, {constants.date}: "
         f"{like.files} documents with {like.chunks:,} chunks, of which a core embeds {1 / costs.embed:.0f} a second "
-        f"({costs.flops / costs.embed / 1e9:.0f} GFLOP/s); a chunk takes {costs.truth:,.0f} bytes in `kb.sqlite`, "
-        f"{costs.words:,.0f} in the word index and {costs.codes:.0f} as a code.",
-        f"测于 {there.cores} 核 {there.cpu}、{there.memory / GB:.1f} GB 内存，{constants.date}：{like.files} 个文档共 "
-        f"{like.chunks:,} 块，单核每秒向量化 {1 / costs.embed:.0f} 块（{costs.flops / costs.embed / 1e9:.0f} GFLOP/s）；"
-        f"每块在 `kb.sqlite` 中占 {costs.truth:,.0f} 字节，词索引 {costs.words:,.0f} 字节，编码 {costs.codes:.0f} 字节。",
+        f"({speed:.0f} GFLOP/s); a chunk takes {costs.sqlite:,.0f} bytes in `kb.sqlite`, "
+        f"{costs.word_index:,.0f} in the word index and {costs.vector_index:.0f} as a code.",
+        f"测于 {there.cores} 核 {constants.cpu}、{memory:.1f} GB 内存，{constants.date}：{like.files} 个文档共 "
+        f"{like.chunks:,} 块，单核每秒向量化 {1 / costs.embed:.0f} 块（{speed:.0f} GFLOP/s）；"
+        f"每块在 `kb.sqlite` 中占 {costs.sqlite:,.0f} 字节，词索引 {costs.word_index:,.0f} 字节，编码 {costs.vector_index:.0f} 字节。",
     )
 
 
@@ -137,21 +130,21 @@ def measured_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[l
     ]
     return head, [
         [
-            f"{point.chunks:,}",
-            f"{point.build:,.0f} s",
-            f"{(point.truth + point.codes + point.words) / GB:.2f} GB",
-            f"{point.resident / GB:.2f} GB",
-            f"{1000 * point.p50:.1f} / {1000 * point.p95:.1f} ms",
-            f"{1000 * searches(constants, point.chunks):.1f} ms",
-            f"{point.rate:,.0f}",
+            f"{point['chunks']:,}",
+            f"{point['build']:,.0f} s",
+            f"{(point['sqlite'] + point['vector_index'] + point['word_index']) / GB:.2f} GB",
+            f"{point['resident'] / GB:.2f} GB",
+            f"{1000 * point['p50']:.1f} / {1000 * point['p95']:.1f} ms",
+            f"{1000 * searches(constants, round(point['chunks'])):.1f} ms",
+            f"{point['rate']:,.0f}",
         ]
-        for point in constants.points
+        for point in POINTS
     ]
 
 
 def searches(constants: Constants, chunks: int) -> float:
-    stages = questions(constants.costs, chunks)
-    return stages["vectors"] + stages["words"] + stages["rank"]
+    stages = at(constants, chunks)["local"].question
+    return stages["vectors"] + stages["words"] + stages["fuse"]
 
 
 def curve_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list[str]]]:
@@ -161,19 +154,23 @@ def curve_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list
         say("machines", "机器"),
         say("memory", "内存"),
         say("disk", "磁盘"),
-        say("core hours of reading", "读入的核时"),
-        say("read in", "读入用时"),
+        say("core hours of ingestion", "入库的核时"),
+        say("ingested in", "入库用时"),
         say("a question", "一个问题"),
         "",
     ]
     rows = []
-    largest = max(point.chunks for point in constants.points)
+    largest = max(point["chunks"] for point in POINTS)
     for chunks in SIZES:
-        plan = first(at(constants, chunks))
+        plan = smallest(at(constants, chunks))
         work = constants.costs.embed * chunks / 3600
-        reading = plan.read_in / 86_400
+        days = plan.ingest_time / 86_400
         size = say(f"{plan.size.cores} cores", f"{plan.size.cores} 核")
-        more = say(f", {plan.readers} to read", f"，读入 {plan.readers}") if plan.readers else ""
+        more = (
+            say(f", {plan.ingest_machines} to ingest", f"，入库 {plan.ingest_machines}")
+            if plan.ingest_machines
+            else ""
+        )
         rows.append(
             [
                 f"{chunks:,}",
@@ -182,7 +179,7 @@ def curve_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list
                 f"{digits(plan.memory / GB)} GB",
                 f"{digits(sum(plan.disk.values()) / GB)} GB",
                 digits(work),
-                say(f"{digits(reading)} days", f"{digits(reading)} 天"),
+                say(f"{digits(days)} days", f"{digits(days)} 天"),
                 f"{plan.latency:.2f} s",
                 say("measured constants", "实测常数")
                 if chunks <= largest
@@ -227,25 +224,25 @@ def draw(constants: Constants, path: Path, say: Speaker) -> None:
     sizes = sorted({round(10 ** (4 + step / 8)) for step in range(41)})
     planned = {size: at(constants, size) for size in sizes}
     costs, changes = constants.costs, takeovers(constants)
-    panels: list[tuple[str, Of, Callable[[Point], float] | None]] = [
+    panels: list[tuple[str, Of, Callable[[Mapping[str, float]], float] | None]] = [
         (
             say("memory, GB", "内存（GB）"),
             lambda plan: plan.memory / GB,
-            lambda point: (point.resident + point.truth + point.words) / GB,
+            lambda p: (p["resident"] + p["sqlite"] + p["word_index"]) / GB,
         ),
         (
             say("disk, GB", "磁盘（GB）"),
             lambda plan: sum(plan.disk.values()) / GB,
-            lambda point: (point.truth + 2 * (point.codes + point.words)) / GB,
+            lambda p: (p["sqlite"] + 2 * (p["vector_index"] + p["word_index"])) / GB,
         ),
         (
             say("a question, seconds", "一个问题（秒）"),
             lambda plan: plan.latency,
-            lambda point: costs.question + point.p50 + costs.answer,
+            lambda p: costs.embed_question + p["p50"] + costs.extract,
         ),
         (
-            say("cores, those for reading too", "核数（含读入）"),
-            lambda plan: (plan.machines + plan.readers) * plan.size.cores,
+            say("cores, those for ingestion too", "核数（含入库）"),
+            lambda plan: (plan.machines + plan.ingest_machines) * plan.size.cores,
             None,
         ),
     ]
@@ -255,10 +252,10 @@ def draw(constants: Constants, path: Path, say: Speaker) -> None:
         for axes, (title, of, measured) in zip(canvas.subplots(2, 2).flat, panels, strict=True):
             draw_panel(axes, title, say("chunks", "块数"), planned, of)
             if measured:
-                xs = [point.chunks for point in constants.points]
-                ys = [measured(point) for point in constants.points]
+                xs = [point["chunks"] for point in POINTS]
+                ys = [measured(point) for point in POINTS]
                 axes.plot(xs, ys, "o", color=INK, markersize=5, label="measured", zorder=3)
-            mark(axes, constants, changes, say)
+            mark(axes, changes, say)
         handles, labels = canvas.axes[0].get_legend_handles_labels()
         names = [say(*TITLES[label]) for label in labels]
         canvas.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
@@ -266,14 +263,17 @@ def draw(constants: Constants, path: Path, say: Speaker) -> None:
 
 
 def draw_panel(
-    axes: "Axes", title: str, xlabel: str, planned: Mapping[int, Mapping[Engine, Plan]], of: Of
+    axes: "Axes", title: str, xlabel: str, planned: Mapping[int, Mapping[str, EnginePlan]], of: Of
 ) -> None:
     """A line an engine: strong where it suffices, faint where it does not."""
     for engine in ENGINES:
-        plans: list[tuple[int, Plan]] = [(size, found[engine]) for size, found in planned.items()]
+        plans: list[tuple[int, EnginePlan]] = [
+            (size, found[engine]) for size, found in planned.items()
+        ]
         xs, ys = [size for size, _ in plans], [of(plan) for _, plan in plans]
         strong = [
-            y if not plan.problems else float("nan") for y, (_, plan) in zip(ys, plans, strict=True)
+            y if not plan.shortfalls else float("nan")
+            for y, (_, plan) in zip(ys, plans, strict=True)
         ]
         axes.plot(xs, ys, color=COLOURS[engine], alpha=0.7, linewidth=1, linestyle=":")
         axes.plot(xs, strong, color=COLOURS[engine], linewidth=2, label=engine)
@@ -286,9 +286,9 @@ def draw_panel(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def mark(axes: "Axes", constants: Constants, changes: Mapping[str, int], say: Speaker) -> None:
+def mark(axes: "Axes", changes: Mapping[str, int], say: Speaker) -> None:
     """Where measuring ends, and where each engine takes over."""
-    largest = max(point.chunks for point in constants.points)
+    largest = max(point["chunks"] for point in POINTS)
     axes.set_xlim(SIZES[0], SIZES[-1])
     axes.axvspan(SIZES[0], largest, color=INK, alpha=0.12, linewidth=0)
     low, high = axes.get_ylim()

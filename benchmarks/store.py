@@ -1,4 +1,4 @@
-"""The store at scale, on made vectors and Zipf text: build, open, search, add one document.
+"""The store at scale, on synthetic vectors and Zipf text: build, open, search, add one document.
 
     python benchmarks/store.py FOLDER [--chunks 1000000] [--queries 200]
 
@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from plan import CHUNKS, DIM, WORDS, Synthetic, add, build, synthetic_text
 
 from ingest.store import Identity, LocalStore, open_store
 from ingest.store.protocol import Vectors
-from rag.plan.made import CHUNKS, DIM, WORDS, Made, build, made_document
 
 K = 100  # a leg
 
@@ -46,11 +46,11 @@ def hybrid(store: LocalStore, vector: Vectors, text: str) -> None:
     store.vectors(np.union1d(dense.keys, words.keys))
 
 
-def measure(path: Path, made: Made, count: int) -> Iterator[tuple[str, str]]:
+def measure(path: Path, synthetic: Synthetic, count: int) -> Iterator[tuple[str, str]]:
     rng = np.random.default_rng(10**9)
     with open_store(path) as store:
         drawn = store.vectors(rng.integers(1, store.count() + 1, count))
-    queries, texts = made.near(rng, drawn), made.texts(rng, count, 10)
+    queries, texts = synthetic.near(rng, drawn), synthetic.texts(rng, count, 10)
     start = time.perf_counter()
     with open_store(path) as store:
         hybrid(store, queries[0], texts[0])
@@ -70,22 +70,20 @@ def measure(path: Path, made: Made, count: int) -> Iterator[tuple[str, str]]:
             found = [set(store.search_dense(query, k).keys[:10].tolist()) for query in queries]
             recall = np.mean([len(a & b) / 10 for a, b in zip(nearest, found, strict=True)])
             yield f"recall@10 of the dense leg at k={k}", f"{recall:.4f}"
-        spent = [timed(lambda i: add_one(store, made, i), i) for i in range(5)]
+        spent = [timed(lambda i: add_one(store, synthetic, i), i) for i in range(5)]
         yield (
             "add one document until it is found, median / worst of 5",
             (f"{np.median(spent):.2f} / {max(spent):.2f} s"),
         )
 
 
-def add_one(store: LocalStore, made: Made, number: int) -> None:
+def add_one(store: LocalStore, synthetic: Synthetic, number: int) -> None:
     rng = np.random.default_rng(time.time_ns())
-    document, *parts = made_document(f"one more {number}", made.texts(rng, CHUNKS, WORDS))
-    vectors = made.vectors(rng, CHUNKS)
-    with store.change(reason="benchmark") as change:
-        change.put(document)
-        change.add(document, *parts, vectors)
+    text = synthetic_text(f"one more {number}", synthetic.texts(rng, CHUNKS, WORDS))
+    vectors = synthetic.vectors(rng, CHUNKS)
+    add(store, [text], vectors)
     (chunk,) = store.chunks(store.search_dense(vectors[3], 1).keys).values()
-    assert chunk == parts[1][3]
+    assert chunk == text.chunks[3]
     assert len(store.search_words(chunk.text, 1).keys)
 
 
@@ -107,14 +105,14 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200)
     options = parser.parse_args()
     path = options.folder / f"{options.chunks}"
-    made = Made(options.chunks)
-    with open_store(path, create=Identity("made", DIM)) as store:
+    synthetic = Synthetic(options.chunks)
+    with open_store(path, create=Identity("synthetic", DIM)) as store:
         before = store.count()
-        for count, seconds in build(store, made, options.chunks):
+        for count, seconds in build(store, synthetic, options.chunks):
             say(f"\r{count:,} chunks, {(count - before) / seconds:,.0f}/s   ", sys.stderr)
             before = count
     say(f"\n| {options.chunks:,} chunks, {DIM}-d | |\n|---|---|\n")
-    for name, value in measure(path, made, options.queries):
+    for name, value in measure(path, synthetic, options.queries):
         say(f"| {name} | {value} |\n")
 
 

@@ -1,7 +1,6 @@
 """Python processes that we start run our packages, whatever files are in the user's folder."""
 
 import ast
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,16 +11,13 @@ import pytest
 from finetune.data.bulk_encode import Speller
 from ingest.sandbox import Sandbox
 from rag.chatglm.tokenization import open_tokenizer
-from rag.plan.asking import asked
-from rag.plan.linear import rates
 from tests.finetune.tokenizers import directory
 from tests.server.servers import ended, row, served, upload, wait_for
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("corpora", "finetune", "ingest", "rag", "server")
 PLACES = {
-    "finetune/data/bulk_encode.py", "ingest/ray_pipeline.py", "ingest/sandbox.py", "rag/plan/asking.py",
-    "rag/plan/linear.py", "server/worker.py",
+    "finetune/data/bulk_encode.py", "ingest/ray_pipeline.py", "ingest/sandbox.py", "server/worker.py",
 }  # fmt: skip
 """All modules that start a process. A new one needs a test below."""
 STARTERS = {"multiprocessing", "subprocess", "runpy", "ProcessPoolExecutor", "num_workers"}
@@ -110,22 +106,6 @@ def test_the_encoder_of_training_texts_runs_ours(folder: Path, tmp_path: Path) -
     tokenizer = open_tokenizer(directory(tmp_path / "tokenizer", 2))
     with Speller(tokenizer, workers=1) as speller:
         assert len(speller.submit(["一", "二"])().counts) == 2
-
-
-def test_the_measure_of_questions_runs_ours(folder: Path) -> None:
-    with pytest.raises(RuntimeError, match="no knowledge base at"):
-        asked(folder / "none", ["问"], cache=folder / "cache", cores=1)
-
-
-def test_the_measure_of_a_model_runs_ours(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is ended at its import of torch: what it measures takes long."""
-    (tmp_path / "torch.py").write_text("raise SystemExit('as far as torch')", "utf-8")
-    found = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, found)))
-    with pytest.raises(RuntimeError, match="as far as torch"):
-        rates()
 
 
 def test_workers_on_ray_import_ours(folder: Path) -> None:
