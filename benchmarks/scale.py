@@ -11,14 +11,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from warnings import catch_warnings, filterwarnings
 
 from rag.cli.plan import digits
 from rag.i18n import Language, Speaker
 from rag.plan import GB, Constants, EnginePlan, PlanOptions, Predictor
+from rag.plot import INK, check_picture, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 MEASURED: dict[str, Any] = json.loads((ROOT / "rag/plan.json").read_bytes())
@@ -32,7 +33,6 @@ TITLES = {
     "measured": ("measured, synthetic chunks", "实测（合成块）"),
 }
 COLOURS = {"local": "#2f9e60", "replicas": "#3b82f6", "milvus": "#d9822b"}
-INK = "#808790"  # stands out from white and from black
 RATES = (1.0, 5.0, 20.0, 100.0)
 ENGINES = ("local", "replicas", "milvus")
 SIZES = tuple(10**power for power in range(4, 10))
@@ -212,15 +212,7 @@ def rounded(chunks: int) -> str:
 def draw(constants: Constants, path: Path, say: Speaker) -> None:
     """Four panels over the chunks: bytes, bytes, seconds, cores. Readable on light and on dark."""
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
-    from rag.evaluate.plot import installed_families
-
-    settings: dict[str, Any] = {
-        "font.family": installed_families(), "svg.fonttype": "none", "svg.hashsalt": "scale",
-        "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK,
-        "ytick.color": INK, "axes.titlesize": 10, "font.size": 9,
-    }  # fmt: skip
     sizes = sorted({round(10 ** (4 + step / 8)) for step in range(41)})
     planned = {size: at(constants, size) for size in sizes}
     costs, changes = constants.costs, takeovers(constants)
@@ -246,9 +238,8 @@ def draw(constants: Constants, path: Path, say: Speaker) -> None:
             None,
         ),
     ]
-    with rc_context(settings), catch_warnings():
-        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
-        canvas = Figure(figsize=(10, 7), layout="constrained")
+
+    def panels_on(canvas: "Figure") -> None:
         for axes, (title, of, measured) in zip(canvas.subplots(2, 2).flat, panels, strict=True):
             draw_panel(axes, title, say("chunks", "块数"), planned, of)
             if measured:
@@ -259,7 +250,10 @@ def draw(constants: Constants, path: Path, say: Speaker) -> None:
         handles, labels = canvas.axes[0].get_legend_handles_labels()
         names = [say(*TITLES[label]) for label in labels]
         canvas.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
-        canvas.savefig(path, transparent=True, metadata={"Date": None})
+
+    kind = check_picture(path)
+    with rc_context({"axes.titlesize": 10, "font.size": 9}):
+        path.write_bytes(render(panels_on, kind, size=(10, 7), ink=INK, transparent=True))
 
 
 def draw_panel(

@@ -1,6 +1,5 @@
 """A LoRA adapter for other tools: PEFT's files under the module names of upstream's code or transformers'."""
 
-import json
 import math
 import shutil
 from collections import Counter
@@ -10,17 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
-from ingest.store.atomic import new_folder, write_whole
+from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_generation
-from rag.chatglm.adapter_files import CONFIG, LORA, LoraAdapter, read_adapter
+from rag.chatglm.adapter_files import Adapter, read_adapter, write_lora
 from rag.chatglm.configuration import generation_of
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.lora import Factors, placed
+from rag.chatglm.lora import Factors, LoraConfig, placed
 from rag.chatglm.save import copy_kept
 from rag.chatglm.weights import Rows, natives_of, upstream_of
 
@@ -28,7 +26,7 @@ Layout = Literal["upstream", "native"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lora:
+class LoraModule:
     """The tensors of one module, and what BA is multiplied by."""
 
     factors: Factors
@@ -39,9 +37,11 @@ class Lora:
         return self.factors.a.shape[0]
 
 
-def rename(modules: Mapping[str, Lora], config: PreTrainedConfig, *, to: Layout) -> dict[str, Lora]:
+def rename(
+    modules: Mapping[str, LoraModule], config: PreTrainedConfig, *, to: Layout
+) -> dict[str, LoraModule]:
     """The same change of the model under other names; those that are such names already stay."""
-    made: dict[str, Lora] = {}
+    made: dict[str, LoraModule] = {}
     if to == "native":
         for name, lora in modules.items():
             natives = natives_of(name) or [name]
@@ -64,7 +64,7 @@ def rename(modules: Mapping[str, Lora], config: PreTrainedConfig, *, to: Layout)
     return made
 
 
-def fuse(parts: Sequence[Lora | None], sizes: Sequence[int], name: str) -> Lora:
+def fuse(parts: Sequence[LoraModule | None], sizes: Sequence[int], name: str) -> LoraModule:
     """One LoRA whose rows are those of `parts`, `sizes` many each; None adds nothing to its rows.
 
     `UserError` where DoRA has magnitudes for some of the rows only.
@@ -76,7 +76,7 @@ def fuse(parts: Sequence[Lora | None], sizes: Sequence[int], name: str) -> Lora:
     # The parts that a column of B belongs to, side by side.
     columns = [held] if shared else [[part] for part in held]
 
-    def rows(part: Lora | None, size: int) -> Tensor:
+    def rows(part: LoraModule | None, size: int) -> Tensor:
         blocks = [
             _scaled(part.factors.b, part.scale, scale)
             if part is not None and any(other is part for other in block)
@@ -85,7 +85,7 @@ def fuse(parts: Sequence[Lora | None], sizes: Sequence[int], name: str) -> Lora:
         ]
         return torch.cat(blocks, dim=1)
 
-    def offset(part: Lora | None, size: int) -> Tensor:
+    def offset(part: LoraModule | None, size: int) -> Tensor:
         if part is None or part.factors.bias is None:
             return first.b.new_zeros(size)
         return _scaled(part.factors.bias, part.scale, scale)
@@ -94,7 +94,7 @@ def fuse(parts: Sequence[Lora | None], sizes: Sequence[int], name: str) -> Lora:
     a = torch.cat([block[0].factors.a for block in columns])
     b = torch.cat([rows(*pair) for pair in pairs])
     bias = None if first.bias is None else torch.cat([offset(*pair) for pair in pairs])
-    return Lora(Factors(a, b, bias, _magnitudes(parts, name)), scale)
+    return LoraModule(Factors(a, b, bias, _magnitudes(parts, name)), scale)
 
 
 def _scaled(tensor: Tensor, scale: float, wanted: float) -> Tensor:
@@ -102,7 +102,7 @@ def _scaled(tensor: Tensor, scale: float, wanted: float) -> Tensor:
     return tensor if scale == wanted else tensor.float() * (scale / wanted)
 
 
-def _magnitudes(parts: Sequence[Lora | None], name: str) -> Tensor | None:
+def _magnitudes(parts: Sequence[LoraModule | None], name: str) -> Tensor | None:
     found = [None if part is None else part.factors.magnitude for part in parts]
     held = [magnitude for magnitude in found if magnitude is not None]
     if held and len(held) < len(parts):
@@ -116,7 +116,7 @@ def _magnitudes(parts: Sequence[Lora | None], name: str) -> Tensor | None:
     return torch.cat(held) if held else None
 
 
-def split(lora: Lora, rows: Sequence[Rows]) -> list[Lora | None]:
+def split(lora: LoraModule, rows: Sequence[Rows]) -> list[LoraModule | None]:
     """The inverse of `fuse`: None for rows that nothing is added to, if there are others."""
     a, whole = lora.factors.a, lora.factors
     b = [part.cut(whole.b) for part in rows]
@@ -128,11 +128,11 @@ def split(lora: Lora, rows: Sequence[Rows]) -> list[Lora | None]:
     ]
     kept = [i for i, nothing in enumerate(empty) if not nothing] or list(range(len(rows)))
     blocks = _blocks([b[i] for i in kept])
-    made: list[Lora | None] = [None] * len(rows)
+    made: list[LoraModule | None] = [None] * len(rows)
     for place, i in enumerate(kept):
         columns = blocks[place] if blocks else slice(None)
         factors = Factors(a[columns], b[i][:, columns], bias[i], magnitude[i])
-        made[i] = Lora(factors, lora.scale)
+        made[i] = LoraModule(factors, lora.scale)
     return made
 
 
@@ -159,7 +159,7 @@ NEW |= {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportedAdapter:
     """What came of an export."""
 
     modules: int
@@ -169,7 +169,7 @@ class Exported:
 
 def export(
     adapter: Path, directory: Path, target: Path, *, to: Layout, alpha: float | None = None
-) -> Exported:
+) -> ExportedAdapter:
     """Write `adapter` to the folder `target` with upstream's or transformers' module names.
 
     `directory` is its model's, of which config.json is read. `alpha` is `read_adapter`'s. The same
@@ -178,7 +178,7 @@ def export(
     """
     config = read_config(directory)
     read = read_adapter(adapter, alpha=alpha)
-    if not isinstance(read, LoraAdapter):
+    if read.config is None:
         raise UserError(
             f"{adapter} is a P-Tuning prefix, which names no modules: it is the same file for "
             "upstream's code; copy it",
@@ -195,7 +195,7 @@ def export(
     model = empty(config)
     placed(model, read.modules, read.config)  # checks names, shapes and numbers
     renamed = rename(
-        {name: Lora(part, read.config.scale_of(name)) for name, part in read.modules.items()},
+        {name: LoraModule(part, read.config.scale_of(name)) for name, part in read.modules.items()},
         config,
         to=to,
     )
@@ -205,20 +205,17 @@ def export(
         if hasattr(module, "in_features")
     }
     with new_folder(target) as work:
-        data = _settings(read, renamed, known, directory)
-        text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        write_whole(work / CONFIG, text.encode())
-        write_whole(work / LORA[0], save(_tensors(renamed), metadata={"format": "pt"}))
+        write_lora(work, _settings(read, read.config, renamed, known, directory), _tensors(renamed))
         replace(read.contract, generation=generation_of(config)).write(work)
         copy_kept(adapter, work)
         for name in BESIDE:
             if (adapter / name).is_file():
                 shutil.copyfile(adapter / name, work / name)
-    return Exported(len(renamed), read.notes)
+    return ExportedAdapter(len(renamed), read.notes)
 
 
-def _tensors(modules: Mapping[str, Lora]) -> dict[str, Tensor]:
-    """By PEFT's keys, each with memory of its own."""
+def _tensors(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
+    """By PEFT's keys."""
     made: dict[str, Tensor] = {}
     for name, lora in modules.items():
         parts = {
@@ -228,20 +225,20 @@ def _tensors(modules: Mapping[str, Lora]) -> dict[str, Tensor]:
             "lora_magnitude_vector": lora.factors.magnitude,
         }
         made |= {
-            f"{ROOT}{name}.{leaf}": tensor.contiguous().clone()
-            for leaf, tensor in parts.items()
-            if tensor is not None
+            f"{ROOT}{name}.{leaf}": tensor for leaf, tensor in parts.items() if tensor is not None
         }
     return made
 
 
 def _settings(
-    read: LoraAdapter, modules: Mapping[str, Lora], known: set[str], directory: Path
+    read: Adapter,
+    config: LoraConfig,
+    modules: Mapping[str, LoraModule],
+    known: set[str],
+    directory: Path,
 ) -> dict[str, Any]:
     """What adapter_config.json says: as before, but for what depends on names."""
-    path, config = read.source / CONFIG, read.config
-    before = json.loads(path.read_text("utf-8")) if path.is_file() else NEW
-    before = {"base_model_name_or_path": directory.name, **before}
+    before = {"base_model_name_or_path": directory.name, **(read.settings or NEW)}
     modules = dict(sorted(modules.items()))
     ranks = {name: lora.rank for name, lora in modules.items()}
     alphas = {

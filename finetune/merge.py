@@ -16,10 +16,10 @@ from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder
-from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
-from rag.chatglm.adapter_files import Contract, LoraAdapter, read_adapter
+from rag.chatglm.adapter import probe_logits
+from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.configuration import MERGED, generation_of, upstream_config
-from rag.chatglm.export import BANDS, TOKENS, Merging, Parity, read_model, spelled
+from rag.chatglm.export import BANDS, TOKENS, Merging, Parity, answers, read_model, spelled
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.lora import digest, placed
 from rag.chatglm.save import Shards, copy_kept
@@ -72,7 +72,7 @@ def merge(
             zh="GLM-4-0414 仅以 transformers 格式发布；请去掉 --upstream",
         )
     read = read_adapter(adapter, alpha=alpha)
-    if not isinstance(read, LoraAdapter):
+    if read.config is None:
         raise UserError(
             f"{adapter} is a P-Tuning prefix: keys and values that each layer attends to, not a "
             "change of weights, so that there is nothing to merge; use it beside the model",
@@ -80,7 +80,7 @@ def merge(
             "请将其与模型一同使用",
         )
     with new_folder(target) as work:
-        before, wanted = _answers(directory, read)
+        before, wanted = answers(directory, read)
         model = empty(config)
         merging = Merging(dict(placed(model, read.modules, read.config)), dtype)
         if config.tie_word_embeddings and "lm_head" in merging.parts:
@@ -118,13 +118,6 @@ def _check_base(directory: Path, source: Source) -> None:
             zh=f"{directory} 存的是 {held} 量化权重，其步长大于适配器的改变量，相加会被舍去；"
             "请先合并到 float16 模型，再运行：rag quantize",
         )
-
-
-def _answers(directory: Path, adapter: LoraAdapter) -> tuple[Tensor, Tensor]:
-    """The probe's logits of the base, and with the adapter on it; checked as for answering."""
-    base = read_model(directory)
-    check_base(adapter, base)
-    return probe(base, part_of(base, adapter), adapter, TOKENS)
 
 
 def _tensors(

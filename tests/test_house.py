@@ -4,9 +4,11 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,14 @@ def test_the_top_level_is_the_agreed_list() -> None:
     )
     if tracked.returncode == 0:
         assert {line.partition("/")[0].strip('"') for line in tracked.stdout.splitlines()} == TOP
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """At the top or inside of functions; only imports for type checkers are left out."""
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    assert len(graph.modules) >= len(MODULES)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,8 +1,6 @@
 """`rag finetune check`: the data doctor."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +8,7 @@ import typer
 
 from finetune.options import MAX_LENGTH
 from ingest.errors import UserError
-from rag.cli.console import note, out, say, table
+from rag.cli.console import console, counting, note, out, say, table
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
@@ -25,8 +23,7 @@ BINS, BAR = 16, 40
 
 
 def show(diagnosis: "Diagnosis") -> None:
-    from finetune.data.histogram import UNITS
-    from finetune.data.report import TITLES, counts
+    from finetune.data.report import TITLES, UNITS, counts
 
     out(
         say(
@@ -52,7 +49,7 @@ def show(diagnosis: "Diagnosis") -> None:
 
 
 def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
-    from finetune.data.histogram import bins, figures
+    from finetune.data.report import bins, figures
 
     drawn = bins(diagnosis.lengths, BINS)
     if not drawn:
@@ -76,13 +73,12 @@ def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
 
 def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[str]) -> None:
     """The rows that were asked for; `UserError` for one that is not there."""
-    from rich.console import Console
     from rich.text import Text
 
     from finetune.data.token_view import plain, shades, visible
 
     bad = {finding.source: finding for finding in diagnosis.findings if finding.bad}
-    console = Console(highlight=False)
+    screen = console()
     for name in wanted:
         shown = [view for view in views if name in (view.source, view.source.rpartition(":")[2])]
         broken = [source for source in bad if name in (source, source.rpartition(":")[2])]
@@ -95,7 +91,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
             out(f"{source}: {say(bad[source].text, bad[source].zh)}")
         for view in shown:
             out(view.title(say))
-            if not console.color_system:
+            if not screen.color_system:
                 out(plain(view.pieces) + "\n")
                 continue
             text = Text()
@@ -103,7 +99,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
                 colour = "magenta" if piece.special else "green" if piece.learnt else "bright_black"
                 strong = "bold" if piece.learnt else "not bold"
                 text.append(visible(piece.text), f"{strong} {colour}{' underline' * shade}")
-            console.print(text, soft_wrap=True)
+            screen.print(text, soft_wrap=True)
             out()
 
 
@@ -186,7 +182,7 @@ def check(
     _check_places(json=json, html=html, picture=picture)
     _check_template(template)
     encoder = _encoder(model, template, max_length) if model else None
-    with _counting() as progress:
+    with counting(say("rows read", "已读行数")) as progress:
         diagnosis = diagnose(
             data,
             columns=Columns(prompt_column, response_column, history_column),
@@ -218,8 +214,8 @@ check.__doc__ = say(
 def _check_places(*, json: Path | None, html: Path | None, picture: Path | None) -> None:
     """`UserError`, before the work, where a report can't be written or would replace another file:
     `--json data.json` for one who thinks that --json takes no name."""
-    from finetune.data.histogram import check as check_picture
     from finetune.data.report import HEADS
+    from rag.plot import check_picture
 
     if picture or html:
         check_picture(picture or Path("page.svg"))
@@ -268,21 +264,6 @@ def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
     return RowEncoder(tokenizer, generation, template, most)
 
 
-@contextmanager
-def _counting() -> Iterator[Callable[[], None]]:
-    """Rows read, where a person watches."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(say("rows read:", "已读行数："), total=None)
-        yield lambda: bar.advance(task)
-
-
 def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":
     from finetune.data.report import View
     from finetune.data.token_view import pieces
@@ -304,8 +285,7 @@ def _write(
 ) -> None:
     from json import dumps
 
-    from finetune.data.histogram import save
-    from finetune.data.report import page, record
+    from finetune.data.report import page, record, save_histogram
     from ingest.i18n import readable
     from ingest.store.atomic import write_whole
 
@@ -316,6 +296,6 @@ def _write(
         write_whole(html, page(diagnosis, views, say).encode())
     if picture:
         limit = diagnosis.max_length
-        save(picture, diagnosis.lengths, unit=diagnosis.unit, max_length=limit, say=say)
+        save_histogram(picture, diagnosis.lengths, unit=diagnosis.unit, max_length=limit, say=say)
     for path in filter(None, (json, html, picture)):
         note(str(path))

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from finetune.cli.prepare import counting
 from ingest.errors import UserError
-from rag.cli.console import note, out, say, table
+from rag.cli.console import counting, loading, note, out, say, table
 from rag.cli.paths import KbOption, cache_home, existing_kb
 
 if TYPE_CHECKING:
@@ -148,13 +147,14 @@ def evaluate(
         typer.Option(metavar="FILE", help=say("PNG or SVG of the bars.", "对比图（PNG 或 SVG）。")),
     ] = None,
 ) -> None:
-    from finetune.evaluate.compare import BLEU4, check, check_place, compare, draw, record, verdict
+    from finetune.evaluate.compare import BLEU4, check_place, compare, draw, record, verdict
     from finetune.evaluate.questions import Cases
     from ingest.store.atomic import write_whole
+    from rag.plot import check_picture
     from rag.types import Sampling
 
     if picture:
-        check(picture)
+        check_picture(picture)
     for file in (json, picture):
         if file:
             check_place(file)
@@ -270,7 +270,6 @@ def _pair(model: str, adapter: Path, quant: str) -> "Pair":
     from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.generator import open_generator
     from rag.chatglm.hub import fetch
-    from rag.cli.console import loading
     from rag.generate import GenerateOptions
 
     GenerateOptions(model=model, quant=cast(Any, quant))  # says what it may be

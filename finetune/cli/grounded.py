@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli.prepare import counting
 from ingest.errors import UserError
-from rag.cli.console import note, out, say, table
+from rag.cli.console import counting, loading, note, out, say, table
 from rag.cli.paths import cache_home, existing_kb
 
 if TYPE_CHECKING:
@@ -217,7 +216,6 @@ def room_for_prompts(context: int, max_new_tokens: int, kb: "Place") -> int:
 
 
 def _generator(model: str) -> "Generator":
-    from rag.cli.console import loading
     from rag.generate import GenerateOptions, load
 
     with loading(Path(model).name) as progress:

@@ -1,11 +1,7 @@
 """`rag finetune prepare`: training data written as tokens, or in the tutorial's form."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -14,41 +10,12 @@ from finetune.cli import options as opt
 from finetune.cli.options import DATA_NAMES, option
 from finetune.options import MAX_LENGTH
 from ingest.errors import UserError
-from rag.cli.console import note, out, say
+from rag.cli.console import Progress, out, say
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
     from finetune.data.compat import Compat
     from finetune.data.frames import Counts
-
-
-EVERY = 5.0  # seconds between lines where no one watches
-
-
-@contextmanager
-def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar where a person watches, else a line every few seconds; call it as each is done."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda: bar.advance(task)
-        return
-    done, begun = 0, monotonic()
-    told = begun
-
-    def tick() -> None:
-        nonlocal done, told
-        done += 1
-        if (now := monotonic()) - told > EVERY:
-            told, left = now, (now - begun) * (total / done - 1)
-            count = f"{done}/{total} {title}"
-            note(say(f"{count}, {left:.0f} s left", f"{count}，剩余约 {left:.0f} 秒"))
-
-    yield tick
 
 
 def fates(counts: "Counts") -> list[str]:
@@ -259,9 +226,6 @@ class RowOptions:
         )
 
 
-EVERY = 5.0  # seconds between lines of progress
-
-
 def prepare(
     files: Annotated[
         list[Path] | None,
@@ -362,19 +326,20 @@ def prepare(
     directory = fetch(model, cache=cache_home() / "models", weights=False)
     config = read_config(directory)
     generation = generation_of(config)
-    tokens = tokenise(
-        sources,
-        directory,
-        generation=generation,
-        template=asked.template,
-        max_length=within(asked.max_length, config),
-        cache=cache_home() / "tokens",
-        columns=columns,
-        compat=asked.compat,
-        skip_bad=skip_bad,
-        workers=workers,
-        progress=_Progress(),
-    )
+    with Progress(say("examples", "样本")) as progress:
+        tokens = tokenise(
+            sources,
+            directory,
+            generation=generation,
+            template=asked.template,
+            max_length=within(asked.max_length, config),
+            cache=cache_home() / "tokens",
+            columns=columns,
+            compat=asked.compat,
+            skip_bad=skip_bad,
+            workers=workers,
+            progress=progress,
+        )
     write_set(
         tokens,
         target,
@@ -389,18 +354,6 @@ prepare.__doc__ = say(
     "Write training data as tokens that this and other trainers read, or in the tutorial's form.",
     "把训练数据写成本程序及其他训练程序可读的词元，或教程的格式。",
 )
-
-
-class _Progress:
-    """A line now and then of how many examples are done."""
-
-    def __init__(self) -> None:
-        self.told = monotonic()
-
-    def __call__(self, examples: int) -> None:
-        if monotonic() - self.told > EVERY:
-            self.told = monotonic()
-            note(say(f"{examples} examples", f"已处理 {examples} 条"))
 
 
 def _tell(place: Path, counts: "Counts", rows: int) -> None:

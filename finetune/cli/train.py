@@ -1,6 +1,5 @@
 """`rag finetune train`: data and a model -> an adapter that `rag ask --adapter` answers with."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from finetune.cli.prepare import (
     within,
 )
 from ingest.errors import UserError
-from rag.cli.console import note, out, say, table
+from rag.cli.console import Progress, loading, note, out, say, table
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
@@ -207,7 +206,6 @@ def run(
     from finetune.train.loop import Training
     from finetune.train.preview import forget_peak, own_pages, rehearse
     from finetune.train.setup import contract_of, finish, open_tuned, read_sets
-    from rag.cli.console import loading
 
     accelerator = Accelerator(cpu=device == "cpu")
     main = accelerator.is_main_process
@@ -460,20 +458,11 @@ class Screen:
 
     def __init__(self, folder: Path, *, quiet: bool) -> None:
         self.folder, self.quiet = folder, quiet
-        self.bar = None
         self.stopped = ""
-        if sys.stderr.isatty() and not quiet:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True)
-            )
-            self.task = self.bar.add_task("", total=None)
+        self.progress = Progress("", quiet=quiet, every=0, stays=True)
 
     def __enter__(self) -> "Screen":
-        if self.bar:
-            self.bar.start()
+        self.progress.__enter__()
         return self
 
     def __exit__(
@@ -482,8 +471,7 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.bar:
-            self.bar.stop()
+        self.progress.__exit__()
         if kind is KeyboardInterrupt:
             from finetune.train.checkpoint import found
 
@@ -529,12 +517,10 @@ class Screen:
         ):
             if loss is not None:
                 text += say(f", {name} {loss:.4f}", f"，{zh} {loss:.4f}")
-        speed, left = f"{report.speed:,.0f}", _time(report.left)
-        text += say(f", {speed} tokens/s, {left} left", f"，{speed} 词元/秒，剩余 {left}")
-        if self.bar:
-            self.bar.update(self.task, description=text, total=report.steps, completed=report.step)
-        else:
-            self.note(text)
+        speed = f"{report.speed:,.0f}"
+        text += say(f", {speed} tokens/s", f"，{speed} 词元/秒")
+        self.progress.total = report.steps
+        self.progress(report.step, text, left=report.left)
         self.stopped = report.stopped
 
     def finished(self, done: "Finished") -> None:
@@ -578,9 +564,3 @@ def writing(folder: Path) -> Iterator[None]:
             "--resume",
             zh=f"{where}：{problem.strerror or problem}；请处理后用同一命令加 --resume 继续",
         ) from problem
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

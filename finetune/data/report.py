@@ -1,20 +1,28 @@
-"""A diagnosis for a person and for a program: one page that needs nothing else, and JSON.
+"""A diagnosis for a person and for a program: a page that needs nothing else, JSON, a histogram.
 
 All text of the data is escaped, and the page forbids scripts and anything from elsewhere.
 """
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from finetune.data.check import Diagnosis
-from finetune.data.histogram import UNITS, bins, draw, figures
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.check import Diagnosis, Unit
 from finetune.data.token_view import Piece, shades, visible
 from finetune.types import Finding, Problem
 from ingest.i18n import readable
+from ingest.store.atomic import write_whole
+from rag import plot
 from rag.i18n import Speaker
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LISTED = 200
 """Findings of a kind that a page lists."""
@@ -32,6 +40,14 @@ TITLES: dict[Problem, tuple[str, str]] = {
     "control": ("control characters", "控制字符"),
     "place": ("no place in the template", "模板容不下"),
 }
+UNITS: dict[Unit, tuple[str, str]] = {
+    "tokens": ("tokens", "词元"),
+    "characters": ("characters", "字符"),
+}
+SHARE = 0.99
+"""Of the rows that the bins are laid out for; the few that are much longer share the last bin."""
+BINS = 60
+"""The most bins of a picture and of the JSON."""
 HEADS = {
     "--json": (b'{\n "files"',),
     "--html": (b"<!doctype html>",),
@@ -105,7 +121,7 @@ def record(diagnosis: Diagnosis) -> dict[str, Any]:
         "unit": diagnosis.unit,
         "max_length": diagnosis.max_length,
         "lengths": figures(diagnosis.lengths),
-        "histogram": [asdict(bin) for bin in bins(diagnosis.lengths, 60)],
+        "histogram": [asdict(bin) for bin in bins(diagnosis.lengths, BINS)],
         "problems": {
             problem: {"bad": bad, "warnings": warnings}
             for problem, bad, warnings in counts(diagnosis)
@@ -173,7 +189,7 @@ def _summary(diagnosis: Diagnosis, say: Speaker) -> Iterable[str]:
 
 def _picture(diagnosis: Diagnosis, say: Speaker) -> str:
     unit, limit = diagnosis.unit, diagnosis.max_length
-    image = b64encode(draw(diagnosis.lengths, unit=unit, max_length=limit, kind="svg", say=say))
+    image = b64encode(histogram(diagnosis.lengths, "svg", unit=unit, max_length=limit, say=say))
     named = say(*UNITS[unit])
     alt = say(f"{named} of rows", f"各行的{named}数")
     return f'<img alt="{alt}" src="data:image/svg+xml;base64,{image.decode()}">'
@@ -225,3 +241,132 @@ def _token(piece: Piece, shade: int) -> str:
     kind = f"{'l' if piece.learnt else 'g'}{shade}{' s' if piece.special else ''}"
     ids = " ".join(map(str, piece.ids))
     return f'<span class="{kind}" title="{ids}">{escape(visible(piece.text))}</span>'
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """`count` rows of `low` to `high` tokens, both counted in; `high` None: or more."""
+
+    low: int
+    high: int | None
+    count: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.low}–{self.high}" if self.high is not None else f"≥ {self.low}"
+
+
+def bins(lengths: NDArray[np.int32], most: int) -> list[Bin]:
+    """At most `most` bins of one width, which is 1, 2 or 5 times a power of ten; the first holds the
+    shortest row, and the last all the longest."""
+    if not len(lengths):
+        return []
+    longest = int(lengths.max())
+    top = int(np.quantile(lengths, SHARE, method="inverted_cdf"))
+    if longest <= 1.5 * top:
+        top = longest
+    widths = (step * 10**power for power in range(12) for step in (1, 2, 5))
+    width = next(width for width in widths if top // width < most)
+    last = top // width
+    counts = np.bincount(np.minimum(lengths // width, last))
+    found = [Bin(i * width, (i + 1) * width - 1, int(count)) for i, count in enumerate(counts)]
+    if longest >= (last + 1) * width:
+        found[-1] = replace(found[-1], high=None)
+    return found[min(int(lengths.min()) // width, last) :]
+
+
+def figures(lengths: NDArray[np.int32]) -> dict[str, int]:
+    """`rows`, `total`, `shortest`, `median`, `p95` and `longest`; only `rows` if there are none."""
+    if not len(lengths):
+        return {"rows": 0}
+    median, p95 = np.quantile(lengths, [0.5, 0.95], method="inverted_cdf")
+    return {
+        "rows": len(lengths),
+        "total": int(lengths.sum(dtype=np.int64)),
+        "shortest": int(lengths.min()),
+        "median": int(median),
+        "p95": int(p95),
+        "longest": int(lengths.max()),
+    }
+
+
+def save_histogram(
+    path: Path, lengths: NDArray[np.int32], *, unit: Unit, max_length: int = 0, say: Speaker
+) -> None:
+    """Write `histogram` to `path`, .png or .svg. Raises `UserError` if it can't be drawn."""
+    kind = plot.check_picture(path)
+    write_whole(path, histogram(lengths, kind, unit=unit, max_length=max_length, say=say))
+
+
+def histogram(
+    lengths: NDArray[np.int32], kind: plot.Kind, *, unit: Unit, max_length: int = 0, say: Speaker
+) -> bytes:
+    """A picture of the rows' lengths, with a line at `max_length` unless that is 0.
+
+    The SVG has no background and is read on white and on black. A PNG is in Chinese only if a font
+    for it is installed.
+    """
+    say = plot.speaker(say, kind)
+    return plot.render(
+        lambda canvas: _draw_bins(
+            canvas.add_subplot(), lengths, say(*UNITS[unit]), max_length, say
+        ),
+        kind,
+        size=(8, 3.2),
+        ink=plot.INK if kind == "svg" else "#333333",
+        transparent=kind == "svg",
+    )
+
+
+def _draw_bins(
+    axes: "Axes", lengths: NDArray[np.int32], unit: str, max_length: int, say: Speaker
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = bins(lengths, BINS)
+    axes.set_title(_histogram_title(lengths, drawn, unit, say), fontsize=10, loc="left")
+    axes.set_xlabel(say(f"{unit} of a row", f"每行的{unit}数"))
+    axes.set_ylabel(say("rows", "行数"))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    if not drawn:
+        return
+    width = drawn[1].low - drawn[0].low if len(drawn) > 1 else (drawn[0].high or 0) + 1
+    end = drawn[-1].low + width
+    axes.bar(
+        [bin.low for bin in drawn],
+        [bin.count for bin in drawn],
+        width * 0.92,
+        align="edge",
+        color=[plot.ORANGE if 0 < max_length <= bin.low else plot.BLUE for bin in drawn],
+    )
+    axes.set_xlim(0, end)
+    if 0 < max_length < 1.5 * end:
+        axes.set_xlim(0, max(end, max_length * 1.05))
+        axes.axvline(max_length, color=plot.ORANGE, linestyle="--", linewidth=1.2)
+        axes.text(
+            max_length,
+            0.97,
+            f" max_length {max_length:,} ",
+            color=plot.ORANGE,
+            fontsize=9,
+            ha="right" if max_length > end / 2 else "left",
+            va="top",
+            transform=axes.get_xaxis_transform(),
+        )
+
+
+def _histogram_title(
+    lengths: NDArray[np.int32], drawn: Sequence[Bin], unit: str, say: Speaker
+) -> str:
+    if not drawn:
+        return say("no usable rows", "没有可用的数据行")
+    known, low = figures(lengths), drawn[-1].low
+    title = say(
+        f"{known['rows']:,} rows, {known['total']:,} {unit}: median {known['median']:,}, "
+        f"95 % up to {known['p95']:,}, longest {known['longest']:,}",
+        f"{known['rows']:,} 行，{known['total']:,} 个{unit}：中位数 {known['median']:,}，"
+        f"95% 不超过 {known['p95']:,}，最长 {known['longest']:,}",
+    )
+    last = say(f" (last bar: {low:,} or more)", f"（最后一栏：{low:,} 及以上）")
+    return title + (last if drawn[-1].high is None else "")

@@ -8,12 +8,9 @@ answerable and unanswerable questions are drawn apart.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from io import BytesIO
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
@@ -21,10 +18,9 @@ from finetune.evaluate.questions import CONDITIONS
 from finetune.evaluate.run import Asked, Reply
 from ingest.errors import UserError
 from ingest.i18n import readable
-from ingest.store.atomic import write_whole
-from rag.evaluate import Figure, metrics
+from rag import plot
+from rag.evaluate import Figure, metrics, whiskers
 from rag.evaluate.metrics import Values, Weights
-from rag.evaluate.plot import drawable, installed_families
 from rag.i18n import Speaker
 
 if TYPE_CHECKING:
@@ -328,27 +324,14 @@ def _told(what: str, what_zh: str, each: Comparison) -> Reason:
     )
 
 
-FORMATS = (".png", ".svg")
-BASE, ADAPTER = "#9aa5b1", "#d9822b"
 PANELS = (("f1", "exact", "grounded"), ("refusal_recall", "refusal_precision", "refusal_f1"))
 """Measures of each row; those that were not measured are left out."""
 INTERVALS = ("with 95 % bootstrap intervals over questions", "含按问题自助法的 95 % 区间")
-SIDES = (("base", ("base", "基座"), BASE, -0.2), ("adapter", ("adapter", "适配器"), ADAPTER, 0.2))
+SIDES = (
+    ("base", ("base", "基座"), plot.GREY, -0.2),
+    ("adapter", ("adapter", "适配器"), plot.ORANGE, 0.2),
+)
 """Field of `Comparison`, name, colour, and how far from a condition's place."""
-
-
-def check(path: Path) -> None:
-    """`UserError` where a picture can't be drawn, before there is anything to draw."""
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(
-            f"cannot draw {path.name}: a picture ends in {' or '.join(FORMATS)}",
-            zh=f"无法绘制 {path.name}：图片文件名须以 {' 或 '.join(FORMATS)} 结尾",
-        )
-    if find_spec("matplotlib") is None:
-        raise UserError(
-            'a picture needs matplotlib: pip install "chatglm-rag[pictures]"',
-            zh='绘图需要 matplotlib：pip install "chatglm-rag[pictures]"',
-        )
 
 
 def check_place(path: Path) -> None:
@@ -365,31 +348,29 @@ def check_place(path: Path) -> None:
 def draw(comparisons: Sequence[Comparison], path: Path, *, title: str, say: Speaker) -> None:
     """Write a picture to `path` (.png or .svg): a panel per measure, in it two bars a condition.
 
-    In a PNG, a title that no installed font can draw is left out, and Chinese is said in English.
+    In a PNG, a title that no installed font can draw is left out, and Chinese becomes English.
+    Raises `UserError` if the picture can't be drawn.
     """
-    check(path)
-    from matplotlib import rc_context
-
-    families, kind, stream = installed_families(), path.suffix.lower()[1:], BytesIO()
-    if kind == "png":  # in an SVG text stays text, drawn by the viewer's own fonts
-        title = title if drawable([title], families) == [title] else ""
-        said = say(*INTERVALS)
-        say = say if drawable([said], families) == [said] else Speaker("en")
-    with rc_context({"font.family": families, "svg.fonttype": "none"}), catch_warnings():
-        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
-        chart(comparisons, title, say).savefig(stream, format=kind, dpi=150)
-    write_whole(path, stream.getvalue())
+    kind = plot.check_picture(path)
+    say, title = plot.speaker(say, kind), title if plot.drawable(title, kind) else ""
+    rows = panels(comparisons)
+    size = (12, 0.9 + 2.6 * max(1, len(rows)))
+    plot.save(path, lambda canvas: chart(canvas, rows, title, say), size=size)
 
 
-def chart(comparisons: Sequence[Comparison], title: str, say: Speaker) -> "Canvas":
-    from matplotlib.figure import Figure as Canvas
-
+def panels(comparisons: Sequence[Comparison]) -> list[list[list[Comparison]]]:
+    """The rows of a picture, of each its panels, of each what it shows."""
     rows = [
         [found for name in names if (found := [c for c in comparisons if c.measure == name])]
         for names in PANELS
     ]
-    rows = [row for row in rows if row]
-    canvas = Canvas(figsize=(12, 0.9 + 2.6 * max(1, len(rows))), layout="constrained")
+    return [row for row in rows if row]
+
+
+def chart(
+    canvas: "Canvas", rows: Sequence[Sequence[Sequence[Comparison]]], title: str, say: Speaker
+) -> None:
+    """Draw the `panels` on a matplotlib figure."""
     columns = max((len(row) for row in rows), default=1)
     grid = canvas.add_gridspec(max(1, len(rows)), columns)
     for line, row in enumerate(rows):
@@ -400,7 +381,6 @@ def chart(comparisons: Sequence[Comparison], title: str, say: Speaker) -> "Canva
     axes = canvas.axes[:1]
     handles, labels = axes[0].get_legend_handles_labels() if axes else ([], [])
     canvas.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    return canvas
 
 
 def _bars(axes: "Axes", found: Sequence[Comparison], say: Speaker) -> None:
@@ -408,12 +388,9 @@ def _bars(axes: "Axes", found: Sequence[Comparison], say: Speaker) -> None:
         figures: list[Figure] = [getattr(each, side) for each in found]
         drawn = [(place, f) for place, f in enumerate(figures) if f.value == f.value]
         values = [f.value for _, f in drawn]
-        whiskers = [
-            [max(0.0, f.value - f.low) for _, f in drawn],
-            [max(0.0, f.high - f.value) for _, f in drawn],
-        ]
+        spread = whiskers([f for _, f in drawn])
         places = [place + offset for place, _ in drawn]
-        axes.bar(places, values, 0.38, yerr=whiskers, capsize=2, label=say(*names), color=colour)
+        axes.bar(places, values, 0.38, yerr=spread, capsize=2, label=say(*names), color=colour)
         for place, figure in enumerate(figures):
             defined = figure.value == figure.value
             # Above its whisker, so that none is crossed out.

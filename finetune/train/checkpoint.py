@@ -23,14 +23,10 @@ from finetune.options import TrainOptions
 from finetune.train.logs import BOARD, FILE, PICTURE
 from ingest.errors import UserError
 from ingest.store.atomic import sync, write_whole
+from rag.chatglm.adapter_files import WRITTEN
 
 NUMBERS = "training.safetensors"
 STATE = "state.json"
-WRITTEN = (
-    "training.json", "contract.json", "adapter_config.json", "adapter_model.safetensors",
-    "pytorch_model.bin", "config.json",
-)  # fmt: skip
-"""What finish.py writes, of any method."""
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -82,7 +78,7 @@ def forget(out: Path) -> None:
     for path in [*(path for _, path in found(out)), *out.glob(".checkpoint-*.partial")]:
         shutil.rmtree(path)
     shutil.rmtree(out / BOARD, ignore_errors=True)
-    for name in (FILE, PICTURE, *WRITTEN):
+    for name in (FILE, PICTURE, "training.json", *WRITTEN):
         (out / name).unlink(missing_ok=True)
 
 

@@ -9,8 +9,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
+from rag import plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FIELDS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "dev_loss", "general_loss")
 FILE = "loss.csv"
@@ -104,14 +109,16 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def draw(path: Path, picture: Path) -> None:
-    """The curves of a CSV's losses as a PNG."""
-    from matplotlib.figure import Figure  # loads matplotlib
+    """Write the curves of a CSV's losses to `picture` (.png or .svg)."""
+    columns = read(path)
+    plot.save(picture, lambda canvas: _curves(canvas.subplots(), columns), size=(8, 4.5), dpi=120)
+
+
+def _curves(axes: "Axes", columns: Mapping[str, list[tuple[int, float]]]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    columns = read(path)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, colour in (("loss", "#7a9cc6"), ("dev_loss", "#c0392b"), ("general_loss", "#27ae60")):
+    colours = {"loss": plot.PALE_BLUE, "dev_loss": plot.RED, "general_loss": plot.GREEN}
+    for name, colour in colours.items():
         if points := columns[name]:
             steps, values = zip(*points, strict=True)
             marker = "" if name == "loss" and len(points) > 1 else "o"
@@ -122,7 +129,6 @@ def draw(path: Path, picture: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    figure.savefig(picture, dpi=120, format="png")
 
 
 def _number(value: float | str) -> str:

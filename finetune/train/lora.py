@@ -5,26 +5,22 @@ LoRA on it has one A and the rows of B in order: so the three share their A, and
 are those of upstream (1,949,696 at rank 8 of ChatGLM2-6B).
 """
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import Linear
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from finetune.options import LoraOptions, PrefixOptions
 from finetune.train.loss import ROW_ATTENTION
 from ingest.errors import UserError
-from ingest.store.atomic import write_whole
-from rag.chatglm.adapter_files import CONFIG, LORA
+from rag.chatglm.adapter_files import write_lora, write_prefix
 from rag.chatglm.configuration import generation_of
 from rag.chatglm.prefix import ATTENTION, PrefixEncoder
 from rag.chatglm.quantize import DequantizedLinear
@@ -83,24 +79,18 @@ class Lora:
                 module.set_scale(ADAPTER, strength)
 
     def write(self, folder: Path, *, strength: float = 1.0) -> None:
-        """PEFT's files, which load into plain PEFT on this model, and into `rag`.
-
-        The same numbers give the same bytes.
-        """
+        """Write PEFT's files, which load into plain PEFT on this model, and into `rag`."""
         config = self.model.peft_config[ADAPTER].to_dict() | {
             "base_model_name_or_path": Path(self.base.config._name_or_path).name,
             "inference_mode": True,
             "lora_alpha": self.options.alpha * strength,
         }
-        held = {name: value for name, value in config.items() if value is not None}
-        text = json.dumps(held, indent=2, sort_keys=True, default=_plain) + "\n"
-        write_whole(folder / CONFIG, text.encode())
+        settings = {name: value for name, value in config.items() if value is not None}
         # Whether embeddings were resized PEFT would ask a hub.
         state = get_peft_model_state_dict(
             self.model, adapter_name=ADAPTER, save_embedding_layers=False
         )
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-        write_whole(folder / LORA[0], save(tensors, metadata={"format": "pt"}))
+        write_lora(folder, settings, state)
 
     def released(self) -> Any:
         """The model as it was before, LoRA taken off; this object is of no use any more."""
@@ -144,11 +134,6 @@ def _share(model: nn.Module) -> None:
                 part.lora_A[ADAPTER] = parts[0].lora_A[ADAPTER]  # type: ignore[union-attr]
 
 
-def _plain(value: object) -> object:
-    """Sets and enumerations as JSON has them."""
-    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
-
-
 DROPOUT = 0.1
 """As upstream's PrefixEncoder."""
 NAME = "transformer.prefix_encoder."
@@ -188,17 +173,9 @@ class PrefixTuning(nn.Module):
         return self.base(*args, **kwargs)
 
     def write(self, folder: Path, *, strength: float = 1.0) -> None:
-        """Upstream's checkpoint: `pytorch_model.bin` with the prefix alone, and its lengths."""
+        """Write upstream's checkpoint: the prefix alone, and its lengths."""
         assert strength == 1.0, "a prefix has no strength"
-        state = {name: value.detach().cpu().clone() for name, value in self.trained.items()}
-        file = BytesIO()
-        torch.save(state, file)
-        write_whole(folder / "pytorch_model.bin", file.getvalue())
-        lengths = {
-            "pre_seq_len": self.options.pre_seq_len,
-            "prefix_projection": self.options.prefix_projection,
-        }
-        write_whole(folder / "config.json", (json.dumps(lengths, indent=2) + "\n").encode())
+        write_prefix(folder, dict(self.encoder.named_parameters()))
 
     def _attach(self) -> None:
         if generation_of(self.base.config) == 1:

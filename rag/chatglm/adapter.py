@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ingest.errors import UserError
-from rag.chatglm.adapter_files import Adapter, Contract, LoraAdapter, PrefixAdapter, fingerprint
+from rag.chatglm.adapter_files import Adapter, Contract, fingerprint
 from rag.chatglm.configuration import MERGED, generation_of
 from rag.chatglm.lora import Delta, deltas, digest, placed
 from rag.chatglm.prefix import PrefixEncoder, set_prefix
@@ -142,7 +142,7 @@ def check_base(adapter: Adapter, model: Any) -> None:
 
 def _is_merged(adapter: Adapter, model: Any) -> bool:
     merged = getattr(model.config, MERGED, None)
-    if not merged or not isinstance(adapter, LoraAdapter):
+    if not merged or adapter.config is None:
         return False
     return digest(placed(model, adapter.modules, adapter.config)) in merged
 
@@ -162,29 +162,30 @@ def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
 
 def part_of(model: Any, adapter: Adapter) -> Part:
     """What the adapter changes in the model, off; `UserError` where it doesn't fit."""
-    if isinstance(adapter, LoraAdapter):
-        return Hooks(deltas(model, adapter.modules, adapter.config))
-    return Prefix(model, _encoder(model, adapter))
+    if adapter.config is None:
+        return Prefix(model, _encoder(model, adapter))
+    return Hooks(deltas(model, adapter.modules, adapter.config))
 
 
-def _encoder(model: Any, adapter: PrefixAdapter) -> PrefixEncoder:
+def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
     """The prefix computed once in float32, then of the model's precision, as upstream's."""
-    projection = any(name.startswith("trans.") for name in adapter.tensors)
-    encoder = PrefixEncoder(model.config, adapter.length, projection=projection)
+    projection = any(name.startswith("trans.") for name in adapter.prefix)
+    length = len(adapter.prefix["embedding.weight"])
+    encoder = PrefixEncoder(model.config, length, projection=projection)
     wanted = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in adapter.tensors.items()}
+    found = {name: tuple(value.shape) for name, value in adapter.prefix.items()}
     if wanted != found:
         raise UserError(
             f"{adapter.source} holds a prefix of shapes {found}, but this model's has {wanted}: "
             "name the model that it was made for",
             zh=f"{adapter.source} 的前缀形状为 {found}，而此模型为 {wanted}；请指定它所属的模型",
         )
-    if not all(torch.isfinite(value).all() for value in adapter.tensors.values()):
+    if not all(torch.isfinite(value).all() for value in adapter.prefix.values()):
         raise UserError(
             f"{adapter.source} holds NaN or infinite numbers; its training failed",
             zh=f"{adapter.source} 中含有 NaN 或无穷大；训练已失败",
         )
-    encoder.load_state_dict({name: value.float() for name, value in adapter.tensors.items()})
+    encoder.load_state_dict({name: value.float() for name, value in adapter.prefix.items()})
     folded = encoder.folded(model.config).requires_grad_(False)
     return folded.to(device=model.device, dtype=model.dtype).eval()
 

@@ -1,22 +1,51 @@
-"""An adapter's directory -> its tensors, settings and contract: PEFT's layout, and older ones."""
+"""An adapter's directory -> one `Adapter`, and back.
+
+Three layouts are read: PEFT's (adapter_config.json, adapter_model.safetensors or .bin), the tutorial's
+LoRA without a config (mymusise/ChatGLM-Tuning), and upstream's P-Tuning (pytorch_model.bin, of the
+prefix alone or of the whole model). Written are the first and the last.
+"""
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ingest.errors import UserError
+from ingest.store.atomic import write_whole
 from rag.chatglm.chat import TEMPLATES
 from rag.chatglm.checkpoint import Checkpoint, read_bin, read_safetensors
 from rag.chatglm.lora import Factors, LoraConfig
 
-FILE = "contract.json"
+CONTRACT, CONFIG = "contract.json", "adapter_config.json"
+LORA = ("adapter_model.safetensors", "adapter_model.bin", "chatglm-lora.pt")
+"""PEFT's, and the tutorial's at the end of training."""
+PREFIX = ("pytorch_model.bin", "config.json")
+WRITTEN = (CONTRACT, CONFIG, LORA[0], *PREFIX)
+TUTORIAL_ALPHA = 32
+"""lora_alpha in the tutorial's finetune.py, whatever the rank."""
+
 NORM = re.compile(r"norm[^.]*\.(weight|bias)$")
+# `lora_A.weight` in PEFT's files, `lora_A.default.weight` in those of a Trainer.
+KEY = re.compile(
+    r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)"
+    r"(?:\.(?P<adapter>[^.]+))??(?:\.(?P<leaf>weight|bias))?$"
+)
+PARTS = {
+    ("A", "weight"): "a",
+    ("B", "weight"): "b",
+    ("B", "bias"): "bias",
+    ("magnitude_vector", "weight"): "magnitude",
+    ("magnitude_vector", None): "magnitude",
+}
+PREFIX_KEY = "prefix_encoder."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +64,7 @@ class Contract:
     @classmethod
     def read(cls, directory: Path) -> "Contract | None":
         """None where there is none; `UserError` where it is damaged or of a newer version."""
-        path = directory / FILE
+        path = directory / CONTRACT
         if not path.is_file():
             return None
         try:
@@ -48,7 +77,7 @@ class Contract:
 
     def write(self, directory: Path) -> None:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (directory / FILE).write_text(text + "\n", "utf-8")
+        (directory / CONTRACT).write_text(text + "\n", "utf-8")
 
     def _check(self, path: Path) -> None:
         if self.template not in TEMPLATES:
@@ -87,61 +116,32 @@ def _unreadable(path: Path, why: str) -> UserError:
     )
 
 
-CONFIG = "adapter_config.json"
-# PEFT's, and the tutorial's at the end of training (mymusise/ChatGLM-Tuning).
-LORA = ("adapter_model.safetensors", "adapter_model.bin", "chatglm-lora.pt")
-TUTORIAL_ALPHA = 32
-"""lora_alpha in the tutorial's finetune.py, whatever the rank."""
-
-# `lora_A.weight` in PEFT's files, `lora_A.default.weight` in those of a Trainer.
-KEY = re.compile(
-    r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)"
-    r"(?:\.(?P<adapter>[^.]+))??(?:\.(?P<leaf>weight|bias))?$"
-)
-PARTS = {
-    ("A", "weight"): "a",
-    ("B", "weight"): "b",
-    ("B", "bias"): "bias",
-    ("magnitude_vector", "weight"): "magnitude",
-    ("magnitude_vector", None): "magnitude",
-}
-PREFIX = "prefix_encoder."
-
-
 @dataclass(frozen=True, slots=True)
-class LoraAdapter:
-    """LoRA as it was saved: module names are those of the model it was made on."""
+class Adapter:
+    """An adapter as it was saved, whatever its layout: LoRA, or a P-Tuning v2 prefix."""
 
-    config: LoraConfig
-    modules: dict[str, Factors]
-    contract: Contract
     source: Path
-    notes: tuple[str, ...] = ()
-    """What was assumed, to be told to the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixAdapter:
-    """A P-Tuning v2 prefix: the parameters of `PrefixEncoder`."""
-
-    tensors: dict[str, Tensor] = field(repr=False)
     contract: Contract
-    source: Path
+    config: LoraConfig | None = None
+    """Of LoRA; None: the adapter is a prefix."""
+    modules: Mapping[str, Factors] = field(default_factory=dict, repr=False)
+    """LoRA's tensors by module, under the names of the model that it was trained on."""
+    prefix: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """The parameters of `PrefixEncoder`."""
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    """All that adapter_config.json says; empty if there is none."""
     notes: tuple[str, ...] = ()
+    """What was assumed, to be reported to the user."""
 
     @property
-    def length(self) -> int:
-        """Virtual tokens."""
-        return self.tensors["embedding.weight"].shape[0]
-
-
-Adapter = LoraAdapter | PrefixAdapter
+    def kind(self) -> Literal["lora", "prefix"]:
+        return "lora" if self.config else "prefix"
 
 
 def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
-    """The adapter in `directory`; `alpha` is LoRA's where the directory does not say it.
+    """The adapter in `directory`; `alpha` is LoRA's if the directory does not say it.
 
-    `UserError` for each way in which it is incomplete, damaged or not supported.
+    Raises `UserError` if it is incomplete, damaged or not supported.
     """
     if not directory.is_dir():
         raise UserError(
@@ -155,29 +155,20 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     if path is None:
         return _prefix(directory, contract)
     # The config first: it says why tensors may be of another kind.
-    config = _config(directory)
+    settings = _settings(directory)
+    config = None if settings is None else LoraConfig.of(settings)
     keys = _tensors(path)
     modules = _factors(keys, path)
     if config is not None:
         contract = contract or Contract(_generation(set(modules), config.base))
-        return LoraAdapter(config, modules, contract, directory)
-    return _without_config(path, keys, modules, contract, alpha)
-
-
-def _without_config(
-    path: Path,
-    keys: dict[str, Tensor],
-    modules: dict[str, Factors],
-    contract: Contract | None,
-    alpha: float | None,
-) -> LoraAdapter:
-    """The tutorial's layout: rank and targets from the tensors, alpha from its script."""
-    tutorial = path.name == LORA[2] or any(KEY.match(key)["adapter"] for key in keys)  # type: ignore[index]  # all match
+        return Adapter(directory, contract, config, modules, settings=settings or {})
+    # The tutorial's layout: rank and targets from the tensors, alpha from its script.
+    tutorial = path.name == LORA[2] or any((m := KEY.match(key)) and m["adapter"] for key in keys)
     if alpha is None and not tutorial:
         raise UserError(
-            f"{path.parent} lacks {CONFIG}, without which the scale of an adapter is unknown; copy "
+            f"{directory} lacks {CONFIG}, without which the scale of an adapter is unknown; copy "
             "it from where the adapter was trained, or give its lora_alpha",
-            zh=f"{path.parent} 缺少 {CONFIG}，无法得知适配器的缩放系数；请从训练处复制，或给出 lora_alpha",
+            zh=f"{directory} 缺少 {CONFIG}，无法得知适配器的缩放系数；请从训练处复制，或给出 lora_alpha",
         )
     rank = next(iter(modules.values())).a.shape[0]
     ends = sorted({module.rpartition(".")[2] for module in modules})
@@ -185,14 +176,45 @@ def _without_config(
     if contract is None:
         contract = Contract(_generation(set(modules)), template="tutorial" if tutorial else "chat")
     note = (
-        f"{path.parent} has no {CONFIG}: rank {rank} by its tensors, lora_alpha {config.alpha:g} "
+        f"{directory} has no {CONFIG}: rank {rank} by its tensors, lora_alpha {config.alpha:g} "
         f"{'as given' if alpha is not None else 'as in the tutorial'}, "
         f"prompts of the form {contract.template!r}"
     )
-    return LoraAdapter(config, modules, contract, path.parent, (note,))
+    return Adapter(directory, contract, config, modules, notes=(note,))
 
 
-def _config(directory: Path) -> LoraConfig | None:
+def write_lora(folder: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write PEFT's files: the `settings` of adapter_config.json and the tensors by PEFT's keys. The
+    same numbers give the same bytes."""
+
+    def plain(value: object) -> object:  # PEFT's sets and enumerations
+        return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
+
+    text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False, default=plain)
+    write_whole(folder / CONFIG, f"{text}\n".encode())
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_whole(folder / LORA[0], save(own, metadata={"format": "pt"}))
+
+
+def write_prefix(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write upstream's checkpoint of a prefix alone, of `PrefixEncoder`'s parameters, and the
+    lengths of its config. Upstream reads no safetensors."""
+    own = {
+        f"transformer.{PREFIX_KEY}{name}": value.detach().cpu().clone()
+        for name, value in tensors.items()
+    }
+    file = BytesIO()
+    torch.save(own, file)
+    write_whole(folder / PREFIX[0], file.getvalue())
+    lengths = {
+        "pre_seq_len": len(tensors["embedding.weight"]),
+        "prefix_projection": any(name.startswith("trans.") for name in tensors),
+    }
+    write_whole(folder / PREFIX[1], (json.dumps(lengths, indent=2) + "\n").encode())
+
+
+def _settings(directory: Path) -> dict[str, Any] | None:
+    """What adapter_config.json says; None if there is none."""
     path = directory / CONFIG
     if not path.is_file():
         return None
@@ -205,11 +227,13 @@ def _config(directory: Path) -> LoraConfig | None:
         ) from None
     if not isinstance(data, dict):
         raise UserError(f"{path} is not an object", zh=f"{path} 不是 JSON 对象")
-    return LoraConfig.of(data)
+    return data
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    tensors = _read(path)
+    tensors: dict[str, Tensor] = {}
+    if path.stat().st_size:
+        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_bin(path)
     if not tensors:
         raise UserError(
             f"{path} holds no tensors ({path.stat().st_size} bytes): the training script saved the "
@@ -218,12 +242,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             "请用 PEFT 的 save_pretrained 重新保存",
         )
     return tensors
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.stat().st_size == 0:
-        return {}
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_bin(path)
 
 
 def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
@@ -257,7 +275,7 @@ def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
     return {name: Factors(**parts) for name, parts in found.items()}
 
 
-def _prefix(directory: Path, contract: Contract | None) -> PrefixAdapter:
+def _prefix(directory: Path, contract: Contract | None) -> Adapter:
     """Upstream's layout: pytorch_model.bin of the prefix alone, or of the whole model."""
     held = sorted(path.name for path in directory.iterdir())
     if not any(name.startswith(("pytorch_model", "model")) for name in held):
@@ -269,7 +287,9 @@ def _prefix(directory: Path, contract: Contract | None) -> PrefixAdapter:
         )
     checkpoint = Checkpoint.open(directory)
     tensors = {
-        name.partition(PREFIX)[2]: checkpoint.read(name) for name in checkpoint if PREFIX in name
+        name.partition(PREFIX_KEY)[2]: checkpoint.read(name)
+        for name in checkpoint
+        if PREFIX_KEY in name
     }
     if "embedding.weight" not in tensors:
         raise UserError(
@@ -286,12 +306,12 @@ def _prefix(directory: Path, contract: Contract | None) -> PrefixAdapter:
             zh=f"{directory}：config.json 中 pre_seq_len 为 {length}，而前缀长度为 {found}；"
             "请使用与其一同保存的配置",
         )
-    return PrefixAdapter(tensors, contract or Contract(None), directory)
+    return Adapter(directory, contract or Contract(None), prefix=tensors)
 
 
 def _pre_seq_len(directory: Path) -> int | None:
     """What config.json says, where there is one."""
-    path = directory / "config.json"
+    path = directory / PREFIX[1]
     if not path.is_file():
         return None
     try:

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, Glm4Config, GlmConfig, PreTrainedConf
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
-from rag.chatglm.adapter_files import Contract, LoraAdapter, read_adapter
+from rag.chatglm.adapter_files import Adapter, Contract, read_adapter
 from rag.chatglm.chat import FORMATS, context_of
 from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtype
 from rag.chatglm.export_tokenizer import write_tokenizer
@@ -233,7 +233,7 @@ def export(
     tokenizer = open_tokenizer(directory)
     _check_words(directory, config, tokenizer)
     read = read_adapter(adapter, alpha=alpha) if adapter else None
-    if read is not None and not isinstance(read, LoraAdapter):
+    if read and read.kind == "prefix":
         raise UserError(
             f"{adapter} is a P-Tuning prefix, which other engines have no place for; use it beside "
             "the model, in rag ask and rag serve",
@@ -248,8 +248,9 @@ def export(
         write_tokenizer(tokenizer, generation, context_of(config), work)
         for path in (path for pattern in TERMS for path in directory.glob(pattern)):
             shutil.copyfile(path, work / path.name)
-        wanted = _answers(directory, read)
-        parts = dict(placed(model, read.modules, read.config)) if read else {}
+        _, wanted = answers(directory, read)
+        lora = read and read.config
+        parts = dict(placed(model, read.modules, lora)) if read and lora else {}
         shards = Shards(work)
         for name, tensor in _tensors(source, model, Merging(parts, dtype), progress):
             shards.add(name, tensor)
@@ -303,13 +304,15 @@ def _check_room(target: Path, model: Any, dtype: torch.dtype) -> None:
         )
 
 
-def _answers(directory: Path, adapter: LoraAdapter | None) -> Tensor:
-    """The probe's logits as the source computes them, with the adapter checked as for answering."""
+def answers(directory: Path, adapter: Adapter | None) -> tuple[Tensor, Tensor]:
+    """The probe's logits [1, S, V] of the model, and with the adapter on it (None: the same again);
+    checked as for answering."""
     base = read_model(directory)
     if adapter is None:
-        return probe_logits(base, TOKENS)
+        alone = probe_logits(base, TOKENS)
+        return alone, alone
     check_base(adapter, base)
-    return probe(base, part_of(base, adapter), adapter, TOKENS)[1]
+    return probe(base, part_of(base, adapter), adapter, TOKENS)
 
 
 def _tensors(

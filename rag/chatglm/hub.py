@@ -1,25 +1,33 @@
 """A model's directory, by path or by name: found here, else fetched from Hugging Face or ModelScope.
 
-Hugging Face is spoken to through its own library, which honours HF_ENDPOINT, HF_HOME and
-HF_HUB_OFFLINE, and whose cache other tools share. A name without a revision means the copy that was
-fetched first, whose commit is recorded beside it; `name@main` asks for the newest.
+A name without a revision means the copy that was fetched first, whose commit is recorded beside it;
+`name@main` asks for the newest.
 """
 
 import json
 import re
 from dataclasses import asdict, dataclass
+from hashlib import file_digest
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 from ingest.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 RECORD = "origin.json"
-"""Beside the files; written last, so that it also says that they are all there."""
-MODELSCOPE = "modelscope:"
-KINDS = (".safetensors", ".bin")
-"""Of weights, the preferred one first; the other is left out."""
+"""Beside the files. It is written last, so it also says that all of them are there."""
+KINDS = (".safetensors", ".bin")  # of weights, the preferred one first; the other is left out
 READ = (".json", ".model", ".txt", ".jinja")
 """What else of a model is read. Code (*.py) is neither run nor fetched."""
+MODELSCOPE = "modelscope:"
+MODELSCOPE_ADDRESS = "https://www.modelscope.cn"
+BRANCH = "master"  # ModelScope's default
+PIECE = 1 << 20
+SECONDS = 30  # without a byte, after which a connection is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class Origin:
 
 
 def origin(directory: Path) -> Origin | None:
-    """What was recorded when the directory was fetched; None where it was not fetched by this."""
+    """What was recorded when the directory was fetched; None if `fetch` did not write it."""
     try:
         return Origin(**json.loads((directory / RECORD).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -47,48 +55,177 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
     """The directory of a model: `name` is a path, `owner/name[@revision]` on the Hugging Face hub, or
     `modelscope:owner/name[@revision]`.
 
-    A name's files may also be put by hand into `cache/owner/name`. Without `weights` the
-    directory holds config.json, and perhaps the rest. What has arrived is not fetched again: of
-    Hugging Face's whole files, of ModelScope's each byte.
-    `UserError` where there is no such model, or no copy and no network.
+    The files may also be put by hand into `cache/owner/name`. Without `weights` the directory holds
+    config.json, and perhaps the rest. What has arrived is not fetched again: of Hugging Face's whole
+    files, of ModelScope's each byte. Raises `UserError` if there is no such model, or no copy and no
+    network.
     """
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path
-    there = name.removeprefix(MODELSCOPE)
-    repository, _, revision = there.partition("@")
-    placed = cache / repository
+    repository, _, revision = name.removeprefix(MODELSCOPE).partition("@")
+    by_hand = cache / repository
     if not NAME.fullmatch(repository):
         raise UserError(
             f"there is no folder {name}; give a model's folder, or its name on a hub: owner/name",
             zh=f"没有文件夹 {name}；请给出模型文件夹，或其在模型库中的名称：owner/name",
         )
-    if not revision and (placed / "config.json").is_file():
-        return placed
-    if there != name:
-        from rag.chatglm import modelscope as hub
-    else:
-        from rag.chatglm import huggingface as hub
-    address = endpoint or hub.address()
-    found = hub.copy(repository, revision, cache=cache, weights=weights)
-    if found:
-        return found
+    if not revision and (by_hand / "config.json").is_file():
+        return by_hand
+    at_modelscope = name.startswith(MODELSCOPE)
+    hub = (ModelScope if at_modelscope else HuggingFace)(repository, revision, cache, endpoint)
     try:
-        return hub.download(repository, revision, cache=cache, weights=weights, endpoint=address)
-    except ConnectionError as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        page = hub.PAGE.format(endpoint=address, name=repository)
+        return hub.copy(weights) or hub.download(weights)
+    except (ConnectionError, TimeoutError, URLError) as error:
+        why = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{name} is not on this machine and {address} can't be reached ({why}); on a machine "
-            f"with network get {page} (all but *.py; of weights the *.safetensors, or the *.bin if "
-            f"there are none) and put the files into {placed}",
-            zh=f"本机没有 {name}，且无法访问 {address}（{why}）；请在联网的机器上下载 {page} "
-            f"（*.py 除外；权重取 *.safetensors，没有时取 *.bin），并将文件放入 {placed}",
+            f"{name} is not on this machine and {hub.endpoint} can't be reached ({why}); on a "
+            f"machine with network get {hub.page} (all but *.py; of weights the *.safetensors, or "
+            f"the *.bin if there are none) and put the files into {by_hand}",
+            zh=f"本机没有 {name}，且无法访问 {hub.endpoint}（{why}）；请在联网的机器上下载 {hub.page} "
+            f"（*.py 除外；权重取 *.safetensors，没有时取 *.bin），并将文件放入 {by_hand}",
         ) from None
 
 
-def wanted(names: list[str], *, weights: bool) -> list[str]:
-    """Which of a repository's files are fetched; `UserError` where it holds no config.json."""
+class HuggingFace:
+    """Through Hugging Face's own library, which honours HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, and
+    whose cache other tools share."""
+
+    def __init__(self, name: str, revision: str, cache: Path, endpoint: str | None) -> None:
+        from huggingface_hub import constants
+
+        self.name, self.revision = name, revision
+        self.endpoint = endpoint or constants.ENDPOINT
+        self.page = f"{self.endpoint}/{name}"
+        self.offline = constants.HF_HUB_OFFLINE
+
+    def copy(self, weights: bool) -> Path | None:
+        """The directory that was fetched first, or that of a commit; None if there is none. Offline
+        any copy will do, also one that another tool fetched."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if self.revision and not self.offline and not COMMIT.fullmatch(self.revision):
+            return None  # a branch or tag: ask where it is now
+        needed = RECORD if weights and not self.offline else "config.json"
+        found = try_to_load_from_cache(self.name, needed, revision=self.revision or None)
+        return Path(found).parent if isinstance(found, str) else None
+
+    def download(self, weights: bool) -> Path:
+        """The directory, fetched behind a progress bar; `ConnectionError` if that is not possible."""
+        from huggingface_hub import HfApi, errors, snapshot_download
+
+        name, revision = self.name, self.revision or None
+        try:
+            info = HfApi(endpoint=self.endpoint).model_info(name, revision=revision)
+            names = _wanted([file.rfilename for file in info.siblings or []], weights)
+            fetched = snapshot_download(
+                name, revision=revision, allow_patterns=names, endpoint=self.endpoint
+            )
+        except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
+            known = isinstance(error, errors.RevisionNotFoundError)
+            raise _absent(name, self.revision if known else "", self.endpoint) from None
+        except errors.OfflineModeIsEnabled:
+            raise ConnectionError("HF_HUB_OFFLINE is set") from None
+        except (errors.HfHubHTTPError, errors.HTTPError, errors.LocalEntryNotFoundError) as error:  # pyright: ignore[reportPrivateImportUsage]  (httpx's, or httpx2's, by version)
+            raise ConnectionError(str(error)) from None
+        directory = Path(fetched)
+        if weights:
+            Origin(self.endpoint, name, directory.name).save(directory)
+        return directory
+
+
+class ModelScope:
+    """Through ModelScope's plain HTTP interface: a list of files with their hashes, and the files."""
+
+    def __init__(self, name: str, revision: str, cache: Path, endpoint: str | None) -> None:
+        self.name, self.revision = name, revision
+        self.endpoint = endpoint or MODELSCOPE_ADDRESS
+        self.page = f"{self.endpoint}/models/{name}"
+        self.api = f"{self.endpoint}/api/v1/models/{name}/repo"
+        self.directory = cache / "modelscope" / (f"{name}@{revision}" if revision else name)
+
+    def copy(self, weights: bool) -> Path | None:
+        """The directory that was fetched before; None if there is none."""
+        done = origin(self.directory) if weights else (self.directory / "config.json").is_file()
+        return self.directory if done else None
+
+    def download(self, weights: bool) -> Path:
+        """The directory, fetched behind a progress bar, each file checked by its hash. Raises
+        `ConnectionError`, `TimeoutError` or `URLError` if ModelScope can't be reached."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils import tqdm
+
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("HF_HUB_OFFLINE is set")
+        revision = self.revision or BRANCH
+        files = {file["Path"]: file for file in self._list(revision)}
+        chosen = [files[path] for path in _wanted(list(files), weights)]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        total = sum(int(file["Size"]) for file in chosen)
+        with tqdm(total=total, unit="B", unit_scale=True, desc=self.name, disable=None) as bar:
+            for file in chosen:
+                query = urlencode({"Revision": revision, "FilePath": file["Path"]})
+                _get_file(f"{self.api}?{query}", self.directory / file["Path"], file, bar)
+        if weights:
+            newest = max(files.values(), key=lambda file: file.get("CommittedDate") or 0)
+            commit = newest.get("Revision") or revision
+            Origin(self.endpoint, self.name, commit).save(self.directory)
+        return self.directory
+
+    def _list(self, revision: str) -> list[dict[str, Any]]:
+        query = urlencode({"Revision": revision, "Recursive": "False"})
+        try:
+            with urlopen(f"{self.api}/files?{query}", timeout=SECONDS) as answer:
+                files = json.load(answer)["Data"]["Files"]
+        except HTTPError as error:
+            with error:
+                if error.code in (400, 401, 403, 404):
+                    raise _absent(self.name, self.revision, self.endpoint) from None
+                raise ConnectionError(str(error)) from None
+        except (ValueError, KeyError, TypeError):
+            raise ConnectionError("its answer is not ModelScope's") from None
+        return [file for file in files if file.get("Type") != "tree" and "/" not in file["Path"]]
+
+
+def _get_file(url: str, path: Path, file: dict[str, Any], bar: Any) -> None:
+    """Put the whole file at `path`; what an earlier try has of it is kept."""
+    size = int(file["Size"])
+    if path.is_file() and path.stat().st_size == size:
+        bar.update(size)
+        return
+    part = path.with_name(f"{path.name}.incomplete")
+    have = part.stat().st_size if part.is_file() else 0
+    if have < size:
+        have = _append(url, part, have, bar)
+    else:
+        bar.update(have)
+    if have < size:  # stays for the next try
+        raise ConnectionError(f"{file['Path']} ended after {have} of {size} bytes")
+    with part.open("rb") as data:
+        found, expected = file_digest(data, "sha256").hexdigest(), file.get("Sha256")
+    if expected and found != expected:
+        part.unlink()
+        raise UserError(
+            f"{file['Path']} arrived with the hash {found}, ModelScope lists {expected}; try again",
+            zh=f"{file['Path']} 的哈希为 {found}，而 ModelScope 所列为 {expected}；请重试",
+        )
+    part.replace(path)
+
+
+def _append(url: str, part: Path, have: int, bar: Any) -> int:
+    """Fetch what `part` lacks beyond its `have` bytes; how many it has then."""
+    request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urlopen(request, timeout=SECONDS) as answer:
+        resumed = answer.status == 206
+        bar.update(have if resumed else 0)
+        with part.open("ab" if resumed else "wb") as out:
+            while piece := answer.read(PIECE):
+                bar.update(out.write(piece))
+            return out.tell()
+
+
+def _wanted(names: list[str], weights: bool) -> list[str]:
+    """Which of a repository's files are fetched; `UserError` if it holds no config.json."""
     if "config.json" not in names:
         raise UserError(
             "the repository holds no config.json, so it is no model; check the name",
@@ -108,19 +245,16 @@ def wanted(names: list[str], *, weights: bool) -> list[str]:
     ]
 
 
-def absent(name: str, address: str) -> UserError:
-    """That a hub has no such model."""
+def _absent(name: str, revision: str, address: str) -> UserError:
+    """That a hub has no such model, or not this revision of it."""
+    if revision:
+        return UserError(
+            f"{name} has no revision {revision!r} at {address}; leave @{revision} out, or give a "
+            "branch, a tag or a commit",
+            zh=f"{address} 上的 {name} 没有版本 {revision!r}；请去掉 @{revision}，或给出分支、标签或提交",
+        )
     return UserError(
         f"{address} has no model {name} that can be read without logging in; check the name, or "
         "log in (for Hugging Face: hf auth login)",
         zh=f"{address} 上没有可公开读取的模型 {name}；请检查名称，或先登录（Hugging Face：hf auth login）",
-    )
-
-
-def without_revision(name: str, revision: str, address: str) -> UserError:
-    """That a hub has the model, but not this revision of it."""
-    return UserError(
-        f"{name} has no revision {revision!r} at {address}; leave @{revision} out, or give a "
-        "branch, a tag or a commit",
-        zh=f"{address} 上的 {name} 没有版本 {revision!r}；请去掉 @{revision}，或给出分支、标签或提交",
     )

@@ -422,3 +422,9 @@ class ChatGLM2ForCausalLM(Native, GlmForCausalLM):
         super().__init__(config)
         if config.generation == 2:
             self.model.set_submodule("rotary_emb", ChatGLM2Rotary(config))
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Always: its attention is `Glm`'s. transformers guesses by reading this file, which also
+        holds ChatGLM-6B's attention, and would leave a prefix (prefix.py) without effect."""
+        return True

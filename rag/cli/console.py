@@ -5,16 +5,17 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ingest.errors import UserError
 from rag.i18n import Speaker, language_of
 
 if TYPE_CHECKING:
-    from ingest.pipeline import Outcome
+    from rich.console import Console
 
+    from ingest.pipeline import Outcome
 
 say = Speaker(language_of(os.environ))
 
@@ -46,10 +47,16 @@ def out_json(value: Any) -> None:
     out(json.dumps(value, ensure_ascii=False))
 
 
+def console(*, stderr: bool = False) -> "Console":
+    """rich's terminal, for what needs colours or redraws itself."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -58,46 +65,104 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         view.add_column(column, overflow="fold")
     for row in rows:
         view.add_row(*(Text(str(cell)) for cell in row))
-    Console().print(view)
+    console().print(view)
 
 
-class IngestProgress:
-    """A bar where a person watches; a line every few seconds where a log does."""
+class Progress:
+    """A bar if a person watches stderr, else a line at most every `every` seconds.
 
-    def __init__(self, files: int, size: int, *, quiet: bool) -> None:
-        self.files, self.size, self.quiet = files, max(1, size), quiet
-        self.done = self.read = self.embedded = 0
-        self.begun = self.said = monotonic()
+    Both hold the title, how much is done, and the time left. `total` None: it is not known how much
+    there is to do. Nothing is shown if `quiet`. `stays`: the bar is left on the screen at the end.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: float | None = None,
+        *,
+        quiet: bool = False,
+        every: float = 5.0,
+        stays: bool = False,
+    ) -> None:
+        self.title, self.total, self.quiet = title, total, quiet
+        self.begun = self.shown = monotonic()
+        self.every = every
         self.bar = None
         if sys.stderr.isatty() and not quiet:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich import progress
 
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[state]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
+            self.every = min(every, 0.1)
+            self.bar = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(),
+                progress.TextColumn("{task.fields[text]}", markup=False),
+                console=console(stderr=True),
+                transient=not stays,
             )
-            self.task = self.bar.add_task(
-                say("ingest", "入库"), total=self.size, state=self._state()
-            )
+            self.task = self.bar.add_task(title, total=total, text="")
 
-    def __enter__(self) -> "IngestProgress":
+    def __enter__(self) -> Self:
         if self.bar:
             self.bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar:
             self.bar.stop()
+
+    def __call__(self, done: float, text: str = "", *, left: float | None = None) -> None:
+        """So much of `total` is done. `text` says it in words, default: the numbers. `left`: seconds
+        to go, default: by the speed so far."""
+        now = monotonic()
+        if self.quiet or now - self.shown < self.every:
+            return
+        self.shown = now
+        text = text or (f"{done:,.0f}/{self.total:,.0f}" if self.total else f"{done:,.0f}")
+        if left is None and self.total and done:
+            left = (now - self.begun) * (self.total / done - 1)
+        if left is not None:
+            minutes, seconds = divmod(int(left), 60)
+            hours, minutes = divmod(minutes, 60)
+            clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+            text += say(f", {clock} left", f"，剩余 {clock}")
+        if self.bar:
+            self.bar.update(self.task, completed=done, total=self.total, text=text)
+        else:
+            note(say(f"{self.title}: {text}", f"{self.title}：{text}") if self.title else text)
+
+
+@contextmanager
+def counting(title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Shows how many of `total` are done; call what it gives as each is done."""
+    with Progress(title, total) as progress:
+        numbers = count(1)
+        yield lambda: progress(next(numbers))
+
+
+@contextmanager
+def loading(name: str) -> Iterator[Callable[[float], None]]:
+    """Shows that a model is being loaded; call what it gives with the share done, 0 to 1."""
+    title = say(f"loading {name}", f"正在载入 {name}")
+    with Progress(title, 1.0) as progress:
+        if not progress.bar:
+            note(title)
+        yield lambda share: progress(share, f"{share:.0%}")
+
+
+class IngestProgress:
+    """Shows how many files are done, and how many chunks are embedded. `size`: bytes of all files."""
+
+    def __init__(self, files: int, size: int, *, quiet: bool) -> None:
+        self.files = files
+        self.done = self.read = self.embedded = 0
+        self.progress = Progress(say("ingest", "入库"), max(1, size), quiet=quiet)
+
+    def __enter__(self) -> Self:
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.__exit__()
 
     def chunks(self, count: int) -> None:
         """`count` more chunks have been embedded."""
@@ -110,35 +175,10 @@ class IngestProgress:
         self.read += outcome.size
         self._show()
 
-    def _state(self) -> str:
-        rate = self.embedded / max(1e-9, monotonic() - self.begun)
-        return say(
+    def _show(self) -> None:
+        rate = self.embedded / max(1e-9, monotonic() - self.progress.begun)
+        text = say(
             f"{self.done}/{self.files} files, {self.embedded} chunks embedded, {rate:.1f}/s",
             f"{self.done}/{self.files} 个文件，已编码 {self.embedded} 块，{rate:.1f} 块/秒",
         )
-
-    def _show(self) -> None:
-        if self.bar:
-            self.bar.update(self.task, completed=self.read, state=self._state())
-        elif not self.quiet and monotonic() - self.said > 5:
-            self.said = monotonic()
-            left = (self.said - self.begun) * (self.size / self.read - 1) if self.read else None
-            eta = "" if left is None else say(f", {left:.0f} s left", f"，剩余约 {left:.0f} 秒")
-            note(self._state() + eta)
-
-
-@contextmanager
-def loading(name: str) -> Iterator[Callable[[float], None]]:
-    """Shows that a model is being loaded; what comes is to be told the share done, 0 to 1."""
-    title = say(f"loading {name}", f"正在载入 {name}")
-    if not sys.stderr.isatty():
-        note(title)
-        yield lambda share: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=1.0)
-        yield lambda share: bar.update(task, completed=share)
+        self.progress(self.read, text)

@@ -13,7 +13,7 @@ import typer
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import note, out_json, say, table
+from rag.cli.console import IngestProgress, note, out_json, say, table
 from rag.cli.paths import KbOption, cache_home, kb_place
 
 LISTED = 20
@@ -66,7 +66,6 @@ def ingest(
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
-    from rag.cli.console import IngestProgress
     from rag.load import background_of, open_writer
 
     if workers and not ray:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rag.cli.console import note, say
+from rag.cli.console import loading, note, say
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def options(kb: "Place", **given: Any) -> "GenerateOptions":
 
 def generator(chosen: "GenerateOptions") -> "Generator | None":
     """The model, loaded or asked what it is when the first answer needs it; None where none is named."""
-    from rag.cli.console import loading
     from rag.generate import LazyGenerator, load, reach
 
     if not chosen.model:

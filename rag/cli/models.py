@@ -149,7 +149,6 @@ def fill(
     from rag.chatglm import infill as filling
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
-    from rag.cli.console import loading
 
     text = _text(text)
     filling.split_at_blanks(text)  # what is wrong is told before weights are fetched and read
@@ -179,7 +178,6 @@ def quantize(
         raise UserError("--bits is {bits}; it is 4 or 8", bits=bits)
     from rag.chatglm.hub import fetch
     from rag.chatglm.save import pack
-    from rag.cli.console import loading
 
     directory = fetch(source, cache=cache_home() / "models")
     with loading(directory.name) as progress:

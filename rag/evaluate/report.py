@@ -1,18 +1,23 @@
-"""What an evaluation found: a row per question, figures with intervals, and a comparison of two."""
+"""What an evaluation found: a row per question, figures with intervals, a comparison, a picture."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingest.errors import UserError
+from rag import plot
 from rag.evaluate import metrics
 from rag.evaluate.metrics import Values, Weights
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NOT_SHARES = ("p50", "p95")  # seconds do not fit on an axis from 0 to 1
 FALSE_REFUSALS = 0.05  # the share of answerable questions that the operating point may refuse
 
 Columns = Mapping[str, Any]  # one array of shape (questions,) per name; NaN: not measured
@@ -258,3 +263,63 @@ def _aligned(first: Report, second: Report) -> tuple[Row, ...]:
                 "请用同一版本评测",
             )
     return tuple(rows[row.id] for row in first.rows)
+
+
+def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
+    """Write a picture to `path` (.png or .svg): a group of bars per measure, in it a bar per name.
+
+    `figures`: name -> figures of a report. Measures that only some have are drawn for those. Names
+    that no font of this machine draws become "configuration 1" and so on. Raises `UserError` if the
+    picture can't be drawn.
+    """
+    kind = plot.check_picture(path)
+    measures = [
+        name
+        for name in MEASURES
+        if name not in NOT_SHARES and any(name in values for values in figures.values())
+    ]
+    labels = [
+        name if plot.drawable(name, kind) else f"configuration {number}"
+        for number, name in enumerate(figures, start=1)
+    ]
+    height = 1.2 + len(measures) * (0.18 + 0.22 * len(figures))
+    plot.save(
+        path,
+        lambda canvas: _bars(canvas.add_subplot(), measures, list(figures.values()), labels),
+        size=(8, height),
+    )
+
+
+def _bars(
+    axes: "Axes",
+    measures: Sequence[str],
+    figures: Sequence[Mapping[str, Figure]],
+    labels: Sequence[str],
+) -> None:
+    thickness = 0.8 / max(1, len(figures))
+    for order, (values, label) in enumerate(zip(figures, labels, strict=True)):
+        shown = [(row, values[name]) for row, name in enumerate(measures) if name in values]
+        places = [row + (order - (len(figures) - 1) / 2) * thickness for row, _ in shown]
+        widths = [figure.value for _, figure in shown]
+        spread = whiskers([figure for _, figure in shown])
+        bars = axes.barh(places, widths, thickness * 0.9, xerr=spread, capsize=2, label=label)
+        axes.bar_label(bars, [f"{width:.3f}" for width in widths], padding=4, fontsize=8)
+    arrows = {True: "↑", False: "↓"}
+    titles = [
+        f"{MEASURES[name].title} {arrows[MEASURES[name].larger_is_better]}" for name in measures
+    ]
+    axes.set_yticks(range(len(measures)), titles)
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.set_xlim(0, 1.12)
+    axes.set_xlabel("with 95 % bootstrap intervals over questions")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False)
+
+
+def whiskers(figures: Sequence[Figure]) -> list[list[float]]:
+    """How far the intervals reach below the values, and above them: matplotlib's error bars."""
+    return [
+        [max(0.0, figure.value - figure.low) for figure in figures],
+        [max(0.0, figure.high - figure.value) for figure in figures],
+    ]

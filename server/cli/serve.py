@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingest.errors import UserError
-from rag.cli.console import note, out, say
+from rag.cli.console import IngestProgress, note, out, say
 from rag.cli.paths import cache_home, data_home
 
 if TYPE_CHECKING:
@@ -192,7 +192,6 @@ def _demo(data: Path) -> None:
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
-    from rag.cli.console import IngestProgress
     from rag.load import background_of, open_writer
 
     corpora = sorted(path.parent for path in DEMO.glob("*/docs"))

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from finetune.export import export
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters, probe_logits
-from rag.chatglm.adapter_files import Contract, LoraAdapter, read_adapter
+from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.loading import empty, load, read_config
 from rag.chatglm.lora import placed
 from tests.finetune.bases import FUSED, GLM1, NATIVE, base
@@ -37,7 +37,7 @@ def native(model: Path, folder: Path, *, shared: bool, ends: Any = NATIVE, **con
 def changes(adapter: Path, model: Path) -> dict[str, Tensor]:
     """What each layer's weight is added, and DoRA's magnitudes."""
     read = read_adapter(adapter)
-    assert isinstance(read, LoraAdapter)
+    assert read.config
     parts = placed(empty(read_config(model)), read.modules, read.config)
     made = {name: part.b @ part.a for name, part in parts}
     made |= {f"{name}.m": part.magnitude for name, part in parts if part.magnitude is not None}

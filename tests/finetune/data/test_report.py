@@ -1,15 +1,30 @@
 """The page and the JSON of a diagnosis: complete, self-contained, and deaf to hostile data."""
 
 import json
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune.data.check import Diagnosis, diagnose
-from finetune.data.report import LISTED, TITLES, View, counts, page, record
+from finetune.data.report import (
+    LISTED,
+    TITLES,
+    View,
+    bins,
+    counts,
+    figures,
+    histogram,
+    page,
+    record,
+    save_histogram,
+)
 from finetune.data.token_view import Piece, visible
 from finetune.types import Finding
 from rag.i18n import Speaker
@@ -117,3 +132,63 @@ def test_a_clean_set_says_so() -> None:
     assert counts(diagnosis) == []
     assert "Nothing is wrong." in Page(page(diagnosis, [], Speaker("en"))).text
     assert "没有发现问题。" in Page(page(diagnosis, [], Speaker("zh"))).text
+
+
+LENGTHS = st.lists(st.integers(0, 3000) | st.integers(0, 10_000_000), min_size=1, max_size=200)
+
+
+@given(lengths=LENGTHS, most=st.integers(2, 60))
+def test_each_row_is_in_one_bin(lengths: list[int], most: int) -> None:
+    found = bins(np.array(lengths, np.int32), most)
+    assert 1 <= len(found) <= most
+    for bin in found:
+        high = max(lengths) if bin.high is None else bin.high
+        assert bin.count == sum(bin.low <= length <= high for length in lengths)
+    assert sum(bin.count for bin in found) == len(lengths)
+    assert found[0].low <= min(lengths)
+    assert all(bin.high is not None for bin in found[:-1])
+    assert all(left.high == right.low - 1 for left, right in pairwise(found))
+    assert len({right.low - left.low for left, right in pairwise(found)}) <= 1
+
+
+def test_a_few_very_long_rows_share_the_last_bin() -> None:
+    lengths = np.array([*range(1000), 1_000_000], np.int32)
+    found = bins(lengths, 10)
+    assert found[-1].high is None
+    assert found[-1].label.startswith("≥ ")
+    assert found[-2].low < 1000
+    assert bins(np.array([], np.int32), 10) == []
+
+
+@given(lengths=LENGTHS)
+def test_figures_of_lengths(lengths: list[int]) -> None:
+    known = figures(np.array(lengths, np.int32))
+    assert known["rows"] == len(lengths)
+    assert known["total"] == sum(lengths)
+    assert (known["shortest"], known["longest"]) == (min(lengths), max(lengths))
+    assert sum(length <= known["p95"] for length in lengths) >= 0.95 * len(lengths)
+    assert sum(length < known["p95"] for length in lengths) < 0.95 * len(lengths)
+    assert sum(length <= known["median"] for length in lengths) >= len(lengths) / 2
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit"),
+    [([], 0), ([], 9), ([0], 0), ([5] * 9, 1), (list(range(300)), 250), ([*range(99), 90_000], 90)],
+)
+def test_histograms_are_drawn(lengths: list[int], limit: int, tmp_path: Path) -> None:
+    values = np.array(lengths, np.int32)
+    for name, head in (("a.png", b"\x89PNG\r\n\x1a\n"), ("a.svg", b"<?xml")):
+        say = Speaker("en")
+        save_histogram(tmp_path / name, values, unit="tokens", max_length=limit, say=say)
+        assert (tmp_path / name).read_bytes().startswith(head)
+
+
+def test_a_picture_speaks_the_reader_s_language() -> None:
+    """In an SVG, whose text is drawn by the reader's own fonts."""
+    values = np.array([*range(99), 90_000], np.int32)
+    drawn = histogram(values, "svg", unit="characters", say=Speaker("zh")).decode()
+    for text in ("每行的字符数", "行数", "中位数 49", "最后一栏"):
+        assert text in drawn
+    assert "rows" not in ElementTree.fromstring(drawn).itertext()
+    assert "of a row" not in drawn
+    histogram(values, "png", unit="tokens", say=Speaker("zh"))  # with any fonts, and no warning

@@ -9,7 +9,6 @@ import pytest
 
 from ingest.errors import UserError
 from rag.evaluate import Dataset, Outcome, Report, Span, compare, draw, evaluate
-from rag.evaluate.plot import drawable
 
 CORPUS = {
     "长城": "长城东起山海关。西至嘉峪关。",
@@ -239,8 +238,12 @@ def test_a_picture_is_drawn_whatever_the_names(beir: Path, tmp_path: Path, suffi
         draw({"words": figures}, tmp_path / "bars.gif")
 
 
-def test_names_that_no_font_draws_are_numbered() -> None:
-    assert drawable(["dense", "混合检索"], ["DejaVu Sans"]) == ["dense", "configuration 2"]
+def test_names_that_no_font_draws_are_numbered(beir: Path, tmp_path: Path) -> None:
+    figures = evaluate(Dataset.load(beir), answering(**GOOD), CORPUS.__getitem__).figures()
+    for name in ("configuration 2", "\U000f0000"):
+        draw({"words": figures, name: figures}, tmp_path / f"{name}.png")
+    same = (tmp_path / "configuration 2.png").read_bytes()
+    assert (tmp_path / "\U000f0000.png").read_bytes() == same
 
 
 ROOT = Path(__file__).parents[3]

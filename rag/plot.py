@@ -1,0 +1,108 @@
+"""What all pictures share: formats, fonts for Chinese, colours, a canvas, and saving.
+
+A function draws on the matplotlib figure that `render` or `save` gives it. The fonts of this machine
+draw the text of a PNG. In an SVG text stays text, which the fonts of the viewer draw.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+from warnings import catch_warnings, filterwarnings
+
+from ingest.errors import UserError
+from ingest.store.atomic import write_whole
+from rag.i18n import Speaker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Kind = Literal["png", "svg"]
+FORMATS = (".png", ".svg")
+BLUE, PALE_BLUE, ORANGE = "#3b7dd8", "#7a9cc6", "#d9822b"
+RED, GREEN, GREY = "#c0392b", "#27ae60", "#9aa5b1"
+INK = "#7a7f87"
+"""A grey that can be read on white and on black: for a picture without a background."""
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+
+LATIN = "DejaVu Sans"
+"""The family that matplotlib brings along."""
+CHINESE = (
+    "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
+    "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB",
+)  # fmt: skip
+"""Families that cover Chinese, as Linux distributions, Windows and macOS name them."""
+
+
+def check_picture(path: Path) -> Kind:
+    """The format that the name of a picture means. Raises `UserError` if it is another one or if
+    matplotlib is not installed."""
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"cannot draw {path.name}: a picture ends in {' or '.join(FORMATS)}",
+            zh=f"无法绘制 {path.name}：图片文件名须以 {' 或 '.join(FORMATS)} 结尾",
+        )
+    if find_spec("matplotlib") is None:
+        raise UserError(
+            'a picture needs matplotlib: pip install "chatglm-rag[pictures]"',
+            zh='绘图需要 matplotlib：pip install "chatglm-rag[pictures]"',
+        )
+    return cast(Kind, path.suffix.lower()[1:])
+
+
+def families() -> list[str]:
+    """The font families to draw with: matplotlib's own, then an installed one for Chinese if any."""
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return [LATIN, *[name for name in CHINESE if name in installed][:1]]
+
+
+def drawable(text: str, kind: Kind) -> bool:
+    """Whether every character of `text` can be drawn; in an SVG all of them can."""
+    from matplotlib.font_manager import findfont, get_font
+
+    if kind == "svg":
+        return True
+    fonts = [get_font(findfont(family)) for family in families()]
+    return all(any(font.get_char_index(ord(char)) for font in fonts) for char in text)
+
+
+def speaker(say: Speaker, kind: Kind) -> Speaker:
+    """`say`, or English if no installed font draws the Chinese of a PNG."""
+    return say if kind == "svg" or len(families()) > 1 else Speaker("en")
+
+
+def render(
+    draw: Callable[["Figure"], None],
+    kind: Kind,
+    *,
+    size: tuple[float, float],
+    dpi: int = 150,
+    ink: str = "black",
+    transparent: bool = False,
+) -> bytes:
+    """The picture that `draw` makes on a figure of `size` inches. The same drawing gives the same
+    bytes. `ink` is the colour of texts and axes."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = dict.fromkeys(INKED, ink)
+    style |= {"font.family": families(), "svg.fonttype": "none", "svg.hashsalt": "rag"}
+    stream = BytesIO()
+    with rc_context(style), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        dated = {"Date": None} if kind == "svg" else None
+        figure.savefig(stream, format=kind, dpi=dpi, transparent=transparent, metadata=dated)
+    return stream.getvalue()
+
+
+def save(
+    path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, float], dpi: int = 150
+) -> None:
+    """Write what `render` returns to `path` (.png or .svg), whole or not at all. Raises `UserError`
+    like `check_picture`."""
+    write_whole(path, render(draw, check_picture(path), size=size, dpi=dpi))
