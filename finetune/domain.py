@@ -24,6 +24,7 @@ from finetune.data.reader import Record, records
 from finetune.train.checkpoint import found, same
 from finetune.train.setup import RECORD
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
 from ingest.types import Document
 
@@ -74,15 +75,14 @@ class Work:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise UserError(
-                f"the folder {self.folder} can't be made: {problem.strerror or problem}; name "
-                "another with --out",
-                zh=f"无法创建文件夹 {self.folder}：{problem.strerror or problem}；请用 --out 另行指定",
+                "the folder {folder} can't be made: {strerror}; name another with --out",
+                folder=self.folder,
+                strerror=problem.strerror or problem,
             ) from None
         before = self._made_of()
         if not before and any(self.folder.iterdir()):
             raise UserError(
-                f"{self.folder} is not empty; name a new folder with --out",
-                zh=f"{self.folder} 不是空文件夹；请用 --out 指定新文件夹",
+                "{folder} is not empty; name a new folder with --out", folder=self.folder
             )
         if self._begun:
             same({name: before.get(name) for name in options}, options, self.folder)
@@ -93,9 +93,9 @@ class Work:
             return True
         if self._begun:
             raise UserError(
-                f"the documents changed since the adapter in {self.folder} was trained; name a new "
-                "folder with --out",
-                zh=f"{self.folder} 中的适配器开始训练后文档有改动；请用 --out 指定新文件夹",
+                "the documents changed since the adapter in {folder} was trained; name a new folder "
+                "with --out",
+                folder=self.folder,
             )
         return False
 
@@ -113,7 +113,7 @@ class Work:
     def _made_of(self) -> dict[str, Any]:
         """Nothing, where it was never begun."""
         file = self.folder / MADE_OF
-        return _read(file, "begin anew in another folder", "请在另一文件夹重新开始") or {}
+        return _read(file, Translatable("begin anew in another folder")) or {}
 
     def _keep(self, made_of: Mapping[str, Any]) -> None:
         text = json.dumps(made_of, ensure_ascii=False, indent=2) + "\n"
@@ -126,9 +126,7 @@ class Work:
         if not file.is_file():
             raise UserError(
                 "one document alone has questions, so none can be held out to judge an adapter by; "
-                "give more documents, or train without: rag finetune grounded, then train",
-                zh="只有一个文档有题目，无法留出用于评判适配器的问题；请增加文档，"
-                "或依次运行 rag finetune grounded 与 train",
+                "give more documents, or train without: rag finetune grounded, then train"
             )
         with file.open(encoding="utf-8") as lines:
             return json.loads(next(lines))["question"]
@@ -136,7 +134,7 @@ class Work:
     @property
     def verdict(self) -> dict[str, Any] | None:
         """What the evaluation came to, as eval.json has it; None where it is not finished."""
-        again = "delete it to evaluate again", "删除后即可重新评测"
+        again = Translatable("delete it to evaluate again")
         value = _read(self.found, *again)
         if value is None:
             return None
@@ -172,9 +170,11 @@ def general_rows(file: Path) -> list[Any]:
     read = [record.value for record in records(file) if isinstance(record, Record)]
     if len(read) < LEAST_GENERAL:
         raise UserError(
-            f"--general: {file} has {len(read)} rows; need {LEAST_GENERAL}, to learn, to measure and "
-            "to ask",
-            zh=f"--general：{file} 有 {len(read)} 行；至少需要 {LEAST_GENERAL} 行，用于学习、衡量和提问",
+            "--general: {file} has {read_count} rows; need {least_general}, to learn, to measure "
+            "and to ask",
+            file=file,
+            read_count=len(read),
+            least_general=LEAST_GENERAL,
         )
     return read
 

@@ -107,11 +107,12 @@ def _magnitudes(parts: Sequence[LoraModule | None], name: str) -> Tensor | None:
     held = [magnitude for magnitude in found if magnitude is not None]
     if held and len(held) < len(parts):
         raise UserError(
-            f"DoRA gives all rows of {name} a magnitude, but this adapter has none for "
-            f"{len(parts) - len(held)} of its {len(parts)} parts; train queries, keys and values, "
-            "or merge the adapter",
-            zh=f"DoRA 需要 {name} 所有行的幅值，而此适配器缺少其 {len(parts)} 部分中的 "
-            f"{len(parts) - len(held)} 个；请同时训练 q、k、v，或合并该适配器",
+            "DoRA gives all rows of {name} a magnitude, but this adapter has none for "
+            "{parts_count} of its {parts_count_2} parts; train queries, keys and values, or "
+            "merge the adapter",
+            name=name,
+            parts_count=len(parts) - len(held),
+            parts_count_2=len(parts),
         )
     return torch.cat(held) if held else None
 
@@ -180,14 +181,13 @@ def export(
     read = read_adapter(adapter, alpha=alpha)
     if read.config is None:
         raise UserError(
-            f"{adapter} is a P-Tuning prefix, which names no modules: it is the same file for "
+            "{adapter} is a P-Tuning prefix, which names no modules: it is the same file for "
             "upstream's code; copy it",
-            zh=f"{adapter} 是 P-Tuning 前缀，不含模块名，原版代码可直接使用；请直接复制",
+            adapter=adapter,
         )
     if to == "upstream" and isinstance(config, Glm4Config):
         raise UserError(
-            "GLM-4-0414 was only ever published with transformers' names; say --to native",
-            zh="GLM-4-0414 仅以 transformers 的名称发布；请用 --to native",
+            "GLM-4-0414 was only ever published with transformers' names; say --to native"
         )
     check_generation(read, config)
     if generation_of(config) == 1:

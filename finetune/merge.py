@@ -68,16 +68,14 @@ def merge(
     _check_base(directory, source)
     if upstream and isinstance(config, Glm4Config):
         raise UserError(
-            "GLM-4-0414 was only ever published in transformers' layout; leave --upstream out",
-            zh="GLM-4-0414 仅以 transformers 格式发布；请去掉 --upstream",
+            "GLM-4-0414 was only ever published in transformers' layout; leave --upstream out"
         )
     read = read_adapter(adapter, alpha=alpha)
     if read.config is None:
         raise UserError(
-            f"{adapter} is a P-Tuning prefix: keys and values that each layer attends to, not a "
+            "{adapter} is a P-Tuning prefix: keys and values that each layer attends to, not a "
             "change of weights, so that there is nothing to merge; use it beside the model",
-            zh=f"{adapter} 是 P-Tuning 前缀，即各层注意力的键和值，而非权重的改变，无法合并；"
-            "请将其与模型一同使用",
+            adapter=adapter,
         )
     with new_folder(target) as work:
         before, wanted = answers(directory, read)
@@ -85,10 +83,8 @@ def merge(
         merging = Merging(dict(placed(model, read.modules, read.config)), dtype)
         if config.tie_word_embeddings and "lm_head" in merging.parts:
             raise UserError(
-                "the adapter changes lm_head, whose weight is the embedding's in this model: "
-                "merged, it would change the embedding too; use the adapter beside the model",
-                zh="适配器改变 lm_head，而此模型的 lm_head 与词嵌入共用权重，合并会连带改变词嵌入；"
-                "请将适配器与模型一同使用",
+                "the adapter changes lm_head, whose weight is the embedding's in this model: merged, "
+                "it would change the embedding too; use the adapter beside the model"
             )
         shards = Shards(work)
         for name, tensor in _tensors(source, model, merging, upstream=upstream, progress=progress):
@@ -113,10 +109,10 @@ def _check_base(directory: Path, source: Source) -> None:
         if isinstance(held, dict):
             held = held.get("quant_method", "quantized")
         raise UserError(
-            f"{directory} holds {held} codes, whose steps are larger than what an adapter adds: "
+            "{directory} holds {held} codes, whose steps are larger than what an adapter adds: "
             "the sum would be rounded away; merge into the float16 model, then: rag quantize",
-            zh=f"{directory} 存的是 {held} 量化权重，其步长大于适配器的改变量，相加会被舍去；"
-            "请先合并到 float16 模型，再运行：rag quantize",
+            directory=directory,
+            held=held,
         )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 
 Template = Literal["chat", "tutorial"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -79,38 +80,40 @@ class TrainOptions:
     def __post_init__(self) -> None:
         """`UserError` names an option whose value is out of range."""
         for name in COUNTS:
-            _need(name, getattr(self, name), getattr(self, name) >= 1, "1 or more", "不小于 1")
+            _need(name, getattr(self, name), getattr(self, name) >= 1, Translatable("1 or more"))
         for name in NOT_NEGATIVE:
             value = getattr(self, name)
-            _need(name, value, 0 <= value < float("inf"), "0 or more", "不小于 0")
+            _need(name, value, 0 <= value < float("inf"), Translatable("0 or more"))
         for name, kind in CHOICES.items():
             known = ", ".join(get_args(kind))
             value = getattr(self, name)
-            _need(name, value, value in get_args(kind), f"one of {known}", f"{known} 之一")
+            _need(name, value, value in get_args(kind), Translatable("one of {known}", known=known))
         epochs, rate = self.num_train_epochs, self.learning_rate
-        _need("num_train_epochs", epochs, 0 < epochs < 1e6, "above 0", "大于 0")
-        _need("learning_rate", rate, 0 < rate < 1e3, "above 0", "大于 0")
-        _need("mix", self.mix, 0 <= self.mix < 1, "0 to below 1", "0 到 1（不含 1）")
+        _need("num_train_epochs", epochs, 0 < epochs < 1e6, Translatable("above 0"))
+        _need("learning_rate", rate, 0 < rate < 1e3, Translatable("above 0"))
+        _need("mix", self.mix, 0 <= self.mix < 1, Translatable("0 to below 1"))
         ratio, strength = self.warmup_ratio, self.strength
-        _need("warmup_ratio", ratio, 0 <= ratio < 1, "0 to below 1", "0 到 1（不含 1）")
+        _need("warmup_ratio", ratio, 0 <= ratio < 1, Translatable("0 to below 1"))
         kept = strength is None or 0 < strength <= 1
-        _need("strength", strength, kept, "auto, or above 0 to 1", "auto，或大于 0 至 1")
+        _need("strength", strength, kept, Translatable("auto, or above 0 to 1"))
         method = self.method
         if isinstance(method, LoraOptions):
-            _need("lora_rank", method.rank, method.rank >= 1, "1 or more", "不小于 1")
-            _need("lora_alpha", method.alpha, 0 < method.alpha < 1e6, "above 0", "大于 0")
+            _need("lora_rank", method.rank, method.rank >= 1, Translatable("1 or more"))
+            _need("lora_alpha", method.alpha, 0 < method.alpha < 1e6, Translatable("above 0"))
             _need(
                 "lora_dropout",
                 method.dropout,
                 0 <= method.dropout < 1,
-                "0 to below 1",
-                "0 到 1（不含 1）",
+                Translatable("0 to below 1"),
             )
         else:
             _need(
-                "pre_seq_len", method.pre_seq_len, method.pre_seq_len >= 1, "1 or more", "不小于 1"
+                "pre_seq_len",
+                method.pre_seq_len,
+                method.pre_seq_len >= 1,
+                Translatable("1 or more"),
             )
-            _need("strength", strength, strength == 1, "1: a prefix has none", "1：前缀没有强度")
+            _need("strength", strength, strength == 1, Translatable("1: a prefix has none"))
 
 
 COUNTS = (

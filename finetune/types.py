@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.types import Message
 
+Ids = NDArray[np.int32]
 IGNORED = -100
 """The label of a token that is not learnt (torch's `ignore_index`)."""
 
@@ -49,15 +51,15 @@ class Example:
 class Row:
     """The tokens of an example. `labels[i]` is `ids[i]` where that token is learnt, else IGNORED."""
 
-    ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
+    ids: Ids
+    labels: Ids
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class Rows(Protocol):
-    """Rows that may lie on disk: a `TokenSet` (tokens.py), or a list in tests."""
+    """Rows that may lie on disk: a `TokenSet` (data/dataset.py), or a list in tests."""
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -122,13 +124,13 @@ class Finding:
 
 
 _KINDS = {
-    type(None): ("null", "空值"),
-    bool: ("true or false", "布尔值"),
-    int: ("a number", "数字"),
-    float: ("a number", "数字"),
-    str: ("a text", "文本"),
-    list: ("a list", "列表"),
-    dict: ("an object", "对象"),
+    type(None): Translatable("null"),
+    bool: Translatable("true or false"),
+    int: Translatable("a number"),
+    float: Translatable("a number"),
+    str: Translatable("a text"),
+    list: Translatable("a list"),
+    dict: Translatable("an object"),
 }
 _BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
 """What a reader sees nothing of: blanks, and signs without width."""
@@ -149,9 +151,9 @@ class Unfit(Exception):
 def refused(finding: Finding, skip: str = "") -> UserError:
     """What ends the work at a bad row. `skip` is the option of the command that leaves such rows
     out, where it has one."""
-    out, out_zh = "delete it", "将其删去"
+    out, out_zh = Translatable("delete it")
     if skip:
-        out, out_zh = f"leave bad rows out with {skip}", f"用 {skip} 略过有问题的行"
+        out, out_zh = Translatable("leave bad rows out with {skip}", skip=skip)
     return UserError(
         f"{finding.source}: {finding.text}; mend the row, or {out}",
         zh=f"{finding.source}：{finding.zh}；请修正此行，或{out_zh}",
@@ -164,14 +166,15 @@ def text_of(row: Mapping[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise wrong(f'"{name}"', f'"{name}"', value, "a text", "文本")
+        raise wrong(f'"{name}"', f'"{name}"', value, Translatable("a text"))
     try:
         value.encode()
     except UnicodeEncodeError:
         raise Unfit(
             "encoding",
-            f'"{name}" holds half a character (a lone surrogate); write it whole',
-            f'"{name}" 含有半个字符（孤立的代理项）；请写完整',
+            Translatable(
+                '"{name}" holds half a character (a lone surrogate); write it whole', name=name
+            ),
         ) from None
     return value
 
@@ -181,7 +184,7 @@ def said(text: str | None, name: str) -> str:
     if text is None:
         raise lacking(name)
     if is_blank(text):
-        raise Unfit("empty", f'"{name}" is empty; need a text', f'"{name}" 为空；需要文本')
+        raise Unfit("empty", Translatable('"{name}" is empty; need a text', name=name))
     return text
 
 
@@ -190,7 +193,7 @@ def is_blank(text: str) -> bool:
 
 
 def lacking(name: str) -> Unfit:
-    return Unfit("missing", f'"{name}" is missing; need a text', f'缺少 "{name}"；需要文本')
+    return Unfit("missing", Translatable('"{name}" is missing; need a text', name=name))
 
 
 def quoted(value: Any) -> str:

@@ -201,7 +201,11 @@ class Sandbox:
                     )
                 if time.monotonic() > end:
                     self._stop()
-                    raise Unreadable(f"{path.name} was not parsed within {allowed:.0f} s; split it")
+                    raise Unreadable(
+                        "{name} was not parsed within {allowed:.0f} s; split it",
+                        name=path.name,
+                        allowed=allowed,
+                    )
 
     def _last_words(self) -> str:
         """The last line that the child wrote before it died: of a traceback, the exception."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.endpoint import Address, EndpointOptions, is_address, no_adapter
 from rag.types import Message, Sampling
 
@@ -113,7 +114,7 @@ def load(
     A model named by its hub is fetched into `cache`; one that is served elsewhere is `reach`ed.
     """
     if options.served:
-        return reach(options, note=lambda en, zh: note(f"{en} {zh}"))
+        return reach(options, note=note)
     from rag.chatglm.generator import open_generator  # loads torch and transformers
     from rag.chatglm.hub import fetch
 
@@ -126,7 +127,7 @@ def load(
     )
 
 
-def reach(options: GenerateOptions, *, note: Callable[[str, str], None]) -> "EndpointGenerator":
+def reach(options: GenerateOptions, *, note: Callable[[Translatable], None]) -> "EndpointGenerator":
     """The generator of a model that is served elsewhere; nothing is asked there yet. `note` is told in
     English and Chinese what a person should know."""
     from rag.endpoint import generator

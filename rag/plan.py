@@ -116,8 +116,9 @@ class Constants:
         if kind is not None and kind not in self.formats:
             known = ", ".join(self.formats)
             raise UserError(
-                f"--kind is {kind}; measured: {known}; for others run benchmarks/plan.py",
-                zh=f"--kind 为 {kind}；已测量：{known}；其他类型请运行 benchmarks/plan.py",
+                "--kind is {kind}; measured: {known}; for others run benchmarks/plan.py",
+                kind=kind,
+                known=known,
             )
         rows = [row for name, row in self.formats.items() if kind in (None, name)]
         return FormatCosts(*map(sum, zip(*rows, strict=True)))
@@ -135,8 +136,9 @@ class Constants:
             return cls(str(value["cpu"]), str(value["date"]), machine, formats, costs)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
             raise UserError(
-                f"{path} is not a valid file of constants ({problem}); write one: benchmarks/plan.py",
-                zh=f"{path} 不是有效的常数文件（{problem}）；请用 benchmarks/plan.py 生成",
+                "{path} is not a valid file of constants ({problem}); write one: benchmarks/plan.py",
+                path=path,
+                problem=problem,
             ) from problem
 
 
@@ -169,8 +171,10 @@ class PlanOptions:
             value, option = getattr(self, name), f"--{name.replace('_', '-')}"
             if value is not None and not 0 < value <= most:
                 raise UserError(
-                    f"{option} is {value:g}; need more than 0 and at most {most:g}",
-                    zh=f"{option} 为 {value:g}；须大于 0 且不超过 {most:g}",
+                    "{option} is {value:g}; need more than 0 and at most {most:g}",
+                    option=option,
+                    value=value,
+                    most=most,
                 )
 
 

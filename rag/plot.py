@@ -40,14 +40,10 @@ def check_picture(path: Path) -> Kind:
     matplotlib is not installed."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(
-            f"cannot draw {path.name}: a picture ends in {' or '.join(FORMATS)}",
-            zh=f"无法绘制 {path.name}：图片文件名须以 {' 或 '.join(FORMATS)} 结尾",
+            "cannot draw {name}: a picture ends in {formats:or}", name=path.name, formats=FORMATS
         )
     if find_spec("matplotlib") is None:
-        raise UserError(
-            'a picture needs matplotlib: pip install "chatglm-rag[pictures]"',
-            zh='绘图需要 matplotlib：pip install "chatglm-rag[pictures]"',
-        )
+        raise UserError('a picture needs matplotlib: pip install "chatglm-rag[pictures]"')
     return cast(Kind, path.suffix.lower()[1:])
 
 

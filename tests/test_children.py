@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.bulk_encode import Speller
 from ingest.sandbox import Sandbox
-from rag.chatglm.tokenization import open_tokenizer
-from tests.finetune.tokenizers import directory
 from tests.server.servers import ended, row, served, upload, wait_for
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("corpora", "finetune", "ingest", "rag", "server")
 PLACES = {
-    "finetune/data/bulk_encode.py", "ingest/ray_pipeline.py", "ingest/sandbox.py", "server/worker.py",
+    "ingest/ray_pipeline.py", "ingest/sandbox.py", "server/worker.py",
 }  # fmt: skip
 """All modules that start a process. A new one needs a test below."""
 STARTERS = {"multiprocessing", "subprocess", "runpy", "ProcessPoolExecutor", "num_workers"}
@@ -100,12 +97,6 @@ def test_the_servers_worker_runs_ours(folder: Path, tmp_path: Path) -> None:
         wait_for(ended(parts, job), 90)
         assert row(parts, job)["state"] == "done"
         assert crew.alive()
-
-
-def test_the_encoder_of_training_texts_runs_ours(folder: Path, tmp_path: Path) -> None:
-    tokenizer = open_tokenizer(directory(tmp_path / "tokenizer", 2))
-    with Speller(tokenizer, workers=1) as speller:
-        assert len(speller.submit(["一", "二"])().counts) == 2
 
 
 def test_workers_on_ray_import_ours(folder: Path) -> None:

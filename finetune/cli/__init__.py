@@ -2,7 +2,7 @@
 
 import typer
 
-from finetune.cli.aliases import Spelled
+from finetune.cli.aliases import ScriptCommand
 from finetune.cli.check import check
 from finetune.cli.domain import domain
 from finetune.cli.evaluate import evaluate
@@ -13,10 +13,7 @@ from finetune.cli.train import train
 from rag.cli.console import say
 
 app = typer.Typer(
-    help=say(
-        "Train an adapter for your domain, and see whether it helps.",
-        "为你的领域训练适配器，并检验其效果。",
-    ),
+    help=say("Train an adapter for your domain, and see whether it helps."),
     no_args_is_help=True,
     rich_markup_mode=None,
     # Trainers write --lora_rank; both spellings are one option.
@@ -26,11 +23,11 @@ app = typer.Typer(
     },
 )
 
-app.command("domain", cls=Spelled)(domain)
+app.command("domain", cls=ScriptCommand)(domain)
 app.command("check")(check)
 app.command("grounded")(grounded)
-app.command("prepare", cls=Spelled)(prepare)
-app.command("train", cls=Spelled)(train)
+app.command("prepare", cls=ScriptCommand)(prepare)
+app.command("train", cls=ScriptCommand)(train)
 app.command("eval")(evaluate)
 app.command("merge")(merge)
 app.command("export")(export)

@@ -27,15 +27,16 @@ def show(diagnosis: "Diagnosis") -> None:
 
     out(
         say(
-            f"{diagnosis.rows:,} rows: {diagnosis.usable:,} usable, {diagnosis.bad:,} bad, "
-            f"{diagnosis.warned:,} with warnings",
-            f"共 {diagnosis.rows:,} 行：可用 {diagnosis.usable:,}，有错误 {diagnosis.bad:,}，"
-            f"有警告 {diagnosis.warned:,}",
+            "{rows:,} rows: {usable:,} usable, {bad:,} bad, {warned:,} with warnings",
+            rows=diagnosis.rows,
+            usable=diagnosis.usable,
+            bad=diagnosis.bad,
+            warned=diagnosis.warned,
         )
     )
     found = diagnosis.by_problem()
     if found:
-        columns = [say("problem", "问题"), say("bad", "错误"), say("warnings", "警告")]
+        columns = [say("problem"), say("bad"), say("warnings")]
         rows = [
             (say(*TITLES[kind]), bad or "", warn or "") for kind, bad, warn in counts(diagnosis)
         ]
@@ -43,8 +44,8 @@ def show(diagnosis: "Diagnosis") -> None:
         for problem, findings in found.items():
             rows = [(one.source, say(one.text, one.zh)) for one in findings[:FIRST]]
             if more := max(0, len(findings) - FIRST):
-                rows.append(("…", say(f"and {more:,} more", f"另有 {more:,} 条")))
-            table(say(*TITLES[problem]), [say("row", "行"), say("what", "说明")], rows)
+                rows.append(("…", say("and {more:,} more", more=more)))
+            table(say(*TITLES[problem]), [say("row"), say("what")], rows)
     _show_lengths(diagnosis, say(*UNITS[diagnosis.unit]))
 
 
@@ -62,13 +63,16 @@ def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
     told = figures(diagnosis.lengths)
     out(
         say(
-            f"{told['total']:,} {unit}; of a row: median {told['median']:,}, 95 % up to "
-            f"{told['p95']:,}, longest {told['longest']:,}",
-            f"共 {told['total']:,} 个{unit}；每行：中位数 {told['median']:,}，95% 不超过 "
-            f"{told['p95']:,}，最长 {told['longest']:,}",
+            "{told:,} {unit}; of a row: median {told_2:,}, 95 % up to {told_3:,}, longest "
+            "{told_4:,}",
+            told=told["total"],
+            unit=unit,
+            told_2=told["median"],
+            told_3=told["p95"],
+            told_4=told["longest"],
         )
     )
-    table("", [unit, say("rows", "行数"), ""], rows)
+    table("", [unit, say("rows"), ""], rows)
 
 
 def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[str]) -> None:
@@ -84,8 +88,8 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
         broken = [source for source in bad if name in (source, source.rpartition(":")[2])]
         if not shown and not broken:
             raise UserError(
-                f"there is no row {name} (or it is blank); --row is a row's number, or FILE:NUMBER",
-                zh=f"没有第 {name} 行（或为空行）；--row 为行号，或 文件:行号",
+                "there is no row {name} (or it is blank); --row is a row's number, or FILE:NUMBER",
+                name=name,
             )
         for source in broken:
             out(f"{source}: {say(bad[source].text, bad[source].zh)}")
@@ -107,68 +111,43 @@ def check(
     data: Annotated[
         list[Path],
         typer.Argument(
-            help=say(
-                "Files: alpaca, context/target, ShareGPT, messages; JSON, JSON lines or CSV.",
-                "文件：alpaca、context/target、ShareGPT、messages；JSON、JSONL 或 CSV。",
-            )
+            help=say("Files: alpaca, context/target, ShareGPT, messages; JSON, JSON lines or CSV.")
         ),
     ],
     model: Annotated[
         str | None,
         typer.Option(
-            help=say(
-                "A ChatGLM's folder, of which only the tokenizer is read: lengths in tokens.",
-                "ChatGLM 的文件夹（只读取分词器）：长度按词元计。",
-            )
+            help=say("A ChatGLM's folder, of which only the tokenizer is read: lengths in tokens.")
         ),
     ] = None,
     template: Annotated[
-        str,
-        typer.Option(
-            metavar="chat|tutorial", help=say("The form of the prompt.", "提示词的形式。")
-        ),
+        str, typer.Option(metavar="chat|tutorial", help=say("The form of the prompt."))
     ] = "chat",
     max_length: Annotated[
         int | None,
         typer.Option(
             min=1,
             help=say(
-                f"Longer rows are reported: tokens with --model (default {MAX_LENGTH}), else characters.",
-                f"报告超过此长度的行：有 --model 时按词元（默认 {MAX_LENGTH}），否则按字符。",
+                "Longer rows are reported: tokens with --model (default {max_length}), else "
+                "characters.",
+                max_length=MAX_LENGTH,
             ),
         ),
     ] = None,
     row: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="N|FILE:N",
-            help=say(
-                "Show this row's tokens and which of them are learnt.",
-                "显示此行的词元及其中学习的部分。",
-            ),
+            metavar="N|FILE:N", help=say("Show this row's tokens and which of them are learnt.")
         ),
     ] = None,
-    prompt_column: Annotated[
-        str, typer.Option(help=say("The question's field.", "问题所在字段。"))
-    ] = "",
-    response_column: Annotated[
-        str, typer.Option(help=say("The answer's field.", "回答所在字段。"))
-    ] = "",
-    history_column: Annotated[
-        str, typer.Option(help=say("The earlier turns' field.", "历史对话所在字段。"))
-    ] = "",
+    prompt_column: Annotated[str, typer.Option(help=say("The question's field."))] = "",
+    response_column: Annotated[str, typer.Option(help=say("The answer's field."))] = "",
+    history_column: Annotated[str, typer.Option(help=say("The earlier turns' field."))] = "",
     json: Annotated[
-        Path | None,
-        typer.Option("--json", help=say("Write all findings here.", "把全部结果写入此文件。")),
+        Path | None, typer.Option("--json", help=say("Write all findings here."))
     ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", help=say("Write a page here.", "把网页报告写入此文件。")),
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(help=say("PNG or SVG of the lengths.", "长度分布图（PNG 或 SVG）。")),
-    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help=say("Write a page here."))] = None,
+    picture: Annotated[Path | None, typer.Option(help=say("PNG or SVG of the lengths."))] = None,
 ) -> None:
     from finetune.data.check import diagnose
     from finetune.data.formats import Columns
@@ -176,13 +155,12 @@ def check(
     wanted = row or []
     if wanted and model is None:
         raise UserError(
-            "--row shows tokens, which need a tokenizer; name a model's folder with --model",
-            zh="--row 显示词元，需要分词器；请用 --model 指定模型文件夹",
+            "--row shows tokens, which need a tokenizer; name a model's folder with --model"
         )
     _check_places(json=json, html=html, picture=picture)
     _check_template(template)
     encoder = _encoder(model, template, max_length) if model else None
-    with counting(say("rows read", "已读行数")) as progress:
+    with counting(say("rows read")) as progress:
         diagnosis = diagnose(
             data,
             columns=Columns(prompt_column, response_column, history_column),
@@ -199,15 +177,15 @@ def check(
     _write(diagnosis, views, json=json, html=html, picture=picture)
     if diagnosis.bad:
         raise UserError(
-            f"{diagnosis.bad} of {diagnosis.rows} rows are bad; mend them, or leave them out of a "
-            "training with --skip-bad",
-            zh=f"{diagnosis.rows} 行中有 {diagnosis.bad} 行有错误；请修正，或在训练时用 --skip-bad 略过",
+            "{bad} of {rows} rows are bad; mend them, or leave them out of a training with "
+            "--skip-bad",
+            bad=diagnosis.bad,
+            rows=diagnosis.rows,
         )
 
 
 check.__doc__ = say(
-    "Say what is wrong with training data, row by row; exit code 1 if rows are bad.",
-    "逐行检查训练数据；若有错误行，退出码为 1。",
+    "Say what is wrong with training data, row by row; exit code 1 if rows are bad."
 )
 
 
@@ -224,13 +202,15 @@ def _check_places(*, json: Path | None, html: Path | None, picture: Path | None)
             continue
         if not path.parent.is_dir():
             raise UserError(
-                f"there is no folder {path.parent} for {option}; make it first",
-                zh=f"{option} 的文件夹 {path.parent} 不存在；请先创建",
+                "there is no folder {parent} for {option}; make it first",
+                parent=path.parent,
+                option=option,
             )
         if path.exists() and not _begins(path, HEADS[option]):
             raise UserError(
-                f"{path} exists and is no earlier report; give {option} another name",
-                zh=f"{path} 已存在且不是先前的报告；请为 {option} 换一个文件名",
+                "{path} exists and is no earlier report; give {option} another name",
+                path=path,
+                option=option,
             )
 
 
@@ -246,13 +226,11 @@ def _check_template(template: str) -> None:
 
     if template not in TEMPLATES:
         known = " | ".join(TEMPLATES)
-        raise UserError(
-            f"--template is {template}; it is {known}", zh=f"--template 为 {template}；应为 {known}"
-        )
+        raise UserError("--template is {text}; it is {known}", text=template, known=known)
 
 
 def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
-    from finetune.data.template import RowEncoder
+    from finetune.data.template import CachedTokenizer, RowEncoder
     from rag.chatglm.chat import FORMATS
     from rag.chatglm.hub import fetch
     from rag.chatglm.tokenization import open_tokenizer
@@ -261,7 +239,7 @@ def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
     # GLM-4's -hf form has transformers' own tokenizer.
     generation = getattr(tokenizer, "generation", 4)
     most = max_length or min(MAX_LENGTH, FORMATS[generation].max_length)
-    return RowEncoder(tokenizer, generation, template, most)
+    return RowEncoder(CachedTokenizer(tokenizer), generation, template, most)
 
 
 def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":

@@ -11,6 +11,7 @@ import typer
 from finetune.cli import options as opt
 from finetune.cli.prepare import within
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import note, out, say
 from rag.cli.paths import KbOption, cache_home, kb_path
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from ingest.types import Document
 
 STEPS = (
-    ("documents into the knowledge base", "文档入库"),
-    ("training rows and held-out questions", "训练数据与留出的问题"),
-    ("training", "训练"),
-    ("base and adapter on the held-out questions", "在留出的问题上比较基座与适配器"),
-    ("in use", "启用"),
+    Translatable("documents into the knowledge base"),
+    Translatable("training rows and held-out questions"),
+    Translatable("training"),
+    Translatable("base and adapter on the held-out questions"),
+    Translatable("in use"),
 )
 FREE = ("paths", "out_dir", "device", "questions")
 """What may be said otherwise when the work goes on. (Documents are compared by what they hold.)"""
@@ -36,10 +37,7 @@ def domain(
     context: typer.Context,
     paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DOCS...",
-            help=say("Files and folders, as for `rag ingest`.", "文件和文件夹，同 rag ingest。"),
-        ),
+        typer.Argument(metavar="DOCS...", help=say("Files and folders, as for `rag ingest`.")),
     ],
     *,
     model: opt.ModelDir,
@@ -47,14 +45,14 @@ def domain(
         Path,
         opt.option(
             "--out --output-dir DIR",
-            "Folder for the rows, the adapter and what it is worth; again: goes on there.",
-            "存放训练数据、适配器与评测结果的文件夹；再次运行时从中断处继续。",
+            Translatable(
+                "Folder for the rows, the adapter and what it is worth; again: goes on there."
+            ),
         ),
     ],
     kb: Annotated[str, KbOption] = "default",
     limit: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help=say("Rows to make, at most.", "数据行数上限。")),
+        int | None, typer.Option(min=1, metavar="N", help=say("Rows to make, at most."))
     ] = None,
     heldout: Annotated[
         float,
@@ -62,31 +60,23 @@ def domain(
             min=0.01,
             max=0.9,
             metavar="SHARE",
-            help=say(
-                "Share of documents kept out of training, to judge the adapter by.",
-                "不参与训练、用于评判适配器的文档比例。",
-            ),
+            help=say("Share of documents kept out of training, to judge the adapter by."),
         ),
     ] = 0.2,
     write_questions: Annotated[
-        bool,
-        typer.Option(
-            "--write-questions", help=say("Let the model write questions too.", "也让模型出题。")
-        ),
+        bool, typer.Option("--write-questions", help=say("Let the model write questions too."))
     ] = False,
     questions: Annotated[
-        int,
-        typer.Option(
-            min=1, metavar="N", help=say("Held-out questions asked, at most.", "最多提问的题数。")
-        ),
+        int, typer.Option(min=1, metavar="N", help=say("Held-out questions asked, at most."))
     ] = 200,
     general: Annotated[
         str | None,
         opt.option(
             "--general --mix FILE:SHARE",
-            "Rows about other things, against forgetting: this share of each step; some are asked "
-            "afterwards.",
-            "防遗忘的通用数据及其在每步中的比例；其中一部分用于事后提问。",
+            Translatable(
+                "Rows about other things, against forgetting: this share of each step; some are "
+                "asked afterwards."
+            ),
         ),
     ] = None,
     rank: opt.Rank = 8,
@@ -157,10 +147,9 @@ def domain(
 
 
 domain.__doc__ = say(
-    "From documents to an adapter in use: ingest, make rows, train, judge, and switch it on if it "
-    "is better. Run again after a stop, it goes on; what is done is not done again.",
-    "从文档到启用的适配器：入库、生成数据、训练、评判，确有提升才启用。中断后再次运行即可继续，"
-    "已完成的步骤不再重做。",
+    "From documents to an adapter in use: ingest, make rows, train, judge, and switch it "
+    "on if it is better. Run again after a stop, it goes on; what is done is not done "
+    "again."
 )
 
 
@@ -184,7 +173,7 @@ def _check_room(kb: str, model: Path) -> None:
 
 def _step(number: int, done: str = "") -> None:
     title = say(*STEPS[number - 1])
-    note(f"[{number}/{len(STEPS)}] {title}{say(': ', '：') + done if done else ''}")
+    note(f"[{number}/{len(STEPS)}] {title}{say(': ') + done if done else ''}")
 
 
 def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
@@ -198,8 +187,8 @@ def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
         documents = tuple(store.documents())
     if not documents:
         raise UserError(
-            f"the knowledge base {kb} holds no document; name files and folders that can be read",
-            zh=f"知识库 {kb} 中没有文档；请给出可读取的文件和文件夹",
+            "the knowledge base {kb} holds no document; name files and folders that can be read",
+            kb=kb,
         )
     return documents
 
@@ -216,7 +205,7 @@ def _rows(
             divide(general, folder, seed=seed)
 
     if work.rows_are_of(made_of):
-        _step(2, say(f"made before, in {work.rows}", f"已有，位于 {work.rows}"))
+        _step(2, say("made before, in {rows}", rows=work.rows))
     else:
         _step(2)
         work.make_rows(make, made_of)
@@ -228,7 +217,7 @@ def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> N
     from finetune.train.setup import Data
 
     if work.trained:
-        _step(3, say(f"done before, in {work.adapter}", f"已完成，位于 {work.adapter}"))
+        _step(3, say("done before, in {adapter}", adapter=work.adapter))
         return
     _step(3)
     general = work.rows / "general.jsonl"
@@ -242,8 +231,8 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
     from rag.config import generation
 
     if verdict := work.verdict:
-        said = say("ship it", "可以采用") if verdict["ship"] else say("do not ship", "不应采用")
-        _step(4, say(f"done before, {said}", f"已完成，{said}"))
+        said = say("ship it") if verdict["ship"] else say("do not ship")
+        _step(4, say("done before, {said}", said=said))
         for reason in verdict["reasons"]:
             note(f"  {say(reason['text'], reason['zh'])}")
     else:
@@ -267,12 +256,7 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
         elif not verdict["ship"]:
             raise typer.Exit(DO_NOT_SHIP)
     except typer.Exit:
-        note(
-            say(
-                f"not put in use; the adapter stays in {work.adapter}",
-                f"未启用；适配器保留在 {work.adapter}",
-            )
-        )
+        note(say("not put in use; the adapter stays in {adapter}", adapter=work.adapter))
         raise
 
 
@@ -289,9 +273,9 @@ def _use(work: "Work", kb: str, values: dict[str, str], quant: str) -> None:
         _step(
             5,
             say(
-                f"{settings} names a model already and stays as it is; for the adapter, put these "
+                "{settings} names a model already and stays as it is; for the adapter, put these "
                 "lines below its [generate]",
-                f"{settings} 已指定模型，未改动；如要使用适配器，请在其 [generate] 下写入",
+                settings=settings,
             ),
         )
         for line in lines(values):

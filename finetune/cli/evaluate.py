@@ -40,11 +40,11 @@ def show(comparisons: "Sequence[Comparison]", title: str) -> None:
         )
         last = each.condition
     columns = [
-        say("condition", "条件"),
-        say("measure", "指标"),
-        say("base", "基座"),
-        say("adapter", "适配器"),
-        say("difference", "差"),
+        say("condition"),
+        say("measure"),
+        say("base"),
+        say("adapter"),
+        say("difference"),
         "95 %",
         "p",
         "n",
@@ -60,9 +60,9 @@ def _number(value: float, sign: str = "") -> str:
 
 def tell(verdict: "Verdict", count: int) -> None:
     if verdict.ship:
-        head = say(f"ship it (on {count} questions)", f"可以采用（依据 {count} 个问题）")
+        head = say("ship it (on {count} questions)", count=count)
     else:
-        head = say(f"do not ship (on {count} questions)", f"不应采用（依据 {count} 个问题）")
+        head = say("do not ship (on {count} questions)", count=count)
     out(head)
     for reason in verdict.reasons:
         out(f"  {say(reason.text, reason.zh)}")
@@ -78,73 +78,45 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="QUESTIONS",
-            help=say(
-                "heldout.jsonl of `grounded`, a set of `rag eval`, or alpaca rows.",
-                "`grounded` 的 heldout.jsonl、`rag eval` 的评测集，或 alpaca 数据。",
-            ),
+            help=say("heldout.jsonl of `grounded`, a set of `rag eval`, or alpaca rows."),
         ),
     ],
     model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help=say("The base: a folder, or a name on a hub.", "基座：文件夹或模型库中的名称。"),
-        ),
+        str, typer.Option(metavar="MODEL", help=say("The base: a folder, or a name on a hub."))
     ],
     adapter: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            help=say("The adapter that is tried: LoRA or P-Tuning.", "待检验的适配器。"),
-        ),
+        Path, typer.Option(metavar="DIR", help=say("The adapter that is tried: LoRA or P-Tuning."))
     ],
     kb: Annotated[str, KbOption] = "default",
     conditions: Annotated[
         str,
         typer.Option(
             metavar="closed,gold,retrieved,distractors",
-            help=say("Asked with; all that the questions allow.", "提问条件；默认为全部可行者。"),
+            help=say("Asked with; all that the questions allow."),
         ),
     ] = "",
     general: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help=say(
-                "Alpaca rows about other things, which must not be forgotten.",
-                "其他领域的 alpaca 数据，用于检查遗忘。",
-            ),
+            metavar="FILE", help=say("Alpaca rows about other things, which must not be forgotten.")
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help=say("Ask only so many of them.", "只抽取这么多问题。"))
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=say("Ask only so many of them."))] = None,
     quant: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|none|int8|int4|nf4",
-            help=say("How the weights are held.", "权重的存放方式。"),
-        ),
+        str, typer.Option(metavar="auto|none|int8|int4|nf4", help=say("How the weights are held."))
     ] = "auto",
     max_new_tokens: Annotated[
-        int,
-        typer.Option(
-            min=1, metavar="N", help=say("Of a reply, at most.", "每个回答最多的词元数。")
-        ),
+        int, typer.Option(min=1, metavar="N", help=say("Of a reply, at most."))
     ] = 256,
     resamples: Annotated[
-        int, typer.Option(min=100, metavar="N", help=say("Of the bootstrap.", "自助法重抽样次数。"))
+        int, typer.Option(min=100, metavar="N", help=say("Of the bootstrap."))
     ] = 2000,
-    seed: Annotated[
-        int, typer.Option(help=say("Of drawing and resampling.", "抽取与重抽样的种子。"))
-    ] = 0,
+    seed: Annotated[int, typer.Option(help=say("Of drawing and resampling."))] = 0,
     json: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help=say("All figures and replies.", "全部结果。")),
+        Path | None, typer.Option("--json", metavar="FILE", help=say("All figures and replies."))
     ] = None,
     picture: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help=say("PNG or SVG of the bars.", "对比图（PNG 或 SVG）。")),
+        Path | None, typer.Option(metavar="FILE", help=say("PNG or SVG of the bars."))
     ] = None,
 ) -> None:
     from finetune.evaluate.compare import BLEU4, check_place, compare, draw, record, verdict
@@ -175,8 +147,9 @@ def evaluate(
         count = len(asked) + len(others)
         note(
             say(
-                f"stopped after {len(results)} of {count} questions: no verdict",
-                f"在 {count} 个问题中的第 {len(results)} 个之后停止：不作结论",
+                "stopped after {results_count} of {count} questions: no verdict",
+                results_count=len(results),
+                count=count,
             )
         )
     if picture:
@@ -204,8 +177,7 @@ def evaluate(
 
 
 evaluate.__doc__ = say(
-    "Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship.",
-    "在未见过的问题上比较适配器与基座；退出码 3 表示不应采用。",
+    "Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship."
 )
 
 
@@ -217,18 +189,15 @@ def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
     for name in names:
         if name not in CONDITIONS:
             known = ", ".join(CONDITIONS)
-            raise UserError(
-                f"--conditions has {name}; they are {known}",
-                zh=f"--conditions 含 {name}；可用：{known}",
-            )
+            raise UserError("--conditions has {name}; they are {known}", name=name, known=known)
     if not names and form_of(questions) != "alpaca":
         return CONDITIONS
     if set(names) - {"closed"} and form_of(questions) == "alpaca":
         raise UserError(
-            f"--conditions is {said}, but the rows of {questions} name no place in a document; "
+            "--conditions is {said}, but the rows of {questions} name no place in a document; "
             "leave it out (closed), or ask the heldout.jsonl of rag finetune grounded",
-            zh=f"--conditions 为 {said}，但 {questions} 的数据不指明文档出处；"
-            "请省略（即 closed），或使用 rag finetune grounded 的 heldout.jsonl",
+            said=said,
+            questions=questions,
         )
     return tuple(name for name in CONDITIONS if name in (names or ["closed"]))
 
@@ -256,10 +225,11 @@ def _read(
         first = ", ".join(found.lost[:3])
         note(
             say(
-                f"left out: {len(found.lost)} questions whose answer is not in this knowledge "
-                f"base ({first}{', …' if len(found.lost) > 3 else ''})",
-                f"略过 {len(found.lost)} 个问题：此知识库中没有其答案（{first}"
-                f"{'……' if len(found.lost) > 3 else ''}）",
+                "left out: {lost_count} questions whose answer is not in this knowledge base "
+                "({first}{lost_count_2})",
+                lost_count=len(found.lost),
+                first=first,
+                lost_count_2=Translatable(", …") if len(found.lost) > 3 else "",
             )
         )
     return sample(found.questions, limit, seed=seed) if limit else found.questions
@@ -290,7 +260,7 @@ def ask(
     from finetune.evaluate.run import evaluate
 
     results: list[tuple[Asked, ...]] = []
-    with counting(say("questions", "问题"), sum(len(questions) for questions, _ in sets)) as tick:
+    with counting(say("questions"), sum(len(questions) for questions, _ in sets)) as tick:
         try:
             for questions, conditions in sets:
                 for asked in evaluate(questions, conditions, cases):
@@ -303,7 +273,6 @@ def ask(
     if not any(results):
         raise UserError(
             "none of the questions can be asked under these conditions; name others with "
-            "--conditions",
-            zh="没有问题可在这些条件下提问；请用 --conditions 指定其他条件",
+            "--conditions"
         )
     return results, True

@@ -105,15 +105,6 @@ SkipBad = Annotated[
         "略去无法学习的数据行（见 rag finetune check）。",
     ),
 ]
-Workers = Annotated[
-    int,
-    option(
-        "--workers --preprocessing-num-workers N",
-        "Processes that tokenise; 0: as many as there are cores, if that is worth it.",
-        "分词的进程数；0 表示按需使用全部核心。",
-        least=0,
-    ),
-]
 MaxTrain = Annotated[
     int, option("--max-train-samples N", "Learn the first N rows only.", "只学习前 N 行。", least=0)
 ]

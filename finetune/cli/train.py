@@ -11,14 +11,10 @@ import typer
 
 from finetune.cli import options as opt
 from finetune.cli.prepare import (
-    Combine,
-    CompatRows,
     MaxSource,
     MaxTarget,
     RowLength,
     RowOptions,
-    SkipOverlength,
-    SourcePrefix,
     Template,
     fates,
     within,
@@ -56,18 +52,13 @@ def train(
     forgetting_budget: opt.Budget = 0.0,
     strength: opt.Strength = "1",
     template: Template = None,
-    compat: CompatRows = None,
-    skip_overlength: SkipOverlength = False,
     max_length: RowLength = None,
     max_source_length: MaxSource = None,
     max_target_length: MaxTarget = None,
-    source_prefix: SourcePrefix = "",
-    combine: Combine = True,
     prompt_column: opt.PromptColumn = "",
     response_column: opt.ResponseColumn = "",
     history_column: opt.HistoryColumn = "",
     skip_bad: opt.SkipBad = False,
-    workers: opt.Workers = 0,
     max_train_samples: opt.MaxTrain = 0,
     max_eval_samples: opt.MaxEval = 0,
     rank: opt.Rank = 8,
@@ -120,10 +111,7 @@ def train(
             "no data is given; name files, or a folder that `rag finetune prepare` wrote",
             zh="没有给出数据；请指定文件，或 rag finetune prepare 写出的文件夹",
         )
-    asked = RowOptions(
-        compat, template, max_length, max_source_length, max_target_length, source_prefix,
-        combine, skip_overlength,
-    )  # fmt: skip
+    asked = RowOptions(template, max_length, max_source_length, max_target_length)
     rows = asked.prepared(given[0]) if len(given) == 1 and given[0].is_dir() else asked.rows()
     lora = LoraOptions(rank, alpha, dropout, names(targets), rslora, dora)
     method = opt.method(lora, pre_seq_len, projection=prefix_projection)
@@ -163,9 +151,7 @@ def train(
         general,
         dev_share,
         Columns(prompt_column, response_column, history_column),
-        rows.compat,
         skip_bad,
-        workers,
         max_train_samples,
         max_eval_samples,
     )

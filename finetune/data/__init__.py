@@ -1,1 +1,1 @@
-"""Alpaca-format data: read, checked, put into a template, tokenised."""
+"""Alpaca-format data: read, checked, put into a template, tokenized."""

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune.data.frames import NONE, Block, Counts
-from finetune.data.words import Ids
-from finetune.types import Row
+from finetune.data.template import Encoded
+from finetune.types import Ids, Row
 from ingest.errors import UserError
 from ingest.store.atomic import write_whole
 
@@ -31,7 +30,53 @@ FEATURES = {
 """As `datasets` writes its columns' types, in a form that all of its versions read."""
 
 Lists = tuple[Ids, NDArray[np.int32]]
-"""The values of lists one behind the other, and where each begins and the last one ends."""
+"""The concatenated values of lists, and the offset of each list and of the end."""
+NONE = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many examples of the data were used, and how."""
+
+    examples: int = 0
+    shortened: int = 0
+    """Examples of which something did not fit into their rows."""
+    left_out: int = 0
+    """Examples that have no row, as the tutorial's `--skip-overlength` leaves some out."""
+    bad: int = 0
+    """Rows of the data that could not be examples, or could not be cut, and were skipped."""
+    ended: tuple[str, ...] = ()
+    """Rows at which a file breaks off; what follows them is lost."""
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The concatenated rows of some examples; row `i` has `lengths[i]` tokens."""
+
+    ids: Ids
+    labels: Ids
+    lengths: NDArray[np.int32]
+    counts: Counts = Counts()
+
+    @classmethod
+    def empty(cls, counts: Counts) -> "Block":
+        return cls(NONE, NONE, NONE, counts)
+
+    @classmethod
+    def of(cls, encoded: Sequence[Encoded]) -> "Block":
+        rows = [row for each in encoded for row in each.rows]
+        shortened = sum(each.shortened for each in encoded)
+        bad = sum(each.bad for each in encoded)
+        empty = sum(not each.rows for each in encoded)
+        return cls(
+            np.concatenate([NONE, *(row.ids for row in rows)]),
+            np.concatenate([NONE, *(row.labels for row in rows)]),
+            np.array([len(row) for row in rows], np.int32),
+            Counts(len(encoded) - bad, shortened, empty - bad, bad),
+        )
 
 
 class TokenSet:
@@ -43,10 +88,10 @@ class TokenSet:
         parts: list[tuple[Lists, Lists]],
         digest: str,
         counts: Counts,
-        made_for: Mapping[str, Any],
+        target: Mapping[str, Any],
     ) -> None:
         self.folder, self.digest, self.counts = folder, digest, counts
-        self.made_for = made_for
+        self.target = target
         """The generation that the rows are for, their template, and their tokenizer's hash."""
         self._parts = parts
         lengths = [np.diff(ends) for (_, ends), _ in parts]
@@ -55,14 +100,14 @@ class TokenSet:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenSet":
-        """The set in a folder; `UserError` where the folder is none, or is not whole."""
+        """The set in a folder; `UserError` if the folder holds no set, or a damaged one."""
         try:
             record = json.loads((folder / RECORD).read_text("utf-8"))
             with pa.memory_map(str(folder / DATA)) as file, pa.ipc.open_stream(file) as stream:
                 parts = [(_lists(batch[IDS]), _lists(batch[LABELS])) for batch in stream]
-            counts, made_for = record["counts"], dict(record["made_for"])
+            counts, target = record["counts"], dict(record["made_for"])
             counts = Counts(**counts | {"ended": tuple(counts["ended"])})
-            tokens = cls(folder, parts, str(record["digest"]), counts, made_for)
+            tokens = cls(folder, parts, str(record["digest"]), counts, target)
             whole = len(tokens) == record["rows"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             raise broken(folder) from None
@@ -95,47 +140,48 @@ class TokenSet:
 
     def is_whole(self) -> bool:
         """Whether the rows are those that were written. (Reads them all.)"""
-        told = Digest()
+        digest = Digest()
         for block in self.blocks():
-            told.add(block)
-        return told.text == self.digest
+            digest.add(block)
+        return digest.text == self.digest
 
 
 class Digest:
     """Of rows: their content and order, however they are grouped."""
 
     def __init__(self) -> None:
-        self._told = [sha256() for _ in range(3)]
+        self._hashes = [sha256() for _ in range(3)]
 
     def add(self, block: Block) -> None:
         arrays = (block.ids, block.labels, block.lengths.astype(np.int32))
-        for told, array in zip(self._told, arrays, strict=True):
-            told.update(np.ascontiguousarray(array).data)
+        for each, array in zip(self._hashes, arrays, strict=True):
+            each.update(np.ascontiguousarray(array).data)
 
     @property
     def text(self) -> str:
-        return sha256(b"".join(told.digest() for told in self._told)).hexdigest()[:32]
+        return sha256(b"".join(each.digest() for each in self._hashes)).hexdigest()[:32]
 
 
 def write(
     folder: Path,
     blocks: Iterable[Block],
-    made_for: Mapping[str, Any],
+    target: Mapping[str, Any],
     *,
     seq_len: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """The blocks' rows into an empty folder, as a set; each file is flushed to the disk.
+    """Write the blocks' rows into an empty folder, as a set; each file is flushed to the disk.
 
-    `seq_len`: with a column more, from which the tutorial's trainer takes its labels.
+    `target` is what the rows are for (see `TokenSet`). `seq_len` adds a column from which the
+    tutorial's trainer takes its labels. `progress` gets the number of examples done.
     """
-    told, rows, counts = Digest(), 0, Counts()
+    digest, rows, counts = Digest(), 0, Counts()
     columns = [IDS, LABELS, SEQ_LEN] if seq_len else [IDS, LABELS]
     schema = pa.schema([(name, pa.int64() if name == SEQ_LEN else LIST) for name in columns])
     with (folder / DATA).open("wb") as file:
         with pa.ipc.new_stream(file, schema) as stream:
             for block in blocks:
-                told.add(block)
+                digest.add(block)
                 rows += len(block.lengths)
                 counts += block.counts
                 if len(block.lengths):
@@ -144,12 +190,12 @@ def write(
                     progress(counts.examples)
         file.flush()
         os.fsync(file.fileno())
-    record = {"rows": rows, "digest": told.text, "counts": asdict(counts)}
-    record["made_for"] = dict(made_for)
+    record = {"rows": rows, "digest": digest.text, "counts": asdict(counts)}
+    record["made_for"] = dict(target)
     info = {"citation": "", "description": "", "homepage": "", "license": ""}
     state = {
         "_data_files": [{"filename": DATA}],
-        "_fingerprint": told.text[:16],
+        "_fingerprint": digest.text[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,
@@ -187,6 +233,6 @@ def _json(value: Any) -> bytes:
 
 def broken(folder: Path) -> UserError:
     return UserError(
-        f"{folder} is no whole set of tokens; make it again with: rag finetune prepare",
+        f"{folder} is not a whole set of tokens; make it again with: rag finetune prepare",
         zh=f"{folder} 不是完整的词元集；请用 rag finetune prepare 重新生成",
     )

@@ -1,8 +1,8 @@
 """Training data in the forms that people have it -> `Example`s, or what is wrong with a row.
 
-A row's form is told by its fields: alpaca's (instruction, input, output, history, system), the
+The fields of a row decide its form: alpaca's (instruction, input, output, history, system), the
 tutorial's (context, target), Stanford's seed tasks (instruction, instances), conversations
-(finetune.data.formats), or the columns that the caller names.
+(messages, conversations), or the columns that the caller names.
 """
 
 import re
@@ -44,14 +44,31 @@ ROLES: dict[str, Role] = {
 }
 WEIGHTS = ("loss_weight", "weight", "loss")
 """Fields of a message that say whether it is learnt: 1 or true, 0 or false."""
-
-
 GROUNDED = {"gold", "document", "start", "end", "reply"}
 """Fields of the rows that `rag finetune grounded` writes, whose passages must not be cut."""
+TRIED = 20
+"""Rows of a file, of which one must be of a known form."""
+# As cover_alpaca2jsonl.py writes it; an input is written only if there is one.
+_TUTORIAL = re.compile(r"Instruction: (.*?)(?:\nInput: (.+))?\nAnswer: ", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The fields that hold question, answer and earlier turns; "": found by the data's form.
+
+    With `prompt` named, that field alone is the question (as THUDM's --prompt_column).
+    """
+
+    prompt: str = ""
+    response: str = ""
+    history: str = ""
+
+
+AS_FOUND = Columns()
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    """The field that holds the conversation; "" where there is none."""
+    """The field that holds the conversation; "" if there is none."""
     for field in FIELDS:
         if field in row:
             return field
@@ -59,8 +76,8 @@ def kind_of(row: Mapping[str, Any]) -> str:
 
 
 def conversation(record: Record) -> Example:
-    """All answers are learnt but those whose weight is 0. `Unfit` where a message is out of turn,
-    the last is not the assistant's, or nothing is learnt."""
+    """All answers are learnt but those whose weight is 0. Raises `Unfit` if a message is out of
+    turn, the last is not the assistant's, or nothing is learnt."""
     row = record.value
     field = kind_of(row)
     said_by = row[field]
@@ -122,7 +139,7 @@ def _message(value: Any, number: int) -> tuple[Message, bool]:
 
 
 def _content(value: Mapping[str, Any], words: str) -> str | None:
-    """The text of a message, also where it is a list of parts."""
+    """The text of a message, which may be a list of parts."""
     content = value.get(words)
     if not isinstance(content, list):
         return text_of(value, words)
@@ -172,32 +189,10 @@ def _check_turn(role: Role, before: str, number: int) -> None:
     )
 
 
-TRIED = 20
-"""Rows of a file, of which one must be of a known form."""
-# As cover_alpaca2jsonl.py writes it; an input is written only where there is one.
-_TUTORIAL = re.compile(r"Instruction: (.*?)(?:\nInput: (.+))?\nAnswer: ", re.DOTALL)
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The fields that hold question, answer and earlier turns; "": found by the data's form.
-
-    With `prompt` named, that field alone is the question (as THUDM's --prompt_column).
-    """
-
-    prompt: str = ""
-    response: str = ""
-    history: str = ""
-
-
-AS_FOUND = Columns()
-
-
 def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Example | Finding]:
     """Every row of the files in order: its examples (one, but for seed tasks), or a bad `Finding`.
 
-    Rows are read as they are asked for, and none is held. `UserError` for a file that is missing,
+    Rows are read one at a time, and none is held. Raises `UserError` for a file that is missing,
     without rows, or of no known form.
     """
     for path, name in zip(paths, _names(paths), strict=True):
@@ -219,8 +214,8 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
 def examples(
     paths: Sequence[Path], *, columns: Columns = AS_FOUND, skip: str = ""
 ) -> Iterator[Example]:
-    """The examples of the files; `UserError` at the first bad row. `skip` is the option of the
-    command that leaves bad rows out, where it has one."""
+    """The examples of the files; raises `UserError` at the first bad row. `skip` is the option of
+    the command that leaves bad rows out, if it has one."""
     for item in read(paths, columns=columns):
         if isinstance(item, Example):
             yield item
@@ -260,7 +255,9 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
     )
 
 
-def _form_of(row: Row, columns: Columns) -> "Callable[[Record, Columns], list[Example]] | None":
+def _form_of(
+    row: Mapping[str, Any], columns: Columns
+) -> "Callable[[Record, Columns], list[Example]] | None":
     if columns != AS_FOUND:
         named = {columns.prompt, columns.response} - {""} or {"instruction", "output"}
         return _columns if named & row.keys() else None
@@ -285,7 +282,7 @@ def _examples(record: Record, columns: Columns) -> list[Example]:
 
 def _columns(record: Record, columns: Columns) -> list[Example]:
     """Alpaca's form, under its own names or the caller's."""
-    row: Row = record.value
+    row: Mapping[str, Any] = record.value
     prompt, response = columns.prompt or "instruction", columns.response or "output"
     question = text_of(row, prompt)
     input = "" if columns.prompt else text_of(row, "input") or ""
@@ -337,15 +334,15 @@ def _context_target(record: Record, columns: Columns) -> list[Example]:
 
 def _seed(record: Record, columns: Columns) -> list[Example]:
     """Each instance with the row's instruction."""
-    row: Row = record.value
+    row: Mapping[str, Any] = record.value
     instances = row["instances"]
     if not isinstance(instances, list) or not instances:
         raise wrong('"instances"', '"instances"', instances, "a list of objects", "对象的列表")
-    made: list[Example] = []
+    found: list[Example] = []
     for instance in instances:
         if not isinstance(instance, dict):
             raise wrong('"instances"', '"instances"', instance, "an object", "对象")
-        made += _columns(
+        found += _columns(
             Record(record.source, {"instruction": row.get("instruction"), **instance}), columns
         )
-    return made
+    return found

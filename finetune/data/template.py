@@ -1,34 +1,56 @@
 """Example -> rows of tokens, and which of them are learnt: the very prompts that `rag` answers.
 
 A row is the prompt of an answer (`rag.chatglm.chat.encode_chat`, in the adapter's template) and the
-answer behind it. Where a generation's prompt of the next question begins with all that was said
-before (ChatGLM3, GLM-4), a conversation is one row that learns all its answers; else it is one row
-for each answer, whose prompt holds what was said before.
+answer behind it. If a generation's prompt of the next question begins with the whole conversation
+before it (ChatGLM3, GLM-4), a conversation is one row that learns all its answers; else it is one
+row for each answer, whose prompt holds the earlier turns.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from finetune.options import MAX_LENGTH
 from finetune.types import IGNORED, Example, Row, Unfit
-from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat
+from ingest.errors import UserError
+from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat, encode_text, framed
 from rag.types import Message
 
 CONTINUED = (3, 4)
 """Generations whose conversation is one sequence."""
+ROUND_2 = "[Round 1]\n\n问：{}\n\n答："
+"""ChatGLM2's first round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The rows of an example; `shortened` says that something of it did not fit into them, `bad`
-    that there are none since nothing of it may be cut off."""
+    """The rows of an example.
+
+    `shortened`: something of the example did not fit into them. `bad`: there are none, because
+    nothing of the example may be cut off.
+    """
 
     rows: tuple[Row, ...]
     shortened: bool
     bad: bool = False
+
+
+class CachedTokenizer:
+    """A tokenizer that remembers the ids of recent texts.
+
+    The prompts of a conversation repeat its earlier turns, and texts around the turns recur: rows
+    of GLM-4 take a third of the time (`tokenizer.encode` takes 0.3 ms a call), conversations less.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.encode_data = lru_cache(1024)(lambda text: encode_text(text, tokenizer))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +68,10 @@ class RowEncoder:
     max_length: int = MAX_LENGTH
 
     def __call__(self, example: Example) -> Encoded:
-        """`Unfit` where `max_length` has no room for what stands around question and answer, or
-        nothing may be cut off."""
+        """Raises `Unfit` if `max_length` has no room for what stands around question and answer,
+        or if nothing may be cut off."""
         turns = turns_of(example, self.template)
-        first = len(example.messages) - len(turns)  # tutorial's form has one turn
+        first = len(example.messages) - len(turns)  # the tutorial's form has one turn
         learnt = [
             i
             for i, turn in enumerate(turns)
@@ -58,15 +80,14 @@ class RowEncoder:
         if self.template == "tutorial":
             learnt = [len(turns) - 1]
         if self.generation in CONTINUED:
-            made = [self._fit(turns, learnt)]
+            fitted = [self._fit(turns, learnt)]
         else:
-            made = [self._fit(turns[: i + 1], [i]) for i in learnt]
-        shortened = any(cut for _, cut in made)
+            fitted = [self._fit(turns[: i + 1], [i]) for i in learnt]
+        shortened = any(cut for _, cut in fitted)
         if shortened and example.whole:
             raise self._uncut()
-        return Encoded(
-            tuple(row for row, _ in made), shortened or example.unplaced(self.template) > 0
-        )
+        rows = tuple(row for row, _ in fitted)
+        return Encoded(rows, shortened or example.unplaced(self.template) > 0)
 
     def _fit(self, turns: Sequence[Message], learnt: Sequence[int]) -> tuple[Row, bool]:
         """The row, and whether it was shortened."""
@@ -74,17 +95,18 @@ class RowEncoder:
         if len(row) <= self.max_length:
             return row, False
         system = [turn for turn in turns if turn.role == "system"]
-        said, place = list(turns[len(system) :]), len(system)
-        while len(said) > 2:
-            said = said[2:]
-            place += 2
-            kept = [i - place + len(system) for i in learnt if i >= place]
-            if len(row := self._row([*system, *said], kept)) <= self.max_length:
+        rest, start = list(turns[len(system) :]), len(system)
+        while len(rest) > 2:
+            rest = rest[2:]
+            start += 2
+            still_learnt = [i - start + len(system) for i in learnt if i >= start]
+            if len(row := self._row([*system, *rest], still_learnt)) <= self.max_length:
                 return row, True
-        return self._cut(system, *said), True
+        return self._cut(system, *rest), True
 
     def _cut(self, system: list[Message], question: Message, answer: Message) -> Row:
-        def made(asked: int, answered: int) -> Row:
+        def row(asked: int, answered: int) -> Row:
+            """With so many characters of question and answer."""
             turns = [
                 *system,
                 replace(question, text=_ends(question.text, asked)),
@@ -92,25 +114,25 @@ class RowEncoder:
             ]
             return self._row(turns, [len(turns) - 1])
 
-        def fits(row: Row) -> bool:
-            return len(row) <= self.max_length
+        def fits(asked: int, answered: int) -> bool:
+            return len(row(asked, answered)) <= self.max_length
 
         # Of the answer a character stays, and of the question a quarter of the row.
         some = len(answer.text) - len(answer.text.lstrip()) + 1
-        if not fits(made(0, some)):
+        if not fits(0, some):
+            least = len(row(0, some))
             raise Unfit(
                 "long",
-                f"max_length is {self.max_length}, but {len(made(0, some))} tokens stand around "
-                "question and answer, with a first one of the answer; raise it, or shorten the "
-                "system message",
+                f"max_length is {self.max_length}, but {least} tokens stand around question and "
+                "answer, with a first one of the answer; raise it, or shorten the system message",
                 f"max_length 为 {self.max_length}，而问题与回答之外的内容加上回答的开头已有 "
-                f"{len(made(0, some))} 个词元；请调大，或缩短系统消息",
+                f"{least} 个词元；请调大，或缩短系统消息",
             )
         quarter = min(len(question.text), self.max_length // 4)
-        asked = _most(0, quarter, lambda n: fits(made(n, some)))
-        answered = _most(some, len(answer.text), lambda n: fits(made(asked, n)))
-        asked = _most(asked, len(question.text), lambda n: fits(made(n, answered)))
-        return made(asked, answered)
+        asked = _most(0, quarter, lambda count: fits(count, some))
+        answered = _most(some, len(answer.text), lambda count: fits(asked, count))
+        asked = _most(asked, len(question.text), lambda count: fits(count, answered))
+        return row(asked, answered)
 
     def _uncut(self) -> Unfit:
         return Unfit(
@@ -127,9 +149,8 @@ class RowEncoder:
         spans: list[tuple[int, int]] = []
         last = len(turns) - 1
         for i in [*learnt, *([] if last in learnt else [last])]:
-            prompt = encode_chat(
-                TEMPLATES[self.template](turns[:i]), self.tokenizer, self.generation
-            )
+            messages = TEMPLATES[self.template](turns[:i])
+            prompt = encode_chat(messages, self.tokenizer, self.generation)
             answer = encode_answer(turns[i].text, self.tokenizer, self.generation)
             ids = [*prompt, *answer]
             # As upstream, ChatGLM-6B also learns the <sop> that its prompt ends with.
@@ -141,8 +162,75 @@ class RowEncoder:
         return Row(row, labels)
 
 
+@dataclass(frozen=True, slots=True)
+class TutorialOptions:
+    """Arguments of mymusise/ChatGLM-Tuning's tokenize_dataset_rows.py."""
+
+    max_seq_length: int = 384
+    """Of prompt and of answer, each: a row has up to 2 * max_seq_length + 1 tokens."""
+    skip_overlength: bool = False
+    """Leave out rows of more than max_seq_length tokens."""
+
+    def __post_init__(self) -> None:
+        if self.max_seq_length < 3:
+            raise UserError(
+                f"--max-seq-length is {self.max_seq_length}, which has no room for a word; give 3 "
+                "or more",
+                zh=f"--max-seq-length 为 {self.max_seq_length}，容不下一个词；请设为 3 或以上",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TutorialEncoder:
+    """Examples -> the rows of tokenize_dataset_rows.py, id for id, and the labels of the collator
+    in the tutorial's finetune.py.
+
+    Earlier turns are left out. Special words in a text become special tokens. ChatGLM2's context,
+    which ends with "Answer: " already, is put into a round of a chat as well. A prompt that is too
+    long loses its end, "Answer: " first. Labels begin one token before the answer: with `<sop>` in
+    ChatGLM-6B, with the last token of the prompt in ChatGLM2.
+    """
+
+    tokenizer: Any
+    generation: int
+    options: TutorialOptions = TutorialOptions()
+    whole_context: bool = False
+    """Whether a question is the whole context, as in the tutorial's jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.generation > 2:
+            raise UserError(
+                "--max-seq-length and --skip-overlength write the tutorial's tokens, which are for "
+                "ChatGLM-6B and ChatGLM2-6B; this is a later model: use --max-length",
+                zh="--max-seq-length 与 --skip-overlength 写出该教程的词元，只支持 ChatGLM-6B 和 "
+                "ChatGLM2-6B，而这是更新的模型：请改用 --max-length",
+            )
+
+    def __call__(self, example: Example) -> Encoded:
+        context = tutorial_context(example, whole=self.whole_context)
+        if self.generation == 2:
+            context = ROUND_2.format(context)
+        source = self.tokenizer.encode(context, add_special_tokens=False)
+        target = self.tokenizer.encode(example.answer, add_special_tokens=False)
+        most = self.options.max_seq_length
+        prompt = self.tokenizer.build_inputs_with_special_tokens(source[: most - 2])
+        ids = np.array([*prompt, *target[:most], self.tokenizer.eos_token_id], np.int32)
+        cut = len(source) > most - 2 or len(target) > most
+        shortened = cut or example.unplaced("tutorial") > 0
+        if self.options.skip_overlength and len(ids) > most:
+            return Encoded((), shortened)
+        labels = ids.copy()
+        labels[: len(prompt) - 1] = IGNORED
+        return Encoded((Row(ids, labels),), shortened)
+
+
+def tutorial_context(example: Example, *, whole: bool) -> str:
+    """The question as cover_alpaca2jsonl.py writes it; `whole`: the question is that already."""
+    return example.question if whole else framed(example.question, example.input)
+
+
 def turns_of(example: Example, template: str) -> list[Message]:
-    """The messages in the form that a template takes: `input` in its place."""
+    """The messages in the form that a template takes, with the `input` in its place."""
     *before, question, answer = example.messages
     if template == "tutorial":
         # Instruction and input, which rag.chatglm.chat tells apart by the roles.

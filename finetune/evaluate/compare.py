@@ -71,31 +71,31 @@ class Measure:
 
 
 MEASURES: dict[str, Measure] = {
-    "exact": Measure("Exact match", "完全一致", "exact", "asked", ANSWERED),
-    "contains": Measure("Holds the answer", "含答案", "contains", "asked", ANSWERED),
+    "exact": Measure(Translatable("Exact match"), "exact", "asked", ANSWERED),
+    "contains": Measure(Translatable("Holds the answer"), "contains", "asked", ANSWERED),
     "f1": Measure("F1", "F1", "f1", "asked", ANSWERED, primary=True),
     "rouge_l": Measure("ROUGE-L", "ROUGE-L", "rouge_l", "asked", ANSWERED),
-    "bleu4": Measure("BLEU-4 (0–100)", "BLEU-4（0–100）", "bleu4", "asked", ANSWERED),
+    "bleu4": Measure(Translatable("BLEU-4 (0–100)"), "bleu4", "asked", ANSWERED),
     "refusal_precision": Measure(
-        "Refusal precision", "拒答精确率", "agreed", "refused", ("retrieved", ALL), primary=True
+        Translatable("Refusal precision"), "agreed", "refused", ("retrieved", ALL), primary=True
     ),
     "refusal_recall": Measure(
-        "Refusal recall",
-        "拒答召回率",
+        Translatable("Refusal recall"),
         "agreed",
         "wanted",
         ("retrieved", "distractors", ALL),
         primary=True,
     ),
-    "refusal_f1": Measure("Refusal F1", "拒答 F1", "agreed2", "refused_wanted", ("retrieved", ALL)),
-    "false_refusals": Measure(
-        "False refusals", "误拒率", "misrefused", "asked", FOUND, larger_is_better=False
+    "refusal_f1": Measure(
+        Translatable("Refusal F1"), "agreed2", "refused_wanted", ("retrieved", ALL)
     ),
-    "grounded": Measure("Cites what answers", "引用正确", "grounded", "asked", FOUND),
-    "known": Measure("Cites what exists", "编号存在", "known", "marked", READING),
+    "false_refusals": Measure(
+        Translatable("False refusals"), "misrefused", "asked", FOUND, larger_is_better=False
+    ),
+    "grounded": Measure(Translatable("Cites what answers"), "grounded", "asked", FOUND),
+    "known": Measure(Translatable("Cites what exists"), "known", "marked", READING),
     "unsupported": Measure(
-        "Unsupported sentences",
-        "无依据的句子",
+        Translatable("Unsupported sentences"),
         "unsupported",
         "claims",
         READING,
@@ -104,9 +104,8 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-BLEU4 = (
-    "BLEU-4: over characters, nltk's sentence_bleu with method3, x 100, as THUDM's ptuning",
-    "BLEU-4：按字计算，即 nltk 的 sentence_bleu 与 method3，乘以 100，与 THUDM 的 ptuning 相同",
+BLEU4 = Translatable(
+    "BLEU-4: over characters, nltk's sentence_bleu with method3, x 100, as THUDM's ptuning"
 )
 """Which of the many figures of this name it is."""
 
@@ -235,12 +234,12 @@ WORTH = 0.1
 """F1 of the base from which that is looked at: below, it knows nothing to lose."""
 
 CONDITION_TITLES = {
-    "closed": ("closed book", "闭卷"),
-    "gold": ("gold passage", "仅给出处"),
-    "retrieved": ("retrieved", "检索所得"),
-    "distractors": ("distractors only", "仅干扰段落"),
-    "passages": ("all with passages", "带段落合计"),
-    "general": ("general", "通用问题"),
+    "closed": Translatable("closed book"),
+    "gold": Translatable("gold passage"),
+    "retrieved": Translatable("retrieved"),
+    "distractors": Translatable("distractors only"),
+    "passages": Translatable("all with passages"),
+    "general": Translatable("general"),
 }
 
 
@@ -277,9 +276,11 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
     if better:
         return Verdict(True, better)
     nothing = Reason(
-        "nothing got better beyond chance: no primary measure has its 95 % interval above 0 and "
-        f"p < {LEVEL}; ask more questions, or train more",
-        f"没有任何主要指标有超出偶然的提升（95 % 区间高于 0 且 p < {LEVEL}）；请增加问题或继续训练",
+        Translatable(
+            "nothing got better beyond chance: no primary measure has its 95 % interval above 0 "
+            "and p < {level}; ask more questions, or train more",
+            level=LEVEL,
+        )
     )
     return Verdict(False, (nothing,))
 
@@ -293,7 +294,7 @@ def _worse(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
     for each in _primary(comparisons):
         made_up = each.measure != "f1" and surer & {each.condition, ALL}
         if each.high < 0 and not made_up:
-            yield _told("worse", "变差", each)
+            yield _told(Translatable("worse"), each)
 
 
 def _collapsed(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
@@ -301,14 +302,14 @@ def _collapsed(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
         alone = each.condition in ("closed", "general") and each.measure == "f1"
         lost = each.base.value >= WORTH and each.adapter.value < COLLAPSE * each.base.value
         if alone and lost and not each.high < 0:
-            yield _told("collapsed", "大幅下降", each)
+            yield _told(Translatable("collapsed"), each)
 
 
 def _better(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
     for each in _primary(comparisons):
         # A precision has no exact test, and what it gains, F1 or recall gain too.
         if each.measure != "refusal_precision" and each.low > 0 and each.p < LEVEL:
-            yield _told("better", "提升", each)
+            yield _told(Translatable("better"), each)
 
 
 def _told(what: str, what_zh: str, each: Comparison) -> Reason:
@@ -326,10 +327,10 @@ def _told(what: str, what_zh: str, each: Comparison) -> Reason:
 
 PANELS = (("f1", "exact", "grounded"), ("refusal_recall", "refusal_precision", "refusal_f1"))
 """Measures of each row; those that were not measured are left out."""
-INTERVALS = ("with 95 % bootstrap intervals over questions", "含按问题自助法的 95 % 区间")
+INTERVALS = Translatable("with 95 % bootstrap intervals over questions")
 SIDES = (
-    ("base", ("base", "基座"), plot.GREY, -0.2),
-    ("adapter", ("adapter", "适配器"), plot.ORANGE, 0.2),
+    ("base", Translatable("base"), plot.GREY, -0.2),
+    ("adapter", Translatable("adapter"), plot.ORANGE, 0.2),
 )
 """Field of `Comparison`, name, colour, and how far from a condition's place."""
 
@@ -337,11 +338,12 @@ SIDES = (
 def check_place(path: Path) -> None:
     """`UserError` where no file can be put, before there is anything to write."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file", zh=f"{path} 是文件夹；请指定文件")
+        raise UserError("{path} is a folder; name a file", path=path)
     if not path.parent.is_dir():
         raise UserError(
-            f"there is no folder {path.parent} to write {path.name} into; make it first",
-            zh=f"没有文件夹 {path.parent}，无法写入 {path.name}；请先创建",
+            "there is no folder {parent} to write {name} into; make it first",
+            parent=path.parent,
+            name=path.name,
         )
 
 
@@ -411,9 +413,7 @@ def _bars(axes: "Axes", found: Sequence[Comparison], say: Speaker) -> None:
 
 
 def _name(condition: str, say: Speaker) -> str:
-    return (
-        say("all passages", "全部段落") if condition == ALL else say(*CONDITION_TITLES[condition])
-    )
+    return say("all passages") if condition == ALL else say(*CONDITION_TITLES[condition])
 
 
 def record(

@@ -16,6 +16,7 @@ from finetune.data.reader import Record, records
 from finetune.evaluate.metrics import contains
 from finetune.types import Example
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from ingest.store import Store
 from ingest.types import Chunk, Hit, Passage
 from rag.evaluate import Dataset
@@ -91,9 +92,10 @@ def read(path: Path, store: Store | None) -> Heldout:
             lost.append(question.id)
     if not questions:
         raise UserError(
-            f"{path}: none of its {len(lost)} questions stands in this knowledge base; name the "
+            "{path}: none of its {lost_count} questions stands in this knowledge base; name the "
             "one that it was made from with --kb, or ingest its documents",
-            zh=f"{path} 的 {len(lost)} 个问题在此知识库中都没有出处；请用 --kb 指明它所用的知识库，或先将文档入库",
+            path=path,
+            lost_count=len(lost),
         )
     return Heldout(tuple(questions.values()), tuple(lost))
 
@@ -126,7 +128,7 @@ def _grounded(path: Path) -> Iterator[Question]:
             raise wrong(record.source, record.text, record.zh)
         where, row = record.source, record.value
         if not isinstance(row, dict):
-            raise wrong(where, "no JSON object", "不是 JSON 对象")
+            raise wrong(where, Translatable("no JSON object"))
         place = Place(
             take(row, "document", str, where),
             take(row, "start", int, where),
@@ -142,7 +144,7 @@ def _grounded(path: Path) -> Iterator[Question]:
 def _said(row: dict[str, Any], name: str, where: str) -> str:
     text = take(row, name, str, where)
     if not text.strip():
-        raise wrong(where, f"{name} is empty", f"{name} 是空的")
+        raise wrong(where, Translatable("{name} is empty", name=name))
     return text
 
 

@@ -130,9 +130,10 @@ def numbers_of(folder: Path) -> dict[str, Tensor]:
 
 def _unreadable(folder: Path, name: str, error: Exception) -> UserError:
     return UserError(
-        f"{folder / name} can't be read ({error}); delete {folder.name} to go on from the "
-        "checkpoint before it",
-        zh=f"无法读取 {folder / name}（{error}）；删除 {folder.name} 后可从前一个检查点继续",
+        "{folder} can't be read ({error}); delete {name} to go on from the checkpoint before it",
+        folder=folder / name,
+        error=error,
+        name=folder.name,
     )
 
 
@@ -187,12 +188,16 @@ def same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
             continue
         if name.startswith("the data"):
             raise UserError(
-                f"{name} changed since {out} was begun; give the old files, or begin anew in "
-                "another folder",
-                zh=f"{out} 开始训练后数据有改动（{name}）；请提供原来的文件，或在另一文件夹重新开始",
+                "{name} changed since {out} was begun; give the old files, or begin anew in another "
+                "folder",
+                name=name,
+                out=out,
             )
         raise UserError(
-            f"{out} was begun with {name} = {was!r}, now it is {given!r}; give the old value, or "
+            "{out} was begun with {name} = {was!r}, now it is {given!r}; give the old value, or "
             "begin anew in another folder",
-            zh=f"{out} 开始训练时 {name} = {was!r}，现为 {given!r}；请改回原值，或在另一文件夹重新开始",
+            out=out,
+            name=name,
+            was=was,
+            given=given,
         )

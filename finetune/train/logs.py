@@ -33,10 +33,11 @@ class Log:
         held = path.stat().st_size if path.is_file() else 0
         if held < size:
             raise UserError(
-                f"{path} has {held} bytes, but the checkpoint knows of {size}: it was changed or "
+                "{path} has {held} bytes, but the checkpoint knows of {size}: it was changed or "
                 "deleted; put it back, or begin anew in another folder",
-                zh=f"{path} 只有 {held} 字节，而检查点记录为 {size}：文件被改动或删除；"
-                "请恢复它，或在另一文件夹重新开始",
+                path=path,
+                held=held,
+                size=size,
             )
         self.file = path.open("r+b" if size else "w+b")
         self.file.truncate(size)

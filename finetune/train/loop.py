@@ -200,10 +200,9 @@ class Training:
         learnt, read = (int(n) for n in self.optimizer.sum(counts.double()))
         if not learnt:
             raise UserError(
-                f"step {number + 1}: no token of its rows is learnt: their answers are empty or "
-                "cut off; see rag finetune check",
-                zh=f"第 {number + 1} 步：其数据行中没有可学习的词元：回答为空或被截断；"
-                "请运行 rag finetune check",
+                "step {number}: no token of its rows is learnt: their answers are empty or cut off; "
+                "see rag finetune check",
+                number=number + 1,
             )
         total, problem = torch.zeros((), dtype=torch.float64), None
         for batch in batches:
@@ -220,9 +219,7 @@ class Training:
     def _agree(self, problem: UserError | None) -> None:
         """Raise the problem, on the devices that have none as well: they would wait for the others."""
         if self.optimizer.sum(torch.tensor(float(problem is not None))):
-            raise problem or UserError(
-                "another device stopped, and says why", zh="另一设备已停止，原因见其输出"
-            )
+            raise problem or UserError("another device stopped, and says why")
 
     def _rate(self, step: int) -> float:
         return learning_rate(self.options, step, self.plan.steps)

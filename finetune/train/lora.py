@@ -113,14 +113,12 @@ def natives(model: Any, targets: tuple[str, ...]) -> list[str]:
             meant.setdefault(upstream_end, []).append(end)
     known = ", ".join(sorted(meant))
     if not targets:
-        raise UserError(
-            f"--lora-targets names no module; choose from: {known}",
-            zh=f"--lora-targets 未指定模块；可选：{known}",
-        )
+        raise UserError("--lora-targets names no module; choose from: {known}", known=known)
     if unknown := [target for target in targets if target not in meant]:
         raise UserError(
-            f"{unknown[0]} is no linear module of this model; choose targets from: {known}",
-            zh=f"此模型没有线性模块 {unknown[0]}；可选：{known}",
+            "{unknown} is no linear module of this model; choose targets from: {known}",
+            unknown=unknown[0],
+            known=known,
         )
     return [end for target in targets for end in meant[target]]
 

@@ -14,6 +14,7 @@ from transformers.masking_utils import sdpa_mask
 from finetune.train.batches import Batch, packed
 from finetune.types import IGNORED, Rows
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.chatglm.configuration import generation_of
 
 ROW_ATTENTION = "lines"
@@ -99,35 +100,41 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
     broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
     if broken:
         return UserError(
-            f"step {step}: {broken[0]} holds NaN or infinite numbers ({len(broken)} such): the "
-            "steps were too large; go on from a checkpoint with a smaller --learning-rate, or with "
-            "--warmup-steps",
-            zh=f"第 {step} 步：{broken[0]} 中出现 NaN 或无穷大（共 {len(broken)} 个）：步长过大；"
-            "请从检查点开始，调小 --learning-rate 或使用 --warmup-steps",
+            "step {step}: {broken} holds NaN or infinite numbers ({broken_count} such): the "
+            "steps were too large; go on from a checkpoint with a smaller --learning-rate, or "
+            "with --warmup-steps",
+            step=step,
+            broken=broken[0],
+            broken_count=len(broken),
         )
     place, largest, dtype = _first(model, batch)
     if _base_is_finite(model, batch):
         return UserError(
-            f"step {step}: the adapter has grown until the output of {place} is NaN or infinite in "
-            f"{_short(dtype)}: the steps were too large; go on from a checkpoint with a smaller "
+            "step {step}: the adapter has grown until the output of {place} is NaN or infinite "
+            "in {dtype}: the steps were too large; go on from a checkpoint with a smaller "
             "--learning-rate, or with --warmup-steps",
-            zh=f"第 {step} 步：适配器增长过大，{place} 的输出在 {_short(dtype)} 下为 NaN 或无穷大：步长过大；"
-            "请从检查点开始，调小 --learning-rate 或使用 --warmup-steps",
+            step=step,
+            place=place,
+            dtype=_short(dtype),
         )
     if dtype == torch.float16:
         return UserError(
-            f"step {step}: the output of {place} is beyond float16 (inputs up to {largest:.3g}, "
-            f"float16 holds {HALF:.0f}): this model overflows in float16; train with --bf16 or "
+            "step {step}: the output of {place} is beyond float16 (inputs up to {largest:.3g}, "
+            "float16 holds {half:.0f}): this model overflows in float16; train with --bf16 or "
             "--fp32",
-            zh=f"第 {step} 步：{place} 的输出超出 float16 范围（输入最大 {largest:.3g}，"
-            f"float16 上限 {HALF:.0f}）：此模型在 float16 下溢出；请用 --bf16 或 --fp32 训练",
+            step=step,
+            place=place,
+            largest=largest,
+            half=HALF,
         )
     return UserError(
-        f"step {step}: the output of {place} is NaN or infinite in {_short(dtype)} (inputs up to "
-        f"{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the model "
-        "again",
-        zh=f"第 {step} 步：{place} 的输出在 {_short(dtype)} 下为 NaN 或无穷大（输入最大 {largest:.3g}），"
-        "不加适配器也是如此：基座权重损坏；请重新下载模型",
+        "step {step}: the output of {place} is NaN or infinite in {dtype} (inputs up to "
+        "{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the "
+        "model again",
+        step=step,
+        place=place,
+        dtype=_short(dtype),
+        largest=largest,
     )
 
 
@@ -148,7 +155,7 @@ def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
     """What to tell where the loss is a number, but its gradients are not."""
     other, other_zh = "", ""
     if dtype == torch.float16:
-        other, other_zh = "train with --bf16 or --fp32, or ", "请用 --bf16 或 --fp32 训练，或"
+        other, other_zh = Translatable("train with --bf16 or --fp32, or ")
     return UserError(
         f"step {step}: the gradients are NaN or infinite in {_short(dtype)}; {other}use a smaller "
         "--learning-rate, or --max-grad-norm 1",
@@ -160,10 +167,9 @@ def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
 def nothing_to_learn(steps: int) -> UserError:
     """What to tell of a loss of 0 from the first step on."""
     return UserError(
-        f"the loss of the first {steps} steps is 0: the base already says all that is to be learnt; "
-        "see what that is with rag finetune check DATA --row 1",
-        zh=f"前 {steps} 步的损失为 0：要学习的内容基座已全部会答；"
-        "请用 rag finetune check 数据 --row 1 查看学习的内容",
+        "the loss of the first {steps} steps is 0: the base already says all that is to be "
+        "learnt; see what that is with rag finetune check DATA --row 1",
+        steps=steps,
     )
 
 

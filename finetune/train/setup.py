@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.compat import Compat
-from finetune.data.dataset import TokenSet, broken
+from finetune.data.dataset import Counts, TokenSet, broken
 from finetune.data.formats import AS_FOUND, Columns
-from finetune.data.frames import Counts
-from finetune.data.tokenize import made_for, tokenise
+from finetune.data.tokenize import target_of, tokenize
 from finetune.options import LoraOptions, TrainOptions
 from finetune.train.logs import FILE, PICTURE, draw
 from finetune.train.loop import Sets, Training, Tuned
@@ -45,10 +43,7 @@ class Data:
     general: tuple[Path, ...] = ()
     dev_share: float = 0.05
     columns: Columns = AS_FOUND
-    compat: Compat | None = None
-    """The rows of another script, with what is wrong in them."""
     skip_bad: bool = False
-    workers: int = 0
     most: int = 0
     """More than 0: only so many of the rows to learn, the first."""
     most_dev: int = 0
@@ -56,8 +51,7 @@ class Data:
     def __post_init__(self) -> None:
         if not 0 <= self.dev_share < 1:
             raise UserError(
-                f"--dev-share is {self.dev_share}; need 0 to below 1",
-                zh=f"--dev-share 为 {self.dev_share}；须为 0 到 1（不含 1）",
+                "--dev-share is {dev_share}; need 0 to below 1", dev_share=self.dev_share
             )
 
 
@@ -71,7 +65,7 @@ class Told:
 
 
 def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) -> tuple[Sets, Told]:
-    """The sets of a training, tokenised for the model in the directory `model`; no weight is read.
+    """The sets of a training, tokenized for the model in the directory `model`; no weight is read.
 
     A folder among the files is one that `prepare` wrote. `UserError` where a row can't be trained
     on, or none is left.
@@ -80,8 +74,8 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
 
     def rows(files: tuple[Path, ...]) -> TokenSet:
         if len(files) == 1 and files[0].is_dir():
-            return _prepared(files[0], made_for(model, generation, options.template))
-        return tokenise(
+            return _prepared(files[0], target_of(model, generation, options.template))
+        return tokenize(
             files,
             model,
             generation=generation,
@@ -89,9 +83,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
             max_length=options.max_length,
             cache=cache,
             columns=data.columns,
-            compat=data.compat,
             skip_bad=data.skip_bad,
-            workers=data.workers,
         )
 
     read = {
@@ -101,9 +93,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
     }
     train, dev = _first(read["train"], data.most), read.get("dev")
     if not len(train):
-        raise UserError(
-            f"{data.train[0]} holds no row to learn", zh=f"{data.train[0]} 中没有可学习的数据行"
-        )
+        raise UserError("{train} holds no row to learn", train=data.train[0])
     own: Rows = train
     held: Rows | None = _first(dev, data.most_dev) if dev is not None else None
     if dev is None and (count := round(len(train) * data.dev_share)):
@@ -111,15 +101,14 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
     general, general_dev = _general(read.get("general"), options)
     if options.forgetting_budget and general_dev is None:
         raise UserError(
-            f"--forgetting-budget is {options.forgetting_budget}, but no general data is named to "
-            "measure it on; add --mix FILE:0 (or a share to learn too)",
-            zh=f"--forgetting-budget 为 {options.forgetting_budget}，但没有用于衡量的通用数据；"
-            "请加 --mix 文件:0（或要混入的比例）",
+            "--forgetting-budget is {forgetting_budget}, but no general data is named to measure "
+            "it on; add --mix FILE:0 (or a share to learn too)",
+            forgetting_budget=options.forgetting_budget,
         )
     if options.strength is None and held is None:
         raise UserError(
-            "--strength is auto, but no rows are held out to choose it on; name --dev or --dev-share",
-            zh="--strength 为 auto，但没有留出的数据用于选择；请指定 --dev 或 --dev-share",
+            "--strength is auto, but no rows are held out to choose it on; name --dev or "
+            "--dev-share"
         )
     sets = Sets(own, held, general, general_dev)
     learnt = {"train": len(own), "dev": len(held or ()), "general": len(general or ())}
@@ -147,12 +136,14 @@ def _prepared(folder: Path, wanted: Mapping[str, Any]) -> TokenSet:
     if not tokens.is_whole():
         raise broken(folder)
     for name, value in wanted.items():
-        if tokens.made_for.get(name) != value:
+        if tokens.target.get(name) != value:
             raise UserError(
-                f"{folder} was prepared for {name} {tokens.made_for.get(name)}, this training is for "
-                f"{name} {value}; prepare it again, or train it as it was meant",
-                zh=f"{folder} 是为 {name} {tokens.made_for.get(name)} 准备的，而此次训练为 {name} {value}；"
-                "请重新准备，或按原设置训练",
+                "{folder} was prepared for {name} {get}, this training is for {name} {value}; "
+                "prepare it again, or train it as it was meant",
+                folder=folder,
+                name=name,
+                get=tokens.target.get(name),
+                value=value,
             )
     return tokens
 
@@ -161,8 +152,10 @@ def _split(rows: Rows, held: int, seed: int, instead: str) -> tuple[Part, Part]:
     """All but `held` rows drawn at random, and those; `instead` is the way out for too few."""
     if held >= len(rows):
         raise UserError(
-            f"{len(rows)} rows are too few to hold {held} of them out; give more, or {instead}",
-            zh=f"只有 {len(rows)} 行，无法留出 {held} 行；请增加数据，或用 {instead}",
+            "{rows_count} rows are too few to hold {held} of them out; give more, or {instead}",
+            rows_count=len(rows),
+            held=held,
+            instead=instead,
         )
     order = np.random.default_rng(seed).permutation(len(rows))
     return Part(rows, np.sort(order[held:])), Part(rows, np.sort(order[:held]))
@@ -284,11 +277,11 @@ def kept(training: Training) -> tuple[float, dict[str, float]]:
             tried.append((found.get("dev_loss", -strength), strength, found))
     if not tried:
         raise UserError(
-            f"no strength from {STRENGTHS[-1]} on keeps the general loss within {limit:.4f}; the "
+            "no strength from {strengths} on keeps the general loss within {limit:.4f}; the "
             "checkpoints stay; train with a lower --learning-rate, more --mix, or a larger "
             "--forgetting-budget",
-            zh=f"强度低至 {STRENGTHS[-1]} 仍无法使通用损失不超过 {limit:.4f}；检查点已保留；"
-            "请调低 --learning-rate、提高 --mix，或放宽 --forgetting-budget",
+            strengths=STRENGTHS[-1],
+            limit=limit,
         )
     _, strength, found = min(tried, key=lambda each: each[:2])
     tuned.scale(strength)
@@ -305,9 +298,10 @@ def check(model: Any, out: Path, wanted: Tensor) -> float:
     apart = float((found - wanted).abs().max() / wanted.abs().max())
     if not apart <= (APART if model.dtype == torch.float32 else APART_HALF):
         raise UserError(
-            f"the adapter, read back, gives logits that differ by {apart:.1%} from those it was "
-            f"trained to; it is not put into {out.parent}, whose checkpoints stay; please report this",
-            zh=f"适配器读回后输出相差 {apart:.1%}，未写入 {out.parent}；检查点已保留，请报告此问题",
+            "the adapter, read back, gives logits that differ by {apart:.1%} from those it was "
+            "trained to; it is not put into {parent}, whose checkpoints stay; please report this",
+            apart=apart,
+            parent=out.parent,
         )
     return apart
 

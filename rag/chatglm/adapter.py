@@ -48,8 +48,7 @@ class Adapters:
         """
         if name in self._parts:
             raise UserError(
-                f"an adapter named {name!r} is attached already; choose another name",
-                zh=f"名为 {name!r} 的适配器已存在；请换一个名称",
+                "an adapter named {name!r} is attached already; choose another name", name=name
             )
         check_base(adapter, self.model)
         with self._inactive():
@@ -67,8 +66,9 @@ class Adapters:
         if name is not None and name not in self._parts:
             attached = ", ".join(self._parts) or "none"
             raise UserError(
-                f"no adapter named {name!r} is attached; attached: {attached}",
-                zh=f"没有名为 {name!r} 的适配器；已有：{attached}",
+                "no adapter named {name!r} is attached; attached: {attached}",
+                name=name,
+                attached=attached,
             )
         if self.active is not None:
             self._parts[self.active].off()
@@ -128,15 +128,17 @@ def check_base(adapter: Adapter, model: Any) -> None:
     check_generation(adapter, model.config)
     if _is_merged(adapter, model):
         raise UserError(
-            f"{adapter.source} is merged into this model already; use the model without it",
-            zh=f"{adapter.source} 已合并到此模型中；请直接使用该模型",
+            "{source} is merged into this model already; use the model without it",
+            source=adapter.source,
         )
     base = adapter.contract.base
     if base is not None and base != (held := fingerprint(model)):
         raise UserError(
-            f"{adapter.source} was trained on the model {base}, this one is {held} "
-            "(digests of their normalisation weights); name its own model",
-            zh=f"{adapter.source} 训练所用模型的指纹为 {base}，而此模型为 {held}；请指定它所属的模型",
+            "{source} was trained on the model {base}, this one is {held} (digests of their "
+            "normalisation weights); name its own model",
+            source=adapter.source,
+            base=base,
+            held=held,
         )
 
 
@@ -152,11 +154,12 @@ def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
     generation, made_for = generation_of(config), adapter.contract.generation
     if made_for not in (None, generation):
         raise UserError(
-            f"{adapter.source} was made for ChatGLM generation {made_for}, this model is of "
-            f"generation {generation}; name its own model, or correct contract.json or "
+            "{source} was made for ChatGLM generation {made_for}, this model is of generation "
+            "{generation}; name its own model, or correct contract.json or "
             "base_model_name_or_path",
-            zh=f"{adapter.source} 属于第 {made_for} 代 ChatGLM，而此模型为第 {generation} 代；"
-            "请指定它所属的模型，或更正 contract.json 或 base_model_name_or_path",
+            source=adapter.source,
+            made_for=made_for,
+            generation=generation,
         )
 
 
@@ -176,14 +179,15 @@ def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
     found = {name: tuple(value.shape) for name, value in adapter.prefix.items()}
     if wanted != found:
         raise UserError(
-            f"{adapter.source} holds a prefix of shapes {found}, but this model's has {wanted}: "
-            "name the model that it was made for",
-            zh=f"{adapter.source} 的前缀形状为 {found}，而此模型为 {wanted}；请指定它所属的模型",
+            "{source} holds a prefix of shapes {found}, but this model's has {wanted}: name the "
+            "model that it was made for",
+            source=adapter.source,
+            found=found,
+            wanted=wanted,
         )
     if not all(torch.isfinite(value).all() for value in adapter.prefix.values()):
         raise UserError(
-            f"{adapter.source} holds NaN or infinite numbers; its training failed",
-            zh=f"{adapter.source} 中含有 NaN 或无穷大；训练已失败",
+            "{source} holds NaN or infinite numbers; its training failed", source=adapter.source
         )
     encoder.load_state_dict({name: value.float() for name, value in adapter.prefix.items()})
     folded = encoder.folded(model.config).requires_grad_(False)
@@ -205,21 +209,22 @@ def probe(model: Any, part: Part, adapter: Adapter, tokens: int = PROBE) -> tupl
     idle = [delta for _, delta in part.pairs if not delta.used] if isinstance(part, Hooks) else []
     if idle or torch.equal(before, during):
         raise UserError(
-            f"{adapter.source} changes nothing in this model: a probe's logits stay the same "
-            f"({len(idle)} layers were never asked); it is not used",
-            zh=f"{adapter.source} 对此模型不起作用：探测输出没有变化（{len(idle)} 层未被调用）；不予使用",
+            "{source} changes nothing in this model: a probe's logits stay the same "
+            "({idle_count} layers were never asked); it is not used",
+            source=adapter.source,
+            idle_count=len(idle),
         )
     if not torch.isfinite(during).all():
         raise UserError(
-            f"{adapter.source} makes this model's logits NaN or infinite; it is damaged, or needs "
-            "another precision than its own",
-            zh=f"{adapter.source} 使模型输出 NaN 或无穷大；适配器已损坏，或与当前精度不符",
+            "{source} makes this model's logits NaN or infinite; it is damaged, or needs another "
+            "precision than its own",
+            source=adapter.source,
         )
     if not torch.equal(before, after):
         raise UserError(
-            f"{adapter.source}: the model's own logits differ after the adapter was taken off; "
-            "its precision gives no reproducible results, so that adapters can't be checked",
-            zh=f"{adapter.source}：移除适配器后模型输出与之前不同；当前精度的结果不可复现，无法检查适配器",
+            "{source}: the model's own logits differ after the adapter was taken off; its "
+            "precision gives no reproducible results, so that adapters can't be checked",
+            source=adapter.source,
         )
     return before, during
 

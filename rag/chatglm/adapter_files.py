@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
 from rag.chatglm.chat import TEMPLATES
 from rag.chatglm.checkpoint import Checkpoint, read_bin, read_safetensors
@@ -82,8 +83,10 @@ class Contract:
     def _check(self, path: Path) -> None:
         if self.template not in TEMPLATES:
             raise UserError(
-                f"{path} names the template {self.template!r}; this knows {', '.join(TEMPLATES)}",
-                zh=f"{path} 指定的模板 {self.template!r} 未知；已知模板：{'、'.join(TEMPLATES)}",
+                "{path} names the template {text!r}; this knows {templates}",
+                path=path,
+                text=self.template,
+                templates=TEMPLATES,
             )
         if self.generation not in (None, 1, 2, 3, 4):
             raise _unreadable(path, f"generation is {self.generation!r}, not 1 to 4")
@@ -110,10 +113,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(
-        f"{path} is not a contract that this version reads: {why}",
-        zh=f"本版本无法读取约定文件 {path}：{why}",
-    )
+    return UserError("{path} is not a contract that this version reads: {why}", path=path, why=why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +145,9 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     """
     if not directory.is_dir():
         raise UserError(
-            f"{directory} is not a folder; an adapter is a folder with adapter_model.safetensors "
+            "{directory} is not a folder; an adapter is a folder with adapter_model.safetensors "
             "and adapter_config.json",
-            zh=f"{directory} 不是文件夹；适配器是含 adapter_model.safetensors 与 "
-            "adapter_config.json 的文件夹",
+            directory=directory,
         )
     contract = Contract.read(directory)
     path = next((directory / name for name in LORA if (directory / name).is_file()), None)
@@ -166,9 +165,10 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     tutorial = path.name == LORA[2] or any((m := KEY.match(key)) and m["adapter"] for key in keys)
     if alpha is None and not tutorial:
         raise UserError(
-            f"{directory} lacks {CONFIG}, without which the scale of an adapter is unknown; copy "
+            "{directory} lacks {config}, without which the scale of an adapter is unknown; copy "
             "it from where the adapter was trained, or give its lora_alpha",
-            zh=f"{directory} 缺少 {CONFIG}，无法得知适配器的缩放系数；请从训练处复制，或给出 lora_alpha",
+            directory=directory,
+            config=CONFIG,
         )
     rank = next(iter(modules.values())).a.shape[0]
     ends = sorted({module.rpartition(".")[2] for module in modules})
@@ -222,11 +222,12 @@ def _settings(directory: Path) -> dict[str, Any] | None:
         data = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(
-            f"{path} is not JSON: {error}; copy it again from where the adapter was trained",
-            zh=f"{path} 不是 JSON：{error}；请从训练处重新复制",
+            "{path} is not JSON: {error}; copy it again from where the adapter was trained",
+            path=path,
+            error=error,
         ) from None
     if not isinstance(data, dict):
-        raise UserError(f"{path} is not an object", zh=f"{path} 不是 JSON 对象")
+        raise UserError("{path} is not an object", path=path)
     return data
 
 
@@ -236,10 +237,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_bin(path)
     if not tensors:
         raise UserError(
-            f"{path} holds no tensors ({path.stat().st_size} bytes): the training script saved the "
-            "adapter's state after it had lost it; save it again with PEFT's save_pretrained",
-            zh=f"{path} 中没有任何张量（{path.stat().st_size} 字节）：训练脚本保存的是空的状态；"
-            "请用 PEFT 的 save_pretrained 重新保存",
+            "{path} holds no tensors ({st_size} bytes): the training script saved the adapter's "
+            "state after it had lost it; save it again with PEFT's save_pretrained",
+            path=path,
+            st_size=path.stat().st_size,
         )
     return tensors
 
@@ -252,25 +253,28 @@ def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
         part = match and PARTS.get((match["part"], match["leaf"]))
         if match is None or part is None:
             raise UserError(
-                f"{path} holds {key!r}, which is no tensor of LoRA on linear layers and would go "
+                "{path} holds {key!r}, which is no tensor of LoRA on linear layers and would go "
                 "unused; merge the adapter with PEFT and use the merged model instead",
-                zh=f"{path} 含有 {key!r}，它不是线性层的 LoRA 张量，不会被使用；"
-                "请用 PEFT 合并适配器后使用合并的模型",
+                path=path,
+                key=key,
             )
         # Two adapters in one file would overwrite each other.
         module = found.setdefault(match["module"], {})
         if part in module:
             raise UserError(
-                f"{path} holds several adapters ({key!r} is the second of its kind); save one",
-                zh=f"{path} 含有多个适配器（{key!r} 重复）；请只保存一个",
+                "{path} holds several adapters ({key!r} is the second of its kind); save one",
+                path=path,
+                key=key,
             )
         module[part] = tensor
     for name, parts in found.items():
         if not {"a", "b"} <= parts.keys():
             lacking = "lora_A" if "a" not in parts else "lora_B"
             raise UserError(
-                f"{path} holds no {lacking} of {name}: it is cut short; copy it again",
-                zh=f"{path} 缺少 {name} 的 {lacking}：文件不完整；请重新复制",
+                "{path} holds no {lacking} of {name}: it is cut short; copy it again",
+                path=path,
+                lacking=lacking,
+                name=name,
             )
     return {name: Factors(**parts) for name, parts in found.items()}
 
@@ -280,10 +284,10 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
     held = sorted(path.name for path in directory.iterdir())
     if not any(name.startswith(("pytorch_model", "model")) for name in held):
         raise UserError(
-            f"{directory} holds no adapter (adapter_model.safetensors, or pytorch_model.bin with a "
-            f"prefix); it holds {', '.join(held[:5]) or 'nothing'}",
-            zh=f"{directory} 中没有适配器（adapter_model.safetensors 或含前缀的 pytorch_model.bin）；"
-            f"其中有：{'、'.join(held[:5]) or '无'}",
+            "{directory} holds no adapter (adapter_model.safetensors, or pytorch_model.bin with a "
+            "prefix); it holds {files}",
+            directory=directory,
+            files=held[:5] or Translatable("nothing"),
         )
     checkpoint = Checkpoint.open(directory)
     tensors = {
@@ -293,18 +297,19 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
     }
     if "embedding.weight" not in tensors:
         raise UserError(
-            f"{directory} holds a model, not an adapter: no tensor is named prefix_encoder; name "
+            "{directory} holds a model, not an adapter: no tensor is named prefix_encoder; name "
             "it as the model",
-            zh=f"{directory} 中是模型而非适配器：没有名为 prefix_encoder 的张量；请将其指定为模型",
+            directory=directory,
         )
     length = _pre_seq_len(directory)
     found = tensors["embedding.weight"].shape[0]
     if length not in (None, found):
         raise UserError(
-            f"{directory}: config.json says pre_seq_len {length}, but the prefix has {found}; take "
-            "the config that was saved with it",
-            zh=f"{directory}：config.json 中 pre_seq_len 为 {length}，而前缀长度为 {found}；"
-            "请使用与其一同保存的配置",
+            "{directory}: config.json says pre_seq_len {length}, but the prefix has {found}; "
+            "take the config that was saved with it",
+            directory=directory,
+            length=length,
+            found=found,
         )
     return Adapter(directory, contract or Contract(None), prefix=tensors)
 

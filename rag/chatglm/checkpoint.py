@@ -42,10 +42,10 @@ class Checkpoint:
                 return cls(dict.fromkeys(_names(directory / single), directory / single))
         found = ", ".join(sorted(path.name for path in directory.iterdir())[:5]) or "nothing"
         raise UserError(
-            f"{directory} holds no weights (model.safetensors or pytorch_model.bin, or shards of "
-            f"them with an index); it holds {found}",
-            zh=f"{directory} 中没有权重文件（model.safetensors、pytorch_model.bin 或其分片与索引）；"
-            f"其中有：{found}",
+            "{directory} holds no weights (model.safetensors or pytorch_model.bin, or shards of "
+            "them with an index); it holds {found}",
+            directory=directory,
+            found=found,
         )
 
     def __contains__(self, name: str) -> bool:
@@ -90,9 +90,9 @@ def read_bin(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except UNSAFE:
         raise UserError(
-            f"{path} holds more than tensors, and code in it is not run; convert it to "
+            "{path} holds more than tensors, and code in it is not run; convert it to "
             "safetensors where you trust it",
-            zh=f"{path} 含有张量以外的内容，其中的代码不会被执行；若信任该文件，请转换为 safetensors",
+            path=path,
         ) from None
     except (RuntimeError, EOFError, ValueError) as error:
         raise _damaged(path, str(error).splitlines()[0]) from None
@@ -110,10 +110,12 @@ def _indexed(directory: Path, index: str) -> dict[str, Path]:
     missing = [name for name in wanted if not (directory / name).is_file()]
     if missing:
         raise UserError(
-            f"{directory} lacks {len(missing)} of {len(wanted)} shards: {', '.join(missing)}; "
-            "download what is missing",
-            zh=f"{directory} 缺少 {len(wanted)} 个分片中的 {len(missing)} 个：{', '.join(missing)}；"
-            "请补全下载",
+            "{directory} lacks {missing_count} of {wanted_count} shards: {missing}; download "
+            "what is missing",
+            directory=directory,
+            missing_count=len(missing),
+            wanted_count=len(wanted),
+            missing=", ".join(missing),
         )
     held = {shard: _names(directory / shard) for shard in wanted}
     for name, shard in table.items():
@@ -160,10 +162,13 @@ def _damaged(path: Path, why: str) -> UserError:
         pointer = file.read(len(POINTER)) == POINTER
     if pointer:
         return UserError(
-            f"{path} is a pointer of git-lfs ({size} bytes), not the file; run: git lfs pull",
-            zh=f"{path} 只是 git-lfs 指针（{size} 字节），并非文件本身；请运行：git lfs pull",
+            "{path} is a pointer of git-lfs ({size} bytes), not the file; run: git lfs pull",
+            path=path,
+            size=size,
         )
     return UserError(
-        f"{path} ({size:,} bytes) is damaged: {why}; download it again",
-        zh=f"{path}（{size:,} 字节）已损坏：{why}；请重新下载",
+        "{path} ({size:,} bytes) is damaged: {why}; download it again",
+        path=path,
+        size=size,
+        why=why,
     )

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import GenerationConfig, Glm4Config, GlmConfig, PreTrainedConfig
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
 from rag.chatglm.adapter_files import Adapter, Contract, read_adapter
@@ -60,9 +61,9 @@ class Merging:
             made["bias"] = self._rounded(path, bias, piece["bias"])
         elif part.bias is not None:
             raise UserError(
-                f"the adapter adds a bias to {path}, which has none in this model: the merged "
-                "model has no place for it; use the adapter beside the model",
-                zh=f"适配器给 {path} 加了偏置，而此模型的该层没有偏置，无处合并；请将适配器与模型一同使用",
+                "the adapter adds a bias to {path}, which has none in this model: the merged model "
+                "has no place for it; use the adapter beside the model",
+                path=path,
             )
         return made
 
@@ -71,10 +72,11 @@ class Merging:
         if rounded is not stored and not all(value.isfinite() for value in rounded.aminmax()):
             name = spelled(rounded.dtype)
             raise UserError(
-                f"{path}: a weight of {float(tensor.abs().max()):.3g} is too large for {name}; "
-                "say --dtype bfloat16 or --dtype float32",
-                zh=f"{path}：权重达 {float(tensor.abs().max()):.3g}，超出 {name} 的范围；"
-                "请用 --dtype bfloat16 或 --dtype float32",
+                "{path}: a weight of {max:.3g} is too large for {name}; say --dtype bfloat16 or "
+                "--dtype float32",
+                path=path,
+                max=float(tensor.abs().max()),
+                name=name,
             )
         return rounded
 
@@ -235,9 +237,9 @@ def export(
     read = read_adapter(adapter, alpha=alpha) if adapter else None
     if read and read.kind == "prefix":
         raise UserError(
-            f"{adapter} is a P-Tuning prefix, which other engines have no place for; use it beside "
-            "the model, in rag ask and rag serve",
-            zh=f"{adapter} 是 P-Tuning 前缀，其他引擎无法使用；请在 rag ask 与 rag serve 中与模型一同使用",
+            "{adapter} is a P-Tuning prefix, which other engines have no place for; use it "
+            "beside the model, in rag ask and rag serve",
+            adapter=adapter,
         )
     dtype = dtype or stored_dtype(config)
     model = empty(config)
@@ -267,26 +269,26 @@ def check_exportable(directory: Path, config: PreTrainedConfig) -> None:
         return
     if isinstance(config, (GlmConfig, Glm4Config)):
         raise UserError(
-            f"{directory} is in transformers' own layout already; give it to the engine as it is "
+            "{directory} is in transformers' own layout already; give it to the engine as it is "
             "(an adapter becomes part of it by: rag finetune merge)",
-            zh=f"{directory} 已是 transformers 自带的格式，可直接交给推理引擎"
-            "（要合并适配器，请用：rag finetune merge）",
+            directory=directory,
         )
     raise UserError(
-        f"{directory} is ChatGLM-6B, an architecture that neither transformers nor vLLM has; serve "
-        f"it with: rag serve --model {directory} (its /v1 answers from your knowledge bases)",
-        zh=f"{directory} 是 ChatGLM-6B，transformers 与 vLLM 均无此架构；请用："
-        f"rag serve --model {directory}（其 /v1 依据你的知识库回答）",
+        "{directory} is ChatGLM-6B, an architecture that neither transformers nor vLLM has; "
+        "serve it with: rag serve --model {directory} (its /v1 answers from your knowledge "
+        "bases)",
+        directory=directory,
     )
 
 
 def _check_words(directory: Path, config: PreTrainedConfig, tokenizer: Any) -> None:
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"{directory}: its tokenizer has {len(tokenizer)} words, but its config.json makes "
-            f"{config.vocab_size} rows of the embedding; the two belong to different models",
-            zh=f"{directory}：分词器有 {len(tokenizer)} 个词，而 config.json 中词嵌入只有 "
-            f"{config.vocab_size} 行；二者不属于同一模型",
+            "{directory}: its tokenizer has {tokenizer_count} words, but its config.json makes "
+            "{vocab_size} rows of the embedding; the two belong to different models",
+            directory=directory,
+            tokenizer_count=len(tokenizer),
+            vocab_size=config.vocab_size,
         )
 
 
@@ -297,10 +299,12 @@ def _check_room(target: Path, model: Any, dtype: torch.dtype) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise UserError(
-            f"{there} has {free / 1e9:.1f} GB left and {target.name} takes {needed / 1e9:.1f} GB; "
-            "make room, or name a folder on another disk",
-            zh=f"{there} 剩余 {free / 1e9:.1f} GB，而 {target.name} 需要 {needed / 1e9:.1f} GB；"
-            "请腾出空间，或指定另一磁盘上的文件夹",
+            "{there} has {free:.1f} GB left and {name} takes {needed:.1f} GB; make room, or name "
+            "a folder on another disk",
+            there=there,
+            free=free / 1e9,
+            name=target.name,
+            needed=needed / 1e9,
         )
 
 
@@ -365,10 +369,12 @@ def _write_configs(
 def _check_answers(off: float, dtype: torch.dtype) -> None:
     band = BANDS.get(dtype, BANDS[torch.bfloat16])
     if off > band:
-        out = "" if dtype == torch.float32 else "; say --dtype float32"
-        zh = "" if dtype == torch.float32 else "；请用 --dtype float32"
+        out = "" if dtype == torch.float32 else Translatable("; say --dtype float32")
         raise UserError(
-            f"the exported model is not kept: its logits are {off:.1e} from the source's (allowed "
-            f"in {spelled(dtype)}: {band:g}){out}",
-            zh=f"未保留导出的模型：其输出与原模型相差 {off:.1e}（{spelled(dtype)} 允许 {band:g}）{zh}",
+            "the exported model is not kept: its logits are {off:.1e} from the source's (allowed in "
+            "{dtype}: {band:g}){out}",
+            off=off,
+            dtype=spelled(dtype),
+            band=band,
+            out=out,
         )

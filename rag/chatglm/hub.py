@@ -67,8 +67,8 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
     by_hand = cache / repository
     if not NAME.fullmatch(repository):
         raise UserError(
-            f"there is no folder {name}; give a model's folder, or its name on a hub: owner/name",
-            zh=f"没有文件夹 {name}；请给出模型文件夹，或其在模型库中的名称：owner/name",
+            "there is no folder {name}; give a model's folder, or its name on a hub: owner/name",
+            name=name,
         )
     if not revision and (by_hand / "config.json").is_file():
         return by_hand
@@ -79,11 +79,14 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
     except (ConnectionError, TimeoutError, URLError) as error:
         why = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{name} is not on this machine and {hub.endpoint} can't be reached ({why}); on a "
-            f"machine with network get {hub.page} (all but *.py; of weights the *.safetensors, or "
-            f"the *.bin if there are none) and put the files into {by_hand}",
-            zh=f"本机没有 {name}，且无法访问 {hub.endpoint}（{why}）；请在联网的机器上下载 {hub.page} "
-            f"（*.py 除外；权重取 *.safetensors，没有时取 *.bin），并将文件放入 {by_hand}",
+            "{name} is not on this machine and {endpoint} can't be reached ({why}); on a machine "
+            "with network get {page} (all but *.py; of weights the *.safetensors, or the *.bin "
+            "if there are none) and put the files into {by_hand}",
+            name=name,
+            endpoint=hub.endpoint,
+            why=why,
+            page=hub.page,
+            by_hand=by_hand,
         ) from None
 
 
@@ -206,8 +209,10 @@ def _get_file(url: str, path: Path, file: dict[str, Any], bar: Any) -> None:
     if expected and found != expected:
         part.unlink()
         raise UserError(
-            f"{file['Path']} arrived with the hash {found}, ModelScope lists {expected}; try again",
-            zh=f"{file['Path']} 的哈希为 {found}，而 ModelScope 所列为 {expected}；请重试",
+            "{file} arrived with the hash {found}, ModelScope lists {expected}; try again",
+            file=file["Path"],
+            found=found,
+            expected=expected,
         )
     part.replace(path)
 
@@ -227,10 +232,7 @@ def _append(url: str, part: Path, have: int, bar: Any) -> int:
 def _wanted(names: list[str], weights: bool) -> list[str]:
     """Which of a repository's files are fetched; `UserError` if it holds no config.json."""
     if "config.json" not in names:
-        raise UserError(
-            "the repository holds no config.json, so it is no model; check the name",
-            zh="该仓库没有 config.json，不是模型；请检查名称",
-        )
+        raise UserError("the repository holds no config.json, so it is no model; check the name")
     if not weights:
         return ["config.json"]
     kind = next((kind for kind in KINDS if any(name.endswith(kind) for name in names)), KINDS[0])
@@ -249,12 +251,15 @@ def _absent(name: str, revision: str, address: str) -> UserError:
     """That a hub has no such model, or not this revision of it."""
     if revision:
         return UserError(
-            f"{name} has no revision {revision!r} at {address}; leave @{revision} out, or give a "
+            "{name} has no revision {revision!r} at {address}; leave @{revision} out, or give a "
             "branch, a tag or a commit",
-            zh=f"{address} 上的 {name} 没有版本 {revision!r}；请去掉 @{revision}，或给出分支、标签或提交",
+            name=name,
+            revision=revision,
+            address=address,
         )
     return UserError(
-        f"{address} has no model {name} that can be read without logging in; check the name, or "
-        "log in (for Hugging Face: hf auth login)",
-        zh=f"{address} 上没有可公开读取的模型 {name}；请检查名称，或先登录（Hugging Face：hf auth login）",
+        "{address} has no model {name} that can be read without logging in; check the name, "
+        "or log in (for Hugging Face: hf auth login)",
+        address=address,
+        name=name,
     )

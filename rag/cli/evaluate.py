@@ -75,12 +75,7 @@ def _show(report: "Report") -> None:
     from rag.evaluate import MEASURES
 
     rows = [
-        (
-            say(MEASURES[name].title, MEASURES[name].title_zh),
-            f"{f.value:.4f}",
-            f"{f.low:.4f} – {f.high:.4f}",
-            f.questions,
-        )
+        (say(MEASURES[name].title), f"{f.value:.4f}", f"{f.low:.4f} – {f.high:.4f}", f.questions)
         for name, f in report.figures().items()
     ]
     columns = [say("measure"), say("value"), "95 %", say("questions")]
@@ -92,7 +87,7 @@ def _show_comparison(before: "Report", after: "Report") -> None:
 
     rows = [
         (
-            say(MEASURES[name].title, MEASURES[name].title_zh),
+            say(MEASURES[name].title),
             f"{d.first:.4f}",
             f"{d.second:.4f}",
             f"{d.difference:+.4f} ({d.low:+.4f} – {d.high:+.4f})",

@@ -97,7 +97,7 @@ def generator(chosen: "GenerateOptions") -> "Generator | None":
     if not chosen.model:
         return None
     if chosen.served:
-        return reach(chosen, note=lambda en, zh: note(say(en, zh)))
+        return reach(chosen, note=lambda message: note(say(message)))
     name = Path(chosen.model).resolve().name
 
     def load_it() -> "Adaptable":

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 
 KEY = "RAG_MODEL_KEY"
 """The variable that holds the key, where one is needed."""
@@ -35,16 +36,18 @@ class Address:
             parts = urlsplit(where)
             _ = parts.port  # raises if it is not a number
         except ValueError as error:
-            raise _wrong(where, str(error), str(error)) from None
+            raise _wrong(where, Translatable("{error}", error=error)) from None
         if "@" in parts.netloc:
             raise _wrong(
                 f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}",
-                f"a name or password has no place in it; put a key into the variable {KEY}",
-                f"地址中不应有用户名或密码；密钥请放入环境变量 {KEY}",
+                Translatable(
+                    "a name or password has no place in it; put a key into the variable {key}",
+                    key=KEY,
+                ),
             )
         web = parts.scheme in ("http", "https")
         if not web or not parts.hostname or parts.query or re.search(r"\s", where):
-            raise _wrong(where, "it is not of the form", "格式不符")
+            raise _wrong(where, Translatable("it is not of the form"))
         return cls(_base(parts), model.strip(), parts.hostname)
 
     @property
@@ -71,20 +74,21 @@ def _base(parts: SplitResult) -> str:
     return f"{parts.scheme.lower()}://{parts.netloc}{path or '/v1'}"
 
 
-def _wrong(where: str, why: str, why_zh: str) -> UserError:
+def _wrong(where: str, why: Translatable) -> UserError:
     return UserError(
-        f"{where} is not an endpoint's address: {why}; write http://host:port/v1#model",
-        zh=f"{where} 不是有效的服务地址：{why_zh}；应写作 http://主机:端口/v1#模型名",
+        "{where} is not an endpoint's address: {why}; write http://host:port/v1#model",
+        where=where,
+        why=why,
     )
 
 
 def no_adapter(address: Address, adapter: str) -> UserError:
     """That an adapter's folder can't be used by a model that is served elsewhere."""
     return UserError(
-        f"adapter is {adapter}, but the model is served at {address.base}; leave it out: vLLM and "
+        "adapter is {adapter}, but the model is served at {base}; leave it out: vLLM and "
         "SGLang serve an adapter as a model of its own, to be named behind #",
-        zh=f"adapter 为 {adapter}，但模型由 {address.base} 提供；请去掉此项：vLLM 和 SGLang "
-        "把适配器作为单独的模型提供，请写在 # 之后",
+        adapter=adapter,
+        base=address.base,
     )
 
 
@@ -108,6 +112,8 @@ class EndpointOptions:
         for name, least in lowest.items():
             if (value := getattr(self, name)) < least:
                 raise UserError(
-                    f"[generate.endpoint] {name} is {value}; need {least} or more",
-                    zh=f"[generate.endpoint] {name} 为 {value}；须不小于 {least}",
+                    "[generate.endpoint] {name} is {value}; need {least} or more",
+                    name=name,
+                    value=value,
+                    least=least,
                 )

@@ -10,7 +10,7 @@ or `/apply-template` and `/tokenize` in older versions (tools/server/README.md),
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 from urllib.parse import quote
 
 from ingest.errors import UserError
@@ -35,8 +35,8 @@ class Unreachable(UserError):
 class Failed(UserError):
     """The engine refuses (with an HTTP `status`), breaks off, falls silent or makes no sense."""
 
-    def __init__(self, message: str, *, zh: str, status: int = 0) -> None:
-        super().__init__(message, zh=zh)
+    def __init__(self, template: LiteralString, /, *, status: int = 0, **fields: object) -> None:
+        super().__init__(template, status=status, **fields)
         self.status = status
 
 
@@ -75,18 +75,21 @@ def explore(address: Address, ask: Ask) -> Engine:
     names = ", ".join(card["id"] for card in models[:LISTED]) or "?"
     if not address.model and len(models) != 1:
         raise UserError(
-            f"{address.base} serves {len(models)} models; name one behind #, as "
-            f"{address.base}#MODEL; it has: {names}",
-            zh=f"{address.base} 提供 {len(models)} 个模型；请在 # 后写明，如 {address.base}#模型名；"
-            f"现有：{names}",
+            "{base} serves {models_count} models; name one behind #, as {base}#MODEL; it has: "
+            "{names}",
+            base=address.base,
+            models_count=len(models),
+            names=names,
         )
     model = address.model or models[0]["id"]
     card = next((card for card in models if card["id"] == model), None)
     kind = _kind(models[0] if models else {}, ask)
     if kind in ("vllm", "sglang") and card is None:
         raise UserError(
-            f"{address.base} has no model {model}; name another behind #; it has: {names}",
-            zh=f"{address.base} 没有模型 {model}；请在 # 后另写一个；现有：{names}",
+            "{base} has no model {model}; name another behind #; it has: {names}",
+            base=address.base,
+            model=model,
+            names=names,
         )
     card = card or (models[0] if len(models) == 1 else {})  # llama.cpp goes by any name
     window = _window(kind, ask, model, card, models)
@@ -200,42 +203,47 @@ def faults(address: Address, options: EndpointOptions, text: str = "") -> Iterat
         cause = error.__cause__ or error
         if isinstance(cause, httpx2.ReadTimeout):
             raise Failed(
-                f"{base} has been silent for {options.silence_seconds:g} s; if its model is that "
-                "slow, raise silence_seconds under [generate.endpoint] in rag.toml",
-                zh=f"{base} 已 {options.silence_seconds:g} 秒没有输出；如模型确实很慢，请在 rag.toml 的 "
-                "[generate.endpoint] 中调大 silence_seconds",
+                "{base} has been silent for {silence_seconds:g} s; if its model is that slow, raise "
+                "silence_seconds under [generate.endpoint] in rag.toml",
+                base=base,
+                silence_seconds=options.silence_seconds,
             ) from None
         why = _line(f"{type(cause).__name__}: {cause}".removesuffix(": "))
-        raise broken_off(address, text, why, why) from error
+        raise broken_off(address, text, why) from error
     except openai.APIError as error:  # within a stream
         why = _line(_message(error.body))
         raise Failed(
-            f"{base} failed after {len(text)} characters of its answer: {why}",
-            zh=f"{base} 在输出 {len(text)} 个字符后出错：{why}",
+            "{base} failed after {text_count} characters of its answer: {why}",
+            base=base,
+            text_count=len(text),
+            why=why,
         ) from None
     except (ValueError, RecursionError, httpx2.InvalidURL) as error:
         raise not_openai(address, getattr(error, "doc", str(error))) from None
 
 
-def broken_off(address: Address, text: str, why: str, why_zh: str) -> UserError:
+def broken_off(address: Address, text: str, why: str) -> UserError:
     """That a connection failed before the first word, or behind `text`."""
     base = address.base
     if not text:
         return Unreachable(
-            f"{base} can't be reached ({why}); start the engine there, or check the address",
-            zh=f"无法访问 {base}（{why_zh}）；请启动该服务或检查地址",
+            "{base} can't be reached ({why}); start the engine there, or check the address",
+            base=base,
+            why=why,
         )
     return Failed(
-        f"{base} broke off after {len(text)} characters of its answer ({why}); ask again",
-        zh=f"{base} 在输出 {len(text)} 个字符后中断（{why_zh}）；请重新提问",
+        "{base} broke off after {text_count} characters of its answer ({why}); ask again",
+        base=base,
+        text_count=len(text),
+        why=why,
     )
 
 
 def not_openai(address: Address, answer: str) -> Failed:
     return Failed(
-        f"{address.base} does not speak as OpenAI's API ({_line(answer)}); check the address, and "
-        "its /v1",
-        zh=f"{address.base} 不是 OpenAI 兼容接口（{_line(answer)}）；请检查地址及其中的 /v1",
+        "{base} does not speak as OpenAI's API ({answer}); check the address, and its /v1",
+        base=address.base,
+        answer=_line(answer),
     )
 
 
@@ -244,33 +252,35 @@ def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
     if response.is_redirect:
         where = _line(response.headers["location"])
         return Failed(
-            f"{base} sends on to {where}; if that is right, name it as the address",
-            zh=f"{base} 重定向到 {where}；如无误，请直接使用该地址",
+            "{base} sends on to {where}; if that is right, name it as the address",
+            base=base,
+            where=where,
         )
     why = _line(_message(error.body)) or response.reason_phrase
     if status in (408, 409, 429) or status >= 500:
         return Unreachable(
-            f"{base} can't answer now ({status}: {why}); try again later",
-            zh=f"{base} 暂时无法应答（{status}：{why}）；请稍后再试",
+            "{base} can't answer now ({status}: {why}); try again later",
+            base=base,
+            status=status,
+            why=why,
         )
     if status in (401, 403):
         return Failed(
-            f"{base} wants another key ({status}: {why}); put it into the variable {KEY}",
-            zh=f"{base} 拒绝了密钥（{status}：{why}）；请设置环境变量 {KEY}",
+            "{base} wants another key ({status}: {why}); put it into the variable {key}",
+            base=base,
+            status=status,
+            why=why,
+            key=KEY,
         )
     if "context" in why.lower():
         return Failed(
-            f"prompt and answer are too long for {base} ({why}); put its window as context under "
+            "prompt and answer are too long for {base} ({why}); put its window as context under "
             "[generate.endpoint] in rag.toml, or lower max_new_tokens",
-            zh=f"提示和回答超出了 {base} 的窗口（{why}）；请在 rag.toml 的 [generate.endpoint] 中把 context "
-            "设为其窗口大小，或减小 max_new_tokens",
+            base=base,
+            why=why,
         )
     url = response.request.url
-    return Failed(
-        f"{url} refused the request ({status}: {why})",
-        zh=f"{url} 拒绝了请求（{status}：{why}）",
-        status=status,
-    )
+    return Failed("{url} refused the request ({status}: {why})", url=url, why=why, status=status)
 
 
 def _message(body: object) -> str:

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.endpoint.address import KEY, Address, EndpointOptions, no_adapter
 from rag.endpoint.engines import (
     Engine,
@@ -38,7 +39,7 @@ SENT = (
 hold for another service, and what this machine is."""
 
 T = TypeVar("T")
-Note = Callable[[str, str], None]
+Note = Callable[[Translatable], None]
 """Takes in English and in Chinese what a person should know."""
 
 
@@ -51,8 +52,11 @@ def reach(model: str, options: EndpointOptions, *, note: Note) -> "EndpointGener
     address = Address.parse(model)
     if _key() and address.base.startswith("http:") and not address.local:
         note(
-            f"{KEY} goes to {address.base} unencrypted; use https:// if others share the network",
-            f"{KEY} 将以明文发送到 {address.base}；网络中有他人时请改用 https://",
+            Translatable(
+                "{key} goes to {base} unencrypted; use https:// if others share the network",
+                key=KEY,
+                base=address.base,
+            )
         )
     return EndpointGenerator(address, options, note=note)
 
@@ -62,8 +66,7 @@ def _key() -> str:
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise UserError(
-            f"the variable {KEY} holds a character that no key has; set it again",
-            zh=f"环境变量 {KEY} 中含有密钥不应有的字符；请重新设置",
+            "the variable {key} holds a character that no key has; set it again", key=KEY
         )
     return key
 
@@ -108,10 +111,12 @@ class EndpointGenerator:
         self._engines[:] = [engine]
         if not self.options.context and not engine.window:
             self._note(
-                f"{self.address.base} does not give its model's window; {ASSUMED} tokens are assumed; "
-                "put context under [generate.endpoint] in rag.toml",
-                f"{self.address.base} 没有给出模型窗口大小，按 {ASSUMED} 个词元处理；"
-                "可在 rag.toml 的 [generate.endpoint] 中设置 context",
+                Translatable(
+                    "{base} does not give its model's window; {assumed} tokens are assumed; put context "
+                    "under [generate.endpoint] in rag.toml",
+                    base=self.address.base,
+                    assumed=ASSUMED,
+                )
             )
         return engine
 
@@ -219,9 +224,7 @@ class EndpointGenerator:
             with self._running(request) as asking, faults(address, self.options):
                 value = asking.result()
         except CancelledError:
-            raise Unreachable(
-                f"the request to {address.base} was stopped", zh=f"对 {address.base} 的请求已中止"
-            ) from None
+            raise Unreachable("the request to {base} was stopped", base=address.base) from None
         if not isinstance(value, dict):
             raise not_openai(address, f"{url}: {value}")
         return value
@@ -326,12 +329,11 @@ class Reply:
         """What is left. Raises `Failed` if the stream has no end, or all the room for an answer went
         into thinking."""
         if not self.finish_reason:
-            raise broken_off(self._address, self.text, "the stream has no end", "数据流不完整")
+            raise broken_off(self._address, self.text, Translatable("the stream has no end"))
         if self.finish_reason == "length" and self._thought and not self.text:
             raise Failed(
-                f"the model at {self._address.base} thought until no room was left for its answer; "
-                "raise max_new_tokens, or turn its thinking off",
-                zh=f"{self._address.base} 的模型一直在思考，没有为回答留下空间；"
-                "请调大 max_new_tokens，或关闭其思考",
+                "the model at {base} thought until no room was left for its answer; raise "
+                "max_new_tokens, or turn its thinking off",
+                base=self._address.base,
             )
         return "\ufffd" if self._half else ""

@@ -51,8 +51,9 @@ def local_count(folder: str) -> Count:
         return _chatglm(directory) if _type(directory) in CHATGLM else _templated(directory)
     except ImportError as error:
         raise UserError(
-            f"to count with {folder} takes {error.name}; pip install 'chatglm-rag[generate]'",
-            zh=f"用 {folder} 计数需要 {error.name}；请运行 pip install 'chatglm-rag[generate]'",
+            "to count with {folder} takes {name}; pip install 'chatglm-rag[generate]'",
+            folder=folder,
+            name=error.name,
         ) from None
 
 
@@ -95,8 +96,8 @@ def _templated(directory: Path) -> Count:
 
 def _unusable(directory: Path, why: str) -> UserError:
     return UserError(
-        f"[generate.endpoint] tokenizer: {directory} holds none that can be used ({why}); name the "
-        "folder with the model's tokenizer files, or leave it out",
-        zh=f"[generate.endpoint] tokenizer：{directory} 中没有可用的分词器（{why}）；"
-        "请指定含分词器文件的文件夹，或去掉此项",
+        "[generate.endpoint] tokenizer: {directory} holds none that can be used ({why}); "
+        "name the folder with the model's tokenizer files, or leave it out",
+        directory=directory,
+        why=why,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag import plot
 from rag.evaluate import metrics
 from rag.evaluate.metrics import Values, Weights
@@ -27,8 +28,7 @@ Columns = Mapping[str, Any]  # one array of shape (questions,) per name; NaN: no
 class Measure:
     """A figure of a report: a statistic of some columns."""
 
-    title: str
-    title_zh: str
+    title: Translatable
     columns: tuple[str, ...]
     statistic: Callable[..., Values] = metrics.mean
     larger_is_better: bool = True
@@ -46,51 +46,43 @@ _CONFIDENCE = ("confidence", "answerable")
 _false_answers = partial(metrics.accepted_negatives, lost=FALSE_REFUSALS)
 
 MEASURES: dict[str, Measure] = {
-    "success@1": Measure("Success@1", "Success@1", ("success@1",)),
-    "success@5": Measure("Success@5", "Success@5", ("success@5",)),
-    "success@10": Measure("Success@10", "Success@10", ("success@10",)),
-    "recall@1": Measure("Recall@1", "Recall@1", ("recall@1",)),
-    "recall@5": Measure("Recall@5", "Recall@5", ("recall@5",)),
-    "recall@10": Measure("Recall@10", "Recall@10", ("recall@10",)),
-    "mrr@10": Measure("MRR@10", "MRR@10", ("mrr@10",)),
-    "ndcg@10": Measure("nDCG@10", "nDCG@10", ("ndcg@10",)),
+    "success@1": Measure(Translatable("Success@1"), ("success@1",)),
+    "success@5": Measure(Translatable("Success@5"), ("success@5",)),
+    "success@10": Measure(Translatable("Success@10"), ("success@10",)),
+    "recall@1": Measure(Translatable("Recall@1"), ("recall@1",)),
+    "recall@5": Measure(Translatable("Recall@5"), ("recall@5",)),
+    "recall@10": Measure(Translatable("Recall@10"), ("recall@10",)),
+    "mrr@10": Measure(Translatable("MRR@10"), ("mrr@10",)),
+    "ndcg@10": Measure(Translatable("nDCG@10"), ("ndcg@10",)),
     "answer_in_sentence": Measure(
-        "Answer in the best sentence", "最佳句含答案", ("answer_in_sentence",)
+        Translatable("Answer in the best sentence"), ("answer_in_sentence",)
     ),
-    "answer_in_two": Measure(
-        "Answer in at most two sentences", "至多两句含答案", ("answer_in_two",)
-    ),
+    "answer_in_two": Measure(Translatable("Answer in at most two sentences"), ("answer_in_two",)),
     "answer_in_passage": Measure(
-        "Answer in the best passage", "最佳段落含答案", ("answer_in_passage",)
+        Translatable("Answer in the best passage"), ("answer_in_passage",)
     ),
-    "auroc": Measure("Refusal AUROC", "拒答 AUROC", _CONFIDENCE, metrics.auroc),
+    "auroc": Measure(Translatable("Refusal AUROC"), _CONFIDENCE, metrics.auroc),
     "false_answers_at_5": Measure(
-        "False answers at 5 % false refusals",
-        "误拒 5 % 时的误答率",
-        _CONFIDENCE,
-        _false_answers,
-        False,
+        Translatable("False answers at 5 % false refusals"), _CONFIDENCE, _false_answers, False
     ),
     "false_refusals": Measure(
-        "False refusals as set", "当前阈值的误拒率", ("false_refusal",), larger_is_better=False
+        Translatable("False refusals as set"), ("false_refusal",), larger_is_better=False
     ),
     "false_answers": Measure(
-        "False answers as set", "当前阈值的误答率", ("false_answer",), larger_is_better=False
+        Translatable("False answers as set"), ("false_answer",), larger_is_better=False
     ),
-    "right": Measure("Right answer or right refusal", "答对或正确拒答", ("right",)),
+    "right": Measure(Translatable("Right answer or right refusal"), ("right",)),
     "citations": Measure(
-        "Exact citations", "引文与原文一致", ("exact_citations", "citations"), metrics.ratio
+        Translatable("Exact citations"), ("exact_citations", "citations"), metrics.ratio
     ),
     "p50": Measure(
-        "Latency, median (s)",
-        "延迟中位数（秒）",
+        Translatable("Latency, median (s)"),
         ("seconds",),
         partial(metrics.quantile, level=0.5),
         False,
     ),
     "p95": Measure(
-        "Latency, 95th percentile (s)",
-        "延迟 95 分位（秒）",
+        Translatable("Latency, 95th percentile (s)"),
         ("seconds",),
         partial(metrics.quantile, level=0.95),
         False,
@@ -181,13 +173,13 @@ class Report:
             return cls(content["dataset"], rows, content["settings"])
         except OSError as error:
             raise UserError(
-                f"cannot read the report {path}: {error.strerror}",
-                zh=f"无法读取评测报告 {path}：{error.strerror}",
+                "cannot read the report {path}: {strerror}", path=path, strerror=error.strerror
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} is no saved report ({error!r}); write one with rag eval --save",
-                zh=f"{path} 不是已保存的评测报告（{error!r}）；请用 rag eval --save 生成",
+                "{path} is no saved report ({error!r}); write one with rag eval --save",
+                path=path,
+                error=error,
             ) from None
 
 
@@ -249,18 +241,21 @@ def _aligned(first: Report, second: Report) -> tuple[Row, ...]:
     if first.dataset != second.dataset or here != rows.keys():
         alone = next(iter(sorted(here ^ rows.keys())), "none")
         raise UserError(
-            f"cannot compare {first.dataset} ({len(here)} questions) with {second.dataset}"
-            f" ({len(rows)}; only one has question {alone}); evaluate both on the same questions",
-            zh=f"无法比较 {first.dataset}（{len(here)} 个问题）和 {second.dataset}"
-            f"（{len(rows)} 个；仅一方有问题 {alone}）；请用相同的问题评测二者",
+            "cannot compare {dataset} ({here_count} questions) with {dataset_2} ({rows_count}; "
+            "only one has question {alone}); evaluate both on the same questions",
+            dataset=first.dataset,
+            here_count=len(here),
+            dataset_2=second.dataset,
+            rows_count=len(rows),
+            alone=alone,
         )
     for row in first.rows:
         if row.answerable != rows[row.id].answerable:
             raise UserError(
-                f"question {row.id} is answerable in one report of {first.dataset} and not in the"
-                " other; evaluate both on the same version of the set",
-                zh=f"问题 {row.id} 在 {first.dataset} 的两份报告中 answerable 不同；"
-                "请用同一版本评测",
+                "question {id} is answerable in one report of {dataset} and not in the other; "
+                "evaluate both on the same version of the set",
+                id=row.id,
+                dataset=first.dataset,
             )
     return tuple(rows[row.id] for row in first.rows)
 

@@ -100,7 +100,7 @@ def _check_there(generate: "GenerateOptions", cache: Path) -> None:
 
     once = replace(generate, endpoint=EndpointOptions(tries=1))
     try:
-        _ = reach(once, note=lambda en, zh: note(say(en, zh))).context
+        _ = reach(once, note=lambda message: note(say(message))).context
     except Unreachable as problem:
         note(say(problem.message))
 

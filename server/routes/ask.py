@@ -108,5 +108,5 @@ async def _sse(events: AsyncGenerator[Event], by: By) -> AsyncGenerator[bytes]:
 
 
 def broken_off(problem: UserError | Full, by: By) -> schemas.Failure:
-    said = problem if isinstance(problem, UserError) else UserError(str(problem))
+    said = problem if isinstance(problem, UserError) else UserError("{problem}", problem=problem)
     return failure(said, by.say, kind="invalid_request_error", code="broken_off")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
@@ -13,8 +12,7 @@ import rag.cli  # noqa: F401  (before what it mounts)
 from finetune.cli import app
 from finetune.data.dataset import DATA, TokenSet
 from finetune.data.formats import GROUNDED
-from finetune.data.frames import Block
-from finetune.data.tokenize import padded, write_jsonl
+from finetune.data.tokenize import write_jsonl
 from ingest.errors import UserError
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.tokenizers import directory
@@ -137,7 +135,7 @@ def test_rows_of_the_tutorial_are_those_of_its_lines(
     lines.write_bytes(covered(records))
     for generation in (1, 2):
         for data, out in ((source, tmp_path / "1"), (lines, tmp_path / "2")):
-            run(data, out, "--compat", "tutorial", "--model", models[generation], "--overwrite")
+            run(data, out, "--max-seq-length", 384, "--model", models[generation], "--overwrite")
         assert column(tmp_path / "1", "input_ids") == column(tmp_path / "2", "input_ids")
 
 
@@ -216,7 +214,7 @@ def test_the_tutorials_columns(tmp_path: Path, models: dict[int, str]) -> None:
         tokenizer = open_tokenizer(Path(models[generation]))
         run(
             "--jsonl_path", lines, "--save_path", out, "--max_seq_length", 60, "--skip_overlength",
-            "False", "--compat", "tutorial", "--model", models[generation], "--overwrite",
+            "False", "--model", models[generation], "--overwrite",
         )  # fmt: skip
         ids, labels, lengths = (column(out, name) for name in ("input_ids", "labels", "seq_len"))
         assert len(ids) == 12
@@ -233,36 +231,11 @@ def test_the_tutorials_columns(tmp_path: Path, models: dict[int, str]) -> None:
         assert info["features"]["seq_len"] == {"dtype": "int64", "_type": "Value"}
     assert TokenSet.open(out).shortened > 0
     said = run(
-        lines, out, "--max-seq-length", 150, "--skip-overlength", "--compat", "tutorial",
+        lines, out, "--max-seq-length", 150, "--skip-overlength",
         "--model", models[2], "--overwrite",
     )  # fmt: skip
     assert "left out" in said
     assert max(len(row) for row in column(out, "input_ids")) <= 150
-
-
-def test_thudms_rows_are_padded(tmp_path: Path, models: dict[int, str]) -> None:
-    source, out = DATA_FILES / "alpaca_zh.json", tmp_path / "tokens"
-    for generation, pad, length in ((1, 3, 90), (2, 0, 91)):
-        run(
-            source, out, "--compat", "thudm", "--max_source_length", 50, "--max_target_length", 40,
-            "--prompt_column", "instruction", "--response_column", "output",
-            "--model", models[generation], "--overwrite",
-        )  # fmt: skip
-        rows = column(out, "input_ids")
-        assert {len(row) for row in rows} == {length}
-        assert rows[1][-1] == pad
-        assert column(out, "labels")[1][-1] == -100
-    assert TokenSet.open(out).counts.examples == 12
-
-
-def test_padding_keeps_rows() -> None:
-    block = Block(
-        *(np.array(a, np.int32) for a in ([1, 2, 3, 4, 5, 6], [-100, 2, 3, -100, 5, 6], [2, 1, 3]))
-    )
-    full = padded(block, 2, 9)
-    assert full.ids.tolist() == [1, 2, 3, 9, 4, 5, 6]
-    assert full.labels.tolist() == [-100, 2, 3, -100, -100, 5, 6]
-    assert full.lengths.tolist() == [2, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -271,9 +244,8 @@ def test_padding_keeps_rows() -> None:
         ([], "name the data and then a new folder"),
         ([DATA_FILES / "alpaca_zh.json"], "name the data and then a new folder"),
         ([DATA_FILES / "alpaca_zh.json", "out"], "--model"),
-        ([DATA_FILES / "alpaca_zh.json", "out", "--model", "m", "--compat", "x"], "it is tutorial or thudm"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told_in_a_line(words: list[object], told: str) -> None:
     with pytest.raises(UserError, match=told) as error:
         run(*words)

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -10,9 +9,8 @@ from typer.testing import CliRunner
 import rag.cli  # noqa: F401  (before what it mounts)
 from finetune.cli import app
 from finetune.cli.prepare import RowOptions
-from finetune.data.compat import ThudmOptions, TutorialOptions
 from finetune.data.dataset import TokenSet
-from finetune.data.template import RowEncoder
+from finetune.data.template import RowEncoder, TutorialOptions
 from finetune.options import MAX_LENGTH, TrainOptions
 from ingest.errors import UserError
 from tests.finetune.tokenizers import directory
@@ -58,17 +56,13 @@ def told(*words: object) -> str:
 
 def test_there_is_one_length(models: dict[int, Path]) -> None:
     assert TrainOptions().max_length == RowEncoder(None, 3).max_length == MAX_LENGTH
-    assert RowOptions().rows() == ("chat", MAX_LENGTH, None)
+    assert RowOptions().rows() == ("chat", MAX_LENGTH)
 
 
 @pytest.mark.parametrize(
     ("generation", "words"),
     [
         (3, ""), (3, "--max-length 40"), (2, "--template tutorial"),
-        (2, "--compat tutorial"), (2, "--compat tutorial --max_seq_length 30"),
-        (2, "--compat tutorial --max-seq-length 90 --skip_overlength True"),
-        (2, "--compat thudm"), (2, "--compat thudm --max_source_length 20 --max_target_length 9"),
-        (2, "--compat thudm --source_prefix 答："), (3, "--compat thudm --combine False"),
         (3, "--max_source_length 20 --max_target_length 9"),
     ],
 )  # fmt: skip
@@ -90,27 +84,23 @@ def test_training_has_the_rows_that_prepare_writes(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--compat thudm --max-length 90", "thudm has no --max-length; it has --max-source-length"),
-        ("--compat thudm --template tutorial", "writes the template chat, but --template is"),
-        ("--compat tutorial --template chat", "writes the template tutorial, but --template is"),
-        ("--compat tutorial --max-source-length 9", "tutorial has no --max-source-length"),
-        ("--compat thudm --max-target-length 2", "no room for a word"),
-        ("--compat other", "it is tutorial or thudm"),
-        ("--max-length 90 --max-target-length 9", "are both given"),
-        ("--skip-overlength", "nothing without --compat tutorial"),
-        ("--source-prefix x", "nothing without --compat thudm"),
-        ("--no-combine", "nothing without --compat thudm"),
+        ("prepare --max-length 90 --max-target-length 9", "are both given"),
+        ("train --max-length 90 --max-target-length 9", "are both given"),
+        ("prepare --max-seq-length 90 --max-length 9", "tokens, which have no --max-length"),
+        ("prepare --skip-overlength --max-source-length 9", "no --max-source-length"),
+        ("prepare --skip-overlength --template chat", "--skip-overlength writes the tutorial's"),
+        ("prepare --max-seq-length 2", "no room for a word"),
     ],
 )
-@pytest.mark.parametrize("command", ["prepare", "train"])
 def test_contradictions_are_told(
-    models: dict[int, Path], data: Path, tmp_path: Path, command: str, words: str, said: str
+    models: dict[int, Path], data: Path, tmp_path: Path, words: str, said: str
 ) -> None:
+    command, *options = words.split()
     place = [tmp_path / "set"] if command == "prepare" else ["--out", tmp_path / "out"]
-    assert said in told(command, data, *place, "--model", models[2], *words.split())
+    assert said in told(command, data, *place, "--model", models[2], *options)
 
 
-@pytest.mark.parametrize("words", ["--max-length 0", "--max-source-length 0", "--workers -4"])
+@pytest.mark.parametrize("words", ["--max-length 0", "--max-source-length 0"])
 @pytest.mark.parametrize("command", ["prepare", "train"])
 def test_numbers_out_of_range_are_refused(command: str, words: str) -> None:
     done = CliRunner().invoke(app, [command, "a", "b", "--model", "m", *words.split()])
@@ -122,22 +112,30 @@ def test_a_prepared_folder_brings_its_template_and_takes_no_other(
     models: dict[int, Path], data: Path, tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "set", ("--out", tmp_path / "out", "--device", "cpu")
-    told("prepare", data, folder, "--model", models[2], "--compat", "tutorial")
+    told("prepare", data, folder, "--model", models[2], "--skip-overlength")
     training = ("train", folder, "--model", models[2], *out)
     assert "weights" in told(*training)
-    for words in (("--max-length", 90), ("--compat", "tutorial"), ("--source-prefix", "x")):
+    for words in (("--max-length", 90), ("--max-source-length", 9)):
         assert f"prepared already, but {words[0]} is given" in told(*training, *words)
     assert "prepared for template tutorial" in told(*training, "--template", "chat")
 
 
 @pytest.mark.parametrize(
-    ("options", "compat"),
+    ("given", "skip", "options"),
     [
-        (RowOptions("tutorial"), TutorialOptions(384)),
-        (RowOptions("tutorial", max_length=9, skip_overlength=True), TutorialOptions(9, True)),
-        (RowOptions("thudm"), ThudmOptions(1024, 128)),
-        (RowOptions("thudm", max_source_length=64), ThudmOptions(64, 128)),
+        (None, False, None),
+        (None, True, TutorialOptions(384, skip_overlength=True)),
+        (9, False, TutorialOptions(9)),
+        (9, True, TutorialOptions(9, skip_overlength=True)),
     ],
 )
-def test_what_is_left_out_is_the_script_s_own(options: RowOptions, compat: Any) -> None:
-    assert options.rows().compat == compat
+def test_what_is_left_out_is_the_tutorial_s_own(
+    given: int | None, skip: bool, options: TutorialOptions | None
+) -> None:
+    assert RowOptions().tutorial(given, skip_overlength=skip) == options
+    assert RowOptions("tutorial").tutorial(given, skip_overlength=skip) == options
+
+
+def test_one_of_thudm_s_lengths_has_the_other_s_default() -> None:
+    assert RowOptions(max_source_length=64).rows().max_length == 64 + 128
+    assert RowOptions(max_target_length=64).rows().max_length == 1024 + 64

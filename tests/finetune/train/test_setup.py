@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.data.dataset import DATA
-from finetune.data.tokenize import tokenise, write_set
+from finetune.data.tokenize import tokenize, write_set
 from finetune.options import TrainOptions
 from finetune.train.setup import Data, read_sets
 from ingest.errors import UserError
@@ -78,7 +78,7 @@ def test_what_is_shortened_is_counted(model: Path, tmp_path: Path) -> None:
 def test_a_prepared_set_is_what_it_was_prepared_for(model: Path, tmp_path: Path) -> None:
     file = data(tmp_path, 12)
     how = {"generation": 3, "template": "chat", "max_length": 64}
-    write_set(tokenise([file], model, cache=tmp_path / "cache", **how), tmp_path / "set")  # type: ignore[arg-type]
+    write_set(tokenize([file], model, cache=tmp_path / "cache", **how), tmp_path / "set")  # type: ignore[arg-type]
     given = Data((tmp_path / "set",), dev_share=0)
     sets, _ = read_sets(given, model, OPTIONS, cache=tmp_path / "cache")
     direct, _ = read_sets(Data((file,), dev_share=0), model, OPTIONS, cache=tmp_path / "cache")
@@ -90,18 +90,18 @@ def test_a_prepared_set_is_what_it_was_prepared_for(model: Path, tmp_path: Path)
 def test_a_damaged_set_is_not_learnt(model: Path, tmp_path: Path) -> None:
     how = {"generation": 3, "template": "chat", "max_length": 64}
     place = tmp_path / "set"
-    write_set(tokenise([data(tmp_path, 12)], model, cache=tmp_path / "cache", **how), place)  # type: ignore[arg-type]
+    write_set(tokenize([data(tmp_path, 12)], model, cache=tmp_path / "cache", **how), place)  # type: ignore[arg-type]
     rows = bytearray((place / DATA).read_bytes())
     rows[len(rows) // 2] ^= 1
     (place / DATA).write_bytes(rows)
-    with pytest.raises(UserError, match="no whole set of tokens; make it again"):
+    with pytest.raises(UserError, match="not a whole set of tokens; make it again"):
         read_sets(Data((place,), dev_share=0), model, OPTIONS, cache=tmp_path / "cache")
 
 
 def test_a_prepared_set_is_for_its_tokenizer(model: Path, tmp_path: Path) -> None:
     how = {"generation": 3, "template": "chat", "max_length": 64}
     place, other = tmp_path / "set", tmp_path / "other"
-    write_set(tokenise([data(tmp_path, 12)], model, cache=tmp_path / "cache", **how), place)  # type: ignore[arg-type]
+    write_set(tokenize([data(tmp_path, 12)], model, cache=tmp_path / "cache", **how), place)  # type: ignore[arg-type]
     shutil.copytree(model, other)
     given = Data((place,), dev_share=0)
     read_sets(given, other, OPTIONS, cache=tmp_path / "cache")
