@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
@@ -19,16 +19,15 @@ from finetune.cli.prepare import (
     fates,
     within,
 )
+from finetune.cli.preview import Preview, show_time
 from ingest.errors import UserError
-from rag.cli.console import Progress, loading, note, out, say, table
+from rag.cli.console import Progress, loading, note, out, say
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
     from finetune.options import TrainOptions
-    from finetune.train.loop import Report, Sets
-    from finetune.train.preview import Heaviest, Preview, Previewer, Rehearsal
+    from finetune.train.loop import Report
     from finetune.train.setup import Data, Finished, Told
-    from rag.chatglm.memory import Device, Room
 
 
 def train(
@@ -190,17 +189,17 @@ def run(
 
     from finetune.train.checkpoint import forget, made_of, resumable
     from finetune.train.loop import Training
-    from finetune.train.preview import forget_peak, own_pages, rehearse
-    from finetune.train.setup import contract_of, finish, open_tuned, read_sets
+    from finetune.train.preview import measure_time
+    from finetune.train.setup import contract_of, finish, open_tuned, own_pages, read_sets
 
     accelerator = Accelerator(cpu=device == "cpu")
     main = accelerator.is_main_process
     screen = Screen(folder, quiet=not main)
     sets, told = read_sets(data, model, options, cache=cache_home() / "tokens")
     screen.data(told)
-    foreseen = foresee(model, sets, options, device=device, devices=accelerator.num_processes)
+    preview = Preview.of(model, sets, options, device=device)
     if main:
-        show(foreseen) if dry_run else tell(foreseen)
+        preview.show_table() if dry_run else preview.show_line()
     if resume:
         resumable(folder, made_of(sets.digests, options, accelerator))
     if main and not dry_run:
@@ -208,15 +207,14 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
     if device == "cpu":
         own_pages()
-        forget_peak()
     with loading(model.name) if main else nullcontext() as progress:
         tuned = open_tuned(model, options, device=str(accelerator.device), progress=progress)
     contract = contract_of(tuned.base, options)
     training = Training(tuned, sets, options, folder, contract, accelerator)
     if dry_run:
-        found = rehearse(training, foreseen.heaviest)
+        time = measure_time(training)
         if main:
-            show_rehearsal(found, foreseen)
+            show_time(time)
         return None
     if overwrite and main:
         forget(folder)
@@ -299,144 +297,6 @@ def _number(name: str, text: str) -> float:
 
 def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.replace(",", " ").split())
-
-
-@dataclass(frozen=True)
-class Foreseen:
-    """A training before its weights load."""
-
-    heaviest: "Heaviest"
-    previewer: "Previewer"
-    preview: "Preview"
-    room: "Room"
-
-
-def foresee(
-    model: Path, sets: "Sets", options: "TrainOptions", *, device: str, devices: int
-) -> Foreseen:
-    """What the training takes, of which a line is told; `UserError` where one row does not fit."""
-    from finetune.train.preview import Heaviest, Previewer, need_room
-    from rag.chatglm.loading import read_config
-    from rag.chatglm.memory import Room
-
-    heaviest, room = Heaviest(sets, options, devices), Room.here()
-    kind: Device = "cpu" if device == "cpu" else "cuda"
-    previewer = Previewer(read_config(model), options, kind)
-    need_room(previewer, heaviest, room)
-    preview = previewer.preview(heaviest.learnt(), heaviest.measured())
-    return Foreseen(heaviest, previewer, preview, room)
-
-
-def tell(foreseen: Foreseen) -> None:
-    """One line for what it takes, one for what would fit."""
-    from rag.chatglm.memory import gigabytes
-
-    preview, free = foreseen.preview, foreseen.room.on(foreseen.previewer.device)
-    parts = say(", ", "，").join(f"{name} {size}" for name, size in _parts(preview))
-    known = "?" if free is None else gigabytes(free)
-    note(
-        say(
-            f"memory: {gigabytes(preview.total)} at most ({parts}); {known} free",
-            f"内存：最多 {gigabytes(preview.total)}（{parts}）；可用 {known}",
-        )
-    )
-    largest = _largest(foreseen, foreseen.previewer)
-    if largest:
-        option = "--pack-length" if foreseen.previewer.options.packing else "--batch-size"
-        beyond = free is not None and preview.total > free
-        warning = say("this does not fit; ", "内存不足；") if beyond else ""
-        note(
-            warning
-            + say(
-                f"the largest that fits: {option} {largest}", f"可用的最大批量：{option} {largest}"
-            )
-        )
-
-
-def show(foreseen: Foreseen) -> None:
-    """A table of the parts: as asked for, and with less memory."""
-    from finetune.train.preview import Heaviest, Previewer
-    from rag.chatglm.memory import gigabytes, stored_bits
-
-    asked, options = foreseen.previewer, foreseen.previewer.options
-    others = [(say("as asked", "当前选项"), options)]
-    if not options.gradient_checkpointing:
-        others.append(("checkpointing", replace(options, gradient_checkpointing=True)))
-    if options.quant == "none" and not stored_bits(asked.config):
-        others.append(("int8", replace(options, quant="int8")))
-        if not options.gradient_checkpointing:
-            both = replace(options, quant="int8", gradient_checkpointing=True)
-            others.append((say("both", "两者"), both))
-    rows: list[list[str]] = []
-    for name, wanted in others:
-        previewer = Previewer(asked.config, wanted, asked.device)
-        heaviest: Heaviest = foreseen.heaviest
-        preview = previewer.preview(heaviest.learnt(), heaviest.measured())
-        sizes = [size for _, size in _parts(preview)]
-        total = gigabytes(preview.total).removesuffix(" GB")
-        rows.append([name, *sizes, total, _largest(foreseen, previewer)])
-    largest = "--pack-length" if options.packing else "--batch-size"
-    out(
-        say(
-            f"GB (2^30 bytes) for the heaviest line of the plan, and up to which {largest} fits:",
-            f"训练计划中最重的一行所需内存（GB，2^30 字节），及可用的最大 {largest}：",
-        )
-    )
-    names = [name for name, _ in _parts(foreseen.preview)]
-    table("", [say("options", "选项"), *names, say("all", "合计"), say("up to", "最大")], rows)
-
-
-def show_rehearsal(found: "Rehearsal", foreseen: Foreseen) -> None:
-    """What a few steps took, and what follows."""
-    from datetime import timedelta
-
-    from rag.chatglm.memory import gigabytes
-
-    if found.peak is not None:
-        wanted = foreseen.preview.total
-        error = wanted / found.peak - 1
-        out(
-            say(
-                f"measured peak {gigabytes(found.peak)}, foreseen {gigabytes(wanted)} ({error:+.1%})",
-                f"实测峰值 {gigabytes(found.peak)}，预估 {gigabytes(wanted)}（{error:+.1%}）",
-            )
-        )
-    whole = timedelta(seconds=round(found.whole))
-    out(
-        say(
-            f"{found.step:.3g} s a step, the heaviest {found.heaviest:.3g} s; "
-            f"{found.speed:,.0f} tokens/s; {whole} for {found.steps} steps and their "
-            "evaluations",
-            f"每步 {found.step:.3g} 秒，最重的一步 {found.heaviest:.3g} 秒；"
-            f"{found.speed:,.0f} 词元/秒；{found.steps} 步及评估共需 {whole}",
-        )
-    )
-
-
-def _parts(preview: "Preview") -> list[tuple[str, str]]:
-    """Names and sizes without unit."""
-    from rag.chatglm.memory import gigabytes
-
-    adapter = preview.trained + preview.gradients + preview.moments
-    sizes = [
-        (say("weights", "权重"), preview.weights),
-        (say("adapter", "适配器"), adapter),
-        (say("layers", "各层"), preview.kept),
-        (say("logits", "输出"), preview.logits),
-        (say("work", "工作区"), preview.work),
-        (say("libs", "运行库"), preview.runtime),
-    ]
-    return [(name, gigabytes(size).removesuffix(" GB")) for name, size in sizes]
-
-
-def _largest(foreseen: Foreseen, previewer: "Previewer") -> str:
-    """Tokens of a packed line, or rows of a batch; empty where it is not known what is free."""
-    free, heaviest = foreseen.room.on(previewer.device), foreseen.heaviest
-    if free is None:
-        return ""
-    rows = previewer.largest(heaviest.line, free, most=heaviest.most)
-    count = heaviest.line(rows).ids.numel() if previewer.options.packing and rows else rows
-    return f"{count}" + (say(" (or more)", "（或更大）") if rows == heaviest.most else "")
 
 
 class Screen:

@@ -149,7 +149,7 @@ class Training:
             log.row({"step": 0, "epoch": 0.0, **measured})
         while self.done < steps and not self.stopped:
             started = monotonic()
-            loss, norm, seen = self._step(self.done)
+            loss, norm, seen = self.step(self.done)
             self.done += 1
             tokens, trained = tokens + seen, trained + monotonic() - started
             sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
@@ -190,7 +190,7 @@ class Training:
             **measured,
         }
 
-    def _step(self, number: int) -> tuple[float, float, int]:
+    def step(self, number: int) -> tuple[float, float, int]:
         """One update: the mean loss of its learnt tokens, the gradients' norm, tokens read."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         seed = np.random.SeedSequence((self.options.seed, number, rank)).generate_state(1)[0]

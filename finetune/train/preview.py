@@ -1,620 +1,300 @@
-"""What a training will take, told from config.json, options and data before a weight is read.
+"""The memory and the time of a training, estimated before it starts: one closed formula per part.
 
-The training's own code runs a line with tensors that have no memory (weightless.py) and what it would
-hold is counted (allocated.py): nothing here is fitted but what the libraries take (`RUNTIME`).
+What a layer saves for backward was read off `torch.autograd.graph.saved_tensors_hooks`, module by
+module (as Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
+section 4, count a plain transformer); the tests compare the sums with measured peaks.
 """
 
-import ctypes
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, fields
 from time import monotonic
 from typing import Any
-from weakref import finalize
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedConfig
+from transformers import Glm4Config
 
 from finetune.options import LoraOptions, TrainOptions
-from finetune.train.batches import Batch, Plan, laid_out, packed, padded
-from finetune.train.loop import Sets, Training, Tuned, checkpointed, plan
-from finetune.train.lora import Lora, PrefixTuning
+from finetune.train.batches import Batch, laid_out, packed
+from finetune.train.loop import Sets, Training
+from finetune.train.lora import FUSED, natives
 from finetune.train.loss import TOGETHER, evaluated, summed
-from finetune.types import IGNORED, Rows
-from ingest.errors import UserError
-from rag.chatglm.configuration import stored_dtype
-from rag.chatglm.loading import empty, fill_in
-from rag.chatglm.memory import (
-    RUNTIME,
-    Device,
-    Mode,
-    Room,
-    gigabytes,
-    parameters,
-    stored_bits,
-    weights,
-)
-from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, Packed
-from rag.chatglm.weights import Piece
+from finetune.types import IGNORED, Row, Rows
+from rag.chatglm import memory
+from rag.chatglm.configuration import generation_of, stored_dtype
+from rag.chatglm.loading import empty
+from rag.chatglm.prefix import PrefixEncoder
+from rag.chatglm.quantize import BLOCK, HEAD_BLOCK
 
-M_MMAP_THRESHOLD, FIRST = -3, 128 << 10
-"""glibc's name for the size from which a piece has pages of its own, and its first value of it."""
-
-
-class Allocated(TorchDispatchMode):
-    """Counts the memory of all tensors that are made while it is entered, until they are dropped.
-
-    Tensors without memory (fake ones) count as if they had it. What a kernel takes for itself while
-    it runs is not seen.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stage = ""
-        """What tensors are now made for; set it as the work goes on."""
-        self.peak: Mapping[str, int] = {}
-        """Bytes by stage at the moment when there were most."""
-        self._held: dict[int, tuple[str, int]] = {}
-        self._now: Counter[str] = Counter()
-
-    @property
-    def now(self) -> int:
-        """Bytes of tensors that were made here and are still there."""
-        return self._now.total()
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        given = {_key(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        for value in tree_leaves(made):
-            if isinstance(value, Tensor) and _key(value) not in given:
-                self._add(value)
-        return made
-
-    def _add(self, value: Tensor) -> None:
-        storage, key = value.untyped_storage(), _key(value)
-        if key in self._held:
-            return
-        self._held[key] = self.stage, storage.nbytes()
-        self._now[self.stage] += storage.nbytes()
-        if self.now > sum(self.peak.values()):
-            self.peak = dict(self._now)
-        finalize(storage, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        stage, size = self._held.pop(key)
-        self._now[stage] -= size
-
-
-def _key(value: Tensor) -> int:
-    """One for all views of the same memory."""
-    return value.untyped_storage()._cdata
-
-
-def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """Of memory that they hold, shared memory once."""
-    storages = {_key(value): value.untyped_storage().nbytes() for value in tensors}
-    return sum(storages.values())
-
-
-def own_pages() -> None:
-    """Have every tensor get pages of its own, which go back to the system when it is dropped.
-
-    glibc's malloc stops doing so for sizes that it has seen dropped, up to 32 MiB, and can't fill
-    the holes that they leave, as torch asks for aligned pieces: a training then holds up to twice
-    what it uses. The pages cost some time (docs/log.md). Where malloc is another's nothing happens.
-    """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(M_MMAP_THRESHOLD, FIRST)
-
-
-LOOKED_AT = 100_000
-"""Steps of a plan, at most."""
-BUILT = 32
-"""Of them, those with the most tokens, are laid out as lines."""
-WIDEST = {True: 1 << 13, False: 1 << 16}
-"""Tokens of a line, packed or padded, beyond which none is tried: masks of packed ones are squares."""
-
-
-@dataclass(frozen=True)
-class Heaviest:
-    """The heaviest lines of a training on one of `devices`."""
-
-    sets: Sets
-    options: TrainOptions
-    devices: int = 1
-
-    @cached_property
-    def plan(self) -> Plan:
-        return plan(self.sets, self.options, self.devices)
-
-    @cached_property
-    def steps(self) -> list[int]:
-        """Numbers of the steps whose lines may be the heaviest, the first of them likely to be."""
-        numbers = range(min(self.plan.steps, LOOKED_AT))
-        return sorted(numbers, key=lambda number: self._step(number)[1], reverse=True)[:BUILT]
-
-    def learnt(self) -> list[Batch]:
-        """The line of most tokens and that of most logits, among those that are trained."""
-        rows = (self.sets.of(self.plan, number)[:: self.devices] for number in self.steps)
-        lines = [line for own in rows for line in laid_out(own, self.options)]
-        return _extremes([line for line in lines if line.learnt])
-
-    def measured(self) -> list[Batch]:
-        """The same of the lines that are evaluated."""
-        lines: list[Batch] = []
-        for rows in (self.sets.dev, self.sets.general_dev):
-            if rows is not None:
-                longest = [rows[i] for i in _longest(rows, TOGETHER)]
-                lines += packed(longest, self.options.pack_length)
-        return _extremes(lines)
-
-    def line(self, count: int) -> Batch:
-        """`count` of the longest rows, the same ones again where they are fewer: packed in one line,
-        or padded as one batch.
-        """
-        rows = self.sets.train
-        most = [rows[int(i)] for i in np.resize(_longest(rows, count), count)]
-        if self.options.packing:
-            return packed(most, sum(map(len, most)))[0]
-        return padded(most, count)[0]
-
-    @property
-    def most(self) -> int:
-        """How many of the longest rows are tried together."""
-        return max(1, WIDEST[self.options.packing] // int(self.sets.train.lengths.max()))
-
-    @cached_property
-    def tokens(self) -> float:
-        """Of all steps and devices together, padding included."""
-        seen = min(self.plan.steps, LOOKED_AT)
-        return sum(self._step(number)[0] for number in range(seen)) / seen * self.plan.steps
-
-    def _step(self, number: int) -> tuple[int, int]:
-        """Tokens of a step, and of its longest line on the first device, at most."""
-        own, general = self.plan.step(number)
-        lengths = self.sets.train.lengths[own]
-        if self.sets.general is not None:
-            lengths = np.concatenate([lengths, self.sets.general.lengths[general]])
-        if self.options.packing:
-            mine = lengths[:: self.devices]
-            most = max(min(int(mine.sum()), self.options.pack_length), int(mine.max()))
-            return int(lengths.sum()), most
-        size = self.options.per_device_train_batch_size
-        widths = [
-            int(part.max()) * len(part)
-            for device in range(self.devices)
-            for part in np.split(
-                np.sort(lengths[device :: self.devices])[::-1], range(size, len(lengths), size)
-            )
-            if len(part)
-        ]
-        return sum(widths), max(widths)
-
-
-def logits(batch: Batch) -> int:
-    """Places at which a word is predicted, of all rows of the batch."""
-    return len(batch.ids) * int((batch.labels != IGNORED).any(0).sum())
-
-
-def _extremes(lines: Sequence[Batch]) -> list[Batch]:
-    if not lines:
-        return []
-    most = [max(lines, key=lambda line: line.ids.numel()), max(lines, key=logits)]
-    return most[:1] if most[0] is most[1] else most
-
-
-def _longest(rows: Rows, count: int) -> list[int]:
-    return [int(i) for i in np.argsort(-rows.lengths, kind="stable")[:count]]
-
-
-TIMED = 3
-"""Steps, spread over the plan, after the heaviest."""
-EVALUATED = 16
-"""Rows of the dev set that are timed."""
+FLOAT = 4  # bytes of a float32: adapters, RMSNorm and the loss are computed in it
+CODES_WORK = 8  # bytes a weight while floats are made of its codes: both, in float32
+MOST_TOKENS = 1 << 16  # no larger batch is tried
+SAMPLED, TIMED_STEPS, TIMED_ROWS = 2000, 3, 16  # rows to count learnt tokens of; steps, dev rows
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
-    """What was measured, and what follows from it."""
+class Size:
+    """Of one batch: `rows` x `length` tokens; at `places` of the columns a token is predicted."""
 
-    peak: int | None
-    """Bytes, as `peak` has them."""
-    heaviest: float
-    """Seconds of the step with the longest lines (it was the first, and may have been slower so)."""
-    step: float
-    """Seconds of a step, the mean of the whole plan."""
-    speed: float
-    """Tokens a second, padding included, on all devices."""
-    steps: int
-    whole: float
-    """Seconds of the whole training, its evaluations included."""
-
-
-def rehearse(training: Training, heaviest: Heaviest) -> Rehearsal:
-    """Train on the heaviest step, then on some others, and evaluate some rows.
-
-    Time counts by tokens: a step of twice as many takes twice as long.
-    """
-    steps = heaviest.plan.steps
-    first = _seconds(training, heaviest.steps[0])[0]
-    timed = [_seconds(training, steps * i // TIMED) for i in range(TIMED)]
-    speed = sum(tokens for _, tokens in timed) / sum(seconds for seconds, _ in timed)
-    learning = heaviest.tokens / speed
-    return Rehearsal(
-        peak(training.accelerator.device.type),
-        first,
-        learning / steps,
-        speed,
-        steps,
-        learning + _evaluations(training, steps),
-    )
-
-
-def _seconds(training: Training, number: int) -> tuple[float, int]:
-    """Of a step, and its tokens."""
-    began = monotonic()
-    tokens = training._step(number)[2]
-    if training.accelerator.device.type == "cuda":
-        torch.cuda.synchronize()
-    return monotonic() - began, tokens
-
-
-def _evaluations(training: Training, steps: int) -> float:
-    """Seconds of all evaluations: before the first step, each `eval_steps`, and after the last."""
-    sets, options = training.sets, training.options
-    found = [rows for rows in (sets.dev, sets.general_dev) if rows is not None and len(rows)]
-    if not found:
-        return 0.0
-    began = monotonic()
-    evaluated(
-        training.tuned.model, found[0],
-        length=options.pack_length, step=training.done, part=slice(0, EVALUATED),
-    )  # fmt: skip
-    spent, seen = monotonic() - began, int(found[0].lengths[:EVALUATED].sum())
-    times = 1 + -(-steps // options.eval_steps)
-    devices = training.accelerator.num_processes
-    return times * sum(int(rows.lengths.sum()) for rows in found) * spent / seen / devices
-
-
-def forget_peak() -> None:
-    """Let `peak` count from now on, where the kernel can (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak(device: str) -> int | None:
-    """The most bytes that this process has held until now: of memory, as the kernel counts it, or of
-    a GPU, what torch reserved and what a context is taken to need. None where it can't be told.
-    """
-    if device == "cuda":
-        return torch.cuda.max_memory_reserved() + RUNTIME["cuda"]
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def weightless(
-    config: PreTrainedConfig, options: TrainOptions, *, bitsandbytes: bool = False
-) -> Tuned:
-    """What `open_tuned` would give on a CPU, in training mode. Tensors that are passed to it may be
-    real ones; what it computes with them has no memory.
-
-    Linear layers of bitsandbytes are stood in for by plain ones. `UserError` where a target of LoRA
-    is no linear module of the model.
-    """
-    dtype = getattr(torch, options.dtype)
-    with torch.device("meta"):
-        base: Any = empty(deepcopy(config))
-        codes = _Codes.of(config, options, bitsandbytes=bitsandbytes)
-        fill_in(base, _pieces(base, codes, dtype), dtype=dtype, packed=False)
-        if config.tie_word_embeddings and isinstance(base.lm_head, nn.Linear):
-            base.tie_weights()
-        base.config.dtype = dtype
-        tuned = (
-            Lora(base, options.method)
-            if isinstance(options.method, LoraOptions)
-            else PrefixTuning(base, options.method)
-        )
-    _pretend(tuned)
-    if options.gradient_checkpointing:
-        checkpointed(base)
-    tuned.model.train()
-    return tuned
-
-
-def _pretend(tuned: Tuned) -> None:
-    """Put fake tensors that say they are on a CPU in place of those on "meta", on which torch would
-    choose other kernels."""
-    made: dict[int, Any] = {}
-
-    def fake(value: Tensor) -> Any:
-        if id(value) not in made:
-            made[id(value)] = torch.empty(value.shape, dtype=value.dtype, device="cpu")
-            if isinstance(value, nn.Parameter):
-                made[id(value)] = nn.Parameter(made[id(value)], value.requires_grad)
-        return made[id(value)]
-
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for module in tuned.model.modules():
-            for held in (module._parameters, module._buffers):
-                held |= {name: fake(v) for name, v in held.items() if v is not None and v.is_meta}
-    tuned.trained = {name: made[id(value)] for name, value in tuned.trained.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Codes:
-    """Bits of what is held as codes; 0 where it is floats."""
-
-    linears: int = 0
-    head: int = 0
-    words: int = 0
+    rows: int
+    length: int
+    places: int
+    padded: bool = False
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, options: TrainOptions, *, bitsandbytes: bool) -> "_Codes":
-        if packed := getattr(config, "packed", None):
-            return cls(int(packed["bits"]), int(packed.get("head_bits", 0)))
-        if bits := stored_bits(config):  # upstream's own
-            words = bits if config.quantization_embeddings else 0
-            return cls(bits, words, words)
-        bits = 0 if bitsandbytes else {"int8": 8, "int4": 4}.get(options.quant, 0)
-        return cls(bits, bits)
-
-
-def _pieces(model: Any, codes: _Codes, dtype: torch.dtype) -> Iterator[tuple[str, Piece]]:
-    """What `rag.chatglm.weights.pieces` would read, without numbers."""
-    for path, module in model.named_modules():
-        shapes = {name: value.shape for name, value in module.named_parameters(recurse=False)}
-        if not shapes:
-            continue
-        bits, block = codes.linears if ".layers." in path else 0, BLOCK
-        if path == "lm_head":
-            bits, block = codes.head, HEAD_BLOCK
-            if not bits and model.config.tie_word_embeddings:
-                continue
-        elif isinstance(module, nn.Embedding):
-            bits = codes.words
-        piece: Piece = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
-        if bits and isinstance(module, nn.Linear | nn.Embedding):
-            rows, columns = shapes["weight"]
-            padded = -(-columns // block) * block
-            held = torch.empty(rows, padded * bits // 8, dtype=torch.uint8)
-            scales = torch.empty(rows, padded // block, dtype=torch.float16)
-            piece["weight"] = Packed(held, scales, bits, block, (rows, columns))
-        yield path, piece
-
-
-FEW = (2, 3)
-"""Layers that are counted; each one more takes what the last took."""
-CLOSE = 0.03
-"""The share of the room that may be left."""
+    def of(cls, batch: Batch) -> "Size":
+        places = int((batch.labels != IGNORED).any(0).sum())
+        return cls(*batch.ids.shape, places, bool((batch.samples == 0).any()))
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
-    """Bytes on one device, at the moment when there are most."""
+class MemoryEstimate:
+    """Bytes on one device at the moment when there are most."""
 
     weights: int
-    """Of the base, as it is held."""
-    trained: int
-    """The adapter's numbers, float32."""
-    gradients: int
-    moments: int
-    """AdamW's two for each trained number."""
-    kept: int
-    """What the layers keep of a line for backward, masks included."""
+    """The base model as it is held."""
+    adapter: int
+    """Float32: the trained numbers, their gradients, and AdamW's two moments."""
+    activations: int
+    """Saved for backward."""
     logits: int
-    """At the places that are learnt, with all that the loss makes of them."""
+    """Logits, and what the loss makes of them."""
     work: int
-    """What backward, or loading, makes and drops again."""
+    """What backward or loading makes and frees again, beyond the logits: they are freed by then."""
     runtime: int
-    """Python and its libraries; on CUDA its context."""
+    """Python and its libraries; on CUDA the context and its kernels."""
 
     @property
     def total(self) -> int:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
-NOTHING = Preview(*[0] * len(fields(Preview)))
+class Estimator:
+    """The formulas of one model, trained with `options` on one device.
 
+    `UserError` if a target of LoRA is not a linear module of the model.
+    """
 
-@dataclass(frozen=True)
-class Previewer:
-    """A model and options, asked for lines."""
+    def __init__(self, config: Any, options: TrainOptions, device: memory.Device) -> None:
+        self.config, self.options, self.device = config, options, device
+        self.dtype: torch.dtype = getattr(torch, options.dtype)
+        self.item, self.counts = self.dtype.itemsize, memory.parameters(config)
+        self.layers, width = config.num_hidden_layers, config.hidden_size
+        self.first = generation_of(config) == 1
+        self.queries = width if self.first else config.num_attention_heads * config.head_dim
+        self.keys = width if self.first else config.num_key_value_heads * config.head_dim
+        self.prefix: int = getattr(options.method, "pre_seq_len", 0)
+        stored, quant = memory.stored_bits(config), options.quant
+        self.bitsandbytes = not stored and (quant == "nf4" or (quant, device) == ("int8", "cuda"))
+        self.bits = stored or (0 if self.bitsandbytes else {"int8": 8, "int4": 4}.get(quant, 0))
+        upstream = stored and not getattr(config, "packed", None)
+        coded = config.quantization_embeddings if upstream else self.bits
+        self.coded_head = self.counts.embedding if coded else 0
+        floats = CODES_WORK if self.bits else self.item if self.bitsandbytes else 0
+        self.floats = self.counts.largest * floats  # bytes of one weight, made of its codes
+        self.adapted = self._adapted()
+        self.trained, self.held = self._trained(), self._held()
 
-    config: PreTrainedConfig
-    options: TrainOptions
-    device: Device
+    def heaviest(self, sets: Sets) -> MemoryEstimate:
+        """Of the moment of a whole training that needs most."""
+        options, found = self.options, [self._idle()]
+        count = options.per_device_train_batch_size * options.gradient_accumulation_steps
+        for rows in filter(None, (sets.train, sets.general)):
+            sizes = _largest(rows, count, lambda step: laid_out(step, options))
+            found += map(self.train, sizes)
+        for rows in sets.measured.values():
+            sizes = _largest(rows, TOGETHER, lambda some: packed(some, options.pack_length))
+            found += map(self.evaluate, sizes)
+        return max(found, key=lambda estimate: estimate.total)
 
-    def preview(self, learnt: Sequence[Batch], measured: Sequence[Batch] = ()) -> Preview:
-        """What the heaviest of these lines take: of those that are learnt, and those that are
-        evaluated. (Loading or saving takes more, where all are light.)
-        """
-        found = [self._of(line, learn=True) for line in learnt]
-        found += [self._of(line, learn=False) for line in measured]
-        held = self._extended(self._at_rest)
-        found.append(self._loading(held.weights))
-        # A checkpoint is first bytes of each tensor, then those of the file.
-        found.append(replace(held, work=2 * (held.trained + held.moments)))
-        return max(found, key=lambda preview: preview.total)
+    def largest(self, sets: Sets, room: int) -> int:
+        """How many of the longest rows fit into `room` bytes at once, up to MOST_TOKENS; 0: none."""
+        one = longest(sets.train)
+        low, high = 0, max(1, MOST_TOKENS // one.length) + 1
+        while high - low > 1:
+            count = (low + high) // 2
+            size = Size(count, one.length, one.places, padded=count > 1)
+            if self.options.packing:
+                size = Size(1, count * one.length, count * one.places)
+            low, high = (count, high) if self.train(size).total <= room else (low, count)
+        return low
 
-    def largest(self, line: Callable[[int], Batch], room: int, *, most: int) -> int:
-        """The most rows, up to `most`, of which `line` makes one that is trained within `room` bytes.
+    def train(self, size: Size) -> MemoryEstimate:
+        """Forward and backward of one batch, beside AdamW's moments."""
+        layer, work, tokens = self._saved(size), self._backward(size), size.rows * size.length
+        if self.options.gradient_checkpointing:  # inputs of layers and of the last norm
+            saved = (self.layers + 1) * tokens * self.config.hidden_size * self.item
+            work += layer
+        else:
+            saved = self.layers * layer
+        if self.first or self.prefix or size.padded:
+            saved += tokens * (size.length + self.prefix)  # a mask of bools
+        # A prefix: the mask of its dropout and the result, float32 before rows repeat it.
+        prefix = self.prefix * 2 * self.keys * self.layers * 2
+        saved += prefix * (size.rows * self.item if self.first else FLOAT)
+        # Log-probabilities, their gradient, and that of the logits.
+        words = size.rows * size.places * self.config.vocab_size
+        head = CODES_WORK * self.coded_head + words * self.item if self.coded_head else 0
+        return self._sum(saved, 3 * FLOAT * words, max(work, head))
 
-        0 if there are none; else as near as `last_within` comes.
-        """
-        return last_within(lambda rows: self._of(line(rows), learn=True).total, room, most)
+    def evaluate(self, size: Size) -> MemoryEstimate:
+        """Forward of one batch, which saves nothing."""
+        each = 2 * FLOAT + (self.item if self.item < FLOAT else 0)
+        logits = size.rows * size.places * self.config.vocab_size * each
+        work = max(self._saved(size) + self.floats, CODES_WORK * self.coded_head)
+        return self._sum(0, logits, work)
 
-    def _of(self, line: Batch, *, learn: bool) -> Preview:
-        return self._extended(lambda layers: self._counted(layers, line, learn=learn))
+    def _idle(self) -> MemoryEstimate:
+        """The largest matrix is read and made codes; or tensors become bytes, and these a file."""
+        each = stored_dtype(self.config).itemsize + (2 if self.bits else 0)
+        loading = max(self.counts.embedding, self.counts.largest) * each
+        return self._sum(0, 0, max(loading, 6 * FLOAT * self.trained))
 
-    def _extended(self, few: Callable[[int], Preview]) -> Preview:
-        """What `few` tells of some layers, for all."""
-        layers = self.config.num_hidden_layers
-        if layers <= FEW[1]:
-            return few(layers)
-        first, second = map(few, FEW)
+    def _sum(self, saved: int, logits: int, work: int) -> MemoryEstimate:
+        adapter, runtime = 4 * FLOAT * self.trained, memory.RUNTIME[self.device]
+        return MemoryEstimate(self.held, adapter, saved, logits, max(0, work - logits), runtime)
 
-        def extended(part: str) -> int:
-            before, after = getattr(first, part), getattr(second, part)
-            return max(0, after + (after - before) * (layers - FEW[1]))
-
-        return Preview(**{part.name: extended(part.name) for part in fields(Preview)})
-
-    @cached_property
-    def _models(self) -> dict[int, Tuned]:
-        return {}
-
-    def _model(self, layers: int) -> Tuned:
-        if layers not in self._models:
-            config = deepcopy(self.config)
-            config.num_hidden_layers = layers
-            self._models[layers] = weightless(
-                config, self.options, bitsandbytes=self._by_bitsandbytes
-            )
-        return self._models[layers]
-
-    def _counted(self, layers: int, line: Batch, *, learn: bool) -> Preview:
-        rest, count = self._at_rest(layers), counted(self._model(layers), line, learn=learn)
-        work = count.get("work", 0)
-        if self._by_bitsandbytes:  # which makes floats of one weight at a time
-            work += parameters(self.config).largest * self._dtype.itemsize
-        return replace(
-            rest,
-            gradients=rest.trained,
-            kept=count.get("kept", 0),
-            logits=count.get("logits", 0),
-            work=work,
-        )
-
-    def _at_rest(self, layers: int) -> Preview:
-        """Between steps, of a model with so many layers."""
-        tuned = self._model(layers)
-        trained = bytes_of(tuned.trained.values())
-        return replace(
-            NOTHING,
-            weights=self._held(tuned),
-            trained=trained,
-            moments=2 * trained,
-            runtime=RUNTIME[self.device],
-        )
-
-    def _loading(self, held: int) -> Preview:
-        """While the largest matrix is read from its file, and made codes."""
-        counts = parameters(self.config)
-        largest = max(counts.embedding, counts.largest)
-        work = largest * stored_dtype(self.config).itemsize
-        if self.options.quant != "none" and not self._by_bitsandbytes:
-            work += 2 * largest
-        return replace(NOTHING, weights=held, work=work, runtime=RUNTIME[self.device])
-
-    def _held(self, tuned: Tuned) -> int:
+    def _held(self) -> int:
         """Bytes of the base's weights."""
-        config = tuned.base.config
-        if self._by_bitsandbytes:
-            return weights(config, Mode(self.options.quant, self.device, self._dtype))
-        every = [*tuned.base.parameters(), *tuned.base.buffers()]
-        held = bytes_of(value for value in every if not value.requires_grad)
-        apart = not config.tie_word_embeddings and stored_bits(self.config) is None
-        if self.device == "cpu" and apart and stored_dtype(self.config) == self._dtype:
-            # It stays a mapped file, of which rows are read as they are looked up.
-            held -= parameters(config).embedding * self._dtype.itemsize
+        config, counts, item, bits = self.config, self.counts, self.item, self.bits
+        if bits and not memory.stored_bits(config):  # blocks have a float16 scale
+            linears = counts.linears * (bits / 8 + 2 / BLOCK) + counts.rest * item
+            return round(linears + counts.embedding * (item + bits / 8 + 2 / HEAD_BLOCK))
+        # As on a GPU, also on the CPU: the kernels that answer there are not for training.
+        quant: Any = f"int{bits}" if bits else self.options.quant
+        held = memory.weights(config, memory.Mode(quant, "cuda", self.dtype))
+        if self.device == "cpu" and counts.head and not bits and stored_dtype(config) == self.dtype:
+            held -= counts.embedding * item  # a mapped file, of which rows are read when needed
         return held
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return getattr(torch, self.options.dtype)
+    def _trained(self) -> int:
+        """How many numbers the adapter has."""
+        config, method = self.config, self.options.method
+        if not isinstance(method, LoraOptions):
+            projection = method.prefix_projection
+            with torch.device("meta"):
+                encoder = PrefixEncoder(config, self.prefix, projection=projection)
+            return sum(value.numel() for value in encoder.parameters())
+        count = 0
+        for name, (width, out) in self.adapted.items():
+            # Queries, keys and values share their A if upstream has one matrix of them.
+            own = FUSED not in method.targets or name not in ("k_proj", "v_proj")
+            count += method.rank * (out + own * width) + method.dora * out
+        return self.layers * count
 
-    @property
-    def _by_bitsandbytes(self) -> bool:
-        quant, stored = self.options.quant, stored_bits(self.config)
-        return not stored and (quant == "nf4" or (quant == "int8" and self.device == "cuda"))
-
-
-def last_within(need: Callable[[int], int], room: int, most: int) -> int:
-    """The largest number from 1 to `most` whose `need`, which grows with it, is at most `room`.
-
-    0 if there is none. It is the very last, or leaves `CLOSE` of the room beside what 1 needs: by
-    straight lines through what was asked (regula falsi), as each question takes a second.
-    """
-    low, high, taken, guess = 1, most + 1, need(1), 2
-    enough = (room - taken) * CLOSE
-    if taken > room:
-        return 0
-    while high - low > 1 and room - taken > enough:
-        more = need(guess)
-        slope = max(1, (more - taken) // (guess - low))
-        if more <= room:
-            low, taken = guess, more
+    def _saved(self, size: Size) -> int:
+        """Bytes that one layer saves for backward."""
+        config, item, method = self.config, self.item, self.options.method
+        width, inner = config.hidden_size, config.intermediate_size
+        seen, masked, keys = (
+            size.length + self.prefix,
+            (self.first or self.prefix or size.padded),
+            self.keys,
+        )
+        if self.first:
+            # Two norms: input, mean and deviation. Gelu: input.
+            each = 2 * (width + 2) * item + inner * item
+            # Values lie in one tensor with queries and keys, unless a prefix is put before them.
+            each += 0 if self.prefix else 2 * width * item
         else:
-            high = guess
-        guess = min(max(low + (room - taken) // slope, low + 1), high - 1)
-    return low
+            # Norms, in float32: input and deviation. SwiGLU: gate and up, silu(gate).
+            norms = 4 if isinstance(config, Glm4Config) else 2
+            each = norms * (width + 1) * FLOAT + 3 * inner * item
+            keys = self.queries if masked else keys  # masked, they are repeated for all queries
+        # Attention: queries, output, keys, values, the logarithm of each softmax's sum, the mask.
+        each += 2 * self.queries * item + config.num_attention_heads * FLOAT
+        each += 2 * keys * item * seen / size.length
+        each += seen * item if masked else 0
+        fixed = 0
+        if isinstance(method, LoraOptions):
+            # Dropout: mask and output. The input of B. DoRA: two products; a unit matrix through A.
+            mask = (1 if self.device == "cuda" else FLOAT) if method.dropout else 0
+            for name, (into, out) in self.adapted.items():
+                shared = not mask and item == FLOAT and name in ("k_proj", "v_proj")
+                each += (0 if shared else (FLOAT + mask) * into) + FLOAT * method.rank
+                each += method.dora * 2 * FLOAT * out
+                fixed += method.dora * FLOAT * into * (into + method.rank)
+        return round(each * size.rows * size.length) + fixed
+
+    def _backward(self, size: Size) -> int:
+        """Bytes that the backward pass of a layer makes, beside what it saved."""
+        item, method, fixed = self.item, self.options.method, self.floats
+        # Gradients at gelu's output and input; or of the product, of gate and of up.
+        each = (2 if self.first else 3) * self.config.intermediate_size * item
+        for into, out in self.adapted.values() if item < FLOAT else ():
+            each = max(
+                each, FLOAT * (into + out) + item * into
+            )  # what LoRA takes and gives is cast
+            if getattr(method, "dora", False):  # W, BA, W + BA
+                fixed = max(fixed, 3 * FLOAT * into * out)
+        return each * size.rows * size.length + fixed
+
+    def _adapted(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of the linear modules of one layer that LoRA is put on."""
+        if not isinstance(self.options.method, LoraOptions):
+            return {}
+        config = deepcopy(self.config)
+        config.num_hidden_layers = 1
+        with torch.device("meta"):
+            model: Any = empty(config)
+        modules = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
+        ends = natives(model, self.options.method.targets)
+        return {end: (modules[end].in_features, modules[end].out_features) for end in ends}
 
 
-def counted(tuned: Tuned, line: Batch, *, learn: bool) -> Mapping[str, int]:
-    """Bytes that a line holds when it holds most: `kept` by the layers, `logits` from the head on,
-    and `work` of backward. Gradients are there already, as from the line before.
+def _largest(rows: Rows, count: int, lay: Callable[[Sequence[Row]], list[Batch]]) -> list[Size]:
+    """Of the batches of the `count` longest rows, and of those with the most learnt tokens."""
+    sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(np.int64))
+    learnt = np.array([int((rows[int(i)].labels != IGNORED).sum()) for i in sample])
+    longest, most = np.argsort(-rows.lengths, kind="stable"), sample[np.argsort(-learnt)]
+    steps = ([rows[int(i)] for i in order[:count]] for order in (longest, most))
+    return [Size.of(batch) for step in steps for batch in lay(step)]
+
+
+def longest(rows: Rows) -> Size:
+    """A batch of the longest row alone."""
+    row = rows[int(np.argmax(rows.lengths))]
+    return Size(1, len(row), int((row.labels != IGNORED).sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class TimeEstimate:
+    """Of the whole training, from a few steps of it."""
+
+    speed: float
+    """Tokens a second on all devices, padding not counted."""
+    steps: int
+    step: float
+    """Mean seconds of a step."""
+    total: float
+    """Seconds of all steps and evaluations."""
+
+
+def measure_time(training: Training) -> TimeEstimate:
+    """Train three steps and evaluate some rows, after one batch of the longest rows, unmeasured.
+
+    Nothing is written, but the adapter has moved: `training` is not to be run after this.
     """
-    count = Allocated()
-
-    def predicts(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        count.stage = "logits"
-        if inputs[0].requires_grad:
-            inputs[0].register_hook(goes_back)
-
-    def goes_back(_: Tensor) -> None:
-        count.stage = "work"
-
-    for value in tuned.trained.values():
-        value.grad = torch.zeros_like(value)
-    tuned.model.train(learn)
-    watch = tuned.base.get_output_embeddings().register_forward_pre_hook(predicts)
-    count.stage = "kept"
-    try:
-        with count, torch.set_grad_enabled(learn):
-            loss = summed(tuned.model, line)
-            if learn:
-                loss.backward()
-    finally:
-        watch.remove()
-    return count.peak
-
-
-def need_room(previewer: Previewer, heaviest: Heaviest, room: Room) -> None:
-    """`UserError` where not even the longest row alone fits, with both figures and the ways out."""
-    free = room.on(previewer.device)
-    wanted = previewer.preview([heaviest.line(1)]).total
-    if free is None or wanted <= free:
-        return
-    options, length = previewer.options, int(heaviest.sets.train.lengths.max())
-    ways = []
-    if not options.gradient_checkpointing:
-        ways.append("--gradient-checkpointing")
-    if options.quant == "none":
-        ways.append("--quant int8")
-    ways.append(f"--max-length {max(64, length // 2)}")
-    where, where_zh = {"cpu": ("memory", "内存"), "cuda": ("GPU memory", "显存")}[previewer.device]
-    raise UserError(
-        f"training on one row of {length} tokens needs {gigabytes(wanted)} of {where} and "
-        f"{gigabytes(free)} are free; try {', '.join(ways)}",
-        zh=f"训练一行 {length} 词元需要 {gigabytes(wanted)} {where_zh}，而可用 {gigabytes(free)}；"
-        f"可尝试 {'、'.join(ways)}",
-    )
+    sets, options, plan, tuned = training.sets, training.options, training.plan, training.tuned
+    order = np.argsort(-sets.train.lengths, kind="stable")[: options.per_device_train_batch_size]
+    heaviest = laid_out([sets.train[int(i)] for i in order], options)[0]
+    if heaviest.learnt:  # shows that it fits, and warms up
+        training.optimizer.backward(summed(tuned.model, heaviest.to(tuned.base.device)))
+        training.optimizer.adamw.zero_grad(set_to_none=True)
+    tokens, began = 0, monotonic()
+    for number in (plan.steps * i // TIMED_STEPS for i in range(TIMED_STEPS)):
+        training.step(number)  # reads the norm of the gradients: a GPU is done then
+        tokens += sum(map(len, sets.of(plan, number)))
+    speed = tokens / (monotonic() - began)
+    general = sets.general.lengths.mean() if sets.general is not None else 0
+    step = plan.size / speed * (sets.train.lengths.mean() * (1 - plan.mix) + general * plan.mix)
+    total = step * plan.steps
+    if found := [rows for rows in sets.measured.values() if len(rows)]:
+        part, began = slice(0, TIMED_ROWS), monotonic()
+        evaluated(tuned.model, found[0], length=options.pack_length, step=0, part=part)
+        each = (monotonic() - began) / int(found[0].lengths[part].sum())
+        times = 1 + -(-plan.steps // options.eval_steps)  # before the first step, too
+        each *= sum(int(rows.lengths.sum()) for rows in found)
+        total += times * each / training.accelerator.num_processes
+    return TimeEstimate(speed, plan.steps, float(step), float(total))

@@ -1,8 +1,10 @@
 """A model's directory and files of data -> sets of tokens and a model to train, ready for the loop."""
 
+import ctypes
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -32,6 +34,8 @@ from rag.chatglm.loading import load, read_config
 GENERAL_HELD = 0.1
 """The share of the general set that is measured and never learnt, of at most:"""
 GENERAL_MOST = 200
+M_MMAP_THRESHOLD, MMAP_FROM = -3, 128 << 10
+"""glibc's name for the size from which a block has pages of its own, and its initial value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +142,11 @@ def _prepared(folder: Path, wanted: Mapping[str, Any]) -> TokenSet:
     for name, value in wanted.items():
         if tokens.target.get(name) != value:
             raise UserError(
-                "{folder} was prepared for {name} {get}, this training is for {name} {value}; "
+                "{folder} was prepared for {name} {found}, this training is for {name} {value}; "
                 "prepare it again, or train it as it was meant",
                 folder=folder,
                 name=name,
-                get=tokens.target.get(name),
+                found=tokens.target.get(name),
                 value=value,
             )
     return tokens
@@ -180,6 +184,17 @@ def open_tuned(
     if isinstance(options.method, LoraOptions):
         return Lora(base, options.method, seed=options.seed)
     return PrefixTuning(base, options.method, seed=options.seed)
+
+
+def own_pages() -> None:
+    """Let every large tensor have pages of its own, which the system gets back when it is freed.
+
+    glibc's malloc stops doing so for sizes that it has seen freed, up to 32 MiB, and can't fill the
+    holes that they leave, as torch asks for aligned blocks: a training then holds up to twice what
+    it uses. The pages cost some time (docs/log.md). With another malloc nothing happens.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_THRESHOLD, MMAP_FROM)
 
 
 def contract_of(base: Any, options: TrainOptions) -> Contract:

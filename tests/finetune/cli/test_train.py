@@ -38,9 +38,7 @@ def test_a_dry_run_tells_and_leaves_nothing(rows: Path, tiny: Path, tmp_path: Pa
     assert re.search(r"as asked .*\d\.\d\d", out)
     for others in ("checkpointing", "int8", "both"):
         assert others in out
-    [measured] = re.findall(r"measured peak (\S+) GB, foreseen (\S+) GB \((\S+)%\)", out)
-    assert abs(float(measured[2])) < 25  # of so small a model all is what libraries take
-    assert re.search(r"s a step, the heaviest .* tokens/s; 0:\d\d:\d\d for 6 steps", out)
+    assert re.search(r"s a step; .* tokens/s; 0:\d\d:\d\d for 6 steps", out)
     assert not (tmp_path / "out").exists()
 
 
