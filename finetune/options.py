@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ingest.i18n import Translatable
+
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 

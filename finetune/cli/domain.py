@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from ingest.i18n import Translatable
 
 from finetune.cli import options as opt
 from finetune.cli.prepare import within

@@ -10,30 +10,29 @@ from rag.cli.console import counting, loading, note, out, say, table
 from rag.cli.paths import cache_home, existing_kb
 
 if TYPE_CHECKING:
-    from finetune.synth.build import Report
-    from finetune.synth.raft import Grounded
+    from finetune.synth.build import SyntheticReport
+    from finetune.synth.raft import RaftRow
     from rag.config import Place
     from rag.generate import Generator
 
 WINDOW = 8192
-"""Characters of a model's window where none is named."""
+"""The window in characters if no model is named."""
 KINDS = {
     "definition": ("definitions", "定义"),
-    "heading": ("headings", "标题"),
     "article": ("articles", "条文"),
     "list": ("lists", "列举"),
     "table": ("tables", "表格"),
-    "cloze": ("figures, names", "数字与名称"),
+    "cloze": ("figures, authorities", "数字与主管"),
     "model": ("by the model", "模型出题"),
 }
-LEFT = {
-    "repeated": ("asked twice", "重复的问题"),
+REJECTIONS = {
+    "duplicate": ("asked twice", "重复的问题"),
     "ambiguous": ("asked twice, with different answers", "问题相同而答案不同"),
-    "unfound": ("the retriever does not find the passage", "检索不到原段落"),
-    "room": ("the model's window has no room for the passage", "模型窗口放不下原段落"),
-    "unsupported": ("its citation would not be read right", "引用无法核对"),
-    "rejected": ("written by the model, but unfit", "模型所写，不合格"),
-    "gone": ("removed from the knowledge base meanwhile", "其间已从知识库删除"),
+    "not retrieved": ("the retriever does not find the passage", "检索不到原段落"),
+    "too long": ("the model's window has no room for the passage", "模型窗口放不下原段落"),
+    "unsupported": ("its citation would not be correct", "引用无法核对"),
+    "invalid": ("written by the model, but not valid", "模型所写，不合格"),
+    "removed": ("removed from the knowledge base meanwhile", "其间已从知识库删除"),
 }
 
 
@@ -144,8 +143,8 @@ def grounded(
         )
     path = existing_kb(kb)
 
-    from finetune.synth.build import SetOptions, make
-    from finetune.synth.raft import Grounder
+    from finetune.synth.build import SyntheticOptions, build
+    from finetune.synth.raft import RaftBuilder
     from ingest.store.atomic import check_new
     from rag.load import open_pipeline
 
@@ -155,14 +154,14 @@ def grounded(
         count, context = window(model)
         room = room_for_prompts(context, pipeline.sampling.max_new_tokens, path)
         most = passages or pipeline.options.passages
-        grounder = Grounder(pipeline, count, room, most, without_gold, seed)
-        options = SetOptions(chosen, heldout, limit or 0, plain, seed)
-        report = make(
-            grounder,
+        builder = RaftBuilder(pipeline, count, room, most, without_gold, seed)
+        options = SyntheticOptions(chosen, heldout, limit or 0, plain, seed)
+        report = build(
+            builder,
             folder,
             options,
             generator=generator,
-            watch=lambda total: counting(say("questions", "个问题"), total),
+            progress=lambda total: counting(say("questions", "个问题"), total),
         )
     _show(report, folder, heldout)
 
@@ -186,7 +185,7 @@ def _kinds(named: str | None, *, write_questions: bool) -> tuple[Any, ...]:
 
 
 def window(model: str | None) -> tuple[Any, int]:
-    """What counts the tokens of a conversation, and how many the model's window holds."""
+    """A function that counts the tokens of a conversation, and how many the model's window holds."""
     if model is None:
         return lambda messages: sum(len(message.text) for message in messages), WINDOW
     from rag.chatglm.chat import context_of, count_chat
@@ -202,15 +201,15 @@ def window(model: str | None) -> tuple[Any, int]:
 
 
 def room_for_prompts(context: int, max_new_tokens: int, kb: "Place") -> int:
-    """What the window leaves a prompt; `UserError` where that is nothing."""
-    said = kb / "rag.toml" if isinstance(kb, Path) else kb
+    """The tokens of the window that are left for a prompt. Raises `UserError` if there are none."""
+    settings = kb / "rag.toml" if isinstance(kb, Path) else kb
     room = context - max_new_tokens
     if room < 1:
         raise UserError(
             f"[generate] max_new_tokens is {max_new_tokens}, but the model's window holds "
-            f"{context} tokens, prompt included; lower it in {said}",
+            f"{context} tokens, prompt included; lower it in {settings}",
             zh=f"[generate] max_new_tokens 为 {max_new_tokens}，而模型窗口连同提示"
-            f"只有 {context} 个词元；请在 {said} 中调小",
+            f"只有 {context} 个词元；请在 {settings} 中调小",
         )
     return room
 
@@ -223,7 +222,7 @@ def _generator(model: str) -> "Generator":
         return load(options, cache=cache_home() / "models", progress=progress, note=note)
 
 
-def _show(report: "Report", folder: Path, heldout: float) -> None:
+def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:
     rows: list[tuple[object, ...]] = [
         (
             say(*names),
@@ -245,23 +244,24 @@ def _show(report: "Report", folder: Path, heldout: float) -> None:
         say("of them refusals", "其中拒答"),
     ]
     table("", columns, rows)
-    left = [(say(*names), report.left[why]) for why, names in LEFT.items() if report.left[why]]
-    if left:
-        table("", [say("left out", "舍弃"), say("questions", "问题数")], left)
+    counts = report.rejected
+    rejected = [(say(*names), counts[why]) for why, names in REJECTIONS.items() if counts[why]]
+    if rejected:
+        table("", [say("rejected", "舍弃"), say("questions", "问题数")], rejected)
     for sample in report.samples:
         _show_row(sample)
     if heldout and not report.total("heldout"):
         note(
             say(
-                "one document alone has questions, so none is held out; all rows are for training",
+                "only one document has questions, so none is held out; all rows are for training",
                 "只有一个文档有题目，无法留出评测集；全部用于训练",
             )
         )
     note(str(folder))
 
 
-def _show_row(row: "Grounded") -> None:
-    pair = row.asked.pair
+def _show_row(row: "RaftRow") -> None:
+    pair = row.question.pair
     kind = say(*KINDS[pair.kind])
     out(say(f"Question ({kind}): {pair.question}", f"问题（{kind}）：{pair.question}"))
     for number, source in enumerate(row.sources, start=1):

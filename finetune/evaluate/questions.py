@@ -11,6 +11,8 @@ from pathlib import Path, PurePath
 from random import Random
 from typing import Any, Literal
 
+from ingest.i18n import Translatable
+
 from finetune.data.formats import examples
 from finetune.data.reader import Record, records
 from finetune.evaluate.metrics import contains

@@ -12,21 +12,22 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
-from finetune.synth.pair import Section, folded, write
-from finetune.synth.raft import Asked, Grounded, Grounder
-from finetune.synth.rules import MAKERS, Kind, Pair, ask
+from finetune.synth.pair import QuestionAnswer, QuestionKind, TitledPassage, normalize, write_pair
+from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion
+from finetune.synth.rules import RULES, pairs_by_rule
 from ingest.errors import UserError
 from ingest.store import Store
 from ingest.store.atomic import new_folder
 from ingest.types import Chunk, Document, Passage
 from rag.generate import Generator
 
-_KIND = re.compile(r"(?:p\. \d+|row \d+)")
-_NO_NAME = re.compile(
+_PAGE_OR_ROW = re.compile(r"(?:p\. \d+|row \d+)")
+_NO_TITLE = re.compile(
     r"[-_]|\.\w{1,5}$|^\W*[\d.]+\W*$|[?？]$|^(?:untitled|document|无标题|未命名|新建)",
     re.IGNORECASE,
 )
@@ -36,33 +37,33 @@ _OPENING = re.compile(
 )
 
 
-def sections(store: Store, document: Document) -> Iterator[Section]:
-    """The passages of a document in order, as sections; they tile its text.
+def passages_of(store: Store, document: Document) -> Iterator[TitledPassage]:
+    """The passages of a document in order; they tile its text.
 
-    Raises KeyError where the document is removed meanwhile.
+    Raises KeyError if the document is removed meanwhile.
     """
-    start, subject = 0, ""
+    start, title = 0, ""
     while chunks := store.chunks_within(Passage(document.id, start, start, "", "")):
         (passage,) = store.passages(chunks[:1])
-        subject = subject or subject_of(document.title, passage.text)
-        yield Section(passage.text, start, subject, _places(chunks), _header(chunks[0]))
+        title = title or title_of(document.title, passage.text)
+        yield TitledPassage(passage.text, start, title, _places(chunks), _header(chunks[0]))
         start = passage.end
 
 
-def subject_of(title: str, opening: str) -> str:
-    """What a person calls the document, "" where neither its title nor its first line tells."""
+def title_of(title: str, opening: str) -> str:
+    """What a person calls the document, "" if neither its title nor its first line says so."""
     title = re.split(r"\s[|–—]\s", " ".join(title.split()))[0]
     if found := _OPENING.match(opening):
         return _STATE.sub("", found["name"])
-    if not 2 <= len(title) <= 80 or _NO_NAME.search(title):
+    if not 2 <= len(title) <= 80 or _NO_TITLE.search(title):
         return ""
-    # A word of Latin letters without space is more likely a file's name.
-    named = re.search(r"[\u4e00-\u9fff]{2}", title) or " " in title
-    return _STATE.sub("", title) if named else ""
+    # One word in Latin letters is more likely the name of a file.
+    is_name = re.search(r"[\u4e00-\u9fff]{2}", title) or " " in title
+    return _STATE.sub("", title) if is_name else ""
 
 
 def _places(chunks: list[Chunk]) -> tuple[tuple[int, str], ...]:
-    """Where headings begin to hold; pages, sheets and rows left out."""
+    """Where headings begin to apply; without pages, sheets and rows."""
     found: list[tuple[int, str]] = []
     for start, label in (place for chunk in chunks for place in chunk.places):
         path = _headings(label)
@@ -76,7 +77,7 @@ def _headings(label: str) -> str:
     parts = label.split(" · ")
     if any(part.startswith("row ") for part in parts):
         return ""
-    return " · ".join(part for part in parts if not _KIND.fullmatch(part))
+    return " · ".join(part for part in parts if not _PAGE_OR_ROW.fullmatch(part))
 
 
 def _header(chunk: Chunk) -> str:
@@ -89,115 +90,114 @@ Key = bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a question waits in the file, the number of its document, and what it is answered."""
+class PoolEntry:
+    """Where a question is in the file, the index of its document, and the key of its answer."""
 
-    at: int
+    offset: int
     document: int
     answer: Key
 
 
 @dataclass
-class Questions:
-    """Pairs, and sections that a model is to ask about, of the documents that have any."""
+class QuestionPool:
+    """The questions of a knowledge base in a seeded order, each once, kept in a file.
+
+    A passage stands for the question that a model is to write about it.
+    """
 
     file: IO[bytes]
     seed: int
     documents: list[Document] = field(default_factory=list)
-    left: Counter[str] = field(default_factory=Counter)
-    """`repeated`: questions asked before, with the same answer; `ambiguous`: with another one;
-    `gone`: documents that were removed meanwhile."""
-    _places: dict[Key, Place | None] = field(default_factory=dict)  # None: ambiguous
+    rejected: Counter[str] = field(default_factory=Counter)
+    """`duplicate`: asked before with the same answer; `ambiguous`: with another answer; `removed`:
+    documents that were removed meanwhile."""
+    _entries: dict[Key, PoolEntry | None] = field(default_factory=dict)  # None: ambiguous
 
-    def gather(self, store: Store, kinds: Collection[Kind]) -> None:
+    def gather(self, store: Store, kinds: Collection[QuestionKind]) -> None:
         """Ask about every passage of the knowledge base."""
         for document in store.documents():
             self.documents.append(document)
             try:
-                for section in sections(store, document):
-                    for pair in ask(section, kinds):
+                for passage in passages_of(store, document):
+                    for pair in pairs_by_rule(passage, kinds):
                         self._add(pair)
-                    if "model" in kinds and section.script:
-                        key = self._hash(f"section {document.digest} {section.start}")
-                        self._places[key] = self._put(section, b"")
+                    if "model" in kinds and passage.script:
+                        key = self._hash(f"section {document.digest} {passage.start}")
+                        self._entries[key] = self._write(passage, b"")
             except KeyError:
-                self.left["gone"] += 1
+                self.rejected["removed"] += 1
 
     def __len__(self) -> int:
         return len(self._ordered())
 
-    def __iter__(self) -> Iterator[tuple[Document, Pair | Section]]:
-        for place in self._ordered():
-            self.file.seek(place.at)
-            yield self.documents[place.document], _read(self.file.readline())
+    def __iter__(self) -> Iterator[tuple[Document, QuestionAnswer | TitledPassage]]:
+        for entry in self._ordered():
+            self.file.seek(entry.offset)
+            yield self.documents[entry.document], _parse(self.file.readline())
 
-    def repeats(self, pair: Pair) -> bool:
-        """Whether a question that a model wrote is asked already; it is from now on."""
-        key = self._hash(folded(pair.question))
-        there = key in self._places
-        self._places.setdefault(key, None)
+    def is_duplicate(self, pair: QuestionAnswer) -> bool:
+        """Whether the pool has the question that a model wrote; from now on it has."""
+        key = self._hash(normalize(pair.question))
+        there = key in self._entries
+        self._entries.setdefault(key, None)
         return there
 
-    def _ordered(self) -> list[Place]:
-        return [place for _, place in sorted(self._places.items(), key=_key) if place]
+    def _ordered(self) -> list[PoolEntry]:
+        return [entry for _, entry in sorted(self._entries.items(), key=itemgetter(0)) if entry]
 
-    def _add(self, pair: Pair) -> None:
-        key, answer = self._hash(folded(pair.question)), self._hash(folded(pair.answer))
-        if key not in self._places:
-            self._places[key] = self._put(pair, answer)
+    def _add(self, pair: QuestionAnswer) -> None:
+        key, answer = self._hash(normalize(pair.question)), self._hash(normalize(pair.answer))
+        if key not in self._entries:
+            self._entries[key] = self._write(pair, answer)
             return
-        before = self._places[key]
+        before = self._entries[key]
         if before and before.answer == answer:
-            self.left["repeated"] += 1
+            self.rejected["duplicate"] += 1
         else:
-            self.left["ambiguous"] += 2 if before else 1
-            self._places[key] = None
+            self.rejected["ambiguous"] += 2 if before else 1
+            self._entries[key] = None
 
-    def _put(self, asked: Pair | Section, answer: Key) -> Place:
-        at = self.file.seek(0, 2)
-        kind = "pair" if isinstance(asked, Pair) else "section"
-        self.file.write(json.dumps({kind: asdict(asked)}).encode() + b"\n")
-        return Place(at, len(self.documents) - 1, answer)
+    def _write(self, item: QuestionAnswer | TitledPassage, answer: Key) -> PoolEntry:
+        offset = self.file.seek(0, 2)
+        kind = "pair" if isinstance(item, QuestionAnswer) else "passage"
+        self.file.write(json.dumps({kind: asdict(item)}).encode() + b"\n")
+        return PoolEntry(offset, len(self.documents) - 1, answer)
 
     def _hash(self, text: str) -> Key:
         return blake2b(f"{self.seed} {text}".encode("utf-8", "replace"), digest_size=8).digest()
 
 
-def _key(item: tuple[Key, Place | None]) -> Key:
-    return item[0]
-
-
-def _read(line: bytes) -> Pair | Section:
-    said = json.loads(line)
-    if "pair" in said:
-        return Pair(**said["pair"])
-    fields = said["section"]
-    return Section(**fields | {"places": tuple(tuple(place) for place in fields["places"])})
+def _parse(line: bytes) -> QuestionAnswer | TitledPassage:
+    item = json.loads(line)
+    if "pair" in item:
+        return QuestionAnswer(**item["pair"])
+    fields = item["passage"]
+    return TitledPassage(**fields | {"places": tuple(map(tuple, fields["places"]))})
 
 
 Side = Literal["train", "heldout"]
-Watch = Callable[[int], AbstractContextManager[Callable[[], None]]]
-"""Of how many questions, to what is called after each."""
+Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
+"""From the number of questions to a function that is called after each of them."""
 PLAIN = "plain"
 
 
 @dataclass(frozen=True, slots=True)
-class SetOptions:
-    """What questions are made, and how many rows of them."""
+class SyntheticOptions:
+    """Which questions are made, and how many rows."""
 
-    kinds: tuple[Kind, ...] = tuple(MAKERS)
+    kinds: tuple[QuestionKind, ...] = tuple(RULES)
     heldout: float = 0.1
     """The share of the documents whose questions are kept out of training."""
     limit: int = 0
-    """Rows in all, at most; 0: all that there are."""
+    """The most rows in all; 0: no limit."""
     plain: bool = False
     """Also write the training questions and their answers without passages."""
     seed: int = 0
 
 
 @dataclass
-class Report:
-    """What a set holds, and what was left out of it and why."""
+class SyntheticReport:
+    """What was written, and what was rejected and why."""
 
     rows: Counter[tuple[str, Side]] = field(default_factory=Counter)
     """By kind and side."""
@@ -205,69 +205,71 @@ class Report:
     """Of `rows`, those whose passages do not answer."""
     documents: dict[str, Side] = field(default_factory=dict)
     """Those that have rows, by id."""
-    left: Counter[str] = field(default_factory=Counter)
-    samples: list[Grounded] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    samples: list[RaftRow] = field(default_factory=list)
     """The first row that cites and the first that refuses."""
 
     def total(self, side: Side) -> int:
         return sum(count for (_, there), count in self.rows.items() if there == side)
 
-    def show(self, row: Grounded) -> None:
-        if (row.gold is None) not in [shown.gold is None for shown in self.samples]:
+    def add_sample(self, row: RaftRow) -> None:
+        if (row.gold is None) not in [sample.gold is None for sample in self.samples]:
             self.samples.append(row)
 
 
-def make(
-    grounder: Grounder,
+def build(
+    builder: RaftBuilder,
     out: Path,
-    options: SetOptions,
+    options: SyntheticOptions,
     *,
     generator: Generator | None = None,
-    watch: Watch = lambda total: nullcontext(lambda: None),
-) -> Report:
-    """Write the set into the folder `out`: all of its files whole, or none.
+    progress: Progress = lambda total: nullcontext(lambda: None),
+) -> SyntheticReport:
+    """Write the rows into the folder `out`: all of its files whole, or none.
 
     `generator` writes the questions of kind `model`. The same knowledge base, options and seed give
-    the same bytes. `UserError` where `out` holds something already, or no row can be made. A file
-    without rows is not written: where one document alone has rows, none is held out.
+    the same bytes. A file without rows is not written: if only one document has rows, none is held
+    out. Raises `UserError` if `out` holds something already, or no row can be made.
     """
     names = ("train", "heldout", *([PLAIN] if options.plain else []))
     with (
-        TemporaryFile() as asked,
-        TemporaryFile() as made,
+        TemporaryFile() as question_file,
+        TemporaryFile() as row_file,
         new_folder(out) as folder,
-        _written(folder, names) as files,
+        _open_all(folder, names) as files,
     ):
-        questions = Questions(asked, options.seed)
-        questions.gather(grounder.pipeline.store, options.kinds)
-        report = Report(left=questions.left)
+        pool = QuestionPool(question_file, options.seed)
+        pool.gather(builder.pipeline.store, options.kinds)
+        report = SyntheticReport(rejected=pool.rejected)
         digests: list[str] = []
-        with watch(len(questions)) as tick:
-            for document, item in questions:
-                row = _row(item, document, grounder, generator, questions)
+        with progress(len(pool)) as tick:
+            for document, item in pool:
+                row = _row(item, document, builder, generator, pool)
                 tick()
                 if isinstance(row, str):
-                    report.left[row] += 1
+                    report.rejected[row] += 1
                     continue
-                report.show(row)
+                report.add_sample(row)
                 digests.append(document.digest)
-                _line(row.record, made)
+                _write_line(row.record, row_file)
                 if len(digests) == options.limit:
                     break
         if not digests:
-            raise _nothing(report.left)
-        held = divided(digests, options.heldout, options.seed)
-        made.seek(0)
-        for digest, line in zip(digests, made, strict=True):
-            side: Side = "heldout" if digest in held else "train"
-            _put(json.loads(line), side, files, report)
+            raise _no_rows(report.rejected)
+        # Split now: before, it is not known which documents have rows.
+        heldout = heldout_digests(digests, options.heldout, options.seed)
+        row_file.seek(0)
+        for digest, line in zip(digests, row_file, strict=True):
+            side: Side = "heldout" if digest in heldout else "train"
+            _write_row(json.loads(line), side, files, report)
     return report
 
 
-def divided(digests: Sequence[str], share: float, seed: int) -> frozenset[str]:
+def heldout_digests(digests: Sequence[str], share: float, seed: int) -> frozenset[str]:
     """The documents of `digests` that are held out: `share` of them, by a seeded hash.
 
-    At least one, and not all, where there are two or more. Files of the same bytes go together.
+    Of two or more at least one, and not all. Files of the same bytes go together.
     """
 
     def order(digest: str) -> bytes:
@@ -280,41 +282,45 @@ def divided(digests: Sequence[str], share: float, seed: int) -> frozenset[str]:
 
 
 def _row(
-    item: Pair | Section,
+    item: QuestionAnswer | TitledPassage,
     document: Document,
-    grounder: Grounder,
+    builder: RaftBuilder,
     generator: Generator | None,
-    questions: Questions,
-) -> Grounded | str:
-    """The row of a pair, which the model writes where `item` is a section; or why there is none."""
-    if isinstance(item, Pair):
-        return grounder.row(Asked(item, document))
+    pool: QuestionPool,
+) -> RaftRow | str:
+    """The row of a pair, which the model writes if `item` is a passage; or why there is none."""
+    if isinstance(item, QuestionAnswer):
+        return builder.row(SyntheticQuestion(item, document))
     assert generator, "questions of kind model need a generator"
-    pair = write(item, generator, seed=questions.seed)
+    pair = write_pair(item, generator, seed=pool.seed)
     if pair is None:
-        return "rejected"
-    return "repeated" if questions.repeats(pair) else grounder.row(Asked(pair, document))
+        return "invalid"
+    return (
+        "duplicate" if pool.is_duplicate(pair) else builder.row(SyntheticQuestion(pair, document))
+    )
 
 
-def _put(record: dict[str, Any], side: Side, files: dict[str, IO[bytes]], report: Report) -> None:
+def _write_row(
+    record: dict[str, Any], side: Side, files: dict[str, IO[bytes]], report: SyntheticReport
+) -> None:
     """Write a row to its side, and count it."""
     kind = record["kind"]
     report.rows[kind, side] += 1
     report.refusals[kind, side] += record["gold"] is None
     report.documents[record["document"]] = side
-    _line(record, files[side])
+    _write_line(record, files[side])
     if side == "train" and PLAIN in files:
         plain = {"instruction": record["question"], "input": "", "output": record["reply"]}
-        _line(plain, files[PLAIN])
+        _write_line(plain, files[PLAIN])
 
 
-def _line(value: dict[str, Any], file: IO[bytes]) -> None:
+def _write_line(value: dict[str, Any], file: IO[bytes]) -> None:
     file.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 @contextmanager
-def _written(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]]]:
-    """New files `NAME.jsonl`, on the disk at the end; those that nothing was written to go."""
+def _open_all(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]]]:
+    """New files `NAME.jsonl`, on disk at the end; the empty ones are removed."""
     paths = [folder / f"{name}.jsonl" for name in names]
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {
@@ -329,12 +335,12 @@ def _written(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]
             path.unlink()
 
 
-def _nothing(left: Counter[str]) -> UserError:
-    why = ", ".join(f"{reason} {count}" for reason, count in sorted(left.items()) if count)
+def _no_rows(rejected: Counter[str]) -> UserError:
+    why = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()) if count)
     return UserError(
-        f"no row can be made from this knowledge base (left out: {why or 'nothing'}); it needs "
-        "documents with headings, definitions, lists, tables or figures; or let a model write "
-        "questions: --model DIR --write-questions",
-        zh=f"无法从该知识库得到训练数据（舍弃：{why or '无'}）；需要含标题、定义、列表、表格或数字的文档；"
+        f"no row can be made from this knowledge base (rejected: {why or 'nothing'}); rules need "
+        "definitions, articles, lists, tables or figures; or let a model write questions: "
+        "--model DIR --write-questions",
+        zh=f"无法从该知识库得到训练数据（舍弃：{why or '无'}）；按规则出题需要定义、条文、列表、表格或数字；"
         "也可让模型出题：--model 目录 --write-questions",
     )

@@ -1,7 +1,7 @@
-"""A question and its answer from the documents, what they are made of, and which are fit to learn."""
+"""Question-answer pairs about a passage: which are valid, and how a model writes them."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,14 +13,14 @@ from rag.render import one_line
 from rag.score_norm import Script, script_of
 from rag.types import Message, Sampling
 
-Kind = Literal["definition", "heading", "article", "list", "table", "cloze", "model"]
+QuestionKind = Literal["definition", "article", "list", "table", "cloze", "model"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class QuestionAnswer:
     """A question that characters [start, end) of a document answer.
 
-    `answer` is in those characters, to the letter; `reply` says it in whole sentences, on one line.
+    `answer` is an exact part of those characters; `reply` states it in whole sentences on one line.
     """
 
     question: str
@@ -28,21 +28,21 @@ class Pair:
     reply: str
     start: int
     end: int
-    kind: Kind
+    kind: QuestionKind
 
 
 @dataclass(frozen=True)
-class Section:
+class TitledPassage:
     """A passage to ask about: `text` begins at character `start` of its document.
 
-    `subject` is what a person would call the document, "" where its title is a mere file name.
-    `places` are offsets in the document at which headings begin to hold, and those headings
-    (`第二章 › 第一节`); `header` is that of a table that began before the passage.
+    `title` is what a person calls the document, "" if it has no such name. `places` are the
+    document offsets at which headings begin to apply, with those headings (`第二章 › 第一节`).
+    `header` is that of a table that began before the passage.
     """
 
     text: str
     start: int
-    subject: str = ""
+    title: str = ""
     places: tuple[tuple[int, str], ...] = ()
     header: str = ""
 
@@ -52,64 +52,28 @@ class Section:
 
     @cached_property
     def script(self) -> Script | None:
-        """None where the text is in neither script that questions are made in."""
-        return _script(self.text)
-
-    @cached_property
-    def code(self) -> tuple[Span, ...]:
-        """What stands between fences."""
-        return tuple(match.span() for match in _FENCED.finditer(self.text))
+        """None if questions can't be asked in the language of the text."""
+        letters = len(_LETTER.findall(self.text))
+        if letters and len(_HAN.findall(self.text)) >= 0.3 * letters:
+            return None if _KANA_OR_HANGUL.search(self.text) else "han"
+        return "latin" if letters and len(_LATIN.findall(self.text)) >= 0.8 * letters else None
 
     @property
-    def named(self) -> str:
-        """The subject as a question names it, "" where it has none."""
-        if not self.subject or self.subject.startswith("《"):
-            return self.subject
-        return f"《{self.subject}》" if self.script == "han" else f"“{self.subject}”"
-
-    @cached_property
-    def statements(self) -> tuple["Statement", ...]:
-        """The sentences of prose that are whole, and no longer than a reply may be."""
-        return tuple(self._statements())
-
-    def _statements(self) -> Iterator["Statement"]:
-        for start, end in sentences(self.text):
-            piece = self.text[start:end]
-            start += len(piece) - len(piece.lstrip())
-            raw = self.text[start : start + len(piece.strip())]
-            if len(raw) > LONGEST_REPLY[self.script or "latin"]:
-                continue
-            if any(a < start + len(raw) and start < b for a, b in self.code):
-                continue
-            if (label := _ARTICLE.match(raw)) and label.end() < len(raw):
-                start, raw = start + label.end(), raw[label.end() :]
-            if _WHOLE.search(raw) and not _MARKUP.search(raw):
-                yield Statement(one_line(raw), start, raw)
+    def quoted_title(self) -> str:
+        """The title as a question quotes it, "" without one."""
+        if not self.title or self.title.startswith("《"):
+            return self.title
+        return f"《{self.title}》" if self.script == "han" else f"“{self.title}”"
 
     def pair(
-        self, kind: Kind, question: str, answer: str, reply: str, place: Span
-    ) -> Iterator[Pair]:
-        """The pair if it is sound, for characters `place` of the text."""
-        start, end = place
-        made = Pair(tidy(question), answer, reply, self.start + start, self.start + end, kind)
-        if answer in self.text[start:end] and sound(made):
-            yield made
+        self, kind: QuestionKind, question: str, answer: str, reply: str, span: Span
+    ) -> Iterator[QuestionAnswer]:
+        """The pair for characters `span` of the text, if it is valid."""
+        start, end = self.start + span[0], self.start + span[1]
+        pair = QuestionAnswer(punctuate(question), answer, reply, start, end, kind)
+        if answer in self.text[slice(*span)] and is_valid(pair):
+            yield pair
 
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A sentence on one line, without the number of its article, and `raw` as the text has it."""
-
-    line: str
-    start: int
-    raw: str
-
-    @property
-    def place(self) -> Span:
-        return self.start, self.start + len(self.raw)
-
-
-Maker = Callable[[Section], Iterator[Pair]]
 
 LONGEST_QUESTION = {"han": 90, "latin": 220}
 SHORTEST_QUESTION = {"han": 6, "latin": 12}
@@ -117,23 +81,15 @@ LONGEST_REPLY = {"han": 400, "latin": 1000}
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
+_KANA_OR_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]{3}")
 _LATIN = re.compile(r"[A-Za-z]")
-_FENCED = re.compile(r"(?ms)^[ \t>]*(`{3,}|~{3,}).*?(?:^[ \t>]*\1|\Z)")
-_ARTICLE = re.compile(
-    r"第[零〇一二三四五六七八九十百千\d]+条(?:之[一二三四五六七八九十]+)?[ \u3000]+"
-)
-_WHOLE = re.compile(r"[。！？；!?.][”’」』）)\"'`]*$")
-_MARKUP = re.compile(  # of Markdown and HTML, of lists and tables, of a page's foot
-    r"\]\(|\]\[|\*\*|</|<[a-z]+>|https?://|\{/|(?<!\w)_\w|\\_|&[a-z]+;|\.\.\.|…|— \d+ —"
-    r"|^\s*(?:[>#|*•●◆■·-]|\d+[.、)）]\s?|[（(][一二三四五六七八九十\d]+[）)]|[一二三四五六七八九十]+、)"
-)
-# What a question can't begin with or hold, since only the text around it says what is meant.
-_POINTS = re.compile(
+# Words that only the text around a question explains.
+_REFERS_BACK = re.compile(
     r"^(?:其|该|这|那|此|它|他|她|但|而|并|也|还|又|则|即|且|因此|所以|然而|不过|另外|同时|例如|比如|如果|虽然|首先|其次|最[后终]|其中|注意|换句话说|接着|然后|于是|随后|第[一二三四]步)"
     r"|该(?!死)|上述|前述|前[款项条者]|后者|[本同][条款项]|[上下]一?[章节条]|[上下]文|下列|以下(?!简称)|如下|上面|前面|刚才|接下来|[本这那]一?[个种些样里节章附]"
     r"|[它他她]们?|我们?|咱|[你您]们?|本书|本文|(?<![日根基资])本(?:法|条例|办法|规定|细则|规则|章程|制度|合同|协议)|如[图表]|[图表]\s?\d|示例\s?\d|所示|反过来|也同样|之[前后](?:的|$)"
 )
-_LATIN_POINTS = re.compile(
+_LATIN_REFERS_BACK = re.compile(
     r"\b(?:this|that|these|those|it|its|they|their|them|he|she|his|her|him|we|our|us|you|your|i|my|me"
     r"|here|above|below|following|former|latter|aforementioned|such|(?:figure|table|chapter|section) \d[\d.]*)\b",
     re.IGNORECASE,
@@ -141,8 +97,8 @@ _LATIN_POINTS = re.compile(
 _BRACKETS = ("（）", "《》", "“”", "‘’", "「」", "『』", "【】", "()", "[]", "{}")
 
 
-def sound(pair: Pair) -> bool:
-    """Whether a question stands alone, and its answer is whole and not given away by it."""
+def is_valid(pair: QuestionAnswer) -> bool:
+    """Whether the question is clear without its passage, and doesn't give away the answer."""
     question, answer, reply = pair.question, pair.answer, pair.reply
     script = script_of(question)
     return (
@@ -150,60 +106,45 @@ def sound(pair: Pair) -> bool:
         and SHORTEST_QUESTION[script] <= len(question) <= LONGEST_QUESTION[script]
         and len(answer.strip()) > 0
         and len(reply) <= LONGEST_REPLY[script]
-        and folded(answer) not in folded(question)
-        and stands_alone(question)
-        and balanced(question)
-        and balanced(reply)
+        and normalize(answer) not in normalize(question)
+        and is_self_contained(question)
+        and _balanced(question)
+        and _balanced(reply)
         and not MARK.search(reply)
         and not MARK.search(question)
         and not re.search(r"\n|\*\*|\]\(|</", question + reply)
     )
 
 
-def stands_alone(question: str) -> bool:
-    """Whether it points at nothing that only the text around it would tell."""
+def is_self_contained(question: str) -> bool:
+    """Whether it refers to nothing that only the text around it explains."""
     bare = re.sub(r"《[^》]*》|“[^”]*”", "", question)
     if script_of(question) == "latin":
-        return not _LATIN_POINTS.search(bare)
-    his = re.search(r"(?<![尤极与及莫])其(?![他它中余次实])", bare)
-    return not _POINTS.search(bare) and (his is None or his.start() >= 8)
+        return not _LATIN_REFERS_BACK.search(bare)
+    its = re.search(r"(?<![尤极与及莫])其(?![他它中余次实])", bare)
+    return not _REFERS_BACK.search(bare) and (its is None or its.start() >= 8)
 
 
-def balanced(text: str) -> bool:
+def _balanced(text: str) -> bool:
     if text.count("`") % 2 or text.count('"') % 2:
         return False
     return all(text.count(left) == text.count(right) for left, right in _BRACKETS)
 
 
-def folded(text: str) -> str:
+def normalize(text: str) -> str:
     """For comparison: without space and case."""
     return "".join(text.split()).casefold()
 
 
-def tidy(question: str) -> str:
-    """One question mark at its end, no space before punctuation of Chinese."""
+def punctuate(question: str) -> str:
+    """The question with one question mark, and no space before Chinese punctuation."""
     bare = question.strip().rstrip("。.；;：:，,？? ")
     bare = re.sub(r"\s+(?=[，。；：、？）》”])|(?<=[（《“，。；：、])\s+", "", bare)
     return f"{bare}？" if script_of(bare) == "han" else f"{bare}?"
 
 
-def ended(reply: str) -> str:
-    """`reply` with a full stop at its end instead of the mark of a list."""
-    bare = reply.strip().rstrip("；;，,、：: ")
-    if bare and bare[-1] in "。！？!?.…":
-        return bare
-    return f"{bare}。" if script_of(bare) == "han" else f"{bare}."
-
-
-def _script(text: str) -> Script | None:
-    letters = len(_LETTER.findall(text))
-    if letters and len(_HAN.findall(text)) >= 0.3 * letters:
-        return "han" if not re.search(r"[\u3040-\u30ff\uac00-\ud7af]{3}", text) else None
-    return "latin" if letters and len(_LATIN.findall(text)) >= 0.8 * letters else None
-
-
-TOKENS = 160
-"""Of a model's reply."""
+MODEL_TOKENS = 160
+"""The longest reply of a model that writes a question, in tokens."""
 
 _PROMPT: dict[Script, str] = {
     "han": (
@@ -221,43 +162,38 @@ _REPLY = re.compile(
     r"^\W*(?:问题?|Q(?:uestion)?)\s*[:：]\s*(?P<question>\S[^\n]*)\n+\W*(?:答案?|A(?:nswer)?)\s*[:：]\s*(?P<answer>\S[^\n]*)",
     re.IGNORECASE,
 )
-_AROUND = " \t\"'“”‘’「」"
-_ENDS = "。.；;，,"
+_QUOTES = " \t\"'“”‘’「」"
+_STOPS = "。.；;，,"
 
 
-def write(section: Section, generator: Generator, *, seed: int = 0) -> Pair | None:
-    """What the model asks about a passage; None where it does not answer in the form asked for, its
-    answer is not in the passage, or the question is not sound."""
-    if not section.script:
+def write_pair(
+    passage: TitledPassage, generator: Generator, *, seed: int = 0
+) -> QuestionAnswer | None:
+    """A question that the model writes about the passage.
+
+    None if its reply is not in the required form, its answer is not in the passage, the question is
+    not valid, or the passage doesn't fit into the model's window.
+    """
+    if not passage.script:
         return None
-    messages = [Message("user", _asking(section, section.script))]
-    if generator.count(messages) > generator.context - TOKENS:
+    context = "\n".join(filter(None, (passage.quoted_title, passage.header, passage.text.strip())))
+    messages = [Message("user", f"{_PROMPT[passage.script]}\n\n{context}")]
+    if generator.count(messages) > generator.context - MODEL_TOKENS:
         return None
-    sampling = Sampling(max_new_tokens=TOKENS, temperature=0, seed=seed)
+    sampling = Sampling(max_new_tokens=MODEL_TOKENS, temperature=0, seed=seed)
     found = _REPLY.search("".join(generator.stream(messages, sampling)))
-    return read(section, found["question"], found["answer"]) if found else None
+    return parse_pair(passage, found["question"], found["answer"]) if found else None
 
 
-def read(section: Section, question: str, answer: str) -> Pair | None:
-    """The pair of a question and an answer in the words of the passage, or None."""
-    answer = answer.strip(_AROUND)
-    answer = answer if answer in section.text else answer.rstrip(_ENDS).strip(_AROUND)
-    if not answer or (at := section.text.find(answer)) < 0:
+def parse_pair(passage: TitledPassage, question: str, answer: str) -> QuestionAnswer | None:
+    """The pair of a model's question and an answer in the words of the passage, or None."""
+    text, answer = passage.text, answer.strip(_QUOTES)
+    answer = answer if answer in text else answer.rstrip(_STOPS).strip(_QUOTES)
+    if not answer or (at := text.find(answer)) < 0:
         return None
-    start, end = _sentences_around(section.text, (at, at + len(answer)))
-    reply = one_line(section.text[start:end])
-    return next(section.pair("model", question, answer, reply, (start, end)), None)
-
-
-def _asking(section: Section, script: Script) -> str:
-    title = f"{section.named}\n" if section.named else ""
-    header = f"{section.header}\n" if section.header else ""
-    return f"{_PROMPT[script]}\n\n{title}{header}{section.text.strip()}"
-
-
-def _sentences_around(text: str, span: Span) -> Span:
-    """The sentences that hold the characters of `span`, without the space around them."""
-    held = [(a, b) for a, b in sentences(text) if a < span[1] and span[0] < b]
-    start, end = held[0][0], held[-1][1]
-    piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
+    around = [(a, b) for a, b in sentences(text) if a < at + len(answer) and at < b]
+    start, end = around[0][0], around[-1][1]
+    start += len(text[start:end]) - len(text[start:end].lstrip())
+    span = start, start + len(text[start:end].rstrip())
+    reply = one_line(text[slice(*span)])
+    return next(passage.pair("model", question, answer, reply, span), None)

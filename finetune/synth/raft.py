@@ -1,9 +1,9 @@
-"""A question and its answer -> a row that trains to answer from retrieved passages.
+"""A question and its answer -> a row that trains to answer from retrieved passages (RAFT).
 
-The passages are what our own retriever finds for the question, the prompt is what
-`rag.prompt.compose` makes of them, and the target cites as that prompt asks (RAFT: Zhang et al.
-2024, but with hard negatives and refusals). A question is kept only if the retriever finds its
-passage, and a target only if `rag.cite` reads the right citation from it.
+After Zhang et al. 2024, but with hard negatives and refusals. The passages are what our own
+retriever finds for the question, the prompt is what `rag.prompt.compose` makes of them, and the
+target cites as that prompt demands. A question is used only if the retriever finds its passage, and
+a target only if `rag.cite` reads the right citation from it.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from hashlib import blake2b
 from random import Random
 from typing import Any, Literal
 
-from finetune.synth.pair import Kind, Pair, folded
+from finetune.synth.pair import QuestionAnswer, normalize
 from ingest.chunk import sentences
 from ingest.errors import UserError
 from ingest.types import Document
@@ -23,37 +23,40 @@ from rag.score_norm import script_of
 from rag.types import Message, Source
 
 DEPTH = 20
-"""So many passages are looked through for the gold one and for hard negatives."""
+"""The number of retrieved passages that are searched for the gold one and for hard negatives."""
 
-BROAD: frozenset[Kind] = frozenset({"heading"})
-"""Questions that other passages of a document may answer in part; none of them is refused."""
-
-Left = Literal["unfound", "room", "unsupported", "gone"]
-"""Why there is no row: the retriever does not find the passage; the window can't hold it; the
-target would not be cited right; the document was removed meanwhile."""
+Rejection = Literal["not retrieved", "too long", "unsupported", "removed"]
+"""Why there is no row: the retriever doesn't find the passage; it doesn't fit into the window; the
+target would not be cited correctly; the document was removed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A pair and the document that it is from."""
+class SyntheticQuestion:
+    """A question-answer pair and its document."""
 
-    pair: Pair
+    pair: QuestionAnswer
     document: Document
 
     @property
     def id(self) -> str:
-        said = f"{self.document.digest}\0{self.pair.start}\0{self.pair.end}\0{self.pair.question}"
-        return blake2b(said.encode("utf-8", "replace"), digest_size=8).hexdigest()
+        text = f"{self.document.digest}\0{self.pair.start}\0{self.pair.end}\0{self.pair.question}"
+        return blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+    def answered_by(self, source: Source) -> bool:
+        """Whether the passage holds the whole span of the pair."""
+        passage, pair = source.passage, self.pair
+        same = passage.document == self.document.id
+        return same and passage.start <= pair.start and pair.end <= passage.end
 
 
 @dataclass(frozen=True, slots=True)
-class Grounded:
-    """A row: `gold` is the number of the passage that answers, None where the target refuses.
+class RaftRow:
+    """A training row. `sources` are the passages of the prompt in their order.
 
-    `sources` are the passages of the prompt in their order.
+    `gold` is the number, from 1, of the passage that answers; None if the target refuses.
     """
 
-    asked: Asked
+    question: SyntheticQuestion
     messages: tuple[Message, ...]
     sources: tuple[Source, ...]
     gold: int | None
@@ -61,7 +64,7 @@ class Grounded:
     @property
     def record(self) -> dict[str, Any]:
         """The row as it is written: chat messages, and what an evaluation needs."""
-        pair, document = self.asked.pair, self.asked.document
+        pair, document = self.question.pair, self.question.document
         return {
             "messages": [{"role": each.role, "content": each.text} for each in self.messages],
             "question": pair.question,
@@ -73,13 +76,13 @@ class Grounded:
             "start": pair.start,
             "end": pair.end,
             "gold": self.gold,
-            "id": self.asked.id,
+            "id": self.question.id,
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Grounder:
-    """Makes rows for a model that counts tokens with `count` and has `room` for a prompt.
+class RaftBuilder:
+    """Builds rows for a model that counts tokens with `count` and has `room` for a prompt.
 
     A share `without_gold` of the rows has only passages that do not answer, and refuses.
     """
@@ -91,67 +94,73 @@ class Grounder:
     without_gold: float = 0.2
     seed: int = 0
 
-    def row(self, asked: Asked) -> Grounded | Left:
-        """The row of a pair; the same every time for the same knowledge base and seed."""
-        pair, dice = asked.pair, Random(f"{self.seed} {asked.id}")
+    def row(self, question: SyntheticQuestion) -> RaftRow | Rejection:
+        """The row of a question; the same every time for the same knowledge base and seed."""
+        pair, random = question.pair, Random(f"{self.seed} {question.id}")
         found = self.pipeline.retrieve(pair.question, limit=max(DEPTH, 2 * self.passages))
         sources = [Source(*each) for each in zip(found.passages, found.hits, strict=True)]
-        gold = next((source for source in sources if _answers(source, asked)), None)
+        gold = next((source for source in sources if question.answered_by(source)), None)
         if gold is None:
-            return "unfound"
-        answer = folded(pair.answer)
-        others = [s for s in sources if answer not in folded(s.passage.text) and s is not gold]
-        refuses = dice.random() < self.without_gold and pair.kind not in BROAD
+            return "not retrieved"
+        answer = normalize(pair.answer)
+        negatives = [
+            source
+            for source in sources
+            if source is not gold and answer not in normalize(source.passage.text)
+        ]
+        refuses = random.random() < self.without_gold
         try:
-            row = self._citing(asked, gold, others, dice)
-            # Also a question to be refused is one that its passage would answer.
-            if refuses and isinstance(row, Grounded):
-                return self._refusing(asked, others, dice) or row
+            row = self._citing(question, gold, negatives, random)
+            # A question is refused only if its passage would answer it.
+            if refuses and isinstance(row, RaftRow):
+                return self._refusing(question, negatives, random) or row
         except KeyError:
-            return "gone"
+            return "removed"
         return row
 
     def _citing(
-        self, asked: Asked, gold: Source, others: Sequence[Source], dice: Random
-    ) -> Grounded | Left:
-        prompt = self._composed(asked, [gold, *others[: self.passages - 1]], dice)
-        numbers = (
-            (n for n, s in enumerate(prompt.sources, 1) if _answers(s, asked)) if prompt else ()
-        )
-        number = next(iter(numbers), None)
+        self, question: SyntheticQuestion, gold: Source, negatives: Sequence[Source], random: Random
+    ) -> RaftRow | Rejection:
+        prompt = self._prompt(question, [gold, *negatives[: self.passages - 1]], random)
+        sources = prompt.sources if prompt else ()
+        numbers = (n for n, source in enumerate(sources, 1) if question.answered_by(source))
+        number = next(numbers, None)
         if prompt is None or number is None:
-            return "room"
-        target = marked(asked.pair.reply, number)
-        if not self._cited(asked, target, number, prompt.sources):
+            return "too long"
+        target = with_marks(question.pair.reply, number)
+        if not self._cites_correctly(question.pair, target, number, sources):
             return "unsupported"
-        messages = (*prompt.messages, Message("assistant", target))
-        return Grounded(asked, messages, prompt.sources, number)
+        return RaftRow(question, (*prompt.messages, Message("assistant", target)), sources, number)
 
-    def _refusing(self, asked: Asked, others: Sequence[Source], dice: Random) -> Grounded | None:
-        """None where there are no other passages, or they say the same in other words."""
-        prompt = self._composed(asked, others[: self.passages], dice) if others else None
+    def _refusing(
+        self, question: SyntheticQuestion, negatives: Sequence[Source], random: Random
+    ) -> RaftRow | None:
+        """None if there are no negatives, or if they state the answer in other words."""
+        prompt = self._prompt(question, negatives[: self.passages], random) if negatives else None
         if prompt is None:
             return None
-        question, store = asked.pair.question, self.pipeline.store
-        if not cite(asked.pair.reply, question, prompt.sources, store).unsupported:
+        pair, store = question.pair, self.pipeline.store
+        if not cite(pair.reply, pair.question, prompt.sources, store).unsupported:
             return None
-        target = NOT_FOUND[script_of(question)]
-        messages = (*prompt.messages, Message("assistant", target))
-        return Grounded(asked, messages, prompt.sources, None)
+        target = Message("assistant", NOT_FOUND[script_of(pair.question)])
+        return RaftRow(question, (*prompt.messages, target), prompt.sources, None)
 
-    def _composed(self, asked: Asked, sources: Sequence[Source], dice: Random) -> Prompt | None:
-        """The prompt with the passages that fit, the first of them first of all, shuffled."""
-        question = asked.pair.question
+    def _prompt(
+        self, question: SyntheticQuestion, sources: Sequence[Source], random: Random
+    ) -> Prompt | None:
+        """The prompt with the passages that fit, shuffled; the first of `sources` has priority."""
+        text = question.pair.question
         try:
-            kept = list(compose(question, sources, (), self.count, self.room).sources)
-            dice.shuffle(kept)
-            return compose(question, kept, (), self.count, self.room)
+            fitting = list(compose(text, sources, (), self.count, self.room).sources)
+            random.shuffle(fitting)
+            return compose(text, fitting, (), self.count, self.room)
         except UserError:  # no room for the question and one passage
             return None
 
-    def _cited(self, asked: Asked, target: str, number: int, sources: Sequence[Source]) -> bool:
-        """Whether a reader of the target is shown the right place, and no doubt."""
-        pair = asked.pair
+    def _cites_correctly(
+        self, pair: QuestionAnswer, target: str, number: int, sources: Sequence[Source]
+    ) -> bool:
+        """Whether a reader of the target is shown the span of the pair, and no warning."""
         cited = cite(target, pair.question, sources, self.pipeline.store)
         return (
             not cited.unsupported
@@ -161,19 +170,13 @@ class Grounder:
         )
 
 
-def marked(reply: str, number: int) -> str:
+def with_marks(reply: str, number: int) -> str:
     """`reply` with the mark of passage `number` at the end of each sentence, before its stop."""
     parts = []
     for start, end in sentences(reply):
-        said = reply[start:end].rstrip()
-        stop = len(said) - (said[-1:] in tuple("。！？.!?"))
-        space = " " if script_of(said) == "latin" else ""
-        parts.append(f"{said[:stop]}{space}[{number}]{said[stop:]}{reply[start + len(said) : end]}")
+        sentence = reply[start:end].rstrip()
+        stop = len(sentence) - (sentence[-1:] in tuple("。！？.!?"))
+        space = " " if script_of(sentence) == "latin" else ""
+        after = sentence[stop:] + reply[start + len(sentence) : end]
+        parts.append(f"{sentence[:stop]}{space}[{number}]{after}")
     return "".join(parts)
-
-
-def _answers(source: Source, asked: Asked) -> bool:
-    """Whether the passage holds the whole span of the pair."""
-    passage, pair = source.passage, asked.pair
-    same = passage.document == asked.document.id
-    return same and passage.start <= pair.start and pair.end <= passage.end

@@ -58,7 +58,7 @@ def test_a_knowledge_base_becomes_training_rows(rag: Rag, kb: str, home: Path) -
     assert done.returncode == 0, done.stderr
     made = rows(home / "set")
     assert len(made) > 8
-    for word in ("definitions", "figures, names", "in all", "documents", "Answer: "):
+    for word in ("definitions", "figures, authorities", "in all", "documents", "Answer: "):
         assert word in done.stdout
     assert {Path(row["source"]).name for row in made} == set(FILES)
     with open_store(home / "data" / "chatglm-rag" / kb) as store:
@@ -144,7 +144,7 @@ def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
     assert row["answer"] == "一千八百六十七米"
     assert row["messages"][1]["content"] == f"五指山海拔约一千八百六十七米[{row['gold']}]。"
     assert "by the model" in done.stdout
-    assert "written by the model, but unfit" in done.stdout  # of the other passages
+    assert "written by the model, but not valid" in done.stdout  # of the other passages
 
 
 @pytest.mark.parametrize(

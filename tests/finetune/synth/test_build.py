@@ -11,8 +11,9 @@ import pytest
 
 from finetune.data.formats import examples
 from finetune.evaluate.questions import read
-from finetune.synth.build import Report, SetOptions, divided, make
-from finetune.synth.raft import Grounder
+from finetune.synth.build import SyntheticOptions, SyntheticReport, heldout_digests
+from finetune.synth.build import build as build_rows
+from finetune.synth.raft import RaftBuilder
 from ingest.errors import UserError
 from ingest.store import open_store
 from rag.types import Message, Sampling
@@ -31,11 +32,13 @@ def characters(messages: Sequence[Message]) -> int:
     return sum(len(message.text) for message in messages)
 
 
-def build(base: Path, out: Path, options: SetOptions | None = None, **more: object) -> Report:
-    chosen = options or SetOptions(plain=True, heldout=0.4)
+def build(
+    base: Path, out: Path, options: SyntheticOptions | None = None, **more: object
+) -> SyntheticReport:
+    chosen = options or SyntheticOptions(plain=True, heldout=0.4)
     with open_base(base) as pipeline:
-        grounder = Grounder(pipeline, characters, 4000, 3, 0.3, seed=chosen.seed)
-        return make(grounder, out, chosen, **more)  # type: ignore[arg-type]  (by name)
+        builder = RaftBuilder(pipeline, characters, 4000, 3, 0.3, seed=chosen.seed)
+        return build_rows(builder, out, chosen, **more)  # type: ignore[arg-type]  (by name)
 
 
 def lines(path: Path) -> list[dict]:
@@ -48,12 +51,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+def built(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SyntheticReport]:
     out = tmp_path_factory.mktemp("sets") / "set"
     return out, build(base, out)
 
 
-def test_every_answer_stands_where_its_row_says(base: Path, built: tuple[Path, Report]) -> None:
+def test_every_answer_stands_where_its_row_says(
+    base: Path, built: tuple[Path, SyntheticReport]
+) -> None:
     out, _ = built
     with open_store(base) as store:
         for row in lines(out / "train.jsonl") + lines(out / "heldout.jsonl"):
@@ -65,7 +70,7 @@ def test_every_answer_stands_where_its_row_says(base: Path, built: tuple[Path, R
             assert cites == (row["gold"] is not None)
 
 
-def test_a_document_is_on_one_side_alone(built: tuple[Path, Report]) -> None:
+def test_a_document_is_on_one_side_alone(built: tuple[Path, SyntheticReport]) -> None:
     out, report = built
     train, held = lines(out / "train.jsonl"), lines(out / "heldout.jsonl")
     sides = [{row["source"] for row in side} for side in (train, held)]
@@ -80,7 +85,7 @@ def test_a_document_is_on_one_side_alone(built: tuple[Path, Report]) -> None:
 
 
 def test_the_rows_are_training_data_and_questions_to_evaluate(
-    base: Path, built: tuple[Path, Report]
+    base: Path, built: tuple[Path, SyntheticReport]
 ) -> None:
     out, _ = built
     rows = lines(out / "train.jsonl")
@@ -93,7 +98,7 @@ def test_the_rows_are_training_data_and_questions_to_evaluate(
     assert held.lost == ()
 
 
-def test_plain_rows_are_the_training_questions_alone(built: tuple[Path, Report]) -> None:
+def test_plain_rows_are_the_training_questions_alone(built: tuple[Path, SyntheticReport]) -> None:
     out, _ = built
     rows, plain = lines(out / "train.jsonl"), lines(out / "plain.jsonl")
     assert [row["instruction"] for row in plain] == [row["question"] for row in rows]
@@ -102,7 +107,7 @@ def test_plain_rows_are_the_training_questions_alone(built: tuple[Path, Report])
 
 
 def test_the_same_seed_gives_the_same_bytes(
-    base: Path, built: tuple[Path, Report], tmp_path: Path
+    base: Path, built: tuple[Path, SyntheticReport], tmp_path: Path
 ) -> None:
     out, _ = built
     for hashing in ("0", "1"):
@@ -112,21 +117,21 @@ def test_the_same_seed_gives_the_same_bytes(
         for name in ("train", "heldout", "plain"):
             again = (tmp_path / hashing / f"{name}.jsonl").read_bytes()
             assert again == (out / f"{name}.jsonl").read_bytes()
-    build(base, tmp_path / "other", SetOptions(heldout=0.4, seed=7))
+    build(base, tmp_path / "other", SyntheticOptions(heldout=0.4, seed=7))
     assert (tmp_path / "other" / "train.jsonl").read_bytes() != (out / "train.jsonl").read_bytes()
 
 
 def test_the_order_does_not_depend_on_where_the_documents_are(tmp_path: Path) -> None:
     for name in ("here", "there"):
-        build(ingest(tmp_path / name), tmp_path / f"{name}-set", SetOptions())
+        build(ingest(tmp_path / name), tmp_path / f"{name}-set", SyntheticOptions())
     here, there = (lines(tmp_path / f"{name}-set" / "train.jsonl") for name in ("here", "there"))
     assert [row["id"] for row in here] == [row["id"] for row in there]
 
 
 def test_a_limit_takes_the_first_rows(base: Path, tmp_path: Path) -> None:
-    report = build(base, tmp_path / "few", SetOptions(limit=6))
+    report = build(base, tmp_path / "few", SyntheticOptions(limit=6))
     assert report.total("train") + report.total("heldout") == 6
-    build(base, tmp_path / "all", SetOptions())
+    build(base, tmp_path / "all", SyntheticOptions())
     few, all_ = (
         {
             row["id"]
@@ -140,7 +145,7 @@ def test_a_limit_takes_the_first_rows(base: Path, tmp_path: Path) -> None:
 
 def test_a_single_document_is_all_for_training(tmp_path: Path) -> None:
     base = ingest(tmp_path, {"劳动合同法.txt": DOCUMENTS["劳动合同法.txt"]})
-    report = build(base, tmp_path / "set", SetOptions(kinds=("cloze",)))
+    report = build(base, tmp_path / "set", SyntheticOptions(kinds=("article",)))
     assert report.total("heldout") == 0 < report.total("train")
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["train.jsonl"]
 
@@ -149,12 +154,12 @@ def test_a_question_with_two_answers_is_left_out_and_one_asked_twice_is_kept_onc
     tmp_path: Path,
 ) -> None:
     documents = {
-        "a.txt": "居民身份证式样由国务院公安部门制定。\n五指山海拔约一千八百六十七米左右。\n",
-        "b.txt": "居民身份证式样由国务院公安部门制定。\n五指山海拔约一千八百七十九米左右。\n太湖的平均深度约为二米，面积很大。\n",
+        "a.txt": "居民身份证式样由国务院公安部门制定。\n海南岛的五指山海拔约一千八百六十七米左右。\n",
+        "b.txt": "居民身份证式样由国务院公安部门制定。\n海南岛的五指山海拔约一千八百七十九米左右。\n太湖的平均深度约为二米。\n",
     }
-    report = build(ingest(tmp_path, documents), tmp_path / "set", SetOptions(heldout=0))
+    report = build(ingest(tmp_path, documents), tmp_path / "set", SyntheticOptions(heldout=0))
     questions = [row["question"] for row in lines(tmp_path / "set" / "train.jsonl")]
-    assert (report.left["repeated"], report.left["ambiguous"]) == (1, 2)
+    assert (report.rejected["duplicate"], report.rejected["ambiguous"]) == (1, 2)
     assert "太湖的平均深度约为多少米？" in questions
     assert not any("五指山" in question for question in questions)
 
@@ -183,7 +188,7 @@ def test_an_interrupted_run_leaves_nothing_behind(base: Path, tmp_path: Path) ->
         yield tick
 
     with pytest.raises(KeyboardInterrupt):
-        build(base, tmp_path / "set", watch=watch)
+        build(base, tmp_path / "set", progress=watch)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +201,7 @@ def test_all_files_appear_at_once(base: Path, tmp_path: Path) -> None:
         yield lambda: seen.append(len(list(out.iterdir())))
 
     out.mkdir()  # an empty one is none
-    build(base, out, SetOptions(heldout=0.4, plain=True), watch=watch)
+    build(base, out, SyntheticOptions(heldout=0.4, plain=True), progress=watch)
     assert set(seen) == {0}
     assert {path.name for path in out.iterdir()} == {"train.jsonl", "heldout.jsonl", "plain.jsonl"}
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -211,11 +216,13 @@ def test_documents_without_questions_are_said(tmp_path: Path) -> None:
 
 def test_a_share_of_the_documents_is_held_out_whatever_their_rows() -> None:
     digests = [f"d{number}" for number in range(40)] * 3
-    held = divided(digests, 0.25, 0)
+    held = heldout_digests(digests, 0.25, 0)
     assert len(held) == 10
-    assert held == divided(digests[::-1], 0.25, 0) != divided(digests, 0.25, 1)
-    assert len(divided(["a", "b"], 0.01, 0)) == len(divided(["a", "b"], 0.9, 0)) == 1
-    assert divided(["a", "a"], 0.5, 0) == divided(digests, 0, 0) == frozenset()
+    assert held == heldout_digests(digests[::-1], 0.25, 0) != heldout_digests(digests, 0.25, 1)
+    assert (
+        len(heldout_digests(["a", "b"], 0.01, 0)) == len(heldout_digests(["a", "b"], 0.9, 0)) == 1
+    )
+    assert heldout_digests(["a", "a"], 0.5, 0) == heldout_digests(digests, 0, 0) == frozenset()
 
 
 class Examiner:
@@ -238,7 +245,7 @@ def test_a_model_may_write_the_questions(tmp_path: Path) -> None:
         "b.txt": "青海湖在青藏高原的东北，湖水是咸的。\n",
         "c.txt": "床前明月光，疑是地上霜。\n",
     }
-    base, options = ingest(tmp_path, places), SetOptions(kinds=("model",), heldout=0.5)
+    base, options = ingest(tmp_path, places), SyntheticOptions(kinds=("model",), heldout=0.5)
     report = build(base, tmp_path / "set", options, generator=Examiner())
     made = lines(tmp_path / "set" / "train.jsonl") + lines(tmp_path / "set" / "heldout.jsonl")
     assert {(row["question"], row["answer"]) for row in made} == {
@@ -246,4 +253,4 @@ def test_a_model_may_write_the_questions(tmp_path: Path) -> None:
         ("青海湖在什么地方？", "青藏高原的东北"),
     }
     assert {row["kind"] for row in made} == {"model"}
-    assert report.left["rejected"] == 1
+    assert report.rejected["invalid"] == 1

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune.synth.build import sections, subject_of
-from finetune.synth.pair import folded
-from finetune.synth.raft import Asked, Grounded, Grounder, marked
-from finetune.synth.rules import ask
+from finetune.synth.build import passages_of, title_of
+from finetune.synth.pair import normalize
+from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion, with_marks
+from finetune.synth.rules import pairs_by_rule
 from rag.cite import cite, claims
 from rag.pipeline import Pipeline
 from rag.prompt import MARK, NOT_FOUND, compose, declines
@@ -31,36 +31,36 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
 
 
 @pytest.fixture(scope="module")
-def pairs(pipeline: Pipeline) -> list[Asked]:
+def pairs(pipeline: Pipeline) -> list[SyntheticQuestion]:
     store = pipeline.store
     return [
-        Asked(pair, document)
+        SyntheticQuestion(pair, document)
         for document in store.documents()
-        for section in sections(store, document)
-        for pair in ask(section)
+        for section in passages_of(store, document)
+        for pair in pairs_by_rule(section)
     ]
 
 
-def rows(grounder: Grounder, pairs: Sequence[Asked]) -> list[Grounded]:
-    made = [grounder.row(asked) for asked in pairs]
-    return [row for row in made if isinstance(row, Grounded)]
+def rows(builder: RaftBuilder, pairs: Sequence[SyntheticQuestion]) -> list[RaftRow]:
+    made = [builder.row(asked) for asked in pairs]
+    return [row for row in made if isinstance(row, RaftRow)]
 
 
-def holds(source: Source, row: Grounded) -> bool:
-    pair, passage = row.asked.pair, source.passage
-    same = passage.document == row.asked.document.id
+def holds(source: Source, row: RaftRow) -> bool:
+    pair, passage = row.question.pair, source.passage
+    same = passage.document == row.question.document.id
     return same and passage.start <= pair.start and pair.end <= passage.end
 
 
 def test_sections_are_the_passages_of_a_document_and_know_its_name(pipeline: Pipeline) -> None:
     store = pipeline.store
     for document in store.documents():
-        parts = list(sections(store, document))
+        parts = list(passages_of(store, document))
         assert "".join(part.text for part in parts) == store.text(document.id)
         assert [part.start for part in parts[1:]] == [part.end for part in parts[:-1]]
-        assert {part.subject for part in parts} <= {"", Path(document.source).stem}
+        assert {part.title for part in parts} <= {"", Path(document.source).stem}
     table = next(d for d in store.documents() if d.title == "通讯录")
-    first, *rest = sections(store, table)
+    first, *rest = passages_of(store, table)
     assert first.header == ""
     assert all(part.header == "| 姓名 | 分机号 | 部门 |" for part in rest)
 
@@ -78,34 +78,34 @@ def test_sections_are_the_passages_of_a_document_and_know_its_name(pipeline: Pip
     ],
 )
 def test_what_a_person_calls_a_document(title: str, opening: str, subject: str) -> None:
-    assert subject_of(title, opening) == subject
+    assert title_of(title, opening) == subject
 
 
-def test_the_pairs_are_of_many_kinds(pairs: list[Asked]) -> None:
+def test_the_pairs_are_of_many_kinds(pairs: list[SyntheticQuestion]) -> None:
     kinds = {asked.pair.kind for asked in pairs}
     assert kinds >= {"definition", "list", "table", "cloze", "article"}
     assert len({asked.id for asked in pairs}) == len(pairs) > 20
 
 
 def test_rows_are_the_prompts_that_the_model_will_be_asked(
-    pipeline: Pipeline, pairs: list[Asked]
+    pipeline: Pipeline, pairs: list[SyntheticQuestion]
 ) -> None:
-    found = rows(Grounder(pipeline, characters, ROOM, 3, seed=1), pairs)
+    found = rows(RaftBuilder(pipeline, characters, ROOM, 3, seed=1), pairs)
     assert len(found) > 15
     for row in found:
         *asked, _ = row.messages
-        prompt = compose(row.asked.pair.question, row.sources, (), characters, ROOM)
+        prompt = compose(row.question.pair.question, row.sources, (), characters, ROOM)
         assert tuple(asked) == prompt.messages
 
 
 def test_with_one_passage_a_row_is_what_the_pipeline_asks(
-    pipeline: Pipeline, pairs: list[Asked]
+    pipeline: Pipeline, pairs: list[SyntheticQuestion]
 ) -> None:
     generator = CopyingGenerator(ROOM + Sampling().max_new_tokens)
     one = replace(pipeline, options=replace(pipeline.options, passages=1), generator=generator)
     same = 0
-    for row in rows(Grounder(pipeline, characters, ROOM, 1, without_gold=0), pairs):
-        question = row.asked.pair.question
+    for row in rows(RaftBuilder(pipeline, characters, ROOM, 1, without_gold=0), pairs):
+        question = row.question.pair.question
         if one.retrieve(question).answerable and holds(_first(one, question), row):
             one.ask(question)
             assert generator.prompts[-1] == row.messages[:-1]
@@ -120,13 +120,13 @@ def _first(pipeline: Pipeline, question: str) -> Source:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_target_cites_the_passage_that_answers_and_nothing_else(
-    pipeline: Pipeline, pairs: list[Asked], seed: int
+    pipeline: Pipeline, pairs: list[SyntheticQuestion], seed: int
 ) -> None:
-    found = rows(Grounder(pipeline, characters, ROOM, 3, without_gold=0, seed=seed), pairs)
+    found = rows(RaftBuilder(pipeline, characters, ROOM, 3, without_gold=0, seed=seed), pairs)
     assert {row.gold for row in found} >= {1, 2, 3}  # shuffled
     for row in found:
         assert row.gold
-        pair, target = row.asked.pair, row.messages[-1].text
+        pair, target = row.question.pair, row.messages[-1].text
         assert MARK.sub("", target).replace(" .", ".") == pair.reply
         cited = cite(target, pair.question, row.sources, pipeline.store)
         assert {citation.number for citation in cited.citations} == {row.gold}
@@ -134,33 +134,37 @@ def test_a_target_cites_the_passage_that_answers_and_nothing_else(
         assert any(c.start < pair.end and pair.start < c.end for c in cited.citations)
 
 
-def test_only_the_gold_passage_has_the_answer(pipeline: Pipeline, pairs: list[Asked]) -> None:
-    for row in rows(Grounder(pipeline, characters, ROOM, 3, without_gold=0), pairs):
-        answer = folded(row.asked.pair.answer)
-        having = [n for n, s in enumerate(row.sources, 1) if answer in folded(s.passage.text)]
+def test_only_the_gold_passage_has_the_answer(
+    pipeline: Pipeline, pairs: list[SyntheticQuestion]
+) -> None:
+    for row in rows(RaftBuilder(pipeline, characters, ROOM, 3, without_gold=0), pairs):
+        answer = normalize(row.question.pair.answer)
+        having = [n for n, s in enumerate(row.sources, 1) if answer in normalize(s.passage.text)]
         assert having == [row.gold]
         assert holds(row.sources[having[0] - 1], row)
 
 
-def test_refusals_have_no_passage_that_answers(pipeline: Pipeline, pairs: list[Asked]) -> None:
-    found = rows(Grounder(pipeline, characters, ROOM, 3, without_gold=1), pairs)
+def test_refusals_have_no_passage_that_answers(
+    pipeline: Pipeline, pairs: list[SyntheticQuestion]
+) -> None:
+    found = rows(RaftBuilder(pipeline, characters, ROOM, 3, without_gold=1), pairs)
     refusing = [row for row in found if row.gold is None]
     assert len(refusing) > len(found) / 2
     for row in refusing:
-        pair = row.asked.pair
+        pair = row.question.pair
         assert row.messages[-1].text in NOT_FOUND.values()
         assert declines(row.messages[-1].text)
         assert row.messages[-1].text in row.messages[0].text  # as the prompt asks
         assert row.sources
         for source in row.sources:
             assert not holds(source, row)
-            assert folded(pair.answer) not in folded(source.passage.text)
+            assert normalize(pair.answer) not in normalize(source.passage.text)
         assert cite(pair.reply, pair.question, row.sources, pipeline.store).unsupported
 
 
-def test_a_share_of_the_rows_refuses(pipeline: Pipeline, pairs: list[Asked]) -> None:
+def test_a_share_of_the_rows_refuses(pipeline: Pipeline, pairs: list[SyntheticQuestion]) -> None:
     def refusals(share: float) -> int:
-        found = rows(Grounder(pipeline, characters, ROOM, 3, without_gold=share), pairs)
+        found = rows(RaftBuilder(pipeline, characters, ROOM, 3, without_gold=share), pairs)
         return sum(row.gold is None for row in found)
 
     assert refusals(0) == 0 < refusals(0.3) < refusals(0.9)
@@ -168,30 +172,34 @@ def test_a_share_of_the_rows_refuses(pipeline: Pipeline, pairs: list[Asked]) -> 
 
 @pytest.mark.parametrize("room", [330, 420, 560])
 def test_a_small_window_keeps_the_answer_or_makes_no_row(
-    pipeline: Pipeline, pairs: list[Asked], room: int
+    pipeline: Pipeline, pairs: list[SyntheticQuestion], room: int
 ) -> None:
-    grounder = Grounder(pipeline, characters, room, 3, without_gold=0)
-    made = [grounder.row(asked) for asked in pairs]
+    builder = RaftBuilder(pipeline, characters, room, 3, without_gold=0)
+    made = [builder.row(asked) for asked in pairs]
     for row in made:
-        if isinstance(row, Grounded):
+        if isinstance(row, RaftRow):
             assert characters(row.messages[:-1]) <= room
             assert row.gold
-            assert row.asked.pair.answer in row.sources[row.gold - 1].passage.text
+            assert row.question.pair.answer in row.sources[row.gold - 1].passage.text
         else:
-            assert row in ("room", "unsupported", "unfound")
-    assert any(isinstance(row, Grounded) for row in made)
-    assert room > 400 or "room" in made
+            assert row in ("too long", "unsupported", "not retrieved")
+    assert any(isinstance(row, RaftRow) for row in made)
+    assert room > 400 or "too long" in made
 
 
 def test_a_removed_document_is_passed_over(tmp_path: Path) -> None:
     with open_base(ingest(tmp_path)) as pipeline:
         store = pipeline.store
         document = next(d for d in store.documents() if d.title == "通讯录")
-        asked = [Asked(p, document) for s in sections(store, document) for p in ask(s)]
+        asked = [
+            SyntheticQuestion(p, document)
+            for s in passages_of(store, document)
+            for p in pairs_by_rule(s)
+        ]
         with store.change() as change:
             change.remove(document.source)
-        grounder = Grounder(pipeline, characters, ROOM, 3)
-        assert {grounder.row(each) for each in asked} == {"unfound"}
+        builder = RaftBuilder(pipeline, characters, ROOM, 3)
+        assert {builder.row(each) for each in asked} == {"not retrieved"}
 
 
 @pytest.mark.parametrize(
@@ -207,7 +215,7 @@ def test_a_removed_document_is_passed_over(tmp_path: Path) -> None:
     ],
 )
 def test_every_sentence_is_marked_and_says_what_it_said(reply: str) -> None:
-    target = marked(reply, 2)
+    target = with_marks(reply, 2)
     found = claims(target)
     assert found
     assert all(claim.numbers == (2,) for claim in found)

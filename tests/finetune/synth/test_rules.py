@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from finetune.synth.pair import folded, read, sound, stands_alone, write
-from finetune.synth.rules import MAKERS, Pair, Section, ask
+from finetune.synth.pair import (
+    QuestionAnswer,
+    TitledPassage,
+    is_self_contained,
+    is_valid,
+    normalize,
+    parse_pair,
+    write_pair,
+)
+from finetune.synth.rules import RULES, pairs_by_rule
 from rag.score_norm import script_of
 from rag.types import Message, Sampling
 
@@ -16,13 +24,13 @@ RUST = Path(__file__).parents[3] / "corpora" / "rust-book" / "docs"
 TABLE = "| 姓名 | 分机号 | 部门 |\n| --- | --- | --- |\n| 张三 | 8012 | 财务部 |\n| 李四 | 8013 | 法务部 |\n"
 
 
-def section(text: str, subject: str = "", **more: object) -> Section:
-    return Section(text, 100, subject, **more)  # type: ignore[arg-type]  (fields by name)
+def section(text: str, subject: str = "", **more: object) -> TitledPassage:
+    return TitledPassage(text, 100, subject, **more)  # type: ignore[arg-type]  (fields by name)
 
 
 def asked(text: str, subject: str = "", **more: object) -> dict[str, str]:
     """Question -> answer."""
-    return {pair.question: pair.answer for pair in ask(section(text, subject, **more))}
+    return {pair.question: pair.answer for pair in pairs_by_rule(section(text, subject, **more))}
 
 
 @pytest.mark.parametrize(
@@ -73,35 +81,16 @@ def asked(text: str, subject: str = "", **more: object) -> dict[str, str]:
             "一千八百米",
         ),
         (
-            "Rust 有四种基本的标量类型：整型、浮点型、布尔类型和字符类型。",
+            "货物项目的价格分值占总分值的比重不得低于30%；执行统一价格标准的除外。",
             "",
-            "Rust 有几种基本的标量类型？",
-            "四种",
+            "货物项目的价格分值占总分值的比重不得低于百分之多少？",
+            "30%",
         ),
         (
-            "The overall accuracy of the count is 97.2%.",
+            "The Harbour Museum is a public collection of ships and maps.",
             "",
-            "What is the overall accuracy of the count?",
-            "97.2%",
-        ),
-        (
-            "The Harbour Museum was founded in 1921.",
-            "",
-            "In which year was the Harbour Museum founded?",
-            "1921",
-        ),
-        (
-            "The northern warehouse has twelve loading docks.",
-            "",
-            "How many loading docks does the northern warehouse have?",
-            "twelve",
-        ),
-        (
-            "The council sold 1,900 tickets for the summer concert in the park.",
-            "",
-            "Which number completes the sentence: “The council sold ___ tickets for the summer "
-            "concert in the park”?",
-            "1,900",
+            "What is the Harbour Museum?",
+            "a public collection of ships and maps",
         ),
         (
             "订立劳动合同，应当遵循合法、公平、平等自愿的原则。",
@@ -127,12 +116,6 @@ def asked(text: str, subject: str = "", **more: object) -> dict[str, str]:
             "Rust 有哪三个发布通道？",
             "- Nightly\n- Beta\n- Stable",
         ),
-        (
-            "The applicant must provide the following documents:\n- a passport\n- a recent photo\n\nThat is all.",
-            "",
-            "Which documents must the applicant provide?",
-            "- a passport\n- a recent photo",
-        ),
         (TABLE, "通讯录", "《通讯录》中，张三的分机号是多少？", "8012"),
         (TABLE, "", "李四的部门是什么？", "法务部"),
         (
@@ -153,14 +136,7 @@ def test_rows_are_asked_under_a_header_that_stands_before_the_passage() -> None:
     assert asked(row) == {}
 
 
-def test_a_heading_asks_for_what_stands_below_it() -> None:
-    text = "更新哈希 map\n\n键值对的数量可以增长，但每个键同时只能关联一个值。\n"
-    assert asked(text, places=((100, "哈希 map › 更新哈希 map"),)) == {
-        "怎样更新哈希 map？": "键值对的数量可以增长，但每个键同时只能关联一个值。"
-    }
-
-
-def test_an_article_is_asked_by_number_where_it_is_whole_and_nothing_else_asks() -> None:
+def test_an_article_is_asked_by_number_if_it_is_whole_and_nothing_else_asks() -> None:
     text = "第十条 建立劳动关系，应当订立书面劳动合同。\n第十一条 实行同工同酬。\n"
     assert asked(text, "劳动合同法") == {
         "《劳动合同法》第十条是怎么规定的？": "建立劳动关系，应当订立书面劳动合同。"
@@ -177,6 +153,8 @@ def test_an_article_is_asked_by_number_where_it_is_whole_and_nothing_else_asks()
         "它是一种用来管理内存的规则和方法。",
         "默认类型是一种速度很快的浮点数。",  # of what?
         "应当依照第四十七条、第八十七条的规定支付。",
+        "劳动合同期限一年以上不满三年的，适用前面的规定。",  # a figure within a condition
+        "公民应当自年满十六周岁之日起三个月内，向公安机关申请。",
         "It is the largest of the twelve islands in the bay.",
         "See figure 12 for the layout of the northern warehouse building.",
         "```\n线程是一个能够独立运行的程序。\n```",
@@ -196,39 +174,39 @@ def test_what_can_not_be_asked_well_is_not_asked(text: str) -> None:
 TEXTS = sorted([*LAWS.glob("*.md"), *RUST.glob("*.md")])
 
 
-def passages(text: str, size: int = 600) -> Iterator[Section]:
+def passages(text: str, size: int = 600) -> Iterator[TitledPassage]:
     """Cut anywhere, also within sentences, lists and tables."""
     for start in range(0, len(text), size):
-        yield Section(text[start : start + size], start, "劳动合同法")
+        yield TitledPassage(text[start : start + size], start, "劳动合同法")
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 def test_every_answer_is_in_its_span_and_every_question_stands_alone(path: Path) -> None:
     text = path.read_text("utf-8")
     for passage in passages(text):
-        pairs = ask(passage)
+        pairs = pairs_by_rule(passage)
         assert len({pair.question for pair in pairs}) == len(pairs)
-        assert pairs == ask(passage)
+        assert pairs == pairs_by_rule(passage)
         for pair in pairs:
             assert passage.start <= pair.start < pair.end <= passage.end
             assert pair.answer in text[pair.start : pair.end]
-            assert folded(pair.answer) not in folded(pair.question)
-            assert sound(pair)
-            assert stands_alone(pair.question)
+            assert normalize(pair.answer) not in normalize(pair.question)
+            assert is_valid(pair)
+            assert is_self_contained(pair.question)
             assert script_of(pair.question) == script_of(pair.reply)
 
 
 def test_laws_are_asked_about_in_many_ways() -> None:
     text = (LAWS / "劳动合同法.md").read_text("utf-8")
-    kinds = [pair.kind for passage in passages(text) for pair in ask(passage)]
+    kinds = [pair.kind for passage in passages(text) for pair in pairs_by_rule(passage)]
     assert len(kinds) > 60
     assert set(kinds) >= {"definition", "article", "list", "cloze"}
 
 
 def test_kinds_that_are_not_wanted_are_not_made() -> None:
     text = "居民身份证式样由国务院公安部门制定。\n\n" + TABLE
-    assert {pair.kind for pair in ask(section(text), ["table"])} == {"table"}
-    assert {pair.kind for pair in ask(section(text), tuple(MAKERS))} == {"table", "cloze"}
+    assert {pair.kind for pair in pairs_by_rule(section(text), ["table"])} == {"table"}
+    assert {pair.kind for pair in pairs_by_rule(section(text), tuple(RULES))} == {"table", "cloze"}
 
 
 def test_no_text_is_too_strange() -> None:
@@ -236,8 +214,8 @@ def test_no_text_is_too_strange() -> None:
     signs = "第十条是指包括：（一）；。\n| - 《》`本法由制定在三年 abcThe is 12.5%,\t\u3000"
     for _ in range(300):
         text = "".join(dice.choices(signs, k=400))
-        for pair in ask(
-            Section(text, 7, "法", places=((7, "一"), (90, "二 › 三")), header="| a |")
+        for pair in pairs_by_rule(
+            TitledPassage(text, 7, "法", places=((7, "一"), (90, "二 › 三")), header="| a |")
         ):
             assert pair.answer in text[pair.start - 7 : pair.end - 7]
 
@@ -247,7 +225,7 @@ def test_no_text_is_too_strange() -> None:
 )
 def test_no_text_takes_for_ever(run: str) -> None:
     """Patterns that can be read in many ways take time that doubles with each repetition."""
-    assert isinstance(ask(Section(run * 500 + "。", 0, "某法")), list)
+    assert isinstance(pairs_by_rule(TitledPassage(run * 500 + "。", 0, "某法")), list)
 
 
 class Examiner:
@@ -267,6 +245,9 @@ class Examiner:
         self.asked.append(messages[-1].text)
         yield from self.reply
 
+    def stop(self) -> None:
+        """A reply is under way for no time."""
+
 
 MOUNTAIN = "五指山在海南岛中部。它的海拔是一千八百六十七米，是岛上最高的山。岛上四季常青。"
 
@@ -280,7 +261,7 @@ MOUNTAIN = "五指山在海南岛中部。它的海拔是一千八百六十七�
 )
 def test_a_model_writes_a_question_that_its_passage_answers(reply: str) -> None:
     examiner = Examiner(reply)
-    pair = write(section(MOUNTAIN, "海南"), examiner)
+    pair = write_pair(section(MOUNTAIN, "海南"), examiner)
     assert pair
     assert (pair.question, pair.answer) == ("五指山的海拔有多高？", "一千八百六十七米")
     assert pair.reply == "它的海拔是一千八百六十七米，是岛上最高的山。"
@@ -300,16 +281,16 @@ def test_a_model_writes_a_question_that_its_passage_answers(reply: str) -> None:
     ],
 )
 def test_what_a_model_writes_amiss_is_rejected(reply: str) -> None:
-    assert write(section(MOUNTAIN), Examiner(reply)) is None
+    assert write_pair(section(MOUNTAIN), Examiner(reply)) is None
 
 
 def test_a_passage_larger_than_the_window_is_not_shown() -> None:
     examiner = Examiner("问题：五指山的海拔有多高？\n答案：一千八百六十七米")
-    assert write(section(MOUNTAIN * 60), examiner) is None
+    assert write_pair(section(MOUNTAIN * 60), examiner) is None
     assert examiner.asked == []
 
 
 def test_an_answer_is_found_without_the_marks_around_it() -> None:
-    pair = read(section(MOUNTAIN), "五指山在哪里？", "“海南岛中部。”")
-    assert isinstance(pair, Pair)
+    pair = parse_pair(section(MOUNTAIN), "五指山在哪里？", "“海南岛中部。”")
+    assert isinstance(pair, QuestionAnswer)
     assert pair.answer == "海南岛中部。"
