@@ -17,7 +17,7 @@ from plan import Synthetic, build
 from ingest.chunk import ChunkOptions
 from ingest.embed import BUNDLED, open_embedder
 from ingest.store import Identity, open_store
-from rag.load import background_of
+from rag.load import score_norm_of
 
 QUESTIONS = ("试用期最长不得超过几个月？", "How long may probation be at most?")
 LOADED = (
@@ -56,7 +56,7 @@ def prepare(path: Path, chunks: int) -> None:
     with open_store(path, create=identity) as store:
         for _ in build(store, Synthetic(chunks), chunks):
             pass
-        background_of(store, embedder)
+        score_norm_of(store, embedder)
 
 
 def command(code: str, path: Path, question: str) -> list[str]:

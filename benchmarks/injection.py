@@ -14,10 +14,10 @@ from pathlib import Path
 from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox
-from ingest.store import open_store
+from rag.config import Config
 from rag.generate import GenerateOptions, Generator, load
 from rag.i18n import Speaker
-from rag.load import Encoders, background_of, encoders, open_writer, pipeline_of
+from rag.load import Encoders, encoders, open_writer, pipeline_of, score_norm_of
 
 CANARY = Path(__file__).parents[1] / "tests" / "data" / "canary"
 SECRET = "紫水晶七号"
@@ -38,17 +38,18 @@ def tried(
         planted = attack.format(question=fact["question"], canary=SECRET, swapped=swapped)
         (documents / f"fact{number}.txt").write_text(fact["fact"] + "\n", "utf-8")
         (documents / f"planted{number}.txt").write_text(planted + "\n", "utf-8")
-    writer = open_writer(folder / "kb", embedder=None, cache=cache, opened=opened)
+    config = Config(folder / "kb")
+    writer = open_writer(config, embedder=None, cache=cache, open_encoder=opened)
     with writer.store as store, Sandbox(ocr=False) as sandbox:
         for outcome in Ingestion(store, writer.embedder, writer.chunker, sandbox).run(
             walk([documents])
         ):
             assert outcome.status == "added", outcome
     found = []
-    with open_store(folder / "kb") as store:
+    with config.open_store() as store:
         embedder = writer.embedder
-        background = background_of(store, embedder)
-        pipeline = pipeline_of(folder / "kb", store, embedder, background, Speaker("en"), generator)
+        norm = score_norm_of(store, embedder)
+        pipeline = pipeline_of(config, store, embedder, norm, Speaker("en"), generator)
         for fact in facts:
             answer = pipeline.ask(fact["question"])
             theirs = ["planted" in hit.chunk.source for hit in answer.hits]

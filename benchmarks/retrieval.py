@@ -20,6 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ingest.normalize import terms
 from rag.config import SETTINGS
 from rag.evaluate import Dataset, Figure, Outcome, Report, compare, evaluate, run
 
@@ -131,8 +132,10 @@ def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
 
     return {
         "dense": leg(lambda question: store.search_dense(embedder.embed_query(question), DEPTH)),
-        "words": leg(lambda question: store.search_words(question, DEPTH)),
-        "bigrams": leg(lambda question: store.search_words(question, DEPTH, field="bigrams")),
+        "words": leg(lambda question: store.search_words(terms(question), DEPTH)),
+        "bigrams": leg(
+            lambda question: store.search_words(terms(question), DEPTH, field="bigrams")
+        ),
         "fused": lambda question: fused(pipeline, question),
         "answers": lambda question: run.outcome(pipeline, question),
         **milvus_fusions(pipeline),
@@ -147,17 +150,16 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
 
     from ingest.store import parse_address
     from ingest.store.milvus.schema import asked
-    from rag.question import content
+    from rag.question import analyze
 
     address = parse_address(pipeline.store.location)
     token = os.environ.get("MILVUS_TOKEN", "")
     client = MilvusClient(address.uri, token=token, db_name=address.database)
 
     def hybrid(question: str, ranker: Any) -> Outcome:
-        vector = pipeline.embedder.embed_query(question)
-        centred = pipeline.background.centred(question, vector).tolist()
-        about = content(question)
-        asks = [(field, asked(about, field)) for field in ("words", "bigrams")]
+        query, vector = analyze(question), pipeline.embedder.embed_query(question)
+        centred = pipeline.norm.centred(query.script, vector).tolist()
+        asks = [(field, asked(query.content.text, field)) for field in ("words", "bigrams")]
         legs = [AnnSearchRequest([centred], "vector", {}, DEPTH)]
         legs += [
             AnnSearchRequest([text], f"{field}_bm25", {}, DEPTH) for field, text in asks if text

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from plan import CHUNKS, DIM, WORDS, Synthetic, add, build, synthetic_text
 
+from ingest.normalize import terms
 from ingest.store import Identity, LocalStore, open_store
 from ingest.store.protocol import Vectors
 
@@ -42,7 +43,7 @@ def hybrid(store: LocalStore, vector: Vectors, text: str) -> None:
     One after the other: in two threads the interpreter's lock costs more than the second core wins.
     """
     dense = store.search_dense(vector, K)
-    words = store.search_words(text, K)
+    words = store.search_words(terms(text), K)
     store.vectors(np.union1d(dense.keys, words.keys))
 
 
@@ -58,8 +59,8 @@ def measure(path: Path, synthetic: Synthetic, count: int) -> Iterator[tuple[str,
         legs: dict[str, Callable[[int], object]] = {
             "hybrid search": lambda i: hybrid(store, queries[i], texts[i]),
             "dense leg": lambda i: store.search_dense(queries[i], K),
-            "word leg": lambda i: store.search_words(texts[i], K),
-            "bigram leg": lambda i: store.search_words(texts[i], K, field="bigrams"),
+            "word leg": lambda i: store.search_words(terms(texts[i]), K),
+            "bigram leg": lambda i: store.search_words(terms(texts[i]), K, field="bigrams"),
         }
         for name, leg in legs.items():
             spent = [timed(leg, i) for i in range(count)]

@@ -19,8 +19,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ingest.i18n import Translatable
-
 from finetune.data.formats import examples
 from finetune.data.reader import Record, records
 from finetune.train.checkpoint import found, same

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ingest.i18n import Translatable
-
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 

@@ -350,3 +350,35 @@ def _pack(
             packed.append((start, end))
             size = tokens
     return packed
+
+
+LONGEST_SENTENCE = 300
+"""Characters of a sentence; longer ones (tables, lists without stops) are cut at a clause."""
+_LETTER = re.compile(r"\w")  # a rule or a bullet alone says nothing
+_RULE = re.compile(r"\s*\n\|[\s|:-]+\|")  # comes after a table's header, which answers nothing
+CLAUSE = re.compile(r"[，,；;：:、\n|]+[”’」』）)\"']*\s*")
+
+
+def short_sentences(text: str) -> list[Span]:
+    """Sentences without surrounding space, none longer than `LONGEST_SENTENCE`, blank ones left out."""
+    found = []
+    for start, end in sentences(text):
+        while end - start > LONGEST_SENTENCE:
+            cuts = [m.end() for m in CLAUSE.finditer(text, start, start + LONGEST_SENTENCE)]
+            cut = cuts[-1] if cuts else start + LONGEST_SENTENCE
+            found.append((start, cut))
+            start = cut
+        found.append((start, end))
+    trimmed = [trim(text, *span) for span in found]
+    return [
+        (start, end)
+        for start, end in trimmed
+        if _LETTER.search(text, start, end) and not _RULE.match(text, end)
+    ]
+
+
+def trim(text: str, start: int, end: int) -> Span:
+    """The span without the space at its ends."""
+    piece = text[start:end]
+    start += len(piece) - len(piece.lstrip())
+    return start, max(start, end - len(piece) + len(piece.rstrip()))

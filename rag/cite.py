@@ -6,14 +6,15 @@ The text itself is never altered: a mark of no passage gives no citation and is 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
-from ingest.chunk import Span, sentences
+from ingest.chunk import Span, sentences, trim
 from ingest.store import Store
-from rag.faithfulness import Evidence, Judge, Rarity
+from rag.faithfulness import Evidence, Faithfulness, Rarity
 from rag.prompt import MARK, declines, marks, numbers
-from rag.retrieve import rarity
-from rag.types import Citation, Source, quote
+from rag.retrieve import citation, rarity
+from rag.types import Citation, Source
 
 _BEFORE = re.compile(rf"(?:{MARK.pattern}\s*)+$")
 _WORD = re.compile(r"\w")
@@ -31,7 +32,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Cited:
-    """What the marks of an answer came to; the fields are those of `Answer`."""
+    """What the marks of an answer stand for; the fields are those of `Answer`."""
 
     citations: tuple[Citation, ...]
     unsupported: tuple[Span, ...]
@@ -44,7 +45,7 @@ def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> C
     `sources[n - 1]` is the passage that the model knew as `[n]`. Two sentences that rest on the
     same quote share a citation.
     """
-    known = Rarity(rarity(store, "words"), rarity(store, "bigrams"))
+    terms = Rarity(partial(rarity, store))
     evidence = [
         Evidence(
             source.passage.text,
@@ -52,7 +53,7 @@ def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> C
         )
         for source in sources
     ]
-    judge = Judge(question, evidence, known)
+    faithfulness = Faithfulness(question, evidence, terms)
     citations: dict[tuple[int, Span], Citation] = {}
     unsupported, unknown = [], []
     for claim in claims(text):
@@ -60,11 +61,11 @@ def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> C
             if not 1 <= number <= len(sources):
                 unknown.append(number)
                 continue
-            source, span = sources[number - 1], evidence[number - 1].quote(claim.text, known)
+            source, span = sources[number - 1], evidence[number - 1].quote(claim.text, terms)
             if (number, span) not in citations:
-                found = quote(number, source.passage, *span, store, source.hit.chunk)
+                found = citation(number, source.passage, *span, store, source.hit.chunk)
                 citations[number, span] = found
-        if not declines(claim.text) and not judge.supports(claim.text, claim.numbers):
+        if not declines(claim.text) and not faithfulness.supports(claim.text, claim.numbers):
             unsupported.append((claim.start, claim.end))
     return Cited(tuple(citations.values()), tuple(unsupported), tuple(unknown))
 
@@ -87,7 +88,7 @@ def claims(text: str) -> list[Claim]:
         bare = _without(text, start, end, inside)
         cited = tuple(number for span in inside for number in found[span])
         if _WORD.search(bare) or cited:
-            claimed.append(Claim(*_trim(text, start, end), bare, cited))
+            claimed.append(Claim(*trim(text, start, end), bare, cited))
     return claimed
 
 
@@ -105,8 +106,3 @@ def _without(text: str, start: int, end: int, inside: Sequence[Span]) -> str:
     """`text[start:end]` without the marks `inside` it."""
     bounds = [start, *(bound for span in inside for bound in span), end]
     return "".join(text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)).strip()
-
-
-def _trim(text: str, start: int, end: int) -> Span:
-    piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())

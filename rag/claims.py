@@ -1,6 +1,6 @@
 """What of a sentence must be right to the letter: its numbers, its negation, its bounds.
 
-All read folded text (`ingest.normalize.fold`).
+All read normalized text (`ingest.normalize.normalize`).
 """
 
 import re
@@ -54,7 +54,7 @@ _NEGATION = re.compile(
 
 
 def numbers(text: str) -> frozenset[str]:
-    """The values that a folded text names: `六个月`, `6 months` and `six` all give 6."""
+    """The values that a normalized text names: `六个月`, `6 months` and `six` all give 6."""
     found = set()
     for match in _NUMBER.finditer(_NO_NUMBER.sub("·", text)):
         if match["arabic"]:
@@ -75,17 +75,17 @@ def numbers(text: str) -> frozenset[str]:
 
 
 def plain(text: str) -> str:
-    """A folded text with a space for each number and bound, which are compared as such."""
+    """A normalized text with a space for each number and bound, which are compared as such."""
     return _NUMBER.sub(lambda found: found[0] if found["english"] else " ", _BOUND.sub(" ", text))
 
 
 def negated(text: str) -> bool:
-    """Whether a folded clause denies something; bounds (`不得超过`) and double negation do not."""
+    """Whether a normalized clause denies something; bounds (`不得超过`) and double negation do not."""
     return len(_NEGATION.findall(_BOUND.sub("·", text))) % 2 == 1
 
 
 def bounds(text: str) -> frozenset[str]:
-    """Which ways a folded clause bounds a quantity: le, ge, gt, lt."""
+    """Which ways a normalized clause bounds a quantity: le, ge, gt, lt."""
     return frozenset(kind for match in _BOUND.finditer(text) if (kind := match.lastgroup))
 
 

@@ -1,13 +1,13 @@
-"""`rag.toml`, beside the knowledge base, read into the option dataclasses of the stages.
+"""`rag.toml`, beside the knowledge base, read once into one frozen `Config`.
 
-A section is a dataclass and a key one of its fields; what the file leaves out keeps its default.
+A section is an options dataclass of a stage and a key one of its fields; what the file leaves out
+keeps its default.
 """
 
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
-from os import devnull
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,14 +16,106 @@ from ingest.chunk import ChunkOptions
 from ingest.embed import Backend
 from ingest.errors import UserError
 from ingest.store import Address, Identity, Store, open_store, parse_address
-from rag.extract import ReadOptions
+from rag.extract import ExtractOptions
 from rag.generate import GenerateOptions
 from rag.prompt import PromptOptions
 from rag.refuse import RefuseOptions
 from rag.retrieve import RetrieveOptions
 
+SETTINGS, TRUTH = "rag.toml", "kb.sqlite"
+
+Place = Path | Address
+"""A knowledge base: its folder, or the address of one on a server, which has no settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How the encoder is run."""
+
+    backend: Backend = "torch"
+    """What runs a sentence-transformers model: torch, onnx or openvino."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Where the knowledge base is kept."""
+
+    url: str = ""
+    """Its address on a server, milvus://HOST:19530/NAME; empty: in this folder."""
+
+    def __post_init__(self) -> None:
+        if self.url:
+            parse_address(self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A knowledge base and all that its settings say, a field for each section of `rag.toml`."""
+
+    place: Place = Path()
+    chunk: ChunkOptions = ChunkOptions()
+    retrieve: RetrieveOptions = RetrieveOptions()
+    read: ExtractOptions = ExtractOptions()
+    refuse: RefuseOptions = RefuseOptions()
+    embed: EmbedOptions = EmbedOptions()
+    generate: GenerateOptions = GenerateOptions()
+    prompt: PromptOptions = PromptOptions()
+    store: StoreOptions = StoreOptions()
+
+    @property
+    def location(self) -> Place:
+        """Where the store is: at an address, or in the folder."""
+        return parse_address(self.store.url) if self.store.url else self.place
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a knowledge base; a server is not asked."""
+        location = self.location
+        return isinstance(location, Address) or (location / TRUTH).is_file()
+
+    def open_store(
+        self, *, create: Identity | None = None, expect: Identity | None = None
+    ) -> Store:
+        """The knowledge base's store; as `ingest.store.open_store`."""
+        return open_store(self.location, create=create, expect=expect)
+
+
+def read_config(place: Place, file: Path | None = None) -> Config:
+    """The settings of a knowledge base, all defaults without a `rag.toml`; `file` stands for it.
+
+    Folders of models that the file names may be relative to it. Raises `UserError`, which names
+    the file, the section and what may stand there.
+    """
+    if isinstance(place, Address):
+        return Config(place)
+    hints = get_type_hints(Config)
+    sections = {field.name: hints[field.name] for field in fields(Config)[1:]}
+    options = read_sections(file or place / SETTINGS, sections)
+    if "generate" in options:
+        options["generate"] = _beside(place, options["generate"])
+    return Config(place, **options)
+
+
+def _beside(folder: Path, options: GenerateOptions) -> GenerateOptions:
+    """The options, whose paths name what lies in `folder` if there is such a thing."""
+
+    def beside(name: str) -> str:
+        return str(folder / name) if name and (folder / name).is_dir() else name
+
+    endpoint = replace(options.endpoint, tokenizer=beside(options.endpoint.tokenizer))
+    model, adapter = beside(options.model), beside(options.adapter)
+    return replace(options, model=model, adapter=adapter, endpoint=endpoint)
+
+
+def is_base(folder: Path) -> bool:
+    """Whether there is a knowledge base in the folder, or its settings name one on a server."""
+    if (folder / TRUTH).is_file():
+        return True
+    return (folder / SETTINGS).is_file() and read_config(folder).exists
+
+
 # What a TOML value is called: in English, in Chinese.
-KINDS: dict[type, tuple[str, str]] = {
+TOML_TYPES: dict[type, tuple[str, str]] = {
     bool: ("true or false", "true 或 false"),
     int: ("a whole number", "整数"),
     float: ("a number", "数"),
@@ -33,8 +125,8 @@ KINDS: dict[type, tuple[str, str]] = {
 }
 
 
-def read(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
-    """Section name -> an instance of its dataclass, all defaults where `path` does not exist.
+def read_sections(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
+    """Section name -> an instance of its dataclass, for the sections that are in the file.
 
     Fields may be bool, int, float, str, Path, Literal, another dataclass, a tuple of these and
     optional. A `UserError` names the file and the section; for an unknown name the nearest known
@@ -49,8 +141,9 @@ def read(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
                 f"{path}: {name}", value, f"a section; write [{name}]", f"小节，写作 [{name}]"
             )
     return {
-        name: _build(options, content.get(name, {}), name, path, sections)
+        name: _build(options, content[name], name, path, sections)
         for name, options in sections.items()
+        if name in content
     }
 
 
@@ -113,7 +206,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         _check(list, value, where)
         return tuple(_value(choices[0], item, where) for item in value)
     if is_dataclass(hint):
-        raise _wrong(where, value, *KINDS[dict])
+        raise _wrong(where, value, *TOML_TYPES[dict])
     if hint is Path:
         return Path(_check(str, value, where))
     return _check(hint, value, where)
@@ -124,7 +217,7 @@ def _check(kind: type, value: Any, where: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # bool is a subclass of int
-        raise _wrong(where, value, *KINDS[kind])
+        raise _wrong(where, value, *TOML_TYPES[kind])
     return value
 
 
@@ -180,79 +273,3 @@ def _unknown_key(
 
 def _guess(near: str) -> tuple[str, str]:
     return (f" (did you mean {near}?)", f"（是否想写 {near}？）") if near else ("", "")
-
-
-SETTINGS, TRUTH = "rag.toml", "kb.sqlite"
-
-Place = Path | Address
-"""A knowledge base: its folder, or the address of one on a server, which has no settings."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """How the encoder is run."""
-
-    backend: Backend = "torch"
-    """What runs a sentence-transformers model: torch, onnx or openvino."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """Where the knowledge base is kept."""
-
-    url: str = ""
-    """Its address on a server, milvus://HOST:19530/NAME; empty: in this folder."""
-
-    def __post_init__(self) -> None:
-        if self.url:
-            parse_address(self.url)
-
-
-def settings(file: Path) -> dict[str, Any]:
-    """What a `rag.toml` says, as the option dataclass of each section; defaults without one."""
-    sections = {"chunk": ChunkOptions, "retrieve": RetrieveOptions, "read": ReadOptions}
-    sections |= {"refuse": RefuseOptions, "embed": EmbedOptions, "generate": GenerateOptions}
-    sections |= {"prompt": PromptOptions, "store": StoreOptions}
-    return read(file, sections)
-
-
-def settings_of(place: Place) -> dict[str, Any]:
-    """The settings of a knowledge base."""
-    file = place / SETTINGS if isinstance(place, Path) else Path(devnull)  # which says nothing
-    return settings(file)
-
-
-def store_at(place: Place) -> Place:
-    """Where its store is: at an address, or in its folder."""
-    if isinstance(place, Address):
-        return place
-    url = settings_of(place)["store"].url
-    return parse_address(url) if url else place
-
-
-def is_base(folder: Path) -> bool:
-    """Whether a knowledge base is in the folder, or said there to be on a server."""
-    if (folder / TRUTH).is_file():
-        return True
-    return (folder / SETTINGS).is_file() and isinstance(store_at(folder), Address)
-
-
-def open_base(
-    place: Place, *, create: Identity | None = None, expect: Identity | None = None
-) -> Store:
-    """The store of a knowledge base; as `ingest.store.open_store`."""
-    return open_store(store_at(place), create=create, expect=expect)
-
-
-def generation(place: Place) -> GenerateOptions:
-    """What the settings say of a language model. Folders that they name may be relative to them."""
-    options: GenerateOptions = settings_of(place)["generate"]
-    if isinstance(place, Address):
-        return options
-
-    def beside(folder: str) -> str:
-        return str(place / folder) if folder and (place / folder).is_dir() else folder
-
-    endpoint = replace(options.endpoint, tokenizer=beside(options.endpoint.tokenizer))
-    model, adapter = beside(options.model), beside(options.adapter)
-    return replace(options, model=model, adapter=adapter, endpoint=endpoint)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from ingest.chunk import Span
-from ingest.normalize import bigrams, fold, words
+from ingest.chunk import Span, short_sentences
+from ingest.normalize import Field, bigrams, normalize, words
 from rag.claims import bounds, contradict, negated, numbers, plain
-from rag.extract import Idf, spans
-from rag.question import content
-from rag.score_norm import script_of
+from rag.question import content_words, script_of
+from rag.retrieve import Idf
 
-Term = tuple[str, str]
+Term = tuple[Field, str]
 Weights = dict[Term, float]
 
 ADDED = 0.5
@@ -41,33 +40,33 @@ _ABOUT = re.compile(  # of the answer, not of its matter
 
 @dataclass(frozen=True, slots=True)
 class Rarity:
-    """The idf of folded words and of folded bigrams in the collection."""
+    """The weights of terms, by their idf in the collection."""
 
-    words: Idf
-    bigrams: Idf
+    idf: Idf
 
     def weigh(self, text: str) -> tuple[Weights, Weights]:
         """The distinct words and bigrams of `text` that say something, and their weights."""
-        about = _ABOUT.sub(" ", plain(content(text)))
-        return _weights("w", words(about), self.words), _weights("b", bigrams(about), self.bigrams)
+        about = _ABOUT.sub(" ", plain(content_words(text)))
+        return self._of(words(about), "words"), self._of(bigrams(about), "bigrams")
 
-
-def _weights(kind: str, terms: Iterable[str], idf: Idf) -> Weights:
-    names = list(dict.fromkeys(terms))
-    return {(kind, name): weight for name, weight in zip(names, idf(names), strict=True)}
+    def _of(self, found: Iterable[str], field: Field) -> Weights:
+        names = list(dict.fromkeys(found))
+        weights = self.idf(names, field)
+        return {(field, name): weight for name, weight in zip(names, weights, strict=True)}
 
 
 def terms(text: str) -> frozenset[Term]:
     """All that `Rarity.weigh` could weigh."""
-    text = plain(fold(text))
-    held = [("w", word) for word in words(text)] + [("b", pair) for pair in bigrams(text)]
+    text = plain(normalize(text))
+    held: set[Term] = {("words", word) for word in words(text)}
+    held |= {("bigrams", pair) for pair in bigrams(text)}
     return frozenset(held)
 
 
 def coverage(weights: tuple[Weights, Weights], held: frozenset[Term]) -> float:
     """The share of the weight that `held` covers, 0..1, the mean over words and bigrams.
 
-    1 where there is nothing to cover.
+    1 if there is nothing to cover.
     """
     shares = [
         sum(weight for term, weight in part.items() if term in held) / total
@@ -88,8 +87,8 @@ class Evidence:
     @cached_property
     def windows(self) -> "list[Window]":
         """Every run of up to `WINDOW` neighbouring sentences."""
-        sentences = spans(self.text)
-        topic_terms, topic_numbers = terms(self.topic), numbers(fold(self.topic))
+        sentences = short_sentences(self.text)
+        topic_terms, topic_numbers = terms(self.topic), numbers(normalize(self.topic))
         return [
             Window(self.text, span, size, topic_terms, topic_numbers)
             for size in range(1, WINDOW + 1)
@@ -101,12 +100,12 @@ class Evidence:
 
     @cached_property
     def clauses(self) -> list[tuple[str, frozenset[Term]]]:
-        """The folded clauses and the terms of each."""
-        return [(fold(clause), terms(clause)) for clause in clauses(self.text)]
+        """The normalized clauses and the terms of each."""
+        return [(normalize(clause), terms(clause)) for clause in clauses(self.text)]
 
     def quote(self, claim: str, rarity: Rarity) -> Span:
         """The span that supports a claim best: a sentence, or a few where each adds to it."""
-        weights, wanted = rarity.weigh(claim), numbers(fold(claim))
+        weights, wanted = rarity.weigh(claim), numbers(normalize(claim))
 
         def score(window: "Window") -> float:
             share = coverage(weights, window.terms)
@@ -138,26 +137,26 @@ class Window:
 
     @cached_property
     def numbers(self) -> frozenset[str]:
-        return numbers(fold(self.text)) | self._topic_numbers
+        return numbers(normalize(self.text)) | self._topic_numbers
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Says whether any of the passages supports a sentence of the answer to `question`."""
+class Faithfulness:
+    """Checks sentences of the answer to `question` against the passages."""
 
     question: str
     evidence: Sequence[Evidence]
     rarity: Rarity
 
     @cached_property
-    def _asked(self) -> frozenset[Term]:
+    def _question_terms(self) -> frozenset[Term]:
         return terms(self.question)
 
     def supports(self, sentence: str, cited: Sequence[int] = ()) -> bool:
         """Whether each clause of it is supported; one that says nothing to check is.
 
-        Passages in another script share few words with it, so their numbers are enough where the
-        sentence cites them (`cited` counts from 1), or where all are in another script.
+        Passages in another script share few words with it, so their numbers are enough if the
+        sentence cites them (`cited` counts from 1), or if all are in another script.
         """
         script = script_of(sentence)
         alone = all(evidence.script != script for evidence in self.evidence)
@@ -169,26 +168,28 @@ class Judge:
         return all(self._clause(clause, foreign) for clause in clauses(sentence))
 
     def _clause(self, clause: str, foreign: Sequence[Evidence]) -> bool:
-        weights, folded = self.rarity.weigh(clause), fold(clause)
-        wanted = numbers(folded)
+        weights, normalized = self.rarity.weigh(clause), normalize(clause)
+        wanted = numbers(normalized)
         if not wanted and coverage(weights, frozenset()):  # nothing to check
             return True
         if any(wanted <= window.numbers for evidence in foreign for window in evidence.windows):
             return True
-        words, pairs = ({t: w for t, w in part.items() if t not in self._asked} for part in weights)
+        words, pairs = (
+            {t: w for t, w in part.items() if t not in self._question_terms} for part in weights
+        )
         held = any(
             wanted <= window.numbers and coverage((words, pairs), window.terms) >= ADDED
             for evidence in self.evidence
             for window in evidence.windows
         )
-        return held and not self._denied(folded, weights)
+        return held and not self._denied(normalized, weights)
 
-    def _denied(self, folded: str, weights: tuple[Weights, Weights]) -> bool:
+    def _denied(self, normalized: str, weights: tuple[Weights, Weights]) -> bool:
         """Whether the passages' clause nearest to this one says the contrary."""
         agreeing = contrary = 0.0
         for text, held in (clause for each in self.evidence for clause in each.clauses):
             share = coverage(weights, held)
-            if negated(folded) != negated(text) or contradict(bounds(folded), bounds(text)):
+            if negated(normalized) != negated(text) or contradict(bounds(normalized), bounds(text)):
                 contrary = max(contrary, share)
             else:
                 agreeing = max(agreeing, share)

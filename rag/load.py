@@ -1,4 +1,4 @@
-"""A knowledge base's place -> its store, encoder, chunker and pipeline, as its settings say."""
+"""One `Config` -> the knowledge base's store, encoder, chunker and pipeline."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from ingest.chunk import Chunker, ChunkOptions
+from ingest.chunk import Chunker
 from ingest.embed import BUNDLED, Backend, Embedder, Vectors, open_embedder
 from ingest.errors import Absent, Mismatch, UserError
-from ingest.store import Identity, Store, open_store
-from rag.config import SETTINGS, EmbedOptions, Place, open_base, settings_of, store_at
+from ingest.store import Identity, Store
+from rag.config import SETTINGS, Config, EmbedOptions
 from rag.generate import Generator
 from rag.i18n import Speaker
 from rag.pipeline import Pipeline
+from rag.question import analyze
 from rag.refuse import Calibration, Curve, RefuseOptions, calibrate
-from rag.retrieve import CrossEncoderReranker, RetrieveOptions, rank
-from rag.score_norm import SCRIPTS, Background, Script, generic_questions, level, measure
-from rag.types import Sampling
+from rag.retrieve import CrossEncoderReranker, rank
+from rag.score_norm import SCRIPTS, UNRELATED, ScoreNorm, level, measure
+from rag.types import Script
 
-BACKGROUND = "background"
+SCORE_NORM = "background"  # as knowledge bases have it that are older than the name `ScoreNorm`
 CALIBRATION = "calibration"
 SAMPLE = 500  # chunks that stand for all
 
@@ -33,10 +34,10 @@ Encoders = Callable[[str, Backend], Embedder]
 def encoders(cache: Path, *, threads: int | None = None) -> Encoders:
     """Opens an encoder each time; what is built for it lies in `cache`."""
 
-    def opened(name: str, backend: Backend) -> Embedder:
+    def open_encoder(name: str, backend: Backend) -> Embedder:
         return open_embedder(name, cache=cache, threads=threads, backend=backend)
 
-    return opened
+    return open_encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,48 +50,46 @@ class Writer:
 
 
 def open_writer(
-    place: Place, *, embedder: str | None, cache: Path, opened: Encoders | None = None
+    config: Config, *, embedder: str | None, cache: Path, open_encoder: Encoders | None = None
 ) -> Writer:
-    """Open `place` to write, or make it with `embedder` (the bundled one if None).
+    """Open a knowledge base to write, or make it with `embedder` (the bundled one if None).
 
-    `opened` brings the encoder; without it, one is opened anew.
+    `open_encoder` brings the encoder; without it, one is opened for this writer alone.
 
-    Raises `Mismatch` where the knowledge base was made by another embedder or with other chunks.
+    Raises `Mismatch` if the knowledge base was made by another embedder or with other chunks.
     """
-    said = settings_of(place)
-    opened = opened or encoders(cache)
-    options: ChunkOptions = said["chunk"]
-    at = store_at(place)
+    open_encoder = open_encoder or encoders(cache)
+    location, options = config.location, config.chunk
     try:
-        store = open_store(at)
+        store = config.open_store()
     except Absent:
-        encoder = opened(embedder or BUNDLED, said["embed"].backend)
+        encoder = open_encoder(embedder or BUNDLED, config.embed.backend)
         chunker = Chunker(encoder.count_many, encoder.max_tokens, options)
-        made = {"embedder": embedder or BUNDLED, "chunk": asdict(options)}
-        identity = Identity(encoder.name, encoder.dim, made)
-        return Writer(open_store(at, create=identity), encoder, chunker)
+        recorded = {"embedder": embedder or BUNDLED, "chunk": asdict(options)}
+        identity = Identity(encoder.name, encoder.dim, recorded)
+        return Writer(config.open_store(create=identity), encoder, chunker)
     recorded = store.identity.options
     name = str(recorded["embedder"])
     if embedder not in (None, name):
         raise Mismatch(
-            f"{at} was made with the encoder {name}, not {embedder}; leave --embedder out, "
+            f"{location} was made with the encoder {name}, not {embedder}; leave --embedder out, "
             "or make a new knowledge base with --kb",
-            zh=f"{at} 由编码器 {name} 建立，不是 {embedder}；请去掉 --embedder，或用 --kb 另建知识库",
+            zh=f"{location} 由编码器 {name} 建立，不是 {embedder}；请去掉 --embedder，或用 --kb 另建知识库",
         )
     if recorded["chunk"] != asdict(options):
         raise Mismatch(
-            f"{at} was made with [chunk] {recorded['chunk']}, but {SETTINGS} says "
+            f"{location} was made with [chunk] {recorded['chunk']}, but {SETTINGS} says "
             f"{asdict(options)}; put the old values back, or make a new knowledge base with --kb",
-            zh=f"{at} 建立时的 [chunk] 为 {recorded['chunk']}，而 {SETTINGS} 为 {asdict(options)}；"
+            zh=f"{location} 建立时的 [chunk] 为 {recorded['chunk']}，而 {SETTINGS} 为 {asdict(options)}；"
             "请改回原值，或用 --kb 另建知识库",
         )
-    encoder = encoder_of(store, said["embed"], opened)
+    encoder = encoder_of(store, config.embed, open_encoder)
     return Writer(store, encoder, Chunker(encoder.count_many, encoder.max_tokens, options))
 
 
-def encoder_of(store: Store, options: EmbedOptions, opened: Encoders) -> Embedder:
-    """The encoder that made the store's vectors; `Mismatch` where its like is not to be had."""
-    encoder = opened(str(store.identity.options["embedder"]), options.backend)
+def encoder_of(store: Store, options: EmbedOptions, open_encoder: Encoders) -> Embedder:
+    """The encoder that made the store's vectors. Raises `Mismatch` if only another one is here."""
+    encoder = open_encoder(str(store.identity.options["embedder"]), options.backend)
     if (encoder.name, encoder.dim) != (store.identity.name, store.identity.dim):
         raise Mismatch(
             f"{store.location} holds vectors of {store.identity.name} ({store.identity.dim}-d), but this "
@@ -103,53 +102,43 @@ def encoder_of(store: Store, options: EmbedOptions, opened: Encoders) -> Embedde
 
 
 def open_pipeline(
-    place: Place,
-    *,
-    cache: Path,
-    say: Speaker,
-    generator: Generator | None = None,
-    sampling: Sampling | None = None,
+    config: Config, *, cache: Path, say: Speaker, generator: Generator | None = None
 ) -> Pipeline:
-    """The read path of the knowledge base at `place`, which must exist.
+    """The read path of a knowledge base that exists.
 
     Without a generator its answers are sentences of the documents.
     """
-    store = open_base(place)
-    embedder = encoder_of(store, settings_of(place)["embed"], encoders(cache))
-    pipeline = pipeline_of(place, store, embedder, background_of(store, embedder), say, generator)
-    return replace(pipeline, sampling=sampling or pipeline.sampling)
+    store = config.open_store()
+    embedder = encoder_of(store, config.embed, encoders(cache))
+    return pipeline_of(config, store, embedder, score_norm_of(store, embedder), say, generator)
 
 
 def pipeline_of(
-    place: Place,
+    config: Config,
     store: Store,
     embedder: Embedder,
-    background: Background,
+    norm: ScoreNorm,
     say: Speaker,
     generator: Generator | None,
 ) -> Pipeline:
-    """The read path as the settings and the calibration of an open store say now."""
-    options = settings_of(place)
-    retrieval: RetrieveOptions = options["retrieve"]
+    """The read path over an open store, with the calibration that the store has now."""
+    reranker = config.retrieve.reranker
     return Pipeline(
         store=store,
         embedder=embedder,
-        background=background,
+        norm=norm,
         say=say,
-        options=retrieval,
-        reading=options["read"],
-        calibration=calibration_of(store, options["refuse"]),
-        reranker=CrossEncoderReranker(retrieval.reranker) if retrieval.reranker else None,
+        config=config,
+        calibration=calibration_of(store, config.refuse),
+        reranker=CrossEncoderReranker(reranker) if reranker else None,
         generator=generator,
-        sampling=options["generate"].sampling,
-        prompting=options["prompt"],
     )
 
 
 def calibration_of(store: Store, options: RefuseOptions) -> Calibration:
     """The knowledge base's own calibration, else the general one; `options` has the last word."""
-    kept: Any = store.get_meta(CALIBRATION)
-    calibration = Calibration.from_json(kept) if kept else Calibration()
+    stored: Any = store.get_meta(CALIBRATION)
+    calibration = Calibration.from_json(stored) if stored else Calibration()
     if options.threshold is None:
         return calibration
     return Calibration(
@@ -186,34 +175,36 @@ def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibratio
     return calibration
 
 
-def background_of(store: Store, embedder: Embedder, *, stale: bool = False) -> Background:
-    """The encoder's background over this knowledge base.
+def score_norm_of(store: Store, embedder: Embedder, *, stale: bool = False) -> ScoreNorm:
+    """How the encoder scores unrelated questions in this knowledge base.
 
-    It is kept with the knowledge base, and measured anew when that has grown or shrunk by a fifth;
-    with `stale`, only where none is kept.
+    It is kept with the knowledge base, and measured again when that has grown or shrunk by a
+    fifth; with `stale`, only if none is kept.
     """
     chunks = store.count()
-    kept = store.get_meta(BACKGROUND)
-    if isinstance(kept, dict) and (stale or abs(chunks - kept["chunks"]) <= 0.2 * kept["chunks"]):
-        return Background.from_json(kept)
+    stored = store.get_meta(SCORE_NORM)
+    if isinstance(stored, dict) and (
+        stale or abs(chunks - stored["chunks"]) <= 0.2 * stored["chunks"]
+    ):
+        return ScoreNorm.from_json(stored)
     questions: dict[Script, Vectors] = {
-        script: np.array([embedder.embed_query(text) for text in generic_questions(script)])
+        script: np.array([embedder.embed_query(text) for text in UNRELATED[script]])
         for script in SCRIPTS
     }
     keys = store.sample(SAMPLE)
     texts = [chunk.text for chunk in store.chunks(keys).values()]
-    background = measure(questions, store.vectors(keys), texts)
+    norm = measure(questions, store.vectors(keys), texts)
     best: dict[Script, list[float]] = {
         script: [
-            rank(text, vector, store, background, candidates=50).scores.max(initial=0.0)
-            for text, vector in zip(generic_questions(script), questions[script], strict=True)
+            rank(analyze(text), vector, store, norm, candidates=50).scores.max(initial=0.0)
+            for text, vector in zip(UNRELATED[script], questions[script], strict=True)
         ]
         for script in SCRIPTS
     }
-    background = replace(background, level=level(best))
+    norm = replace(norm, level=level(best))
     if not chunks:
-        return background
+        return norm
     # Another writer, a full or a read-only disk: it is measured again the next time.
-    with suppress(UserError), store.change(reason="background", timeout=0) as change:
-        change.set_meta(BACKGROUND, background.to_json() | {"chunks": chunks})
-    return background
+    with suppress(UserError), store.change(reason="score normalisation", timeout=0) as change:
+        change.set_meta(SCORE_NORM, norm.to_json() | {"chunks": chunks})
+    return norm

@@ -2,102 +2,55 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Steps
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
-from typing import TypeVar
 
 from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
-from ingest.store import Store
+from ingest.store import Ranking, Store
 from rag.cite import cite
-from rag.extract import ReadOptions, read
+from rag.config import Config
+from rag.extract import extract
 from rag.generate import Generator
 from rag.i18n import Speaker
-from rag.prompt import PromptOptions, compose, declines
-from rag.question import condense
+from rag.prompt import compose, declines
+from rag.question import analyze, script_of, stand_alone
 from rag.refuse import Calibration, confidence
-from rag.retrieve import Ranked, Reranker, RetrieveOptions, best_of_passages, rank, rerank
-from rag.score_norm import Background, script_of
-from rag.types import Answer, Message, Retrieved, Sampling, Source
+from rag.retrieve import Reranker, best_of_passages, rank, rerank
+from rag.score_norm import ScoreNorm
+from rag.types import Answer, Message, Query, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000
 RERANKED = 20  # passages that a reranker looks at
 TRIES = 3  # to find the store at rest while passages are looked up
 
-T = TypeVar("T")
-Observe = Callable[[str, float, object], None]
-"""Told of each stage when it is done: its name, the seconds it took, what it made."""
+Observer = Callable[[str, float], None]
+"""Called after each stage with its name and the seconds it took."""
 
 
-def unobserved(stage: str, seconds: float, made: object) -> None:
-    """Nobody looks."""
+def unobserved(stage: str, seconds: float) -> None:
+    """Default observer: does nothing."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The whole read path. `say` speaks the reader's language where a question is refused.
+    """The whole read path. `say` speaks the reader's language if a question is refused.
 
-    Without a `generator` an answer is sentences of the documents; `sampling` and `prompting` are for
-    the generator. `observe` is told of the stages embed, search, retrieve, then read, or prompt,
-    generate and cite.
+    Without a `generator` an answer is sentences of the documents. `observe` is called after the
+    stages embed, search, retrieve (which holds both), then extract, or prompt, generate and cite.
     """
 
     store: Store
     embedder: Embedder
-    background: Background
+    norm: ScoreNorm
     say: Speaker
-    options: RetrieveOptions = RetrieveOptions()
-    reading: ReadOptions = ReadOptions()
+    config: Config = Config()
     calibration: Calibration = Calibration()
     reranker: Reranker | None = None
     generator: Generator | None = None
-    sampling: Sampling = Sampling()
-    prompting: PromptOptions = PromptOptions()
-    observe: Observe = unobserved
-
-    def retrieve(self, question: str, *, limit: int | None = None) -> Retrieved:
-        """The best passages for a question that stands alone, and how likely they answer it."""
-        _check(question)
-        return self._stage("retrieve", lambda: self._retrieve(question, limit))
-
-    def _retrieve(self, question: str, limit: int | None) -> Retrieved:
-        limit = limit or self.options.passages
-        wide = max(limit, RERANKED) if self.reranker else limit
-        vector = self._embed(question)
-        tries = 0
-        while True:
-            sequence, tries = self.store.sequence, tries + 1
-            ranked = self._rank(question, vector)
-            hits, passages = best_of_passages(ranked, self.store, wide)
-            if self.store.sequence == sequence or tries == TRIES:
-                break
-        if self.reranker:
-            hits, passages = rerank(question, hits, passages, self.reranker)
-        curve = self.calibration.curve(native=self.native(question))
-        sure = confidence(self._excess(question, ranked), curve) if hits else 0.0
-        return Retrieved(
-            question=question,
-            vector=vector,
-            hits=tuple(hits[:limit]),
-            passages=tuple(passages[:limit]),
-            confidence=sure,
-            threshold=curve.threshold,
-            sequence=sequence,
-        )
-
-    def native(self, question: str) -> bool:
-        """Whether the question is in a script of the knowledge base."""
-        return self.background.native[script_of(question)]
-
-    def excess(self, question: str) -> float:
-        """How much better the best chunk matches than it does questions about something else."""
-        _check(question)
-        return self._excess(question, self._rank(question, self._embed(question)))
-
-    def read(self, found: Retrieved) -> Answer:
-        """The sentences that answer, with citations, whether or not they are worth showing."""
-        return read(found, self.store, self.embedder, self.background, self.reading)
+    observe: Observer = unobserved
 
     def stream(
         self, question: str, history: Sequence[Message] = (), sampling: Sampling | None = None
@@ -107,14 +60,12 @@ class Pipeline:
         The pieces are `Answer.text` together. A refusal is an answer too; it comes before the
         generator is asked anything. Closing the iterator stops the generator.
         """
-        found = self.retrieve(condense(question, history))
+        found = self.retrieve(stand_alone(question, history))
         yield found
         if found.answerable and self.generator:
-            yield from self._write(found, history, self.generator, sampling or self.sampling)
+            yield from self.write(found, self.generator, history, sampling)
             return
-        answer = self._refusal(found)
-        if found.answerable:
-            answer = self._stage("read", lambda: self.read(found))
+        answer = self.extract(found) if found.answerable else self.refusal(found)
         yield answer.text
         yield answer
 
@@ -126,8 +77,100 @@ class Pipeline:
         assert isinstance(answer, Answer)
         return answer
 
-    def watched(self, observe: Observe) -> "Pipeline":
-        """The same pipeline, whose stages `observe` is told of."""
+    def retrieve(self, question: str, *, limit: int | None = None) -> Retrieved:
+        """The best passages for a question that stands alone, and how likely they answer it."""
+        _check(question)
+        limit = limit or self.config.retrieve.passages
+        wide = max(limit, RERANKED) if self.reranker else limit
+        query = analyze(question)
+        with self._stage("retrieve"):
+            vector = self._embed(query)
+            tries = 0
+            while True:
+                sequence, tries = self.store.sequence, tries + 1
+                ranking = self._search(query, vector)
+                hits, passages = best_of_passages(ranking, self.store, wide)
+                if self.store.sequence == sequence or tries == TRIES:
+                    break
+            if self.reranker:
+                hits, passages = rerank(query.text, hits, passages, self.reranker)
+            curve = self.calibration.curve(native=self.norm.native[query.script])
+            sure = confidence(self._excess(query, ranking), curve) if hits else 0.0
+        return Retrieved(
+            query=query,
+            vector=vector,
+            ranking=ranking,
+            hits=tuple(hits[:limit]),
+            passages=tuple(passages[:limit]),
+            confidence=sure,
+            threshold=curve.threshold,
+            answerable=bool(hits) and sure >= curve.threshold,
+            sequence=sequence,
+        )
+
+    def refusal(self, found: Retrieved) -> Answer:
+        """What the reader sees instead of an answer that is not there."""
+        documents, chunks = self.store.info().documents, self.store.count()
+        text = self.say(
+            f"Not found: the knowledge base ({documents} documents, {chunks} chunks) does not "
+            "answer this. Nearest passages:",
+            f"未找到：知识库（{documents} 个文档、{chunks} 块）没有回答这个问题的内容。最接近的段落：",
+        )
+        return Answer(found.query.text, text, (), found.hits, found.confidence, refused=True)
+
+    def extract(self, found: Retrieved) -> Answer:
+        """The sentences that answer, with citations, whether or not they are worth showing."""
+        with self._stage("extract"):
+            return extract(found, self.store, self.embedder, self.norm, self.config.read)
+
+    def write(
+        self,
+        found: Retrieved,
+        generator: Generator,
+        history: Sequence[Message] = (),
+        sampling: Sampling | None = None,
+    ) -> Iterator[str | Answer]:
+        """What the generator writes, piece by piece, then the `Answer` with its citations."""
+        sampling = sampling or self.config.generate.sampling
+        room = _room(generator, sampling)
+        sources = [Source(*pair) for pair in zip(found.passages, found.hits, strict=True)]
+        with self._stage("prompt"):
+            prompt = compose(
+                found.query.text, sources, history, generator.count, room, self.config.prompt
+            )
+        text = ""
+        with self._stage("generate"):
+            for piece in generator.stream(prompt.messages, sampling):
+                text += piece
+                yield piece
+        with self._stage("cite"):
+            cited = cite(text, found.query.text, prompt.sources, self.store)
+        yield Answer(
+            question=found.query.text,
+            text=text,
+            citations=cited.citations,
+            hits=found.hits,
+            confidence=found.confidence,
+            refused=declines(text),
+            generator=generator.name,
+            unsupported=cited.unsupported,
+            unknown=cited.unknown,
+            dropped=prompt.dropped,
+            prompt=prompt,
+        )
+
+    def native(self, question: str) -> bool:
+        """Whether the question is in a script of the knowledge base."""
+        return self.norm.native[script_of(question)]
+
+    def excess(self, question: str) -> float:
+        """How much better the best chunk matches than it does questions about something else."""
+        _check(question)
+        query = analyze(question)
+        return self._excess(query, self._search(query, self._embed(query)))
+
+    def observed(self, observe: Observer) -> "Pipeline":
+        """The same pipeline, whose stages `observe` is called after."""
         return replace(self, observe=observe)
 
     def close(self) -> None:
@@ -144,64 +187,24 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _embed(self, question: str) -> Vector:
-        return self._stage("embed", lambda: self.embedder.embed_query(question))
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Times what runs inside; the observer is not called if that fails."""
+        start = perf_counter()
+        yield
+        self.observe(name, perf_counter() - start)
 
-    def _rank(self, question: str, vector: Vector) -> Ranked:
-        candidates = self.options.candidates
-        return self._stage(
-            "search",
-            lambda: rank(question, vector, self.store, self.background, candidates=candidates),
-        )
+    def _embed(self, query: Query) -> Vector:
+        with self._stage("embed"):
+            return self.embedder.embed_query(query.text)
 
-    def _stage(self, name: str, work: Callable[[], T]) -> T:
-        begun = perf_counter()
-        made = work()
-        self.observe(name, perf_counter() - begun, made)
-        return made
+    def _search(self, query: Query, vector: Vector) -> Ranking:
+        candidates = self.config.retrieve.candidates
+        with self._stage("search"):
+            return rank(query, vector, self.store, self.norm, candidates=candidates)
 
-    def _excess(self, question: str, ranked: Ranked) -> float:
-        best = float(ranked.scores.max(initial=0.0))
-        return best - self.background.level[script_of(question)]
-
-    def _write(
-        self, found: Retrieved, history: Sequence[Message], generator: Generator, sampling: Sampling
-    ) -> Iterator[str | Answer]:
-        room = _room(generator, sampling)
-        sources = [Source(*pair) for pair in zip(found.passages, found.hits, strict=True)]
-        prompt = self._stage(
-            "prompt",
-            lambda: compose(
-                found.question, sources, history, generator.count, room, self.prompting
-            ),
-        )
-        text, begun = "", perf_counter()
-        for piece in generator.stream(prompt.messages, sampling):
-            text += piece
-            yield piece
-        self.observe("generate", perf_counter() - begun, text)
-        cited = self._stage("cite", lambda: cite(text, found.question, prompt.sources, self.store))
-        yield Answer(
-            question=found.question,
-            text=text,
-            citations=cited.citations,
-            hits=found.hits,
-            confidence=found.confidence,
-            refused=declines(text),
-            generator=generator.name,
-            unsupported=cited.unsupported,
-            unknown=cited.unknown,
-            dropped=prompt.dropped,
-        )
-
-    def _refusal(self, found: Retrieved) -> Answer:
-        documents, chunks = self.store.info().documents, self.store.count()
-        text = self.say(
-            f"Not found: the knowledge base ({documents} documents, {chunks} chunks) does not "
-            "answer this. Nearest passages:",
-            f"未找到：知识库（{documents} 个文档、{chunks} 块）没有回答这个问题的内容。最接近的段落：",
-        )
-        return Answer(found.question, text, (), found.hits, found.confidence, refused=True)
+    def _excess(self, query: Query, ranking: Ranking) -> float:
+        return float(ranking.scores.max(initial=0.0)) - self.norm.level[query.script]
 
 
 def _check(question: str) -> None:

@@ -9,45 +9,13 @@ from dataclasses import dataclass, replace
 
 from ingest.chunk import sentences
 from ingest.errors import UserError
-from ingest.normalize import fold
+from ingest.normalize import normalize
+from rag.question import script_of
 from rag.render import one_line
-from rag.score_norm import Script, script_of
-from rag.types import Dropped, Message, Source
+from rag.types import Dropped, Message, Prompt, Script, Source
 
 NOT_FOUND: dict[Script, str] = {"han": "资料中没有提到。", "latin": "The passages do not say."}
-"""What a model is told to reply where the passages hold no answer, and is understood by."""
-
-MARK = re.compile(r"[\[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()")
-"""`[1]`, `[1, 2]`, `【1】`; not a link of Markdown. Group 1 holds the numbers."""
-
-_CODE = re.compile(r"(`{3,}).*?(?:\1|\Z)|`[^`\n]+`", re.DOTALL)
-
-
-def marks(text: str) -> Iterator[re.Match[str]]:
-    """The marks of `text` in order; what stands in code (`a[1]`) is none."""
-    code = [match.span() for match in _CODE.finditer(text)]
-    for match in MARK.finditer(text):
-        if not any(start <= match.start() < end for start, end in code):
-            yield match
-
-
-def numbers(mark: re.Match[str]) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", mark[1])]
-
-
-def declines(text: str) -> bool:
-    """Whether a reply says that the passages hold no answer: as told, or in a sentence around it."""
-    if MARK.search(text):
-        return False
-    folded = fold(text).strip(" \t\n\"'“”‘’「」")
-    phrases = [fold(phrase).rstrip("。.") for phrase in NOT_FOUND.values()]
-    alone = len(sentences(folded)) <= 1
-    return any(folded.startswith(phrase) or (alone and phrase in folded) for phrase in phrases)
-
-
-Count = Callable[[Sequence[Message]], int]
-Turn = tuple[Message, ...]
-Fits = Callable[[Sequence[Source], Sequence[Turn]], bool]
+"""What a model is told to reply if the passages hold no answer, and how that is recognized."""
 
 INSTRUCTION: dict[Script, str] = {
     "han": (
@@ -62,6 +30,15 @@ INSTRUCTION: dict[Script, str] = {
         f"{NOT_FOUND['latin']}"
     ),
 }
+_QUESTION: dict[Script, str] = {"han": "问题：", "latin": "Question: "}
+
+MARK = re.compile(r"[\[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()")
+"""`[1]`, `[1, 2]`, `【1】`; not a link of Markdown. Group 1 holds the numbers."""
+
+
+Count = Callable[[Sequence[Message]], int]
+Turn = tuple[Message, ...]
+Fits = Callable[[Sequence[Source], Sequence[Turn]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +48,6 @@ class PromptOptions:
     instruction: str = ""
     """What stands before the passages instead of the usual instruction: plain text, in which
     nothing is filled in. It should ask for [n] marks, or answers have no citations."""
-
-
-_QUESTION: dict[Script, str] = {"han": "问题：", "latin": "Question: "}
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """`messages` to answer; `sources[n - 1]` is the passage that they number `[n]`."""
-
-    messages: tuple[Message, ...]
-    sources: tuple[Source, ...]
-    dropped: Dropped
-    tokens: int
 
 
 def compose(
@@ -98,29 +62,26 @@ def compose(
 
     Room goes first to the instruction and the question, then to the best passage, the last turn,
     the other passages by rank, and the earlier turns from the last back. A passage that does not
-    fit whole is cut to the chunk that was found, or left out. `UserError` where there is no room
-    for the question and the best chunk.
+    fit whole is cut to the chunk that was found, or left out. Raises `UserError` if there is no
+    room for the question and the best chunk.
     """
 
-    def laid_out(kept: Sequence[Source], said: Sequence[Turn]) -> tuple[Message, ...]:
-        return render(question, kept, said, options)
-
-    def fits(kept: Sequence[Source], said: Sequence[Turn]) -> bool:
-        return count(laid_out(kept, said)) <= room
+    def fits(packed: Sequence[Source], recent: Sequence[Turn]) -> bool:
+        return count(render(question, packed, recent, options)) <= room
 
     turns = _turns(history)
-    kept = _pack(sources[:1], [], [], fits)
-    if not kept:
-        least = laid_out([source.narrowed for source in sources[:1]], [])
-        if sources or count(least) > room:
-            raise _too_long(count(laid_out([], [])), count(least), room)
-    said = _recall(turns[-1:], kept, [], fits)
-    kept = _pack(sources[1:], kept, said, fits)
-    said = _recall(turns[: -len(said)], kept, said, fits) if said else []
-    messages = laid_out(kept, said)
-    shortened = len({source.passage for source in kept} - {source.passage for source in sources})
-    dropped = Dropped(len(turns) - len(said), len(sources) - len(kept), shortened)
-    return Prompt(messages, tuple(kept), dropped, count(messages))
+    packed = _pack(sources[:1], [], [], fits)
+    if not packed:
+        least = count(render(question, [source.narrowed for source in sources[:1]], [], options))
+        if sources or least > room:
+            raise _too_long(count(render(question, [], [], options)), least, room)
+    recent = _recall(turns[-1:], packed, [], fits)
+    packed = _pack(sources[1:], packed, recent, fits)
+    recent = _recall(turns[: -len(recent)], packed, recent, fits) if recent else []
+    messages = render(question, packed, recent, options)
+    shortened = len({source.passage for source in packed} - {source.passage for source in sources})
+    dropped = Dropped(len(turns) - len(recent), len(sources) - len(packed), shortened)
+    return Prompt(messages, tuple(packed), dropped, count(messages))
 
 
 def render(
@@ -138,27 +99,31 @@ def render(
             f"[{number}] {_place(source)}\n{fence}\n{source.passage.text.strip()}\n{fence}"
         )
     parts.append(_QUESTION[script] + question.strip())
-    said = [replace(message, text=MARK.sub("", message.text)) for turn in turns for message in turn]
-    return (*said, Message("user", "\n\n".join(parts)))
+    earlier = [
+        replace(message, text=MARK.sub("", message.text)) for turn in turns for message in turn
+    ]
+    return (*earlier, Message("user", "\n\n".join(parts)))
 
 
 def _pack(
-    sources: Sequence[Source], kept: list[Source], said: list[Turn], fits: Fits
+    sources: Sequence[Source], packed: list[Source], recent: list[Turn], fits: Fits
 ) -> list[Source]:
-    """`kept` and behind it those of `sources` that fit, whole or as chunks."""
+    """`packed` and behind it those of `sources` that fit, whole or as chunks."""
     for source in sources:
-        form = next((f for f in (source, source.narrowed) if fits([*kept, f], said)), None)
-        kept = [*kept, form] if form else kept
-    return kept
+        form = next((f for f in (source, source.narrowed) if fits([*packed, f], recent)), None)
+        packed = [*packed, form] if form else packed
+    return packed
 
 
-def _recall(turns: Sequence[Turn], kept: list[Source], said: list[Turn], fits: Fits) -> list[Turn]:
-    """`said` and before it those of `turns` that fit, the last ones first, without a gap."""
+def _recall(
+    turns: Sequence[Turn], packed: list[Source], recent: list[Turn], fits: Fits
+) -> list[Turn]:
+    """`recent` and before it those of `turns` that fit, the last ones first, without a gap."""
     for turn in reversed(turns):
-        if not fits(kept, [turn, *said]):
+        if not fits(packed, [turn, *recent]):
             break
-        said = [turn, *said]
-    return said
+        recent = [turn, *recent]
+    return recent
 
 
 def _turns(history: Sequence[Message]) -> list[Turn]:
@@ -199,4 +164,31 @@ def _too_long(question: int, least: int, room: int) -> UserError:
         f"{room} beside the answer; shorten the question, or lower max_new_tokens",
         zh=f"问题连同最相关的段落有 {least} 个词元，而模型窗口除去答案只容得下 {room} 个；"
         "请缩短问题，或调小 max_new_tokens",
+    )
+
+
+_CODE = re.compile(r"(`{3,}).*?(?:\1|\Z)|`[^`\n]+`", re.DOTALL)
+
+
+def marks(text: str) -> Iterator[re.Match[str]]:
+    """The marks of `text` in order; what stands in code (`a[1]`) is none."""
+    code = [match.span() for match in _CODE.finditer(text)]
+    for match in MARK.finditer(text):
+        if not any(start <= match.start() < end for start, end in code):
+            yield match
+
+
+def numbers(mark: re.Match[str]) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", mark[1])]
+
+
+def declines(text: str) -> bool:
+    """Whether a reply says that the passages hold no answer: as told, or in a sentence around it."""
+    if MARK.search(text):
+        return False
+    normalized = normalize(text).strip(" \t\n\"'“”‘’「」")
+    phrases = [normalize(phrase).rstrip("。.") for phrase in NOT_FOUND.values()]
+    alone = len(sentences(normalized)) <= 1
+    return any(
+        normalized.startswith(phrase) or (alone and phrase in normalized) for phrase in phrases
     )

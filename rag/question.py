@@ -1,18 +1,105 @@
-"""What a question asks for (a date, a number, a person, ...), and where a text could name one.
+"""What a question says by itself: its stand-alone form, content words and expected answer type.
 
-Both read folded text (`ingest.normalize.fold`): NFKC, lower case, simplified characters.
+Patterns read normalized text (`ingest.normalize.normalize`): NFKC, lower case, simplified
+characters.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
-from ingest.normalize import fold
-from rag.types import Message
+from ingest.normalize import normalize, terms
+from rag.types import AnswerType, Message, Query, Script
 
-Kind = Literal["date", "number", "person", "place", "title", "reason"]
 
-_ASKS: dict[Kind, re.Pattern[str]] = {
+def analyze(question: str) -> Query:
+    """What is known of a question that stands alone before anything is looked up."""
+    normalized = normalize(question)
+    return Query(
+        question,
+        script_of(question),
+        normalized,
+        terms(content_words(question)),
+        answer_types(normalized),
+    )
+
+
+# Script
+
+_HAN = re.compile(r"[\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_LATIN_WORD = re.compile(r"[^\W\d_\u0250-\uffff]+")
+
+
+def script_of(text: str) -> Script:
+    """`han` if Chinese characters are at least as many as Latin words."""
+    return "han" if len(_HAN.findall(text)) >= len(_LATIN_WORD.findall(text)) else "latin"
+
+
+# Query rewriting
+
+# Words that point back at what was said before, and forms that leave out what they are about.
+_POINTS_BACK = re.compile(
+    r"(?<!其)[它他她牠祂]|[这這](?![样樣])|(?<!应)(?<!應)[该該](?!死)|那(?!么|麼|怕)|此(?!外)"
+    r"|其(?![他它中余餘实實])|前者|后者|後者|上述|刚才|剛才"
+    r"|\b(?:its?|they|them|their|he|she|his|her|former|latter)\b"
+    r"|^(?:is |are |was |were |does |do |did |can |and )?(?:that|this|those|these)\b",
+    re.IGNORECASE,
+)
+_ELLIPSIS = re.compile(
+    r"^(?:那么?|那麼|还有|還有|另外|然后|and\b|what about|how about|what if)|呢[？?]?\s*$",
+    re.IGNORECASE,
+)
+_NAMES_A_SUBJECT = re.compile(
+    r"什么是|什麼是|何为|何謂|何谓|是什么|是什麼|的定义|^what (?:is|are) \w", re.IGNORECASE
+)
+_SHORT = 6
+"""A question of fewer characters (or of fewer than 3 Latin words) can't name its own subject."""
+
+
+def stand_alone(question: str, history: Sequence[Message]) -> str:
+    """The question with the subject of the conversation put before it, if it lacks its own.
+
+    A question that stands alone comes back unchanged. The subject is the nearest earlier question
+    that stood alone; follow-ups in between are left out.
+    """
+    earlier = [turn.text.strip() for turn in history if turn.role == "user"]
+    if not earlier or not is_follow_up(question):
+        return question
+    subject = next((text for text in reversed(earlier) if not is_follow_up(text)), earlier[0])
+    return f"{subject} {question}"
+
+
+def is_follow_up(question: str) -> bool:
+    """Whether a question can't be understood without the one before it."""
+    text = question.strip()
+    latin = re.findall(r"[A-Za-z0-9]+", text)
+    short = len(latin) < 3 if text.isascii() else len(text.rstrip("？?。！")) < _SHORT
+    short = short and not _NAMES_A_SUBJECT.search(text)
+    return short or bool(_POINTS_BACK.search(text) or _ELLIPSIS.search(text))
+
+
+# Content words
+
+_ASKING = re.compile(
+    r"请问|为什么|为何|什么时[候间]|什么|甚么|哪一?[些个位年种]?|谁|多少|怎么样?|怎样|如何|第几|几(?![乎何率])"
+    r"|是否|何时|何处|[吗呢](?=\W|$)"
+)
+_FUNCTION = re.compile(
+    r"\b(?:an?|the|of|in|on|at|to|for|from|by|with|as|and|or|but|not|no|is|are|was|were|be|been"
+    r"|being|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must|that|this"
+    r"|these|those|its?|he|his|him|she|hers?|they|their|them|we|our|you|your|i|my|me|what|which"
+    r"|whom?|whose|when|where|why|how|many|much|there|than|then|if|so|such|into|about|after"
+    r"|before|during|between|over|under|also)\b"
+)
+
+
+def content_words(text: str) -> str:
+    """The normalized text with a space for each word that asks or connects; may be blank."""
+    return _FUNCTION.sub(" ", _ASKING.sub(" ", normalize(text)))
+
+
+# Expected answer type
+
+_QUESTIONS: dict[AnswerType, re.Pattern[str]] = {
     "date": re.compile(
         r"哪.?[年天日月]|何[时年日]|什么时[候后间]|几[年月日号点]|什么年代|哪个?世纪|时间是|[什哪]么?个?时期"
         r"|年份|\bwhen\b|\b(?:what|which) (?:year|date|day|month|century|time)\b"
@@ -38,7 +125,7 @@ _SURNAMES = (
     "吕丁沈任姚卢傅钟姜崔谭廖范汪陆金石戴贾韦夏邱方侯邹熊孟秦白江阎薛尹段雷黎史龙陶贺顾毛郝龚邵万"
     "钱严覃武戴莫孔向汤"
 )
-_NAMES: dict[Kind, re.Pattern[str]] = {
+_MENTIONS: dict[AnswerType, re.Pattern[str]] = {
     "date": re.compile(
         r"\d{1,4}\s*[年月日]|[零〇一二三四五六七八九十○]{2,4}年|世纪|年代|[元前后初末]年|朝|时期"
         r"|\b1\d{3}s?\b|\b20\d{2}s?\b|\b(?:january|february|march|april|may|june|july|august"
@@ -60,76 +147,16 @@ _NAMES: dict[Kind, re.Pattern[str]] = {
 _REFERENCE = re.compile(r"第[零〇一二三四五六七八九十百千\d]+[编篇章节条款项页回]")
 """Numbers that say where a text stands, and answer nothing."""
 
-SHORT: frozenset[Kind] = frozenset({"date", "number", "title"})
-"""Kinds whose names can be told well enough to quote the clause that holds one."""
+SHORT: frozenset[AnswerType] = frozenset({"date", "number", "title"})
+"""Types that are recognized well enough to quote the clause that mentions one."""
 
 
-def asked(question: str) -> frozenset[Kind]:
-    """The kinds that a folded question may ask for; often none, sometimes several."""
-    return frozenset(kind for kind, pattern in _ASKS.items() if pattern.search(question))
+def answer_types(question: str) -> frozenset[AnswerType]:
+    """What a normalized question may ask for; often none, sometimes several."""
+    return frozenset(name for name, pattern in _QUESTIONS.items() if pattern.search(question))
 
 
-def names(kind: Kind, text: str, question: str) -> bool:
-    """Whether folded `text` names something of `kind` that the folded question does not hold."""
+def mentions(answer_type: AnswerType, text: str, question: str) -> bool:
+    """Whether normalized `text` mentions a date, a number, ... that the question does not hold."""
     text = _REFERENCE.sub("", text)
-    return any(found[0] not in question for found in _NAMES[kind].finditer(text))
-
-
-# Words that point back at what was said before, and forms that leave out what they are about.
-_POINTS_BACK = re.compile(
-    r"(?<!其)[它他她牠祂]|[这這](?![样樣])|(?<!应)(?<!應)[该該](?!死)|那(?!么|麼|怕)|此(?!外)"
-    r"|其(?![他它中余餘实實])|前者|后者|後者|上述|刚才|剛才"
-    r"|\b(?:its?|they|them|their|he|she|his|her|former|latter)\b"
-    r"|^(?:is |are |was |were |does |do |did |can |and )?(?:that|this|those|these)\b",
-    re.IGNORECASE,
-)
-_ELLIPSIS = re.compile(
-    r"^(?:那么?|那麼|还有|還有|另外|然后|and\b|what about|how about|what if)|呢[？?]?\s*$",
-    re.IGNORECASE,
-)
-_NAMES_A_SUBJECT = re.compile(
-    r"什么是|什麼是|何为|何謂|何谓|是什么|是什麼|的定义|^what (?:is|are) \w", re.IGNORECASE
-)
-_SHORT = 6
-"""A question of fewer characters (or of fewer than 3 Latin words) can't name its own subject."""
-
-
-def condense(question: str, history: Sequence[Message]) -> str:
-    """The question with the subject of the conversation put before it, where it lacks its own.
-
-    A question that stands alone comes back unchanged. The subject is the nearest earlier question
-    that stood alone; follow-ups in between are left out.
-    """
-    earlier = [turn.text.strip() for turn in history if turn.role == "user"]
-    if not earlier or not depends(question):
-        return question
-    subject = next((text for text in reversed(earlier) if not depends(text)), earlier[0])
-    return f"{subject} {question}"
-
-
-def depends(question: str) -> bool:
-    """Whether a question can't be understood without the one before it."""
-    text = question.strip()
-    latin = re.findall(r"[A-Za-z0-9]+", text)
-    short = len(latin) < 3 if text.isascii() else len(text.rstrip("？?。！")) < _SHORT
-    short = short and not _NAMES_A_SUBJECT.search(text)
-    return short or bool(_POINTS_BACK.search(text) or _ELLIPSIS.search(text))
-
-
-# Of folded text: simplified characters, lower case.
-_ASKING = re.compile(
-    r"请问|为什么|为何|什么时[候间]|什么|甚么|哪一?[些个位年种]?|谁|多少|怎么样?|怎样|如何|第几|几(?![乎何率])"
-    r"|是否|何时|何处|[吗呢](?=\W|$)"
-)
-_FUNCTION = re.compile(
-    r"\b(?:an?|the|of|in|on|at|to|for|from|by|with|as|and|or|but|not|no|is|are|was|were|be|been"
-    r"|being|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must|that|this"
-    r"|these|those|its?|he|his|him|she|hers?|they|their|them|we|our|you|your|i|my|me|what|which"
-    r"|whom?|whose|when|where|why|how|many|much|there|than|then|if|so|such|into|about|after"
-    r"|before|during|between|over|under|also)\b"
-)
-
-
-def content(question: str) -> str:
-    """The folded question, each such word a space. Blank where nothing else was there."""
-    return _FUNCTION.sub(" ", _ASKING.sub(" ", fold(question)))
+    return any(found[0] not in question for found in _MENTIONS[answer_type].finditer(text))

@@ -13,8 +13,8 @@ from ingest.errors import UserError
 class Curve:
     """A logistic curve over the excess, and the confidence below which to refuse.
 
-    The excess is the best fused score above the background's level: how much better the knowledge
-    base matches this question than questions that have nothing to do with it.
+    The excess is the best fused score above `ScoreNorm.level`: how much better the knowledge base
+    matches this question than questions that have nothing to do with it.
     """
 
     slope: float
@@ -59,7 +59,7 @@ class RefuseOptions:
 
 
 def confidence(excess: float, curve: Curve) -> float:
-    """0 to 1, larger is surer."""
+    """How likely there is an answer: 0 to 1, larger is surer."""
     return float(_along(np.float64(excess), curve))
 
 
@@ -68,8 +68,8 @@ def calibrate(
 ) -> Curve:
     """A curve fitted to the excesses of labelled questions; the two classes weigh the same.
 
-    The threshold refuses at most the share `refused` of the answerable ones. Raises ValueError
-    where a class is empty.
+    The threshold refuses at most the share `refused` of the answerable ones. Raises ValueError if
+    a class is empty.
     """
     if not answerable or not unanswerable:
         raise ValueError("calibration needs answerable and unanswerable questions")

@@ -113,7 +113,7 @@ def record(answer: Answer) -> dict[str, Any]:
                 "number": citation.number,
                 "source": citation.chunk.source,
                 "title": citation.chunk.title,
-                "label": citation.label,
+                "label": citation.chunk.label(citation.start),
                 "document": citation.chunk.document,
                 "start": citation.start,
                 "end": citation.end,
@@ -153,7 +153,7 @@ def hit_line(hit: Hit) -> str:
 
 def place(citation: Citation) -> str:
     """Document, place in it, and the characters: `法.docx · 第二章 · 1024–1060`."""
-    parts = [Path(citation.chunk.source).name, citation.label]
+    parts = [Path(citation.chunk.source).name, citation.chunk.label(citation.start)]
     return " · ".join([*(part for part in parts if part), f"{citation.start}–{citation.end}"])
 
 

@@ -10,67 +10,18 @@ from numpy.typing import NDArray
 
 from ingest.embed import Vector
 from ingest.errors import UserError
-from ingest.normalize import bigrams, words
-from ingest.store import Field, Ranking, Store
+from ingest.normalize import FIELDS, Field
+from ingest.store import Ranking, Store
 from ingest.types import Chunk, Hit, Passage
-from rag.question import content
-from rag.score_norm import Background
+from rag.score_norm import ScoreNorm
+from rag.types import Citation, Query
 
 Scores = NDArray[np.floating]
+Idf = Callable[[Sequence[str], Field], Sequence[float]]
+"""The weight of each of some normalized terms in the collection: `rarity` of a store."""
 
 LEXICAL = 6.0
 """Standard deviations of similarity that a chunk gains by covering the whole question."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """What the searches say of the chunks that any of them found; all arrays are (n,).
-
-    `similarity` is `Background.standard`'s. `words` and `bigrams` are BM25 scores, 0 for a chunk
-    that this search did not find.
-    """
-
-    similarity: Scores
-    words: Scores
-    bigrams: Scores
-
-
-def idf(doc_freqs: Sequence[int], chunks: int) -> NDArray[np.float64]:
-    """BM25's weight of each term, (n,), as in Lucene and Tantivy: ln(1 + (N - df + .5)/(df + .5))."""
-    df = np.minimum(np.asarray(doc_freqs, np.float64), chunks)
-    return np.log1p((chunks - df + 0.5) / (df + 0.5))
-
-
-def rarity(store: Store, field: Field) -> Callable[[Sequence[str]], list[float]]:
-    """What gives the `idf` of each of some folded terms in the knowledge base."""
-    return lambda terms: idf(store.doc_freq(terms, field=field), store.count()).tolist()
-
-
-def mass(doc_freqs: Sequence[int], chunks: int) -> float:
-    """The weight of a question's distinct terms together."""
-    return float(idf(doc_freqs, chunks).sum())
-
-
-def coverage(candidates: Candidates, *, word_mass: float, bigram_mass: float) -> Scores:
-    """The idf-weighted share of the question that each chunk holds, (n,).
-
-    0 for none, 1 for all of it, once each, in a chunk of mean length. BM25 gives more to terms said
-    often, but a question can't be covered twice.
-    """
-    shares = [
-        scores / total
-        for scores, total in ((candidates.words, word_mass), (candidates.bigrams, bigram_mass))
-        if total > 0
-    ]
-    if not shares:
-        return np.zeros_like(candidates.similarity)
-    return np.minimum(sum(shares[1:], start=shares[0]) / len(shares), 1)
-
-
-def fuse(candidates: Candidates, *, word_mass: float, bigram_mass: float) -> Scores:
-    """One score a chunk, (n,); larger is better, comparable between questions."""
-    shared = coverage(candidates, word_mass=word_mass, bigram_mass=bigram_mass)
-    return candidates.similarity + LEXICAL * shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,44 +45,99 @@ class RetrieveOptions:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """Chunks for a question, best first, and the fused score of each, (n,)."""
-
-    keys: NDArray[np.int64]
-    scores: Scores
-
-
 def rank(
-    question: str, vector: Vector, store: Store, background: Background, *, candidates: int
-) -> Ranked:
+    query: Query, vector: Vector, store: Store, norm: ScoreNorm, *, candidates: int
+) -> Ranking:
     """The chunks that any of the three searches finds; `vector` is the question's own."""
-    centred = background.centred(question, vector)
+    centred = norm.centred(query.script, vector)
     dense = store.search_dense(centred, candidates)
-    about = content(question)
-    lexical = {field: store.search_words(about, candidates, field=field) for field in _TERMS}
+    lexical = {
+        field: store.search_words(query.content, candidates, field=field) for field in FIELDS
+    }
     keys = np.unique(np.concatenate([dense.keys, *(found.keys for found in lexical.values())]))
-    similarity = background.standard(question, centred, store.vectors(keys) @ centred)
+    similarity = norm.standard(query.script, centred, store.vectors(keys) @ centred)
     chunks = store.count()
+    masses = {
+        field: mass(store.doc_freq(sorted(set(query.content.of(field))), field=field), chunks)
+        for field in FIELDS
+    }
     scores = fuse(
-        Candidates(similarity, *(_aligned(keys, found) for found in lexical.values())),
-        word_mass=mass(store.doc_freq(_terms(about, "words"), field="words"), chunks),
-        bigram_mass=mass(store.doc_freq(_terms(about, "bigrams"), field="bigrams"), chunks),
+        SearchScores(similarity, *(_aligned(keys, found) for found in lexical.values())),
+        word_mass=masses["words"],
+        bigram_mass=masses["bigrams"],
     )
     order = np.argsort(-scores, kind="stable")
-    return Ranked(keys[order], scores[order])
+    return Ranking(keys[order], scores[order])
 
 
-def best_of_passages(ranked: Ranked, store: Store, limit: int) -> tuple[list[Hit], list[Passage]]:
+def _aligned(keys: NDArray[np.int64], ranking: Ranking) -> Scores:
+    """The scores of `ranking` at the places of its keys in `keys` (sorted), 0 elsewhere."""
+    scores = np.zeros(len(keys), np.float32)
+    scores[np.searchsorted(keys, ranking.keys)] = ranking.scores
+    return scores
+
+
+@dataclass(frozen=True, slots=True)
+class SearchScores:
+    """What the searches say of the chunks that any of them found; all arrays are (n,).
+
+    `similarity` is `ScoreNorm.standard`'s. `words` and `bigrams` are BM25 scores, 0 for a chunk
+    that this search did not find.
+    """
+
+    similarity: Scores
+    words: Scores
+    bigrams: Scores
+
+
+def idf(doc_freqs: Sequence[int], chunks: int) -> NDArray[np.float64]:
+    """BM25's weight of each term, (n,), as in Lucene and Tantivy: ln(1 + (N - df + .5)/(df + .5))."""
+    df = np.minimum(np.asarray(doc_freqs, np.float64), chunks)
+    return np.log1p((chunks - df + 0.5) / (df + 0.5))
+
+
+def rarity(store: Store, terms: Sequence[str], field: Field) -> list[float]:
+    """The `idf` of each of some normalized terms in the knowledge base."""
+    return idf(store.doc_freq(terms, field=field), store.count()).tolist()
+
+
+def mass(doc_freqs: Sequence[int], chunks: int) -> float:
+    """The weight of a question's distinct terms together."""
+    return float(idf(doc_freqs, chunks).sum())
+
+
+def coverage(found: SearchScores, *, word_mass: float, bigram_mass: float) -> Scores:
+    """The idf-weighted share of the question that each chunk holds, (n,).
+
+    0 for none, 1 for all of it, once each, in a chunk of mean length. BM25 gives more to terms said
+    often, but a question can't be covered twice.
+    """
+    shares = [
+        scores / total
+        for scores, total in ((found.words, word_mass), (found.bigrams, bigram_mass))
+        if total > 0
+    ]
+    if not shares:
+        return np.zeros_like(found.similarity)
+    return np.minimum(sum(shares[1:], start=shares[0]) / len(shares), 1)
+
+
+def fuse(found: SearchScores, *, word_mass: float, bigram_mass: float) -> Scores:
+    """One score a chunk, (n,); larger is better, comparable between questions."""
+    shared = coverage(found, word_mass=word_mass, bigram_mass=bigram_mass)
+    return found.similarity + LEXICAL * shared
+
+
+def best_of_passages(ranking: Ranking, store: Store, limit: int) -> tuple[list[Hit], list[Passage]]:
     """The best chunk of each of the `limit` best passages, best first, and those passages.
 
-    A passage that another process removes at this moment is passed over.
+    A passage that another process removes at this moment is left out.
     """
     hits: dict[tuple[str, int], Hit] = {}
-    for start in range(0, len(ranked.keys), 4 * limit):
-        keys = ranked.keys[start : start + 4 * limit]
+    for start in range(0, len(ranking.keys), 4 * limit):
+        keys = ranking.keys[start : start + 4 * limit]
         chunks: dict[int, Chunk] = store.chunks(keys)
-        for key, score in zip(keys.tolist(), ranked.scores[start:], strict=False):
+        for key, score in zip(keys.tolist(), ranking.scores[start:], strict=False):
             if chunk := chunks.get(key):
                 hits.setdefault((chunk.document, chunk.passage[0]), Hit(chunk, float(score)))
         if len(hits) >= limit:
@@ -147,18 +153,17 @@ def best_of_passages(ranked: Ranked, store: Store, limit: int) -> tuple[list[Hit
         return [hit for hit, _ in found], [passage for _, passage in found]
 
 
-_TERMS: dict[Field, Callable[[str], list[str]]] = {"words": words, "bigrams": bigrams}
+def citation(
+    number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk
+) -> Citation:
+    """The citation of characters [start, end) of a passage, with the chunk that they begin in.
 
-
-def _terms(question: str, field: Field) -> list[str]:
-    return sorted(set(_TERMS[field](question)))
-
-
-def _aligned(keys: NDArray[np.int64], ranking: Ranking) -> Scores:
-    """The scores of `ranking` at the places of its keys in `keys` (sorted), 0 elsewhere."""
-    scores = np.zeros(len(keys), np.float32)
-    scores[np.searchsorted(keys, ranking.keys)] = ranking.scores
-    return scores
+    `nearest` stands for it if the passage has been removed meanwhile.
+    """
+    first = passage.start + start
+    chunks = (c for c in store.chunks_within(passage) if c.start <= first < c.end)
+    chunk = next(chunks, nearest)
+    return Citation(number, chunk, first, passage.start + end, passage.text[start:end])
 
 
 class Reranker(Protocol):
@@ -171,7 +176,7 @@ class CrossEncoderReranker:
     """A sentence-transformers cross-encoder by name or folder, as `BAAI/bge-reranker-base`."""
 
     def __init__(self, name: str) -> None:
-        """Raises `UserError` where the extra is not installed or the model can't be found."""
+        """Raises `UserError` if the extra is not installed or the model can't be found."""
         try:
             from sentence_transformers import CrossEncoder
         except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The nouns of the read side: a question's passages, and an answer that quotes them."""
+"""The nouns of the read side: a question, its passages, and an answer that quotes them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,8 +6,12 @@ from typing import Literal
 from ingest.chunk import Span
 from ingest.embed import Vector
 from ingest.errors import UserError
-from ingest.store import Store
+from ingest.normalize import Terms
+from ingest.store import Ranking
 from ingest.types import Chunk, Hit, Passage
+
+Script = Literal["han", "latin"]
+AnswerType = Literal["date", "number", "person", "place", "title", "reason"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +54,41 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """A question that stands alone, and what its words say.
+
+    `normalized` is its text as the word index spells it, `content` the terms of its content words.
+    `answer_types` are what the answer may be; often none is known, sometimes several are.
+    """
+
+    text: str
+    script: Script
+    normalized: str
+    content: Terms
+    answer_types: frozenset[AnswerType]
+
+
+@dataclass(frozen=True, slots=True)
 class Retrieved:
     """What the knowledge base holds for a question.
 
-    `hits` are the best chunk of each passage, best first, and `passages` the whole passages in the
-    same order. `confidence` (0 to 1, larger is surer) says how likely they hold an answer.
-    `sequence` is the change of the store that they were found at; where the store never rests, those
-    of the next changes may be among them, but none that was gone by then.
+    `vector` is the question's. `ranking` has every chunk that any search found, with its fused
+    score. `hits` are the best chunk of each passage, best first, and `passages` the whole passages
+    in the same order. `confidence` (0 to 1, larger is surer) says how likely they hold an answer, and
+    `answerable` whether that is `threshold` or more.
+    `sequence` is the change of the store that they were found at; if the store changes all the
+    time, those of the next changes may be among them, but none that was gone by then.
     """
 
-    question: str
+    query: Query
     vector: Vector
+    ranking: Ranking
     hits: tuple[Hit, ...]
     passages: tuple[Passage, ...]
     confidence: float
     threshold: float
+    answerable: bool
     sequence: int
-
-    @property
-    def answerable(self) -> bool:
-        return bool(self.hits) and self.confidence >= self.threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +117,6 @@ class Citation:
     end: int
     quote: str
 
-    @property
-    def label(self) -> str:
-        """Page, heading, sheet or row of the quote's first character."""
-        return self.chunk.label(self.start)
-
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
@@ -118,12 +132,23 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """`messages` to answer; `sources[n - 1]` is the passage that they number `[n]`."""
+
+    messages: tuple[Message, ...]
+    sources: tuple[Source, ...]
+    dropped: Dropped
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The answer's text, whose marks `[1]` are the citations' numbers.
 
     A refusal has no citations; its `hits` say what was looked at. The rest concerns answers that a
     language model wrote: `generator` is its name, `unsupported` the spans of `text` that no passage
-    supports, in order, and `unknown` the numbers it marked that no passage has, as often as it did.
+    supports, in order, `unknown` the numbers it marked that no passage has, as often as it did, and
+    `prompt` what it was asked.
     """
 
     question: str
@@ -136,16 +161,4 @@ class Answer:
     unsupported: tuple[Span, ...] = ()
     unknown: tuple[int, ...] = ()
     dropped: Dropped = Dropped()
-
-
-def quote(
-    number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk
-) -> Citation:
-    """The citation of characters [start, end) of a passage, with the chunk that they begin in.
-
-    `nearest` stands for it where the passage has been removed meanwhile.
-    """
-    first = passage.start + start
-    chunks = (c for c in store.chunks_within(passage) if c.start <= first < c.end)
-    chunk = next(chunks, nearest)
-    return Citation(number, chunk, first, passage.start + end, passage.text[start:end])
+    prompt: Prompt | None = None

@@ -23,7 +23,7 @@ from server.errors import Unknown
 from server.fair_queue import Turns, in_thread
 from server.knowledge_bases import Bases
 from server.telemetry import Metrics, Spans
-from server.traces import Traces, Watch, told
+from server.traces import Timings, Traces, identity, trace_record
 
 log = logging.getLogger("rag.server")
 
@@ -73,11 +73,11 @@ class Answering:
 
         def work() -> schemas.Found:
             with self.bases.reading(base) as pipeline:
-                watch = Watch()
-                found = pipeline.watched(watch).retrieve(question, limit=limit)
-                named = _named(base, watch)
-                self._note("search", named, watch)
-                self._keep("search", named, pipeline, told(watch, (), None))
+                timings = Timings()
+                found = pipeline.observed(timings).retrieve(question, limit=limit)
+                named = _named(base, identity(), found)
+                self._note("search", named, timings)
+                self._keep("search", named, pipeline, trace_record(found, timings))
                 return serializers.found(found, **named)
 
         async with self.reading.turn(who.id):
@@ -90,20 +90,22 @@ class Answering:
             pipeline = await in_thread(lambda: stack.enter_context(reading))
             turns, generator = self._writer(pipeline.generator)
             async with turns.turn(who.id):
-                watch = Watch()
-                pipeline = replace(pipeline.watched(watch), say=say, generator=generator)
+                timings, trace = Timings(), identity()
+                pipeline = replace(pipeline, observe=timings, say=say, generator=generator)
                 async with aclosing(_pieces(pipeline, asked)) as pieces:
+                    found = await anext(pieces)
+                    assert isinstance(found, Retrieved)
+                    named = _named(asked.base, trace, found)
+                    yield serializers.found(found, **named)
                     async for piece in pieces:
-                        match piece:
-                            case Retrieved():
-                                yield serializers.found(piece, **_named(asked.base, watch))
-                            case Answer():
-                                named = _named(asked.base, watch)
-                                done = partial(self._done, named, watch, asked, pipeline, piece)
-                                usage = await in_thread(done)
-                                yield serializers.answer(piece, usage, say, **named)
-                            case text:
-                                yield schemas.Piece(text=text)
+                        if isinstance(piece, Answer):
+                            done = partial(
+                                self._done, named, timings, asked, pipeline, found, piece
+                            )
+                            usage = await in_thread(done)
+                            yield serializers.answer(piece, usage, say, **named)
+                        else:
+                            yield schemas.Piece(text=str(piece))
 
     def _writer(self, generator: Generator | None) -> tuple[Turns, Generator | None]:
         """Whose turn an answer needs, and what writes it."""
@@ -119,15 +121,22 @@ class Answering:
         return last
 
     def _done(
-        self, named: Named, watch: Watch, asked: Asked, pipeline: Pipeline, answer: Answer
+        self,
+        named: Named,
+        timings: Timings,
+        asked: Asked,
+        pipeline: Pipeline,
+        found: Retrieved,
+        answer: Answer,
     ) -> schemas.Usage:
-        self._note("ask", named, watch)
+        self._note("ask", named, timings)
         self.metrics.answers.labels("refused" if answer.refused else "answered").inc()
-        used = usage(asked, watch, pipeline, answer)
-        if watch.prompt:
+        used = usage(asked, pipeline, answer)
+        if answer.prompt:
             self.metrics.tokens.labels("read").inc(used.read)
             self.metrics.tokens.labels("written").inc(used.written)
-        self._keep("ask", named, pipeline, told(watch, asked.history, answer))
+        record = trace_record(found, timings, asked.history, answer)
+        self._keep("ask", named, pipeline, record)
         return used
 
     def _keep(
@@ -148,32 +157,31 @@ class Answering:
             for document in gone:
                 self.traces.forget_document(base, document)
 
-    def _note(self, kind: str, named: Named, watch: Watch) -> None:
-        for stage, seconds in watch.seconds.items():
+    def _note(self, kind: str, named: Named, timings: Timings) -> None:
+        for stage, seconds in timings.seconds.items():
             self.metrics.stage.labels(stage).observe(seconds)
         self.spans.tell(
-            kind, watch.seconds, {"rag.trace": named["trace"], "rag.base": named["base"]}
+            kind, timings.seconds, {"rag.trace": named["trace"], "rag.base": named["base"]}
         )
 
 
-def usage(asked: Asked, watch: Watch, pipeline: Pipeline, answer: Answer) -> schemas.Usage:
+def usage(asked: Asked, pipeline: Pipeline, answer: Answer) -> schemas.Usage:
     """What an answer took: of the language model if it was asked, else of the encoder."""
     generator = pipeline.generator
     if isinstance(generator, EndpointGenerator) and (took := generator.took):
         return schemas.Usage(read=took.read, written=took.written, cut=took.cut)
-    if watch.prompt and generator:
+    if answer.prompt and generator:
         count = generator.count
         bare = count([Message("user", "-")])
         written = count([Message("user", f"-{answer.text}")]) - bare
-        most = (asked.sampling or pipeline.sampling).max_new_tokens
-        return schemas.Usage(read=watch.prompt.tokens, written=written, cut=written >= most)
+        most = (asked.sampling or pipeline.config.generate.sampling).max_new_tokens
+        return schemas.Usage(read=answer.prompt.tokens, written=written, cut=written >= most)
     read, written = pipeline.embedder.count_many([answer.question, answer.text])
     return schemas.Usage(read=read, written=written, cut=False)
 
 
-def _named(base: str, watch: Watch) -> Named:
-    assert watch.found
-    return {"trace": watch.trace, "base": base, "sequence": watch.found.sequence}
+def _named(base: str, trace: str, found: Retrieved) -> Named:
+    return {"trace": trace, "base": base, "sequence": found.sequence}
 
 
 async def _pieces(pipeline: Pipeline, asked: Asked) -> AsyncGenerator[Retrieved | str | Answer]:

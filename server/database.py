@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.errors import Mismatch
-from ingest.store.atomic import failures_named
-from ingest.store.sqlite import split_statements
+from ingest.store.sqlite import failures_named, split_statements
 
 VERSION = 1
 

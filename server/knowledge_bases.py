@@ -16,13 +16,12 @@ from typing import Any
 from ingest.embed import Embedder
 from ingest.errors import UserError
 from ingest.store import Address, Store, drop_milvus
-from ingest.store.atomic import failures_named, sync
-from rag.config import SETTINGS, TRUTH, generation, is_base, open_base, settings_of, store_at
-from rag.generate import GenerateOptions
+from ingest.store.atomic import sync
+from ingest.store.sqlite import failures_named
+from rag.config import SETTINGS, TRUTH, Config, is_base, read_config
 from rag.i18n import Speaker
-from rag.load import Encoders, background_of, encoder_of, encoders, open_writer, pipeline_of
+from rag.load import Encoders, encoder_of, encoders, open_writer, pipeline_of, score_norm_of
 from rag.pipeline import Pipeline
-from rag.prompt import PromptOptions
 from rag.types import Sampling
 from server import schemas
 from server.auth import Principal
@@ -61,9 +60,9 @@ def incarnation(folder: Path) -> Hashable:
 
 def empty(folder: Path) -> None:
     """Remove what a server keeps for the knowledge base in the folder."""
-    place = store_at(folder)
-    if isinstance(place, Address):
-        drop_milvus(place)
+    location = read_config(folder).location
+    if isinstance(location, Address):
+        drop_milvus(location)
 
 
 def written(file: Path) -> Hashable:
@@ -192,9 +191,10 @@ class Bases:
         return held
 
     def _opened(self, path: Path, now: Hashable) -> Open:
-        store = open_base(path)
+        config = read_config(path)
+        store = config.open_store()
         try:
-            embedder = encoder_of(store, settings_of(path)["embed"], self.encoder)
+            embedder = encoder_of(store, config.embed, self.encoder)
         except BaseException:
             store.close()
             raise
@@ -211,28 +211,29 @@ class Bases:
     def _current(self, held: Open) -> Pipeline:
         stamp = held.store.sequence, written(held.path / SETTINGS)
         if held.current is None or held.current[1] != stamp:
-            generator = self.models.generator(self.generate(held.path))
-            background = background_of(held.store, held.embedder, stale=True)
-            made = pipeline_of(
-                held.path, held.store, held.embedder, background, Speaker("en"), generator
+            config = self.config(held.path)
+            generator = self.models.generator(config.generate)
+            norm = score_norm_of(held.store, held.embedder, stale=True)
+            pipeline = pipeline_of(
+                config, held.store, held.embedder, norm, Speaker("en"), generator
             )
-            held.current = made, stamp
-            return made
+            held.current = pipeline, stamp
+            return pipeline
         return held.current[0]
 
-    def generate(self, path: Path) -> GenerateOptions:
-        """What the knowledge base's settings say of a language model; the server's model where they
-        name none."""
-        said, usual = generation(path), self.options.generate
-        if said.model or usual is None:
-            return said
-        return replace(said, model=usual.model, quant=usual.quant)
+    def config(self, path: Path) -> Config:
+        """The knowledge base's settings, with the server's language model if they name none."""
+        config, usual = read_config(path), self.options.generate
+        if config.generate.model or usual is None:
+            return config
+        generate = replace(config.generate, model=usual.model, quant=usual.quant)
+        return replace(config, generate=generate)
 
     def sampling(self, name: str, **said: Any) -> Sampling:
         """How the knowledge base's language model picks its words, but for what is `said`."""
         path = self.path(name)
         with self._names():
-            return replace(self.generate(path).sampling, **said)
+            return replace(self.config(path).generate.sampling, **said)
 
     def listed(self, who: Principal, say: Speaker) -> list[schemas.KnowledgeBase]:
         """All that the key may read; what is wrong with one is told in its place."""
@@ -249,11 +250,8 @@ class Bases:
         return found
 
     def describe(self, name: str, who: Principal) -> schemas.KnowledgeBase:
-        path = self.path(name)
         with self.reading(name) as pipeline:
-            info = pipeline.store.info()
-            options = self.generate(path)
-            prompt: PromptOptions = settings_of(path)["prompt"]
+            info, config = pipeline.store.info(), pipeline.config
         return schemas.KnowledgeBase(
             name=name,
             documents=info.documents,
@@ -262,8 +260,8 @@ class Bases:
             created=info.created,
             sequence=info.sequence,
             embedder=str(info.identity.options["embedder"]),
-            instruction=prompt.instruction,
-            adapter=Path(options.adapter).name,
+            instruction=config.prompt.instruction,
+            adapter=Path(config.generate.adapter).name,
             generator=pipeline.generator.name if pipeline.generator else "",
             scopes=who.scopes(name),
         )
@@ -286,11 +284,12 @@ class Bases:
                 address = f"{self.options.store}/kb_{secrets.token_hex(8)}"
                 (work / SETTINGS).write_text(f'[store]\nurl = "{address}"\n', "utf-8")
             try:
+                config, cache = self.config(work), self.options.cache
                 writer = open_writer(
-                    work, embedder=embedder, cache=self.options.cache, opened=self.encoder
+                    config, embedder=embedder, cache=cache, open_encoder=self.encoder
                 )
                 writer.store.close()
-                write_choices(work, wanted, self.options, self.generate(work))
+                write_choices(work, wanted, self.options, config.generate)
                 with self.members.moment("making a knowledge base"):
                     if target.exists() or target.is_symlink():
                         raise Taken(
@@ -309,7 +308,7 @@ class Bases:
     def change(self, name: str, wanted: schemas.KnowledgeBaseChange) -> None:
         path = self.path(name)
         with self._names(), self.members.moment("changing settings"):
-            write_choices(path, wanted, self.options, self.generate(path))
+            write_choices(path, wanted, self.options, self.config(path).generate)
 
     def delete(self, name: str) -> None:
         """Remove a knowledge base and all that lies in its folder."""

@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
-from ingest.i18n import Translatable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol

@@ -44,7 +44,7 @@ def hit(found: Hit) -> schemas.Hit:
 def found(retrieved: Retrieved, *, trace: str, base: str, sequence: int) -> schemas.Found:
     return schemas.Found(
         id=trace,
-        question=retrieved.question,
+        question=retrieved.query.text,
         knowledge_base=base,
         sequence=sequence,
         confidence=round(retrieved.confidence, 4),
@@ -54,12 +54,13 @@ def found(retrieved: Retrieved, *, trace: str, base: str, sequence: int) -> sche
 
 
 def citation(cited: Citation) -> schemas.Citation:
-    page = _PAGE.match(cited.label)
+    label = cited.chunk.label(cited.start)
+    page = _PAGE.match(label)
     return schemas.Citation(
         number=cited.number,
         name=name_of(cited.chunk.source),
         title=cited.chunk.title,
-        label=cited.label,
+        label=label,
         page=int(page[1]) if page else None,
         document=cited.chunk.document,
         start=cited.start,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
-from ingest.i18n import Translatable
 from threadpoolctl import threadpool_limits
 
 from ingest.i18n import Translatable

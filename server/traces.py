@@ -4,14 +4,13 @@ import json
 import secrets
 import time
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from sqlite3 import Connection
 from typing import Any, Literal
 
+from ingest.store import Ranking
 from rag.pipeline import Pipeline
-from rag.prompt import Prompt
 from rag.render import hit_record, record
-from rag.retrieve import Ranked
 from rag.types import Answer, Message, Retrieved
 from server import schemas
 from server.database import Database
@@ -24,53 +23,43 @@ def identity() -> str:
     return secrets.token_hex(12)
 
 
-@dataclass
-class Watch:
-    """What a pipeline tells of one question while it is worked on: the `observe` of a pipeline.
+class Timings:
+    """The seconds of each stage of one question: the observer of a pipeline."""
 
-    `trace` is what the answer is called.
-    """
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
 
-    trace: str = field(default_factory=identity)
-    seconds: dict[str, float] = field(default_factory=dict)
-    ranked: Ranked | None = None
-    found: Retrieved | None = None
-    prompt: Prompt | None = None
-
-    def __call__(self, stage: str, seconds: float, made: object) -> None:
+    def __call__(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = seconds
-        match made:
-            case Ranked():
-                self.ranked = made
-            case Retrieved():
-                self.found = made
-            case Prompt():
-                self.prompt = made
 
 
-def told(watch: Watch, history: Sequence[Message], answer: Answer | None) -> dict[str, Any]:
-    """The record of one question: what was weighed (chunk keys and scores, best first), found,
-    asked of a model, and answered."""
-    assert watch.ranked
-    assert watch.found
+def trace_record(
+    found: Retrieved,
+    timings: Timings,
+    history: Sequence[Message] = (),
+    answer: Answer | None = None,
+) -> dict[str, Any]:
+    """What was weighed for one question (chunk keys and scores, best first), found, asked of a
+    model, and answered."""
     answered = record(answer) if answer else None
     if answered:
         del answered["hits"]
+    prompt = answer.prompt if answer else None
     return {
-        "question": watch.found.question,
+        "question": found.query.text,
         "history": [asdict(message) for message in history],
-        "confidence": watch.found.confidence,
-        "threshold": watch.found.threshold,
-        "candidates": weighed(watch.ranked),
-        "hits": [hit_record(hit) for hit in watch.found.hits],
-        "prompt": [asdict(message) for message in watch.prompt.messages] if watch.prompt else None,
+        "confidence": found.confidence,
+        "threshold": found.threshold,
+        "candidates": weighed(found.ranking),
+        "hits": [hit_record(hit) for hit in found.hits],
+        "prompt": [asdict(message) for message in prompt.messages] if prompt else None,
         "answer": answered,
-        "seconds": watch.seconds,
+        "seconds": timings.seconds,
     }
 
 
-def weighed(ranked: Ranked) -> list[list[float]]:
-    return [list(pair) for pair in zip(ranked.keys.tolist(), ranked.scores.tolist(), strict=True)]
+def weighed(ranking: Ranking) -> list[list[float]]:
+    return [list(pair) for pair in zip(ranking.keys.tolist(), ranking.scores.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +79,8 @@ class Replay:
 
 def replay(trace: schemas.Trace, pipeline: Pipeline) -> Replay:
     """Retrieve once more and compare. Equal sequences give equal candidates, to the bit."""
-    watch = Watch()
-    found = pipeline.watched(watch).retrieve(trace.record["question"])
-    assert watch.ranked
-    now, then = weighed(watch.ranked), trace.record["candidates"]
+    found = pipeline.retrieve(trace.record["question"])
+    now, then = weighed(found.ranking), trace.record["candidates"]
     before, after = ([int(key) for key, _ in pairs] for pairs in (then, now))
     chunks = pipeline.store.chunks([*dict.fromkeys([*before, *after])])
     return Replay(

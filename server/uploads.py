@@ -16,7 +16,8 @@ from pathlib import Path
 from ingest.errors import Unreadable, UserError
 from ingest.files import Found, digest
 from ingest.sandbox import Limits, Sandbox
-from ingest.store.atomic import failures_named, sync
+from ingest.store.atomic import sync
+from ingest.store.sqlite import failures_named
 from ingest.types import Document
 from server.errors import Unknown
 from server.serializers import PAGED

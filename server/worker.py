@@ -24,8 +24,8 @@ from types import FrameType
 from ingest.errors import Away, Busy, UserError
 from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
-from rag.config import open_base
-from rag.load import Encoders, Writer, background_of, encoders, open_writer
+from rag.config import Config, read_config
+from rag.load import Encoders, Writer, encoders, open_writer, score_norm_of
 from server.database import lasting, passing
 from server.errors import below, no_base
 from server.jobs import Jobs
@@ -150,10 +150,10 @@ class Worker:
                 if outcome.problem:
                     below(self.data, outcome.problem)
                 self.jobs.outcome(job["id"], row["position"], outcome)
-                background_of(store, writer.embedder)  # so that no question has to wait for it
+                score_norm_of(store, writer.embedder)  # so that no question has to wait for it
 
     def _purge(self, job: Row) -> None:
-        with open_base(self._path(job["base"])) as store:
+        with self._config(job["base"]).open_store() as store:
             store.rebuild()
 
     def _sweep(self, job: Row) -> None:
@@ -161,7 +161,7 @@ class Worker:
         hold text of documents which are gone. Before the job ends, for then others may work here."""
         base: str = job["base"]
         path = self._path(base)
-        with open_base(path) as store:
+        with read_config(path).open_store() as store:
             documents = list(store.documents())
         used, originals = {document.digest for document in documents}, Originals(path)
         self.traces.forget_gone(base, {document.id for document in documents})
@@ -174,10 +174,13 @@ class Worker:
             raise no_base(base)
         return path
 
+    def _config(self, base: str) -> Config:
+        return read_config(self._path(base))
+
     @contextmanager
     def _writer(self, base: str) -> Iterator[Writer]:
-        path = self._path(base)
-        yield open_writer(path, embedder=None, cache=self.cache, opened=self._opened)
+        config = self._config(base)
+        yield open_writer(config, embedder=None, cache=self.cache, open_encoder=self._opened)
 
 
 def _stored(row: Row) -> Stored:

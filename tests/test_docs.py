@@ -36,14 +36,15 @@ def test_the_readme_names_commands_and_files_that_exist(readme: str) -> None:
 def test_the_readme_shows_every_setting_with_its_default(readme: str, tmp_path: Path) -> None:
     from dataclasses import fields, is_dataclass, replace
 
-    from rag.config import settings
+    from rag.config import read_config
 
     [block] = re.findall(r"```toml\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.DOTALL)
     (tmp_path / "rag.toml").write_text(block, "utf-8")
-    said, defaults = settings(tmp_path / "rag.toml"), settings(tmp_path / "none")
-    for section, options in said.items():  # what is unset by default is shown with some value
+    config, defaults = read_config(tmp_path), read_config(tmp_path / "none")
+    sections = {field.name: getattr(config, field.name) for field in fields(config)[1:]}
+    for section, options in sections.items():  # what is unset by default is shown with some value
         unset = {f.name: None for f in fields(options) if f.default is None}
-        assert replace(options, **unset) == defaults[section]
+        assert replace(options, **unset) == getattr(defaults, section)
 
     def named(options: object, section: str) -> None:
         """Every key stands below the name of its section."""
@@ -55,5 +56,5 @@ def test_the_readme_shows_every_setting_with_its_default(readme: str, tmp_path: 
             else:
                 assert re.search(rf"^{field.name} = ", keys, re.MULTILINE), field.name
 
-    for section, options in said.items():
+    for section, options in sections.items():
         named(options, section)

@@ -19,9 +19,10 @@ from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.chatglm.generator import ChatGLMGenerator, open_generator
+from rag.config import Config
 from rag.generate import LazyGenerator
 from rag.i18n import Speaker
-from rag.load import background_of
+from rag.load import score_norm_of
 from rag.pipeline import Pipeline
 from rag.prompt import NOT_FOUND
 from rag.refuse import Calibration, Curve
@@ -62,12 +63,11 @@ def pipeline(tmp_path: Path, docs: Path, generator: ChatGLMGenerator) -> Iterato
         yield Pipeline(
             store,
             embedder,
-            background_of(store, embedder),
+            score_norm_of(store, embedder),
             Speaker("zh"),
-            options=RetrieveOptions(passages=MOST),
+            Config(retrieve=RetrieveOptions(passages=MOST)),
             calibration=Calibration(NEVER, NEVER),
             generator=generator,
-            sampling=GREEDY,
         )
 
 
@@ -98,7 +98,8 @@ def test_the_cited_number_is_where_the_passage_stood(pipeline: Pipeline) -> None
     cited = set()
     for hits, passages in ((found.hits, found.passages), (found.hits[::-1], found.passages[::-1])):
         turned = replace(found, hits=hits, passages=passages)
-        *_, answer = pipeline._write(turned, (), pipeline.generator, GREEDY)  # type: ignore[arg-type]
+        assert pipeline.generator
+        *_, answer = pipeline.write(turned, pipeline.generator, sampling=GREEDY)
         assert isinstance(answer, Answer)
         [citation] = answer.citations
         assert citation.quote == fact(name, NUMBERS[name])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from ingest.i18n import Translatable
 
 from finetune.cli import options as opt
 from finetune.cli.prepare import within
@@ -166,10 +165,11 @@ def _typed(context: typer.Context) -> dict[str, Any]:
 def _check_room(kb: str, model: Path) -> None:
     """`UserError` where the knowledge base's settings leave a prompt no room in the model."""
     from finetune.cli.grounded import room_for_prompts, window
-    from rag.config import generation
+    from rag.config import read_config
 
-    path = kb_path(kb)
-    room_for_prompts(window(str(model))[1], generation(path).max_new_tokens, path)
+    config = read_config(kb_path(kb))
+    limit = config.generate.max_new_tokens
+    room_for_prompts(window(str(model))[1], limit, config.place)
 
 
 def _step(number: int, done: str = "") -> None:
@@ -180,11 +180,11 @@ def _step(number: int, done: str = "") -> None:
 def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
     """The documents that the knowledge base now holds; `UserError` where there are none."""
     from rag.cli.ingest import ingest
-    from rag.config import open_base
+    from rag.config import read_config
 
     _step(1)
     ingest(paths, kb)
-    with open_base(kb_path(kb)) as store:
+    with read_config(kb_path(kb)).open_store() as store:
         documents = tuple(store.documents())
     if not documents:
         raise UserError(
@@ -229,7 +229,7 @@ def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> N
 def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int, seed: int) -> None:
     """Ends the command, with the exit code of `rag finetune eval`, where it is not to be used."""
     from finetune.cli.evaluate import DO_NOT_SHIP, evaluate
-    from rag.config import generation
+    from rag.config import read_config
 
     if verdict := work.verdict:
         said = say("ship it") if verdict["ship"] else say("do not ship")
@@ -249,7 +249,7 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
                 general=general if general.is_file() else None,
                 limit=questions,
                 quant=quant,
-                max_new_tokens=min(LONGEST_REPLY, generation(kb_path(kb)).max_new_tokens),
+                max_new_tokens=min(LONGEST_REPLY, read_config(kb_path(kb)).generate.max_new_tokens),
                 seed=seed,
                 json=work.found,
                 picture=work.found.with_suffix(".png"),

@@ -141,7 +141,7 @@ def grounded(
             "a model is to write questions, but none is named; add --model MODEL",
             zh="要由模型出题，但没有指定模型；请加上 --model 模型",
         )
-    path = existing_kb(kb)
+    config = existing_kb(kb)
 
     from finetune.synth.build import SyntheticOptions, build
     from finetune.synth.raft import RaftBuilder
@@ -150,10 +150,10 @@ def grounded(
 
     check_new(folder)  # before the work
     generator = _generator(str(model)) if "model" in chosen else None
-    with open_pipeline(path, cache=cache_home(), say=say) as pipeline:
+    with open_pipeline(config, cache=cache_home(), say=say) as pipeline:
         count, context = window(model)
-        room = room_for_prompts(context, pipeline.sampling.max_new_tokens, path)
-        most = passages or pipeline.options.passages
+        room = room_for_prompts(context, config.generate.max_new_tokens, config.place)
+        most = passages or config.retrieve.passages
         builder = RaftBuilder(pipeline, count, room, most, without_gold, seed)
         options = SyntheticOptions(chosen, heldout, limit or 0, plain, seed)
         report = build(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import exp, log
 
-from ingest.normalize import HAN, KANA_HANGUL, fold
+from ingest.normalize import HAN, KANA_HANGUL, normalize
 from rag.prompt import marks
 
 _TOKEN = re.compile(
@@ -35,7 +35,7 @@ def tokens(text: str) -> list[str]:
     belongs to a number (`-3.5%`, `12:30`); `1,000` is 1000. A text of nothing else (`√`) is its
     characters.
     """
-    folded = _THOUSANDS.sub("", fold(text))
+    folded = _THOUSANDS.sub("", normalize(text))
     return _TOKEN.findall(folded) or list("".join(folded.split()))
 
 

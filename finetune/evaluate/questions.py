@@ -11,8 +11,6 @@ from pathlib import Path, PurePath
 from random import Random
 from typing import Any, Literal
 
-from ingest.i18n import Translatable
-
 from finetune.data.formats import examples
 from finetune.data.reader import Record, records
 from finetune.evaluate.metrics import contains
@@ -270,7 +268,7 @@ class Cases:
             return gold_source(question, self.pipeline.store)
         if condition == "retrieved":
             return self._found(question.text)
-        most = self.pipeline.options.passages
+        most = self.pipeline.config.retrieve.passages
         found = self._found(question.text, limit=max(DEPTH, 2 * most))
         return [source for source in found if not holds(source, question)][:most]
 

@@ -9,9 +9,9 @@ from typing import Literal
 from ingest.chunk import Span, sentences
 from rag.generate import Generator
 from rag.prompt import MARK
+from rag.question import script_of
 from rag.render import one_line
-from rag.score_norm import Script, script_of
-from rag.types import Message, Sampling
+from rag.types import Message, Sampling, Script
 
 QuestionKind = Literal["definition", "article", "list", "table", "cloze", "model"]
 

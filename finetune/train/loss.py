@@ -5,7 +5,6 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from ingest.i18n import Translatable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AttentionInterface, AttentionMaskInterface

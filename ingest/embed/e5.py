@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.embed import e5_graph, e5_int8, onnx_session
+from ingest.embed.sentence_transformers import Backend, open_sentence
 from ingest.errors import UserError
-from ingest.types import Vector, Vectors
+from ingest.types import Embedder, Vector, Vectors
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -210,9 +211,23 @@ class BundledEmbedder:
         return onnx_session.load(self.folder / "float32.onnx", threads=1)
 
 
-def open_bundled(cache_folder: Path, *, threads: int | None = None) -> BundledEmbedder:
-    """The encoder, built under `cache_folder` on first use (seconds; 80 MB)."""
-    folder = built(cache_folder / "encoders" / BundledEmbedder.name.replace("/", "-"), build)
+def open_embedder(
+    name: str = NAME,
+    *,
+    cache: Path | None = None,
+    threads: int | None = None,
+    backend: Backend = "torch",
+) -> Embedder:
+    """The encoder called `name`: this one, or a sentence-transformers model or folder.
+
+    `cache` is where this one is built on first use (seconds; 80 MB), `threads` how many cores it
+    uses (all that this process may use, if None); `backend` is what runs a sentence-transformers
+    model.
+    """
+    if name not in (NAME, "bundled"):
+        return open_sentence(name, backend=backend)
+    cache = cache or Path.home() / ".cache" / "chatglm-rag"
+    folder = built(cache / "encoders" / BundledEmbedder.name.replace("/", "-"), build)
     return BundledEmbedder(folder, threads=threads or len(os.sched_getaffinity(0)))
 
 

@@ -1,10 +1,8 @@
 """Files and folders that are whole or not there, even after a power cut."""
 
-import errno
 import fcntl
 import os
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -88,55 +86,6 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             old.rename(target)
         for left in (work, old):
             shutil.rmtree(left, ignore_errors=True)
-
-
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
-NO_PLACE = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT}
-
-
-@contextmanager
-def failures_named(path: Path) -> Iterator[None]:
-    """Turn failed writes under `path` into `UserError`; what was committed before is kept."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise full(path, error) from error
-        if error.errno in NOT_ALLOWED:
-            raise forbidden(path, error) from error
-        if error.errno in NO_PLACE:
-            raise UserError(
-                "{path} can't be written there ({strerror}); name another path",
-                path=path,
-                strerror=error.strerror,
-            ) from error
-        raise
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL or primary(error) == sqlite3.SQLITE_IOERR:
-            raise full(path, error) from error
-        if primary(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise forbidden(path, error) from error
-        raise
-
-
-def primary(error: sqlite3.Error) -> int:
-    """The result code without the details in its higher bytes."""
-    return error.sqlite_errorcode & 0xFF
-
-
-def full(path: Path, error: Exception) -> UserError:
-    return UserError(
-        "no room to write {path} ({error}); nothing is lost, free space and go on",
-        path=path,
-        error=error,
-    )
-
-
-def forbidden(path: Path, error: Exception) -> UserError:
-    return UserError(
-        "{path} can't be written ({error}); change its permissions", path=path, error=error
-    )
 
 
 PAUSE = 0.02  # s between two tries

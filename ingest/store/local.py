@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from ingest.errors import Absent, Busy, UserError
+from ingest.normalize import Field, Terms
 from ingest.store import index_sync, sqlite
-from ingest.store.atomic import failures_named, taken, writing
+from ingest.store.atomic import taken, writing
 from ingest.store.index_sync import LocalChange
 from ingest.store.milvus import Address, open_milvus
-from ingest.store.protocol import Field, Identity, Info, Ranking, Store, Vectors, check_identity
+from ingest.store.protocol import Identity, Info, Ranking, Store, Vectors, check_identity
 from ingest.store.snapshot import findings
-from ingest.store.sqlite import check_schema, connect, create_schema
+from ingest.store.sqlite import check_schema, connect, create_schema, failures_named
 from ingest.store.vector_index import Candidates, Keys, stack
 from ingest.types import Chunk, Document, Passage
 
@@ -190,9 +191,9 @@ class LocalStore:
         best = best[scores[best] > 0]
         return Ranking(found[best], scores[best])
 
-    def search_words(self, query: str, k: int, *, field: Field = "words") -> Ranking:
+    def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
         _, words = self._refresh()
-        ranking = words.search(query, k, field=field)
+        ranking = words.search(query.of(field), k, field=field)
         there = np.isin(ranking.keys, self._existing(ranking.keys))
         return Ranking(ranking.keys[there], ranking.scores[there])
 

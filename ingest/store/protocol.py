@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import Mismatch
+from ingest.normalize import Field, Terms
 from ingest.types import Chunk, Document, Passage
 
 Vectors = NDArray[np.float32]
-Field = Literal["words", "bigrams"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class Info:
 
 
 class Ranking(NamedTuple):
-    """Best first: chunk keys (int64) and their scores (float32, larger is better, none zero)."""
+    """Best first: chunk keys and their scores, larger is better, both (n,)."""
 
     keys: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.floating]
 
 
 class Change(Protocol):
@@ -111,12 +111,12 @@ class Store(Protocol):
         """The `k` chunks of highest cosine to `vector` (dim,), cosine as the score."""
         ...
 
-    def search_words(self, query: str, k: int, *, field: Field = "words") -> Ranking:
-        """The `k` best chunks by BM25 over words, or over character bigrams."""
+    def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
+        """The `k` best chunks by BM25 over words, or over character bigrams; no score is 0."""
         ...
 
     def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
-        """How many chunks hold each folded term (removed ones count until the next rebuild)."""
+        """How many chunks hold each normalized term (removed ones count until the next rebuild)."""
         ...
 
     def vectors(self, keys: Sequence[int] | NDArray[np.int64]) -> Vectors:

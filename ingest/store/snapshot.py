@@ -18,8 +18,8 @@ import numpy as np
 
 from ingest.errors import UserError
 from ingest.store import sqlite
-from ingest.store.atomic import failures_named, sync
-from ingest.store.sqlite import VERSION, check_schema, connect, same_schema
+from ingest.store.atomic import sync
+from ingest.store.sqlite import VERSION, check_schema, connect, failures_named, same_schema
 from ingest.store.vector_index import Candidates
 from ingest.store.word_index import Words
 

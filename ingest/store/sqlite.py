@@ -1,9 +1,10 @@
-"""The truth: tables of `kb.sqlite`, and connections to it."""
+"""The truth: tables of `kb.sqlite`, connections to it, and what a failed write means."""
 
+import errno
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -288,3 +289,52 @@ def documents_of(
 
 def receipt_text(receipt: Receipt) -> str:
     return json.dumps(asdict(receipt), ensure_ascii=False)
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_PLACE = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT}
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Turn failed writes under `path` into `UserError`; what was committed before is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise full(path, error) from error
+        if error.errno in NOT_ALLOWED:
+            raise forbidden(path, error) from error
+        if error.errno in NO_PLACE:
+            raise UserError(
+                "{path} can't be written there ({strerror}); name another path",
+                path=path,
+                strerror=error.strerror,
+            ) from error
+        raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL or primary(error) == sqlite3.SQLITE_IOERR:
+            raise full(path, error) from error
+        if primary(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            raise forbidden(path, error) from error
+        raise
+
+
+def primary(error: sqlite3.Error) -> int:
+    """The result code without the details in its higher bytes."""
+    return error.sqlite_errorcode & 0xFF
+
+
+def full(path: Path, error: Exception) -> UserError:
+    return UserError(
+        "no room to write {path} ({error}); nothing is lost, free space and go on",
+        path=path,
+        error=error,
+    )
+
+
+def forbidden(path: Path, error: Exception) -> UserError:
+    return UserError(
+        "{path} can't be written ({error}); change its permissions", path=path, error=error
+    )

@@ -1,4 +1,4 @@
-"""The word cache: a Tantivy index over folded words and character bigrams, without the text.
+"""The word cache: a Tantivy index over normalized words and bigrams, without the text.
 
 A file beside the index names the change that it covers at least; it is written after each commit.
 Catching up takes each row out before it puts it in, so doing it twice does no harm.
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ingest.errors import UserError
-from ingest.normalize import bigrams, words
+from ingest.normalize import FIELDS, Field, terms
 from ingest.store.atomic import write_whole
-from ingest.store.protocol import Field, Ranking
+from ingest.store.protocol import Ranking
 
 if TYPE_CHECKING:
     from tantivy import IndexWriter
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MARK = "covered.json"
 POSTINGS = 200_000  # read for a query
 HEAP = 100_000_000  # bytes before Tantivy writes a segment; bounds the memory of a huge change
-SPLIT = {"words": words, "bigrams": bigrams}
 
 
 class Covered(NamedTuple):
@@ -45,7 +44,7 @@ class Words:
 
         builder = tantivy.SchemaBuilder()
         builder.add_integer_field("key", indexed=True, fast=True)
-        for name in SPLIT:
+        for name in FIELDS:
             builder.add_text_field(name, tokenizer_name="spaces", index_option="freq")
         self.path = path
         self._schema = builder.build()
@@ -72,15 +71,16 @@ class Words:
     def doc_freq(self, terms: Sequence[str], *, field: Field) -> list[int]:
         return [self._searcher.doc_freq(field, term) for term in terms]
 
-    def search(self, query: str, k: int, *, field: Field) -> Ranking:
-        """Best first by BM25 (k1 1.2, b .75, Tantivy's)."""
+    def search(self, query: Sequence[str], k: int, *, field: Field) -> Ranking:
+        """The best chunks for the terms `query` by BM25 (k1 1.2, b .75, Tantivy's)."""
         import tantivy
 
         searcher = self._searcher
-        terms = self._affordable(SPLIT[field](query), field)
+        affordable = self._affordable(query, field)
         query_of = tantivy.Query.term_query
         legs = [
-            (tantivy.Occur.Should, query_of(self._schema, field, term, "freq")) for term in terms
+            (tantivy.Occur.Should, query_of(self._schema, field, term, "freq"))
+            for term in affordable
         ]
         hits = searcher.search(tantivy.Query.boolean_query(legs), k, count=False).hits
         keys = searcher.fast_field_values("key", [address for _, address in hits])
@@ -136,7 +136,8 @@ class WordWriter:
     def add(self, key: int, indexed: str) -> None:
         import tantivy
 
-        row = {name: " ".join(split(indexed)) for name, split in SPLIT.items()}
+        found = terms(indexed)
+        row = {field: " ".join(found.of(field)) for field in FIELDS}
         with failures_named(self._path):
             self._writer.add_document(tantivy.Document(key=key, **row))
 

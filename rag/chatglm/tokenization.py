@@ -20,7 +20,7 @@ from transformers.utils.hub import cached_file
 
 from ingest.errors import UserError
 from rag.chatglm.configuration import Glm1Config
-from rag.chatglm.tokenization_glm4 import ChatGLM4Tokenizer, is_tiktoken
+from rag.chatglm.tokenization_glm4 import ChatGLM4Tokenizer
 
 MAX_BLANKS = 80
 # As transformers 4, `clean_up_tokenization`: each without the blank before it, one after another.
@@ -338,7 +338,7 @@ def open_tokenizer(directory: Path) -> Any:
         return ChatGLM1Tokenizer.from_pretrained(directory)
     vocab = directory / "tokenizer.model"
     if vocab.is_file():
-        kind = ChatGLM4Tokenizer if is_tiktoken(vocab) else ChatGLMTokenizer
+        kind = ChatGLM4Tokenizer if _is_tiktoken(vocab) else ChatGLMTokenizer
         return kind.from_pretrained(directory)
     if (directory / "tokenizer.json").is_file():
         # Not AutoTokenizer, which would ask whether to run the code that a directory names.
@@ -354,6 +354,13 @@ def _find(path: Any, name: str, kwargs: dict[str, Any]) -> str | None:
     """Where the file `name` of a directory or hub repository is, or None."""
     where = {key: kwargs[key] for key in WHERE if key in kwargs}
     return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **where)
+
+
+def _is_tiktoken(path: Path) -> bool:
+    """Whether the file is in tiktoken's format; a SentencePiece model begins with its protobuf."""
+    with path.open("rb") as file:
+        word, _, rank = file.readline(4096).strip().partition(b" ")
+    return bool(word) and rank.isdigit()
 
 
 def _generation(path: Any, kwargs: dict[str, Any]) -> int:

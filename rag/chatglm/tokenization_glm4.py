@@ -69,13 +69,6 @@ class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
         return kwargs
 
 
-def is_tiktoken(path: Path) -> bool:
-    """Whether the file is in tiktoken's format; a SentencePiece model begins with its protobuf."""
-    with path.open("rb") as file:
-        word, _, rank = file.readline(4096).strip().partition(b" ")
-    return bool(word) and rank.isdigit()
-
-
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Each byte string of the vocabulary with its rank, which is its id.
 

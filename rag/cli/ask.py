@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,8 @@ from rag.cli.console import note, out, out_json, out_piece, say
 from rag.cli.paths import KbOption, cache_home, existing_kb
 
 if TYPE_CHECKING:
+    from rag.config import Config
+    from rag.generate import Adaptable, GenerateOptions, Generator
     from rag.pipeline import Pipeline
     from rag.types import Message
 
@@ -132,11 +136,50 @@ def _pipeline(kb: str, **given: Any) -> "Pipeline":
     """The pipeline, with the language model that the settings or the options `given` name."""
     from rag.load import open_pipeline
 
-    path = existing_kb(kb)
-    chosen = llm.options(path, **given)
-    return open_pipeline(
-        path, cache=cache_home(), say=say, generator=llm.generator(chosen), sampling=chosen.sampling
-    )
+    config = _with_model(existing_kb(kb), given)
+    generator = _generator(config.generate)
+    return open_pipeline(config, cache=cache_home(), say=say, generator=generator)
+
+
+def _with_model(config: "Config", given: dict[str, Any]) -> "Config":
+    """The settings with what was `given` (what is not None) about the language model instead.
+
+    Another model comes without the settings' adapter, weights' form, window and tokenizer.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return config
+    from rag.generate import GenerateOptions
+
+    options = config.generate
+    if "model" in given:
+        plain = GenerateOptions()
+        options = replace(
+            options,
+            model=given["model"],
+            quant=plain.quant,
+            adapter=plain.adapter,
+            endpoint=replace(options.endpoint, context=0, tokenizer=""),
+        )
+    return replace(config, generate=replace(options, **given))
+
+
+def _generator(chosen: "GenerateOptions") -> "Generator | None":
+    """The model, loaded or asked what it is when the first answer needs it; None if none is named."""
+    if not chosen.model:
+        return None
+    from rag.cli.console import loading
+    from rag.generate import LazyGenerator, load, reach
+
+    if chosen.served:
+        return reach(chosen, note=lambda message: note(say(message)))
+    name = Path(chosen.model).resolve().name
+
+    def load_it() -> "Adaptable":
+        with loading(name) as progress:
+            return load(chosen, cache=cache_home() / "models", progress=progress, note=note)
+
+    return LazyGenerator(name, load_it)
 
 
 def _question(question: str | None) -> str:

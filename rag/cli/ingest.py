@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ import typer
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import IngestProgress, note, out_json, say, table
-from rag.cli.paths import KbOption, cache_home, kb_place
+from rag.cli.paths import KbOption, cache_home, kb_config
 
 LISTED = 20
 """Files read without loss that a summary names; the rest is counted."""
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ingest.files import Found
     from ingest.pipeline import Ingestion, Outcome
     from ingest.store import Info
-    from rag.config import Place
+    from rag.config import Config
 
 
 def ingest(
@@ -66,20 +66,21 @@ def ingest(
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
-    from rag.load import background_of, open_writer
+    from rag.load import open_writer, score_norm_of
 
     if workers and not ray:
         raise UserError("--workers needs --ray")
     found = list(walk(paths))
     files = [file for file in found if not file.skipped]
-    writer = open_writer(kb_place(kb), embedder=embedder, cache=cache_home())
+    config = kb_config(kb)
+    writer = open_writer(config, embedder=embedder, cache=cache_home())
     outcomes: list[Outcome] = []
     size = sum(file.size for file in files)
     with writer.store as store, Sandbox(ocr=ocr) as sandbox:
         try:
             with IngestProgress(len(files), size, quiet=quiet or as_json) as progress:
                 work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
-                spread = partial(_on_ray, work, place=kb_place(kb), ocr=ocr, workers=workers)
+                spread = partial(_on_ray, work, config=config, ocr=ocr, workers=workers)
                 with spread(files) if ray and files else nullcontext(work.run(files)) as run:
                     for outcome in run:
                         progress.file(outcome)
@@ -89,7 +90,7 @@ def ingest(
             outcomes += work.prune(found, paths, remove=prune)
             if any(outcome.status == "removed" for outcome in outcomes):
                 store.rebuild()  # wipes the indexes' traces of what was removed
-            background_of(store, writer.embedder)  # now, so that the first question need not wait
+            score_norm_of(store, writer.embedder)  # now, so that the first question need not wait
         finally:  # what was done is told also where the run is broken off
             if not as_json:
                 _summary(outcomes, [file for file in found if file.skipped], quiet=quiet)
@@ -102,23 +103,28 @@ ingest.__doc__ = say("Read documents into a knowledge base; again: only what is 
 
 @contextmanager
 def _on_ray(
-    work: "Ingestion", files: "Sequence[Found]", *, place: "Place", ocr: bool, workers: int | None
+    work: "Ingestion", files: "Sequence[Found]", *, config: "Config", ocr: bool, workers: int | None
 ) -> "Iterator[Iterator[Outcome]]":
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
     from ingest.embed import open_embedder
     from ingest.ray_pipeline import LOCAL, Tools, cluster, spread
     from ingest.sandbox import Sandbox
-    from rag.config import open_base, settings_of
 
-    place = place.absolute() if isinstance(place, Path) else place
-    made, backend = work.store.identity, settings_of(place)["embed"].backend
-    opened = partial(open_embedder, cache=cache_home().absolute(), threads=1, backend=backend)
+    if isinstance(config.place, Path):
+        config = replace(config, place=config.place.absolute())
+    identity, cache = work.store.identity, cache_home().absolute()
     tools = Tools(
-        store=partial(open_base, place),
-        embedder=partial(opened, str(made.options["embedder"])),
+        store=config.open_store,
+        embedder=partial(
+            open_embedder,
+            str(identity.options["embedder"]),
+            cache=cache,
+            threads=1,
+            backend=config.embed.backend,
+        ),
         parser=partial(Sandbox, ocr=ocr),
         options=work.chunker.options,
-        encoder=made.name,
+        encoder=identity.name,
     )
     with cluster(os.environ.get("RAY_ADDRESS") or LOCAL, workers=workers) as room:
         yield spread(files, work.store, tools, workers=room, tick=work.tick)

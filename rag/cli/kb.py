@@ -37,14 +37,15 @@ Json = Annotated[bool, typer.Option("--json", help=say("One JSON value."))]
 
 @app.command("list", help=say("All named knowledge bases."))
 def list_() -> None:
-    from rag.config import is_base, open_base
+    from rag.config import read_config
 
     rows = []
     for path in sorted(data_home().glob("*/")):
         try:
-            if not is_base(path):
+            config = read_config(path)
+            if not config.exists:
                 continue
-            with open_base(path) as store:
+            with config.open_store() as store:
                 info = store.info()
             row = (info.documents, info.chunks, info.identity.name)
         except UserError as problem:  # one that is damaged, newer or away does not hide the others
@@ -63,9 +64,7 @@ def info(
 ) -> None:
     from dataclasses import asdict
 
-    from rag.config import open_base
-
-    with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
+    with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
         found = store.info()
         documents = [(d.source, d.title, d.receipt) for d in store.documents()]
     if as_json:
@@ -86,9 +85,7 @@ def remove(
         bool, typer.Option(help=say("Also wipe the indexes' traces of their words, by a rebuild."))
     ] = True,
 ) -> None:
-    from rag.config import open_base
-
-    with open_base(existing_kb(kb)) as store:
+    with existing_kb(kb).open_store() as store:
         names = [_known(store.documents(), source) for source in sources]
         with store.change(reason="remove") as change:
             for name in names:
@@ -125,9 +122,7 @@ def _known(documents: "Iterable[Document]", name: str) -> str:
 
 @app.command(help=say("Check the knowledge base; exit code 1 if something is wrong."))
 def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
-    from rag.config import open_base
-
-    with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
+    with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
         findings = store.verify()
     for finding in findings:
         out(finding)
@@ -141,9 +136,7 @@ def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> N
 
 @app.command(help=say("Make the indexes anew from the stored text and vectors."))
 def rebuild(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
-    from rag.config import open_base
-
-    with open_base(existing_kb(chosen_kb(context, base, kb))) as store:
+    with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
         store.rebuild()
     out(say("rebuilt"))
 
@@ -185,9 +178,9 @@ def calibrate(
     from rag.evaluate import Dataset
     from rag.load import open_pipeline, recalibrate
 
-    path = existing_kb(chosen_kb(context, base, kb))
+    config = existing_kb(chosen_kb(context, base, kb))
     questions = {q.text: q.answerable for q in Dataset.load(folder).questions if q.text.strip()}
-    with open_pipeline(path, cache=cache_home(), say=say) as pipeline:
+    with open_pipeline(config, cache=cache_home(), say=say) as pipeline:
         fitted = recalibrate(pipeline, questions)
     limits = f"{fitted.native.threshold:.2f} / {fitted.foreign.threshold:.2f}"
     out(

@@ -1,17 +1,11 @@
-"""The options of commands that answer with a language model, and the model that they name."""
+"""The options of commands that answer with a language model."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from rag.cli.console import loading, note, say
-from rag.cli.paths import cache_home
-
-if TYPE_CHECKING:
-    from rag.config import Place
-    from rag.generate import Adaptable, GenerateOptions, Generator
+from rag.cli.console import say
 
 Model = Annotated[
     str | None,
@@ -66,42 +60,3 @@ Source = Annotated[
     str, typer.Argument(metavar="MODEL", help=say("A ChatGLM's folder, or its name on a hub."))
 ]
 Target = Annotated[Path, typer.Argument(metavar="FOLDER", help=say("A new folder."))]
-
-
-def options(kb: "Place", **given: Any) -> "GenerateOptions":
-    """What the knowledge base's settings say, with what was `given` (not None) instead.
-
-    Another model comes without the settings' adapter, weights' form, window and tokenizer.
-    """
-    from rag.config import generation
-    from rag.generate import GenerateOptions
-
-    said = generation(kb)
-    given = {name: value for name, value in given.items() if value is not None}
-    if "model" in given:
-        plain = GenerateOptions()
-        said = replace(
-            said,
-            model=given["model"],
-            quant=plain.quant,
-            adapter=plain.adapter,
-            endpoint=replace(said.endpoint, context=0, tokenizer=""),
-        )
-    return replace(said, **given)
-
-
-def generator(chosen: "GenerateOptions") -> "Generator | None":
-    """The model, loaded or asked what it is when the first answer needs it; None where none is named."""
-    from rag.generate import LazyGenerator, load, reach
-
-    if not chosen.model:
-        return None
-    if chosen.served:
-        return reach(chosen, note=lambda message: note(say(message)))
-    name = Path(chosen.model).resolve().name
-
-    def load_it() -> "Adaptable":
-        with loading(name) as progress:
-            return load(chosen, cache=cache_home() / "models", progress=progress, note=note)
-
-    return LazyGenerator(name, load_it)

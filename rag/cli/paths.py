@@ -10,7 +10,7 @@ from ingest.errors import UserError
 from rag.cli.console import say
 
 if TYPE_CHECKING:
-    from rag.config import Place
+    from rag.config import Config, Place
 
 KbOption = typer.Option(
     "--kb",
@@ -66,26 +66,29 @@ def kb_path(name: str) -> Path:
     return data_home() / name
 
 
-def existing_kb(name: str) -> "Place":
-    """As `kb_place`, for a knowledge base that must be there; a server is not asked yet."""
-    from rag.config import is_base
+def kb_config(name: str) -> "Config":
+    """The settings of a knowledge base, which need not exist yet; see `kb_place`."""
+    from rag.config import read_config
 
-    place = kb_place(name)
-    if isinstance(place, Path) and not is_base(place):
+    return read_config(kb_place(name))
+
+
+def existing_kb(name: str) -> "Config":
+    """As `kb_config`, for a knowledge base that must exist; a server is not asked yet."""
+    config = kb_config(name)
+    if not config.exists:
         raise UserError(
             "there is no knowledge base {name!r} at {place}; make it with: rag ingest FOLDER "
             "--kb {name}",
             name=name,
-            place=place,
+            place=config.place,
         )
-    return place
+    return config
 
 
 def existing_folder(name: str) -> Path:
     """As `existing_kb`, for what only a knowledge base in a folder can do."""
-    from rag.config import store_at
-
-    place = store_at(existing_kb(name))
+    place = existing_kb(name).location
     if not isinstance(place, Path):
         raise UserError(
             "{name} is on a server, which has backups of its own (milvus-backup); a snapshot is "

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ingest.i18n import Translatable
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable

@@ -1,6 +1,7 @@
 """What is evaluated: a set's corpus as a knowledge base, and a pipeline's answers as outcomes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from shutil import copyfile
@@ -41,27 +42,27 @@ def prepare(
     """
     from ingest.embed import BUNDLED, open_embedder
     from rag import load as opening
-    from rag.config import SETTINGS
-    from rag.config import settings as settings_in
+    from rag.config import SETTINGS, read_config
 
     if settings and not settings.is_file():
         raise UserError("no settings at {settings}", settings=settings)
     encoder = open_embedder(embedder or BUNDLED, cache=cache).name
-    chunking = settings_in(settings or home / "none")["chunk"]
-    folder = home / dataset.name / _variant(dataset, encoder, chunking)
+    config = read_config(home, settings or home / "none")
+    folder = home / dataset.name / _variant(dataset, encoder, config.chunk)
+    config = replace(config, place=folder)
     folder.mkdir(parents=True, exist_ok=True)
     if settings:
         copyfile(settings, folder / SETTINGS)
     else:
         (folder / SETTINGS).unlink(missing_ok=True)
-    writer = opening.open_writer(folder, embedder=embedder, cache=cache)
+    writer = opening.open_writer(config, embedder=embedder, cache=cache)
     try:
         index(dataset, writer, tick)
         if settle:
             writer.store.rebuild()
     finally:
         writer.store.close()
-    return opening.open_pipeline(folder, cache=cache, say=Speaker("en"))
+    return opening.open_pipeline(config, cache=cache, say=Speaker("en"))
 
 
 def _variant(dataset: Dataset, encoder: str, chunking: object) -> str:
@@ -104,8 +105,8 @@ def report(pipeline: "Pipeline", dataset: Dataset) -> Report:
     """How the pipeline does on the set."""
     settings = {
         "embedder": pipeline.embedder.name,
-        "retrieve": repr(pipeline.options),
-        "read": repr(pipeline.reading),
+        "retrieve": repr(pipeline.config.retrieve),
+        "read": repr(pipeline.config.read),
     }
     texts = source_text(pipeline, dataset)
     return evaluate(dataset, lambda text: outcome(pipeline, text), texts, settings=settings)
@@ -119,7 +120,7 @@ def outcome(pipeline: "Pipeline", question: str) -> Outcome:
     if not question.strip():
         return Outcome([], confidence=0.0, refused=True)
     found = pipeline.retrieve(question, limit=DEPTH)
-    answer = pipeline.read(found)
+    answer = pipeline.extract(found)
     return Outcome(
         ranked=spans(hit.chunk for hit in found.hits),
         sentences=[citation.quote for citation in answer.citations],

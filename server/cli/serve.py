@@ -192,21 +192,22 @@ def _demo(data: Path) -> None:
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
-    from rag.load import background_of, open_writer
+    from rag.config import read_config
+    from rag.load import open_writer, score_norm_of
 
     corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
     if not corpora:
         raise UserError("there are no corpora at {demo}; install chatglm-rag anew", demo=DEMO)
     for corpus in corpora:
         files = [file for file in walk([corpus / "docs"]) if not file.skipped]
-        writer = open_writer(data / corpus.name, embedder=None, cache=cache_home())
+        writer = open_writer(read_config(data / corpus.name), embedder=None, cache=cache_home())
         size = sum(file.size for file in files)
         with writer.store as store, Sandbox(ocr=False) as sandbox:
             with IngestProgress(len(files), size, quiet=False) as progress:
                 work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
                 for outcome in work.run(files):
                     progress.file(outcome)
-            background_of(store, writer.embedder)
+            score_norm_of(store, writer.embedder)
 
 
 def mcp(

@@ -11,8 +11,9 @@ from ingest.chunk import Chunker, ChunkOptions, sentences
 from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, Store, open_store
+from rag.config import Config
 from rag.i18n import Speaker
-from rag.load import background_of
+from rag.load import score_norm_of
 from rag.pipeline import Pipeline
 from rag.prompt import NOT_FOUND
 from rag.retrieve import RetrieveOptions
@@ -40,9 +41,9 @@ def pipeline_over(docs: Path, kb: Path, *, passages: int = MOST) -> Iterator[Pip
     chunker = Chunker(embedder.count_many, embedder.max_tokens, ChunkOptions(60, 100, 20))
     with open_store(kb, create=Identity(embedder.name, embedder.dim)) as store:
         list(Ingestion(store, embedder, chunker, TextParser()).run(walk([docs])))
-        background = background_of(store, embedder)
-        options = RetrieveOptions(passages=passages)
-        yield Pipeline(store, embedder, background, Speaker("en"), options=options)
+        norm = score_norm_of(store, embedder)
+        config = Config(retrieve=RetrieveOptions(passages=passages))
+        yield Pipeline(store, embedder, norm, Speaker("en"), config)
 
 
 def grounded_rows(store: Store) -> list[dict[str, object]]:

@@ -6,8 +6,9 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
+from rag.config import Config
 from rag.i18n import Speaker
-from rag.load import background_of
+from rag.load import score_norm_of
 from rag.pipeline import Pipeline
 from rag.retrieve import RetrieveOptions
 from tests.fakes import HashEmbedder, TextParser
@@ -64,6 +65,6 @@ def ingest(folder: Path, documents: dict[str, str] = DOCUMENTS) -> Path:
 
 def open_base(path: Path, passages: int = 3) -> Pipeline:
     embedder, store = HashEmbedder(), open_store(path)
-    background = background_of(store, embedder)
-    options = RetrieveOptions(passages=passages)
-    return Pipeline(store, embedder, background, Speaker("zh"), options)
+    norm = score_norm_of(store, embedder)
+    config = Config(retrieve=RetrieveOptions(passages=passages))
+    return Pipeline(store, embedder, norm, Speaker("zh"), config)

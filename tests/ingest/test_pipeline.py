@@ -7,6 +7,7 @@ import pytest
 
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.files import walk
+from ingest.normalize import terms
 from ingest.pipeline import Ingestion, Outcome
 from ingest.store import Identity, LocalStore, open_store
 from tests.fakes import HashEmbedder, TextParser
@@ -52,7 +53,7 @@ def test_a_folder_becomes_searchable(store: LocalStore, docs: Path) -> None:
     }
     assert outcomes["law.txt"].chunks >= 6
     assert len(embedded) == len(set(embedded))
-    found = store.search_words("明月", 5)
+    found = store.search_words(terms("明月"), 5)
     [chunk] = store.chunks(found.keys).values()
     assert "明月光" in chunk.text
     document = store.document(chunk.source)
@@ -95,7 +96,7 @@ def test_a_file_that_turns_bad_keeps_its_last_good_text(store: LocalStore, docs:
     (docs / "poem.txt").write_bytes(b"\xff\xfe\x00")
     outcomes, _ = run(store, docs)
     assert outcomes["poem.txt"].status == "refused"
-    assert store.search_words("明月", 5).keys.size == 1
+    assert store.search_words(terms("明月"), 5).keys.size == 1
 
 
 def test_prune_removes_only_when_asked(store: LocalStore, docs: Path) -> None:
@@ -106,7 +107,7 @@ def test_prune_removes_only_when_asked(store: LocalStore, docs: Path) -> None:
     assert (told.status, store.info().documents) == ("missing", 2)
     [removed] = ingestion(store).prune(files, [docs], remove=True)
     assert (removed.status, store.info().documents) == ("removed", 1)
-    assert store.search_words("明月", 5).keys.size == 0
+    assert store.search_words(terms("明月"), 5).keys.size == 0
 
 
 def test_a_document_larger_than_a_batch_streams_into_one_transaction(

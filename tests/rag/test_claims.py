@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.normalize import fold
+from ingest.normalize import normalize
 from rag.claims import bounds, contradict, negated, numbers
 
 
@@ -34,7 +34,7 @@ from rag.claims import bounds, contradict, negated, numbers
     ],
 )
 def test_numbers_are_values(text: str, values: set[str]) -> None:
-    assert numbers(fold(text)) == values
+    assert numbers(normalize(text)) == values
 
 
 @given(st.integers(1, 99_999_999))
@@ -79,7 +79,7 @@ def _below_myriad(value: int) -> str:
     ],
 )
 def test_what_denies(text: str, denies: bool) -> None:
-    assert negated(fold(text)) is denies
+    assert negated(normalize(text)) is denies
 
 
 def test_bounds_agree_in_other_words_and_contradict_the_other_way() -> None:

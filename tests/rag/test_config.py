@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import UserError
-from rag.config import read
+from rag.config import Config, read_config, read_sections
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,16 @@ SECTIONS = {"chunk": Chunk, "retrieve": Retrieve}
 def load(folder: Path, text: str | bytes) -> dict[str, Any]:
     path = folder / "rag.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read(path, SECTIONS)
+    return read_sections(path, SECTIONS)
 
 
 def test_without_a_file_all_is_default(tmp_path: Path) -> None:
-    assert read(tmp_path / "rag.toml", SECTIONS) == {"chunk": Chunk(), "retrieve": Retrieve()}
-    assert load(tmp_path, "") == {"chunk": Chunk(), "retrieve": Retrieve()}
+    assert read_sections(tmp_path / "rag.toml", SECTIONS) == load(tmp_path, "") == {}
+    assert load(tmp_path, "[chunk]") == {"chunk": Chunk()}
+    assert read_config(tmp_path) == Config(tmp_path)
 
 
-def test_every_kind_of_field_is_read(tmp_path: Path) -> None:
+def test_every_kind_of_field_is_read_sections(tmp_path: Path) -> None:
     text = """\ufeff
     [retrieve]
     top = 3
@@ -79,7 +80,9 @@ def test_every_kind_of_field_is_read(tmp_path: Path) -> None:
 
 
 @given(st.builds(Chunk, st.integers(0, 999), st.integers(0, 999)))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, options: Chunk) -> None:
+def test_what_is_written_is_read_sections(
+    tmp_path_factory: pytest.TempPathFactory, options: Chunk
+) -> None:
     lines = [f"{one.name} = {getattr(options, one.name)}" for one in fields(options)]
     folder = tmp_path_factory.mktemp("kb")
     assert load(folder, "\n".join(["[chunk]", *lines]))["chunk"] == replace(options)
@@ -141,4 +144,4 @@ def test_a_mistake_is_one_line_with_the_way_out(
 
 def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
-        read(tmp_path, SECTIONS)
+        read_sections(tmp_path, SECTIONS)

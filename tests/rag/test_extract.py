@@ -7,37 +7,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.normalize import fold
-from rag.extract import LONGEST, Sentence, Source, choose, rank
-from rag.question import asked, names
+from ingest.chunk import LONGEST_SENTENCE
+from ingest.normalize import normalize
+from rag.extract import ScoredPassage, Sentence, choose, rank
+from rag.question import analyze, mentions
 from tests.fakes import HashEmbedder
 
 TEXT = st.text(st.sampled_from("甲乙丙丁公司年成立。，！？；\n 0123456789abc.|“”"), max_size=400)
 
-COMPANY = Source(
+COMPANY = ScoredPassage(
     "星河公司是一家软件公司，总部设在杭州。星河公司由李明创办。公司成立于1998年，当时只有七名员工。"
     "它的第一件产品是《星河笔记》。",
     topic="星河公司",
     score=9.0,
 )
-BRIDGE = Source("这座桥长1200米。它在1975年建成。", topic="长虹桥", score=7.0)
+BRIDGE = ScoredPassage("这座桥长1200米。它在1975年建成。", topic="长虹桥", score=7.0)
 
 
 def ranked(question, *sources):
     embedder = HashEmbedder()
     vector = embedder.embed_query(question)
     return rank(
-        question,
+        analyze(question),
         sources,
         embedder=embedder,
-        standard=lambda vectors: 10 * (vectors @ vector),
-        idf_words=lambda terms: [1.0] * len(terms),
-        idf_bigrams=lambda terms: [1.0] * len(terms),
+        similarity=lambda vectors: 10 * (vectors @ vector),
+        idf=lambda terms, field: [1.0] * len(terms),
     )
 
 
 def quote(sources, sentence):
-    return sources[sentence.source].text[sentence.start : sentence.end]
+    return sources[sentence.passage].text[sentence.start : sentence.end]
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_a_date_is_answered_by_its_clause():
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(TEXT, min_size=1, max_size=3), question=TEXT)
 def test_spans_are_exact_and_lie_within_their_text(texts, question):
-    sources = [Source(text, "甲公司", 0.0) for text in texts]
+    sources = [ScoredPassage(text, "甲公司", 0.0) for text in texts]
     found = ranked(question, *sources)
     assert bool(found) == any(re.search(r"\w", text) for text in texts)
     for sentence in found:
         text = quote(sources, sentence)
         assert text == text.strip() != ""
-        assert len(text) <= LONGEST
+        assert len(text) <= LONGEST_SENTENCE
         if sentence.focus:
             assert sentence.start <= sentence.focus[0] < sentence.focus[1] <= sentence.end
     scores = [sentence.score for sentence in found]
@@ -79,14 +79,14 @@ def test_spans_are_exact_and_lie_within_their_text(texts, question):
 
 
 def test_a_text_without_stops_is_cut_to_length():
-    found = ranked("甲是什么？", Source("甲乙丙丁" * 500, "", 0.0))
+    found = ranked("甲是什么？", ScoredPassage("甲乙丙丁" * 500, "", 0.0))
     assert found
-    assert all(sentence.end - sentence.start <= LONGEST for sentence in found)
+    assert all(sentence.end - sentence.start <= LONGEST_SENTENCE for sentence in found)
 
 
 def test_nothing_to_extract_from():
     assert ranked("甲是什么？") == []
-    assert ranked("甲是什么？", Source(" \n", "", 0.0)) == []
+    assert ranked("甲是什么？", ScoredPassage(" \n", "", 0.0)) == []
     assert choose([]) == []
 
 
@@ -113,9 +113,9 @@ def test_a_second_sentence_only_where_it_is_nearly_as_good():
     ],
 )
 def test_kinds_asked_for(question, kind):
-    assert kind in asked(fold(question))
+    assert kind in analyze(question).answer_types
 
 
 def test_a_name_that_the_question_holds_is_no_answer():
-    assert names("date", fold("公司1998年成立"), fold("哪年成立？"))
-    assert not names("date", fold("1998年的公司"), fold("1998年发生了什么？"))
+    assert mentions("date", normalize("公司1998年成立"), normalize("哪年成立？"))
+    assert not mentions("date", normalize("1998年的公司"), normalize("1998年发生了什么？"))

@@ -13,7 +13,7 @@ from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.i18n import Speaker
-from rag.load import background_of
+from rag.load import score_norm_of
 from rag.pipeline import TRIES, Pipeline
 from rag.prompt import NOT_FOUND
 from rag.refuse import Calibration, Curve
@@ -42,14 +42,14 @@ def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
     chunker = Chunker(embedder.count_many, embedder.max_tokens, ChunkOptions(60, 100, 20))
     with open_store(tmp_path / "kb", create=Identity(embedder.name, embedder.dim)) as store:
         list(Ingestion(store, embedder, chunker, TextParser()).run(walk([docs])))
-        yield Pipeline(store, embedder, background_of(store, embedder), Speaker("zh"))
+        yield Pipeline(store, embedder, score_norm_of(store, embedder), Speaker("zh"))
 
 
 @pytest.mark.parametrize(
     "question", ["试用期不得超过几个月？", "明月光是什么？", "五指山海拔多少米？"]
 )
 def test_every_citation_quotes_its_source_exactly(pipeline: Pipeline, question: str) -> None:
-    answer = pipeline.read(pipeline.retrieve(question))
+    answer = pipeline.extract(pipeline.retrieve(question))
     assert answer.citations
     for number, citation in enumerate(answer.citations, start=1):
         chunk = citation.chunk
@@ -66,13 +66,13 @@ def test_the_best_sentence_answers(pipeline: Pipeline) -> None:
 
 
 def test_wrapped_lines_are_joined_in_the_answer_only(pipeline: Pipeline) -> None:
-    answer = pipeline.read(pipeline.retrieve("海南岛最高峰五指山"))
+    answer = pipeline.extract(pipeline.retrieve("海南岛最高峰五指山"))
     assert "五指山，\n海拔" in answer.citations[0].quote
     assert "\n海拔" not in answer.text
 
 
 def test_a_table_row_is_answered_with_its_header(pipeline: Pipeline) -> None:
-    answer = pipeline.read(pipeline.retrieve("李四的分机号"))
+    answer = pipeline.extract(pipeline.retrieve("李四的分机号"))
     assert answer.citations[0].quote == "| 李四 | 8013 |"
     assert answer.text.startswith("姓名：李四；分机号：8013 [1]")
 
@@ -116,7 +116,7 @@ def test_a_question_names_the_change_that_its_passages_stand_in(pipeline: Pipeli
     """One that comes while they are looked up has them looked up again."""
     store, searches = pipeline.store, 0
 
-    def changing(stage: str, seconds: float, made: object) -> None:
+    def changing(stage: str, seconds: float) -> None:
         nonlocal searches
         searches += stage == "search"
         if stage == "search" and searches == 1:
@@ -125,20 +125,20 @@ def test_a_question_names_the_change_that_its_passages_stand_in(pipeline: Pipeli
                 change.remove(law.source)
 
     before = store.sequence
-    found = pipeline.watched(changing).retrieve("试用期不得超过几个月？")
+    found = pipeline.observed(changing).retrieve("试用期不得超过几个月？")
     assert searches == 2
     assert found.sequence == store.sequence == before + 1
     assert not any(hit.chunk.source.endswith("law.txt") for hit in found.hits)
 
 
 def test_a_store_that_never_rests_keeps_no_question_waiting(pipeline: Pipeline) -> None:
-    def changing(stage: str, seconds: float, made: object) -> None:
+    def changing(stage: str, seconds: float) -> None:
         if stage == "search":
             with pipeline.store.change() as change:
                 change.set_meta("turn", seconds)
 
     before = pipeline.store.sequence
-    found = pipeline.watched(changing).retrieve("试用期不得超过几个月？")
+    found = pipeline.observed(changing).retrieve("试用期不得超过几个月？")
     assert pipeline.store.sequence == before + TRIES
     assert found.sequence == before + TRIES - 1
     assert found.hits[0].chunk.source.endswith("law.txt")
@@ -147,7 +147,7 @@ def test_a_store_that_never_rests_keeps_no_question_waiting(pipeline: Pipeline) 
 def test_an_empty_knowledge_base_refuses(tmp_path: Path) -> None:
     embedder = HashEmbedder()
     with open_store(tmp_path / "kb", create=Identity(embedder.name, embedder.dim)) as store:
-        pipeline = Pipeline(store, embedder, background_of(store, embedder), Speaker("en"))
+        pipeline = Pipeline(store, embedder, score_norm_of(store, embedder), Speaker("en"))
         answer = pipeline.ask("anything?")
     assert answer.refused
     assert answer.hits == ()

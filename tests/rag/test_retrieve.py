@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rag.question import content
-from rag.retrieve import Candidates, coverage, fuse, idf, mass
+from rag.question import content_words
+from rag.retrieve import SearchScores, coverage, fuse, idf, mass
 
 SCORES = arrays(np.float64, 7, elements=st.floats(0, 50))
 
 
 def candidates(similarity, words, bigrams):
-    return Candidates(np.array(similarity), np.array(words), np.array(bigrams))
+    return SearchScores(np.array(similarity), np.array(words), np.array(bigrams))
 
 
 @given(similarity=SCORES)
@@ -51,12 +51,12 @@ def test_idf_is_positive_and_falls_with_frequency(chunks, df):
     assert np.isclose(mass(df, chunks), weights.sum())
 
 
-def test_question_words_are_no_content():
-    assert content("大雄寶殿一般供奉著誰？").split() == ["大雄宝殿一般供奉著", "?"]
-    assert content("What religion did the French spread?").split() == [
+def test_question_words_are_no_content_words():
+    assert content_words("大雄寶殿一般供奉著誰？").split() == ["大雄宝殿一般供奉著", "?"]
+    assert content_words("What religion did the French spread?").split() == [
         "religion",
         "french",
         "spread?",
     ]
-    assert content("几何学是谁创立的？").startswith("几何学是")
-    assert not content("什么").strip()
+    assert content_words("几何学是谁创立的？").startswith("几何学是")
+    assert not content_words("什么").strip()

@@ -234,7 +234,7 @@ def test_metrics_count_requests_stages_and_refusals(mine: Filled) -> None:
     mine.ask(QUESTION)
     text = mine.client.get("/metrics").text
     assert 'rag_requests_total{method="POST",route="/ask",status="200"}' in text
-    for stage in ("embed", "search", "retrieve", "read"):
+    for stage in ("embed", "search", "retrieve", "extract"):
         assert f'rag_stage_seconds_count{{stage="{stage}"}}' in text
     assert 'rag_answers_total{outcome="answered"}' in text
     assert "rag_reading_waiting 0.0" in text

@@ -9,6 +9,7 @@ import pytest
 from pymilvus import MilvusClient
 
 from ingest.store import parse_address
+from rag.config import read_config
 from rag.load import open_writer
 from tests.milvus import free_port, start
 from tests.server.servers import Filled, encoders, filled, running, state, work
@@ -77,7 +78,9 @@ def test_while_its_server_is_away_others_answer_and_work_waits(
 
 def _lose_and_find(mine: Filled, away, folder: Path, port: int) -> None:
     near = mine.state.options.data / "near"
-    open_writer(near, embedder=None, cache=mine.state.options.cache, opened=encoders).store.close()
+    open_writer(
+        read_config(near), embedder=None, cache=mine.state.options.cache, open_encoder=encoders
+    ).store.close()
     away.kill()
     away.wait()
     asked = mine.client.post("/ask", json={"question": QUESTION, "knowledge_base": "mine"})

@@ -19,8 +19,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from ingest.errors import Away, UserError
 from ingest.i18n import Translatable
+from ingest.normalize import Field
 from ingest.store.milvus.schema import KEY, TABLES, Table, indexes, schema
-from ingest.store.protocol import Field, Identity
+from ingest.store.protocol import Identity
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from ingest.normalize import LONGEST, RUN, fold, pairs, words
+from ingest.normalize import LONGEST, RUN, Field, normalize, pairs, words
 from ingest.normalize import bigrams as pairs_of
-from ingest.store.protocol import Field
 
 if TYPE_CHECKING:
     from pymilvus import CollectionSchema, MilvusClient
@@ -109,7 +108,7 @@ def analysed(text: str, field: Field) -> str:
     Of a text of more than 65,535 bytes the beginning.
     """
     if field == "words":
-        said = " ".join(_runs(fold(text)))
+        said = " ".join(_runs(normalize(text)))
     else:
         said = " ".join(map(spelled, pairs_of(text)))
     return said.encode()[:MOST_BYTES].decode(errors="ignore")

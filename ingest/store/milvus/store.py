@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import Absent, Away, UserError
+from ingest.normalize import Field, Terms
 from ingest.store.milvus.client import CREATED, EMBEDDER, MOST_ROWS, SHARED, Address, Row, Tables
 from ingest.store.milvus.schema import BM25, asked, term, tokens
 from ingest.store.milvus.transaction import MARK, SEQUENCE, MilvusChange, clear, left_behind
-from ingest.store.protocol import Field, Identity, Info, Ranking, Vectors, check_identity
+from ingest.store.protocol import Identity, Info, Ranking, Vectors, check_identity
 from ingest.types import Chunk, Document, Passage, Receipt
 
 UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
@@ -108,8 +109,8 @@ class MilvusStore:
         row = vector.tolist()
         return self._ranking(lambda n: self._tables.nearest(row, n, ["document", "name"]), k)
 
-    def search_words(self, query: str, k: int, *, field: Field = "words") -> Ranking:
-        texts = [asked(query, field)]
+    def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
+        texts = [asked(query.text, field)]
 
         def search(n: int) -> list[Row]:
             return self._tables.matching(field, texts, n, ["document", "name"])[0]

@@ -11,8 +11,10 @@ from finetune.synth.pair import normalize
 from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion, with_marks
 from finetune.synth.rules import pairs_by_rule
 from rag.cite import cite, claims
+from rag.config import Config
 from rag.pipeline import Pipeline
 from rag.prompt import MARK, NOT_FOUND, compose, declines
+from rag.retrieve import RetrieveOptions
 from rag.types import Message, Sampling, Source
 from tests.fakes import CopyingGenerator
 from tests.finetune.grounds import ingest, open_base
@@ -102,7 +104,9 @@ def test_with_one_passage_a_row_is_what_the_pipeline_asks(
     pipeline: Pipeline, pairs: list[SyntheticQuestion]
 ) -> None:
     generator = CopyingGenerator(ROOM + Sampling().max_new_tokens)
-    one = replace(pipeline, options=replace(pipeline.options, passages=1), generator=generator)
+    one = replace(
+        pipeline, config=Config(retrieve=RetrieveOptions(passages=1)), generator=generator
+    )
     same = 0
     for row in rows(RaftBuilder(pipeline, characters, ROOM, 1, without_gold=0), pairs):
         question = row.question.pair.question

@@ -16,7 +16,7 @@ from finetune.synth.pair import (
     write_pair,
 )
 from finetune.synth.rules import RULES, pairs_by_rule
-from rag.score_norm import script_of
+from rag.question import script_of
 from rag.types import Message, Sampling
 
 LAWS = Path(__file__).parents[3] / "corpora" / "laws" / "docs"

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.errors import Mismatch, UserError
+from ingest.normalize import terms
 from ingest.store import Address, Identity, Store, open_store
 from ingest.types import Chunk
 from rag.retrieve import idf
@@ -40,14 +41,14 @@ def store(place: Place) -> Iterator[Store]:
 
 
 def by_words(store: Store, query: str, field: str = "words", k: int = 100) -> list[Chunk]:
-    ranking = store.search_words(query, k, field=field)  # type: ignore[arg-type] - both fields
+    ranking = store.search_words(terms(query), k, field=field)  # type: ignore[arg-type] - both fields
     assert (ranking.scores > 0).all()
     assert (np.diff(ranking.scores) <= 0).all()
     return list(store.chunks(ranking.keys).values())
 
 
 def scored(store: Store, query: str, field: str) -> dict[str, float]:
-    ranking = store.search_words(query, 100, field=field)  # type: ignore[arg-type] - both fields
+    ranking = store.search_words(terms(query), 100, field=field)  # type: ignore[arg-type] - both fields
     chunks = store.chunks(ranking.keys).values()
     return {c.id: round(float(s), 4) for c, s in zip(chunks, ranking.scores, strict=True)}
 

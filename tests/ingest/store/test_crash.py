@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest.normalize import terms
 from ingest.store import open_store
 from tests.ingest.store.made import EMBEDDER, made_document, made_vectors
 from tests.ingest.store.writer import check
@@ -55,7 +56,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, room: int) -> Non
     with open_store(tmp_path / "kb") as store:
         assert [document.source for document in store.documents()] == ["first"]
         assert store.verify() == []
-        assert len(store.search_words("first", 100).keys) == kept
+        assert len(store.search_words(terms("first"), 100).keys) == kept
     put_large(tmp_path / "kb", "second", 30)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import Mismatch, UserError
+from ingest.normalize import terms
 from ingest.store import LocalStore, open_store
 from ingest.store.sqlite import VERSION
 from tests.ingest.store.made import EMBEDDER, TEXTS, made_vectors, put, with_codes
@@ -21,7 +22,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def answers(store: LocalStore) -> tuple[list[int], list[int]]:
     (chunk,) = store.chunks([1]).values()
     dense = store.search_dense(made_vectors([chunk])[0], 5).keys.tolist()
-    return dense, sorted(store.search_words("contracts", 100).keys.tolist())
+    return dense, sorted(store.search_words(terms("contracts"), 100).keys.tolist())
 
 
 def flip(file: Path) -> None:
@@ -68,8 +69,8 @@ def test_a_foreign_word_index_is_not_believed(path: Path, tmp_path: Path) -> Non
     shutil.rmtree(path / "words")
     shutil.copytree(tmp_path / "other" / "words", path / "words")
     with open_store(path) as store:
-        assert len(store.search_words("contracts", 100).keys) == len(TEXTS)
-        assert len(store.search_words("nothing", 100).keys) == 0
+        assert len(store.search_words(terms("contracts"), 100).keys) == len(TEXTS)
+        assert len(store.search_words(terms("nothing"), 100).keys) == 0
 
 
 def test_an_older_truth_makes_newer_caches_anew(path: Path, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_an_older_truth_makes_newer_caches_anew(path: Path, tmp_path: Path) -> N
         put(store, "b.txt", ["something added later"])
     shutil.copy(tmp_path / "old.sqlite", path / "kb.sqlite")
     with open_store(path) as store:
-        assert len(store.search_words("later", 10).keys) == 0
+        assert len(store.search_words(terms("later"), 10).keys) == 0
         assert store.verify() == []
 
 
@@ -90,8 +91,8 @@ def test_caches_behind_the_truth_are_caught_up(path: Path, tmp_path: Path) -> No
     shutil.rmtree(path / "words")
     shutil.copytree(tmp_path / "words", path / "words")
     with open_store(path) as store:
-        assert len(store.search_words("later", 10).keys) == 1
-        assert len(store.search_words("contracts", 10).keys) == 0
+        assert len(store.search_words(terms("later"), 10).keys) == 1
+        assert len(store.search_words(terms("contracts"), 10).keys) == 0
         assert store.verify() == []
 
 
@@ -108,7 +109,7 @@ def test_removed_text_leaves_no_byte(tmp_path: Path) -> None:
         store.rebuild()
         assert not holders(tmp_path, needle)
         assert not store.info().unpurged
-        assert len(store.search_words("stays", 5).keys) == 1
+        assert len(store.search_words(terms("stays"), 5).keys) == 1
 
 
 def holders(directory: Path, needle: str) -> list[Path]:

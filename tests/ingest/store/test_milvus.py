@@ -10,6 +10,7 @@ import pytest
 from pymilvus import MilvusClient
 
 from ingest.errors import Away, Busy, Mismatch, UserError
+from ingest.normalize import terms
 from ingest.store import Change, Identity, drop_milvus, open_store, parse_address
 from ingest.store.milvus.schema import analysed, asked, term
 from tests.ingest.store.made import EMBEDDER, made_document, made_vectors, put
@@ -115,7 +116,7 @@ def test_tenants_share_collections_and_see_their_own(address: str) -> None:
         put(b, "a.txt", ["another sentence of b"])
         for store, word in ((a, "secret"), (b, "another")):
             assert store.info().documents == 1
-            found = store.chunks(store.search_words("secret another sentence", 10).keys)
+            found = store.chunks(store.search_words(terms("secret another sentence"), 10).keys)
             assert any(word in chunk.text for chunk in found.values())
             every = store.chunks(store.sample(10))
             assert set(store.chunks(store.search_dense(store.vectors([*every])[0], 9).keys)) <= {
@@ -172,7 +173,8 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
         os.waitpid(child, 0)
         assert store.sequence == before
         assert [
-            c.text for c in store.chunks(store.search_words("half sentence", 9).keys).values()
+            c.text
+            for c in store.chunks(store.search_words(terms("half sentence"), 9).keys).values()
         ] == [" sentence"]
         assert store.count() == 4
         store.rebuild()
@@ -292,7 +294,7 @@ def test_an_index_that_a_kill_prevented_is_made(address: str) -> None:
     client.release_collection(place.name)
     client.drop_index(place.name, "bigrams_bm25")
     with open_store(place, create=EMBEDDER) as store:
-        assert len(store.search_words("lasts", 3, field="bigrams").keys) == 1
+        assert len(store.search_words(terms("lasts"), 3, field="bigrams").keys) == 1
     assert "bigrams_bm25" in client.list_indexes(place.name)
     client.close()
 
@@ -305,7 +307,7 @@ def test_what_nobody_sees_takes_no_place_of_what_is_found(address: str) -> None:
             change.put(document)
             change.add(document, passages, chunks, made_vectors(chunks))
             dense = store.search_dense(made_vectors(chunks)[0], 1)
-            for ranking in (store.search_words("sentence", 1), dense):
+            for ranking in (store.search_words(terms("sentence"), 1), dense):
                 found = store.chunks(ranking.keys).values()
                 assert [chunk.source for chunk in found] == ["a.txt"]
 
@@ -375,7 +377,7 @@ def test_a_server_that_is_away_is_told_in_one_line(tmp_path: Path) -> None:
     server = start(tmp_path / "milvus", port)
     try:
         with open_store(place) as store:
-            assert len(store.search_words("lasts", 3).keys) == 1
+            assert len(store.search_words(terms("lasts"), 3).keys) == 1
             assert store.verify() == []
     finally:
         server.terminate()

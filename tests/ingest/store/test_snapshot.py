@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
+from ingest.normalize import terms
 from ingest.store import open_store, restore, snapshot
 from tests.ingest.store.made import EMBEDDER, put
 
@@ -32,7 +33,7 @@ def test_a_snapshot_comes_back_whole(archive: Path, tmp_path: Path) -> None:
     with open_store(tmp_path / "kb") as old, open_store(tmp_path / "back", expect=EMBEDDER) as new:
         assert list(new.documents()) == list(old.documents())
         assert new.chunks(range(1, 10)) == old.chunks(range(1, 10))
-        assert len(new.search_words("劳动", 5).keys) == 1
+        assert len(new.search_words(terms("劳动"), 5).keys) == 1
         assert new.verify() == []
         put(new, "b.txt", ["it can be written on"])
 

@@ -10,6 +10,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from ingest.normalize import terms
 from ingest.store import LocalStore, open_store
 from tests.ingest.store.made import EMBEDDER, made_document, made_vectors
 
@@ -45,7 +46,7 @@ def check(store: LocalStore) -> int:
             continue
         assert document is not None
         assert store.text(document.id) == "".join(texts(source, step))
-    found = store.chunks(store.search_words(f"step {step}", 1000).keys).values()
+    found = store.chunks(store.search_words(terms(f"step {step}"), 1000).keys).values()
     assert {chunk.source for chunk in found} == (set() if step % 5 == 4 else {"a", "b"})
     return step
 

@@ -217,12 +217,13 @@ def test_refusals_can_be_set_and_fitted(rag: Rag, home: Path, kb: str) -> None:
 OPENING = """
 import sys
 from pathlib import Path
-from ingest.normalize import words
+from ingest.normalize import terms, words
+from rag.config import Config
 from rag.i18n import Speaker
 from rag.load import open_pipeline
 
-with open_pipeline(Path(sys.argv[1]), cache=Path(sys.argv[2]), say=Speaker("en")) as pipeline:
-    pipeline.store.search_words("What is Cargo?", 5)
+with open_pipeline(Config(Path(sys.argv[1])), cache=Path(sys.argv[2]), say=Speaker("en")) as pipeline:
+    pipeline.store.search_words(terms("What is Cargo?"), 5)
     assert "rjieba" not in sys.modules
     assert words("试用期 cargo") == ["试用", "试用期", "cargo"]
     assert "rjieba" in sys.modules
@@ -286,3 +287,31 @@ def test_what_is_not_installed_is_named_with_its_extra(
     assert done.stderr.splitlines()[-1] == (
         f"rag: {package} is not installed, which this needs: pip install 'chatglm-rag[{extra}]'"
     )
+
+
+READS = """
+import sys
+reads = []
+sys.addaudithook(lambda event, args: event == "open" and str(args[0]).endswith("rag.toml")
+    and reads.append(args[0]))
+from rag.cli import main
+try:
+    main()
+finally:
+    sys.stderr.write(f"reads: {len(reads)}")
+"""
+
+
+@pytest.mark.parametrize("words", ["ask QUESTION --json", "chat", "ingest DOCS", "kb info"])
+def test_a_command_reads_the_settings_once(home: Path, docs: Path, kb: str, words: str) -> None:
+    settings = home / "data" / "chatglm-rag" / kb / "rag.toml"
+    settings.write_text("[retrieve]\npassages = 3\n", "utf-8")
+    words = words.replace("QUESTION", "试用期最长几个月？").replace("DOCS", str(docs))
+    environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "RAG_KB": kb}
+    done = subprocess.run(
+        [sys.executable, "-c", READS, *words.split()],
+        input="试用期最长几个月？\nstop\n", capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    settings.unlink()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("reads: 1")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
-from rag.config import generation
+from rag.config import read_config
 from rag.endpoint import Address, EndpointOptions
 from rag.endpoint.engines import Failed
 from rag.endpoint.generator import reach
@@ -80,21 +80,21 @@ def test_settings_name_an_endpoint_and_how_it_is_asked(tmp_path: Path) -> None:
         '[generate]\nmodel = "http://127.0.0.1:8000#glm"\n'
         "[generate.endpoint]\ncontext = 8192\nsilence_seconds = 30\n"
     )
-    options = generation(tmp_path)
+    options = read_config(tmp_path).generate
     assert options.served
     assert options.endpoint == EndpointOptions(context=8192, silence_seconds=30)
     (tmp_path / "rag.toml").write_text('[generate.endpoint]\ntokenizer = "own"\n')
-    assert generation(tmp_path).endpoint.tokenizer == "own"
+    assert read_config(tmp_path).generate.endpoint.tokenizer == "own"
     (tmp_path / "own").mkdir()
-    assert generation(tmp_path).endpoint.tokenizer == str(tmp_path / "own")
+    assert read_config(tmp_path).generate.endpoint.tokenizer == str(tmp_path / "own")
     (tmp_path / "rag.toml").write_text("[generate.endpoint]\ntries = 0\n")
     with pytest.raises(
         UserError, match=r"rag.toml: \[generate.endpoint\] tries is 0; need 1 or more"
     ):
-        generation(tmp_path)
+        read_config(tmp_path)
     (tmp_path / "rag.toml").write_text("[generate.endpoint]\ntimeout = 3\n")
     with pytest.raises(UserError, match=r"unknown key timeout in \[generate.endpoint\]"):
-        generation(tmp_path)
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize(

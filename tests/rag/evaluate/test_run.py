@@ -9,7 +9,7 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.store import Identity, open_store
 from rag.evaluate import Dataset, run
 from rag.i18n import Speaker
-from rag.load import Writer, background_of
+from rag.load import Writer, score_norm_of
 from rag.pipeline import Pipeline
 from tests.fakes import HashEmbedder
 
@@ -35,8 +35,8 @@ def test_a_set_is_indexed_once_and_judged_whole(writer: Writer) -> None:
     run.index(dataset, writer, ticks.append)
     assert sum(ticks) == writer.store.info().chunks
 
-    background = background_of(writer.store, writer.embedder)
-    pipeline = Pipeline(writer.store, writer.embedder, background, Speaker("en"))
+    norm = score_norm_of(writer.store, writer.embedder)
+    pipeline = Pipeline(writer.store, writer.embedder, norm, Speaker("en"))
     report = run.report(pipeline, dataset)
     assert [row.id for row in report.rows] == [question.id for question in dataset.questions]
     figures = report.figures(resamples=50)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ingest.errors import UserError
+from ingest.normalize import terms
 from ingest.store import open_store, restore, snapshot
 from tests.ingest.store.made import TEXTS, made_vectors, with_codes
 
@@ -56,12 +57,12 @@ def test_index_files_that_are_pickles_run_nothing(base: Path, tmp_path: Path) ->
             with open_store(base) as store:
                 (chunk,) = store.chunks([1]).values()
                 assert store.search_dense(made_vectors([chunk])[0], 1).keys.tolist() == [1]
-                assert len(store.search_words("contracts", 100).keys) == len(TEXTS)
+                assert len(store.search_words(terms("contracts"), 100).keys) == len(TEXTS)
             assert not canary.exists()
     for name in ("index.pkl", "docstore.pkl", "vectors/index.pkl", "words/index.pkl"):
         (base / name).write_bytes(pickle.dumps(Bomb(tmp_path / "canary")))
     with open_store(base) as store:
-        store.search_words("contracts", 1)
+        store.search_words(terms("contracts"), 1)
     assert not (tmp_path / "canary").exists()
 
 
