@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 from ingest.files import walk
+from ingest.i18n import Translator
 from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox
 from rag.config import Config
 from rag.generate import GenerateOptions, Generator, load
-from rag.i18n import Speaker
 from rag.load import Encoders, encoders, open_writer, pipeline_of, score_norm_of
 
 CANARY = Path(__file__).parents[1] / "tests" / "data" / "canary"
@@ -49,7 +49,7 @@ def tried(
     with config.open_store() as store:
         embedder = writer.embedder
         norm = score_norm_of(store, embedder)
-        pipeline = pipeline_of(config, store, embedder, norm, Speaker("en"), generator)
+        pipeline = pipeline_of(config, store, embedder, norm, Translator("en"), generator)
         for fact in facts:
             answer = pipeline.ask(fact["question"])
             theirs = ["planted" in hit.chunk.source for hit in answer.hits]

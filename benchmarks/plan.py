@@ -285,10 +285,10 @@ def answering(
     """Medians over the questions, in seconds: `embed`, `ask` (all cores' work), `vectors`, `words`,
     `retrieve` (this thread's work, without embedding), `p50` and `p95` of it by the clock; means of the
     postings that are read and there; answers (if `whole`) and searches a second; peak bytes."""
-    from rag.i18n import Speaker
+    from ingest.i18n import Translator
     from rag.load import open_pipeline
 
-    with open_pipeline(Path(path), cache=Path(cache), say=Speaker("en")) as pipeline:
+    with open_pipeline(Path(path), cache=Path(cache), say=Translator("en")) as pipeline:
         store, embed = pipeline.store, pipeline.embedder.embed_query
         run = pipeline.ask if whole else pipeline.retrieve
         run(questions[0])  # opens what is opened once

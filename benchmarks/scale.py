@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ingest.i18n import Language, Translator
 from rag.cli.plan import digits
-from rag.i18n import Language, Speaker
 from rag.plan import GB, Constants, EnginePlan, PlanOptions, Predictor
 from rag.plot import INK, check_picture, render
 
@@ -79,12 +79,12 @@ def main() -> None:
         file = ROOT / "docs" / page
         file.write_text(filled(file.read_text("utf-8"), constants, language), "utf-8")
     for picture, language in PICTURES.items():
-        draw(constants, ROOT / "docs" / picture, Speaker(language))
+        draw(constants, ROOT / "docs" / picture, Translator(language))
 
 
 def filled(text: str, constants: Constants, language: Language) -> str:
     """The page with its generated parts written again: `<!-- name -->` to `<!-- /name -->`."""
-    say = Speaker(language)
+    say = Translator(language)
     parts = {
         "machine": machine(constants, say),
         "measured": table(*measured_rows(constants, say)),
@@ -104,7 +104,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def machine(constants: Constants, say: Speaker) -> str:
+def machine(constants: Constants, say: Translator) -> str:
     there, costs, like = constants.machine, constants.costs, constants.documents()
     memory, speed = there.memory / GB, MEASURED["chunk"]["flops"] / costs.embed / 1e9
     return say(
@@ -118,7 +118,7 @@ def machine(constants: Constants, say: Speaker) -> str:
     )
 
 
-def measured_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list[str]]]:
+def measured_rows(constants: Constants, say: Translator) -> tuple[list[str], list[list[str]]]:
     head = [
         say("chunks", "块数"),
         say("written in", "写入用时"),
@@ -147,7 +147,7 @@ def searches(constants: Constants, chunks: int) -> float:
     return stages["vectors"] + stages["words"] + stages["fuse"]
 
 
-def curve_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list[str]]]:
+def curve_rows(constants: Constants, say: Translator) -> tuple[list[str], list[list[str]]]:
     head = [
         say("chunks", "块数"),
         say("engine", "引擎"),
@@ -189,7 +189,7 @@ def curve_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list
     return head, rows
 
 
-def takeover_rows(constants: Constants, say: Speaker) -> tuple[list[str], list[list[str]]]:
+def takeover_rows(constants: Constants, say: Translator) -> tuple[list[str], list[list[str]]]:
     head = [say("questions/s", "每秒问题"), *(say(*TITLES[engine]) for engine in ENGINES)]
     rows = []
     for rate in RATES:
@@ -209,7 +209,7 @@ def rounded(chunks: int) -> str:
     return f"{float(f'{chunks:.1e}'):,.0f}"
 
 
-def draw(constants: Constants, path: Path, say: Speaker) -> None:
+def draw(constants: Constants, path: Path, say: Translator) -> None:
     """Four panels over the chunks: bytes, bytes, seconds, cores. Readable on light and on dark."""
     from matplotlib import rc_context
 
@@ -280,7 +280,7 @@ def draw_panel(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def mark(axes: "Axes", changes: Mapping[str, int], say: Speaker) -> None:
+def mark(axes: "Axes", changes: Mapping[str, int], say: Translator) -> None:
     """Where measuring ends, and where each engine takes over."""
     largest = max(point["chunks"] for point in POINTS)
     axes.set_xlim(SIZES[0], SIZES[-1])

@@ -75,9 +75,9 @@ class Work:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise UserError(
-                "the folder {folder} can't be made: {strerror}; name another with --out",
+                "the folder {folder} can't be made: {reason}; name another with --out",
                 folder=self.folder,
-                strerror=problem.strerror or problem,
+                reason=problem.strerror or problem,
             ) from None
         before = self._made_of()
         if not before and any(self.folder.iterdir()):
@@ -135,18 +135,18 @@ class Work:
     def verdict(self) -> dict[str, Any] | None:
         """What the evaluation came to, as eval.json has it; None where it is not finished."""
         again = Translatable("delete it to evaluate again")
-        value = _read(self.found, *again)
+        value = _read(self.found, again)
         if value is None:
             return None
         try:
             whole, found = value["about"]["whole"], value["verdict"]
             _ = found["ship"], [(reason["text"], reason["zh"]) for reason in found["reasons"]]
         except (KeyError, TypeError):
-            raise _damaged(self.found, *again) from None
+            raise _damaged(self.found, again) from None
         return found if whole else None
 
 
-def _read(file: Path, way_out: str, way_out_zh: str) -> dict[str, Any] | None:
+def _read(file: Path, way_out: Translatable) -> dict[str, Any] | None:
     """The object in a JSON file; None without one."""
     if not file.is_file():
         return None
@@ -155,12 +155,12 @@ def _read(file: Path, way_out: str, way_out_zh: str) -> dict[str, Any] | None:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise _damaged(file, way_out, way_out_zh)
+        raise _damaged(file, way_out)
     return value
 
 
-def _damaged(file: Path, way_out: str, way_out_zh: str) -> UserError:
-    return UserError(f"{file} is damaged; {way_out}", zh=f"{file} 已损坏；{way_out_zh}")
+def _damaged(file: Path, way_out: Translatable) -> UserError:
+    return UserError("{file} is damaged; {way_out}", file=file, way_out=way_out)
 
 
 def general_rows(file: Path) -> list[Any]:
@@ -170,11 +170,10 @@ def general_rows(file: Path) -> list[Any]:
     read = [record.value for record in records(file) if isinstance(record, Record)]
     if len(read) < LEAST_GENERAL:
         raise UserError(
-            "--general: {file} has {read_count} rows; need {least_general}, to learn, to measure "
-            "and to ask",
+            "--general: {file} has {count} rows; need {least}, to learn, to measure and to ask",
             file=file,
-            read_count=len(read),
-            least_general=LEAST_GENERAL,
+            count=len(read),
+            least=LEAST_GENERAL,
         )
     return read
 

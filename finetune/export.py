@@ -108,11 +108,11 @@ def _magnitudes(parts: Sequence[LoraModule | None], name: str) -> Tensor | None:
     if held and len(held) < len(parts):
         raise UserError(
             "DoRA gives all rows of {name} a magnitude, but this adapter has none for "
-            "{parts_count} of its {parts_count_2} parts; train queries, keys and values, or "
+            "{lacking} of its {parts} parts; train queries, keys and values, or "
             "merge the adapter",
             name=name,
-            parts_count=len(parts) - len(held),
-            parts_count_2=len(parts),
+            lacking=len(parts) - len(held),
+            parts=len(parts),
         )
     return torch.cat(held) if held else None
 

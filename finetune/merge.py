@@ -15,6 +15,7 @@ from torch import Tensor, cat
 from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import probe_logits
 from rag.chatglm.adapter_files import Contract, read_adapter
@@ -163,12 +164,15 @@ def _write_config(
 def _check_parity(parity: Parity, dtype: torch.dtype) -> None:
     band = BANDS.get(dtype, BANDS[torch.bfloat16])
     if parity.error > band or parity.lost > LOST:
-        out = "" if dtype == torch.float32 else "; say --dtype float32"
-        zh = "" if dtype == torch.float32 else "；请用 --dtype float32"
+        way_out = "" if dtype == torch.float32 else Translatable("; say --dtype float32")
         raise UserError(
-            f"the merged model is not kept: its logits are {parity.error:.1e} from those of base "
-            f"and adapter (allowed in {spelled(dtype)}: {band:g}), {parity.lost:.0%} of what the "
-            f"adapter changes (allowed: {LOST:.0%}){out}",
-            zh=f"未保留合并的模型：其输出与基座加适配器相差 {parity.error:.1e}"
-            f"（{spelled(dtype)} 允许 {band:g}），为适配器改变量的 {parity.lost:.0%}（允许 {LOST:.0%}）{zh}",
+            "the merged model is not kept: its logits are {error:.1e} from those of base and adapter "
+            "(allowed in {dtype}: {band:g}), {lost:.0%} of what the adapter changes (allowed: "
+            "{most:.0%}){way_out}",
+            error=parity.error,
+            dtype=spelled(dtype),
+            band=band,
+            lost=parity.lost,
+            most=LOST,
+            way_out=way_out,
         )

@@ -131,9 +131,11 @@ CHOICES: dict[str, Any] = {
 }
 
 
-def _need(name: str, value: object, right: bool, wanted: str, wanted_zh: str) -> None:
+def _need(name: str, value: object, right: bool, wanted: Translatable) -> None:
     if not right:
         raise UserError(
-            f"--{name.replace('_', '-')} is {value}; need {wanted}",
-            zh=f"--{name.replace('_', '-')} 为 {value}；须{wanted_zh}",
+            "{option} is {value}; need {wanted}",
+            option=f"--{name.replace('_', '-')}",
+            value=value,
+            wanted=wanted,
         )

@@ -118,8 +118,7 @@ class Finding:
     source: str
     """`file.json:17`"""
     problem: Problem
-    text: str
-    zh: str
+    text: Translatable
     bad: bool
 
 
@@ -139,24 +138,26 @@ _BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
 class Unfit(Exception):
     """A row that can't be an example."""
 
-    def __init__(self, problem: Problem, text: str, zh: str) -> None:
+    def __init__(self, problem: Problem, text: Translatable) -> None:
         super().__init__(text)
         self.problem: Problem = problem
-        self.text, self.zh = text, zh
+        self.text = text
 
     def finding(self, source: str) -> Finding:
-        return Finding(source, self.problem, self.text, self.zh, bad=True)
+        return Finding(source, self.problem, self.text, bad=True)
 
 
 def refused(finding: Finding, skip: str = "") -> UserError:
     """What ends the work at a bad row. `skip` is the option of the command that leaves such rows
     out, where it has one."""
-    out, out_zh = Translatable("delete it")
+    out = Translatable("delete it")
     if skip:
-        out, out_zh = Translatable("leave bad rows out with {skip}", skip=skip)
+        out = Translatable("leave bad rows out with {skip}", skip=skip)
     return UserError(
-        f"{finding.source}: {finding.text}; mend the row, or {out}",
-        zh=f"{finding.source}：{finding.zh}；请修正此行，或{out_zh}",
+        "{source}: {problem}; mend the row, or {out}",
+        source=finding.source,
+        problem=finding.text,
+        out=out,
     )
 
 
@@ -166,7 +167,7 @@ def text_of(row: Mapping[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise wrong(f'"{name}"', f'"{name}"', value, Translatable("a text"))
+        raise wrong(Translatable('"{name}"', name=name), value, Translatable("a text"))
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -202,10 +203,11 @@ def quoted(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def wrong(what: str, what_zh: str, value: Any, need: str, need_zh: str) -> Unfit:
-    """`what` is of the kind of `value`, where `need` is needed."""
-    kind, kind_zh = _KINDS[type(value)]
-    size = f" of {len(value)}" if isinstance(value, list) else ""
+def wrong(what: Translatable, value: Any, need: Translatable) -> Unfit:
+    """`what` has the type of `value`, but `need` is needed."""
+    kind = _KINDS[type(value)]
+    if isinstance(value, list):
+        kind = Translatable("a list of {count}", count=len(value))
     return Unfit(
-        "type", f"{what} is {kind}{size}; need {need}", f"{what_zh}是{kind_zh}；需要{need_zh}"
+        "type", Translatable("{what} is {kind}; need {need}", what=what, kind=kind, need=need)
     )

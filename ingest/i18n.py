@@ -5,7 +5,7 @@
 
 import gettext
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from string import Formatter
@@ -117,7 +117,7 @@ class _Lines(Formatter):
             return value.zh if self.language == "zh" else str(value)
         if isinstance(value, Translatable):
             return translate(value, self.language)
-        if isinstance(value, list | tuple):
+        if isinstance(value, Collection) and not isinstance(value, str | bytes):
             items = (self.format_field(item, "") for item in value)
             return SEPARATORS[self.language][format_spec].join(items)
         return super().format_field(value, format_spec)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ingest.chunk import ChunkOptions
 from ingest.embed import Backend
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from ingest.store import Address, Identity, Store, open_store, parse_address
 from rag.extract import ExtractOptions
 from rag.generate import GenerateOptions
@@ -115,13 +116,13 @@ def is_base(folder: Path) -> bool:
 
 
 # What a TOML value is called: in English, in Chinese.
-TOML_TYPES: dict[type, tuple[str, str]] = {
-    bool: ("true or false", "true 或 false"),
-    int: ("a whole number", "整数"),
-    float: ("a number", "数"),
-    str: ("a text", "字符串"),
-    list: ("a list", "列表"),
-    dict: ("a section", "小节"),
+TOML_TYPES: dict[type, Translatable] = {
+    bool: Translatable("true or false"),
+    int: Translatable("a whole number"),
+    float: Translatable("a number"),
+    str: Translatable("a text"),
+    list: Translatable("a list"),
+    dict: Translatable("a section"),
 }
 
 
@@ -138,7 +139,7 @@ def read_sections(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
             raise _unknown_section(path, name, value, sections)
         if not isinstance(value, dict):
             raise _wrong(
-                f"{path}: {name}", value, f"a section; write [{name}]", f"小节，写作 [{name}]"
+                f"{path}: {name}", value, Translatable("a section; write [{name}]", name=name)
             )
     return {
         name: _build(options, content[name], name, path, sections)
@@ -154,17 +155,14 @@ def _content(path: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise UserError(
-            f"cannot read {path}: {error.strerror}", zh=f"无法读取 {path}：{error.strerror}"
+            "cannot read {path}: {strerror}", path=path, strerror=error.strerror
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8",
-            zh=f"{path} 不是 UTF-8 编码（第 {error.start} 字节）；请存为 UTF-8",
+            "{path} is not UTF-8 (byte {start}); save it as UTF-8", path=path, start=error.start
         ) from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(
-            f"{path} is not TOML: {error}", zh=f"{path} 不是有效的 TOML：{error}"
-        ) from None
+        raise UserError("{path} is not TOML: {error}", path=path, error=error) from None
 
 
 def _build(
@@ -184,7 +182,7 @@ def _build(
     try:
         return options(**arguments)
     except UserError as error:
-        raise UserError(f"{path}: {error}", zh=f"{path}：{error.zh}") from None
+        raise UserError("{path}: {problem}", path=path, problem=error.message) from None
 
 
 def _hints(options: type) -> dict[str, Any]:
@@ -197,7 +195,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin, choices = get_origin(hint), get_args(hint)
     if origin is Literal:
         if value not in choices or type(value) not in map(type, choices):
-            raise _wrong(where, value, f"one of {_listed(choices)}", f"{_listed(choices)} 之一")
+            raise _wrong(where, value, Translatable("one of {choices}", choices=_listed(choices)))
         return value
     if origin in (Union, UnionType):
         (inner,) = (choice for choice in choices if choice is not NoneType)
@@ -206,7 +204,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         _check(list, value, where)
         return tuple(_value(choices[0], item, where) for item in value)
     if is_dataclass(hint):
-        raise _wrong(where, value, *TOML_TYPES[dict])
+        raise _wrong(where, value, TOML_TYPES[dict])
     if hint is Path:
         return Path(_check(str, value, where))
     return _check(hint, value, where)
@@ -217,14 +215,16 @@ def _check(kind: type, value: Any, where: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # bool is a subclass of int
-        raise _wrong(where, value, *TOML_TYPES[kind])
+        raise _wrong(where, value, TOML_TYPES[kind])
     return value
 
 
-def _wrong(where: str, value: Any, wanted: str, wanted_zh: str) -> UserError:
-    shown = _listed([value])
+def _wrong(where: str, value: Any, wanted: Translatable) -> UserError:
     return UserError(
-        f"{where} is {shown}; it must be {wanted}", zh=f"{where} 为 {shown}，应为{wanted_zh}"
+        "{where} is {value}; it must be {wanted}",
+        where=where,
+        value=_listed([value]),
+        wanted=wanted,
     )
 
 
@@ -242,15 +242,20 @@ def _unknown_section(path: Path, name: str, value: Any, sections: Mapping[str, t
         homes = [section for section, options in sections.items() if name in _hints(options)]
         if homes:
             return UserError(
-                f"{path}: {name} stands in no section; put it below [{homes[0]}]",
-                zh=f"{path}：{name} 不在任何小节中；请放到 [{homes[0]}] 之下",
+                "{path}: {name} stands in no section; put it below [{homes}]",
+                path=path,
+                name=name,
+                homes=homes[0],
             )
     near = get_close_matches(name, sections, n=1, cutoff=0.5)
     names = ", ".join(f"[{section}]" for section in sections)
-    guess, guess_zh = _guess(f"[{near[0]}]" if near else "")
+    guess = _guess(f"[{near[0]}]" if near else "")
     return UserError(
-        f"{path}: unknown section [{name}]{guess}; the sections are {names}",
-        zh=f"{path}：未知小节 [{name}]{guess_zh}；可用小节：{names}",
+        "{path}: unknown section [{name}]{guess}; the sections are {names}",
+        path=path,
+        name=name,
+        guess=guess,
+        names=names,
     )
 
 
@@ -263,13 +268,17 @@ def _unknown_key(
     }
     here = get_close_matches(key, known, n=1, cutoff=0.6)
     there = get_close_matches(key, elsewhere, n=1, cutoff=0.8)
-    guess, guess_zh = _guess(here[0] if here else elsewhere[there[0]] if there else "")
+    guess = _guess(here[0] if here else elsewhere[there[0]] if there else "")
     names = ", ".join(known)
     return UserError(
-        f"{path}: unknown key {key} in [{section}]{guess}; its keys are {names}",
-        zh=f"{path}：[{section}] 中有未知键 {key}{guess_zh}；可用键：{names}",
+        "{path}: unknown key {key} in [{section}]{guess}; its keys are {names}",
+        path=path,
+        key=key,
+        section=section,
+        guess=guess,
+        names=names,
     )
 
 
-def _guess(near: str) -> tuple[str, str]:
-    return (f" (did you mean {near}?)", f"（是否想写 {near}？）") if near else ("", "")
+def _guess(near: str) -> str:
+    return Translatable(" (did you mean {near}?)", near=near) if near else ""

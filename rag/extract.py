@@ -57,8 +57,9 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         if self.passages < 1 or self.sentences < 1:
             raise UserError(
-                f"[read] passages is {self.passages} and sentences {self.sentences}; need 1 or more",
-                zh=f"[read] passages 为 {self.passages}，sentences 为 {self.sentences}；均须不小于 1",
+                "[read] passages is {passages} and sentences {sentences}; need 1 or more",
+                passages=self.passages,
+                sentences=self.sentences,
             )
 
 

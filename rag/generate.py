@@ -66,18 +66,15 @@ class GenerateOptions:
         try:
             _ = self.sampling
         except UserError as error:
-            raise UserError(f"[generate] {error}", zh=f"[generate] {error.zh}") from None
+            raise UserError("[generate] {problem}", problem=error.message) from None
         if self.quant not in get_args(Quant):
             known = ", ".join(get_args(Quant))
-            raise UserError(
-                f"quant is {self.quant}; need one of {known}",
-                zh=f"quant 为 {self.quant}；应为以下之一：{known}",
-            )
+            raise UserError("quant is {quant}; need one of {known}", quant=self.quant, known=known)
         if self.adapter and not self.model:
             raise UserError(
-                f"[generate] adapter is {self.adapter}, but no model is named; name the model "
-                "that it was made for",
-                zh=f"[generate] adapter 为 {self.adapter}，但没有指定 model；请写明它所属的模型",
+                "[generate] adapter is {adapter}, but no model is named; name the model that it was "
+                "made for",
+                adapter=self.adapter,
             )
         if self.served:
             self._check_served(Address.parse(self.model))
@@ -87,8 +84,9 @@ class GenerateOptions:
             raise no_adapter(address, self.adapter)
         if self.quant != "auto":
             raise UserError(
-                f"quant is {self.quant}, but the weights are held at {address.base}; leave it out",
-                zh=f"quant 为 {self.quant}，但权重由 {address.base} 管理；请去掉此项",
+                "quant is {quant}, but the weights are held at {base}; leave it out",
+                quant=self.quant,
+                base=address.base,
             )
 
     @property

@@ -11,10 +11,10 @@ import numpy as np
 from ingest.chunk import Chunker
 from ingest.embed import BUNDLED, Backend, Embedder, Vectors, open_embedder
 from ingest.errors import Absent, Mismatch, UserError
+from ingest.i18n import Translator
 from ingest.store import Identity, Store
 from rag.config import SETTINGS, Config, EmbedOptions
 from rag.generate import Generator
-from rag.i18n import Speaker
 from rag.pipeline import Pipeline
 from rag.question import analyze
 from rag.refuse import Calibration, Curve, RefuseOptions, calibrate
@@ -72,16 +72,20 @@ def open_writer(
     name = str(recorded["embedder"])
     if embedder not in (None, name):
         raise Mismatch(
-            f"{location} was made with the encoder {name}, not {embedder}; leave --embedder out, "
+            "{location} was made with the encoder {name}, not {embedder}; leave --embedder out, "
             "or make a new knowledge base with --kb",
-            zh=f"{location} 由编码器 {name} 建立，不是 {embedder}；请去掉 --embedder，或用 --kb 另建知识库",
+            location=location,
+            name=name,
+            embedder=embedder,
         )
     if recorded["chunk"] != asdict(options):
         raise Mismatch(
-            f"{location} was made with [chunk] {recorded['chunk']}, but {SETTINGS} says "
-            f"{asdict(options)}; put the old values back, or make a new knowledge base with --kb",
-            zh=f"{location} 建立时的 [chunk] 为 {recorded['chunk']}，而 {SETTINGS} 为 {asdict(options)}；"
-            "请改回原值，或用 --kb 另建知识库",
+            "{location} was made with [chunk] {recorded}, but {settings} says {options}; put the "
+            "old values back, or make a new knowledge base with --kb",
+            location=location,
+            recorded=recorded["chunk"],
+            settings=SETTINGS,
+            options=asdict(options),
         )
     encoder = encoder_of(store, config.embed, open_encoder)
     return Writer(store, encoder, Chunker(encoder.count_many, encoder.max_tokens, options))
@@ -92,17 +96,19 @@ def encoder_of(store: Store, options: EmbedOptions, open_encoder: Encoders) -> E
     encoder = open_encoder(str(store.identity.options["embedder"]), options.backend)
     if (encoder.name, encoder.dim) != (store.identity.name, store.identity.dim):
         raise Mismatch(
-            f"{store.location} holds vectors of {store.identity.name} ({store.identity.dim}-d), but this "
-            f"encoder is {encoder.name} ({encoder.dim}-d); install the former, or ingest again "
-            "into a new knowledge base with --kb",
-            zh=f"{store.location} 存有 {store.identity.name}（{store.identity.dim} 维）的向量，而当前编码器为 "
-            f"{encoder.name}（{encoder.dim} 维）；请安装前者，或用 --kb 重新入库",
+            "{location} holds vectors of {name} ({dim}-d), but this encoder is {name_2} "
+            "({dim_2}-d); install the former, or ingest again into a new knowledge base with --kb",
+            location=store.location,
+            name=store.identity.name,
+            dim=store.identity.dim,
+            name_2=encoder.name,
+            dim_2=encoder.dim,
         )
     return encoder
 
 
 def open_pipeline(
-    config: Config, *, cache: Path, say: Speaker, generator: Generator | None = None
+    config: Config, *, cache: Path, say: Translator, generator: Generator | None = None
 ) -> Pipeline:
     """The read path of a knowledge base that exists.
 
@@ -118,7 +124,7 @@ def pipeline_of(
     store: Store,
     embedder: Embedder,
     norm: ScoreNorm,
-    say: Speaker,
+    say: Translator,
     generator: Generator | None,
 ) -> Pipeline:
     """The read path over an open store, with the calibration that the store has now."""
@@ -164,10 +170,10 @@ def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibratio
     if not fitted:
         right = sum(questions.values())
         raise UserError(
-            f"{right} answerable and {len(questions) - right} unanswerable questions; "
-            "calibration needs some of both in one language",
-            zh=f"可回答的问题 {right} 个，不可回答的 {len(questions) - right} 个；"
-            "校准需要同一语言中两种都有",
+            "{right} answerable and {questions_count} unanswerable questions; calibration needs "
+            "some of both in one language",
+            right=right,
+            questions_count=len(questions) - right,
         )
     calibration = replace(pipeline.calibration, **fitted)
     with pipeline.store.change(reason="calibrate") as change:

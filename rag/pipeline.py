@@ -9,12 +9,12 @@ from types import TracebackType
 
 from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
+from ingest.i18n import Translator
 from ingest.store import Ranking, Store
 from rag.cite import cite
 from rag.config import Config
 from rag.extract import extract
 from rag.generate import Generator
-from rag.i18n import Speaker
 from rag.prompt import compose, declines
 from rag.question import analyze, script_of, stand_alone
 from rag.refuse import Calibration, confidence
@@ -45,7 +45,7 @@ class Pipeline:
     store: Store
     embedder: Embedder
     norm: ScoreNorm
-    say: Speaker
+    say: Translator
     config: Config = Config()
     calibration: Calibration = Calibration()
     reranker: Reranker | None = None
@@ -112,9 +112,10 @@ class Pipeline:
         """What the reader sees instead of an answer that is not there."""
         documents, chunks = self.store.info().documents, self.store.count()
         text = self.say(
-            f"Not found: the knowledge base ({documents} documents, {chunks} chunks) does not "
+            "Not found: the knowledge base ({documents} documents, {chunks} chunks) does not "
             "answer this. Nearest passages:",
-            f"未找到：知识库（{documents} 个文档、{chunks} 块）没有回答这个问题的内容。最接近的段落：",
+            documents=documents,
+            chunks=chunks,
         )
         return Answer(found.query.text, text, (), found.hits, found.confidence, refused=True)
 
@@ -209,11 +210,12 @@ class Pipeline:
 
 def _check(question: str) -> None:
     if not question.strip():
-        raise UserError("the question is empty", zh="问题是空的")
+        raise UserError("the question is empty")
     if len(question) > LONGEST_QUESTION:
         raise UserError(
-            f"the question has {len(question)} characters; ask in {LONGEST_QUESTION} or fewer",
-            zh=f"问题有 {len(question)} 个字符；请控制在 {LONGEST_QUESTION} 个以内",
+            "the question has {question_count} characters; ask in {longest_question} or fewer",
+            question_count=len(question),
+            longest_question=LONGEST_QUESTION,
         )
 
 
@@ -222,9 +224,10 @@ def _room(generator: Generator, sampling: Sampling) -> int:
     room = generator.context - sampling.max_new_tokens
     if room < 1:
         raise UserError(
-            f"max_new_tokens is {sampling.max_new_tokens}, but the window of {generator.name} "
-            f"holds {generator.context} tokens, prompt included; lower it",
-            zh=f"max_new_tokens 为 {sampling.max_new_tokens}，而 {generator.name} 的窗口连同提示"
-            f"只有 {generator.context} 个词元；请调小",
+            "max_new_tokens is {max_new_tokens}, but the window of {name} holds {context} "
+            "tokens, prompt included; lower it",
+            max_new_tokens=sampling.max_new_tokens,
+            name=generator.name,
+            context=generator.context,
         )
     return room

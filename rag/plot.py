@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from warnings import catch_warnings, filterwarnings
 
 from ingest.errors import UserError
+from ingest.i18n import Translator
 from ingest.store.atomic import write_whole
-from rag.i18n import Speaker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,9 +65,9 @@ def drawable(text: str, kind: Kind) -> bool:
     return all(any(font.get_char_index(ord(char)) for font in fonts) for char in text)
 
 
-def speaker(say: Speaker, kind: Kind) -> Speaker:
+def speaker(say: Translator, kind: Kind) -> Translator:
     """`say`, or English if no installed font draws the Chinese of a PNG."""
-    return say if kind == "svg" or len(families()) > 1 else Speaker("en")
+    return say if kind == "svg" or len(families()) > 1 else Translator("en")
 
 
 def render(

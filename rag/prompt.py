@@ -154,16 +154,16 @@ def _place(source: Source) -> str:
 def _too_long(question: int, least: int, room: int) -> UserError:
     if question > room:
         return UserError(
-            f"question and instruction have {question} tokens, but the model's window has room for "
-            f"{room} beside the answer; shorten the question, or lower max_new_tokens",
-            zh=f"问题连同说明有 {question} 个词元，而模型窗口除去答案只容得下 {room} 个；"
-            "请缩短问题，或调小 max_new_tokens",
+            "question and instruction have {question} tokens, but the model's window has room "
+            "for {room} beside the answer; shorten the question, or lower max_new_tokens",
+            question=question,
+            room=room,
         )
     return UserError(
-        f"question and best passage have {least} tokens, but the model's window has room for "
-        f"{room} beside the answer; shorten the question, or lower max_new_tokens",
-        zh=f"问题连同最相关的段落有 {least} 个词元，而模型窗口除去答案只容得下 {room} 个；"
-        "请缩短问题，或调小 max_new_tokens",
+        "question and best passage have {least} tokens, but the model's window has room for "
+        "{room} beside the answer; shorten the question, or lower max_new_tokens",
+        least=least,
+        room=room,
     )
 
 

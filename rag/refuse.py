@@ -53,8 +53,8 @@ class RefuseOptions:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(
-                f"[refuse] threshold is {self.threshold}; need 0 (never refuse) to 1",
-                zh=f"[refuse] threshold 为 {self.threshold}；须在 0（从不拒答）到 1 之间",
+                "[refuse] threshold is {threshold}; need 0 (never refuse) to 1",
+                threshold=self.threshold,
             )
 
 

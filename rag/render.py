@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ingest.i18n import Translatable, Translator
 from ingest.types import Hit
-from rag.i18n import Speaker
 from rag.types import Answer, Citation
 
 _WRAP_IN_CHINESE = re.compile(r"(?<=[\u3000-\uffef])\s*\n\s*(?=[\u3000-\uffef])")
@@ -37,12 +37,12 @@ def _cells(row: str) -> list[str]:
     return [cell.strip() for cell in row.strip().strip("|").split("|")]
 
 
-def plain(answer: Answer, say: Speaker) -> str:
+def plain(answer: Answer, say: Translator) -> str:
     """The answer, then where each quote stands."""
     return f"{answer.text}\n{below(answer, say)}".rstrip("\n")
 
 
-def below(answer: Answer, say: Speaker) -> str:
+def below(answer: Answer, say: Translator) -> str:
     """All that stands below the text in `plain`: what a terminal shows after it was streamed."""
     if answer.refused:
         lines = [f"  - {_place(hit)}" for hit in answer.hits]
@@ -55,7 +55,7 @@ def below(answer: Answer, say: Speaker) -> str:
     return "\n".join([*lines, *(f"! {remark}" for remark in remarks(answer, say))])
 
 
-def markdown(answer: Answer, say: Speaker) -> str:
+def markdown(answer: Answer, say: Translator) -> str:
     """The answer with its quotes as block quotes."""
     if answer.refused:
         lines = [answer.text, "", *(f"- {_place(hit)}" for hit in answer.hits), ""]
@@ -69,36 +69,42 @@ def markdown(answer: Answer, say: Speaker) -> str:
     return "\n".join(lines).rstrip()
 
 
-def remarks(answer: Answer, say: Speaker) -> list[str]:
+def remarks(answer: Answer, say: Translator) -> list[str]:
     """What a reader must know of a text that a language model wrote, a line each."""
     lines = []
     for start, end in answer.unsupported:
         claim = one_line(answer.text[start:end])
-        lines.append(say(f"no passage supports “{claim}”", f"资料中找不到依据：“{claim}”"))
+        lines.append(say("no passage supports “{claim}”", claim=claim))
     for number in dict.fromkeys(answer.unknown):
-        lines.append(say(f"[{number}] is no passage's number", f"[{number}] 不是任何资料的编号"))
+        lines.append(say("[{number}] is no passage's number", number=number))
     lost = answer.dropped
     parts = [
-        say(f"{count} {en}{'s' * (count > 1)}", f"{count} {zh}")
-        for count, en, zh in (
-            (lost.turns, "earlier turn", "轮较早的对话"),
-            (lost.passages, "passage", "个段落"),
+        text
+        for count, text in (
+            (lost.turns, _turns(lost.turns)),
+            (lost.passages, _passages(lost.passages)),
         )
         if count
     ]
     if parts:
-        left_out = say(" and ", "、").join(parts)
-        lines.append(
-            say(f"did not fit into the model's window: {left_out}", f"模型窗口容不下：{left_out}")
-        )
+        lines.append(say("did not fit into the model's window: {parts:and}", parts=parts))
     if lost.shortened:
         lines.append(
-            say(
-                f"passages cut to fit the model's window: {lost.shortened}",
-                f"为放入模型窗口而截短的段落：{lost.shortened} 个",
-            )
+            say("passages cut to fit the model's window: {shortened}", shortened=lost.shortened)
         )
     return lines
+
+
+def _turns(count: int) -> Translatable:
+    if count == 1:
+        return Translatable("1 earlier turn")
+    return Translatable("{count} earlier turns", count=count)
+
+
+def _passages(count: int) -> Translatable:
+    return (
+        Translatable("1 passage") if count == 1 else Translatable("{count} passages", count=count)
+    )
 
 
 def record(answer: Answer) -> dict[str, Any]:

@@ -38,10 +38,10 @@ class RetrieveOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.passages <= self.candidates:
             raise UserError(
-                f"[retrieve] passages is {self.passages} and candidates {self.candidates}; "
-                "need 1 <= passages <= candidates",
-                zh=f"[retrieve] passages 为 {self.passages}，candidates 为 {self.candidates}；"
-                "需满足 1 <= passages <= candidates",
+                "[retrieve] passages is {passages} and candidates {candidates}; need 1 <= passages "
+                "<= candidates",
+                passages=self.passages,
+                candidates=self.candidates,
             )
 
 
@@ -181,18 +181,17 @@ class CrossEncoderReranker:
             from sentence_transformers import CrossEncoder
         except ModuleNotFoundError as error:
             raise UserError(
-                f"the reranker {name} needs sentence-transformers: "
-                "pip install 'chatglm-rag[encoders]', or take [retrieve] reranker out of rag.toml",
-                zh=f"重排模型 {name} 需要 sentence-transformers："
-                "请运行 pip install 'chatglm-rag[encoders]'，或从 rag.toml 去掉 [retrieve] reranker",
+                "the reranker {name} needs sentence-transformers: pip install "
+                "'chatglm-rag[encoders]', or take [retrieve] reranker out of rag.toml",
+                name=name,
             ) from error
         try:
             self._model = CrossEncoder(name, local_files_only=True, trust_remote_code=False)
         except OSError as error:
             raise UserError(
-                f"no reranker {name} on this machine; name a folder with its weights, "
-                "or take [retrieve] reranker out of rag.toml",
-                zh=f"本机没有重排模型 {name}；请给出权重所在文件夹，或从 rag.toml 去掉 [retrieve] reranker",
+                "no reranker {name} on this machine; name a folder with its weights, or take "
+                "[retrieve] reranker out of rag.toml",
+                name=name,
             ) from error
 
     def score(self, question: str, passages: Sequence[str]) -> Scores:

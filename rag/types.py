@@ -38,19 +38,16 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise UserError(
-                f"max_new_tokens is {self.max_new_tokens}; need 1 or more",
-                zh=f"max_new_tokens 为 {self.max_new_tokens}；须不小于 1",
+                "max_new_tokens is {max_new_tokens}; need 1 or more",
+                max_new_tokens=self.max_new_tokens,
             )
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
             raise UserError(
-                f"temperature is {self.temperature}; need 0 (always the likeliest) or more",
-                zh=f"temperature 为 {self.temperature}；须不小于 0（0 表示总取概率最大的词）",
+                "temperature is {temperature}; need 0 (always the likeliest) or more",
+                temperature=self.temperature,
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(
-                f"top_p is {self.top_p}; need above 0 and at most 1",
-                zh=f"top_p 为 {self.top_p}；须大于 0 且不大于 1",
-            )
+            raise UserError("top_p is {top_p}; need above 0 and at most 1", top_p=self.top_p)
 
 
 @dataclass(frozen=True, slots=True)

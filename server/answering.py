@@ -10,11 +10,10 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import anyio
 
-from ingest.i18n import Translatable
+from ingest.i18n import Translatable, Translator
 from rag.endpoint.engines import Failed, Unreachable
 from rag.endpoint.generator import EndpointGenerator
 from rag.generate import Generator
-from rag.i18n import Speaker
 from rag.pipeline import Pipeline
 from rag.types import Answer, Message, Retrieved, Sampling
 from server import schemas, serializers
@@ -83,7 +82,7 @@ class Answering:
         async with self.reading.turn(who.id):
             return await in_thread(work)
 
-    async def answer(self, asked: Asked, who: Principal, say: Speaker) -> AsyncGenerator[Event]:
+    async def answer(self, asked: Asked, who: Principal, say: Translator) -> AsyncGenerator[Event]:
         """What was found, the text piece by piece, the answer. Closing it frees the turn."""
         with ExitStack() as stack:
             reading = self.bases.reading(asked.base)
@@ -113,7 +112,7 @@ class Answering:
             return self.asking, generator.apart()  # so that one can be stopped and no other
         return (self.writing if generator else self.reading), generator
 
-    async def whole(self, asked: Asked, who: Principal, say: Speaker) -> schemas.Answer:
+    async def whole(self, asked: Asked, who: Principal, say: Translator) -> schemas.Answer:
         """The answer alone."""
         async with aclosing(self.answer(asked, who, say)) as events:
             last = [event async for event in events][-1]

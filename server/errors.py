@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ingest.errors import Away, UserError
-from ingest.i18n import Translatable
+from ingest.i18n import Language, Translatable, Translator
 from ingest.store import SCHEMES
-from rag.i18n import Language, Speaker
 from server import schemas
 
 
@@ -33,9 +32,9 @@ log = logging.getLogger("rag.server")
 _ADDRESS = re.compile(rf"(?:{'|'.join(map(re.escape, SCHEMES))})://[\w.:/?=\[\]-]+")
 
 
-def speaker(headers: Mapping[str, str]) -> Speaker:
+def speaker(headers: Mapping[str, str]) -> Translator:
     """What `Accept-Language` prefers: Chinese where it is named before English, else English."""
-    return Speaker(preferred(headers.get("accept-language", "")))
+    return Translator(preferred(headers.get("accept-language", "")))
 
 
 def preferred(accepted: str) -> Language:
@@ -75,7 +74,7 @@ def below(folder: Path, problem: UserError) -> None:
 
 
 def failure(
-    problem: UserError, say: Speaker, *, kind: str, code: str, param: str | None = None
+    problem: UserError, say: Translator, *, kind: str, code: str, param: str | None = None
 ) -> schemas.Failure:
     message = " ".join(say(problem.message).split())
     return schemas.Failure(

@@ -15,11 +15,11 @@ from typing import Any
 
 from ingest.embed import Embedder
 from ingest.errors import UserError
+from ingest.i18n import Translator
 from ingest.store import Address, Store, drop_milvus
 from ingest.store.atomic import sync
 from ingest.store.sqlite import failures_named
 from rag.config import SETTINGS, TRUTH, Config, is_base, read_config
-from rag.i18n import Speaker
 from rag.load import Encoders, encoder_of, encoders, open_writer, pipeline_of, score_norm_of
 from rag.pipeline import Pipeline
 from rag.types import Sampling
@@ -215,7 +215,7 @@ class Bases:
             generator = self.models.generator(config.generate)
             norm = score_norm_of(held.store, held.embedder, stale=True)
             pipeline = pipeline_of(
-                config, held.store, held.embedder, norm, Speaker("en"), generator
+                config, held.store, held.embedder, norm, Translator("en"), generator
             )
             held.current = pipeline, stamp
             return pipeline
@@ -235,7 +235,7 @@ class Bases:
         with self._names():
             return replace(self.config(path).generate.sampling, **said)
 
-    def listed(self, who: Principal, say: Speaker) -> list[schemas.KnowledgeBase]:
+    def listed(self, who: Principal, say: Translator) -> list[schemas.KnowledgeBase]:
         """All that the key may read; what is wrong with one is told in its place."""
         found = []
         for name in self.names():

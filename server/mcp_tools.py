@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.applications import Starlette
 
 from ingest.errors import UserError
-from rag.i18n import Speaker
+from ingest.i18n import Translator
 from rag.pipeline import LONGEST_QUESTION
 from server import schemas
 from server.answering import Asked
@@ -33,7 +33,7 @@ Limit = Annotated[int, Field(description="How many passages", ge=1, le=50)]
 READING = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 
-def tools(state: State, say: Speaker) -> MCPServer:
+def tools(state: State, say: Translator) -> MCPServer:
     """The tools. Over HTTP the door has told who asks; over stdio it is the person at this machine,
     whose language `say` speaks."""
     server = MCPServer(
@@ -95,6 +95,6 @@ def _told(by: Asking) -> Iterator[None]:
 def application(state: State) -> Starlette:
     """The tools over HTTP, for behind the door, which checks key, host and origin."""
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    return tools(state, Speaker("en")).streamable_http_app(
+    return tools(state, Translator("en")).streamable_http_app(
         stateless_http=True, transport_security=unchecked
     )

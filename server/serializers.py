@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from ingest.i18n import readable
+from ingest.i18n import Translator, readable
 from ingest.types import Document, Hit
-from rag.i18n import Speaker
 from rag.render import remarks
 from rag.types import Answer, Citation, Retrieved
 from server import schemas
@@ -70,7 +69,7 @@ def citation(cited: Citation) -> schemas.Citation:
 
 
 def answer(
-    given: Answer, usage: schemas.Usage, say: Speaker, *, trace: str, base: str, sequence: int
+    given: Answer, usage: schemas.Usage, say: Translator, *, trace: str, base: str, sequence: int
 ) -> schemas.Answer:
     return schemas.Answer(
         id=trace,
@@ -116,7 +115,7 @@ def document(head: Document, length: int) -> schemas.Document:
     )
 
 
-def job(row: sqlite3.Row, files: Sequence[sqlite3.Row], say: Speaker) -> schemas.Job:
+def job(row: sqlite3.Row, files: Sequence[sqlite3.Row], say: Translator) -> schemas.Job:
     told = [_file(file, say) for file in files]
     ended = [file for file in told if file.state != "waiting"]
     return schemas.Job(
@@ -137,7 +136,7 @@ def job(row: sqlite3.Row, files: Sequence[sqlite3.Row], say: Speaker) -> schemas
     )
 
 
-def _file(row: sqlite3.Row, say: Speaker) -> schemas.JobFile:
+def _file(row: sqlite3.Row, say: Translator) -> schemas.JobFile:
     return schemas.JobFile(
         name=row["name"],
         size=row["size"],

@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from threadpoolctl import threadpool_limits
 
-from ingest.i18n import Translatable
-from rag.i18n import Speaker
+from ingest.i18n import Translatable, Translator
 from rag.load import Encoders
 from server.answering import Answering
 from server.auth import Keys, Principal
@@ -103,7 +102,7 @@ class Asking:
     """Who asks, in which language."""
 
     who: Principal
-    say: Speaker
+    say: Translator
 
     def must(self, scope: Scope, base: str | None = None) -> None:
         """Raises `Denied` unless the key has `scope`; what it may not even read, it is told is not

@@ -16,12 +16,12 @@ import pytest
 
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.files import walk
+from ingest.i18n import Translator
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.chatglm.generator import ChatGLMGenerator, open_generator
 from rag.config import Config
 from rag.generate import LazyGenerator
-from rag.i18n import Speaker
 from rag.load import score_norm_of
 from rag.pipeline import Pipeline
 from rag.prompt import NOT_FOUND
@@ -64,7 +64,7 @@ def pipeline(tmp_path: Path, docs: Path, generator: ChatGLMGenerator) -> Iterato
             store,
             embedder,
             score_norm_of(store, embedder),
-            Speaker("zh"),
+            Translator("zh"),
             Config(retrieve=RetrieveOptions(passages=MOST)),
             calibration=Calibration(NEVER, NEVER),
             generator=generator,

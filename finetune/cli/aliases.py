@@ -10,20 +10,21 @@ from typing import Any
 from typer.core import TyperCommand
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import note, say
 
 YES = ("true", "yes", "1", "on", "t", "y")
 NO = ("false", "no", "0", "off", "f", "n")
-EVAL = ("see rag finetune eval", "见 rag finetune eval")
+EVAL = Translatable("see rag finetune eval")
 IGNORED = {
-    "remove-unused-columns": ("rows have the columns that are needed", "数据行只含需要的列"),
-    "do-train": ("this command trains", "此命令即训练"),
+    "remove-unused-columns": Translatable("rows have the columns that are needed"),
+    "do-train": Translatable("this command trains"),
     "do-predict": EVAL,
     "test-file": EVAL,
     "predict-with-generate": EVAL,
-    "overwrite-cache": ("tokens are cached by content", "缓存按内容区分"),
-    "per-device-eval-batch-size": ("evaluation packs rows", "评估时自动打包"),
-    "preprocessing-num-workers": ("one process is fast enough", "单个进程已足够快"),
+    "overwrite-cache": Translatable("tokens are cached by content"),
+    "per-device-eval-batch-size": Translatable("evaluation packs rows"),
+    "preprocessing-num-workers": Translatable("one process is fast enough"),
 }
 VALUED = {"test-file", "per-device-eval-batch-size", "preprocessing-num-workers"}
 """Those of IGNORED that always have a value; the others are flags, with or without a word."""
@@ -54,17 +55,14 @@ def normalized(args: Sequence[str], own: Mapping[str, Any]) -> list[str]:
         if name == PREFIX:
             raise UserError(
                 "--ptuning-checkpoint can't be used: a training begins with a new prefix; continue "
-                "an earlier one with --resume in its own --out, ask it with rag ask --adapter",
-                zh="不支持 --ptuning-checkpoint：训练总是从新的前缀开始；要继续此前的训练，"
-                "请在原 --out 上用 --resume；用它回答请用 rag ask --adapter",
+                "an earlier one with --resume in its own --out, ask it with rag ask --adapter"
             )
         ignored, flag = name in IGNORED, getattr(own.get(name), "is_flag", False)
         yes_or_no = (ignored or flag) and bool(words) and words[0].lower() in YES + NO
         if words and not equals and (name in VALUED or yes_or_no):
             value = words.pop(0)
         if ignored:
-            why, why_zh = IGNORED[name]
-            note(say(f"--{name} has no effect: {why}", f"--{name} 不起作用：{why_zh}"))
+            note(say("--{name} has no effect: {why}", name=name, why=IGNORED[name]))
         elif flag and (value or equals):
             found += _flag(name, value, own[name])
         else:
@@ -77,7 +75,4 @@ def _flag(name: str, value: str, option: Any) -> list[str]:
         return [f"--{name}"]
     if value.lower() in NO:
         return [other for other in option.secondary_opts if other.startswith("--")][:1]
-    raise UserError(
-        f"--{name} is {value!r}; need true or false",
-        zh=f"--{name} 为 {value!r}；须为 true 或 false",
-    )
+    raise UserError("--{name} is {value!r}; need true or false", name=name, value=value)

@@ -37,16 +37,14 @@ def show(diagnosis: "Diagnosis") -> None:
     found = diagnosis.by_problem()
     if found:
         columns = [say("problem"), say("bad"), say("warnings")]
-        rows = [
-            (say(*TITLES[kind]), bad or "", warn or "") for kind, bad, warn in counts(diagnosis)
-        ]
+        rows = [(say(TITLES[kind]), bad or "", warn or "") for kind, bad, warn in counts(diagnosis)]
         table("", columns, rows)
         for problem, findings in found.items():
-            rows = [(one.source, say(one.text, one.zh)) for one in findings[:FIRST]]
+            rows = [(one.source, say(one.text)) for one in findings[:FIRST]]
             if more := max(0, len(findings) - FIRST):
                 rows.append(("…", say("and {more:,} more", more=more)))
-            table(say(*TITLES[problem]), [say("row"), say("what")], rows)
-    _show_lengths(diagnosis, say(*UNITS[diagnosis.unit]))
+            table(say(TITLES[problem]), [say("row"), say("what")], rows)
+    _show_lengths(diagnosis, say(UNITS[diagnosis.unit]))
 
 
 def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
@@ -63,13 +61,13 @@ def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
     told = figures(diagnosis.lengths)
     out(
         say(
-            "{told:,} {unit}; of a row: median {told_2:,}, 95 % up to {told_3:,}, longest "
-            "{told_4:,}",
-            told=told["total"],
+            "{total:,} {unit}; of a row: median {median:,}, 95 % up to {p95:,}, longest "
+            "{longest:,}",
+            total=told["total"],
             unit=unit,
-            told_2=told["median"],
-            told_3=told["p95"],
-            told_4=told["longest"],
+            median=told["median"],
+            p95=told["p95"],
+            longest=told["longest"],
         )
     )
     table("", [unit, say("rows"), ""], rows)
@@ -92,7 +90,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
                 name=name,
             )
         for source in broken:
-            out(f"{source}: {say(bad[source].text, bad[source].zh)}")
+            out(f"{source}: {say(bad[source].text)}")
         for view in shown:
             out(view.title(say))
             if not screen.color_system:
@@ -202,8 +200,8 @@ def _check_places(*, json: Path | None, html: Path | None, picture: Path | None)
             continue
         if not path.parent.is_dir():
             raise UserError(
-                "there is no folder {parent} for {option}; make it first",
-                parent=path.parent,
+                "there is no folder {folder} for {option}; make it first",
+                folder=path.parent,
                 option=option,
             )
         if path.exists() and not _begins(path, HEADS[option]):
@@ -226,7 +224,7 @@ def _check_template(template: str) -> None:
 
     if template not in TEMPLATES:
         known = " | ".join(TEMPLATES)
-        raise UserError("--template is {text}; it is {known}", text=template, known=known)
+        raise UserError("--template is {template}; it is {known}", template=template, known=known)
 
 
 def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":

@@ -45,9 +45,8 @@ def domain(
         Path,
         opt.option(
             "--out --output-dir DIR",
-            Translatable(
-                "Folder for the rows, the adapter and what it is worth; again: goes on there."
-            ),
+            "Folder for the rows, the adapter and what it is worth; again: goes on there.",
+            "存放训练数据、适配器与评测结果的文件夹；再次运行时从中断处继续。",
         ),
     ],
     kb: Annotated[str, KbOption] = "default",
@@ -73,10 +72,9 @@ def domain(
         str | None,
         opt.option(
             "--general --mix FILE:SHARE",
-            Translatable(
-                "Rows about other things, against forgetting: this share of each step; some are "
-                "asked afterwards."
-            ),
+            "Rows about other things, against forgetting: this share of each step; some are asked "
+            "afterwards.",
+            "防遗忘的通用数据及其在每步中的比例；其中一部分用于事后提问。",
         ),
     ] = None,
     rank: opt.Rank = 8,
@@ -173,8 +171,10 @@ def _check_room(kb: str, model: Path) -> None:
 
 
 def _step(number: int, done: str = "") -> None:
-    title = say(*STEPS[number - 1])
-    note(f"[{number}/{len(STEPS)}] {title}{say(': ') + done if done else ''}")
+    line = STEPS[number - 1]
+    if done:
+        line = Translatable("{step}: {done}", step=line, done=done)
+    note(f"[{number}/{len(STEPS)}] {say(line)}")
 
 
 def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
@@ -206,7 +206,7 @@ def _rows(
             divide(general, folder, seed=seed)
 
     if work.rows_are_of(made_of):
-        _step(2, say("made before, in {rows}", rows=work.rows))
+        _step(2, Translatable("made before, in {rows}", rows=work.rows))
     else:
         _step(2)
         work.make_rows(make, made_of)
@@ -218,7 +218,7 @@ def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> N
     from finetune.train.setup import Data
 
     if work.trained:
-        _step(3, say("done before, in {adapter}", adapter=work.adapter))
+        _step(3, Translatable("done before, in {adapter}", adapter=work.adapter))
         return
     _step(3)
     general = work.rows / "general.jsonl"
@@ -232,10 +232,10 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
     from rag.config import read_config
 
     if verdict := work.verdict:
-        said = say("ship it") if verdict["ship"] else say("do not ship")
-        _step(4, say("done before, {said}", said=said))
+        decision = Translatable("ship it") if verdict["ship"] else Translatable("do not ship")
+        _step(4, Translatable("done before, {decision}", decision=decision))
         for reason in verdict["reasons"]:
-            note(f"  {say(reason['text'], reason['zh'])}")
+            note(f"  {reason['zh' if say.language == 'zh' else 'text']}")
     else:
         _step(4)
     general = work.rows / "general-heldout.jsonl"
@@ -273,7 +273,7 @@ def _use(work: "Work", kb: str, values: dict[str, str], quant: str) -> None:
     else:
         _step(
             5,
-            say(
+            Translatable(
                 "{settings} names a model already and stays as it is; for the adapter, put these "
                 "lines below its [generate]",
                 settings=settings,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, out, say, table
 from rag.cli.paths import KbOption, cache_home, existing_kb
 
@@ -25,10 +26,10 @@ def show(comparisons: "Sequence[Comparison]", title: str) -> None:
     last = ""
     for each in comparisons:
         measure = MEASURES[each.measure]
-        name = say(measure.title, measure.zh)
+        name = say(measure.title)
         rows.append(
             (
-                "" if each.condition == last else say(*CONDITION_TITLES[each.condition]),
+                "" if each.condition == last else say(CONDITION_TITLES[each.condition]),
                 name if measure.larger_is_better else f"{name} ↓",
                 _number(each.base.value),
                 _number(each.adapter.value),
@@ -51,7 +52,7 @@ def show(comparisons: "Sequence[Comparison]", title: str) -> None:
     ]
     table(title, columns, rows)
     if any(each.measure == "bleu4" for each in comparisons):
-        out(say(*BLEU4))
+        out(say(BLEU4))
 
 
 def _number(value: float, sign: str = "") -> str:
@@ -65,7 +66,7 @@ def tell(verdict: "Verdict", count: int) -> None:
         head = say("do not ship (on {count} questions)", count=count)
     out(head)
     for reason in verdict.reasons:
-        out(f"  {say(reason.text, reason.zh)}")
+        out(f"  {say(reason)}")
 
 
 DO_NOT_SHIP = 3
@@ -147,8 +148,8 @@ def evaluate(
         count = len(asked) + len(others)
         note(
             say(
-                "stopped after {results_count} of {count} questions: no verdict",
-                results_count=len(results),
+                "stopped after {done} of {count} questions: no verdict",
+                done=len(results),
                 count=count,
             )
         )
@@ -166,7 +167,7 @@ def evaluate(
             "resamples": resamples,
             "seed": seed,
             "whole": whole,
-            "bleu4": BLEU4[0],
+            "bleu4": BLEU4,
         }
         write_whole(json, record(about, results, comparisons, decided))
         note(str(json))
@@ -194,9 +195,9 @@ def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
         return CONDITIONS
     if set(names) - {"closed"} and form_of(questions) == "alpaca":
         raise UserError(
-            "--conditions is {said}, but the rows of {questions} name no place in a document; "
+            "--conditions is {conditions}, but the rows of {questions} name no place in a document; "
             "leave it out (closed), or ask the heldout.jsonl of rag finetune grounded",
-            said=said,
+            conditions=said,
             questions=questions,
         )
     return tuple(name for name in CONDITIONS if name in (names or ["closed"]))
@@ -222,14 +223,15 @@ def _read(
 
     found = read(path, pipeline.store if pipeline else None)
     if found.lost:
-        first = ", ".join(found.lost[:3])
+        examples = ", ".join(found.lost[:3])
+        if len(found.lost) > 3:
+            examples = Translatable("{examples}, …", examples=examples)
         note(
             say(
-                "left out: {lost_count} questions whose answer is not in this knowledge base "
-                "({first}{lost_count_2})",
-                lost_count=len(found.lost),
-                first=first,
-                lost_count_2=Translatable(", …") if len(found.lost) > 3 else "",
+                "left out: {count} questions whose answer is not in this knowledge base "
+                "({examples})",
+                count=len(found.lost),
+                examples=examples,
             )
         )
     return sample(found.questions, limit, seed=seed) if limit else found.questions

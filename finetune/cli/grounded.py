@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, out, say, table
 from rag.cli.paths import cache_home, existing_kb
 
@@ -18,21 +19,21 @@ if TYPE_CHECKING:
 WINDOW = 8192
 """The window in characters if no model is named."""
 KINDS = {
-    "definition": ("definitions", "定义"),
-    "article": ("articles", "条文"),
-    "list": ("lists", "列举"),
-    "table": ("tables", "表格"),
-    "cloze": ("figures, authorities", "数字与主管"),
-    "model": ("by the model", "模型出题"),
+    "definition": Translatable("definitions"),
+    "article": Translatable("articles"),
+    "list": Translatable("lists"),
+    "table": Translatable("tables"),
+    "cloze": Translatable("figures, authorities"),
+    "model": Translatable("by the model"),
 }
 REJECTIONS = {
-    "duplicate": ("asked twice", "重复的问题"),
-    "ambiguous": ("asked twice, with different answers", "问题相同而答案不同"),
-    "not retrieved": ("the retriever does not find the passage", "检索不到原段落"),
-    "too long": ("the model's window has no room for the passage", "模型窗口放不下原段落"),
-    "unsupported": ("its citation would not be correct", "引用无法核对"),
-    "invalid": ("written by the model, but not valid", "模型所写，不合格"),
-    "removed": ("removed from the knowledge base meanwhile", "其间已从知识库删除"),
+    "duplicate": Translatable("asked twice"),
+    "ambiguous": Translatable("asked twice, with different answers"),
+    "not retrieved": Translatable("the retriever does not find the passage"),
+    "too long": Translatable("the model's window has no room for the passage"),
+    "unsupported": Translatable("its citation would not be correct"),
+    "invalid": Translatable("written by the model, but not valid"),
+    "removed": Translatable("removed from the knowledge base meanwhile"),
 }
 
 
@@ -40,67 +41,35 @@ def grounded(
     kb: Annotated[
         str,
         typer.Argument(
-            metavar="KB",
-            help=say(
-                "Knowledge base: a name, or a folder if it has a slash.",
-                "知识库：名称；含斜杠时为文件夹。",
-            ),
+            metavar="KB", help=say("Knowledge base: a name, or a folder if it has a slash.")
         ),
     ],
     folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT",
-            help=say(
-                "Folder for train.jsonl and heldout.jsonl.",
-                "存放 train.jsonl 与 heldout.jsonl 的文件夹。",
-            ),
-        ),
+        Path, typer.Argument(metavar="OUT", help=say("Folder for train.jsonl and heldout.jsonl."))
     ],
     *,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help=say("Rows in all, at most.", "总行数上限。"))
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=say("Rows in all, at most."))] = None,
     kinds: Annotated[
         str | None,
         typer.Option(
             metavar="KIND,...",
-            help=say(
-                f"Questions to make: {', '.join(KINDS)}; default: all but model.",
-                f"要出的题型：{'、'.join(KINDS)}；默认为 model 之外的全部。",
-            ),
+            help=say("Questions to make: {kinds}; default: all but model.", kinds=KINDS),
         ),
     ] = None,
     passages: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help=say(
-                "Passages in a prompt; default: the knowledge base's own.",
-                "提示中的段落数；默认同知识库设置。",
-            ),
-        ),
+        typer.Option(min=1, help=say("Passages in a prompt; default: the knowledge base's own.")),
     ] = None,
     without_gold: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=1,
-            help=say(
-                "Share of rows whose passages do not answer, to train refusals.",
-                "段落中没有答案、用于训练拒答的行的比例。",
-            ),
+            min=0, max=1, help=say("Share of rows whose passages do not answer, to train refusals.")
         ),
     ] = 0.2,
     heldout: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=0.9,
-            help=say(
-                "Share of documents kept out of training, for evaluation.",
-                "不参与训练、留作评测的文档比例。",
-            ),
+            min=0, max=0.9, help=say("Share of documents kept out of training, for evaluation.")
         ),
     ] = 0.1,
     model: Annotated[
@@ -108,39 +77,27 @@ def grounded(
         typer.Option(
             metavar="MODEL",
             help=say(
-                "The ChatGLM to be trained (folder, or name on a hub), for its tokenizer and "
-                f"window; without one a character counts as a token and the window is {WINDOW}.",
-                "要训练的 ChatGLM（文件夹或模型库中的名称），用其分词器与窗口；"
-                f"不指定时一个字符算一个词元，窗口为 {WINDOW}。",
+                "The ChatGLM to be trained (folder, or name on a hub), for its tokenizer and window; "
+                "without one a character counts as a token and the window is {window}.",
+                window=WINDOW,
             ),
         ),
     ] = None,
     write_questions: Annotated[
-        bool,
-        typer.Option(
-            "--write-questions", help=say("Let --model write questions too.", "也让 --model 出题。")
-        ),
+        bool, typer.Option("--write-questions", help=say("Let --model write questions too."))
     ] = False,
     plain: Annotated[
         bool,
         typer.Option(
             "--plain",
-            help=say(
-                "Also plain.jsonl: the training questions and answers without passages.",
-                "另写 plain.jsonl：不带段落的训练问答。",
-            ),
+            help=say("Also plain.jsonl: the training questions and answers without passages."),
         ),
     ] = False,
-    seed: Annotated[
-        int, typer.Option(help=say("The same seed gives the same files.", "种子相同则文件相同。"))
-    ] = 0,
+    seed: Annotated[int, typer.Option(help=say("The same seed gives the same files."))] = 0,
 ) -> None:
     chosen = _kinds(kinds, write_questions=write_questions)
     if "model" in chosen and not model:
-        raise UserError(
-            "a model is to write questions, but none is named; add --model MODEL",
-            zh="要由模型出题，但没有指定模型；请加上 --model 模型",
-        )
+        raise UserError("a model is to write questions, but none is named; add --model MODEL")
     config = existing_kb(kb)
 
     from finetune.synth.build import SyntheticOptions, build
@@ -161,14 +118,13 @@ def grounded(
             folder,
             options,
             generator=generator,
-            progress=lambda total: counting(say("questions", "个问题"), total),
+            progress=lambda total: counting(say("questions"), total),
         )
     _show(report, folder, heldout)
 
 
 grounded.__doc__ = say(
-    "Make training rows from a knowledge base: questions, retrieved passages, cited answers.",
-    "用知识库生成训练数据：问题、检索到的段落、带引用的回答。",
+    "Make training rows from a knowledge base: questions, retrieved passages, cited answers."
 )
 
 
@@ -177,10 +133,7 @@ def _kinds(named: str | None, *, write_questions: bool) -> tuple[Any, ...]:
         return tuple(kind for kind in KINDS if kind != "model" or write_questions)
     chosen = [kind.strip() for kind in named.split(",")]
     if wrong := [kind for kind in chosen if kind not in KINDS]:
-        raise UserError(
-            f"--kinds names {wrong[0]!r}; known are {', '.join(KINDS)}",
-            zh=f"--kinds 中的 {wrong[0]!r} 无法识别；可用：{'、'.join(KINDS)}",
-        )
+        raise UserError("--kinds names {wrong!r}; known are {kinds}", wrong=wrong[0], kinds=KINDS)
     return tuple(k for k in KINDS if k in chosen or (k == "model" and write_questions))
 
 
@@ -206,10 +159,11 @@ def room_for_prompts(context: int, max_new_tokens: int, kb: "Place") -> int:
     room = context - max_new_tokens
     if room < 1:
         raise UserError(
-            f"[generate] max_new_tokens is {max_new_tokens}, but the model's window holds "
-            f"{context} tokens, prompt included; lower it in {settings}",
-            zh=f"[generate] max_new_tokens 为 {max_new_tokens}，而模型窗口连同提示"
-            f"只有 {context} 个词元；请在 {settings} 中调小",
+            "[generate] max_new_tokens is {max_new_tokens}, but the model's window holds "
+            "{context} tokens, prompt included; lower it in {settings}",
+            max_new_tokens=max_new_tokens,
+            context=context,
+            settings=settings,
         )
     return room
 
@@ -225,7 +179,7 @@ def _generator(model: str) -> "Generator":
 def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:
     rows: list[tuple[object, ...]] = [
         (
-            say(*names),
+            say(names),
             report.rows[kind, "train"],
             report.rows[kind, "heldout"],
             report.refusals[kind, "train"] + report.refusals[kind, "heldout"],
@@ -235,38 +189,28 @@ def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:
     ]
     sides = list(report.documents.values())
     refusals = sum(report.refusals.values())
-    rows.append((say("in all", "合计"), report.total("train"), report.total("heldout"), refusals))
-    rows.append((say("documents", "文档"), sides.count("train"), sides.count("heldout"), ""))
-    columns = [
-        say("questions from", "题目来源"),
-        say("train", "训练"),
-        say("held out", "留出"),
-        say("of them refusals", "其中拒答"),
-    ]
+    rows.append((say("in all"), report.total("train"), report.total("heldout"), refusals))
+    rows.append((say("documents"), sides.count("train"), sides.count("heldout"), ""))
+    columns = [say("questions from"), say("train"), say("held out"), say("of them refusals")]
     table("", columns, rows)
     counts = report.rejected
-    rejected = [(say(*names), counts[why]) for why, names in REJECTIONS.items() if counts[why]]
+    rejected = [(say(names), counts[why]) for why, names in REJECTIONS.items() if counts[why]]
     if rejected:
-        table("", [say("rejected", "舍弃"), say("questions", "问题数")], rejected)
+        table("", [say("rejected"), say("questions")], rejected)
     for sample in report.samples:
         _show_row(sample)
     if heldout and not report.total("heldout"):
-        note(
-            say(
-                "only one document has questions, so none is held out; all rows are for training",
-                "只有一个文档有题目，无法留出评测集；全部用于训练",
-            )
-        )
+        note(say("only one document has questions, so none is held out; all rows are for training"))
     note(str(folder))
 
 
 def _show_row(row: "RaftRow") -> None:
     pair = row.question.pair
-    kind = say(*KINDS[pair.kind])
-    out(say(f"Question ({kind}): {pair.question}", f"问题（{kind}）：{pair.question}"))
+    kind = say(KINDS[pair.kind])
+    out(say("Question ({kind}): {question}", kind=kind, question=pair.question))
     for number, source in enumerate(row.sources, start=1):
         text = " ".join(source.passage.text.split())
         mark = "*" if number == row.gold else " "
         out(f" {mark}[{number}] {source.hit.chunk.title}: {text[:60]}…")
-    out(say(f"Answer: {row.messages[-1].text}", f"回答：{row.messages[-1].text}"))
+    out(say("Answer: {text}", text=row.messages[-1].text))
     out()

@@ -93,11 +93,11 @@ def _tell(done: "Merged", adapter: Path) -> None:
     if contract.template != "chat":
         note(
             say(
-                "{adapter} was trained on prompts of the form {text!r}, which a model's folder can't "
+                "{adapter} was trained on prompts of the form {form!r}, which a model's folder can't "
                 "say: rag will ask the merged model in its own chat; keep to that form elsewhere, or "
                 "let rag use the adapter beside the model",
                 adapter=adapter,
-                text=contract.template,
+                form=contract.template,
             )
         )
     if contract.stop_ids:

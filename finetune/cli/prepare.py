@@ -10,6 +10,7 @@ from finetune.cli import options as opt
 from finetune.cli.options import DATA_NAMES, option
 from finetune.options import MAX_LENGTH
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import Progress, out, say
 from rag.cli.paths import cache_home
 
@@ -24,21 +25,17 @@ MAX_SOURCE, MAX_TARGET = 1024, 128
 
 def fates(counts: "Counts") -> list[str]:
     """How many examples are not learnt as they are; empty if all are."""
-    rows = "row" if counts.bad == 1 else "rows"
+    bad = Translatable("1 bad row skipped")
+    if counts.bad > 1:
+        bad = Translatable("{count} bad rows skipped", count=counts.bad)
     parts = (
-        (counts.shortened, "shortened", "条被截短"),
-        (counts.left_out, "left out", "条被略去"),
-        (counts.bad, f"bad {rows} skipped", "个错误行被跳过"),
+        (counts.shortened, Translatable("{count} shortened", count=counts.shortened)),
+        (counts.left_out, Translatable("{count} left out", count=counts.left_out)),
+        (counts.bad, bad),
     )
     return [
-        *(say(f"{number} {what}", f"{number} {zh}") for number, what, zh in parts if number),
-        *(
-            say(
-                f"the file breaks at {row}, what follows is lost",
-                f"文件在 {row} 处损坏，其后内容丢失",
-            )
-            for row in counts.ended
-        ),
+        *(say(text) for number, text in parts if number),
+        *(say("the file breaks at {row}, what follows is lost", row=row) for row in counts.ended),
     ]
 
 
@@ -46,16 +43,17 @@ Template = Annotated[
     str | None,
     option(
         "--template chat|tutorial",
-        "How a question is put (chat if left out); kept with the adapter.",
-        "提问的格式（默认 chat）；随适配器保存。",
+        Translatable("How a question is put (chat if left out); kept with the adapter."),
     ),
 ]
 RowLength = Annotated[
     int | None,
     option(
         "--max-length --max-seq-length N",
-        f"Tokens of a row, at most (default {MAX_LENGTH}); longer ones are shortened and told.",
-        f"每行最多的词元数（默认 {MAX_LENGTH}）；更长的会被截短并说明。",
+        Translatable(
+            "Tokens of a row, at most (default {max_length}); longer ones are shortened and told.",
+            max_length=MAX_LENGTH,
+        ),
         least=1,
     ),
 ]
@@ -63,8 +61,10 @@ MaxSource = Annotated[
     int | None,
     option(
         "--max-source-length --max-input-length N",
-        f"THUDM's: tokens of a question ({MAX_SOURCE}); both lengths together are --max-length.",
-        f"THUDM 的名称：问题的词元数（{MAX_SOURCE}）；两个长度之和即 --max-length。",
+        Translatable(
+            "THUDM's: tokens of a question ({max_source}); both lengths together are --max-length.",
+            max_source=MAX_SOURCE,
+        ),
         least=1,
     ),
 ]
@@ -72,8 +72,10 @@ MaxTarget = Annotated[
     int | None,
     option(
         "--max-target-length --max-output-length N",
-        f"THUDM's: tokens of an answer ({MAX_TARGET}); see --max-source-length.",
-        f"THUDM 的名称：回答的词元数（{MAX_TARGET}）；见 --max-source-length。",
+        Translatable(
+            "THUDM's: tokens of an answer ({max_target}); see --max-source-length.",
+            max_target=MAX_TARGET,
+        ),
         least=1,
     ),
 ]
@@ -107,9 +109,9 @@ class RowOptions:
         given = self._given()
         if self.max_length is not None and len(given) > 1:
             raise UserError(
-                f"--max-length and {given[1]} are both given; --max-length is both lengths "
-                "together, so give one",
-                zh=f"同时给出了 --max-length 与 {given[1]}；前者即两个长度之和，请只指定一个",
+                "--max-length and {given} are both given; --max-length is both lengths together, so "
+                "give one",
+                given=given[1],
             )
         most = MAX_LENGTH if self.max_length is None else self.max_length
         if self.max_source_length is not None or self.max_target_length is not None:
@@ -123,9 +125,10 @@ class RowOptions:
 
         if given := self._given():
             raise UserError(
-                f"{folder} holds rows that are prepared already, but {given[0]} is given; "
-                "leave it out, or name the data itself",
-                zh=f"{folder} 中是已准备好的数据行，而又给出了 {given[0]}；请去掉该选项，或给出原始数据",
+                "{folder} holds rows that are prepared already, but {given} is given; leave it out, "
+                "or name the data itself",
+                folder=folder,
+                given=given[0],
             )
         return Rows(self.template or TokenSet.open(folder).target["template"], MAX_LENGTH)
 
@@ -141,8 +144,9 @@ class RowOptions:
         other = ["--template chat"] * (self.template == "chat") + self._given()
         if other:
             raise UserError(
-                f"{own} writes the tutorial's tokens, which have no {other[0]}; give one of them",
-                zh=f"{own} 写出该教程的词元，不能与 {other[0]} 合用；请只指定一个",
+                "{own} writes the tutorial's tokens, which have no {other}; give one of them",
+                own=own,
+                other=other[0],
             )
         options = TutorialOptions(skip_overlength=skip_overlength)
         return (
@@ -163,10 +167,7 @@ def prepare(
         list[Path] | None,
         typer.Argument(
             metavar="DATA... OUT",
-            help=say(
-                "Files as rag finetune check takes them, and a new folder for the tokens.",
-                "训练数据文件（格式同 rag finetune check），最后是存放词元的新文件夹。",
-            ),
+            help=say("Files as rag finetune check takes them, and a new folder for the tokens."),
         ),
     ] = None,
     *,
@@ -174,8 +175,9 @@ def prepare(
         str | None,
         option(
             "--model --model-name-or-path --model-path --chatglm-path MODEL",
-            "A ChatGLM's folder or name on a hub, of which only the tokenizer is read.",
-            "ChatGLM 的文件夹或模型库中的名称（只读取分词器）。",
+            Translatable(
+                "A ChatGLM's folder or name on a hub, of which only the tokenizer is read."
+            ),
         ),
     ] = None,
     template: Template = None,
@@ -183,8 +185,10 @@ def prepare(
         int | None,
         option(
             "--max-length N",
-            f"Tokens of a row, at most (default {MAX_LENGTH}); longer ones are shortened and told.",
-            f"每行最多的词元数（默认 {MAX_LENGTH}）；更长的会被截短并说明。",
+            Translatable(
+                "Tokens of a row, at most (default {max_length}); longer ones are shortened and told.",
+                max_length=MAX_LENGTH,
+            ),
             least=1,
         ),
     ] = None,
@@ -194,37 +198,31 @@ def prepare(
         int | None,
         option(
             "--max-seq-length N",
-            "The tokens of mymusise/ChatGLM-Tuning, id for id: N of the prompt and N of the answer, "
-            "at most (384 if only --skip-overlength is given).",
-            "与 mymusise/ChatGLM-Tuning 逐个 id 相同的词元：提示与回答各最多 N 个"
-            "（只给出 --skip-overlength 时为 384）。",
+            Translatable(
+                "The tokens of mymusise/ChatGLM-Tuning, id for id: N of the prompt and N of the "
+                "answer, at most (384 if only --skip-overlength is given)."
+            ),
         ),
     ] = None,
     skip_overlength: Annotated[
         bool,
         option(
             "--skip-overlength/--no-skip-overlength",
-            "The same, without rows longer than --max-seq-length.",
-            "同上，并略去超过 --max-seq-length 的行。",
+            Translatable("The same, without rows longer than --max-seq-length."),
         ),
     ] = False,
     jsonl: Annotated[
         Path | None,
-        option(
-            "--jsonl FILE",
-            "Write the tutorial's context/target lines here.",
-            "在此写出教程的 context/target 数据行。",
-        ),
+        option("--jsonl FILE", Translatable("Write the tutorial's context/target lines here.")),
     ] = None,
     data: Annotated[
-        list[Path] | None, option(f"--data {DATA_NAMES} FILE", "The same as DATA.", "同 DATA。")
+        list[Path] | None, option(f"--data {DATA_NAMES} FILE", Translatable("The same as DATA."))
     ] = None,
     save_path: Annotated[
         Path | None,
         option(
             "--save-path PLACE",
-            "The same as OUT, or as --jsonl where it ends in .jsonl.",
-            "同 OUT；以 .jsonl 结尾时同 --jsonl。",
+            Translatable("The same as OUT, or as --jsonl where it ends in .jsonl."),
         ),
     ] = None,
     prompt_column: opt.PromptColumn = "",
@@ -232,10 +230,7 @@ def prepare(
     history_column: opt.HistoryColumn = "",
     skip_bad: opt.SkipBad = False,
     overwrite: Annotated[
-        bool,
-        option(
-            "--overwrite/--no-overwrite", "Replace what is at the place.", "替换目标位置的内容。"
-        ),
+        bool, option("--overwrite/--no-overwrite", Translatable("Replace what is at the place."))
     ] = False,
 ) -> None:
     sources, target = [*(files or []), *(data or [])], save_path
@@ -245,15 +240,9 @@ def prepare(
         target = files[-1]
         sources.remove(target)
     if not sources or not (target or jsonl):
-        raise UserError(
-            "name the data and then a new folder for the tokens, or --jsonl FILE",
-            zh="请先给出数据文件，再给出存放词元的新文件夹；或用 --jsonl 指定文件",
-        )
+        raise UserError("name the data and then a new folder for the tokens, or --jsonl FILE")
     if target and not model:
-        raise UserError(
-            "tokens need a tokenizer; name a model's folder with --model",
-            zh="生成词元需要分词器；请用 --model 指定模型文件夹",
-        )
+        raise UserError("tokens need a tokenizer; name a model's folder with --model")
     row_options = RowOptions(template, max_length, max_source_length, max_target_length)
     rows = row_options.rows()
     tutorial = row_options.tutorial(max_seq_length, skip_overlength=skip_overlength)
@@ -277,7 +266,7 @@ def prepare(
     check_free(target, overwrite=overwrite)  # before the work
     directory = fetch(model, cache=cache_home() / "models", weights=False)
     config = read_config(directory)
-    with Progress(say("examples", "样本")) as progress:
+    with Progress(say("examples")) as progress:
         tokens = tokenize(
             sources,
             directory,
@@ -295,14 +284,15 @@ def prepare(
 
 
 prepare.__doc__ = say(
-    "Write training data as tokens that this and other trainers read, or in the tutorial's form.",
-    "把训练数据写成本程序及其他训练程序可读的词元，或教程的格式。",
+    "Write training data as tokens that this and other trainers read, or in the tutorial's form."
 )
 
 
 def _report(place: Path, counts: "Counts", rows: int) -> None:
-    en, zh = f"{rows} rows of {counts.examples} examples", f"{counts.examples} 条样本，{rows} 行"
-    out(
-        say(f"{place}: {en}", f"{place}：{zh}")
-        + "".join(say(", ", "，") + f for f in fates(counts))
+    line = say(
+        "{place}: {rows} rows of {examples} examples",
+        place=place,
+        rows=rows,
+        examples=counts.examples,
     )
+    out(line + "".join(say(", ") + f for f in fates(counts)))

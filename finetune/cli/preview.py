@@ -40,13 +40,16 @@ class Preview:
         ways = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
         ways += ["--quant int8"] if options.quant == "none" else []
         ways.append(f"--max-length {max(64, one.length // 2)}")
-        where, where_zh = {"cpu": Translatable("memory"), "cuda": Translatable("GPU memory")}[kind]
+        where = {"cpu": Translatable("memory"), "cuda": Translatable("GPU memory")}[kind]
         needs, left = gigabytes(wanted), gigabytes(preview.free)
         raise UserError(
-            f"training on one row of {one.length} tokens needs {needs} of {where} and {left} are "
-            f"free; try {', '.join(ways)}",
-            zh=f"训练一行 {one.length} 词元需要 {needs} {where_zh}，而可用 {left}；"
-            f"可尝试 {'、'.join(ways)}",
+            "training on one row of {length} tokens needs {needed} of {where} and {free} are free; "
+            "try {ways}",
+            length=one.length,
+            needed=needs,
+            where=where,
+            free=left,
+            ways=ways,
         )
 
     def largest(self) -> str:

@@ -21,6 +21,7 @@ from finetune.cli.prepare import (
 )
 from finetune.cli.preview import Preview, show_time
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import Progress, loading, note, out, say
 from rag.cli.paths import cache_home
 
@@ -30,15 +31,16 @@ if TYPE_CHECKING:
     from finetune.train.setup import Data, Finished, Told
 
 
+SETS = {"dev": Translatable("dev"), "general": Translatable("general")}
+"""The held-out sets whose losses are shown."""
+
+
 def train(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="DATA...",
-            help=say(
-                "alpaca, ShareGPT or messages files, or a folder that `prepare` wrote.",
-                "alpaca、ShareGPT 或 messages 文件，或 prepare 写出的文件夹。",
-            ),
+            help=say("alpaca, ShareGPT or messages files, or a folder that `prepare` wrote."),
         ),
     ] = None,
     *,
@@ -107,8 +109,7 @@ def train(
     given = [*(files or []), *(data or [])]
     if not given:
         raise UserError(
-            "no data is given; name files, or a folder that `rag finetune prepare` wrote",
-            zh="没有给出数据；请指定文件，或 rag finetune prepare 写出的文件夹",
+            "no data is given; name files, or a folder that `rag finetune prepare` wrote"
         )
     asked = RowOptions(template, max_length, max_source_length, max_target_length)
     rows = asked.prepared(given[0]) if len(given) == 1 and given[0].is_dir() else asked.rows()
@@ -165,8 +166,7 @@ def train(
 
 
 train.__doc__ = say(
-    "Train a LoRA or P-Tuning adapter. Stopped at any moment, --resume goes on to the same bytes.",
-    "训练 LoRA 或 P-Tuning 适配器。随时中断后用 --resume 继续，结果逐字节一致。",
+    "Train a LoRA or P-Tuning adapter. Stopped at any moment, --resume goes on to the same bytes."
 )
 
 
@@ -242,31 +242,25 @@ def free(folder: Path) -> None:
     from finetune.train.checkpoint import found, is_training
 
     if folder.exists() and not folder.is_dir():
-        raise UserError(
-            f"{folder} is a file; name a new folder with --out",
-            zh=f"{folder} 是文件；请用 --out 指定新文件夹",
-        )
+        raise UserError("{folder} is a file; name a new folder with --out", folder=folder)
     if not folder.exists() or not any(folder.iterdir()):
         return
     held = found(folder)
     if is_training(folder):
         if not held:  # it may still run
             raise UserError(
-                f"{folder} holds a training without a checkpoint; begin it anew with "
+                "{folder} holds a training without a checkpoint; begin it anew with "
                 "--overwrite-output-dir, or name another --out",
-                zh=f"{folder} 中有尚无检查点的训练；加 --overwrite-output-dir 重新开始，或换一个 --out",
+                folder=folder,
             )
         step = held[-1][0]
         raise UserError(
-            f"{folder} holds a training at step {step}; add --resume to go on, "
+            "{folder} holds a training at step {step}; add --resume to go on, "
             "--overwrite-output-dir to lose it, or name another --out",
-            zh=f"{folder} 中有进行到第 {step} 步的训练；加 --resume 继续，"
-            "加 --overwrite-output-dir 放弃，或换一个 --out",
+            folder=folder,
+            step=step,
         )
-    raise UserError(
-        f"{folder} is not empty; name a new folder with --out",
-        zh=f"{folder} 不是空文件夹；请用 --out 指定新文件夹",
-    )
+    raise UserError("{folder} is not empty; name a new folder with --out", folder=folder)
 
 
 def mixed(mix: str | None, name: str = "--mix") -> tuple[tuple[Path, ...], float]:
@@ -279,10 +273,7 @@ def mixed(mix: str | None, name: str = "--mix") -> tuple[tuple[Path, ...], float
         return (Path(mix),), 0.2
     share = _number(name, said)
     if not 0 <= share < 1:
-        raise UserError(
-            f"{name} has the share {said}; need 0 to below 1",
-            zh=f"{name} 的比例为 {said}；须为 0 到 1（不含 1）",
-        )
+        raise UserError("{name} has the share {said}; need 0 to below 1", name=name, said=said)
     return (Path(file),), share
 
 
@@ -290,9 +281,7 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(
-            f"{name} is {text!r}; need a number", zh=f"{name} 为 {text!r}；须为数字"
-        ) from None
+        raise UserError("{name} is {text!r}; need a number", name=name, text=text) from None
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -322,13 +311,11 @@ class Screen:
             from finetune.train.checkpoint import found
 
             text = say(
-                "stopped before the first checkpoint; add --overwrite-output-dir to begin anew",
-                "在第一个检查点之前停止；加 --overwrite-output-dir 可重新开始",
+                "stopped before the first checkpoint; add --overwrite-output-dir to begin anew"
             )
             if found(self.folder):
                 text = say(
-                    "stopped; the same command with --resume goes on from the last checkpoint",
-                    "已停止；用同一命令加 --resume 从最近的检查点继续",
+                    "stopped; the same command with --resume goes on from the last checkpoint"
                 )
             self.note(text)
 
@@ -341,30 +328,31 @@ class Screen:
         rows = told.rows
         self.note(
             say(
-                f"{rows['train']} rows to learn, {rows['dev']} held out; of general ones "
-                f"{rows['general']} mixed in, {rows['general_dev']} measured",
-                f"训练 {rows['train']} 行，留出 {rows['dev']} 行；通用数据混入 {rows['general']} 行，"
-                f"评估 {rows['general_dev']} 行",
+                "{rows} rows to learn, {rows_2} held out; of general ones {rows_3} mixed in, "
+                "{rows_4} measured",
+                rows=rows["train"],
+                rows_2=rows["dev"],
+                rows_3=rows["general"],
+                rows_4=rows["general_dev"],
             )
         )
         for name, counts in told.counts.items():
             for fate in fates(counts):
-                self.note(say(f"{name}: {fate}", f"{name}：{fate}"))
+                self.note(say("{name}: {fate}", name=name, fate=fate))
 
     def show(self, report: "Report") -> None:
         """Loss, speed, time left."""
         text = say(
-            f"step {report.step}/{report.steps}, loss {report.loss:.4f}",
-            f"第 {report.step}/{report.steps} 步，损失 {report.loss:.4f}",
+            "step {step}/{steps}, loss {loss:.4f}",
+            step=report.step,
+            steps=report.steps,
+            loss=report.loss,
         )
-        for name, zh, loss in (
-            ("dev", "验证", report.dev_loss),
-            ("general", "通用", report.general_loss),
-        ):
+        for name, loss in (("dev", report.dev_loss), ("general", report.general_loss)):
             if loss is not None:
-                text += say(f", {name} {loss:.4f}", f"，{zh} {loss:.4f}")
+                text += say(", {name} {loss:.4f}", name=SETS[name], loss=loss)
         speed = f"{report.speed:,.0f}"
-        text += say(f", {speed} tokens/s", f"，{speed} 词元/秒")
+        text += say(", {speed} tokens/s", speed=speed)
         self.progress.total = report.steps
         self.progress(report.step, text, left=report.left)
         self.stopped = report.stopped
@@ -372,27 +360,31 @@ class Screen:
     def finished(self, done: "Finished") -> None:
         """What was written, and how far it may be trusted."""
         if self.stopped:
-            self.note(say(f"stopped early: {self.stopped}", f"提前停止：{self.stopped}"))
+            self.note(say("stopped early: {stopped}", stopped=self.stopped))
         if done.strength != 1:
-            self.note(say(f"kept at strength {done.strength:g}", f"以强度 {done.strength:g} 保留"))
-        for name, zh in (("dev", "验证"), ("general", "通用")):
+            self.note(say("kept at strength {strength:g}", strength=done.strength))
+        for name, title in SETS.items():
             before, after = (done.losses.get(f"{name}_loss{when}") for when in ("_before", ""))
             if before is not None and after is not None:
                 text = say(
-                    f"{name} loss {before:.4f} before, {after:.4f} now",
-                    f"{zh}损失：训练前 {before:.4f}，现在 {after:.4f}",
+                    "{name} loss {before:.4f} before, {after:.4f} now",
+                    name=title,
+                    before=before,
+                    after=after,
                 )
                 best, step = done.losses.get(f"{name}_best", after), done.losses.get("dev_step", 0)
                 if best < after and step != done.steps:
                     text += say(
-                        f" (least: {best:.4f} in step {step:.0f} of {done.steps})",
-                        f"（最低 {best:.4f}，在第 {step:.0f} 步，共 {done.steps} 步）",
+                        " (least: {best:.4f} in step {step:.0f} of {steps})",
+                        best=best,
+                        step=step,
+                        steps=done.steps,
                     )
                 self.note(text)
         self.note(
             say(
-                f"read back, its logits differ by {done.apart:.1e} of the largest at most",
-                f"读回校验：输出相对差异不超过 {done.apart:.1e}",
+                "read back, its logits differ by {apart:.1e} of the largest at most",
+                apart=done.apart,
             )
         )
         out(str(done.out))
@@ -406,7 +398,7 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as problem:
         where = problem.filename or folder
         raise UserError(
-            f"{where}: {problem.strerror or problem}; see to it, and run the same command with "
-            "--resume",
-            zh=f"{where}：{problem.strerror or problem}；请处理后用同一命令加 --resume 继续",
+            "{where}: {strerror}; see to it, and run the same command with --resume",
+            where=where,
+            strerror=problem.strerror or problem,
         ) from problem

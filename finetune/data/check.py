@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from finetune.data.formats import AS_FOUND, Columns, read
 from finetune.data.token_view import CONTROLS
 from finetune.types import Example, Finding, Problem, Unfit
+from ingest.i18n import Translatable
 
 if TYPE_CHECKING:
     from finetune.data.template import RowEncoder
@@ -147,7 +148,10 @@ class Repeats:
         whole = _digest([*before, answer])
         if first := self.rows.get(whole):
             yield Finding(
-                example.source, "duplicate", f"the same as {first}", f"与 {first} 相同", bad=False
+                example.source,
+                "duplicate",
+                Translatable("the same as {first}", first=first),
+                bad=False,
             )
             return
         self.rows[whole] = example.source
@@ -155,8 +159,7 @@ class Repeats:
             yield Finding(
                 example.source,
                 "conflict",
-                f"the same question as {first}, but another answer",
-                f"与 {first} 问题相同而回答不同",
+                Translatable("the same question as {first}, but another answer", first=first),
                 bad=False,
             )
             return
@@ -172,8 +175,9 @@ def special_words(example: Example) -> Iterator[Finding]:
         yield Finding(
             example.source,
             "special",
-            f"the text holds {named}; it is learnt as text, not as a special token",
-            f"文本中含有 {named}；将作为普通文本而非特殊词元学习",
+            Translatable(
+                "the text holds {named}; it is learnt as text, not as a special token", named=named
+            ),
             bad=False,
         )
 
@@ -189,8 +193,10 @@ def controls(example: Example) -> Iterator[Finding]:
         yield Finding(
             example.source,
             "control",
-            f"the text holds control characters ({named}), which are learnt as they are",
-            f"文本中含有控制字符（{named}）；将照原样学习",
+            Translatable(
+                "the text holds control characters ({named}), which are learnt as they are",
+                named=named,
+            ),
             bad=False,
         )
 
@@ -201,8 +207,11 @@ def out_of_place(example: Example, template: str) -> Iterator[Finding]:
         yield Finding(
             example.source,
             "place",
-            f"the {template} form has no place for {count} earlier messages; they are left out",
-            f"{template} 格式容不下之前的 {count} 条消息；将被略去",
+            Translatable(
+                "the {text} form has no place for {count} earlier messages; they are left out",
+                text=template,
+                count=count,
+            ),
             bad=False,
         )
 
@@ -223,8 +232,11 @@ class Characters:
             Finding(
                 example.source,
                 "long",
-                f"{size} characters, more than {self.max_length}; --model counts tokens",
-                f"{size} 个字符，超过 {self.max_length}；指定 --model 可按词元计数",
+                Translatable(
+                    "{size} characters, more than {max_length}; --model counts tokens",
+                    size=size,
+                    max_length=self.max_length,
+                ),
                 bad=False,
             )
         ]
@@ -248,12 +260,13 @@ class Tokens:
             self.encoder(example)
         except Unfit as unfit:
             return lengths, [unfit.finding(example.source)]
-        text = (
-            f"{size} tokens, more than {self.max_length}: its earliest turns, the middle of its "
-            "question, or the end of its answer will be cut"
+        text = Translatable(
+            "{size} tokens, more than {most}: its earliest turns, the middle of its question, or the "
+            "end of its answer will be cut",
+            size=size,
+            most=self.max_length,
         )
-        zh = f"{size} 个词元，超过 {self.max_length}：较早的轮次、问题的中部或回答的末尾将被截去"
-        return lengths, [Finding(example.source, "long", text, zh, bad=False)]
+        return lengths, [Finding(example.source, "long", text, bad=False)]
 
 
 def _digest(texts: Sequence[str]) -> bytes:

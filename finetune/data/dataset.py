@@ -233,6 +233,6 @@ def _json(value: Any) -> bytes:
 
 def broken(folder: Path) -> UserError:
     return UserError(
-        f"{folder} is not a whole set of tokens; make it again with: rag finetune prepare",
-        zh=f"{folder} 不是完整的词元集；请用 rag finetune prepare 重新生成",
+        "{folder} is not a whole set of tokens; make it again with: rag finetune prepare",
+        folder=folder,
     )

@@ -26,7 +26,7 @@ from finetune.types import (
     wrong,
 )
 from ingest.errors import UserError
-from ingest.i18n import readable
+from ingest.i18n import Translatable, readable
 from rag.types import Message
 
 FIELDS = ("messages", "conversations")
@@ -82,7 +82,7 @@ def conversation(record: Record) -> Example:
     field = kind_of(row)
     said_by = row[field]
     if not isinstance(said_by, list):
-        raise wrong(f'"{field}"', f'"{field}"', said_by, "a list of messages", "消息的列表")
+        raise wrong(f'"{field}"', f'"{field}"', said_by, Translatable("a list of messages"))
     messages: list[Message] = []
     given: list[int] = []
     system = text_of(row, "system") or ""
@@ -97,19 +97,17 @@ def conversation(record: Record) -> Example:
             given.append(len(messages))
         messages.append(message)
     if not messages:
-        raise Unfit("empty", f'"{field}" is empty; need messages', f'"{field}" 为空；需要消息')
+        raise Unfit("empty", Translatable('"{field}" is empty; need messages', field=field))
     if messages[-1].role != "assistant":
         role = messages[-1].role
         raise Unfit(
             "type",
-            f"the last message is the {role}'s; need the assistant's",
-            f"最后一条消息的角色为 {role}；须为 assistant",
+            Translatable("the last message is the {role}'s; need the assistant's", role=role),
         )
     if len(given) == sum(message.role == "assistant" for message in messages):
         raise Unfit(
             "missing",
-            "every message of the assistant has weight 0; one must be learnt",
-            "assistant 的消息权重均为 0；至少须学习一条",
+            Translatable("every message of the assistant has weight 0; one must be learnt"),
         )
     return Example(
         tuple(messages), "", frozenset(given), record.source, whole=row.keys() >= GROUNDED
@@ -118,9 +116,9 @@ def conversation(record: Record) -> Example:
 
 def _message(value: Any, number: int) -> tuple[Message, bool]:
     """A message, and whether its weight lets it be learnt."""
-    where, where_zh = f"message {number}", f"第 {number} 条消息"
+    where = Translatable("message {number}", number=number)
     if not isinstance(value, dict):
-        raise wrong(where, where_zh, value, "an object", "对象")
+        raise wrong(where, value, Translatable("an object"))
     by, words = ("from", "value") if "from" in value else ("role", "content")
     name = text_of(value, by)
     if name is None:
@@ -130,12 +128,16 @@ def _message(value: Any, number: int) -> tuple[Message, bool]:
         known = ", ".join(ROLES)
         raise Unfit(
             "type",
-            f"{where} has the role {quoted(name)}; known: {known}",
-            f"{where_zh}的角色为 {quoted(name)}；支持：{known}",
+            Translatable(
+                "{where} has the role {role}; known: {known}",
+                where=where,
+                role=quoted(name),
+                known=known,
+            ),
         )
     text = _content(value, words)
     text = text or "" if role == "system" else said(text, words)
-    return Message(role, text), role != "assistant" or _learnt(value, where, where_zh)
+    return Message(role, text), role != "assistant" or _learnt(value, where)
 
 
 def _content(value: Mapping[str, Any], words: str) -> str | None:
@@ -146,12 +148,17 @@ def _content(value: Mapping[str, Any], words: str) -> str | None:
     texts: list[str] = []
     for part in content:
         if not isinstance(part, dict):
-            raise wrong(f'a part of "{words}"', f'"{words}" 的一部分', part, "an object", "对象")
+            raise wrong(
+                Translatable('a part of "{words}"', words=words), part, Translatable("an object")
+            )
         if part.get("type", "text") != "text":
             raise Unfit(
                 "type",
-                f'a part of "{words}" is of type {quoted(part["type"])}; need text',
-                f'"{words}" 有一部分的类型为 {quoted(part["type"])}；须为 text',
+                Translatable(
+                    'a part of "{words}" is of type {part}; need text',
+                    words=words,
+                    part=quoted(part["type"]),
+                ),
             )
         name = "value" if "value" in part else "text"
         text = text_of(part, name)
@@ -161,7 +168,7 @@ def _content(value: Mapping[str, Any], words: str) -> str | None:
     return "".join(texts)
 
 
-def _learnt(value: Mapping[str, Any], where: str, where_zh: str) -> bool:
+def _learnt(value: Mapping[str, Any], where: Translatable) -> bool:
     for name in WEIGHTS:
         weight = value.get(name)
         if weight is None:
@@ -169,8 +176,12 @@ def _learnt(value: Mapping[str, Any], where: str, where_zh: str) -> bool:
         if weight not in (0, 1):
             raise Unfit(
                 "type",
-                f'"{name}" of {where} is {quoted(weight)}; need 0 or 1',
-                f'{where_zh}的 "{name}" 为 {quoted(weight)}；须为 0 或 1',
+                Translatable(
+                    '"{name}" of {where} is {weight}; need 0 or 1',
+                    name=name,
+                    where=where,
+                    weight=quoted(weight),
+                ),
             )
         if not weight:
             return False
@@ -184,8 +195,12 @@ def _check_turn(role: Role, before: str, number: int) -> None:
         return
     raise Unfit(
         "type",
-        f"message {number} is the {role}'s, but it is the {due}'s turn",
-        f"第 {number} 条消息的角色为 {role}，此处应为 {due}",
+        Translatable(
+            "message {number} is the {role}'s, but it is the {due}'s turn",
+            number=number,
+            role=role,
+            due=due,
+        ),
     )
 
 
@@ -199,7 +214,7 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
         rows = records(path, name)
         head = list(islice(rows, TRIED))
         if not head:
-            raise UserError(f"{name} has no rows", zh=f"{name} 中没有数据行")
+            raise UserError("{name} has no rows", name=name)
         _check_form(name, head, columns)
         for item in chain(head, rows):
             if isinstance(item, Finding):
@@ -240,18 +255,20 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
     inner = next((field for field, value in rows[0].items() if isinstance(value, list)), None)
     if len(rows) == 1 and inner is not None:
         raise UserError(
-            f"{name} is one object, and its rows seem to be in {quoted(inner)}; write that list "
-            "alone into a file",
-            zh=f"{name} 是单个对象，数据行似乎在 {quoted(inner)} 中；请把该列表单独写成一个文件",
+            "{name} is one object, and its rows seem to be in {inner}; write that list alone "
+            "into a file",
+            name=name,
+            inner=quoted(inner),
         )
     found = ", ".join(quoted(field) for field in list(rows[0])[:8]) or "{}"
     named = [column for column in (columns.prompt, columns.response) if column]
     wanted = " + ".join(named) or "instruction + output, context + target, messages, conversations"
     raise UserError(
-        f"{name} has the fields {found}; need {wanted} (rag finetune train and prepare can be "
+        "{name} has the fields {found}; need {wanted} (rag finetune train and prepare can be "
         "told others: --prompt-column, --response-column)",
-        zh=f"{name} 的字段为 {found}；需要 {wanted}"
-        "（rag finetune train 与 prepare 可用 --prompt-column、--response-column 指定其他字段）",
+        name=name,
+        found=found,
+        wanted=wanted,
     )
 
 
@@ -273,7 +290,7 @@ def _form_of(
 def _examples(record: Record, columns: Columns) -> list[Example]:
     row = record.value
     if not isinstance(row, dict):
-        raise wrong("row", "行", row, "an object", "对象")
+        raise wrong(Translatable("row"), row, Translatable("an object"))
     form = _form_of(row, columns)
     if form is None:
         raise lacking(columns.prompt or "instruction")
@@ -307,14 +324,14 @@ def _history(value: Any, name: str) -> list[Message]:
     """Pairs of question and answer, which are context only."""
     if value is None or value == "":
         return []
-    need = ("a list of [question, answer]", "[问, 答] 的列表")
+    need = Translatable("a list of [question, answer]")
     if not isinstance(value, list):
-        raise wrong(f'"{name}"', f'"{name}"', value, *need)
+        raise wrong(Translatable('"{name}"', name=name), value, need)
     past: list[Message] = []
     for number, pair in enumerate(value, 1):
-        where = f'"{name}", turn {number}', f'"{name}" 第 {number} 轮'
+        where = Translatable('"{name}", turn {number}', name=name, number=number)
         if not isinstance(pair, list) or len(pair) != 2:
-            raise wrong(*where, pair, "[question, answer]", "[问, 答]")
+            raise wrong(where, pair, Translatable("[question, answer]"))
         question, answer = ({name: side} for side in pair)
         past.append(Message("user", said(text_of(question, name), name)))
         past.append(Message("assistant", said(text_of(answer, name), name)))
@@ -337,11 +354,11 @@ def _seed(record: Record, columns: Columns) -> list[Example]:
     row: Mapping[str, Any] = record.value
     instances = row["instances"]
     if not isinstance(instances, list) or not instances:
-        raise wrong('"instances"', '"instances"', instances, "a list of objects", "对象的列表")
+        raise wrong(Translatable('"instances"'), instances, Translatable("a list of objects"))
     found: list[Example] = []
     for instance in instances:
         if not isinstance(instance, dict):
-            raise wrong('"instances"', '"instances"', instance, "an object", "对象")
+            raise wrong(Translatable('"instances"'), instance, Translatable("an object"))
         found += _columns(
             Record(record.source, {"instruction": row.get("instruction"), **instance}), columns
         )

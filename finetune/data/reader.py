@@ -17,7 +17,7 @@ from typing import Any
 from finetune.types import Finding
 from ingest.encoding import Detected, detect
 from ingest.errors import UserError
-from ingest.i18n import readable
+from ingest.i18n import Translatable, readable
 
 PIECE = 1 << 16  # characters read at a time
 TRIED = 20  # lines, of which one must be JSON
@@ -69,15 +69,13 @@ def records(path: Path, name: str = "") -> Iterator[Record | Finding]:
     """
     name = name or path.name
     if not path.is_file():
-        what, zh = ("a folder", "文件夹") if path.is_dir() else ("missing", "不存在")
-        raise UserError(
-            f"{path} is {what}; need a file of training data",
-            zh=f"{path} {'是' if path.is_dir() else ''}{zh}；需要训练数据文件",
-        )
+        if path.is_dir():
+            raise UserError("{path} is a folder; need a file of training data", path=path)
+        raise UserError("{path} is missing; need a file of training data", path=path)
     detected = detect(path, name=name)
     head = _first(path, detected)
     if not head:
-        raise UserError(f"{path} is empty", zh=f"{path} 是空文件")
+        raise UserError("{path} is empty", path=path)
     read = _table if path.suffix.lower() == ".csv" else _array if head == "[" else _lines
     with _open(path, detected) as stream:
         yield from read(stream, name, detected)
@@ -111,10 +109,9 @@ def _lines(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
     head = list(islice(read, TRIED))
     if not any(isinstance(item, Record) for item in head):
         raise UserError(
-            f"{name} is neither a JSON array, nor a JSON object on each line, nor .csv; an object "
+            "{name} is neither a JSON array, nor a JSON object on each line, nor .csv; an object "
             "over several lines becomes an array if [ and ] are put around it",
-            zh=f"{name} 既不是 JSON 数组，也不是每行一个 JSON 对象，也不是 .csv；"
-            "跨多行的单个对象可在前后加上 [ 和 ] 变为数组",
+            name=name,
         )
     yield from head
     yield from read
@@ -126,9 +123,9 @@ def _line(line: str, source: str, detected: Detected, decoder: Decoder) -> Recor
     try:
         value = decoder.whole(line)
     except json.JSONDecodeError as error:
-        return _broken(source, f"column {error.colno}", f"第 {error.colno} 列", _why(error))
+        return _broken(source, Translatable("column {colno}", colno=error.colno), _why(error))
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits; [[[[…
-        return _broken(source, "this line", "此行", _why(error))
+        return _broken(source, Translatable("this line"), _why(error))
     return _twice(source, decoder.twice) if decoder.twice is not None else Record(source, value)
 
 
@@ -239,8 +236,11 @@ def _table(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
                 yield Finding(
                     source,
                     "broken",
-                    f"the row has {len(cells)} cells, the header {len(header)}",
-                    f"此行有 {len(cells)} 个单元格，而表头有 {len(header)} 个",
+                    Translatable(
+                        "the row has {cells_count} cells, the header {header_count}",
+                        cells_count=len(cells),
+                        header_count=len(header),
+                    ),
                     bad=True,
                 )
             elif cells:
@@ -260,8 +260,11 @@ def undecoded(source: str, lost: int, detected: Detected) -> Finding:
     return Finding(
         source,
         "encoding",
-        f"{lost} bytes are not {detected.encoding}, the file's encoding",
-        f"有 {lost} 个字节不符合文件的编码 {detected.encoding}",
+        Translatable(
+            "{lost} bytes are not {encoding}, the file's encoding",
+            lost=lost,
+            encoding=detected.encoding,
+        ),
         bad=True,
     )
 
@@ -270,18 +273,19 @@ def _twice(source: str, key: str) -> Finding:
     return Finding(
         source,
         "broken",
-        f'"{readable(key)}" stands twice in this row, of which one would be lost; keep one',
-        f'此行中 "{readable(key)}" 出现两次，其中一个会丢失；请保留一个',
+        Translatable(
+            '"{key}" stands twice in this row, of which one would be lost; keep one',
+            key=readable(key),
+        ),
         bad=True,
     )
 
 
-def _broken(source: str, place: str, place_zh: str, what: str) -> Finding:
+def _broken(source: str, place: Translatable, what: str) -> Finding:
     return Finding(
         source,
         "broken",
-        f"not JSON at {place} ({what})",
-        f"{place_zh}处不是 JSON（{what}）",
+        Translatable("not JSON at {place} ({what})", place=place, what=what),
         bad=True,
     )
 
@@ -290,9 +294,13 @@ def _ended(source: str, line: int, column: int, what: str) -> Finding:
     return Finding(
         source,
         "ended",
-        f"the file breaks at line {line}, column {column} ({what}); nothing from this row on can be "
-        "read",
-        f"文件在第 {line} 行第 {column} 列损坏（{what}）；此行及之后的内容均无法读取",
+        Translatable(
+            "the file breaks at line {line}, column {column} ({what}); nothing from this row on "
+            "can be read",
+            line=line,
+            column=column,
+            what=what,
+        ),
         bad=True,
     )
 

@@ -16,33 +16,32 @@ from numpy.typing import NDArray
 from finetune.data.check import Diagnosis, Unit
 from finetune.data.token_view import Piece, shades, visible
 from finetune.types import Finding, Problem
-from ingest.i18n import readable
+from ingest.i18n import Translatable, Translator, readable
 from ingest.store.atomic import write_whole
 from rag import plot
-from rag.i18n import Speaker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LISTED = 200
 """Findings of a kind that a page lists."""
-TITLES: dict[Problem, tuple[str, str]] = {
-    "broken": ("can't be read", "无法读取"),
-    "ended": ("the file breaks off", "文件中断"),
-    "encoding": ("encoding", "编码错误"),
-    "missing": ("missing field", "缺少字段"),
-    "empty": ("empty field", "字段为空"),
-    "type": ("wrong type or role", "类型或角色错误"),
-    "long": ("over-long", "过长"),
-    "conflict": ("conflicting answers", "回答冲突"),
-    "duplicate": ("duplicate", "重复"),
-    "special": ("special tokens in text", "文本含特殊词元"),
-    "control": ("control characters", "控制字符"),
-    "place": ("no place in the template", "模板容不下"),
+TITLES: dict[Problem, Translatable] = {
+    "broken": Translatable("can't be read"),
+    "ended": Translatable("the file breaks off"),
+    "encoding": Translatable("encoding"),
+    "missing": Translatable("missing field"),
+    "empty": Translatable("empty field"),
+    "type": Translatable("wrong type or role"),
+    "long": Translatable("over-long"),
+    "conflict": Translatable("conflicting answers"),
+    "duplicate": Translatable("duplicate"),
+    "special": Translatable("special tokens in text"),
+    "control": Translatable("control characters"),
+    "place": Translatable("no place in the template"),
 }
-UNITS: dict[Unit, tuple[str, str]] = {
-    "tokens": ("tokens", "词元"),
-    "characters": ("characters", "字符"),
+UNITS: dict[Unit, Translatable] = {
+    "tokens": Translatable("tokens"),
+    "characters": Translatable("characters"),
 }
 SHARE = 0.99
 """Of the rows that the bins are laid out for; the few that are much longer share the last bin."""
@@ -103,10 +102,12 @@ class View:
     def learnt(self) -> int:
         return sum(len(piece.ids) for piece in self.pieces if piece.learnt)
 
-    def title(self, say: Speaker) -> str:
+    def title(self, say: Translator) -> str:
         return say(
-            f"{self.source}: {self.tokens:,} tokens, {self.learnt:,} learnt",
-            f"{self.source}：{self.tokens:,} 个词元，其中学习 {self.learnt:,} 个",
+            "{source}: {tokens:,} tokens, {learnt:,} learnt",
+            source=self.source,
+            tokens=self.tokens,
+            learnt=self.learnt,
         )
 
 
@@ -138,12 +139,12 @@ def counts(diagnosis: Diagnosis) -> list[tuple[Problem, int, int]]:
     ]
 
 
-def page(diagnosis: Diagnosis, views: Sequence[View], say: Speaker) -> str:
+def page(diagnosis: Diagnosis, views: Sequence[View], say: Translator) -> str:
     """One HTML page, light or dark as the reader's screen is."""
-    title = say("Training data", "训练数据检查")
+    title = say("Training data")
     parts = [
         "<!doctype html>",
-        f'<html lang="{say("en", "zh-CN")}"><head><meta charset="utf-8">',
+        f'<html lang="{"zh-CN" if say.language == "zh" else "en"}"><head><meta charset="utf-8">',
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -152,7 +153,7 @@ def page(diagnosis: Diagnosis, views: Sequence[View], say: Speaker) -> str:
         f'<p class="faint">{escape(", ".join(diagnosis.files))}</p>',
         *_tiles(diagnosis, say),
         *_summary(diagnosis, say),
-        f"<h2>{say('Length of rows', '各行长度')}</h2>",
+        f"<h2>{say('Length of rows')}</h2>",
         _picture(diagnosis, say),
         *_findings(diagnosis, say),
         *_views(views, say),
@@ -161,12 +162,12 @@ def page(diagnosis: Diagnosis, views: Sequence[View], say: Speaker) -> str:
     return readable("\n".join(parts)) + "\n"
 
 
-def _tiles(diagnosis: Diagnosis, say: Speaker) -> Iterable[str]:
+def _tiles(diagnosis: Diagnosis, say: Translator) -> Iterable[str]:
     tiles = (
-        (diagnosis.rows, say("rows", "总行数"), ""),
-        (diagnosis.usable, say("usable", "可用"), "good" if diagnosis.usable else "bad"),
-        (diagnosis.bad, say("bad", "有错误"), "bad" if diagnosis.bad else ""),
-        (diagnosis.warned, say("with warnings", "有警告"), "warn" if diagnosis.warned else ""),
+        (diagnosis.rows, say("rows"), ""),
+        (diagnosis.usable, say("usable"), "good" if diagnosis.usable else "bad"),
+        (diagnosis.bad, say("bad"), "bad" if diagnosis.bad else ""),
+        (diagnosis.warned, say("with warnings"), "warn" if diagnosis.warned else ""),
     )
     yield '<div class="tiles">'
     for count, name, kind in tiles:
@@ -174,60 +175,56 @@ def _tiles(diagnosis: Diagnosis, say: Speaker) -> Iterable[str]:
     yield "</div>"
 
 
-def _summary(diagnosis: Diagnosis, say: Speaker) -> Iterable[str]:
-    yield f"<h2>{say('What was found', '检查结果')}</h2>"
+def _summary(diagnosis: Diagnosis, say: Translator) -> Iterable[str]:
+    yield f"<h2>{say('What was found')}</h2>"
     if not diagnosis.findings:
-        yield f'<p class="good">{say("Nothing is wrong.", "没有发现问题。")}</p>'
+        yield f'<p class="good">{say("Nothing is wrong.")}</p>'
         return
-    names = say("problem", "问题"), say("bad", "错误"), say("warnings", "警告")
+    names = say("problem"), say("bad"), say("warnings")
     yield f'<table class="sum"><tr><th>{names[0]}</th><th class="n">{names[1]}</th><th class="n">{names[2]}</th></tr>'
     for problem, bad, warnings in counts(diagnosis):
         numbers = "".join(f'<td class="n">{count or ""}</td>' for count in (bad, warnings))
-        yield f"<tr><td>{say(*TITLES[problem])}</td>{numbers}</tr>"
+        yield f"<tr><td>{say(TITLES[problem])}</td>{numbers}</tr>"
     yield "</table>"
 
 
-def _picture(diagnosis: Diagnosis, say: Speaker) -> str:
+def _picture(diagnosis: Diagnosis, say: Translator) -> str:
     unit, limit = diagnosis.unit, diagnosis.max_length
     image = b64encode(histogram(diagnosis.lengths, "svg", unit=unit, max_length=limit, say=say))
-    named = say(*UNITS[unit])
-    alt = say(f"{named} of rows", f"各行的{named}数")
+    named = say(UNITS[unit])
+    alt = say("{named} of rows", named=named)
     return f'<img alt="{alt}" src="data:image/svg+xml;base64,{image.decode()}">'
 
 
-def _findings(diagnosis: Diagnosis, say: Speaker) -> Iterable[str]:
+def _findings(diagnosis: Diagnosis, say: Translator) -> Iterable[str]:
     if diagnosis.findings:
-        yield f"<h2>{say('Row by row', '逐行')}</h2>"
+        yield f"<h2>{say('Row by row')}</h2>"
     for problem, found in diagnosis.by_problem().items():
         found = sorted(found, key=lambda finding: not finding.bad)
         opened = " open" if found[0].bad else ""
-        yield f"<details{opened}><summary>{say(*TITLES[problem])} ({len(found):,})</summary><table>"
+        yield f"<details{opened}><summary>{say(TITLES[problem])} ({len(found):,})</summary><table>"
         yield from (_finding(finding, say) for finding in found[:LISTED])
         yield "</table>"
         if more := len(found) - LISTED if len(found) > LISTED else 0:
-            rest = say(f"and {more:,} more, in the JSON report", f"另有 {more:,} 条，见 JSON 报告")
+            rest = say("and {more:,} more, in the JSON report", more=more)
             yield f'<p class="faint">{rest}</p>'
         yield "</details>"
 
 
-def _finding(finding: Finding, say: Speaker) -> str:
-    kind, name = ("bad", say("bad", "错误")) if finding.bad else ("warn", say("warning", "警告"))
-    text = escape(say(finding.text, finding.zh))
+def _finding(finding: Finding, say: Translator) -> str:
+    kind, name = ("bad", say("bad")) if finding.bad else ("warn", say("warning"))
+    text = escape(say(finding.text))
     return (
         f'<tr><td class="row">{escape(finding.source)}</td><td class="kind {kind}">{name}</td>'
         f"<td>{text}</td></tr>"
     )
 
 
-def _views(views: Sequence[View], say: Speaker) -> Iterable[str]:
+def _views(views: Sequence[View], say: Translator) -> Iterable[str]:
     if not views:
         return
-    yield f"<h2>{say('Tokens and what is learnt of them', '词元与学习部分')}</h2>"
-    legend = (
-        ("l1", say("learnt", "学习")),
-        ("g1", say("context", "上下文")),
-        ("s", say("special token", "特殊词元")),
-    )
+    yield f"<h2>{say('Tokens and what is learnt of them')}</h2>"
+    legend = (("l1", say("learnt")), ("g1", say("context")), ("s", say("special token")))
     names = " ".join(f'<span class="{kind}">{name}</span>' for kind, name in legend)
     yield f'<p class="tokens">{names}</p>'
     for number, view in enumerate(views):
@@ -291,7 +288,7 @@ def figures(lengths: NDArray[np.int32]) -> dict[str, int]:
 
 
 def save_histogram(
-    path: Path, lengths: NDArray[np.int32], *, unit: Unit, max_length: int = 0, say: Speaker
+    path: Path, lengths: NDArray[np.int32], *, unit: Unit, max_length: int = 0, say: Translator
 ) -> None:
     """Write `histogram` to `path`, .png or .svg. Raises `UserError` if it can't be drawn."""
     kind = plot.check_picture(path)
@@ -299,7 +296,7 @@ def save_histogram(
 
 
 def histogram(
-    lengths: NDArray[np.int32], kind: plot.Kind, *, unit: Unit, max_length: int = 0, say: Speaker
+    lengths: NDArray[np.int32], kind: plot.Kind, *, unit: Unit, max_length: int = 0, say: Translator
 ) -> bytes:
     """A picture of the rows' lengths, with a line at `max_length` unless that is 0.
 
@@ -308,9 +305,7 @@ def histogram(
     """
     say = plot.speaker(say, kind)
     return plot.render(
-        lambda canvas: _draw_bins(
-            canvas.add_subplot(), lengths, say(*UNITS[unit]), max_length, say
-        ),
+        lambda canvas: _draw_bins(canvas.add_subplot(), lengths, say(UNITS[unit]), max_length, say),
         kind,
         size=(8, 3.2),
         ink=plot.INK if kind == "svg" else "#333333",
@@ -319,14 +314,14 @@ def histogram(
 
 
 def _draw_bins(
-    axes: "Axes", lengths: NDArray[np.int32], unit: str, max_length: int, say: Speaker
+    axes: "Axes", lengths: NDArray[np.int32], unit: str, max_length: int, say: Translator
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
     drawn = bins(lengths, BINS)
     axes.set_title(_histogram_title(lengths, drawn, unit, say), fontsize=10, loc="left")
-    axes.set_xlabel(say(f"{unit} of a row", f"每行的{unit}数"))
-    axes.set_ylabel(say("rows", "行数"))
+    axes.set_xlabel(say("{unit} of a row", unit=unit))
+    axes.set_ylabel(say("rows"))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     if not drawn:
@@ -357,16 +352,20 @@ def _draw_bins(
 
 
 def _histogram_title(
-    lengths: NDArray[np.int32], drawn: Sequence[Bin], unit: str, say: Speaker
+    lengths: NDArray[np.int32], drawn: Sequence[Bin], unit: str, say: Translator
 ) -> str:
     if not drawn:
-        return say("no usable rows", "没有可用的数据行")
+        return say("no usable rows")
     known, low = figures(lengths), drawn[-1].low
     title = say(
-        f"{known['rows']:,} rows, {known['total']:,} {unit}: median {known['median']:,}, "
-        f"95 % up to {known['p95']:,}, longest {known['longest']:,}",
-        f"{known['rows']:,} 行，{known['total']:,} 个{unit}：中位数 {known['median']:,}，"
-        f"95% 不超过 {known['p95']:,}，最长 {known['longest']:,}",
+        "{known:,} rows, {known_2:,} {unit}: median {known_3:,}, 95 % up to {known_4:,}, "
+        "longest {known_5:,}",
+        known=known["rows"],
+        known_2=known["total"],
+        unit=unit,
+        known_3=known["median"],
+        known_4=known["p95"],
+        known_5=known["longest"],
     )
-    last = say(f" (last bar: {low:,} or more)", f"（最后一栏：{low:,} 及以上）")
+    last = say(" (last bar: {low:,} or more)", low=low)
     return title + (last if drawn[-1].high is None else "")

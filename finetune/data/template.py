@@ -16,6 +16,7 @@ import numpy as np
 from finetune.options import MAX_LENGTH
 from finetune.types import IGNORED, Example, Row, Unfit
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat, encode_text, framed
 from rag.types import Message
 
@@ -123,10 +124,12 @@ class RowEncoder:
             least = len(row(0, some))
             raise Unfit(
                 "long",
-                f"max_length is {self.max_length}, but {least} tokens stand around question and "
-                "answer, with a first one of the answer; raise it, or shorten the system message",
-                f"max_length 为 {self.max_length}，而问题与回答之外的内容加上回答的开头已有 "
-                f"{least} 个词元；请调大，或缩短系统消息",
+                Translatable(
+                    "max_length is {max_length}, but {least} tokens stand around question and answer, "
+                    "with a first one of the answer; raise it, or shorten the system message",
+                    max_length=self.max_length,
+                    least=least,
+                ),
             )
         quarter = min(len(question.text), self.max_length // 4)
         asked = _most(0, quarter, lambda count: fits(count, some))
@@ -137,10 +140,11 @@ class RowEncoder:
     def _uncut(self) -> Unfit:
         return Unfit(
             "long",
-            f"longer than max_length, {self.max_length}, and cut it would lose passages that it "
-            "cites; raise max_length, or make rows with fewer --passages",
-            f"长于 max_length（{self.max_length}），截短会丢失所引用的段落；请调大，"
-            "或以更少的 --passages 生成数据",
+            Translatable(
+                "longer than max_length, {max_length}, and cut it would lose passages that it cites; "
+                "raise max_length, or make rows with fewer --passages",
+                max_length=self.max_length,
+            ),
         )
 
     def _row(self, turns: Sequence[Message], learnt: Sequence[int]) -> Row:
@@ -174,9 +178,8 @@ class TutorialOptions:
     def __post_init__(self) -> None:
         if self.max_seq_length < 3:
             raise UserError(
-                f"--max-seq-length is {self.max_seq_length}, which has no room for a word; give 3 "
-                "or more",
-                zh=f"--max-seq-length 为 {self.max_seq_length}，容不下一个词；请设为 3 或以上",
+                "--max-seq-length is {max_seq_length}, which has no room for a word; give 3 or more",
+                max_seq_length=self.max_seq_length,
             )
 
 
@@ -201,9 +204,7 @@ class TutorialEncoder:
         if self.generation > 2:
             raise UserError(
                 "--max-seq-length and --skip-overlength write the tutorial's tokens, which are for "
-                "ChatGLM-6B and ChatGLM2-6B; this is a later model: use --max-length",
-                zh="--max-seq-length 与 --skip-overlength 写出该教程的词元，只支持 ChatGLM-6B 和 "
-                "ChatGLM2-6B，而这是更新的模型：请改用 --max-length",
+                "ChatGLM-6B and ChatGLM2-6B; this is a later model: use --max-length"
             )
 
     def __call__(self, example: Example) -> Encoded:

@@ -73,8 +73,7 @@ def tokenize(
     if template not in TEMPLATES:
         known = ", ".join(TEMPLATES)
         raise UserError(
-            f"the template is {template!r}; it is one of {known}",
-            zh=f"模板为 {template!r}；应为 {known} 之一",
+            "the template is {text!r}; it is one of {known}", text=template, known=known
         )
     how: dict[str, Any] = {"template": template, "max_length": max_length}
     if tutorial:
@@ -155,8 +154,8 @@ def need_examples(counts: Counts) -> None:
     """Raises `UserError` if all rows are bad."""
     if not counts.examples:
         raise UserError(
-            f"all rows are bad ({counts.bad}), so none is left to learn; see: rag finetune check",
-            zh=f"所有数据行（{counts.bad} 行）均无法用于训练；请用 rag finetune check 查看原因",
+            "all rows are bad ({bad}), so none is left to learn; see: rag finetune check",
+            bad=counts.bad,
         )
 
 
@@ -221,8 +220,8 @@ def _placing(place: Path) -> Iterator[Path]:
         if error.errno != errno.ENOSPC:
             raise
         raise UserError(
-            f"the disk of {place.parent} is full; make room, or set another place for caches",
-            zh=f"{place.parent} 所在磁盘已满；请腾出空间，或改用其他缓存位置",
+            "the disk of {parent} is full; make room, or set another place for caches",
+            parent=place.parent,
         ) from None
     finally:
         os.close(alive)
@@ -283,9 +282,7 @@ def write_jsonl(
     if out.is_dir() or (out.exists() and not overwrite):
         raise _exists(out)
     if any(path.exists() and out.exists() and path.samefile(out) for path in paths):
-        raise UserError(
-            f"{out} is the data itself; name another file", zh=f"{out} 就是数据本身；请换一个文件"
-        )
+        raise UserError("{out} is the data itself; name another file", out=out)
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = context_columns(paths, columns)
     files = DataFiles(paths, columns, skip_bad=skip_bad)
@@ -314,22 +311,18 @@ def write_jsonl(
 def check_free(out: Path, *, overwrite: bool) -> None:
     """Raises `UserError` if a set can't be put there: only a set is ever overwritten."""
     if out.exists() and not out.is_dir():
-        raise UserError(
-            f"{out} is a file; name a folder for the tokens", zh=f"{out} 是文件；请指定文件夹"
-        )
+        raise UserError("{out} is a file; name a folder for the tokens", out=out)
     held = sorted(path.name for path in out.iterdir()) if out.exists() else []
     if held and not overwrite:
         raise _exists(out)
     if others := [name for name in held if name not in FILES]:
         raise UserError(
-            f"{out} also holds {others[0]}, which is not part of a set of tokens and would be lost; "
+            "{out} also holds {others}, which is not part of a set of tokens and would be lost; "
             "name another folder",
-            zh=f"{out} 中还有 {others[0]}，它不属于词元集，会因此丢失；请换一个文件夹",
+            out=out,
+            others=others[0],
         )
 
 
 def _exists(out: Path) -> UserError:
-    return UserError(
-        f"{out} is there already; name a new place, or add --overwrite",
-        zh=f"{out} 已存在；请换一个位置，或加 --overwrite",
-    )
+    return UserError("{out} is there already; name a new place, or add --overwrite", out=out)

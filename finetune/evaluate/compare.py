@@ -17,11 +17,10 @@ import numpy as np
 from finetune.evaluate.questions import CONDITIONS
 from finetune.evaluate.run import Asked, Reply
 from ingest.errors import UserError
-from ingest.i18n import readable
+from ingest.i18n import Translatable, Translator, readable, translate
 from rag import plot
 from rag.evaluate import Figure, metrics, whiskers
 from rag.evaluate.metrics import Values, Weights
-from rag.i18n import Speaker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,8 +47,7 @@ class Measure:
     A `primary` one decides what is shipped.
     """
 
-    title: str
-    zh: str
+    title: Translatable
     part: str
     whole: str
     conditions: tuple[str, ...]
@@ -73,8 +71,8 @@ class Measure:
 MEASURES: dict[str, Measure] = {
     "exact": Measure(Translatable("Exact match"), "exact", "asked", ANSWERED),
     "contains": Measure(Translatable("Holds the answer"), "contains", "asked", ANSWERED),
-    "f1": Measure("F1", "F1", "f1", "asked", ANSWERED, primary=True),
-    "rouge_l": Measure("ROUGE-L", "ROUGE-L", "rouge_l", "asked", ANSWERED),
+    "f1": Measure(Translatable("F1"), "f1", "asked", ANSWERED, primary=True),
+    "rouge_l": Measure(Translatable("ROUGE-L"), "rouge_l", "asked", ANSWERED),
     "bleu4": Measure(Translatable("BLEU-4 (0–100)"), "bleu4", "asked", ANSWERED),
     "refusal_precision": Measure(
         Translatable("Refusal precision"), "agreed", "refused", ("retrieved", ALL), primary=True
@@ -244,19 +242,11 @@ CONDITION_TITLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """One line, in both languages."""
-
-    text: str
-    zh: str
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """`reasons` against it where it is not to be shipped, else what got better."""
 
     ship: bool
-    reasons: tuple[Reason, ...]
+    reasons: tuple[Translatable, ...]
 
 
 def verdict(comparisons: Sequence[Comparison]) -> Verdict:
@@ -275,12 +265,10 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
     better = tuple(_better(comparisons))
     if better:
         return Verdict(True, better)
-    nothing = Reason(
-        Translatable(
-            "nothing got better beyond chance: no primary measure has its 95 % interval above 0 "
-            "and p < {level}; ask more questions, or train more",
-            level=LEVEL,
-        )
+    nothing = Translatable(
+        "nothing got better beyond chance: no primary measure has its 95 % interval above 0 and "
+        "p < {level}; ask more questions, or train more",
+        level=LEVEL,
     )
     return Verdict(False, (nothing,))
 
@@ -289,39 +277,42 @@ def _primary(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
     return (each for each in comparisons if MEASURES[each.measure].primary)
 
 
-def _worse(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
+def _worse(comparisons: Sequence[Comparison]) -> Iterator[Translatable]:
     surer = {e.condition for e in comparisons if e.measure == "refusal_f1" and e.low > 0}
     for each in _primary(comparisons):
         made_up = each.measure != "f1" and surer & {each.condition, ALL}
         if each.high < 0 and not made_up:
-            yield _told(Translatable("worse"), each)
+            yield _reason(Translatable("worse"), each)
 
 
-def _collapsed(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
+def _collapsed(comparisons: Sequence[Comparison]) -> Iterator[Translatable]:
     for each in comparisons:
         alone = each.condition in ("closed", "general") and each.measure == "f1"
         lost = each.base.value >= WORTH and each.adapter.value < COLLAPSE * each.base.value
         if alone and lost and not each.high < 0:
-            yield _told(Translatable("collapsed"), each)
+            yield _reason(Translatable("collapsed"), each)
 
 
-def _better(comparisons: Sequence[Comparison]) -> Iterator[Reason]:
+def _better(comparisons: Sequence[Comparison]) -> Iterator[Translatable]:
     for each in _primary(comparisons):
         # A precision has no exact test, and what it gains, F1 or recall gain too.
         if each.measure != "refusal_precision" and each.low > 0 and each.p < LEVEL:
-            yield _told(Translatable("better"), each)
+            yield _reason(Translatable("better"), each)
 
 
-def _told(what: str, what_zh: str, each: Comparison) -> Reason:
-    measure = MEASURES[each.measure]
-    where, where_zh = CONDITION_TITLES[each.condition]
-    figures = (
-        f"{each.base.value:.3f} → {each.adapter.value:.3f} "
-        f"({each.difference:+.3f}; 95 % {each.low:+.3f} – {each.high:+.3f}"
-    )
-    return Reason(
-        f"{what}: {measure.title}, {where}: {figures}; {each.questions} questions)",
-        f"{what_zh}：{measure.zh}，{where_zh}：{figures}；{each.questions} 个问题）",
+def _reason(change: Translatable, each: Comparison) -> Translatable:
+    return Translatable(
+        "{change}: {measure}, {condition}: {base:.3f} → {adapter:.3f} ({difference:+.3f}; 95 % "
+        "{low:+.3f} – {high:+.3f}; {questions} questions)",
+        change=change,
+        measure=MEASURES[each.measure].title,
+        condition=CONDITION_TITLES[each.condition],
+        base=each.base.value,
+        adapter=each.adapter.value,
+        difference=each.difference,
+        low=each.low,
+        high=each.high,
+        questions=each.questions,
     )
 
 
@@ -341,13 +332,13 @@ def check_place(path: Path) -> None:
         raise UserError("{path} is a folder; name a file", path=path)
     if not path.parent.is_dir():
         raise UserError(
-            "there is no folder {parent} to write {name} into; make it first",
-            parent=path.parent,
+            "there is no folder {folder} to write {name} into; make it first",
+            folder=path.parent,
             name=path.name,
         )
 
 
-def draw(comparisons: Sequence[Comparison], path: Path, *, title: str, say: Speaker) -> None:
+def draw(comparisons: Sequence[Comparison], path: Path, *, title: str, say: Translator) -> None:
     """Write a picture to `path` (.png or .svg): a panel per measure, in it two bars a condition.
 
     In a PNG, a title that no installed font can draw is left out, and Chinese becomes English.
@@ -370,7 +361,7 @@ def panels(comparisons: Sequence[Comparison]) -> list[list[list[Comparison]]]:
 
 
 def chart(
-    canvas: "Canvas", rows: Sequence[Sequence[Sequence[Comparison]]], title: str, say: Speaker
+    canvas: "Canvas", rows: Sequence[Sequence[Sequence[Comparison]]], title: str, say: Translator
 ) -> None:
     """Draw the `panels` on a matplotlib figure."""
     columns = max((len(row) for row in rows), default=1)
@@ -378,21 +369,21 @@ def chart(
     for line, row in enumerate(rows):
         for column, found in enumerate(row):
             _bars(canvas.add_subplot(grid[line, column]), found, say)
-    head = f"{title}   {say(*INTERVALS)}".strip()
+    head = f"{title}   {say(INTERVALS)}".strip()
     canvas.suptitle(head, fontsize=10, x=0.01, ha="left")
     axes = canvas.axes[:1]
     handles, labels = axes[0].get_legend_handles_labels() if axes else ([], [])
     canvas.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
 
 
-def _bars(axes: "Axes", found: Sequence[Comparison], say: Speaker) -> None:
-    for side, names, colour, offset in SIDES:
+def _bars(axes: "Axes", found: Sequence[Comparison], say: Translator) -> None:
+    for side, title, colour, offset in SIDES:
         figures: list[Figure] = [getattr(each, side) for each in found]
         drawn = [(place, f) for place, f in enumerate(figures) if f.value == f.value]
         values = [f.value for _, f in drawn]
         spread = whiskers([f for _, f in drawn])
         places = [place + offset for place, _ in drawn]
-        axes.bar(places, values, 0.38, yerr=spread, capsize=2, label=say(*names), color=colour)
+        axes.bar(places, values, 0.38, yerr=spread, capsize=2, label=say(title), color=colour)
         for place, figure in enumerate(figures):
             defined = figure.value == figure.value
             # Above its whisker, so that none is crossed out.
@@ -400,7 +391,7 @@ def _bars(axes: "Axes", found: Sequence[Comparison], say: Speaker) -> None:
             text = f"{figure.value:.2f}" if defined else "–"
             axes.text(place + offset, top + 0.02, text, ha="center", fontsize=8)
     measure = MEASURES[found[0].measure]
-    axes.set_title(say(measure.title, measure.zh), fontsize=10, loc="left")
+    axes.set_title(say(measure.title), fontsize=10, loc="left")
     names = [f"{_name(each.condition, say)}\nn = {each.questions}" for each in found]
     axes.set_xticks(range(len(found)), names, fontsize=8)
     axes.set_xlim(-0.6, max(3, len(found)) - 0.4)
@@ -412,8 +403,8 @@ def _bars(axes: "Axes", found: Sequence[Comparison], say: Speaker) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name(condition: str, say: Speaker) -> str:
-    return say("all passages") if condition == ALL else say(*CONDITION_TITLES[condition])
+def _name(condition: str, say: Translator) -> str:
+    return say("all passages") if condition == ALL else say(CONDITION_TITLES[condition])
 
 
 def record(
@@ -425,7 +416,10 @@ def record(
     """JSON in UTF-8. A value that is undefined is null."""
     value = {
         "about": dict(about),
-        "verdict": asdict(verdict),
+        "verdict": {
+            "ship": verdict.ship,
+            "reasons": [{"text": each, "zh": translate(each, "zh")} for each in verdict.reasons],
+        },
         "figures": [_defined(asdict(comparison)) for comparison in comparisons],
         "replies": [_asked(asked) for cases in results for asked in cases],
     }

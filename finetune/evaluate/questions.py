@@ -92,10 +92,10 @@ def read(path: Path, store: Store | None) -> Heldout:
             lost.append(question.id)
     if not questions:
         raise UserError(
-            "{path}: none of its {lost_count} questions stands in this knowledge base; name the "
+            "{path}: none of its {count} questions stands in this knowledge base; name the "
             "one that it was made from with --kb, or ingest its documents",
             path=path,
-            lost_count=len(lost),
+            count=len(lost),
         )
     return Heldout(tuple(questions.values()), tuple(lost))
 
@@ -125,7 +125,7 @@ def _usable(question: Question, form: Form, store: Store | None) -> bool:
 def _grounded(path: Path) -> Iterator[Question]:
     for record in records(path):
         if not isinstance(record, Record):
-            raise wrong(record.source, record.text, record.zh)
+            raise wrong(record.source, record.text)
         where, row = record.source, record.value
         if not isinstance(row, dict):
             raise wrong(where, Translatable("no JSON object"))

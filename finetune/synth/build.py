@@ -21,6 +21,7 @@ from finetune.synth.pair import QuestionAnswer, QuestionKind, TitledPassage, nor
 from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion
 from finetune.synth.rules import RULES, pairs_by_rule
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from ingest.store import Store
 from ingest.store.atomic import new_folder
 from ingest.types import Chunk, Document, Passage
@@ -338,9 +339,8 @@ def _open_all(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes
 def _no_rows(rejected: Counter[str]) -> UserError:
     why = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()) if count)
     return UserError(
-        f"no row can be made from this knowledge base (rejected: {why or 'nothing'}); rules need "
-        "definitions, articles, lists, tables or figures; or let a model write questions: "
+        "no row can be made from this knowledge base (rejected: {why}); rules need definitions, "
+        "articles, lists, tables or figures; or let a model write questions: "
         "--model DIR --write-questions",
-        zh=f"无法从该知识库得到训练数据（舍弃：{why or '无'}）；按规则出题需要定义、条文、列表、表格或数字；"
-        "也可让模型出题：--model 目录 --write-questions",
+        why=why or Translatable("nothing"),
     )

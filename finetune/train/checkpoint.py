@@ -22,6 +22,7 @@ from torch import Tensor
 from finetune.options import TrainOptions
 from finetune.train.logs import BOARD, FILE, PICTURE
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from ingest.store.atomic import sync, write_whole
 from rag.chatglm.adapter_files import WRITTEN
 
@@ -108,12 +109,12 @@ def save_checkpoint(
     except OSError as problem:
         shutil.rmtree(work, ignore_errors=True)
         last = found(out)
-        kept = last[-1][1].name if last else ""
         raise UserError(
-            f"{target} can't be written: {problem.strerror or problem}; the last good checkpoint is "
-            f"{kept or 'none'}; make room and run the same command with --resume",
-            zh=f"无法写入 {target}：{problem.strerror or problem}；最近的完好检查点：{kept or '无'}；"
-            "腾出空间后用同一命令加 --resume 继续",
+            "{target} can't be written: {reason}; the last good checkpoint is {checkpoint}; make room "
+            "and run the same command with --resume",
+            target=target,
+            reason=problem.strerror or problem,
+            checkpoint=last[-1][1].name if last else Translatable("none"),
         ) from problem
     for _, old in found(out)[: -max(1, keep)]:
         shutil.rmtree(old)
@@ -130,10 +131,10 @@ def numbers_of(folder: Path) -> dict[str, Tensor]:
 
 def _unreadable(folder: Path, name: str, error: Exception) -> UserError:
     return UserError(
-        "{folder} can't be read ({error}); delete {name} to go on from the checkpoint before it",
-        folder=folder / name,
+        "{file} can't be read ({error}); delete {checkpoint} to go on from the checkpoint before it",
+        file=folder / name,
         error=error,
-        name=folder.name,
+        checkpoint=folder.name,
     )
 
 

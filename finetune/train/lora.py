@@ -116,8 +116,8 @@ def natives(model: Any, targets: tuple[str, ...]) -> list[str]:
         raise UserError("--lora-targets names no module; choose from: {known}", known=known)
     if unknown := [target for target in targets if target not in meant]:
         raise UserError(
-            "{unknown} is no linear module of this model; choose targets from: {known}",
-            unknown=unknown[0],
+            "{name} is no linear module of this model; choose targets from: {known}",
+            name=unknown[0],
             known=known,
         )
     return [end for target in targets for end in meant[target]]

@@ -100,12 +100,12 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
     broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
     if broken:
         return UserError(
-            "step {step}: {broken} holds NaN or infinite numbers ({broken_count} such): the "
+            "step {step}: {name} holds NaN or infinite numbers ({count} such): the "
             "steps were too large; go on from a checkpoint with a smaller --learning-rate, or "
             "with --warmup-steps",
             step=step,
-            broken=broken[0],
-            broken_count=len(broken),
+            name=broken[0],
+            count=len(broken),
         )
     place, largest, dtype = _first(model, batch)
     if _base_is_finite(model, batch):
@@ -140,27 +140,27 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
 
 def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:
     """What to tell where nothing reaches the trained numbers: all gradients are zero."""
-    half = dtype == torch.float16
-    cause = f"gradients vanish in float16, also times {scale:g}" if half else "no gradient arrives"
-    cause_zh = f"梯度在 float16 下消失（已放大 {scale:g} 倍）" if half else "没有梯度"
+    cause = Translatable("no gradient arrives")
+    if dtype == torch.float16:
+        cause = Translatable("gradients vanish in float16, also times {scale:g}", scale=scale)
     return UserError(
-        f"step {step}: all gradients are zero: {cause}; train with --bf16 or --fp32, and see that "
+        "step {step}: all gradients are zero: {cause}; train with --bf16 or --fp32, and see that "
         "answers are not empty (rag finetune check)",
-        zh=f"第 {step} 步：全部梯度为零：{cause_zh}；请用 --bf16 或 --fp32 训练，"
-        "并确认回答不为空（rag finetune check）",
+        step=step,
+        cause=cause,
     )
 
 
 def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
     """What to tell where the loss is a number, but its gradients are not."""
-    other, other_zh = "", ""
+    way_out = Translatable("use a smaller --learning-rate, or --max-grad-norm 1")
     if dtype == torch.float16:
-        other, other_zh = Translatable("train with --bf16 or --fp32, or ")
+        way_out = Translatable("train with --bf16 or --fp32, or {otherwise}", otherwise=way_out)
     return UserError(
-        f"step {step}: the gradients are NaN or infinite in {_short(dtype)}; {other}use a smaller "
-        "--learning-rate, or --max-grad-norm 1",
-        zh=f"第 {step} 步：梯度在 {_short(dtype)} 下为 NaN 或无穷大；{other_zh}调小 --learning-rate，"
-        "或设 --max-grad-norm 1",
+        "step {step}: the gradients are NaN or infinite in {dtype}; {way_out}",
+        step=step,
+        dtype=_short(dtype),
+        way_out=way_out,
     )
 
 

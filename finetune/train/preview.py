@@ -44,8 +44,8 @@ class Size:
 
     @classmethod
     def of(cls, batch: Batch) -> "Size":
-        places = int((batch.labels != IGNORED).any(0).sum())
-        return cls(*batch.ids.shape, places, bool((batch.samples == 0).any()))
+        (rows, length), places = batch.ids.shape, int((batch.labels != IGNORED).any(0).sum())
+        return cls(rows, length, places, bool((batch.samples == 0).any()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,13 @@ class Estimator:
     """
 
     def __init__(self, config: Any, options: TrainOptions, device: memory.Device) -> None:
-        self.config, self.options, self.device = config, options, device
+        self.config, self.options, self.first = config, options, generation_of(config) == 1
+        self.device: memory.Device = device
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.item, self.counts = self.dtype.itemsize, memory.parameters(config)
         self.layers, width = config.num_hidden_layers, config.hidden_size
-        self.first = generation_of(config) == 1
         self.queries = width if self.first else config.num_attention_heads * config.head_dim
-        self.keys = width if self.first else config.num_key_value_heads * config.head_dim
+        self.keys = self.queries if self.first else config.num_key_value_heads * config.head_dim
         self.prefix: int = getattr(options.method, "pre_seq_len", 0)
         stored, quant = memory.stored_bits(config), options.quant
         self.bitsandbytes = not stored and (quant == "nf4" or (quant, device) == ("int8", "cuda"))
@@ -91,8 +91,8 @@ class Estimator:
         upstream = stored and not getattr(config, "packed", None)
         coded = config.quantization_embeddings if upstream else self.bits
         self.coded_head = self.counts.embedding if coded else 0
-        floats = CODES_WORK if self.bits else self.item if self.bitsandbytes else 0
-        self.floats = self.counts.largest * floats  # bytes of one weight, made of its codes
+        each = CODES_WORK if self.bits else self.item * bool(self.bitsandbytes)
+        self.floats = each * self.counts.largest  # bytes of one weight, made of its codes
         self.adapted = self._adapted()
         self.trained, self.held = self._trained(), self._held()
 

@@ -54,9 +54,7 @@ class Data:
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_share < 1:
-            raise UserError(
-                "--dev-share is {dev_share}; need 0 to below 1", dev_share=self.dev_share
-            )
+            raise UserError("--dev-share is {share}; need 0 to below 1", share=self.dev_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
     }
     train, dev = _first(read["train"], data.most), read.get("dev")
     if not len(train):
-        raise UserError("{train} holds no row to learn", train=data.train[0])
+        raise UserError("{file} holds no row to learn", file=data.train[0])
     own: Rows = train
     held: Rows | None = _first(dev, data.most_dev) if dev is not None else None
     if dev is None and (count := round(len(train) * data.dev_share)):
@@ -105,9 +103,9 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
     general, general_dev = _general(read.get("general"), options)
     if options.forgetting_budget and general_dev is None:
         raise UserError(
-            "--forgetting-budget is {forgetting_budget}, but no general data is named to measure "
+            "--forgetting-budget is {budget}, but no general data is named to measure "
             "it on; add --mix FILE:0 (or a share to learn too)",
-            forgetting_budget=options.forgetting_budget,
+            budget=options.forgetting_budget,
         )
     if options.strength is None and held is None:
         raise UserError(
@@ -142,12 +140,12 @@ def _prepared(folder: Path, wanted: Mapping[str, Any]) -> TokenSet:
     for name, value in wanted.items():
         if tokens.target.get(name) != value:
             raise UserError(
-                "{folder} was prepared for {name} {found}, this training is for {name} {value}; "
+                "{folder} was prepared for {name} {before}, this training is for {name} {now}; "
                 "prepare it again, or train it as it was meant",
                 folder=folder,
                 name=name,
-                found=tokens.target.get(name),
-                value=value,
+                before=tokens.target.get(name),
+                now=value,
             )
     return tokens
 
@@ -156,8 +154,8 @@ def _split(rows: Rows, held: int, seed: int, instead: str) -> tuple[Part, Part]:
     """All but `held` rows drawn at random, and those; `instead` is the way out for too few."""
     if held >= len(rows):
         raise UserError(
-            "{rows_count} rows are too few to hold {held} of them out; give more, or {instead}",
-            rows_count=len(rows),
+            "{count} rows are too few to hold {held} of them out; give more, or {instead}",
+            count=len(rows),
             held=held,
             instead=instead,
         )
@@ -292,10 +290,10 @@ def kept(training: Training) -> tuple[float, dict[str, float]]:
             tried.append((found.get("dev_loss", -strength), strength, found))
     if not tried:
         raise UserError(
-            "no strength from {strengths} on keeps the general loss within {limit:.4f}; the "
+            "no strength from {least} on keeps the general loss within {limit:.4f}; the "
             "checkpoints stay; train with a lower --learning-rate, more --mix, or a larger "
             "--forgetting-budget",
-            strengths=STRENGTHS[-1],
+            least=STRENGTHS[-1],
             limit=limit,
         )
     _, strength, found = min(tried, key=lambda each: each[:2])
@@ -314,9 +312,9 @@ def check(model: Any, out: Path, wanted: Tensor) -> float:
     if not apart <= (APART if model.dtype == torch.float32 else APART_HALF):
         raise UserError(
             "the adapter, read back, gives logits that differ by {apart:.1%} from those it was "
-            "trained to; it is not put into {parent}, whose checkpoints stay; please report this",
+            "trained to; it is not put into {folder}, whose checkpoints stay; please report this",
             apart=apart,
-            parent=out.parent,
+            folder=out.parent,
         )
     return apart
 

@@ -10,14 +10,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from ingest.errors import UserError
-from rag.i18n import Speaker, language_of
+from ingest.i18n import Translator, language_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ingest.pipeline import Outcome
 
-say = Speaker(language_of(os.environ))
+say = Translator(language_of(os.environ))
 
 
 def out(text: str = "") -> None:

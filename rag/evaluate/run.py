@@ -8,11 +8,11 @@ from shutil import copyfile
 from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
+from ingest.i18n import Translator
 from ingest.types import Chunk, Document, Receipt, Segment
 from rag.evaluate.dataset import Dataset, Entry
 from rag.evaluate.report import Report
 from rag.evaluate.score import Outcome, SourceText, Span, evaluate
-from rag.i18n import Speaker
 
 if TYPE_CHECKING:
     from ingest.pipeline import Reading
@@ -62,7 +62,7 @@ def prepare(
             writer.store.rebuild()
     finally:
         writer.store.close()
-    return opening.open_pipeline(config, cache=cache, say=Speaker("en"))
+    return opening.open_pipeline(config, cache=cache, say=Translator("en"))
 
 
 def _variant(dataset: Dataset, encoder: str, chunking: object) -> str:

@@ -12,7 +12,6 @@ from ingest.files import walk
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, Store, open_store
 from rag.config import Config
-from rag.i18n import Speaker
 from rag.load import score_norm_of
 from rag.pipeline import Pipeline
 from rag.prompt import NOT_FOUND
@@ -43,7 +42,7 @@ def pipeline_over(docs: Path, kb: Path, *, passages: int = MOST) -> Iterator[Pip
         list(Ingestion(store, embedder, chunker, TextParser()).run(walk([docs])))
         norm = score_norm_of(store, embedder)
         config = Config(retrieve=RetrieveOptions(passages=passages))
-        yield Pipeline(store, embedder, norm, Speaker("en"), config)
+        yield Pipeline(store, embedder, norm, Translator("en"), config)
 
 
 def grounded_rows(store: Store) -> list[dict[str, object]]:

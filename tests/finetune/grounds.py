@@ -4,10 +4,10 @@ from pathlib import Path
 
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.files import walk
+from ingest.i18n import Translator
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.config import Config
-from rag.i18n import Speaker
 from rag.load import score_norm_of
 from rag.pipeline import Pipeline
 from rag.retrieve import RetrieveOptions
@@ -67,4 +67,4 @@ def open_base(path: Path, passages: int = 3) -> Pipeline:
     embedder, store = HashEmbedder(), open_store(path)
     norm = score_norm_of(store, embedder)
     config = Config(retrieve=RetrieveOptions(passages=passages))
-    return Pipeline(store, embedder, norm, Speaker("zh"), config)
+    return Pipeline(store, embedder, norm, Translator("zh"), config)

@@ -10,9 +10,9 @@ import pytest
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.errors import UserError
 from ingest.files import walk
+from ingest.i18n import Translator
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
-from rag.i18n import Speaker
 from rag.load import score_norm_of
 from rag.pipeline import TRIES, Pipeline
 from rag.prompt import NOT_FOUND
@@ -42,7 +42,7 @@ def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
     chunker = Chunker(embedder.count_many, embedder.max_tokens, ChunkOptions(60, 100, 20))
     with open_store(tmp_path / "kb", create=Identity(embedder.name, embedder.dim)) as store:
         list(Ingestion(store, embedder, chunker, TextParser()).run(walk([docs])))
-        yield Pipeline(store, embedder, score_norm_of(store, embedder), Speaker("zh"))
+        yield Pipeline(store, embedder, score_norm_of(store, embedder), Translator("zh"))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_store_that_never_rests_keeps_no_question_waiting(pipeline: Pipeline) 
 def test_an_empty_knowledge_base_refuses(tmp_path: Path) -> None:
     embedder = HashEmbedder()
     with open_store(tmp_path / "kb", create=Identity(embedder.name, embedder.dim)) as store:
-        pipeline = Pipeline(store, embedder, score_norm_of(store, embedder), Speaker("en"))
+        pipeline = Pipeline(store, embedder, score_norm_of(store, embedder), Translator("en"))
         answer = pipeline.ask("anything?")
     assert answer.refused
     assert answer.hits == ()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from ingest.errors import UserError
-from rag.i18n import Speaker
+from ingest.i18n import Translator
 from rag.plot import CHINESE, Kind, check_picture, drawable, families, render, save, speaker
 
 UNDRAWABLE = "\U000f0000"  # of private use
@@ -48,7 +48,7 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.Monkey
 
 
 def test_a_png_speaks_chinese_only_if_a_font_draws_it() -> None:
-    chinese = Speaker("zh")
+    chinese = Translator("zh")
     covered = bool(set(CHINESE) & set(fontManager.get_font_names()))
     assert len(families()) == 1 + covered
     assert speaker(chinese, "svg") is chinese

@@ -2,12 +2,12 @@
 
 import json
 
+from ingest.i18n import Translator
 from ingest.types import Chunk, Hit
 from rag import render
-from rag.i18n import Speaker
 from rag.types import Answer, Citation, Dropped
 
-SAY = Speaker("zh")
+SAY = Translator("zh")
 CHUNK = Chunk(
     document="d1",
     source="docs/劳动合同法.pdf",
@@ -74,7 +74,7 @@ def test_what_a_model_wrote_comes_with_remarks_in_the_readers_language() -> None
         "模型窗口容不下：2 轮较早的对话、1 个段落",
         "为放入模型窗口而截短的段落：1 个",
     ]
-    assert render.remarks(WRITTEN, Speaker("en"))[2] == (
+    assert render.remarks(WRITTEN, Translator("en"))[2] == (
         "did not fit into the model's window: 2 earlier turns and 1 passage"
     )
     for text in (render.plain(WRITTEN, SAY), render.markdown(WRITTEN, SAY)):

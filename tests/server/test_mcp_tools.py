@@ -12,7 +12,7 @@ import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from rag.i18n import Speaker
+from ingest.i18n import Translator
 from server.auth import Grant
 from server.mcp_tools import tools
 from tests.server.servers import Filled, filled
@@ -36,7 +36,7 @@ def called(client_of: Any, tool: str, **arguments: Any) -> Any:
 
 def test_the_tools_are_named_and_described(mine: Filled) -> None:
     async def run() -> list[Any]:
-        async with Client(tools(mine.state, Speaker("en"))) as client:
+        async with Client(tools(mine.state, Translator("en"))) as client:
             return (await client.list_tools()).tools
 
     found = {tool.name: tool for tool in asyncio.run(run())}
@@ -49,7 +49,7 @@ def test_the_tools_are_named_and_described(mine: Filled) -> None:
 
 
 def test_ask_and_search_give_what_the_api_gives(mine: Filled) -> None:
-    server = tools(mine.state, Speaker("en"))
+    server = tools(mine.state, Translator("en"))
     answer = called(server, "ask", question=QUESTION, knowledge_base="mine")
     assert not answer.is_error
     same = mine.ask(QUESTION)
@@ -67,7 +67,7 @@ def test_ask_and_search_give_what_the_api_gives(mine: Filled) -> None:
     ],
 )
 def test_a_mistake_is_told_in_one_line(mine: Filled, arguments: dict, says: str) -> None:
-    result = called(tools(mine.state, Speaker("zh")), "ask", **arguments)
+    result = called(tools(mine.state, Translator("zh")), "ask", **arguments)
     assert result.is_error
     assert says in result.content[0].text
     assert "Traceback" not in result.content[0].text

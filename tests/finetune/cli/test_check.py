@@ -9,6 +9,7 @@ import pytest
 import rag.cli
 from finetune.cli.check import check
 from ingest.errors import UserError
+from ingest.i18n import translate
 from tests.commands import rag
 from tests.rag.chatglm.vocabularies import published
 
@@ -104,4 +105,4 @@ def test_a_mistake_is_said_with_the_way_out(
     with pytest.raises(UserError) as raised:
         check(**{"data": [DATA / "alpaca_zh.json"], **options})
     assert says in str(raised.value)
-    assert raised.value.zh != str(raised.value)
+    assert translate(raised.value.message, "zh") != str(raised.value)

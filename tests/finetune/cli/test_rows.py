@@ -13,6 +13,7 @@ from finetune.data.dataset import TokenSet
 from finetune.data.template import RowEncoder, TutorialOptions
 from finetune.options import MAX_LENGTH, TrainOptions
 from ingest.errors import UserError
+from ingest.i18n import translate
 from tests.finetune.tokenizers import directory
 from tests.rag.chatglm.golden import COPY
 
@@ -48,7 +49,7 @@ def told(*words: object) -> str:
     """The mistake that the command ends in, or nothing."""
     done = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=True)
     if isinstance(done.exception, UserError):
-        assert done.exception.zh != str(done.exception)
+        assert translate(done.exception.message, "zh") != str(done.exception)
         return str(done.exception)
     assert done.exit_code == 0, done.output + str(done.exception)
     return ""

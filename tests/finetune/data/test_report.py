@@ -27,7 +27,7 @@ from finetune.data.report import (
 )
 from finetune.data.token_view import Piece, visible
 from finetune.types import Finding
-from rag.i18n import Speaker
+from ingest.i18n import Translator
 
 DATA = Path(__file__).parents[2] / "data/alpaca"
 HOSTILE = (
@@ -86,7 +86,7 @@ def test_the_data_is_text_and_nothing_else(hostile: str, language: str) -> None:
     views = [
         View(hostile, (Piece(hostile, (1, 2), True, False), Piece(hostile, (3,), False, True)))
     ]
-    made = Page(page(diagnosis, views, Speaker("zh" if language == "zh" else "en")))
+    made = Page(page(diagnosis, views, Translator("zh" if language == "zh" else "en")))
     assert set(made.tags) <= TAGS
     assert {name for name, _ in made.attributes} <= ATTRIBUTES
     assert made.open == []
@@ -104,7 +104,7 @@ def test_many_findings_are_cut_in_the_page_and_whole_in_json() -> None:
         for i in range(LISTED + 7)
     )
     diagnosis = Diagnosis(("a",), 300, findings, np.array([], np.int32), "characters", 0, ())
-    text = Page(page(diagnosis, [], Speaker("en"))).text
+    text = Page(page(diagnosis, [], Translator("en"))).text
     assert text.count("the same as") == LISTED
     assert "and 7 more, in the JSON report" in text
     assert len(record(diagnosis)["findings"]) == LISTED + 7
@@ -130,8 +130,8 @@ def test_a_record_holds_all_that_was_found() -> None:
 def test_a_clean_set_says_so() -> None:
     diagnosis = diagnose([DATA / "alpaca_zh.json"])
     assert counts(diagnosis) == []
-    assert "Nothing is wrong." in Page(page(diagnosis, [], Speaker("en"))).text
-    assert "没有发现问题。" in Page(page(diagnosis, [], Speaker("zh"))).text
+    assert "Nothing is wrong." in Page(page(diagnosis, [], Translator("en"))).text
+    assert "没有发现问题。" in Page(page(diagnosis, [], Translator("zh"))).text
 
 
 LENGTHS = st.lists(st.integers(0, 3000) | st.integers(0, 10_000_000), min_size=1, max_size=200)
@@ -178,7 +178,7 @@ def test_figures_of_lengths(lengths: list[int]) -> None:
 def test_histograms_are_drawn(lengths: list[int], limit: int, tmp_path: Path) -> None:
     values = np.array(lengths, np.int32)
     for name, head in (("a.png", b"\x89PNG\r\n\x1a\n"), ("a.svg", b"<?xml")):
-        say = Speaker("en")
+        say = Translator("en")
         save_histogram(tmp_path / name, values, unit="tokens", max_length=limit, say=say)
         assert (tmp_path / name).read_bytes().startswith(head)
 
@@ -186,9 +186,9 @@ def test_histograms_are_drawn(lengths: list[int], limit: int, tmp_path: Path) ->
 def test_a_picture_speaks_the_reader_s_language() -> None:
     """In an SVG, whose text is drawn by the reader's own fonts."""
     values = np.array([*range(99), 90_000], np.int32)
-    drawn = histogram(values, "svg", unit="characters", say=Speaker("zh")).decode()
+    drawn = histogram(values, "svg", unit="characters", say=Translator("zh")).decode()
     for text in ("每行的字符数", "行数", "中位数 49", "最后一栏"):
         assert text in drawn
     assert "rows" not in ElementTree.fromstring(drawn).itertext()
     assert "of a row" not in drawn
-    histogram(values, "png", unit="tokens", say=Speaker("zh"))  # with any fonts, and no warning
+    histogram(values, "png", unit="tokens", say=Translator("zh"))  # with any fonts, and no warning

@@ -5,6 +5,7 @@ from math import nan
 import pytest
 
 from finetune.evaluate.compare import Comparison, verdict
+from ingest.i18n import translate
 from rag.evaluate import Figure
 
 
@@ -30,17 +31,17 @@ def test_better_and_nowhere_worse_is_shipped() -> None:
     decided = verdict([BETTER, compared("f1", 0.5, 0.48, 0.1, condition="gold")])
     assert decided.ship
     [reason] = decided.reasons
-    assert reason.text == (
+    assert reason == (
         "better: F1, retrieved: 0.400 → 0.600 (+0.200; 95 % +0.100 – +0.300; 50 questions)"
     )
-    assert reason.zh.startswith("提升：F1，检索所得：0.400 → 0.600")
+    assert translate(reason, "zh").startswith("提升：F1，检索所得：0.400 → 0.600")
 
 
 @pytest.mark.parametrize("condition", ["closed", "gold", "retrieved", "general"])
 def test_a_worse_f1_is_enough_not_to(condition: str) -> None:
     decided = verdict([BETTER, compared("f1", 0.5, 0.4, 0.09, condition=condition)])
     assert not decided.ship
-    assert [reason.text.split(":")[0] for reason in decided.reasons] == ["worse"]
+    assert [reason.split(":")[0] for reason in decided.reasons] == ["worse"]
 
 
 @pytest.mark.parametrize("measure", ["refusal_precision", "refusal_recall"])
@@ -67,14 +68,14 @@ def test_nothing_better_is_not_shipped() -> None:
     ):
         [reason] = verdict(comparisons).reasons
         assert not verdict(comparisons).ship
-        assert reason.text.startswith("nothing got better beyond chance")
+        assert reason.startswith("nothing got better beyond chance")
 
 
 @pytest.mark.parametrize("condition", ["closed", "general"])
 def test_a_collapse_needs_no_interval(condition: str) -> None:
     decided = verdict([BETTER, compared("f1", 0.5, 0.2, 0.4, condition=condition, p=0.3)])
     assert not decided.ship
-    assert decided.reasons[0].text.startswith("collapsed: F1")
+    assert decided.reasons[0].startswith("collapsed: F1")
     # With passages, or where the base knew nothing, there is none.
     assert verdict([BETTER, compared("f1", 0.5, 0.2, 0.4, condition="gold")]).ship
     assert verdict([BETTER, compared("f1", 0.08, 0.02, 0.1, condition=condition)]).ship

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure as Canvas
 
 from finetune.evaluate.compare import Comparison, chart, check_place, draw, panels
 from ingest.errors import UserError
+from ingest.i18n import Translator
 from rag.evaluate import Figure
-from rag.i18n import Speaker
 
-ENGLISH, CHINESE = Speaker("en"), Speaker("zh")
+ENGLISH, CHINESE = Translator("en"), Translator("zh")
 FIGURE = Figure(0.5, 0.4, 0.6, 10)
 OTHER = Figure(0.8, 0.7, 0.95, 10)
 NONE = Figure(nan, nan, nan, 0)

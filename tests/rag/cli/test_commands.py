@@ -219,10 +219,10 @@ import sys
 from pathlib import Path
 from ingest.normalize import terms, words
 from rag.config import Config
-from rag.i18n import Speaker
+from ingest.i18n import Translator
 from rag.load import open_pipeline
 
-with open_pipeline(Config(Path(sys.argv[1])), cache=Path(sys.argv[2]), say=Speaker("en")) as pipeline:
+with open_pipeline(Config(Path(sys.argv[1])), cache=Path(sys.argv[2]), say=Translator("en")) as pipeline:
     pipeline.store.search_words(terms("What is Cargo?"), 5)
     assert "rjieba" not in sys.modules
     assert words("试用期 cargo") == ["试用", "试用期", "cargo"]

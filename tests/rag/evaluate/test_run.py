@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ingest.chunk import Chunker, ChunkOptions
+from ingest.i18n import Translator
 from ingest.store import Identity, open_store
 from rag.evaluate import Dataset, run
-from rag.i18n import Speaker
 from rag.load import Writer, score_norm_of
 from rag.pipeline import Pipeline
 from tests.fakes import HashEmbedder
@@ -36,7 +36,7 @@ def test_a_set_is_indexed_once_and_judged_whole(writer: Writer) -> None:
     assert sum(ticks) == writer.store.info().chunks
 
     norm = score_norm_of(writer.store, writer.embedder)
-    pipeline = Pipeline(writer.store, writer.embedder, norm, Speaker("en"))
+    pipeline = Pipeline(writer.store, writer.embedder, norm, Translator("en"))
     report = run.report(pipeline, dataset)
     assert [row.id for row in report.rows] == [question.id for question in dataset.questions]
     figures = report.figures(resamples=50)
