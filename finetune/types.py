@@ -135,7 +135,7 @@ _BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
 """What a reader sees nothing of: blanks, and signs without width."""
 
 
-class Unfit(Exception):
+class InvalidRow(Exception):
     """A row that can't be an example."""
 
     def __init__(self, problem: Problem, text: Translatable) -> None:
@@ -162,7 +162,7 @@ def refused(finding: Finding, skip: str = "") -> UserError:
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str | None:
-    """The text of a field; None where it is absent or null; `Unfit` where it is something else."""
+    """The text of a field; None where it is absent or null; `InvalidRow` where it is something else."""
     value = row.get(name)
     if value is None:
         return None
@@ -171,7 +171,7 @@ def text_of(row: Mapping[str, Any], name: str) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Unfit(
+        raise InvalidRow(
             "encoding",
             Translatable(
                 '"{name}" holds half a character (a lone surrogate); write it whole', name=name
@@ -181,11 +181,11 @@ def text_of(row: Mapping[str, Any], name: str) -> str | None:
 
 
 def said(text: str | None, name: str) -> str:
-    """The text itself; `Unfit` where there is none, or nothing but blanks."""
+    """The text itself; `InvalidRow` where there is none, or nothing but blanks."""
     if text is None:
         raise lacking(name)
     if is_blank(text):
-        raise Unfit("empty", Translatable('"{name}" is empty; need a text', name=name))
+        raise InvalidRow("empty", Translatable('"{name}" is empty; need a text', name=name))
     return text
 
 
@@ -193,8 +193,8 @@ def is_blank(text: str) -> bool:
     return _BLANK.fullmatch(text) is not None
 
 
-def lacking(name: str) -> Unfit:
-    return Unfit("missing", Translatable('"{name}" is missing; need a text', name=name))
+def lacking(name: str) -> InvalidRow:
+    return InvalidRow("missing", Translatable('"{name}" is missing; need a text', name=name))
 
 
 def quoted(value: Any) -> str:
@@ -203,11 +203,11 @@ def quoted(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def wrong(what: Translatable, value: Any, need: Translatable) -> Unfit:
+def wrong(what: Translatable, value: Any, need: Translatable) -> InvalidRow:
     """`what` has the type of `value`, but `need` is needed."""
     kind = _KINDS[type(value)]
     if isinstance(value, list):
         kind = Translatable("a list of {count}", count=len(value))
-    return Unfit(
+    return InvalidRow(
         "type", Translatable("{what} is {kind}; need {need}", what=what, kind=kind, need=need)
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, LiteralString
 
-from ingest.i18n import Both, Translatable
+from ingest.i18n import Translatable
 
 
 class UserError(Exception):
@@ -14,10 +14,6 @@ class UserError(Exception):
     """
 
     def __init__(self, template: LiteralString | Translatable, /, **fields: object) -> None:
-        if "zh" in fields:  # TRANSITION
-            both = Both(template)
-            both.zh = str(fields["zh"]) or str(template)
-            template = Translatable.of("{both}", {"both": both})
         message = (
             template if isinstance(template, Translatable) else Translatable.of(template, fields)
         )

@@ -95,17 +95,9 @@ class Translator:
     def __init__(self, language: Language) -> None:
         self.language: Language = language
 
-    def __call__(
-        self, text: LiteralString | Translatable, zh: str | None = None, /, **fields: object
-    ) -> str:
-        if zh is not None:  # TRANSITION
-            return zh if self.language == "zh" else text
+    def __call__(self, text: LiteralString | Translatable, /, **fields: object) -> str:
         message = text if isinstance(text, Translatable) else Translatable.of(text, fields)
         return translate(message, self.language)
-
-
-class Both(str):  # TRANSITION
-    zh: str
 
 
 class _Lines(Formatter):
@@ -113,8 +105,6 @@ class _Lines(Formatter):
         self.language: Language = language
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, Both):  # TRANSITION
-            return value.zh if self.language == "zh" else str(value)
         if isinstance(value, Translatable):
             return translate(value, self.language)
         if isinstance(value, Collection) and not isinstance(value, str | bytes):

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from ingest.errors import Away, Busy, UserError
 from rag.endpoint.engines import Failed, Unreachable
 from server import schemas
-from server.errors import Taken, Unfit, Unknown, failure, speaker
+from server.errors import Conflict, Taken, Unknown, failure, speaker
 from server.fair_queue import Full
 from server.middleware import Denied
 from server.telemetry import Metrics
@@ -95,7 +95,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
                 )
             case Unknown():
                 return answer(request, 404, problem, "not_found")
-            case Taken() | Unfit():
+            case Taken() | Conflict():
                 code = "taken" if isinstance(problem, Taken) else "unfit"
                 once = {"X-Should-Retry": "false"}  # OpenAI's client tries a 409 again
                 return answer(request, 409, problem, code, headers=once)

@@ -19,7 +19,7 @@ class Taken(UserError):
     """There is one of that name already."""
 
 
-class Unfit(UserError):
+class Conflict(UserError):
     """What is wanted does not fit the knowledge base or the server as they are."""
 
 

@@ -16,7 +16,7 @@ from rag.config import SETTINGS
 from rag.endpoint import Address, no_adapter
 from rag.generate import GenerateOptions
 from server import schemas
-from server.errors import Unfit, Unknown
+from server.errors import Conflict, Unknown
 
 CORES = len(os.sched_getaffinity(0))
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -128,7 +128,7 @@ def write_choices(
     if wanted.adapter:
         check_choice("adapter", wanted.adapter, offered(options.adapters))
         if not generate.model:
-            raise Unfit("an adapter needs a language model; start the server with --model")
+            raise Conflict("an adapter needs a language model; start the server with --model")
         if generate.served:
             raise no_adapter(Address.parse(generate.model), wanted.adapter)
         assert options.adapters

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from finetune.data.formats import AS_FOUND, Columns, read
 from finetune.data.token_view import CONTROLS
-from finetune.types import Example, Finding, Problem, Unfit
+from finetune.types import Example, Finding, InvalidRow, Problem
 from ingest.i18n import Translatable
 
 if TYPE_CHECKING:
@@ -258,8 +258,8 @@ class Tokens:
             return lengths, []
         try:
             self.encoder(example)
-        except Unfit as unfit:
-            return lengths, [unfit.finding(example.source)]
+        except InvalidRow as invalid:
+            return lengths, [invalid.finding(example.source)]
         text = Translatable(
             "{size} tokens, more than {most}: its earliest turns, the middle of its question, or the "
             "end of its answer will be cut",

@@ -16,7 +16,7 @@ from finetune.data.reader import Record, records
 from finetune.types import (
     Example,
     Finding,
-    Unfit,
+    InvalidRow,
     is_blank,
     lacking,
     quoted,
@@ -76,7 +76,7 @@ def kind_of(row: Mapping[str, Any]) -> str:
 
 
 def conversation(record: Record) -> Example:
-    """All answers are learnt but those whose weight is 0. Raises `Unfit` if a message is out of
+    """All answers are learnt but those whose weight is 0. Raises `InvalidRow` if a message is out of
     turn, the last is not the assistant's, or nothing is learnt."""
     row = record.value
     field = kind_of(row)
@@ -97,15 +97,15 @@ def conversation(record: Record) -> Example:
             given.append(len(messages))
         messages.append(message)
     if not messages:
-        raise Unfit("empty", Translatable('"{field}" is empty; need messages', field=field))
+        raise InvalidRow("empty", Translatable('"{field}" is empty; need messages', field=field))
     if messages[-1].role != "assistant":
         role = messages[-1].role
-        raise Unfit(
+        raise InvalidRow(
             "type",
             Translatable("the last message is the {role}'s; need the assistant's", role=role),
         )
     if len(given) == sum(message.role == "assistant" for message in messages):
-        raise Unfit(
+        raise InvalidRow(
             "missing",
             Translatable("every message of the assistant has weight 0; one must be learnt"),
         )
@@ -126,7 +126,7 @@ def _message(value: Any, number: int) -> tuple[Message, bool]:
     role = ROLES.get(name.strip().lower())
     if role is None:
         known = ", ".join(ROLES)
-        raise Unfit(
+        raise InvalidRow(
             "type",
             Translatable(
                 "{where} has the role {role}; known: {known}",
@@ -152,7 +152,7 @@ def _content(value: Mapping[str, Any], words: str) -> str | None:
                 Translatable('a part of "{words}"', words=words), part, Translatable("an object")
             )
         if part.get("type", "text") != "text":
-            raise Unfit(
+            raise InvalidRow(
                 "type",
                 Translatable(
                     'a part of "{words}" is of type {part}; need text',
@@ -174,7 +174,7 @@ def _learnt(value: Mapping[str, Any], where: Translatable) -> bool:
         if weight is None:
             continue
         if weight not in (0, 1):
-            raise Unfit(
+            raise InvalidRow(
                 "type",
                 Translatable(
                     '"{name}" of {where} is {weight}; need 0 or 1',
@@ -193,7 +193,7 @@ def _check_turn(role: Role, before: str, number: int) -> None:
     due = "assistant" if before == "user" else "user"
     if role == due or (role == "system" and not before):
         return
-    raise Unfit(
+    raise InvalidRow(
         "type",
         Translatable(
             "message {number} is the {role}'s, but it is the {due}'s turn",
@@ -222,8 +222,8 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
                 continue
             try:
                 yield from _examples(item, columns)
-            except Unfit as unfit:
-                yield unfit.finding(item.source)
+            except InvalidRow as invalid:
+                yield invalid.finding(item.source)
 
 
 def examples(

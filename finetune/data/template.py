@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finetune.options import MAX_LENGTH
-from finetune.types import IGNORED, Example, Row, Unfit
+from finetune.types import IGNORED, Example, InvalidRow, Row
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat, encode_text, framed
@@ -69,7 +69,7 @@ class RowEncoder:
     max_length: int = MAX_LENGTH
 
     def __call__(self, example: Example) -> Encoded:
-        """Raises `Unfit` if `max_length` has no room for what stands around question and answer,
+        """Raises `InvalidRow` if `max_length` has no room for what stands around question and answer,
         or if nothing may be cut off."""
         turns = turns_of(example, self.template)
         first = len(example.messages) - len(turns)  # the tutorial's form has one turn
@@ -122,7 +122,7 @@ class RowEncoder:
         some = len(answer.text) - len(answer.text.lstrip()) + 1
         if not fits(0, some):
             least = len(row(0, some))
-            raise Unfit(
+            raise InvalidRow(
                 "long",
                 Translatable(
                     "max_length is {max_length}, but {least} tokens stand around question and answer, "
@@ -137,8 +137,8 @@ class RowEncoder:
         asked = _most(asked, len(question.text), lambda count: fits(count, answered))
         return row(asked, answered)
 
-    def _uncut(self) -> Unfit:
-        return Unfit(
+    def _uncut(self) -> InvalidRow:
+        return InvalidRow(
             "long",
             Translatable(
                 "longer than max_length, {max_length}, and cut it would lose passages that it cites; "

@@ -31,7 +31,7 @@ from finetune.data.template import (
     TutorialOptions,
     tutorial_context,
 )
-from finetune.types import Example, Unfit, refused
+from finetune.types import Example, InvalidRow, refused
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder, sync
 from rag.chatglm.chat import TEMPLATES
@@ -136,10 +136,10 @@ def blocks(files: DataFiles, encoder: Encoder) -> Iterator[Block]:
     def encoded(example: Example) -> Encoded:
         try:
             return encoder(example)
-        except Unfit as unfit:
+        except InvalidRow as invalid:
             if files.skip_bad:
                 return Encoded((), shortened=False, bad=True)
-            raise refused(unfit.finding(example.source), "--skip-bad") from None
+            raise refused(invalid.finding(example.source), "--skip-bad") from None
 
     source, counts = iter(files), Counts()
     while batch := list(islice(source, EXAMPLES)):

@@ -19,7 +19,7 @@ from rag.types import Message
 from server import schemas
 from server.answering import Asked, Event
 from server.error_responses import EVENT_STREAM, responses
-from server.errors import Unfit
+from server.errors import Conflict
 from server.fair_queue import Full, in_thread
 from server.routes.ask import Events, begun, broken_off
 from server.routes.knowledge_bases import Name
@@ -250,7 +250,7 @@ def _embedded(body: Embed, server: State) -> EmbeddingList:
     with server.bases.reading(body.model) as pipeline:
         encoder = pipeline.embedder
         if body.dimensions not in (None, encoder.dim):
-            raise Unfit(
+            raise Conflict(
                 "dimensions is {dimensions}; {name} has {dim}",
                 dimensions=body.dimensions,
                 name=encoder.name,
@@ -276,7 +276,7 @@ def _fits(counts: list[int], pipeline: Pipeline) -> None:
     room = pipeline.embedder.max_tokens
     for index, count in enumerate(counts):
         if count > room:
-            raise Unfit(
+            raise Conflict(
                 "input {index} has {count} tokens, the encoder's window holds {room}; split it",
                 index=index,
                 count=count,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from finetune.data.template import RowEncoder, turns_of
-from finetune.types import IGNORED, Example, Row, Unfit
+from finetune.types import IGNORED, Example, InvalidRow, Row
 from rag.chatglm.chat import TEMPLATES, encode_chat
 from rag.types import Message
 from tests.finetune.tokenizers import GENERATIONS, conversations, tokenizers
@@ -84,7 +84,7 @@ def test_a_cut_row_can_still_be_learnt(
     asked = replace(asked, messages=(*before, *long), given=frozenset())
     try:
         rows = encoder(asked).rows
-    except Unfit:
+    except InvalidRow:
         reject()
     for row in rows:
         check(row, encoder)
@@ -98,10 +98,10 @@ def test_the_least_length_is_told_and_serves(
     """One token less than what serves is refused, not learnt without an answer."""
     asked = one("很长的问题" * 9, "很长的回答" * 9)
     encoder = RowEncoder(all_tokenizers[generation], generation, template, 1)
-    with pytest.raises(Unfit) as unfit:
+    with pytest.raises(InvalidRow) as invalid:
         encoder(asked)
-    least = int(unfit.value.text.split("but ")[1].split()[0])
-    with pytest.raises(Unfit, match=f"max_length is {least - 1}, but {least} tokens"):
+    least = int(invalid.value.text.split("but ")[1].split()[0])
+    with pytest.raises(InvalidRow, match=f"max_length is {least - 1}, but {least} tokens"):
         replace(encoder, max_length=least - 1)(asked)
     serving = replace(encoder, max_length=least)
     (row,) = serving(asked).rows
@@ -114,9 +114,9 @@ def test_what_cites_its_passages_is_never_cut(
 ) -> None:
     asked = one("[1] 段落。" * 20 + "问？", "答[1]。", whole=True)
     encoder = RowEncoder(all_tokenizers[generation], generation, max_length=60)
-    with pytest.raises(Unfit, match="would lose passages") as unfit:
+    with pytest.raises(InvalidRow, match="would lose passages") as invalid:
         encoder(asked)
-    assert unfit.value.problem == "long"
+    assert invalid.value.problem == "long"
     assert encoder(replace(asked, whole=False)).shortened
     assert not replace(encoder, max_length=1000)(asked).shortened
 
