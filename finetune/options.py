@@ -134,8 +134,8 @@ CHOICES: dict[str, Any] = {
 def _need(name: str, value: object, right: bool, wanted: Translatable) -> None:
     if not right:
         raise UserError(
-            "{option} is {value}; need {wanted}",
-            option=f"--{name.replace('_', '-')}",
+            "--{option} is {value}; need {wanted}",
+            option=name.replace("_", "-"),
             value=value,
             wanted=wanted,
         )

@@ -20,6 +20,9 @@ class UserError(Exception):
         super().__init__(str(message))
         self.message = message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.message, vars(self))
+
     def replace_fields(self, change: Callable[[Any], object]) -> None:
         """Show `change(value)` for the value of each field of the message."""
         self.message = self.message.replace_fields(change)
@@ -44,3 +47,11 @@ class Busy(UserError):
 
 class Away(UserError):
     """The server that keeps a knowledge base does not do what it is asked."""
+
+
+def _restored(kind: type[UserError], message: Translatable, values: dict[str, Any]) -> UserError:
+    """An error that was copied, or that came from a Ray worker."""
+    error = kind.__new__(kind)
+    error.args = (str(message),)
+    vars(error).update(values)
+    return error

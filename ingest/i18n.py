@@ -42,6 +42,9 @@ class Translatable(str):
         self.template, self.fields = template, fields
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.of, (self.template, dict(self.fields))
+
     def replace_fields(self, change: Callable[[Any], object]) -> "Translatable":
         """The same message with `change(value)` for the value of each field, nested ones included."""
 

@@ -96,7 +96,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
             case Unknown():
                 return answer(request, 404, problem, "not_found")
             case Taken() | Conflict():
-                code = "taken" if isinstance(problem, Taken) else "unfit"
+                code = "taken" if isinstance(problem, Taken) else "conflict"
                 once = {"X-Should-Retry": "false"}  # OpenAI's client tries a 409 again
                 return answer(request, 409, problem, code, headers=once)
             case Busy() | Unreachable() | Away():

@@ -45,8 +45,9 @@ def domain(
         Path,
         opt.option(
             "--out --output-dir DIR",
-            "Folder for the rows, the adapter and what it is worth; again: goes on there.",
-            "存放训练数据、适配器与评测结果的文件夹；再次运行时从中断处继续。",
+            Translatable(
+                "Folder for the rows, the adapter and its evaluation; a second run continues there."
+            ),
         ),
     ],
     kb: Annotated[str, KbOption] = "default",
@@ -72,9 +73,10 @@ def domain(
         str | None,
         opt.option(
             "--general --mix FILE:SHARE",
-            "Rows about other things, against forgetting: this share of each step; some are asked "
-            "afterwards.",
-            "防遗忘的通用数据及其在每步中的比例；其中一部分用于事后提问。",
+            Translatable(
+                "Rows about other things, against forgetting: this share of each step; some are "
+                "asked afterwards."
+            ),
         ),
     ] = None,
     rank: opt.Rank = 8,

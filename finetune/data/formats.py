@@ -82,7 +82,9 @@ def conversation(record: Record) -> Example:
     field = kind_of(row)
     said_by = row[field]
     if not isinstance(said_by, list):
-        raise wrong(f'"{field}"', f'"{field}"', said_by, Translatable("a list of messages"))
+        raise wrong(
+            Translatable('"{name}"', name=field), said_by, Translatable("a list of messages")
+        )
     messages: list[Message] = []
     given: list[int] = []
     system = text_of(row, "system") or ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from finetune.evaluate.questions import Pair
 from ingest.chunk import Chunker, ChunkOptions, sentences
 from ingest.files import walk
+from ingest.i18n import Translator
 from ingest.pipeline import Ingestion
 from ingest.store import Identity, Store, open_store
 from rag.config import Config

@@ -35,12 +35,12 @@ gone = [Found(docs / "gone.txt"), Found(docs / "a.txt" / "b.txt")]
 with cluster(workers=1) as workers, made(kb) as store:
     tools = mortal(kb, graves)
     for outcome in spread(gone, store, tools, workers=workers):
-        print(outcome.status, outcome.problem, outcome.problem.zh, sep="|")
+        print(outcome.status, outcome.problem, translate(outcome.problem.message, "zh"), sep="|")
     for each in (replace(tools, encoder="another"), tools):
         try:
             list(spread(walk([docs]), store, each, workers=workers))
         except UserError as problem:
-            print(type(problem).__name__, problem, problem.zh, sep="|")
+            print(type(problem).__name__, problem, translate(problem.message, "zh"), sep="|")
     print(store.info().documents)
 """
 LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import UserError
+from ingest.i18n import translate
 from rag.config import Config, read_config, read_sections
 
 
@@ -135,11 +136,11 @@ def test_a_mistake_is_one_line_with_the_way_out(
 ) -> None:
     with pytest.raises(UserError) as caught:
         load(tmp_path, text)
-    for line in (str(caught.value), caught.value.zh):
+    for line in (str(caught.value), translate(caught.value.message, "zh")):
         assert "rag.toml" in line
         assert "\n" not in line
     assert message in str(caught.value)
-    assert caught.value.zh != str(caught.value)
+    assert translate(caught.value.message, "zh") != str(caught.value)
 
 
 def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:

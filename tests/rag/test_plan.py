@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.scale import ENGINES, POINTS, at, smallest, takeovers
 from ingest.errors import UserError
+from ingest.i18n import translate
 from ingest.store.vector_index import EXACT_ROWS
 from rag.plan import GB, GPUS, UTILIZATION, Constants, EnginePlan, PlanOptions, Predictor
 
@@ -158,8 +159,8 @@ def test_a_number_out_of_range_is_one_line(wrong: dict) -> None:
         PlanOptions(**({"documents": 100} | wrong))
     name = next(iter(wrong)) if "memory" not in wrong or not wrong["cores"] else "memory"
     assert str(caught.value).startswith(f"--{name.replace('_', '-')} is ")
-    assert "\n" not in f"{caught.value}{caught.value.zh}"
-    assert caught.value.zh != str(caught.value)
+    assert "\n" not in f"{caught.value}{translate(caught.value.message, 'zh')}"
+    assert translate(caught.value.message, "zh") != str(caught.value)
 
 
 def test_a_kind_that_was_not_measured_is_one_line() -> None:
@@ -246,8 +247,8 @@ def assert_refused(path: Path, text: str) -> None:
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match="is not a valid file of constants") as caught:
         Constants.read(path)
-    assert "\n" not in f"{caught.value}{caught.value.zh}"
-    assert str(path) in caught.value.zh
+    assert "\n" not in f"{caught.value}{translate(caught.value.message, 'zh')}"
+    assert str(path) in translate(caught.value.message, "zh")
 
 
 def test_a_missing_file_of_constants_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from finetune.data.reader import PIECE, Record, records
 from finetune.types import Finding
 from ingest.errors import UserError
+from ingest.i18n import translate
 
 DATA = Path(__file__).parents[2] / "data/alpaca"
 ROWS = json.loads((DATA / "alpaca_zh.json").read_text("utf-8"))
@@ -201,7 +202,7 @@ def test_what_is_no_data_is_said_in_one_line(
     path = tmp_path / "a.json" if content is None else file(tmp_path, content)
     with pytest.raises(UserError, match=says) as raised:
         read(path)
-    assert raised.value.zh != str(raised.value)
+    assert translate(raised.value.message, "zh") != str(raised.value)
     with pytest.raises(UserError, match="folder"):
         read(tmp_path)
 

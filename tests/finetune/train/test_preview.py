@@ -20,6 +20,7 @@ from finetune.train.loss import summed
 from finetune.train.preview import Estimator, Size, measure_time
 from finetune.types import IGNORED, Row
 from ingest.errors import UserError
+from ingest.i18n import translate
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
 from rag.chatglm.loading import load, read_config
 from rag.chatglm.memory import RUNTIME, Room
@@ -179,7 +180,7 @@ def test_one_row_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -
         Preview.of(model, sets, TrainOptions(), device="cpu")
     for way in ("--gradient-checkpointing", "--quant int8", "--max-length 200"):
         assert way in str(caught.value)
-        assert way in caught.value.zh
+        assert way in translate(caught.value.message, "zh")
     options = TrainOptions(replace(LORA, targets=("nothing",)))
     with pytest.raises(UserError, match="nothing is no linear module"):
         Preview.of(model, sets, options, device="cpu")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import Unreadable
+from ingest.i18n import translate
 from ingest.ocr import available
 from ingest.parse import parse
 from tests.ingest.documents import DATA, package, paragraph, pdf, read, whole, word
@@ -34,8 +35,8 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
 def test_locked_and_blank_files_say_so(name: str, reason: str) -> None:
     with pytest.raises(Unreadable, match=reason) as caught:
         parse(DATA / name)
-    assert name in caught.value.zh
-    assert caught.value.zh != str(caught.value)
+    assert name in translate(caught.value.message, "zh")
+    assert translate(caught.value.message, "zh") != str(caught.value)
 
 
 def test_damaged_containers_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 
 from ingest.errors import UserError
+from ingest.i18n import translate
 from rag.chatglm.hub import Origin, fetch, origin
 from tests.rag.chatglm.hubs import COMMIT, NEWER, Hub
 
@@ -115,7 +116,7 @@ def test_offline_says_in_one_line_what_to_get_and_where_to_put_it(name: str, hom
     with pytest.raises(UserError) as caught:
         get(name, home, None)
     place = home / "models" / "owner" / "model"
-    for line in (str(caught.value), caught.value.zh):
+    for line in (str(caught.value), translate(caught.value.message, "zh")):
         assert str(place) in line
         assert "safetensors" in line
         assert "owner/model" in line

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Glm4Config, GlmConfig
 
 import rag.chatglm  # noqa: F401  (registers the models)
 from ingest.errors import UserError
+from ingest.i18n import translate
 from rag.chatglm.memory import (
     GB,
     Mode,
@@ -248,7 +249,7 @@ def test_too_little_memory_is_refused_with_both_figures_and_the_way_out(tmp_path
     assert f"{gigabytes(checked('int8', 10).total)})" in str(caught.value)
     with pytest.raises(UserError, match=r"2\.0 GB are free; free \d\.\d GB or use a smaller model"):
         checked("int4", 2)
-    assert "10.0 GB" in caught.value.zh
+    assert "10.0 GB" in translate(caught.value.message, "zh")
     assert checked(None, 64).mode == Mode("none", "cpu", torch.float32)
 
 

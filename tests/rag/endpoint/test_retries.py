@@ -2,6 +2,7 @@
 
 import pytest
 
+from ingest.i18n import translate
 from rag.endpoint.engines import Failed, Unreachable
 from tests.faulty import MODELS, Act, answers, drops, fails, faulty
 from tests.rag.endpoint.reached import reach
@@ -25,7 +26,7 @@ def test_tries_end(tries: int) -> None:
             reach(engine, tries=tries).reply()
         assert len(engine.chats) == tries
         assert engine.address in str(failed.value)
-        assert engine.address in failed.value.zh
+        assert engine.address in translate(failed.value.message, "zh")
 
 
 def test_who_asks_for_an_hour_is_not_waited_for() -> None:

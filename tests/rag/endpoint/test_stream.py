@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ingest.errors import UserError
+from ingest.i18n import translate
 from rag.endpoint.engines import Failed, Unreachable
 from rag.endpoint.generator import Took
 from rag.types import Sampling
@@ -81,7 +82,7 @@ def test_what_came_before_a_drop_is_given_and_never_again() -> None:
             pieces.extend(reach(engine).generator.stream(ASKED, Sampling()))
         assert pieces == ["六个"]
         assert engine.address in str(broken.value)
-        assert "2 个字符" in broken.value.zh
+        assert "2 个字符" in translate(broken.value.message, "zh")
         assert len(engine.chats) == 1
 
 
@@ -158,7 +159,7 @@ def test_what_makes_no_sense_is_an_error_of_one_line(content: bytes, said: str) 
         reach(engine).reply()
     assert said in str(failed.value)
     assert len(str(failed.value)) < 500
-    assert engine.address in failed.value.zh
+    assert engine.address in translate(failed.value.message, "zh")
     assert len(engine.chats) == 1
 
 

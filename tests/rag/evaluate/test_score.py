@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
+from ingest.i18n import translate
 from rag.evaluate import Dataset, Outcome, Report, Span, compare, draw, evaluate
 
 CORPUS = {
@@ -122,8 +123,8 @@ def test_a_wrong_line_is_named(beir: Path, file: str, content: bytes, message: s
     with pytest.raises(UserError) as caught:
         Dataset.load(beir)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value) + caught.value.zh
-    assert str(caught.value) != caught.value.zh
+    assert "\n" not in str(caught.value) + translate(caught.value.message, "zh")
+    assert str(caught.value) != translate(caught.value.message, "zh")
 
 
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl", "qrels.tsv"])
