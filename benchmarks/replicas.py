@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path[0] = str(Path(__file__).parents[1])  # the tests are there
 
-from tests.server.fleet import History, Load, Server, fleet, start
+from tests.server.fleet import History, Load, Server, fleet, start  # noqa: E402  (behind the line above)
 
 BASES = ["甲", "乙"]
 EVERY = 8.0  # seconds between two ends of a server
