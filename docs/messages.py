@@ -4,11 +4,9 @@ A new message stands in the catalog without a translation, and tests fail until 
 """
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 from babel.messages import Catalog
-from babel.messages.extract import extract_from_file
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
@@ -21,27 +19,28 @@ def sources() -> list[Path]:
     return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
-def keywords() -> dict[str, None]:
-    """What is called with a template first: `Translatable`, `say`, and every kind of `UserError`."""
-    names = {"Translatable", "say", "UserError"}
-    classes = [
-        (node.name, {base.id for base in node.bases if isinstance(base, ast.Name)})
-        for path in sources()
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.ClassDef)
-    ]
-    errors = {"UserError"}
-    while more := {name for name, bases in classes if bases & errors} - errors:
-        errors |= more
-    return dict.fromkeys(names | errors)
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def templates() -> Iterator[str]:
-    """The English template of every message in the code."""
-    calls = keywords()
-    for path in sources():
-        for _, message, _, _ in extract_from_file("python", path, keywords=calls):
-            yield message if isinstance(message, str) else message[0]
+def templates() -> set[str]:
+    """The English template of every message in the code.
+
+    It is the first argument of `Translatable`, of `say`, or of any kind of `UserError`.
+    """
+    nodes = [node for path in sources() for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    names = {"UserError"}
+    while more := {c.name for c in classes if names & set(map(_name, c.bases))} - names:
+        names |= more
+    calls = [node for node in nodes if isinstance(node, ast.Call) and node.args]
+    return {
+        call.args[0].value
+        for call in calls
+        if _name(call.func) in names | {"Translatable", "say"}
+        and isinstance(call.args[0], ast.Constant)
+        and isinstance(call.args[0].value, str)
+    }
 
 
 def updated() -> Catalog:
@@ -49,7 +48,7 @@ def updated() -> Catalog:
     with CATALOG.open("rb") as file:
         known = read_po(file, locale="zh_CN")
     catalog = Catalog(locale="zh_CN", project="chatglm-rag", fuzzy=False)
-    for template in sorted(set(templates())):
+    for template in sorted(templates()):
         message = known.get(template)
         catalog.add(template, message.string if message else "")
     return catalog

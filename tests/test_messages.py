@@ -18,7 +18,7 @@ _spec.loader.exec_module(messages)
 
 @pytest.fixture(scope="module")
 def templates() -> set[str]:
-    return set(messages.templates())
+    return messages.templates()
 
 
 @pytest.fixture(scope="module")
