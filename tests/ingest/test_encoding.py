@@ -55,10 +55,10 @@ def test_replaced_bytes_are_counted() -> None:
     assert encoding.detect(NINE["gbk"][0]).replaced == 0
 
 
-@pytest.mark.parametrize("encoding", OTHERS)
-def test_other_languages(encoding: str) -> None:
-    text, detected = encoding.read(OTHERS[encoding].encode(encoding))
-    assert text == OTHERS[encoding], detected
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_languages(name: str) -> None:
+    text, detected = encoding.read(OTHERS[name].encode(name))
+    assert text == OTHERS[name], detected
 
 
 @pytest.mark.parametrize("word", ["姓名", "你好", "合同", "张三,23", "价格表"])

@@ -27,6 +27,7 @@ from pathlib import Path
 from ingest.ray_pipeline import cluster
 from ingest.errors import UserError
 from ingest.files import Found, walk
+from ingest.i18n import translate
 from ingest.ray_pipeline import spread
 from tests.ingest.spreading import made, mortal
 
