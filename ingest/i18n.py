@@ -20,6 +20,9 @@ SEPARATORS = {
 }
 """Between the items of a list, by the language and the format specification of the field."""
 
+LARGE = {"en": (1e9, "billion"), "zh": (1e8, "亿")}
+"""The unit of large numbers (`{parameters:large}`) and its name."""
+
 
 class Translatable(str):
     """A line in English that keeps its template and its fields, so that it can be translated.
@@ -113,6 +116,9 @@ class _Lines(Formatter):
         if isinstance(value, Collection) and not isinstance(value, str | bytes):
             items = (self.format_field(item, "") for item in value)
             return SEPARATORS[self.language][format_spec].join(items)
+        if format_spec == "large":
+            unit, name = LARGE[self.language]
+            return f"{value / unit:.3g} {name}"
         return super().format_field(value, format_spec)
 
 

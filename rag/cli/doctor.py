@@ -141,11 +141,11 @@ def _title(name: str, head: dict[str, Any], context: int) -> str:
     if not head["files"]:
         files = say("its weight files are not here")
     return say(
-        "{name}: {kind}, {billions:.3g} billion parameters, {files}; GB (2^30 bytes) needed for a "
+        "{name}: {kind}, {parameters:large} parameters, {files}; GB (2^30 bytes) needed for a "
         "context of {context} tokens:",
         name=name,
         kind=kind,
-        billions=count / 1e9,
+        parameters=count,
         files=files,
         context=context,
     )
