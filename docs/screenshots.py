@@ -1,4 +1,4 @@
-"""Take the pictures of the web page that the README shows: python docs/screenshots.py (after `make test`).
+"""Take the pictures of the web page that docs/quickstart.md shows: python docs/screenshots.py (after `make test`).
 
 `rag serve --demo` is asked in a real Chromium: one question that the corpora answer, one that they don't.
 """

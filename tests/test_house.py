@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("finetune", "ingest", "rag", "server")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TOP = {
-    ".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "README.zh-CN.md", "benchmarks",
+    ".ci", ".gitignore", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "README.zh-CN.md", "benchmarks",
     "constraints.txt", "corpora", "docs", "finetune", "ingest", "pyproject.toml", "rag", "server",
     "tests",
 }  # fmt: skip

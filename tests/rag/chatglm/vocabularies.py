@@ -20,7 +20,11 @@ from rag.chatglm.tokenization_glm4 import PATTERN, SPECIALS
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden/tokenizer"
 SHARED = ROOT.parent / "shared/golden/tokenizer"
-TEXTS = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+TEXTS = tuple(
+    ROOT / page
+    for name in ("README", "docs/quickstart", "docs/settings", "docs/figures")
+    for page in (f"{name}.md", f"{name}.zh-CN.md")
+)
 # As the published repositories have it.
 REMOTE = {
     "remove_space": False,
