@@ -18,7 +18,7 @@ GB = 2**30
 ENGINES = {
     "local": Translatable("local store"),
     "replicas": Translatable("replicas"),
-    "milvus": ("Milvus *", "Milvus *"),
+    "milvus": Translatable("Milvus *"),
 }
 STAGES = {
     "parse": Translatable("parse, cut"),

@@ -14,7 +14,7 @@ ASKED = (Message("user", "试用期最长多久？"),)
 @dataclass
 class Reached:
     generator: EndpointGenerator
-    notes: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def reply(self, sampling: Sampling | None = None) -> str:
         return "".join(self.generator.stream(ASKED, sampling or Sampling()))
@@ -22,6 +22,5 @@ class Reached:
 
 def reach(engine: Faulty | str, **options: Any) -> Reached:
     address = engine if isinstance(engine, str) else engine.address
-    notes: list[tuple[str, str]] = []
-    note = lambda en, zh: notes.append((en, zh))  # noqa: E731
-    return Reached(generator.reach(address, EndpointOptions(**options), note=note), notes)
+    notes: list[str] = []
+    return Reached(generator.reach(address, EndpointOptions(**options), note=notes.append), notes)
