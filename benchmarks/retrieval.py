@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.normalize import terms
 from rag.config import SETTINGS
-from rag.evaluate import Dataset, Figure, Outcome, Report, compare, evaluate, run
+from rag.evaluate import run
+from rag.evaluate.dataset import Dataset
+from rag.evaluate.report import EvalReport, Figure, compare
+from rag.evaluate.score import Prediction, evaluate
 
 if TYPE_CHECKING:
     from ingest.store import Ranking
@@ -71,7 +74,7 @@ ALLOWED_LOSS = 0.005  # of the fused ranking against its better leg, in R@5 and 
 class Measured:
     """One system on one set."""
 
-    report: Report
+    report: EvalReport
     figures: Mapping[str, Figure]
 
 
@@ -123,12 +126,12 @@ def prepared(dataset: Dataset, cache: Path, milvus: str) -> "Pipeline":
         )
 
 
-def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
+def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Prediction]]:
     """The legs by themselves, the fused ranking, and the whole way to the answer."""
     store, embedder = pipeline.store, pipeline.embedder
 
-    def leg(search: "Callable[[str], Ranking]") -> Callable[[str], Outcome]:
-        return lambda question: Outcome(run.spans(store.chunks(search(question).keys).values()))
+    def leg(search: "Callable[[str], Ranking]") -> Callable[[str], Prediction]:
+        return lambda question: Prediction(run.spans(store.chunks(search(question).keys).values()))
 
     return {
         "dense": leg(lambda question: store.search_dense(embedder.embed_query(question), DEPTH)),
@@ -137,12 +140,12 @@ def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
             lambda question: store.search_words(terms(question), DEPTH, field="bigrams")
         ),
         "fused": lambda question: fused(pipeline, question),
-        "answers": lambda question: run.outcome(pipeline, question),
+        "answers": lambda question: run.predict(pipeline, question),
         **milvus_fusions(pipeline),
     }
 
 
-def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
+def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Prediction]]:
     """The three searches fused by the server, as its hybrid search does it."""
     if not pipeline.store.location.startswith("milvus"):
         return {}
@@ -156,7 +159,7 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
     token = os.environ.get("MILVUS_TOKEN", "")
     client = MilvusClient(address.uri, token=token, db_name=address.database)
 
-    def hybrid(question: str, ranker: Any) -> Outcome:
+    def hybrid(question: str, ranker: Any) -> Prediction:
         query, vector = analyze(question), pipeline.embedder.embed_query(question)
         centred = pipeline.norm.centred(query.script, vector).tolist()
         asks = [(field, asked(query.content.text, field)) for field in ("words", "bigrams")]
@@ -167,7 +170,7 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
         chosen = ranker(len(legs))
         hits = client.hybrid_search(address.name, legs, chosen, limit=DEPTH)[0]
         found = pipeline.store.chunks([hit["key"] for hit in hits])
-        return Outcome(run.spans(found.values()))
+        return Prediction(run.spans(found.values()))
 
     def weighted(legs: int) -> Any:
         return WeightedRanker(0.5, *([0.5 / (legs - 1)] * (legs - 1)) if legs > 1 else ())
@@ -178,11 +181,11 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Outcome]]:
     }
 
 
-def fused(pipeline: "Pipeline", question: str) -> Outcome:
+def fused(pipeline: "Pipeline", question: str) -> Prediction:
     if not question.strip():  # a set holds one
-        return Outcome([])
+        return Prediction([])
     hits = pipeline.retrieve(question, limit=DEPTH).hits
-    return Outcome(run.spans(hit.chunk for hit in hits))
+    return Prediction(run.spans(hit.chunk for hit in hits))
 
 
 def goal_rows(found: Mapping[str, Systems]) -> Iterator[list[str]]:

@@ -1,6 +1,6 @@
-"""The marks of a model's answer -> citations; its sentences that no passage supports -> flags.
+"""Citations from the marks of a model's answer, and the sentences that no passage supports.
 
-The text itself is never altered: a mark of no passage gives no citation and is counted.
+The text is never changed: a mark that is no passage's number gives no citation and is counted.
 """
 
 import re
@@ -22,7 +22,7 @@ _WORD = re.compile(r"\w")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sentence `text[start:end]` of an answer, its marks left out, and the numbers marked."""
+    """A sentence of an answer: its span, its `text` without marks, and the numbers in the marks."""
 
     start: int
     end: int
@@ -32,7 +32,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Cited:
-    """What the marks of an answer stand for; the fields are those of `Answer`."""
+    """Citations of an answer; the fields are those of `Answer`."""
 
     citations: tuple[Citation, ...]
     unsupported: tuple[Span, ...]
@@ -40,10 +40,10 @@ class Cited:
 
 
 def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> Cited:
-    """Citations in the order of the marks, each quoting what of passage n supports its sentence.
+    """Citations in the order of the marks; each quotes what supports the marked sentence.
 
-    `sources[n - 1]` is the passage that the model knew as `[n]`. Two sentences that rest on the
-    same quote share a citation.
+    `sources[n - 1]` is passage `[n]` of the prompt. Two sentences that are supported by the same
+    quote share a citation.
     """
     terms = Rarity(partial(rarity, store))
     evidence = [
@@ -63,8 +63,8 @@ def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> C
                 continue
             source, span = sources[number - 1], evidence[number - 1].quote(claim.text, terms)
             if (number, span) not in citations:
-                found = citation(number, source.passage, *span, store, source.hit.chunk)
-                citations[number, span] = found
+                cited = citation(number, source.passage, *span, store, source.hit.chunk)
+                citations[number, span] = cited
         if not declines(claim.text) and not faithfulness.supports(claim.text, claim.numbers):
             unsupported.append((claim.start, claim.end))
     return Cited(tuple(citations.values()), tuple(unsupported), tuple(unknown))
@@ -73,36 +73,32 @@ def cite(text: str, question: str, sources: Sequence[Source], store: Store) -> C
 def claims(text: str) -> list[Claim]:
     """The sentences of an answer with their marks.
 
-    A mark behind a full stop belongs to the sentence before, unless it stands at the head of a
-    line or the answer begins with a mark.
+    A mark after a full stop belongs to the sentence before it, unless it is at the start of a line
+    or the answer begins with a mark.
     """
-    found = {match.span(): numbers(match) for match in marks(text)}
+    marked = {match.span(): numbers(match) for match in marks(text)}
     blank = text
-    for start, end in found:
-        blank = f"{blank[:start]}{' ' * (end - start)}{blank[end:]}"
-    leads = any(not blank[:start].strip() for start, _ in found)
-    starts = [0, *(_claimed(text, start, leads) for start, _ in sentences(blank)[1:])]
-    claimed = []
+    for start, end in marked:
+        blank = blank[:start] + " " * (end - start) + blank[end:]
+    leads = any(not blank[:start].strip() for start, _ in marked)
+    starts = [0, *(_claim_start(text, start, leads) for start, _ in sentences(blank)[1:])]
+    found = []
     for start, end in pairwise([*starts, len(text)]):
-        inside = [span for span in found if start <= span[0] < end]
-        bare = _without(text, start, end, inside)
-        cited = tuple(number for span in inside for number in found[span])
+        inside = [span for span in marked if start <= span[0] < end]
+        bounds = [start, *(bound for span in inside for bound in span), end]
+        parts = (text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True))
+        bare = "".join(parts).strip()
+        cited = tuple(number for span in inside for number in marked[span])
         if _WORD.search(bare) or cited:
-            claimed.append(Claim(*trim(text, start, end), bare, cited))
-    return claimed
+            found.append(Claim(*trim(text, start, end), bare, cited))
+    return found
 
 
-def _claimed(text: str, start: int, leads: bool) -> int:
-    """`start`, or where the marks directly before it begin that belong to what follows."""
+def _claim_start(text: str, start: int, leads: bool) -> int:
+    """`start`, or the start of the marks directly before it that belong to what follows."""
     run = _BEFORE.search(text[:start])
     if not run:
         return start
     heads = leads or text[: run.start()].rstrip(" \t").endswith("\n")
     line = run[0].rfind("\n") + 1
     return run.start() + (line if line or heads else len(run[0]))
-
-
-def _without(text: str, start: int, end: int, inside: Sequence[Span]) -> str:
-    """`text[start:end]` without the marks `inside` it."""
-    bounds = [start, *(bound for span in inside for bound in span), end]
-    return "".join(text[a:b] for a, b in zip(bounds[::2], bounds[1::2], strict=True)).strip()

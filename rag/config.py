@@ -1,11 +1,11 @@
 """`rag.toml`, beside the knowledge base, read once into one frozen `Config`.
 
-A section is an options dataclass of a stage and a key one of its fields; what the file leaves out
-keeps its default.
+Each section is the options dataclass of a stage, and each key is one of its fields. Keys that are
+missing from the file keep their defaults.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,10 +23,10 @@ from rag.prompt import PromptOptions
 from rag.refuse import RefuseOptions
 from rag.retrieve import RetrieveOptions
 
-SETTINGS, TRUTH = "rag.toml", "kb.sqlite"
+SETTINGS, DATABASE = "rag.toml", "kb.sqlite"
 
 Place = Path | Address
-"""A knowledge base: its folder, or the address of one on a server, which has no settings."""
+"""A knowledge base: a folder, or an address on a server, which has no settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class EmbedOptions:
     """How the encoder is run."""
 
     backend: Backend = "torch"
-    """What runs a sentence-transformers model: torch, onnx or openvino."""
+    """The runtime of a sentence-transformers model: torch, onnx or openvino."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """Where the knowledge base is kept."""
+    """Where the knowledge base is stored."""
 
     url: str = ""
-    """Its address on a server, milvus://HOST:19530/NAME; empty: in this folder."""
+    """An address on a server, milvus://HOST:19530/NAME; empty: in this folder."""
 
     def __post_init__(self) -> None:
         if self.url:
@@ -51,7 +51,7 @@ class StoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A knowledge base and all that its settings say, a field for each section of `rag.toml`."""
+    """A knowledge base and its settings, one field for each section of `rag.toml`."""
 
     place: Place = Path()
     chunk: ChunkOptions = ChunkOptions()
@@ -65,63 +65,60 @@ class Config:
 
     @property
     def location(self) -> Place:
-        """Where the store is: at an address, or in the folder."""
+        """Where the store is: an address on a server, or the folder."""
         return parse_address(self.store.url) if self.store.url else self.place
 
     @property
     def exists(self) -> bool:
-        """Whether there is a knowledge base; a server is not asked."""
+        """Whether there is a knowledge base. Always true for a server, which is not contacted."""
         location = self.location
-        return isinstance(location, Address) or (location / TRUTH).is_file()
+        return isinstance(location, Address) or (location / DATABASE).is_file()
 
-    def open_store(
-        self, *, create: Identity | None = None, expect: Identity | None = None
-    ) -> Store:
-        """The knowledge base's store; as `ingest.store.open_store`."""
-        return open_store(self.location, create=create, expect=expect)
+    def open_store(self, *, create: Identity | None = None) -> Store:
+        """The knowledge base's store, as `ingest.store.open_store`."""
+        return open_store(self.location, create=create)
 
 
 def read_config(place: Place, file: Path | None = None) -> Config:
-    """The settings of a knowledge base, all defaults without a `rag.toml`; `file` stands for it.
+    """The settings of a knowledge base, all defaults without a `rag.toml`.
 
-    Folders of models that the file names may be relative to it. Raises `UserError`, which names
-    the file, the section and what may stand there.
+    `file` is read instead of the knowledge base's own `rag.toml`. Model folders in it may be
+    relative to the knowledge base. Raises `UserError`, which names the file, the section and the
+    valid values.
     """
     if isinstance(place, Address):
         return Config(place)
     hints = get_type_hints(Config)
     sections = {field.name: hints[field.name] for field in fields(Config)[1:]}
     options = read_sections(file or place / SETTINGS, sections)
-    if "generate" in options:
-        options["generate"] = _beside(place, options["generate"])
+    if generate := options.get("generate"):
+        options["generate"] = _resolve_paths(place, generate)
     return Config(place, **options)
 
 
-def _beside(folder: Path, options: GenerateOptions) -> GenerateOptions:
-    """The options, whose paths name what lies in `folder` if there is such a thing."""
+def _resolve_paths(folder: Path, options: GenerateOptions) -> GenerateOptions:
+    """The options with the path of each model folder that lies in `folder`."""
 
-    def beside(name: str) -> str:
+    def resolve(name: str) -> str:
         return str(folder / name) if name and (folder / name).is_dir() else name
 
-    endpoint = replace(options.endpoint, tokenizer=beside(options.endpoint.tokenizer))
-    model, adapter = beside(options.model), beside(options.adapter)
+    endpoint = replace(options.endpoint, tokenizer=resolve(options.endpoint.tokenizer))
+    model, adapter = resolve(options.model), resolve(options.adapter)
     return replace(options, model=model, adapter=adapter, endpoint=endpoint)
 
 
-def is_base(folder: Path) -> bool:
-    """Whether there is a knowledge base in the folder, or its settings name one on a server."""
-    if (folder / TRUTH).is_file():
+def is_knowledge_base(folder: Path) -> bool:
+    """Whether the folder holds a knowledge base, or settings that name one on a server."""
+    if (folder / DATABASE).is_file():
         return True
     return (folder / SETTINGS).is_file() and read_config(folder).exists
 
 
-# What a TOML value is called: in English, in Chinese.
 TOML_TYPES: dict[type, Translatable] = {
     bool: Translatable("true or false"),
     int: Translatable("a whole number"),
     float: Translatable("a number"),
     str: Translatable("a text"),
-    list: Translatable("a list"),
     dict: Translatable("a section"),
 }
 
@@ -129,18 +126,17 @@ TOML_TYPES: dict[type, Translatable] = {
 def read_sections(path: Path, sections: Mapping[str, type]) -> dict[str, Any]:
     """Section name -> an instance of its dataclass, for the sections that are in the file.
 
-    Fields may be bool, int, float, str, Path, Literal, another dataclass, a tuple of these and
-    optional. A `UserError` names the file and the section; for an unknown name the nearest known
-    one, for a wrong value both the value and what it must be.
+    Fields may be bool, int, float, str, Literal, another dataclass, and optional. Raises `UserError`,
+    which names the file and the section; for an unknown name also the nearest known one, for an
+    invalid value the value and what it must be.
     """
     content = _content(path)
     for name, value in content.items():
         if name not in sections:
             raise _unknown_section(path, name, value, sections)
         if not isinstance(value, dict):
-            raise _wrong(
-                f"{path}: {name}", value, Translatable("a section; write [{name}]", name=name)
-            )
+            section = Translatable("a section; write [{name}]", name=name)
+            raise _invalid(f"{path}: {name}", value, section)
     return {
         name: _build(options, content[name], name, path, sections)
         for name, options in sections.items()
@@ -154,31 +150,28 @@ def _content(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UserError(
-            "cannot read {path}: {strerror}", path=path, strerror=error.strerror
-        ) from None
+        raise UserError("cannot read {path}: {why}", path=path, why=error.strerror) from None
     except UnicodeDecodeError as error:
         raise UserError(
-            "{path} is not UTF-8 (byte {start}); save it as UTF-8", path=path, start=error.start
+            "{path} is not UTF-8 (byte {n}); save it as UTF-8", path=path, n=error.start
         ) from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError("{path} is not TOML: {error}", path=path, error=error) from None
+        raise UserError("{path} is not valid TOML: {error}", path=path, error=error) from None
 
 
 def _build(
     options: type, values: Mapping[str, Any], section: str, path: Path, sections: Mapping[str, type]
 ) -> Any:
-    """An instance of the dataclass `options`, which checks the values that exclude each other."""
+    """An instance of the dataclass `options`, which checks that its values agree."""
     hints = _hints(options)
     arguments = {}
     for key, value in values.items():
         if key not in hints:
             raise _unknown_key(path, section, key, hints, sections)
-        where = f"{path}: [{section}] {key}"
         if is_dataclass(hints[key]) and isinstance(value, dict):
             arguments[key] = _build(hints[key], value, f"{section}.{key}", path, sections)
         else:
-            arguments[key] = _value(hints[key], value, where)
+            arguments[key] = _value(hints[key], value, f"{path}: [{section}] {key}")
     try:
         return options(**arguments)
     except UserError as error:
@@ -191,94 +184,71 @@ def _hints(options: type) -> dict[str, Any]:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    """`value` as what `hint` asks for."""
+    """`value` as the type `hint`; a whole number is a valid float."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin is Literal:
         if value not in choices or type(value) not in map(type, choices):
-            raise _wrong(where, value, Translatable("one of {choices}", choices=_listed(choices)))
+            known = ", ".join(map(_toml, choices))
+            raise _invalid(where, value, Translatable("one of {known}", known=known))
         return value
     if origin in (Union, UnionType):
         (inner,) = (choice for choice in choices if choice is not NoneType)
         return _value(inner, value, where)
-    if origin is tuple:
-        _check(list, value, where)
-        return tuple(_value(choices[0], item, where) for item in value)
-    if is_dataclass(hint):
-        raise _wrong(where, value, TOML_TYPES[dict])
-    if hint is Path:
-        return Path(_check(str, value, where))
-    return _check(hint, value, where)
-
-
-def _check(kind: type, value: Any, where: str) -> Any:
-    """`value`, which TOML gave as `kind`; a whole number does for a float."""
-    if kind is float and type(value) is int:
+    if hint is float and type(value) is int:
         return float(value)
+    kind = dict if is_dataclass(hint) else hint
     if type(value) is not kind:  # bool is a subclass of int
-        raise _wrong(where, value, TOML_TYPES[kind])
+        raise _invalid(where, value, TOML_TYPES[kind])
     return value
 
 
-def _wrong(where: str, value: Any, wanted: Translatable) -> UserError:
-    return UserError(
-        "{where} is {value}; it must be {wanted}",
-        where=where,
-        value=_listed([value]),
-        wanted=wanted,
-    )
+def _invalid(where: str, value: Any, need: Translatable) -> UserError:
+    shown = _toml(value)
+    return UserError("{where} is {value}; it must be {need}", where=where, value=shown, need=need)
 
 
-def _listed(values: Iterable[Any]) -> str:
-    """The values as TOML writes them, near enough."""
-    texts = {True: "true", False: "false"}
-    return ", ".join(
-        texts[value] if isinstance(value, bool) else repr(value).replace("'", '"')
-        for value in values
-    )
+def _toml(value: Any) -> str:
+    """The value roughly as TOML writes it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 
 
 def _unknown_section(path: Path, name: str, value: Any, sections: Mapping[str, type]) -> UserError:
-    if not isinstance(value, dict):
-        homes = [section for section, options in sections.items() if name in _hints(options)]
-        if homes:
-            return UserError(
-                "{path}: {name} stands in no section; put it below [{homes}]",
-                path=path,
-                name=name,
-                homes=homes[0],
-            )
-    near = get_close_matches(name, sections, n=1, cutoff=0.5)
-    names = ", ".join(f"[{section}]" for section in sections)
-    guess = _guess(f"[{near[0]}]" if near else "")
+    home = next((each for each, options in sections.items() if name in _hints(options)), None)
+    if home and not isinstance(value, dict):
+        return UserError(
+            "{path}: {name} is in no section; put it below [{home}]",
+            path=path,
+            name=name,
+            home=home,
+        )
+    near = [f"[{section}]" for section in get_close_matches(name, sections, n=1, cutoff=0.5)]
     return UserError(
         "{path}: unknown section [{name}]{guess}; the sections are {names}",
         path=path,
         name=name,
-        guess=guess,
-        names=names,
+        guess=_guess(near),
+        names=", ".join(f"[{section}]" for section in sections),
     )
 
 
 def _unknown_key(
     path: Path, section: str, key: str, known: Iterable[str], sections: Mapping[str, type]
 ) -> UserError:
-    """Looks for the nearest key in this section, then for one in any other."""
+    """Suggests the nearest key of this section, otherwise one of another section."""
     elsewhere = {
         name: f"[{other}] {name}" for other, options in sections.items() for name in _hints(options)
     }
-    here = get_close_matches(key, known, n=1, cutoff=0.6)
-    there = get_close_matches(key, elsewhere, n=1, cutoff=0.8)
-    guess = _guess(here[0] if here else elsewhere[there[0]] if there else "")
-    names = ", ".join(known)
+    near = get_close_matches(key, known, n=1, cutoff=0.6)
+    near += [elsewhere[name] for name in get_close_matches(key, elsewhere, n=1, cutoff=0.8)]
     return UserError(
         "{path}: unknown key {key} in [{section}]{guess}; its keys are {names}",
         path=path,
         key=key,
         section=section,
-        guess=guess,
-        names=names,
+        guess=_guess(near),
+        names=", ".join(known),
     )
 
 
-def _guess(near: str) -> str:
-    return Translatable(" (did you mean {near}?)", near=near) if near else ""
+def _guess(near: Sequence[str]) -> str:
+    return Translatable(" (did you mean {near}?)", near=near[0]) if near else ""

@@ -1,9 +1,9 @@
 """The sentences that answer a question, out of the best passages, without a language model.
 
-Within a passage most sentences share its topic, and so does the question; what tells them apart is
-the rest of the question. So a term counts by its rarity in the collection, again by its rarity
-among the passage's own sentences, and not at all if title or headings hold it. The encoder then
-decides between the sentences that words leave. See docs/decisions/006-extraction.md.
+Most sentences of a passage share its topic, and so does the question; the rest of the question
+distinguishes them. So a term is weighted by its rarity in the collection and by its rarity among the
+passage's own sentences, and has no weight if the title or headings contain it. The encoder then
+decides between the best sentences by words. See docs/decisions/006-extraction.md.
 """
 
 import re
@@ -29,43 +29,40 @@ from rag.types import Answer, Query, Retrieved
 Array = NDArray[np.floating]
 
 LEXICAL = 18.0
-"""Standard deviations of similarity for the whole question's weight in words."""
+"""Standard deviations of similarity that a sentence gains by containing all question words."""
 RARITY = 2.0
 """Exponent of a term's rarity among the sentences of its passage."""
 TYPE = 1.0
-"""By how much a sentence that mentions something of an expected answer type is better."""
+"""What a sentence gains by mentioning something of an expected answer type."""
 PRIOR = 1.5
-"""For each unit of the passage's fused score."""
+"""The weight of the passage's fused score."""
 EMBEDDED = 16
-"""How many sentences the encoder sees at most; more change nothing."""
+"""The encoder sees at most this many sentences; more change nothing."""
 REACH = 7.0
-"""How far below the best by words a sentence may be for the encoder to see it. Of 800 answers from
-CMRC 2018 this changes 10, one to the better and two to the worse, for .4 of the tokens."""
+"""The encoder sees the sentences that score at most this much below the best by words. Of 800
+answers from CMRC 2018 this changes 10 (one better, two worse), with .4 of the tokens."""
 _UNCLEAR = re.compile(r"第几|第多少|[几哪]届|时期|时代|哪几|几[项种类层个]|由来")
-"""Questions whose short answer is an ordinal, an age or a list: no clause is singled out."""
+"""Questions whose short answer is an ordinal, an age or a list; the answer is a whole sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractOptions:
-    """How much of the passages an answer shows."""
+    """How much of the passages an answer quotes."""
 
     passages: int = 3
-    """Sentences are taken from so many of the best passages."""
+    """Sentences come from at most this many of the best passages."""
     sentences: int = 2
-    """An answer has at most so many sentences."""
+    """An answer has at most this many sentences."""
 
     def __post_init__(self) -> None:
-        if self.passages < 1 or self.sentences < 1:
-            raise UserError(
-                "[read] passages is {passages} and sentences {sentences}; need 1 or more",
-                passages=self.passages,
-                sentences=self.sentences,
-            )
+        n, m = self.passages, self.sentences
+        if n < 1 or m < 1:
+            raise UserError("[read] passages is {n} and sentences {m}; need 1 or more", n=n, m=m)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredPassage:
-    """A passage to extract from. `topic`: title and headings; `score`: fused, larger is better."""
+    """A passage with its `topic` (title and headings) and fused `score`; larger is better."""
 
     text: str
     topic: str
@@ -76,8 +73,8 @@ class ScoredPassage:
 class Sentence:
     """`passages[passage].text[start:end]`, without surrounding space; larger scores are better.
 
-    `focus` is the span (in the same text) of the clause that answers a question for a date, a
-    number or a title, if one stands out.
+    `focus` is the span (in the same text) of the only clause that answers a question for a date, a
+    number or a title, if there is one.
     """
 
     passage: int
@@ -92,8 +89,8 @@ def extract(
 ) -> Answer:
     """The best sentences as text with citations `[1]`, `[2]`.
 
-    A question for a date, a number or a title is answered by the clause that mentions one, if one
-    stands out; its citation quotes the whole sentence.
+    If only one clause of the best sentence mentions the date, number or title that the question asks
+    for, the answer shows this clause, and its citation quotes the whole sentence.
     """
     query, centred = found.query, norm.centred(found.query.script, found.vector)
 
@@ -128,9 +125,9 @@ def rank(
     similarity: Callable[[Vectors], Array],
     idf: Idf,
 ) -> list[Sentence]:
-    """The sentences of `passages` worth quoting, best first; empty only if no text holds a word.
+    """The best sentences of `passages`, best first; empty only if no text contains a word.
 
-    `similarity` gives that of sentence vectors (n, dim) to the question, (n,), in standard
+    `similarity` maps sentence vectors (n, dim) to their similarity to the question, (n,), in standard
     deviations (`ScoreNorm.standard`).
     """
     places = [
@@ -152,7 +149,7 @@ def rank(
 
 
 def choose(ranked: Sequence[Sentence], *, most: int = 2, within: float = 4.0) -> list[Sentence]:
-    """The sentences to answer with: the best, and others at most `within` below it."""
+    """The sentences of an answer: the best, and others that score at most `within` less."""
     return [s for s in ranked[:most] if s.score >= ranked[0].score - within]
 
 
@@ -163,13 +160,13 @@ def _scores_by_words(
     texts: Sequence[str],
     idf: Idf,
 ) -> NDArray[np.float64]:
-    """All of a sentence's score but the encoder's part."""
-    weights = [TermWeights.of(query, field, idf) for field in FIELDS]
+    """The scores of the sentences `texts` of the passages `owners`, without the encoder's part."""
+    weights = [TermWeights(query, field, idf) for field in FIELDS]
     scores = np.zeros(len(texts))
     best = max(passage.score for passage in passages)
     for i, passage in enumerate(passages):
         rows = np.flatnonzero(np.equal(owners, i))
-        inside = [text for text, owner in zip(texts, owners, strict=True) if owner == i]
+        inside = [texts[row] for row in rows.tolist()]
         shares = np.mean([each.shares(inside, passage.topic) for each in weights], axis=0)
         scores[rows] = LEXICAL * shares + PRIOR * (passage.score - best)
     for k, text in enumerate(map(normalize, texts)):
@@ -179,39 +176,31 @@ def _scores_by_words(
     return scores
 
 
-@dataclass(frozen=True, slots=True)
 class TermWeights:
-    """A question's distinct terms and their weights in the collection, (n,)."""
+    """A question's distinct terms in one field and their weights in the collection, (n,)."""
 
-    split: Callable[[str], list[str]]
-    names: list[str]
-    idf: Array
-
-    @classmethod
-    def of(cls, query: Query, field: Field, idf: Idf) -> "TermWeights":
-        names = list(dict.fromkeys(query.content.of(field)))
-        split = words if field == "words" else bigrams
-        return cls(split, names, np.array(idf(names, field), np.float64))
+    def __init__(self, query: Query, field: Field, idf: Idf) -> None:
+        self.split = words if field == "words" else bigrams
+        self.names = list(dict.fromkeys(query.content.of(field)))
+        self.idf = np.array(idf(self.names, field), np.float64)
 
     def shares(self, texts: Sequence[str], topic: str) -> Array:
-        """How much of the question beyond its topic each of a passage's sentences holds, 0..1."""
-        known = set(self.split(topic))
-        free = np.array([name not in known for name in self.names], bool)
+        """The weighted share, 0 to 1, of the question's terms beyond the topic in each sentence of a
+        passage."""
+        topic_terms = set(self.split(topic))
+        free = np.array([name not in topic_terms for name in self.names], bool)
         total = float(self.idf @ free)
         if total <= 0 or not texts:
             return np.zeros(len(texts))
-        held = np.array(
-            [[name in there for name in self.names] for there in map(set, map(self.split, texts))],
-            float,
-        )
+        terms = [set(self.split(text)) for text in texts]
+        present = np.array([[name in each for name in self.names] for each in terms], float)
         n = len(texts)
-        sentences_with = held.sum(axis=0).clip(1)
-        rarity = np.log((n + 1) / (sentences_with + 0.5)) / np.log((n + 1) / 1.5)
-        return held @ (self.idf * free * rarity**RARITY) / total
+        rarity = np.log((n + 1) / (present.sum(axis=0).clip(1) + 0.5)) / np.log((n + 1) / 1.5)
+        return present @ (self.idf * free * rarity**RARITY) / total
 
 
 def _embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
-    """One vector a text, of its first part that fits the encoder's window."""
+    """One vector per text; a text that exceeds the encoder's window is cut at the end."""
     fitting = []
     for text, size in zip(texts, embedder.count_many(texts), strict=True):
         while size > embedder.max_tokens:
@@ -222,19 +211,19 @@ def _embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
 
 
 def _focus(query: Query, sentence: str, offset: int) -> Span | None:
-    """The one clause of `sentence` that mentions what the question asks for, if it is only one."""
+    """The clause of `sentence` that mentions what the question asks for, if there is only one."""
     if _UNCLEAR.search(query.normalized):
         return None
     bounds = [0, *(m.end() for m in CLAUSE.finditer(sentence)), len(sentence)]
     clauses = [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
     for answer_type in sorted(query.answer_types & SHORT):
-        holding = [
+        matches = [
             (a, b)
             for a, b in clauses
             if mentions(answer_type, normalize(sentence[a:b]), query.normalized)
         ]
-        if len(holding) == 1 and len(clauses) > 1:
-            start, end = trim(sentence, *holding[0])
+        if len(matches) == 1 and len(clauses) > 1:
+            start, end = trim(sentence, *matches[0])
             end = start + len(sentence[start:end].rstrip("，,；;：:、。.|"))
             return offset + start, offset + end
     return None

@@ -1,4 +1,4 @@
-"""What writes an answer from a conversation: the protocol, its settings, and loading when needed."""
+"""Language models that write answers: the protocol, its settings, and lazy loading."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Quant = Literal["auto", "none", "int4", "int8", "nf4"]
 
 
 class Generator(Protocol):
-    """A language model. `context` is its window in tokens: prompt and answer together."""
+    """A language model. `context` is its window in tokens, for prompt and answer together."""
 
     @property
     def name(self) -> str: ...
@@ -27,7 +27,7 @@ class Generator(Protocol):
     def context(self) -> int: ...
 
     def count(self, messages: Sequence[Message]) -> int:
-        """Tokens of the whole prompt that `stream` would make of `messages`."""
+        """The number of tokens of the whole prompt that `stream` would build from `messages`."""
         ...
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
@@ -35,36 +35,36 @@ class Generator(Protocol):
         ...
 
     def stop(self) -> None:
-        """End the reply under way as if it were complete, from any thread, also while the prompt
-        is being read. Without one, nothing happens."""
+        """End the current reply, if any, as if it were complete. May be called from any thread, also
+        while the model reads the prompt."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
-    """The language model of a knowledge base, and how it picks its words."""
+    """The language model of a knowledge base, and its sampling."""
 
     model: str = ""
-    """A model's folder, its name on a hub, or where it is served: `http://host:port/v1#model`; empty:
-    answers are sentences of the documents alone."""
+    """A model's folder, its name on a hub, or the address of a served model:
+    `http://host:port/v1#model`; empty: answers are sentences of the documents."""
     quant: Quant = "auto"
-    """How its weights are held: int4 or int8 (CPU), nf4 (CUDA), none; auto: what fits."""
+    """Quantization of its weights: int4 or int8 (CPU), nf4 (CUDA), none; auto: what fits."""
     adapter: str = ""
     """The folder of a LoRA or P-Tuning adapter for it; empty for none."""
     max_new_tokens: int = 512
-    """An answer has at most so many tokens; this much of the window is kept free for it."""
+    """The largest number of tokens of an answer, reserved in the window."""
     temperature: float | None = None
-    """0: always the likeliest word; unset: the model's own default."""
+    """0: always the likeliest token; unset: the model's default."""
     top_p: float | None = None
-    """Words are drawn from the likeliest with this much probability; unset: the model's default."""
+    """Tokens are drawn from the likeliest with this total probability; unset: the model's default."""
     seed: int = 0
     """The same seed gives the same answer."""
     endpoint: EndpointOptions = EndpointOptions()
-    """How a model that is served elsewhere is asked."""
+    """Options of a model that is served elsewhere."""
 
     def __post_init__(self) -> None:
         try:
-            _ = self.sampling
+            _ = self.sampling  # checks the values
         except UserError as error:
             raise UserError("[generate] {problem}", problem=error.message) from None
         if self.quant not in get_args(Quant):
@@ -72,26 +72,24 @@ class GenerateOptions:
             raise UserError("quant is {quant}; need one of {known}", quant=self.quant, known=known)
         if self.adapter and not self.model:
             raise UserError(
-                "[generate] adapter is {adapter}, but no model is named; name the model that it was "
-                "made for",
+                "[generate] adapter is {adapter}, but there is no model; give the model that it was "
+                "trained for",
                 adapter=self.adapter,
             )
         if self.served:
-            self._check_served(Address.parse(self.model))
-
-    def _check_served(self, address: Address) -> None:
-        if self.adapter:
-            raise no_adapter(address, self.adapter)
-        if self.quant != "auto":
-            raise UserError(
-                "quant is {quant}, but the weights are held at {base}; leave it out",
-                quant=self.quant,
-                base=address.base,
-            )
+            address = Address.parse(self.model)
+            if self.adapter:
+                raise no_adapter(address, self.adapter)
+            if self.quant != "auto":
+                raise UserError(
+                    "quant is {quant}, but the weights are held at {base}; leave it out",
+                    quant=self.quant,
+                    base=address.base,
+                )
 
     @property
     def served(self) -> bool:
-        """Whether the model is served elsewhere: nothing is loaded, and it answers several at once."""
+        """Whether the model is served elsewhere: nothing is loaded, and it answers concurrently."""
         return is_address(self.model)
 
     @property
@@ -106,10 +104,9 @@ def load(
     progress: Callable[[float], None],
     note: Callable[[str], None],
 ) -> "Adaptable":
-    """The generator that `options` name; `progress` is told the share loaded, 0 to 1, and `note`
-    what had to be assumed of the adapter.
+    """The generator that `options` name. A model on a hub is downloaded into `cache`.
 
-    A model named by its hub is fetched into `cache`; one that is served elsewhere is `reach`ed.
+    `progress` gets the share that is loaded, 0 to 1, and `note` each assumption about the adapter.
     """
     if options.served:
         return reach(options, note=note)
@@ -126,8 +123,7 @@ def load(
 
 
 def reach(options: GenerateOptions, *, note: Callable[[Translatable], None]) -> "EndpointGenerator":
-    """The generator of a model that is served elsewhere; nothing is asked there yet. `note` is told in
-    English and Chinese what a person should know."""
+    """The generator of a served model, without a request yet; `note` gets messages for the user."""
     from rag.endpoint import generator
 
     return generator.reach(options.model, options.endpoint, note=note)
@@ -137,15 +133,15 @@ class Adaptable(Generator, Protocol):
     """A generator that can change its adapter between two replies."""
 
     def use(self, adapter: Path | None) -> tuple[str, ...]:
-        """Reply with the adapter in this folder from now on; None: with the model alone.
+        """Reply with the adapter in this folder from now on; None: without one.
 
-        What had to be assumed of the adapter comes back, to be told to the person.
+        Returns the assumptions about the adapter, as messages for the user.
         """
         ...
 
 
 class LazyGenerator:
-    """The generator that `load` brings, loaded when it is first asked for anything but its name."""
+    """The generator that `load` returns, loaded at the first use of anything but its name."""
 
     def __init__(self, name: str, load: Callable[[], Adaptable]) -> None:
         self.name = name
@@ -169,5 +165,5 @@ class LazyGenerator:
         return self._loaded.stream(messages, sampling)
 
     def stop(self) -> None:
-        if "_loaded" in vars(self):
+        if "_loaded" in vars(self):  # otherwise there is no reply to stop
             self._loaded.stop()

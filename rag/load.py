@@ -16,23 +16,22 @@ from ingest.store import Identity, Store
 from rag.config import SETTINGS, Config, EmbedOptions
 from rag.generate import Generator
 from rag.pipeline import Pipeline
-from rag.question import analyze
-from rag.refuse import Calibration, Curve, RefuseOptions, calibrate
+from rag.question import analyze, script_of
+from rag.refuse import Calibration, Curve, calibrate
 from rag.retrieve import CrossEncoderReranker, rank
-from rag.score_norm import SCRIPTS, UNRELATED, ScoreNorm, level, measure
+from rag.score_norm import SCRIPTS, ScoreNorm, level, measure, unrelated_questions
 from rag.types import Script
 
-SCORE_NORM = "background"  # as knowledge bases have it that are older than the name `ScoreNorm`
+SCORE_NORM = "background"  # the key in knowledge bases that are older than the name `ScoreNorm`
 CALIBRATION = "calibration"
-SAMPLE = 500  # chunks that stand for all
-
+SAMPLE = 500  # chunks that represent the knowledge base
 
 Encoders = Callable[[str, Backend], Embedder]
-"""An encoder by its name and what is to run it; those who open many share one this way."""
+"""Opens an encoder by its name and runtime. Callers that open many can share encoders this way."""
 
 
 def encoders(cache: Path, *, threads: int | None = None) -> Encoders:
-    """Opens an encoder each time; what is built for it lies in `cache`."""
+    """Opens a new encoder on each call; files that are built for it go to `cache`."""
 
     def open_encoder(name: str, backend: Backend) -> Embedder:
         return open_embedder(name, cache=cache, threads=threads, backend=backend)
@@ -42,7 +41,7 @@ def encoders(cache: Path, *, threads: int | None = None) -> Encoders:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """All that an ingestion needs of one knowledge base."""
+    """What an ingestion needs to write to one knowledge base."""
 
     store: Store
     embedder: Embedder
@@ -52,57 +51,56 @@ class Writer:
 def open_writer(
     config: Config, *, embedder: str | None, cache: Path, open_encoder: Encoders | None = None
 ) -> Writer:
-    """Open a knowledge base to write, or make it with `embedder` (the bundled one if None).
+    """Open a knowledge base to write, or create it with `embedder` (the bundled one if None).
 
-    `open_encoder` brings the encoder; without it, one is opened for this writer alone.
-
-    Raises `Mismatch` if the knowledge base was made by another embedder or with other chunks.
+    `open_encoder` opens the encoder; by default this writer gets one of its own. Raises `Mismatch`
+    if the knowledge base was created with another embedder or other chunk options.
     """
     open_encoder = open_encoder or encoders(cache)
-    location, options = config.location, config.chunk
+    chunk = asdict(config.chunk)
+
+    def writer(store: Store, encoder: Embedder) -> Writer:
+        return Writer(store, encoder, Chunker(encoder.count_many, encoder.max_tokens, config.chunk))
+
     try:
         store = config.open_store()
     except Absent:
         encoder = open_encoder(embedder or BUNDLED, config.embed.backend)
-        chunker = Chunker(encoder.count_many, encoder.max_tokens, options)
-        recorded = {"embedder": embedder or BUNDLED, "chunk": asdict(options)}
+        recorded = {"embedder": embedder or BUNDLED, "chunk": chunk}
         identity = Identity(encoder.name, encoder.dim, recorded)
-        return Writer(config.open_store(create=identity), encoder, chunker)
+        return writer(config.open_store(create=identity), encoder)
     recorded = store.identity.options
-    name = str(recorded["embedder"])
-    if embedder not in (None, name):
+    if embedder not in (None, recorded["embedder"]):
         raise Mismatch(
-            "{location} was made with the encoder {name}, not {embedder}; leave --embedder out, "
-            "or make a new knowledge base with --kb",
-            location=location,
-            name=name,
+            "{location} was created with the encoder {name}, not {embedder}; omit --embedder, "
+            "or create a new knowledge base with --kb",
+            location=config.location,
+            name=recorded["embedder"],
             embedder=embedder,
         )
-    if recorded["chunk"] != asdict(options):
+    if recorded["chunk"] != chunk:
         raise Mismatch(
-            "{location} was made with [chunk] {recorded}, but {settings} says {options}; put the "
-            "old values back, or make a new knowledge base with --kb",
-            location=location,
+            "{location} was created with [chunk] {recorded}, but {settings} has {options}; restore "
+            "the old values, or create a new knowledge base with --kb",
+            location=config.location,
             recorded=recorded["chunk"],
             settings=SETTINGS,
-            options=asdict(options),
+            options=chunk,
         )
-    encoder = encoder_of(store, config.embed, open_encoder)
-    return Writer(store, encoder, Chunker(encoder.count_many, encoder.max_tokens, options))
+    return writer(store, encoder_of(store, config.embed, open_encoder))
 
 
 def encoder_of(store: Store, options: EmbedOptions, open_encoder: Encoders) -> Embedder:
-    """The encoder that made the store's vectors. Raises `Mismatch` if only another one is here."""
+    """The encoder that made the store's vectors. Raises `Mismatch` if it is not available."""
     encoder = open_encoder(str(store.identity.options["embedder"]), options.backend)
-    if (encoder.name, encoder.dim) != (store.identity.name, store.identity.dim):
+    need, name = (f"{each.name} ({each.dim}-d)" for each in (store.identity, encoder))
+    if name != need:
         raise Mismatch(
-            "{location} holds vectors of {name} ({dim}-d), but this encoder is {name_2} "
-            "({dim_2}-d); install the former, or ingest again into a new knowledge base with --kb",
+            "{location} holds vectors of {need}, but this encoder is {encoder}; install the former "
+            "or ingest again into a new knowledge base with --kb",
             location=store.location,
-            name=store.identity.name,
-            dim=store.identity.dim,
-            name_2=encoder.name,
-            dim_2=encoder.dim,
+            need=need,
+            encoder=name,
         )
     return encoder
 
@@ -110,10 +108,7 @@ def encoder_of(store: Store, options: EmbedOptions, open_encoder: Encoders) -> E
 def open_pipeline(
     config: Config, *, cache: Path, say: Translator, generator: Generator | None = None
 ) -> Pipeline:
-    """The read path of a knowledge base that exists.
-
-    Without a generator its answers are sentences of the documents.
-    """
+    """The pipeline of an existing knowledge base; without a generator, answers are extracts."""
     store = config.open_store()
     embedder = encoder_of(store, config.embed, encoders(cache))
     return pipeline_of(config, store, embedder, score_norm_of(store, embedder), say, generator)
@@ -127,53 +122,36 @@ def pipeline_of(
     say: Translator,
     generator: Generator | None,
 ) -> Pipeline:
-    """The read path over an open store, with the calibration that the store has now."""
-    reranker = config.retrieve.reranker
-    return Pipeline(
-        store=store,
-        embedder=embedder,
-        norm=norm,
-        say=say,
-        config=config,
-        calibration=calibration_of(store, config.refuse),
-        reranker=CrossEncoderReranker(reranker) if reranker else None,
-        generator=generator,
-    )
-
-
-def calibration_of(store: Store, options: RefuseOptions) -> Calibration:
-    """The knowledge base's own calibration, else the general one; `options` has the last word."""
+    """The pipeline over an open store, with the store's current calibration."""
+    reranker = CrossEncoderReranker(name) if (name := config.retrieve.reranker) else None
     stored: Any = store.get_meta(CALIBRATION)
     calibration = Calibration.from_json(stored) if stored else Calibration()
-    if options.threshold is None:
-        return calibration
-    return Calibration(
-        replace(calibration.native, threshold=options.threshold),
-        replace(calibration.foreign, threshold=options.threshold),
-    )
+    if (threshold := config.refuse.threshold) is not None:
+        curves = (calibration.native, calibration.foreign)
+        calibration = Calibration(*(replace(curve, threshold=threshold) for curve in curves))
+    return Pipeline(store, embedder, norm, say, config, calibration, reranker, generator)
 
 
 def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibration:
-    """Fit and keep a calibration; `questions` maps questions to whether they are answerable here.
+    """Fit and store a calibration; `questions` maps each question to whether it is answerable.
 
-    A kind of questions (in the knowledge base's script, in another) of which there are not both
-    answerable and unanswerable ones keeps its curve; `UserError` if that holds for both kinds.
+    Questions in the knowledge base's script and in other scripts have a curve each, which changes
+    only if there are both answerable and unanswerable ones. Raises `UserError` if neither does.
     """
     fitted: dict[str, Curve] = {}
     for name, native in (("native", True), ("foreign", False)):
         excess: dict[bool, list[float]] = {True: [], False: []}
         for question, answerable in questions.items():
-            if pipeline.native(question) is native:
+            if pipeline.norm.native[script_of(question)] is native:
                 excess[answerable].append(pipeline.excess(question))
         if all(excess.values()):
             fitted[name] = calibrate(excess[True], excess[False])
     if not fitted:
-        right = sum(questions.values())
+        yes = sum(questions.values())
         raise UserError(
-            "{right} answerable and {questions_count} unanswerable questions; calibration needs "
-            "some of both in one language",
-            right=right,
-            questions_count=len(questions) - right,
+            "{yes} answerable and {no} unanswerable questions; calibration needs both in one language",
+            yes=yes,
+            no=len(questions) - yes,
         )
     calibration = replace(pipeline.calibration, **fitted)
     with pipeline.store.change(reason="calibrate") as change:
@@ -184,18 +162,16 @@ def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibratio
 def score_norm_of(store: Store, embedder: Embedder, *, stale: bool = False) -> ScoreNorm:
     """How the encoder scores unrelated questions in this knowledge base.
 
-    It is kept with the knowledge base, and measured again when that has grown or shrunk by a
-    fifth; with `stale`, only if none is kept.
+    The statistics are stored with the knowledge base, and measured again after it has grown or
+    shrunk by a fifth; with `stale`, only if none are stored.
     """
     chunks = store.count()
-    stored = store.get_meta(SCORE_NORM)
-    if isinstance(stored, dict) and (
-        stale or abs(chunks - stored["chunks"]) <= 0.2 * stored["chunks"]
-    ):
+    stored: Any = store.get_meta(SCORE_NORM)
+    if stored and (stale or abs(chunks - stored["chunks"]) <= 0.2 * stored["chunks"]):
         return ScoreNorm.from_json(stored)
+    unrelated, embed = unrelated_questions(), embedder.embed_query
     questions: dict[Script, Vectors] = {
-        script: np.array([embedder.embed_query(text) for text in UNRELATED[script]])
-        for script in SCRIPTS
+        script: np.array([embed(text) for text in unrelated[script]]) for script in SCRIPTS
     }
     keys = store.sample(SAMPLE)
     texts = [chunk.text for chunk in store.chunks(keys).values()]
@@ -203,14 +179,14 @@ def score_norm_of(store: Store, embedder: Embedder, *, stale: bool = False) -> S
     best: dict[Script, list[float]] = {
         script: [
             rank(analyze(text), vector, store, norm, candidates=50).scores.max(initial=0.0)
-            for text, vector in zip(UNRELATED[script], questions[script], strict=True)
+            for text, vector in zip(unrelated[script], questions[script], strict=True)
         ]
         for script in SCRIPTS
     }
     norm = replace(norm, level=level(best))
     if not chunks:
         return norm
-    # Another writer, a full or a read-only disk: it is measured again the next time.
+    # With another writer, or a full or read-only disk, the next call measures again.
     with suppress(UserError), store.change(reason="score normalisation", timeout=0) as change:
         change.set_meta(SCORE_NORM, norm.to_json() | {"chunks": chunks})
     return norm

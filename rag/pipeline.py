@@ -1,11 +1,10 @@
-"""A question goes in, an answer with citations comes out: retrieve, refuse or answer, cite."""
+"""From a question to an answer with citations: retrieve, refuse or answer, cite."""
 
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Steps
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
-from types import TracebackType
 
 from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
@@ -16,30 +15,27 @@ from rag.config import Config
 from rag.extract import extract
 from rag.generate import Generator
 from rag.prompt import compose, declines
-from rag.question import analyze, script_of, stand_alone
+from rag.question import analyze, stand_alone
 from rag.refuse import Calibration, confidence
 from rag.retrieve import Reranker, best_of_passages, rank, rerank
 from rag.score_norm import ScoreNorm
 from rag.types import Answer, Message, Query, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000
-RERANKED = 20  # passages that a reranker looks at
-TRIES = 3  # to find the store at rest while passages are looked up
+RERANKED = 20  # passages that a reranker scores
+TRIES = 3  # searches until the store does not change meanwhile
 
 Observer = Callable[[str, float], None]
 """Called after each stage with its name and the seconds it took."""
 
 
-def unobserved(stage: str, seconds: float) -> None:
-    """Default observer: does nothing."""
-
-
 @dataclass(frozen=True)
 class Pipeline:
-    """The whole read path. `say` speaks the reader's language if a question is refused.
+    """The whole read path. `say` writes a refusal in the reader's language.
 
-    Without a `generator` an answer is sentences of the documents. `observe` is called after the
-    stages embed, search, retrieve (which holds both), then extract, or prompt, generate and cite.
+    Without a `generator`, an answer consists of sentences of the documents. `observe` is called
+    after the stages embed, search, retrieve (which includes both), then extract, or prompt,
+    generate and cite.
     """
 
     store: Store
@@ -50,15 +46,15 @@ class Pipeline:
     calibration: Calibration = Calibration()
     reranker: Reranker | None = None
     generator: Generator | None = None
-    observe: Observer = unobserved
+    observe: Observer = lambda stage, seconds: None
 
     def stream(
         self, question: str, history: Sequence[Message] = (), sampling: Sampling | None = None
     ) -> Steps[Retrieved | str | Answer]:
-        """Yield what was found, the answer's text piece by piece, then the `Answer` itself.
+        """Yield the retrieval result, the answer's text piece by piece, then the `Answer` itself.
 
-        The pieces are `Answer.text` together. A refusal is an answer too; it comes before the
-        generator is asked anything. Closing the iterator stops the generator.
+        The pieces add up to `Answer.text`. A refusal is an answer too; the generator is not called
+        for it. Closing the iterator stops the generator.
         """
         found = self.retrieve(stand_alone(question, history))
         yield found
@@ -72,16 +68,16 @@ class Pipeline:
     def ask(
         self, question: str, history: Sequence[Message] = (), sampling: Sampling | None = None
     ) -> Answer:
-        """The answer, or a refusal that says what was looked at."""
+        """The answer, or a refusal that names the nearest passages."""
         *_, answer = self.stream(question, history, sampling)
         assert isinstance(answer, Answer)
         return answer
 
     def retrieve(self, question: str, *, limit: int | None = None) -> Retrieved:
-        """The best passages for a question that stands alone, and how likely they answer it."""
+        """The best passages for a stand-alone question, and how likely they answer it."""
         _check(question)
         limit = limit or self.config.retrieve.passages
-        wide = max(limit, RERANKED) if self.reranker else limit
+        depth = max(limit, RERANKED) if self.reranker else limit
         query = analyze(question)
         with self._stage("retrieve"):
             vector = self._embed(query)
@@ -89,27 +85,27 @@ class Pipeline:
             while True:
                 sequence, tries = self.store.sequence, tries + 1
                 ranking = self._search(query, vector)
-                hits, passages = best_of_passages(ranking, self.store, wide)
+                hits, passages = best_of_passages(ranking, self.store, depth)
                 if self.store.sequence == sequence or tries == TRIES:
                     break
             if self.reranker:
                 hits, passages = rerank(query.text, hits, passages, self.reranker)
-            curve = self.calibration.curve(native=self.norm.native[query.script])
-            sure = confidence(self._excess(query, ranking), curve) if hits else 0.0
+            native = self.norm.native[query.script]
+            curve = self.calibration.native if native else self.calibration.foreign
+            likelihood = confidence(self._excess(query, ranking), curve) if hits else 0.0
         return Retrieved(
             query=query,
             vector=vector,
             ranking=ranking,
             hits=tuple(hits[:limit]),
             passages=tuple(passages[:limit]),
-            confidence=sure,
+            confidence=likelihood,
             threshold=curve.threshold,
-            answerable=bool(hits) and sure >= curve.threshold,
             sequence=sequence,
         )
 
     def refusal(self, found: Retrieved) -> Answer:
-        """What the reader sees instead of an answer that is not there."""
+        """The answer that says that the knowledge base has none."""
         documents, chunks = self.store.info().documents, self.store.count()
         text = self.say(
             "Not found: the knowledge base ({documents} documents, {chunks} chunks) does not "
@@ -120,7 +116,7 @@ class Pipeline:
         return Answer(found.query.text, text, (), found.hits, found.confidence, refused=True)
 
     def extract(self, found: Retrieved) -> Answer:
-        """The sentences that answer, with citations, whether or not they are worth showing."""
+        """The best sentences with citations, even if the question should be refused."""
         with self._stage("extract"):
             return extract(found, self.store, self.embedder, self.norm, self.config.read)
 
@@ -131,7 +127,7 @@ class Pipeline:
         history: Sequence[Message] = (),
         sampling: Sampling | None = None,
     ) -> Iterator[str | Answer]:
-        """What the generator writes, piece by piece, then the `Answer` with its citations."""
+        """The generator's text, piece by piece, then the `Answer` with its citations."""
         sampling = sampling or self.config.generate.sampling
         room = _room(generator, sampling)
         sources = [Source(*pair) for pair in zip(found.passages, found.hits, strict=True)]
@@ -160,18 +156,14 @@ class Pipeline:
             prompt=prompt,
         )
 
-    def native(self, question: str) -> bool:
-        """Whether the question is in a script of the knowledge base."""
-        return self.norm.native[script_of(question)]
-
     def excess(self, question: str) -> float:
-        """How much better the best chunk matches than it does questions about something else."""
+        """How far the best chunk's score is above that of unrelated questions."""
         _check(question)
         query = analyze(question)
         return self._excess(query, self._search(query, self._embed(query)))
 
     def observed(self, observe: Observer) -> "Pipeline":
-        """The same pipeline, whose stages `observe` is called after."""
+        """The same pipeline with another observer."""
         return replace(self, observe=observe)
 
     def close(self) -> None:
@@ -180,17 +172,12 @@ class Pipeline:
     def __enter__(self) -> "Pipeline":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        """Times what runs inside; the observer is not called if that fails."""
+        """Times the block; the observer is not called if it raises."""
         start = perf_counter()
         yield
         self.observe(name, perf_counter() - start)
@@ -211,22 +198,19 @@ class Pipeline:
 def _check(question: str) -> None:
     if not question.strip():
         raise UserError("the question is empty")
-    if len(question) > LONGEST_QUESTION:
-        raise UserError(
-            "the question has {question_count} characters; ask in {longest_question} or fewer",
-            question_count=len(question),
-            longest_question=LONGEST_QUESTION,
-        )
+    n, most = len(question), LONGEST_QUESTION
+    if n > most:
+        raise UserError("the question has {n} characters; the limit is {most}", n=n, most=most)
 
 
 def _room(generator: Generator, sampling: Sampling) -> int:
-    """Tokens for the prompt: the window without what is kept free for the answer."""
+    """Tokens for the prompt: the window without those that are reserved for the answer."""
     room = generator.context - sampling.max_new_tokens
     if room < 1:
         raise UserError(
-            "max_new_tokens is {max_new_tokens}, but the window of {name} holds {context} "
-            "tokens, prompt included; lower it",
-            max_new_tokens=sampling.max_new_tokens,
+            "max_new_tokens is {n}, but the window of {name} is {context} tokens, prompt included; "
+            "lower it",
+            n=sampling.max_new_tokens,
             name=generator.name,
             context=generator.context,
         )

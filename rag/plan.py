@@ -1,16 +1,17 @@
-"""The memory, disk, time and machines that a knowledge base takes, predicted from measured constants.
+"""Predict the memory, disk, time and machines of a knowledge base from measured constants.
 
-Local store: files are linear in the chunks. A search by vectors scans every code, one by words reads
-postings, at most `POSTINGS` a field. Each process holds the codes; the files should fit into the page
-cache. Replicas are more processes on one machine, because SQLite's lock belongs to one machine.
+Local store: the sizes of files are linear in the chunks. A vector search scans every code; a word
+search reads at most `POSTINGS` postings per field. Each process has the codes in memory, and the files
+should fit into the page cache. Replicas are processes on one machine, because SQLite's lock belongs to
+one machine.
 
 Milvus: simulated from its published sizing, not measured. SIZING is the source of the sizing tool
 (milvus-io/milvus.io, src/utils/sizingTool.ts). REPORT is the Milvus 2.1 benchmark report: HNSW,
 1,000,000 vectors of 128 dimensions, 12 cores, ef 64: 6,904 questions/s. AUTOINDEX on a CPU is
 HNSW_SQ, 4-bit codes refined by 16-bit vectors (milvus#47386).
 
-Generation: a token takes the time of reading the weights, a prompt that of multiplying with them (the
-roofline). The processor's rates are measured; of a GPU's data sheet a `GPU_SHARE` is assumed.
+Generation (roofline): a token takes the time to read the weights, a prompt the time to multiply with
+them. The processor's rates are measured; a GPU is assumed to reach a `GPU_SHARE` of its data sheet.
 """
 
 import json
@@ -26,26 +27,26 @@ from ingest.store.word_index import POSTINGS
 
 FORMAT = "chatglm-rag constants 2"
 GB, DAY = 2**30, 86_400
-UTILIZATION = 0.7  # of a process or core, so that questions seldom queue
+UTILIZATION = 0.7  # of a process or core, so that questions rarely queue
 PROCESS_CORES = 2  # used by a process of `rag serve`, its encoder included
 WORD_FIELDS = 2  # words and bigrams
 MIN_MACHINES = 3  # of a cluster: etcd needs a majority
 
 DIM = 384
-# SIZING: query nodes for less than so many GB: cores and GB of each
+# SIZING: query nodes for less than this many GB: cores and GB of each
 QUERY_NODES = ((8, 2, 8), (96, 4, 16), (512, 8, 32), (2048, 16, 64), (inf, 32, 128))
-RAW = 4 * DIM  # bytes of a vector as it is sent
+RAW = 4 * DIM  # bytes of a vector in a request
 INDEX = DIM / 2 + 2 * DIM + 8 * 16  # AUTOINDEX: codes, 16-bit vectors; SIZING: a graph of M = 16
-SEGMENT = 2**30  # SIZING: two segments are held beside the index
+SEGMENT = 2**30  # SIZING: two segments are in memory beside the index
 SPARE, OFFLOADED = 1.15, 0.1  # SIZING: of fields mapped from disk, a tenth is in memory
 POSTING, ROW = 8, 400  # assumed: bytes of a term in the index; of a chunk's names and numbers
 COPIES = 4  # of a chunk's text: its own, its passage's, and one for each of two analyzers
 SEARCH = 12 / 6904 * (DIM / 128) * (100 / 64) / 1e6  # REPORT: core seconds a vector, with ef 100
-SEARCHES = 3  # vectors, words, bigrams; assumed: one by words costs what one by vectors costs
+SEARCHES = 3  # vectors, words, bigrams; assumed: a word search costs as much as a vector search
 OVERHEAD = 0.01  # assumed: seconds in the proxy and between nodes
 
-PROMPT, ANSWER = 1_500, 200  # tokens: five passages of some 250 and the rest; a paragraph
-BATCH = 256  # questions that an engine answers at once (default of vLLM's max_num_seqs)
+PROMPT, ANSWER = 1_500, 200  # tokens: five passages of about 250 and the rest; a paragraph
+BATCH = 256  # concurrent answers of an engine (default of vLLM's max_num_seqs)
 KV_CACHE = 4_600  # bytes a token and billion parameters: ChatGLM3-6B's 28 x 2 x 256 x 2
 INT4 = 0.5 + 4 / 128  # bytes a weight: its code, and a float32 scale for 128
 GPU_SHARE = 0.5
@@ -72,43 +73,43 @@ class FormatCosts(NamedTuple):
     files: int
     size: int  # bytes of all files
     chunks: int
-    seconds: float  # of one core, to parse and cut them
+    seconds: float  # of one core, to parse and chunk them
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What the local store and the bundled encoder take: seconds of one core, bytes."""
+    """Costs of the local store and the bundled encoder, in seconds of one core and bytes."""
 
-    embed: float  # seconds a chunk while one core works
-    scaling: float  # speed of each core while all embed, as a share of that of one alone
-    write: float  # seconds a chunk, by the one writer
-    sqlite: float  # bytes a chunk in kb.sqlite
+    embed: float  # seconds per chunk on a single core
+    scaling: float  # speed of each core while all embed, relative to a single one
+    write: float  # seconds per chunk, by the only writer
+    sqlite: float  # bytes per chunk in kb.sqlite
     vector_index: float  # bytes of a chunk's code, on disk and in each process
-    word_index: float  # bytes a chunk
+    word_index: float  # bytes per chunk
     text: float  # UTF-8 bytes of a chunk's text
     terms: float  # distinct terms of a chunk in both fields of the word index
     process: float  # resident bytes of a process that answers from a small knowledge base
     embed_question: float  # seconds
-    scan: float  # seconds a code in a search by vectors
-    vectors: float  # seconds of the rest of that search: candidates are read and scored
-    posting: float  # seconds a posting in both searches by words
+    scan: float  # seconds per code in a vector search
+    vectors: float  # seconds of the rest of that search: reading and scoring candidates
+    posting: float  # seconds per posting in both word searches
     words: float  # seconds of the rest of those searches
-    postings: float  # that a question would read for each chunk there is, without the limit
+    postings: float  # that a question reads per chunk of the knowledge base, without the limit
     fuse: float  # seconds of fusing the searches and fetching passages
-    extract: float  # seconds of picking the sentences of an answer
-    parallel: float  # cores' work that one process gets done, by its rate of answers
+    extract: float  # seconds of extracting the sentences of an answer
+    parallel: float  # cores that one process uses, by its rate of answers
     int4_flops: float | None = None  # operations/s of int4 products with many rows, all cores
     int4_bandwidth: float | None = None  # bytes/s of int4 weights in products with one row
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What a machine was measured to do; benchmarks/plan.py writes it."""
+    """The measured constants of a machine; benchmarks/plan.py writes them."""
 
     cpu: str
     date: str  # ISO
     machine: MachineSize
-    formats: Mapping[str, FormatCosts]  # by name, `+ocr` if pages were read by OCR
+    formats: Mapping[str, FormatCosts]  # by name, with `+ocr` if OCR read the pages
     costs: Costs
 
     def documents(self, kind: str | None = None) -> FormatCosts:
@@ -125,7 +126,7 @@ class Constants:
 
     @classmethod
     def read(cls, path: Path | None = None) -> "Constants":
-        """The constants in the file, or the shipped ones. Raises `UserError` if it is not valid."""
+        """The constants in the file, or the shipped ones. Raises `UserError` if one is not valid."""
         try:
             value = json.loads((path or files("rag").joinpath("plan.json")).read_bytes())
             if value["format"] != FORMAT or not value["formats"]:
@@ -152,14 +153,14 @@ def _positive(kind: type, row: Mapping[str, float]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """Documents and demands. Raises `UserError` if a number is not above 0 and at most `MAXIMUM`."""
+    """Documents and requirements. Raises `UserError` if a number is not in (0, `MAXIMUM`]."""
 
     documents: int
     qps: float = 1.0
     chunks_per_document: float | None = None  # None: as measured
     megabytes: float | None = None  # of all files, 10^6 bytes; None: as measured
-    kind: str | None = None  # the measured format that they are like; None: all of them
-    model: float | None = None  # billions of parameters; None: answers are the documents' sentences
+    kind: str | None = None  # the measured format of the documents; None: a mix of all
+    model: float | None = None  # billions of parameters; None: answers are extracts
     gpu: str = "a100"
     cores: int | None = None  # of the local machine (else the measured one), of the largest for
     memory: float | None = None  # replicas (`LARGEST`), of one of a cluster (`NODE`); in GB
@@ -186,8 +187,8 @@ class GenerationPlan(NamedTuple):
 
 
 def generation_plan(costs: Costs, billions: float, gpu: str, qps: float) -> GenerationPlan:
-    """An int4 model on the measured processor, one answer at a time, if it is fast enough; else a
-    16-bit model behind an engine that batches, on as many GPUs as `qps` needs."""
+    """An int4 model on the measured processor, one answer at a time, if that is fast enough;
+    otherwise a 16-bit model in a batching engine, on as many GPUs as `qps` needs."""
     if costs.int4_flops and costs.int4_bandwidth:
         weights = billions * 1e9 * INT4
         prompt = PROMPT * 2e9 * billions / costs.int4_flops
@@ -216,8 +217,8 @@ class Pods:
 
 
 def other_pods(query_cores: float, memory: float, chunks: int) -> tuple[Pods, ...]:
-    """SIZING: streaming nodes by the query nodes' cores, index builders by the GB that a replica
-    loads; etcd, object storage and log by the vectors."""
+    """SIZING: the streaming nodes depend on the query nodes' cores, the index builders on the GB of a
+    replica, and etcd, object storage and log on the vectors."""
     units, few = ceil(query_cores / 16), {1: (1, 2, 8), 2: (1, 4, 16), 3: (2, 4, 16), 4: (2, 4, 16)}
     size = (1, 4) if memory < 8 else (2, 8) if memory < 96 else (8, 32)
     builders = next(n for below, n in ((16, 1), (64, 2), (96, 4), (inf, 8)) if memory < below)
@@ -235,36 +236,36 @@ def other_pods(query_cores: float, memory: float, chunks: int) -> tuple[Pods, ..
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """What one engine takes, in bytes and seconds. It suffices if it has no `shortfalls`."""
+    """The requirements of one engine, in bytes and seconds; it suffices without `shortfalls`."""
 
     engine: str
     machines: int
     size: MachineSize  # of each machine
     processes: int  # that answer questions
-    memory: float  # of all machines together, like `disk`
+    memory: float  # of all machines together, as is `disk`
     disk: Mapping[str, float]
     ingestion: Mapping[str, float]  # of all documents, by stage
-    ingest_time: float  # a cluster parses and embeds while it writes
+    ingest_time: float  # in total; a cluster parses and embeds while it writes
     question: Mapping[str, float]  # of one question alone, by stage, without a language model
     latency: float
     capacity: float  # questions/s
     generation: GenerationPlan | None
-    ingest_machines: int = 0  # more, only during ingestion
+    ingest_machines: int = 0  # additional ones, only during ingestion
     pods: tuple[Pods, ...] = ()
     shortfalls: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # needed, available
 
 
 class Predictor:
-    """Every engine's plan for `chunks` chunks and `parse` core seconds of parsing and cutting."""
+    """The plan of each engine for `chunks` chunks, which take `parse` core seconds to parse."""
 
     def __init__(self, constants: Constants, options: PlanOptions) -> None:
         self.constants, self.options, self.costs = constants, options, constants.costs
-        like = constants.documents(options.kind)
-        chunks = options.documents * (options.chunks_per_document or like.chunks / like.files)
+        sample = constants.documents(options.kind)
+        chunks = options.documents * (options.chunks_per_document or sample.chunks / sample.files)
         if options.megabytes:
-            chunks = options.megabytes * 1e6 * like.chunks / like.size
+            chunks = options.megabytes * 1e6 * sample.chunks / sample.size
         self.chunks = max(1, round(chunks))
-        self.parse = self.chunks * like.seconds / like.chunks
+        self.parse = self.chunks * sample.seconds / sample.chunks
         self.machine, self.generation = None, None
         if options.cores and options.memory:
             self.machine = MachineSize(options.cores, options.memory * GB)
@@ -272,13 +273,13 @@ class Predictor:
             self.generation = generation_plan(self.costs, options.model, options.gpu, options.qps)
 
     def plans(self) -> tuple[EnginePlan, ...]:
-        """The smallest engine first."""
+        """The plans, from the smallest engine to the largest."""
         machine = self.machine or self.constants.machine
         local = self._single("local", 1, machine.cores, machine)
         return local, self._replicas(), self._milvus()
 
     def question(self) -> dict[str, float]:
-        """Seconds of a question's stages with the local store."""
+        """Seconds of each stage of a question with the local store."""
         costs, chunks = self.costs, self.chunks
         words = costs.words + costs.posting * min(costs.postings * chunks, WORD_FIELDS * POSTINGS)
         return {
@@ -311,7 +312,7 @@ class Predictor:
             memory, disk, times, sum(times.values()), question, latency,
             UTILIZATION * processes * costs.parallel / latency, self.generation,
         )  # fmt: skip
-        return self._checked(plan, largest)
+        return self._with_shortfalls(plan, largest)
 
     def _milvus(self) -> EnginePlan:
         costs, chunks, qps, node = self.costs, self.chunks, self.options.qps, self.machine or NODE
@@ -342,9 +343,9 @@ class Predictor:
             UTILIZATION * min(query.cores * query.count / search, processes * rate),
             self.generation, readers, pods,
         )  # fmt: skip
-        return self._checked(plan, MachineSize(node.cores, inf))
+        return self._with_shortfalls(plan, MachineSize(node.cores, inf))
 
-    def _checked(self, plan: EnginePlan, largest: MachineSize) -> EnginePlan:
+    def _with_shortfalls(self, plan: EnginePlan, largest: MachineSize) -> EnginePlan:
         pairs = {
             "memory": (plan.memory, largest.memory), "cores": (plan.size.cores, largest.cores),
             "qps": (self.options.qps, plan.capacity), "latency": (plan.latency, self.options.latency),

@@ -1,7 +1,7 @@
-"""What all pictures share: formats, fonts for Chinese, colours, a canvas, and saving.
+"""Shared by all pictures: formats, fonts for Chinese, colours, rendering and saving.
 
-A function draws on the matplotlib figure that `render` or `save` gives it. The fonts of this machine
-draw the text of a PNG. In an SVG text stays text, which the fonts of the viewer draw.
+The caller passes a function that draws on a matplotlib figure. A PNG needs fonts on this machine;
+text in an SVG stays text, for the viewer's fonts.
 """
 
 from collections.abc import Callable
@@ -23,20 +23,20 @@ FORMATS = (".png", ".svg")
 BLUE, PALE_BLUE, ORANGE = "#3b7dd8", "#7a9cc6", "#d9822b"
 RED, GREEN, GREY = "#c0392b", "#27ae60", "#9aa5b1"
 INK = "#7a7f87"
-"""A grey that can be read on white and on black: for a picture without a background."""
+"""A grey that is legible on white and on black, for pictures without a background."""
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
 LATIN = "DejaVu Sans"
-"""The family that matplotlib brings along."""
+"""The font family that comes with matplotlib."""
 CHINESE = (
     "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
     "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB",
 )  # fmt: skip
-"""Families that cover Chinese, as Linux distributions, Windows and macOS name them."""
+"""Font families for Chinese on Linux, Windows and macOS."""
 
 
 def check_picture(path: Path) -> Kind:
-    """The format that the name of a picture means. Raises `UserError` if it is another one or if
+    """The format of a picture by its name. Raises `UserError` if it is not supported, or if
     matplotlib is not installed."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(
@@ -79,8 +79,8 @@ def render(
     ink: str = "black",
     transparent: bool = False,
 ) -> bytes:
-    """The picture that `draw` makes on a figure of `size` inches. The same drawing gives the same
-    bytes. `ink` is the colour of texts and axes."""
+    """The picture that `draw` makes on a figure of `size` inches; the same drawing gives the same
+    bytes. `ink` is the colour of text and axes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -88,7 +88,7 @@ def render(
     style |= {"font.family": families(), "svg.fonttype": "none", "svg.hashsalt": "rag"}
     stream = BytesIO()
     with rc_context(style), catch_warnings():
-        filterwarnings("ignore", "Glyph .* missing")  # of text that stays text
+        filterwarnings("ignore", "Glyph .* missing")  # the viewer's fonts draw the text of an SVG
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         dated = {"Date": None} if kind == "svg" else None
@@ -99,6 +99,5 @@ def render(
 def save(
     path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, float], dpi: int = 150
 ) -> None:
-    """Write what `render` returns to `path` (.png or .svg), whole or not at all. Raises `UserError`
-    like `check_picture`."""
+    """Write the picture to `path` (.png or .svg) atomically. Raises what `check_picture` raises."""
     write_whole(path, render(draw, check_picture(path), size=size, dpi=dpi))

@@ -1,7 +1,6 @@
-"""What a question says by itself: its stand-alone form, content words and expected answer type.
+"""Analyse a question: its stand-alone form, content words and expected answer types.
 
-Patterns read normalized text (`ingest.normalize.normalize`): NFKC, lower case, simplified
-characters.
+Patterns match normalized text (`ingest.normalize.normalize`): NFKC, lower case, simplified.
 """
 
 import re
@@ -12,32 +11,24 @@ from rag.types import AnswerType, Message, Query, Script
 
 
 def analyze(question: str) -> Query:
-    """What is known of a question that stands alone before anything is looked up."""
-    normalized = normalize(question)
-    return Query(
-        question,
-        script_of(question),
-        normalized,
-        terms(content_words(question)),
-        answer_types(normalized),
-    )
+    """The analysis of a stand-alone question, before any search."""
+    normalized, content = normalize(question), terms(content_words(question))
+    return Query(question, script_of(question), normalized, content, answer_types(normalized))
 
 
 # Script
-
 _HAN = re.compile(r"[\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _LATIN_WORD = re.compile(r"[^\W\d_\u0250-\uffff]+")
 
 
 def script_of(text: str) -> Script:
-    """`han` if Chinese characters are at least as many as Latin words."""
+    """`han` if there are at least as many Chinese characters as Latin words."""
     return "han" if len(_HAN.findall(text)) >= len(_LATIN_WORD.findall(text)) else "latin"
 
 
 # Query rewriting
-
-# Words that point back at what was said before, and forms that leave out what they are about.
-_POINTS_BACK = re.compile(
+# Words that refer to an earlier turn, and elliptical questions.
+_ANAPHORA = re.compile(
     r"(?<!其)[它他她牠祂]|[这這](?![样樣])|(?<!应)(?<!應)[该該](?!死)|那(?!么|麼|怕)|此(?!外)"
     r"|其(?![他它中余餘实實])|前者|后者|後者|上述|刚才|剛才"
     r"|\b(?:its?|they|them|their|he|she|his|her|former|latter)\b"
@@ -48,18 +39,17 @@ _ELLIPSIS = re.compile(
     r"^(?:那么?|那麼|还有|還有|另外|然后|and\b|what about|how about|what if)|呢[？?]?\s*$",
     re.IGNORECASE,
 )
-_NAMES_A_SUBJECT = re.compile(
+_HAS_SUBJECT = re.compile(
     r"什么是|什麼是|何为|何謂|何谓|是什么|是什麼|的定义|^what (?:is|are) \w", re.IGNORECASE
 )
 _SHORT = 6
-"""A question of fewer characters (or of fewer than 3 Latin words) can't name its own subject."""
+"""A question with fewer characters (or fewer than 3 Latin words) can't name its own subject."""
 
 
 def stand_alone(question: str, history: Sequence[Message]) -> str:
-    """The question with the subject of the conversation put before it, if it lacks its own.
+    """The question, preceded by the subject of the conversation if it lacks its own.
 
-    A question that stands alone comes back unchanged. The subject is the nearest earlier question
-    that stood alone; follow-ups in between are left out.
+    The subject is the latest earlier question that is not a follow-up itself.
     """
     earlier = [turn.text.strip() for turn in history if turn.role == "user"]
     if not earlier or not is_follow_up(question):
@@ -69,17 +59,16 @@ def stand_alone(question: str, history: Sequence[Message]) -> str:
 
 
 def is_follow_up(question: str) -> bool:
-    """Whether a question can't be understood without the one before it."""
+    """Whether a question can't be understood without an earlier one."""
     text = question.strip()
     latin = re.findall(r"[A-Za-z0-9]+", text)
     short = len(latin) < 3 if text.isascii() else len(text.rstrip("？?。！")) < _SHORT
-    short = short and not _NAMES_A_SUBJECT.search(text)
-    return short or bool(_POINTS_BACK.search(text) or _ELLIPSIS.search(text))
+    short = short and not _HAS_SUBJECT.search(text)
+    return short or bool(_ANAPHORA.search(text) or _ELLIPSIS.search(text))
 
 
 # Content words
-
-_ASKING = re.compile(
+_INTERROGATIVE = re.compile(
     r"请问|为什么|为何|什么时[候间]|什么|甚么|哪一?[些个位年种]?|谁|多少|怎么样?|怎样|如何|第几|几(?![乎何率])"
     r"|是否|何时|何处|[吗呢](?=\W|$)"
 )
@@ -93,12 +82,11 @@ _FUNCTION = re.compile(
 
 
 def content_words(text: str) -> str:
-    """The normalized text with a space for each word that asks or connects; may be blank."""
-    return _FUNCTION.sub(" ", _ASKING.sub(" ", normalize(text)))
+    """The normalized text with a space for each interrogative or function word; may be blank."""
+    return _FUNCTION.sub(" ", _INTERROGATIVE.sub(" ", normalize(text)))
 
 
 # Expected answer type
-
 _QUESTIONS: dict[AnswerType, re.Pattern[str]] = {
     "date": re.compile(
         r"哪.?[年天日月]|何[时年日]|什么时[候后间]|几[年月日号点]|什么年代|哪个?世纪|时间是|[什哪]么?个?时期"
@@ -145,18 +133,18 @@ _MENTIONS: dict[AnswerType, re.Pattern[str]] = {
     "reason": re.compile(r"因|由于|所以|为了|使得|导致|以便|以免|\bbecause\b|\bdue to\b|\bsince\b"),
 }
 _REFERENCE = re.compile(r"第[零〇一二三四五六七八九十百千\d]+[编篇章节条款项页回]")
-"""Numbers that say where a text stands, and answer nothing."""
+"""Numbers of chapters, articles and pages, which answer nothing."""
 
 SHORT: frozenset[AnswerType] = frozenset({"date", "number", "title"})
-"""Types that are recognized well enough to quote the clause that mentions one."""
+"""Types that are recognized reliably enough to quote only the clause that mentions one."""
 
 
 def answer_types(question: str) -> frozenset[AnswerType]:
-    """What a normalized question may ask for; often none, sometimes several."""
+    """The expected answer types of a normalized question; often none, sometimes several."""
     return frozenset(name for name, pattern in _QUESTIONS.items() if pattern.search(question))
 
 
 def mentions(answer_type: AnswerType, text: str, question: str) -> bool:
-    """Whether normalized `text` mentions a date, a number, ... that the question does not hold."""
+    """Whether normalized `text` mentions a date, a number, ... that is not in the question."""
     text = _REFERENCE.sub("", text)
-    return any(found[0] not in question for found in _MENTIONS[answer_type].finditer(text))
+    return any(match[0] not in question for match in _MENTIONS[answer_type].finditer(text))

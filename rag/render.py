@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.i18n import Translatable, Translator
-from ingest.types import Hit
+from ingest.types import Chunk, Hit
 from rag.types import Answer, Citation
 
 _WRAP_IN_CHINESE = re.compile(r"(?<=[\u3000-\uffef])\s*\n\s*(?=[\u3000-\uffef])")
@@ -14,16 +14,15 @@ _HEADER = re.compile(r"^(\|.*\|)[ \t]*\n\|[\s|:-]+\|[ \t]*$", re.MULTILINE)
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks; words that have spaces between them keep one."""
+    """`text` on one line; each run of white space becomes one space, none between Chinese lines."""
     return " ".join(_WRAP_IN_CHINESE.sub("", text).split())
 
 
 def row_in_words(row: str, above: str, context: str) -> str:
     """A table row as `姓名：张三；年龄：30`.
 
-    Its header is the last one, with its rule, in the text `above` it; where there is none, the last
-    line of the chunk's `context`. What is no row, or has no header of as many cells, comes back as
-    it is.
+    Its header is the last header with a rule in the text `above` it, or else the last line of the
+    chunk's `context`. A text that is not a row with as many cells as the header is not changed.
     """
     headers = _HEADER.findall(above) or context.split("\n")[-1:]
     names, cells = _cells(headers[-1]), _cells(row)
@@ -38,14 +37,14 @@ def _cells(row: str) -> list[str]:
 
 
 def plain(answer: Answer, say: Translator) -> str:
-    """The answer, then where each quote stands."""
+    """The answer, then the place of each quote."""
     return f"{answer.text}\n{below(answer, say)}".rstrip("\n")
 
 
 def below(answer: Answer, say: Translator) -> str:
-    """All that stands below the text in `plain`: what a terminal shows after it was streamed."""
+    """What `plain` shows below the text, for a terminal that has streamed the text."""
     if answer.refused:
-        lines = [f"  - {_place(hit)}" for hit in answer.hits]
+        lines = [f"  - {_place(hit.chunk, hit.chunk.start)}" for hit in answer.hits]
     else:
         lines = [""]
         for citation in answer.citations:
@@ -58,7 +57,12 @@ def below(answer: Answer, say: Translator) -> str:
 def markdown(answer: Answer, say: Translator) -> str:
     """The answer with its quotes as block quotes."""
     if answer.refused:
-        lines = [answer.text, "", *(f"- {_place(hit)}" for hit in answer.hits), ""]
+        lines = [
+            answer.text,
+            "",
+            *(f"- {_place(hit.chunk, hit.chunk.start)}" for hit in answer.hits),
+            "",
+        ]
     else:
         lines = [answer.text, ""]
         for citation in answer.citations:
@@ -70,62 +74,38 @@ def markdown(answer: Answer, say: Translator) -> str:
 
 
 def remarks(answer: Answer, say: Translator) -> list[str]:
-    """What a reader must know of a text that a language model wrote, a line each."""
+    """Warnings about a text that a language model wrote, one line each."""
     lines = []
     for start, end in answer.unsupported:
         claim = one_line(answer.text[start:end])
         lines.append(say("no passage supports “{claim}”", claim=claim))
     for number in dict.fromkeys(answer.unknown):
-        lines.append(say("[{number}] is no passage's number", number=number))
-    lost = answer.dropped
-    parts = [
-        text
-        for count, text in (
-            (lost.turns, _turns(lost.turns)),
-            (lost.passages, _passages(lost.passages)),
-        )
-        if count
-    ]
+        lines.append(say("[{number}] is not the number of a passage", number=number))
+    turns, passages, n = answer.dropped.turns, answer.dropped.passages, answer.dropped.shortened
+    parts: list[Translatable] = []
+    if turns:
+        one = Translatable("1 earlier turn")
+        parts.append(one if turns == 1 else Translatable("{n} earlier turns", n=turns))
+    if passages:
+        one = Translatable("1 passage")
+        parts.append(one if passages == 1 else Translatable("{n} passages", n=passages))
     if parts:
         lines.append(say("did not fit into the model's window: {parts:and}", parts=parts))
-    if lost.shortened:
-        lines.append(
-            say("passages cut to fit the model's window: {shortened}", shortened=lost.shortened)
-        )
+    if n:
+        lines.append(say("passages cut to fit into the model's window: {n}", n=n))
     return lines
 
 
-def _turns(count: int) -> Translatable:
-    if count == 1:
-        return Translatable("1 earlier turn")
-    return Translatable("{count} earlier turns", count=count)
-
-
-def _passages(count: int) -> Translatable:
-    return (
-        Translatable("1 passage") if count == 1 else Translatable("{count} passages", count=count)
-    )
-
-
 def record(answer: Answer) -> dict[str, Any]:
-    """Everything that a program would want to check: quotes with their exact spans."""
+    """The answer as a JSON value, with the exact spans of its quotes."""
     return {
         "question": answer.question,
         "answer": answer.text,
         "refused": answer.refused,
         "confidence": round(answer.confidence, 4),
         "citations": [
-            {
-                "number": citation.number,
-                "source": citation.chunk.source,
-                "title": citation.chunk.title,
-                "label": citation.chunk.label(citation.start),
-                "document": citation.chunk.document,
-                "start": citation.start,
-                "end": citation.end,
-                "quote": citation.quote,
-            }
-            for citation in answer.citations
+            {"number": c.number, **_span(c.chunk, c.start, c.end), "quote": c.quote}
+            for c in answer.citations
         ],
         "hits": [hit_record(hit) for hit in answer.hits],
         "generator": answer.generator,
@@ -140,31 +120,35 @@ def record(answer: Answer) -> dict[str, Any]:
 
 def hit_record(hit: Hit) -> dict[str, Any]:
     chunk = hit.chunk
+    span = _span(chunk, chunk.start, chunk.end)
+    return {"score": round(hit.score, 4), **span, "text": chunk.text}
+
+
+def _span(chunk: Chunk, start: int, end: int) -> dict[str, Any]:
     return {
-        "score": round(hit.score, 4),
         "source": chunk.source,
         "title": chunk.title,
-        "label": chunk.label(chunk.start),
+        "label": chunk.label(start),
         "document": chunk.document,
-        "start": chunk.start,
-        "end": chunk.end,
-        "text": chunk.text,
+        "start": start,
+        "end": end,
     }
 
 
 def hit_line(hit: Hit) -> str:
-    """Where a hit stands and what it says: two lines."""
-    return f"{_place(hit)}  ({hit.score:.2f})\n    {one_line(hit.chunk.text)}"
+    """The place of a hit, and its text: two lines."""
+    return (
+        f"{_place(hit.chunk, hit.chunk.start)}  ({hit.score:.2f})\n    {one_line(hit.chunk.text)}"
+    )
 
 
 def place(citation: Citation) -> str:
-    """Document, place in it, and the characters: `法.docx · 第二章 · 1024–1060`."""
-    parts = [Path(citation.chunk.source).name, citation.chunk.label(citation.start)]
-    return " · ".join([*(part for part in parts if part), f"{citation.start}–{citation.end}"])
+    """Document, label and characters: `法.docx · 第二章 · 1024–1060`."""
+    return f"{_place(citation.chunk, citation.start)} · {citation.start}–{citation.end}"
 
 
-def _place(hit: Hit) -> str:
-    parts = [Path(hit.chunk.source).name, hit.chunk.label(hit.chunk.start)]
+def _place(chunk: Chunk, start: int) -> str:
+    parts = [Path(chunk.source).name, chunk.label(start)]
     return " · ".join(part for part in parts if part)
 
 

@@ -1,4 +1,4 @@
-"""Question -> candidates by vectors, words and character pairs, fused into one ranking."""
+"""Question -> candidates by vectors, words and character bigrams, fused into one ranking."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +18,7 @@ from rag.types import Citation, Query
 
 Scores = NDArray[np.floating]
 Idf = Callable[[Sequence[str], Field], Sequence[float]]
-"""The weight of each of some normalized terms in the collection: `rarity` of a store."""
+"""The weight of each normalized term in the collection: `rarity` of a store."""
 
 LEXICAL = 6.0
 """Standard deviations of similarity that a chunk gains by covering the whole question."""
@@ -26,52 +26,45 @@ LEXICAL = 6.0
 
 @dataclass(frozen=True, slots=True)
 class RetrieveOptions:
-    """How a question is looked up."""
+    """How passages are retrieved for a question."""
 
     candidates: int = 100
-    """How many chunks each of the three searches brings."""
+    """How many chunks each of the three searches returns."""
     passages: int = 5
-    """How many passages are handed on."""
+    """How many passages an answer is based on."""
     reranker: str = ""
-    """A cross-encoder's name or folder; empty for none."""
+    """The name or folder of a cross-encoder; empty for none."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.passages <= self.candidates:
+        n, most = self.passages, self.candidates
+        if not 1 <= n <= most:
             raise UserError(
-                "[retrieve] passages is {passages} and candidates {candidates}; need 1 <= passages "
-                "<= candidates",
-                passages=self.passages,
-                candidates=self.candidates,
+                "[retrieve] passages is {n}; need 1 to {most} (candidates)", n=n, most=most
             )
 
 
 def rank(
     query: Query, vector: Vector, store: Store, norm: ScoreNorm, *, candidates: int
 ) -> Ranking:
-    """The chunks that any of the three searches finds; `vector` is the question's own."""
+    """The chunks that any of the three searches finds, by fused score; `vector` is the question's."""
     centred = norm.centred(query.script, vector)
     dense = store.search_dense(centred, candidates)
-    lexical = {
-        field: store.search_words(query.content, candidates, field=field) for field in FIELDS
-    }
-    keys = np.unique(np.concatenate([dense.keys, *(found.keys for found in lexical.values())]))
+    lexical = [store.search_words(query.content, candidates, field=field) for field in FIELDS]
+    keys = np.unique(np.concatenate([dense.keys, *(each.keys for each in lexical)]))
     similarity = norm.standard(query.script, centred, store.vectors(keys) @ centred)
+    words, bigrams = (_aligned(keys, each) for each in lexical)
     chunks = store.count()
-    masses = {
-        field: mass(store.doc_freq(sorted(set(query.content.of(field))), field=field), chunks)
+    masses = (
+        mass(store.doc_freq(sorted(set(query.content.of(field))), field=field), chunks)
         for field in FIELDS
-    }
-    scores = fuse(
-        SearchScores(similarity, *(_aligned(keys, found) for found in lexical.values())),
-        word_mass=masses["words"],
-        bigram_mass=masses["bigrams"],
     )
+    scores = fuse(SearchScores(similarity, words, bigrams, *masses))
     order = np.argsort(-scores, kind="stable")
     return Ranking(keys[order], scores[order])
 
 
 def _aligned(keys: NDArray[np.int64], ranking: Ranking) -> Scores:
-    """The scores of `ranking` at the places of its keys in `keys` (sorted), 0 elsewhere."""
+    """The scores of `ranking` at the positions of its keys in the sorted `keys`, 0 elsewhere."""
     scores = np.zeros(len(keys), np.float32)
     scores[np.searchsorted(keys, ranking.keys)] = ranking.scores
     return scores
@@ -79,15 +72,17 @@ def _aligned(keys: NDArray[np.int64], ranking: Ranking) -> Scores:
 
 @dataclass(frozen=True, slots=True)
 class SearchScores:
-    """What the searches say of the chunks that any of them found; all arrays are (n,).
+    """The scores of the chunks that any search found; all arrays are (n,).
 
     `similarity` is `ScoreNorm.standard`'s. `words` and `bigrams` are BM25 scores, 0 for a chunk
-    that this search did not find.
+    that this search did not find; the masses are the `mass` of the question's terms in each field.
     """
 
     similarity: Scores
     words: Scores
     bigrams: Scores
+    word_mass: float
+    bigram_mass: float
 
 
 def idf(doc_freqs: Sequence[int], chunks: int) -> NDArray[np.float64]:
@@ -97,41 +92,37 @@ def idf(doc_freqs: Sequence[int], chunks: int) -> NDArray[np.float64]:
 
 
 def rarity(store: Store, terms: Sequence[str], field: Field) -> list[float]:
-    """The `idf` of each of some normalized terms in the knowledge base."""
+    """The `idf` of each normalized term in the knowledge base."""
     return idf(store.doc_freq(terms, field=field), store.count()).tolist()
 
 
 def mass(doc_freqs: Sequence[int], chunks: int) -> float:
-    """The weight of a question's distinct terms together."""
+    """The sum of the weights of a question's distinct terms."""
     return float(idf(doc_freqs, chunks).sum())
 
 
-def coverage(found: SearchScores, *, word_mass: float, bigram_mass: float) -> Scores:
-    """The idf-weighted share of the question that each chunk holds, (n,).
+def coverage(found: SearchScores) -> Scores:
+    """The idf-weighted share of the question's terms in each chunk, (n,), 0 to 1.
 
-    0 for none, 1 for all of it, once each, in a chunk of mean length. BM25 gives more to terms said
-    often, but a question can't be covered twice.
+    1 means all terms, once each, in a chunk of mean length. BM25 gives more for repeated terms, but a
+    question can't be covered twice.
     """
-    shares = [
-        scores / total
-        for scores, total in ((found.words, word_mass), (found.bigrams, bigram_mass))
-        if total > 0
-    ]
+    pairs = ((found.words, found.word_mass), (found.bigrams, found.bigram_mass))
+    shares = [scores / total for scores, total in pairs if total > 0]
     if not shares:
         return np.zeros_like(found.similarity)
     return np.minimum(sum(shares[1:], start=shares[0]) / len(shares), 1)
 
 
-def fuse(found: SearchScores, *, word_mass: float, bigram_mass: float) -> Scores:
-    """One score a chunk, (n,); larger is better, comparable between questions."""
-    shared = coverage(found, word_mass=word_mass, bigram_mass=bigram_mass)
-    return found.similarity + LEXICAL * shared
+def fuse(found: SearchScores) -> Scores:
+    """One score per chunk, (n,); larger is better, comparable between questions."""
+    return found.similarity + LEXICAL * coverage(found)
 
 
 def best_of_passages(ranking: Ranking, store: Store, limit: int) -> tuple[list[Hit], list[Passage]]:
     """The best chunk of each of the `limit` best passages, best first, and those passages.
 
-    A passage that another process removes at this moment is left out.
+    A passage that another process removes meanwhile is omitted.
     """
     hits: dict[tuple[str, int], Hit] = {}
     for start in range(0, len(ranking.keys), 4 * limit):
@@ -146,20 +137,19 @@ def best_of_passages(ranking: Ranking, store: Store, limit: int) -> tuple[list[H
     try:
         return best, store.passages([hit.chunk for hit in best])
     except KeyError:
-        found = []
+        hits_left, passages = [], []
         for hit in best:
             with suppress(KeyError):
-                found.append((hit, *store.passages([hit.chunk])))
-        return [hit for hit, _ in found], [passage for _, passage in found]
+                passages += store.passages([hit.chunk])
+                hits_left.append(hit)
+        return hits_left, passages
 
 
 def citation(
     number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk
 ) -> Citation:
-    """The citation of characters [start, end) of a passage, with the chunk that they begin in.
-
-    `nearest` stands for it if the passage has been removed meanwhile.
-    """
+    """The citation of characters [start, end) of a passage, with the chunk that contains the first;
+    `nearest` if the passage has been removed meanwhile."""
     first = passage.start + start
     chunks = (c for c in store.chunks_within(passage) if c.start <= first < c.end)
     chunk = next(chunks, nearest)
@@ -168,12 +158,12 @@ def citation(
 
 class Reranker(Protocol):
     def score(self, question: str, passages: Sequence[str]) -> Scores:
-        """(len(passages),), larger is better; comparable within one question only."""
+        """Scores (len(passages),); larger is better, comparable only within one question."""
         ...
 
 
 class CrossEncoderReranker:
-    """A sentence-transformers cross-encoder by name or folder, as `BAAI/bge-reranker-base`."""
+    """A sentence-transformers cross-encoder by name or folder, such as `BAAI/bge-reranker-base`."""
 
     def __init__(self, name: str) -> None:
         """Raises `UserError` if the extra is not installed or the model can't be found."""
@@ -182,15 +172,15 @@ class CrossEncoderReranker:
         except ModuleNotFoundError as error:
             raise UserError(
                 "the reranker {name} needs sentence-transformers: pip install "
-                "'chatglm-rag[encoders]', or take [retrieve] reranker out of rag.toml",
+                "'chatglm-rag[encoders]', or remove [retrieve] reranker from rag.toml",
                 name=name,
             ) from error
         try:
             self._model = CrossEncoder(name, local_files_only=True, trust_remote_code=False)
         except OSError as error:
             raise UserError(
-                "no reranker {name} on this machine; name a folder with its weights, or take "
-                "[retrieve] reranker out of rag.toml",
+                "the reranker {name} is not on this machine; give a folder with its weights, or "
+                "remove [retrieve] reranker from rag.toml",
                 name=name,
             ) from error
 

@@ -1,4 +1,4 @@
-"""The nouns of the read side: a question, its passages, and an answer that quotes them."""
+"""The types of the read side: a question, its passages, and an answer that quotes them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ AnswerType = Literal["date", "number", "person", "place", "title", "reason"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one side of a conversation said."""
+    """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     text: str
@@ -24,10 +24,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a language model picks the words of an answer.
+    """How a language model samples the tokens of an answer.
 
-    The same seed gives the same text. What is None is the model's own default; temperature 0
-    always takes the likeliest token.
+    The same seed gives the same text. None means the model's default; temperature 0 always takes the
+    likeliest token.
     """
 
     max_new_tokens: int = 512
@@ -37,25 +37,19 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise UserError(
-                "max_new_tokens is {max_new_tokens}; need 1 or more",
-                max_new_tokens=self.max_new_tokens,
-            )
-        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
-            raise UserError(
-                "temperature is {temperature}; need 0 (always the likeliest) or more",
-                temperature=self.temperature,
-            )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError("top_p is {top_p}; need above 0 and at most 1", top_p=self.top_p)
+            raise UserError("max_new_tokens is {n}; need 1 or more", n=self.max_new_tokens)
+        if (x := self.temperature) is not None and not 0 <= x < float("inf"):
+            raise UserError("temperature is {x}; need 0 (always the likeliest) or more", x=x)
+        if (x := self.top_p) is not None and not 0 < x <= 1:
+            raise UserError("top_p is {x}; need above 0 and at most 1", x=x)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question that stands alone, and what its words say.
+    """A stand-alone question and its analysis.
 
-    `normalized` is its text as the word index spells it, `content` the terms of its content words.
-    `answer_types` are what the answer may be; often none is known, sometimes several are.
+    `normalized` is its text as in the word index, `content` the terms of its content words.
+    `answer_types` are the expected ones; often none, sometimes several.
     """
 
     text: str
@@ -67,14 +61,13 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """What the knowledge base holds for a question.
+    """The passages that were retrieved for a question.
 
     `vector` is the question's. `ranking` has every chunk that any search found, with its fused
     score. `hits` are the best chunk of each passage, best first, and `passages` the whole passages
-    in the same order. `confidence` (0 to 1, larger is surer) says how likely they hold an answer, and
-    `answerable` whether that is `threshold` or more.
-    `sequence` is the change of the store that they were found at; if the store changes all the
-    time, those of the next changes may be among them, but none that was gone by then.
+    in the same order. `confidence` is the probability that they contain an answer. `sequence` is the
+    change of the store at which they were found. If the store never stops changing, passages of later
+    changes may be among them, but none that was removed before.
     """
 
     query: Query
@@ -84,29 +77,31 @@ class Retrieved:
     passages: tuple[Passage, ...]
     confidence: float
     threshold: float
-    answerable: bool
     sequence: int
+
+    @property
+    def answerable(self) -> bool:
+        return bool(self.hits) and self.confidence >= self.threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A passage that a language model may read, and the hit that found it."""
+    """A passage for a language model, and the hit that found it."""
 
     passage: Passage
     hit: Hit
 
     @property
     def narrowed(self) -> "Source":
-        """The part of the passage that was found, as a passage of its own."""
-        chunk = self.hit.chunk
-        label = chunk.label(chunk.start)
-        part = Passage(chunk.document, chunk.start, chunk.end, chunk.text, label)
+        """The chunk that was found, as a passage of its own."""
+        chunk, start = self.hit.chunk, self.hit.chunk.start
+        part = Passage(chunk.document, start, chunk.end, chunk.text, chunk.label(start))
         return Source(part, self.hit)
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A quote and where it stands. Invariant: the document's text[start:end] == quote."""
+    """A quote and its place. Invariant: the document's text[start:end] == quote."""
 
     number: int
     chunk: Chunk
@@ -117,12 +112,12 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What of a conversation and its passages a language model's window could not hold."""
+    """What did not fit into a language model's window."""
 
     turns: int = 0
     passages: int = 0
     shortened: int = 0
-    """Passages of which only the chunk that was found is left."""
+    """Passages of which only the retrieved chunk is left."""
 
     def __bool__(self) -> bool:
         return bool(self.turns or self.passages or self.shortened)
@@ -130,7 +125,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`messages` to answer; `sources[n - 1]` is the passage that they number `[n]`."""
+    """The `messages` for a model; `sources[n - 1]` is the passage with the number `[n]` in them."""
 
     messages: tuple[Message, ...]
     sources: tuple[Source, ...]
@@ -142,10 +137,10 @@ class Prompt:
 class Answer:
     """The answer's text, whose marks `[1]` are the citations' numbers.
 
-    A refusal has no citations; its `hits` say what was looked at. The rest concerns answers that a
-    language model wrote: `generator` is its name, `unsupported` the spans of `text` that no passage
-    supports, in order, `unknown` the numbers it marked that no passage has, as often as it did, and
-    `prompt` what it was asked.
+    A refusal has no citations; its `hits` are the nearest ones. The other fields are for answers of a
+    language model: `generator` is its name, `unsupported` are the spans of `text` that no passage
+    supports, in order, `unknown` the marked numbers that no passage has, with repetitions, and
+    `prompt` is its input.
     """
 
     question: str

@@ -19,7 +19,7 @@ from ingest.i18n import Translator
 from ingest.store import Address, Store, drop_milvus
 from ingest.store.atomic import sync
 from ingest.store.sqlite import failures_named
-from rag.config import SETTINGS, TRUTH, Config, is_base, read_config
+from rag.config import DATABASE, SETTINGS, Config, is_knowledge_base, read_config
 from rag.load import Encoders, encoder_of, encoders, open_writer, pipeline_of, score_norm_of
 from rag.pipeline import Pipeline
 from rag.types import Sampling
@@ -37,13 +37,13 @@ LONGEST = 240  # bytes of a name; file systems take 255
 def whole(folder: Path) -> bool:
     """Whether a knowledge base lies in the folder, or its settings say on which server, and no link
     leads to one elsewhere."""
-    truth, settings = folder / TRUTH, folder / SETTINGS
+    truth, settings = folder / DATABASE, folder / SETTINGS
     if folder.is_symlink() or truth.is_symlink():
         return False
     if truth.is_file():
         return True
     try:
-        return not settings.is_symlink() and is_base(folder)
+        return not settings.is_symlink() and is_knowledge_base(folder)
     except UserError:  # what is wrong with it is told when it is opened
         return True
 
@@ -52,7 +52,7 @@ def incarnation(folder: Path) -> Hashable:
     """Tells a knowledge base, as long as it is open, from another that was made in its place; None
     where there is none."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        return (folder / TRUTH).stat().st_ino
+        return (folder / DATABASE).stat().st_ino
     with suppress(FileNotFoundError, NotADirectoryError):
         return (folder.stat().st_ino, written(folder / SETTINGS)) if whole(folder) else None
     return None

@@ -19,8 +19,9 @@ from finetune.evaluate.run import Asked, Reply
 from ingest.errors import UserError
 from ingest.i18n import Translatable, Translator, readable, translate
 from rag import plot
-from rag.evaluate import Figure, metrics, whiskers
+from rag.evaluate import metrics
 from rag.evaluate.metrics import Values, Weights
+from rag.evaluate.report import Figure, whiskers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,12 +16,9 @@ from finetune.data.reader import Record, records
 from finetune.evaluate.metrics import contains
 from finetune.types import Example
 from ingest.errors import UserError
-from ingest.i18n import Translatable
 from ingest.store import Store
 from ingest.types import Chunk, Hit, Passage
-from rag.evaluate import Dataset
-from rag.evaluate import Question as Judged
-from rag.evaluate.dataset import take, wrong
+from rag.evaluate.dataset import Dataset, EvalQuestion, InvalidRecord, take
 from rag.evaluate.metrics import locate
 from rag.generate import Generator
 from rag.pipeline import Pipeline
@@ -125,10 +122,10 @@ def _usable(question: Question, form: Form, store: Store | None) -> bool:
 def _grounded(path: Path) -> Iterator[Question]:
     for record in records(path):
         if not isinstance(record, Record):
-            raise wrong(record.source, record.text)
+            raise InvalidRecord(record.text, record.source)
         where, row = record.source, record.value
         if not isinstance(row, dict):
-            raise wrong(where, Translatable("no JSON object"))
+            raise InvalidRecord("not a JSON object", where)
         place = Place(
             take(row, "document", str, where),
             take(row, "start", int, where),
@@ -144,7 +141,7 @@ def _grounded(path: Path) -> Iterator[Question]:
 def _said(row: dict[str, Any], name: str, where: str) -> str:
     text = take(row, name, str, where)
     if not text.strip():
-        raise wrong(where, Translatable("{name} is empty", name=name))
+        raise InvalidRecord("{name} is empty", where, name=name)
     return text
 
 
@@ -176,7 +173,7 @@ class Finder:
         self.text = cache(store.text)
         self.documents = [(PurePath(each.source).parts, each.id) for each in store.documents()]
 
-    def places(self, judged: Judged) -> Iterator[Place]:
+    def places(self, judged: EvalQuestion) -> Iterator[Place]:
         """Where the quotes stand; in a BEIR-like set, where answers stand in relevant entries."""
         wanted = [(gold.document, (gold.quote,)) for gold in judged.gold]
         wanted += [(entry, judged.answers) for entry, grade in judged.grades.items() if grade > 0]

@@ -9,7 +9,8 @@ from rag.cli.console import note, out_json, say, table
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from rag.evaluate import Dataset, Report
+    from rag.evaluate.dataset import Dataset
+    from rag.evaluate.report import EvalReport
 
 
 def evaluate(
@@ -32,9 +33,10 @@ def evaluate(
     picture: Annotated[Path | None, typer.Option(help=say("PNG or SVG of the figures."))] = None,
     as_json: Annotated[bool, typer.Option("--json", help=say("One JSON line a set."))] = False,
 ) -> None:
-    from rag.evaluate import Dataset, Report, draw
+    from rag.evaluate.dataset import Dataset
+    from rag.evaluate.report import EvalReport, draw
 
-    reports: list[Report] = []
+    reports: list[EvalReport] = []
     for folder in folders:
         dataset = Dataset.load(folder)
         report = _report(dataset.sample(sample) if sample else dataset, embedder, settings)
@@ -47,7 +49,7 @@ def evaluate(
             save.mkdir(parents=True, exist_ok=True)
             report.save(save / f"{report.dataset}.json")
         if against:
-            _show_comparison(Report.load(against / f"{report.dataset}.json"), report)
+            _show_comparison(EvalReport.load(against / f"{report.dataset}.json"), report)
     if picture:
         draw({report.dataset: report.figures() for report in reports}, picture)
         note(str(picture))
@@ -56,7 +58,7 @@ def evaluate(
 evaluate.__doc__ = say("Measure retrieval, answers, refusals and citations on sets of questions.")
 
 
-def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "Report":
+def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "EvalReport":
     from rag.evaluate import run
 
     home = cache_home()
@@ -65,14 +67,14 @@ def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> 
         return run.report(pipeline, dataset)
 
 
-def _values(report: "Report") -> dict[str, dict[str, float]]:
+def _values(report: "EvalReport") -> dict[str, dict[str, float]]:
     from dataclasses import asdict
 
     return {name: asdict(figure) for name, figure in report.figures().items()}
 
 
-def _show(report: "Report") -> None:
-    from rag.evaluate import MEASURES
+def _show(report: "EvalReport") -> None:
+    from rag.evaluate.report import MEASURES
 
     rows = [
         (say(MEASURES[name].title), f"{f.value:.4f}", f"{f.low:.4f} – {f.high:.4f}", f.questions)
@@ -82,8 +84,8 @@ def _show(report: "Report") -> None:
     table(report.dataset, columns, rows)
 
 
-def _show_comparison(before: "Report", after: "Report") -> None:
-    from rag.evaluate import MEASURES, compare
+def _show_comparison(before: "EvalReport", after: "EvalReport") -> None:
+    from rag.evaluate.report import MEASURES, compare
 
     rows = [
         (

@@ -175,7 +175,7 @@ def calibrate(
     base: Base = None,
     kb: Name = "default",
 ) -> None:
-    from rag.evaluate import Dataset
+    from rag.evaluate.dataset import Dataset
     from rag.load import open_pipeline, recalibrate
 
     config = existing_kb(chosen_kb(context, base, kb))

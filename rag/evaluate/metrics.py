@@ -1,5 +1,6 @@
-"""What one question scores: where its relevant entries rank, and whether a text holds an answer."""
+"""Ranking metrics, answer containment, and statistics of scores over questions."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import log2
@@ -11,12 +12,11 @@ CUTOFFS = (1, 5, 10)
 
 
 def ranking_scores(ranked: Sequence[str], grades: Mapping[str, int]) -> dict[str, float]:
-    """Success and Recall@1, 5 and 10, MRR@10 and nDCG@10 of `ranked`, best first, no repetition.
+    """Success and Recall@1, 5 and 10, MRR@10 and nDCG@10 of distinct `ranked`, best first.
 
-    Defined as in trec_eval: relevant means a grade above 0. Success asks for one relevant entry,
-    recall for all of them (with two, Recall@1 is at most .5); with a single one they are equal.
-    The gain of nDCG is the grade itself and its discount log2(rank + 1). Needs one relevant entry
-    at least.
+    Defined as in trec_eval: a grade above 0 is relevant. Success needs one relevant entry, recall
+    all of them (with two, Recall@1 is at most .5). The gain of nDCG is the grade itself and its
+    discount log2(rank + 1). There must be at least one relevant entry.
     """
     relevant = {entry for entry, grade in grades.items() if grade > 0}
     scores = {
@@ -26,9 +26,8 @@ def ranking_scores(ranked: Sequence[str], grades: Mapping[str, int]) -> dict[str
     ranks = [rank for rank, entry in enumerate(ranked[:10], start=1) if entry in relevant]
     ideal = sorted((grades[entry] for entry in relevant), reverse=True)
     scores["mrr@10"] = 1 / ranks[0] if ranks else 0.0
-    scores["ndcg@10"] = _dcg(max(grades.get(entry, 0), 0) for entry in ranked[:10]) / _dcg(
-        ideal[:10]
-    )
+    gains = (max(grades.get(entry, 0), 0) for entry in ranked[:10])
+    scores["ndcg@10"] = _dcg(gains) / _dcg(ideal[:10])
     return scores
 
 
@@ -36,44 +35,39 @@ def _dcg(gains: Iterable[int]) -> float:
     return sum(gain / log2(rank + 1) for rank, gain in enumerate(gains, start=1))
 
 
-def folded(text: str) -> str:
-    """`text` in NFKC, case-folded and without whitespace. Traditional and simplified stay apart."""
+def normalize_answer(text: str) -> str:
+    """`text` in NFKC, case-folded, without whitespace. Traditional and simplified stay distinct."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def contains(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of `answers` lies within `text` as a string, both folded."""
-    whole = folded(text)
-    return any(folded(answer) in whole for answer in answers)
+    """Whether `text` contains one of `answers`, after normalisation of both."""
+    whole = normalize_answer(text)
+    return any(normalize_answer(answer) in whole for answer in answers)
 
 
 def locate(quote: str, text: str) -> list[tuple[int, int]]:
-    """Every span of `text` that reads as `quote`: exactly so, or else when both are folded.
+    """Every span of `text` that equals `quote`: exactly, or otherwise after normalisation.
 
-    Folding goes character by character, so that offsets survive; a quote whose accents are
-    composed otherwise than the text's is not found.
+    Characters are normalised one by one, to keep the offsets; so composed accents do not match
+    decomposed ones.
     """
     if spans := _occurrences(quote, text):
         return spans
-    pieces = [folded(char) for char in text]
+    pieces = [normalize_answer(char) for char in text]
     offsets = [offset for offset, piece in enumerate(pieces) for _ in piece]
-    wanted = "".join(folded(char) for char in quote)
-    return [(offsets[a], offsets[b - 1] + 1) for a, b in _occurrences(wanted, "".join(pieces))]
+    part = "".join(normalize_answer(char) for char in quote)
+    return [(offsets[a], offsets[b - 1] + 1) for a, b in _occurrences(part, "".join(pieces))]
 
 
-def _occurrences(wanted: str, text: str) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = []
-    start = text.find(wanted) if wanted else -1
-    while start >= 0:
-        spans.append((start, start + len(wanted)))
-        start = text.find(wanted, start + len(wanted))
-    return spans
+def _occurrences(part: str, text: str) -> list[tuple[int, int]]:
+    return [match.span() for match in re.finditer(re.escape(part), text)] if part else []
 
 
 Values = NDArray[np.float64]
 Weights = NDArray[np.float64]
 
-_BLOCK = 4_000_000  # weights held at once; 32 MB
+_BLOCK = 4_000_000  # weights in memory at once; 32 MB
 
 
 def mean(values: Values, weights: Weights) -> Values:
@@ -101,7 +95,7 @@ def quantile(values: Values, weights: Weights, *, level: float) -> Values:
 
 
 def auroc(scores: Values, positive: Values, weights: Weights) -> Values:
-    """The chance that a positive (1, negatives 0) scores above a negative, a tie counting half.
+    """The probability that a positive (1) scores above a negative (0); a tie counts half.
 
     This is the Mann-Whitney U divided by the number of pairs. Questions with NaN do not count.
     """
@@ -114,10 +108,8 @@ def auroc(scores: Values, positive: Values, weights: Weights) -> Values:
 def accepted_negatives(
     scores: Values, positive: Values, weights: Weights, *, lost: float
 ) -> Values:
-    """The share of negatives at or above the highest threshold that loses at most `lost` positives.
-
-    A positive is lost when it scores below the threshold; `lost` is a share.
-    """
+    """The share of negatives at or above the highest threshold that rejects at most the share `lost`
+    of the positives."""
     positives, negatives = _by_score(scores, positive, weights)
     below = np.cumsum(positives, axis=1) - positives
     allowed = below <= lost * positives.sum(axis=1, keepdims=True) + 1e-9
@@ -150,8 +142,8 @@ def _divide(part: Values, whole: Values) -> Values:
 def resamples(strata: NDArray[np.bool_], *, count: int, seed: int) -> Iterator[Weights]:
     """`count` rows of weights in blocks: questions drawn with replacement within each stratum.
 
-    Answerable and unanswerable questions are drawn apart, because the set's author fixed how many
-    there are of each; so no resample lacks either kind.
+    Answerable and unanswerable questions are drawn separately, because the set's author fixed their
+    numbers; so no resample lacks either kind.
     """
     rng = np.random.default_rng(seed)
     groups = [group for group in (np.flatnonzero(strata), np.flatnonzero(~strata)) if len(group)]
@@ -165,7 +157,7 @@ def resamples(strata: NDArray[np.bool_], *, count: int, seed: int) -> Iterator[W
 
 
 def interval(samples: Values, *, level: float = 0.95) -> tuple[float, float]:
-    """The percentile bootstrap interval of those `samples` that are defined, NaN without any."""
+    """The percentile bootstrap interval of the defined `samples`; NaN if there are none."""
     tail = (1 - level) / 2
     defined = samples[~np.isnan(samples)]
     low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)

@@ -1,4 +1,4 @@
-"""What an evaluation found: a row per question, figures with intervals, a comparison, a picture."""
+"""Evaluation results: a row per question, figures with intervals, a comparison, a picture."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,17 +16,17 @@ from rag.evaluate import metrics
 from rag.evaluate.metrics import Values, Weights
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 NOT_SHARES = ("p50", "p95")  # seconds do not fit on an axis from 0 to 1
-FALSE_REFUSALS = 0.05  # the share of answerable questions that the operating point may refuse
+FALSE_REFUSALS = 0.05  # the largest share of answerable questions that may be refused
 
 Columns = Mapping[str, Any]  # one array of shape (questions,) per name; NaN: not measured
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure of a report: a statistic of some columns."""
+    """A measure of a report: a statistic of some columns."""
 
     title: Translatable
     columns: tuple[str, ...]
@@ -34,26 +34,28 @@ class Measure:
     larger_is_better: bool = True
 
     def of(self, data: Columns, weights: Weights) -> Values:
-        """Its value for each row of `weights`, shape (resamples,)."""
+        """The value for each row of `weights`, shape (resamples,)."""
         return self.statistic(*(data[name] for name in self.columns), weights)
 
+    def value(self, data: Columns) -> float:
+        """The value over all questions."""
+        return float(self.of(data, np.ones((1, len(data["answerable"]))))[0])
+
     def questions(self, data: Columns) -> int:
-        """How many questions it was measured on."""
+        """The number of questions that have all the columns."""
         return int(np.all([~np.isnan(data[name]) for name in self.columns], axis=0).sum())
 
 
 _CONFIDENCE = ("confidence", "answerable")
 _false_answers = partial(metrics.accepted_negatives, lost=FALSE_REFUSALS)
+_p50, _p95 = (partial(metrics.quantile, level=level) for level in (0.5, 0.95))
+_RANKING = (
+    "Success@1", "Success@5", "Success@10", "Recall@1", "Recall@5", "Recall@10", "MRR@10", "nDCG@10",
+)  # fmt: skip
 
 MEASURES: dict[str, Measure] = {
-    "success@1": Measure(Translatable("Success@1"), ("success@1",)),
-    "success@5": Measure(Translatable("Success@5"), ("success@5",)),
-    "success@10": Measure(Translatable("Success@10"), ("success@10",)),
-    "recall@1": Measure(Translatable("Recall@1"), ("recall@1",)),
-    "recall@5": Measure(Translatable("Recall@5"), ("recall@5",)),
-    "recall@10": Measure(Translatable("Recall@10"), ("recall@10",)),
-    "mrr@10": Measure(Translatable("MRR@10"), ("mrr@10",)),
-    "ndcg@10": Measure(Translatable("nDCG@10"), ("ndcg@10",)),
+    title.lower(): Measure(Translatable.of(title, {}), (title.lower(),)) for title in _RANKING
+} | {
     "answer_in_sentence": Measure(
         Translatable("Answer in the best sentence"), ("answer_in_sentence",)
     ),
@@ -75,24 +77,14 @@ MEASURES: dict[str, Measure] = {
     "citations": Measure(
         Translatable("Exact citations"), ("exact_citations", "citations"), metrics.ratio
     ),
-    "p50": Measure(
-        Translatable("Latency, median (s)"),
-        ("seconds",),
-        partial(metrics.quantile, level=0.5),
-        False,
-    ),
-    "p95": Measure(
-        Translatable("Latency, 95th percentile (s)"),
-        ("seconds",),
-        partial(metrics.quantile, level=0.95),
-        False,
-    ),
+    "p50": Measure(Translatable("Latency, median (s)"), ("seconds",), _p50, False),
+    "p95": Measure(Translatable("Latency, 95th percentile (s)"), ("seconds",), _p95, False),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One question's result. `scores` holds the columns measured on it; `ranked` is best first."""
+class ScoredQuestion:
+    """One question's result. `scores` has the columns measured on it; `ranked` is best first."""
 
     id: str
     text: str
@@ -113,7 +105,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`second - first` with its 95 % interval, and the p of there being none (two-sided)."""
+    """`second - first` with its 95 % interval, and the two-sided p of no difference."""
 
     first: float
     second: float
@@ -124,15 +116,15 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All results of one configuration on one set. `settings` says what was evaluated."""
+class EvalReport:
+    """All results of one configuration, `settings`, on one set."""
 
     dataset: str
-    rows: tuple[Row, ...]
+    rows: tuple[ScoredQuestion, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def columns(self) -> Columns:
-        """An array of shape (questions,) for every score of any row; NaN where a row lacks it."""
+        """An array of shape (questions,) for each score; NaN for the rows that lack it."""
         names = {name for row in self.rows for name in row.scores}
         columns = {
             name: np.array([row.scores.get(name, np.nan) for row in self.rows], float)
@@ -141,12 +133,9 @@ class Report:
         return columns | {"answerable": np.array([row.answerable for row in self.rows], float)}
 
     def figures(self, *, resamples: int = 1000, seed: int = 0) -> dict[str, Figure]:
-        """Every measure that was measured, with intervals; the same seed gives the same ones."""
+        """Every defined measure with its interval; the same seed gives the same intervals."""
         data = self.columns()
-        ones = np.ones((1, len(self.rows)))
-        values = {
-            name: float(measure.of(data, ones)[0]) for name, measure in _measured(data).items()
-        }
+        values = {name: measure.value(data) for name, measure in _measures(data).items()}
         defined = {name: MEASURES[name] for name, value in values.items() if not np.isnan(value)}
         samples = _bootstrap(defined, (data,), resamples=resamples, seed=seed)
         return {
@@ -165,41 +154,45 @@ class Report:
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "Report":
-        """Read what `save` wrote; figures are computed anew from the rows."""
+    def load(cls, path: Path) -> "EvalReport":
+        """Read a report that `save` wrote; the figures are computed again from the rows."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            rows = tuple(Row(**{**row, "ranked": tuple(row["ranked"])}) for row in content["rows"])
+            rows = tuple(
+                ScoredQuestion(**{**row, "ranked": tuple(row["ranked"])}) for row in content["rows"]
+            )
             return cls(content["dataset"], rows, content["settings"])
         except OSError as error:
-            raise UserError(
-                "cannot read the report {path}: {strerror}", path=path, strerror=error.strerror
-            ) from None
+            why = error.strerror
+            raise UserError("cannot read the report {path}: {why}", path=path, why=why) from None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                "{path} is no saved report ({error!r}); write one with rag eval --save",
+                "{path} is not a saved report ({error!r}); write one with rag eval --save",
                 path=path,
                 error=error,
             ) from None
 
 
 def compare(
-    first: Report, second: Report, *, resamples: int = 1000, flips: int = 10_000, seed: int = 0
+    first: EvalReport,
+    second: EvalReport,
+    *,
+    resamples: int = 1000,
+    flips: int = 10_000,
+    seed: int = 0,
 ) -> dict[str, Difference]:
     """How `second` differs from `first` on the same questions, measure by measure.
 
     Intervals come from the paired bootstrap. The p of means over questions comes from the paired
-    randomisation test, that of the others from the paired bootstrap; neither is corrected for
-    looking at many measures.
+    randomisation test, that of the others from the paired bootstrap. Neither is corrected for
+    multiple comparisons.
     """
-    rows = _aligned(first, second)
-    a, b = first.columns(), Report(second.dataset, rows).columns()
-    both = {name: measure for name, measure in _measured(a).items() if name in _measured(b)}
+    a, b = first.columns(), EvalReport(second.dataset, _aligned(first, second)).columns()
+    both = {name: measure for name, measure in _measures(a).items() if name in _measures(b)}
     samples = _bootstrap(both, (a, b), resamples=resamples, seed=seed)
-    ones = np.ones((1, len(rows)))
     differences: dict[str, Difference] = {}
     for name, measure in both.items():
-        before, after = (float(measure.of(data, ones)[0]) for data in (a, b))
+        before, after = measure.value(a), measure.value(b)
         if np.isnan(before) or np.isnan(after):
             continue
         drawn = samples[name][1] - samples[name][0]
@@ -218,102 +211,80 @@ def _bootstrap(
     """Each measure on each system under the same resamples, shape (systems, resamples)."""
     strata = systems[0]["answerable"] > 0
     blocks = [
-        {
-            name: [measure.of(data, weights) for data in systems]
-            for name, measure in measures.items()
-        }
+        {name: [each.of(data, weights) for data in systems] for name, each in measures.items()}
         for weights in metrics.resamples(strata, count=resamples, seed=seed)
     ]
     return {name: np.concatenate([block[name] for block in blocks], axis=1) for name in measures}
 
 
-def _measured(data: Columns) -> dict[str, Measure]:
+def _measures(data: Columns) -> dict[str, Measure]:
     """The measures whose columns `data` has."""
-    return {
-        name: measure for name, measure in MEASURES.items() if data.keys() >= set(measure.columns)
-    }
+    return {name: each for name, each in MEASURES.items() if data.keys() >= set(each.columns)}
 
 
-def _aligned(first: Report, second: Report) -> tuple[Row, ...]:
+def _aligned(first: EvalReport, second: EvalReport) -> tuple[ScoredQuestion, ...]:
     """The rows of `second` in the order of `first`."""
-    rows = {row.id: row for row in second.rows}
-    here = {row.id for row in first.rows}
-    if first.dataset != second.dataset or here != rows.keys():
-        alone = next(iter(sorted(here ^ rows.keys())), "none")
+    theirs = {row.id: row for row in second.rows}
+    ours = {row.id: row for row in first.rows}
+    if first.dataset != second.dataset or ours.keys() != theirs.keys():
         raise UserError(
-            "cannot compare {dataset} ({here_count} questions) with {dataset_2} ({rows_count}; "
-            "only one has question {alone}); evaluate both on the same questions",
-            dataset=first.dataset,
-            here_count=len(here),
-            dataset_2=second.dataset,
-            rows_count=len(rows),
-            alone=alone,
+            "cannot compare {first} ({n} questions) with {second} ({m}; only one has question {id}); "
+            "evaluate both on the same questions",
+            first=first.dataset,
+            n=len(ours),
+            second=second.dataset,
+            m=len(theirs),
+            id=min(ours.keys() ^ theirs.keys(), default="none"),
         )
-    for row in first.rows:
-        if row.answerable != rows[row.id].answerable:
+    for id, row in ours.items():
+        if row.answerable != theirs[id].answerable:
             raise UserError(
                 "question {id} is answerable in one report of {dataset} and not in the other; "
                 "evaluate both on the same version of the set",
-                id=row.id,
+                id=id,
                 dataset=first.dataset,
             )
-    return tuple(rows[row.id] for row in first.rows)
+    return tuple(theirs[row.id] for row in first.rows)
 
 
 def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
-    """Write a picture to `path` (.png or .svg): a group of bars per measure, in it a bar per name.
+    """Draw the `figures` of reports by name to `path` (.png or .svg): a group of bars per measure.
 
-    `figures`: name -> figures of a report. Measures that only some have are drawn for those. Names
-    that no font of this machine draws become "configuration 1" and so on. Raises `UserError` if the
-    picture can't be drawn.
+    A name that no installed font can draw becomes "configuration 1" and so on. Raises `UserError`
+    if the picture can't be drawn.
     """
     kind = plot.check_picture(path)
-    measures = [
-        name
-        for name in MEASURES
-        if name not in NOT_SHARES and any(name in values for values in figures.values())
-    ]
+    every = {name for values in figures.values() for name in values}
+    measures = [name for name in MEASURES if name in every and name not in NOT_SHARES]
     labels = [
         name if plot.drawable(name, kind) else f"configuration {number}"
         for number, name in enumerate(figures, start=1)
     ]
-    height = 1.2 + len(measures) * (0.18 + 0.22 * len(figures))
-    plot.save(
-        path,
-        lambda canvas: _bars(canvas.add_subplot(), measures, list(figures.values()), labels),
-        size=(8, height),
-    )
 
+    def bars(canvas: "Canvas") -> None:
+        axes, thickness = canvas.add_subplot(), 0.8 / max(1, len(figures))
+        for order, (values, label) in enumerate(zip(figures.values(), labels, strict=True)):
+            shown = [(row, values[name]) for row, name in enumerate(measures) if name in values]
+            places = [row + (order - (len(figures) - 1) / 2) * thickness for row, _ in shown]
+            widths = [figure.value for _, figure in shown]
+            spread = whiskers([figure for _, figure in shown])
+            drawn = axes.barh(places, widths, thickness * 0.9, xerr=spread, capsize=2, label=label)
+            axes.bar_label(drawn, [f"{width:.3f}" for width in widths], padding=4, fontsize=8)
+        rows = [MEASURES[name] for name in measures]
+        titles = [f"{row.title} {'↑' if row.larger_is_better else '↓'}" for row in rows]
+        axes.set_yticks(range(len(measures)), titles)
+        axes.invert_yaxis()
+        axes.margins(y=0.01)
+        axes.set_xlim(0, 1.12)
+        axes.set_xlabel("with 95 % bootstrap intervals over questions")
+        axes.spines[["top", "right"]].set_visible(False)
+        canvas.legend(loc="outside lower center", ncols=3, frameon=False)
 
-def _bars(
-    axes: "Axes",
-    measures: Sequence[str],
-    figures: Sequence[Mapping[str, Figure]],
-    labels: Sequence[str],
-) -> None:
-    thickness = 0.8 / max(1, len(figures))
-    for order, (values, label) in enumerate(zip(figures, labels, strict=True)):
-        shown = [(row, values[name]) for row, name in enumerate(measures) if name in values]
-        places = [row + (order - (len(figures) - 1) / 2) * thickness for row, _ in shown]
-        widths = [figure.value for _, figure in shown]
-        spread = whiskers([figure for _, figure in shown])
-        bars = axes.barh(places, widths, thickness * 0.9, xerr=spread, capsize=2, label=label)
-        axes.bar_label(bars, [f"{width:.3f}" for width in widths], padding=4, fontsize=8)
-    arrows = {True: "↑", False: "↓"}
-    titles = [
-        f"{MEASURES[name].title} {arrows[MEASURES[name].larger_is_better]}" for name in measures
-    ]
-    axes.set_yticks(range(len(measures)), titles)
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
-    axes.set_xlim(0, 1.12)
-    axes.set_xlabel("with 95 % bootstrap intervals over questions")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    plot.save(path, bars, size=(8, 1.2 + len(measures) * (0.18 + 0.22 * len(figures))))
 
 
 def whiskers(figures: Sequence[Figure]) -> list[list[float]]:
-    """How far the intervals reach below the values, and above them: matplotlib's error bars."""
+    """How far the intervals extend below and above the values: matplotlib's error bars."""
     return [
         [max(0.0, figure.value - figure.low) for figure in figures],
         [max(0.0, figure.high - figure.value) for figure in figures],

@@ -1,19 +1,20 @@
-"""Asks a set's questions and judges each outcome by what the set knows."""
+"""Ask a set's questions and score each prediction by the answers that the set knows."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import isfinite
 from pathlib import PurePath
 from time import perf_counter
 
-from rag.evaluate.dataset import Dataset, Gold, Question
+from rag.evaluate.dataset import Dataset, EvalQuestion, Gold
 from rag.evaluate.metrics import contains, locate, ranking_scores
-from rag.evaluate.report import Report, Row
+from rag.evaluate.report import EvalReport, ScoredQuestion
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Characters `start` to `end` of the document `source`, and the `text` said to stand there."""
+class SourceSpan:
+    """Characters `start` to `end` of the document `source`, and the `text` that should be there."""
 
     source: str
     start: int
@@ -22,139 +23,124 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a question brought. None means that it was not asked for and is not judged.
+class Prediction:
+    """A system's result for a question. A field that is None is not scored.
 
-    `ranked`: the passages found, best first; a passage may come twice.
-    `sentences`: the quotes of the answer, best first, also where the question was then refused, so
-    that reading and refusing are measured apart.
+    `ranked`: the retrieved passages, best first; a passage may occur twice.
+    `sentences`: the quotes of the answer, best first, also if the question was then refused.
     `passage`: the text of the best passage.
     `citations`: spans whose `text` is the quote that the reader sees.
-    `confidence`: finite; larger means that the question looks more answerable.
+    `confidence`: finite; larger means that the question seems more answerable.
     """
 
-    ranked: Sequence[Span]
+    ranked: Sequence[SourceSpan]
     sentences: Sequence[str] | None = None
     passage: str | None = None
-    citations: Sequence[Span] | None = None
+    citations: Sequence[SourceSpan] | None = None
     confidence: float | None = None
     refused: bool | None = None
 
 
-Ask = Callable[[str], Outcome]
 SourceText = Callable[[str], str]  # a document's source -> its whole text
 
 
 def evaluate(
     dataset: Dataset,
-    ask: Ask,
+    predict: Callable[[str], Prediction],
     source_text: SourceText,
     *,
     settings: Mapping[str, object] | None = None,
-) -> Report:
-    """The report of `ask` on every question of `dataset`; `settings` are kept in it."""
-    return Report(dataset.name, tuple(judgements(dataset, ask, source_text)), settings or {})
-
-
-def judgements(dataset: Dataset, ask: Ask, source_text: SourceText) -> Iterator[Row]:
-    """A row per question as it is asked, for those who show progress or stop early."""
+) -> EvalReport:
+    """The report of `predict` on every question of `dataset`, with `settings` stored in it."""
+    rows = []
     for question in dataset.questions:
-        began = perf_counter()
-        outcome = ask(question.text)
-        seconds = perf_counter() - began
-        ranked = _ranking(question, outcome.ranked, source_text)
-        scores = {"seconds": seconds}
+        start = perf_counter()
+        prediction = predict(question.text)
+        scores = {"seconds": perf_counter() - start}
+        ranked = _ranking(question, prediction.ranked, source_text)
         if question.answerable:
-            scores |= ranking_scores(ranked, _grades(question))
-            scores |= _reading(question, outcome)
-        scores |= _refusing(question, outcome)
-        scores |= _citing(outcome, source_text)
-        yield Row(question.id, question.text, question.answerable, scores, tuple(ranked[:10]))
-
-
-def _grades(question: Question) -> dict[str, int]:
-    return dict(question.grades) or {_gold_key(gold): 1 for gold in question.gold}
+            grades = dict(question.grades) or {_gold_key(gold): 1 for gold in question.gold}
+            scores |= ranking_scores(ranked, grades)
+        scores |= _answer_scores(question, prediction)
+        scores |= _citation_scores(prediction, source_text)
+        top = tuple(ranked[:10])
+        rows.append(ScoredQuestion(question.id, question.text, question.answerable, scores, top))
+    return EvalReport(dataset.name, tuple(rows), settings or {})
 
 
 def _gold_key(gold: Gold) -> str:
     return f"{gold.document}#{gold.quote}"
 
 
-def _ranking(question: Question, spans: Sequence[Span], source_text: SourceText) -> list[str]:
-    """What the spans stand for, best first, each once.
+def _ranking(
+    question: EvalQuestion, spans: Sequence[SourceSpan], source_text: SourceText
+) -> list[str]:
+    """The distinct entries that the spans represent, best first.
 
-    In BEIR-like sets a span stands for its source. In ours it stands for every gold place that it
-    overlaps, else for itself; a gold place found again is passed over, as is a span.
+    In BEIR-like sets a span represents its source. In ours it represents every gold place that it
+    overlaps, or itself if there is none.
     """
     if not question.gold:
         return list(dict.fromkeys(span.source for span in spans))
-    places = {
-        (source, gold): locate(gold.quote, source_text(source))
-        for source in {span.source for span in spans}
-        for gold in question.gold
-        if _names(source, gold.document)
-    }
+
+    @cache
+    def places(source: str, gold: Gold) -> list[tuple[int, int]]:
+        return locate(gold.quote, source_text(source))
+
     ranked: dict[str, None] = {}
     for span in spans:
-        found = [
+        overlaps = [
             _gold_key(gold)
             for gold in question.gold
-            if (span.source, gold) in places and _overlaps(span, places[span.source, gold])
+            if _ends_in(span.source, gold.document) and _overlaps(span, places(span.source, gold))
         ]
-        ranked |= dict.fromkeys(found or [f"{span.source}:{span.start}-{span.end}"])
+        ranked |= dict.fromkeys(overlaps or [f"{span.source}:{span.start}-{span.end}"])
     return list(ranked)
 
 
-def _names(source: str, document: str) -> bool:
+def _ends_in(source: str, document: str) -> bool:
     """Whether the path `source` ends in the path `document`."""
-    parts, wanted = PurePath(source).parts, PurePath(document).parts
-    return parts[-len(wanted) :] == wanted
+    parts, tail = PurePath(source).parts, PurePath(document).parts
+    return parts[-len(tail) :] == tail
 
 
-def _overlaps(span: Span, places: Sequence[tuple[int, int]]) -> bool:
-    """Whether `span` shares a character with one of the `places` where a gold quote stands.
+def _overlaps(span: SourceSpan, places: Sequence[tuple[int, int]]) -> bool:
+    """Whether `span` shares a character with one of the `places` of a gold quote.
 
-    Without any (the quote is empty, or the parser's text lacks it) the whole document is gold.
+    If there are none (the quote is empty, or the parsed text lacks it), the whole document is gold.
     """
     return not places or any(start < span.end and span.start < end for start, end in places)
 
 
-def _reading(question: Question, outcome: Outcome) -> dict[str, float]:
-    """Whether what the reader sees holds an answer."""
+def _answer_scores(question: EvalQuestion, prediction: Prediction) -> dict[str, float]:
+    """Whether the text that the reader sees contains an answer, and whether refusing was right."""
     scores: dict[str, float] = {}
-    if question.answers and outcome.sentences is not None:
-        best, two = outcome.sentences[:1], outcome.sentences[:2]
-        scores["answer_in_sentence"] = float(contains("".join(best), question.answers))
-        scores["answer_in_two"] = float(contains("".join(two), question.answers))
-    if question.answers and outcome.passage is not None:
-        scores["answer_in_passage"] = float(contains(outcome.passage, question.answers))
+    sentences, refused = prediction.sentences, prediction.refused
+    if question.answerable and question.answers:
+        if sentences is not None:
+            scores["answer_in_sentence"] = float(contains("".join(sentences[:1]), question.answers))
+            scores["answer_in_two"] = float(contains("".join(sentences[:2]), question.answers))
+        if prediction.passage is not None:
+            scores["answer_in_passage"] = float(contains(prediction.passage, question.answers))
+    if (confidence := prediction.confidence) is not None:
+        if not isfinite(confidence):
+            raise ValueError(f"confidence {confidence} for {question.text!r} is not finite")
+        scores["confidence"] = float(confidence)
+    if refused is not None and question.answerable:
+        scores["false_refusal"] = float(refused)
+        if "answer_in_two" in scores:
+            scores["right"] = float(scores["answer_in_two"] and not refused)
+    elif refused is not None:
+        scores |= {"false_answer": float(not refused), "right": float(refused)}
     return scores
 
 
-def _refusing(question: Question, outcome: Outcome) -> dict[str, float]:
-    scores: dict[str, float] = {}
-    if outcome.confidence is not None:
-        if not isfinite(outcome.confidence):
-            raise ValueError(f"confidence {outcome.confidence} for {question.text!r} is not finite")
-        scores["confidence"] = float(outcome.confidence)
-    if outcome.refused is None:
-        return scores
-    if question.answerable:
-        scores["false_refusal"] = float(outcome.refused)
-        if outcome.sentences is not None and question.answers:
-            shown = contains("".join(outcome.sentences[:2]), question.answers)
-            scores["right"] = float(shown and not outcome.refused)
-    else:
-        scores["false_answer"] = float(not outcome.refused)
-        scores["right"] = float(outcome.refused)
-    return scores
-
-
-def _citing(outcome: Outcome, source_text: SourceText) -> dict[str, float]:
-    """How many citations there are, and in how many the quote is exactly the source's span."""
-    if outcome.citations is None:
+def _citation_scores(prediction: Prediction, source_text: SourceText) -> dict[str, float]:
+    """The number of citations, and of those whose quote equals the span of the source."""
+    if prediction.citations is None:
         return {}
     exact = sum(
-        source_text(span.source)[span.start : span.end] == span.text for span in outcome.citations
+        source_text(span.source)[span.start : span.end] == span.text
+        for span in prediction.citations
     )
-    return {"citations": float(len(outcome.citations)), "exact_citations": float(exact)}
+    return {"citations": float(len(prediction.citations)), "exact_citations": float(exact)}

@@ -11,34 +11,33 @@ from rag.retrieve import SearchScores, coverage, fuse, idf, mass
 SCORES = arrays(np.float64, 7, elements=st.floats(0, 50))
 
 
-def candidates(similarity, words, bigrams):
-    return SearchScores(np.array(similarity), np.array(words), np.array(bigrams))
+def candidates(similarity, words, bigrams, word_mass, bigram_mass):
+    arrays = map(np.array, (similarity, words, bigrams))
+    return SearchScores(*arrays, word_mass, bigram_mass)
 
 
 @given(similarity=SCORES)
 def test_without_shared_words_the_vectors_decide_alone(similarity):
     none = np.zeros_like(similarity)
-    fused = fuse(candidates(similarity, none, none), word_mass=30.0, bigram_mass=40.0)
+    fused = fuse(candidates(similarity, none, none, 30.0, 40.0))
     assert np.array_equal(fused, similarity)
 
 
 @given(similarity=SCORES, words=SCORES, bigrams=SCORES)
 def test_a_question_without_terms_has_no_coverage(similarity, words, bigrams):
-    found = candidates(similarity, words, bigrams)
-    assert not coverage(found, word_mass=0.0, bigram_mass=0.0).any()
+    assert not coverage(candidates(similarity, words, bigrams, 0.0, 0.0)).any()
 
 
 @given(words=SCORES, bigrams=SCORES, heavy=st.floats(0.1, 100), light=st.floats(0.1, 100))
 def test_coverage_is_a_share_and_grows_with_either_search(words, bigrams, heavy, light):
-    found = candidates(np.zeros(7), words, bigrams)
-    more = candidates(np.zeros(7), words + 1, bigrams)
-    share = coverage(found, word_mass=heavy, bigram_mass=light)
+    more = candidates(np.zeros(7), words + 1, bigrams, heavy, light)
+    share = coverage(candidates(np.zeros(7), words, bigrams, heavy, light))
     assert ((share >= 0) & (share <= 1)).all()
-    assert (coverage(more, word_mass=heavy, bigram_mass=light) >= share).all()
+    assert (coverage(more) >= share).all()
 
 
 def test_fusion_prefers_the_chunk_that_both_searches_like():
-    fused = fuse(candidates([2, 2, 1], [0, 9, 9], [0, 9, 9]), word_mass=10.0, bigram_mass=10.0)
+    fused = fuse(candidates([2, 2, 1], [0, 9, 9], [0, 9, 9], 10.0, 10.0))
     assert fused.argmax() == 1
     assert fused[2] > fused[0]
 

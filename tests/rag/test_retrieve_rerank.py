@@ -64,5 +64,5 @@ def test_a_cross_encoder_scores_every_passage_by_itself(checkpoint: Path) -> Non
 
 
 def test_a_model_that_is_not_there_says_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no reranker .*rag\.toml"):
+    with pytest.raises(UserError, match=r"the reranker .*rag\.toml"):
         CrossEncoderReranker(str(tmp_path / "nothing"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rag.question import script_of
-from rag.score_norm import SCRIPTS, UNRELATED, ScoreNorm, level, measure
+from rag.score_norm import SCRIPTS, ScoreNorm, level, measure, unrelated_questions
 
 RNG = np.random.default_rng(7)
 
@@ -75,6 +75,6 @@ def test_hardly_any_chunks_give_finite_numbers(chunks):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unrelated_questions_are_distinct_and_of_their_script(script):
-    questions = UNRELATED[script]
+    questions = unrelated_questions()[script]
     assert len(set(questions)) == len(questions) >= 32
     assert {script_of(question) for question in questions} == {script}

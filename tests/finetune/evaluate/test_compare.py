@@ -6,7 +6,7 @@ import pytest
 
 from finetune.evaluate.compare import Comparison, verdict
 from ingest.i18n import translate
-from rag.evaluate import Figure
+from rag.evaluate.report import Figure
 
 
 def compared(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from finetune.evaluate.compare import Comparison, chart, check_place, draw, panels
 from ingest.errors import UserError
 from ingest.i18n import Translator
-from rag.evaluate import Figure
+from rag.evaluate.report import Figure
 
 ENGLISH, CHINESE = Translator("en"), Translator("zh")
 FIGURE = Figure(0.5, 0.4, 0.6, 10)

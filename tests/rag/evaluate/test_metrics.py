@@ -9,20 +9,20 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.evaluate import Report, Row, compare
 from rag.evaluate.metrics import (
     accepted_negatives,
     auroc,
     contains,
-    folded,
     locate,
     mean,
+    normalize_answer,
     quantile,
     randomisation_p,
     ranking_scores,
     ratio,
     resamples,
 )
+from rag.evaluate.report import EvalReport, ScoredQuestion, compare
 
 
 def test_ranking_scores_equal_trec_eval() -> None:
@@ -130,8 +130,10 @@ def test_resamples_keep_the_strata_and_the_seed() -> None:
 def test_intervals_of_a_mean_are_the_normal_ones() -> None:
     rng = np.random.default_rng(2)
     hits = rng.random(800) < 0.8
-    rows = [Row(str(n), "", True, {"recall@1": float(hit)}) for n, hit in enumerate(hits)]
-    figure = Report("set", tuple(rows)).figures(resamples=2000)["recall@1"]
+    rows = [
+        ScoredQuestion(str(n), "", True, {"recall@1": float(hit)}) for n, hit in enumerate(hits)
+    ]
+    figure = EvalReport("set", tuple(rows)).figures(resamples=2000)["recall@1"]
     half = 1.96 * np.sqrt(hits.mean() * (1 - hits.mean()) / 800)
     assert figure.low == pytest.approx(hits.mean() - half, abs=0.005)
     assert figure.high == pytest.approx(hits.mean() + half, abs=0.005)
@@ -145,12 +147,14 @@ def test_randomisation_equals_all_sign_flips(differences: list[int]) -> None:
     assert randomisation_p(values, count=4000, seed=0) == pytest.approx(exact, abs=0.04)
 
 
-def report(confidence: np.ndarray, hits: np.ndarray) -> Report:
+def report(confidence: np.ndarray, hits: np.ndarray) -> EvalReport:
     rows = [
-        Row(str(n), "", n % 5 > 0, {"confidence": float(c), "recall@1": float(h), "seconds": 0.1})
+        ScoredQuestion(
+            str(n), "", n % 5 > 0, {"confidence": float(c), "recall@1": float(h), "seconds": 0.1}
+        )
         for n, (c, h) in enumerate(zip(confidence, hits, strict=True))
     ]
-    return Report("set", tuple(rows))
+    return EvalReport("set", tuple(rows))
 
 
 def test_comparison_tells_a_real_difference_from_none() -> None:
@@ -176,7 +180,7 @@ def test_comparison_tells_a_real_difference_from_none() -> None:
 def test_comparison_pairs_questions_by_id() -> None:
     rng = np.random.default_rng(4)
     one = report(rng.random(50), rng.random(50) < 0.5)
-    reordered = Report("set", one.rows[::-1])
+    reordered = EvalReport("set", one.rows[::-1])
     assert all(value.difference == 0 for value in compare(one, reordered).values())
 
 
@@ -185,7 +189,7 @@ def test_every_quote_is_located(text: str, start: int, length: int) -> None:
     quote = text[start : start + length]
     spans = locate(quote, text)
     assert bool(spans) == bool(quote)
-    assert all(folded(text[a:b]) == folded(quote) for a, b in spans)
+    assert all(normalize_answer(text[a:b]) == normalize_answer(quote) for a, b in spans)
 
 
 def test_quotes_are_located_through_width_case_and_breaks() -> None:

@@ -1,4 +1,4 @@
-"""A set becomes a knowledge base, and a pipeline over it is judged."""
+"""A set becomes a knowledge base, and a pipeline over it is scored."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.i18n import Translator
 from ingest.store import Identity, open_store
-from rag.evaluate import Dataset, run
+from rag.evaluate import run
+from rag.evaluate.dataset import Dataset
 from rag.load import Writer, score_norm_of
 from rag.pipeline import Pipeline
 from tests.fakes import HashEmbedder
@@ -25,15 +26,15 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
         yield Writer(store, embedder, chunker)
 
 
-def test_a_set_is_indexed_once_and_judged_whole(writer: Writer) -> None:
+def test_a_set_is_indexed_once_and_scored_whole(writer: Writer) -> None:
     dataset = Dataset.load(MINI)
-    ticks: list[int] = []
-    run.index(dataset, writer, ticks.append)
+    run.index(dataset, writer)
     assert {document.source for document in writer.store.documents()} == {
         entry.id for entry in dataset.entries
     }
-    run.index(dataset, writer, ticks.append)
-    assert sum(ticks) == writer.store.info().chunks
+    sequence = writer.store.sequence
+    run.index(dataset, writer)
+    assert writer.store.sequence == sequence
 
     norm = score_norm_of(writer.store, writer.embedder)
     pipeline = Pipeline(writer.store, writer.embedder, norm, Translator("en"))
@@ -47,7 +48,7 @@ def test_a_set_is_indexed_once_and_judged_whole(writer: Writer) -> None:
 
 def test_the_text_behind_a_source_is_the_entrys_own(writer: Writer) -> None:
     dataset = Dataset.load(MINI)
-    run.index(dataset, writer, lambda chunks: None)
+    run.index(dataset, writer)
     for entry in dataset.entries:
         document = writer.store.document(entry.id)
         assert document is not None

@@ -1,4 +1,4 @@
-"""A set is read or refused by file and line; outcomes are judged; reports survive a file."""
+"""A set is read or refused by file and line; predictions are scored; reports survive a file."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,9 @@ import pytest
 
 from ingest.errors import UserError
 from ingest.i18n import translate
-from rag.evaluate import Dataset, Outcome, Report, Span, compare, draw, evaluate
+from rag.evaluate.dataset import Dataset
+from rag.evaluate.report import EvalReport, compare, draw
+from rag.evaluate.score import Prediction, SourceSpan, evaluate
 
 CORPUS = {
     "长城": "长城东起山海关。西至嘉峪关。",
@@ -52,27 +54,27 @@ def ours(tmp_path: Path) -> Path:
     return tmp_path / "law"
 
 
-def answering(**outcomes: Outcome) -> Callable[[str], Outcome]:
-    """An `ask` that knows the fixture's questions by id."""
+def answering(**predictions: Prediction) -> Callable[[str], Prediction]:
+    """A `predict` that knows the fixture's questions by id."""
     ids = {query["text"]: query["_id"] for query in QUERIES}
-    return lambda question: outcomes[ids[question]]
+    return lambda question: predictions[ids[question]]
 
 
-def outcome(*sources: str, sentences: tuple[str, ...] = (), confidence: float = 0.5) -> Outcome:
-    return Outcome(
-        ranked=[Span(source, 0, 5) for source in sources],
+def predict(*sources: str, sentences: tuple[str, ...] = (), confidence: float = 0.5) -> Prediction:
+    return Prediction(
+        ranked=[SourceSpan(source, 0, 5) for source in sources],
         sentences=sentences,
         passage=CORPUS[sources[0]],
-        citations=[Span(sources[0], 0, 3, CORPUS[sources[0]][:3])],
+        citations=[SourceSpan(sources[0], 0, 3, CORPUS[sources[0]][:3])],
         confidence=confidence,
         refused=confidence < 0.5,
     )
 
 
 GOOD = {
-    "q1": outcome("长城", "长城", "rome", sentences=("长城东起山海关。",), confidence=0.9),
-    "q2": outcome("rome", "黃河", sentences=("", "黃河全長約 5464 公里"), confidence=0.6),
-    "q3": outcome("rome", confidence=0.2),
+    "q1": predict("长城", "长城", "rome", sentences=("长城东起山海关。",), confidence=0.9),
+    "q2": predict("rome", "黃河", sentences=("", "黃河全長約 5464 公里"), confidence=0.6),
+    "q3": predict("rome", confidence=0.2),
 }
 
 
@@ -104,7 +106,7 @@ def test_sample_is_seeded_and_keeps_order(beir: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("corpus.jsonl", b'{"_id": "a", "text": "x"}\n{"_id": ', "corpus.jsonl:2: no JSON"),
+        ("corpus.jsonl", b'{"_id": "a", "text": "x"}\n{"_id": ', "corpus.jsonl:2: not JSON"),
         ("corpus.jsonl", b"[1]\n", "corpus.jsonl:1: a list"),
         ("corpus.jsonl", b'{"_id": "a"}\n', "corpus.jsonl:1: no field 'text'"),
         ("corpus.jsonl", b'{"_id": 7, "text": "x"}\n', "corpus.jsonl:1: _id is 7"),
@@ -114,7 +116,7 @@ def test_sample_is_seeded_and_keeps_order(beir: Path) -> None:
         ("qrels.tsv", b"q1\tnowhere\t1\n", "qrels.tsv:1: entry 'nowhere' is not in"),
         ("qrels.tsv", b"q1\trome\n", "qrels.tsv:1: 2 columns"),
         ("qrels.tsv", b"q1\trome\thigh\n", "qrels.tsv:1: score 'high'"),
-        ("qrels.tsv", b"q1\trome\t1\n", "queries.jsonl:2: query q2 is answerable: true, but"),
+        ("qrels.tsv", b"q1\trome\t1\n", "queries.jsonl:2: query q2 has answerable: true, but"),
         ("qrels.tsv", b"q3\trome\t1\nq1\trome\t1\nq2\trome\t1\n", "queries.jsonl:3: query q3"),
     ],
 )
@@ -163,7 +165,7 @@ def test_figures_of_a_known_run(beir: Path) -> None:
 
 
 def test_traditional_answers_are_not_simplified_ones(beir: Path) -> None:
-    simplified = outcome("黃河", sentences=("黄河全长约5464公里",))
+    simplified = predict("黃河", sentences=("黄河全长约5464公里",))
     row = {"_id": "q2", "text": "黄河多长？", "answers": ["全長約5464公里"], "answerable": True}
     write_lines(beir / "queries.jsonl", [QUERIES[0], row, QUERIES[2]])
     report = evaluate(
@@ -173,7 +175,9 @@ def test_traditional_answers_are_not_simplified_ones(beir: Path) -> None:
 
 
 def test_an_inexact_citation_counts_against(beir: Path) -> None:
-    shifted = Outcome(ranked=[], citations=[Span("rome", 1, 4, "Rom"), Span("rome", 0, 4, "Rome")])
+    shifted = Prediction(
+        ranked=[], citations=[SourceSpan("rome", 1, 4, "Rom"), SourceSpan("rome", 0, 4, "Rome")]
+    )
     report = evaluate(Dataset.load(beir), lambda _: shifted, CORPUS.__getitem__)
     assert report.figures()["citations"].value == 0.5
     assert "auroc" not in report.figures()  # not asked for, so not judged
@@ -183,9 +187,11 @@ def test_gold_quotes_are_found_across_line_breaks(ours: Path) -> None:
     text = (ours / "docs" / "法.txt").read_text()
     third, second = text.index("第三条"), text.index("第二条")
 
-    def ask(_: str) -> Outcome:
+    def ask(_: str) -> Prediction:
         spans = [(third, len(text)), (second, second + 5), (second, third), (0, second)]
-        return Outcome(ranked=[Span("some/where/法.txt", start, end) for start, end in spans])
+        return Prediction(
+            ranked=[SourceSpan("some/where/法.txt", start, end) for start, end in spans]
+        )
 
     scores = (
         evaluate(Dataset.load(ours), ask, {"some/where/法.txt": text}.__getitem__).rows[0].scores
@@ -196,8 +202,8 @@ def test_gold_quotes_are_found_across_line_breaks(ours: Path) -> None:
 
 
 def test_a_quote_that_the_text_lacks_makes_the_document_gold(ours: Path) -> None:
-    def ask(_: str) -> Outcome:
-        return Outcome(ranked=[Span("另.txt", 0, 2), Span("法.txt", 0, 2)])
+    def ask(_: str) -> Prediction:
+        return Prediction(ranked=[SourceSpan("另.txt", 0, 2), SourceSpan("法.txt", 0, 2)])
 
     texts = {"另.txt": "第二条乙丙", "法.txt": "識別不出"}
     report = evaluate(Dataset.load(ours), ask, texts.__getitem__)
@@ -209,17 +215,17 @@ def test_reports_survive_a_file(beir: Path, tmp_path: Path) -> None:
         Dataset.load(beir), answering(**GOOD), CORPUS.__getitem__, settings={"name": "混合", "k": 8}
     )
     report.save(tmp_path / "report.json")
-    loaded = Report.load(tmp_path / "report.json")
+    loaded = EvalReport.load(tmp_path / "report.json")
     assert loaded == report
     assert loaded.figures() == report.figures()
     assert all(
         value.p == 1.0 and value.difference == 0 for value in compare(report, loaded).values()
     )
     (tmp_path / "report.json").write_text('{"rows": 1}')
-    with pytest.raises(UserError, match="no saved report"):
-        Report.load(tmp_path / "report.json")
+    with pytest.raises(UserError, match="not a saved report"):
+        EvalReport.load(tmp_path / "report.json")
     with pytest.raises(UserError, match="cannot read the report"):
-        Report.load(tmp_path / "nowhere.json")
+        EvalReport.load(tmp_path / "nowhere.json")
 
 
 def test_different_questions_are_not_compared(beir: Path) -> None:

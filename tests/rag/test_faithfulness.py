@@ -1,11 +1,11 @@
-"""Numbers in any spelling are the same value; what denies and what bounds is told apart."""
+"""Numbers in any spelling have the same value; negations and bounds are told apart."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.normalize import normalize
-from rag.claims import bounds, contradict, negated, numbers
+from rag.faithfulness import bounds, contradict, negated, numbers
 
 
 @pytest.mark.parametrize(
