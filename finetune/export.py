@@ -18,9 +18,9 @@ from rag.chatglm.adapter import check_generation
 from rag.chatglm.adapter_files import Adapter, read_adapter, write_lora
 from rag.chatglm.configuration import generation_of
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.lora import Factors, LoraConfig, placed
-from rag.chatglm.save import copy_kept
-from rag.chatglm.weights import Rows, natives_of, upstream_of
+from rag.chatglm.lora import Factors, LoraConfig, layer_factors
+from rag.chatglm.save import copy_side_files
+from rag.chatglm.weights import ModuleRows, natives_of, upstream_of
 
 Layout = Literal["upstream", "native"]
 
@@ -117,7 +117,7 @@ def _magnitudes(parts: Sequence[LoraModule | None], name: str) -> Tensor | None:
     return torch.cat(held) if held else None
 
 
-def split(lora: LoraModule, rows: Sequence[Rows]) -> list[LoraModule | None]:
+def split(lora: LoraModule, rows: Sequence[ModuleRows]) -> list[LoraModule | None]:
     """The inverse of `fuse`: None for rows that nothing is added to, if there are others."""
     a, whole = lora.factors.a, lora.factors
     b = [part.cut(whole.b) for part in rows]
@@ -193,7 +193,7 @@ def export(
     if generation_of(config) == 1:
         to = "native"  # ChatGLM-6B has upstream's names here
     model = empty(config)
-    placed(model, read.modules, read.config)  # checks names, shapes and numbers
+    layer_factors(model, read.modules, read.config)  # checks names, shapes and numbers
     renamed = rename(
         {name: LoraModule(part, read.config.scale_of(name)) for name, part in read.modules.items()},
         config,
@@ -207,7 +207,7 @@ def export(
     with new_folder(target) as work:
         write_lora(work, _settings(read, read.config, renamed, known, directory), _tensors(renamed))
         replace(read.contract, generation=generation_of(config)).write(work)
-        copy_kept(adapter, work)
+        copy_side_files(adapter, work)
         for name in BESIDE:
             if (adapter / name).is_file():
                 shutil.copyfile(adapter / name, work / name)

@@ -20,11 +20,11 @@ from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import probe_logits
 from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.configuration import MERGED, generation_of, upstream_config
-from rag.chatglm.export import BANDS, TOKENS, Merging, Parity, answers, read_model, spelled
+from rag.chatglm.export import BANDS, TOKENS, Parity, WeightMerger, answers, dtype_name, read_model
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.lora import digest, placed
-from rag.chatglm.save import Shards, copy_kept
-from rag.chatglm.weights import Source, natives_of, pieces, upstream_of
+from rag.chatglm.lora import digest, layer_factors
+from rag.chatglm.save import Shards, copy_side_files
+from rag.chatglm.weights import WeightSource, natives_of, pieces, upstream_of
 
 LOST = 0.5
 """The largest `Parity.lost`: from here on the merged model is as near to the base's answers."""
@@ -65,7 +65,7 @@ def merge(
     merged into this one already, or the merged model answers a probe otherwise than base and adapter; then nothing is left.
     """
     config = read_config(directory)
-    source = Source.open(directory, config)
+    source = WeightSource.open(directory, config)
     _check_base(directory, source)
     if upstream and isinstance(config, Glm4Config):
         raise UserError(
@@ -81,7 +81,7 @@ def merge(
     with new_folder(target) as work:
         before, wanted = answers(directory, read)
         model = empty(config)
-        merging = Merging(dict(placed(model, read.modules, read.config)), dtype)
+        merging = WeightMerger(dict(layer_factors(model, read.modules, read.config)), dtype)
         if config.tie_word_embeddings and "lm_head" in merging.parts:
             raise UserError(
                 "the adapter changes lm_head, whose weight is the embedding's in this model: merged, "
@@ -95,14 +95,14 @@ def merge(
             config, MERGED, [*(getattr(config, MERGED, None) or ()), digest(merging.parts.items())]
         )
         _write_config(config, work, type(model).__name__, dtype, upstream=upstream)
-        copy_kept(directory, work)
+        copy_side_files(directory, work)
         parity = Parity.of(probe_logits(read_model(work), TOKENS), wanted, before)
         _check_parity(parity, merging.used)
     layers, used, rounding = len(merging.parts), merging.used, merging.rounding
     return Merged(layers, used, rounding, parity, read.contract, read.notes)
 
 
-def _check_base(directory: Path, source: Source) -> None:
+def _check_base(directory: Path, source: WeightSource) -> None:
     held = (
         f"int{source.bits}" if source.bits else getattr(source.config, "quantization_config", None)
     )
@@ -118,19 +118,17 @@ def _check_base(directory: Path, source: Source) -> None:
 
 
 def _tensors(
-    source: Source,
+    source: WeightSource,
     model: Any,
-    merging: Merging,
+    merging: WeightMerger,
     *,
     upstream: bool,
     progress: Callable[[float], None] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """All that is written, by name; upstream's one matrix of three as soon as it has them."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    done = 0
     upstream = upstream and generation_of(source.config) > 1  # ChatGLM-6B's names are its own
     waiting: dict[str, list[Tensor]] = {}
-    for path, piece in pieces(model, source, None, None):
+    for path, piece in pieces(model, source, progress=progress):
         module = upstream_of(path, source.config).module if upstream else path
         shared = max(1, len(natives_of(module))) if upstream else 1
         for kind, tensor in merging(path, piece).items():
@@ -139,9 +137,6 @@ def _tensors(
             if len(held) == shared:
                 del waiting[f"{module}.{kind}"]
                 yield f"{module}.{kind}", held[0] if shared == 1 else cat(held)
-        done += sum(value.numel() for value in model.get_submodule(path).parameters(recurse=False))
-        if progress:
-            progress(done / total)
     assert not waiting
 
 
@@ -170,7 +165,7 @@ def _check_parity(parity: Parity, dtype: torch.dtype) -> None:
             "(allowed in {dtype}: {band:g}), {lost:.0%} of what the adapter changes (allowed: "
             "{most:.0%}){way_out}",
             error=parity.error,
-            dtype=spelled(dtype),
+            dtype=dtype_name(dtype),
             band=band,
             lost=parity.lost,
             most=LOST,

@@ -102,7 +102,7 @@ def load(
     *,
     cache: Path,
     progress: Callable[[float], None],
-    note: Callable[[str], None],
+    note: Callable[[Translatable], None],
 ) -> "Adaptable":
     """The generator that `options` name. A model on a hub is downloaded into `cache`.
 
@@ -113,8 +113,9 @@ def load(
     from rag.chatglm.generator import open_generator  # loads torch and transformers
     from rag.chatglm.hub import fetch
 
+    folder = Path(options.model).expanduser()
     return open_generator(
-        fetch(options.model, cache=cache),
+        folder if folder.is_dir() else fetch(options.model, cache=cache),
         quant=options.quant,
         adapter=Path(options.adapter) if options.adapter else None,
         progress=progress,

@@ -167,7 +167,7 @@ class Answering:
 def usage(asked: Asked, pipeline: Pipeline, answer: Answer) -> schemas.Usage:
     """What an answer took: of the language model if it was asked, else of the encoder."""
     generator = pipeline.generator
-    if isinstance(generator, EndpointGenerator) and (took := generator.took):
+    if isinstance(generator, EndpointGenerator) and (took := generator.usage):
         return schemas.Usage(read=took.read, written=took.written, cut=took.cut)
     if answer.prompt and generator:
         count = generator.count

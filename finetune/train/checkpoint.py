@@ -24,7 +24,7 @@ from finetune.train.logs import BOARD, FILE, PICTURE
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store.atomic import sync, write_whole
-from rag.chatglm.adapter_files import WRITTEN
+from rag.chatglm.adapter_files import ADAPTER_FILES
 
 NUMBERS = "training.safetensors"
 STATE = "state.json"
@@ -79,7 +79,7 @@ def forget(out: Path) -> None:
     for path in [*(path for _, path in found(out)), *out.glob(".checkpoint-*.partial")]:
         shutil.rmtree(path)
     shutil.rmtree(out / BOARD, ignore_errors=True)
-    for name in (FILE, PICTURE, "training.json", *WRITTEN):
+    for name in (FILE, PICTURE, "training.json", *ADAPTER_FILES):
         (out / name).unlink(missing_ok=True)
 
 

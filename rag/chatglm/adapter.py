@@ -1,11 +1,9 @@
 """Adapters on one model: attached once with every check, then switched in a millisecond.
 
-An adapter that does nothing never passes: a probe prompt's logits must change while it is active,
-and return to the very same bits.
+An adapter without an effect is refused: a probe prompt's logits must change while it is active, and
+return to the same bits afterwards.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,47 +12,52 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.chatglm.adapter_files import Adapter, Contract, fingerprint
 from rag.chatglm.configuration import MERGED, generation_of
-from rag.chatglm.lora import Delta, deltas, digest, placed
+from rag.chatglm.lora import Delta, deltas, digest, layer_factors
 from rag.chatglm.prefix import PrefixEncoder, set_prefix
 
 PROBE = 6
 """Tokens of the probe."""
 
 
-class Part(Protocol):
-    """What an adapter changes in a model."""
+class Attachment(Protocol):
+    """An adapter on a model, which can be switched on and off."""
 
     def on(self) -> None: ...
     def off(self) -> None: ...
 
 
 class Adapters:
-    """The adapters of `model`, of which one is active, or none."""
+    """The adapters of `model`, of which at most one is active."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.active: str | None = None
         self.contracts: dict[str, Contract] = {}
         """The prompt format and stop ids of each adapter."""
-        self._parts: dict[str, Part] = {}
+        self._attachments: dict[str, Attachment] = {}
 
     def attach(self, adapter: Adapter, name: str) -> Contract:
-        """Make the adapter ready under `name`, inactive; what it was trained for.
+        """Prepare the adapter under `name`, still inactive; returns its contract.
 
-        Computes a short prompt three times. `UserError` where the adapter was made for another
+        Computes a short prompt three times. Raises `UserError` if the adapter was made for another
         model, or changes nothing.
         """
-        if name in self._parts:
+        if name in self._attachments:
             raise UserError(
                 "an adapter named {name!r} is attached already; choose another name", name=name
             )
         check_base(adapter, self.model)
-        with self._inactive():
-            part = part_of(self.model, adapter)  # a prefix goes back to what it finds
-            probe(self.model, part, adapter)
-        self._parts[name] = part
+        active = self.active
+        self.activate(None)
+        try:
+            attachment = attachment_of(self.model, adapter)  # a prefix restores this attention
+            probe(self.model, attachment, adapter)
+        finally:
+            self.activate(active)
+        self._attachments[name] = attachment
         generation = generation_of(self.model.config)
         self.contracts[name] = replace(adapter.contract, generation=generation)
         return self.contracts[name]
@@ -63,33 +66,18 @@ class Adapters:
         """Answer with this adapter from now on; None: with the model alone."""
         if name == self.active:
             return
-        if name is not None and name not in self._parts:
-            attached = ", ".join(self._parts) or "none"
+        if name is not None and name not in self._attachments:
+            attached = list(self._attachments) or Translatable("none")
             raise UserError(
                 "no adapter named {name!r} is attached; attached: {attached}",
                 name=name,
                 attached=attached,
             )
         if self.active is not None:
-            self._parts[self.active].off()
+            self._attachments[self.active].off()
         if name is not None:
-            self._parts[name].on()
+            self._attachments[name].on()
         self.active = name
-
-    def detach(self, name: str) -> None:
-        """Forget the adapter; the model is left without one where it was active."""
-        if self.active == name:
-            self.activate(None)
-        del self._parts[name], self.contracts[name]
-
-    @contextmanager
-    def _inactive(self) -> Iterator[None]:
-        name = self.active
-        self.activate(None)
-        try:
-            yield
-        finally:
-            self.activate(name)
 
 
 class Hooks:
@@ -123,55 +111,49 @@ class Prefix:
 
 
 def check_base(adapter: Adapter, model: Any) -> None:
-    """`UserError` where the adapter was trained on another model, as far as it says, or is merged
+    """Raises `UserError` if the adapter's contract names another model, or if the adapter is merged
     into this one already."""
     check_generation(adapter, model.config)
-    if _is_merged(adapter, model):
+    digests, lora = getattr(model.config, MERGED, None), adapter.config
+    if digests and lora and digest(layer_factors(model, adapter.modules, lora)) in digests:
         raise UserError(
             "{source} is merged into this model already; use the model without it",
             source=adapter.source,
         )
     base = adapter.contract.base
-    if base is not None and base != (held := fingerprint(model)):
+    if base is not None and base != (own := fingerprint(model)):
         raise UserError(
-            "{source} was trained on the model {base}, this one is {held} (digests of their "
-            "normalisation weights); name its own model",
+            "{source} was trained on the model {base}, this one is {own} (digests of their "
+            "normalisation weights); use the adapter with its own model",
             source=adapter.source,
             base=base,
-            held=held,
+            own=own,
         )
 
 
-def _is_merged(adapter: Adapter, model: Any) -> bool:
-    merged = getattr(model.config, MERGED, None)
-    if not merged or adapter.config is None:
-        return False
-    return digest(placed(model, adapter.modules, adapter.config)) in merged
-
-
 def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
-    """`UserError` where the adapter was made for another generation."""
-    generation, made_for = generation_of(config), adapter.contract.generation
-    if made_for not in (None, generation):
+    """Raises `UserError` if the adapter was made for another generation."""
+    generation, expected = generation_of(config), adapter.contract.generation
+    if expected not in (None, generation):
         raise UserError(
-            "{source} was made for ChatGLM generation {made_for}, this model is of generation "
-            "{generation}; name its own model, or correct contract.json or "
+            "{source} was made for ChatGLM generation {expected}, this model is of generation "
+            "{generation}; use the adapter with its own model, or correct contract.json or "
             "base_model_name_or_path",
             source=adapter.source,
-            made_for=made_for,
+            expected=expected,
             generation=generation,
         )
 
 
-def part_of(model: Any, adapter: Adapter) -> Part:
-    """What the adapter changes in the model, off; `UserError` where it doesn't fit."""
+def attachment_of(model: Any, adapter: Adapter) -> Attachment:
+    """The adapter on the model, switched off; raises `UserError` if it does not fit."""
     if adapter.config is None:
         return Prefix(model, _encoder(model, adapter))
     return Hooks(deltas(model, adapter.modules, adapter.config))
 
 
 def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
-    """The prefix computed once in float32, then of the model's precision, as upstream's."""
+    """The prefix, computed once in float32 and then cast to the model's precision, as upstream."""
     projection = any(name.startswith("trans.") for name in adapter.prefix)
     length = len(adapter.prefix["embedding.weight"])
     encoder = PrefixEncoder(model.config, length, projection=projection)
@@ -179,7 +161,7 @@ def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
     found = {name: tuple(value.shape) for name, value in adapter.prefix.items()}
     if wanted != found:
         raise UserError(
-            "{source} holds a prefix of shapes {found}, but this model's has {wanted}: name the "
+            "{source} holds a prefix of shapes {found}, but this model needs {wanted}: give the "
             "model that it was made for",
             source=adapter.source,
             found=found,
@@ -194,35 +176,39 @@ def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
     return folded.to(device=model.device, dtype=model.dtype).eval()
 
 
-def probe(model: Any, part: Part, adapter: Adapter, tokens: int = PROBE) -> tuple[Tensor, Tensor]:
+def probe(
+    model: Any, attachment: Attachment, adapter: Adapter, tokens: int = PROBE
+) -> tuple[Tensor, Tensor]:
     """Logits [1, S, V] of the model alone, and with the adapter on.
 
-    `UserError` where the adapter changes nothing, computes no numbers, or leaves a trace.
+    Raises `UserError` if the adapter changes nothing, makes logits NaN or infinite, or if the
+    model's own logits are not the same afterwards.
     """
     before = probe_logits(model, tokens)
-    part.on()
+    attachment.on()
     try:
         during = probe_logits(model, tokens)
     finally:
-        part.off()
+        attachment.off()
     after = probe_logits(model, tokens)
-    idle = [delta for _, delta in part.pairs if not delta.used] if isinstance(part, Hooks) else []
+    pairs = attachment.pairs if isinstance(attachment, Hooks) else []
+    idle = [delta for _, delta in pairs if not delta.used]
     if idle or torch.equal(before, during):
         raise UserError(
             "{source} changes nothing in this model: a probe's logits stay the same "
-            "({idle_count} layers were never asked); it is not used",
+            "({idle_count} of its layers were never called); it is not used",
             source=adapter.source,
             idle_count=len(idle),
         )
     if not torch.isfinite(during).all():
         raise UserError(
             "{source} makes this model's logits NaN or infinite; it is damaged, or needs another "
-            "precision than its own",
+            "precision of the model",
             source=adapter.source,
         )
     if not torch.equal(before, after):
         raise UserError(
-            "{source}: the model's own logits differ after the adapter was taken off; its "
+            "{source}: the model's own logits differ after the adapter was switched off; its "
             "precision gives no reproducible results, so that adapters can't be checked",
             source=adapter.source,
         )
@@ -231,7 +217,7 @@ def probe(model: Any, part: Part, adapter: Adapter, tokens: int = PROBE) -> tupl
 
 @torch.inference_mode()
 def probe_logits(model: Any, tokens: int = PROBE) -> Tensor:
-    """Logits [1, S, V] of a prompt that every generation takes: words from all of its vocabulary."""
+    """Logits [1, S, V] of a prompt of ids from the whole vocabulary, which every generation takes."""
     config = model.config
     ids = [1 + i * (config.vocab_size // max(16, tokens)) for i in range(tokens)]
     if generation_of(config) == 1:

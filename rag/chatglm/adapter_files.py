@@ -2,7 +2,7 @@
 
 Three layouts are read: PEFT's (adapter_config.json, adapter_model.safetensors or .bin), the tutorial's
 LoRA without a config (mymusise/ChatGLM-Tuning), and upstream's P-Tuning (pytorch_model.bin, of the
-prefix alone or of the whole model). Written are the first and the last.
+prefix alone or of the whole model). The first and the last are also written.
 """
 
 import json
@@ -22,16 +22,16 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
 from rag.chatglm.chat import TEMPLATES
-from rag.chatglm.checkpoint import Checkpoint, read_bin, read_safetensors
 from rag.chatglm.lora import Factors, LoraConfig
+from rag.chatglm.weights import Checkpoint, read_bin, read_safetensors
 
 CONTRACT, CONFIG = "contract.json", "adapter_config.json"
 LORA = ("adapter_model.safetensors", "adapter_model.bin", "chatglm-lora.pt")
-"""PEFT's, and the tutorial's at the end of training."""
+"""PEFT's names, and the tutorial's for the end of training."""
 PREFIX = ("pytorch_model.bin", "config.json")
-WRITTEN = (CONTRACT, CONFIG, LORA[0], *PREFIX)
+ADAPTER_FILES = (CONTRACT, CONFIG, LORA[0], *PREFIX)
 TUTORIAL_ALPHA = 32
-"""lora_alpha in the tutorial's finetune.py, whatever the rank."""
+"""lora_alpha in the tutorial's finetune.py, for any rank."""
 
 NORM = re.compile(r"norm[^.]*\.(weight|bias)$")
 # `lora_A.weight` in PEFT's files, `lora_A.default.weight` in those of a Trainer.
@@ -51,20 +51,20 @@ PREFIX_KEY = "prefix_encoder."
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """An adapter answers as trained only on this model and from prompts of this form."""
+    """The model and the form of prompts for which an adapter was trained."""
 
     generation: int | None
-    """1 to 4; None where the adapter does not say (ChatGLM2's and 3's tensors look alike)."""
+    """1 to 4; None if it is unknown (ChatGLM2's and 3's tensors look alike)."""
     template: str = "chat"
     """A key of `TEMPLATES`."""
     stop_ids: tuple[int, ...] = ()
-    """Tokens that end an answer, beside the generation's own."""
+    """Tokens that end an answer, in addition to the generation's own."""
     base: str | None = None
     """The `fingerprint` of the model it was trained on."""
 
     @classmethod
     def read(cls, directory: Path) -> "Contract | None":
-        """None where there is none; `UserError` where it is damaged or of a newer version."""
+        """None if there is none; raises `UserError` if it is damaged or of a newer version."""
         path = directory / CONTRACT
         if not path.is_file():
             return None
@@ -73,32 +73,33 @@ class Contract:
             contract = cls(**{**data, "stop_ids": tuple(data.get("stop_ids", ()))})
         except (ValueError, TypeError, AttributeError) as error:
             raise _unreadable(path, str(error)) from None
-        contract._check(path)
+        if contract.template not in TEMPLATES:
+            raise UserError(
+                "{path} names the template {text!r}; this knows {templates}",
+                path=path,
+                text=contract.template,
+                templates=TEMPLATES,
+            )
+        if contract.generation not in (None, 1, 2, 3, 4):
+            why = Translatable("generation is {value!r}, not 1 to 4", value=contract.generation)
+            raise _unreadable(path, why)
+        if not all(type(stop) is int for stop in contract.stop_ids):
+            why = Translatable(
+                "stop_ids is {value}, not whole numbers", value=str(contract.stop_ids)
+            )
+            raise _unreadable(path, why)
         return contract
 
     def write(self, directory: Path) -> None:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         (directory / CONTRACT).write_text(text + "\n", "utf-8")
 
-    def _check(self, path: Path) -> None:
-        if self.template not in TEMPLATES:
-            raise UserError(
-                "{path} names the template {text!r}; this knows {templates}",
-                path=path,
-                text=self.template,
-                templates=TEMPLATES,
-            )
-        if self.generation not in (None, 1, 2, 3, 4):
-            raise _unreadable(path, f"generation is {self.generation!r}, not 1 to 4")
-        if not all(type(stop) is int for stop in self.stop_ids):
-            raise _unreadable(path, f"stop_ids is {list(self.stop_ids)!r}, not whole numbers")
-
 
 def fingerprint(model: nn.Module) -> str:
     """A digest of the model's normalisation weights, 32 hexadecimal digits.
 
-    They are never quantised. They are rounded to float16, then to bfloat16, so that one checkpoint
-    has one digest in any of float32, float16, bfloat16, int8 and int4.
+    These weights are never quantised. They are rounded to float16, then to bfloat16, so that a
+    checkpoint has the same digest in float32, float16, bfloat16, int8 and int4.
     """
     norms = {
         name.removeprefix("base_model.model."): value
@@ -118,20 +119,20 @@ def _unreadable(path: Path, why: str) -> UserError:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter as it was saved, whatever its layout: LoRA, or a P-Tuning v2 prefix."""
+    """An adapter as it was saved, in any layout: LoRA, or a P-Tuning v2 prefix."""
 
     source: Path
     contract: Contract
     config: LoraConfig | None = None
-    """Of LoRA; None: the adapter is a prefix."""
+    """LoRA's; None if the adapter is a prefix."""
     modules: Mapping[str, Factors] = field(default_factory=dict, repr=False)
-    """LoRA's tensors by module, under the names of the model that it was trained on."""
+    """LoRA's tensors by module, named as in the model that it was trained on."""
     prefix: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """The parameters of `PrefixEncoder`."""
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
-    """All that adapter_config.json says; empty if there is none."""
-    notes: tuple[str, ...] = ()
-    """What was assumed, to be reported to the user."""
+    """The whole adapter_config.json; empty if there is none."""
+    notes: tuple[Translatable, ...] = ()
+    """Assumptions, to be reported to the user."""
 
     @property
     def kind(self) -> Literal["lora", "prefix"]:
@@ -139,7 +140,7 @@ class Adapter:
 
 
 def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
-    """The adapter in `directory`; `alpha` is LoRA's if the directory does not say it.
+    """The adapter in `directory`; `alpha` is LoRA's lora_alpha if adapter_config.json is missing.
 
     Raises `UserError` if it is incomplete, damaged or not supported.
     """
@@ -153,7 +154,7 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     path = next((directory / name for name in LORA if (directory / name).is_file()), None)
     if path is None:
         return _prefix(directory, contract)
-    # The config first: it says why tensors may be of another kind.
+    # The config first: it may explain why tensors are of another kind.
     settings = _settings(directory)
     config = None if settings is None else LoraConfig.of(settings)
     keys = _tensors(path)
@@ -165,8 +166,8 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     tutorial = path.name == LORA[2] or any((m := KEY.match(key)) and m["adapter"] for key in keys)
     if alpha is None and not tutorial:
         raise UserError(
-            "{directory} lacks {config}, without which the scale of an adapter is unknown; copy "
-            "it from where the adapter was trained, or give its lora_alpha",
+            "{directory} lacks {config}, without which the scale of the adapter is unknown; copy "
+            "the file from the training folder, or give the adapter's lora_alpha",
             directory=directory,
             config=CONFIG,
         )
@@ -175,36 +176,42 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     config = LoraConfig(rank, TUTORIAL_ALPHA if alpha is None else alpha, tuple(ends))
     if contract is None:
         contract = Contract(_generation(set(modules)), template="tutorial" if tutorial else "chat")
-    note = (
-        f"{directory} has no {CONFIG}: rank {rank} by its tensors, lora_alpha {config.alpha:g} "
-        f"{'as given' if alpha is not None else 'as in the tutorial'}, "
-        f"prompts of the form {contract.template!r}"
+    source = Translatable("as in the tutorial") if alpha is None else Translatable("as given")
+    note = Translatable(
+        "{directory} has no {config}: rank {rank} by its tensors, lora_alpha {alpha:g} {source}, "
+        "prompts of the form {template!r}",
+        directory=directory,
+        config=CONFIG,
+        rank=rank,
+        alpha=config.alpha,
+        source=source,
+        template=contract.template,
     )
     return Adapter(directory, contract, config, modules, notes=(note,))
 
 
 def write_lora(folder: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write PEFT's files: the `settings` of adapter_config.json and the tensors by PEFT's keys. The
-    same numbers give the same bytes."""
+    """Write PEFT's files: `settings` to adapter_config.json, and the tensors by PEFT's keys. The same
+    numbers give the same bytes."""
 
     def plain(value: object) -> object:  # PEFT's sets and enumerations
         return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
 
     text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False, default=plain)
     write_whole(folder / CONFIG, f"{text}\n".encode())
-    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_whole(folder / LORA[0], save(own, metadata={"format": "pt"}))
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_whole(folder / LORA[0], save(copies, metadata={"format": "pt"}))
 
 
 def write_prefix(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write upstream's checkpoint of a prefix alone, of `PrefixEncoder`'s parameters, and the
-    lengths of its config. Upstream reads no safetensors."""
-    own = {
+    """Write `PrefixEncoder`'s parameters as upstream's checkpoint of a prefix, and its config.json
+    with the prefix's length. Upstream reads no safetensors."""
+    copies = {
         f"transformer.{PREFIX_KEY}{name}": value.detach().cpu().clone()
         for name, value in tensors.items()
     }
     file = BytesIO()
-    torch.save(own, file)
+    torch.save(copies, file)
     write_whole(folder / PREFIX[0], file.getvalue())
     lengths = {
         "pre_seq_len": len(tensors["embedding.weight"]),
@@ -214,7 +221,7 @@ def write_prefix(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _settings(directory: Path) -> dict[str, Any] | None:
-    """What adapter_config.json says; None if there is none."""
+    """The content of adapter_config.json; None if there is none."""
     path = directory / CONFIG
     if not path.is_file():
         return None
@@ -222,7 +229,7 @@ def _settings(directory: Path) -> dict[str, Any] | None:
         data = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(
-            "{path} is not JSON: {error}; copy it again from where the adapter was trained",
+            "{path} is not JSON: {error}; copy it again from the training folder",
             path=path,
             error=error,
         ) from None
@@ -237,29 +244,29 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_bin(path)
     if not tensors:
         raise UserError(
-            "{path} holds no tensors ({st_size} bytes): the training script saved the adapter's "
-            "state after it had lost it; save it again with PEFT's save_pretrained",
+            "{path} holds no tensors ({size} bytes): the training script saved the adapter after "
+            "its tensors were lost; save it again with PEFT's save_pretrained",
             path=path,
-            st_size=path.stat().st_size,
+            size=path.stat().st_size,
         )
     return tensors
 
 
 def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
-    """The tensors by module; `UserError` for a key that means nothing here."""
-    found: dict[str, dict[str, Tensor]] = {}
+    """The tensors by module; raises `UserError` for a key that is not LoRA's."""
+    modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in keys.items():
         match = KEY.match(key)
         part = match and PARTS.get((match["part"], match["leaf"]))
         if match is None or part is None:
             raise UserError(
-                "{path} holds {key!r}, which is no tensor of LoRA on linear layers and would go "
+                "{path} holds {key!r}, which is not a LoRA tensor of a linear layer and would be "
                 "unused; merge the adapter with PEFT and use the merged model instead",
                 path=path,
                 key=key,
             )
         # Two adapters in one file would overwrite each other.
-        module = found.setdefault(match["module"], {})
+        module = modules.setdefault(match["module"], {})
         if part in module:
             raise UserError(
                 "{path} holds several adapters ({key!r} is the second of its kind); save one",
@@ -267,27 +274,27 @@ def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
                 key=key,
             )
         module[part] = tensor
-    for name, parts in found.items():
+    for name, parts in modules.items():
         if not {"a", "b"} <= parts.keys():
-            lacking = "lora_A" if "a" not in parts else "lora_B"
+            missing = "lora_A" if "a" not in parts else "lora_B"
             raise UserError(
-                "{path} holds no {lacking} of {name}: it is cut short; copy it again",
+                "{path} holds no {missing} of {name}: it is incomplete; copy it again",
                 path=path,
-                lacking=lacking,
+                missing=missing,
                 name=name,
             )
-    return {name: Factors(**parts) for name, parts in found.items()}
+    return {name: Factors(**parts) for name, parts in modules.items()}
 
 
 def _prefix(directory: Path, contract: Contract | None) -> Adapter:
     """Upstream's layout: pytorch_model.bin of the prefix alone, or of the whole model."""
-    held = sorted(path.name for path in directory.iterdir())
-    if not any(name.startswith(("pytorch_model", "model")) for name in held):
+    files = sorted(path.name for path in directory.iterdir())
+    if not any(name.startswith(("pytorch_model", "model")) for name in files):
         raise UserError(
             "{directory} holds no adapter (adapter_model.safetensors, or pytorch_model.bin with a "
             "prefix); it holds {files}",
             directory=directory,
-            files=held[:5] or Translatable("nothing"),
+            files=files[:5] or Translatable("nothing"),
         )
     checkpoint = Checkpoint.open(directory)
     tensors = {
@@ -297,8 +304,8 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
     }
     if "embedding.weight" not in tensors:
         raise UserError(
-            "{directory} holds a model, not an adapter: no tensor is named prefix_encoder; name "
-            "it as the model",
+            "{directory} holds a model, not an adapter: no tensor is named prefix_encoder; give it "
+            "as the model",
             directory=directory,
         )
     length = _pre_seq_len(directory)
@@ -306,7 +313,7 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
     if length not in (None, found):
         raise UserError(
             "{directory}: config.json says pre_seq_len {length}, but the prefix has {found}; "
-            "take the config that was saved with it",
+            "use the config that was saved with it",
             directory=directory,
             length=length,
             found=found,
@@ -315,7 +322,7 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
 
 
 def _pre_seq_len(directory: Path) -> int | None:
-    """What config.json says, where there is one."""
+    """The length in config.json; None if there is none."""
     path = directory / PREFIX[1]
     if not path.is_file():
         return None
@@ -327,8 +334,8 @@ def _pre_seq_len(directory: Path) -> int | None:
 
 
 def _generation(modules: set[str], base: str = "") -> int | None:
-    """By the names of modules, then by the name of the base; None where neither tells."""
+    """By the names of modules, then by the name of the base; None if neither shows it."""
     if any(name.startswith("transformer.layers.") for name in modules):
         return 1
-    named = re.search(r"chatglm([23])-6b|(glm-4)", base.lower())
-    return (int(named[1]) if named[1] else 4) if named else None
+    match = re.search(r"chatglm([23])-6b|(glm-4)", base.lower())
+    return (int(match[1]) if match[1] else 4) if match else None

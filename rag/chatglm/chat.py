@@ -1,8 +1,8 @@
-"""Messages -> the ids that a ChatGLM continues, by one row per generation; its tool calls.
+"""Messages -> the ids that a ChatGLM continues, in the format of its generation; tool calls.
 
-What a message says is data: no word of it becomes a role, a mask or an end, in any generation.
-(Upstream parses `[MASK]`, `<sop>` and `<eop>` in ChatGLM-6B's and every special word in GLM-4's
-prompts, so that a document could speak as the user.) Only this file puts special words in.
+The text of a message is data: no word of it becomes a role, a mask or an end, in any generation.
+(Upstream parses `[MASK]`, `<sop>` and `<eop>` in ChatGLM-6B's prompts and every special token in
+GLM-4's, so that a document could speak as the user.) Only this file adds special tokens.
 """
 
 import json
@@ -35,10 +35,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """How one generation is asked: its prompt, its stop words, upstream's sampling defaults.
+    """One generation's prompt, stop tokens and upstream's sampling defaults.
 
-    `max_length` counts the prompt too. `encode(turns, tokenizer)` gives the ids to continue. An
-    answer begins with `lead` and ends with the word `end`.
+    `max_length` includes the prompt. `encode(turns, tokenizer)` returns the ids to continue. An
+    answer begins with `lead` and ends with the token `end`.
     """
 
     stops: tuple[str, ...]
@@ -50,20 +50,20 @@ class ChatFormat:
     end: str
 
     def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:
-        """The ids that end an answer and are no part of it.
+        """The ids that end an answer and do not belong to it.
 
-        (Upstream's ChatGLM3 drops the last id whatever it is; an answer cut by its length keeps
-        its last word here.)
+        (Upstream's ChatGLM3 always drops the last id; here, an answer that is cut at its length
+        keeps it.)
         """
         return tuple(_id(tokenizer, name) for name in self.stops)
 
 
 def encode_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> list[int]:
-    """The ids from which the model of `generation` (1 to 4) answers the last message.
+    """The prompt with which the model of `generation` (1 to 4) answers the last message, as ids.
 
     Messages have `role` and `text`, or are mappings with `role` and `content` and, for the tools
     of generations 3 and 4, `metadata` (the assistant's call) and `tools` (the system's list).
-    `UserError` where there is nothing to answer or a role that the generation does not know.
+    Raises `UserError` if there is nothing to answer, or a role that the generation does not have.
     """
     turns = [_turn(message) for message in messages]
     if not turns or turns[-1].role not in ("user", "observation"):
@@ -75,27 +75,27 @@ def encode_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> lis
 
 
 def count_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> int:
-    """How many ids `encode_chat` gives."""
+    """The number of ids of `encode_chat`."""
     return len(encode_chat(messages, tokenizer, generation))
 
 
 def encode_answer(text: str, tokenizer: Any, generation: int) -> list[int]:
-    """The ids with which the model of `generation` should answer a prompt, its end included.
+    """The ids of an answer of the model of `generation`, including its end.
 
-    Answer and lead are encoded apart, as upstream's training scripts do.
+    Answer and lead are encoded separately, as in upstream's training scripts.
     """
-    own = FORMATS[generation]
-    lead = encode_text(own.lead, tokenizer) if own.lead else []
-    return lead + encode_text(text, tokenizer) + _ids(tokenizer, own.end)
+    chat_format = FORMATS[generation]
+    lead = encode_text(chat_format.lead, tokenizer) if chat_format.lead else []
+    return lead + encode_text(text, tokenizer) + _ids(tokenizer, chat_format.end)
 
 
 def encode_text(text: str, tokenizer: Any) -> list[int]:
-    """The ids of `text` as data: none of them is a special word."""
+    """The ids of `text` as data: none of them is a special token."""
     text = text.encode("utf-8", "replace").decode("utf-8")  # halves of surrogate pairs
     if direct := getattr(tokenizer, "encode_data", None):
         return direct(text)
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    # A tokenizer.json may add a word without calling it special; it is then taken in two halves.
+    # A tokenizer.json may add a token that is not marked as special; it is encoded in two halves.
     for word in CONTROL.finditer(text):
         if tokenizer.convert_tokens_to_ids(word[0]) in ids:
             cut = word.start() + 1
@@ -104,9 +104,9 @@ def encode_text(text: str, tokenizer: Any) -> list[int]:
 
 
 def context_of(config: Any) -> int:
-    """How many ids, prompt and answer together, the model of `config` was made for.
+    """The window of the model of `config` in tokens, prompt and answer together.
 
-    ChatGLM2's config.json allows 32,768 positions, of which only the 32k variants, told by their
+    ChatGLM2's config.json allows 32,768 positions, but only the 32k variants, which have another
     rope ratio, were trained beyond upstream's 8,192.
     """
     positions: int = config.max_position_embeddings
@@ -117,9 +117,9 @@ def context_of(config: Any) -> int:
 
 
 def glm1(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
-    """`prompt [gMASK] <sop>`: a lone question as it is, else rounds from 0.
+    """`prompt [gMASK] <sop>`: a single question as it is, otherwise rounds from 0.
 
-    ChatGLM-6B has no system role: what the system says stands on lines of its own before that.
+    ChatGLM-6B has no system role: system messages are lines before the first round.
     """
     system, rounds = _rounds(turns, generation=1)
     query = rounds.pop()[0]
@@ -131,7 +131,7 @@ def glm1(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
 
 
 def glm2(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
-    """`[gMASK] sop prompt`: rounds from 1; what the system says stands before the first."""
+    """`[gMASK] sop prompt`: rounds from 1; system messages come before the first."""
     system, rounds = _rounds(turns, generation=2)
     query = rounds.pop()[0]
     past = (f"[Round {i}]\n\n问：{q}\n\n答：{a}\n\n" for i, (q, a) in enumerate(rounds, 1))
@@ -150,9 +150,9 @@ def glm3(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
 
 
 def glm4(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
-    """As `glm3`, with tools described in a system turn of their own.
+    """As `glm3`, but a separate system turn describes the tools.
 
-    As the chat template of GLM-4-9B-chat and of its -hf form, but for its tools beside functions.
+    As the chat template of GLM-4-9B-chat and of its -hf form, but only for tools that are functions.
     """
     ids = _ids(tokenizer, "[gMASK]", "<sop>")
     for turn in turns:
@@ -197,14 +197,14 @@ def _turn(message: Any) -> Turn:
 def _rounds(turns: Sequence[Turn], *, generation: int) -> tuple[list[str], list[tuple[str, str]]]:
     """System texts, and rounds of question and answer; the last question's answer is empty.
 
-    Questions in a row are one question on several lines, and so are answers.
+    Consecutive questions become one question on several lines, and so do answers.
     """
     system = [turn.text for turn in turns if turn.role == "system" and turn.text]
     rounds: list[tuple[list[str], list[str]]] = []
     for turn in turns:
         if turn.role == "observation" or turn.tools or turn.metadata:
             raise UserError(
-                "ChatGLM{generation}-6B knows no tools; use ChatGLM3-6B or GLM-4",
+                "ChatGLM{generation}-6B can't use tools; use ChatGLM3-6B or GLM-4",
                 generation=generation if generation > 1 else "",
             )
         if turn.role == "user" and (not rounds or rounds[-1][1]):
@@ -234,13 +234,13 @@ def _id(tokenizer: Any, name: str) -> int:
     index = tokenizer.convert_tokens_to_ids(name)
     if index is None or tokenizer.convert_ids_to_tokens(index) != name:
         raise UserError(
-            "the tokenizer has no word {name!r}; is it that of another model?", name=name
+            "the tokenizer has no token {name!r}; does it belong to another model?", name=name
         )
     return index
 
 
 class MessageLike(Protocol):
-    """What one side said; a dataclass, so that it can be copied with another text."""
+    """A message; a dataclass, so that it can be copied with another text."""
 
     @property
     def role(self) -> str: ...
@@ -252,14 +252,14 @@ M = TypeVar("M", bound=MessageLike)
 
 
 def chat(messages: Sequence[M]) -> list[M]:
-    """The generation's own conversation: nothing is changed."""
+    """The generation's own format: the messages stay as they are."""
     return list(messages)
 
 
 def tutorial(messages: Sequence[M]) -> list[M]:
-    """mymusise/ChatGLM-Tuning's one-turn form (cover_alpaca2jsonl.py), as the only message.
+    """The single-turn form of mymusise/ChatGLM-Tuning (cover_alpaca2jsonl.py), as the only message.
 
-    The system message, where there is one, is the instruction and the last message its input; else
+    If there is a system message, it is the instruction and the last message its input; otherwise
     the last message is the instruction. The form has no place for earlier turns.
     """
     last = messages[-1]
@@ -274,4 +274,4 @@ def framed(instruction: str, input: str = "") -> str:
 
 
 TEMPLATES = {"chat": chat, "tutorial": tutorial}
-"""Template of a `Contract` -> what it does to the messages."""
+"""Name of a template in a `Contract` -> its function."""

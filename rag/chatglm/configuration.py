@@ -1,7 +1,7 @@
-"""A checkpoint's config.json -> a config object; which generation of ChatGLM it is.
+"""A checkpoint's config.json -> a config object, with its generation of ChatGLM.
 
-Upstream calls the model type of all its generations "chatglm": their keys tell them apart. A field
-that would change what the model computes, and that is not implemented, is refused by its name.
+Upstream calls the model type of all its generations "chatglm"; their keys tell them apart. A field
+that would change the model's results and is not implemented raises an error with its name.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from transformers import GenerationConfig, Glm4Config, GlmConfig, GlmForCausalLM
 
 from ingest.errors import UserError
 
-# What forward and its output call the key-value cache: `past_key_values` up to transformers 5.23.
+# The name of the key-value cache in forward and its output: `past_key_values` up to transformers 5.23.
 CACHE = "cache" if "cache" in signature(GlmForCausalLM.forward).parameters else "past_key_values"
 
 ROPE_BASE = 10000.0
 MERGED = "merged_adapters"
-"""The field with `rag.chatglm.lora.digest` of each adapter that was made part of the weights."""
+"""The field with `rag.chatglm.lora.digest` of each adapter that was merged into the weights."""
 # Fields of later additions that all generations share.
 OURS = {"generation", "packed", "quantization_bit", "quantization_embeddings"}
 OURS |= {"pre_seq_len", "prefix_projection", MERGED}
@@ -45,7 +45,7 @@ SAME = {
     "attention_dropout", "bos_token_id", "eos_token_id", "hidden_size", "initializer_range",
     "num_attention_heads", "pad_token_id", "tie_word_embeddings", "use_cache",
 }  # fmt: skip
-# The one value of each of these that is implemented (all published checkpoints have it).
+# The only value of each field that is implemented (all published checkpoints have it).
 FIXED = {
     "add_bias_linear": False,
     "apply_residual_connection_post_layernorm": False,
@@ -56,13 +56,12 @@ FIXED = {
     "post_layer_norm": True,
     "rmsnorm": True,
 }
-# Fields that change how upstream computes, not what; and `vocab_size`, which stands beside the
-# padded one.
+# Fields that do not change upstream's results, and `vocab_size`, which exists beside the padded one.
 WITHOUT_EFFECT = {
     "apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion",
     "classifier_dropout", "rope_ratio", "vocab_size",
 }  # fmt: skip
-# What transformers writes into every config.json, 4 and 5, beside what its classes declare.
+# Fields that transformers 4 and 5 write into every config.json, beside those its classes declare.
 GENERAL = {
     "_attn_implementation", "_name_or_path", "add_cross_attention", "attn_implementation",
     "cross_attention_hidden_size", "decoder_start_token_id", "finetuning_task", "is_decoder",
@@ -70,11 +69,11 @@ GENERAL = {
     "sep_token_id", "task_specific_params", "tie_encoder_decoder", "tokenizer_class",
     "torch_dtype", "torchscript", "use_bfloat16",
 }  # fmt: skip
-DROPPED = {"auto_map", "_commit_hash"}  # where upstream's code would come from
+DROPPED = {"auto_map", "_commit_hash"}  # the source of upstream's code
 
 
 class Glm1Config(PreTrainedConfig):
-    """ChatGLM-6B, with upstream's field names; defaults are those of the published model."""
+    """ChatGLM-6B, with upstream's names of fields and the published model's values as defaults."""
 
     model_type = "chatglm"
     attribute_map = {  # noqa: RUF012  (transformers declares it so)
@@ -109,7 +108,7 @@ class Glm1Config(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         kwargs.pop("generation", None)
-        kwargs.pop("tie_word_embeddings", None)  # stored apart or not, the head is the embedding
+        kwargs.pop("tie_word_embeddings", None)  # the head is always the embedding
         super().__init__(**kwargs)
         self.tie_word_embeddings = True
         self.hidden_size = hidden_size
@@ -134,9 +133,9 @@ class Glm1Config(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """A `Glm1Config`, or a `ChatGLM2Config` where the keys are of ChatGLM2, 3 or GLM-4.
+        """A `Glm1Config`, or a `ChatGLM2Config` if the keys are those of ChatGLM2, 3 or GLM-4.
 
-        `UserError` names a field that is unknown or whose value is not implemented.
+        Raises `UserError` for a field that is unknown or whose value is not implemented.
         """
         if _is_glm1(config_dict):
             return super().from_dict(_glm1(config_dict), **kwargs)
@@ -144,9 +143,9 @@ class Glm1Config(PreTrainedConfig):
 
 
 class ChatGLM2Config(GlmConfig):
-    """ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B-chat, with GlmConfig's field names.
+    """ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B-chat, with GlmConfig's names of fields.
 
-    `generation` is 2, 3 or 4: ChatGLM2 rounds its rotary table otherwise.
+    `generation` is 2, 3 or 4: ChatGLM2 rounds its rotary table differently.
     """
 
     model_type = "chatglm"
@@ -175,14 +174,16 @@ class ChatGLM2Config(GlmConfig):
         """As `Glm1Config.from_dict`; `config_dict` has upstream's keys or GlmConfig's."""
         if _is_glm1(config_dict):
             return Glm1Config.from_dict(config_dict, **kwargs)
-        native = "padded_vocab_size" not in config_dict
-        return super().from_dict(_native(config_dict) if native else _glm2(config_dict), **kwargs)
+        if "padded_vocab_size" in config_dict:
+            return super().from_dict(_glm2(config_dict), **kwargs)
+        fields = _known(config_dict, set(GlmConfig().to_dict()) | OURS)  # written by this class
+        return super().from_dict(fields, **kwargs)
 
 
 def generation_of(config: PreTrainedConfig) -> int:
     """1 for ChatGLM-6B, 2 and 3 for ChatGLM2/3-6B, 4 for GLM-4 in any layout.
 
-    `UserError` where the config is of another family.
+    Raises `UserError` if the config is of another family.
     """
     if isinstance(config, (Glm1Config, ChatGLM2Config)):
         return config.generation
@@ -196,21 +197,30 @@ def generation_of(config: PreTrainedConfig) -> int:
 
 
 def stored_dtype(config: PreTrainedConfig) -> torch.dtype:
-    """The floats of the checkpoint; float32 where its config does not say."""
+    """The checkpoint's precision; float32 if its config has none."""
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
+def stored_bits(config: PreTrainedConfig) -> int | None:
+    """4 or 8 if the checkpoint holds codes, upstream's or ours."""
+    packed = getattr(config, "packed", None)
+    return int(packed["bits"]) if packed else getattr(config, "quantization_bit", None) or None
+
+
 def upstream_config(config: PreTrainedConfig) -> dict[str, Any]:
-    """The config.json of upstream's layout, from which upstream's own code would load it."""
+    """The config.json of upstream's layout, which upstream's own code can load."""
     data = config.to_dict()
     if isinstance(config, Glm1Config):
         return {name: value for name, value in data.items() if name not in OURS or value}
-    kept = {upstream: data[native] for upstream, native in RENAMED.items()}
-    kept |= {name: data[name] for name in SAME if name in data} | FIXED
-    kept |= {name: data[name] for name in OURS if data.get(name)}
-    kept |= {"model_type": "chatglm", "architectures": ["ChatGLMModel"]}
-    kept |= {"torch_dtype": data.get("dtype")}
-    return kept | {"rope_ratio": data["rope_parameters"]["rope_theta"] / ROPE_BASE}
+    return (
+        {upstream: data[native] for upstream, native in RENAMED.items()}
+        | {name: data[name] for name in SAME if name in data}
+        | FIXED
+        | {name: data[name] for name in OURS if data.get(name)}
+        | {"model_type": "chatglm", "architectures": ["ChatGLMModel"]}
+        | {"torch_dtype": data.get("dtype")}
+        | {"rope_ratio": data["rope_parameters"]["rope_theta"] / ROPE_BASE}
+    )
 
 
 def _is_glm1(data: Mapping[str, Any]) -> bool:
@@ -218,28 +228,27 @@ def _is_glm1(data: Mapping[str, Any]) -> bool:
 
 
 def _glm1(data: Mapping[str, Any]) -> dict[str, Any]:
-    kept = _known(data, GLM1 | OURS)
-    if kept.get("bos_token_id", 0) >= 150000:
+    fields = _known(data, GLM1 | OURS)
+    if fields.get("bos_token_id", 0) >= 150000:
         raise UserError(
-            "bos_token_id is {kept}: this is the ChatGLM-6B of March 2023 with image tokens in "
-            "its vocabulary (150528 words); get the later release (130528 words)",
-            kept=kept["bos_token_id"],
+            "bos_token_id is {id}: this is the ChatGLM-6B of March 2023 with image tokens in its "
+            "vocabulary (150528 tokens); get the later release (130528 tokens)",
+            id=fields["bos_token_id"],
         )
-    if not kept.get("position_encoding_2d", True):
+    if not fields.get("position_encoding_2d", True):
         raise _unimplemented("position_encoding_2d", False, True)
-    return kept
+    return fields
 
 
 def _glm2(data: Mapping[str, Any]) -> dict[str, Any]:
-    kept = _known(data, {*RENAMED, *SAME, *FIXED, *WITHOUT_EFFECT, *OURS})
+    fields = _known(data, {*RENAMED, *SAME, *FIXED, *WITHOUT_EFFECT, *OURS})
     for name, value in FIXED.items():
-        if kept.pop(name, value) != value:
+        if fields.pop(name, value) != value:
             raise _unimplemented(name, data[name], value)
-    ratio = float(kept.get("rope_ratio") or 1)
-    for name in WITHOUT_EFFECT:
-        kept.pop(name, None)
-    kept["add_qkv_bias"] = kept.get("add_qkv_bias", False)
-    native = {RENAMED.get(name, name): value for name, value in kept.items()}
+    ratio = float(fields.get("rope_ratio") or 1)
+    fields = {name: value for name, value in fields.items() if name not in WITHOUT_EFFECT}
+    fields.setdefault("add_qkv_bias", False)
+    native = {RENAMED.get(name, name): value for name, value in fields.items()}
     native["rope_parameters"] = {
         "rope_type": "default",
         "rope_theta": ROPE_BASE * ratio,
@@ -251,38 +260,34 @@ def _glm2(data: Mapping[str, Any]) -> dict[str, Any]:
     return native
 
 
-def _native(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json that `ChatGLM2Config` wrote itself."""
-    return _known(data, set(GlmConfig().to_dict()) | OURS)
-
-
 def _generation(data: Mapping[str, Any]) -> int:
-    """Their config.json have the same keys; where it came from, its name, its date differ."""
+    """2, 3 or 4: their keys are the same, but the model's name and its date differ."""
     if data["padded_vocab_size"] > 100_000:
-        return 4  # GLM-4's vocabulary has 151,552 words, the others' 65,024
+        return 4  # GLM-4's vocabulary has 151,552 tokens, the others' 65,024
     name = str(data.get("_name_or_path", "")).lower()
     for generation in (2, 3):
         if f"chatglm{generation}" in name:
             return generation
     # ChatGLM2 was published with transformers 4.27.1, ChatGLM3 with 4.30.2.
-    written = {"4.27.1": 2, "4.30.2": 3}.get(str(data.get("transformers_version")))
-    if written is None:
+    generation = {"4.27.1": 2, "4.30.2": 3}.get(str(data.get("transformers_version")))
+    if generation is None:
         raise UserError(
-            'config.json does not tell ChatGLM2 from ChatGLM3; add "generation": 2 or 3 to it'
+            'config.json does not show whether this is ChatGLM2 or ChatGLM3; add "generation": 2 or '
+            "3 to it"
         )
-    return written
+    return generation
 
 
 def _known(data: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
-    """`data` without upstream's pointer to its code; `UserError` for a field of unknown effect."""
+    """`data` without the source of upstream's code; raises `UserError` for an unknown field."""
     general = set(PreTrainedConfig().to_dict()) | set(GenerationConfig().to_dict())
     unknown = sorted(set(data) - fields - general - GENERAL - DROPPED)
     if unknown:
         raise UserError(
-            "config.json has the unknown field {unknown!r}: {data!r}; take it out if it changes "
-            "nothing that the model computes",
-            unknown=unknown[0],
-            data=data[unknown[0]],
+            "config.json has the unknown field {name!r}: {value!r}; remove it if it does not change "
+            "the model's results",
+            name=unknown[0],
+            value=data[unknown[0]],
         )
     return {name: value for name, value in data.items() if name not in DROPPED}
 

@@ -1,7 +1,7 @@
 """ChatGLM2, ChatGLM3 and GLM-4-9B-chat in transformers' own `glm` layout, for engines without our code.
 
-Tensors are written one by one and codes become floats. What was written is read back and must answer
-a probe as the source does, before it has its name.
+Tensors are written one by one, and codes become floats. The result is read back and must answer a
+probe as the source does before the folder gets its name.
 """
 
 import json
@@ -19,85 +19,85 @@ from transformers import GenerationConfig, Glm4Config, GlmConfig, PreTrainedConf
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store.atomic import new_folder
-from rag.chatglm.adapter import check_base, part_of, probe, probe_logits
+from rag.chatglm.adapter import attachment_of, check_base, probe, probe_logits
 from rag.chatglm.adapter_files import Adapter, Contract, read_adapter
 from rag.chatglm.chat import FORMATS, context_of
 from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtype
 from rag.chatglm.export_tokenizer import write_tokenizer
 from rag.chatglm.loading import empty, read_config
-from rag.chatglm.lora import Factors, merged, placed
+from rag.chatglm.lora import Factors, layer_factors, merge_weight
 from rag.chatglm.quantize import Packed, dequantize
 from rag.chatglm.save import Shards
 from rag.chatglm.tokenization import open_tokenizer
-from rag.chatglm.weights import Source, codes_of, pieces
+from rag.chatglm.weights import WeightSource, codes_of, pieces
 
 
-class Merging:
-    """Weights as the adapter changes them, and how much rounding took from them."""
+class WeightMerger:
+    """Adds an adapter to weights and sums up the rounding errors."""
 
     def __init__(self, parts: dict[str, Factors], dtype: torch.dtype | None) -> None:
         self.parts, self.dtype = parts, dtype
         self.used: torch.dtype = torch.float32
         """Of the weight merged last."""
-        self.missed = self.total = 0.0
+        self._missed = self._total = 0.0
 
     @property
     def rounding(self) -> float:
-        return (self.missed / self.total) ** 0.5 if self.total else 0.0
+        """The norm of all rounding errors over the norm of the merged weights."""
+        return (self._missed / self._total) ** 0.5 if self._total else 0.0
 
     def __call__(self, path: str, piece: dict[str, Any]) -> dict[str, Tensor]:
-        """A module's tensors, changed where the adapter changes them, in the precision wanted."""
+        """A module's tensors with the adapter's change, in `dtype`, or as stored if that is None."""
         part = self.parts.get(path)
         if part is None:
             return {kind: self._rounded(path, tensor, tensor) for kind, tensor in piece.items()}
-        exact = merged(piece["weight"], part)
+        exact = merge_weight(piece["weight"], part)
         weight = self._rounded(path, exact, piece["weight"])
         self.used = weight.dtype
-        self.missed += float((weight.float() - exact).square().sum())
-        self.total += float(exact.square().sum())
-        made = {"weight": weight}
+        self._missed += float((weight.float() - exact).square().sum())
+        self._total += float(exact.square().sum())
+        tensors = {"weight": weight}
         if "bias" in piece:
             bias = piece["bias"].float() + (0 if part.bias is None else part.bias)
-            made["bias"] = self._rounded(path, bias, piece["bias"])
+            tensors["bias"] = self._rounded(path, bias, piece["bias"])
         elif part.bias is not None:
             raise UserError(
                 "the adapter adds a bias to {path}, which has none in this model: the merged model "
                 "has no place for it; use the adapter beside the model",
                 path=path,
             )
-        return made
+        return tensors
 
     def _rounded(self, path: str, tensor: Tensor, stored: Tensor) -> Tensor:
         rounded = tensor.to(self.dtype or stored.dtype)
         if rounded is not stored and not all(value.isfinite() for value in rounded.aminmax()):
-            name = spelled(rounded.dtype)
             raise UserError(
-                "{path}: a weight of {max:.3g} is too large for {name}; say --dtype bfloat16 or "
+                "{path}: a weight of {max:.3g} is too large for {name}; use --dtype bfloat16 or "
                 "--dtype float32",
                 path=path,
                 max=float(tensor.abs().max()),
-                name=name,
+                name=dtype_name(rounded.dtype),
             )
         return rounded
 
 
-def spelled(dtype: torch.dtype) -> str:
-    """`float16` and the like, as it is said on the command line."""
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name that the command line takes, such as `float16`."""
     return str(dtype).removeprefix("torch.")
 
 
 TOKENS = 32
-"""Of the prompt that is compared."""
+"""Length of the prompt whose logits are compared."""
 BANDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""The largest `error` of weights of each precision."""
+"""The largest `error` that is allowed for weights of each precision."""
 ROWS = 1024
-"""Of a weight that are held in float32 at a time."""
+"""Rows of a weight that are held in float32 at a time."""
 
 
 class ReadLinear(nn.Module):
-    """A linear layer whose float32 weight is read anew each time."""
+    """A linear layer whose float32 weight is read from the checkpoint at each use."""
 
-    def __init__(self, linear: nn.Linear, source: Source, path: str, origin: str) -> None:
+    def __init__(self, linear: nn.Linear, source: WeightSource, path: str, origin: str) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.source, self.origin = source, origin
@@ -111,26 +111,24 @@ class ReadLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Linear; some rows of the weight at a time, so that no matrix is held in float32."""
-        made = torch.cat([functional.linear(x, rows) for rows in self._rows()], dim=-1)
-        return made if self.bias is None else made + self.bias
+        output = torch.cat([functional.linear(x, rows) for rows in self._rows()], dim=-1)
+        return output if self.bias is None else output + self.bias
 
     def _rows(self) -> Iterator[Tensor]:
         """The weight in float32, some rows at a time."""
-        shape = (self.out_features, self.in_features)
-        held = codes_of(self.origin, shape, self.source)
-        if held is None:
-            for rows in self.source.read(self.origin, "weight").split(ROWS):
-                yield rows.float()
+        packed = codes_of(self.origin, (self.out_features, self.in_features), self.source)
+        if packed is None:
+            yield from map(Tensor.float, self.source.read(self.origin, "weight").split(ROWS))
             return
-        for codes, scales in zip(held.codes.split(ROWS), held.scales.split(ROWS), strict=True):
+        for codes, scales in zip(packed.codes.split(ROWS), packed.scales.split(ROWS), strict=True):
             shape = (len(codes), self.in_features)
-            yield dequantize(Packed(codes, scales, held.bits, held.block, shape))
+            yield dequantize(Packed(codes, scales, packed.bits, packed.block, shape))
 
 
 class ReadEmbedding(nn.Module):
-    """An embedding of which the rows looked up are read."""
+    """An embedding that reads only the rows that are looked up."""
 
-    def __init__(self, source: Source, path: str) -> None:
+    def __init__(self, source: WeightSource, path: str) -> None:
         super().__init__()
         self.source, self.path = source, path
 
@@ -139,12 +137,12 @@ class ReadEmbedding(nn.Module):
 
 
 def read_model(directory: Path) -> Any:
-    """The model in float32 on the CPU, of which little is held at a time.
+    """The model in float32 on the CPU, whose weights are read while it computes.
 
-    Linear layers may be stored as codes, embeddings may not.
+    Linear layers may be stored as codes; embeddings may not.
     """
     config = read_config(directory)
-    source = Source.open(directory, config)
+    source = WeightSource.open(directory, config)
     model = empty(config).eval()
     words = model.get_input_embeddings()
     embedding = next(path for path, module in model.named_modules() if module is words)
@@ -161,30 +159,30 @@ def read_model(directory: Path) -> Any:
     return model
 
 
-def error(logits: Tensor, wanted: Tensor) -> float:
-    """The norm of what they are off, over that of what they should be; infinite where not finite."""
+def error(logits: Tensor, expected: Tensor) -> float:
+    """The norm of the difference over the norm of `expected`; infinite if a logit is not finite."""
     if not logits.isfinite().all():
         return torch.inf
-    return float((logits - wanted).norm() / wanted.norm())
+    return float((logits - expected).norm() / expected.norm())
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far a probe's logits are from those that they should be; norms over all positions."""
+    """How far a probe's logits are from the expected ones; norms are over all positions."""
 
     error: float
-    """Over the norm of the logits: `error`."""
+    """The difference over the norm of the logits: `error`."""
     lost: float
-    """Over the norm of what the adapter changes."""
+    """The difference over the norm of the adapter's change."""
 
     @classmethod
-    def of(cls, logits: Tensor, wanted: Tensor, before: Tensor) -> "Parity":
-        """`before` is without the adapter. Logits that are not finite are infinitely far."""
-        off = error(logits, wanted)
-        return cls(off, off * float(wanted.norm() / (wanted - before).norm()))
+    def of(cls, logits: Tensor, expected: Tensor, before: Tensor) -> "Parity":
+        """`before` are the logits without the adapter. Logits that are not finite are infinitely far."""
+        off = error(logits, expected)
+        return cls(off, off * float(expected.norm() / (expected - before).norm()))
 
 
-# What `glm` takes as it is here; the rest of its config.json is said in `_glm_config`.
+# Fields of the config that `glm` has too; `_write_configs` adds the rest.
 SAME = (
     "attention_bias", "attention_dropout", "head_dim", "hidden_act", "hidden_size",
     "initializer_range", "intermediate_size", "num_attention_heads", "num_hidden_layers",
@@ -197,19 +195,19 @@ BESIDE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
-    """What came of an export."""
+class ExportReport:
+    """The result of an export."""
 
     generation: int
     dtype: torch.dtype
     error: float
-    """What a probe's logits are off, over their norm."""
+    """The difference of a probe's logits over their norm."""
     layers: int
     """Linear layers that the adapter changed."""
     contract: Contract | None
-    """The adapter's. Its stop ids are in generation_config.json; its template a folder can't say."""
-    notes: tuple[str, ...] = ()
-    """What was assumed of the adapter, to be told to the user."""
+    """The adapter's. generation_config.json holds its stop ids; no file can hold its template."""
+    notes: tuple[Translatable, ...] = ()
+    """Assumptions about the adapter, to be reported to the user."""
 
 
 def export(
@@ -220,20 +218,27 @@ def export(
     dtype: torch.dtype | None = None,
     alpha: float | None = None,
     progress: Callable[[float], None] | None = None,
-) -> Exported:
+) -> ExportReport:
     """Write `directory`'s model, with the LoRA `adapter` in it, to the new folder `target`.
 
-    `dtype` is that of all weights, None what config.json says. `alpha` is `read_adapter`'s.
-    `progress` is told the share written, 0 to 1. `UserError` where the model has no such form or
-    has it already, the disk is too small, the adapter does not fit, or what was written answers a
-    probe otherwise; then nothing is left.
+    `dtype` is that of all weights; None: config.json's. `alpha` is `read_adapter`'s. `progress`
+    takes the share written, 0 to 1. Raises `UserError` if the model has no such form or has it
+    already, the disk is too small, the adapter does not fit, or the written model answers a probe
+    differently; then nothing is left.
     """
     config = read_config(directory)
     check_exportable(directory, config)
-    source = Source.open(directory, config)
+    source = WeightSource.open(directory, config)
     generation = generation_of(config)
     tokenizer = open_tokenizer(directory)
-    _check_words(directory, config, tokenizer)
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            "{directory}: its tokenizer has {words} tokens, but its config.json has {rows} rows of "
+            "the embedding; the two belong to different models",
+            directory=directory,
+            words=len(tokenizer),
+            rows=config.vocab_size,
+        )
     read = read_adapter(adapter, alpha=alpha) if adapter else None
     if read and read.kind == "prefix":
         raise UserError(
@@ -250,27 +255,43 @@ def export(
         write_tokenizer(tokenizer, generation, context_of(config), work)
         for path in (path for pattern in TERMS for path in directory.glob(pattern)):
             shutil.copyfile(path, work / path.name)
-        _, wanted = answers(directory, read)
+        _, expected = answers(directory, read)
         lora = read and read.config
-        parts = dict(placed(model, read.modules, lora)) if read and lora else {}
+        parts = dict(layer_factors(model, read.modules, lora)) if read and lora else {}
         shards = Shards(work)
-        for name, tensor in _tensors(source, model, Merging(parts, dtype), progress):
-            shards.add(name, tensor)
+        merger = WeightMerger(parts, dtype)
+        for path, piece in pieces(model, source, progress=progress):
+            floats = {
+                kind: dequantize(value) if isinstance(value, Packed) else value
+                for kind, value in piece.items()
+            }
+            for kind, tensor in merger(path, floats).items():
+                shards.add(f"{path}.{kind}", tensor)
         shards.close()
-        off = error(probe_logits(read_model(work), TOKENS), wanted)
-        _check_answers(off, dtype)
+        off = error(probe_logits(read_model(work), TOKENS), expected)
+        band = BANDS.get(dtype, BANDS[torch.bfloat16])
+        if off > band:
+            out = "" if dtype == torch.float32 else Translatable("; use --dtype float32")
+            raise UserError(
+                "the exported model is not kept: its logits differ from the source's by {off:.1e} "
+                "(allowed in {dtype}: {band:g}){out}",
+                off=off,
+                dtype=dtype_name(dtype),
+                band=band,
+                out=out,
+            )
     contract, notes = (read.contract, read.notes) if read else (None, ())
-    return Exported(generation, dtype, off, len(parts), contract, notes)
+    return ExportReport(generation, dtype, off, len(parts), contract, notes)
 
 
 def check_exportable(directory: Path, config: PreTrainedConfig) -> None:
-    """`UserError` where the model has no `glm` form, or has it already."""
+    """Raises `UserError` if the model has no `glm` form, or has it already."""
     if isinstance(config, ChatGLM2Config):
         return
     if isinstance(config, (GlmConfig, Glm4Config)):
         raise UserError(
             "{directory} is in transformers' own layout already; give it to the engine as it is "
-            "(an adapter becomes part of it by: rag finetune merge)",
+            "(to make an adapter part of it: rag finetune merge)",
             directory=directory,
         )
     raise UserError(
@@ -281,27 +302,16 @@ def check_exportable(directory: Path, config: PreTrainedConfig) -> None:
     )
 
 
-def _check_words(directory: Path, config: PreTrainedConfig, tokenizer: Any) -> None:
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            "{directory}: its tokenizer has {tokenizer_count} words, but its config.json makes "
-            "{vocab_size} rows of the embedding; the two belong to different models",
-            directory=directory,
-            tokenizer_count=len(tokenizer),
-            vocab_size=config.vocab_size,
-        )
-
-
 def _check_room(target: Path, model: Any, dtype: torch.dtype) -> None:
-    """`UserError` where the disk has no room for all that will be written."""
+    """Raises `UserError` if the disk is too small for all files."""
     needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize + BESIDE
-    there = next(folder for folder in target.resolve().parents if folder.is_dir())
-    free = shutil.disk_usage(there).free
+    parent = next(folder for folder in target.resolve().parents if folder.is_dir())
+    free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            "{there} has {free:.1f} GB left and {name} takes {needed:.1f} GB; make room, or name "
-            "a folder on another disk",
-            there=there,
+            "{parent} has {free:.1f} GB left and {name} takes {needed:.1f} GB; free some space, or "
+            "give a folder on another disk",
+            parent=parent,
             free=free / 1e9,
             name=target.name,
             needed=needed / 1e9,
@@ -309,72 +319,41 @@ def _check_room(target: Path, model: Any, dtype: torch.dtype) -> None:
 
 
 def answers(directory: Path, adapter: Adapter | None) -> tuple[Tensor, Tensor]:
-    """The probe's logits [1, S, V] of the model, and with the adapter on it (None: the same again);
-    checked as for answering."""
+    """The probe's logits [1, S, V] of the model, and with the adapter (None: the same again).
+
+    Raises `UserError` as `check_base` and `probe`."""
     base = read_model(directory)
     if adapter is None:
         alone = probe_logits(base, TOKENS)
         return alone, alone
     check_base(adapter, base)
-    return probe(base, part_of(base, adapter), adapter, TOKENS)
-
-
-def _tensors(
-    source: Source, model: Any, merging: Merging, progress: Callable[[float], None] | None
-) -> Iterator[tuple[str, Tensor]]:
-    """All that is written, by `glm`'s names, which are this model's."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    done = 0
-    for path, piece in pieces(model, source, None, None):
-        floats = {
-            kind: dequantize(value) if isinstance(value, Packed) else value
-            for kind, value in piece.items()
-        }
-        for kind, tensor in merging(path, floats).items():
-            yield f"{path}.{kind}", tensor
-        done += sum(value.numel() for value in model.get_submodule(path).parameters(recurse=False))
-        if progress:
-            progress(done / total)
+    return probe(base, attachment_of(base, adapter), adapter, TOKENS)
 
 
 def _write_configs(
     config: PreTrainedConfig, stops: tuple[int, ...], dtype: torch.dtype, work: Path
 ) -> None:
-    """config.json and generation_config.json; also as transformers 4 and older engines read them."""
-    made = GlmConfig(
+    """Write config.json and generation_config.json so that transformers 4 can read them too."""
+    glm = GlmConfig(
         **{name: getattr(config, name) for name in SAME},
         architectures=["GlmForCausalLM"],
         dtype=dtype,
         eos_token_id=list(stops),
         max_position_embeddings=context_of(config),
     )
-    made.save_pretrained(work)
+    glm.save_pretrained(work)
     path = work / "config.json"
     rope: Any = config.rope_parameters
-    # Only transformers 5 reads `rope_parameters`; elsewhere the 32k models and GLM-4 would turn by
-    # the default base.
+    # Only transformers 5 reads `rope_parameters`; others would use the default base for the 32k
+    # models and GLM-4.
     old = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor")}
     data = json.loads(path.read_text("utf-8")) | old
     path.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
-    own = FORMATS[generation_of(config)]
+    chat_format = FORMATS[generation_of(config)]
     GenerationConfig(
         do_sample=True,
-        temperature=own.temperature,
-        top_p=own.top_p,
+        temperature=chat_format.temperature,
+        top_p=chat_format.top_p,
         eos_token_id=list(stops),
         pad_token_id=config.pad_token_id,
     ).save_pretrained(work)
-
-
-def _check_answers(off: float, dtype: torch.dtype) -> None:
-    band = BANDS.get(dtype, BANDS[torch.bfloat16])
-    if off > band:
-        out = "" if dtype == torch.float32 else Translatable("; say --dtype float32")
-        raise UserError(
-            "the exported model is not kept: its logits are {off:.1e} from the source's (allowed in "
-            "{dtype}: {band:g}){out}",
-            off=off,
-            dtype=spelled(dtype),
-            band=band,
-            out=out,
-        )

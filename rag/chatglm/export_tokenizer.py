@@ -1,8 +1,8 @@
 """ChatGLM's tokenizers as a tokenizer.json, which transformers and every engine read without our code.
 
-SentencePiece's BPE joins the adjacent pair whose *joined* piece scores best, a byte-level or character
-BPE the pair of the least rank. Every split of a piece into two pieces is a merge here, ordered by the
-piece, so that the two differ at most where overlapping splits make the same piece (u v w, uv = vw).
+SentencePiece's BPE joins the adjacent pair whose *joined* piece has the best score, other BPEs the
+pair of the least rank. Every split of a piece into two pieces is a merge here, in the order of the
+pieces, so that the two differ at most if overlapping splits give the same piece (u v w, uv = vw).
 """
 
 import json
@@ -22,10 +22,10 @@ from transformers import PreTrainedTokenizerFast
 
 from ingest.errors import UserError
 from rag.chatglm.chat import TOOL_4, TOOLS_4, encode_chat
-from rag.chatglm.tokenization import MARKS, ROLES
+from rag.chatglm.tokenization import MARKS, ROLES, splits
 
 MARK = "\ufdd0"
-"""A noncharacter of Unicode, which no text is to hold."""
+"""A noncharacter of Unicode, which texts must not contain."""
 
 CHECKS = r"""
 {%- macro data(text) -%}
@@ -47,8 +47,8 @@ CHECKS = r"""
 {%- endif -%}
 """
 
-# As `_rounds` and `glm2`: questions in a row are one, and so are answers; a namespace, for the lists
-# of a sandboxed template can't be added to.
+# As `_rounds` and `glm2`: consecutive questions become one, and so do answers. A namespace is needed
+# because a sandboxed template can't append to lists.
 ROUNDS = r"""
 {%- set ns = namespace(system='', past='', round=1, query='', asked=false, answer='', answered=false) -%}
 {%- for message in messages -%}
@@ -76,8 +76,8 @@ ROUNDS = r"""
 {{ '[gMASK]<sop>' ~ data(ns.system ~ ns.past ~ last ~ answer) }}
 """
 
-# As `_under_role`: the line of the role and the text are two encodings. A SentencePiece text begins
-# with a blank of its own, of which the first is the tokenizer's.
+# As `_under_role`: the role's line and the text are encoded separately. SentencePiece starts each
+# text with a blank; the tokenizer itself adds only the first.
 TURNS_3 = r"""
 {{ '[gMASK]<sop>' }}
 {%- for message in messages -%}
@@ -88,7 +88,7 @@ TURNS_3 = r"""
 {{ '<|assistant|>' if add_generation_prompt else '' }}
 """
 
-# The same; a mark after a line's end is where the exported tokenizer begins a new encoding.
+# The same; at a mark after a line's end, the exported tokenizer starts a new encoding.
 TURNS_4 = r"""
 {{ '[gMASK]<sop>' }}
 {%- for message in messages -%}
@@ -126,13 +126,13 @@ def template_of(generation: int) -> str:
 
 
 def _literal(text: str) -> str:
-    """A Jinja string; the texts hold line ends and no quotes."""
+    """A Jinja string; the texts have line ends but no quotes."""
     return "'" + text.replace("\n", r"\n") + "'"
 
 
 BLANK = "▁"  # SentencePiece's
 NAMES = {"sop": "<sop>", "eop": "<eop>"}
-"""Special words that are written otherwise: `sop` would be found in "philosophy"."""
+"""Special tokens with other names in the export: `sop` would match in "philosophy"."""
 PROBE = (
     {"role": "system", "content": "  只用中文。<|user|>[gMASK] sop</s>"},
     {"role": "user", "content": "你好\n\n世界 "},
@@ -144,8 +144,8 @@ PROBE = (
 def write_tokenizer(ours: Any, generation: int, length: int, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, read them back, compare.
 
-    `ours` is the tokenizer of ChatGLM2, ChatGLM3 or GLM-4, `length` how many ids the model takes.
-    `UserError` where any word of the vocabulary or a prompt becomes other ids than ours.
+    `ours` is the tokenizer of ChatGLM2, ChatGLM3 or GLM-4, `length` the model's window in tokens.
+    Raises `UserError` if a word of the vocabulary or a prompt gets other ids than from `ours`.
     """
     glm4 = generation == 4
     end = "<|endoftext|>" if glm4 else "</s>"
@@ -162,14 +162,14 @@ def write_tokenizer(ours: Any, generation: int, length: int, folder: Path) -> No
     )
     theirs.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    # transformers 5 has another name for it, which 4 does not know; both know this.
+    # transformers 5 writes another name, which 4 does not have; both have this one.
     config = json.loads(path.read_text("utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
     _check(PreTrainedTokenizerFast.from_pretrained(folder), ours, generation)
 
 
 def _pieces(ours: Any) -> Tokenizer:
-    """ChatGLM2's and 3's: SentencePiece's, special words after its pieces."""
+    """ChatGLM2's and 3's: SentencePiece's pieces, then the special tokens."""
     sp = ours.sp
     vocab = {sp.id_to_piece(index): index for index in range(sp.get_piece_size())}
     words = {
@@ -177,11 +177,7 @@ def _pieces(ours: Any) -> Tokenizer:
         for piece, index in vocab.items()
         if not (sp.is_control(index) or sp.is_unknown(index) or sp.is_byte(index))
     }
-    merges: list[tuple[str, str]] = []
-    for piece in sorted(words, key=vocab.__getitem__):
-        splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-        pairs = [pair for pair in splits if words.issuperset(pair)]
-        merges += sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+    merges = list(splits(words, vocab))
     model = BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=False)
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = Sequence([*_unmarked(), Prepend(BLANK), Replace(" ", BLANK)])
@@ -201,7 +197,7 @@ def _pieces(ours: Any) -> Tokenizer:
 
 
 def _bytes(ours: Tokenizer) -> Tokenizer:
-    """GLM-4's, with what its template needs."""
+    """GLM-4's, which also removes the marks of its template."""
     tokenizer = Tokenizer.from_str(ours.to_str())
     tokenizer.normalizer = Sequence(_unmarked())
     line = Split(Regex(rf"(?<=\n){MARK}"), behavior="removed")
@@ -214,23 +210,23 @@ def _unmarked() -> list[Replace]:
 
 
 def _check(theirs: Any, ours: Any, generation: int) -> None:
-    """`UserError` where they differ."""
+    """Raises `UserError` if they differ."""
     words: list[str] = list(ours.get_vocab())
     names = {NAMES.get(word, word) for word in words} if generation < 4 else set(words)
-    strange = sorted(names ^ set(theirs.get_vocab()))
-    if not strange and generation < 4:
+    different = sorted(names ^ set(theirs.get_vocab()))
+    if not different and generation < 4:
         texts = [word.replace(BLANK, " ") for word in words]
-        made = theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        pairs = zip(texts, made, strict=True)
-        strange = [text for text, ids in pairs if ids != ours.encode_data(text)]
-    if not strange:
+        rows = theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        pairs = zip(texts, rows, strict=True)
+        different = [text for text, ids in pairs if ids != ours.encode_data(text)]
+    if not different:
         for chat in (PROBE[1:2], PROBE[1:], PROBE):
-            made = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-            if made != encode_chat(chat, ours, generation):
-                strange.append(str(chat[0]["content"]))
-    if strange:
+            ids = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+            if ids != encode_chat(chat, ours, generation):
+                different.append(str(chat[0]["content"]))
+    if different:
         raise UserError(
-            "the tokenizer can't be written as a tokenizer.json: {strange!r} would become other "
-            "ids; its vocabulary is not of the kind that was published; take the model's own",
-            strange=strange[0],
+            "the tokenizer can't be written as a tokenizer.json: {text!r} would get other ids; its "
+            "vocabulary is not of the kind that was published; use the model's own",
+            text=different[0],
         )

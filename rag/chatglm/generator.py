@@ -1,82 +1,80 @@
-"""A ChatGLM that writes: prefill, then token by token, stopped at any time by closing the iterator.
+"""Generation with a ChatGLM: prefill, then token by token; closing the iterator stops it.
 
-The loop is our own, so that text streams, a seed gives one text on every generation, and nothing
-runs on after the reader has left. Sampling follows transformers' `generate` as upstream's `chat`
-calls it: temperature, then the 50 likeliest, then top-p.
+The loop is our own, so that text streams, a seed gives the same text each time, and nothing keeps
+running after the reader has left. Sampling follows transformers' `generate` as upstream's `chat`
+calls it: temperature, then the 50 likeliest tokens, then top-p. ChatGLM-6B also fills blanks.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.chatglm.adapter import Adapters
-from rag.chatglm.adapter_files import read_adapter
-from rag.chatglm.chat import FORMATS, TEMPLATES, context_of, encode_chat
+from rag.chatglm.adapter_files import Contract, read_adapter
+from rag.chatglm.chat import FORMATS, TEMPLATES, context_of, encode_chat, encode_text
 from rag.chatglm.configuration import CACHE, generation_of, stored_dtype
 from rag.chatglm.loading import load, read_config
 from rag.chatglm.memory import CONTEXT, Mode, Room, check, pick
 from rag.chatglm.tokenization import clean_up, open_tokenizer
 
 REPLACEMENT = "\ufffd"
-# Ends of a text that later words may change: the beginning of a character in bytes (3 at most), of
-# a blank word that ChatGLM-6B spells out, a blank that `clean_up` may still take away (its patterns
-# begin with a blank and have only these characters before their last).
+# Ends of a text that later tokens may change: the first bytes of a character (3 at most), the start
+# of a word that stands for blanks in ChatGLM-6B, or a blank that `clean_up` may still remove (its
+# patterns begin with a blank and have only these characters before their last).
 UNSETTLED = re.compile(r"<(?:n|\|[a-z_0-9]{0,8}\|?)?$")
 SPACED = re.compile(r" [ 'nvr]*$")
 
-TRAINED = ("[[训练时间]]", "2023年")
-LITERALS = {
-    1: (TRAINED,),
-    2: (TRAINED,),
-    3: (TRAINED, ("<|assistant|>", "")),
-    4: (("<|assistant|>", ""),),
-}
+DATE = ("[[训练时间]]", "2023年")
+ROLE = ("<|assistant|>", "")
+LITERALS = {1: (DATE,), 2: (DATE,), 3: (DATE, ROLE), 4: (ROLE,)}
 MARK = re.compile(r"(?<=[\u4e00-\u9fff])[,!:;?]|[,!:;?](?=[\u4e00-\u9fff])")
 FULL_WIDTH = str.maketrans(",!:;?", "，！：；？")
 
 
 class StreamDecoder:
-    """Decodes ids as they come: the pieces joined are what decoding all ids at once gives."""
+    """Decodes ids as they come; the pieces together equal the text of all ids at once."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._clean = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
-        self._ids: list[int] = []  # the last settled id, if any, and what came after it
-        self._settled = ""  # what the first of them decodes to
-        self._given = 0  # characters given out of the text after that
+        self._ids: list[int] = []  # the last settled id, if any, and those after it
+        self._prefix = ""  # the text of the settled id
+        self._start = 0  # where the next piece starts in the text after the prefix
 
     def push(self, index: int) -> str:
-        """The text that is certain now and was not before; often empty."""
+        """The text that has become certain; often empty."""
         self._ids.append(index)
         text = self._text()
         end = self._end(text)
-        piece = text[self._given : end]
-        self._given = end
+        piece, self._start = text[self._start : end], end
         if end == len(text) and text:
             self._settle(index)
         return clean_up(piece) if self._clean else piece
 
     def finish(self) -> str:
         """The rest, when no id follows."""
-        piece = self._text()[self._given :]
-        self._given += len(piece)
+        piece = self._text()[self._start :]
+        self._start += len(piece)
         return clean_up(piece) if self._clean else piece
 
     def _text(self) -> str:
         text = self._tokenizer.decode(self._ids, clean_up_tokenization_spaces=False)
-        return text[len(self._settled) :]
+        return text[len(self._prefix) :]
 
     def _end(self, text: str) -> int:
-        """Up to where `text` stays as it is, whatever follows."""
+        """The end of the part of `text` that no later id can change."""
         whole = text.rstrip(REPLACEMENT)
         end = max(len(whole), len(text) - 3)
         if broken := UNSETTLED.search(text, 0, end):
@@ -86,30 +84,30 @@ class StreamDecoder:
         return end
 
     def _settle(self, index: int) -> None:
-        """Forget the ids before this one, which shows that the text has begun.
+        """Forget the ids before this one, unless it is blank or a part of a character.
 
-        SentencePiece takes the blank off a text's beginning, so a window must begin with an id
-        that is more than blanks.
+        SentencePiece removes the blank at the start of a text, so the ids that are decoded must
+        start with one that is not blank.
         """
         alone = self._tokenizer.decode([index], clean_up_tokenization_spaces=False)
         if alone.strip() and REPLACEMENT not in alone:
-            self._ids, self._settled, self._given = [index], alone, 0
+            self._ids, self._prefix, self._start = [index], alone, 0
 
 
 class Polisher:
-    """`polish`, while the text comes: the pieces joined are what `polish` makes of all of it."""
+    """`polish` for a stream; the pieces together equal `polish` of the whole text."""
 
     def __init__(self, generation: int) -> None:
         self._generation = generation
         self._raw = ""
-        self._given = 0
+        self._start = 0  # where the next piece starts in the polished text
 
     def push(self, piece: str) -> str:
         self._raw += piece
         end = len(self._raw)
         for literal, _ in LITERALS[self._generation]:
-            begun = (n for n in range(len(literal) - 1, 0, -1) if self._raw.endswith(literal[:n]))
-            end = min(end, len(self._raw) - next(begun, 0))
+            cuts = (n for n in range(len(literal) - 1, 0, -1) if self._raw.endswith(literal[:n]))
+            end = min(end, len(self._raw) - next(cuts, 0))
         if self._generation == 1 and self._raw[:end].endswith(tuple(",!:;?")):
             end -= 1  # the character after it decides
         return self._new(end)
@@ -119,15 +117,15 @@ class Polisher:
 
     def _new(self, end: int) -> str:
         text = polish(self._raw[:end], self._generation)
-        piece, self._given = text[self._given :], max(self._given, len(text))
+        piece, self._start = text[self._start :], max(self._start, len(text))
         return piece
 
 
 def polish(text: str, generation: int) -> str:
-    """An answer as upstream shows it: no blanks around it, a date for its placeholder.
+    """An answer as upstream shows it: without blanks around it, and with a date for its placeholder.
 
-    ChatGLM-6B's marks beside Chinese characters become full-width ones. (Upstream does this to the
-    whole text; it shows the last of several parts of ChatGLM3's answer, this all of them.)
+    ChatGLM-6B's punctuation beside Chinese characters becomes full-width. (If ChatGLM3's answer has
+    several parts, upstream shows the last one; this shows all of them.)
     """
     for literal, plain in LITERALS[generation]:
         text = text.replace(literal, plain)
@@ -136,13 +134,13 @@ def polish(text: str, generation: int) -> str:
 
 
 TOP_K = 50
-"""transformers' default when upstream was published; upstream's `chat` leaves it so."""
+"""transformers' default when upstream was published, which upstream's `chat` uses."""
 SAFE = 5
-"""The token that upstream's `InvalidScoreLogitsProcessor` takes where scores are NaN or infinite."""
+"""The token that upstream's `InvalidScoreLogitsProcessor` chooses if scores are NaN or infinite."""
 
 
-class Sampled(Protocol):
-    """How words are picked; None: the generation's own default, temperature 0: the likeliest."""
+class SamplingLike(Protocol):
+    """Sampling settings. None: the generation's default; temperature 0: the likeliest token."""
 
     @property
     def max_new_tokens(self) -> int: ...
@@ -155,59 +153,67 @@ class Sampled(Protocol):
 
 
 class Stopped(Exception):
-    """The reply under way was asked to end."""
+    """The current reply has to end."""
 
 
 class ChatGLMGenerator:
-    """A model of any generation behind `stream`. `context` counts prompt and answer together."""
+    """A model of any generation. `context` is its window in tokens: prompt and answer together."""
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.generation = generation_of(model.config)
         self.context = context_of(model.config)
         self.format = FORMATS[self.generation]
-        self.adapters = Adapters(model)
+        self._contract: Contract | None = None
         self._stop = Event()
-        # Reading a long prompt takes a minute on a CPU: between layers is where it can be left.
-        for layer in max(_lists(model), key=len, default=()):
+        # Reading a long prompt takes a minute on a CPU: it can be stopped between layers.
+        lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+        for layer in max(lists, key=len, default=()):
             layer.register_forward_pre_hook(self._look)
 
-    def use(self, adapter: Path | None) -> tuple[str, ...]:
+    @cached_property
+    def adapters(self) -> Adapters:
+        return Adapters(self.model)
+
+    def use(self, adapter: Path | None) -> tuple[Translatable, ...]:
         """Answer with the adapter in this directory from now on; None: with the model alone.
 
-        What had to be assumed of the adapter comes back, to be told to the person.
+        Returns assumptions about the adapter, to be reported to the user. Raises `UserError` if the
+        adapter is damaged, was made for another model, or changes nothing.
         """
-        name, notes = str(adapter) if adapter else None, ()
-        if adapter and name and name not in self.adapters.contracts:
-            read = read_adapter(adapter)
-            self.adapters.attach(read, name)
-            notes = read.notes
-        self.adapters.activate(name)
+        notes: tuple[Translatable, ...] = ()
+        if adapter:
+            name = str(adapter)
+            if name not in self.adapters.contracts:
+                read = read_adapter(adapter)
+                self.adapters.attach(read, name)
+                notes = read.notes
+            self.adapters.activate(name)
+            self._contract = self.adapters.contracts[name]
+        elif self._contract:
+            self.adapters.activate(None)
+            self._contract = None
         return notes
 
     def encode(self, messages: Sequence[Any]) -> list[int]:
-        """The ids of the prompt, as the active adapter was trained to see it."""
-        if self.adapters.active:
-            contract = self.adapters.contracts[self.adapters.active]
-            messages = TEMPLATES[contract.template](messages)
+        """The ids of the prompt, in the template of the active adapter."""
+        if self._contract:
+            messages = TEMPLATES[self._contract.template](messages)
         return encode_chat(messages, self.tokenizer, self.generation)
 
     def count(self, messages: Sequence[Any]) -> int:
-        """Tokens of the prompt, marks of the conversation's format included."""
+        """Tokens of the prompt, including those of the conversation's format."""
         return len(self.encode(messages))
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        own = self.format.stop_ids(self.tokenizer)
-        active = self.adapters.active
-        return frozenset(own) | frozenset(
-            self.adapters.contracts[active].stop_ids if active else ()
-        )
+        ids = self.format.stop_ids(self.tokenizer)
+        return frozenset(ids + (self._contract.stop_ids if self._contract else ()))
 
-    def stream(self, messages: Sequence[Any], sampling: Sampled) -> Iterator[str]:
-        """The reply piece by piece, as upstream shows it (`stream.polish`).
+    def stream(self, messages: Sequence[Any], sampling: SamplingLike) -> Iterator[str]:
+        """The reply piece by piece, as upstream shows it (`polish`).
 
-        `UserError` where the prompt fills the window, or the model computes no numbers.
+        Raises `UserError` if the prompt fills the window, or if all scores are NaN or infinite.
         """
         decoder, polisher = StreamDecoder(self.tokenizer), Polisher(self.generation)
         stops = self.stop_ids
@@ -221,7 +227,7 @@ class ChatGLMGenerator:
             yield piece
 
     def stop(self) -> None:
-        """End the reply under way as if it were complete, at the next layer of the model."""
+        """End the current reply as if it were complete, at the next layer of the model."""
         self._stop.set()
 
     def _look(self, *_: object) -> None:
@@ -229,76 +235,77 @@ class ChatGLMGenerator:
             raise Stopped
 
     @torch.inference_mode()
-    def tokens(self, prompt: Sequence[int], sampling: Sampled) -> Iterator[int]:
-        """What the model writes behind the prompt, id by id, stop ids too, as long as there is room.
+    def tokens(self, prompt: Sequence[int], sampling: SamplingLike) -> Iterator[int]:
+        """The ids that the model writes after the prompt, stop ids included, until the window or
+        `max_new_tokens` is full.
 
-        Raises `Stopped` after `stop`.
+        Raises `Stopped` after `stop`, and `UserError` as `stream`.
         """
         self._stop.clear()
         if len(prompt) >= self.context:
             raise UserError(
-                "the prompt has {prompt_count} tokens, but the window of {name} holds {context}, the "
-                "answer included; shorten it",
-                prompt_count=len(prompt),
+                "the prompt has {tokens} tokens, but the window of {name} has {context}, including "
+                "the answer; shorten the prompt",
+                tokens=len(prompt),
                 name=self.name,
                 context=self.context,
             )
         ids = torch.tensor([prompt], device=self.model.device)  # [1, S]
-        cache, fed = DynamicCache(), 0
-        pick_one = self._picker(sampling)
+        cache, cached = DynamicCache(), 0
+        draw = self._sampler(sampling)
         for _ in range(min(sampling.max_new_tokens, self.context - len(prompt))):
-            logits = self._step(ids, fed, cache)
-            fed = ids.shape[1]
-            index = pick_one(self._checked(logits))
+            logits = self._step(ids, cached, cache)
+            cached = ids.shape[1]
+            index = draw(self._checked(logits))
             yield index
             ids = torch.cat([ids, ids.new_tensor([[index]])], dim=1)
 
-    def _step(self, ids: Tensor, fed: int, cache: DynamicCache) -> Tensor:
-        """The last position's logits, (V,) float32. The first `fed` ids are in the cache."""
+    def _step(self, ids: Tensor, cached: int, cache: DynamicCache) -> Tensor:
+        """The last position's logits, (V,) float32. The first `cached` ids are in the cache."""
         positions = None
         if self.generation == 1:  # 2-D: they depend on the whole sequence
-            positions = self.model.positions(ids, prefer_mask=True)[..., fed:]
+            positions = self.model.positions(ids, prefer_mask=True)[..., cached:]
         out = self.model(
-            ids[:, fed:], position_ids=positions, use_cache=True, logits_to_keep=1, **{CACHE: cache}
+            ids[:, cached:],
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **{CACHE: cache},
         )
         return out.logits[0, -1].float()
 
     def _checked(self, logits: Tensor) -> Tensor:
-        """As upstream: where a score is NaN or infinite, a harmless token instead."""
+        """The logits; if one is NaN or infinite, those of a harmless token, as upstream."""
         finite = torch.isfinite(logits)
         if finite.all():
             return logits
         if not finite.any():
             raise UserError(
                 "{name} computes NaN instead of scores: its weights are damaged, or its precision "
-                "too small; load it again with --quant none, or fetch the files again",
+                "is too low; load it again with --quant none, or download the files again",
                 name=self.name,
             )
         safe = torch.zeros_like(logits)
         safe[SAFE] = 5e4
         return safe
 
-    def _picker(self, sampling: Sampled) -> Callable[[Tensor], int]:
-        """Logits (V,) -> a token."""
-        own = self.format
-        temperature = own.temperature if sampling.temperature is None else sampling.temperature
-        top_p = own.top_p if sampling.top_p is None else sampling.top_p
+    def _sampler(self, sampling: SamplingLike) -> Callable[[Tensor], int]:
+        """A function from logits (V,) to a token."""
+        default = self.format
+        temperature = default.temperature if sampling.temperature is None else sampling.temperature
+        top_p = default.top_p if sampling.top_p is None else sampling.top_p
         if not temperature:
             return lambda logits: int(logits.argmax())
-        # Drawn on the CPU: a seed gives the same text on every device that scores alike.
-        dice = torch.Generator().manual_seed(sampling.seed)
+        # On the CPU: a seed gives the same text on every device that computes the same scores.
+        random = torch.Generator().manual_seed(sampling.seed)
 
         def draw(logits: Tensor) -> int:
             best, ids = (logits / temperature).topk(min(TOP_K, len(logits)))
             shares = best.softmax(-1).cpu()
             before = shares.cumsum(-1) - shares
-            return int(ids[torch.multinomial(shares * (before < top_p), 1, generator=dice)])
+            return int(ids[torch.multinomial(shares * (before < top_p), 1, generator=random)])
 
         return draw
-
-
-def _lists(model: Any) -> list[nn.ModuleList]:
-    return [module for module in model.modules() if isinstance(module, nn.ModuleList)]
 
 
 def open_generator(
@@ -307,12 +314,12 @@ def open_generator(
     quant: str = "auto",
     adapter: Path | None = None,
     progress: Callable[[float], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Callable[[Translatable], None] | None = None,
 ) -> ChatGLMGenerator:
-    """The generator of a model's directory. `quant` auto takes the mode that fits here.
+    """The generator of a model's directory. `quant` auto chooses the best mode that fits here.
 
-    `progress` is told the share loaded, 0 to 1; `note` what had to be assumed of the adapter. `UserError` before any weight is read where memory
-    does not suffice, with the figures.
+    `progress` takes the share loaded, 0 to 1; `note` takes assumptions about the adapter. Raises
+    `UserError` before any weight is read if there is not enough memory.
     """
     tokenizer = open_tokenizer(directory)
     mode = _mode(directory, quant)
@@ -320,10 +327,9 @@ def open_generator(
         directory, quant=mode.quant, dtype=mode.dtype, device=mode.device, progress=progress
     )
     generator = ChatGLMGenerator(model, tokenizer, name=directory.resolve().name)
-    if adapter:
-        for assumed in generator.use(adapter):
-            if note:
-                note(assumed)
+    for assumption in generator.use(adapter):
+        if note:
+            note(assumption)
     return generator
 
 
@@ -334,6 +340,66 @@ def _mode(directory: Path, quant: str) -> Mode:
         return best.mode
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else stored_dtype(config)
-    chosen: Any = "int4" if quant == "auto" else quant
-    needed = check(config, chosen, device=device, dtype=dtype, room=room, context=context)
-    return replace(needed.mode, quant=chosen)
+    choice: Any = "int4" if quant == "auto" else quant
+    need = check(config, choice, device=device, dtype=dtype, room=room, context=context)
+    return replace(need.mode, quant=choice)
+
+
+SHORT, LONG = "[MASK]", "[gMASK]"
+BLANK = re.compile(r"(\[g?MASK\])")
+
+
+def fill(model: Any, tokenizer: Any, text: str, sampling: SamplingLike) -> str:
+    """`text` with its blanks filled: `[MASK]` with a few words, `[gMASK]` with a long passage.
+
+    Blanks are filled one after another (Du et al. 2022, GLM; as `fill_blanks` of upstream's
+    GLM-130B), short ones first: the model sees the whole text on both sides and writes from `<sop>`
+    on, at the position of the blank, until `<eop>`. `sampling` applies to each blank. Raises
+    `UserError` if there is no blank, the model can't fill blanks, or the text fills its window.
+    """
+    require_filler(model.config)
+    parts, blanks = split_at_blanks(text)
+    writer = ChatGLMGenerator(model, tokenizer, name="ChatGLM-6B")
+    while blanks:
+        # The model takes the first short blank, and a long one only if there is no short one.
+        blank = blanks.index(SHORT) if SHORT in blanks else 0
+        ids = writer.tokens(encode_blanks(parts, blanks, tokenizer), sampling)
+        written = list(takewhile(lambda index: index != tokenizer.eos_token_id, ids))
+        parts[blank] += polish(tokenizer.decode(written), 1) + parts.pop(blank + 1)
+        del blanks[blank]
+    return parts[0]
+
+
+def require_filler(config: PreTrainedConfig) -> None:
+    """Raises `UserError` if the model of `config` does not fill blanks."""
+    generation = generation_of(config)
+    if generation != 1:
+        raise UserError(
+            "the model is ChatGLM of generation {generation}, which only continues text; filling "
+            "blanks needs ChatGLM-6B (the first)",
+            generation=generation,
+        )
+
+
+def split_at_blanks(text: str) -> tuple[list[str], list[str]]:
+    """The texts around the blanks, and the blanks, one fewer; raises `UserError` if there is none."""
+    pieces = BLANK.split(text)
+    if len(pieces) == 1:
+        raise UserError(
+            "the text has no blank; put {short} where a few words are missing, or {long} for a "
+            "whole passage",
+            short=SHORT,
+            long=LONG,
+        )
+    return pieces[::2], pieces[1::2]
+
+
+def encode_blanks(parts: Sequence[str], blanks: Sequence[str], tokenizer: Any) -> list[int]:
+    """The ids of the text and `<sop>`; spaces around a `[MASK]` are dropped, as by upstream."""
+    ids: list[int] = []
+    for before, part, after in zip(("", *blanks), parts, (*blanks, ""), strict=True):
+        part = part.lstrip() if before == SHORT else part
+        part = part.rstrip() if after == SHORT else part
+        ids += encode_text(part, tokenizer)
+        ids += tokenizer.convert_tokens_to_ids([after or "<sop>"])
+    return ids

@@ -1,7 +1,7 @@
-"""A model's directory, by path or by name: found here, else fetched from Hugging Face or ModelScope.
+"""A model's directory, by its path or its name on Hugging Face or ModelScope.
 
-A name without a revision means the copy that was fetched first, whose commit is recorded beside it;
-`name@main` asks for the newest.
+A name without a revision means the copy that was downloaded first, whose commit is recorded beside
+it; `name@main` means the newest.
 """
 
 import json
@@ -19,20 +19,23 @@ from ingest.errors import UserError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 RECORD = "origin.json"
-"""Beside the files. It is written last, so it also says that all of them are there."""
-KINDS = (".safetensors", ".bin")  # of weights, the preferred one first; the other is left out
-READ = (".json", ".model", ".txt", ".jinja")
-"""What else of a model is read. Code (*.py) is neither run nor fetched."""
+"""A file beside the model's. It is written last, so it also shows that all of them are complete."""
+KINDS = (
+    ".safetensors",
+    ".bin",
+)  # of weights; the second is only downloaded if the first is missing
+OTHERS = (".json", ".model", ".txt", ".jinja")
+"""Other files that are needed. Code (*.py) is neither run nor downloaded."""
 MODELSCOPE = "modelscope:"
 MODELSCOPE_ADDRESS = "https://www.modelscope.cn"
 BRANCH = "master"  # ModelScope's default
 PIECE = 1 << 20
-SECONDS = 30  # without a byte, after which a connection is given up
+SECONDS = 30  # without a byte until a connection is closed
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a directory's files come from."""
+    """The source of a directory's files."""
 
     hub: str
     name: str
@@ -44,7 +47,7 @@ class Origin:
 
 
 def origin(directory: Path) -> Origin | None:
-    """What was recorded when the directory was fetched; None if `fetch` did not write it."""
+    """The record of the download; None if `fetch` did not write the directory."""
     try:
         return Origin(**json.loads((directory / RECORD).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -55,44 +58,43 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
     """The directory of a model: `name` is a path, `owner/name[@revision]` on the Hugging Face hub, or
     `modelscope:owner/name[@revision]`.
 
-    The files may also be put by hand into `cache/owner/name`. Without `weights` the directory holds
-    config.json, and perhaps the rest. What has arrived is not fetched again: of Hugging Face's whole
-    files, of ModelScope's each byte. Raises `UserError` if there is no such model, or no copy and no
-    network.
+    Users may also put the files into `cache/owner/name`. Without `weights`, only config.json is sure
+    to be there. A new try downloads only what is missing: whole files from Hugging Face, bytes from
+    ModelScope. Raises `UserError` if there is no such model, or neither a copy nor a network.
     """
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path
     repository, _, revision = name.removeprefix(MODELSCOPE).partition("@")
-    by_hand = cache / repository
+    folder = cache / repository
     if not NAME.fullmatch(repository):
         raise UserError(
             "there is no folder {name}; give a model's folder, or its name on a hub: owner/name",
             name=name,
         )
-    if not revision and (by_hand / "config.json").is_file():
-        return by_hand
-    at_modelscope = name.startswith(MODELSCOPE)
-    hub = (ModelScope if at_modelscope else HuggingFace)(repository, revision, cache, endpoint)
+    if not revision and (folder / "config.json").is_file():
+        return folder
+    kind = ModelScope if name.startswith(MODELSCOPE) else HuggingFace
+    hub = kind(repository, revision, cache, endpoint)
     try:
         return hub.copy(weights) or hub.download(weights)
     except (ConnectionError, TimeoutError, URLError) as error:
         why = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
         raise UserError(
             "{name} is not on this machine and {endpoint} can't be reached ({why}); on a machine "
-            "with network get {page} (all but *.py; of weights the *.safetensors, or the *.bin "
-            "if there are none) and put the files into {by_hand}",
+            "with a network, download {page} (all files but *.py; of the weights the *.safetensors, "
+            "or the *.bin if there are none) and put the files into {folder}",
             name=name,
             endpoint=hub.endpoint,
             why=why,
             page=hub.page,
-            by_hand=by_hand,
+            folder=folder,
         ) from None
 
 
 class HuggingFace:
-    """Through Hugging Face's own library, which honours HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, and
-    whose cache other tools share."""
+    """Downloads with Hugging Face's library, which honours HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE
+    and shares its cache with other tools."""
 
     def __init__(self, name: str, revision: str, cache: Path, endpoint: str | None) -> None:
         from huggingface_hub import constants
@@ -103,42 +105,43 @@ class HuggingFace:
         self.offline = constants.HF_HUB_OFFLINE
 
     def copy(self, weights: bool) -> Path | None:
-        """The directory that was fetched first, or that of a commit; None if there is none. Offline
-        any copy will do, also one that another tool fetched."""
+        """The directory that was downloaded first, or that of a commit; None if there is none.
+        Offline, another tool's copy is taken too."""
         from huggingface_hub import try_to_load_from_cache
 
         if self.revision and not self.offline and not COMMIT.fullmatch(self.revision):
-            return None  # a branch or tag: ask where it is now
+            return None  # a branch or tag may have moved
         needed = RECORD if weights and not self.offline else "config.json"
-        found = try_to_load_from_cache(self.name, needed, revision=self.revision or None)
-        return Path(found).parent if isinstance(found, str) else None
+        path = try_to_load_from_cache(self.name, needed, revision=self.revision or None)
+        return Path(path).parent if isinstance(path, str) else None
 
     def download(self, weights: bool) -> Path:
-        """The directory, fetched behind a progress bar; `ConnectionError` if that is not possible."""
+        """Download with a progress bar; raises `ConnectionError` if that is not possible."""
         from huggingface_hub import HfApi, errors, snapshot_download
 
         name, revision = self.name, self.revision or None
         try:
             info = HfApi(endpoint=self.endpoint).model_info(name, revision=revision)
             names = _wanted([file.rfilename for file in info.siblings or []], weights)
-            fetched = snapshot_download(
+            directory = snapshot_download(
                 name, revision=revision, allow_patterns=names, endpoint=self.endpoint
             )
-        except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
-            known = isinstance(error, errors.RevisionNotFoundError)
-            raise _absent(name, self.revision if known else "", self.endpoint) from None
+        except errors.RevisionNotFoundError:
+            raise _absent(name, self.revision, self.endpoint) from None
+        except errors.RepositoryNotFoundError:
+            raise _absent(name, "", self.endpoint) from None
         except errors.OfflineModeIsEnabled:
             raise ConnectionError("HF_HUB_OFFLINE is set") from None
         except (errors.HfHubHTTPError, errors.HTTPError, errors.LocalEntryNotFoundError) as error:  # pyright: ignore[reportPrivateImportUsage]  (httpx's, or httpx2's, by version)
             raise ConnectionError(str(error)) from None
-        directory = Path(fetched)
         if weights:
-            Origin(self.endpoint, name, directory.name).save(directory)
-        return directory
+            Origin(self.endpoint, name, Path(directory).name).save(Path(directory))
+        return Path(directory)
 
 
 class ModelScope:
-    """Through ModelScope's plain HTTP interface: a list of files with their hashes, and the files."""
+    """Downloads with ModelScope's plain HTTP interface: a list of files with their hashes, and the
+    files."""
 
     def __init__(self, name: str, revision: str, cache: Path, endpoint: str | None) -> None:
         self.name, self.revision = name, revision
@@ -148,13 +151,13 @@ class ModelScope:
         self.directory = cache / "modelscope" / (f"{name}@{revision}" if revision else name)
 
     def copy(self, weights: bool) -> Path | None:
-        """The directory that was fetched before; None if there is none."""
-        done = origin(self.directory) if weights else (self.directory / "config.json").is_file()
-        return self.directory if done else None
+        """The directory that was downloaded before; None if there is none."""
+        complete = origin(self.directory) if weights else (self.directory / "config.json").is_file()
+        return self.directory if complete else None
 
     def download(self, weights: bool) -> Path:
-        """The directory, fetched behind a progress bar, each file checked by its hash. Raises
-        `ConnectionError`, `TimeoutError` or `URLError` if ModelScope can't be reached."""
+        """Download with a progress bar and check each file's hash. Raises `ConnectionError`,
+        `TimeoutError` or `URLError` if ModelScope can't be reached."""
         from huggingface_hub import constants
         from huggingface_hub.utils import tqdm
 
@@ -162,11 +165,11 @@ class ModelScope:
             raise ConnectionError("HF_HUB_OFFLINE is set")
         revision = self.revision or BRANCH
         files = {file["Path"]: file for file in self._list(revision)}
-        chosen = [files[path] for path in _wanted(list(files), weights)]
+        selection = [files[path] for path in _wanted(list(files), weights)]
         self.directory.mkdir(parents=True, exist_ok=True)
-        total = sum(int(file["Size"]) for file in chosen)
+        total = sum(int(file["Size"]) for file in selection)
         with tqdm(total=total, unit="B", unit_scale=True, desc=self.name, disable=None) as bar:
-            for file in chosen:
+            for file in selection:
                 query = urlencode({"Revision": revision, "FilePath": file["Path"]})
                 _get_file(f"{self.api}?{query}", self.directory / file["Path"], file, bar)
         if weights:
@@ -186,30 +189,37 @@ class ModelScope:
                     raise _absent(self.name, self.revision, self.endpoint) from None
                 raise ConnectionError(str(error)) from None
         except (ValueError, KeyError, TypeError):
-            raise ConnectionError("its answer is not ModelScope's") from None
+            raise ConnectionError("the answer is not ModelScope's") from None
         return [file for file in files if file.get("Type") != "tree" and "/" not in file["Path"]]
 
 
 def _get_file(url: str, path: Path, file: dict[str, Any], bar: Any) -> None:
-    """Put the whole file at `path`; what an earlier try has of it is kept."""
+    """Download a file to `path`, after the bytes that an earlier try has left."""
     size = int(file["Size"])
     if path.is_file() and path.stat().st_size == size:
         bar.update(size)
         return
     part = path.with_name(f"{path.name}.incomplete")
-    have = part.stat().st_size if part.is_file() else 0
-    if have < size:
-        have = _append(url, part, have, bar)
+    start = part.stat().st_size if part.is_file() else 0
+    if start < size:
+        request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        with urlopen(request, timeout=SECONDS) as answer:
+            partial = answer.status == 206
+            bar.update(start if partial else 0)
+            with part.open("ab" if partial else "wb") as out:
+                while piece := answer.read(PIECE):
+                    bar.update(out.write(piece))
+                end = out.tell()
+        if end < size:  # the part stays for the next try
+            raise ConnectionError(f"{file['Path']} ended after {end} of {size} bytes")
     else:
-        bar.update(have)
-    if have < size:  # stays for the next try
-        raise ConnectionError(f"{file['Path']} ended after {have} of {size} bytes")
+        bar.update(start)
     with part.open("rb") as data:
         found, expected = file_digest(data, "sha256").hexdigest(), file.get("Sha256")
     if expected and found != expected:
         part.unlink()
         raise UserError(
-            "{file} arrived with the hash {found}, ModelScope lists {expected}; try again",
+            "{file} arrived with the hash {found}, but ModelScope lists {expected}; try again",
             file=file["Path"],
             found=found,
             expected=expected,
@@ -217,38 +227,21 @@ def _get_file(url: str, path: Path, file: dict[str, Any], bar: Any) -> None:
     part.replace(path)
 
 
-def _append(url: str, part: Path, have: int, bar: Any) -> int:
-    """Fetch what `part` lacks beyond its `have` bytes; how many it has then."""
-    request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urlopen(request, timeout=SECONDS) as answer:
-        resumed = answer.status == 206
-        bar.update(have if resumed else 0)
-        with part.open("ab" if resumed else "wb") as out:
-            while piece := answer.read(PIECE):
-                bar.update(out.write(piece))
-            return out.tell()
-
-
 def _wanted(names: list[str], weights: bool) -> list[str]:
-    """Which of a repository's files are fetched; `UserError` if it holds no config.json."""
+    """The files to download of a repository; raises `UserError` if it holds no config.json."""
     if "config.json" not in names:
-        raise UserError("the repository holds no config.json, so it is no model; check the name")
+        raise UserError("the repository holds no config.json, so it is not a model; check the name")
     if not weights:
         return ["config.json"]
     kind = next((kind for kind in KINDS if any(name.endswith(kind) for name in names)), KINDS[0])
-    others = tuple(f"{other}.index.json" for other in KINDS if other != kind)
-    return [
-        name
-        for name in names
-        if "/" not in name
-        and (name.endswith((kind, *READ)) or "LICENSE" in name)
-        and not name.endswith(others)
-        and name != RECORD
-    ]
+    unused = tuple(f"{other}.index.json" for other in KINDS if other != kind)
+    names = [name for name in names if "/" not in name and name != RECORD]
+    names = [name for name in names if name.endswith((kind, *OTHERS)) or "LICENSE" in name]
+    return [name for name in names if not name.endswith(unused)]
 
 
 def _absent(name: str, revision: str, address: str) -> UserError:
-    """That a hub has no such model, or not this revision of it."""
+    """The error that a hub has no such model, or not this revision of it."""
     if revision:
         return UserError(
             "{name} has no revision {revision!r} at {address}; leave @{revision} out, or give a "

@@ -1,4 +1,4 @@
-"""A model's directory -> the model: module by module, so that no more than one is held twice."""
+"""A model's directory -> the model: module by module, so that at most one is held twice."""
 
 import ctypes
 import json
@@ -23,18 +23,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ingest.errors import UserError
 from rag.chatglm.configuration import generation_of, stored_dtype, upstream_config
-from rag.chatglm.quantize import DequantizedLinear, Packed, PackedEmbedding
-from rag.chatglm.weights import Piece, Source, pieces, to_upstream
+from rag.chatglm.quantize import DequantizedLinear, Packed, PackedEmbedding, PackedLinear, one_pool
+from rag.chatglm.weights import Piece, WeightSource, pieces, to_upstream
 
 Quant = Literal["none", "int4", "int8", "nf4"]
 Progress = Callable[[float], None]
 LAST = ("down_proj", "dense_4h_to_h")  # a layer's last linear
-MAKERS = 2
-"""Layers that ONNX Runtime puts in its own order at a time; each is held twice meanwhile."""
-# What transformers reports of a loading; ours raises where there is anything to report.
-NOTHING_LEFT = dict.fromkeys(
-    ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"), ()
-)
+THREADS = 2
+"""Layers that ONNX Runtime reorders at the same time; each is held twice meanwhile."""
+REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+"""What transformers reports of loading; all of it is empty here, since ours raises instead."""
 
 
 def load(
@@ -46,45 +44,43 @@ def load(
     kernels: bool = True,
     progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """The model in evaluation mode. `quant` None keeps what is stored.
+    """The model in evaluation mode. If `quant` is None, weights stay as they are stored.
 
-    `int4` and `int8` compute from codes, made here unless they are stored; on CUDA `int8` and `nf4`
-    of float checkpoints are bitsandbytes'. `none` computes in floats, without rounding activations,
-    also from stored codes. `dtype` is that of everything else: float32 on CPU, else the
-    checkpoint's. Without `kernels` codes are made floats for each product, which training needs:
-    its backward pass has the weight at hand, which a kernel computes slowly. `progress` is told the
-    share done, 0 to 1. `UserError` where the directory is incomplete, damaged, of another family,
-    or holds other codes than asked for.
+    `int4` and `int8` compute with codes, which are made here unless they are stored; on CUDA, `int8`
+    and `nf4` of float checkpoints are bitsandbytes'. `none` computes in floats, without rounding
+    activations, also from stored codes. `dtype` is that of everything else: float32 on the CPU,
+    otherwise the checkpoint's. Without `kernels`, codes become floats for each product, which
+    training needs: its backward pass takes the weight, which a kernel computes slowly. `progress`
+    takes the share that is loaded, 0 to 1. Raises `UserError` if the directory is incomplete,
+    damaged, of another family, or holds codes of other bits.
     """
     config = read_config(directory)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else stored_dtype(config))
-    source = Source.open(directory, config)
+    source = WeightSource.open(directory, config)
     stored = source.bits
     if stored and quant not in (None, "none", f"int{stored}"):
         raise UserError(
-            "{directory} holds int{stored} weights, which can't be made {quant}; leave --quant "
-            "out, or name the directory of the float16 model",
+            "{directory} holds int{stored} weights, which can't be converted to {quant}; leave "
+            "--quant out, or give the folder of the float16 model",
             directory=directory,
             stored=stored,
             quant=quant,
         )
     if not stored and (quant == "nf4" or (quant == "int8" and device != "cpu")):
         model = _bitsandbytes(directory, config, quant, dtype, device)
-        _keep_order(model, kernels=kernels)
-        return model
+        return _keep_order(model, kernels=kernels)
     bits = {"int4": 4, "int8": 8}.get(quant or "") if not stored else None
     packed = kernels and device == "cpu" and (bits or (stored and quant != "none"))
     # Published checkpoints leave the head in floats, the largest matrix of all.
     head = bits or (8 if packed else None)
     model = empty(config)
-    parts = pieces(model, source, bits, head)
-    fill_in(model, parts, dtype=dtype, packed=bool(packed), progress=progress)
+    fill_in(model, pieces(model, source, bits, head, progress), dtype=dtype, packed=bool(packed))
     return _finish(model, directory, dtype).to(device)  # type: ignore[arg-type]  (a stub of torch's)
 
 
 def read_config(directory: Path) -> PreTrainedConfig:
-    """The config.json as a config object; `UserError` where it is missing, broken or unknown."""
+    """The config.json as a config object; raises `UserError` if it is missing, broken or unknown."""
     if not (directory / "config.json").is_file():
         raise UserError("{directory} holds no model: config.json is missing", directory=directory)
     try:
@@ -100,35 +96,30 @@ def read_config(directory: Path) -> PreTrainedConfig:
 
 def empty(config: PreTrainedConfig) -> PreTrainedModel:
     """The model without weights: its parameters have shapes but no memory."""
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with init_empty_weights():
-        return _class_of(config)(config)
+        return kind(config)
 
 
 def fill_in(
-    model: PreTrainedModel,
-    parts: Iterator[tuple[str, Piece]],
-    *,
-    dtype: torch.dtype,
-    packed: bool,
-    progress: Progress | None = None,
+    model: PreTrainedModel, parts: Iterator[tuple[str, Piece]], *, dtype: torch.dtype, packed: bool
 ) -> None:
-    """Give the modules their tensors as `dtype`; linear layers of codes become `PackedLinear`,
-    or `DequantizedLinear` where not `packed`."""
+    """Give the modules their tensors as `dtype`. Linear layers of codes become `PackedLinear`, or
+    `DequantizedLinear` if not `packed`."""
     if packed:
-        from rag.chatglm.quantize import one_pool
-
-        one_pool()  # before threads ask for it
-    total = sum(parameter.numel() for parameter in model.parameters())
-    done = 0
-    making: deque[tuple[str, Future[nn.Module]]] = deque()
-    with ThreadPoolExecutor(MAKERS) as makers:
+        one_pool()  # before threads need it
+    pending: deque[tuple[str, Future[nn.Module]]] = deque()
+    with ThreadPoolExecutor(THREADS) as threads:
         for path, piece in parts:
             module, weight = model.get_submodule(path), piece.get("weight")
-            done += sum(parameter.numel() for parameter in module.parameters(recurse=False))
             if isinstance(weight, Packed):
-                _tell_codes(model.config, path, weight)
-                made = makers.submit(_of_codes, module, weight, piece.get("bias"), dtype, packed)
-                making.append((path, made))
+                prefix = "head_" if path == "lm_head" else ""  # as `save_pretrained` will write it
+                codes = {f"{prefix}bits": weight.bits, f"{prefix}block": weight.block}
+                model.config.packed = (getattr(model.config, "packed", None) or {}) | codes
+                bias = piece.get("bias")
+                pending.append(
+                    (path, threads.submit(_of_codes, module, weight, bias, dtype, packed))
+                )
             elif isinstance(module, nn.Embedding) and packed:
                 model.set_submodule(path, StoredEmbedding(weight, module.padding_idx, dtype))
             else:
@@ -136,19 +127,17 @@ def fill_in(
                     assert isinstance(tensor, Tensor)
                     floating = tensor.is_floating_point()
                     setattr(module, kind, nn.Parameter(tensor.to(dtype) if floating else tensor))
-            if len(making) > MAKERS:
-                path, made = making.popleft()
-                model.set_submodule(path, made.result())
+            if len(pending) > THREADS:
+                path, layer = pending.popleft()
+                model.set_submodule(path, layer.result())
                 if packed and path.endswith(LAST):
-                    _give_back()
-            if progress:
-                progress(done / total)
-        for path, made in making:
-            model.set_submodule(path, made.result())
+                    _trim_heap()
+        for path, layer in pending:
+            model.set_submodule(path, layer.result())
 
 
 class StoredEmbedding(nn.Embedding):
-    """Rows are cast when they are looked up, so that the table may stay a mapped file."""
+    """Casts rows when they are looked up, so that the table may stay a mapped file."""
 
     def __init__(self, weight: Any, padding_idx: int | None, dtype: torch.dtype) -> None:
         super().__init__(*weight.shape, padding_idx=padding_idx, _weight=weight, _freeze=True)
@@ -159,15 +148,15 @@ class StoredEmbedding(nn.Embedding):
 
 
 class Native:
-    """`from_pretrained` and `save_pretrained` of both layouts, for a `PreTrainedModel`."""
+    """`from_pretrained` and `save_pretrained` in both layouts, for a `PreTrainedModel`."""
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As transformers', also from upstream's directories; a float or stored-code checkpoint.
+        """As transformers', also from upstream's directories.
 
-        Stored codes are computed with in floats; `load` has the fast kernels.
+        Stored codes become floats for each product; `load` has the fast kernels.
         """
         directory = Path(pretrained_model_name_or_path or "")
         if pretrained_model_name_or_path is None:
@@ -179,7 +168,7 @@ class Native:
                 directory=directory,
             )
         config = kwargs.pop("config", None) or read_config(directory)
-        source = Source.open(directory, config)
+        source = WeightSource.open(directory, config)
         if kwargs.get("quantization_config") or kwargs.get("device_map"):
             return _through_transformers(cls, source, kwargs)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype")) or "auto"
@@ -189,9 +178,9 @@ class Native:
             config._attn_implementation = kwargs["attn_implementation"]
         with init_empty_weights():
             model: Any = cls(config)  # type: ignore[call-arg]
-        fill_in(model, pieces(model, source, None, None), dtype=dtype, packed=False)
+        fill_in(model, pieces(model, source), dtype=dtype, packed=False)
         model = _finish(model, directory, dtype)
-        return (model, dict(NOTHING_LEFT)) if kwargs.get("output_loading_info") else model
+        return (model, dict.fromkeys(REPORT, ())) if kwargs.get("output_loading_info") else model
 
     def save_pretrained(
         self, save_directory: Any, *args: Any, upstream: bool = False, **kwargs: Any
@@ -210,24 +199,10 @@ class Native:
             (Path(save_directory) / "config.json").write_text(text, "utf-8")
 
 
-def _class_of(config: PreTrainedConfig) -> Any:
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-
-
-def _give_back() -> None:
-    """Return to the system what malloc keeps of freed buffers: a quarter of what loading holds.
-
-    (Where malloc is glibc's; others return it themselves.)
-    """
+def _trim_heap() -> None:
+    """Return freed buffers that glibc's malloc keeps to the system: a quarter of what loading holds."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
-
-
-def _tell_codes(config: PreTrainedConfig, path: str, weight: Packed) -> None:
-    """Let the config say how its weights are stored, as `save_pretrained` will write it."""
-    of = "head_" if path == "lm_head" else ""
-    codes = {f"{of}bits": weight.bits, f"{of}block": weight.block}
-    config.packed = (getattr(config, "packed", None) or {}) | codes
 
 
 def _of_codes(
@@ -236,11 +211,7 @@ def _of_codes(
     if isinstance(module, nn.Embedding):
         return PackedEmbedding(weight, dtype)
     bias = None if bias is None else bias.to(dtype)
-    if not packed:
-        return DequantizedLinear(weight, bias)
-    from rag.chatglm.quantize import PackedLinear  # loads onnxruntime
-
-    return PackedLinear(weight, bias)
+    return PackedLinear(weight, bias) if packed else DequantizedLinear(weight, bias)
 
 
 def _finish(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -256,31 +227,33 @@ def _finish(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> PreT
 def _bitsandbytes(
     directory: Path, config: PreTrainedConfig, quant: str | None, dtype: torch.dtype, device: str
 ) -> PreTrainedModel:
-    how = BitsAndBytesConfig(
+    quantization = BitsAndBytesConfig(
         load_in_8bit=quant == "int8",
         load_in_4bit=quant == "nf4",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
     )
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     options = {"config": config, "dtype": dtype, "device_map": {"": device}}
-    return _class_of(config).from_pretrained(directory, quantization_config=how, **options).eval()
+    return model.from_pretrained(directory, quantization_config=quantization, **options).eval()
 
 
-def _keep_order(model: PreTrainedModel, *, kernels: bool) -> None:
-    """Let bitsandbytes leave its codes in order, where it would fail or compute wrongly otherwise.
+def _keep_order(model: PreTrainedModel, *, kernels: bool) -> PreTrainedModel:
+    """Keep bitsandbytes from reordering its codes if it would then fail or compute wrongly.
 
-    On CPUs with AVX512-BF16 a 4-bit layer reorders them when it first answers, for a kernel that
-    takes 32 rows and 64 columns at a time, and its backward pass reads them as if they had stayed.
+    On CPUs with AVX512-BF16, a 4-bit layer reorders them at its first call, for a kernel that takes
+    32 rows and 64 columns at a time, but its backward pass reads them in the original order.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             linear: Any = module
             whole = linear.out_features % 32 == 0 and linear.in_features % 64 == 0
             linear.support_avx512bf16_for_cpu &= kernels and whole
+    return model
 
 
-def _through_transformers(kind: Any, source: Source, options: dict[str, Any]) -> Any:
-    """transformers' own loading, over a table of this checkpoint's tensors by native names."""
+def _through_transformers(kind: Any, source: WeightSource, options: dict[str, Any]) -> Any:
+    """transformers' own loading, of this checkpoint's tensors by native names."""
     if source.bits:
         raise UserError(
             "the checkpoint is int{bits} already; leave quantization_config and device_map out",
@@ -290,7 +263,7 @@ def _through_transformers(kind: Any, source: Source, options: dict[str, Any]) ->
         model = kind(source.config)
     state = {
         f"{path}.{name}": tensor
-        for path, piece in pieces(model, source, None, None)
+        for path, piece in pieces(model, source)
         for name, tensor in piece.items()
     }
     for known in ("_from_auto", "adapter_kwargs", "trust_remote_code", "output_loading_info"):

@@ -1,8 +1,8 @@
 """LoRA's tensors -> what each linear layer of a model adds to its output.
 
-An adapter may name upstream's modules or transformers' (`weights.py`): where upstream's one linear
-is three here, they share A and have the rows of B in order. It is applied by forward hooks, so that
-a base of any kind (float, packed, bitsandbytes) is left as it is.
+An adapter may name upstream's modules or transformers' (`weights.py`). If one linear layer of
+upstream's is three here, they share A and take the rows of B in order. Forward hooks apply it, so
+that a base of any kind (float, packed, bitsandbytes) stays as it is.
 """
 
 import math
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ingest.errors import UserError
-from rag.chatglm.weights import Rows, upstream_of
+from ingest.i18n import Translatable
+from rag.chatglm.weights import ModuleRows, upstream_of
 
 Names = str | tuple[str, ...]
 """A regular expression for whole module names, or ends of them."""
 
-# Fields that change nothing once an adapter is trained, or whose default is not empty.
+# Fields without an effect once an adapter is trained, or whose default is not empty.
 WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode",
     "init_lora_weights", "lora_dropout", "megatron_core", "peft_type", "peft_version",
@@ -38,7 +39,7 @@ PLAIN = (None, True, False, "gaussian", "orthogonal", "eva")
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What is kept of PEFT's class of this name. Module names are those the adapter was made on."""
+    """The fields of PEFT's class that have an effect, with the adapter's own names of modules."""
 
     rank: int
     alpha: float
@@ -53,41 +54,39 @@ class LoraConfig:
     bias: bool = False
     """Whether B has a bias (PEFT's `lora_bias`)."""
     base: str = ""
-    """Where the base was, as the trainer wrote it."""
+    """The path of the base, as the trainer wrote it."""
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "LoraConfig":
-        """`UserError` names a field that is not supported."""
-        _refuse(data)
+        """From adapter_config.json; raises `UserError` if a field is not supported."""
+        _check_fields(data)
+        layers, pattern = data.get("layers_to_transform"), data.get("layers_pattern") or ()
         try:
-            return cls._of(data)
+            return cls(
+                rank=int(data.get("r", 8)),
+                alpha=float(data.get("lora_alpha", 8)),
+                # PEFT's own default for a model of type "chatglm"
+                targets=_names(data.get("target_modules") or ("query_key_value",)),
+                excluded=_names(data.get("exclude_modules") or ()),
+                layers=(layers,) if isinstance(layers, int) else tuple(layers) if layers else None,
+                layers_pattern=(pattern,) if isinstance(pattern, str) else tuple(pattern),
+                rank_pattern={str(k): int(v) for k, v in (data.get("rank_pattern") or {}).items()},
+                alpha_pattern={
+                    str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()
+                },
+                rslora=bool(data.get("use_rslora")),
+                dora=bool(data.get("use_dora")),
+                bias=bool(data.get("lora_bias")),
+                base=str(data.get("base_model_name_or_path") or ""),
+            )
         except (TypeError, ValueError, AttributeError) as error:
             raise _unsupported("r, lora_alpha or target_modules", str(error)) from None
-
-    @classmethod
-    def _of(cls, data: Mapping[str, Any]) -> "LoraConfig":
-        layers = data.get("layers_to_transform")
-        return cls(
-            rank=int(data.get("r", 8)),
-            alpha=float(data.get("lora_alpha", 8)),
-            # PEFT's own default for a model of type "chatglm"
-            targets=_names(data.get("target_modules") or ("query_key_value",)),
-            excluded=_names(data.get("exclude_modules") or ()),
-            layers=(layers,) if isinstance(layers, int) else tuple(layers) if layers else None,
-            layers_pattern=_listed(data.get("layers_pattern") or ()),
-            rank_pattern={str(k): int(v) for k, v in (data.get("rank_pattern") or {}).items()},
-            alpha_pattern={str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()},
-            rslora=bool(data.get("use_rslora")),
-            dora=bool(data.get("use_dora")),
-            bias=bool(data.get("lora_bias")),
-            base=str(data.get("base_model_name_or_path") or ""),
-        )
 
     def rank_of(self, module: str) -> int:
         return _by_pattern(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
-        """What BA is multiplied by: alpha / r, or alpha / sqrt(r) of rsLoRA."""
+        """The factor of BA: alpha / r, or alpha / sqrt(r) for rsLoRA."""
         rank = self.rank_of(module)
         return _by_pattern(self.alpha_pattern, module, self.alpha) / (
             math.sqrt(rank) if self.rslora else rank
@@ -106,11 +105,11 @@ class LoraConfig:
 
     def _layer_of(self, module: str) -> int | None:
         patterns = self.layers_pattern or (r"[^.]*",)
-        found = (re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module) for pattern in patterns)
-        return next((int(match[1]) for match in found if match), None)
+        matches = (re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module) for pattern in patterns)
+        return next((int(match[1]) for match in matches if match), None)
 
 
-def _refuse(data: Mapping[str, Any]) -> None:
+def _check_fields(data: Mapping[str, Any]) -> None:
     kind = data.get("peft_type", "LORA")
     if kind != "LORA":
         raise UserError(
@@ -141,10 +140,6 @@ def _names(value: str | Iterable[str]) -> Names:
     return value if isinstance(value, str) else tuple(value)
 
 
-def _listed(value: str | Iterable[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
 def _matches(names: Names, module: str) -> bool:
     if isinstance(names, str):
         return re.fullmatch(names, module) is not None
@@ -152,40 +147,40 @@ def _matches(names: Names, module: str) -> bool:
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """The value of the first pattern that ends the name, as PEFT's `get_pattern_key`."""
+    """The value of the first pattern that matches the name's end, as PEFT's `get_pattern_key`."""
     return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)
 
 
 UPSTREAM = ("transformer.encoder.", "transformer.output_layer")
-"""How upstream's names of ChatGLM2, ChatGLM3 and GLM-4 begin."""
+"""Prefixes of upstream's names in ChatGLM2, ChatGLM3 and GLM-4."""
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The tensors of one module: W' = W + scale * BA; of DoRA, its rows scaled to `magnitude`."""
+    """The tensors of one module: W' = W + scale * BA, its rows scaled to `magnitude` for DoRA."""
 
     a: Tensor
     """[rank, in]"""
     b: Tensor
     """[out, rank]"""
     bias: Tensor | None = None
-    """[out]: B's own."""
+    """[out], of B."""
     magnitude: Tensor | None = None
-    """[out]: DoRA's."""
+    """[out], DoRA's."""
 
     def tensors(self) -> list[Tensor]:
         return [t for t in (self.a, self.b, self.bias, self.magnitude) if t is not None]
 
 
 class Delta:
-    """A linear layer's forward hook: adds what LoRA or DoRA adds to its output."""
+    """A forward hook that adds LoRA's or DoRA's term to a linear layer's output."""
 
     def __init__(self, a: Tensor, b: Tensor, bias: Tensor | None, gain: Tensor | None) -> None:
         self.a, self.b, self.bias = a, b, bias
         self.gain = gain
-        """[out]: the factor that DoRA gives the base's rows; None for LoRA."""
+        """[out], DoRA's factor of the base's rows; None for LoRA."""
         self.used = False
-        """Whether the layer was called since."""
+        """Whether the layer has been called."""
 
     def __call__(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         self.used = True
@@ -200,30 +195,34 @@ class Delta:
 def deltas(
     model: Any, modules: Mapping[str, Factors], config: LoraConfig
 ) -> list[tuple[nn.Module, Delta]]:
-    """The hook of each linear layer that the adapter changes; `UserError` as `placed`."""
-    linears = ((model.get_submodule(name), part) for name, part in placed(model, modules, config))
+    """Each linear layer that the adapter changes, with its hook. Raises as `layer_factors`."""
+    parts = layer_factors(model, modules, config)
+    linears = ((model.get_submodule(name), part) for name, part in parts)
     return [(linear, _delta(linear, part, model)) for linear, part in linears]
 
 
-def placed(
+def layer_factors(
     model: Any, modules: Mapping[str, Factors], config: LoraConfig
 ) -> list[tuple[str, Factors]]:
-    """The linear layers that the adapter changes: of each its name, and its rows in float32 with
-    the scale multiplied into B. The model's weights are not looked at, only their shapes.
+    """The name of each linear layer that the adapter changes, and its factors in float32 with the
+    scale multiplied into B. Of the model's weights only the shapes are used.
 
-    `UserError` where a tensor has no place in the model or another shape, where one is missing or
-    not finite, or where all of B is zero.
+    Raises `UserError` if a tensor has no place in the model or another shape, if one is missing or
+    not finite, or if all of B is zero.
     """
     linears = {
         name: module
         for name, module in model.named_modules()
         if hasattr(module, "in_features") and hasattr(module, "out_features")
     }
-    # Rows of the adapter's modules that each linear is; also where it names transformers' own.
+    # Each linear's rows of one of the adapter's modules, under upstream's names or transformers'.
     upstream = any(name.startswith(UPSTREAM) for name in modules)
-    rows = {name: upstream_of(name, model.config) if upstream else Rows(name) for name in linears}
+    rows = {n: upstream_of(n, model.config) if upstream else ModuleRows(n) for n in linears}
     _check_names(modules, {part.module for part in rows.values()}, config)
-    sizes = _sizes(linears, rows)
+    sizes: dict[str, tuple[int, int]] = {}  # (out, in) of the adapter's modules
+    for name, linear in linears.items():
+        out = sizes.get(rows[name].module, (0, 0))[0] + linear.out_features
+        sizes[rows[name].module] = (out, linear.in_features)
     for name, factors in modules.items():
         _check_tensors(name, factors, sizes[name], config)
     if not any(factors.b.any() for factors in modules.values()):
@@ -232,26 +231,26 @@ def placed(
             "it was trained, or its tensors were lost when it was loaded for further training"
         )
     return [
-        (name, _share(modules[rows[name].module], rows[name], config.scale_of(rows[name].module)))
-        for name in linears
-        if rows[name].module in modules
+        (name, _cut(modules[part.module], part, config.scale_of(part.module)))
+        for name, part in rows.items()
+        if part.module in modules
     ]
 
 
 def digest(parts: Iterable[tuple[str, Factors]]) -> str:
-    """What stands for `placed` parts, 32 hexadecimal digits: the same for one adapter under
-    upstream's names and transformers'."""
-    found = sha256()
+    """A digest of `layer_factors`, 32 hexadecimal digits: the same for one adapter under upstream's
+    names and transformers'."""
+    digest = sha256()
     for name, part in sorted(parts, key=lambda each: each[0]):
-        found.update(name.encode())
+        digest.update(name.encode())
         for tensor in part.tensors():
-            found.update(tensor.float().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:32]
+            digest.update(tensor.float().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 @torch.no_grad()
-def merged(weight: Tensor, part: Factors) -> Tensor:
-    """The float32 weight [out, in] that a `placed` part turns a layer's weight into."""
+def merge_weight(weight: Tensor, part: Factors) -> Tensor:
+    """The float32 weight [out, in] with the change of one of `layer_factors`."""
     changed = weight.float() + part.b @ part.a
     gain = _gain(changed, part)
     return changed if gain is None else changed.mul_(gain[:, None])
@@ -261,37 +260,27 @@ def merged(weight: Tensor, part: Factors) -> Tensor:
 def dense_weight(module: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     """The float32 weight [out, in] of a linear layer of any kind.
 
-    bitsandbytes' is the product with the unit matrix, computed in `dtype`: how it keeps its codes
-    differs between devices, and on some processors from the first call on.
+    bitsandbytes' weight is the product with the unit matrix, computed in `dtype`: the layout of its
+    codes differs between devices, and on some processors after the first call.
     """
-    weight = module.weight  # of packed layers, computed anew
+    weight = module.weight  # packed layers compute it at each use
     if weight.is_floating_point() and weight.shape == (module.out_features, module.in_features):
         return weight.detach().float()
     product = module(torch.eye(module.in_features, dtype=dtype, device=weight.device))
     return (product if module.bias is None else product - module.bias).T.float()
 
 
-def _sizes(linears: Mapping[str, Any], rows: Mapping[str, Rows]) -> dict[str, tuple[int, int]]:
-    """(out, in) of the adapter's modules."""
-    sizes: dict[str, tuple[int, int]] = {}
-    for name, linear in linears.items():
-        module = rows[name].module
-        out = sizes.get(module, (0, 0))[0] + linear.out_features
-        sizes[module] = (out, linear.in_features)
-    return sizes
-
-
-def _check_names(modules: Mapping[str, Factors], known: set[str], config: LoraConfig) -> None:
-    strange = sorted(set(modules) - known)
-    if strange:
+def _check_names(modules: Mapping[str, Factors], names: set[str], config: LoraConfig) -> None:
+    unknown = sorted(set(modules) - names)
+    if unknown:
         raise UserError(
-            "the adapter changes {strange} ({strange_count} of its {modules_count} modules are "
-            "not in this model): it was made for another model; name that one",
-            strange=strange[0],
-            strange_count=len(strange),
+            "the adapter changes {unknown} ({count} of its {modules_count} modules are not in this "
+            "model): it was made for another model; use it with that one",
+            unknown=unknown[0],
+            count=len(unknown),
             modules_count=len(modules),
         )
-    missing = sorted({name for name in known if config.targets_module(name)} - set(modules))
+    missing = sorted({name for name in names if config.targets_module(name)} - set(modules))
     if missing:
         raise UserError(
             "the adapter lacks {missing} ({missing_count} modules that its adapter_config.json "
@@ -306,33 +295,33 @@ def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: L
     rank, (out, width) = config.rank_of(name), size
     if {factors.a.shape[0], factors.b.shape[1]} != {rank}:
         raise UserError(
-            "{name}: A has rank {shape} and B {shape_2}, but adapter_config.json says {rank}; "
-            "take the config that was saved with these tensors",
+            "{name}: A has rank {a} and B {b}, but adapter_config.json says {rank}; use the config "
+            "that was saved with these tensors",
             name=name,
-            shape=factors.a.shape[0],
-            shape_2=factors.b.shape[1],
+            a=factors.a.shape[0],
+            b=factors.b.shape[1],
             rank=rank,
         )
     if (factors.b.shape[0], factors.a.shape[1]) != size or any(
         t.shape != (out,) for t in (factors.bias, factors.magnitude) if t is not None
     ):
         raise UserError(
-            "{name}: the adapter was made for a layer {shape} → {shape_2}, but this model's is "
-            "{width} → {out}: name the model that it was made for",
+            "{name}: the adapter was made for a layer {adapter_in} → {adapter_out}, but this model's "
+            "is {width} → {out}: give the model that it was made for",
             name=name,
-            shape=factors.a.shape[1],
-            shape_2=factors.b.shape[0],
+            adapter_in=factors.a.shape[1],
+            adapter_out=factors.b.shape[0],
             width=width,
             out=out,
         )
-    for part, wanted in (("bias", config.bias), ("magnitude", config.dora)):
-        if (getattr(factors, part) is not None) != wanted:
-            held = "lacks" if wanted else "has"
+    for part, expected in (("bias", config.bias), ("magnitude", config.dora)):
+        if (getattr(factors, part) is not None) != expected:
+            problem = Translatable("lacks") if expected else Translatable("has")
             raise UserError(
-                "{name}: the adapter {held} the tensor {part}, against adapter_config.json; take the "
-                "config that was saved with these tensors",
+                "{name}: the adapter {problem} the tensor {part}, contrary to adapter_config.json; "
+                "use the config that was saved with these tensors",
                 name=name,
-                held=held,
+                problem=problem,
                 part=part,
             )
     if not all(torch.isfinite(tensor).all() for tensor in factors.tensors()):
@@ -341,8 +330,8 @@ def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: L
         )
 
 
-def _share(factors: Factors, rows: Rows, scale: float) -> Factors:
-    """The rows that are one linear layer's, float32, the scale multiplied into B and its bias."""
+def _cut(factors: Factors, rows: ModuleRows, scale: float) -> Factors:
+    """One linear layer's factors in float32, with the scale multiplied into B and its bias."""
     bias, magnitude = factors.bias, factors.magnitude
     return Factors(
         factors.a.float(),
@@ -353,18 +342,18 @@ def _share(factors: Factors, rows: Rows, scale: float) -> Factors:
 
 
 def _gain(changed: Tensor, part: Factors) -> Tensor | None:
-    """What DoRA multiplies the rows of W + BA (`changed`) by, [out], as PEFT's DoraLinearLayer."""
+    """DoRA's factor of each row of W + BA (`changed`), [out], as PEFT's DoraLinearLayer."""
     return None if part.magnitude is None else part.magnitude / changed.norm(dim=1)
 
 
 @torch.no_grad()
 def _delta(linear: Any, part: Factors, model: Any) -> Delta:
-    """DoRA's factor is multiplied into B."""
+    """A layer's hook, with DoRA's factor multiplied into B."""
     b, bias, gain = part.b, part.bias, None
     if part.magnitude is not None:
         gain = _gain(dense_weight(linear, model.dtype).cpu() + b @ part.a, part)
         assert gain is not None
         b, bias = b * gain[:, None], None if bias is None else bias * gain
     place = {"device": model.device, "dtype": model.dtype}
-    parts = (None if value is None else value.to(**place) for value in (bias, gain))
-    return Delta(part.a.to(**place), b.contiguous().to(**place), *parts)
+    rest = (None if value is None else value.to(**place) for value in (bias, gain))
+    return Delta(part.a.to(**place), b.contiguous().to(**place), *rest)

@@ -1,8 +1,8 @@
-"""What a model needs in each mode, told from its config.json before any weight loads; which fits.
+"""The memory that a model needs in each mode, estimated from its config.json; which mode fits.
 
-A need is the weights, the keys and values of the context, the work space of reading a prompt, and
-what the libraries hold themselves. Upstream gives its figures in units of 2**30 bytes, as
-nvidia-smi does, and so does this; tests/rag/chatglm/test_memory.py compares them.
+A need consists of the weights, the keys and values of the context, the working memory for reading a
+prompt, and what the libraries take. GB are 2**30 bytes, as in upstream's figures and nvidia-smi;
+tests/rag/chatglm/test_memory.py compares them.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.chatglm.configuration import generation_of, stored_dtype
+from rag.chatglm.configuration import generation_of, stored_bits, stored_dtype
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK
 
 Device = Literal["cpu", "cuda"]
@@ -22,10 +22,10 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes that may still be taken."""
+    """Free memory in bytes."""
 
     ram: int | None
-    """None where the system does not tell."""
+    """None if the system does not report it."""
     gpu: int
     """Of the current CUDA device; 0 without one."""
 
@@ -38,14 +38,14 @@ class Room:
         return self.ram if device == "cpu" else self.gpu
 
     def holds(self, size: int, device: Device) -> bool:
-        """Whether there is room for so much; where it can't be told, there is."""
+        """Whether `size` bytes are free; also True if the free memory is unknown."""
         free = self.on(device)
         return free is None or size <= free
 
 
 def ram_free(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take: the least of what the machine has free and its control
-    groups and its own limit leave. None where the system has no /proc.
+    """Bytes that are free for this process: the least that the machine, its control groups and its
+    own limit leave. None if the system has no /proc.
     """
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
@@ -57,14 +57,14 @@ def ram_free(root: Path = Path("/")) -> int | None:
 
 
 def _groups_free(root: Path) -> list[int]:
-    """What each control group above this process leaves (versions 1 and 2). Their page cache counts
-    as used by the kernel, but is given up when memory is short.
+    """The bytes that each control group of this process leaves (versions 1 and 2), page cache
+    included: the kernel counts it as used, but frees it when memory is short.
     """
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    found: list[int] = []
+    sizes: list[int] = []
     for line in memberships:
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
@@ -73,12 +73,12 @@ def _groups_free(root: Path) -> list[int]:
         top = root / "sys/fs/cgroup" / ("memory" if version == 1 else "")
         group = top / path.strip("/")
         while True:
-            left = _group_free(group, version)
-            found += [] if left is None else [left]
+            free = _group_free(group, version)
+            sizes += [] if free is None else [free]
             if group == top or top not in group.parents:
                 break
             group = group.parent
-    return found
+    return sizes
 
 
 def _group_free(group: Path, version: int) -> int | None:
@@ -90,14 +90,14 @@ def _group_free(group: Path, version: int) -> int | None:
         limit, used = (int((group / name).read_text()) for name in names[:2])
         stat = (line.split() for line in (group / "memory.stat").read_text().splitlines())
         cached = next((int(value) for name, value in stat if name == names[2]), 0)
-    except (OSError, ValueError):  # no such group seen from here, or "max"
+    except (OSError, ValueError):  # the group is not visible from here, or its limit is "max"
         return None
     return limit - used + cached
 
 
 def _limit_free(root: Path) -> list[int]:
-    """What `ulimit -v` leaves."""
-    import resource  # where there is /proc, there is this
+    """The bytes that `ulimit -v` leaves."""
+    import resource  # exists on every system with /proc
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
@@ -109,32 +109,32 @@ def _limit_free(root: Path) -> list[int]:
 Quant = Literal["none", "int8", "int4", "nf4"]
 GB = 2**30
 CONTEXT = 2048
-"""Tokens that a need is told for: ChatGLM-6B's whole window, and upstream's own measurements."""
+"""Tokens for which a need is estimated: ChatGLM-6B's whole window, and upstream's measurements."""
 RUNTIME = {"cpu": GB // 2, "cuda": GB}
-"""Python, torch, transformers and ONNX Runtime hold 0.4 GB before a model. A CUDA context with its
-kernels and cuBLAS' buffers is not measured here: it is what upstream's six figures for ChatGLM2
-leave when the rest is taken off, 0.85 to 1.2 GB."""
+"""Python, torch, transformers and ONNX Runtime take 0.4 GB before a model loads. A CUDA context with
+its kernels and cuBLAS' buffers was not measured: it is the remainder of upstream's six figures for
+ChatGLM2, 0.85 to 1.2 GB."""
 SCALE = {"cpu": 12, "cuda": 2}
-"""Bytes beside a block of codes: one float16 scale; ONNX Runtime keeps the scale twice in float32,
-and the sum of the block (measured: 0.688 and 1.188 bytes a weight with blocks of 64)."""
+"""Bytes per block of codes: one float16 scale; ONNX Runtime has the scale twice in float32, and the
+sum of the block (measured: 0.688 and 1.188 bytes per weight with blocks of 64)."""
 SPARE = {"cpu": 2, "cuda": 1}
-"""What the widest activations take, in their own size. On the CPU freed pieces stay with malloc:
-0.54 MB a token of a prompt was measured at ChatGLM2-6B's width, packed, of which 0.32 are in use."""
+"""Factor of the widest activations. On the CPU, malloc keeps freed pieces: 0.54 MB per token of a
+prompt was measured at ChatGLM2-6B's width, packed, of which 0.32 MB are in use."""
 MAKING = 6
-"""Bytes a weight of the head while its codes are made on the CPU (measured: 4.2 for int4, 6.1 for
-int8, at ChatGLM2-6B's width); the layers' matrices are smaller, and it comes last."""
+"""Bytes per weight of the head while it is quantised on the CPU (measured: 4.2 for int4, 6.1 for
+int8, at ChatGLM2-6B's width); the layers' matrices are smaller, and the head comes last."""
 NF4_BLOCK = 64  # bitsandbytes: weights that share a float32 scale
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """How many numbers each part of a model has."""
+    """The numbers of parameters of each part of a model."""
 
     embedding: int
     head: int
-    """0 where the head is the embedding."""
+    """0 if the head is the embedding."""
     linears: int
-    """The weights of the layers' linear modules: what quantisation is about."""
+    """The weights of the layers' linear modules, which quantisation changes."""
     rest: int
     """Norms and biases."""
     largest: int
@@ -147,7 +147,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A way to hold and run a model; `dtype` is that of what is not codes, and of activations."""
+    """A way to load and run a model; `dtype` is that of activations and of weights without codes."""
 
     quant: Quant
     device: Device
@@ -156,7 +156,7 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes."""
+    """The memory that a mode needs, in bytes."""
 
     mode: Mode
     weights: int
@@ -170,7 +170,7 @@ class Need:
 
 
 def parameters(config: PreTrainedConfig) -> Parameters:
-    """The parts of any generation's model; `UserError` where the config is of another family."""
+    """The parts of any generation's model; raises `UserError` if the config is of another family."""
     generation = generation_of(config)
     width, layers, words = config.hidden_size, config.num_hidden_layers, config.vocab_size
     inner = config.intermediate_size
@@ -189,14 +189,8 @@ def parameters(config: PreTrainedConfig) -> Parameters:
     return Parameters(words * width, head, layers * sum(shapes), layers * rest + last, max(shapes))
 
 
-def stored_bits(config: PreTrainedConfig) -> int | None:
-    """4 or 8 where the checkpoint holds codes, upstream's or ours."""
-    packed = getattr(config, "packed", None)
-    return int(packed["bits"]) if packed else getattr(config, "quantization_bit", None) or None
-
-
 def modes(config: PreTrainedConfig, device: Device) -> list[Mode]:
-    """How this checkpoint can run on the device, the most exact first."""
+    """The modes in which this checkpoint can run on the device, the most exact first."""
     if device == "cpu":
         exact = [Mode("none", device, torch.float32), Mode("none", device, torch.bfloat16)]
         codes = [Mode("int8", device, torch.float32), Mode("int4", device, torch.float32)]
@@ -216,44 +210,46 @@ def need(
     prompt: int | None = None,
     logits: int = 1,
 ) -> Need:
-    """Bytes for a conversation of `context` tokens of which `prompt` (all, if None) are read at once.
+    """The need of a conversation of `context` tokens, of which `prompt` (None: all) are read at once.
 
-    `logits` is at how many positions they are computed: one in generation, upstream's measurement
-    of "encoding" all.
+    `logits` is the number of positions at which logits are computed: one in generation, all in
+    upstream's measurement of "encoding".
     """
     counts, size, words = parameters(config), mode.dtype.itemsize, config.vocab_size
     prompt = context if prompt is None else prompt
     if generation_of(config) == 1:
-        kept = config.hidden_size
+        width = config.hidden_size
         wide = 3 * config.intermediate_size  # before, within and after gelu
     else:
-        kept = config.num_key_value_heads * config.head_dim
+        width = config.num_key_value_heads * config.head_dim
         wide = 4 * config.intermediate_size  # gate and up in one, silu(gate), the product
-    cache = 2 * config.num_hidden_layers * kept * context * size
+    cache = 2 * config.num_hidden_layers * width * context * size
     # One layer at a time: residual, norm, queries, keys and values, attention's output.
     spare = SPARE[mode.device]
     work = prompt * (6 * config.hidden_size + spare * wide) * size + logits * words * size
     if mode.device == "cuda" and mode.quant != "none":
-        work += counts.largest * size  # one weight is made from its codes at a time
+        work += counts.largest * size  # codes of one weight at a time become floats
     if mode.device == "cpu" and mode.quant != "none" and not stored_bits(config):
         work = max(work, MAKING * counts.embedding - cache)  # loading needs more than running
     return Need(mode, weights(config, mode), cache, work, RUNTIME[mode.device])
 
 
 def weights(config: PreTrainedConfig, mode: Mode) -> int:
-    """Bytes of the weights alone."""
+    """Bytes of the weights only."""
     counts, size = parameters(config), mode.dtype.itemsize
     # On the CPU rows of the embedding are cast when they are looked up.
     embedding = stored_dtype(config).itemsize if mode.device == "cpu" else size
     packed = getattr(config, "packed", None)
-    head = counts.head * size  # left alone by bitsandbytes and upstream
+    head = counts.head * size  # bitsandbytes and upstream do not quantise it
     if mode.quant == "none":
         return counts.total * size
-    if packed or not (stored_bits(config) or _by_bitsandbytes(mode)):
+    stored = stored_bits(config)
+    by_bitsandbytes = mode.quant == "nf4" or (mode.quant == "int8" and mode.device == "cuda")
+    if packed or not (stored or by_bitsandbytes):
         linears = int(mode.quant[-1]) / 8 + SCALE[mode.device] / BLOCK
-        # Its codes stand beside the embedding where the two are one.
+        # If the head is the embedding, its codes are an additional copy.
         head = counts.embedding * (int(mode.quant[-1]) / 8 + SCALE[mode.device] / HEAD_BLOCK)
-    elif not stored_bits(config):
+    elif not stored:
         linears = 1 if mode.quant == "int8" else 0.5 + 4 / NF4_BLOCK
     else:
         linears = int(mode.quant[-1]) / 8 + SCALE[mode.device] / BLOCK
@@ -263,12 +259,8 @@ def weights(config: PreTrainedConfig, mode: Mode) -> int:
     return round(counts.linears * linears + words + head + counts.rest * size)
 
 
-def _by_bitsandbytes(mode: Mode) -> bool:
-    return mode.quant == "nf4" or (mode.quant == "int8" and mode.device == "cuda")
-
-
 def on_disk(directory: Path) -> int:
-    """Bytes of the weight files that would be read: safetensors where there are both."""
+    """Bytes of the weight files that would be read: safetensors if there are both kinds."""
     for pattern in ("*.safetensors", "*.bin"):
         sizes = [path.stat().st_size for path in directory.glob(pattern)]
         if sizes:
@@ -277,14 +269,14 @@ def on_disk(directory: Path) -> int:
 
 
 def pick(config: PreTrainedConfig, room: Room, *, context: int = CONTEXT) -> Need | None:
-    """The mode that fits into the room and serves best, or None.
+    """The best mode that fits into the free memory; None if no mode fits.
 
-    On CUDA the most exact. On a CPU the speed of decoding is that of reading the weights, so codes
-    go first: int8, whose answers hardly differ, then int4.
+    On CUDA this is the most exact one. On a CPU, reading the weights limits the speed of decoding, so
+    codes come first: int8, whose answers hardly differ, then int4.
     """
     cpu = sorted(modes(config, "cpu"), key=lambda mode: mode.quant == "none")
     needs = (need(config, mode, context=context) for mode in [*modes(config, "cuda"), *cpu])
-    return next((found for found in needs if room.holds(found.total, found.mode.device)), None)
+    return next((each for each in needs if room.holds(each.total, each.mode.device)), None)
 
 
 def check(
@@ -296,15 +288,15 @@ def check(
     room: Room,
     context: int = CONTEXT,
 ) -> Need:
-    """What loading with these options needs (`quant` None: as stored), or `UserError` where it is
+    """The need of loading with these options (`quant` None: as stored). Raises `UserError` if that is
     more than is free, with both figures and the way out.
     """
     bits = stored_bits(config)
     mode = Mode("int4" if bits == 4 else "int8" if bits else quant or "none", device, dtype)
-    wanted = need(config, mode, context=context)
+    estimate = need(config, mode, context=context)
     free = room.on(device)
-    if free is None or wanted.total <= free:
-        return wanted
+    if free is None or estimate.total <= free:
+        return estimate
     others = [need(config, other, context=context) for other in modes(config, device)]
     smaller = [other for other in others if other.total <= free and other.mode.quant != "none"]
     where = {"cpu": Translatable("memory"), "cuda": Translatable("GPU memory")}[device]
@@ -313,12 +305,12 @@ def check(
         quant, size = best.mode.quant, gigabytes(best.total)
         out = Translatable("use --quant {quant} ({size})", quant=quant, size=size)
     else:
-        missing = gigabytes(wanted.total - free)
+        missing = gigabytes(estimate.total - free)
         out = Translatable("free {missing} or use a smaller model", missing=missing)
     name = f"{mode.quant}, {str(mode.dtype).removeprefix('torch.')}"
     raise UserError(
         "the model needs {needed} of {where} ({mode}, {context} tokens) and {free} are free; {out}",
-        needed=gigabytes(wanted.total),
+        needed=gigabytes(estimate.total),
         where=where,
         mode=name,
         context=context,

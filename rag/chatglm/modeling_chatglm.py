@@ -1,9 +1,9 @@
-"""ChatGLM-6B (v1), whole: 2-D rotary positions, prefix-LM mask, attention, block, model, head.
+"""ChatGLM-6B: 2-D rotary positions, prefix-LM mask, attention, block, model, head; ChatGLM2's rotary.
 
-A sequence is `context [gMASK] <sop> answer <eop>`: a context that sees itself both ways, with a
-hole in it (`[MASK]` or `[gMASK]`), and after `<sop>` the text of the hole, left to right (Du et
-al. 2022, GLM). Modules are named as upstream's modeling_chatglm.py names them, so that its weights
-load strictly and adapters made elsewhere fit.
+A sequence is `context [gMASK] <sop> answer <eop>`: a context with bidirectional attention and a
+blank (`[MASK]` or `[gMASK]`), and after `<sop>` the text of the blank, left to right (Du et al.
+2022, GLM). Modules have the names of upstream's modeling_chatglm.py, so that its weights load
+strictly and other tools' adapters fit.
 
 Shapes: B rows, S tokens, Q queries, K keys, h heads of d dimensions, H = h * d hidden, V words.
 """
@@ -33,7 +33,7 @@ class GenerationMixin2D(GenerationMixin):
     positions: ClassVar[Callable[..., LongTensor]]
 
     def generate(self, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        """As transformers'; upstream's bool mask [B, 1, S, S] is taken too, for its padding."""
+        """As transformers'; upstream's bool mask [B, 1, S, S] is also accepted, for its padding."""
         if attention_mask is not None and attention_mask.dim() == 4:  # real tokens see themselves
             attention_mask = (~attention_mask[:, 0].diagonal(dim1=-2, dim2=-1)).long()
         parent: Any = super()
@@ -42,16 +42,16 @@ class GenerationMixin2D(GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        """What one forward of `generate` takes: the tokens that the cache does not hold yet."""
+        """The inputs of one step of `generate`: the tokens that are not in the cache yet."""
         cache, attention_mask = kwargs.get(CACHE), kwargs.get("attention_mask")
-        held = cache.get_seq_length() if cache is not None else 0
-        if not held and attention_mask is not None and not attention_mask[:, -1].all():
+        cached = cache.get_seq_length() if cache is not None else 0
+        if not cached and attention_mask is not None and not attention_mask[:, -1].all():
             raise ValueError("a prompt is padded on the right; pad on the left to generate")
         position_ids = kwargs.get("position_ids")
         if position_ids is None:
             position_ids = self.positions(input_ids, attention_mask)
-        # P-Tuning's keys are in the cache too, and stand for no token.
-        new = input_ids.shape[1] - max(0, held - (self.config.pre_seq_len or 0))
+        # The cache also holds P-Tuning's keys, which belong to no token.
+        new = input_ids.shape[1] - max(0, cached - (self.config.pre_seq_len or 0))
         return {
             "input_ids": input_ids[:, -new:],
             "position_ids": position_ids[:, :, -new:],
@@ -64,7 +64,7 @@ class GenerationMixin2D(GenerationMixin):
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        """Lengthen positions, if the caller gave any: row 0 stays at the hole, row 1 goes on."""
+        """Extend the caller's positions, if any: row 0 stays at the blank, row 1 continues."""
         places = model_kwargs.pop("position_ids", None)
         parent: Any = super()
         model_kwargs = parent._update_model_kwargs_for_generation(
@@ -77,12 +77,12 @@ class GenerationMixin2D(GenerationMixin):
         return model_kwargs
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """Newer transformers count 1-D positions here; `prepare_inputs_for_generation` does it."""
+        """Newer transformers compute 1-D positions here; `prepare_inputs_for_generation` has ours."""
 
     def _expand_inputs_for_generation(
         self, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """Repeat rows, for beams; newer transformers take positions [3, B, S] for granted."""
+        """Repeat rows, for beams; newer transformers expect positions [3, B, S]."""
         position_ids = kwargs.pop("position_ids", None)
         parent: Any = super()
         ids, more = parent._expand_inputs_for_generation(*args, **kwargs)
@@ -91,27 +91,27 @@ class GenerationMixin2D(GenerationMixin):
         return ids, more
 
 
-# The residual's scale. Upstream never tells a block how many layers there are, so that each counts
-# on 28, in smaller models too.
+# The residual's scale. Upstream never passes the number of layers to a block, so it is 28 in smaller
+# models too.
 ALPHA = math.sqrt(2 * 28)
 
 
 def positions_2d(
     input_ids: Tensor, samples: Tensor, config: Glm1Config, *, prefer_mask: bool = False
 ) -> LongTensor:
-    """Positions [B, 2, S]: where a token stands in its sample, and where within the hole's text.
+    """Positions [B, 2, S]: of a token in its sample, and in the text of the blank.
 
-    The context counts 0, 1, 2, … in row 0 and is 0 in row 1; from `<sop>` on, row 0 stays at the
-    hole and row 1 counts 1, 2, 3, …. Both are 0 for padding. `samples` [B, S] numbers the sample
-    that each token belongs to, 0 is padding. Of a context with both kinds of hole, upstream's model
-    takes `[gMASK]`, its tokenizer (`prefer_mask`) takes `[MASK]`. `ValueError` names the row of a
-    sample that has no `<sop>`, or no hole before it.
+    In the context, row 0 counts 0, 1, 2, … and row 1 is 0; from `<sop>` on, row 0 is the position of
+    the blank and row 1 counts 1, 2, 3, …. Both are 0 for padding. `samples` [B, S] has the number of
+    each token's sample; 0 is padding. If a context has both kinds of blank, upstream's model takes
+    `[gMASK]`, and its tokenizer (`prefer_mask`) takes `[MASK]`. Raises `ValueError` with the row of a
+    sample that has no `<sop>`, or no blank before it.
     """
     (rows, length), real = input_ids.shape, samples > 0
     place = torch.arange(length, device=input_ids.device).expand(rows, length)
 
     def first(marked: Tensor) -> Tensor:
-        """The place of the first marked token of each token's sample, `length` if there is none."""
+        """The index of the first marked token of each token's sample; `length` if there is none."""
         empty = place.new_full((rows, int(samples.max()) + 1), length)
         places = torch.where(marked & real, place, length)
         return empty.scatter_reduce(1, samples, places, "amin").gather(1, samples)
@@ -122,22 +122,22 @@ def positions_2d(
         first((input_ids == token) & (place < bos))
         for token in (config.mask_token_id, config.gmask_token_id)
     )
-    wanted, other = (short, long) if prefer_mask else (long, short)
-    hole = torch.where(wanted < length, wanted, other)
+    preferred, other = (short, long) if prefer_mask else (long, short)
+    blank = torch.where(preferred < length, preferred, other)
     names = f"[MASK] (id {config.mask_token_id}) nor [gMASK] (id {config.gmask_token_id})"
-    _require(hole < length, real, f"neither {names} before <sop>")
+    _require(blank < length, real, f"neither {names} before <sop>")
 
     filled = place >= bos
-    outer = torch.where(filled, hole, place) - start
+    outer = torch.where(filled, blank, place) - start
     inner = torch.where(filled, place - bos + 1, 0)
     return cast(LongTensor, torch.stack((outer, inner), dim=1) * real[:, None])
 
 
-def _require(found: Tensor, real: Tensor, what: str) -> None:
-    lacking = (real & ~found).any(dim=1)
-    if lacking.any():
+def _require(present: Tensor, real: Tensor, what: str) -> None:
+    missing = (real & ~present).any(dim=1)
+    if missing.any():
         raise ValueError(
-            f"row {int(lacking.nonzero()[0])} of input_ids has {what}; a prompt ends in "
+            f"row {int(missing.nonzero()[0])} of input_ids has {what}; a prompt ends in "
             "[gMASK] <sop>, which the tokenizer appends (with a filled cache, pass position_ids)"
         )
 
@@ -145,11 +145,11 @@ def _require(found: Tensor, real: Tensor, what: str) -> None:
 def visible_keys(
     position_ids: Tensor, attention_mask: Tensor | None, keys: int
 ) -> BoolTensor | None:
-    """The prefix-LM mask [B, 1, Q, K], True where a query sees a key; None where all are seen.
+    """The prefix-LM mask [B, 1, Q, K], True if a query sees a key; None if all keys are seen.
 
-    Each query sees its sample's context and what stands before it. `attention_mask` [B, L] numbers
-    samples (0 is padding), or is upstream's bool [B, 1, Q, L], True where a key is *hidden*. Keys
-    before the last L are a prefix, seen by all.
+    Each query sees its sample's context and the tokens before it. `attention_mask` [B, L] has the
+    numbers of samples (0 is padding), or is upstream's bool [B, 1, Q, L], True for *hidden* keys.
+    Keys before the last L are a prefix that all queries see.
     """
     queries = position_ids.shape[-1]
     if attention_mask is None:
@@ -177,8 +177,8 @@ def visible_keys(
 def rotary_table(position_ids: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines [..., dim / 2] of a rotary dimension `dim`, one more axis than positions.
 
-    Frequencies are rounded to fp16 in every model, as upstream's are. In fp16 models so are the
-    angles, which are coarse above position 64: published weights were trained with them. In bf16
+    Frequencies are rounded to fp16 in every model, as upstream's are. In fp16 models, angles are too,
+    and so are coarse above position 64: the published weights were trained with them. In bf16,
     upstream's angles are useless; here they are those of fp32.
     """
     steps = torch.arange(0, dim, 2, device=position_ids.device).float()
@@ -191,15 +191,15 @@ def rotary_table(position_ids: Tensor, dim: int, dtype: torch.dtype) -> tuple[Te
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Queries or keys [B, h, S, d], rotated: half of d by each row of positions.
 
-    The table is [B, 1, S, 2, d / 4]. Within its half, dimension i turns together with i + d / 4
-    (not with its neighbour, as in ChatGLM2).
+    The table is [B, 1, S, 2, d / 4]. Within its half, dimension i is paired with i + d / 4 (not with
+    its neighbour, as in ChatGLM2).
     """
     a, b = x.unflatten(-1, (2, 2, -1)).unbind(dim=-2)  # [B, h, S, 2, d / 4]
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-2).flatten(-3)
 
 
 class LayerNorm(nn.LayerNorm):
-    """Computed in its weight's precision: checkpoints and PEFT keep it in fp32 in fp16 models."""
+    """Computed in its weight's precision, which checkpoints and PEFT leave at fp32 in fp16 models."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.to(self.weight.dtype)).to(input.dtype)
@@ -220,7 +220,7 @@ class SelfAttention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         cache: Cache | None,
     ) -> Tensor:
-        # Each head's query, key and value lie side by side.
+        # Each head's query, key and value are adjacent.
         heads = self.query_key_value(x).unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2)
         q, k, v = heads.chunk(3, dim=-1)  # [B, h, S, d]
         q, k = rotate(q, *rotary), rotate(k, *rotary)
@@ -234,7 +234,7 @@ class SelfAttention(nn.Module):
 
 
 class GLU(nn.Module):
-    """Upstream's name; there is no gate in it."""
+    """The feed-forward layer. The name is upstream's, but there is no gate."""
 
     def __init__(self, config: Glm1Config) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class Glm1Model(Glm1PreTrainedModel):
         output_hidden_states: bool,
     ) -> BaseModelOutputWithPast:
         past = cache.get_seq_length() if cache is not None else 0
-        # What P-Tuning v2 learnt stands before the first token, then in the cache.
+        # P-Tuning v2's keys and values come before the first token; later they are in the cache.
         prefix: Any = [None] * len(self.layers)
         if self.prefix_encoder is not None and not past:
             prefix = self.prefix_encoder(len(input_ids))  # [L, 2, B, h, P, d]
@@ -312,7 +312,7 @@ class Glm1Model(Glm1PreTrainedModel):
         states = []
         for layer, before in zip(self.layers, prefix, strict=True):
             states.append(x)
-            # By position: a checkpoint tracks the gradients of no others.
+            # Positional arguments: checkpointing tracks no gradients of keyword arguments.
             x = layer(x, before, visible, rotary, cache)
         x = self.final_layernorm(x)
         return BaseModelOutputWithPast(
@@ -334,10 +334,8 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
     def positions(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, *, prefer_mask: bool = False
     ) -> LongTensor:
-        """Positions [B, 2, S] of whole sequences, as `positions_2d`; a step passes its last ones.
-
-        `attention_mask` [B, S] as in `forward`.
-        """
+        """Positions [B, 2, S] of whole sequences, as `positions_2d`; `attention_mask` [B, S] is that
+        of `forward`."""
         if attention_mask is None or attention_mask.dim() != 2:
             attention_mask = torch.ones_like(input_ids)
         samples = attention_mask.to(input_ids)
@@ -359,16 +357,16 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
     ) -> CausalLMOutputWithPast:
         """Logits [B, S, V] and, with `labels` [B, S], the loss: shifted by one, -100 ignored.
 
-        `attention_mask` [B, S] is 1 for tokens and 0 for padding, on either side. Several samples
-        packed into one row are numbered 1, 2, 3, … in it: none sees another, and each has its own
-        positions, as if alone. Upstream's bool [B, 1, S, S] (True is hidden) is taken too, together
-        with its `position_ids` [B, 2, S]. Other keyword arguments go to the loss.
+        `attention_mask` [B, S] is 1 for tokens and 0 for padding, on either side. If several samples
+        are packed into one row, it numbers them 1, 2, 3, …: none sees another, and each has its own
+        positions. Upstream's bool [B, 1, S, S] (True is hidden) is also accepted, together with its
+        `position_ids` [B, 2, S]. Other keyword arguments go to the loss.
         """
         if position_ids is None:
             position_ids = self.positions(input_ids, attention_mask)
         elif position_ids.shape != (len(input_ids), 2, input_ids.shape[1]):
-            wanted = [len(input_ids), 2, input_ids.shape[1]]
-            raise ValueError(f"position_ids are {list(position_ids.shape)}, not [B, 2, S] {wanted}")
+            shape = [len(input_ids), 2, input_ids.shape[1]]
+            raise ValueError(f"position_ids are {list(position_ids.shape)}, not [B, 2, S] {shape}")
         cache = cache if cache is not None else past_key_values
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
@@ -379,22 +377,26 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
         outputs = self.transformer(
             input_ids, position_ids, attention_mask, cache, bool(output_hidden_states)
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        positions = (
+            slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        )
+        logits = self.lm_head(outputs.last_hidden_state[:, positions])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
-        held: dict[str, Any] = {CACHE: cache}
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **held
-        )
+        output: dict[str, Any] = {
+            "logits": logits,
+            "hidden_states": outputs.hidden_states,
+            CACHE: cache,
+        }
+        return CausalLMOutputWithPast(loss=loss, **output)
 
 
 class ChatGLM2Rotary(nn.Module):
     """ChatGLM2's table: frequency, position and angle are rounded to the model's precision.
 
-    In float16 a cosine at a large position is off by more than 1, and the published weights were
-    trained on that (as modeling_chatglm.py of ChatGLM2, `RotaryEmbedding.forward_impl`). ChatGLM3
+    In float16, a cosine at a large position is off by more than 1, and the published weights were
+    trained with that (as modeling_chatglm.py of ChatGLM2, `RotaryEmbedding.forward_impl`). ChatGLM3
     and GLM-4 compute angles in float32, as transformers does.
     """
 
@@ -414,7 +416,7 @@ class ChatGLM2Rotary(nn.Module):
 
 
 class ChatGLM2ForCausalLM(Native, GlmForCausalLM):
-    """A `GlmForCausalLM` that loads upstream's checkpoints and computes as they were trained."""
+    """A `GlmForCausalLM` that loads upstream's checkpoints and rounds as in their training."""
 
     config_class = ChatGLM2Config
 

@@ -1,9 +1,9 @@
 """P-Tuning v2: trained keys and values that every query of every layer sees before its own.
 
-They move no position and have no rotary embedding, as in upstream's `get_prompt`
-(modeling_chatglm.py). ChatGLM-6B takes them in its forward. In transformers' `Glm` they join in the
-attention function, behind the rotary embedding and the cache, so that positions, masks, padding and
-generation know nothing of them.
+They do not change positions and have no rotary embedding, as in upstream's `get_prompt`
+(modeling_chatglm.py). ChatGLM-6B takes them in its forward. In transformers' `Glm`, the attention
+function adds them after the rotary embedding and the cache, so that positions, masks, padding and
+generation stay the same.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 from rag.chatglm.configuration import generation_of
 
 ATTENTION = "prefix"
-"""The name under which transformers finds `attend`."""
+"""The name under which `attend` is registered with transformers."""
 
 
 class PrefixEncoder(nn.Module):
@@ -31,17 +31,16 @@ class PrefixEncoder(nn.Module):
         self.shape = (length, config.num_hidden_layers, 2, heads, dim)
         width = config.num_hidden_layers * 2 * heads * dim
         hidden = config.hidden_size
-        inner = hidden if generation_of(config) == 1 else width  # upstream's, when projected
+        inner = hidden if generation_of(config) == 1 else width  # upstream's, with a projection
         self.embedding = nn.Embedding(length, inner if projection else width)
         self.trans = None
         if projection:
-            self.trans = nn.Sequential(
-                nn.Linear(inner, hidden), nn.Tanh(), nn.Linear(hidden, width)
-            )
+            first, last = nn.Linear(inner, hidden), nn.Linear(hidden, width)
+            self.trans = nn.Sequential(first, nn.Tanh(), last)
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "PrefixEncoder":
-        """As `config.pre_seq_len` and `config.prefix_projection` say."""
+        """With `config.pre_seq_len` and `config.prefix_projection`."""
         return cls(config, config.pre_seq_len, projection=bool(config.prefix_projection))
 
     def forward(self, batch: int = 1) -> Tensor:
@@ -52,7 +51,7 @@ class PrefixEncoder(nn.Module):
 
     @torch.no_grad()
     def folded(self, config: PreTrainedConfig) -> "PrefixEncoder":
-        """The same keys and values without a projection to compute at each call."""
+        """An encoder with the same keys and values but without a projection."""
         if self.trans is None:
             return self
         plain = PrefixEncoder(config, self.shape[0])
@@ -61,9 +60,9 @@ class PrefixEncoder(nn.Module):
 
 
 def set_prefix(model: Any, encoder: PrefixEncoder | None, *, attention: str = "sdpa") -> None:
-    """Let every query of `model` see what `encoder` holds; None: nothing more.
+    """Let every query of `model` see the keys of `encoder`; None removes the prefix.
 
-    `attention` is the implementation that a model without a prefix goes back to.
+    `attention` is the implementation for a model without a prefix.
     """
     if generation_of(model.config) == 1:
         model.transformer.prefix_encoder = encoder
@@ -92,7 +91,7 @@ def attend(
     """
     prefix = module.prefix.to(query).expand(-1, len(query), -1, -1, -1)
     if attention_mask is not None:
-        visible = attention_mask.dtype == torch.bool  # or else a score of 0 is added
+        visible = attention_mask.dtype == torch.bool  # otherwise 0 is added to the score
         attention_mask = functional.pad(attention_mask, (prefix.shape[3], 0), value=visible)
     elif query.shape[2] > 1:
         raise ValueError("several queries without a mask: which of them see which keys is unknown")
@@ -101,7 +100,7 @@ def attend(
 
 
 def explicit_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """transformers' SDPA mask, never left out: SDPA's own causal mask knows of no prefix."""
+    """transformers' SDPA mask, which is never left out: SDPA's own causal mask has no prefix."""
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
 

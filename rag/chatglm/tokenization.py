@@ -1,39 +1,46 @@
-"""ChatGLM's tokenizers for transformers: SentencePiece's, in generations 1 to 3; opening any.
+"""ChatGLM's tokenizers: SentencePiece's in generations 1 to 3, tiktoken's in GLM-4.
 
-Published directories of generations 1, 2 and 3 all name the class `ChatGLMTokenizer`: loading it
-gives the class that the vocabulary file calls for. What they do beyond SentencePiece (special
-words, blanks, masks) follows upstream's tokenization_chatglm.py and is compared with its results.
+Published directories of generations 1, 2 and 3 all name the class `ChatGLMTokenizer`; loading it
+returns the class that fits the vocabulary file. Special tokens, blanks and masks follow upstream's
+tokenization_chatglm.py, and tests compare them with its results.
 """
 
+import binascii
 import json
 import re
 import shutil
+from base64 import b64decode
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 from transformers.utils.generic import PaddingStrategy
 from transformers.utils.hub import cached_file
 
 from ingest.errors import UserError
 from rag.chatglm.configuration import Glm1Config
-from rag.chatglm.tokenization_glm4 import ChatGLM4Tokenizer
 
 MAX_BLANKS = 80
-# As transformers 4, `clean_up_tokenization`: each without the blank before it, one after another.
+# As transformers 4, `clean_up_tokenization`: the blank before each is removed, in this order.
 CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 def with_blank_words(text: str) -> str:
-    """`text` with these words for them, as SentencePiece is given it."""
+    """`text` with `<n>`, `<|tab|>` and `<|blank_k|>` instead of white space, for SentencePiece."""
     return re.sub(" {2,}", _blanks, text.replace("\n", "<n>").replace("\t", "<|tab|>"))
 
 
 def without_blank_words(text: str) -> str:
-    """The inverse."""
+    """The inverse of `with_blank_words`."""
     text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
     return re.sub(r"<\|blank_([2-9]|[1-7]\d|80)\|>", lambda run: " " * int(run[1]), text)
 
@@ -46,7 +53,7 @@ def clean_up(text: str) -> str:
 
 
 def _blanks(run: re.Match[str]) -> str:
-    """A run of blanks as `<|blank_k|>` words, the longest first; a single one stays."""
+    """A run of blanks as `<|blank_k|>` words, the longest first; a single blank stays."""
     whole, rest = divmod(len(run[0]), MAX_BLANKS)
     last = f"<|blank_{rest}|>" if rest > 1 else " " * rest
     return f"<|blank_{MAX_BLANKS}|>" * whole + last
@@ -55,17 +62,17 @@ def _blanks(run: re.Match[str]) -> str:
 GLM1_FILE = "ice_text.model"
 MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
-WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
-    """ChatGLM2's and ChatGLM3's: `[gMASK] sop` before the text, special words never parsed.
+    """ChatGLM2's and ChatGLM3's: `[gMASK] sop` before the text; special tokens are never parsed.
 
-    ChatGLM3 has four more words, its roles, which are parsed where `encode_special_tokens` is set.
-    Special words decode to their names in ChatGLM3 and to nothing in ChatGLM2.
+    ChatGLM3 also has role tokens, which are parsed if `encode_special_tokens` is set. Special tokens
+    decode to their names in ChatGLM3 and to nothing in ChatGLM2.
     """
 
-    vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (transformers' way)
+    vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (as transformers declares it)
     model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012
     padding_side = "left"
 
@@ -95,7 +102,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             self.sp = sentencepiece.SentencePieceProcessor(model_file=str(vocab_file))
         except (RuntimeError, OSError):
             raise UserError(
-                "{vocab_file} is missing or no SentencePiece model; fetch it again",
+                "{vocab_file} is missing or not a SentencePiece model; download it again",
                 vocab_file=vocab_file,
             ) from None
         self.vocab_file = str(vocab_file)
@@ -103,13 +110,13 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         pieces = (self.sp.id_to_piece(index) for index in range(self.sp.get_piece_size()))
         self._words = [*pieces, *specials]
         self._ids = {word: index for index, word in enumerate(self._words)}
-        self._shown = self._words.copy()  # what decoding gives to SentencePiece for each id
+        self._shown = self._words.copy()  # the word that SentencePiece decodes for each id
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """The tokenizer of the directory's generation: v1's where its vocabulary file is there.
+        """The tokenizer of the directory's generation: ChatGLM-6B's if its vocabulary file is there.
 
-        ChatGLM2 and 3 share a vocabulary: config.json tells them apart, else the tokenizer's own.
+        ChatGLM2 and 3 share a vocabulary; config.json or tokenizer_config.json tells them apart.
         """
         path = pretrained_model_name_or_path
         if cls is ChatGLMTokenizer:
@@ -127,7 +134,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return self._ids | self._added_tokens_encoder
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        """Words of `text`; with `split_special_tokens` no part of it becomes a special word."""
+        """Tokens of `text`; with `split_special_tokens`, no part of it becomes a special token."""
         added = [word for word in self._added_tokens_encoder if word not in self._ids]
         parsed = [*self.parsed, *added]
         if not parsed or kwargs.get("split_special_tokens", self.split_special_tokens):
@@ -138,18 +145,18 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return words
 
     def _split(self, text: str, parsed: list[str]) -> list[str]:
-        """Ordinary text and parsed words in turn, beginning with text (maybe empty)."""
+        """Text and parsed tokens alternately; the first item is text, possibly empty."""
         return re.split(f"({'|'.join(map(re.escape, parsed))})", text)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return self.sp.encode(self.written(text), out_type=str)
 
     def encode_data(self, text: str) -> list[int]:
-        """The ids of `text`, none of which is a special word; many times as fast as `encode`."""
+        """The ids of `text`, none of which is a special token; many times as fast as `encode`."""
         return self.sp.encode(self.written(text))
 
     def written(self, text: str) -> str:
-        """`text` as SentencePiece is given it."""
+        """`text` as SentencePiece gets it."""
         return text
 
     def _convert_token_to_id(self, token: str) -> int:
@@ -176,7 +183,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return clean_up(text) if clean_up_tokenization_spaces else text
 
     def _show(self, index: int) -> str:
-        """Ids of the padded part of the embedding, which stand for nothing, decode to nothing."""
+        """The text of an id; the ids of the padded part of the embedding have none."""
         if 0 <= index < len(self._shown):
             return self._shown[index]
         added = self._added_tokens_decoder.get(index)
@@ -189,7 +196,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return ids if token_ids_1 is None else [*ids, *token_ids_1, self._ids[str(self.eos_token)]]
 
     def _pad(self, encoded_inputs: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        """As transformers pads, with `position_ids` that count from 0 at the first real word."""
+        """As transformers pads, with `position_ids` that count from 0 at the first real token."""
         length = len(encoded_inputs["input_ids"])
         positions = encoded_inputs.setdefault("position_ids", list(range(length)))
         padded = super()._pad(encoded_inputs, *args, **options)
@@ -208,7 +215,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return (str(target),)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write the vocabulary and a configuration that names the class as upstream does."""
+        """Write the vocabulary and a configuration with upstream's name of the class."""
         files = super().save_pretrained(save_directory, *args, **kwargs)
         path = Path(save_directory, "tokenizer_config.json")
         config = json.loads(path.read_text("utf-8"))
@@ -218,10 +225,10 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
 
 class ChatGLM1Tokenizer(ChatGLMTokenizer):
-    """ChatGLM-6B's: `[gMASK] <sop>` after the text, blanks and line ends as words of their own.
+    """ChatGLM-6B's: `[gMASK] <sop>` after the text; runs of blanks and line ends are tokens.
 
-    A few special words are parsed in text, with the blanks around them (upstream does so, and
-    blank infilling needs it); pass `split_special_tokens=True` for text that is not to be trusted.
+    A few special tokens are parsed in text, together with the blanks around them (as upstream does,
+    and blank infilling needs); pass `split_special_tokens=True` for text that is not trusted.
     """
 
     vocab_files_names = {"vocab_file": GLM1_FILE}  # noqa: RUF012
@@ -241,9 +248,9 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         if num_image_tokens or "[gMASK]" not in self._ids:
             raise UserError(
                 "{vocab_file} belongs to the ChatGLM-6B of March 2023, whose ids begin with "
-                "{num_image_tokens} image tokens; get the later release (130528 words)",
+                "{image_tokens} image tokens; get the later release (130528 tokens)",
                 vocab_file=vocab_file,
-                num_image_tokens=num_image_tokens or 20000,
+                image_tokens=num_image_tokens or 20000,
             )
         self.parsed = ("[MASK]", "<sop>", "<eop>", "<pad>", "<unk>")
         self.remove_space, self.do_lower_case = remove_space, do_lower_case
@@ -288,9 +295,9 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         padding_side: str | None = None,
         return_attention_mask: bool | None = None,
     ) -> dict[str, Any]:
-        """Pad with the prefix mask [1, S, S] (True: masked) and the 2-D positions [2, S].
+        """Pad and add the prefix mask [1, S, S] (True: masked) and the 2-D positions [2, S].
 
-        Both only where a length is asked for: unpadded text goes to the model as ids alone.
+        Without a length to pad to, the model gets only ids.
         """
         ids = encoded_inputs["input_ids"]
         if padding_strategy == PaddingStrategy.LONGEST:
@@ -314,9 +321,9 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         return encoded_inputs
 
     def _prefix(self, ids: list[int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Mask and positions of one sequence, by the tokenizer's rule: `[MASK]` goes first.
+        """Mask and positions of one sequence; `[MASK]` comes before `[gMASK]`.
 
-        (The model's own rule prefers `[gMASK]`; see the notes in modeling_glm1.py.)
+        (The model prefers `[gMASK]`; see `positions_2d` in modeling_chatglm.py.)
         """
         length = len(ids)
         context = ids.index(self.bos_token_id) if self.bos_token_id in ids else length
@@ -332,16 +339,136 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         return masked[None], positions
 
 
+# As tokenization_chatglm.py of GLM-4-9B, `pat_str`.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPECIALS = (
+    "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>",
+    "<|assistant|>", "<|observation|>", "<|begin_of_image|>", "<|end_of_image|>",
+    "<|begin_of_video|>", "<|end_of_video|>",
+)  # fmt: skip
+
+
+class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
+    """Reads GLM-4-9B's tiktoken file as a fast tokenizer, and saves it as tokenizer.json."""
+
+    vocab_files_names = {"vocab_file": "tokenizer.model", "tokenizer_file": "tokenizer.json"}  # noqa: RUF012
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    padding_side = "left"
+    generation = 4
+
+    def __init__(
+        self, vocab_file: str | None = None, tokenizer_file: str | None = None, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("eos_token", "<|endoftext|>")
+        kwargs.setdefault("pad_token", "<|endoftext|>")
+        if tokenizer_file is not None:
+            super().__init__(tokenizer_file=tokenizer_file, **kwargs)
+            return
+        if vocab_file is None:
+            raise UserError("tokenizer.model is missing; download it from the model's repository")
+        ranks = read_ranks(Path(vocab_file))
+        added: dict[int, AddedToken] = kwargs.pop("added_tokens_decoder", None) or {}
+        specials = [added[index] for index in sorted(added)] or [*SPECIALS]
+        if added and min(added) != len(ranks):
+            raise UserError(
+                "tokenizer_config.json numbers its special tokens from {first}, but {vocab_file} has "
+                "{count} tokens; download both from the same model",
+                first=min(added),
+                vocab_file=vocab_file,
+                count=len(ranks),
+            )
+        super().__init__(tokenizer_object=convert(ranks, specials), **kwargs)
+
+    @classmethod
+    def convert_to_native_format(
+        cls, trust_remote_code: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The arguments of `__init__`; transformers would guess the kind of the vocabulary file."""
+        return kwargs
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """Each byte string of the vocabulary with its rank, which is its id.
+
+    Raises `UserError` with the first line that is not valid, or if the ranks have gaps.
+    """
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        word, _, rank = line.partition(b" ")
+        if not line:
+            continue
+        try:
+            ranks[b64decode(word, validate=True)] = int(rank)
+        except (binascii.Error, ValueError):
+            raise UserError(
+                "{path}: line {number} is not a base64 word and its rank; download the file again",
+                path=path,
+                number=number,
+            ) from None
+    whole = sorted(ranks.values()) == list(range(len(ranks)))
+    if not whole or any(bytes([byte]) not in ranks for byte in range(256)):
+        raise UserError(
+            "{path}: {count} tokens, but some ranks or bytes are missing; the file is truncated, "
+            "download it again",
+            path=path,
+            count=len(ranks),
+        )
+    return ranks
+
+
+def splits(
+    words: Collection[AnyStr], ranks: Mapping[AnyStr, int]
+) -> Iterator[tuple[AnyStr, AnyStr]]:
+    """All splits of a word into two words, by the ranks of the three: the merges of a BPE."""
+    for word in sorted(words, key=ranks.__getitem__):
+        pairs = ((word[:cut], word[cut:]) for cut in range(1, len(word)))
+        known = (pair for pair in pairs if pair[0] in words and pair[1] in words)
+        yield from sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+
+
+def convert(ranks: dict[bytes, int], specials: Iterable[AddedToken | str] = SPECIALS) -> Tokenizer:
+    """The same tokenizer as a byte-level BPE; `specials` get the ids after the ranks.
+
+    tiktoken joins the adjacent pair whose *joined* rank is lowest, so every split of a word into two
+    words is a merge here. Both look up whole words first (`ignore_merges`).
+    """
+    # The visible letter for each byte (GPT-2's table).
+    shown = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    letters = [chr(byte) if byte in shown else chr(next(others)) for byte in range(256)]
+    names = {word: "".join(letters[byte] for byte in word) for word in ranks}
+    merges = [(names[left], names[right]) for left, right in splits(ranks, ranks)]
+    vocab = {name: ranks[word] for word, name in names.items()}
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=True))
+    split = Split(Regex(PATTERN), behavior="isolated")
+    to_letters = ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = Sequence([split, to_letters])
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(list(specials))
+    prefix = ("[gMASK]", "<sop>")
+    tokenizer.post_processor = TemplateProcessing(
+        single="[gMASK] <sop> $A",
+        pair="[gMASK] <sop> $A $B",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in prefix],
+    )
+    return tokenizer
+
+
 def open_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a model's directory, of any generation; `UserError` where there is none."""
+    """The tokenizer of a model's directory, of any generation; raises `UserError` if it has none."""
     if (directory / GLM1_FILE).is_file():
         return ChatGLM1Tokenizer.from_pretrained(directory)
     vocab = directory / "tokenizer.model"
     if vocab.is_file():
-        kind = ChatGLM4Tokenizer if _is_tiktoken(vocab) else ChatGLMTokenizer
+        with vocab.open("rb") as file:  # a word and its rank, or a protobuf of SentencePiece
+            word, _, rank = file.readline(4096).strip().partition(b" ")
+        kind = ChatGLM4Tokenizer if word and rank.isdigit() else ChatGLMTokenizer
         return kind.from_pretrained(directory)
     if (directory / "tokenizer.json").is_file():
-        # Not AutoTokenizer, which would ask whether to run the code that a directory names.
+        # Not AutoTokenizer, which would ask whether to run code of the directory.
         return PreTrainedTokenizerFast.from_pretrained(directory)
     raise UserError(
         "{directory} has no tokenizer: none of {glm1_file}, tokenizer.model, tokenizer.json",
@@ -351,20 +478,13 @@ def open_tokenizer(directory: Path) -> Any:
 
 
 def _find(path: Any, name: str, kwargs: dict[str, Any]) -> str | None:
-    """Where the file `name` of a directory or hub repository is, or None."""
-    where = {key: kwargs[key] for key in WHERE if key in kwargs}
-    return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **where)
-
-
-def _is_tiktoken(path: Path) -> bool:
-    """Whether the file is in tiktoken's format; a SentencePiece model begins with its protobuf."""
-    with path.open("rb") as file:
-        word, _, rank = file.readline(4096).strip().partition(b" ")
-    return bool(word) and rank.isdigit()
+    """The path of the file `name` of a directory or hub repository, or None."""
+    options = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+    return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
 
 
 def _generation(path: Any, kwargs: dict[str, Any]) -> int:
-    """2 or 3, from config.json, else from the tokenizer's own configuration, else 3."""
+    """2 or 3, from config.json or else from tokenizer_config.json; 3 if neither shows it."""
     if config := _find(path, "config.json", kwargs):
         return Glm1Config.from_pretrained(config).generation
     if own := _find(path, "tokenizer_config.json", kwargs):

@@ -1,24 +1,179 @@
-"""Upstream's module names -> transformers' own, for ChatGLM2, ChatGLM3 and GLM-4-9B-chat.
+"""The tensors of a model's directory, by their own names and by those of transformers' modules.
 
-Their architecture is transformers' `Glm`: queries, keys and values, one matrix upstream, are three
-there, its rows cut in order. Weights, biases, packed codes and LoRA's B matrices are all cut by
-rows, so the one table serves them. ChatGLM-6B keeps upstream's names.
+The architecture of ChatGLM2, ChatGLM3 and GLM-4-9B-chat is transformers' `Glm`: queries, keys and
+values, one matrix upstream, are three there, its rows cut in order. Weights, biases, packed codes
+and LoRA's B matrices are all cut by rows, so one table serves them. ChatGLM-6B keeps upstream's
+names. Files are safetensors, or .bin files that are read as data only.
 """
 
+import json
 import re
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, cat, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ingest.errors import UserError
-from rag.chatglm.checkpoint import Checkpoint
+from ingest.i18n import Translatable
+from rag.chatglm.configuration import stored_bits
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, Packed, from_published, quantize
 
-# `{n}` is the layer's number. Where several native modules share one of upstream's, they are its
-# rows in this order.
+# In the order of preference; an index says which shard holds which tensor.
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.bin.index.json")
+POINTER = b"version https://git-lfs"
+# What torch raises for code in a file; nothing is unpickled here.
+UNSAFE: type[Exception] = vars(torch.serialization)["pickle"].UnpicklingError
+
+
+class Checkpoint:
+    """The tensors of a directory by name, each read when `read` is called.
+
+    A tensor is a view of the mapped file. The map is released with the last view, so a caller that
+    reads tensor by tensor holds one at a time.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self.files = files
+        """The file of each tensor."""
+        self._shard: tuple[Path, dict[str, Tensor]] | None = None  # the .bin file read last
+
+    @classmethod
+    def open(cls, directory: Path) -> "Checkpoint":
+        """Raises `UserError` if there are no weights, a shard is missing, or a file is damaged."""
+        for single, index in zip(SINGLE, INDEX, strict=False):
+            if (directory / index).is_file():
+                return cls(_indexed(directory, index))
+            if (directory / single).is_file():
+                return cls(dict.fromkeys(_names(directory / single), directory / single))
+        files = sorted(path.name for path in directory.iterdir())[:5]
+        raise UserError(
+            "{directory} holds no weights (model.safetensors or pytorch_model.bin, or shards of "
+            "them with an index); it holds {files}",
+            directory=directory,
+            files=files or Translatable("nothing"),
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor; raises `UserError` if its file is damaged."""
+        path = self.files[name]
+        if path.suffix == ".safetensors":
+            with _safetensors(path) as file:
+                try:
+                    return file.get_tensor(name)
+                except SafetensorError as error:
+                    raise _damaged(path, str(error)) from None
+        if self._shard is None or self._shard[0] != path:
+            self._shard = path, read_bin(path)
+        return self._shard[1][name]
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, mapped; raises `UserError` if it is damaged."""
+    with _safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def read_bin(path: Path) -> dict[str, Tensor]:
+    """All tensors of a torch file, mapped.
+
+    Raises `UserError` if the file is damaged, of the format before torch 1.6, or holds code or
+    anything else that is not a tensor.
+    """
+    if not zipfile.is_zipfile(path):
+        raise _damaged(path, Translatable("it has no end, or it has torch's format before 1.6"))
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except UNSAFE:
+        raise UserError(
+            "{path} holds more than tensors, and code in it is not run; convert it to "
+            "safetensors if you trust it",
+            path=path,
+        ) from None
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise _damaged(path, Translatable("it is not a table of tensors"))
+    return state
+
+
+def _indexed(directory: Path, index: str) -> dict[str, Path]:
+    """The file of each tensor that an index lists; every shard must be there and hold its tensors."""
+    try:
+        table = json.loads((directory / index).read_text("utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError):
+        table = None
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise _damaged(directory / index, Translatable("it is not an index"))
+    outside = [name for name in table.values() if Path(name).name != name]
+    if outside:
+        why = Translatable("it names {name!r}, which is not in this folder", name=outside[0])
+        raise _damaged(directory / index, why)
+    shards = sorted(set(table.values()))
+    missing = [name for name in shards if not (directory / name).is_file()]
+    if missing:
+        raise UserError(
+            "{directory} lacks {missing_count} of {wanted_count} shards: {missing}; download the "
+            "missing ones",
+            directory=directory,
+            missing_count=len(missing),
+            wanted_count=len(shards),
+            missing=", ".join(missing),
+        )
+    names = {shard: _names(directory / shard) for shard in shards}
+    for name, shard in table.items():
+        if name not in names[shard]:
+            why = Translatable("{index} says that it holds {name}", index=index, name=name)
+            raise _damaged(directory / shard, why)
+    return {name: directory / shard for name, shard in table.items()}
+
+
+def _names(path: Path) -> set[str]:
+    """The tensors that a file holds; raises `UserError` if it is damaged."""
+    if path.suffix == ".safetensors":
+        with _safetensors(path) as file:
+            return set(file.keys())
+    return set(read_bin(path))
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            return UserError(
+                "{path} is a pointer of git-lfs ({size} bytes), not the file; run: git lfs pull",
+                path=path,
+                size=size,
+            )
+    return UserError(
+        "{path} ({size:,} bytes) is damaged: {why}; download it again",
+        path=path,
+        size=size,
+        why=why,
+    )
+
+
+# `{n}` is the layer's number. If several native modules share one of upstream's, they are its rows
+# in this order.
 RENAMING = (
     ("transformer.embedding.word_embeddings", "model.embed_tokens"),
     ("transformer.encoder.layers.{n}.input_layernorm", "model.layers.{n}.input_layernorm"),
@@ -26,60 +181,49 @@ RENAMING = (
     ("transformer.encoder.layers.{n}.self_attention.query_key_value", "model.layers.{n}.self_attn.k_proj"),
     ("transformer.encoder.layers.{n}.self_attention.query_key_value", "model.layers.{n}.self_attn.v_proj"),
     ("transformer.encoder.layers.{n}.self_attention.dense", "model.layers.{n}.self_attn.o_proj"),
-    (
-        "transformer.encoder.layers.{n}.post_attention_layernorm",
-        "model.layers.{n}.post_attention_layernorm",
-    ),
+    ("transformer.encoder.layers.{n}.post_attention_layernorm", "model.layers.{n}.post_attention_layernorm"),
     ("transformer.encoder.layers.{n}.mlp.dense_h_to_4h", "model.layers.{n}.mlp.gate_up_proj"),
     ("transformer.encoder.layers.{n}.mlp.dense_4h_to_h", "model.layers.{n}.mlp.down_proj"),
     ("transformer.encoder.final_layernorm", "model.norm"),
     ("transformer.output_layer", "lm_head"),
 )  # fmt: skip
-
-UPSTREAM = {native: upstream for upstream, native in RENAMING}
+NATIVE = {native: upstream for upstream, native in RENAMING}
 # Stored upstream, computed here.
 IGNORED = re.compile(r".*rotary(_pos)?_emb\.inv_freq$")
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of one of upstream's modules; all of them where `start` is None."""
+class ModuleRows:
+    """Rows of one of upstream's modules; all of them if `start` is None."""
 
     module: str
     start: int | None = None
     end: int | None = None
 
     def cut(self, tensor: Tensor) -> Tensor:
-        """The rows of a tensor of that module: a view."""
+        """These rows of a tensor of that module, as a view."""
         return tensor if self.start is None else tensor[self.start : self.end]
 
 
-def upstream_of(native: str, config: PreTrainedConfig) -> Rows:
-    """Where upstream keeps what is `native` here; `native` itself where it has no other name."""
+def upstream_of(native: str, config: PreTrainedConfig) -> ModuleRows:
+    """Where upstream keeps the module `native`; `native` itself if it has no other name there."""
     template, number = _template(native)
-    upstream = UPSTREAM.get(template)
-    if upstream is None:
-        return Rows(native)
-    module = upstream.replace("{n}", number)
+    if template not in NATIVE:
+        return ModuleRows(native)
+    module = NATIVE[template].replace("{n}", number)
     parts = natives_of(module)
     if len(parts) == 1:
-        return Rows(module)
-    ends = _ends(config)
-    place = parts.index(native)
-    return Rows(module, ends[place], ends[place + 1])
+        return ModuleRows(module)
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    ends, place = (0, queries, queries + keys, queries + 2 * keys), parts.index(native)
+    return ModuleRows(module, ends[place], ends[place + 1])
 
 
 def natives_of(upstream: str) -> list[str]:
-    """The modules that one of upstream's is here, in the order of its rows; [] if it is none."""
+    """The native modules of one of upstream's, in the order of its rows; [] if it is unknown."""
     template, number = _template(upstream)
     return [native.replace("{n}", number) for name, native in RENAMING if name == template]
-
-
-def is_upstream(names: set[str]) -> bool:
-    """Whether tensors of these names are in upstream's layout of ChatGLM2, 3 or GLM-4-9B."""
-    return any(
-        name.startswith(("transformer.encoder.", "transformer.embedding.")) for name in names
-    )
 
 
 def to_upstream(state: dict[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
@@ -92,13 +236,6 @@ def to_upstream(state: dict[str, Tensor], config: PreTrainedConfig) -> dict[str,
     return {name: parts[0] if len(parts) == 1 else cat(parts) for name, parts in fused.items()}
 
 
-def _ends(config: PreTrainedConfig) -> list[int]:
-    """Where the rows of queries, keys and values begin and end."""
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    return [0, queries, queries + keys, queries + 2 * keys]
-
-
 def _template(name: str) -> tuple[str, str]:
     """`model.layers.3.mlp.down_proj` -> (`model.layers.{n}.mlp.down_proj`, `3`)."""
     match = re.match(r"(.*\.layers\.)(\d+)(\..*)", name)
@@ -108,7 +245,7 @@ def _template(name: str) -> tuple[str, str]:
 def _order(name: str) -> tuple[int, int]:
     """Layer by layer, queries before keys before values."""
     template, number = _template(name.rpartition(".")[0])
-    natives = [native for _, native in RENAMING]
+    natives = list(NATIVE)
     return int(number or -1), natives.index(template) if template in natives else len(natives)
 
 
@@ -116,34 +253,34 @@ Piece = dict[str, Tensor | Packed]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A checkpoint's tensors, asked for by the names of the model here."""
+class WeightSource:
+    """A checkpoint's tensors, read by the names of the native modules."""
 
     checkpoint: Checkpoint
     config: PreTrainedConfig
     upstream: bool
 
     @classmethod
-    def open(cls, directory: Path, config: PreTrainedConfig) -> "Source":
+    def open(cls, directory: Path, config: PreTrainedConfig) -> "WeightSource":
+        """Raises `UserError` as `Checkpoint.open`."""
         checkpoint = Checkpoint.open(directory)
-        return cls(checkpoint, config, is_upstream(set(checkpoint)))
+        prefixes = ("transformer.encoder.", "transformer.embedding.")
+        return cls(checkpoint, config, any(name.startswith(prefixes) for name in checkpoint))
 
     @property
     def bits(self) -> int | None:
-        """4 or 8 where the linear layers are stored as codes."""
-        packed = getattr(self.config, "packed", None)
-        if packed:
-            return int(packed["bits"])
-        return getattr(self.config, "quantization_bit", None) or None
+        """4 or 8 if the linear layers are stored as codes."""
+        return stored_bits(self.config)
 
-    def place(self, module: str) -> Rows:
-        return upstream_of(module, self.config) if self.upstream else Rows(module)
+    def rows(self, module: str) -> ModuleRows:
+        return upstream_of(module, self.config) if self.upstream else ModuleRows(module)
 
     def has(self, module: str, kind: str) -> bool:
-        return f"{self.place(module).module}.{kind}" in self.checkpoint
+        return f"{self.rows(module).module}.{kind}" in self.checkpoint
 
     def read(self, module: str, kind: str) -> Tensor:
-        rows = self.place(module)
+        """The tensor of a native module; raises `UserError` if the checkpoint lacks it."""
+        rows = self.rows(module)
         name = f"{rows.module}.{kind}"
         if name not in self.checkpoint:
             raise UserError(
@@ -152,92 +289,94 @@ class Source:
             )
         return rows.cut(self.checkpoint.read(name))
 
-    def unused(self, modules: set[str]) -> list[str]:
-        """Tensors that no module of the model asks for."""
-        asked = {self.place(module).module for module in modules}
-        return [
-            name
-            for name in self.checkpoint
-            if name.rpartition(".")[0] not in asked and not IGNORED.match(name)
-        ]
+    def unused(self, modules: Mapping[str, nn.Module]) -> list[str]:
+        """Tensors that belong to none of the model's modules."""
+        used = {self.rows(module).module for module in modules}
+        names = (name for name in self.checkpoint if not IGNORED.match(name))
+        return [name for name in names if name.rpartition(".")[0] not in used]
 
 
 def pieces(
-    model: PreTrainedModel, source: Source, bits: int | None, head: int | None
+    model: PreTrainedModel,
+    source: WeightSource,
+    bits: int | None = None,
+    head: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[str, Piece]]:
-    """Module by module what it holds: tensors, or codes of its weight.
+    """Each module's path and its tensors; stored codes of a weight stay codes.
 
-    Codes are what is stored as such; of floats the layers' linears are made into `bits`, lm_head
-    into `head`. A head that is the embedding is left out where it isn't codes.
-
-    `UserError` for a tensor that is missing, left over, of another shape or not finite.
+    Float weights of the layers' linear modules are quantised to `bits`, lm_head to `head`; None
+    leaves them. A head that is the embedding is left out, unless it is codes. `progress` takes the
+    share that the caller is done with, 0 to 1. Raises `UserError` for a tensor that is missing, left
+    over, of another shape or not finite.
     """
     modules: dict[str, nn.Module] = {
         path: module
         for path, module in model.named_modules()
         if any(True for _ in module.parameters(recurse=False))
     }
-    left = source.unused(set(modules))
-    if left:
+    unused = source.unused(modules)
+    if unused:
         raise UserError(
-            "the checkpoint holds {left} ({left_count} such), which a model of its config.json "
-            "has no place for; it is of another family",
-            left=left[0],
-            left_count=len(left),
+            "the checkpoint holds {unused} ({count} such), which a model of its config.json has no "
+            "place for; it is of another family",
+            unused=unused[0],
+            count=len(unused),
         )
+    total, count = sum(parameter.numel() for parameter in model.parameters()), 0
     words = model.get_input_embeddings()
     embedding = next(path for path, module in modules.items() if module is words)
     for path, module in modules.items():
-        origin, wanted = path, None
+        origin, to_bits = path, None
         if path == "lm_head":
-            wanted = head
+            to_bits = head
             if source.config.tie_word_embeddings and not source.has(path, "codes"):
                 origin = embedding
                 if not (head or source.has(origin, "codes") or source.has(origin, "weight_scale")):
                     continue
         elif isinstance(module, nn.Linear) and ".layers." in path:
-            wanted = bits
+            to_bits = bits
         block = HEAD_BLOCK if path == "lm_head" else BLOCK
-        yield path, _piece(module, origin, source, wanted, block)
+        count += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        yield path, _piece(module, origin, source, to_bits, block)
+        if progress:
+            progress(count / total)
 
 
-def _piece(module: nn.Module, origin: str, source: Source, bits: int | None, block: int) -> Piece:
+def _piece(
+    module: nn.Module, origin: str, source: WeightSource, bits: int | None, block: int
+) -> Piece:
     piece: Piece = {}
     for kind, parameter in module.named_parameters(recurse=False):
         shape = (parameter.shape[0], parameter.shape[-1])
         codes = codes_of(origin, shape, source) if kind == "weight" else None
         if codes is not None:
             piece[kind] = codes
-        else:
+            continue
+        tensor = source.read(origin, kind)
+        _check(f"{origin}.{kind}", tensor, tuple(parameter.shape))
+        if isinstance(module, nn.Embedding):
+            del tensor  # mapped again, so that only rows that are looked up take memory
             tensor = source.read(origin, kind)
-            _check(f"{origin}.{kind}", tensor, tuple(parameter.shape))
-            if isinstance(module, nn.Embedding):
-                del tensor  # mapped anew, so that only rows looked up take memory
-                tensor = source.read(origin, kind)
-            piece[kind] = tensor
-            if bits and kind == "weight":
-                piece[kind] = quantize(tensor, bits=bits, block=block)
+        piece[kind] = tensor
+        if bits and kind == "weight":
+            piece[kind] = quantize(tensor, bits=bits, block=block)
     return piece
 
 
-def codes_of(module: str, shape: tuple[int, int], source: Source) -> Packed | None:
-    """A module's weight where it is stored as codes, of which `shape` is (out, in); None: in floats."""
+def codes_of(module: str, shape: tuple[int, int], source: WeightSource) -> Packed | None:
+    """The codes of a module's weight, whose `shape` is (out, in); None if it is stored in floats."""
+    out, columns = shape
     if source.has(module, "codes"):
-        return _stored(module, shape, source)
-    return _published(module, shape, source) if source.has(module, "weight_scale") else None
-
-
-def _stored(module: str, shape: tuple[int, int], source: Source) -> Packed:
-    codes, scales = source.read(module, "codes"), source.read(module, "scales")
-    of = "head_" if module == "lm_head" else ""
-    bits, block = (int(source.config.packed[f"{of}{key}"]) for key in ("bits", "block"))
-    padded = -(-shape[1] // block) * block
-    _check(f"{module}.codes", codes, (shape[0], padded * bits // 8))
-    _check(f"{module}.scales", scales, (shape[0], padded // block))
-    return Packed(codes, scales, bits, block, shape)
-
-
-def _published(module: str, shape: tuple[int, int], source: Source) -> Packed:
+        codes, scales = source.read(module, "codes"), source.read(module, "scales")
+        prefix = "head_" if module == "lm_head" else ""
+        bits, block = (int(source.config.packed[f"{prefix}{key}"]) for key in ("bits", "block"))
+        padded = -(-columns // block) * block
+        _check(f"{module}.codes", codes, (out, padded * bits // 8))
+        _check(f"{module}.scales", scales, (out, padded // block))
+        return Packed(codes, scales, bits, block, shape)
+    if not source.has(module, "weight_scale"):
+        return None
     weight, scale = source.read(module, "weight"), source.read(module, "weight_scale")
     bits = source.bits
     if bits not in (4, 8):
@@ -246,22 +385,22 @@ def _published(module: str, shape: tuple[int, int], source: Source) -> Packed:
             "or 8",
             bits=bits,
         )
-    _check(f"{module}.weight", weight, (shape[0], -(-shape[1] * bits // 8)))
-    _check(f"{module}.weight_scale", scale, shape[:1])
-    return from_published(weight, scale, bits=bits, columns=shape[1])
+    _check(f"{module}.weight", weight, (out, -(-columns * bits // 8)))
+    _check(f"{module}.weight_scale", scale, (out,))
+    return from_published(weight, scale, bits=bits, columns=columns)
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise UserError(
-            "{name} has the shape {shape}, config.json makes it {shape_2}; the two belong to "
+            "{name} has the shape {found}, but config.json makes it {expected}; the two belong to "
             "different models",
             name=name,
-            shape=tuple(tensor.shape),
-            shape_2=shape,
+            found=tuple(tensor.shape),
+            expected=shape,
         )
     if tensor.is_floating_point() and not all(value.isfinite() for value in tensor.aminmax()):
         raise UserError(
-            "{name} holds NaN or infinite numbers; the checkpoint is damaged, get it again",
+            "{name} holds NaN or infinite numbers; the checkpoint is damaged, download it again",
             name=name,
         )

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from ingest.errors import UserError
-from ingest.i18n import Translator, language_of
+from ingest.i18n import Translator, language_of, translate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,8 +32,8 @@ def out_piece(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line about the work, kept out of the result."""
-    sys.stderr.write(text + "\n")
+    """A line about the work, kept out of the result; a message in the reader's language."""
+    sys.stderr.write(translate(text, say.language) + "\n")
 
 
 def error(problem: UserError) -> None:

@@ -13,7 +13,7 @@ from rag.cli.model_options import Alpha, Source, Target
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from rag.chatglm.export import Exported
+    from rag.chatglm.export import ExportReport
 
 
 LAYOUT = "glm-hf"
@@ -76,7 +76,7 @@ def export(
     _tell(done, target)
 
 
-def _tell(done: "Exported", target: Path) -> None:
+def _tell(done: "ExportReport", target: Path) -> None:
     for assumed in done.notes:
         note(assumed)
     if done.contract and done.contract.template != "chat":
@@ -146,16 +146,16 @@ def fill(
     given = {name: value for name, value in given.items() if value is not None}
     options = GenerateOptions(model=model, **given)
 
-    from rag.chatglm import infill as filling
+    from rag.chatglm import generator as chatglm
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
 
     text = _text(text)
-    filling.split_at_blanks(text)  # what is wrong is told before weights are fetched and read
-    filling.require_filler(read_config(fetch(model, cache=cache_home() / "models", weights=False)))
+    chatglm.split_at_blanks(text)  # what is wrong is told before weights are fetched and read
+    chatglm.require_filler(read_config(fetch(model, cache=cache_home() / "models", weights=False)))
     with loading(Path(model).name) as progress:
         generator: Any = load(options, cache=cache_home() / "models", progress=progress, note=note)
-    out(filling.fill(generator.model, generator.tokenizer, text, options.sampling))
+    out(chatglm.fill(generator.model, generator.tokenizer, text, options.sampling))
 
 
 fill.__doc__ = say(

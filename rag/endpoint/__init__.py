@@ -1,7 +1,7 @@
-"""A language model that is served elsewhere: any endpoint that speaks as OpenAI's chat completions.
+"""A language model on a server: any endpoint with OpenAI's API of chat completions.
 
-vLLM, SGLang, llama.cpp's server and Ollama are asked how large the model's window is and how many
-tokens a prompt has; for any other the settings may say so.
+vLLM, SGLang, llama.cpp's server and Ollama report the model's window and the tokens of a prompt; for
+any other engine, users may configure them.
 """
 
 from rag.endpoint.address import Address, EndpointOptions, is_address, no_adapter

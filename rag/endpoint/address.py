@@ -1,27 +1,27 @@
-"""Where a model is served: `http://host:port/v1#model`."""
+"""The address of a served model: `http://host:port/v1#model`."""
 
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 
 KEY = "RAG_MODEL_KEY"
-"""The variable that holds the key, where one is needed."""
+"""The variable that holds the key, if one is needed."""
 _ADDRESS = re.compile(r"https?:|[a-z]+://|[\w.-]+:\d{2,5}(?:[/#]|$)", re.IGNORECASE)
-"""Mistyped ones too, such as `host:8000`: `Address.parse` says how they are written."""
+"""Also matches incomplete addresses, such as `host:8000`: `Address.parse` shows how to write them."""
 
 
 def is_address(model: str) -> bool:
-    """Whether a model's name says where it is served, rather than where its files are."""
+    """Whether a model's name is the address of a server, rather than a folder or a name on a hub."""
     return bool(_ADDRESS.match(model))
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`base` is what `/chat/completions` hangs below; `model` its name there, empty for the only one."""
+    """`base` comes before `/chat/completions`; `model` is the name there, empty for the only one."""
 
     base: str
     model: str
@@ -30,63 +30,59 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> "Address":
         """`http://host:port` means `http://host:port/v1`. Raises `UserError` if the text is not a valid
-        address, or holds a secret."""
-        where, _, model = text.partition("#")
+        address, or contains a secret."""
+        url, _, model = text.partition("#")
         try:
-            parts = urlsplit(where)
+            parts = urlsplit(url)
             _ = parts.port  # raises if it is not a number
         except ValueError as error:
-            raise _wrong(where, Translatable("{error}", error=error)) from None
+            raise _invalid(url, Translatable("{error}", error=error)) from None
         if "@" in parts.netloc:
-            raise _wrong(
+            raise _invalid(
                 f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}",
                 Translatable(
-                    "a name or password has no place in it; put a key into the variable {key}",
-                    key=KEY,
+                    "it must not contain a name or password; put a key into {key}", key=KEY
                 ),
             )
         web = parts.scheme in ("http", "https")
-        if not web or not parts.hostname or parts.query or re.search(r"\s", where):
-            raise _wrong(where, Translatable("it is not of the form"))
-        return cls(_base(parts), model.strip(), parts.hostname)
+        if not web or not parts.hostname or parts.query or re.search(r"\s", url):
+            raise _invalid(url, Translatable("it does not have the form"))
+        path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+        base = f"{parts.scheme.lower()}://{parts.netloc}{path or '/v1'}"
+        return cls(base, model.strip(), parts.hostname)
 
     @property
     def root(self) -> str:
-        """What an engine's own paths hang below, beside those of OpenAI's API."""
+        """The prefix of an engine's own paths, which are not in OpenAI's API."""
         return self.base.removesuffix("/v1")
 
     @property
     def name(self) -> str:
-        """The model, or where it is served."""
+        """The model's name, or its server."""
         return self.model or self.base.partition("://")[2].removesuffix("/v1")
 
     @property
     def local(self) -> bool:
-        """Whether it is this very machine."""
+        """Whether this machine is the server."""
         try:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
 
-def _base(parts: SplitResult) -> str:
-    path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-    return f"{parts.scheme.lower()}://{parts.netloc}{path or '/v1'}"
-
-
-def _wrong(where: str, why: Translatable) -> UserError:
+def _invalid(url: str, why: Translatable) -> UserError:
     return UserError(
-        "{where} is not an endpoint's address: {why}; write http://host:port/v1#model",
-        where=where,
+        "{url} is not an endpoint's address: {why}; write http://host:port/v1#model",
+        url=url,
         why=why,
     )
 
 
 def no_adapter(address: Address, adapter: str) -> UserError:
-    """That an adapter's folder can't be used by a model that is served elsewhere."""
+    """The error for an adapter's folder with a model on a server."""
     return UserError(
-        "adapter is {adapter}, but the model is served at {base}; leave it out: vLLM and "
-        "SGLang serve an adapter as a model of its own, to be named behind #",
+        "adapter is {adapter}, but the model is served at {base}; leave it out: vLLM and SGLang "
+        "serve an adapter as a separate model, whose name goes after #",
         adapter=adapter,
         base=address.base,
     )
@@ -94,18 +90,18 @@ def no_adapter(address: Address, adapter: str) -> UserError:
 
 @dataclass(frozen=True, slots=True)
 class EndpointOptions:
-    """What an endpoint does not say of its model, and how long it is waited for."""
+    """What an endpoint may not report about its model, and timeouts."""
 
     context: int = 0
-    """The model's window in tokens, prompt and answer together; 0: as the engine says."""
+    """The model's window in tokens, prompt and answer together; 0: as the engine reports."""
     tokenizer: str = ""
-    """A folder with the model's tokenizer, to count with; empty: the engine counts."""
+    """A folder with the model's tokenizer, to count tokens; empty: the engine counts."""
     connect_seconds: float = 10
-    """A connection may take so long."""
+    """Seconds until a connection must be established."""
     silence_seconds: float = 300
-    """After so long without a byte an engine counts as dead: reading a prompt may take minutes."""
+    """Seconds without a byte until a request fails; reading a prompt may take minutes."""
     tries: int = 5
-    """Requests in all, until an answer begins."""
+    """Maximum number of requests until an answer begins."""
 
     def __post_init__(self) -> None:
         lowest = {"context": 0, "connect_seconds": 0.1, "silence_seconds": 0.1, "tries": 1}

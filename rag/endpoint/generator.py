@@ -1,4 +1,4 @@
-"""The `Generator` of a model that is served elsewhere, asked through OpenAI's client."""
+"""The `Generator` of a model on a server, with OpenAI's client."""
 
 import os
 import ssl
@@ -16,44 +16,47 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.endpoint.address import KEY, Address, EndpointOptions, no_adapter
 from rag.endpoint.engines import (
+    Count,
     Engine,
     Failed,
     Unreachable,
     broken_off,
+    estimate,
     explore,
     faults,
+    local_count,
     not_openai,
+    tokens,
     turns_of,
 )  # fmt: skip
-from rag.endpoint.token_count import Count, estimate, local_count, tokens
 from rag.types import Message, Sampling
 
 if TYPE_CHECKING:
     import openai
 
-ASSUMED = 4096  # tokens of a window that nobody gives: Ollama's least
+ASSUMED = 4096  # tokens of an unknown window: Ollama's smallest
 SENT = (
     "accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent",
 )  # fmt: skip
-"""Headers of a request. OpenAI's client adds what its variables (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …)
-hold for another service, and what this machine is."""
+"""Headers that are sent. OpenAI's client would add others about this machine, and from variables that
+are meant for another service (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …)."""
 
 T = TypeVar("T")
 Note = Callable[[Translatable], None]
-"""Takes in English and in Chinese what a person should know."""
+"""Shows a message to the user."""
 
 
 def reach(model: str, options: EndpointOptions, *, note: Note) -> "EndpointGenerator":
-    """The generator of an address; nothing is asked there yet.
+    """The generator of an address; no request is sent yet.
 
-    The key comes from the environment, and is sent to this address alone. Raises `UserError` if the
+    The key comes from the environment and is only sent to this address. Raises `UserError` if the
     address or the key is not valid.
     """
     address = Address.parse(model)
     if _key() and address.base.startswith("http:") and not address.local:
         note(
             Translatable(
-                "{key} goes to {base} unencrypted; use https:// if others share the network",
+                "{key} is sent to {base} unencrypted; use https:// if others share the network",
                 key=KEY,
                 base=address.base,
             )
@@ -62,28 +65,28 @@ def reach(model: str, options: EndpointOptions, *, note: Note) -> "EndpointGener
 
 
 def _key() -> str:
-    """Read where it is sent, so that no option, trace or other process ever holds it."""
+    """The key, read only where it is sent, so that no option, trace or other process holds it."""
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise UserError(
-            "the variable {key} holds a character that no key has; set it again", key=KEY
+            "the variable {key} holds a character that keys can't have; set it again", key=KEY
         )
     return key
 
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """They take longer to read than a token to write."""
+    """Cached, since reading them takes longer than generating a token."""
     import httpx2
 
     return httpx2.create_ssl_context()
 
 
 class EndpointGenerator:
-    """One conversation with an endpoint: `stop` ends its own requests, and no other's.
+    """One conversation with an endpoint: `stop` only ends its own requests.
 
-    What is served there is asked once, when it is first needed, and again after a failure: another
-    engine may have been started.
+    The engine is explored when it is first needed, and again after a failure, since another engine
+    may have been started.
     """
 
     def __init__(self, address: Address, options: EndpointOptions, *, note: Note) -> None:
@@ -91,10 +94,10 @@ class EndpointGenerator:
         self._note = note
         self._engines: list[Engine] = []  # one at most, shared with all conversations
         self._requests: set[Future[Any]] = set()
-        self._reply: Reply | None = None
+        self._reply: ReplyStream | None = None
 
     def apart(self) -> "EndpointGenerator":
-        """The same model, for one more conversation at the same time."""
+        """A generator of the same model for a concurrent conversation."""
         other = copy(self)
         other._requests, other._reply = set(), None
         return other
@@ -112,10 +115,10 @@ class EndpointGenerator:
         if not self.options.context and not engine.window:
             self._note(
                 Translatable(
-                    "{base} does not give its model's window; {assumed} tokens are assumed; put context "
+                    "{base} does not report its model's window; {tokens} tokens are assumed; set context "
                     "under [generate.endpoint] in rag.toml",
                     base=self.address.base,
-                    assumed=ASSUMED,
+                    tokens=ASSUMED,
                 )
             )
         return engine
@@ -125,9 +128,9 @@ class EndpointGenerator:
         return self.options.context or self.engine.window or ASSUMED
 
     @property
-    def took(self) -> "Took | None":
+    def usage(self) -> "TokenUsage | None":
         """Of the last reply; None before the first."""
-        return self._reply.took if self._reply else None
+        return self._reply.usage if self._reply else None
 
     def use(self, adapter: Path | None) -> tuple[str, ...]:
         if adapter:
@@ -135,7 +138,7 @@ class EndpointGenerator:
         return ()
 
     def count(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt, by the model's own tokenizer; more than those if nobody has it."""
+        """Tokens of the prompt, by the model's own tokenizer, or at least as many if that is unknown."""
         if self.options.tokenizer:
             return self._local_count(messages)
         engine = self.engine
@@ -150,22 +153,20 @@ class EndpointGenerator:
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """The reply piece by piece, none of them empty; closing the iterator ends the request.
 
-        Raises `UserError` if the engine can't be reached, refuses, fails or falls silent.
+        Raises `UserError` if the engine can't be reached, refuses, fails or times out.
         """
-        drawing = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-        }
         body = {
             "model": self.engine.model,
             "messages": turns_of(messages),
             "stream": True,
             "stream_options": {"include_usage": True},
             "max_tokens": sampling.max_new_tokens,
-            **{name: value for name, value in drawing.items() if value is not None},
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
         }
-        self._reply = reply = Reply(self.address, messages)
+        body = {name: value for name, value in body.items() if value is not None}
+        self._reply = reply = ReplyStream(self.address, messages)
         pieces: SimpleQueue[str | None] = SimpleQueue()
 
         async def read() -> None:
@@ -186,7 +187,7 @@ class EndpointGenerator:
                         if piece := reply.push(chunk):
                             pieces.put(piece)
                 except openai.APIConnectionError:
-                    if not reply.finish_reason:  # a drop behind the end is none
+                    if not reply.finish_reason:  # after the end it does not matter
                         raise
 
         try:
@@ -205,7 +206,7 @@ class EndpointGenerator:
             raise
 
     def stop(self) -> None:
-        """End the reply under way as if it were complete; the engine sees that nobody listens."""
+        """End the current reply as if it were complete; the engine sees a closed connection."""
         for request in tuple(self._requests):
             request.cancel()
 
@@ -231,7 +232,7 @@ class EndpointGenerator:
 
     @contextmanager
     def _running(self, work: Callable[[], Awaitable[T]]) -> Iterator[Future[T]]:
-        """`work` in an event loop of its own: what waits there can be left, whatever it waits for."""
+        """Run `work` in a separate event loop, so that it can be cancelled at any time."""
         from anyio.from_thread import start_blocking_portal
 
         with start_blocking_portal() as portal:
@@ -244,7 +245,7 @@ class EndpointGenerator:
                 future.cancel()
 
     def _client(self) -> "openai.AsyncOpenAI":
-        """A client for one request, in the event loop that runs."""
+        """A client for one request, in the current event loop."""
         import httpx2
         import openai
 
@@ -257,15 +258,15 @@ class EndpointGenerator:
                 request.headers = httpx2.Headers(sent | authorization)
                 try:
                     return await super().send(request, **options)
-                except httpx2.ReadTimeout as error:  # not asked again: it may be at work
+                except httpx2.ReadTimeout as error:  # no retry: the engine may still be working
                     raise openai.APITimeoutError(request) from error
 
         options = self.options
         connection = Connection(
             verify=_certificates(),
             timeout=httpx2.Timeout(options.silence_seconds, connect=options.connect_seconds),
-            trust_env=not self.address.local,  # a proxy does not lead back to this machine
-            follow_redirects=False,  # or what is said here would be told elsewhere
+            trust_env=not self.address.local,  # a proxy can't reach this machine
+            follow_redirects=False,  # the prompt must not be sent elsewhere
         )
         return openai.AsyncOpenAI(
             base_url=self.address.base,
@@ -276,30 +277,30 @@ class EndpointGenerator:
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
-    """Tokens of a prompt and of the reply to it, and whether that was cut at its length."""
+class TokenUsage:
+    """Tokens of a prompt and of the reply, and whether the reply was cut at its length."""
 
     read: int
     written: int
     cut: bool
 
 
-class Reply:
-    """Chunks go in, text comes out. What a model thinks (vLLM's and llama.cpp's `reasoning_content`,
-    Ollama's `reasoning`) is no part of it."""
+class ReplyStream:
+    """The text of a stream of chunks, without the model's thoughts (vLLM's and llama.cpp's
+    `reasoning_content`, Ollama's `reasoning`)."""
 
     def __init__(self, address: Address, messages: Sequence[Message]) -> None:
         self.text, self.finish_reason = "", ""
         self._address, self._messages = address, messages
         self._usage: dict[str, Any] = {}
-        self._half = ""  # of a character that UTF-16, and so JSON's \u, writes as two
+        self._half = ""  # the first surrogate of a character that JSON's \u writes as two
         self._thought = False
 
     @property
-    def took(self) -> Took:
-        """By the engine's own account, or estimated if it gives none."""
+    def usage(self) -> TokenUsage:
+        """As the engine reports it, or else an estimate."""
         read, written = (self._usage.get(f"{side}_tokens") for side in ("prompt", "completion"))
-        return Took(
+        return TokenUsage(
             read or estimate(self._messages),
             written or tokens(self.text),
             self.finish_reason == "length",
@@ -326,14 +327,14 @@ class Reply:
         return text
 
     def finish(self) -> str:
-        """What is left. Raises `Failed` if the stream has no end, or all the room for an answer went
-        into thinking."""
+        """The rest of the text. Raises `Failed` if the stream has no end, or if the model's thoughts
+        took all the tokens of the answer."""
         if not self.finish_reason:
             raise broken_off(self._address, self.text, Translatable("the stream has no end"))
         if self.finish_reason == "length" and self._thought and not self.text:
             raise Failed(
-                "the model at {base} thought until no room was left for its answer; raise "
-                "max_new_tokens, or turn its thinking off",
+                "the thoughts of the model at {base} took all the tokens of its answer; raise "
+                "max_new_tokens, or turn thinking off",
                 base=self._address.base,
             )
         return "\ufffd" if self._half else ""

@@ -61,11 +61,11 @@ def test_our_own_endpoint_is_one(tmp_path: Path) -> None:
         assert "".join(pieces) == whole["answer"]
         assert len(pieces) == len(whole["answer"]) == own.pieces
         assert generator.engine.model == "mine"
-        assert generator.took
-        assert generator.took.read == whole["usage"]["read"]
-        assert not generator.took.cut
+        assert generator.usage
+        assert generator.usage.read == whole["usage"]["read"]
+        assert not generator.usage.cut
         assert "".join(generator.stream(ASKED, Sampling(3))) == whole["answer"][:3]
-        assert generator.took.cut
+        assert generator.usage.cut
         assert generator.count(ASKED) > len(QUESTION)
 
 

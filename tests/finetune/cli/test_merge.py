@@ -80,7 +80,7 @@ def test_alpha_may_be_given_where_the_adapter_lacks_it(
     tmp_path: Path, adapter: Path, capsys: Shown
 ) -> None:
     (adapter / "adapter_config.json").unlink()
-    with pytest.raises(UserError, match="or give its lora_alpha"):
+    with pytest.raises(UserError, match="or give the adapter's lora_alpha"):
         export(adapter, tmp_path / "out", str(MODEL))
     export(adapter, tmp_path / "out", str(MODEL), alpha=16)
     assert "lora_alpha 16 as given" in capsys.readouterr().err

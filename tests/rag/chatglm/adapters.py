@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rag.chatglm.weights import Rows, upstream_of
+from rag.chatglm.weights import ModuleRows, upstream_of
 
 ROOT = "base_model.model."
 IDS = torch.tensor([[64, 66, 300, 5, 17, 401, 90, 33]])
@@ -26,7 +26,7 @@ def linears(model: PreTrainedModel, *, upstream: bool = False) -> dict[str, tupl
     sizes: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         if hasattr(module, "out_features"):
-            rows = upstream_of(name, model.config) if upstream else Rows(name)
+            rows = upstream_of(name, model.config) if upstream else ModuleRows(name)
             out, _ = sizes.get(rows.module, (0, 0))
             sizes[rows.module] = (out + module.out_features, module.in_features)
     return sizes

@@ -149,11 +149,10 @@ def test_several_adapters_take_turns(model: PreTrainedModel, lora: Path, tmp_pat
     for name in ("a", "b", "a"):
         adapters.activate(name)
         assert torch.equal(logits(model), seen[name])
-    adapters.detach("a")
-    assert adapters.active is None
+    adapters.activate(None)
     assert torch.equal(logits(model), alone)
-    with pytest.raises(UserError, match="no adapter named 'a' is attached; attached: b"):
-        adapters.activate("a")
+    with pytest.raises(UserError, match="no adapter named 'c' is attached; attached: a, b"):
+        adapters.activate("c")
     with pytest.raises(UserError, match="'b' is attached already"):
         adapters.attach(read_adapter(second), "b")
 
@@ -288,7 +287,7 @@ def retensor(directory: Path, **changes: Any) -> None:
     [
         ("lora_B__weight", torch.zeros_like, "all of the adapter's B matrices are zero"),
         ("layers__1__mlp__dense_4h_to_h__lora_B__weight", lambda b: b * float("nan"), "NaN"),
-        ("layers__0__mlp__dense_4h_to_h__lora_A__weight", None, "holds no lora_A of .*cut short"),
+        ("layers__0__mlp__dense_4h_to_h__lora_A__weight", None, "holds no lora_A of .*incomplete"),
         ("query_key_value__lora_B__weight", lambda b: b[:-8].clone(), "made for a layer 64"),
         ("dense_4h_to_h__lora_A__weight", lambda a: a[:2].clone(), "A has rank 2 and B 4"),
         ("lora_B__weight", lambda b: b * 1e-30, "changes nothing in this model"),

@@ -189,7 +189,7 @@ def test_chats_that_cannot_be_answered(tokenizers: dict[int, Any], generation: i
 
 @pytest.mark.parametrize("generation", [1, 2])
 def test_old_generations_know_no_tools(tokenizers: dict[int, Any], generation: int) -> None:
-    with pytest.raises(UserError, match="knows no tools"):
+    with pytest.raises(UserError, match="can't use tools"):
         encode_chat([{"role": "observation", "content": "22"}], tokenizers[generation], generation)
 
 

@@ -282,7 +282,7 @@ def without_tokenizer(source: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (wrong_words, "569 words, but its config.json makes 544 rows"),
+        (wrong_words, "569 tokens, but its config.json has 544 rows"),
         (without_tokenizer, "has no tokenizer"),
     ],
 )
@@ -301,7 +301,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(module, "BESIDE", 1 << 60)
     source = golden_model("v3", tmp_path / "source")
-    with pytest.raises(UserError, match=r"GB left and out takes 1152921504\.6 GB; make room"):
+    with pytest.raises(UserError, match=r"GB left and out takes 1152921504\.6 GB; free some"):
         export(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
@@ -352,6 +352,6 @@ def test_an_export_that_answers_otherwise_is_not_kept(
 ) -> None:
     monkeypatch.setitem(BANDS, torch.bfloat16, 1e-6)  # which rounding to bfloat16 is beyond
     source = golden_model("v3", tmp_path / "source")
-    with pytest.raises(UserError, match=r"not kept: its logits are .* say --dtype float32"):
+    with pytest.raises(UserError, match=r"not kept: its logits differ .* use --dtype float32"):
         export(source, tmp_path / "out", dtype=torch.bfloat16)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -230,7 +230,7 @@ def test_weights_that_are_not_numbers_are_refused(broken: Path, value: float) ->
 
 
 def test_stored_codes_are_not_made_other_codes() -> None:
-    with pytest.raises(UserError, match="holds int4 weights, which can't be made int8"):
+    with pytest.raises(UserError, match="holds int4 weights, which can't be converted to int8"):
         load(COPY / "v2" / "tiny_int4", quant="int8")
 
 

@@ -151,7 +151,7 @@ def test_wrong_prefixes_are_refused(
     refused(weight[:-1].clone(), "pre_seq_len 5, but the prefix has 4")
     torch.save({name: weight}, path)
     Contract({"v1": 2, "v2": 1}[version]).write(tmp_path)
-    with pytest.raises(UserError, match="name its own model"):
+    with pytest.raises(UserError, match="use the adapter with its own model"):
         Adapters(model).attach(read_adapter(tmp_path), "it")
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="damaged"):

@@ -16,8 +16,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import rag.chatglm  # noqa: F401  (registers the classes)
 from ingest.errors import UserError
-from rag.chatglm.tokenization import ChatGLM1Tokenizer, ChatGLMTokenizer, open_tokenizer
-from rag.chatglm.tokenization_glm4 import PATTERN, SPECIALS, ChatGLM4Tokenizer, read_ranks
+from rag.chatglm.tokenization import (
+    PATTERN,
+    SPECIALS,
+    ChatGLM1Tokenizer,
+    ChatGLM4Tokenizer,
+    ChatGLMTokenizer,
+    open_tokenizer,
+    read_ranks,
+)
 from tests.rag.chatglm import vocabularies
 
 WHOLE = vocabularies.SHARED.is_dir()

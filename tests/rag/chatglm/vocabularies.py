@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
-from rag.chatglm.tokenization_glm4 import PATTERN, SPECIALS
+from rag.chatglm.tokenization import PATTERN, SPECIALS
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden/tokenizer"

@@ -1,4 +1,4 @@
-"""A generator of a faulty engine, and what a person is told meanwhile."""
+"""A generator of a faulty engine, and the notes for the user."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,4 +23,5 @@ class Reached:
 def reach(engine: Faulty | str, **options: Any) -> Reached:
     address = engine if isinstance(engine, str) else engine.address
     notes: list[str] = []
-    return Reached(generator.reach(address, EndpointOptions(**options), note=notes.append), notes)
+    endpoint = EndpointOptions(**options)
+    return Reached(generator.reach(address, endpoint, note=notes.append), notes)

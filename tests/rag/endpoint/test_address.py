@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
-from ingest.i18n import translate
+from ingest.i18n import Translatable, translate
 from rag.config import read_config
 from rag.endpoint import Address, EndpointOptions
 from rag.endpoint.engines import Failed
@@ -61,7 +61,7 @@ def test_where_this_machine_is() -> None:
 
 @pytest.mark.parametrize(("more", "said"), [
     ({"quant": "int8"}, "the weights are held at http://host/v1; leave it out"),
-    ({"adapter": "law"}, "an adapter as a model of its own, to be named behind #"),
+    ({"adapter": "law"}, "an adapter as a separate model, whose name goes after #"),
 ])  # fmt: skip
 def test_weights_and_adapters_are_the_engines(more: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
@@ -71,7 +71,7 @@ def test_weights_and_adapters_are_the_engines(more: dict, said: str) -> None:
 def test_an_adapter_can_not_be_put_on_later() -> None:
     generator = reach("http://127.0.0.1:1", EndpointOptions(), note=lambda en, zh: None)
     assert generator.use(None) == ()
-    with pytest.raises(UserError, match="named behind #"):
+    with pytest.raises(UserError, match="whose name goes after #"):
         generator.use(Path("law"))
 
 
@@ -134,16 +134,14 @@ def test_a_key_that_can_be_none_is_told_without_it(
 
 def test_a_key_that_others_may_read_on_its_way_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAG_MODEL_KEY", SECRET)
-    notes: list[str] = []
+    notes: list[Translatable] = []
     for address in ("https://192.0.2.1/v1", "http://127.0.0.1:1"):
         reach(address, EndpointOptions(), note=notes.append)
     assert notes == []
     reach("http://192.0.2.1/v1", EndpointOptions(), note=notes.append)
-    (message,) = notes
-    for text in (message, translate(message, "zh")):
-        assert "http://192.0.2.1/v1" in text
-    assert "unencrypted" in message
-    assert "明文" in translate(message, "zh")
+    assert len(notes) == 1
+    assert "http://192.0.2.1/v1 unencrypted" in notes[0]
+    assert "明文" in translate(notes[0], "zh")
 
 
 def test_a_redirect_is_told_and_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +153,7 @@ def test_a_redirect_is_told_and_not_followed(monkeypatch: pytest.MonkeyPatch) ->
 
         with (
             faulty(redirects) as engine,
-            pytest.raises(Failed, match=f"sends on to {other.address}"),
+            pytest.raises(Failed, match=f"redirects to {other.address}"),
         ):
             made.reach(engine).reply()
         assert other.seen == []

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from ingest.errors import UserError
 from rag.chatglm.chat import count_chat
 from rag.chatglm.tokenization import open_tokenizer
-from rag.endpoint.token_count import FRAME, MARKS, estimate, tokens
+from rag.endpoint.engines import FRAME, MARKS, estimate, tokens
 from rag.types import Message
 from tests.faulty import answers, faulty
 from tests.rag.endpoint.reached import ASKED, reach

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from ingest.errors import UserError
-from rag.endpoint.engines import Failed
-from rag.endpoint.token_count import FRAME, MARKS, estimate
+from rag.endpoint.engines import FRAME, MARKS, Failed, estimate
 from rag.types import Message, Sampling
 from tests.faulty import answers, faulty
 from tests.rag.endpoint.reached import ASKED, reach
@@ -106,7 +105,7 @@ def test_a_list_of_models_may_be_missing_where_one_is_named() -> None:
 
 
 @pytest.mark.parametrize(("name", "models", "said"), [
-    ("", VLLM, r"serves 2 models; name one behind #, as http://.*/v1#MODEL; it has: glm, law"),
+    ("", VLLM, r"serves 2 models; name one after #, as http://.*/v1#MODEL; it has: glm, law"),
     ("", {"data": []}, r"serves 0 models"),
     ("#glm2", VLLM, r"has no model glm2; .* it has: glm, law"),
 ])  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from ingest.errors import UserError
 from ingest.i18n import translate
 from rag.endpoint.engines import Failed, Unreachable
-from rag.endpoint.generator import Took
+from rag.endpoint.generator import TokenUsage
 from rag.types import Sampling
 from tests.faulty import ROLE, Act, answers, chunk, drops, event, fails, faulty, reply, says, stalls
 from tests.rag.endpoint.reached import ASKED, reach
@@ -19,7 +19,7 @@ def test_the_pieces_are_those_of_the_engine() -> None:
     with faulty(answers("试用期", "", "六个月", "。")) as engine:
         reached = reach(engine)
         assert list(reached.generator.stream(ASKED, Sampling())) == ["试用期", "六个月", "。"]
-        assert reached.generator.took == Took(11, 3, False)
+        assert reached.generator.usage == TokenUsage(11, 3, False)
 
 
 def test_a_reply_begins_with_its_first_word() -> None:
@@ -115,7 +115,7 @@ def test_an_answer_that_was_cut_is_told() -> None:
     with faulty(says(reply("六个", finish="length"))) as engine:
         reached = reach(engine)
         assert reached.reply() == "六个"
-        assert reached.generator.took == Took(11, 3, True)
+        assert reached.generator.usage == TokenUsage(11, 3, True)
 
 
 def test_without_the_engines_figures_they_are_estimated() -> None:
@@ -123,7 +123,7 @@ def test_without_the_engines_figures_they_are_estimated() -> None:
     with faulty(says(stream)) as engine:
         reached = reach(engine)
         reached.reply()
-        assert reached.generator.took == Took(64 + 8 + 16, 6, False)
+        assert reached.generator.usage == TokenUsage(64 + 8 + 16, 6, False)
 
 
 def test_what_is_asked_for_is_sent_and_what_is_not_is_left_out() -> None:
@@ -143,13 +143,13 @@ def test_what_is_asked_for_is_sent_and_what_is_not_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (event("{"), "does not speak as OpenAI's API ({)"),
-        (event("[" * 100_000), "does not speak as OpenAI's API"),
-        (event([1]), "does not speak as OpenAI's API ([1])"),
-        (event({"choices": [None]}), "does not speak as OpenAI's API"),
-        (event({"choices": [{"delta": {"content": ["?"]}}]}), "does not speak as OpenAI's API"),
-        (b"data: \xff\n\n", "does not speak as OpenAI's API"),
-        (b"data: " + b"x" * 2_000_000 + b"\n\n", "does not speak as OpenAI's API (xxx"),
+        (event("{"), "does not answer as OpenAI's API does ({)"),
+        (event("[" * 100_000), "does not answer as OpenAI's API does"),
+        (event([1]), "does not answer as OpenAI's API does ([1])"),
+        (event({"choices": [None]}), "does not answer as OpenAI's API does"),
+        (event({"choices": [{"delta": {"content": ["?"]}}]}), "does not answer as OpenAI's API does"),
+        (b"data: \xff\n\n", "does not answer as OpenAI's API does"),
+        (b"data: " + b"x" * 2_000_000 + b"\n\n", "does not answer as OpenAI's API does (xxx"),
         (event({"error": {"message": "out\nof\x1b[31m memory", "code": 400}}), "out of [31m memory"),
         (event({"error": "out of memory"}), "out of memory"),
     ],
@@ -192,7 +192,7 @@ def test_a_page_is_no_stream() -> None:
         reach(engine).reply()
     with (
         faulty(drops, paths={"/v1/models": lambda _: "<html>"}) as engine,
-        pytest.raises(UserError, match=r"does not speak as OpenAI's API \(.*<html>\)"),
+        pytest.raises(UserError, match=r"does not answer as OpenAI's API does \(.*<html>\)"),
     ):
         reach(engine).reply()
 
@@ -211,4 +211,4 @@ def test_a_prompt_that_is_too_long_names_the_way_out() -> None:
     with faulty(fails(400, said)) as engine, pytest.raises(Failed) as failed:
         reach(engine).reply()
     assert said in str(failed.value)
-    assert "put its window as context under [generate.endpoint]" in str(failed.value)
+    assert "set context to its window under [generate.endpoint]" in str(failed.value)

@@ -132,7 +132,7 @@ def test_weights_that_are_a_pickle_run_nothing(tmp_path: Path, name: str) -> Non
     """Of a model's or an adapter's folder from a hub: tensors are read, nothing else is."""
     import torch
 
-    from rag.chatglm.checkpoint import read_bin
+    from rag.chatglm.weights import read_bin
 
     file, canary = tmp_path / name, tmp_path / "canary"
     for save in (

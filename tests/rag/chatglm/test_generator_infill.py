@@ -16,7 +16,7 @@ from torch import Tensor
 from ingest.errors import UserError
 from rag.chatglm.chat import encode_text
 from rag.chatglm.configuration import Glm1Config
-from rag.chatglm.infill import BLANK, encode_blanks, fill
+from rag.chatglm.generator import BLANK, encode_blanks, fill
 from rag.chatglm.loading import load
 from rag.chatglm.modeling_chatglm import Glm1ForCausalLM
 from rag.chatglm.tokenization import open_tokenizer
