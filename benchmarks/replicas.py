@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path[0] = str(Path(__file__).parents[1])  # the tests are there
 
-from tests.server.fleet import History, Load, Server, fleet, start  # noqa: E402  (behind the line above)
+from tests.server.fleet import History, Load, ServerProcess, fleet, start  # noqa: E402  (behind the line above)
 
 BASES = ["甲", "乙"]
 EVERY = 8.0  # seconds between two ends of a server
@@ -30,14 +30,14 @@ def measured(folder: Path, count: int, options: argparse.Namespace, *, ending: b
         load.fill(BASES)
         first, second = (History(load.data / base) for base in BASES)
         with first, second, load.running([*BASES, *BASES], options.askers):
-            begun, told = time.monotonic(), len(load.told)
+            begun, told = time.monotonic(), len(load.answers)
             while (passed := time.monotonic() - begun) < options.seconds:
                 if not ending:
                     time.sleep(options.seconds - passed)
                     continue
                 time.sleep(EVERY)
                 replace(servers, folder, load)
-            rate = (len(load.told) - told) / (time.monotonic() - begun)
+            rate = (len(load.answers) - told) / (time.monotonic() - begun)
         load.check(dict(zip(BASES, (first, second), strict=True)))
         load.check_jobs()
     p50, p95 = np.percentile(np.array(load.spent) * 1000, [50, 95])
@@ -50,7 +50,7 @@ def measured(folder: Path, count: int, options: argparse.Namespace, *, ending: b
     sys.stdout.flush()
 
 
-def replace(servers: list[Server], folder: Path, load: Load) -> None:
+def replace(servers: list[ServerProcess], folder: Path, load: Load) -> None:
     dice = random.Random(len(servers))
     gone = dice.choice([server for server in servers if not server.ending])
     servers += start(folder)

@@ -1,12 +1,13 @@
-"""Questions at work: each waits for its turn, runs in a thread, and stops when its client leaves."""
+"""Answers: each waits in a queue, runs in a thread, and stops when its client leaves."""
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -16,34 +17,25 @@ from rag.endpoint.generator import EndpointGenerator
 from rag.generate import Generator
 from rag.pipeline import Pipeline
 from rag.types import Answer, Message, Retrieved, Sampling
-from server import schemas, serializers
+from server import schemas
 from server.auth import Principal
-from server.errors import Unknown
-from server.fair_queue import Turns, in_thread
-from server.knowledge_bases import Bases
-from server.telemetry import Metrics, Spans
-from server.traces import Timings, Traces, identity, trace_record
+from server.errors import NotFound
+from server.fair_queue import FairQueue, in_thread
+from server.knowledge_bases import KnowledgeBases
+from server.telemetry import Metrics, SpanRecorder
+from server.traces import Kind, Traces, trace_record
 
 log = logging.getLogger("rag.server")
 
 T = TypeVar("T")
-NUDGE = 0.2  # seconds between two tries to stop a model
+STOP_INTERVAL = 0.2  # seconds between two attempts to stop a model
 
-Record = dict[str, Any]
-Event = schemas.Found | schemas.Piece | schemas.Answer
-
-
-class Named(TypedDict):
-    """What an answer is called, and the change of the knowledge base that it was made from."""
-
-    trace: str
-    base: str
-    sequence: int
+Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question and what belongs to it."""
+class UserQuestion:
+    """A question about the knowledge base `base`, with its conversation and sampling settings."""
 
     question: str
     base: str
@@ -52,163 +44,160 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answering:
-    """What the routes, the OpenAI routes and the MCP tools ask and search with.
+class Answerer:
+    """Searches and answers for the routes and the MCP tools.
 
-    `reading` are the turns of those who search and quote, `writing` that of the language model here,
-    `asking` those of models that are served elsewhere.
+    `search_queue` is for searches and extracted answers, `local_queue` for the language model in
+    memory, `remote_queue` for models on other servers.
     """
 
-    bases: Bases
+    knowledge_bases: KnowledgeBases
     traces: Traces
     metrics: Metrics
-    spans: Spans
-    reading: Turns
-    writing: Turns
-    asking: Turns
+    spans: SpanRecorder
+    search_queue: FairQueue
+    local_queue: FairQueue
+    remote_queue: FairQueue
 
-    async def search(self, question: str, base: str, limit: int, who: Principal) -> schemas.Found:
-        """The best passages, whether or not they answer."""
+    async def search(
+        self, question: str, base: str, limit: int, who: Principal
+    ) -> schemas.SearchResponse:
+        """The best passages, even if they do not answer the question."""
 
-        def work() -> schemas.Found:
-            with self.bases.reading(base) as pipeline:
-                timings = Timings()
-                found = pipeline.observed(timings).retrieve(question, limit=limit)
-                named = _named(base, identity(), found)
-                self._note("search", named, timings)
-                self._keep("search", named, pipeline, trace_record(found, timings))
-                return serializers.found(found, **named)
+        def work() -> schemas.SearchResponse:
+            with self.knowledge_bases.open(base) as pipeline:
+                trace, seconds = secrets.token_hex(12), dict[str, float]()
+                found = pipeline.observed(seconds.__setitem__).retrieve(question, limit=limit)
+                record = trace_record(found, seconds)
+                self._record("search", trace, base, pipeline, found.sequence, record)
+                return schemas.SearchResponse.of(found, trace=trace, base=base)
 
-        async with self.reading.turn(who.id):
+        async with self.search_queue.slot(who.id):
             return await in_thread(work)
 
-    async def answer(self, asked: Asked, who: Principal, say: Translator) -> AsyncGenerator[Event]:
-        """What was found, the text piece by piece, the answer. Closing it frees the turn."""
+    async def stream(
+        self, question: UserQuestion, who: Principal, say: Translator
+    ) -> AsyncGenerator[Event]:
+        """The passages, the text piece by piece, the answer. Closing it frees the slot."""
         with ExitStack() as stack:
-            reading = self.bases.reading(asked.base)
-            pipeline = await in_thread(lambda: stack.enter_context(reading))
-            turns, generator = self._writer(pipeline.generator)
-            async with turns.turn(who.id):
-                timings, trace = Timings(), identity()
-                pipeline = replace(pipeline, observe=timings, say=say, generator=generator)
-                async with aclosing(_pieces(pipeline, asked)) as pieces:
+            opening = self.knowledge_bases.open(question.base)
+            pipeline = await in_thread(lambda: stack.enter_context(opening))
+            queue, generator = self._writer(pipeline.generator)
+            async with queue.slot(who.id):
+                trace, seconds = secrets.token_hex(12), dict[str, float]()
+                pipeline = replace(
+                    pipeline, observe=seconds.__setitem__, say=say, generator=generator
+                )
+                async with aclosing(_pieces(pipeline, question)) as pieces:
                     found = await anext(pieces)
                     assert isinstance(found, Retrieved)
-                    named = _named(asked.base, trace, found)
-                    yield serializers.found(found, **named)
+                    yield schemas.SearchResponse.of(found, trace=trace, base=question.base)
                     async for piece in pieces:
                         if isinstance(piece, Answer):
-                            done = partial(
-                                self._done, named, timings, asked, pipeline, found, piece
+                            yield await in_thread(
+                                partial(
+                                    self._finish, question, pipeline, found, piece, trace, seconds
+                                )
                             )
-                            usage = await in_thread(done)
-                            yield serializers.answer(piece, usage, say, **named)
                         else:
-                            yield schemas.Piece(text=str(piece))
+                            yield schemas.PieceEvent(text=str(piece))
 
-    def _writer(self, generator: Generator | None) -> tuple[Turns, Generator | None]:
-        """Whose turn an answer needs, and what writes it."""
-        if isinstance(generator, EndpointGenerator):
-            return self.asking, generator.apart()  # so that one can be stopped and no other
-        return (self.writing if generator else self.reading), generator
-
-    async def whole(self, asked: Asked, who: Principal, say: Translator) -> schemas.Answer:
-        """The answer alone."""
-        async with aclosing(self.answer(asked, who, say)) as events:
+    async def answer(
+        self, question: UserQuestion, who: Principal, say: Translator
+    ) -> schemas.AnswerResponse:
+        """The last event of `stream`."""
+        async with aclosing(self.stream(question, who, say)) as events:
             last = [event async for event in events][-1]
-        assert isinstance(last, schemas.Answer)
+        assert isinstance(last, schemas.AnswerResponse)
         return last
 
-    def _done(
-        self,
-        named: Named,
-        timings: Timings,
-        asked: Asked,
-        pipeline: Pipeline,
-        found: Retrieved,
-        answer: Answer,
-    ) -> schemas.Usage:
-        self._note("ask", named, timings)
+    def _writer(self, generator: Generator | None) -> tuple[FairQueue, Generator | None]:
+        """The queue for an answer, and the generator that writes it."""
+        if isinstance(generator, EndpointGenerator):
+            return self.remote_queue, generator.apart()  # so that `stop` stops only this answer
+        return (self.local_queue if generator else self.search_queue), generator
+
+    def _finish(
+        self, question: UserQuestion, pipeline: Pipeline, found: Retrieved, answer: Answer,
+        trace: str, seconds: dict[str, float],
+    ) -> schemas.AnswerResponse:  # fmt: skip
+        """Record an answer, and give it the form in which clients get it."""
         self.metrics.answers.labels("refused" if answer.refused else "answered").inc()
-        used = usage(asked, pipeline, answer)
+        used = usage(question, pipeline, answer)
         if answer.prompt:
             self.metrics.tokens.labels("read").inc(used.read)
             self.metrics.tokens.labels("written").inc(used.written)
-        record = trace_record(found, timings, asked.history, answer)
-        self._keep("ask", named, pipeline, record)
-        return used
+        record = trace_record(found, seconds, question.history, answer)
+        self._record("ask", trace, question.base, pipeline, found.sequence, record)
+        return schemas.AnswerResponse.of(
+            answer, found, used, pipeline.say, trace=trace, base=question.base
+        )
 
-    def _keep(
-        self, kind: Literal["ask", "search"], named: Named, pipeline: Pipeline, record: Record
-    ) -> None:
-        """Keep a trace, unless a document that it quotes has been deleted meanwhile."""
-        self.traces.keep(kind, **named, record=record)
-        base = named["base"]
+    def _record(
+        self, kind: Kind, trace: str, base: str, pipeline: Pipeline, sequence: int,
+        record: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Record metrics, spans and the trace. The trace is deleted again if a document that it
+        quotes was deleted in the meantime."""
+        for stage, seconds in record["seconds"].items():
+            self.metrics.stage.labels(stage).observe(seconds)
+        self.spans.record(kind, record["seconds"], {"rag.trace": trace, "rag.base": base})
+        self.traces.add(kind, trace=trace, base=base, sequence=sequence, record=record)
         try:
-            with self.bases.reading(base) as now:
-                if now.store is pipeline.store and now.store.sequence == named["sequence"]:
+            with self.knowledge_bases.open(base) as now:
+                if now.store is pipeline.store and now.store.sequence == sequence:
                     return
                 quoted = {hit["document"] for hit in record["hits"]}
                 gone = [document for document in quoted if now.store.by_id(document) is None]
-        except Unknown:
-            self.traces.forget_base(base)
+        except NotFound:
+            self.traces.delete_knowledge_base(base)
         else:
             for document in gone:
-                self.traces.forget_document(base, document)
-
-    def _note(self, kind: str, named: Named, timings: Timings) -> None:
-        for stage, seconds in timings.seconds.items():
-            self.metrics.stage.labels(stage).observe(seconds)
-        self.spans.tell(
-            kind, timings.seconds, {"rag.trace": named["trace"], "rag.base": named["base"]}
-        )
+                self.traces.delete_document(base, document)
 
 
-def usage(asked: Asked, pipeline: Pipeline, answer: Answer) -> schemas.Usage:
-    """What an answer took: of the language model if it was asked, else of the encoder."""
+def usage(question: UserQuestion, pipeline: Pipeline, answer: Answer) -> schemas.UsageResponse:
+    """Token counts, of the language model if it wrote the answer, otherwise of the encoder."""
     generator = pipeline.generator
     if isinstance(generator, EndpointGenerator) and (took := generator.usage):
-        return schemas.Usage(read=took.read, written=took.written, cut=took.cut)
+        return schemas.UsageResponse(read=took.read, written=took.written, cut=took.cut)
     if answer.prompt and generator:
-        count = generator.count
-        bare = count([Message("user", "-")])
-        written = count([Message("user", f"-{answer.text}")]) - bare
-        most = (asked.sampling or pipeline.config.generate.sampling).max_new_tokens
-        return schemas.Usage(read=answer.prompt.tokens, written=written, cut=written >= most)
+        count, prompt = generator.count, answer.prompt.tokens
+        written = count([Message("user", f"-{answer.text}")]) - count([Message("user", "-")])
+        limit = (question.sampling or pipeline.config.generate.sampling).max_new_tokens
+        return schemas.UsageResponse(read=prompt, written=written, cut=written >= limit)
     read, written = pipeline.embedder.count_many([answer.question, answer.text])
-    return schemas.Usage(read=read, written=written, cut=False)
+    return schemas.UsageResponse(read=read, written=written, cut=False)
 
 
-def _named(base: str, trace: str, found: Retrieved) -> Named:
-    return {"trace": trace, "base": base, "sequence": found.sequence}
-
-
-async def _pieces(pipeline: Pipeline, asked: Asked) -> AsyncGenerator[Retrieved | str | Answer]:
-    """`Pipeline.stream`, a step of which runs in a thread. Closing it ends the work."""
-    pieces = pipeline.stream(asked.question, asked.history, asked.sampling)
+async def _pieces(
+    pipeline: Pipeline, question: UserQuestion
+) -> AsyncGenerator[Retrieved | str | Answer]:
+    """`Pipeline.stream`, each step in a thread. Closing it stops the generator."""
+    pieces = pipeline.stream(question.question, question.history, question.sampling)
     try:
         while (piece := await _step(lambda: next(pieces, None), pipeline)) is not None:
             yield piece
     except (Unreachable, Failed) as problem:
-        _unnamed(problem, pipeline.generator)
+        _hide_address(problem, pipeline.generator)
         raise
     finally:
         pieces.close()
 
 
-def _unnamed(problem: Unreachable | Failed, generator: Generator | None) -> None:
-    """Where a model is served is the operator's to know: it stands in the log alone."""
+def _hide_address(problem: Unreachable | Failed, generator: Generator | None) -> None:
+    """Clients do not see where a model is served; only the log names the address."""
     if isinstance(generator, EndpointGenerator):
-        base = generator.address.base
-        fields = {"problem": type(problem).__name__, "at": base}
+        address = generator.address.base
+        fields = {"problem": type(problem).__name__, "at": address}
         log.warning("model", extra={"fields": fields})
         model = Translatable("the language model")
-        problem.replace_fields(lambda value: model if str(value) == base else value)
+        problem.replace_fields(lambda value: model if str(value) == address else value)
 
 
 async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:
-    """`work` in a thread. Where the client leaves meanwhile, the model is told to stop until it has,
-    for it may be about to begin."""
+    """Run `work` in a thread. If the client leaves, stop the model repeatedly until `work` ends,
+    because the model may start only after the first attempt."""
     running = asyncio.ensure_future(in_thread(work))
     try:
         return await asyncio.shield(running)
@@ -217,7 +206,7 @@ async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:
             while not running.done():
                 if pipeline.generator:
                     pipeline.generator.stop()
-                await asyncio.wait([running], timeout=NUDGE)
+                await asyncio.wait([running], timeout=STOP_INTERVAL)
         if not running.cancelled():
-            running.exception()  # of a question that nobody waits for any more
+            running.exception()  # retrieved, so that asyncio does not log it
         raise

@@ -1,78 +1,116 @@
-"""The application: routes, page and tools behind one door."""
+"""The application (routes, page, MCP tools, middleware) and the process that serves it."""
 
 import logging
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from ingest.errors import UserError
-from server import mcp_tools
-from server.auth import Keys
-from server.error_responses import EVERYWHERE, install
-from server.middleware import Attended, Guard, protocol
-from server.models import Models, loader
-from server.options import ServerOptions
-from server.routes import ask, knowledge_bases, openai, system
-from server.state import State
-from server.telemetry import Spans, log_json
-from server.worker import Crew
+from ingest.files import FORMATS
+from server import mcp_tools, schemas
+from server.error_responses import COMMON_RESPONSES, NotReady, install_error_handlers, responses
+from server.middleware import AccessMiddleware, DisconnectMiddleware, protocol
+from server.models import Models, model_loader
+from server.options import ServerOptions, adapter_names
+from server.routes import ask, knowledge_bases, openai
+from server.state import Context, ServerState
+from server.telemetry import SpanRecorder, log_json
+from server.worker import WorkerSupervisor
 
 WEB = Path(__file__).parent / "web"
-LARGEST_BODY = 4_000_000  # bytes of a request that is no upload
+MAX_BODY = 4_000_000  # bytes of a request that is not an upload
+BACKLOG = 512
+SHUTDOWN_TIMEOUT = 20  # seconds that running answers get at the end
+
+router = APIRouter(tags=["server"])
+NO_KEY: dict[str, Any] = {"security": []}
 
 
-def application(state: State) -> FastAPI:
-    """The API and the page, for whoever is let in."""
-    tools = mcp_tools.application(state)
+@router.get("/healthz", openapi_extra=NO_KEY)
+async def healthz() -> schemas.StatusResponse:
+    """Whether the process answers."""
+    return schemas.StatusResponse(status="ok")
+
+
+@router.get("/readyz", responses=responses(503), openapi_extra=NO_KEY)
+async def readyz(context: Context) -> schemas.StatusResponse:
+    """Whether questions are answered and jobs are worked on."""
+    if not context.state.worker_alive():
+        raise NotReady("the worker is starting")
+    return schemas.StatusResponse(status="ready")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(context: Context) -> Response:
+    """Metrics in the text format of Prometheus."""
+    context.require("read")
+    return Response(context.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/session")
+def session(context: Context) -> schemas.SessionResponse:
+    """What the key may do, and what this server offers."""
+    options, who = context.state.options, context.who
+    return schemas.SessionResponse(
+        key=who.name or None, scopes=who.highest, embedders=list(options.embedders),
+        adapters=adapter_names(options.adapters), formats=sorted(FORMATS),
+        largest_upload=options.largest_upload, most_files=options.most_files,
+        version=version("chatglm-rag"),
+    )  # fmt: skip
+
+
+def create_app(state: ServerState) -> FastAPI:
+    """The API, the page and the MCP tools, without middleware."""
+    tools = mcp_tools.http_app(state)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(tools.router.lifespan_context(tools))
+        async with tools.router.lifespan_context(tools):
             yield
 
-    provider = state.answering.spans.provider
+    provider = state.answerer.spans.provider
     app = FastAPI(
-        title="chatglm-rag",
-        version=version("chatglm-rag"),
+        title="chatglm-rag", version=version("chatglm-rag"),
         description="Questions about your documents, answered with sources.",
-        docs_url=None,  # their pages fetch scripts from elsewhere
-        redoc_url=None,
-        max_body_size=LARGEST_BODY,
-        lifespan=lifespan,
-        responses=EVERYWHERE,
+        docs_url=None, redoc_url=None,  # those pages load scripts from other sites
+        max_body_size=MAX_BODY, lifespan=lifespan, responses=COMMON_RESPONSES,
         generate_unique_id_function=lambda route: route.name,
         telemetry={"tracer_provider": provider} if provider else None,
-    )
+    )  # fmt: skip
     app.state.server = state
-    described = app.openapi
+    default_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
-        """With keys as the way in, where they are in use."""
-        document = described()
+        """The default document, and keys as the security scheme: required if there are any."""
+        document = default_openapi()
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}] if state.keys.in_use else [{"key": []}, {}]
         return document
 
     app.openapi = openapi
-    install(app, state.metrics)
-    for router in (
-        system.router, ask.router, knowledge_bases.router, knowledge_bases.documents_router(state.options), system.jobs_router,
-        system.traces_router, openai.router,
+    install_error_handlers(app, state.metrics)
+    documents = knowledge_bases.documents_router(state.options)
+    for part in (
+        router, ask.router, knowledge_bases.router, documents, knowledge_bases.jobs_router,
+        openai.router,
     ):  # fmt: skip
-        app.include_router(router)
+        app.include_router(part)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
@@ -83,83 +121,57 @@ def application(state: State) -> FastAPI:
     return app
 
 
-def guarded(app: FastAPI, state: State) -> ASGIApp:
-    """The application behind its door."""
-    attended = Attended(app, state.options.patience)
-    return Guard(attended, state.options, state.keys, state.metrics)
-
-
-BACKLOG = 512
-GRACE = 20  # seconds that answers under way get at the end
-
-
 def serve(
-    options: ServerOptions,
-    *,
-    spans: Spans,
-    told: Callable[[str], None],
+    options: ServerOptions, *, spans: SpanRecorder, on_ready: Callable[[str], None],
     note: Callable[[str], None],
-) -> None:
-    """Serve until a signal ends it; `told` gets the address once it listens. Answers under way are
-    finished, jobs under way wait for the next start."""
+) -> None:  # fmt: skip
+    """Serve until a signal arrives; `on_ready` gets the address. Running answers are finished;
+    unfinished jobs wait for the next start. Raises `UserError` if other machines could use the
+    server without a key."""
     log_json(logging.INFO)
-    signal.signal(signal.SIGTERM, _end)  # uvicorn raises it once more when it is done
-    crew = Crew(options)
-    models = Models(loader(options.cache, note))
-    with closing(State.made(options, models, spans=spans, worker_alive=crew.alive)) as state:
-        check_door(options, state.keys)
-        with closing(listen(options)) as listening, crew:
-            tempfile.tempdir = str(state.member.folder)  # uploads wait where there is room for them
+    # An exception closes everything. uvicorn raises the signal again after its own shutdown.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    supervisor = WorkerSupervisor(options)
+    models = Models(model_loader(options.cache, note))
+    with closing(
+        ServerState.create(options, models, spans=spans, worker_alive=supervisor.alive)
+    ) as state:
+        if not options.on_loopback and not state.keys.usable:
+            raise UserError(
+                "{host} can be reached from other machines and there is no key; create one first: "
+                "rag keys create NAME --scope read",
+                host=options.host,
+            )
+        with closing(listen(options)) as listening, supervisor:
+            tempfile.tempdir = str(state.replica.folder)  # uploads need the data folder's space
             host, port = listening.getsockname()[:2]
-            told(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-            uvicorn.Server(configuration(state)).run(sockets=[listening])
+            on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+            uvicorn.Server(uvicorn_config(state)).run(sockets=[listening])
 
 
-def configuration(state: State) -> uvicorn.Config:
-    """How uvicorn is to run the application. It believes no header about who the client is."""
+def uvicorn_config(state: ServerState) -> uvicorn.Config:
+    """How uvicorn runs the application. Headers about the client's address are ignored."""
+    inner = DisconnectMiddleware(create_app(state), state.options.patience)
     return uvicorn.Config(
-        guarded(application(state), state),
-        http=protocol(state.options.patience),
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=GRACE,
-        ws="none",
-    )
+        AccessMiddleware(inner, state.options, state.keys, state.metrics),
+        http=protocol(state.options.patience), ws="none", access_log=False, log_config=None,
+        server_header=False, proxy_headers=False, timeout_keep_alive=30,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
+    )  # fmt: skip
 
 
 def listen(options: ServerOptions) -> socket.socket:
-    """A socket at the options' address; `UserError` where that is taken or not this machine's."""
+    """A listening socket. Raises `UserError` if the address is in use or not of this machine."""
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
-        # Named, so that asyncio knows TCP from others and sends small packets at once (TCP_NODELAY).
+        # asyncio sends small packets at once (TCP_NODELAY) only if it knows that this is TCP.
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((options.host, options.port))
         listening.listen(BACKLOG)
     except OSError as error:
-        why = error.strerror or str(error)
         raise UserError(
-            "can't listen at {host} port {port}: {why}; choose another with --port",
-            host=options.host,
-            port=options.port,
-            why=why,
-        ) from error
+            "can't listen at {host} port {port}: {reason}; choose another port with --port",
+            host=options.host, port=options.port, reason=error.strerror or str(error),
+        ) from error  # fmt: skip
     return listening
-
-
-def check_door(options: ServerOptions, keys: Keys) -> None:
-    """Raises `UserError` where others could come in without a key."""
-    if not options.on_loopback and not keys.usable:
-        raise UserError(
-            "{host} can be reached from other machines and there is no key; make one first: rag "
-            "keys create NAME --scope read",
-            host=options.host,
-        )
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """As an end that was asked for: whatever is open is closed on the way out."""
-    raise SystemExit(0)

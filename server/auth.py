@@ -1,7 +1,7 @@
-"""Keys: who may do what with which knowledge base.
+"""API keys and what they may do with which knowledge base.
 
-A key is 32 random bytes; only their SHA-256 is kept. That is enough for what can't be guessed: a
-slow hash protects passwords, which can.
+A key is 32 random bytes, of which only the SHA-256 is stored. A slow hash is not needed, since a
+random key, unlike a password, can't be guessed.
 """
 
 import hmac
@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from sqlite3 import Row
 
 from ingest.errors import UserError
 from server.database import Database
-from server.schemas import NAME, Scope
+from server.schemas import NAME_PATTERN, Scope
 
 RANKS: dict[Scope, int] = {"read": 1, "write": 2, "admin": 3}
-"""What a larger one may, a smaller one may not; admin includes write, write includes read."""
+"""admin includes write, and write includes read."""
 
 ANY = "*"
 _TOKEN = re.compile(r"rag-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
@@ -26,7 +27,7 @@ _TOKEN = re.compile(r"rag-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A scope for one knowledge base, or for all and for those to come (`*`)."""
+    """A scope for one knowledge base, or for all present and future ones (`*`)."""
 
     scope: Scope
     base: str = ANY
@@ -37,14 +38,16 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `id` is empty for a person at this machine where no keys are in use."""
+    """The owner of a key. `id` is empty for callers on this machine if no keys are in use."""
 
     id: str
     name: str
     grants: tuple[Grant, ...]
+    created: float = 0.0
+    revoked: float | None = None
 
     def may(self, scope: Scope, base: str | None = None) -> bool:
-        """Whether it has `scope` for a knowledge base; None: for the server as a whole."""
+        """Whether it has `scope` for a knowledge base, or, with None, for the whole server."""
         return any(
             RANKS[grant.scope] >= RANKS[scope] and grant.base in (ANY, base)
             for grant in self.grants
@@ -55,7 +58,7 @@ class Principal:
 
     @property
     def highest(self) -> list[Scope]:
-        """What it may somewhere."""
+        """The scopes that it has for at least one knowledge base."""
         most = max((RANKS[grant.scope] for grant in self.grants), default=0)
         return [scope for scope, rank in RANKS.items() if rank <= most]
 
@@ -63,37 +66,26 @@ class Principal:
 LOCAL = Principal("", "", (Grant("admin"),))
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What is known of a key; its secret is not."""
-
-    id: str
-    name: str
-    grants: tuple[Grant, ...]
-    created: float
-    revoked: float | None
-
-
-def grant(text: str) -> Grant:
-    """`read`, or `read:laws` for one knowledge base."""
+def parse_grant(text: str) -> Grant:
+    """`read`, or `read:laws` for one knowledge base. Raises `UserError`."""
     scope, colon, base = text.partition(":")
-    if scope not in RANKS or (colon and not re.fullmatch(NAME, base)):
+    if scope not in RANKS or (colon and not re.fullmatch(NAME_PATTERN, base)):
         raise UserError(
-            "{text} is no scope; write read, write or admin, with :NAME for one knowledge base",
+            "{text} is not a valid scope; use read, write or admin, with :NAME for one knowledge base",
             text=text,
         )
     return Grant(scope, base or ANY)
 
 
 class Keys:
-    """The keys in the database. Every check looks there, so that a revoked key ends at once."""
+    """The keys in the database, which every request reads: a revocation takes effect at once."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @property
     def in_use(self) -> bool:
-        """Whether keys are asked for: from the first one on, also when all are revoked."""
+        """Whether requests need a key: once there is one, even if all are revoked."""
         return self._database.row("SELECT 1 FROM keys LIMIT 1") is not None
 
     @property
@@ -102,37 +94,24 @@ class Keys:
         return self._database.row("SELECT 1 FROM keys WHERE revoked IS NULL LIMIT 1") is not None
 
     def create(self, name: str, grants: Sequence[Grant]) -> str:
-        """A new key, which is never shown again."""
+        """Create a key; returns its only plain-text copy."""
         if not name.strip() or len(name) > 100:
-            raise UserError(
-                "a key's name has 1 to 100 characters, not {name_count}", name_count=len(name)
-            )
+            raise UserError("a key's name has 1 to 100 characters, not {length}", length=len(name))
         if not grants:
             raise UserError("a key needs a scope")
         identity, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-        row = (
-            identity,
-            name.strip(),
-            _digest(secret),
-            json.dumps([*map(str, grants)]),
-            time.time(),
-        )
-        with self._database.change() as sql:
-            sql.execute(
-                "INSERT INTO keys (id, name, digest, grants, created) VALUES (?, ?, ?, ?, ?)", row
-            )
+        digest, scopes = sha256(secret.encode()).digest(), json.dumps([*map(str, grants)])
+        row = identity, name.strip(), digest, scopes, time.time()
+        query = "INSERT INTO keys (id, name, digest, grants, created) VALUES (?, ?, ?, ?, ?)"
+        self._database.execute(query, row)
         return f"rag-{identity}-{secret}"
 
-    def every(self) -> list[Key]:
-        rows = self._database.rows("SELECT * FROM keys ORDER BY created")
-        return [
-            Key(row["id"], row["name"], _grants(row["grants"]), row["created"], row["revoked"])
-            for row in rows
-        ]
+    def all(self) -> list[Principal]:
+        return [*map(_principal, self._database.rows("SELECT * FROM keys ORDER BY created"))]
 
-    def revoke(self, which: str) -> Key:
-        """End a key, named by its id, or by its name where one usable key has it."""
-        found = [key for key in self.every() if which in (key.id, key.name) and key.revoked is None]
+    def revoke(self, which: str) -> Principal:
+        """Revoke a key by its id, or by its name if only one usable key has it."""
+        found = [key for key in self.all() if which in (key.id, key.name) and key.revoked is None]
         if not found:
             raise UserError(
                 "no usable key is called {which}; rag keys list shows them", which=which
@@ -140,31 +119,24 @@ class Keys:
         if len(found) > 1:
             raise UserError(
                 "{count} keys are called {which}; name one by its id: {ids}",
-                count=len(found),
-                which=which,
-                ids=", ".join(key.id for key in found),
-            )
-        with self._database.change() as sql:
-            sql.execute("UPDATE keys SET revoked = ? WHERE id = ?", (time.time(), found[0].id))
+                count=len(found), which=which, ids=[key.id for key in found],
+            )  # fmt: skip
+        query = "UPDATE keys SET revoked = ? WHERE id = ?"
+        self._database.execute(query, (time.time(), found[0].id))
         return found[0]
 
-    def check(self, token: str) -> Principal | None:
-        """Who a key belongs to; None for one that is unknown, wrong or revoked."""
+    def authenticate(self, token: str) -> Principal | None:
+        """The owner of a key; None if it is unknown, wrong or revoked."""
         match = _TOKEN.fullmatch(token)
         row = match and self._database.row(
-            "SELECT name, digest, grants FROM keys WHERE id = ? AND revoked IS NULL", (match[1],)
+            "SELECT * FROM keys WHERE id = ? AND revoked IS NULL", (match[1],)
         )
         # An unknown id takes the same steps as a wrong secret.
-        kept = row["digest"] if row else bytes(32)
-        right = hmac.compare_digest(kept, _digest(match[2] if match else ""))
-        if not (match and row and right):
-            return None
-        return Principal(match[1], row["name"], _grants(row["grants"]))
+        digest = sha256((match[2] if match else "").encode()).digest()
+        equal = hmac.compare_digest(row["digest"] if row else bytes(32), digest)
+        return _principal(row) if row and equal else None
 
 
-def _digest(secret: str) -> bytes:
-    return sha256(secret.encode()).digest()
-
-
-def _grants(text: str) -> tuple[Grant, ...]:
-    return tuple(grant(each) for each in json.loads(text))
+def _principal(row: Row) -> Principal:
+    grants = tuple(map(parse_grant, json.loads(row["grants"])))
+    return Principal(row["id"], row["name"], grants, row["created"], row["revoked"])

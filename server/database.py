@@ -1,4 +1,4 @@
-"""The server's own tables: keys and jobs, which must last, and traces, which may go."""
+"""The server's SQLite databases: keys and jobs, which are durable, and traces."""
 
 import sqlite3
 import threading
@@ -12,62 +12,35 @@ from ingest.store.sqlite import failures_named, split_statements
 
 VERSION = 1
 
-LASTING = """
+SERVER_TABLES = """
 CREATE TABLE keys (
-    id TEXT PRIMARY KEY,
-    name TEXT NOT NULL,
-    digest BLOB NOT NULL,
-    grants TEXT NOT NULL,
-    created REAL NOT NULL,
-    revoked REAL
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, digest BLOB NOT NULL, grants TEXT NOT NULL,
+    created REAL NOT NULL, revoked REAL
 ) WITHOUT ROWID;
 CREATE TABLE jobs (
-    id TEXT PRIMARY KEY,
-    kind TEXT NOT NULL,
-    base TEXT NOT NULL,
-    state TEXT NOT NULL,
-    created REAL NOT NULL,
-    started REAL,
-    finished REAL,
-    after REAL NOT NULL DEFAULT 0,
-    worker TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    cancel INTEGER NOT NULL DEFAULT 0,
-    chunks INTEGER NOT NULL DEFAULT 0,
-    error TEXT,
-    error_zh TEXT
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, base TEXT NOT NULL, state TEXT NOT NULL,
+    created REAL NOT NULL, started REAL, finished REAL, after REAL NOT NULL DEFAULT 0,
+    worker TEXT, attempts INTEGER NOT NULL DEFAULT 0, cancel INTEGER NOT NULL DEFAULT 0,
+    chunks INTEGER NOT NULL DEFAULT 0, error TEXT, error_zh TEXT
 ) WITHOUT ROWID;
 CREATE INDEX jobs_base ON jobs (base, created);
 CREATE INDEX jobs_state ON jobs (state, created);
 CREATE TABLE files (
-    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    chunks INTEGER NOT NULL DEFAULT 0,
-    receipt TEXT,
-    problem TEXT,
-    problem_zh TEXT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE, position INTEGER NOT NULL,
+    name TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, state TEXT NOT NULL,
+    chunks INTEGER NOT NULL DEFAULT 0, receipt TEXT, problem TEXT, problem_zh TEXT,
     PRIMARY KEY (job, position)
 ) WITHOUT ROWID;
 CREATE INDEX files_digest ON files (digest);
 """
-PASSING = """
+TRACE_TABLES = """
 CREATE TABLE traces (
-    id TEXT PRIMARY KEY,
-    number INTEGER NOT NULL UNIQUE,
-    created REAL NOT NULL,
-    kind TEXT NOT NULL,
-    base TEXT NOT NULL,
-    sequence INTEGER NOT NULL,
-    record TEXT NOT NULL
+    id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, created REAL NOT NULL,
+    kind TEXT NOT NULL, base TEXT NOT NULL, sequence INTEGER NOT NULL, record TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX traces_base ON traces (base);
 CREATE TABLE quoted (
-    document TEXT NOT NULL,
-    trace TEXT NOT NULL REFERENCES traces ON DELETE CASCADE,
+    document TEXT NOT NULL, trace TEXT NOT NULL REFERENCES traces ON DELETE CASCADE,
     PRIMARY KEY (document, trace)
 ) WITHOUT ROWID;
 CREATE INDEX quoted_trace ON quoted (trace);
@@ -75,12 +48,12 @@ CREATE INDEX quoted_trace ON quoted (trace);
 
 
 class Database:
-    """One file of SQLite, used by one thread at a time.
+    """One SQLite file, used by one thread at a time.
 
-    With `lasting`, what is committed survives a power cut; otherwise only the end of the process.
+    If `durable`, a commit survives a power cut; otherwise it survives only the end of the process.
     """
 
-    def __init__(self, path: Path, schema: str, *, lasting: bool) -> None:
+    def __init__(self, path: Path, schema: str, *, durable: bool) -> None:
         with failures_named(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
@@ -88,17 +61,10 @@ class Database:
                 path, timeout=10, isolation_level=None, check_same_thread=False
             )
         self._sql.row_factory = sqlite3.Row
-        self._guard = threading.RLock()
-        for pragma in (
-            "journal_mode=WAL",
-            "foreign_keys=ON",
-            "secure_delete=ON",
-            f"synchronous={'FULL' if lasting else 'NORMAL'}",
-        ):
+        self._lock = threading.RLock()
+        synchronous = f"synchronous={'FULL' if durable else 'NORMAL'}"
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON", synchronous):
             self._sql.execute(f"PRAGMA {pragma}")
-        self._lay_out(path, schema)
-
-    def _lay_out(self, path: Path, schema: str) -> None:
         with self.change() as sql:
             (version,) = sql.execute("PRAGMA user_version").fetchone()
             if version == 0:
@@ -107,17 +73,15 @@ class Database:
                 sql.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
                 raise Mismatch(
-                    "{path} has version {version}, this program knows {version_2}; upgrade chatglm-rag "
-                    "to use it",
-                    path=path,
-                    version=version,
-                    version_2=VERSION,
-                )
+                    "{path} has version {version}, this program reads version {own}; upgrade "
+                    "chatglm-rag",
+                    path=path, version=version, own=VERSION,
+                )  # fmt: skip
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; what goes wrong in it undoes it."""
-        with self._guard:
+        """One transaction; an exception rolls it back."""
+        with self._lock:
             self._sql.execute("BEGIN IMMEDIATE")
             try:
                 yield self._sql
@@ -128,28 +92,32 @@ class Database:
                 raise
 
     def rows(self, query: str, arguments: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        with self._guard:
+        with self._lock:
             return self._sql.execute(query, arguments).fetchall()
 
     def row(self, query: str, arguments: Sequence[Any] = ()) -> sqlite3.Row | None:
-        with self._guard:
+        with self._lock:
             return self._sql.execute(query, arguments).fetchone()
 
+    def execute(self, query: str, arguments: Sequence[Any]) -> None:
+        """One statement, which is a transaction of its own."""
+        with self._lock:
+            self._sql.execute(query, arguments)
+
     def shred(self) -> None:
-        """See to it that what was deleted is in no file any more, as far as no one reads it now."""
-        with self._guard:
+        """Remove deleted rows from the write-ahead log too, unless they are being read."""
+        with self._lock:
             self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        with self._guard:
+        with self._lock:
             self._sql.close()
 
 
-def lasting(home: Path) -> Database:
+def server_database(home: Path) -> Database:
     """Keys and jobs."""
-    return Database(home / "server.sqlite", LASTING, lasting=True)
+    return Database(home / "server.sqlite", SERVER_TABLES, durable=True)
 
 
-def passing(home: Path) -> Database:
-    """Traces."""
-    return Database(home / "traces.sqlite", PASSING, lasting=False)
+def trace_database(home: Path) -> Database:
+    return Database(home / "traces.sqlite", TRACE_TABLES, durable=False)

@@ -1,4 +1,4 @@
-"""Errors as answers: every 4xx and 5xx has one shape, and one line in the reader's language."""
+"""Exceptions as responses: every 4xx and 5xx has one form and the reader's language."""
 
 import logging
 import re
@@ -13,136 +13,117 @@ from starlette.exceptions import HTTPException
 from ingest.errors import Away, Busy, UserError
 from rag.endpoint.engines import Failed, Unreachable
 from server import schemas
-from server.errors import Conflict, Taken, Unknown, failure, speaker
-from server.fair_queue import Full
-from server.middleware import Denied
+from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_response, translator_of
+from server.fair_queue import QueueFull
 from server.telemetry import Metrics
 
 log = logging.getLogger("rag.server")
 
 
-CODES = {Busy: "busy", Unreachable: "model_unreachable", Away: "store_unreachable"}
+class NotReady(UserError):
+    """The worker is not running."""
 
 
-class NotReady(Exception):
-    """Somebody is missing whom the server needs."""
+NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's client repeats a request after a 409
+RETRY_SOON = {"Retry-After": "5"}
+STATUSES: dict[type[UserError], tuple[int, str, str, dict[str, str]]] = {
+    NotFound: (404, "not_found", "invalid_request_error", {}),
+    Duplicate: (409, "taken", "invalid_request_error", NO_RETRY),
+    Conflict: (409, "conflict", "invalid_request_error", NO_RETRY),
+    Busy: (503, "busy", "overloaded", RETRY_SOON),
+    Unreachable: (503, "model_unreachable", "overloaded", RETRY_SOON),
+    Away: (503, "store_unreachable", "overloaded", RETRY_SOON),
+    Failed: (502, "model_failed", "server_error", {}),
+    NotReady: (503, "not_ready", "overloaded", {"Retry-After": "2"}),
+    UserError: (400, "mistake", "invalid_request_error", {}),
+}
+"""Status, code, type and headers for each kind of error; the first that matches applies."""
 
 
 Responses = dict[int | str, dict[str, Any]]
-AGAIN: dict[str, Any] = {
+RETRY_AFTER: dict[str, Any] = {
     "Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer"}}
+}
+_EVENT = {
+    "event": {"type": "string"},
+    "data": {"type": "string", "contentMediaType": "application/json"},
+}
+EVENT_STREAM: dict[str, Any] = {
+    "text/event-stream": {
+        "itemSchema": {"type": "object", "properties": _EVENT, "required": ["data"]}
+    }
 }
 
 
 def responses(*statuses: int) -> Responses:
-    """What a route declares that it may answer."""
-    told: Responses = {status: {"model": schemas.Failure} for status in statuses}
-    for status in (429, 503):
-        if status in told:
-            told[status]["headers"] = AGAIN
-    return told
+    """The error responses that a route declares in the OpenAPI document."""
+    declared: Responses = {status: {"model": schemas.ErrorResponse} for status in statuses}
+    for status in {429, 503} & {*statuses}:
+        declared[status]["headers"] = RETRY_AFTER
+    return declared
 
 
-EVENT_STREAM: dict[str, Any] = {
-    "text/event-stream": {
-        "itemSchema": {
-            "type": "object",
-            "properties": {
-                "event": {"type": "string"},
-                "data": {"type": "string", "contentMediaType": "application/json"},
-            },
-            "required": ["data"],
-        }
-    }
-}
-EVERYWHERE = responses(400, 401, 403, 404, 413, 421, 422, 429)
-"""What the door and the parsing of a request may answer on any route."""
-UNREADY = responses(503)
+COMMON_RESPONSES = responses(400, 401, 403, 404, 413, 421, 422, 429)
+"""What the middleware and the validation of a request may answer on any route."""
 
 
-def answer(
+def _respond(
     request: Request, status: int, problem: UserError, code: str, kind: str = "invalid_request_error",
     *, param: str | None = None, headers: dict[str, str] | None = None,
 ) -> JSONResponse:  # fmt: skip
-    said = failure(problem, speaker(request.headers), kind=kind, code=code, param=param)
-    return JSONResponse(said.model_dump(), status, headers)
+    say = translator_of(request.headers)
+    body = error_response(problem, say, code, kind=kind, param=param)
+    return JSONResponse(body.model_dump(), status, headers)
 
 
-def methods(app: FastAPI, request: Request) -> list[str]:
-    """What the path of a request can be asked with; routers know of one route each."""
-    wanted = urlsplit(str(request.url)).path
-    paths = app.openapi()["paths"]
-    for path, operations in paths.items():
-        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path))
-        if re.fullmatch(pattern, wanted):
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """The methods of a request's path. A router knows only the method of one route."""
+    path = urlsplit(str(request.url)).path
+    for template, operations in app.openapi()["paths"].items():
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
+        if re.fullmatch(pattern, path):
             return sorted(method.upper() for method in operations)
     return ["GET"]
 
 
-def install(app: FastAPI, metrics: Metrics) -> None:
+def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     """A user's mistake is a 4xx; a bug is a 500 without details, its traceback in the log."""
 
     def user_error(request: Request, problem: UserError) -> JSONResponse:
-        match problem:
-            case Denied():
-                return answer(
-                    request,
-                    problem.status,
-                    problem,
-                    problem.code,
-                    "access",
-                    headers=problem.headers,
-                )
-            case Unknown():
-                return answer(request, 404, problem, "not_found")
-            case Taken() | Conflict():
-                code = "taken" if isinstance(problem, Taken) else "conflict"
-                once = {"X-Should-Retry": "false"}  # OpenAI's client tries a 409 again
-                return answer(request, 409, problem, code, headers=once)
-            case Busy() | Unreachable() | Away():
-                code = next(code for kind, code in CODES.items() if isinstance(problem, kind))
-                again = {"Retry-After": "5"}
-                return answer(request, 503, problem, code, "overloaded", headers=again)
-            case Failed():
-                return answer(request, 502, problem, "model_failed", "server_error")
-        return answer(request, 400, problem, "mistake")
+        if isinstance(problem, AccessDenied):
+            status, code, kind, headers = problem.status, problem.code, "access", problem.headers
+        elif isinstance(problem, QueueFull):
+            metrics.rejections.labels("queue").inc()
+            status, code, kind = 429, "queue_full", "overloaded"
+            headers = {"Retry-After": str(problem.seconds)}
+        else:
+            status, code, kind, headers = next(
+                response for error, response in STATUSES.items() if isinstance(problem, error)
+            )
+        return _respond(request, status, problem, code, kind, headers=headers)
 
-    def full(request: Request, problem: Full) -> JSONResponse:
-        metrics.turned_away.labels("queue").inc()
-        said = UserError(
-            "too many questions are waiting; come again in {seconds} s", seconds=problem.after
-        )
-        again = {"Retry-After": str(problem.after)}
-        return answer(request, 429, said, "queue_full", "overloaded", headers=again)
+    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+        problem = UserError("{field}: {problem}", field=field, problem=first["msg"])
+        return _respond(request, 422, problem, "invalid", param=field)
 
-    def unready(request: Request, problem: NotReady) -> JSONResponse:
-        said = UserError("the worker is being started")
-        again = {"Retry-After": "2"}
-        return answer(request, 503, said, "not_ready", "overloaded", headers=again)
+    def http(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(app, request))
+        problem = UserError("{problem}", problem=error.detail)
+        return _respond(request, error.status_code, problem, "http", headers=headers)
 
-    def invalid(request: Request, problem: RequestValidationError) -> JSONResponse:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        said = UserError("{where}: {first}", where=where, first=first["msg"])
-        return answer(request, 422, said, "invalid", param=where)
-
-    def http(request: Request, problem: HTTPException) -> JSONResponse:
-        said = UserError("{detail}", detail=problem.detail)
-        headers = dict(problem.headers or {})
-        if problem.status_code == 405:
-            headers["Allow"] = ", ".join(methods(app, request))
-        return answer(request, problem.status_code, said, "http", headers=headers)
-
-    def bug(request: Request, problem: Exception) -> JSONResponse:
-        request.state.told = problem  # to the log; no one else needs to
-        log.error("bug", extra={"fields": {"request": request.state.request}}, exc_info=problem)
-        said = UserError(
-            "an error of the server, see its log at {request}", request=request.state.request
-        )
-        return answer(request, 500, said, "bug", "server_error")
+    def bug(request: Request, error: Exception) -> JSONResponse:
+        number = request.state.request
+        request.state.logged = error  # so that the middleware does not raise it again
+        log.error("bug", extra={"fields": {"request": number}}, exc_info=error)
+        problem = UserError("internal server error; see request {number} in the log", number=number)
+        return _respond(request, 500, problem, "bug", "server_error")
 
     for kind, handler in (
-        (UserError, user_error), (Full, full), (NotReady, unready),
-        (RequestValidationError, invalid), (HTTPException, http), (Exception, bug),
+        (UserError, user_error), (RequestValidationError, invalid), (HTTPException, http),
+        (Exception, bug),
     ):  # fmt: skip
         app.add_exception_handler(kind, handler)  # pyright: ignore[reportArgumentType]

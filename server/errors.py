@@ -1,4 +1,4 @@
-"""Mistakes that have a status of their own."""
+"""Errors that have an HTTP status of their own, and how errors are shown to clients."""
 
 import logging
 import re
@@ -10,34 +10,45 @@ from ingest.i18n import Language, Translatable, Translator
 from ingest.store import SCHEMES
 from server import schemas
 
+log = logging.getLogger("rag.server")
 
-class Unknown(UserError):
+
+class NotFound(UserError):
     """There is no such knowledge base, document, job or answer."""
 
 
-class Taken(UserError):
-    """There is one of that name already."""
+class Duplicate(UserError):
+    """A knowledge base of this name exists already."""
 
 
 class Conflict(UserError):
-    """What is wanted does not fit the knowledge base or the server as they are."""
+    """The request contradicts the present state of the knowledge base or the server."""
 
 
-def no_base(name: str) -> Unknown:
-    return Unknown("there is no knowledge base {name}", name=name[:80])
+class AccessDenied(UserError):
+    """A request that the middleware or a route rejects with `status`."""
+
+    def __init__(self, status: int, code: str, message: Translatable, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-log = logging.getLogger("rag.server")
-
-_ADDRESS = re.compile(rf"(?:{'|'.join(map(re.escape, SCHEMES))})://[\w.:/?=\[\]-]+")
-
-
-def speaker(headers: Mapping[str, str]) -> Translator:
-    """What `Accept-Language` prefers: Chinese where it is named before English, else English."""
-    return Translator(preferred(headers.get("accept-language", "")))
+def unknown_base(name: str) -> NotFound:
+    return NotFound("there is no knowledge base {name}", name=name[:80])
 
 
-def preferred(accepted: str) -> Language:
+def missing_scope(scope: str) -> AccessDenied:
+    message = Translatable("this needs a key with the scope {scope}", scope=scope)
+    return AccessDenied(403, "insufficient_scope", message)
+
+
+def translator_of(headers: Mapping[str, str]) -> Translator:
+    """The language that `Accept-Language` prefers: Chinese if it ranks above English."""
+    return Translator(preferred_language(headers.get("accept-language", "")))
+
+
+def preferred_language(accepted: str) -> Language:
     weights: dict[str, float] = {}
     for part in accepted.split(",")[:20]:
         tag, _, weight = part.strip().partition(";q=")
@@ -49,11 +60,12 @@ def preferred(accepted: str) -> Language:
     return "zh" if weights.get("zh", 0) > weights.get("en", 0) else "en"
 
 
-def below(folder: Path, problem: UserError) -> None:
-    """Name what a problem names in `folder` as seen from there, and no server: clients are told.
+_ADDRESS = re.compile(rf"(?:{'|'.join(map(re.escape, SCHEMES))})://")
 
-    Why a server does not answer stands in the log alone.
-    """
+
+def hide_locations(problem: UserError, folder: Path) -> None:
+    """Rewrite the fields of an error that clients will see: no server's address, and no path to
+    the data folder. The reason why a server does not answer is only logged."""
     if isinstance(problem, Away):
         log.warning("store", extra={"fields": {"problem": str(problem)}})
         problem.message = Translatable(
@@ -62,21 +74,20 @@ def below(folder: Path, problem: UserError) -> None:
         problem.args = (str(problem.message),)
         return
 
-    def hidden(value: object) -> object:
+    def hide(value: object) -> object:
         if isinstance(value, int | float):
             return value
-        text = str(value)
-        if _ADDRESS.fullmatch(text):
+        if _ADDRESS.search(str(value)):
             return Translatable("its server")
-        return _ADDRESS.sub("…", text.replace(f"{folder}/", ""))
+        return str(value).replace(f"{folder}/", "")
 
-    problem.replace_fields(hidden)
+    problem.replace_fields(hide)
 
 
-def failure(
-    problem: UserError, say: Translator, *, kind: str, code: str, param: str | None = None
-) -> schemas.Failure:
+def error_response(
+    problem: UserError, say: Translator, code: str, *, kind: str = "invalid_request_error",
+    param: str | None = None,
+) -> schemas.ErrorResponse:  # fmt: skip
     message = " ".join(say(problem.message).split())
-    return schemas.Failure(
-        error=schemas.Problem(message=message, type=kind, param=param, code=code)
-    )
+    detail = schemas.ErrorDetail(message=message, type=kind, param=param, code=code)
+    return schemas.ErrorResponse(error=detail)

@@ -1,4 +1,4 @@
-"""Who waits for whom: few at work, a bounded queue, keys served in turn."""
+"""A bounded queue of requests that serves the keys in rotation."""
 
 import asyncio
 import math
@@ -11,98 +11,98 @@ from typing import TypeVar
 import anyio
 from anyio.to_thread import run_sync
 
+from ingest.errors import UserError
+
 T = TypeVar("T")
-Ticket = asyncio.Future[None]
+_UNLIMITED = anyio.CapacityLimiter(math.inf)
 
 
-class Full(Exception):
-    """There is no room to wait; `after` says in how many seconds to come again."""
+class QueueFull(UserError):
+    """The queue has no room; the client may try again in `seconds`."""
 
-    def __init__(self, after: int) -> None:
-        super().__init__(f"come again in {after} s")
-        self.after = after
+    def __init__(self, seconds: int) -> None:
+        super().__init__(
+            "too many questions are waiting; try again in {seconds} s", seconds=seconds
+        )
+        self.seconds = seconds
 
 
-class Turns:
-    """`slots` at work, `room` waiting. A free slot goes to the keys in turn, however many requests
-    each has waiting; where the queue is full, a key that holds less of it than another takes its
-    place."""
+class FairQueue:
+    """At most `slots` requests run and at most `capacity` wait.
 
-    def __init__(self, slots: int, room: int) -> None:
-        self.slots, self.room = slots, room
-        self.working = 0
-        self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()
-        self._seconds = 0.1  # what one turn takes, a running mean
+    A free slot goes to the keys in rotation, however many requests each has waiting. If the queue
+    is full, a request displaces one of the key that has the most waiting, if that has more than
+    its own key.
+    """
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        self.slots, self.capacity = slots, capacity
+        self.running = 0
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._seconds = 0.1  # running mean of a request's duration
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self._waiting.values()))
 
     @asynccontextmanager
-    async def turn(self, who: str) -> AsyncIterator[None]:
-        """A slot for as long as the block lasts. Raises `Full`."""
-        await self._take(who)
-        begun = monotonic()
+    async def slot(self, key: str) -> AsyncIterator[None]:
+        """Hold a slot during the block. Raises `QueueFull`."""
+        await self._acquire(key)
+        start = monotonic()
         try:
             yield
         finally:
-            self._seconds += 0.1 * (monotonic() - begun - self._seconds)
-            self.working -= 1
-            self._next()
+            self._seconds += 0.1 * (monotonic() - start - self._seconds)
+            self._release()
 
-    async def _take(self, who: str) -> None:
-        if self.working < self.slots and not self._lines:
-            self.working += 1
+    async def _acquire(self, key: str) -> None:
+        if self.running < self.slots and not self._waiting:
+            self.running += 1
             return
-        if self.waiting >= self.room:
-            self._displace(who)
-        ticket: Ticket = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(who, deque()).append(ticket)
+        if self.waiting >= self.capacity:
+            self._displace(key)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append(waiter)
         try:
-            await ticket
+            await waiter
         except BaseException:
-            if ticket.done() and not ticket.cancelled() and not ticket.exception():
-                self.working -= 1  # was given the slot at the very moment that it left
-                self._next()
-            else:
-                self._forget(who, ticket)
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():
+                self._release()  # it got the slot at the moment when it was cancelled
+            elif line := self._waiting.get(key):
+                if waiter in line:
+                    line.remove(waiter)
+                if not line:
+                    del self._waiting[key]
             raise
 
-    def _displace(self, who: str) -> None:
-        """Make room for `who` at the cost of the key with most in the queue, or raise `Full`."""
-        greedy = max(self._lines, key=lambda key: len(self._lines[key]))
-        if len(self._lines[greedy]) <= len(self._lines.get(who, ())) + 1:
-            raise Full(self._after())
-        ticket = self._lines[greedy].pop()
-        if not ticket.done():  # a client that is just leaving has cancelled its own
-            ticket.set_exception(Full(self._after()))
+    def _displace(self, key: str) -> None:
+        """Remove the newest request of the key with the most waiting, or raise `QueueFull`."""
+        seconds = self._seconds * (self.waiting + self.running) / self.slots
+        full = QueueFull(max(1, math.ceil(seconds)))
+        longest = max(self._waiting, key=lambda key: len(self._waiting[key]))
+        if len(self._waiting[longest]) <= len(self._waiting.get(key, ())) + 1:
+            raise full
+        waiter = self._waiting[longest].pop()
+        if not waiter.done():  # otherwise its client has just left
+            waiter.set_exception(full)
 
-    def _next(self) -> None:
-        while self.working < self.slots and self._lines:
-            who, line = next(iter(self._lines.items()))
-            ticket = line.popleft()
-            self._lines.move_to_end(who)
+    def _release(self) -> None:
+        self.running -= 1
+        while self.running < self.slots and self._waiting:
+            key, line = next(iter(self._waiting.items()))
+            waiter = line.popleft()
+            self._waiting.move_to_end(key)
             if not line:
-                del self._lines[who]
-            if not ticket.done():
-                self.working += 1
-                ticket.set_result(None)
-
-    def _forget(self, who: str, ticket: Ticket) -> None:
-        line = self._lines.get(who)
-        if line and ticket in line:
-            line.remove(ticket)
-        if line is not None and not line:
-            del self._lines[who]
-
-    def _after(self) -> int:
-        return max(1, math.ceil(self._seconds * (self.waiting + self.working) / self.slots))
-
-
-_UNBOUNDED = anyio.CapacityLimiter(math.inf)
+                del self._waiting[key]
+            if not waiter.done():
+                self.running += 1
+                waiter.set_result(None)
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """`work`, for whoever has a turn: not in one of the threads that all other routes share, so that
-    a crowd of slow requests of these keeps no question waiting."""
-    return await run_sync(work, limiter=_UNBOUNDED)
+    """Run `work` in a thread of its own, for a caller that holds a slot.
+
+    The threads that all other routes share may be busy with slow requests.
+    """
+    return await run_sync(work, limiter=_UNLIMITED)

@@ -1,7 +1,7 @@
-"""Durable work: what is to be read into which knowledge base, and how far it has come.
+"""The durable queue of ingestion jobs.
 
-A job is claimed by one worker at a time. When that dies, the job goes back into the queue; files
-that the knowledge base holds by then are not read again.
+One worker at a time claims a job. If it dies, the job returns to the queue; files that are already
+in the knowledge base are not read again.
 """
 
 import json
@@ -16,62 +16,63 @@ from ingest.i18n import Translatable, translate
 from ingest.pipeline import Outcome
 from server import schemas
 from server.database import Database
-from server.uploads import Stored
+from server.uploads import Upload
 
-ATTEMPTS = 3  # that may end with the worker's death
-LISTED = 200
-KEPT = 5_000  # ended jobs that are remembered
+MAX_ATTEMPTS = 3  # of a job whose worker dies each time
+LIST_LIMIT = 200
+HISTORY_LIMIT = 5_000  # jobs in the database
 
 
 class Jobs:
-    """The queue in the database. `alive` says of who receives or works on a job whether it lives."""
+    """The queue in the database. `alive(name)` returns whether a server or worker is running."""
 
     def __init__(self, database: Database, alive: Callable[[str], bool]) -> None:
         self._database, self._alive = database, alive
 
-    # What clients do
+    # Called by servers
 
-    def receive(self, base: str, server: str) -> str:
-        """A new job whose files are being uploaded to a server; `queue` sets it going."""
+    def create_upload(self, base: str, server: str) -> str:
+        """A new job whose files a server is receiving; `queue` releases it to the workers."""
         with self._database.change() as sql:
             return _add(sql, "ingest", base, "receiving", server)
 
-    def file(self, job: str, stored: Stored, *, once: Mapping[str, str]) -> None:
-        """One more file of an upload. To be told before its bytes are in their place, so that
-        nobody takes them for left over.
+    def add_file(
+        self, job: str, upload: Upload, digests: Mapping[str, str], problem: UserError | None = None
+    ) -> None:
+        """Add a file of an upload, or one that is refused because of `problem`. It is called before
+        the bytes get their final name, so that they are never taken for unused ones.
 
-        `once` are the names and digests of those before it: `UserError` where another of the same
-        name was among them, for one would take the other's place.
+        `digests` are those of the upload's earlier files, by name. Raises `UserError` if another
+        file has the same name, because one would replace the other.
         """
-        if once.get(stored.name, stored.digest) != stored.digest:
+        if not problem and digests.get(upload.name, upload.digest) != upload.digest:
             raise UserError(
-                "another file of this upload is called {name}; rename one", name=stored.name
+                "another file of this upload is called {name}; rename one", name=upload.name
             )
-        self._add_file(job, stored.name, stored.digest, stored.size)
-
-    def refused(self, job: str, name: str, problem: UserError) -> None:
-        """A file of an upload that is not taken."""
-        self._add_file(job, name, "", 0, problem)
+        state = "refused" if problem else "waiting"
+        self._database.execute(
+            "INSERT INTO files (job, position, name, digest, size, state, problem, problem_zh)"
+            " VALUES (?, (SELECT count(*) FROM files WHERE job = ?), ?, ?, ?, ?, ?, ?)",
+            (job, job, upload.name, upload.digest, upload.size, state, *_texts(problem)),
+        )
 
     def queue(self, job: str) -> None:
         """The upload is complete."""
-        with self._database.change() as sql:
-            sql.execute(
-                "UPDATE jobs SET state = 'queued', worker = NULL"
-                " WHERE id = ? AND state = 'receiving'",
-                (job,),
-            )
+        query = (
+            "UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ? AND state = 'receiving'"
+        )
+        self._database.execute(query, (job,))
 
-    def forget_uploads(self) -> None:
+    def cancel_abandoned_uploads(self) -> None:
         """End the uploads to servers that died."""
-        problem = Translatable("the upload was cut off; try again")
+        problem = Translatable("the upload was interrupted; try again")
         for row in self._database.rows("SELECT id, worker FROM jobs WHERE state = 'receiving'"):
             if not self._alive(row["worker"] or ""):
                 with self._database.change() as sql:
                     _end(sql, row["id"], "cancelled", problem, where="AND state = 'receiving'")
 
-    def purge(self, base: str) -> None:
-        """See to it that indexes are made anew once, after the work that is waiting."""
+    def queue_purge(self, base: str) -> None:
+        """Rebuild the indexes once, after the jobs that are waiting."""
         with self._database.change() as sql:
             waiting = sql.execute(
                 "SELECT 1 FROM jobs WHERE base = ? AND kind = 'purge' AND state = 'queued'", (base,)
@@ -79,65 +80,53 @@ class Jobs:
             if not waiting:
                 _add(sql, "purge", base, "queued")
 
-    def _add_file(
-        self, job: str, name: str, digest: str, size: int, problem: UserError | None = None
-    ) -> None:
-        state = "refused" if problem else "waiting"
-        with self._database.change() as sql:
-            sql.execute(
-                "INSERT INTO files (job, position, name, digest, size, state, problem, problem_zh)"
-                " VALUES (?, (SELECT count(*) FROM files WHERE job = ?), ?, ?, ?, ?, ?, ?)",
-                (job, job, name, digest, size, state, *_texts(problem)),
-            )
-
     def get(self, job: str) -> sqlite3.Row | None:
         return self._database.row("SELECT * FROM jobs WHERE id = ?", (job,))
 
     def newest(self, bases: Iterable[str]) -> list[sqlite3.Row]:
-        """At most `LISTED` of these knowledge bases, newest first."""
+        """The newest `LIST_LIMIT` jobs of these knowledge bases, newest first."""
         return self._database.rows(
             "SELECT * FROM jobs WHERE base IN (SELECT value FROM json_each(?))"
             " ORDER BY created DESC LIMIT ?",
-            (json.dumps([*bases]), LISTED),
+            (json.dumps([*bases]), LIST_LIMIT),
         )
 
-    def bases(self) -> list[str]:
-        """Those that jobs are known of."""
+    def knowledge_bases(self) -> list[str]:
+        """Names of the knowledge bases that have jobs."""
         return [row["base"] for row in self._database.rows("SELECT DISTINCT base FROM jobs")]
 
     def files(self, job: str) -> list[sqlite3.Row]:
         return self._database.rows("SELECT * FROM files WHERE job = ? ORDER BY position", (job,))
 
     def cancel(self, job: str) -> None:
-        """End a job: at once where it waits, soon where it runs. What is stored stays."""
+        """End a job: at once if it is waiting, soon if it is running. Stored documents stay."""
         with self._database.change() as sql:
             sql.execute("UPDATE jobs SET cancel = 1 WHERE id = ?", (job,))
             _end(sql, job, "cancelled", where="AND state IN ('queued', 'receiving')")
 
     def cancel_all(self, base: str) -> None:
-        for row in self._database.rows(
-            "SELECT id FROM jobs WHERE base = ? AND finished IS NULL", (base,)
-        ):
+        running = "SELECT id FROM jobs WHERE base = ? AND finished IS NULL"
+        for row in self._database.rows(running, (base,)):
             self.cancel(row["id"])
 
-    def drop_unwanted(
-        self, base: str, digest: str, drop: Callable[[str], None], *, but: str = ""
+    def delete_unless_needed(
+        self, base: str, digest: str, delete: Callable[[str], None], *, ignore: str = ""
     ) -> None:
-        """Drop an original unless work that has not ended, `but` for that job, will read it.
+        """Call `delete(digest)` unless an unfinished job other than `ignore` needs the file.
 
-        No upload can name it, and no job end, between the look and the drop.
+        The transaction keeps uploads from adding it, and jobs from ending, in between.
         """
         with self._database.change() as sql:
-            wanted = sql.execute(
+            needed = sql.execute(
                 "SELECT 1 FROM files JOIN jobs ON jobs.id = files.job"
                 " WHERE digest = ? AND base = ? AND finished IS NULL AND job != ?",
-                (digest, base, but),
+                (digest, base, ignore),
             ).fetchone()
-            if not wanted:
-                drop(digest)
+            if not needed:
+                delete(digest)
 
-    def at_work(self, base: str) -> bool:
-        """Whether a worker that lives has a job of the knowledge base."""
+    def is_running(self, base: str) -> bool:
+        """Whether a live worker runs a job of the knowledge base."""
         running = "SELECT worker FROM jobs WHERE base = ? AND state = 'running'"
         return any(self._alive(row["worker"]) for row in self._database.rows(running, (base,)))
 
@@ -146,13 +135,13 @@ class Jobs:
         row = self._database.row("SELECT count(*) FROM jobs WHERE finished IS NULL")
         return row[0] if row else 0
 
-    # What workers do
+    # Called by workers
 
     def claim(self, worker: str) -> sqlite3.Row | None:
-        """The oldest job that waits, whose knowledge base no other worker is at."""
+        """The oldest waiting job whose knowledge base no other worker is changing."""
         now = time.time()
         with self._database.change() as sql:
-            self._take_back(sql)
+            self._requeue_orphans(sql)
             return sql.execute(
                 "UPDATE jobs SET state = 'running', worker = ?, attempts = attempts + 1,"
                 " started = coalesce(started, ?) WHERE id = (SELECT id FROM jobs WHERE"
@@ -162,37 +151,36 @@ class Jobs:
                 (worker, now, now),
             ).fetchone()
 
-    def _take_back(self, sql: sqlite3.Connection) -> None:
-        """Jobs of workers that died wait again, or fail where that has happened too often."""
+    def _requeue_orphans(self, sql: sqlite3.Connection) -> None:
+        """Requeue the jobs of workers that died; fail those that have had `MAX_ATTEMPTS`."""
         running = "SELECT id, worker, attempts, cancel FROM jobs WHERE state = 'running'"
         for job, worker, attempts, cancel in sql.execute(running).fetchall():
             if self._alive(worker):
                 continue
             if cancel:
                 _end(sql, job, "cancelled")
-            elif attempts >= ATTEMPTS:
+            elif attempts >= MAX_ATTEMPTS:
                 problem = Translatable(
-                    "its worker ended {attempts} times; upload the files in smaller lots",
+                    "its worker died {attempts} times; upload the files in smaller batches",
                     attempts=attempts,
                 )
                 _end(sql, job, "failed", problem)
             else:
                 sql.execute("UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ?", (job,))
 
-    def wanted(self, job: str, worker: str) -> bool:
-        """Whether the worker is to go on with a job."""
+    def should_continue(self, job: str, worker: str) -> bool:
+        """Whether the job still belongs to the worker and is not cancelled."""
         row = self._database.row(
             "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running' AND NOT cancel",
             (job, worker),
         )
         return row is not None
 
-    def embedded(self, job: str, chunks: int) -> None:
-        with self._database.change() as sql:
-            sql.execute("UPDATE jobs SET chunks = chunks + ? WHERE id = ?", (chunks, job))
+    def add_chunks(self, job: str, chunks: int) -> None:
+        self._database.execute("UPDATE jobs SET chunks = chunks + ? WHERE id = ?", (chunks, job))
 
-    def outcome(self, job: str, position: int, outcome: Outcome) -> None:
-        """What became of a file, once it is in the knowledge base or refused."""
+    def record_outcome(self, job: str, position: int, outcome: Outcome) -> None:
+        """Store the result of a file, after it was committed to the knowledge base or refused."""
         receipt = json.dumps(asdict(outcome.receipt)) if outcome.receipt else None
         with self._database.change() as sql:
             sql.execute(
@@ -200,27 +188,25 @@ class Jobs:
                 " WHERE job = ? AND position = ?",
                 (outcome.status, outcome.chunks, receipt, *_texts(outcome.problem), job, position),
             )
-            # Deaths count against a job only as long as it does not get on.
+            # Only attempts without progress count.
             sql.execute("UPDATE jobs SET attempts = 1 WHERE id = ?", (job,))
 
-    def end(
+    def finish(
         self, job: str, worker: str, state: schemas.JobState, problem: UserError | None = None
     ) -> None:
-        """End a job that is the worker's; another one has nothing to end."""
+        """End a job, unless it no longer belongs to the worker."""
         with self._database.change() as sql:
-            held = "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running'"
-            if sql.execute(held, (job, worker)).fetchone():
+            owned = "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running'"
+            if sql.execute(owned, (job, worker)).fetchone():
                 _end(sql, job, state, problem and problem.message)
 
-    def put_back(self, job: str, worker: str, *, pause: float = 0.0) -> None:
-        """Let a job that is the worker's wait again, for `pause` seconds at least; the attempt does
-        not count."""
-        with self._database.change() as sql:
-            sql.execute(
-                "UPDATE jobs SET state = 'queued', worker = NULL, after = ?,"
-                " attempts = attempts - 1 WHERE id = ? AND worker = ? AND state = 'running'",
-                (time.time() + pause, job, worker),
-            )
+    def requeue(self, job: str, worker: str, *, pause: float = 0.0) -> None:
+        """Return the worker's job to the queue for `pause` seconds or more, without an attempt."""
+        self._database.execute(
+            "UPDATE jobs SET state = 'queued', worker = NULL, after = ?, attempts = attempts - 1"
+            " WHERE id = ? AND worker = ? AND state = 'running'",
+            (time.time() + pause, job, worker),
+        )
 
 
 def _add(
@@ -234,30 +220,25 @@ def _add(
     sql.execute(
         "DELETE FROM jobs WHERE finished IS NOT NULL AND id NOT IN"
         " (SELECT id FROM jobs ORDER BY created DESC LIMIT ?)",
-        (KEPT,),
+        (HISTORY_LIMIT,),
     )
     return job
 
 
 def _texts(problem: UserError | Translatable | None) -> tuple[str | None, str | None]:
-    """A problem in English and in Chinese, for whoever will read it."""
+    """A problem in English and in Chinese, since its readers are not known yet."""
     message = problem.message if isinstance(problem, UserError) else problem
     return (str(message), translate(message, "zh")) if message else (None, None)
 
 
 def _end(
-    sql: sqlite3.Connection,
-    job: str,
-    state: schemas.JobState,
-    problem: Translatable | None = None,
-    *,
-    where: str = "AND finished IS NULL",
-) -> None:
+    sql: sqlite3.Connection, job: str, state: schemas.JobState, problem: Translatable | None = None,
+    *, where: str = "AND finished IS NULL",
+) -> None:  # fmt: skip
     ended = sql.execute(
         f"UPDATE jobs SET state = ?, finished = ?, error = ?, error_zh = ? WHERE id = ? {where}",
         (state, time.time(), *_texts(problem), job),
     )
     if ended.rowcount:
-        sql.execute(
-            "UPDATE files SET state = 'cancelled' WHERE job = ? AND state = 'waiting'", (job,)
-        )
+        waiting = "UPDATE files SET state = 'cancelled' WHERE job = ? AND state = 'waiting'"
+        sql.execute(waiting, (job,))

@@ -1,4 +1,4 @@
-"""The knowledge bases of a server: each opened once, read by many, renewed when it has changed."""
+"""The knowledge bases of a server: opened once, shared by all requests, kept up to date."""
 
 import re
 import secrets
@@ -25,260 +25,249 @@ from rag.pipeline import Pipeline
 from rag.types import Sampling
 from server import schemas
 from server.auth import Principal
-from server.errors import Taken, Unknown, below, no_base
-from server.membership import Members
-from server.models import Models, Remembered
-from server.options import CORES, ServerOptions, check_choice, offered, write_choices
+from server.errors import Duplicate, NotFound, hide_locations, unknown_base
+from server.membership import Membership
+from server.models import CachedEmbedder, Models
+from server.options import CORES, ServerOptions, check_choice, write_settings
 
-OPEN = 32  # knowledge bases that are held open
-LONGEST = 240  # bytes of a name; file systems take 255
+MAX_OPEN = 32  # knowledge bases that are open at one time
+MAX_NAME_BYTES = 240  # file systems allow 255
 
 
-def whole(folder: Path) -> bool:
-    """Whether a knowledge base lies in the folder, or its settings say on which server, and no link
-    leads to one elsewhere."""
-    truth, settings = folder / DATABASE, folder / SETTINGS
-    if folder.is_symlink() or truth.is_symlink():
+def has_knowledge_base(folder: Path) -> bool:
+    """Whether the folder holds a knowledge base, or settings that name the server of one, and
+    neither is a symbolic link."""
+    primary, settings = folder / DATABASE, folder / SETTINGS
+    if folder.is_symlink() or primary.is_symlink():
         return False
-    if truth.is_file():
+    if primary.is_file():
         return True
     try:
         return not settings.is_symlink() and is_knowledge_base(folder)
-    except UserError:  # what is wrong with it is told when it is opened
+    except UserError:  # its settings are wrong; opening it reports why
         return True
 
 
-def incarnation(folder: Path) -> Hashable:
-    """Tells a knowledge base, as long as it is open, from another that was made in its place; None
-    where there is none."""
+def identity_of(folder: Path) -> Hashable:
+    """Differs between a knowledge base and another that replaces it while it is open; None if there
+    is none."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return (folder / DATABASE).stat().st_ino
     with suppress(FileNotFoundError, NotADirectoryError):
-        return (folder.stat().st_ino, written(folder / SETTINGS)) if whole(folder) else None
+        stamp = folder.stat().st_ino, stamp_of(folder / SETTINGS)
+        return stamp if has_knowledge_base(folder) else None
     return None
 
 
-def empty(folder: Path) -> None:
-    """Remove what a server keeps for the knowledge base in the folder."""
+def stamp_of(file: Path) -> Hashable:
+    """Changes whenever a settings file is written; None if there is none."""
+    with suppress(FileNotFoundError):
+        status = file.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
+
+
+def drop_remote(folder: Path) -> None:
+    """Delete what a Milvus server stores for the knowledge base in the folder."""
     location = read_config(folder).location
     if isinstance(location, Address):
         drop_milvus(location)
 
 
-def written(file: Path) -> Hashable:
-    """Changes with each writing of a file of settings; None where there is none."""
-    with suppress(FileNotFoundError):
-        found = file.stat()
-        return found.st_ino, found.st_mtime_ns
-    return None
-
-
 def check_name(name: str) -> str:
-    """`name`, if a knowledge base may have it: it is a folder's name then."""
-    if not _fit(name) or unicodedata.normalize("NFKC", name) != name:
+    """`name`, if it is a valid name of a knowledge base and of its folder. Raises `UserError`."""
+    if not _is_valid(name) or unicodedata.normalize("NFKC", name) != name:
         raise UserError(
-            "{name!r} is no name for a knowledge base; use up to 64 letters, digits, _ and - "
-            "({longest} bytes)",
+            "{name!r} is not a valid name of a knowledge base; use up to 64 letters, digits, _ and "
+            "- ({max_size} bytes)",
             name=name[:80],
-            longest=LONGEST,
+            max_size=MAX_NAME_BYTES,
         )
     return name
 
 
-def _fit(name: str) -> bool:
-    return bool(re.fullmatch(schemas.NAME, name)) and len(name.encode()) <= LONGEST
+def _is_valid(name: str) -> bool:
+    return bool(re.fullmatch(schemas.NAME_PATTERN, name)) and len(name.encode()) <= MAX_NAME_BYTES
+
+
+def folder_of(data: Path, name: str) -> Path:
+    """The folder of a knowledge base in the data folder. Raises `NotFound`."""
+    if not _is_valid(name) or not has_knowledge_base(data / name):
+        raise unknown_base(name)
+    return data / name
 
 
 @dataclass
-class Open:
-    """A knowledge base that is open. `current` is a pipeline and the stamp of what it was made from."""
+class OpenKnowledgeBase:
+    """`current` is the pipeline, and the stamp of the state that it was made from."""
 
     path: Path
     store: Store
     embedder: Embedder
-    incarnation: Hashable
+    identity: Hashable
     current: tuple[Pipeline, Hashable] | None = None
     users: int = 0
     closing: bool = False
 
 
-class Bases:
-    """Knowledge bases by name, below `options.data`. Others may make, change and delete them too.
+class KnowledgeBases:
+    """Knowledge bases by name, below `options.data`. Other replicas may create, change and delete
+    them too.
 
-    `work` is a folder of this server alone: what is not made whole yet, or is not all gone.
+    `work` is a folder of this replica, for knowledge bases that are being created or deleted.
     """
 
     def __init__(
-        self,
-        options: ServerOptions,
-        models: Models,
-        members: Members,
-        work: Path,
-        opened: Encoders | None = None,
-    ) -> None:
-        self.options, self.models, self.members, self.work = options, models, members, work
-        self._guard = threading.RLock()
-        self._open: OrderedDict[str, Open] = OrderedDict()
+        self, options: ServerOptions, models: Models, membership: Membership, work: Path,
+        open_encoder: Encoders | None = None,
+    ) -> None:  # fmt: skip
+        self.options, self.models, self.membership, self.work = options, models, membership, work
+        self._lock = threading.RLock()
+        self._open: OrderedDict[str, OpenKnowledgeBase] = OrderedDict()
         self._opening: dict[str, threading.Lock] = {}
-        # More cores make a short text no faster; the slots keep the others busy.
-        opened = opened or encoders(options.cache, threads=min(2, CORES))
-        self.encoder = cache(lambda name, backend: Remembered(opened(name, backend)))
+        # More threads do not embed a short text faster; other questions use the other cores.
+        load = open_encoder or encoders(options.cache, threads=min(2, CORES))
+        self.encoder = cache(lambda name, backend: CachedEmbedder(load(name, backend)))
 
     def names(self) -> list[str]:
-        found = sorted(path.name for path in self.options.data.glob("*/"))
-        return [name for name in found if self._folder(name)]
+        names = sorted(path.name for path in self.options.data.glob("*/"))
+        return [
+            name
+            for name in names
+            if _is_valid(name) and has_knowledge_base(self.options.data / name)
+        ]
 
     def path(self, name: str) -> Path:
-        """The folder of a knowledge base that is there. Raises `Unknown`."""
-        path = self._folder(name)
-        if path is None:
-            raise no_base(name)
-        return path
-
-    def _folder(self, name: str) -> Path | None:
-        if not _fit(name):
-            return None
-        path = self.options.data / name
-        return path if whole(path) else None
+        return folder_of(self.options.data, name)
 
     @contextmanager
-    def reading(self, name: str) -> Iterator[Pipeline]:
-        """The pipeline as the knowledge base and its settings are now. Raises `Unknown`, also where
-        it is deleted while it is read."""
+    def open(self, name: str) -> Iterator[Pipeline]:
+        """The pipeline for the knowledge base's present state and settings. Raises `NotFound`, also
+        if it is deleted during the block."""
         path = self.path(name)
-        now = incarnation(path)
+        identity = identity_of(path)
         try:
-            with self._names():
-                held = self._held(name, path, now)
+            with self._hide_locations():
+                base = self._acquire(name, path, identity)
                 try:
-                    yield self._current(held)
+                    yield self._pipeline(base)
                 finally:
-                    with self._guard:
-                        held.users -= 1
-                        if held.closing and not held.users:
-                            held.store.close()
+                    with self._lock:
+                        base.users -= 1
+                        if base.closing and not base.users:
+                            base.store.close()
         except (OSError, UserError) as problem:
-            if now is not None and incarnation(path) == now:
+            if identity is not None and identity_of(path) == identity:
                 raise
-            raise no_base(name) from problem
+            raise unknown_base(name) from problem
 
     @contextmanager
-    def _names(self) -> Iterator[None]:
-        """What goes wrong names files as they lie in the data folder: clients are told of it."""
+    def _hide_locations(self) -> Iterator[None]:
         try:
             yield
         except UserError as problem:
-            below(self.options.data, problem)
+            hide_locations(problem, self.options.data)
             raise
 
-    def _held(self, name: str, path: Path, now: Hashable) -> Open:
+    def _acquire(self, name: str, path: Path, identity: Hashable) -> OpenKnowledgeBase:
         """The open knowledge base, with one more user."""
-        with self._guard:
+        with self._lock:
             opening = self._opening.setdefault(name, threading.Lock())
-        with opening:  # a server that does not answer keeps nobody from other knowledge bases
-            with self._guard:
-                held = self._open.get(name)
-                if held and held.incarnation == now:
+        with opening:  # a slow Milvus server must not block other knowledge bases
+            with self._lock:
+                base = self._open.get(name)
+                if base and base.identity == identity:
                     self._open.move_to_end(name)
-                    held.users += 1
-                    return held
-                self._let_go(name)  # deleted and made anew
-            held = self._opened(path, now)
-            with self._guard:
-                self._open[name] = held
-                while len(self._open) > OPEN:
-                    self._let_go(next(iter(self._open)))
-        return held
+                    base.users += 1
+                    return base
+                self._release(name)  # it was deleted, and another one has its name
+            config = read_config(path)
+            store = config.open_store()
+            try:
+                embedder = encoder_of(store, config.embed, self.encoder)
+            except BaseException:
+                store.close()
+                raise
+            base = OpenKnowledgeBase(path, store, embedder, identity, users=1)
+            with self._lock:
+                self._open[name] = base
+                while len(self._open) > MAX_OPEN:
+                    self._release(next(iter(self._open)))
+        return base
 
-    def _opened(self, path: Path, now: Hashable) -> Open:
-        config = read_config(path)
-        store = config.open_store()
-        try:
-            embedder = encoder_of(store, config.embed, self.encoder)
-        except BaseException:
-            store.close()
-            raise
-        return Open(path, store, embedder, now, users=1)
+    def _release(self, name: str) -> None:
+        """Close a knowledge base as soon as it has no users."""
+        with self._lock:
+            base = self._open.pop(name, None)
+            if base:
+                base.closing = True
+                if not base.users:
+                    base.store.close()
 
-    def _let_go(self, name: str) -> None:
-        with self._guard:
-            held = self._open.pop(name, None)
-            if held:
-                held.closing = True
-                if not held.users:
-                    held.store.close()
-
-    def _current(self, held: Open) -> Pipeline:
-        stamp = held.store.sequence, written(held.path / SETTINGS)
-        if held.current is None or held.current[1] != stamp:
-            config = self.config(held.path)
+    def _pipeline(self, base: OpenKnowledgeBase) -> Pipeline:
+        stamp = base.store.sequence, stamp_of(base.path / SETTINGS)
+        if base.current is None or base.current[1] != stamp:
+            config = self.config(base.path)
+            norm = score_norm_of(base.store, base.embedder, stale=True)
             generator = self.models.generator(config.generate)
-            norm = score_norm_of(held.store, held.embedder, stale=True)
-            pipeline = pipeline_of(
-                config, held.store, held.embedder, norm, Translator("en"), generator
-            )
-            held.current = pipeline, stamp
-            return pipeline
-        return held.current[0]
+            say = Translator("en")
+            pipeline = pipeline_of(config, base.store, base.embedder, norm, say, generator)
+            base.current = pipeline, stamp
+        return base.current[0]
 
     def config(self, path: Path) -> Config:
         """The knowledge base's settings, with the server's language model if they name none."""
-        config, usual = read_config(path), self.options.generate
-        if config.generate.model or usual is None:
+        config, default = read_config(path), self.options.generate
+        if config.generate.model or default is None:
             return config
-        generate = replace(config.generate, model=usual.model, quant=usual.quant)
+        generate = replace(config.generate, model=default.model, quant=default.quant)
         return replace(config, generate=generate)
 
-    def sampling(self, name: str, **said: Any) -> Sampling:
-        """How the knowledge base's language model picks its words, but for what is `said`."""
+    def sampling(self, name: str, **overrides: Any) -> Sampling | None:
+        """The knowledge base's sampling settings with those `overrides` that are not None; None if
+        all are."""
+        overrides = {key: value for key, value in overrides.items() if value is not None}
+        if not overrides:
+            return None
         path = self.path(name)
-        with self._names():
-            return replace(self.config(path).generate.sampling, **said)
+        with self._hide_locations():
+            return replace(self.config(path).generate.sampling, **overrides)
 
-    def listed(self, who: Principal, say: Translator) -> list[schemas.KnowledgeBase]:
-        """All that the key may read; what is wrong with one is told in its place."""
-        found = []
+    def describe_all(self, who: Principal, say: Translator) -> list[schemas.KnowledgeBaseResponse]:
+        """All that the key may read. One that can't be opened is listed with its problem."""
+        responses = []
         for name in self.names():
             if who.may("read", name):
                 try:
-                    found.append(self.describe(name, who))
-                except Unknown:
-                    continue  # deleted meanwhile
+                    responses.append(self.describe(name, who))
+                except NotFound:
+                    continue  # it has just been deleted
                 except UserError as problem:
-                    told = say(problem.message)
-                    found.append(schemas.KnowledgeBase.unusable(name, who.scopes(name), told))
-        return found
+                    scopes, message = who.scopes(name), say(problem.message)
+                    response = schemas.KnowledgeBaseResponse.unusable(name, scopes, message)
+                    responses.append(response)
+        return responses
 
-    def describe(self, name: str, who: Principal) -> schemas.KnowledgeBase:
-        with self.reading(name) as pipeline:
+    def describe(self, name: str, who: Principal) -> schemas.KnowledgeBaseResponse:
+        with self.open(name) as pipeline:
             info, config = pipeline.store.info(), pipeline.config
-        return schemas.KnowledgeBase(
-            name=name,
-            documents=info.documents,
-            chunks=info.chunks,
-            bytes=info.bytes,
-            created=info.created,
-            sequence=info.sequence,
+        return schemas.KnowledgeBaseResponse(
+            name=name, documents=info.documents, chunks=info.chunks, bytes=info.bytes,
+            created=info.created, sequence=info.sequence,
             embedder=str(info.identity.options["embedder"]),
             instruction=config.prompt.instruction,
             adapter=Path(config.generate.adapter).name,
             generator=pipeline.generator.name if pipeline.generator else "",
             scopes=who.scopes(name),
-        )
+        )  # fmt: skip
 
-    # Changing
-
-    def adapters(self) -> list[str]:
-        """Names that a knowledge base may choose."""
-        return offered(self.options.adapters)
-
-    def create(self, wanted: schemas.NewKnowledgeBase) -> None:
-        """A new, empty knowledge base, whole or not at all. Raises `Taken`."""
-        name = check_name(wanted.name)
-        embedder = wanted.embedder or self.options.embedders[0]
+    def create(self, request: schemas.CreateKnowledgeBaseRequest) -> None:
+        """Create an empty knowledge base atomically. Raises `Duplicate`."""
+        name = check_name(request.name)
+        embedder = request.embedder or self.options.embedders[0]
         check_choice("embedder", embedder, self.options.embedders)
-        target, work = self.options.data / name, self._own_place()
-        with self._names(), failures_named(target):
+        target, work = self.options.data / name, self.work / secrets.token_hex(8)
+        with self._hide_locations(), failures_named(target):
             work.mkdir()
             if self.options.store:
                 address = f"{self.options.store}/kb_{secrets.token_hex(8)}"
@@ -289,43 +278,39 @@ class Bases:
                     config, embedder=embedder, cache=cache, open_encoder=self.encoder
                 )
                 writer.store.close()
-                write_choices(work, wanted, self.options, config.generate)
-                with self.members.moment("making a knowledge base"):
+                write_settings(work, request, self.options, config.generate)
+                with self.membership.lock("creating a knowledge base"):
                     if target.exists() or target.is_symlink():
-                        raise Taken(
-                            "there is a knowledge base {name} already; choose another name",
-                            name=name,
+                        raise Duplicate(
+                            "knowledge base {name} exists already; choose another name", name=name
                         )
                     work.rename(target)
                 sync(self.options.data)
             except BaseException:
                 if work.is_dir():
-                    empty(work)
+                    drop_remote(work)
                 raise
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
-    def change(self, name: str, wanted: schemas.KnowledgeBaseChange) -> None:
+    def change(self, name: str, request: schemas.ChangeKnowledgeBaseRequest) -> None:
         path = self.path(name)
-        with self._names(), self.members.moment("changing settings"):
-            write_choices(path, wanted, self.options, self.config(path).generate)
+        with self._hide_locations(), self.membership.lock("changing settings"):
+            write_settings(path, request, self.options, self.config(path).generate)
 
     def delete(self, name: str) -> None:
-        """Remove a knowledge base and all that lies in its folder."""
-        path, gone = self.path(name), self._own_place()
-        with self._names(), failures_named(path):
-            empty(path)  # a kill after it leaves a name that can be deleted again
-            with self.members.moment("deleting"):
-                if not whole(path):
-                    raise no_base(name)
-                path.rename(gone)
+        """Delete a knowledge base and everything in its folder."""
+        path, work = self.path(name), self.work / secrets.token_hex(8)
+        with self._hide_locations(), failures_named(path):
+            drop_remote(path)  # if the server dies now, the folder can be deleted again
+            with self.membership.lock("deleting"):
+                if not has_knowledge_base(path):
+                    raise unknown_base(name)
+                path.rename(work)
                 sync(self.options.data)
-        self._let_go(name)
-        shutil.rmtree(gone, ignore_errors=True)
-
-    def _own_place(self) -> Path:
-        return self.work / secrets.token_hex(8)
+        self._release(name)
+        shutil.rmtree(work, ignore_errors=True)
 
     def close(self) -> None:
         for name in list(self._open):
-            self._let_go(name)
+            self._release(name)

@@ -1,7 +1,7 @@
-"""Who works in a data folder: servers and their workers, any number of each.
+"""The replicas (servers and their workers) that share a data folder, any number of each.
 
-Each holds a folder of its own by a lock, which the kernel frees when the process dies, however that
-happens. So the dead are told from the living at once and without a clock.
+Each replica locks a folder of its own. The kernel releases the lock when the process dies, however
+that happens, so that dead replicas are detected at once and without a clock.
 """
 
 import fcntl
@@ -13,67 +13,63 @@ from pathlib import Path
 
 from ingest.store.atomic import writing
 
-PATIENCE = 10.0  # seconds to wait for others, who need a moment only
+TIMEOUT = 10.0  # seconds to wait for other replicas, which hold the lock only for a moment
 
 
-class Member:
-    """One of them. What it has under way lies in `folder`."""
+class Replica:
+    """A process of this data folder. Its unfinished work lies in `folder`."""
 
-    def __init__(self, folder: Path, held: int) -> None:
-        self.folder, self._held = folder, held
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
+    def __init__(self, folder: Path, lock: int) -> None:
+        self.folder, self.name, self._lock = folder, folder.name, lock
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._held)
+        os.close(self._lock)
 
 
-class Members:
-    """Those of the server's files at `home`."""
+class Membership:
+    """The replicas whose server files lie in `home`."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.folder = home, home / "members"
 
-    def moment(self, reason: str) -> AbstractContextManager[None]:
-        """What only one may do at a time, and soon. Raises `Busy`."""
-        return writing(self.home / "lock", reason=reason, timeout=PATIENCE)
+    def lock(self, reason: str) -> AbstractContextManager[None]:
+        """Exclude all other replicas for a short time. Raises `Busy`."""
+        return writing(self.home / "lock", reason=reason, timeout=TIMEOUT)
 
-    def join(self) -> Member:
+    def join(self) -> Replica:
         folder = self.folder / f"{os.getpid()}-{secrets.token_hex(4)}"
-        with self.moment("joining"):  # nobody takes it for a dead one's before it is locked
+        with self.lock("joining"):  # nobody must see the folder before it is locked
             folder.mkdir(mode=0o700, parents=True)
-            held = _locked(folder, fcntl.LOCK_EX)
-        assert held is not None
-        return Member(folder, held)
+            lock = _lock(folder, fcntl.LOCK_EX)
+        assert lock is not None
+        return Replica(folder, lock)
 
     def alive(self, name: str) -> bool:
         folder = self.folder / name
-        held = _locked(folder, fcntl.LOCK_SH)
-        if held is not None:
-            os.close(held)
-        return held is None and folder.exists()
+        lock = _lock(folder, fcntl.LOCK_SH)
+        if lock is not None:
+            os.close(lock)
+        return lock is None and folder.exists()
 
-    def tidy(self) -> None:
-        """Remove what those have left that died."""
-        with self.moment("tidying"):
-            found = {folder: _locked(folder, fcntl.LOCK_EX) for folder in self.folder.iterdir()}
-        for folder, held in found.items():
-            if held is not None:
+    def remove_dead(self) -> None:
+        """Delete the folders of replicas that died."""
+        with self.lock("removing dead replicas"):
+            locks = {folder: _lock(folder, fcntl.LOCK_EX) for folder in self.folder.iterdir()}
+        for folder, lock in locks.items():
+            if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-                os.close(held)
+                os.close(lock)
 
 
-def _locked(folder: Path, how: int) -> int | None:
-    """A descriptor that holds the folder; None where another one does, or there is none."""
+def _lock(folder: Path, kind: int) -> int | None:
+    """A descriptor that locks the folder; None if another process does, or it does not exist."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None

@@ -1,4 +1,4 @@
-"""The door: who may come in, from which page, how often; and what every answer says to a browser."""
+"""Authentication, rate limits, checks of host and origin, security headers, and slow clients."""
 
 import asyncio
 import logging
@@ -14,22 +14,23 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ingest.errors import UserError
 from ingest.i18n import Translatable
 from server.auth import LOCAL, Keys, Principal
-from server.errors import failure, no_base, speaker
+from server.errors import AccessDenied, error_response, missing_scope, translator_of, unknown_base
 from server.options import LOOPBACK, ServerOptions
 from server.telemetry import Metrics
 
-GONE: Message = {"type": "http.disconnect"}
+log = logging.getLogger("rag.server")
+
+DISCONNECT: Message = {"type": "http.disconnect"}
 
 
-class Dawdled(Exception):
-    """A client took no more of a response."""
+class SlowClient(Exception):
+    """A client did not read the response in time."""
 
 
-class Attended:
-    """Runs an application as long as the client of the request is there.
+class DisconnectMiddleware:
+    """Cancels the application when the client of the request leaves.
 
     `patience` is how many seconds a client may take for one piece, in either direction.
     """
@@ -41,46 +42,45 @@ class Attended:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        line = _Line(receive, send, self.patience)
-        if bodiless(scope):
-            line.held = await line.receive()
-        work = asyncio.ensure_future(self.app(scope, line.receive, line.send))
-        watch = asyncio.ensure_future(line.watch())
+        client = _Client(receive, send, self.patience)
+        if has_no_body(scope):
+            client.buffer = await client.receive()
+        work = asyncio.ensure_future(self.app(scope, client.receive, client.send))
+        watch = asyncio.ensure_future(client.watch())
         try:
             await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (work, watch):
                 task.cancel()
-            done = await asyncio.gather(work, watch, return_exceptions=True)
-        problem = done[0]
-        if problem is scope.get("state", {}).get("told") or isinstance(
-            problem, asyncio.CancelledError | Dawdled
-        ):
+            problem, _ = await asyncio.gather(work, watch, return_exceptions=True)
+        if problem is scope.get("state", {}).get("logged"):
             return
-        if isinstance(problem, BaseException):
+        if isinstance(problem, BaseException) and not isinstance(
+            problem, asyncio.CancelledError | SlowClient
+        ):
             raise problem
 
 
-class _Line:
-    """What passes between one client and the application."""
+class _Client:
+    """The messages between one client and the application."""
 
     def __init__(self, receive: Receive, send: Send, patience: float) -> None:
         self._receive, self._send, self.patience = receive, send, patience
-        self.held: Message | None = None  # read already, on the application's behalf
-        self.complete = asyncio.Event()  # the request's body has been read
+        self.buffer: Message | None = None  # received, but not yet passed to the application
+        self.complete = asyncio.Event()  # the request's body has been received
         self.gone = asyncio.Event()
 
     async def receive(self) -> Message:
-        if self.held is not None:
-            message, self.held = self.held, None
+        if self.buffer is not None:
+            message, self.buffer = self.buffer, None
             return message
         if self.complete.is_set():
             await self.gone.wait()
-            return GONE
+            return DISCONNECT
         try:
             message = await asyncio.wait_for(self._receive(), self.patience)
         except TimeoutError:
-            message = GONE
+            message = DISCONNECT
         if message["type"] == "http.disconnect":
             self.complete.set()
             self.gone.set()
@@ -92,52 +92,49 @@ class _Line:
         try:
             await asyncio.wait_for(self._send(message), self.patience)
         except TimeoutError as slow:
-            raise Dawdled from slow
+            raise SlowClient from slow
 
     async def watch(self) -> None:
-        """Returns when the client is gone; to be left alone while the body is read."""
+        """Return when the client has left. It receives nothing before the body is complete."""
         await self.complete.wait()
         while not self.gone.is_set():
             if (await self._receive())["type"] == "http.disconnect":
                 self.gone.set()
 
 
-def bodiless(scope: Scope) -> bool:
-    """Whether a request announces no body, so that the application may never read one."""
+def has_no_body(scope: Scope) -> bool:
+    """Whether a request announces no body, so that the application may never receive one."""
     names = {name for name, _ in scope["headers"]}
     return not names & {b"content-length", b"transfer-encoding"}
 
 
 def protocol(patience: float) -> type[HttpToolsProtocol]:
-    """uvicorn's, which hangs up on a client that does not complete a request's head in time."""
+    """uvicorn's protocol, which also closes a connection whose request head is late."""
 
-    class Patient(HttpToolsProtocol):
+    class TimeoutProtocol(HttpToolsProtocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._head = self.loop.call_later(patience, self._hang_up)
+            self._timer = self.loop.call_later(patience, self.transport.close)
 
         def on_headers_complete(self) -> None:
-            self._head.cancel()
+            self._timer.cancel()
             super().on_headers_complete()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            self._head.cancel()
-            self._head = self.loop.call_later(patience, self._hang_up)
+            self._timer.cancel()
+            self._timer = self.loop.call_later(patience, self.transport.close)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._head.cancel()
+            self._timer.cancel()
             super().connection_lost(exc)
 
-        def _hang_up(self) -> None:
-            self.transport.close()
-
-    return Patient
+    return TimeoutProtocol
 
 
-OPEN = ("/", "/healthz", "/readyz")
-"""What needs no key: the page, which asks for one, and whether the server is alive."""
-OPEN_FOLDER = "/web/"
+PUBLIC_PATHS = ("/", "/healthz", "/readyz")
+"""These need no key: the page, which asks for one, and the health checks."""
+PUBLIC_PREFIX = "/web/"
 UPLOAD = re.compile(r"/knowledge-bases/([^/]+)/documents/?")
 
 POLICY = (
@@ -155,62 +152,51 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 SAFE = ("GET", "HEAD")
-BURST = 20  # requests that may come at once, however low the rate
-REMEMBERED = 10_000  # keys whose rate is known
-
-log = logging.getLogger("rag.server")
+BURST = 20  # requests that may arrive at once, however low the rate is
+MAX_BUCKETS = 10_000  # keys whose rate is stored
 
 
-class Denied(UserError):
-    """A request that is turned away at the door."""
-
-    def __init__(self, status: int, code: str, message: Translatable, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-class Rates:
-    """Requests of each key, as a bucket that fills at `rate` a minute."""
+class RateLimiter:
+    """A token bucket for each key, which refills at `rate` requests a minute."""
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, who: str) -> float:
-        """0, or how many seconds to wait."""
-        now, room = monotonic(), max(BURST, self.rate / 10)
-        left, since = self._buckets.get(who, (room, now))
-        left = min(room, left + (now - since) * self.rate / 60)
+    def wait(self, key: str) -> float:
+        """Count a request; returns 0, or in how many seconds the key may make it."""
+        now, capacity = monotonic(), max(BURST, self.rate / 10)
+        left, since = self._buckets.get(key, (capacity, now))
+        left = min(capacity, left + (now - since) * self.rate / 60)
         wait = 0.0 if left >= 1 else (1 - left) * 60 / self.rate
-        self._buckets[who] = (left if wait else left - 1), now
-        self._buckets.move_to_end(who)
-        while len(self._buckets) > REMEMBERED:
+        self._buckets[key] = (left if wait else left - 1), now
+        self._buckets.move_to_end(key)
+        while len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
         return wait
 
 
-class Guard:
-    """The outermost part of the application. It puts who asks into `scope["state"]["who"]`."""
+class AccessMiddleware:
+    """The outermost middleware. It stores the caller in `scope["state"]["who"]`."""
 
     def __init__(self, app: ASGIApp, options: ServerOptions, keys: Keys, metrics: Metrics) -> None:
         self.app, self.options, self.keys, self.metrics = app, options, keys, metrics
-        self.rates = Rates(options.rate) if options.rate else None
+        self.limiter = RateLimiter(options.rate) if options.rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, status = monotonic(), 499  # nobody was there any more to be answered
-        read = bodiless(scope)
+        start, status = monotonic(), 499  # if the client leaves before it is answered
+        complete = has_no_body(scope)
 
-        async def piece() -> Message:
-            nonlocal read
+        async def receive_piece() -> Message:
+            nonlocal complete
             message = await receive()
-            read = read or not message.get("more_body")
+            complete = complete or not message.get("more_body")
             return message
 
-        async def answer(message: Message) -> None:
+        async def respond(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -218,95 +204,84 @@ class Guard:
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("cache-control", "no-store")
-                if not read:  # who is answered before having said all could hold the line for ever
+                if not complete:  # a client that still sends its body could hold the connection
                     headers["connection"] = "close"
             await send(message)
 
-        request = secrets.token_hex(8)
+        request, who = secrets.token_hex(8), None
         scope.setdefault("state", {})["request"] = request
-        who = None
         try:
-            who = self._admit(scope)
-            scope["state"]["who"] = who
-            await self.app(scope, piece, answer)
-        except Denied as denied:
-            await _deny(denied, scope, answer)
+            who = scope["state"]["who"] = self._authenticate(scope)
+            await self.app(scope, receive_piece, respond)
+        except AccessDenied as denied:
+            await _deny(denied, scope, respond)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route, seconds = getattr(scope.get("route"), "path", "other"), monotonic() - start
             self.metrics.requests.labels(route, scope["method"], str(status)).inc()
-            self.metrics.latency.labels(route).observe(monotonic() - begun)
-            line = {
-                "request": request,
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "seconds": round(monotonic() - begun, 4),
-                "key": who.id if who else None,
-            }
-            log.info("request", extra={"fields": line})
+            self.metrics.latency.labels(route).observe(seconds)
+            fields = {
+                "request": request, "method": scope["method"], "route": route, "status": status,
+                "seconds": round(seconds, 4), "key": who.id if who else None,
+            }  # fmt: skip
+            log.info("request", extra={"fields": fields})
 
-    def _admit(self, scope: Scope) -> Principal:
-        headers, path = Headers(scope=scope), scope["path"]
-        asked = self.keys.in_use
-        self._check_page(headers, scope["method"], strict=not asked)
-        if path in OPEN or path.startswith(OPEN_FOLDER):
+    def _authenticate(self, scope: Scope) -> Principal:
+        headers, path, keys_in_use = Headers(scope=scope), scope["path"], self.keys.in_use
+        self._check_origin(headers, scope["method"], check_host=not keys_in_use)
+        if path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX):
             return Principal("", "", ())
-        if not asked:
+        if not keys_in_use:
             return LOCAL
         kind, _, token = headers.get("authorization", "").partition(" ")
-        who = self.keys.check(token.strip()) if kind.lower() == "bearer" else None
+        who = self.keys.authenticate(token.strip()) if kind.lower() == "bearer" else None
         if who is None:
-            raise Denied(
-                401, "invalid_api_key", Translatable("this needs a key: Authorization: Bearer KEY"), www_authenticate="Bearer",
-            )  # fmt: skip
-        if self.rates and (wait := self.rates.take(who.id)):
-            self.metrics.turned_away.labels("rate").inc()
-            raise Denied(
-                429, "rate_limit_exceeded",
-                Translatable("this key may make {rate} requests a minute; wait {wait} s", rate=self.options.rate, wait=ceil(wait)),
-                retry_after=str(ceil(wait)),
-            )  # fmt: skip
+            message = Translatable("this needs a key: Authorization: Bearer KEY")
+            raise AccessDenied(401, "invalid_api_key", message, www_authenticate="Bearer")
+        if self.limiter and (wait := ceil(self.limiter.wait(who.id))):
+            self.metrics.rejections.labels("rate").inc()
+            message = Translatable(
+                "this key may make {rate} requests a minute; wait {wait} s",
+                rate=self.options.rate,
+                wait=wait,
+            )
+            raise AccessDenied(429, "rate_limit_exceeded", message, retry_after=str(wait))
         if scope["method"] == "POST" and (upload := UPLOAD.fullmatch(path)):
-            self._check_upload(who, upload[1])
+            # Checked here, because the files would be on the disk when the route runs.
+            if not who.may("read", upload[1]):
+                raise AccessDenied(404, "not_found", unknown_base(upload[1]).message)
+            if not who.may("write", upload[1]):
+                raise missing_scope(f"write:{upload[1][:80]}")
         return who
 
-    def _check_upload(self, who: Principal, base: str) -> None:
-        """Before its files are read, for they would lie on the disk by the time that a route asks."""
-        if not who.may("read", base):
-            raise Denied(404, "not_found", no_base(base).message)
-        if not who.may("write", base):
-            raise Denied(
-                403, "insufficient_scope", Translatable("this needs a key with the scope write:{base}", base=base[:80]),
-            )  # fmt: skip
-
-    def _check_page(self, headers: Headers, method: str, *, strict: bool) -> None:
-        """No other site's page may use this server: not by a form, not by a name of its own that
-        it lets point here."""
+    def _check_origin(self, headers: Headers, method: str, *, check_host: bool) -> None:
+        """Reject pages of other sites, whether they send a form or point their own host name at
+        this server (DNS rebinding)."""
         host = headers.get("host", "")
-        if strict and _hostname(host) not in (*LOOPBACK, *self.options.hosts):
-            raise Denied(
-                421, "unknown_host", Translatable("this server is not {host!r}; start it with --allow-host", host=host[:100]),
-            )  # fmt: skip
+        if check_host and _host_name(host) not in (*LOOPBACK, *self.options.hosts):
+            message = Translatable(
+                "this server is not {host!r}; start it with --allow-host", host=host[:100]
+            )
+            raise AccessDenied(421, "unknown_host", message)
         if method in SAFE:
             return
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
         if foreign or site not in ("none", "same-origin"):
-            raise Denied(
-                403, "foreign_page", Translatable("a page of another site may not change anything here"),
-            )  # fmt: skip
+            message = Translatable("a page of another site may not change anything here")
+            raise AccessDenied(403, "foreign_page", message)
 
 
-def _hostname(host: str) -> str:
+def _host_name(host: str) -> str:
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
 
 
-async def _deny(denied: Denied, scope: Scope, send: Send) -> None:
-    say = speaker(Headers(scope=scope))
-    body = failure(denied, say, kind="access", code=denied.code).model_dump_json().encode()
+async def _deny(denied: AccessDenied, scope: Scope, send: Send) -> None:
+    say = translator_of(Headers(scope=scope))
+    response = error_response(denied, say, denied.code, kind="access")
+    body = response.model_dump_json().encode()
     headers = {"content-type": "application/json", "content-length": str(len(body))}
     raw = [(k.encode(), v.encode("latin-1")) for k, v in (headers | denied.headers).items()]
     await send({"type": "http.response.start", "status": denied.status, "headers": raw})

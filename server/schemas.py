@@ -1,15 +1,32 @@
-"""What goes over the wire. Offsets count characters of a document's text, Unicode code points."""
+"""Request and response bodies, and how they are made from the types of `rag` and `ingest`.
 
-from typing import Annotated, Any, Literal
+Offsets count characters (Unicode code points) of a document's text. Clients see names of files,
+never their paths.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from sqlite3 import Row
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ingest import types as ingested
+from ingest.i18n import Translator, readable
+from rag import types as rag
 from rag.pipeline import LONGEST_QUESTION
+from rag.render import remarks
 
-NAME = r"^[\w\-]{1,64}$"
+DRAWABLE = ("pdf",)
+"""Formats whose pages can be shown as pictures."""
+
+_PAGE = re.compile(r"p\. (\d+)")
+NAME_PATTERN = r"^[\w\-]{1,64}$"
 """A knowledge base's name: letters of any script, digits, `_` and `-`."""
 
-BaseName = Annotated[str, Field(pattern=NAME, examples=["laws"])]
+BaseName = Annotated[str, Field(pattern=NAME_PATTERN, examples=["laws"])]
 Question = Annotated[
     str,
     Field(
@@ -21,14 +38,18 @@ Question = Annotated[
 ]
 
 
-def _number(value: Any) -> Any:
-    """A number of JSON, which may be written 5.0; neither a text nor true."""
+def name_of(source: str) -> str:
+    return readable(PurePosixPath(source).name)
+
+
+def _check_number(value: Any) -> Any:
+    """Accepts a JSON number, which may be written 5.0, but no string and no boolean."""
     if type(value) not in (int, float):
         raise ValueError("a whole number is needed")
     return value
 
 
-WHOLE = BeforeValidator(_number)
+WHOLE = BeforeValidator(_check_number)
 Tokens = Annotated[int, Field(strict=False, ge=1, le=32_768), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=10)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -38,13 +59,13 @@ JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelle
 FileState = Literal["waiting", "added", "changed", "unchanged", "refused", "cancelled"]
 
 
-class Strict(BaseModel):
-    """A request: a field that is not known is a mistake, not noise."""
+class StrictRequest(BaseModel):
+    """A request body. An unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     message: str
     """One line in the reader's language (Accept-Language)."""
     type: str
@@ -52,26 +73,26 @@ class Problem(BaseModel):
     code: str
 
 
-class Failure(BaseModel):
-    """Every answer of 4xx and 5xx, under /v1 as elsewhere."""
+class ErrorResponse(BaseModel):
+    """The body of every 4xx and 5xx response, also under /v1."""
 
-    error: Problem
+    error: ErrorDetail
 
 
-class Status(BaseModel):
+class StatusResponse(BaseModel):
     status: Literal["ok", "ready"]
 
 
-class Session(BaseModel):
-    """Who asks, and what this server allows."""
+class SessionResponse(BaseModel):
+    """The caller's key, and what this server offers."""
 
     key: str | None
-    """The key's name; null where no key is needed."""
+    """The key's name; null if no key is needed."""
     scopes: list[Scope]
     embedders: list[str]
     adapters: list[str]
     formats: list[str]
-    """Extensions of files that can be read."""
+    """File extensions that can be parsed."""
     largest_upload: int
     """Bytes of one file."""
     most_files: int
@@ -79,22 +100,22 @@ class Session(BaseModel):
     version: str
 
 
-class NewKnowledgeBase(Strict):
+class CreateKnowledgeBaseRequest(StrictRequest):
     name: BaseName
     embedder: str = ""
-    """One of the session's `embedders`; empty for the first."""
-    instruction: str = Field("", max_length=4000)
-    """What the language model is told instead of the usual instruction; plain text."""
+    """One of the session's `embedders`; empty selects the first."""
+    instruction: str = Field(default="", max_length=4000)
+    """Replaces the default instruction to the language model; plain text."""
     adapter: str = ""
     """One of the session's `adapters`; empty for none."""
 
 
-class KnowledgeBaseChange(Strict):
-    instruction: str | None = Field(None, max_length=4000)
+class ChangeKnowledgeBaseRequest(StrictRequest):
+    instruction: str | None = Field(default=None, max_length=4000)
     adapter: str | None = None
 
 
-class KnowledgeBase(BaseModel):
+class KnowledgeBaseResponse(BaseModel):
     """A knowledge base."""
 
     name: str
@@ -103,30 +124,30 @@ class KnowledgeBase(BaseModel):
     bytes: int | None
     created: str
     sequence: int
-    """The number of its newest change; an answer names the one that its passages were found at."""
+    """The number of its newest change. An answer names the one at which its passages were found."""
     embedder: str
     instruction: str
     adapter: str
     generator: str
-    """The language model's name; empty where answers are sentences of the documents."""
+    """The language model's name; empty if answers are sentences of the documents."""
     scopes: list[Scope]
-    """What the key may do with it."""
+    """What the caller's key may do with it."""
     problem: str | None = None
-    """Why it can't be used, if that is so."""
+    """Why it can't be used, if it can't."""
 
     @classmethod
-    def unusable(cls, name: str, scopes: list[Scope], problem: str) -> "KnowledgeBase":
+    def unusable(cls, name: str, scopes: list[Scope], problem: str) -> "KnowledgeBaseResponse":
         return cls(
             name=name, documents=0, chunks=0, bytes=0, created="", sequence=0, embedder="",
             instruction="", adapter="", generator="", scopes=scopes, problem=problem,
         )  # fmt: skip
 
 
-class BaseList(BaseModel):
-    knowledge_bases: list[KnowledgeBase]
+class KnowledgeBaseListResponse(BaseModel):
+    knowledge_bases: list[KnowledgeBaseResponse]
 
 
-class Receipt(BaseModel):
+class ParseReportResponse(BaseModel):
     """How a file's bytes became text."""
 
     format: str
@@ -136,25 +157,37 @@ class Receipt(BaseModel):
     ocr_pages: int
     warnings: list[str]
 
+    @classmethod
+    def of(cls, receipt: ingested.Receipt) -> Self:
+        return cls.model_validate(receipt, from_attributes=True)
 
-class Document(BaseModel):
+
+class DocumentResponse(BaseModel):
     id: str
     name: str
     title: str
     length: int
     """Characters of its text."""
     pages: bool
-    """Whether a page of it can be shown as a picture."""
-    receipt: Receipt
+    """Whether its pages can be shown as pictures."""
+    receipt: ParseReportResponse
+
+    @classmethod
+    def of(cls, document: ingested.Document, length: int) -> Self:
+        return cls(
+            id=document.id, name=name_of(document.source), title=document.title, length=length,
+            pages=document.receipt.format in DRAWABLE,
+            receipt=ParseReportResponse.of(document.receipt),
+        )  # fmt: skip
 
 
-class DocumentList(BaseModel):
-    documents: list[Document]
+class DocumentListResponse(BaseModel):
+    documents: list[DocumentResponse]
     total: int
-    """How many match `q`, on all pages."""
+    """Number of documents that match `q`, on all pages."""
 
 
-class Text(BaseModel):
+class TextResponse(BaseModel):
     text: str
     start: int
     end: int
@@ -162,25 +195,33 @@ class Text(BaseModel):
     """Characters of the whole document."""
 
 
-class JobFile(BaseModel):
+class JobFileResponse(BaseModel):
     name: str
     size: int
     state: FileState
     chunks: int
-    receipt: Receipt | None
+    receipt: ParseReportResponse | None
     problem: str | None
     """Why it was refused."""
 
+    @classmethod
+    def of(cls, row: Row, say: Translator) -> Self:
+        return cls(
+            name=row["name"], size=row["size"], state=row["state"], chunks=row["chunks"],
+            receipt=json.loads(row["receipt"]) if row["receipt"] else None,
+            problem=row["problem"] and row["problem_zh" if say.language == "zh" else "problem"],
+        )  # fmt: skip
 
-class Job(BaseModel):
-    """Work that goes on whether or not anybody waits, also after a restart."""
+
+class JobResponse(BaseModel):
+    """Work in the background. It continues after the client leaves and after a restart."""
 
     id: str
     kind: Literal["ingest", "purge"]
     knowledge_base: str
     state: JobState
     created: float
-    """Seconds since 1970, as all times here."""
+    """Seconds since 1970, like all times here."""
     started: float | None
     finished: float | None
     files_done: int
@@ -188,40 +229,56 @@ class Job(BaseModel):
     bytes_done: int
     bytes_total: int
     chunks: int
-    """Embedded so far."""
+    """Number of chunks embedded so far."""
     error: str | None
-    files: list[JobFile]
+    files: list[JobFileResponse]
+
+    @classmethod
+    def of(cls, row: Row, rows: Sequence[Row], say: Translator) -> Self:
+        """A row of the table `jobs`, with its rows of the table `files`."""
+        files = [JobFileResponse.of(each, say) for each in rows]
+        ended = [file for file in files if file.state != "waiting"]
+        return cls(
+            id=row["id"], kind=row["kind"], knowledge_base=row["base"], state=row["state"],
+            created=row["created"], started=row["started"], finished=row["finished"],
+            files_done=len(ended), files_total=len(files),
+            bytes_done=sum(file.size for file in ended),
+            bytes_total=sum(file.size for file in files),
+            chunks=row["chunks"],
+            error=row["error"] and row["error_zh" if say.language == "zh" else "error"],
+            files=files,
+        )  # fmt: skip
 
 
-class JobList(BaseModel):
-    jobs: list[Job]
+class JobListResponse(BaseModel):
+    jobs: list[JobResponse]
 
 
-class Turn(Strict):
+class TurnRequest(StrictRequest):
     role: Literal["user", "assistant"]
     content: str = Field(max_length=20_000)
 
 
-class Search(Strict):
+class SearchRequest(StrictRequest):
     question: Question
     knowledge_base: BaseName
     limit: Annotated[int, Field(strict=False, ge=1, le=100), WHOLE] = 5
 
 
-class Ask(Strict):
+class AskRequest(StrictRequest):
     question: Question
     knowledge_base: BaseName
-    history: list[Turn] = Field([], max_length=100)
+    history: list[TurnRequest] = Field(default=[], max_length=100)
     stream: bool = False
-    """Server-sent events instead of one JSON value; so does `Accept: text/event-stream`."""
+    """Send events instead of one JSON value, as with `Accept: text/event-stream`."""
     max_new_tokens: Tokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
 
 
-class Hit(BaseModel):
-    """A chunk that was found. Invariant: the document's text[start:end] == text."""
+class HitResponse(BaseModel):
+    """A chunk that matches a question. Invariant: the document's text[start:end] == text."""
 
     score: float
     name: str
@@ -232,69 +289,96 @@ class Hit(BaseModel):
     end: int
     text: str
 
+    @classmethod
+    def of(cls, hit: ingested.Hit) -> Self:
+        chunk = hit.chunk
+        return cls(
+            score=round(hit.score, 4), name=name_of(chunk.source), title=chunk.title,
+            label=chunk.label(chunk.start), document=chunk.document,
+            start=chunk.start, end=chunk.end, text=chunk.text,
+        )  # fmt: skip
 
-class Citation(BaseModel):
+
+class CitationResponse(BaseModel):
     """A quote. Invariant: the document's text[start:end] == quote."""
 
     number: int
     name: str
     title: str
     label: str
-    """Page, heading, sheet or row in words."""
+    """Page, heading, sheet or row, in words."""
     page: int | None
-    """The page, where the document has pages."""
+    """The page's number, if the document has pages."""
     document: str
     start: int
     end: int
     quote: str
 
+    @classmethod
+    def of(cls, citation: rag.Citation) -> Self:
+        chunk, label = citation.chunk, citation.chunk.label(citation.start)
+        page = _PAGE.match(label)
+        return cls(
+            number=citation.number, name=name_of(chunk.source), title=chunk.title, label=label,
+            page=int(page[1]) if page else None, document=chunk.document,
+            start=citation.start, end=citation.end, quote=citation.quote,
+        )  # fmt: skip
 
-class Unsupported(BaseModel):
+
+class UnsupportedResponse(BaseModel):
     start: int
     end: int
     text: str
 
 
-class Dropped(BaseModel):
+class DroppedResponse(BaseModel):
     turns: int
     passages: int
     shortened: int
 
 
-class Found(BaseModel):
-    """The passages for a question; the first event of a streamed answer, `passages`."""
+class SearchResponse(BaseModel):
+    """The passages for a question; also `passages`, the first event of a streamed answer."""
 
     id: str
-    """Of the trace: `rag trace ID`."""
+    """The trace's id, for `rag trace ID`."""
     question: str
-    """As it was looked up: a follow-up with its subject."""
+    """The question as it was searched for: a follow-up question contains its subject."""
     knowledge_base: str
     sequence: int
     confidence: float
     answerable: bool
-    hits: list[Hit]
+    hits: list[HitResponse]
+
+    @classmethod
+    def of(cls, found: rag.Retrieved, *, trace: str, base: str) -> Self:
+        return cls(
+            id=trace, question=found.query.text, knowledge_base=base, sequence=found.sequence,
+            confidence=round(found.confidence, 4), answerable=found.answerable,
+            hits=[HitResponse.of(hit) for hit in found.hits],
+        )  # fmt: skip
 
 
-class Piece(BaseModel):
-    """An event `text` of a streamed answer."""
+class PieceEvent(BaseModel):
+    """A piece of a streamed answer: an event `text`."""
 
     text: str
 
 
-class Usage(BaseModel):
-    """Tokens: of the language model where one has answered, else of the encoder."""
+class UsageResponse(BaseModel):
+    """Token counts, of the language model if one wrote the answer, otherwise of the encoder."""
 
     read: int
     written: int
     cut: bool
-    """Whether the answer ends because it may have no more of them."""
+    """Whether the answer ends because it reached the limit of tokens."""
 
 
-class Answer(BaseModel):
-    """An answer; the last event of a streamed one, `citations`.
+class AnswerResponse(BaseModel):
+    """An answer; also `citations`, the last event of a streamed answer.
 
-    `[1]` in the text is the citation's number. A refusal has no citations; its hits say what was
-    looked at.
+    `[1]` in the text is a citation's number. A refusal has no citations; its hits are the nearest
+    passages.
     """
 
     id: str
@@ -304,19 +388,39 @@ class Answer(BaseModel):
     answer: str
     refused: bool
     confidence: float
-    citations: list[Citation]
-    hits: list[Hit]
+    citations: list[CitationResponse]
+    hits: list[HitResponse]
     generator: str
-    unsupported: list[Unsupported]
+    unsupported: list[UnsupportedResponse]
     unknown: list[int]
-    dropped: Dropped
+    dropped: DroppedResponse
     remarks: list[str]
-    usage: Usage
-    """What a reader must know of the text, in the reader's language."""
+    """What a reader must know about the text, in the reader's language."""
+    usage: UsageResponse
+
+    @classmethod
+    def of(
+        cls, answer: rag.Answer, found: rag.Retrieved, usage: UsageResponse, say: Translator,
+        *, trace: str, base: str,
+    ) -> Self:  # fmt: skip
+        return cls(
+            id=trace, question=answer.question, knowledge_base=base, sequence=found.sequence,
+            answer=answer.text, refused=answer.refused, confidence=round(answer.confidence, 4),
+            citations=[CitationResponse.of(citation) for citation in answer.citations],
+            hits=[HitResponse.of(hit) for hit in answer.hits],
+            generator=answer.generator,
+            unsupported=[
+                UnsupportedResponse(start=start, end=end, text=answer.text[start:end])
+                for start, end in answer.unsupported
+            ],
+            unknown=list(answer.unknown),
+            dropped=DroppedResponse.model_validate(answer.dropped, from_attributes=True),
+            remarks=remarks(answer, say), usage=usage,
+        )  # fmt: skip
 
 
-class Trace(BaseModel):
-    """How an answer came about. Gone with the documents that it quotes."""
+class TraceResponse(BaseModel):
+    """How an answer was made. It is deleted together with the documents that it quotes."""
 
     id: str
     created: float

@@ -1,4 +1,4 @@
-"""All that a running server holds, put together once; routes get at it through `Annotated` types."""
+"""The parts of a running server; routes get them through `Annotated` types."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,122 +7,116 @@ from typing import Annotated
 from fastapi import Depends, Request
 from threadpoolctl import threadpool_limits
 
-from ingest.i18n import Translatable, Translator
+from ingest.i18n import Translator
 from rag.load import Encoders
-from server.answering import Answering
+from server.answering import Answerer
 from server.auth import Keys, Principal
-from server.database import Database, lasting, passing
-from server.errors import no_base, speaker
-from server.fair_queue import Turns
+from server.database import Database, server_database, trace_database
+from server.errors import missing_scope, translator_of, unknown_base
+from server.fair_queue import FairQueue
 from server.jobs import Jobs
-from server.knowledge_bases import Bases
-from server.membership import Member, Members
-from server.middleware import Denied
+from server.knowledge_bases import KnowledgeBases
+from server.membership import Membership, Replica
 from server.models import Models
 from server.options import ServerOptions
 from server.schemas import Scope
-from server.telemetry import Metrics, Spans
+from server.telemetry import Metrics, SpanRecorder
 from server.traces import Traces
-from server.uploads import Pages
+from server.uploads import PageRenderer
+
+REMOTE_SLOTS = 16  # answers that remote models write at one time, since they batch
 
 
-def on_one_thread() -> None:
-    """For this process, from now on. Questions share the cores out by themselves, where teams of
-    threads for each product would only wait for one another; and whoever retrieves again gets the
-    same scores to the bit, which another number of threads might sum up differently."""
+def limit_blas_threads() -> None:
+    """Use one BLAS thread in this process, because questions already run in parallel. It also makes
+    scores reproducible to the bit: another number of threads may add up in another order."""
     threadpool_limits(1, user_api="blas")
 
 
-ELSEWHERE = 16  # answers that models served elsewhere write at one time: they batch
-
-
 @dataclass(frozen=True)
-class State:
-    """The parts of one server. `worker_alive` says whether somebody works on jobs."""
+class ServerState:
+    """`worker_alive` returns whether jobs are being worked on."""
 
     options: ServerOptions
-    member: Member
+    replica: Replica
     databases: tuple[Database, ...]
     keys: Keys
     jobs: Jobs
-    bases: Bases
+    knowledge_bases: KnowledgeBases
     traces: Traces
     metrics: Metrics
-    pages: Pages
-    drawing: Turns
-    answering: Answering
+    pages: PageRenderer
+    page_queue: FairQueue
+    answerer: Answerer
     worker_alive: Callable[[], bool]
 
     @classmethod
-    def made(
+    def create(
         cls,
         options: ServerOptions,
         models: Models,
         *,
-        opened: Encoders | None = None,
-        spans: Spans | None = None,
+        open_encoder: Encoders | None = None,
+        spans: SpanRecorder | None = None,
         worker_alive: Callable[[], bool] = lambda: True,
-    ) -> "State":
-        """A server's parts; `opened` brings encoders, where not in the usual way."""
-        on_one_thread()
-        last, passed = lasting(options.home), passing(options.home)
-        doors = lasting(options.home)  # of its own, so that the door waits for no one who writes
-        members = Members(options.home)
-        member, metrics, jobs = members.join(), Metrics(), Jobs(last, members.alive)
-        bases = Bases(options, models, members, member.folder, opened)
-        traces = Traces(passed, options.traces)
-        reading, writing, asking = (
-            Turns(slots, options.queue) for slots in (options.slots, 1, ELSEWHERE)
-        )
+    ) -> "ServerState":
+        """Join the data folder as a replica. `open_encoder` replaces the loader of encoders."""
+        limit_blas_threads()
+        jobs_database, traces_database = server_database(options.home), trace_database(options.home)
+        keys_database = server_database(options.home)  # so that no writer delays authentication
+        membership = Membership(options.home)
+        replica, metrics = membership.join(), Metrics()
+        jobs = Jobs(jobs_database, membership.alive)
+        knowledge_bases = KnowledgeBases(options, models, membership, replica.folder, open_encoder)
+        traces = Traces(traces_database, options.traces)
+        slots = {"reading": options.slots, "writing": 1, "asking": REMOTE_SLOTS}
+        queues = {name: FairQueue(count, options.queue) for name, count in slots.items()}
         metrics.gauge("rag_jobs_waiting", "Jobs that have not ended", lambda: jobs.waiting)
-        for name, turns in (("reading", reading), ("writing", writing), ("asking", asking)):
+        for name, queue in queues.items():
             metrics.gauge(
-                f"rag_{name}_waiting", "Questions that wait", lambda turns=turns: turns.waiting
+                f"rag_{name}_waiting", "Questions that wait", lambda queue=queue: queue.waiting
             )
             metrics.gauge(
-                f"rag_{name}_working", "Questions at work", lambda turns=turns: turns.working
+                f"rag_{name}_working", "Questions at work", lambda queue=queue: queue.running
             )
-        answering = Answering(bases, traces, metrics, spans or Spans(), reading, writing, asking)
+        answerer = Answerer(
+            knowledge_bases, traces, metrics, spans or SpanRecorder(), *queues.values()
+        )
         return cls(
-            options, member, (last, passed, doors), Keys(doors), jobs, bases, traces, metrics, Pages(),
-            Turns(1, options.queue), answering, worker_alive,
+            options, replica, (jobs_database, traces_database, keys_database), Keys(keys_database),
+            jobs, knowledge_bases, traces, metrics, PageRenderer(), FairQueue(1, options.queue),
+            answerer, worker_alive,
         )  # fmt: skip
 
     def close(self) -> None:
-        self.answering.spans.close()
+        self.answerer.spans.close()
         self.pages.close()
-        self.bases.close()
+        self.knowledge_bases.close()
         for database in self.databases:
             database.close()
-        self.member.close()
+        self.replica.close()
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Who asks, in which language."""
+class RequestContext:
+    """The server, the caller, and the caller's language."""
 
+    state: ServerState
     who: Principal
     say: Translator
 
-    def must(self, scope: Scope, base: str | None = None) -> None:
-        """Raises `Denied` unless the key has `scope`; what it may not even read, it is told is not
-        there."""
+    def require(self, scope: Scope, base: str | None = None) -> None:
+        """Raises `AccessDenied` unless the key has `scope`, and `NotFound` if the key may not even
+        read `base`, so that it can't learn of it."""
         if base is not None and not self.who.may("read", base):
-            raise no_base(base)
+            raise unknown_base(base)
         if not self.who.may(scope, base):
-            for_what = f"{scope}:{base}" if base else scope
-            raise Denied(
-                403, "insufficient_scope", Translatable("this needs a key with the scope {for_what}", for_what=for_what),
-            )  # fmt: skip
+            raise missing_scope(f"{scope}:{base}" if base else scope)
 
 
-def state_of(request: Request) -> State:
-    return request.app.state.server
+def context_of(request: Request) -> RequestContext:
+    say = translator_of(request.headers)
+    return RequestContext(request.app.state.server, request.state.who, say)
 
 
-def asking(request: Request) -> Asking:
-    return Asking(request.state.who, speaker(request.headers))
-
-
-Server = Annotated[State, Depends(state_of)]
-By = Annotated[Asking, Depends(asking)]
+Context = Annotated[RequestContext, Depends(context_of)]

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of the stages of an answer, where the operator has configured them."""
+"""OpenTelemetry spans, JSON logs and Prometheus metrics."""
 
 import json
 import logging
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 
-CONFIGURED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""Variables of the OpenTelemetry specification, one of which says where spans go."""
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""Variables of the OpenTelemetry specification; if one is set, spans are exported to it."""
 
 
-class Spans:
-    """Without a provider, nothing is told and nothing is imported."""
+class SpanRecorder:
+    """Without a provider it does nothing and imports nothing."""
 
     def __init__(self, provider: "TracerProvider | None" = None) -> None:
         self.provider = provider
         self._tracer = provider.get_tracer("chatglm-rag") if provider else None
 
-    def tell(self, kind: str, seconds: Mapping[str, float], about: Mapping[str, str]) -> None:
+    def record(self, kind: str, seconds: Mapping[str, float], about: Mapping[str, str]) -> None:
         """One span for the question and one for each stage, which ran one after the other.
 
-        `retrieve` is around embed and search, which are its children in time.
+        The stage `retrieve` is left out: it consists of `embed` and `search`.
         """
         if self._tracer is None:
             return
         from opentelemetry.trace import set_span_in_context
 
-        inner = {stage: took for stage, took in seconds.items() if stage != "retrieve"}
-        at = time_ns() - int(sum(inner.values()) * 1e9)
+        stages = {stage: duration for stage, duration in seconds.items() if stage != "retrieve"}
+        at = time_ns() - int(sum(stages.values()) * 1e9)
         root = self._tracer.start_span(f"rag.{kind}", start_time=at, attributes=dict(about))
         context = set_span_in_context(root)
-        for stage, took in inner.items():
+        for stage, duration in stages.items():
             span = self._tracer.start_span(f"rag.{stage}", context, start_time=at)
-            at += int(took * 1e9)
+            at += int(duration * 1e9)
             span.end(at)
         root.end(at)
 
@@ -49,8 +49,8 @@ class Spans:
             self.provider.shutdown()
 
 
-def exported() -> Spans:
-    """Spans that go where the OTEL_… variables say, by OTLP over HTTP."""
+def otlp_recorder() -> SpanRecorder:
+    """Exports spans to where the OTEL_… variables say, by OTLP over HTTP."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -58,15 +58,15 @@ def exported() -> Spans:
 
     provider = TracerProvider(resource=Resource.create({"service.name": "chatglm-rag"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Spans(provider)
+    return SpanRecorder(provider)
 
 
-QUIET = ("uvicorn", "uvicorn.error", "mcp", "httpx", "httpx2", "openai", "asyncio")
+QUIET_LOGGERS = ("uvicorn", "uvicorn.error", "mcp", "httpx", "httpx2", "openai", "asyncio")
 
 
 class JsonLines(logging.Formatter):
-    """A traceback names places in the code and kinds of errors; their messages may hold text of
-    documents, and are left out."""
+    """One JSON object a line. Tracebacks contain places in the code and types of errors, but not
+    the errors' messages, which may hold text of documents."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
@@ -77,55 +77,52 @@ class JsonLines(logging.Formatter):
             **fields,
         }
         if record.exc_info and record.exc_info[1]:
-            line["traceback"] = _places(record.exc_info[1])
+            line["traceback"] = _traceback(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False)
 
 
-def _places(error: BaseException) -> str:
+def _traceback(error: BaseException) -> str:
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    first = f"{_places(before)}then\n" if before else ""
+    first = f"{_traceback(before)}then\n" if before else ""
     return f"{first}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__qualname__}\n"
 
 
 def log_json(level: int) -> None:
-    """All logging of this process to standard error, from `level` on."""
+    """Send all logging of this process from `level` upwards to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for name in QUIET:
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """One registry for each server, so that two in a process do not mix."""
+    """A server's own registry, so that two servers in one process stay apart."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "rag_requests_total", "Requests", ["route", "method", "status"], registry=self.registry
+            "rag_requests_total", "Requests", ["route", "method", "status"], registry=registry
         )
         self.latency = Histogram(
             "rag_request_seconds", "Seconds to the end of the response", ["route"],
-            buckets=SECONDS, registry=self.registry,
+            buckets=BUCKETS, registry=registry,
         )  # fmt: skip
         self.stage = Histogram(
             "rag_stage_seconds", "Seconds of each stage of an answer", ["stage"],
-            buckets=SECONDS, registry=self.registry,
+            buckets=BUCKETS, registry=registry,
         )  # fmt: skip
-        self.answers = Counter("rag_answers_total", "Answers", ["outcome"], registry=self.registry)
-        self.tokens = Counter(
-            "rag_tokens_total", "Tokens read and written by the language model", ["kind"],
-            registry=self.registry,
-        )  # fmt: skip
-        self.turned_away = Counter(
-            "rag_turned_away_total", "Requests answered with 429", ["why"], registry=self.registry
-        )
+        self.answers = Counter("rag_answers_total", "Answers", ["outcome"], registry=registry)
+        tokens = "Tokens read and written by the language model"
+        self.tokens = Counter("rag_tokens_total", tokens, ["kind"], registry=registry)
+        rejections = "Requests answered with 429"
+        self.rejections = Counter("rag_turned_away_total", rejections, ["why"], registry=registry)
 
     def gauge(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """A number that is looked up when it is asked for."""
+        """Register a number that is read at each scrape."""
         Gauge(name, about, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:

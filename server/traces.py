@@ -1,11 +1,9 @@
-"""How an answer came about, kept so that it can be looked into; and the same retrieval again."""
+"""Records of how answers were made, and the repetition of a retrieval for comparison."""
 
 import json
-import secrets
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from sqlite3 import Connection
 from typing import Any, Literal
 
 from ingest.store import Ranking
@@ -15,59 +13,45 @@ from rag.types import Answer, Message, Retrieved
 from server import schemas
 from server.database import Database
 
-TIDIED = 100  # traces between two looks at how many there are
-
-
-def identity() -> str:
-    """Of an answer: random, so that nobody finds another's by counting."""
-    return secrets.token_hex(12)
-
-
-class Timings:
-    """The seconds of each stage of one question: the observer of a pipeline."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = seconds
+PRUNE_INTERVAL = 100  # traces between two deletions of the oldest
+Kind = Literal["ask", "search"]
 
 
 def trace_record(
     found: Retrieved,
-    timings: Timings,
+    seconds: Mapping[str, float],
     history: Sequence[Message] = (),
     answer: Answer | None = None,
 ) -> dict[str, Any]:
-    """What was weighed for one question (chunk keys and scores, best first), found, asked of a
-    model, and answered."""
-    answered = record(answer) if answer else None
-    if answered:
-        del answered["hits"]
+    """The candidates of one question (chunk keys and scores, best first), the hits, the prompt, the
+    answer, and the seconds of each stage."""
+    answer_record = record(answer) if answer else None
+    if answer_record:
+        del answer_record["hits"]
     prompt = answer.prompt if answer else None
     return {
         "question": found.query.text,
         "history": [asdict(message) for message in history],
         "confidence": found.confidence,
         "threshold": found.threshold,
-        "candidates": weighed(found.ranking),
+        "candidates": _candidates(found.ranking),
         "hits": [hit_record(hit) for hit in found.hits],
         "prompt": [asdict(message) for message in prompt.messages] if prompt else None,
-        "answer": answered,
-        "seconds": timings.seconds,
+        "answer": answer_record,
+        "seconds": seconds,
     }
 
 
-def weighed(ranking: Ranking) -> list[list[float]]:
+def _candidates(ranking: Ranking) -> list[list[float]]:
     return [list(pair) for pair in zip(ranking.keys.tolist(), ranking.scores.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The same question asked of the knowledge base as it is now.
+    """The retrieval of the same question from the knowledge base as it is now.
 
-    `same`: every candidate has the very score that it had. `chunks` names the candidates that are
-    still there; `new` and `gone` are keys.
+    `same`: all candidates and their scores are equal. `chunks` are the ids of the candidates that
+    still exist, by key; `new` and `gone` are keys.
     """
 
     sequence: int
@@ -77,10 +61,10 @@ class Replay:
     gone: tuple[int, ...]
 
 
-def replay(trace: schemas.Trace, pipeline: Pipeline) -> Replay:
-    """Retrieve once more and compare. Equal sequences give equal candidates, to the bit."""
+def replay(trace: schemas.TraceResponse, pipeline: Pipeline) -> Replay:
+    """Retrieve again and compare. Equal sequences give equal candidates, to the bit."""
     found = pipeline.retrieve(trace.record["question"])
-    now, then = weighed(found.ranking), trace.record["candidates"]
+    now, then = _candidates(found.ranking), trace.record["candidates"]
     before, after = ([int(key) for key, _ in pairs] for pairs in (then, now))
     chunks = pipeline.store.chunks([*dict.fromkeys([*before, *after])])
     return Replay(
@@ -93,69 +77,54 @@ def replay(trace: schemas.Trace, pipeline: Pipeline) -> Replay:
 
 
 class Traces:
-    """The newest `most` of them. They hold text of documents, and go with these."""
+    """The newest `limit` traces. They hold text of documents and are deleted together with them."""
 
-    def __init__(self, database: Database, most: int = 1) -> None:
-        self._database, self.most = database, most
+    def __init__(self, database: Database, limit: int = 1) -> None:
+        self._database, self.limit = database, limit
 
-    def keep(
-        self,
-        kind: Literal["ask", "search"],
-        *,
-        trace: str,
-        base: str,
-        sequence: int,
-        record: dict[str, Any],
+    def add(
+        self, kind: Kind, *, trace: str, base: str, sequence: int, record: dict[str, Any]
     ) -> None:
-        documents = {hit["document"] for hit in record["hits"]}
         text = json.dumps(record, ensure_ascii=False)
         with self._database.change() as sql:
             (number,) = sql.execute("SELECT coalesce(max(number), 0) + 1 FROM traces").fetchone()
             row = (trace, number, time.time(), kind, base, sequence, text)
             sql.execute("INSERT INTO traces VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            sql.executemany(
-                "INSERT INTO quoted VALUES (?, ?)", ((each, trace) for each in documents)
-            )
-            if number % TIDIED == 0:
-                sql.execute("DELETE FROM traces WHERE number <= ?", (number - self.most,))
+            quoted = {(hit["document"], trace) for hit in record["hits"]}
+            sql.executemany("INSERT INTO quoted VALUES (?, ?)", quoted)
+            if number % PRUNE_INTERVAL == 0:
+                sql.execute("DELETE FROM traces WHERE number <= ?", (number - self.limit,))
 
-    def get(self, trace: str) -> schemas.Trace | None:
+    def get(self, trace: str) -> schemas.TraceResponse | None:
         row = self._database.row("SELECT * FROM traces WHERE id = ?", (trace,))
         if row is None:
             return None
-        return schemas.Trace(
-            id=row["id"],
-            created=row["created"],
-            kind=row["kind"],
-            knowledge_base=row["base"],
-            sequence=row["sequence"],
-            record=json.loads(row["record"]),
-        )
+        return schemas.TraceResponse(
+            id=row["id"], created=row["created"], kind=row["kind"], knowledge_base=row["base"],
+            sequence=row["sequence"], record=json.loads(row["record"]),
+        )  # fmt: skip
 
-    def forget_document(self, base: str, document: str) -> None:
-        """All traces that hold text of a document of `base`."""
-        with self._database.change() as sql:
-            _forget(sql, base, [document])
-        self._database.shred()
+    def delete_document(self, base: str, document: str) -> None:
+        """Delete all traces that hold text of a document of `base`."""
+        self._delete(base, [document])
 
-    def forget_gone(self, base: str, documents: Container[str]) -> None:
-        """All traces that hold text of others than these `documents`."""
+    def delete_except(self, base: str, documents: Container[str]) -> None:
+        """Delete all traces that hold text of other documents than these."""
         rows = self._database.rows(
             "SELECT DISTINCT document FROM quoted JOIN traces ON id = trace WHERE base = ?", (base,)
         )
         if gone := [row["document"] for row in rows if row["document"] not in documents]:
-            with self._database.change() as sql:
-                _forget(sql, base, gone)
-            self._database.shred()
+            self._delete(base, gone)
 
-    def forget_base(self, base: str) -> None:
-        with self._database.change() as sql:
-            sql.execute("DELETE FROM traces WHERE base = ?", (base,))
+    def delete_knowledge_base(self, base: str) -> None:
+        self._database.execute("DELETE FROM traces WHERE base = ?", (base,))
         self._database.shred()
 
-
-def _forget(sql: Connection, base: str, documents: Iterable[str]) -> None:
-    sql.executemany(
-        "DELETE FROM traces WHERE base = ? AND id IN (SELECT trace FROM quoted WHERE document = ?)",
-        ((base, document) for document in documents),
-    )
+    def _delete(self, base: str, documents: Iterable[str]) -> None:
+        query = (
+            "DELETE FROM traces WHERE base = ?"
+            " AND id IN (SELECT trace FROM quoted WHERE document = ?)"
+        )
+        with self._database.change() as sql:
+            sql.executemany(query, ((base, document) for document in documents))
+        self._database.shred()

@@ -1,7 +1,6 @@
-"""The process that reads documents: it claims jobs one after the other, and gives way to questions.
+"""The process that ingests documents, one job after the other and at low priority.
 
-`python -m server.worker` is told what it needs on its standard input, which is also what its parent
-holds it by: when that closes, it ends.
+`python -m server.worker` reads its options from standard input and ends when that is closed.
 """
 
 import json
@@ -24,108 +23,102 @@ from types import FrameType
 from ingest.errors import Away, Busy, UserError
 from ingest.pipeline import Ingestion
 from ingest.sandbox import Sandbox, die_with_parent
-from rag.config import Config, read_config
-from rag.load import Encoders, Writer, encoders, open_writer, score_norm_of
-from server.database import lasting, passing
-from server.errors import below, no_base
+from rag.config import read_config
+from rag.load import Encoders, encoders, open_writer, score_norm_of
+from server.database import server_database, trace_database
+from server.errors import hide_locations
 from server.jobs import Jobs
-from server.knowledge_bases import whole
-from server.membership import Members
+from server.knowledge_bases import folder_of
+from server.membership import Membership
 from server.options import ServerOptions
 from server.telemetry import log_json
 from server.traces import Traces
-from server.uploads import Originals, Stored
+from server.uploads import Upload, Uploads
 
-PAUSE = 0.2  # seconds between two looks for work
-LOOK = 0.5  # seconds between two looks whether to go on
-TIDY = 10.0  # seconds between two looks for what the dead have left
-AGAIN = 3.0  # seconds until a knowledge base that another writes is tried again
+CLAIM_INTERVAL = 0.2  # seconds between two attempts to claim a job
+CHECK_INTERVAL = 0.5  # seconds between two checks whether to continue
+CLEANUP_INTERVAL = 10.0  # seconds between two cleanups after dead replicas
+BUSY_PAUSE = 3.0  # seconds until a knowledge base that is locked or out of reach is tried again
+
+log = logging.getLogger("rag.server")
 
 
-class Interrupted(BaseException):
-    """The job under way is to end now: cancelled, taken away, or the worker is to stop."""
+class JobInterrupted(BaseException):
+    """The present job must end: it was cancelled or taken away, or the worker stops."""
 
 
 class Worker:
-    """Works on jobs until `stop` is set. What is interrupted is undone as far as it was not stored."""
+    """Runs jobs until `stop` is set. An interrupted job keeps what it has committed."""
 
     def __init__(
-        self,
-        data: Path,
-        cache: Path,
-        home: Path,
-        *,
-        ocr: bool = True,
-        opened: Encoders | None = None,
-    ) -> None:
+        self, data: Path, cache: Path, home: Path, *, ocr: bool = True,
+        open_encoder: Encoders | None = None,
+    ) -> None:  # fmt: skip
         self.data, self.cache, self.ocr = data, cache, ocr
-        self._databases = lasting(home), passing(home)
-        self.members = Members(home)
-        self.member = self.members.join()
-        self.jobs = Jobs(self._databases[0], self.members.alive)
+        self._databases = server_database(home), trace_database(home)
+        self.membership = Membership(home)
+        self.replica = self.membership.join()
+        self.name = self.replica.name
+        self.jobs = Jobs(self._databases[0], self.membership.alive)
         self.traces = Traces(self._databases[1])
         self.stop = threading.Event()
-        self._opened = opened or encoders(cache)
-
-    @property
-    def name(self) -> str:
-        return self.member.name
+        self._open_encoder = open_encoder or encoders(cache)
 
     def close(self) -> None:
         for database in self._databases:
             database.close()
-        self.member.close()
+        self.replica.close()
 
     def run(self) -> None:
-        tidied = -TIDY
+        last_cleanup = -CLEANUP_INTERVAL
         while not self.stop.is_set():
-            if monotonic() - tidied > TIDY:
-                self.tidy()
-                tidied = monotonic()
+            if monotonic() - last_cleanup > CLEANUP_INTERVAL:
+                self.clean_up()
+                last_cleanup = monotonic()
             job = self.jobs.claim(self.name)
             if job is None:
-                sleep(PAUSE)
+                sleep(CLAIM_INTERVAL)
             else:
                 self.work(job)
 
-    def tidy(self) -> None:
-        """End and remove what servers and workers that died had under way."""
-        self.jobs.forget_uploads()
+    def clean_up(self) -> None:
+        """End the uploads to dead servers and delete the files of dead replicas."""
+        self.jobs.cancel_abandoned_uploads()
         with suppress(Busy):
-            self.members.tidy()
+            self.membership.remove_dead()
 
     def work(self, job: Row) -> None:
-        """One job, to whatever end."""
+        """Run one job and record how it ended."""
         try:
             with self._interruptible(job["id"]):
                 self._purge(job) if job["kind"] == "purge" else self._ingest(job)
-                self._sweep(job)
-            self.jobs.end(job["id"], self.name, "done")
-        except Interrupted:
+                self._delete_unused(job)
+            self.jobs.finish(job["id"], self.name, "done")
+        except JobInterrupted:
             row = self.jobs.get(job["id"])
             if row and row["cancel"]:
-                self.jobs.end(job["id"], self.name, "cancelled")
+                self.jobs.finish(job["id"], self.name, "cancelled")
             else:
-                self.jobs.put_back(job["id"], self.name)
-        except (Busy, Away):  # the command line writes it, or a delete; its server is not there now
-            self.jobs.put_back(job["id"], self.name, pause=AGAIN)
+                self.jobs.requeue(job["id"], self.name)
+        except (Busy, Away):  # another process writes it, or its Milvus server does not answer
+            self.jobs.requeue(job["id"], self.name, pause=BUSY_PAUSE)
         except UserError as problem:
-            below(self.data, problem)
-            self.jobs.end(job["id"], self.name, "failed", problem)
+            hide_locations(problem, self.data)
+            self.jobs.finish(job["id"], self.name, "failed", problem)
 
     @contextmanager
     def _interruptible(self, job: str) -> Iterator[None]:
-        """Interrupt the main thread when the job is to end."""
+        """Interrupt the main thread when the job must end."""
         done = threading.Event()
 
-        def look() -> None:
-            while not done.wait(LOOK):
-                if self.stop.is_set() or not self.jobs.wanted(job, self.name):
+        def watch() -> None:
+            while not done.wait(CHECK_INTERVAL):
+                if self.stop.is_set() or not self.jobs.should_continue(job, self.name):
                     if not done.is_set():
                         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                     return
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
             yield
@@ -134,107 +127,86 @@ class Worker:
             thread.join()
 
     def _ingest(self, job: Row) -> None:
-        base: str = job["base"]
+        path = folder_of(self.data, job["base"])
+        writer = open_writer(
+            read_config(path), embedder=None, cache=self.cache, open_encoder=self._open_encoder
+        )
         with (
-            self._writer(base) as writer,
             writer.store as store,
             Sandbox(ocr=self.ocr) as sandbox,
             TemporaryDirectory(prefix="rag-upload-") as links,
         ):
             rows = [row for row in self.jobs.files(job["id"]) if row["state"] == "waiting"]
-            originals = Originals(self._path(base))
-            files = [originals.as_file(_stored(row), Path(links)) for row in rows]
-            embedded = partial(self.jobs.embedded, job["id"])
-            work = Ingestion(store, writer.embedder, writer.chunker, sandbox, embedded)
+            uploads = [Upload(row["name"], row["digest"], row["size"]) for row in rows]
+            files = [Uploads(path).as_file(upload, Path(links)) for upload in uploads]
+            add_chunks = partial(self.jobs.add_chunks, job["id"])
+            work = Ingestion(store, writer.embedder, writer.chunker, sandbox, add_chunks)
             for row, outcome in zip(rows, work.run(files), strict=True):
                 if outcome.problem:
-                    below(self.data, outcome.problem)
-                self.jobs.outcome(job["id"], row["position"], outcome)
-                score_norm_of(store, writer.embedder)  # so that no question has to wait for it
+                    hide_locations(outcome.problem, self.data)
+                self.jobs.record_outcome(job["id"], row["position"], outcome)
+                score_norm_of(store, writer.embedder)  # here, so that no question waits for it
 
     def _purge(self, job: Row) -> None:
-        with self._config(job["base"]).open_store() as store:
+        with read_config(folder_of(self.data, job["base"])).open_store() as store:
             store.rebuild()
 
-    def _sweep(self, job: Row) -> None:
-        """Drop originals that no document has (refused, replaced or cancelled ones), and traces that
-        hold text of documents which are gone. Before the job ends, for then others may work here."""
+    def _delete_unused(self, job: Row) -> None:
+        """Delete uploads that no document uses (refused, replaced or cancelled files), and traces
+        that quote deleted documents. This belongs to the job, which excludes other writers."""
         base: str = job["base"]
-        path = self._path(base)
+        path = folder_of(self.data, base)
         with read_config(path).open_store() as store:
             documents = list(store.documents())
-        used, originals = {document.digest for document in documents}, Originals(path)
-        self.traces.forget_gone(base, {document.id for document in documents})
-        for digest in originals.left_over(used):
-            self.jobs.drop_unwanted(base, digest, originals.drop, but=job["id"])
-
-    def _path(self, base: str) -> Path:
-        path = self.data / base
-        if not whole(path):
-            raise no_base(base)
-        return path
-
-    def _config(self, base: str) -> Config:
-        return read_config(self._path(base))
-
-    @contextmanager
-    def _writer(self, base: str) -> Iterator[Writer]:
-        config = self._config(base)
-        yield open_writer(config, embedder=None, cache=self.cache, open_encoder=self._opened)
+        used, uploads = {document.digest for document in documents}, Uploads(path)
+        self.traces.delete_except(base, {document.id for document in documents})
+        for digest in uploads.unused(used):
+            self.jobs.delete_unless_needed(base, digest, uploads.delete, ignore=job["id"])
 
 
-def _stored(row: Row) -> Stored:
-    return Stored(row["name"], row["digest"], row["size"])
-
-
-def give_way() -> None:
-    """Run when nobody else wants a core: questions come first. So do the children's children."""
+def lower_priority() -> None:
+    """Run only when nobody else needs a core, because questions come first. Children inherit it."""
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     os.nice(19)
 
 
 def main() -> None:
-    """Entry of the process."""
+    """Entry point of the process."""
     die_with_parent()
-    give_way()
+    lower_priority()
     log_json(logging.WARNING)
     sys.excepthook = lambda kind, error, where: logging.critical("bug", exc_info=error)
-    said = json.loads(sys.stdin.readline())
-    worker = Worker(Path(said["data"]), Path(said["cache"]), Path(said["home"]), ocr=said["ocr"])
+    options = json.loads(sys.stdin.readline())
+    data, cache, home = (Path(options[name]) for name in ("data", "cache", "home"))
+    worker = Worker(data, cache, home, ocr=options["ocr"])
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    def end(number: int, frame: FrameType | None) -> None:
-        worker.stop.set()
+        raise JobInterrupted
 
     signal.signal(signal.SIGUSR1, interrupt)
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which tells us
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends us
     threading.Thread(target=lambda: (sys.stdin.read(), worker.stop.set()), daemon=True).start()
-    tempfile.tempdir = str(worker.member.folder)  # a kill leaves nothing elsewhere
+    tempfile.tempdir = str(worker.replica.folder)  # deleted even if this process is killed
     with closing(worker):
         worker.run()
 
 
-if __name__ == "__main__":
-    main()
-
-PATIENCE = 10.0  # seconds that a worker may take to put its job back
-SHORT = 5.0  # a worker that lives less long than this is not started again at once
-
-log = logging.getLogger("rag.server")
+STOP_TIMEOUT = 10.0  # seconds that a worker may take to requeue its job
+SHORT_LIFE = 5.0  # a worker that lives for fewer seconds is not restarted at once
 
 
-class Crew:
-    """One worker, as long as the block lasts. It dies with this process, however that ends."""
+class WorkerSupervisor:
+    """Keeps one worker running during the block. The worker dies with this process."""
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
         self._process: subprocess.Popen[str] | None = None
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._look_after, name="crew", daemon=True)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._supervise, name="worker supervisor", daemon=True
+        )
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -243,49 +215,47 @@ class Crew:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "WorkerSupervisor":
         self._process = self._start()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ending.set()
+        self._stop.set()
         process = self._process
         if process and process.poll() is None:
             process.terminate()
             try:
-                process.wait(PATIENCE)
+                process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
-                process.kill()  # and the job waits again
+                process.kill()  # its job is requeued later
         self._thread.join()
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "server.worker"], stdin=subprocess.PIPE, text=True
         )
-        options = self.options
-        said = {
-            "data": str(options.data),
-            "cache": str(options.cache),
-            "home": str(options.home),
-            "ocr": options.ocr,
-        }
+        paths = {name: str(getattr(self.options, name)) for name in ("data", "cache", "home")}
         assert process.stdin
-        process.stdin.write(json.dumps(said) + "\n")
+        process.stdin.write(json.dumps({**paths, "ocr": self.options.ocr}) + "\n")
         process.stdin.flush()
         return process
 
-    def _look_after(self) -> None:
-        while not self._ending.is_set():
+    def _supervise(self) -> None:
+        while not self._stop.is_set():
             assert self._process
-            begun = monotonic()
+            start = monotonic()
             status = self._process.wait()
             if self._process.stdin:
                 self._process.stdin.close()
-            if self._ending.is_set():
+            if self._stop.is_set():
                 return
             log.error("worker ended", extra={"fields": {"status": status}})
-            if monotonic() - begun < SHORT:
-                self._ending.wait(SHORT)
-            if not self._ending.is_set():
+            if monotonic() - start < SHORT_LIFE:
+                self._stop.wait(SHORT_LIFE)
+            if not self._stop.is_set():
                 self._process = self._start()
+
+
+if __name__ == "__main__":
+    main()

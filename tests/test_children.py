@@ -92,11 +92,11 @@ def test_the_parser_runs_ours(folder: Path) -> None:
 
 
 def test_the_servers_worker_runs_ours(folder: Path, tmp_path: Path) -> None:
-    with served(tmp_path / "data") as (parts, crew):
+    with served(tmp_path / "data") as (parts, supervisor):
         job = upload(parts, {"a.txt": "第一条 试用期不得超过六个月。\n"})
         wait_for(ended(parts, job), 90)
         assert row(parts, job)["state"] == "done"
-        assert crew.alive()
+        assert supervisor.alive()
 
 
 def test_workers_on_ray_import_ours(folder: Path) -> None:

@@ -15,7 +15,7 @@ from rag.cli.paths import cache_home, data_home
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions
     from server.options import ServerOptions
-    from server.telemetry import Spans
+    from server.telemetry import SpanRecorder
 
 
 Host = Annotated[
@@ -110,11 +110,11 @@ def demo_data() -> Path:
     return cache_home() / "demo"
 
 
-def spans() -> "Spans":
+def spans() -> "SpanRecorder":
     """Spans where the variables of OpenTelemetry ask for them."""
-    from server.telemetry import CONFIGURED, Spans, exported
+    from server.telemetry import OTLP_VARIABLES, SpanRecorder, otlp_recorder
 
-    return exported() if any(os.environ.get(name) for name in CONFIGURED) else Spans()
+    return otlp_recorder() if any(map(os.environ.get, OTLP_VARIABLES)) else SpanRecorder()
 
 
 DEMO = Path(__file__).parents[2] / "corpora"
@@ -178,10 +178,10 @@ def serve(
             )
         _demo(made.data)
 
-    def told(address: str) -> None:
+    def on_ready(address: str) -> None:
         out(say("Open {address}   (Ctrl-C ends it)", address=address))
 
-    run(made, spans=spans(), told=told, note=note)
+    run(made, spans=spans(), on_ready=on_ready, note=note)
 
 
 serve.__doc__ = say("Serve your knowledge bases: an API, and a web page to ask and to upload.")
@@ -232,16 +232,18 @@ def mcp(
     if http:
         from server.app import serve as serve_http
 
-        def told(address: str) -> None:
+        def on_ready(address: str) -> None:
             note(f"{address}mcp")
 
-        serve_http(made, spans=spans(), told=told, note=note)
+        serve_http(made, spans=spans(), on_ready=on_ready, note=note)
         return
     from server.mcp_tools import tools
-    from server.models import Models, loader
-    from server.state import State
+    from server.models import Models, model_loader
+    from server.state import ServerState
 
-    with closing(State.made(made, Models(loader(made.cache, note)), spans=spans())) as state:
+    with closing(
+        ServerState.create(made, Models(model_loader(made.cache, note)), spans=spans())
+    ) as state:
         tools(state, say).run("stdio")
 
 

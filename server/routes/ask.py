@@ -1,43 +1,50 @@
-"""/search and /ask."""
+"""/search, /ask and /traces."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from starlette.types import Send
 
 from ingest.errors import UserError
-from rag.types import Message, Sampling
+from ingest.i18n import Translator
+from rag.types import Message
 from server import schemas
-from server.answering import Asked, Event
+from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
-from server.errors import failure
-from server.fair_queue import Full, in_thread
-from server.state import By, Server
+from server.errors import NotFound, error_response
+from server.fair_queue import in_thread
+from server.state import Context
 
 router = APIRouter(tags=["questions"])
+Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 
-EVENTS = {schemas.Found: "passages", schemas.Piece: "text", schemas.Answer: "citations"}
-STREAMED = {
+EVENT_NAMES = {
+    schemas.SearchResponse: "passages",
+    schemas.PieceEvent: "text",
+    schemas.AnswerResponse: "citations",
+}
+STREAM_RESPONSE = {
     200: {
         "description": (
-            "The answer; where it is streamed, the events `passages` (Found), `text` (Piece, many), "
-            "`citations` (Answer), or `error` (Problem)"
+            "The answer. If it is streamed: the events `passages` (SearchResponse), `text` "
+            "(PieceEvent, many), `citations` (AnswerResponse), or `error` (ErrorDetail)"
         ),
         "content": EVENT_STREAM,
     }
 }
 
 
-class Events(StreamingResponse):
-    """Server-sent events, whose source is closed at the very moment that the client leaves."""
+class EventStreamResponse(StreamingResponse):
+    """Server-sent events. Their generator is closed as soon as the client leaves."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes]) -> None:
-        # The header has a proxy pass each event on at once.
+        # The header makes nginx pass on each event at once.
         super().__init__(events, headers={"x-accel-buffering": "no"})
 
     async def stream_response(self, send: Send) -> None:
@@ -46,67 +53,70 @@ class Events(StreamingResponse):
 
 
 @router.post("/search", responses=responses(503))
-async def search(body: schemas.Search, server: Server, by: By) -> schemas.Found:
+async def search(body: schemas.SearchRequest, context: Context) -> schemas.SearchResponse:
     """The passages nearest to a question, best first."""
-    by.must("read", body.knowledge_base)
-    return await server.answering.search(body.question, body.knowledge_base, body.limit, by.who)
+    context.require("read", body.knowledge_base)
+    return await context.state.answerer.search(
+        body.question, body.knowledge_base, body.limit, context.who
+    )
 
 
-@router.post("/ask", response_model=schemas.Answer, responses=STREAMED | responses(502, 503))
-async def ask(body: schemas.Ask, request: Request, server: Server, by: By):
-    """An answer with citations, or a refusal that says what was looked at."""
-    by.must("read", body.knowledge_base)
-    asked = Asked(
+@router.post(
+    "/ask", response_model=schemas.AnswerResponse, responses=STREAM_RESPONSE | responses(502, 503)
+)
+async def ask(body: schemas.AskRequest, request: Request, context: Context):
+    """An answer with citations, or a refusal with the nearest passages."""
+    context.require("read", body.knowledge_base)
+    overrides = body.model_dump(include={"max_new_tokens", "temperature", "top_p", "seed"})
+    question = UserQuestion(
         body.question,
         body.knowledge_base,
         tuple(Message(turn.role, turn.content) for turn in body.history),
-        await in_thread(lambda: sampling(server, body)),
+        await in_thread(
+            lambda: context.state.knowledge_bases.sampling(body.knowledge_base, **overrides)
+        ),
     )
     if body.stream or "text/event-stream" in request.headers.get("accept", ""):
-        first = server.answering.answer(asked, by.who, by.say)
-        return Events(_sse(await begun(first), by))
-    return await server.answering.whole(asked, by.who, by.say)
+        events = await after_first(
+            context.state.answerer.stream(question, context.who, context.say)
+        )
+        return EventStreamResponse(_encode(events, context.say))
+    return await context.state.answerer.answer(question, context.who, context.say)
 
 
-def sampling(server: Server, body: schemas.Ask) -> Sampling | None:
-    """What the request says, over the knowledge base's settings; None where it says nothing."""
-    said = {
-        name: value
-        for name in ("max_new_tokens", "temperature", "top_p", "seed")
-        if (value := getattr(body, name)) is not None
-    }
-    return server.bases.sampling(body.knowledge_base, **said) if said else None
+@router.get("/traces/{trace}")
+def get_trace(trace: Id, context: Context) -> schemas.TraceResponse:
+    """How an answer was made. This needs the scope admin, because it shows questions of others."""
+    response = context.state.traces.get(trace)
+    if response is None or not context.who.may("admin", response.knowledge_base):
+        raise NotFound("there is no answer {trace}", trace=trace)
+    return response
 
 
-async def begun(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    """The same events; what goes wrong before the first is raised here, while the answer can still
-    have a status."""
+async def after_first(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    """The same events, after the first one was produced: an error before it is raised here, while
+    the response can still have an error status."""
     try:
         first = await anext(events)
     except BaseException:
         await events.aclose()
         raise
 
-    async def all_of_them() -> AsyncGenerator[Event]:
+    async def chain() -> AsyncGenerator[Event]:
         async with aclosing(events):
             yield first
             async for event in events:
                 yield event
 
-    return all_of_them()
+    return chain()
 
 
-async def _sse(events: AsyncGenerator[Event], by: By) -> AsyncGenerator[bytes]:
+async def _encode(events: AsyncGenerator[Event], say: Translator) -> AsyncGenerator[bytes]:
     async with aclosing(events):
         try:
             async for event in events:
                 data = event.model_dump_json()
-                yield format_sse_event(event=EVENTS[type(event)], data_str=data)
-        except (UserError, Full) as problem:
-            data = broken_off(problem, by).error.model_dump_json()
+                yield format_sse_event(event=EVENT_NAMES[type(event)], data_str=data)
+        except UserError as problem:
+            data = error_response(problem, say, "broken_off").error.model_dump_json()
             yield format_sse_event(event="error", data_str=data)
-
-
-def broken_off(problem: UserError | Full, by: By) -> schemas.Failure:
-    said = problem if isinstance(problem, UserError) else UserError("{problem}", problem=problem)
-    return failure(said, by.say, kind="invalid_request_error", code="broken_off")

@@ -1,4 +1,4 @@
-"""/knowledge-bases/{name}/documents."""
+"""/knowledge-bases, their documents, and /jobs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,72 +10,74 @@ from fastapi import APIRouter, File, Path, Query, Response, UploadFile
 from ingest.errors import UserError
 from ingest.store import Store
 from ingest.types import Document
-from server import schemas, serializers
+from server import schemas
 from server.error_responses import responses
-from server.errors import Unknown
+from server.errors import NotFound
 from server.fair_queue import in_thread
 from server.options import ServerOptions
-from server.state import Asking, By, Server, State
-from server.uploads import Drawn, Originals
+from server.state import Context
+from server.uploads import PageImage, Upload, Uploads, printable_name
 
 router = APIRouter(prefix="/knowledge-bases", tags=["knowledge bases"])
-Name = Annotated[str, Path(pattern=schemas.NAME)]
-PAUSE = 0.05  # seconds between two looks whether a worker has let go
+jobs_router = APIRouter(prefix="/jobs", tags=["jobs"])
+Name = Annotated[str, Path(pattern=schemas.NAME_PATTERN)]
+Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
+Offset = Annotated[int, Query(ge=0, le=2**53)]
+MAX_TEXT = 200_000  # characters of one response
+BUFFER = 1 << 20  # bytes of an upload that are read at once
+POLL_INTERVAL = 0.05  # seconds between two checks whether a worker has stopped
 
 
 @router.get("")
-def list_bases(server: Server, by: By) -> schemas.BaseList:
-    """Those that the key may read."""
-    return schemas.BaseList(knowledge_bases=server.bases.listed(by.who, by.say))
+def list_bases(context: Context) -> schemas.KnowledgeBaseListResponse:
+    """The knowledge bases that the key may read."""
+    bases = context.state.knowledge_bases.describe_all(context.who, context.say)
+    return schemas.KnowledgeBaseListResponse(knowledge_bases=bases)
 
 
 @router.post("", status_code=201, responses=responses(409))
-def create_base(body: schemas.NewKnowledgeBase, server: Server, by: By) -> schemas.KnowledgeBase:
-    """A new, empty one."""
-    by.must("admin", body.name)
-    server.bases.create(body)
-    return server.bases.describe(body.name, by.who)
+def create_base(
+    body: schemas.CreateKnowledgeBaseRequest, context: Context
+) -> schemas.KnowledgeBaseResponse:
+    """Create an empty knowledge base."""
+    context.require("admin", body.name)
+    context.state.knowledge_bases.create(body)
+    return context.state.knowledge_bases.describe(body.name, context.who)
 
 
 @router.get("/{knowledge_base}", responses=responses(503))
-def get_base(knowledge_base: Name, server: Server, by: By) -> schemas.KnowledgeBase:
-    by.must("read", knowledge_base)
-    return server.bases.describe(knowledge_base, by.who)
+def get_base(knowledge_base: Name, context: Context) -> schemas.KnowledgeBaseResponse:
+    context.require("read", knowledge_base)
+    return context.state.knowledge_bases.describe(knowledge_base, context.who)
 
 
 @router.patch("/{knowledge_base}", responses=responses(409, 503))
 def change_base(
-    knowledge_base: Name, body: schemas.KnowledgeBaseChange, server: Server, by: By
-) -> schemas.KnowledgeBase:
-    """Another prompt or adapter; what is left out stays."""
-    by.must("admin", knowledge_base)
-    server.bases.change(knowledge_base, body)
-    return server.bases.describe(knowledge_base, by.who)
+    knowledge_base: Name, body: schemas.ChangeKnowledgeBaseRequest, context: Context,
+) -> schemas.KnowledgeBaseResponse:  # fmt: skip
+    """Change the instruction or the adapter. Fields that are left out stay as they are."""
+    context.require("admin", knowledge_base)
+    context.state.knowledge_bases.change(knowledge_base, body)
+    return context.state.knowledge_bases.describe(knowledge_base, context.who)
 
 
 @router.delete("/{knowledge_base}", status_code=204, responses=responses(503))
-def delete_base(knowledge_base: Name, server: Server, by: By) -> None:
-    """Remove it with its documents, originals and traces; its jobs are cancelled."""
-    by.must("admin", knowledge_base)
-    server.bases.path(knowledge_base)
-    server.jobs.cancel_all(knowledge_base)
-    while server.jobs.at_work(knowledge_base):  # it would go on in one that is made of this name
-        sleep(PAUSE)
-        server.jobs.cancel_all(knowledge_base)
-    server.bases.delete(knowledge_base)
-    server.traces.forget_base(knowledge_base)
-
-
-Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
-Offset = Annotated[int, Query(ge=0, le=2**53)]
-MOST_TEXT = 200_000  # characters of one answer
-PIECE = 1 << 20
-PREFIX = "/knowledge-bases/{knowledge_base}/documents"
+def delete_base(knowledge_base: Name, context: Context) -> None:
+    """Delete it with its documents, uploads and traces, and cancel its jobs."""
+    context.require("admin", knowledge_base)
+    context.state.knowledge_bases.path(knowledge_base)
+    context.state.jobs.cancel_all(knowledge_base)
+    # A running job would continue in a new knowledge base of the same name.
+    while context.state.jobs.is_running(knowledge_base):
+        sleep(POLL_INTERVAL)
+        context.state.jobs.cancel_all(knowledge_base)
+    context.state.knowledge_bases.delete(knowledge_base)
+    context.state.traces.delete_knowledge_base(knowledge_base)
 
 
 def documents_router(options: ServerOptions) -> APIRouter:
-    """The routes, with what may be uploaded as the operator has set it."""
-    routes = APIRouter(prefix=PREFIX, tags=["documents"])
+    """The routes of documents, with the operator's limits of uploads."""
+    routes = APIRouter(prefix="/knowledge-bases/{knowledge_base}/documents", tags=["documents"])
     routes.post(
         "",
         status_code=202,
@@ -98,147 +100,151 @@ def documents_router(options: ServerOptions) -> APIRouter:
 def upload(
     knowledge_base: Name,
     files: Annotated[list[UploadFile], File(min_length=1, description="Documents, many at once")],
-    server: Server,
-    by: By,
-) -> schemas.Job:
-    """Take files in; the job that is returned reads them. A file of a name that is there already
-    takes the place of that document."""
-    by.must("write", knowledge_base)
-    originals = Originals(server.bases.path(knowledge_base))
-    job = server.jobs.receive(knowledge_base, server.member.name)
-    seen: dict[str, str] = {}
+    context: Context,
+) -> schemas.JobResponse:
+    """Receive files and return the job that ingests them. A file replaces the document of the same
+    name."""
+    context.require("write", knowledge_base)
+    uploads = Uploads(context.state.knowledge_bases.path(knowledge_base))
+    job = context.state.jobs.create_upload(knowledge_base, context.state.replica.name)
+    digests: dict[str, str] = {}
     try:
         for file in files:
-            _take(file, server, originals, job, seen)
-        server.jobs.queue(job)
+            try:
+                stored = uploads.save(
+                    file.filename or "",
+                    iter(lambda file=file: file.file.read(BUFFER), b""),
+                    limit=context.state.options.largest_upload,
+                    register=lambda upload: context.state.jobs.add_file(job, upload, digests),
+                )
+                digests[stored.name] = stored.digest
+            except UserError as problem:
+                refused = Upload(printable_name(file.filename or ""), "", 0)
+                context.state.jobs.add_file(job, refused, {}, problem)
+        context.state.jobs.queue(job)
     except BaseException:
-        server.jobs.cancel(job)
+        context.state.jobs.cancel(job)
         raise
-    return _job(server, by, job)
-
-
-def _take(
-    file: UploadFile, server: State, originals: Originals, job: str, seen: dict[str, str]
-) -> None:
-    name = file.filename or ""
-    try:
-        stored = originals.keep(
-            name,
-            iter(lambda: file.file.read(PIECE), b""),
-            most=server.options.largest_upload,
-            noted=lambda stored: server.jobs.file(job, stored, once=seen),
-        )
-        seen[stored.name] = stored.digest
-    except UserError as problem:
-        server.jobs.refused(job, serializers.shown(name), problem)
-
-
-def _job(server: State, by: Asking, job: str) -> schemas.Job:
-    row = server.jobs.get(job)
-    assert row
-    return serializers.job(row, server.jobs.files(job), by.say)
+    return get_job(job, context)
 
 
 def list_documents(
-    knowledge_base: Name,
-    server: Server,
-    by: By,
+    knowledge_base: Name, context: Context,
     q: Annotated[str, Query(max_length=200, description="Part of a name or title")] = "",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Offset = 0,
-) -> schemas.DocumentList:
-    """By name."""
-    by.must("read", knowledge_base)
-    wanted = q.casefold()
-    with server.bases.reading(knowledge_base) as pipeline:
-        heads = [
-            head
-            for head in pipeline.store.documents()
-            if wanted in f"{serializers.name_of(head.source)}\n{head.title}".casefold()
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Offset = 0,
+) -> schemas.DocumentListResponse:  # fmt: skip
+    """The documents, sorted by name."""
+    context.require("read", knowledge_base)
+    with context.state.knowledge_bases.open(knowledge_base) as pipeline:
+        store, part = pipeline.store, q.casefold()
+        documents = [
+            document
+            for document in store.documents()
+            if part in f"{schemas.name_of(document.source)}\n{document.title}".casefold()
         ]
-        heads.sort(key=lambda head: serializers.name_of(head.source).casefold())
-        page = heads[offset : offset + limit]
-        return schemas.DocumentList(
-            documents=[_shape(pipeline.store, head) for head in page], total=len(heads)
-        )
+        documents.sort(key=lambda document: schemas.name_of(document.source).casefold())
+        page = [
+            schemas.DocumentResponse.of(document, store.length(document.id))
+            for document in documents[offset : offset + limit]
+        ]
+        return schemas.DocumentListResponse(documents=page, total=len(documents))
 
 
-def get_document(knowledge_base: Name, document: Id, server: Server, by: By) -> schemas.Document:
-    with _head(knowledge_base, document, server, by) as (store, head):
-        return _shape(store, head)
+def get_document(knowledge_base: Name, document: Id, context: Context) -> schemas.DocumentResponse:
+    with _open_document(knowledge_base, document, context) as (store, head):
+        return schemas.DocumentResponse.of(head, store.length(head.id))
 
 
 def get_text(
-    knowledge_base: Name,
-    document: Id,
-    server: Server,
-    by: By,
-    start: Offset = 0,
+    knowledge_base: Name, document: Id, context: Context, start: Offset = 0,
     end: Annotated[int | None, Query(ge=0, le=2**53)] = None,
-) -> schemas.Text:
-    """Characters [start, end) of the text, at most 200,000 of them; `end` says how far it went."""
-    with _head(knowledge_base, document, server, by) as (store, head):
+) -> schemas.TextResponse:  # fmt: skip
+    """Characters [start, end) of the text, at most 200,000; the response has the actual `end`."""
+    with _open_document(knowledge_base, document, context) as (store, head):
         length = store.length(head.id)
         start = min(start, length)
-        end = max(start, min(length if end is None else end, length, start + MOST_TEXT))
+        end = max(start, min(length if end is None else end, length, start + MAX_TEXT))
         text = store.text(head.id, start, end)
-        return schemas.Text(text=text, start=start, end=end, length=length)
+        return schemas.TextResponse(text=text, start=start, end=end, length=length)
 
 
 async def get_page(
-    knowledge_base: Name,
-    document: Id,
-    number: Annotated[int, Path(ge=1, le=1_000_000)],
-    server: Server,
-    by: By,
-    start: Offset = 0,
-    end: Offset = 0,
-) -> Response:
-    """A page as a picture, with characters [start, end) of the text marked where they are found."""
+    knowledge_base: Name, document: Id, number: Annotated[int, Path(ge=1, le=1_000_000)],
+    context: Context, start: Offset = 0, end: Offset = 0,
+) -> Response:  # fmt: skip
+    """A page as a picture, with characters [start, end) of the text marked if they are found."""
 
-    def draw() -> Drawn:
-        with _head(knowledge_base, document, server, by) as (store, head):
-            passage = store.text(head.id, start, min(end, start + MOST_TEXT)) if end > start else ""
-            return server.pages.draw(server.bases.path(knowledge_base), head, number, passage)
+    def draw() -> PageImage:
+        with _open_document(knowledge_base, document, context) as (store, head):
+            passage = store.text(head.id, start, min(end, start + MAX_TEXT)) if end > start else ""
+            folder = context.state.knowledge_bases.path(knowledge_base)
+            return context.state.pages.draw(folder, head, number, passage)
 
-    async with server.drawing.turn(by.who.id):
+    async with context.state.page_queue.slot(context.who.id):
         png, marked = await in_thread(draw)
     return Response(png, media_type="image/png", headers={"X-Marked": str(marked).lower()})
 
 
-def delete_document(knowledge_base: Name, document: Id, server: Server, by: By) -> None:
-    """Remove it for good: from now on nothing finds it. What indexes still hold of its words goes
-    with the job that this sets going; so do its original and the traces that quote it, now."""
-    by.must("write", knowledge_base)
-    with _head(knowledge_base, document, server, by) as (store, head):
+def delete_document(knowledge_base: Name, document: Id, context: Context) -> None:
+    """Delete a document, its uploaded file and the traces that quote it. Nothing finds it any more;
+    a job removes its remaining words from the indexes."""
+    context.require("write", knowledge_base)
+    with _open_document(knowledge_base, document, context) as (store, head):
         with store.change(reason="remove") as change:
-            if store.by_id(head.id) is None:  # while the lock was another's, a new version came
+            if store.by_id(head.id) is None:  # replaced while another process held the lock
                 raise KeyError(head.id)
             change.remove(head.source)
-        server.traces.forget_document(knowledge_base, head.id)
+        context.state.traces.delete_document(knowledge_base, head.id)
 
-        def drop(digest: str) -> None:
+        def delete(digest: str) -> None:
             if all(other.digest != digest for other in store.documents()):
-                Originals(server.bases.path(knowledge_base)).drop(digest)
+                Uploads(context.state.knowledge_bases.path(knowledge_base)).delete(digest)
 
-        server.jobs.drop_unwanted(knowledge_base, head.digest, drop)
-    server.jobs.purge(knowledge_base)
+        context.state.jobs.delete_unless_needed(knowledge_base, head.digest, delete)
+    context.state.jobs.queue_purge(knowledge_base)
 
 
 @contextmanager
-def _head(name: str, document: str, server: State, by: Asking) -> Iterator[tuple[Store, Document]]:
-    """The store, and the document's head; what is gone by now, or goes meanwhile, is unknown."""
-    by.must("read", name)
-    unknown = Unknown("there is no document {document}", document=document)
-    with server.bases.reading(name) as pipeline:
+def _open_document(name: str, document: str, context: Context) -> Iterator[tuple[Store, Document]]:
+    """The store and the document. Raises `NotFound`, also if it is deleted during the block."""
+    context.require("read", name)
+    missing = NotFound("there is no document {document}", document=document)
+    with context.state.knowledge_bases.open(name) as pipeline:
         head = pipeline.store.by_id(document)
         if head is None:
-            raise unknown
+            raise missing
         try:
             yield pipeline.store, head
-        except KeyError as gone:
-            raise unknown from gone
+        except KeyError as error:
+            raise missing from error
 
 
-def _shape(store: Store, head: Document) -> schemas.Document:
-    return serializers.document(head, store.length(head.id))
+@jobs_router.get("")
+def list_jobs(
+    context: Context,
+    knowledge_base: Annotated[str | None, Query(pattern=schemas.NAME_PATTERN)] = None,
+) -> schemas.JobListResponse:
+    """The newest 200 jobs that the key may read, newest first."""
+    bases = [knowledge_base] if knowledge_base else context.state.jobs.knowledge_bases()
+    rows = context.state.jobs.newest(base for base in bases if context.who.may("read", base))
+    jobs = [
+        schemas.JobResponse.of(row, context.state.jobs.files(row["id"]), context.say)
+        for row in rows
+    ]
+    return schemas.JobListResponse(jobs=jobs)
+
+
+@jobs_router.get("/{job}")
+def get_job(job: Id, context: Context) -> schemas.JobResponse:
+    row = context.state.jobs.get(job)
+    if row is None or not context.who.may("read", row["base"]):
+        raise NotFound("there is no job {job}", job=job)
+    return schemas.JobResponse.of(row, context.state.jobs.files(job), context.say)
+
+
+@jobs_router.post("/{job}/cancel")
+def cancel_job(job: Id, context: Context) -> schemas.JobResponse:
+    """End a job soon. Documents that were ingested stay; an ended job does not change."""
+    context.require("write", get_job(job, context).knowledge_base)
+    context.state.jobs.cancel(job)
+    return get_job(job, context)

@@ -1,8 +1,8 @@
-// An answer on the page: its text with chips, its sources, what a reader must know of it.
+// An answer on the page: its text with citation chips, its sources, and remarks for the reader.
 
 import { make, points } from "./dom.js";
 import { openSource } from "./source.js";
-import { say } from "./words.js";
+import { say } from "./messages.js";
 
 const MARK = /[[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()/g;
 
@@ -28,8 +28,8 @@ function refusal(base, answer) {
     trace(answer));
 }
 
-// The text as nodes: marks that are citations' numbers become chips, sentences without support a
-// flagged span. What is flagged counts code points, so the text is cut there first.
+// The text as nodes: citation marks become chips, unsupported sentences become flagged spans.
+// Offsets of unsupported sentences count code points, so the text is split there first.
 function* pieces(base, answer) {
   const letters = points(answer.answer);
   const next = new Map();
@@ -52,7 +52,7 @@ function* chips(base, answer, text, next) {
     for (const number of match[1].split(/\D+/).map(Number)) {
       const all = answer.citations.filter((citation) => citation.number === number);
       if (!all.length) continue;
-      // A number that stands twice may have two quotes, in the order of the marks.
+      // A number that occurs twice may have two quotes, in the order of the marks.
       const index = Math.min(next.get(number) ?? 0, all.length - 1);
       next.set(number, index + 1);
       made.push(chip(base, all[index]));

@@ -1,6 +1,6 @@
 // The server: requests with key and language, streamed answers, uploads with progress.
 
-import { language } from "./words.js";
+import { language } from "./messages.js";
 
 export class Problem extends Error {
   constructor(status, message, after) {
@@ -28,7 +28,7 @@ async function problem(response) {
   try {
     message = (await response.json()).error.message;
   } catch {
-    // A proxy's answer, in whatever form.
+    // A proxy's response, which may have any form.
   }
   return new Problem(response.status, message, response.headers.get("retry-after"));
 }
@@ -49,7 +49,7 @@ export async function send(method, path, body) {
   return response.status === 204 ? null : response.json();
 }
 
-// A picture as an address that <img> can show, and whether the passage is marked on it.
+// A picture's address for <img>, and whether the passage is marked on it.
 export async function picture(path) {
   const response = await fetch(path, { headers: headers() });
   if (!response.ok) throw await problem(response);
@@ -57,7 +57,7 @@ export async function picture(path) {
   return { address: URL.createObjectURL(await response.blob()), marked };
 }
 
-// Yields [event, data] as they come. A character that is cut in two waits for its other half.
+// Yields [event, data] as they arrive. Half a character waits for its other half.
 export async function* ask(body, signal) {
   const response = await fetch("/ask", {
     method: "POST",
@@ -86,7 +86,7 @@ export async function* ask(body, signal) {
   }
 }
 
-// Resolves to the job. `progress` is told the share sent, 0 to 1. fetch can't tell that.
+// Resolves to the job. `progress` gets the share sent, 0 to 1, which fetch does not report.
 export function upload(base, files, progress) {
   const form = new FormData();
   for (const file of files) form.append("files", file, file.name);
@@ -101,7 +101,7 @@ export function upload(base, files, progress) {
       try {
         body = JSON.parse(request.responseText);
       } catch {
-        // A proxy's answer again.
+        // A proxy's response again.
       }
       if (request.status === 202) resolve(body);
       else {

@@ -1,11 +1,11 @@
-// The page as a whole: who is here, which knowledge base, which view.
+// The whole page: session, knowledge base, view.
 
 import { get, Problem, send, useKey } from "./api.js";
 import { prepareChat, show, useBase } from "./chat.js";
 import { prepareDocuments, useDocuments } from "./documents.js";
 import { $, make, sure, tell } from "./dom.js";
 import { prepareSource } from "./source.js";
-import { choose, language, say, spell } from "./words.js";
+import { choose, language, say, translatePage } from "./messages.js";
 
 let session = null;
 let bases = [];
@@ -45,8 +45,8 @@ async function chooseBase() {
   useBase(usable);
   if (!usable) {
     const word = session.scopes.includes("admin") ? "noBase" : "noBaseRead";
-    const told = base ? base.problem : say(word);
-    $("thread").replaceChildren(make("p", { class: "welcome" }, told));
+    const message = base ? base.problem : say(word);
+    $("thread").replaceChildren(make("p", { class: "welcome" }, message));
   }
   await useDocuments(usable, session, usable ? base.scopes : []);
 }
@@ -107,7 +107,7 @@ function prepareKey() {
   $("key").querySelector("form").addEventListener("submit", async (event) => {
     event.preventDefault();
     const key = $("key-field").value.trim();
-    if (!/^[\x21-\x7e]*$/.test(key)) return askKey(say("wrongKey")); // no header can hold it
+    if (!/^[\x21-\x7e]*$/.test(key)) return askKey(say("wrongKey")); // a header can't contain it
     useKey(key);
     try {
       await get("/session");
@@ -120,7 +120,7 @@ function prepareKey() {
   });
 }
 
-spell();
+translatePage();
 prepareChat();
 prepareDocuments();
 prepareSource();

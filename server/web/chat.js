@@ -1,12 +1,12 @@
-// The conversation: asked, streamed, kept for a reload.
+// The conversation: it is streamed, and stored for a reload.
 
 import { ask, Problem } from "./api.js";
 import { showAnswer } from "./answer.js";
 import { $, make, tell } from "./dom.js";
-import { say } from "./words.js";
+import { say } from "./messages.js";
 
-const KEPT = 50; // turns that a reload brings back
-const SENT = 20; // messages that go along with a question
+const STORED_TURNS = 50; // turns that a reload restores
+const HISTORY_MESSAGES = 20; // messages that are sent with a question
 let base = "";
 let turns = [];
 let running = null;
@@ -24,7 +24,7 @@ export function useBase(name) {
   show();
 }
 
-// All turns anew, as when the language has changed.
+// Draws all turns again, for example after the language has changed.
 export function show() {
   const thread = $("thread");
   thread.replaceChildren();
@@ -44,11 +44,11 @@ function article(question) {
 }
 
 function keep() {
-  turns = turns.slice(-KEPT);
+  turns = turns.slice(-STORED_TURNS);
   try {
     sessionStorage.setItem(place(), JSON.stringify(turns));
   } catch {
-    // Full: the conversation stays on the page and is gone with a reload.
+    // Storage is full: the conversation stays on the page, but a reload loses it.
   }
   $("clear").hidden = !turns.length;
 }
@@ -66,8 +66,8 @@ async function submit(question) {
   const history = turns.flatMap((turn) => [
     { role: "user", content: turn.question },
     { role: "assistant", content: turn.answer.answer },
-  ]).slice(-SENT);
-  const asked = base;
+  ]).slice(-HISTORY_MESSAGES);
+  const current = base;
   running = new AbortController();
   busy(true);
   let answer = null;
@@ -81,8 +81,8 @@ async function submit(question) {
     }
     if (!answer) throw new Problem(0, say("brokenOff"), null);
     state.remove();
-    text.replaceWith(...showAnswer(asked, answer));
-    if (asked === base) {
+    text.replaceWith(...showAnswer(current, answer));
+    if (current === base) {
       turns.push({ question, answer });
       keep();
     }
@@ -91,16 +91,16 @@ async function submit(question) {
   } catch (error) {
     state.remove();
     text.classList.remove("streaming");
-    const told = failed(error);
-    node.append(make("p", { class: "problem" }, told), retry(node, question));
-    tell(told);
+    const message = failed(error);
+    node.append(make("p", { class: "problem" }, message), retry(node, question));
+    tell(message);
   } finally {
     running = null;
     busy(false);
   }
 }
 
-// scrollIntoView would move what is around the thread, too.
+// scrollIntoView would also scroll the elements around the thread.
 function toTop(node) {
   $("thread").scrollTop = node.offsetTop - 8;
 }
@@ -110,7 +110,7 @@ function failed(error) {
   if (error instanceof Problem) {
     return error.after ? `${error.message} ${say("later", error.after)}` : error.message;
   }
-  if (error instanceof TypeError) return say("brokenOff"); // fetch's word for it
+  if (error instanceof TypeError) return say("brokenOff"); // this is how fetch reports it
   throw error;
 }
 
@@ -146,7 +146,7 @@ export function prepareChat() {
   });
   field.addEventListener("input", grow);
   field.addEventListener("keydown", (event) => {
-    // Enter that ends a word of an input method is not the end of the question.
+    // Enter that ends a word of an input method does not send the question.
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
     event.preventDefault();
     $("ask").requestSubmit();

@@ -1,19 +1,19 @@
-// The documents of a knowledge base: what is there, how it was read, what is being read.
+// The documents of a knowledge base: the list, how they were parsed, running jobs.
 
 import { get, Problem, send, upload } from "./api.js";
 import { $, make, sure, tell } from "./dom.js";
 import { openSource } from "./source.js";
-import { say } from "./words.js";
+import { say } from "./messages.js";
 
-const PAGE = 50; // documents that are shown at a time
+const PAGE = 50; // documents that are shown at one time
 const AWAY = [429, 502, 503, 504];
-const RECENT = 86400; // seconds that what could not be read is told again after a reload
-const LOOK = 500; // ms between two looks at a job
+const RECENT = 86400; // seconds during which a reload shows a failed job again
+const POLL_INTERVAL = 500; // ms between two requests for a job
 let base = "";
 let session = null;
 let writable = false;
 let shown = 0;
-const followed = new Set(); // jobs that have a panel
+const panels = new Set(); // jobs that have a panel
 
 const path = (more = "") => `/knowledge-bases/${encodeURIComponent(base)}/documents${more}`;
 
@@ -23,7 +23,7 @@ export async function useDocuments(name, limits, scopes) {
   writable = scopes.includes("write");
   $("upload").hidden = !writable;
   $("jobs").replaceChildren();
-  followed.clear();
+  panels.clear();
   $("find").value = "";
   $("find").disabled = !base;
   if (!base) {
@@ -35,18 +35,18 @@ export async function useDocuments(name, limits, scopes) {
   await list();
   const { jobs } = await get(`/jobs?knowledge_base=${encodeURIComponent(base)}`);
   for (const job of jobs) {
-    if (job.kind !== "ingest" || followed.has(job.id)) continue;
+    if (job.kind !== "ingest" || panels.has(job.id)) continue;
     if (job.finished === null) follow(job, panel());
     else if (job.files.some((file) => file.problem) && fresh(job)) conclude(job, panel());
   }
 }
 
 export async function list(more = false) {
-  const asked = base;
+  const current = base;
   const offset = more ? shown : 0;
   const q = $("find").value.trim();
   const { documents, total } = await get(path(`?${new URLSearchParams({ q, limit: PAGE, offset })}`));
-  if (asked !== base || q !== $("find").value.trim()) return; // a later one is on its way
+  if (current !== base || q !== $("find").value.trim()) return; // a later request replaces this one
   if (!more) $("list").replaceChildren();
   $("list").append(...documents.map(row));
   shown = offset + documents.length;
@@ -72,13 +72,13 @@ function row(document) {
     receipt(document.receipt, say("characters", document.length)));
 }
 
-// How the bytes became text: what was lost stands out.
-function receipt(told, ...more) {
-  const parts = [told.format, told.encoding, ...more].filter(Boolean);
-  if (told.ocr_pages) parts.push(say("ocr", told.ocr_pages));
+// How the file was parsed, with losses highlighted.
+function receipt(report, ...more) {
+  const parts = [report.format, report.encoding, ...more].filter(Boolean);
+  if (report.ocr_pages) parts.push(say("ocr", report.ocr_pages));
   return make("span", { class: "receipt" }, parts.join(" · "),
-    told.replaced ? make("strong", { class: "loss" }, ` · ${say("replaced", told.replaced)}`) : null,
-    ...told.warnings.map((warning) => make("span", { class: "warning" }, warning)));
+    report.replaced ? make("strong", { class: "loss" }, ` · ${say("replaced", report.replaced)}`) : null,
+    ...report.warnings.map((warning) => make("span", { class: "warning" }, warning)));
 }
 
 async function remove(document) {
@@ -130,8 +130,8 @@ export async function add(files) {
 }
 
 async function follow(job, node) {
-  const asked = base;
-  followed.add(job.id);
+  const current = base;
+  panels.add(job.id);
   const line = make("p", {});
   const bar = make("progress", { "aria-label": say("documents") });
   const stop = make("button", {
@@ -145,17 +145,17 @@ async function follow(job, node) {
       ? say("running", job.files_done, job.files_total, job.chunks) : say("queued");
     bar.max = Math.max(1, job.bytes_total);
     bar.value = job.bytes_done;
-    if (job.files_done !== done && asked === base) {
+    if (job.files_done !== done && current === base) {
       done = job.files_done;
       await list();
     }
     if (job.finished !== null) break;
-    await new Promise((resolve) => setTimeout(resolve, LOOK));
-    if (asked !== base) return;
+    await new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL));
+    if (current !== base) return;
     try {
       job = await get(`/jobs/${job.id}`);
     } catch (error) {
-      // A server that is away for a moment is waited for, also behind a proxy.
+      // The server does not answer, perhaps behind a proxy: try again.
       if (error instanceof Problem && !AWAY.includes(error.status)) throw error;
     }
   }
@@ -163,10 +163,10 @@ async function follow(job, node) {
   conclude(job, node);
 }
 
-const seen = () => JSON.parse(localStorage.getItem("seen") || "[]"); // jobs that were dismissed
+const dismissed = () => JSON.parse(localStorage.getItem("seen") || "[]"); // jobs that were dismissed
 
 function fresh(job) {
-  return Date.now() / 1000 - job.finished < RECENT && !seen().includes(job.id);
+  return Date.now() / 1000 - job.finished < RECENT && !dismissed().includes(job.id);
 }
 
 function conclude(job, node) {
@@ -178,7 +178,7 @@ function conclude(job, node) {
 function ended(node, text, wrong, files = [], id = "") {
   const dismiss = () => {
     node.remove();
-    if (id) localStorage.setItem("seen", JSON.stringify([...seen(), id].slice(-200)));
+    if (id) localStorage.setItem("seen", JSON.stringify([...dismissed(), id].slice(-200)));
   };
   const hide = make("button", { type: "button", class: "quiet", onclick: dismiss }, say("dismiss"));
   node.replaceChildren(
@@ -209,7 +209,7 @@ export function prepareDocuments() {
     add(event.target.files);
     event.target.value = "";
   });
-  let depth = 0; // of elements that what is dragged is over
+  let depth = 0; // of nested elements under the dragged files
   const over = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
   const curtain = (change) => {
     depth = Math.max(0, change === 0 ? 0 : depth + change);

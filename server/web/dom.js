@@ -1,4 +1,4 @@
-// Making elements. Text only ever becomes text: nothing here, or anywhere, parses it as markup.
+// Creates elements. Text stays text: nothing on this page parses it as markup.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -23,7 +23,7 @@ export function points(text) {
   return Array.from(text);
 }
 
-// Asks, and resolves to whether the person agreed. Escape is a no.
+// Asks for confirmation and resolves to true or false. Escape means no.
 export function sure(text) {
   const dialog = $("confirm");
   $("confirm-text").textContent = text;

@@ -1,14 +1,14 @@
-// The source of a quote: its page as a picture where there is one, and the text around it.
+// The source of a quote: its page as a picture, if there is one, and the text around it.
 
 import { get, picture, Problem } from "./api.js";
 import { $, make, points } from "./dom.js";
-import { say } from "./words.js";
+import { say } from "./messages.js";
 
 const AROUND = 600; // characters before and after a quote
-const STEP = 3000; // characters that one more step shows
+const STEP = 3000; // characters that each further step shows
 let shown = null;
 
-// `place` has document, name, label, start, end, and a page where there is one.
+// `place` has document, name, label, start, end, and a page if there is one.
 export async function openSource(base, place) {
   const dialog = $("source");
   $("source-title").textContent = place.name;
@@ -76,7 +76,7 @@ async function page(base, place) {
     const caption = make("figcaption", { class: "soft" }, say("page", place.page));
     if (shown && shown.place === place) $("source-body").prepend(make("figure", {}, image, caption));
   } catch (error) {
-    // Not every page can be drawn; the text is there all the same.
+    // Some pages can't be drawn; the text is shown anyway.
     if (!(error instanceof Problem) || error.status !== 404) throw error;
   }
 }

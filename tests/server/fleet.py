@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from ingest.types import Document, Receipt
-from server.uploads import UPLOAD
+from server.uploads import SOURCE_PREFIX
 from tests.server.servers import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +38,8 @@ END;
 
 
 @dataclass
-class Server:
-    """One process of `rag serve`; `ending` from when it is told to end, or killed."""
+class ServerProcess:
+    """One process of `rag serve`; `ending` is true once it is stopped or killed."""
 
     process: subprocess.Popen[str]
     address: str
@@ -51,16 +51,16 @@ class Server:
         self.process.wait(60)
 
     def end(self) -> None:
-        """As `systemctl stop` does; it finishes what is under way."""
+        """Stop it like `systemctl stop`; it finishes running answers."""
         self.ending = True
         self.process.terminate()
         assert self.process.wait(60) == 0
 
 
 @contextmanager
-def fleet(folder: Path, count: int) -> Iterator[list[Server]]:
+def fleet(folder: Path, count: int) -> Iterator[list[ServerProcess]]:
     """Servers on the knowledge bases in `folder`. More can be started and put into the list."""
-    servers: list[Server] = []
+    servers: list[ServerProcess] = []
     try:
         servers += start(folder, count)
         yield servers
@@ -71,8 +71,8 @@ def fleet(folder: Path, count: int) -> Iterator[list[Server]]:
             server.process.communicate(timeout=60)
 
 
-def start(folder: Path, count: int = 1) -> list[Server]:
-    """Servers that listen; all are started at the same moment."""
+def start(folder: Path, count: int = 1) -> list[ServerProcess]:
+    """Listening servers, which were started at the same moment."""
     environment = {**os.environ, "XDG_DATA_HOME": str(folder), "LC_ALL": "C.UTF-8"}
     command = [sys.executable, "-m", "rag", "serve", "--port", "0", "--no-ocr", "--queue", "1000"]
     with (folder / "log").open("a") as log, ExitStack() as unless_all_listen:
@@ -82,7 +82,7 @@ def start(folder: Path, count: int = 1) -> list[Server]:
                 command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
             )
             unless_all_listen.callback(process.kill)
-            servers.append(Server(process, ""))
+            servers.append(ServerProcess(process, ""))
         for server in servers:
             assert server.process.stdout
             found = re.search(r"http://[\d.]+:\d+", server.process.stdout.readline())
@@ -145,8 +145,8 @@ def _newest(sql: sqlite3.Connection) -> int:
 
 
 @dataclass(frozen=True)
-class Told:
-    """An answer: the newest changes that were there before the question, and after the answer."""
+class CheckedAnswer:
+    """An answer, with the newest changes before the question and after the answer."""
 
     base: str
     name: str
@@ -163,10 +163,10 @@ class Load:
     """
 
     data: Path
-    servers: list[Server]
+    servers: list[ServerProcess]
     pause: float = 0.0
     texts: dict[str, str] = field(default_factory=dict)
-    told: list[Told] = field(default_factory=list)
+    answers: list[CheckedAnswer] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
     spent: list[float] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -203,9 +203,9 @@ class Load:
                 thread.join()
 
     def go_on(self, answers: int) -> None:
-        """Wait for so many more, and for one more upload."""
-        told, jobs = len(self.told), len(self.jobs)
-        wait_for(lambda: len(self.told) >= told + answers and len(self.jobs) > jobs, 120)
+        """Wait for this number of further answers and for one further upload."""
+        told, jobs = len(self.answers), len(self.jobs)
+        wait_for(lambda: len(self.answers) >= told + answers and len(self.jobs) > jobs, 120)
 
     def _again(self, part: Any, base: str, names: list[str], dice: random.Random) -> None:
         with Client(self, dice) as client:
@@ -234,15 +234,17 @@ class Load:
             return
         self.spent.append(time.perf_counter() - begun)
         assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:300]}"
-        self.told.append(Told(base, name, _body(answer), before, newest(self.data / base)))
+        self.answers.append(
+            CheckedAnswer(base, name, _body(answer), before, newest(self.data / base))
+        )
 
     def _change(self, client: "Client", base: str, names: list[str], dice: random.Random) -> None:
-        """Documents that are new, or take another's place; and one that goes."""
+        """Upload new documents, replace others, and delete one."""
         self.upload(client, base, {name: page(name, dice) for name in dice.sample(names, 2)})
         self.delete(client, base, dice.choice(names))
 
     def fill(self, bases: list[str]) -> None:
-        """Make the knowledge bases, each with a document of every name."""
+        """Create the knowledge bases, each with one document for every name."""
         with Client(self, random.Random(0)) as client:
             for base in bases:
                 made = client.call("POST", "/knowledge-bases", json={"name": base})
@@ -278,7 +280,7 @@ class Load:
         raise AssertionError(f"job {job} has not ended in {LONGEST:g} s")
 
     def delete(self, client: "Client", base: str, name: str) -> None:
-        """What one server has deleted no other finds."""
+        """No server finds what another one has deleted."""
         path = f"/knowledge-bases/{base}/documents"
         found = client.call("GET", path, params={"q": name})
         if found is None or not found.json()["documents"]:
@@ -295,16 +297,16 @@ class Load:
                 assert document["id"] not in {hit["document"] for hit in after.json()["hits"]}
 
     def check(self, histories: dict[str, History]) -> None:
-        """Raises `AssertionError` where an answer or a job is not as promised."""
+        """Raises `AssertionError` if an answer or a job is wrong."""
         assert not self.wrong, self.wrong[:5]
         for base, history in histories.items():
             with closing(sqlite3.connect(history.truth)) as sql:
                 exist = {number for (number,) in sql.execute("SELECT seq FROM changes")}
-            for answer in (each for each in self.told if each.base == base):
+            for answer in (each for each in self.answers if each.base == base):
                 assert answer.body["sequence"] in exist
                 self._check(answer, history)
 
-    def _check(self, answer: Told, history: History) -> None:
+    def _check(self, answer: CheckedAnswer, history: History) -> None:
         body, sequence = answer.body, answer.body["sequence"]
         assert answer.before <= sequence <= answer.after
         cited = body.get("citations", [])
@@ -324,7 +326,7 @@ class Load:
             assert wanted <= quoted, f"{answer.name} was there at {sequence} and is not found"
 
     def check_jobs(self) -> None:
-        """Each upload that was taken in is done, once, and no two were at one knowledge base."""
+        """Each accepted upload was done once, and never two at a time in one knowledge base."""
         with closing(self.sql()) as sql:
             log = sql.execute("SELECT base, job, state FROM told ORDER BY number").fetchall()
             ended = dict(sql.execute("SELECT id, state FROM jobs"))
@@ -354,7 +356,7 @@ class Client:
         self._http.close()
 
     def call(self, method: str, path: str, **more: Any) -> httpx.Response | None:
-        """The answer of the next server that is not ended; None where it ends meanwhile."""
+        """The answer of the next running server; None if that ends in the meantime."""
         living = [server for server in self._load.servers if not server.ending]
         self._turn += 1
         server = living[self._turn % len(living)]
@@ -368,7 +370,7 @@ class Client:
 
 
 def _body(answer: httpx.Response) -> dict[str, Any]:
-    """Of a streamed answer its last event, which is the answer as a whole."""
+    """The last event of a streamed answer, which is the whole answer."""
     if answer.headers["content-type"].startswith("application/json"):
         return answer.json()
     *_, last = answer.text.strip().split("\n\n")
@@ -387,6 +389,6 @@ def question(name: str) -> str:
 
 
 def identity(name: str, text: str) -> str:
-    """Of the document that an upload becomes."""
+    """The id of the document that an upload becomes."""
     digest = blake2b(text.encode(), digest_size=32).hexdigest()
-    return Document(f"{UPLOAD}{name}.txt", "", digest, Receipt("txt")).id
+    return Document(f"{SOURCE_PREFIX}{name}.txt", "", digest, Receipt("txt")).id

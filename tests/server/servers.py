@@ -14,14 +14,14 @@ import uvicorn
 
 from ingest.embed import Backend, Embedder
 from rag.generate import GenerateOptions
-from server.app import configuration, listen
+from server.app import listen, uvicorn_config
 from server.models import Models
 from server.options import ServerOptions
-from server.schemas import NewKnowledgeBase
-from server.state import State
-from server.telemetry import Spans
-from server.uploads import Originals
-from server.worker import Crew, Worker
+from server.schemas import CreateKnowledgeBaseRequest
+from server.state import ServerState
+from server.telemetry import SpanRecorder
+from server.uploads import Uploads
+from server.worker import Worker, WorkerSupervisor
 from tests.fakes import CopyingGenerator, HashEmbedder
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatglm-rag"
@@ -32,7 +32,7 @@ PAGES = {"劳动合同法.txt": LAW, "poem.txt": POEM, "rust.md": RUST}
 
 
 class WideEmbedder(HashEmbedder):
-    """With room for chunks of the usual length."""
+    """Its window holds chunks of the usual length."""
 
     max_tokens = 500
 
@@ -49,35 +49,38 @@ def state(
     data: Path,
     *,
     generator: CopyingGenerator | None = None,
-    spans: Spans | None = None,
+    spans: SpanRecorder | None = None,
     **more: Any,
-) -> State:
-    """A server's parts; with a `generator`, answers are written by it."""
+) -> ServerState:
+    """A server's state; a `generator`, if given, writes the answers."""
     made = options(data, **more)
     if generator is not None:
         made = options(data, generate=GenerateOptions(model="copy"), **more)
-    return State.made(
-        made, Models(lambda options: generator or CopyingGenerator()), opened=encoders, spans=spans
+    return ServerState.create(
+        made,
+        Models(lambda options: generator or CopyingGenerator()),
+        open_encoder=encoders,
+        spans=spans,
     )
 
 
-def worker(server: State) -> Worker:
+def worker(server: ServerState) -> Worker:
     made = server.options
-    return Worker(made.data, made.cache, made.home, ocr=False, opened=encoders)
+    return Worker(made.data, made.cache, made.home, ocr=False, open_encoder=encoders)
 
 
-def work(server: State) -> None:
-    """All jobs that wait, one after the other."""
+def work(server: ServerState) -> None:
+    """Run all waiting jobs, one after the other."""
     with closing(worker(server)) as hand:
         while job := hand.jobs.claim(hand.name):
             hand.work(job)
 
 
 @contextmanager
-def running(server: State) -> Iterator[httpx.Client]:
-    """A client of the application at a port of the loopback, behind its door."""
+def running(server: ServerState) -> Iterator[httpx.Client]:
+    """A client of the application at a port of the loopback, with its middleware."""
     with closing(listen(server.options)) as listening:
-        running = uvicorn.Server(configuration(server))
+        running = uvicorn.Server(uvicorn_config(server))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
         host, port = listening.getsockname()[:2]
@@ -101,7 +104,7 @@ def wait_for(true: Any, seconds: float = 30.0) -> None:
 class Filled:
     """A running server with one knowledge base `mine` that holds `PAGES`."""
 
-    state: State
+    state: ServerState
     client: httpx.Client
 
     def upload(self, files: dict[str, bytes | str], base: str = "mine") -> dict[str, Any]:
@@ -136,38 +139,41 @@ def filled(data: Path, **more: Any) -> Iterator[Filled]:
 
 
 @contextmanager
-def served(data: Path) -> Iterator[tuple[State, Crew]]:
-    """A server's parts with a real worker beside them, and the bundled encoder."""
+def served(data: Path) -> Iterator[tuple[ServerState, WorkerSupervisor]]:
+    """A server's state with a real worker and the bundled encoder."""
 
     def none(options: Any) -> Any:
         raise AssertionError("no model is named")
 
     made = ServerOptions(data=data, cache=CACHE, port=0, ocr=False)
-    with Crew(made) as crew, closing(State.made(made, Models(none))) as parts:
-        yield parts, crew
+    with (
+        WorkerSupervisor(made) as supervisor,
+        closing(ServerState.create(made, Models(none))) as parts,
+    ):
+        yield parts, supervisor
 
 
-def upload(parts: State, files: Mapping[str, bytes | str], base: str = "mine") -> str:
-    if base not in parts.bases.names():
-        parts.bases.create(NewKnowledgeBase(name=base))
-    job = parts.jobs.receive(base, parts.member.name)
-    originals = Originals(parts.bases.path(base))
+def upload(parts: ServerState, files: Mapping[str, bytes | str], base: str = "mine") -> str:
+    if base not in parts.knowledge_bases.names():
+        parts.knowledge_bases.create(CreateKnowledgeBaseRequest(name=base))
+    job = parts.jobs.create_upload(base, parts.replica.name)
+    uploads = Uploads(parts.knowledge_bases.path(base))
     for name, text in files.items():
-        originals.keep(
+        uploads.save(
             name,
             [text.encode() if isinstance(text, str) else text],
-            most=10**9,
-            noted=lambda stored: parts.jobs.file(job, stored, once={}),
+            limit=10**9,
+            register=lambda upload: parts.jobs.add_file(job, upload, {}),
         )
     parts.jobs.queue(job)
     return job
 
 
-def row(parts: State, job: str) -> Any:
+def row(parts: ServerState, job: str) -> Any:
     found = parts.jobs.get(job)
     assert found
     return found
 
 
-def ended(parts: State, job: str) -> Callable[[], bool]:
+def ended(parts: ServerState, job: str) -> Callable[[], bool]:
     return lambda: row(parts, job)["finished"] is not None

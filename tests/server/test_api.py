@@ -17,8 +17,8 @@ from ingest.files import Found, digest
 from ingest.store import open_store
 from ingest.types import Document, Receipt
 from server.models import Models
-from server.state import State
-from server.uploads import Originals
+from server.state import ServerState
+from server.uploads import Uploads
 from tests.fakes import CopyingGenerator
 from tests.server.servers import (
     LAW,
@@ -265,18 +265,18 @@ def test_a_model_answers_with_the_bases_own_instruction(tmp_path: Path) -> None:
 def test_an_original_of_the_command_lines_is_shown_only_unchanged(
     mine: Filled, tmp_path: Path
 ) -> None:
-    from server.errors import Unknown
-    from server.uploads import original
+    from server.errors import NotFound
+    from server.uploads import ingested_file
 
     file = tmp_path / "a.txt"
     file.write_text("读自命令行。\n", "utf-8")
-    base = mine.state.bases.path("mine")
+    base = mine.state.knowledge_bases.path("mine")
     head = Document(Found(file).source, "a", digest(file), Receipt("pdf"))
-    assert original(base, head) == file
+    assert ingested_file(base, head) == file
     file.write_text("改过。\n", "utf-8")
-    with pytest.raises(Unknown):
-        original(base, head)
-    assert not Originals(base).path(head.digest).exists()
+    with pytest.raises(NotFound):
+        ingested_file(base, head)
+    assert not Uploads(base).path(head.digest).exists()
 
 
 def test_a_busy_knowledge_base_says_when_to_come_again(
@@ -360,7 +360,7 @@ def test_a_base_answers_with_the_adapter_that_it_chooses(tmp_path: Path) -> None
 
 
 def test_a_delete_that_had_to_wait_takes_no_newer_version(mine: Filled) -> None:
-    """The lock was another's, who put a new version in the document's place meanwhile."""
+    """Another process held the lock and replaced the document in the meantime."""
     old = mine.documents()["poem.txt"]["id"]
     answers = []
     path = f"/knowledge-bases/mine/documents/{old}"
@@ -399,7 +399,9 @@ def test_a_base_may_have_another_encoder_than_the_next(tmp_path: Path) -> None:
     offered = options(tmp_path, embedders=("wide", "narrow"))
     models = Models(lambda options: CopyingGenerator())
     with (
-        closing(State.made(offered, models, opened=lambda name, backend: made[name])) as state,
+        closing(
+            ServerState.create(offered, models, open_encoder=lambda name, backend: made[name])
+        ) as state,
         running(state) as client,
     ):
         for name, embedder in (("a", None), ("b", "narrow")):
@@ -418,7 +420,8 @@ def test_a_base_may_have_another_encoder_than_the_next(tmp_path: Path) -> None:
 def test_a_base_keeps_its_own_sampling_with_the_servers_model(tmp_path: Path) -> None:
     with filled(tmp_path, generator=CopyingGenerator()) as mine:
         (tmp_path / "mine" / "rag.toml").write_text("[generate]\ntemperature = 0.25\nseed = 9\n")
-        said = mine.state.bases.sampling("mine", max_new_tokens=7)
+        said = mine.state.knowledge_bases.sampling("mine", max_new_tokens=7)
+        assert said
         assert (said.max_new_tokens, said.temperature, said.seed) == (7, 0.25, 9)
         assert mine.ask(QUESTION)["generator"] == "copy"
 
@@ -444,7 +447,7 @@ def test_a_name_that_no_folder_can_have_is_none(mine: Filled, name: str) -> None
 
 
 def test_a_crowd_at_slow_routes_keeps_no_question_waiting(tmp_path: Path) -> None:
-    """Pages are drawn one at a time, and whoever waits for one holds no thread of the others."""
+    """Pages are drawn one at a time, and waiting requests occupy no thread of other routes."""
     with filled(tmp_path) as mine:
         mine.upload({"law.pdf": PDF.read_bytes()})
         document = mine.documents()["law.pdf"]["id"]
@@ -456,10 +459,10 @@ def test_a_crowd_at_slow_routes_keeps_no_question_waiting(tmp_path: Path) -> Non
             )
             for _ in range(60)
         ]
-        with mine.state.pages._guard:  # as a page that takes long would
+        with mine.state.pages._lock:  # as a page that takes long would
             for each in crowd:
                 each.start()
-            wait_for(lambda: mine.state.drawing.waiting + mine.state.drawing.working == 60)
+            wait_for(lambda: mine.state.page_queue.waiting + mine.state.page_queue.running == 60)
             assert not mine.ask(QUESTION)["refused"]
             assert mine.client.get("/healthz").status_code == 200
             assert mine.documents()

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
-from server.auth import Grant, Keys, Principal, grant
-from server.database import Database, lasting
+from server.auth import Grant, Keys, Principal, parse_grant
+from server.database import Database, server_database
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(lasting(tmp_path)) as opened:
+    with closing(server_database(tmp_path)) as opened:
         yield opened
 
 
@@ -24,11 +24,11 @@ def keys(database: Database) -> Keys:
 
 def test_a_key_is_known_until_it_is_revoked(keys: Keys) -> None:
     token = keys.create("张三", [Grant("read", "laws")])
-    who = keys.check(token)
+    who = keys.authenticate(token)
     assert who
     assert who.name == "张三"
     assert keys.revoke("张三").id == who.id
-    assert keys.check(token) is None
+    assert keys.authenticate(token) is None
     assert keys.in_use  # an end to the last key opens nothing
     assert not keys.usable
 
@@ -37,9 +37,9 @@ def test_a_key_that_differs_in_one_character_is_none(keys: Keys) -> None:
     token = keys.create("a", [Grant("admin")])
     for at in range(len(token)):
         other = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
-        assert keys.check(other) is None
+        assert keys.authenticate(other) is None
     for other in ("", "rag-", token[:-1], token + "A", token.upper(), "x" * 10_000):
-        assert keys.check(other) is None
+        assert keys.authenticate(other) is None
 
 
 def test_the_file_holds_no_secret_and_two_keys_share_nothing(keys: Keys, tmp_path: Path) -> None:
@@ -69,14 +69,14 @@ def test_the_file_holds_no_secret_and_two_keys_share_nothing(keys: Keys, tmp_pat
 def test_scopes_include_the_lesser_ones_and_keep_to_their_base(
     grants: list[str], scope: str, base: str | None, may: bool
 ) -> None:
-    who = Principal("x", "x", tuple(map(grant, grants)))
+    who = Principal("x", "x", tuple(map(parse_grant, grants)))
     assert who.may(scope, base) is may  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "root", "read:", "read:../x", "read:a b", "READ"])
 def test_a_scope_that_is_none_is_told(text: str) -> None:
     with pytest.raises(UserError, match="scope"):
-        grant(text)
+        parse_grant(text)
 
 
 def test_two_keys_of_one_name_are_revoked_by_id(keys: Keys) -> None:
@@ -84,7 +84,7 @@ def test_two_keys_of_one_name_are_revoked_by_id(keys: Keys) -> None:
         keys.create("ci", [Grant("read")])
     with pytest.raises(UserError, match="2 keys are called ci"):
         keys.revoke("ci")
-    keys.revoke(keys.every()[0].id)
+    keys.revoke(keys.all()[0].id)
     keys.revoke("ci")
     with pytest.raises(UserError, match="no usable key"):
         keys.revoke("ci")

@@ -39,7 +39,7 @@ def rag(environment: dict[str, str]) -> Rag:
 
 @contextmanager
 def serving(environment: dict[str, str], *words: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The address of a server that has begun to listen, and its process."""
+    """The address of a listening server, and its process."""
     process = subprocess.Popen(
         [*RAG, "serve", "--port", "0", *words], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -105,7 +105,7 @@ def test_a_key_is_asked_for_from_the_first_one_on(environment: dict[str, str], r
         (["serve", "--port", "70000"], "port is 70000"),
         (["serve", "--slots", "0"], "slots is 0"),
         (["serve", "--model", "/nowhere"], "there is no folder /nowhere"),
-        (["keys", "create", "x", "--scope", "root"], "root is no scope"),
+        (["keys", "create", "x", "--scope", "root"], "root is not a valid scope"),
         (["keys", "revoke", "nobody"], "no usable key is called nobody"),
         (["trace", "nothing"], "there is no answer nothing"),
     ],
@@ -132,7 +132,7 @@ def test_a_port_that_is_taken_is_told(rag: Rag) -> None:
 
 
 def test_the_demonstration_opens_on_the_corpora(environment: dict[str, str], rag: Rag) -> None:
-    """By itself, with an answer that can be traced."""
+    """The demonstration needs no preparation, and its answers can be traced."""
     cache = Path(environment["XDG_DATA_HOME"]) / "cache" / "chatglm-rag"
     cache.mkdir(parents=True)
     (CACHE / "encoders").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What docs/deploy holds, at work: nginx before two servers, the unit's command, the image's."""
+"""The files of docs/deploy in use: nginx before two servers, the commands of unit and image."""
 
 import configparser
 import os
@@ -30,8 +30,8 @@ NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 ANALYZE = shutil.which("systemd-analyze")
 
 
-class Held(CopyingGenerator):
-    """Says one piece, and the next when it is let."""
+class PausingGenerator(CopyingGenerator):
+    """Yields one piece, and the next one when the test allows it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Site:
 
     client: httpx.Client
     stranger: httpx.Client
-    generator: Held
+    generator: PausingGenerator
     servers: tuple[httpx.Client, httpx.Client]
     third: "Dying"
 
@@ -59,7 +59,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if not NGINX:
         pytest.skip("nginx is not installed")
-    folder, generator = tmp_path_factory.mktemp("site"), Held()
+    folder, generator = tmp_path_factory.mktemp("site"), PausingGenerator()
     made = {"data": folder / "data", "generator": generator}
     with (
         closing(state(**made)) as server,
@@ -95,7 +95,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 class Dying:
-    """A place where no server is or, as long as the block lasts, one that dies of each request."""
+    """An address without a server or, during the block, with one that dies of each request."""
 
     def __init__(self) -> None:
         self.place = socket.socket()
@@ -135,7 +135,7 @@ def listens(port: int) -> bool:
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
-    """Makes one for an hour; what trusts it."""
+    """Creates a certificate for one hour, and returns a context that trusts it."""
     made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
     place = ["-subj", f"/CN={NAME}", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
     subprocess.run(["openssl", *made.split(), *place], check=True, capture_output=True)
@@ -145,7 +145,7 @@ def certificate(folder: Path) -> ssl.SSLContext:
 
 
 def configure(folder: Path, *, port: int, servers: Sequence[str]) -> None:
-    """The published site as it is, but for its addresses and the certificate's files."""
+    """The published site, except for its addresses and certificate files."""
     text = (DEPLOY / "nginx.conf").read_text("utf-8")
     for published, here in {
         "    server 127.0.0.1:8765;\n": "".join(f"    server {each};\n" for each in servers),
@@ -182,7 +182,7 @@ def test_a_key_is_needed(site: Site) -> None:
 
 def test_questions_go_to_all_servers_and_from_one_that_dies_to_the_next(site: Site) -> None:
     def searched() -> list[float]:
-        """How many searches each server has answered."""
+        """The number of searches that each server has answered."""
         told = [server.get("/metrics", headers=site.client.headers).text for server in site.servers]
         found = [re.search(r'rag_requests_total.*"/search".* (\S+)', each) for each in told]
         return [float(each[1]) if each else 0.0 for each in found]
@@ -200,7 +200,7 @@ def test_questions_go_to_all_servers_and_from_one_that_dies_to_the_next(site: Si
 
 
 def test_other_sites_pages_change_nothing(site: Site) -> None:
-    """The proxy hands on the name that the browser used, so that the own page still may."""
+    """The proxy passes on the host name, so that the server accepts its own page."""
     for origin, status in ((f"https://{NAME}", 201), ("https://elsewhere.example", 403)):
         sent = site.client.post(
             "/knowledge-bases", json={"name": "from-a-page"}, headers={"origin": origin}
@@ -209,7 +209,7 @@ def test_other_sites_pages_change_nothing(site: Site) -> None:
 
 
 def test_words_come_as_they_are_written(site: Site) -> None:
-    """The second is not written before the first has come through the proxy."""
+    """The second piece is written only after the first one has arrived through the proxy."""
     site.generator.go_on.clear()
     body = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws", "stream": True}
     with site.client.stream("POST", "/ask", json=body) as answer:
@@ -220,7 +220,7 @@ def test_words_come_as_they_are_written(site: Site) -> None:
 
 
 def test_what_is_too_large_is_refused_by_the_proxy(site: Site) -> None:
-    """By the announced length alone: nothing is sent."""
+    """The announced length is enough; nothing is sent."""
     limit = re.search(r"client_max_body_size (\d+)m", (DEPLOY / "nginx.conf").read_text("utf-8"))
     assert limit
     with socket.create_connection(("127.0.0.1", site.client.base_url.port)) as plain:
@@ -257,7 +257,7 @@ def test_the_unit_is_valid_and_its_command_serves(tmp_path: Path) -> None:
 @pytest.mark.skipif(not ANALYZE, reason="systemd is not installed")
 @pytest.mark.parametrize("name", ["chatglm-rag.service", "chatglm-rag@8766.service"])
 def test_systemd_understands_the_unit_and_finds_it_safe(name: str, tmp_path: Path) -> None:
-    """Also what the guide's command makes of it, for several servers."""
+    """Also as the guide's command changes it for several servers."""
     assert ANALYZE
     unit = DEPLOY / "chatglm-rag.service"
     guide = re.search(r"sed '(.*?)'", (DEPLOY.parent / "deploy.md").read_text("utf-8"))

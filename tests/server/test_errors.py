@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.errors import preferred
+from server.errors import preferred_language
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from server.errors import preferred
     ],
 )
 def test_what_is_preferred_of_the_two(accepted: str, language: str) -> None:
-    assert preferred(accepted) == language
+    assert preferred_language(accepted) == language

@@ -1,25 +1,25 @@
-"""Who waits for whom: never more at work than slots, keys in turn, nothing lost when one leaves."""
+"""The fair queue: never more running than slots, keys in rotation, no slot is lost."""
 
 import asyncio
 import random
 
 import pytest
 
-from server.fair_queue import Full, Turns
+from server.fair_queue import FairQueue, QueueFull
 
 
 def test_no_more_work_at_one_time_than_there_are_slots() -> None:
     async def run() -> int:
-        turns, most = Turns(3, 1000), 0
+        queue, most = FairQueue(3, 1000), 0
 
         async def one(who: str) -> None:
             nonlocal most
-            async with turns.turn(who):
-                most = max(most, turns.working)
+            async with queue.slot(who):
+                most = max(most, queue.running)
                 await asyncio.sleep(0)
 
         await asyncio.gather(*(one(str(i % 7)) for i in range(200)))
-        assert turns.working == turns.waiting == 0
+        assert queue.running == queue.waiting == 0
         return most
 
     assert asyncio.run(run()) == 3
@@ -27,13 +27,13 @@ def test_no_more_work_at_one_time_than_there_are_slots() -> None:
 
 def test_keys_are_served_in_turn_however_many_requests_one_has() -> None:
     async def run() -> list[str]:
-        turns, served = Turns(1, 100), []
+        queue, served = FairQueue(1, 100), []
 
         async def one(who: str) -> None:
-            async with turns.turn(who):
+            async with queue.slot(who):
                 served.append(who)
 
-        async with turns.turn("first"):
+        async with queue.slot("first"):
             waiting = [asyncio.ensure_future(one(who)) for who in ["greedy"] * 20 + ["a", "b"]]
             await asyncio.sleep(0)
         await asyncio.gather(*waiting)
@@ -44,19 +44,19 @@ def test_keys_are_served_in_turn_however_many_requests_one_has() -> None:
 
 def test_a_full_queue_turns_the_greedy_away_not_the_modest() -> None:
     async def run() -> tuple[list[str], list[str]]:
-        turns, served, refused = Turns(1, 4), [], []
+        queue, served, refused = FairQueue(1, 4), [], []
 
         async def one(who: str) -> None:
             try:
-                async with turns.turn(who):
+                async with queue.slot(who):
                     served.append(who)
-            except Full as full:
-                refused.append(who if full.after >= 1 else "told to come at once")
+            except QueueFull as full:
+                refused.append(who if full.seconds >= 1 else "told to come at once")
 
-        async with turns.turn("first"):
+        async with queue.slot("first"):
             waiting = [asyncio.ensure_future(one(who)) for who in ["greedy"] * 6 + ["modest"]]
             await asyncio.sleep(0)
-            assert turns.waiting == 4
+            assert queue.waiting == 4
         await asyncio.gather(*waiting)
         return served, refused
 
@@ -67,10 +67,10 @@ def test_a_full_queue_turns_the_greedy_away_not_the_modest() -> None:
 
 def test_whoever_leaves_the_queue_or_the_work_frees_the_place() -> None:
     async def run(seed: int) -> None:
-        dice, turns = random.Random(seed), Turns(2, 50)
+        dice, queue = random.Random(seed), FairQueue(2, 50)
 
         async def one(who: str) -> None:
-            async with turns.turn(who):
+            async with queue.slot(who):
                 await asyncio.sleep(dice.random() / 1000)
 
         tasks = [asyncio.ensure_future(one(str(i % 5))) for i in range(40)]
@@ -78,9 +78,9 @@ def test_whoever_leaves_the_queue_or_the_work_frees_the_place() -> None:
             await asyncio.sleep(dice.random() / 2000)
             dice.choice(tasks).cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert turns.working == turns.waiting == 0
-        async with turns.turn("after"):
-            assert turns.working == 1
+        assert queue.running == queue.waiting == 0
+        async with queue.slot("after"):
+            assert queue.running == 1
 
     for seed in range(20):
         asyncio.run(run(seed))
@@ -88,31 +88,31 @@ def test_whoever_leaves_the_queue_or_the_work_frees_the_place() -> None:
 
 def test_work_that_fails_frees_its_slot() -> None:
     async def run() -> None:
-        turns = Turns(1, 1)
+        queue = FairQueue(1, 1)
         with pytest.raises(ZeroDivisionError):
-            async with turns.turn("a"):
+            async with queue.slot("a"):
                 _ = 1 / 0
-        assert turns.working == 0
+        assert queue.running == 0
 
     asyncio.run(run())
 
 
 def test_a_full_queue_makes_room_at_the_cost_of_one_that_is_just_leaving() -> None:
     async def run() -> list[str]:
-        turns, served = Turns(1, 2), []
+        queue, served = FairQueue(1, 2), []
 
         async def one(who: str) -> None:
-            async with turns.turn(who):
+            async with queue.slot(who):
                 served.append(who)
 
-        async with turns.turn("first"):
+        async with queue.slot("first"):
             waiting = [asyncio.ensure_future(one("greedy")) for _ in range(2)]
             await asyncio.sleep(0)
             waiting[1].cancel()  # its ticket is cancelled, and it has not run since
             modest = asyncio.ensure_future(one("modest"))
             await asyncio.sleep(0)
         await asyncio.gather(*waiting, modest, return_exceptions=True)
-        assert turns.working == turns.waiting == 0
+        assert queue.running == queue.waiting == 0
         return served
 
     assert asyncio.run(run()) == ["greedy", "modest"]

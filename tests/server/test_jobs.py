@@ -1,4 +1,4 @@
-"""The queue: each job claimed once, taken back from the dead, never lost."""
+"""The job queue: each job is claimed once, requeued if its worker dies, and never lost."""
 
 import threading
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import pytest
 from ingest.errors import Unreadable, UserError
 from ingest.pipeline import Outcome
 from ingest.types import Receipt
-from server.database import lasting
-from server.jobs import ATTEMPTS, LISTED, Jobs
-from server.uploads import Stored
+from server.database import server_database
+from server.jobs import LIST_LIMIT, MAX_ATTEMPTS, Jobs
+from server.uploads import Upload
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def living() -> set[str]:
 
 @pytest.fixture
 def jobs(tmp_path: Path, living: set[str]) -> Iterator[Jobs]:
-    with closing(lasting(tmp_path)) as database:
+    with closing(server_database(tmp_path)) as database:
         yield Jobs(database, living.__contains__)
 
 
 def queued(jobs: Jobs, base: str = "a", files: int = 1) -> str:
-    job = jobs.receive(base, "r")
+    job = jobs.create_upload(base, "r")
     for number in range(files):
-        jobs.file(job, Stored(f"{number}.txt", f"{number:064x}", 10), once={})
+        jobs.add_file(job, Upload(f"{number}.txt", f"{number:064x}", 10), {})
     jobs.queue(job)
     return job
 
@@ -41,7 +41,7 @@ def state(jobs: Jobs, job: str) -> str:
 
 
 def test_an_upload_is_not_worked_on_before_it_is_complete(jobs: Jobs) -> None:
-    job = jobs.receive("a", "r")
+    job = jobs.create_upload("a", "r")
     assert jobs.claim("w") is None
     jobs.queue(job)
     claimed = jobs.claim("w")
@@ -50,20 +50,20 @@ def test_an_upload_is_not_worked_on_before_it_is_complete(jobs: Jobs) -> None:
 
 
 def test_each_job_is_claimed_once_and_one_at_a_time_of_a_base(tmp_path: Path) -> None:
-    with closing(lasting(tmp_path)) as database:
+    with closing(server_database(tmp_path)) as database:
         jobs = Jobs(database, str.isdigit)
         wanted = {queued(jobs, base) for base in ("a", "a", "b", "c", "c")}
     claimed: list[str] = []
     busy: dict[str, str] = {}
 
     def hand(name: str) -> None:
-        with closing(lasting(tmp_path)) as database:
+        with closing(server_database(tmp_path)) as database:
             jobs = Jobs(database, str.isdigit)
             while row := jobs.claim(name):
                 assert busy.setdefault(row["base"], name) == name
                 claimed.append(row["id"])
                 del busy[row["base"]]
-                jobs.end(row["id"], name, "done")
+                jobs.finish(row["id"], name, "done")
 
     threads = [threading.Thread(target=hand, args=(str(i),)) for i in range(4)]
     for thread in threads:
@@ -78,42 +78,42 @@ def test_a_dead_workers_job_waits_again_and_fails_in_the_end(jobs: Jobs, living:
     job = queued(jobs)
     assert jobs.claim("w")
     assert jobs.claim("other") is None
-    assert jobs.at_work("a")
+    assert jobs.is_running("a")
     living.clear()
-    assert not jobs.at_work("a")
-    for _ in range(ATTEMPTS - 1):
+    assert not jobs.is_running("a")
+    for _ in range(MAX_ATTEMPTS - 1):
         assert jobs.claim("w")
     assert jobs.claim("w") is None
     row = jobs.get(job)
     assert row
     assert row["state"] == "failed"
-    assert f"{ATTEMPTS} times" in row["error"]
+    assert f"{MAX_ATTEMPTS} times" in row["error"]
 
 
 def test_a_job_that_was_put_back_costs_no_attempt(jobs: Jobs) -> None:
     job = queued(jobs)
-    for _ in range(3 * ATTEMPTS):
+    for _ in range(3 * MAX_ATTEMPTS):
         assert jobs.claim("w")
-        jobs.put_back(job, "w")
+        jobs.requeue(job, "w")
     assert state(jobs, job) == "queued"
 
 
 def test_a_worker_is_told_whether_to_go_on(jobs: Jobs) -> None:
     job = queued(jobs)
-    assert not jobs.wanted(job, "w")
+    assert not jobs.should_continue(job, "w")
     assert jobs.claim("w")
-    assert jobs.wanted(job, "w")
-    assert not jobs.wanted(job, "other")
+    assert jobs.should_continue(job, "w")
+    assert not jobs.should_continue(job, "other")
     jobs.cancel(job)
-    assert not jobs.wanted(job, "w")
+    assert not jobs.should_continue(job, "w")
     assert state(jobs, job) == "running"  # until its worker has let go
 
 
 def test_cancelling_ends_what_waits_and_what_is_uploaded(jobs: Jobs) -> None:
     ended = queued(jobs, "b")
     assert jobs.claim("w")
-    jobs.end(ended, "w", "done")
-    waiting, uploading = queued(jobs), jobs.receive("a", "r")
+    jobs.finish(ended, "w", "done")
+    waiting, uploading = queued(jobs), jobs.create_upload("a", "r")
     for job in (waiting, uploading, ended):
         jobs.cancel(job)
     assert [state(jobs, job) for job in (waiting, uploading, ended)] == [
@@ -124,12 +124,12 @@ def test_cancelling_ends_what_waits_and_what_is_uploaded(jobs: Jobs) -> None:
 
 def test_outcomes_are_kept_with_their_receipt_or_reason(jobs: Jobs) -> None:
     job = queued(jobs, files=2)
-    jobs.outcome(job, 0, Outcome("x", "added", 10, 3, Receipt("txt", "gb18030", 2)))
-    jobs.outcome(job, 1, Outcome("y", "refused", problem=Unreadable("no text", zh="没有文字")))
-    jobs.refused(job, "z.txt", UserError("too large", zh="过大"))
+    jobs.record_outcome(job, 0, Outcome("x", "added", 10, 3, Receipt("txt", "gb18030", 2)))
+    jobs.record_outcome(job, 1, Outcome("y", "refused", problem=Unreadable("a key needs a scope")))
+    jobs.add_file(job, Upload("z.txt", "", 0), {}, UserError("too large"))
     first, second, third = jobs.files(job)
     assert '"gb18030"' in first["receipt"]
-    assert (second["state"], second["problem_zh"]) == ("refused", "没有文字")
+    assert (second["state"], second["problem_zh"]) == ("refused", "密钥需要至少一个权限")
     assert (third["name"], third["state"], third["position"]) == ("z.txt", "refused", 2)
 
 
@@ -138,65 +138,65 @@ def test_an_original_is_dropped_unless_work_waits_for_it(jobs: Jobs) -> None:
     digest = f"{0:064x}"
     job, other = queued(jobs), queued(jobs)
     for but in ("", job):
-        jobs.drop_unwanted("a", digest, dropped.append, but=but)
+        jobs.delete_unless_needed("a", digest, dropped.append, ignore=but)
     assert dropped == []
     assert jobs.claim("w")
-    jobs.end(job, "w", "done")
-    jobs.drop_unwanted("a", digest, dropped.append, but=other)
+    jobs.finish(job, "w", "done")
+    jobs.delete_unless_needed("a", digest, dropped.append, ignore=other)
     assert dropped == [digest]
 
 
 def test_two_files_of_one_name_in_an_upload_are_told(jobs: Jobs) -> None:
-    job, seen = jobs.receive("a", "r"), {"a.txt": "1" * 64}
-    jobs.file(job, Stored("a.txt", "1" * 64, 1), once=seen)
+    job, seen = jobs.create_upload("a", "r"), {"a.txt": "1" * 64}
+    jobs.add_file(job, Upload("a.txt", "1" * 64, 1), seen)
     with pytest.raises(UserError, match=r"another file of this upload is called a\.txt"):
-        jobs.file(job, Stored("a.txt", "2" * 64, 1), once=seen)
+        jobs.add_file(job, Upload("a.txt", "2" * 64, 1), seen)
 
 
 def test_purges_are_asked_for_once(jobs: Jobs) -> None:
     for _ in range(5):
-        jobs.purge("a")
+        jobs.queue_purge("a")
     assert jobs.waiting == 1
 
 
 def test_uploads_to_servers_that_died_are_ended_and_told(jobs: Jobs) -> None:
-    living, dead = (jobs.receive("a", server) for server in ("r", "dead"))
-    complete = jobs.receive("a", "dead")
+    living, dead = (jobs.create_upload("a", server) for server in ("r", "dead"))
+    complete = jobs.create_upload("a", "dead")
     jobs.queue(complete)
-    jobs.forget_uploads()
+    jobs.cancel_abandoned_uploads()
     assert [state(jobs, job) for job in (living, dead, complete)] == [
         "receiving", "cancelled", "queued",
     ]  # fmt: skip
     row = jobs.get(dead)
     assert row
-    assert row["error"] == "the upload was cut off; try again"
+    assert row["error"] == "the upload was interrupted; try again"
 
 
 def test_a_worker_ends_its_own_jobs_only(jobs: Jobs) -> None:
     job = queued(jobs)
     assert jobs.claim("w")
-    jobs.end(job, "other", "failed", UserError("gone"))
-    jobs.put_back(job, "other")
+    jobs.finish(job, "other", "failed", UserError("gone"))
+    jobs.requeue(job, "other")
     row = jobs.get(job)
     assert row
     assert (row["state"], row["worker"]) == ("running", "w")
-    jobs.end(job, "w", "done")
+    jobs.finish(job, "w", "done")
     assert state(jobs, job) == "done"
 
 
 def test_deaths_count_only_against_a_job_that_does_not_get_on(jobs: Jobs, living: set[str]) -> None:
     living.clear()
-    job = queued(jobs, files=3 * ATTEMPTS)
-    for number in range(3 * ATTEMPTS):
+    job = queued(jobs, files=3 * MAX_ATTEMPTS)
+    for number in range(3 * MAX_ATTEMPTS):
         assert jobs.claim("w")
-        jobs.outcome(job, number, Outcome("x", "added", 10, 3))
+        jobs.record_outcome(job, number, Outcome("x", "added", 10, 3))
     assert jobs.claim("w")
 
 
 def test_the_newest_of_a_quiet_base_are_found_behind_those_of_a_busy_one(jobs: Jobs) -> None:
-    quiet = jobs.receive("quiet", "r")
-    for _ in range(LISTED + 1):
-        jobs.receive("busy", "r")
+    quiet = jobs.create_upload("quiet", "r")
+    for _ in range(LIST_LIMIT + 1):
+        jobs.create_upload("busy", "r")
     assert [row["id"] for row in jobs.newest(["quiet"])] == [quiet]
-    assert len(jobs.newest(["busy", "quiet"])) == LISTED
+    assert len(jobs.newest(["busy", "quiet"])) == LIST_LIMIT
     assert jobs.newest([]) == []

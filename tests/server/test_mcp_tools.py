@@ -1,4 +1,4 @@
-"""The tools, called by the protocol's own client: in memory, over stdio, over HTTP behind keys."""
+"""The tools, called by the official client: in memory, over stdio, and over HTTP with keys."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Clients that leave free their place; models are told to stop."""
+"""Clients that leave free their slot, and the model stops."""
 
 import logging
 import socket
@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from rag.types import Message, Sampling
-from server.auth import grant
+from server.auth import parse_grant
 from tests.fakes import CopyingGenerator
 from tests.server.servers import Filled, filled, wait_for
 
@@ -20,7 +20,7 @@ QUESTION = "试用期不得超过几个月？"
 
 
 class SlowGenerator(CopyingGenerator):
-    """Takes a minute to read the prompt, unless it is told to stop, then a while for each piece."""
+    """Reads the prompt for a minute unless it is stopped, then pauses before each piece."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ def test_a_client_that_leaves_while_the_model_reads_frees_its_slot(
     slow: tuple[Filled, SlowGenerator],
 ) -> None:
     mine, generator = slow
-    writing = mine.state.answering.writing
+    writing = mine.state.answerer.local_queue
     with closing(connected(mine)) as leaving:
         leaving.sendall(asked(mine))
         assert generator.reading.wait(10)
-        assert writing.working == 1
-    wait_for(lambda: writing.working == 0)  # the model would have read for a minute
+        assert writing.running == 1
+    wait_for(lambda: writing.running == 0)  # the model would have read for a minute
     generator.quick = True
     assert "六个月" in mine.ask(QUESTION)["answer"]
 
@@ -79,7 +79,7 @@ def test_who_waits_and_leaves_gives_up_the_place_in_the_queue(
     slow: tuple[Filled, SlowGenerator],
 ) -> None:
     mine, generator = slow
-    writing = mine.state.answering.writing
+    writing = mine.state.answerer.local_queue
     with closing(connected(mine)) as first:
         first.sendall(asked(mine))
         assert generator.reading.wait(10)
@@ -87,7 +87,7 @@ def test_who_waits_and_leaves_gives_up_the_place_in_the_queue(
             waiting.sendall(asked(mine))
             wait_for(lambda: writing.waiting == 1)
         wait_for(lambda: writing.waiting == 0)
-        assert writing.working == 1
+        assert writing.running == 1
 
 
 def test_a_full_queue_answers_429_and_when_to_come_again(
@@ -99,7 +99,7 @@ def test_a_full_queue_answers_429_and_when_to_come_again(
         for number, line in enumerate(lines):
             line.sendall(asked(mine))
             wait_for(lambda n=number: generator.reading.is_set() and
-                     mine.state.answering.writing.waiting == n)  # fmt: skip
+                     mine.state.answerer.local_queue.waiting == n)  # fmt: skip
         body = {"question": QUESTION, "knowledge_base": "mine"}
         answer = mine.client.post("/ask", json=body)
         assert answer.status_code == 429
@@ -110,11 +110,11 @@ def test_a_full_queue_answers_429_and_when_to_come_again(
     finally:
         for line in lines:
             line.close()
-    wait_for(lambda: mine.state.answering.writing.working == 0)
+    wait_for(lambda: mine.state.answerer.local_queue.running == 0)
 
 
 def test_whoever_reads_nothing_of_a_stream_is_let_go(tmp_path: Path) -> None:
-    """The pieces fill the line; the client takes none of them."""
+    """The pieces fill the connection's buffers, because the client reads none of them."""
 
     class Endless(CopyingGenerator):
         def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
@@ -123,12 +123,12 @@ def test_whoever_reads_nothing_of_a_stream_is_let_go(tmp_path: Path) -> None:
                 yield "长" * 10_000
 
     with filled(tmp_path, generator=Endless(context=10**9), patience=1.0) as mine:
-        writing = mine.state.answering.writing
+        writing = mine.state.answerer.local_queue
         with closing(connected(mine)) as line:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             line.sendall(asked(mine))
-            wait_for(lambda: writing.working == 1)
-            wait_for(lambda: writing.working == 0)
+            wait_for(lambda: writing.running == 1)
+            wait_for(lambda: writing.running == 0)
 
 
 @pytest.mark.parametrize("sent", [b"POST /ask HT", b"POST /ask HTTP/1.1\r\nHost: x\r\nA: b\r\n"])
@@ -169,11 +169,11 @@ def test_sixty_four_clients_get_answers_or_429(tmp_path: Path) -> None:
         assert len(statuses) == 64 * 4
         assert set(statuses) <= {200, 429}
         assert statuses.count(200) > 64
-        assert mine.state.answering.reading.working == 0
+        assert mine.state.answerer.search_queue.running == 0
 
 
 class BrokenGenerator(CopyingGenerator):
-    """Has a bug; before its first piece, or after it."""
+    """Raises an exception before or after its first piece."""
 
     first = ""
 
@@ -205,7 +205,7 @@ def test_a_bug_is_logged_once_and_told_without_details(
 
 def test_who_is_turned_away_before_having_said_all_is_hung_up_on(tmp_path: Path) -> None:
     with filled(tmp_path, patience=60.0) as mine:
-        mine.state.keys.create("somebody", [grant("read")])
+        mine.state.keys.create("somebody", [parse_grant("read")])
         with closing(connected(mine)) as line:
             line.sendall(asked(mine)[:-10])  # not all of the body that it has announced
             told = b""
@@ -213,7 +213,7 @@ def test_who_is_turned_away_before_having_said_all_is_hung_up_on(tmp_path: Path)
                 told += piece
         assert told.startswith(b"HTTP/1.1 401")
         assert b"connection: close" in told.lower()
-        key = mine.state.keys.create("b", [grant("read")])
+        key = mine.state.keys.create("b", [parse_grant("read")])
         whole = mine.client.post(
             "/search",
             json={"question": "a", "knowledge_base": "mine"},
@@ -224,7 +224,7 @@ def test_who_is_turned_away_before_having_said_all_is_hung_up_on(tmp_path: Path)
 
 
 class Paced(CopyingGenerator):
-    """Takes its time between two pieces."""
+    """Pauses between two pieces."""
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         for piece in super().stream(messages, sampling):
@@ -242,7 +242,7 @@ def test_an_answer_under_way_is_finished_when_the_server_ends(stream: bool, tmp_
             target=lambda: answers.append(httpx.post(address, json=body, timeout=60).text)
         )
         asking.start()
-        wait_for(lambda: mine.state.answering.writing.working == 1)
+        wait_for(lambda: mine.state.answerer.local_queue.running == 1)
         time.sleep(0.2)
         assert not answers
     asking.join()

@@ -1,4 +1,4 @@
-"""A server whose knowledge bases are kept on another: the same life, and what its absence looks like."""
+"""Knowledge bases that a Milvus server stores, and the errors if it does not answer."""
 
 import time
 from contextlib import closing
@@ -55,7 +55,7 @@ def test_a_knowledge_base_lives_and_ends_there(tmp_path: Path, milvus_server: st
 
 
 def unreachable(answer: httpx.Response, port: int) -> bool:
-    """Told as such, with when to come again, and not where it is."""
+    """The error says when to try again, but not where the server is."""
     assert str(port) not in answer.text
     assert "milvus" not in answer.text
     error = answer.json()["error"]
@@ -117,7 +117,7 @@ def _lose_and_find(mine: Filled, away, folder: Path, port: int) -> None:
 def test_two_servers_with_folders_of_their_own_share_a_knowledge_base(
     tmp_path: Path, milvus_server: str
 ) -> None:
-    """As two machines would: what one takes in or deletes, the other answers by at once."""
+    """Like two machines: what one ingests or deletes, the other one sees at once."""
     with filled(tmp_path / "one", store=milvus_server) as one:
         settings = (tmp_path / "one" / "mine" / "rag.toml").read_text("utf-8")
         (tmp_path / "two" / "mine").mkdir(parents=True)

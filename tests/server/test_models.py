@@ -1,4 +1,4 @@
-"""Vectors that are remembered: the encoder's own, each made once, no more of them than agreed."""
+"""The embedding cache: equal vectors, each computed once, never more than the limit."""
 
 import threading
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.embed import Vector, Vectors
-from server.models import Remembered
+from server.models import CachedEmbedder
 
 
-class Counting:
-    """Gives each text a vector of its own, and notes what it was asked for."""
+class CountingEmbedder:
+    """Gives each text a vector of its own, and records the texts."""
 
     name, dim, max_tokens = "counting", 4, 100
 
@@ -43,41 +43,41 @@ TEXTS = st.lists(st.sampled_from("甲乙丙丁戊己庚辛"), max_size=6)
 def test_the_vectors_are_the_encoders_and_only_so_many_are_held(
     calls: list[list[str]], most: int
 ) -> None:
-    plain, kept = Counting(), Remembered(Counting(), most)
+    plain, kept = CountingEmbedder(), CachedEmbedder(CountingEmbedder(), most)
     for texts in calls:
         vectors = kept.embed_passages(texts)
         assert vectors.dtype == np.float32
         assert np.array_equal(vectors, plain.embed_passages(texts))
-        assert len(kept._held) <= most
+        assert len(kept._cache) <= most
     assert np.array_equal(kept.embed_query("甲"), plain.embed_query("甲"))
 
 
 @given(st.lists(TEXTS, max_size=8))
 def test_what_has_room_is_embedded_once(calls: list[list[str]]) -> None:
-    counting = Counting()
-    kept = Remembered(counting, 8)
+    counting = CountingEmbedder()
+    kept = CachedEmbedder(counting, 8)
     for texts in calls:
         kept.embed_passages(texts)
     assert sorted(counting.asked) == sorted({text for texts in calls for text in texts})
 
 
 def test_what_was_asked_for_last_is_held_longest() -> None:
-    counting = Counting()
-    kept = Remembered(counting, 2)
+    counting = CountingEmbedder()
+    kept = CachedEmbedder(counting, 2)
     for text in "甲乙甲丙甲":
         kept.embed_passages([text])
     assert counting.asked == ["甲", "乙", "丙"]
 
 
 def test_a_vector_that_is_changed_outside_stays_as_it_was() -> None:
-    kept = Remembered(Counting(), 8)
+    kept = CachedEmbedder(CountingEmbedder(), 8)
     first = kept.embed_passages(["甲"])
     first[:] = 0
-    assert np.array_equal(kept.embed_passages(["甲"]), Counting().embed_passages(["甲"]))
+    assert np.array_equal(kept.embed_passages(["甲"]), CountingEmbedder().embed_passages(["甲"]))
 
 
 def test_many_threads_get_the_right_vectors() -> None:
-    kept, plain, wrong = Remembered(Counting(), 5), Counting(), []
+    kept, plain, wrong = CachedEmbedder(CountingEmbedder(), 5), CountingEmbedder(), []
 
     def work(seed: int) -> None:
         dice = np.random.default_rng(seed)

@@ -111,7 +111,7 @@ def test_embeddings_are_the_encoders(client: openai.OpenAI, form: str) -> None:
 
 
 def test_what_does_not_fit_the_encoder_is_refused_not_cut(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.ConflictError, match="501 tokens, the encoder's window holds 500"):
+    with pytest.raises(openai.ConflictError, match="501 tokens, but the encoder's window is 500"):
         client.embeddings.create(model="mine", input=["长" * 501])
     asked = client.embeddings.create(
         model="mine", input=["长" * 501], extra_body={"input_type": "query"}

@@ -1,4 +1,4 @@
-"""Several servers on one data folder: what one changes the others see, and the dead leave nothing."""
+"""Several servers on one data folder: all see each change, and dead servers leave nothing behind."""
 
 import json
 import subprocess
@@ -15,17 +15,17 @@ import pytest
 from ingest.store import open_store
 from rag.pipeline import Pipeline
 from server.auth import Grant
-from server.errors import Unknown
-from server.state import State
+from server.errors import NotFound
+from server.state import ServerState
 from tests.fakes import CopyingGenerator
-from tests.server.fleet import History, Load, Server, fleet
+from tests.server.fleet import History, Load, ServerProcess, fleet
 from tests.server.servers import Filled, filled, row, running, state, upload, wait_for, worker
 
 QUESTION = "试用期不得超过几个月？"
 BASES = ["甲", "乙"]
 
 
-def at_work(servers: list[Server], load: Load) -> Server | None:
+def at_work(servers: list[ServerProcess], load: Load) -> ServerProcess | None:
     """The server whose worker has a job."""
     with closing(load.sql()) as sql:
         row = sql.execute("SELECT worker FROM jobs WHERE state = 'running'").fetchone()
@@ -40,7 +40,7 @@ def at_work(servers: list[Server], load: Load) -> Server | None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it looks for workers in /proc")
 def test_three_processes_under_load_become_one(tmp_path: Path) -> None:
-    """One is killed with its worker at a job, one is told to end; no client of the others notices."""
+    """One server is killed during a job and one is stopped; clients of the others notice nothing."""
     data = tmp_path / "chatglm-rag"
     with fleet(tmp_path, 3) as servers:
         load = Load(data, servers, pause=0.1)
@@ -51,7 +51,7 @@ def test_three_processes_under_load_become_one(tmp_path: Path) -> None:
             load.running([*BASES, BASES[0]], 3),
         ):
             load.go_on(20)
-            found: list[Server] = []
+            found: list[ServerProcess] = []
             wait_for(lambda: found.extend(filter(None, [at_work(servers, load)])) or found)
             found[0].kill()
             load.go_on(20)
@@ -69,8 +69,8 @@ def test_three_processes_under_load_become_one(tmp_path: Path) -> None:
 @contextmanager
 def pair(
     data: Path, generator: CopyingGenerator | None = None
-) -> Iterator[tuple[Filled, State, httpx.Client]]:
-    """A server with a knowledge base, and another on the same data folder, which has answered."""
+) -> Iterator[tuple[Filled, ServerState, httpx.Client]]:
+    """A server with a knowledge base, and a second one on the same data folder."""
     with (
         filled(data) as one,
         closing(state(data, generator=generator)) as other,
@@ -122,7 +122,7 @@ def test_a_base_that_one_has_made_anew_is_the_others_too(tmp_path: Path) -> None
         one.upload({"另.txt": "第一条 试用期不得超过三个月。\n"})
         answer = asked(client)
         assert {cited["name"] for cited in answer["citations"]} == {"另.txt"}
-        with pytest.raises(Unknown), other.bases.reading("mine") as pipeline:
+        with pytest.raises(NotFound), other.knowledge_bases.open("mine") as pipeline:
             _gone_meanwhile(one, pipeline)
 
 
@@ -143,7 +143,7 @@ def test_a_key_that_is_revoked_ends_everywhere(tmp_path: Path) -> None:
 
 
 def at_once(clients: Sequence[httpx.Client], method: str, path: str, **body: str) -> list[int]:
-    """The statuses of one request that all make at the same time, sorted."""
+    """The sorted statuses of one request that all clients send at the same time."""
     with ThreadPoolExecutor(len(clients)) as pool:
         made = pool.map(lambda client: client.request(method, path, json=body or None), clients)
         return sorted(answer.status_code for answer in made)
@@ -182,15 +182,15 @@ def test_an_assistant_may_reach_another_server_with_each_call(tmp_path: Path) ->
 DYING = """
 import sys, time
 from pathlib import Path
-from server.database import lasting
+from server.database import server_database
 from server.jobs import Jobs
-from server.membership import Members
-members = Members(Path(sys.argv[1]))
-me = members.join()
+from server.membership import Membership
+membership = Membership(Path(sys.argv[1]))
+me = membership.join()
 (me.folder / "half a knowledge base").mkdir()
-jobs = Jobs(lasting(members.home), members.alive)
+jobs = Jobs(server_database(membership.home), membership.alive)
 claimed = jobs.claim(me.name)
-print(claimed["id"], jobs.receive("mine", me.name), me.name, flush=True)
+print(claimed["id"], jobs.create_upload("mine", me.name), me.name, flush=True)
 time.sleep(600)
 """
 
@@ -199,7 +199,7 @@ def test_what_the_dead_had_under_way_is_ended_and_that_of_the_living_is_not(tmp_
     with filled(tmp_path) as mine, closing(worker(mine.state)) as hand:
         jobs = mine.state.jobs
         upload(mine.state, {"a.txt": "文件。\n"})
-        own = jobs.receive("mine", mine.state.member.name)
+        own = jobs.create_upload("mine", mine.state.replica.name)
         command = [sys.executable, "-c", DYING, mine.state.options.home]
         with (
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dying,
@@ -208,22 +208,22 @@ def test_what_the_dead_had_under_way_is_ended_and_that_of_the_living_is_not(tmp_
             end.callback(dying.kill)
             assert dying.stdout
             claimed, receiving, name = dying.stdout.readline().split()
-            folder = hand.members.folder / name
+            folder = hand.membership.folder / name
             for dead in (False, True):
-                hand.tidy()
+                hand.clean_up()
                 assert folder.exists() is not dead
-                assert jobs.at_work("mine") is not dead
+                assert jobs.is_running("mine") is not dead
                 assert row(mine.state, receiving)["state"] == ("cancelled" if dead else "receiving")
                 taken = jobs.claim(hand.name)
                 assert (taken["id"] if taken else None) == (claimed if dead else None)
                 dying.kill()
                 dying.wait()
         assert row(mine.state, own)["state"] == "receiving"
-        assert mine.state.member.folder.exists()
+        assert mine.state.replica.folder.exists()
 
 
 def test_a_base_is_not_deleted_under_a_workers_hands(tmp_path: Path) -> None:
-    """It could go on in the next one of that name."""
+    """Otherwise the job could continue in the next knowledge base of that name."""
     with filled(tmp_path) as mine, closing(worker(mine.state)) as hand:
         job = upload(mine.state, {"a.txt": "文件。\n"})
         assert hand.jobs.claim(hand.name)
@@ -232,6 +232,6 @@ def test_a_base_is_not_deleted_under_a_workers_hands(tmp_path: Path) -> None:
             wait_for(lambda: row(mine.state, job)["cancel"])
             assert not gone.done()
             assert (tmp_path / "mine").exists()
-            hand.jobs.end(job, hand.name, "cancelled")
+            hand.jobs.finish(job, hand.name, "cancelled")
             assert gone.result().status_code == 204
         assert not (tmp_path / "mine").exists()

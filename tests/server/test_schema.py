@@ -1,4 +1,4 @@
-"""The OpenAPI document and the server say the same: schemathesis tries to find where they don't."""
+"""The server behaves as its OpenAPI document says: schemathesis searches for differences."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
 
 
 def test_schemathesis_finds_nothing(mine: Filled, tmp_path: Path) -> None:
-    """All its phases and checks, behind a key, so that it also looks for what is open without."""
+    """All phases and checks, with a key, so that it also searches for routes that work without one."""
     key = mine.state.keys.create("schemathesis", [Grant("admin")])
     done = subprocess.run(
         [

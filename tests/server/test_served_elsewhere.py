@@ -1,4 +1,4 @@
-"""Answers by a model that is served elsewhere: by this very server's `/v1`, and by a faulty engine."""
+"""Answers of a remote model: this server's own `/v1`, and a faulty engine."""
 
 import json
 import threading
@@ -16,10 +16,10 @@ from rag.endpoint.engines import Failed
 from rag.endpoint.generator import EndpointGenerator, reach
 from rag.generate import GenerateOptions
 from rag.types import Message, Sampling
-from server.auth import grant
+from server.auth import parse_grant
 from server.cli import serve
-from server.models import Models, loader
-from server.state import State
+from server.models import Models, model_loader
+from server.state import ServerState
 from tests import commands
 from tests.fakes import CopyingGenerator
 from tests.faulty import (
@@ -48,7 +48,7 @@ ASKED = [Message("user", QUESTION)]
 
 def elsewhere(mine: Filled, name: str = "") -> EndpointGenerator:
     address = f"{mine.client.base_url}{name}"
-    return reach(address, EndpointOptions(), note=lambda en, zh: None)
+    return reach(address, EndpointOptions(), note=lambda message: None)
 
 
 def test_our_own_endpoint_is_one(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_our_own_endpoint_takes_the_key_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with filled(tmp_path, generator=CopyingGenerator()) as mine:
-        key = mine.state.keys.create("reader", [grant("read")])
+        key = mine.state.keys.create("reader", [parse_grant("read")])
         with pytest.raises(Failed, match=r"401.*RAG_MODEL_KEY"):
             list(elsewhere(mine).stream(ASKED, Sampling()))
         monkeypatch.setenv("RAG_MODEL_KEY", key)
@@ -90,11 +90,11 @@ def test_our_own_endpoint_takes_the_key_of_the_environment(
 
 def test_leaving_a_reply_of_our_own_endpoint_frees_its_turn(tmp_path: Path) -> None:
     with filled(tmp_path, generator=CopyingGenerator()) as mine:
-        writing = mine.state.answering.writing
+        writing = mine.state.answerer.local_queue
         pieces = elsewhere(mine).stream(ASKED, Sampling())
         next(pieces)
         pieces.close()
-        wait_for(lambda: writing.working == 0)
+        wait_for(lambda: writing.running == 0)
         assert mine.ask(QUESTION)["answer"]
 
 
@@ -153,8 +153,11 @@ def test_what_is_not_there_is_told_at_the_start(
 def written_by(engine: Faulty, data: Path, **more: Any) -> Iterator[Filled]:
     """A server as `rag serve --model http://…` makes it."""
     made = options(data, generate=GenerateOptions(model=engine.address), **more)
-    models = Models(loader(made.cache, print))
-    with closing(State.made(made, models, opened=encoders)) as state, running(state) as client:
+    models = Models(model_loader(made.cache, print))
+    with (
+        closing(ServerState.create(made, models, open_encoder=encoders)) as state,
+        running(state) as client,
+    ):
         client.post("/knowledge-bases", json={"name": "mine"})
         full = Filled(state, client)
         full.upload(dict(PAGES))
@@ -196,7 +199,7 @@ def test_a_client_that_leaves_ends_its_own_answer_and_no_other(tmp_path: Path) -
     acts = stalls(), never_ends, answers("六个月")
     with faulty(*acts) as engine, written_by(engine, tmp_path) as mine:
         address, body = f"{mine.client.base_url}/ask", {"question": QUESTION, "stream": True}
-        turns = mine.state.answering.asking
+        queue = mine.state.answerer.remote_queue
         waiting = httpx.Client(timeout=60)
         with waiting.stream("POST", address, json=body | {"knowledge_base": "mine"}) as silent:
             assert engine.begun.wait(PATIENCE)  # it reads the prompt
@@ -204,11 +207,11 @@ def test_a_client_that_leaves_ends_its_own_answer_and_no_other(tmp_path: Path) -
                 for line in lively.iter_lines():
                     if "又" in line:
                         break
-                assert turns.working == 2
-            wait_for(lambda: turns.working == 1)  # the second has left
+                assert queue.running == 2
+            wait_for(lambda: queue.running == 1)  # the second has left
             assert silent.status_code == 200
         waiting.close()
-        wait_for(lambda: turns.working == 0)
+        wait_for(lambda: queue.running == 0)
         assert engine.gone.wait(PATIENCE)
         assert mine.ask(QUESTION)["answer"] == "六个月"
 

@@ -1,4 +1,4 @@
-"""Traces: the same retrieval again to the bit, and gone with the documents."""
+"""Traces: replay is exact, and traces are deleted together with their documents."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from rag.types import Message, Sampling
-from server.database import passing
-from server.telemetry import Spans
+from server.database import trace_database
+from server.telemetry import SpanRecorder
 from server.traces import Traces, replay
 from tests.fakes import CopyingGenerator
 from tests.server.servers import PAGES, filled
@@ -25,14 +25,14 @@ def test_a_replay_finds_the_same_until_the_knowledge_base_changes(tmp_path: Path
     with filled(tmp_path) as mine:
         trace = mine.state.traces.get(mine.ask(QUESTION)["id"])
         assert trace
-        with mine.state.bases.reading("mine") as pipeline:
+        with mine.state.knowledge_bases.open("mine") as pipeline:
             again = replay(trace, pipeline)
         assert again.same
         assert (again.new, again.gone) == ((), ())
         assert again.sequence == trace.sequence
         assert set(again.chunks) == {int(key) for key, _ in trace.record["candidates"]}
         mine.upload({"neu.txt": "试用期工资不得低于八成。\n"})
-        with mine.state.bases.reading("mine") as pipeline:
+        with mine.state.knowledge_bases.open("mine") as pipeline:
             again = replay(trace, pipeline)
         assert not again.same
         assert len(again.new) == 1
@@ -41,11 +41,11 @@ def test_a_replay_finds_the_same_until_the_knowledge_base_changes(tmp_path: Path
 
 def kept(traces: Traces, number: int, document: str = "d") -> None:
     record = {"hits": [{"document": document}], "candidates": [], "question": str(number)}
-    traces.keep("ask", trace=f"{number:024x}", base="a", sequence=1, record=record)
+    traces.add("ask", trace=f"{number:024x}", base="a", sequence=1, record=record)
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    with closing(passing(tmp_path)) as database:
+    with closing(trace_database(tmp_path)) as database:
         traces = Traces(database, 150)
         for number in range(1, 401):
             kept(traces, number)
@@ -56,13 +56,13 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 def test_traces_go_with_the_document_that_they_quote_and_with_the_base(tmp_path: Path) -> None:
-    with closing(passing(tmp_path)) as database:
+    with closing(trace_database(tmp_path)) as database:
         traces = Traces(database, 100)
         for number, document in enumerate(["d", "e", "d"]):
             kept(traces, number, document)
-        traces.forget_document("a", "d")
+        traces.delete_document("a", "d")
         assert [traces.get(f"{number:024x}") is None for number in range(3)] == [True, False, True]
-        traces.forget_base("a")
+        traces.delete_knowledge_base("a")
         assert traces.get(f"{1:024x}") is None
         for path in tmp_path.glob("traces.sqlite*"):
             assert b"question" not in path.read_bytes()
@@ -72,7 +72,7 @@ def test_spans_tell_stages_and_no_text(tmp_path: Path) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    with filled(tmp_path, spans=Spans(provider)) as mine:
+    with filled(tmp_path, spans=SpanRecorder(provider)) as mine:
         mine.ask(QUESTION)
         spans = exporter.get_finished_spans()
     names = {span.name for span in spans}
@@ -91,23 +91,23 @@ def test_nothing_of_opentelemetry_is_imported_unless_configured(configured: bool
     import subprocess
     import sys
 
-    code = "import sys; from server.telemetry import Spans; Spans().tell('ask', {}, {});"
-    code += "from server.telemetry import exported; exported();" * configured
+    code = "import sys; from server.telemetry import SpanRecorder; SpanRecorder().record('ask', {}, {});"
+    code += "from server.telemetry import otlp_recorder; otlp_recorder();" * configured
     code += "print('opentelemetry' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(configured)
 
 
 def test_traces_of_documents_that_others_have_removed_go_too(tmp_path: Path) -> None:
-    with closing(passing(tmp_path)) as database:
+    with closing(trace_database(tmp_path)) as database:
         traces = Traces(database, 100)
         for number, document in enumerate(["d", "e", "f"]):
             kept(traces, number, document)
-        traces.forget_gone("other", set())
+        traces.delete_except("other", set())
         assert all(traces.get(f"{number:024x}") for number in range(3))
-        traces.forget_document("other", "d")  # of another base, which holds the same file
+        traces.delete_document("other", "d")  # of another base, which holds the same file
         assert traces.get(f"{0:024x}")
-        traces.forget_gone("a", {"d", "f"})
+        traces.delete_except("a", {"d", "f"})
         assert [traces.get(f"{number:024x}") is None for number in range(3)] == [False, True, False]
 
 
@@ -122,15 +122,15 @@ def test_a_new_version_takes_the_traces_of_the_old_along(tmp_path: Path) -> None
 
 
 def test_an_answer_under_way_leaves_no_trace_of_what_is_deleted_meanwhile(tmp_path: Path) -> None:
-    class Deleting(CopyingGenerator):
-        """Whose documents are deleted while it writes."""
+    class DeletingGenerator(CopyingGenerator):
+        """Deletes all documents while it writes."""
 
         def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
             for document in mine.documents().values():
                 mine.client.delete(f"/knowledge-bases/mine/documents/{document['id']}")
             yield from super().stream(messages, sampling)
 
-    with filled(tmp_path, generator=Deleting()) as mine:
+    with filled(tmp_path, generator=DeletingGenerator()) as mine:
         body = {"question": QUESTION, "knowledge_base": "mine"}
         answer = httpx.post(f"{mine.client.base_url}/ask", json=body, timeout=60)
         assert "六个月" in answer.json()["answer"]
@@ -138,8 +138,8 @@ def test_an_answer_under_way_leaves_no_trace_of_what_is_deleted_meanwhile(tmp_pa
 
 
 def test_an_answer_under_way_leaves_no_trace_of_a_base_that_is_deleted(tmp_path: Path) -> None:
-    class Deleting(CopyingGenerator):
-        """Whose knowledge base is deleted, and another made of its name, while it writes."""
+    class ReplacingGenerator(CopyingGenerator):
+        """Deletes its knowledge base while it writes, and perhaps creates another of the same name."""
 
         again = False
 
@@ -150,7 +150,7 @@ def test_an_answer_under_way_leaves_no_trace_of_a_base_that_is_deleted(tmp_path:
             yield from super().stream(messages, sampling)
 
     for again in (False, True):
-        generator = Deleting()
+        generator = ReplacingGenerator()
         generator.again = again
         with filled(tmp_path / str(again), generator=generator) as mine:
             body = {"question": QUESTION, "knowledge_base": "mine"}

@@ -1,4 +1,4 @@
-"""Bytes of uploads: kept whole under their digest, whatever they are called."""
+"""Uploads are stored under their digest, whatever they are called."""
 
 from hashlib import blake2b
 from pathlib import Path
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import UserError
-from server.uploads import LONGEST_BYTES, LONGEST_NAME, Originals, Stored, clean_name
+from server.uploads import MAX_NAME_BYTES, MAX_NAME_CHARACTERS, Upload, Uploads, clean_name
 
 
 @given(st.text(max_size=300))
@@ -21,8 +21,8 @@ def test_a_clean_name_is_one_part_of_a_path_or_refused(name: str) -> None:
     assert Path("/a", cleaned).parent == Path("/a")
     assert cleaned not in (".", "..")
     assert not set(cleaned) & set("/\\\0\r\n")
-    assert len(cleaned) <= LONGEST_NAME
-    assert len(cleaned.encode()) <= LONGEST_BYTES
+    assert len(cleaned) <= MAX_NAME_CHARACTERS
+    assert len(cleaned.encode()) <= MAX_NAME_BYTES
 
 
 @pytest.mark.parametrize(
@@ -48,36 +48,36 @@ def test_a_name_of_which_nothing_is_left_is_refused(name: str) -> None:
 
 
 def test_bytes_are_whole_and_named_by_their_digest(tmp_path: Path) -> None:
-    originals, noted = Originals(tmp_path), []
+    originals, noted = Uploads(tmp_path), []
 
-    def note(stored: Stored) -> None:
+    def note(stored: Upload) -> None:
         noted.append(stored)
         assert not originals.path(stored.digest).exists()
 
-    stored = originals.keep("a.txt", [b"ab", b"c"], most=3, noted=note)
+    stored = originals.save("a.txt", [b"ab", b"c"], limit=3, register=note)
     assert noted == [stored]
-    assert stored == Stored("a.txt", blake2b(b"abc", digest_size=32).hexdigest(), 3)
+    assert stored == Upload("a.txt", blake2b(b"abc", digest_size=32).hexdigest(), 3)
     assert originals.path(stored.digest).read_bytes() == b"abc"
-    assert list(originals.left_over(set())) == [stored.digest]
-    assert list(originals.left_over({stored.digest})) == []
+    assert list(originals.unused(set())) == [stored.digest]
+    assert list(originals.unused({stored.digest})) == []
 
 
 def test_of_what_is_too_large_or_breaks_off_nothing_stays(tmp_path: Path) -> None:
-    originals = Originals(tmp_path)
+    originals = Uploads(tmp_path)
     with pytest.raises(UserError, match=r"a\.txt is larger than 3e-06 MB"):
-        originals.keep("a.txt", [b"abcd"], most=3, noted=lambda stored: None)
+        originals.save("a.txt", [b"abcd"], limit=3, register=lambda stored: None)
 
     def broken():
         yield b"a"
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        originals.keep("a.txt", broken(), most=3, noted=lambda stored: None)
+        originals.save("a.txt", broken(), limit=3, register=lambda stored: None)
     assert list(originals.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("digest", ["", "../x", "a" * 63, "G" * 64, "/etc/passwd"])
 def test_only_a_digest_names_an_original(tmp_path: Path, digest: str) -> None:
-    with pytest.raises(ValueError, match="no digest"):
-        Originals(tmp_path).path(digest)
-    Originals(tmp_path).drop(digest)
+    with pytest.raises(ValueError, match="not a digest"):
+        Uploads(tmp_path).path(digest)
+    Uploads(tmp_path).delete(digest)

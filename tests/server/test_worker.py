@@ -1,4 +1,4 @@
-"""The worker process: whole jobs whatever happens to it, true progress, gives way to questions."""
+"""The worker process: jobs survive its death, progress is exact, and its priority is low."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ingest.store import open_store
-from server.worker import Crew
+from server.worker import WorkerSupervisor
 from tests.server.servers import (
     ended,
     filled,
@@ -33,14 +33,14 @@ def test_a_killed_workers_job_is_done_by_the_next_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.worker.SHORT", 0.0)
-    with served(tmp_path) as (parts, crew):
+    with served(tmp_path) as (parts, supervisor):
         files = {f"{number}.txt": LONG[: 3000 + number] for number in range(4)}
         job = upload(parts, files)
         wait_for(lambda: row(parts, job)["chunks"] > 0, 60)
-        first = crew.pid
+        first = supervisor.pid
         assert first
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: crew.alive() and crew.pid != first)
+        wait_for(lambda: supervisor.alive() and supervisor.pid != first)
         wait_for(ended(parts, job), 90)
         assert row(parts, job)["state"] == "done"
         with open_store(tmp_path / "mine") as store:
@@ -72,22 +72,22 @@ def test_a_cancelled_job_ends_soon_and_a_stopped_one_goes_on_later(tmp_path: Pat
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux alone has this way to give way")
 def test_the_worker_gives_way_and_dies_with_its_parent(tmp_path: Path) -> None:
     made = options(tmp_path)
-    with Crew(made) as crew:
-        wait_for(crew.alive)
-        pid = crew.pid
+    with WorkerSupervisor(made) as supervisor:
+        wait_for(supervisor.alive)
+        pid = supervisor.pid
         assert pid
         wait_for(lambda: os.sched_getscheduler(pid) == os.SCHED_IDLE)
-    assert not crew.alive()
+    assert not supervisor.alive()
 
 
 def test_progress_is_true(tmp_path: Path) -> None:
-    """What is told as done is in the knowledge base, at every step."""
+    """At every step, the knowledge base holds all files that are reported as done."""
     with filled(tmp_path) as mine, ExitStack() as stack:
         parts = mine.state
         job = upload(parts, {f"{number}.txt": f"第{number}份文件。\n" for number in range(5)})
         hand = stack.enter_context(closing(worker(parts)))
         told: list[tuple[int, int]] = []
-        outcome = hand.jobs.outcome
+        outcome = hand.jobs.record_outcome
 
         def look(which: str, position: int, what: Any) -> None:
             outcome(which, position, what)
@@ -95,7 +95,7 @@ def test_progress_is_true(tmp_path: Path) -> None:
             stored = {name for name in mine.documents() if name[0].isdigit()}
             told.append((shown["files_done"], len(stored)))
 
-        hand.jobs.outcome = look  # type: ignore[method-assign]
+        hand.jobs.record_outcome = look  # type: ignore[method-assign]
         claimed = hand.jobs.claim(hand.name)
         assert claimed
         hand.work(claimed)
@@ -142,7 +142,7 @@ def test_a_base_that_another_writes_is_tried_again(tmp_path: Path) -> None:
 def test_a_job_of_a_base_that_is_gone_fails_with_a_reason(tmp_path: Path) -> None:
     with filled(tmp_path) as mine:
         job = upload(mine.state, {"a.txt": "文件。\n"})
-        mine.state.bases.delete("mine")
+        mine.state.knowledge_bases.delete("mine")
         work(mine.state)
         failed = row(mine.state, job)
         assert (failed["state"], failed["error"]) == ("failed", "there is no knowledge base mine")

@@ -1,4 +1,4 @@
-"""What comes from elsewhere is data: index files, archives, adapters run nothing, write nothing."""
+"""Index files, archives and adapters from elsewhere are data: they run nothing and write nothing."""
 
 import os
 import pickle
@@ -17,8 +17,8 @@ from ingest.store import open_store, restore, snapshot
 from tests.ingest.store.made import TEXTS, made_vectors, with_codes
 
 
-class Bomb:
-    """What a pickle of it does when it is loaded: a file is there afterwards."""
+class ArchiveBomb:
+    """Its pickle creates a folder when it is loaded."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = str(canary)
@@ -29,19 +29,19 @@ class Bomb:
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With every kind of index file that there is."""
+    """A knowledge base with every kind of index file."""
     return with_codes(tmp_path / "kb", monkeypatch)
 
 
 def kind(path: Path) -> tuple[str, str]:
-    """Which of a knowledge base's files it is; the names of words' files are random."""
+    """The kind of an index file; the word index's file names are random."""
     folder = next((part for part in path.parts if part in ("vectors", "words")), "")
     return folder, path.suffix or path.name
 
 
 def test_the_bomb_goes_off_when_it_is_loaded(tmp_path: Path) -> None:
-    """Or the tests below would show nothing."""
-    pickle.loads(pickle.dumps(Bomb(tmp_path / "canary")))  # noqa: S301
+    """Otherwise the tests below would prove nothing."""
+    pickle.loads(pickle.dumps(ArchiveBomb(tmp_path / "canary")))  # noqa: S301
     assert (tmp_path / "canary").exists()
 
 
@@ -52,7 +52,7 @@ def test_index_files_that_are_pickles_run_nothing(base: Path, tmp_path: Path) ->
         for keep in (0, 16):  # bytes of the head, by which a reader might believe the rest
             for file in [path for path in base.rglob("*") if path.is_file() and kind(path) == each]:
                 new = file.with_name(f"{file.name}.bomb")  # who has the old one mapped keeps it
-                new.write_bytes(file.read_bytes()[:keep] + pickle.dumps(Bomb(canary)))
+                new.write_bytes(file.read_bytes()[:keep] + pickle.dumps(ArchiveBomb(canary)))
                 new.replace(file)
             with open_store(base) as store:
                 (chunk,) = store.chunks([1]).values()
@@ -60,14 +60,14 @@ def test_index_files_that_are_pickles_run_nothing(base: Path, tmp_path: Path) ->
                 assert len(store.search_words(terms("contracts"), 100).keys) == len(TEXTS)
             assert not canary.exists()
     for name in ("index.pkl", "docstore.pkl", "vectors/index.pkl", "words/index.pkl"):
-        (base / name).write_bytes(pickle.dumps(Bomb(tmp_path / "canary")))
+        (base / name).write_bytes(pickle.dumps(ArchiveBomb(tmp_path / "canary")))
     with open_store(base) as store:
         store.search_words(terms("contracts"), 1)
     assert not (tmp_path / "canary").exists()
 
 
 def test_a_database_that_is_a_pickle_is_one_error_line(base: Path, tmp_path: Path) -> None:
-    (base / "kb.sqlite").write_bytes(pickle.dumps(Bomb(tmp_path / "canary")))
+    (base / "kb.sqlite").write_bytes(pickle.dumps(ArchiveBomb(tmp_path / "canary")))
     with pytest.raises(UserError):
         open_store(base)
     assert not (tmp_path / "canary").exists()
@@ -129,16 +129,16 @@ def test_a_tar_and_a_bomb_are_refused(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin", "chatglm-lora.pt"])
 def test_weights_that_are_a_pickle_run_nothing(tmp_path: Path, name: str) -> None:
-    """Of a model's or an adapter's folder from a hub: tensors are read, nothing else is."""
+    """Only tensors are read from a model's or an adapter's folder."""
     import torch
 
     from rag.chatglm.weights import read_bin
 
     file, canary = tmp_path / name, tmp_path / "canary"
     for save in (
-        lambda: file.write_bytes(pickle.dumps({"weight": Bomb(canary)})),
-        lambda: torch.save({"weight": Bomb(canary)}, file),
-        lambda: torch.save({"a": Bomb(canary)}, file, _use_new_zipfile_serialization=False),
+        lambda: file.write_bytes(pickle.dumps({"weight": ArchiveBomb(canary)})),
+        lambda: torch.save({"weight": ArchiveBomb(canary)}, file),
+        lambda: torch.save({"a": ArchiveBomb(canary)}, file, _use_new_zipfile_serialization=False),
     ):
         save()
         with pytest.raises(UserError):

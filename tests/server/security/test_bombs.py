@@ -1,4 +1,4 @@
-"""Files that swell, nest or never end cost themselves; the worker and the next file live on."""
+"""Files that expand, nest or never end are refused; the worker and the next file survive."""
 
 import io
 import zipfile
@@ -19,7 +19,7 @@ MEGABYTES = 400
 
 
 def swelling(path: Path) -> None:
-    """A few hundred kilobytes that become hundreds of megabytes."""
+    """A few hundred kilobytes that expand to hundreds of megabytes."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("word/document.xml", "w", force_zip64=True) as part,
@@ -49,7 +49,7 @@ def revealing(path: Path) -> None:
 
 
 def nested(path: Path) -> None:
-    """Archives in archives; each of them large when it is unpacked."""
+    """Archives in archives, each of which is large when it is unpacked."""
     data = b"0" * (1 << 20)
     for depth in range(6):
         packed = io.BytesIO()
@@ -68,7 +68,7 @@ def deep(path: Path) -> None:
 
 
 def looping(path: Path) -> None:
-    """A PDF whose page tree bites its tail."""
+    """A PDF whose page tree contains itself."""
     path.write_bytes(
         b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
         b"2 0 obj<</Type/Pages/Count 9/Kids[2 0 R 2 0 R]/Parent 2 0 R>>endobj\n"
@@ -88,12 +88,12 @@ def test_a_worker_outlives_the_bombs_and_reads_what_lies_between_them(tmp_path: 
         make(tmp_path / name)
         files[name] = (tmp_path / name).read_bytes()
         files[f"after {name}.txt"] = f"在 {name} 之后的文件照样被读取。\n"
-    with served(tmp_path / "data") as (parts, crew):
-        wait_for(crew.alive)
-        before = crew.pid
+    with served(tmp_path / "data") as (parts, supervisor):
+        wait_for(supervisor.alive)
+        before = supervisor.pid
         job = upload(parts, files)
         wait_for(ended(parts, job), 150)
-        assert crew.pid == before  # the very process that began
+        assert supervisor.pid == before  # the very process that began
         assert row(parts, job)["state"] == "done"
         states = {file["name"]: file for file in parts.jobs.files(job)}
         for name in BOMBS:
@@ -101,7 +101,7 @@ def test_a_worker_outlives_the_bombs_and_reads_what_lies_between_them(tmp_path: 
         for name in ("swelling.docx", "laughing.docx", "looping.pdf"):
             assert states[name]["state"] == "refused"
             assert name in states[name]["problem"]
-        with parts.bases.reading("mine") as pipeline:
+        with parts.knowledge_bases.open("mine") as pipeline:
             store = pipeline.store
             for head in store.documents():
                 assert "root:" not in store.text(head.id)
@@ -138,7 +138,7 @@ def many_pages() -> bytes:
 def test_a_hundred_thousand_pages_and_a_million_columns_end_within_their_limits(
     tmp_path: Path,
 ) -> None:
-    """Read or refused, either is right; the child's limits hold, and the next file is read."""
+    """It may be read or refused, but the child's limits hold, and the next file is read."""
     wide = ",".join(f"c{n}" for n in range(COLUMNS)) + "\n" + ",".join("1" * COLUMNS) + "\n"
     (tmp_path / "wide.csv").write_text(wide)
     (tmp_path / "many.pdf").write_bytes(many_pages())
@@ -156,7 +156,7 @@ def test_a_hundred_thousand_pages_and_a_million_columns_end_within_their_limits(
 
 
 def test_the_generated_files_are_what_they_say(tmp_path: Path) -> None:
-    """A bomb that can't be opened at all would be refused for that."""
+    """Otherwise it would be refused only because it can't be opened."""
     import pypdfium2
 
     (tmp_path / "many.pdf").write_bytes(many_pages())

@@ -1,4 +1,4 @@
-"""Text is data: no template, no markup, no command; and what is told of it holds no secret."""
+"""Text is data: no template, no markup, no command; and no message contains a secret."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.auth import grant
+from server.auth import parse_grant
 from server.telemetry import JsonLines
 from tests.fakes import CopyingGenerator
 from tests.server.servers import Filled, filled
@@ -25,7 +25,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_templates_stay_literal(tmp_path: Path, template: str) -> None:
-    """In a document, a question and the knowledge base's own instruction."""
+    """The text is in a document, a question and the knowledge base's instruction."""
     generator = CopyingGenerator()
     with filled(tmp_path, generator=generator) as mine:
         mine.upload({"t.txt": f"口令文件里写着 {template} 这样的口令。\n"})
@@ -38,7 +38,7 @@ def test_templates_stay_literal(tmp_path: Path, template: str) -> None:
 
 
 def test_html_is_never_served_as_html(mine: Filled) -> None:
-    """Whatever it is called or says that it is; also where a browser is led to it."""
+    """Whatever its name and type are; also if a browser opens its address."""
     for name, kind in (("x.txt", "text/html"), ("x.html", "text/plain"), ("x.svg", "image/png")):
         parts = [("files", (name, MARKUP.encode(), kind))]
         mine.client.post("/knowledge-bases/mine/documents", files=parts)
@@ -94,9 +94,11 @@ def test_too_many_files_at_once_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> None:
-    """Another key is not slowed down by it."""
+    """It does not slow down another key."""
     with filled(tmp_path, rate=60) as mine:
-        fast, slow = (mine.state.keys.create(name, [grant("read")]) for name in ("fast", "slow"))
+        fast, slow = (
+            mine.state.keys.create(name, [parse_grant("read")]) for name in ("fast", "slow")
+        )
         bearer = {"Authorization": f"Bearer {fast}"}
         answers = [mine.client.get("/session", headers=bearer) for _ in range(60)]
         assert {answer.status_code for answer in answers} == {200, 429}
@@ -106,7 +108,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path) ->
 
 
 def test_the_log_holds_no_text_no_name_and_no_key(tmp_path: Path) -> None:
-    """Of any request, right or wrong, nor of one that meets a bug."""
+    """This holds for valid and invalid requests, and for those that meet a bug."""
     told = io.StringIO()
     handler = logging.StreamHandler(told)
     handler.setFormatter(JsonLines())
@@ -119,7 +121,7 @@ def test_the_log_holds_no_text_no_name_and_no_key(tmp_path: Path) -> None:
         with filled(tmp_path) as mine:
             mine.upload({"机密名单.txt": "绝密的内容在此。\n"})
             mine.ask("绝密的内容在哪里？")
-            key = mine.state.keys.create("张三", [grant("admin")])
+            key = mine.state.keys.create("张三", [parse_grant("admin")])
             mine.client.headers["Authorization"] = f"Bearer {key}"
             mine.ask("绝密的内容在哪里？")
             mine.client.post("/ask", json={"question": "绝密", "knowledge_base": "机密库"})
@@ -137,9 +139,9 @@ def test_the_log_holds_no_text_no_name_and_no_key(tmp_path: Path) -> None:
 
 def test_a_fresh_server_has_no_key_and_no_password(tmp_path: Path) -> None:
     with filled(tmp_path) as mine:
-        assert mine.state.keys.every() == []
+        assert mine.state.keys.all() == []
         for word in ("admin", "root", "123456", "rag", "changeme"):
-            assert mine.state.keys.check(word) is None
+            assert mine.state.keys.authenticate(word) is None
 
 
 def test_a_bug_is_logged_by_its_places_without_its_words() -> None:

@@ -1,4 +1,4 @@
-"""Ids can't be guessed; files of one name that come at once are each whole, and one of them wins."""
+"""Ids can't be guessed. Of files with one name that arrive at once, one wins, and it is complete."""
 
 import threading
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_ids_are_random_and_of_each_its_own(tmp_path: Path) -> None:
 
 
 def test_uploads_of_one_name_at_once_are_each_whole(tmp_path: Path) -> None:
-    """Whoever looks between check and write finds nothing to swap: bytes lie under their digest."""
+    """Nothing can be swapped between check and write, because bytes are stored under their digest."""
     texts = [f"第{number}个版本的全文。{number}\n" * 2000 for number in range(12)]
     with filled(tmp_path) as mine:
         statuses = []

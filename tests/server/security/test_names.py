@@ -1,4 +1,4 @@
-"""Names are no paths: of files, knowledge bases, documents; however they are written."""
+"""Names of files, knowledge bases and documents are never used as paths."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import UserError
-from server.errors import Unknown
+from server.errors import NotFound
 from server.knowledge_bases import check_name
 from server.uploads import clean_name
 from tests.server.servers import Filled, filled
@@ -34,7 +34,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
 
 
 def everything(folder: Path) -> set[Path]:
-    """All that exists in and around the server's folder, but its own changing files."""
+    """All files in and around the server's folder, except those that it changes itself."""
     return {p for p in folder.rglob("*") if "mine" not in p.parts and ".server" not in p.parts}
 
 
@@ -125,8 +125,8 @@ def test_a_linked_folder_is_no_knowledge_base(mine: Filled, tmp_path: Path) -> N
     for name in ("linked", "half"):
         assert mine.client.get(f"/knowledge-bases/{name}").status_code == 404
         assert mine.client.delete(f"/knowledge-bases/{name}").status_code == 404
-        with pytest.raises(Unknown):
-            mine.state.bases.path(name)
+        with pytest.raises(NotFound):
+            mine.state.knowledge_bases.path(name)
     listed = mine.client.get("/knowledge-bases").json()["knowledge_bases"]
     assert [base["name"] for base in listed] == ["mine"]
 

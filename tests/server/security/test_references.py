@@ -1,4 +1,4 @@
-"""Nothing is fetched: no address in a document, in a name or in a question is ever asked for."""
+"""Nothing is fetched: no address in a document, a name or a question is ever requested."""
 
 import http.server
 import threading
@@ -12,10 +12,10 @@ from tests.server.servers import filled
 
 @contextmanager
 def canary() -> Iterator[tuple[str, list[str]]]:
-    """A server that writes down what it is asked for."""
+    """A server that records its requests."""
     asked: list[str] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class RecordingHandler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
             self.send_response(200)
@@ -27,7 +27,7 @@ def canary() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RecordingHandler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -39,7 +39,7 @@ def canary() -> Iterator[tuple[str, list[str]]]:
 
 
 def documents(url: str, folder: Path) -> dict[str, bytes | str]:
-    """Every format that can name an address where its reader might look."""
+    """Every format in which a document can name an address."""
     linked = word(folder / "linked.docx", paragraph("有外部引用的文档"))
     package(
         folder / "remote.docx",

@@ -28,7 +28,7 @@ RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
 
 
 class Serving:
-    """A server of its own folder; `open` gives a page of it, whose complaints are kept."""
+    """A server with a folder of its own; `open` returns a page and collects its console errors."""
 
     def __init__(self, data: Path, browser: Browser) -> None:
         self.browser = browser
@@ -45,7 +45,7 @@ class Serving:
         self.contexts: list[BrowserContext] = []
 
     def open(self, **more) -> Page:
-        """The page, in English on a desk unless `more` says otherwise."""
+        """The page, in English and of desktop size unless `more` says otherwise."""
         context = self.browser.new_context(**{"locale": "en-US", **more})
         context.set_default_timeout(30_000)
         self.contexts.append(context)
@@ -57,7 +57,7 @@ class Serving:
         return page
 
     def _said(self, message: ConsoleMessage) -> None:
-        """An answer of 4xx is told by the browser, too; the page shows it, which is tested."""
+        """The browser also logs 4xx responses; the page shows them, which other tests check."""
         refused = message.text.startswith("Failed to load resource")
         if message.type in ("error", "warning") and not refused:
             self.complaints.append(message.text)

@@ -41,7 +41,7 @@ def upload(page: Page, name: str, content: str | bytes) -> None:
 
 
 def test_from_an_empty_server_to_a_refusal(serving: Serving, page: Page) -> None:
-    """The whole way of a new user, in one go."""
+    """Everything that a new user does, in one test."""
     expect(page.locator("#thread")).to_contain_text("no knowledge base yet")
     expect(page.locator("#question")).to_be_disabled()
     page.click("#new-base")
@@ -121,7 +121,7 @@ def filled(serving: Serving) -> Serving:
 
 
 def test_text_arrives_piece_by_piece_and_can_be_stopped(filled: Serving, page: Page) -> None:
-    """The server's stream is held at its first pieces, as a slow model would."""
+    """The stream stops after its first pieces, as if the model were slow."""
     page.evaluate(
         """() => { const real = window.fetch; window.fetch = async (path, options) => {
           if (path !== '/ask') return real(path, options);
@@ -274,7 +274,7 @@ def test_a_phone_scrolls_in_one_direction_and_has_large_targets(filled: Serving)
 
 
 def test_a_key_is_asked_for_and_its_scopes_hold(filled: Serving) -> None:
-    """Last: from the first key on, every request needs one."""
+    """This test is the last, because every request needs a key once there is one."""
     key = filled.rag("keys", "create", "reader", "--scope", "read:仓库")
     page = filled.open(bypass_csp=True)
     expect(page.locator("#key")).to_be_visible()

@@ -1,4 +1,4 @@
-"""Nobody without a key, no more than the key allows, no page of another site: on every route."""
+"""On every route: no access without a key, beyond the key's scopes, or from pages of other sites."""
 
 import re
 import socket
@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 from starlette.routing import Mount
 
-from server.app import application
-from server.auth import grant
-from server.middleware import OPEN, OPEN_FOLDER
+from server.app import create_app
+from server.auth import parse_grant
+from server.middleware import PUBLIC_PATHS, PUBLIC_PREFIX
 from tests.server.servers import Filled, filled, state
 
 WRITERS = ("POST", "PUT", "PATCH", "DELETE")
 READS = ("/ask", "/search", "/v1/chat/completions", "/v1/embeddings", "/mcp")
-"""Asked with POST, for a question may be long; they change nothing."""
+"""These use POST because a question may be long; they change nothing."""
 
 
 @pytest.fixture(scope="module")
 def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     """Method and path of every route of the application, as the application lists them."""
     server = state(tmp_path_factory.mktemp("routes"))
-    app = application(server)
+    app = create_app(server)
     found = {
         (method, path)
         for path, operations in app.openapi()["paths"].items()
@@ -43,7 +43,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[tuple[Filled, str]]:
-    """A server that asks for keys; and one that it knows, for reading."""
+    """A server that needs keys, and a key for reading."""
     with filled(tmp_path) as mine:
         yield mine, key(mine, "read")
 
@@ -59,11 +59,11 @@ NAMING: dict[str, dict[str, Any]] = {
     "/knowledge-bases/{knowledge_base}": {"json": {"instruction": "obey"}},
     "/knowledge-bases/{knowledge_base}/documents": {"files": {"files": ("a.txt", b"x")}},
 }
-"""Requests that are right but for who sends them, to the knowledge base `mine`."""
+"""Valid requests to the knowledge base `mine`; only the caller is wrong."""
 
 
 def key(mine: Filled, *grants: str) -> str:
-    return mine.state.keys.create("k", [grant(each) for each in grants])
+    return mine.state.keys.create("k", [parse_grant(each) for each in grants])
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -76,11 +76,11 @@ def filled_in(path: str, base: str = "mine") -> str:
 
 
 def is_open(path: str) -> bool:
-    return path in OPEN or path.startswith(OPEN_FOLDER)
+    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIX)
 
 
 def test_the_route_list_is_whole(routes: list[tuple[str, str]]) -> None:
-    """What the next test goes by: if the framework lists less some day, it would test less."""
+    """The next test depends on this list: if it were shorter, the test would check less."""
     paths = {path for _, path in routes}
     assert {"/mcp", "/openapi.json", "/metrics", "/ask", "/", "/web/index.html"} <= paths
     assert ("DELETE", "/knowledge-bases/{knowledge_base}/documents/{document}") in routes
@@ -94,7 +94,7 @@ def test_every_route_answers_401_without_a_key_that_is_known(
 ) -> None:
     mine, known = guarded
     revoked = key(mine, "admin")
-    mine.state.keys.revoke(mine.state.keys.check(revoked).id)  # type: ignore[union-attr]
+    mine.state.keys.revoke(mine.state.keys.authenticate(revoked).id)  # type: ignore[union-attr]
     tried: list[dict[str, str]] = [
         {}, {"Authorization": "Bearer"}, bearer("x"), bearer(revoked), bearer(known[:-1] + "!"),
         {"Authorization": f"Basic {known}"}, {"X-Api-Key": known}, {"Cookie": f"key={known}"},
@@ -222,7 +222,7 @@ def test_the_page_itself_may(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::1", "0.0.0.0"])
 def test_a_name_that_somebody_lets_point_here_gets_nothing(host: str, tmp_path: Path) -> None:
-    """DNS rebinding: the browser thinks that this is their server, and shows them its answers."""
+    """DNS rebinding: the browser takes this server for the attacker's and shows its answers to them."""
     with filled(tmp_path) as mine:
         for path in ("/", "/session", "/knowledge-bases", "/web/index.html"):
             answer = mine.client.get(path, headers={"Host": host})
@@ -244,9 +244,9 @@ def test_a_body_that_says_it_is_no_json_is_no_request(tmp_path: Path) -> None:
 def test_files_are_not_taken_in_from_who_may_not_upload(
     tmp_path: Path, base: str, status: int
 ) -> None:
-    """Answered when no more than the head of a large upload has come."""
+    """The server answers as soon as the head of a large upload has arrived."""
     with filled(tmp_path) as mine:
-        token = mine.state.keys.create("reader", [grant("read:mine")])
+        token = mine.state.keys.create("reader", [parse_grant("read:mine")])
         url = mine.client.base_url
         with socket.create_connection((url.host, url.port or 80), timeout=10) as line:
             line.sendall(

@@ -1,6 +1,6 @@
-// What the page says, in both languages, and which one the reader has chosen.
+// The page's messages in both languages, and the language that the reader has chosen.
 
-const WORDS = {
+const MESSAGES = {
   skip: ["Skip to the question", "跳到提问框"],
   views: ["Views", "视图"],
   base: ["Knowledge base", "知识库"],
@@ -35,22 +35,22 @@ const WORDS = {
   noBase: ["There is no knowledge base yet. Create one to begin.", "还没有知识库。请先新建一个。"],
   noBaseRead: ["There is no knowledge base that this key may read.", "此密钥没有可读的知识库。"],
   noDocuments: ["No documents yet. Add some, then ask.", "还没有文档。请先添加，再提问。"],
-  nothingFound: ["No document of that name.", "没有匹配的文档。"],
-  welcome: ["Ask in any language. Answers quote their sources; what the documents do not tell is refused.",
+  nothingFound: ["No document matches.", "没有匹配的文档。"],
+  welcome: ["Ask in any language. Answers quote their sources. If the documents do not answer a question, the page says so.",
     "可用任何语言提问。回答均附原文出处；文档中没有的内容会如实说明。"],
   you: ["You", "你"],
   answer: ["Answer", "回答"],
   searching: ["Searching…", "正在检索…"],
   writing: ["Writing…", "正在回答…"],
   notFound: ["Not found", "未找到"],
-  searched: ["What was searched", "检索到的最接近段落"],
+  searched: ["Nearest passages", "检索到的最接近段落"],
   sources: ["Sources", "出处"],
   openSource: ["Source {0}: {1}", "出处 {0}：{1}"],
   unsupported: ["not supported by the passages", "资料中无依据"],
   stopped: ["Stopped.", "已停止。"],
-  brokenOff: ["The connection broke off.", "连接中断。"],
+  brokenOff: ["The connection was interrupted.", "连接中断。"],
   again: ["Try again", "重试"],
-  later: ["Busy. Come again in {0} s.", "繁忙，请 {0} 秒后再试。"],
+  later: ["The server is busy. Try again in {0} s.", "繁忙，请 {0} 秒后再试。"],
   before: ["Text before", "前文"],
   after: ["Text after", "后文"],
   page: ["Page {0}", "第 {0} 页"],
@@ -58,9 +58,9 @@ const WORDS = {
   pagePlain: ["Picture of page {0}", "第 {0} 页的图像"],
   open: ["Open {0}", "打开 {0}"],
   remove: ["Delete {0}", "删除 {0}"],
-  surely: ["Delete “{0}”? Nothing will find it any more.", "删除“{0}”？删除后将无法再检索到。"],
+  surely: ["Delete “{0}”? It can no longer be found.", "删除“{0}”？删除后将无法再检索到。"],
   surelyBase: ["Delete the knowledge base “{0}” with all its documents?", "删除知识库“{0}”及其全部文档？"],
-  removed: ["{0} is deleted.", "已删除 {0}。"],
+  removed: ["{0} was deleted.", "已删除 {0}。"],
   characters: ["{0} characters", "{0} 字"],
   replaced: ["{0} bytes could not be decoded", "{0} 字节无法解码"],
   ocr: ["{0} pages read by OCR", "{0} 页经文字识别"],
@@ -87,18 +87,18 @@ export function language() {
 }
 
 export function say(name, ...parts) {
-  const text = WORDS[name][chosen === "zh" ? 1 : 0];
+  const text = MESSAGES[name][chosen === "zh" ? 1 : 0];
   return text.replace(/\{(\d)\}/g, (_, index) => String(parts[Number(index)]));
 }
 
 export function choose(language) {
   chosen = language;
   localStorage.setItem("language", language);
-  spell();
+  translatePage();
 }
 
-// Puts the words into everything that names one by data-say.
-export function spell() {
+// Writes the messages into all elements that name one in data-say.
+export function translatePage() {
   document.documentElement.lang = chosen === "zh" ? "zh-CN" : "en";
   for (const node of document.querySelectorAll("[data-say]")) node.textContent = say(node.dataset.say);
   for (const node of document.querySelectorAll("[data-label]")) {
