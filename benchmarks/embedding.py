@@ -79,7 +79,7 @@ def retrieval(folder: Path) -> None:
     assert isinstance(embedder, BundledEmbedder)
     # The same encoder with the questions' float32 graph for passages too.
     exact = BundledEmbedder(embedder.folder, threads=1)
-    exact.__dict__["_fast"] = exact._exact
+    exact._sessions["int8", 1] = exact._session("float32", 1)
     sys.stdout.write(
         "\n| set | float32 R@1 / R@5 / nDCG@10 | int8 minus float32 | least cosine |\n"
     )
@@ -164,7 +164,7 @@ def checkpoint(folder: Path) -> None:
 
     def tensor(name: str) -> torch.Tensor:
         matrix = data.matrices.get(name)
-        array = data.vectors[name] if matrix is None else matrix.dequantized()
+        array = data.vectors[name] if matrix is None else matrix.dequantize()
         return torch.tensor(np.array(array))
 
     state = {
@@ -191,7 +191,7 @@ def checkpoint(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def tokenizer(data: e5_graph.Checkpoint):
+def tokenizer(data: e5_graph.E5Checkpoint):
     from sentencepiece import SentencePieceNormalizer, sentencepiece_model_pb2
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 

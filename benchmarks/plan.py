@@ -39,10 +39,10 @@ from ingest.files import walk
 from ingest.normalize import bigrams, words
 from ingest.sandbox import Sandbox
 from ingest.store import Identity, Store, open_store
-from ingest.store.atomic import taken
+from ingest.store.atomic import disk_usage
 from ingest.store.vector_index import EXACT_ROWS, FEWEST, Candidates
 from ingest.store.word_index import POSTINGS
-from ingest.types import Chunk, Document, Passage, Receipt
+from ingest.types import Chunk, Document, ParseReport, Passage
 from rag.plan import FORMAT, Costs, FormatCosts
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def synthetic_text(source: str, texts: list[str]) -> Text:
     """A document whose passages are single chunks."""
-    text, start = Text(Document(source, source, source, Receipt("synthetic")), [], []), 0
+    text, start = Text(Document(source, source, source, ParseReport("synthetic")), [], []), 0
     name = text.document.id
     for part in texts:
         end, offsets = start + len(part), ((start, ""),)
@@ -217,7 +217,7 @@ def storing(texts: Sequence[Text], folder: Path, identity: Identity) -> dict[str
     return {
         "write": seconds / total,
         "sqlite": (folder / "kb.sqlite").stat().st_size / total,
-        "word_index": taken(folder / "words") / total,
+        "word_index": disk_usage(folder / "words") / total,
         "text": sum(len(text.encode()) for text in drawn) / len(drawn),
         "terms": sum(terms) / len(drawn),
     }
@@ -387,7 +387,10 @@ def grow(
             seconds += sum(each for _, each in build(store, synthetic, size))
         found = in_child("answering", str(folder), questions, str(CACHE), cores, False)
         point = {"chunks": size, "build": seconds, "sqlite": (folder / "kb.sqlite").stat().st_size}
-        point |= {"vector_index": taken(folder / "vectors"), "word_index": taken(folder / "words")}
+        point |= {
+            "vector_index": disk_usage(folder / "vectors"),
+            "word_index": disk_usage(folder / "words"),
+        }
         point |= {name: found[name] for name in ("resident", "p50", "p95", "vectors", "words")}
         yield point | {"postings": found["read"], "rate": found["searches"]}, found
 

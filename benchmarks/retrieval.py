@@ -152,7 +152,7 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Prediction
     from pymilvus import AnnSearchRequest, MilvusClient, RRFRanker, WeightedRanker
 
     from ingest.store import parse_address
-    from ingest.store.milvus.schema import asked
+    from ingest.store.milvus.schema import query_text
     from rag.question import analyze
 
     address = parse_address(pipeline.store.location)
@@ -162,7 +162,7 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Prediction
     def hybrid(question: str, ranker: Any) -> Prediction:
         query, vector = analyze(question), pipeline.embedder.embed_query(question)
         centred = pipeline.norm.centred(query.script, vector).tolist()
-        asks = [(field, asked(query.content.text, field)) for field in ("words", "bigrams")]
+        asks = [(field, query_text(query.content.text, field)) for field in ("words", "bigrams")]
         legs = [AnnSearchRequest([centred], "vector", {}, DEPTH)]
         legs += [
             AnnSearchRequest([text], f"{field}_bm25", {}, DEPTH) for field, text in asks if text

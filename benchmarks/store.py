@@ -18,7 +18,7 @@ from plan import CHUNKS, DIM, WORDS, Synthetic, add, build, synthetic_text
 
 from ingest.normalize import terms
 from ingest.store import Identity, LocalStore, open_store
-from ingest.store.protocol import Vectors
+from ingest.types import Vectors
 
 K = 100  # a leg
 

@@ -1,4 +1,4 @@
-"""Document text -> passages (what a reader sees) and chunks (what the encoder sees whole)."""
+"""Document text -> passages, which a reader sees, and chunks, which fit the encoder's window."""
 
 import re
 from bisect import bisect_right
@@ -13,8 +13,8 @@ from ingest.types import Chunk, Document, Mark, Passage, Place, Segment
 class Places:
     """Names places by the marks before them: `p. 3 · 第二章 合同 › 第一节`.
 
-    Marks are added in the order of the text, segment by segment; those no longer in force are
-    forgotten with each `extend`.
+    Marks are added in the order of the text, segment by segment; each `extend` forgets those that
+    have ended.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Places:
         self._names: list[tuple[str, str]] = [("", "")]  # (whole label, headings alone)
 
     def extend(self, marks: Iterable[Mark], offset: int) -> None:
-        """Take the marks of the segment that begins at `offset` of the document."""
+        """Add the marks of the segment that begins at `offset` of the document."""
         self._starts, self._names = [offset], [self._name()]
         for mark in sorted(marks, key=lambda mark: mark.start):
             self._enter(mark)
@@ -51,7 +51,7 @@ class Places:
         return self._names[bisect_right(self._starts, offset) - 1][1]
 
     def within(self, start: int, end: int) -> tuple[Place, ...]:
-        """The place of `start` and every place that begins before `end`; () where none is named."""
+        """The place of `start` and every place that begins before `end`; () if none has a name."""
         first, last = bisect_right(self._starts, start), bisect_right(self._starts, end - 1)
         places = [(start, self._names[first - 1][0])]
         for position in range(first, last):
@@ -65,7 +65,7 @@ class Places:
 
 Span = tuple[int, int]
 
-# A line that starts something: heading, article, list item, table row, indented paragraph.
+# The start of a heading, article, list item, table row or indented paragraph.
 _ITEM = (
     r"#{1,6}\s|第[一二三四五六七八九十百千零〇两\d]+[编篇章节条款]|[（(][一二三四五六七八九十\d]+[）)]"
     r"|[一二三四五六七八九十]+[、．]|\d+[.、．)）](?!\d)|[-*+•●◆■]\s|\||>|　　|```"
@@ -75,7 +75,7 @@ _PARAGRAPH = re.compile(
     rf"\n(?=\s*\n)|(?<=[。！？；：!?;:|])\n|(?<=[。！？!?.][”’」』）\"'])\n|(?<=\.)\n(?=[A-Z])|\n(?=\s*(?:{_ITEM}))"
 )
 # A Latin full stop ends a sentence only before space and a capital, digit or CJK character, and
-# not after a single capital (initials) or a title.
+# not after a single capital (an initial) or a title.
 _SENTENCE = re.compile(
     rf"[。！？!?]+{_CLOSERS}|…{{2,}}{_CLOSERS}"
     rf"|(?<![A-Z]\.)(?<!\b[A-Z])(?<!\bDr|\bMr|\bMs|\bSt|\bNo|\bvs)\.{_CLOSERS}(?=\s+[A-Z\d\"“‘(\u4e00-\u9fff])|\n(?=\n)"
@@ -83,21 +83,21 @@ _SENTENCE = re.compile(
 
 
 def paragraphs(text: str) -> list[Span]:
-    """The paragraphs of `text`, blank lines and trailing space kept with what they follow.
+    """The paragraphs of `text`; blank lines and trailing space belong to the paragraph before them.
 
-    A line end inside a paragraph (hard-wrapped text, lines of a PDF) is no boundary.
+    A line end inside a paragraph (hard-wrapped text, lines of a PDF) is not a boundary.
     """
     return _tile(text, [match.end() for match in _PARAGRAPH.finditer(text)])
 
 
 def sentences(text: str) -> list[Span]:
-    """The sentences of `text`, closing quotes and trailing space kept with what they follow."""
+    """The sentences of `text`; closing quotes and trailing space belong to the sentence before them."""
     inner = [match.end() for match in _SENTENCE.finditer(text)]
     return _tile(text, sorted({*inner, *(start for start, _ in paragraphs(text))}))
 
 
 def _tile(text: str, cuts: list[int]) -> list[Span]:
-    """Spans between cuts; leading space goes to the span before, so that none is blank."""
+    """Spans between cuts; leading space belongs to the span before it, so that no span is blank."""
     bounds, last = [0], len(text.rstrip())
     for cut in cuts:
         while cut < len(text) and text[cut] in " \t\n":
@@ -113,7 +113,7 @@ Count = Callable[[Sequence[str]], Sequence[int]]
 _TABLE = re.compile(r"(?m)^(\|.*\|)[ \t]*\n\|(?:\s*:?-+:?\s*\|)+[ \t]*\n(?:\|.*(?:\n|$))*")
 _ROWS = re.compile(r"(?:\|.*(?:\n|$))+")
 
-# The parts of a sentence that is too long; each pattern tiles any text.
+# Patterns for the parts of a sentence that is too long; each tiles any text.
 _LINE = re.compile(r"\n+|[^\n]+")
 _CLAUSE = re.compile(r"(?:[^.．!?。！？]|\.(?=\w))*[.．!?。！？]*[\[\]()（）“”\"'’]*\s*")
 _HAN = r"\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -125,30 +125,28 @@ class ChunkOptions:
     """Sizes in the encoder's own tokens."""
 
     chunk_tokens: int = 192
-    """A chunk's text holds at most this many tokens (fewer where the encoder's window is smaller)."""
+    """A chunk's text has at most this many tokens (fewer if the encoder's window is smaller)."""
     passage_tokens: int = 448
-    """A passage, the text handed to the reader, holds at most this many tokens."""
+    """A passage, the text that a reader gets, has at most this many tokens."""
     context_tokens: int = 48
-    """Title, headings and table header before a chunk hold at most this many tokens."""
+    """Title, headings and table header before a chunk have at most this many tokens."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.chunk_tokens <= self.passage_tokens:
             raise UserError(
-                "[chunk] chunk_tokens is {chunk_tokens} and passage_tokens {passage_tokens}; need 16 "
-                "<= chunk_tokens <= passage_tokens",
-                chunk_tokens=self.chunk_tokens,
-                passage_tokens=self.passage_tokens,
+                "[chunk] chunk_tokens is {chunk} and passage_tokens {passage}; need 16 <= chunk_tokens <= "
+                "passage_tokens",
+                chunk=self.chunk_tokens,
+                passage=self.passage_tokens,
             )
         if self.context_tokens < 0:
-            raise UserError(
-                "[chunk] context_tokens is {context_tokens}; need 0 or more",
-                context_tokens=self.context_tokens,
-            )
+            tokens = self.context_tokens
+            raise UserError("[chunk] context_tokens is {tokens}; need 0 or more", tokens=tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Where a table stands in a segment, and the header row that belongs before each of its rows."""
+    """The span of a table in a segment, and the header row that belongs before each of its rows."""
 
     start: int
     end: int
@@ -157,7 +155,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What the chunks of one segment have in common."""
+    """The segment to cut, and its context in the document."""
 
     document: Document
     text: str
@@ -170,7 +168,7 @@ class Scope:
 class Chunker:
     """Cuts documents for one encoder.
 
-    `count` gives the tokens of each text alone; `window` is how many fit into the encoder.
+    `count` returns the number of tokens of each text; `window` is how many fit into the encoder.
     """
 
     count: Count
@@ -180,9 +178,9 @@ class Chunker:
     def __post_init__(self) -> None:
         if self.window < self.options.context_tokens + 16:
             raise UserError(
-                "[chunk] context_tokens is {context_tokens}, but the encoder's window holds {window} "
-                "tokens; lower [chunk] context_tokens to leave at least 16 for text",
-                context_tokens=self.options.context_tokens,
+                "[chunk] context_tokens is {context}, but the encoder's window holds {window} tokens; lower "
+                "[chunk] context_tokens to leave at least 16 for text",
+                context=self.options.context_tokens,
                 window=self.window,
             )
 
@@ -198,7 +196,7 @@ class Chunker:
             places.extend(segment.marks, offset)
             tables = _tables(segment.text, open_table)
             scope = Scope(document, segment.text, offset, places, tables)
-            passages = [self._passage(scope, span) for span in self._passages(segment)]
+            passages = list(self._passages(scope, segment))
             yield (
                 passages,
                 [chunk for passage in passages for chunk in self._chunks(scope, passage)],
@@ -206,26 +204,23 @@ class Chunker:
             offset += len(segment.text)
             open_table = tables[-1] if tables and tables[-1].end == len(segment.text) else None
 
-    def _passages(self, segment: Segment) -> list[Span]:
-        limit = self.options.passage_tokens
+    def _passages(self, scope: Scope, segment: Segment) -> Iterator[Passage]:
+        limit, least = self.options.passage_tokens, self.options.chunk_tokens // 2
         units, sizes = self._units(segment.text, limit)
         headings = sorted(mark.start for mark in segment.marks if mark.kind == "heading")
-        return _pack(units, sizes, limit, headings, self.options.chunk_tokens // 2)
-
-    def _passage(self, scope: Scope, span: Span) -> Passage:
-        start, end = scope.offset + span[0], scope.offset + span[1]
-        text = scope.text[slice(*span)]
-        return Passage(scope.document.id, start, end, text, scope.places.at(start))
+        for start, end in _pack(units, sizes, limit, headings, least):
+            label, text = scope.places.at(scope.offset + start), scope.text[start:end]
+            yield Passage(scope.document.id, scope.offset + start, scope.offset + end, text, label)
 
     def _chunks(self, scope: Scope, passage: Passage) -> Iterator[Chunk]:
         limit = min(self.options.chunk_tokens, self.window - self.options.context_tokens)
         units, sizes = self._units(passage.text, limit)
-        share = -(-sum(sizes) // max(1, -(-sum(sizes) // limit)))  # even parts: no crumb at the end
+        share = -(-sum(sizes) // max(1, -(-sum(sizes) // limit)))  # even parts: no tiny last chunk
         for start, end in _pack(units, sizes, min(limit, share + max(sizes) // 2)):
             yield from self._fit(scope, passage, start, end)
 
     def _fit(self, scope: Scope, passage: Passage, start: int, end: int) -> Iterator[Chunk]:
-        """The chunk of a span, or two where joined units need more tokens than they did alone."""
+        """The chunk of a span, or several if joined units need more tokens than each alone."""
         text = passage.text[start:end]
         size = self.count([text])[0]
         if size > self.window and end - start > 1:
@@ -237,33 +232,27 @@ class Chunker:
         row = first - scope.offset
         header = next((t.header for t in scope.tables if t.start < row < t.end), "")
         lines = [scope.document.title, scope.places.headings(first)]
-        yield Chunk(
-            document=scope.document.id,
-            source=scope.document.source,
-            title=scope.document.title,
-            places=scope.places.within(first, passage.start + end),
-            context=self._context(lines, header, text, size),
-            start=first,
-            end=passage.start + end,
-            text=text,
-            passage=(passage.start, passage.end),
-        )
+        document, last = scope.document, passage.start + end
+        places, context = scope.places.within(first, last), self._context(lines, header, text, size)
+        span = passage.start, passage.end
+        head = document.id, document.source, document.title
+        yield Chunk(*head, places, context, first, last, text, span)
 
     def _context(self, lines: list[str], header: str, text: str, size: int) -> str:
-        """Of `lines` those that fit, the nearest first; and a table's header whatever its length.
+        """The `lines` that fit, the nearest first; and a table's header of any length.
 
-        Only where the window can't hold it are a header's cells shortened, all alike.
+        If the window can't hold a header, its cells are shortened, all to the same length.
         """
-        kept = [self._shortened(header, self.window - size - 1)] if header else []
-        room = self.options.context_tokens + (self.count(kept)[0] if kept else 0)
+        context = [self._shorten(header, self.window - size - 1)] if header else []
+        room = self.options.context_tokens + (self.count(context)[0] if context else 0)
         for line in reversed([line for line in dict.fromkeys(lines) if line]):
-            longer = "\n".join([line, *kept])
+            longer = "\n".join([line, *context])
             alone, whole = self.count([longer, f"{longer}\n{text}"])
             if alone <= room and max(whole, alone + size) <= self.window:
-                kept.insert(0, line)
-        return "\n".join(kept)
+                context.insert(0, line)
+        return "\n".join(context)
 
-    def _shortened(self, header: str, room: int) -> str:
+    def _shorten(self, header: str, room: int) -> str:
         cells = [cell.strip() for cell in header.strip("|").split("|")]
         longest = max(map(len, cells))
         while self.count([header])[0] > room and longest > 1:
@@ -272,7 +261,7 @@ class Chunker:
         return header if self.count([header])[0] <= room else ""
 
     def _units(self, text: str, limit: int) -> tuple[list[Span], list[int]]:
-        """Paragraphs; those over `limit` tokens as sentences; those still over cut finer.
+        """Paragraphs; those over `limit` tokens are cut into sentences, and those again into pieces.
 
         Returns spans that tile `text`, and the tokens of each.
         """
@@ -292,10 +281,10 @@ class Chunker:
         pieces: list[Span] = []
         start = 0
         while start < len(sentence):
-            size = limit  # characters to look at: of a text of megabytes only the beginning
-            while (
-                start + size < len(sentence)
-                and self.count([sentence[start : start + size]])[0] <= limit
+            # Of a text of megabytes, only this many characters are looked at.
+            size = limit
+            while size < len(sentence) - start and (
+                self.count([sentence[start : start + size]])[0] <= limit
             ):
                 size *= 2
             end = start + self._fitting(sentence[start : start + size], limit)
@@ -304,7 +293,7 @@ class Chunker:
         return pieces
 
     def _fitting(self, text: str, limit: int) -> int:
-        """How many characters from the start of `text` make a piece of at most `limit` tokens.
+        """How many characters from the start of `text` form a piece of at most `limit` tokens.
 
         Whole lines; if the first is too long, whole clauses, else words, else characters.
         """
@@ -317,7 +306,7 @@ class Chunker:
 
 
 def _words(text: str) -> Iterator[str]:
-    """`text` in words; Chinese ones by rjieba's dictionary."""
+    """The words of `text`; Chinese ones by rjieba's dictionary."""
     from rjieba import cut
 
     for run in _WORD.finditer(text):
@@ -325,7 +314,7 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _tables(text: str, open_table: Table | None) -> list[Table]:
-    """The tables of a segment; `open_table` is one that the segment before it did not finish."""
+    """The tables of a segment; `open_table` is one that continues from the segment before."""
     rows = _ROWS.match(text) if open_table else None
     first = [Table(-1, rows.end(), open_table.header)] if rows and open_table else []
     return first + [Table(m.start(), m.end(), m.group(1)) for m in _TABLE.finditer(text)]
@@ -334,10 +323,10 @@ def _tables(text: str, open_table: Table | None) -> list[Table]:
 def _pack(
     units: list[Span], sizes: Sequence[int], limit: int, breaks: Sequence[int] = (), least: int = 0
 ) -> list[Span]:
-    """Neighbouring units joined while they hold at most `limit` tokens.
+    """Neighbouring units joined while they have at most `limit` tokens.
 
-    A join does not cross a position in `breaks`, unless what stands before it holds fewer than
-    `least` tokens (a heading alone, a section of one line).
+    A join does not cross a position in `breaks`, unless the part before it has fewer than `least`
+    tokens (a heading alone, a section of one line).
     """
     packed: list[Span] = []
     size = 0
@@ -354,22 +343,22 @@ def _pack(
 
 LONGEST_SENTENCE = 300
 """Characters of a sentence; longer ones (tables, lists without stops) are cut at a clause."""
-_LETTER = re.compile(r"\w")  # a rule or a bullet alone says nothing
-_RULE = re.compile(r"\s*\n\|[\s|:-]+\|")  # comes after a table's header, which answers nothing
+_LETTER = re.compile(r"\w")  # a sentence without any is a rule or a bullet
+_RULE = re.compile(r"\s*\n\|[\s|:-]+\|")  # follows the header of a table, which is not a sentence
 CLAUSE = re.compile(r"[，,；;：:、\n|]+[”’」』）)\"']*\s*")
 
 
 def short_sentences(text: str) -> list[Span]:
-    """Sentences without surrounding space, none longer than `LONGEST_SENTENCE`, blank ones left out."""
-    found = []
+    """Sentences without surrounding space, none longer than `LONGEST_SENTENCE` and none blank."""
+    spans = []
     for start, end in sentences(text):
         while end - start > LONGEST_SENTENCE:
             cuts = [m.end() for m in CLAUSE.finditer(text, start, start + LONGEST_SENTENCE)]
             cut = cuts[-1] if cuts else start + LONGEST_SENTENCE
-            found.append((start, cut))
+            spans.append((start, cut))
             start = cut
-        found.append((start, end))
-    trimmed = [trim(text, *span) for span in found]
+        spans.append((start, end))
+    trimmed = [trim(text, *span) for span in spans]
     return [
         (start, end)
         for start, end in trimmed

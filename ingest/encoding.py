@@ -1,9 +1,9 @@
-"""Bytes to text: the encoding is judged from the whole file, and what was lost is counted.
+"""Bytes to text: the encoding is detected from the whole file, and bytes that are lost are counted.
 
-An encoding is chosen by likelihood: each candidate decodes the bytes, and the characters that come
-out are scored by how usual they are in the language that the encoding was made for. What is usual
-is read off the standards themselves: GB 2312, Big5 and JIS X 0208 put the characters of daily use
-into a first level and the rare ones into a second. Memory is bounded by `PIECE`, whatever the size.
+An encoding is chosen by likelihood: each candidate decodes the bytes, and the resulting characters
+are scored by how common they are in the language that the encoding was made for. The standards
+themselves tell which are common: GB 2312, Big5 and JIS X 0208 put the characters of daily use into a
+first level and the rare ones into a second. Memory is bounded by `PIECE`, whatever the size.
 """
 
 import codecs
@@ -17,11 +17,12 @@ from functools import cache
 from pathlib import Path
 
 from ingest.errors import Unreadable
+from ingest.i18n import Translatable
 
 PIECE = 1 << 20  # bytes read at a time
-EVIDENCE = 8 << 20  # bytes, outside plain ASCII, that are scored; validity is checked on all
+EVIDENCE = 8 << 20  # bytes of non-ASCII pieces that are scored; validity is checked on all bytes
 
-BOMS = (  # the longer first: UTF-32's begins with UTF-16's
+BOMS = (  # the longer ones first, since that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -31,21 +32,12 @@ BOMS = (  # the longer first: UTF-32's begins with UTF-16's
 )
 
 # Log prior of each candidate: a Chinese knowledge base is expected, so that two or three
-# characters that would also be good Korean are taken for Chinese.
-PRIORS = {
-    "gb18030": 0.0,
-    "big5hkscs": -4.0,
-    "utf-16-le": -6.0,
-    "utf-16-be": -8.0,
-    "utf-32-le": -8.0,
-    "utf-32-be": -8.0,
-    "cp932": -8.0,
-    "euc_jp": -8.0,
-    "cp949": -8.0,
-    "cp1252": -8.0,
-    "cp1251": -8.0,
-}
-DECLARED = 20.0  # a page's own charset is evidence, worth some four characters, not the truth
+# characters that could also be Korean are taken for Chinese.
+PRIORS = {"gb18030": 0.0, "big5hkscs": -4.0, "utf-16-le": -6.0, "utf-16-be": -8.0}
+PRIORS |= dict.fromkeys(
+    ("utf-32-le", "utf-32-be", "cp932", "euc_jp", "cp949", "cp1252", "cp1251"), -8.0
+)
+DECLARED = 20.0  # a page's own charset is only evidence, worth some four characters
 ASCII, RARE, SYMBOL, CONTROL, BROKEN = -4.0, -14.5, -7.5, -25.0, -30.0  # log P of one character
 
 FREQUENT = (  # a third of running Chinese text, in both scripts
@@ -53,7 +45,7 @@ FREQUENT = (  # a third of running Chinese text, in both scripts
     "著下自之年过過发發后後作里裡用道行所然家种種事成方多经經么麼去法学學如都同现現当當没沒动動面起看定天分还還"
     "进進好小部其些主样樣理心她本前开開但因只从從想实實"
 )
-BESIDE = -3.0  # log odds of a pair of bytes that the alphabet's words hardly hold
+BESIDE = -3.0  # log odds of a pair of bytes that hardly occurs in the words of an alphabet
 _MIXED = re.compile(rb"[a-z](?=[\xa8\xb8\xc0-\xff])|[\xa8\xb8\xc0-\xff](?=[a-z])", re.IGNORECASE)
 _UNUSUAL_BYTES = {
     "cp1252": re.compile(rb"[\x80-\xff](?=[\x80-\xff])"),  # accented letters stand alone
@@ -70,7 +62,7 @@ _C1 = re.compile(rb"\xc2[\x80-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """An encoding's Python name, the length of its byte order mark, and how many bytes it lost."""
+    """An encoding's Python name, the length of its byte order mark, and how many bytes were lost."""
 
     encoding: str
     skip: int
@@ -78,6 +70,11 @@ class Detected:
 
 
 Source = Path | bytes
+
+
+def loss(detected: Detected) -> Translatable:
+    """The warning that bytes were lost."""
+    return Translatable("{count} bytes could not be decoded", count=detected.replaced)
 
 
 def pieces(source: Source) -> Iterator[bytes]:
@@ -90,8 +87,8 @@ def pieces(source: Source) -> Iterator[bytes]:
 def detect(source: Source, *, name: str = "") -> Detected:
     """The encoding that explains the whole of `source` best.
 
-    Raises `Unreadable` when no encoding makes it text: control characters, or more than a tenth of
-    what is not ASCII left undecoded.
+    Raises `Unreadable` if it is text in no encoding: it has control characters, or more than a tenth
+    of what is not ASCII can't be decoded.
     """
     name = name or (source.name if isinstance(source, Path) else "the text")
     head = next(pieces(source), b"")
@@ -100,14 +97,12 @@ def detect(source: Source, *, name: str = "") -> Detected:
             return _checked(source, encoding, len(bom), name)
     if _is_utf8(source, name):
         return Detected("utf-8", 0, 0)
-    if (utf8 := _utf8(source)) is not None:
-        return _checked(source, utf8, 0, name)
-    evidence = _evidence(source)
-    return _checked(source, _likeliest(evidence, _declared(head)), 0, name)
+    encoding = "utf-8" if _mostly_utf8(source) else _likeliest(_evidence(source), _declared(head))
+    return _checked(source, encoding, 0, name)
 
 
 def decode(source: Source, detected: Detected) -> Iterator[str]:
-    """The text in pieces: line ends are \\n, no NUL or other control, no lone surrogate."""
+    """The text in pieces: line ends are \\n; no control characters, no lone surrogates."""
     for text in _raw(source, detected.encoding, detected.skip, "replace"):
         yield _CONTROL.sub("", text).replace("\f", "\n")
 
@@ -119,8 +114,8 @@ def read(source: Source, *, name: str = "") -> tuple[str, Detected]:
 
 
 def _raw(source: Source, encoding: str, skip: int, errors: str = "") -> Iterator[str]:
-    """Decoded pieces; every undecodable byte is a lone surrogate (in UTF-16 and 32: U+FFFD), or
-    what the codec's `errors` make of it."""
+    """Decoded pieces; an undecodable byte becomes a lone surrogate (U+FFFD in UTF-16 and 32), or
+    what `errors` says."""
     wide = encoding.startswith(("utf-16", "utf-32"))
     errors = errors or ("replace" if wide else "surrogateescape")
     lines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), True)
@@ -131,9 +126,9 @@ def _raw(source: Source, encoding: str, skip: int, errors: str = "") -> Iterator
 
 
 def _is_utf8(source: Source, name: str) -> bool:
-    """Whether it is UTF-8 without a fault, as most are: told in one pass over the bytes.
+    """Whether it is valid UTF-8, as most files are; this needs one pass over the bytes.
 
-    False where NULs speak for UTF-16. Raises `Unreadable` where it is control characters.
+    False if NULs suggest UTF-16. Raises `Unreadable` if there are too many control characters.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     size = nuls = controls = 0
@@ -142,9 +137,7 @@ def _is_utf8(source: Source, name: str) -> bool:
             size += len(decoder.decode(piece))
             nuls += piece.count(0)
             controls += len(piece) - len(piece.translate(None, _CONTROL_BYTES))
-            controls += piece.count(codecs.BOM_UTF8)
-            if b"\xc2" in piece:
-                controls += len(_C1.findall(piece))
+            controls += piece.count(codecs.BOM_UTF8) + len(_C1.findall(piece))
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
@@ -154,9 +147,9 @@ def _is_utf8(source: Source, name: str) -> bool:
     return True
 
 
-def _utf8(source: Source) -> str | None:
-    """`utf-8` if that is what it is: a legacy encoding hardly ever has four well-formed multi-byte
-    characters to one ill-formed byte. None where NULs speak for UTF-16."""
+def _mostly_utf8(source: Source) -> bool:
+    """Whether it is damaged UTF-8: a legacy encoding hardly ever has four well-formed multi-byte
+    characters to one ill-formed byte. False if NULs suggest UTF-16."""
     good = bad = nuls = size = 0
     for text in _raw(source, "utf-8", 0):
         broken = 0 if text.isascii() else len(_UNDECODED.findall(text))
@@ -164,21 +157,19 @@ def _utf8(source: Source) -> str | None:
         if not text.isascii():
             good += _foreign(text) - broken
         if bad > 1000 + good:
-            return None
-    if nuls * 50 > size:
-        return None
-    return "utf-8" if good >= 4 * bad else None
+            return False
+    return nuls * 50 <= size and good >= 4 * bad
 
 
 def _evidence(source: Source) -> bytes:
-    """The first `EVIDENCE` bytes of those pieces that hold anything but ASCII, cut at line ends."""
-    kept = bytearray()
+    """The pieces that hold more than ASCII, up to about `EVIDENCE` bytes."""
+    evidence = bytearray()
     for piece in pieces(source):
         if not piece.isascii() or b"\0" in piece:
-            kept += piece
-        if len(kept) >= EVIDENCE:
+            evidence += piece
+        if len(evidence) >= EVIDENCE:
             break
-    return bytes(kept)
+    return bytes(evidence)
 
 
 def _declared(head: bytes) -> str | None:
@@ -191,7 +182,7 @@ def _declared(head: bytes) -> str | None:
         "".encode(name)
     except LookupError:
         return None
-    # a superset under its subset's name is the rule on the web
+    # On the web, a superset usually goes by the name of its subset.
     return {
         "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932",
         "euc_kr": "cp949", "iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-16-le",
@@ -206,20 +197,20 @@ def _likeliest(evidence: bytes, declared: str | None) -> str:
 
 
 def _likelihood(evidence: bytes, encoding: str) -> float:
-    usual = _usual(encoding)
+    common = _common(encoding)
     counts: Counter[str] = Counter()
     for text in _raw(evidence, encoding, 0):
         counts.update(text)
-    total = sum(count * _log_p(character, usual) for character, count in counts.items())
+    total = sum(count * _log_p(character, common) for character, count in counts.items())
     if encoding in _UNUSUAL_BYTES:
         total += BESIDE * sum(1 for _ in _UNUSUAL_BYTES[encoding].finditer(evidence))
     return total
 
 
-def _log_p(character: str, usual: dict[str, float]) -> float:
+def _log_p(character: str, common: dict[str, float]) -> float:
     code = ord(character)
-    if character in usual:
-        return usual[character]
+    if character in common:
+        return common[character]
     if 0x20 <= code < 0x7F or character in "\t\n\r\f":
         return ASCII
     if code < 0x20 or 0x7F <= code < 0xA0:
@@ -232,36 +223,29 @@ def _log_p(character: str, usual: dict[str, float]) -> float:
 
 
 @cache
-def _usual(encoding: str) -> dict[str, float]:
-    """Log probabilities of the characters usual in text of `encoding`; others are `RARE`."""
+def _common(encoding: str) -> dict[str, float]:
+    """Log probabilities of the characters that are common in text of `encoding`; others are `RARE`."""
     symbols = dict.fromkeys(_rows("gb2312", 0xA1, 0xA1) + _rows("gb2312", 0xA3, 0xA3), SYMBOL)
     chinese = symbols | dict.fromkeys(FREQUENT, math.log(0.35 / len(FREQUENT)))
     simplified = _level(_rows("gb2312", 0xB0, 0xD7), 0.5)
     traditional = _level(_rows("big5", 0xA4, 0xC6), 0.5)
-    kana = _level("".join(map(chr, (*range(0x3041, 0x3094), *range(0x30A1, 0x30F7)))), 0.5)
+    kana = _level(_chars(0x3041, 0x3094) + _chars(0x30A1, 0x30F7), 0.5)
     japanese = _level(_rows("euc_jp", 0xB0, 0xCF), 0.4) | kana | symbols
     korean = _level(_rows("euc_kr", 0xB0, 0xC8), 0.9)
-    western = _level("".join(map(chr, range(0xC0, 0x100))), 0.7) | dict.fromkeys(
-        "’‘“”–—…€«»°£©®", -6.0
-    )
-    cyrillic = _level("".join(map(chr, range(0x430, 0x450))), 0.9) | _level(
-        "".join(map(chr, range(0x410, 0x430))) + "Ёё№«»—", 0.1
-    )
+    western = _level(_chars(0xC0, 0x100), 0.7) | dict.fromkeys("’‘“”–—…€«»°£©®", -6.0)
+    cyrillic = _level(_chars(0x430, 0x450), 0.9) | _level(_chars(0x410, 0x430) + "Ёё№«»—", 0.1)
     known = {
-        "gb18030": simplified | chinese,
-        "big5hkscs": traditional | chinese,
-        "cp932": japanese,
-        "euc_jp": japanese,
-        "cp949": korean | symbols,
-        "cp1252": western,
-        "cp1251": cyrillic,
-        "koi8-r": cyrillic,
+        **{"gb18030": simplified | chinese, "big5hkscs": traditional | chinese},
+        **{"cp932": japanese, "euc_jp": japanese, "cp949": korean | symbols},
+        **{"cp1252": western, "cp1251": cyrillic, "koi8-r": cyrillic},
     }
-    letters = _level("".join(map(chr, range(0xC0, 0x530))), 0.7)
-    everything = (
-        letters | western | cyrillic | korean | japanese | traditional | simplified | chinese
-    )
-    return known.get(encoding, everything)
+    letters = _level(_chars(0xC0, 0x530), 0.7)
+    letters |= western | cyrillic | korean | japanese | traditional | simplified | chinese
+    return known.get(encoding, letters)
+
+
+def _chars(start: int, end: int) -> str:
+    return "".join(map(chr, range(start, end)))
 
 
 def _level(characters: str, weight: float) -> dict[str, float]:
@@ -276,7 +260,7 @@ def _rows(encoding: str, first: int, last: int) -> str:
 
 
 def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
-    """Counts what `encoding` loses in the whole of `source`, and refuses what is not text."""
+    """Counts the bytes of `source` that `encoding` loses; raises `Unreadable` if it is not text."""
     size = foreign = lost = controls = 0
     for text in _raw(source, encoding, skip):
         size += len(text)
@@ -299,9 +283,9 @@ def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
 def _need_text(size: int, controls: int, name: str) -> None:
     if controls * 100 > size:
         raise Unreadable(
-            "{name} is not text ({controls} control characters in {size})",
+            "{name} is not text: {n} of {size} characters are controls",
             name=name,
-            controls=controls,
+            n=controls,
             size=size,
         )
 

@@ -7,10 +7,10 @@ from ingest.i18n import Translatable
 
 
 class UserError(Exception):
-    """A mistake or circumstance outside the code, said in one line that holds the way out.
+    """A mistake or circumstance outside the code, with a message of one line that has the way out.
 
-    `message` is that line; `str(error)` is the line in English. The command line prints it in the
-    reader's language and exits with 1; a server maps it to a 4xx answer.
+    `str(error)` is the message in English. The command line prints it in the reader's language and
+    exits with 1; a server maps it to a 4xx answer.
     """
 
     def __init__(self, template: LiteralString | Translatable, /, **fields: object) -> None:
@@ -24,7 +24,7 @@ class UserError(Exception):
         return _restored, (type(self), self.message, vars(self))
 
     def replace_fields(self, change: Callable[[Any], object]) -> None:
-        """Show `change(value)` for the value of each field of the message."""
+        """Replace the value of each field of the message by `change(value)`."""
         self.message = self.message.replace_fields(change)
         self.args = (str(self.message),)
 
@@ -38,7 +38,7 @@ class Mismatch(UserError):
 
 
 class Absent(UserError):
-    """There is no knowledge base at a place."""
+    """There is no knowledge base at this path or address."""
 
 
 class Busy(UserError):
@@ -46,7 +46,7 @@ class Busy(UserError):
 
 
 class Away(UserError):
-    """The server that keeps a knowledge base does not do what it is asked."""
+    """The server of a knowledge base is not available, or refuses a request."""
 
 
 def _restored(kind: type[UserError], message: Translatable, values: dict[str, Any]) -> UserError:

@@ -1,4 +1,4 @@
-"""From paths to the files to read: sorted, each once, what is passed over named with its reason."""
+"""Finds the files to read below some paths, in order and each once, and recognises their formats."""
 
 import difflib
 import lzma
@@ -45,24 +45,17 @@ _MAGIC = (
 )
 _BLANK = b"\0 \t\r\n\xef\xbb\xbf"
 _FOREIGN = {
-    b"\x1f\x8b": "a gzip archive",
-    b"7z\xbc\xaf": "a 7-Zip archive",
-    b"Rar!": "a RAR archive",
-    b"\x7fELF": "a program",
-    b"SQLite format 3\0": "a database",
-    **dict.fromkeys((b"ID3\2", b"ID3\3", b"ID3\4"), "audio"),  # with the version of the tag
-    b"OggS": "audio",
-    b"fLaC": "audio",
+    b"\x1f\x8b": Translatable("a gzip archive"),
+    b"7z\xbc\xaf": Translatable("a 7-Zip archive"),
+    b"Rar!": Translatable("a RAR archive"),
+    b"\x7fELF": Translatable("a program"),
+    b"SQLite format 3\0": Translatable("a database"),
+    # ID3 with the version of the tag.
+    **dict.fromkeys((b"ID3\2", b"ID3\3", b"ID3\4", b"OggS", b"fLaC"), Translatable("audio")),
 }
-DAMAGE = (  # what `zipfile` raises for containers that are cut off, altered or exotic
-    zipfile.BadZipFile,
-    EOFError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    lzma.LZMAError,
-    zlib.error,
+DAMAGE = (  # `zipfile` raises these for containers that are truncated, altered or exotic
+    *(zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError),
+    *(lzma.LZMAError, zlib.error),
 )
 _PACKAGES = (("word/", "docx"), ("ppt/", "pptx"), ("xl/", "xlsx"))
 _STREAMS = (  # names in the directory of an OLE container
@@ -76,32 +69,27 @@ _HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|htm
 
 
 def extension(path: Path) -> str | None:
-    """The format that the name promises, or None."""
+    """The format that the file's name suggests, or None."""
     return FORMATS.get(path.suffix.lower().lstrip("."))
 
 
 def recognise(path: Path) -> str:
-    """The format of the content. Raises `Unreadable` for what is no document, needs a password or
-    is damaged beyond telling."""
+    """The format of the content. Raises `Unreadable` if it is not a document, needs a password or is
+    too damaged to be recognised."""
     with path.open("rb") as stream:
         head = piece = stream.read(4096)
         while piece and not piece.strip(_BLANK):
             piece = stream.read(1 << 20)
     if not piece:
         raise Unreadable("{name} is empty", name=path.name)
-    found = _by_magic(head, path)
-    if found == "zip":
-        return _package(path)
-    if found == "ole":
-        return _ole(path)
-    if found:
-        return found
+    if found := _by_magic(head, path):
+        containers = {"zip": _package, "ole": _ole}
+        return containers[found](path) if found in containers else found
     promised = extension(path)
     if promised not in TEXT_FORMATS:
         promised = "txt"
-    if promised in ("txt", "md") and _HTML.match(head.lstrip(b"\xef\xbb\xbf")):
-        return "html"
-    return promised
+    html = promised in ("txt", "md") and _HTML.match(head.lstrip(b"\xef\xbb\xbf"))
+    return "html" if html else promised
 
 
 def _by_magic(head: bytes, path: Path) -> str | None:
@@ -127,9 +115,7 @@ def _package(path: Path) -> str:
             names = package.namelist()
             kind = package.read("mimetype")[:80] if "mimetype" in names else b""
     except DAMAGE as error:
-        raise Unreadable(
-            "{name} is damaged or cut off: {error}", name=path.name, error=error
-        ) from error
+        raise damaged(path.name, error) from error
     if kind.startswith(b"application/epub"):
         return "epub"
     if kind.startswith(b"application/vnd.oasis.opendocument."):
@@ -158,28 +144,30 @@ def locked(name: str) -> Unreadable:
     return Unreadable("{name} needs a password; save it without one", name=name)
 
 
-_LITTER = {"thumbs.db", "desktop.ini"}
+def damaged(name: str, reason: object) -> Unreadable:
+    """The error for a file that can't be read to its end."""
+    return Unreadable("{name} is damaged or cut off: {reason}", name=name, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A file met on the way; `skipped` is the reason why it is not read, or empty.
+class FoundFile:
+    """A file below the paths; `skipped` is the reason why it is not read, or empty.
 
-    `named` is what its document is called where that is not where the file lies.
+    `alias` is the name of its document, if that is not the file's path.
     """
 
     path: Path
     skipped: str = ""
-    named: str = ""
+    alias: str = ""
 
     @property
     def source(self) -> str:
         """The document's name: its absolute path, without `..` and doubled slashes.
 
-        One file has one name from whichever folder it is reached, and two never share one. Bytes
-        that are not UTF-8 are written `\\xba`; only `path` opens the file.
+        A file has the same name from whichever folder it is reached, and two files never share one.
+        Bytes that are not UTF-8 are written `\\xba`; only `path` opens the file.
         """
-        return self.named or readable(Path(os.path.abspath(self.path)).as_posix())
+        return self.alias or readable(Path(os.path.abspath(self.path)).as_posix())
 
     @property
     def size(self) -> int:
@@ -187,33 +175,28 @@ class Found:
         return self.path.stat().st_size if os.path.isfile(self.path) else 0
 
 
-def walk(paths: Sequence[Path]) -> Iterator[Found]:
+def walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
     """Every file under `paths`, in a fixed order.
 
-    Raises `UserError` at once for a path that does not exist or can't be reached and for a folder
-    without files. Knowledge bases are passed over. A file named outright is read whatever its extension; links inside a folder are not followed.
+    Raises `UserError` at once for a path that does not exist or can't be read and for a folder
+    without files. Knowledge bases are skipped. A file that is itself in `paths` is read, with any
+    extension; links inside a folder are not followed.
     """
     for path in paths:
-        _reach(path)
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError("{path} does not exist{hint}", path=path, hint=_hint(path)) from error
+        except OSError as error:
+            why = error.strerror
+            raise UserError(
+                "{path} can't be read: {why}; check its name and permissions", path=path, why=why
+            ) from error
         if path.is_dir() and not any(_folder(path)):
             raise UserError(
                 "{path} is an empty folder; put documents there or name another", path=path
             )
     return _walk(paths)
-
-
-def _reach(path: Path) -> None:
-    """Raises `UserError` unless `path` is there."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError("{path} does not exist{near}", path=path, near=_nearest(path)) from error
-    except OSError as error:
-        raise UserError(
-            "{path} can't be read: {strerror}; check its name and permissions",
-            path=path,
-            strerror=error.strerror,
-        ) from error
 
 
 def digest(path: Path) -> str:
@@ -225,60 +208,63 @@ def digest(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def _walk(paths: Sequence[Path]) -> Iterator[Found]:
+def _walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
     seen: set[Path] = set()
     for path in paths:
-        for found in _folder(path) if path.is_dir() else (Found(path, _not_a_file(path)),):
+        for found in _folder(path) if path.is_dir() else (FoundFile(path, _not_a_file(path)),):
             place = found.path if os.path.islink(found.path) else found.path.resolve()
             if place not in seen:
                 seen.add(place)
                 yield found
 
 
-def _folder(root: Path) -> Iterator[Found]:
+def _folder(root: Path) -> Iterator[FoundFile]:
     errors: list[OSError] = []
     for here, folders, files in os.walk(root, onerror=errors.append):
         yield from _unreadable(errors)
         if "kb.sqlite" in files:
-            yield Found(Path(here), "a knowledge base")
+            yield FoundFile(Path(here), Translatable("a knowledge base"))
             folders.clear()
             continue
         for name in sorted(folders):
             if name.startswith("."):
-                yield Found(Path(here, name), "hidden folder")
+                yield FoundFile(Path(here, name), Translatable("hidden folder"))
             elif os.path.islink(os.path.join(here, name)):
-                yield Found(Path(here, name), "link to a folder, not followed")
+                yield FoundFile(Path(here, name), Translatable("link to a folder, not followed"))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            yield Found(Path(here, name), _reason(Path(here, name)))
+            yield FoundFile(Path(here, name), _reason(Path(here, name)))
     yield from _unreadable(errors)
 
 
-def _unreadable(errors: list[OSError]) -> Iterator[Found]:
+def _unreadable(errors: list[OSError]) -> Iterator[FoundFile]:
     """The folders that could not be listed since the last call."""
-    while errors:
-        error = errors.pop(0)
-        yield Found(Path(error.filename), f"can't be read: {error.strerror}")
+    for error in errors:
+        reason = Translatable("can't be read: {why}", why=error.strerror)
+        yield FoundFile(Path(error.filename), reason)
+    errors.clear()
 
 
 def _reason(path: Path) -> str:
     name = path.name.lower()
     if name.startswith(("~$", ".~lock")) or name.endswith((".tmp", "~")):
-        return "temporary file"
-    if name.startswith(".") or name in _LITTER:
-        return "hidden file"
+        return Translatable("temporary file")
+    if name.startswith(".") or name in ("thumbs.db", "desktop.ini"):
+        return Translatable("hidden file")
     if os.path.islink(path):
-        return "link, not followed"
+        return Translatable("link, not followed")
+    if not path.suffix:
+        return Translatable("unknown format, no extension")
     if extension(path) is None:
-        return f"unknown format {path.suffix}" if path.suffix else "unknown format, no extension"
+        return Translatable("unknown format {suffix}", suffix=path.suffix)
     return _not_a_file(path)
 
 
 def _not_a_file(path: Path) -> str:
-    return "" if os.path.isfile(path) else "not a regular file"
+    return "" if os.path.isfile(path) else Translatable("not a regular file")
 
 
-def _nearest(path: Path) -> str:
+def _hint(path: Path) -> str:
     """`; did you mean docs/b.txt?`, or nothing."""
     parent = path.parent
     if not parent.is_dir():

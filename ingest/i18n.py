@@ -25,7 +25,7 @@ LARGE = {"en": (1e9, "billion"), "zh": (1e8, "亿")}
 
 
 class Translatable(str):
-    """A line in English that keeps its template and its fields, so that it can be translated.
+    """A line in English that knows its template and its fields, so that it can be translated.
 
     `Translatable("{count} files in {folder}", count=2, folder=path)` is equal to the English text. A field
     may be another message, or a list, whose items are joined as the language does it
@@ -40,7 +40,7 @@ class Translatable(str):
 
     @classmethod
     def of(cls, template: str, fields: Mapping[str, object]) -> Self:
-        """A message whose template was read, not written in the code."""
+        """A message whose template is not a literal in the code."""
         self = super().__new__(cls, readable(_Lines("en").vformat(template, (), fields)))
         self.template, self.fields = template, fields
         return self
@@ -68,19 +68,19 @@ def translate(text: str, language: Language) -> str:
 
 
 def readable(text: str) -> str:
-    """Text that holds names of files, as UTF-8 can hold it: bytes that are none become `\\xba`."""
+    """Text for UTF-8: bytes of file names that are not UTF-8 (lone surrogates) become `\\xba`."""
     return re.sub("[\ud800-\udfff]", lambda lone: rf"\x{ord(lone[0]) & 0xFF:02x}", text)
 
 
 def to_json(text: str) -> Any:
-    """A message as a value that JSON can hold; `from_json` brings it back in another process."""
+    """A message as a JSON value, from which `from_json` restores it in another process."""
     if isinstance(text, Translatable):
         return {"template": text.template, "fields": {k: _plain(v) for k, v in text.fields.items()}}
     return text
 
 
 def from_json(value: Any) -> Any:
-    """What `to_json` was given."""
+    """The text that `to_json` turned into `value`."""
     if isinstance(value, dict) and value.keys() == {"template", "fields"}:
         fields = {name: from_json(field) for name, field in value["fields"].items()}
         return Translatable.of(value["template"], fields)

@@ -1,11 +1,11 @@
-"""Text as the word index sees it: one spelling for what readers take for the same word.
+"""Normalizes text for the word index: one spelling for all that readers take for the same word.
 
-Questions and documents go through the same functions, so normalizing can only join, never lose.
+Questions and documents go through the same functions, so normalizing only unites spellings.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Literal
 
 Field = Literal["words", "bigrams"]
-"""The two ways of cutting a text, each of which is a field of the word index."""
+"""The two ways of cutting a text into terms; each is a field of the word index."""
 FIELDS: tuple[Field, ...] = ("words", "bigrams")
 
 HAN = r"\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KANA_HANGUL = r"\u3040-\u30ff\u31f0-\u31ff\u1100-\u11ff\uac00-\ud7af"
 RUN = re.compile(rf"(?P<han>[{HAN}]+)|(?P<other>[{KANA_HANGUL}]+)|[^\W_{HAN}{KANA_HANGUL}]+")
-LONGEST = 64  # characters of a word; longer ones are encoded data, no one asks for them
+LONGEST = 64  # characters of a word; longer ones are encoded data, which nobody searches for
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A text and its terms in order, cut in both ways; a term may occur several times."""
+    """A text and its terms in order, both words and bigrams; a term may occur several times."""
 
     text: str
     words: tuple[str, ...]
@@ -54,32 +54,31 @@ def _simplified() -> dict[int, str]:
 
 def words(text: str) -> list[str]:
     """Words in order: Chinese by jieba's search mode (long words and their parts), others whole."""
-    found: list[str] = []
-    for run in RUN.finditer(normalize(text)):
-        if run["han"]:
-            from rjieba import cut_for_search  # loads its dictionary: 0.1 s and more
 
-            found.extend(cut_for_search(run[0]))
-        elif run["other"]:
-            found.extend(pairs(run[0]))
-        else:
-            found.append(run[0][:LONGEST])
-    return found
+    def cut(run: str) -> Iterable[str]:
+        from rjieba import cut_for_search  # loads its dictionary: 0.1 s and more
+
+        return cut_for_search(run)
+
+    return _terms(text, cut)
 
 
 def bigrams(text: str) -> list[str]:
     """Pairs of neighbouring characters in scripts without spaces, other words whole."""
+    return _terms(text, pairs)
+
+
+def _terms(text: str, han: Callable[[str], Iterable[str]]) -> list[str]:
+    """The terms of a text, of whose runs of Chinese characters `han` gives the terms."""
     found: list[str] = []
     for run in RUN.finditer(normalize(text)):
         if run["han"] or run["other"]:
-            found.extend(pairs(run[0]))
+            found.extend(han(run[0]) if run["han"] else pairs(run[0]))
         else:
             found.append(run[0][:LONGEST])
     return found
 
 
 def pairs(run: str) -> Iterator[str]:
-    """Each two neighbours of `run`; a single character stands for itself."""
-    if len(run) == 1:
-        return iter((run,))
-    return map("".join, pairwise(run))
+    """All pairs of neighbouring characters in `run`, or its only character."""
+    return map("".join, pairwise(run)) if len(run) > 1 else iter((run,))

@@ -1,4 +1,4 @@
-"""Text from pictures by RapidOCR, whose PP-OCR models come inside its wheel: no downloads."""
+"""Text of pictures by RapidOCR, whose wheel contains its PP-OCR models; and pictures of PDF pages."""
 
 import importlib.util
 import io
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pypdfium2 import PdfPage, PdfTextPage
 
 
-LONGEST = 2600  # pixels; larger pictures are shrunk, the models see no more detail anyway
-PIXELS = 120_000_000  # refused before decoding
-CONFIDENT = 0.55  # lines below are noise: textures, logos, handwriting
-SECONDS = 90.0  # that one picture may take on a busy machine; 2 to 4 are usual
+LONGEST = 2600  # pixels; larger pictures are shrunk, since the models see no more detail anyway
+PIXELS = 120_000_000  # larger pictures are refused before they are decoded
+CONFIDENT = 0.55  # lines with a lower score are noise: textures, logos, handwriting
+SECONDS = 90.0  # one picture may take this long on a busy machine; 2 to 4 are usual
 THREADS = 2
 INSTALL = "pip install 'chatglm-rag[ocr]'"
 
@@ -34,20 +34,16 @@ class Line:
     right: float
     bottom: float
 
-    @property
-    def height(self) -> float:
-        return self.bottom - self.top
 
+class PageReader:
+    """Reads pictures. The models are loaded once, with the first picture."""
 
-class Reader:
-    """Reads pictures. The models are loaded with the first one, once."""
-
-    def __init__(self, patience: Callable[[float], None] = lambda seconds: None) -> None:
+    def __init__(self, extend_deadline: Callable[[float], None] = lambda seconds: None) -> None:
         self._engine: Any = None
-        self.patience = patience
+        self.extend_deadline = extend_deadline
 
     def text(self, content: bytes) -> str:
-        """The text of a picture in reading order; empty where there is none or it is damaged."""
+        """The text of a picture in reading order; empty if there is none or the picture is damaged."""
         picture = open_picture(content)
         return "" if picture is None else self.read(picture)
 
@@ -57,7 +53,7 @@ class Reader:
 
         if is_blank(picture):
             return ""
-        self.patience(SECONDS)
+        self.extend_deadline(SECONDS)
         width, height = picture.size
         scale = min(1.0, LONGEST / max(width, height))
         if scale != 1.0:
@@ -76,18 +72,14 @@ class Reader:
         if self._engine is None:
             from rapidocr import RapidOCR
 
-            self._engine = RapidOCR(
-                params={
-                    "Global.log_level": "error",
-                    "EngineConfig.onnxruntime.intra_op_num_threads": THREADS,
-                    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-                }
-            )
+            threads = {"intra_op_num_threads": THREADS, "inter_op_num_threads": 1}
+            params = {f"EngineConfig.onnxruntime.{name}": value for name, value in threads.items()}
+            self._engine = RapidOCR(params={"Global.log_level": "error", **params})
         return self._engine
 
 
 def is_blank(picture: "Image") -> bool:
-    """Whether a picture is (nearly) one colour, so that there is nothing to read."""
+    """Whether a picture has (nearly) one colour, so that there is nothing to read."""
     low, high = picture.convert("L").resize((64, 64)).getextrema()
     return high - low < 8  # pyright: ignore[reportOperatorIssue] -- a pair of numbers for mode L
 
@@ -98,17 +90,11 @@ def available() -> bool:
 
 
 def open_picture(content: bytes) -> "Image | None":
-    """The picture as RGB on white, or None where its bytes are damaged, no picture or too large."""
-    from PIL import Image, UnidentifiedImageError
+    """The picture as RGB on white, or None if its bytes are damaged, not a picture or too large."""
+    from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(content))
-            if picture.width * picture.height > PIXELS:
-                return None
-            picture.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    picture = _open(content, load=True)
+    if picture is None:
         return None
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
@@ -118,22 +104,31 @@ def open_picture(content: bytes) -> "Image | None":
 
 
 def picture_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels from the header alone, or None where it is no picture."""
-    from PIL import Image, UnidentifiedImageError
+    """Width and height in pixels from the header alone, or None if it is not a picture."""
+    picture = _open(content, load=False)
+    return picture.size if picture else None
+
+
+def _open(content: bytes, *, load: bool) -> "Image | None":
+    from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(content)).size
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            picture = Image.open(io.BytesIO(content))
+            if load and picture.width * picture.height > PIXELS:
+                return None
+            if load:
+                picture.load()
+            return picture
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
 def in_reading_order(lines: list[Line]) -> str:
     """Lines from top to bottom, columns from left to right, one output line per printed line.
 
-    The page is cut at the widest free gap, recursively (X-Y cut): first into bands, where no line
-    crosses, and each band into columns.
+    The page is cut recursively (X-Y cut) into columns and into bands that no line crosses.
     """
     return "\n".join(" ".join(line.text for line in row) for row in _cut(lines))
 
@@ -151,8 +146,8 @@ def _cut(lines: list[Line]) -> list[list[Line]]:
 
 
 def _split(lines: list[Line], low: str, high: str, *, gap: float) -> list[list[Line]]:
-    """Groups with free space of at least `gap` line heights between them."""
-    free = gap * sorted(line.height for line in lines)[len(lines) // 2]
+    """Groups with space of at least `gap` line heights between them."""
+    free = gap * sorted(line.bottom - line.top for line in lines)[len(lines) // 2]
     groups: list[list[Line]] = []
     reach = float("-inf")
     for line in sorted(lines, key=lambda line: getattr(line, low)):
@@ -164,30 +159,27 @@ def _split(lines: list[Line], low: str, high: str, *, gap: float) -> list[list[L
 
 
 def _rows(lines: list[Line]) -> list[list[Line]]:
-    """Lines of one band as printed rows: boxes whose middles lie at one height, left to right."""
+    """Lines of one band as printed rows: boxes whose middles are at one height, from left to right."""
     rows: list[list[Line]] = []
     for line in sorted(lines, key=lambda line: (line.top + line.bottom) / 2):
         middle = (line.top + line.bottom) / 2
-        if rows and middle < (last := rows[-1][-1]).bottom - 0.3 * last.height:
+        if rows and middle < (last := rows[-1][-1]).bottom - 0.3 * (last.bottom - last.top):
             rows[-1].append(line)
         else:
             rows.append([line])
     return [sorted(row, key=lambda line: line.left) for row in rows]
 
 
-def read_image(content: bytes, *, name: str, reader: Reader | None) -> str:
-    """The text of an image file. Raises `Unreadable` where it is damaged or OCR is missing."""
+def read_image(content: bytes, *, name: str, reader: PageReader | None) -> str:
+    """The text of an image file. Raises `Unreadable` if it is damaged or OCR is missing."""
     if reader is None:
         raise Unreadable(
-            "{name} is an image and OCR is off or not installed; {install}",
-            name=name,
-            install=INSTALL,
+            "{name} is an image and OCR is off or not installed; {way}", name=name, way=INSTALL
         )
     picture = open_picture(content)
     if picture is None:
         raise Unreadable(
-            "{name} is not text, and no whole image either: damaged, cut off or too large",
-            name=name,
+            "{name} is not text, nor a whole image of a size that can be read", name=name
         )
     text = reader.read(picture)
     if not text.strip():
@@ -196,8 +188,8 @@ def read_image(content: bytes, *, name: str, reader: Reader | None) -> str:
 
 
 WIDTH = 1200  # pixels
-TALLEST = 3000  # pixels; a page may be as long as a receipt
-LEAST = 6  # characters of a passage's beginning or end that are worth marking without the rest
+TALLEST = 3000  # pixels; a page may be very long
+LEAST = 6  # a part of a passage is marked if it has at least this many characters
 MARK = (255, 214, 10, 96)  # RGBA
 
 Box = tuple[float, float, float, float]
@@ -207,18 +199,16 @@ Box = tuple[float, float, float, float]
 def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
     """The page as PNG, and whether `passage` was found on it. Pages are counted from 1.
 
-    Raises `Unreadable` for what is no PDF, needs a password, or has no such page.
+    Raises `Unreadable` if the file is not a PDF, needs a password or has no such page.
     """
     import pypdfium2
 
     try:
         with pypdfium2.PdfDocument(path) as document:
-            if not 1 <= number <= len(document):
+            count = len(document)
+            if not 1 <= number <= count:
                 raise Unreadable(
-                    "{name} has {document_count} pages, not {number}",
-                    name=path.name,
-                    document_count=len(document),
-                    number=number,
+                    "{name} has {count} pages, not {page}", name=path.name, count=count, page=number
                 )
             page = document[number - 1]
             boxes = list(lines(_boxes(page.get_textpage(), passage)))
@@ -244,25 +234,24 @@ def _picture(page: "PdfPage", boxes: Sequence[Box]) -> bytes:
 
 
 def _boxes(text: "PdfTextPage", passage: str) -> list[Box]:
-    """Where the characters of a passage stand. It may begin on the page before, or end on the next;
-    spaces, line breaks and forms of width count for nothing."""
-    letters: list[str] = []
-    places: list[int] = []
-    for index, character in enumerate(text.get_text_range()):
-        for letter in _folded(character):
-            letters.append(letter)
-            places.append(index)
-    start, end = find("".join(letters), "".join(map(_folded, passage)))
-    return [text.get_charbox(index) for index in dict.fromkeys(places[start:end])]
+    """The boxes of a passage's characters on the page. It may begin on the page before or end on the
+    next; spaces, line breaks and the width of characters are ignored."""
+    letters = [
+        (letter, index)
+        for index, character in enumerate(text.get_text_range())
+        for letter in _fold(character)
+    ]
+    start, end = find("".join(letter for letter, _ in letters), "".join(map(_fold, passage)))
+    return [text.get_charbox(index) for index in dict.fromkeys(at for _, at in letters[start:end])]
 
 
 def find(page: str, passage: str) -> tuple[int, int]:
-    """The span of `passage` in `page`, or of as long a beginning or end of it as is there."""
+    """The span of `passage` in `page`, or of its longest beginning or end that is there."""
     if not passage:
         return 0, 0
     if (at := page.find(passage)) >= 0:
         return at, at + len(passage)
-    # A beginning that ends the page, or an end that begins it.
+    # The beginning of the passage may end the page, or its end begin the page.
     for length in range(min(len(passage), len(page)), LEAST - 1, -1):
         if page.endswith(passage[:length]):
             return len(page) - length, len(page)
@@ -271,28 +260,24 @@ def find(page: str, passage: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _folded(character: str) -> str:
+def _fold(character: str) -> str:
     return "".join(unicodedata.normalize("NFKC", character).split()).casefold()
 
 
 def lines(boxes: Sequence[Box]) -> Iterator[Box]:
-    """Boxes of characters that follow one another on a line, as one box each."""
+    """One box for each run of boxes of characters that follow one another on a line."""
     current: Box | None = None
-    for left, bottom, right, top in boxes:
-        if current and _beside(current, (left, bottom, right, top)):
-            current = (
-                min(current[0], left), min(current[1], bottom),
-                max(current[2], right), max(current[3], top),
-            )  # fmt: skip
+    for box in boxes:
+        middle = (box[1] + box[3]) / 2
+        if current and current[1] <= middle <= current[3] and box[0] >= current[0]:
+            (left, bottom), (right, top) = (
+                map(min, current[:2], box[:2]),
+                map(max, current[2:], box[2:]),
+            )
+            current = left, bottom, right, top
             continue
         if current:
             yield current
-        current = left, bottom, right, top
+        current = box
     if current:
         yield current
-
-
-def _beside(line: Box, box: Box) -> bool:
-    """Whether a box goes on a line: its middle lies within it, and it is not far to the left."""
-    middle = (box[1] + box[3]) / 2
-    return line[1] <= middle <= line[3] and box[0] >= line[0]

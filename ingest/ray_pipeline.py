@@ -1,8 +1,8 @@
-"""The write path on a Ray cluster: workers read and embed side by side, this process alone writes.
+"""The write path on a Ray cluster: workers parse and embed in parallel, and only this process writes.
 
-Files go to a pool of readers, the parts of their documents to a pool of encoders, and they come
-back in the order of the files: the knowledge base is the one that a run without a cluster makes.
-Where a worker dies, its task is done again; what is written is written here, once, in order.
+Files go to a pool of parse workers, the parts of their documents to a pool of embed workers, and they
+come back in the order of the files: the knowledge base is the same as without a cluster. If a worker
+dies, its task runs again.
 """
 
 import logging
@@ -22,22 +22,19 @@ from typing import Any
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import Embedder, Vectors
 from ingest.errors import Mismatch, Unreadable, UserError
-from ingest.files import Found
-from ingest.pipeline import Outcome, Parser, Part, Reading, embed, read, refusal, write
+from ingest.files import FoundFile
+from ingest.pipeline import DocumentPart, FileOutcome, Parser, Reading, embed, read, refusal, write
 from ingest.store import Store
 from ingest.types import Document
 
-TASK_FILES = 8  # that a reader is given at a time: what a death costs, and what Ray keeps count of
-BLOCK_BYTES = 500_000  # of parts, some 250 chunks, that go from worker to worker at a time
-TRIES = 3  # deaths of workers on one file, before it is left out
-
-Known = tuple[Found, Document | None]
-"""A file, and what the store holds of it."""
+TASK_FILES = 8  # files of one parse task; if its worker dies, they are parsed again
+BLOCK_BYTES = 500_000  # of parts (some 250 chunks) that go from worker to worker together
+TRIES = 3  # a file is skipped after this many deaths of workers
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What workers need, as functions that make it where it is needed. They are sent pickled.
+    """Functions that open a store, an embedder and a parser on a worker. They are sent pickled.
 
     `encoder` is the name that every worker's embedder must have.
     """
@@ -48,15 +45,14 @@ class Tools:
     options: ChunkOptions
     encoder: str
 
-    def own_embedder(self) -> Embedder:
-        """This worker's; `Mismatch` where it is another than the knowledge base's."""
+    def open_embedder(self) -> Embedder:
+        """This worker's embedder. Raises `Mismatch` if it is not the knowledge base's."""
         embedder = self.embedder()
         if embedder.name != self.encoder:
-            machine = socket.gethostname()
             raise Mismatch(
                 "{machine} has the encoder {name}, not {encoder}; install the same on every machine "
                 "of the cluster",
-                machine=machine,
+                machine=socket.gethostname(),
                 name=embedder.name,
                 encoder=self.encoder,
             )
@@ -64,77 +60,75 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """What workers send: a file's outcome, alone or with one part of its document.
+class WorkerResult:
+    """A file's outcome, alone or with one part of its document.
 
-    `embedded` counts the texts that were embedded for it and for what was sent with it.
+    `embedded` counts the texts that were embedded for it and for the results in the same block.
     """
 
-    outcome: Outcome
-    part: Part | None = None
+    outcome: FileOutcome
+    part: DocumentPart | None = None
     embedded: int = 0
 
 
 def spread(
-    files: Iterable[Found],
+    files: Iterable[FoundFile],
     store: Store,
     tools: Tools,
     *,
     workers: int,
     tick: Callable[[int], None] = lambda chunks: None,
-) -> Iterator[Outcome]:
+) -> Iterator[FileOutcome]:
     """`Ingestion.run` on the cluster that is connected: the same outcomes, in the same order.
 
-    `workers` readers and as many encoders share as many cores. Raises `UserError` where a worker
-    can't make its tools or can't live; what was written until then stays.
+    `workers` parse workers and as many embed workers share as many cores. Raises `UserError` if a
+    worker can't open its tools or keeps dying; what has been written until then is kept.
     """
-    # Workers may be in another folder.
-    there = (replace(file, path=file.path.absolute()) for file in files)
-    known = [(file, store.document(file.source)) for file in there]
-    back = _back(known, tools, workers) if known else ()
-    files_back = groupby(back, lambda sent: sent.outcome.source)
-    readings = (_reading(sent, tick) for _, sent in files_back)
-    return write(readings, store, lambda parts: parts)
+    # Workers may run in another folder.
+    absolute = (replace(file, path=file.path.absolute()) for file in files)
+    tasks = [(file, store.document(file.source)) for file in absolute]
+    results = _results(tasks, tools, workers) if tasks else ()
+    by_file = groupby(results, lambda result: result.outcome.source)
+    return write((_reading(own, tick) for _, own in by_file), store, lambda parts: parts)
 
 
-def _reading(sent: Iterator[Sent], tick: Callable[[int], None]) -> Reading:
-    first = next(sent)
+def _reading(results: Iterator[WorkerResult], tick: Callable[[int], None]) -> Reading:
+    first = next(results)
 
-    def parts() -> Iterator[Part]:
-        for one in chain([first], sent):
-            tick(one.embedded)
-            if one.part:
-                yield one.part
+    def parts() -> Iterator[DocumentPart]:
+        for result in chain([first], results):
+            tick(result.embedded)
+            if result.part:
+                yield result.part
 
     return Reading(first.outcome, parts())
 
 
-def _back(known: Sequence[Known], tools: Tools, workers: int) -> Iterator[Sent]:
-    """What the workers make of the files, in their order."""
+def _results(
+    files: Sequence[tuple[FoundFile, Document | None]], tools: Tools, workers: int
+) -> Iterator[WorkerResult]:
+    """The results for the files, each with its document in the store, in their order."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.target_max_block_size = BLOCK_BYTES
-    context.execution_no_progress_timeout_s = -1  # a scanned book takes as long as it takes
+    context.execution_no_progress_timeout_s = -1  # a scanned book may take very long
     context.raise_original_map_exception = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends the run is raised
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the run is raised
 
-    pool, given = ray.data.ActorPoolStrategy, (tools, _ledger(tools))
-    tasks = max(min(len(known), 4 * workers), len(known) // TASK_FILES)
-    readers, encoders = pool(size=min(workers, tasks)), pool(size=workers)
-    rows = (
-        ray.data.from_items([{"known": one} for one in known], override_num_blocks=tasks)
-        .flat_map(Reader, fn_constructor_args=given, compute=readers, num_cpus=0.25)
-        .map_batches(
-            Encoder, fn_constructor_args=given, compute=encoders, num_cpus=0.75, batch_size=None
-        )
-    )
-    with _failures():
+    pool, arguments = ray.data.ActorPoolStrategy, (tools, _ledger(tools))
+    tasks = max(min(len(files), 4 * workers), len(files) // TASK_FILES)
+    parse = {"compute": pool(size=min(workers, tasks)), "num_cpus": 0.25}
+    encode = {"compute": pool(size=workers), "num_cpus": 0.75, "batch_size": None}
+    rows = ray.data.from_items([{"file": file} for file in files], override_num_blocks=tasks)
+    rows = rows.flat_map(ParseWorker, fn_constructor_args=arguments, **parse)
+    rows = rows.map_batches(EmbedWorker, fn_constructor_args=arguments, **encode)
+    with _ray_failures():
         for row in rows.iter_rows():
-            yield row["sent"]
+            yield row["result"]
 
 
 def _ledger(tools: Tools) -> Any:
@@ -143,68 +137,67 @@ def _ledger(tools: Tools) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(Ledger)
-    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    return remote.options(scheduling_strategy=here, **lasting).remote(tools)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return remote.options(scheduling_strategy=here, **options).remote(tools)
 
 
 class Ledger:
-    """What workers share, on the machine that writes: the store's vectors, and their own deaths."""
+    """Serves the store's vectors to the workers and counts their deaths, on the machine that writes."""
 
     def __init__(self, tools: Tools) -> None:
         self._store = tools.store()
-        self._begun: Counter[str] = Counter()
+        self._starts: Counter[str] = Counter()
 
     def recall(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
         """`Store.known_vectors`."""
         return self._store.known_vectors(digests)
 
     def begin(self, task: str) -> int:
-        """How many workers began this before and did not end it: they died of it."""
-        self._begun[task] += 1
-        return self._begun[task] - 1
+        """How many workers have begun this task and died of it."""
+        self._starts[task] += 1
+        return self._starts[task] - 1
 
     def end(self, task: str) -> None:
-        del self._begun[task]
+        del self._starts[task]
 
 
-def _ask(promised: Any) -> Any:
+def _get(reference: Any) -> Any:
     import ray
 
-    return ray.get(promised)
+    return ray.get(reference)
 
 
-class Reader:
-    """Reads files and cuts them into chunks."""
+class ParseWorker:
+    """Parses files and cuts them into chunks."""
 
     def __init__(self, tools: Tools, ledger: Any) -> None:
         self._tools, self._ledger = tools, ledger
 
     @cached_property
     def _chunker(self) -> Chunker:
-        embedder = self._tools.own_embedder()
+        embedder = self._tools.open_embedder()
         return Chunker(embedder.count_many, embedder.max_tokens, self._tools.options)
 
     @cached_property
     def _parser(self) -> Parser:
         return ExitStack().enter_context(self._tools.parser())
 
-    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Sent]]:
-        file, before = row["known"]
+    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, WorkerResult]]:
+        file, before = row["file"]
         reading = self._read(file, before)
-        yield {"sent": Sent(reading.outcome)}
-        for part in reading.parts:
-            yield {"sent": Sent(reading.outcome, part)}
+        for part in chain([None], reading.parts):
+            yield {"result": WorkerResult(reading.outcome, part)}
         self._ledger.end.remote(file.source)
 
-    def _read(self, file: Found, before: Document | None) -> Reading:
+    def _read(self, file: FoundFile, before: Document | None) -> Reading:
         name, machine = file.path.name, socket.gethostname()
-        if _ask(self._ledger.begin.remote(file.source)) >= TRIES:
+        if _get(self._ledger.begin.remote(file.source)) >= TRIES:
             problem = Unreadable(
                 "{name} ended {tries} workers that read it; it is left out", name=name, tries=TRIES
             )
         elif _absent(file.path):
             problem = Unreadable(
-                "{name} is not on {machine}; workers need the files where this command sees them",
+                "{name} is not on {machine}; workers need the files under the same paths",
                 name=name,
                 machine=machine,
             )
@@ -214,17 +207,15 @@ class Reader:
 
 
 def _absent(path: Path) -> bool:
-    """Whether there is nothing of that name; what can't be opened for another reason is there."""
+    """Whether there is no file; one that can't be opened for another reason is there."""
     try:
         path.lstat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
     return False
 
 
-class Encoder:
+class EmbedWorker:
     """Embeds the parts of a block together."""
 
     def __init__(self, tools: Tools, ledger: Any) -> None:
@@ -232,20 +223,20 @@ class Encoder:
 
     @cached_property
     def _embedder(self) -> Embedder:
-        return self._tools.own_embedder()
+        return self._tools.open_embedder()
 
-    def __call__(self, block: dict[str, Any]) -> dict[str, list[Sent]]:
-        sent: list[Sent] = list(block["sent"])
-        parts = [one.part for one in sent if one.part]
-        fresh: list[int] = []
-        done = iter(self._embed(parts, fresh.append) if parts else ())
-        sent = [replace(one, part=next(done)) if one.part else one for one in sent]
-        sent[0] = replace(sent[0], embedded=sum(fresh))
-        return {"sent": sent}
+    def __call__(self, block: dict[str, Any]) -> dict[str, list[WorkerResult]]:
+        results: list[WorkerResult] = list(block["result"])
+        parts = [result.part for result in results if result.part]
+        counts: list[int] = []
+        embedded = iter(self._embed(parts, counts.append) if parts else ())
+        results = [replace(r, part=next(embedded)) if r.part else r for r in results]
+        results[0] = replace(results[0], embedded=sum(counts))
+        return {"result": results}
 
-    def _embed(self, parts: list[Part], tick: Callable[[int], None]) -> list[Part]:
+    def _embed(self, parts: list[DocumentPart], tick: Callable[[int], None]) -> list[DocumentPart]:
         task, source = parts[0].chunks[0].id, parts[0].document.source
-        if _ask(self._ledger.begin.remote(task)) >= TRIES:
+        if _get(self._ledger.begin.remote(task)) >= TRIES:
             raise UserError(
                 "{tries} workers died while they embedded {source}; with fewer --workers each has "
                 "more memory",
@@ -257,12 +248,12 @@ class Encoder:
         return embedded
 
     def _recall(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
-        return _ask(self._ledger.recall.remote(digests))
+        return _get(self._ledger.recall.remote(digests))
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
-    """What a worker raises for a person comes out as it was; a bug keeps its traceback."""
+def _ray_failures() -> Iterator[None]:
+    """A worker's `UserError` is raised here as it is; a bug keeps its traceback."""
     from ray.exceptions import RayError, RayTaskError
 
     try:
@@ -271,53 +262,52 @@ def _failures() -> Iterator[None]:
         problem = error.cause
         if not isinstance(problem, UserError):
             raise
-        problem.args = (str(problem).partition("\n")[0],)  # below, Ray has written how to retry
+        problem.args = (str(problem).partition("\n")[0],)  # Ray has added how to retry
         raise problem from None
     except RayError as error:
         why = str(error).strip().partition("\n")[0]
         raise UserError(
-            "the Ray cluster failed ({why}); what is stored stays, run it again", why=why
+            "the Ray cluster failed ({why}); what is stored is kept, run it again", why=why
         ) from error
 
 
 LOCAL = "local"
-"""The address of a cluster that is started for the run, on this machine."""
+"""The address of a cluster that is started on this machine for the run."""
 
-STORE_BYTES = 500_000_000  # of memory for objects on their way; what is more goes to disk
+STORE_BYTES = 500_000_000  # of memory for objects between workers; beyond it they go to disk
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_SCHEDULER_EVENTS": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # of what it writes to our standard output
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # of its lines on our standard output
 }
 
 
 @contextmanager
 def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int]:
-    """Connects to the cluster at `address`, or starts one; gives how many workers it has room for.
+    """Connects to the cluster at `address`, or starts one; yields for how many workers it has cores.
 
-    There is room for one on every core; `workers` is how many are wanted at most. Raises `UserError`
-    where no cluster answers.
+    `workers` is the most that are wanted. Raises `UserError` if no cluster answers.
     """
     if "://" in address:
         raise UserError(
-            "RAY_ADDRESS is {address}, a client's; run this on a machine of the cluster, with "
+            "RAY_ADDRESS is {address}, a Ray client address; run this on a machine of the cluster, with "
             "RAY_ADDRESS=auto",
             address=address,
         )
     with TemporaryDirectory(prefix="rag-") as folder:
-        told: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if address == LOCAL:
-            told |= {"num_cpus": workers or len(os.sched_getaffinity(0)), "_temp_dir": folder}
-            told |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        with _environment(_alone(folder) if address == LOCAL else QUIET):
+            options |= {"num_cpus": workers or len(os.sched_getaffinity(0)), "_temp_dir": folder}
+            options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        with _environment(_local_environment(folder) if address == LOCAL else QUIET):
             import ray
 
             try:
                 _reach(address)
-                # Workers import from this process's current folder first: not from the user's.
+                # Workers import from this process's current folder first, which is not to be the user's.
                 with _silence(), chdir(folder):
-                    ray.init(address, **told)
+                    ray.init(address, **options)
             except (OSError, RuntimeError, ValueError) as error:
                 why = str(error).strip().partition("\n")[0]
                 raise UserError(
@@ -327,54 +317,52 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
                     why=why,
                 ) from error
             try:
-                room = int(ray.cluster_resources().get("CPU", 1))
-                yield max(1, min(room, workers or room))
+                cores = int(ray.cluster_resources().get("CPU", 1))
+                yield max(1, min(cores, workers or cores))
             finally:
                 ray.shutdown()
 
 
 def _reach(address: str) -> None:
-    """Raises `OSError` at once where nobody listens, for which Ray would wait minutes."""
+    """Raises `OSError` at once if nothing listens there; Ray would wait for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         with socket.create_connection((host, int(port)), timeout=10):
             pass
 
 
-def _alone(folder: str) -> dict[str, str]:
-    """What Ray takes from the environment only, for a cluster of this machine in `folder`."""
+def _local_environment(folder: str) -> dict[str, str]:
+    """Options that Ray reads from the environment only, for a cluster on this machine in `folder`."""
     return QUIET | {
-        # It listens on the loopback where it knows no other machines; 127.0.0.1 itself it replaces.
+        # Ray then listens on the loopback interface; it would replace the address 127.0.0.1.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "TMPDIR": folder,  # workers are killed at the end, and leave their folders
+        "TMPDIR": folder,  # workers are killed at the end and leave their folders behind
     }
 
 
 @contextmanager
-def _environment(told: dict[str, str]) -> Iterator[None]:
-    """`told` in the environment of this process and of those it starts, until the end."""
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables of this process and its children, until the end of the block."""
+    before = {name: os.environ[name] for name in values if name in os.environ}
+    os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in values:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing on standard error: Ray's first line there says that it is going to be quiet."""
-    kept = os.dup(2)
+    """Write nothing to standard error: Ray prints a first line there even if it is to be quiet."""
+    stderr = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)

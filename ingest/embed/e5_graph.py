@@ -1,4 +1,9 @@
-"""Writes the encoder as ONNX graphs of ONNX Runtime's fused operators."""
+"""Writes the encoder as ONNX graphs of ONNX Runtime's fused operators, with linear layers in 4 or 8 bits.
+
+ONNX Runtime's `quantize_dynamic` takes one range of activations for a whole batch, so that the
+outliers of one text blur all others. Here every token has its own range (`ByToken`), or, after a
+layer norm, where a few channels are many times wider than the rest, every channel (`ByChannel`).
+"""
 
 import struct
 from collections.abc import Collection, Mapping
@@ -10,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.embed.e5_int8 import ByChannel, ByToken, Range
+from ingest.embed import onnx_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -25,7 +30,7 @@ _TENSOR = struct.Struct("<BIQQ")  # kind (0 fp32, 1 q4_0), elements, offset, byt
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A (rows, columns) matrix in 4 bits: element = (nibble - 8) * its block's scale.
+    """A (rows, columns) matrix in 4 bits: element = (nibble - 8) * scale of its block.
 
     `nibbles` is uint8 (rows, columns / 32, 16), two neighbours a byte, the first in the low half
     (ONNX Runtime's order); `scales` is float32 (rows, columns / 32).
@@ -34,16 +39,16 @@ class Quantized:
     nibbles: NDArray[np.uint8]
     scales: NDArray[np.float32]
 
-    def dequantized(self) -> NDArray[np.float32]:
-        """The matrix itself, float32 (rows, columns)."""
+    def dequantize(self) -> NDArray[np.float32]:
+        """The matrix in float32 (rows, columns)."""
         pairs = np.stack([self.nibbles & 0x0F, self.nibbles >> 4], axis=-1)  # (r, b, 16, 2)
         codes = pairs.reshape(*self.scales.shape, BLOCK).astype(np.float32) - 8
         return (codes * self.scales[..., None]).reshape(len(self.scales), -1)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Everything in the file but its normalisation map, which sentencepiece ships itself.
+class E5Checkpoint:
+    """The contents of the file, without its normalisation map, which sentencepiece contains too.
 
     Matrices are (outputs, inputs), as in torch. `pieces[id]` and `scores[id]` are the unigram
     vocabulary in the order of Hugging Face's XLM-R tokenizer (`<s> <pad> </s> <unk> , . ...`).
@@ -61,8 +66,8 @@ class Checkpoint:
     matrices: Mapping[str, Quantized]
 
 
-def read(path: Path) -> Checkpoint:
-    """The checkpoint at `path`. ValueError where the bytes are not such a file."""
+def read(path: Path) -> E5Checkpoint:
+    """The checkpoint at `path`. Raises ValueError if it is not such a file."""
     data = path.read_bytes()
     magic, version, *sizes, epsilon, block = _HEADER.unpack_from(data)
     if (magic, version, block) != (b"E5S1", 1, BLOCK):
@@ -78,13 +83,13 @@ def read(path: Path) -> Checkpoint:
             matrices[name] = _q4_0(data, count, offset, inputs)
     vectors["emb.pos"] = vectors["emb.pos"].reshape(positions, hidden)
     vectors["emb.type"] = vectors["emb.type"].reshape(-1, hidden)
-    return Checkpoint(
+    return E5Checkpoint(
         hidden, layers, heads, feed_forward, positions, epsilon, pieces, scores, vectors, matrices
     )
 
 
 def _vocabulary(data: bytes, at: int) -> tuple[tuple[str, ...], NDArray[np.float32], int]:
-    """The pieces, their scores and the offset behind them and the normalisation map."""
+    """The pieces, their scores, and the offset after them and the normalisation map."""
     count, *_, size = _VOCABULARY.unpack_from(data, at)
     at += _VOCABULARY.size
     bounds = np.frombuffer(data, "<u4", count + 1, at).tolist()
@@ -121,6 +126,80 @@ def _q4_0(data: bytes, count: int, offset: int, columns: int) -> Quantized:
     return Quantized(nibbles, blocks["scale"].astype(np.float32))
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Least and largest value of each input channel: float32 (inputs,)."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    def widen(self, factor: float) -> "Range":
+        """`factor` times as wide about its middle, and no channel narrower than the median width."""
+        two = np.float32(2)
+        middle = (self.low + self.high) / two
+        half = (self.high - self.low) / two * np.float32(factor)
+        half = np.maximum(half, np.median(half).astype(np.float32))
+        return Range(middle - half, middle + half)
+
+
+@dataclass(frozen=True, slots=True)
+class ByToken:
+    """x @ weight.T = step * ((codes @ weight8) * scale) + low * total, for x = codes * step + low.
+
+    Each token has its own low (its least value) and step (a 255th of its width). weight8 is int8
+    (inputs, outputs); scale and total are float32 (outputs,).
+    """
+
+    weight8: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    total: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, weight: NDArray[np.float32]) -> "ByToken":
+        """The int8 form of `weight` (outputs, inputs)."""
+        codes, scale = _quantize(weight)
+        return cls(codes.T.astype(np.int8), scale, scale * codes.sum(axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class ByChannel:
+    """x @ weight.T + bias = (codes @ weight8) * scale + bias8, where codes = x * gain + zero,
+    rounded and clipped to 0..255.
+
+    gain and zero are float32 (inputs,); weight8 is int8 (inputs, outputs); scale and bias8, which
+    subtracts the zeros' share, are float32 (outputs,).
+    """
+
+    gain: NDArray[np.float32]
+    zero: NDArray[np.float32]
+    weight8: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias8: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, weight: NDArray[np.float32], bias: NDArray[np.float32], limits: Range
+    ) -> "ByChannel":
+        """The int8 form of `weight` (outputs, inputs) and `bias` for inputs within `limits`.
+
+        A channel's step is multiplied into its weights (as in SmoothQuant, arXiv:2211.10438). No
+        step is below their geometric mean: finer ones only cost the other weights bits.
+        """
+        step = ((limits.high - limits.low) / 255).astype(np.float32)
+        step = np.maximum(step, np.exp(np.log(step).mean()).astype(np.float32))
+        middle = (limits.low + limits.high) / 2 / step
+        zero = np.round(127.5 - middle).astype(np.float32)
+        codes, scale = _quantize(weight * step)
+        bias8 = (bias - scale * (codes @ zero)).astype(np.float32)
+        return cls(np.reciprocal(step), zero, codes.T.astype(np.int8), scale, bias8)
+
+
+def _quantize(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Whole numbers in -127..127, and the scale of each row."""
+    scale = np.maximum(np.abs(weight).max(axis=1), np.float32(1e-12)) / np.float32(127)
+    return np.round(weight / scale[:, None]), scale
+
+
 _INLINE = 128  # bytes
 _ALIGNMENT = 4096  # bytes: page-aligned weights are mapped into memory, not read
 
@@ -153,26 +232,23 @@ class Weights:
 class Graph:
     """Collects the nodes of one graph; a method appends operators and returns their output.
 
-    Without `ranges`, matrices are multiplied in float32 with the checkpoint's very 4-bit weights.
-    With them, in int8 (see `ingest.embed.e5_int8`): by channel what reads an input that `ranges`
-    knows (under the name of its first reader), by token the others, and in float32 still those
-    that `exact` names.
+    Without `ranges`, matrices are multiplied in float32 with the checkpoint's own 4-bit weights. With
+    `ranges`, they are multiplied in int8: by channel if `ranges` has their input (under the name of
+    its first reader), else by token; those in `exact` stay in float32.
     Inputs: `ids` and `mask`, int32 (texts, tokens); mask is 1 for a token, 0 for padding.
     Output: `vectors`, float32 (texts, hidden), of unit length.
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: E5Checkpoint,
         weights: Weights,
         *,
         ranges: Mapping[str, Range] | None = None,
         exact: Collection[str] = (),
     ) -> None:
-        self._checkpoint = checkpoint
-        self._weights = weights
-        self._ranges = ranges
-        self._exact = exact
+        self._checkpoint, self._weights = checkpoint, weights
+        self._ranges, self._exact = ranges, exact
         self._nodes: list[Any] = []
         self._used: dict[str, TensorProto] = {}
         self._readers: dict[str, str] = {}  # a matrix's input -> the first matrix that reads it
@@ -181,8 +257,8 @@ class Graph:
     def model(self, *, watch: bool = False) -> "ModelProto":
         """BertModel with masked mean pooling (modeling_bert.py: post-norm, exact GELU).
 
-        `watch` adds outputs `<matrix>.low` and `.high`, (inputs,): the extremes over all places of
-        the batch of each layer norm's output, under the name of the first matrix that reads it.
+        `watch` adds outputs `<matrix>.low` and `.high`, (inputs,): the extremes of each layer norm's
+        output over the whole batch, under the name of the first matrix that reads it.
         """
         from onnx import TensorProto, helper
 
@@ -190,9 +266,8 @@ class Graph:
         for layer in range(self._checkpoint.layers):
             x = self._layer(x, f"l{layer}")
         # The mean's direction is the sum's, and only the direction is left after normalisation.
-        row = self._op(
-            "Unsqueeze", [self._op("Cast", ["mask"], to=TensorProto.FLOAT), self._int(1)]
-        )
+        mask = self._op("Cast", ["mask"], to=TensorProto.FLOAT)
+        row = self._op("Unsqueeze", [mask, self._int(1)])
         total = self._op("Squeeze", [self._op("MatMul", [row, x]), self._int(1)])
         self._op("LpNormalization", [total], output="vectors", axis=-1, p=2)
         outputs = ["vectors", *(self._extremes() if watch else [])]
@@ -208,18 +283,12 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
     def _embeddings(self) -> str:
-        """Word, place (from 0) and type, summed and normalised: (texts, tokens, hidden)."""
-        words = self._checkpoint.matrices["emb.word"]
-        vectors = self._checkpoint.vectors
+        """Word, position (from 0) and type, added and normalised: (texts, tokens, hidden)."""
+        words, vectors = self._checkpoint.matrices["emb.word"], self._checkpoint.vectors
         table = self._weight("emb.word", words.nibbles.reshape(len(words.nibbles), -1))
-        word = self._fused(
-            "GatherBlockQuantized",
-            [table, "ids", self._weight("emb.scale", words.scales)],
-            bits=4,
-            block_size=BLOCK,
-            gather_axis=0,
-            quantize_axis=1,
-        )
+        inputs = [table, "ids", self._weight("emb.scale", words.scales)]
+        options = {"bits": 4, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+        word = self._fused("GatherBlockQuantized", inputs, **options)
         places = self._weight("emb.place", (vectors["emb.pos"] + vectors["emb.type"][0])[None])
         tokens = self._op("Shape", ["ids"], start=1, end=2)
         place = self._op("Slice", [places, self._int(0), tokens, self._int(1)])
@@ -248,63 +317,50 @@ class Graph:
         outputs, blocks, _ = matrix.nibbles.shape
         weight = self._weight(f"{name}.w", matrix.nibbles)
         scale = self._weight(f"{name}.scale", matrix.scales)
-        return self._fused(
-            "MatMulNBits",
-            [x, weight, scale, "", "", self._vector(f"{name}.b")],
-            K=blocks * BLOCK,
-            N=outputs,
-            bits=4,
-            block_size=BLOCK,
-            accuracy_level=1,  # float32
-        )
+        inputs = [x, weight, scale, "", "", self._vector(f"{name}.b")]
+        options = {"bits": 4, "block_size": BLOCK, "accuracy_level": 1}  # 1 means float32
+        return self._fused("MatMulNBits", inputs, K=blocks * BLOCK, N=outputs, **options)
 
     def _by_channel(self, x: str, name: str, limits: Range) -> str:
         c = self._checkpoint
-        q = ByChannel.of(c.matrices[f"{name}.w"].dequantized(), c.vectors[f"{name}.b"], limits)
+        q = ByChannel.of(c.matrices[f"{name}.w"].dequantize(), c.vectors[f"{name}.b"], limits)
         if x not in self._codes:
             # ONNX Runtime's QuantizeLinear is slow with a scale for each channel, fast with one.
-            stepped = self._op("Mul", [x, self._weight(f"{name}.gain", q.gain)])
-            self._codes[x] = self._rounded(
-                self._op("Add", [stepped, self._weight(f"{name}.zero", q.zero)])
-            )
+            scaled = self._op("Mul", [x, self._weight(f"{name}.gain", q.gain)])
+            shifted = self._op("Add", [scaled, self._weight(f"{name}.zero", q.zero)])
+            self._codes[x] = self._to_uint8(shifted)
         product = self._product(self._codes[x], name, q.weight8, q.scale)
         return self._op("Add", [product, self._weight(f"{name}.b8", q.bias8)])
 
     def _by_token(self, x: str, name: str) -> str:
-        q = ByToken.of(self._checkpoint.matrices[f"{name}.w"].dequantized())
+        q = ByToken.of(self._checkpoint.matrices[f"{name}.w"].dequantize())
         last = self._int(-1)
         low, high = self._op("ReduceMin", [x, last]), self._op("ReduceMax", [x, last])
-        step = self._op(
-            "Mul", [self._op("Sub", [high, low]), self._weight("255th", np.float32(1 / 255))]
-        )
-        codes = self._rounded(self._op("Div", [self._op("Sub", [x, low]), step]))
+        width = self._op("Sub", [high, low])
+        step = self._op("Mul", [width, self._weight("255th", np.float32(1 / 255))])
+        codes = self._to_uint8(self._op("Div", [self._op("Sub", [x, low]), step]))
         product = self._op("Mul", [self._product(codes, name, q.weight8, q.scale), step])
         shift = self._op("Mul", [low, self._weight(f"{name}.total", q.total)])
         shift = self._op("Add", [shift, self._vector(f"{name}.b")])
         return self._op("Add", [product, shift])
 
-    def _rounded(self, x: str) -> str:
-        """uint8: rounded and cut to 0..255."""
-        return self._op(
-            "QuantizeLinear",
-            [x, self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))],
-        )
+    def _to_uint8(self, x: str) -> str:
+        """uint8, rounded and clipped to 0..255."""
+        one, zero = self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))
+        return self._op("QuantizeLinear", [x, one, zero])
 
     def _product(
         self, codes: str, name: str, weight: NDArray[np.int8], scale: NDArray[np.float32]
     ) -> str:
         matrix, scales = self._weight(f"{name}.w8", weight), self._weight(f"{name}.s8", scale)
-        one, nought = self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))
-        return self._fused("MatMulIntegerToFloat", [codes, matrix, one, scales, nought, "", ""])
+        one, zero = self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))
+        return self._fused("MatMulIntegerToFloat", [codes, matrix, one, scales, zero, "", ""])
 
     def _add_norm(self, x: str, y: str, name: str) -> str:
-        # Not the fused SkipLayerNormalization: in ONNX Runtime 1.32 it is 7 times as slow.
-        return self._op(
-            "LayerNormalization",
-            [self._op("Add", [x, y]), self._vector(f"{name}.w"), self._vector(f"{name}.b")],
-            axis=-1,
-            epsilon=self._checkpoint.epsilon,
-        )
+        # Not the fused SkipLayerNormalization, which takes 7 times as long in ONNX Runtime 1.32.
+        added, epsilon = self._op("Add", [x, y]), self._checkpoint.epsilon
+        inputs = [added, self._vector(f"{name}.w"), self._vector(f"{name}.b")]
+        return self._op("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
 
     def _extremes(self) -> list[str]:
         axes = self._weight("axes", np.array([0, 1]))
@@ -327,7 +383,7 @@ class Graph:
         return output
 
     def _int(self, value: int) -> str:
-        """The one-element tensor that axes and bounds are written as."""
+        """A tensor with one element, as axes and bounds need it."""
         return self._weight(f"int{value}", np.array([value]))
 
     def _vector(self, name: str) -> str:
@@ -336,3 +392,29 @@ class Graph:
     def _weight(self, name: str, array: NDArray[Any] | np.generic) -> str:
         self._used[name] = self._weights.add(name, array)
         return name
+
+
+_TEXTS, _TOKENS = 32, 128
+_MARGIN = 1.2
+
+
+def ranges(ids: NDArray[np.int32], watched: Path) -> dict[str, Range]:
+    """The range of each matrix's input on `ids`, from the graph `watched` (`Graph.model`)."""
+    session = onnx_session.load(watched, threads=1)
+    names = [output.name for output in session.get_outputs()][1:]
+    values = map(np.asarray, session.run(names, {"ids": ids, "mask": np.ones_like(ids)}))
+    extremes = dict(zip(names, values, strict=True))
+    return {
+        name: Range(extremes[f"{name}.low"], extremes[f"{name}.high"]).widen(_MARGIN)
+        for name in sorted({name.rpartition(".")[0] for name in names})
+    }
+
+
+def sample(scores: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Ids (texts, tokens) drawn by the pieces' log probabilities; always the same ones."""
+    chances = np.exp(scores.astype(np.float64))
+    chances[scores >= 0] = 0  # the special tokens
+    draw = np.random.default_rng(0).choice
+    ids = draw(len(chances), (_TEXTS, _TOKENS), p=chances / chances.sum()).astype(np.int32)
+    ids[:, 0], ids[:, -1] = onnx_session.BOS, onnx_session.EOS
+    return ids

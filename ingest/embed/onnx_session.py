@@ -18,9 +18,9 @@ BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3  # `<s> <pad> </s> <unk>`, Hugging Face's or
 
 
 def model(pieces: Sequence[str], scores: Sequence[float]) -> bytes:
-    """A sentencepiece model whose ids are the places in `pieces`, normalising as XLM-R does.
+    """A sentencepiece model whose ids are the positions in `pieces`, normalising as XLM-R does.
 
-    The marks (`<s>`, `<mask>`, ...) never match text: a text that holds "</s>" is just text.
+    The special tokens (`<s>`, `<mask>`, ...) never match text: "</s>" in a text is just text.
     """
     from sentencepiece import SentencePieceNormalizer, sentencepiece_model_pb2
 
@@ -40,44 +40,39 @@ def model(pieces: Sequence[str], scores: Sequence[float]) -> bytes:
 
 
 def encode(processor: "SentencePieceProcessor", texts: Sequence[str]) -> list[list[int]]:
-    """The ids of every text, without marks. Lone surrogates count as unknown characters."""
+    """The ids of every text, without special tokens. Lone surrogates count as unknown characters."""
     clean = [text.encode("utf-8", "replace").decode() for text in texts]
     return processor.Encode(clean, num_threads=1)
 
 
 @cache
 def share_threads(threads: int) -> None:
-    """Give all sessions made from now on one pool of threads; to be called once in a process."""
+    """Give all future sessions one pool of threads; call it once in a process."""
     import onnxruntime
 
     onnxruntime.set_global_thread_pool_sizes(threads, 1)
 
 
-def threads_are_shared() -> bool:
-    """Whether there is one pool, which every session has to use then."""
-    return share_threads.cache_info().currsize > 0
-
-
 def load(path: Path, *, threads: int) -> "InferenceSession":
-    """The graph at `path`, ready to run on `threads` cores, which rest while they wait."""
+    """The graph at `path`, ready to run on `threads` cores, which sleep while they wait."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if threads_are_shared():
+    if share_threads.cache_info().currsize:  # then every session must use the shared pool
         options.use_per_session_threads = False
     else:
         options.intra_op_num_threads = threads
-    # Threads that spin while they wait steal the cores of whatever runs beside us.
+    # Threads that spin while they wait take cores from other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The graph is written in fused operators already; optimising would only delay the start.
+    # The graph already has fused operators; optimising it would only delay the start.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def run(session: "InferenceSession", rows: Sequence[list[int]]) -> Vectors:
     """Unit vectors of one batch; `rows` are ids without `<s>` and `</s>`."""
-    # Sums over tokens end differently, in the last bit, where their number isn't a multiple of 4: so
-    # a text's vector is the same whatever it is embedded with.
+    # Sums over tokens differ in the last bit if their number isn't a multiple of 4. With this width a
+    # text's vector does not depend on the rest of its batch.
     width = -(-(max(map(len, rows)) + 2) // 4) * 4
     ids = np.full((len(rows), width), PAD, np.int32)
     mask = np.zeros_like(ids)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Backend = Literal["torch", "onnx", "openvino"]
 
-# Prefixes (query, passage) by what a model's name holds, for models whose own configuration names
-# none: from the model cards. The first match counts.
+# Prefixes (query, passage) by a pattern of the model's name, for models whose own configuration has
+# none. They come from the model cards; the first match counts.
 _PREFIXES = {
     r"e5-.*instruct": ("Instruct: Given a question, retrieve passages that answer it\nQuery: ", ""),
     r"(^|[-/])e5-": ("query: ", "passage: "),
@@ -50,10 +50,8 @@ class SentenceEmbedder:
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         longest = max(self.count_many([self._passage + text for text in texts]), default=0)
         if longest > self._window:
-            excess = longest - self._window
-            raise ValueError(
-                f"a passage has {self.max_tokens + excess} tokens; at most {self.max_tokens} fit"
-            )
+            tokens = longest - self._window + self.max_tokens
+            raise ValueError(f"a passage has {tokens} tokens; at most {self.max_tokens} fit")
         return self._encode(texts, self._passage)
 
     def embed_query(self, text: str) -> Vector:
@@ -63,7 +61,7 @@ class SentenceEmbedder:
         return (mean / np.linalg.norm(mean)).astype(np.float32)
 
     def _parts(self, text: str) -> list[str]:
-        """`text` in halves of halves, until each fits with the query's prefix."""
+        """`text` halved until each part fits with the query's prefix."""
         if len(text) < 2 or self.count(self._query + text) <= self._window:
             return [text]
         middle = len(text) // 2
@@ -72,9 +70,8 @@ class SentenceEmbedder:
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
-        return self._tokenizer(
-            list(texts), add_special_tokens=False, truncation=False, verbose=False
-        )["input_ids"]
+        options = {"add_special_tokens": False, "truncation": False, "verbose": False}
+        return self._tokenizer(list(texts), **options)["input_ids"]
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         if not texts:
@@ -87,7 +84,10 @@ class SentenceEmbedder:
 
 def open_sentence(name: str, *, backend: Backend = "torch") -> SentenceEmbedder:
     """The model called `name` in the Hugging Face cache, or the one in the folder `name`."""
-    for package, extra in _needs(backend):
+    needs = {"sentence_transformers": "'chatglm-rag[encoders]'"}
+    if backend != "torch":
+        needs["optimum"] = f"'sentence-transformers[{backend}]'"
+    for package, extra in needs.items():
         if find_spec(package) is None:
             raise UserError(
                 "the encoder {name} ({backend}) needs the package {package}: pip install {extra}",
@@ -105,18 +105,10 @@ def open_sentence(name: str, *, backend: Backend = "torch") -> SentenceEmbedder:
             "no sentence-transformers model {name} on this machine ({error}); fetch it (hf "
             "download {name}) or give the path of its folder",
             name=name,
-            error=_line(error),
+            error=str(error).strip().split("\n")[0].rstrip("."),
         ) from error
     identity = f"{name.rstrip('/')}/{backend}-{_fingerprint(_folder(name))}"
     return SentenceEmbedder(model, identity, family=name)
-
-
-def _needs(backend: Backend) -> list[tuple[str, str]]:
-    """Packages that a backend imports, and what to install to have them."""
-    needs = [("sentence_transformers", "'chatglm-rag[encoders]'")]
-    if backend != "torch":
-        needs.append(("optimum", f"'sentence-transformers[{backend}]'"))
-    return needs
 
 
 def _prefixes(prompts: dict[str, str | None], family: str) -> tuple[str, str]:
@@ -130,7 +122,7 @@ def _prefixes(prompts: dict[str, str | None], family: str) -> tuple[str, str]:
 
 
 def _window(model: "SentenceTransformer") -> int:
-    """Tokens that fit beside the model's own marks."""
+    """Tokens that fit beside the model's own special tokens."""
     tokenizer: Any = model.tokenizer
     return (model.max_seq_length or tokenizer.model_max_length) - (
         tokenizer.num_special_tokens_to_add(pair=False)
@@ -138,7 +130,7 @@ def _window(model: "SentenceTransformer") -> int:
 
 
 def _folder(name: str) -> Path:
-    """Where the model's files are: `name` itself or its snapshot in the Hugging Face cache."""
+    """The folder of the model's files: `name` itself or its snapshot in the Hugging Face cache."""
     from huggingface_hub import snapshot_download
 
     path = Path(name)
@@ -146,7 +138,7 @@ def _folder(name: str) -> Path:
 
 
 def _fingerprint(folder: Path) -> str:
-    """A digest of names, sizes and both ends of the files, cheap at any size of model."""
+    """A digest of names, sizes and both ends of the files; it is quick for a model of any size."""
     digest = blake2b(digest_size=6)
     for path in sorted(folder.rglob("*")):
         if path.suffix in {".safetensors", ".bin", ".onnx", ".xml", ".json", ".model", ".txt"}:
@@ -157,7 +149,3 @@ def _fingerprint(folder: Path) -> str:
                 tail = file.read(_ENDS)
             digest.update(f"{path.relative_to(folder)}\0{size}\0".encode() + head + tail)
     return digest.hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

@@ -1,18 +1,20 @@
-"""What every reader yields, and the one place where it becomes a document's text.
+"""Blocks, which the reader of every format yields in reading order.
 
-A reader is a generator of blocks in reading order. `compose` joins them into segments, so that
-separators, marks and the limit on a segment's size are the same for all formats.
+`compose` joins them into segments, so that separators, marks and the limit on a segment's size are
+the same for all formats.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 from ingest.types import Mark, MarkKind, Segment
 
 SEGMENT = 1_000_000  # characters
 
 _UNWANTED = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff\u200b\xad\ud800-\udfff]")
+_LINE_END = re.compile("\r\n?|[\f\u2028]")
 _SPACES = re.compile(r"[ \t\xa0]*\n")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
@@ -20,7 +22,7 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 @dataclass(frozen=True, slots=True)
 class Block:
     """A piece of text and the marks in it. A tight block follows the one before on the next line,
-    any other after an empty line. A block without text hands its marks to the next."""
+    any other after an empty line. A block without text passes its marks on to the next."""
 
     text: str
     marks: tuple[Mark, ...] = ()
@@ -40,12 +42,10 @@ def heading(text: str, level: int) -> Block:
 def table(
     rows: Iterable[Sequence[str]], *, numbers: Iterable[int] | None = None
 ) -> Iterator[Block]:
-    """A table as lines `| a | b |`, the first row as its head; `numbers` label the rows."""
-    labels = iter(numbers) if numbers is not None else None
+    """A table as lines `| a | b |`, the first row as its header; `numbers` label the rows."""
     tight = False
-    for row in rows:
+    for row, number in zip(rows, repeat(None) if numbers is None else numbers, strict=False):
         cells = [" ".join(clean(cell).split()).replace("|", "｜") for cell in row]
-        number = next(labels) if labels is not None else None
         if not any(cells):
             continue
         marks = (Mark(0, "row", f"row {number}"),) if number is not None else ()
@@ -58,10 +58,7 @@ def table(
 def clean(text: str) -> str:
     """Line ends \\n, no control characters or lone surrogates, no trailing spaces, at most one
     empty line in a row. Letters are left as they are: no normalisation."""
-    text = (
-        text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").replace("\u2028", "\n")
-    )
-    text = _UNWANTED.sub("", text)
+    text = _UNWANTED.sub("", _LINE_END.sub("\n", text))
     return _EMPTY_LINES.sub("\n\n", _SPACES.sub("\n", text)).strip("\n ")
 
 
@@ -85,31 +82,28 @@ def compose(blocks: Iterable[Block]) -> Iterator[Segment]:
 def _spaced(blocks: Iterable[Block]) -> Iterator[tuple[str, Sequence[Mark]]]:
     """The separators and texts of the blocks, none longer than `SEGMENT`, each with its marks."""
     pending: list[Mark] = []
-    begun = False
+    first = True
     for block in blocks:
         text = clean(block.text)
         if not text:
             pending += block.marks
             continue
-        if begun:
+        if not first:
             yield "\n" if block.tight else "\n\n", ()
-        begun = True
         marks = [*(replace(one, start=0) for one in pending), *block.marks]
-        pending = []
+        first, pending = False, []
         yield from _cut(text, marks) if len(text) > SEGMENT else ((text, marks),)
 
 
 def _cut(text: str, marks: Sequence[Mark]) -> Iterator[tuple[str, Sequence[Mark]]]:
-    """A long text in parts that end at line ends, or anywhere in a line longer than a part."""
+    """A long text in parts that end at line ends, or anywhere in a line longer than `SEGMENT`."""
     start = 0
     while start < len(text):
         end = start + SEGMENT
         if end < len(text):
             end = text.rfind("\n", start, end) + 1 or end
-        yield (
-            text[start:end],
-            [replace(one, start=one.start - start) for one in marks if start <= one.start < end],
-        )
+        own = [replace(one, start=one.start - start) for one in marks if start <= one.start < end]
+        yield text[start:end], own
         start = end
 
 
@@ -124,7 +118,7 @@ _PUNCTUATION = re.compile(r"[。！？；，,;!?]|\.{3}|…")
 
 
 def chinese_heading(line: str) -> tuple[str, int] | None:
-    """`("第二章 合同的订立", 2)` when the line is a heading by its numbering, else None.
+    """`("第二章 合同的订立", 2)` if the line is a heading by its numbering, else None.
 
     Ranks: 编 1, 章 2, 节 3. Whitespace inside is reduced to single spaces.
     """

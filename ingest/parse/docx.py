@@ -6,14 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from ingest.parse.blocks import Block, clean, heading, table
-from ingest.parse.blocks import chinese_heading as chinese_heading
+from ingest.parse.blocks import Block, chinese_heading, clean, heading, table
 from ingest.parse.opc import REL, Package, local, open_package, walk
 from ingest.parse.pdf import Pictures
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _DIGITS = "零一二三四五六七八九"
 _UNITS = ((1000, "千"), (100, "百"), (10, "十"))
+_CHINESE = {
+    *("chineseCounting", "chineseCountingThousand", "japaneseCounting"),
+    *("taiwaneseCountingThousand", "taiwaneseCounting"),
+}
+_ROMAN = {
+    **{1000: "M", 900: "CM", 500: "D", 400: "CD", 100: "C", 90: "XC", 50: "L", 40: "XL"},
+    **{10: "X", 9: "IX", 5: "V", 4: "IV", 1: "I"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +41,15 @@ class Numbering:
         if root is None:
             return
         abstract = {
-            a.get(W + "abstractNumId", ""): {
-                _int(lvl.get(W + "ilvl")): _level(lvl) for lvl in a.iter(W + "lvl")
-            }
-            for a in root.iter(W + "abstractNum")
+            a.get(W + "abstractNumId", ""): _levels(a) for a in root.iter(W + "abstractNum")
         }
         for number in root.iter(W + "num"):
-            reference = number.find(W + "abstractNumId")
-            key = "" if reference is None else reference.get(W + "val", "")
-            own = {_int(lvl.get(W + "ilvl")): _level(lvl) for lvl in number.iter(W + "lvl")}
-            self._lists[number.get(W + "numId", "")] = (
-                key if not own else number.get(W + "numId", "") + "*",
-                abstract.get(key, {}) | own,
+            key, own, name = (
+                _value(number, "abstractNumId"),
+                _levels(number),
+                number.get(W + "numId", ""),
             )
+            self._lists[name] = f"{name}*" if own else key, abstract.get(key, {}) | own
 
     def label(self, place: tuple[str, int]) -> str:
         """The number of the next paragraph at `(list, level)`; - for a bullet, empty for none."""
@@ -59,10 +62,8 @@ class Numbering:
         for deeper in [other for other in counts if other > level]:
             del counts[deeper]
         here = levels[level]
-        if here.form == "bullet":
-            return "-"
-        if here.form == "none":
-            return ""
+        if here.form in ("bullet", "none"):
+            return "-" if here.form == "bullet" else ""
 
         def number(match: re.Match[str]) -> str:
             at = int(match[1]) - 1
@@ -72,12 +73,21 @@ class Numbering:
         return re.sub(r"%([1-9])", number, here.pattern).strip()
 
 
-def _level(element: Element) -> Level:
-    def value(tag: str, otherwise: str) -> str:
-        child = element.find(W + tag)
-        return otherwise if child is None else child.get(W + "val", otherwise)
+def _levels(element: Element) -> dict[int, Level]:
+    return {
+        _int(lvl.get(W + "ilvl")): Level(
+            _value(lvl, "numFmt", "decimal"),
+            _value(lvl, "lvlText"),
+            _int(_value(lvl, "start", "1")),
+        )
+        for lvl in element.iter(W + "lvl")
+    }
 
-    return Level(value("numFmt", "decimal"), value("lvlText", ""), _int(value("start", "1")))
+
+def _value(element: Element | None, tag: str, default: str = "") -> str:
+    """The `w:val` of the child `tag`."""
+    child = None if element is None else element.find(W + tag)
+    return default if child is None else child.get(W + "val", default)
 
 
 def _int(text: str | None) -> int:
@@ -88,13 +98,7 @@ def spell(number: int, form: str) -> str:
     """A number in one of Word's formats; unknown ones are written in digits."""
     if number < 1 or number > 9999:
         return str(number)
-    if form in (
-        "chineseCounting",
-        "chineseCountingThousand",
-        "japaneseCounting",
-        "taiwaneseCountingThousand",
-        "taiwaneseCounting",
-    ):
+    if form in _CHINESE:
         return _chinese(number)
     if form == "ideographDigital":
         return "".join("〇一二三四五六七八九"[int(digit)] for digit in str(number))
@@ -112,8 +116,7 @@ def spell(number: int, form: str) -> str:
 
 def _chinese(number: int) -> str:
     """10 is 十, 21 is 二十一, 105 is 一百零五."""
-    text = ""
-    rest = number
+    text, rest = "", number
     for unit, word in _UNITS:
         digit, rest = divmod(rest, unit)
         if digit:
@@ -126,46 +129,33 @@ def _chinese(number: int) -> str:
 
 def _roman(number: int) -> str:
     text = ""
-    for value, letters in zip(
-        (1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1),
-        ("M", "CM", "D", "CD", "C", "XC", "L", "XL", "X", "IX", "V", "IV", "I"),
-        strict=True,
-    ):
+    for value, letters in _ROMAN.items():
         text += letters * (number // value)
         number %= value
     return text
 
 
 _STYLE_NAME = re.compile(r"(?:heading|标题|標題)\s*([1-9])", re.IGNORECASE)
-_NOTES = {
-    "footnoteReference": "footnotes",
-    "endnoteReference": "endnotes",
-    "commentReference": "comments",
-}
-_APART = frozenset(("txbxContent", "del", "moveFrom", "instrText", "delText"))
+_NOTES = {f"{kind}Reference": f"{kind}s" for kind in ("footnote", "endnote", "comment")}
+_NOT_TEXT = frozenset(("txbxContent", "del", "moveFrom", "instrText", "delText"))
 
 
 def word_blocks(path: Path, *, pictures: Pictures) -> Iterator[Block]:
     with open_package(path) as package:
-        main = _main_part(package)
+        relations = package.relations("").values()
+        mains = (p for kind, p in relations if kind == "officeDocument" and p in package)
+        main = next(mains, "word/document.xml")
         document = Word(package, main, pictures)
         yield from document.blocks(package.xml(main))
         yield from document.margins()
 
 
-def _main_part(package: Package) -> str:
-    for kind, part in package.relations("").values():
-        if kind == "officeDocument" and part in package:
-            return part
-    return "word/document.xml"
-
-
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What a paragraph style says: its heading rank (0 for none), and list id and level."""
+    """A paragraph style's heading rank (0 for none), and its list id and level."""
 
-    rank: int
-    numbering: tuple[str, int] | None
+    rank: int = 0
+    numbering: tuple[str, int] | None = None
 
 
 class Word:
@@ -188,7 +178,7 @@ class Word:
                 yield from self._table(element)
 
     def margins(self) -> Iterator[Block]:
-        """The distinct texts of page headers and footers, page numbers aside, at the end."""
+        """The distinct texts of page headers and footers, without page numbers."""
         seen: set[str] = set()
         for kind, part in self.relations.values():
             if kind in ("header", "footer") and part in self.package:
@@ -204,7 +194,8 @@ class Word:
             label = self.numbering.label(style.numbering) if style.numbering else ""
             if label and not text.startswith(label):
                 text = f"{label} {text}"
-            yield self._block(text, style, element, listed=bool(label))
+            found = (text, style.rank) if style.rank and len(text) <= 120 else chinese_heading(text)
+            yield heading(*found) if found else Block(text, (), bool(label))
         for part in walk(element, frozenset(("txbxContent",))):
             name = local(part)
             if name == "txbxContent":
@@ -217,26 +208,15 @@ class Word:
                 reference = part.get(REL + "embed") or part.get(REL + "id") or ""
                 yield from self._picture(reference)
 
-    def _block(self, text: str, style: Style, element: Element, *, listed: bool) -> Block:
-        if style.rank and len(text) <= 120:
-            return heading(text, style.rank)
-        if found := chinese_heading(text):
-            return heading(*found)
-        return Block(text, (), listed)
-
     def _style(self, element: Element) -> Style:
         properties = element.find(W + "pPr")
-        if properties is None:
-            return self.styles.get("", Style(0, None))
-        named = properties.find(W + "pStyle")
-        style = self.styles.get("" if named is None else named.get(W + "val", ""), Style(0, None))
-        outline = properties.find(W + "outlineLvl")
-        rank = style.rank if outline is None else _rank(outline)
-        return Style(rank, _numbering(properties) or style.numbering)
+        style = self.styles.get(_value(properties, "pStyle"), Style())
+        rank, numbering = _rank(properties), _numbering(properties)
+        return Style(style.rank if rank is None else rank, numbering or style.numbering)
 
     def _text(self, paragraph: Element) -> str:
         parts: list[str] = []
-        for element in walk(paragraph, _APART):
+        for element in walk(paragraph, _NOT_TEXT):
             name = local(element)
             if name == "t":
                 parts.append(element.text or "")
@@ -249,7 +229,7 @@ class Word:
         return "".join(parts).strip("\t")
 
     def _table(self, element: Element) -> Iterator[Block]:
-        """A table of one column or one row is layout. A cell merged downwards is repeated in each
+        """A table of one column or one row is only layout. A cell merged downwards is repeated in each
         of its rows, so that every row can be read alone."""
         rows: list[list[str]] = []
         for row in _below(element, "tr"):
@@ -281,7 +261,7 @@ class Word:
         return notes
 
     def _styles(self) -> dict[str, Style]:
-        """By style id; a style inherits what it doesn't say from the one that it is based on."""
+        """By style id; a style inherits what it doesn't set from the one that it is based on."""
         if "styles" not in self.parts:
             return {}
         elements = {
@@ -292,24 +272,17 @@ class Word:
         def resolve(key: str, depth: int = 0) -> Style:
             style = elements.get(key)
             if style is None or depth > 20:
-                return Style(0, None)
-            based = style.find(W + "basedOn")
-            above = (
-                resolve(based.get(W + "val", ""), depth + 1)
-                if based is not None
-                else Style(0, None)
-            )
-            name = style.find(W + "name")
-            label = "" if name is None else name.get(W + "val", "")
-            properties = style.find(W + "pPr")
-            outline = None if properties is None else properties.find(W + "outlineLvl")
-            rank = above.rank if outline is None else _rank(outline)
-            if match := _STYLE_NAME.match(label):
+                return Style()
+            based = style.find(W + "basedOn") is not None
+            above = resolve(_value(style, "basedOn"), depth + 1) if based else Style()
+            name, properties = _value(style, "name"), style.find(W + "pPr")
+            rank = _rank(properties)
+            if match := _STYLE_NAME.match(name):
                 rank = int(match[1])
-            elif label.lower() == "title" or label in ("标题", "標題"):
+            elif name.lower() == "title" or name in ("标题", "標題"):
                 rank = 1
-            numbering = None if properties is None else _numbering(properties)
-            return Style(rank, numbering or above.numbering)
+            rank = above.rank if rank is None else rank
+            return Style(rank, _numbering(properties) or above.numbering)
 
         return {key: resolve(key) for key in elements}
 
@@ -319,28 +292,25 @@ def _below(element: Element, name: str) -> Iterator[Element]:
     return (part for part in walk(element, frozenset((name,))) if local(part) == name)
 
 
-def _rank(outline: Element) -> int:
-    """Word counts outline levels from 0; 9 means body text."""
-    value = outline.get(W + "val", "9")
+def _rank(properties: Element | None) -> int | None:
+    """Word counts outline levels from 0; 9 means body text. None if no level is set."""
+    if properties is None or properties.find(W + "outlineLvl") is None:
+        return None
+    value = _value(properties, "outlineLvl", "9")
     return int(value) + 1 if value.isdecimal() and int(value) < 9 else 0
 
 
-def _numbering(properties: Element) -> tuple[str, int] | None:
-    number = properties.find(W + "numPr")
-    if number is None:
+def _numbering(properties: Element | None) -> tuple[str, int] | None:
+    number = None if properties is None else properties.find(W + "numPr")
+    if number is None or number.find(W + "numId") is None:
         return None
-    key, level = number.find(W + "numId"), number.find(W + "ilvl")
-    if key is None:
-        return None
-    value = "0" if level is None else level.get(W + "val", "0")
-    return key.get(W + "val", ""), int(value) if value.isdecimal() else 0
+    level = _value(number, "ilvl", "0")
+    return _value(number, "numId"), int(level) if level.isdecimal() else 0
 
 
 def _spans(properties: Element | None) -> tuple[int, bool]:
-    """Columns that a cell takes, and whether it continues the cell above."""
-    if properties is None:
-        return 1, False
-    span, merge = properties.find(W + "gridSpan"), properties.find(W + "vMerge")
-    width = "1" if span is None else span.get(W + "val", "1")
+    """How many columns a cell takes, and whether it continues the cell above."""
+    width = _value(properties, "gridSpan", "1")
+    merge = None if properties is None else properties.find(W + "vMerge")
     merged = merge is not None and merge.get(W + "val", "continue") == "continue"
     return min(int(width), 100) if width.isdecimal() else 1, merged

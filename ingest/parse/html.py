@@ -12,12 +12,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from ingest import encoding
-from ingest.parse.blocks import Block, clean, heading, mark, table
-from ingest.parse.blocks import chinese_heading as chinese_heading
-from ingest.parse.opc import Package, damaged, local, open_package, resolve
-from ingest.types import Mark
+from ingest.files import damaged
+from ingest.i18n import Translatable
+from ingest.parse.blocks import Block, chinese_heading, clean, heading, mark, table
+from ingest.parse.opc import Package, local, open_package, resolve
 
-_SILENT = {"script", "style", "template", "noscript", "svg", "head", "iframe"}
+_HIDDEN = {"script", "style", "template", "noscript", "svg", "head", "iframe"}
 _PARAGRAPHS = {
     *("p", "div", "section", "article", "main", "header", "footer", "nav", "aside", "ul", "ol"),
     *("dl", "dt", "dd", "blockquote", "figure", "figcaption", "address", "form", "fieldset"),
@@ -42,23 +42,19 @@ _INLINE = (_VOID - {"hr"}) | {
 
 @dataclass
 class _Table:
-    """A table under way: the text of its rows' cells."""
+    """A table that is being read: the text of its rows' cells."""
 
     rows: list[list[str]] = field(default_factory=list)
-    _wide: int = 0  # columns that the cell under way takes beyond its own
+    _wide: int = 0  # further columns that the current cell takes
     _tall: dict[int, int] = field(default_factory=dict)  # column -> rows that a cell above reaches
 
     @property
     def row(self) -> list[str]:
-        """The row under way; its last cell is the cell under way."""
+        """The current row; its last cell is the current cell."""
         return self.rows[-1] if self.rows else []
 
-    def begin_row(self) -> None:
-        self.end_row()
-        self.rows.append([])
-
     def end_row(self) -> None:
-        """Fill it up to the last column that a cell above reaches into."""
+        """Fill the row up to the last column that a cell above reaches into."""
         if self.rows:
             self._fill()
             last = max((column for column, left in self._tall.items() if left), default=-1)
@@ -76,8 +72,8 @@ class _Table:
         self._tall |= dict.fromkeys(range(at, at + columns), rows - 1)
 
     def _fill(self) -> None:
-        """The columns up to the next cell: those of a wide cell empty, those of a tall cell above
-        with its text again."""
+        """Add the columns before the next cell: empty ones for a wide cell, and the text again for a
+        tall cell above."""
         self.row.extend([""] * self._wide)
         self._wide = 0
         while self._tall.get(at := len(self.row), 0):
@@ -86,14 +82,14 @@ class _Table:
 
 
 class Page(HTMLParser):
-    """Feed it text; `take()` hands over the blocks that are complete."""
+    """Feed it text; `take()` returns the blocks that are complete."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.title = ""
         self._blocks: list[Block] = []
         self._words: list[str] = []
-        self._silent: list[str] = []
+        self._hidden: list[str] = []
         self._rank = 0
         self._pre = 0
         self._bullet = ""
@@ -108,11 +104,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
             self.titled = False
-        if self._silent == ["head"] and (tag in _PARAGRAPHS or tag in _RANKS):
-            self._silent.clear()  # a page without </head> must not vanish
-        if tag in _SILENT or self._silent:
-            if tag in _SILENT or tag in self._silent:
-                self._silent.append(tag)
+        if self._hidden == ["head"] and (tag in _PARAGRAPHS or tag in _RANKS):
+            self._hidden.clear()  # a page without </head> must not vanish
+        if tag in _HIDDEN or self._hidden:
+            if tag in _HIDDEN or tag in self._hidden:
+                self._hidden.append(tag)
             return
         if tag == "br":
             self._words.append("\n")
@@ -141,7 +137,8 @@ class Page(HTMLParser):
         elif tag == "table":
             self._tables.append(_Table())
         elif tag == "tr" and self._tables:
-            self._tables[-1].begin_row()
+            self._tables[-1].end_row()
+            self._tables[-1].rows.append([])
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _VOID or tag in _PARAGRAPHS:
@@ -152,9 +149,9 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
             self.titled = True
-        if self._silent:
-            if tag in self._silent:
-                del self._silent[len(self._silent) - 1 - self._silent[::-1].index(tag) :]
+        if self._hidden:
+            if tag in self._hidden:
+                del self._hidden[len(self._hidden) - 1 - self._hidden[::-1].index(tag) :]
             return
         if tag not in _INLINE:
             self._flush()
@@ -170,7 +167,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self.titled:
             self.title += data
-        elif not self._silent:
+        elif not self._hidden:
             self._words.append(data if self._pre else _running(data))
 
     def close(self) -> None:
@@ -180,7 +177,7 @@ class Page(HTMLParser):
             self._close_table()
 
     def _flush(self) -> None:
-        """End the paragraph under way."""
+        """End the current paragraph."""
         text = clean("".join(self._words))
         self._words = []
         if not self._pre:
@@ -189,56 +186,56 @@ class Page(HTMLParser):
             return
         if self._tables and (cell := self._tables[-1].row):
             cell[-1] = f"{cell[-1]}\n{text}".strip()
-        elif self._rank:
-            self._blocks.append(heading(text, self._rank))
-        elif found := chinese_heading(text):
+        elif found := (text, self._rank) if self._rank else chinese_heading(text):
             self._blocks.append(heading(*found))
         else:
             self._blocks.append(Block(self._bullet + text, (), bool(self._bullet)))
         self._bullet = ""
 
     def _close_table(self) -> None:
-        """A table of one column, one row or long cells is layout: paragraphs. One inside a cell
-        joins its text."""
+        """A table of one column, one row or long cells is only layout and becomes paragraphs. A table
+        inside a cell joins the cell's text."""
         closed = self._tables.pop()
         closed.end_row()
         rows = [row for row in closed.rows if any(row)]
         if self._tables and (cell := self._tables[-1].row):
             cell[-1] = "\n".join([cell[-1], *("  ".join(row) for row in rows)]).strip()
         elif (
-            len(rows) < 2 or max(map(len, rows)) < 2 or any(len(c) > _CELL for r in rows for c in r)
+            len(rows) < 2 or max(map(len, rows)) < 2 or max(len(c) for r in rows for c in r) > _CELL
         ):
             self._blocks += [Block(clean(text)) for row in rows for text in row if text]
         else:
             self._blocks += table(rows)
 
 
-def _span(stated: str | None, most: int) -> int:
-    return max(1, min(int(stated[:6]), most)) if stated and stated.isdecimal() else 1
+def _span(value: str | None, most: int) -> int:
+    return max(1, min(int(value[:6]), most)) if value and value.isdecimal() else 1
 
 
 def _running(data: str) -> str:
-    """White space as a browser shows it; a line end between Chinese characters is none."""
+    """White space as a browser shows it; a line end between Chinese characters is dropped."""
     return " ".join(f"|{_BROKEN.sub('', data)}|".split())[1:-1]
 
 
-def html_blocks(pieces: Iterable[str], *, found_title: Callable[[str], None]) -> Iterator[Block]:
-    """The blocks of a page; `found_title` is told its title once it is known."""
+SetTitle = Callable[[str], None]
+
+
+def html_blocks(
+    pieces: Iterable[str], *, set_title: SetTitle = lambda title: None
+) -> Iterator[Block]:
+    """The blocks of a page; `set_title` is called with its title once that is known."""
     page = Page()
-    told = False
     for piece in pieces:
         page.feed(piece)
-        if page.title and not told and page.titled:
-            found_title(" ".join(page.title.split()))
-            told = True
+        if page.title and page.titled:
+            set_title(" ".join(page.title.split()))
         yield from page.take()
     page.close()
-    if not told:
-        found_title(" ".join(page.title.split()))
+    set_title(" ".join(page.title.split()))
     yield from page.take()
 
 
-def book_blocks(path: Path, *, found_title: Callable[[str], None]) -> Iterator[Block]:
+def book_blocks(path: Path, *, set_title: SetTitle) -> Iterator[Block]:
     with open_package(path) as package:
         root = _root_file(package)
         opf = package.xml(root)
@@ -246,14 +243,14 @@ def book_blocks(path: Path, *, found_title: Callable[[str], None]) -> Iterator[B
         items = {i.get("id", ""): i for i in opf.iter() if local(i) == "item"}
         for element in opf.iter():
             if local(element) == "title" and element.text:
-                found_title(" ".join(element.text.split()))
+                set_title(" ".join(element.text.split()))
                 break
         names = _contents(package, folder, list(items.values()))
         spine = [items.get(ref.get("idref", "")) for ref in opf.iter() if local(ref) == "itemref"]
         parts = [resolve(folder, item.get("href", "")) for item in spine if item is not None]
         parts = [part for part in parts if part in package]
         if not parts:
-            raise damaged(path.name, "it has no chapters")
+            raise damaged(path.name, Translatable("it has no chapters"))
         for part in parts:
             yield from _chapter(package, part, names.get(part, ""))
 
@@ -261,25 +258,17 @@ def book_blocks(path: Path, *, found_title: Callable[[str], None]) -> Iterator[B
 def _chapter(package: Package, part: str, name: str) -> Iterator[Block]:
     content = package.read(part)
     detected = encoding.detect(content, name=f"{package.name}: {part}")
-    blocks = list(html_blocks(encoding.decode(content, detected), found_title=_ignore))
-    if name and not any(_heads(block.marks) for block in blocks):
+    blocks = list(html_blocks(encoding.decode(content, detected)))
+    if name and not any(one.kind == "heading" for block in blocks for one in block.marks):
         yield mark("heading", name)
     yield from blocks
-
-
-def _heads(marks: tuple[Mark, ...]) -> bool:
-    return any(one.kind == "heading" for one in marks)
-
-
-def _ignore(title: str) -> None:
-    """A chapter's title is not the book's."""
 
 
 def _root_file(package: Package) -> str:
     for element in package.xml("META-INF/container.xml").iter():
         if local(element) == "rootfile" and element.get("full-path"):
             return element.get("full-path", "")
-    raise damaged(package.name, "it names no package file")
+    raise damaged(package.name, Translatable("it names no package file"))
 
 
 def _contents(package: Package, folder: str, items: list) -> dict[str, str]:

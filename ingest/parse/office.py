@@ -1,14 +1,15 @@
-"""The one door to kreuzberg: options, and its errors in our words."""
+"""Workbooks and older office formats, read by kreuzberg, which is used only here and for PDF."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ingest.files import locked
+from ingest.files import damaged, locked
+from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, clean, heading, table
 from ingest.parse.csv_json import CELLS, sheet_blocks
-from ingest.parse.opc import REL, damaged, local, open_package
+from ingest.parse.opc import REL, local, open_package
 
 _CELL = re.compile(rb'<(?:\w+:)?c [^>]*?\br="[A-Z]{1,3}(\d{1,7})"[^>/]*>\s*<(?:\w+:)?(?:v|is|f)\b')
 
@@ -28,7 +29,7 @@ MIME = {
 def extract(path: Path, mime: str, *, images: bool = False) -> Any:
     """kreuzberg's `ExtractionResult`: no cache, no OCR of its own, no cleaning, two threads.
 
-    Raises `Unreadable` for what it refuses.
+    Raises `Unreadable` if kreuzberg refuses the file.
     """
     import kreuzberg
 
@@ -67,11 +68,15 @@ def workbook_blocks(path: Path, kind: str, *, warn: list[str]) -> Iterator[Block
                 wide.append(sheet)
             yield from sheet_blocks(sheet, _grid(content["grid"]), first=first.get(sheet, 1))
     if wide:
-        warn.append(f"only the first {CELLS} columns are read of {', '.join(wide[:10])}")
+        warn.append(
+            Translatable(
+                "only the first {most} columns are read of {sheets}", most=CELLS, sheets=wide[:10]
+            )
+        )
 
 
 def _first_rows(path: Path) -> dict[str, int]:
-    """Sheet -> number of its first row that holds anything; kreuzberg's tables begin there."""
+    """Sheet -> number of its first row that is not empty; kreuzberg's tables begin there."""
     first: dict[str, int] = {}
     with open_package(path) as package:
         book = next((p for k, p in package.relations("").values() if k == "officeDocument"), "")

@@ -1,4 +1,4 @@
-"""Office Open XML and EPUB are zip files of XML parts: opening them without trusting them."""
+"""Opens Office Open XML and EPUB files (zip files of XML parts) without trusting them."""
 
 import posixpath
 import zipfile
@@ -10,18 +10,19 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ingest.errors import Unreadable
-from ingest.files import DAMAGE
+from ingest.files import DAMAGE, damaged
+from ingest.i18n import Translatable
 
 PART = 64 << 20  # bytes of one XML part, unpacked; a 5,000-page novel has 20 MB
 WHOLE = 1 << 30  # bytes of all parts, unpacked
-RATIO = 200  # times that a large part may shrink; XML of real documents shrinks 10 to 50 times
+RATIO = 200  # a large part may shrink at most this many times; XML of real documents shrinks 10 to 50 times
 
 REL = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An open container. Every way of reading a part checks its size before unpacking it."""
+    """An open container. Parts are read only after their size has been checked."""
 
     archive: zipfile.ZipFile
     name: str
@@ -38,18 +39,19 @@ class Package:
     def read(self, part: str, limit: int = PART) -> bytes:
         info = self.archive.NameToInfo.get(part)
         if info is None:
-            raise damaged(self.name, f"its part {part} is missing")
+            raise damaged(self.name, Translatable("its part {part} is missing", part=part))
         ratio = info.file_size / max(info.compress_size, 1)
         if info.file_size > limit or (info.file_size > 16 << 20 and ratio > RATIO):
-            raise refused(
-                self.name,
-                f"{part} unpacks to {info.file_size >> 20} MB ({ratio:.0f} times its size); "
-                f"limit {limit >> 20} MB and {RATIO} times",
+            reason = Translatable(
+                "{part} unpacks to {size} MB ({ratio:.0f} times its size); limit {limit} MB and {most} times",
+                part=part,
+                size=info.file_size >> 20,
+                ratio=ratio,
+                limit=limit >> 20,
+                most=RATIO,
             )
-        try:
-            return self.archive.read(part)
-        except DAMAGE as error:
-            raise damaged(self.name, f"{part}: {error}") from error
+            raise refused(self.name, reason)
+        return self.head(part, -1)
 
     def head(self, part: str, size: int = 1 << 20) -> bytes:
         """The part's first bytes."""
@@ -60,29 +62,27 @@ class Package:
             raise damaged(self.name, f"{part}: {error}") from error
 
     def xml(self, part: str) -> Element:
-        """The part's root. Entities are refused: no office program writes any."""
+        """The part's root. XML entities are refused, since no office program writes any."""
         content = self.read(part)
         if b"<!ENTITY" in content or "<!ENTITY".encode("utf-16-le") in content:
-            raise refused(self.name, f"{part} defines XML entities")
+            raise refused(self.name, Translatable("{part} defines XML entities", part=part))
         try:
             return ElementTree.fromstring(content)
         except (ElementTree.ParseError, LookupError, ValueError) as error:
             raise damaged(self.name, f"{part}: {error}") from error
 
     def relations(self, part: str) -> dict[str, tuple[str, str]]:
-        """Id -> (kind, part name) of what `part` refers to inside the package; nothing remote."""
+        """Id -> (kind, part name) of the parts of this package that `part` refers to."""
         folder, base = posixpath.split(part)
         place = f"{folder}/_rels/{base}.rels".lstrip("/")
         if place not in self:
             return {}
-        return {
-            rel.get("Id", ""): (
-                rel.get("Type", "").rsplit("/", 1)[-1],
-                resolve(folder, rel.get("Target", "")),
-            )
-            for rel in self.xml(place)
-            if rel.get("TargetMode") != "External"
-        }
+        found = {}
+        for rel in self.xml(place):
+            if rel.get("TargetMode") != "External":
+                kind = rel.get("Type", "").rsplit("/", 1)[-1]
+                found[rel.get("Id", "")] = kind, resolve(folder, rel.get("Target", ""))
+        return found
 
 
 def open_package(path: Path) -> Package:
@@ -92,26 +92,23 @@ def open_package(path: Path) -> Package:
         raise damaged(path.name, error) from error
     size = sum(info.file_size for info in archive.infolist())
     if size > WHOLE:
-        raise refused(path.name, f"it unpacks to {size >> 20} MB, limit {WHOLE >> 20} MB")
+        size, limit = size >> 20, WHOLE >> 20
+        reason = Translatable("it unpacks to {size} MB, limit {limit} MB", size=size, limit=limit)
+        raise refused(path.name, reason)
     return Package(archive, path.name)
-
-
-def damaged(name: str, reason: object) -> Unreadable:
-    return Unreadable("{name} is damaged or cut off: {reason}", name=name, reason=reason)
 
 
 def refused(name: str, reason: str) -> Unreadable:
     return Unreadable(
-        "{name} is refused, it could exhaust the machine: {reason}", name=name, reason=reason
+        "{name} is refused because it could exhaust the machine: {reason}", name=name, reason=reason
     )
 
 
 def resolve(folder: str, target: str) -> str:
     """A relative reference inside the package as a part name."""
     target = unquote(target.split("#")[0])
-    return posixpath.normpath(target if target.startswith("/") else f"{folder}/{target}").lstrip(
-        "/"
-    )
+    whole = target if target.startswith("/") else f"{folder}/{target}"
+    return posixpath.normpath(whole).lstrip("/")
 
 
 def local(element: Element) -> str:
@@ -120,9 +117,9 @@ def local(element: Element) -> str:
 
 
 def walk(element: Element, stop: frozenset[str] = frozenset()) -> Iterator[Element]:
-    """The element and all below it in document order, not entering those whose tag is in `stop`.
+    """The element and all below it in document order; elements whose tag is in `stop` are not entered.
 
-    Alternate content (text boxes are written twice, for new and old programs) is entered once.
+    Alternate content (text boxes are written twice, for new and old programs) is read once.
     """
     stack = [element]
     while stack:
@@ -131,7 +128,4 @@ def walk(element: Element, stop: frozenset[str] = frozenset()) -> Iterator[Eleme
         name = local(here)
         if here is not element and name in stop:
             continue
-        if name == "AlternateContent":
-            stack += list(here)[:1]
-        else:
-            stack += reversed(here)
+        stack += here[:1] if name == "AlternateContent" else reversed(here)

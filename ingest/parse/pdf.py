@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ingest.ocr import INSTALL, Reader, picture_size
-from ingest.parse.blocks import Block, clean, heading, mark
-from ingest.parse.blocks import chinese_heading as chinese_heading
+from ingest.i18n import Translatable
+from ingest.ocr import INSTALL, PageReader, picture_size
+from ingest.parse.blocks import Block, chinese_heading, clean, heading, mark
 from ingest.parse.office import extract
 
 _END = re.compile(r"[。！？；：.!?:;…”」』]$")
@@ -22,14 +22,14 @@ _SPACED = re.compile(f"(?<={_WIDE}) (?={_WIDE})")
 _TOUCHING = re.compile(f"{_WIDE}(?={_WIDE})")
 _IS_WIDE = re.compile(_WIDE)
 NARROWEST = 20  # columns; a shorter line is a cell or a label, never the full width of a text
-FULL = 0.85  # of the widest line nearby: such a line was broken because it was full
+FULL = 0.85  # of the widest line nearby: a line as wide as that was broken because it was full
 
 
 def rejoin(text: str) -> str:
     """The text with lines joined that were broken only because they were full.
 
-    Beside a Chinese character they are joined without a space. Korean, which breaks words too, is
-    left as it is, as are lists and tables.
+    Lines are joined without a space beside a Chinese character. Korean, which also breaks words, is
+    left as it is, and so are lists and tables.
     """
     lines = [unspaced(line) for line in text.split("\n")]
     widths = [width(line) for line in lines]
@@ -45,7 +45,7 @@ def rejoin(text: str) -> str:
 
 
 def unspaced(line: str) -> str:
-    """A line whose Chinese characters all stand apart (letter-spaced print) without the spaces."""
+    """The line without the spaces between Chinese characters, if most of them are letter-spaced."""
     spaced = len(_SPACED.findall(line))
     return _SPACED.sub("", line) if spaced > 2 * len(_TOUCHING.findall(line)) + 1 else line
 
@@ -70,24 +70,24 @@ def _tabular(line: str) -> bool:
     return (numbers >= 2 and 2 * numbers >= len(cells) - 1) or "……" in line or "....." in line
 
 
-MOST = 60  # pictures read of one document
-SMALLEST = 40  # pixels of the shorter side; less is a line or a bullet
+MOST = 60  # pictures of one document that are read
+SMALLEST = 40  # pixels of the shorter side; a smaller picture is a line or a bullet
 SMALLEST_FILE = 4096  # bytes; without OCR, smaller pictures are not even counted as unread
-AREA = 8_000  # pixels; less is an icon
+AREA = 8_000  # pixels; a smaller picture is an icon
 LARGEST = 30 << 20  # bytes of one picture
 
 
 @dataclass
 class Pictures:
-    """Reads pictures with `reader`, each distinct one once; None reads nothing and counts."""
+    """Reads each distinct picture once with `reader`, or only counts pictures if that is None."""
 
-    reader: Reader | None
+    reader: PageReader | None
     read: int = 0
     unread: int = 0
     _known: set[int] = field(default_factory=set)
 
     def blocks(self, content: bytes) -> list[Block]:
-        """The picture's text as a block, or nothing."""
+        """The picture's text as a block, or no block."""
         text = self.text(content)
         return [Block(text)] if text else []
 
@@ -96,7 +96,7 @@ class Pictures:
         if key in self._known:
             return ""  # a logo on every page is read once
         self._known.add(key)
-        if self.reader is None:  # nor is there anything to decode a picture with
+        if self.reader is None:  # then there is no library to decode a picture either
             self.unread += len(content) > SMALLEST_FILE
             return ""
         size = picture_size(content) if len(content) <= LARGEST else None
@@ -111,70 +111,79 @@ class Pictures:
     def warnings(self) -> list[str]:
         if not self.unread:
             return []
-        reason = f"only the first {MOST} are" if self.reader else "OCR is off or not installed"
-        return [f"pictures not read: {self.unread} ({reason})"]
+        reason = Translatable("OCR is off or not installed")
+        if self.reader:
+            reason = Translatable("only the first {most} are", most=MOST)
+        return [
+            Translatable("pictures not read: {count} ({reason})", count=self.unread, reason=reason)
+        ]
 
 
 DPI = 200
-DRAWING = 10.0  # seconds that one page may take to be drawn
-MOST_PAGES = 300  # drawn and read by OCR in one document
-EMPTY_PAGES = 30  # in a row without text; then the rest is not drawn any more
+DRAWING = 10.0  # seconds that drawing one page may take
+MOST_PAGES = 300  # pages of one document that are drawn and read by OCR
+EMPTY_PAGES = 30  # pages without text in a row, after which no more are drawn
 
 _SOUP = re.compile(r"[\xa1-\xff]{2,}")
 _CID = re.compile(r"\(cid:\d+\)")
 _PRIVATE = re.compile("[\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff\0-\x08\x0e-\x1f]")
 
 
-def pdf_blocks(
-    path: Path, *, reader: Reader | None, pictures: Pictures, warn: list[str]
-) -> Iterator[Block]:
-    result = extract(path, "application/pdf", images=True)
-    read: list[int] = []
+def pdf_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator[Block]:
+    result, reader = extract(path, "application/pdf", images=True), pictures.reader
+    read = empty = 0  # pages read by OCR, and pages in a row in which it found nothing
     undrawn: list[int] = []
-    empty = 0  # pages in a row in which OCR found nothing
-    unread: dict[str, list[int]] = {}
+    unread: dict[Translatable, list[int]] = {}
     for page in result.pages or []:
         number = page["page_number"]
         yield mark("page", f"p. {number}")
         text = clean(page["content"])
-        trouble = "" if text else "no text layer"
-        if text and is_mojibake(text):
-            trouble = "a text layer that is mojibake"
-        tried = len(read) + len(undrawn)
-        if trouble and reader and tried < MOST_PAGES and empty < EMPTY_PAGES:
-            seen = _ocr(path, number, reader)
-            text = clean(seen or "")
-            (undrawn if seen is None else read).append(number)
+        fault = None if text else Translatable("no text layer")
+        if is_mojibake(text):
+            fault = Translatable("a text layer that is mojibake")
+        if fault and reader and read + len(undrawn) < MOST_PAGES and empty < EMPTY_PAGES:
+            drawn = _ocr(path, number, reader)
+            text, read = clean(drawn or ""), read + (drawn is not None)
+            if drawn is None:
+                undrawn.append(number)
             empty = 0 if text else empty + 1
-        elif trouble:
-            unread.setdefault(trouble, []).append(number)
+        elif fault:
+            unread.setdefault(fault, []).append(number)
             text = ""
         yield from _lines(text)
-        if not trouble:
-            for image in page["images"]:
-                yield from pictures.blocks(image["data"])
-    for trouble, pages in unread.items():
-        reason = INSTALL if reader is None else f"OCR stops after {MOST_PAGES} or empty pages"
-        warn.append(f"pages with {trouble}: {len(pages)}, from p. {pages[0]} on ({reason})")
+        for image in () if fault else page["images"]:
+            yield from pictures.blocks(image["data"])
+    for fault, pages in unread.items():
+        reason = Translatable("OCR stops after {most} or empty pages", most=MOST_PAGES)
+        warn.append(
+            Translatable(
+                "pages with {fault}: {count}, from p. {first} on ({reason})",
+                fault=fault,
+                count=len(pages),
+                first=pages[0],
+                reason=reason if reader else INSTALL,
+            )
+        )
     if undrawn:
-        warn.append(f"pages that could not be drawn for OCR: {', '.join(map(str, undrawn[:10]))}")
-    pictures.read += len(read)
+        pages = undrawn[:10]
+        warn.append(Translatable("pages that could not be drawn for OCR: {pages}", pages=pages))
+    pictures.read += read
 
 
 def is_mojibake(text: str) -> bool:
-    """Whether a page's text is what a font without a usable character map leaves: runs of upper
-    Latin-1 ("£± ¹ØÓÚ"), private-use or control characters, (cid:12)."""
+    """Whether a page's text comes from a font without a usable character map: runs of upper Latin-1
+    ("£± ¹ØÓÚ"), private-use or control characters, (cid:12)."""
     visible = sum(not character.isspace() for character in text) or 1
     soup = sum(len(run) for run in _SOUP.findall(text))
     cids = sum(map(len, _CID.findall(text)))
     return max(soup, cids, 2 * len(_PRIVATE.findall(text))) > 0.3 * visible
 
 
-def _ocr(path: Path, number: int, reader: Reader) -> str | None:
-    """What OCR reads on a page; None when the page can't be drawn."""
+def _ocr(path: Path, number: int, reader: PageReader) -> str | None:
+    """The text that OCR reads on a page, or None if the page can't be drawn."""
     import kreuzberg
 
-    reader.patience(DRAWING)
+    reader.extend_deadline(DRAWING)
     try:
         picture = kreuzberg.render_pdf_page(str(path), number - 1, dpi=DPI)
     except (kreuzberg.KreuzbergError, RuntimeError, ValueError):
@@ -183,17 +192,15 @@ def _ocr(path: Path, number: int, reader: Reader) -> str | None:
 
 
 def _lines(text: str) -> Iterator[Block]:
-    """Paragraphs of a page; chapter headings stand alone."""
-    held: list[str] = []
+    """Paragraphs of a page; a chapter heading is a paragraph of its own."""
+    paragraph: list[str] = []
     for line in rejoin(text).split("\n"):
         found = chinese_heading(line)
-        if found or not line.strip():
-            if held:
-                yield Block("\n".join(held))
-            held = []
-            if found:
-                yield heading(*found)
-        else:
-            held.append(line)
-    if held:
-        yield Block("\n".join(held))
+        if not found and line.strip():
+            paragraph.append(line)
+            continue
+        yield Block("\n".join(paragraph))
+        paragraph = []
+        if found:
+            yield heading(*found)
+    yield Block("\n".join(paragraph))

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from ingest.files import damaged
+from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, clean, heading, mark, table
-from ingest.parse.opc import REL, Package, damaged, local, open_package, walk
+from ingest.parse.opc import REL, Package, local, open_package, walk
 from ingest.parse.pdf import Pictures
 
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
-_FURNITURE = ("sldNum", "dt", "ftr", "hdr", "sldImg")
+_SKIPPED_ROLES = ("sldNum", "dt", "ftr", "hdr", "sldImg")
 _SHAPES = frozenset(("sp", "pic", "graphicFrame"))
 
 
@@ -18,7 +20,7 @@ def slide_blocks(path: Path, *, pictures: Pictures) -> Iterator[Block]:
     with open_package(path) as package:
         parts = _slides(package)
         if not parts:
-            raise damaged(path.name, "it has no slides")
+            raise damaged(path.name, Translatable("it has no slides"))
         for number, part in enumerate(parts, 1):
             yield mark("page", f"p. {number}")
             yield from _slide(package, part, pictures)
@@ -28,7 +30,7 @@ def _slides(package: Package) -> list[str]:
     """The parts of the slides in the order of the show."""
     relations = package.relations("ppt/presentation.xml")
     if "ppt/presentation.xml" not in package:
-        raise damaged(package.name, "it has no presentation part")
+        raise damaged(package.name, Translatable("it has no presentation part"))
     order = package.xml("ppt/presentation.xml").iter(P + "sldId")
     parts = [relations.get(slide.get(REL + "id", ""), ("", ""))[1] for slide in order]
     return [part for part in parts if part in package]
@@ -56,7 +58,7 @@ def _slide(package: Package, part: str, pictures: Pictures) -> Iterator[Block]:
 def _shape(shape: Element) -> Iterator[Block]:
     placeholder = shape.find(f".//{P}nvPr/{P}ph")
     role = "" if placeholder is None else placeholder.get("type", "")
-    if role in _FURNITURE:
+    if role in _SKIPPED_ROLES:
         return
     paragraphs = [text for text in map(_text, shape.iter(A + "p")) if text]
     if role in ("title", "ctrTitle") and paragraphs:
@@ -68,7 +70,7 @@ def _shape(shape: Element) -> Iterator[Block]:
 def _frame(
     package: Package, frame: Element, relations: dict[str, tuple[str, str]]
 ) -> Iterator[Block]:
-    """A table, or the words of a chart or diagram."""
+    """A table, or the text of a chart or diagram."""
     for grid in frame.iter(A + "tbl"):
         rows = [
             ["\n".join(filter(None, map(_text, cell.iter(A + "p")))) for cell in row.iter(A + "tc")]
@@ -90,10 +92,7 @@ def _chart(root: Element) -> Iterator[Block]:
     yield from (Block(text) for text in map(_text, root.iter(A + "p")) if text)
     head, columns = [""], [[]]
     for series in (element for element in root.iter() if local(element) == "ser"):
-        values = {
-            local(child): [v.text or "" for v in child.iter() if local(v) == "v"]
-            for child in series
-        }
+        values = {local(c): [v.text or "" for v in c.iter() if local(v) == "v"] for c in series}
         columns[0] = columns[0] or values.get("cat", [])
         head.append(" ".join(values.get("tx", [])))
         columns.append(values.get("val", []))
@@ -104,10 +103,5 @@ def _chart(root: Element) -> Iterator[Block]:
 
 
 def _text(paragraph: Element) -> str:
-    parts: list[str] = []
-    for element in walk(paragraph):
-        if local(element) == "t":
-            parts.append(element.text or "")
-        elif local(element) == "br":
-            parts.append("\n")
-    return clean("".join(parts))
+    parts = [element for element in walk(paragraph) if local(element) in ("t", "br")]
+    return clean("".join("\n" if local(part) == "br" else part.text or "" for part in parts))

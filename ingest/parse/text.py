@@ -1,4 +1,4 @@
-"""Plain text and Markdown, piece by piece, so that a file of any size fits."""
+"""Plain text and Markdown, read piece by piece so that a file of any size fits; and e-mail."""
 
 import contextlib
 import email
@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from email import policy
 from email.message import MIMEPart
-from itertools import chain
 from pathlib import Path
 
 from ingest import encoding
 from ingest.errors import Unreadable
+from ingest.i18n import Translatable
 from ingest.parse.blocks import SEGMENT, Block, chinese_heading, clean, heading
 from ingest.parse.html import html_blocks
 from ingest.types import Mark, Segment
@@ -57,7 +57,7 @@ def text_segments(pieces: Iterable[str]) -> Iterator[Segment]:
 
 def markdown_segments(pieces: Iterable[str]) -> Iterator[Segment]:
     """Markdown as its reader sees it: headings marked and without #, no emphasis, links and images
-    as their words. Code stays as it is."""
+    replaced by their text. Code stays as it is."""
     fence = ""
     for number, text in enumerate(_whole_lines(pieces)):
         text = text if number else _front_matter(text)
@@ -79,7 +79,7 @@ def markdown_segments(pieces: Iterable[str]) -> Iterator[Segment]:
 
 
 def _line(line: str, below: str) -> tuple[str, tuple[str, int] | None]:
-    """A line of prose without its markup, and the heading that it is."""
+    """A line of prose without its markup, and its heading (text and level) if it is one."""
     if match := _ATX.fullmatch(line):
         text = inline(match[2])
         return text, ((text, len(match[1])) if text else None)
@@ -91,8 +91,8 @@ def _line(line: str, below: str) -> tuple[str, tuple[str, int] | None]:
 
 
 def _front_matter(text: str) -> str:
-    """The file's head with the title that its front matter states as a heading; the rest of the
-    front matter stays as lines."""
+    """The first lines of a file with the title of the front matter as a heading; the rest of the front
+    matter stays as lines."""
     front = _FRONT.match(text)
     if not front:
         return text
@@ -124,32 +124,29 @@ def _untagged(text: str) -> str:
     lower = text.lower()
     closed = {letter for letter in "abisu" if f"</{letter}>" in lower}
 
-    def kept(tag: re.Match[str]) -> str:
+    def replacement(tag: re.Match[str]) -> str:
         letter = _LETTER.fullmatch(tag[0])
         return tag[0] if letter and letter[1].lower() not in closed else ""
 
-    return _TAG.sub(kept, text)
+    return _TAG.sub(replacement, text)
 
 
 def _whole_lines(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces joined and cut again at line ends, about `SEGMENT` characters each.
-
-    A line longer than that is cut anyway."""
-    held: list[str] = []
+    """The pieces joined and cut again at line ends, about `SEGMENT` characters each; a line longer than
+    that is cut too."""
+    rest: list[str] = []
     size = 0
-    for piece in chain.from_iterable(
-        (p[i : i + SEGMENT] for i in range(0, len(p), SEGMENT)) for p in pieces
-    ):
-        held.append(piece)
+    for piece in (p[i : i + SEGMENT] for p in pieces for i in range(0, len(p), SEGMENT)):
+        rest.append(piece)
         size += len(piece)
         if size < SEGMENT:
             continue
-        text = "".join(held)
+        text = "".join(rest)
         cut = text.rfind("\n") + 1 or len(text)
         yield text[:cut]
-        held, size = [text[cut:]], len(text) - cut
+        rest, size = [text[cut:]], len(text) - cut
     if size:
-        yield "".join(held)
+        yield "".join(rest)
 
 
 LARGEST = 64 << 20  # bytes
@@ -159,14 +156,13 @@ _NO_EVIDENCE = ("", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252")
 
 def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
     if path.stat().st_size > LARGEST:
+        size = LARGEST >> 20
         raise Unreadable(
-            "{name} is larger than the {largest} MB allowed for a mail",
-            name=path.name,
-            largest=LARGEST >> 20,
+            "{name} is larger than {size} MB, the limit for an e-mail", name=path.name, size=size
         )
     message = email.message_from_bytes(path.read_bytes(), policy=policy.default)
     if not message.keys():
-        raise Unreadable("{name} is no e-mail: it has no headers", name=path.name)
+        raise Unreadable("{name} is not an e-mail: it has no headers", name=path.name)
     if subject := message["Subject"]:
         yield heading(str(subject), 1)
     lines = [f"{name}: {message[name]}" for name in _HEADERS if message[name]]
@@ -176,7 +172,7 @@ def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
         yield from _body(body, path.name, warn)
     names = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
     if names:
-        warn.append(f"attachments are not read: {', '.join(names[:10])}")
+        warn.append(Translatable("attachments are not read: {names}", names=names[:10]))
 
 
 def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
@@ -184,17 +180,17 @@ def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
     content = content if isinstance(content, bytes) else b""
     text = _text(content, body.get_content_charset() or "", name, warn)
     if body.get_content_subtype() == "html":
-        yield from html_blocks([text], found_title=lambda title: None)
+        yield from html_blocks([text])
     else:
         yield from (Block(clean(part)) for part in re.split(r"\r?\n\r?\n", text) if part.strip())
 
 
 def _text(content: bytes, charset: str, name: str, warn: list[str]) -> str:
-    """The declared charset is believed where it fits, unless it fits anything."""
+    """The declared charset is used if it fits, unless it is one that fits any bytes."""
     if charset not in _NO_EVIDENCE:
         with contextlib.suppress(LookupError, UnicodeError):
             return content.decode(charset)
     text, detected = encoding.read(content, name=name)
     if detected.replaced:
-        warn.append(f"{detected.replaced} bytes could not be decoded")
+        warn.append(encoding.loss(detected))
     return text

@@ -1,18 +1,18 @@
 """A knowledge base: in a folder, one truth (SQLite) and two caches (vectors, words); or on Milvus."""
 
 from ingest.store.local import LocalStore, open_store
-from ingest.store.milvus import SCHEMES, Address, drop_milvus, parse_address
+from ingest.store.milvus import SCHEMES, MilvusAddress, drop_milvus, parse_address
 from ingest.store.protocol import Change, Field, Identity, Info, Ranking, Store
 from ingest.store.snapshot import restore, snapshot
 
 __all__ = [
     "SCHEMES",
-    "Address",
     "Change",
     "Field",
     "Identity",
     "Info",
     "LocalStore",
+    "MilvusAddress",
     "Ranking",
     "Store",
     "drop_milvus",

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, even after a power cut."""
+"""Files and folders that are complete or not there, even after a power cut."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from ingest.errors import Busy, UserError
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` in the place of `path` at one blow: a new file, flushed, then renamed."""
+    """Replace `path` by `data` atomically: a new file is written, flushed and renamed."""
     new = path.with_name(f"{path.name}.new")
     with new.open("wb") as file:
         file.write(data)
@@ -23,7 +23,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file last, or renames in a folder."""
+    """Flush a file, or the renames in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,8 +31,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def taken(folder: Path) -> int:
-    """Bytes of the files below `folder`, while others may write there."""
+def disk_usage(folder: Path) -> int:
+    """Bytes of the files below `folder`; others may write there meanwhile."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -42,8 +42,8 @@ def taken(folder: Path) -> int:
 
 
 def check_new(target: Path) -> None:
-    """`UserError` where `target` holds something already, or is a folder that can't be replaced: a
-    mounted one, or that in which one is."""
+    """Raises `UserError` if `target` is not empty, or is a folder that can't be replaced because it is
+    mounted or the current one."""
     empty = target.is_dir() and not any(target.iterdir()) and not target.is_mount()
     if (target.exists() and not empty) or target.resolve() == Path.cwd():
         raise UserError("{target} exists already; name a new folder", target=target)
@@ -51,22 +51,18 @@ def check_new(target: Path) -> None:
 
 @contextmanager
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A place to write to, which becomes the folder `target` when the block has ended well.
+    """A folder to write to, which becomes `target` once the block has ended without an error.
 
-    Its files are then on the disk. Of a block that failed nothing stays, but for
-    new folders above it. With `replace` the folder
-    that was there goes then, and not before. `UserError` where `target` is taken, or can't be
-    written.
+    Its files are then flushed to the disk. A block that fails leaves nothing behind but new parent
+    folders. `replace` replaces an existing folder, only then. Raises `UserError` if `target` exists
+    or can't be written.
     """
     if not replace:
         check_new(target)
     target = target.resolve()
     work, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
     try:
-        if old.exists() and not target.exists():  # of a run that was killed
-            old.rename(target)
-        for left in (work, old):
-            shutil.rmtree(left, ignore_errors=True)
+        _restore(old, target, work)  # after a run that was killed
         work.mkdir(parents=True)
         yield work
         for path in [*work.iterdir(), work]:
@@ -76,16 +72,19 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         work.rename(target)
         sync(target.parent)
     except OSError as problem:
+        why = problem.strerror or problem
         raise UserError(
-            "{target} can't be written: {strerror}; name another folder",
-            target=target,
-            strerror=problem.strerror or problem,
+            "{target} can't be written: {why}; name another folder", target=target, why=why
         ) from problem
     finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        for left in (work, old):
-            shutil.rmtree(left, ignore_errors=True)
+        _restore(old, target, work)
+
+
+def _restore(old: Path, target: Path, work: Path) -> None:
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for folder in (work, old):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 PAUSE = 0.02  # s between two tries

@@ -1,7 +1,7 @@
-"""Opening, catching up and making anew the two caches, always from the truth.
+"""Opens the two indexes, catches them up and rebuilds them, always from the primary data.
 
-The file of vector codes is named, with its digest, in the truth: bytes that it doesn't vouch for
-are never read. The word index vouches for itself by naming the change that it covers.
+The primary data names the file of vector codes and its digest: other bytes are never read. The word
+index itself names the change that it covers.
 """
 
 import json
@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,40 +19,40 @@ from ingest.errors import UserError
 from ingest.store import sqlite
 from ingest.store.atomic import sync, write_whole
 from ingest.store.protocol import Vectors, check_place, check_tiling, check_vectors
-from ingest.store.sqlite import receipt_text, set_meta
+from ingest.store.sqlite import count, set_meta
 from ingest.store.vector_index import EXACT_ROWS, Candidates
 from ingest.store.word_index import Covered, Words, WordWriter, drop_others, newest
 from ingest.types import Chunk, Document, Passage
 
-KEEP_AFTER = 10_000  # rows behind the kept codes before they are written anew
-SAMPLE = 5_000  # vectors that the codes' centre is computed from
+KEEP_AFTER = 10_000  # rows that the stored codes may lack before they are written again
+SAMPLE = 5_000  # vectors from which the codes' centre is computed
 
 
 # Words
 
 
 def open_words(path: Path) -> Words | None:
-    """The newest word index, or None where there is none that can be read."""
-    found = newest(path / "words")
+    """The newest word index, or None if there is none that can be read."""
+    folder = newest(path / "words")
     try:
-        return Words(found) if found else None
+        return Words(folder) if folder else None
     except ValueError:
         return None
 
 
 def reopen_words(path: Path, words: Words | None) -> Words | None:
-    """`words` with what others committed; another index where a rebuild has replaced it."""
-    if words is None or newest(path / "words") != words.path:
-        return open_words(path)
+    """`words` with the commits of others, or another index if a rebuild has replaced it."""
     try:
-        words.reload()
+        if words is not None and newest(path / "words") == words.path:
+            words.reload()
+            return words
     except ValueError:
-        return open_words(path)
-    return words
+        pass
+    return open_words(path)
 
 
 def knows(sql: sqlite3.Connection, covered: Covered) -> bool:
-    """Is this state one that the truth went through since the last rebuild?"""
+    """Whether the primary data had this state at some time since the last rebuild."""
     rebuilt = sqlite.meta(sql, "rebuilt")
     if covered.seq < (rebuilt if isinstance(rebuilt, int) else 0):
         return False
@@ -62,28 +63,28 @@ def knows(sql: sqlite3.Connection, covered: Covered) -> bool:
 
 
 def repair_words(path: Path, sql: sqlite3.Connection, words: Words | None) -> Words:
-    """A word index that covers the truth, by the rows behind or from scratch."""
+    """A word index that covers the primary data: the rows that it lacks are added, or it is rebuilt."""
     words = reopen_words(path, words)
     if words is None or not knows(sql, words.covered):
         return rebuild_words(path, sql)
-    now, had = sqlite.covered(sql), words.covered
-    if had == now:
+    now, before = sqlite.covered(sql), words.covered
+    if before == now:
         return words
     try:
         with words.writer() as writer:
-            for (key,) in sql.execute("SELECT key FROM removed WHERE seq > ?", (had.seq,)):
+            for (key,) in sql.execute("SELECT key FROM removed WHERE seq > ?", (before.seq,)):
                 writer.remove(key)
-            for key, text in sqlite.texts_after(sql, had.last):
+            for key, text in sqlite.texts_after(sql, before.last):
                 writer.remove(key)
                 writer.add(key, text)
             writer.commit(now)
-    except UserError:  # an index that can be read, but not written any more
+    except UserError:  # the index can be read, but no longer written
         return rebuild_words(path, sql)
     return words
 
 
 def rebuild_words(path: Path, sql: sqlite3.Connection) -> Words:
-    """A word index made from the truth alone; the old one is gone after it."""
+    """A new word index; the old one is removed."""
     parent = path / "words"
     parent.mkdir(exist_ok=True)
     old = newest(parent)
@@ -100,7 +101,7 @@ def rebuild_words(path: Path, sql: sqlite3.Connection) -> Words:
     drop_others(target)
     sql.execute("BEGIN IMMEDIATE")
     sql.execute("DELETE FROM removed")
-    sqlite.set_meta(sql, "rebuilt", sqlite.covered(sql).seq)
+    set_meta(sql, "rebuilt", sqlite.covered(sql).seq)
     sql.execute("COMMIT")
     return Words(target)
 
@@ -109,79 +110,70 @@ def rebuild_words(path: Path, sql: sqlite3.Connection) -> Words:
 
 
 def open_candidates(path: Path, sql: sqlite3.Connection, dim: int) -> Candidates | None:
-    """The kept codes, if the truth vouches for them; none where they are damaged or missing."""
-    kept = sqlite.meta(sql, "codes")
-    if not isinstance(kept, dict):
-        return None if live(sql) > EXACT_ROWS else Candidates(dim)
+    """The stored codes, or None if they are missing or their digest is not the expected one."""
+    codes = sqlite.meta(sql, "codes")
+    if not isinstance(codes, dict):
+        return None if count(sql, "chunks") > EXACT_ROWS else Candidates(dim)
     try:
-        data = (path / "vectors" / kept["file"]).read_bytes()
+        data = (path / "vectors" / codes["file"]).read_bytes()
     except OSError:
         return None
-    if digest(data) != kept["digest"]:
+    if digest(data) != codes["digest"]:
         return None
-    return Candidates.load(dim, data, last=kept["last"], trained=kept["trained"])
+    return Candidates.load(dim, data, last=codes["last"], trained=codes["trained"])
 
 
 def catch_up(candidates: Candidates, sql: sqlite3.Connection, dim: int) -> Candidates:
-    """Add the rows behind; anew where most of the rows are gone from the truth by now."""
+    """Add the missing rows; build new candidates if most of the old rows have been removed."""
     for keys, vectors in sqlite.vectors_after(sql, candidates.last, dim):
         candidates.add(keys, vectors)
-    if candidates.rows > 2 * live(sql) + KEEP_AFTER:
-        return build_candidates(sql, dim)
-    return candidates
+    stale = candidates.rows > 2 * count(sql, "chunks") + KEEP_AFTER
+    return build_candidates(sql, dim) if stale else candidates
 
 
 def build_candidates(sql: sqlite3.Connection, dim: int) -> Candidates:
     candidates = Candidates(dim)
     last = sqlite.covered(sql).last
     rng = np.random.default_rng(0)
-    picked = rng.integers(1, last + 1, 2 * SAMPLE).tolist() if last else []
-    _, sample = sqlite.vectors_of(sql, picked, dim)
-    count = live(sql)
-    if count > EXACT_ROWS and len(sample):
-        candidates.train(sample, count)
+    keys = rng.integers(1, last + 1, 2 * SAMPLE).tolist() if last else []
+    _, sample = sqlite.vectors_of(sql, keys, dim)
+    rows = count(sql, "chunks")
+    if rows > EXACT_ROWS and len(sample):
+        candidates.train(sample, rows)
     return catch_up(candidates, sql, dim)
 
 
-def live(sql: sqlite3.Connection) -> int:
-    # Without a WHERE it is answered from the smallest index: 10 ms at a million rows, not 500.
-    return sql.execute("SELECT count(*) FROM chunks").fetchone()[0]
-
-
-def lag(sql: sqlite3.Connection, last: int) -> int:
-    return sql.execute("SELECT count(*) FROM chunks WHERE key > ?", (last,)).fetchone()[0]
-
-
 def codes_lag(sql: sqlite3.Connection) -> bool:
-    """Are there so many rows that the kept codes lack that opening would be slow?"""
-    kept = sqlite.meta(sql, "codes")
-    if not isinstance(kept, dict):
-        return live(sql) > EXACT_ROWS
-    return lag(sql, kept["last"]) > KEEP_AFTER
+    """Whether the stored codes lack so many rows that opening would be slow."""
+    codes = sqlite.meta(sql, "codes")
+    if not isinstance(codes, dict):
+        return count(sql, "chunks") > EXACT_ROWS
+    query = "SELECT count(*) FROM chunks WHERE key > ?"
+    return sql.execute(query, (codes["last"],)).fetchone()[0] > KEEP_AFTER
 
 
-def keep_candidates(
+def update_codes(
     path: Path, sql: sqlite3.Connection, candidates: Candidates | None, dim: int
 ) -> Candidates:
-    """Up-to-date candidates, whose codes are on disk and vouched for by the truth."""
+    """Up-to-date candidates, whose codes are stored."""
     candidates = candidates or open_candidates(path, sql, dim)
     if candidates is not None:
         candidates = catch_up(candidates, sql, dim)
     if candidates is None or candidates.rows > 2 * candidates.trained:
-        candidates = build_candidates(sql, dim)  # the centre of so few rows is no longer theirs
+        return rebuild_candidates(path, sql, dim)  # their centre was computed from too few rows
     write_codes(path, sql, candidates)
     return candidates
 
 
 def rebuild_candidates(path: Path, sql: sqlite3.Connection, dim: int) -> Candidates:
-    """Candidates made from the truth alone; codes written before are gone after it."""
+    """New candidates; codes that were stored before are removed."""
     candidates = build_candidates(sql, dim)
     write_codes(path, sql, candidates)
     return candidates
 
 
 def write_codes(path: Path, sql: sqlite3.Connection, candidates: Candidates) -> None:
-    """Keep the codes: a new file, flushed, then named in the truth; the old one goes last."""
+    """Store the codes: a new file, flushed, then named in the primary data; the old one goes last."""
     parent = path / "vectors"
     parent.mkdir(exist_ok=True)
     name = None
@@ -189,8 +181,8 @@ def write_codes(path: Path, sql: sqlite3.Connection, candidates: Candidates) -> 
         data = candidates.dump()
         name = f"{secrets.token_hex(8)}.codes"
         write_whole(parent / name, data)
-        kept = {"file": name, "digest": digest(data), "last": candidates.last}
-        sqlite.set_meta(sql, "codes", kept | {"trained": candidates.trained})
+        codes = {"file": name, "digest": digest(data), "last": candidates.last}
+        set_meta(sql, "codes", codes | {"trained": candidates.trained})
     else:
         sql.execute("DELETE FROM meta WHERE name = 'codes'")
     for other in parent.iterdir():
@@ -203,12 +195,10 @@ def digest(data: bytes) -> str:
 
 
 class LocalChange:
-    """An open transaction; see `Change`. Whoever made it commits or rolls back."""
+    """An open transaction; see `Change`. Its creator commits it or rolls it back."""
 
     def __init__(self, connection: sqlite3.Connection, words: WordWriter, dim: int) -> None:
-        self._sql = connection
-        self._words = words
-        self._dim = dim
+        self._sql, self._words, self._dim = connection, words, dim
         self._document = 0, ""  # key and id of the document that `add` last wrote to
         self.erased = False
         self._sql.execute("INSERT INTO changes (stamp) VALUES (?)", (secrets.randbits(62),))
@@ -227,7 +217,7 @@ class LocalChange:
         head = document.id, document.source, document.title, document.digest
         self._sql.execute(
             "INSERT INTO documents (id, source, title, digest, receipt) VALUES (?, ?, ?, ?, ?)",
-            (*head, receipt_text(document.receipt)),
+            (*head, json.dumps(asdict(document.receipt), ensure_ascii=False)),
         )
 
     def add(
@@ -249,9 +239,8 @@ class LocalChange:
 
     def _document_key(self, document: Document) -> int:
         if self._document[1] != document.id:
-            row = self._sql.execute(
-                "SELECT key FROM documents WHERE id = ?", (document.id,)
-            ).fetchone()
+            query = "SELECT key FROM documents WHERE id = ?"
+            row = self._sql.execute(query, (document.id,)).fetchone()
             if row is None:
                 raise ValueError(f"{document.source} is added to before it is put")
             self._document = row[0], document.id
@@ -260,11 +249,9 @@ class LocalChange:
     def _add_passages(
         self, document: int, passages: Sequence[Passage]
     ) -> dict[int, tuple[int, Passage]]:
-        """{start: (key, passage)} of the passages, which must go on where the text ends."""
-        (length,) = self._sql.execute(
-            "SELECT length FROM documents WHERE key = ?", (document,)
-        ).fetchone()
-        length = check_tiling(passages, length)
+        """{start: (key, passage)} of the passages, which must continue where the text ends."""
+        query = "SELECT length FROM documents WHERE key = ?"
+        length = check_tiling(passages, self._sql.execute(query, (document,)).fetchone()[0])
         places = {}
         for passage in passages:
             cursor = self._sql.execute(
@@ -280,12 +267,10 @@ class LocalChange:
     ) -> int:
         start = chunk.passage[0]
         if start not in places:
-            row = self._sql.execute(
-                "SELECT key, start, end, text, label FROM passages"
-                " WHERE document = ? AND start = ?",
-                (document, start),
-            ).fetchone()
-            if row:
+            query = (
+                "SELECT key, start, end, text, label FROM passages WHERE document = ? AND start = ?"
+            )
+            if row := self._sql.execute(query, (document, start)).fetchone():
                 places[start] = row[0], Passage(chunk.document, *row[1:])
         key, passage = places.get(start, (0, None))
         check_place(chunk, passage)
@@ -293,10 +278,18 @@ class LocalChange:
 
     def _add_chunk(self, document: int, passage: int, chunk: Chunk, vector: bytes) -> None:
         places = json.dumps(chunk.places, ensure_ascii=False)
-        place = chunk.start, chunk.end, places, chunk.context
         cursor = self._sql.execute(
             "INSERT INTO chunks (document, passage, start, end, places, context, digest, vector)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (document, passage, *place, chunk.digest, vector),
+            (
+                document,
+                passage,
+                chunk.start,
+                chunk.end,
+                places,
+                chunk.context,
+                chunk.digest,
+                vector,
+            ),
         )
         self._words.add(cursor.lastrowid or 0, chunk.indexed)

@@ -1,4 +1,4 @@
-"""The store in a directory: `kb.sqlite` is the truth, `vectors/` and `words/` are caches of it."""
+"""The store in a directory: `kb.sqlite` is the primary data, `vectors/` and `words/` are its indexes."""
 
 import json
 import sqlite3
@@ -13,37 +13,38 @@ import numpy as np
 from ingest.errors import Absent, Busy, UserError
 from ingest.normalize import Field, Terms
 from ingest.store import index_sync, sqlite
-from ingest.store.atomic import taken, writing
+from ingest.store.atomic import disk_usage, writing
 from ingest.store.index_sync import LocalChange
-from ingest.store.milvus import Address, open_milvus
+from ingest.store.milvus import MilvusAddress, open_milvus
 from ingest.store.protocol import Identity, Info, Ranking, Store, Vectors, check_identity
 from ingest.store.snapshot import findings
-from ingest.store.sqlite import check_schema, connect, create_schema, failures_named
+from ingest.store.sqlite import AMONG, check_schema, connect, create_schema, failures_named
 from ingest.store.vector_index import Candidates, Keys, stack
-from ingest.types import Chunk, Document, Passage
+from ingest.types import Chunk, Document, ParseReport, Passage
 
-TRUTH = "kb.sqlite"
+DATABASE = "kb.sqlite"
+CHUNKS = (
+    "SELECT c.key, d.id, d.source, d.title, c.places, c.context, c.start, c.end, p.text,"
+    " p.start, p.end FROM chunks c JOIN passages p ON p.key = c.passage"
+    " JOIN documents d ON d.key = c.document"
+)
 
 
 def open_local(
     path: Path, *, create: Identity | None = None, expect: Identity | None = None
 ) -> "LocalStore":
-    """The knowledge base at `path`, its caches caught up.
-
-    `create` makes one where there is none. `create` and `expect` name the embedder that is going
-    to be used: `Mismatch` if another made the vectors. Raises `UserError` where there is none.
-    """
-    truth = path / TRUTH
-    if create is None and not truth.is_file():
+    """The knowledge base at `path`, as `open_store` opens it."""
+    database = path / DATABASE
+    if create is None and not database.is_file():
         raise Absent(
             "no knowledge base at {path}; make one: rag ingest PATH... --kb {path}", path=path
         )
     with failures_named(path):
         path.mkdir(parents=True, exist_ok=True)
-        connection = connect(truth)
+        connection = connect(database)
         try:
-            if not check_schema(connection, truth):
-                initialise(connection, path, create)
+            if not check_schema(connection, database):
+                _initialise(connection, path, create)
             store = LocalStore(path, connection)
             for embedder in filter(None, (create, expect)):
                 check_identity(str(path), store.identity, embedder)
@@ -53,97 +54,89 @@ def open_local(
     return store
 
 
-def initialise(connection: sqlite3.Connection, path: Path, identity: Identity | None) -> None:
+def _initialise(connection: sqlite3.Connection, path: Path, identity: Identity | None) -> None:
+    file = path / DATABASE
     if identity is None:
         raise UserError(
-            "{path} is empty; remove it and run: rag ingest PATH... --kb {path_2}",
-            path=path / TRUTH,
-            path_2=path,
+            "{file} is empty; remove it and run: rag ingest PATH... --kb {path}",
+            file=file,
+            path=path,
         )
     with writing(path / "lock", reason="making it", timeout=10):
-        if check_schema(connection, path / TRUTH):  # another process was faster
+        if check_schema(connection, file):  # another process was faster
             return
         create_schema(connection)
-        made = {"name": identity.name, "dim": identity.dim, "options": dict(identity.options)}
-        sqlite.set_meta(connection, "embedder", made)
+        embedder = {"name": identity.name, "dim": identity.dim, "options": dict(identity.options)}
+        sqlite.set_meta(connection, "embedder", embedder)
         sqlite.set_meta(connection, "created", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         connection.execute("COMMIT")
 
 
 class LocalStore:
-    """A `Store` in a directory. Made by `open_local`; may be shared by threads that read."""
+    """A `Store` in a directory, from `open_local`. Threads that read may share it."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path, self.location = path, str(path)
         self._sql = connection
         self._guard = threading.RLock()
-        made = sqlite.meta(connection, "embedder")
-        assert isinstance(made, dict)
-        self.identity = Identity(**made)
+        embedder = sqlite.meta(connection, "embedder")
+        assert isinstance(embedder, dict)
+        self.identity = Identity(**embedder)
         self._words = index_sync.open_words(path)
         self._candidates: Candidates | None = None
-        self._seen = -1
+        self._version = -1  # SQLite's data version that both indexes cover
 
     # Writing
 
     @contextmanager
     def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[LocalChange]:
-        with (
-            failures_named(self.path),
-            self._lock(reason, timeout),
-            closing(connect(self.path / TRUTH)) as sql,
-        ):
-            words = self._own_words(sql)
+        with failures_named(self.path), self._writer(reason, timeout) as sql:
+            with self._guard:
+                words = self._words = index_sync.repair_words(self.path, sql, self._words)
             sql.execute("BEGIN IMMEDIATE")
             with words.writer() as writer:
                 change = LocalChange(sql, writer, self.identity.dim)
                 yield change
-                # The truth first: a cache may lag behind it, never run ahead.
+                # The primary data first: an index may be behind it, but never ahead of it.
                 sql.execute("COMMIT")
                 writer.commit(sqlite.covered(sql))
             if change.erased:
                 sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._keep_codes(sql)
+            with self._guard:
+                if index_sync.codes_lag(sql):
+                    self._candidates = index_sync.update_codes(
+                        self.path, sql, self._candidates, self.identity.dim
+                    )
 
     def rebuild(self) -> None:
-        with (
-            failures_named(self.path),
-            self._lock("rebuilding its indexes", 10.0),
-            closing(connect(self.path / TRUTH)) as sql,
-            self._guard,
-        ):
+        reason = "rebuilding its indexes"
+        with failures_named(self.path), self._writer(reason, 10.0) as sql, self._guard:
             self._words = index_sync.rebuild_words(self.path, sql)
             self._candidates = index_sync.rebuild_candidates(self.path, sql, self.identity.dim)
             sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _lock(self, reason: str, timeout: float):
-        return writing(self.path / "lock", reason=reason, timeout=timeout)
+    @contextmanager
+    def _writer(self, reason: str, timeout: float) -> Iterator[sqlite3.Connection]:
+        """A connection of its own, while the writer lock is held."""
+        with (
+            writing(self.path / "lock", reason=reason, timeout=timeout),
+            closing(connect(self.path / DATABASE)) as sql,
+        ):
+            yield sql
 
-    # Caches. The writer lock is held where a method is given a connection.
-
-    def _own_words(self, sql: sqlite3.Connection):
-        with self._guard:
-            self._words = index_sync.repair_words(self.path, sql, self._words)
-            return self._words
-
-    def _keep_codes(self, sql: sqlite3.Connection) -> None:
-        with self._guard:
-            if index_sync.codes_lag(sql):
-                self._candidates = index_sync.keep_candidates(
-                    self.path, sql, self._candidates, self.identity.dim
-                )
+    # Indexes
 
     def _refresh(self) -> tuple[Candidates, index_sync.Words]:
-        """Both caches, with all that is committed as far as another writer lets us."""
+        """Bring both indexes up to the last commit; skip the words if another writer holds the lock."""
         with self._guard:
             (version,) = self._sql.execute("PRAGMA data_version").fetchone()
             words, candidates = self._words, self._candidates
-            if version == self._seen and words is not None and candidates is not None:
+            if version == self._version and words is not None and candidates is not None:
                 return candidates, words
             self._candidates = self._current_candidates()
             self._words = self._current_words()
             if self._words.covered == sqlite.covered(self._sql):
-                self._seen = version
+                self._version = version
             return self._candidates, self._words
 
     def _current_candidates(self) -> Candidates:
@@ -152,7 +145,7 @@ class LocalStore:
         if candidates is not None:
             return index_sync.catch_up(candidates, sql, dim)
         try:
-            with self._lock("catching up", 0.0), closing(connect(self.path / TRUTH)) as own:
+            with self._writer("catching up", 0.0) as own:
                 return index_sync.rebuild_candidates(self.path, own, dim)
         except Busy:
             return index_sync.build_candidates(sql, dim)
@@ -163,11 +156,8 @@ class LocalStore:
             return words
         usable = words is not None and index_sync.knows(self._sql, words.covered)
         try:
-            # A writer at work commits the words right after the truth: no reader waits for it.
-            with (
-                self._lock("catching up", 0.0 if usable else 10.0),
-                closing(connect(self.path / TRUTH)) as sql,
-            ):
+            # An active writer commits the words right after the data, so readers don't wait for it.
+            with self._writer("catching up", 0.0 if usable else 10.0) as sql:
                 return index_sync.repair_words(self.path, sql, words)
         except Busy:
             if words is not None and usable:
@@ -185,7 +175,7 @@ class LocalStore:
                 found, stored = sqlite.vectors_of(self._sql, keys.tolist(), self.identity.dim)
                 if len(found) >= k or n >= candidates.rows:
                     break
-                n *= 4  # many of the nearest are removed by now
+                n *= 4  # many of the nearest have been removed
         scores = stored @ vector
         best = np.argsort(-scores, kind="stable")[:k]
         best = best[scores[best] > 0]
@@ -193,31 +183,24 @@ class LocalStore:
 
     def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
         _, words = self._refresh()
-        ranking = words.search(query.of(field), k, field=field)
-        there = np.isin(ranking.keys, self._existing(ranking.keys))
-        return Ranking(ranking.keys[there], ranking.scores[there])
-
-    def _existing(self, keys: Keys) -> Keys:
-        found = self._sql.execute(
-            f"SELECT key FROM chunks WHERE key {sqlite.AMONG}", (json.dumps(keys.tolist()),)
-        ).fetchall()
-        return np.array([key for (key,) in found], np.int64)
+        keys, scores = words.search(query.of(field), k, field=field)
+        query_keys = f"SELECT key FROM chunks WHERE key {AMONG}"
+        found = self._sql.execute(query_keys, (json.dumps(keys.tolist()),)).fetchall()
+        there = np.isin(keys, np.array([key for (key,) in found], np.int64))
+        return Ranking(keys[there], scores[there])
 
     def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
-        _, words = self._refresh()
-        return words.doc_freq(terms, field=field)
+        return self._refresh()[1].doc_freq(terms, field=field)
 
-    # Reading the truth
+    # Reading
+
+    def _one(self, query: str, *arguments: object) -> tuple | None:
+        return self._sql.execute(query, arguments).fetchone()
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
-        found = {}
-        for digest in set(digests):
-            row = self._sql.execute(
-                "SELECT vector FROM chunks WHERE digest = ? LIMIT 1", (digest,)
-            ).fetchone()
-            if row:
-                found[digest] = stack(row, self.identity.dim)[0]
-        return found
+        query = "SELECT vector FROM chunks WHERE digest = ? LIMIT 1"
+        rows = ((digest, self._one(query, digest)) for digest in set(digests))
+        return {digest: stack(row, self.identity.dim)[0] for digest, row in rows if row}
 
     def vectors(self, keys: Sequence[int] | Keys) -> Vectors:
         wanted = np.asarray(keys, np.int64)
@@ -228,34 +211,74 @@ class LocalStore:
         return result
 
     def chunks(self, keys: Sequence[int] | Keys) -> dict[int, Chunk]:
-        return sqlite.chunks_of(self._sql, np.asarray(keys, np.int64).tolist())
-
-    def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
-        return [sqlite.passage_of(self._sql, chunk) for chunk in chunks]
+        wanted = np.asarray(keys, np.int64).tolist()
+        rows = self._sql.execute(f"{CHUNKS} WHERE c.key {AMONG}", (json.dumps(wanted),))
+        found = dict(map(_chunk, rows))
+        return {key: found[key] for key in wanted if key in found}
 
     def chunks_within(self, passage: Passage) -> list[Chunk]:
-        return sqlite.chunks_within(self._sql, passage)
+        where = "WHERE p.document = d.key AND d.id = ? AND p.start = ? ORDER BY c.start"
+        rows = self._sql.execute(f"{CHUNKS} {where}", (passage.document, passage.start))
+        return [chunk for _, chunk in map(_chunk, rows)]
+
+    def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
+        query = (
+            "SELECT p.start, p.end, p.text, p.label FROM passages p"
+            " JOIN documents d ON d.key = p.document WHERE d.id = ? AND p.start = ?"
+        )
+        passages = []
+        for chunk in chunks:
+            row = self._one(query, chunk.document, chunk.passage[0])
+            if row is None:
+                raise KeyError(chunk.document)
+            passages.append(Passage(chunk.document, *row))
+        return passages
 
     def sample(self, count: int) -> Keys:
-        return sqlite.sample_of(self._sql, count)
+        first, last = self._one("SELECT min(key), max(key) FROM chunks") or (None, None)
+        if first is None or last is None:
+            return np.empty(0, np.int64)
+        spaced = np.unique(np.linspace(first, last, count).astype(np.int64)).tolist()
+        query = "SELECT key FROM chunks WHERE key >= ? ORDER BY key LIMIT 1"
+        return np.unique([row[0] for key in spaced if (row := self._one(query, key))])
 
     def count(self) -> int:
         return self._refresh()[1].rows
 
     def text(self, document: str, start: int = 0, end: int | None = None) -> str:
-        return sqlite.text_of(self._sql, document, start, end)
-
-    def documents(self) -> Iterator[Document]:
-        return sqlite.documents_of(self._sql)
-
-    def document(self, source: str) -> Document | None:
-        return next(sqlite.documents_of(self._sql, "WHERE source = ?", (source,)), None)
-
-    def by_id(self, document: str) -> Document | None:
-        return next(sqlite.documents_of(self._sql, "WHERE id = ?", (document,)), None)
+        key, length = self._key_and_length(document)
+        end = length if end is None else min(end, length)
+        # The first passage is the one around `start`: the last that begins at or before it.
+        rows = self._sql.execute(
+            "SELECT start, text FROM passages WHERE document = ? AND start < ? AND start >="
+            " (SELECT coalesce(max(start), 0) FROM passages WHERE document = ? AND start <= ?)"
+            " ORDER BY start",
+            (key, end, key, start),
+        )
+        return "".join(text[max(start - at, 0) : end - at] for at, text in rows)
 
     def length(self, document: str) -> int:
-        return sqlite.length_of(self._sql, document)
+        return self._key_and_length(document)[1]
+
+    def _key_and_length(self, document: str) -> tuple[int, int]:
+        row = self._one("SELECT key, length FROM documents WHERE id = ?", document)
+        if row is None:
+            raise KeyError(document)
+        return row[0], row[1]
+
+    def documents(self) -> Iterator[Document]:
+        return self._documents("")
+
+    def document(self, source: str) -> Document | None:
+        return next(self._documents("WHERE source = ?", source), None)
+
+    def by_id(self, document: str) -> Document | None:
+        return next(self._documents("WHERE id = ?", document), None)
+
+    def _documents(self, where: str, *arguments: str) -> Iterator[Document]:
+        query = f"SELECT source, title, digest, receipt FROM documents {where} ORDER BY source"
+        for source, title, digest, report in self._sql.execute(query, arguments):
+            yield Document(source, title, digest, ParseReport.from_json(json.loads(report)))
 
     @property
     def sequence(self) -> int:
@@ -265,14 +288,10 @@ class LocalStore:
         return sqlite.meta(self._sql, name)
 
     def info(self) -> Info:
-        counts = [
-            self._sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            for table in ("documents", "passages", "chunks", "removed")
-        ]
-        created = str(sqlite.meta(self._sql, "created"))
-        return Info(
-            self.location, self.identity, created, self.sequence, *counts, bytes=taken(self.path)
-        )
+        tables = ("documents", "passages", "chunks", "removed")
+        counts = [sqlite.count(self._sql, table) for table in tables]
+        created, size = str(self.get_meta("created")), disk_usage(self.path)
+        return Info(self.location, self.identity, created, self.sequence, *counts, bytes=size)
 
     def verify(self) -> list[str]:
         candidates, words = self._refresh()
@@ -288,14 +307,23 @@ class LocalStore:
         self.close()
 
 
+def _chunk(row: tuple) -> tuple[int, Chunk]:
+    """The key and the chunk of a row of `CHUNKS`."""
+    key, document, source, title, places, context, start, end, text, first, last = row
+    names, piece = tuple(map(tuple, json.loads(places))), text[start - first : end - first]
+    chunk = Chunk(document, source, title, names, context, start, end, piece, (first, last))
+    return key, chunk
+
+
 def open_store(
-    place: Path | Address, *, create: Identity | None = None, expect: Identity | None = None
+    place: Path | MilvusAddress, *, create: Identity | None = None, expect: Identity | None = None
 ) -> Store:
     """The knowledge base at `place`, ready to be read and written.
 
-    `create` makes one where there is none. `create` and `expect` name the embedder that is going
-    to be used: `Mismatch` if another made the vectors. Raises `Absent` where there is none.
+    `create` makes a knowledge base if there is none. `create` and `expect` name the embedder that
+    will be used: raises `Mismatch` if another one made the vectors, `Absent` if there is no
+    knowledge base.
     """
-    if isinstance(place, Address):
+    if isinstance(place, MilvusAddress):
         return open_milvus(place, create=create, expect=expect)
     return open_local(place, create=create, expect=expect)

@@ -1,4 +1,4 @@
-"""What every store can do, and the few nouns that its callers need."""
+"""The operations of every store, and the types that its callers need."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from ingest.errors import Mismatch
 from ingest.normalize import Field, Terms
-from ingest.types import Chunk, Document, Passage
-
-Vectors = NDArray[np.float32]
+from ingest.types import Chunk, Document, Passage, Vectors
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The embedder that made a knowledge base's vectors; another one's don't fit."""
+    """The embedder that made a knowledge base's vectors; those of another one don't match."""
 
     name: str
     dim: int
@@ -26,9 +24,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Counts of a knowledge base; `unpurged`: removed chunks that the caches may hold traces of.
+    """Counts of a knowledge base; `unpurged` counts removed chunks of which the indexes may have traces.
 
-    `bytes` on the disk; None where a server keeps that to itself.
+    `bytes` are those on the disk; None if a server doesn't report them.
     """
 
     location: str
@@ -53,11 +51,11 @@ class Change(Protocol):
     """One transaction: all of it or nothing becomes visible."""
 
     def remove(self, source: str) -> bool:
-        """Remove a document; False where there is none of that source."""
+        """Remove a document; returns False if there is none of that source."""
         ...
 
     def put(self, document: Document) -> None:
-        """Add a document's head; one of the same source is replaced. `add` brings its text."""
+        """Add a document without its text, which `add` adds; one of the same source is replaced."""
         ...
 
     def add(
@@ -75,14 +73,14 @@ class Change(Protocol):
         ...
 
     def set_meta(self, name: str, value: object) -> None:
-        """Keep a JSON value (calibration and the like) with the knowledge base."""
+        """Store a JSON value (such as a calibration) with the knowledge base."""
         ...
 
 
 class Store(Protocol):
-    """A knowledge base. Every reading method stands by itself and sees the newest whole change.
+    """A knowledge base. Every reading method is independent and sees the newest complete change.
 
-    A key names one chunk for ever; no other has it, even when that is gone.
+    A key belongs to one chunk for ever; no other chunk gets it, even after that one is removed.
     """
 
     @property
@@ -99,16 +97,16 @@ class Store(Protocol):
         ...
 
     def change(self, *, reason: str = "", timeout: float = 10.0) -> AbstractContextManager[Change]:
-        """The only way to write. Raises `Busy` if another writer isn't done in `timeout` s, where
-        there can be but one."""
+        """The only way to write. Raises `Busy` if there can be only one writer and another one isn't
+        done within `timeout` s."""
         ...
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
-        """Vectors (dim,) of those texts that are in the store already, by `Chunk.digest`."""
+        """Vectors (dim,) of the texts that are already in the store, by `Chunk.digest`."""
         ...
 
     def search_dense(self, vector: Vectors, k: int) -> Ranking:
-        """The `k` chunks of highest cosine to `vector` (dim,), cosine as the score."""
+        """The `k` chunks with the highest cosine to `vector` (dim,), which is the score."""
         ...
 
     def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
@@ -116,23 +114,23 @@ class Store(Protocol):
         ...
 
     def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
-        """How many chunks hold each normalized term (removed ones count until the next rebuild)."""
+        """How many chunks have each normalized term (removed ones count until the next rebuild)."""
         ...
 
     def vectors(self, keys: Sequence[int] | NDArray[np.int64]) -> Vectors:
-        """(len(keys), dim); a chunk that is gone by now gives a row of zeros."""
+        """(len(keys), dim), with a row of zeros for a chunk that has been removed."""
         ...
 
     def chunks(self, keys: Sequence[int] | NDArray[np.int64]) -> dict[int, Chunk]:
-        """Those of `keys` that are still there, in the order of `keys`."""
+        """The chunks that still exist, in the order of `keys`."""
         ...
 
     def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
-        """The passage around each chunk. Raises KeyError for a document that is gone."""
+        """The passage around each chunk. Raises KeyError if its document has been removed."""
         ...
 
     def chunks_within(self, passage: Passage) -> list[Chunk]:
-        """The chunks of a passage, in order; [] where it is gone."""
+        """The chunks of a passage, in order; [] if it has been removed."""
         ...
 
     def sample(self, count: int) -> NDArray[np.int64]:
@@ -144,7 +142,7 @@ class Store(Protocol):
         ...
 
     def text(self, document: str, start: int = 0, end: int | None = None) -> str:
-        """Characters [start, end) of a document, by its id. Raises KeyError if it is gone."""
+        """Characters [start, end) of a document, by its id. Raises KeyError if it is not there."""
         ...
 
     def documents(self) -> Iterator[Document]:
@@ -156,7 +154,7 @@ class Store(Protocol):
     def by_id(self, document: str) -> Document | None: ...
 
     def length(self, document: str) -> int:
-        """Characters of a document, by its id. Raises KeyError if it is gone."""
+        """Characters of a document, by its id. Raises KeyError if it is not there."""
         ...
 
     def get_meta(self, name: str) -> object | None: ...
@@ -164,11 +162,11 @@ class Store(Protocol):
     def info(self) -> Info: ...
 
     def verify(self) -> list[str]:
-        """What is wrong with truth and caches, a line each; empty where all is well."""
+        """A message (translatable) for each fault of the data and the indexes."""
         ...
 
     def rebuild(self) -> None:
-        """Make both caches anew from the truth; nothing removed leaves a trace after it."""
+        """Rebuild both indexes from the primary data, so that removed text leaves no trace."""
         ...
 
     def close(self) -> None: ...
@@ -179,27 +177,25 @@ class Store(Protocol):
 
 
 def check_vectors(document: Document, chunks: Sequence[Chunk], vectors: Vectors, dim: int) -> None:
-    """One finite row a chunk."""
+    """Raises ValueError unless there is one finite row a chunk."""
     if vectors.shape != (len(chunks), dim):
-        raise ValueError(f"{len(chunks)} chunks of dim {dim} need not {vectors.shape}")
+        raise ValueError(f"the vectors must have shape {(len(chunks), dim)}, not {vectors.shape}")
     if not np.isfinite(vectors).all():
         raise ValueError(f"a vector of {document.source} is not finite")
 
 
 def check_tiling(passages: Sequence[Passage], length: int) -> int:
-    """The document's new length; passages go on where its text ends."""
+    """The document's new length. Raises ValueError unless the passages continue at its old length."""
     for passage in passages:
-        if passage.start != length or passage.end != length + len(passage.text):
-            raise ValueError(
-                f"passage [{passage.start}, {passage.end}) of {len(passage.text)} characters"
-                f" doesn't go on at {length}"
-            )
+        span, size = (passage.start, passage.end), len(passage.text)
+        if span != (length, length + size):
+            raise ValueError(f"passage {span} of {size} characters doesn't go on at {length}")
         length = passage.end
     return length
 
 
 def check_place(chunk: Chunk, passage: Passage | None) -> None:
-    """The chunk is what its passage holds there."""
+    """Raises ValueError unless the passage has the chunk's text at its place."""
     if passage is None:
         raise ValueError(f"chunk {chunk.id} lies in no passage that was added")
     start, end = chunk.passage
@@ -207,17 +203,17 @@ def check_place(chunk: Chunk, passage: Passage | None) -> None:
         raise ValueError(f"the text of chunk {chunk.id} is not what its passage holds there")
 
 
-def check_identity(location: str, made: Identity, asked: Identity) -> None:
-    """Raises `Mismatch` unless the embedder that is asked for made the vectors."""
-    if made == asked:
+def check_identity(location: str, stored: Identity, wanted: Identity) -> None:
+    """Raises `Mismatch` unless the wanted embedder made the stored vectors."""
+    if stored == wanted:
         return
-    had, wants = f"{made.name} ({made.dim}-d)", f"{asked.name} ({asked.dim}-d)"
-    if (made.name, made.dim) == (asked.name, asked.dim):
-        had, wants = f"{had} {dict(made.options)}", f"{wants} {dict(asked.options)}"
+    old, new = f"{stored.name} ({stored.dim}-d)", f"{wanted.name} ({wanted.dim}-d)"
+    if (stored.name, stored.dim) == (wanted.name, wanted.dim):
+        old, new = f"{old} {dict(stored.options)}", f"{new} {dict(wanted.options)}"
     raise Mismatch(
-        "{location} holds vectors of {had}, but the encoder is now {wants}; go back to the "
-        "former, or ingest again into a new knowledge base with --kb",
+        "{location} has vectors of {old}, but the encoder is now {new}; use the old encoder, or ingest "
+        "again into a new knowledge base with --kb",
         location=location,
-        had=had,
-        wants=wants,
+        old=old,
+        new=new,
     )

@@ -1,7 +1,7 @@
-"""Which chunks may be nearest: exact up to `EXACT_ROWS` rows, RaBitQ codes beyond.
+"""Finds the chunks that may be nearest: exactly up to `EXACT_ROWS` rows, by RaBitQ codes beyond.
 
-The candidates are only proposed here. Their cosines come from the truth, so a key that is gone
-there drops out by itself and the codes' error costs recall alone, never a wrong score.
+These are only candidates. Their cosines are computed from the primary data, so a removed key drops
+out there, and an error of the codes can cost recall, but never gives a wrong score.
 """
 
 from collections.abc import Iterable
@@ -12,23 +12,24 @@ from numpy.typing import NDArray
 from ingest.store.protocol import Vectors
 
 EXACT_ROWS = 20_000  # a scan of 20,000 x 384 takes 2 ms; codes would save nothing
-OVERSAMPLING = 5  # candidates a wanted row, and FEWEST at least; docs/decisions/003 has the recall
+OVERSAMPLING = (
+    5  # candidates for each wanted row, at least FEWEST; docs/decisions/003 has the recall
+)
 FEWEST = 500
 
 Keys = NDArray[np.int64]
 
 
 class Candidates:
-    """Rows by growing key, and the nearest of them to a vector.
+    """Rows by growing key, and the search for those nearest to a vector.
 
-    `last` is the highest key seen, `rows` counts rows including those removed since, `trained`
-    the rows that there were when the codes' centre was computed (0 while the scan is exact).
+    `last` is the highest key so far, `rows` counts rows, also those that have been removed, `trained`
+    is the number of rows when the codes' centre was computed (0 while the scan is exact).
     """
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
-        self.last = 0
-        self.trained = 0
+        self.last = self.trained = 0
         self._keys: Keys = np.empty(0, np.int64)
         self._matrix: Vectors = np.empty((0, dim), np.float32)
         self._codes = None
@@ -38,10 +39,10 @@ class Candidates:
         return self._codes.ntotal if self._codes is not None else len(self._keys)
 
     def train(self, sample: Vectors, rows: int) -> None:
-        """Switch to codes around the centre of `sample`; rows held so far are encoded."""
+        """Switch to codes around the centre of `sample`; the rows so far are encoded."""
         import faiss
 
-        # Without the rotation (a fixed one) a few large dimensions eat up the one bit each has.
+        # Without the (fixed) rotation, most of the one-bit dimensions would carry no information.
         rotation = faiss.RandomRotationMatrix(self.dim, self.dim)
         coder = faiss.IndexRaBitQFastScan(self.dim, faiss.METRIC_INNER_PRODUCT)
         self._codes = faiss.IndexIDMap(faiss.IndexPreTransform(rotation, coder))
@@ -71,16 +72,16 @@ class Candidates:
             return self._keys[np.argpartition(-(self._matrix @ vector), n - 1)[:n]]
         import faiss
 
-        faiss.omp_set_num_threads(1)  # one vector is not shared out; a team would only wait
+        faiss.omp_set_num_threads(1)  # more threads would only wait: one vector is not divided
         keys = self._codes.search(vector[None], n)[1][0]
         return keys[keys >= 0]
 
     def enough(self, k: int) -> int:
-        """How many to ask `search` for, so that the k nearest that are still there are among them."""
+        """The `n` for `search` with which the k nearest chunks that still exist are found."""
         return 2 * k if self._codes is None else max(OVERSAMPLING * k, FEWEST)
 
     def keys(self) -> Keys:
-        """All keys, removed ones too, sorted."""
+        """All keys, also removed ones, sorted."""
         import faiss
 
         if self._codes is None:
@@ -96,7 +97,7 @@ class Candidates:
 
     @classmethod
     def load(cls, dim: int, data: bytes, *, last: int, trained: int) -> "Candidates":
-        """What `dump` gave. The reader trusts its bytes: check their digest before."""
+        """The candidates from `dump`. FAISS trusts the bytes: check their digest before."""
         import faiss
 
         candidates = cls(dim)
@@ -106,5 +107,5 @@ class Candidates:
 
 
 def stack(blobs: Iterable[bytes], dim: int) -> Vectors:
-    """Vectors (n, dim) float32 from their stored form, little-endian float16."""
+    """Vectors (n, dim) float32 from their stored form, float16 in little-endian order."""
     return np.frombuffer(b"".join(blobs), "<f2").reshape(-1, dim).astype(np.float32)

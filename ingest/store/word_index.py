@@ -1,7 +1,7 @@
-"""The word cache: a Tantivy index over normalized words and bigrams, without the text.
+"""The word index: a Tantivy index over normalized words and bigrams, without the text.
 
 A file beside the index names the change that it covers at least; it is written after each commit.
-Catching up takes each row out before it puts it in, so doing it twice does no harm.
+Catching up removes each row before it adds it, so it can safely be done twice.
 """
 
 import json
@@ -28,7 +28,7 @@ HEAP = 100_000_000  # bytes before Tantivy writes a segment; bounds the memory o
 
 
 class Covered(NamedTuple):
-    """The change that a cache holds, and the highest chunk key in it."""
+    """The newest change in an index, and the highest chunk key in it."""
 
     seq: int = 0
     stamp: int = 0
@@ -36,10 +36,10 @@ class Covered(NamedTuple):
 
 
 class Words:
-    """An opened index. `reload` brings in what another process has committed."""
+    """An open index. `reload` reads what another process has committed."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
-        """Raises ValueError where `path` holds no index of ours."""
+        """Raises ValueError if `path` is not an index of ours."""
         import tantivy
 
         builder = tantivy.SchemaBuilder()
@@ -76,46 +76,41 @@ class Words:
         import tantivy
 
         searcher = self._searcher
-        affordable = self._affordable(query, field)
-        query_of = tantivy.Query.term_query
-        legs = [
-            (tantivy.Occur.Should, query_of(self._schema, field, term, "freq"))
-            for term in affordable
-        ]
-        hits = searcher.search(tantivy.Query.boolean_query(legs), k, count=False).hits
+        term_query, should = tantivy.Query.term_query, tantivy.Occur.Should
+        terms = self._affordable(query, field)
+        clauses = [(should, term_query(self._schema, field, term, "freq")) for term in terms]
+        hits = searcher.search(tantivy.Query.boolean_query(clauses), k, count=False).hits
         keys = searcher.fast_field_values("key", [address for _, address in hits])
         return Ranking(np.array(keys, np.int64), np.array([score for score, _ in hits], np.float32))
 
     def _affordable(self, terms: Sequence[str], field: Field) -> list[str]:
         """The rarest of `terms` whose postings together stay under `POSTINGS`, at least one.
 
-        What is left out is in so many chunks that it tells little of any, and would take most of
-        the time; below some 100,000 chunks nothing is left out.
+        The others are in so many chunks that they hardly distinguish any, and would take most of the
+        time; below about 100,000 chunks none is left out.
         """
-        counted = sorted((self._searcher.doc_freq(field, term), term) for term in set(terms))
-        found = [(count, term) for count, term in counted if count]
-        total = accumulate(count for count, _ in found)
-        return [
-            term
-            for (_, term), so_far in zip(found, total, strict=True)
-            if so_far <= POSTINGS or term == found[0][1]
-        ]
+        counts = sorted((self._searcher.doc_freq(field, term), term) for term in set(terms))
+        counts = [(count, term) for count, term in counts if count]
+        totals = accumulate(count for count, _ in counts)
+        rows = zip(counts, totals, strict=True)
+        return [term for (_, term), total in rows if total <= POSTINGS or term == counts[0][1]]
 
     def keys(self) -> set[int]:
         """Every chunk key in the index."""
         import tantivy
 
-        found = self._searcher.search(tantivy.Query.all_query(), max(self.rows, 1))
-        places = [address for _, address in found.hits]
-        return {int(key or 0) for key in self._searcher.fast_field_values("key", places)}
+        hits = self._searcher.search(tantivy.Query.all_query(), max(self.rows, 1)).hits
+        keys = self._searcher.fast_field_values("key", [address for _, address in hits])
+        return {int(key or 0) for key in keys}
 
     @contextmanager
     def writer(self) -> Iterator["WordWriter"]:
-        """Changes that come to nothing unless `commit` is called. Needs the writer lock."""
+        """A writer whose changes are dropped unless `commit` is called. Needs the writer lock."""
         with failures_named(self.path):
-            writer = WordWriter(self.path, self._index.writer(HEAP, 1))
-            # A writer killed between two files of a commit leaves names that ours would meet again.
-            writer.collect_garbage()
+            inner = self._index.writer(HEAP, 1)
+            # A killed writer can leave files that no commit names, with names that ours will use.
+            inner.garbage_collect_files()
+            writer = WordWriter(self.path, inner)
         try:
             yield writer
         finally:
@@ -125,19 +120,14 @@ class Words:
 
 class WordWriter:
     def __init__(self, path: Path, writer: "IndexWriter") -> None:
-        self._path = path
-        self._writer = writer
+        self._path, self._writer = path, writer
         self._committed = False
-
-    def collect_garbage(self) -> None:
-        """Delete the files that no commit names."""
-        self._writer.garbage_collect_files()
 
     def add(self, key: int, indexed: str) -> None:
         import tantivy
 
-        found = terms(indexed)
-        row = {field: " ".join(found.of(field)) for field in FIELDS}
+        cut = terms(indexed)
+        row = {field: " ".join(cut.of(field)) for field in FIELDS}
         with failures_named(self._path):
             self._writer.add_document(tantivy.Document(key=key, **row))
 
@@ -152,22 +142,22 @@ class WordWriter:
         write_whole(self._path / MARK, json.dumps(covered).encode())
 
     def close(self) -> None:
-        """Wait for merges, which would be lost otherwise, or drop what wasn't committed."""
+        """Wait for merges, which would otherwise be lost, or drop changes that weren't committed."""
         with failures_named(self._path):
-            if not self._committed:  # a rollback ends merges as well
+            if not self._committed:  # a rollback also ends merges
                 self._writer.rollback()
             self._writer.wait_merging_threads()
 
 
 @contextmanager
 def failures_named(path: Path) -> Iterator[None]:
-    """Tantivy's errors while it writes are the disk's: its rows and schema are made here."""
+    """Tantivy's errors while it writes come from the disk, since rows and schema are correct."""
     try:
         yield
     except ValueError as error:
         raise UserError(
-            "can't write the word index {path} ({error}); free space there, then go on: the "
-            "index is caught up from kb.sqlite",
+            "can't write the word index {path} ({error}); free space there and run it again: the "
+            "index catches up from kb.sqlite",
             path=path,
             error=error,
         ) from error
@@ -180,7 +170,7 @@ def newest(parent: Path) -> Path | None:
 
 
 def drop_others(keep: Path) -> None:
-    """Remove all indexes beside `keep`; who still reads one keeps it until it closes it."""
+    """Remove all other indexes; a process that still reads one keeps it until it closes it."""
     for path in keep.parent.iterdir():
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)

@@ -15,7 +15,7 @@ from ingest.i18n import Translator, language_of, translate
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ingest.pipeline import Outcome
+    from ingest.pipeline import FileOutcome
 
 say = Translator(language_of(os.environ))
 
@@ -169,7 +169,7 @@ class IngestProgress:
         self.embedded += count
         self._show()
 
-    def file(self, outcome: "Outcome") -> None:
+    def file(self, outcome: "FileOutcome") -> None:
         """One more file is dealt with."""
         self.done += 1
         self.read += outcome.size

@@ -20,8 +20,8 @@ LISTED = 20
 """Files read without loss that a summary names; the rest is counted."""
 
 if TYPE_CHECKING:
-    from ingest.files import Found
-    from ingest.pipeline import Ingestion, Outcome
+    from ingest.files import FoundFile
+    from ingest.pipeline import FileOutcome, Ingestion
     from ingest.store import Info
     from rag.config import Config
 
@@ -74,7 +74,7 @@ def ingest(
     files = [file for file in found if not file.skipped]
     config = kb_config(kb)
     writer = open_writer(config, embedder=embedder, cache=cache_home())
-    outcomes: list[Outcome] = []
+    outcomes: list[FileOutcome] = []
     size = sum(file.size for file in files)
     with writer.store as store, Sandbox(ocr=ocr) as sandbox:
         try:
@@ -103,8 +103,13 @@ ingest.__doc__ = say("Read documents into a knowledge base; again: only what is 
 
 @contextmanager
 def _on_ray(
-    work: "Ingestion", files: "Sequence[Found]", *, config: "Config", ocr: bool, workers: int | None
-) -> "Iterator[Iterator[Outcome]]":
+    work: "Ingestion",
+    files: "Sequence[FoundFile]",
+    *,
+    config: "Config",
+    ocr: bool,
+    workers: int | None,
+) -> "Iterator[Iterator[FileOutcome]]":
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
     from ingest.embed import open_embedder
     from ingest.ray_pipeline import LOCAL, Tools, cluster, spread
@@ -130,7 +135,7 @@ def _on_ray(
         yield spread(files, work.store, tools, workers=room, tick=work.tick)
 
 
-def _record(outcome: "Outcome") -> dict[str, object]:
+def _record(outcome: "FileOutcome") -> dict[str, object]:
     receipt = asdict(outcome.receipt) if outcome.receipt else None
     return {
         "source": outcome.source,
@@ -141,7 +146,7 @@ def _record(outcome: "Outcome") -> dict[str, object]:
     }
 
 
-def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) -> None:
+def _summary(outcomes: "list[FileOutcome]", skipped: "list[FoundFile]", *, quiet: bool) -> None:
     """Every file that was refused, passed over or read with a loss; of the others only a few."""
     rows = [(_name(o.source), _status(o), _details(o)) for o in outcomes if o.problem]
     if not quiet:
@@ -159,7 +164,7 @@ def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) 
         table("", [say("file"), say("state"), say("details")], rows)
 
 
-def _total(outcomes: "list[Outcome]", kb: str, info: "Info") -> str:
+def _total(outcomes: "list[FileOutcome]", kb: str, info: "Info") -> str:
     counts = _counts(outcomes)
     return say(
         "{counts}; {kb}: {documents} documents, {chunks} chunks",
@@ -170,7 +175,7 @@ def _total(outcomes: "list[Outcome]", kb: str, info: "Info") -> str:
     )
 
 
-def _counts(outcomes: "list[Outcome]") -> str:
+def _counts(outcomes: "list[FileOutcome]") -> str:
     counts = Counter(_status(outcome) for outcome in outcomes)
     said = say(", ").join(f"{count} {status}" for status, count in counts.items())
     return said or say("no file was read")
@@ -186,11 +191,11 @@ STATUSES = {
 }
 
 
-def _status(outcome: "Outcome") -> str:
+def _status(outcome: "FileOutcome") -> str:
     return say(STATUSES[outcome.status])
 
 
-def _details(outcome: "Outcome") -> str:
+def _details(outcome: "FileOutcome") -> str:
     """Why it was refused; else format, encoding, what was replaced, OCR, warnings."""
     if outcome.problem:
         return say(outcome.problem.message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
 from ingest.i18n import Translator
-from ingest.types import Chunk, Document, Receipt, Segment
+from ingest.types import Chunk, Document, ParseReport, Segment
 from rag.evaluate.dataset import Dataset, Entry
 from rag.evaluate.report import EvalReport
 from rag.evaluate.score import Prediction, SourceSpan, SourceText, evaluate
@@ -89,9 +89,9 @@ def _readings(entries: Iterable[Entry], writer: "Writer") -> "Iterator[Reading]"
     for entry in entries:
         if entry.id not in present:
             digest = blake2b(f"{entry.title}\0{entry.text}".encode()).hexdigest()
-            document = Document(entry.id, entry.title, digest, Receipt("jsonl", "utf-8"))
+            document = Document(entry.id, entry.title, digest, ParseReport("jsonl", "utf-8"))
             parts = pipeline.divide(document, [Segment(entry.text)], writer.chunker)
-            yield pipeline.Reading(pipeline.Outcome(entry.id, "added"), parts)
+            yield pipeline.Reading(pipeline.FileOutcome(entry.id, "added"), parts)
 
 
 def report(pipeline: "Pipeline", dataset: Dataset) -> EvalReport:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.errors import UserError
-from ingest.types import Chunk, Document, Mark, Passage, Receipt, Segment
+from ingest.types import Chunk, Document, Mark, ParseReport, Passage, Segment
 
-DOCUMENT = Document("laws/a.txt", "劳动合同法", "0", Receipt("txt"))
+DOCUMENT = Document("laws/a.txt", "劳动合同法", "0", ParseReport("txt"))
 OPTIONS = ChunkOptions(chunk_tokens=24, passage_tokens=60, context_tokens=12)
 TEXTS = st.text(alphabet="我们是。！？；：” \nAbc.|#-第一条（）", min_size=1, max_size=300)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
-from ingest.files import Found, digest, walk
+from ingest.files import FoundFile, digest, walk
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_a_source_is_the_same_from_every_folder(
 ) -> None:
     expected = (tree / "b" / "一.txt").as_posix()
     monkeypatch.chdir(tree)
-    assert Found(Path("b/一.txt")).source == expected
+    assert FoundFile(Path("b/一.txt")).source == expected
     monkeypatch.chdir(tree / "b")
-    assert Found(Path("../b//一.txt")).source == expected
+    assert FoundFile(Path("../b//一.txt")).source == expected
 
 
 def test_digest_is_of_the_bytes(tmp_path: Path) -> None:

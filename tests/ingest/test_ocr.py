@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import Unreadable
-from ingest.ocr import Line, Reader, available, in_reading_order, open_picture, picture_size
+from ingest.ocr import Line, PageReader, available, in_reading_order, open_picture, picture_size
 from ingest.parse import parse
 from ingest.parse.pdf import MOST, Pictures
 from ingest.sandbox import Sandbox
@@ -54,7 +54,7 @@ def test_no_line_is_lost_or_doubled(places: list[tuple[int, int]]) -> None:
     assert sorted(in_reading_order(lines).split()) == sorted(line.text for line in lines)
 
 
-class Counting(Reader):
+class Counting(PageReader):
     def text(self, content: bytes) -> str:
         return f"picture of {len(content)} bytes"
 
@@ -126,8 +126,8 @@ def test_the_base_install_parses_without_an_image_library() -> None:
     """Pillow comes with the extra `ocr`; without it pictures are a warning, not a crash."""
     code = (
         "import sys; sys.modules['PIL'] = sys.modules['rapidocr'] = None\n"
-        "from pathlib import Path; from ingest.parse import Parser\n"
-        "for name in sys.argv[1:]: print(Parser(ocr=False).parse(Path(name)).receipt.warnings)"
+        "from pathlib import Path; from ingest.parse import DocumentParser\n"
+        "for name in sys.argv[1:]: print(DocumentParser(ocr=False).parse(Path(name)).receipt.warnings)"
     )
     names = [str(DATA / "ocr_test.docx"), str(DATA / "ocr_test.pdf")]
     done = subprocess.run(

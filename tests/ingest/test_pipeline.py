@@ -8,7 +8,7 @@ import pytest
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.files import walk
 from ingest.normalize import terms
-from ingest.pipeline import Ingestion, Outcome
+from ingest.pipeline import FileOutcome, Ingestion
 from ingest.store import Identity, LocalStore, open_store
 from tests.fakes import HashEmbedder, TextParser
 
@@ -38,7 +38,7 @@ def ingestion(store: LocalStore) -> Ingestion:
     return Ingestion(store, embedder, chunker, TextParser())
 
 
-def run(store: LocalStore, docs: Path) -> tuple[dict[str, Outcome], list[str]]:
+def run(store: LocalStore, docs: Path) -> tuple[dict[str, FileOutcome], list[str]]:
     """Outcomes by file name, and the texts that had to be embedded."""
     work = ingestion(store)
     outcomes = {Path(outcome.source).name: outcome for outcome in work.run(walk([docs]))}

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ingest.pipeline import Outcome
+from ingest.pipeline import FileOutcome
 from ingest.store import open_store
-from tests.ingest.spreading import ALWAYS, EMBEDDED_ALWAYS, EMBEDDED_ONCE, ONCE, contents, serial
+from tests.ingest.ray_run import ALWAYS, EMBEDDED_ALWAYS, EMBEDDED_ONCE, ONCE, contents, serial
 
 ROOT = Path(__file__).parents[2]
 FAIL = """
@@ -26,14 +26,14 @@ from dataclasses import replace
 from pathlib import Path
 from ingest.ray_pipeline import cluster
 from ingest.errors import UserError
-from ingest.files import Found, walk
+from ingest.files import FoundFile, walk
 from ingest.i18n import translate
 from ingest.ray_pipeline import spread
-from tests.ingest.spreading import made, mortal
+from tests.ingest.ray_run import create_store, mortal
 
 docs, kb, graves = map(Path, sys.argv[1:])
-gone = [Found(docs / "gone.txt"), Found(docs / "a.txt" / "b.txt")]
-with cluster(workers=1) as workers, made(kb) as store:
+gone = [FoundFile(docs / "gone.txt"), FoundFile(docs / "a.txt" / "b.txt")]
+with cluster(workers=1) as workers, create_store(kb) as store:
     tools = mortal(kb, graves)
     for outcome in spread(gone, store, tools, workers=workers):
         print(outcome.status, outcome.problem, translate(outcome.problem.message, "zh"), sep="|")
@@ -55,7 +55,7 @@ def text_of(number: int, articles: int = 12) -> str:
 def on_ray(docs: Path, kb: Path, graves: Path, *stop: str) -> "Iterator[subprocess.Popen[str]]":
     """A process that ingests on a cluster; where it ends by itself it leaves no file behind."""
     graves.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.ingest.spreading", docs, kb, graves, *stop]
+    command = [sys.executable, "-m", "tests.ingest.ray_run", docs, kb, graves, *stop]
     with (
         tempfile.TemporaryDirectory() as scratch,
         subprocess.Popen(
@@ -79,7 +79,7 @@ class Ran:
     one: Path
     many: Path
     graves: Path
-    serial: list[Outcome]
+    serial: list[FileOutcome]
     embedded: int
     spread: dict[str, list[object]]
     last: dict[str, object]

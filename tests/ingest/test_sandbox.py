@@ -14,7 +14,7 @@ from ingest.errors import Unreadable
 from ingest.i18n import translate
 from ingest.parse import parse
 from ingest.sandbox import Limits, Sandbox
-from ingest.types import Parsed, Receipt
+from ingest.types import Parsed, ParseReport
 from tests.ingest.documents import paragraph, word
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
@@ -26,7 +26,7 @@ def box() -> Iterator[Sandbox]:
         yield sandbox
 
 
-def contents(parsed: Parsed) -> tuple[str, list, Receipt]:
+def contents(parsed: Parsed) -> tuple[str, list, ParseReport]:
     return parsed.title, list(parsed.segments), parsed.receipt
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from ingest.types import Document, Receipt
+from ingest.types import Document, ParseReport
 from server.uploads import SOURCE_PREFIX
 from tests.server.servers import wait_for
 
@@ -391,4 +391,4 @@ def question(name: str) -> str:
 def identity(name: str, text: str) -> str:
     """The id of the document that an upload becomes."""
     digest = blake2b(text.encode(), digest_size=32).hexdigest()
-    return Document(f"{SOURCE_PREFIX}{name}.txt", "", digest, Receipt("txt")).id
+    return Document(f"{SOURCE_PREFIX}{name}.txt", "", digest, ParseReport("txt")).id

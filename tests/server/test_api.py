@@ -13,9 +13,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from ingest.files import Found, digest
+from ingest.files import FoundFile, digest
 from ingest.store import open_store
-from ingest.types import Document, Receipt
+from ingest.types import Document, ParseReport
 from server.models import Models
 from server.state import ServerState
 from server.uploads import Uploads
@@ -271,7 +271,7 @@ def test_an_original_of_the_command_lines_is_shown_only_unchanged(
     file = tmp_path / "a.txt"
     file.write_text("读自命令行。\n", "utf-8")
     base = mine.state.knowledge_bases.path("mine")
-    head = Document(Found(file).source, "a", digest(file), Receipt("pdf"))
+    head = Document(FoundFile(file).source, "a", digest(file), ParseReport("pdf"))
     assert ingested_file(base, head) == file
     file.write_text("改过。\n", "utf-8")
     with pytest.raises(NotFound):

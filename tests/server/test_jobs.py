@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import Unreadable, UserError
-from ingest.pipeline import Outcome
-from ingest.types import Receipt
+from ingest.pipeline import FileOutcome
+from ingest.types import ParseReport
 from server.database import server_database
 from server.jobs import LIST_LIMIT, MAX_ATTEMPTS, Jobs
 from server.uploads import Upload
@@ -124,8 +124,10 @@ def test_cancelling_ends_what_waits_and_what_is_uploaded(jobs: Jobs) -> None:
 
 def test_outcomes_are_kept_with_their_receipt_or_reason(jobs: Jobs) -> None:
     job = queued(jobs, files=2)
-    jobs.record_outcome(job, 0, Outcome("x", "added", 10, 3, Receipt("txt", "gb18030", 2)))
-    jobs.record_outcome(job, 1, Outcome("y", "refused", problem=Unreadable("a key needs a scope")))
+    jobs.record_outcome(job, 0, FileOutcome("x", "added", 10, 3, ParseReport("txt", "gb18030", 2)))
+    jobs.record_outcome(
+        job, 1, FileOutcome("y", "refused", problem=Unreadable("a key needs a scope"))
+    )
     jobs.add_file(job, Upload("z.txt", "", 0), {}, UserError("too large"))
     first, second, third = jobs.files(job)
     assert '"gb18030"' in first["receipt"]
@@ -189,7 +191,7 @@ def test_deaths_count_only_against_a_job_that_does_not_get_on(jobs: Jobs, living
     job = queued(jobs, files=3 * MAX_ATTEMPTS)
     for number in range(3 * MAX_ATTEMPTS):
         assert jobs.claim("w")
-        jobs.record_outcome(job, number, Outcome("x", "added", 10, 3))
+        jobs.record_outcome(job, number, FileOutcome("x", "added", 10, 3))
     assert jobs.claim("w")
 
 

@@ -1,10 +1,9 @@
-"""What the three collections are made of: fields, Milvus's own BM25 functions, indexes."""
+"""The fields, BM25 functions and indexes of the three collections, and the text that they index."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from ingest.normalize import LONGEST, RUN, Field, normalize, pairs, words
-from ingest.normalize import bigrams as pairs_of
+from ingest.normalize import LONGEST, RUN, Field, bigrams, normalize, pairs, words
 
 if TYPE_CHECKING:
     from pymilvus import CollectionSchema, MilvusClient
@@ -18,7 +17,12 @@ KEY: dict[Table, str] = {"chunks": "key", "passages": "place", "documents": "nam
 
 MOST_BYTES = 65_535  # of a VARCHAR
 MOST_PIECES = 4_096  # of an ARRAY
-BM25 = {"bm25_k1": 1.2, "bm25_b": 0.75}  # as the local store's
+INVERTED: dict[Table, tuple[str, ...]] = {
+    "chunks": ("document", "digest"),
+    "passages": ("document",),
+    "documents": ("id", "kind"),
+}
+BM25 = {"bm25_k1": 1.2, "bm25_b": 0.75}  # as in the local store
 ANALYZERS: dict[Field, Any] = {
     "words": {"tokenizer": "jieba", "filter": [{"type": "stop", "stop_words": [" "]}]},
     "bigrams": {"tokenizer": "standard"},
@@ -26,13 +30,13 @@ ANALYZERS: dict[Field, Any] = {
 
 
 def schema(table: Table, dim: int, *, shared: bool) -> "CollectionSchema":
-    """`shared` by tenants: Milvus keeps their rows in partitions."""
+    """The fields of a collection. If tenants share it, Milvus keeps their rows in partitions."""
     from pymilvus import DataType, Function, FunctionType, MilvusClient
 
-    made = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    result = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
 
     def add(name: str, kind: str, **options: Any) -> None:
-        made.add_field(name, DataType[kind], **options)
+        result.add_field(name, DataType[kind], **options)
 
     def text(name: str) -> None:
         pieces = {"element_type": DataType.VARCHAR, "max_capacity": MOST_PIECES}
@@ -68,78 +72,65 @@ def schema(table: Table, dim: int, *, shared: bool) -> "CollectionSchema":
         add("passage_end", "INT64")
         add("vector", "FLOAT_VECTOR", dim=dim)
         for field, analyzer in ANALYZERS.items():
-            add(
-                field,
-                "VARCHAR",
-                max_length=MOST_BYTES,
-                enable_analyzer=True,
-                analyzer_params=analyzer,
-            )
-            add(f"{field}_bm25", "SPARSE_FLOAT_VECTOR")
-            made.add_function(
-                Function(f"{field}_bm25", FunctionType.BM25, [field], [f"{field}_bm25"])
-            )
+            text_options = {"enable_analyzer": True, "analyzer_params": analyzer}
+            add(field, "VARCHAR", max_length=MOST_BYTES, **text_options)
+            sparse = f"{field}_bm25"
+            add(sparse, "SPARSE_FLOAT_VECTOR")
+            result.add_function(Function(sparse, FunctionType.BM25, [field], [sparse]))
     else:
         add("nothing", "FLOAT_VECTOR", dim=2)  # a collection must have a vector
-    return made
+    return result
 
 
 def indexes(client: "MilvusClient", table: Table) -> Any:
-    made = client.prepare_index_params()
+    result = client.prepare_index_params()
     if table == "chunks":
-        made.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
+        result.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
         for field in ANALYZERS:
             sparse = {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "BM25"}
-            made.add_index(f"{field}_bm25", **sparse, params=BM25)
+            result.add_index(f"{field}_bm25", **sparse, params=BM25)
     else:
-        made.add_index("nothing", index_type="FLAT", metric_type="L2")
-    for field in {
-        "chunks": ("document", "digest"),
-        "passages": ("document",),
-        "documents": ("id", "kind"),
-    }[table]:
-        made.add_index(field, index_type="INVERTED")
-    return made
+        result.add_index("nothing", index_type="FLAT", metric_type="L2")
+    for field in INVERTED[table]:
+        result.add_index(field, index_type="INVERTED")
+    return result
 
 
-def analysed(text: str, field: Field) -> str:
-    """What the field of a chunk, or a question to it, holds; "" where there is no word.
+def field_text(text: str, field: Field) -> str:
+    """The text for a field of a chunk, or for a query of that field; "" if there is no word.
 
-    Of a text of more than 65,535 bytes the beginning.
+    A text of more than 65,535 bytes is cut.
     """
-    if field == "words":
-        said = " ".join(_runs(normalize(text)))
-    else:
-        said = " ".join(map(spelled, pairs_of(text)))
-    return said.encode()[:MOST_BYTES].decode(errors="ignore")
+    terms = _runs(normalize(text)) if field == "words" else map(ascii_term, bigrams(text))
+    return " ".join(terms).encode()[:MOST_BYTES].decode(errors="ignore")
 
 
-def asked(text: str, field: Field) -> str:
-    """The same for a question, in which a word said twice counts once."""
-    return " ".join(dict.fromkeys(analysed(text, field).split()))
+def query_text(text: str, field: Field) -> str:
+    """The same for a question, in which a repeated word counts once."""
+    return " ".join(dict.fromkeys(field_text(text, field).split()))
 
 
-def term(folded: str, field: Field) -> str:
-    """One folded term as a question."""
-    run = RUN.fullmatch(folded)
-    return folded if field == "words" and run and run["han"] else spelled(folded)
+def term_text(term: str, field: Field) -> str:
+    """The text for a query of one normalized term."""
+    run = RUN.fullmatch(term)
+    return term if field == "words" and run and run["han"] else ascii_term(term)
 
 
-def _runs(folded: str) -> Iterator[str]:
-    for run in RUN.finditer(folded):
+def _runs(text: str) -> Iterator[str]:
+    for run in RUN.finditer(text):
         if run["han"]:
             yield run[0]
         else:
-            yield from map(spelled, pairs(run[0]) if run["other"] else (run[0][:LONGEST],))
+            yield from map(ascii_term, pairs(run[0]) if run["other"] else (run[0][:LONGEST],))
 
 
-def tokens(said: str, field: Field) -> list[str]:
-    """What an analyzer makes of `analysed` text, near enough to count."""
-    return words(said) if field == "words" else said.split()
+def tokens(text: str, field: Field) -> list[str]:
+    """The tokens that an analyzer finds in a field's text, almost exactly."""
+    return words(text) if field == "words" else text.split()
 
 
-def spelled(folded: str) -> str:
+def ascii_term(term: str) -> str:
     """A pair of characters, or a word, as one word of ASCII: `试用` -> `u8bd5u7528`."""
-    if folded.isascii() and folded.isalnum():
-        return folded
-    return "".join(f"u{ord(character):x}" for character in folded)
+    if term.isascii() and term.isalnum():
+        return term
+    return "".join(f"u{ord(character):x}" for character in term)

@@ -1,8 +1,8 @@
 """The store on a Milvus server: vectors, words and character pairs are searched by Milvus.
 
-Their three rankings are fused by `rag.retrieve`, as the local store's are: Milvus's own fusions (ranks,
-weighted sums) know neither the similarity of a chunk that only words found, nor how much of the
-question its words cover. See docs/decisions/016-milvus.md.
+`rag.retrieve` fuses the three rankings as it does for the local store: Milvus's own fusions (ranks,
+weighted sums) ignore the similarity of a chunk that only words found, and how much of the question
+its words cover. See docs/decisions/016-milvus.md.
 """
 
 import json
@@ -15,63 +15,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import Absent, Away, UserError
+from ingest.i18n import Translatable
 from ingest.normalize import Field, Terms
-from ingest.store.milvus.client import CREATED, EMBEDDER, MOST_ROWS, SHARED, Address, Row, Tables
-from ingest.store.milvus.schema import BM25, asked, term, tokens
+from ingest.store.milvus.client import (
+    CREATED,
+    EMBEDDER,
+    MOST_ROWS,
+    SHARED,
+    MilvusAddress,
+    Row,
+    Tables,
+)
+from ingest.store.milvus.schema import BM25, query_text, term_text, tokens
 from ingest.store.milvus.transaction import MARK, SEQUENCE, MilvusChange, clear, left_behind
 from ingest.store.protocol import Identity, Info, Ranking, Vectors, check_identity
-from ingest.types import Chunk, Document, Passage, Receipt
+from ingest.types import Chunk, Document, ParseReport, Passage
 
 UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
-
-
-def findings(tables: Tables) -> Iterator[str]:
-    """A line for each thing wrong. Reads every row."""
-    heads = {row["id"]: row for row in tables.each("documents", 'kind == "document"', _HEAD)}
-    chunks: Counter[str] = Counter()
-    off = 0
-    for row in tables.each("chunks", "", ["document", "vector"]):
-        chunks[row["document"]] += 1
-        off += not abs(np.linalg.norm(row["vector"]) - 1) < UNIT
-    passages: Counter[str] = Counter()
-    lengths: Counter[str] = Counter()
-    for row in tables.each("passages", "", ["document", "start", "end"]):
-        passages[row["document"]] += 1
-        lengths[row["document"]] += row["end"] - row["start"]
-    if off:
-        yield f"chunks: {off} vectors aren't of length 1"
-    for document, head in sorted(heads.items(), key=lambda item: item[1]["source"]):
-        for what, found, due in (
-            ("chunks", chunks[document], head["chunks"]),
-            ("passages", passages[document], head["passages"]),
-            ("characters", lengths[document], head["length"]),
-        ):
-            if found != due:
-                yield f"{head['source']}: {found} {what}, not {due}; remove it and ingest it again"
-    at_work = {row["id"] for row in tables.each("documents", f'kind == "{MARK}"', ["id"])}
-    gone = (chunks.keys() | passages.keys()) - heads.keys() - (at_work - left_behind(tables))
-    if gone:
-        yield f"chunks: rows of {len(gone)} documents that are gone; run: rag kb rebuild"
-
-
-_HEAD = ("id", "source", "length", "passages", "chunks")
+HEAD = ("id", "source", "length", "passages", "chunks")
 
 HEAD = ("kind", "id", "source", "title", "digest", "value", "length")
 CHUNK = (
     "document", "name", "start", "end", "passage_start", "passage_end", "places", "context", "text",
 )  # fmt: skip
 PASSAGE = ("document", "start", "end", "label", "text")
-LENGTHS = 200  # chunks whose length in words stands for all
+LENGTHS = 200  # chunks from which the mean length in words is estimated
 KEYS = 2**63
 
 Keys = NDArray[np.int64]
 
 
 class MilvusStore:
-    """A `Store` at an `Address`. Made by `open_milvus`; may be shared by threads that read.
+    """A `Store` at a `MilvusAddress`, from `open_milvus`. Threads that read may share it.
 
-    What another process has written is seen at once after `sequence` has been read, which waits for
-    it; without that, within the server's time tick.
+    Reading `sequence` waits for the writes of other processes; they are visible at once after it, and
+    otherwise within the server's time tick.
     """
 
     def __init__(self, tables: Tables, identity: Identity, created: str) -> None:
@@ -79,26 +57,26 @@ class MilvusStore:
         self.location = str(tables.address)
         self._tables, self._created = tables, created
         self._statistics: dict[Field, tuple[int, float]] = {}
-        self._seen = -1  # the sequence that they are of
+        self._statistics_sequence = -1
 
     # Writing
 
     @contextmanager
     def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[MilvusChange]:
-        """Nobody is kept out: see `MilvusChange`."""
+        """There is no lock: see `MilvusChange`."""
         change = MilvusChange(self._tables, self.identity.dim, self._passages)
         try:
             yield change
         except BaseException:
-            with suppress(Away):  # what is left is removed later
+            with suppress(Away):  # the remaining rows are removed later
                 change.undo()
             raise
         change.commit(self.sequence)
         self._statistics.clear()
 
     def rebuild(self) -> None:
-        """Remove what killed writers left, and have the segments written anew, which the server does
-        in its own time."""
+        """Remove the rows that killed writers left, and let the server rewrite its segments, which it
+        does later."""
         clear(self._tables)
         self._tables.compact()
         self._statistics.clear()
@@ -110,37 +88,37 @@ class MilvusStore:
         return self._ranking(lambda n: self._tables.nearest(row, n, ["document", "name"]), k)
 
     def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
-        texts = [asked(query.text, field)]
+        text = query_text(query.text, field)
 
         def search(n: int) -> list[Row]:
-            return self._tables.matching(field, texts, n, ["document", "name"])[0]
+            return self._tables.matching(field, [text], n, ["document", "name"])[0] if text else []
 
-        return self._ranking(search if texts[0] else lambda n: [], k)
+        return self._ranking(search, k)
 
     def _ranking(self, search: Callable[[int], list[Row]], k: int) -> Ranking:
-        """The best `k` that can be seen; those that can't are searched too, so more are asked for."""
+        """The best `k` visible chunks; more are requested because invisible ones are searched too."""
         n = min(k, MOST_ROWS)
         while True:
             hits = search(n)
             current = self._current(hits, ("kind", "id"))
-            seen = [hit for hit in hits if hit["document"] in current and hit["score"] > 0][:k]
-            all_found = len(hits) < n or hits[-1]["score"] <= 0 or n == MOST_ROWS
-            if len(seen) >= k or all_found:
+            best = [hit for hit in hits if hit["document"] in current and hit["score"] > 0][:k]
+            complete = len(hits) < n or hits[-1]["score"] <= 0 or n == MOST_ROWS
+            if len(best) >= k or complete:
                 break
             n = min(4 * n, MOST_ROWS)
-        keys = np.array([hit["key"] for hit in seen], np.int64)
-        return Ranking(keys, np.array([hit["score"] for hit in seen], np.float32))
+        keys = np.array([hit["key"] for hit in best], np.int64)
+        return Ranking(keys, np.array([hit["score"] for hit in best], np.float32))
 
     def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
-        """As BM25's weights tell: the score of a term's best chunk, its length taken out.
+        """Estimated from BM25's weights: from the score of a term's best chunk and that chunk's length.
 
-        Milvus does not tell the counts that it weighs by. From its formula (the one of
-        `rag.retrieve.idf` with the usual saturation) they follow within some per cent.
+        Milvus does not report the counts behind its weights. They follow from its formula (that of
+        `rag.retrieve.idf` with the usual saturation) within some per cent.
         """
         if not terms:
             return []
         count, mean = self._statistics_of(field)
-        texts = [term(folded, field) for folded in terms]
+        texts = [term_text(term, field) for term in terms]
         found = self._tables.matching(field, texts, 1, [field])
         return [
             _doc_freq(hits[0], text, field, count, mean) if hits else 0
@@ -148,7 +126,7 @@ class MilvusStore:
         ]
 
     def _statistics_of(self, field: Field) -> tuple[int, float]:
-        """How many chunks there are, and words in one, as of the sequence that was last read."""
+        """The number of chunks, and their mean number of words, at the sequence that was last read."""
         if field not in self._statistics:
             count, keys = self.count(), self.sample(LENGTHS).tolist()
             rows = self._tables.get("chunks", keys, [field]).values()
@@ -159,7 +137,7 @@ class MilvusStore:
     # Reading
 
     def _current(self, rows: Iterable[Row], fields: Sequence[str] = HEAD) -> dict[str, Row]:
-        """The heads of those documents that the rows are of and that can be seen, by id."""
+        """The visible documents of the rows, by id."""
         return self._heads({row["name"] for row in rows}, fields, wait=False)
 
     def _heads(
@@ -173,9 +151,8 @@ class MilvusStore:
         wanted = sorted({digest.hex() for digest in digests})
         for start in range(0, len(wanted), 500):
             among = f"digest in {json.dumps(wanted[start : start + 500])}"
-            # Of texts that are everywhere a few rows do; what they crowd out is embedded anew.
-            rows = self._tables.query("chunks", among, ["digest", "vector"], limit=2_000)
-            for row in rows:
+            # The same text can have many rows; texts beyond the limit are embedded again.
+            for row in self._tables.query("chunks", among, ["digest", "vector"], limit=2_000):
                 found[bytes.fromhex(row["digest"])] = np.array(row["vector"], np.float32)
         return found
 
@@ -199,19 +176,19 @@ class MilvusStore:
         }
 
     def passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
-        heads = {self._tables.head(chunk.source) for chunk in chunks}
+        heads = {self._tables.row_key("document", chunk.source) for chunk in chunks}
         current = self._heads(heads, ("kind", "id"), wait=False)
         for chunk in chunks:
             if chunk.document not in current:
                 raise KeyError(chunk.document)
         found = self._passages(chunks)
-        if len(found) < len(chunks):  # replaced between the two requests
+        if len(found) < len(chunks):  # they were replaced between the two requests
             raise KeyError(chunks[0].document)
         return found
 
     def _passages(self, chunks: Sequence[Chunk]) -> list[Passage]:
-        """Whether or not they can be seen yet; those that are not there are left out."""
-        keys = [self._tables.place(chunk.document, chunk.passage[0]) for chunk in chunks]
+        """The existing passages, visible or not."""
+        keys = [self._tables.number_key(chunk.document, chunk.passage[0]) for chunk in chunks]
         rows = self._tables.get("passages", keys, PASSAGE)
         return [_passage(rows[key]) for key in keys if key in rows]
 
@@ -219,17 +196,15 @@ class MilvusStore:
         where = f'document == "{passage.document}" and passage_start == {passage.start}'
         rows = self._tables.query("chunks", where, CHUNK)
         current = self._current(rows)
-        found = [
-            _chunk(row, current[row["document"]]) for row in rows if row["document"] in current
-        ]
-        return sorted(found, key=lambda chunk: chunk.start)
+        rows = sorted((r for r in rows if r["document"] in current), key=lambda row: row["start"])
+        return [_chunk(row, current[row["document"]]) for row in rows]
 
     def sample(self, count: int) -> Keys:
-        """Keys are spread evenly, so the smallest of them are drawn from all."""
+        """Keys are hashes, so the smallest of them are an even sample."""
         total = self.count()
         if not total:
             return np.empty(0, np.int64)
-        # Twice as many as wanted lie below the bound, on average.
+        # On average, twice as many as wanted are below the bound.
         bound = KEYS - 1 if total <= 2 * count else KEYS // total * 2 * count
         rows = self._tables.query("chunks", f"key <= {bound}", ["key"])
         return np.sort(np.array([row["key"] for row in rows], np.int64))[:count]
@@ -244,7 +219,7 @@ class MilvusStore:
         rows = self._tables.each("passages", where, ["start", "text"])
         parts = sorted((row["start"], "".join(row["text"])) for row in rows)
         text = "".join(text[max(start - at, 0) : end - at] for at, text in parts)
-        if len(text) < end - start:  # replaced between the two requests
+        if len(text) < end - start:  # it was replaced between the two requests
             raise KeyError(document)
         return text
 
@@ -253,7 +228,7 @@ class MilvusStore:
         return iter(sorted(map(_document, rows), key=lambda document: document.source))
 
     def document(self, source: str) -> Document | None:
-        heads = self._heads([self._tables.head(source)])
+        heads = self._heads([self._tables.row_key("document", source)])
         return next(map(_document, heads.values()), None)
 
     def by_id(self, document: str) -> Document | None:
@@ -275,29 +250,26 @@ class MilvusStore:
     @property
     def sequence(self) -> int:
         """Microseconds since 1970, so that writers on several machines need not agree."""
-        row = self._said(SEQUENCE)
-        found = row["length"] if row else 0
-        if found != self._seen:
+        row = self._meta(SEQUENCE)
+        sequence = row["length"] if row else 0
+        if sequence != self._statistics_sequence:
             self._statistics.clear()
-            self._seen = found
-        return found
+            self._statistics_sequence = sequence
+        return sequence
 
     def get_meta(self, name: str) -> object | None:
-        row = self._said(name)
+        row = self._meta(name)
         return json.loads("".join(row["value"])) if row else None
 
-    def _said(self, said: str) -> Row | None:
-        key = self._tables.meta(said)
+    def _meta(self, name: str) -> Row | None:
+        key = self._tables.row_key("meta", name)
         return self._tables.get("documents", [key], ["value", "length"]).get(key)
 
     def info(self) -> Info:
-        counts = (
-            self._tables.count("documents", 'kind == "document"'),
-            self._tables.count("passages"),
-            self.count(),
-        )
-        location, identity = self.location, self.identity
-        return Info(location, identity, self._created, self.sequence, *counts, 0, None)
+        documents = self._tables.count("documents", 'kind == "document"')
+        counts = documents, self._tables.count("passages"), self.count()
+        head = self.location, self.identity, self._created, self.sequence
+        return Info(*head, *counts, unpurged=0, bytes=None)
 
     def verify(self) -> list[str]:
         return list(findings(self._tables))
@@ -313,26 +285,20 @@ class MilvusStore:
 
 
 def _doc_freq(hit: Row, text: str, field: Field, count: int, mean: float) -> int:
-    said = tokens(hit[field], field)
-    often = max(1, said.count(text))
+    words = tokens(hit[field], field)
+    frequency = max(1, words.count(text))
     k1, b = BM25["bm25_k1"], BM25["bm25_b"]
-    saturated = often * (k1 + 1) / (often + k1 * (1 - b + b * len(said) / mean))
+    saturated = frequency * (k1 + 1) / (frequency + k1 * (1 - b + b * len(words) / mean))
     weight = hit["score"] / saturated
     return min(count, max(1, round((count + 1) / np.exp(weight) - 0.5)))
 
 
 def _chunk(row: Row, head: Row) -> Chunk:
-    return Chunk(
-        row["document"],
-        head["source"],
-        "".join(head["title"]),
-        tuple(map(tuple, json.loads("".join(row["places"])))),
-        "".join(row["context"]),
-        row["start"],
-        row["end"],
-        "".join(row["text"]),
-        (row["passage_start"], row["passage_end"]),
-    )
+    places = tuple(map(tuple, json.loads("".join(row["places"]))))
+    names = row["document"], head["source"], "".join(head["title"])
+    context, text = "".join(row["context"]), "".join(row["text"])
+    passage = row["passage_start"], row["passage_end"]
+    return Chunk(*names, places, context, row["start"], row["end"], text, passage)
 
 
 def _passage(row: Row) -> Passage:
@@ -341,27 +307,63 @@ def _passage(row: Row) -> Passage:
 
 
 def _document(row: Row) -> Document:
-    values = json.loads("".join(row["value"]))
-    values["warnings"] = tuple(values["warnings"])
-    return Document(row["source"], "".join(row["title"]), row["digest"], Receipt(**values))
+    report = ParseReport.from_json(json.loads("".join(row["value"])))
+    return Document(row["source"], "".join(row["title"]), row["digest"], report)
+
+
+def findings(tables: Tables) -> Iterator[Translatable]:
+    """A message for each fault. Reads every row."""
+    fields = ("id", "source", "length", "passages", "chunks")
+    heads = {row["id"]: row for row in tables.each("documents", 'kind == "document"', fields)}
+    counts: Counter[tuple[str, str]] = Counter()
+    off = 0
+    for row in tables.each("chunks", "", ["document", "vector"]):
+        counts[row["document"], "chunks"] += 1
+        off += not abs(np.linalg.norm(row["vector"]) - 1) < UNIT
+    for row in tables.each("passages", "", ["document", "start", "end"]):
+        counts[row["document"], "passages"] += 1
+        counts[row["document"], "length"] += row["end"] - row["start"]
+    if off:
+        yield Translatable("chunks: {count} vectors aren't of length 1", count=off)
+    names = {
+        "chunks": Translatable("chunks"),
+        "passages": Translatable("passages"),
+        "length": Translatable("characters"),
+    }
+    for document, head in sorted(heads.items(), key=lambda item: item[1]["source"]):
+        for field, what in names.items():
+            if counts[document, field] != head[field]:
+                yield Translatable(
+                    "{source}: {count} {what}, not {due}; remove it and ingest it again",
+                    source=head["source"],
+                    count=counts[document, field],
+                    what=what,
+                    due=head[field],
+                )
+    at_work = {row["id"] for row in tables.each("documents", f'kind == "{MARK}"', ["id"])}
+    orphans = {document for document, _ in counts} - heads.keys()
+    if count := len(orphans - (at_work - left_behind(tables))):
+        yield Translatable(
+            "chunks: rows of {count} removed documents; run: rag kb rebuild", count=count
+        )
 
 
 def open_milvus(
-    address: Address, *, create: Identity | None = None, expect: Identity | None = None
+    address: MilvusAddress, *, create: Identity | None = None, expect: Identity | None = None
 ) -> MilvusStore:
     """The knowledge base at `address`; as `open_store` for a folder.
 
-    Its embedder is written in the properties of the collection, which all tenants share.
+    Its embedder is a property of the collection, which all tenants share.
     """
     tables = Tables.connect(address)
     try:
         if not tables.exist():
             if create is None:
-                raise no_store(address)
+                raise _absent(address)
             tables.create(create, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         tables.load()
         properties = tables.properties()
-        if EMBEDDER not in properties:  # a copy, by a tool that leaves them out
+        if EMBEDDER not in properties:  # a copy by a tool that omits properties
             raise UserError(
                 "{address} does not say which encoder made it; copy its properties too, or choose "
                 "another name",
@@ -372,9 +374,9 @@ def open_milvus(
         for embedder in filter(None, (create, expect)):
             check_identity(str(address), identity, embedder)
         store = MilvusStore(tables, identity, properties[CREATED])
-        if not store.sequence:  # its collections are others' or half made
+        if not store.sequence:  # it has only rows of other tenants, or is not complete
             if create is None:
-                raise no_store(address)
+                raise _absent(address)
             with store.change(reason="making it"):
                 pass
     except BaseException:
@@ -383,8 +385,8 @@ def open_milvus(
     return store
 
 
-def check_tenant(address: Address, properties: Mapping[str, str]) -> None:
-    """Raises `UserError` where tenants share the collections and none is named, or the reverse."""
+def check_tenant(address: MilvusAddress, properties: Mapping[str, str]) -> None:
+    """Raises `UserError` if tenants share the collections and none is named, or the reverse."""
     shared = properties.get(SHARED) == "yes"
     if shared and not address.tenant:
         raise UserError(
@@ -397,15 +399,15 @@ def check_tenant(address: Address, properties: Mapping[str, str]) -> None:
         )
 
 
-def drop_milvus(address: Address) -> None:
-    """Remove a knowledge base for good; of tenants that share collections, this one's rows."""
+def drop_milvus(address: MilvusAddress) -> None:
+    """Remove a knowledge base for good; if tenants share it, only this tenant's rows."""
     with closing(Tables.connect(address)) as tables:
         if properties := tables.properties():
             check_tenant(address, properties)
         tables.drop()
 
 
-def no_store(address: Address) -> Absent:
+def _absent(address: MilvusAddress) -> Absent:
     return Absent(
         "no knowledge base at {address}; make one: rag ingest PATH... --kb {address}",
         address=address,

@@ -1,8 +1,8 @@
-"""The write side: text and chunks first, which nobody sees yet; then, at one blow, the documents.
+"""The write side: text and chunks are written first, invisibly; then the documents, in one write.
 
 Milvus has neither transactions nor locks. A document has a mark in `documents` while its rows are
-written or deleted, so that what a killed writer leaves, which is never seen, is found by its mark.
-Writing the same twice, or from two machines, ends in the same rows.
+written or deleted, so that the (invisible) rows of a killed writer can be found by their mark.
+Writing the same document twice, or from two machines, ends in the same rows.
 """
 
 import json
@@ -14,12 +14,12 @@ import numpy as np
 
 from ingest.errors import Busy
 from ingest.store.milvus.client import BATCH, Row, Tables, pieces
-from ingest.store.milvus.schema import Table, analysed
+from ingest.store.milvus.schema import Table, field_text
 from ingest.store.protocol import Vectors, check_place, check_tiling, check_vectors
 from ingest.types import Chunk, Document, Passage
 
 SEQUENCE, MARK = "sequence", "mark"
-ASKED = 500  # documents that a request names
+REQUEST_IDS = 500  # documents in one condition
 WORK = 86_400  # s that a change may take
 
 
@@ -31,14 +31,16 @@ class MilvusChange:
     ) -> None:
         self._tables, self._dim, self._find = tables, dim, find
         self._rows: dict[str, Row] = {}  # of `documents`, by key
-        self._put: dict[str, Row] = {}  # heads that are added to, by the document's id
+        self._put: dict[
+            str, Row
+        ] = {}  # rows of documents that are being added, by the document's id
         self._open: dict[int, Passage] = {}  # passages of the last batch, by their start
-        self._dropped: set[str] = set()  # documents of this change that it has itself taken back
+        self._dropped: set[str] = set()  # documents that this change has put and removed again
         self._marked: set[str] = set()
         self._waiting: dict[Table, list[Row]] = {"passages": [], "chunks": []}
 
     def remove(self, source: str) -> bool:
-        key = self._tables.head(source)
+        key = self._tables.row_key("document", source)
         row = self._rows.get(key) or self._tables.get("documents", [key], ["kind", "id"]).get(key)
         if row is None or row["kind"] != "document":
             return False
@@ -48,7 +50,7 @@ class MilvusChange:
         return True
 
     def put(self, document: Document) -> None:
-        key = self._tables.head(document.source)
+        key = self._tables.row_key("document", document.source)
         self.remove(document.source)
         head = {
             "kind": "document",
@@ -79,7 +81,7 @@ class MilvusChange:
         for chunk in chunks:
             check_place(chunk, self._passage_of(chunk))
         self._waiting["passages"] += map(self._passage, passages)
-        # As the local store holds them, so that both find the same.
+        # The same precision as in the local store, so that both find the same chunks.
         halves = np.ascontiguousarray(vectors, np.float16).astype(np.float32)
         self._waiting["chunks"] += map(self._chunk, chunks, halves)
         if sum(map(len, self._waiting.values())) >= BATCH:
@@ -106,54 +108,53 @@ class MilvusChange:
     def _mark(self, documents: set[str], since: int) -> None:
         marks = []
         for document in sorted(documents):
-            key = self._tables.mark(document)
+            key = self._tables.row_key("mark", document)
             marks.append(empty(key) | {"kind": MARK, "id": document, "length": since})
         self._tables.upsert("documents", marks)
         self._marked |= documents
 
     def set_meta(self, name: str, value: object) -> None:
-        key = self._tables.meta(name)
-        said = pieces(json.dumps(value, ensure_ascii=False))
-        self._rows[key] = empty(key) | {"kind": "meta", "source": name, "value": said}
+        key = self._tables.row_key("meta", name)
+        text = pieces(json.dumps(value, ensure_ascii=False))
+        self._rows[key] = empty(key) | {"kind": "meta", "source": name, "value": text}
 
     def commit(self, sequence: int) -> None:
-        """Make the change visible, then delete what it took the place of.
+        """Make the change visible, then delete the rows that it replaced.
 
-        Raises `Busy` where another writer of the same documents, which failed, took rows of them back.
+        Raises `Busy` if another writer of the same documents failed and removed rows of them.
         """
         self._flush()
         self._check_whole()
-        over = (self._seen() | self._dropped) - set(self._put)
-        self._mark(over, 0)
-        key = self._tables.meta(SEQUENCE)
+        old = (self._visible() | self._dropped) - set(self._put)
+        self._mark(old, 0)
+        key = self._tables.row_key("meta", SEQUENCE)
         row = empty(key) | {"kind": SEQUENCE, "length": max(sequence + 1, time_ns() // 1000)}
         self._tables.upsert("documents", [*self._rows.values(), row])
-        sweep(self._tables, over, marked=self._marked)
+        sweep(self._tables, old, marked=self._marked)
 
     def _check_whole(self) -> None:
         tables: tuple[Table, ...] = ("passages", "chunks")
-        for among in _among(set(self._put)):
+        for among in _conditions(set(self._put)):
             for table in tables:
                 due = sum(head[table] for id, head in self._put.items() if f'"{id}"' in among)
                 if self._tables.count(table, among) < due:
                     raise Busy(
-                        "another process writes the same documents to {address}; run it again when that is "
-                        "done",
+                        "another process writes the same documents to {address}; run it again when it is done",
                         address=self._tables.address,
                     )
 
     def undo(self) -> None:
-        """Delete what was written, which nobody has seen."""
-        sweep(self._tables, self._marked - self._seen(), marked=self._marked)
+        """Delete the rows that were written and are not visible."""
+        sweep(self._tables, self._marked - self._visible(), marked=self._marked)
 
-    def _seen(self) -> set[str]:
-        """Documents that this change is about, as they can be seen now."""
+    def _visible(self) -> set[str]:
+        """The documents of this change that are visible now."""
         rows = self._tables.get("documents", self._rows, ["kind", "id"]).values()
         return {row["id"] for row in rows if row["kind"] == "document"}
 
     def _passage(self, passage: Passage) -> Row:
         return {
-            "place": self._tables.place(passage.document, passage.start),
+            "place": self._tables.number_key(passage.document, passage.start),
             "document": passage.document,
             "start": passage.start,
             "end": passage.end,
@@ -163,9 +164,9 @@ class MilvusChange:
 
     def _chunk(self, chunk: Chunk, vector: Vectors) -> Row:
         return {
-            "key": self._tables.chunk(chunk.id),
+            "key": self._tables.number_key(chunk.id),
             "document": chunk.document,
-            "name": self._tables.head(chunk.source),
+            "name": self._tables.row_key("document", chunk.source),
             "start": chunk.start,
             "end": chunk.end,
             "passage_start": chunk.passage[0],
@@ -175,46 +176,46 @@ class MilvusChange:
             "text": pieces(chunk.text),
             "digest": chunk.digest.hex(),
             "vector": vector.tolist(),
-            "words": analysed(chunk.indexed, "words"),
-            "bigrams": analysed(chunk.indexed, "bigrams"),
+            "words": field_text(chunk.indexed, "words"),
+            "bigrams": field_text(chunk.indexed, "bigrams"),
         }
 
 
 def empty(key: str) -> Row:
-    """A row of `documents` that says nothing yet."""
+    """A row of `documents` with empty fields."""
     texts = dict.fromkeys(("kind", "id", "source", "digest"), "")
     counts = dict.fromkeys(("length", "passages", "chunks"), 0)
     return {"name": key, **texts, **counts, "title": [], "value": []}
 
 
 def sweep(tables: Tables, documents: set[str], *, marked: set[str]) -> None:
-    """Delete text and chunks of documents that are gone, then the marks."""
-    for among in _among(documents):
+    """Delete text and chunks of removed documents, then the marks."""
+    for among in _conditions(documents):
         tables.delete("chunks", among)
         tables.delete("passages", among)
-    keys = [tables.mark(document) for document in sorted(marked)]
-    for start in range(0, len(keys), ASKED):
-        tables.delete("documents", f"name in {json.dumps(keys[start : start + ASKED])}")
+    keys = [tables.row_key("mark", document) for document in sorted(marked)]
+    for start in range(0, len(keys), REQUEST_IDS):
+        tables.delete("documents", f"name in {json.dumps(keys[start : start + REQUEST_IDS])}")
 
 
 def left_behind(tables: Tables) -> set[str]:
-    """Documents whose writer has not ended what it was at: deleting, or, a day ago, writing."""
-    over = f'kind == "{MARK}" and length <= {int(time()) - WORK}'
-    return {row["id"] for row in tables.each("documents", over, ["id"])}
+    """Documents whose writer died while it was deleting them or, a day ago, writing them."""
+    stale = f'kind == "{MARK}" and length <= {int(time()) - WORK}'
+    return {row["id"] for row in tables.each("documents", stale, ["id"])}
 
 
 def clear(tables: Tables) -> None:
-    """Delete what writers that died have left."""
+    """Delete the rows that dead writers have left behind."""
     marked = left_behind(tables)
-    seen: set[str] = set()
-    for among in _among(marked, "id"):
+    visible: set[str] = set()
+    for among in _conditions(marked, "id"):
         rows = tables.query("documents", f'{among} and kind == "document"', ["id"])
-        seen |= {row["id"] for row in rows}
-    sweep(tables, marked - seen, marked=marked)
+        visible |= {row["id"] for row in rows}
+    sweep(tables, marked - visible, marked=marked)
 
 
-def _among(documents: set[str], field: str = "document") -> Iterator[str]:
-    """Conditions that together hold for the rows of documents."""
+def _conditions(documents: set[str], field: str = "document") -> Iterator[str]:
+    """Conditions that together select the rows of the documents."""
     ids = sorted(documents)
-    for start in range(0, len(ids), ASKED):
-        yield f"{field} in {json.dumps(ids[start : start + ASKED])}"
+    for start in range(0, len(ids), REQUEST_IDS):
+        yield f"{field} in {json.dumps(ids[start : start + REQUEST_IDS])}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.embed.e5 import built, intact
+from ingest.embed.e5 import cached_folder, is_intact
 from ingest.errors import UserError
 
 
@@ -31,7 +31,7 @@ def builder() -> Builder:
 
 def test_builds_once(tmp_path: Path, builder: Builder) -> None:
     for _ in range(3):
-        assert built(tmp_path / "deep" / "made", builder) == tmp_path / "deep" / "made"
+        assert cached_folder(tmp_path / "deep" / "made", builder) == tmp_path / "deep" / "made"
     assert builder.times == 1
 
 
@@ -63,18 +63,18 @@ def damage_manifest_shape(folder: Path) -> None:
 def test_damage_is_repaired(
     tmp_path: Path, builder: Builder, damage: Callable[[Path], None]
 ) -> None:
-    folder = built(tmp_path / "made", builder)
+    folder = cached_folder(tmp_path / "made", builder)
     damage(folder)
-    assert not intact(folder)
-    built(folder, builder)
+    assert not is_intact(folder)
+    cached_folder(folder, builder)
     assert builder.times == 2
-    assert intact(folder)
+    assert is_intact(folder)
 
 
 def test_copied_cache_is_hashed_not_rebuilt(tmp_path: Path, builder: Builder) -> None:
-    folder = built(tmp_path / "made", builder)
+    folder = cached_folder(tmp_path / "made", builder)
     os.utime(folder / "large", (1, 1))
-    built(folder, builder)
+    cached_folder(folder, builder)
     assert builder.times == 1
 
 
@@ -84,14 +84,14 @@ def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("stopped half way")
 
     with pytest.raises(RuntimeError):
-        built(tmp_path / "made", fail)
+        cached_folder(tmp_path / "made", fail)
     assert [path.name for path in tmp_path.iterdir()] == ["made.lock"]
 
 
 def test_folder_that_cannot_be_made_names_the_way_out(tmp_path: Path, builder: Builder) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
-        built(tmp_path / "file" / "made", builder)
+        cached_folder(tmp_path / "file" / "made", builder)
 
 
 def test_two_processes_build_once(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
 import sys, time
 from collections.abc import Callable
 from pathlib import Path
-from ingest.embed.e5 import built
+from ingest.embed.e5 import cached_folder
 
 def build(folder):
     with (Path(sys.argv[1]) / "log").open("a") as log:
@@ -107,7 +107,7 @@ def build(folder):
     time.sleep(0.3)
     (folder / "file").write_text("x" * 10000)
 
-built(Path(sys.argv[1]) / "made", build)
+cached_folder(Path(sys.argv[1]) / "made", build)
 assert (Path(sys.argv[1]) / "made" / "file").stat().st_size == 10000
 """
     command = [sys.executable, "-c", script, str(tmp_path)]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from ingest.embed import e5_graph, e5_int8, onnx_session
+from ingest.embed import e5_graph, onnx_session
 
 HIDDEN, LAYERS, HEADS, WIDE, PLACES = 64, 2, 4, 128, 32
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", *map(chr, range(0x4E00, 0x4E00 + 58)), "<mask>"]
@@ -98,19 +98,19 @@ def bert(t: dict[str, NDArray[np.float64]], ids: list[int]) -> NDArray[np.float6
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> tuple[e5_graph.Checkpoint, dict[str, NDArray[np.float64]]]:
+def tiny(tmp_path: Path) -> tuple[e5_graph.E5Checkpoint, dict[str, NDArray[np.float64]]]:
     data, tensors = e5s1_bytes(np.random.default_rng(0))
     (tmp_path / "tiny.bin").write_bytes(data)
     return e5_graph.read(tmp_path / "tiny.bin"), tensors
 
 
 def test_reader_returns_what_was_written(
-    tiny: tuple[e5_graph.Checkpoint, dict[str, NDArray[np.float64]]],
+    tiny: tuple[e5_graph.E5Checkpoint, dict[str, NDArray[np.float64]]],
 ) -> None:
     checkpoint, tensors = tiny
     assert checkpoint.pieces == tuple(PIECES)
     for name, matrix in checkpoint.matrices.items():
-        np.testing.assert_allclose(matrix.dequantized(), tensors[name], rtol=1e-6)
+        np.testing.assert_allclose(matrix.dequantize(), tensors[name], rtol=1e-6)
     for name, vector in checkpoint.vectors.items():
         np.testing.assert_array_equal(vector, tensors[name])
     assert {*checkpoint.matrices, *checkpoint.vectors} == set(tensors)
@@ -129,7 +129,7 @@ def _rows() -> list[list[int]]:
 
 
 def test_float32_graph_equals_numpy(
-    tiny: tuple[e5_graph.Checkpoint, dict[str, NDArray[np.float64]]], tmp_path: Path
+    tiny: tuple[e5_graph.E5Checkpoint, dict[str, NDArray[np.float64]]], tmp_path: Path
 ) -> None:
     checkpoint, tensors = tiny
     with (tmp_path / "weights.bin").open("wb") as file:
@@ -140,17 +140,17 @@ def test_float32_graph_equals_numpy(
 
 
 def test_int8_graph_is_close_and_ignores_its_neighbours(
-    tiny: tuple[e5_graph.Checkpoint, dict[str, NDArray[np.float64]]],
+    tiny: tuple[e5_graph.E5Checkpoint, dict[str, NDArray[np.float64]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint, tensors = tiny
-    monkeypatch.setattr(e5_int8, "_TOKENS", PLACES)
+    monkeypatch.setattr(e5_graph, "_TOKENS", PLACES)
     with (tmp_path / "weights.bin").open("wb") as file:
         weights = e5_graph.Weights(file)
         onnx.save(e5_graph.Graph(checkpoint, weights).model(watch=True), tmp_path / "w.onnx")
         file.flush()
-        ranges = e5_int8.ranges(e5_int8.sample(checkpoint.scores), tmp_path / "w.onnx")
+        ranges = e5_graph.ranges(e5_graph.sample(checkpoint.scores), tmp_path / "w.onnx")
         onnx.save(e5_graph.Graph(checkpoint, weights, ranges=ranges).model(), tmp_path / "g.onnx")
     loaded = onnx_session.load(tmp_path / "g.onnx", threads=1)
     together = onnx_session.run(loaded, _rows())

@@ -4,9 +4,9 @@ from uuid import uuid4
 
 import pytest
 
-from ingest.store import Address, parse_address
+from ingest.store import MilvusAddress, parse_address
 
-Place = Path | Address
+Place = Path | MilvusAddress
 
 
 @pytest.fixture(params=["local", "milvus"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import UserError
-from ingest.store.atomic import check_new, new_folder, taken
+from ingest.store.atomic import check_new, disk_usage, new_folder
 
 
 def write(target: Path, text: str, *, replace: bool = False) -> None:
@@ -100,7 +100,7 @@ def test_bytes_are_counted_while_files_and_folders_go(tmp_path: Path) -> None:
     changing = threading.Thread(target=change)
     changing.start()
     try:
-        assert {taken(tmp_path) for _ in range(500)} == {4}
+        assert {disk_usage(tmp_path) for _ in range(500)} == {4}
     finally:
         over.set()
         changing.join()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from ingest.errors import Mismatch, UserError
 from ingest.normalize import terms
-from ingest.store import Address, Identity, Store, open_store
+from ingest.store import Identity, MilvusAddress, Store, open_store
 from ingest.types import Chunk
 from rag.retrieve import idf
 from tests.ingest.store.conftest import Place
-from tests.ingest.store.made import DIM, EMBEDDER, TEXTS, made_document, made_vectors, put
+from tests.ingest.store.factories import DIM, EMBEDDER, TEXTS, new_document, new_vectors, put
 
 WORDS = ["劳动合同的期限", "the quick brown fox", "合同期限與報酬", "fox 与 合同", "又一句话"]
 STEPS = st.lists(
@@ -60,14 +60,14 @@ def by_vector(store: Store, vector: np.ndarray, k: int = 100) -> list[tuple[str,
 
 
 def expected(chunks: list[Chunk], vector: np.ndarray) -> list[tuple[str, float]]:
-    scores = made_vectors(chunks).astype(np.float16).astype(np.float32) @ vector
+    scores = new_vectors(chunks).astype(np.float16).astype(np.float32) @ vector
     return sorted((c.id, round(float(s), 2)) for c, s in zip(chunks, scores, strict=True) if s > 0)
 
 
 def test_a_document_comes_back_as_it_went_in(store: Store) -> None:
     texts = ["第一条 为了完善劳动合同制度。", "Second paragraph\0with NUL.", "𠮷野家"]
-    document, passages, chunks = made_document("a.txt", texts, context="标题 › 表头")
-    vectors = made_vectors(chunks)
+    document, passages, chunks = new_document("a.txt", texts, context="标题 › 表头")
+    vectors = new_vectors(chunks)
     with store.change() as change:
         change.put(document)
         change.add(document, passages[:1], chunks[:1], vectors[:1])
@@ -172,9 +172,9 @@ def test_the_same_document_again_changes_nothing(store: Store) -> None:
 def test_a_document_put_twice_in_a_change_is_the_last_one(store: Store) -> None:
     with store.change() as change:
         for texts in (["an early draft"], ["the final text"]):
-            document, passages, chunks = made_document("a.txt", texts)
+            document, passages, chunks = new_document("a.txt", texts)
             change.put(document)
-            change.add(document, passages, chunks, made_vectors(chunks))
+            change.add(document, passages, chunks, new_vectors(chunks))
         assert not change.remove("b.txt")
     assert by_words(store, "draft") == []
     assert store.text(document.id) == "the final text"
@@ -190,20 +190,20 @@ def test_vectors_of_known_texts_are_found_by_digest(store: Store) -> None:
     chunks = put(store, "a.txt", ["some text to know", "more of the same kind"])
     known = store.known_vectors([chunk.digest for chunk in chunks] + [b"x" * 16])
     assert set(known) == {chunk.digest for chunk in chunks}
-    halves = made_vectors(chunks).astype(np.float16).astype(np.float32)
+    halves = new_vectors(chunks).astype(np.float16).astype(np.float32)
     assert np.array_equal([known[chunk.digest] for chunk in chunks], halves)
 
 
 def test_a_failed_change_leaves_no_trace(store: Store) -> None:
     put(store, "a.txt", ["the first sentence"])
     before = store.info(), by_words(store, "sentence")
-    document, passages, chunks = made_document("b.txt", ["another sentence"])
+    document, passages, chunks = new_document("b.txt", ["another sentence"])
 
     def fail() -> None:
         with store.change() as change:
             change.remove("a.txt")
             change.put(document)
-            change.add(document, passages, chunks, made_vectors(chunks))
+            change.add(document, passages, chunks, new_vectors(chunks))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -216,15 +216,15 @@ def test_a_failed_change_leaves_no_trace(store: Store) -> None:
 
 def test_nothing_of_an_open_change_can_be_seen(store: Store) -> None:
     put(store, "a.txt", ["the first sentence"])
-    document, passages, chunks = made_document("a.txt", ["another sentence"])
+    document, passages, chunks = new_document("a.txt", ["another sentence"])
     with store.change() as change:
         change.put(document)
-        change.add(document, passages, chunks, made_vectors(chunks))
+        change.add(document, passages, chunks, new_vectors(chunks))
         assert {c.text for c in by_words(store, "sentence another first")} == {
             "the first",
             " sentence",
         }
-        assert not {id_ for id_, _ in by_vector(store, made_vectors(chunks)[0])} & {
+        assert not {id_ for id_, _ in by_vector(store, new_vectors(chunks)[0])} & {
             chunk.id for chunk in chunks
         }
         assert store.by_id(document.id) is None
@@ -235,8 +235,8 @@ def test_nothing_of_an_open_change_can_be_seen(store: Store) -> None:
 
 
 def test_what_does_not_fit_is_refused(store: Store) -> None:
-    document, passages, chunks = made_document("a.txt", ["some text", "and more"])
-    vectors = made_vectors(chunks)
+    document, passages, chunks = new_document("a.txt", ["some text", "and more"])
+    vectors = new_vectors(chunks)
 
     def add(*batch: object, first: bool = True) -> None:
         with store.change() as change:
@@ -264,7 +264,7 @@ def test_a_reader_sees_what_another_store_has_written(store: Store, place: Place
         assert by_words(reader, "sentence") == []
         chunks = put(store, "a.txt", ["the first sentence"])
         assert reader.sequence == store.sequence
-        assert (chunks[0].id, 1.0) in by_vector(reader, made_vectors(chunks)[0], 1)
+        assert (chunks[0].id, 1.0) in by_vector(reader, new_vectors(chunks)[0], 1)
         assert len(by_words(reader, "sentence")) == 1
         store.rebuild()
         put(store, "b.txt", ["one more sentence"])
@@ -328,7 +328,7 @@ def test_any_history_ends_in_the_state_of_a_fresh_store(
                 truth[source] = texts
                 living[source] = put(store, source, texts)
         chunks = [chunk for group in living.values() for chunk in group]
-        vector = made_vectors(chunks)[0] if chunks else np.ones(DIM, np.float32)
+        vector = new_vectors(chunks)[0] if chunks else np.ones(DIM, np.float32)
         assert by_vector(store, vector) == expected(chunks, vector)
         before = {(q, f): scored(store, q, f) for q in QUERIES for f in ("words", "bigrams")}
         store.rebuild()
@@ -341,5 +341,7 @@ def test_any_history_ends_in_the_state_of_a_fresh_store(
                 for field in ("words", "bigrams"):
                     found, anew = scored(store, query, field), scored(fresh, query, field)
                     assert set(found) == set(anew) == set(before[query, field])
-                    if not isinstance(place, Address):  # milvus-lite weighs each segment by itself
+                    if not isinstance(
+                        place, MilvusAddress
+                    ):  # milvus-lite weighs each segment by itself
                         assert found == anew

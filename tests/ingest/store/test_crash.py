@@ -10,7 +10,7 @@ import pytest
 
 from ingest.normalize import terms
 from ingest.store import open_store
-from tests.ingest.store.made import EMBEDDER, made_document, made_vectors
+from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors
 from tests.ingest.store.writer import check
 
 ROOT = Path(__file__).parents[3]
@@ -62,8 +62,8 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, room: int) -> Non
 
 def put_large(kb: Path, source: str, texts: int) -> int:
     lines = [f"{source} {number} " + "abc def ghi " * 20 for number in range(texts)]
-    document, passages, chunks = made_document(source, lines)
+    document, passages, chunks = new_document(source, lines)
     with open_store(kb, create=EMBEDDER) as store, store.change() as change:
         change.put(document)
-        change.add(document, passages, chunks, made_vectors(chunks))
+        change.add(document, passages, chunks, new_vectors(chunks))
     return texts

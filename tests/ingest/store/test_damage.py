@@ -11,7 +11,7 @@ from ingest.errors import Mismatch, UserError
 from ingest.normalize import terms
 from ingest.store import LocalStore, open_store
 from ingest.store.sqlite import VERSION
-from tests.ingest.store.made import EMBEDDER, TEXTS, made_vectors, put, with_codes
+from tests.ingest.store.factories import EMBEDDER, TEXTS, new_vectors, put, with_codes
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def answers(store: LocalStore) -> tuple[list[int], list[int]]:
     (chunk,) = store.chunks([1]).values()
-    dense = store.search_dense(made_vectors([chunk])[0], 5).keys.tolist()
+    dense = store.search_dense(new_vectors([chunk])[0], 5).keys.tolist()
     return dense, sorted(store.search_words(terms("contracts"), 100).keys.tolist())
 
 

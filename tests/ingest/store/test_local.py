@@ -7,7 +7,7 @@ import pytest
 
 from ingest.errors import Busy, UserError
 from ingest.store import LocalStore, open_store
-from tests.ingest.store.made import EMBEDDER, put
+from tests.ingest.store.factories import EMBEDDER, put
 
 
 @pytest.fixture

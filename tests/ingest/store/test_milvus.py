@@ -12,8 +12,8 @@ from pymilvus import MilvusClient
 from ingest.errors import Away, Busy, Mismatch, UserError
 from ingest.normalize import terms
 from ingest.store import Change, Identity, drop_milvus, open_store, parse_address
-from ingest.store.milvus.schema import analysed, asked, term
-from tests.ingest.store.made import EMBEDDER, made_document, made_vectors, put
+from ingest.store.milvus.schema import field_text, query_text, term_text
+from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors, put
 from tests.milvus import free_port, start
 
 
@@ -66,16 +66,16 @@ def test_what_is_no_address_is_refused_with_how_to_write_one(text: str, why: str
 
 
 def test_text_is_analysed_as_words_of_letters_and_digits() -> None:
-    assert analysed("勞動合同，Ａ ２０２３！", "words") == "劳动合同 a 2023"
+    assert field_text("勞動合同，Ａ ２０２３！", "words") == "劳动合同 a 2023"
     assert (
-        analysed("合同 год 東京タワー", "words") == "合同 u433u43eu434 东京 u30bfu30ef u30efu30fc"
+        field_text("合同 год 東京タワー", "words") == "合同 u433u43eu434 东京 u30bfu30ef u30efu30fc"
     )
-    assert term("合同", "words") == "合同"
-    assert term("год", "words") == "u433u43eu434"
-    assert analysed("合同法 fox", "bigrams") == "u5408u540c u540cu6cd5 fox"
-    assert asked("合同 合同 fox", "words") == "合同 fox"
-    assert analysed(" ，\0", "words") == analysed("", "bigrams") == ""
-    assert len(analysed("合" * 50_000, "bigrams").encode()) <= 65_535
+    assert term_text("合同", "words") == "合同"
+    assert term_text("год", "words") == "u433u43eu434"
+    assert field_text("合同法 fox", "bigrams") == "u5408u540c u540cu6cd5 fox"
+    assert query_text("合同 合同 fox", "words") == "合同 fox"
+    assert field_text(" ，\0", "words") == field_text("", "bigrams") == ""
+    assert len(field_text("合" * 50_000, "bigrams").encode()) <= 65_535
 
 
 def test_the_collection_says_which_encoder_made_it(address: str) -> None:
@@ -98,12 +98,12 @@ def test_the_collection_says_which_encoder_made_it(address: str) -> None:
 
 def test_two_writers_of_one_document_leave_it_once(address: str) -> None:
     place = parse_address(address)
-    document, passages, chunks = made_document("a.txt", ["the one sentence"])
+    document, passages, chunks = new_document("a.txt", ["the one sentence"])
     with open_store(place, create=EMBEDDER) as one, open_store(place) as two:
         with one.change() as first, two.change() as second:
             for change in (first, second):
                 change.put(document)
-                change.add(document, passages, chunks, made_vectors(chunks))
+                change.add(document, passages, chunks, new_vectors(chunks))
         assert one.count() == len(chunks)
         assert one.verify() == two.verify() == []
         assert list(one.documents()) == list(two.documents()) == [document]
@@ -166,9 +166,9 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
         child = os.fork()
         if not child:
             with open_store(place) as own, own.change() as change:
-                document, passages, chunks = made_document("a.txt", ["a half sentence"])
+                document, passages, chunks = new_document("a.txt", ["a half sentence"])
                 change.put(document)
-                change.add(document, passages, chunks, made_vectors(chunks))
+                change.add(document, passages, chunks, new_vectors(chunks))
                 os._exit(0)
         os.waitpid(child, 0)
         assert store.sequence == before
@@ -302,11 +302,11 @@ def test_an_index_that_a_kill_prevented_is_made(address: str) -> None:
 def test_what_nobody_sees_takes_no_place_of_what_is_found(address: str) -> None:
     with open_store(parse_address(address), create=EMBEDDER) as store:
         put(store, "a.txt", ["the one sentence"])
-        document, passages, chunks = made_document("b.txt", ["the one sentence"] * 20)
+        document, passages, chunks = new_document("b.txt", ["the one sentence"] * 20)
         with store.change() as change:
             change.put(document)
-            change.add(document, passages, chunks, made_vectors(chunks))
-            dense = store.search_dense(made_vectors(chunks)[0], 1)
+            change.add(document, passages, chunks, new_vectors(chunks))
+            dense = store.search_dense(new_vectors(chunks)[0], 1)
             for ranking in (store.search_words(terms("sentence"), 1), dense):
                 found = store.chunks(ranking.keys).values()
                 assert [chunk.source for chunk in found] == ["a.txt"]
@@ -316,13 +316,13 @@ def test_what_another_writer_takes_back_is_not_made_visible(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ingest.store.milvus.transaction.BATCH", 1)
-    document, passages, chunks = made_document("a.txt", ["the one sentence"])
+    document, passages, chunks = new_document("a.txt", ["the one sentence"])
 
     def fail(other: Change) -> None:
         with store.change() as change:
             for writer in (change, other):
                 writer.put(document)
-                writer.add(document, passages, chunks, made_vectors(chunks))
+                writer.add(document, passages, chunks, new_vectors(chunks))
             raise ZeroDivisionError
 
     def write() -> None:
@@ -339,13 +339,13 @@ def test_what_another_writer_takes_back_is_not_made_visible(
 
 def test_titles_and_headings_may_be_of_any_length(address: str) -> None:
     long = "标题" * 40_000
-    document, passages, chunks = made_document("a.txt", ["the one sentence"])
+    document, passages, chunks = new_document("a.txt", ["the one sentence"])
     document, chunks = replace(document, title=long), [replace(c, title=long) for c in chunks]
     passages = [replace(passage, label=long) for passage in passages]
     with open_store(parse_address(address), create=EMBEDDER) as store:
         with store.change() as change:
             change.put(document)
-            change.add(document, passages, chunks, made_vectors(chunks))
+            change.add(document, passages, chunks, new_vectors(chunks))
         assert store.document("a.txt") == document
         assert store.passages(chunks[:1]) == passages
         assert set(store.chunks(store.sample(9)).values()) == set(chunks)

@@ -13,7 +13,7 @@ import pytest
 from ingest.errors import UserError
 from ingest.normalize import terms
 from ingest.store import open_store, restore, snapshot
-from tests.ingest.store.made import EMBEDDER, put
+from tests.ingest.store.factories import EMBEDDER, put
 
 
 @pytest.fixture

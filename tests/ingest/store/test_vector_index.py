@@ -7,7 +7,7 @@ import numpy as np
 from ingest.store import open_store, vector_index
 from ingest.store.vector_index import FEWEST, Candidates
 from ingest.types import Chunk
-from tests.ingest.store.made import EMBEDDER, made_vectors, put
+from tests.ingest.store.factories import EMBEDDER, new_vectors, put
 from tests.ingest.store.test_contract import by_vector, expected
 
 
@@ -46,7 +46,7 @@ def test_growing_past_the_exact_scan_changes_no_answer(tmp_path: Path, monkeypat
             living[f"{step % 9}"] = put(store, f"{step % 9}", texts)
         chunks = [chunk for group in living.values() for chunk in group]
         with open_store(tmp_path / "kb") as reader:
-            for vector in made_vectors(chunks[::20]):
+            for vector in new_vectors(chunks[::20]):
                 best = expected(chunks, vector)
                 assert by_vector(store, vector) == best
                 assert by_vector(reader, vector) == best

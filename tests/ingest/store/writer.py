@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ingest.normalize import terms
 from ingest.store import LocalStore, open_store
-from tests.ingest.store.made import EMBEDDER, made_document, made_vectors
+from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors
 
 
 def texts(source: str, step: int) -> list[str]:
@@ -25,9 +25,9 @@ def change_both(store: LocalStore, step: int) -> None:
             if step % 5 == 4:
                 change.remove(source)
                 continue
-            document, passages, chunks = made_document(source, texts(source, step))
+            document, passages, chunks = new_document(source, texts(source, step))
             change.put(document)
-            change.add(document, passages, chunks, made_vectors(chunks))
+            change.add(document, passages, chunks, new_vectors(chunks))
         change.set_meta("step", step)
 
 

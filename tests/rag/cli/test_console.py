@@ -5,7 +5,7 @@ from io import StringIO
 
 import pytest
 
-from ingest.pipeline import Outcome
+from ingest.pipeline import FileOutcome
 from rag.cli.console import IngestProgress, Progress, counting, loading
 
 
@@ -49,7 +49,7 @@ def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     with Progress("rows", 3, quiet=True, every=0) as progress:
         progress(1)
     with IngestProgress(1, 1, quiet=True) as files:
-        files.file(Outcome("a", "added"))
+        files.file(FileOutcome("a", "added"))
     assert terminal.getvalue() == ""
 
 

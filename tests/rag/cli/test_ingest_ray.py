@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ingest.spreading import contents
+from tests.ingest.ray_run import contents
 
 ROOT = Path(__file__).parents[3]
 LAW = ROOT / "corpora" / "laws" / "docs" / "劳动合同法.md"

@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 
 from ingest.store import Identity, Store, open_store
-from ingest.store.protocol import Vectors
-from ingest.types import Chunk, Document, Passage, Receipt
+from ingest.types import Chunk, Document, ParseReport, Passage, Vectors
 
 DIM = 16
 EMBEDDER = Identity("made-up", DIM, {"prefix": "passage: "})
 TEXTS = [f"sentence number {number} about contracts" for number in range(40)]
 
 
-def made_document(
+def new_document(
     source: str, texts: Sequence[str], *, context: str = ""
 ) -> tuple[Document, list[Passage], list[Chunk]]:
     """A document of one passage a text, each cut into two chunks (or one, if it is short)."""
-    document = Document(source, f"title of {source}", str(hash(tuple(texts))), Receipt("txt"))
+    document = Document(source, f"title of {source}", str(hash(tuple(texts))), ParseReport("txt"))
     passages: list[Passage] = []
     chunks: list[Chunk] = []
     at = 0
@@ -36,7 +35,7 @@ def made_document(
     return document, passages, chunks
 
 
-def made_vectors(chunks: Sequence[Chunk], dim: int = DIM) -> Vectors:
+def new_vectors(chunks: Sequence[Chunk], dim: int = DIM) -> Vectors:
     """A unit vector for each chunk's indexed text: equal text, equal vector."""
     seeds = [int.from_bytes(chunk.indexed.encode()[:64], "big") for chunk in chunks]
     rows = [np.random.default_rng(seed).standard_normal(dim) for seed in seeds]
@@ -45,10 +44,10 @@ def made_vectors(chunks: Sequence[Chunk], dim: int = DIM) -> Vectors:
 
 
 def put(store: Store, source: str, texts: Sequence[str]) -> list[Chunk]:
-    document, passages, chunks = made_document(source, texts)
+    document, passages, chunks = new_document(source, texts)
     with store.change() as change:
         change.put(document)
-        change.add(document, passages, chunks, made_vectors(chunks))
+        change.add(document, passages, chunks, new_vectors(chunks))
     return chunks
 
 

@@ -1,6 +1,6 @@
 """Ingestion with and without a cluster, whose workers are killed at a word of the text.
 
-`python -m tests.ingest.spreading DOCS KB GRAVES [STOP]` ingests on a cluster of two workers and
+`python -m tests.ingest.ray_run DOCS KB GRAVES [STOP]` ingests on a cluster of two workers and
 prints a JSON line for each outcome, and one at the end; after STOP outcomes it waits to be killed.
 """
 
@@ -18,7 +18,7 @@ from ingest import pipeline
 from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import Vectors
 from ingest.files import walk
-from ingest.pipeline import Ingestion, Outcome
+from ingest.pipeline import FileOutcome, Ingestion
 from ingest.ray_pipeline import Tools, cluster, spread
 from ingest.store import Identity, Store, open_store
 from ingest.types import Parsed
@@ -77,15 +77,15 @@ def mortal(kb: Path, graves: Path) -> Tools:
     return Tools(store, embedder, parsing, OPTIONS, HashEmbedder.name)
 
 
-def made(kb: Path) -> Store:
+def create_store(kb: Path) -> Store:
     return open_store(kb, create=Identity(HashEmbedder.name, HashEmbedder.dim))
 
 
-def serial(docs: Path, kb: Path) -> tuple[list[Outcome], int]:
+def serial(docs: Path, kb: Path) -> tuple[list[FileOutcome], int]:
     """Outcomes, and how many texts were embedded, without a cluster."""
     embedder = HashEmbedder()
     chunker = Chunker(embedder.count_many, embedder.max_tokens, OPTIONS)
-    with made(kb) as store:
+    with create_store(kb) as store:
         outcomes = list(Ingestion(store, embedder, chunker, TextParser()).run(walk([docs])))
     return outcomes, len(embedder.embedded)
 
@@ -94,7 +94,7 @@ def contents(kb: Path) -> dict[str, list[tuple[object, ...]]]:
     """Every row of `kb.sqlite`: keys, texts, places, digests, the vectors' bytes, all of it.
 
     Left out are what differs between any two runs: the random stamp of a commit, and the time
-    when the knowledge base was made.
+    when the knowledge base was created.
     """
     queries = {
         name: f"SELECT * FROM {name} ORDER BY key"
@@ -110,7 +110,7 @@ def main(docs: Path, kb: Path, graves: Path, stop: str = "") -> None:
     pipeline.BATCH_SECONDS = float("inf")  # so that commits are where a quick run has them
     tools = mortal(kb, graves)
     embedded: list[int] = []
-    with made(kb) as store, cluster(workers=2) as workers:
+    with create_store(kb) as store, cluster(workers=2) as workers:
         files = list(walk([docs]))
         run = spread(files, store, tools, workers=workers, tick=embedded.append)
         for number, outcome in enumerate(run, 1):
