@@ -37,12 +37,16 @@ sys.path[:] = [str(ROOT)] + [
 ]
 
 from finetune.options import LoraOptions, TrainOptions  # noqa: E402  (behind the line above)
-from finetune.train.batches import packed, padded  # noqa: E402  (behind the line above)
-from finetune.train.loop import Sets, checkpointed, plan  # noqa: E402  (behind the line above)
+from finetune.train.batches import pack, pad  # noqa: E402  (behind the line above)
+from finetune.train.loop import (  # noqa: E402  (behind the line above)
+    Optimizer,
+    Sets,
+    enable_checkpointing,
+    plan,
+)
 from finetune.train.lora import Lora  # noqa: E402  (behind the line above)
-from finetune.train.loss import summed  # noqa: E402  (behind the line above)
-from finetune.train.optimizer import Optimizer  # noqa: E402  (behind the line above)
-from finetune.types import IGNORED, Row  # noqa: E402  (behind the line above)
+from finetune.train.loss import summed_loss  # noqa: E402  (behind the line above)
+from finetune.types import IGNORED, TokenRow  # noqa: E402  (behind the line above)
 from rag.chatglm.configuration import ChatGLM2Config  # noqa: E402  (behind the line above)
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM  # noqa: E402  (behind the line above)
 from tests.finetune.listed import Listed  # noqa: E402  (behind the line above)
@@ -101,7 +105,7 @@ def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
     lora = Lora(model(), METHOD)
     lora.model.train()
     if way == "upstream":
-        checkpointed(lora.base)
+        enable_checkpointing(lora.base)
     optimizer = Optimizer(lora.trained, OPTIONS, Accelerator(cpu=True))
     options = replace(OPTIONS, packing=way != "dynamic")
     steps = plan(Sets(rows), options, 1)
@@ -110,17 +114,17 @@ def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
     def run() -> int:
         chosen = [rows[int(i)] for i in steps.step(0)[0]]
         if way == "upstream":
-            batches = padded(chosen, SIZE, length=longest)
+            batches = pad(chosen, SIZE, length=longest)
         elif way == "dynamic":
-            batches = padded(chosen, SIZE)
+            batches = pad(chosen, SIZE)
         else:
-            batches = packed(chosen, OPTIONS.pack_length)
+            batches = pack(chosen, OPTIONS.pack_length)
         learnt = sum(batch.learnt for batch in batches)
         for batch in batches:
             if way == "upstream":  # as main.py: ids and labels alone, all logits
                 loss = lora.model(batch.ids, labels=batch.labels, use_cache=False).loss
             else:
-                loss = summed(lora.model, batch) / learnt
+                loss = summed_loss(lora.model, batch) / learnt
             optimizer.backward(loss)
         optimizer.step(1, 1e-4, 1.0)
         return sum(map(len, chosen))
@@ -144,7 +148,7 @@ def rows_of(mix: str, alpaca: Path) -> Listed:
         ids = dice.integers(1, WORDS, int(prompt + answer)).astype(np.int32)
         labels = ids.copy()
         labels[:prompt] = IGNORED
-        made.append(Row(ids, labels))
+        made.append(TokenRow(ids, labels))
     return Listed(made)
 
 

@@ -117,7 +117,7 @@ def child(folder: Path, name: str) -> None:
     )  # fmt: skip
     config = read_config(model)
     sets = Sets(rows(config, case, 24), rows(config, case, 2, seed=1))
-    estimate = Estimator(config, options, "cpu").heaviest(sets)
+    estimate = Estimator(config, options, "cpu").peak(sets)
     shutil.rmtree(out, ignore_errors=True)
     own_pages()  # as `rag finetune train` does
     tuned = open_tuned(model, options, device="cpu")
@@ -139,7 +139,7 @@ def rows(config: Any, case: Case, count: int, *, seed: int = 0) -> Any:
     import numpy as np
 
     sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests are there
-    from finetune.types import IGNORED, Row
+    from finetune.types import IGNORED, TokenRow
     from tests.finetune.listed import Listed
 
     dice, made = np.random.default_rng(seed), []
@@ -150,7 +150,7 @@ def rows(config: Any, case: Case, count: int, *, seed: int = 0) -> Any:
             ids[answer - 2 : answer] = config.gmask_token_id, config.bos_token_id
         labels = ids.copy()
         labels[:answer] = IGNORED
-        made.append(Row(ids, labels))
+        made.append(TokenRow(ids, labels))
     return Listed(made)
 
 

@@ -1,11 +1,11 @@
-"""The folder that a domain's adapter is made in, step by step, and how an adapter is put in use.
+"""The folder in which a domain's adapter is built, step by step, and how an adapter is put in use.
 
-    domain.json   what all of it is made of
+    domain.json   the options and digests of the data that everything depends on
     rows/         train.jsonl, heldout.jsonl, and both parts of the general rows
     adapter/      the adapter, and its training
-    eval.json     what it is worth, with eval.png
+    eval.json     the evaluation, with eval.png
 
-A step is done when the last file that it writes is there; before, it is begun anew or taken up again.
+A step is done when its last file exists; until then, it is started again or resumed.
 """
 
 import json
@@ -21,31 +21,27 @@ from typing import Any
 
 from finetune.data.formats import examples
 from finetune.data.reader import Record, records
-from finetune.train.checkpoint import found, same
+from finetune.train.checkpoint import check_same, checkpoints
 from finetune.train.setup import RECORD
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
 from ingest.types import Document
 
-MADE_OF = "domain.json"
+INPUTS = "domain.json"
 DOCUMENTS = "the documents"
-"""What MADE_OF calls them, once the rows are made."""
+"""Their key in INPUTS, once the rows are written."""
 GENERAL = "the rows of --general"
-ASKED_GENERAL = 0.1
-"""The share of the general rows that is asked afterwards and never learnt, of at most:"""
-ASKED_MOST = 100
+HELD_OUT_GENERAL, MOST_HELD_OUT = 0.1, 100
+"""The share of the general rows that is evaluated and never learnt, and the most of them."""
 LEAST_GENERAL = 3
-"""One to learn, one to measure while learning, one to ask."""
+"""One to learn, one to measure while learning, one to evaluate."""
 _HEADER = re.compile(r"^\ufeff?[ \t]*\[[ \t]*generate[ \t]*\][^\r\n]*", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """The steps' files in `folder`.
-
-    All that they are made of may change until training has its first checkpoint.
-    """
+class DomainRun:
+    """The steps' files in `folder`. Its inputs may change until training has its first checkpoint."""
 
     folder: Path
 
@@ -58,7 +54,7 @@ class Work:
         return self.folder / "adapter"
 
     @property
-    def found(self) -> Path:
+    def evaluation(self) -> Path:
         return self.folder / "eval.json"
 
     @property
@@ -66,9 +62,9 @@ class Work:
         return (self.adapter / RECORD).is_file()
 
     def begin(self, options: Mapping[str, Any]) -> None:
-        """Make the folder, or go on with it.
+        """Create the folder, or continue with it.
 
-        `UserError` where it can't be made, holds something else, or has a checkpoint that was
+        Raises `UserError` if it can't be created, holds something else, or has a checkpoint that was
         trained with other options.
         """
         try:
@@ -79,19 +75,19 @@ class Work:
                 folder=self.folder,
                 reason=problem.strerror or problem,
             ) from None
-        before = self._made_of()
+        before = self._inputs()
         if not before and any(self.folder.iterdir()):
             raise UserError(
                 "{folder} is not empty; name a new folder with --out", folder=self.folder
             )
-        if self._begun:
-            same({name: before.get(name) for name in options}, options, self.folder)
+        if self._has_checkpoint:
+            check_same({name: before.get(name) for name in options}, options, self.folder)
 
-    def rows_are_of(self, made_of: Mapping[str, Any]) -> bool:
-        """Whether rows are made, of just this; `UserError` where others were trained on."""
-        if self._made_of() == made_of:
+    def has_rows(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether the rows of these inputs exist; raises `UserError` if others were trained on."""
+        if self._inputs() == inputs:
             return True
-        if self._begun:
+        if self._has_checkpoint:
             raise UserError(
                 "the documents changed since the adapter in {folder} was trained; name a new folder "
                 "with --out",
@@ -99,55 +95,55 @@ class Work:
             )
         return False
 
-    def make_rows(self, make: Callable[[Path], None], made_of: Mapping[str, Any]) -> None:
-        """Let `make` fill the folder of the rows, anew where it was broken off."""
-        self._keep({name: value for name, value in made_of.items() if name != DOCUMENTS})
+    def make_rows(self, make: Callable[[Path], None], inputs: Mapping[str, Any]) -> None:
+        """Let `make` write the folder of the rows, again from the start if it was interrupted."""
+        self._write_inputs({name: value for name, value in inputs.items() if name != DOCUMENTS})
         shutil.rmtree(self.rows, ignore_errors=True)
         make(self.rows)
-        self._keep(made_of)
+        self._write_inputs(inputs)
 
     @property
-    def _begun(self) -> bool:
-        return self.trained or bool(found(self.adapter))
+    def _has_checkpoint(self) -> bool:
+        return self.trained or bool(checkpoints(self.adapter))
 
-    def _made_of(self) -> dict[str, Any]:
-        """Nothing, where it was never begun."""
-        file = self.folder / MADE_OF
-        return _read(file, Translatable("begin anew in another folder")) or {}
+    def _inputs(self) -> dict[str, Any]:
+        """What was written; empty before the first step."""
+        file = self.folder / INPUTS
+        return _read(file, Translatable("start again in another folder")) or {}
 
-    def _keep(self, made_of: Mapping[str, Any]) -> None:
-        text = json.dumps(made_of, ensure_ascii=False, indent=2) + "\n"
-        write_whole(self.folder / MADE_OF, text.encode())
+    def _write_inputs(self, inputs: Mapping[str, Any]) -> None:
+        text = json.dumps(inputs, ensure_ascii=False, indent=2) + "\n"
+        write_whole(self.folder / INPUTS, text.encode())
 
     @property
     def example(self) -> str:
-        """The first question that was held out; `UserError` where there is none."""
+        """The first held-out question; raises `UserError` if there is none."""
         file = self.rows / "heldout.jsonl"
         if not file.is_file():
             raise UserError(
-                "one document alone has questions, so none can be held out to judge an adapter by; "
+                "only one document has questions, so none can be held out to evaluate an adapter; "
                 "give more documents, or train without: rag finetune grounded, then train"
             )
         with file.open(encoding="utf-8") as lines:
             return json.loads(next(lines))["question"]
 
     @property
-    def verdict(self) -> dict[str, Any] | None:
-        """What the evaluation came to, as eval.json has it; None where it is not finished."""
+    def decision(self) -> dict[str, Any] | None:
+        """The decision in eval.json; None if the evaluation is not finished."""
         again = Translatable("delete it to evaluate again")
-        value = _read(self.found, again)
+        value = _read(self.evaluation, again)
         if value is None:
             return None
         try:
-            whole, found = value["about"]["whole"], value["verdict"]
-            _ = found["ship"], [(reason["text"], reason["zh"]) for reason in found["reasons"]]
+            whole, decision = value["about"]["whole"], value["verdict"]
+            _ = decision["ship"], [(each["text"], each["zh"]) for each in decision["reasons"]]
         except (KeyError, TypeError):
-            raise _damaged(self.found, again) from None
-        return found if whole else None
+            raise _damaged(self.evaluation, again) from None
+        return decision if whole else None
 
 
 def _read(file: Path, way_out: Translatable) -> dict[str, Any] | None:
-    """The object in a JSON file; None without one."""
+    """The object in a JSON file; None if the file is missing."""
     if not file.is_file():
         return None
     try:
@@ -164,34 +160,33 @@ def _damaged(file: Path, way_out: Translatable) -> UserError:
 
 
 def general_rows(file: Path) -> list[Any]:
-    """The rows of `--general` as they are; `UserError` names one that can't be learnt."""
+    """The rows of `--general` unchanged; raises `UserError` if one of them can't be learnt."""
     for _ in examples([file]):
         pass
-    read = [record.value for record in records(file) if isinstance(record, Record)]
-    if len(read) < LEAST_GENERAL:
+    rows = [record.value for record in records(file) if isinstance(record, Record)]
+    if len(rows) < LEAST_GENERAL:
         raise UserError(
             "--general: {file} has {count} rows; need {least}, to learn, to measure and to ask",
             file=file,
-            count=len(read),
+            count=len(rows),
             least=LEAST_GENERAL,
         )
-    return read
+    return rows
 
 
 def divide(rows: Sequence[Any], folder: Path, *, seed: int) -> None:
-    """General rows -> `general.jsonl` to mix in and `general-heldout.jsonl` to ask, in `folder`."""
-    count = max(1, min(ASKED_MOST, round(len(rows) * ASKED_GENERAL)))
-    asked = set(Random(seed).sample(range(len(rows)), count))
-    for name, kept in (("general", False), ("general-heldout", True)):
-        # In ASCII, for a field that is not learnt may hold what UTF-8 can't.
-        text = "".join(
-            json.dumps(row) + "\n" for place, row in enumerate(rows) if (place in asked) is kept
-        )
+    """Write general rows to `general.jsonl` to mix in and `general-heldout.jsonl` to evaluate."""
+    count = max(1, min(MOST_HELD_OUT, round(len(rows) * HELD_OUT_GENERAL)))
+    held_out = set(Random(seed).sample(range(len(rows)), count))
+    for name, wanted in (("general", False), ("general-heldout", True)):
+        # In ASCII, because a field that is not learnt may hold text that UTF-8 can't encode.
+        chosen = (row for place, row in enumerate(rows) if (place in held_out) is wanted)
+        text = "".join(json.dumps(row) + "\n" for row in chosen)
         write_whole(folder / f"{name}.jsonl", text.encode())
 
 
 def digest_of(documents: Iterable[Document]) -> str:
-    """How many, and what stands for their bytes."""
+    """The number of documents, and a hash of their bytes."""
     return _digest(sorted(document.digest for document in documents))
 
 
@@ -204,19 +199,19 @@ def _digest(parts: Sequence[str]) -> str:
 
 
 def lines(values: Mapping[str, str]) -> list[str]:
-    """The values as TOML has them."""
+    """The values as lines of TOML."""
     return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
 
 
 def put_in_use(settings: Path, values: Mapping[str, str]) -> bool:
-    """Whether `values` stand in `[generate]` of a `rag.toml` now; all else in it stays to the byte.
+    """Write `values` into `[generate]` of a `rag.toml`; every other byte of it stays.
 
-    False, and nothing is touched, where it names a model already (unless these very values), or
-    has the section in a form that no line can be put into.
+    Returns False and changes nothing if it names another model already, or has the section in a
+    form that no line can be added to.
     """
     text = settings.read_bytes().decode() if settings.is_file() else ""
-    held = _parsed(text)
-    section = held.get("generate", {})
+    before = _parse(text)
+    section = before.get("generate", {})
     if all(section.get(name) == value for name, value in values.items()):
         return True
     newline = "\r\n" if "\r\n" in text else "\n"
@@ -224,18 +219,18 @@ def put_in_use(settings: Path, values: Mapping[str, str]) -> bool:
         end = header.end()
         new = newline.join([text[:end], *lines(values)]) + text[end:]
     else:
-        ended = text if not text or text.endswith("\n") else text + newline
-        gap = newline if text.strip() else ""
-        new = ended + gap + newline.join(["[generate]", *lines(values), ""])
-    wanted = {**held, "generate": {**section, **values}}
-    if set(section) & {"model", *values} or _parsed(new) != wanted:
+        gap = newline if text and not text.endswith("\n") else ""
+        gap += newline if text.strip() else ""
+        new = text + gap + newline.join(["[generate]", *lines(values), ""])
+    wanted = {**before, "generate": {**section, **values}}
+    if set(section) & {"model", *values} or _parse(new) != wanted:
         return False
     write_whole(settings.resolve(), new.encode())
     return True
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    """Nothing, where it is no TOML."""
+def _parse(text: str) -> dict[str, Any]:
+    """Empty if the text is not TOML."""
     try:
         return tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError:

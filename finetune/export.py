@@ -27,7 +27,7 @@ Layout = Literal["upstream", "native"]
 
 @dataclass(frozen=True, slots=True)
 class LoraModule:
-    """The tensors of one module, and what BA is multiplied by."""
+    """The tensors of one module, and the factor of BA."""
 
     factors: Factors
     scale: float
@@ -40,41 +40,39 @@ class LoraModule:
 def rename(
     modules: Mapping[str, LoraModule], config: PreTrainedConfig, *, to: Layout
 ) -> dict[str, LoraModule]:
-    """The same change of the model under other names; those that are such names already stay."""
-    made: dict[str, LoraModule] = {}
+    """The same change of the model under other names; names in the wanted layout stay."""
+    renamed: dict[str, LoraModule] = {}
     if to == "native":
         for name, lora in modules.items():
             natives = natives_of(name) or [name]
             rows = [upstream_of(native, config) for native in natives]
             cut = split(lora, rows) if len(natives) > 1 else [lora]
-            made |= {n: part for n, part in zip(natives, cut, strict=True) if part is not None}
-        return made
+            renamed |= {n: part for n, part in zip(natives, cut, strict=True) if part is not None}
+        return renamed
     for name in modules:
         rows = upstream_of(name, config)
         natives = natives_of(rows.module)
         if len(natives) <= 1 or name == rows.module:
-            made[rows.module] = modules[name]
-        elif rows.module not in made:
-            sizes = [
-                (r.end or 0) - (r.start or 0) for r in (upstream_of(n, config) for n in natives)
-            ]
-            made[rows.module] = fuse(
-                [modules.get(native) for native in natives], sizes, rows.module
-            )
-    return made
+            renamed[rows.module] = modules[name]
+        elif rows.module not in renamed:
+            spans = [upstream_of(native, config) for native in natives]
+            sizes = [(span.end or 0) - (span.start or 0) for span in spans]
+            parts = [modules.get(native) for native in natives]
+            renamed[rows.module] = fuse(parts, sizes, rows.module)
+    return renamed
 
 
 def fuse(parts: Sequence[LoraModule | None], sizes: Sequence[int], name: str) -> LoraModule:
-    """One LoRA whose rows are those of `parts`, `sizes` many each; None adds nothing to its rows.
+    """One LoRA with the rows of `parts`, whose numbers are `sizes`; None adds nothing to its rows.
 
-    `UserError` where DoRA has magnitudes for some of the rows only.
+    Raises `UserError` if DoRA has magnitudes for only some of the rows.
     """
-    held = [part for part in parts if part is not None]
-    scale = max((part.scale for part in held), key=abs)
-    first = held[0].factors
-    shared = all(torch.equal(part.factors.a, first.a) for part in held)
-    # The parts that a column of B belongs to, side by side.
-    columns = [held] if shared else [[part] for part in held]
+    present = [part for part in parts if part is not None]
+    scale = max((part.scale for part in present), key=abs)
+    first = present[0].factors
+    shared = all(torch.equal(part.factors.a, first.a) for part in present)
+    # Groups of columns of B: the parts that each group belongs to.
+    columns = [present] if shared else [[part] for part in present]
 
     def rows(part: LoraModule | None, size: int) -> Tensor:
         blocks = [
@@ -90,55 +88,49 @@ def fuse(parts: Sequence[LoraModule | None], sizes: Sequence[int], name: str) ->
             return first.b.new_zeros(size)
         return _scaled(part.factors.bias, part.scale, scale)
 
-    pairs = list(zip(parts, sizes, strict=True))
-    a = torch.cat([block[0].factors.a for block in columns])
-    b = torch.cat([rows(*pair) for pair in pairs])
-    bias = None if first.bias is None else torch.cat([offset(*pair) for pair in pairs])
-    return LoraModule(Factors(a, b, bias, _magnitudes(parts, name)), scale)
-
-
-def _scaled(tensor: Tensor, scale: float, wanted: float) -> Tensor:
-    """What needs to be multiplied by `wanted` where `tensor` was to be by `scale`."""
-    return tensor if scale == wanted else tensor.float() * (scale / wanted)
-
-
-def _magnitudes(parts: Sequence[LoraModule | None], name: str) -> Tensor | None:
-    found = [None if part is None else part.factors.magnitude for part in parts]
-    held = [magnitude for magnitude in found if magnitude is not None]
-    if held and len(held) < len(parts):
+    magnitudes = [part.factors.magnitude for part in present if part.factors.magnitude is not None]
+    if magnitudes and len(magnitudes) < len(parts):
         raise UserError(
             "DoRA gives all rows of {name} a magnitude, but this adapter has none for "
             "{lacking} of its {parts} parts; train queries, keys and values, or "
             "merge the adapter",
             name=name,
-            lacking=len(parts) - len(held),
+            lacking=len(parts) - len(magnitudes),
             parts=len(parts),
         )
-    return torch.cat(held) if held else None
+    pairs = list(zip(parts, sizes, strict=True))
+    a = torch.cat([block[0].factors.a for block in columns])
+    b = torch.cat([rows(*pair) for pair in pairs])
+    bias = None if first.bias is None else torch.cat([offset(*pair) for pair in pairs])
+    return LoraModule(Factors(a, b, bias, torch.cat(magnitudes) if magnitudes else None), scale)
+
+
+def _scaled(tensor: Tensor, scale: float, wanted: float) -> Tensor:
+    """`tensor`, which has the factor `scale`, changed so that its factor is `wanted`."""
+    return tensor if scale == wanted else tensor.float() * (scale / wanted)
 
 
 def split(lora: LoraModule, rows: Sequence[ModuleRows]) -> list[LoraModule | None]:
-    """The inverse of `fuse`: None for rows that nothing is added to, if there are others."""
-    a, whole = lora.factors.a, lora.factors
+    """The inverse of `fuse`: None for rows that nothing is added to, unless these are all."""
+    whole = lora.factors
     b = [part.cut(whole.b) for part in rows]
     bias = [None if whole.bias is None else part.cut(whole.bias) for part in rows]
     magnitude = [None if whole.magnitude is None else part.cut(whole.magnitude) for part in rows]
-    empty = [
-        whole.magnitude is None and not part.any() and (offset is None or not offset.any())
-        for part, offset in zip(b, bias, strict=True)
-    ]
-    kept = [i for i, nothing in enumerate(empty) if not nothing] or list(range(len(rows)))
-    blocks = _blocks([b[i] for i in kept])
-    made: list[LoraModule | None] = [None] * len(rows)
-    for place, i in enumerate(kept):
-        columns = blocks[place] if blocks else slice(None)
-        factors = Factors(a[columns], b[i][:, columns], bias[i], magnitude[i])
-        made[i] = LoraModule(factors, lora.scale)
-    return made
+    changed = [
+        i
+        for i, (part, offset) in enumerate(zip(b, bias, strict=True))
+        if whole.magnitude is not None or part.any() or (offset is not None and offset.any())
+    ] or list(range(len(rows)))
+    blocks = _blocks([b[i] for i in changed]) or [slice(None)] * len(changed)
+    modules: list[LoraModule | None] = [None] * len(rows)
+    for i, columns in zip(changed, blocks, strict=True):
+        factors = Factors(whole.a[columns], b[i][:, columns], bias[i], magnitude[i])
+        modules[i] = LoraModule(factors, lora.scale)
+    return modules
 
 
 def _blocks(parts: Sequence[Tensor]) -> list[slice] | None:
-    """The columns of each part where all else of it is zero; None where they share columns."""
+    """The columns of each part, if all its others are zero; None if the parts share columns."""
     rank, count = parts[0].shape[1], len(parts)
     if count == 1 or rank % count:
         return None
@@ -151,31 +143,31 @@ def _blocks(parts: Sequence[Tensor]) -> list[slice] | None:
 
 
 ROOT = "base_model.model."
-"""How PEFT's keys begin."""
+"""The start of PEFT's keys."""
 BESIDE = ("training.json", "README.md")
-"""What else is copied of an adapter's folder."""
+"""Other files of an adapter's folder that are copied."""
 NEW: dict[str, Any] = {"bias": "none", "inference_mode": True, "lora_dropout": 0.0}
 NEW |= {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
-"""What adapter_config.json says where there was none."""
+"""The values of adapter_config.json if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
-class ExportedAdapter:
-    """What came of an export."""
+class ExportResult:
+    """The result of an export."""
 
     modules: int
     notes: tuple[str, ...]
-    """What was assumed of the adapter, to be told to the user."""
+    """Assumptions about the adapter, to show to the user."""
 
 
 def export(
     adapter: Path, directory: Path, target: Path, *, to: Layout, alpha: float | None = None
-) -> ExportedAdapter:
+) -> ExportResult:
     """Write `adapter` to the folder `target` with upstream's or transformers' module names.
 
-    `directory` is its model's, of which config.json is read. `alpha` is `read_adapter`'s. The same
-    adapter gives the same bytes. `UserError` where it is not LoRA, another model's, or has no such
-    form.
+    `directory` is its model's; only config.json is read. `alpha` is `read_adapter`'s. The same
+    adapter gives the same bytes. Raises `UserError` if it is not LoRA, belongs to another model, or
+    can't have that layout.
     """
     config = read_config(directory)
     read = read_adapter(adapter, alpha=alpha)
@@ -187,18 +179,16 @@ def export(
         )
     if to == "upstream" and isinstance(config, Glm4Config):
         raise UserError(
-            "GLM-4-0414 was only ever published with transformers' names; say --to native"
+            "GLM-4-0414 was only ever published with transformers' names; use --to native"
         )
     check_generation(read, config)
     if generation_of(config) == 1:
         to = "native"  # ChatGLM-6B has upstream's names here
     model = empty(config)
     layer_factors(model, read.modules, read.config)  # checks names, shapes and numbers
-    renamed = rename(
-        {name: LoraModule(part, read.config.scale_of(name)) for name, part in read.modules.items()},
-        config,
-        to=to,
-    )
+    scale_of = read.config.scale_of
+    modules = {name: LoraModule(part, scale_of(name)) for name, part in read.modules.items()}
+    renamed = rename(modules, config, to=to)
     known = {
         upstream_of(name, config).module if to == "upstream" else name
         for name, module in model.named_modules()
@@ -211,23 +201,19 @@ def export(
         for name in BESIDE:
             if (adapter / name).is_file():
                 shutil.copyfile(adapter / name, work / name)
-    return ExportedAdapter(len(renamed), read.notes)
+    return ExportResult(len(renamed), read.notes)
 
 
 def _tensors(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
     """By PEFT's keys."""
-    made: dict[str, Tensor] = {}
+    leaves = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector")
+    tensors: dict[str, Tensor] = {}
     for name, lora in modules.items():
-        parts = {
-            "lora_A.weight": lora.factors.a,
-            "lora_B.weight": lora.factors.b,
-            "lora_B.bias": lora.factors.bias,
-            "lora_magnitude_vector": lora.factors.magnitude,
-        }
-        made |= {
-            f"{ROOT}{name}.{leaf}": tensor for leaf, tensor in parts.items() if tensor is not None
-        }
-    return made
+        parts = (lora.factors.a, lora.factors.b, lora.factors.bias, lora.factors.magnitude)
+        for leaf, tensor in zip(leaves, parts, strict=True):
+            if tensor is not None:
+                tensors[f"{ROOT}{name}.{leaf}"] = tensor
+    return tensors
 
 
 def _settings(
@@ -237,7 +223,7 @@ def _settings(
     known: set[str],
     directory: Path,
 ) -> dict[str, Any]:
-    """What adapter_config.json says: as before, but for what depends on names."""
+    """adapter_config.json: as before, except for values that depend on names."""
     before = {"base_model_name_or_path": directory.name, **(read.settings or NEW)}
     modules = dict(sorted(modules.items()))
     ranks = {name: lora.rank for name, lora in modules.items()}
@@ -255,9 +241,7 @@ def _settings(
         "lora_alpha": alpha,
         "alpha_pattern": alpha_pattern,
         "target_modules": sorted(ends if all_of_them else modules),
-        "auto_mapping": None,
-        "exclude_modules": None,
-        "layers_to_transform": None,
+        **dict.fromkeys(("auto_mapping", "exclude_modules", "layers_to_transform")),
         "layers_pattern": None,
         "use_rslora": config.rslora,
         "use_dora": config.dora,
@@ -266,7 +250,8 @@ def _settings(
 
 
 def _patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
-    """The most frequent value, and the others by the ends of names where these tell, else by names."""
+    """The most frequent value, and the others by the ends of names if these are unique, else by
+    names."""
     usual = Counter(values.values()).most_common(1)[0][0]
     by_end: dict[str, set[float]] = {}
     for name, value in values.items():
@@ -280,7 +265,7 @@ def _patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
 
 
 def _whole(value: float) -> float:
-    """A whole number that rounding made almost one."""
+    """`value`, rounded if it is almost a whole number."""
     return round(value) if math.isclose(value, round(value), rel_tol=1e-12) else value
 
 

@@ -1,7 +1,7 @@
-"""A model and an adapter -> one model, written layer by layer and compared before it has its name.
+"""A model and an adapter -> one model, written layer by layer and compared before it is named.
 
-The sum is computed in float32 and rounded to what the base is stored in. The new model is read back
-and must answer a probe as the base with the adapter on it does.
+The sum is computed in float32 and rounded to the precision of the base. The new model is read back
+and must answer a probe like the base with the adapter.
 """
 
 import json
@@ -27,24 +27,24 @@ from rag.chatglm.save import Shards, copy_side_files
 from rag.chatglm.weights import WeightSource, natives_of, pieces, upstream_of
 
 LOST = 0.5
-"""The largest `Parity.lost`: from here on the merged model is as near to the base's answers."""
+"""The largest `Parity.lost`; above it the merged model would be nearer to the base."""
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """What came of a merge."""
+class MergeResult:
+    """The result of a merge."""
 
     layers: int
-    """Linear layers that the adapter changed."""
+    """The number of linear layers that the adapter changed."""
     dtype: torch.dtype
     """Of their weights."""
     rounding: float
-    """What rounding to `dtype` changed of them: norm over their norm."""
+    """The norm of the change by rounding to `dtype`, over their norm."""
     parity: Parity
     contract: Contract
-    """The adapter's. A model's folder can't say its template and stop ids."""
+    """The adapter's. A model's folder has no place for its template and stop ids."""
     notes: tuple[str, ...] = ()
-    """What was assumed of the adapter, to be told to the user."""
+    """Assumptions about the adapter, to show to the user."""
 
 
 def merge(
@@ -56,17 +56,25 @@ def merge(
     dtype: torch.dtype | None = None,
     alpha: float | None = None,
     progress: Callable[[float], None] | None = None,
-) -> Merged:
+) -> MergeResult:
     """Write `directory`'s model with the LoRA, rsLoRA or DoRA `adapter` in it to the folder `target`.
 
-    `upstream` writes upstream's names and config keys. `dtype` is that of all weights, None what
-    each is stored in. `alpha` is `read_adapter`'s. `progress` is told the share written, 0 to 1.
-    `UserError` where the base holds codes, the adapter can't be merged, is another model's or is
-    merged into this one already, or the merged model answers a probe otherwise than base and adapter; then nothing is left.
+    `upstream` writes upstream's names and config keys. `dtype` is that of all weights; None keeps
+    each one's. `alpha` is `read_adapter`'s. `progress` gets the share written, 0 to 1. Raises
+    `UserError`, and leaves nothing, if the base holds codes, if the adapter can't be merged, belongs
+    to another model or is merged into this one already, or if the merged model answers a probe
+    otherwise than base and adapter.
     """
     config = read_config(directory)
     source = WeightSource.open(directory, config)
-    _check_base(directory, source)
+    codes = f"int{source.bits}" if source.bits else getattr(config, "quantization_config", None)
+    if codes:
+        raise UserError(
+            "{directory} holds {held} codes, whose steps are larger than what an adapter adds: "
+            "the sum would be rounded away; merge into the float16 model, then: rag quantize",
+            directory=directory,
+            held=codes.get("quant_method", "quantized") if isinstance(codes, dict) else codes,
+        )
     if upstream and isinstance(config, Glm4Config):
         raise UserError(
             "GLM-4-0414 was only ever published in transformers' layout; leave --upstream out"
@@ -91,30 +99,14 @@ def merge(
         for name, tensor in _tensors(source, model, merging, upstream=upstream, progress=progress):
             shards.add(name, tensor)
         shards.close()
-        setattr(
-            config, MERGED, [*(getattr(config, MERGED, None) or ()), digest(merging.parts.items())]
-        )
+        earlier = getattr(config, MERGED, None) or ()
+        setattr(config, MERGED, [*earlier, digest(merging.parts.items())])
         _write_config(config, work, type(model).__name__, dtype, upstream=upstream)
         copy_side_files(directory, work)
         parity = Parity.of(probe_logits(read_model(work), TOKENS), wanted, before)
         _check_parity(parity, merging.used)
     layers, used, rounding = len(merging.parts), merging.used, merging.rounding
-    return Merged(layers, used, rounding, parity, read.contract, read.notes)
-
-
-def _check_base(directory: Path, source: WeightSource) -> None:
-    held = (
-        f"int{source.bits}" if source.bits else getattr(source.config, "quantization_config", None)
-    )
-    if held:
-        if isinstance(held, dict):
-            held = held.get("quant_method", "quantized")
-        raise UserError(
-            "{directory} holds {held} codes, whose steps are larger than what an adapter adds: "
-            "the sum would be rounded away; merge into the float16 model, then: rag quantize",
-            directory=directory,
-            held=held,
-        )
+    return MergeResult(layers, used, rounding, parity, read.contract, read.notes)
 
 
 def _tensors(
@@ -125,18 +117,18 @@ def _tensors(
     upstream: bool,
     progress: Callable[[float], None] | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """All that is written, by name; upstream's one matrix of three as soon as it has them."""
+    """All tensors to write, by name; three become one of upstream's as soon as all of them are read."""
     upstream = upstream and generation_of(source.config) > 1  # ChatGLM-6B's names are its own
     waiting: dict[str, list[Tensor]] = {}
     for path, piece in pieces(model, source, progress=progress):
         module = upstream_of(path, source.config).module if upstream else path
         shared = max(1, len(natives_of(module))) if upstream else 1
         for kind, tensor in merging(path, piece).items():
-            held = waiting.setdefault(f"{module}.{kind}", [])
-            held.append(tensor)
-            if len(held) == shared:
-                del waiting[f"{module}.{kind}"]
-                yield f"{module}.{kind}", held[0] if shared == 1 else cat(held)
+            name = f"{module}.{kind}"
+            waiting.setdefault(name, []).append(tensor)
+            if len(waiting[name]) == shared:
+                parts = waiting.pop(name)
+                yield name, parts[0] if shared == 1 else cat(parts)
     assert not waiting
 
 
@@ -152,16 +144,15 @@ def _write_config(
     data = upstream_config(config)
     if generation_of(config) > 1:
         data["generation"] = generation_of(config)
-    text = json.dumps(data, indent=2, default=str)
-    (work / "config.json").write_text(text + "\n", "utf-8")
+    (work / "config.json").write_text(json.dumps(data, indent=2, default=str) + "\n", "utf-8")
 
 
 def _check_parity(parity: Parity, dtype: torch.dtype) -> None:
     band = BANDS.get(dtype, BANDS[torch.bfloat16])
     if parity.error > band or parity.lost > LOST:
-        way_out = "" if dtype == torch.float32 else Translatable("; say --dtype float32")
+        way_out = "" if dtype == torch.float32 else Translatable("; use --dtype float32")
         raise UserError(
-            "the merged model is not kept: its logits are {error:.1e} from those of base and adapter "
+            "the merged model is deleted: its logits are {error:.1e} from those of base and adapter "
             "(allowed in {dtype}: {band:g}), {lost:.0%} of what the adapter changes (allowed: "
             "{most:.0%}){way_out}",
             error=parity.error,

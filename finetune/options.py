@@ -1,5 +1,6 @@
-"""All that decides what a training makes of its rows, under the names that trainers use for it."""
+"""Everything that determines a training, under the names that trainers use for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,13 +12,13 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Base = Literal["none", "int8", "int4", "nf4"]
 Schedule = Literal["linear", "cosine", "constant"]
 MAX_LENGTH = 4096
-"""Tokens of a row, at most, unless said otherwise; the model's window, where that is smaller. (The
-prompts of `rag ask` have 2,200 with 5 passages.)"""
+"""The default for the most tokens of a row; the model's window, if that is smaller. (The prompts of
+`rag ask` have 2,200 tokens with 5 passages.)"""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
-    """Upstream's module names are meant on every generation."""
+    """`targets` may have upstream's module names on every generation."""
 
     rank: int = 8
     alpha: float = 32
@@ -37,30 +38,30 @@ class PrefixOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """A step is one update: of `per_device_train_batch_size` x `gradient_accumulation_steps` x
-    devices rows, however they are laid out in memory. The loss of a step is the mean over all its
-    learnt tokens."""
+    """A step is one update from `per_device_train_batch_size` x `gradient_accumulation_steps` x
+    devices rows, whatever their layout in memory. The loss of a step is the mean over all its learnt
+    tokens."""
 
     method: LoraOptions | PrefixOptions = LoraOptions()
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 1
     num_train_epochs: float = 3.0
     max_steps: int = 0
-    """More than 0: so many steps, whatever the epochs."""
+    """If more than 0: the number of steps, whatever the epochs."""
     learning_rate: float = 1e-4
     lr_scheduler_type: Schedule = "linear"
     warmup_steps: int = 0
     warmup_ratio: float = 0.0
-    """Without `warmup_steps`: this share of all steps."""
+    """The share of all steps, if `warmup_steps` is 0."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 42
     packing: bool = True
-    """Rows of a step are laid one behind the other, without padding; else padded to the longest of
-    rows of like length."""
+    """Rows of a step are concatenated, without padding; otherwise rows of similar length are padded
+    to the longest of them."""
     pack_length: int = 1024
-    """Tokens of a packed row, at most (a longer row stands alone). Attention looks at all pairs of
-    them, whose share grows with this; products with weights gain nothing from longer ones."""
+    """The most tokens of a packed row (a longer row stays alone). The cost of attention grows with
+    it, and products with weights gain nothing from longer rows."""
     gradient_checkpointing: bool = False
     dtype: Dtype = "float32"
     quant: Base = "none"
@@ -73,69 +74,55 @@ class TrainOptions:
     mix: float = 0.0
     """The share of each step's rows that are drawn from the general set."""
     forgetting_budget: float = 0.0
-    """More than 0: training stops when the general set's loss has risen by this share of it."""
+    """If more than 0: training stops when the general set's loss has risen by this share of it."""
     strength: float | None = 1.0
-    """How much of what was trained is kept; None: what serves the dev set best, within the budget."""
+    """The factor of the trained change; None: the best for the dev set, within the budget."""
 
     def __post_init__(self) -> None:
-        """`UserError` names an option whose value is out of range."""
-        for name in COUNTS:
-            _need(name, getattr(self, name), getattr(self, name) >= 1, Translatable("1 or more"))
-        for name in NOT_NEGATIVE:
-            value = getattr(self, name)
-            _need(name, value, 0 <= value < float("inf"), Translatable("0 or more"))
-        for name, kind in CHOICES.items():
-            known = ", ".join(get_args(kind))
-            value = getattr(self, name)
-            _need(name, value, value in get_args(kind), Translatable("one of {known}", known=known))
-        epochs, rate = self.num_train_epochs, self.learning_rate
-        _need("num_train_epochs", epochs, 0 < epochs < 1e6, Translatable("above 0"))
-        _need("learning_rate", rate, 0 < rate < 1e3, Translatable("above 0"))
-        _need("mix", self.mix, 0 <= self.mix < 1, Translatable("0 to below 1"))
-        ratio, strength = self.warmup_ratio, self.strength
-        _need("warmup_ratio", ratio, 0 <= ratio < 1, Translatable("0 to below 1"))
-        kept = strength is None or 0 < strength <= 1
-        _need("strength", strength, kept, Translatable("auto, or above 0 to 1"))
-        method = self.method
-        if isinstance(method, LoraOptions):
-            _need("lora_rank", method.rank, method.rank >= 1, Translatable("1 or more"))
-            _need("lora_alpha", method.alpha, 0 < method.alpha < 1e6, Translatable("above 0"))
-            _need(
-                "lora_dropout",
-                method.dropout,
-                0 <= method.dropout < 1,
-                Translatable("0 to below 1"),
-            )
+        """Raises `UserError`, which names the option, if a value is out of range."""
+        values = {
+            name: getattr(self, name) for names in RANGES for name in names if hasattr(self, name)
+        }
+        strength = self.strength
+        if isinstance(method := self.method, LoraOptions):
+            rank, alpha, dropout = method.rank, method.alpha, method.dropout
+            values |= {"lora_rank": rank, "lora_alpha": alpha, "lora_dropout": dropout}
         else:
-            _need(
-                "pre_seq_len",
-                method.pre_seq_len,
-                method.pre_seq_len >= 1,
-                Translatable("1 or more"),
-            )
+            values["pre_seq_len"] = method.pre_seq_len
             _need("strength", strength, strength == 1, Translatable("1: a prefix has none"))
+        for names, (is_valid, wanted) in RANGES.items():
+            for name in names:
+                if name in values:
+                    _need(name, values[name], is_valid(values[name]), wanted)
+        for name, kind in CHOICES.items():
+            known, value = ", ".join(get_args(kind)), getattr(self, name)
+            _need(name, value, value in get_args(kind), Translatable("one of {known}", known=known))
+        in_range = strength is None or 0 < strength <= 1
+        _need("strength", strength, in_range, Translatable("auto, or above 0 to 1"))
 
 
-COUNTS = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "pack_length", "max_length",
-    "logging_steps", "eval_steps", "save_steps", "save_total_limit",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "forgetting_budget",
-)  # fmt: skip
+RANGES: dict[tuple[str, ...], tuple[Callable[[Any], bool], Translatable]] = {
+    (
+        "per_device_train_batch_size", "gradient_accumulation_steps", "pack_length", "max_length",
+        "logging_steps", "eval_steps", "save_steps", "save_total_limit", "lora_rank", "pre_seq_len",
+    ): (lambda value: value >= 1, Translatable("1 or more")),
+    (
+        "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "forgetting_budget",
+    ): (lambda value: 0 <= value < float("inf"), Translatable("0 or more")),
+    ("num_train_epochs", "lora_alpha"): (lambda value: 0 < value < 1e6, Translatable("above 0")),
+    ("learning_rate",): (lambda value: 0 < value < 1e3, Translatable("above 0")),
+    ("mix", "warmup_ratio", "lora_dropout"): (
+        lambda value: 0 <= value < 1, Translatable("0 to below 1"),
+    ),
+}  # fmt: skip
 CHOICES: dict[str, Any] = {
-    "lr_scheduler_type": Schedule,
-    "dtype": Dtype,
-    "quant": Base,
-    "template": Template,
-}
+    "lr_scheduler_type": Schedule, "dtype": Dtype, "quant": Base, "template": Template,
+}  # fmt: skip
 
 
-def _need(name: str, value: object, right: bool, wanted: Translatable) -> None:
-    if not right:
+def _need(name: str, value: object, is_valid: bool, wanted: Translatable) -> None:
+    if not is_valid:
+        option = name.replace("_", "-")
         raise UserError(
-            "--{option} is {value}; need {wanted}",
-            option=name.replace("_", "-"),
-            value=value,
-            wanted=wanted,
+            "--{option} is {value}; need {wanted}", option=option, value=value, wanted=wanted
         )

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, overload
+from hashlib import sha256
+from typing import Any, Literal, LiteralString, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,16 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation of which the assistant's messages are learnt.
+    """A conversation whose assistant messages are learnt.
 
     `messages` are a system message (or none), then user and assistant in turn; the last is the
-    assistant's. `given` holds the indices of assistant messages that are context only.
+    assistant's. `context_only` holds the indices of assistant messages that are not learnt.
     """
 
     messages: tuple[Message, ...]
     input: str = ""
     """Alpaca's `input`, which belongs to the last question."""
-    given: frozenset[int] = frozenset()
+    context_only: frozenset[int] = frozenset()
     source: str = ""
     """`file.json:17`, the row as a person counts it, from 1."""
     whole: bool = False
@@ -43,13 +44,13 @@ class Example:
         return self.messages[-1].text
 
     def unplaced(self, template: str) -> int:
-        """How many of the messages a template has no place for."""
+        """The number of messages that a template has no place for."""
         return len(self.messages) - 2 if template == "tutorial" else 0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """The tokens of an example. `labels[i]` is `ids[i]` where that token is learnt, else IGNORED."""
+class TokenRow:
+    """The tokens of an example. `labels[i]` is `ids[i]` if that token is learnt, else IGNORED."""
 
     ids: Ids
     labels: Ids
@@ -58,7 +59,7 @@ class Row:
         return len(self.ids)
 
 
-class Rows(Protocol):
+class TokenRows(Protocol):
     """Rows that may lie on disk: a `TokenSet` (data/dataset.py), or a list in tests."""
 
     @property
@@ -68,18 +69,18 @@ class Rows(Protocol):
 
     @property
     def digest(self) -> str:
-        """Stands for content and order: what a resumed training compares."""
+        """A hash of content and order, which a resumed training compares."""
         ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Row: ...
+    def __getitem__(self, index: int, /) -> TokenRow: ...
 
 
-class Part(Sequence[Row]):
-    """Some rows of others, in the order of `places`."""
+class RowSubset(Sequence[TokenRow]):
+    """The rows at `places` of others, in that order."""
 
-    def __init__(self, rows: Rows, places: NDArray[np.int64]) -> None:
+    def __init__(self, rows: TokenRows, places: NDArray[np.int64]) -> None:
         self.rows, self.places = rows, places
 
     @property
@@ -88,18 +89,16 @@ class Part(Sequence[Row]):
 
     @property
     def digest(self) -> str:
-        from hashlib import sha256
-
         return sha256(self.rows.digest.encode() + self.places.tobytes()).hexdigest()[:32]
 
     def __len__(self) -> int:
         return len(self.places)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> TokenRow: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+    def __getitem__(self, index: slice) -> list[TokenRow]: ...
+    def __getitem__(self, index: int | slice) -> TokenRow | list[TokenRow]:
         if isinstance(index, slice):
             return [self.rows[int(place)] for place in self.places[index]]
         return self.rows[int(self.places[index])]
@@ -119,73 +118,73 @@ class Finding:
     """`file.json:17`"""
     problem: Problem
     text: Translatable
-    bad: bool
+    bad: bool = False
 
 
-_KINDS = {
+class InvalidRow(UserError):
+    """A row that can't be an example."""
+
+    def __init__(
+        self, template: LiteralString | Translatable, /, problem: Problem = "type", **fields: object
+    ) -> None:
+        super().__init__(template, **fields)
+        self.problem: Problem = problem
+
+    def finding(self, source: str) -> Finding:
+        return Finding(source, self.problem, self.message, bad=True)
+
+
+def row_error(finding: Finding, skip: str = "") -> UserError:
+    """The error that a command ends with at a bad row.
+
+    `skip` is the option of the command that leaves such rows out, if it has one.
+    """
+    out = Translatable("leave bad rows out with {skip}", skip=skip)
+    return UserError(
+        "{source}: {problem}; mend the row, or {out}",
+        source=finding.source,
+        problem=finding.text,
+        out=out if skip else Translatable("delete it"),
+    )
+
+
+_BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
+"""Characters that a reader doesn't see: blanks, and characters without width."""
+_TYPES = {
     type(None): Translatable("null"),
     bool: Translatable("true or false"),
     int: Translatable("a number"),
     float: Translatable("a number"),
     str: Translatable("a text"),
-    list: Translatable("a list"),
     dict: Translatable("an object"),
 }
-_BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")
-"""What a reader sees nothing of: blanks, and signs without width."""
-
-
-class InvalidRow(Exception):
-    """A row that can't be an example."""
-
-    def __init__(self, problem: Problem, text: Translatable) -> None:
-        super().__init__(text)
-        self.problem: Problem = problem
-        self.text = text
-
-    def finding(self, source: str) -> Finding:
-        return Finding(source, self.problem, self.text, bad=True)
-
-
-def refused(finding: Finding, skip: str = "") -> UserError:
-    """What ends the work at a bad row. `skip` is the option of the command that leaves such rows
-    out, where it has one."""
-    out = Translatable("delete it")
-    if skip:
-        out = Translatable("leave bad rows out with {skip}", skip=skip)
-    return UserError(
-        "{source}: {problem}; mend the row, or {out}",
-        source=finding.source,
-        problem=finding.text,
-        out=out,
-    )
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str | None:
-    """The text of a field; None where it is absent or null; `InvalidRow` where it is something else."""
+    """The text of a field; None if it is absent or null. Raises `InvalidRow` if it is not text."""
     value = row.get(name)
     if value is None:
         return None
     if not isinstance(value, str):
-        raise wrong(Translatable('"{name}"', name=name), value, Translatable("a text"))
+        raise wrong_type(f'"{name}"', value, Translatable("a text"))
     try:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidRow(
+            '"{name}" holds half a character (a lone surrogate); write it whole',
             "encoding",
-            Translatable(
-                '"{name}" holds half a character (a lone surrogate); write it whole', name=name
-            ),
+            name=name,
         ) from None
     return value
 
 
-def said(text: str | None, name: str) -> str:
-    """The text itself; `InvalidRow` where there is none, or nothing but blanks."""
+def require_text(row: Mapping[str, Any], name: str) -> str:
+    """The text of a field; raises `InvalidRow` if there is none, or nothing but blanks."""
+    text = text_of(row, name)
     if text is None:
-        raise lacking(name)
+        raise missing_field(name)
     if is_blank(text):
-        raise InvalidRow("empty", Translatable('"{name}" is empty; need a text', name=name))
+        raise InvalidRow('"{name}" is empty; need a text', "empty", name=name)
     return text
 
 
@@ -193,21 +192,20 @@ def is_blank(text: str) -> bool:
     return _BLANK.fullmatch(text) is not None
 
 
-def lacking(name: str) -> InvalidRow:
-    return InvalidRow("missing", Translatable('"{name}" is missing; need a text', name=name))
+def missing_field(name: str) -> InvalidRow:
+    return InvalidRow('"{name}" is missing; need a text', "missing", name=name)
 
 
-def quoted(value: Any) -> str:
-    """A value of the data in a message: short, and no sign of it reaches a terminal raw."""
+def short_repr(value: Any) -> str:
+    """A value of the data in a message: short, and without control characters."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def wrong(what: Translatable, value: Any, need: Translatable) -> InvalidRow:
+def wrong_type(what: str, value: Any, need: Translatable) -> InvalidRow:
     """`what` has the type of `value`, but `need` is needed."""
-    kind = _KINDS[type(value)]
     if isinstance(value, list):
         kind = Translatable("a list of {count}", count=len(value))
-    return InvalidRow(
-        "type", Translatable("{what} is {kind}; need {need}", what=what, kind=kind, need=need)
-    )
+    else:
+        kind = _TYPES[type(value)]
+    return InvalidRow("{what} is {kind}; need {need}", what=what, kind=kind, need=need)

@@ -77,7 +77,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
     """The rows that were asked for; `UserError` for one that is not there."""
     from rich.text import Text
 
-    from finetune.data.token_view import plain, shades, visible
+    from finetune.data.report import plain, shades, visible
 
     bad = {finding.source: finding for finding in diagnosis.findings if finding.bad}
     screen = console()
@@ -241,8 +241,7 @@ def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
 
 
 def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":
-    from finetune.data.report import View
-    from finetune.data.token_view import pieces
+    from finetune.data.report import View, pieces
 
     return [
         View(example.source, tuple(pieces(row, encoder.tokenizer)))

@@ -16,7 +16,7 @@ from rag.cli.console import note, out, say
 from rag.cli.paths import KbOption, cache_home, kb_path
 
 if TYPE_CHECKING:
-    from finetune.domain import Work
+    from finetune.domain import DomainRun
     from finetune.options import TrainOptions
     from ingest.types import Document
 
@@ -95,7 +95,14 @@ def domain(
     seed: opt.TrainSeed = 42,
 ) -> None:
     from finetune.cli.train import mixed, names
-    from finetune.domain import DOCUMENTS, GENERAL, Work, digest_of, digest_of_rows, general_rows
+    from finetune.domain import (
+        DOCUMENTS,
+        GENERAL,
+        DomainRun,
+        digest_of,
+        digest_of_rows,
+        general_rows,
+    )
     from finetune.options import LoraOptions, TrainOptions
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
@@ -118,7 +125,7 @@ def domain(
         save_steps=save_steps,
         mix=share,
     )
-    work = Work(out_dir)
+    work = DomainRun(out_dir)
     made_of = _typed(context) | {GENERAL: digest_of_rows(others)}
     work.begin(made_of)
     directory = fetch(model, cache=cache_home() / "models")
@@ -197,7 +204,13 @@ def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
 
 
 def _rows(
-    work: "Work", made_of: dict[str, Any], kb: str, general: list[Any], *, seed: int, **options: Any
+    work: "DomainRun",
+    made_of: dict[str, Any],
+    kb: str,
+    general: list[Any],
+    *,
+    seed: int,
+    **options: Any,
 ) -> None:
     from finetune.cli.grounded import grounded
     from finetune.domain import divide
@@ -207,7 +220,7 @@ def _rows(
         if general:
             divide(general, folder, seed=seed)
 
-    if work.rows_are_of(made_of):
+    if work.has_rows(made_of):
         _step(2, Translatable("made before, in {rows}", rows=work.rows))
     else:
         _step(2)
@@ -215,7 +228,7 @@ def _rows(
     _ = work.example  # without held-out questions, training would be in vain
 
 
-def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> None:
+def _train(work: "DomainRun", model: Path, options: "TrainOptions", device: str) -> None:
     from finetune.cli.train import run
     from finetune.train.setup import Data
 
@@ -228,12 +241,14 @@ def _train(work: "Work", model: Path, options: "TrainOptions", device: str) -> N
     run(model, data, options, work.adapter, device=device, resume=True)
 
 
-def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int, seed: int) -> None:
+def _evaluate(
+    work: "DomainRun", kb: str, model: Path, *, quant: str, questions: int, seed: int
+) -> None:
     """Ends the command, with the exit code of `rag finetune eval`, where it is not to be used."""
     from finetune.cli.evaluate import DO_NOT_SHIP, evaluate
     from rag.config import read_config
 
-    if verdict := work.verdict:
+    if verdict := work.decision:
         decision = Translatable("ship it") if verdict["ship"] else Translatable("do not ship")
         _step(4, Translatable("done before, {decision}", decision=decision))
         for reason in verdict["reasons"]:
@@ -253,8 +268,8 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
                 quant=quant,
                 max_new_tokens=min(LONGEST_REPLY, read_config(kb_path(kb)).generate.max_new_tokens),
                 seed=seed,
-                json=work.found,
-                picture=work.found.with_suffix(".png"),
+                json=work.evaluation,
+                picture=work.evaluation.with_suffix(".png"),
             )
         elif not verdict["ship"]:
             raise typer.Exit(DO_NOT_SHIP)
@@ -263,7 +278,7 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
         raise
 
 
-def _use(work: "Work", kb: str, values: dict[str, str], quant: str) -> None:
+def _use(work: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
     """Put the adapter into the knowledge base's settings, or tell the lines that do so."""
     from finetune.domain import lines, put_in_use
     from rag.config import SETTINGS

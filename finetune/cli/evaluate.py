@@ -13,9 +13,9 @@ from rag.cli.console import counting, loading, note, out, say, table
 from rag.cli.paths import KbOption, cache_home, existing_kb
 
 if TYPE_CHECKING:
-    from finetune.evaluate.compare import Comparison, Verdict
-    from finetune.evaluate.questions import Cases, Condition, Pair, Question
-    from finetune.evaluate.run import Asked
+    from finetune.evaluate.compare import Comparison, Decision
+    from finetune.evaluate.questions import Cases, Condition, HeldOutQuestion, Pair
+    from finetune.evaluate.run import CaseResult
     from rag.pipeline import Pipeline
 
 
@@ -59,7 +59,7 @@ def _number(value: float, sign: str = "") -> str:
     return "–" if value != value else f"{value:{sign}.3f}"
 
 
-def tell(verdict: "Verdict", count: int) -> None:
+def tell(verdict: "Decision", count: int) -> None:
     if verdict.ship:
         head = say("ship it (on {count} questions)", count=count)
     else:
@@ -120,7 +120,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help=say("PNG or SVG of the bars."))
     ] = None,
 ) -> None:
-    from finetune.evaluate.compare import BLEU4, check_place, compare, draw, record, verdict
+    from finetune.evaluate.compare import BLEU4, check_place, compare, decide, draw, record
     from finetune.evaluate.questions import Cases
     from ingest.store.atomic import write_whole
     from rag.plot import check_picture
@@ -139,7 +139,7 @@ def evaluate(
         cases = Cases(pair, pipeline, Sampling(max_new_tokens, temperature=0))
         results, whole = ask([(asked, wanted), (others, ("general",))], cases)
     comparisons = compare(results, resamples=resamples, seed=seed)
-    decided = verdict(comparisons)
+    decided = decide(comparisons)
     title = f"{Path(model).name} + {adapter.name}"
     show(comparisons, title)
     if whole:
@@ -218,7 +218,7 @@ def _opened(kb: str, conditions: "Sequence[Condition]") -> "Iterator[Pipeline | 
 
 def _read(
     path: Path, pipeline: "Pipeline | None", limit: int | None, seed: int
-) -> "tuple[Question, ...]":
+) -> "tuple[HeldOutQuestion, ...]":
     from finetune.evaluate.questions import read, sample
 
     found = read(path, pipeline.store if pipeline else None)
@@ -256,12 +256,12 @@ def _pair(model: str, adapter: Path, quant: str) -> "Pair":
 
 
 def ask(
-    sets: "Sequence[tuple[Sequence[Question], Sequence[Condition]]]", cases: "Cases"
-) -> "tuple[list[tuple[Asked, ...]], bool]":
+    sets: "Sequence[tuple[Sequence[HeldOutQuestion], Sequence[Condition]]]", cases: "Cases"
+) -> "tuple[list[tuple[CaseResult, ...]], bool]":
     """What came of the questions, and whether of all of them: Ctrl-C ends it with what there is."""
     from finetune.evaluate.run import evaluate
 
-    results: list[tuple[Asked, ...]] = []
+    results: list[tuple[CaseResult, ...]] = []
     with counting(say("questions"), sum(len(questions) for questions, _ in sets)) as tick:
         try:
             for questions, conditions in sets:

@@ -11,7 +11,7 @@ from rag.cli.model_options import Alpha, Source, Target
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from finetune.merge import Merged
+    from finetune.merge import MergeResult
 
 MODEL = say("A ChatGLM's folder, or its name on a hub.")
 ADAPTER = say("A LoRA adapter's folder.")
@@ -78,7 +78,7 @@ def merge(
     )
 
 
-def _tell(done: "Merged", adapter: Path) -> None:
+def _tell(done: "MergeResult", adapter: Path) -> None:
     """What was assumed, and what a model's folder can't say."""
     for assumed in done.notes:
         note(assumed)

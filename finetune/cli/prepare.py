@@ -130,7 +130,7 @@ class RowOptions:
                 folder=folder,
                 given=given[0],
             )
-        return Rows(self.template or TokenSet.open(folder).target["template"], MAX_LENGTH)
+        return Rows(self.template or TokenSet(folder).target["template"], MAX_LENGTH)
 
     def tutorial(
         self, max_seq_length: int | None, *, skip_overlength: bool

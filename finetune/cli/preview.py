@@ -67,7 +67,7 @@ class Preview:
         """One line for what it takes, one for what would fit."""
         from rag.chatglm.memory import gigabytes
 
-        estimate, options = self.estimator.heaviest(self.sets), self.estimator.options
+        estimate, options = self.estimator.peak(self.sets), self.estimator.options
         parts = say(", ").join(f"{name} {size}" for name, size in _parts(estimate))
         free = "?" if self.free is None else gigabytes(self.free)
         total = gigabytes(estimate.total)
@@ -104,7 +104,7 @@ class Preview:
         names: list[str] = []
         for name, wanted in others:
             preview = replace(self, estimator=Estimator(config, wanted, self.estimator.device))
-            estimate = preview.estimator.heaviest(self.sets)
+            estimate = preview.estimator.peak(self.sets)
             names, sizes = map(list, zip(*_parts(estimate), strict=True))
             total = gigabytes(estimate.total).removesuffix(" GB")
             rows.append([name, *sizes, total, preview.largest()])

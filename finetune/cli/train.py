@@ -27,8 +27,8 @@ from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
     from finetune.options import TrainOptions
-    from finetune.train.loop import Report
-    from finetune.train.setup import Data, Finished, Told
+    from finetune.train.loop import StepReport
+    from finetune.train.setup import Data, DataCounts, TrainingResult
 
 
 SETS = {"dev": Translatable("dev"), "general": Translatable("general")}
@@ -180,14 +180,14 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> "Finished | None":
+) -> "TrainingResult | None":
     """Read, load, train and write, telling a person of it; None where it was a dry run.
 
     With `overwrite` an earlier training in the folder is deleted once all else is ready.
     """
     from accelerate import Accelerator
 
-    from finetune.train.checkpoint import forget, made_of, resumable
+    from finetune.train.checkpoint import check_resumable, forget, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
     from finetune.train.setup import contract_of, finish, open_tuned, own_pages, read_sets
@@ -201,7 +201,7 @@ def run(
     if main:
         preview.show_table() if dry_run else preview.show_line()
     if resume:
-        resumable(folder, made_of(sets.digests, options, accelerator))
+        check_resumable(folder, identity(sets.digests, options, accelerator))
     if main and not dry_run:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -239,13 +239,13 @@ def run(
 
 def free(folder: Path) -> None:
     """`UserError` where the folder holds something that a new training would mix with."""
-    from finetune.train.checkpoint import found, is_training
+    from finetune.train.checkpoint import checkpoints, is_training
 
     if folder.exists() and not folder.is_dir():
         raise UserError("{folder} is a file; name a new folder with --out", folder=folder)
     if not folder.exists() or not any(folder.iterdir()):
         return
-    held = found(folder)
+    held = checkpoints(folder)
     if is_training(folder):
         if not held:  # it may still run
             raise UserError(
@@ -308,12 +308,12 @@ class Screen:
     ) -> None:
         self.progress.__exit__()
         if kind is KeyboardInterrupt:
-            from finetune.train.checkpoint import found
+            from finetune.train.checkpoint import checkpoints
 
             text = say(
                 "stopped before the first checkpoint; add --overwrite-output-dir to begin anew"
             )
-            if found(self.folder):
+            if checkpoints(self.folder):
                 text = say(
                     "stopped; the same command with --resume goes on from the last checkpoint"
                 )
@@ -323,7 +323,7 @@ class Screen:
         if not self.quiet:
             note(text)
 
-    def data(self, told: "Told") -> None:
+    def data(self, told: "DataCounts") -> None:
         """The counts of what was read."""
         rows = told.rows
         self.note(
@@ -340,7 +340,7 @@ class Screen:
             for fate in fates(counts):
                 self.note(say("{name}: {fate}", name=name, fate=fate))
 
-    def show(self, report: "Report") -> None:
+    def show(self, report: "StepReport") -> None:
         """Loss, speed, time left."""
         text = say(
             "step {step}/{steps}, loss {loss:.4f}",
@@ -357,7 +357,7 @@ class Screen:
         self.progress(report.step, text, left=report.left)
         self.stopped = report.stopped
 
-    def finished(self, done: "Finished") -> None:
+    def finished(self, done: "TrainingResult") -> None:
         """What was written, and how far it may be trusted."""
         if self.stopped:
             self.note(say("stopped early: {stopped}", stopped=self.stopped))

@@ -1,4 +1,4 @@
-"""The data doctor: what is wrong with training data, row by row, before a model sees it.
+"""Checks training data: what is wrong with it, row by row, before a model sees it.
 
 Files are read once, and of each row only digests of 16 bytes, its length and its findings are kept.
 """
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.formats import AS_FOUND, Columns, read
-from finetune.data.token_view import CONTROLS
 from finetune.types import Example, Finding, InvalidRow, Problem
 from ingest.i18n import Translatable
 
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
 Unit = Literal["tokens", "characters"]
 UNLIMITED = 1 << 30
 SAMPLES = 2
-"""Rows that are shown where none was asked for, beside the longest."""
-# Words that some tokenizer of ChatGLM, or of what data is often made with, treats as special.
+"""The number of first rows that are shown by default, beside the longest."""
+# Words that some tokenizer of ChatGLM, or of models that data is often made with, treats as special.
 SPECIAL = re.compile(
     r"<\|\w+\|>|\[[gs]?MASK\]|</?s>|<[se]op>|<(?:pad|unk|bos|eos)>|\[(?:CLS|SEP|PAD|UNK)\]"
 )
+# C0 except tab and line end, C1, and characters that change the direction of the text around them.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,12 @@ class Diagnosis:
 
     @property
     def bad(self) -> int:
-        """Rows."""
+        """The number of bad rows."""
         return len({finding.source for finding in self.findings if finding.bad})
 
     @property
     def warned(self) -> int:
-        """Rows."""
+        """The number of rows with warnings."""
         return len({finding.source for finding in self.findings if not finding.bad})
 
     @property
@@ -61,15 +62,15 @@ class Diagnosis:
         return self.rows - self.bad
 
     def by_problem(self) -> dict[Problem, list[Finding]]:
-        """The findings of each kind that there is: kinds with bad rows first, then by number."""
-        found: dict[Problem, list[Finding]] = {}
+        """The findings by problem: problems with bad rows first, then by number."""
+        groups: dict[Problem, list[Finding]] = {}
         for finding in self.findings:
-            found.setdefault(finding.problem, []).append(finding)
+            groups.setdefault(finding.problem, []).append(finding)
 
-        def weight(kind: tuple[Problem, list[Finding]]) -> tuple[bool, int]:
-            return any(finding.bad for finding in kind[1]), len(kind[1])
+        def weight(group: tuple[Problem, list[Finding]]) -> tuple[bool, int]:
+            return any(finding.bad for finding in group[1]), len(group[1])
 
-        return dict(sorted(found.items(), key=weight, reverse=True))
+        return dict(sorted(groups.items(), key=weight, reverse=True))
 
 
 def diagnose(
@@ -83,10 +84,10 @@ def diagnose(
     progress: Callable[[], None] = lambda: None,
 ) -> Diagnosis:
     """Read all rows. With an `encoder` lengths are in tokens and its `max_length` and `template`
-    count, else in characters and these.
+    count, otherwise in characters and these arguments.
 
-    `samples` are the rows `wanted` (`17` or `file.json:17`), else the first ones and the longest.
-    `progress` is called once a row.
+    `samples` are the rows `wanted` (`17` or `file.json:17`), otherwise the first ones and the
+    longest. `progress` is called once a row.
     """
     measure = Tokens(encoder) if encoder else Characters(max_length)
     repeats = Repeats()
@@ -105,22 +106,24 @@ def diagnose(
         findings += repeats(item)
         findings += special_words(item)
         findings += controls(item)
-        findings += out_of_place(item, encoder.template if encoder else template)
-        measured, found = measure(item)
-        findings += found
-        lengths.extend(measured)
-        if any(finding.bad for finding in found):
-            continue
+        findings += unplaced_messages(item, encoder.template if encoder else template)
+        sizes, finding = measure(item)
+        lengths.extend(sizes)
+        if finding:
+            findings.append(finding)
+            if finding.bad:
+                continue
         if wanted:
-            samples += [item] if _is_wanted(item.source, wanted) else []
+            if item.source in wanted or item.source.rpartition(":")[2] in wanted:
+                samples.append(item)
         elif len(samples) < SAMPLES:
             samples.append(item)
-        elif longest is None or max(measured) > longest[0]:
-            longest = max(measured), item
+        elif longest is None or max(sizes) > longest[0]:
+            longest = max(sizes), item
     if longest:
         samples.append(longest[1])
     return Diagnosis(
-        tuple(str(path) for path in paths),
+        tuple(map(str, paths)),
         rows,
         tuple(findings),
         np.array(lengths, np.int32),
@@ -131,115 +134,89 @@ def diagnose(
 
 
 class Repeats:
-    """Finds rows that say the same, or answer the same question otherwise, up to blanks."""
+    """Finds rows with the same text, or with another answer to the same question, up to blanks."""
 
     def __init__(self) -> None:
         self.rows: dict[bytes, str] = {}
-        self.asked: dict[bytes, str] = {}
+        self.questions: dict[bytes, str] = {}
 
     def __call__(self, example: Example) -> Iterator[Finding]:
         texts = [message.text for message in example.messages]
         texts[-2] += f"\n{example.input}"
-        *before, answer = [
+        turns = [
             f"{message.role} {' '.join(text.split())}"
             for message, text in zip(example.messages, texts, strict=True)
         ]
-        asked = _digest(before)
-        whole = _digest([*before, answer])
+        source, question, whole = example.source, _digest(turns[:-1]), _digest(turns)
         if first := self.rows.get(whole):
-            yield Finding(
-                example.source,
-                "duplicate",
-                Translatable("the same as {first}", first=first),
-                bad=False,
-            )
+            yield Finding(source, "duplicate", Translatable("the same as {first}", first=first))
             return
-        self.rows[whole] = example.source
-        if first := self.asked.get(asked):
-            yield Finding(
-                example.source,
-                "conflict",
-                Translatable("the same question as {first}, but another answer", first=first),
-                bad=False,
-            )
+        self.rows[whole] = source
+        if first := self.questions.get(question):
+            text = Translatable("the same question as {first}, but another answer", first=first)
+            yield Finding(source, "conflict", text)
             return
-        self.asked[asked] = example.source
+        self.questions[question] = source
+
+
+def _digest(texts: Sequence[str]) -> bytes:
+    return blake2b("\0".join(texts).encode(), digest_size=16).digest()
 
 
 def special_words(example: Example) -> Iterator[Finding]:
-    """A warning where text holds words such as <|user|>, which a tokenizer has for itself."""
-    texts = (*(message.text for message in example.messages), example.input)
-    words = dict.fromkeys(word for text in texts for word in SPECIAL.findall(text))
-    if words:
-        named = ", ".join(list(words)[:5])
-        yield Finding(
-            example.source,
-            "special",
-            Translatable(
-                "the text holds {named}; it is learnt as text, not as a special token", named=named
-            ),
-            bad=False,
+    """A warning if the text holds words such as <|user|>, which are special to a tokenizer."""
+    if words := dict.fromkeys(word for text in _texts(example) for word in SPECIAL.findall(text)):
+        text = Translatable(
+            "the text holds {named}; it is learnt as text, not as a special token",
+            named=", ".join(list(words)[:5]),
         )
+        yield Finding(example.source, "special", text)
 
 
 def controls(example: Example) -> Iterator[Finding]:
-    """A warning where text holds characters that are not seen and steer a terminal or a line."""
-    texts = (*(message.text for message in example.messages), example.input)
-    found = dict.fromkeys(
-        sign for text in texts for sign in CONTROLS.findall(text.replace("\r\n", ""))
-    )
-    if found:
-        named = ", ".join(f"U+{ord(sign):04X}" for sign in list(found)[:5])
-        yield Finding(
-            example.source,
-            "control",
-            Translatable(
-                "the text holds control characters ({named}), which are learnt as they are",
-                named=named,
-            ),
-            bad=False,
+    """A warning if the text holds characters that are not visible and control a terminal or a line."""
+    texts = (text.replace("\r\n", "") for text in _texts(example))
+    if signs := dict.fromkeys(sign for text in texts for sign in CONTROLS.findall(text)):
+        text = Translatable(
+            "the text holds control characters ({named}), which are learnt as they are",
+            named=", ".join(f"U+{ord(sign):04X}" for sign in list(signs)[:5]),
         )
+        yield Finding(example.source, "control", text)
 
 
-def out_of_place(example: Example, template: str) -> Iterator[Finding]:
-    """A warning where a template has no place for some of the messages."""
+def _texts(example: Example) -> tuple[str, ...]:
+    return (*(message.text for message in example.messages), example.input)
+
+
+def unplaced_messages(example: Example, template: str) -> Iterator[Finding]:
+    """A warning if a template has no place for some of the messages."""
     if count := example.unplaced(template):
-        yield Finding(
-            example.source,
-            "place",
-            Translatable(
-                "the {text} form has no place for {count} earlier messages; they are left out",
-                text=template,
-                count=count,
-            ),
-            bad=False,
+        text = Translatable(
+            "the {text} form has no place for {count} earlier messages; they are left out",
+            text=template,
+            count=count,
         )
+        yield Finding(example.source, "place", text)
 
 
 class Characters:
-    """Lengths in characters, where there is no tokenizer."""
+    """Lengths in characters, if there is no tokenizer."""
 
     unit: Unit = "characters"
 
     def __init__(self, max_length: int) -> None:
         self.max_length = max_length
 
-    def __call__(self, example: Example) -> tuple[list[int], list[Finding]]:
-        size = sum(len(message.text) for message in example.messages) + len(example.input)
+    def __call__(self, example: Example) -> tuple[list[int], Finding | None]:
+        size = sum(map(len, _texts(example)))
         if not self.max_length or size <= self.max_length:
-            return [size], []
-        return [size], [
-            Finding(
-                example.source,
-                "long",
-                Translatable(
-                    "{size} characters, more than {max_length}; --model counts tokens",
-                    size=size,
-                    max_length=self.max_length,
-                ),
-                bad=False,
-            )
-        ]
+            return [size], None
+        text = Translatable(
+            "{size} characters, more than {max_length}; --model counts tokens",
+            size=size,
+            max_length=self.max_length,
+        )
+        return [size], Finding(example.source, "long", text)
 
 
 class Tokens:
@@ -251,27 +228,19 @@ class Tokens:
         self.encoder, self.max_length = encoder, encoder.max_length
         self.whole = replace(encoder, max_length=UNLIMITED)
 
-    def __call__(self, example: Example) -> tuple[list[int], list[Finding]]:
+    def __call__(self, example: Example) -> tuple[list[int], Finding | None]:
         lengths = [len(row) for row in self.whole(example).rows]
         size = max(lengths)
         if size <= self.max_length:
-            return lengths, []
+            return lengths, None
         try:
             self.encoder(example)
         except InvalidRow as invalid:
-            return lengths, [invalid.finding(example.source)]
+            return lengths, invalid.finding(example.source)
         text = Translatable(
             "{size} tokens, more than {most}: its earliest turns, the middle of its question, or the "
             "end of its answer will be cut",
             size=size,
             most=self.max_length,
         )
-        return lengths, [Finding(example.source, "long", text, bad=False)]
-
-
-def _digest(texts: Sequence[str]) -> bytes:
-    return blake2b("\0".join(texts).encode(), digest_size=16).digest()
-
-
-def _is_wanted(source: str, wanted: Collection[str]) -> bool:
-    return source in wanted or source.rpartition(":")[2] in wanted
+        return lengths, Finding(example.source, "long", text)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from finetune.data.template import Encoded
-from finetune.types import Ids, Row
+from finetune.types import Ids, TokenRow
 from ingest.errors import UserError
 from ingest.store.atomic import write_whole
 
@@ -22,11 +22,10 @@ INFO, STATE = "dataset_info.json", "state.json"
 FILES = (DATA, RECORD, INFO, STATE)
 IDS, LABELS, SEQ_LEN = "input_ids", "labels", "seq_len"
 LIST = pa.list_(pa.int32())
+_SEQUENCE = {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "Sequence"}
 FEATURES = {
-    IDS: {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "Sequence"},
-    LABELS: {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "Sequence"},
-    SEQ_LEN: {"dtype": "int64", "_type": "Value"},
-}
+    IDS: _SEQUENCE, LABELS: _SEQUENCE, SEQ_LEN: {"dtype": "int64", "_type": "Value"},
+}  # fmt: skip
 """As `datasets` writes its columns' types, in a form that all of its versions read."""
 
 Lists = tuple[Ids, NDArray[np.int32]]
@@ -40,9 +39,9 @@ class Counts:
 
     examples: int = 0
     shortened: int = 0
-    """Examples of which something did not fit into their rows."""
+    """Examples of which a part did not fit into their rows."""
     left_out: int = 0
-    """Examples that have no row, as the tutorial's `--skip-overlength` leaves some out."""
+    """Examples without a row, as the tutorial's `--skip-overlength` leaves some out."""
     bad: int = 0
     """Rows of the data that could not be examples, or could not be cut, and were skipped."""
     ended: tuple[str, ...] = ()
@@ -53,7 +52,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class RowBlock:
     """The concatenated rows of some examples; row `i` has `lengths[i]` tokens."""
 
     ids: Ids
@@ -62,11 +61,11 @@ class Block:
     counts: Counts = Counts()
 
     @classmethod
-    def empty(cls, counts: Counts) -> "Block":
+    def empty(cls, counts: Counts) -> "RowBlock":
         return cls(NONE, NONE, NONE, counts)
 
     @classmethod
-    def of(cls, encoded: Sequence[Encoded]) -> "Block":
+    def of(cls, encoded: Sequence[Encoded]) -> "RowBlock":
         rows = [row for each in encoded for row in each.rows]
         shortened = sum(each.shortened for each in encoded)
         bad = sum(each.bad for each in encoded)
@@ -80,66 +79,49 @@ class Block:
 
 
 class TokenSet:
-    """`finetune.types.Rows` on disk. Only the lengths of its rows are held in memory."""
+    """`finetune.types.TokenRows` on disk. Only the lengths of its rows are held in memory."""
 
-    def __init__(
-        self,
-        folder: Path,
-        parts: list[tuple[Lists, Lists]],
-        digest: str,
-        counts: Counts,
-        target: Mapping[str, Any],
-    ) -> None:
-        self.folder, self.digest, self.counts = folder, digest, counts
-        self.target = target
-        """The generation that the rows are for, their template, and their tokenizer's hash."""
-        self._parts = parts
-        lengths = [np.diff(ends) for (_, ends), _ in parts]
-        self.lengths: NDArray[np.int32] = np.concatenate([NONE, *lengths])
-        self._starts = np.cumsum([0, *(len(each) for each in lengths)])
-
-    @classmethod
-    def open(cls, folder: Path) -> "TokenSet":
-        """The set in a folder; `UserError` if the folder holds no set, or a damaged one."""
+    def __init__(self, folder: Path) -> None:
+        """Opens the set in a folder; raises `UserError` if it holds none, or a damaged one."""
+        self.folder = folder
         try:
             record = json.loads((folder / RECORD).read_text("utf-8"))
             with pa.memory_map(str(folder / DATA)) as file, pa.ipc.open_stream(file) as stream:
-                parts = [(_lists(batch[IDS]), _lists(batch[LABELS])) for batch in stream]
-            counts, target = record["counts"], dict(record["made_for"])
-            counts = Counts(**counts | {"ended": tuple(counts["ended"])})
-            tokens = cls(folder, parts, str(record["digest"]), counts, target)
-            whole = len(tokens) == record["rows"]
+                self._parts = [(_lists(batch[IDS]), _lists(batch[LABELS])) for batch in stream]
+            counts = record["counts"]
+            self.counts = Counts(**counts | {"ended": tuple(counts["ended"])})
+            self.digest = str(record["digest"])
+            self.target: dict[str, Any] = dict(record["made_for"])
+            """The generation that the rows are for, their template, and their tokenizer's hash."""
+            lengths = [np.diff(ends) for (_, ends), _ in self._parts]
+            self.lengths: NDArray[np.int32] = np.concatenate([NONE, *lengths])
+            self._starts = np.cumsum([0, *map(len, lengths)])
+            whole = len(self) == record["rows"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-            raise broken(folder) from None
+            raise damaged_set(folder) from None
         if not whole:
-            raise broken(folder)
-        return tokens
-
-    @property
-    def shortened(self) -> int:
-        """Examples of which something did not fit into their rows."""
-        return self.counts.shortened
+            raise damaged_set(folder)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index: int, /) -> Row:
+    def __getitem__(self, index: int, /) -> TokenRow:
         """The row at `index`, from 0, in arrays of its own."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         part = int(np.searchsorted(self._starts, index, "right")) - 1
         place = index - self._starts[part]
-        return Row(*(v[ends[place] : ends[place + 1]].copy() for v, ends in self._parts[part]))
+        return TokenRow(*(v[ends[place] : ends[place + 1]].copy() for v, ends in self._parts[part]))
 
-    def blocks(self) -> Iterator[Block]:
-        """Some rows at a time, in order; all counts with the first."""
-        yield Block.empty(self.counts)
+    def blocks(self) -> Iterator[RowBlock]:
+        """Some rows at a time, in order; all counts come with the first block."""
+        yield RowBlock.empty(self.counts)
         for (ids, ends), (labels, _) in self._parts:
             part = slice(ends[0], ends[-1])
-            yield Block(ids[part], labels[part], np.diff(ends))
+            yield RowBlock(ids[part], labels[part], np.diff(ends))
 
     def is_whole(self) -> bool:
-        """Whether the rows are those that were written. (Reads them all.)"""
+        """Whether the rows are those that were written; reads them all."""
         digest = Digest()
         for block in self.blocks():
             digest.add(block)
@@ -147,12 +129,12 @@ class TokenSet:
 
 
 class Digest:
-    """Of rows: their content and order, however they are grouped."""
+    """The hash of rows: their content and order, however they are grouped."""
 
     def __init__(self) -> None:
         self._hashes = [sha256() for _ in range(3)]
 
-    def add(self, block: Block) -> None:
+    def add(self, block: RowBlock) -> None:
         arrays = (block.ids, block.labels, block.lengths.astype(np.int32))
         for each, array in zip(self._hashes, arrays, strict=True):
             each.update(np.ascontiguousarray(array).data)
@@ -164,7 +146,7 @@ class Digest:
 
 def write(
     folder: Path,
-    blocks: Iterable[Block],
+    blocks: Iterable[RowBlock],
     target: Mapping[str, Any],
     *,
     seq_len: bool = False,
@@ -172,7 +154,7 @@ def write(
 ) -> None:
     """Write the blocks' rows into an empty folder, as a set; each file is flushed to the disk.
 
-    `target` is what the rows are for (see `TokenSet`). `seq_len` adds a column from which the
+    `target` is the model that the rows are for (see `TokenSet`). `seq_len` adds a column from which the
     tutorial's trainer takes its labels. `progress` gets the number of examples done.
     """
     digest, rows, counts = Digest(), 0, Counts()
@@ -192,31 +174,23 @@ def write(
         os.fsync(file.fileno())
     record = {"rows": rows, "digest": digest.text, "counts": asdict(counts)}
     record["made_for"] = dict(target)
-    info = {"citation": "", "description": "", "homepage": "", "license": ""}
-    state = {
-        "_data_files": [{"filename": DATA}],
-        "_fingerprint": digest.text[:16],
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
-    }
-    write_whole(folder / STATE, _json(state))
-    write_whole(
-        folder / INFO, _json(info | {"features": {name: FEATURES[name] for name in columns}})
-    )
-    write_whole(folder / RECORD, _json(record))
+    info: dict[str, Any] = {"citation": "", "description": "", "homepage": "", "license": ""}
+    info |= {"features": {name: FEATURES[name] for name in columns}}
+    state = {"_data_files": [{"filename": DATA}], "_fingerprint": digest.text[:16]}
+    state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None}
+    state |= {"_output_all_columns": False, "_split": None}
+    for name, value in ((STATE, state), (INFO, info), (RECORD, record)):
+        write_whole(folder / name, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def _batch(block: Block, schema: pa.Schema) -> pa.RecordBatch:
+def _batch(block: RowBlock, schema: pa.Schema) -> pa.RecordBatch:
     ends = np.concatenate(([0], np.cumsum(block.lengths))).astype(np.int32)
     columns = [
         pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
         for values in (block.ids, block.labels)
     ]
     if SEQ_LEN in schema.names:
-        # The length of the prompt, with whose last token the labels begin.
+        # The length of the prompt; the labels begin with its last token.
         learnt = np.flatnonzero(block.labels >= 0)
         first = learnt[np.searchsorted(learnt, ends[:-1])] - ends[:-1]
         columns.append(pa.array(first + 1, pa.int64()))
@@ -227,11 +201,7 @@ def _lists(column: Any) -> Lists:
     return column.values.to_numpy(), column.offsets.to_numpy()
 
 
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def broken(folder: Path) -> UserError:
+def damaged_set(folder: Path) -> UserError:
     return UserError(
         "{folder} is not a whole set of tokens; make it again with: rag finetune prepare",
         folder=folder,

@@ -1,7 +1,8 @@
 """Files of training data -> their records, one at a time: JSON arrays, JSON lines, CSV.
 
-What a file is, its content says, not its name (but for CSV). Its encoding is judged once, from the
-whole file; a record with bytes that fit it not, or that is no JSON, becomes a bad `Finding`.
+The content of a file decides what it is, not its name (except for CSV). Its encoding is detected
+once, from the whole file; a record with bytes that don't fit it, or that is not JSON, becomes a bad
+`Finding`.
 """
 
 import csv
@@ -14,47 +15,47 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from finetune.types import Finding
+from finetune.types import Finding, InvalidRow
 from ingest.encoding import Detected, detect
 from ingest.errors import UserError
 from ingest.i18n import Translatable, readable
 
-PIECE = 1 << 16  # characters read at a time
-TRIED = 20  # lines, of which one must be JSON
-_UNFINISHED = 16  # characters before the end in which an error may only mean "cut here"
+READ_SIZE = 1 << 16  # characters read at a time
+HEAD_LINES = 20  # one of so many first lines must be JSON
+_UNFINISHED = 16  # an error in the last so many characters may only mean that the text was cut
 BLANKS = " \t\n\r"
 _BLANK = re.compile(f"[{BLANKS}]*")
 _LOST = re.compile("[\udc80-\udcff]")
 
 
 class Decoder:
-    """JSON -> values; `twice` is a key that an object of the last one has twice, or None."""
+    """JSON -> values. `repeated_key` is one that an object of the last value has twice, or None."""
 
     def __init__(self) -> None:
-        self.twice: str | None = None
+        self.repeated_key: str | None = None
         self._json = json.JSONDecoder(object_pairs_hook=self._object)
 
     def whole(self, text: str) -> Any:
-        """The value that the text is; `ValueError` where it is none."""
-        self.twice = None
+        """The value that the text is; raises `ValueError` if it is not one."""
+        self.repeated_key = None
         return self._json.decode(text)
 
     def part(self, text: str, at: int) -> tuple[Any, int]:
-        """The value that begins at a place, and where it ends; `ValueError` where there is none."""
-        self.twice = None
+        """The value that begins at `at`, and where it ends; raises `ValueError` if there is none."""
+        self.repeated_key = None
         return self._json.raw_decode(text, at)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
+        value = dict(pairs)
+        if len(value) < len(pairs):
             seen: set[str] = set()
-            self.twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        return made
+            self.repeated_key = next(key for key, _ in pairs if key in seen or seen.add(key))
+        return value
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A JSON value and where it stands: `file.json:17`, as a person counts."""
+    """A JSON value and its place: `file.json:17`, as a person counts."""
 
     source: str
     value: Any
@@ -65,15 +66,18 @@ def records(path: Path, name: str = "") -> Iterator[Record | Finding]:
 
     `name:17` is the 17th record of an array, the 17th line (also counting blank ones) of a file of
     lines, the 17th row (also counting the header) of a table. An array that breaks off ends in one
-    finding. `UserError` where the file is missing, empty, not text, or of none of these forms.
+    finding. Raises `UserError` if the file is missing, empty, not text, or of none of these forms.
     """
     name = name or path.name
+    if path.is_dir():
+        raise UserError("{path} is a folder; need a file of training data", path=path)
     if not path.is_file():
-        if path.is_dir():
-            raise UserError("{path} is a folder; need a file of training data", path=path)
         raise UserError("{path} is missing; need a file of training data", path=path)
     detected = detect(path, name=name)
-    head = _first(path, detected)
+    with _open(path, detected) as stream:
+        head = ""
+        while not head and (text := stream.read(READ_SIZE)):
+            head = text.lstrip(" \t\n")[:1]
     if not head:
         raise UserError("{path} is empty", path=path)
     read = _table if path.suffix.lower() == ".csv" else _array if head == "[" else _lines
@@ -90,15 +94,6 @@ def _open(path: Path, detected: Detected) -> io.TextIOWrapper:
     return io.TextIOWrapper(raw, detected.encoding, "replace" if wide else "surrogateescape")
 
 
-def _first(path: Path, detected: Detected) -> str:
-    """The first character that is not blank, or ""."""
-    with _open(path, detected) as stream:
-        while piece := stream.read(PIECE):
-            if head := piece.lstrip(" \t\n"):
-                return head[0]
-    return ""
-
-
 def _lines(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
     decoder = Decoder()
     read = (
@@ -106,7 +101,7 @@ def _lines(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
         for number, line in enumerate(stream, 1)
         if line.strip()
     )
-    head = list(islice(read, TRIED))
+    head = list(islice(read, HEAD_LINES))
     if not any(isinstance(item, Record) for item in head):
         raise UserError(
             "{name} is neither a JSON array, nor a JSON object on each line, nor .csv; an object "
@@ -118,19 +113,21 @@ def _lines(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
 
 
 def _line(line: str, source: str, detected: Detected, decoder: Decoder) -> Record | Finding:
-    if lost := _lost(line, detected):
-        return undecoded(source, lost, detected)
     try:
-        value = decoder.whole(line)
-    except json.JSONDecodeError as error:
-        return _broken(source, Translatable("column {colno}", colno=error.colno), _why(error))
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; [[[[…
-        return _broken(source, Translatable("this line"), _why(error))
-    return _twice(source, decoder.twice) if decoder.twice is not None else Record(source, value)
+        _check_bytes(_lost(line, detected), detected)
+        return _record(source, decoder.whole(line), decoder)
+    except InvalidRow as invalid:
+        return invalid.finding(source)
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits; [[[[…
+        place = Translatable("this line")
+        if isinstance(error, json.JSONDecodeError):
+            place = Translatable("column {colno}", colno=error.colno)
+        text = Translatable("not JSON at {place} ({what})", place=place, what=_reason(error))
+        return Finding(source, "broken", text, bad=True)
 
 
 def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
-    """Record by record; at most one, and the piece it ends in, is held."""
+    """Record by record; at most one, and the text that was read with its end, is held."""
     window = _Window(stream)
     window.take("[")
     number = 0 if window.take("]") else 1
@@ -141,21 +138,20 @@ def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
             value = window.value()
         except (ValueError, RecursionError) as error:
             at = error.pos if isinstance(error, json.JSONDecodeError) else start
-            yield _ended(source, *window.place(at), _why(error))
+            yield _ended(source, *window.place(at), _reason(error))
             return
-        if lost := _lost(window.text[start : window.at], detected):
-            yield undecoded(source, lost, detected)
-        elif window.decoder.twice is not None:
-            yield _twice(source, window.decoder.twice)
-        else:
-            yield Record(source, value)
+        try:
+            _check_bytes(_lost(window.text[start : window.at], detected), detected)
+            yield _record(source, value, window.decoder)
+        except InvalidRow as invalid:
+            yield invalid.finding(source)
         if window.take("]"):
             break
         number += 1
         if not window.take(","):
             yield _ended(f"{name}:{number}", *window.place(window.at), "Expecting ',' or ']'")
             return
-    if window.rest():
+    if window.skip_blanks():
         source = f"{name}:{number + 1}"
         yield _ended(source, *window.place(window.at), "more text after the array")
 
@@ -170,8 +166,8 @@ class _Window:
         self.column = 0  # of what is before the part, in its last line
 
     def value(self) -> Any:
-        """The JSON value at hand, behind blanks; `ValueError` where there is none."""
-        self.rest()
+        """The JSON value that comes next, after blanks; raises `ValueError` if there is none."""
+        self.skip_blanks()
         while True:
             try:
                 value, end = self.decoder.part(self.text, self.at)
@@ -180,19 +176,19 @@ class _Window:
                 if not (near or error.msg.startswith("Unterminated")) or not self._more():
                     raise
                 continue
-            # A number may go on: of 1e+16 the 1 is one too.
+            # A number may continue: the 1 of 1e+16 is one too.
             if end + len("e+") < len(self.text) or not self._more():
                 self.at = end
                 return value
 
     def take(self, sign: str) -> bool:
-        """Go behind blanks and the sign, if that is what comes."""
-        taken = self.rest() and self.text[self.at] == sign
-        self.at += taken
-        return taken
+        """Move past blanks and the sign, if it comes next."""
+        is_next = self.skip_blanks() and self.text[self.at] == sign
+        self.at += is_next
+        return is_next
 
-    def rest(self) -> bool:
-        """Go behind blanks; whether anything is left."""
+    def skip_blanks(self) -> bool:
+        """Move past blanks; whether any text is left."""
         while True:
             if self.at < len(self.text) and self.text[self.at] not in BLANKS:
                 return True
@@ -211,14 +207,14 @@ class _Window:
         return self.lines + before.count("\n") + 1, column
 
     def _more(self) -> bool:
-        """Drop what is behind, read at least as much as is held (so that a long record costs only
-        its length); whether there was more."""
-        piece = self.stream.read(max(PIECE, len(self.text) - self.at))
-        if piece:
+        """Drop the text before `at` and read at least as much as is held (so that a long record
+        takes time in proportion to its length); whether there was more."""
+        text = self.stream.read(max(READ_SIZE, len(self.text) - self.at))
+        if text:
             line, column = self.place(self.at)
             self.lines, self.column = line - 1, column - 1
-            self.text, self.at = self.text[self.at :] + piece, 0
-        return bool(piece)
+            self.text, self.at = self.text[self.at :] + text, 0
+        return bool(text)
 
 
 def _table(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
@@ -230,21 +226,20 @@ def _table(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
             source = f"{name}:{number}"
             if not header:
                 header = [cell.strip() for cell in cells]
-            elif lost := sum(_lost(cell, detected) for cell in cells):
-                yield undecoded(source, lost, detected)
-            elif cells and len(cells) != len(header):
-                yield Finding(
-                    source,
-                    "broken",
-                    Translatable(
+                continue
+            try:
+                _check_bytes(sum(_lost(cell, detected) for cell in cells), detected)
+                if cells and len(cells) != len(header):
+                    raise InvalidRow(
                         "the row has {cells_count} cells, the header {header_count}",
+                        "broken",
                         cells_count=len(cells),
                         header_count=len(header),
-                    ),
-                    bad=True,
-                )
-            elif cells:
-                yield Record(source, dict(zip(header, cells, strict=True)))
+                    )
+                if cells:
+                    yield Record(source, dict(zip(header, cells, strict=True)))
+            except InvalidRow as invalid:
+                yield invalid.finding(source)
     except csv.Error as error:
         yield _ended(f"{name}:{number + 1}", rows.line_num, 1, str(error))
 
@@ -256,56 +251,40 @@ def _lost(text: str, detected: Detected) -> int:
     return len(_LOST.findall(text)) + text.count("\ufffd") * detected.encoding.startswith("utf-")
 
 
-def undecoded(source: str, lost: int, detected: Detected) -> Finding:
-    return Finding(
-        source,
-        "encoding",
-        Translatable(
+def _check_bytes(lost: int, detected: Detected) -> None:
+    """Raises `InvalidRow` if undecodable bytes were lost."""
+    if lost:
+        raise InvalidRow(
             "{lost} bytes are not {encoding}, the file's encoding",
+            "encoding",
             lost=lost,
             encoding=detected.encoding,
-        ),
-        bad=True,
-    )
+        )
 
 
-def _twice(source: str, key: str) -> Finding:
-    return Finding(
-        source,
-        "broken",
-        Translatable(
-            '"{key}" stands twice in this row, of which one would be lost; keep one',
+def _record(source: str, value: Any, decoder: Decoder) -> Record:
+    """The value that was decoded last; raises `InvalidRow` if it has a key twice."""
+    if (key := decoder.repeated_key) is not None:
+        raise InvalidRow(
+            'the key "{key}" occurs twice in this row, and one value would be lost; keep one',
+            "broken",
             key=readable(key),
-        ),
-        bad=True,
-    )
-
-
-def _broken(source: str, place: Translatable, what: str) -> Finding:
-    return Finding(
-        source,
-        "broken",
-        Translatable("not JSON at {place} ({what})", place=place, what=what),
-        bad=True,
-    )
+        )
+    return Record(source, value)
 
 
 def _ended(source: str, line: int, column: int, what: str) -> Finding:
-    return Finding(
-        source,
-        "ended",
-        Translatable(
-            "the file breaks at line {line}, column {column} ({what}); nothing from this row on "
-            "can be read",
-            line=line,
-            column=column,
-            what=what,
-        ),
-        bad=True,
+    text = Translatable(
+        "the file breaks at line {line}, column {column} ({what}); nothing from this row on "
+        "can be read",
+        line=line,
+        column=column,
+        what=what,
     )
+    return Finding(source, "ended", text, bad=True)
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Python's reason, without the place that it ends in."""
     text = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
     return re.sub(r"( starting)? at$", "", text)

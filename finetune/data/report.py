@@ -1,30 +1,116 @@
-"""A diagnosis for a person and for a program: a page that needs nothing else, JSON, a histogram.
+"""A diagnosis for a person and for a program: tokens as text, a self-contained page, JSON, a histogram.
 
-All text of the data is escaped, and the page forbids scripts and anything from elsewhere.
+All text of the data is escaped, and the page forbids scripts and anything from other hosts.
 """
 
+import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.check import Diagnosis, Unit
-from finetune.data.token_view import Piece, shades, visible
-from finetune.types import Finding, Problem
-from ingest.i18n import Translatable, Translator, readable
+from finetune.data.check import CONTROLS, Diagnosis, Unit
+from finetune.types import IGNORED, Problem, TokenRow
+from ingest.i18n import Translatable, Translator, readable, translate
 from ingest.store.atomic import write_whole
 from rag import plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MAX_TOGETHER = 8
+"""The most tokens that one character is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPiece:
+    """A token, or the few that only together make whole characters."""
+
+    text: str
+    ids: tuple[int, ...]
+    learnt: bool
+    special: bool
+
+
+def pieces(row: TokenRow, tokenizer: Any) -> list[TokenPiece]:
+    """The row's text; special tokens by their names."""
+    from rag.chatglm.chat import encode_text  # loads torch
+
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    ids = [int(index) for index in row.ids]
+    learnt = [bool(label != IGNORED) for label in row.labels]
+    special = [_is_special(index, tokenizer) for index in ids]
+    # After another token, a token's leading blank is kept.
+    anchor = encode_text("a", tokenizer)[-1:]
+    offset = len(decode(anchor))
+    found: list[TokenPiece] = []
+    at = 0
+    while at < len(ids):
+        end = at + 1
+        if special[at]:
+            text = tokenizer.convert_ids_to_tokens(ids[at])
+        else:
+            text = decode(anchor + ids[at:end])[offset:]
+            while (
+                text.endswith("\ufffd")
+                and end < min(len(ids), at + MAX_TOGETHER)
+                and not special[end]
+                and learnt[end] == learnt[at]
+            ):
+                end += 1
+                text = decode(anchor + ids[at:end])[offset:]
+        found.append(TokenPiece(text, tuple(ids[at:end]), learnt[at], special[at]))
+        at = end
+    return found
+
+
+def _is_special(index: int, tokenizer: Any) -> bool:
+    """Whether the token stands for no text: a role, a mask, an end, or an unknown character."""
+    model = getattr(tokenizer, "sp", None)
+    if model is None:
+        return index in tokenizer.added_tokens_decoder
+    beyond = index >= model.get_piece_size()
+    return beyond or model.is_control(index) or model.is_unknown(index)
+
+
+def plain(parts: Sequence[TokenPiece]) -> str:
+    """The pieces with │ between them, learnt ones within ⟦ ⟧, and ↵ before each line end."""
+    runs: list[str] = []
+    for learnt, run in groupby(parts, key=lambda piece: piece.learnt):
+        text = "│".join(visible(piece.text) for piece in run)
+        runs.append(f"⟦{text}⟧" if learnt else text)
+    return "".join(runs)
+
+
+def shades(parts: Sequence[TokenPiece]) -> Iterator[tuple[TokenPiece, int]]:
+    """Each piece with 0 or 1 in turn, so that colours can tell neighbours apart."""
+    return ((piece, at % 2) for at, piece in enumerate(parts))
+
+
+def visible(text: str) -> str:
+    """The text with visible signs instead of characters that control a terminal or a page."""
+    return CONTROLS.sub(_sign, text).replace("\n", "↵\n")
+
+
+def _sign(control: re.Match[str]) -> str:
+    """Unicode's picture of a control character, or its number."""
+    code = ord(control[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"\\u{code:04x}"
+
+
 LISTED = 200
-"""Findings of a kind that a page lists."""
+"""The most findings of a problem that a page lists."""
+STYLE = Path(__file__).with_name("report.css")
 TITLES: dict[Problem, Translatable] = {
     "broken": Translatable("can't be read"),
     "ended": Translatable("the file breaks off"),
@@ -44,7 +130,7 @@ UNITS: dict[Unit, Translatable] = {
     "characters": Translatable("characters"),
 }
 SHARE = 0.99
-"""Of the rows that the bins are laid out for; the few that are much longer share the last bin."""
+"""The share of the rows that determines the bins; the few that are much longer share the last one."""
 BINS = 60
 """The most bins of a picture and of the JSON."""
 HEADS = {
@@ -53,38 +139,6 @@ HEADS = {
     "--picture": (b"\x89PNG", b"<?xml"),
 }
 """How the files that are written begin."""
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --faint: #656d76; --line: #d0d7de;
-  --ground: #fff; --card: #f6f8fa; --bad: #cf222e; --warn: #9a6700; --good: #1a7f37;
-  --given: #eceff2; --given2: #dde2e7; --learnt: #c6efce; --learnt2: #a4dfb0; --special: #8250df; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --faint: #8d96a0; --line: #30363d;
-  --ground: #0d1117; --card: #161b22; --bad: #ff7b72; --warn: #d29922; --good: #3fb950;
-  --given: #1d232b; --given2: #2a323c; --learnt: #14492a; --learnt2: #1c6238;
-  --special: #c297ff; } }
-body { font: 15px/1.55 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", sans-serif;
-  color: var(--ink); background: var(--ground); max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
-p { margin: .3rem 0; } .faint { color: var(--faint); } .bad { color: var(--bad); }
-.warn { color: var(--warn); } .good { color: var(--good); }
-.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 0; }
-.tiles div { flex: 1 1 8rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px; padding: .6rem .9rem; }
-.tiles b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; width: 100%; } table.sum { width: auto; min-width: 24rem; }
-img { width: 100%; }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; overflow-wrap: anywhere; unicode-bidi: isolate; }
-th { color: var(--faint); font-weight: 500; }
-td.row, td.kind { width: 1%; white-space: nowrap; padding-right: 1.4rem; font-variant-numeric: tabular-nums; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-details { border: 1px solid var(--line); border-radius: 8px; margin: .6rem 0; padding: .5rem .9rem; }
-summary { cursor: pointer; overflow-wrap: anywhere; }
-.tokens { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.9; margin: .6rem 0 .2rem; }
-.tokens span { padding: .12rem 0; border-radius: 3px; unicode-bidi: isolate; }
-.g0 { background: var(--given); } .g1 { background: var(--given2); }
-.l0 { background: var(--learnt); } .l1 { background: var(--learnt2); }
-.tokens .s { color: var(--special); font-family: ui-monospace, monospace; font-size: .85em; }
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +146,7 @@ class View:
     """A row of a training and where it comes from."""
 
     source: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TokenPiece, ...]
 
     @property
     def tokens(self) -> int:
@@ -116,23 +170,24 @@ def record(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "files": list(diagnosis.files),
         "rows": diagnosis.rows,
-        "usable": diagnosis.usable,
-        "bad": diagnosis.bad,
-        "warned": diagnosis.warned,
+        **{name: getattr(diagnosis, name) for name in ("usable", "bad", "warned")},
         "unit": diagnosis.unit,
         "max_length": diagnosis.max_length,
         "lengths": figures(diagnosis.lengths),
         "histogram": [asdict(bin) for bin in bins(diagnosis.lengths, BINS)],
         "problems": {
-            problem: {"bad": bad, "warnings": warnings}
-            for problem, bad, warnings in counts(diagnosis)
+            problem: {"bad": bad, "warnings": rest} for problem, bad, rest in counts(diagnosis)
         },
-        "findings": [asdict(finding) for finding in diagnosis.findings],
+        "findings": [
+            {"source": f.source, "problem": f.problem, "text": f.text}
+            | {"zh": translate(f.text, "zh"), "bad": f.bad}
+            for f in diagnosis.findings
+        ],
     }
 
 
 def counts(diagnosis: Diagnosis) -> list[tuple[Problem, int, int]]:
-    """Of each kind of finding: how many are bad, and how many are warnings."""
+    """For each problem: the number of bad rows, and of warnings."""
     return [
         (problem, sum(finding.bad for finding in found), sum(not one.bad for one in found))
         for problem, found in diagnosis.by_problem().items()
@@ -148,12 +203,12 @@ def page(diagnosis: Diagnosis, views: Sequence[View], say: Translator) -> str:
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>",
+        f"<title>{title}</title><style>{STYLE.read_text('utf-8')}</style></head><body>",
         f"<h1>{title}</h1>",
         f'<p class="faint">{escape(", ".join(diagnosis.files))}</p>',
-        *_tiles(diagnosis, say),
+        _tiles(diagnosis, say),
         *_summary(diagnosis, say),
-        f"<h2>{say('Length of rows')}</h2>",
+        _heading(say("Length of rows")),
         _picture(diagnosis, say),
         *_findings(diagnosis, say),
         *_views(views, say),
@@ -162,79 +217,81 @@ def page(diagnosis: Diagnosis, views: Sequence[View], say: Translator) -> str:
     return readable("\n".join(parts)) + "\n"
 
 
-def _tiles(diagnosis: Diagnosis, say: Translator) -> Iterable[str]:
+def _heading(text: str) -> str:
+    # babel does not find a message within an f-string, so it is translated outside of one.
+    return f"<h2>{text}</h2>"
+
+
+def _tiles(diagnosis: Diagnosis, say: Translator) -> str:
     tiles = (
         (diagnosis.rows, say("rows"), ""),
         (diagnosis.usable, say("usable"), "good" if diagnosis.usable else "bad"),
         (diagnosis.bad, say("bad"), "bad" if diagnosis.bad else ""),
         (diagnosis.warned, say("with warnings"), "warn" if diagnosis.warned else ""),
     )
-    yield '<div class="tiles">'
-    for count, name, kind in tiles:
-        yield f'<div><b class="{kind}">{count:,}</b><span class="faint">{name}</span></div>'
-    yield "</div>"
+    divs = (
+        f'<div><b class="{kind}">{count:,}</b><span class="faint">{name}</span></div>'
+        for count, name, kind in tiles
+    )
+    return f'<div class="tiles">{"".join(divs)}</div>'
 
 
 def _summary(diagnosis: Diagnosis, say: Translator) -> Iterable[str]:
-    yield f"<h2>{say('What was found')}</h2>"
+    yield _heading(say("What was found"))
     if not diagnosis.findings:
-        yield f'<p class="good">{say("Nothing is wrong.")}</p>'
+        text = say("Nothing is wrong.")
+        yield f'<p class="good">{text}</p>'
         return
-    names = say("problem"), say("bad"), say("warnings")
-    yield f'<table class="sum"><tr><th>{names[0]}</th><th class="n">{names[1]}</th><th class="n">{names[2]}</th></tr>'
-    for problem, bad, warnings in counts(diagnosis):
+    problem = say("problem")
+    heads = "".join(f'<th class="n">{name}</th>' for name in (say("bad"), say("warnings")))
+    yield f'<table class="sum"><tr><th>{problem}</th>{heads}</tr>'
+    for kind, bad, warnings in counts(diagnosis):
         numbers = "".join(f'<td class="n">{count or ""}</td>' for count in (bad, warnings))
-        yield f"<tr><td>{say(TITLES[problem])}</td>{numbers}</tr>"
+        yield f"<tr><td>{say(TITLES[kind])}</td>{numbers}</tr>"
     yield "</table>"
 
 
 def _picture(diagnosis: Diagnosis, say: Translator) -> str:
     unit, limit = diagnosis.unit, diagnosis.max_length
     image = b64encode(histogram(diagnosis.lengths, "svg", unit=unit, max_length=limit, say=say))
-    named = say(UNITS[unit])
-    alt = say("{named} of rows", named=named)
+    alt = say("{named} of rows", named=say(UNITS[unit]))
     return f'<img alt="{alt}" src="data:image/svg+xml;base64,{image.decode()}">'
 
 
 def _findings(diagnosis: Diagnosis, say: Translator) -> Iterable[str]:
     if diagnosis.findings:
-        yield f"<h2>{say('Row by row')}</h2>"
+        yield _heading(say("Row by row"))
+    bad, warning = say("bad"), say("warning")
     for problem, found in diagnosis.by_problem().items():
         found = sorted(found, key=lambda finding: not finding.bad)
-        opened = " open" if found[0].bad else ""
-        yield f"<details{opened}><summary>{say(TITLES[problem])} ({len(found):,})</summary><table>"
-        yield from (_finding(finding, say) for finding in found[:LISTED])
+        state = " open" if found[0].bad else ""
+        yield f"<details{state}><summary>{say(TITLES[problem])} ({len(found):,})</summary><table>"
+        for each in found[:LISTED]:
+            kind = f'<td class="kind bad">{bad}' if each.bad else f'<td class="kind warn">{warning}'
+            text = escape(say(each.text))
+            yield f'<tr><td class="row">{escape(each.source)}</td>{kind}</td><td>{text}</td></tr>'
         yield "</table>"
-        if more := len(found) - LISTED if len(found) > LISTED else 0:
+        if more := max(0, len(found) - LISTED):
             rest = say("and {more:,} more, in the JSON report", more=more)
             yield f'<p class="faint">{rest}</p>'
         yield "</details>"
 
 
-def _finding(finding: Finding, say: Translator) -> str:
-    kind, name = ("bad", say("bad")) if finding.bad else ("warn", say("warning"))
-    text = escape(say(finding.text))
-    return (
-        f'<tr><td class="row">{escape(finding.source)}</td><td class="kind {kind}">{name}</td>'
-        f"<td>{text}</td></tr>"
-    )
-
-
 def _views(views: Sequence[View], say: Translator) -> Iterable[str]:
     if not views:
         return
-    yield f"<h2>{say('Tokens and what is learnt of them')}</h2>"
+    yield _heading(say("Tokens and what is learnt of them"))
     legend = (("l1", say("learnt")), ("g1", say("context")), ("s", say("special token")))
     names = " ".join(f'<span class="{kind}">{name}</span>' for kind, name in legend)
     yield f'<p class="tokens">{names}</p>'
     for number, view in enumerate(views):
-        opened = " open" if not number else ""
-        yield f"<details{opened}><summary>{escape(view.title(say))}</summary>"
+        state = "" if number else " open"
+        yield f"<details{state}><summary>{escape(view.title(say))}</summary>"
         tokens = "".join(_token(piece, shade) for piece, shade in shades(view.pieces))
         yield f'<div class="tokens">{tokens}</div></details>'
 
 
-def _token(piece: Piece, shade: int) -> str:
+def _token(piece: TokenPiece, shade: int) -> str:
     kind = f"{'l' if piece.learnt else 'g'}{shade}{' s' if piece.special else ''}"
     ids = " ".join(map(str, piece.ids))
     return f'<span class="{kind}" title="{ids}">{escape(visible(piece.text))}</span>'
@@ -242,7 +299,7 @@ def _token(piece: Piece, shade: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """`count` rows of `low` to `high` tokens, both counted in; `high` None: or more."""
+    """`count` rows of `low` to `high` tokens, both included; if `high` is None, of `low` or more."""
 
     low: int
     high: int | None
@@ -300,8 +357,8 @@ def histogram(
 ) -> bytes:
     """A picture of the rows' lengths, with a line at `max_length` unless that is 0.
 
-    The SVG has no background and is read on white and on black. A PNG is in Chinese only if a font
-    for it is installed.
+    The SVG has no background and is readable on white and on black. A PNG is in Chinese only if a
+    font for it is installed.
     """
     say = plot.speaker(say, kind)
     return plot.render(
@@ -339,16 +396,10 @@ def _draw_bins(
     if 0 < max_length < 1.5 * end:
         axes.set_xlim(0, max(end, max_length * 1.05))
         axes.axvline(max_length, color=plot.ORANGE, linestyle="--", linewidth=1.2)
-        axes.text(
-            max_length,
-            0.97,
-            f" max_length {max_length:,} ",
-            color=plot.ORANGE,
-            fontsize=9,
-            ha="right" if max_length > end / 2 else "left",
-            va="top",
-            transform=axes.get_xaxis_transform(),
-        )
+        style: Any = {"color": plot.ORANGE, "fontsize": 9, "va": "top"}
+        style |= {"ha": "right" if max_length > end / 2 else "left"}
+        transform = axes.get_xaxis_transform()
+        axes.text(max_length, 0.97, f" max_length {max_length:,} ", transform=transform, **style)
 
 
 def _histogram_title(
@@ -356,16 +407,10 @@ def _histogram_title(
 ) -> str:
     if not drawn:
         return say("no usable rows")
-    known, low = figures(lengths), drawn[-1].low
     title = say(
-        "{known:,} rows, {known_2:,} {unit}: median {known_3:,}, 95 % up to {known_4:,}, "
-        "longest {known_5:,}",
-        known=known["rows"],
-        known_2=known["total"],
+        "{rows:,} rows, {total:,} {unit}: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
         unit=unit,
-        known_3=known["median"],
-        known_4=known["p95"],
-        known_5=known["longest"],
+        **figures(lengths),
     )
-    last = say(" (last bar: {low:,} or more)", low=low)
+    last = say(" (last bar: {low:,} or more)", low=drawn[-1].low)
     return title + (last if drawn[-1].high is None else "")

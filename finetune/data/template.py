@@ -1,7 +1,7 @@
-"""Example -> rows of tokens, and which of them are learnt: the very prompts that `rag` answers.
+"""Example -> rows of tokens, and which of them are learnt: exactly the prompts that `rag` answers.
 
-A row is the prompt of an answer (`rag.chatglm.chat.encode_chat`, in the adapter's template) and the
-answer behind it. If a generation's prompt of the next question begins with the whole conversation
+A row is the prompt of an answer (`rag.chatglm.chat.encode_chat`, in the adapter's template),
+followed by the answer. If a generation's prompt of the next question begins with the whole conversation
 before it (ChatGLM3, GLM-4), a conversation is one row that learns all its answers; else it is one
 row for each answer, whose prompt holds the earlier turns.
 """
@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from finetune.options import MAX_LENGTH
-from finetune.types import IGNORED, Example, InvalidRow, Row
+from finetune.types import IGNORED, Example, InvalidRow, TokenRow
 from ingest.errors import UserError
-from ingest.i18n import Translatable
 from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat, encode_text, framed
 from rag.types import Message
 
 CONTINUED = (3, 4)
-"""Generations whose conversation is one sequence."""
+"""Generations that write a conversation as one sequence."""
 ROUND_2 = "[Round 1]\n\n问：{}\n\n答："
 """ChatGLM2's first round."""
 
@@ -30,11 +29,11 @@ ROUND_2 = "[Round 1]\n\n问：{}\n\n答："
 class Encoded:
     """The rows of an example.
 
-    `shortened`: something of the example did not fit into them. `bad`: there are none, because
-    nothing of the example may be cut off.
+    `shortened`: a part of the example did not fit into them. `bad`: there are none, because nothing
+    of the example may be cut off.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[TokenRow, ...]
     shortened: bool
     bad: bool = False
 
@@ -58,9 +57,9 @@ class CachedTokenizer:
 class RowEncoder:
     """Examples -> rows of at most `max_length` tokens for a model of `generation`.
 
-    What is too long loses its earliest turns, then the middle of its question, and the end of an
-    answer that is too long by itself. The tokens between question and answer, some of the answer,
-    and the token that ends it, always stay.
+    A longer example loses its earliest turns, then the middle of its question, and finally the end
+    of its answer. The tokens between question and answer, the start of the answer, and the token
+    that ends it, always stay.
     """
 
     tokenizer: Any
@@ -69,28 +68,31 @@ class RowEncoder:
     max_length: int = MAX_LENGTH
 
     def __call__(self, example: Example) -> Encoded:
-        """Raises `InvalidRow` if `max_length` has no room for what stands around question and answer,
-        or if nothing may be cut off."""
+        """Raises `InvalidRow` if `max_length` has no room for the tokens around question and answer,
+        or if the example is too long and must stay whole."""
         turns = turns_of(example, self.template)
         first = len(example.messages) - len(turns)  # the tutorial's form has one turn
-        learnt = [
-            i
-            for i, turn in enumerate(turns)
-            if turn.role == "assistant" and i + first not in example.given
-        ]
         if self.template == "tutorial":
             learnt = [len(turns) - 1]
+        else:
+            answers = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+            learnt = [i for i in answers if i + first not in example.context_only]
         if self.generation in CONTINUED:
             fitted = [self._fit(turns, learnt)]
         else:
             fitted = [self._fit(turns[: i + 1], [i]) for i in learnt]
         shortened = any(cut for _, cut in fitted)
         if shortened and example.whole:
-            raise self._uncut()
+            raise InvalidRow(
+                "longer than max_length, {max_length}, and cut it would lose passages that it cites; "
+                "raise max_length, or make rows with fewer --passages",
+                "long",
+                max_length=self.max_length,
+            )
         rows = tuple(row for row, _ in fitted)
         return Encoded(rows, shortened or example.unplaced(self.template) > 0)
 
-    def _fit(self, turns: Sequence[Message], learnt: Sequence[int]) -> tuple[Row, bool]:
+    def _fit(self, turns: Sequence[Message], learnt: Sequence[int]) -> tuple[TokenRow, bool]:
         """The row, and whether it was shortened."""
         row = self._row(turns, learnt)
         if len(row) <= self.max_length:
@@ -105,50 +107,33 @@ class RowEncoder:
                 return row, True
         return self._cut(system, *rest), True
 
-    def _cut(self, system: list[Message], question: Message, answer: Message) -> Row:
-        def row(asked: int, answered: int) -> Row:
-            """With so many characters of question and answer."""
-            turns = [
-                *system,
-                replace(question, text=_ends(question.text, asked)),
-                replace(answer, text=answer.text[:answered]),
-            ]
+    def _cut(self, system: list[Message], question: Message, answer: Message) -> TokenRow:
+        def row(q: int, a: int) -> TokenRow:
+            """The row with `q` characters of the question and `a` of the answer."""
+            last = replace(answer, text=answer.text[:a])
+            turns = [*system, replace(question, text=_ends(question.text, q)), last]
             return self._row(turns, [len(turns) - 1])
 
-        def fits(asked: int, answered: int) -> bool:
-            return len(row(asked, answered)) <= self.max_length
+        def fits(q: int, a: int) -> bool:
+            return len(row(q, a)) <= self.max_length
 
-        # Of the answer a character stays, and of the question a quarter of the row.
-        some = len(answer.text) - len(answer.text.lstrip()) + 1
-        if not fits(0, some):
-            least = len(row(0, some))
+        # One character of the answer stays at least, and a quarter row of the question if possible.
+        first = len(answer.text) - len(answer.text.lstrip()) + 1
+        if not fits(0, first):
             raise InvalidRow(
+                "max_length is {max_length}, but {least} tokens are needed around question and "
+                "answer, with the first one of the answer; raise it, or shorten the system message",
                 "long",
-                Translatable(
-                    "max_length is {max_length}, but {least} tokens stand around question and answer, "
-                    "with a first one of the answer; raise it, or shorten the system message",
-                    max_length=self.max_length,
-                    least=least,
-                ),
+                max_length=self.max_length,
+                least=len(row(0, first)),
             )
         quarter = min(len(question.text), self.max_length // 4)
-        asked = _most(0, quarter, lambda count: fits(count, some))
-        answered = _most(some, len(answer.text), lambda count: fits(asked, count))
-        asked = _most(asked, len(question.text), lambda count: fits(count, answered))
-        return row(asked, answered)
+        q = _most(0, quarter, lambda count: fits(count, first))
+        a = _most(first, len(answer.text), lambda count: fits(q, count))
+        return row(_most(q, len(question.text), lambda count: fits(count, a)), a)
 
-    def _uncut(self) -> InvalidRow:
-        return InvalidRow(
-            "long",
-            Translatable(
-                "longer than max_length, {max_length}, and cut it would lose passages that it cites; "
-                "raise max_length, or make rows with fewer --passages",
-                max_length=self.max_length,
-            ),
-        )
-
-    def _row(self, turns: Sequence[Message], learnt: Sequence[int]) -> Row:
-        """Prompt by prompt and answer by answer; each prompt begins with all that is before it."""
+    def _row(self, turns: Sequence[Message], learnt: Sequence[int]) -> TokenRow:
+        """Prompt by prompt and answer by answer; each prompt begins with everything before it."""
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         last = len(turns) - 1
@@ -163,7 +148,7 @@ class RowEncoder:
         labels = np.full(len(row), IGNORED, np.int32)
         for start, end in spans[: len(learnt)]:
             labels[start:end] = row[start:end]
-        return Row(row, labels)
+        return TokenRow(row, labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +156,15 @@ class TutorialOptions:
     """Arguments of mymusise/ChatGLM-Tuning's tokenize_dataset_rows.py."""
 
     max_seq_length: int = 384
-    """Of prompt and of answer, each: a row has up to 2 * max_seq_length + 1 tokens."""
+    """The most tokens of a prompt, and of an answer: a row has up to 2 * max_seq_length + 1."""
     skip_overlength: bool = False
     """Leave out rows of more than max_seq_length tokens."""
 
     def __post_init__(self) -> None:
         if self.max_seq_length < 3:
             raise UserError(
-                "--max-seq-length is {max_seq_length}, which has no room for a word; give 3 or more",
-                max_seq_length=self.max_seq_length,
+                "--max-seq-length is {length}, which has no room for a word; give 3 or more",
+                length=self.max_seq_length,
             )
 
 
@@ -188,10 +173,10 @@ class TutorialEncoder:
     """Examples -> the rows of tokenize_dataset_rows.py, id for id, and the labels of the collator
     in the tutorial's finetune.py.
 
-    Earlier turns are left out. Special words in a text become special tokens. ChatGLM2's context,
-    which ends with "Answer: " already, is put into a round of a chat as well. A prompt that is too
-    long loses its end, "Answer: " first. Labels begin one token before the answer: with `<sop>` in
-    ChatGLM-6B, with the last token of the prompt in ChatGLM2.
+    Earlier turns are left out. Special words in a text become special tokens. ChatGLM2's context is
+    put into a round of a chat, although it ends with "Answer: ". A prompt that is too long loses its
+    end, "Answer: " first. Labels begin one token before the answer: with `<sop>` in ChatGLM-6B, with
+    the last token of the prompt in ChatGLM2.
     """
 
     tokenizer: Any
@@ -222,11 +207,11 @@ class TutorialEncoder:
             return Encoded((), shortened)
         labels = ids.copy()
         labels[: len(prompt) - 1] = IGNORED
-        return Encoded((Row(ids, labels),), shortened)
+        return Encoded((TokenRow(ids, labels),), shortened)
 
 
 def tutorial_context(example: Example, *, whole: bool) -> str:
-    """The question as cover_alpaca2jsonl.py writes it; `whole`: the question is that already."""
+    """The question as cover_alpaca2jsonl.py writes it; `whole`: the question already is that."""
     return example.question if whole else framed(example.question, example.input)
 
 
@@ -239,9 +224,9 @@ def turns_of(example: Example, template: str) -> list[Message]:
             return [Message("system", question.text), Message("user", example.input), answer]
         return [question, answer]
     if example.input:
-        # An instruction may be empty, with all of the question in the input.
-        asked = f"{question.text}\n" if question.text else ""
-        question = replace(question, text=asked + example.input)
+        # An instruction may be empty, with the whole question in the input.
+        texts = filter(None, (question.text, example.input))
+        question = replace(question, text="\n".join(texts))
     return [*before, question, answer]
 
 

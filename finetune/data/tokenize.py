@@ -1,9 +1,9 @@
-"""Training data -> rows of tokens, made once for each content; and the tutorial's jsonl.
+"""Training data -> rows of tokens, computed once for each content; and the tutorial's jsonl.
 
-A set's name in the cache is the hash of all that its rows come from: the bytes of the data and of
-the tokenizer, and how examples are written. So edited data never gives old rows, and a file that
-was only touched is not read again. A set is written under another name, flushed, and renamed: what
-has a set's name was written whole, and is checked before it is used.
+A set's name in the cache is the hash of everything that its rows depend on: the bytes of the data
+and of the tokenizer, and the options. So edited data never gives old rows, and a file that was only
+touched is not read again. A set is written under another name, flushed, and renamed: a folder with a
+set's name was written whole, and is checked before it is used.
 """
 
 import errno
@@ -13,14 +13,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from hashlib import file_digest, sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from finetune.data.dataset import FILES, Block, Counts, TokenSet, write
+from finetune.data.dataset import FILES, Counts, RowBlock, TokenSet, write
 from finetune.data.formats import AS_FOUND, Columns, examples, read
 from finetune.data.reader import Record, records
 from finetune.data.template import (
@@ -31,16 +31,15 @@ from finetune.data.template import (
     TutorialOptions,
     tutorial_context,
 )
-from finetune.types import Example, InvalidRow, refused
+from finetune.types import Example, InvalidRow, row_error
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder, sync
 from rag.chatglm.chat import TEMPLATES
 from rag.chatglm.tokenization import open_tokenizer
 
 VERSION = 3
-"""Raised whenever the same data would give other rows, or another layout on disk."""
-EXAMPLES = 512
-"""In a block."""
+"""Increased whenever the same data would give other rows, or another layout on disk."""
+BLOCK_EXAMPLES = 512
 CONTEXTS = Columns("context", "target")
 VOCABULARIES = ("ice_text.model", "tokenizer.model", "tokenizer.json")
 TOKENIZER_FILES = (
@@ -71,9 +70,8 @@ def tokenize(
     can't be cut, unless `skip_bad`, and if no row is left.
     """
     if template not in TEMPLATES:
-        known = ", ".join(TEMPLATES)
         raise UserError(
-            "the template is {text!r}; it is one of {known}", text=template, known=known
+            "the template is {text!r}; it is one of {known}", text=template, known=list(TEMPLATES)
         )
     how: dict[str, Any] = {"template": template, "max_length": max_length}
     if tutorial:
@@ -92,13 +90,13 @@ def tokenize(
     with _placing(place) as folder:
         target = target_of(tokenizer_dir, generation, template)
         write(folder, blocks(files, encoder), target, progress=progress)
-    return TokenSet.open(place)
+    return TokenSet(place)
 
 
 def target_of(tokenizer_dir: Path, generation: int, template: str) -> dict[str, Any]:
-    """What rows of tokens are for; no other model should learn them."""
-    found = [path for name in VOCABULARIES if (path := tokenizer_dir / name).is_file()]
-    tokenizer = sha256(found[0].read_bytes()).hexdigest()[:16] if found else None
+    """The model that rows of tokens are for; no other should learn them."""
+    files = [path for name in VOCABULARIES if (path := tokenizer_dir / name).is_file()]
+    tokenizer = sha256(files[0].read_bytes()).hexdigest()[:16] if files else None
     return {"generation": generation, "template": template, "tokenizer": tokenizer}
 
 
@@ -107,8 +105,8 @@ class DataFiles:
 
     def __init__(self, paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> None:
         self.paths, self.columns, self.skip_bad = paths, columns, skip_bad
-        self.bad = 0
-        self.ended: list[str] = []
+        self.skipped = Counts()
+        """The bad rows; complete once all examples are read."""
 
     def __iter__(self) -> Iterator[Example]:
         if not self.skip_bad:
@@ -118,15 +116,11 @@ class DataFiles:
             if isinstance(item, Example):
                 yield item
                 continue
-            self.bad += item.bad
-            self.ended += [item.source] if item.problem == "ended" else []
-
-    def skipped(self) -> Counts:
-        """Of the bad rows; complete once all examples were read."""
-        return Counts(bad=self.bad, ended=tuple(self.ended))
+            ended = (item.source,) if item.problem == "ended" else ()
+            self.skipped += Counts(bad=item.bad, ended=ended)
 
 
-def blocks(files: DataFiles, encoder: Encoder) -> Iterator[Block]:
+def blocks(files: DataFiles, encoder: Encoder) -> Iterator[RowBlock]:
     """The rows of the files, and a last block that counts the bad rows.
 
     Raises `UserError` at an example that can't be cut, unless bad rows are skipped, and at the end
@@ -139,18 +133,18 @@ def blocks(files: DataFiles, encoder: Encoder) -> Iterator[Block]:
         except InvalidRow as invalid:
             if files.skip_bad:
                 return Encoded((), shortened=False, bad=True)
-            raise refused(invalid.finding(example.source), "--skip-bad") from None
+            raise row_error(invalid.finding(example.source), "--skip-bad") from None
 
     source, counts = iter(files), Counts()
-    while batch := list(islice(source, EXAMPLES)):
-        block = Block.of([encoded(example) for example in batch])
+    while batch := list(islice(source, BLOCK_EXAMPLES)):
+        block = RowBlock.of([encoded(example) for example in batch])
         counts += block.counts
         yield block
-    need_examples(counts + files.skipped())
-    yield Block.empty(files.skipped())
+    require_examples(counts + files.skipped)
+    yield RowBlock.empty(files.skipped)
 
 
-def need_examples(counts: Counts) -> None:
+def require_examples(counts: Counts) -> None:
     """Raises `UserError` if all rows are bad."""
     if not counts.examples:
         raise UserError(
@@ -160,19 +154,19 @@ def need_examples(counts: Counts) -> None:
 
 
 def context_columns(paths: Sequence[Path], columns: Columns) -> Columns:
-    """The columns of the tutorial's jsonl if all files are such, whose contexts are taken as they
-    are; else `columns`."""
-    if columns == AS_FOUND:
-        first = (next((r for r in records(path) if isinstance(r, Record)), None) for path in paths)
-        if all(
-            r and isinstance(r.value, dict) and {"context", "target"} <= {*r.value} for r in first
-        ):
-            return CONTEXTS
-    return columns
+    """The columns of the tutorial's jsonl if all files are in that form (their contexts are used
+    unchanged); otherwise `columns`."""
+    if columns != AS_FOUND:
+        return columns
+    first = (next((r for r in records(path) if isinstance(r, Record)), None) for path in paths)
+    values = (record.value if record else None for record in first)
+    pairs = all(isinstance(v, dict) and {"context", "target"} <= {*v} for v in values)
+    return CONTEXTS if pairs else columns
 
 
 def _hashes(paths: Sequence[Path], tokenizer_dir: Path) -> list[list[str]]:
-    """Of the data's files in order (suffix and bytes decide how they are read), and the tokenizer's."""
+    """Those of the data's files in order (suffix and bytes decide how they are read), and of the
+    tokenizer's."""
     hashes: list[list[str]] = []
     own = [tokenizer_dir / name for name in TOKENIZER_FILES]
     for path in [*paths, *(path for path in own if path.is_file())]:
@@ -185,9 +179,9 @@ def _hashes(paths: Sequence[Path], tokenizer_dir: Path) -> list[list[str]]:
 
 
 def _cached(place: Path) -> TokenSet | None:
-    """The set at `place`, if it is there as it was written."""
+    """The set at `place`, if it is there and undamaged."""
     try:
-        tokens = TokenSet.open(place)
+        tokens = TokenSet(place)
     except UserError:
         return None
     return tokens if tokens.is_whole() else None
@@ -197,12 +191,14 @@ def _cached(place: Path) -> TokenSet | None:
 def _placing(place: Path) -> Iterator[Path]:
     """A new folder that is moved to `place` at the end; nothing is left of it after an error.
 
-    Two processes may make the same set: the first one's stays. What a killed process has left is
-    removed by the next.
+    If two processes make the same set, the first one's stays. The next process removes what a
+    killed one has left.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     with _locked(place.parent):
-        _sweep(place.parent)
+        for left in [*place.parent.glob(".new-*"), *place.parent.glob(".old-*")]:
+            with suppress(BlockingIOError), _locked(left, fcntl.LOCK_NB):
+                shutil.rmtree(left, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
         alive = os.open(new, os.O_RDONLY)  # the lock tells others that this process lives
         fcntl.flock(alive, fcntl.LOCK_EX)
@@ -229,36 +225,23 @@ def _placing(place: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """While a set gets its place."""
+def _locked(folder: Path, flags: int = 0) -> Iterator[None]:
+    """Holds a lock on the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
         yield
     finally:
         os.close(descriptor)
 
 
-def _sweep(cache: Path) -> None:
-    """Remove what killed processes have left."""
-    for left in [*cache.glob(".new-*"), *cache.glob(".old-*")]:
-        descriptor = os.open(left, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
-
-
 def write_set(
     tokens: TokenSet, out: Path, *, seq_len: bool = False, overwrite: bool = False
 ) -> None:
-    """Write the set as a folder of its own, whole or not at all.
+    """Write the set into the folder `out`, whole or not at all.
 
-    `seq_len` adds the column that the tutorial's finetune.py needs. Raises `UserError` if `out`
-    holds something, unless `overwrite`.
+    `seq_len` adds the column that the tutorial's finetune.py needs. Raises `UserError` if `out` is
+    not empty, unless `overwrite`.
     """
     check_free(out, overwrite=overwrite)
     with new_folder(out, replace=overwrite) as folder:
@@ -275,9 +258,9 @@ def write_jsonl(
 ) -> Counts:
     """Write the data as cover_alpaca2jsonl.py does: a context and a target on each line, in ASCII.
 
-    Returns the counts; an example is `shortened` if earlier turns or a system message are left out,
-    for which the form has no place. Raises `UserError` if `out` exists, unless `overwrite`, and at
-    a bad row, unless `skip_bad`.
+    Returns the counts; an example is `shortened` if it has earlier turns or a system message, for
+    which the form has no place. Raises `UserError` if `out` exists, unless `overwrite`, and at a bad
+    row, unless `skip_bad`.
     """
     if out.is_dir() or (out.exists() and not overwrite):
         raise _exists(out)
@@ -296,8 +279,8 @@ def write_jsonl(
                 line = json.dumps({"context": context, "target": example.answer})
                 file.write(line + "\n")
                 counts += Counts(1, example.unplaced("tutorial") > 0)
-            counts += files.skipped()
-            need_examples(counts)
+            counts += files.skipped
+            require_examples(counts)
             file.flush()
             os.fsync(file.fileno())
         new.chmod(0o644)
@@ -309,13 +292,13 @@ def write_jsonl(
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
-    """Raises `UserError` if a set can't be put there: only a set is ever overwritten."""
+    """Raises `UserError` if a set can't be written there: only a set is ever overwritten."""
     if out.exists() and not out.is_dir():
         raise UserError("{out} is a file; name a folder for the tokens", out=out)
-    held = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    if held and not overwrite:
+    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if names and not overwrite:
         raise _exists(out)
-    if others := [name for name in held if name not in FILES]:
+    if others := [name for name in names if name not in FILES]:
         raise UserError(
             "{out} also holds {others}, which is not part of a set of tokens and would be lost; "
             "name another folder",

@@ -1,8 +1,8 @@
-"""How a reply compares with a known answer: pure functions of two texts, larger is better.
+"""Scores of a reply against a known answer: pure functions of two texts, larger is better.
 
-Exact match, containment and F1 look at what is said, so spelling is folded first. ROUGE-L and
-BLEU-4 are those of THUDM's ptuning (ChatGLM-6B, `ptuning/main.py`), so that figures can be set
-beside its; they look at the texts as they are.
+Exact match, containment and F1 compare the content, so spelling is normalized first. ROUGE-L and
+BLEU-4 are those of THUDM's ptuning (ChatGLM-6B, `ptuning/main.py`), so that figures are comparable;
+they use the unchanged texts.
 """
 
 import re
@@ -21,31 +21,28 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 def bare(text: str) -> str:
     """`text` without its marks `[1]`."""
-    kept, end = [], 0
-    for mark in marks(text):
-        kept.append(text[end : mark.start()])
-        end = mark.end()
-    return "".join([*kept, text[end:]]).strip()
+    for mark in reversed(list(marks(text))):
+        text = text[: mark.start()] + text[mark.end() :]
+    return text.strip()
 
 
 def tokens(text: str) -> list[str]:
     """Characters of Chinese, Japanese and Korean, whole words and numbers of other scripts.
 
-    In NFKC, lower case and simplified characters; space and punctuation are left out, except what
-    belongs to a number (`-3.5%`, `12:30`); `1,000` is 1000. A text of nothing else (`√`) is its
-    characters.
+    In NFKC, lower case and simplified characters; space and punctuation are left out, except in
+    numbers (`-3.5%`, `12:30`); `1,000` is 1000. A text without tokens (`√`) gives its characters.
     """
-    folded = _THOUSANDS.sub("", normalize(text))
-    return _TOKEN.findall(folded) or list("".join(folded.split()))
+    normal = _THOUSANDS.sub("", normalize(text))
+    return _TOKEN.findall(normal) or list("".join(normal.split()))
 
 
 def exact(reply: str, answer: str) -> float:
-    """Exact match: 1 where both have the same tokens, in order."""
+    """Exact match: 1 if both have the same tokens, in order."""
     return float(tokens(reply) == tokens(answer))
 
 
 def contains(reply: str, answer: str) -> float:
-    """1 where the answer's tokens stand in the reply, one behind the other.
+    """1 if the answer's tokens occur in the reply without others between them.
 
     So `cat` is not in `concatenate`, nor 5 in 15.
     """
@@ -56,30 +53,30 @@ def contains(reply: str, answer: str) -> float:
 def f1(reply: str, answer: str) -> float:
     """The harmonic mean of precision and recall over the tokens as a bag, 0 to 1.
 
-    SQuAD's F1 (Rajpurkar et al. 2016), over characters where words are not spaced, as CMRC 2018
-    (which counts the longest common run instead of a bag). Articles stay.
+    SQuAD's F1 (Rajpurkar et al. 2016), over characters in scripts without spaces, as CMRC 2018
+    (which counts the longest common run instead of a bag). Articles are counted.
     """
-    said, wanted = Counter(tokens(reply)), Counter(tokens(answer))
-    if not said or not wanted:
-        return float(said == wanted)
-    return 2 * (said & wanted).total() / (said.total() + wanted.total())
+    first, second = Counter(tokens(reply)), Counter(tokens(answer))
+    if not first or not second:
+        return float(first == second)
+    return 2 * (first & second).total() / (first.total() + second.total())
 
 
 def rouge_l(reply: str, answer: str) -> float:
     """The F1 of the longest common subsequence of jieba's words, 0 to 1.
 
-    As the package rouge_chinese, but for its 1e-8 in the denominator and for an empty text, which
-    is 0 here and an error there. Words are those of rjieba's `cut` (with its HMM), punctuation too:
-    jieba's, except that jieba leaves some Latin words with hyphens whole.
+    As the package rouge_chinese, except for its 1e-8 in the denominator and for an empty text, which
+    is 0 here and an error there. Words (and punctuation) are those of rjieba's `cut` with its HMM:
+    jieba's, except that jieba doesn't cut some Latin words with hyphens.
     """
-    said, wanted = words(reply), words(answer)
-    if not said or not wanted:
+    first, second = words(reply), words(answer)
+    if not first or not second:
         return 0.0
-    return 2 * _common(said, wanted) / (len(said) + len(wanted))
+    return 2 * _common(first, second) / (len(first) + len(second))
 
 
 def words(text: str) -> list[str]:
-    """The words of `text` as it is, in order; what is blank is none."""
+    """The words of the unchanged `text` in order, without blanks."""
     from rjieba import cut
 
     return [word for word in cut(text) if not word.isspace()]
@@ -100,8 +97,8 @@ def bleu4(reply: str, answer: str) -> float:
 
     The geometric mean of the clipped precisions of 1 to 4 characters, times the brevity penalty
     exp(1 - answer/reply) of a reply that is not longer (Papineni et al. 2002). A precision without
-    a match counts as 1 / (2^k n), n its number of n-grams (1 at least), k = 1, 2, ... for each in
-    turn; no common character at all is 0. This is nltk's `sentence_bleu` with
+    a match counts as 1 / (2^k n), n its number of n-grams (at least 1), k = 1, 2, ... for each in
+    turn; texts without a common character give 0. This is nltk's `sentence_bleu` with
     `SmoothingFunction().method3` and THUDM's x 100, not rounded. (ChatGLM3's and GLM-4's scripts
     compute BLEU over jieba words and without x 100: another figure.)
     """
@@ -109,14 +106,10 @@ def bleu4(reply: str, answer: str) -> float:
         return 0.0
     total, misses = 0.0, 0
     for n in range(1, 5):
-        said, wanted = _grams(reply, n), _grams(answer, n)
-        matches, count = (said & wanted).total(), max(1, said.total())
+        grams = [Counter(t[i : i + n] for i in range(len(t) - n + 1)) for t in (reply, answer)]
+        matches, count = (grams[0] & grams[1]).total(), max(1, grams[0].total())
         if not matches:
             misses += 1
         total += log(matches / count if matches else 1 / (2**misses * count)) / 4
     penalty = 0.0 if len(reply) > len(answer) else 1 - len(answer) / len(reply)
     return 100 * exp(penalty + total)
-
-
-def _grams(text: str, n: int) -> Counter[str]:
-    return Counter(text[i : i + n] for i in range(len(text) - n + 1))

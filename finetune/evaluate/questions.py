@@ -1,7 +1,7 @@
-"""Questions that no training has seen, from the forms that people have them in.
+"""Questions that no training has seen, and the prompts that compare two models on them.
 
-`heldout.jsonl` of `rag finetune grounded`; a set of `rag eval` (its documents being in the
-knowledge base); training data in alpaca's forms, which names no place in a document.
+They are `heldout.jsonl` of `rag finetune grounded`; a set of `rag eval`, whose documents are in the
+knowledge base; or training data in alpaca's forms, which has no places in documents.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,8 +39,8 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A question, its answers (any one suffices; none where the documents do not tell), and the
+class HeldOutQuestion:
+    """A question, its answers (any of them is right; none if the documents don't answer it), and the
     places of the knowledge base that answer it."""
 
     id: str
@@ -49,20 +49,20 @@ class Question:
     answerable: bool = True
     places: tuple[Place, ...] = ()
     example: Example | None = None
-    """The conversation that it ends, where there is more than the question."""
+    """The conversation that it ends, if there is more than the question."""
 
 
 @dataclass(frozen=True, slots=True)
-class Heldout:
+class HeldOutSet:
     """The questions, each once; `lost` are the ids of those whose place is not in the knowledge
     base, or that have no answer to compare with."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[HeldOutQuestion, ...]
     lost: tuple[str, ...] = ()
 
 
 def form_of(path: Path) -> Form:
-    """What `path` holds, told by its content."""
+    """The form of the questions in `path`, by its content."""
     if path.is_dir():
         return "set"
     first = next(records(path), None)
@@ -70,41 +70,43 @@ def form_of(path: Path) -> Form:
     return "grounded" if isinstance(row, dict) and row.keys() >= GROUNDED else "alpaca"
 
 
-def read(path: Path, store: Store | None) -> Heldout:
-    """The questions of `path`, with their places where a knowledge base is given.
+def read(path: Path, store: Store | None) -> HeldOutSet:
+    """The questions of `path`, with their places if `store` is given.
 
-    `UserError` where a row is wrong, or where no question is left.
+    Raises `UserError` if a row is wrong, or if no question is left.
     """
     form = form_of(path)
     if form == "set":
-        found = _of_set(Dataset.load(path), store)
+        candidates = _of_set(Dataset.load(path), store)
     else:
-        found = _grounded(path) if form == "grounded" else _alpaca(path)
-    questions: dict[str, Question] = {}
+        candidates = _grounded(path) if form == "grounded" else _alpaca(path)
+    questions: dict[str, HeldOutQuestion] = {}
     lost: list[str] = []
-    for question in found:
+    for question in candidates:
         if _usable(question, form, store):
             questions.setdefault(question.text, question)
         else:
             lost.append(question.id)
     if not questions:
         raise UserError(
-            "{path}: none of its {count} questions stands in this knowledge base; name the "
-            "one that it was made from with --kb, or ingest its documents",
+            "{path}: none of its {count} questions is from this knowledge base; name the right "
+            "one with --kb, or ingest its documents",
             path=path,
             count=len(lost),
         )
-    return Heldout(tuple(questions.values()), tuple(lost))
+    return HeldOutSet(tuple(questions.values()), tuple(lost))
 
 
-def sample(questions: Sequence[Question], count: int, *, seed: int = 0) -> tuple[Question, ...]:
-    """`count` of the questions, drawn at random and kept in order; all where there are no more."""
+def sample(
+    questions: Sequence[HeldOutQuestion], count: int, *, seed: int = 0
+) -> tuple[HeldOutQuestion, ...]:
+    """`count` of the questions (all if there are fewer), drawn at random, in their order."""
     places = sorted(Random(seed).sample(range(len(questions)), min(count, len(questions))))
     return tuple(questions[place] for place in places)
 
 
-def _usable(question: Question, form: Form, store: Store | None) -> bool:
-    """Whether there is an answer to compare with, and the knowledge base has it in its place."""
+def _usable(question: HeldOutQuestion, form: Form, store: Store | None) -> bool:
+    """Whether there is an answer to compare with, and the knowledge base has it at its place."""
     if not question.answerable:
         return True
     if form == "alpaca" or not store:
@@ -119,64 +121,58 @@ def _usable(question: Question, form: Form, store: Store | None) -> bool:
     return question.answers[0] in text
 
 
-def _grounded(path: Path) -> Iterator[Question]:
+def _grounded(path: Path) -> Iterator[HeldOutQuestion]:
     for record in records(path):
         if not isinstance(record, Record):
             raise InvalidRecord(record.text, record.source)
         where, row = record.source, record.value
         if not isinstance(row, dict):
             raise InvalidRecord("not a JSON object", where)
-        place = Place(
-            take(row, "document", str, where),
-            take(row, "start", int, where),
-            take(row, "end", int, where),
-        )
-        answers = [_said(row, "answer", where)]
-        if "reply" in row:  # the same in whole sentences, as training has it
-            answers.append(_said(row, "reply", where))
+        span = (take(row, name, int, where) for name in ("start", "end"))
+        place = Place(take(row, "document", str, where), *span)
+        # A row's reply is the answer in whole sentences, as training has it.
+        names = ("answer", "reply") if "reply" in row else ("answer",)
+        answers = [_text(row, name, where) for name in names]
         id = str(row.get("id") or where)
-        yield Question(id, _said(row, "question", where), tuple(answers), places=(place,))
+        yield HeldOutQuestion(id, _text(row, "question", where), tuple(answers), places=(place,))
 
 
-def _said(row: dict[str, Any], name: str, where: str) -> str:
+def _text(row: dict[str, Any], name: str, where: str) -> str:
     text = take(row, name, str, where)
     if not text.strip():
         raise InvalidRecord("{name} is empty", where, name=name)
     return text
 
 
-def _alpaca(path: Path) -> Iterator[Question]:
+def _alpaca(path: Path) -> Iterator[HeldOutQuestion]:
     for example in examples([path]):
-        yield Question(
-            example.source, example.question or example.input, (example.answer,), example=example
-        )
+        text = example.question or example.input
+        yield HeldOutQuestion(example.source, text, (example.answer,), example=example)
 
 
-def _of_set(dataset: Dataset, store: Store | None) -> Iterator[Question]:
-    places = Finder(store).places if store else lambda judged: ()
-    for judged in dataset.questions:
-        # The quotes say it in whole sentences, as an adapter may have learnt to.
-        answers = (*judged.answers, *(gold.quote for gold in judged.gold))
-        yield Question(
-            judged.id,
-            judged.text,
-            answers if judged.answerable else (),
-            judged.answerable,
-            tuple(places(judged)) if judged.answerable else (),
-        )
+def _of_set(dataset: Dataset, store: Store | None) -> Iterator[HeldOutQuestion]:
+    finder = Finder(store) if store else None
+    for each in dataset.questions:
+        if not each.answerable:
+            yield HeldOutQuestion(each.id, each.text, (), False)
+            continue
+        # The quotes state it in whole sentences, as an adapter may have learnt to.
+        answers = (*each.answers, *(gold.quote for gold in each.gold))
+        places = tuple(finder.places(each)) if finder else ()
+        yield HeldOutQuestion(each.id, each.text, answers, True, places)
 
 
 class Finder:
-    """Looks up in a knowledge base where a set's answers stand; each document is read once."""
+    """Finds the places of a set's answers in a knowledge base; each document is read once."""
 
     def __init__(self, store: Store) -> None:
         self.text = cache(store.text)
         self.documents = [(PurePath(each.source).parts, each.id) for each in store.documents()]
 
-    def places(self, judged: EvalQuestion) -> Iterator[Place]:
-        """Where the quotes stand; in a BEIR-like set, where answers stand in relevant entries."""
-        wanted = [(gold.document, (gold.quote,)) for gold in judged.gold]
-        wanted += [(entry, judged.answers) for entry, grade in judged.grades.items() if grade > 0]
+    def places(self, question: EvalQuestion) -> Iterator[Place]:
+        """The places of the quotes; in a BEIR-like set, those of answers in relevant entries."""
+        wanted = [(gold.document, (gold.quote,)) for gold in question.gold]
+        wanted += [(name, question.answers) for name, grade in question.grades.items() if grade > 0]
         for name, quotes in wanted:
             tail = PurePath(name).parts
             for parts, id in self.documents:
@@ -188,23 +184,23 @@ class Finder:
 Condition = Literal["closed", "gold", "retrieved", "distractors", "general"]
 CONDITIONS: tuple[Condition, ...] = ("closed", "gold", "retrieved", "distractors")
 DEPTH = 20
-"""Passages among which distractors are looked for."""
+"""The number of retrieved passages among which distractors are searched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What is compared. `template` is the form in which the adapter was trained to be asked."""
+    """The two models to compare. `template` is the form of the adapter's training prompts."""
 
     base: Generator
     adapter: Generator
     template: str = "chat"
 
     def count(self, messages: Sequence[Message]) -> int:
-        """Tokens of the longer of the two prompts."""
+        """The tokens of the longer one of the two prompts."""
         return max(self.base.count(messages), self.adapter.count(messages))
 
     def room(self, sampling: Sampling) -> int:
-        """Tokens for a prompt of either."""
+        """The tokens that a prompt of either may have."""
         return min(self.base.context, self.adapter.context) - sampling.max_new_tokens
 
 
@@ -212,11 +208,11 @@ class Pair:
 class Case:
     """A question under a condition. `gold` are the numbers of the sources that answer it.
 
-    `refuse`: a reply that the passages hold no answer is the right one. The two prompts are the
-    same, unless the adapter knows another form for the input of an instruction.
+    `refuse`: the right reply is that the passages hold no answer. The two prompts are the same,
+    unless the adapter's template has another form for the input of an instruction.
     """
 
-    question: Question
+    question: HeldOutQuestion
     condition: Condition
     base: tuple[Message, ...]
     adapter: tuple[Message, ...]
@@ -227,30 +223,30 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """Makes the cases of questions. `pipeline` may be missing where no passage is asked for."""
+    """Makes the cases of questions. `pipeline` may be None if no condition has passages."""
 
     pair: Pair
     pipeline: Pipeline | None
     sampling: Sampling
 
-    def of(self, question: Question, conditions: Sequence[Condition]) -> Iterator[Case]:
-        """Those that have a right reply.
+    def of(self, question: HeldOutQuestion, conditions: Sequence[Condition]) -> Iterator[Case]:
+        """The cases that have a right reply.
 
-        Left out: closed book and gold for what the documents do not tell; what is found without the
-        place that answers, but with a part of it or the words of an answer, because nobody knows
-        whether they answer.
+        Left out: closed book and gold for questions that the documents don't answer; passages
+        without the place that answers, but with a part of it or the words of an answer, because it
+        is not known whether they answer.
         """
         for condition in conditions:
             if condition in ("closed", "general"):
                 if question.answers:
-                    yield self._alone(question, condition)
+                    yield self._without_passages(question, condition)
             elif case := self._reading(question, condition, self._sources(question, condition)):
                 yield case
 
-    def _alone(self, question: Question, condition: Condition) -> Case:
+    def _without_passages(self, question: HeldOutQuestion, condition: Condition) -> Case:
         if not question.example:
-            said = (Message("user", question.text),)
-            return Case(question, condition, said, said)
+            messages = (Message("user", question.text),)
+            return Case(question, condition, messages, messages)
         from finetune.data.template import turns_of  # loads torch
 
         base, adapter = (
@@ -259,78 +255,71 @@ class Cases:
         )
         return Case(question, condition, base, adapter)
 
-    def _sources(self, question: Question, condition: Condition) -> list[Source]:
+    def _sources(self, question: HeldOutQuestion, condition: Condition) -> list[Source]:
         assert self.pipeline
         if condition == "gold":
             return gold_source(question, self.pipeline.store)
-        if condition == "retrieved":
-            return self._found(question.text)
         most = self.pipeline.config.retrieve.passages
-        found = self._found(question.text, limit=max(DEPTH, 2 * most))
-        return [source for source in found if not holds(source, question)][:most]
-
-    def _found(self, text: str, *, limit: int | None = None) -> list[Source]:
-        assert self.pipeline
-        found = self.pipeline.retrieve(text, limit=limit)
-        return [Source(*each) for each in zip(found.passages, found.hits, strict=True)]
+        limit = None if condition == "retrieved" else max(DEPTH, 2 * most)
+        found = self.pipeline.retrieve(question.text, limit=limit)
+        sources = [Source(*each) for each in zip(found.passages, found.hits, strict=True)]
+        if condition == "retrieved":
+            return sources
+        return [source for source in sources if not may_answer(source.passage, question)][:most]
 
     def _reading(
-        self, question: Question, condition: Condition, sources: Sequence[Source]
+        self, question: HeldOutQuestion, condition: Condition, sources: Sequence[Source]
     ) -> Case | None:
         if not sources:
             return None
         room = self.pair.room(self.sampling)
         prompt = compose(question.text, sources, [], self.pair.count, room)
-        numbered = list(enumerate(prompt.sources, start=1))
-        gold = frozenset(number for number, source in numbered if answers(source, question))
-        if not gold and any(holds(source, question) for source in prompt.sources):
+        passages = [source.passage for source in prompt.sources]
+        gold = frozenset(n for n, passage in enumerate(passages, 1) if answers(passage, question))
+        if not gold and any(may_answer(passage, question) for passage in passages):
             return None
         messages = prompt.messages
         return Case(question, condition, messages, messages, prompt.sources, gold, not gold)
 
 
-def answers(source: Source, question: Question) -> bool:
-    """Whether the passage holds a place that answers the question, or as much of one as has the
+def answers(passage: Passage, question: HeldOutQuestion) -> bool:
+    """Whether the passage holds a place that answers the question, or a part of one that has the
     words of an answer."""
-    passage = source.passage
     return any(
-        (passage.start <= place.start and place.end <= passage.end) or _says(passage, question)
+        (passage.start <= place.start and place.end <= passage.end) or _has_words(passage, question)
         for place in question.places
-        if _shared(passage, place)
+        if _overlap(passage, place)
     )
 
 
-def holds(source: Source, question: Question) -> bool:
-    """Whether it might answer: it has a part of a place that does, or the words of an answer."""
-    passage = source.passage
-    parts = any(_shared(passage, place) for place in question.places)
-    return parts or _says(passage, question)
+def may_answer(passage: Passage, question: HeldOutQuestion) -> bool:
+    """Whether the passage has a part of a place that answers, or the words of an answer."""
+    overlap = any(_overlap(passage, place) for place in question.places)
+    return overlap or _has_words(passage, question)
 
 
-def _shared(passage: Passage, place: Place) -> bool:
+def _overlap(passage: Passage, place: Place) -> bool:
     same = place.document == passage.document
     return same and place.start < passage.end and passage.start < place.end
 
 
-def _says(passage: Passage, question: Question) -> bool:
+def _has_words(passage: Passage, question: HeldOutQuestion) -> bool:
     return any(contains(passage.text, answer) for answer in question.answers)
 
 
-def gold_source(question: Question, store: Store) -> list[Source]:
-    """The passage that answers, that of the first place if there are more; [] without any."""
-    sources: list[Source] = []
+def gold_source(question: HeldOutQuestion, store: Store) -> list[Source]:
+    """The passage that answers, of the first place that has one; [] if there is none."""
     for place in question.places:
-        chunks = _passage(place, store)
-        if not chunks:
-            continue
-        chunk = next((c for c in chunks if place.start < c.end), chunks[-1])
-        [passage] = store.passages([chunk])
-        sources.append(Source(passage, Hit(chunk, 1.0)))
-    return [source for source in sources if answers(source, question)][:1]
+        if chunks := _passage_chunks(place, store):
+            chunk = next((c for c in chunks if place.start < c.end), chunks[-1])
+            [passage] = store.passages([chunk])
+            if answers(passage, question):
+                return [Source(passage, Hit(chunk, 1.0))]
+    return []
 
 
-def _passage(place: Place, store: Store) -> list[Chunk]:
-    """The chunks of the passage that a place begins in: the one that begins last before it."""
+def _passage_chunks(place: Place, store: Store) -> list[Chunk]:
+    """The chunks of the passage in which a place begins: the last that begins before it."""
     for start in range(place.start, -1, -1):
         if chunks := store.chunks_within(Passage(place.document, start, start, "", "")):
             return chunks if place.start < chunks[0].passage[1] else []

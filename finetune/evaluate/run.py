@@ -1,12 +1,13 @@
-"""Base and adapter, asked the same questions in the same words: greedy, one weight for both."""
+"""Base and adapter reply to the same questions: same prompts, greedy, with one copy of the weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.evaluate.metrics import bare, bleu4, contains, exact, f1, rouge_l
-from finetune.evaluate.questions import Case, Cases, Condition, Pair, Question
+from finetune.evaluate.questions import Case, Cases, Condition, HeldOutQuestion, Pair
 from ingest.chunk import Span
 from ingest.store import Store
 from rag.cite import cite, claims
@@ -22,9 +23,9 @@ TEXT_METRICS = {"exact": exact, "contains": contains, "f1": f1, "rouge_l": rouge
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """A model's reply: `cited` are the numbers that it marks, in order, and `unsupported` the spans
-    of its text that no passage supports."""
+class ScoredReply:
+    """A model's reply: `cited` are the numbers of its citation marks, in order, and `unsupported` the
+    spans of its text that no passage supports."""
 
     text: str
     refused: bool
@@ -33,25 +34,25 @@ class Reply:
     columns: Mapping[str, float]
 
 
-def judge(case: Case, text: str, store: Store | None) -> Reply:
-    """The columns are 0 or 1 or counts, but for the text metrics; a column that is missing says
-    that the case does not measure it.
+def score(case: Case, text: str, store: Store | None) -> ScoredReply:
+    """The columns are 0 or 1 or counts, except the text metrics; one that a case does not measure is
+    missing.
 
-    `asked` and the text metrics: of cases with an answer, the best over the answers; marks are left
-    out, and a refusal is worth 0. `refused`, `wanted` (a refusal would be right), `agreed` (both):
-    of cases with passages. `grounded`: the reply cites the passage that answers and nothing else;
-    of cases that have it. `marked`, `known`: of replies with marks, whether all have a passage.
-    `claims`, `unsupported`: sentences of replies that are no refusals.
+    `asked` and the text metrics (for cases with an answer): the best over the answers, without
+    marks; 0 for a refusal. `refused`, `wanted` (a refusal would be right), `agreed` (both): for cases
+    with passages. `grounded` (if the passage that answers is there): the reply cites it and nothing
+    else. `marked`, `known` (for replies with marks): whether all have a passage. `claims`,
+    `unsupported`: the sentences of replies that are not refusals.
     """
     refused = declines(text)
     columns: dict[str, float] = {}
     if not case.refuse:
-        said = "" if refused else bare(text)
+        reply = "" if refused else bare(text)
         columns["asked"] = 1.0
         for name, metric in TEXT_METRICS.items():
-            columns[name] = max(metric(said, answer) for answer in case.question.answers)
+            columns[name] = max(metric(reply, answer) for answer in case.question.answers)
     if not case.sources:
-        return Reply(text, refused, (), (), columns)
+        return ScoredReply(text, refused, (), (), columns)
     assert store
     cited = tuple(number for mark in marks(text) for number in numbers(mark))
     columns["refused"], columns["wanted"] = float(refused), float(case.refuse)
@@ -60,29 +61,29 @@ def judge(case: Case, text: str, store: Store | None) -> Reply:
         columns["grounded"] = float(bool(cited) and case.gold.issuperset(cited))
         columns["misrefused"] = float(refused)
     if refused:
-        return Reply(text, refused, cited, (), columns)
-    found = cite(text, case.question.text, case.sources, store)
+        return ScoredReply(text, refused, cited, (), columns)
+    citations = cite(text, case.question.text, case.sources, store)
     if cited:
-        columns["marked"], columns["known"] = 1.0, float(not found.unknown)
+        columns["marked"], columns["known"] = 1.0, float(not citations.unknown)
     columns["claims"] = float(len(claims(text)))
-    columns["unsupported"] = float(len(found.unsupported))
-    return Reply(text, refused, cited, found.unsupported, columns)
+    columns["unsupported"] = float(len(citations.unsupported))
+    return ScoredReply(text, refused, cited, citations.unsupported, columns)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A case and what both replied to it."""
+class CaseResult:
+    """A case and the replies of both."""
 
     case: Case
-    base: Reply
-    adapter: Reply
+    base: ScoredReply
+    adapter: ScoredReply
 
 
 @dataclass(frozen=True)
-class Switched:
-    """A model with one of its adapters, or with none, as a generator of its own.
+class AdapterGenerator:
+    """A generator that switches a shared model to one of its adapters, or to none.
 
-    Of those that share a model, one may be used at a time.
+    Only one of the generators of a model may be used at a time.
     """
 
     generator: Adaptable
@@ -109,43 +110,35 @@ class Switched:
 
 
 def pair_of(generator: "ChatGLMGenerator", adapter: Path) -> tuple[Pair, tuple[str, ...]]:
-    """The loaded model without and with an adapter, and what had to be assumed of that one.
+    """The loaded model without and with an adapter, and assumptions about the adapter.
 
-    `UserError` where the adapter is another model's, or changes nothing.
+    Raises `UserError` if the adapter belongs to another model, or changes nothing.
     """
     notes = generator.use(adapter)
     template = generator.adapters.contracts[str(adapter)].template
-    return Pair(Switched(generator, None), Switched(generator, adapter), template), notes
+    sides = (AdapterGenerator(generator, None), AdapterGenerator(generator, adapter))
+    return Pair(*sides, template), notes
 
 
 def evaluate(
-    questions: Sequence[Question], conditions: Sequence[Condition], cases: Cases
-) -> Iterator[tuple[Asked, ...]]:
-    """What came of each question, when both have replied to it."""
+    questions: Sequence[HeldOutQuestion], conditions: Sequence[Condition], cases: Cases
+) -> Iterator[tuple[CaseResult, ...]]:
+    """The results of each question, as soon as both have replied to it."""
     store = cases.pipeline.store if cases.pipeline else None
     for question in questions:
-        # Conditions may come to the same prompt: without the place that answers, what is found is
-        # all distractors.
-        base = Replies(cases.pair.base, cases.sampling)
-        adapter = Replies(cases.pair.adapter, cases.sampling)
+        # Conditions may have the same prompt: if the passage that answers is not retrieved, all
+        # retrieved ones are distractors.
+        base, adapter = (
+            cache(partial(_reply, generator, sampling=cases.sampling))
+            for generator in (cases.pair.base, cases.pair.adapter)
+        )
         yield tuple(
-            Asked(
-                case,
-                judge(case, base.to(case.base), store),
-                judge(case, adapter.to(case.adapter), store),
+            CaseResult(
+                case, score(case, base(case.base), store), score(case, adapter(case.adapter), store)
             )
             for case in cases.of(question, conditions)
         )
 
 
-class Replies:
-    """A generator's replies, each prompt asked once."""
-
-    def __init__(self, generator: Generator, sampling: Sampling) -> None:
-        self.generator, self.sampling = generator, sampling
-        self._known: dict[tuple[Message, ...], str] = {}
-
-    def to(self, messages: tuple[Message, ...]) -> str:
-        if messages not in self._known:
-            self._known[messages] = "".join(self.generator.stream(messages, self.sampling))
-        return self._known[messages]
+def _reply(generator: Generator, messages: tuple[Message, ...], *, sampling: Sampling) -> str:
+    return "".join(generator.stream(messages, sampling))

@@ -1,7 +1,7 @@
 """A knowledge base -> `train.jsonl` and `heldout.jsonl`, split by document.
 
-No question of a held-out document is trained on; its passages may still stand among those of a
-training row that do not answer.
+No question of a held-out document is trained on; its passages may still be distractors in a
+training row.
 """
 
 import json
@@ -27,7 +27,6 @@ from ingest.store.atomic import new_folder
 from ingest.types import Chunk, Document, Passage
 from rag.generate import Generator
 
-_PAGE_OR_ROW = re.compile(r"(?:p\. \d+|row \d+)")
 _NO_TITLE = re.compile(
     r"[-_]|\.\w{1,5}$|^\W*[\d.]+\W*$|[?？]$|^(?:untitled|document|无标题|未命名|新建)",
     re.IGNORECASE,
@@ -52,10 +51,10 @@ def passages_of(store: Store, document: Document) -> Iterator[TitledPassage]:
 
 
 def title_of(title: str, opening: str) -> str:
-    """What a person calls the document, "" if neither its title nor its first line says so."""
+    """The name that a person would use for the document, from its title or first line; or ""."""
     title = re.split(r"\s[|–—]\s", " ".join(title.split()))[0]
-    if found := _OPENING.match(opening):
-        return _STATE.sub("", found["name"])
+    if match := _OPENING.match(opening):
+        return _STATE.sub("", match["name"])
     if not 2 <= len(title) <= 80 or _NO_TITLE.search(title):
         return ""
     # One word in Latin letters is more likely the name of a file.
@@ -64,25 +63,20 @@ def title_of(title: str, opening: str) -> str:
 
 
 def _places(chunks: list[Chunk]) -> tuple[tuple[int, str], ...]:
-    """Where headings begin to apply; without pages, sheets and rows."""
-    found: list[tuple[int, str]] = []
+    """The places where headings begin to apply: `p. 3 · 第二章 › 第一节` -> `第二章 › 第一节`."""
+    places: list[tuple[int, str]] = []
     for start, label in (place for chunk in chunks for place in chunk.places):
-        path = _headings(label)
-        if path and (not found or found[-1][1] != path):
-            found.append((start, path))
-    return tuple(found)
-
-
-def _headings(label: str) -> str:
-    """`p. 3 · 第二章 › 第一节` -> `第二章 › 第一节`"""
-    parts = label.split(" · ")
-    if any(part.startswith("row ") for part in parts):
-        return ""
-    return " · ".join(part for part in parts if not _PAGE_OR_ROW.fullmatch(part))
+        parts = label.split(" · ")
+        if any(part.startswith("row ") for part in parts):
+            continue
+        path = " · ".join(part for part in parts if not re.fullmatch(r"p\. \d+", part))
+        if path and (not places or places[-1][1] != path):
+            places.append((start, path))
+    return tuple(places)
 
 
 def _header(chunk: Chunk) -> str:
-    """The header of a table that the chunk's text is in the middle of."""
+    """The header of a table that began before the chunk."""
     header = chunk.context.rpartition("\n")[2]
     return header if header.startswith("|") and header not in chunk.text else ""
 
@@ -92,7 +86,7 @@ Key = bytes
 
 @dataclass(frozen=True, slots=True)
 class PoolEntry:
-    """Where a question is in the file, the index of its document, and the key of its answer."""
+    """The place of a question in the file, the index of its document, and the key of its answer."""
 
     offset: int
     document: int
@@ -103,19 +97,19 @@ class PoolEntry:
 class QuestionPool:
     """The questions of a knowledge base in a seeded order, each once, kept in a file.
 
-    A passage stands for the question that a model is to write about it.
+    A passage is the place of the question that a model will write about it.
     """
 
     file: IO[bytes]
     seed: int
     documents: list[Document] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
-    """`duplicate`: asked before with the same answer; `ambiguous`: with another answer; `removed`:
-    documents that were removed meanwhile."""
+    """`duplicate`: the same question with the same answer; `ambiguous`: with another answer;
+    `removed`: documents that were removed meanwhile."""
     _entries: dict[Key, PoolEntry | None] = field(default_factory=dict)  # None: ambiguous
 
     def gather(self, store: Store, kinds: Collection[QuestionKind]) -> None:
-        """Ask about every passage of the knowledge base."""
+        """Add the questions about every passage of the knowledge base."""
         for document in store.documents():
             self.documents.append(document)
             try:
@@ -137,11 +131,11 @@ class QuestionPool:
             yield self.documents[entry.document], _parse(self.file.readline())
 
     def is_duplicate(self, pair: QuestionAnswer) -> bool:
-        """Whether the pool has the question that a model wrote; from now on it has."""
+        """Whether the pool has the question that a model wrote; adds it."""
         key = self._hash(normalize(pair.question))
-        there = key in self._entries
+        is_known = key in self._entries
         self._entries.setdefault(key, None)
-        return there
+        return is_known
 
     def _ordered(self) -> list[PoolEntry]:
         return [entry for _, entry in sorted(self._entries.items(), key=itemgetter(0)) if entry]
@@ -184,13 +178,13 @@ PLAIN = "plain"
 
 @dataclass(frozen=True, slots=True)
 class SyntheticOptions:
-    """Which questions are made, and how many rows."""
+    """The kinds of questions, and the number of rows."""
 
     kinds: tuple[QuestionKind, ...] = tuple(RULES)
     heldout: float = 0.1
-    """The share of the documents whose questions are kept out of training."""
+    """The share of the documents whose questions are not trained on."""
     limit: int = 0
-    """The most rows in all; 0: no limit."""
+    """The most rows of both sides together; 0: no limit."""
     plain: bool = False
     """Also write the training questions and their answers without passages."""
     seed: int = 0
@@ -203,16 +197,16 @@ class SyntheticReport:
     rows: Counter[tuple[str, Side]] = field(default_factory=Counter)
     """By kind and side."""
     refusals: Counter[tuple[str, Side]] = field(default_factory=Counter)
-    """Of `rows`, those whose passages do not answer."""
+    """The `rows` whose passages do not answer."""
     documents: dict[str, Side] = field(default_factory=dict)
-    """Those that have rows, by id."""
+    """The documents that have rows, by id."""
     rejected: Counter[str] = field(default_factory=Counter)
     """By reason."""
     samples: list[RaftRow] = field(default_factory=list)
     """The first row that cites and the first that refuses."""
 
     def total(self, side: Side) -> int:
-        return sum(count for (_, there), count in self.rows.items() if there == side)
+        return sum(count for (_, of), count in self.rows.items() if of == side)
 
     def add_sample(self, row: RaftRow) -> None:
         if (row.gold is None) not in [sample.gold is None for sample in self.samples]:
@@ -227,11 +221,11 @@ def build(
     generator: Generator | None = None,
     progress: Progress = lambda total: nullcontext(lambda: None),
 ) -> SyntheticReport:
-    """Write the rows into the folder `out`: all of its files whole, or none.
+    """Write the rows into the folder `out`: all files completely, or none.
 
     `generator` writes the questions of kind `model`. The same knowledge base, options and seed give
     the same bytes. A file without rows is not written: if only one document has rows, none is held
-    out. Raises `UserError` if `out` holds something already, or no row can be made.
+    out. Raises `UserError` if `out` is not empty, or no row can be built.
     """
     names = ("train", "heldout", *([PLAIN] if options.plain else []))
     with (
@@ -258,7 +252,7 @@ def build(
                     break
         if not digests:
             raise _no_rows(report.rejected)
-        # Split now: before, it is not known which documents have rows.
+        # Split only now that it is known which documents have rows.
         heldout = heldout_digests(digests, options.heldout, options.seed)
         row_file.seek(0)
         for digest, line in zip(digests, row_file, strict=True):
@@ -270,13 +264,11 @@ def build(
 def heldout_digests(digests: Sequence[str], share: float, seed: int) -> frozenset[str]:
     """The documents of `digests` that are held out: `share` of them, by a seeded hash.
 
-    Of two or more at least one, and not all. Files of the same bytes go together.
+    Of two or more at least one, and not all. Files with the same bytes are on the same side.
     """
-
-    def order(digest: str) -> bytes:
-        return blake2b(f"{seed} {digest}".encode(), digest_size=8).digest()
-
-    ordered = sorted(set(digests), key=order)
+    ordered = sorted(
+        set(digests), key=lambda each: blake2b(f"{seed} {each}".encode(), digest_size=8).digest()
+    )
     if len(ordered) < 2 or share <= 0:
         return frozenset()
     return frozenset(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
@@ -289,16 +281,16 @@ def _row(
     generator: Generator | None,
     pool: QuestionPool,
 ) -> RaftRow | str:
-    """The row of a pair, which the model writes if `item` is a passage; or why there is none."""
+    """The row of a pair, which the model writes if `item` is a passage; or the reason for none."""
     if isinstance(item, QuestionAnswer):
         return builder.row(SyntheticQuestion(item, document))
     assert generator, "questions of kind model need a generator"
     pair = write_pair(item, generator, seed=pool.seed)
     if pair is None:
         return "invalid"
-    return (
-        "duplicate" if pool.is_duplicate(pair) else builder.row(SyntheticQuestion(pair, document))
-    )
+    if pool.is_duplicate(pair):
+        return "duplicate"
+    return builder.row(SyntheticQuestion(pair, document))
 
 
 def _write_row(
@@ -321,7 +313,7 @@ def _write_line(value: dict[str, Any], file: IO[bytes]) -> None:
 
 @contextmanager
 def _open_all(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]]]:
-    """New files `NAME.jsonl`, on disk at the end; the empty ones are removed."""
+    """New files `NAME.jsonl`, flushed to the disk at the end; empty ones are removed."""
     paths = [folder / f"{name}.jsonl" for name in names]
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {
@@ -339,7 +331,7 @@ def _open_all(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes
 def _no_rows(rejected: Counter[str]) -> UserError:
     why = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()) if count)
     return UserError(
-        "no row can be made from this knowledge base (rejected: {why}); rules need definitions, "
+        "no row can be built from this knowledge base (rejected: {why}); rules need definitions, "
         "articles, lists, tables or figures; or let a model write questions: "
         "--model DIR --write-questions",
         why=why or Translatable("nothing"),

@@ -1,9 +1,9 @@
 """A question and its answer -> a row that trains to answer from retrieved passages (RAFT).
 
-After Zhang et al. 2024, but with hard negatives and refusals. The passages are what our own
-retriever finds for the question, the prompt is what `rag.prompt.compose` makes of them, and the
-target cites as that prompt demands. A question is used only if the retriever finds its passage, and
-a target only if `rag.cite` reads the right citation from it.
+After Zhang et al. 2024, but with hard negatives and refusals. The passages are those that our own
+retriever finds for the question, the prompt is that of `rag.prompt.compose`, and the target cites as
+that prompt requires. A question is used only if the retriever finds its passage, and a target only
+if `rag.cite` reads the right citation from it.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ DEPTH = 20
 """The number of retrieved passages that are searched for the gold one and for hard negatives."""
 
 Rejection = Literal["not retrieved", "too long", "unsupported", "removed"]
-"""Why there is no row: the retriever doesn't find the passage; it doesn't fit into the window; the
+"""The reason for no row: the retriever doesn't find the passage; it doesn't fit into the window; the
 target would not be cited correctly; the document was removed meanwhile."""
 
 
@@ -63,7 +63,7 @@ class RaftRow:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The row as it is written: chat messages, and what an evaluation needs."""
+        """The row as it is written: chat messages, and the values that an evaluation needs."""
         pair, document = self.question.pair, self.question.document
         return {
             "messages": [{"role": each.role, "content": each.text} for each in self.messages],
@@ -84,7 +84,7 @@ class RaftRow:
 class RaftBuilder:
     """Builds rows for a model that counts tokens with `count` and has `room` for a prompt.
 
-    A share `without_gold` of the rows has only passages that do not answer, and refuses.
+    A share `without_gold` of the rows has only passages that do not answer; these rows refuse.
     """
 
     pipeline: Pipeline
@@ -102,12 +102,8 @@ class RaftBuilder:
         gold = next((source for source in sources if question.answered_by(source)), None)
         if gold is None:
             return "not retrieved"
-        answer = normalize(pair.answer)
-        negatives = [
-            source
-            for source in sources
-            if source is not gold and answer not in normalize(source.passage.text)
-        ]
+        others, answer = [s for s in sources if s is not gold], normalize(pair.answer)
+        negatives = [s for s in others if answer not in normalize(s.passage.text)]
         refuses = random.random() < self.without_gold
         try:
             row = self._citing(question, gold, negatives, random)

@@ -1,4 +1,4 @@
-"""Questions that a passage answers, made by rule from its sentences, articles, lists and tables."""
+"""Questions that a passage answers, built by rules from its sentences, articles, lists and tables."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence

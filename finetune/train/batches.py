@@ -1,7 +1,7 @@
-"""Rows -> which of them make each step, and how they lie in memory: packed or padded.
+"""Rows -> which of them each step takes, and how they lie in memory: packed or padded.
 
-The layout never changes what is computed: a packed sample sees no other and has its own positions,
-as if it were alone.
+The layout never changes what is computed: a packed sample attends to no other and has its own
+positions, as if it were alone.
 """
 
 import math
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.options import TrainOptions
-from finetune.types import IGNORED, Row
+from finetune.types import IGNORED, TokenRow
 
 Indices = NDArray[np.int64]
 GROUP = 50
-"""Steps among whose rows those of like length are put together (transformers' Trainer has 50)."""
+"""Rows of similar length are put together among so many steps (transformers' Trainer has 50)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Batch:
     ids: Tensor
     """[B, S]"""
     labels: Tensor
-    """[B, S]: the label of a token is the token itself or IGNORED, as in `Row`; the first token of
-    a sample is never learnt."""
+    """[B, S]: the label of a token is the token itself or IGNORED, as in `TokenRow`; the first token
+    of a sample is never learnt."""
     samples: Tensor
     """[B, S]: which sample of its line a token belongs to, from 1; 0 is padding."""
     positions: Tensor
@@ -37,26 +37,26 @@ class Batch:
 
     @property
     def learnt(self) -> int:
-        """How many tokens are learnt."""
+        """The number of learnt tokens."""
         return int((self.labels != IGNORED).sum())
 
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(*(t.to(device) for t in (self.ids, self.labels, self.samples, self.positions)))
 
 
-def laid_out(rows: Sequence[Row], options: TrainOptions) -> list[Batch]:
-    """How a device's rows of a step go through the model."""
+def batches_of(rows: Sequence[TokenRow], options: TrainOptions) -> list[Batch]:
+    """The batches in which a device's rows of a step go through the model."""
     if options.packing:
-        return packed(rows, options.pack_length)
-    return padded(rows, options.per_device_train_batch_size)
+        return pack(rows, options.pack_length)
+    return pad(rows, options.per_device_train_batch_size)
 
 
-def packed(rows: Sequence[Row], length: int) -> list[Batch]:
-    """The rows one behind the other, in lines of at most `length` tokens of a batch each.
+def pack(rows: Sequence[TokenRow], length: int) -> list[Batch]:
+    """One batch for each line of concatenated rows, which has at most `length` tokens.
 
-    A longer row is a line by itself. First fit, the longest first (Johnson 1973).
+    A longer row gets its own line. First fit, the longest first (Johnson 1973).
     """
-    lines: list[list[Row]] = []
+    lines: list[list[TokenRow]] = []
     room: list[int] = []
     for row in sorted(rows, key=len, reverse=True):
         place = next((i for i, left in enumerate(room) if left >= len(row)), None)
@@ -69,7 +69,7 @@ def packed(rows: Sequence[Row], length: int) -> list[Batch]:
     return [_batch([line]) for line in lines]
 
 
-def padded(rows: Sequence[Row], size: int, *, length: int | None = None) -> list[Batch]:
+def pad(rows: Sequence[TokenRow], size: int, *, length: int | None = None) -> list[Batch]:
     """Batches of `size` rows, each padded on the right to its longest row, or to `length`."""
     ordered = sorted(rows, key=len, reverse=True)
     return [
@@ -78,7 +78,7 @@ def padded(rows: Sequence[Row], size: int, *, length: int | None = None) -> list
     ]
 
 
-def _batch(lines: Sequence[Sequence[Row]], length: int | None = None) -> Batch:
+def _batch(lines: Sequence[Sequence[TokenRow]], length: int | None = None) -> Batch:
     width = length or max(sum(map(len, line)) for line in lines)
     ids, samples, positions = (torch.zeros(len(lines), width, dtype=torch.long) for _ in range(3))
     labels = torch.full((len(lines), width), IGNORED)
@@ -88,7 +88,7 @@ def _batch(lines: Sequence[Sequence[Row]], length: int | None = None) -> Batch:
             span = slice(start, start + len(row))
             ids[i, span] = torch.from_numpy(row.ids.astype(np.int64))
             labels[i, span] = torch.from_numpy(row.labels.astype(np.int64))
-            labels[i, start] = IGNORED  # what stands before it is another sample
+            labels[i, start] = IGNORED  # the token before it belongs to another sample
             samples[i, span] = number
             positions[i, span] = torch.arange(len(row))
             start += len(row)
@@ -96,17 +96,17 @@ def _batch(lines: Sequence[Sequence[Row]], length: int | None = None) -> Batch:
 
 
 class Stream:
-    """Numbers of rows without end: all of them in an order drawn anew for each epoch.
+    """An endless stream of row numbers: all of them in a new random order for each epoch.
 
-    A place in it says all, so that a training goes on anywhere. Where rows will be padded, their
-    `lengths` let those of like length meet: blocks of `size` rows, in an order that is drawn too.
+    It depends on nothing but seed and place, so that a training can continue anywhere. If rows will
+    be padded, their `lengths` bring those of similar length together, in shuffled blocks of `size`.
     """
 
     def __init__(
         self, rows: int, seed: int, *, lengths: NDArray[np.int32] | None = None, size: int = 1
     ) -> None:
         self.rows, self.seed, self.lengths, self.size = rows, seed, lengths, size
-        self._drawn: tuple[int, Indices] = (-1, np.zeros(0, np.int64))
+        self._cached: tuple[int, Indices] = (-1, np.zeros(0, np.int64))
 
     def take(self, start: int, end: int) -> Indices:
         """The rows at places [start, end)."""
@@ -119,32 +119,26 @@ class Stream:
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _order(self, epoch: int) -> Indices:
-        if self._drawn[0] != epoch:
-            self._drawn = (epoch, self._draw(epoch))
-        return self._drawn[1]
+        if self._cached[0] != epoch:
+            self._cached = (epoch, self._shuffle(epoch))
+        return self._cached[1]
 
-    def _draw(self, epoch: int) -> Indices:
-        dice = np.random.default_rng((self.seed, epoch))
-        order = dice.permutation(self.rows)
+    def _shuffle(self, epoch: int) -> Indices:
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(self.rows)
         if self.lengths is None:
             return order
-        wide = GROUP * self.size
-        groups = [order[start : start + wide] for start in range(0, self.rows, wide)]
-        ordered = [group[np.argsort(-self.lengths[group], kind="stable")] for group in groups]
-        blocks = [
-            group[start : start + self.size]
-            for group in ordered
-            for start in range(0, len(group), self.size)
-        ]
-        return np.concatenate([blocks[i] for i in dice.permutation(len(blocks))])
+        blocks: list[Indices] = []
+        for start in range(0, self.rows, GROUP * self.size):
+            group = order[start : start + GROUP * self.size]
+            group = group[np.argsort(-self.lengths[group], kind="stable")]
+            blocks += [group[i : i + self.size] for i in range(0, len(group), self.size)]
+        return np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many steps there are and which rows each takes.
-
-    `size` rows a step, of which the share `mix` comes from the `general` set.
-    """
+    """The number of steps and the rows of each: `size`, of which the share `mix` is `general`."""
 
     own: Stream
     size: int
@@ -159,7 +153,7 @@ class Plan:
 
     @property
     def _last(self) -> float:
-        """Where the stream of own rows ends."""
+        """The place at which the stream of own rows ends."""
         return math.inf if self.max_steps else math.ceil(self.own.rows * self.epochs)
 
     def step(self, number: int) -> tuple[Indices, Indices]:
@@ -172,6 +166,6 @@ class Plan:
         return own, self.general.take(*mixed)
 
     def epoch(self, number: int) -> float:
-        """How often each row has been seen after `number` steps."""
+        """The number of times that each row has been seen after `number` steps."""
         seen = number * self.size - math.floor(number * self.size * self.mix)
         return min(seen, self._last) / self.own.rows

@@ -1,4 +1,4 @@
-"""What a training tells of itself: a CSV that says only what is computed, TensorBoard, a curve.
+"""The logs of a training: a CSV of what is computed, TensorBoard, a picture of the losses.
 
 The CSV holds no times, so that a resumed training writes the same bytes as one never stopped.
 """
@@ -8,7 +8,6 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
@@ -24,19 +23,19 @@ BOARD = "tensorboard"
 
 
 class Log:
-    """The files of a training in `out`. `size` is how many bytes of an earlier run still hold."""
+    """The files of a training in `out`, of which `size` bytes of an earlier run are valid."""
 
     def __init__(
         self, out: Path, *, size: int = 0, step: int = 0, tensorboard: bool = True
     ) -> None:
         path = out / FILE
-        held = path.stat().st_size if path.is_file() else 0
-        if held < size:
+        actual = path.stat().st_size if path.is_file() else 0
+        if actual < size:
             raise UserError(
-                "{path} has {held} bytes, but the checkpoint knows of {size}: it was changed or "
-                "deleted; put it back, or begin anew in another folder",
+                "{path} has {actual} bytes, but the checkpoint needs {size}: it was changed or "
+                "deleted; put it back, or start again in another folder",
                 path=path,
-                held=held,
+                actual=actual,
                 size=size,
             )
         self.file = path.open("r+b" if size else "w+b")
@@ -51,7 +50,7 @@ class Log:
             self.board = SummaryWriter(str(out / BOARD), purge_step=step or None)
 
     def row(self, values: Mapping[str, float], **shown: float) -> None:
-        """One line of `FIELDS`, those that are given; `shown` goes to TensorBoard alone."""
+        """Write a line with those of `FIELDS` that `values` has; `shown` goes to TensorBoard only."""
         self._write(values)
         if self.board:
             for name, value in {**values, **shown}.items():
@@ -59,7 +58,7 @@ class Log:
                     self.board.add_scalar(name, value, int(values["step"]))
 
     def flush(self) -> int:
-        """Bring all to the disk; how many bytes the CSV has."""
+        """Flush everything to the disk; returns the size of the CSV in bytes."""
         self.file.flush()
         os.fsync(self.file.fileno())
         if self.board:
@@ -68,8 +67,9 @@ class Log:
 
     def _write(self, values: Mapping[str, float | str]) -> None:
         line = io.StringIO()
+        cells = (values.get(name, "") for name in FIELDS)
         csv.writer(line, lineterminator="\n").writerow(
-            [_number(values.get(name, "")) for name in FIELDS]
+            f"{cell:.9g}" if isinstance(cell, float) else str(cell) for cell in cells
         )
         self.file.write(line.getvalue().encode())
         self.file.flush()
@@ -77,30 +77,25 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.file.close()
         if self.board:
             self.board.close()
 
 
-class Silent:
-    """The log of a process that keeps none."""
+class NoLog:
+    """The log of a process other than the main one: writes nothing."""
 
     def row(self, values: Mapping[str, float], **shown: float) -> None: ...
 
-    def __enter__(self) -> "Silent":
+    def __enter__(self) -> "NoLog":
         return self
 
     def __exit__(self, *_: object) -> None: ...
 
 
 def read(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Of each column of a CSV the steps and values that are given."""
+    """The steps and values in each column of a CSV, without empty cells."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return {
@@ -110,7 +105,7 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def draw(path: Path, picture: Path) -> None:
-    """Write the curves of a CSV's losses to `picture` (.png or .svg)."""
+    """Draw the losses of a CSV into `picture` (.png or .svg)."""
     columns = read(path)
     plot.save(picture, lambda canvas: _curves(canvas.subplots(), columns), size=(8, 4.5), dpi=120)
 
@@ -130,7 +125,3 @@ def _curves(axes: "Axes", columns: Mapping[str, list[tuple[int, float]]]) -> Non
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-
-
-def _number(value: float | str) -> str:
-    return f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -13,21 +13,35 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.options import TrainOptions
-from finetune.train.batches import Batch, Plan, Stream, laid_out
-from finetune.train.checkpoint import BASE, State, found, made_of, numbers_of, same, save_checkpoint
-from finetune.train.logs import FILE, PICTURE, Log, Silent, draw
-from finetune.train.loss import evaluated, not_finite, nothing_to_learn, summed
-from finetune.train.optimizer import LEARNT, Optimizer, learning_rate
-from finetune.types import Row, Rows
+from finetune.train.batches import Batch, Plan, Stream, batches_of
+from finetune.train.checkpoint import (
+    BASE,
+    TrainingState,
+    check_same,
+    checkpoints,
+    identity,
+    load_tensors,
+    save_checkpoint,
+)
+from finetune.train.logs import FILE, PICTURE, Log, NoLog, draw
+from finetune.train.loss import (
+    evaluate,
+    infinite_gradient,
+    no_gradient,
+    not_finite,
+    nothing_to_learn,
+    summed_loss,
+)
+from finetune.types import TokenRow, TokenRows
 from ingest.errors import UserError
 from rag.chatglm.adapter_files import Contract, fingerprint
 
 
-class Tuned(Protocol):
-    """A model of which a few numbers are trained (lora.py, ptuning.py)."""
+class TunedModel(Protocol):
+    """A model of which only an adapter's parameters are trained (lora.py)."""
 
     base: Any
     trained: dict[str, nn.Parameter]
@@ -40,54 +54,181 @@ class Tuned(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """What is learnt, and what is only measured (or mixed in, of `general`)."""
+    """The rows to learn (`general` are mixed in), and those that are only measured."""
 
-    train: Rows
-    dev: Rows | None = None
-    general: Rows | None = None
-    general_dev: Rows | None = None
+    train: TokenRows
+    dev: TokenRows | None = None
+    general: TokenRows | None = None
+    general_dev: TokenRows | None = None
 
     @property
-    def measured(self) -> dict[str, Rows]:
-        """By the names that their losses have."""
+    def measured(self) -> dict[str, TokenRows]:
+        """By the names of their losses."""
         named = {"dev_loss": self.dev, "general_loss": self.general_dev}
         return {name: rows for name, rows in named.items() if rows is not None}
 
     @property
     def digests(self) -> dict[str, str]:
-        named = {"train": self.train, "dev": self.dev, "general": self.general}
-        named["general_dev"] = self.general_dev
-        return {name: rows.digest for name, rows in named.items() if rows is not None}
+        names = ("train", "dev", "general", "general_dev")
+        return {n: rows.digest for n in names if (rows := getattr(self, n)) is not None}
 
-    def of(self, plan: Plan, number: int) -> list[Row]:
+    def of(self, plan: Plan, number: int) -> list[TokenRow]:
         """The rows that step `number` takes."""
         own, general = plan.step(number)
         rows = [self.train[int(i)] for i in own]
-        if self.general is not None:
-            rows += [self.general[int(i)] for i in general]
-        return rows
+        return rows + [self.general[int(i)] for i in general] if self.general is not None else rows
+
+
+def enable_checkpointing(base: Any) -> None:
+    """Let the base compute its layers again in the backward pass."""
+    renamed = getattr(base, "activation_checkpointing_enable", None)  # in transformers 5.24
+    (renamed or base.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def plan(sets: Sets, options: TrainOptions, devices: int) -> Plan:
+    """The rows that each step takes, of all devices together."""
+    size = options.per_device_train_batch_size * options.gradient_accumulation_steps * devices
+    lengths = None if options.packing else sets.train.lengths
+    general = sets.general
+    own = max(1, size - round(size * options.mix))  # so many of them are in a step
+    return Plan(
+        Stream(len(sets.train), options.seed, lengths=lengths, size=own),
+        size,
+        options.num_train_epochs,
+        options.max_steps,
+        Stream(len(general), options.seed + 1) if general is not None else None,
+        options.mix if general is not None else 0.0,
+    )
+
+
+SMALLEST_SCALE = 1.0
+"""Of a float16 loss: if gradients are still infinite, the scale is not the cause."""
+LEARNT = 1e-6
+"""A smaller loss leaves no gradient: there is nothing more to learn."""
+
+
+class Optimizer:
+    """AdamW over an adapter's parameters: float16's loss scale, clipping, gradients of all devices."""
+
+    def __init__(
+        self, trained: Mapping[str, nn.Parameter], options: TrainOptions, accelerator: Accelerator
+    ) -> None:
+        self.trained, self.options, self.accelerator = trained, options, accelerator
+        self.params = list(trained.values())
+        self.adamw = torch.optim.AdamW(
+            self.params, options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.dtype: torch.dtype = getattr(torch, options.dtype)
+        self.scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
+            accelerator.device.type, enabled=self.dtype == torch.float16
+        )
+        self.scaler.scale(torch.zeros((), device=accelerator.device))  # a device may have no rows
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def step(self, number: int, rate: float, loss: float) -> float:
+        """Update the parameters in step `number`, from 1; returns the gradients' norm before clipping.
+
+        In float16, a step with infinite gradients is skipped (returns 0) and the next has a smaller
+        scale. Raises `UserError` if all gradients are zero, or not finite otherwise.
+        """
+        for group in self.adamw.param_groups:
+            group["lr"] = rate
+        self._gather()
+        self.scaler.unscale_(self.adamw)
+        norm = float(nn.utils.clip_grad_norm_(self.params, self.options.max_grad_norm or math.inf))
+        scale = self.scaler.get_scale()
+        if norm == 0 and loss > LEARNT:
+            raise no_gradient(number, self.dtype, scale)
+        if not math.isfinite(norm):
+            if not self.scaler.is_enabled() or scale <= SMALLEST_SCALE:
+                raise infinite_gradient(number, self.dtype)
+            norm = 0.0
+        self.scaler.step(self.adamw)
+        self.scaler.update()
+        self.adamw.zero_grad(set_to_none=True)
+        return norm
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all devices."""
+        if self.accelerator.num_processes == 1:
+            return value
+        total: Any = self.accelerator.reduce(value.to(self.accelerator.device), "sum")
+        return total
+
+    def _gather(self) -> None:
+        """Sum the gradients of all devices in one message; an adapter has a few megabytes of them."""
+        for param in self.params:
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
+        if self.accelerator.num_processes == 1:
+            return
+        grads = [param.grad.flatten() for param in self.params if param.grad is not None]
+        parts = self.sum(torch.cat(grads)).split([len(grad) for grad in grads])
+        for param, part in zip(self.params, parts, strict=True):
+            param.grad = part.view_as(param)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters and AdamW's state, by name: `value.NAME`, `exp_avg.NAME`, …."""
+        tensors: dict[str, Tensor] = {}
+        for name, param in self.trained.items():
+            tensors |= {f"{key}.{name}": t for key, t in self.adamw.state.get(param, {}).items()}
+            tensors[f"value.{name}"] = param
+        return tensors
+
+    def scale(self) -> dict[str, float]:
+        """The state of the loss scale; empty without one."""
+        return {key: float(value) for key, value in self.scaler.state_dict().items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], scale: Mapping[str, float]) -> None:
+        """Restore what `tensors` and `scale` returned."""
+        for name, param in self.trained.items():
+            end = f".{name}"
+            state = {k.removesuffix(end): t for k, t in tensors.items() if k.endswith(end)}
+            param.copy_(state.pop("value"))
+            self.adamw.state[param] = {
+                key: t if key == "step" else t.to(param.device) for key, t in state.items()
+            }
+        if scale:
+            counts = {k: int(scale[k]) for k in ("growth_interval", "_growth_tracker")}
+            self.scaler.load_state_dict({**scale, **counts})
+
+
+def learning_rate(options: TrainOptions, step: int, steps: int) -> float:
+    """The rate of a step, from 0, as in transformers' `get_scheduler`."""
+    warm = options.warmup_steps or math.ceil(steps * options.warmup_ratio)
+    if step < warm:
+        return options.learning_rate * step / warm
+    if options.lr_scheduler_type == "constant":
+        return options.learning_rate
+    done = (step - warm) / max(1, steps - warm)
+    if options.lr_scheduler_type == "cosine":
+        return options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return options.learning_rate * max(0.0, 1 - done)
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What is told after some steps; the loss is a mean over them."""
+class StepReport:
+    """The progress after some steps; the loss is a mean over them."""
 
     step: int
     steps: int
     loss: float
     speed: float
-    """Tokens a second of training, those that are only read included."""
+    """Tokens a second of training, including those that are not learnt."""
     left: float
-    """Seconds, evaluations included."""
+    """Seconds, including evaluations."""
     dev_loss: float | None = None
     general_loss: float | None = None
     stopped: str = ""
-    """Why it ended before its last step; empty where it did not."""
+    """The reason for an end before the last step, or ""."""
 
 
 @dataclass
 class _Sums:
-    """Since the last line of the log."""
+    """Sums since the last line of the log."""
 
     loss: float = 0.0
     norm: float = 0.0
@@ -98,82 +239,72 @@ class _Sums:
 class Training:
     """A training in the folder `out`. `contract` travels with each checkpoint."""
 
-    tuned: Tuned
+    tuned: TunedModel
     sets: Sets
     options: TrainOptions
     out: Path
     contract: Contract
     accelerator: Accelerator
     losses: dict[str, float] = field(default_factory=dict, init=False)
-    """Of the sets that are measured: before, at best (and in which step), and last."""
+    """Of the measured sets: before the training, the best (and its step), and the last ones."""
     done: int = field(default=0, init=False)
     stopped: str = field(default="", init=False)
-    """Why it ended before its last step; empty where it did not."""
+    """The reason for an end before the last step, or ""."""
 
     def __post_init__(self) -> None:
         options = self.options
         self.optimizer = Optimizer(self.tuned.trained, options, self.accelerator)
         self.plan = plan(self.sets, options, self.accelerator.num_processes)
         if options.gradient_checkpointing:
-            checkpointed(self.tuned.base)
+            enable_checkpointing(self.tuned.base)
         self.tuned.model.train()
 
     @property
-    def made_of(self) -> dict[str, Any]:
-        rest = made_of(self.sets.digests, self.options, self.accelerator)
+    def identity(self) -> dict[str, Any]:
+        rest = identity(self.sets.digests, self.options, self.accelerator)
         return rest | {BASE: fingerprint(self.tuned.base)}
 
-    def run(self, *, resume: bool = False) -> Iterator[Report]:
-        """Train; a report every `logging_steps` steps and after each evaluation.
+    def run(self, *, resume: bool = False) -> Iterator[StepReport]:
+        """Train; yields a report every `logging_steps` steps and after each evaluation.
 
-        With `resume` it goes on from the newest checkpoint in `out`, where there is one. `UserError`
-        where data, options or base are others than it was begun with, the disk is full, or a loss
-        is no number.
+        With `resume` it continues from the newest checkpoint in `out`, if there is one. Raises
+        `UserError` if data, options or base differ from those that it was started with, the disk is
+        full, or a loss is not finite.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         state = self._restore() if resume else None
         sums = _Sums(*state.sums) if state else _Sums()
+        size = state.log if state else 0
         main = self.accelerator.is_main_process
-        with (
-            Log(self.out, size=state.log if state else 0, step=self.done)
-            if main
-            else Silent() as log
-        ):
+        with Log(self.out, size=size, step=self.done) if main else NoLog() as log:
             yield from self._steps(log, sums)
 
-    def _steps(self, log: Log | Silent, sums: _Sums) -> Iterator[Report]:
+    def _steps(self, log: Log | NoLog, sums: _Sums) -> Iterator[StepReport]:
         options, steps = self.options, self.plan.steps
-        began, tokens, trained, first = monotonic(), 0, 0.0, self.done
+        start, tokens, trained, first = monotonic(), 0, 0.0, self.done
         if self.done == 0 and (measured := self._evaluate()):
             self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
             log.row({"step": 0, "epoch": 0.0, **measured})
         while self.done < steps and not self.stopped:
-            started = monotonic()
-            loss, norm, seen = self.step(self.done)
+            step_start = monotonic()
+            loss, norm, count = self.step(self.done)
             self.done += 1
-            tokens, trained = tokens + seen, trained + monotonic() - started
+            tokens, trained = tokens + count, trained + monotonic() - step_start
             sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
             last = self.done == steps
             measured: dict[str, float] = {}
             if self.done % options.eval_steps == 0 or last:
                 measured = self._evaluate()
-                self._judge(measured)
+                self._record_losses(measured)
             report = None
             if self.done % options.logging_steps == 0 or last or measured:
                 if sums.steps == self.done and sums.loss <= LEARNT * sums.steps:
                     raise nothing_to_learn(sums.steps)
-                elapsed = monotonic() - began
-                report = Report(
-                    self.done,
-                    steps,
-                    sums.loss / sums.steps,
-                    tokens / trained,
-                    elapsed / (self.done - first) * (steps - self.done),
-                    measured.get("dev_loss"),
-                    measured.get("general_loss"),
-                    self.stopped,
-                )
-                log.row(self._line(sums, measured), speed=report.speed)
+                mean, speed = sums.loss / sums.steps, tokens / trained
+                left = (monotonic() - start) / (self.done - first) * (steps - self.done)
+                losses = (measured.get("dev_loss"), measured.get("general_loss"))
+                report = StepReport(self.done, steps, mean, speed, left, *losses, self.stopped)
+                log.row(self._line(sums, measured), speed=speed)
                 sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
             if self.done % options.save_steps == 0 or last or self.stopped:
                 self._save(log, sums)
@@ -191,7 +322,7 @@ class Training:
         }
 
     def step(self, number: int) -> tuple[float, float, int]:
-        """One update: the mean loss of its learnt tokens, the gradients' norm, tokens read."""
+        """Do one update; returns the mean loss of its learnt tokens, the gradients' norm, its tokens."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         seed = np.random.SeedSequence((self.options.seed, number, rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
@@ -206,7 +337,7 @@ class Training:
             )
         total, problem = torch.zeros((), dtype=torch.float64), None
         for batch in batches:
-            loss = summed(self.tuned.model, batch)
+            loss = summed_loss(self.tuned.model, batch)
             if not bool(loss.isfinite()):
                 problem = not_finite(self.tuned.model, batch, number + 1)
                 break
@@ -217,7 +348,7 @@ class Training:
         return mean, self.optimizer.step(number + 1, self._rate(number), mean), read
 
     def _agree(self, problem: UserError | None) -> None:
-        """Raise the problem, on the devices that have none as well: they would wait for the others."""
+        """Raise the problem, also on devices without one: they would wait for the others."""
         if self.optimizer.sum(torch.tensor(float(problem is not None))):
             raise problem or UserError("another device stopped, and says why")
 
@@ -225,18 +356,18 @@ class Training:
         return learning_rate(self.options, step, self.plan.steps)
 
     def _batches(self, number: int, rank: int, world: int) -> list[Batch]:
-        made = laid_out(self.sets.of(self.plan, number)[rank::world], self.options)
-        return [batch.to(self.accelerator.device) for batch in made if batch.learnt]
+        batches = batches_of(self.sets.of(self.plan, number)[rank::world], self.options)
+        return [batch.to(self.accelerator.device) for batch in batches if batch.learnt]
 
     def _evaluate(self) -> dict[str, float]:
-        """The losses of the sets that are measured."""
+        """The losses of the measured sets."""
         part = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         length, step = self.options.pack_length, self.done
         measured: dict[str, float] = {}
         for name, rows in self.sets.measured.items():
             sums, problem = torch.zeros(2, dtype=torch.float64), None
             try:
-                sums = evaluated(self.tuned.model, rows, length=length, step=step, part=part)
+                sums = evaluate(self.tuned.model, rows, length=length, step=step, part=part)
             except UserError as error:
                 problem = error
             self._agree(problem)
@@ -245,8 +376,8 @@ class Training:
                 measured[name] = loss / count
         return measured
 
-    def _judge(self, measured: dict[str, float]) -> None:
-        """Keep what was measured and what was best of it; stop where the budget is overdrawn."""
+    def _record_losses(self, measured: dict[str, float]) -> None:
+        """Record the last and the best losses; stop if the forgetting budget is exceeded."""
         self.losses |= measured
         if (loss := measured.get("dev_loss", math.inf)) < self.losses.get("dev_best", math.inf):
             self.losses |= {"dev_best": loss, "dev_step": self.done}
@@ -258,25 +389,13 @@ class Training:
                 f"training, more than the budget of {budget:.1%}"
             )
 
-    def _save(self, log: Log | Silent, sums: _Sums) -> None:
+    def _save(self, log: Log | NoLog, sums: _Sums) -> None:
         if isinstance(log, Log):
-            state = State(
-                self.done,
-                log.flush(),
-                (sums.loss, sums.norm, sums.steps),
-                self.optimizer.scale(),
-                self.losses,
-                self.stopped,
-                torch.get_num_threads(),
-                self.made_of,
-            )
-            save_checkpoint(
-                self.out,
-                state,
-                self.optimizer.numbers(),
-                self._write_adapter,
-                keep=self.options.save_total_limit,
-            )
+            numbers, scale = (sums.loss, sums.norm, sums.steps), self.optimizer.scale()
+            rest = (self.losses, self.stopped, torch.get_num_threads(), self.identity)
+            state = TrainingState(self.done, log.flush(), numbers, scale, *rest)
+            tensors, keep = self.optimizer.tensors(), self.options.save_total_limit
+            save_checkpoint(self.out, state, tensors, self._write_adapter, keep=keep)
             draw(self.out / FILE, self.out / PICTURE)
         self.accelerator.wait_for_everyone()
 
@@ -284,36 +403,14 @@ class Training:
         self.tuned.write(folder)
         self.contract.write(folder)
 
-    def _restore(self) -> State | None:
-        checkpoints = found(self.out)
-        if not checkpoints:
+    def _restore(self) -> TrainingState | None:
+        folders = checkpoints(self.out)
+        if not folders:
             return None
-        folder = checkpoints[-1][1]
-        state = State.read(folder)
-        same(state.made_of, self.made_of, self.out)
+        folder = folders[-1][1]
+        state = TrainingState.read(folder)
+        check_same(state.made_of, self.identity, self.out)
         torch.set_num_threads(state.threads)
-        self.optimizer.restore(numbers_of(folder), state.scaler)
+        self.optimizer.restore(load_tensors(folder), state.scaler)
         self.losses, self.done, self.stopped = dict(state.losses), state.step, state.stopped
         return state
-
-
-def checkpointed(base: Any) -> None:
-    """Let the base compute its layers anew in the backward pass."""
-    renamed = getattr(base, "activation_checkpointing_enable", None)  # in transformers 5.24
-    (renamed or base.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def plan(sets: Sets, options: TrainOptions, devices: int) -> Plan:
-    """Which rows each step takes, of all devices together."""
-    size = options.per_device_train_batch_size * options.gradient_accumulation_steps * devices
-    lengths = None if options.packing else sets.train.lengths
-    general = sets.general
-    own = max(1, size - round(size * options.mix))  # of them meet in a step
-    return Plan(
-        Stream(len(sets.train), options.seed, lengths=lengths, size=own),
-        size,
-        options.num_train_epochs,
-        options.max_steps,
-        Stream(len(general), options.seed + 1) if general is not None else None,
-        options.mix if general is not None else 0.0,
-    )

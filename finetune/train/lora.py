@@ -1,8 +1,8 @@
-"""LoRA by PEFT on any generation, named as upstream names modules and counted as upstream counts.
+"""LoRA by PEFT, and P-Tuning, on any generation, with upstream's module names.
 
-Upstream's `query_key_value` is one matrix, of which ChatGLM2, ChatGLM3 and GLM-4 have three here. A
-LoRA on it has one A and the rows of B in order: so the three share their A, and the trained numbers
-are those of upstream (1,949,696 at rank 8 of ChatGLM2-6B).
+Upstream's `query_key_value` is one matrix, which ChatGLM2, ChatGLM3 and GLM-4 hold as three here. A
+LoRA on it has one A and the rows of B in order: so the three share their A, and the number of
+trained parameters is that of upstream (1,949,696 at rank 8 of ChatGLM2-6B).
 """
 
 import warnings
@@ -32,7 +32,7 @@ ADAPTER = "default"
 
 
 class LoraOfCodes(Linear):
-    """PEFT's layer around a linear layer that is held as codes."""
+    """PEFT's layer around a linear layer whose weights are held as codes."""
 
     def _get_in_out_features(self, module: nn.Module) -> tuple[int, int]:
         assert isinstance(module, DequantizedLinear)
@@ -40,22 +40,22 @@ class LoraOfCodes(Linear):
 
 
 class Lora:
-    """A model with LoRA on it, of which LoRA alone is trained. The model's own weights stay."""
+    """A model with LoRA on it, of which only LoRA is trained. The model's own weights stay."""
 
     def __init__(self, model: Any, options: LoraOptions, *, seed: int = 0) -> None:
-        """`UserError` where a target is no linear module of the model."""
+        """Raises `UserError` if a target is not a linear module of the model."""
         self.base, self.options = model, options
         config = LoraConfig(
             r=options.rank,
             lora_alpha=options.alpha,  # type: ignore[arg-type]  # a float serves as well
             lora_dropout=options.dropout,
-            target_modules=natives(model, options.targets),
+            target_modules=native_targets(model, options.targets),
             use_rslora=options.rslora,
             use_dora=options.dora,
             task_type="CAUSAL_LM",
         )
         config._register_custom_module({DequantizedLinear: LoraOfCodes})
-        # PEFT asks transformers for what has another name from version 5.24 on, and that is warned of.
+        # PEFT uses a name of transformers that is deprecated from version 5.24 on, with a warning.
         with (
             torch.random.fork_rng(),
             warnings.catch_warnings(action="ignore", category=FutureWarning),
@@ -63,17 +63,17 @@ class Lora:
             torch.manual_seed(seed)
             self.model: Any = get_peft_model(model, config)
         if FUSED in options.targets and generation_of(model.config) > 1:
-            _share(self.model)
+            _share_a(self.model)
         self.attention = model.config._attn_implementation
         if generation_of(model.config) > 1:
             model.set_attn_implementation(ROW_ATTENTION)
-        # Shared ones once, by their first name.
+        # Shared parameters occur once, by their first name.
         self.trained: dict[str, nn.Parameter] = {
             name: value for name, value in self.model.named_parameters() if value.requires_grad
         }
 
     def scale(self, strength: float) -> None:
-        """Let the adapter count `strength` times what it was trained as."""
+        """Multiply the adapter's change of the model by `strength`."""
         for module in self.model.modules():
             if isinstance(module, Linear):
                 module.set_scale(ADAPTER, strength)
@@ -86,45 +86,43 @@ class Lora:
             "lora_alpha": self.options.alpha * strength,
         }
         settings = {name: value for name, value in config.items() if value is not None}
-        # Whether embeddings were resized PEFT would ask a hub.
-        state = get_peft_model_state_dict(
-            self.model, adapter_name=ADAPTER, save_embedding_layers=False
-        )
-        write_lora(folder, settings, state)
+        # Otherwise PEFT would ask a hub whether embeddings were resized.
+        how: Any = {"adapter_name": ADAPTER, "save_embedding_layers": False}
+        write_lora(folder, settings, get_peft_model_state_dict(self.model, **how))
 
     def released(self) -> Any:
-        """The model as it was before, LoRA taken off; this object is of no use any more."""
+        """The model as it was before, without LoRA; this object can't be used any more."""
         if generation_of(self.base.config) > 1:
             self.base.set_attn_implementation(self.attention)
         return self.model.unload()
 
 
-def natives(model: Any, targets: tuple[str, ...]) -> list[str]:
-    """The ends of this model's module names that `targets` mean: upstream's names, or its own."""
+def native_targets(model: Any, targets: tuple[str, ...]) -> list[str]:
+    """The last parts of this model's module names for `targets`, which may have upstream's names."""
     linears = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
         if hasattr(module, "in_features") and ".layers." in name
     }
-    meant: dict[str, list[str]] = {name: [name] for name in linears}
+    by_name: dict[str, list[str]] = {name: [name] for name in linears}
     for upstream, native in RENAMING:
         upstream_end, end = upstream.rpartition(".")[2], native.rpartition(".")[2]
         if end in linears and upstream_end not in linears:
-            meant.setdefault(upstream_end, []).append(end)
-    known = ", ".join(sorted(meant))
+            by_name.setdefault(upstream_end, []).append(end)
+    known = ", ".join(sorted(by_name))
     if not targets:
         raise UserError("--lora-targets names no module; choose from: {known}", known=known)
-    if unknown := [target for target in targets if target not in meant]:
+    if unknown := [target for target in targets if target not in by_name]:
         raise UserError(
-            "{name} is no linear module of this model; choose targets from: {known}",
+            "{name} is not a linear module of this model; choose targets from: {known}",
             name=unknown[0],
             known=known,
         )
-    return [end for target in targets for end in meant[target]]
+    return [end for target in targets for end in by_name[target]]
 
 
-def _share(model: nn.Module) -> None:
-    """Let queries, keys and values of each layer have one A."""
+def _share_a(model: nn.Module) -> None:
+    """Let queries, keys and values of each layer share one A."""
     for module in model.modules():
         parts = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
         if isinstance(parts[0], Linear):
@@ -138,7 +136,7 @@ NAME = "transformer.prefix_encoder."
 
 
 class PrefixTuning(nn.Module):
-    """A model behind a prefix, of which the prefix alone is trained."""
+    """A model with a prefix (P-Tuning v2), of which only the prefix is trained."""
 
     def __init__(self, model: Any, options: PrefixOptions, *, seed: int = 0) -> None:
         super().__init__()
@@ -166,12 +164,12 @@ class PrefixTuning(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if generation_of(self.base.config) > 1:
             past: Tensor = dropout(self.encoder(), DROPOUT, self.training)
-            for layer, held in zip(self.base.model.layers, past, strict=True):
-                layer.self_attn.prefix = held
+            for layer, prefix in zip(self.base.model.layers, past, strict=True):
+                layer.self_attn.prefix = prefix
         return self.base(*args, **kwargs)
 
     def write(self, folder: Path, *, strength: float = 1.0) -> None:
-        """Write upstream's checkpoint: the prefix alone, and its lengths."""
+        """Write upstream's checkpoint: only the prefix, and its lengths."""
         assert strength == 1.0, "a prefix has no strength"
         write_prefix(folder, dict(self.encoder.named_parameters()))
 
@@ -183,7 +181,7 @@ class PrefixTuning(nn.Module):
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """The base alone, as PEFT's method of this name gives it."""
+        """Use the base without the prefix, as PEFT's method of this name."""
         self.released()
         try:
             yield

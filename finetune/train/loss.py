@@ -1,6 +1,8 @@
-"""What is minimised: the cross-entropy of the learnt tokens, computed at their places alone."""
+"""The loss: the cross-entropy of the learnt tokens, computed only at their places."""
 
 import math
+from contextlib import ExitStack
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -11,8 +13,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from finetune.train.batches import Batch, packed
-from finetune.types import IGNORED, Rows
+from finetune.train.batches import Batch, pack
+from finetune.types import IGNORED, TokenRows
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.chatglm.configuration import generation_of
@@ -31,20 +33,20 @@ def attend(
     lengths: list[int] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA attention, causal within each sample, where there are `lengths`.
+    """transformers' SDPA attention; with `lengths`, causal within each sample of the one line.
 
-    They are the tokens of each sample of a line, a batch by itself; the mask is not looked at then.
-    All are [1, heads, positions, head_dim]. Neighbours of one length are computed at once.
+    `lengths` are the tokens of each sample; then the mask is ignored, all tensors are [1, heads,
+    positions, head_dim], and neighbours of the same length are computed at once.
     """
     if lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     outs, start = [], 0
-    for length, same in groupby(lengths):
-        count = len(list(same))
+    for length, group in groupby(lengths):
+        count = len(list(group))
         span = slice(start, start := start + count * length)
         q, k, v = (
-            held[0, :, span].unflatten(1, (count, length)).transpose(0, 1)
-            for held in (query, key, value)
+            tensor[0, :, span].unflatten(1, (count, length)).transpose(0, 1)
+            for tensor in (query, key, value)
         )  # [count, heads, length, head_dim]
         out, _ = sdpa_attention_forward(module, q, k, v, None, **kwargs)
         outs.append(out.flatten(0, 1))  # [count * length, heads, head_dim]
@@ -55,17 +57,16 @@ AttentionInterface.register(ROW_ATTENTION, attend)
 AttentionMaskInterface.register(ROW_ATTENTION, sdpa_mask)
 
 
-def summed(model: Any, batch: Batch) -> Tensor:
+def summed_loss(model: Any, batch: Batch) -> Tensor:
     """The sum over the batch's learnt tokens of -ln p, float32, shape ().
 
     Logits are computed where the next token is learnt; as upstream, in float32 from there on (or
-    float64, where the model is).
+    float64, if the model is).
     """
     learnt = batch.labels[:, 1:]
     places = (learnt != IGNORED).any(0).nonzero()[:, 0]
-    logits = model(
-        batch.ids, **seen(model, batch), use_cache=False, logits_to_keep=places
-    ).logits  # [B, n, V]
+    masks = attention_inputs(model, batch)
+    logits = model(batch.ids, **masks, use_cache=False, logits_to_keep=places).logits  # [B, n, V]
     targets = learnt[:, places]
     exact = logits.float() if logits.dtype.itemsize < 4 else logits
     return cross_entropy(
@@ -73,15 +74,15 @@ def summed(model: Any, batch: Batch) -> Tensor:
     )
 
 
-def seen(model: Any, batch: Batch) -> dict[str, Any]:
-    """What tells the model of `batch` which tokens see each other, and where they stand."""
+def attention_inputs(model: Any, batch: Batch) -> dict[str, Any]:
+    """The model's arguments that say which tokens of `batch` attend to each other, and positions."""
     if generation_of(model.config) == 1:
         return {"attention_mask": batch.samples}  # numbers of samples, as it takes them
     real = batch.samples > 0
     if int(batch.samples.max()) == 1:
         return {} if real.all() else {"attention_mask": real.long()}
     if model.config._attn_implementation == ROW_ATTENTION and len(real) == 1 and real.all():
-        # A mask with four axes is handed on as it is, and transformers makes none.
+        # transformers passes a mask with four axes through and creates none.
         unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=real.device)
         lengths = batch.samples[0].bincount()[1:].tolist()
         return {"lengths": lengths, "attention_mask": unused, "position_ids": batch.positions}
@@ -96,29 +97,31 @@ HALF = 65504.0
 
 
 def not_finite(model: Any, batch: Batch, step: int) -> UserError:
-    """What to tell of a loss that is NaN or infinite: the module in which it begins and why."""
-    broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
-    if broken:
+    """The error for a loss that is NaN or infinite: the module in which it begins and why."""
+    names = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    if names:
         return UserError(
             "step {step}: {name} holds NaN or infinite numbers ({count} such): the "
-            "steps were too large; go on from a checkpoint with a smaller --learning-rate, or "
+            "steps were too large; continue from a checkpoint with a smaller --learning-rate, or "
             "with --warmup-steps",
             step=step,
-            name=broken[0],
-            count=len(broken),
+            name=names[0],
+            count=len(names),
         )
-    place, largest, dtype = _first(model, batch)
-    if _base_is_finite(model, batch):
-        return UserError(
+    place, largest, dtype = _first_infinite(model, batch)
+    with torch.no_grad(), model.disable_adapter():
+        base_is_finite = bool(summed_loss(model, batch).isfinite())
+    if base_is_finite:
+        text = Translatable(
             "step {step}: the adapter has grown until the output of {place} is NaN or infinite "
-            "in {dtype}: the steps were too large; go on from a checkpoint with a smaller "
+            "in {dtype}: the steps were too large; continue from a checkpoint with a smaller "
             "--learning-rate, or with --warmup-steps",
             step=step,
             place=place,
             dtype=_short(dtype),
         )
-    if dtype == torch.float16:
-        return UserError(
+    elif dtype == torch.float16:
+        text = Translatable(
             "step {step}: the output of {place} is beyond float16 (inputs up to {largest:.3g}, "
             "float16 holds {half:.0f}): this model overflows in float16; train with --bf16 or "
             "--fp32",
@@ -127,19 +130,21 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
             largest=largest,
             half=HALF,
         )
-    return UserError(
-        "step {step}: the output of {place} is NaN or infinite in {dtype} (inputs up to "
-        "{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the "
-        "model again",
-        step=step,
-        place=place,
-        dtype=_short(dtype),
-        largest=largest,
-    )
+    else:
+        text = Translatable(
+            "step {step}: the output of {place} is NaN or infinite in {dtype} (inputs up to "
+            "{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the "
+            "model again",
+            step=step,
+            place=place,
+            dtype=_short(dtype),
+            largest=largest,
+        )
+    return UserError(text)
 
 
 def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:
-    """What to tell where nothing reaches the trained numbers: all gradients are zero."""
+    """The error if all gradients are zero."""
     cause = Translatable("no gradient arrives")
     if dtype == torch.float16:
         cause = Translatable("gradients vanish in float16, also times {scale:g}", scale=scale)
@@ -152,7 +157,7 @@ def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:
 
 
 def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
-    """What to tell where the loss is a number, but its gradients are not."""
+    """The error if the loss is finite, but its gradients are not."""
     way_out = Translatable("use a smaller --learning-rate, or --max-grad-norm 1")
     if dtype == torch.float16:
         way_out = Translatable("train with --bf16 or --fp32, or {otherwise}", otherwise=way_out)
@@ -165,7 +170,7 @@ def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
 
 
 def nothing_to_learn(steps: int) -> UserError:
-    """What to tell of a loss of 0 from the first step on."""
+    """The error for a loss of 0 from the first step on."""
     return UserError(
         "the loss of the first {steps} steps is 0: the base already says all that is to be "
         "learnt; see what that is with rag finetune check DATA --row 1",
@@ -174,71 +179,57 @@ def nothing_to_learn(steps: int) -> UserError:
 
 
 @torch.no_grad()
-def _base_is_finite(model: Any, batch: Batch) -> bool:
-    """Whether the loss is a number without the adapter."""
-    with model.disable_adapter():
-        return bool(summed(model, batch).isfinite())
-
-
-@torch.no_grad()
-def _first(model: nn.Module, batch: Batch) -> tuple[str, float, torch.dtype]:
+def _first_infinite(model: nn.Module, batch: Batch) -> tuple[str, float, torch.dtype]:
     """The innermost module whose output is first not finite, its largest input and dtype."""
-    seen: list[tuple[str, float, torch.dtype]] = []
-    handles = []
+    found: list[tuple[str, float, torch.dtype]] = []
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            value = output[0] if isinstance(output, tuple) else output
-            if seen or not isinstance(value, Tensor) or not value.is_floating_point():
-                return
-            if not value.isfinite().all():
-                tensors = [x for x in inputs if isinstance(x, Tensor) and x.is_floating_point()]
-                largest = max((float(x.abs().max()) for x in tensors), default=math.nan)
-                seen.append((name, largest, value.dtype))
+    def hook(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        value = output[0] if isinstance(output, tuple) else output
+        if found or not isinstance(value, Tensor) or not value.is_floating_point():
+            return
+        if not value.isfinite().all():
+            tensors = [x for x in inputs if isinstance(x, Tensor) and x.is_floating_point()]
+            largest = max((float(x.abs().max()) for x in tensors), default=math.nan)
+            found.append((name, largest, value.dtype))
 
-        return hook
-
-    for name, module in model.named_modules():
-        if name and not list(module.children()):
-            handles.append(module.register_forward_hook(watch(name)))
-    try:
-        summed(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    # Where every module's output is finite, attention between them or the loss itself is not.
-    return seen[0] if seen else ("attention", math.nan, next(model.parameters()).dtype)
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name and not list(module.children()):
+                hooks.enter_context(module.register_forward_hook(partial(hook, name)))
+        summed_loss(model, batch)
+    # If every module's output is finite, attention between them or the loss itself is not.
+    return found[0] if found else ("attention", math.nan, next(model.parameters()).dtype)
 
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-TOGETHER = 32
-"""Rows that are packed at once."""
+EVALUATION_ROWS = 32
+"""The number of rows that are packed at once."""
 
 
 @torch.no_grad()
-def evaluated(
-    model: Any, rows: Rows, *, length: int, step: int, part: slice = slice(None)
+def evaluate(
+    model: Any, rows: TokenRows, *, length: int, step: int, part: slice = slice(None)
 ) -> Tensor:
     """The sum of -ln p over the learnt tokens of `rows[part]`, and their number: float64, (2,).
 
-    In evaluation mode, whatever the mode was before. `UserError` names `step`, the last that was
-    done, where a loss is no number.
+    Runs in evaluation mode and restores the mode. Raises `UserError`, which names `step`, the last
+    that was done, if a loss is not finite.
     """
     training = model.training
     model.eval()
     total = torch.zeros(2, dtype=torch.float64)
     try:
         wanted = range(len(rows))[part]
-        for start in range(0, len(wanted), TOGETHER):
-            for batch in packed([rows[i] for i in wanted[start : start + TOGETHER]], length):
+        for start in range(0, len(wanted), EVALUATION_ROWS):
+            for batch in pack([rows[i] for i in wanted[start : start + EVALUATION_ROWS]], length):
                 if batch.learnt:
-                    on = batch.to(next(model.parameters()).device)
-                    loss = summed(model, on)
+                    batch = batch.to(next(model.parameters()).device)
+                    loss = summed_loss(model, batch)
                     if not bool(loss.isfinite()):
-                        raise not_finite(model, on, step)
+                        raise not_finite(model, batch, step)
                     total += torch.tensor([float(loss), batch.learnt], dtype=torch.float64)
     finally:
         model.train(training)

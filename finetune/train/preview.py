@@ -1,6 +1,6 @@
 """The memory and the time of a training, estimated before it starts: one closed formula per part.
 
-What a layer saves for backward was read off `torch.autograd.graph.saved_tensors_hooks`, module by
+What a layer saves for backward was determined with `torch.autograd.graph.saved_tensors_hooks`, module by
 module (as Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models",
 section 4, count a plain transformer); the tests compare the sums with measured peaks.
 """
@@ -16,11 +16,11 @@ import torch
 from transformers import Glm4Config
 
 from finetune.options import LoraOptions, TrainOptions
-from finetune.train.batches import Batch, laid_out, packed
+from finetune.train.batches import Batch, batches_of, pack
 from finetune.train.loop import Sets, Training
-from finetune.train.lora import FUSED, natives
-from finetune.train.loss import TOGETHER, evaluated, summed
-from finetune.types import IGNORED, Row, Rows
+from finetune.train.lora import FUSED, native_targets
+from finetune.train.loss import EVALUATION_ROWS, evaluate, summed_loss
+from finetune.types import IGNORED, TokenRow, TokenRows
 from rag.chatglm import memory
 from rag.chatglm.configuration import generation_of, stored_dtype
 from rag.chatglm.loading import empty
@@ -28,14 +28,14 @@ from rag.chatglm.prefix import PrefixEncoder
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK
 
 FLOAT = 4  # bytes of a float32: adapters, RMSNorm and the loss are computed in it
-CODES_WORK = 8  # bytes a weight while floats are made of its codes: both, in float32
+CODES_WORK = 8  # bytes of a weight while its codes are converted: both, in float32
 MOST_TOKENS = 1 << 16  # no larger batch is tried
 SAMPLED, TIMED_STEPS, TIMED_ROWS = 2000, 3, 16  # rows to count learnt tokens of; steps, dev rows
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of one batch: `rows` x `length` tokens; at `places` of the columns a token is predicted."""
+    """The size of a batch: `rows` x `length` tokens; at `places` of the columns one is predicted."""
 
     rows: int
     length: int
@@ -50,18 +50,18 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes on one device at the moment when there are most."""
+    """Bytes on one device at the peak."""
 
     weights: int
     """The base model as it is held."""
     adapter: int
-    """Float32: the trained numbers, their gradients, and AdamW's two moments."""
+    """Float32: the trained parameters, their gradients, and AdamW's two moments."""
     activations: int
     """Saved for backward."""
     logits: int
-    """Logits, and what the loss makes of them."""
+    """Logits, and what the loss computes from them."""
     work: int
-    """What backward or loading makes and frees again, beyond the logits: they are freed by then."""
+    """Temporary memory of backward or loading, beyond the logits, which are freed by then."""
     runtime: int
     """Python and its libraries; on CUDA the context and its kernels."""
 
@@ -73,7 +73,7 @@ class MemoryEstimate:
 class Estimator:
     """The formulas of one model, trained with `options` on one device.
 
-    `UserError` if a target of LoRA is not a linear module of the model.
+    Raises `UserError` if a target of LoRA is not a linear module of the model.
     """
 
     def __init__(self, config: Any, options: TrainOptions, device: memory.Device) -> None:
@@ -92,24 +92,24 @@ class Estimator:
         coded = config.quantization_embeddings if upstream else self.bits
         self.coded_head = self.counts.embedding if coded else 0
         each = CODES_WORK if self.bits else self.item * bool(self.bitsandbytes)
-        self.floats = each * self.counts.largest  # bytes of one weight, made of its codes
+        self.floats = each * self.counts.largest  # bytes of one matrix as floats
         self.adapted = self._adapted()
-        self.trained, self.held = self._trained(), self._held()
+        self.trained, self.weights = self._trained(), self._weights()
 
-    def heaviest(self, sets: Sets) -> MemoryEstimate:
-        """Of the moment of a whole training that needs most."""
-        options, found = self.options, [self._idle()]
+    def peak(self, sets: Sets) -> MemoryEstimate:
+        """The memory at the peak of a whole training."""
+        options, estimates = self.options, [self._idle()]
         count = options.per_device_train_batch_size * options.gradient_accumulation_steps
         for rows in filter(None, (sets.train, sets.general)):
-            sizes = _largest(rows, count, lambda step: laid_out(step, options))
-            found += map(self.train, sizes)
+            sizes = _largest(rows, count, lambda step: batches_of(step, options))
+            estimates += map(self.train, sizes)
         for rows in sets.measured.values():
-            sizes = _largest(rows, TOGETHER, lambda some: packed(some, options.pack_length))
-            found += map(self.evaluate, sizes)
-        return max(found, key=lambda estimate: estimate.total)
+            sizes = _largest(rows, EVALUATION_ROWS, lambda some: pack(some, options.pack_length))
+            estimates += map(self.evaluate, sizes)
+        return max(estimates, key=lambda estimate: estimate.total)
 
     def largest(self, sets: Sets, room: int) -> int:
-        """How many of the longest rows fit into `room` bytes at once, up to MOST_TOKENS; 0: none."""
+        """The number of the longest rows that fit into `room` bytes at once, up to MOST_TOKENS."""
         one = longest(sets.train)
         low, high = 0, max(1, MOST_TOKENS // one.length) + 1
         while high - low > 1:
@@ -121,7 +121,7 @@ class Estimator:
         return low
 
     def train(self, size: Size) -> MemoryEstimate:
-        """Forward and backward of one batch, beside AdamW's moments."""
+        """The memory of forward and backward of one batch, with AdamW's moments."""
         layer, work, tokens = self._saved(size), self._backward(size), size.rows * size.length
         if self.options.gradient_checkpointing:  # inputs of layers and of the last norm
             saved = (self.layers + 1) * tokens * self.config.hidden_size * self.item
@@ -139,37 +139,37 @@ class Estimator:
         return self._sum(saved, 3 * FLOAT * words, max(work, head))
 
     def evaluate(self, size: Size) -> MemoryEstimate:
-        """Forward of one batch, which saves nothing."""
+        """The memory of the forward pass of one batch, which saves nothing."""
         each = 2 * FLOAT + (self.item if self.item < FLOAT else 0)
         logits = size.rows * size.places * self.config.vocab_size * each
         work = max(self._saved(size) + self.floats, CODES_WORK * self.coded_head)
         return self._sum(0, logits, work)
 
     def _idle(self) -> MemoryEstimate:
-        """The largest matrix is read and made codes; or tensors become bytes, and these a file."""
+        """The memory outside of steps: the largest matrix is quantized, or a checkpoint is written."""
         each = stored_dtype(self.config).itemsize + (2 if self.bits else 0)
         loading = max(self.counts.embedding, self.counts.largest) * each
         return self._sum(0, 0, max(loading, 6 * FLOAT * self.trained))
 
     def _sum(self, saved: int, logits: int, work: int) -> MemoryEstimate:
         adapter, runtime = 4 * FLOAT * self.trained, memory.RUNTIME[self.device]
-        return MemoryEstimate(self.held, adapter, saved, logits, max(0, work - logits), runtime)
+        return MemoryEstimate(self.weights, adapter, saved, logits, max(0, work - logits), runtime)
 
-    def _held(self) -> int:
+    def _weights(self) -> int:
         """Bytes of the base's weights."""
         config, counts, item, bits = self.config, self.counts, self.item, self.bits
         if bits and not memory.stored_bits(config):  # blocks have a float16 scale
             linears = counts.linears * (bits / 8 + 2 / BLOCK) + counts.rest * item
             return round(linears + counts.embedding * (item + bits / 8 + 2 / HEAD_BLOCK))
-        # As on a GPU, also on the CPU: the kernels that answer there are not for training.
+        # On the CPU as on a GPU: the CPU's kernels for answering are not used in training.
         quant: Any = f"int{bits}" if bits else self.options.quant
-        held = memory.weights(config, memory.Mode(quant, "cuda", self.dtype))
+        weights = memory.weights(config, memory.Mode(quant, "cuda", self.dtype))
         if self.device == "cpu" and counts.head and not bits and stored_dtype(config) == self.dtype:
-            held -= counts.embedding * item  # a mapped file, of which rows are read when needed
-        return held
+            weights -= counts.embedding * item  # a mapped file, of which rows are read when needed
+        return weights
 
     def _trained(self) -> int:
-        """How many numbers the adapter has."""
+        """The number of the adapter's parameters."""
         config, method = self.config, self.options.method
         if not isinstance(method, LoraOptions):
             projection = method.prefix_projection
@@ -187,21 +187,18 @@ class Estimator:
         """Bytes that one layer saves for backward."""
         config, item, method = self.config, self.item, self.options.method
         width, inner = config.hidden_size, config.intermediate_size
-        seen, masked, keys = (
-            size.length + self.prefix,
-            (self.first or self.prefix or size.padded),
-            self.keys,
-        )
+        seen, keys = size.length + self.prefix, self.keys
+        masked = self.first or self.prefix or size.padded
         if self.first:
             # Two norms: input, mean and deviation. Gelu: input.
             each = 2 * (width + 2) * item + inner * item
-            # Values lie in one tensor with queries and keys, unless a prefix is put before them.
+            # Values share a tensor with queries and keys, unless a prefix is put before them.
             each += 0 if self.prefix else 2 * width * item
         else:
             # Norms, in float32: input and deviation. SwiGLU: gate and up, silu(gate).
             norms = 4 if isinstance(config, Glm4Config) else 2
             each = norms * (width + 1) * FLOAT + 3 * inner * item
-            keys = self.queries if masked else keys  # masked, they are repeated for all queries
+            keys = self.queries if masked else keys  # with a mask they are repeated for all queries
         # Attention: queries, output, keys, values, the logarithm of each softmax's sum, the mask.
         each += 2 * self.queries * item + config.num_attention_heads * FLOAT
         each += 2 * keys * item * seen / size.length
@@ -218,14 +215,12 @@ class Estimator:
         return round(each * size.rows * size.length) + fixed
 
     def _backward(self, size: Size) -> int:
-        """Bytes that the backward pass of a layer makes, beside what it saved."""
+        """Temporary bytes of the backward pass of a layer, beside those that it saved."""
         item, method, fixed = self.item, self.options.method, self.floats
         # Gradients at gelu's output and input; or of the product, of gate and of up.
         each = (2 if self.first else 3) * self.config.intermediate_size * item
         for into, out in self.adapted.values() if item < FLOAT else ():
-            each = max(
-                each, FLOAT * (into + out) + item * into
-            )  # what LoRA takes and gives is cast
+            each = max(each, FLOAT * (into + out) + item * into)  # LoRA's input and output are cast
             if getattr(method, "dora", False):  # W, BA, W + BA
                 fixed = max(fixed, 3 * FLOAT * into * out)
         return each * size.rows * size.length + fixed
@@ -239,12 +234,14 @@ class Estimator:
         with torch.device("meta"):
             model: Any = empty(config)
         modules = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
-        ends = natives(model, self.options.method.targets)
+        ends = native_targets(model, self.options.method.targets)
         return {end: (modules[end].in_features, modules[end].out_features) for end in ends}
 
 
-def _largest(rows: Rows, count: int, lay: Callable[[Sequence[Row]], list[Batch]]) -> list[Size]:
-    """Of the batches of the `count` longest rows, and of those with the most learnt tokens."""
+def _largest(
+    rows: TokenRows, count: int, lay: Callable[[Sequence[TokenRow]], list[Batch]]
+) -> list[Size]:
+    """The batches of the `count` longest rows, and of those with the most learnt tokens."""
     sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(np.int64))
     learnt = np.array([int((rows[int(i)].labels != IGNORED).sum()) for i in sample])
     longest, most = np.argsort(-rows.lengths, kind="stable"), sample[np.argsort(-learnt)]
@@ -252,18 +249,18 @@ def _largest(rows: Rows, count: int, lay: Callable[[Sequence[Row]], list[Batch]]
     return [Size.of(batch) for step in steps for batch in lay(step)]
 
 
-def longest(rows: Rows) -> Size:
-    """A batch of the longest row alone."""
+def longest(rows: TokenRows) -> Size:
+    """A batch of only the longest row."""
     row = rows[int(np.argmax(rows.lengths))]
     return Size(1, len(row), int((row.labels != IGNORED).sum()))
 
 
 @dataclass(frozen=True, slots=True)
 class TimeEstimate:
-    """Of the whole training, from a few steps of it."""
+    """The time of a whole training, estimated from a few steps of it."""
 
     speed: float
-    """Tokens a second on all devices, padding not counted."""
+    """Tokens a second on all devices, without padding."""
     steps: int
     step: float
     """Mean seconds of a step."""
@@ -272,29 +269,29 @@ class TimeEstimate:
 
 
 def measure_time(training: Training) -> TimeEstimate:
-    """Train three steps and evaluate some rows, after one batch of the longest rows, unmeasured.
+    """Train three steps and evaluate some rows, after one batch of the longest rows, not measured.
 
-    Nothing is written, but the adapter has moved: `training` is not to be run after this.
+    Nothing is written, but the adapter is changed: `training` must not be run after this.
     """
     sets, options, plan, tuned = training.sets, training.options, training.plan, training.tuned
     order = np.argsort(-sets.train.lengths, kind="stable")[: options.per_device_train_batch_size]
-    heaviest = laid_out([sets.train[int(i)] for i in order], options)[0]
-    if heaviest.learnt:  # shows that it fits, and warms up
-        training.optimizer.backward(summed(tuned.model, heaviest.to(tuned.base.device)))
+    batch = batches_of([sets.train[int(i)] for i in order], options)[0]
+    if batch.learnt:  # shows that it fits, and warms up
+        training.optimizer.backward(summed_loss(tuned.model, batch.to(tuned.base.device)))
         training.optimizer.adamw.zero_grad(set_to_none=True)
-    tokens, began = 0, monotonic()
+    tokens, start = 0, monotonic()
     for number in (plan.steps * i // TIMED_STEPS for i in range(TIMED_STEPS)):
-        training.step(number)  # reads the norm of the gradients: a GPU is done then
+        training.step(number)  # reads the gradients' norm, after which a GPU is done
         tokens += sum(map(len, sets.of(plan, number)))
-    speed = tokens / (monotonic() - began)
+    speed = tokens / (monotonic() - start)
     general = sets.general.lengths.mean() if sets.general is not None else 0
     step = plan.size / speed * (sets.train.lengths.mean() * (1 - plan.mix) + general * plan.mix)
     total = step * plan.steps
-    if found := [rows for rows in sets.measured.values() if len(rows)]:
-        part, began = slice(0, TIMED_ROWS), monotonic()
-        evaluated(tuned.model, found[0], length=options.pack_length, step=0, part=part)
-        each = (monotonic() - began) / int(found[0].lengths[part].sum())
+    if measured := [rows for rows in sets.measured.values() if len(rows)]:
+        part, start = slice(0, TIMED_ROWS), monotonic()
+        evaluate(tuned.model, measured[0], length=options.pack_length, step=0, part=part)
+        each = (monotonic() - start) / int(measured[0].lengths[part].sum())
         times = 1 + -(-plan.steps // options.eval_steps)  # before the first step, too
-        each *= sum(int(rows.lengths.sum()) for rows in found)
+        each *= sum(int(rows.lengths.sum()) for rows in measured)
         total += times * each / training.accelerator.num_processes
     return TimeEstimate(speed, plan.steps, float(step), float(total))

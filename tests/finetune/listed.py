@@ -7,13 +7,13 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.types import Row
+from finetune.types import TokenRow
 
 
-class Listed(Sequence[Row]):
+class Listed(Sequence[TokenRow]):
     """`Rows` in memory."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[TokenRow]) -> None:
         self.rows = list(rows)
 
     @property
@@ -31,8 +31,8 @@ class Listed(Sequence[Row]):
         return len(self.rows)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> TokenRow: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+    def __getitem__(self, index: slice) -> list[TokenRow]: ...
+    def __getitem__(self, index: int | slice) -> TokenRow | list[TokenRow]:
         return self.rows[index]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.domain import DOCUMENTS, Work, divide, general_rows, put_in_use
+from finetune.domain import DOCUMENTS, DomainRun, divide, general_rows, put_in_use
 from ingest.errors import UserError
 
 USED = {"model": "/m", "adapter": '/a b"c'}
@@ -73,48 +73,48 @@ def test_general_rows_are_learnt_or_asked_never_both(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x", "utf-8")
     with pytest.raises(UserError, match="not empty"):
-        Work(tmp_path).begin({})
+        DomainRun(tmp_path).begin({})
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
-    work = Work(tmp_path)
-    work.found.write_text('{"verdict": {"sh', "utf-8")
+    work = DomainRun(tmp_path)
+    work.evaluation.write_text('{"verdict": {"sh', "utf-8")
     with pytest.raises(UserError, match=r"eval.json is damaged; delete it to evaluate again"):
-        _ = work.verdict
+        _ = work.decision
     (tmp_path / "domain.json").write_text("[]", "utf-8")
-    with pytest.raises(UserError, match=r"domain.json is damaged; begin anew in another folder"):
+    with pytest.raises(UserError, match=r"domain.json is damaged; start again in another folder"):
         work.begin({})
 
 
-MADE_OF = {"--limit": None, DOCUMENTS: "2 (aa)"}
+INPUTS = {"--limit": None, DOCUMENTS: "2 (aa)"}
 
 
 def test_rows_that_were_broken_off_are_made_anew(tmp_path: Path) -> None:
-    work = Work(tmp_path / "work")
+    work = DomainRun(tmp_path / "work")
     work.begin({"--limit": None})
     with pytest.raises(KeyboardInterrupt):
-        work.make_rows(_broken_off, MADE_OF)
+        work.make_rows(_broken_off, INPUTS)
     work.begin({"--limit": None})
-    assert not work.rows_are_of(MADE_OF)
-    work.make_rows(lambda folder: folder.mkdir(), MADE_OF)
+    assert not work.has_rows(INPUTS)
+    work.make_rows(lambda folder: folder.mkdir(), INPUTS)
     assert list(work.rows.iterdir()) == []
-    assert work.rows_are_of(MADE_OF)
+    assert work.has_rows(INPUTS)
     with pytest.raises(UserError, match="none can be held out"):
         _ = work.example
 
 
 def test_all_may_change_until_training_has_a_checkpoint(tmp_path: Path) -> None:
-    work = Work(tmp_path / "work")
-    other = MADE_OF | {DOCUMENTS: "3 (bb)"}
+    work = DomainRun(tmp_path / "work")
+    other = INPUTS | {DOCUMENTS: "3 (bb)"}
     work.begin({"--limit": None})
-    work.make_rows(lambda folder: folder.mkdir(), MADE_OF)
+    work.make_rows(lambda folder: folder.mkdir(), INPUTS)
     work.begin({"--limit": 9})
-    assert not work.rows_are_of(other)
+    assert not work.has_rows(other)
     (work.adapter / "checkpoint-2").mkdir(parents=True)
-    assert work.rows_are_of(MADE_OF)
+    assert work.has_rows(INPUTS)
     with pytest.raises(UserError, match=r"the documents changed .*; name a new folder with --out"):
-        work.rows_are_of(other)
-    with pytest.raises(UserError, match="begun with --limit = None, now it is 9"):
+        work.has_rows(other)
+    with pytest.raises(UserError, match="started with --limit = None, now it is 9"):
         work.begin({"--limit": 9})
 
 

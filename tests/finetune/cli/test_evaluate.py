@@ -14,7 +14,7 @@ from torch import Tensor
 import rag.cli  # mounts finetune.cli, so it comes first
 from finetune.cli.evaluate import ask, evaluate
 from finetune.evaluate.questions import Cases, read
-from finetune.evaluate.run import Asked
+from finetune.evaluate.run import CaseResult
 from ingest.errors import UserError
 from ingest.store import open_store
 from rag.chatglm.generator import ChatGLMGenerator, open_generator
@@ -212,7 +212,7 @@ def test_ctrl_c_ends_with_what_there_is(tmp_path: Path) -> None:
 
         last = 4
 
-    def until(adapter: Interrupted) -> tuple[list[tuple[Asked, ...]], bool]:
+    def until(adapter: Interrupted) -> tuple[list[tuple[CaseResult, ...]], bool]:
         with pipeline_over(write_docs(tmp_path / "docs"), tmp_path / "kb") as pipeline:
             rows = write_lines(tmp_path / "rows.jsonl", grounded_rows(pipeline.store))
             asked = read(rows, pipeline.store).questions

@@ -146,7 +146,7 @@ def test_a_file_that_breaks_off_is_told(tmp_path: Path, models: dict[int, str]) 
     assert f"13 rows of 13 examples, {lost}" in run(source, "--jsonl", tmp_path / "a", "--skip-bad")
     for _ in ("made", "kept"):
         assert lost in run(source, out, "--model", models[3], "--skip-bad", "--overwrite")
-    assert TokenSet.open(out).counts.ended == ("messy_truncated.json:14",)
+    assert TokenSet(out).counts.ended == ("messy_truncated.json:14",)
 
 
 def test_what_can_not_be_cut_is_left_out_where_that_is_asked_for(
@@ -180,7 +180,7 @@ def test_rows_of_our_own(tmp_path: Path, models: dict[int, str]) -> None:
     out = tmp_path / "tokens"
     said = run(DATA_FILES / "alpaca_zh.json", out, "--model", models[3])
     assert said == f"{out}: 12 rows of 12 examples\n"
-    tokens = TokenSet.open(out)
+    tokens = TokenSet(out)
     assert len(tokens) == tokens.counts.examples == 12
     assert tokens.is_whole()
     assert column(out, "input_ids")[3] == tokens[3].ids.tolist()
@@ -191,12 +191,12 @@ def test_what_was_there_stays(tmp_path: Path, models: dict[int, str]) -> None:
     source, out = DATA_FILES / "alpaca_zh.json", tmp_path / "tokens"
     out.mkdir()
     run(source, out, "--model", models[3])  # an empty folder is none
-    before = TokenSet.open(out).digest
+    before = TokenSet(out).digest
     with pytest.raises(UserError, match="is there already"):
         run(source, out, "--model", models[3], "--template", "tutorial")
-    assert TokenSet.open(out).digest == before
+    assert TokenSet(out).digest == before
     run(source, out, "--model", models[3], "--template", "tutorial", "--overwrite")
-    assert TokenSet.open(out).digest != before
+    assert TokenSet(out).digest != before
     assert {path.name for path in out.parent.iterdir()} == {"home", "tokens"}
     # What is no part of a set is never lost.
     (out / "mine.txt").write_text("mine")
@@ -230,7 +230,7 @@ def test_the_tutorials_columns(tmp_path: Path, models: dict[int, str]) -> None:
             assert learnt == [-100] * (length - 1) + row[length - 1 :]
         info = json.loads((out / "dataset_info.json").read_text())
         assert info["features"]["seq_len"] == {"dtype": "int64", "_type": "Value"}
-    assert TokenSet.open(out).shortened > 0
+    assert TokenSet(out).counts.shortened > 0
     said = run(
         lines, out, "--max-seq-length", 150, "--skip-overlength",
         "--model", models[2], "--overwrite",

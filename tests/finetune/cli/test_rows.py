@@ -75,7 +75,7 @@ def test_training_has_the_rows_that_prepare_writes(
     assert told("prepare", data, tmp_path / "set", "--model", model, *words.split()) == ""
     prepared = list(cache.iterdir())
     assert len(prepared) == 1
-    assert len(TokenSet.open(tmp_path / "set")) > 0
+    assert len(TokenSet(tmp_path / "set")) > 0
     out = ("--out", tmp_path / "out", "--dev-share", 0, "--device", "cpu")
     training = told("train", data, "--model", model, *out, *words.split())
     assert "weights" in training  # there are none: all that comes before went well

@@ -61,7 +61,7 @@ def sharegpt(example: Example) -> dict[str, Any]:
 
 def messages(example: Example) -> dict[str, Any]:
     said = [
-        {"role": one.role, "content": one.text, "loss_weight": float(i not in example.given)}
+        {"role": one.role, "content": one.text, "loss_weight": float(i not in example.context_only)}
         for i, one in enumerate(example.messages)
     ]
     return {"messages": said}
@@ -74,7 +74,7 @@ def parts(example: Example) -> dict[str, Any]:
         name = ("value", "text")[i % 2]
         halves = (one.text[: len(one.text) // 2], one.text[len(one.text) // 2 :])
         content = [{"type": "text", name: half} for half in halves]
-        learnt = {} if i not in example.given else {"loss": False}
+        learnt = {} if i not in example.context_only else {"loss": False}
         said.append({"role": one.role, "content": content, **learnt})
     return {"conversations": said}
 
@@ -251,7 +251,7 @@ def test_a_key_that_stands_twice_loses_nothing_in_silence(
     for item, key in zip(found[1:3], ("output", "role"), strict=True):
         assert isinstance(item, Finding)
         assert (item.problem, item.bad) == ("broken", True)
-        assert f'"{key}" stands twice' in item.text
+        assert f'"{key}" occurs twice' in item.text
 
 
 @pytest.mark.parametrize(

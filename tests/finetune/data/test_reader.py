@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.reader import PIECE, Record, records
+from finetune.data.reader import READ_SIZE, Record, records
 from finetune.types import Finding
 from ingest.errors import UserError
 from ingest.i18n import translate
@@ -46,7 +46,7 @@ def file(folder: Path, content: str | bytes, name: str = "a.json") -> Path:
 def test_an_array_gives_its_values_wherever_a_piece_ends(
     rows: list[object], indent: int | None, padding: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    blanks = " " * (PIECE - padding)  # the first piece read ends within the first values
+    blanks = " " * (READ_SIZE - padding)  # the first piece read ends within the first values
     path = file(tmp_path_factory.mktemp("a"), blanks + json.dumps(rows, indent=indent))
     assert values(path) == rows
     assert [item.source for item in records(path)] == [
@@ -102,7 +102,7 @@ def test_an_array_cut_anywhere_gives_its_whole_rows_and_one_finding(
         ('[{"a": "1\n"}]', 0, "line 1, column 10"),
         ("[" + "[" * 100_000, 0, "line 1, column 2"),
         (f"[{'9' * 5000}]", 0, "line 1, column 2"),
-        ("\n\n[" + "1, " * PIECE + "nil]", PIECE, f"line 3, column {3 * PIECE + 2}"),
+        ("\n\n[" + "1, " * READ_SIZE + "nil]", READ_SIZE, f"line 3, column {3 * READ_SIZE + 2}"),
     ],
 )
 def test_where_an_array_breaks_is_said(text: str, whole: int, place: str, tmp_path: Path) -> None:

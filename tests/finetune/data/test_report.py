@@ -16,6 +16,7 @@ from finetune.data.check import Diagnosis, diagnose
 from finetune.data.report import (
     LISTED,
     TITLES,
+    TokenPiece,
     View,
     bins,
     counts,
@@ -24,10 +25,10 @@ from finetune.data.report import (
     page,
     record,
     save_histogram,
+    visible,
 )
-from finetune.data.token_view import Piece, visible
 from finetune.types import Finding
-from ingest.i18n import Translator
+from ingest.i18n import Translatable, Translator
 
 DATA = Path(__file__).parents[2] / "data/alpaca"
 HOSTILE = (
@@ -78,13 +79,16 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_the_data_is_text_and_nothing_else(hostile: str, language: str) -> None:
     findings = tuple(
-        Finding(f"{hostile}:{i}", problem, hostile, hostile, bad=i % 2 == 0)
+        Finding(f"{hostile}:{i}", problem, Translatable.of(hostile, {}), bad=i % 2 == 0)
         for i, problem in enumerate(TITLES)
     )
     lengths = np.array([3, 4], np.int32)
     diagnosis = Diagnosis((hostile,), 9, findings, lengths, "tokens", 4, ())
     views = [
-        View(hostile, (Piece(hostile, (1, 2), True, False), Piece(hostile, (3,), False, True)))
+        View(
+            hostile,
+            (TokenPiece(hostile, (1, 2), True, False), TokenPiece(hostile, (3,), False, True)),
+        )
     ]
     made = Page(page(diagnosis, views, Translator("zh" if language == "zh" else "en")))
     assert set(made.tags) <= TAGS
@@ -100,7 +104,7 @@ def test_the_data_is_text_and_nothing_else(hostile: str, language: str) -> None:
 
 def test_many_findings_are_cut_in_the_page_and_whole_in_json() -> None:
     findings = tuple(
-        Finding(f"a:{i}", "duplicate", f"the same as b:{i}", f"与 b:{i} 相同", bad=False)
+        Finding(f"a:{i}", "duplicate", Translatable("the same as {first}", first=f"b:{i}"))
         for i in range(LISTED + 7)
     )
     diagnosis = Diagnosis(("a",), 300, findings, np.array([], np.int32), "characters", 0, ())

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.template import RowEncoder, TutorialEncoder, TutorialOptions
-from finetune.types import Example, Row
+from finetune.types import Example, TokenRow
 from ingest.errors import UserError
 from rag.chatglm.tokenization import open_tokenizer
 from rag.types import Message
@@ -31,7 +31,7 @@ def all_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return found
 
 
-def lists(row: Row) -> oracles.Lists:
+def lists(row: TokenRow) -> oracles.Lists:
     return row.ids.tolist(), row.labels.tolist()
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from finetune.data.template import RowEncoder, turns_of
-from finetune.types import IGNORED, Example, InvalidRow, Row
+from finetune.types import IGNORED, Example, InvalidRow, TokenRow
 from rag.chatglm.chat import TEMPLATES, encode_chat
 from rag.types import Message
 from tests.finetune.tokenizers import GENERATIONS, conversations, tokenizers
@@ -44,7 +44,7 @@ def mark(encoder: RowEncoder) -> list[int]:
     return [same[0] for same in takewhile(lambda ids: len({*ids}) == 1, columns)][::-1]
 
 
-def check(row: Row, encoder: RowEncoder) -> None:
+def check(row: TokenRow, encoder: RowEncoder) -> None:
     """What holds of every row, however it was cut."""
     generation, tokenizer = encoder.generation, encoder.tokenizer
     assert len(row) <= encoder.max_length
@@ -81,7 +81,7 @@ def test_a_cut_row_can_still_be_learnt(
     encoder = RowEncoder(all_tokenizers[generation], generation, template, max_length)
     *before, question, answer = asked.messages
     long = replace(question, text=question.text * times), replace(answer, text=answer.text * times)
-    asked = replace(asked, messages=(*before, *long), given=frozenset())
+    asked = replace(asked, messages=(*before, *long), context_only=frozenset())
     try:
         rows = encoder(asked).rows
     except InvalidRow:
@@ -100,7 +100,7 @@ def test_the_least_length_is_told_and_serves(
     encoder = RowEncoder(all_tokenizers[generation], generation, template, 1)
     with pytest.raises(InvalidRow) as invalid:
         encoder(asked)
-    least = int(invalid.value.text.split("but ")[1].split()[0])
+    least = int(str(invalid.value).split("but ")[1].split()[0])
     with pytest.raises(InvalidRow, match=f"max_length is {least - 1}, but {least} tokens"):
         replace(encoder, max_length=least - 1)(asked)
     serving = replace(encoder, max_length=least)

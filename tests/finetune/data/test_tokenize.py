@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data import tokenize
-from finetune.data.dataset import DATA, RECORD, Block, TokenSet, write
+from finetune.data.dataset import DATA, RECORD, RowBlock, TokenSet, write
 from finetune.data.formats import Columns, examples
 from finetune.data.template import CachedTokenizer, RowEncoder, TutorialOptions
-from finetune.types import Example, Row, Rows
+from finetune.types import Example, TokenRow, TokenRows
 from ingest.errors import UserError
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.listed import Listed
@@ -59,7 +59,7 @@ def made(files: list[Path], model: Path, cache: Path, **options: Any) -> TokenSe
     return tokenize.tokenize(files, model, **(given | options))
 
 
-def listed(rows: Rows) -> list[tuple[list[int], list[int]]]:
+def listed(rows: TokenRows) -> list[tuple[list[int], list[int]]]:
     found = [rows[i] for i in range(len(rows))]
     return [(row.ids.tolist(), row.labels.tolist()) for row in found]
 
@@ -74,7 +74,7 @@ def test_rows_are_those_of_the_encoder_in_order(model: Path, tmp_path: Path) -> 
     assert listed(found) == listed(want)
     assert found.lengths.tolist() == want.lengths.tolist() == [len(row) for row in want]
     assert found.lengths.dtype == np.int32
-    assert found.shortened == sum(each.shortened for each in encoded) > 0
+    assert found.counts.shortened == sum(each.shortened for each in encoded) > 0
     assert found.counts.examples == 35
     assert told[-1] == 35
     with pytest.raises(IndexError, match="35 of 35"):
@@ -86,7 +86,7 @@ def test_blocks_change_nothing(
 ) -> None:
     file = alpaca(tmp_path / "a.json", 90)
     whole = made([file], model, tmp_path / "1")
-    monkeypatch.setattr(tokenize, "EXAMPLES", 7)
+    monkeypatch.setattr(tokenize, "BLOCK_EXAMPLES", 7)
     parts = made([file], model, tmp_path / "2")
     assert listed(parts) == listed(whole)
     assert parts.digest == whole.digest
@@ -128,8 +128,8 @@ def test_remembered_ids_are_those_of_the_tokenizer(
     all_tokenizers: dict[int, Any], generation: int, examples: list[Example]
 ) -> None:
     tokenizer = all_tokenizers[generation]
-    ours = Block.of([*map(RowEncoder(CachedTokenizer(tokenizer), generation), examples * 2)])
-    theirs = Block.of([*map(RowEncoder(tokenizer, generation), examples * 2)])
+    ours = RowBlock.of([*map(RowEncoder(CachedTokenizer(tokenizer), generation), examples * 2)])
+    theirs = RowBlock.of([*map(RowEncoder(tokenizer, generation), examples * 2)])
     assert ours.ids.tolist() == theirs.ids.tolist()
     assert ours.labels.tolist() == theirs.labels.tolist()
 
@@ -256,7 +256,7 @@ def test_a_damaged_set_is_made_again(model: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a whole set of tokens"):
-        TokenSet.open(tmp_path)
+        TokenSet(tmp_path)
 
 
 def test_the_layout_is_that_of_datasets(model: Path, tmp_path: Path) -> None:
@@ -281,11 +281,11 @@ def test_the_digest_is_of_rows_and_their_order(tmp_path: Path) -> None:
     def digest(*rows: list[int]) -> str:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        encoded = [Row(np.array(r, np.int32), np.array(r, np.int32)) for r in rows]
+        encoded = [TokenRow(np.array(r, np.int32), np.array(r, np.int32)) for r in rows]
         lengths = np.array([len(row) for row in rows], np.int32)
         ids = np.concatenate([row.ids for row in encoded])
-        write(folder, iter([Block(ids, ids, lengths)]), {})
-        return TokenSet.open(folder).digest
+        write(folder, iter([RowBlock(ids, ids, lengths)]), {})
+        return TokenSet(folder).digest
 
     digests = [digest([1, 2], [3]), digest([1], [2, 3]), digest([3], [1, 2]), digest([1, 2, 3])]
     assert len(set(digests)) == 4
@@ -296,7 +296,7 @@ MAKE = """
 import sys
 from pathlib import Path
 from finetune.data import tokenize
-tokenize.EXAMPLES = 16
+tokenize.BLOCK_EXAMPLES = 16
 def said(count):
     sys.stdout.write(f"{count}\\n"); sys.stdout.flush()
 file, model, cache = sys.argv[1:]

@@ -4,7 +4,7 @@ from math import nan
 
 import pytest
 
-from finetune.evaluate.compare import Comparison, verdict
+from finetune.evaluate.compare import Comparison, decide
 from ingest.i18n import translate
 from rag.evaluate.report import Figure
 
@@ -28,7 +28,7 @@ BETTER = compared("f1", 0.4, 0.6, 0.1)
 
 
 def test_better_and_nowhere_worse_is_shipped() -> None:
-    decided = verdict([BETTER, compared("f1", 0.5, 0.48, 0.1, condition="gold")])
+    decided = decide([BETTER, compared("f1", 0.5, 0.48, 0.1, condition="gold")])
     assert decided.ship
     [reason] = decided.reasons
     assert reason == (
@@ -39,7 +39,7 @@ def test_better_and_nowhere_worse_is_shipped() -> None:
 
 @pytest.mark.parametrize("condition", ["closed", "gold", "retrieved", "general"])
 def test_a_worse_f1_is_enough_not_to(condition: str) -> None:
-    decided = verdict([BETTER, compared("f1", 0.5, 0.4, 0.09, condition=condition)])
+    decided = decide([BETTER, compared("f1", 0.5, 0.4, 0.09, condition=condition)])
     assert not decided.ship
     assert [reason.split(":")[0] for reason in decided.reasons] == ["worse"]
 
@@ -47,17 +47,17 @@ def test_a_worse_f1_is_enough_not_to(condition: str) -> None:
 @pytest.mark.parametrize("measure", ["refusal_precision", "refusal_recall"])
 def test_worse_refusals_are_too_unless_they_are_better_as_a_whole(measure: str) -> None:
     worse = compared(measure, 0.9, 0.7, 0.1)
-    assert not verdict([BETTER, worse]).ship
-    assert not verdict([BETTER, worse, compared("refusal_f1", 0.4, 0.45, 0.1)]).ship
-    assert verdict([BETTER, worse, compared("refusal_f1", 0.2, 0.7, 0.1)]).ship
+    assert not decide([BETTER, worse]).ship
+    assert not decide([BETTER, worse, compared("refusal_f1", 0.4, 0.45, 0.1)]).ship
+    assert decide([BETTER, worse, compared("refusal_f1", 0.2, 0.7, 0.1)]).ship
     whole = compared("refusal_f1", 0.2, 0.7, 0.1, condition="passages")
-    assert verdict([BETTER, worse, whole]).ship
-    assert not verdict([BETTER, worse, compared("f1", 0.6, 0.4, 0.1), whole]).ship
+    assert decide([BETTER, worse, whole]).ship
+    assert not decide([BETTER, worse, compared("f1", 0.6, 0.4, 0.1), whole]).ship
 
 
 def test_other_measures_do_not_decide() -> None:
-    assert verdict([BETTER, compared("bleu4", 50, 20, 5), compared("exact", 0.9, 0.1, 0.1)]).ship
-    assert not verdict([compared("exact", 0.1, 0.9, 0.1)]).ship
+    assert decide([BETTER, compared("bleu4", 50, 20, 5), compared("exact", 0.9, 0.1, 0.1)]).ship
+    assert not decide([compared("exact", 0.1, 0.9, 0.1)]).ship
 
 
 def test_nothing_better_is_not_shipped() -> None:
@@ -66,22 +66,22 @@ def test_nothing_better_is_not_shipped() -> None:
         [compared("f1", 0.4, 0.5, 0.2)],
         [compared("f1", 0.4, 0.6, 0.1, p=0.2)],
     ):
-        [reason] = verdict(comparisons).reasons
-        assert not verdict(comparisons).ship
+        [reason] = decide(comparisons).reasons
+        assert not decide(comparisons).ship
         assert reason.startswith("nothing got better beyond chance")
 
 
 @pytest.mark.parametrize("condition", ["closed", "general"])
 def test_a_collapse_needs_no_interval(condition: str) -> None:
-    decided = verdict([BETTER, compared("f1", 0.5, 0.2, 0.4, condition=condition, p=0.3)])
+    decided = decide([BETTER, compared("f1", 0.5, 0.2, 0.4, condition=condition, p=0.3)])
     assert not decided.ship
     assert decided.reasons[0].startswith("collapsed: F1")
     # With passages, or where the base knew nothing, there is none.
-    assert verdict([BETTER, compared("f1", 0.5, 0.2, 0.4, condition="gold")]).ship
-    assert verdict([BETTER, compared("f1", 0.08, 0.02, 0.1, condition=condition)]).ship
+    assert decide([BETTER, compared("f1", 0.5, 0.2, 0.4, condition="gold")]).ship
+    assert decide([BETTER, compared("f1", 0.08, 0.02, 0.1, condition=condition)]).ship
 
 
 def test_what_is_undefined_decides_nothing() -> None:
     figures = (Figure(nan, nan, nan, 0), Figure(0.5, 0.2, 0.8, 9))
     undefined = Comparison("retrieved", "refusal_precision", *figures, nan, nan, nan, nan)
-    assert verdict([BETTER, undefined]).ship
+    assert decide([BETTER, undefined]).ship

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from finetune.evaluate.compare import Comparison, compare, verdict
+from finetune.evaluate.compare import Comparison, compare, decide
 from finetune.evaluate.questions import (
     CONDITIONS,
     Case,
     Cases,
     Condition,
+    HeldOutQuestion,
     Pair,
     Place,
-    Question,
     read,
 )
-from finetune.evaluate.run import Asked, evaluate
+from finetune.evaluate.run import CaseResult, evaluate
 from finetune.types import Example
 from ingest.i18n import translate
 from rag.pipeline import Pipeline
@@ -49,35 +49,39 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
 
 
 @pytest.fixture(scope="module")
-def questions(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
+def questions(
+    pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
+) -> list[HeldOutQuestion]:
     """Of each factory, and of two that no document names."""
     path = tmp_path_factory.mktemp("rows") / "heldout.jsonl"
     known = read(write_lines(path, grounded_rows(pipeline.store)), pipeline.store).questions
-    unknown = [Question(name, question(name), (), answerable=False) for name in UNKNOWN]
+    unknown = [HeldOutQuestion(name, question(name), (), answerable=False) for name in UNKNOWN]
     return [*known, *unknown]
 
 
 def run(
     pipeline: Pipeline,
-    questions: Sequence[Question],
+    questions: Sequence[HeldOutQuestion],
     base: Speaking,
     adapter: Speaking,
     conditions: Sequence[Condition] = CONDITIONS,
-) -> list[tuple[Asked, ...]]:
+) -> list[tuple[CaseResult, ...]]:
     return list(evaluate(questions, conditions, Cases(pair(base, adapter), pipeline, GREEDY)))
 
 
-def figures(results: Sequence[Sequence[Asked]]) -> Figures:
+def figures(results: Sequence[Sequence[CaseResult]]) -> Figures:
     found = compare(results, resamples=300)
     return {(each.condition, each.measure): each for each in found}
 
 
-def cases_of(pipeline: Pipeline, question: Question, pair_: Pair | None = None) -> dict[str, Case]:
+def cases_of(
+    pipeline: Pipeline, question: HeldOutQuestion, pair_: Pair | None = None
+) -> dict[str, Case]:
     cases = Cases(pair_ or pair(Careful(), Careful()), pipeline, GREEDY)
     return {case.condition: case for case in cases.of(question, CONDITIONS)}
 
 
-def test_what_each_condition_shows(pipeline: Pipeline, questions: list[Question]) -> None:
+def test_what_each_condition_shows(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     for asked in questions[: len(NUMBERS)]:
         cases = cases_of(pipeline, asked)
         answer = asked.answers[0]
@@ -96,7 +100,7 @@ def test_what_each_condition_shows(pipeline: Pipeline, questions: list[Question]
         assert (cases["distractors"].gold, cases["distractors"].refuse) == (frozenset(), True)
 
 
-def test_prompts_are_those_of_rag_ask(pipeline: Pipeline, questions: list[Question]) -> None:
+def test_prompts_are_those_of_rag_ask(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     asked = questions[0]
     found = pipeline.retrieve(asked.text)
     sources = [Source(*each) for each in zip(found.passages, found.hits, strict=True)]
@@ -108,7 +112,7 @@ def test_prompts_are_those_of_rag_ask(pipeline: Pipeline, questions: list[Questi
 
 
 def test_what_no_document_tells_is_asked_where_refusing_is_right(
-    pipeline: Pipeline, questions: list[Question]
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     cases = cases_of(pipeline, questions[-1])
     assert list(cases) == ["retrieved", "distractors"]
@@ -120,22 +124,24 @@ def test_where_the_gold_is_not_found_refusing_is_right(tmp_path: Path) -> None:
     with pipeline_over(write_docs(tmp_path / "docs"), tmp_path / "kb", passages=1) as pipeline:
         rows = {str(row["id"]): row for row in grounded_rows(pipeline.store)}
         place = Place(str(rows["q-甲"]["document"]), 0, 3)
-        case = cases_of(pipeline, Question("x", question("乙"), (NUMBERS["甲"],), places=(place,)))
+        case = cases_of(
+            pipeline, HeldOutQuestion("x", question("乙"), (NUMBERS["甲"],), places=(place,))
+        )
         assert case["retrieved"].refuse
         assert NUMBERS["乙"] in case["retrieved"].sources[0].passage.text
         # The words of an answer elsewhere than where it is: no one knows what is right.
-        vague = Question("y", question("乙"), (NUMBERS["乙"],), places=(place,))
+        vague = HeldOutQuestion("y", question("乙"), (NUMBERS["乙"],), places=(place,))
         assert "retrieved" not in cases_of(pipeline, vague)
 
 
 def test_passages_that_the_window_can_not_hold_are_not_counted_on(
-    pipeline: Pipeline, questions: list[Question]
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     """The passage that answers comes second. Where the window holds one, refusing is right."""
     text = questions[0].text
     _, second, *_ = pipeline.retrieve(text).hits
     place = Place(second.chunk.document, second.chunk.start, second.chunk.end)
-    asked = Question("x", text, (second.chunk.text.strip(),), places=(place,))
+    asked = HeldOutQuestion("x", text, (second.chunk.text.strip(),), places=(place,))
     wide = cases_of(pipeline, asked)
     assert (wide["retrieved"].gold, wide["retrieved"].refuse) == ({2}, False)
     narrow = Careful()
@@ -146,14 +152,14 @@ def test_passages_that_the_window_can_not_hold_are_not_counted_on(
 
 def test_the_input_of_an_instruction_is_put_as_each_was_trained() -> None:
     messages = (Message("user", "翻译"), Message("assistant", "Hello"))
-    asked = Question("a", "翻译", ("Hello",), example=Example(messages, "你好"))
+    asked = HeldOutQuestion("a", "翻译", ("Hello",), example=Example(messages, "你好"))
     tutorial = Pair(Careful(), Careful(), "tutorial")
     [case] = Cases(tutorial, None, GREEDY).of(asked, ("closed",))
     assert case.base == (Message("user", "翻译\n你好"),)
     assert case.adapter == (Message("system", "翻译"), Message("user", "你好"))
 
 
-def test_a_prompt_is_asked_once(pipeline: Pipeline, questions: list[Question]) -> None:
+def test_a_prompt_is_asked_once(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     base, adapter = Careful(), Careful()
     run(pipeline, questions, base, adapter)
     assert base.prompts == adapter.prompts
@@ -162,7 +168,9 @@ def test_a_prompt_is_asked_once(pipeline: Pipeline, questions: list[Question]) -
         assert len(prompts) == len(set(prompts))
 
 
-def test_one_that_reads_is_right_everywhere(pipeline: Pipeline, questions: list[Question]) -> None:
+def test_one_that_reads_is_right_everywhere(
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
+) -> None:
     found = figures(run(pipeline, questions, Memory(), Memory()))
     for condition in ("closed", "gold", "retrieved"):
         assert found[condition, "contains"].adapter.value == 1
@@ -173,10 +181,10 @@ def test_one_that_reads_is_right_everywhere(pipeline: Pipeline, questions: list[
     assert found["retrieved", "known"].adapter.value == 1
     assert found["retrieved", "unsupported"].adapter.value == 0
     assert all(each.difference == 0 and each.low == each.high == 0 for each in found.values())
-    assert not verdict(list(found.values())).ship  # nothing got better
+    assert not decide(list(found.values())).ship  # nothing got better
 
 
-def test_one_that_makes_things_up(pipeline: Pipeline, questions: list[Question]) -> None:
+def test_one_that_makes_things_up(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     found = figures(run(pipeline, questions, ThinAir(), ThinAir()))
     assert found["retrieved", "contains"].base.value == 0
     assert found["distractors", "refusal_recall"].base.value == 0
@@ -186,7 +194,7 @@ def test_one_that_makes_things_up(pipeline: Pipeline, questions: list[Question])
     assert found["gold", "false_refusals"].base.value == 0
 
 
-def test_refusals_by_their_definition(pipeline: Pipeline, questions: list[Question]) -> None:
+def test_refusals_by_their_definition(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     results = run(pipeline, questions, Careful(), ThinAir())
     found = figures(results)
     asked = [each for cases in results for each in cases if each.case.sources]
@@ -204,26 +212,28 @@ def test_refusals_by_their_definition(pipeline: Pipeline, questions: list[Questi
 
 
 def test_a_good_adapter_is_shipped_and_a_bad_one_is_not(
-    pipeline: Pipeline, questions: list[Question]
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
-    good = verdict(list(figures(run(pipeline, questions, ThinAir(), Careful())).values()))
+    good = decide(list(figures(run(pipeline, questions, ThinAir(), Careful())).values()))
     assert good.ship
     assert any("F1, gold passage" in reason for reason in good.reasons)
-    bad = verdict(list(figures(run(pipeline, questions, Careful(), ThinAir())).values()))
+    bad = decide(list(figures(run(pipeline, questions, Careful(), ThinAir())).values()))
     assert not bad.ship
     assert any(reason.startswith("worse: F1, retrieved") for reason in bad.reasons)
     assert all(translate(reason, "zh") != reason for reason in bad.reasons)
 
 
-def test_one_that_forgets_is_not_shipped(pipeline: Pipeline, questions: list[Question]) -> None:
+def test_one_that_forgets_is_not_shipped(
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
+) -> None:
     """It reads as well as its base, and has lost what that knew by heart."""
     found = figures(run(pipeline, questions, Memory(), Careful()))
-    reasons = verdict(list(found.values())).reasons
+    reasons = decide(list(found.values())).reasons
     assert [reason.split(":")[1] for reason in reasons] == [" F1, closed book"]
 
 
 def test_a_refusal_is_worth_nothing_as_an_answer(
-    pipeline: Pipeline, questions: list[Question]
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     class Silent(Speaking):
         def reply(self, asked: str, fenced: list[tuple[str, str, str]]) -> str:
@@ -238,7 +248,7 @@ def test_a_refusal_is_worth_nothing_as_an_answer(
 
 
 def test_the_same_seed_gives_the_same_intervals(
-    pipeline: Pipeline, questions: list[Question]
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     results = run(pipeline, questions[:3] + questions[-1:], ThinAir(), Careful())
     assert str(compare(results, resamples=200)) == str(compare(results, resamples=200))

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from finetune.evaluate.questions import Case, Cases, Place, Question
-from finetune.evaluate.run import Reply, judge
+from finetune.evaluate.questions import Case, Cases, HeldOutQuestion, Place
+from finetune.evaluate.run import ScoredReply, score
 from rag.pipeline import Pipeline
 from rag.prompt import NOT_FOUND
 from tests.finetune.factories import (
@@ -31,7 +31,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
 def cases(pipeline: Pipeline) -> dict[str, Case]:
     [row] = [row for row in grounded_rows(pipeline.store) if row["id"] == "q-甲"]
     place = Place(str(row["document"]), int(str(row["start"])), int(str(row["end"])))
-    asked = Question(
+    asked = HeldOutQuestion(
         "q", question("甲"), (NUMBERS["甲"], fact("甲", NUMBERS["甲"])), places=(place,)
     )
     made = Cases(pair(Careful(), Careful()), pipeline, GREEDY)
@@ -39,8 +39,8 @@ def cases(pipeline: Pipeline) -> dict[str, Case]:
     return {case.condition: case for case in found}
 
 
-def judged(pipeline: Pipeline, case: Case, text: str) -> Reply:
-    return judge(case, text, pipeline.store)
+def judged(pipeline: Pipeline, case: Case, text: str) -> ScoredReply:
+    return score(case, text, pipeline.store)
 
 
 def test_either_length_of_an_answer_is_exact(pipeline: Pipeline, cases: dict[str, Case]) -> None:
@@ -98,6 +98,6 @@ def test_refusals(pipeline: Pipeline, cases: dict[str, Case]) -> None:
 
 
 def test_closed_book_knows_no_refusal(cases: dict[str, Case]) -> None:
-    columns = judge(cases["closed"], NOT_FOUND["han"], None).columns
+    columns = score(cases["closed"], NOT_FOUND["han"], None).columns
     assert set(columns) == {"asked", "exact", "contains", "f1", "rouge_l", "bleu4"}
     assert columns["f1"] == 0

@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
-from finetune.train.loop import Sets, Training, Tuned
+from finetune.train.loop import Sets, Training, TunedModel
 from finetune.train.lora import Lora, PrefixTuning
-from finetune.types import IGNORED, Row
+from finetune.types import IGNORED, TokenRow
 from rag.chatglm.adapter_files import Contract
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.loading import load
@@ -50,11 +50,11 @@ def rows(model: Any, count: int, *, seed: int = 0, longest: int = 24) -> Listed:
         ids = np.concatenate([prompt, answer]).astype(np.int32)
         labels = ids.copy()
         labels[: len(prompt)] = IGNORED
-        made.append(Row(ids, labels))
+        made.append(TokenRow(ids, labels))
     return Listed(made)
 
 
-def tuned(model: Any, options: TrainOptions) -> Tuned:
+def tuned(model: Any, options: TrainOptions) -> TunedModel:
     if isinstance(options.method, LoraOptions):
         return Lora(model, options.method, seed=options.seed)
     return PrefixTuning(model, options.method, seed=options.seed)

@@ -6,18 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.train.batches import Batch, Plan, Stream, packed, padded
-from finetune.types import IGNORED, Row
+from finetune.train.batches import Batch, Plan, Stream, pack, pad
+from finetune.types import IGNORED, TokenRow
 
 Lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
-def made(lengths: list[int]) -> list[Row]:
+def made(lengths: list[int]) -> list[TokenRow]:
     """Rows of ids that occur nowhere else; all but the first are learnt."""
     start, rows = 1, []
     for length in lengths:
         ids = np.arange(start, start + length, dtype=np.int32)
-        rows.append(Row(ids, np.where(np.arange(length) > 0, ids, IGNORED).astype(np.int32)))
+        rows.append(TokenRow(ids, np.where(np.arange(length) > 0, ids, IGNORED).astype(np.int32)))
         start += length
     return rows
 
@@ -38,7 +38,7 @@ def taken_apart(batches: list[Batch]) -> dict[int, tuple[list[int], list[int], l
 @given(Lengths, st.integers(1, 60), st.integers(1, 5))
 def test_a_layout_holds_each_row_whole(lengths: list[int], room: int, size: int) -> None:
     rows = made(lengths)
-    for batches in (packed(rows, room), padded(rows, size)):
+    for batches in (pack(rows, room), pad(rows, size)):
         found = taken_apart(batches)
         assert len(found) == len(rows)
         for row in rows:
@@ -46,16 +46,16 @@ def test_a_layout_holds_each_row_whole(lengths: list[int], room: int, size: int)
             assert ids == row.ids.tolist()
             assert labels == row.labels.tolist()
             assert positions == list(range(len(row)))
-    for batch in packed(rows, room):
+    for batch in pack(rows, room):
         assert len(batch.ids) == 1
         assert batch.ids.shape[1] <= room or int(batch.samples.max()) == 1
         assert bool((batch.samples > 0).all())
-    assert all(len(batch.ids) <= size for batch in padded(rows, size))
+    assert all(len(batch.ids) <= size for batch in pad(rows, size))
 
 
 @given(Lengths)
 def test_what_is_padded_is_not_learnt(lengths: list[int]) -> None:
-    for batch in padded(made(lengths), 4, length=50):
+    for batch in pad(made(lengths), 4, length=50):
         assert batch.ids.shape[1] == 50
         padding = batch.samples == 0
         assert bool((batch.labels[padding] == IGNORED).all())
@@ -64,8 +64,8 @@ def test_what_is_padded_is_not_learnt(lengths: list[int]) -> None:
 
 def test_the_first_token_of_a_sample_is_never_learnt() -> None:
     """It would be learnt from the sample before it."""
-    row = Row(np.array([7, 8], np.int32), np.array([7, 8], np.int32))
-    [batch] = packed([row, row], 10)
+    row = TokenRow(np.array([7, 8], np.int32), np.array([7, 8], np.int32))
+    [batch] = pack([row, row], 10)
     assert batch.labels.tolist() == [[IGNORED, 8, IGNORED, 8]]
 
 
@@ -118,5 +118,5 @@ def test_a_plan_of_steps_has_so_many() -> None:
 
 
 def test_batches_move() -> None:
-    batch = packed(made([3]), 3)[0].to("cpu")
+    batch = pack(made([3]), 3)[0].to("cpu")
     assert torch.equal(batch.ids, torch.tensor([[1, 2, 3]]))

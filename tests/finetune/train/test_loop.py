@@ -13,9 +13,9 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.checkpoint import forget, found, is_training, made_of, resumable
+from finetune.train.checkpoint import check_resumable, checkpoints, forget, identity, is_training
 from finetune.train.logs import FILE, PICTURE, read
-from finetune.train.loop import Report, Training
+from finetune.train.loop import StepReport, Training
 from finetune.train.setup import RECORD, finish
 from ingest.errors import UserError
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
@@ -111,7 +111,9 @@ def test_half_precision_learns(generation: int, dtype: Any, tmp_path: Path) -> N
     assert reports[-1].loss < reports[0].loss
     assert all(value.dtype == torch.float32 for value in made.tuned.trained.values())
     if dtype == "float16":
-        scale = json.loads((found(tmp_path)[-1][1] / "state.json").read_text("utf-8"))["scaler"]
+        scale = json.loads((checkpoints(tmp_path)[-1][1] / "state.json").read_text("utf-8"))[
+            "scaler"
+        ]
         assert scale["scale"] >= 1
     assert finish(made, {}).apart < 0.05
 
@@ -172,7 +174,7 @@ def test_it_refuses_to_go_on_with_other_options(
     before = files(tmp_path)
     made = training(tmp_path, tiny(3), replace(SHORT, **changed))
     with pytest.raises(UserError, match=told):
-        resumable(tmp_path, made_of(made.sets.digests, made.options, made.accelerator))
+        check_resumable(tmp_path, identity(made.sets.digests, made.options, made.accelerator))
     with pytest.raises(UserError, match=told):
         list(made.run(resume=True))
     assert files(tmp_path) == before
@@ -203,13 +205,13 @@ def test_how_often_it_saves_may_change(tmp_path: Path) -> None:
     del run
     options = replace(SHORT, save_steps=6, save_total_limit=1)
     list(training(tmp_path, tiny(3), options).run(resume=True))
-    assert [step for step, _ in found(tmp_path)] == [12]
+    assert [step for step, _ in checkpoints(tmp_path)] == [12]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path: Path) -> None:
     list(training(tmp_path / "a", tiny(3), SHORT).run())
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    (_, older), (_, newest) = found(tmp_path / "b")
+    (_, older), (_, newest) = checkpoints(tmp_path / "b")
     for name in ("training.safetensors", "state.json"):
         whole = (newest / name).read_bytes()
         (newest / name).write_bytes(whole[: len(whole) // 2])
@@ -295,7 +297,7 @@ def test_the_budget_of_forgetting_stops_a_training(tmp_path: Path) -> None:
     ).run()
     assert "budget" in last.stopped
     assert last.step < 40
-    assert found(tmp_path / "bound")[-1][0] == last.step
+    assert checkpoints(tmp_path / "bound")[-1][0] == last.step
 
 
 def test_what_the_budget_stopped_stays_stopped_and_is_weakened(tmp_path: Path) -> None:
@@ -318,7 +320,7 @@ def test_what_the_budget_stopped_stays_stopped_and_is_weakened(tmp_path: Path) -
 
 
 def test_mixing_keeps_the_general_loss_down(tmp_path: Path) -> None:
-    def final(mix: float) -> Report:
+    def final(mix: float) -> StepReport:
         [*_, last] = forgetting(tmp_path / str(mix), mix=mix).run()
         return last
 

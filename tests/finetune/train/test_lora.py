@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune.options import LoraOptions
-from finetune.train.lora import Lora, natives
+from finetune.train.lora import Lora, native_targets
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters
 from rag.chatglm.adapter_files import Contract, read_adapter
@@ -130,11 +130,11 @@ def test_queries_keys_and_values_share_a_where_upstream_has_one_matrix() -> None
 
 
 def test_names_of_modules() -> None:
-    assert natives(tiny(1), TARGETS) == list(TARGETS)
-    assert natives(tiny(2), TARGETS) == [
+    assert native_targets(tiny(1), TARGETS) == list(TARGETS)
+    assert native_targets(tiny(2), TARGETS) == [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj",
     ]  # fmt: skip
-    assert natives(tiny(4), ("q_proj", "v_proj")) == ["q_proj", "v_proj"]
+    assert native_targets(tiny(4), ("q_proj", "v_proj")) == ["q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize("target", ["q_proj", "nonsense", ""])

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.batches import Batch, packed, padded
+from finetune.train.batches import Batch, pack, pad
 from finetune.train.lora import Lora, PrefixTuning
-from finetune.train.loss import evaluated, seen, summed
-from finetune.types import IGNORED, Row
+from finetune.train.loss import attention_inputs, evaluate, summed_loss
+from finetune.types import IGNORED, TokenRow
 from rag.chatglm.loading import load
 from rag.chatglm.weights import to_upstream
 from tests.finetune.listed import Listed
@@ -21,12 +21,12 @@ from tests.finetune.train.made import GENERATIONS, rows, tiny
 from tests.rag.chatglm.golden import SETS, arrays
 
 
-def of(golden: dict[str, Any], pad: int) -> list[Row]:
+def of(golden: dict[str, Any], pad: int) -> list[TokenRow]:
     """The rows of the original training example."""
     made = []
     for ids, labels in zip(golden["train.input_ids"], golden["train.labels"], strict=True):
         length = int((ids != pad).sum())
-        made.append(Row(*(t[:length].numpy().astype(np.int32) for t in (ids, labels))))
+        made.append(TokenRow(*(t[:length].numpy().astype(np.int32) for t in (ids, labels))))
     return made
 
 
@@ -45,15 +45,15 @@ def test_it_is_the_original_s(root: Path, generation: int, layout: str) -> None:
     pad = 3 if generation == 1 else 0
     given = of(golden, pad)
     if layout == "padded":
-        [batch] = padded(given, 2, length=golden["train.input_ids"].shape[1])
+        [batch] = pad(given, 2, length=golden["train.input_ids"].shape[1])
         order = sorted(range(len(given)), key=lambda i: -len(given[i]))
         order = [order.index(i) for i in range(len(given))]
         real = golden["train.input_ids"] != pad
         assert torch.equal(batch.ids[order] * real, golden["train.input_ids"] * real)
         assert torch.equal(batch.labels[order], golden["train.labels"])
     else:
-        [batch] = packed(given, 100)
-    loss = summed(model, batch) / batch.learnt
+        [batch] = pack(given, 100)
+    loss = summed_loss(model, batch) / batch.learnt
     assert abs(float(loss.detach()) - measured["loss"]) < 1e-5 * measured["loss"]
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -70,7 +70,7 @@ def test_it_is_the_original_s(root: Path, generation: int, layout: str) -> None:
 
 
 def alone(given: Listed) -> list[Batch]:
-    return [batch for row in given for batch in packed([row], 1)]
+    return [batch for row in given for batch in pack([row], 1)]
 
 
 def adapted(generation: int, method: str, dtype: torch.dtype) -> Any:
@@ -101,11 +101,11 @@ def test_packed_and_padded_rows_give_the_loss_and_gradients_of_one_by_one(
     tuned = adapted(generation, method, dtype)
     tuned.model.eval()
     given = rows(tuned.base, 9)
-    layouts = {"alone": alone(given), "packed": packed(given, 70), "padded": padded(given, 4)}
+    layouts = {"alone": alone(given), "packed": pack(given, 70), "padded": pad(given, 4)}
     assert len(layouts["packed"]) < 4
     losses, gradients = {}, {}
     for name, batches in layouts.items():
-        total = sum(summed(tuned.model, batch) for batch in batches)
+        total = sum(summed_loss(tuned.model, batch) for batch in batches)
         assert isinstance(total, torch.Tensor)
         learnt = sum(batch.learnt for batch in batches)
         (total / learnt).backward()
@@ -129,11 +129,11 @@ def test_a_packed_sample_sees_no_other(generation: int, method: str) -> None:
     else:
         model = adapted(generation, method, torch.float32).model.eval()
     given = rows(model, 4, longest=12)
-    [batch] = packed(given, 200)
+    [batch] = pack(given, 200)
 
     def logits(ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return model(ids, **seen(model, batch), use_cache=False).logits
+            return model(ids, **attention_inputs(model, batch), use_cache=False).logits
 
     before = logits(batch.ids)
     for number in range(1, 5):
@@ -149,8 +149,8 @@ def test_a_packed_sample_sees_no_other(generation: int, method: str) -> None:
 def test_losses_add_up_over_parts() -> None:
     model = tiny(3).train()
     given = rows(model, 70)
-    whole = evaluated(model, given, length=64, step=0)
-    parts = [evaluated(model, given, length=64, step=0, part=slice(i, None, 3)) for i in range(3)]
+    whole = evaluate(model, given, length=64, step=0)
+    parts = [evaluate(model, given, length=64, step=0, part=slice(i, None, 3)) for i in range(3)]
     assert torch.allclose(whole, sum(parts, torch.zeros(2, dtype=torch.float64)), rtol=1e-6)
     assert whole[1] == sum(int((row.labels != IGNORED).sum()) for row in given)
     assert model.training

@@ -9,9 +9,9 @@ from torch.nn.functional import pad
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from finetune.options import LoraOptions
-from finetune.train.batches import Batch, packed
+from finetune.train.batches import Batch, pack
 from finetune.train.lora import Lora
-from finetune.train.loss import ROW_ATTENTION, attend, seen
+from finetune.train.loss import ROW_ATTENTION, attend, attention_inputs
 from tests.finetune.train.made import rows, tiny
 
 
@@ -43,10 +43,10 @@ def test_lora_trains_without_a_mask_and_gives_the_model_back(generation: int) ->
     model = tiny(generation)
     before = model.config._attn_implementation
     given = rows(model, 5)
-    [batch] = packed(given, 500)
-    assert seen(model, batch)["attention_mask"].shape[-1] == batch.ids.shape[1]
+    [batch] = pack(given, 500)
+    assert attention_inputs(model, batch)["attention_mask"].shape[-1] == batch.ids.shape[1]
     lora = Lora(model, LoraOptions())
-    found = seen(lora.model, batch)
+    found = attention_inputs(lora.model, batch)
     assert found["lengths"] == sorted(map(len, given), reverse=True)
     assert found["attention_mask"].numel() == 1
     assert lora.released().config._attn_implementation == before != ROW_ATTENTION
@@ -55,9 +55,9 @@ def test_lora_trains_without_a_mask_and_gives_the_model_back(generation: int) ->
 def test_a_padded_line_has_a_mask() -> None:
     """Padding belongs to no sample."""
     lora = Lora(tiny(3), LoraOptions())
-    [line] = packed(rows(lora.base, 3), 500)
+    [line] = pack(rows(lora.base, 3), 500)
     ids, labels, samples, positions = (
         pad(held, (0, 2)) for held in (line.ids, line.labels, line.samples, line.positions)
     )
     batch = Batch(ids, labels, samples, positions)
-    assert seen(lora.model, batch)["attention_mask"].shape[-1] == batch.ids.shape[1]
+    assert attention_inputs(lora.model, batch)["attention_mask"].shape[-1] == batch.ids.shape[1]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.batches import laid_out
+from finetune.train.batches import batches_of
 from finetune.train.loop import Training
 from finetune.train.loss import not_finite
-from finetune.types import IGNORED, Row
+from finetune.types import IGNORED, TokenRow
 from ingest.errors import UserError
 from tests.finetune.listed import Listed
 from tests.finetune.train.made import SHORT, rows, tiny, training
@@ -65,7 +65,7 @@ def test_an_adapter_that_grew_too_far_is_told_from_a_base_that_overflows(
         for value in made.tuned.trained.values():
             value.fill_(1e4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    [batch, *_] = laid_out([made.sets.train[i] for i in range(2)], options)
+    [batch, *_] = batches_of([made.sets.train[i] for i in range(2)], options)
     said = str(not_finite(made.tuned.model, batch, 7))
     assert said.startswith("step 7: the adapter has grown")
     assert "--learning-rate" in said
@@ -88,7 +88,9 @@ def test_steps_too_large_are_told_in_float32(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_learnt_token_are_told(tmp_path: Path) -> None:
-    empty = Listed([Row(row.ids, np.full_like(row.labels, IGNORED)) for row in rows(tiny(3), 8)])
+    empty = Listed(
+        [TokenRow(row.ids, np.full_like(row.labels, IGNORED)) for row in rows(tiny(3), 8)]
+    )
     ends(training(tmp_path, tiny(3), SHORT, train=empty), "no token of its rows is learnt")
 
 
@@ -104,7 +106,7 @@ def test_a_loss_of_zero_is_told(tmp_path: Path) -> None:
     made = []
     for row in rows(model, 8):
         ids = np.where(row.labels == IGNORED, row.ids, word).astype(np.int32)
-        made.append(Row(ids, np.where(row.labels == IGNORED, IGNORED, word).astype(np.int32)))
+        made.append(TokenRow(ids, np.where(row.labels == IGNORED, IGNORED, word).astype(np.int32)))
     ends(training(tmp_path, model, SHORT, train=Listed(made)), "first 3 steps is 0.*already")
 
 

@@ -14,11 +14,11 @@ from transformers import GlmForCausalLM
 
 from finetune.cli.preview import Preview
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
-from finetune.train.batches import Batch, laid_out
-from finetune.train.loop import Sets, checkpointed
-from finetune.train.loss import summed
+from finetune.train.batches import Batch, batches_of
+from finetune.train.loop import Sets, enable_checkpointing
+from finetune.train.loss import summed_loss
 from finetune.train.preview import Estimator, Size, measure_time
-from finetune.types import IGNORED, Row
+from finetune.types import IGNORED, TokenRow
 from ingest.errors import UserError
 from ingest.i18n import translate
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
@@ -53,13 +53,13 @@ def config(generation: int, **shape: Any) -> Any:
 
 def rows(lengths: list[int], learnt: int) -> Listed:
     """Rows that end in `learnt` tokens to learn, with ChatGLM-6B's [gMASK] <sop> before them."""
-    made: list[Row] = []
+    made: list[TokenRow] = []
     for length in lengths:
         ids = np.arange(5, 5 + length, dtype=np.int32)
         ids[length - learnt - 2 : length - learnt] = 589, 590
         labels = ids.copy()
         labels[: length - learnt] = IGNORED
-        made.append(Row(ids, labels))
+        made.append(TokenRow(ids, labels))
     return Listed(made)
 
 
@@ -68,10 +68,10 @@ def measured(shape: Any, options: TrainOptions, batch: Batch) -> int:
     kind: Any = Glm1ForCausalLM if shape.generation == 1 else GlmForCausalLM
     made = tuned(kind(shape).to(getattr(torch, options.dtype)), options)
     if options.gradient_checkpointing:
-        checkpointed(made.base)
+        enable_checkpointing(made.base)
     made.model.train()
     with Allocations() as count:
-        summed(made.model, batch).backward()
+        summed_loss(made.model, batch).backward()
     return count.peak
 
 
@@ -99,7 +99,7 @@ def test_a_peak_is_estimated_within_a_tenth(
     options = TrainOptions(
         method, packing=packing, pack_length=512, gradient_checkpointing=again, dtype=dtype
     )
-    (batch,) = laid_out(list(rows(lengths, learnt)), options)
+    (batch,) = batches_of(list(rows(lengths, learnt)), options)
     estimate = Estimator(shape, options, "cpu").train(Size.of(batch))
     # The moments are made later, by the optimiser; the trained numbers are there already.
     made = estimate.total - estimate.weights - estimate.runtime - estimate.adapter * 3 // 4
@@ -139,13 +139,13 @@ def test_the_heaviest_moment_of_a_training() -> None:
     options = TrainOptions(packing=False, per_device_train_batch_size=2)
     sets = Sets(rows([200, 190, 60], 5))
     some, many = (Estimator(config(3, vocab_size=n), options, "cpu") for n in (600, 60000))
-    assert some.heaviest(sets) == some.train(Size(2, 200, 10, padded=True))
+    assert some.peak(sets) == some.train(Size(2, 200, 10, padded=True))
     learnt = Sets(Listed([*sets.train, *rows([150, 150], 140)]))  # shorter, but more is learnt
-    assert many.heaviest(learnt) == many.train(Size(2, 150, 140))
+    assert many.peak(learnt) == many.train(Size(2, 150, 140))
     dev = Sets(sets.train, rows([400] * 40, 390))
-    assert many.heaviest(dev) == many.evaluate(Size(1, 800, 780))
+    assert many.peak(dev) == many.evaluate(Size(1, 800, 780))
     wide = Estimator(config(3, vocab_size=10**6), options, "cpu")
-    assert wide.heaviest(Sets(rows([10], 1))).work >= 2 * 128 * 10**6  # loading
+    assert wide.peak(Sets(rows([10], 1))).work >= 2 * 128 * 10**6  # loading
 
 
 @settings(max_examples=25)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune.data.report import TokenPiece, pieces, plain, visible
 from finetune.data.template import RowEncoder
-from finetune.data.token_view import Piece, pieces, plain, visible
-from finetune.types import IGNORED, Example, Row
+from finetune.types import IGNORED, Example, TokenRow
 from rag.chatglm.tokenization import open_tokenizer
 from rag.types import Message
 from tests.rag.chatglm.vocabularies import published, small_1, small_4
@@ -57,10 +57,10 @@ def _unspaced(text: str) -> str:
 
 def test_it_can_be_read_without_colour() -> None:
     parts = [
-        Piece("[gMASK]", (1,), False, True),
-        Piece("问\n", (2,), False, False),
-        Piece("答", (3, 4), True, False),
-        Piece("</s>", (5,), True, True),
+        TokenPiece("[gMASK]", (1,), False, True),
+        TokenPiece("问\n", (2,), False, False),
+        TokenPiece("答", (3, 4), True, False),
+        TokenPiece("</s>", (5,), True, True),
     ]
     assert plain(parts) == "[gMASK]│问↵\n⟦答│</s>⟧"
     assert plain([]) == ""
@@ -77,6 +77,6 @@ def test_what_a_terminal_would_obey_is_seen() -> None:
 
 def test_a_row_that_ends_within_a_character(encoder: RowEncoder) -> None:
     ids = encoder.tokenizer.encode("𪚥", add_special_tokens=False)[:-1]
-    row = Row(np.array(ids, np.int32), np.full(len(ids), IGNORED, np.int32))
+    row = TokenRow(np.array(ids, np.int32), np.full(len(ids), IGNORED, np.int32))
     made: list[Any] = pieces(row, encoder.tokenizer)
     assert [index for piece in made for index in piece.ids] == ids
