@@ -12,6 +12,8 @@ from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).parents[1]
 CATALOG = ROOT / "ingest" / "locale" / "zh_CN" / "LC_MESSAGES" / "chatglm_rag.po"
+FIRST = {"Translatable", "say", "with_options", "usage_template", "out_message", "note_message"}
+SECOND = {"option", "argument"}
 PACKAGES = ("finetune", "ingest", "rag", "server")
 
 
@@ -26,21 +28,22 @@ def _name(node: ast.expr) -> str:
 def templates() -> set[str]:
     """The English template of every message in the code.
 
-    It is the first argument of `Translatable`, of `say`, or of any kind of `UserError`.
+    It is the first argument of any kind of `UserError` and of `FIRST`, the second of `SECOND`.
     """
     nodes = [node for path in sources() for node in ast.walk(ast.parse(path.read_text("utf-8")))]
     classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
-    names = {"UserError"}
-    while more := {c.name for c in classes if names & set(map(_name, c.bases))} - names:
-        names |= more
-    calls = [node for node in nodes if isinstance(node, ast.Call) and node.args]
-    return {
-        call.args[0].value
-        for call in calls
-        if _name(call.func) in names | {"Translatable", "say"}
-        and isinstance(call.args[0], ast.Constant)
-        and isinstance(call.args[0].value, str)
+    errors = {"UserError"}
+    while more := {c.name for c in classes if errors & set(map(_name, c.bases))} - errors:
+        errors |= more
+    places = {**dict.fromkeys(errors | FIRST, 0), **dict.fromkeys(SECOND, 1)}
+    found = {
+        argument.value
+        for call in nodes
+        if isinstance(call, ast.Call)
+        for argument in call.args[places.get(_name(call.func), len(call.args)) :][:1]
+        if isinstance(argument, ast.Constant)
     }
+    return {text for text in found if isinstance(text, str) and text}
 
 
 def updated() -> Catalog:

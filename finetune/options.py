@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
+from rag.cli.options import option
 
 Template = Literal["chat", "tutorial"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -13,19 +15,47 @@ Base = Literal["none", "int8", "int4", "nf4"]
 Schedule = Literal["linear", "cosine", "constant"]
 MAX_LENGTH = 4096
 """The default for the most tokens of a row; the model's window, if that is smaller. (The prompts of
-`rag ask` have 2,200 tokens with 5 passages.)"""
+`rag ask` have 2,200 with 5 passages.)"""
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.replace(",", " ").split())
+
+
+def number(name: str, text: str) -> float:
+    """Raises `UserError` if the value of the option `name` is not a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError("{name} is {text!r}; need a number", name=name, text=text) from None
 
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
     """`targets` may have upstream's module names on every generation."""
 
-    rank: int = 8
-    alpha: float = 32
-    dropout: float = 0.1
-    targets: tuple[str, ...] = ("query_key_value",)
-    rslora: bool = False
-    dora: bool = False
+    rank: int = option("--lora-rank --lora-r N", "LoRA's rank.", default=8)
+    alpha: float = option(
+        "--lora-alpha X", "LoRA's alpha: the adapter counts alpha / rank.", default=32.0
+    )
+    dropout: float = option("--lora-dropout P", "Dropout before LoRA.", default=0.1)
+    targets: tuple[str, ...] = option(
+        "--lora-targets --target-modules NAMES",
+        "Linear modules, separated by commas: upstream's names, or transformers'.",
+        default=("query_key_value",),
+        typed="query_key_value",
+        read=names,
+    )
+    rslora: bool = option(
+        "--rslora/--no-rslora --use-rslora/--no-use-rslora",
+        "Scale by alpha / sqrt(rank).",
+        default=False,
+    )
+    dora: bool = option(
+        "--dora/--no-dora --use-dora/--no-use-dora",
+        "DoRA: learn the size of rows apart.",
+        default=False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +67,133 @@ class PrefixOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """The fields that hold question, answer and earlier turns; "": found by the data's form.
+
+    With `prompt` named, that field alone is the question (as THUDM's --prompt_column).
+    """
+
+    prompt: str = option(
+        "--prompt-column NAME",
+        "The field that holds the question; found by the data's form if left out.",
+        default="",
+    )
+    response: str = option("--response-column NAME", "The field of the answer.", default="")
+    history: str = option("--history-column NAME", "The field of earlier turns.", default="")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Files to learn from, and to measure on."""
+
+    train: tuple[Path, ...] = ()
+    dev: tuple[Path, ...] = option(
+        "--dev --validation-file FILE", "Data to measure the loss on, never learnt.", default=()
+    )
+    general: tuple[Path, ...] = ()
+    dev_share: float = option(
+        "--dev-share SHARE", "Without --dev: this share of the rows is held out.", default=0.05
+    )
+    columns: Columns = Columns()
+    skip_bad: bool = option(
+        "--skip-bad/--no-skip-bad",
+        "Leave out rows that can't be learnt (see rag finetune check).",
+        default=False,
+    )
+    most: int = option("--max-train-samples N", "Learn the first N rows only.", default=0, least=0)
+    most_dev: int = option(
+        "--max-eval-samples N", "Measure the first N rows of --dev.", default=0, least=0
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dev_share < 1:
+            raise UserError("--dev-share is {share}; need 0 to below 1", share=self.dev_share)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """A step is one update from `per_device_train_batch_size` x `gradient_accumulation_steps` x
-    devices rows, whatever their layout in memory. The loss of a step is the mean over all its learnt
-    tokens."""
+    """A step is one update: of `per_device_train_batch_size` x `gradient_accumulation_steps` x
+    devices rows, however they are laid out in memory. The loss of a step is the mean over all its
+    learnt tokens."""
 
     method: LoraOptions | PrefixOptions = LoraOptions()
-    per_device_train_batch_size: int = 4
-    gradient_accumulation_steps: int = 1
-    num_train_epochs: float = 3.0
-    max_steps: int = 0
-    """If more than 0: the number of steps, whatever the epochs."""
+    per_device_train_batch_size: int = option(
+        "--per-device-train-batch-size --batch-size N",
+        "Rows of an update on a device; --pack-length limits what goes through the model at once.",
+        default=4,
+    )
+    gradient_accumulation_steps: int = option(
+        "--gradient-accumulation-steps N", "Batches of an update.", default=1
+    )
+    num_train_epochs: float = option(
+        "--num-train-epochs --epochs X", "How often each row is learnt.", default=3.0
+    )
+    max_steps: int = option(
+        "--max-steps N",
+        "The number of updates, whatever the epochs; 0: by the epochs.",
+        default=0,
+        read=lambda steps: 0 if steps == -1 else steps,  # transformers' own default
+    )
     learning_rate: float = 1e-4
-    lr_scheduler_type: Schedule = "linear"
-    warmup_steps: int = 0
-    warmup_ratio: float = 0.0
-    """The share of all steps, if `warmup_steps` is 0."""
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    seed: int = 42
-    packing: bool = True
-    """Rows of a step are concatenated, without padding; otherwise rows of similar length are padded
-    to the longest of them."""
-    pack_length: int = 1024
-    """The most tokens of a packed row (a longer row stays alone). The cost of attention grows with
-    it, and products with weights gain nothing from longer rows."""
-    gradient_checkpointing: bool = False
+    lr_scheduler_type: Schedule = option(
+        "--lr-scheduler-type linear|cosine|constant",
+        "How the learning rate falls.",
+        default="linear",
+    )
+    warmup_steps: int = option(
+        "--warmup-steps N", "Steps in which the learning rate rises first.", default=0
+    )
+    warmup_ratio: float = option(
+        "--warmup-ratio SHARE", "Without --warmup-steps: this share of all steps.", default=0.0
+    )
+    weight_decay: float = option("--weight-decay X", "AdamW's weight decay.", default=0.0)
+    max_grad_norm: float = option(
+        "--max-grad-norm X", "Cut gradients to this norm; 0: not.", default=1.0
+    )
+    seed: int = option("--seed N", "The same seed gives the same adapter.", default=42)
+    packing: bool = option(
+        "--packing/--no-packing",
+        "Lay the rows of a step one behind the other, exactly; else pad them, rows of similar "
+        "length together.",
+        default=True,
+    )
+    pack_length: int = option(
+        "--pack-length N", "Tokens that go through the model at once, at most.", default=1024
+    )
+    """A longer row stands alone. Attention looks at all pairs of these tokens, whose share grows with
+    their number; products with weights gain nothing from longer ones."""
+    gradient_checkpointing: bool = option(
+        "--gradient-checkpointing/--no-gradient-checkpointing",
+        "Compute layers twice, to hold less.",
+        default=False,
+    )
     dtype: Dtype = "float32"
     quant: Base = "none"
     template: Template = "chat"
     max_length: int = MAX_LENGTH
-    logging_steps: int = 10
-    eval_steps: int = 100
-    save_steps: int = 100
-    save_total_limit: int = 2
+    logging_steps: int = option("--logging-steps N", "Steps between lines of the log.", default=10)
+    eval_steps: int = option(
+        "--eval-steps N", "Steps between measurements of the held-out rows.", default=100
+    )
+    save_steps: int = option("--save-steps N", "Steps between checkpoints.", default=100)
+    save_total_limit: int = option(
+        "--save-total-limit N", "The number of checkpoints that are kept.", default=2
+    )
     mix: float = 0.0
     """The share of each step's rows that are drawn from the general set."""
-    forgetting_budget: float = 0.0
-    """If more than 0: training stops when the general set's loss has risen by this share of it."""
-    strength: float | None = 1.0
-    """The factor of the trained change; None: the best for the dev set, within the budget."""
+    forgetting_budget: float = option(
+        "--forgetting-budget SHARE",
+        "Stop when the loss on the --mix data has risen by this share of it; 0: never.",
+        default=0.0,
+    )
+    strength: float | None = option(
+        "--strength auto|0..1",
+        "How much of what was learnt is kept; auto: what serves the dev set best.",
+        default=1.0,
+        typed="1",
+        read=lambda text: None if text == "auto" else number("--strength", text),
+    )
+    """None: what serves the dev set best, within the budget."""
 
     def __post_init__(self) -> None:
         """Raises `UserError`, which names the option, if a value is out of range."""

@@ -2,63 +2,83 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tomlkit
-
-from ingest.embed import BUNDLED
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from ingest.store import parse_address
-from ingest.store.atomic import write_whole
-from rag.config import SETTINGS
-from rag.endpoint import Address, no_adapter
-from rag.generate import GenerateOptions
-from server import schemas
-from server.errors import Conflict, NotFound
+from rag.cli.options import option
+from rag.cli.paths import cache_home, data_home
+
+if TYPE_CHECKING:
+    from rag.generate import GenerateOptions
+    from server import schemas
 
 CORES = len(os.sched_getaffinity(0))
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+BUNDLED = "multilingual-e5-small"  # as ingest.embed names it, which loads numpy
+MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Settings of one server. `data` must not be lost; `cache` can be deleted."""
+    """Settings of one server; all that belongs to it lies in `data`, what can be built again in
+    `cache`. The options of `rag serve` are fields of it."""
 
-    data: Path
-    cache: Path
-    host: str = LOOPBACK[0]
-    port: int = 8765
-    hosts: tuple[str, ...] = ()
-    """Host names, besides the loopback's, under which browsers may reach it without keys."""
-    embedders: tuple[str, ...] = (BUNDLED,)
-    """Encoders that a new knowledge base may choose; the first is the default."""
-    adapters: Path | None = None
-    """A folder of adapters that a knowledge base may choose."""
-    store: str = ""
-    """Store new knowledge bases at `milvus://HOST:19530[/DATABASE]`; empty: in their folders."""
-    generate: GenerateOptions | None = None
+    data: Path = field(default_factory=data_home)
+    cache: Path = field(default_factory=cache_home)
+    host: str = option(
+        "--host",
+        "Address to listen at; another than the loopback's needs a key.",
+        default=LOOPBACK[0],
+    )
+    port: int = option("--port", "0: any free one.", default=8765)
+    adapters: Path | None = option(
+        "--adapters DIR", "A folder of adapters that knowledge bases may choose."
+    )
+    embedders: tuple[str, ...] = option(
+        "--embedder NAME",
+        "An encoder that new knowledge bases may choose; can be repeated, the first is usual.",
+        default=(BUNDLED,),
+    )
+    store: str = option(
+        "--store URL",
+        "Keep new knowledge bases at milvus://HOST:19530[/DATABASE], not in their folders.",
+        default="",
+    )
+    hosts: tuple[str, ...] = option(
+        "--allow-host NAME",
+        "A host name under which it may be reached without keys; can be repeated.",
+        default=(),
+    )
+    generate: "GenerateOptions | None" = None
     """The language model of knowledge bases whose own settings name none."""
-    slots: int = 2 * CORES
-    """Questions that run at one time, enough to keep all cores busy. A local language model answers
-    one at a time."""
-    queue: int = 64
-    """Questions that may wait; one more is rejected."""
-    rate: int = 600
-    """Requests a minute for each key; 0: no limit. Without keys there is no limit."""
-    largest_upload: int = 200_000_000
-    """Bytes of one file."""
-    largest_batch: int = 1_000_000_000
+    slots: int = option(
+        "--slots",
+        "Questions worked on at one time; two a core if unset.",
+        default=2 * CORES,
+        shown=False,
+    )
+    """So many that no core waits while a question is passed on; a language model answers one."""
+    queue: int = option("--queue", "Questions that may wait; more get 429.", default=64)
+    rate: int = option("--rate", "Requests a minute for each key; 0: no limit.", default=600)
+    largest_upload: int = option(
+        "--max-file-mb",
+        "Largest file of an upload.",
+        default=200 * MB,
+        typed=200,
+        read=lambda megabytes: megabytes * MB,
+    )
+    """Bytes."""
+    largest_batch: int = 1_000 * MB
     """Bytes of one upload."""
-    most_files: int = 500
-    """Files of one upload."""
+    most_files: int = option("--max-files", "Most files of an upload.", default=500)
     patience: float = 30.0
     """Seconds that a client may take to send or to receive the next piece."""
     traces: int = 10_000
     """Traces that are kept; the oldest are deleted."""
-    ocr: bool = True
+    ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True)
 
     def __post_init__(self) -> None:
         if self.store:
@@ -87,6 +107,18 @@ class ServerOptions:
         return self.host in LOOPBACK
 
 
+def _check_store(url: str) -> None:
+    """Raises `UserError` unless names of knowledge bases can follow `url`."""
+    from ingest.store import parse_address
+
+    try:
+        parse_address(f"{url}/kb")
+    except UserError as problem:
+        raise UserError(
+            "store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE", url=url
+        ) from problem
+
+
 def adapter_names(adapters: Path | None) -> list[str]:
     """Names of the adapters in a folder."""
     if adapters is None or not adapters.is_dir():
@@ -98,6 +130,8 @@ def adapter_names(adapters: Path | None) -> list[str]:
 
 def check_choice(kind: str, name: str, choices: Sequence[str]) -> None:
     """Raises `NotFound` unless `name` is one of `choices`."""
+    from server.errors import NotFound
+
     if name not in choices:
         raise NotFound(
             "there is no {kind} {name}; this server offers: {choices}",
@@ -109,14 +143,21 @@ def check_choice(kind: str, name: str, choices: Sequence[str]) -> None:
 
 def write_settings(
     path: Path,
-    request: schemas.CreateKnowledgeBaseRequest | schemas.ChangeKnowledgeBaseRequest,
+    request: "schemas.CreateKnowledgeBaseRequest | schemas.ChangeKnowledgeBaseRequest",
     options: ServerOptions,
-    generate: GenerateOptions,
+    generate: "GenerateOptions",
 ) -> None:
     """Write what is not None into the knowledge base's `rag.toml`; its other lines stay.
 
     `generate` are its present options. An adapter is written together with its model.
     """
+    import tomlkit
+
+    from ingest.store.atomic import write_whole
+    from rag.config import SETTINGS
+    from rag.endpoint import Address, no_adapter
+    from server.errors import Conflict
+
     file = path / SETTINGS
     toml = tomlkit.parse(file.read_text("utf-8-sig") if file.exists() else "")
     if request.instruction is not None and (request.instruction or "prompt" in toml):

@@ -2,12 +2,12 @@
 
 import typer
 
-from finetune.cli.aliases import ScriptCommand
 from finetune.cli.check import check
 from finetune.cli.domain import domain
 from finetune.cli.evaluate import evaluate
 from finetune.cli.grounded import grounded
 from finetune.cli.merge import export, merge
+from finetune.cli.options import ScriptCommand, TrainCommand
 from finetune.cli.prepare import prepare
 from finetune.cli.train import train
 from rag.cli.console import say
@@ -27,7 +27,7 @@ app.command("domain", cls=ScriptCommand)(domain)
 app.command("check")(check)
 app.command("grounded")(grounded)
 app.command("prepare", cls=ScriptCommand)(prepare)
-app.command("train", cls=ScriptCommand)(train)
+app.command("train", cls=TrainCommand)(train)
 app.command("eval")(evaluate)
 app.command("merge")(merge)
 app.command("export")(export)

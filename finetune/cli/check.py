@@ -1,14 +1,15 @@
-"""`rag finetune check`: the data doctor."""
+"""`rag finetune check`: what is wrong with training data."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from finetune.options import MAX_LENGTH
+from finetune.options import MAX_LENGTH, Columns
 from ingest.errors import UserError
-from rag.cli.console import console, counting, note, out, say, table
+from ingest.i18n import Translatable
+from rag.cli.console import console, counting, note, out, out_message, say, table
+from rag.cli.options import argument, option, with_options
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
@@ -25,14 +26,12 @@ BINS, BAR = 16, 40
 def show(diagnosis: "Diagnosis") -> None:
     from finetune.data.report import TITLES, UNITS, counts
 
-    out(
-        say(
-            "{rows:,} rows: {usable:,} usable, {bad:,} bad, {warned:,} with warnings",
-            rows=diagnosis.rows,
-            usable=diagnosis.usable,
-            bad=diagnosis.bad,
-            warned=diagnosis.warned,
-        )
+    out_message(
+        "{rows:,} rows: {usable:,} usable, {bad:,} bad, {warned:,} with warnings",
+        rows=diagnosis.rows,
+        usable=diagnosis.usable,
+        bad=diagnosis.bad,
+        warned=diagnosis.warned,
     )
     found = diagnosis.by_problem()
     if found:
@@ -58,17 +57,10 @@ def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
         (bin.label, f"{bin.count:,}", "█" * round(BAR * bin.count / most) or "▏" * bool(bin.count))
         for bin in drawn
     ]
-    told = figures(diagnosis.lengths)
-    out(
-        say(
-            "{total:,} {unit}; of a row: median {median:,}, 95 % up to {p95:,}, longest "
-            "{longest:,}",
-            total=told["total"],
-            unit=unit,
-            median=told["median"],
-            p95=told["p95"],
-            longest=told["longest"],
-        )
+    out_message(
+        "{total:,} {unit}; of a row: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
+        unit=unit,
+        **figures(diagnosis.lengths),
     )
     table("", [unit, say("rows"), ""], rows)
 
@@ -105,111 +97,54 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
             out()
 
 
-def check(
-    data: Annotated[
-        list[Path],
-        typer.Argument(
-            help=say("Files: alpaca, context/target, ShareGPT, messages; JSON, JSON lines or CSV.")
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help=say("A ChatGLM's folder, of which only the tokenizer is read: lengths in tokens.")
-        ),
-    ] = None,
-    template: Annotated[
-        str, typer.Option(metavar="chat|tutorial", help=say("The form of the prompt."))
-    ] = "chat",
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=say(
-                "Longer rows are reported: tokens with --model (default {max_length}), else "
-                "characters.",
-                max_length=MAX_LENGTH,
-            ),
-        ),
-    ] = None,
-    row: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="N|FILE:N", help=say("Show this row's tokens and which of them are learnt.")
-        ),
-    ] = None,
-    prompt_column: Annotated[str, typer.Option(help=say("The question's field."))] = "",
-    response_column: Annotated[str, typer.Option(help=say("The answer's field."))] = "",
-    history_column: Annotated[str, typer.Option(help=say("The earlier turns' field."))] = "",
-    json: Annotated[
-        Path | None, typer.Option("--json", help=say("Write all findings here."))
-    ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help=say("Write a page here."))] = None,
-    picture: Annotated[Path | None, typer.Option(help=say("PNG or SVG of the lengths."))] = None,
-) -> None:
-    from finetune.data.check import diagnose
-    from finetune.data.formats import Columns
+@dataclass(frozen=True)
+class ReportOptions:
+    json: Path | None = option("--json", "Write all findings here.")
+    html: Path | None = option("--html", "Write a page here.")
+    picture: Path | None = option("--picture", "PNG or SVG of the lengths.")
 
-    wanted = row or []
-    if wanted and model is None:
-        raise UserError(
-            "--row shows tokens, which need a tokenizer; name a model's folder with --model"
-        )
-    _check_places(json=json, html=html, picture=picture)
-    _check_template(template)
-    encoder = _encoder(model, template, max_length) if model else None
-    with counting(say("rows read")) as progress:
-        diagnosis = diagnose(
-            data,
-            columns=Columns(prompt_column, response_column, history_column),
-            encoder=encoder,
-            template=template,
-            max_length=max_length or 0,
-            wanted=wanted,
-            progress=progress,
-        )
-    views = _views(diagnosis, encoder) if encoder and (wanted or html) else []
-    show(diagnosis)
-    if wanted:
-        show_rows(diagnosis, views, wanted)
-    _write(diagnosis, views, json=json, html=html, picture=picture)
-    if diagnosis.bad:
-        raise UserError(
-            "{bad} of {rows} rows are bad; mend them, or leave them out of a training with "
-            "--skip-bad",
-            bad=diagnosis.bad,
-            rows=diagnosis.rows,
-        )
+    def check(self) -> None:
+        """Raises `UserError`, before the work, if a report can't be written or would replace another
+        file, as `--json data.json` would for a reader who thinks that --json takes no name."""
+        from finetune.data.report import HEADS
+        from rag.plot import check_picture
 
+        if self.picture or self.html:
+            check_picture(self.picture or Path("page.svg"))
+        for name, path in vars(self).items():
+            option = f"--{name}"
+            if path is None:
+                continue
+            if not path.parent.is_dir():
+                raise UserError(
+                    "there is no folder {folder} for {option}; make it first",
+                    folder=path.parent,
+                    option=option,
+                )
+            if path.exists() and not _begins(path, HEADS[option]):
+                raise UserError(
+                    "{path} exists and is not an earlier report; give {option} another name",
+                    path=path,
+                    option=option,
+                )
 
-check.__doc__ = say(
-    "Say what is wrong with training data, row by row; exit code 1 if rows are bad."
-)
+    def write(self, diagnosis: "Diagnosis", views: "Sequence[View]") -> None:
+        from json import dumps
 
+        from finetune.data.report import page, record, save_histogram
+        from ingest.i18n import readable
+        from ingest.store.atomic import write_whole
 
-def _check_places(*, json: Path | None, html: Path | None, picture: Path | None) -> None:
-    """`UserError`, before the work, where a report can't be written or would replace another file:
-    `--json data.json` for one who thinks that --json takes no name."""
-    from finetune.data.report import HEADS
-    from rag.plot import check_picture
-
-    if picture or html:
-        check_picture(picture or Path("page.svg"))
-    for option, path in (("--json", json), ("--html", html), ("--picture", picture)):
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            raise UserError(
-                "there is no folder {folder} for {option}; make it first",
-                folder=path.parent,
-                option=option,
-            )
-        if path.exists() and not _begins(path, HEADS[option]):
-            raise UserError(
-                "{path} exists and is no earlier report; give {option} another name",
-                path=path,
-                option=option,
-            )
+        if self.json:
+            text = dumps(record(diagnosis), indent=1, ensure_ascii=False)
+            write_whole(self.json, f"{readable(text)}\n".encode())
+        if self.html:
+            write_whole(self.html, page(diagnosis, views, say).encode())
+        if self.picture:
+            lengths, unit, limit = diagnosis.lengths, diagnosis.unit, diagnosis.max_length
+            save_histogram(self.picture, lengths, unit=unit, max_length=limit, say=say)
+        for path in filter(None, vars(self).values()):
+            note(str(path))
 
 
 def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
@@ -217,6 +152,64 @@ def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(32).startswith(heads)
+
+
+@with_options("Find what is wrong with training data, row by row; exit code 1 if rows are bad.")
+def check(
+    data: list[Path] = argument(
+        "", "Files: alpaca, context/target, ShareGPT, messages; JSON, JSON lines or CSV."
+    ),
+    *,
+    model: str | None = option(
+        "--model", "A ChatGLM's folder, of which only the tokenizer is read: lengths in tokens."
+    ),
+    template: str = option("--template chat|tutorial", "The form of the prompt.", default="chat"),
+    max_length: int | None = option(
+        "--max-length",
+        Translatable(
+            "Longer rows are reported: tokens with --model (default {max_length}), else characters.",
+            max_length=MAX_LENGTH,
+        ),
+        least=1,
+    ),
+    row: list[str] | None = option(
+        "--row N|FILE:N", "Show this row's tokens and which of them are learnt."
+    ),
+    columns: Columns,
+    reports: ReportOptions,
+) -> None:
+    from finetune.data.check import diagnose
+
+    wanted = row or []
+    if wanted and model is None:
+        raise UserError(
+            "--row shows tokens, which need a tokenizer; name a model's folder with --model"
+        )
+    reports.check()
+    _check_template(template)
+    encoder = _encoder(model, template, max_length) if model else None
+    with counting(say("rows read")) as progress:
+        diagnosis = diagnose(
+            data,
+            columns=columns,
+            encoder=encoder,
+            template=template,
+            max_length=max_length or 0,
+            wanted=wanted,
+            progress=progress,
+        )
+    views = _views(diagnosis, encoder) if encoder and (wanted or reports.html) else []
+    show(diagnosis)
+    if wanted:
+        show_rows(diagnosis, views, wanted)
+    reports.write(diagnosis, views)
+    if diagnosis.bad:
+        raise UserError(
+            "{bad} of {rows} rows are bad; correct them, or leave them out of a training with "
+            "--skip-bad",
+            bad=diagnosis.bad,
+            rows=diagnosis.rows,
+        )
 
 
 def _check_template(template: str) -> None:
@@ -248,29 +241,3 @@ def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":
         for example in diagnosis.samples
         for row in encoder(example).rows
     ]
-
-
-def _write(
-    diagnosis: "Diagnosis",
-    views: "Sequence[View]",
-    *,
-    json: Path | None,
-    html: Path | None,
-    picture: Path | None,
-) -> None:
-    from json import dumps
-
-    from finetune.data.report import page, record, save_histogram
-    from ingest.i18n import readable
-    from ingest.store.atomic import write_whole
-
-    if json:
-        text = dumps(record(diagnosis), indent=1, ensure_ascii=False)
-        write_whole(json, f"{readable(text)}\n".encode())
-    if html:
-        write_whole(html, page(diagnosis, views, say).encode())
-    if picture:
-        limit = diagnosis.max_length
-        save_histogram(picture, diagnosis.lengths, unit=diagnosis.unit, max_length=limit, say=say)
-    for path in filter(None, (json, html, picture)):
-        note(str(path))

@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import counting, loading, note, out, say, table
-from rag.cli.paths import KbOption, cache_home, existing_kb
+from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
+from rag.cli.options import KB, argument, option, with_options
+from rag.cli.paths import cache_home, existing_kb
 
 if TYPE_CHECKING:
-    from finetune.evaluate.compare import Comparison, Decision
-    from finetune.evaluate.questions import Cases, Condition, HeldOutQuestion, Pair
-    from finetune.evaluate.run import CaseResult
+    from finetune.evaluate.compare import Comparison, Verdict
+    from finetune.evaluate.questions import Cases, Condition, Pair, Question
+    from finetune.evaluate.run import Asked
     from rag.pipeline import Pipeline
 
 
@@ -40,31 +42,21 @@ def show(comparisons: "Sequence[Comparison]", title: str) -> None:
             )
         )
         last = each.condition
-    columns = [
-        say("condition"),
-        say("measure"),
-        say("base"),
-        say("adapter"),
-        say("difference"),
-        "95 %",
-        "p",
-        "n",
-    ]
-    table(title, columns, rows)
+    columns = [say("condition"), say("measure"), say("base"), say("adapter"), say("difference")]
+    table(title, [*columns, "95 %", "p", "n"], rows)
     if any(each.measure == "bleu4" for each in comparisons):
-        out(say(BLEU4))
+        out_message(BLEU4)
 
 
 def _number(value: float, sign: str = "") -> str:
     return "–" if value != value else f"{value:{sign}.3f}"
 
 
-def tell(verdict: "Decision", count: int) -> None:
+def show_verdict(verdict: "Verdict", count: int) -> None:
     if verdict.ship:
-        head = say("ship it (on {count} questions)", count=count)
+        out_message("ship it (on {count} questions)", count=count)
     else:
-        head = say("do not ship (on {count} questions)", count=count)
-    out(head)
+        out_message("do not ship (on {count} questions)", count=count)
     for reason in verdict.reasons:
         out(f"  {say(reason)}")
 
@@ -74,53 +66,45 @@ DO_NOT_SHIP = 3
 STOPPED = 130
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """Two models, and how they are asked."""
+
+    model: str = option("--model MODEL", "The base: a folder, or a name on a hub.", default=...)
+    adapter: Path = option(
+        "--adapter DIR", "The adapter that is tried: LoRA or P-Tuning.", default=...
+    )
+    conditions: str = option(
+        "--conditions closed,gold,retrieved,distractors",
+        "Asked with; all that the questions allow.",
+        default="",
+    )
+    general: Path | None = option(
+        "--general FILE", "Alpaca rows about other things, which must not be forgotten."
+    )
+    limit: int | None = option("--limit", "Ask only this many of them.", least=1)
+    quant: str = option(
+        "--quant auto|none|int8|int4|nf4", "How the weights are held.", default="auto"
+    )
+    max_new_tokens: int = option("--max-new-tokens N", "Of a reply, at most.", default=256, least=1)
+    resamples: int = option("--resamples N", "Of the bootstrap.", default=2000, least=100)
+    seed: int = option("--seed", "Of drawing and resampling.", default=0)
+
+
+@with_options(
+    "Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship."
+)
 def evaluate(
-    questions: Annotated[
-        Path,
-        typer.Argument(
-            metavar="QUESTIONS",
-            help=say("heldout.jsonl of `grounded`, a set of `rag eval`, or alpaca rows."),
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option(metavar="MODEL", help=say("The base: a folder, or a name on a hub."))
-    ],
-    adapter: Annotated[
-        Path, typer.Option(metavar="DIR", help=say("The adapter that is tried: LoRA or P-Tuning."))
-    ],
-    kb: Annotated[str, KbOption] = "default",
-    conditions: Annotated[
-        str,
-        typer.Option(
-            metavar="closed,gold,retrieved,distractors",
-            help=say("Asked with; all that the questions allow."),
-        ),
-    ] = "",
-    general: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help=say("Alpaca rows about other things, which must not be forgotten.")
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help=say("Ask only so many of them."))] = None,
-    quant: Annotated[
-        str, typer.Option(metavar="auto|none|int8|int4|nf4", help=say("How the weights are held."))
-    ] = "auto",
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help=say("Of a reply, at most."))
-    ] = 256,
-    resamples: Annotated[
-        int, typer.Option(min=100, metavar="N", help=say("Of the bootstrap."))
-    ] = 2000,
-    seed: Annotated[int, typer.Option(help=say("Of drawing and resampling."))] = 0,
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help=say("All figures and replies."))
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help=say("PNG or SVG of the bars."))
-    ] = None,
+    questions: Path = argument(
+        "QUESTIONS", "heldout.jsonl of `grounded`, a set of `rag eval`, or alpaca rows."
+    ),
+    *,
+    kb: str = KB,
+    options: TrialOptions,
+    json: Path | None = option("--json FILE", "All figures and replies."),
+    picture: Path | None = option("--picture FILE", "PNG or SVG of the bars."),
 ) -> None:
-    from finetune.evaluate.compare import BLEU4, check_place, compare, decide, draw, record
+    from finetune.evaluate.compare import BLEU4, check_place, compare, draw, record, verdict
     from finetune.evaluate.questions import Cases
     from ingest.store.atomic import write_whole
     from rag.plot import check_picture
@@ -131,40 +115,37 @@ def evaluate(
     for file in (json, picture):
         if file:
             check_place(file)
-    wanted = _conditions(conditions, questions)
+    limit, seed, general = options.limit, options.seed, options.general
+    wanted = _conditions(options.conditions, questions)
     with _opened(kb, wanted) as pipeline:
         asked = _read(questions, pipeline, limit, seed)
         others = _read(general, None, limit, seed) if general else ()
-        pair = _pair(model, adapter, quant)
-        cases = Cases(pair, pipeline, Sampling(max_new_tokens, temperature=0))
+        pair = _pair(options.model, options.adapter, options.quant)
+        cases = Cases(pair, pipeline, Sampling(options.max_new_tokens, temperature=0))
         results, whole = ask([(asked, wanted), (others, ("general",))], cases)
-    comparisons = compare(results, resamples=resamples, seed=seed)
-    decided = decide(comparisons)
-    title = f"{Path(model).name} + {adapter.name}"
+    comparisons = compare(results, resamples=options.resamples, seed=seed)
+    decided = verdict(comparisons)
+    title = f"{Path(options.model).name} + {options.adapter.name}"
     show(comparisons, title)
     if whole:
-        tell(decided, sum(map(bool, results)))
+        show_verdict(decided, sum(map(bool, results)))
     else:
         count = len(asked) + len(others)
-        note(
-            say(
-                "stopped after {done} of {count} questions: no verdict",
-                done=len(results),
-                count=count,
-            )
+        note_message(
+            "stopped after {done} of {count} questions: no verdict", done=len(results), count=count
         )
     if picture:
         draw(comparisons, picture, title=title, say=say)
         note(str(picture))
     if json:
         about = {
-            "model": model,
-            "adapter": str(adapter),
+            "model": options.model,
+            "adapter": str(options.adapter),
             "questions": str(questions),
             "general": str(general) if general else None,
             "conditions": wanted,
-            "max_new_tokens": max_new_tokens,
-            "resamples": resamples,
+            "max_new_tokens": options.max_new_tokens,
+            "resamples": options.resamples,
             "seed": seed,
             "whole": whole,
             "bleu4": BLEU4,
@@ -177,16 +158,11 @@ def evaluate(
         raise typer.Exit(DO_NOT_SHIP)
 
 
-evaluate.__doc__ = say(
-    "Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship."
-)
-
-
-def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
+def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
     """Those named, in their order; else all that the questions' form allows."""
     from finetune.evaluate.questions import CONDITIONS, form_of
 
-    names = [name.strip() for name in said.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in CONDITIONS:
             known = ", ".join(CONDITIONS)
@@ -197,7 +173,7 @@ def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
         raise UserError(
             "--conditions is {conditions}, but the rows of {questions} name no place in a document; "
             "leave it out (closed), or ask the heldout.jsonl of rag finetune grounded",
-            conditions=said,
+            conditions=text,
             questions=questions,
         )
     return tuple(name for name in CONDITIONS if name in (names or ["closed"]))
@@ -205,7 +181,7 @@ def _conditions(said: str, questions: Path) -> "tuple[Condition, ...]":
 
 @contextmanager
 def _opened(kb: str, conditions: "Sequence[Condition]") -> "Iterator[Pipeline | None]":
-    """The knowledge base, where passages are asked for."""
+    """The knowledge base, if a condition needs passages."""
     from finetune.evaluate.compare import READING
     from rag.load import open_pipeline
 
@@ -218,7 +194,7 @@ def _opened(kb: str, conditions: "Sequence[Condition]") -> "Iterator[Pipeline | 
 
 def _read(
     path: Path, pipeline: "Pipeline | None", limit: int | None, seed: int
-) -> "tuple[HeldOutQuestion, ...]":
+) -> "tuple[Question, ...]":
     from finetune.evaluate.questions import read, sample
 
     found = read(path, pipeline.store if pipeline else None)
@@ -226,13 +202,10 @@ def _read(
         examples = ", ".join(found.lost[:3])
         if len(found.lost) > 3:
             examples = Translatable("{examples}, …", examples=examples)
-        note(
-            say(
-                "left out: {count} questions whose answer is not in this knowledge base "
-                "({examples})",
-                count=len(found.lost),
-                examples=examples,
-            )
+        note_message(
+            "left out: {count} questions whose answer is not in this knowledge base ({examples})",
+            count=len(found.lost),
+            examples=examples,
         )
     return sample(found.questions, limit, seed=seed) if limit else found.questions
 
@@ -244,8 +217,8 @@ def _pair(model: str, adapter: Path, quant: str) -> "Pair":
     from rag.chatglm.hub import fetch
     from rag.generate import GenerateOptions
 
-    GenerateOptions(model=model, quant=cast(Any, quant))  # says what it may be
-    read_adapter(adapter)  # a wrong one is told before minutes of loading
+    GenerateOptions(model=model, quant=cast(Any, quant))  # checks --quant
+    read_adapter(adapter)  # a wrong one is reported before minutes of loading
     directory = fetch(model, cache=cache_home() / "models")
     with loading(directory.name) as progress:
         generator = open_generator(directory, quant=quant, progress=progress)
@@ -256,12 +229,12 @@ def _pair(model: str, adapter: Path, quant: str) -> "Pair":
 
 
 def ask(
-    sets: "Sequence[tuple[Sequence[HeldOutQuestion], Sequence[Condition]]]", cases: "Cases"
-) -> "tuple[list[tuple[CaseResult, ...]], bool]":
-    """What came of the questions, and whether of all of them: Ctrl-C ends it with what there is."""
+    sets: "Sequence[tuple[Sequence[Question], Sequence[Condition]]]", cases: "Cases"
+) -> "tuple[list[tuple[Asked, ...]], bool]":
+    """The results, and whether of all questions: after Ctrl-C those so far."""
     from finetune.evaluate.run import evaluate
 
-    results: list[tuple[CaseResult, ...]] = []
+    results: list[tuple[Asked, ...]] = []
     with counting(say("questions"), sum(len(questions) for questions, _ in sets)) as tick:
         try:
             for questions, conditions in sets:

@@ -1,13 +1,13 @@
 """`rag finetune grounded`: training rows from a knowledge base."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import counting, loading, note, out, say, table
+from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
+from rag.cli.options import argument, option, with_options
 from rag.cli.paths import cache_home, existing_kb
 
 if TYPE_CHECKING:
@@ -37,66 +37,60 @@ REJECTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class QuestionOptions:
+    limit: int | None = option("--limit", "Rows in all, at most.", least=1)
+    kinds: str | None = option(
+        "--kinds KIND,...",
+        Translatable("Questions to make: {kinds}; default: all but model.", kinds=KINDS),
+    )
+    passages: int | None = option(
+        "--passages", "Passages in a prompt; default: the knowledge base's own.", least=1
+    )
+    without_gold: float = option(
+        "--without-gold",
+        "Share of rows whose passages do not answer, to train refusals.",
+        default=0.2,
+        least=0,
+        most=1,
+    )
+    heldout: float = option(
+        "--heldout",
+        "Share of documents kept out of training, for evaluation.",
+        default=0.1,
+        least=0,
+        most=0.9,
+    )
+    model: str | None = option(
+        "--model MODEL",
+        Translatable(
+            "The ChatGLM to be trained (folder, or name on a hub), for its tokenizer and window; "
+            "without one a character counts as a token and the window is {window}.",
+            window=WINDOW,
+        ),
+    )
+    write_questions: bool = option(
+        "--write-questions", "Let --model write questions too.", default=False
+    )
+    plain: bool = option(
+        "--plain",
+        "Also plain.jsonl: the training questions and answers without passages.",
+        default=False,
+    )
+    seed: int = option("--seed", "The same seed gives the same files.", default=0)
+
+
+@with_options(
+    "Make training rows from a knowledge base: questions, retrieved passages, cited answers."
+)
 def grounded(
-    kb: Annotated[
-        str,
-        typer.Argument(
-            metavar="KB", help=say("Knowledge base: a name, or a folder if it has a slash.")
-        ),
-    ],
-    folder: Annotated[
-        Path, typer.Argument(metavar="OUT", help=say("Folder for train.jsonl and heldout.jsonl."))
-    ],
+    kb: str = argument("KB", "Knowledge base: a name, or a folder if it has a slash."),
+    folder: Path = argument("OUT", "Folder for train.jsonl and heldout.jsonl."),
     *,
-    limit: Annotated[int | None, typer.Option(min=1, help=say("Rows in all, at most."))] = None,
-    kinds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND,...",
-            help=say("Questions to make: {kinds}; default: all but model.", kinds=KINDS),
-        ),
-    ] = None,
-    passages: Annotated[
-        int | None,
-        typer.Option(min=1, help=say("Passages in a prompt; default: the knowledge base's own.")),
-    ] = None,
-    without_gold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help=say("Share of rows whose passages do not answer, to train refusals.")
-        ),
-    ] = 0.2,
-    heldout: Annotated[
-        float,
-        typer.Option(
-            min=0, max=0.9, help=say("Share of documents kept out of training, for evaluation.")
-        ),
-    ] = 0.1,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help=say(
-                "The ChatGLM to be trained (folder, or name on a hub), for its tokenizer and window; "
-                "without one a character counts as a token and the window is {window}.",
-                window=WINDOW,
-            ),
-        ),
-    ] = None,
-    write_questions: Annotated[
-        bool, typer.Option("--write-questions", help=say("Let --model write questions too."))
-    ] = False,
-    plain: Annotated[
-        bool,
-        typer.Option(
-            "--plain",
-            help=say("Also plain.jsonl: the training questions and answers without passages."),
-        ),
-    ] = False,
-    seed: Annotated[int, typer.Option(help=say("The same seed gives the same files."))] = 0,
+    chosen: QuestionOptions,
 ) -> None:
-    chosen = _kinds(kinds, write_questions=write_questions)
-    if "model" in chosen and not model:
+    kinds = _kinds(chosen.kinds, write_questions=chosen.write_questions)
+    if "model" in kinds and not chosen.model:
         raise UserError("a model is to write questions, but none is named; add --model MODEL")
     config = existing_kb(kb)
 
@@ -106,26 +100,21 @@ def grounded(
     from rag.load import open_pipeline
 
     check_new(folder)  # before the work
-    generator = _generator(str(model)) if "model" in chosen else None
+    seed, heldout = chosen.seed, chosen.heldout
+    generator = _generator(str(chosen.model)) if "model" in kinds else None
     with open_pipeline(config, cache=cache_home(), say=say) as pipeline:
-        count, context = window(model)
+        count, context = window(chosen.model)
         room = room_for_prompts(context, config.generate.max_new_tokens, config.place)
-        most = passages or config.retrieve.passages
-        builder = RaftBuilder(pipeline, count, room, most, without_gold, seed)
-        options = SyntheticOptions(chosen, heldout, limit or 0, plain, seed)
+        most = chosen.passages or config.retrieve.passages
+        builder = RaftBuilder(pipeline, count, room, most, chosen.without_gold, seed)
         report = build(
             builder,
             folder,
-            options,
+            SyntheticOptions(kinds, heldout, chosen.limit or 0, chosen.plain, seed),
             generator=generator,
             progress=lambda total: counting(say("questions"), total),
         )
     _show(report, folder, heldout)
-
-
-grounded.__doc__ = say(
-    "Make training rows from a knowledge base: questions, retrieved passages, cited answers."
-)
 
 
 def _kinds(named: str | None, *, write_questions: bool) -> tuple[Any, ...]:
@@ -200,17 +189,19 @@ def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:
     for sample in report.samples:
         _show_row(sample)
     if heldout and not report.total("heldout"):
-        note(say("only one document has questions, so none is held out; all rows are for training"))
+        note_message(
+            "only one document has questions, so none is held out; all rows are for training"
+        )
     note(str(folder))
 
 
 def _show_row(row: "RaftRow") -> None:
     pair = row.question.pair
     kind = say(KINDS[pair.kind])
-    out(say("Question ({kind}): {question}", kind=kind, question=pair.question))
+    out_message("Question ({kind}): {question}", kind=kind, question=pair.question)
     for number, source in enumerate(row.sources, start=1):
         text = " ".join(source.passage.text.split())
         mark = "*" if number == row.gold else " "
         out(f" {mark}[{number}] {source.hit.chunk.title}: {text[:60]}…")
-    out(say("Answer: {text}", text=row.messages[-1].text))
+    out_message("Answer: {text}", text=row.messages[-1].text)
     out()

@@ -1,40 +1,32 @@
 """`rag finetune merge` and `export`: an adapter made part of its model, or renamed for other tools."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
-from rag.cli.console import loading, note, out, say
-from rag.cli.model_options import Alpha, Source, Target
+from rag.cli.console import loading, note, note_message, out_message
+from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, argument, option, with_options
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from finetune.merge import MergeResult
+    from finetune.merge import Merged
 
-MODEL = say("A ChatGLM's folder, or its name on a hub.")
-ADAPTER = say("A LoRA adapter's folder.")
+ADAPTER = argument("ADAPTER", "A LoRA adapter's folder.")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
+@with_options("Make a LoRA adapter part of its model's weights, in a new folder.")
 def merge(
-    model: Source,
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help=ADAPTER)],
-    target: Target,
-    upstream: Annotated[
-        bool,
-        typer.Option(
-            "--upstream", help=say("Write the names and config.json of the original code.")
-        ),
-    ] = False,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype", metavar="|".join(DTYPES), help=say("Of all weights; default: the model's.")
-        ),
-    ] = None,
-    alpha: Alpha = None,
+    model: str = MODEL,
+    adapter: Path = ADAPTER,
+    target: Path = NEW_FOLDER,
+    upstream: bool = option(
+        "--upstream", "Write the names and config.json of the original code.", default=False
+    ),
+    dtype: str | None = option(
+        "--dtype float32|float16|bfloat16", "Of all weights; default: the model's."
+    ),
+    alpha: float | None = ALPHA,
 ) -> None:
     if dtype not in (None, *DTYPES):
         known = ", ".join(DTYPES)
@@ -59,72 +51,64 @@ def merge(
             alpha=alpha,
             progress=progress,
         )
-    _tell(done, adapter)
+    _report(done, adapter)
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
     kind = str(done.dtype).removeprefix("torch.")
-    out(
-        say(
-            "{target}: {layers} layers merged, {kind}, {size:.2f} GB; rounding changed their "
-            "weights by {rounding:.1e}, a probe's logits by {error:.1e} ({lost:.1%} of what the "
-            "adapter changes)",
-            target=target,
-            layers=done.layers,
-            kind=kind,
-            size=size,
-            rounding=done.rounding,
-            error=done.parity.error,
-            lost=done.parity.lost,
-        )
+    out_message(
+        "{target}: {layers} layers merged, {kind}, {size:.2f} GB; rounding changed their "
+        "weights by {rounding:.1e}, a probe's logits by {error:.1e} ({lost:.1%} of what the "
+        "adapter changes)",
+        target=target,
+        layers=done.layers,
+        kind=kind,
+        size=size,
+        rounding=done.rounding,
+        error=done.parity.error,
+        lost=done.parity.lost,
     )
 
 
-def _tell(done: "MergeResult", adapter: Path) -> None:
+def _report(done: "Merged", adapter: Path) -> None:
     """What was assumed, and what a model's folder can't say."""
     for assumed in done.notes:
         note(assumed)
     if done.parity.lost > 0.1:
-        note(
-            say(
-                "steps of this precision are large beside what the adapter changes; --dtype float32 "
-                "would keep it whole"
-            )
+        note_message(
+            "steps of this precision are large beside what the adapter changes; --dtype float32 "
+            "would keep it whole"
         )
     contract = done.contract
     if contract.template != "chat":
-        note(
-            say(
-                "{adapter} was trained on prompts of the form {form!r}, which a model's folder can't "
-                "say: rag will ask the merged model in its own chat; keep to that form elsewhere, or "
-                "let rag use the adapter beside the model",
-                adapter=adapter,
-                form=contract.template,
-            )
+        note_message(
+            "{adapter} was trained on prompts of the form {form!r}, which a model's folder can't "
+            "say: rag will ask the merged model in its own chat; keep to that form elsewhere, or "
+            "let rag use the adapter beside the model",
+            adapter=adapter,
+            form=contract.template,
         )
     if contract.stop_ids:
         ids = ", ".join(map(str, contract.stop_ids))
-        note(
-            say(
-                "{adapter} also ends answers with the tokens {ids}, which a model's folder can't "
-                "say; stop at them where you use it",
-                adapter=adapter,
-                ids=ids,
-            )
+        note_message(
+            "{adapter} also ends answers with the tokens {ids}, which a model's folder can't "
+            "say; stop at them where you use it",
+            adapter=adapter,
+            ids=ids,
         )
 
 
+@with_options(
+    "Write a LoRA adapter with the module names of the original code, or of transformers."
+)
 def export(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help=ADAPTER)],
-    target: Target,
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL)],
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            metavar="upstream|native",
-            help=say("upstream: names of the original code; native: of transformers."),
-        ),
-    ] = "upstream",
-    alpha: Alpha = None,
+    adapter: Path = ADAPTER,
+    target: Path = NEW_FOLDER,
+    model: str = option("--model MODEL", "A ChatGLM's folder, or its name on a hub.", default=...),
+    to: str = option(
+        "--to upstream|native",
+        "upstream: names of the original code; native: of transformers.",
+        default="upstream",
+    ),
+    alpha: float | None = ALPHA,
 ) -> None:
     if to not in ("upstream", "native"):
         raise UserError("--to is {to}; it is upstream or native", to=to)
@@ -137,18 +121,6 @@ def export(
     done = export(adapter, directory, target, to=to, alpha=alpha)
     for assumed in done.notes:
         note(assumed)
-    out(
-        say(
-            "{target}: {modules} modules under {to} names",
-            target=target,
-            modules=done.modules,
-            to=to,
-        )
+    out_message(
+        "{target}: {modules} modules under {to} names", target=target, modules=done.modules, to=to
     )
-
-
-merge.__doc__ = say("Make a LoRA adapter part of its model's weights, in a new folder.")
-
-export.__doc__ = say(
-    "Write a LoRA adapter with the module names of the original code, or of transformers."
-)

@@ -1,339 +1,313 @@
-"""The options of a training, under the names of trainers, of the tutorial and of THUDM's scripts."""
+"""Options that several commands of `rag finetune` take, under the names of trainers, of the tutorial
+and of THUDM's scripts."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
-import typer
+from typer.core import TyperCommand
 
-from finetune.options import LoraOptions, PrefixOptions
+from finetune.options import MAX_LENGTH, LoraOptions, PrefixOptions, number
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import say
+from rag.cli.console import note_message, say
+from rag.cli.options import option
 
-
-def option(names: str, text: Translatable, *, least: int | None = None) -> Any:
-    """`names` are all spellings and, last, what stands for the value in the help."""
-    words = names.split()
-    flags = [word for word in words if word.startswith("--")]
-    metavar = " ".join(words[len(flags) :]) or None
-    return typer.Option(*flags, metavar=metavar, min=least, help=say(text))
-
-
-DATA_NAMES = "--data-path --jsonl-path --train-file --dataset-path"
+DATA_NAMES = "--data --data-path --jsonl-path --train-file --dataset-path DATA"
 """What the tutorial and THUDM's scripts call the data."""
-ModelDir = Annotated[
-    str,
-    option(
-        "--model --model-name-or-path --model-path --chatglm-path MODEL",
-        Translatable("The ChatGLM to train: folder, or name on a hub."),
-    ),
-]
-Out = Annotated[Path, option("--out --output-dir DIR", Translatable("The adapter's new folder."))]
-MoreData = Annotated[
-    list[Path] | None, option(f"--data {DATA_NAMES} DATA", Translatable("The same as DATA."))
-]
-Dev = Annotated[
-    list[Path] | None,
-    option(
-        "--dev --validation-file FILE", Translatable("Data to measure the loss on, never learnt.")
-    ),
-]
-DevShare = Annotated[
-    float,
-    option("--dev-share SHARE", Translatable("Without --dev: this share of the rows is held out.")),
-]
-Mix = Annotated[
-    str | None,
-    option(
-        "--mix FILE:SHARE",
-        Translatable(
-            "General data against forgetting: this share of each step (0.2 if left out; 0: only "
-            "measured)."
-        ),
-    ),
-]
-Budget = Annotated[
-    float,
-    option(
-        "--forgetting-budget SHARE",
-        Translatable(
-            "Stop when the loss on the --mix data has risen by this share of it; 0: never."
-        ),
-    ),
-]
-Strength = Annotated[
-    str,
-    option(
-        "--strength auto|0..1",
-        Translatable("How much of what was learnt is kept; auto: what serves the dev set best."),
-    ),
-]
-PromptLength = Annotated[
-    int | None,
-    option(
+MODEL_NAMES = "--model --model-name-or-path --model-path --chatglm-path MODEL"
+MAX_SOURCE, MAX_TARGET = 1024, 128
+"""Tokens of a question and of an answer in THUDM's scripts."""
+TRAINED = option(MODEL_NAMES, "The ChatGLM to train: folder, or name on a hub.", default=...)
+
+
+class RowForm(NamedTuple):
+    """As `finetune.data.tokenize.tokenize` takes them."""
+
+    template: Any
+    max_length: int
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """The options of a command line that decide about rows; None if left out."""
+
+    template: str | None = option(
+        "--template chat|tutorial",
+        "How a question is put (chat if left out); kept with the adapter.",
+    )
+    max_length: int | None = option(
         "--max-length --max-seq-length N",
         Translatable(
-            "Tokens of a row, at most (default: the model's window); a longer one is told."
+            "Tokens of a row, at most (default {max_length}); longer ones are shortened, and reported.",
+            max_length=MAX_LENGTH,
         ),
         least=1,
-    ),
-]
-PromptColumn = Annotated[
-    str,
-    option(
-        "--prompt-column NAME",
-        Translatable("The field that holds the question; found by the data's form if left out."),
-    ),
-]
-ResponseColumn = Annotated[
-    str, option("--response-column NAME", Translatable("The field of the answer."))
-]
-HistoryColumn = Annotated[
-    str, option("--history-column NAME", Translatable("The field of earlier turns."))
-]
-SkipBad = Annotated[
-    bool,
-    option(
-        "--skip-bad/--no-skip-bad",
-        Translatable("Leave out rows that can't be learnt (see rag finetune check)."),
-    ),
-]
-MaxTrain = Annotated[
-    int, option("--max-train-samples N", Translatable("Learn the first N rows only."), least=0)
-]
-MaxEval = Annotated[
-    int, option("--max-eval-samples N", Translatable("Measure the first N rows of --dev."), least=0)
-]
-Rank = Annotated[int, option("--lora-rank --lora-r N", Translatable("LoRA's rank."))]
-Alpha = Annotated[
-    float, option("--lora-alpha X", Translatable("LoRA's alpha: the adapter counts alpha / rank."))
-]
-Dropout = Annotated[float, option("--lora-dropout P", Translatable("Dropout before LoRA."))]
-Targets = Annotated[
-    str,
-    option(
-        "--lora-targets --target-modules NAMES",
-        Translatable("Linear modules, separated by commas: upstream's names, or transformers'."),
-    ),
-]
-RsLora = Annotated[
-    bool,
-    option(
-        "--rslora/--no-rslora --use-rslora/--no-use-rslora",
-        Translatable("Scale by alpha / sqrt(rank)."),
-    ),
-]
-Dora = Annotated[
-    bool,
-    option(
-        "--dora/--no-dora --use-dora/--no-use-dora",
-        Translatable("DoRA: learn the size of rows apart."),
-    ),
-]
-PreSeqLen = Annotated[
-    int | None,
-    option(
-        "--pre-seq-len N",
-        Translatable("P-Tuning v2 instead of LoRA, with a prefix of so many tokens."),
-    ),
-]
-Projection = Annotated[
-    bool,
-    option(
-        "--prefix-projection/--no-prefix-projection",
-        Translatable("Compute the prefix by a small network."),
-    ),
-]
-Fp16 = Annotated[
-    bool, option("--fp16/--no-fp16", Translatable("The base in float16, with a scaled loss."))
-]
-Bf16 = Annotated[
-    bool,
-    option(
-        "--bf16/--no-bf16", Translatable("The base in bfloat16 (default on GPUs that have it).")
-    ),
-]
-Fp32 = Annotated[
-    bool, option("--fp32/--no-fp32", Translatable("The base in float32 (default on the CPU)."))
-]
-BaseQuant = Annotated[
-    str | None,
-    option("--quant none|int8|int4|nf4", Translatable("How the base's weights are held.")),
-]
-QuantBit = Annotated[
-    int | None, option("--quantization-bit 4|8", Translatable("THUDM's name: int4 or int8."))
-]
-In8 = Annotated[
-    bool,
-    option(
+    )
+    max_source_length: int | None = option(
+        "--max-source-length --max-input-length N",
+        Translatable(
+            "THUDM's: tokens of a question ({max_source}); both lengths together are --max-length.",
+            max_source=MAX_SOURCE,
+        ),
+        least=1,
+    )
+    max_target_length: int | None = option(
+        "--max-target-length --max-output-length N",
+        Translatable(
+            "THUDM's: tokens of an answer ({max_target}); see --max-source-length.",
+            max_target=MAX_TARGET,
+        ),
+        least=1,
+    )
+
+    def rows(self) -> RowForm:
+        """Raises `UserError` if two options contradict each other."""
+        given = self._given()
+        if self.max_length is not None and len(given) > 1:
+            raise UserError(
+                "--max-length and {given} are both given; --max-length is both lengths together, so "
+                "give one",
+                given=given[1],
+            )
+        most = MAX_LENGTH if self.max_length is None else self.max_length
+        if self.max_source_length is not None or self.max_target_length is not None:
+            # As upstream, whose rows have both.
+            most = (self.max_source_length or MAX_SOURCE) + (self.max_target_length or MAX_TARGET)
+        return RowForm(self.template or "chat", most)
+
+    def prepared(self, folder: Path) -> RowForm:
+        """Those of a folder that `prepare` wrote; `UserError` if an option would change them."""
+        from finetune.data.dataset import TokenSet
+
+        if given := self._given():
+            raise UserError(
+                "{folder} holds rows that are prepared already, but {given} is given; leave it out, "
+                "or name the data itself",
+                folder=folder,
+                given=given[0],
+            )
+        return RowForm(self.template or TokenSet.open(folder).target["template"], MAX_LENGTH)
+
+    def _given(self) -> list[str]:
+        lengths = ("max_length", "max_source_length", "max_target_length")
+        return [f"--{n.replace('_', '-')}" for n in lengths if getattr(self, n) is not None]
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """How the base's weights are held, and where; each option of the scripts has its own name."""
+
+    quant: str | None = option("--quant none|int8|int4|nf4", "How the base's weights are held.")
+    device: str | None = option("--device cpu|cuda", "Where to train; a GPU if there is one.")
+    fp16: bool = option(
+        "--fp16/--no-fp16", "The base in float16, with a scaled loss.", default=False
+    )
+    bf16: bool = option(
+        "--bf16/--no-bf16", "The base in bfloat16 (default on GPUs that have it).", default=False
+    )
+    fp32: bool = option(
+        "--fp32/--no-fp32", "The base in float32 (default on the CPU).", default=False
+    )
+    quantization_bit: int | None = option("--quantization-bit 4|8", "THUDM's name: int4 or int8.")
+    load_in_8bit: bool = option(
         "--load-in-8bit/--no-load-in-8bit",
-        Translatable(
-            "The same as --quant int8: bitsandbytes on a GPU, codes of our own on the CPU."
-        ),
-    ),
-]
-In4 = Annotated[
-    bool, option("--load-in-4bit/--no-load-in-4bit", Translatable("The same as --quant nf4."))
-]
-DeviceName = Annotated[
-    str | None, option("--device cpu|cuda", Translatable("Where to train; a GPU if there is one."))
-]
-Resume = Annotated[
-    bool,
-    option(
-        "--resume/--no-resume --resume-from-checkpoint/--no-resume-from-checkpoint",
-        Translatable("Go on from the newest checkpoint in --out."),
-    ),
-]
-Overwrite = Annotated[
-    bool,
-    option(
-        "--overwrite-output-dir/--no-overwrite-output-dir",
-        Translatable("Lose an earlier training in --out."),
-    ),
-]
-DryRun = Annotated[
-    bool,
-    option(
-        "--dry-run",
-        Translatable(
-            "Only tell what it would need: memory by part, the largest batch, time from measured "
-            "steps."
-        ),
-    ),
-]
+        "The same as --quant int8: bitsandbytes on a GPU, codes of our own on the CPU.",
+        default=False,
+    )
+    load_in_4bit: bool = option(
+        "--load-in-4bit/--no-load-in-4bit", "The same as --quant nf4.", default=False
+    )
+
+    def find_device(self) -> str:
+        """`cpu` or `cuda`; `UserError` for another, or for a GPU that torch does not find."""
+        import torch
+
+        chosen = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
+            raise UserError(
+                "--device is {chosen}; need cpu, or cuda if torch finds a GPU", chosen=chosen
+            )
+        return chosen
+
+    def dtype(self, device: str) -> Any:
+        """The base's dtype as TrainOptions names it; by the device if none is named."""
+        import torch
+
+        flags = (("float16", self.fp16), ("bfloat16", self.bf16), ("float32", self.fp32))
+        chosen = [name for name, on in flags if on]
+        if len(chosen) > 1:
+            raise UserError(
+                "{dtypes:and} contradict each other; give one of --fp16, --bf16, --fp32",
+                dtypes=chosen,
+            )
+        if chosen:
+            return chosen[0]
+        if device == "cpu":
+            return "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+    def quantization(self) -> Any:
+        """The form of the base's weights, whichever option names it; `UserError` if two disagree."""
+        by_bit, bit = {4: "int4", 8: "int8"}, self.quantization_bit
+        if bit is not None and bit not in by_bit:
+            raise UserError("--quantization-bit is {bit}; need 4 or 8", bit=bit)
+        flags = ("int8" if self.load_in_8bit else None, "nf4" if self.load_in_4bit else None)
+        chosen = sorted({*filter(None, (self.quant, by_bit.get(bit or 0), *flags))})
+        if len(chosen) > 1:
+            raise UserError(
+                "the options ask for the base as {names:and}; give one of them", names=chosen
+            )
+        return chosen[0] if chosen else "none"
 
 
-def device(name: str | None) -> str:
-    """`cpu` or `cuda`; `UserError` for another, or a GPU that is not there."""
-    import torch
-
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
-        raise UserError(
-            "--device is {chosen}; need cpu, or cuda where torch finds a GPU", chosen=chosen
-        )
-    return chosen
-
-
-def dtype(device: str, *, fp16: bool, bf16: bool, fp32: bool) -> Any:
-    """The base's numbers as TrainOptions name them; by the device where none is asked for."""
-    import torch
-
-    asked = [n for n, on in (("float16", fp16), ("bfloat16", bf16), ("float32", fp32)) if on]
-    if len(asked) > 1:
-        raise UserError(
-            "{asked:and} are both asked for; name one of --fp16, --bf16, --fp32", asked=asked
-        )
-    if asked:
-        return asked[0]
-    if device == "cpu":
-        return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-
-
-def quant(device: str, name: str | None, bit: int | None, *, in_8: bool, in_4: bool) -> Any:
-    """How the base is held, from whichever option says it; `UserError` where two disagree."""
-    by_bit = {4: "int4", 8: "int8"}
-    if bit is not None and bit not in by_bit:
-        raise UserError("--quantization-bit is {bit}; need 4 or 8", bit=bit)
-    said = [name, by_bit.get(bit or 0), "int8" if in_8 else None, "nf4" if in_4 else None]
-    asked = sorted({each for each in said if each})
-    if len(asked) > 1:
-        raise UserError("the base is to be held as {names:and}; give one of them", names=asked)
-    return asked[0] if asked else "none"
-
-
-def method(
-    lora: LoraOptions, pre_seq_len: int | None, *, projection: bool
-) -> LoraOptions | PrefixOptions:
-    """P-Tuning where a prefix has a length, else LoRA; `UserError` where options of both are given."""
-    said = [name for name, on in (("--rslora", lora.rslora), ("--dora", lora.dora)) if on]
-    if pre_seq_len is None and projection:
-        raise UserError("--prefix-projection is P-Tuning's; add --pre-seq-len 128, or leave it out")
-    if pre_seq_len is not None and said:
-        raise UserError(
-            "{said} is LoRA's and --pre-seq-len is P-Tuning's; choose one", said=said[0]
-        )
-    return lora if pre_seq_len is None else PrefixOptions(pre_seq_len, projection)
-
-
-def rate(given: float | None, method: LoraOptions | PrefixOptions) -> float:
-    """The learning rate; upstream's own where none is given."""
-    return given if given is not None else 2e-2 if isinstance(method, PrefixOptions) else 1e-4
-
-
-BatchSize = Annotated[
-    int,
-    option(
-        "--per-device-train-batch-size --batch-size N",
-        Translatable(
-            "Rows of an update on a device; what goes through the model at once is --pack-length."
-        ),
-    ),
-]
-Accumulation = Annotated[
-    int, option("--gradient-accumulation-steps N", Translatable("So many batches make an update."))
-]
-Epochs = Annotated[
-    float, option("--num-train-epochs --epochs X", Translatable("How often each row is learnt."))
-]
-MaxSteps = Annotated[
-    int, option("--max-steps N", Translatable("So many updates; 0: by the epochs."))
-]
-LearningRate = Annotated[
-    float | None,
-    option(
+@dataclass(frozen=True)
+class MethodOptions:
+    pre_seq_len: int | None = option(
+        "--pre-seq-len N", "P-Tuning v2 instead of LoRA, with a prefix of this many tokens."
+    )
+    prefix_projection: bool = option(
+        "--prefix-projection/--no-prefix-projection",
+        "Compute the prefix by a small network.",
+        default=False,
+    )
+    learning_rate: float | None = option(
         "--learning-rate --lr X",
-        Translatable("The highest learning rate; 1e-4 for LoRA, 2e-2 for P-Tuning if left out."),
-    ),
-]
-Scheduler = Annotated[
-    str,
-    option(
-        "--lr-scheduler-type linear|cosine|constant", Translatable("How the learning rate falls.")
-    ),
-]
-Warmup = Annotated[
-    int, option("--warmup-steps N", Translatable("Steps in which the learning rate rises first."))
-]
-WarmupRatio = Annotated[
-    float, option("--warmup-ratio SHARE", Translatable("Instead: this share of all steps."))
-]
-WeightDecay = Annotated[float, option("--weight-decay X", Translatable("AdamW's weight decay."))]
-GradNorm = Annotated[
-    float, option("--max-grad-norm X", Translatable("Cut gradients to this norm; 0: not."))
-]
-TrainSeed = Annotated[
-    int, option("--seed N", Translatable("The same seed gives the same adapter."))
-]
-Packing = Annotated[
-    bool,
-    option(
-        "--packing/--no-packing",
-        Translatable(
-            "Rows one behind the other, exact; else padded, rows of like length together."
-        ),
-    ),
-]
-PackLength = Annotated[
-    int,
-    option("--pack-length N", Translatable("Tokens that go through the model at once, at most.")),
-]
-Checkpointing = Annotated[
-    bool,
-    option(
-        "--gradient-checkpointing/--no-gradient-checkpointing",
-        Translatable("Compute layers twice, to hold less."),
-    ),
-]
-LoggingSteps = Annotated[
-    int, option("--logging-steps N", Translatable("Steps between lines of the log."))
-]
-EvalSteps = Annotated[
-    int, option("--eval-steps N", Translatable("Steps between measurements of the held-out rows."))
-]
-SaveSteps = Annotated[int, option("--save-steps N", Translatable("Steps between checkpoints."))]
-SaveLimit = Annotated[
-    int, option("--save-total-limit N", Translatable("So many checkpoints are kept."))
-]
+        "The highest learning rate; 1e-4 for LoRA, 2e-2 for P-Tuning if left out.",
+    )
+
+    def method(self, lora: LoraOptions) -> LoraOptions | PrefixOptions:
+        """P-Tuning if a prefix has a length, else LoRA; `UserError` if options of both are given."""
+        if self.pre_seq_len is None:
+            if self.prefix_projection:
+                raise UserError(
+                    "--prefix-projection is P-Tuning's; add --pre-seq-len 128, or leave it out"
+                )
+            return lora
+        for name, on in (("--rslora", lora.rslora), ("--dora", lora.dora)):
+            if on:
+                raise UserError(
+                    "{name} is LoRA's and --pre-seq-len is P-Tuning's; choose one", name=name
+                )
+        return PrefixOptions(self.pre_seq_len, self.prefix_projection)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate; upstream's own if none is given."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-4 if self.pre_seq_len is None else 2e-2
+
+
+def mixed(mix: str | None, name: str = "--mix") -> tuple[tuple[Path, ...], float]:
+    """The value of the option `name`, such as `general.jsonl:0.2` -> the file and the share.
+
+    With a share of 0 the file is only measured.
+    """
+    if not mix:
+        return (), 0.0
+    file, colon, text = mix.rpartition(":")
+    if not colon:
+        return (Path(mix),), 0.2
+    share = number(name, text)
+    if not 0 <= share < 1:
+        raise UserError("{name} has the share {text}; need 0 to below 1", name=name, text=text)
+    return (Path(file),), share
+
+
+def within(max_length: int, config: Any) -> int:
+    """The length of a row, at most the model's window: nothing beyond it is of use."""
+    from rag.chatglm.chat import context_of
+
+    return min(max_length, context_of(config))
+
+
+# Command lines of the tutorial (mymusise/ChatGLM-Tuning) and of THUDM's P-Tuning scripts: most of
+# their arguments are spellings of our options. Here flags take a word (`--fp16 true`,
+# `--skip_overlength False`), and arguments that decide nothing are ignored with a note.
+
+YES = ("true", "yes", "1", "on", "t", "y")
+NO = ("false", "no", "0", "off", "f", "n")
+EVAL = Translatable("see rag finetune eval")
+IGNORED = {
+    "remove-unused-columns": Translatable("rows have the columns that are needed"),
+    "do-train": Translatable("this command trains"),
+    "do-predict": EVAL,
+    "test-file": EVAL,
+    "predict-with-generate": EVAL,
+    "overwrite-cache": Translatable("tokens are cached by content"),
+    "per-device-eval-batch-size": Translatable("evaluation packs rows"),
+    "preprocessing-num-workers": Translatable("one process is fast enough"),
+}
+VALUED = {"test-file", "per-device-eval-batch-size", "preprocessing-num-workers"}
+"""Those of IGNORED that always have a value; the others are flags, with or without a word."""
+
+
+class ScriptCommand(TyperCommand):
+    """A command that also understands these scripts' arguments."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {name[2:]: option for option in self.params for name in getattr(option, "opts", ())}
+        return super().parse_args(ctx, normalized(args, own))
+
+
+def normalized(args: Sequence[str], own: Mapping[str, Any]) -> list[str]:
+    """The arguments in one spelling each. `own` are the command's options, by name.
+
+    Raises `UserError` if a flag has a word that is neither yes nor no, and for `ptuning_checkpoint`.
+    """
+    words, found = list(args), list[str]()
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or word == "--":
+            found.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("_", "-")
+        if name == "ptuning-checkpoint":
+            raise UserError(
+                "--ptuning-checkpoint can't be used: a training begins with a new prefix; continue "
+                "an earlier one with --resume in its own --out, ask it with rag ask --adapter"
+            )
+        ignored, flag = name in IGNORED, getattr(own.get(name), "is_flag", False)
+        yes_or_no = (ignored or flag) and bool(words) and words[0].lower() in YES + NO
+        if words and not equals and (name in VALUED or yes_or_no):
+            value = words.pop(0)
+        if ignored:
+            note_message("--{name} has no effect: {why}", name=name, why=IGNORED[name])
+        elif flag and (value or equals):
+            found += _flag(name, value, own[name])
+        else:
+            found.append(f"--{name}{equals}{value}")
+    return found
+
+
+def _flag(name: str, value: str, option: Any) -> list[str]:
+    if value.lower() in YES:
+        return [f"--{name}"]
+    if value.lower() in NO:
+        return [other for other in option.secondary_opts if other.startswith("--")][:1]
+    raise UserError("--{name} is {value!r}; need true or false", name=name, value=value)
+
+
+USUAL = {
+    "model", "out_dir", "dev", "mix", "max_length", "rank", "alpha", "targets", "pre_seq_len",
+    "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate",
+    "gradient_checkpointing", "quant", "device", "save_steps", "seed", "resume", "dry_run",
+}  # fmt: skip
+"""The twenty options of a training that people use; its help lists the others after them."""
+
+
+class TrainCommand(ScriptCommand):
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], "More": []}
+        for parameter in self.get_params(ctx):
+            usual = "Options" if parameter.name in {*USUAL, "help"} else "More"
+            title = "Arguments" if parameter.param_type_name == "argument" else usual
+            if record := parameter.get_help_record(ctx):
+                panels[title].append(record)
+        panels[say("More options")] = panels.pop("More")
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)

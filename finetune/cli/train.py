@@ -2,192 +2,132 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, LiteralString
 
-import typer
-
-from finetune.cli import options as opt
-from finetune.cli.prepare import (
-    MaxSource,
-    MaxTarget,
-    RowLength,
+from finetune.cli.options import (
+    DATA_NAMES,
+    TRAINED,
+    BaseOptions,
+    MethodOptions,
     RowOptions,
-    Template,
-    fates,
+    mixed,
     within,
 )
-from finetune.cli.preview import Preview, show_time
+from finetune.cli.prepare import fates
+from finetune.options import Columns, Data, LoraOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import Progress, loading, note, out, say
+from rag.cli.console import Progress, loading, note, note_message, out, out_message, say, table
+from rag.cli.options import argument, option, with_options
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from finetune.options import TrainOptions
-    from finetune.train.loop import StepReport
-    from finetune.train.setup import Data, DataCounts, TrainingResult
+    from finetune.train.loop import Report, Sets
+    from finetune.train.preview import Estimator, MemoryEstimate, TimeEstimate
+    from finetune.train.setup import Finished, Told
+    from rag.chatglm.memory import Device
 
 
 SETS = {"dev": Translatable("dev"), "general": Translatable("general")}
 """The held-out sets whose losses are shown."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    out_dir: Path = option("--out --output-dir DIR", "The adapter's new folder.", default=...)
+    data: tuple[Path, ...] = option(DATA_NAMES, "The same as DATA.", default=())
+    mix: str | None = option(
+        "--mix FILE:SHARE",
+        "General data against forgetting: this share of each step (0.2 if left out; 0: only "
+        "measured).",
+    )
+    resume: bool = option(
+        "--resume/--no-resume --resume-from-checkpoint/--no-resume-from-checkpoint",
+        "Continue from the newest checkpoint in --out.",
+        default=False,
+    )
+    overwrite: bool = option(
+        "--overwrite-output-dir/--no-overwrite-output-dir",
+        "Lose an earlier training in --out.",
+        default=False,
+    )
+    dry_run: bool = option(
+        "--dry-run",
+        "Only report what it would need: memory by part, the largest batch, time from measured steps.",
+        default=False,
+    )
+
+
+@with_options(
+    "Train a LoRA or P-Tuning adapter. Stopped at any moment, --resume continues to the same bytes."
+)
 def train(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="DATA...",
-            help=say("alpaca, ShareGPT or messages files, or a folder that `prepare` wrote."),
-        ),
-    ] = None,
+    files: list[Path] | None = argument(
+        "DATA...",
+        "alpaca, ShareGPT or messages files, or a folder that `prepare` wrote.",
+        default=None,
+    ),
     *,
-    model: opt.ModelDir,
-    out_dir: opt.Out,
-    data: opt.MoreData = None,
-    dev: opt.Dev = None,
-    dev_share: opt.DevShare = 0.05,
-    mix: opt.Mix = None,
-    forgetting_budget: opt.Budget = 0.0,
-    strength: opt.Strength = "1",
-    template: Template = None,
-    max_length: RowLength = None,
-    max_source_length: MaxSource = None,
-    max_target_length: MaxTarget = None,
-    prompt_column: opt.PromptColumn = "",
-    response_column: opt.ResponseColumn = "",
-    history_column: opt.HistoryColumn = "",
-    skip_bad: opt.SkipBad = False,
-    max_train_samples: opt.MaxTrain = 0,
-    max_eval_samples: opt.MaxEval = 0,
-    rank: opt.Rank = 8,
-    alpha: opt.Alpha = 32.0,
-    dropout: opt.Dropout = 0.1,
-    targets: opt.Targets = "query_key_value",
-    rslora: opt.RsLora = False,
-    dora: opt.Dora = False,
-    pre_seq_len: opt.PreSeqLen = None,
-    prefix_projection: opt.Projection = False,
-    batch_size: opt.BatchSize = 4,
-    accumulation: opt.Accumulation = 1,
-    epochs: opt.Epochs = 3.0,
-    max_steps: opt.MaxSteps = 0,
-    learning_rate: opt.LearningRate = None,
-    scheduler: opt.Scheduler = "linear",
-    warmup_steps: opt.Warmup = 0,
-    warmup_ratio: opt.WarmupRatio = 0.0,
-    weight_decay: opt.WeightDecay = 0.0,
-    max_grad_norm: opt.GradNorm = 1.0,
-    seed: opt.TrainSeed = 42,
-    packing: opt.Packing = True,
-    pack_length: opt.PackLength = 1024,
-    gradient_checkpointing: opt.Checkpointing = False,
-    fp16: opt.Fp16 = False,
-    bf16: opt.Bf16 = False,
-    fp32: opt.Fp32 = False,
-    quant: opt.BaseQuant = None,
-    quantization_bit: opt.QuantBit = None,
-    load_in_8bit: opt.In8 = False,
-    load_in_4bit: opt.In4 = False,
-    device: opt.DeviceName = None,
-    logging_steps: opt.LoggingSteps = 10,
-    eval_steps: opt.EvalSteps = 100,
-    save_steps: opt.SaveSteps = 100,
-    save_total_limit: opt.SaveLimit = 2,
-    resume: opt.Resume = False,
-    overwrite: opt.Overwrite = False,
-    dry_run: opt.DryRun = False,
+    model: str = TRAINED,
+    run_options: RunOptions,
+    row_options: RowOptions,
+    data: Data,
+    columns: Columns,
+    lora: LoraOptions,
+    chosen: MethodOptions,
+    options: TrainOptions,
+    base: BaseOptions,
 ) -> None:
-    from finetune.data.formats import Columns
-    from finetune.options import LoraOptions, TrainOptions
-    from finetune.train.setup import Data
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
 
-    given = [*(files or []), *(data or [])]
-    if not given:
+    sources = (*(files or ()), *run_options.data)
+    if not sources:
         raise UserError(
             "no data is given; name files, or a folder that `rag finetune prepare` wrote"
         )
-    asked = RowOptions(template, max_length, max_source_length, max_target_length)
-    rows = asked.prepared(given[0]) if len(given) == 1 and given[0].is_dir() else asked.rows()
-    lora = LoraOptions(rank, alpha, dropout, names(targets), rslora, dora)
-    method = opt.method(lora, pre_seq_len, projection=prefix_projection)
-    general, share = mixed(mix)
-    where = opt.device(device)
-    options = TrainOptions(
-        method=method,
-        per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=accumulation,
-        num_train_epochs=epochs,
-        max_steps=0 if max_steps == -1 else max_steps,  # transformers' own default
-        learning_rate=opt.rate(learning_rate, method),
-        lr_scheduler_type=scheduler,  # type: ignore[arg-type]  # checked there
-        warmup_steps=warmup_steps,
-        warmup_ratio=warmup_ratio,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        seed=seed,
-        packing=packing,
-        pack_length=pack_length,
-        gradient_checkpointing=gradient_checkpointing,
-        dtype=opt.dtype(where, fp16=fp16, bf16=bf16, fp32=fp32),
-        quant=opt.quant(where, quant, quantization_bit, in_8=load_in_8bit, in_4=load_in_4bit),
-        template=rows.template,
-        max_length=rows.max_length,
-        logging_steps=logging_steps,
-        eval_steps=eval_steps,
-        save_steps=save_steps,
-        save_total_limit=save_total_limit,
-        mix=share,
-        forgetting_budget=forgetting_budget,
-        strength=None if strength == "auto" else _number("--strength", strength),
-    )
-    files_of = Data(
-        tuple(given),
-        tuple(dev or ()),
-        general,
-        dev_share,
-        Columns(prompt_column, response_column, history_column),
-        skip_bad,
-        max_train_samples,
-        max_eval_samples,
-    )
+    prepared = len(sources) == 1 and sources[0].is_dir()
+    rows = row_options.prepared(sources[0]) if prepared else row_options.rows()
+    method = chosen.method(lora)
+    general, share = mixed(run_options.mix)
+    device = base.find_device()
+    options = replace(
+        options, method=method, learning_rate=chosen.rate, dtype=base.dtype(device), mix=share,
+        quant=base.quantization(), template=rows.template, max_length=rows.max_length,
+    )  # fmt: skip
     directory = fetch(model, cache=cache_home() / "models")
     options = replace(options, max_length=within(options.max_length, read_config(directory)))
+    out_dir, resume, dry_run = run_options.out_dir, run_options.resume, run_options.dry_run
+    overwrite = run_options.overwrite and not resume
     if not (dry_run or resume or overwrite):
-        free(out_dir)
+        check_free(out_dir)
+    data = replace(data, train=sources, general=general, columns=columns)
     run(
-        directory, files_of, options, out_dir,
-        device=where, resume=resume, overwrite=overwrite and not resume, dry_run=dry_run,
+        directory, data, options, out_dir,
+        device=device, resume=resume, overwrite=overwrite, dry_run=dry_run,
     )  # fmt: skip
-
-
-train.__doc__ = say(
-    "Train a LoRA or P-Tuning adapter. Stopped at any moment, --resume goes on to the same bytes."
-)
 
 
 def run(
     model: Path,
-    data: "Data",
-    options: "TrainOptions",
+    data: Data,
+    options: TrainOptions,
     folder: Path,
     *,
     device: str,
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> "TrainingResult | None":
-    """Read, load, train and write, telling a person of it; None where it was a dry run.
+) -> "Finished | None":
+    """Read, load, train and write, with reports on the screen; None after a dry run.
 
     With `overwrite` an earlier training in the folder is deleted once all else is ready.
     """
     from accelerate import Accelerator
 
-    from finetune.train.checkpoint import check_resumable, forget, identity
+    from finetune.train.checkpoint import forget, made_of, resumable
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
     from finetune.train.setup import contract_of, finish, open_tuned, own_pages, read_sets
@@ -201,7 +141,7 @@ def run(
     if main:
         preview.show_table() if dry_run else preview.show_line()
     if resume:
-        check_resumable(folder, identity(sets.digests, options, accelerator))
+        resumable(folder, made_of(sets.digests, options, accelerator))
     if main and not dry_run:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -237,59 +177,32 @@ def run(
     return done
 
 
-def free(folder: Path) -> None:
-    """`UserError` where the folder holds something that a new training would mix with."""
-    from finetune.train.checkpoint import checkpoints, is_training
+def check_free(folder: Path) -> None:
+    """Raises `UserError` if the folder holds something that a new training would mix with."""
+    from finetune.train.checkpoint import found, is_training
 
     if folder.exists() and not folder.is_dir():
         raise UserError("{folder} is a file; name a new folder with --out", folder=folder)
     if not folder.exists() or not any(folder.iterdir()):
         return
-    held = checkpoints(folder)
-    if is_training(folder):
-        if not held:  # it may still run
-            raise UserError(
-                "{folder} holds a training without a checkpoint; begin it anew with "
-                "--overwrite-output-dir, or name another --out",
-                folder=folder,
-            )
-        step = held[-1][0]
+    if not is_training(folder):
+        raise UserError("{folder} is not empty; name a new folder with --out", folder=folder)
+    if checkpoints := found(folder):
         raise UserError(
-            "{folder} holds a training at step {step}; add --resume to go on, "
+            "{folder} holds a training at step {step}; add --resume to continue, "
             "--overwrite-output-dir to lose it, or name another --out",
             folder=folder,
-            step=step,
+            step=checkpoints[-1][0],
         )
-    raise UserError("{folder} is not empty; name a new folder with --out", folder=folder)
-
-
-def mixed(mix: str | None, name: str = "--mix") -> tuple[tuple[Path, ...], float]:
-    """`general.jsonl:0.2`, given as the option `name` -> the file and the share; a share of 0
-    measures only."""
-    if not mix:
-        return (), 0.0
-    file, colon, said = mix.rpartition(":")
-    if not colon:
-        return (Path(mix),), 0.2
-    share = _number(name, said)
-    if not 0 <= share < 1:
-        raise UserError("{name} has the share {said}; need 0 to below 1", name=name, said=said)
-    return (Path(file),), share
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError("{name} is {text!r}; need a number", name=name, text=text) from None
-
-
-def names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.replace(",", " ").split())
+    raise UserError(  # it may still run
+        "{folder} holds a training without a checkpoint; begin again with "
+        "--overwrite-output-dir, or name another --out",
+        folder=folder,
+    )
 
 
 class Screen:
-    """A bar where a person watches, a line a report where a log does; nothing if `quiet`."""
+    """A bar on a terminal, a line per report in a log; nothing if `quiet`."""
 
     def __init__(self, folder: Path, *, quiet: bool) -> None:
         self.folder, self.quiet = folder, quiet
@@ -300,99 +213,78 @@ class Screen:
         self.progress.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.progress.__exit__()
         if kind is KeyboardInterrupt:
-            from finetune.train.checkpoint import checkpoints
+            from finetune.train.checkpoint import found
 
-            text = say(
-                "stopped before the first checkpoint; add --overwrite-output-dir to begin anew"
-            )
-            if checkpoints(self.folder):
-                text = say(
-                    "stopped; the same command with --resume goes on from the last checkpoint"
+            if found(self.folder):
+                self.note_message(
+                    "stopped; the same command with --resume continues from the last checkpoint"
                 )
-            self.note(text)
+            else:
+                self.note_message(
+                    "stopped before the first checkpoint; add --overwrite-output-dir to begin again"
+                )
 
-    def note(self, text: str) -> None:
+    def note_message(self, template: LiteralString | Translatable, **fields: object) -> None:
         if not self.quiet:
-            note(text)
+            note_message(template, **fields)
 
-    def data(self, told: "DataCounts") -> None:
+    def data(self, told: "Told") -> None:
         """The counts of what was read."""
-        rows = told.rows
-        self.note(
-            say(
-                "{rows} rows to learn, {rows_2} held out; of general ones {rows_3} mixed in, "
-                "{rows_4} measured",
-                rows=rows["train"],
-                rows_2=rows["dev"],
-                rows_3=rows["general"],
-                rows_4=rows["general_dev"],
-            )
+        self.note_message(
+            "{train} rows to learn, {dev} held out; of general ones {general} mixed in, "
+            "{general_dev} measured",
+            **told.rows,
         )
         for name, counts in told.counts.items():
             for fate in fates(counts):
-                self.note(say("{name}: {fate}", name=name, fate=fate))
+                self.note_message("{name}: {fate}", name=name, fate=fate)
 
-    def show(self, report: "StepReport") -> None:
+    def show(self, report: "Report") -> None:
         """Loss, speed, time left."""
-        text = say(
-            "step {step}/{steps}, loss {loss:.4f}",
-            step=report.step,
-            steps=report.steps,
-            loss=report.loss,
-        )
+        step, steps, loss = report.step, report.steps, report.loss
+        text = say("step {step}/{steps}, loss {loss:.4f}", step=step, steps=steps, loss=loss)
         for name, loss in (("dev", report.dev_loss), ("general", report.general_loss)):
             if loss is not None:
                 text += say(", {name} {loss:.4f}", name=SETS[name], loss=loss)
-        speed = f"{report.speed:,.0f}"
-        text += say(", {speed} tokens/s", speed=speed)
-        self.progress.total = report.steps
-        self.progress(report.step, text, left=report.left)
+        text += say(", {speed:,.0f} tokens/s", speed=report.speed)
+        self.progress.total = steps
+        self.progress(step, text, left=report.left)
         self.stopped = report.stopped
 
-    def finished(self, done: "TrainingResult") -> None:
-        """What was written, and how far it may be trusted."""
+    def finished(self, done: "Finished") -> None:
+        """What was written, and how it compares."""
+        losses = done.losses
         if self.stopped:
-            self.note(say("stopped early: {stopped}", stopped=self.stopped))
+            self.note_message("stopped early: {stopped}", stopped=self.stopped)
         if done.strength != 1:
-            self.note(say("kept at strength {strength:g}", strength=done.strength))
+            self.note_message("kept at strength {strength:g}", strength=done.strength)
         for name, title in SETS.items():
-            before, after = (done.losses.get(f"{name}_loss{when}") for when in ("_before", ""))
-            if before is not None and after is not None:
-                text = say(
-                    "{name} loss {before:.4f} before, {after:.4f} now",
-                    name=title,
-                    before=before,
-                    after=after,
-                )
-                best, step = done.losses.get(f"{name}_best", after), done.losses.get("dev_step", 0)
-                if best < after and step != done.steps:
-                    text += say(
-                        " (least: {best:.4f} in step {step:.0f} of {steps})",
-                        best=best,
-                        step=step,
-                        steps=done.steps,
-                    )
-                self.note(text)
-        self.note(
-            say(
-                "read back, its logits differ by {apart:.1e} of the largest at most",
-                apart=done.apart,
-            )
+            before, after = (losses.get(f"{name}_loss{when}") for when in ("_before", ""))
+            if before is None or after is None:
+                continue
+            best, step = losses.get(f"{name}_best", after), losses.get("dev_step", 0)
+            least: str = ""
+            if best < after and step != done.steps:
+                least = Translatable(
+                    " (least: {best:.4f} in step {step:.0f} of {steps})",
+                    best=best, step=step, steps=done.steps,
+                )  # fmt: skip
+            self.note_message(
+                "{name} loss {before:.4f} before, {after:.4f} now{least}",
+                name=title, before=before, after=after, least=least,
+            )  # fmt: skip
+        self.note_message(
+            "read back, its logits differ by {apart:.1e} of the largest at most", apart=done.apart
         )
         out(str(done.out))
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """What the system refuses to write is told in one line."""
+    """Turns an error of the file system into a `UserError`."""
     try:
         yield
     except OSError as problem:
@@ -402,3 +294,131 @@ def writing(folder: Path) -> Iterator[None]:
             where=where,
             strerror=problem.strerror or problem,
         ) from problem
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The memory of one training, and how much is free."""
+
+    estimator: "Estimator"
+    sets: "Sets"
+    free: int | None
+    """Bytes; None if the system does not say."""
+
+    @classmethod
+    def of(cls, model: Path, sets: "Sets", options: "TrainOptions", *, device: str) -> "Preview":
+        """`UserError` if not even the longest row fits alone, with both figures and the ways out."""
+        from finetune.train.preview import Estimator, longest
+        from rag.chatglm.loading import read_config
+        from rag.chatglm.memory import Room, gigabytes
+
+        kind: Device = "cpu" if device == "cpu" else "cuda"
+        preview = cls(Estimator(read_config(model), options, kind), sets, Room.here().on(kind))
+        one = longest(sets.train)
+        wanted = preview.estimator.train(one).total
+        if preview.free is None or wanted <= preview.free:
+            return preview
+        ways = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
+        ways += ["--quant int8"] if options.quant == "none" else []
+        ways.append(f"--max-length {max(64, one.length // 2)}")
+        where = {"cpu": Translatable("memory"), "cuda": Translatable("GPU memory")}[kind]
+        needs, left = gigabytes(wanted), gigabytes(preview.free)
+        raise UserError(
+            "training on one row of {length} tokens needs {needed} of {where} and {free} are free; "
+            "try {ways}",
+            length=one.length,
+            needed=needs,
+            where=where,
+            free=left,
+            ways=ways,
+        )
+
+    def largest(self) -> str:
+        """Tokens of a packed line, or rows of a batch; empty if it is not known what is free."""
+        from finetune.train.preview import MOST_TOKENS, longest
+
+        if self.free is None:
+            return ""
+        rows, length = self.estimator.largest(self.sets, self.free), longest(self.sets.train).length
+        all_fit = (rows + 1) * length > MOST_TOKENS
+        count = rows * length if self.estimator.options.packing else rows
+        return f"{count}" + (say(" (or more)") if all_fit else "")
+
+    def show_line(self) -> None:
+        """One line for what it takes, one for what would fit."""
+        from rag.chatglm.memory import gigabytes
+
+        estimate, options = self.estimator.heaviest(self.sets), self.estimator.options
+        parts = say(", ").join(f"{name} {size}" for name, size in _parts(estimate))
+        free = "?" if self.free is None else gigabytes(self.free)
+        total = gigabytes(estimate.total)
+        note_message(
+            "memory: {total} at most ({parts}); {free} free", total=total, parts=parts, free=free
+        )
+        if largest := self.largest():
+            option = "--pack-length" if options.packing else "--batch-size"
+            beyond = self.free is not None and estimate.total > self.free
+            warning = say("this does not fit; ") if beyond else ""
+            text = say("the largest that fits: {option} {largest}", option=option, largest=largest)
+            note(warning + text)
+
+    def show_table(self) -> None:
+        """The parts with these options, and with less memory."""
+        from finetune.train.preview import Estimator
+        from rag.chatglm.memory import gigabytes, stored_bits
+
+        config, options = self.estimator.config, self.estimator.options
+        others = [(say("as asked"), options)]
+        if not options.gradient_checkpointing:
+            others.append(("checkpointing", replace(options, gradient_checkpointing=True)))
+        if options.quant == "none" and not stored_bits(config):
+            others.append(("int8", replace(options, quant="int8")))
+            if not options.gradient_checkpointing:
+                both = replace(options, quant="int8", gradient_checkpointing=True)
+                others.append((say("both"), both))
+        rows: list[list[str]] = []
+        names: list[str] = []
+        for name, wanted in others:
+            preview = replace(self, estimator=Estimator(config, wanted, self.estimator.device))
+            estimate = preview.estimator.heaviest(self.sets)
+            names, sizes = map(list, zip(*_parts(estimate), strict=True))
+            total = gigabytes(estimate.total).removesuffix(" GB")
+            rows.append([name, *sizes, total, preview.largest()])
+        option = "--pack-length" if options.packing else "--batch-size"
+        out_message(
+            "GB (2^30 bytes) for the heaviest batch, and up to which {option} fits:", option=option
+        )
+        table("", [say("options"), *names, say("all"), say("up to")], rows)
+
+
+def show_time(found: "TimeEstimate") -> None:
+    """What a few steps took, and what follows."""
+    from datetime import timedelta
+
+    total = timedelta(seconds=round(found.total))
+    out_message(
+        "{step:.3g} s a step; {speed:,.0f} tokens/s; {total} for {steps} steps and their "
+        "evaluations",
+        step=found.step,
+        speed=found.speed,
+        total=total,
+        steps=found.steps,
+    )
+
+
+def _parts(estimate: "MemoryEstimate") -> list[tuple[str, str]]:
+    """Names and sizes without unit."""
+    from rag.chatglm.memory import gigabytes
+
+    parts = (
+        ("weights", Translatable("weights")),
+        ("adapter", Translatable("adapter")),
+        ("activations", Translatable("layers")),
+        ("logits", Translatable("logits")),
+        ("work", Translatable("work")),
+        ("runtime", Translatable("libs")),
+    )
+    return [
+        (say(title), gigabytes(getattr(estimate, part)).removesuffix(" GB"))
+        for part, title in parts
+    ]

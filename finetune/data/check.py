@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.formats import AS_FOUND, Columns, read
+from finetune.data.formats import AS_FOUND, read
+from finetune.options import Columns
 from finetune.types import Example, Finding, InvalidRow, Problem
 from ingest.i18n import Translatable
 

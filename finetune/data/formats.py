@@ -7,12 +7,12 @@ tutorial's (context, target), Stanford's seed tasks (instruction, instances), co
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 from finetune.data.reader import Record, records
+from finetune.options import Columns
 from finetune.types import (
     Example,
     Finding,
@@ -44,18 +44,6 @@ HEAD_ROWS = 20
 # As cover_alpaca2jsonl.py writes it; an input is written only if there is one.
 _TUTORIAL = re.compile(r"Instruction: (.*?)(?:\nInput: (.+))?\nAnswer: ", re.DOTALL)
 _OBJECT = Translatable("an object")
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The fields that hold question, answer and earlier turns; "": found by the data's form.
-
-    If `prompt` is named, that field alone is the question (as THUDM's --prompt_column).
-    """
-
-    prompt: str = ""
-    response: str = ""
-    history: str = ""
 
 
 AS_FOUND = Columns()

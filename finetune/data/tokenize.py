@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.dataset import FILES, Counts, RowBlock, TokenSet, write
-from finetune.data.formats import AS_FOUND, Columns, examples, read
+from finetune.data.formats import AS_FOUND, examples, read
 from finetune.data.reader import Record, records
 from finetune.data.template import (
     CachedTokenizer,
@@ -31,6 +31,7 @@ from finetune.data.template import (
     TutorialOptions,
     tutorial_context,
 )
+from finetune.options import Columns
 from finetune.types import Example, InvalidRow, row_error
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder, sync

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from finetune.data.dataset import Counts, TokenSet, damaged_set
-from finetune.data.formats import AS_FOUND, Columns
 from finetune.data.tokenize import target_of, tokenize
-from finetune.options import LoraOptions, TrainOptions
+from finetune.options import Data, LoraOptions, TrainOptions
 from finetune.train.logs import FILE, PICTURE, draw
 from finetune.train.loop import Sets, Training, TunedModel
 from finetune.train.lora import Lora, PrefixTuning
@@ -35,25 +34,6 @@ GENERAL_SHARE, GENERAL_MOST = 0.1, 200
 """The share of the general set that is measured and never learnt, and the most rows of it."""
 M_MMAP_THRESHOLD, MMAP_FROM = -3, 128 << 10
 """glibc's option for the size from which a block has its own pages, and its initial value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Files to learn from. If `dev` is empty, `dev_share` of the rows are held out."""
-
-    train: tuple[Path, ...]
-    dev: tuple[Path, ...] = ()
-    general: tuple[Path, ...] = ()
-    dev_share: float = 0.05
-    columns: Columns = AS_FOUND
-    skip_bad: bool = False
-    most: int = 0
-    """If more than 0: only the first so many rows are learnt."""
-    most_dev: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dev_share < 1:
-            raise UserError("--dev-share is {share}; need 0 to below 1", share=self.dev_share)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, LiteralString, Self
 
 from ingest.errors import UserError
-from ingest.i18n import Translator, language_of, translate
+from ingest.i18n import Translatable, Translator, language_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ingest.pipeline import FileOutcome
+    from ingest.pipeline import Outcome
 
 say = Translator(language_of(os.environ))
 
@@ -32,14 +32,24 @@ def out_piece(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line about the work, kept out of the result; a message in the reader's language."""
-    sys.stderr.write(translate(text, say.language) + "\n")
+    """A line about the work, kept out of the result."""
+    sys.stderr.write(text + "\n")
+
+
+def out_message(template: LiteralString | Translatable, /, **fields: object) -> None:
+    """A line of the result in the reader's language."""
+    out(say(template, **fields))
+
+
+def note_message(template: LiteralString | Translatable, /, **fields: object) -> None:
+    """A line about the work in the reader's language."""
+    note(say(template, **fields))
 
 
 def error(problem: UserError) -> None:
     """A user's mistake in one line."""
     line = " ".join(say(problem.message).split())
-    note(say("rag: {line}", line=line))
+    note_message("rag: {line}", line=line)
 
 
 def out_json(value: Any) -> None:
@@ -169,7 +179,7 @@ class IngestProgress:
         self.embedded += count
         self._show()
 
-    def file(self, outcome: "FileOutcome") -> None:
+    def file(self, outcome: "Outcome") -> None:
         """One more file is dealt with."""
         self.done += 1
         self.read += outcome.size

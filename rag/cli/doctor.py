@@ -2,17 +2,14 @@
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ingest.i18n import Translatable
-from rag.cli.console import note, out, out_json, say, table
+from rag.cli.console import note, out, out_json, out_message, say, table
+from rag.cli.options import JSON, option, with_options
 from rag.cli.paths import cache_home, data_home
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from rag.chatglm.memory import Need, Room
 
 
@@ -32,55 +29,41 @@ _PARTS = {
 }
 
 
+@with_options("What is installed, what is missing, and how to get it; what a model needs.")
 def doctor(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help=say(
-                "What a ChatGLM's folder (or name) needs in each mode, and which fits here; or what "
-                "is served at http://host:port/v1#name."
-            )
-        ),
-    ] = None,
-    context: Annotated[
-        int, typer.Option(min=1, help=say("Tokens of the conversation, with --model."))
-    ] = 2048,
-    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON value."))] = False,
+    model: str | None = option(
+        "--model",
+        "What a ChatGLM's folder (or name) needs in each mode, and which fits here; or what is "
+        "served at http://host:port/v1#name.",
+    ),
+    context: int = option(
+        "--context", "Tokens of the conversation, with --model.", default=2048, least=1
+    ),
+    as_json: bool = JSON,
 ) -> None:
     if model is not None:
-        _show(model, context, as_json=as_json)
+        from rag.endpoint import is_address
+
+        if is_address(model):
+            show_endpoint(model, as_json=as_json)
+        else:
+            show_memory(model, context, as_json=as_json)
+        return
+    versions = {package: _installed(package) for package in _PARTS}
+    cache, data = cache_home(), data_home()
+    if as_json:
+        out_json({"packages": versions, "cache": str(cache), "data": str(data)})
         return
     rows = []
-    states = {package: _installed(package) for package in _PARTS}
-    if as_json:
-        out_json({"packages": states, "cache": str(cache_home()), "data": str(data_home())})
-        return
     for package, (use, extra) in _PARTS.items():
         install = f"pip install 'chatglm-rag[{extra}]'" if extra else f"pip install {package}"
-        state = states[package] or say("missing: {install}", install=install)
-        rows.append((say(use), package, state))
+        missing = say("missing: {install}", install=install)
+        rows.append((say(use), package, versions[package] or missing))
     table("", [say("for"), say("package"), say("version")], rows)
-    built = any((cache_home()).glob("*"))
-    out(
-        say(
-            "encoder cache: {cache_home} ({built})",
-            cache_home=cache_home(),
-            built=Translatable("built") if built else Translatable("built on first use"),
-        )
-    )
-    out(say("knowledge bases: {data_home}", data_home=data_home()))
-
-
-doctor.__doc__ = say("What is installed, what is missing, and how to get it; what a model needs.")
-
-
-def _show(model: str, context: int, *, as_json: bool) -> None:
-    from rag.endpoint import is_address
-
-    if is_address(model):
-        show_endpoint(model, as_json=as_json)
-    else:
-        show_memory(model, context, as_json=as_json)
+    built = any(cache.glob("*"))
+    state = Translatable("built") if built else Translatable("built on first use")
+    out_message("encoder cache: {cache_home} ({built})", cache_home=cache, built=state)
+    out_message("knowledge bases: {data_home}", data_home=data)
 
 
 def _installed(package: str) -> str | None:
@@ -90,123 +73,76 @@ def _installed(package: str) -> str | None:
         return None
 
 
-SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 KINDS = {1: "ChatGLM-6B", 2: "ChatGLM2", 3: "ChatGLM3", 4: "GLM-4"}
+SIZES = ("weights", "cache", "work", "runtime", "total")
 
 
 def show_memory(name: str, context: int, *, as_json: bool) -> None:
     """The needs of a model's modes for `context` tokens, which fit here, and the best of them."""
+    from rag.chatglm.configuration import generation_of
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
-    from rag.chatglm.memory import Room, modes, need, on_disk, pick
+    from rag.chatglm.memory import Room, gigabytes, modes, need, on_disk, parameters, pick
 
     directory = fetch(name, cache=cache_home() / "models", weights=False)
-    config, room, stored = read_config(directory), Room.here(), on_disk(directory)
+    config, room, files = read_config(directory), Room.here(), on_disk(directory)
+    generation, count = generation_of(config), parameters(config).total
     needs = [
         need(config, mode, context=context)
         for device in ("cpu", "cuda")
         for mode in modes(config, device)
     ]
     best = pick(config, room, context=context)
+    records = [_record(each, room) for each in needs]
     if as_json:
-        out_json(
-            _head(config, stored)
-            | {
-                "context": context,
-                "free": {"cpu": room.ram, "cuda": room.gpu},
-                "modes": [_record(each, room) for each in needs],
-                "best": _record(best, room) if best else None,
-            }
-        )
+        head = {"generation": generation, "parameters": count, "files": files, "context": context}
+        free = {"cpu": room.ram, "cuda": room.gpu}
+        chosen = _record(best, room) if best else None
+        out_json(head | {"free": free, "modes": records, "best": chosen})
         return
-    out(_title(Path(name).name, _head(config, stored), context))
-    table("", _columns(), [_row(each, room, best) for each in needs])
-    out(_advice(needs, best, room))
-
-
-def _head(config: "PreTrainedConfig", stored: int) -> dict[str, Any]:
-    from rag.chatglm.configuration import generation_of
-    from rag.chatglm.memory import parameters
-
-    generation, counts = generation_of(config), parameters(config)
-    return {"generation": generation, "parameters": counts.total, "files": stored}
-
-
-def _title(name: str, head: dict[str, Any], context: int) -> str:
-    from rag.chatglm.memory import gigabytes
-
-    kind, count = KINDS[head["generation"]], head["parameters"]
-    size = gigabytes(head["files"])
-    files = say("{size} of weight files", size=size)
-    if not head["files"]:
-        files = say("its weight files are not here")
-    return say(
-        "{name}: {kind}, {parameters:large} parameters, {files}; GB (2^30 bytes) needed for a "
+    stored = Translatable("{size} of weight files", size=gigabytes(files))
+    out_message(
+        "{name}: {kind}, {billions:.3g} billion parameters, {files}; GB (2^30 bytes) needed for a "
         "context of {context} tokens:",
-        name=name,
-        kind=kind,
-        parameters=count,
-        files=files,
+        name=Path(name).name,
+        kind=KINDS[generation],
+        billions=count / 1e9,
+        yi=count / 1e8,
+        files=stored if files else Translatable("its weight files are not here"),
         context=context,
     )
-
-
-def _columns() -> list[str]:
-    return [
-        "--quant",
-        say("on"),
-        say("numbers"),
-        say("weights"),
-        say("context"),
-        say("work"),
-        say("libs"),
-        say("in all"),
-        say("fits here"),
-    ]
-
-
-def _row(need: "Need", room: "Room", best: "Need | None") -> list[str]:
-    from rag.chatglm.memory import gigabytes
-
-    record = _record(need, room)
-    if need == best:
-        fits = say("best")
-    elif record["device"] == "cuda" and not room.gpu:
-        fits = say("no GPU")
-    else:
+    sizes = [say("weights"), say("context"), say("work"), say("libs"), say("in all")]
+    columns = ["--quant", say("on"), say("numbers"), *sizes, say("fits here")]
+    rows: list[list[str]] = []
+    for each, record in zip(needs, records, strict=True):
         fits = say("yes") if record["fits"] else say("no")
-    parts = ("weights", "cache", "work", "runtime", "total")
-    sizes = [gigabytes(record[part]).removesuffix(" GB") for part in parts]
-    return [record["quant"], record["device"], SHORT[record["dtype"]], *sizes, fits]
+        if each == best:
+            fits = say("best")
+        elif record["device"] == "cuda" and not room.gpu:
+            fits = say("no GPU")
+        figures = [gigabytes(record[size]).removesuffix(" GB") for size in SIZES]
+        mode = [record["quant"], record["device"], DTYPES[record["dtype"]]]
+        rows.append([*mode, *figures, fits])
+    table("", columns, rows)
+    free = say("free: {ram} of memory", ram="?" if room.ram is None else gigabytes(room.ram))
+    if room.gpu:
+        free += say(", {gigabytes} of GPU memory", gigabytes=gigabytes(room.gpu))
+    if best:
+        quant, device = best.mode.quant, best.mode.device
+        out(free + say("; best: --quant {quant} on {device}", quant=quant, device=device))
+    else:
+        least = gigabytes(min(each.total for each in needs))
+        out(free + say("; no mode fits, the least is {least}", least=least))
 
 
 def _record(need: "Need", room: "Room") -> dict[str, Any]:
     """Sizes in bytes."""
-    return {
-        "quant": need.mode.quant,
-        "device": need.mode.device,
-        "dtype": str(need.mode.dtype).removeprefix("torch."),
-        "weights": need.weights,
-        "cache": need.cache,
-        "work": need.work,
-        "runtime": need.runtime,
-        "total": need.total,
-        "fits": room.holds(need.total, need.mode.device),
-    }
-
-
-def _advice(needs: "list[Need]", best: "Need | None", room: "Room") -> str:
-    from rag.chatglm.memory import gigabytes
-
-    ram = "?" if room.ram is None else gigabytes(room.ram)
-    free = say("free: {ram} of memory", ram=ram)
-    if room.gpu:
-        free += say(", {gigabytes} of GPU memory", gigabytes=gigabytes(room.gpu))
-    if best is None:
-        least = gigabytes(min(need.total for need in needs))
-        return free + say("; no mode fits, the least is {least}", least=least)
-    quant, device = best.mode.quant, best.mode.device
-    return free + say("; best: --quant {quant} on {device}", quant=quant, device=device)
+    mode = need.mode
+    names = {"quant": mode.quant, "device": mode.device}
+    dtype = {"dtype": str(mode.dtype).removeprefix("torch.")}
+    sizes = {size: getattr(need, size) for size in SIZES}
+    return {**names, **dtype, **sizes, "fits": room.holds(need.total, mode.device)}
 
 
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "ollama": "Ollama"}
@@ -217,16 +153,13 @@ def show_endpoint(model: str, *, as_json: bool) -> None:
     from rag.generate import GenerateOptions, reach
 
     found = reach(GenerateOptions(model=model), note=lambda message: note(say(message))).engine
+    counted, window = found.counter is not None, found.window
     if as_json:
-        counted = found.counter is not None
-        out_json(
-            {"engine": found.kind, "model": found.model, "window": found.window, "counts": counted}
-        )
+        record = {"engine": found.kind, "model": found.model, "window": window, "counts": counted}
+        out_json(record)
         return
-    unknown = say("it does not say")
-    engine = ENGINES.get(found.kind, say("another"))
-    counts = say("by the engine") if found.counter else say("estimated")
-    out(say("engine: {engine}", engine=engine))
-    out(say("model: {model}", model=found.model))
-    out(say("window: {window}", window=found.window or unknown))
-    out(say("tokens: {counts}", counts=counts))
+    counts = Translatable("by the engine") if counted else Translatable("estimated")
+    out_message("engine: {engine}", engine=ENGINES.get(found.kind, Translatable("another")))
+    out_message("model: {model}", model=found.model)
+    out_message("window: {window}", window=window or Translatable("it does not say"))
+    out_message("tokens: {counts}", counts=counts)

@@ -1,64 +1,53 @@
 """`rag eval`: figures with intervals on sets of questions, and comparisons."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from rag.cli.console import note, out_json, say, table
+from rag.cli.options import argument, option, with_options
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from rag.evaluate.dataset import Dataset
-    from rag.evaluate.report import EvalReport
+    from rag.evaluate import Dataset, Report
 
 
+@with_options("Measure retrieval, answers, refusals and citations on sets of questions.")
 def evaluate(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            help=say("Sets: corpus.jsonl, queries.jsonl, qrels.tsv; or questions.jsonl and docs/."),
-            metavar="SET",
-        ),
-    ],
-    sample: Annotated[
-        int | None, typer.Option(min=1, help=say("Ask only so many questions."))
-    ] = None,
-    embedder: Annotated[str | None, typer.Option(help=say("The encoder."))] = None,
-    settings: Annotated[Path | None, typer.Option(help=say("A rag.toml to evaluate."))] = None,
-    save: Annotated[Path | None, typer.Option(help=say("Folder for a report per set."))] = None,
-    against: Annotated[
-        Path | None, typer.Option(help=say("Folder of reports to compare with."))
-    ] = None,
-    picture: Annotated[Path | None, typer.Option(help=say("PNG or SVG of the figures."))] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON line a set."))] = False,
+    folders: list[Path] = argument(
+        "SET", "Sets: corpus.jsonl, queries.jsonl, qrels.tsv; or questions.jsonl and docs/."
+    ),
+    sample: int | None = option("--sample", "Ask only this many questions.", least=1),
+    embedder: str | None = option("--embedder", "The encoder."),
+    settings: Path | None = option("--settings", "A rag.toml to evaluate."),
+    save: Path | None = option("--save", "Folder for a report per set."),
+    against: Path | None = option("--against", "Folder of reports to compare with."),
+    picture: Path | None = option("--picture", "PNG or SVG of the figures."),
+    as_json: bool = option("--json", "One JSON line a set.", default=False),
 ) -> None:
-    from rag.evaluate.dataset import Dataset
-    from rag.evaluate.report import EvalReport, draw
+    from rag.evaluate import Dataset, Report, draw
 
-    reports: list[EvalReport] = []
+    reports: list[Report] = []
     for folder in folders:
         dataset = Dataset.load(folder)
         report = _report(dataset.sample(sample) if sample else dataset, embedder, settings)
         reports.append(report)
         if as_json:
-            out_json({"set": report.dataset, "figures": _values(report)})
+            figures = {name: asdict(figure) for name, figure in report.figures().items()}
+            out_json({"set": report.dataset, "figures": figures})
         else:
             _show(report)
         if save:
             save.mkdir(parents=True, exist_ok=True)
             report.save(save / f"{report.dataset}.json")
         if against:
-            _show_comparison(EvalReport.load(against / f"{report.dataset}.json"), report)
+            _show_comparison(Report.load(against / f"{report.dataset}.json"), report)
     if picture:
         draw({report.dataset: report.figures() for report in reports}, picture)
         note(str(picture))
 
 
-evaluate.__doc__ = say("Measure retrieval, answers, refusals and citations on sets of questions.")
-
-
-def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "EvalReport":
+def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "Report":
     from rag.evaluate import run
 
     home = cache_home()
@@ -67,14 +56,8 @@ def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> 
         return run.report(pipeline, dataset)
 
 
-def _values(report: "EvalReport") -> dict[str, dict[str, float]]:
-    from dataclasses import asdict
-
-    return {name: asdict(figure) for name, figure in report.figures().items()}
-
-
-def _show(report: "EvalReport") -> None:
-    from rag.evaluate.report import MEASURES
+def _show(report: "Report") -> None:
+    from rag.evaluate import MEASURES
 
     rows = [
         (say(MEASURES[name].title), f"{f.value:.4f}", f"{f.low:.4f} – {f.high:.4f}", f.questions)
@@ -84,8 +67,8 @@ def _show(report: "EvalReport") -> None:
     table(report.dataset, columns, rows)
 
 
-def _show_comparison(before: "EvalReport", after: "EvalReport") -> None:
-    from rag.evaluate.report import MEASURES, compare
+def _show_comparison(before: "Report", after: "Report") -> None:
+    from rag.evaluate import MEASURES, compare
 
     rows = [
         (

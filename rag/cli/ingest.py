@@ -7,61 +7,47 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import IngestProgress, note, out_json, say, table
-from rag.cli.paths import KbOption, cache_home, kb_config
+from rag.cli.options import KB, argument, option, with_options
+from rag.cli.paths import cache_home, kb_config
 
 LISTED = 20
 """Files read without loss that a summary names; the rest is counted."""
 
 if TYPE_CHECKING:
-    from ingest.files import FoundFile
-    from ingest.pipeline import FileOutcome, Ingestion
+    from ingest.files import Found
+    from ingest.pipeline import Ingestion, Outcome
     from ingest.store import Info
     from rag.config import Config
 
 
+@with_options("Read documents into a knowledge base; again: only what is new or changed.")
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help=say("Files and folders."), metavar="PATH")],
-    kb: Annotated[str, KbOption] = "default",
-    embedder: Annotated[
-        str | None,
-        typer.Option(
-            help=say(
-                "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path."
-            )
-        ),
-    ] = None,
-    prune: Annotated[
-        bool,
-        typer.Option(
-            "--prune", help=say("Remove documents whose file is gone from these folders.")
-        ),
-    ] = False,
-    ocr: Annotated[bool, typer.Option(help=say("Read pages and images without text."))] = True,
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help=say(
-                "Read and embed on many cores or machines: on the Ray cluster of RAY_ADDRESS, else "
-                "on this machine's cores."
-            ),
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help=say("With --ray: how many cores to use; all if not given.")),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON line a file."))] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help=say("Only what was refused."))
-    ] = False,
+    paths: list[Path] = argument("PATH", "Files and folders."),
+    kb: str = KB,
+    embedder: str | None = option(
+        "--embedder",
+        "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path.",
+    ),
+    prune: bool = option(
+        "--prune", "Remove documents whose file is gone from these folders.", default=False
+    ),
+    ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True),
+    ray: bool = option(
+        "--ray",
+        "Read and embed on many cores or machines: on the Ray cluster of RAY_ADDRESS, else on this "
+        "machine's cores.",
+        default=False,
+    ),
+    workers: int | None = option(
+        "--workers", "With --ray: how many cores to use; all if not given.", least=1
+    ),
+    as_json: bool = option("--json", "One JSON line a file.", default=False),
+    quiet: bool = option("--quiet -q", "Only what was refused.", default=False),
 ) -> None:
     from ingest.files import walk
     from ingest.pipeline import Ingestion
@@ -74,7 +60,7 @@ def ingest(
     files = [file for file in found if not file.skipped]
     config = kb_config(kb)
     writer = open_writer(config, embedder=embedder, cache=cache_home())
-    outcomes: list[FileOutcome] = []
+    outcomes: list[Outcome] = []
     size = sum(file.size for file in files)
     with writer.store as store, Sandbox(ocr=ocr) as sandbox:
         try:
@@ -91,25 +77,17 @@ def ingest(
             if any(outcome.status == "removed" for outcome in outcomes):
                 store.rebuild()  # wipes the indexes' traces of what was removed
             score_norm_of(store, writer.embedder)  # now, so that the first question need not wait
-        finally:  # what was done is told also where the run is broken off
+        finally:  # an interrupted run also reports what was done
             if not as_json:
                 _summary(outcomes, [file for file in found if file.skipped], quiet=quiet)
                 if not quiet:
                     note(_total(outcomes, kb, store.info()))
 
 
-ingest.__doc__ = say("Read documents into a knowledge base; again: only what is new or changed.")
-
-
 @contextmanager
 def _on_ray(
-    work: "Ingestion",
-    files: "Sequence[FoundFile]",
-    *,
-    config: "Config",
-    ocr: bool,
-    workers: int | None,
-) -> "Iterator[Iterator[FileOutcome]]":
+    work: "Ingestion", files: "Sequence[Found]", *, config: "Config", ocr: bool, workers: int | None
+) -> "Iterator[Iterator[Outcome]]":
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
     from ingest.embed import open_embedder
     from ingest.ray_pipeline import LOCAL, Tools, cluster, spread
@@ -135,50 +113,42 @@ def _on_ray(
         yield spread(files, work.store, tools, workers=room, tick=work.tick)
 
 
-def _record(outcome: "FileOutcome") -> dict[str, object]:
-    receipt = asdict(outcome.receipt) if outcome.receipt else None
+def _record(outcome: "Outcome") -> dict[str, object]:
     return {
         "source": outcome.source,
         "status": outcome.status,
         "chunks": outcome.chunks,
-        "receipt": receipt,
+        "receipt": asdict(outcome.receipt) if outcome.receipt else None,
         "reason": say(outcome.problem.message) if outcome.problem else None,
     }
 
 
-def _summary(outcomes: "list[FileOutcome]", skipped: "list[FoundFile]", *, quiet: bool) -> None:
-    """Every file that was refused, passed over or read with a loss; of the others only a few."""
-    rows = [(_name(o.source), _status(o), _details(o)) for o in outcomes if o.problem]
+def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) -> None:
+    """Every file that was refused, skipped or read with a loss; of the others only a few."""
+    rows = [_row(outcome) for outcome in outcomes if outcome.problem]
     if not quiet:
         rows += [(_name(file.source), say("skipped"), file.skipped) for file in skipped]
         read = [outcome for outcome in outcomes if outcome.receipt]
         lossy = [o for o in read if o.receipt and (o.receipt.replaced or o.receipt.warnings)]
-        gone = [outcome for outcome in outcomes if outcome.status in ("missing", "removed")]
         whole = [outcome for outcome in read if outcome not in lossy]
-        for outcome in [*gone, *lossy, *whole[:LISTED]]:
-            rows.append((_name(outcome.source), _status(outcome), _details(outcome)))
-        if len(whole) > LISTED:
-            more = len(whole) - LISTED
+        gone = [outcome for outcome in outcomes if outcome.status in ("missing", "removed")]
+        rows += map(_row, [*gone, *lossy, *whole[:LISTED]])
+        if more := len(whole[LISTED:]):
             rows.append(("…", "", say("{more} more without loss", more=more)))
     if rows:
         table("", [say("file"), say("state"), say("details")], rows)
 
 
-def _total(outcomes: "list[FileOutcome]", kb: str, info: "Info") -> str:
-    counts = _counts(outcomes)
+def _total(outcomes: "list[Outcome]", kb: str, info: "Info") -> str:
+    counts = Counter(outcome.status for outcome in outcomes)
+    numbers = say(", ").join(f"{count} {say(STATUSES[name])}" for name, count in counts.items())
     return say(
         "{counts}; {kb}: {documents} documents, {chunks} chunks",
-        counts=counts,
+        counts=numbers or say("no file was read"),
         kb=kb,
         documents=info.documents,
         chunks=info.chunks,
     )
-
-
-def _counts(outcomes: "list[FileOutcome]") -> str:
-    counts = Counter(_status(outcome) for outcome in outcomes)
-    said = say(", ").join(f"{count} {status}" for status, count in counts.items())
-    return said or say("no file was read")
 
 
 STATUSES = {
@@ -191,24 +161,20 @@ STATUSES = {
 }
 
 
-def _status(outcome: "FileOutcome") -> str:
-    return say(STATUSES[outcome.status])
-
-
-def _details(outcome: "FileOutcome") -> str:
-    """Why it was refused; else format, encoding, what was replaced, OCR, warnings."""
+def _row(outcome: "Outcome") -> tuple[str, str, str]:
+    """Source, state, and why it was refused; else format, encoding, bytes replaced, OCR, warnings."""
+    name, status, receipt = _name(outcome.source), say(STATUSES[outcome.status]), outcome.receipt
     if outcome.problem:
-        return say(outcome.problem.message)
-    receipt = outcome.receipt
+        return name, status, say(outcome.problem.message)
     if receipt is None:
-        return ""
+        return name, status, ""
     parts = [receipt.format, *([receipt.encoding] if receipt.encoding else [])]
     parts.append(say("{chunks} chunks", chunks=outcome.chunks))
     if receipt.replaced:
         parts.append(say("{replaced} bytes replaced", replaced=receipt.replaced))
     if receipt.ocr_pages:
         parts.append(say("{ocr_pages} pages by OCR", ocr_pages=receipt.ocr_pages))
-    return ", ".join([*parts, *receipt.warnings])
+    return name, status, ", ".join([*parts, *receipt.warnings])
 
 
 def _name(source: str) -> str:

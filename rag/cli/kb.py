@@ -1,24 +1,16 @@
 """`rag kb`: the knowledge bases themselves."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import note, out, out_json, say, table
+from rag.cli.console import note_message, out, out_json, out_message, say, table
 from rag.cli.ingest import display
-from rag.cli.paths import (
-    KbArgument,
-    KbOption,
-    cache_home,
-    chosen_kb,
-    data_home,
-    existing_folder,
-    existing_kb,
-    kb_path,
-)
+from rag.cli.options import JSON, KB, KB_ARGUMENT, argument, option, with_options
+from rag.cli.paths import cache_home, chosen_kb, data_home, existing_folder, existing_kb, kb_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,12 +22,21 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Base = Annotated[str | None, KbArgument]
-Name = Annotated[str, KbOption]
-Json = Annotated[bool, typer.Option("--json", help=say("One JSON value."))]
+INFO_TITLES = {
+    "location": Translatable("location"),
+    "identity": Translatable("encoder"),
+    "created": Translatable("created"),
+    "sequence": Translatable("sequence"),
+    "documents": Translatable("documents"),
+    "passages": Translatable("passages"),
+    "chunks": Translatable("chunks"),
+    "unpurged": Translatable("unpurged"),
+    "bytes": Translatable("bytes"),
+}
 
 
-@app.command("list", help=say("All named knowledge bases."))
+@app.command("list")
+@with_options("All named knowledge bases.")
 def list_() -> None:
     from rag.config import read_config
 
@@ -55,12 +56,13 @@ def list_() -> None:
     if rows:
         table("", columns, rows)
     else:
-        note(say("None yet; make one with: rag ingest FOLDER"))
+        note_message("None yet; make one with: rag ingest FOLDER")
 
 
-@app.command(help=say("What a knowledge base holds."))
+@app.command()
+@with_options("What a knowledge base holds.")
 def info(
-    context: typer.Context, base: Base = None, kb: Name = "default", as_json: Json = False
+    context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB, as_json: bool = JSON
 ) -> None:
     from dataclasses import asdict
 
@@ -70,20 +72,23 @@ def info(
     if as_json:
         out_json(asdict(found) | {"sources": [source for source, _, _ in documents]})
         return
-    for name, value in asdict(found).items():
+    for name, value in (asdict(found) | {"identity": found.identity.name}).items():
         if value is not None:
-            out(f"{name}: {value if name != 'identity' else found.identity.name}")
+            out(f"{say(INFO_TITLES[name])}: {value}")
     columns = [say("source"), say("title"), say("format"), say("encoding")]
     table("", columns, [(display(s), t, r.format, r.encoding or "") for s, t, r in documents])
 
 
-@app.command(help=say("Remove documents for good."))
+@app.command()
+@with_options("Remove documents for good.")
 def remove(
-    sources: Annotated[list[str], typer.Argument(help=say("Files."), metavar="SOURCE")],
-    kb: Name = "default",
-    purge: Annotated[
-        bool, typer.Option(help=say("Also wipe the indexes' traces of their words, by a rebuild."))
-    ] = True,
+    sources: list[str] = argument("SOURCE", "Files."),
+    kb: str = KB,
+    purge: bool = option(
+        "--purge/--no-purge",
+        "Also wipe the indexes' traces of their words, by a rebuild.",
+        default=True,
+    ),
 ) -> None:
     with existing_kb(kb).open_store() as store:
         names = [_known(store.documents(), source) for source in sources]
@@ -93,7 +98,7 @@ def remove(
         if purge:
             store.rebuild()
         for name in names:
-            out(say("removed {name}", name=display(name)))
+            out_message("removed {name}", name=display(name))
 
 
 def _known(documents: "Iterable[Document]", name: str) -> str:
@@ -120,8 +125,9 @@ def _known(documents: "Iterable[Document]", name: str) -> str:
     raise UserError("the knowledge base has no document {name}{hint}", name=name, hint=hint)
 
 
-@app.command(help=say("Check the knowledge base; exit code 1 if something is wrong."))
-def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
+@app.command()
+@with_options("Check the knowledge base; exit code 1 if something is wrong.")
+def verify(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB) -> None:
     with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
         findings = store.verify()
     for finding in findings:
@@ -131,22 +137,24 @@ def verify(context: typer.Context, base: Base = None, kb: Name = "default") -> N
             "{findings_count} findings; rag kb rebuild mends the indexes",
             findings_count=len(findings),
         )
-    out(say("all is well"))
+    out_message("all is well")
 
 
-@app.command(help=say("Make the indexes anew from the stored text and vectors."))
-def rebuild(context: typer.Context, base: Base = None, kb: Name = "default") -> None:
+@app.command()
+@with_options("Make the indexes anew from the stored text and vectors.")
+def rebuild(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB) -> None:
     with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
         store.rebuild()
-    out(say("rebuilt"))
+    out_message("rebuilt")
 
 
-@app.command(help=say("Copy a knowledge base into one file."))
+@app.command()
+@with_options("Copy a knowledge base into one file.")
 def snapshot(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help=say("The file to write."))],
-    base: Base = None,
-    kb: Name = "default",
+    file: Path = argument("", "The file to write."),
+    base: str | None = KB_ARGUMENT,
+    kb: str = KB,
 ) -> None:
     from ingest.store import snapshot as write
 
@@ -154,12 +162,13 @@ def snapshot(
     out(str(file))
 
 
-@app.command(help=say("Make a knowledge base from a snapshot."))
+@app.command()
+@with_options("Make a knowledge base from a snapshot.")
 def restore(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help=say("The snapshot."))],
-    base: Base = None,
-    kb: Name = "default",
+    file: Path = argument("", "The snapshot."),
+    base: str | None = KB_ARGUMENT,
+    kb: str = KB,
 ) -> None:
     from ingest.store import restore as read
 
@@ -168,12 +177,13 @@ def restore(
     out(str(path))
 
 
-@app.command(help=say("Fit the refusals to questions whose answers are known to be there or not."))
+@app.command()
+@with_options("Fit the refusals to questions whose answers are known to be there or not.")
 def calibrate(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help=say("A set as `rag eval` reads it."))],
-    base: Base = None,
-    kb: Name = "default",
+    folder: Path = argument("", "A set as `rag eval` reads it."),
+    base: str | None = KB_ARGUMENT,
+    kb: str = KB,
 ) -> None:
     from rag.evaluate.dataset import Dataset
     from rag.load import open_pipeline, recalibrate
@@ -183,11 +193,9 @@ def calibrate(
     with open_pipeline(config, cache=cache_home(), say=say) as pipeline:
         fitted = recalibrate(pipeline, questions)
     limits = f"{fitted.native.threshold:.2f} / {fitted.foreign.threshold:.2f}"
-    out(
-        say(
-            "{questions_count} questions; refusing below a confidence of {limits} (language of "
-            "the documents / another)",
-            questions_count=len(questions),
-            limits=limits,
-        )
+    out_message(
+        "{questions_count} questions; refusing below a confidence of {limits} (language of "
+        "the documents / another)",
+        questions_count=len(questions),
+        limits=limits,
     )

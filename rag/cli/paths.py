@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from ingest.errors import UserError
-from rag.cli.console import say
 
 if TYPE_CHECKING:
     from rag.config import Config, Place
-
-KbOption = typer.Option(
-    "--kb",
-    envvar="RAG_KB",
-    help=say("Knowledge base: a name, a folder if it has a slash, or milvus://HOST:19530/NAME."),
-)
-
-KbArgument = typer.Argument(metavar="KB", help=say("The knowledge base, as for --kb."))
-"""The same, for commands about one knowledge base."""
 
 
 def chosen_kb(context: typer.Context, base: str | None, kb: str) -> str:

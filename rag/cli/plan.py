@@ -1,15 +1,14 @@
 """`rag plan`: memory, disk, time and machines for a number of documents and questions a second."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import out, out_json, say, table
+from rag.cli.console import out_json, out_message, say, table
+from rag.cli.options import JSON, option, with_options
 
 if TYPE_CHECKING:
     from rag.plan import EnginePlan
@@ -39,63 +38,42 @@ SHORTFALLS = {
 }
 
 
-def _option(metavar: str, text: Translatable) -> Any:
-    return typer.Option(metavar=metavar, help=say(text))
+@dataclass(frozen=True, kw_only=True)
+class PlanArguments:
+    documents: int = option("--documents N", "How many documents.", default=...)
+    qps: float = option("--qps Q", "Questions a second.", default=1.0)
+    chunks_per_document: float | None = option(
+        "--chunks-per-document X", "Chunks a document; else as measured."
+    )
+    megabytes: float | None = option("--megabytes MB", "Or: the size of all files together.")
+    kind: str | None = option(
+        "--kind KIND", "What they are, such as pdf or pdf+ocr; else a mixture as measured."
+    )
+    engine: str | None = option("--engine local|replicas|milvus", "Show one engine alone.")
+    model: str = option(
+        "--model none|BILLIONS",
+        "A language model that writes the answers, by its billions of parameters.",
+        default="none",
+    )
+    gpu: str = option("--gpu a100|h200", "Where it runs.", default="a100")
+    cores: int | None = option("--cores N", "Cores of a machine, with --memory.")
+    memory: float | None = option("--memory GB", "Memory of a machine, with --cores.")
+    latency: float = option(
+        "--latency S", "Seconds that a question may take, without a language model.", default=0.5
+    )
+    days: float = option("--days D", "Days until all documents are ingested, at most.", default=7.0)
+    constants: Path | None = option(
+        "--constants FILE", "Constants of another machine, written by benchmarks/plan.py."
+    )
 
 
-def plan(
-    documents: Annotated[int, _option("N", Translatable("How many documents."))],
-    qps: Annotated[float, _option("Q", Translatable("Questions a second."))] = 1.0,
-    chunks_per_document: Annotated[
-        float | None, _option("X", Translatable("Chunks a document; else as measured."))
-    ] = None,
-    megabytes: Annotated[
-        float | None, _option("MB", Translatable("Or: the size of all files together."))
-    ] = None,
-    kind: Annotated[
-        str | None,
-        _option(
-            "KIND",
-            Translatable("What they are, such as pdf or pdf+ocr; else a mixture as measured."),
-        ),
-    ] = None,
-    engine: Annotated[
-        str | None, _option("local|replicas|milvus", Translatable("Show one engine alone."))
-    ] = None,
-    model: Annotated[
-        str,
-        _option(
-            "none|BILLIONS",
-            Translatable(
-                "A language model that writes the answers, by its billions of parameters."
-            ),
-        ),
-    ] = "none",
-    gpu: Annotated[str, _option("a100|h200", Translatable("Where it runs."))] = "a100",
-    cores: Annotated[
-        int | None, _option("N", Translatable("Cores of a machine, with --memory."))
-    ] = None,
-    memory: Annotated[
-        float | None, _option("GB", Translatable("Memory of a machine, with --cores."))
-    ] = None,
-    latency: Annotated[
-        float,
-        _option("S", Translatable("Seconds that a question may take, without a language model.")),
-    ] = 0.5,
-    days: Annotated[
-        float, _option("D", Translatable("Days until all documents are ingested, at most."))
-    ] = 7.0,
-    constants: Annotated[
-        Path | None,
-        _option(
-            "FILE", Translatable("Constants of another machine, written by benchmarks/plan.py.")
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON value."))] = False,
-) -> None:
-    if (cores is None) != (memory is None):
+@with_options("Memory, disk, time and machines for documents and questions, engine by engine.")
+def plan(*, arguments: PlanArguments, as_json: bool = JSON) -> None:
+    values: dict[str, Any] = vars(arguments).copy()
+    constants, engine, gpu = values.pop("constants"), values.pop("engine"), arguments.gpu
+    if (arguments.cores is None) != (arguments.memory is None):
         raise UserError("--cores and --memory describe a machine together; give both")
-    if chunks_per_document is not None and megabytes is not None:
+    if arguments.chunks_per_document is not None and arguments.megabytes is not None:
         raise UserError(
             "--chunks-per-document and --megabytes contradict each other; give one of them"
         )
@@ -108,10 +86,7 @@ def plan(
                 "{name} is {value}; need one of {names}", name=name, value=value, names=names
             )
     measured = Constants.read(constants)
-    options = PlanOptions(
-        documents, qps, chunks_per_document, megabytes, kind, _billions(model), gpu, cores, memory,
-        latency, days,
-    )  # fmt: skip
+    options = PlanOptions(**(values | {"model": _billions(arguments.model)}))
     predictor = Predictor(measured, options)
     plans = predictor.plans()
     smallest = next((each.engine for each in plans if not each.shortfalls), None)
@@ -125,28 +100,21 @@ def plan(
         return
     chunks, total = predictor.chunks, size(measured.machine.memory)
     machine = f"{measured.machine.cores} × {measured.cpu}, {total}, {measured.date}"
-    out(
-        say(
-            "{documents:,} documents, {chunks:,} chunks, {qps:,g} questions/s",
-            documents=documents,
-            chunks=chunks,
-            qps=qps,
-        )
+    out_message(
+        "{documents:,} documents, {chunks:,} chunks, {qps:,g} questions/s",
+        documents=options.documents,
+        chunks=chunks,
+        qps=options.qps,
     )
     source = constants or say("shipped (--constants FILE for others)")
-    out(say("constants: {source}, measured on {machine}", source=source, machine=machine))
+    out_message("constants: {source}, measured on {machine}", source=source, machine=machine)
     table("", ["", *(say(ENGINES[each.engine]) for each in shown)], _rows(shown, GPUS[gpu][0]))
     _footnotes(shown, GPUS[gpu][0])
     if smallest is None:
-        out(say("none of the engines suffices"))
+        out_message("none of the engines suffices")
     else:
         title = say(ENGINES[smallest]).removesuffix(" *")
-        out(say("first that suffices: {title}", title=title))
-
-
-plan.__doc__ = say(
-    "Memory, disk, time and machines for so many documents and questions, engine by engine."
-)
+        out_message("first that suffices: {title}", title=title)
 
 
 def _billions(model: str) -> float | None:
@@ -173,11 +141,10 @@ def _rows(shown: "Sequence[EnginePlan]", gpu: str) -> list[list[str]]:
         return [say(title), *map(cell, shown)]
 
     def stages(times: Sequence[Mapping[str, float]]) -> list[list[str]]:
-        names = [name for name in STAGES if any(name in each for each in times)]
         return [
-            [f"  {say(STAGES[name])}"]
-            + [duration(each[name]) if name in each else "" for each in times]
-            for name in names
+            [f"  {say(title)}"] + [duration(each[name]) if name in each else "" for each in times]
+            for name, title in STAGES.items()
+            if any(name in each for each in times)
         ]
 
     rows = [
@@ -197,16 +164,13 @@ def _rows(shown: "Sequence[EnginePlan]", gpu: str) -> list[list[str]]:
 
 
 def _machines(plan: "EnginePlan") -> str:
+    cores, memory = plan.size.cores, size(plan.size.memory)
     text = say(
         "{machines:,} × {cores:,} cores, {memory}",
-        machines=plan.machines,
-        cores=plan.size.cores,
-        memory=size(plan.size.memory),
-    )
-    if not plan.ingest_machines:
-        return text
+        machines=plan.machines, cores=cores, memory=memory,
+    )  # fmt: skip
     count = plan.ingest_machines
-    return text + say("; {count:,} more to ingest", count=count)
+    return text + say("; {count:,} more to ingest", count=count) if count else text
 
 
 def _generation(plan: "EnginePlan", gpu: str) -> str:
@@ -225,25 +189,21 @@ def _sufficiency(plan: "EnginePlan") -> str:
     reasons = []
     for name, (needed, available) in plan.shortfalls.items():
         unit = GB if name == "memory" else 1
-        text = f"{needed / unit:,.3g} > {available / unit:,.3g}"
-        reasons.append(f"{say(SHORTFALLS[name])} {text}")
+        comparison = f"{needed / unit:,.3g} > {available / unit:,.3g}"
+        reasons.append(f"{say(SHORTFALLS[name])} {comparison}")
     return say("no: {reasons}", reasons=reasons)
 
 
 def _footnotes(shown: "Sequence[EnginePlan]", gpu: str) -> None:
     for plan in shown:
         if plan.pods:
-            pods = "; ".join(
-                f"{p.count} {p.name} × {p.cores:g}, {p.memory:g} GB" for p in plan.pods
-            )
-            out(
-                say(
-                    "* simulated from Milvus' published sizing, not measured; pods: {pods}",
-                    pods=pods,
-                )
+            each = (f"{p.count} {p.name} × {p.cores:g}, {p.memory:g} GB" for p in plan.pods)
+            out_message(
+                "* simulated from Milvus' published sizing, not measured; pods: {pods}",
+                pods="; ".join(each),
             )
     if any(plan.generation and plan.generation.gpus for plan in shown):
-        out(say("* {gpu}: simulated, at half of its data sheet's rates", gpu=gpu))
+        out_message("* {gpu}: simulated, at half of its data sheet's rates", gpu=gpu)
 
 
 def size(count: float) -> str:

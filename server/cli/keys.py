@@ -2,11 +2,12 @@
 
 from contextlib import closing
 from time import localtime, strftime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from rag.cli.console import note, out, out_json, say, table
+from rag.cli.console import note_message, out, out_json, out_message, say, table
+from rag.cli.options import JSON, argument, option, with_options
 from rag.cli.paths import data_home
 
 if TYPE_CHECKING:
@@ -20,42 +21,39 @@ app = typer.Typer(
 
 
 def _database() -> "Database":
-    from server.database import server_database
+    from server.database import lasting
 
-    return server_database(data_home() / ".server")
+    return lasting(data_home() / ".server")
 
 
-@app.command(help=say("A new key; it is shown this once."))
+@app.command()
+@with_options("A new key; it is shown this once.")
 def create(
-    name: Annotated[str, typer.Argument(help=say("Whose it is."))],
-    scope: Annotated[
-        list[str],
-        typer.Option(
-            "--scope",
-            metavar="SCOPE[:KB]",
-            help=say("read, write or admin; with :NAME for one knowledge base. Can be repeated."),
-        ),
-    ],
+    name: str = argument("", "Whose it is."),
+    scope: list[str] = option(
+        "--scope SCOPE[:KB]",
+        "read, write or admin; with :NAME for one knowledge base. Can be repeated.",
+        default=...,
+    ),
 ) -> None:
-    from server.auth import Keys, parse_grant
+    from server.auth import Keys, grant
 
     with closing(_database()) as database:
         keys = Keys(database)
         first = not keys.in_use
-        out(keys.create(name, [parse_grant(each) for each in scope]))
-    note(say("Keep it: only its hash is stored."))
+        out(keys.create(name, [grant(each) for each in scope]))
+    note_message("Keep it: only its hash is stored.")
     if first:
-        note(say("From now on every request needs a key, from this machine too."))
+        note_message("From now on every request needs a key, from this machine too.")
 
 
-@app.command("list", help=say("All keys, without their secrets."))
-def list_(
-    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON value."))] = False,
-) -> None:
+@app.command("list")
+@with_options("All keys, without their secrets.")
+def list_(as_json: bool = JSON) -> None:
     from server.auth import Keys
 
     with closing(_database()) as database:
-        keys = Keys(database).all()
+        keys = Keys(database).every()
     if as_json:
         out_json(
             [
@@ -71,33 +69,24 @@ def list_(
         )
         return
     if not keys:
-        note(say("None yet; make one with: rag keys create NAME --scope read"))  # fmt: skip
+        note_message("None yet; make one with: rag keys create NAME --scope read")
         return
-    columns = ["id", say("name"), say("scopes"), say("created"),
-               say("revoked")]  # fmt: skip
-    table(
-        "",
-        columns,
-        [
-            (
-                key.id,
-                key.name,
-                ", ".join(map(str, key.grants)),
-                _time(key.created),
-                _time(key.revoked),
-            )
-            for key in keys
-        ],
-    )
+    columns = ["id", say("name"), say("scopes"), say("created"), say("revoked")]
+    rows = []
+    for key in keys:
+        scopes = ", ".join(map(str, key.grants))
+        rows.append((key.id, key.name, scopes, _time(key.created), _time(key.revoked)))
+    table("", columns, rows)
 
 
-@app.command(help=say("End a key, at once."))
-def revoke(key: Annotated[str, typer.Argument(help=say("Its id or name."))]) -> None:
+@app.command()
+@with_options("End a key, at once.")
+def revoke(key: str = argument("", "Its id or name.")) -> None:
     from server.auth import Keys
 
     with closing(_database()) as database:
         ended = Keys(database).revoke(key)
-    out(say("revoked {id} ({name})", id=ended.id, name=ended.name))
+    out_message("revoked {id} ({name})", id=ended.id, name=ended.name)
 
 
 def _time(seconds: float | None) -> str:

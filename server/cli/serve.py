@@ -1,94 +1,54 @@
 """`rag serve`: the API and the web page."""
 
 import os
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from ingest.errors import UserError
-from rag.cli.console import IngestProgress, note, out, say
-from rag.cli.paths import cache_home, data_home
+from rag.cli.console import IngestProgress, note, note_message, out_message, say
+from rag.cli.options import option, with_options
+from rag.cli.paths import cache_home
+from server.options import ServerOptions
 
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions
-    from server.options import ServerOptions
-    from server.telemetry import SpanRecorder
+    from server.telemetry import Spans
+
+DEMO = Path(__file__).parents[2] / "corpora"
 
 
-Host = Annotated[
-    str, typer.Option(help=say("Address to listen at; another than the loopback's needs a key."))
-]
-Port = Annotated[int, typer.Option(help=say("0: any free one."))]
-Model = Annotated[
-    str,
-    typer.Option(
-        metavar="MODEL",
-        help=say(
-            "Answer with this ChatGLM, or the model served at http://host:port/v1#name, where a "
-            "knowledge base names none."
-        ),
-    ),
-]
-Quant = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|none|int8|int4|nf4", help=say("How its weights are held; auto: what fits.")
-    ),
-]
-Adapters = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help=say("A folder of adapters that knowledge bases may choose.")),
-]
-Embedder = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help=say(
-            "An encoder that new knowledge bases may choose; can be repeated, the first is usual."
-        ),
-    ),
-]
-StoreUrl = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        metavar="URL",
-        help=say(
-            "Keep new knowledge bases at milvus://HOST:19530[/DATABASE], not in their folders."
-        ),
-    ),
-]
-AllowHost = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help=say("A host name under which it may be reached without keys; can be repeated."),
-    ),
-]
+@dataclass(frozen=True)
+class UsualModel:
+    """The language model of knowledge bases that name none."""
 
+    model: str = option(
+        "--model MODEL",
+        "Answer with this ChatGLM, or the model served at http://host:port/v1#name, if a knowledge "
+        "base names none.",
+        default="",
+    )
+    quant: str = option(
+        "--quant auto|none|int8|int4|nf4",
+        "How its weights are held; auto: what fits.",
+        default="auto",
+    )
 
-def options(**given: Any) -> "ServerOptions":
-    """The options of a server over the named knowledge bases of this person."""
-    from ingest.embed import BUNDLED
-    from rag.generate import GenerateOptions
-    from server.options import ServerOptions
+    def added_to(self, options: ServerOptions) -> ServerOptions:
+        """The options with this model, if one is named; it is looked for at once."""
+        if not self.model:
+            return options
+        from rag.generate import GenerateOptions
 
-    model, quant = given.pop("model", ""), given.pop("quant", "auto")
-    embedders = tuple(given.pop("embedders", None) or (BUNDLED,))
-    data = given.pop("data", None) or data_home()
-    made = ServerOptions(data=data, cache=cache_home(), embedders=embedders, **given)
-    if model:
-        generate = GenerateOptions(model=model, quant=quant)
-        _check_there(generate, made.cache / "models")
-        made = replace(made, generate=generate)
-    return made
+        generate = GenerateOptions(model=self.model, quant=self.quant)  # type: ignore[arg-type]  # checked there
+        _check_there(generate, options.cache / "models")
+        return replace(options, generate=generate)
 
 
 def _check_there(generate: "GenerateOptions", cache: Path) -> None:
-    """What is not there is told now, not when it is asked. An engine may still be starting."""
+    """Reports a missing model now, not at the first question. An engine may still be starting."""
     if not generate.served:
         from rag.chatglm.hub import fetch
 
@@ -100,95 +60,56 @@ def _check_there(generate: "GenerateOptions", cache: Path) -> None:
 
     once = replace(generate, endpoint=EndpointOptions(tries=1))
     try:
-        _ = reach(once, note=lambda message: note(say(message))).context
+        _ = reach(once, note=lambda message: note_message(message)).context
     except Unreachable as problem:
-        note(say(problem.message))
+        note_message(problem.message)
 
 
 def demo_data() -> Path:
-    """Where the demonstration's knowledge bases lie: they can be made again."""
+    """Where the demonstration's knowledge bases lie: they can be built again."""
     return cache_home() / "demo"
 
 
-def spans() -> "SpanRecorder":
-    """Spans where the variables of OpenTelemetry ask for them."""
-    from server.telemetry import OTLP_VARIABLES, SpanRecorder, otlp_recorder
+def spans() -> "Spans":
+    """Spans if the variables of OpenTelemetry ask for them."""
+    from server.telemetry import CONFIGURED, Spans, exported
 
-    return otlp_recorder() if any(map(os.environ.get, OTLP_VARIABLES)) else SpanRecorder()
-
-
-DEMO = Path(__file__).parents[2] / "corpora"
+    return exported() if any(os.environ.get(name) for name in CONFIGURED) else Spans()
 
 
+@with_options("Serve your knowledge bases: an API, and a web page to ask and to upload.")
 def serve(
-    host: Host = "127.0.0.1",
-    port: Port = 8765,
     *,
-    demo: Annotated[
-        bool,
-        typer.Option(
-            "--demo",
-            help=say(
-                "Serve the corpora that come with the program, read in at once; your own knowledge "
-                "bases stay out of it."
-            ),
-        ),
-    ] = False,
-    model: Model = "",
-    quant: Quant = "auto",
-    adapters: Adapters = None,
-    embedder: Embedder = None,
-    store: StoreUrl = "",
-    allow_host: AllowHost = None,
-    slots: Annotated[
-        int | None, typer.Option(help=say("Questions worked on at one time; two a core if unset."))
-    ] = None,
-    queue: Annotated[int, typer.Option(help=say("Questions that may wait; more get 429."))] = 64,
-    rate: Annotated[
-        int, typer.Option(help=say("Requests a minute for each key; 0: no limit."))
-    ] = 600,
-    max_file_mb: Annotated[int, typer.Option(help=say("Largest file of an upload."))] = 200,
-    max_files: Annotated[int, typer.Option(help=say("Most files of an upload."))] = 500,
-    ocr: Annotated[bool, typer.Option(help=say("Read pages and images without text."))] = True,
+    options: ServerOptions,
+    demo: bool = option(
+        "--demo",
+        "Serve the corpora that come with the program, read in at once; your own knowledge bases "
+        "stay out of it.",
+        default=False,
+    ),
+    model: UsualModel,
 ) -> None:
-    from server.app import serve as run
-
-    made = options(
-        host=host,
-        port=port,
-        data=demo_data() if demo else None,
-        model=model,
-        quant=quant,
-        adapters=adapters,
-        embedders=embedder,
-        store=store,
-        hosts=tuple(allow_host or ()),
-        **({} if slots is None else {"slots": slots}),
-        queue=queue,
-        rate=rate,
-        largest_upload=max_file_mb * 1_000_000,
-        most_files=max_files,
-        ocr=ocr,
-    )
     if demo:
-        if not made.on_loopback:
+        options = replace(options, data=demo_data())
+    options = model.added_to(options)
+    if demo:
+        if not options.on_loopback:
             raise UserError(
                 "--demo is for this machine, and {host} is reached from others; leave --host out",
-                host=host,
+                host=options.host,
             )
-        _demo(made.data)
-
-    def on_ready(address: str) -> None:
-        out(say("Open {address}   (Ctrl-C ends it)", address=address))
-
-    run(made, spans=spans(), on_ready=on_ready, note=note)
+        _build_demo(options.data)
+    _run(options, lambda address: out_message("Open {address}   (Ctrl-C ends it)", address=address))
 
 
-serve.__doc__ = say("Serve your knowledge bases: an API, and a web page to ask and to upload.")
+def _run(options: ServerOptions, ready: Callable[[str], None]) -> None:
+    from server.app import serve
+
+    serve(options, spans=spans(), told=ready, note=note)
 
 
-def _demo(data: Path) -> None:
-    """A knowledge base for each corpus, made where it is missing or incomplete."""
+def _build_demo(data: Path) -> None:
+    """A knowledge base for each corpus, built if it is missing or incomplete."""
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
@@ -197,7 +118,7 @@ def _demo(data: Path) -> None:
 
     corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
     if not corpora:
-        raise UserError("there are no corpora at {demo}; install chatglm-rag anew", demo=DEMO)
+        raise UserError("there are no corpora at {demo}; install chatglm-rag again", demo=DEMO)
     for corpus in corpora:
         files = [file for file in walk([corpus / "docs"]) if not file.skipped]
         writer = open_writer(read_config(data / corpus.name), embedder=None, cache=cache_home())
@@ -210,41 +131,24 @@ def _demo(data: Path) -> None:
             score_norm_of(store, writer.embedder)
 
 
+@with_options("Give assistants the tools `search` and `ask` (Model Context Protocol).")
 def mcp(
-    http: Annotated[
-        bool,
-        typer.Option(
-            "--http",
-            help=say(
-                "Over HTTP, at /mcp of a server like that of `rag serve`; else standard input and "
-                "output."
-            ),
-        ),
-    ] = False,
-    host: Host = "127.0.0.1",
-    port: Port = 8765,
     *,
-    model: Model = "",
-    quant: Quant = "auto",
-    adapters: Adapters = None,
+    http: bool = option(
+        "--http",
+        "Over HTTP, at /mcp of a server like that of `rag serve`; else standard input and output.",
+        default=False,
+    ),
+    options: Annotated[ServerOptions, ("host", "port", "adapters")],
+    model: UsualModel,
 ) -> None:
-    made = options(host=host, port=port, model=model, quant=quant, adapters=adapters)
+    options = model.added_to(options)
     if http:
-        from server.app import serve as serve_http
-
-        def on_ready(address: str) -> None:
-            note(f"{address}mcp")
-
-        serve_http(made, spans=spans(), on_ready=on_ready, note=note)
+        _run(options, lambda address: note(f"{address}mcp"))
         return
     from server.mcp_tools import tools
-    from server.models import Models, model_loader
-    from server.state import ServerState
+    from server.models import Models, loader
+    from server.state import State
 
-    with closing(
-        ServerState.create(made, Models(model_loader(made.cache, note)), spans=spans())
-    ) as state:
+    with closing(State.made(options, Models(loader(options.cache, note)), spans=spans())) as state:
         tools(state, say).run("stdio")
-
-
-mcp.__doc__ = say("Give assistants the tools `search` and `ask` (Model Context Protocol).")

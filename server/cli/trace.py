@@ -3,31 +3,30 @@
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
-from rag.cli.console import out, out_json, say, table
+from rag.cli.console import out, out_json, out_message, say, table
+from rag.cli.options import JSON, argument, with_options
 from rag.cli.paths import cache_home, data_home, existing_kb
 from server.cli.serve import demo_data
 
 if TYPE_CHECKING:
-    from server.schemas import TraceResponse
+    from server.schemas import Trace
     from server.traces import Replay
 
 SHOWN = 20  # candidates in a table; --json has all
 
 
-def trace(
-    answer: Annotated[str, typer.Argument(metavar="ID", help=say("The answer's id."))],
-    as_json: Annotated[bool, typer.Option("--json", help=say("One JSON value."))] = False,
-) -> None:
+@with_options(
+    "Show how an answer came about, and retrieve once more: question, candidates, prompt, answer."
+)
+def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON) -> None:
     from rag.load import open_pipeline
-    from server.state import limit_blas_threads
+    from server.state import on_one_thread
     from server.traces import replay
 
-    limit_blas_threads()
+    on_one_thread()
     home, found = _found(answer)
     with open_pipeline(
         existing_kb(str(home / found.knowledge_base)), cache=cache_home(), say=say
@@ -39,19 +38,14 @@ def trace(
         _show(found, again)
 
 
-trace.__doc__ = say(
-    "Show how an answer came about, and retrieve once more: question, candidates, prompt, answer."
-)
-
-
-def _found(answer: str) -> "tuple[Path, TraceResponse]":
+def _found(answer: str) -> "tuple[Path, Trace]":
     """The trace, and the folder whose server has answered: the usual one, or the demonstration's."""
-    from server.database import trace_database
+    from server.database import passing
     from server.traces import Traces
 
     for home in (data_home(), demo_data()):
         if (home / ".server").is_dir():
-            with closing(trace_database(home / ".server")) as database:
+            with closing(passing(home / ".server")) as database:
                 if found := Traces(database).get(answer):
                     return home, found
     raise UserError(
@@ -60,17 +54,17 @@ def _found(answer: str) -> "tuple[Path, TraceResponse]":
     )
 
 
-def _show(found: "TraceResponse", again: "Replay") -> None:
+def _show(found: "Trace", again: "Replay") -> None:
     from time import localtime, strftime
 
     record = found.record
     when = strftime("%Y-%m-%d %H:%M:%S", localtime(found.created))
     out(f"{found.id}  {when}  {found.knowledge_base} @ {found.sequence}")
-    out(say("question: {record}", record=record["question"]))
+    out_message("question: {record}", record=record["question"])
     for message in record["history"]:
         out(f"  {message['role']}: {message['text']}")
     sure, limit = f"{record['confidence']:.3f}", f"{record['threshold']:.3f}"
-    out(say("confidence {sure}, refused below {limit}", sure=sure, limit=limit))
+    out_message("confidence {sure}, refused below {limit}", sure=sure, limit=limit)
     out("  ".join(f"{stage} {took * 1000:.1f} ms" for stage, took in record["seconds"].items()))
     gone = say("(gone)")
     table(
@@ -85,7 +79,7 @@ def _show(found: "TraceResponse", again: "Replay") -> None:
         out(f"[{message['role']}]\n{message['text']}\n")
     answer = record["answer"]
     if answer:
-        out(say("answer:"))
+        out_message("answer:")
         out(answer["answer"])
         for citation in answer["citations"]:
             place = f"{citation['label']} {citation['start']}–{citation['end']}"
@@ -93,7 +87,7 @@ def _show(found: "TraceResponse", again: "Replay") -> None:
     out(_verdict(found, again))
 
 
-def _verdict(found: "TraceResponse", again: "Replay") -> str:
+def _verdict(found: "Trace", again: "Replay") -> str:
     if again.same:
         return say(
             "retrieved again at {sequence}: the same candidates with the same scores",

@@ -136,15 +136,16 @@ def test_the_command_line_answers_by_our_own_endpoint(tmp_path: Path) -> None:
 def test_what_is_not_there_is_told_at_the_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    usual = options(tmp_path)
     two = {"data": [{"id": "a", "owned_by": "vllm"}, {"id": "b", "owned_by": "vllm"}]}
     with faulty(drops, paths={"/v1/models": two}) as engine:
         with pytest.raises(UserError, match="serves 2 models"):
-            serve.options(model=engine.address, data=tmp_path)
-        assert serve.options(model=f"{engine.address}#a", data=tmp_path).generate
+            serve.UsualModel(engine.address).added_to(usual)
+        assert serve.UsualModel(f"{engine.address}#a").added_to(usual).generate
     assert (
         capsys.readouterr().err.count(engine.address) == 1
     )  # of its window, which it does not tell
-    made = serve.options(model=engine.address, data=tmp_path)
+    made = serve.UsualModel(engine.address).added_to(usual)
     assert made.generate == GenerateOptions(model=engine.address)  # it may still be starting
     assert engine.address in capsys.readouterr().err
 

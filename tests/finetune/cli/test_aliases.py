@@ -1,5 +1,6 @@
 """Command lines of the tutorial and of THUDM's scripts mean here what they meant there."""
 
+import re
 import shlex
 from typing import Any
 
@@ -9,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rag.cli.app
-from finetune.cli.aliases import IGNORED, NO, VALUED, YES, normalized
-from finetune.cli.options import method, quant, rate
+from finetune.cli.options import (
+    IGNORED,
+    NO,
+    USUAL,
+    VALUED,
+    YES,
+    BaseOptions,
+    MethodOptions,
+    normalized,
+)
 from finetune.options import LoraOptions, PrefixOptions
 from ingest.errors import UserError
 
@@ -41,7 +50,7 @@ def test_the_tutorial_s_command() -> None:
     assert [str(path) for path in found["data"]] == ["data/alpaca"]
     assert str(found["out_dir"]) == "output"
     wanted = {
-        "rank": 8, "batch_size": 6, "accumulation": 1, "max_steps": 52000, "save_steps": 1000,
+        "rank": 8, "per_device_train_batch_size": 6, "gradient_accumulation_steps": 1, "max_steps": 52000, "save_steps": 1000,
         "save_total_limit": 2, "learning_rate": 1e-4, "fp16": True, "logging_steps": 50,
     }  # fmt: skip
     assert {name: found[name] for name in wanted} == wanted
@@ -50,12 +59,12 @@ def test_the_tutorial_s_command() -> None:
 def test_thudm_s_command() -> None:
     found = parsed(THUDM)
     assert found["model"] == "THUDM/chatglm-6b"
-    assert (found["prompt_column"], found["response_column"]) == ("content", "summary")
+    assert (found["prompt"], found["response"]) == ("content", "summary")
     assert (found["max_source_length"], found["max_target_length"]) == (64, 64)
     assert (found["pre_seq_len"], found["quantization_bit"]) == (128, 4)
     assert found["overwrite"]
     assert found["files"] in (None, [], ())
-    assert quant("cpu", None, 4, in_8=False, in_4=False) == "int4"
+    assert BaseOptions(quantization_bit=4).quantization() == "int4"
 
 
 def test_thudm_s_evaluation() -> None:
@@ -136,22 +145,36 @@ def test_a_word_that_is_neither_yes_nor_no() -> None:
 def test_how_the_base_is_held(
     name: str | None, bit: int | None, in_8: bool, in_4: bool, found: str
 ) -> None:
-    assert quant("cpu", name, bit, in_8=in_8, in_4=in_4) == found
+    options = BaseOptions(name, quantization_bit=bit, load_in_8bit=in_8, load_in_4bit=in_4)
+    assert options.quantization() == found
 
 
 def test_a_prefix_or_lora() -> None:
-    assert method(LoraOptions(dora=True), None, projection=False) == LoraOptions(dora=True)
-    prefix = method(LoraOptions(), 64, projection=True)
-    assert prefix == PrefixOptions(64, True)
-    assert (rate(None, prefix), rate(None, LoraOptions()), rate(1.0, prefix)) == (2e-2, 1e-4, 1.0)
+    dora, prefix = LoraOptions(dora=True), MethodOptions(64, prefix_projection=True)
+    assert MethodOptions().method(dora) == dora
+    assert prefix.method(LoraOptions()) == PrefixOptions(64, True)
+    rates = (prefix.rate, MethodOptions().rate, MethodOptions(64, learning_rate=1.0).rate)
+    assert rates == (2e-2, 1e-4, 1.0)
     with pytest.raises(UserError, match="--prefix-projection is P-Tuning's"):
-        method(LoraOptions(), None, projection=True)
+        MethodOptions(prefix_projection=True).method(LoraOptions())
     with pytest.raises(UserError, match="--dora is LoRA's"):
-        method(LoraOptions(dora=True), 64, projection=False)
+        MethodOptions(64).method(dora)
 
 
 def test_two_ways_at_once_are_refused() -> None:
-    with pytest.raises(UserError, match="int4 and as int8"):
-        quant("cpu", "int4", 8, in_8=False, in_4=False)
+    with pytest.raises(UserError, match="int4 and int8"):
+        BaseOptions("int4", quantization_bit=8).quantization()
     with pytest.raises(UserError, match="need 4 or 8"):
-        quant("cpu", None, 3, in_8=False, in_4=False)
+        BaseOptions(quantization_bit=3).quantization()
+
+
+def test_the_help_shows_twenty_options_first(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {option.name for option in TRAIN.params}
+    assert len(USUAL) == 20
+    assert names > USUAL
+    with pytest.raises(typer.Exit):
+        parsed("--help")
+    first, more = capsys.readouterr().out.split("More options:")
+    assert "--lora-rank" in first
+    assert "--lora-dropout" in more
+    assert len(re.findall(r"^  --(?!help)", first, re.MULTILINE)) == 20

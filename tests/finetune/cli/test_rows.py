@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 import rag.cli  # noqa: F401  (before what it mounts)
 from finetune.cli import app
-from finetune.cli.prepare import RowOptions
+from finetune.cli.options import RowOptions
+from finetune.cli.prepare import TokenOptions
 from finetune.data.dataset import TokenSet
 from finetune.data.template import RowEncoder, TutorialOptions
 from finetune.options import MAX_LENGTH, TrainOptions
@@ -133,8 +134,9 @@ def test_a_prepared_folder_brings_its_template_and_takes_no_other(
 def test_what_is_left_out_is_the_tutorial_s_own(
     given: int | None, skip: bool, options: TutorialOptions | None
 ) -> None:
-    assert RowOptions().tutorial(given, skip_overlength=skip) == options
-    assert RowOptions("tutorial").tutorial(given, skip_overlength=skip) == options
+    assert TokenOptions(max_seq_length=given, skip_overlength=skip).tutorial() == options
+    tutorial = TokenOptions("tutorial", max_seq_length=given, skip_overlength=skip)
+    assert tutorial.tutorial() == options
 
 
 def test_one_of_thudm_s_lengths_has_the_other_s_default() -> None:

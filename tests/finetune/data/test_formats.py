@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.formats import AS_FOUND, Columns, examples, read
+from finetune.data.formats import AS_FOUND, examples, read
+from finetune.options import Columns
 from finetune.types import Example, Finding
 from ingest.errors import UserError
 from ingest.i18n import translate

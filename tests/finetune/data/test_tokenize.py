@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from finetune.data import tokenize
 from finetune.data.dataset import DATA, RECORD, RowBlock, TokenSet, write
-from finetune.data.formats import Columns, examples
+from finetune.data.formats import examples
 from finetune.data.template import CachedTokenizer, RowEncoder, TutorialOptions
+from finetune.options import Columns
 from finetune.types import Example, TokenRow, TokenRows
 from ingest.errors import UserError
 from rag.chatglm.tokenization import open_tokenizer

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GlmForCausalLM
 
-from finetune.cli.preview import Preview
+from finetune.cli.train import Preview
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
 from finetune.train.batches import Batch, batches_of
 from finetune.train.loop import Sets, enable_checkpointing

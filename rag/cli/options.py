@@ -1,0 +1,190 @@
+"""Options of the command line: each is defined once, as a field of a dataclass or as a parameter's default.
+
+    @dataclass(frozen=True)
+    class PageOptions:
+        limit: int = option("--limit -n", "Passages.", default=5, least=1)
+
+    @with_options("Show the passages that a question finds.")
+    def search(question: str = argument("", "The question."), *, page: PageOptions) -> None: ...
+
+The command gets an instance of the dataclass, whose `__post_init__` checks the values.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import partial, wraps
+from inspect import Parameter
+from typing import Annotated, Any, Literal, LiteralString, get_args, get_origin
+
+import typer
+
+from ingest.i18n import Translatable
+
+INFO, HELP, TYPED, READ = "info", "help", "typed", "read"
+"""Keys of a field's metadata: typer's description, which lacks the help, the help in English, the
+default as it is typed, and what reads a value. The library's modules define options, too, so that
+only `with_options` looks for the reader's language."""
+
+
+def option(
+    names: str,
+    text: LiteralString | Translatable,
+    *,
+    default: Any = None,
+    least: float | None = None,
+    most: float | None = None,
+    env: str | None = None,
+    typed: Any = MISSING,
+    read: Callable[[Any], Any] | None = None,
+    shown: bool = True,
+) -> Any:
+    """`names` are all spellings and, last, what stands for the value in the help.
+
+    `default=...` makes the option required. A value whose form on the command line is another has its
+    default in that form as `typed`, and a function that `read`s it. `shown`: the help has the default.
+    """
+    words = names.split()
+    flags = [word for word in words if word.startswith("-")]
+    info = partial(
+        typer.Option,
+        *flags,
+        metavar=" ".join(words[len(flags) :]) or None,
+        min=least,
+        max=most,
+        envvar=env,
+        show_default=shown,
+    )
+    form = {} if typed is MISSING else {TYPED: typed}
+    return _field(info, text, default, {READ: read, **form})
+
+
+def argument(metavar: str, text: LiteralString | Translatable, *, default: Any = ...) -> Any:
+    """An argument by position. `metavar` stands for it in the help; "": its parameter's name."""
+    return _field(partial(typer.Argument, metavar=metavar or None), text, default, {})
+
+
+def _field(info: Any, text: str, default: Any, more: Mapping[str, Any]) -> Any:
+    metadata = {INFO: info, HELP: text, **more}
+    return field(default=MISSING if default is ... else default, metadata=metadata)
+
+
+KB = option(
+    "--kb",
+    "Knowledge base: a name, a folder if it has a slash, or milvus://HOST:19530/NAME.",
+    default="default",
+    env="RAG_KB",
+)
+KB_ARGUMENT = argument("KB", "The knowledge base, as for --kb.", default=None)
+"""The same, for commands about one knowledge base."""
+JSON = option("--json", "One JSON value.", default=False)
+MODEL = argument("MODEL", "A ChatGLM's folder, or its name on a hub.")
+NEW_FOLDER = argument("FOLDER", "A new folder.")
+ALPHA = option("--lora-alpha N", "The adapter's, where it has no adapter_config.json.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The language model of a command that answers; None: as the knowledge base's settings have it."""
+
+    model: str | None = option(
+        "--model MODEL",
+        "Write the answer with this ChatGLM (folder, or name on a hub), or any model served at "
+        "http://host:port/v1#name; '' for none.",
+    )
+    quant: str | None = option(
+        "--quant auto|none|int8|int4|nf4", "How its weights are held; auto: what fits."
+    )
+    adapter: str | None = option("--adapter DIR", "A LoRA or P-Tuning adapter for it.")
+    max_new_tokens: int | None = option(
+        "--max-new-tokens N", "The answer's length in tokens, at most."
+    )
+    temperature: float | None = option("--temperature T", "0: always the likeliest word.")
+    top_p: float | None = option("--top-p P", "Draw from the likeliest words only.")
+    seed: int | None = option("--seed N", "The same seed gives the same answer.")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The fields of `GenerateOptions` that are not None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def with_options(text: LiteralString) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose help is `text`: each parameter that is a dataclass stands for its options.
+
+    `Annotated[Kind, ("a", "b")]` takes only these fields. The command may also be called with the
+    options' values by name.
+    """
+
+    from rag.cli.console import say
+
+    def parameter_of(name: str, kind: Any, field: Field[Any], position: Any) -> Parameter:
+        default, metadata = field.default, field.metadata
+        if TYPED in metadata:
+            default = metadata[TYPED]
+            kind = type(default)
+        elif get_origin(kind) is tuple:  # an option that can be repeated
+            kind, default = list[get_args(kind)[0]] | None, None
+        elif get_origin(kind) is Literal:
+            kind = str  # the dataclass checks it
+        annotation = Annotated[kind, metadata[INFO](help=say(metadata[HELP]))]
+        default = Parameter.empty if default is MISSING else default
+        return Parameter(name, position, default=default, annotation=annotation)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        groups: dict[str, tuple[type, list[Field[Any]]]] = {}
+        parameters: list[Parameter] = []
+        for parameter in inspect.signature(function).parameters.values():
+            kind, only = parameter.annotation, None
+            if get_origin(kind) is Annotated:
+                kind, only = get_args(kind)
+            if isinstance(parameter.default, Field):
+                parameters.append(
+                    parameter_of(parameter.name, kind, parameter.default, parameter.kind)
+                )
+            elif isinstance(kind, type) and is_dataclass(kind):
+                chosen = [
+                    each
+                    for each in fields(kind)
+                    if INFO in each.metadata and (only is None or each.name in only)
+                ]
+                groups[parameter.name] = kind, chosen
+                parameters += [
+                    parameter_of(each.name, each.type, each, Parameter.KEYWORD_ONLY)
+                    for each in chosen
+                ]
+            else:
+                parameters.append(parameter)
+        signature = inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
+
+        @wraps(function)
+        def command(*values: Any, **options: Any) -> None:
+            bound = signature.bind(*values, **options)
+            bound.apply_defaults()
+            arguments = bound.arguments
+            instances = {
+                name: kind(**_values(chosen, arguments)) for name, (kind, chosen) in groups.items()
+            }
+            function(**arguments, **instances)
+
+        command.__doc__ = say(text)
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
+
+
+def _values(chosen: list[Field[Any]], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The values of these fields, taken out of `arguments`; not those that were left out."""
+    values = {}
+    for each in chosen:
+        value = arguments.pop(each.name)
+        if read := each.metadata.get(READ):
+            value = read(value)
+        if get_origin(each.type) is tuple and isinstance(value, list | tuple | None):
+            if not value:
+                continue
+            value = tuple(value)
+        values[each.name] = value
+    return values
