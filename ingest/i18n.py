@@ -113,12 +113,12 @@ class _Lines(Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if isinstance(value, Translatable):
             return translate(value, self.language)
-        if isinstance(value, Collection) and not isinstance(value, str | bytes):
-            items = (self.format_field(item, "") for item in value)
-            return SEPARATORS[self.language][format_spec].join(items)
         if format_spec == "large":
             unit, name = LARGE[self.language]
             return f"{value / unit:.3g} {name}"
+        if isinstance(value, Collection) and not isinstance(value, str | bytes):
+            items = (self.format_field(item, "") for item in value)
+            return SEPARATORS[self.language][format_spec].join(items)
         return super().format_field(value, format_spec)
 
 

@@ -82,14 +82,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         if self.store:
-            try:
-                parse_address(f"{self.store}/kb")
-            except UserError as problem:
-                raise UserError(
-                    "store is {url}; it must be milvus://HOST:19530 or "
-                    "milvus://HOST:19530/DATABASE",
-                    url=self.store,
-                ) from problem
+            _check_store(self.store)
         for name in ("slots", "queue", "largest_upload", "largest_batch", "most_files", "traces"):
             value = getattr(self, name)
             if value < 1:

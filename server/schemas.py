@@ -158,7 +158,7 @@ class ParseReportResponse(BaseModel):
     warnings: list[str]
 
     @classmethod
-    def of(cls, receipt: ingested.Receipt) -> Self:
+    def of(cls, receipt: ingested.ParseReport) -> Self:
         return cls.model_validate(receipt, from_attributes=True)
 
 

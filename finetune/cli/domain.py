@@ -18,7 +18,7 @@ from rag.cli.options import KB, argument, option, with_options
 from rag.cli.paths import cache_home, kb_path
 
 if TYPE_CHECKING:
-    from finetune.domain import Work
+    from finetune.domain import DomainRun
     from ingest.types import Document
 
 STEPS = (
@@ -90,7 +90,14 @@ def domain(
     options: Annotated[TrainOptions, TRAIN_FIELDS],
     base: Annotated[BaseOptions, ("quant", "device")],
 ) -> None:
-    from finetune.domain import DOCUMENTS, GENERAL, Work, digest_of, digest_of_rows, general_rows
+    from finetune.domain import (
+        DOCUMENTS,
+        GENERAL,
+        DomainRun,
+        digest_of,
+        digest_of_rows,
+        general_rows,
+    )
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
     from rag.config import read_config as read_kb_config
@@ -104,7 +111,7 @@ def domain(
         quant=base.quantization(), max_length=chosen.max_length or sys.maxsize,
         eval_steps=options.save_steps, mix=share,
     )  # fmt: skip
-    work = Work(chosen.out_dir)
+    work = DomainRun(chosen.out_dir)
     made_of = _typed(context) | {GENERAL: digest_of_rows(others)}
     work.begin(made_of)
     directory = fetch(model, cache=cache_home() / "models")
@@ -167,7 +174,13 @@ def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
 
 
 def _rows(
-    work: "Work", made_of: dict[str, Any], kb: str, general: list[Any], *, seed: int, **options: Any
+    work: "DomainRun",
+    made_of: dict[str, Any],
+    kb: str,
+    general: list[Any],
+    *,
+    seed: int,
+    **options: Any,
 ) -> None:
     from finetune.domain import divide
 
@@ -176,7 +189,7 @@ def _rows(
         if general:
             divide(general, folder, seed=seed)
 
-    if work.rows_are_of(made_of):
+    if work.has_rows(made_of):
         _step(2, Translatable("made before, in {rows}", rows=work.rows))
     else:
         _step(2)
@@ -184,7 +197,7 @@ def _rows(
     _ = work.example  # without held-out questions, training would be in vain
 
 
-def _train(work: "Work", model: Path, options: TrainOptions, device: str) -> None:
+def _train(work: "DomainRun", model: Path, options: TrainOptions, device: str) -> None:
     from finetune.cli.train import run
 
     if work.trained:
@@ -196,12 +209,14 @@ def _train(work: "Work", model: Path, options: TrainOptions, device: str) -> Non
     run(model, data, options, work.adapter, device=device, resume=True)
 
 
-def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int, seed: int) -> None:
+def _evaluate(
+    work: "DomainRun", kb: str, model: Path, *, quant: str, questions: int, seed: int
+) -> None:
     """Ends the command with the exit code of `rag finetune eval` if the adapter is not better."""
     from finetune.cli.evaluate import DO_NOT_SHIP, evaluate
     from rag.config import read_config
 
-    if verdict := work.verdict:
+    if verdict := work.decision:
         decision = Translatable("ship it") if verdict["ship"] else Translatable("do not ship")
         _step(4, Translatable("done before, {decision}", decision=decision))
         for reason in verdict["reasons"]:
@@ -221,8 +236,8 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
                 quant=quant,
                 max_new_tokens=min(LONGEST_REPLY, read_config(kb_path(kb)).generate.max_new_tokens),
                 seed=seed,
-                json=work.found,
-                picture=work.found.with_suffix(".png"),
+                json=work.evaluation,
+                picture=work.evaluation.with_suffix(".png"),
             )
         elif not verdict["ship"]:
             raise typer.Exit(DO_NOT_SHIP)
@@ -231,7 +246,7 @@ def _evaluate(work: "Work", kb: str, model: Path, *, quant: str, questions: int,
         raise
 
 
-def _use(work: "Work", kb: str, values: dict[str, str], quant: str) -> None:
+def _use(work: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
     """Put the adapter into the knowledge base's settings, or show the lines that do so."""
     from finetune.domain import lines, put_in_use
     from rag.config import SETTINGS

@@ -15,9 +15,9 @@ from rag.cli.options import KB, argument, option, with_options
 from rag.cli.paths import cache_home, existing_kb
 
 if TYPE_CHECKING:
-    from finetune.evaluate.compare import Comparison, Verdict
-    from finetune.evaluate.questions import Cases, Condition, Pair, Question
-    from finetune.evaluate.run import Asked
+    from finetune.evaluate.compare import Comparison, Decision
+    from finetune.evaluate.questions import Cases, Condition, HeldOutQuestion, Pair
+    from finetune.evaluate.run import CaseResult
     from rag.pipeline import Pipeline
 
 
@@ -52,7 +52,7 @@ def _number(value: float, sign: str = "") -> str:
     return "–" if value != value else f"{value:{sign}.3f}"
 
 
-def show_verdict(verdict: "Verdict", count: int) -> None:
+def show_verdict(verdict: "Decision", count: int) -> None:
     if verdict.ship:
         out_message("ship it (on {count} questions)", count=count)
     else:
@@ -104,7 +104,7 @@ def evaluate(
     json: Path | None = option("--json FILE", "All figures and replies."),
     picture: Path | None = option("--picture FILE", "PNG or SVG of the bars."),
 ) -> None:
-    from finetune.evaluate.compare import BLEU4, check_place, compare, draw, record, verdict
+    from finetune.evaluate.compare import BLEU4, check_place, compare, decide, draw, record
     from finetune.evaluate.questions import Cases
     from ingest.store.atomic import write_whole
     from rag.plot import check_picture
@@ -124,7 +124,7 @@ def evaluate(
         cases = Cases(pair, pipeline, Sampling(options.max_new_tokens, temperature=0))
         results, whole = ask([(asked, wanted), (others, ("general",))], cases)
     comparisons = compare(results, resamples=options.resamples, seed=seed)
-    decided = verdict(comparisons)
+    decided = decide(comparisons)
     title = f"{Path(options.model).name} + {options.adapter.name}"
     show(comparisons, title)
     if whole:
@@ -194,7 +194,7 @@ def _opened(kb: str, conditions: "Sequence[Condition]") -> "Iterator[Pipeline | 
 
 def _read(
     path: Path, pipeline: "Pipeline | None", limit: int | None, seed: int
-) -> "tuple[Question, ...]":
+) -> "tuple[HeldOutQuestion, ...]":
     from finetune.evaluate.questions import read, sample
 
     found = read(path, pipeline.store if pipeline else None)
@@ -229,12 +229,12 @@ def _pair(model: str, adapter: Path, quant: str) -> "Pair":
 
 
 def ask(
-    sets: "Sequence[tuple[Sequence[Question], Sequence[Condition]]]", cases: "Cases"
-) -> "tuple[list[tuple[Asked, ...]], bool]":
+    sets: "Sequence[tuple[Sequence[HeldOutQuestion], Sequence[Condition]]]", cases: "Cases"
+) -> "tuple[list[tuple[CaseResult, ...]], bool]":
     """The results, and whether of all questions: after Ctrl-C those so far."""
     from finetune.evaluate.run import evaluate
 
-    results: list[tuple[Asked, ...]] = []
+    results: list[tuple[CaseResult, ...]] = []
     with counting(say("questions"), sum(len(questions) for questions, _ in sets)) as tick:
         try:
             for questions, conditions in sets:

@@ -9,7 +9,7 @@ from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, argument, option, with_opt
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from finetune.merge import Merged
+    from finetune.merge import MergeResult
 
 ADAPTER = argument("ADAPTER", "A LoRA adapter's folder.")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -68,7 +68,7 @@ def merge(
     )
 
 
-def _report(done: "Merged", adapter: Path) -> None:
+def _report(done: "MergeResult", adapter: Path) -> None:
     """What was assumed, and what a model's folder can't say."""
     for assumed in done.notes:
         note(assumed)

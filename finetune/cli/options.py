@@ -88,7 +88,7 @@ class RowOptions:
                 folder=folder,
                 given=given[0],
             )
-        return RowForm(self.template or TokenSet.open(folder).target["template"], MAX_LENGTH)
+        return RowForm(self.template or TokenSet(folder).target["template"], MAX_LENGTH)
 
     def _given(self) -> list[str]:
         lengths = ("max_length", "max_source_length", "max_target_length")

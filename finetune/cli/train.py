@@ -24,9 +24,9 @@ from rag.cli.options import argument, option, with_options
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from finetune.train.loop import Report, Sets
+    from finetune.train.loop import Sets, StepReport
     from finetune.train.preview import Estimator, MemoryEstimate, TimeEstimate
-    from finetune.train.setup import Finished, Told
+    from finetune.train.setup import DataCounts, TrainingResult
     from rag.chatglm.memory import Device
 
 
@@ -120,14 +120,14 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> "Finished | None":
+) -> "TrainingResult | None":
     """Read, load, train and write, with reports on the screen; None after a dry run.
 
     With `overwrite` an earlier training in the folder is deleted once all else is ready.
     """
     from accelerate import Accelerator
 
-    from finetune.train.checkpoint import forget, made_of, resumable
+    from finetune.train.checkpoint import check_resumable, forget, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
     from finetune.train.setup import contract_of, finish, open_tuned, own_pages, read_sets
@@ -141,7 +141,7 @@ def run(
     if main:
         preview.show_table() if dry_run else preview.show_line()
     if resume:
-        resumable(folder, made_of(sets.digests, options, accelerator))
+        check_resumable(folder, identity(sets.digests, options, accelerator))
     if main and not dry_run:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def run(
 
 def check_free(folder: Path) -> None:
     """Raises `UserError` if the folder holds something that a new training would mix with."""
-    from finetune.train.checkpoint import found, is_training
+    from finetune.train.checkpoint import checkpoints, is_training
 
     if folder.exists() and not folder.is_dir():
         raise UserError("{folder} is a file; name a new folder with --out", folder=folder)
@@ -187,12 +187,12 @@ def check_free(folder: Path) -> None:
         return
     if not is_training(folder):
         raise UserError("{folder} is not empty; name a new folder with --out", folder=folder)
-    if checkpoints := found(folder):
+    if held := checkpoints(folder):
         raise UserError(
             "{folder} holds a training at step {step}; add --resume to continue, "
             "--overwrite-output-dir to lose it, or name another --out",
             folder=folder,
-            step=checkpoints[-1][0],
+            step=held[-1][0],
         )
     raise UserError(  # it may still run
         "{folder} holds a training without a checkpoint; begin again with "
@@ -216,9 +216,9 @@ class Screen:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.progress.__exit__()
         if kind is KeyboardInterrupt:
-            from finetune.train.checkpoint import found
+            from finetune.train.checkpoint import checkpoints
 
-            if found(self.folder):
+            if checkpoints(self.folder):
                 self.note_message(
                     "stopped; the same command with --resume continues from the last checkpoint"
                 )
@@ -231,7 +231,7 @@ class Screen:
         if not self.quiet:
             note_message(template, **fields)
 
-    def data(self, told: "Told") -> None:
+    def data(self, told: "DataCounts") -> None:
         """The counts of what was read."""
         self.note_message(
             "{train} rows to learn, {dev} held out; of general ones {general} mixed in, "
@@ -242,7 +242,7 @@ class Screen:
             for fate in fates(counts):
                 self.note_message("{name}: {fate}", name=name, fate=fate)
 
-    def show(self, report: "Report") -> None:
+    def show(self, report: "StepReport") -> None:
         """Loss, speed, time left."""
         step, steps, loss = report.step, report.steps, report.loss
         text = say("step {step}/{steps}, loss {loss:.4f}", step=step, steps=steps, loss=loss)
@@ -254,7 +254,7 @@ class Screen:
         self.progress(step, text, left=report.left)
         self.stopped = report.stopped
 
-    def finished(self, done: "Finished") -> None:
+    def finished(self, done: "TrainingResult") -> None:
         """What was written, and how it compares."""
         losses = done.losses
         if self.stopped:
@@ -348,7 +348,7 @@ class Preview:
         """One line for what it takes, one for what would fit."""
         from rag.chatglm.memory import gigabytes
 
-        estimate, options = self.estimator.heaviest(self.sets), self.estimator.options
+        estimate, options = self.estimator.peak(self.sets), self.estimator.options
         parts = say(", ").join(f"{name} {size}" for name, size in _parts(estimate))
         free = "?" if self.free is None else gigabytes(self.free)
         total = gigabytes(estimate.total)
@@ -380,7 +380,7 @@ class Preview:
         names: list[str] = []
         for name, wanted in others:
             preview = replace(self, estimator=Estimator(config, wanted, self.estimator.device))
-            estimate = preview.estimator.heaviest(self.sets)
+            estimate = preview.estimator.peak(self.sets)
             names, sizes = map(list, zip(*_parts(estimate), strict=True))
             total = gigabytes(estimate.total).removesuffix(" GB")
             rows.append([name, *sizes, total, preview.largest()])

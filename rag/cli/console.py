@@ -10,12 +10,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, LiteralString, Self
 
 from ingest.errors import UserError
-from ingest.i18n import Translatable, Translator, language_of
+from ingest.i18n import Translatable, Translator, language_of, translate
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ingest.pipeline import Outcome
+    from ingest.pipeline import FileOutcome
 
 say = Translator(language_of(os.environ))
 
@@ -32,8 +32,8 @@ def out_piece(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line about the work, kept out of the result."""
-    sys.stderr.write(text + "\n")
+    """A line about the work, kept out of the result; a message in the reader's language."""
+    sys.stderr.write(translate(text, say.language) + "\n")
 
 
 def out_message(template: LiteralString | Translatable, /, **fields: object) -> None:
@@ -179,7 +179,7 @@ class IngestProgress:
         self.embedded += count
         self._show()
 
-    def file(self, outcome: "Outcome") -> None:
+    def file(self, outcome: "FileOutcome") -> None:
         """One more file is dealt with."""
         self.done += 1
         self.read += outcome.size

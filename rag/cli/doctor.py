@@ -103,12 +103,11 @@ def show_memory(name: str, context: int, *, as_json: bool) -> None:
         return
     stored = Translatable("{size} of weight files", size=gigabytes(files))
     out_message(
-        "{name}: {kind}, {billions:.3g} billion parameters, {files}; GB (2^30 bytes) needed for a "
+        "{name}: {kind}, {parameters:large} parameters, {files}; GB (2^30 bytes) needed for a "
         "context of {context} tokens:",
         name=Path(name).name,
         kind=KINDS[generation],
-        billions=count / 1e9,
-        yi=count / 1e8,
+        parameters=count,
         files=stored if files else Translatable("its weight files are not here"),
         context=context,
     )

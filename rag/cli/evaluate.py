@@ -9,7 +9,8 @@ from rag.cli.options import argument, option, with_options
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from rag.evaluate import Dataset, Report
+    from rag.evaluate.dataset import Dataset
+    from rag.evaluate.report import EvalReport
 
 
 @with_options("Measure retrieval, answers, refusals and citations on sets of questions.")
@@ -25,9 +26,10 @@ def evaluate(
     picture: Path | None = option("--picture", "PNG or SVG of the figures."),
     as_json: bool = option("--json", "One JSON line a set.", default=False),
 ) -> None:
-    from rag.evaluate import Dataset, Report, draw
+    from rag.evaluate.dataset import Dataset
+    from rag.evaluate.report import EvalReport, draw
 
-    reports: list[Report] = []
+    reports: list[EvalReport] = []
     for folder in folders:
         dataset = Dataset.load(folder)
         report = _report(dataset.sample(sample) if sample else dataset, embedder, settings)
@@ -41,13 +43,13 @@ def evaluate(
             save.mkdir(parents=True, exist_ok=True)
             report.save(save / f"{report.dataset}.json")
         if against:
-            _show_comparison(Report.load(against / f"{report.dataset}.json"), report)
+            _show_comparison(EvalReport.load(against / f"{report.dataset}.json"), report)
     if picture:
         draw({report.dataset: report.figures() for report in reports}, picture)
         note(str(picture))
 
 
-def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "Report":
+def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "EvalReport":
     from rag.evaluate import run
 
     home = cache_home()
@@ -56,8 +58,8 @@ def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> 
         return run.report(pipeline, dataset)
 
 
-def _show(report: "Report") -> None:
-    from rag.evaluate import MEASURES
+def _show(report: "EvalReport") -> None:
+    from rag.evaluate.report import MEASURES
 
     rows = [
         (say(MEASURES[name].title), f"{f.value:.4f}", f"{f.low:.4f} – {f.high:.4f}", f.questions)
@@ -67,8 +69,8 @@ def _show(report: "Report") -> None:
     table(report.dataset, columns, rows)
 
 
-def _show_comparison(before: "Report", after: "Report") -> None:
-    from rag.evaluate import MEASURES, compare
+def _show_comparison(before: "EvalReport", after: "EvalReport") -> None:
+    from rag.evaluate.report import MEASURES, compare
 
     rows = [
         (

@@ -19,8 +19,8 @@ LISTED = 20
 """Files read without loss that a summary names; the rest is counted."""
 
 if TYPE_CHECKING:
-    from ingest.files import Found
-    from ingest.pipeline import Ingestion, Outcome
+    from ingest.files import FoundFile
+    from ingest.pipeline import FileOutcome, Ingestion
     from ingest.store import Info
     from rag.config import Config
 
@@ -60,7 +60,7 @@ def ingest(
     files = [file for file in found if not file.skipped]
     config = kb_config(kb)
     writer = open_writer(config, embedder=embedder, cache=cache_home())
-    outcomes: list[Outcome] = []
+    outcomes: list[FileOutcome] = []
     size = sum(file.size for file in files)
     with writer.store as store, Sandbox(ocr=ocr) as sandbox:
         try:
@@ -86,8 +86,13 @@ def ingest(
 
 @contextmanager
 def _on_ray(
-    work: "Ingestion", files: "Sequence[Found]", *, config: "Config", ocr: bool, workers: int | None
-) -> "Iterator[Iterator[Outcome]]":
+    work: "Ingestion",
+    files: "Sequence[FoundFile]",
+    *,
+    config: "Config",
+    ocr: bool,
+    workers: int | None,
+) -> "Iterator[Iterator[FileOutcome]]":
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
     from ingest.embed import open_embedder
     from ingest.ray_pipeline import LOCAL, Tools, cluster, spread
@@ -113,7 +118,7 @@ def _on_ray(
         yield spread(files, work.store, tools, workers=room, tick=work.tick)
 
 
-def _record(outcome: "Outcome") -> dict[str, object]:
+def _record(outcome: "FileOutcome") -> dict[str, object]:
     return {
         "source": outcome.source,
         "status": outcome.status,
@@ -123,7 +128,7 @@ def _record(outcome: "Outcome") -> dict[str, object]:
     }
 
 
-def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) -> None:
+def _summary(outcomes: "list[FileOutcome]", skipped: "list[FoundFile]", *, quiet: bool) -> None:
     """Every file that was refused, skipped or read with a loss; of the others only a few."""
     rows = [_row(outcome) for outcome in outcomes if outcome.problem]
     if not quiet:
@@ -139,7 +144,7 @@ def _summary(outcomes: "list[Outcome]", skipped: "list[Found]", *, quiet: bool) 
         table("", [say("file"), say("state"), say("details")], rows)
 
 
-def _total(outcomes: "list[Outcome]", kb: str, info: "Info") -> str:
+def _total(outcomes: "list[FileOutcome]", kb: str, info: "Info") -> str:
     counts = Counter(outcome.status for outcome in outcomes)
     numbers = say(", ").join(f"{count} {say(STATUSES[name])}" for name, count in counts.items())
     return say(
@@ -161,7 +166,7 @@ STATUSES = {
 }
 
 
-def _row(outcome: "Outcome") -> tuple[str, str, str]:
+def _row(outcome: "FileOutcome") -> tuple[str, str, str]:
     """Source, state, and why it was refused; else format, encoding, bytes replaced, OCR, warnings."""
     name, status, receipt = _name(outcome.source), say(STATUSES[outcome.status]), outcome.receipt
     if outcome.problem:

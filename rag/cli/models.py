@@ -11,7 +11,7 @@ from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, ModelOptions, argument, op
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
-    from rag.chatglm.export import Exported
+    from rag.chatglm.export import ExportReport
 
 
 LAYOUT = "glm-hf"
@@ -67,7 +67,7 @@ def export(
     _report(done, target)
 
 
-def _report(done: "Exported", target: Path) -> None:
+def _report(done: "ExportReport", target: Path) -> None:
     for assumed in done.notes:
         note(assumed)
     if done.contract and done.contract.template != "chat":
@@ -117,18 +117,18 @@ def fill(
 
     options = GenerateOptions(**model.values)
 
-    from rag.chatglm import infill as filling
+    from rag.chatglm import generator as chatglm
     from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
 
     if text is None:
         text = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
     cache = cache_home() / "models"
-    filling.split_at_blanks(text)  # mistakes are reported before weights are fetched and read
-    filling.require_filler(read_config(fetch(options.model, cache=cache, weights=False)))
+    chatglm.split_at_blanks(text)  # mistakes are reported before weights are fetched and read
+    chatglm.require_filler(read_config(fetch(options.model, cache=cache, weights=False)))
     with loading(Path(options.model).name) as progress:
         generator: Any = load(options, cache=cache, progress=progress, note=note)
-    out(filling.fill(generator.model, generator.tokenizer, text, options.sampling))
+    out(chatglm.fill(generator.model, generator.tokenizer, text, options.sampling))
 
 
 @with_options("Write a model's weights in 4 or 8 bits to a new folder, which loads in seconds.")

@@ -21,9 +21,9 @@ app = typer.Typer(
 
 
 def _database() -> "Database":
-    from server.database import lasting
+    from server.database import server_database
 
-    return lasting(data_home() / ".server")
+    return server_database(data_home() / ".server")
 
 
 @app.command()
@@ -36,12 +36,12 @@ def create(
         default=...,
     ),
 ) -> None:
-    from server.auth import Keys, grant
+    from server.auth import Keys, parse_grant
 
     with closing(_database()) as database:
         keys = Keys(database)
         first = not keys.in_use
-        out(keys.create(name, [grant(each) for each in scope]))
+        out(keys.create(name, [parse_grant(each) for each in scope]))
     note_message("Keep it: only its hash is stored.")
     if first:
         note_message("From now on every request needs a key, from this machine too.")
@@ -53,7 +53,7 @@ def list_(as_json: bool = JSON) -> None:
     from server.auth import Keys
 
     with closing(_database()) as database:
-        keys = Keys(database).every()
+        keys = Keys(database).all()
     if as_json:
         out_json(
             [

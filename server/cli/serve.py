@@ -15,7 +15,7 @@ from server.options import ServerOptions
 
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions
-    from server.telemetry import Spans
+    from server.telemetry import SpanRecorder
 
 DEMO = Path(__file__).parents[2] / "corpora"
 
@@ -70,11 +70,13 @@ def demo_data() -> Path:
     return cache_home() / "demo"
 
 
-def spans() -> "Spans":
-    """Spans if the variables of OpenTelemetry ask for them."""
-    from server.telemetry import CONFIGURED, Spans, exported
+def spans() -> "SpanRecorder":
+    """SpanRecorder if the variables of OpenTelemetry ask for them."""
+    from server.telemetry import OTLP_VARIABLES, SpanRecorder, otlp_recorder
 
-    return exported() if any(os.environ.get(name) for name in CONFIGURED) else Spans()
+    return (
+        otlp_recorder() if any(os.environ.get(name) for name in OTLP_VARIABLES) else SpanRecorder()
+    )
 
 
 @with_options("Serve your knowledge bases: an API, and a web page to ask and to upload.")
@@ -105,7 +107,7 @@ def serve(
 def _run(options: ServerOptions, ready: Callable[[str], None]) -> None:
     from server.app import serve
 
-    serve(options, spans=spans(), told=ready, note=note)
+    serve(options, spans=spans(), on_ready=ready, note=note)
 
 
 def _build_demo(data: Path) -> None:
@@ -147,8 +149,10 @@ def mcp(
         _run(options, lambda address: note(f"{address}mcp"))
         return
     from server.mcp_tools import tools
-    from server.models import Models, loader
-    from server.state import State
+    from server.models import Models, model_loader
+    from server.state import ServerState
 
-    with closing(State.made(options, Models(loader(options.cache, note)), spans=spans())) as state:
+    with closing(
+        ServerState.create(options, Models(model_loader(options.cache, note)), spans=spans())
+    ) as state:
         tools(state, say).run("stdio")

@@ -12,7 +12,7 @@ from rag.cli.paths import cache_home, data_home, existing_kb
 from server.cli.serve import demo_data
 
 if TYPE_CHECKING:
-    from server.schemas import Trace
+    from server.schemas import TraceResponse
     from server.traces import Replay
 
 SHOWN = 20  # candidates in a table; --json has all
@@ -23,10 +23,10 @@ SHOWN = 20  # candidates in a table; --json has all
 )
 def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON) -> None:
     from rag.load import open_pipeline
-    from server.state import on_one_thread
+    from server.state import limit_blas_threads
     from server.traces import replay
 
-    on_one_thread()
+    limit_blas_threads()
     home, found = _found(answer)
     with open_pipeline(
         existing_kb(str(home / found.knowledge_base)), cache=cache_home(), say=say
@@ -38,14 +38,14 @@ def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON
         _show(found, again)
 
 
-def _found(answer: str) -> "tuple[Path, Trace]":
+def _found(answer: str) -> "tuple[Path, TraceResponse]":
     """The trace, and the folder whose server has answered: the usual one, or the demonstration's."""
-    from server.database import passing
+    from server.database import trace_database
     from server.traces import Traces
 
     for home in (data_home(), demo_data()):
         if (home / ".server").is_dir():
-            with closing(passing(home / ".server")) as database:
+            with closing(trace_database(home / ".server")) as database:
                 if found := Traces(database).get(answer):
                     return home, found
     raise UserError(
@@ -54,7 +54,7 @@ def _found(answer: str) -> "tuple[Path, Trace]":
     )
 
 
-def _show(found: "Trace", again: "Replay") -> None:
+def _show(found: "TraceResponse", again: "Replay") -> None:
     from time import localtime, strftime
 
     record = found.record
@@ -87,7 +87,7 @@ def _show(found: "Trace", again: "Replay") -> None:
     out(_verdict(found, again))
 
 
-def _verdict(found: "Trace", again: "Replay") -> str:
+def _verdict(found: "TraceResponse", again: "Replay") -> str:
     if again.same:
         return say(
             "retrieved again at {sequence}: the same candidates with the same scores",
