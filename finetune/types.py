@@ -1,10 +1,10 @@
 """The nouns of training: a conversation to learn from, its tokens, and what is wrong with data."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal, LiteralString, Protocol, overload
+from typing import Any, Literal, LiteralString, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class TokenRows(Protocol):
     def __getitem__(self, index: int, /) -> TokenRow: ...
 
 
-class RowSubset(Sequence[TokenRow]):
+class RowSubset:
     """The rows at `places` of others, in that order."""
 
     def __init__(self, rows: TokenRows, places: NDArray[np.int64]) -> None:
@@ -94,13 +94,7 @@ class RowSubset(Sequence[TokenRow]):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, index: int) -> TokenRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TokenRow]: ...
-    def __getitem__(self, index: int | slice) -> TokenRow | list[TokenRow]:
-        if isinstance(index, slice):
-            return [self.rows[int(place)] for place in self.places[index]]
+    def __getitem__(self, index: int, /) -> TokenRow:
         return self.rows[int(self.places[index])]
 
 

@@ -192,7 +192,7 @@ def _hide_address(problem: Unreachable | Failed, generator: Generator | None) ->
         fields = {"problem": type(problem).__name__, "at": address}
         log.warning("model", extra={"fields": fields})
         model = Translatable("the language model")
-        problem.replace_fields(lambda value: model if str(value) == address else value)
+        problem.replace_fields(lambda value: model if address in str(value) else value)
 
 
 async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:

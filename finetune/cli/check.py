@@ -10,7 +10,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import console, counting, note, out, out_message, say, table
 from rag.cli.options import argument, option, with_options
-from rag.cli.paths import cache_home
+from rag.cli.paths import fetch_model
 
 if TYPE_CHECKING:
     from finetune.data.check import Diagnosis
@@ -223,10 +223,9 @@ def _check_template(template: str) -> None:
 def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
     from finetune.data.template import CachedTokenizer, RowEncoder
     from rag.chatglm.chat import FORMATS
-    from rag.chatglm.hub import fetch
     from rag.chatglm.tokenization import open_tokenizer
 
-    tokenizer = open_tokenizer(fetch(model, cache=cache_home() / "models", weights=False))
+    tokenizer = open_tokenizer(fetch_model(model, weights=False))
     # GLM-4's -hf form has transformers' own tokenizer.
     generation = getattr(tokenizer, "generation", 4)
     most = max_length or min(MAX_LENGTH, FORMATS[generation].max_length)

@@ -15,7 +15,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import note, note_message, out, say
 from rag.cli.options import KB, argument, option, with_options
-from rag.cli.paths import cache_home, kb_path
+from rag.cli.paths import fetch_model, kb_path
 
 if TYPE_CHECKING:
     from finetune.domain import DomainRun
@@ -98,7 +98,6 @@ def domain(
         digest_of_rows,
         general_rows,
     )
-    from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
     from rag.config import read_config as read_kb_config
 
@@ -114,7 +113,7 @@ def domain(
     work = DomainRun(chosen.out_dir)
     made_of = _typed(context) | {GENERAL: digest_of_rows(others)}
     work.begin(made_of)
-    directory = fetch(model, cache=cache_home() / "models")
+    directory = fetch_model(model)
     named = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
     generate = read_kb_config(kb_path(kb)).generate
     room_for_prompts(window(str(directory))[1], generate.max_new_tokens, kb_path(kb))

@@ -12,7 +12,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
 from rag.cli.options import KB, argument, option, with_options
-from rag.cli.paths import cache_home, existing_kb
+from rag.cli.paths import cache_home, existing_kb, fetch_model
 
 if TYPE_CHECKING:
     from finetune.evaluate.compare import Comparison, Decision
@@ -214,12 +214,11 @@ def _pair(model: str, adapter: Path, quant: str) -> "Pair":
     from finetune.evaluate.run import pair_of
     from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.generator import open_generator
-    from rag.chatglm.hub import fetch
     from rag.generate import GenerateOptions
 
     GenerateOptions(model=model, quant=cast(Any, quant))  # checks --quant
     read_adapter(adapter)  # a wrong one is reported before minutes of loading
-    directory = fetch(model, cache=cache_home() / "models")
+    directory = fetch_model(model)
     with loading(directory.name) as progress:
         generator = open_generator(directory, quant=quant, progress=progress)
     pair, assumed = pair_of(generator, adapter)

@@ -8,7 +8,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
 from rag.cli.options import argument, option, with_options
-from rag.cli.paths import cache_home, existing_kb
+from rag.cli.paths import cache_home, existing_kb, fetch_model
 
 if TYPE_CHECKING:
     from finetune.synth.build import SyntheticReport
@@ -132,11 +132,10 @@ def window(model: str | None) -> tuple[Any, int]:
         return lambda messages: sum(len(message.text) for message in messages), WINDOW
     from rag.chatglm.chat import context_of, count_chat
     from rag.chatglm.configuration import generation_of
-    from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
     from rag.chatglm.tokenization import open_tokenizer
 
-    directory = fetch(model, cache=cache_home() / "models", weights=False)
+    directory = fetch_model(model, weights=False)
     config, tokenizer = read_config(directory), open_tokenizer(directory)
     generation = generation_of(config)
     return lambda messages: count_chat(messages, tokenizer, generation), context_of(config)

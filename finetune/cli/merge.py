@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ingest.errors import UserError
 from rag.cli.console import loading, note, note_message, out_message
 from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, argument, option, with_options
-from rag.cli.paths import cache_home
+from rag.cli.paths import fetch_model
 
 if TYPE_CHECKING:
     from finetune.merge import MergeResult
@@ -36,11 +36,10 @@ def merge(
     from finetune.merge import merge
     from ingest.store.atomic import check_new
     from rag.chatglm.adapter_files import read_adapter
-    from rag.chatglm.hub import fetch
 
     check_new(target)  # a model may take an hour to fetch
     read_adapter(adapter)
-    directory = fetch(model, cache=cache_home() / "models")
+    directory = fetch_model(model)
     with loading(directory.name) as progress:
         done = merge(
             directory,
@@ -114,10 +113,9 @@ def export(
         raise UserError("--to is {to}; it is upstream or native", to=to)
     from finetune.export import export
     from ingest.store.atomic import check_new
-    from rag.chatglm.hub import fetch
 
     check_new(target)
-    directory = fetch(model, cache=cache_home() / "models", weights=False)
+    directory = fetch_model(model, weights=False)
     done = export(adapter, directory, target, to=to, alpha=alpha)
     for assumed in done.notes:
         note(assumed)

@@ -10,7 +10,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, out, say
 from rag.cli.options import argument, option, with_options
-from rag.cli.paths import cache_home
+from rag.cli.paths import cache_home, fetch_model
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Counts
@@ -138,11 +138,10 @@ def prepare(
         return
     from finetune.data.tokenize import check_free, tokenize, write_set
     from rag.chatglm.configuration import generation_of
-    from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
 
     check_free(target, overwrite=overwrite)  # before the work
-    directory = fetch(model, cache=cache_home() / "models", weights=False)
+    directory = fetch_model(model, weights=False)
     config = read_config(directory)
     with Progress(say("examples")) as progress:
         tokens = tokenize(

@@ -21,7 +21,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, loading, note, note_message, out, out_message, say, table
 from rag.cli.options import argument, option, with_options
-from rag.cli.paths import cache_home
+from rag.cli.paths import cache_home, fetch_model
 
 if TYPE_CHECKING:
     from finetune.train.loop import Sets, StepReport
@@ -80,7 +80,6 @@ def train(
     options: TrainOptions,
     base: BaseOptions,
 ) -> None:
-    from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
 
     sources = (*(files or ()), *run_options.data)
@@ -97,7 +96,7 @@ def train(
         options, method=method, learning_rate=chosen.rate, dtype=base.dtype(device), mix=share,
         quant=base.quantization(), template=rows.template, max_length=rows.max_length,
     )  # fmt: skip
-    directory = fetch(model, cache=cache_home() / "models")
+    directory = fetch_model(model)
     options = replace(options, max_length=within(options.max_length, read_config(directory)))
     out_dir, resume, dry_run = run_options.out_dir, run_options.resume, run_options.dry_run
     overwrite = run_options.overwrite and not resume

@@ -83,17 +83,6 @@ class Log:
             self.board.close()
 
 
-class NoLog:
-    """The log of a process other than the main one: writes nothing."""
-
-    def row(self, values: Mapping[str, float], **shown: float) -> None: ...
-
-    def __enter__(self) -> "NoLog":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 def read(path: Path) -> dict[str, list[tuple[int, float]]]:
     """The steps and values in each column of a CSV, without empty cells."""
     with path.open(encoding="utf-8", newline="") as file:

@@ -5,6 +5,7 @@ It is ours, on accelerate for processes and devices: see docs/decisions/013-trai
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -26,7 +27,7 @@ from finetune.train.checkpoint import (
     load_tensors,
     save_checkpoint,
 )
-from finetune.train.logs import FILE, PICTURE, Log, NoLog, draw
+from finetune.train.logs import FILE, PICTURE, Log, draw
 from finetune.train.loss import (
     evaluate,
     infinite_gradient,
@@ -276,15 +277,16 @@ class Training:
         sums = _Sums(*state.sums) if state else _Sums()
         size = state.log if state else 0
         main = self.accelerator.is_main_process
-        with Log(self.out, size=size, step=self.done) if main else NoLog() as log:
+        with Log(self.out, size=size, step=self.done) if main else nullcontext() as log:
             yield from self._steps(log, sums)
 
-    def _steps(self, log: Log | NoLog, sums: _Sums) -> Iterator[StepReport]:
+    def _steps(self, log: Log | None, sums: _Sums) -> Iterator[StepReport]:
         options, steps = self.options, self.plan.steps
         start, tokens, trained, first = monotonic(), 0, 0.0, self.done
         if self.done == 0 and (measured := self._evaluate()):
             self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
-            log.row({"step": 0, "epoch": 0.0, **measured})
+            if log:
+                log.row({"step": 0, "epoch": 0.0, **measured})
         while self.done < steps and not self.stopped:
             step_start = monotonic()
             loss, norm, count = self.step(self.done)
@@ -304,7 +306,8 @@ class Training:
                 left = (monotonic() - start) / (self.done - first) * (steps - self.done)
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
                 report = StepReport(self.done, steps, mean, speed, left, *losses, self.stopped)
-                log.row(self._line(sums, measured), speed=speed)
+                if log:
+                    log.row(self._line(sums, measured), speed=speed)
                 sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
             if self.done % options.save_steps == 0 or last or self.stopped:
                 self._save(log, sums)
@@ -389,8 +392,8 @@ class Training:
                 f"training, more than the budget of {budget:.1%}"
             )
 
-    def _save(self, log: Log | NoLog, sums: _Sums) -> None:
-        if isinstance(log, Log):
+    def _save(self, log: Log | None, sums: _Sums) -> None:
+        if log:
             numbers, scale = (sums.loss, sums.norm, sums.steps), self.optimizer.scale()
             rest = (self.losses, self.stopped, torch.get_num_threads(), self.identity)
             state = TrainingState(self.done, log.flush(), numbers, scale, *rest)

@@ -111,36 +111,28 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
     place, largest, dtype = _first_infinite(model, batch)
     with torch.no_grad(), model.disable_adapter():
         base_is_finite = bool(summed_loss(model, batch).isfinite())
+    fields = {"step": step, "place": place, "dtype": _short(dtype), "largest": largest}
     if base_is_finite:
-        text = Translatable(
+        return UserError(
             "step {step}: the adapter has grown until the output of {place} is NaN or infinite "
             "in {dtype}: the steps were too large; continue from a checkpoint with a smaller "
             "--learning-rate, or with --warmup-steps",
-            step=step,
-            place=place,
-            dtype=_short(dtype),
+            **fields,
         )
-    elif dtype == torch.float16:
-        text = Translatable(
+    if dtype == torch.float16:
+        return UserError(
             "step {step}: the output of {place} is beyond float16 (inputs up to {largest:.3g}, "
             "float16 holds {half:.0f}): this model overflows in float16; train with --bf16 or "
             "--fp32",
-            step=step,
-            place=place,
-            largest=largest,
             half=HALF,
+            **fields,
         )
-    else:
-        text = Translatable(
-            "step {step}: the output of {place} is NaN or infinite in {dtype} (inputs up to "
-            "{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the "
-            "model again",
-            step=step,
-            place=place,
-            dtype=_short(dtype),
-            largest=largest,
-        )
-    return UserError(text)
+    return UserError(
+        "step {step}: the output of {place} is NaN or infinite in {dtype} (inputs up to "
+        "{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the "
+        "model again",
+        **fields,
+    )
 
 
 def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:

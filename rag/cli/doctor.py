@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ingest.i18n import Translatable
 from rag.cli.console import note, out, out_json, out_message, say, table
 from rag.cli.options import JSON, option, with_options
-from rag.cli.paths import cache_home, data_home
+from rag.cli.paths import cache_home, data_home, fetch_model
 
 if TYPE_CHECKING:
     from rag.chatglm.memory import Need, Room
@@ -81,11 +81,10 @@ SIZES = ("weights", "cache", "work", "runtime", "total")
 def show_memory(name: str, context: int, *, as_json: bool) -> None:
     """The needs of a model's modes for `context` tokens, which fit here, and the best of them."""
     from rag.chatglm.configuration import generation_of
-    from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
     from rag.chatglm.memory import Room, gigabytes, modes, need, on_disk, parameters, pick
 
-    directory = fetch(name, cache=cache_home() / "models", weights=False)
+    directory = fetch_model(name, weights=False)
     config, room, files = read_config(directory), Room.here(), on_disk(directory)
     generation, count = generation_of(config), parameters(config).total
     needs = [

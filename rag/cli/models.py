@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ingest.errors import UserError
 from rag.cli.console import loading, note, note_message, out, out_message, say
 from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, ModelOptions, argument, option, with_options
-from rag.cli.paths import cache_home
+from rag.cli.paths import cache_home, fetch_model
 
 if TYPE_CHECKING:
     from rag.chatglm.export import ExportReport
@@ -45,16 +45,14 @@ def export(
     from ingest.store.atomic import check_new
     from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.export import check_exportable, export
-    from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
 
     check_new(target)  # a model may take an hour to fetch
     if adapter:
         read_adapter(adapter, alpha=alpha)
-    cache = cache_home() / "models"
-    about = fetch(source, cache=cache, weights=False)
+    about = fetch_model(source, weights=False)
     check_exportable(about, read_config(about))
-    directory = fetch(source, cache=cache)
+    directory = fetch_model(source)
     with loading(directory.name) as progress:
         done = export(
             directory,
@@ -118,17 +116,17 @@ def fill(
     options = GenerateOptions(**model.values)
 
     from rag.chatglm import generator as chatglm
-    from rag.chatglm.hub import fetch
     from rag.chatglm.loading import read_config
 
-    if text is None:
-        text = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
+    blanks = text or ""
+    if text is None and not sys.stdin.isatty():
+        blanks = sys.stdin.read().removesuffix("\n")
     cache = cache_home() / "models"
-    chatglm.split_at_blanks(text)  # mistakes are reported before weights are fetched and read
-    chatglm.require_filler(read_config(fetch(options.model, cache=cache, weights=False)))
+    chatglm.split_at_blanks(blanks)  # mistakes are reported before weights are fetched and read
+    chatglm.require_filler(read_config(fetch_model(options.model, weights=False)))
     with loading(Path(options.model).name) as progress:
         generator: Any = load(options, cache=cache, progress=progress, note=note)
-    out(chatglm.fill(generator.model, generator.tokenizer, text, options.sampling))
+    out(chatglm.fill(generator.model, generator.tokenizer, blanks, options.sampling))
 
 
 @with_options("Write a model's weights in 4 or 8 bits to a new folder, which loads in seconds.")
@@ -139,10 +137,9 @@ def quantize(
 ) -> None:
     if bits not in (4, 8):
         raise UserError("--bits is {bits}; it is 4 or 8", bits=bits)
-    from rag.chatglm.hub import fetch
     from rag.chatglm.save import pack
 
-    directory = fetch(source, cache=cache_home() / "models")
+    directory = fetch_model(source)
     with loading(directory.name) as progress:
         pack(directory, target, bits=bits, progress=progress)
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e9

@@ -30,6 +30,13 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatglm-rag"
 
 
+def fetch_model(name: str, *, weights: bool = True) -> Path:
+    """A model's folder; one that is named as on a hub is fetched first."""
+    from rag.chatglm.hub import fetch
+
+    return fetch(name, cache=cache_home() / "models", weights=weights)
+
+
 def kb_place(name: str) -> "Place":
     """A knowledge base given by name, by path or by its address on a server."""
     if "://" in name:

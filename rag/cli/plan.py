@@ -1,7 +1,7 @@
 """`rag plan`: memory, disk, time and machines for a number of documents and questions a second."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,8 @@ class PlanArguments:
 
 @with_options("Memory, disk, time and machines for documents and questions, engine by engine.")
 def plan(*, arguments: PlanArguments, as_json: bool = JSON) -> None:
-    constants, engine, gpu = arguments.constants, arguments.engine, arguments.gpu
+    values: dict[str, Any] = vars(arguments) | {"model": _billions(arguments.model)}
+    constants, engine, gpu = values.pop("constants"), values.pop("engine"), arguments.gpu
     if (arguments.cores is None) != (arguments.memory is None):
         raise UserError("--cores and --memory describe a machine together; give both")
     if arguments.chunks_per_document is not None and arguments.megabytes is not None:
@@ -85,9 +86,7 @@ def plan(*, arguments: PlanArguments, as_json: bool = JSON) -> None:
                 "{name} is {value}; need one of {names}", name=name, value=value, names=names
             )
     measured = Constants.read(constants)
-    values: dict[str, Any] = vars(arguments) | {"model": _billions(arguments.model)}
-    names = {field.name for field in fields(PlanOptions)}
-    options = PlanOptions(**{name: values[name] for name in values if name in names})
+    options = PlanOptions(**values)
     predictor = Predictor(measured, options)
     plans = predictor.plans()
     smallest = next((each.engine for each in plans if not each.shortfalls), None)

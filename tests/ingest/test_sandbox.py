@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import Unreadable
-from ingest.i18n import translate
+from ingest.i18n import Translatable, translate
 from ingest.parse import parse
 from ingest.sandbox import Limits, Sandbox
 from ingest.types import Parsed, ParseReport
@@ -168,3 +168,11 @@ def test_the_receipt_knows_of_the_last_line_of_a_large_file(box: Sandbox, tmp_pa
     parsed = box.parse(path)
     assert parsed.receipt.warnings == ("1 lines are not JSON, the last is line 3501",)
     assert len(list(parsed.segments)) > 2
+
+
+def test_warnings_come_back_translatable(tmp_path: Path) -> None:
+    (tmp_path / "wide.csv").write_text("a," * 1200 + "b\n")
+    with Sandbox(ocr=False) as sandbox:
+        (warning,) = sandbox.parse(tmp_path / "wide.csv").receipt.warnings
+    assert isinstance(warning, Translatable)
+    assert warning.fields == {"row": 1, "columns": 1201, "most": 1000}

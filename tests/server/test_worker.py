@@ -32,7 +32,7 @@ LONG = "".join(
 def test_a_killed_workers_job_is_done_by_the_next_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.worker.SHORT", 0.0)
+    monkeypatch.setattr("server.worker.SHORT_LIFE", 0.0)
     with served(tmp_path) as (parts, supervisor):
         files = {f"{number}.txt": LONG[: 3000 + number] for number in range(4)}
         job = upload(parts, files)

@@ -21,11 +21,11 @@ from tests.finetune.train.made import GENERATIONS, rows, tiny
 from tests.rag.chatglm.golden import SETS, arrays
 
 
-def of(golden: dict[str, Any], pad: int) -> list[TokenRow]:
+def of(golden: dict[str, Any], padding: int) -> list[TokenRow]:
     """The rows of the original training example."""
     made = []
     for ids, labels in zip(golden["train.input_ids"], golden["train.labels"], strict=True):
-        length = int((ids != pad).sum())
+        length = int((ids != padding).sum())
         made.append(TokenRow(*(t[:length].numpy().astype(np.int32) for t in (ids, labels))))
     return made
 
@@ -42,13 +42,13 @@ def test_it_is_the_original_s(root: Path, generation: int, layout: str) -> None:
         dtype=torch.float32,
         device="cpu",
     ).train()
-    pad = 3 if generation == 1 else 0
-    given = of(golden, pad)
+    padding = 3 if generation == 1 else 0
+    given = of(golden, padding)
     if layout == "padded":
         [batch] = pad(given, 2, length=golden["train.input_ids"].shape[1])
         order = sorted(range(len(given)), key=lambda i: -len(given[i]))
         order = [order.index(i) for i in range(len(given))]
-        real = golden["train.input_ids"] != pad
+        real = golden["train.input_ids"] != padding
         assert torch.equal(batch.ids[order] * real, golden["train.input_ids"] * real)
         assert torch.equal(batch.labels[order], golden["train.labels"])
     else:

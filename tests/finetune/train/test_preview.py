@@ -131,7 +131,7 @@ def test_weights_are_counted_as_they_are_held(
     base = load(tmp_path, quant=quant, dtype=getattr(torch, dtype), device="cpu", kernels=False)
     held = {t.untyped_storage()._cdata: t.nbytes for t in [*base.parameters(), *base.buffers()]}
     options = TrainOptions(quant=quant, dtype=dtype)
-    estimate = Estimator(read_config(tmp_path), options, "cpu").held
+    estimate = Estimator(read_config(tmp_path), options, "cpu").weights
     assert estimate == pytest.approx(sum(held.values()), rel=0.001)
 
 
@@ -153,7 +153,7 @@ def test_the_heaviest_moment_of_a_training() -> None:
 def test_the_largest_batch_is_the_last_that_fits(length: int, packing: bool, room: int) -> None:
     estimator = Estimator(SHAPE, TrainOptions(packing=packing), "cpu")
     sets = Sets(rows([length + 3], 1))
-    room += estimator.held + RUNTIME["cpu"]
+    room += estimator.weights + RUNTIME["cpu"]
     count = estimator.largest(sets, room)
 
     def total(count: int) -> int:
