@@ -286,9 +286,13 @@ def answering(
     `retrieve` (this thread's work, without embedding), `p50` and `p95` of it by the clock; means of the
     postings that are read and there; answers (if `whole`) and searches a second; peak bytes."""
     from ingest.i18n import Translator
+    from ingest.normalize import terms
+    from rag.config import read_config
     from rag.load import open_pipeline
 
-    with open_pipeline(Path(path), cache=Path(cache), say=Translator("en")) as pipeline:
+    with open_pipeline(
+        read_config(Path(path)), cache=Path(cache), say=Translator("en")
+    ) as pipeline:
         store, embed = pipeline.store, pipeline.embedder.embed_query
         run = pipeline.ask if whole else pipeline.retrieve
         run(questions[0])  # opens what is opened once
@@ -296,7 +300,7 @@ def answering(
 
         def by_words(question: str) -> None:
             for field in ("words", "bigrams"):
-                store.search_words(question, 100, field=field)
+                store.search_words(terms(question), 100, field=field)
 
         def search(number: int) -> None:
             store.search_dense(vectors[number], 100)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingest.i18n import Language, Translator
+from ingest.i18n import Language
 from rag.cli.plan import digits
 from rag.plan import GB, Constants, EnginePlan, PlanOptions, Predictor
 from rag.plot import INK, check_picture, render
@@ -37,6 +37,8 @@ RATES = (1.0, 5.0, 20.0, 100.0)
 ENGINES = ("local", "replicas", "milvus")
 SIZES = tuple(10**power for power in range(4, 10))
 QPS = 5.0
+Say = Callable[[str, str], str]
+"""The first text in English, or the second in Chinese."""
 Of = Callable[[EnginePlan], float]
 
 
@@ -73,18 +75,22 @@ def takeovers(constants: Constants, *, qps: float = QPS) -> Mapping[str, int]:
     return found
 
 
+def pick(language: Language) -> Say:
+    return (lambda en, zh: zh) if language == "zh" else (lambda en, zh: en)
+
+
 def main() -> None:
     constants = Constants.read()
     for page, language in PAGES.items():
         file = ROOT / "docs" / page
         file.write_text(filled(file.read_text("utf-8"), constants, language), "utf-8")
     for picture, language in PICTURES.items():
-        draw(constants, ROOT / "docs" / picture, Translator(language))
+        draw(constants, ROOT / "docs" / picture, pick(language))
 
 
 def filled(text: str, constants: Constants, language: Language) -> str:
     """The page with its generated parts written again: `<!-- name -->` to `<!-- /name -->`."""
-    say = Translator(language)
+    say = pick(language)
     parts = {
         "machine": machine(constants, say),
         "measured": table(*measured_rows(constants, say)),
@@ -104,7 +110,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def machine(constants: Constants, say: Translator) -> str:
+def machine(constants: Constants, say: Say) -> str:
     there, costs, like = constants.machine, constants.costs, constants.documents()
     memory, speed = there.memory / GB, MEASURED["chunk"]["flops"] / costs.embed / 1e9
     return say(
@@ -118,7 +124,7 @@ def machine(constants: Constants, say: Translator) -> str:
     )
 
 
-def measured_rows(constants: Constants, say: Translator) -> tuple[list[str], list[list[str]]]:
+def measured_rows(constants: Constants, say: Say) -> tuple[list[str], list[list[str]]]:
     head = [
         say("chunks", "块数"),
         say("written in", "写入用时"),
@@ -147,7 +153,7 @@ def searches(constants: Constants, chunks: int) -> float:
     return stages["vectors"] + stages["words"] + stages["fuse"]
 
 
-def curve_rows(constants: Constants, say: Translator) -> tuple[list[str], list[list[str]]]:
+def curve_rows(constants: Constants, say: Say) -> tuple[list[str], list[list[str]]]:
     head = [
         say("chunks", "块数"),
         say("engine", "引擎"),
@@ -189,7 +195,7 @@ def curve_rows(constants: Constants, say: Translator) -> tuple[list[str], list[l
     return head, rows
 
 
-def takeover_rows(constants: Constants, say: Translator) -> tuple[list[str], list[list[str]]]:
+def takeover_rows(constants: Constants, say: Say) -> tuple[list[str], list[list[str]]]:
     head = [say("questions/s", "每秒问题"), *(say(*TITLES[engine]) for engine in ENGINES)]
     rows = []
     for rate in RATES:
@@ -209,7 +215,7 @@ def rounded(chunks: int) -> str:
     return f"{float(f'{chunks:.1e}'):,.0f}"
 
 
-def draw(constants: Constants, path: Path, say: Translator) -> None:
+def draw(constants: Constants, path: Path, say: Say) -> None:
     """Four panels over the chunks: bytes, bytes, seconds, cores. Readable on light and on dark."""
     from matplotlib import rc_context
 
@@ -280,7 +286,7 @@ def draw_panel(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def mark(axes: "Axes", changes: Mapping[str, int], say: Translator) -> None:
+def mark(axes: "Axes", changes: Mapping[str, int], say: Say) -> None:
     """Where measuring ends, and where each engine takes over."""
     largest = max(point["chunks"] for point in POINTS)
     axes.set_xlim(SIZES[0], SIZES[-1])

@@ -33,7 +33,7 @@ def test_bad_rows_end_in_1_with_all_that_was_asked_for(tmp_path: Path) -> None:
     assert out.startswith("44 rows: 34 usable, 10 bad, 10 with warnings")
     assert "messy_truncated.json:14" in out
     assert "and 5 more" in out  # 5 of 10 duplicates are listed
-    assert err.splitlines()[-1].startswith("rag: 10 of 44 rows are bad; mend them")
+    assert err.splitlines()[-1].startswith("rag: 10 of 44 rows are bad; correct them")
     assert page.read_text("utf-8").startswith("<!doctype html>")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert len(json.loads(record.read_text("utf-8"))["findings"]) == 20
@@ -93,8 +93,8 @@ def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
         ({"row": ["1"]}, "--row shows tokens"),
         ({"picture": Path("a.gif")}, "a picture ends in .png or .svg"),
         ({"html": DATA / "nowhere/a.html"}, "there is no folder"),
-        ({"json": DATA / "history_small.json"}, "exists and is no earlier report"),
-        ({"html": DATA}, "exists and is no earlier report"),
+        ({"json": DATA / "history_small.json"}, "exists and is not an earlier report"),
+        ({"html": DATA}, "exists and is not an earlier report"),
     ],
 )
 def test_a_mistake_is_said_with_the_way_out(
