@@ -23,7 +23,7 @@ FORMATS = {
     **dict.fromkeys(("text", "log", "rst", "srt", "vtt", "tex", "org"), "txt"),
     **dict.fromkeys(("markdown", "mdx", "mkd"), "md"),
     **dict.fromkeys(("htm", "xhtml", "xml", "shtml"), "html"),
-    **dict.fromkeys(("ndjson", "geojson"), "jsonl") | {"geojson": "json"},
+    **{"ndjson": "jsonl", "geojson": "json"},
     **dict.fromkeys(("docm", "dotx"), "docx"),
     **dict.fromkeys(("pptm", "ppsx"), "pptx"),
     **dict.fromkeys(("xlsm", "xltx"), "xlsx"),

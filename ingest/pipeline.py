@@ -64,7 +64,8 @@ class Reading:
 
 class Parser(Protocol):
     def parse(self, path: Path) -> Parsed:
-        """The text of a file; raises `Unreadable` if there is none. Its segments don't fail."""
+        """The text of a file; raises `Unreadable` if there is none. Reading the segments never fails:
+        `Sandbox` has parsed the whole file by then."""
         ...
 
 
@@ -194,7 +195,7 @@ def write(readings: Iterable[Reading], store: Store, embedding: Embedding) -> It
 def _write_batch(
     readings: Iterator[Reading], store: Store, embedding: Embedding
 ) -> list[FileOutcome]:
-    """Write documents in one transaction until there are enough chunks or it took long enough."""
+    """Write documents in one transaction until there are BATCH_CHUNKS, or BATCH_SECONDS have passed."""
     outcomes: list[FileOutcome] = []
     end = monotonic() + BATCH_SECONDS
     with ExitStack() as stack:
@@ -211,10 +212,10 @@ def _write_batch(
 
 @dataclass
 class WriteBatch:
-    """Documents that are written in one transaction, which `stack` ends.
+    """Documents that are written in one transaction, which is committed when `stack` is closed.
 
-    They wait in memory and are embedded together; only a document larger than a batch is written
-    piece by piece, still in the same transaction.
+    They wait in memory and are embedded together. What waits is embedded and written early if it
+    grows to four batches, as a large document can, but still in the same transaction.
     """
 
     store: Store

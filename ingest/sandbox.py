@@ -1,6 +1,6 @@
 """Parses in a child process, so that a hostile file costs one line of error and never the run.
 
-The child is a fresh interpreter (`python -m ingest.sandbox`). It reads one request a line from its
+The child is a fresh interpreter (`python -m ingest.sandbox`). It reads one request per line from its
 standard input, writes the text as JSON Lines to a spool file in a folder of the parent, and answers
 with the title and the parse report. The parent watches the child's memory and time and kills it at
 its limits; the next file gets a new child. Nothing is pickled, and the child can't reach the network.

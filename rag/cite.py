@@ -1,6 +1,6 @@
 """Citations from the marks of a model's answer, and the sentences that no passage supports.
 
-The text is never changed: a mark that is no passage's number gives no citation and is counted.
+The text is never changed: a mark whose number no passage has gives no citation and is counted.
 """
 
 import re

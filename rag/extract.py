@@ -1,7 +1,7 @@
 """The sentences that answer a question, out of the best passages, without a language model.
 
-Most sentences of a passage share its topic, and so does the question; the rest of the question
-distinguishes them. So a term is weighted by its rarity in the collection and by its rarity among the
+The topic words of a question fit every sentence of a passage; its other words show which sentence
+answers. So a term is weighted by its rarity in the collection and by its rarity among the
 passage's own sentences, and has no weight if the title or headings contain it. The encoder then
 decides between the best sentences by words. See docs/decisions/006-extraction.md.
 """

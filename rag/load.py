@@ -65,12 +65,13 @@ def open_writer(
     try:
         store = config.open_store()
     except Absent:
-        encoder = open_encoder(embedder or BUNDLED, config.embed.backend)
-        recorded = {"embedder": embedder or BUNDLED, "chunk": chunk}
+        name = _full_name(embedder or BUNDLED)
+        encoder = open_encoder(name, config.embed.backend)
+        recorded = {"embedder": name, "chunk": chunk}
         identity = Identity(encoder.name, encoder.dim, recorded)
         return writer(config.open_store(create=identity), encoder)
     recorded = store.identity.options
-    if embedder not in (None, recorded["embedder"]):
+    if embedder and _full_name(embedder) != _full_name(str(recorded["embedder"])):
         raise Mismatch(
             "{location} was created with the encoder {name}, not {embedder}; omit --embedder, "
             "or create a new knowledge base with --kb",
@@ -88,6 +89,10 @@ def open_writer(
             options=chunk,
         )
     return writer(store, encoder_of(store, config.embed, open_encoder))
+
+
+def _full_name(embedder: str) -> str:
+    return BUNDLED if embedder == "bundled" else embedder
 
 
 def encoder_of(store: Store, options: EmbedOptions, open_encoder: Encoders) -> Embedder:

@@ -22,7 +22,7 @@ _LATIN_WORD = re.compile(r"[^\W\d_\u0250-\uffff]+")
 
 
 def script_of(text: str) -> Script:
-    """`han` if there are at least as many Chinese characters as Latin words."""
+    """`han` if there are at least as many Chinese characters as Latin words, also if there are none."""
     return "han" if len(_HAN.findall(text)) >= len(_LATIN_WORD.findall(text)) else "latin"
 
 

@@ -29,7 +29,8 @@ class Curve:
 class Calibration:
     """One curve for questions in a script of the knowledge base, one for those in other scripts.
 
-    Shared words separate the excesses of the former further. Each excess is relative to its knowledge
+    In the knowledge base's own script the words of a question count too, so that questions with and
+    without an answer lie further apart. Each excess is relative to its knowledge
     base's level, so the default curves fit any of them; docs/decisions/007-refusal.md has the sets.
     """
 

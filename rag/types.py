@@ -65,9 +65,9 @@ class Retrieved:
 
     `vector` is the question's. `ranking` has every chunk that any search found, with its fused
     score. `hits` are the best chunk of each passage, best first, and `passages` the whole passages
-    in the same order. `confidence` is the probability that they contain an answer. `sequence` is the
-    change of the store at which they were found. If the store never stops changing, passages of later
-    changes may be among them, but none that was removed before.
+    in the same order. `confidence` is the probability that they contain an answer. `sequence` is
+    the store's change number before the search. Under constant writes newer passages may be among
+    them, but none that was removed before.
     """
 
     query: Query

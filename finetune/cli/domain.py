@@ -58,7 +58,10 @@ class DomainOptions:
         "--write-questions", "Let the model write questions too.", default=False
     )
     questions: int = option(
-        "--questions N", "Held-out questions asked, at most.", default=200, least=1
+        "--questions N",
+        "The number of held-out questions that are asked, at most.",
+        default=200,
+        least=1,
     )
     general: str | None = option(
         "--general --mix FILE:SHARE",

@@ -76,7 +76,7 @@ class TrialOptions:
     )
     conditions: str = option(
         "--conditions closed,gold,retrieved,distractors",
-        "Asked with; all that the questions allow.",
+        "The conditions of the test; all that the questions allow, if left out.",
         default="",
     )
     general: Path | None = option(
@@ -86,9 +86,13 @@ class TrialOptions:
     quant: str = option(
         "--quant auto|none|int8|int4|nf4", "How the weights are held.", default="auto"
     )
-    max_new_tokens: int = option("--max-new-tokens N", "Of a reply, at most.", default=256, least=1)
-    resamples: int = option("--resamples N", "Of the bootstrap.", default=2000, least=100)
-    seed: int = option("--seed", "Of drawing and resampling.", default=0)
+    max_new_tokens: int = option(
+        "--max-new-tokens N", "The length of an answer in tokens, at most.", default=256, least=1
+    )
+    resamples: int = option(
+        "--resamples N", "The number of bootstrap resamples.", default=2000, least=100
+    )
+    seed: int = option("--seed", "The seed of drawing and resampling.", default=0)
 
 
 @with_options(
@@ -132,7 +136,7 @@ def evaluate(
     else:
         count = len(asked) + len(others)
         note_message(
-            "stopped after {done} of {count} questions: no verdict", done=len(results), count=count
+            "stopped after {done} of {count} questions: no decision", done=len(results), count=count
         )
     if picture:
         draw(comparisons, picture, title=title, say=say)

@@ -1,4 +1,7 @@
-"""Files to text: one function, `parse`. The modules beside it each read some formats."""
+"""Files to text: `DocumentParser`, which `ingest.sandbox` runs in a child process.
+
+The modules beside it each read some formats; `parse` is for tests and tools.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field

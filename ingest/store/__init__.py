@@ -1,4 +1,4 @@
-"""A knowledge base: in a folder, one truth (SQLite) and two caches (vectors, words); or on Milvus."""
+"""A knowledge base: in a folder, primary data (SQLite) and two indexes (vectors, words); or on Milvus."""
 
 from ingest.store.local import LocalStore, open_store
 from ingest.store.milvus import SCHEMES, MilvusAddress, drop_milvus, parse_address

@@ -106,7 +106,8 @@ class Store(Protocol):
         ...
 
     def search_dense(self, vector: Vectors, k: int) -> Ranking:
-        """The `k` chunks with the highest cosine to `vector` (dim,), which is the score."""
+        """The `k` chunks with the highest dot product with `vector` (dim,), which is the score: the
+        cosine if `vector` has unit length. Only chunks with a positive score are returned."""
         ...
 
     def search_words(self, query: Terms, k: int, *, field: Field = "words") -> Ranking:
@@ -189,7 +190,7 @@ def check_tiling(passages: Sequence[Passage], length: int) -> int:
     for passage in passages:
         span, size = (passage.start, passage.end), len(passage.text)
         if span != (length, length + size):
-            raise ValueError(f"passage {span} of {size} characters doesn't go on at {length}")
+            raise ValueError(f"passage {span} of {size} characters does not continue at {length}")
         length = passage.end
     return length
 

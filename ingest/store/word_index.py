@@ -1,6 +1,6 @@
 """The word index: a Tantivy index over normalized words and bigrams, without the text.
 
-A file beside the index names the change that it covers at least; it is written after each commit.
+A file beside the index names the last change that it surely covers; it is written after each commit.
 Catching up removes each row before it adds it, so it can safely be done twice.
 """
 

@@ -141,7 +141,7 @@ def verify(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB)
 
 
 @app.command()
-@with_options("Make the indexes anew from the stored text and vectors.")
+@with_options("Rebuild the indexes from the stored text and vectors.")
 def rebuild(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB) -> None:
     with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
         store.rebuild()

@@ -23,8 +23,8 @@ from ingest.i18n import Translatable
 
 INFO, HELP, TYPED, READ = "info", "help", "typed", "read"
 """Keys of a field's metadata: typer's description, which lacks the help, the help in English, the
-default as it is typed, and what reads a value. The library's modules define options, too, so that
-only `with_options` looks for the reader's language."""
+default as it is typed, and what reads a value. Modules of the library define options too; therefore
+only `with_options` translates the help."""
 
 
 def option(
@@ -80,7 +80,7 @@ KB_ARGUMENT = argument("KB", "The knowledge base, as for --kb.", default=None)
 JSON = option("--json", "One JSON value.", default=False)
 MODEL = argument("MODEL", "A ChatGLM's folder, or its name on a hub.")
 NEW_FOLDER = argument("FOLDER", "A new folder.")
-ALPHA = option("--lora-alpha N", "The adapter's, where it has no adapter_config.json.")
+ALPHA = option("--lora-alpha N", "The adapter's alpha, if it has no adapter_config.json.")
 
 
 @dataclass(frozen=True, kw_only=True)

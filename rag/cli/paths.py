@@ -26,7 +26,7 @@ def data_home() -> Path:
 
 
 def cache_home() -> Path:
-    """What can be built again: the bundled encoder."""
+    """What can be built or downloaded again: encoders and models."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatglm-rag"
 
 
@@ -58,7 +58,8 @@ def kb_path(name: str) -> Path:
         return Path(name).expanduser()
     if not name or name.startswith(".") or "\0" in name:
         raise UserError(
-            "{name!r} is no name for a knowledge base; use letters, digits and -", name=name
+            "{name!r} is not a valid name for a knowledge base; use letters, digits and -",
+            name=name,
         )
     return data_home() / name
 

@@ -55,7 +55,7 @@ class PlanArguments:
         "A language model that writes the answers, by its billions of parameters.",
         default="none",
     )
-    gpu: str = option("--gpu a100|h200", "Where it runs.", default="a100")
+    gpu: str = option("--gpu a100|h200", "The GPU that it runs on.", default="a100")
     cores: int | None = option("--cores N", "Cores of a machine, with --memory.")
     memory: float | None = option("--memory GB", "Memory of a machine, with --cores.")
     latency: float = option(

@@ -341,7 +341,7 @@ def failures_named(address: MilvusAddress) -> Iterator[None]:
             raise  # the request is wrong: a bug
         why = " ".join((error.message if answered else str(error)).split())[:300]
         problem = Translatable(
-            "{address} does not do what it is asked ({why}); check that the server runs, and MILVUS_TOKEN",
+            "{address} refused the request ({why}); check that the server runs, and MILVUS_TOKEN",
             address=address,
             why=why,
         )

@@ -245,7 +245,7 @@ def test_what_does_not_fit_is_refused(store: Store) -> None:
             change.add(document, *batch)  # type: ignore[arg-type] - what is wrong with it is the point
 
     for message, batch in {
-        "doesn't go on at 0": (passages[1:], chunks[2:], vectors[2:]),
+        "does not continue at 0": (passages[1:], chunks[2:], vectors[2:]),
         r"not \(3, 16\)": (passages, chunks, vectors[:-1]),
         r"not \(4, 15\)": (passages, chunks, vectors[:, :-1]),
         "not finite": (passages, chunks, vectors * np.nan),
