@@ -54,6 +54,6 @@ def test_the_compiled_catalog_is_that_of_the_translations(translations: dict[str
 
 def test_templates_are_found_in_every_form_that_the_code_uses(templates: set[str]) -> None:
     """As the first argument of an error of any kind, of `say`, and of `Translatable`."""
-    assert "{path} does not exist{near}" in templates
+    assert "{path} does not exist{hint}" in templates
     assert "Questions about your documents, answered with sources." in templates
     assert "; did you mean {name}?" in templates

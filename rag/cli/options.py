@@ -182,7 +182,7 @@ def _values(chosen: list[Field[Any]], arguments: dict[str, Any]) -> dict[str, An
         value = arguments.pop(each.name)
         if read := each.metadata.get(READ):
             value = read(value)
-        if get_origin(each.type) is tuple and isinstance(value, list | tuple | None):
+        elif get_origin(each.type) is tuple:  # an option that can be repeated
             if not value:
                 continue
             value = tuple(value)

@@ -273,7 +273,7 @@ def test_what_has_no_other_form_is_refused(tmp_path: Path) -> None:
         export(there, model, tmp_path / "out", to="upstream")
     later = base("glm4-0414", tmp_path)
     (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match="say --to native"):
+    with pytest.raises(UserError, match="use --to native"):
         export(native(later, tmp_path / "b", shared=True), later, tmp_path / "out", to="upstream")
     prefix = tmp_path / "prefix"
     prefix.mkdir()

@@ -293,7 +293,7 @@ def test_what_rounding_destroys_is_not_kept(tmp_path: Path) -> None:
     small = {"lm_head.weight": tensors_["lm_head.weight"] * 1e-7}
     save_file({**tensors_, **small}, path, metadata={"format": "pt"})
     refused(
-        r"not kept.*float16: 0\.01.*--dtype float32", tmp_path, model, there, dtype=torch.float16
+        r"is deleted.*float16: 0\.01.*--dtype float32", tmp_path, model, there, dtype=torch.float16
     )
     save_file(tensors_, path, metadata={"format": "pt"})
     weak = {

@@ -12,7 +12,7 @@ from ingest.errors import Mismatch, UserError
 from ingest.i18n import Translatable, Translator, from_json, language_of, to_json, translate
 
 NEAR = Translatable("; did you mean {name}?", name="a{b}.txt")
-MESSAGE = Translatable("{path} does not exist{near}", path=Path("x{0}"), near=NEAR)
+MESSAGE = Translatable("{path} does not exist{hint}", path=Path("x{0}"), hint=NEAR)
 
 
 def test_a_message_is_its_english_text_and_is_translated_with_what_it_holds() -> None:
@@ -20,7 +20,7 @@ def test_a_message_is_its_english_text_and_is_translated_with_what_it_holds() ->
     assert translate(MESSAGE, "en") == MESSAGE
     assert translate(MESSAGE, "zh") == "x{0} 不存在，是否指 a{b}.txt？"
     assert translate("a plain text {x}", "zh") == "a plain text {x}"
-    assert Translator("zh")("{path} does not exist{near}", path="x", near="") == "x 不存在"
+    assert Translator("zh")("{path} does not exist{hint}", path="x", hint="") == "x 不存在"
 
 
 def test_lists_are_joined_as_the_language_does_it() -> None:
@@ -41,7 +41,7 @@ def test_a_message_survives_json_and_copying(value: object) -> None:
 
 
 def test_an_error_survives_copying_with_all_that_it_holds() -> None:
-    error = Mismatch("{path} does not exist{near}", path="a{b}", near="")
+    error = Mismatch("{path} does not exist{hint}", path="a{b}", hint="")
     other = copy.copy(error)
     assert (type(other), str(other), other.message) == (
         Mismatch,

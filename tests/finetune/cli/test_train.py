@@ -60,8 +60,8 @@ def test_a_folder_that_holds_something_is_kept(rows: Path, tiny: Path, tmp_path:
     code, _, err = train(rows, tiny, out, *SHORT, "--seed", "1")
     assert (code, err.splitlines()[-1]) == (
         1,
-        f"rag: {out} holds a training at step 6; add --resume to go on, --overwrite-output-dir to "
-        "lose it, or name another --out",
+        f"rag: {out} holds a training at step 6; add --resume to continue, "
+        "--overwrite-output-dir to lose it, or name another --out",
     )
     code, _, err = train(rows, tiny, out, *SHORT, "--seed", "1", "--resume")
     assert code == 1
@@ -102,7 +102,7 @@ def test_what_was_stopped_before_a_checkpoint_begins_anew_where_that_is_said(
         (part / name).write_text("step,epoch,loss\n0,0,9\n", "utf-8")
     code, _, err = train(rows, tiny, part, *SHORT)
     assert code == 1
-    assert "without a checkpoint; begin it anew with --overwrite-output-dir" in err
+    assert "without a checkpoint; begin again with --overwrite-output-dir" in err
     code, _, err = train(rows, tiny, part, *SHORT, "--overwrite-output-dir")
     assert code == 0, err
     for name in ("loss.csv", "adapter_model.safetensors"):

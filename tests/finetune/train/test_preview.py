@@ -182,7 +182,7 @@ def test_one_row_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -
         assert way in str(caught.value)
         assert way in translate(caught.value.message, "zh")
     options = TrainOptions(replace(LORA, targets=("nothing",)))
-    with pytest.raises(UserError, match="nothing is no linear module"):
+    with pytest.raises(UserError, match="nothing is not a linear module"):
         Preview.of(model, sets, options, device="cpu")
 
 

@@ -285,7 +285,7 @@ def test_what_is_not_installed_is_named_with_its_extra(
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"rag: {package} is not installed, which this needs: pip install 'chatglm-rag[{extra}]'"
+        f"rag: this needs {package}, which is not installed; run: pip install 'chatglm-rag[{extra}]'"
     )
 
 
