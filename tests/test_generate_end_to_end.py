@@ -21,7 +21,7 @@ from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.chatglm.generator import ChatGLMGenerator, open_generator
 from rag.config import Config
-from rag.generate import LazyGenerator
+from rag.generate import GenerateOptions, LazyGenerator
 from rag.load import score_norm_of
 from rag.pipeline import Pipeline
 from rag.prompt import NOT_FOUND
@@ -65,7 +65,10 @@ def pipeline(tmp_path: Path, docs: Path, generator: ChatGLMGenerator) -> Iterato
             embedder,
             score_norm_of(store, embedder),
             Translator("zh"),
-            Config(retrieve=RetrieveOptions(passages=MOST)),
+            Config(
+                retrieve=RetrieveOptions(passages=MOST),
+                generate=GenerateOptions(max_new_tokens=30, temperature=0),
+            ),
             calibration=Calibration(NEVER, NEVER),
             generator=generator,
         )

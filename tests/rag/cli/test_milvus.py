@@ -81,7 +81,7 @@ def test_a_folder_gives_it_a_name_and_settings(person: Person, milvus_server: st
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["ask", "q", "--kb", "milvus://127.0.0.1:1/laws"], "look whether the server runs"),
+        (["ask", "q", "--kb", "milvus://127.0.0.1:1/laws"], "check that the server runs"),
         (["ask", "q", "--kb", "http://127.0.0.1:1/laws"], "does not begin with milvus://"),
         (["ask", "q", "--kb", "milvus://me:secret@127.0.0.1/laws"], "set MILVUS_TOKEN"),
         (["kb", "restore", "x.zip", "--kb", "milvus://127.0.0.1/laws"], "[store] url"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ingest.store.made import TEXTS, made_vectors, with_codes
+from tests.ingest.store.factories import TEXTS, new_vectors, with_codes
 
 from ingest.errors import UserError
 from ingest.normalize import terms
@@ -56,7 +56,7 @@ def test_index_files_that_are_pickles_run_nothing(base: Path, tmp_path: Path) ->
                 new.replace(file)
             with open_store(base) as store:
                 (chunk,) = store.chunks([1]).values()
-                assert store.search_dense(made_vectors([chunk])[0], 1).keys.tolist() == [1]
+                assert store.search_dense(new_vectors([chunk])[0], 1).keys.tolist() == [1]
                 assert len(store.search_words(terms("contracts"), 100).keys) == len(TEXTS)
             assert not canary.exists()
     for name in ("index.pkl", "docstore.pkl", "vectors/index.pkl", "words/index.pkl"):
