@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ingest.store.factories import TEXTS, new_vectors, with_codes
 
 from ingest.errors import UserError
 from ingest.normalize import terms
 from ingest.store import open_store, restore, snapshot
+from tests.ingest.store.factories import TEXTS, new_vectors, with_codes
 
 
 class ArchiveBomb:
