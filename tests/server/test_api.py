@@ -305,7 +305,7 @@ def test_waiting_for_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("written", "told"),
     [
-        (b"[retrieve\n", "mine/rag.toml is not TOML"),
+        (b"[retrieve\n", "mine/rag.toml is not valid TOML"),
         (b"[generate]\nadapter = 3\n", "mine/rag.toml: [generate] adapter is 3"),
         (b'prompt = "x"\n', "mine/rag.toml: prompt is"),
         (b"\xff\xfe", "mine/rag.toml is not UTF-8"),
@@ -385,7 +385,7 @@ def test_one_broken_base_hides_no_other(tmp_path: Path) -> None:
         listed = mine.client.get("/knowledge-bases").json()["knowledge_bases"]
         told = {each["name"]: each["problem"] for each in listed}
         assert told["mine"] is None
-        assert told["broken"].startswith("broken/rag.toml is not TOML")
+        assert told["broken"].startswith("broken/rag.toml is not valid TOML")
 
 
 def test_a_base_may_have_another_encoder_than_the_next(tmp_path: Path) -> None:
