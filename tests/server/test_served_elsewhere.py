@@ -115,7 +115,7 @@ def test_the_command_line_answers_by_our_own_endpoint(tmp_path: Path) -> None:
         assert "六个月" in answer["answer"]
         assert answer["generator"] == "mine"
         assert [each["quote"] for each in answer["citations"]]
-        assert "没有给出模型窗口大小" in done.stderr
+        assert "没有报告模型窗口大小" in done.stderr
         shown = commands.rag("doctor", "--json", "--model", model, environment=environment)
         assert json.loads(shown.stdout) == {
             "engine": "", "model": "mine", "window": None, "counts": False,
@@ -240,5 +240,5 @@ def test_a_base_can_not_put_an_adapter_on_it(tmp_path: Path) -> None:
     with faulty(drops) as engine, written_by(engine, tmp_path / "data", adapters=adapters) as mine:
         changed = mine.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
         assert changed.status_code == 400
-        assert "named behind #" in changed.json()["error"]["message"]
+        assert "goes after #" in changed.json()["error"]["message"]
         assert mine.client.get("/knowledge-bases/mine").json()["adapter"] == ""
