@@ -38,12 +38,7 @@ sys.path[:] = [str(ROOT)] + [
 
 from finetune.options import LoraOptions, TrainOptions  # noqa: E402  (behind the line above)
 from finetune.train.batches import pack, pad  # noqa: E402  (behind the line above)
-from finetune.train.loop import (  # noqa: E402  (behind the line above)
-    Optimizer,
-    Sets,
-    enable_checkpointing,
-    plan,
-)
+from finetune.train.loop import Optimizer, Sets, enable_checkpointing, plan  # noqa: E402  (behind the line above)
 from finetune.train.lora import Lora  # noqa: E402  (behind the line above)
 from finetune.train.loss import summed_loss  # noqa: E402  (behind the line above)
 from finetune.types import IGNORED, TokenRow  # noqa: E402  (behind the line above)
