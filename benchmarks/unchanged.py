@@ -1,6 +1,6 @@
 """Record what the program does and says, and compare two records: a refactoring changes neither.
 
-    python benchmarks/unchanged.py record TREE FOLDER [--only ask,messages] [--sets /work/shared/eval]
+    python benchmarks/unchanged.py record TREE FOLDER [--only ask,messages] [--sets ../shared/eval]
     python benchmarks/unchanged.py compare BEFORE AFTER [--only ask,messages]
 
 This file and tests/profile_files.py are temporary: they leave with the refactoring.
@@ -32,6 +32,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -41,7 +42,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-WORK = Path("/tmp/chatglm-rag-unchanged")  # fixed: documents' ids come from their paths
+WORK = Path(
+    tempfile.gettempdir(), "chatglm-rag-unchanged"
+)  # fixed: documents' ids come from their paths
 LOCALES = {"zh": "zh_CN.UTF-8", "en": "en_US.UTF-8"}
 PACKAGES = ("finetune", "ingest", "rag", "server")
 PORT = 18765
@@ -448,7 +451,7 @@ def main() -> None:
     parser.add_argument("first", type=Path, metavar="TREE|BEFORE")
     parser.add_argument("second", type=Path, metavar="FOLDER|AFTER")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
-    parser.add_argument("--sets", type=Path, default=Path("/work/shared/eval"))
+    parser.add_argument("--sets", type=Path, default=Path("../shared/eval"))
     options = parser.parse_args()
     first, second, only = options.first.resolve(), options.second.resolve(), options.only.split(",")
     if options.what == "record":
