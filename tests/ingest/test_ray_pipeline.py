@@ -44,6 +44,9 @@ with cluster(workers=1) as workers, create_store(kb) as store:
             print(type(problem).__name__, problem, translate(problem.message, "zh"), sep="|")
     print(store.info().documents)
 """
+WITH_TESTS = os.environ | {"PYTHONPATH": str(ROOT)}
+"""Workers start in an empty folder, and `-P` keeps the current one from being searched."""
+
 LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
@@ -62,8 +65,7 @@ def on_ray(docs: Path, kb: Path, graves: Path, *stop: str) -> "Iterator[subproce
             command,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=ROOT,
-            env=os.environ | {"TMPDIR": scratch},
+            env=WITH_TESTS | {"TMPDIR": scratch},
         ) as process,
     ):
         yield process
@@ -183,7 +185,7 @@ def test_what_no_worker_can_do_ends_the_run_in_words(tmp_path: Path) -> None:
     graves.mkdir()
     (docs / "a.txt").write_text(f"{EMBEDDED_ALWAYS}。", "utf-8")
     command = [sys.executable, "-c", FAIL, docs, tmp_path / "kb", graves]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=WITH_TESTS, timeout=300)
     gone, barred, mismatch, deaths, documents = (
         line.split("|") for line in done.stdout.splitlines()
     )
