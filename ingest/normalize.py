@@ -19,6 +19,7 @@ FIELDS: tuple[Field, ...] = ("words", "bigrams")
 HAN = r"\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KANA_HANGUL = r"\u3040-\u30ff\u31f0-\u31ff\u1100-\u11ff\uac00-\ud7af"
 RUN = re.compile(rf"(?P<han>[{HAN}]+)|(?P<other>[{KANA_HANGUL}]+)|[^\W_{HAN}{KANA_HANGUL}]+")
+WRAP_IN_CHINESE = re.compile(r"(?<=[\u3000-\uffef])\s*\n\s*(?=[\u3000-\uffef])")
 LONGEST = 64  # characters of a word; longer ones are encoded data, which nobody searches for
 
 
@@ -50,6 +51,11 @@ def _simplified() -> dict[int, str]:
     """Traditional -> simplified characters."""
     lines = Path(__file__).with_name("simplified.tsv").read_text("utf-8").splitlines()
     return {ord(line[0]): line[2] for line in lines}
+
+
+def one_line(text: str) -> str:
+    """`text` on one line; each run of white space becomes one space, none between Chinese lines."""
+    return " ".join(WRAP_IN_CHINESE.sub("", text).split())
 
 
 def words(text: str) -> list[str]:

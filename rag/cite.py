@@ -4,17 +4,17 @@ The text is never changed: a mark whose number no passage has gives no citation 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 from ingest.chunk import Span, sentences, trim
+from ingest.normalize import normalize
 from ingest.store import Store
 from rag.faithfulness import Evidence, Faithfulness, Rarity
-from rag.prompt import MARK, declines, marks, numbers
 from rag.retrieve import citation, rarity
-from rag.types import Citation, Source
+from rag.types import MARK, NOT_FOUND, Citation, Source
 
 _BEFORE = re.compile(rf"(?:{MARK.pattern}\s*)+$")
 _WORD = re.compile(r"\w")
@@ -102,3 +102,30 @@ def _claim_start(text: str, start: int, leads: bool) -> int:
     heads = leads or text[: run.start()].rstrip(" \t").endswith("\n")
     line = run[0].rfind("\n") + 1
     return run.start() + (line if line or heads else len(run[0]))
+
+
+_CODE = re.compile(r"(`{3,}).*?(?:\1|\Z)|`[^`\n]+`", re.DOTALL)
+
+
+def marks(text: str) -> Iterator[re.Match[str]]:
+    """The marks of `text` in order, without those in code, such as `a[1]`."""
+    code = [match.span() for match in _CODE.finditer(text)]
+    for match in MARK.finditer(text):
+        if not any(start <= match.start() < end for start, end in code):
+            yield match
+
+
+def numbers(mark: re.Match[str]) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", mark[1])]
+
+
+def declines(text: str) -> bool:
+    """Whether a reply says that the passages have no answer: exactly, or in a single sentence."""
+    if MARK.search(text):
+        return False
+    normalized = normalize(text).strip(" \t\n\"'“”‘’「」")
+    phrases = [normalize(phrase).rstrip("。.") for phrase in NOT_FOUND.values()]
+    alone = len(sentences(normalized)) <= 1
+    return any(
+        normalized.startswith(phrase) or (alone and phrase in normalized) for phrase in phrases
+    )

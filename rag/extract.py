@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from ingest.chunk import CLAUSE, Span, short_sentences, trim
 from ingest.embed import Embedder, Vectors
 from ingest.errors import UserError
-from ingest.normalize import FIELDS, Field, bigrams, normalize, words
+from ingest.normalize import FIELDS, Field, bigrams, normalize, one_line, words
 from ingest.store import Store
 from rag.question import SHORT, mentions
-from rag.render import one_line, row_in_words
-from rag.retrieve import Idf, citation, rarity
+from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
-from rag.types import Answer, Query, Retrieved
+from rag.types import Answer, Idf, Query, Retrieved
 
 Array = NDArray[np.floating]
 
@@ -41,6 +40,7 @@ EMBEDDED = 16
 REACH = 7.0
 """The encoder sees the sentences that score at most this much below the best by words. Of 800
 answers from CMRC 2018 this changes 10 (one better, two worse), with .4 of the tokens."""
+_HEADER = re.compile(r"^(\|.*\|)[ \t]*\n\|[\s|:-]+\|[ \t]*$", re.MULTILINE)
 _UNCLEAR = re.compile(r"第几|第多少|[几哪]届|时期|时代|哪几|几[项种类层个]|由来")
 """Questions whose short answer is an ordinal, an age or a list; the answer is a whole sentence."""
 
@@ -227,3 +227,21 @@ def _focus(query: Query, sentence: str, offset: int) -> Span | None:
             end = start + len(sentence[start:end].rstrip("，,；;：:、。.|"))
             return offset + start, offset + end
     return None
+
+
+def row_in_words(row: str, above: str, context: str) -> str:
+    """A table row as `姓名：张三；年龄：30`.
+
+    Its header is the last header with a rule in the text `above` it, or else the last line of the
+    chunk's `context`. A text that is not a row with as many cells as the header is not changed.
+    """
+    headers = _HEADER.findall(above) or context.split("\n")[-1:]
+    names, cells = _cells(headers[-1]), _cells(row)
+    if not row.startswith("|") or not headers[-1].startswith("|") or len(names) != len(cells):
+        return row
+    pairs = zip(names, cells, strict=True)
+    return "；".join(f"{name}：{cell}" if name else cell for name, cell in pairs if cell)
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]

@@ -14,7 +14,7 @@ from itertools import pairwise
 from ingest.chunk import Span, short_sentences
 from ingest.normalize import Field, bigrams, normalize, words
 from rag.question import content_words, script_of
-from rag.retrieve import Idf
+from rag.types import Idf
 
 Term = tuple[Field, str]
 Weights = dict[Term, float]

@@ -10,11 +10,11 @@ from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
 from ingest.i18n import Translator
 from ingest.store import Ranking, Store
-from rag.cite import cite
+from rag.cite import cite, declines
 from rag.config import Config
 from rag.extract import extract
 from rag.generate import Generator
-from rag.prompt import compose, declines
+from rag.prompt import compose
 from rag.question import analyze, stand_alone
 from rag.refuse import Calibration, confidence
 from rag.retrieve import Reranker, best_of_passages, rank, rerank
@@ -101,6 +101,7 @@ class Pipeline:
             passages=tuple(passages[:limit]),
             confidence=likelihood,
             threshold=curve.threshold,
+            answerable=bool(hits) and likelihood >= curve.threshold,
             sequence=sequence,
         )
 

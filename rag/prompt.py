@@ -4,19 +4,14 @@ The model's own token count decides what fits. See docs/decisions/011-prompt.md.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ingest.chunk import sentences
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from ingest.normalize import normalize
+from ingest.normalize import one_line
 from rag.question import script_of
-from rag.render import one_line
-from rag.types import Dropped, Message, Prompt, Script, Source
-
-NOT_FOUND: dict[Script, str] = {"han": "资料中没有提到。", "latin": "The passages do not say."}
-"""The reply that a model should give if the passages have no answer; `declines` recognizes it."""
+from rag.types import MARK, NOT_FOUND, Dropped, Message, Prompt, Script, Source
 
 INSTRUCTION: dict[Script, str] = {
     "han": (
@@ -32,9 +27,6 @@ INSTRUCTION: dict[Script, str] = {
     ),
 }
 _QUESTION: dict[Script, str] = {"han": "问题：", "latin": "Question: "}
-
-MARK = re.compile(r"[\[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()")
-"""`[1]`, `[1, 2]`, `【1】`; not a Markdown link. Group 1 is the numbers."""
 
 Count = Callable[[Sequence[Message]], int]
 Turn = tuple[Message, ...]
@@ -157,30 +149,3 @@ def _place(source: Source) -> str:
     headless = text.startswith("|") and header.startswith("|") and header not in text
     parts = (chunk.title, source.passage.label, header if headless else "")
     return " · ".join(one_line(part) for part in parts if part)
-
-
-_CODE = re.compile(r"(`{3,}).*?(?:\1|\Z)|`[^`\n]+`", re.DOTALL)
-
-
-def marks(text: str) -> Iterator[re.Match[str]]:
-    """The marks of `text` in order, without those in code, such as `a[1]`."""
-    code = [match.span() for match in _CODE.finditer(text)]
-    for match in MARK.finditer(text):
-        if not any(start <= match.start() < end for start, end in code):
-            yield match
-
-
-def numbers(mark: re.Match[str]) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", mark[1])]
-
-
-def declines(text: str) -> bool:
-    """Whether a reply says that the passages have no answer: exactly, or in a single sentence."""
-    if MARK.search(text):
-        return False
-    normalized = normalize(text).strip(" \t\n\"'“”‘’「」")
-    phrases = [normalize(phrase).rstrip("。.") for phrase in NOT_FOUND.values()]
-    alone = len(sentences(normalized)) <= 1
-    return any(
-        normalized.startswith(phrase) or (alone and phrase in normalized) for phrase in phrases
-    )

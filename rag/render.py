@@ -1,39 +1,13 @@
 """An answer as text for a terminal, as Markdown, or as a JSON value."""
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ingest.i18n import Translatable, Translator
+from ingest.normalize import one_line
 from ingest.types import Chunk, Hit
 from rag.types import Answer, Citation
-
-_WRAP_IN_CHINESE = re.compile(r"(?<=[\u3000-\uffef])\s*\n\s*(?=[\u3000-\uffef])")
-_HEADER = re.compile(r"^(\|.*\|)[ \t]*\n\|[\s|:-]+\|[ \t]*$", re.MULTILINE)
-
-
-def one_line(text: str) -> str:
-    """`text` on one line; each run of white space becomes one space, none between Chinese lines."""
-    return " ".join(_WRAP_IN_CHINESE.sub("", text).split())
-
-
-def row_in_words(row: str, above: str, context: str) -> str:
-    """A table row as `姓名：张三；年龄：30`.
-
-    Its header is the last header with a rule in the text `above` it, or else the last line of the
-    chunk's `context`. A text that is not a row with as many cells as the header is not changed.
-    """
-    headers = _HEADER.findall(above) or context.split("\n")[-1:]
-    names, cells = _cells(headers[-1]), _cells(row)
-    if not row.startswith("|") or not headers[-1].startswith("|") or len(names) != len(cells):
-        return row
-    pairs = zip(names, cells, strict=True)
-    return "；".join(f"{name}：{cell}" if name else cell for name, cell in pairs if cell)
-
-
-def _cells(row: str) -> list[str]:
-    return [cell.strip() for cell in row.strip().strip("|").split("|")]
 
 
 def plain(answer: Answer, say: Translator) -> str:

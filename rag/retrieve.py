@@ -1,6 +1,6 @@
 """Question -> candidates by vectors, words and character bigrams, fused into one ranking."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +17,6 @@ from rag.score_norm import ScoreNorm
 from rag.types import Citation, Query
 
 Scores = NDArray[np.floating]
-Idf = Callable[[Sequence[str], Field], Sequence[float]]
-"""The weight of each normalized term in the collection: `rarity` of a store."""
 
 LEXICAL = 6.0
 """Standard deviations of similarity that a chunk gains by covering the whole question."""

@@ -1,17 +1,26 @@
 """The types of the read side: a question, its passages, and an answer that quotes them."""
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ingest.chunk import Span
 from ingest.embed import Vector
 from ingest.errors import UserError
-from ingest.normalize import Terms
+from ingest.normalize import Field, Terms
 from ingest.store import Ranking
 from ingest.types import Chunk, Hit, Passage
 
 Script = Literal["han", "latin"]
 AnswerType = Literal["date", "number", "person", "place", "title", "reason"]
+Idf = Callable[[Sequence[str], Field], Sequence[float]]
+"""The weight of each normalized term in the collection."""
+
+MARK = re.compile(r"[\[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()")
+"""A citation mark: `[1]`, `[1, 2]`, `【1】`; not a Markdown link. Group 1 is the numbers."""
+NOT_FOUND: dict[Script, str] = {"han": "资料中没有提到。", "latin": "The passages do not say."}
+"""The reply that a model should give if the passages have no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +74,9 @@ class Retrieved:
 
     `vector` is the question's. `ranking` has every chunk that any search found, with its fused
     score. `hits` are the best chunk of each passage, best first, and `passages` the whole passages
-    in the same order. `confidence` is the probability that they contain an answer. `sequence` is
-    the store's change number before the search. Under constant writes newer passages may be among
-    them, but none that was removed before.
+    in the same order. `confidence` is the probability that they contain an answer; `answerable` is
+    false if it is below the threshold. `sequence` is the store's change number before the search.
+    Under constant writes newer passages may be among them, but none that was removed before.
     """
 
     query: Query
@@ -77,11 +86,8 @@ class Retrieved:
     passages: tuple[Passage, ...]
     confidence: float
     threshold: float
+    answerable: bool
     sequence: int
-
-    @property
-    def answerable(self) -> bool:
-        return bool(self.hits) and self.confidence >= self.threshold
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from ingest.chunk import sentences
 from ingest.embed import Vector, Vectors
 from ingest.errors import Unreadable
 from ingest.types import Parsed, ParseReport, Segment
-from rag.prompt import NOT_FOUND
-from rag.types import Message, Sampling
+from rag.types import NOT_FOUND, Message, Sampling
 
 
 class HashEmbedder:

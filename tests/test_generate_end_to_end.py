@@ -24,10 +24,9 @@ from rag.config import Config
 from rag.generate import GenerateOptions, LazyGenerator
 from rag.load import score_norm_of
 from rag.pipeline import Pipeline
-from rag.prompt import NOT_FOUND
 from rag.refuse import Calibration, Curve
 from rag.retrieve import RetrieveOptions
-from rag.types import Answer, Message, Sampling
+from rag.types import NOT_FOUND, Answer, Message, Sampling
 from tests import commands
 from tests.fakes import HashEmbedder, TextParser
 from tests.rag.chatglm.adapters import linears, tensors, write

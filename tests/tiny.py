@@ -21,8 +21,8 @@ from rag.chatglm.chat import encode_answer, encode_chat
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from rag.chatglm.tokenization import ChatGLMTokenizer
-from rag.prompt import NOT_FOUND, render
-from rag.types import Message, Source
+from rag.prompt import render
+from rag.types import NOT_FOUND, Message, Source
 
 FACTORIES = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
 PARTS = tuple(f"{digit}{(digit + 5) % 10}" for digit in range(10))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from math import exp, log
 
 from ingest.normalize import HAN, KANA_HANGUL, normalize
-from rag.prompt import marks
+from rag.cite import marks
 
 _TOKEN = re.compile(
     rf"[{HAN}{KANA_HANGUL}]|(?<![^\W_])-?\d+(?:[.:/]\d+)*%?|[^\W_{HAN}{KANA_HANGUL}]+"

@@ -10,9 +10,8 @@ from finetune.evaluate.metrics import bare, bleu4, contains, exact, f1, rouge_l
 from finetune.evaluate.questions import Case, Cases, Condition, HeldOutQuestion, Pair
 from ingest.chunk import Span
 from ingest.store import Store
-from rag.cite import cite, claims
+from rag.cite import cite, claims, declines, marks, numbers
 from rag.generate import Adaptable, Generator
-from rag.prompt import declines, marks, numbers
 from rag.types import Message, Sampling
 
 if TYPE_CHECKING:

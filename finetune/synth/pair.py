@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Literal
 
 from ingest.chunk import Span, sentences
+from ingest.normalize import one_line
 from rag.generate import Generator
-from rag.prompt import MARK
 from rag.question import script_of
-from rag.render import one_line
-from rag.types import Message, Sampling, Script
+from rag.types import MARK, Message, Sampling, Script
 
 QuestionKind = Literal["definition", "article", "list", "table", "cloze", "model"]
 

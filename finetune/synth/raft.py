@@ -18,9 +18,9 @@ from ingest.errors import UserError
 from ingest.types import Document
 from rag.cite import cite
 from rag.pipeline import Pipeline
-from rag.prompt import NOT_FOUND, compose
+from rag.prompt import compose
 from rag.question import script_of
-from rag.types import Message, Prompt, Source
+from rag.types import NOT_FOUND, Message, Prompt, Source
 
 DEPTH = 20
 """The number of retrieved passages that are searched for the gold one and for hard negatives."""

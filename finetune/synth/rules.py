@@ -13,8 +13,8 @@ from finetune.synth.pair import (
     is_self_contained,
 )
 from ingest.chunk import Span, sentences
+from ingest.normalize import one_line
 from rag.question import script_of
-from rag.render import one_line
 
 Pairs = Iterator[QuestionAnswer]
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ingest.errors import UserError
 from ingest.i18n import Translator
+from rag.cite import marks, numbers
 from rag.pipeline import LONGEST_QUESTION
-from rag.prompt import marks, numbers
 from rag.types import Message
 from server import schemas
 from server.answering import Event, UserQuestion

@@ -15,9 +15,8 @@ from ingest.store import Identity, Store, open_store
 from rag.config import Config
 from rag.load import score_norm_of
 from rag.pipeline import Pipeline
-from rag.prompt import NOT_FOUND
 from rag.retrieve import RetrieveOptions
-from rag.types import Message, Sampling
+from rag.types import NOT_FOUND, Message, Sampling
 from tests.fakes import HashEmbedder, TextParser
 from tests.tiny import FACTORIES, MOST, TITLE, fact, numbers, question
 

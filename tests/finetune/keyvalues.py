@@ -27,8 +27,9 @@ from rag.chatglm.adapter_files import Contract
 from rag.chatglm.generator import ChatGLMGenerator
 from rag.chatglm.loading import load
 from rag.chatglm.tokenization import open_tokenizer
-from rag.prompt import NOT_FOUND, declines, render
-from rag.types import Message, Sampling
+from rag.cite import declines
+from rag.prompt import render
+from rag.types import NOT_FOUND, Message, Sampling
 from tests.finetune.listed import Listed
 from tests.tiny import FACTORIES, fact, number, passage
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rag.prompt import NOT_FOUND
+from rag.types import NOT_FOUND
 from tests.commands import rag
 from tests.tiny import MOST, TITLE, fact, numbers, question, row
 

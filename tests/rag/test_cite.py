@@ -143,7 +143,7 @@ def test_a_mark_belongs_to_its_sentence(text: str, expected: list) -> None:
 
 @given(st.text(alphabet="甲乙。！，. \n[]1２3【】`|a", max_size=60))
 def test_claims_are_spans_in_order_that_hold_every_mark(text: str) -> None:
-    from rag.prompt import marks, numbers
+    from rag.cite import marks, numbers
 
     found = claims(text)
     spans = [(claim.start, claim.end) for claim in found]

@@ -15,10 +15,9 @@ from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.load import score_norm_of
 from rag.pipeline import TRIES, Pipeline
-from rag.prompt import NOT_FOUND
 from rag.refuse import Calibration, Curve
 from rag.retrieve import Scores
-from rag.types import Answer, Message, Retrieved, Sampling
+from rag.types import NOT_FOUND, Answer, Message, Retrieved, Sampling
 from tests.fakes import CopyingGenerator, HashEmbedder, TextParser
 
 PAGES = {

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ingest.errors import UserError
 from ingest.types import Chunk, Hit, Passage
-from rag.prompt import INSTRUCTION, NOT_FOUND, compose, render
-from rag.types import Dropped, Message, Source
+from rag.prompt import INSTRUCTION, compose, render
+from rag.types import NOT_FOUND, Dropped, Message, Source
 
 
 def count(messages: Sequence[Message]) -> int:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rag.prompt import NOT_FOUND, declines, marks, numbers
+from rag.cite import declines, marks, numbers
+from rag.types import NOT_FOUND
 
 
 @pytest.mark.parametrize(

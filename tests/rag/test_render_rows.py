@@ -2,7 +2,8 @@
 
 import pytest
 
-from rag.render import one_line, row_in_words
+from ingest.normalize import one_line
+from rag.extract import row_in_words
 
 HEADER = "| 姓名 | 年龄 |"
 ROWS = ["| 张三 | 30 |", "| 王五 | 40 |", "| 李四 | 25 |", "| 赵六 |  |"]

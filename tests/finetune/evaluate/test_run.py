@@ -20,8 +20,8 @@ from finetune.evaluate.run import CaseResult, evaluate
 from finetune.types import Example
 from ingest.i18n import translate
 from rag.pipeline import Pipeline
-from rag.prompt import NOT_FOUND, compose
-from rag.types import Message, Source
+from rag.prompt import compose
+from rag.types import NOT_FOUND, Message, Source
 from tests.finetune.factories import (
     GREEDY,
     NUMBERS,

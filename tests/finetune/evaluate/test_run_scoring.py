@@ -7,7 +7,7 @@ import pytest
 from finetune.evaluate.questions import Case, Cases, HeldOutQuestion, Place
 from finetune.evaluate.run import ScoredReply, score
 from rag.pipeline import Pipeline
-from rag.prompt import NOT_FOUND
+from rag.types import NOT_FOUND
 from tests.finetune.factories import (
     GREEDY,
     NUMBERS,

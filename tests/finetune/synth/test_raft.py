@@ -10,12 +10,12 @@ from finetune.synth.build import passages_of, title_of
 from finetune.synth.pair import normalize
 from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion, with_marks
 from finetune.synth.rules import pairs_by_rule
-from rag.cite import cite, claims
+from rag.cite import cite, claims, declines
 from rag.config import Config
 from rag.pipeline import Pipeline
-from rag.prompt import MARK, NOT_FOUND, compose, declines
+from rag.prompt import compose
 from rag.retrieve import RetrieveOptions
-from rag.types import Message, Sampling, Source
+from rag.types import MARK, NOT_FOUND, Message, Sampling, Source
 from tests.fakes import CopyingGenerator
 from tests.finetune.grounds import ingest, open_base
 
