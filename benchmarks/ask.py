@@ -21,7 +21,7 @@ from rag.load import score_norm_of
 
 QUESTIONS = ("试用期最长不得超过几个月？", "How long may probation be at most?")
 LOADED = (
-    "import sys; from rag.cli import main\n"
+    "import sys; from rag.cli.app import main\n"
     "try: main()\n"
     "except SystemExit: pass\n"
     "names = {name.partition('.')[0] for name in sys.modules}\n"
@@ -65,7 +65,7 @@ def command(code: str, path: Path, question: str) -> list[str]:
 
 def timed(path: Path, question: str) -> float:
     start = time.perf_counter()
-    code = "from rag.cli import main; main()"
+    code = "from rag.cli.app import main; main()"
     subprocess.run(command(code, path, question), capture_output=True, check=True)
     return time.perf_counter() - start
 

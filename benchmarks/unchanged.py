@@ -50,7 +50,7 @@ PACKAGES = ("finetune", "ingest", "rag", "server")
 PORT = 18765
 DRIVER = """
 import contextlib, io, json, sys
-from rag.cli import main
+from rag.cli.app import main
 real, lines = sys.stdout, sys.stdin.readlines()
 for line in lines:
     words, code, out, err = json.loads(line), 0, io.StringIO(), io.StringIO()

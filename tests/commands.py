@@ -86,7 +86,7 @@ def _main(words: tuple[str, ...], environment: dict[str, str], files: Path, offl
     sys.argv = ["rag", *words]
     if offline:
         socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = _shut  # type: ignore
-    from rag.cli import main
+    from rag.cli.app import main
 
     try:
         main()

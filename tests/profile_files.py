@@ -69,7 +69,7 @@ sys.setprofile(hook)
 if request:
     threading.Thread(target=send, daemon=True).start()
 sys.argv = ["rag", *words]
-from rag.cli import main
+from rag.cli.app import main
 try:
     main()
 finally:

@@ -17,7 +17,7 @@ import pytest
 from tests.server.servers import CACHE
 
 Rag = Callable[..., subprocess.CompletedProcess[str]]
-RAG = [sys.executable, "-c", "from rag.cli import main; main()"]
+RAG = [sys.executable, "-c", "from rag.cli.app import main; main()"]
 
 
 @pytest.fixture

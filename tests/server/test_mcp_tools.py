@@ -105,7 +105,7 @@ def test_over_stdio_as_an_assistant_starts_it(tmp_path: Path) -> None:
     documents.mkdir()
     (documents / "law.md").write_text("# 法\n\n第十九条 试用期不得超过六个月。\n", "utf-8")
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data"), "LC_ALL": "C.UTF-8"}
-    rag = ["-c", "from rag.cli import main; main()"]
+    rag = ["-c", "from rag.cli.app import main; main()"]
 
     async def run() -> Any:
         made = await asyncio.create_subprocess_exec(

@@ -226,7 +226,7 @@ def test_a_model_that_only_continues(filler: tuple[Any, Any]) -> None:
 
 def rag(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": str(home), "LC_ALL": "C.UTF-8"}
-    command = [sys.executable, "-c", "from rag.cli import main; main()", "fill", *words]
+    command = [sys.executable, "-c", "from rag.cli.app import main; main()", "fill", *words]
     return subprocess.run(
         command, input=stdin, capture_output=True, text=True, env=environment, timeout=300
     )

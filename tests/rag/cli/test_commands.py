@@ -46,7 +46,7 @@ def rag(home: Path) -> Rag:
     ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "LC_ALL": locale}
         environment.pop("RAG_KB", None)
-        command = [sys.executable, "-c", "from rag.cli import main; main()", *words]
+        command = [sys.executable, "-c", "from rag.cli.app import main; main()", *words]
         return subprocess.run(
             command, input=stdin, capture_output=True, text=True, env=environment, timeout=300
         )
@@ -153,7 +153,7 @@ def test_a_command_about_a_knowledge_base_takes_it_with_or_without_its_option(
 
 def test_the_environment_chooses_where_nothing_is_typed(home: Path, kb: str) -> None:
     environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "RAG_KB": "another"}
-    command = [sys.executable, "-c", "from rag.cli import main; main()", "kb", "verify"]
+    command = [sys.executable, "-c", "from rag.cli.app import main; main()", "kb", "verify"]
     for words, code in (([], 1), ([kb], 0), (["--kb", kb], 0)):
         done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
@@ -239,7 +239,7 @@ def test_the_dictionary_of_words_is_loaded_when_chinese_is_cut(home: Path, kb: s
 
 
 def test_a_reader_that_leaves_early_is_no_error(rag: Rag, kb: str) -> None:
-    code = "import sys; sys.path[:0] = ['.']; from rag.cli import main; main()"
+    code = "import sys; sys.path[:0] = ['.']; from rag.cli.app import main; main()"
     words = [sys.executable, "-c", code, "kb", "--help"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
@@ -258,7 +258,7 @@ def spec(cls, name, *rest):
     return None if name.partition(".")[0] == hidden else find(cls, name, *rest)
 
 PathFinder.find_spec = classmethod(spec)
-from rag.cli import main
+from rag.cli.app import main
 main()
 """
 
@@ -294,7 +294,7 @@ import sys
 reads = []
 sys.addaudithook(lambda event, args: event == "open" and str(args[0]).endswith("rag.toml")
     and reads.append(args[0]))
-from rag.cli import main
+from rag.cli.app import main
 try:
     main()
 finally:

@@ -14,7 +14,7 @@ from tests.rag.chatglm.test_memory import GLM1
 def rag(*words: str, home: Path, locale: str = "C.UTF-8") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": str(home), "LC_ALL": locale, "COLUMNS": "80"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(home / "hf")}
-    command = [sys.executable, "-c", "from rag.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from rag.cli.app import main; main()", *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 

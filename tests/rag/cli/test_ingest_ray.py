@@ -14,7 +14,7 @@ LAW = ROOT / "corpora" / "laws" / "docs" / "劳动合同法.md"
 
 
 def rag(*words: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", "from rag.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from rag.cli.app import main; main()", *map(str, words)]
     whole = os.environ | {"LC_ALL": "C.UTF-8"} | environment
     return subprocess.run(command, capture_output=True, text=True, env=whole, timeout=300)
 
