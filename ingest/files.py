@@ -12,7 +12,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ingest.errors import Unreadable, UserError
-from ingest.i18n import Translatable, readable
+from ingest.i18n import Translatable
+from ingest.normalize import readable
 
 TEXT_FORMATS = ("txt", "md", "csv", "tsv", "html", "json", "jsonl", "eml")
 IMAGES = ("png", "jpg", "webp", "bmp", "tiff", "gif")

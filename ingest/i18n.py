@@ -4,12 +4,13 @@
 """
 
 import gettext
-import re
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, LiteralString, Self
+
+from ingest.normalize import readable
 
 Language = Literal["en", "zh"]
 LOCALE = Path(__file__).parent / "locale"
@@ -65,11 +66,6 @@ def translate(text: str, language: Language) -> str:
         return str(text)
     template = _catalog(language).gettext(text.template)
     return readable(_Lines(language).vformat(template, (), text.fields))
-
-
-def readable(text: str) -> str:
-    """Text for UTF-8: bytes of file names that are not UTF-8 (lone surrogates) become `\\xba`."""
-    return re.sub("[\ud800-\udfff]", lambda lone: rf"\x{ord(lone[0]) & 0xFF:02x}", text)
 
 
 def to_json(text: str) -> Any:

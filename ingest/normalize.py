@@ -53,6 +53,11 @@ def _simplified() -> dict[int, str]:
     return {ord(line[0]): line[2] for line in lines}
 
 
+def readable(text: str) -> str:
+    """Text for UTF-8: bytes of file names that are not UTF-8 (lone surrogates) become `\\xba`."""
+    return re.sub("[\ud800-\udfff]", lambda lone: rf"\x{ord(lone[0]) & 0xFF:02x}", text)
+
+
 def one_line(text: str) -> str:
     """`text` on one line; each run of white space becomes one space, none between Chinese lines."""
     return " ".join(WRAP_IN_CHINESE.sub("", text).split())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.endpoint import Address, EndpointOptions, is_address, no_adapter
+from rag.endpoint import ADDRESS, Address, EndpointOptions, no_adapter
 from rag.types import Message, Sampling
 
 if TYPE_CHECKING:
@@ -40,6 +40,16 @@ class Generator(Protocol):
         ...
 
 
+def check_sampling(sampling: Sampling) -> None:
+    """Raises `UserError` if a value is out of its range."""
+    if (n := sampling.max_new_tokens) < 1:
+        raise UserError("max_new_tokens is {n}; need 1 or more", n=n)
+    if (x := sampling.temperature) is not None and not 0 <= x < float("inf"):
+        raise UserError("temperature is {x}; need 0 (always the likeliest) or more", x=x)
+    if (x := sampling.top_p) is not None and not 0 < x <= 1:
+        raise UserError("top_p is {x}; need above 0 and at most 1", x=x)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
     """The language model of a knowledge base, and its sampling."""
@@ -64,7 +74,7 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         try:
-            _ = self.sampling  # checks the values
+            check_sampling(self.sampling)
         except UserError as error:
             raise UserError("[generate] {problem}", problem=error.message) from None
         if self.quant not in get_args(Quant):
@@ -90,7 +100,7 @@ class GenerateOptions:
     @property
     def served(self) -> bool:
         """Whether the model is served elsewhere: nothing is loaded, and it answers concurrently."""
-        return is_address(self.model)
+        return ADDRESS.match(self.model) is not None
 
     @property
     def sampling(self) -> Sampling:

@@ -13,7 +13,7 @@ from ingest.store import Ranking, Store
 from rag.cite import cite, declines
 from rag.config import Config
 from rag.extract import extract
-from rag.generate import Generator
+from rag.generate import Generator, check_sampling
 from rag.prompt import compose
 from rag.question import analyze, stand_alone
 from rag.refuse import Calibration, confidence
@@ -206,6 +206,7 @@ def _check(question: str) -> None:
 
 def _room(generator: Generator, sampling: Sampling) -> int:
     """Tokens for the prompt: the window without those that are reserved for the answer."""
+    check_sampling(sampling)
     room = generator.context - sampling.max_new_tokens
     if room < 1:
         raise UserError(

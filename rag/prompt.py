@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.normalize import one_line
+from ingest.types import Passage
 from rag.question import script_of
 from rag.types import MARK, NOT_FOUND, Dropped, Message, Prompt, Script, Source
 
@@ -67,7 +68,7 @@ def compose(
         part, n = Translatable("instruction"), count(render(question, [], [], options))
         if n <= room and sources:
             part = Translatable("best passage")
-            n = count(render(question, [sources[0].narrowed], [], options))
+            n = count(render(question, [narrow(sources[0])], [], options))
         if n > room:
             raise UserError(
                 "question and {part} have {n} tokens, but the model's window has room for {room} "
@@ -110,9 +111,16 @@ def _pack(
 ) -> list[Source]:
     """`packed`, followed by those of `sources` that fit, whole or as chunks."""
     for source in sources:
-        form = next((f for f in (source, source.narrowed) if fits([*packed, f], recent)), None)
+        form = next((f for f in (source, narrow(source)) if fits([*packed, f], recent)), None)
         packed = [*packed, form] if form else packed
     return packed
+
+
+def narrow(source: Source) -> Source:
+    """The chunk that was found, as a passage of its own."""
+    chunk, start = source.hit.chunk, source.hit.chunk.start
+    part = Passage(chunk.document, start, chunk.end, chunk.text, chunk.label(start))
+    return Source(part, source.hit)
 
 
 def _recall(

@@ -7,7 +7,6 @@ from typing import Literal
 
 from ingest.chunk import Span
 from ingest.embed import Vector
-from ingest.errors import UserError
 from ingest.normalize import Field, Terms
 from ingest.store import Ranking
 from ingest.types import Chunk, Hit, Passage
@@ -43,14 +42,6 @@ class Sampling:
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UserError("max_new_tokens is {n}; need 1 or more", n=self.max_new_tokens)
-        if (x := self.temperature) is not None and not 0 <= x < float("inf"):
-            raise UserError("temperature is {x}; need 0 (always the likeliest) or more", x=x)
-        if (x := self.top_p) is not None and not 0 < x <= 1:
-            raise UserError("top_p is {x}; need above 0 and at most 1", x=x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +87,6 @@ class Source:
 
     passage: Passage
     hit: Hit
-
-    @property
-    def narrowed(self) -> "Source":
-        """The chunk that was found, as a passage of its own."""
-        chunk, start = self.hit.chunk, self.hit.chunk.start
-        part = Passage(chunk.document, start, chunk.end, chunk.text, chunk.label(start))
-        return Source(part, self.hit)
 
 
 @dataclass(frozen=True, slots=True)

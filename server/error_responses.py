@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from ingest.errors import Away, Busy, UserError
 from rag.endpoint.engines import Failed, Unreachable
 from server import schemas
-from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_response, translator_of
+from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_response
 from server.fair_queue import QueueFull
 from server.telemetry import Metrics
 
@@ -71,8 +71,7 @@ def _respond(
     request: Request, status: int, problem: UserError, code: str, kind: str = "invalid_request_error",
     *, param: str | None = None, headers: dict[str, str] | None = None,
 ) -> JSONResponse:  # fmt: skip
-    say = translator_of(request.headers)
-    body = error_response(problem, say, code, kind=kind, param=param)
+    body = error_response(problem, request.state.say, code, kind=kind, param=param)
     return JSONResponse(body.model_dump(), status, headers)
 
 

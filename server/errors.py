@@ -2,11 +2,10 @@
 
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from ingest.errors import Away, UserError
-from ingest.i18n import Language, Translatable, Translator
+from ingest.i18n import Translatable, Translator
 from ingest.store import SCHEMES
 from server import schemas
 
@@ -41,23 +40,6 @@ def unknown_base(name: str) -> NotFound:
 def missing_scope(scope: str) -> AccessDenied:
     message = Translatable("this needs a key with the scope {scope}", scope=scope)
     return AccessDenied(403, "insufficient_scope", message)
-
-
-def translator_of(headers: Mapping[str, str]) -> Translator:
-    """The language that `Accept-Language` prefers: Chinese if it ranks above English."""
-    return Translator(preferred_language(headers.get("accept-language", "")))
-
-
-def preferred_language(accepted: str) -> Language:
-    weights: dict[str, float] = {}
-    for part in accepted.split(",")[:20]:
-        tag, _, weight = part.strip().partition(";q=")
-        language = tag.partition("-")[0].lower()
-        try:
-            weights.setdefault(language, float(weight or 1))
-        except ValueError:
-            continue
-    return "zh" if weights.get("zh", 0) > weights.get("en", 0) else "en"
 
 
 _ADDRESS = re.compile(rf"(?:{'|'.join(map(re.escape, SCHEMES))})://")

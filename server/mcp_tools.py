@@ -17,7 +17,6 @@ from rag.pipeline import LONGEST_QUESTION
 from server import schemas
 from server.answering import UserQuestion
 from server.auth import LOCAL
-from server.errors import translator_of
 from server.state import RequestContext, ServerState
 
 # Without the pattern of `schemas.Question`: a blank question gets a message in the caller's language.
@@ -47,7 +46,7 @@ def tools(state: ServerState, say: Translator) -> MCPServer:
         request = tool.request_context.request
         if request is None:
             return RequestContext(state, LOCAL, say)
-        return RequestContext(state, request.state.who, translator_of(request.headers))
+        return RequestContext(state, request.state.who, request.state.say)
 
     @server.tool(annotations=READING)
     def list_knowledge_bases(tool: Context[Any, Any]) -> list[schemas.KnowledgeBaseResponse]:

@@ -14,9 +14,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ingest.i18n import Translatable
+from ingest.i18n import Language, Translatable, Translator
 from server.auth import LOCAL, Keys, Principal
-from server.errors import AccessDenied, error_response, missing_scope, translator_of, unknown_base
+from server.errors import AccessDenied, error_response, missing_scope, unknown_base
 from server.options import LOOPBACK, ServerOptions
 from server.telemetry import Metrics
 
@@ -152,6 +152,7 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 SAFE = ("GET", "HEAD")
+TRANSLATORS: dict[Language, Translator] = {"en": Translator("en"), "zh": Translator("zh")}
 BURST = 20  # requests that may arrive at once, however low the rate is
 MAX_BUCKETS = 10_000  # keys whose rate is stored
 
@@ -177,7 +178,8 @@ class RateLimiter:
 
 
 class AccessMiddleware:
-    """The outermost middleware. It stores the caller in `scope["state"]["who"]`."""
+    """The outermost middleware. It stores the caller in `scope["state"]["who"]`, and what writes
+    messages in the caller's language in `scope["state"]["say"]`."""
 
     def __init__(self, app: ASGIApp, options: ServerOptions, keys: Keys, metrics: Metrics) -> None:
         self.app, self.options, self.keys, self.metrics = app, options, keys, metrics
@@ -209,7 +211,8 @@ class AccessMiddleware:
             await send(message)
 
         request, who = secrets.token_hex(8), None
-        scope.setdefault("state", {})["request"] = request
+        language = preferred_language(Headers(scope=scope).get("accept-language", ""))
+        scope.setdefault("state", {}).update(request=request, say=TRANSLATORS[language])
         try:
             who = scope["state"]["who"] = self._authenticate(scope)
             await self.app(scope, receive_piece, respond)
@@ -271,6 +274,19 @@ class AccessMiddleware:
             raise AccessDenied(403, "foreign_page", message)
 
 
+def preferred_language(accepted: str) -> Language:
+    """The language that `Accept-Language` prefers: Chinese if it ranks above English."""
+    weights: dict[str, float] = {}
+    for part in accepted.split(",")[:20]:
+        tag, _, weight = part.strip().partition(";q=")
+        language = tag.partition("-")[0].lower()
+        try:
+            weights.setdefault(language, float(weight or 1))
+        except ValueError:
+            continue
+    return "zh" if weights.get("zh", 0) > weights.get("en", 0) else "en"
+
+
 def _host_name(host: str) -> str:
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
@@ -279,8 +295,7 @@ def _host_name(host: str) -> str:
 
 
 async def _deny(denied: AccessDenied, scope: Scope, send: Send) -> None:
-    say = translator_of(Headers(scope=scope))
-    response = error_response(denied, say, denied.code, kind="access")
+    response = error_response(denied, scope["state"]["say"], denied.code, kind="access")
     body = response.model_dump_json().encode()
     headers = {"content-type": "application/json", "content-length": str(len(body))}
     raw = [(k.encode(), v.encode("latin-1")) for k, v in (headers | denied.headers).items()]

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ingest import types as ingested
-from ingest.i18n import Translator, readable
+from ingest.i18n import Translator
+from ingest.normalize import readable
 from rag import types as rag
 from rag.pipeline import LONGEST_QUESTION
 from rag.render import remarks

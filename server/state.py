@@ -12,7 +12,7 @@ from rag.load import Encoders
 from server.answering import Answerer
 from server.auth import Keys, Principal
 from server.database import Database, server_database, trace_database
-from server.errors import missing_scope, translator_of, unknown_base
+from server.errors import missing_scope, unknown_base
 from server.fair_queue import FairQueue
 from server.jobs import Jobs
 from server.knowledge_bases import KnowledgeBases
@@ -115,8 +115,7 @@ class RequestContext:
 
 
 def context_of(request: Request) -> RequestContext:
-    say = translator_of(request.headers)
-    return RequestContext(request.app.state.server, request.state.who, say)
+    return RequestContext(request.app.state.server, request.state.who, request.state.say)
 
 
 Context = Annotated[RequestContext, Depends(context_of)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ingest.errors import Unreadable, UserError
 from ingest.files import FoundFile, digest
-from ingest.i18n import readable
+from ingest.normalize import readable
 from ingest.sandbox import Limits, Sandbox
 from ingest.store.atomic import sync
 from ingest.store.sqlite import failures_named

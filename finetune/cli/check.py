@@ -132,7 +132,7 @@ class ReportOptions:
         from json import dumps
 
         from finetune.data.report import page, record, save_histogram
-        from ingest.i18n import readable
+        from ingest.normalize import readable
         from ingest.store.atomic import write_whole
 
         if self.json:

@@ -26,7 +26,8 @@ from finetune.types import (
     wrong_type,
 )
 from ingest.errors import UserError
-from ingest.i18n import Translatable, readable
+from ingest.i18n import Translatable
+from ingest.normalize import readable
 from rag.types import Message
 
 Role = Literal["system", "user", "assistant"]

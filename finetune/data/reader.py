@@ -18,7 +18,8 @@ from typing import Any
 from finetune.types import Finding, InvalidRow
 from ingest.encoding import Detected, detect
 from ingest.errors import UserError
-from ingest.i18n import Translatable, readable
+from ingest.i18n import Translatable
+from ingest.normalize import readable
 
 READ_SIZE = 1 << 16  # characters read at a time
 HEAD_LINES = 20  # one of so many first lines must be JSON

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from finetune.data.check import CONTROLS, Diagnosis, Unit
 from finetune.types import IGNORED, Problem, TokenRow
-from ingest.i18n import Translatable, Translator, readable, translate
+from ingest.i18n import Translatable, Translator, translate
+from ingest.normalize import readable
 from ingest.store.atomic import write_whole
 from rag import plot
 

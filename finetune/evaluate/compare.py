@@ -17,7 +17,8 @@ import numpy as np
 from finetune.evaluate.questions import CONDITIONS
 from finetune.evaluate.run import CaseResult, ScoredReply
 from ingest.errors import UserError
-from ingest.i18n import Translatable, Translator, readable, translate
+from ingest.i18n import Translatable, Translator, translate
+from ingest.normalize import readable
 from rag import plot
 from rag.evaluate import metrics
 from rag.evaluate.metrics import Values, Weights

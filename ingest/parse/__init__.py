@@ -11,7 +11,8 @@ from pathlib import Path
 from ingest import encoding
 from ingest.errors import Unreadable
 from ingest.files import IMAGES, TEXT_FORMATS, extension, recognise
-from ingest.i18n import Translatable, readable
+from ingest.i18n import Translatable
+from ingest.normalize import readable
 from ingest.ocr import INSTALL, PageReader, available, read_image
 from ingest.parse.blocks import Block, chinese_heading, clean, compose
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks

@@ -101,11 +101,10 @@ def _with_model(config: "Config", model: ModelOptions) -> "Config":
 
     options = config.generate
     if model.model is not None:
-        default = GenerateOptions()
-        endpoint = replace(options.endpoint, context=0, tokenizer="")
-        options = replace(
-            options, model=model.model, quant=default.quant, adapter="", endpoint=endpoint
-        )
+        quant, endpoint = GenerateOptions().quant, options.endpoint
+        if endpoint.context or endpoint.tokenizer:
+            endpoint = replace(endpoint, context=0, tokenizer="")
+        options = replace(options, model=model.model, quant=quant, adapter="", endpoint=endpoint)
     return replace(config, generate=replace(options, **model.values))
 
 

@@ -42,9 +42,9 @@ def doctor(
     as_json: bool = JSON,
 ) -> None:
     if model is not None:
-        from rag.endpoint import is_address
+        from rag.endpoint import ADDRESS
 
-        if is_address(model):
+        if ADDRESS.match(model):
             show_endpoint(model, as_json=as_json)
         else:
             show_memory(model, context, as_json=as_json)

@@ -4,6 +4,6 @@ vLLM, SGLang, llama.cpp's server and Ollama report the model's window and the to
 any other engine, users may configure them.
 """
 
-from rag.endpoint.address import Address, EndpointOptions, is_address, no_adapter
+from rag.endpoint.address import ADDRESS, Address, EndpointOptions, no_adapter
 
-__all__ = ["Address", "EndpointOptions", "is_address", "no_adapter"]
+__all__ = ["ADDRESS", "Address", "EndpointOptions", "no_adapter"]

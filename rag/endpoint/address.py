@@ -10,13 +10,10 @@ from ingest.i18n import Translatable
 
 KEY = "RAG_MODEL_KEY"
 """The variable that holds the key, if one is needed."""
-_ADDRESS = re.compile(r"https?:|[a-z]+://|[\w.-]+:\d{2,5}(?:[/#]|$)", re.IGNORECASE)
-"""Also matches incomplete addresses, such as `host:8000`: `Address.parse` shows how to write them."""
+ADDRESS = re.compile(r"https?:|[a-z]+://|[\w.-]+:\d{2,5}(?:[/#]|$)", re.IGNORECASE)
+"""The start of a model's name that is the address of a server, rather than a folder or a name on a hub.
 
-
-def is_address(model: str) -> bool:
-    """Whether a model's name is the address of a server, rather than a folder or a name on a hub."""
-    return bool(_ADDRESS.match(model))
+Also matches incomplete addresses, such as `host:8000`: `Address.parse` shows how to write them."""
 
 
 @dataclass(frozen=True, slots=True)

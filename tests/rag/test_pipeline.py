@@ -225,7 +225,8 @@ def test_a_question_longer_than_the_window_is_told_with_both_numbers(pipeline: P
 @pytest.mark.parametrize(
     "wrong", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}]
 )
-def test_sampling_that_is_none_is_the_users_mistake(wrong: dict[str, float]) -> None:
+def test_invalid_sampling_is_the_users_mistake(wrong: dict[str, float], pipeline: Pipeline) -> None:
     [(name, value)] = wrong.items()
+    generating = replace(pipeline, generator=CopyingGenerator())
     with pytest.raises(UserError, match=f"{name} is {value}"):
-        Sampling(**wrong)  # type: ignore[arg-type]
+        generating.ask("试用期不得超过几个月？", sampling=Sampling(**wrong))  # type: ignore[arg-type]

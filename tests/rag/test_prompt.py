@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ingest.errors import UserError
 from ingest.types import Chunk, Hit, Passage
-from rag.prompt import INSTRUCTION, compose, render
+from rag.prompt import INSTRUCTION, compose, narrow, render
 from rag.types import NOT_FOUND, Dropped, Message, Source
 
 
@@ -50,7 +50,7 @@ turns_of_any_size = st.lists(st.integers(0, 200), max_size=8).map(
 def test_a_prompt_fits_and_tells_what_it_left_out(
     sources: list[Source], history: list[Message], room: int
 ) -> None:
-    if count(render("问题？", [s.narrowed for s in sources[:1]], [])) > room:
+    if count(render("问题？", [narrow(s) for s in sources[:1]], [])) > room:
         with pytest.raises(UserError, match=f"room for {room} "):
             compose("问题？", sources, history, count, room)
         return
@@ -75,7 +75,7 @@ def test_with_room_for_all_nothing_is_dropped(
 
 
 def test_a_passage_too_long_is_cut_to_the_chunk_that_was_found() -> None:
-    room = count(render("问？", [LONG.narrowed], []))
+    room = count(render("问？", [narrow(LONG)], []))
     prompt = compose("问？", [LONG], [], count, room)
     assert prompt.dropped == Dropped(shortened=1)
     assert prompt.sources[0].passage.text == "乙" * 40

@@ -1,4 +1,4 @@
-"""Clients that leave free their slot, and the model stops."""
+"""Clients that leave free their slot, and the model stops; the language that a client prefers."""
 
 import logging
 import socket
@@ -13,6 +13,7 @@ import pytest
 
 from rag.types import Message, Sampling
 from server.auth import parse_grant
+from server.middleware import preferred_language
 from tests.fakes import CopyingGenerator
 from tests.server.servers import Filled, filled, wait_for
 
@@ -247,3 +248,21 @@ def test_an_answer_under_way_is_finished_when_the_server_ends(stream: bool, tmp_
         assert not answers
     asking.join()
     assert '"citations":' in answers[0]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("", "en"),
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("en-US,en;q=0.9,zh;q=0.8", "en"),
+        ("fr, zh;q=0.5", "zh"),
+        ("fr", "en"),
+        ("zh;q=0", "en"),
+        ("zh;q=x, en", "en"),
+        ("," * 10_000, "en"),
+        ("*", "en"),
+    ],
+)
+def test_preferred_language(accepted: str, language: str) -> None:
+    assert preferred_language(accepted) == language
