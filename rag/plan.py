@@ -118,9 +118,8 @@ class Constants:
             known = ", ".join(self.formats)
             raise UserError(
                 "--kind is {kind}; measured: {known}; for others run benchmarks/plan.py",
-                kind=kind,
-                known=known,
-            )
+                kind=kind, known=known,
+            )  # fmt: skip
         rows = [row for name, row in self.formats.items() if kind in (None, name)]
         return FormatCosts(*map(sum, zip(*rows, strict=True)))
 
@@ -130,24 +129,23 @@ class Constants:
         try:
             value = json.loads((path or files("rag").joinpath("plan.json")).read_bytes())
             if value["format"] != FORMAT or not value["formats"]:
-                raise ValueError(f"it needs the format {FORMAT!r} and documents")
+                raise UserError("it needs the format {format!r} and documents", format=FORMAT)
             formats = {name: _positive(FormatCosts, row) for name, row in value["formats"].items()}
             machine = _positive(MachineSize, value["machine"])
             costs = _positive(Costs, value["costs"])
             return cls(str(value["cpu"]), str(value["date"]), machine, formats, costs)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
+        except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
             raise UserError(
                 "{path} is not a valid file of constants ({problem}); write one: benchmarks/plan.py",
-                path=path,
-                problem=problem,
-            ) from problem
+                path=path, problem=getattr(problem, "message", problem),
+            ) from problem  # fmt: skip
 
 
 def _positive(kind: type, row: Mapping[str, float]) -> Any:
-    """The row as a `kind`. Raises TypeError or ValueError if a number is missing or not above 0."""
+    """The row as a `kind`. Raises TypeError or `UserError` if a number is missing or not above 0."""
     for name, number in row.items():
         if not 0 < number < inf:
-            raise ValueError(f"{name} is {number}")
+            raise UserError("{name} is {number}", name=name, number=number)
     return kind(**row)
 
 
@@ -173,10 +171,8 @@ class PlanOptions:
             if value is not None and not 0 < value <= most:
                 raise UserError(
                     "{option} is {value:g}; need more than 0 and at most {most:g}",
-                    option=option,
-                    value=value,
-                    most=most,
-                )
+                    option=option, value=value, most=most,
+                )  # fmt: skip
 
 
 class GenerationPlan(NamedTuple):

@@ -10,13 +10,8 @@ from ingest.types import Chunk, Hit
 from rag.types import Answer, Citation
 
 
-def plain(answer: Answer, say: Translator) -> str:
-    """The answer, then the place of each quote."""
-    return f"{answer.text}\n{below(answer, say)}".rstrip("\n")
-
-
 def below(answer: Answer, say: Translator) -> str:
-    """What `plain` shows below the text, for a terminal that has streamed the text."""
+    """The place of each quote, or of the nearest passages: what a terminal shows below the answer."""
     if answer.refused:
         lines = [f"  - {_place(hit.chunk, hit.chunk.start)}" for hit in answer.hits]
     else:

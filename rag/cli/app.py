@@ -49,9 +49,11 @@ EXTRAS = {
     "torch": "generate", "transformers": "generate", "accelerate": "generate",
     "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
     "anyio": "endpoint", "httpx2": "endpoint", "openai": "endpoint",
-    "fastapi": "server", "mcp": "server", "prometheus_client": "server", "pydantic": "server",
-    "pypdfium2": "server", "starlette": "server", "tomlkit": "server", "uvicorn": "server",
-    "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
+    "fastapi": "server", "mcp": "server", "multipart": "server", "python_multipart": "server",
+    "prometheus_client": "server", "pydantic": "server", "pypdfium2": "server",
+    "starlette": "server", "threadpoolctl": "server", "tomlkit": "server", "uvicorn": "server",
+    "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "peft": "finetune",
+    "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures", "PIL": "server",
 }  # fmt: skip
 """Packages that the base install leaves out -> the extra that brings them."""
 

@@ -30,12 +30,10 @@ def prepare(
     embedder: str | None = None,
     cache: Path,
     settings: Path | None = None,
-    settle: bool = False,
 ) -> "Pipeline":
     """The pipeline over the set's corpus, under `settings` (a rag.toml; all defaults if None).
 
     The knowledge base stays below `home` and is reused for the same corpus, encoder and chunking.
-    `settle` rebuilds its indexes at the end, because milvus-lite searches unflushed data slowly.
     """
     from ingest.embed import BUNDLED, open_embedder
     from rag.config import SETTINGS, read_config
@@ -54,8 +52,6 @@ def prepare(
     writer = open_writer(config, embedder=embedder, cache=cache)
     with writer.store:
         index(dataset, writer)
-        if settle:
-            writer.store.rebuild()
     return open_pipeline(config, cache=cache, say=Translator("en"))
 
 

@@ -24,19 +24,22 @@ ANSWER = Answer("多久？", f"{QUOTE.quote} [1]", (QUOTE,), (Hit(CHUNK, 3.14159
 REFUSAL = Answer("多久？", "未找到", (), (Hit(CHUNK, 0.5),), 0.1, True)
 
 
+def plain(answer: Answer, say: Translator) -> str:
+    """What a terminal shows of an answer."""
+    return f"{answer.text}\n{render.below(answer, say)}".rstrip("\n")
+
+
 def test_plain_text_names_the_page_of_the_quote_itself() -> None:
-    assert (
-        render.plain(ANSWER, SAY) == f"{ANSWER.text}\n\n[1] 劳动合同法.pdf · p. 4 · 第二章 · 33–42"
-    )
+    assert plain(ANSWER, SAY) == f"{ANSWER.text}\n\n[1] 劳动合同法.pdf · p. 4 · 第二章 · 33–42"
 
 
 def test_a_quote_that_the_answer_does_not_hold_is_shown() -> None:
     short = Answer("多久？", "三 [1]", (QUOTE,), ANSWER.hits, 0.9, False)
-    assert "“试用期试用期试用期”" in render.plain(short, SAY)
+    assert "“试用期试用期试用期”" in plain(short, SAY)
 
 
 def test_a_refusal_names_what_was_looked_at() -> None:
-    for text in (render.plain(REFUSAL, SAY), render.markdown(REFUSAL, SAY)):
+    for text in (plain(REFUSAL, SAY), render.markdown(REFUSAL, SAY)):
         assert text.startswith("未找到")
         assert "劳动合同法.pdf · p. 3 · 第二章" in text
 
@@ -77,7 +80,7 @@ def test_what_a_model_wrote_comes_with_remarks_in_the_readers_language() -> None
     assert render.remarks(WRITTEN, Translator("en"))[2] == (
         "did not fit into the model's window: 2 earlier turns and 1 passage"
     )
-    for text in (render.plain(WRITTEN, SAY), render.markdown(WRITTEN, SAY)):
+    for text in (plain(WRITTEN, SAY), render.markdown(WRITTEN, SAY)):
         assert all(remark in text for remark in render.remarks(WRITTEN, SAY))
     assert render.remarks(ANSWER, SAY) == []
 
@@ -89,8 +92,3 @@ def test_json_holds_the_spans_without_support() -> None:
     assert value["unknown"] == [4, 4]
     assert value["dropped"] == {"turns": 2, "passages": 1, "shortened": 1}
     assert value["generator"] == "chatglm3-6b"
-
-
-def test_text_and_what_stands_below_it_are_the_plain_answer() -> None:
-    for answer in (ANSWER, REFUSAL, WRITTEN):
-        assert render.plain(answer, SAY) == f"{answer.text}\n{render.below(answer, SAY)}"
