@@ -59,12 +59,12 @@ def compose(
     question and the best chunk.
     """
 
-    def fits(packed: Sequence[Source], recent: Sequence[Turn]) -> bool:
-        return count(render(question, packed, recent, options)) <= room
+    def fits(selected: Sequence[Source], recent: Sequence[Turn]) -> bool:
+        return count(render(question, selected, recent, options)) <= room
 
     turns = _turns(history)
-    packed = _pack(sources[:1], [], [], fits)
-    if not packed:
+    selected = _fit_sources(sources[:1], [], [], fits)
+    if not selected:
         part, n = Translatable("instruction"), count(render(question, [], [], options))
         if n <= room and sources:
             part = Translatable("best passage")
@@ -77,13 +77,15 @@ def compose(
                 n=n,
                 room=room,
             )
-    recent = _recall(turns[-1:], packed, [], fits)
-    packed = _pack(sources[1:], packed, recent, fits)
-    recent = _recall(turns[: -len(recent)], packed, recent, fits) if recent else []
-    messages = render(question, packed, recent, options)
-    shortened = len({source.passage for source in packed} - {source.passage for source in sources})
-    dropped = Dropped(len(turns) - len(recent), len(sources) - len(packed), shortened)
-    return Prompt(messages, tuple(packed), dropped, count(messages))
+    recent = _fit_turns(turns[-1:], selected, [], fits)
+    selected = _fit_sources(sources[1:], selected, recent, fits)
+    recent = _fit_turns(turns[: -len(recent)], selected, recent, fits) if recent else []
+    messages = render(question, selected, recent, options)
+    shortened = len(
+        {source.passage for source in selected} - {source.passage for source in sources}
+    )
+    dropped = Dropped(len(turns) - len(recent), len(sources) - len(selected), shortened)
+    return Prompt(messages, tuple(selected), dropped, count(messages))
 
 
 def render(
@@ -106,14 +108,14 @@ def render(
     return (*earlier, Message("user", "\n\n".join(parts)))
 
 
-def _pack(
-    sources: Sequence[Source], packed: list[Source], recent: list[Turn], fits: Fits
+def _fit_sources(
+    sources: Sequence[Source], selected: list[Source], recent: list[Turn], fits: Fits
 ) -> list[Source]:
-    """`packed`, followed by those of `sources` that fit, whole or as chunks."""
+    """`selected`, followed by those of `sources` that fit, whole or as chunks."""
     for source in sources:
-        form = next((f for f in (source, narrow(source)) if fits([*packed, f], recent)), None)
-        packed = [*packed, form] if form else packed
-    return packed
+        form = next((f for f in (source, narrow(source)) if fits([*selected, f], recent)), None)
+        selected = [*selected, form] if form else selected
+    return selected
 
 
 def narrow(source: Source) -> Source:
@@ -123,12 +125,12 @@ def narrow(source: Source) -> Source:
     return Source(part, source.hit)
 
 
-def _recall(
-    turns: Sequence[Turn], packed: list[Source], recent: list[Turn], fits: Fits
+def _fit_turns(
+    turns: Sequence[Turn], selected: list[Source], recent: list[Turn], fits: Fits
 ) -> list[Turn]:
     """`recent`, preceded by as many of the latest `turns` as fit."""
     for turn in reversed(turns):
-        if not fits(packed, [turn, *recent]):
+        if not fits(selected, [turn, *recent]):
             break
         recent = [turn, *recent]
     return recent

@@ -95,7 +95,7 @@ class Progress:
         stays: bool = False,
     ) -> None:
         self.title, self.total, self.quiet = title, total, quiet
-        self.begun = self.shown = monotonic()
+        self.start = self.shown = monotonic()
         self.every = every
         self.bar = None
         if sys.stderr.isatty() and not quiet:
@@ -129,7 +129,7 @@ class Progress:
         self.shown = now
         text = text or (f"{done:,.0f}/{self.total:,.0f}" if self.total else f"{done:,.0f}")
         if left is None and self.total and done:
-            left = (now - self.begun) * (self.total / done - 1)
+            left = (now - self.start) * (self.total / done - 1)
         if left is not None:
             minutes, seconds = divmod(int(left), 60)
             hours, minutes = divmod(minutes, 60)
@@ -186,7 +186,7 @@ class IngestProgress:
         self._show()
 
     def _show(self) -> None:
-        rate = self.embedded / max(1e-9, monotonic() - self.progress.begun)
+        rate = self.embedded / max(1e-9, monotonic() - self.progress.start)
         text = say(
             "{done}/{files} files, {embedded} chunks embedded, {rate:.1f}/s",
             done=self.done,

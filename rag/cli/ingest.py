@@ -136,8 +136,8 @@ def _summary(outcomes: "list[FileOutcome]", skipped: "list[FoundFile]", *, quiet
         read = [outcome for outcome in outcomes if outcome.receipt]
         lossy = [o for o in read if o.receipt and (o.receipt.replaced or o.receipt.warnings)]
         whole = [outcome for outcome in read if outcome not in lossy]
-        gone = [outcome for outcome in outcomes if outcome.status in ("missing", "removed")]
-        rows += map(_row, [*gone, *lossy, *whole[:LISTED]])
+        absent = [outcome for outcome in outcomes if outcome.status in ("missing", "removed")]
+        rows += map(_row, [*absent, *lossy, *whole[:LISTED]])
         if more := len(whole[LISTED:]):
             rows.append(("…", "", say("{more} more without loss", more=more)))
     if rows:

@@ -43,11 +43,11 @@ class PlanArguments:
     documents: int = option("--documents N", "How many documents.", default=...)
     qps: float = option("--qps Q", "Questions a second.", default=1.0)
     chunks_per_document: float | None = option(
-        "--chunks-per-document X", "Chunks a document; else as measured."
+        "--chunks-per-document X", "Chunks a document; else as constants."
     )
     megabytes: float | None = option("--megabytes MB", "Or: the size of all files together.")
     kind: str | None = option(
-        "--kind KIND", "What they are, such as pdf or pdf+ocr; else a mixture as measured."
+        "--kind KIND", "What they are, such as pdf or pdf+ocr; else a mixture as constants."
     )
     engine: str | None = option("--engine local|replicas|milvus", "Show one engine alone.")
     model: str = option(
@@ -70,7 +70,7 @@ class PlanArguments:
 @with_options("Memory, disk, time and machines for documents and questions, engine by engine.")
 def plan(*, arguments: PlanArguments, as_json: bool = JSON) -> None:
     values: dict[str, Any] = vars(arguments) | {"model": _billions(arguments.model)}
-    constants, engine, gpu = values.pop("constants"), values.pop("engine"), arguments.gpu
+    file, engine, gpu = values.pop("constants"), values.pop("engine"), arguments.gpu
     if (arguments.cores is None) != (arguments.memory is None):
         raise UserError("--cores and --memory describe a machine together; give both")
     if arguments.chunks_per_document is not None and arguments.megabytes is not None:
@@ -85,28 +85,28 @@ def plan(*, arguments: PlanArguments, as_json: bool = JSON) -> None:
             raise UserError(
                 "{name} is {value}; need one of {names}", name=name, value=value, names=names
             )
-    measured = Constants.read(constants)
+    constants = Constants.read(file)
     options = PlanOptions(**values)
-    predictor = Predictor(measured, options)
+    predictor = Predictor(constants, options)
     plans = predictor.plans()
     smallest = next((each.engine for each in plans if not each.shortfalls), None)
     shown = [each for each in plans if engine in (None, each.engine)]
-    host = {"cpu": measured.cpu, "date": measured.date} | measured.machine._asdict()
+    host = {"cpu": constants.cpu, "date": constants.date} | constants.machine._asdict()
     if as_json:
         workload = {"chunks": predictor.chunks, "parse": predictor.parse} | asdict(options)
-        host["file"] = str(constants) if constants else None
+        host["file"] = str(file) if file else None
         rows = [_as_json(each) for each in shown]
         out_json({"constants": host, "workload": workload, "plans": rows, "smallest": smallest})
         return
-    chunks, total = predictor.chunks, size(measured.machine.memory)
-    machine = f"{measured.machine.cores} × {measured.cpu}, {total}, {measured.date}"
+    chunks, total = predictor.chunks, size(constants.machine.memory)
+    machine = f"{constants.machine.cores} × {constants.cpu}, {total}, {constants.date}"
     out_message(
         "{documents:,} documents, {chunks:,} chunks, {qps:,g} questions/s",
         documents=options.documents,
         chunks=chunks,
         qps=options.qps,
     )
-    source = constants or say("shipped (--constants FILE for others)")
+    source = file or say("shipped (--constants FILE for others)")
     out_message("constants: {source}, measured on {machine}", source=source, machine=machine)
     table("", ["", *(say(ENGINES[each.engine]) for each in shown)], _rows(shown, GPUS[gpu][0]))
     _footnotes(shown, GPUS[gpu][0])
