@@ -14,6 +14,7 @@ from ingest.normalize import readable
 
 Language = Literal["en", "zh"]
 LOCALE = Path(__file__).parent / "locale"
+DOMAIN = "chatglm_rag"
 CATALOGS = {"zh": "zh_CN"}
 SEPARATORS = {
     "en": {"": ", ", "and": " and ", "or": " or ", ";": "; "},
@@ -120,7 +121,7 @@ class _Lines(Formatter):
 
 @cache
 def _catalog(language: Language) -> gettext.NullTranslations:
-    return gettext.translation("chatglm_rag", LOCALE, [CATALOGS[language]])
+    return gettext.translation(DOMAIN, LOCALE, [CATALOGS[language]])
 
 
 def _plain(value: object) -> Any:

@@ -1,5 +1,6 @@
 """`rag`: its commands, and how a user's mistake ends (one line, exit code 1; a wrong option: 2)."""
 
+import gettext
 import re
 import sys
 from typing import LiteralString
@@ -10,7 +11,7 @@ from typer.exceptions import TyperException
 import finetune.cli
 import server.cli.keys
 from ingest.errors import UserError
-from ingest.i18n import Translatable
+from ingest.i18n import DOMAIN, LOCALE, Translatable
 from rag.cli import ask, evaluate, ingest, kb
 from rag.cli.console import error, note, note_message, say
 from rag.cli.doctor import doctor
@@ -79,6 +80,13 @@ USAGE = (
     usage_template("Input should be less than or equal to {limit}"),
     usage_template("Input should be a valid integer, unable to parse string as an integer"),
     usage_template("Input should be a valid number, unable to parse string as a number"),
+    # Typer itself looks these up with gettext, for the help.
+    usage_template("Arguments"),
+    usage_template("Options"),
+    usage_template("Commands"),
+    usage_template("required"),
+    usage_template("default: {default}"),
+    usage_template("env var: {var}"),
 )
 
 
@@ -107,6 +115,8 @@ def usage_error(problem: TyperException) -> None:
 
 def main() -> None:
     """Run the command line: a `UserError` is one line on stderr; a bug keeps its traceback."""
+    gettext.bindtextdomain(DOMAIN, str(LOCALE))
+    gettext.textdomain(DOMAIN)
     try:
         if code := app(standalone_mode=False):
             sys.exit(code)

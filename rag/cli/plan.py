@@ -43,11 +43,11 @@ class PlanArguments:
     documents: int = option("--documents N", "How many documents.", default=...)
     qps: float = option("--qps Q", "Questions a second.", default=1.0)
     chunks_per_document: float | None = option(
-        "--chunks-per-document X", "Chunks a document; else as constants."
+        "--chunks-per-document X", "Chunks a document; else as measured."
     )
     megabytes: float | None = option("--megabytes MB", "Or: the size of all files together.")
     kind: str | None = option(
-        "--kind KIND", "What they are, such as pdf or pdf+ocr; else a mixture as constants."
+        "--kind KIND", "What they are, such as pdf or pdf+ocr; else a mixture as measured."
     )
     engine: str | None = option("--engine local|replicas|milvus", "Show one engine alone.")
     model: str = option(
