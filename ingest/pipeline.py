@@ -40,7 +40,7 @@ class FileOutcome:
     status: Status
     size: int = 0
     chunks: int = 0
-    receipt: ParseReport | None = None
+    report: ParseReport | None = None
     problem: Unreadable | None = None
 
 
@@ -139,9 +139,9 @@ def read(file: FoundFile, before: Document | None, parser: Parser, chunker: Chun
         why = error.strerror or str(error)
         problem = Unreadable("{name} can't be read: {why}", name=file.path.name, why=why)
         return refusal(file, before, problem)
-    document = Document(file.source, parsed.title, hashed, parsed.receipt)
+    document = Document(file.source, parsed.title, hashed, parsed.report)
     status: Status = "changed" if before else "added"
-    outcome = FileOutcome(file.source, status, file.size, receipt=parsed.receipt)
+    outcome = FileOutcome(file.source, status, file.size, report=parsed.report)
     return Reading(outcome, divide(document, parsed.segments, chunker))
 
 

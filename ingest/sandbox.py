@@ -96,7 +96,7 @@ class Sandbox:
         except BaseException:
             place.unlink(missing_ok=True)
             raise
-        return Parsed(answer["title"], read(place), ParseReport.from_json(answer["receipt"]))
+        return Parsed(answer["title"], read(place), ParseReport.from_json(answer["report"]))
 
     def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, bool]:
         """A page of a PDF as PNG, and whether `passage` was found on it and marked.
@@ -253,7 +253,7 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
             else:
                 parsed = parser.parse(path)
                 write(parsed.segments, Path(request["spool"]))
-                answer = {"title": parsed.title, "receipt": parser.report().to_json()}
+                answer = {"title": parsed.title, "report": parser.report().to_json()}
         except Unreadable as error:
             answer = {"error": to_json(error.message)}
         except RecursionError:

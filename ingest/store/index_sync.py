@@ -217,7 +217,7 @@ class LocalChange:
         head = document.id, document.source, document.title, document.digest
         self._sql.execute(
             "INSERT INTO documents (id, source, title, digest, receipt) VALUES (?, ?, ?, ?, ?)",
-            (*head, json.dumps(asdict(document.receipt), ensure_ascii=False)),
+            (*head, json.dumps(asdict(document.report), ensure_ascii=False)),
         )
 
     def add(
