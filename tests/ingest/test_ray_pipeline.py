@@ -62,10 +62,7 @@ def on_ray(docs: Path, kb: Path, graves: Path, *stop: str) -> "Iterator[subproce
     with (
         tempfile.TemporaryDirectory() as scratch,
         subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=WITH_TESTS | {"TMPDIR": scratch},
+            command, stdout=subprocess.PIPE, text=True, env=WITH_TESTS | {"TMPDIR": scratch}
         ) as process,
     ):
         yield process
