@@ -68,7 +68,7 @@ _STREAMS = (  # names in the directory of an OLE container
 _HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.I | re.S)
 
 
-def extension(path: Path) -> str | None:
+def format_by_name(path: Path) -> str | None:
     """The format that the file's name suggests, or None."""
     return FORMATS.get(path.suffix.lower().lstrip("."))
 
@@ -85,7 +85,7 @@ def recognise(path: Path) -> str:
     if found := _by_magic(head, path):
         containers = {"zip": _package, "ole": _ole}
         return containers[found](path) if found in containers else found
-    promised = extension(path)
+    promised = format_by_name(path)
     if promised not in TEXT_FORMATS:
         promised = "txt"
     html = promised in ("txt", "md") and _HTML.match(head.lstrip(b"\xef\xbb\xbf"))
@@ -100,7 +100,7 @@ def _by_magic(head: bytes, path: Path) -> str | None:
         return "webp"
     if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
         return "bmp"
-    if head.startswith(b"%PDF-") or (extension(path) == "pdf" and b"%PDF-" in head[:1024]):
+    if head.startswith(b"%PDF-") or (format_by_name(path) == "pdf" and b"%PDF-" in head[:1024]):
         return "pdf"
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
@@ -255,7 +255,7 @@ def _reason(path: Path) -> str:
         return Translatable("link, not followed")
     if not path.suffix:
         return Translatable("unknown format, no extension")
-    if extension(path) is None:
+    if format_by_name(path) is None:
         return Translatable("unknown format {suffix}", suffix=path.suffix)
     return _not_a_file(path)
 

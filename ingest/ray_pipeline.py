@@ -71,7 +71,7 @@ class WorkerResult:
     embedded: int = 0
 
 
-def spread(
+def ingest_on_ray(
     files: Iterable[FoundFile],
     store: Store,
     tools: Tools,

@@ -66,8 +66,8 @@ def ingest(
         try:
             with IngestProgress(len(files), size, quiet=quiet or as_json) as progress:
                 work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
-                spread = partial(_on_ray, work, config=config, ocr=ocr, workers=workers)
-                with spread(files) if ray and files else nullcontext(work.run(files)) as run:
+                on_ray = partial(_on_ray, work, config=config, ocr=ocr, workers=workers)
+                with on_ray(files) if ray and files else nullcontext(work.run(files)) as run:
                     for outcome in run:
                         progress.file(outcome)
                         outcomes.append(outcome)
@@ -95,7 +95,7 @@ def _on_ray(
 ) -> "Iterator[Iterator[FileOutcome]]":
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
     from ingest.embed import open_embedder
-    from ingest.ray_pipeline import LOCAL, Tools, cluster, spread
+    from ingest.ray_pipeline import LOCAL, Tools, cluster, ingest_on_ray
     from ingest.sandbox import Sandbox
 
     if isinstance(config.place, Path):
@@ -115,7 +115,7 @@ def _on_ray(
         encoder=identity.name,
     )
     with cluster(os.environ.get("RAY_ADDRESS") or LOCAL, workers=workers) as room:
-        yield spread(files, work.store, tools, workers=room, tick=work.tick)
+        yield ingest_on_ray(files, work.store, tools, workers=room, tick=work.tick)
 
 
 def _record(outcome: "FileOutcome") -> dict[str, object]:
