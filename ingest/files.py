@@ -8,7 +8,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 
 from ingest.errors import Unreadable, UserError
@@ -32,17 +33,11 @@ FORMATS = {
 }
 """Format by extension (lower case, no dot)."""
 
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"\xff\xd8\xff", "jpg"),
-    (b"GIF8", "gif"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"{\\rtf", "rtf"),
-    (b"PK\x03\x04", "zip"),
-    (b"PK\x05\x06", "zip"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"),
-)
+_MAGIC = {
+    **{b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"{\\rtf": "rtf"},
+    **{b"II*\0": "tiff", b"MM\0*": "tiff", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"},
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "ole",
+}
 _BLANK = b"\0 \t\r\n\xef\xbb\xbf"
 _FOREIGN = {
     b"\x1f\x8b": Translatable("a gzip archive"),
@@ -58,13 +53,10 @@ DAMAGE = (  # `zipfile` raises these for containers that are truncated, altered 
     *(lzma.LZMAError, zlib.error),
 )
 _PACKAGES = (("word/", "docx"), ("ppt/", "pptx"), ("xl/", "xlsx"))
-_STREAMS = (  # names in the directory of an OLE container
-    ("WordDocument", "doc"),
-    ("PowerPoint Document", "ppt"),
-    ("Workbook", "xls"),
-    ("Book", "xls"),
-    ("__properties_version1.0", "msg"),
-)
+_STREAMS = {  # names in the directory of an OLE container
+    **{"WordDocument": "doc", "PowerPoint Document": "ppt", "Workbook": "xls", "Book": "xls"},
+    "__properties_version1.0": "msg",
+}
 _HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.I | re.S)
 
 
@@ -93,7 +85,7 @@ def recognise(path: Path) -> str:
 
 
 def _by_magic(head: bytes, path: Path) -> str | None:
-    for magic, name in _MAGIC:
+    for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
@@ -133,7 +125,7 @@ def _ole(path: Path) -> str:
     content = path.read_bytes()
     if "EncryptedPackage".encode("utf-16-le") in content:
         raise locked(path.name)
-    for stream, name in _STREAMS:
+    for stream, name in _STREAMS.items():
         if stream.encode("utf-16-le") in content:
             return name
     raise Unreadable("{name} is an OLE container that holds no known document", name=path.name)
@@ -196,19 +188,16 @@ def walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
             raise UserError(
                 "{path} is an empty folder; put documents there or name another", path=path
             )
-    return _walk(paths)
+    return _distinct(paths)
 
 
 def digest(path: Path) -> str:
     """blake2b of the file's bytes, in hex."""
-    hasher = blake2b(digest_size=32)
     with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            hasher.update(piece)
-    return hasher.hexdigest()
+        return file_digest(stream, partial(blake2b, digest_size=32)).hexdigest()
 
 
-def _walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
+def _distinct(paths: Sequence[Path]) -> Iterator[FoundFile]:
     seen: set[Path] = set()
     for path in paths:
         for found in _folder(path) if path.is_dir() else (FoundFile(path, _not_a_file(path)),):
@@ -266,11 +255,8 @@ def _not_a_file(path: Path) -> str:
 
 def _hint(path: Path) -> str:
     """`; did you mean docs/b.txt?`, or nothing."""
-    parent = path.parent
-    if not parent.is_dir():
-        return Translatable(" (nor does {parent})", parent=parent)
-    names = {name.lower(): parent / name for name in sorted(os.listdir(parent), reverse=True)}
+    if not path.parent.is_dir():
+        return Translatable(" (nor does {parent})", parent=path.parent)
+    names = {entry.name.lower(): entry for entry in sorted(path.parent.iterdir(), reverse=True)}
     near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.5)
-    if not near:
-        return ""
-    return Translatable("; did you mean {name}?", name=names[near[0]])
+    return Translatable("; did you mean {name}?", name=names[near[0]]) if near else ""
