@@ -45,7 +45,6 @@ class PageReader:
         return "" if picture is None else self.read(picture)
 
     def read(self, picture: "Image") -> str:
-        """The text of a decoded picture."""
         import numpy
 
         if is_blank(picture):
@@ -110,8 +109,7 @@ def _open(content: bytes, *, load: bool) -> "Image | None":
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             picture = Image.open(io.BytesIO(content))
             if load and picture.width * picture.height > PIXELS:
                 return None

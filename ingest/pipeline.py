@@ -1,7 +1,6 @@
 """The whole write path: files -> text -> chunks -> vectors -> store.
 
-`read`, `embed` and `write` do all of it: here for one file after the other, on a cluster
-(`ingest.ray_pipeline`) for many at once.
+`read`, `embed` and `write` do all of it, here one file after the other; see also `ray_pipeline`.
 """
 
 import os
@@ -64,8 +63,7 @@ class Reading:
 
 class Parser(Protocol):
     def parse(self, path: Path) -> Parsed:
-        """The text of a file; raises `Unreadable` if there is none. Reading the segments never fails:
-        `Sandbox` has parsed the whole file by then."""
+        """The text of a file; raises `Unreadable` if there is none. Reading the segments never fails."""
         ...
 
 
@@ -80,8 +78,8 @@ Embedding = Callable[[list[DocumentPart]], list[DocumentPart]]
 class Ingestion:
     """Files go in, outcomes come out, each once its document is safely in the store.
 
-    An error after a file is parsed is not the file's fault: it ends the run, and the current batch
-    is rolled back. `tick` is called with the number of chunks that were embedded since its last call.
+    One bad file never stops the rest; an error after a file is parsed ends the run, and the current
+    batch is rolled back. `tick` is called with the number of chunks embedded since its last call.
     """
 
     store: Store
@@ -91,10 +89,7 @@ class Ingestion:
     tick: Callable[[int], None] = lambda chunks: None
 
     def run(self, files: Iterable[FoundFile]) -> Iterator[FileOutcome]:
-        """Write every file that is new or changed. One bad file never stops the rest.
-
-        A kill loses at most the current batch; the next run continues there.
-        """
+        """Write every file that is new or changed. A kill loses at most the current batch."""
         store, parser, chunker = self.store, self.parser, self.chunker
         return self.write(read(f, store.document(f.source), parser, chunker) for f in files)
 

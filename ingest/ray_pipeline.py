@@ -1,8 +1,7 @@
 """The write path on a Ray cluster: workers parse and embed in parallel, and only this process writes.
 
 Files go to a pool of parse workers, the parts of their documents to a pool of embed workers, and they
-come back in the order of the files: the knowledge base is the same as without a cluster. If a worker
-dies, its task runs again.
+come back in the order of the files. If a worker dies, its task runs again.
 """
 
 import logging
@@ -33,19 +32,15 @@ TRIES = 3  # a file is skipped after this many deaths of workers
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Functions that open a store, an embedder and a parser on a worker. They are sent pickled.
-
-    `encoder` is the name that every worker's embedder must have.
-    """
+    """Functions that open a store, an embedder and a parser on a worker. They are sent pickled."""
 
     store: Callable[[], Store]
     embedder: Callable[[], Embedder]
     parser: Callable[[], AbstractContextManager[Parser]]
     options: ChunkOptions
-    encoder: str
+    encoder: str  # the name that every worker's embedder must have
 
     def open_embedder(self) -> Embedder:
-        """This worker's embedder. Raises `Mismatch` if it is not the knowledge base's."""
         embedder = self.embedder()
         if embedder.name != self.encoder:
             raise Mismatch(
@@ -60,14 +55,12 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class WorkerResult:
-    """A file's outcome, alone or with one part of its document.
-
-    `embedded` counts the texts that were embedded for it and for the results in the same block.
-    """
+    """A file's outcome, alone or with one part of its document."""
 
     outcome: FileOutcome
     part: DocumentPart | None = None
     embedded: int = 0
+    """Texts that were embedded for it and for the other results in its block."""
 
 
 def ingest_on_ray(
@@ -210,11 +203,10 @@ class EmbedWorker:
         return self._tools.open_embedder()
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[WorkerResult]]:
-        results: list[WorkerResult] = list(block["result"])
-        parts = [result.part for result in results if result.part]
+        parts = [result.part for result in block["result"] if result.part]
         counts: list[int] = []
         embedded = iter(self._embed(parts, counts.append) if parts else ())
-        results = [replace(r, part=next(embedded)) if r.part else r for r in results]
+        results = [replace(r, part=next(embedded)) if r.part else r for r in block["result"]]
         results[0] = replace(results[0], embedded=sum(counts))
         return {"result": results}
 
@@ -257,9 +249,7 @@ def _ray_failures() -> Iterator[None]:
         ) from error
 
 
-LOCAL = "local"
-"""The address of a cluster that is started on this machine for the run."""
-
+LOCAL = "local"  # the address of a cluster that is started on this machine for the run
 STORE_BYTES = 500_000_000  # of memory for objects between workers; beyond it they go to disk
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",

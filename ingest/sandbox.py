@@ -28,7 +28,6 @@ from ingest.types import Mark, Parsed, ParseReport, Segment
 
 
 def write(segments: Iterable[Segment], spool: Path) -> None:
-    """Write the segments one after the other, so that a document of any size fits."""
     with spool.open("w", encoding="utf-8", errors="replace") as lines:
         for segment in segments:
             marks = [(m.start, m.kind, m.label, m.level) for m in segment.marks]
@@ -52,8 +51,7 @@ MORE_TIME = "wait "  # begins a line in which the child asks for more seconds fo
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one file may cost. After `recycle_files` files or at `recycle_bytes` resident bytes a child
-    is replaced between two files, because parsers leak memory."""
+    """What one file may cost, and when a child is replaced, because parsers leak memory."""
 
     memory: int = 1_400_000_000
     """Resident bytes of the child; it can take some more between two checks."""
@@ -84,8 +82,7 @@ class Sandbox:
     def parse(self, path: Path) -> Parsed:
         """The text of a file; its segments are read from the spool file while you iterate, once.
 
-        Raises `Unreadable` with the parser's reason, the limit that was exceeded, or the signal
-        that ended the child.
+        Raises `Unreadable` with the parser's reason, the exceeded limit, or what ended the child.
         """
         self._spools += 1
         place = Path(self._folder.name, f"{self._spools}.jsonl")

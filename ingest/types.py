@@ -32,7 +32,7 @@ class ParseReport:
     """How a file's bytes became text, so that nothing is lost silently.
 
     `encoding` is None for container formats; `replaced` counts bytes that could not be decoded. The
-    warnings are translatable messages until the report is stored; the store keeps their English text.
+    warnings are translatable until the report is stored, in English.
     """
 
     format: str
@@ -55,8 +55,7 @@ class ParseReport:
 class Segment:
     """A piece of a document's text with the marks in it (offsets within the segment).
 
-    Most documents are one segment. A very large text comes as many, cut at line ends, so that no
-    stage ever holds all of it; the document's text is their concatenation.
+    A very large text comes as many segments, cut at line ends, so that no stage ever holds all of it.
     """
 
     text: str

@@ -1,7 +1,4 @@
-"""Files to text: `DocumentParser`, which `ingest.sandbox` runs in a child process.
-
-The modules beside it each read some formats; `parse` is for tests and tools.
-"""
+"""Files to text: `DocumentParser`, which `ingest.sandbox` runs in a child process."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,8 +19,6 @@ from ingest.parse.pdf import Pictures, pdf_blocks
 from ingest.parse.pptx import slide_blocks
 from ingest.parse.text import mail_blocks, markdown_segments, text_segments
 from ingest.types import Parsed, ParseReport, Segment
-
-__all__ = ["DocumentParser", "parse"]
 
 LARGEST_TREE = 256 << 20  # bytes of a JSON file, which is read whole
 FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"))
@@ -55,12 +50,12 @@ class DocumentParser:
         kind = recognise(path)
         file = self._file = FileParser(path, kind, self._reader)
         promised = format_by_name(path) or kind
-        if promised != kind and not any(promised in f and kind in f for f in FAMILIES):
-            file.warnings.append(
+        if promised != kind and not any({promised, kind} <= set(family) for family in FAMILIES):
+            file.warnings += [
                 Translatable(
                     "the name says {promised}, the content is {kind}", promised=promised, kind=kind
                 )
-            )
+            ]
         segments = file.segments()
         first = list(islice(segments, 1))
         if not any(segment.text.strip() for segment in first):
@@ -73,11 +68,6 @@ class DocumentParser:
         """The report on the last file; final once its segments have been read to the end."""
         assert self._file
         return self._file.report()
-
-
-def parse(path: Path, *, ocr: bool = True) -> Parsed:
-    """`DocumentParser(ocr).parse(path)`, for a single file."""
-    return DocumentParser(ocr).parse(path)
 
 
 def _opening(segment: Segment) -> str:
@@ -94,9 +84,8 @@ class FileParser:
 
     def __init__(self, path: Path, kind: str, reader: PageReader | None) -> None:
         self.path, self.kind, self.reader = path, kind, reader
-        self.title = ""
+        self.title, self.encoding, self.replaced = "", None, 0
         self.warnings: list[str] = []
-        self.detected: encoding.Detected | None = None
         self.pictures = Pictures(reader)
 
     def set_title(self, title: str) -> None:
@@ -104,11 +93,8 @@ class FileParser:
 
     def report(self) -> ParseReport:
         """What is known so far."""
-        code, replaced = (
-            (self.detected.encoding, self.detected.replaced) if self.detected else (None, 0)
-        )
-        warnings = (*self.warnings, *self.pictures.warnings())
-        return ParseReport(self.kind, code, replaced, self.pictures.read, warnings)
+        read, warnings = self.pictures.read, (*self.warnings, *self.pictures.warnings())
+        return ParseReport(self.kind, self.encoding, self.replaced, read, warnings)
 
     def without_text(self) -> Unreadable:
         """The error for a file that gave no text."""
@@ -121,10 +107,10 @@ class FileParser:
     def segments(self) -> Iterator[Segment]:
         if self.kind not in TEXT_FORMATS or self.kind == "eml":
             return compose(self._container_blocks())
-        self.detected = encoding.detect(self.path)
-        if self.detected.replaced:
-            self.warnings.append(encoding.loss(self.detected))
-        pieces = encoding.decode(self.path, self.detected)
+        detected = encoding.detect(self.path)
+        self.encoding, self.replaced = detected.encoding, detected.replaced
+        self.warnings += encoding.losses(detected)
+        pieces = encoding.decode(self.path, detected)
         if self.kind == "txt":
             return text_segments(pieces)
         if self.kind == "md":

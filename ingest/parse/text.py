@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from email import policy
 from email.message import MIMEPart
 from pathlib import Path
+from typing import Any
 
 from ingest import encoding
 from ingest.errors import Unreadable
@@ -176,9 +177,8 @@ def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
 
 
 def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
-    content = body.get_payload(decode=True)
-    content = content if isinstance(content, bytes) else b""
-    text = _text(content, body.get_content_charset() or "", name, warn)
+    content: Any = body.get_payload(decode=True)
+    text = _text(content or b"", body.get_content_charset() or "", name, warn)
     if body.get_content_subtype() == "html":
         yield from html_blocks([text])
     else:
@@ -190,7 +190,6 @@ def _text(content: bytes, charset: str, name: str, warn: list[str]) -> str:
     if charset not in _NO_EVIDENCE:
         with contextlib.suppress(LookupError, UnicodeError):
             return content.decode(charset)
-    text, detected = encoding.read(content, name=name)
-    if detected.replaced:
-        warn.append(encoding.loss(detected))
-    return text
+    detected = encoding.detect(content, name=name)
+    warn += encoding.losses(detected)
+    return "".join(encoding.decode(content, detected))

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from ingest.errors import Unreadable
 from ingest.ocr import Line, PageReader, available, in_reading_order, open_picture, picture_size
-from ingest.parse import parse
 from ingest.parse.pdf import MOST, Pictures
 from ingest.sandbox import Sandbox
-from tests.ingest.documents import pdf
+from tests.ingest.documents import parse, pdf
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
 ROOT = Path(__file__).parents[2]

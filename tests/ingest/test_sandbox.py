@@ -12,10 +12,9 @@ import pytest
 
 from ingest.errors import Unreadable
 from ingest.i18n import Translatable, translate
-from ingest.parse import parse
 from ingest.sandbox import Limits, Sandbox
 from ingest.types import Parsed, ParseReport
-from tests.ingest.documents import paragraph, word
+from tests.ingest.documents import paragraph, parse, word
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
 

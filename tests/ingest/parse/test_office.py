@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ingest.parse import parse
 from ingest.parse.docx import spell
 from ingest.parse.pdf import is_mojibake, rejoin, unspaced
 from tests.ingest.documents import (
@@ -16,6 +15,7 @@ from tests.ingest.documents import (
     kinds,
     package,
     paragraph,
+    parse,
     pdf,
     read,
     relations,

@@ -10,8 +10,7 @@ import pytest
 from ingest.errors import Unreadable
 from ingest.i18n import translate
 from ingest.ocr import available
-from ingest.parse import parse
-from tests.ingest.documents import DATA, package, paragraph, pdf, read, whole, word
+from tests.ingest.documents import DATA, package, paragraph, parse, pdf, read, whole, word
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "documents"
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from ingest.errors import Unreadable
-from ingest.parse import parse
 from ingest.parse.blocks import SEGMENT, Block, compose, heading, mark, table
 from ingest.parse.text import inline
 from ingest.types import Mark, Segment
-from tests.ingest.documents import kinds, package, read, whole
+from tests.ingest.documents import kinds, package, parse, read, whole
 
 
 def test_blocks_become_one_text_with_marks_where_they_begin() -> None:
