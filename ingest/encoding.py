@@ -83,11 +83,8 @@ def pieces(source: Source) -> Iterator[bytes]:
 
 
 def detect(source: Source, *, name: str = "") -> Detected:
-    """The encoding that explains the whole of `source` best.
-
-    Raises `Unreadable` if it is text in no encoding: it has control characters, or more than a tenth
-    of what is not ASCII can't be decoded.
-    """
+    """The encoding that explains the whole of `source` best. Raises `Unreadable` if it is not text: it
+    has control characters, or more than a tenth of what is not ASCII can't be decoded."""
     name = name or (source.name if isinstance(source, Path) else "the text")
     head = next(pieces(source), b"")
     for bom, encoding in BOMS:
@@ -118,10 +115,7 @@ def _raw(source: Source, encoding: str, skip: int, errors: str = "") -> Iterator
 
 
 def _is_utf8(source: Source, name: str) -> bool:
-    """Whether it is valid UTF-8, as most files are; this needs one pass over the bytes.
-
-    False if NULs suggest UTF-16. Raises `Unreadable` if there are too many control characters.
-    """
+    """Whether it is valid UTF-8, in one pass; False if NULs suggest UTF-16. Raises `Unreadable`."""
     decoder, size = codecs.getincrementaldecoder("utf-8")(), 0
     nuls = controls = 0
     try:

@@ -143,10 +143,7 @@ def damaged(name: str, reason: object) -> Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file below the paths; `skipped` is the reason why it is not read, or empty.
-
-    `alias` is the name of its document, if that is not the file's path.
-    """
+    """A file below the paths, why it is not read, and its document's name, if that is not its path."""
 
     path: Path
     skipped: str = ""
@@ -156,7 +153,6 @@ class FoundFile:
     def source(self) -> str:
         """The document's name: its absolute path, without `..` and doubled slashes.
 
-        A file has the same name from whichever folder it is reached, and two files never share one.
         Bytes that are not UTF-8 are written `\\xba`; only `path` opens the file.
         """
         return self.alias or readable(Path(os.path.abspath(self.path)).as_posix())
@@ -168,11 +164,10 @@ class FoundFile:
 
 
 def walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
-    """Every file under `paths`, in a fixed order.
+    """Every file under `paths`, in a fixed order. Links inside a folder are not followed.
 
     Raises `UserError` at once for a path that does not exist or can't be read and for a folder
-    without files. Knowledge bases are skipped. A file that is itself in `paths` is read, with any
-    extension; links inside a folder are not followed.
+    without files. A file that is itself in `paths` is read, with any extension.
     """
     for path in paths:
         try:

@@ -122,9 +122,7 @@ def _open(content: bytes, *, load: bool) -> "Image | None":
 
 def in_reading_order(lines: list[Line]) -> str:
     """Lines from top to bottom, columns from left to right, one output line per printed line.
-
-    The page is cut recursively (X-Y cut) into columns and into bands that no line crosses.
-    """
+    The page is cut recursively (X-Y cut) into columns and into bands that no line crosses."""
     return "\n".join(" ".join(line.text for line in row) for row in _cut(lines))
 
 

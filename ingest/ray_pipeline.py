@@ -261,10 +261,8 @@ QUIET = {
 
 @contextmanager
 def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int]:
-    """Connects to the cluster at `address`, or starts one; yields for how many workers it has cores.
-
-    `workers` is the most that are wanted. Raises `UserError` if no cluster answers.
-    """
+    """Connects to the cluster at `address`, or starts one; yields for how many workers it has cores,
+    at most `workers`. Raises `UserError` if no cluster answers."""
     if "://" in address:
         raise UserError(
             "RAY_ADDRESS is {address}, a Ray client address; run this on a machine of the cluster, with "

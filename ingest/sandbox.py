@@ -94,10 +94,7 @@ class Sandbox:
         return Parsed(answer["title"], read(place), ParseReport.from_json(answer["report"]))
 
     def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, bool]:
-        """A page of a PDF as PNG, and whether `passage` was found on it and marked.
-
-        Raises `Unreadable` as `parse` does, and if there is no such page.
-        """
+        """A page of a PDF as PNG, and whether `passage` is marked on it. Raises as `parse` does."""
         place = Path(self._folder.name, "page.png")
         try:
             answer = self._ask(path, page=page, passage=passage, picture=str(place))

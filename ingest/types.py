@@ -174,10 +174,8 @@ class Embedder(Protocol):
     def count_many(self, texts: Sequence[str]) -> list[int]: ...
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        """One row a text, float32 (len(texts), dim), in the same order.
-
-        Raises ValueError if a text has more than `max_tokens` tokens: nothing is ever cut.
-        """
+        """One row a text, float32 (len(texts), dim). Raises ValueError if a text has more than
+        `max_tokens` tokens: nothing is ever cut."""
         ...
 
     def embed_query(self, text: str) -> Vector:

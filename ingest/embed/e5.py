@@ -29,10 +29,9 @@ _MANIFEST = "manifest.json"
 
 
 def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, which `build(new)` fills if it is missing or damaged.
+    """`folder`, which `build(new)` fills if it is missing or damaged, whole or not at all.
 
-    It appears whole or not at all (a new folder, synced and renamed), and a second process waits
-    for the first. Raises `UserError` if it can't be written.
+    A second process waits for the first. Raises `UserError` if it can't be written.
     """
     try:
         if not is_intact(folder):
@@ -110,10 +109,7 @@ _EXACT |= {"l6.fi", "l7.fi", "l8.fi", "l9.fi", "l7.fo", "l8.fo"}
 
 
 class BundledEmbedder:
-    """multilingual-e5-small (384 dimensions, a window of 512 tokens) in 4-bit weights.
-
-    `build` has written `folder`. `threads` is the number of cores that it uses.
-    """
+    """multilingual-e5-small (384 dimensions, 512 tokens) in 4 bits, from a folder by `build`."""
 
     name = f"{NAME}/{_RECIPE}"
     dim = 384
@@ -192,10 +188,9 @@ def open_embedder(
     threads: int | None = None,
     backend: Backend = "torch",
 ) -> Embedder:
-    """The encoder called `name`: the bundled one, or a sentence-transformers model or folder.
+    """The encoder called `name`: the bundled one, or a sentence-transformers model (run by `backend`).
 
-    The bundled one is built in `cache` on first use (seconds; 80 MB) and uses `threads` cores (None:
-    all that this process may use); `backend` runs a sentence-transformers model.
+    The bundled one is built in `cache` on first use (80 MB) and uses `threads` cores (None: all).
     """
     if name not in (NAME, "bundled"):
         return open_sentence(name, backend=backend)

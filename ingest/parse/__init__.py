@@ -27,10 +27,8 @@ FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"))
 
 @dataclass
 class DocumentParser:
-    """Parses files one after the other; the OCR models stay loaded between them.
-
-    `extend_deadline` is called with the seconds that a step may take, before each step of known size.
-    """
+    """Parses files one after the other; the OCR models stay loaded between them. `extend_deadline` is
+    called with the seconds that a step may take, before each step of known size."""
 
     ocr: bool = True
     extend_deadline: Callable[[float], None] = lambda seconds: None

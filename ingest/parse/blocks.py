@@ -118,10 +118,7 @@ _PUNCTUATION = re.compile(r"[。！？；，,;!?]|\.{3}|…")
 
 
 def chinese_heading(line: str) -> tuple[str, int] | None:
-    """`("第二章 合同的订立", 2)` if the line is a heading by its numbering, else None.
-
-    Ranks: 编 1, 章 2, 节 3. Whitespace inside is reduced to single spaces.
-    """
+    """`("第二章 合同的订立", 2)` if the line is a heading by its numbering (编 1, 章 2, 节 3), else None."""
     text = " ".join(line.split())
     if not 2 <= len(text) <= _LONGEST_HEADING or _PUNCTUATION.search(text):
         return None

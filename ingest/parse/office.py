@@ -27,10 +27,7 @@ MIME = {
 
 
 def extract(path: Path, mime: str, *, images: bool = False) -> Any:
-    """kreuzberg's `ExtractionResult`: no cache, no OCR of its own, no cleaning, two threads.
-
-    Raises `Unreadable` if kreuzberg refuses the file.
-    """
+    """kreuzberg's `ExtractionResult`, without OCR and cleaning. Raises `Unreadable` if it refuses."""
     import kreuzberg
 
     config = kreuzberg.ExtractionConfig(

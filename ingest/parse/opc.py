@@ -117,10 +117,8 @@ def local(element: Element) -> str:
 
 
 def walk(element: Element, stop: frozenset[str] = frozenset()) -> Iterator[Element]:
-    """The element and all below it in document order; elements whose tag is in `stop` are not entered.
-
-    Alternate content (text boxes are written twice, for new and old programs) is read once.
-    """
+    """The element and all below it in document order, without what is below elements in `stop`.
+    Alternate content (text boxes are written twice, for new and old programs) is read once."""
     stack = [element]
     while stack:
         here = stack.pop()

@@ -222,10 +222,8 @@ Box = tuple[float, float, float, float]
 
 
 def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
-    """The page as PNG, and whether `passage` was found on it. Pages are counted from 1.
-
-    Raises `Unreadable` if the file is not a PDF, needs a password or has no such page.
-    """
+    """The page (from 1) as PNG, and whether `passage` was found on it. Raises `Unreadable` if the
+    file is not a PDF, needs a password or has no such page."""
     import pypdfium2
 
     try:

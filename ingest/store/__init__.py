@@ -26,11 +26,9 @@ __all__ = [
 
 
 def open_store(place: Path | MilvusAddress, *, create: Identity | None = None) -> Store:
-    """The knowledge base at `place`, ready to be read and written.
+    """The knowledge base at `place`; `create`, an embedder, makes one if there is none.
 
-    `create`, the embedder that will be used, makes a knowledge base if there is none. Raises
-    `Mismatch` if another one made the vectors, and without `create` `Absent` if there is no
-    knowledge base.
+    Raises `Absent` if there is none, and `Mismatch` if another embedder made its vectors.
     """
     if isinstance(place, MilvusAddress):
         return open_milvus(place, create=create)

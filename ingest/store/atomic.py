@@ -53,9 +53,8 @@ def check_new(target: Path) -> None:
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write to, which becomes `target` once the block has ended without an error.
 
-    Its files are then flushed to the disk. A block that fails leaves nothing behind but new parent
-    folders. `replace` replaces an existing folder, only then. Raises `UserError` if `target` exists
-    or can't be written.
+    A block that fails leaves nothing behind but new parent folders. Raises `UserError` if `target`
+    can't be written, or exists; with `replace` an existing one is replaced at the end.
     """
     if not replace:
         check_new(target)

@@ -24,10 +24,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Counts of a knowledge base; `unpurged` counts removed chunks of which the indexes may have traces.
-
-    `bytes` are those on the disk; None if a server doesn't report them.
-    """
+    """Counts of a knowledge base, and its bytes on the disk (None if a server reports none)."""
 
     location: str
     identity: Identity
@@ -36,7 +33,7 @@ class Info:
     documents: int
     passages: int
     chunks: int
-    unpurged: int
+    unpurged: int  # removed chunks of which the indexes may have traces
     bytes: int | None
 
 
@@ -79,9 +76,7 @@ class Change(Protocol):
 
 class Store(Protocol):
     """A knowledge base. Every reading method is independent and sees the newest complete change.
-
-    A key belongs to one chunk for ever; no other chunk gets it, even after that one is removed.
-    """
+    A key belongs to one chunk for ever; no other chunk gets it, even after that one is removed."""
 
     @property
     def location(self) -> str:

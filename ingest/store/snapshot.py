@@ -30,10 +30,8 @@ PIECE = 1024 * 1024
 
 
 def snapshot(directory: Path, archive: Path) -> None:
-    """Write the state of the knowledge base at `directory` at one moment into `archive`.
-
-    Others may read and write it meanwhile. An existing `archive` is replaced at the end.
-    """
+    """Write the state of the knowledge base at `directory` at one moment into `archive`; others may
+    read and write it meanwhile. An existing `archive` is replaced at the end."""
     if not (directory / DATABASE).is_file():
         raise UserError(
             "no knowledge base at {directory}; name the directory that holds kb.sqlite",

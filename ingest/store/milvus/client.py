@@ -60,9 +60,7 @@ class MilvusAddress:
 
 def parse_address(text: str) -> MilvusAddress:
     """`milvus[+tls]://host[:port]/[database/]name[?tenant=t]`. Raises `UserError` for anything else.
-
-    A key is not part of it; that is MILVUS_TOKEN in the environment.
-    """
+    A key is not part of it; that is MILVUS_TOKEN in the environment."""
     try:
         parts = urlsplit(text)
         port = parts.port or PORT
@@ -145,10 +143,8 @@ class Tables:
         return self.address.name if table == "chunks" else f"{self.address.name}_{table}"
 
     def exist(self) -> bool:
-        """Whether all collections and their indexes exist; a kill may have prevented that.
-
-        Raises `UserError` if a foreign collection has the name of one.
-        """
+        """Whether all collections and their indexes exist; a kill may have prevented that. Raises
+        `UserError` if a foreign collection has the name of one."""
         with failures_named(self.address):
             there = [self._has(table) for table in TABLES]
             return all(there) and all(map(self._indexed, TABLES))
@@ -210,10 +206,8 @@ class Tables:
         return description.get("properties", {})
 
     def drop(self) -> None:
-        """Remove the collections that exist, or only the rows of a tenant.
-
-        The chunks go last, so that after a kill another try removes the rest.
-        """
+        """Remove the collections, or only the rows of a tenant; that of the chunks last, so that
+        another try after a kill removes the rest."""
         with failures_named(self.address):
             for table in filter(self._has, reversed(TABLES)):
                 if self.address.tenant:

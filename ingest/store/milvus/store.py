@@ -347,10 +347,7 @@ def findings(tables: Tables) -> Iterator[Translatable]:
 
 
 def open_milvus(address: MilvusAddress, *, create: Identity | None = None) -> MilvusStore:
-    """The knowledge base at `address`, as `open_store` opens it.
-
-    Its embedder is a property of the collection, which all tenants share.
-    """
+    """The knowledge base at `address`, as `open_store` opens it. All tenants share its embedder."""
     tables = Tables.connect(address)
     try:
         if not tables.exist():

@@ -119,10 +119,8 @@ class MilvusChange:
         self._rows[key] = empty(key) | {"kind": "meta", "source": name, "value": text}
 
     def commit(self, sequence: int) -> None:
-        """Make the change visible, then delete the rows that it replaced.
-
-        Raises `Busy` if another writer of the same documents failed and removed rows of them.
-        """
+        """Make the change visible, then delete the rows that it replaced. Raises `Busy` if another
+        writer of the same documents failed and removed rows of them."""
         self._flush()
         self._check_whole()
         old = (self._visible() | self._dropped) - set(self._put)
