@@ -138,19 +138,17 @@ def build_candidates(sql: sqlite3.Connection, dim: int) -> Candidates:
     return catch_up(candidates, sql, dim)
 
 
-def codes_lag(sql: sqlite3.Connection) -> bool:
-    """Whether the stored codes lack so many rows that opening would be slow."""
-    codes = sqlite.meta(sql, "codes")
-    if not isinstance(codes, dict):
-        return count(sql, "chunks") > EXACT_ROWS
-    query = "SELECT count(*) FROM chunks WHERE key > ?"
-    return sql.execute(query, (codes["last"],)).fetchone()[0] > KEEP_AFTER
-
-
 def update_codes(
     path: Path, sql: sqlite3.Connection, candidates: Candidates | None, dim: int
-) -> Candidates:
-    """Up-to-date candidates, whose codes are stored."""
+) -> Candidates | None:
+    """`candidates`, brought up to date and stored if opening the stored ones would be slow."""
+    codes = sqlite.meta(sql, "codes")
+    lag, most = count(sql, "chunks"), EXACT_ROWS
+    if isinstance(codes, dict):
+        query = "SELECT count(*) FROM chunks WHERE key > ?"
+        lag, most = sql.execute(query, (codes["last"],)).fetchone()[0], KEEP_AFTER
+    if lag <= most:
+        return candidates
     candidates = candidates or open_candidates(path, sql, dim)
     if candidates is not None:
         candidates = catch_up(candidates, sql, dim)

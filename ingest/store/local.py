@@ -176,10 +176,8 @@ class LocalStore:
             if change.erased:
                 sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             with self._lock:
-                if index_sync.codes_lag(sql):
-                    self._candidates = index_sync.update_codes(
-                        self.path, sql, self._candidates, self.identity.dim
-                    )
+                candidates, dim = self._candidates, self.identity.dim
+                self._candidates = index_sync.update_codes(self.path, sql, candidates, dim)
 
     def rebuild(self) -> None:
         reason = "rebuilding its indexes"

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -84,7 +84,12 @@ def _extract(archive: zipfile.ZipFile, target: Path) -> None:
     known = {DATABASE, SETTINGS, MANIFEST}
     if len(set(names)) != len(names) or not {DATABASE, MANIFEST} <= set(names) <= known:
         raise _refusal(file_name, Translatable("its members are {names}", names=names[:5]))
-    digests = _read_manifest(archive)
+    manifest, digests = archive.getinfo(MANIFEST), None
+    if manifest.file_size <= MANIFEST_LIMIT and manifest.compress_type == zipfile.ZIP_STORED:
+        with suppress(ValueError, KeyError, TypeError):
+            digests = json.loads(archive.read(manifest))["sha256"]
+    if not isinstance(digests, dict):
+        raise _refusal(file_name, Translatable("its manifest can't be read"))
     free = shutil.disk_usage(target).free
     for name in sorted(set(names) - {MANIFEST}):
         member, size = archive.getinfo(name), archive.getinfo(name).file_size
@@ -104,17 +109,6 @@ def _extract(archive: zipfile.ZipFile, target: Path) -> None:
         if digests.get(name) != digest.hexdigest():
             reason = Translatable("{name} does not have the digest in the manifest", name=name)
             raise _refusal(file_name, reason)
-
-
-def _read_manifest(archive: zipfile.ZipFile) -> Mapping[str, str]:
-    member = archive.getinfo(MANIFEST)
-    digests = None
-    if member.file_size <= MANIFEST_LIMIT and member.compress_type == zipfile.ZIP_STORED:
-        with suppress(ValueError, KeyError, TypeError):
-            digests = json.loads(archive.read(member))["sha256"]
-    if not isinstance(digests, dict):
-        raise _refusal(archive.filename, Translatable("its manifest can't be read"))
-    return digests
 
 
 def _refusal(path: object, reason: Translatable) -> UserError:
@@ -150,9 +144,9 @@ def _data_findings(sql: sqlite3.Connection, dim: int) -> Iterator[Translatable]:
     for (line,) in sql.execute("PRAGMA integrity_check"):
         if line != "ok":
             yield Translatable("kb.sqlite: {line}", line=line)
-    for table, row, *_ in sql.execute("PRAGMA foreign_key_check"):
+    for name, row, *_ in sql.execute("PRAGMA foreign_key_check"):
         yield Translatable(
-            "kb.sqlite: row {row} of {table} belongs to nothing", row=row, table=table
+            "kb.sqlite: row {row} of {table} belongs to nothing", row=row, table=name
         )
     for (name,) in sql.execute(
         """SELECT DISTINCT d.source FROM documents d JOIN (

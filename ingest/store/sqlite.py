@@ -163,36 +163,26 @@ def failures_named(path: Path) -> Iterator[None]:
     """Turn failed writes under `path` into `UserError`; what was committed before is kept."""
     try:
         yield
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise _full(path, error) from error
-        if error.errno in NOT_ALLOWED:
-            raise _forbidden(path, error) from error
-        if error.errno in NO_PLACE:
+    except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, OSError):
+            full, forbidden = error.errno in NO_ROOM, error.errno in NOT_ALLOWED
+        else:
+            code = error.sqlite_errorcode & 0xFF  # the result code without its details
+            full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+            forbidden = code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+        if full:
             raise UserError(
-                "{path} can't be written ({error}); name another path",
+                "no room to write {path} ({error}); nothing is lost, free space and run it again",
                 path=path,
-                error=error.strerror,
+                error=error,
+            ) from error
+        if forbidden:
+            raise UserError(
+                "{path} can't be written ({error}); change its permissions", path=path, error=error
+            ) from error
+        if isinstance(error, OSError) and error.errno in NO_PLACE:
+            why = error.strerror
+            raise UserError(
+                "{path} can't be written ({error}); name another path", path=path, error=why
             ) from error
         raise
-    except sqlite3.OperationalError as error:
-        primary = error.sqlite_errorcode & 0xFF  # the result code without its details
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL or primary == sqlite3.SQLITE_IOERR:
-            raise _full(path, error) from error
-        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise _forbidden(path, error) from error
-        raise
-
-
-def _full(path: Path, error: Exception) -> UserError:
-    return UserError(
-        "no room to write {path} ({error}); nothing is lost, free space and run it again",
-        path=path,
-        error=error,
-    )
-
-
-def _forbidden(path: Path, error: Exception) -> UserError:
-    return UserError(
-        "{path} can't be written ({error}); change its permissions", path=path, error=error
-    )

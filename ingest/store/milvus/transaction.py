@@ -31,9 +31,7 @@ class MilvusChange:
     ) -> None:
         self._tables, self._dim, self._find = tables, dim, find
         self._rows: dict[str, Row] = {}  # of `documents`, by key
-        self._put: dict[
-            str, Row
-        ] = {}  # rows of documents that are being added, by the document's id
+        self._put: dict[str, Row] = {}  # rows of documents that are being added, by document id
         self._open: dict[int, Passage] = {}  # passages of the last batch, by their start
         self._dropped: set[str] = set()  # documents that this change has put and removed again
         self._marked: set[str] = set()
@@ -106,11 +104,10 @@ class MilvusChange:
             rows.clear()
 
     def _mark(self, documents: set[str], since: int) -> None:
-        marks = []
-        for document in sorted(documents):
-            key = self._tables.row_key("mark", document)
-            marks.append(empty(key) | {"kind": MARK, "id": document, "length": since})
-        self._tables.upsert("documents", marks)
+        keys = {document: self._tables.row_key("mark", document) for document in sorted(documents)}
+        mark = {"kind": MARK, "length": since}
+        rows = [empty(key) | mark | {"id": document} for document, key in keys.items()]
+        self._tables.upsert("documents", rows)
         self._marked |= documents
 
     def set_meta(self, name: str, value: object) -> None:
@@ -131,9 +128,8 @@ class MilvusChange:
         sweep(self._tables, old, marked=self._marked)
 
     def _check_whole(self) -> None:
-        tables: tuple[Table, ...] = ("passages", "chunks")
         for among in _conditions(set(self._put)):
-            for table in tables:
+            for table in self._waiting:
                 due = sum(head[table] for id, head in self._put.items() if f'"{id}"' in among)
                 if self._tables.count(table, among) < due:
                     raise Busy(
@@ -191,9 +187,8 @@ def sweep(tables: Tables, documents: set[str], *, marked: set[str]) -> None:
     for among in _conditions(documents):
         tables.delete("chunks", among)
         tables.delete("passages", among)
-    keys = [tables.row_key("mark", document) for document in sorted(marked)]
-    for start in range(0, len(keys), REQUEST_IDS):
-        tables.delete("documents", f"name in {json.dumps(keys[start : start + REQUEST_IDS])}")
+    for among in _conditions({tables.row_key("mark", document) for document in marked}, "name"):
+        tables.delete("documents", among)
 
 
 def left_behind(tables: Tables) -> set[str]:
