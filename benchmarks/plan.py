@@ -42,7 +42,7 @@ from ingest.store import Identity, Store, open_store
 from ingest.store.atomic import disk_usage
 from ingest.store.vector_index import EXACT_ROWS, FEWEST, Candidates
 from ingest.store.word_index import POSTINGS
-from ingest.types import Chunk, Document, ParseReport, Passage
+from ingest.types import Chunk, Document, DocumentPart, ParseReport, Passage
 from rag.plan import FORMAT, Costs, FormatCosts
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def add(store: Store, texts: Sequence[Text], vectors: np.ndarray) -> None:
         for text in texts:
             end = start + len(text.chunks)
             change.put(text.document)
-            change.add(*text, vectors[start:end])
+            change.add(DocumentPart(*text, vectors[start:end]))
             start = end
 
 

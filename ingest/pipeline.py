@@ -20,7 +20,7 @@ from ingest.embed import Embedder, Vectors
 from ingest.errors import Unreadable
 from ingest.files import FoundFile, digest
 from ingest.store import Store
-from ingest.types import Chunk, Document, Parsed, ParseReport, Passage, Segment
+from ingest.types import Document, DocumentPart, Parsed, ParseReport, Segment
 
 Status = Literal["added", "changed", "unchanged", "refused", "removed", "missing"]
 
@@ -41,16 +41,6 @@ class FileOutcome:
     chunks: int = 0
     report: ParseReport | None = None
     problem: Unreadable | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentPart:
-    """A piece of a document on its way to the store; once embedded, it has a vector for each chunk."""
-
-    document: Document
-    passages: list[Passage]
-    chunks: list[Chunk]
-    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +197,7 @@ def _write_batch(
                 if part.document.id not in written:
                     open_change().put(part.document)
                     written.add(part.document.id)
-                assert part.vectors is not None
-                open_change().add(part.document, part.passages, part.chunks, part.vectors)
+                open_change().add(part)
             waiting.clear()
 
         for reading in readings:

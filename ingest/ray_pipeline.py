@@ -21,9 +21,9 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import Embedder, Vectors
 from ingest.errors import Mismatch, Unreadable, UserError
 from ingest.files import FoundFile
-from ingest.pipeline import DocumentPart, FileOutcome, Parser, Reading, embed, read, refusal, write
+from ingest.pipeline import FileOutcome, Parser, Reading, embed, read, refusal, write
 from ingest.store import Store
-from ingest.types import Document
+from ingest.types import Document, DocumentPart
 
 TASK_FILES = 8  # files of one parse task; if its worker dies, they are parsed again
 BLOCK_BYTES = 500_000  # of parts (some 250 chunks) that go from worker to worker together

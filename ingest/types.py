@@ -151,6 +151,16 @@ Vectors = NDArray[np.float32]
 Vector = NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentPart:
+    """A piece of a document on its way to the store; once embedded, it has a row for each chunk."""
+
+    document: Document
+    passages: Sequence[Passage]
+    chunks: Sequence[Chunk]
+    vectors: Vectors | None = None
+
+
 class Embedder(Protocol):
     """Texts -> unit vectors, whose dot product is their cosine; larger means more similar."""
 

@@ -24,13 +24,13 @@ from ingest.store.protocol import (
     check_identity,
     check_place,
     check_tiling,
-    check_vectors,
+    checked_vectors,
 )
 from ingest.store.snapshot import findings
 from ingest.store.sqlite import AMONG, check_schema, connect, create_schema, failures_named
 from ingest.store.vector_index import Candidates, Keys, stack
 from ingest.store.word_index import Words, WordWriter
-from ingest.types import Chunk, Document, ParseReport, Passage
+from ingest.types import Chunk, Document, DocumentPart, ParseReport, Passage
 
 DATABASE = "kb.sqlite"
 CHUNKS = (
@@ -104,28 +104,22 @@ class LocalChange:
             (*head, json.dumps(asdict(document.report), ensure_ascii=False)),
         )
 
-    def add(
-        self,
-        document: Document,
-        passages: Sequence[Passage],
-        chunks: Sequence[Chunk],
-        vectors: Vectors,
-    ) -> None:
-        check_vectors(document, chunks, vectors, self._dim)
+    def add(self, part: DocumentPart) -> None:
+        vectors, document = checked_vectors(part, self._dim), part.document
         query = "SELECT key, length FROM documents WHERE id = ?"
         row = self._sql.execute(query, (document.id,)).fetchone()
         if row is None:
             raise ValueError(f"{document.source} is added to before it is put")
         key, length = row
-        length = check_tiling(passages, length)
-        for passage in passages:
+        length = check_tiling(part.passages, length)
+        for passage in part.passages:
             place = key, passage.start, passage.end, passage.label, passage.text
             self._sql.execute(
                 "INSERT INTO passages (document, start, end, label, text) VALUES (?, ?, ?, ?, ?)",
                 place,
             )
         self._sql.execute("UPDATE documents SET length = ? WHERE key = ?", (length, key))
-        for chunk, vector in zip(chunks, np.ascontiguousarray(vectors, "<f2"), strict=True):
+        for chunk, vector in zip(part.chunks, np.ascontiguousarray(vectors, "<f2"), strict=True):
             self._add_chunk(key, chunk, vector.tobytes())
 
     def _add_chunk(self, document: int, chunk: Chunk, vector: bytes) -> None:

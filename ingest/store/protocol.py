@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ingest.errors import Mismatch
 from ingest.normalize import Field, Terms
-from ingest.types import Chunk, Document, Passage, Vectors
+from ingest.types import Chunk, Document, DocumentPart, Passage, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,9 @@ class Change(Protocol):
         """Add a document without its text, which `add` adds; one of the same source is replaced."""
         ...
 
-    def add(
-        self,
-        document: Document,
-        passages: Sequence[Passage],
-        chunks: Sequence[Chunk],
-        vectors: Vectors,
-    ) -> None:
-        """Append a batch to a document put in this change: passages in order, without gaps.
-
-        `vectors` (len(chunks), dim) are of unit length. A chunk's passage is in this batch or an
-        earlier one.
-        """
+    def add(self, part: DocumentPart) -> None:
+        """Append to a document put in this change: passages in order, without gaps, and unit vectors.
+        A chunk's passage is in this part or an earlier one."""
         ...
 
     def set_meta(self, name: str, value: object) -> None:
@@ -172,12 +163,14 @@ class Store(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def check_vectors(document: Document, chunks: Sequence[Chunk], vectors: Vectors, dim: int) -> None:
-    """Raises ValueError unless there is one finite row a chunk."""
-    if vectors.shape != (len(chunks), dim):
-        raise ValueError(f"the vectors must have shape {(len(chunks), dim)}, not {vectors.shape}")
+def checked_vectors(part: DocumentPart, dim: int) -> Vectors:
+    """The vectors of `part`. Raises ValueError unless there is one finite row a chunk."""
+    vectors, shape = part.vectors, (len(part.chunks), dim)
+    if vectors is None or vectors.shape != shape:
+        raise ValueError(f"the vectors must have shape {shape}, not {np.shape(vectors)}")
     if not np.isfinite(vectors).all():
-        raise ValueError(f"a vector of {document.source} is not finite")
+        raise ValueError(f"a vector of {part.document.source} is not finite")
+    return vectors
 
 
 def check_tiling(passages: Sequence[Passage], length: int) -> int:

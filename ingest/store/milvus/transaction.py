@@ -15,8 +15,8 @@ import numpy as np
 from ingest.errors import Busy
 from ingest.store.milvus.client import BATCH, Row, Tables, pieces
 from ingest.store.milvus.schema import Table, field_text
-from ingest.store.protocol import Vectors, check_place, check_tiling, check_vectors
-from ingest.types import Chunk, Document, Passage
+from ingest.store.protocol import Vectors, check_place, check_tiling, checked_vectors
+from ingest.types import Chunk, Document, DocumentPart, Passage
 
 SEQUENCE, MARK = "sequence", "mark"
 REQUEST_IDS = 500  # documents in one condition
@@ -62,17 +62,11 @@ class MilvusChange:
         self._dropped.discard(document.id)
         self._open.clear()
 
-    def add(
-        self,
-        document: Document,
-        passages: Sequence[Passage],
-        chunks: Sequence[Chunk],
-        vectors: Vectors,
-    ) -> None:
-        check_vectors(document, chunks, vectors, self._dim)
-        head = self._put.get(document.id)
+    def add(self, part: DocumentPart) -> None:
+        vectors, passages, chunks = checked_vectors(part, self._dim), part.passages, part.chunks
+        head = self._put.get(part.document.id)
         if head is None:
-            raise ValueError(f"{document.source} is added to before it is put")
+            raise ValueError(f"{part.document.source} is added to before it is put")
         length = check_tiling(passages, head["length"])
         if passages:
             self._open = {passage.start: passage for passage in passages}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ingest.errors import Mismatch, UserError
 from ingest.normalize import terms
 from ingest.store import Identity, MilvusAddress, Store, open_store
-from ingest.types import Chunk
+from ingest.types import Chunk, DocumentPart
 from rag.retrieve import idf
 from tests.ingest.store.conftest import Place
 from tests.ingest.store.factories import DIM, EMBEDDER, TEXTS, new_document, new_vectors, put
@@ -70,8 +70,8 @@ def test_a_document_comes_back_as_it_went_in(store: Store) -> None:
     vectors = new_vectors(chunks)
     with store.change() as change:
         change.put(document)
-        change.add(document, passages[:1], chunks[:1], vectors[:1])
-        change.add(document, passages[1:], chunks[1:], vectors[1:])
+        change.add(DocumentPart(document, passages[:1], chunks[:1], vectors[:1]))
+        change.add(DocumentPart(document, passages[1:], chunks[1:], vectors[1:]))
     ranking = store.search_dense(vectors[0], 10)
     best = int(ranking.keys[0])
     assert store.chunks([best, best + 12345]) == {best: chunks[0]}
@@ -174,7 +174,7 @@ def test_a_document_put_twice_in_a_change_is_the_last_one(store: Store) -> None:
         for texts in (["an early draft"], ["the final text"]):
             document, passages, chunks = new_document("a.txt", texts)
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         assert not change.remove("b.txt")
     assert by_words(store, "draft") == []
     assert store.text(document.id) == "the final text"
@@ -203,7 +203,7 @@ def test_a_failed_change_leaves_no_trace(store: Store) -> None:
         with store.change() as change:
             change.remove("a.txt")
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -219,7 +219,7 @@ def test_nothing_of_an_open_change_can_be_seen(store: Store) -> None:
     document, passages, chunks = new_document("a.txt", ["another sentence"])
     with store.change() as change:
         change.put(document)
-        change.add(document, passages, chunks, new_vectors(chunks))
+        change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         assert {c.text for c in by_words(store, "sentence another first")} == {
             "the first",
             " sentence",
@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused(store: Store) -> None:
         with store.change() as change:
             if first:
                 change.put(document)
-            change.add(document, *batch)  # type: ignore[arg-type] - what is wrong with it is the point
+            change.add(DocumentPart(document, *batch))  # type: ignore[arg-type] - what is wrong with it is the point
 
     for message, batch in {
         "does not continue at 0": (passages[1:], chunks[2:], vectors[2:]),

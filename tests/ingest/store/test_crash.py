@@ -10,6 +10,7 @@ import pytest
 
 from ingest.normalize import terms
 from ingest.store import open_store
+from ingest.types import DocumentPart
 from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors
 from tests.ingest.store.writer import check
 
@@ -65,5 +66,5 @@ def put_large(kb: Path, source: str, texts: int) -> int:
     document, passages, chunks = new_document(source, lines)
     with open_store(kb, create=EMBEDDER) as store, store.change() as change:
         change.put(document)
-        change.add(document, passages, chunks, new_vectors(chunks))
+        change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
     return texts

@@ -13,6 +13,7 @@ from ingest.errors import Away, Busy, Mismatch, UserError
 from ingest.normalize import terms
 from ingest.store import Change, Identity, drop_milvus, open_store, parse_address
 from ingest.store.milvus.schema import field_text, query_text, term_text
+from ingest.types import DocumentPart
 from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors, put
 from tests.milvus import free_port, start
 
@@ -103,7 +104,7 @@ def test_two_writers_of_one_document_leave_it_once(address: str) -> None:
         with one.change() as first, two.change() as second:
             for change in (first, second):
                 change.put(document)
-                change.add(document, passages, chunks, new_vectors(chunks))
+                change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         assert one.count() == len(chunks)
         assert one.verify() == two.verify() == []
         assert list(one.documents()) == list(two.documents()) == [document]
@@ -168,7 +169,7 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
             with open_store(place) as own, own.change() as change:
                 document, passages, chunks = new_document("a.txt", ["a half sentence"])
                 change.put(document)
-                change.add(document, passages, chunks, new_vectors(chunks))
+                change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
                 os._exit(0)
         os.waitpid(child, 0)
         assert store.sequence == before
@@ -305,7 +306,7 @@ def test_what_nobody_sees_takes_no_place_of_what_is_found(address: str) -> None:
         document, passages, chunks = new_document("b.txt", ["the one sentence"] * 20)
         with store.change() as change:
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
             dense = store.search_dense(new_vectors(chunks)[0], 1)
             for ranking in (store.search_words(terms("sentence"), 1), dense):
                 found = store.chunks(ranking.keys).values()
@@ -322,7 +323,7 @@ def test_what_another_writer_takes_back_is_not_made_visible(
         with store.change() as change:
             for writer in (change, other):
                 writer.put(document)
-                writer.add(document, passages, chunks, new_vectors(chunks))
+                writer.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
             raise ZeroDivisionError
 
     def write() -> None:
@@ -345,7 +346,7 @@ def test_titles_and_headings_may_be_of_any_length(address: str) -> None:
     with open_store(parse_address(address), create=EMBEDDER) as store:
         with store.change() as change:
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         assert store.document("a.txt") == document
         assert store.passages(chunks[:1]) == passages
         assert set(store.chunks(store.sample(9)).values()) == set(chunks)
