@@ -266,9 +266,7 @@ class Chunker:
 
     def _fitting(self, text: str, limit: int) -> int:
         """How many characters from the start of `text` form a piece of at most `limit` tokens.
-
-        Whole lines; if the first is too long, whole clauses, else words, else characters.
-        """
+        Whole lines; if the first is too long, whole clauses, else words, else characters."""
         for parts in (_LINE.findall, _CLAUSE.findall, _words, list):
             ends = list(accumulate(map(len, parts(text))))
             fits = bisect_right(ends, limit, key=lambda end: self.count([text[:end]])[0])
@@ -331,11 +329,7 @@ def short_sentences(text: str) -> list[Span]:
             start = cut
         spans.append((start, end))
     trimmed = [trim(text, *span) for span in spans]
-    return [
-        (start, end)
-        for start, end in trimmed
-        if _LETTER.search(text, start, end) and not _RULE.match(text, end)
-    ]
+    return [s for s in trimmed if _LETTER.search(text, *s) and not _RULE.match(text, s[1])]
 
 
 def trim(text: str, start: int, end: int) -> Span:

@@ -159,7 +159,6 @@ class FoundFile:
 
     @property
     def size(self) -> int:
-        """In bytes."""
         return self.path.stat().st_size if os.path.isfile(self.path) else 0
 
 

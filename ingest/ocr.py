@@ -5,9 +5,8 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from ingest.errors import Unreadable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +35,6 @@ class PageReader:
     """Reads pictures. The models are loaded once, with the first picture."""
 
     def __init__(self, extend_deadline: Callable[[float], None] = lambda seconds: None) -> None:
-        self._engine: Any = None
         self.extend_deadline = extend_deadline
 
     def text(self, content: bytes) -> str:
@@ -47,14 +45,15 @@ class PageReader:
     def read(self, picture: "Image") -> str:
         import numpy
 
-        if is_blank(picture):
-            return ""
+        low, high = picture.convert("L").resize((64, 64)).getextrema()
+        if high - low < 8:  # pyright: ignore[reportOperatorIssue] -- a pair of numbers for mode L
+            return ""  # it has (nearly) one colour
         self.extend_deadline(SECONDS)
         width, height = picture.size
         scale = min(1.0, LONGEST / max(width, height))
         if scale != 1.0:
             picture = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
-        result = self._load()(numpy.asarray(picture)[:, :, ::-1])
+        result = self._engine(numpy.asarray(picture)[:, :, ::-1])
         if result.txts is None:
             return ""
         lines = [
@@ -64,20 +63,13 @@ class PageReader:
         ]
         return in_reading_order(lines)
 
-    def _load(self) -> Any:
-        if self._engine is None:
-            from rapidocr import RapidOCR
+    @cached_property
+    def _engine(self) -> Any:
+        from rapidocr import RapidOCR
 
-            threads = {"intra_op_num_threads": THREADS, "inter_op_num_threads": 1}
-            params = {f"EngineConfig.onnxruntime.{name}": value for name, value in threads.items()}
-            self._engine = RapidOCR(params={"Global.log_level": "error", **params})
-        return self._engine
-
-
-def is_blank(picture: "Image") -> bool:
-    """Whether a picture has (nearly) one colour, so that there is nothing to read."""
-    low, high = picture.convert("L").resize((64, 64)).getextrema()
-    return high - low < 8  # pyright: ignore[reportOperatorIssue] -- a pair of numbers for mode L
+        threads = {"intra_op_num_threads": THREADS, "inter_op_num_threads": 1}
+        params = {f"EngineConfig.onnxruntime.{name}": value for name, value in threads.items()}
+        return RapidOCR(params={"Global.log_level": "error", **params})
 
 
 def available() -> bool:
@@ -161,20 +153,3 @@ def _rows(lines: list[Line]) -> list[list[Line]]:
         else:
             rows.append([line])
     return [sorted(row, key=lambda line: line.left) for row in rows]
-
-
-def read_image(content: bytes, *, name: str, reader: PageReader | None) -> str:
-    """The text of an image file. Raises `Unreadable` if it is damaged or OCR is missing."""
-    if reader is None:
-        raise Unreadable(
-            "{name} is an image and OCR is off or not installed; {way}", name=name, way=INSTALL
-        )
-    picture = open_picture(content)
-    if picture is None:
-        raise Unreadable(
-            "{name} is not text, nor a whole image of a size that can be read", name=name
-        )
-    text = reader.read(picture)
-    if not text.strip():
-        raise Unreadable("{name} is an image in which no text was found", name=name)
-    return text

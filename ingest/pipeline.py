@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
@@ -85,10 +85,8 @@ class Ingestion:
 
     def write(self, readings: Iterable[Reading]) -> Iterator[FileOutcome]:
         """Embed and write documents that have been read."""
-
-        def embedding(parts: list[DocumentPart]) -> list[DocumentPart]:
-            return embed(parts, self.store.known_vectors, self.embedder, self.tick)
-
+        recall = self.store.known_vectors
+        embedding = partial(embed, recall=recall, embedder=self.embedder, tick=self.tick)
         return write(readings, self.store, embedding)
 
     def prune(

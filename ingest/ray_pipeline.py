@@ -173,7 +173,8 @@ class ParseWorker:
         import ray
 
         name = file.path.name
-        if ray.get(self._ledger.begin.remote(file.source)) >= TRIES:
+        deaths: Any = ray.get(self._ledger.begin.remote(file.source))
+        if deaths >= TRIES:
             problem = Unreadable(
                 "{name} ended {tries} workers that read it; it is left out", name=name, tries=TRIES
             )
@@ -217,7 +218,8 @@ class EmbedWorker:
             return ray.get(self._ledger.recall.remote(digests))
 
         task, source = parts[0].chunks[0].id, parts[0].document.source
-        if ray.get(self._ledger.begin.remote(task)) >= TRIES:
+        deaths: Any = ray.get(self._ledger.begin.remote(task))
+        if deaths >= TRIES:
             raise UserError(
                 "{tries} workers died while they embedded {source}; with fewer --workers each has "
                 "more memory",
@@ -271,10 +273,18 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
         )
     with TemporaryDirectory(prefix="rag-") as folder:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        environment = QUIET  # options that Ray reads from there only
         if address == LOCAL:
             options |= {"num_cpus": workers or len(os.sched_getaffinity(0)), "_temp_dir": folder}
             options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        with _environment(_local_environment(folder) if address == LOCAL else QUIET):
+            environment = QUIET | {
+                # Ray then listens on the loopback interface; it would replace the address 127.0.0.1.
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                "TMPDIR": folder,  # workers are killed at the end and leave their folders behind
+            }
+        with _environment(environment):
             import ray
 
             try:
@@ -297,17 +307,6 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
                 yield max(1, min(cores, workers or cores))
             finally:
                 ray.shutdown()
-
-
-def _local_environment(folder: str) -> dict[str, str]:
-    """Options that Ray reads from the environment only, for a cluster on this machine in `folder`."""
-    return QUIET | {
-        # Ray then listens on the loopback interface; it would replace the address 127.0.0.1.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "TMPDIR": folder,  # workers are killed at the end and leave their folders behind
-    }
 
 
 @contextmanager

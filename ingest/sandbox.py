@@ -1,9 +1,8 @@
 """Parses in a child process, so that a hostile file costs one line of error and never the run.
 
-The child is a fresh interpreter (`python -m ingest.sandbox`). It reads one request per line from its
-standard input, writes the text as JSON Lines to a spool file in a folder of the parent, and answers
-with the title and the parse report. The parent watches the child's memory and time and kills it at
-its limits; the next file gets a new child. Nothing is pickled, and the child can't reach the network.
+The child (`python -m ingest.sandbox`) reads one request per line, writes the text as JSON Lines to a
+spool file, and answers with the title and the parse report. The parent kills it at its limits; the
+next file gets a new child. Nothing is pickled, and the child can't reach the network.
 """
 
 import contextlib
@@ -18,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -63,7 +63,7 @@ class Limits:
     recycle_bytes: int = 1_000_000_000
 
 
-class Sandbox:
+class Sandbox(AbstractContextManager["Sandbox"]):
     """`with Sandbox() as sandbox: sandbox.parse(path)`; one child serves many files."""
 
     def __init__(self, *, ocr: bool = True, limits: Limits | None = None) -> None:
@@ -71,9 +71,6 @@ class Sandbox:
         self._folder = tempfile.TemporaryDirectory(prefix="rag-parse-")
         self._child: subprocess.Popen[str] | None = None
         self._served = self._spools = 0
-
-    def __enter__(self) -> "Sandbox":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()

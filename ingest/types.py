@@ -53,10 +53,8 @@ class ParseReport:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a document's text with the marks in it (offsets within the segment).
-
-    A very large text comes as many segments, cut at line ends, so that no stage ever holds all of it.
-    """
+    """A piece of a document's text with the marks in it (offsets within the segment). A very large
+    text comes as many segments, cut at line ends, so that no stage ever holds all of it."""
 
     text: str
     marks: tuple[Mark, ...] = ()
@@ -106,8 +104,8 @@ class Chunk:
     """A part of one passage that fits the encoder's window; it is embedded and indexed.
 
     Invariant: `document text[start:end] == text`. `context` (title, headings, table header) is put
-    before the text when it is embedded, indexed or read; it is not part of the document's text.
-    `places` holds the place of the chunk's start and each place that begins in it, sorted by offset.
+    before the text when it is embedded, indexed or read. `places` holds the place of the chunk's
+    start and each place that begins in it, sorted by offset.
     """
 
     document: str

@@ -29,10 +29,8 @@ _MANIFEST = "manifest.json"
 
 
 def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, which `build(new)` fills if it is missing or damaged, whole or not at all.
-
-    A second process waits for the first. Raises `UserError` if it can't be written.
-    """
+    """`folder`, which `build(new)` fills if it is missing or damaged, whole or not at all. A second
+    process waits for the first. Raises `UserError` if it can't be written."""
     try:
         if not is_intact(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)

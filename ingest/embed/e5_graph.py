@@ -273,10 +273,8 @@ class Graph:
         return self._op("Add", [product, self._weight(f"{name}.b8", bias.astype(np.float32))])
 
     def _by_token(self, x: str, name: str) -> str:
-        """step * ((codes @ weight8) * scale) + low * total + bias, for x = codes * step + low.
-
-        Each token has its own low (its least value) and step (a 255th of its width).
-        """
+        """step * ((codes @ weight8) * scale) + low * total + bias, for x = codes * step + low. Each
+        token has its own low (its least value) and step (a 255th of its width)."""
         weight, scale = _quantize(self._checkpoint.matrices[f"{name}.w"].dequantize())
         last = self._int(-1)
         low, high = self._op("ReduceMin", [x, last]), self._op("ReduceMax", [x, last])

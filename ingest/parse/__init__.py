@@ -1,7 +1,6 @@
 """Files to text: `DocumentParser`, which `ingest.sandbox` runs in a child process."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from ingest import encoding
 from ingest.errors import Unreadable
 from ingest.files import IMAGES, TEXT_FORMATS, format_by_name, recognise
 from ingest.i18n import Translatable, readable
-from ingest.ocr import INSTALL, PageReader, available, read_image
+from ingest.ocr import INSTALL, PageReader, available, open_picture
 from ingest.parse.blocks import Block, chinese_heading, clean, compose
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
@@ -25,19 +24,15 @@ FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"))
 """Formats whose names are often confused; no warning is given about that."""
 
 
-@dataclass
 class DocumentParser:
     """Parses files one after the other; the OCR models stay loaded between them. `extend_deadline` is
     called with the seconds that a step may take, before each step of known size."""
 
-    ocr: bool = True
-    extend_deadline: Callable[[float], None] = lambda seconds: None
-    _reader: PageReader | None = field(default=None, init=False)
-    _file: "FileParser | None" = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        if self.ocr and available():
-            self._reader = PageReader(self.extend_deadline)
+    def __init__(
+        self, ocr: bool = True, extend_deadline: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        self._reader = PageReader(extend_deadline) if ocr and available() else None
+        self._file: FileParser | None = None
 
     def parse(self, path: Path) -> Parsed:
         """The text of a file, whose format is recognised by its content.
@@ -49,11 +44,10 @@ class DocumentParser:
         file = self._file = FileParser(path, kind, self._reader)
         promised = format_by_name(path) or kind
         if promised != kind and not any({promised, kind} <= set(family) for family in FAMILIES):
-            file.warnings += [
-                Translatable(
-                    "the name says {promised}, the content is {kind}", promised=promised, kind=kind
-                )
-            ]
+            note = Translatable(
+                "the name says {promised}, the content is {kind}", promised=promised, kind=kind
+            )
+            file.warnings.append(note)
         segments = file.segments()
         first = list(islice(segments, 1))
         if not any(segment.text.strip() for segment in first):
@@ -151,6 +145,18 @@ class FileParser:
                 return document_blocks(path, self.kind)
 
     def _image_blocks(self) -> Iterator[Block]:
-        text = read_image(self.path.read_bytes(), name=self.path.name, reader=self.reader)
+        name = self.path.name
+        if self.reader is None:
+            raise Unreadable(
+                "{name} is an image and OCR is off or not installed; {way}", name=name, way=INSTALL
+            )
+        picture = open_picture(self.path.read_bytes())
+        if picture is None:
+            raise Unreadable(
+                "{name} is not text, nor a whole image of a size that can be read", name=name
+            )
+        text = self.reader.read(picture)
+        if not text.strip():
+            raise Unreadable("{name} is an image in which no text was found", name=name)
         self.pictures.read += 1
         yield Block(clean(text))

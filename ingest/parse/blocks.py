@@ -1,8 +1,4 @@
-"""Blocks, which the reader of every format yields in reading order.
-
-`compose` joins them into segments, so that separators, marks and the limit on a segment's size are
-the same for all formats.
-"""
+"""Blocks, which the reader of every format yields in reading order and `compose` joins to segments."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,9 +25,9 @@ class Block:
     tight: bool = False
 
 
-def mark(kind: MarkKind, label: str, *, level: int = 1) -> Block:
+def mark(kind: MarkKind, label: str) -> Block:
     """A place that begins here."""
-    return Block("", (Mark(0, kind, label, level),))
+    return Block("", (Mark(0, kind, label),))
 
 
 def heading(text: str, level: int) -> Block:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from ingest.errors import Unreadable
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, mark, table
+from ingest.parse.blocks import Block, table
 from ingest.types import Mark
 
 CELLS = 1000  # columns read of one row; no table for people has more
@@ -142,9 +142,3 @@ def _flat(value: object) -> Iterator[str]:
 
 def _word(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def sheet_blocks(name: str, rows: Iterable[list[str]], *, first: int = 1) -> Iterator[Block]:
-    """A sheet: its name as a mark, its rows as a table."""
-    yield mark("sheet", name)
-    yield from table(rows, numbers=itertools.count(first))

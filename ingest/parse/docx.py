@@ -192,10 +192,9 @@ class Word:
             name = local(part)
             if name == "txbxContent":
                 yield from self.blocks(part)
-            elif name in _NOTES and (
-                note := self.notes[_NOTES[name]].pop(part.get(W + "id", ""), "")
-            ):
-                yield Block(note)
+            elif name in _NOTES:
+                if note := self.notes[_NOTES[name]].pop(part.get(W + "id", ""), ""):
+                    yield Block(note)
             elif name in ("blip", "imagedata"):
                 reference = part.get(REL + "embed") or part.get(REL + "id") or ""
                 yield from self._picture(reference)

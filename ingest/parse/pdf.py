@@ -120,9 +120,8 @@ class Pictures:
         reason = Translatable("OCR is off or not installed")
         if self.reader:
             reason = Translatable("only the first {most} are", most=MOST)
-        return [
-            Translatable("pictures not read: {count} ({reason})", count=self.unread, reason=reason)
-        ]
+        count = self.unread
+        return [Translatable("pictures not read: {count} ({reason})", count=count, reason=reason)]
 
 
 DPI = 200
@@ -161,15 +160,14 @@ def pdf_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator[B
             yield from pictures.blocks(image["data"])
     for fault, pages in unread.items():
         reason = Translatable("OCR stops after {most} or empty pages", most=MOST_PAGES)
-        warn.append(
-            Translatable(
-                "pages with {fault}: {count}, from p. {first} on ({reason})",
-                fault=fault,
-                count=len(pages),
-                first=pages[0],
-                reason=reason if reader else INSTALL,
-            )
+        note = Translatable(
+            "pages with {fault}: {count}, from p. {first} on ({reason})",
+            fault=fault,
+            count=len(pages),
+            first=pages[0],
+            reason=reason if reader else INSTALL,
         )
+        warn.append(note)
     if undrawn:
         pages = undrawn[:10]
         warn.append(Translatable("pages that could not be drawn for OCR: {pages}", pages=pages))

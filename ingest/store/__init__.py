@@ -26,10 +26,8 @@ __all__ = [
 
 
 def open_store(place: Path | MilvusAddress, *, create: Identity | None = None) -> Store:
-    """The knowledge base at `place`; `create`, an embedder, makes one if there is none.
-
-    Raises `Absent` if there is none, and `Mismatch` if another embedder made its vectors.
-    """
+    """The knowledge base at `place`; `create`, an embedder, makes one if there is none. Raises
+    `Absent` if there is none, and `Mismatch` if another embedder made its vectors."""
     if isinstance(place, MilvusAddress):
         return open_milvus(place, create=create)
     return open_local(place, create=create)

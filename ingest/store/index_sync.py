@@ -7,6 +7,7 @@ index itself names the change that it covers.
 import secrets
 import shutil
 import sqlite3
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,27 +24,17 @@ KEEP_AFTER = 10_000  # rows that the stored codes may lack before they are writt
 SAMPLE = 5_000  # vectors from which the codes' centre is computed
 
 
-# Words
-
-
-def open_words(path: Path) -> Words | None:
-    """The newest word index, or None if there is none that can be read."""
-    folder = newest(path / "words")
-    try:
-        return Words(folder) if folder else None
-    except ValueError:
-        return None
-
-
-def reopen_words(path: Path, words: Words | None) -> Words | None:
-    """`words` with the commits of others, or another index if a rebuild has replaced it."""
-    try:
+def open_words(path: Path, words: Words | None = None) -> Words | None:
+    """The newest word index, or None if there is none that can be read. An open one, `words`, gets the
+    commits of others, unless a rebuild has replaced it."""
+    with suppress(ValueError):
         if words is not None and newest(path / "words") == words.path:
             words.reload()
             return words
-    except ValueError:
-        pass
-    return open_words(path)
+    with suppress(ValueError):
+        if folder := newest(path / "words"):
+            return Words(folder)
+    return None
 
 
 def knows(sql: sqlite3.Connection, covered: Covered) -> bool:
@@ -59,7 +50,7 @@ def knows(sql: sqlite3.Connection, covered: Covered) -> bool:
 
 def repair_words(path: Path, sql: sqlite3.Connection, words: Words | None) -> Words:
     """A word index that covers the primary data: the rows that it lacks are added, or it is rebuilt."""
-    words = reopen_words(path, words)
+    words = open_words(path, words)
     if words is None or not knows(sql, words.covered):
         return rebuild_words(path, sql)
     now, before = sqlite.covered(sql), words.covered
@@ -99,9 +90,6 @@ def rebuild_words(path: Path, sql: sqlite3.Connection) -> Words:
     set_meta(sql, "rebuilt", sqlite.covered(sql).seq)
     sql.execute("COMMIT")
     return Words(target)
-
-
-# Vectors
 
 
 def open_candidates(path: Path, sql: sqlite3.Connection, dim: int) -> Candidates | None:

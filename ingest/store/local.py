@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,25 +14,15 @@ import numpy as np
 
 from ingest.errors import Absent, Busy, UserError
 from ingest.normalize import Field, Terms
-from ingest.store import index_sync, sqlite
+from ingest.store import index_sync, protocol, sqlite
 from ingest.store.atomic import disk_usage, writing
-from ingest.store.protocol import (
-    Identity,
-    Info,
-    Ranking,
-    Vectors,
-    check_identity,
-    check_place,
-    check_tiling,
-    checked_vectors,
-)
-from ingest.store.snapshot import findings
+from ingest.store.protocol import Identity, Info, Ranking, Vectors
+from ingest.store.snapshot import DATABASE, findings
 from ingest.store.sqlite import AMONG, check_schema, connect, create_schema, failures_named
 from ingest.store.vector_index import Candidates, Keys, stack
 from ingest.store.word_index import Words, WordWriter
 from ingest.types import Chunk, Document, DocumentPart, ParseReport, Passage
 
-DATABASE = "kb.sqlite"
 CHUNKS = (
     "SELECT c.key, d.id, d.source, d.title, c.places, c.context, c.start, c.end, p.text,"
     " p.start, p.end FROM chunks c JOIN passages p ON p.key = c.passage"
@@ -55,7 +45,7 @@ def open_local(path: Path, *, create: Identity | None = None) -> "LocalStore":
                 _initialise(connection, path, create)
             store = LocalStore(path, connection)
             if create:
-                check_identity(str(path), store.identity, create)
+                protocol.check_identity(str(path), store.identity, create)
         except BaseException:
             connection.close()
             raise
@@ -105,13 +95,13 @@ class LocalChange:
         )
 
     def add(self, part: DocumentPart) -> None:
-        vectors, document = checked_vectors(part, self._dim), part.document
+        vectors, document = protocol.checked_vectors(part, self._dim), part.document
         query = "SELECT key, length FROM documents WHERE id = ?"
         row = self._sql.execute(query, (document.id,)).fetchone()
         if row is None:
             raise ValueError(f"{document.source} is added to before it is put")
         key, length = row
-        length = check_tiling(part.passages, length)
+        length = protocol.check_tiling(part.passages, length)
         for passage in part.passages:
             place = key, passage.start, passage.end, passage.label, passage.text
             self._sql.execute(
@@ -125,7 +115,7 @@ class LocalChange:
     def _add_chunk(self, document: int, chunk: Chunk, vector: bytes) -> None:
         query = "SELECT key, start, end, text, label FROM passages WHERE document = ? AND start = ?"
         row = self._sql.execute(query, (document, chunk.passage[0])).fetchone()
-        check_place(chunk, row and Passage(chunk.document, *row[1:]))
+        protocol.check_place(chunk, row and Passage(chunk.document, *row[1:]))
         places = json.dumps(chunk.places, ensure_ascii=False)
         own = chunk.start, chunk.end, places, chunk.context, chunk.digest, vector
         cursor = self._sql.execute(
@@ -139,7 +129,7 @@ class LocalChange:
         sqlite.set_meta(self._sql, name, value)
 
 
-class LocalStore:
+class LocalStore(AbstractContextManager["LocalStore"]):
     """A `Store` in a directory, from `open_local`. Threads that read may share it."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -152,8 +142,6 @@ class LocalStore:
         self._words = index_sync.open_words(path)
         self._candidates: Candidates | None = None
         self._version = -1  # SQLite's data version that both indexes cover
-
-    # Writing
 
     @contextmanager
     def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[LocalChange]:
@@ -189,8 +177,6 @@ class LocalStore:
         ):
             yield sql
 
-    # Indexes
-
     def _refresh(self) -> tuple[Candidates, Words]:
         """Bring both indexes up to the last commit; skip the words if another writer holds the lock."""
         with self._lock:
@@ -216,7 +202,7 @@ class LocalStore:
             return index_sync.build_candidates(sql, dim)
 
     def _current_words(self) -> Words:
-        words = index_sync.reopen_words(self.path, self._words)
+        words = index_sync.open_words(self.path, self._words)
         if words is not None and words.covered == sqlite.covered(self._sql):
             return words
         usable = words is not None and index_sync.knows(self._sql, words.covered)
@@ -228,8 +214,6 @@ class LocalStore:
             if words is not None and usable:
                 return words
             raise
-
-    # Searching
 
     def search_dense(self, vector: Vectors, k: int) -> Ranking:
         with self._lock:
@@ -256,8 +240,6 @@ class LocalStore:
 
     def doc_freq(self, terms: Sequence[str], *, field: Field = "words") -> list[int]:
         return self._refresh()[1].doc_freq(terms, field=field)
-
-    # Reading
 
     def _one(self, query: str, *arguments: object) -> tuple | None:
         return self._sql.execute(query, arguments).fetchone()
@@ -364,9 +346,6 @@ class LocalStore:
 
     def close(self) -> None:
         self._sql.close()
-
-    def __enter__(self) -> "LocalStore":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ingest.errors import Mismatch
 from ingest.normalize import Field, Terms
 from ingest.types import Chunk, Document, DocumentPart, Passage, Vectors
+
+UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Change(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(AbstractContextManager["Store"], Protocol):
     """A knowledge base. Every reading method is independent and sees the newest complete change.
     A key belongs to one chunk for ever; no other chunk gets it, even after that one is removed."""
 
@@ -158,16 +160,13 @@ class Store(Protocol):
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
 
 def checked_vectors(part: DocumentPart, dim: int) -> Vectors:
     """The vectors of `part`. Raises ValueError unless there is one finite row a chunk."""
     vectors, shape = part.vectors, (len(part.chunks), dim)
-    if vectors is None or vectors.shape != shape:
-        raise ValueError(f"the vectors must have shape {shape}, not {np.shape(vectors)}")
+    assert vectors is not None
+    if vectors.shape != shape:
+        raise ValueError(f"the vectors must have shape {shape}, not {vectors.shape}")
     if not np.isfinite(vectors).all():
         raise ValueError(f"a vector of {part.document.source} is not finite")
     return vectors

@@ -1,7 +1,6 @@
-"""Snapshots (a knowledge base as one file) and the check of a knowledge base.
+"""Snapshots, and the check of a knowledge base.
 
-A snapshot is a zip of the primary data and the user's settings with their SHA-256; the indexes are
-rebuilt from them.
+A snapshot is a zip of the primary data and the user's settings with their SHA-256.
 """
 
 import json
@@ -20,6 +19,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store import sqlite
 from ingest.store.atomic import new_folder, sync
+from ingest.store.protocol import UNIT
 from ingest.store.sqlite import VERSION, check_schema, connect, failures_named, same_schema
 from ingest.store.vector_index import Candidates
 from ingest.store.word_index import Words
@@ -75,10 +75,8 @@ def restore(archive: Path, directory: Path) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, target: Path) -> None:
-    """Copy the members of a snapshot, and no others, and check their digests.
-
-    Names are compared, never joined from the archive, so none can lead outside `target`.
-    """
+    """Copy the members of a snapshot, and no others, and check their digests. Names are compared,
+    never joined from the archive, so none can lead outside `target`."""
     file_name = archive.filename
     names = archive.namelist()
     known = {DATABASE, SETTINGS, MANIFEST}
@@ -130,9 +128,6 @@ def _check_database(path: Path, archive: Path) -> None:
         if result != "ok":
             raise _refusal(archive, Translatable("it is damaged ({why})", why=result))
         sql.execute("PRAGMA journal_mode=WAL")
-
-
-UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
 
 
 def findings(sql: sqlite3.Connection, candidates: Candidates, words: Words, dim: int) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from ingest.errors import Away, UserError
@@ -21,10 +21,6 @@ from ingest.i18n import Translatable
 from ingest.normalize import Field
 from ingest.store.milvus.schema import KEY, TABLES, Table, indexes, schema
 from ingest.store.protocol import Identity
-
-if TYPE_CHECKING:
-    from pymilvus import MilvusClient
-
 
 SCHEMES = {"milvus": "http", "milvus+tls": "https"}
 """Scheme of an address -> scheme of the client's URI."""
@@ -119,25 +115,15 @@ NO_TENANT = "_"  # the tenant of a knowledge base that has collections of its ow
 class Tables:
     """The collections of one address, with only the rows of its tenant."""
 
-    def __init__(self, address: MilvusAddress, client: "MilvusClient") -> None:
-        self.address = address
-        self.tenant = address.tenant or NO_TENANT
-        self._client = client
-
-    @classmethod
-    def connect(cls, address: MilvusAddress) -> "Tables":
+    def __init__(self, address: MilvusAddress) -> None:
         """Raises `Away` if no server answers or it refuses."""
         from pymilvus import MilvusClient
 
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are reported here
-        token = os.environ.get("MILVUS_TOKEN", "")
+        self.address, self.tenant = address, address.tenant or NO_TENANT
+        login = {"token": os.environ.get("MILVUS_TOKEN", ""), "db_name": address.database}
         with failures_named(address):
-            client = MilvusClient(
-                address.uri, token=token, db_name=address.database, timeout=TIMEOUT
-            )
-        return cls(address, client)
-
-    # The collections
+            self._client = MilvusClient(address.uri, **login, timeout=TIMEOUT)
 
     def name(self, table: Table) -> str:
         return self.address.name if table == "chunks" else f"{self.address.name}_{table}"
@@ -226,8 +212,6 @@ class Tables:
     def close(self) -> None:
         self._client.close()
 
-    # Keys: the same row has the same key, whoever writes it.
-
     def number_key(self, *parts: object) -> int:
         """63 bits for a chunk (by its id) or a passage (by its document and start)."""
         return int.from_bytes(_hash(self.tenant, *parts)[:8], "big") >> 1
@@ -235,8 +219,6 @@ class Tables:
     def row_key(self, kind: Literal["document", "mark", "meta"], name: str) -> str:
         """The key of a row in `documents`: of a document by its source, a mark, or a stored value."""
         return _hash(self.tenant, kind, name).hex()
-
-    # Rows
 
     def upsert(self, table: Table, rows: Sequence[Row]) -> None:
         """Insert or replace rows. Up to `BATCH` rows become visible at the same time."""

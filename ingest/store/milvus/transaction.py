@@ -86,8 +86,7 @@ class MilvusChange:
         start = chunk.passage[0]
         if start not in self._open:
             self._flush()
-            for passage in self._find([chunk]):
-                self._open[start] = passage
+            self._open.update((passage.start, passage) for passage in self._find([chunk]))
         return self._open.get(start)
 
     def _flush(self) -> None:
