@@ -20,7 +20,7 @@ class Places:
         self._names: list[tuple[str, str]] = [("", "")]  # (whole label, headings alone)
 
     def extend(self, marks: Iterable[Mark], offset: int) -> None:
-        """Add the marks of the next segment, which begins at `offset`, and forget those that have ended."""
+        """Add the marks of the next segment, which begins at `offset`; forget those that ended."""
         self._starts, self._names = [offset], [self._name()]
         for mark in sorted(marks, key=lambda mark: mark.start):
             if mark.kind == "heading":

@@ -103,8 +103,7 @@ def decode(source: Source, detected: Detected) -> Iterator[str]:
 
 
 def _raw(source: Source, encoding: str, skip: int, errors: str = "") -> Iterator[str]:
-    """Decoded pieces; an undecodable byte becomes a lone surrogate (U+FFFD in UTF-16 and 32), or
-    what `errors` says."""
+    """Decoded pieces; an undecodable byte becomes a lone surrogate (U+FFFD in UTF-16 and 32)."""
     wide = encoding.startswith(("utf-16", "utf-32"))
     errors = errors or ("replace" if wide else "surrogateescape")
     lines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), True)
@@ -176,8 +175,7 @@ def _declared(head: bytes) -> str | None:
 
 
 def _likeliest(evidence: bytes, declared: str | None) -> str:
-    more = {declared: PRIORS.get(declared, -8.0) + DECLARED} if declared else {}
-    priors = PRIORS | more
+    priors = PRIORS | ({declared: PRIORS.get(declared, -8.0) + DECLARED} if declared else {})
     return max(priors, key=lambda encoding: priors[encoding] + _likelihood(evidence, encoding))
 
 

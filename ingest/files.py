@@ -66,8 +66,7 @@ def format_by_name(path: Path) -> str | None:
 
 
 def recognise(path: Path) -> str:
-    """The format of the content. Raises `Unreadable` if it is not a document, needs a password or is
-    too damaged to be recognised."""
+    """The format of the content. Raises `Unreadable` if it is not a document, locked or damaged."""
     with path.open("rb") as stream:
         head = piece = stream.read(4096)
         while piece and not piece.strip(_BLANK):

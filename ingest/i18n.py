@@ -26,9 +26,8 @@ LARGE = {"en": (1e9, "billion"), "zh": (1e8, "亿")}
 class Translatable(str):
     """A line in English that knows its template and its fields, so that it can be translated.
 
-    `Translatable("{count} files in {folder}", count=2, folder=path)` is equal to the English text. A field
-    may be another message, or a list, whose items are joined as the language does it
-    (`{names}`, `{names:and}`, `{names:or}`).
+    `Translatable("{count} files in {folder}", count=2, folder=path)` is equal to the English text. A
+    field may be another message, or a list (`{names}`, `{names:and}`, `{names:or}`).
     """
 
     template: str

@@ -71,10 +71,9 @@ def ingest_on_ray(
     workers: int,
     tick: Callable[[int], None] = lambda chunks: None,
 ) -> Iterator[FileOutcome]:
-    """`Ingestion.run` on the cluster that is connected: the same outcomes, in the same order.
+    """`Ingestion.run` on the cluster that is connected, with `workers` parse and as many embed workers.
 
-    `workers` parse workers and as many embed workers share as many cores. Raises `UserError` if a
-    worker can't open its tools or keeps dying; what has been written until then is kept.
+    Raises `UserError` if a worker can't open its tools or keeps dying; what is written is kept.
     """
     # Workers may run in another folder.
     absolute = (replace(file, path=file.path.absolute()) for file in files)

@@ -72,8 +72,7 @@ class _Table:
         self._tall |= dict.fromkeys(range(at, at + columns), rows - 1)
 
     def _fill(self) -> None:
-        """Add the columns before the next cell: empty ones for a wide cell, and the text again for a
-        tall cell above."""
+        """Add the columns before the next cell: empty for a wide cell, repeated for a tall one above."""
         self.row.extend([""] * self._wide)
         self._wide = 0
         while self._tall.get(at := len(self.row), 0):

@@ -92,8 +92,7 @@ def _line(line: str, below: str) -> tuple[str, tuple[str, int] | None]:
 
 
 def _front_matter(text: str) -> str:
-    """The first lines of a file with the title of the front matter as a heading; the rest of the front
-    matter stays as lines."""
+    """The first lines of a file, with the title of the front matter (if it has any) as a heading."""
     front = _FRONT.match(text)
     if not front:
         return text
@@ -133,8 +132,7 @@ def _untagged(text: str) -> str:
 
 
 def _whole_lines(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces joined and cut again at line ends, about `SEGMENT` characters each; a line longer than
-    that is cut too."""
+    """The pieces joined and cut again, at line ends or at most about `SEGMENT` characters long."""
     rest: list[str] = []
     size = 0
     for piece in (p[i : i + SEGMENT] for p in pieces for i in range(0, len(p), SEGMENT)):

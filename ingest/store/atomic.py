@@ -42,8 +42,7 @@ def disk_usage(folder: Path) -> int:
 
 
 def check_new(target: Path) -> None:
-    """Raises `UserError` if `target` is not empty, or is a folder that can't be replaced because it is
-    mounted or the current one."""
+    """Raises `UserError` if `target` is not empty, or is mounted or the current folder."""
     empty = target.is_dir() and not any(target.iterdir()) and not target.is_mount()
     if (target.exists() and not empty) or target.resolve() == Path.cwd():
         raise UserError("{target} exists already; name a new folder", target=target)

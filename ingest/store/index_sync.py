@@ -1,7 +1,6 @@
 """Opens the two indexes, catches them up and rebuilds them, always from the primary data.
 
-The primary data names the file of vector codes and its digest: other bytes are never read. The word
-index itself names the change that it covers.
+The primary data names the file of vector codes and its digest; the word index names its change.
 """
 
 import secrets
@@ -25,8 +24,8 @@ SAMPLE = 5_000  # vectors from which the codes' centre is computed
 
 
 def open_words(path: Path, words: Words | None = None) -> Words | None:
-    """The newest word index, or None if there is none that can be read. An open one, `words`, gets the
-    commits of others, unless a rebuild has replaced it."""
+    """The newest word index, or None if none can be read; `words` with the commits of others, if it
+    is the newest."""
     with suppress(ValueError):
         if words is not None and newest(path / "words") == words.path:
             words.reload()

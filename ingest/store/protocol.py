@@ -85,8 +85,7 @@ class Store(AbstractContextManager["Store"], Protocol):
         ...
 
     def change(self, *, reason: str = "", timeout: float = 10.0) -> AbstractContextManager[Change]:
-        """The only way to write. Raises `Busy` if there can be only one writer and another one isn't
-        done within `timeout` s."""
+        """The only way to write. Raises `Busy` if another writer has the lock for `timeout` s."""
         ...
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:

@@ -1,7 +1,7 @@
 """Finds the chunks that may be nearest: exactly up to `EXACT_ROWS` rows, by RaBitQ codes beyond.
 
-These are only candidates. Their cosines are computed from the primary data, so a removed key drops
-out there, and an error of the codes can cost recall, but never gives a wrong score.
+Their cosines are computed from the primary data, so a removed key drops out there, and an error of
+the codes can cost recall, but never gives a wrong score.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
 """A knowledge base's three collections: chunks, passages, documents. All calls of Milvus are here.
 
-A row belongs to a tenant; if there are several, the tenant's name is the partition key. Text is stored
-in pieces, because a field holds 65,535 bytes. Only `documents` decides what is visible: a chunk counts
-if the row of its document has the chunk's version, so that one write makes a whole change visible.
+A row belongs to a tenant, whose name is the partition key. Text is stored in pieces, because a field
+holds 65,535 bytes. A chunk is visible if the row of its document has the chunk's version, so that one
+write makes a whole change visible.
 """
 
 import json

@@ -92,8 +92,7 @@ def indexes(client: "MilvusClient", table: Table) -> Any:
 
 
 def field_text(text: str, field: Field) -> str:
-    """The text for a field of a chunk, or for a query of that field; "" if there is no word. A text
-    of more than 65,535 bytes is cut."""
+    """The text for a field of a chunk, at most 65,535 bytes; "" if there is no word."""
     terms = _runs(normalize(text)) if field == "words" else map(ascii_term, bigrams(text))
     return " ".join(terms).encode()[:MOST_BYTES].decode(errors="ignore")
 

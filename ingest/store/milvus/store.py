@@ -62,8 +62,7 @@ class MilvusStore(AbstractContextManager["MilvusStore"]):
         self._statistics.clear()
 
     def rebuild(self) -> None:
-        """Remove the rows that killed writers left, and let the server rewrite its segments, which it
-        does later."""
+        """Remove the rows that killed writers left, and let the server rewrite its segments."""
         clear(self._tables)
         self._tables.compact()
         self._statistics.clear()
