@@ -160,8 +160,7 @@ class BundledEmbedder:
 
     @contextmanager
     def _query_session(self) -> "Iterator[InferenceSession]":
-        """A single question uses all cores; several at once use one core each, which is faster in
-        total. The vectors are the same to the bit."""
+        """One question uses all cores; several at once use one each. The vectors are the same."""
         with self._lock:
             self._questions += 1
             threads = self._threads if self._questions == 1 else 1

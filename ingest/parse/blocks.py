@@ -59,8 +59,7 @@ def clean(text: str) -> str:
 
 
 def compose(blocks: Iterable[Block]) -> Iterator[Segment]:
-    """The blocks as segments of less than twice `SEGMENT` characters; a segment ends with a line
-    end, unless a line is longer than that."""
+    """The blocks as segments of less than twice `SEGMENT` characters, cut at line ends if possible."""
     parts: list[str] = []
     marks: list[Mark] = []
     length = 0

@@ -111,7 +111,7 @@ def test_nine_cases_in_each_text_format(tmp_path: Path, case: str, suffix: str) 
         b"text with \0\0\0\0 nothing \0\0\0\0" * 10,
     ],
 )
-def test_what_is_not_text_is_refused(raw: bytes) -> None:
+def test_bytes_that_are_not_text_are_refused(raw: bytes) -> None:
     with pytest.raises(Unreadable, match="not text"):
         read(raw)
 

@@ -103,7 +103,7 @@ def test_chinese_text_in_pictures_of_documents_is_found() -> None:
 
 
 @pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
-def test_an_image_file_without_text_says_so(tmp_path: Path) -> None:
+def test_an_image_file_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "white.bmp").write_bytes(bitmap(300, 200))
     with pytest.raises(Unreadable, match="no text was found"):
         parse(tmp_path / "white.bmp")

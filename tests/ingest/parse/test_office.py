@@ -196,7 +196,7 @@ def test_fonts_without_a_map_do_not_pass_as_text() -> None:
     assert "关于红军作战的原则" in text
 
 
-def test_lines_are_joined_where_they_were_full() -> None:
+def test_lines_are_joined_if_they_were_full() -> None:
     page = (
         "公司董事会、监事会及董事、监事、高级管理人员保证季度报告内容的真\n"
         "实、准确、完整，不存在虚假记载、误导性陈述或者重大遗漏，并承担个别和\n"

@@ -207,7 +207,7 @@ def test_bytes_of_a_mail_that_are_lost_are_counted(tmp_path: Path) -> None:
     assert parse(path).report.warnings == ("1 bytes could not be decoded",)
 
 
-def test_html_nested_without_end(tmp_path: Path) -> None:
+def test_html_may_be_nested_to_any_depth(tmp_path: Path) -> None:
     assert read(tmp_path / "a.html", "<div>" * 30_000 + "深层文字")[0] == "深层文字"
     assert "内" in read(tmp_path / "b.html", "<table><tr><td>" * 5_000 + "内")[0]
 

@@ -75,8 +75,8 @@ def forged(members: dict[str, bytes], tmp_path: Path, script: str) -> None:
 FORGERIES: dict[str, Callable[[dict[str, bytes], Path], object]] = {
     "another name": lambda m, _: m.update({"../evil": b"x"}),
     "an absolute name": lambda m, _: m.update({"/tmp/evil": b"x"}),
-    "a cache": lambda m, _: m.update({"vectors/a.codes": b"x"}),
-    "no truth": lambda m, _: m.pop("kb.sqlite"),
+    "an index": lambda m, _: m.update({"vectors/a.codes": b"x"}),
+    "no primary data": lambda m, _: m.pop("kb.sqlite"),
     "no manifest": lambda m, _: m.pop("manifest.json"),
     "a broken manifest": lambda m, _: m.update({"manifest.json": b"{"}),
     "a list as manifest": lambda m, _: m.update({"manifest.json": b"[]"}),

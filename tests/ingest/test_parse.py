@@ -12,7 +12,7 @@ from ingest.i18n import translate
 from ingest.ocr import available
 from tests.ingest.documents import DATA, package, paragraph, parse, pdf, read, whole, word
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "documents"
+SHARED = Path(__file__).parents[2].parent / "shared" / "documents"
 
 
 def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
         ("blank-page.pdf", "holds no text"),
     ],
 )
-def test_locked_and_blank_files_say_so(name: str, reason: str) -> None:
+def test_errors_of_locked_and_blank_files_name_the_reason(name: str, reason: str) -> None:
     with pytest.raises(Unreadable, match=reason) as caught:
         parse(DATA / name)
     assert name in translate(caught.value.message, "zh")

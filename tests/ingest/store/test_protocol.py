@@ -130,7 +130,7 @@ def test_words_are_found_in_either_script(store: Store) -> None:
     assert store.doc_freq([]) == []
 
 
-def test_how_rare_a_term_is_can_be_told(store: Store) -> None:
+def test_document_frequencies_are_estimated(store: Store) -> None:
     """Milvus tells only what its scores show, and milvus-lite weighs each of its segments by itself."""
     put(
         store,
@@ -140,10 +140,10 @@ def test_how_rare_a_term_is_can_be_told(store: Store) -> None:
     put(store, "b.txt", ["租赁 agreement"])
     terms = {"words": ["合同", "期限", "报酬", "租赁", "none"], "bigrams": ["合同", "期限", "报酬"]}
     counts = {"words": [60, 45, 15, 1, 0], "bigrams": [60, 45, 15]}
-    for field, asked in terms.items():
-        told = store.doc_freq(asked, field=field)  # type: ignore[arg-type] - both fields
+    for field, words in terms.items():
+        estimates = store.doc_freq(words, field=field)  # type: ignore[arg-type] - both fields
         np.testing.assert_allclose(
-            idf(told, store.count()), idf(counts[field], store.count()), rtol=0.25, atol=0.35
+            idf(estimates, store.count()), idf(counts[field], store.count()), rtol=0.25, atol=0.35
         )
 
 
@@ -234,7 +234,7 @@ def test_nothing_of_an_open_change_can_be_seen(store: Store) -> None:
     assert store.passages(chunks)[0] == passages[0]
 
 
-def test_what_does_not_fit_is_refused(store: Store) -> None:
+def test_parts_that_do_not_fit_are_refused(store: Store) -> None:
     document, passages, chunks = new_document("a.txt", ["some text", "and more"])
     vectors = new_vectors(chunks)
 
@@ -288,7 +288,7 @@ def test_another_embedder_is_refused_with_both_names(store: Store, place: Place)
         open_store(place, create=Identity("made-up", DIM))
 
 
-def test_no_knowledge_base_is_said_with_the_way_out(places: Callable[[], Place]) -> None:
+def test_a_missing_knowledge_base_is_an_error_with_the_way_out(places: Callable[[], Place]) -> None:
     with pytest.raises(UserError, match=r"no knowledge base at .*rag ingest"):
         open_store(places())
 
@@ -313,18 +313,18 @@ def test_a_sample_is_drawn_from_all(store: Store) -> None:
 def test_any_history_ends_in_the_state_of_a_fresh_store(
     places: Callable[[], Place], steps: list[tuple[str, list[str], bool]]
 ) -> None:
-    truth: dict[str, list[str]] = {}
+    expected_texts: dict[str, list[str]] = {}
     living: dict[str, list[Chunk]] = {}
     place = places()
     with open_store(place, create=EMBEDDER) as store:
         for source, texts, removing in steps:
             if removing:
                 with store.change() as change:
-                    assert change.remove(source) == (source in truth)
-                truth.pop(source, None)
+                    assert change.remove(source) == (source in expected_texts)
+                expected_texts.pop(source, None)
                 living.pop(source, None)
             else:
-                truth[source] = texts
+                expected_texts[source] = texts
                 living[source] = put(store, source, texts)
         chunks = [chunk for group in living.values() for chunk in group]
         vector = new_vectors(chunks)[0] if chunks else np.ones(DIM, np.float32)
@@ -334,13 +334,13 @@ def test_any_history_ends_in_the_state_of_a_fresh_store(
         assert store.verify() == []
         assert by_vector(store, vector) == expected(chunks, vector)
         with open_store(places(), create=EMBEDDER) as fresh:
-            for source, texts in truth.items():
+            for source, texts in expected_texts.items():
                 put(fresh, source, texts)
             for query in QUERIES:
                 for field in ("words", "bigrams"):
-                    found, anew = scored(store, query, field), scored(fresh, query, field)
-                    assert set(found) == set(anew) == set(before[query, field])
+                    found, rebuilt = scored(store, query, field), scored(fresh, query, field)
+                    assert set(found) == set(rebuilt) == set(before[query, field])
                     if not isinstance(
                         place, MilvusAddress
                     ):  # milvus-lite weighs each segment by itself
-                        assert found == anew
+                        assert found == rebuilt
