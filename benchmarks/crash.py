@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from ingest.store import open_store
-from tests.ingest.store.test_crash import run_and_kill
+from tests.ingest.store.test_local import run_and_kill
 from tests.ingest.store.writer import check
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ingest.embed import Embedder, Vectors, e5, e5_graph, open_embedder
 from ingest.embed.e5 import BundledEmbedder
-from ingest.parse import parse
+from ingest.parse import DocumentParser
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
@@ -136,7 +136,7 @@ def passages(embedder: Embedder, count: int) -> list[str]:
     """Pieces of 150 tokens of the Markdown in `corpora/`, the same ones at every run."""
     found: list[str] = []
     for file in sorted(ROOT.glob("corpora/*/docs/*.md")):
-        text = "".join(segment.text for segment in parse(file).segments)
+        text = "".join(segment.text for segment in DocumentParser().parse(file).segments)
         for at in range(0, len(text) - 400, 400):
             piece = text[at : at + 400]
             keep = len(piece) * 150 // max(150, embedder.count(piece))

@@ -11,11 +11,7 @@ from ingest.types import Chunk, Document, Mark, Passage, Place, Segment
 
 
 class Places:
-    """Names places by the marks before them: `p. 3 · 第二章 合同 › 第一节`.
-
-    Marks are added in the order of the text, segment by segment; each `extend` forgets those that
-    have ended.
-    """
+    """Names places by the marks before them: `p. 3 · 第二章 合同 › 第一节`."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, Mark] = {}
@@ -24,20 +20,17 @@ class Places:
         self._names: list[tuple[str, str]] = [("", "")]  # (whole label, headings alone)
 
     def extend(self, marks: Iterable[Mark], offset: int) -> None:
-        """Add the marks of the segment that begins at `offset` of the document."""
+        """Add the marks of the next segment, which begins at `offset`; forget those that ended."""
         self._starts, self._names = [offset], [self._name()]
         for mark in sorted(marks, key=lambda mark: mark.start):
-            self._enter(mark)
+            if mark.kind == "heading":
+                self._headings = [h for h in self._headings if h.level < mark.level] + [mark]
+            else:
+                self._kinds[mark.kind] = mark
+            if mark.kind == "sheet":
+                self._kinds.pop("row", None)
             self._starts.append(offset + mark.start)
             self._names.append(self._name())
-
-    def _enter(self, mark: Mark) -> None:
-        if mark.kind == "heading":
-            self._headings = [h for h in self._headings if h.level < mark.level] + [mark]
-            return
-        self._kinds[mark.kind] = mark
-        if mark.kind == "sheet":
-            self._kinds.pop("row", None)
 
     def _name(self) -> tuple[str, str]:
         headings = " › ".join(heading.label for heading in self._headings)
@@ -83,10 +76,7 @@ _SENTENCE = re.compile(
 
 
 def paragraphs(text: str) -> list[Span]:
-    """The paragraphs of `text`; blank lines and trailing space belong to the paragraph before them.
-
-    A line end inside a paragraph (hard-wrapped text, lines of a PDF) is not a boundary.
-    """
+    """The paragraphs of `text`, with the blank lines after them; their line ends are no boundaries."""
     return _tile(text, [match.end() for match in _PARAGRAPH.finditer(text)])
 
 
@@ -155,10 +145,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The segment to cut, and its context in the document."""
+    """Where a segment stands in its document."""
 
     document: Document
-    text: str
     offset: int
     places: Places
     tables: list[Table]
@@ -166,10 +155,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Chunker:
-    """Cuts documents for one encoder.
-
-    `count` returns the number of tokens of each text; `window` is how many fit into the encoder.
-    """
+    """Cuts documents for one encoder, which takes `window` of the tokens that `count` counts."""
 
     count: Count
     window: int
@@ -187,30 +173,24 @@ class Chunker:
     def split(
         self, document: Document, segments: Iterable[Segment]
     ) -> Iterator[tuple[list[Passage], list[Chunk]]]:
-        """Passages and chunks of each segment, in order.
-
-        Together the passages tile the document's text, and the chunks tile each passage.
-        """
+        """Passages, which tile the text, and chunks, which tile the passages, of each segment."""
         offset, places, open_table = 0, Places(), None
         for segment in segments:
             places.extend(segment.marks, offset)
             tables = _tables(segment.text, open_table)
-            scope = Scope(document, segment.text, offset, places, tables)
+            scope = Scope(document, offset, places, tables)
             passages = list(self._passages(scope, segment))
-            yield (
-                passages,
-                [chunk for passage in passages for chunk in self._chunks(scope, passage)],
-            )
+            yield passages, [chunk for each in passages for chunk in self._chunks(scope, each)]
             offset += len(segment.text)
             open_table = tables[-1] if tables and tables[-1].end == len(segment.text) else None
 
     def _passages(self, scope: Scope, segment: Segment) -> Iterator[Passage]:
         limit, least = self.options.passage_tokens, self.options.chunk_tokens // 2
-        units, sizes = self._units(segment.text, limit)
         headings = sorted(mark.start for mark in segment.marks if mark.kind == "heading")
-        for start, end in _pack(units, sizes, limit, headings, least):
-            label, text = scope.places.at(scope.offset + start), scope.text[start:end]
-            yield Passage(scope.document.id, scope.offset + start, scope.offset + end, text, label)
+        for a, b in _pack(*self._units(segment.text, limit), limit, headings, least):
+            start, end = scope.offset + a, scope.offset + b
+            label = scope.places.at(start)
+            yield Passage(scope.document.id, start, end, segment.text[a:b], label)
 
     def _chunks(self, scope: Scope, passage: Passage) -> Iterator[Chunk]:
         limit = min(self.options.chunk_tokens, self.window - self.options.context_tokens)
@@ -228,21 +208,16 @@ class Chunker:
             yield from self._fit(scope, passage, start, middle)
             yield from self._fit(scope, passage, middle, end)
             return
-        first = passage.start + start
+        first, last, document = passage.start + start, passage.start + end, scope.document
         row = first - scope.offset
         header = next((t.header for t in scope.tables if t.start < row < t.end), "")
-        lines = [scope.document.title, scope.places.headings(first)]
-        document, last = scope.document, passage.start + end
+        lines = [document.title, scope.places.headings(first)]
         places, context = scope.places.within(first, last), self._context(lines, header, text, size)
-        span = passage.start, passage.end
-        head = document.id, document.source, document.title
+        head, span = (document.id, document.source, document.title), (passage.start, passage.end)
         yield Chunk(*head, places, context, first, last, text, span)
 
     def _context(self, lines: list[str], header: str, text: str, size: int) -> str:
-        """The `lines` that fit, the nearest first; and a table's header of any length.
-
-        If the window can't hold a header, its cells are shortened, all to the same length.
-        """
+        """The `lines` that fit, the nearest first; and a table's header, of cells cut to fit."""
         context = [self._shorten(header, self.window - size - 1)] if header else []
         room = self.options.context_tokens + (self.count(context)[0] if context else 0)
         for line in reversed([line for line in dict.fromkeys(lines) if line]):
@@ -261,10 +236,7 @@ class Chunker:
         return header if self.count([header])[0] <= room else ""
 
     def _units(self, text: str, limit: int) -> tuple[list[Span], list[int]]:
-        """Paragraphs; those over `limit` tokens are cut into sentences, and those again into pieces.
-
-        Returns spans that tile `text`, and the tokens of each.
-        """
+        """Paragraphs, or their sentences, or pieces of those; they tile `text`. And their tokens."""
         spans = paragraphs(text)
         sizes = list(self.count([text[start:end] for start, end in spans]))
         for finer in (sentences, lambda part: self._pieces(part, limit)):
@@ -294,9 +266,7 @@ class Chunker:
 
     def _fitting(self, text: str, limit: int) -> int:
         """How many characters from the start of `text` form a piece of at most `limit` tokens.
-
-        Whole lines; if the first is too long, whole clauses, else words, else characters.
-        """
+        Whole lines; if the first is too long, whole clauses, else words, else characters."""
         for parts in (_LINE.findall, _CLAUSE.findall, _words, list):
             ends = list(accumulate(map(len, parts(text))))
             fits = bisect_right(ends, limit, key=lambda end: self.count([text[:end]])[0])
@@ -359,11 +329,7 @@ def short_sentences(text: str) -> list[Span]:
             start = cut
         spans.append((start, end))
     trimmed = [trim(text, *span) for span in spans]
-    return [
-        (start, end)
-        for start, end in trimmed
-        if _LETTER.search(text, start, end) and not _RULE.match(text, end)
-    ]
+    return [s for s in trimmed if _LETTER.search(text, *s) and not _RULE.match(text, s[1])]
 
 
 def trim(text: str, start: int, end: int) -> Span:

@@ -1,9 +1,8 @@
 """Bytes to text: the encoding is detected from the whole file, and bytes that are lost are counted.
 
 An encoding is chosen by likelihood: each candidate decodes the bytes, and the resulting characters
-are scored by how common they are in the language that the encoding was made for. The standards
-themselves tell which are common: GB 2312, Big5 and JIS X 0208 put the characters of daily use into a
-first level and the rare ones into a second. Memory is bounded by `PIECE`, whatever the size.
+are scored by how common they are in the language that the encoding is for. The standards themselves
+say so: GB 2312, Big5 and JIS X 0208 put the characters of daily use into a first level.
 """
 
 import codecs
@@ -33,10 +32,8 @@ BOMS = (  # the longer ones first, since that of UTF-32 begins with that of UTF-
 
 # Log prior of each candidate: a Chinese knowledge base is expected, so that two or three
 # characters that could also be Korean are taken for Chinese.
-PRIORS = {"gb18030": 0.0, "big5hkscs": -4.0, "utf-16-le": -6.0, "utf-16-be": -8.0}
-PRIORS |= dict.fromkeys(
-    ("utf-32-le", "utf-32-be", "cp932", "euc_jp", "cp949", "cp1252", "cp1251"), -8.0
-)
+_OTHERS = "utf-16-be", "utf-32-le", "utf-32-be", "cp932", "euc_jp", "cp949", "cp1252", "cp1251"
+PRIORS = {"gb18030": 0.0, "big5hkscs": -4.0, "utf-16-le": -6.0, **dict.fromkeys(_OTHERS, -8.0)}
 DECLARED = 20.0  # a page's own charset is only evidence, worth some four characters
 ASCII, RARE, SYMBOL, CONTROL, BROKEN = -4.0, -14.5, -7.5, -25.0, -30.0  # log P of one character
 
@@ -72,9 +69,10 @@ class Detected:
 Source = Path | bytes
 
 
-def loss(detected: Detected) -> Translatable:
-    """The warning that bytes were lost."""
-    return Translatable("{count} bytes could not be decoded", count=detected.replaced)
+def losses(detected: Detected) -> list[Translatable]:
+    """The warning that bytes were lost, if any were."""
+    count = detected.replaced
+    return [Translatable("{count} bytes could not be decoded", count=count)] if count else []
 
 
 def pieces(source: Source) -> Iterator[bytes]:
@@ -85,11 +83,8 @@ def pieces(source: Source) -> Iterator[bytes]:
 
 
 def detect(source: Source, *, name: str = "") -> Detected:
-    """The encoding that explains the whole of `source` best.
-
-    Raises `Unreadable` if it is text in no encoding: it has control characters, or more than a tenth
-    of what is not ASCII can't be decoded.
-    """
+    """The encoding that explains the whole of `source` best. Raises `Unreadable` if it is not text: it
+    has control characters, or more than a tenth of what is not ASCII can't be decoded."""
     name = name or (source.name if isinstance(source, Path) else "the text")
     head = next(pieces(source), b"")
     for bom, encoding in BOMS:
@@ -107,15 +102,8 @@ def decode(source: Source, detected: Detected) -> Iterator[str]:
         yield _CONTROL.sub("", text).replace("\f", "\n")
 
 
-def read(source: Source, *, name: str = "") -> tuple[str, Detected]:
-    """The whole text at once, for formats that can't be read piece by piece."""
-    detected = detect(source, name=name)
-    return "".join(decode(source, detected)), detected
-
-
 def _raw(source: Source, encoding: str, skip: int, errors: str = "") -> Iterator[str]:
-    """Decoded pieces; an undecodable byte becomes a lone surrogate (U+FFFD in UTF-16 and 32), or
-    what `errors` says."""
+    """Decoded pieces; an undecodable byte becomes a lone surrogate (U+FFFD in UTF-16 and 32)."""
     wide = encoding.startswith(("utf-16", "utf-32"))
     errors = errors or ("replace" if wide else "surrogateescape")
     lines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), True)
@@ -126,12 +114,9 @@ def _raw(source: Source, encoding: str, skip: int, errors: str = "") -> Iterator
 
 
 def _is_utf8(source: Source, name: str) -> bool:
-    """Whether it is valid UTF-8, as most files are; this needs one pass over the bytes.
-
-    False if NULs suggest UTF-16. Raises `Unreadable` if there are too many control characters.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    size = nuls = controls = 0
+    """Whether it is valid UTF-8, in one pass; False if NULs suggest UTF-16. Raises `Unreadable`."""
+    decoder, size = codecs.getincrementaldecoder("utf-8")(), 0
+    nuls = controls = 0
     try:
         for piece in pieces(source):
             size += len(decoder.decode(piece))
@@ -190,9 +175,7 @@ def _declared(head: bytes) -> str | None:
 
 
 def _likeliest(evidence: bytes, declared: str | None) -> str:
-    priors = dict(PRIORS)
-    if declared:
-        priors[declared] = priors.get(declared, -8.0) + DECLARED
+    priors = PRIORS | ({declared: PRIORS.get(declared, -8.0) + DECLARED} if declared else {})
     return max(priors, key=lambda encoding: priors[encoding] + _likelihood(evidence, encoding))
 
 

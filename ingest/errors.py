@@ -14,11 +14,8 @@ class UserError(Exception):
     """
 
     def __init__(self, template: LiteralString | Translatable, /, **fields: object) -> None:
-        message = (
-            template if isinstance(template, Translatable) else Translatable.of(template, fields)
-        )
-        super().__init__(str(message))
-        self.message = message
+        self.message = Translatable.of(template, fields)
+        super().__init__(str(self.message))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self.message, vars(self))

@@ -15,7 +15,6 @@ from ingest.normalize import readable
 Language = Literal["en", "zh"]
 LOCALE = Path(__file__).parent / "locale"
 DOMAIN = "chatglm_rag"
-CATALOGS = {"zh": "zh_CN"}
 SEPARATORS = {
     "en": {"": ", ", "and": " and ", "or": " or ", ";": "; "},
     "zh": {"": "、", "and": "、", "or": " 或 ", ";": "；"},
@@ -29,9 +28,8 @@ LARGE = {"en": (1e9, "billion"), "zh": (1e8, "亿")}
 class Translatable(str):
     """A line in English that knows its template and its fields, so that it can be translated.
 
-    `Translatable("{count} files in {folder}", count=2, folder=path)` is equal to the English text. A field
-    may be another message, or a list, whose items are joined as the language does it
-    (`{names}`, `{names:and}`, `{names:or}`).
+    `Translatable("{count} files in {folder}", count=2, folder=path)` is equal to the English text. A
+    field may be another message, or a list (`{names}`, `{names:and}`, `{names:or}`).
     """
 
     template: str
@@ -42,7 +40,9 @@ class Translatable(str):
 
     @classmethod
     def of(cls, template: str, fields: Mapping[str, object]) -> Self:
-        """A message whose template is not a literal in the code."""
+        """A message whose template is not a literal in the code, or is a message already."""
+        if isinstance(template, cls):
+            return template
         self = super().__new__(cls, readable(_Lines("en").vformat(template, (), fields)))
         self.template, self.fields = template, fields
         return self
@@ -65,15 +65,18 @@ def translate(text: str, language: Language) -> str:
     """A message in `language`; any other text as it is."""
     if language == "en" or not isinstance(text, Translatable):
         return str(text)
-    template = _catalog(language).gettext(text.template)
+    template = _chinese().gettext(text.template)
     return readable(_Lines(language).vformat(template, (), text.fields))
 
 
-def to_json(text: str) -> Any:
+def to_json(value: object) -> Any:
     """A message as a JSON value, from which `from_json` restores it in another process."""
-    if isinstance(text, Translatable):
-        return {"template": text.template, "fields": {k: _plain(v) for k, v in text.fields.items()}}
-    return text
+    if isinstance(value, Translatable):
+        fields = {name: to_json(field) for name, field in value.fields.items()}
+        return {"template": value.template, "fields": fields}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return value if isinstance(value, bool | int | float | None) else str(value)
 
 
 def from_json(value: Any) -> Any:
@@ -99,8 +102,7 @@ class Translator:
         self.language: Language = language
 
     def __call__(self, text: LiteralString | Translatable, /, **fields: object) -> str:
-        message = text if isinstance(text, Translatable) else Translatable.of(text, fields)
-        return translate(message, self.language)
+        return translate(Translatable.of(text, fields), self.language)
 
 
 class _Lines(Formatter):
@@ -120,13 +122,5 @@ class _Lines(Formatter):
 
 
 @cache
-def _catalog(language: Language) -> gettext.NullTranslations:
-    return gettext.translation(DOMAIN, LOCALE, [CATALOGS[language]])
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, Translatable):
-        return to_json(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, bool | int | float | None) else str(value)
+def _chinese() -> gettext.NullTranslations:
+    return gettext.translation(DOMAIN, LOCALE, ["zh_CN"])

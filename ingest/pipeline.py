@@ -1,13 +1,13 @@
 """The whole write path: files -> text -> chunks -> vectors -> store.
 
-`read`, `embed` and `write` do all of it: here for one file after the other, on a cluster
-(`ingest.ray_pipeline`) for many at once.
+`read`, `embed` and `write` do all of it, here one file after the other; see also `ray_pipeline`.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
@@ -19,13 +19,12 @@ from ingest.chunk import Chunker
 from ingest.embed import Embedder, Vectors
 from ingest.errors import Unreadable
 from ingest.files import FoundFile, digest
-from ingest.store import Change, Store
-from ingest.types import Chunk, Document, Parsed, ParseReport, Passage, Segment
+from ingest.store import Store
+from ingest.types import Document, DocumentPart, Parsed, ParseReport, Segment
 
 Status = Literal["added", "changed", "unchanged", "refused", "removed", "missing"]
 
-# A batch is embedded and committed together: large enough for batches of equal length, small
-# enough that a kill loses only seconds.
+# A batch is embedded and committed together: a kill loses only seconds.
 BATCH_CHUNKS = 256
 BATCH_SECONDS = 10.0
 PART_PASSAGES = 64
@@ -40,18 +39,8 @@ class FileOutcome:
     status: Status
     size: int = 0
     chunks: int = 0
-    receipt: ParseReport | None = None
+    report: ParseReport | None = None
     problem: Unreadable | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentPart:
-    """A piece of a document on its way to the store; once embedded, it has a vector for each chunk."""
-
-    document: Document
-    passages: list[Passage]
-    chunks: list[Chunk]
-    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +53,7 @@ class Reading:
 
 class Parser(Protocol):
     def parse(self, path: Path) -> Parsed:
-        """The text of a file; raises `Unreadable` if there is none. Reading the segments never fails:
-        `Sandbox` has parsed the whole file by then."""
+        """The text of a file; raises `Unreadable` if there is none. Reading the segments never fails."""
         ...
 
 
@@ -80,8 +68,8 @@ Embedding = Callable[[list[DocumentPart]], list[DocumentPart]]
 class Ingestion:
     """Files go in, outcomes come out, each once its document is safely in the store.
 
-    An error after a file is parsed is not the file's fault: it ends the run, and the current batch
-    is rolled back. `tick` is called with the number of chunks that were embedded since its last call.
+    One bad file never stops the rest; an error after a file is parsed ends the run, and the current
+    batch is rolled back. `tick` is called with the number of chunks embedded since its last call.
     """
 
     store: Store
@@ -91,19 +79,14 @@ class Ingestion:
     tick: Callable[[int], None] = lambda chunks: None
 
     def run(self, files: Iterable[FoundFile]) -> Iterator[FileOutcome]:
-        """Write every file that is new or changed. One bad file never stops the rest.
-
-        A kill loses at most the current batch; the next run continues there.
-        """
+        """Write every file that is new or changed. A kill loses at most the current batch."""
         store, parser, chunker = self.store, self.parser, self.chunker
         return self.write(read(f, store.document(f.source), parser, chunker) for f in files)
 
     def write(self, readings: Iterable[Reading]) -> Iterator[FileOutcome]:
         """Embed and write documents that have been read."""
-
-        def embedding(parts: list[DocumentPart]) -> list[DocumentPart]:
-            return embed(parts, self.store.known_vectors, self.embedder, self.tick)
-
+        recall = self.store.known_vectors
+        embedding = partial(embed, recall=recall, embedder=self.embedder, tick=self.tick)
         return write(readings, self.store, embedding)
 
     def prune(
@@ -113,11 +96,11 @@ class Ingestion:
         present = {file.source for file in files}
         folders = [Path(os.path.abspath(root)) for root in roots if root.is_dir()]
         gone = [
-            document.source
-            for document in self.store.documents()
-            if document.source not in present
-            and any(map(Path(document.source).is_relative_to, folders))
-            and not os.path.lexists(document.source)
+            source
+            for source in (document.source for document in self.store.documents())
+            if source not in present
+            and any(map(Path(source).is_relative_to, folders))
+            and not os.path.lexists(source)
         ]
         if remove and gone:
             with self.store.change(reason="prune") as change:
@@ -139,18 +122,17 @@ def read(file: FoundFile, before: Document | None, parser: Parser, chunker: Chun
         why = error.strerror or str(error)
         problem = Unreadable("{name} can't be read: {why}", name=file.path.name, why=why)
         return refusal(file, before, problem)
-    document = Document(file.source, parsed.title, hashed, parsed.receipt)
+    document = Document(file.source, parsed.title, hashed, parsed.report)
     status: Status = "changed" if before else "added"
-    outcome = FileOutcome(file.source, status, file.size, receipt=parsed.receipt)
+    outcome = FileOutcome(file.source, status, file.size, report=parsed.report)
     return Reading(outcome, divide(document, parsed.segments, chunker))
 
 
 def refusal(file: FoundFile, before: Document | None, problem: Unreadable) -> Reading:
     """Only the problem, which mentions an earlier version of the document in the store."""
     if before:
-        problem = Unreadable(
-            "{problem}; the previously indexed version is kept", problem=problem.message
-        )
+        why = problem.message
+        problem = Unreadable("{problem}; the previously indexed version is kept", problem=why)
     return Reading(FileOutcome(file.source, "refused", file.size, problem=problem))
 
 
@@ -195,53 +177,37 @@ def write(readings: Iterable[Reading], store: Store, embedding: Embedding) -> It
 def _write_batch(
     readings: Iterator[Reading], store: Store, embedding: Embedding
 ) -> list[FileOutcome]:
-    """Write documents in one transaction until there are BATCH_CHUNKS, or BATCH_SECONDS have passed."""
-    outcomes: list[FileOutcome] = []
-    end = monotonic() + BATCH_SECONDS
-    with ExitStack() as stack:
-        batch = WriteBatch(store, embedding, stack)
-        for reading in readings:
-            before = batch.chunks
-            batch.add(reading.parts)
-            outcomes.append(replace(reading.outcome, chunks=batch.chunks - before))
-            if batch.chunks >= BATCH_CHUNKS or monotonic() > end:
-                break
-        batch.flush()
-    return outcomes
-
-
-@dataclass
-class WriteBatch:
-    """Documents that are written in one transaction, which is committed when `stack` is closed.
+    """Write documents in one transaction until there are BATCH_CHUNKS, or BATCH_SECONDS have passed.
 
     They wait in memory and are embedded together. What waits is embedded and written early if it
     grows to four batches, as a large document can, but still in the same transaction.
     """
+    outcomes: list[FileOutcome] = []
+    waiting: list[DocumentPart] = []
+    written: set[str] = set()
+    end = monotonic() + BATCH_SECONDS
+    with ExitStack() as stack:
+        open_change = cache(lambda: stack.enter_context(store.change()))
 
-    store: Store
-    embedding: Embedding
-    stack: ExitStack
-    chunks: int = 0
-    waiting: list[DocumentPart] = field(default_factory=list)
-    documents: set[str] = field(default_factory=set)
-    change: Change | None = None
+        def flush() -> None:
+            parts = embedding(waiting)
+            for part in parts:
+                if part.document.id not in written:
+                    open_change().put(part.document)
+                    written.add(part.document.id)
+                open_change().add(part)
+            waiting.clear()
 
-    def add(self, parts: Iterable[DocumentPart]) -> None:
-        for part in parts:
-            self.waiting.append(part)
-            self.chunks += len(part.chunks)
-            if sum(len(one.chunks) for one in self.waiting) >= 4 * BATCH_CHUNKS:
-                self.flush()
-
-    def flush(self) -> None:
-        if not self.waiting:
-            return
-        parts = self.embedding(self.waiting)
-        self.change = self.change or self.stack.enter_context(self.store.change())
-        for part in parts:
-            if part.document.id not in self.documents:
-                self.change.put(part.document)
-                self.documents.add(part.document.id)
-            assert part.vectors is not None
-            self.change.add(part.document, part.passages, part.chunks, part.vectors)
-        self.waiting.clear()
+        for reading in readings:
+            chunks = 0
+            for part in reading.parts:
+                waiting.append(part)
+                chunks += len(part.chunks)
+                if sum(len(one.chunks) for one in waiting) >= 4 * BATCH_CHUNKS:
+                    flush()
+            outcomes.append(replace(reading.outcome, chunks=chunks))
+            if sum(o.chunks for o in outcomes) >= BATCH_CHUNKS or monotonic() > end:
+                break
+        if waiting:
+            flush()
+    return outcomes

@@ -1,8 +1,7 @@
 """The write path on a Ray cluster: workers parse and embed in parallel, and only this process writes.
 
 Files go to a pool of parse workers, the parts of their documents to a pool of embed workers, and they
-come back in the order of the files: the knowledge base is the same as without a cluster. If a worker
-dies, its task runs again.
+come back in the order of the files. If a worker dies, its task runs again.
 """
 
 import logging
@@ -15,7 +14,6 @@ from contextlib import AbstractContextManager, ExitStack, chdir, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, groupby
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,9 +21,9 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import Embedder, Vectors
 from ingest.errors import Mismatch, Unreadable, UserError
 from ingest.files import FoundFile
-from ingest.pipeline import DocumentPart, FileOutcome, Parser, Reading, embed, read, refusal, write
+from ingest.pipeline import FileOutcome, Parser, Reading, embed, read, refusal, write
 from ingest.store import Store
-from ingest.types import Document
+from ingest.types import Document, DocumentPart
 
 TASK_FILES = 8  # files of one parse task; if its worker dies, they are parsed again
 BLOCK_BYTES = 500_000  # of parts (some 250 chunks) that go from worker to worker together
@@ -34,19 +32,15 @@ TRIES = 3  # a file is skipped after this many deaths of workers
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Functions that open a store, an embedder and a parser on a worker. They are sent pickled.
-
-    `encoder` is the name that every worker's embedder must have.
-    """
+    """Functions that open a store, an embedder and a parser on a worker. They are sent pickled."""
 
     store: Callable[[], Store]
     embedder: Callable[[], Embedder]
     parser: Callable[[], AbstractContextManager[Parser]]
     options: ChunkOptions
-    encoder: str
+    encoder: str  # the name that every worker's embedder must have
 
     def open_embedder(self) -> Embedder:
-        """This worker's embedder. Raises `Mismatch` if it is not the knowledge base's."""
         embedder = self.embedder()
         if embedder.name != self.encoder:
             raise Mismatch(
@@ -61,17 +55,15 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class WorkerResult:
-    """A file's outcome, alone or with one part of its document.
-
-    `embedded` counts the texts that were embedded for it and for the results in the same block.
-    """
+    """A file's outcome, alone or with one part of its document."""
 
     outcome: FileOutcome
     part: DocumentPart | None = None
     embedded: int = 0
+    """Texts that were embedded for it and for the other results in its block."""
 
 
-def spread(
+def ingest_on_ray(
     files: Iterable[FoundFile],
     store: Store,
     tools: Tools,
@@ -79,10 +71,9 @@ def spread(
     workers: int,
     tick: Callable[[int], None] = lambda chunks: None,
 ) -> Iterator[FileOutcome]:
-    """`Ingestion.run` on the cluster that is connected: the same outcomes, in the same order.
+    """`Ingestion.run` on the cluster that is connected, with `workers` parse and as many embed workers.
 
-    `workers` parse workers and as many embed workers share as many cores. Raises `UserError` if a
-    worker can't open its tools or keeps dying; what has been written until then is kept.
+    Raises `UserError` if a worker can't open its tools or keeps dying; what is written is kept.
     """
     # Workers may run in another folder.
     absolute = (replace(file, path=file.path.absolute()) for file in files)
@@ -109,6 +100,7 @@ def _results(
 ) -> Iterator[WorkerResult]:
     """The results for the files, each with its document in the store, in their order."""
     import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -119,7 +111,11 @@ def _results(
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the run is raised
 
-    pool, arguments = ray.data.ActorPoolStrategy, (tools, _ledger(tools))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    durable = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    remote: Any = ray.remote(Ledger)
+    ledger = remote.options(scheduling_strategy=here, **durable).remote(tools)
+    pool, arguments = ray.data.ActorPoolStrategy, (tools, ledger)
     tasks = max(min(len(files), 4 * workers), len(files) // TASK_FILES)
     parse = {"compute": pool(size=min(workers, tasks)), "num_cpus": 0.25}
     encode = {"compute": pool(size=workers), "num_cpus": 0.75, "batch_size": None}
@@ -131,16 +127,6 @@ def _results(
             yield row["result"]
 
 
-def _ledger(tools: Tools) -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote: Any = ray.remote(Ledger)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    return remote.options(scheduling_strategy=here, **options).remote(tools)
-
-
 class Ledger:
     """Serves the store's vectors to the workers and counts their deaths, on the machine that writes."""
 
@@ -149,22 +135,15 @@ class Ledger:
         self._starts: Counter[str] = Counter()
 
     def recall(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
-        """`Store.known_vectors`."""
         return self._store.known_vectors(digests)
 
     def begin(self, task: str) -> int:
-        """How many workers have begun this task and died of it."""
+        """How many workers have started this task and died of it."""
         self._starts[task] += 1
         return self._starts[task] - 1
 
     def end(self, task: str) -> None:
         del self._starts[task]
-
-
-def _get(reference: Any) -> Any:
-    import ray
-
-    return ray.get(reference)
 
 
 class ParseWorker:
@@ -190,29 +169,27 @@ class ParseWorker:
         self._ledger.end.remote(file.source)
 
     def _read(self, file: FoundFile, before: Document | None) -> Reading:
-        name, machine = file.path.name, socket.gethostname()
-        if _get(self._ledger.begin.remote(file.source)) >= TRIES:
+        import ray
+
+        name = file.path.name
+        deaths: Any = ray.get(self._ledger.begin.remote(file.source))
+        if deaths >= TRIES:
             problem = Unreadable(
                 "{name} ended {tries} workers that read it; it is left out", name=name, tries=TRIES
             )
-        elif _absent(file.path):
+            return refusal(file, before, problem)
+        try:
+            file.path.lstat()
+        except FileNotFoundError:
             problem = Unreadable(
                 "{name} is not on {machine}; workers need the files under the same paths",
                 name=name,
-                machine=machine,
+                machine=socket.gethostname(),
             )
-        else:
-            return read(file, before, self._parser, self._chunker)
-        return refusal(file, before, problem)
-
-
-def _absent(path: Path) -> bool:
-    """Whether there is no file; one that can't be opened for another reason is there."""
-    try:
-        path.lstat()
-    except OSError as error:
-        return isinstance(error, FileNotFoundError)
-    return False
+            return refusal(file, before, problem)
+        except OSError:  # the file is there, and `read` reports why it can't be opened
+            pass
+        return read(file, before, self._parser, self._chunker)
 
 
 class EmbedWorker:
@@ -226,29 +203,31 @@ class EmbedWorker:
         return self._tools.open_embedder()
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[WorkerResult]]:
-        results: list[WorkerResult] = list(block["result"])
-        parts = [result.part for result in results if result.part]
+        parts = [result.part for result in block["result"] if result.part]
         counts: list[int] = []
         embedded = iter(self._embed(parts, counts.append) if parts else ())
-        results = [replace(r, part=next(embedded)) if r.part else r for r in results]
+        results = [replace(r, part=next(embedded)) if r.part else r for r in block["result"]]
         results[0] = replace(results[0], embedded=sum(counts))
         return {"result": results}
 
     def _embed(self, parts: list[DocumentPart], tick: Callable[[int], None]) -> list[DocumentPart]:
+        import ray
+
+        def recall(digests: Sequence[bytes]) -> dict[bytes, Vectors]:
+            return ray.get(self._ledger.recall.remote(digests))
+
         task, source = parts[0].chunks[0].id, parts[0].document.source
-        if _get(self._ledger.begin.remote(task)) >= TRIES:
+        deaths: Any = ray.get(self._ledger.begin.remote(task))
+        if deaths >= TRIES:
             raise UserError(
                 "{tries} workers died while they embedded {source}; with fewer --workers each has "
                 "more memory",
                 tries=TRIES,
                 source=source,
             )
-        embedded = embed(parts, self._recall, self._embedder, tick)
+        embedded = embed(parts, recall, self._embedder, tick)
         self._ledger.end.remote(task)
         return embedded
-
-    def _recall(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
-        return _get(self._ledger.recall.remote(digests))
 
 
 @contextmanager
@@ -271,9 +250,7 @@ def _ray_failures() -> Iterator[None]:
         ) from error
 
 
-LOCAL = "local"
-"""The address of a cluster that is started on this machine for the run."""
-
+LOCAL = "local"  # the address of a cluster that is started on this machine for the run
 STORE_BYTES = 500_000_000  # of memory for objects between workers; beyond it they go to disk
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -285,10 +262,8 @@ QUIET = {
 
 @contextmanager
 def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int]:
-    """Connects to the cluster at `address`, or starts one; yields for how many workers it has cores.
-
-    `workers` is the most that are wanted. Raises `UserError` if no cluster answers.
-    """
+    """Connects to the cluster at `address`, or starts one; yields for how many workers it has cores,
+    at most `workers`. Raises `UserError` if no cluster answers."""
     if "://" in address:
         raise UserError(
             "RAY_ADDRESS is {address}, a Ray client address; run this on a machine of the cluster, with "
@@ -297,14 +272,24 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
         )
     with TemporaryDirectory(prefix="rag-") as folder:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        environment = QUIET  # options that Ray reads from there only
         if address == LOCAL:
             options |= {"num_cpus": workers or len(os.sched_getaffinity(0)), "_temp_dir": folder}
             options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
-        with _environment(_local_environment(folder) if address == LOCAL else QUIET):
+            environment = QUIET | {
+                # Ray then listens on the loopback interface; it would replace the address 127.0.0.1.
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                "TMPDIR": folder,  # workers are killed at the end and leave their folders behind
+            }
+        with _environment(environment):
             import ray
 
             try:
-                _reach(address)
+                host, _, port = address.rpartition(":")
+                if host and port.isdigit():  # it fails at once; Ray would wait for minutes
+                    socket.create_connection((host, int(port)), timeout=10).close()
                 # Workers import from this process's current folder first, which is not to be the user's.
                 with _silence(), chdir(folder):
                     ray.init(address, **options)
@@ -321,25 +306,6 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
                 yield max(1, min(cores, workers or cores))
             finally:
                 ray.shutdown()
-
-
-def _reach(address: str) -> None:
-    """Raises `OSError` at once if nothing listens there; Ray would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        with socket.create_connection((host, int(port)), timeout=10):
-            pass
-
-
-def _local_environment(folder: str) -> dict[str, str]:
-    """Options that Ray reads from the environment only, for a cluster on this machine in `folder`."""
-    return QUIET | {
-        # Ray then listens on the loopback interface; it would replace the address 127.0.0.1.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "TMPDIR": folder,  # workers are killed at the end and leave their folders behind
-    }
 
 
 @contextmanager
@@ -359,8 +325,8 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _silence() -> Iterator[None]:
     """Write nothing to standard error: Ray prints a first line there even if it is to be quiet."""
     stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
     try:
         yield
     finally:

@@ -1,9 +1,8 @@
 """Parses in a child process, so that a hostile file costs one line of error and never the run.
 
-The child is a fresh interpreter (`python -m ingest.sandbox`). It reads one request per line from its
-standard input, writes the text as JSON Lines to a spool file in a folder of the parent, and answers
-with the title and the parse report. The parent watches the child's memory and time and kills it at
-its limits; the next file gets a new child. Nothing is pickled, and the child can't reach the network.
+The child (`python -m ingest.sandbox`) reads one request per line, writes the text as JSON Lines to a
+spool file, and answers with the title and the parse report. The parent kills it at its limits; the
+next file gets a new child. Nothing is pickled, and the child can't reach the network.
 """
 
 import contextlib
@@ -18,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,7 +28,6 @@ from ingest.types import Mark, Parsed, ParseReport, Segment
 
 
 def write(segments: Iterable[Segment], spool: Path) -> None:
-    """Write the segments one after the other, so that a document of any size fits."""
     with spool.open("w", encoding="utf-8", errors="replace") as lines:
         for segment in segments:
             marks = [(m.start, m.kind, m.label, m.level) for m in segment.marks]
@@ -47,15 +46,12 @@ def read(spool: Path) -> Iterator[Segment]:
 
 
 POLL = 0.02  # seconds between two checks of the child
-MORE_TIME = (
-    "wait "  # begins a line in which the child asks for more seconds, for work of known size
-)
+MORE_TIME = "wait "  # begins a line in which the child asks for more seconds for a known step
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one file may cost. After `recycle_files` files or at `recycle_bytes` resident bytes a child
-    is replaced between two files, because parsers leak memory."""
+    """What one file may cost, and when a child is replaced, because parsers leak memory."""
 
     memory: int = 1_400_000_000
     """Resident bytes of the child; it can take some more between two checks."""
@@ -67,7 +63,7 @@ class Limits:
     recycle_bytes: int = 1_000_000_000
 
 
-class Sandbox:
+class Sandbox(AbstractContextManager["Sandbox"]):
     """`with Sandbox() as sandbox: sandbox.parse(path)`; one child serves many files."""
 
     def __init__(self, *, ocr: bool = True, limits: Limits | None = None) -> None:
@@ -76,9 +72,6 @@ class Sandbox:
         self._child: subprocess.Popen[str] | None = None
         self._served = self._spools = 0
 
-    def __enter__(self) -> "Sandbox":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._stop()
         self._folder.cleanup()
@@ -86,8 +79,7 @@ class Sandbox:
     def parse(self, path: Path) -> Parsed:
         """The text of a file; its segments are read from the spool file while you iterate, once.
 
-        Raises `Unreadable` with the parser's reason, the limit that was exceeded, or the signal
-        that ended the child.
+        Raises `Unreadable` with the parser's reason, the exceeded limit, or what ended the child.
         """
         self._spools += 1
         place = Path(self._folder.name, f"{self._spools}.jsonl")
@@ -96,13 +88,10 @@ class Sandbox:
         except BaseException:
             place.unlink(missing_ok=True)
             raise
-        return Parsed(answer["title"], read(place), ParseReport.from_json(answer["receipt"]))
+        return Parsed(answer["title"], read(place), ParseReport.from_json(answer["report"]))
 
     def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, bool]:
-        """A page of a PDF as PNG, and whether `passage` was found on it and marked.
-
-        Raises `Unreadable` as `parse` does, and if there is no such page.
-        """
+        """A page of a PDF as PNG, and whether `passage` is marked on it. Raises as `parse` does."""
         place = Path(self._folder.name, "page.png")
         try:
             answer = self._ask(path, page=page, passage=passage, picture=str(place))
@@ -238,6 +227,7 @@ def _resident(pid: int) -> int:
 def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
     """The child's loop: parse a file, spool its text, answer with its title and report or an error."""
     from ingest.parse import DocumentParser
+    from ingest.parse.pdf import draw
 
     def extend_deadline(seconds: float) -> None:
         answers.write(f"{MORE_TIME}{seconds}\n")
@@ -249,11 +239,13 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
         path = Path(request["path"])
         try:
             if "picture" in request:
-                answer = {"marked": _draw(path, request)}
+                png, marked = draw(path, request["page"], request["passage"])
+                Path(request["picture"]).write_bytes(png)
+                answer = {"marked": marked}
             else:
                 parsed = parser.parse(path)
                 write(parsed.segments, Path(request["spool"]))
-                answer = {"title": parsed.title, "receipt": parser.report().to_json()}
+                answer = {"title": parsed.title, "report": parser.report().to_json()}
         except Unreadable as error:
             answer = {"error": to_json(error.message)}
         except RecursionError:
@@ -263,14 +255,6 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
             answer = {"error": to_json(problem)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def _draw(path: Path, request: Any) -> bool:
-    from ingest.ocr import draw
-
-    png, marked = draw(path, request["page"], request["passage"])
-    Path(request["picture"]).write_bytes(png)
-    return marked
 
 
 def _refuse_network() -> None:

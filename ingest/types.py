@@ -32,7 +32,7 @@ class ParseReport:
     """How a file's bytes became text, so that nothing is lost silently.
 
     `encoding` is None for container formats; `replaced` counts bytes that could not be decoded. The
-    warnings are translatable messages until the report is stored; the store keeps their English text.
+    warnings are translatable until the report is stored, in English.
     """
 
     format: str
@@ -53,11 +53,8 @@ class ParseReport:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a document's text with the marks in it (offsets within the segment).
-
-    Most documents are one segment. A very large text comes as many, cut at line ends, so that no
-    stage ever holds all of it; the document's text is their concatenation.
-    """
+    """A piece of a document's text with the marks in it (offsets within the segment). A very large
+    text comes as many segments, cut at line ends, so that no stage ever holds all of it."""
 
     text: str
     marks: tuple[Mark, ...] = ()
@@ -69,7 +66,7 @@ class Parsed:
 
     title: str
     segments: Iterable[Segment]
-    receipt: ParseReport
+    report: ParseReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class Document:
     source: str
     title: str
     digest: str
-    receipt: ParseReport
+    report: ParseReport
 
     @property
     def id(self) -> str:
@@ -107,8 +104,8 @@ class Chunk:
     """A part of one passage that fits the encoder's window; it is embedded and indexed.
 
     Invariant: `document text[start:end] == text`. `context` (title, headings, table header) is put
-    before the text when it is embedded, indexed or read; it is not part of the document's text.
-    `places` holds the place of the chunk's start and each place that begins in it, sorted by offset.
+    before the text when it is embedded, indexed or read. `places` holds the place of the chunk's
+    start and each place that begins in it, sorted by offset.
     """
 
     document: str
@@ -152,6 +149,16 @@ Vectors = NDArray[np.float32]
 Vector = NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentPart:
+    """A piece of a document on its way to the store; once embedded, it has a row for each chunk."""
+
+    document: Document
+    passages: Sequence[Passage]
+    chunks: Sequence[Chunk]
+    vectors: Vectors | None = None
+
+
 class Embedder(Protocol):
     """Texts -> unit vectors, whose dot product is their cosine; larger means more similar."""
 
@@ -175,10 +182,8 @@ class Embedder(Protocol):
     def count_many(self, texts: Sequence[str]) -> list[int]: ...
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        """One row a text, float32 (len(texts), dim), in the same order.
-
-        Raises ValueError if a text has more than `max_tokens` tokens: nothing is ever cut.
-        """
+        """One row a text, float32 (len(texts), dim). Raises ValueError if a text has more than
+        `max_tokens` tokens: nothing is ever cut."""
         ...
 
     def embed_query(self, text: str) -> Vector:

@@ -29,11 +29,8 @@ _MANIFEST = "manifest.json"
 
 
 def cached_folder(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, which `build(new)` fills if it is missing or damaged.
-
-    It appears whole or not at all (a new folder, synced and renamed), and a second process waits
-    for the first. Raises `UserError` if it can't be written.
-    """
+    """`folder`, which `build(new)` fills if it is missing or damaged, whole or not at all. A second
+    process waits for the first. Raises `UserError` if it can't be written."""
     try:
         if not is_intact(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,20 +61,18 @@ def is_intact(folder: Path) -> bool:
 
 
 def _replace(folder: Path, build: Callable[[Path], None]) -> None:
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        new = Path(scratch, folder.name)
+        new.mkdir()
         build(new)
         files = sorted(new.iterdir())
         manifest = {file.name: [*_stamp(file), _sha256(file)] for file in files}
         (new / _MANIFEST).write_text(json.dumps(manifest))
         for file in [*files, new / _MANIFEST, new]:
             _sync(file)
-        if folder.exists():  # it is damaged
-            shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         new.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    _sync(folder.parent)
 
 
 def _stamp(file: Path) -> list[int]:
@@ -107,18 +102,12 @@ _RECIPE = f"q4-{_SHA256[:8]}-int8-4"  # raise the last number with any change th
 _MIN_COSINE = 0.995  # of int8 and float32 vectors; .998 is usual
 _BATCH_TOKENS = 1024  # a batch that fits one core's cache is faster than a larger one
 # The matrices that lose most in int8 for the time that it saves (benchmarks/embedding.py).
-_EXACT = {f"l{layer}.{part}" for layer in (8, 9, 10, 11) for part in "qkv"} | {
-    f"l{layer}.{part}"
-    for part, layers in {"fi": (6, 7, 8, 9), "fo": (7, 8)}.items()
-    for layer in layers
-}
+_EXACT = {f"l{layer}.{part}" for layer in (8, 9, 10, 11) for part in "qkv"}
+_EXACT |= {"l6.fi", "l7.fi", "l8.fi", "l9.fi", "l7.fo", "l8.fo"}
 
 
 class BundledEmbedder:
-    """multilingual-e5-small (384 dimensions, a window of 512 tokens) in 4-bit weights.
-
-    `build` has written `folder`. `threads` is the number of cores that it uses.
-    """
+    """multilingual-e5-small (384 dimensions, 512 tokens) in 4 bits, from a folder by `build`."""
 
     name = f"{NAME}/{_RECIPE}"
     dim = 384
@@ -155,15 +144,15 @@ class BundledEmbedder:
 
         lengths = [len(row) + len(self._passage) + 2 for row in rows]
         # A few texts are shared out to all cores.
-        room = min(_BATCH_TOKENS, -(-sum(lengths) // self._threads))
+        most = min(_BATCH_TOKENS, -(-sum(lengths) // self._threads))
         with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(fill, _batches(lengths, room)))
+            list(pool.map(fill, _batches(lengths, most)))
         return vectors
 
     def embed_query(self, text: str) -> Vector:
         (row,) = onnx_session.encode(self._pieces, [text])
-        room = self._window - len(self._query)
-        parts = [row[at : at + room] for at in range(0, len(row), room)] or [[]]
+        most = self._window - len(self._query)
+        parts = [row[at : at + most] for at in range(0, len(row), most)] or [[]]
         with self._query_session() as exact:
             vectors = onnx_session.run(exact, [self._query + part for part in parts])
         mean = np.average(vectors, axis=0, weights=[len(part) + 1 for part in parts])
@@ -171,8 +160,7 @@ class BundledEmbedder:
 
     @contextmanager
     def _query_session(self) -> "Iterator[InferenceSession]":
-        """A single question uses all cores; several at once use one core each, which is faster in
-        total. The vectors are the same to the bit."""
+        """One question uses all cores; several at once use one each. The vectors are the same."""
         with self._lock:
             self._questions += 1
             threads = self._threads if self._questions == 1 else 1
@@ -197,10 +185,9 @@ def open_embedder(
     threads: int | None = None,
     backend: Backend = "torch",
 ) -> Embedder:
-    """The encoder called `name`: the bundled one, or a sentence-transformers model or folder.
+    """The encoder called `name`: the bundled one, or a sentence-transformers model (run by `backend`).
 
-    The bundled one is built in `cache` on first use (seconds; 80 MB) and uses `threads` cores (None:
-    all that this process may use); `backend` runs a sentence-transformers model.
+    The bundled one is built in `cache` on first use (80 MB) and uses `threads` cores (None: all).
     """
     if name not in (NAME, "bundled"):
         return open_sentence(name, backend=backend)
@@ -252,11 +239,11 @@ def data_file() -> Path:
     return path
 
 
-def _batches(lengths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Indices in batches of similar lengths, longest first, of at most `room` tokens or one text."""
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices in batches of similar lengths, longest first, of at most `most` tokens or one text."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     at = 0
     while at < len(order):
-        size = max(1, room // lengths[order[at]])
+        size = max(1, most // lengths[order[at]])
         yield order[at : at + size]
         at += size

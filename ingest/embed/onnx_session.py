@@ -19,9 +19,7 @@ BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3  # `<s> <pad> </s> <unk>`, Hugging Face's or
 
 def model(pieces: Sequence[str], scores: Sequence[float]) -> bytes:
     """A sentencepiece model whose ids are the positions in `pieces`, normalising as XLM-R does.
-
-    The special tokens (`<s>`, `<mask>`, ...) never match text: "</s>" in a text is just text.
-    """
+    The special tokens (`<s>`, `<mask>`, ...) never match text: "</s>" in a text is just text."""
     from sentencepiece import SentencePieceNormalizer, sentencepiece_model_pb2
 
     schema: Any = sentencepiece_model_pb2  # protobuf makes its classes at run time

@@ -1,19 +1,15 @@
-"""Files to text: `DocumentParser`, which `ingest.sandbox` runs in a child process.
-
-The modules beside it each read some formats; `parse` is for tests and tools.
-"""
+"""Files to text: `DocumentParser`, which `ingest.sandbox` runs in a child process."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
 from ingest import encoding
 from ingest.errors import Unreadable
-from ingest.files import IMAGES, TEXT_FORMATS, extension, recognise
+from ingest.files import IMAGES, TEXT_FORMATS, format_by_name, recognise
 from ingest.i18n import Translatable
 from ingest.normalize import readable
-from ingest.ocr import INSTALL, PageReader, available, read_image
+from ingest.ocr import INSTALL, PageReader, available, open_picture
 from ingest.parse.blocks import Block, chinese_heading, clean, compose
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
@@ -24,28 +20,20 @@ from ingest.parse.pptx import slide_blocks
 from ingest.parse.text import mail_blocks, markdown_segments, text_segments
 from ingest.types import Parsed, ParseReport, Segment
 
-__all__ = ["DocumentParser", "parse"]
-
 LARGEST_TREE = 256 << 20  # bytes of a JSON file, which is read whole
 FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"))
 """Formats whose names are often confused; no warning is given about that."""
 
 
-@dataclass
 class DocumentParser:
-    """Parses files one after the other; the OCR models stay loaded between them.
+    """Parses files one after the other; the OCR models stay loaded between them. `extend_deadline` is
+    called with the seconds that a step may take, before each step of known size."""
 
-    `extend_deadline` is called with the seconds that a step may take, before each step of known size.
-    """
-
-    ocr: bool = True
-    extend_deadline: Callable[[float], None] = lambda seconds: None
-    _reader: PageReader | None = field(default=None, init=False)
-    _file: "FileParser | None" = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        if self.ocr and available():
-            self._reader = PageReader(self.extend_deadline)
+    def __init__(
+        self, ocr: bool = True, extend_deadline: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        self._reader = PageReader(extend_deadline) if ocr and available() else None
+        self._file: FileParser | None = None
 
     def parse(self, path: Path) -> Parsed:
         """The text of a file, whose format is recognised by its content.
@@ -55,13 +43,12 @@ class DocumentParser:
         """
         kind = recognise(path)
         file = self._file = FileParser(path, kind, self._reader)
-        promised = extension(path) or kind
-        if promised != kind and not any(promised in f and kind in f for f in FAMILIES):
-            file.warnings.append(
-                Translatable(
-                    "the name says {promised}, the content is {kind}", promised=promised, kind=kind
-                )
+        promised = format_by_name(path) or kind
+        if promised != kind and not any({promised, kind} <= set(family) for family in FAMILIES):
+            note = Translatable(
+                "the name says {promised}, the content is {kind}", promised=promised, kind=kind
             )
+            file.warnings.append(note)
         segments = file.segments()
         first = list(islice(segments, 1))
         if not any(segment.text.strip() for segment in first):
@@ -74,11 +61,6 @@ class DocumentParser:
         """The report on the last file; final once its segments have been read to the end."""
         assert self._file
         return self._file.report()
-
-
-def parse(path: Path, *, ocr: bool = True) -> Parsed:
-    """`DocumentParser(ocr).parse(path)`, for a single file."""
-    return DocumentParser(ocr).parse(path)
 
 
 def _opening(segment: Segment) -> str:
@@ -95,9 +77,8 @@ class FileParser:
 
     def __init__(self, path: Path, kind: str, reader: PageReader | None) -> None:
         self.path, self.kind, self.reader = path, kind, reader
-        self.title = ""
+        self.title, self.encoding, self.replaced = "", None, 0
         self.warnings: list[str] = []
-        self.detected: encoding.Detected | None = None
         self.pictures = Pictures(reader)
 
     def set_title(self, title: str) -> None:
@@ -105,11 +86,8 @@ class FileParser:
 
     def report(self) -> ParseReport:
         """What is known so far."""
-        code, replaced = (
-            (self.detected.encoding, self.detected.replaced) if self.detected else (None, 0)
-        )
-        warnings = (*self.warnings, *self.pictures.warnings())
-        return ParseReport(self.kind, code, replaced, self.pictures.read, warnings)
+        read, warnings = self.pictures.read, (*self.warnings, *self.pictures.warnings())
+        return ParseReport(self.kind, self.encoding, self.replaced, read, warnings)
 
     def without_text(self) -> Unreadable:
         """The error for a file that gave no text."""
@@ -122,10 +100,10 @@ class FileParser:
     def segments(self) -> Iterator[Segment]:
         if self.kind not in TEXT_FORMATS or self.kind == "eml":
             return compose(self._container_blocks())
-        self.detected = encoding.detect(self.path)
-        if self.detected.replaced:
-            self.warnings.append(encoding.loss(self.detected))
-        pieces = encoding.decode(self.path, self.detected)
+        detected = encoding.detect(self.path)
+        self.encoding, self.replaced = detected.encoding, detected.replaced
+        self.warnings += encoding.losses(detected)
+        pieces = encoding.decode(self.path, detected)
         if self.kind == "txt":
             return text_segments(pieces)
         if self.kind == "md":
@@ -168,6 +146,18 @@ class FileParser:
                 return document_blocks(path, self.kind)
 
     def _image_blocks(self) -> Iterator[Block]:
-        text = read_image(self.path.read_bytes(), name=self.path.name, reader=self.reader)
+        name = self.path.name
+        if self.reader is None:
+            raise Unreadable(
+                "{name} is an image and OCR is off or not installed; {way}", name=name, way=INSTALL
+            )
+        picture = open_picture(self.path.read_bytes())
+        if picture is None:
+            raise Unreadable(
+                "{name} is not text, nor a whole image of a size that can be read", name=name
+            )
+        text = self.reader.read(picture)
+        if not text.strip():
+            raise Unreadable("{name} is an image in which no text was found", name=name)
         self.pictures.read += 1
         yield Block(clean(text))

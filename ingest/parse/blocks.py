@@ -1,8 +1,4 @@
-"""Blocks, which the reader of every format yields in reading order.
-
-`compose` joins them into segments, so that separators, marks and the limit on a segment's size are
-the same for all formats.
-"""
+"""Blocks, which the reader of every format yields in reading order and `compose` joins to segments."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,9 +25,9 @@ class Block:
     tight: bool = False
 
 
-def mark(kind: MarkKind, label: str, *, level: int = 1) -> Block:
+def mark(kind: MarkKind, label: str) -> Block:
     """A place that begins here."""
-    return Block("", (Mark(0, kind, label, level),))
+    return Block("", (Mark(0, kind, label),))
 
 
 def heading(text: str, level: int) -> Block:
@@ -63,8 +59,7 @@ def clean(text: str) -> str:
 
 
 def compose(blocks: Iterable[Block]) -> Iterator[Segment]:
-    """The blocks as segments of less than twice `SEGMENT` characters; a segment ends with a line
-    end, unless a line is longer than that."""
+    """The blocks as segments of less than twice `SEGMENT` characters, cut at line ends if possible."""
     parts: list[str] = []
     marks: list[Mark] = []
     length = 0
@@ -118,10 +113,7 @@ _PUNCTUATION = re.compile(r"[。！？；，,;!?]|\.{3}|…")
 
 
 def chinese_heading(line: str) -> tuple[str, int] | None:
-    """`("第二章 合同的订立", 2)` if the line is a heading by its numbering, else None.
-
-    Ranks: 编 1, 章 2, 节 3. Whitespace inside is reduced to single spaces.
-    """
+    """`("第二章 合同的订立", 2)` if the line is a heading by its numbering (编 1, 章 2, 节 3), else None."""
     text = " ".join(line.split())
     if not 2 <= len(text) <= _LONGEST_HEADING or _PUNCTUATION.search(text):
         return None

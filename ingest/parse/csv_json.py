@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from ingest.errors import Unreadable
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, mark, table
+from ingest.parse.blocks import Block, table
 from ingest.types import Mark
 
 CELLS = 1000  # columns read of one row; no table for people has more
@@ -34,14 +34,13 @@ def _rows(rows: Iterator[list[str]], name: str, warn: list[str]) -> Iterator[lis
         for number, row in enumerate(rows, 1):
             if len(row) > CELLS >= widest:
                 widest = len(row)
-                warn.append(
-                    Translatable(
-                        "row {row} has {columns} columns; only the first {most} are read",
-                        row=number,
-                        columns=widest,
-                        most=CELLS,
-                    )
+                note = Translatable(
+                    "row {row} has {columns} columns; only the first {most} are read",
+                    row=number,
+                    columns=widest,
+                    most=CELLS,
                 )
+                warn.append(note)
             yield row[:CELLS]
     except csv.Error as error:
         raise Unreadable(
@@ -105,9 +104,8 @@ def jsonl_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterat
             "{name} is not JSON Lines: none of its {bad} lines is JSON", name=name, bad=bad
         )
     if bad:
-        warn.append(
-            Translatable("{bad} lines are not JSON, the last is line {last}", bad=bad, last=last)
-        )
+        note = Translatable("{bad} lines are not JSON, the last is line {last}", bad=bad, last=last)
+        warn.append(note)
 
 
 def _loads(line: str) -> object:
@@ -131,22 +129,16 @@ def _flat(value: object) -> Iterator[str]:
         prefix = f"{path}: " if path else ""
         if isinstance(value, dict):
             stack += [(f"{path}.{k}" if path else str(k), v) for k, v in reversed(value.items())]
-        elif isinstance(value, list) and all(not isinstance(item, dict | list) for item in value):
-            if any(isinstance(item, str) and len(item) > 40 for item in value):
+        elif isinstance(value, list):
+            if any(
+                isinstance(v, dict | list) or (isinstance(v, str) and len(v) > 40) for v in value
+            ):
                 stack += [(path, item) for item in reversed(value)]
             elif value:
                 yield prefix + ", ".join(map(_word, value))
-        elif isinstance(value, list):
-            stack += [(path, item) for item in reversed(value)]
         elif value is not None and value != "":
             yield prefix + _word(value)
 
 
 def _word(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def sheet_blocks(name: str, rows: Iterable[list[str]], *, first: int = 1) -> Iterator[Block]:
-    """A sheet: its name as a mark, its rows as a table."""
-    yield mark("sheet", name)
-    yield from table(rows, numbers=itertools.count(first))

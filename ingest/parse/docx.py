@@ -40,15 +40,11 @@ class Numbering:
         self._counts: dict[str, dict[int, int]] = {}
         if root is None:
             return
-        abstract = {
-            a.get(W + "abstractNumId", ""): _levels(a) for a in root.iter(W + "abstractNum")
-        }
+        lists = root.iter(W + "abstractNum")
+        abstract = {each.get(W + "abstractNumId", ""): _levels(each) for each in lists}
         for number in root.iter(W + "num"):
-            key, own, name = (
-                _value(number, "abstractNumId"),
-                _levels(number),
-                number.get(W + "numId", ""),
-            )
+            key, name = _value(number, "abstractNumId"), number.get(W + "numId", "")
+            own = _levels(number)
             self._lists[name] = f"{name}*" if own else key, abstract.get(key, {}) | own
 
     def label(self, place: tuple[str, int]) -> str:
@@ -74,14 +70,11 @@ class Numbering:
 
 
 def _levels(element: Element) -> dict[int, Level]:
-    return {
-        _int(lvl.get(W + "ilvl")): Level(
-            _value(lvl, "numFmt", "decimal"),
-            _value(lvl, "lvlText"),
-            _int(_value(lvl, "start", "1")),
-        )
-        for lvl in element.iter(W + "lvl")
-    }
+    levels = {}
+    for level in element.iter(W + "lvl"):
+        form, start = _value(level, "numFmt", "decimal"), _int(_value(level, "start", "1"))
+        levels[_int(level.get(W + "ilvl"))] = Level(form, _value(level, "lvlText"), start)
+    return levels
 
 
 def _value(element: Element | None, tag: str, default: str = "") -> str:
@@ -102,11 +95,10 @@ def spell(number: int, form: str) -> str:
         return _chinese(number)
     if form == "ideographDigital":
         return "".join("〇一二三四五六七八九"[int(digit)] for digit in str(number))
-    if form in ("upperLetter", "lowerLetter"):
-        letter = chr(ord("A") + (number - 1) % 26) * ((number - 1) // 26 + 1)
-        return letter if form == "upperLetter" else letter.lower()
-    if form in ("upperRoman", "lowerRoman"):
-        return _roman(number) if form == "upperRoman" else _roman(number).lower()
+    if form in ("upperLetter", "lowerLetter", "upperRoman", "lowerRoman"):
+        letters = chr(ord("A") + (number - 1) % 26) * ((number - 1) // 26 + 1)
+        text = _roman(number) if form.endswith("Roman") else letters
+        return text.lower() if form.startswith("lower") else text
     if form.startswith("decimalEnclosedCircle") and number <= 20:
         return chr(0x2460 + number - 1)
     if form == "ideographTraditional" and number <= 10:
@@ -200,10 +192,9 @@ class Word:
             name = local(part)
             if name == "txbxContent":
                 yield from self.blocks(part)
-            elif name in _NOTES and (
-                note := self.notes[_NOTES[name]].pop(part.get(W + "id", ""), "")
-            ):
-                yield Block(note)
+            elif name in _NOTES:
+                if note := self.notes[_NOTES[name]].pop(part.get(W + "id", ""), ""):
+                    yield Block(note)
             elif name in ("blip", "imagedata"):
                 reference = part.get(REL + "embed") or part.get(REL + "id") or ""
                 yield from self._picture(reference)
@@ -264,10 +255,8 @@ class Word:
         """By style id; a style inherits what it doesn't set from the one that it is based on."""
         if "styles" not in self.parts:
             return {}
-        elements = {
-            s.get(W + "styleId", ""): s
-            for s in self.package.xml(self.parts["styles"]).iter(W + "style")
-        }
+        styles = self.package.xml(self.parts["styles"]).iter(W + "style")
+        elements = {style.get(W + "styleId", ""): style for style in styles}
 
         def resolve(key: str, depth: int = 0) -> Style:
             style = elements.get(key)
@@ -279,7 +268,7 @@ class Word:
             rank = _rank(properties)
             if match := _STYLE_NAME.match(name):
                 rank = int(match[1])
-            elif name.lower() == "title" or name in ("标题", "標題"):
+            elif name.lower() in ("title", "标题", "標題"):
                 rank = 1
             rank = above.rank if rank is None else rank
             return Style(rank, _numbering(properties) or above.numbering)

@@ -72,8 +72,7 @@ class _Table:
         self._tall |= dict.fromkeys(range(at, at + columns), rows - 1)
 
     def _fill(self) -> None:
-        """Add the columns before the next cell: empty ones for a wide cell, and the text again for a
-        tall cell above."""
+        """Add the columns before the next cell: empty for a wide cell, repeated for a tall one above."""
         self.row.extend([""] * self._wide)
         self._wide = 0
         while self._tall.get(at := len(self.row), 0):
@@ -237,14 +236,15 @@ def html_blocks(
 
 def book_blocks(path: Path, *, set_title: SetTitle) -> Iterator[Block]:
     with open_package(path) as package:
-        root = _root_file(package)
-        opf = package.xml(root)
-        folder = posixpath.dirname(root)
+        container = package.xml("META-INF/container.xml").iter()
+        roots = (each.get("full-path", "") for each in container if local(each) == "rootfile")
+        root = next(filter(None, roots), "")
+        if not root:
+            raise damaged(path.name, Translatable("it names no package file"))
+        opf, folder = package.xml(root), posixpath.dirname(root)
         items = {i.get("id", ""): i for i in opf.iter() if local(i) == "item"}
-        for element in opf.iter():
-            if local(element) == "title" and element.text:
-                set_title(" ".join(element.text.split()))
-                break
+        titles = (element.text or "" for element in opf.iter() if local(element) == "title")
+        set_title(" ".join(next(filter(None, titles), "").split()))
         names = _contents(package, folder, list(items.values()))
         spine = [items.get(ref.get("idref", "")) for ref in opf.iter() if local(ref) == "itemref"]
         parts = [resolve(folder, item.get("href", "")) for item in spine if item is not None]
@@ -262,13 +262,6 @@ def _chapter(package: Package, part: str, name: str) -> Iterator[Block]:
     if name and not any(one.kind == "heading" for block in blocks for one in block.marks):
         yield mark("heading", name)
     yield from blocks
-
-
-def _root_file(package: Package) -> str:
-    for element in package.xml("META-INF/container.xml").iter():
-        if local(element) == "rootfile" and element.get("full-path"):
-            return element.get("full-path", "")
-    raise damaged(package.name, Translatable("it names no package file"))
 
 
 def _contents(package: Package, folder: str, items: list) -> dict[str, str]:

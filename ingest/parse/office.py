@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ingest.files import damaged, locked
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, clean, heading, table
-from ingest.parse.csv_json import CELLS, sheet_blocks
+from ingest.parse.blocks import Block, clean, heading, mark, table
+from ingest.parse.csv_json import CELLS
 from ingest.parse.opc import REL, local, open_package
 
 _CELL = re.compile(rb'<(?:\w+:)?c [^>]*?\br="[A-Z]{1,3}(\d{1,7})"[^>/]*>\s*<(?:\w+:)?(?:v|is|f)\b')
@@ -27,10 +28,7 @@ MIME = {
 
 
 def extract(path: Path, mime: str, *, images: bool = False) -> Any:
-    """kreuzberg's `ExtractionResult`: no cache, no OCR of its own, no cleaning, two threads.
-
-    Raises `Unreadable` if kreuzberg refuses the file.
-    """
+    """kreuzberg's `ExtractionResult`, without OCR and cleaning. Raises `Unreadable` if it refuses."""
     import kreuzberg
 
     config = kreuzberg.ExtractionConfig(
@@ -66,13 +64,13 @@ def workbook_blocks(path: Path, kind: str, *, warn: list[str]) -> Iterator[Block
         elif content["node_type"] == "table":
             if any(cell["col"] >= CELLS for cell in content["grid"]["cells"]):
                 wide.append(sheet)
-            yield from sheet_blocks(sheet, _grid(content["grid"]), first=first.get(sheet, 1))
+            yield mark("sheet", sheet)
+            yield from table(_grid(content["grid"]), numbers=count(first.get(sheet, 1)))
     if wide:
-        warn.append(
-            Translatable(
-                "only the first {most} columns are read of {sheets}", most=CELLS, sheets=wide[:10]
-            )
+        note = Translatable(
+            "only the first {most} columns are read of {sheets}", most=CELLS, sheets=wide[:10]
         )
+        warn.append(note)
 
 
 def _first_rows(path: Path) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import posixpath
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -26,12 +27,6 @@ class Package:
 
     archive: zipfile.ZipFile
     name: str
-
-    def __enter__(self) -> "Package":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.archive.close()
 
     def __contains__(self, part: str) -> bool:
         return part in self.archive.NameToInfo
@@ -85,17 +80,19 @@ class Package:
         return found
 
 
-def open_package(path: Path) -> Package:
+@contextmanager
+def open_package(path: Path) -> Iterator[Package]:
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
         raise damaged(path.name, error) from error
-    size = sum(info.file_size for info in archive.infolist())
-    if size > WHOLE:
-        size, limit = size >> 20, WHOLE >> 20
-        reason = Translatable("it unpacks to {size} MB, limit {limit} MB", size=size, limit=limit)
-        raise refused(path.name, reason)
-    return Package(archive, path.name)
+    with archive:
+        size = sum(info.file_size for info in archive.infolist())
+        if size > WHOLE:
+            size, limit = size >> 20, WHOLE >> 20
+            why = Translatable("it unpacks to {size} MB, limit {limit} MB", size=size, limit=limit)
+            raise refused(path.name, why)
+        yield Package(archive, path.name)
 
 
 def refused(name: str, reason: str) -> Unreadable:
@@ -117,10 +114,8 @@ def local(element: Element) -> str:
 
 
 def walk(element: Element, stop: frozenset[str] = frozenset()) -> Iterator[Element]:
-    """The element and all below it in document order; elements whose tag is in `stop` are not entered.
-
-    Alternate content (text boxes are written twice, for new and old programs) is read once.
-    """
+    """The element and all below it in document order, without what is below elements in `stop`.
+    Alternate content (text boxes are written twice, for new and old programs) is read once."""
     stack = [element]
     while stack:
         here = stack.pop()

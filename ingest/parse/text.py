@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from email import policy
 from email.message import MIMEPart
 from pathlib import Path
+from typing import Any
 
 from ingest import encoding
 from ingest.errors import Unreadable
@@ -91,8 +92,7 @@ def _line(line: str, below: str) -> tuple[str, tuple[str, int] | None]:
 
 
 def _front_matter(text: str) -> str:
-    """The first lines of a file with the title of the front matter as a heading; the rest of the front
-    matter stays as lines."""
+    """The first lines of a file, with the title of the front matter (if it has any) as a heading."""
     front = _FRONT.match(text)
     if not front:
         return text
@@ -132,8 +132,7 @@ def _untagged(text: str) -> str:
 
 
 def _whole_lines(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces joined and cut again at line ends, about `SEGMENT` characters each; a line longer than
-    that is cut too."""
+    """The pieces joined and cut again, at line ends or at most about `SEGMENT` characters long."""
     rest: list[str] = []
     size = 0
     for piece in (p[i : i + SEGMENT] for p in pieces for i in range(0, len(p), SEGMENT)):
@@ -176,9 +175,8 @@ def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
 
 
 def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
-    content = body.get_payload(decode=True)
-    content = content if isinstance(content, bytes) else b""
-    text = _text(content, body.get_content_charset() or "", name, warn)
+    content: Any = body.get_payload(decode=True)
+    text = _text(content or b"", body.get_content_charset() or "", name, warn)
     if body.get_content_subtype() == "html":
         yield from html_blocks([text])
     else:
@@ -190,7 +188,6 @@ def _text(content: bytes, charset: str, name: str, warn: list[str]) -> str:
     if charset not in _NO_EVIDENCE:
         with contextlib.suppress(LookupError, UnicodeError):
             return content.decode(charset)
-    text, detected = encoding.read(content, name=name)
-    if detected.replaced:
-        warn.append(encoding.loss(detected))
-    return text
+    detected = encoding.detect(content, name=name)
+    warn += encoding.losses(detected)
+    return "".join(encoding.decode(content, detected))

@@ -42,8 +42,7 @@ def disk_usage(folder: Path) -> int:
 
 
 def check_new(target: Path) -> None:
-    """Raises `UserError` if `target` is not empty, or is a folder that can't be replaced because it is
-    mounted or the current one."""
+    """Raises `UserError` if `target` is not empty, or is mounted or the current folder."""
     empty = target.is_dir() and not any(target.iterdir()) and not target.is_mount()
     if (target.exists() and not empty) or target.resolve() == Path.cwd():
         raise UserError("{target} exists already; name a new folder", target=target)
@@ -53,9 +52,8 @@ def check_new(target: Path) -> None:
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write to, which becomes `target` once the block has ended without an error.
 
-    Its files are then flushed to the disk. A block that fails leaves nothing behind but new parent
-    folders. `replace` replaces an existing folder, only then. Raises `UserError` if `target` exists
-    or can't be written.
+    A block that fails leaves nothing behind but new parent folders. Raises `UserError` if `target`
+    can't be written, or exists; with `replace` an existing one is replaced at the end.
     """
     if not replace:
         check_new(target)

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import Mismatch
 from ingest.normalize import Field, Terms
-from ingest.types import Chunk, Document, Passage, Vectors
+from ingest.types import Chunk, Document, DocumentPart, Passage, Vectors
+
+UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """Counts of a knowledge base; `unpurged` counts removed chunks of which the indexes may have traces.
-
-    `bytes` are those on the disk; None if a server doesn't report them.
-    """
+    """Counts of a knowledge base, and its bytes on the disk (None if a server reports none)."""
 
     location: str
     identity: Identity
@@ -36,7 +35,7 @@ class Info:
     documents: int
     passages: int
     chunks: int
-    unpurged: int
+    unpurged: int  # removed chunks of which the indexes may have traces
     bytes: int | None
 
 
@@ -58,18 +57,9 @@ class Change(Protocol):
         """Add a document without its text, which `add` adds; one of the same source is replaced."""
         ...
 
-    def add(
-        self,
-        document: Document,
-        passages: Sequence[Passage],
-        chunks: Sequence[Chunk],
-        vectors: Vectors,
-    ) -> None:
-        """Append a batch to a document put in this change: passages in order, without gaps.
-
-        `vectors` (len(chunks), dim) are of unit length. A chunk's passage is in this batch or an
-        earlier one.
-        """
+    def add(self, part: DocumentPart) -> None:
+        """Append to a document put in this change: passages in order, without gaps, and unit vectors.
+        A chunk's passage is in this part or an earlier one."""
         ...
 
     def set_meta(self, name: str, value: object) -> None:
@@ -77,11 +67,9 @@ class Change(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(AbstractContextManager["Store"], Protocol):
     """A knowledge base. Every reading method is independent and sees the newest complete change.
-
-    A key belongs to one chunk for ever; no other chunk gets it, even after that one is removed.
-    """
+    A key belongs to one chunk for ever; no other chunk gets it, even after that one is removed."""
 
     @property
     def location(self) -> str:
@@ -97,8 +85,7 @@ class Store(Protocol):
         ...
 
     def change(self, *, reason: str = "", timeout: float = 10.0) -> AbstractContextManager[Change]:
-        """The only way to write. Raises `Busy` if there can be only one writer and another one isn't
-        done within `timeout` s."""
+        """The only way to write. Raises `Busy` if another writer has the lock for `timeout` s."""
         ...
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
@@ -172,17 +159,16 @@ class Store(Protocol):
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(self, *_: object) -> None: ...
-
-
-def check_vectors(document: Document, chunks: Sequence[Chunk], vectors: Vectors, dim: int) -> None:
-    """Raises ValueError unless there is one finite row a chunk."""
-    if vectors.shape != (len(chunks), dim):
-        raise ValueError(f"the vectors must have shape {(len(chunks), dim)}, not {vectors.shape}")
+def checked_vectors(part: DocumentPart, dim: int) -> Vectors:
+    """The vectors of `part`. Raises ValueError unless there is one finite row a chunk."""
+    vectors, shape = part.vectors, (len(part.chunks), dim)
+    assert vectors is not None
+    if vectors.shape != shape:
+        raise ValueError(f"the vectors must have shape {shape}, not {vectors.shape}")
     if not np.isfinite(vectors).all():
-        raise ValueError(f"a vector of {document.source} is not finite")
+        raise ValueError(f"a vector of {part.document.source} is not finite")
+    return vectors
 
 
 def check_tiling(passages: Sequence[Passage], length: int) -> int:

@@ -1,16 +1,14 @@
-"""Snapshots (a knowledge base as one file) and the check of a knowledge base.
+"""Snapshots, and the check of a knowledge base.
 
-A snapshot is a zip of the primary data and the user's settings with their SHA-256; the indexes are
-rebuilt from them.
+A snapshot is a zip of the primary data and the user's settings with their SHA-256.
 """
 
 import json
-import os
 import shutil
 import sqlite3
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -20,7 +18,8 @@ import numpy as np
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store import sqlite
-from ingest.store.atomic import sync
+from ingest.store.atomic import new_folder, sync
+from ingest.store.protocol import UNIT
 from ingest.store.sqlite import VERSION, check_schema, connect, failures_named, same_schema
 from ingest.store.vector_index import Candidates
 from ingest.store.word_index import Words
@@ -31,10 +30,8 @@ PIECE = 1024 * 1024
 
 
 def snapshot(directory: Path, archive: Path) -> None:
-    """Write the state of the knowledge base at `directory` at one moment into `archive`.
-
-    Others may read and write it meanwhile. An existing `archive` is replaced at the end.
-    """
+    """Write the state of the knowledge base at `directory` at one moment into `archive`; others may
+    read and write it meanwhile. An existing `archive` is replaced at the end."""
     if not (directory / DATABASE).is_file():
         raise UserError(
             "no knowledge base at {directory}; name the directory that holds kb.sqlite",
@@ -48,26 +45,16 @@ def snapshot(directory: Path, archive: Path) -> None:
             sql.execute("VACUUM INTO ?", (str(copy),))
         with closing(sqlite3.connect(copy)) as sql, sql:
             sql.execute("DELETE FROM meta WHERE name = 'codes'")
-        members = {DATABASE: copy}
-        if (directory / SETTINGS).is_file():
-            members[SETTINGS] = directory / SETTINGS
-        new = Path(scratch, "archive")
-        _write(new, members)
+        new, digests = Path(scratch, "archive"), {}
+        with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as members:
+            for path in filter(Path.is_file, (copy, directory / SETTINGS)):
+                with path.open("rb") as source:
+                    digests[path.name] = file_digest(source, "sha256").hexdigest()
+                members.write(path, path.name)
+            members.writestr(MANIFEST, json.dumps({"schema": VERSION, "sha256": digests}))
+        sync(new)
         new.replace(archive)
     sync(archive.parent)
-
-
-def _write(target: Path, members: Mapping[str, Path]) -> None:
-    manifest = {"schema": VERSION, "sha256": {}}
-    with target.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, path in members.items():
-                with path.open("rb") as source:
-                    manifest["sha256"][name] = file_digest(source, "sha256").hexdigest()
-                archive.write(path, name)
-            archive.writestr(MANIFEST, json.dumps(manifest))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def restore(archive: Path, directory: Path) -> None:
@@ -78,38 +65,32 @@ def restore(archive: Path, directory: Path) -> None:
         raise UserError(
             "no snapshot at {archive}; name a file that rag kb snapshot wrote", archive=archive
         )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with failures_named(directory), tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-        new = Path(scratch, "kb")
-        new.mkdir()
+    with new_folder(directory) as new, failures_named(directory):
         try:
             with zipfile.ZipFile(archive) as members:
                 _extract(members, new)
         except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError) as error:
             raise _refusal(archive, Translatable("it is not whole ({why})", why=error)) from error
         _check_database(new / DATABASE, archive)
-        sync(new)
-        if directory.exists():
-            directory.rmdir()
-        new.rename(directory)
-    sync(directory.parent)
 
 
 def _extract(archive: zipfile.ZipFile, target: Path) -> None:
-    """Copy the members of a snapshot, and no others, and check their digests.
-
-    Names are compared, never joined from the archive, so none can lead outside `target`.
-    """
+    """Copy the members of a snapshot, and no others, and check their digests. Names are compared,
+    never joined from the archive, so none can lead outside `target`."""
     file_name = archive.filename
-    names = [member.filename for member in archive.infolist()]
+    names = archive.namelist()
     known = {DATABASE, SETTINGS, MANIFEST}
     if len(set(names)) != len(names) or not {DATABASE, MANIFEST} <= set(names) <= known:
         raise _refusal(file_name, Translatable("its members are {names}", names=names[:5]))
-    digests = _read_manifest(archive)
+    manifest, digests = archive.getinfo(MANIFEST), None
+    if manifest.file_size <= MANIFEST_LIMIT and manifest.compress_type == zipfile.ZIP_STORED:
+        with suppress(ValueError, KeyError, TypeError):
+            digests = json.loads(archive.read(manifest))["sha256"]
+    if not isinstance(digests, dict):
+        raise _refusal(file_name, Translatable("its manifest can't be read"))
     free = shutil.disk_usage(target).free
     for name in sorted(set(names) - {MANIFEST}):
-        member = archive.getinfo(name)
-        size = member.file_size
+        member, size = archive.getinfo(name), archive.getinfo(name).file_size
         if member.compress_type != zipfile.ZIP_STORED or size > free:
             text = Translatable(
                 "{name} is compressed or too large ({size} bytes, {free} free)",
@@ -123,22 +104,9 @@ def _extract(archive: zipfile.ZipFile, target: Path) -> None:
             while piece := source.read(PIECE):
                 digest.update(piece)
                 file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
         if digests.get(name) != digest.hexdigest():
             reason = Translatable("{name} does not have the digest in the manifest", name=name)
             raise _refusal(file_name, reason)
-
-
-def _read_manifest(archive: zipfile.ZipFile) -> Mapping[str, str]:
-    member = archive.getinfo(MANIFEST)
-    digests = None
-    if member.file_size <= MANIFEST_LIMIT and member.compress_type == zipfile.ZIP_STORED:
-        with suppress(ValueError, KeyError, TypeError):
-            digests = json.loads(archive.read(member))["sha256"]
-    if not isinstance(digests, dict):
-        raise _refusal(archive.filename, Translatable("its manifest can't be read"))
-    return digests
 
 
 def _refusal(path: object, reason: Translatable) -> UserError:
@@ -162,9 +130,6 @@ def _check_database(path: Path, archive: Path) -> None:
         sql.execute("PRAGMA journal_mode=WAL")
 
 
-UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
-
-
 def findings(sql: sqlite3.Connection, candidates: Candidates, words: Words, dim: int) -> list[str]:
     """A message for each fault; empty if there is none. Reads all of the primary data."""
     return [*_data_findings(sql, dim), *_index_findings(sql, candidates, words)]
@@ -174,9 +139,9 @@ def _data_findings(sql: sqlite3.Connection, dim: int) -> Iterator[Translatable]:
     for (line,) in sql.execute("PRAGMA integrity_check"):
         if line != "ok":
             yield Translatable("kb.sqlite: {line}", line=line)
-    for table, row, *_ in sql.execute("PRAGMA foreign_key_check"):
+    for name, row, *_ in sql.execute("PRAGMA foreign_key_check"):
         yield Translatable(
-            "kb.sqlite: row {row} of {table} belongs to nothing", row=row, table=table
+            "kb.sqlite: row {row} of {table} belongs to nothing", row=row, table=name
         )
     for (name,) in sql.execute(
         """SELECT DISTINCT d.source FROM documents d JOIN (

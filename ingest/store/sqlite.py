@@ -17,50 +17,7 @@ from ingest.store.word_index import Covered
 APPLICATION = 0x43475241  # "CGRA" distinguishes a knowledge base from any other SQLite file
 VERSION = 1
 
-SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
--- One row a committed change. An index with a (seq, stamp) that is not here is foreign.
-CREATE TABLE changes (seq INTEGER PRIMARY KEY AUTOINCREMENT, stamp INTEGER NOT NULL);
-CREATE TABLE documents (
-    key INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    source TEXT NOT NULL UNIQUE,
-    title TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    receipt TEXT NOT NULL,
-    length INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE passages (
-    key INTEGER PRIMARY KEY,
-    document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
-    start INTEGER NOT NULL,
-    end INTEGER NOT NULL,
-    label TEXT NOT NULL,
-    text TEXT NOT NULL
-);
-CREATE UNIQUE INDEX passages_place ON passages (document, start);
--- AUTOINCREMENT: keys only grow, so an index knows by its last key which chunks it lacks.
-CREATE TABLE chunks (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,
-    document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
-    passage INTEGER NOT NULL REFERENCES passages ON DELETE CASCADE,
-    start INTEGER NOT NULL,
-    end INTEGER NOT NULL,
-    places TEXT NOT NULL,
-    context TEXT NOT NULL,
-    digest BLOB NOT NULL,
-    vector BLOB NOT NULL
-);
-CREATE INDEX chunks_document ON chunks (document);
-CREATE INDEX chunks_passage ON chunks (passage);
-CREATE INDEX chunks_digest ON chunks (digest);
--- Keys of chunks removed since the indexes were last rebuilt.
-CREATE TABLE removed (key INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
-CREATE INDEX removed_seq ON removed (seq);
-CREATE TRIGGER chunk_removed AFTER DELETE ON chunks BEGIN
-    INSERT INTO removed VALUES (old.key, (SELECT max(seq) FROM changes));
-END;
-"""
+SCHEMA = Path(__file__).with_name("schema.sql").read_text("utf-8")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -206,36 +163,26 @@ def failures_named(path: Path) -> Iterator[None]:
     """Turn failed writes under `path` into `UserError`; what was committed before is kept."""
     try:
         yield
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise _full(path, error) from error
-        if error.errno in NOT_ALLOWED:
-            raise _forbidden(path, error) from error
-        if error.errno in NO_PLACE:
+    except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, OSError):
+            full, forbidden = error.errno in NO_ROOM, error.errno in NOT_ALLOWED
+        else:
+            code = error.sqlite_errorcode & 0xFF  # the result code without its details
+            full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+            forbidden = code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+        if full:
             raise UserError(
-                "{path} can't be written ({error}); name another path",
+                "no room to write {path} ({error}); nothing is lost, free space and run it again",
                 path=path,
-                error=error.strerror,
+                error=error,
+            ) from error
+        if forbidden:
+            raise UserError(
+                "{path} can't be written ({error}); change its permissions", path=path, error=error
+            ) from error
+        if isinstance(error, OSError) and error.errno in NO_PLACE:
+            why = error.strerror
+            raise UserError(
+                "{path} can't be written ({error}); name another path", path=path, error=why
             ) from error
         raise
-    except sqlite3.OperationalError as error:
-        primary = error.sqlite_errorcode & 0xFF  # the result code without its details
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL or primary == sqlite3.SQLITE_IOERR:
-            raise _full(path, error) from error
-        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise _forbidden(path, error) from error
-        raise
-
-
-def _full(path: Path, error: Exception) -> UserError:
-    return UserError(
-        "no room to write {path} ({error}); nothing is lost, free space and run it again",
-        path=path,
-        error=error,
-    )
-
-
-def _forbidden(path: Path, error: Exception) -> UserError:
-    return UserError(
-        "{path} can't be written ({error}); change its permissions", path=path, error=error
-    )

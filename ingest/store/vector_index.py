@@ -1,7 +1,7 @@
 """Finds the chunks that may be nearest: exactly up to `EXACT_ROWS` rows, by RaBitQ codes beyond.
 
-These are only candidates. Their cosines are computed from the primary data, so a removed key drops
-out there, and an error of the codes can cost recall, but never gives a wrong score.
+Their cosines are computed from the primary data, so a removed key drops out there, and an error of
+the codes can cost recall, but never gives a wrong score.
 """
 
 from collections.abc import Iterable
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from ingest.store.protocol import Vectors
 
 EXACT_ROWS = 20_000  # a scan of 20,000 x 384 takes 2 ms; codes would save nothing
-OVERSAMPLING = (
-    5  # candidates for each wanted row, at least FEWEST; docs/decisions/003 has the recall
-)
+OVERSAMPLING = 5  # candidates for each wanted row, at least FEWEST (recall: docs/decisions/003)
 FEWEST = 500
 
 Keys = NDArray[np.int64]

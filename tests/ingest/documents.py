@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from ingest.parse import parse
+from ingest.parse import DocumentParser
 from ingest.types import Mark, Parsed
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
@@ -80,6 +80,10 @@ def pdf(path: Path, pages: list[list[str]]) -> Path:
     ).encode()
     path.write_bytes(out)
     return path
+
+
+def parse(path: Path, *, ocr: bool = True) -> Parsed:
+    return DocumentParser(ocr).parse(path)
 
 
 def whole(parsed: Parsed) -> tuple[str, list[Mark]]:

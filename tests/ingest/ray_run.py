@@ -1,6 +1,6 @@
 """Ingestion with and without a cluster, whose workers are killed at a word of the text.
 
-`python -m tests.ingest.ray_run DOCS KB GRAVES [STOP]` ingests on a cluster of two workers and
+`python -m tests.ingest.ray_run DOCS KB DEATHS [STOP]` ingests on a cluster of two workers and
 prints a JSON line for each outcome, and one at the end; after STOP outcomes it waits to be killed.
 """
 
@@ -19,7 +19,7 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import Vectors
 from ingest.files import walk
 from ingest.pipeline import FileOutcome, Ingestion
-from ingest.ray_pipeline import Tools, cluster, spread
+from ingest.ray_pipeline import Tools, cluster, ingest_on_ray
 from ingest.store import Identity, Store, open_store
 from ingest.types import Parsed
 from tests.fakes import HashEmbedder, TextParser
@@ -29,51 +29,51 @@ ONCE, ALWAYS = "读一次致命", "读每次致命"
 EMBEDDED_ONCE, EMBEDDED_ALWAYS = "编码一次致命", "编码每次致命"
 
 
-def die(graves: Path, name: str, *, again: bool) -> None:
+def die(deaths: Path, name: str, *, again: bool) -> None:
     """`kill -9` of this process, which is put on record; if not `again`, only the first time."""
-    grave = graves / name
-    if again or not grave.exists():
-        with grave.open("a") as file:
+    record = deaths / name
+    if again or not record.exists():
+        with record.open("a") as file:
             file.write(f"{os.getpid()}\n")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class MortalParser(TextParser):
-    def __init__(self, graves: Path) -> None:
-        self.graves = graves
+    def __init__(self, deaths: Path) -> None:
+        self.deaths = deaths
 
     def parse(self, path: Path) -> Parsed:
         parsed = super().parse(path)
         (segment,) = parsed.segments
         if ALWAYS in segment.text:
-            die(self.graves, "always", again=True)
+            die(self.deaths, "always", again=True)
         if ONCE in segment.text:
-            die(self.graves, "once", again=False)
+            die(self.deaths, "once", again=False)
         return parsed
 
 
 class MortalEmbedder(HashEmbedder):
-    def __init__(self, graves: Path) -> None:
+    def __init__(self, deaths: Path) -> None:
         super().__init__()
-        self.graves = graves
+        self.deaths = deaths
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         if any(EMBEDDED_ALWAYS in text for text in texts):
-            die(self.graves, "embedded always", again=True)
+            die(self.deaths, "embedded always", again=True)
         if any(EMBEDDED_ONCE in text for text in texts):
-            die(self.graves, "embedded", again=False)
+            die(self.deaths, "embedded", again=False)
         return super().embed_passages(texts)
 
 
 @contextmanager
-def parser(graves: Path) -> Iterator[MortalParser]:
-    yield MortalParser(graves)
+def parser(deaths: Path) -> Iterator[MortalParser]:
+    yield MortalParser(deaths)
 
 
-def mortal(kb: Path, graves: Path) -> Tools:
+def mortal(kb: Path, deaths: Path) -> Tools:
     """Tools of workers that may die."""
-    embedder = partial(MortalEmbedder, graves)
-    store, parsing = partial(open_store, kb), partial(parser, graves)
+    embedder = partial(MortalEmbedder, deaths)
+    store, parsing = partial(open_store, kb), partial(parser, deaths)
     return Tools(store, embedder, parsing, OPTIONS, HashEmbedder.name)
 
 
@@ -106,24 +106,24 @@ def contents(kb: Path) -> dict[str, list[tuple[object, ...]]]:
         return {name: sql.execute(query).fetchall() for name, query in queries.items()}
 
 
-def main(docs: Path, kb: Path, graves: Path, stop: str = "") -> None:
+def main(docs: Path, kb: Path, deaths: Path, stop: str = "") -> None:
     pipeline.BATCH_SECONDS = float("inf")  # so that commits are where a quick run has them
-    tools = mortal(kb, graves)
+    tools = mortal(kb, deaths)
     embedded: list[int] = []
     with create_store(kb) as store, cluster(workers=2) as workers:
         files = list(walk([docs]))
-        run = spread(files, store, tools, workers=workers, tick=embedded.append)
+        run = ingest_on_ray(files, store, tools, workers=workers, tick=embedded.append)
         for number, outcome in enumerate(run, 1):
             line = [outcome.source, outcome.status, outcome.chunks, str(outcome.problem or "")]
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
             if str(number) == stop:
                 signal.pause()
-        last = {"embedded": sum(embedded), "workers": workers, "open": doors()}
+        last = {"embedded": sum(embedded), "workers": workers, "open": listening_addresses()}
         sys.stdout.write(json.dumps(last) + "\n")
 
 
-def doors() -> list[str]:
+def listening_addresses() -> list[str]:
     """Addresses that this process and those below it listen at."""
     import psutil
 

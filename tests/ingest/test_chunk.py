@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.chunk import Chunker, ChunkOptions
+from ingest.chunk import Chunker, ChunkOptions, Places, paragraphs, sentences
 from ingest.errors import UserError
 from ingest.types import Chunk, Document, Mark, ParseReport, Passage, Segment
 
@@ -56,7 +56,7 @@ def test_every_row_of_a_table_has_its_header() -> None:
             assert "| 姓名 | 电话 |" in chunk.indexed
 
 
-def test_a_wide_header_is_kept_whole_where_the_window_holds_it() -> None:
+def test_a_wide_header_is_kept_whole_if_the_window_holds_it() -> None:
     header = "| " + " | ".join(f"第{i}季度营业收入" for i in range(12)) + " |"
     rows = "".join("| " + " | ".join(f"{i * k}" for k in range(12)) + " |\n" for i in range(20))
     segment = Segment(f"{header}\n| --- |{' --- |' * 11}\n{rows}")
@@ -116,3 +116,105 @@ def test_options_that_contradict_say_both_values() -> None:
         ChunkOptions(chunk_tokens=500, passage_tokens=100)
     with pytest.raises(UserError, match=r"context_tokens is 48.*holds 32"):
         Chunker(count, 32)
+
+
+SENTENCES = st.text(alphabet="我们是。！？；：”」…. \n\tAbc.|#-1第条（一）　", max_size=80)
+
+
+def cut(text: str, spans: list[tuple[int, int]]) -> list[str]:
+    return [text[start:end] for start, end in spans]
+
+
+@given(SENTENCES)
+def test_spans_tile_the_text(text: str) -> None:
+    for split in (paragraphs, sentences):
+        assert "".join(cut(text, split(text))) == text
+        assert all(end > start for start, end in split(text))
+
+
+@given(SENTENCES)
+def test_no_span_of_a_text_with_content_is_blank(text: str) -> None:
+    if text.strip():
+        assert all(part.strip() for part in cut(text, sentences(text)))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("他说：“你好。”然后走了！真的？", ["他说：“你好。”", "然后走了！", "真的？"]),
+        ("面积3.5平方公里。人口多。", ["面积3.5平方公里。", "人口多。"]),
+        ("Dr. Smith came. He left.", ["Dr. Smith came. ", "He left."]),
+        ("J. R. R. Tolkien wrote it. Good.", ["J. R. R. Tolkien wrote it. ", "Good."]),
+        ("一行没有\n结束的话。", ["一行没有\n结束的话。"]),
+        ("包括：\n（一）甲；\n（二）乙。", ["包括：\n", "（一）甲；\n", "（二）乙。"]),
+        ("第一条 为了。\n第二条 本法。", ["第一条 为了。\n", "第二条 本法。"]),
+        ("等等……后来。", ["等等……", "后来。"]),
+    ],
+)
+def test_sentence_ends(text: str, parts: list[str]) -> None:
+    assert cut(text, sentences(text)) == parts
+
+
+def test_hard_wrapped_lines_are_one_paragraph() -> None:
+    text = "The quick brown\nfox jumps over\nthe dog.\n\nNext one."
+    assert cut(text, paragraphs(text)) == [
+        "The quick brown\nfox jumps over\nthe dog.\n\n",
+        "Next one.",
+    ]
+
+
+MARKS = st.lists(
+    st.builds(
+        Mark,
+        st.integers(0, 40),
+        st.sampled_from(["page", "heading", "sheet", "row"]),
+        st.text("甲乙丙", min_size=1, max_size=2),
+        st.integers(1, 3),
+    ),
+    max_size=12,
+).map(lambda marks: sorted(marks, key=lambda mark: mark.start))
+
+
+def slow_name(marks: list[Mark], offset: int) -> str:
+    """The oracle: replay every mark up to `offset`."""
+    kinds: dict[str, str] = {}
+    headings: list[Mark] = []
+    for mark in marks:
+        if mark.start > offset:
+            break
+        if mark.kind == "heading":
+            headings = [above for above in headings if above.level < mark.level] + [mark]
+        else:
+            kinds[mark.kind] = mark.label
+            if mark.kind == "sheet":
+                kinds.pop("row", None)
+    path = " › ".join(mark.label for mark in headings)
+    return " · ".join([*kinds.values(), *([path] if path else [])])
+
+
+@given(MARKS)
+def test_names_equal_a_replay_of_all_marks(marks: list[Mark]) -> None:
+    places = Places()
+    places.extend(marks, 0)
+    assert [places.at(i) for i in range(45)] == [slow_name(marks, i) for i in range(45)]
+
+
+@given(MARKS, st.integers(0, 41))
+def test_two_segments_name_as_one(marks: list[Mark], cut: int) -> None:
+    places = Places()
+    places.extend([mark for mark in marks if mark.start < cut], 0)
+    later = [mark for mark in marks if mark.start >= cut]
+    places.extend([Mark(m.start - cut, m.kind, m.label, m.level) for m in later], cut)
+    assert [places.at(i) for i in range(cut, 45)] == [slow_name(marks, i) for i in range(cut, 45)]
+
+
+@given(MARKS, st.integers(0, 40), st.integers(1, 10))
+def test_places_within_a_span_name_each_of_its_characters(
+    marks: list[Mark], start: int, width: int
+) -> None:
+    places = Places()
+    places.extend(marks, 0)
+    within = places.within(start, start + width)
+    for offset in range(start, start + width):
+        name = next((label for at, label in reversed(within) if at <= offset), "")
+        assert name == places.at(offset)

@@ -21,7 +21,7 @@ from ingest.normalize import bigrams, normalize, words
         ("Straße", "straße"),
     ],
 )
-def test_spellings_of_one_word_fold_alike(one: str, other: str) -> None:
+def test_spellings_of_one_word_normalize_alike(one: str, other: str) -> None:
     assert normalize(one) == normalize(other)
     assert words(one) == words(other)
     assert bigrams(one) == bigrams(other)

@@ -1,5 +1,10 @@
 """Files -> store: what is written, what is left alone, what survives a bad file and a kill."""
 
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,8 +108,8 @@ def test_prune_removes_only_when_asked(store: LocalStore, docs: Path) -> None:
     run(store, docs)
     (docs / "poem.txt").unlink()
     files = list(walk([docs]))
-    [told] = ingestion(store).prune(files, [docs], remove=False)
-    assert (told.status, store.info().documents) == ("missing", 2)
+    [missing] = ingestion(store).prune(files, [docs], remove=False)
+    assert (missing.status, store.info().documents) == ("missing", 2)
     [removed] = ingestion(store).prune(files, [docs], remove=True)
     assert (removed.status, store.info().documents) == ("removed", 1)
     assert store.search_words(terms("明月"), 5).keys.size == 0
@@ -119,3 +124,64 @@ def test_a_document_larger_than_a_batch_streams_into_one_transaction(
     run(store, docs)
     document = next(d for d in store.documents() if d.source.endswith("law.txt"))
     assert store.text(document.id) == text
+
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+from pathlib import Path
+from ingest import pipeline
+from ingest.files import walk
+from ingest.chunk import Chunker, ChunkOptions
+from ingest.store import Identity, open_store
+from tests.fakes import HashEmbedder, TextParser
+
+pipeline.BATCH_CHUNKS = 8
+embedder = HashEmbedder()
+chunker = Chunker(embedder.count_many, embedder.max_tokens, ChunkOptions(60, 100, 20))
+with open_store(Path(sys.argv[2]), create=Identity(embedder.name, embedder.dim)) as store:
+    work = pipeline.Ingestion(store, embedder, chunker, TextParser())
+    for outcome in work.run(walk([Path(sys.argv[1])])):
+        print(outcome.source, outcome.status, flush=True)
+"""
+
+
+def text_of(number: int) -> str:
+    return "".join(f"第{i}条 第{number}号文件规定的第{i * 7919}件事。\n" for i in range(12))
+
+
+def start(docs: Path, kb: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", PROGRAM, str(docs), str(kb)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_a_killed_run_is_continued(tmp_path: Path) -> None:
+    docs, kb = tmp_path / "docs", tmp_path / "kb"
+    docs.mkdir()
+    for number in range(24):
+        (docs / f"{number:02}.txt").write_text(text_of(number), "utf-8")
+    rng, reported = random.Random(0), set()
+    for _ in range(4):
+        with start(docs, kb) as process:
+            assert process.stdout
+            for line in process.stdout:  # wait for one document, then kill at some moment
+                reported.add(line.split()[0])
+                break
+            time.sleep(rng.random() * 0.3)
+            process.send_signal(signal.SIGKILL)
+            reported |= {line.split()[0] for line in process.stdout if line.endswith("\n")}
+        with open_store(kb, create=Identity(HashEmbedder.name, HashEmbedder.dim)) as store:
+            assert store.verify() == []
+            written = {document.source: document for document in store.documents()}
+            assert reported <= written.keys()  # what was reported is there
+            for source, document in written.items():
+                assert store.text(document.id) == Path(source).read_text("utf-8")
+    with start(docs, kb) as process:
+        assert process.stdout
+        last = dict(line.split() for line in process.stdout)
+    assert process.returncode == 0
+    assert len(last) == 24
+    assert {last[source] for source in reported} == {"unchanged"}
+    with open_store(kb) as store:
+        assert store.info().documents == 24
+        assert store.verify() == []

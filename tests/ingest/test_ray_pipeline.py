@@ -28,18 +28,18 @@ from ingest.ray_pipeline import cluster
 from ingest.errors import UserError
 from ingest.files import FoundFile, walk
 from ingest.i18n import translate
-from ingest.ray_pipeline import spread
+from ingest.ray_pipeline import ingest_on_ray
 from tests.ingest.ray_run import create_store, mortal
 
-docs, kb, graves = map(Path, sys.argv[1:])
+docs, kb, deaths = map(Path, sys.argv[1:])
 gone = [FoundFile(docs / "gone.txt"), FoundFile(docs / "a.txt" / "b.txt")]
 with cluster(workers=1) as workers, create_store(kb) as store:
-    tools = mortal(kb, graves)
-    for outcome in spread(gone, store, tools, workers=workers):
+    tools = mortal(kb, deaths)
+    for outcome in ingest_on_ray(gone, store, tools, workers=workers):
         print(outcome.status, outcome.problem, translate(outcome.problem.message, "zh"), sep="|")
     for each in (replace(tools, encoder="another"), tools):
         try:
-            list(spread(walk([docs]), store, each, workers=workers))
+            list(ingest_on_ray(walk([docs]), store, each, workers=workers))
         except UserError as problem:
             print(type(problem).__name__, problem, translate(problem.message, "zh"), sep="|")
     print(store.info().documents)
@@ -55,10 +55,10 @@ def text_of(number: int, articles: int = 12) -> str:
 
 
 @contextmanager
-def on_ray(docs: Path, kb: Path, graves: Path, *stop: str) -> "Iterator[subprocess.Popen[str]]":
-    """A process that ingests on a cluster; where it ends by itself it leaves no file behind."""
-    graves.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.ingest.ray_run", docs, kb, graves, *stop]
+def on_ray(docs: Path, kb: Path, deaths: Path, *stop: str) -> "Iterator[subprocess.Popen[str]]":
+    """A process that ingests on a cluster; if it ends by itself it leaves no file behind."""
+    deaths.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.ingest.ray_run", docs, kb, deaths, *stop]
     with (
         tempfile.TemporaryDirectory() as scratch,
         subprocess.Popen(
@@ -72,22 +72,22 @@ def on_ray(docs: Path, kb: Path, graves: Path, *stop: str) -> "Iterator[subproce
 
 
 @dataclass
-class Ran:
+class Runs:
     """The same documents, ingested without a cluster (`one`) and on one whose workers died (`many`)."""
 
     one: Path
     many: Path
-    graves: Path
+    deaths: Path
     serial: list[FileOutcome]
     embedded: int
-    spread: dict[str, list[object]]
+    on_cluster: dict[str, list[object]]
     last: dict[str, object]
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A knowledge base of before, of which some documents stay, one grows, one moves, many come."""
-    home = tmp_path_factory.mktemp("spread")
+    home = tmp_path_factory.mktemp("ray")
     docs, one, many = home / "docs", home / "one", home / "many"
     docs.mkdir()
     for number in range(8):
@@ -105,25 +105,25 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     (docs / "40.txt").write_text(text_of(40, 2000), "utf-8")  # comes in many parts
     outcomes, embedded = serial(docs, one)
     (docs / "99.txt").write_text(ALWAYS, "utf-8")  # no process without a cluster would survive it
-    with on_ray(docs, many, home / "graves") as process:
+    with on_ray(docs, many, home / "deaths") as process:
         assert process.stdout
         *lines, last = map(json.loads, process.stdout)
     assert process.returncode == 0
-    return Ran(
-        one, many, home / "graves", outcomes, embedded, {line[0]: line for line in lines}, last
+    return Runs(
+        one, many, home / "deaths", outcomes, embedded, {line[0]: line for line in lines}, last
     )
 
 
-def test_the_knowledge_base_is_the_serial_one_byte_for_byte(ran: Ran) -> None:
-    assert contents(ran.many) == contents(ran.one)
-    with open_store(ran.many) as store:
+def test_the_knowledge_base_is_the_serial_one_byte_for_byte(runs: Runs) -> None:
+    assert contents(runs.many) == contents(runs.one)
+    with open_store(runs.many) as store:
         assert store.verify() == []
 
 
-def test_outcomes_are_the_serial_ones_in_the_same_order(ran: Ran) -> None:
-    rest = [line for source, line in ran.spread.items() if not source.endswith("/99.txt")]
-    assert rest == [[o.source, o.status, o.chunks, str(o.problem or "")] for o in ran.serial]
-    statuses = [outcome.status for outcome in ran.serial]
+def test_outcomes_are_the_serial_ones_in_the_same_order(runs: Runs) -> None:
+    rest = [line for source, line in runs.on_cluster.items() if not source.endswith("/99.txt")]
+    assert rest == [[o.source, o.status, o.chunks, str(o.problem or "")] for o in runs.serial]
+    statuses = [outcome.status for outcome in runs.serial]
     assert {name: statuses.count(name) for name in set(statuses)} == {
         "unchanged": 6,
         "changed": 1,
@@ -132,30 +132,30 @@ def test_outcomes_are_the_serial_ones_in_the_same_order(ran: Ran) -> None:
     }
 
 
-def test_only_texts_without_a_vector_are_embedded(ran: Ran) -> None:
-    assert ran.last["embedded"] == ran.embedded
+def test_only_texts_without_a_vector_are_embedded(runs: Runs) -> None:
+    assert runs.last["embedded"] == runs.embedded
 
 
-def test_workers_died_and_one_file_that_kills_each_is_left_out(ran: Ran) -> None:
-    deaths = {grave.name: len(grave.read_text().split()) for grave in ran.graves.iterdir()}
+def test_workers_died_and_one_file_that_kills_each_is_left_out(runs: Runs) -> None:
+    deaths = {record.name: len(record.read_text().split()) for record in runs.deaths.iterdir()}
     assert deaths == {"once": 1, "embedded": 1, "always": 3}
-    (line,) = (line for source, line in ran.spread.items() if source.endswith("/99.txt"))
+    (line,) = (line for source, line in runs.on_cluster.items() if source.endswith("/99.txt"))
     assert line[1:] == ["refused", 0, "99.txt ended 3 workers that read it; it is left out"]
 
 
-def test_a_cluster_of_this_machine_listens_on_the_loopback_alone(ran: Ran) -> None:
-    assert ran.last["workers"] == 2
-    assert set(ran.last["open"]) <= LOOPBACK
+def test_a_cluster_of_this_machine_listens_on_the_loopback_alone(runs: Runs) -> None:
+    assert runs.last["workers"] == 2
+    assert set(runs.last["open"]) <= LOOPBACK
 
 
-def test_a_killed_command_is_taken_up_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_command_is_continued(tmp_path: Path) -> None:
     docs, one, many = tmp_path / "docs", tmp_path / "one", tmp_path / "many"
     docs.mkdir()
     for number in range(60):
         (docs / f"{number:02}.txt").write_text(text_of(number, 60), "utf-8")
-    with on_ray(docs, many, tmp_path / "graves", "5") as process:
+    with on_ray(docs, many, tmp_path / "deaths", "5") as process:
         assert process.stdout
-        told = {json.loads(next(process.stdout))[0] for _ in range(5)}
+        reported = {json.loads(next(process.stdout))[0] for _ in range(5)}
         below = psutil.Process(process.pid).children(recursive=True)
         agents = [each for each in below if "Agent" in each.name()]
         process.send_signal(signal.SIGKILL)
@@ -167,7 +167,7 @@ def test_a_killed_command_is_taken_up_where_it_was(tmp_path: Path) -> None:
     with open_store(many) as store:
         assert store.verify() == []
         written = {document.source for document in store.documents()}
-    assert told <= written
+    assert reported <= written
     outcomes, _ = serial(docs, many)
     assert len(outcomes) == 60
     added = {outcome.source for outcome in outcomes if outcome.status == "added"}
@@ -176,12 +176,12 @@ def test_a_killed_command_is_taken_up_where_it_was(tmp_path: Path) -> None:
     assert contents(many) | {"changes": []} == contents(one) | {"changes": []}
 
 
-def test_what_no_worker_can_do_ends_the_run_in_words(tmp_path: Path) -> None:
-    docs, graves = tmp_path / "docs", tmp_path / "graves"
+def test_a_task_that_no_worker_can_do_ends_the_run_with_a_message(tmp_path: Path) -> None:
+    docs, deaths = tmp_path / "docs", tmp_path / "deaths"
     docs.mkdir()
-    graves.mkdir()
+    deaths.mkdir()
     (docs / "a.txt").write_text(f"{EMBEDDED_ALWAYS}。", "utf-8")
-    command = [sys.executable, "-c", FAIL, docs, tmp_path / "kb", graves]
+    command = [sys.executable, "-c", FAIL, docs, tmp_path / "kb", deaths]
     done = subprocess.run(command, capture_output=True, text=True, env=WITH_TESTS, timeout=300)
     gone, barred, mismatch, deaths, documents = (
         line.split("|") for line in done.stdout.splitlines()

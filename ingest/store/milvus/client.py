@@ -1,8 +1,8 @@
 """A knowledge base's three collections: chunks, passages, documents. All calls of Milvus are here.
 
-A row belongs to a tenant; if there are several, the tenant's name is the partition key. Text is stored
-in pieces, because a field holds 65,535 bytes. Only `documents` decides what is visible: a chunk counts
-if the row of its document has the chunk's version, so that one write makes a whole change visible.
+A row belongs to a tenant, whose name is the partition key. Text is stored in pieces, because a field
+holds 65,535 bytes. A chunk is visible if the row of its document has the chunk's version, so that one
+write makes a whole change visible.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from ingest.errors import Away, UserError
@@ -21,10 +21,6 @@ from ingest.i18n import Translatable
 from ingest.normalize import Field
 from ingest.store.milvus.schema import KEY, TABLES, Table, indexes, schema
 from ingest.store.protocol import Identity
-
-if TYPE_CHECKING:
-    from pymilvus import MilvusClient
-
 
 SCHEMES = {"milvus": "http", "milvus+tls": "https"}
 """Scheme of an address -> scheme of the client's URI."""
@@ -60,9 +56,7 @@ class MilvusAddress:
 
 def parse_address(text: str) -> MilvusAddress:
     """`milvus[+tls]://host[:port]/[database/]name[?tenant=t]`. Raises `UserError` for anything else.
-
-    A key is not part of it; that is MILVUS_TOKEN in the environment.
-    """
+    A key is not part of it; that is MILVUS_TOKEN in the environment."""
     try:
         parts = urlsplit(text)
         port = parts.port or PORT
@@ -121,34 +115,22 @@ NO_TENANT = "_"  # the tenant of a knowledge base that has collections of its ow
 class Tables:
     """The collections of one address, with only the rows of its tenant."""
 
-    def __init__(self, address: MilvusAddress, client: "MilvusClient") -> None:
-        self.address = address
-        self.tenant = address.tenant or NO_TENANT
-        self._client = client
-
-    @classmethod
-    def connect(cls, address: MilvusAddress) -> "Tables":
+    def __init__(self, address: MilvusAddress) -> None:
         """Raises `Away` if no server answers or it refuses."""
         from pymilvus import MilvusClient
 
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are reported here
-        token = os.environ.get("MILVUS_TOKEN", "")
+        self.address, self.tenant = address, address.tenant or NO_TENANT
+        login = {"token": os.environ.get("MILVUS_TOKEN", ""), "db_name": address.database}
         with failures_named(address):
-            client = MilvusClient(
-                address.uri, token=token, db_name=address.database, timeout=TIMEOUT
-            )
-        return cls(address, client)
-
-    # The collections
+            self._client = MilvusClient(address.uri, **login, timeout=TIMEOUT)
 
     def name(self, table: Table) -> str:
         return self.address.name if table == "chunks" else f"{self.address.name}_{table}"
 
     def exist(self) -> bool:
-        """Whether all collections and their indexes exist; a kill may have prevented that.
-
-        Raises `UserError` if a foreign collection has the name of one.
-        """
+        """Whether all collections and their indexes exist; a kill may have prevented that. Raises
+        `UserError` if a foreign collection has the name of one."""
         with failures_named(self.address):
             there = [self._has(table) for table in TABLES]
             return all(there) and all(map(self._indexed, TABLES))
@@ -210,10 +192,8 @@ class Tables:
         return description.get("properties", {})
 
     def drop(self) -> None:
-        """Remove the collections that exist, or only the rows of a tenant.
-
-        The chunks go last, so that after a kill another try removes the rest.
-        """
+        """Remove the collections, or only the rows of a tenant; that of the chunks last, so that
+        another try after a kill removes the rest."""
         with failures_named(self.address):
             for table in filter(self._has, reversed(TABLES)):
                 if self.address.tenant:
@@ -232,8 +212,6 @@ class Tables:
     def close(self) -> None:
         self._client.close()
 
-    # Keys: the same row has the same key, whoever writes it.
-
     def number_key(self, *parts: object) -> int:
         """63 bits for a chunk (by its id) or a passage (by its document and start)."""
         return int.from_bytes(_hash(self.tenant, *parts)[:8], "big") >> 1
@@ -241,8 +219,6 @@ class Tables:
     def row_key(self, kind: Literal["document", "mark", "meta"], name: str) -> str:
         """The key of a row in `documents`: of a document by its source, a mark, or a stored value."""
         return _hash(self.tenant, kind, name).hex()
-
-    # Rows
 
     def upsert(self, table: Table, rows: Sequence[Row]) -> None:
         """Insert or replace rows. Up to `BATCH` rows become visible at the same time."""

@@ -1,15 +1,14 @@
 """The store on a Milvus server: vectors, words and character pairs are searched by Milvus.
 
 `rag.retrieve` fuses the three rankings as it does for the local store: Milvus's own fusions (ranks,
-weighted sums) ignore the similarity of a chunk that only words found, and how much of the question
-its words cover. See docs/decisions/016-milvus.md.
+weighted sums) ignore how similar a chunk that only words found is (docs/decisions/016-milvus.md).
 """
 
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +16,12 @@ from numpy.typing import NDArray
 from ingest.errors import Absent, Away, UserError
 from ingest.i18n import Translatable
 from ingest.normalize import Field, Terms
-from ingest.store.milvus.client import (
-    CREATED,
-    EMBEDDER,
-    MOST_ROWS,
-    SHARED,
-    MilvusAddress,
-    Row,
-    Tables,
-)
+from ingest.store.milvus import client
+from ingest.store.milvus.client import MOST_ROWS, MilvusAddress, Row, Tables
 from ingest.store.milvus.schema import BM25, query_text, term_text, tokens
 from ingest.store.milvus.transaction import MARK, SEQUENCE, MilvusChange, clear, left_behind
-from ingest.store.protocol import Identity, Info, Ranking, Vectors, check_identity
+from ingest.store.protocol import UNIT, Identity, Info, Ranking, Vectors, check_identity
 from ingest.types import Chunk, Document, ParseReport, Passage
-
-UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
-HEAD = ("id", "source", "length", "passages", "chunks")
 
 HEAD = ("kind", "id", "source", "title", "digest", "value", "length")
 CHUNK = (
@@ -45,7 +34,7 @@ KEYS = 2**63
 Keys = NDArray[np.int64]
 
 
-class MilvusStore:
+class MilvusStore(AbstractContextManager["MilvusStore"]):
     """A `Store` at a `MilvusAddress`, from `open_milvus`. Threads that read may share it.
 
     Reading `sequence` waits for the writes of other processes; they are visible at once after it, and
@@ -58,8 +47,6 @@ class MilvusStore:
         self._tables, self._created = tables, created
         self._statistics: dict[Field, tuple[int, float]] = {}
         self._statistics_sequence = -1
-
-    # Writing
 
     @contextmanager
     def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[MilvusChange]:
@@ -75,13 +62,10 @@ class MilvusStore:
         self._statistics.clear()
 
     def rebuild(self) -> None:
-        """Remove the rows that killed writers left, and let the server rewrite its segments, which it
-        does later."""
+        """Remove the rows that killed writers left, and let the server rewrite its segments."""
         clear(self._tables)
         self._tables.compact()
         self._statistics.clear()
-
-    # Searching
 
     def search_dense(self, vector: Vectors, k: int) -> Ranking:
         row = vector.tolist()
@@ -133,8 +117,6 @@ class MilvusStore:
             lengths = [len(tokens(row[field], field)) for row in rows]
             self._statistics[field] = count, float(np.mean(lengths)) if lengths else 1.0
         return self._statistics[field]
-
-    # Reading
 
     def _current(self, rows: Iterable[Row], fields: Sequence[str] = HEAD) -> dict[str, Row]:
         """The visible documents of the rows, by id."""
@@ -277,9 +259,6 @@ class MilvusStore:
     def close(self) -> None:
         self._tables.close()
 
-    def __enter__(self) -> "MilvusStore":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -348,14 +327,9 @@ def findings(tables: Tables) -> Iterator[Translatable]:
         )
 
 
-def open_milvus(
-    address: MilvusAddress, *, create: Identity | None = None, expect: Identity | None = None
-) -> MilvusStore:
-    """The knowledge base at `address`; as `open_store` for a folder.
-
-    Its embedder is a property of the collection, which all tenants share.
-    """
-    tables = Tables.connect(address)
+def open_milvus(address: MilvusAddress, *, create: Identity | None = None) -> MilvusStore:
+    """The knowledge base at `address`, as `open_store` opens it. All tenants share its embedder."""
+    tables = Tables(address)
     try:
         if not tables.exist():
             if create is None:
@@ -363,17 +337,17 @@ def open_milvus(
             tables.create(create, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         tables.load()
         properties = tables.properties()
-        if EMBEDDER not in properties:  # a copy by a tool that omits properties
+        if client.EMBEDDER not in properties:  # a copy by a tool that omits properties
             raise UserError(
                 "{address} does not say which encoder made it; copy its properties too, or choose "
                 "another name",
                 address=address,
             )
         check_tenant(address, properties)
-        identity = Identity(**json.loads(properties[EMBEDDER]))
-        for embedder in filter(None, (create, expect)):
-            check_identity(str(address), identity, embedder)
-        store = MilvusStore(tables, identity, properties[CREATED])
+        identity = Identity(**json.loads(properties[client.EMBEDDER]))
+        if create:
+            check_identity(str(address), identity, create)
+        store = MilvusStore(tables, identity, properties[client.CREATED])
         if not store.sequence:  # it has only rows of other tenants, or is not complete
             if create is None:
                 raise _absent(address)
@@ -387,7 +361,7 @@ def open_milvus(
 
 def check_tenant(address: MilvusAddress, properties: Mapping[str, str]) -> None:
     """Raises `UserError` if tenants share the collections and none is named, or the reverse."""
-    shared = properties.get(SHARED) == "yes"
+    shared = properties.get(client.SHARED) == "yes"
     if shared and not address.tenant:
         raise UserError(
             "{address} is shared by tenants; name yours: {address}?tenant=NAME", address=address
@@ -401,7 +375,7 @@ def check_tenant(address: MilvusAddress, properties: Mapping[str, str]) -> None:
 
 def drop_milvus(address: MilvusAddress) -> None:
     """Remove a knowledge base for good; if tenants share it, only this tenant's rows."""
-    with closing(Tables.connect(address)) as tables:
+    with closing(Tables(address)) as tables:
         if properties := tables.properties():
             check_tenant(address, properties)
         tables.drop()

@@ -15,8 +15,8 @@ import numpy as np
 from ingest.errors import Busy
 from ingest.store.milvus.client import BATCH, Row, Tables, pieces
 from ingest.store.milvus.schema import Table, field_text
-from ingest.store.protocol import Vectors, check_place, check_tiling, check_vectors
-from ingest.types import Chunk, Document, Passage
+from ingest.store.protocol import Vectors, check_place, check_tiling, checked_vectors
+from ingest.types import Chunk, Document, DocumentPart, Passage
 
 SEQUENCE, MARK = "sequence", "mark"
 REQUEST_IDS = 500  # documents in one condition
@@ -31,9 +31,7 @@ class MilvusChange:
     ) -> None:
         self._tables, self._dim, self._find = tables, dim, find
         self._rows: dict[str, Row] = {}  # of `documents`, by key
-        self._put: dict[
-            str, Row
-        ] = {}  # rows of documents that are being added, by the document's id
+        self._put: dict[str, Row] = {}  # rows of documents that are being added, by document id
         self._open: dict[int, Passage] = {}  # passages of the last batch, by their start
         self._dropped: set[str] = set()  # documents that this change has put and removed again
         self._marked: set[str] = set()
@@ -58,23 +56,17 @@ class MilvusChange:
             "source": document.source,
             "title": pieces(document.title),
             "digest": document.digest,
-            "value": pieces(json.dumps(asdict(document.receipt), ensure_ascii=False)),
+            "value": pieces(json.dumps(asdict(document.report), ensure_ascii=False)),
         }
         self._rows[key] = self._put[document.id] = empty(key) | head
         self._dropped.discard(document.id)
         self._open.clear()
 
-    def add(
-        self,
-        document: Document,
-        passages: Sequence[Passage],
-        chunks: Sequence[Chunk],
-        vectors: Vectors,
-    ) -> None:
-        check_vectors(document, chunks, vectors, self._dim)
-        head = self._put.get(document.id)
+    def add(self, part: DocumentPart) -> None:
+        vectors, passages, chunks = checked_vectors(part, self._dim), part.passages, part.chunks
+        head = self._put.get(part.document.id)
         if head is None:
-            raise ValueError(f"{document.source} is added to before it is put")
+            raise ValueError(f"{part.document.source} is added to before it is put")
         length = check_tiling(passages, head["length"])
         if passages:
             self._open = {passage.start: passage for passage in passages}
@@ -94,8 +86,7 @@ class MilvusChange:
         start = chunk.passage[0]
         if start not in self._open:
             self._flush()
-            for passage in self._find([chunk]):
-                self._open[start] = passage
+            self._open.update((passage.start, passage) for passage in self._find([chunk]))
         return self._open.get(start)
 
     def _flush(self) -> None:
@@ -106,11 +97,10 @@ class MilvusChange:
             rows.clear()
 
     def _mark(self, documents: set[str], since: int) -> None:
-        marks = []
-        for document in sorted(documents):
-            key = self._tables.row_key("mark", document)
-            marks.append(empty(key) | {"kind": MARK, "id": document, "length": since})
-        self._tables.upsert("documents", marks)
+        keys = {document: self._tables.row_key("mark", document) for document in sorted(documents)}
+        mark = {"kind": MARK, "length": since}
+        rows = [empty(key) | mark | {"id": document} for document, key in keys.items()]
+        self._tables.upsert("documents", rows)
         self._marked |= documents
 
     def set_meta(self, name: str, value: object) -> None:
@@ -119,10 +109,8 @@ class MilvusChange:
         self._rows[key] = empty(key) | {"kind": "meta", "source": name, "value": text}
 
     def commit(self, sequence: int) -> None:
-        """Make the change visible, then delete the rows that it replaced.
-
-        Raises `Busy` if another writer of the same documents failed and removed rows of them.
-        """
+        """Make the change visible, then delete the rows that it replaced. Raises `Busy` if another
+        writer of the same documents failed and removed rows of them."""
         self._flush()
         self._check_whole()
         old = (self._visible() | self._dropped) - set(self._put)
@@ -133,9 +121,8 @@ class MilvusChange:
         sweep(self._tables, old, marked=self._marked)
 
     def _check_whole(self) -> None:
-        tables: tuple[Table, ...] = ("passages", "chunks")
         for among in _conditions(set(self._put)):
-            for table in tables:
+            for table in self._waiting:
                 due = sum(head[table] for id, head in self._put.items() if f'"{id}"' in among)
                 if self._tables.count(table, among) < due:
                     raise Busy(
@@ -193,9 +180,8 @@ def sweep(tables: Tables, documents: set[str], *, marked: set[str]) -> None:
     for among in _conditions(documents):
         tables.delete("chunks", among)
         tables.delete("passages", among)
-    keys = [tables.row_key("mark", document) for document in sorted(marked)]
-    for start in range(0, len(keys), REQUEST_IDS):
-        tables.delete("documents", f"name in {json.dumps(keys[start : start + REQUEST_IDS])}")
+    for among in _conditions({tables.row_key("mark", document) for document in marked}, "name"):
+        tables.delete("documents", among)
 
 
 def left_behind(tables: Tables) -> set[str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ingest.parse import parse
 from ingest.parse.docx import spell
 from ingest.parse.pdf import is_mojibake, rejoin, unspaced
 from tests.ingest.documents import (
@@ -16,6 +15,7 @@ from tests.ingest.documents import (
     kinds,
     package,
     paragraph,
+    parse,
     pdf,
     read,
     relations,
@@ -167,7 +167,7 @@ def test_columns_past_the_limit_are_named(tmp_path: Path) -> None:
             '<c r="A1"><v>1</v></c><c r="AML1"><v>2</v></c></row></sheetData></worksheet>',
         },
     )
-    assert parse(path).receipt.warnings == ("only the first 1000 columns are read of 宽表",)
+    assert parse(path).report.warnings == ("only the first 1000 columns are read of 宽表",)
 
 
 def test_pdf_pages_are_marked_where_they_begin(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_pdf_pages_are_marked_where_they_begin(tmp_path: Path) -> None:
 def test_a_page_without_text_is_named_in_a_warning(tmp_path: Path) -> None:
     parsed = parse(pdf(tmp_path / "a.pdf", [["Alpha"], []]), ocr=False)
     assert "Alpha" in whole(parsed)[0]
-    assert re.search(r"no text layer: 1, from p\. 2", parsed.receipt.warnings[0])
+    assert re.search(r"no text layer: 1, from p\. 2", parsed.report.warnings[0])
 
 
 def test_fonts_without_a_map_do_not_pass_as_text() -> None:
@@ -196,7 +196,7 @@ def test_fonts_without_a_map_do_not_pass_as_text() -> None:
     assert "关于红军作战的原则" in text
 
 
-def test_lines_are_joined_where_they_were_full() -> None:
+def test_lines_are_joined_if_they_were_full() -> None:
     page = (
         "公司董事会、监事会及董事、监事、高级管理人员保证季度报告内容的真\n"
         "实、准确、完整，不存在虚假记载、误导性陈述或者重大遗漏，并承担个别和\n"

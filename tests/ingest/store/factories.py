@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ingest.store import Identity, Store, open_store
-from ingest.types import Chunk, Document, ParseReport, Passage, Vectors
+from ingest.types import Chunk, Document, DocumentPart, ParseReport, Passage, Vectors
 
 DIM = 16
 EMBEDDER = Identity("made-up", DIM, {"prefix": "passage: "})
@@ -47,7 +47,7 @@ def put(store: Store, source: str, texts: Sequence[str]) -> list[Chunk]:
     document, passages, chunks = new_document(source, texts)
     with store.change() as change:
         change.put(document)
-        change.add(document, passages, chunks, new_vectors(chunks))
+        change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
     return chunks
 
 

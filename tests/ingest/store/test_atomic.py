@@ -35,14 +35,14 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert found(tmp_path) == {"out/a": "newer"}
 
 
-def test_the_old_one_stays_where_the_new_one_fails(tmp_path: Path) -> None:
+def test_the_old_folder_stays_if_the_new_one_fails(tmp_path: Path) -> None:
     write(tmp_path / "out", "old")
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out", replace=True):
         _ = 1 / 0
     assert found(tmp_path) == {"out/a": "old"}
 
 
-def test_interrupted_between_its_renames_it_gives_the_old_one_back(
+def test_an_interrupt_between_the_renames_restores_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "out", "old")
@@ -59,7 +59,7 @@ def test_interrupted_between_its_renames_it_gives_the_old_one_back(
     assert found(tmp_path) == {"out/a": "old"}
 
 
-def test_what_a_kill_left_is_taken_up(tmp_path: Path) -> None:
+def test_a_folder_left_by_a_kill_is_restored(tmp_path: Path) -> None:
     """Killed between its renames: the old folder waits under another name."""
     write(tmp_path / "out", "old")
     (tmp_path / "out").rename(tmp_path / ".out.old")
@@ -70,7 +70,7 @@ def test_what_a_kill_left_is_taken_up(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_can_t_be_replaced_is_told_beforehand(
+def test_a_folder_that_can_t_be_replaced_is_refused_beforehand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

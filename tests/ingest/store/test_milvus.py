@@ -13,6 +13,7 @@ from ingest.errors import Away, Busy, Mismatch, UserError
 from ingest.normalize import terms
 from ingest.store import Change, Identity, drop_milvus, open_store, parse_address
 from ingest.store.milvus.schema import field_text, query_text, term_text
+from ingest.types import DocumentPart
 from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors, put
 from tests.milvus import free_port, start
 
@@ -59,7 +60,7 @@ def test_the_usual_port_need_not_be_named() -> None:
         ("milvus://root:secret@host/laws", "MILVUS_TOKEN"),
     ],
 )
-def test_what_is_no_address_is_refused_with_how_to_write_one(text: str, why: str) -> None:
+def test_a_wrong_address_is_refused_with_how_to_write_one(text: str, why: str) -> None:
     with pytest.raises(UserError, match=rf"{why}.*milvus://HOST:19530/NAME") as raised:
         parse_address(text)
     assert "secret" not in str(raised.value)
@@ -84,10 +85,13 @@ def test_the_collection_says_which_encoder_made_it(address: str) -> None:
     with open_store(place, create=EMBEDDER) as store:
         chunks = put(store, "a.txt", ["劳动合同期限，由双方约定"])
     client = MilvusClient(place.uri)
-    said = client.describe_collection(place.name)
-    assert json.loads(said["properties"]["rag.embedder"])["name"] == EMBEDDER.name
-    assert {function["name"] for function in said["functions"]} == {"words_bm25", "bigrams_bm25"}
-    words = next(field for field in said["fields"] if field["name"] == "words")
+    description = client.describe_collection(place.name)
+    assert json.loads(description["properties"]["rag.embedder"])["name"] == EMBEDDER.name
+    assert {function["name"] for function in description["functions"]} == {
+        "words_bm25",
+        "bigrams_bm25",
+    }
+    words = next(field for field in description["fields"] if field["name"] == "words")
     assert json.loads(words["params"]["analyzer_params"])["tokenizer"] == "jieba"
     found = client.search(
         place.name, ["合同"], anns_field="words_bm25", limit=3, output_fields=["text"]
@@ -103,7 +107,7 @@ def test_two_writers_of_one_document_leave_it_once(address: str) -> None:
         with one.change() as first, two.change() as second:
             for change in (first, second):
                 change.put(document)
-                change.add(document, passages, chunks, new_vectors(chunks))
+                change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         assert one.count() == len(chunks)
         assert one.verify() == two.verify() == []
         assert list(one.documents()) == list(two.documents()) == [document]
@@ -139,7 +143,7 @@ def test_tenants_share_collections_and_see_their_own(address: str) -> None:
         open_store(places[1])  # nor of one whose name is mistyped
 
 
-def test_what_is_not_shared_has_no_tenants(address: str) -> None:
+def test_a_knowledge_base_that_is_not_shared_has_no_tenants(address: str) -> None:
     open_store(parse_address(address), create=EMBEDDER).close()
     with pytest.raises(UserError, match=r"not shared; leave \?tenant= out"):
         open_store(parse_address(f"{address}?tenant=a"), create=EMBEDDER)
@@ -168,7 +172,7 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
             with open_store(place) as own, own.change() as change:
                 document, passages, chunks = new_document("a.txt", ["a half sentence"])
                 change.put(document)
-                change.add(document, passages, chunks, new_vectors(chunks))
+                change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
                 os._exit(0)
         os.waitpid(child, 0)
         assert store.sequence == before
@@ -186,7 +190,7 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
         assert store.verify() == []
 
 
-def test_what_a_writer_had_still_to_delete_is_deleted(
+def test_rows_that_a_killed_writer_left_are_deleted(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The child ends when its change can be seen, before the old rows are gone."""
@@ -225,7 +229,7 @@ def test_a_lost_row_is_found(address: str) -> None:
         ]
 
 
-def test_what_a_kill_left_half_made_is_finished(address: str) -> None:
+def test_collections_left_incomplete_by_a_kill_are_completed(address: str) -> None:
     place = parse_address(address)
     open_store(place, create=EMBEDDER).close()
     client = MilvusClient(place.uri)
@@ -286,7 +290,7 @@ def test_one_tenant_can_be_dropped_and_not_all_of_them_at_once(address: str) -> 
         assert store.info().documents == store.count() == 0
 
 
-def test_an_index_that_a_kill_prevented_is_made(address: str) -> None:
+def test_an_index_missing_after_a_kill_is_created(address: str) -> None:
     place = parse_address(address)
     with open_store(place, create=EMBEDDER) as store:
         put(store, "a.txt", ["a sentence that lasts"])
@@ -299,20 +303,20 @@ def test_an_index_that_a_kill_prevented_is_made(address: str) -> None:
     client.close()
 
 
-def test_what_nobody_sees_takes_no_place_of_what_is_found(address: str) -> None:
+def test_invisible_chunks_do_not_displace_visible_ones(address: str) -> None:
     with open_store(parse_address(address), create=EMBEDDER) as store:
         put(store, "a.txt", ["the one sentence"])
         document, passages, chunks = new_document("b.txt", ["the one sentence"] * 20)
         with store.change() as change:
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
             dense = store.search_dense(new_vectors(chunks)[0], 1)
             for ranking in (store.search_words(terms("sentence"), 1), dense):
                 found = store.chunks(ranking.keys).values()
                 assert [chunk.source for chunk in found] == ["a.txt"]
 
 
-def test_what_another_writer_takes_back_is_not_made_visible(
+def test_rows_removed_by_another_writer_are_not_made_visible(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ingest.store.milvus.transaction.BATCH", 1)
@@ -322,7 +326,7 @@ def test_what_another_writer_takes_back_is_not_made_visible(
         with store.change() as change:
             for writer in (change, other):
                 writer.put(document)
-                writer.add(document, passages, chunks, new_vectors(chunks))
+                writer.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
             raise ZeroDivisionError
 
     def write() -> None:
@@ -345,13 +349,13 @@ def test_titles_and_headings_may_be_of_any_length(address: str) -> None:
     with open_store(parse_address(address), create=EMBEDDER) as store:
         with store.change() as change:
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         assert store.document("a.txt") == document
         assert store.passages(chunks[:1]) == passages
         assert set(store.chunks(store.sample(9)).values()) == set(chunks)
 
 
-def test_a_knowledge_base_that_is_dropped_while_it_is_read_is_told(address: str) -> None:
+def test_a_knowledge_base_that_is_dropped_while_it_is_read_is_reported(address: str) -> None:
     place = parse_address(address)
     with open_store(place, create=EMBEDDER) as store:
         drop_milvus(place)
@@ -362,7 +366,7 @@ def test_a_knowledge_base_that_is_dropped_while_it_is_read_is_told(address: str)
         open_store(replace(place, database="nowhere"))
 
 
-def test_a_server_that_is_away_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unavailable_server_is_reported_in_one_line(tmp_path: Path) -> None:
     port = free_port()
     place = parse_address(f"milvus://127.0.0.1:{port}/laws")
     with pytest.raises(UserError, match=rf"{port}/laws refused the request.*MILVUS_TOKEN"):

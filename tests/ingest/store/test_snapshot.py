@@ -30,7 +30,7 @@ def test_a_snapshot_comes_back_whole(archive: Path, tmp_path: Path) -> None:
     assert [path.name for path in archive.parent.iterdir()] == ["kb.zip"]
     restore(archive, tmp_path / "back")
     assert (tmp_path / "back" / "rag.toml").read_text() == "# mine\n"
-    with open_store(tmp_path / "kb") as old, open_store(tmp_path / "back", expect=EMBEDDER) as new:
+    with open_store(tmp_path / "kb") as old, open_store(tmp_path / "back", create=EMBEDDER) as new:
         assert list(new.documents()) == list(old.documents())
         assert new.chunks(range(1, 10)) == old.chunks(range(1, 10))
         assert len(new.search_words(terms("劳动"), 5).keys) == 1
@@ -75,8 +75,8 @@ def forged(members: dict[str, bytes], tmp_path: Path, script: str) -> None:
 FORGERIES: dict[str, Callable[[dict[str, bytes], Path], object]] = {
     "another name": lambda m, _: m.update({"../evil": b"x"}),
     "an absolute name": lambda m, _: m.update({"/tmp/evil": b"x"}),
-    "a cache": lambda m, _: m.update({"vectors/a.codes": b"x"}),
-    "no truth": lambda m, _: m.pop("kb.sqlite"),
+    "an index": lambda m, _: m.update({"vectors/a.codes": b"x"}),
+    "no primary data": lambda m, _: m.pop("kb.sqlite"),
     "no manifest": lambda m, _: m.pop("manifest.json"),
     "a broken manifest": lambda m, _: m.update({"manifest.json": b"{"}),
     "a list as manifest": lambda m, _: m.update({"manifest.json": b"[]"}),

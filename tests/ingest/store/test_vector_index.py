@@ -8,7 +8,7 @@ from ingest.store import open_store, vector_index
 from ingest.store.vector_index import FEWEST, Candidates
 from ingest.types import Chunk
 from tests.ingest.store.factories import EMBEDDER, new_vectors, put
-from tests.ingest.store.test_contract import by_vector, expected
+from tests.ingest.store.test_protocol import by_vector, expected
 
 
 def test_codes_find_what_an_exact_scan_finds() -> None:

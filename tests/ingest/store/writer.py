@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ingest.normalize import terms
 from ingest.store import LocalStore, open_store
+from ingest.types import DocumentPart
 from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors
 
 
@@ -27,7 +28,7 @@ def change_both(store: LocalStore, step: int) -> None:
                 continue
             document, passages, chunks = new_document(source, texts(source, step))
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         change.set_meta("step", step)
 
 

@@ -1,4 +1,4 @@
-"""Caches that are missing, damaged or foreign are made anew; removed text leaves no byte."""
+"""Indexes that are missing, damaged or foreign are rebuilt; removed text leaves no byte."""
 
 import shutil
 import sqlite3
@@ -38,7 +38,7 @@ def emptied(file: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
-    "no caches": lambda kb: (shutil.rmtree(kb / "words"), shutil.rmtree(kb / "vectors"), None)[2],
+    "no indexes": lambda kb: (shutil.rmtree(kb / "words"), shutil.rmtree(kb / "vectors"), None)[2],
     "codes flipped": lambda kb: flip(next((kb / "vectors").iterdir())),
     "codes cut": lambda kb: next((kb / "vectors").iterdir()).write_bytes(b"IxMp") and None,
     "codes gone": lambda kb: next((kb / "vectors").iterdir()).unlink(),
@@ -51,7 +51,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_cache_is_made_anew(path: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_index_is_rebuilt(path: Path, damage: Callable[[Path], None]) -> None:
     with open_store(path) as store:
         whole = answers(store)
     damage(path)
@@ -63,7 +63,7 @@ def test_a_damaged_cache_is_made_anew(path: Path, damage: Callable[[Path], None]
     assert len(list((path / "vectors").iterdir())) == 1
 
 
-def test_a_foreign_word_index_is_not_believed(path: Path, tmp_path: Path) -> None:
+def test_a_foreign_word_index_is_not_used(path: Path, tmp_path: Path) -> None:
     with open_store(tmp_path / "other", create=EMBEDDER) as other:
         put(other, "x.txt", ["nothing of the kind"])
     shutil.rmtree(path / "words")
@@ -73,7 +73,7 @@ def test_a_foreign_word_index_is_not_believed(path: Path, tmp_path: Path) -> Non
         assert len(store.search_words(terms("nothing"), 100).keys) == 0
 
 
-def test_an_older_truth_makes_newer_caches_anew(path: Path, tmp_path: Path) -> None:
+def test_newer_indexes_are_rebuilt_from_older_primary_data(path: Path, tmp_path: Path) -> None:
     shutil.copy(path / "kb.sqlite", tmp_path / "old.sqlite")
     with open_store(path) as store:
         put(store, "b.txt", ["something added later"])
@@ -83,7 +83,7 @@ def test_an_older_truth_makes_newer_caches_anew(path: Path, tmp_path: Path) -> N
         assert store.verify() == []
 
 
-def test_caches_behind_the_truth_are_caught_up(path: Path, tmp_path: Path) -> None:
+def test_indexes_behind_the_primary_data_are_caught_up(path: Path, tmp_path: Path) -> None:
     shutil.copytree(path / "words", tmp_path / "words")
     with open_store(path) as store:
         put(store, "b.txt", ["something added later"])
@@ -142,7 +142,7 @@ def test_a_foreign_or_broken_file_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-def test_verify_names_what_is_wrong_with_the_truth(path: Path) -> None:
+def test_verify_names_faults_of_the_primary_data(path: Path) -> None:
     with sqlite3.connect(path / "kb.sqlite") as sql:
         sql.execute("UPDATE passages SET start = start + 1 WHERE key = 3")
         sql.execute("UPDATE chunks SET vector = zeroblob(32) WHERE key = 1")

@@ -10,18 +10,17 @@ import pytest
 from ingest.errors import Unreadable
 from ingest.i18n import translate
 from ingest.ocr import available
-from ingest.parse import parse
-from tests.ingest.documents import DATA, package, paragraph, pdf, read, whole, word
+from tests.ingest.documents import DATA, package, paragraph, parse, pdf, read, whole, word
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "documents"
+SHARED = Path(__file__).parents[2].parent / "shared" / "documents"
 
 
 def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.docx", [["Alpha"]])
     parsed = parse(path)
     assert "Alpha" in whole(parsed)[0]
-    assert parsed.receipt.format == "pdf"
-    assert parsed.receipt.warnings == ("the name says docx, the content is pdf",)
+    assert parsed.report.format == "pdf"
+    assert parsed.report.warnings == ("the name says docx, the content is pdf",)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
         ("blank-page.pdf", "holds no text"),
     ],
 )
-def test_locked_and_blank_files_say_so(name: str, reason: str) -> None:
+def test_errors_of_locked_and_blank_files_name_the_reason(name: str, reason: str) -> None:
     with pytest.raises(Unreadable, match=reason) as caught:
         parse(DATA / name)
     assert name in translate(caught.value.message, "zh")
@@ -59,14 +58,14 @@ def test_text_that_begins_like_another_format_is_text(tmp_path: Path) -> None:
     for text in ("文件以 %PDF- 开头", "ID3 标签说明", " " * 5000 + "文字"):
         (tmp_path / "a.txt").write_text(text)
         parsed = parse(tmp_path / "a.txt")
-        assert parsed.receipt.format == "txt"
+        assert parsed.report.format == "txt"
         assert whole(parsed)[0].strip() == text.strip()
 
 
 def test_a_pdf_may_begin_with_other_bytes(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.pdf", [["Alpha"]])
     path.write_bytes(b"\n\n" + path.read_bytes())
-    assert parse(path).receipt.format == "pdf"
+    assert parse(path).report.format == "pdf"
 
 
 def test_bombs_and_entities_are_refused_before_they_unfold(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ingest.errors import Mismatch, UserError
 from ingest.normalize import terms
 from ingest.store import Identity, MilvusAddress, Store, open_store
-from ingest.types import Chunk
+from ingest.types import Chunk, DocumentPart
 from rag.retrieve import idf
 from tests.ingest.store.conftest import Place
 from tests.ingest.store.factories import DIM, EMBEDDER, TEXTS, new_document, new_vectors, put
@@ -70,8 +70,8 @@ def test_a_document_comes_back_as_it_went_in(store: Store) -> None:
     vectors = new_vectors(chunks)
     with store.change() as change:
         change.put(document)
-        change.add(document, passages[:1], chunks[:1], vectors[:1])
-        change.add(document, passages[1:], chunks[1:], vectors[1:])
+        change.add(DocumentPart(document, passages[:1], chunks[:1], vectors[:1]))
+        change.add(DocumentPart(document, passages[1:], chunks[1:], vectors[1:]))
     ranking = store.search_dense(vectors[0], 10)
     best = int(ranking.keys[0])
     assert store.chunks([best, best + 12345]) == {best: chunks[0]}
@@ -130,7 +130,7 @@ def test_words_are_found_in_either_script(store: Store) -> None:
     assert store.doc_freq([]) == []
 
 
-def test_how_rare_a_term_is_can_be_told(store: Store) -> None:
+def test_document_frequencies_are_estimated(store: Store) -> None:
     """Milvus tells only what its scores show, and milvus-lite weighs each of its segments by itself."""
     put(
         store,
@@ -140,10 +140,10 @@ def test_how_rare_a_term_is_can_be_told(store: Store) -> None:
     put(store, "b.txt", ["租赁 agreement"])
     terms = {"words": ["合同", "期限", "报酬", "租赁", "none"], "bigrams": ["合同", "期限", "报酬"]}
     counts = {"words": [60, 45, 15, 1, 0], "bigrams": [60, 45, 15]}
-    for field, asked in terms.items():
-        told = store.doc_freq(asked, field=field)  # type: ignore[arg-type] - both fields
+    for field, words in terms.items():
+        estimates = store.doc_freq(words, field=field)  # type: ignore[arg-type] - both fields
         np.testing.assert_allclose(
-            idf(told, store.count()), idf(counts[field], store.count()), rtol=0.25, atol=0.35
+            idf(estimates, store.count()), idf(counts[field], store.count()), rtol=0.25, atol=0.35
         )
 
 
@@ -174,7 +174,7 @@ def test_a_document_put_twice_in_a_change_is_the_last_one(store: Store) -> None:
         for texts in (["an early draft"], ["the final text"]):
             document, passages, chunks = new_document("a.txt", texts)
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         assert not change.remove("b.txt")
     assert by_words(store, "draft") == []
     assert store.text(document.id) == "the final text"
@@ -203,7 +203,7 @@ def test_a_failed_change_leaves_no_trace(store: Store) -> None:
         with store.change() as change:
             change.remove("a.txt")
             change.put(document)
-            change.add(document, passages, chunks, new_vectors(chunks))
+            change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -219,7 +219,7 @@ def test_nothing_of_an_open_change_can_be_seen(store: Store) -> None:
     document, passages, chunks = new_document("a.txt", ["another sentence"])
     with store.change() as change:
         change.put(document)
-        change.add(document, passages, chunks, new_vectors(chunks))
+        change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
         assert {c.text for c in by_words(store, "sentence another first")} == {
             "the first",
             " sentence",
@@ -234,7 +234,7 @@ def test_nothing_of_an_open_change_can_be_seen(store: Store) -> None:
     assert store.passages(chunks)[0] == passages[0]
 
 
-def test_what_does_not_fit_is_refused(store: Store) -> None:
+def test_parts_that_do_not_fit_are_refused(store: Store) -> None:
     document, passages, chunks = new_document("a.txt", ["some text", "and more"])
     vectors = new_vectors(chunks)
 
@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused(store: Store) -> None:
         with store.change() as change:
             if first:
                 change.put(document)
-            change.add(document, *batch)  # type: ignore[arg-type] - what is wrong with it is the point
+            change.add(DocumentPart(document, *batch))  # type: ignore[arg-type] - what is wrong with it is the point
 
     for message, batch in {
         "does not continue at 0": (passages[1:], chunks[2:], vectors[2:]),
@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_refused(store: Store) -> None:
 
 
 def test_a_reader_sees_what_another_store_has_written(store: Store, place: Place) -> None:
-    with open_store(place, expect=EMBEDDER) as reader:
+    with open_store(place, create=EMBEDDER) as reader:
         assert by_words(reader, "sentence") == []
         chunks = put(store, "a.txt", ["the first sentence"])
         assert reader.sequence == store.sequence
@@ -282,14 +282,13 @@ def test_values_are_kept_beside_the_documents(store: Store) -> None:
 
 def test_another_embedder_is_refused_with_both_names(store: Store, place: Place) -> None:
     other = Identity("other", 8)
-    for options in ({"expect": other}, {"create": other}):
-        with pytest.raises(Mismatch, match=r"made-up \(16-d\).*other \(8-d\).*ingest again.*--kb"):
-            open_store(place, **options)
+    with pytest.raises(Mismatch, match=r"made-up \(16-d\).*other \(8-d\).*ingest again.*--kb"):
+        open_store(place, create=other)
     with pytest.raises(Mismatch, match="prefix"):
-        open_store(place, expect=Identity("made-up", DIM))
+        open_store(place, create=Identity("made-up", DIM))
 
 
-def test_no_knowledge_base_is_said_with_the_way_out(places: Callable[[], Place]) -> None:
+def test_a_missing_knowledge_base_is_an_error_with_the_way_out(places: Callable[[], Place]) -> None:
     with pytest.raises(UserError, match=r"no knowledge base at .*rag ingest"):
         open_store(places())
 
@@ -314,18 +313,18 @@ def test_a_sample_is_drawn_from_all(store: Store) -> None:
 def test_any_history_ends_in_the_state_of_a_fresh_store(
     places: Callable[[], Place], steps: list[tuple[str, list[str], bool]]
 ) -> None:
-    truth: dict[str, list[str]] = {}
+    expected_texts: dict[str, list[str]] = {}
     living: dict[str, list[Chunk]] = {}
     place = places()
     with open_store(place, create=EMBEDDER) as store:
         for source, texts, removing in steps:
             if removing:
                 with store.change() as change:
-                    assert change.remove(source) == (source in truth)
-                truth.pop(source, None)
+                    assert change.remove(source) == (source in expected_texts)
+                expected_texts.pop(source, None)
                 living.pop(source, None)
             else:
-                truth[source] = texts
+                expected_texts[source] = texts
                 living[source] = put(store, source, texts)
         chunks = [chunk for group in living.values() for chunk in group]
         vector = new_vectors(chunks)[0] if chunks else np.ones(DIM, np.float32)
@@ -335,13 +334,13 @@ def test_any_history_ends_in_the_state_of_a_fresh_store(
         assert store.verify() == []
         assert by_vector(store, vector) == expected(chunks, vector)
         with open_store(places(), create=EMBEDDER) as fresh:
-            for source, texts in truth.items():
+            for source, texts in expected_texts.items():
                 put(fresh, source, texts)
             for query in QUERIES:
                 for field in ("words", "bigrams"):
-                    found, anew = scored(store, query, field), scored(fresh, query, field)
-                    assert set(found) == set(anew) == set(before[query, field])
+                    found, rebuilt = scored(store, query, field), scored(fresh, query, field)
+                    assert set(found) == set(rebuilt) == set(before[query, field])
                     if not isinstance(
                         place, MilvusAddress
                     ):  # milvus-lite weighs each segment by itself
-                        assert found == anew
+                        assert found == rebuilt
