@@ -26,7 +26,7 @@ from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.chat import FORMATS, TEMPLATES, context_of, encode_chat, encode_text
 from rag.chatglm.configuration import CACHE, generation_of, stored_dtype
 from rag.chatglm.loading import load, read_config
-from rag.chatglm.memory import CONTEXT, Mode, Room, check, pick
+from rag.chatglm.memory import CONTEXT, MemoryBudget, Mode, check, pick
 from rag.chatglm.tokenization import clean_up, open_tokenizer
 
 REPLACEMENT = "\ufffd"
@@ -334,14 +334,14 @@ def open_generator(
 
 
 def _mode(directory: Path, quant: str) -> Mode:
-    config, room = read_config(directory), Room.here()
+    config, budget = read_config(directory), MemoryBudget.here()
     context = min(context_of(config), CONTEXT)
-    if quant == "auto" and (best := pick(config, room, context=context)):
+    if quant == "auto" and (best := pick(config, budget, context=context)):
         return best.mode
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else stored_dtype(config)
     choice: Any = "int4" if quant == "auto" else quant
-    need = check(config, choice, device=device, dtype=dtype, room=room, context=context)
+    need = check(config, choice, device=device, dtype=dtype, budget=budget, context=context)
     return replace(need.mode, quant=choice)
 
 

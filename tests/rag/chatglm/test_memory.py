@@ -12,11 +12,12 @@ import rag.chatglm  # noqa: F401  (registers the models)
 from ingest.errors import UserError
 from ingest.i18n import translate
 from rag.chatglm.memory import (
+    CONTEXT,
     GB,
+    MemoryBudget,
     Mode,
     Need,
     Quant,
-    Room,
     check,
     gigabytes,
     modes,
@@ -68,9 +69,20 @@ def config_of(data: Mapping[str, object], folder: Path) -> PreTrainedConfig:
     return AutoConfig.from_pretrained(folder)
 
 
-def on_cuda(config: PreTrainedConfig, quant: str, **options: int) -> float:
+def on_cuda(
+    config: PreTrainedConfig,
+    quant: str,
+    *,
+    context: int = CONTEXT,
+    prompt: int = 0,
+    logits: int = 1,
+) -> float:
+    """GB for `context` tokens, of which `prompt` (0: all) are read, with logits at `logits` positions."""
     [mode] = [mode for mode in modes(config, "cuda") if mode.quant == quant]
-    return need(config, mode, **options).total / GB
+    whole = need(config, mode, context=context)
+    work = need(config, mode, context=prompt or context).work
+    work += (logits - 1) * config.vocab_size * mode.dtype.itemsize
+    return (whole.total - whole.work + work) / GB
 
 
 # Upstream's tables: ChatGLM-6B/README.md ("minimum GPU memory, inference"), for its whole window;
@@ -208,8 +220,8 @@ def test_where_nothing_can_be_told_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_this_machine_tells_what_is_free() -> None:
-    room = Room.here()
-    assert room.ram is None or 0 < room.ram < 2**50
+    budget = MemoryBudget.here()
+    assert budget.ram is None or 0 < budget.ram < 2**50
 
 
 def found(need: Need | None) -> tuple[str, str] | None:
@@ -231,16 +243,16 @@ def found(need: Need | None) -> tuple[str, str] | None:
 def test_what_serves_best_of_what_fits_is_picked(
     ram: int, gpu: int, expected: tuple[str, str] | None, tmp_path: Path
 ) -> None:
-    room = Room(ram * GB, gpu * GB)
-    assert found(pick(config_of(GLM2, tmp_path), room)) == expected
+    budget = MemoryBudget(ram * GB, gpu * GB)
+    assert found(pick(config_of(GLM2, tmp_path), budget)) == expected
 
 
 def test_too_little_memory_is_refused_with_both_figures_and_the_way_out(tmp_path: Path) -> None:
     config = config_of(GLM2, tmp_path)
 
     def checked(quant: Quant | None, ram: int) -> Need:
-        room = Room(ram * GB, 0)
-        return check(config, quant, device="cpu", dtype=torch.float32, room=room)
+        budget = MemoryBudget(ram * GB, 0)
+        return check(config, quant, device="cpu", dtype=torch.float32, budget=budget)
 
     with pytest.raises(
         UserError, match=r"2\d\.\d GB .*10\.0 GB are free; use --quant int8 \("
