@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ingest.errors import UserError
@@ -61,6 +61,7 @@ class LoraConfig:
         """From adapter_config.json; raises `UserError` if a field is not supported."""
         _check_fields(data)
         layers, pattern = data.get("layers_to_transform"), data.get("layers_pattern") or ()
+        ranks, alphas = (data.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
         try:
             return cls(
                 rank=int(data.get("r", 8)),
@@ -70,10 +71,8 @@ class LoraConfig:
                 excluded=_names(data.get("exclude_modules") or ()),
                 layers=(layers,) if isinstance(layers, int) else tuple(layers) if layers else None,
                 layers_pattern=(pattern,) if isinstance(pattern, str) else tuple(pattern),
-                rank_pattern={str(k): int(v) for k, v in (data.get("rank_pattern") or {}).items()},
-                alpha_pattern={
-                    str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()
-                },
+                rank_pattern={name: int(rank) for name, rank in ranks.items()},
+                alpha_pattern={name: float(alpha) for name, alpha in alphas.items()},
                 rslora=bool(data.get("use_rslora")),
                 dora=bool(data.get("use_dora")),
                 bias=bool(data.get("lora_bias")),
@@ -88,9 +87,8 @@ class LoraConfig:
     def scale_of(self, module: str) -> float:
         """The factor of BA: alpha / r, or alpha / sqrt(r) for rsLoRA."""
         rank = self.rank_of(module)
-        return _by_pattern(self.alpha_pattern, module, self.alpha) / (
-            math.sqrt(rank) if self.rslora else rank
-        )
+        alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def targets_module(self, module: str) -> bool:
         """Whether PEFT would adapt a linear module of this name (`check_target_module_exists`)."""
@@ -175,30 +173,27 @@ class Factors:
 class Delta:
     """A forward hook that adds LoRA's or DoRA's term to a linear layer's output."""
 
-    def __init__(self, a: Tensor, b: Tensor, bias: Tensor | None, gain: Tensor | None) -> None:
-        self.a, self.b, self.bias = a, b, bias
-        self.gain = gain
-        """[out], DoRA's factor of the base's rows; None for LoRA."""
-        self.used = False
+    @torch.no_grad()
+    def __init__(self, linear: Any, part: Factors, model: Any) -> None:
+        """DoRA's factor of the base's rows is multiplied into B and its bias."""
+        a, b, bias, gain = part.a, part.b, part.bias, None
+        if part.magnitude is not None:
+            gain = _gain(dense_weight(linear, model.dtype).cpu() + b @ a, part.magnitude)
+            b, bias = b * gain[:, None], None if bias is None else bias * gain
+        place = {"device": model.device, "dtype": model.dtype}
+        self.a, self.b = a.to(**place), b.contiguous().to(**place)
+        self.bias, self.gain = (None if x is None else x.to(**place) for x in (bias, gain))
+        self.called = False
         """Whether the layer has been called."""
 
     def __call__(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        self.used = True
+        self.called = True
         x = inputs[0].to(self.a.dtype)
         added = functional.linear(functional.linear(x, self.a), self.b, self.bias)
         if self.gain is not None:
             bare = output if module.bias is None else output - module.bias.to(output.dtype)
             added = added + (self.gain - 1) * bare
         return output + added.to(output.dtype)
-
-
-def deltas(
-    model: Any, modules: Mapping[str, Factors], config: LoraConfig
-) -> list[tuple[nn.Module, Delta]]:
-    """Each linear layer that the adapter changes, with its hook. Raises as `layer_factors`."""
-    parts = layer_factors(model, modules, config)
-    linears = ((model.get_submodule(name), part) for name, part in parts)
-    return [(linear, _delta(linear, part, model)) for linear, part in linears]
 
 
 def layer_factors(
@@ -221,8 +216,8 @@ def layer_factors(
     _check_names(modules, {part.module for part in rows.values()}, config)
     sizes: dict[str, tuple[int, int]] = {}  # (out, in) of the adapter's modules
     for name, linear in linears.items():
-        out = sizes.get(rows[name].module, (0, 0))[0] + linear.out_features
-        sizes[rows[name].module] = (out, linear.in_features)
+        out, _ = sizes.get(rows[name].module, (0, 0))
+        sizes[rows[name].module] = (out + linear.out_features, linear.in_features)
     for name, factors in modules.items():
         _check_tensors(name, factors, sizes[name], config)
     if not any(factors.b.any() for factors in modules.values()):
@@ -252,8 +247,9 @@ def digest(parts: Iterable[tuple[str, Factors]]) -> str:
 def merge_weight(weight: Tensor, part: Factors) -> Tensor:
     """The float32 weight [out, in] with the change of one of `layer_factors`."""
     changed = weight.float() + part.b @ part.a
-    gain = _gain(changed, part)
-    return changed if gain is None else changed.mul_(gain[:, None])
+    if part.magnitude is None:
+        return changed
+    return changed.mul_(_gain(changed, part.magnitude)[:, None])
 
 
 @torch.no_grad()
@@ -302,9 +298,9 @@ def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: L
             b=factors.b.shape[1],
             rank=rank,
         )
-    if (factors.b.shape[0], factors.a.shape[1]) != size or any(
-        t.shape != (out,) for t in (factors.bias, factors.magnitude) if t is not None
-    ):
+    vectors = [t for t in (factors.bias, factors.magnitude) if t is not None]
+    own = (factors.b.shape[0], factors.a.shape[1])
+    if own != size or any(vector.shape != (out,) for vector in vectors):
         raise UserError(
             "{name}: the adapter was made for a layer {adapter_in} → {adapter_out}, but this model's "
             "is {width} → {out}: give the model that it was made for",
@@ -341,19 +337,6 @@ def _cut(factors: Factors, rows: ModuleRows, scale: float) -> Factors:
     )
 
 
-def _gain(changed: Tensor, part: Factors) -> Tensor | None:
+def _gain(changed: Tensor, magnitude: Tensor) -> Tensor:
     """DoRA's factor of each row of W + BA (`changed`), [out], as PEFT's DoraLinearLayer."""
-    return None if part.magnitude is None else part.magnitude / changed.norm(dim=1)
-
-
-@torch.no_grad()
-def _delta(linear: Any, part: Factors, model: Any) -> Delta:
-    """A layer's hook, with DoRA's factor multiplied into B."""
-    b, bias, gain = part.b, part.bias, None
-    if part.magnitude is not None:
-        gain = _gain(dense_weight(linear, model.dtype).cpu() + b @ part.a, part)
-        assert gain is not None
-        b, bias = b * gain[:, None], None if bias is None else bias * gain
-    place = {"device": model.device, "dtype": model.dtype}
-    rest = (None if value is None else value.to(**place) for value in (bias, gain))
-    return Delta(part.a.to(**place), b.contiguous().to(**place), *rest)
+    return magnitude / changed.norm(dim=1)

@@ -50,7 +50,7 @@ class PrefixEncoder(nn.Module):
         return past.expand(-1, -1, batch, -1, -1, -1)
 
     @torch.no_grad()
-    def folded(self, config: PreTrainedConfig) -> "PrefixEncoder":
+    def without_projection(self, config: PreTrainedConfig) -> "PrefixEncoder":
         """An encoder with the same keys and values but without a projection."""
         if self.trans is None:
             return self

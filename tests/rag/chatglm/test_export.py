@@ -23,7 +23,7 @@ from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.chat import FORMATS, encode_chat
 from rag.chatglm.export import BANDS, export
 from rag.chatglm.loading import load
-from rag.chatglm.save import pack
+from rag.chatglm.save import save_quantized
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.bases import FUSED, base
 from tests.rag.chatglm import vocabularies
@@ -103,7 +103,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         job(f"int{bits}", source, {"ids": ids}, dtype=torch.float32)
     golden = arrays(COPY / "v3" / "golden.npz")
     ids = [golden[f"single.{name}.input_ids"].tolist() for name in PROMPTS]
-    pack(work / "v3-source", work / "packed-source", bits=4)
+    save_quantized(work / "v3-source", work / "packed-source", bits=4)
     job("packed", work / "packed-source", {"ids": ids}, dtype=torch.float32)
     sizes = linears(load(work / "v3-source", quant="none"), upstream=True)
     made = tensors(sizes, FUSED, dora=True)
@@ -299,7 +299,7 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
 def test_a_disk_without_room_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BESIDE", 1 << 60)
+    monkeypatch.setattr(module, "SIDE_BYTES", 1 << 60)
     source = golden_model("v3", tmp_path / "source")
     with pytest.raises(UserError, match=r"GB left and out takes 1152921504\.6 GB; free some"):
         export(source, tmp_path / "out")

@@ -27,7 +27,7 @@ def sharded(tmp_path: Path) -> Path:
 
 def test_shards_are_one_table(sharded: Path) -> None:
     checkpoint = Checkpoint.open(sharded)
-    assert set(checkpoint) == {"a", "b"}
+    assert set(checkpoint.files) == {"a", "b"}
     assert torch.equal(checkpoint.read("a"), A)
     assert torch.equal(checkpoint.read("b"), B)
 
