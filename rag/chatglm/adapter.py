@@ -18,8 +18,7 @@ from rag.chatglm.configuration import MERGED, generation_of
 from rag.chatglm.lora import Delta, LoraConfig, digest, layer_factors
 from rag.chatglm.prefix import PrefixEncoder, set_prefix
 
-PROBE = 6
-"""Tokens of the probe."""
+PROBE = 6  # tokens of the probe
 
 
 class Adapters:
@@ -28,16 +27,14 @@ class Adapters:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.active: str | None = None
-        self.contracts: dict[str, Contract] = {}
-        """The prompt format and stop ids of each adapter."""
+        self.contracts: dict[str, Contract] = {}  # the prompt format and stop ids of each adapter
         self._attachments: dict[str, LoraHooks | Prefix] = {}
 
     def attach(self, adapter: Adapter, name: str) -> Contract:
         """Prepare the adapter under `name`, still inactive; returns its contract.
 
         Computes a short prompt three times. Raises `UserError` if the adapter was made for another
-        model, or changes nothing.
-        """
+        model, or changes nothing."""
         if name in self._attachments:
             raise UserError(
                 "an adapter named {name!r} is attached already; choose another name", name=name
@@ -106,27 +103,6 @@ class Prefix:
         set_prefix(self.model, None, attention=self.attention)
 
 
-def check_base(adapter: Adapter, model: Any) -> None:
-    """Raises `UserError` if the adapter's contract names another model, or if the adapter is merged
-    into this one already."""
-    check_generation(adapter, model.config)
-    digests, lora = getattr(model.config, MERGED, None), adapter.config
-    if digests and lora and digest(layer_factors(model, adapter.modules, lora)) in digests:
-        raise UserError(
-            "{source} is merged into this model already; use the model without it",
-            source=adapter.source,
-        )
-    base = adapter.contract.base
-    if base is not None and base != (own := fingerprint(model)):
-        raise UserError(
-            "{source} was trained on the model {base}, this one is {own} (digests of their "
-            "normalisation weights); use the adapter with its own model",
-            source=adapter.source,
-            base=base,
-            own=own,
-        )
-
-
 def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
     """Raises `UserError` if the adapter was made for another generation."""
     generation, expected = generation_of(config), adapter.contract.generation
@@ -141,26 +117,47 @@ def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
         )
 
 
+def _check_base(adapter: Adapter, model: Any) -> None:
+    """Raises `UserError` if the adapter was trained on another model, or is merged into this one."""
+    check_generation(adapter, model.config)
+    source, base, own = adapter.source, adapter.contract.base, fingerprint(model)
+    digests, lora = getattr(model.config, MERGED, None), adapter.config
+    if digests and lora and digest(layer_factors(model, adapter.modules, lora)) in digests:
+        raise UserError(
+            "{source} is merged into this model already; use the model without it", source=source
+        )
+    if base not in (None, own):
+        raise UserError(
+            "{source} was trained on the model {base}, this one is {own} (digests of their "
+            "normalisation weights); use the adapter with its own model",
+            source=source,
+            base=base,
+            own=own,
+        )
+
+
 def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
     """The prefix, computed once in float32 and then cast to the model's precision, as upstream."""
-    projection = any(name.startswith("trans.") for name in adapter.prefix)
-    length = len(adapter.prefix["embedding.weight"])
-    encoder = PrefixEncoder(model.config, length, projection=projection)
-    wanted = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in adapter.prefix.items()}
+    prefix, source = adapter.prefix, adapter.source
+    projection = any(name.startswith("trans.") for name in prefix)
+    encoder = PrefixEncoder(model.config, len(prefix["embedding.weight"]), projection=projection)
+    wanted, found = (
+        {name: tuple(value.shape) for name, value in tensors.items()}
+        for tensors in (encoder.state_dict(), prefix)
+    )
     if wanted != found:
         raise UserError(
             "{source} holds a prefix of shapes {found}, but this model needs {wanted}: give the "
             "model that it was made for",
-            source=adapter.source,
+            source=source,
             found=found,
             wanted=wanted,
         )
-    if not all(torch.isfinite(value).all() for value in adapter.prefix.values()):
+    if not all(torch.isfinite(value).all() for value in prefix.values()):
         raise UserError(
-            "{source} holds NaN or infinite numbers; its training failed", source=adapter.source
+            "{source} holds NaN or infinite numbers; its training failed", source=source
         )
-    encoder.load_state_dict({name: value.float() for name, value in adapter.prefix.items()})
+    encoder.load_state_dict({name: value.float() for name, value in prefix.items()})
     plain = encoder.without_projection(model.config).requires_grad_(False)
     return plain.to(device=model.device, dtype=model.dtype).eval()
 
@@ -171,10 +168,9 @@ def probe(
     """The adapter on the model, switched off; logits [1, S, V] of the model alone, and with it on.
 
     Raises `UserError` if the adapter does not fit, changes nothing, makes logits NaN or infinite, or
-    if the model's own logits are not the same afterwards.
-    """
-    check_base(adapter, model)
-    lora = adapter.config
+    if the model's own logits are not the same afterwards."""
+    _check_base(adapter, model)
+    lora, source = adapter.config, adapter.source
     attachment = LoraHooks(model, adapter, lora) if lora else Prefix(model, adapter)
     before = probe_logits(model, tokens)
     attachment.on()
@@ -189,20 +185,20 @@ def probe(
         raise UserError(
             "{source} changes nothing in this model: a probe's logits stay the same "
             "({idle_count} of its layers were never called); it is not used",
-            source=adapter.source,
+            source=source,
             idle_count=len(idle),
         )
     if not torch.isfinite(during).all():
         raise UserError(
             "{source} makes this model's logits NaN or infinite; it is damaged, or needs another "
             "precision of the model",
-            source=adapter.source,
+            source=source,
         )
     if not torch.equal(before, after):
         raise UserError(
             "{source}: the model's own logits differ after the adapter was switched off; its "
             "precision gives no reproducible results, so that adapters can't be checked",
-            source=adapter.source,
+            source=source,
         )
     return attachment, before, during
 

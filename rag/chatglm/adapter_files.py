@@ -30,8 +30,7 @@ LORA = ("adapter_model.safetensors", "adapter_model.bin", "chatglm-lora.pt")
 """PEFT's names, and the tutorial's for the end of training."""
 PREFIX = ("pytorch_model.bin", "config.json")
 ADAPTER_FILES = (CONTRACT, CONFIG, LORA[0], *PREFIX)
-TUTORIAL_ALPHA = 32
-"""lora_alpha in the tutorial's finetune.py, for any rank."""
+TUTORIAL_ALPHA = 32  # lora_alpha in the tutorial's finetune.py, for any rank
 
 NORM = re.compile(r"norm[^.]*\.(weight|bias)$")
 # `lora_A.weight` in PEFT's files, `lora_A.default.weight` in those of a Trainer.
@@ -53,14 +52,10 @@ PREFIX_KEY = "prefix_encoder."
 class Contract:
     """The model and the form of prompts for which an adapter was trained."""
 
-    generation: int | None
-    """1 to 4; None if it is unknown (ChatGLM2's and 3's tensors look alike)."""
-    template: str = "chat"
-    """A key of `TEMPLATES`."""
-    stop_ids: tuple[int, ...] = ()
-    """Tokens that end an answer, in addition to the generation's own."""
-    base: str | None = None
-    """The `fingerprint` of the model it was trained on."""
+    generation: int | None  # 1 to 4; None if it is unknown (ChatGLM2's and 3's tensors look alike)
+    template: str = "chat"  # a key of `TEMPLATES`
+    stop_ids: tuple[int, ...] = ()  # tokens that end an answer, in addition to the generation's own
+    base: str | None = None  # the `fingerprint` of the model it was trained on
 
     @classmethod
     def read(cls, directory: Path) -> "Contract | None":
@@ -98,8 +93,7 @@ def fingerprint(model: nn.Module) -> str:
     """A digest of the model's normalisation weights, 32 hexadecimal digits.
 
     These weights are never quantised. They are rounded to float16, then to bfloat16, so that a
-    checkpoint has the same digest in float32, float16, bfloat16, int8 and int4.
-    """
+    checkpoint has the same digest in float32, float16, bfloat16, int8 and int4."""
     norms = [item for item in model.named_parameters() if NORM.search(item[0])]
     digest = sha256()
     for _, value in sorted(norms, key=lambda item: item[0].removeprefix("base_model.model.")):
@@ -118,16 +112,14 @@ class Adapter:
 
     source: Path
     contract: Contract
-    config: LoraConfig | None = None
-    """LoRA's; None if the adapter is a prefix."""
+    config: LoraConfig | None = None  # LoRA's; None if the adapter is a prefix
     modules: Mapping[str, Factors] = field(default_factory=dict, repr=False)
     """LoRA's tensors by module, named as in the model that it was trained on."""
     prefix: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """The parameters of `PrefixEncoder`."""
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
     """The whole adapter_config.json; empty if there is none."""
-    notes: tuple[Translatable, ...] = ()
-    """Assumptions, to be reported to the user."""
+    notes: tuple[Translatable, ...] = ()  # assumptions, to be reported to the user
 
     @property
     def kind(self) -> Literal["lora", "prefix"]:
@@ -183,8 +175,7 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
 
 
 def write_lora(folder: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write PEFT's files: `settings` to adapter_config.json, and the tensors by PEFT's keys. The same
-    numbers give the same bytes."""
+    """Write PEFT's files, with the tensors by PEFT's keys. The same numbers give the same bytes."""
 
     def plain(value: object) -> object:  # PEFT's sets and enumerations
         return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

@@ -69,11 +69,6 @@ def encode_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> lis
     return FORMATS[generation].encode(turns, tokenizer)
 
 
-def count_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> int:
-    """The number of ids of `encode_chat`."""
-    return len(encode_chat(messages, tokenizer, generation))
-
-
 def encode_answer(text: str, tokenizer: Any, generation: int) -> list[int]:
     """The ids of an answer of the model of `generation`, including its end. Answer and lead are
     encoded separately, as in upstream's training scripts."""
@@ -100,8 +95,7 @@ def context_of(config: Any) -> int:
     """The window of the model of `config` in tokens, prompt and answer together.
 
     ChatGLM2's config.json allows 32,768 positions, but only the 32k variants, which have another
-    rope ratio, were trained beyond upstream's 8,192.
-    """
+    rope ratio, were trained beyond upstream's 8,192."""
     positions: int = config.max_position_embeddings
     rope = getattr(config, "rope_parameters", None) or {}
     if getattr(config, "generation", 4) in (2, 3) and rope.get("rope_theta") == ORIGINAL_ROPE:
@@ -224,8 +218,7 @@ def tutorial(messages: Sequence[Any]) -> list[Any]:
     """The single-turn form of mymusise/ChatGLM-Tuning (cover_alpaca2jsonl.py), as the only message.
 
     If there is a system message, it is the instruction and the last message its input; otherwise
-    the last message is the instruction. The form has no place for earlier turns.
-    """
+    the last message is the instruction. The form has no place for earlier turns."""
     last = messages[-1]
     system = next((message.text for message in messages if message.role == "system"), "")
     text = tutorial_prompt(system, last.text) if system else tutorial_prompt(last.text)

@@ -99,8 +99,7 @@ class Glm1Config(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A `Glm1Config`, or a `ChatGLM2Config` if the keys are those of ChatGLM2, 3 or GLM-4.
 
-        Raises `UserError` for a field that is unknown or whose value is not implemented.
-        """
+        Raises `UserError` for a field that is unknown or whose value is not implemented."""
         if _is_glm1(config_dict):
             return super().from_dict(_glm1_fields(config_dict), **kwargs)
         return ChatGLM2Config.from_dict(config_dict, **kwargs)
@@ -109,8 +108,7 @@ class Glm1Config(PreTrainedConfig):
 class ChatGLM2Config(GlmConfig):
     """ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B-chat, with GlmConfig's names of fields.
 
-    `generation` is 2, 3 or 4: ChatGLM2 rounds its rotary table differently.
-    """
+    `generation` is 2, 3 or 4: ChatGLM2 rounds its rotary table differently."""
 
     model_type = "chatglm"
 
@@ -137,8 +135,7 @@ class ChatGLM2Config(GlmConfig):
 def generation_of(config: PreTrainedConfig) -> int:
     """1 for ChatGLM-6B, 2 and 3 for ChatGLM2/3-6B, 4 for GLM-4 in any layout.
 
-    Raises `UserError` if the config is of another family.
-    """
+    Raises `UserError` if the config is of another family."""
     if isinstance(config, (Glm1Config, ChatGLM2Config)):
         return config.generation
     if isinstance(config, (GlmConfig, Glm4Config)):

@@ -27,7 +27,7 @@ from rag.chatglm.export_tokenizer import write_tokenizer
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.lora import Factors, layer_factors, merge_weight
 from rag.chatglm.quantize import PackedWeight, dequantize
-from rag.chatglm.save import Shards
+from rag.chatglm.save import Shards, copy_side_files
 from rag.chatglm.tokenization import open_tokenizer
 from rag.chatglm.weights import WeightSource, codes_of, embedding_path, pieces
 
@@ -37,8 +37,7 @@ class WeightMerger:
 
     def __init__(self, parts: dict[str, Factors], dtype: torch.dtype | None) -> None:
         self.parts, self.dtype = parts, dtype
-        self.used: torch.dtype = torch.float32
-        """Of the weight merged last."""
+        self.used: torch.dtype = torch.float32  # of the weight merged last
         self._errors = self._total = 0.0  # sums of squares
 
     @property
@@ -86,8 +85,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-TOKENS = 32
-"""Length of the prompt whose logits are compared."""
+TOKENS = 32  # length of the prompt whose logits are compared
 BANDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """The largest `error` that is allowed for weights of each precision."""
 ROWS = 1024  # of a weight that are held in float32 at a time
@@ -166,10 +164,8 @@ def error(logits: Tensor, expected: Tensor) -> float:
 class Parity:
     """How far a probe's logits are from the expected ones; norms are over all positions."""
 
-    error: float
-    """The difference over the norm of the logits: `error`."""
-    lost: float
-    """The difference over the norm of the adapter's change."""
+    error: float  # the difference over the norm of the logits: `error`
+    lost: float  # the difference over the norm of the adapter's change
 
     @classmethod
     def of(cls, logits: Tensor, expected: Tensor, before: Tensor) -> "Parity":
@@ -193,10 +189,8 @@ SIDE_BYTES = 64 << 20  # that all files beside the weights take at most
 class ExportReport:
     generation: int
     dtype: torch.dtype
-    error: float
-    """The difference of a probe's logits over their norm."""
-    layers: int
-    """Linear layers that the adapter changed."""
+    error: float  # the difference of a probe's logits over their norm
+    layers: int  # linear layers that the adapter changed
     contract: Contract | None
     """The adapter's. generation_config.json holds its stop ids; no file can hold its template."""
     notes: tuple[Translatable, ...] = ()
@@ -217,8 +211,7 @@ def export(
     `dtype` is that of all weights; None: config.json's. `alpha` is `read_adapter`'s. `progress`
     takes the share written, 0 to 1. Raises `UserError` if the model has no such form or has it
     already, the disk is too small, the adapter does not fit, or the written model answers a probe
-    differently; then nothing is left.
-    """
+    differently; then nothing is left."""
     config = read_config(directory)
     check_exportable(directory, config)
     source = WeightSource.open(directory, config)
@@ -246,8 +239,7 @@ def export(
         stops = FORMATS[generation].stop_ids(tokenizer)
         _write_configs(config, stops + (read.contract.stop_ids if read else ()), dtype, work)
         write_tokenizer(tokenizer, generation, context_of(config), work)
-        for path in (path for pattern in TERMS for path in directory.glob(pattern)):
-            shutil.copyfile(path, work / path.name)
+        copy_side_files(directory, work, TERMS)
         _, expected = answers(directory, read)
         lora = read and read.config
         parts = dict(layer_factors(model, read.modules, lora)) if read and lora else {}
@@ -313,7 +305,8 @@ def answers(directory: Path, adapter: Adapter | None) -> tuple[Tensor, Tensor]:
     `UserError` as `probe`."""
     base = read_model(directory)
     if adapter is None:
-        return (probe_logits(base, TOKENS),) * 2
+        alone = probe_logits(base, TOKENS)
+        return alone, alone
     _, alone, changed = probe(base, adapter, TOKENS)
     return alone, changed
 

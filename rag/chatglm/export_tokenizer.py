@@ -17,12 +17,11 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import Prepend, Replace, Sequence
 from tokenizers.pre_tokenizers import Sequence as SplitSequence
 from tokenizers.pre_tokenizers import Split
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from ingest.errors import UserError
 from rag.chatglm.chat import TOOL_4, TOOLS_4, encode_chat
-from rag.chatglm.tokenization import MARKS, ROLES, splits
+from rag.chatglm.tokenization import MARKS, ROLES, set_prompt_start, splits
 
 MARK = "\ufdd0"
 """A noncharacter of Unicode, which texts must not contain. Templates break control tokens with it."""
@@ -35,8 +34,7 @@ def template_of(generation: int) -> str:
     It builds the same prompts as `encode_chat`. ChatGLM2's keeps its state in a namespace, since a
     sandboxed template can't append to lists. The others encode a role's line and its text separately:
     SentencePiece starts each text with a blank, of which the tokenizer itself adds only the first,
-    and GLM-4's tokenizer starts a new encoding at a mark after a line's end.
-    """
+    and GLM-4's tokenizer starts a new encoding at a mark after a line's end."""
     folder = Path(__file__).with_name("templates")
     names = ("checks", {2: "chatglm2", 3: "chatglm3", 4: "glm4"}[generation])
     checks, body = ((folder / f"{name}.jinja").read_text("utf-8").rstrip("\n") for name in names)
@@ -66,8 +64,7 @@ def write_tokenizer(ours: Any, generation: int, length: int, folder: Path) -> No
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, read them back, compare.
 
     `ours` is the tokenizer of ChatGLM2, ChatGLM3 or GLM-4, `length` the model's window in tokens.
-    Raises `UserError` if a word of the vocabulary or a prompt gets other ids than from `ours`.
-    """
+    Raises `UserError` if a word of the vocabulary or a prompt gets other ids than from `ours`."""
     glm4 = generation == 4
     end = "<|endoftext|>" if glm4 else "</s>"
     theirs = PreTrainedTokenizerFast(
@@ -105,12 +102,7 @@ def _pieces(ours: Any) -> Tokenizer:
     specials = MARKS if ours.generation == 2 else MARKS + ROLES
     names = ["<unk>", "<s>", "</s>", *(NAMES.get(name, name) for name in specials)]
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
-    used = ("[gMASK]", "<sop>", "</s>")
-    tokenizer.post_processor = TemplateProcessing(
-        single="[gMASK] <sop> $A",
-        pair="[gMASK] <sop> $A $B </s>",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in used],
-    )
+    set_prompt_start(tokenizer, "</s>")
     return tokenizer
 
 

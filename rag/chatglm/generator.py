@@ -8,7 +8,6 @@ calls it: temperature, then the 50 likeliest tokens, then top-p. ChatGLM-6B also
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
@@ -104,12 +103,12 @@ class Polisher:
             end = min(end, len(self._raw) - next(cuts, 0))
         if self._generation == 1 and self._raw[:end].endswith(tuple(",!:;?")):
             end -= 1  # the character after it decides
-        return self._new(end)
+        return self._text_before(end)
 
     def finish(self) -> str:
-        return self._new(len(self._raw))
+        return self._text_before(None)
 
-    def _new(self, end: int) -> str:
+    def _text_before(self, end: int | None) -> str:
         text = polish(self._raw[:end], self._generation)
         piece, self._start = text[self._start :], max(self._start, len(text))
         return piece
@@ -125,8 +124,7 @@ def polish(text: str, generation: int) -> str:
     return MARK.sub(lambda mark: mark[0].translate(FULL_WIDTH), text) if generation == 1 else text
 
 
-TOP_K = 50
-"""transformers' default when upstream was published, which upstream's `chat` uses."""
+TOP_K = 50  # transformers' default when upstream was published, which upstream's `chat` uses
 SAFE = 5
 """The token that upstream's `InvalidScoreLogitsProcessor` chooses if scores are NaN or infinite."""
 
@@ -167,8 +165,7 @@ class ChatGLMGenerator:
         """Answer with the adapter in this directory from now on; None: with the model alone.
 
         Returns assumptions about the adapter, to be reported to the user. Raises `UserError` if the
-        adapter is damaged, was made for another model, or changes nothing.
-        """
+        adapter is damaged, was made for another model, or changes nothing."""
         notes: tuple[Translatable, ...] = ()
         if adapter and str(adapter) not in self.adapters.contracts:
             read = read_adapter(adapter)
@@ -289,13 +286,10 @@ def open_generator(
     """The generator of a model's directory. `quant` auto chooses the best mode that fits here.
 
     `progress` takes the share loaded, 0 to 1; `note` takes assumptions about the adapter. Raises
-    `UserError` before any weight is read if there is not enough memory.
-    """
-    tokenizer = open_tokenizer(directory)
-    mode = _mode(directory, quant)
-    model = load(
-        directory, quant=mode.quant, dtype=mode.dtype, device=mode.device, progress=progress
-    )
+    `UserError` before any weight is read if there is not enough memory."""
+    tokenizer, mode = open_tokenizer(directory), _mode(directory, quant)
+    options: Any = {"quant": mode.quant, "dtype": mode.dtype, "device": mode.device}
+    model = load(directory, **options, progress=progress)
     generator = ChatGLMGenerator(model, tokenizer, name=directory.resolve().name)
     for assumption in generator.use(adapter):
         if note:
@@ -311,8 +305,9 @@ def _mode(directory: Path, quant: str) -> Mode:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else stored_dtype(config)
     choice: Any = "int4" if quant == "auto" else quant
-    need = check(config, choice, device=device, dtype=dtype, budget=budget, context=context)
-    return replace(need.mode, quant=choice)
+    mode = Mode(choice, device, dtype)
+    check(config, mode, budget, context=context)
+    return mode
 
 
 SHORT, LONG = "[MASK]", "[gMASK]"
@@ -325,8 +320,7 @@ def fill(model: Any, tokenizer: Any, text: str, sampling: SamplingLike) -> str:
     Blanks are filled one after another (Du et al. 2022, GLM; as `fill_blanks` of upstream's
     GLM-130B), short ones first: the model sees the whole text on both sides and writes from `<sop>`
     on, at the position of the blank, until `<eop>`. `sampling` applies to each blank. Raises
-    `UserError` if there is no blank, the model can't fill blanks, or the text fills its window.
-    """
+    `UserError` if there is no blank, the model can't fill blanks, or the text fills its window."""
     require_filler(model.config)
     parts, blanks = split_at_blanks(text)
     writer = ChatGLMGenerator(model, tokenizer, name="ChatGLM-6B")

@@ -38,8 +38,7 @@ class Origin:
 
     hub: str
     name: str
-    revision: str
-    """The commit."""
+    revision: str  # the commit
 
 
 def origin(directory: Path) -> Origin | None:
@@ -56,8 +55,7 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
 
     Users may also put the files into `cache/owner/name`. Without `weights`, only config.json is sure
     to be there. A new try downloads only what is missing: whole files from Hugging Face, bytes from
-    ModelScope. Raises `UserError` if there is no such model, or neither a copy nor a network.
-    """
+    ModelScope. Raises `UserError` if there is no such model, or neither a copy nor a network."""
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path
@@ -122,8 +120,7 @@ class HuggingFace:
         return Path(path).parent if isinstance(path, str) else None
 
     def download(self, weights: bool) -> tuple[Path, str]:
-        """Download with a progress bar; the directory and its commit. Raises `ConnectionError` if that
-        is not possible."""
+        """Download with a progress bar: the directory and its commit; or raise `ConnectionError`."""
         from huggingface_hub import HfApi, errors, snapshot_download
 
         name, revision = self.name, self.revision or None

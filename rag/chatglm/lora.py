@@ -18,10 +18,9 @@ from torch.nn import functional
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.chatglm.weights import ModuleRows, upstream_of
+from rag.chatglm.weights import UPSTREAM, ModuleRows, upstream_of
 
-Names = str | tuple[str, ...]
-"""A regular expression for whole module names, or ends of them."""
+Names = str | tuple[str, ...]  # a regular expression for whole module names, or ends of them
 
 # Fields without an effect once an adapter is trained, or whose default is not empty.
 WITHOUT_EFFECT = {
@@ -51,10 +50,8 @@ class LoraConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
     dora: bool = False
-    bias: bool = False
-    """Whether B has a bias (PEFT's `lora_bias`)."""
-    base: str = ""
-    """The path of the base, as the trainer wrote it."""
+    bias: bool = False  # whether B has a bias (PEFT's `lora_bias`)
+    base: str = ""  # the path of the base, as the trainer wrote it
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "LoraConfig":
@@ -108,8 +105,7 @@ class LoraConfig:
 
 
 def _check_fields(data: Mapping[str, Any]) -> None:
-    kind = data.get("peft_type", "LORA")
-    if kind != "LORA":
+    if (kind := data.get("peft_type", "LORA")) != "LORA":
         raise UserError(
             "adapter_config.json says peft_type {kind!r}; LORA is supported, and prefixes in "
             "upstream's P-Tuning layout (pytorch_model.bin with prefix_encoder)",
@@ -149,22 +145,14 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)
 
 
-UPSTREAM = ("transformer.encoder.", "transformer.output_layer")
-"""Prefixes of upstream's names in ChatGLM2, ChatGLM3 and GLM-4."""
-
-
 @dataclass(frozen=True, slots=True)
 class Factors:
     """The tensors of one module: W' = W + scale * BA, its rows scaled to `magnitude` for DoRA."""
 
-    a: Tensor
-    """[rank, in]"""
-    b: Tensor
-    """[out, rank]"""
-    bias: Tensor | None = None
-    """[out], of B."""
-    magnitude: Tensor | None = None
-    """[out], DoRA's."""
+    a: Tensor  # [rank, in]
+    b: Tensor  # [out, rank]
+    bias: Tensor | None = None  # [out], of B
+    magnitude: Tensor | None = None  # [out], DoRA's
 
     def tensors(self) -> list[Tensor]:
         return [t for t in (self.a, self.b, self.bias, self.magnitude) if t is not None]
@@ -183,8 +171,7 @@ class Delta:
         place = {"device": model.device, "dtype": model.dtype}
         self.a, self.b = a.to(**place), b.contiguous().to(**place)
         self.bias, self.gain = (None if x is None else x.to(**place) for x in (bias, gain))
-        self.called = False
-        """Whether the layer has been called."""
+        self.called = False  # whether the layer has been called
 
     def __call__(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         self.called = True
@@ -203,8 +190,7 @@ def layer_factors(
     scale multiplied into B. Of the model's weights only the shapes are used.
 
     Raises `UserError` if a tensor has no place in the model or another shape, if one is missing or
-    not finite, or if all of B is zero.
-    """
+    not finite, or if all of B is zero."""
     linears = {
         name: module
         for name, module in model.named_modules()
@@ -233,8 +219,7 @@ def layer_factors(
 
 
 def digest(parts: Iterable[tuple[str, Factors]]) -> str:
-    """A digest of `layer_factors`, 32 hexadecimal digits: the same for one adapter under upstream's
-    names and transformers'."""
+    """32 hexadecimal digits of `layer_factors`, equal under upstream's and transformers' names."""
     digest = sha256()
     for name, part in sorted(parts, key=lambda each: each[0]):
         digest.update(name.encode())
@@ -257,8 +242,7 @@ def dense_weight(module: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     """The float32 weight [out, in] of a linear layer of any kind.
 
     bitsandbytes' weight is the product with the unit matrix, computed in `dtype`: the layout of its
-    codes differs between devices, and on some processors after the first call.
-    """
+    codes differs between devices, and on some processors after the first call."""
     weight = module.weight  # packed layers compute it at each use
     if weight.is_floating_point() and weight.shape == (module.out_features, module.in_features):
         return weight.detach().float()

@@ -6,7 +6,7 @@ tests/rag/chatglm/test_memory.py compares them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,10 +25,8 @@ Device = Literal["cpu", "cuda"]
 class MemoryBudget:
     """Free memory in bytes."""
 
-    ram: int | None
-    """None if the system does not report it."""
-    gpu: int
-    """Of the current CUDA device; 0 without one."""
+    ram: int | None  # None if the system does not report it
+    gpu: int  # of the current CUDA device; 0 without one
 
     @classmethod
     def here(cls) -> "MemoryBudget":
@@ -110,7 +108,7 @@ sum of the block (measured: 0.688 and 1.188 bytes per weight with blocks of 64).
 SPARE = {"cpu": 2, "cuda": 1}
 """Factor of the widest activations. On the CPU, malloc keeps freed pieces: 0.54 MB per token of a
 prompt was measured at ChatGLM2-6B's width, packed, of which 0.32 MB are in use."""
-MAKING = 6
+QUANTISING = 6
 """Bytes per weight of the head while it is quantised on the CPU (measured: 4.2 for int4, 6.1 for
 int8, at ChatGLM2-6B's width); the layers' matrices are smaller, and the head comes last."""
 NF4_BLOCK = 64  # bitsandbytes: weights that share a float32 scale
@@ -121,14 +119,10 @@ class Parameters:
     """The numbers of parameters of each part of a model."""
 
     embedding: int
-    head: int
-    """0 if the head is the embedding."""
-    linears: int
-    """The weights of the layers' linear modules, which quantisation changes."""
-    rest: int
-    """Norms and biases."""
-    largest: int
-    """The largest single linear weight of a layer."""
+    head: int  # 0 if the head is the embedding
+    linears: int  # the weights of the layers' linear modules, which quantisation changes
+    rest: int  # norms and biases
+    largest: int  # the largest single linear weight of a layer
 
     @property
     def total(self) -> int:
@@ -208,7 +202,7 @@ def need(config: PreTrainedConfig, mode: Mode, *, context: int = CONTEXT) -> Nee
     if mode.device == "cuda" and mode.quant != "none":
         work += counts.largest * size  # codes of one weight at a time become floats
     if mode.device == "cpu" and mode.quant != "none" and not stored_bits(config):
-        work = max(work, MAKING * counts.embedding - cache)  # loading needs more than running
+        work = max(work, QUANTISING * counts.embedding - cache)  # loading needs more than running
     return Need(mode, weights(config, mode), cache, work, RUNTIME[mode.device])
 
 
@@ -236,43 +230,32 @@ def weights(config: PreTrainedConfig, mode: Mode) -> int:
 
 def on_disk(directory: Path) -> int:
     """Bytes of the weight files that would be read: safetensors if there are both kinds."""
-    for pattern in ("*.safetensors", "*.bin"):
-        sizes = [path.stat().st_size for path in directory.glob(pattern)]
-        if sizes:
-            return sum(sizes)
-    return 0
+    files = list(directory.glob("*.safetensors")) or directory.glob("*.bin")
+    return sum(path.stat().st_size for path in files)
 
 
 def pick(config: PreTrainedConfig, budget: MemoryBudget, *, context: int = CONTEXT) -> Need | None:
     """The best mode that fits into the free memory; None if no mode fits.
 
     On CUDA this is the most exact one. On a CPU, reading the weights limits the speed of decoding, so
-    codes come first: int8, whose answers hardly differ, then int4.
-    """
+    codes come first: int8, whose answers hardly differ, then int4."""
     cpu = sorted(modes(config, "cpu"), key=lambda mode: mode.quant == "none")
     needs = (need(config, mode, context=context) for mode in [*modes(config, "cuda"), *cpu])
     return next((each for each in needs if budget.holds(each.total, each.mode.device)), None)
 
 
 def check(
-    config: PreTrainedConfig,
-    quant: Quant | None,
-    *,
-    device: Device,
-    dtype: torch.dtype,
-    budget: MemoryBudget,
-    context: int = CONTEXT,
+    config: PreTrainedConfig, mode: Mode, budget: MemoryBudget, *, context: int = CONTEXT
 ) -> Need:
-    """The need of loading with these options (`quant` None: as stored). Raises `UserError` if that is
-    more than is free, with both figures and the way out.
-    """
+    """The need of this mode, with the bits of stored codes if there are any. Raises `UserError` if it is
+    more than is free, with both figures and the way out."""
     bits = stored_bits(config)
-    mode = Mode("int4" if bits == 4 else "int8" if bits else quant or "none", device, dtype)
+    mode = replace(mode, quant="int4" if bits == 4 else "int8") if bits else mode
     estimate = need(config, mode, context=context)
-    free = budget.on(device)
+    free = budget.on(mode.device)
     if free is None or estimate.total <= free:
         return estimate
-    others = [need(config, other, context=context) for other in modes(config, device)]
+    others = [need(config, other, context=context) for other in modes(config, mode.device)]
     smaller = [other for other in others if other.total <= free and other.mode.quant != "none"]
     if smaller:
         quant, size = smaller[0].mode.quant, gigabytes(smaller[0].total)
@@ -283,7 +266,7 @@ def check(
     raise UserError(
         "the model needs {needed} of {where} ({mode}, {context} tokens) and {free} are free; {out}",
         needed=gigabytes(estimate.total),
-        where=Translatable("memory") if device == "cpu" else Translatable("GPU memory"),
+        where=Translatable("memory") if mode.device == "cpu" else Translatable("GPU memory"),
         mode=f"{mode.quant}, {str(mode.dtype).removeprefix('torch.')}",
         context=context,
         free=gigabytes(free),

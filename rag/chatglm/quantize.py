@@ -20,12 +20,9 @@ from torch.nn import functional
 
 from ingest.embed.onnx_session import share_threads
 
-BLOCK = 128
-"""Columns that share a scale, of the layers' matrices; a power of two, at least 16."""
-HEAD_BLOCK = 32
-"""The same for the head, whose errors affect the choice of tokens directly."""
-ROWS = 32
-"""Rows quantised at a time, so that intermediate values stay in the processor's cache."""
+BLOCK = 128  # columns that share a scale, of the layers' matrices; a power of two, at least 16
+HEAD_BLOCK = 32  # the same for the head, whose errors affect the choice of tokens directly
+ROWS = 32  # rows quantised at a time, so that intermediate values stay in the processor's cache
 SHRINK = (1.0, 0.95, 0.9, 0.85)
 """Factors of the scale tried for four bits: clipping a block's largest weight may help the others."""
 
@@ -34,16 +31,11 @@ SHRINK = (1.0, 0.95, 0.9, 0.85)
 class PackedWeight:
     """The weight [out, in] of a linear layer as codes."""
 
-    codes: Tensor
-    """uint8 [out, padded * bits / 8]; with 4 bits, the low nibble is the even column."""
-    scales: Tensor
-    """float16 [out, padded / block]; may be negative."""
-    bits: int
-    """4 or 8."""
-    block: int
-    """Columns per scale; `padded` is `in` rounded up to whole blocks."""
-    shape: tuple[int, int]
-    """(out, in) without padding."""
+    codes: Tensor  # uint8 [out, padded * bits / 8]; with 4 bits, the low nibble is the even column
+    scales: Tensor  # float16 [out, padded / block]; may be negative
+    bits: int  # 4 or 8
+    block: int  # columns per scale; `padded` is `in` rounded up to whole blocks
+    shape: tuple[int, int]  # (out, in) without padding
 
 
 def quantize(weight: Tensor, *, bits: int, block: int = BLOCK) -> PackedWeight:
@@ -60,8 +52,7 @@ def from_published(
     """Upstream's int8 `weight` [out, in * bits / 8] and float16 `weight_scale` [out], exactly.
 
     `columns` is `in`, needed if it is odd: upstream's last byte is then half empty. Upstream has
-    even columns in the high nibble, in two's complement, and one scale per row, here repeated.
-    """
+    even columns in the high nibble, in two's complement, and one scale per row, here repeated."""
     signed = weight.view(torch.int8)
     if bits == 4:
         signed = torch.stack((signed >> 4, (signed << 4) >> 4), dim=-1).flatten(1)
@@ -201,8 +192,7 @@ def _pack(levels: Tensor, bits: int) -> Tensor:
     return levels if bits == 8 else levels[:, 0::2] | (levels[:, 1::2] << 4)
 
 
-UNIT_ROWS = 256
-"""Rows of the unit matrix that are multiplied at a time to compute the weight."""
+UNIT_ROWS = 256  # rows of the unit matrix that are multiplied at a time to compute the weight
 
 
 class PackedLinear(LinearOfCodes):
@@ -274,25 +264,24 @@ def one_pool() -> None:
 def _graph(packed: PackedWeight, arrays: dict[str, np.ndarray]) -> bytes:
     """y = MatMulNBits(x), whose codes and scales are external data."""
     out, columns = packed.shape
-    shape = {"K": columns, "N": out, "bits": packed.bits, "block_size": packed.block}
-    level = {"accuracy_level": 4}  # int8 activations
-    node = helper.make_node(
-        "MatMulNBits", ["x", *arrays], ["y"], domain="com.microsoft", **shape, **level
-    )
+    options: dict[str, Any] = {
+        "bits": packed.bits,
+        "block_size": packed.block,
+        "K": columns,
+        "N": out,
+    }
+    options["accuracy_level"] = 4  # int8 activations
+    node = helper.make_node("MatMulNBits", ["x", *arrays], ["y"], domain="com.microsoft", **options)
     x, y = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
         for name, size in (("x", columns), ("y", out))
     )
-    weight = [_external(name, array) for name, array in arrays.items()]
-    graph = helper.make_graph([node], "linear", [x], [y], initializer=weight)
+    graph = helper.make_graph([node], "linear", [x], [y])
+    for name, array in arrays.items():
+        tensor = graph.initializer.add(name=name, dims=array.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        for key, value in {"location": name, "offset": "0", "length": str(array.nbytes)}.items():
+            tensor.external_data.add(key=key, value=value)
     versions = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=versions, ir_version=10).SerializeToString()
-
-
-def _external(name: str, array: np.ndarray) -> TensorProto:
-    """A tensor of this shape whose bytes are external."""
-    tensor = TensorProto(name=name, dims=array.shape, data_location=TensorProto.EXTERNAL)
-    tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-    for key, value in {"location": name, "offset": "0", "length": str(array.nbytes)}.items():
-        tensor.external_data.add(key=key, value=value)
-    return tensor

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -14,8 +14,7 @@ from rag.chatglm.loading import empty, read_config
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, PackedWeight
 from rag.chatglm.weights import WeightSource, pieces
 
-SHARD = 1 << 30
-"""Bytes after which the next shard begins; about this much is held in memory."""
+SHARD = 1 << 30  # bytes after which the next shard begins; about this much is held in memory
 SIDE_FILES = (
     "*.model", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*",
     "merges.txt", "chat_template*", "generation_config.json", "*LICENSE*", "NOTICE*",
@@ -23,9 +22,8 @@ SIDE_FILES = (
 """Files that are copied beside the weights: the tokenizer's, and the terms of use."""
 
 
-def copy_side_files(directory: Path, work: Path) -> None:
-    """Copy the `SIDE_FILES` of a model's folder."""
-    for path in sorted({path for pattern in SIDE_FILES for path in directory.glob(pattern)}):
+def copy_side_files(directory: Path, work: Path, patterns: Sequence[str] = SIDE_FILES) -> None:
+    for path in sorted({path for pattern in patterns for path in directory.glob(pattern)}):
         shutil.copyfile(path, work / path.name)
 
 

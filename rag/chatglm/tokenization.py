@@ -37,7 +37,14 @@ ENDINGS = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 def with_blank_words(text: str) -> str:
     """`text` with `<n>`, `<|tab|>` and `<|blank_k|>` instead of white space, for SentencePiece."""
-    return re.sub(" {2,}", _blanks, text.replace("\n", "<n>").replace("\t", "<|tab|>"))
+
+    def blank_words(run: re.Match[str]) -> str:
+        """The longest words first; a single blank stays."""
+        whole, rest = divmod(len(run[0]), MAX_BLANKS)
+        last = f"<|blank_{rest}|>" if rest > 1 else " " * rest
+        return f"<|blank_{MAX_BLANKS}|>" * whole + last
+
+    return re.sub(" {2,}", blank_words, text.replace("\n", "<n>").replace("\t", "<|tab|>"))
 
 
 def without_blank_words(text: str) -> str:
@@ -51,13 +58,6 @@ def clean_up(text: str) -> str:
     for ending in ENDINGS:
         text = text.replace(ending, ending.strip())
     return text
-
-
-def _blanks(run: re.Match[str]) -> str:
-    """A run of blanks as `<|blank_k|>` words, the longest first; a single blank stays."""
-    whole, rest = divmod(len(run[0]), MAX_BLANKS)
-    last = f"<|blank_{rest}|>" if rest > 1 else " " * rest
-    return f"<|blank_{MAX_BLANKS}|>" * whole + last
 
 
 GLM1_FILE = "ice_text.model"
@@ -74,6 +74,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (as transformers declares it)
     model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012
     padding_side = "left"
+    around_special = ""  # what is dropped before and after a special token
 
     def __init__(self, vocab_file: str, *, generation: int = 3, **kwargs: Any) -> None:
         specials = MARKS if generation == 2 else MARKS + ROLES
@@ -127,13 +128,10 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         if not parsed or kwargs.get("split_special_tokens", self.split_special_tokens):
             return self._tokenize(text)
         words: list[str] = []
-        for index, part in enumerate(self._split(text, parsed)):
+        pattern = f"{self.around_special}({'|'.join(map(re.escape, parsed))}){self.around_special}"
+        for index, part in enumerate(re.split(pattern, text)):  # text and special tokens in turn
             words += [part] if index % 2 else self._tokenize(part)
         return words
-
-    def _split(self, text: str, parsed: list[str]) -> list[str]:
-        """Text and parsed tokens alternately; the first item is text, possibly empty."""
-        return re.split(f"({'|'.join(map(re.escape, parsed))})", text)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return self.sp.encode(self.sentencepiece_text(text), out_type=str)
@@ -218,6 +216,7 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
     and blank infilling needs); pass `split_special_tokens=True` for text that is not trusted."""
 
     vocab_files_names = {"vocab_file": GLM1_FILE}  # noqa: RUF012
+    around_special = r"\s*"
 
     def __init__(self, vocab_file: str, *, num_image_tokens: int = 0, **kwargs: Any) -> None:
         kwargs.pop("generation", None)
@@ -237,9 +236,6 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         } | kwargs  # fmt: skip
         self.remove_space, self.do_lower_case = options["remove_space"], options["do_lower_case"]
         PreTrainedTokenizer.__init__(self, num_image_tokens=0, **options)
-
-    def _split(self, text: str, parsed: list[str]) -> list[str]:
-        return re.split(rf"\s*({'|'.join(map(re.escape, parsed))})\s*", text)
 
     def sentencepiece_text(self, text: str) -> str:
         text = " ".join(text.split()) if self.remove_space else text
@@ -280,14 +276,12 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         positions = encoded_inputs.get("position_ids", positions)
         length = 0 if padding_strategy == PaddingStrategy.DO_NOT_PAD else max_length
         missing = max(0, length - len(ids))
-        left, right = sides = (
-            (missing, 0) if (padding_side or self.padding_side) == "left" else (0, missing)
-        )
+        sides = (missing, 0) if (padding_side or self.padding_side) == "left" else (0, missing)
         mask = np.pad(mask, [(0, 0), sides, sides], constant_values=True)
         encoded_inputs["attention_mask"] = mask
         encoded_inputs["position_ids"] = np.pad(positions, [(0, 0), sides])
         pad = [self.pad_token_id]
-        encoded_inputs["input_ids"] = pad * left + list(ids) + pad * right
+        encoded_inputs["input_ids"] = pad * sides[0] + list(ids) + pad * sides[1]
         return encoded_inputs
 
     def _prefix(self, ids: list[int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -329,8 +323,7 @@ class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
     def __init__(
         self, vocab_file: str | None = None, tokenizer_file: str | None = None, **kwargs: Any
     ) -> None:
-        kwargs.setdefault("eos_token", "<|endoftext|>")
-        kwargs.setdefault("pad_token", "<|endoftext|>")
+        kwargs = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"} | kwargs
         if tokenizer_file is not None:
             super().__init__(tokenizer_file=tokenizer_file, **kwargs)
             return
@@ -373,8 +366,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
                 path=path,
                 number=number,
             ) from None
-    whole = sorted(ranks.values()) == list(range(len(ranks)))
-    if not whole or any(bytes([byte]) not in ranks for byte in range(256)):
+    gaps = sorted(ranks.values()) != list(range(len(ranks)))
+    if gaps or any(bytes([byte]) not in ranks for byte in range(256)):
         raise UserError(
             "{path}: {count} tokens, but some ranks or bytes are missing; the file is truncated, "
             "download it again",
@@ -394,6 +387,16 @@ def splits(
         yield from sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
 
 
+def set_prompt_start(tokenizer: Tokenizer, *end: str) -> None:
+    """Let `tokenizer` put `[gMASK] <sop>` before a text, and `end` after a pair of texts."""
+    names = ("[gMASK]", "<sop>", *end)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[gMASK] <sop> $A",
+        pair=" ".join(("[gMASK] <sop> $A $B", *end)),
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in names],
+    )
+
+
 def convert(ranks: dict[bytes, int], specials: Iterable[AddedToken | str] = SPECIALS) -> Tokenizer:
     """The same tokenizer as a byte-level BPE; `specials` get the ids after the ranks.
 
@@ -409,12 +412,7 @@ def convert(ranks: dict[bytes, int], specials: Iterable[AddedToken | str] = SPEC
     tokenizer.pre_tokenizer = Sequence([split, to_letters])
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.add_special_tokens(list(specials))
-    prefix = ("[gMASK]", "<sop>")
-    tokenizer.post_processor = TemplateProcessing(
-        single="[gMASK] <sop> $A",
-        pair="[gMASK] <sop> $A $B",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in prefix],
-    )
+    set_prompt_start(tokenizer)
     return tokenizer
 
 
@@ -450,6 +448,6 @@ def _generation(path: Any, kwargs: dict[str, Any]) -> int:
         return Glm1Config.from_pretrained(config).generation
     if own := _find(path, "tokenizer_config.json", kwargs):
         data = json.loads(Path(own).read_text("utf-8"))
-        named = re.search(r"chatglm([23])", str(data.get("name_or_path", "")).lower())
-        return data.get("generation") or (int(named[1]) if named else 3)
+        name = re.search(r"chatglm([23])", str(data.get("name_or_path", "")).lower())
+        return data.get("generation") or (int(name[1]) if name else 3)
     return 3

@@ -37,8 +37,7 @@ class Checkpoint:
     """The tensors of a directory by name, each read when `read` is called.
 
     A tensor is a view of the mapped file. The map is released with the last view, so a caller that
-    reads tensor by tensor holds one at a time.
-    """
+    reads tensor by tensor holds one at a time."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self.files = files  # of each tensor
@@ -178,7 +177,8 @@ RENAMING = (
     ("transformer.output_layer", "lm_head"),
 )  # fmt: skip
 NATIVE = {native: upstream for upstream, native in RENAMING}
-# Stored upstream, computed here.
+UPSTREAM = ("transformer.encoder.", "transformer.embedding.", "transformer.output_layer")
+# Stored upstream, computed here
 IGNORED = re.compile(r".*rotary(_pos)?_emb\.inv_freq$")
 
 
@@ -253,8 +253,7 @@ class WeightSource:
     def open(cls, directory: Path, config: PreTrainedConfig) -> "WeightSource":
         """Raises `UserError` as `Checkpoint.open`."""
         checkpoint = Checkpoint.open(directory)
-        prefixes = ("transformer.encoder.", "transformer.embedding.")
-        upstream = any(name.startswith(prefixes) for name in checkpoint.files)
+        upstream = any(name.startswith(UPSTREAM) for name in checkpoint.files)
         return cls(checkpoint, config, upstream)
 
     @property
@@ -298,8 +297,7 @@ def pieces(
     Float weights of the layers' linear modules are quantised to `bits`, lm_head to `head`; None
     leaves them. A head that is the embedding is left out, unless it is codes. `progress` takes the
     share that the caller is done with, 0 to 1. Raises `UserError` for a tensor that is missing, left
-    over, of another shape or not finite.
-    """
+    over, of another shape or not finite."""
     modules = {
         path: module
         for path, module in model.named_modules()

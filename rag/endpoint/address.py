@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 
-KEY = "RAG_MODEL_KEY"
-"""The variable that holds the key, if one is needed."""
+KEY = "RAG_MODEL_KEY"  # the variable that holds the key, if one is needed
 _ADDRESS = re.compile(r"https?:|[a-z]+://|[\w.-]+:\d{2,5}(?:[/#]|$)", re.IGNORECASE)
 """Also matches incomplete addresses, such as `host:8000`: `Address.parse` shows how to write them."""
 

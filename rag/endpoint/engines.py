@@ -27,12 +27,9 @@ if TYPE_CHECKING:
 MAX_NAMES = 10  # of models in an error
 MAX_CHARACTERS = 300  # of an engine's message
 Card = dict[str, Any]
-Messages = list[dict[str, str]]
-"""In the form of OpenAI's API."""
-FRAME = 64
-"""Tokens that a chat template adds before and after, such as Qwen's own first message."""
-MARKS = 8
-"""Tokens around each message."""
+Messages = list[dict[str, str]]  # in the form of OpenAI's API
+FRAME = 64  # tokens that a chat template adds before and after, such as Qwen's own first message
+MARKS = 8  # tokens around each message
 _WORD = re.compile(r" ?([A-Za-z]+)| +|.", re.DOTALL)
 
 
@@ -51,16 +48,14 @@ class EngineFailure(UserError):
 Ask = Callable[..., dict[str, Any]]
 """`ask(path)` gets and `ask(path, body)` posts; both return the JSON object of the answer. A path that
 starts with a slash is below `Address.root`, any other below `Address.base`. Raises `Unreachable` or `EngineFailure`."""
-Counter = Callable[[Ask, str, Messages], int]
-"""The tokens of a model's prompt."""
+Counter = Callable[[Ask, str, Messages], int]  # the tokens of a model's prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
     """`window` is None if the engine does not report it, `counter` if it can't count tokens."""
 
-    kind: str
-    """vllm, sglang, llamacpp, ollama, or empty."""
+    kind: str  # vllm, sglang, llamacpp, ollama, or empty
     model: str
     window: int | None
     counter: Counter | None
@@ -236,13 +231,13 @@ def local_count(folder: str) -> Count:
 
 
 def _chatglm_count(directory: Path) -> Count:
-    from rag.chatglm.chat import count_chat
+    from rag.chatglm.chat import encode_chat
     from rag.chatglm.configuration import generation_of
     from rag.chatglm.loading import read_config
     from rag.chatglm.tokenization import open_tokenizer
 
     tokenizer, generation = open_tokenizer(directory), generation_of(read_config(directory))
-    return lambda messages: count_chat(messages, tokenizer, generation)
+    return lambda messages: len(encode_chat(messages, tokenizer, generation))
 
 
 def _template_count(directory: Path) -> Count:

@@ -29,8 +29,7 @@ HEADERS = (
 meant for another service (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …)."""
 
 T = TypeVar("T")
-Note = Callable[[Translatable], None]
-"""Shows a message to the user."""
+Note = Callable[[Translatable], None]  # shows a message to the user
 
 
 def reach(model: str, options: EndpointOptions, *, note: Note) -> "EndpointGenerator":
@@ -70,7 +69,7 @@ class EndpointGenerator:
     it is first needed, and again after a failure, since another engine may have been started."""
 
     def __init__(self, address: Address, options: EndpointOptions, *, note: Note) -> None:
-        self.address, self.options = address, options
+        self.address, self.options, self.name = address, options, address.name
         self._note = note
         self._engines: list[engines.Engine] = []  # one at most, shared with all conversations
         self._requests: set[Future[Any]] = set()
@@ -81,10 +80,6 @@ class EndpointGenerator:
         other = copy.copy(self)
         other._requests, other._reply = set(), None
         return other
-
-    @property
-    def name(self) -> str:
-        return self.address.name
 
     @property
     def engine(self) -> engines.Engine:

@@ -250,19 +250,18 @@ def test_what_serves_best_of_what_fits_is_picked(
 def test_too_little_memory_is_refused_with_both_figures_and_the_way_out(tmp_path: Path) -> None:
     config = config_of(GLM2, tmp_path)
 
-    def checked(quant: Quant | None, ram: int) -> Need:
-        budget = MemoryBudget(ram * GB, 0)
-        return check(config, quant, device="cpu", dtype=torch.float32, budget=budget)
+    def need_of(quant: Quant, ram: int) -> Need:
+        return check(config, Mode(quant, "cpu", torch.float32), MemoryBudget(ram * GB, 0))
 
     with pytest.raises(
         UserError, match=r"2\d\.\d GB .*10\.0 GB are free; use --quant int8 \("
     ) as caught:
-        checked(None, 10)
-    assert f"{gigabytes(checked('int8', 10).total)})" in str(caught.value)
+        need_of("none", 10)
+    assert f"{gigabytes(need_of('int8', 10).total)})" in str(caught.value)
     with pytest.raises(UserError, match=r"2\.0 GB are free; free \d\.\d GB or use a smaller model"):
-        checked("int4", 2)
+        need_of("int4", 2)
     assert "10.0 GB" in translate(caught.value.message, "zh")
-    assert checked(None, 64).mode == Mode("none", "cpu", torch.float32)
+    assert need_of("none", 64).mode == Mode("none", "cpu", torch.float32)
 
 
 def test_the_files_that_would_be_read_are_counted(tmp_path: Path) -> None:

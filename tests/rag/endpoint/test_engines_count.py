@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ingest.errors import UserError
-from rag.chatglm.chat import count_chat
+from rag.chatglm.chat import encode_chat
 from rag.chatglm.tokenization import open_tokenizer
 from rag.endpoint.engines import FRAME, MARKS, estimate, tokens
 from rag.types import Message
@@ -58,10 +58,10 @@ def test_the_estimate_is_never_too_small() -> None:
 def test_a_chatglm_counts_in_its_own_format(tmp_path: Path) -> None:
     shutil.copy(GOLDEN / "v3" / "tiny_safetensors" / "config.json", tmp_path)
     shutil.copy(GOLDEN / "tokenizer" / "tokenizer.model", tmp_path)
-    wanted = count_chat(QUESTION, open_tokenizer(tmp_path), 3)
+    length = len(encode_chat(QUESTION, open_tokenizer(tmp_path), 3))
     with faulty(answers("好")) as engine:
         generator = connect(engine, tokenizer=str(tmp_path)).generator
-        assert generator.count(QUESTION) == wanted
+        assert generator.count(QUESTION) == length
         assert engine.seen == []  # nobody is asked
 
 
