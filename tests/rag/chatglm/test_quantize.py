@@ -100,7 +100,9 @@ def test_minus_eight_is_a_code_upstream_may_have() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("block", [32, 128])
 @pytest.mark.parametrize("shape", [(24, 64), (64, 160), (50, 96)])
-def test_the_kernel_is_its_slow_twin(bits: int, block: int, shape: tuple[int, int]) -> None:
+def test_the_kernel_computes_as_dequantized_linear(
+    bits: int, block: int, shape: tuple[int, int]
+) -> None:
     packed = quantize(weight(*shape), bits=bits, block=block)
     bias = torch.randn(shape[0])
     fast, slow = PackedLinear(packed, bias), DequantizedLinear(packed, bias)
@@ -113,7 +115,7 @@ def test_the_kernel_is_its_slow_twin(bits: int, block: int, shape: tuple[int, in
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_input_decides_the_outputs_precision(dtype: torch.dtype) -> None:
+def test_the_output_has_the_inputs_dtype(dtype: torch.dtype) -> None:
     layer = PackedLinear(quantize(weight(8, 32), bits=4))
     assert layer(torch.randn(2, 32, dtype=dtype)).dtype == dtype
 
@@ -162,9 +164,9 @@ def test_a_packed_checkpoint_is_the_model_quantised_at_load(
     shares: list[float] = []
     save_quantized(source, tmp_path / "packed", bits=bits, progress=shares.append)
     assert shares == sorted(shares)
-    stored, made = load(tmp_path / "packed", device="cpu"), load(source, quant=_quant(bits))
+    stored, quantised = load(tmp_path / "packed", device="cpu"), load(source, quant=_quant(bits))
     with torch.no_grad():
-        assert torch.equal(stored(IDS[version]).logits, made(IDS[version]).logits)
+        assert torch.equal(stored(IDS[version]).logits, quantised(IDS[version]).logits)
     assert type(stored.get_output_embeddings()) is PackedLinear
     exact = load(source, quant="none")
     with torch.no_grad():
@@ -211,7 +213,7 @@ def _quant(bits: int) -> Any:
     return f"int{bits}"
 
 
-def test_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", "utf-8")
     with pytest.raises(UserError, match="exists already"):
         save_quantized(COPY / "v2" / "tiny_safetensors", tmp_path, bits=4)
@@ -240,7 +242,7 @@ def test_a_kill_half_way_leaves_no_folder_and_the_next_run_succeeds(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
 
-def test_a_damaged_packed_checkpoint_is_noticed(tmp_path: Path) -> None:
+def test_a_damaged_packed_checkpoint_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     save_quantized(COPY / "v2" / "tiny_safetensors", tmp_path / "packed", bits=4)
@@ -252,7 +254,7 @@ def test_a_damaged_packed_checkpoint_is_noticed(tmp_path: Path) -> None:
         load(tmp_path / "packed")
 
 
-def test_packed_says_what_it_is() -> None:
+def test_quantising_returns_a_packed_weight() -> None:
     packed = quantize(weight(8, 100), bits=4, block=32)
     assert isinstance(packed, PackedWeight)
     assert (packed.codes.shape, packed.scales.shape) == ((8, 64), (8, 4))
