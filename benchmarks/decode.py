@@ -165,7 +165,7 @@ def tell(*values: float) -> None:
 def pack(folder: Path, bits: int) -> None:
     import rag.chatglm.save
 
-    rag.chatglm.save.pack(folder / "fp16", folder / f"pack{bits}", bits=bits)
+    rag.chatglm.save.save_quantized(folder / "fp16", folder / f"pack{bits}", bits=bits)
 
 
 def ours(path: Path) -> tuple[Callable[[], Round], float]:

@@ -358,12 +358,12 @@ def multiplying() -> tuple[float, float]:
     """Products with int4 weights on all cores: operations/s of a prompt, bytes/s of a token."""
     import torch
 
-    from rag.chatglm.quantize import BLOCK, Kernel, Packed
+    from rag.chatglm.quantize import BLOCK, Kernel, PackedWeight
 
     rows, columns = 27_392, 4_096  # ChatGLM2-6B's widest
     codes = torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8)
     scales = torch.full((rows, columns // BLOCK), 1e-3, dtype=torch.float16)
-    packed = Packed(codes, scales, 4, BLOCK, (rows, columns))
+    packed = PackedWeight(codes, scales, 4, BLOCK, (rows, columns))
     kernels = [Kernel(packed) for _ in range(4)]  # so many that no cache holds them
     best = []
     for length, repeats in ((256, 12), (1, 120)):

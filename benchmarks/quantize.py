@@ -22,7 +22,7 @@ from torch import Tensor
 
 import rag.chatglm.loading
 from rag.chatglm.quantize import dequantize, quantize
-from rag.chatglm.save import pack
+from rag.chatglm.save import save_quantized
 
 ROOT = Path(__file__).parents[1]
 MATRICES = {
@@ -89,7 +89,7 @@ def models(golden: Path) -> None:
         cells = []
         for bits in (4, 8):
             with TemporaryDirectory() as folder:
-                pack(float32, Path(folder) / "packed", bits=bits)
+                save_quantized(float32, Path(folder) / "packed", bits=bits)
                 cells.append(divergence(plain, logits(Path(folder) / "packed", version, golden)))
             published = golden / version / f"tiny_int{bits}"
             has = published.is_dir()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import anyio
 
 from ingest.i18n import Translatable, Translator
-from rag.endpoint.engines import Failed, Unreachable
+from rag.endpoint.engines import EngineFailure, Unreachable
 from rag.endpoint.generator import EndpointGenerator
 from rag.generate import Generator
 from rag.pipeline import Pipeline
@@ -114,7 +114,7 @@ class Answerer:
     def _writer(self, generator: Generator | None) -> tuple[FairQueue, Generator | None]:
         """The queue for an answer, and the generator that writes it."""
         if isinstance(generator, EndpointGenerator):
-            return self.remote_queue, generator.apart()  # so that `stop` stops only this answer
+            return (self.remote_queue, generator.copy())  # so that `stop` stops only this answer
         return (self.local_queue if generator else self.search_queue), generator
 
     def _finish(
@@ -178,14 +178,14 @@ async def _pieces(
     try:
         while (piece := await _step(lambda: next(pieces, None), pipeline)) is not None:
             yield piece
-    except (Unreachable, Failed) as problem:
+    except (Unreachable, EngineFailure) as problem:
         _hide_address(problem, pipeline.generator)
         raise
     finally:
         pieces.close()
 
 
-def _hide_address(problem: Unreachable | Failed, generator: Generator | None) -> None:
+def _hide_address(problem: Unreachable | EngineFailure, generator: Generator | None) -> None:
     """Clients do not see where a model is served; only the log names the address."""
     if isinstance(generator, EndpointGenerator):
         address = generator.address.base

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ingest.errors import Away, Busy, UserError
-from rag.endpoint.engines import Failed, Unreachable
+from rag.endpoint.engines import EngineFailure, Unreachable
 from server import schemas
 from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_response
 from server.fair_queue import QueueFull
@@ -33,7 +33,7 @@ STATUSES: dict[type[UserError], tuple[int, str, str, dict[str, str]]] = {
     Busy: (503, "busy", "overloaded", RETRY_SOON),
     Unreachable: (503, "model_unreachable", "overloaded", RETRY_SOON),
     Away: (503, "store_unreachable", "overloaded", RETRY_SOON),
-    Failed: (502, "model_failed", "server_error", {}),
+    EngineFailure: (502, "model_failed", "server_error", {}),
     NotReady: (503, "not_ready", "overloaded", {"Retry-After": "2"}),
     UserError: (400, "mistake", "invalid_request_error", {}),
 }

@@ -130,7 +130,7 @@ def window(model: str | None) -> tuple[Any, int]:
     """A function that counts the tokens of a conversation, and how many the model's window holds."""
     if model is None:
         return lambda messages: sum(len(message.text) for message in messages), WINDOW
-    from rag.chatglm.chat import context_of, count_chat
+    from rag.chatglm.chat import context_of, encode_chat
     from rag.chatglm.configuration import generation_of
     from rag.chatglm.loading import read_config
     from rag.chatglm.tokenization import open_tokenizer
@@ -138,7 +138,7 @@ def window(model: str | None) -> tuple[Any, int]:
     directory = fetch_model(model, weights=False)
     config, tokenizer = read_config(directory), open_tokenizer(directory)
     generation = generation_of(config)
-    return lambda messages: count_chat(messages, tokenizer, generation), context_of(config)
+    return lambda messages: len(encode_chat(messages, tokenizer, generation)), context_of(config)
 
 
 def room_for_prompts(context: int, max_new_tokens: int, kb: "Place") -> int:

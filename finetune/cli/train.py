@@ -309,10 +309,12 @@ class Preview:
         """`UserError` if not even the longest row fits alone, with both figures and the ways out."""
         from finetune.train.preview import Estimator, longest
         from rag.chatglm.loading import read_config
-        from rag.chatglm.memory import Room, gigabytes
+        from rag.chatglm.memory import MemoryBudget, gigabytes
 
         kind: Device = "cpu" if device == "cpu" else "cuda"
-        preview = cls(Estimator(read_config(model), options, kind), sets, Room.here().on(kind))
+        preview = cls(
+            Estimator(read_config(model), options, kind), sets, MemoryBudget.here().on(kind)
+        )
         one = longest(sets.train)
         wanted = preview.estimator.train(one).total
         if preview.free is None or wanted <= preview.free:

@@ -16,7 +16,7 @@ import numpy as np
 from finetune.options import MAX_LENGTH
 from finetune.types import IGNORED, Example, InvalidRow, TokenRow
 from ingest.errors import UserError
-from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat, encode_text, framed
+from rag.chatglm.chat import TEMPLATES, encode_answer, encode_chat, encode_text, tutorial_prompt
 from rag.types import Message
 
 CONTINUED = (3, 4)
@@ -212,7 +212,7 @@ class TutorialEncoder:
 
 def tutorial_context(example: Example, *, whole: bool) -> str:
     """The question as cover_alpaca2jsonl.py writes it; `whole`: the question already is that."""
-    return example.question if whole else framed(example.question, example.input)
+    return example.question if whole else tutorial_prompt(example.question, example.input)
 
 
 def turns_of(example: Example, template: str) -> list[Message]:

@@ -6,9 +6,7 @@ from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM, Glm1ForCausalLM
 from rag.chatglm.tokenization import ChatGLM1Tokenizer, ChatGLM4Tokenizer, ChatGLMTokenizer
 
-AutoConfig.register(
-    "chatglm", Glm1Config, exist_ok=True
-)  # also returns ChatGLM2Config, by the keys
+AutoConfig.register("chatglm", Glm1Config, exist_ok=True)  # or ChatGLM2Config, by the keys
 AutoModelForCausalLM.register(Glm1Config, Glm1ForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(ChatGLM2Config, ChatGLM2ForCausalLM, exist_ok=True)
 AutoTokenizer.register(Glm1Config, ChatGLM1Tokenizer, exist_ok=True)

@@ -5,7 +5,7 @@ return to the same bits afterwards.
 """
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,18 +15,10 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.chatglm.adapter_files import Adapter, Contract, fingerprint
 from rag.chatglm.configuration import MERGED, generation_of
-from rag.chatglm.lora import Delta, deltas, digest, layer_factors
+from rag.chatglm.lora import Delta, LoraConfig, digest, layer_factors
 from rag.chatglm.prefix import PrefixEncoder, set_prefix
 
-PROBE = 6
-"""Tokens of the probe."""
-
-
-class Attachment(Protocol):
-    """An adapter on a model, which can be switched on and off."""
-
-    def on(self) -> None: ...
-    def off(self) -> None: ...
+PROBE = 6  # tokens of the probe
 
 
 class Adapters:
@@ -35,32 +27,32 @@ class Adapters:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.active: str | None = None
-        self.contracts: dict[str, Contract] = {}
-        """The prompt format and stop ids of each adapter."""
-        self._attachments: dict[str, Attachment] = {}
+        self.contracts: dict[str, Contract] = {}  # the prompt format and stop ids of each adapter
+        self._attachments: dict[str, LoraHooks | Prefix] = {}
 
     def attach(self, adapter: Adapter, name: str) -> Contract:
         """Prepare the adapter under `name`, still inactive; returns its contract.
 
         Computes a short prompt three times. Raises `UserError` if the adapter was made for another
-        model, or changes nothing.
-        """
+        model, or changes nothing."""
         if name in self._attachments:
             raise UserError(
                 "an adapter named {name!r} is attached already; choose another name", name=name
             )
-        check_base(adapter, self.model)
         active = self.active
-        self.activate(None)
+        self.activate(None)  # a prefix restores the attention of this moment
         try:
-            attachment = attachment_of(self.model, adapter)  # a prefix restores this attention
-            probe(self.model, attachment, adapter)
+            self._attachments[name], *_ = probe(self.model, adapter)
         finally:
             self.activate(active)
-        self._attachments[name] = attachment
         generation = generation_of(self.model.config)
         self.contracts[name] = replace(adapter.contract, generation=generation)
         return self.contracts[name]
+
+    @property
+    def contract(self) -> Contract | None:
+        """Of the active adapter."""
+        return self.contracts[self.active] if self.active is not None else None
 
     def activate(self, name: str | None) -> None:
         """Answer with this adapter from now on; None: with the model alone."""
@@ -80,27 +72,28 @@ class Adapters:
         self.active = name
 
 
-class Hooks:
+class LoraHooks:
     """LoRA as forward hooks on linear layers."""
 
-    def __init__(self, pairs: list[tuple[torch.nn.Module, Delta]]) -> None:
-        self.pairs = pairs
+    def __init__(self, model: Any, adapter: Adapter, config: LoraConfig) -> None:
+        parts = layer_factors(model, adapter.modules, config)
+        linears = ((model.get_submodule(name), part) for name, part in parts)
+        self.hooks = [(linear, Delta(linear, part, model)) for linear, part in linears]
         self._handles: list[Any] = []
 
     def on(self) -> None:
-        self._handles = [module.register_forward_hook(delta) for module, delta in self.pairs]
+        self._handles = [linear.register_forward_hook(delta) for linear, delta in self.hooks]
 
     def off(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles = []
 
 
 class Prefix:
     """A prefix as keys and values that all layers attend to."""
 
-    def __init__(self, model: Any, encoder: PrefixEncoder) -> None:
-        self.model, self.encoder = model, encoder
+    def __init__(self, model: Any, adapter: Adapter) -> None:
+        self.model, self.encoder = model, _encoder(model, adapter)
         self.attention = model.config._attn_implementation
 
     def on(self) -> None:
@@ -108,27 +101,6 @@ class Prefix:
 
     def off(self) -> None:
         set_prefix(self.model, None, attention=self.attention)
-
-
-def check_base(adapter: Adapter, model: Any) -> None:
-    """Raises `UserError` if the adapter's contract names another model, or if the adapter is merged
-    into this one already."""
-    check_generation(adapter, model.config)
-    digests, lora = getattr(model.config, MERGED, None), adapter.config
-    if digests and lora and digest(layer_factors(model, adapter.modules, lora)) in digests:
-        raise UserError(
-            "{source} is merged into this model already; use the model without it",
-            source=adapter.source,
-        )
-    base = adapter.contract.base
-    if base is not None and base != (own := fingerprint(model)):
-        raise UserError(
-            "{source} was trained on the model {base}, this one is {own} (digests of their "
-            "normalisation weights); use the adapter with its own model",
-            source=adapter.source,
-            base=base,
-            own=own,
-        )
 
 
 def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
@@ -145,45 +117,61 @@ def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
         )
 
 
-def attachment_of(model: Any, adapter: Adapter) -> Attachment:
-    """The adapter on the model, switched off; raises `UserError` if it does not fit."""
-    if adapter.config is None:
-        return Prefix(model, _encoder(model, adapter))
-    return Hooks(deltas(model, adapter.modules, adapter.config))
+def _check_base(adapter: Adapter, model: Any) -> None:
+    """Raises `UserError` if the adapter was trained on another model, or is merged into this one."""
+    check_generation(adapter, model.config)
+    source, base, own = adapter.source, adapter.contract.base, fingerprint(model)
+    digests, lora = getattr(model.config, MERGED, None), adapter.config
+    if digests and lora and digest(layer_factors(model, adapter.modules, lora)) in digests:
+        raise UserError(
+            "{source} is merged into this model already; use the model without it", source=source
+        )
+    if base not in (None, own):
+        raise UserError(
+            "{source} was trained on the model {base}, this one is {own} (digests of their "
+            "normalisation weights); use the adapter with its own model",
+            source=source,
+            base=base,
+            own=own,
+        )
 
 
 def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
     """The prefix, computed once in float32 and then cast to the model's precision, as upstream."""
-    projection = any(name.startswith("trans.") for name in adapter.prefix)
-    length = len(adapter.prefix["embedding.weight"])
-    encoder = PrefixEncoder(model.config, length, projection=projection)
-    wanted = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in adapter.prefix.items()}
+    prefix, source = adapter.prefix, adapter.source
+    projection = any(name.startswith("trans.") for name in prefix)
+    encoder = PrefixEncoder(model.config, len(prefix["embedding.weight"]), projection=projection)
+    wanted, found = (
+        {name: tuple(value.shape) for name, value in tensors.items()}
+        for tensors in (encoder.state_dict(), prefix)
+    )
     if wanted != found:
         raise UserError(
             "{source} holds a prefix of shapes {found}, but this model needs {wanted}: give the "
             "model that it was made for",
-            source=adapter.source,
+            source=source,
             found=found,
             wanted=wanted,
         )
-    if not all(torch.isfinite(value).all() for value in adapter.prefix.values()):
+    if not all(torch.isfinite(value).all() for value in prefix.values()):
         raise UserError(
-            "{source} holds NaN or infinite numbers; its training failed", source=adapter.source
+            "{source} holds NaN or infinite numbers; its training failed", source=source
         )
-    encoder.load_state_dict({name: value.float() for name, value in adapter.prefix.items()})
-    folded = encoder.folded(model.config).requires_grad_(False)
-    return folded.to(device=model.device, dtype=model.dtype).eval()
+    encoder.load_state_dict({name: value.float() for name, value in prefix.items()})
+    plain = encoder.without_projection(model.config).requires_grad_(False)
+    return plain.to(device=model.device, dtype=model.dtype).eval()
 
 
 def probe(
-    model: Any, attachment: Attachment, adapter: Adapter, tokens: int = PROBE
-) -> tuple[Tensor, Tensor]:
-    """Logits [1, S, V] of the model alone, and with the adapter on.
+    model: Any, adapter: Adapter, tokens: int = PROBE
+) -> tuple[LoraHooks | Prefix, Tensor, Tensor]:
+    """The adapter on the model, switched off; logits [1, S, V] of the model alone, and with it on.
 
-    Raises `UserError` if the adapter changes nothing, makes logits NaN or infinite, or if the
-    model's own logits are not the same afterwards.
-    """
+    Raises `UserError` if the adapter does not fit, changes nothing, makes logits NaN or infinite, or
+    if the model's own logits are not the same afterwards."""
+    _check_base(adapter, model)
+    lora, source = adapter.config, adapter.source
+    attachment = LoraHooks(model, adapter, lora) if lora else Prefix(model, adapter)
     before = probe_logits(model, tokens)
     attachment.on()
     try:
@@ -191,28 +179,28 @@ def probe(
     finally:
         attachment.off()
     after = probe_logits(model, tokens)
-    pairs = attachment.pairs if isinstance(attachment, Hooks) else []
-    idle = [delta for _, delta in pairs if not delta.used]
+    hooks = attachment.hooks if isinstance(attachment, LoraHooks) else []
+    idle = [delta for _, delta in hooks if not delta.called]
     if idle or torch.equal(before, during):
         raise UserError(
             "{source} changes nothing in this model: a probe's logits stay the same "
             "({idle_count} of its layers were never called); it is not used",
-            source=adapter.source,
+            source=source,
             idle_count=len(idle),
         )
     if not torch.isfinite(during).all():
         raise UserError(
             "{source} makes this model's logits NaN or infinite; it is damaged, or needs another "
             "precision of the model",
-            source=adapter.source,
+            source=source,
         )
     if not torch.equal(before, after):
         raise UserError(
             "{source}: the model's own logits differ after the adapter was switched off; its "
             "precision gives no reproducible results, so that adapters can't be checked",
-            source=adapter.source,
+            source=source,
         )
-    return before, during
+    return attachment, before, during
 
 
 @torch.inference_mode()

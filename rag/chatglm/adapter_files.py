@@ -7,7 +7,7 @@ prefix alone or of the whole model). The first and the last are also written.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from io import BytesIO
@@ -30,8 +30,7 @@ LORA = ("adapter_model.safetensors", "adapter_model.bin", "chatglm-lora.pt")
 """PEFT's names, and the tutorial's for the end of training."""
 PREFIX = ("pytorch_model.bin", "config.json")
 ADAPTER_FILES = (CONTRACT, CONFIG, LORA[0], *PREFIX)
-TUTORIAL_ALPHA = 32
-"""lora_alpha in the tutorial's finetune.py, for any rank."""
+TUTORIAL_ALPHA = 32  # lora_alpha in the tutorial's finetune.py, for any rank
 
 NORM = re.compile(r"norm[^.]*\.(weight|bias)$")
 # `lora_A.weight` in PEFT's files, `lora_A.default.weight` in those of a Trainer.
@@ -53,14 +52,10 @@ PREFIX_KEY = "prefix_encoder."
 class Contract:
     """The model and the form of prompts for which an adapter was trained."""
 
-    generation: int | None
-    """1 to 4; None if it is unknown (ChatGLM2's and 3's tensors look alike)."""
-    template: str = "chat"
-    """A key of `TEMPLATES`."""
-    stop_ids: tuple[int, ...] = ()
-    """Tokens that end an answer, in addition to the generation's own."""
-    base: str | None = None
-    """The `fingerprint` of the model it was trained on."""
+    generation: int | None  # 1 to 4; None if it is unknown (ChatGLM2's and 3's tensors look alike)
+    template: str = "chat"  # a key of `TEMPLATES`
+    stop_ids: tuple[int, ...] = ()  # tokens that end an answer, in addition to the generation's own
+    base: str | None = None  # the `fingerprint` of the model it was trained on
 
     @classmethod
     def read(cls, directory: Path) -> "Contract | None":
@@ -84,9 +79,8 @@ class Contract:
             why = Translatable("generation is {value!r}, not 1 to 4", value=contract.generation)
             raise _unreadable(path, why)
         if not all(type(stop) is int for stop in contract.stop_ids):
-            why = Translatable(
-                "stop_ids is {value}, not whole numbers", value=str(contract.stop_ids)
-            )
+            value = str(contract.stop_ids)
+            why = Translatable("stop_ids is {value}, not whole numbers", value=value)
             raise _unreadable(path, why)
         return contract
 
@@ -99,16 +93,11 @@ def fingerprint(model: nn.Module) -> str:
     """A digest of the model's normalisation weights, 32 hexadecimal digits.
 
     These weights are never quantised. They are rounded to float16, then to bfloat16, so that a
-    checkpoint has the same digest in float32, float16, bfloat16, int8 and int4.
-    """
-    norms = {
-        name.removeprefix("base_model.model."): value
-        for name, value in model.named_parameters()
-        if NORM.search(name)
-    }
+    checkpoint has the same digest in float32, float16, bfloat16, int8 and int4."""
+    norms = [item for item in model.named_parameters() if NORM.search(item[0])]
     digest = sha256()
-    for name in sorted(norms):
-        rounded = norms[name].detach().cpu().half().bfloat16().contiguous()
+    for _, value in sorted(norms, key=lambda item: item[0].removeprefix("base_model.model.")):
+        rounded = value.detach().cpu().half().bfloat16().contiguous()
         digest.update(rounded.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
 
@@ -123,16 +112,14 @@ class Adapter:
 
     source: Path
     contract: Contract
-    config: LoraConfig | None = None
-    """LoRA's; None if the adapter is a prefix."""
+    config: LoraConfig | None = None  # LoRA's; None if the adapter is a prefix
     modules: Mapping[str, Factors] = field(default_factory=dict, repr=False)
     """LoRA's tensors by module, named as in the model that it was trained on."""
     prefix: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """The parameters of `PrefixEncoder`."""
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
     """The whole adapter_config.json; empty if there is none."""
-    notes: tuple[Translatable, ...] = ()
-    """Assumptions, to be reported to the user."""
+    notes: tuple[Translatable, ...] = ()  # assumptions, to be reported to the user
 
     @property
     def kind(self) -> Literal["lora", "prefix"]:
@@ -141,9 +128,7 @@ class Adapter:
 
 def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     """The adapter in `directory`; `alpha` is LoRA's lora_alpha if adapter_config.json is missing.
-
-    Raises `UserError` if it is incomplete, damaged or not supported.
-    """
+    Raises `UserError` if it is incomplete, damaged or not supported."""
     if not directory.is_dir():
         raise UserError(
             "{directory} is not a folder; an adapter is a folder with adapter_model.safetensors "
@@ -159,9 +144,9 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     config = None if settings is None else LoraConfig.of(settings)
     keys = _tensors(path)
     modules = _factors(keys, path)
-    if config is not None:
-        contract = contract or Contract(_generation(set(modules), config.base))
-        return Adapter(directory, contract, config, modules, settings=settings or {})
+    if settings is not None and config is not None:
+        contract = contract or Contract(_generation(modules, config.base))
+        return Adapter(directory, contract, config, modules, settings=settings)
     # The tutorial's layout: rank and targets from the tensors, alpha from its script.
     tutorial = path.name == LORA[2] or any((m := KEY.match(key)) and m["adapter"] for key in keys)
     if alpha is None and not tutorial:
@@ -174,8 +159,7 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     rank = next(iter(modules.values())).a.shape[0]
     ends = sorted({module.rpartition(".")[2] for module in modules})
     config = LoraConfig(rank, TUTORIAL_ALPHA if alpha is None else alpha, tuple(ends))
-    if contract is None:
-        contract = Contract(_generation(set(modules)), template="tutorial" if tutorial else "chat")
+    contract = contract or Contract(_generation(modules), "tutorial" if tutorial else "chat")
     source = Translatable("as in the tutorial") if alpha is None else Translatable("as given")
     note = Translatable(
         "{directory} has no {config}: rank {rank} by its tensors, lora_alpha {alpha:g} {source}, "
@@ -191,8 +175,7 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
 
 
 def write_lora(folder: Path, settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write PEFT's files: `settings` to adapter_config.json, and the tensors by PEFT's keys. The same
-    numbers give the same bytes."""
+    """Write PEFT's files, with the tensors by PEFT's keys. The same numbers give the same bytes."""
 
     def plain(value: object) -> object:  # PEFT's sets and enumerations
         return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
@@ -239,17 +222,18 @@ def _settings(directory: Path) -> dict[str, Any] | None:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    if path.stat().st_size:
-        tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_bin(path)
-    if not tensors:
-        raise UserError(
-            "{path} holds no tensors ({size} bytes): the training script saved the adapter after "
-            "its tensors were lost; save it again with PEFT's save_pretrained",
-            path=path,
-            size=path.stat().st_size,
-        )
-    return tensors
+    read, size = (
+        read_safetensors if path.suffix == ".safetensors" else read_bin,
+        path.stat().st_size,
+    )
+    if size and (tensors := read(path)):
+        return tensors
+    raise UserError(
+        "{path} holds no tensors ({size} bytes): the training script saved the adapter after "
+        "its tensors were lost; save it again with PEFT's save_pretrained",
+        path=path,
+        size=size,
+    )
 
 
 def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
@@ -275,12 +259,11 @@ def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
             )
         module[part] = tensor
     for name, parts in modules.items():
-        if not {"a", "b"} <= parts.keys():
-            missing = "lora_A" if "a" not in parts else "lora_B"
+        if missing := sorted({"a", "b"} - parts.keys()):
             raise UserError(
                 "{path} holds no {missing} of {name}: it is incomplete; copy it again",
                 path=path,
-                missing=missing,
+                missing=f"lora_{missing[0].upper()}",
                 name=name,
             )
     return {name: Factors(**parts) for name, parts in modules.items()}
@@ -297,18 +280,18 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
             files=files[:5] or Translatable("nothing"),
         )
     checkpoint = Checkpoint.open(directory)
-    tensors = {
-        name.partition(PREFIX_KEY)[2]: checkpoint.read(name)
-        for name in checkpoint
-        if PREFIX_KEY in name
-    }
+    names = [name for name in checkpoint.files if PREFIX_KEY in name]
+    tensors = {name.partition(PREFIX_KEY)[2]: checkpoint.read(name) for name in names}
     if "embedding.weight" not in tensors:
         raise UserError(
             "{directory} holds a model, not an adapter: no tensor is named prefix_encoder; give it "
             "as the model",
             directory=directory,
         )
-    length = _pre_seq_len(directory)
+    try:
+        length = json.loads((directory / PREFIX[1]).read_text("utf-8")).get("pre_seq_len")
+    except (OSError, ValueError, AttributeError):  # it is not there, or not an object
+        length = None
     found = tensors["embedding.weight"].shape[0]
     if length not in (None, found):
         raise UserError(
@@ -321,19 +304,7 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
     return Adapter(directory, contract or Contract(None), prefix=tensors)
 
 
-def _pre_seq_len(directory: Path) -> int | None:
-    """The length in config.json; None if there is none."""
-    path = directory / PREFIX[1]
-    if not path.is_file():
-        return None
-    try:
-        data: Any = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return None
-    return data.get("pre_seq_len") if isinstance(data, dict) else None
-
-
-def _generation(modules: set[str], base: str = "") -> int | None:
+def _generation(modules: Iterable[str], base: str = "") -> int | None:
     """By the names of modules, then by the name of the base; None if neither shows it."""
     if any(name.startswith("transformer.layers.") for name in modules):
         return 1

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from ingest.errors import UserError
 
@@ -35,11 +35,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """One generation's prompt, stop tokens and upstream's sampling defaults.
-
-    `max_length` includes the prompt. `encode(turns, tokenizer)` returns the ids to continue. An
-    answer begins with `lead` and ends with the token `end`.
-    """
+    """One generation's prompt, stop tokens and upstream's sampling defaults. `max_length` includes the
+    prompt. `encode(turns, tokenizer)` returns the ids to continue. An answer begins with `lead` and
+    ends with the token `end`."""
 
     stops: tuple[str, ...]
     temperature: float
@@ -50,12 +48,9 @@ class ChatFormat:
     end: str
 
     def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:
-        """The ids that end an answer and do not belong to it.
-
-        (Upstream's ChatGLM3 always drops the last id; here, an answer that is cut at its length
-        keeps it.)
-        """
-        return tuple(_id(tokenizer, name) for name in self.stops)
+        """The ids that end an answer and do not belong to it. (Upstream's ChatGLM3 always drops the
+        last id; here, an answer that is cut at its length keeps it.)"""
+        return tuple(_ids(tokenizer, *self.stops))
 
 
 def encode_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> list[int]:
@@ -74,16 +69,9 @@ def encode_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> lis
     return FORMATS[generation].encode(turns, tokenizer)
 
 
-def count_chat(messages: Sequence[Any], tokenizer: Any, generation: int) -> int:
-    """The number of ids of `encode_chat`."""
-    return len(encode_chat(messages, tokenizer, generation))
-
-
 def encode_answer(text: str, tokenizer: Any, generation: int) -> list[int]:
-    """The ids of an answer of the model of `generation`, including its end.
-
-    Answer and lead are encoded separately, as in upstream's training scripts.
-    """
+    """The ids of an answer of the model of `generation`, including its end. Answer and lead are
+    encoded separately, as in upstream's training scripts."""
     chat_format = FORMATS[generation]
     lead = encode_text(chat_format.lead, tokenizer) if chat_format.lead else []
     return lead + encode_text(text, tokenizer) + _ids(tokenizer, chat_format.end)
@@ -107,8 +95,7 @@ def context_of(config: Any) -> int:
     """The window of the model of `config` in tokens, prompt and answer together.
 
     ChatGLM2's config.json allows 32,768 positions, but only the 32k variants, which have another
-    rope ratio, were trained beyond upstream's 8,192.
-    """
+    rope ratio, were trained beyond upstream's 8,192."""
     positions: int = config.max_position_embeddings
     rope = getattr(config, "rope_parameters", None) or {}
     if getattr(config, "generation", 4) in (2, 3) and rope.get("rope_theta") == ORIGINAL_ROPE:
@@ -117,10 +104,8 @@ def context_of(config: Any) -> int:
 
 
 def glm1(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
-    """`prompt [gMASK] <sop>`: a single question as it is, otherwise rounds from 0.
-
-    ChatGLM-6B has no system role: system messages are lines before the first round.
-    """
+    """`prompt [gMASK] <sop>`: a single question as it is, otherwise rounds from 0. ChatGLM-6B has no
+    system role: system messages are lines before the first round."""
     system, rounds = _rounds(turns, generation=1)
     query = rounds.pop()[0]
     if rounds:
@@ -150,10 +135,8 @@ def glm3(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
 
 
 def glm4(turns: Sequence[Turn], tokenizer: Any) -> list[int]:
-    """As `glm3`, but a separate system turn describes the tools.
-
-    As the chat template of GLM-4-9B-chat and of its -hf form, but only for tools that are functions.
-    """
+    """As `glm3`, but a separate system turn describes the tools. As the chat template of GLM-4-9B-chat
+    and of its -hf form, but only for tools that are functions."""
     ids = _ids(tokenizer, "[gMASK]", "<sop>")
     for turn in turns:
         if turn.tools:
@@ -179,12 +162,8 @@ FORMATS = {
 
 def _turn(message: Any) -> Turn:
     if isinstance(message, Mapping):
-        turn = Turn(
-            str(message["role"]),
-            message.get("content") or "",
-            message.get("metadata") or "",
-            tuple(message.get("tools") or ()),
-        )
+        text, metadata = (message.get(name) or "" for name in ("content", "metadata"))
+        turn = Turn(str(message["role"]), text, metadata, tuple(message.get("tools") or ()))
     else:
         turn = Turn(message.role, message.text)
     if turn.role not in ROLES:
@@ -196,9 +175,7 @@ def _turn(message: Any) -> Turn:
 
 def _rounds(turns: Sequence[Turn], *, generation: int) -> tuple[list[str], list[tuple[str, str]]]:
     """System texts, and rounds of question and answer; the last question's answer is empty.
-
-    Consecutive questions become one question on several lines, and so do answers.
-    """
+    Consecutive questions become one question on several lines, and so do answers."""
     system = [turn.text for turn in turns if turn.role == "system" and turn.text]
     rounds: list[tuple[list[str], list[str]]] = []
     for turn in turns:
@@ -227,51 +204,32 @@ def _json(value: Any) -> str:
 
 
 def _ids(tokenizer: Any, *names: str) -> list[int]:
-    return [_id(tokenizer, name) for name in names]
+    ids: list[int] = []
+    for name in names:
+        ids.append(tokenizer.convert_tokens_to_ids(name))
+        if ids[-1] is None or tokenizer.convert_ids_to_tokens(ids[-1]) != name:
+            raise UserError(
+                "the tokenizer has no token {name!r}; does it belong to another model?", name=name
+            )
+    return ids
 
 
-def _id(tokenizer: Any, name: str) -> int:
-    index = tokenizer.convert_tokens_to_ids(name)
-    if index is None or tokenizer.convert_ids_to_tokens(index) != name:
-        raise UserError(
-            "the tokenizer has no token {name!r}; does it belong to another model?", name=name
-        )
-    return index
-
-
-class MessageLike(Protocol):
-    """A message; a dataclass, so that it can be copied with another text."""
-
-    @property
-    def role(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-
-
-M = TypeVar("M", bound=MessageLike)
-
-
-def chat(messages: Sequence[M]) -> list[M]:
-    """The generation's own format: the messages stay as they are."""
-    return list(messages)
-
-
-def tutorial(messages: Sequence[M]) -> list[M]:
+def tutorial(messages: Sequence[Any]) -> list[Any]:
     """The single-turn form of mymusise/ChatGLM-Tuning (cover_alpaca2jsonl.py), as the only message.
 
     If there is a system message, it is the instruction and the last message its input; otherwise
-    the last message is the instruction. The form has no place for earlier turns.
-    """
+    the last message is the instruction. The form has no place for earlier turns."""
     last = messages[-1]
     system = next((message.text for message in messages if message.role == "system"), "")
-    text = framed(system, last.text) if system else framed(last.text)
-    return [replace(last, text=text)]  # type: ignore[type-var]  # see `Turn`
+    text = tutorial_prompt(system, last.text) if system else tutorial_prompt(last.text)
+    return [replace(last, text=text)]
 
 
-def framed(instruction: str, input: str = "") -> str:
+def tutorial_prompt(instruction: str, input: str = "") -> str:
     """The context of cover_alpaca2jsonl.py, byte for byte."""
     return f"Instruction: {instruction}\n" + (f"Input: {input}\n" if input else "") + "Answer: "
 
 
-TEMPLATES = {"chat": chat, "tutorial": tutorial}
-"""Name of a template in a `Contract` -> its function."""
+TEMPLATES: dict[str, Callable[[Sequence[Any]], list[Any]]] = {"chat": list, "tutorial": tutorial}
+"""Name of a template in a `Contract` -> its function on messages, which are dataclasses. `chat` is the
+generation's own format: the messages stay as they are."""

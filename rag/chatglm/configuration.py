@@ -19,15 +19,19 @@ CACHE = "cache" if "cache" in signature(GlmForCausalLM.forward).parameters else 
 ROPE_BASE = 10000.0
 MERGED = "merged_adapters"
 """The field with `rag.chatglm.lora.digest` of each adapter that was merged into the weights."""
-# Fields of later additions that all generations share.
-OURS = {"generation", "packed", "quantization_bit", "quantization_embeddings"}
-OURS |= {"pre_seq_len", "prefix_projection", MERGED}
-
-GLM1 = {
-    "hidden_size", "inner_hidden_size", "num_layers", "num_attention_heads", "vocab_size",
-    "max_sequence_length", "layernorm_epsilon", "position_encoding_2d", "bos_token_id",
-    "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id", "use_cache",
-    "tie_word_embeddings",
+# Fields that this package adds in all generations, and their defaults.
+ADDED: dict[str, Any] = {
+    "pre_seq_len": None, "prefix_projection": False, "quantization_bit": None,
+    "quantization_embeddings": False, "packed": None,
+}  # fmt: skip
+OURS = {*ADDED, "generation", MERGED}
+# ChatGLM-6B's fields, and the values of the published model.
+GLM1: dict[str, Any] = {
+    "hidden_size": 4096, "inner_hidden_size": 16384, "num_layers": 28, "num_attention_heads": 32,
+    "vocab_size": 130528, "max_sequence_length": 2048, "layernorm_epsilon": 1e-5,
+    "position_encoding_2d": True, "bos_token_id": 130004, "eos_token_id": 130005,
+    "pad_token_id": 3, "mask_token_id": 130000, "gmask_token_id": 130001, "use_cache": True,
+    "tie_word_embeddings": True,
 }  # fmt: skip
 
 # Upstream's name in ChatGLM2/3 and GLM-4-9B -> GlmConfig's.
@@ -83,91 +87,37 @@ class Glm1Config(PreTrainedConfig):
     }
     generation = 1
 
-    def __init__(
-        self,
-        *,
-        hidden_size: int = 4096,
-        inner_hidden_size: int = 16384,
-        num_layers: int = 28,
-        num_attention_heads: int = 32,
-        vocab_size: int = 130528,
-        max_sequence_length: int = 2048,
-        layernorm_epsilon: float = 1e-5,
-        position_encoding_2d: bool = True,
-        bos_token_id: int = 130004,
-        eos_token_id: int = 130005,
-        pad_token_id: int = 3,
-        mask_token_id: int = 130000,
-        gmask_token_id: int = 130001,
-        use_cache: bool = True,
-        pre_seq_len: int | None = None,
-        prefix_projection: bool = False,
-        quantization_bit: int | None = None,
-        quantization_embeddings: bool = False,
-        packed: dict[str, int] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         kwargs.pop("generation", None)
-        kwargs.pop("tie_word_embeddings", None)  # the head is always the embedding
+        kwargs |= {"tie_word_embeddings": True}  # the head is always the embedding
+        fields = {name: kwargs.pop(name, value) for name, value in (GLM1 | ADDED).items()}
         super().__init__(**kwargs)
-        self.tie_word_embeddings = True
-        self.hidden_size = hidden_size
-        self.inner_hidden_size = inner_hidden_size
-        self.num_layers = num_layers
-        self.num_attention_heads = num_attention_heads
-        self.vocab_size = vocab_size
-        self.max_sequence_length = max_sequence_length
-        self.layernorm_epsilon = layernorm_epsilon
-        self.position_encoding_2d = position_encoding_2d
-        self.bos_token_id = bos_token_id
-        self.eos_token_id = eos_token_id
-        self.pad_token_id = pad_token_id
-        self.mask_token_id = mask_token_id
-        self.gmask_token_id = gmask_token_id
-        self.use_cache = use_cache
-        self.pre_seq_len = pre_seq_len
-        self.prefix_projection = prefix_projection
-        self.quantization_bit = quantization_bit
-        self.quantization_embeddings = quantization_embeddings
-        self.packed = packed
+        for name, value in fields.items():
+            setattr(self, name, value)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A `Glm1Config`, or a `ChatGLM2Config` if the keys are those of ChatGLM2, 3 or GLM-4.
 
-        Raises `UserError` for a field that is unknown or whose value is not implemented.
-        """
+        Raises `UserError` for a field that is unknown or whose value is not implemented."""
         if _is_glm1(config_dict):
-            return super().from_dict(_glm1(config_dict), **kwargs)
+            return super().from_dict(_glm1_fields(config_dict), **kwargs)
         return ChatGLM2Config.from_dict(config_dict, **kwargs)
 
 
 class ChatGLM2Config(GlmConfig):
     """ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B-chat, with GlmConfig's names of fields.
 
-    `generation` is 2, 3 or 4: ChatGLM2 rounds its rotary table differently.
-    """
+    `generation` is 2, 3 or 4: ChatGLM2 rounds its rotary table differently."""
 
     model_type = "chatglm"
 
-    def __init__(
-        self,
-        *,
-        generation: int = 3,
-        pre_seq_len: int | None = None,
-        prefix_projection: bool = False,
-        quantization_bit: int | None = None,
-        quantization_embeddings: bool = False,
-        packed: dict[str, int] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, generation: int = 3, **kwargs: Any) -> None:
+        fields = {name: kwargs.pop(name, value) for name, value in ADDED.items()}
         super().__init__(**kwargs)
         self.generation = generation
-        self.pre_seq_len = pre_seq_len
-        self.prefix_projection = prefix_projection
-        self.quantization_bit = quantization_bit
-        self.quantization_embeddings = quantization_embeddings
-        self.packed = packed
+        for name, value in fields.items():
+            setattr(self, name, value)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -175,24 +125,24 @@ class ChatGLM2Config(GlmConfig):
         if _is_glm1(config_dict):
             return Glm1Config.from_dict(config_dict, **kwargs)
         if "padded_vocab_size" in config_dict:
-            return super().from_dict(_glm2(config_dict), **kwargs)
-        fields = _known(config_dict, set(GlmConfig().to_dict()) | OURS)  # written by this class
+            return super().from_dict(_glm2_fields(config_dict), **kwargs)
+        fields = _known_fields(
+            config_dict, set(GlmConfig().to_dict()) | OURS
+        )  # written by this class
         return super().from_dict(fields, **kwargs)
 
 
 def generation_of(config: PreTrainedConfig) -> int:
     """1 for ChatGLM-6B, 2 and 3 for ChatGLM2/3-6B, 4 for GLM-4 in any layout.
 
-    Raises `UserError` if the config is of another family.
-    """
+    Raises `UserError` if the config is of another family."""
     if isinstance(config, (Glm1Config, ChatGLM2Config)):
         return config.generation
     if isinstance(config, (GlmConfig, Glm4Config)):
         return 4
-    kind = config.model_type
     raise UserError(
         "the model type is {kind!r}; this runs ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B and GLM-4",
-        kind=kind,
+        kind=config.model_type,
     )
 
 
@@ -227,37 +177,32 @@ def _is_glm1(data: Mapping[str, Any]) -> bool:
     return "inner_hidden_size" in data or "position_encoding_2d" in data
 
 
-def _glm1(data: Mapping[str, Any]) -> dict[str, Any]:
-    fields = _known(data, GLM1 | OURS)
+def _glm1_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    fields = _known_fields(data, GLM1.keys() | OURS)
     if fields.get("bos_token_id", 0) >= 150000:
         raise UserError(
             "bos_token_id is {id}: this is the ChatGLM-6B of March 2023 with image tokens in its "
             "vocabulary (150528 tokens); get the later release (130528 tokens)",
             id=fields["bos_token_id"],
         )
-    if not fields.get("position_encoding_2d", True):
-        raise _unimplemented("position_encoding_2d", False, True)
+    _check_implemented(fields, {"position_encoding_2d": True})
     return fields
 
 
-def _glm2(data: Mapping[str, Any]) -> dict[str, Any]:
-    fields = _known(data, {*RENAMED, *SAME, *FIXED, *WITHOUT_EFFECT, *OURS})
-    for name, value in FIXED.items():
-        if fields.pop(name, value) != value:
-            raise _unimplemented(name, data[name], value)
+def _glm2_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    fields = _known_fields(data, {*RENAMED, *SAME, *FIXED, *WITHOUT_EFFECT, *OURS})
+    _check_implemented(fields, FIXED)
     ratio = float(fields.get("rope_ratio") or 1)
-    fields = {name: value for name, value in fields.items() if name not in WITHOUT_EFFECT}
-    fields.setdefault("add_qkv_bias", False)
-    native = {RENAMED.get(name, name): value for name, value in fields.items()}
-    native["rope_parameters"] = {
-        "rope_type": "default",
-        "rope_theta": ROPE_BASE * ratio,
-        "partial_rotary_factor": 0.5,
+    rope = {
+        "rope_type": "default", "rope_theta": ROPE_BASE * ratio, "partial_rotary_factor": 0.5,
+    }  # fmt: skip
+    generation = data.get("generation") or _generation(data)
+    native = {"attention_bias": False, "eos_token_id": 2, "pad_token_id": 0} | {
+        RENAMED.get(name, name): value
+        for name, value in fields.items()
+        if name not in WITHOUT_EFFECT | FIXED.keys()
     }
-    native.setdefault("eos_token_id", 2)
-    native.setdefault("pad_token_id", 0)
-    native["generation"] = data.get("generation") or _generation(data)
-    return native
+    return native | {"rope_parameters": rope, "generation": generation}
 
 
 def _generation(data: Mapping[str, Any]) -> int:
@@ -278,7 +223,7 @@ def _generation(data: Mapping[str, Any]) -> int:
     return generation
 
 
-def _known(data: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
+def _known_fields(data: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
     """`data` without the source of upstream's code; raises `UserError` for an unknown field."""
     general = set(PreTrainedConfig().to_dict()) | set(GenerationConfig().to_dict())
     unknown = sorted(set(data) - fields - general - GENERAL - DROPPED)
@@ -292,10 +237,12 @@ def _known(data: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in DROPPED}
 
 
-def _unimplemented(name: str, value: Any, implemented: Any) -> UserError:
-    return UserError(
-        "config.json says {name} = {value!r}; only {implemented!r} is implemented",
-        name=name,
-        value=value,
-        implemented=implemented,
-    )
+def _check_implemented(fields: Mapping[str, Any], implemented: Mapping[str, Any]) -> None:
+    for name, value in implemented.items():
+        if fields.get(name, value) != value:
+            raise UserError(
+                "config.json says {name} = {value!r}; only {implemented!r} is implemented",
+                name=name,
+                value=fields[name],
+                implemented=value,
+            )

@@ -19,17 +19,17 @@ from transformers import GenerationConfig, Glm4Config, GlmConfig, PreTrainedConf
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store.atomic import new_folder
-from rag.chatglm.adapter import attachment_of, check_base, probe, probe_logits
+from rag.chatglm.adapter import probe, probe_logits
 from rag.chatglm.adapter_files import Adapter, Contract, read_adapter
 from rag.chatglm.chat import FORMATS, context_of
 from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtype
 from rag.chatglm.export_tokenizer import write_tokenizer
 from rag.chatglm.loading import empty, read_config
 from rag.chatglm.lora import Factors, layer_factors, merge_weight
-from rag.chatglm.quantize import Packed, dequantize
-from rag.chatglm.save import Shards
+from rag.chatglm.quantize import PackedWeight, dequantize
+from rag.chatglm.save import Shards, copy_side_files
 from rag.chatglm.tokenization import open_tokenizer
-from rag.chatglm.weights import WeightSource, codes_of, pieces
+from rag.chatglm.weights import WeightSource, codes_of, embedding_path, pieces
 
 
 class WeightMerger:
@@ -37,14 +37,13 @@ class WeightMerger:
 
     def __init__(self, parts: dict[str, Factors], dtype: torch.dtype | None) -> None:
         self.parts, self.dtype = parts, dtype
-        self.used: torch.dtype = torch.float32
-        """Of the weight merged last."""
-        self._missed = self._total = 0.0
+        self.used: torch.dtype = torch.float32  # of the weight merged last
+        self._errors = self._total = 0.0  # sums of squares
 
     @property
     def rounding(self) -> float:
         """The norm of all rounding errors over the norm of the merged weights."""
-        return (self._missed / self._total) ** 0.5 if self._total else 0.0
+        return (self._errors / self._total) ** 0.5 if self._total else 0.0
 
     def __call__(self, path: str, piece: dict[str, Any]) -> dict[str, Tensor]:
         """A module's tensors with the adapter's change, in `dtype`, or as stored if that is None."""
@@ -54,7 +53,7 @@ class WeightMerger:
         exact = merge_weight(piece["weight"], part)
         weight = self._rounded(path, exact, piece["weight"])
         self.used = weight.dtype
-        self._missed += float((weight.float() - exact).square().sum())
+        self._errors += float((weight.float() - exact).square().sum())
         self._total += float(exact.square().sum())
         tensors = {"weight": weight}
         if "bias" in piece:
@@ -86,12 +85,10 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-TOKENS = 32
-"""Length of the prompt whose logits are compared."""
+TOKENS = 32  # length of the prompt whose logits are compared
 BANDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """The largest `error` that is allowed for weights of each precision."""
-ROWS = 1024
-"""Rows of a weight that are held in float32 at a time."""
+ROWS = 1024  # of a weight that are held in float32 at a time
 
 
 class ReadLinear(nn.Module):
@@ -100,9 +97,9 @@ class ReadLinear(nn.Module):
     def __init__(self, linear: nn.Linear, source: WeightSource, path: str, origin: str) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.source, self.origin = source, origin
-        bias = None if linear.bias is None else source.read(path, "bias").float()
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.source, self.origin, self.bias = source, origin, None
+        if linear.bias is not None:
+            self.bias = nn.Parameter(source.read(path, "bias").float(), requires_grad=False)
 
     @property
     def weight(self) -> Tensor:
@@ -122,7 +119,7 @@ class ReadLinear(nn.Module):
             return
         for codes, scales in zip(packed.codes.split(ROWS), packed.scales.split(ROWS), strict=True):
             shape = (len(codes), self.in_features)
-            yield dequantize(Packed(codes, scales, packed.bits, packed.block, shape))
+            yield dequantize(PackedWeight(codes, scales, packed.bits, packed.block, shape))
 
 
 class ReadEmbedding(nn.Module):
@@ -137,15 +134,12 @@ class ReadEmbedding(nn.Module):
 
 
 def read_model(directory: Path) -> Any:
-    """The model in float32 on the CPU, whose weights are read while it computes.
-
-    Linear layers may be stored as codes; embeddings may not.
-    """
+    """The model in float32 on the CPU, whose weights are read while it computes. Linear layers may be
+    stored as codes; embeddings may not."""
     config = read_config(directory)
     source = WeightSource.open(directory, config)
     model = empty(config).eval()
-    words = model.get_input_embeddings()
-    embedding = next(path for path, module in model.named_modules() if module is words)
+    embedding = embedding_path(model)
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.Embedding):
             model.set_submodule(path, ReadEmbedding(source, path))
@@ -170,16 +164,14 @@ def error(logits: Tensor, expected: Tensor) -> float:
 class Parity:
     """How far a probe's logits are from the expected ones; norms are over all positions."""
 
-    error: float
-    """The difference over the norm of the logits: `error`."""
-    lost: float
-    """The difference over the norm of the adapter's change."""
+    error: float  # the difference over the norm of the logits: `error`
+    lost: float  # the difference over the norm of the adapter's change
 
     @classmethod
     def of(cls, logits: Tensor, expected: Tensor, before: Tensor) -> "Parity":
         """`before` are the logits without the adapter. Logits that are not finite are infinitely far."""
-        off = error(logits, expected)
-        return cls(off, off * float(expected.norm() / (expected - before).norm()))
+        difference = error(logits, expected)
+        return cls(difference, difference * float(expected.norm() / (expected - before).norm()))
 
 
 # Fields of the config that `glm` has too; `_write_configs` adds the rest.
@@ -190,20 +182,15 @@ SAME = (
     "tie_word_embeddings", "use_cache", "vocab_size",
 )  # fmt: skip
 TERMS = ("*LICENSE*", "NOTICE*")
-BESIDE = 64 << 20
-"""Bytes that all files beside the weights take at most."""
+SIDE_BYTES = 64 << 20  # that all files beside the weights take at most
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """The result of an export."""
-
     generation: int
     dtype: torch.dtype
-    error: float
-    """The difference of a probe's logits over their norm."""
-    layers: int
-    """Linear layers that the adapter changed."""
+    error: float  # the difference of a probe's logits over their norm
+    layers: int  # linear layers that the adapter changed
     contract: Contract | None
     """The adapter's. generation_config.json holds its stop ids; no file can hold its template."""
     notes: tuple[Translatable, ...] = ()
@@ -224,8 +211,7 @@ def export(
     `dtype` is that of all weights; None: config.json's. `alpha` is `read_adapter`'s. `progress`
     takes the share written, 0 to 1. Raises `UserError` if the model has no such form or has it
     already, the disk is too small, the adapter does not fit, or the written model answers a probe
-    differently; then nothing is left.
-    """
+    differently; then nothing is left."""
     config = read_config(directory)
     check_exportable(directory, config)
     source = WeightSource.open(directory, config)
@@ -248,40 +234,36 @@ def export(
         )
     dtype = dtype or stored_dtype(config)
     model = empty(config)
-    _check_room(target, model, dtype)
+    _check_disk_space(target, model, dtype)
     with new_folder(target) as work:
         stops = FORMATS[generation].stop_ids(tokenizer)
         _write_configs(config, stops + (read.contract.stop_ids if read else ()), dtype, work)
         write_tokenizer(tokenizer, generation, context_of(config), work)
-        for path in (path for pattern in TERMS for path in directory.glob(pattern)):
-            shutil.copyfile(path, work / path.name)
+        copy_side_files(directory, work, TERMS)
         _, expected = answers(directory, read)
         lora = read and read.config
         parts = dict(layer_factors(model, read.modules, lora)) if read and lora else {}
         shards = Shards(work)
         merger = WeightMerger(parts, dtype)
         for path, piece in pieces(model, source, progress=progress):
-            floats = {
-                kind: dequantize(value) if isinstance(value, Packed) else value
-                for kind, value in piece.items()
-            }
-            for kind, tensor in merger(path, floats).items():
+            for kind, value in piece.items():
+                piece[kind] = dequantize(value) if isinstance(value, PackedWeight) else value
+            for kind, tensor in merger(path, piece).items():
                 shards.add(f"{path}.{kind}", tensor)
         shards.close()
-        off = error(probe_logits(read_model(work), TOKENS), expected)
+        difference = error(probe_logits(read_model(work), TOKENS), expected)
         band = BANDS.get(dtype, BANDS[torch.bfloat16])
-        if off > band:
-            out = "" if dtype == torch.float32 else Translatable("; use --dtype float32")
+        if difference > band:
             raise UserError(
                 "the exported model is not kept: its logits differ from the source's by {off:.1e} "
                 "(allowed in {dtype}: {band:g}){out}",
-                off=off,
+                off=difference,
                 dtype=dtype_name(dtype),
                 band=band,
-                out=out,
+                out="" if dtype == torch.float32 else Translatable("; use --dtype float32"),
             )
     contract, notes = (read.contract, read.notes) if read else (None, ())
-    return ExportReport(generation, dtype, off, len(parts), contract, notes)
+    return ExportReport(generation, dtype, difference, len(parts), contract, notes)
 
 
 def check_exportable(directory: Path, config: PreTrainedConfig) -> None:
@@ -302,9 +284,9 @@ def check_exportable(directory: Path, config: PreTrainedConfig) -> None:
     )
 
 
-def _check_room(target: Path, model: Any, dtype: torch.dtype) -> None:
+def _check_disk_space(target: Path, model: Any, dtype: torch.dtype) -> None:
     """Raises `UserError` if the disk is too small for all files."""
-    needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize + BESIDE
+    needed = model.num_parameters() * dtype.itemsize + SIDE_BYTES
     parent = next(folder for folder in target.resolve().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -319,15 +301,14 @@ def _check_room(target: Path, model: Any, dtype: torch.dtype) -> None:
 
 
 def answers(directory: Path, adapter: Adapter | None) -> tuple[Tensor, Tensor]:
-    """The probe's logits [1, S, V] of the model, and with the adapter (None: the same again).
-
-    Raises `UserError` as `check_base` and `probe`."""
+    """The probe's logits [1, S, V] of the model, and with the adapter (None: the same again). Raises
+    `UserError` as `probe`."""
     base = read_model(directory)
     if adapter is None:
         alone = probe_logits(base, TOKENS)
         return alone, alone
-    check_base(adapter, base)
-    return probe(base, attachment_of(base, adapter), adapter, TOKENS)
+    _, alone, changed = probe(base, adapter, TOKENS)
+    return alone, changed
 
 
 def _write_configs(
@@ -342,8 +323,7 @@ def _write_configs(
         max_position_embeddings=context_of(config),
     )
     glm.save_pretrained(work)
-    path = work / "config.json"
-    rope: Any = config.rope_parameters
+    path, rope = work / "config.json", config.rope_parameters
     # Only transformers 5 reads `rope_parameters`; others would use the default base for the 32k
     # models and GLM-4.
     old = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor")}

@@ -17,117 +17,36 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import Prepend, Replace, Sequence
 from tokenizers.pre_tokenizers import Sequence as SplitSequence
 from tokenizers.pre_tokenizers import Split
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from ingest.errors import UserError
 from rag.chatglm.chat import TOOL_4, TOOLS_4, encode_chat
-from rag.chatglm.tokenization import MARKS, ROLES, splits
+from rag.chatglm.tokenization import MARKS, ROLES, set_prompt_start, splits
 
 MARK = "\ufdd0"
-"""A noncharacter of Unicode, which texts must not contain."""
-
-CHECKS = r"""
-{%- macro data(text) -%}
-{{ text | replace('<', '<\ufdd0') | replace('[', '[\ufdd0') }}
-{%- endmacro -%}
-{%- if tools -%}
-{{ raise_exception('tools belong into the field tools of a message') }}
-{%- endif -%}
-{%- for message in messages -%}
-{%- if message.role not in ['system', 'user', 'assistant', 'observation'] -%}
-{{ raise_exception('unknown role: ' ~ message.role) }}
-{%- endif -%}
-{%- if message.content is not string and message.content is not none -%}
-{{ raise_exception('the content of a message is text') }}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt and (messages | last).role not in ['user', 'observation'] -%}
-{{ raise_exception('a chat must end with a question') }}
-{%- endif -%}
-"""
-
-# As `_rounds` and `glm2`: consecutive questions become one, and so do answers. A namespace is needed
-# because a sandboxed template can't append to lists.
-ROUNDS = r"""
-{%- set ns = namespace(system='', past='', round=1, query='', asked=false, answer='', answered=false) -%}
-{%- for message in messages -%}
-{%- set text = message.content or '' -%}
-{%- if message.role == 'observation' or message.tools or message.metadata -%}
-{{ raise_exception('ChatGLM2-6B knows no tools') }}
-{%- elif message.role == 'system' -%}
-{%- set ns.system = ns.system ~ (text ~ '\n\n' if text else '') -%}
-{%- elif message.role == 'assistant' -%}
-{%- set ns.answer = ns.answer ~ '\n' ~ text if ns.answered else text -%}
-{%- set ns.asked = true -%}
-{%- set ns.answered = true -%}
-{%- elif ns.answered -%}
-{%- set ns.past = ns.past ~ '[Round ' ~ ns.round ~ ']\n\n问：' ~ ns.query ~ '\n\n答：' ~ ns.answer ~ '\n\n' -%}
-{%- set ns.round = ns.round + 1 -%}
-{%- set ns.query = text -%}
-{%- set ns.answered = false -%}
-{%- else -%}
-{%- set ns.query = ns.query ~ '\n' ~ text if ns.asked else text -%}
-{%- set ns.asked = true -%}
-{%- endif -%}
-{%- endfor -%}
-{%- set last = '[Round ' ~ ns.round ~ ']\n\n问：' ~ ns.query -%}
-{%- set answer = '\n\n答：' ~ ns.answer if ns.answered else '\n\n答：' if add_generation_prompt else '' -%}
-{{ '[gMASK]<sop>' ~ data(ns.system ~ ns.past ~ last ~ answer) }}
-"""
-
-# As `_under_role`: the role's line and the text are encoded separately. SentencePiece starts each
-# text with a blank; the tokenizer itself adds only the first.
-TURNS_3 = r"""
-{{ '[gMASK]<sop>' }}
-{%- for message in messages -%}
-{%- set text = message.content or '' -%}
-{%- set text = text ~ ('\n' ~ message.tools | tojson(indent=4) if message.tools else '') -%}
-{{ '<|' ~ message.role ~ '|>' ~ data(message.metadata or '') ~ '\n' ~ (' ' ~ data(text) if text else '') }}
-{%- endfor -%}
-{{ '<|assistant|>' if add_generation_prompt else '' }}
-"""
-
-# The same; at a mark after a line's end, the exported tokenizer starts a new encoding.
-TURNS_4 = r"""
-{{ '[gMASK]<sop>' }}
-{%- for message in messages -%}
-{%- set text = message.content or '' -%}
-{%- if message.tools -%}
-{%- set ns = namespace(listed=TOOLS) -%}
-{%- for tool in message.tools -%}
-{%- set function = tool.function or tool -%}
-{%- set ns.listed = ns.listed ~ BEFORE_NAME ~ function.name ~ BEFORE_SCHEMA ~ function | tojson(indent=4) ~ AFTER -%}
-{%- endfor -%}
-{{ '<|system|>\n\ufdd0' ~ data(ns.listed) }}
-{%- endif -%}
-{%- if text or not message.tools -%}
-{{ '<|' ~ message.role ~ '|>' ~ data(message.metadata or '') ~ '\n' ~ ('\ufdd0' ~ data(text) if text else '') }}
-{%- endif -%}
-{%- endfor -%}
-{{ '<|assistant|>' if add_generation_prompt else '' }}
-"""
+"""A noncharacter of Unicode, which texts must not contain. Templates break control tokens with it."""
+UNMARK = [Replace(f"{letter}{MARK}", letter) for letter in "<["]
 
 
 def template_of(generation: int) -> str:
-    """The chat template of ChatGLM2, ChatGLM3 or GLM-4 (2, 3, 4), in transformers' Jinja."""
-    if generation == 4:
-        before_name, rest = TOOL_4.split("{name}")
-        before_schema, after = rest.split("{schema}")
-        parts = {
-            "TOOLS": TOOLS_4, "BEFORE_NAME": before_name, "BEFORE_SCHEMA": before_schema,
-            "AFTER": after,
-        }  # fmt: skip
-        sets = (f"{{%- set {name} = {_literal(text)} -%}}" for name, text in parts.items())
-        body = "".join(sets) + TURNS_4.strip()
-    else:
-        body = {2: ROUNDS, 3: TURNS_3}[generation].strip()
-    return CHECKS.strip() + body
+    """The chat template of ChatGLM2, ChatGLM3 or GLM-4 (2, 3, 4), in transformers' Jinja.
 
-
-def _literal(text: str) -> str:
-    """A Jinja string; the texts have line ends but no quotes."""
-    return "'" + text.replace("\n", r"\n") + "'"
+    It builds the same prompts as `encode_chat`. ChatGLM2's keeps its state in a namespace, since a
+    sandboxed template can't append to lists. The others encode a role's line and its text separately:
+    SentencePiece starts each text with a blank, of which the tokenizer itself adds only the first,
+    and GLM-4's tokenizer starts a new encoding at a mark after a line's end."""
+    folder = Path(__file__).with_name("templates")
+    names = ("checks", {2: "chatglm2", 3: "chatglm3", 4: "glm4"}[generation])
+    checks, body = ((folder / f"{name}.jinja").read_text("utf-8").rstrip("\n") for name in names)
+    if generation < 4:
+        return checks + body
+    before_name, rest = TOOL_4.split("{name}")
+    before_schema, after = rest.split("{schema}")
+    texts = {
+        "TOOLS": TOOLS_4, "BEFORE_NAME": before_name, "BEFORE_SCHEMA": before_schema, "AFTER": after,
+    }  # fmt: skip
+    sets = (f"{{%- set {name} = {text!r} -%}}" for name, text in texts.items())
+    return checks + "".join(sets) + body
 
 
 BLANK = "▁"  # SentencePiece's
@@ -145,8 +64,7 @@ def write_tokenizer(ours: Any, generation: int, length: int, folder: Path) -> No
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, read them back, compare.
 
     `ours` is the tokenizer of ChatGLM2, ChatGLM3 or GLM-4, `length` the model's window in tokens.
-    Raises `UserError` if a word of the vocabulary or a prompt gets other ids than from `ours`.
-    """
+    Raises `UserError` if a word of the vocabulary or a prompt gets other ids than from `ours`."""
     glm4 = generation == 4
     end = "<|endoftext|>" if glm4 else "</s>"
     theirs = PreTrainedTokenizerFast(
@@ -172,41 +90,29 @@ def _pieces(ours: Any) -> Tokenizer:
     """ChatGLM2's and 3's: SentencePiece's pieces, then the special tokens."""
     sp = ours.sp
     vocab = {sp.id_to_piece(index): index for index in range(sp.get_piece_size())}
-    words = {
-        piece
-        for piece, index in vocab.items()
-        if not (sp.is_control(index) or sp.is_unknown(index) or sp.is_byte(index))
-    }
+    other = (sp.is_control, sp.is_unknown, sp.is_byte)
+    words = {piece for piece, index in vocab.items() if not any(kind(index) for kind in other)}
     merges = list(splits(words, vocab))
     model = BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=False)
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = Sequence([*_unmarked(), Prepend(BLANK), Replace(" ", BLANK)])
+    tokenizer.normalizer = Sequence([*UNMARK, Prepend(BLANK), Replace(" ", BLANK)])
     tokenizer.decoder = DecoderSequence(
         [ReplaceDecoder(BLANK, " "), ByteFallback(), Fuse(), Strip(" ", 1, 0)]
     )
     specials = MARKS if ours.generation == 2 else MARKS + ROLES
     names = ["<unk>", "<s>", "</s>", *(NAMES.get(name, name) for name in specials)]
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
-    used = ("[gMASK]", "<sop>", "</s>")
-    tokenizer.post_processor = TemplateProcessing(
-        single="[gMASK] <sop> $A",
-        pair="[gMASK] <sop> $A $B </s>",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in used],
-    )
+    set_prompt_start(tokenizer, "</s>")
     return tokenizer
 
 
 def _bytes(ours: Tokenizer) -> Tokenizer:
     """GLM-4's, which also removes the marks of its template."""
     tokenizer = Tokenizer.from_str(ours.to_str())
-    tokenizer.normalizer = Sequence(_unmarked())
+    tokenizer.normalizer = Sequence(UNMARK)
     line = Split(Regex(rf"(?<=\n){MARK}"), behavior="removed")
     tokenizer.pre_tokenizer = SplitSequence([line, tokenizer.pre_tokenizer])
     return tokenizer
-
-
-def _unmarked() -> list[Replace]:
-    return [Replace(f"{letter}{MARK}", letter) for letter in "<["]
 
 
 def _check(theirs: Any, ours: Any, generation: int) -> None:

@@ -8,8 +8,6 @@ calls it: temperature, then the 50 likeliest tokens, then top-p. ChatGLM-6B also
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
@@ -22,19 +20,19 @@ from transformers import DynamicCache, PreTrainedConfig
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.chatglm.adapter import Adapters
-from rag.chatglm.adapter_files import Contract, read_adapter
+from rag.chatglm.adapter_files import read_adapter
 from rag.chatglm.chat import FORMATS, TEMPLATES, context_of, encode_chat, encode_text
 from rag.chatglm.configuration import CACHE, generation_of, stored_dtype
 from rag.chatglm.loading import load, read_config
-from rag.chatglm.memory import CONTEXT, Mode, Room, check, pick
+from rag.chatglm.memory import CONTEXT, MemoryBudget, Mode, check, pick
 from rag.chatglm.tokenization import clean_up, open_tokenizer
 
 REPLACEMENT = "\ufffd"
 # Ends of a text that later tokens may change: the first bytes of a character (3 at most), the start
 # of a word that stands for blanks in ChatGLM-6B, or a blank that `clean_up` may still remove (its
 # patterns begin with a blank and have only these characters before their last).
-UNSETTLED = re.compile(r"<(?:n|\|[a-z_0-9]{0,8}\|?)?$")
-SPACED = re.compile(r" [ 'nvr]*$")
+BLANK_WORD_START = re.compile(r"<(?:n|\|[a-z_0-9]{0,8}\|?)?$")
+REMOVABLE_BLANK = re.compile(r" [ 'nvr]*$")
 
 DATE = ("[[训练时间]]", "2023年")
 ROLE = ("<|assistant|>", "")
@@ -56,7 +54,7 @@ class StreamDecoder:
     def push(self, index: int) -> str:
         """The text that has become certain; often empty."""
         self._ids.append(index)
-        text = self._text()
+        text = self._decode(self._ids)[len(self._prefix) :]
         end = self._end(text)
         piece, self._start = text[self._start : end], end
         if end == len(text) and text:
@@ -65,31 +63,26 @@ class StreamDecoder:
 
     def finish(self) -> str:
         """The rest, when no id follows."""
-        piece = self._text()[self._start :]
-        self._start += len(piece)
+        piece = self._decode(self._ids)[len(self._prefix) + self._start :]
         return clean_up(piece) if self._clean else piece
 
-    def _text(self) -> str:
-        text = self._tokenizer.decode(self._ids, clean_up_tokenization_spaces=False)
-        return text[len(self._prefix) :]
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def _end(self, text: str) -> int:
         """The end of the part of `text` that no later id can change."""
         whole = text.rstrip(REPLACEMENT)
         end = max(len(whole), len(text) - 3)
-        if broken := UNSETTLED.search(text, 0, end):
-            end = broken.start()
-        if self._clean and (blank := SPACED.search(text, 0, end)):
+        if word := BLANK_WORD_START.search(text, 0, end):
+            end = word.start()
+        if self._clean and (blank := REMOVABLE_BLANK.search(text, 0, end)):
             end = blank.start()
         return end
 
     def _settle(self, index: int) -> None:
-        """Forget the ids before this one, unless it is blank or a part of a character.
-
-        SentencePiece removes the blank at the start of a text, so the ids that are decoded must
-        start with one that is not blank.
-        """
-        alone = self._tokenizer.decode([index], clean_up_tokenization_spaces=False)
+        """Forget the ids before this one, unless it is blank or a part of a character. SentencePiece
+        removes the blank at the start of a text, so the first id must not be blank."""
+        alone = self._decode([index])
         if alone.strip() and REPLACEMENT not in alone:
             self._ids, self._prefix, self._start = [index], alone, 0
 
@@ -110,12 +103,12 @@ class Polisher:
             end = min(end, len(self._raw) - next(cuts, 0))
         if self._generation == 1 and self._raw[:end].endswith(tuple(",!:;?")):
             end -= 1  # the character after it decides
-        return self._new(end)
+        return self._text_before(end)
 
     def finish(self) -> str:
-        return self._new(len(self._raw))
+        return self._text_before(None)
 
-    def _new(self, end: int) -> str:
+    def _text_before(self, end: int | None) -> str:
         text = polish(self._raw[:end], self._generation)
         piece, self._start = text[self._start :], max(self._start, len(text))
         return piece
@@ -123,18 +116,15 @@ class Polisher:
 
 def polish(text: str, generation: int) -> str:
     """An answer as upstream shows it: without blanks around it, and with a date for its placeholder.
-
     ChatGLM-6B's punctuation beside Chinese characters becomes full-width. (If ChatGLM3's answer has
-    several parts, upstream shows the last one; this shows all of them.)
-    """
+    several parts, upstream shows the last one; this shows all of them.)"""
     for literal, plain in LITERALS[generation]:
         text = text.replace(literal, plain)
     text = text.strip()
     return MARK.sub(lambda mark: mark[0].translate(FULL_WIDTH), text) if generation == 1 else text
 
 
-TOP_K = 50
-"""transformers' default when upstream was published, which upstream's `chat` uses."""
+TOP_K = 50  # transformers' default when upstream was published, which upstream's `chat` uses
 SAFE = 5
 """The token that upstream's `InvalidScoreLogitsProcessor` chooses if scores are NaN or infinite."""
 
@@ -152,7 +142,7 @@ class SamplingLike(Protocol):
     def seed(self) -> int: ...
 
 
-class Stopped(Exception):
+class ReplyStopped(Exception):
     """The current reply has to end."""
 
 
@@ -164,41 +154,30 @@ class ChatGLMGenerator:
         self.generation = generation_of(model.config)
         self.context = context_of(model.config)
         self.format = FORMATS[self.generation]
-        self._contract: Contract | None = None
+        self.adapters = Adapters(model)
         self._stop = Event()
         # Reading a long prompt takes a minute on a CPU: it can be stopped between layers.
         lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
         for layer in max(lists, key=len, default=()):
-            layer.register_forward_pre_hook(self._look)
-
-    @cached_property
-    def adapters(self) -> Adapters:
-        return Adapters(self.model)
+            layer.register_forward_pre_hook(self._check_stop)
 
     def use(self, adapter: Path | None) -> tuple[Translatable, ...]:
         """Answer with the adapter in this directory from now on; None: with the model alone.
 
         Returns assumptions about the adapter, to be reported to the user. Raises `UserError` if the
-        adapter is damaged, was made for another model, or changes nothing.
-        """
+        adapter is damaged, was made for another model, or changes nothing."""
         notes: tuple[Translatable, ...] = ()
-        if adapter:
-            name = str(adapter)
-            if name not in self.adapters.contracts:
-                read = read_adapter(adapter)
-                self.adapters.attach(read, name)
-                notes = read.notes
-            self.adapters.activate(name)
-            self._contract = self.adapters.contracts[name]
-        elif self._contract:
-            self.adapters.activate(None)
-            self._contract = None
+        if adapter and str(adapter) not in self.adapters.contracts:
+            read = read_adapter(adapter)
+            self.adapters.attach(read, str(adapter))
+            notes = read.notes
+        self.adapters.activate(str(adapter) if adapter else None)
         return notes
 
     def encode(self, messages: Sequence[Any]) -> list[int]:
         """The ids of the prompt, in the template of the active adapter."""
-        if self._contract:
-            messages = TEMPLATES[self._contract.template](messages)
+        if contract := self.adapters.contract:
+            messages = TEMPLATES[contract.template](messages)
         return encode_chat(messages, self.tokenizer, self.generation)
 
     def count(self, messages: Sequence[Any]) -> int:
@@ -207,17 +186,16 @@ class ChatGLMGenerator:
 
     @property
     def stop_ids(self) -> frozenset[int]:
+        contract = self.adapters.contract
         ids = self.format.stop_ids(self.tokenizer)
-        return frozenset(ids + (self._contract.stop_ids if self._contract else ()))
+        return frozenset(ids + (contract.stop_ids if contract else ()))
 
     def stream(self, messages: Sequence[Any], sampling: SamplingLike) -> Iterator[str]:
-        """The reply piece by piece, as upstream shows it (`polish`).
-
-        Raises `UserError` if the prompt fills the window, or if all scores are NaN or infinite.
-        """
+        """The reply piece by piece, as upstream shows it (`polish`). Raises `UserError` if the prompt
+        fills the window, or if all scores are NaN or infinite."""
         decoder, polisher = StreamDecoder(self.tokenizer), Polisher(self.generation)
         stops = self.stop_ids
-        with suppress(Stopped):
+        with suppress(ReplyStopped):
             for index in self.tokens(self.encode(messages), sampling):
                 if index in stops:
                     break
@@ -230,17 +208,14 @@ class ChatGLMGenerator:
         """End the current reply as if it were complete, at the next layer of the model."""
         self._stop.set()
 
-    def _look(self, *_: object) -> None:
+    def _check_stop(self, *_: object) -> None:
         if self._stop.is_set():
-            raise Stopped
+            raise ReplyStopped
 
     @torch.inference_mode()
     def tokens(self, prompt: Sequence[int], sampling: SamplingLike) -> Iterator[int]:
         """The ids that the model writes after the prompt, stop ids included, until the window or
-        `max_new_tokens` is full.
-
-        Raises `Stopped` after `stop`, and `UserError` as `stream`.
-        """
+        `max_new_tokens` is full. Raises `ReplyStopped` after `stop`, and `UserError` as `stream`."""
         self._stop.clear()
         if len(prompt) >= self.context:
             raise UserError(
@@ -254,28 +229,20 @@ class ChatGLMGenerator:
         cache, cached = DynamicCache(), 0
         draw = self._sampler(sampling)
         for _ in range(min(sampling.max_new_tokens, self.context - len(prompt))):
-            logits = self._step(ids, cached, cache)
-            cached = ids.shape[1]
-            index = draw(self._checked(logits))
+            index = draw(self._logits(ids, cached, cache))
             yield index
+            cached = ids.shape[1]
             ids = torch.cat([ids, ids.new_tensor([[index]])], dim=1)
 
-    def _step(self, ids: Tensor, cached: int, cache: DynamicCache) -> Tensor:
-        """The last position's logits, (V,) float32. The first `cached` ids are in the cache."""
+    def _logits(self, ids: Tensor, cached: int, cache: DynamicCache) -> Tensor:
+        """The last position's logits, (V,) float32; if one is NaN or infinite, those of a harmless
+        token, as upstream. The first `cached` ids are in the cache."""
         positions = None
         if self.generation == 1:  # 2-D: they depend on the whole sequence
             positions = self.model.positions(ids, prefer_mask=True)[..., cached:]
-        out = self.model(
-            ids[:, cached:],
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **{CACHE: cache},
-        )
-        return out.logits[0, -1].float()
-
-    def _checked(self, logits: Tensor) -> Tensor:
-        """The logits; if one is NaN or infinite, those of a harmless token, as upstream."""
+        options: dict[str, Any] = {"position_ids": positions, CACHE: cache}
+        out = self.model(ids[:, cached:], use_cache=True, logits_to_keep=1, **options)
+        logits = out.logits[0, -1].float()
         finite = torch.isfinite(logits)
         if finite.all():
             return logits
@@ -319,13 +286,10 @@ def open_generator(
     """The generator of a model's directory. `quant` auto chooses the best mode that fits here.
 
     `progress` takes the share loaded, 0 to 1; `note` takes assumptions about the adapter. Raises
-    `UserError` before any weight is read if there is not enough memory.
-    """
-    tokenizer = open_tokenizer(directory)
-    mode = _mode(directory, quant)
-    model = load(
-        directory, quant=mode.quant, dtype=mode.dtype, device=mode.device, progress=progress
-    )
+    `UserError` before any weight is read if there is not enough memory."""
+    tokenizer, mode = open_tokenizer(directory), _mode(directory, quant)
+    options: Any = {"quant": mode.quant, "dtype": mode.dtype, "device": mode.device}
+    model = load(directory, **options, progress=progress)
     generator = ChatGLMGenerator(model, tokenizer, name=directory.resolve().name)
     for assumption in generator.use(adapter):
         if note:
@@ -334,15 +298,16 @@ def open_generator(
 
 
 def _mode(directory: Path, quant: str) -> Mode:
-    config, room = read_config(directory), Room.here()
+    config, budget = read_config(directory), MemoryBudget.here()
     context = min(context_of(config), CONTEXT)
-    if quant == "auto" and (best := pick(config, room, context=context)):
+    if quant == "auto" and (best := pick(config, budget, context=context)):
         return best.mode
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else stored_dtype(config)
     choice: Any = "int4" if quant == "auto" else quant
-    need = check(config, choice, device=device, dtype=dtype, room=room, context=context)
-    return replace(need.mode, quant=choice)
+    mode = Mode(choice, device, dtype)
+    check(config, mode, budget, context=context)
+    return mode
 
 
 SHORT, LONG = "[MASK]", "[gMASK]"
@@ -355,8 +320,7 @@ def fill(model: Any, tokenizer: Any, text: str, sampling: SamplingLike) -> str:
     Blanks are filled one after another (Du et al. 2022, GLM; as `fill_blanks` of upstream's
     GLM-130B), short ones first: the model sees the whole text on both sides and writes from `<sop>`
     on, at the position of the blank, until `<eop>`. `sampling` applies to each blank. Raises
-    `UserError` if there is no blank, the model can't fill blanks, or the text fills its window.
-    """
+    `UserError` if there is no blank, the model can't fill blanks, or the text fills its window."""
     require_filler(model.config)
     parts, blanks = split_at_blanks(text)
     writer = ChatGLMGenerator(model, tokenizer, name="ChatGLM-6B")
@@ -372,8 +336,7 @@ def fill(model: Any, tokenizer: Any, text: str, sampling: SamplingLike) -> str:
 
 def require_filler(config: PreTrainedConfig) -> None:
     """Raises `UserError` if the model of `config` does not fill blanks."""
-    generation = generation_of(config)
-    if generation != 1:
+    if (generation := generation_of(config)) != 1:
         raise UserError(
             "the model is ChatGLM of generation {generation}, which only continues text; filling "
             "blanks needs ChatGLM-6B (the first)",
@@ -397,9 +360,8 @@ def split_at_blanks(text: str) -> tuple[list[str], list[str]]:
 def encode_blanks(parts: Sequence[str], blanks: Sequence[str], tokenizer: Any) -> list[int]:
     """The ids of the text and `<sop>`; spaces around a `[MASK]` are dropped, as by upstream."""
     ids: list[int] = []
-    for before, part, after in zip(("", *blanks), parts, (*blanks, ""), strict=True):
+    for before, part, after in zip(("", *blanks), parts, (*blanks, "<sop>"), strict=True):
         part = part.lstrip() if before == SHORT else part
         part = part.rstrip() if after == SHORT else part
-        ids += encode_text(part, tokenizer)
-        ids += tokenizer.convert_tokens_to_ids([after or "<sop>"])
+        ids += encode_text(part, tokenizer) + tokenizer.convert_tokens_to_ids([after])
     return ids

@@ -15,15 +15,13 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 RECORD = "origin.json"
 """A file beside the model's. It is written last, so it also shows that all of them are complete."""
-KINDS = (
-    ".safetensors",
-    ".bin",
-)  # of weights; the second is only downloaded if the first is missing
+WEIGHTS = (".safetensors", ".bin")  # the second is only downloaded if the first is missing
 OTHERS = (".json", ".model", ".txt", ".jinja")
 """Other files that are needed. Code (*.py) is neither run nor downloaded."""
 MODELSCOPE = "modelscope:"
@@ -31,6 +29,7 @@ MODELSCOPE_ADDRESS = "https://www.modelscope.cn"
 BRANCH = "master"  # ModelScope's default
 PIECE = 1 << 20
 SECONDS = 30  # without a byte until a connection is closed
+OFFLINE = Translatable("HF_HUB_OFFLINE is set")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,7 @@ class Origin:
 
     hub: str
     name: str
-    revision: str
-    """The commit."""
-
-    def save(self, directory: Path) -> None:
-        (directory / RECORD).write_text(json.dumps(asdict(self), indent=2), "utf-8")
+    revision: str  # the commit
 
 
 def origin(directory: Path) -> Origin | None:
@@ -60,8 +55,7 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
 
     Users may also put the files into `cache/owner/name`. Without `weights`, only config.json is sure
     to be there. A new try downloads only what is missing: whole files from Hugging Face, bytes from
-    ModelScope. Raises `UserError` if there is no such model, or neither a copy nor a network.
-    """
+    ModelScope. Raises `UserError` if there is no such model, or neither a copy nor a network."""
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path
@@ -74,12 +68,18 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
         )
     if not revision and (folder / "config.json").is_file():
         return folder
-    kind = ModelScope if name.startswith(MODELSCOPE) else HuggingFace
-    hub = kind(repository, revision, cache, endpoint)
+    if name.startswith(MODELSCOPE):
+        hub = ModelScope(repository, revision, endpoint, cache)
+    else:
+        hub = HuggingFace(repository, revision, endpoint)
     try:
-        return hub.copy(weights) or hub.download(weights)
+        if copy := hub.copy(weights):
+            return copy
+        directory, commit = hub.download(weights)
     except (ConnectionError, TimeoutError, URLError) as error:
-        why = (str(getattr(error, "reason", error)).splitlines() or [type(error).__name__])[0]
+        why = getattr(error, "reason", None) or (error.args or [""])[0]
+        if not isinstance(why, Translatable):
+            why = (str(why).splitlines() or [type(error).__name__])[0]
         raise UserError(
             "{name} is not on this machine and {endpoint} can't be reached ({why}); on a machine "
             "with a network, download {page} (all files but *.py; of the weights the *.safetensors, "
@@ -90,13 +90,17 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
             page=hub.page,
             folder=folder,
         ) from None
+    if weights:
+        record = Origin(hub.endpoint, repository, commit)
+        (directory / RECORD).write_text(json.dumps(asdict(record), indent=2), "utf-8")
+    return directory
 
 
 class HuggingFace:
     """Downloads with Hugging Face's library, which honours HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE
     and shares its cache with other tools."""
 
-    def __init__(self, name: str, revision: str, cache: Path, endpoint: str | None) -> None:
+    def __init__(self, name: str, revision: str, endpoint: str | None) -> None:
         from huggingface_hub import constants
 
         self.name, self.revision = name, revision
@@ -115,14 +119,14 @@ class HuggingFace:
         path = try_to_load_from_cache(self.name, needed, revision=self.revision or None)
         return Path(path).parent if isinstance(path, str) else None
 
-    def download(self, weights: bool) -> Path:
-        """Download with a progress bar; raises `ConnectionError` if that is not possible."""
+    def download(self, weights: bool) -> tuple[Path, str]:
+        """Download with a progress bar: the directory and its commit; or raise `ConnectionError`."""
         from huggingface_hub import HfApi, errors, snapshot_download
 
         name, revision = self.name, self.revision or None
         try:
             info = HfApi(endpoint=self.endpoint).model_info(name, revision=revision)
-            names = _wanted([file.rfilename for file in info.siblings or []], weights)
+            names = _needed_files([file.rfilename for file in info.siblings or []], weights)
             directory = snapshot_download(
                 name, revision=revision, allow_patterns=names, endpoint=self.endpoint
             )
@@ -131,19 +135,16 @@ class HuggingFace:
         except errors.RepositoryNotFoundError:
             raise _absent(name, "", self.endpoint) from None
         except errors.OfflineModeIsEnabled:
-            raise ConnectionError("HF_HUB_OFFLINE is set") from None
+            raise ConnectionError(OFFLINE) from None
         except (errors.HfHubHTTPError, errors.HTTPError, errors.LocalEntryNotFoundError) as error:  # pyright: ignore[reportPrivateImportUsage]  (httpx's, or httpx2's, by version)
             raise ConnectionError(str(error)) from None
-        if weights:
-            Origin(self.endpoint, name, Path(directory).name).save(Path(directory))
-        return Path(directory)
+        return Path(directory), Path(directory).name
 
 
 class ModelScope:
-    """Downloads with ModelScope's plain HTTP interface: a list of files with their hashes, and the
-    files."""
+    """Downloads with ModelScope's plain HTTP interface: a list of files with hashes, and the files."""
 
-    def __init__(self, name: str, revision: str, cache: Path, endpoint: str | None) -> None:
+    def __init__(self, name: str, revision: str, endpoint: str | None, cache: Path) -> None:
         self.name, self.revision = name, revision
         self.endpoint = endpoint or MODELSCOPE_ADDRESS
         self.page = f"{self.endpoint}/models/{name}"
@@ -155,28 +156,25 @@ class ModelScope:
         complete = origin(self.directory) if weights else (self.directory / "config.json").is_file()
         return self.directory if complete else None
 
-    def download(self, weights: bool) -> Path:
-        """Download with a progress bar and check each file's hash. Raises `ConnectionError`,
+    def download(self, weights: bool) -> tuple[Path, str]:
+        """As `HuggingFace.download`, with a check of each file's hash. Raises `ConnectionError`,
         `TimeoutError` or `URLError` if ModelScope can't be reached."""
         from huggingface_hub import constants
         from huggingface_hub.utils import tqdm
 
         if constants.HF_HUB_OFFLINE:
-            raise ConnectionError("HF_HUB_OFFLINE is set")
+            raise ConnectionError(OFFLINE)
         revision = self.revision or BRANCH
         files = {file["Path"]: file for file in self._list(revision)}
-        selection = [files[path] for path in _wanted(list(files), weights)]
+        selection = [files[path] for path in _needed_files(list(files), weights)]
         self.directory.mkdir(parents=True, exist_ok=True)
         total = sum(int(file["Size"]) for file in selection)
         with tqdm(total=total, unit="B", unit_scale=True, desc=self.name, disable=None) as bar:
             for file in selection:
                 query = urlencode({"Revision": revision, "FilePath": file["Path"]})
                 _get_file(f"{self.api}?{query}", self.directory / file["Path"], file, bar)
-        if weights:
-            newest = max(files.values(), key=lambda file: file.get("CommittedDate") or 0)
-            commit = newest.get("Revision") or revision
-            Origin(self.endpoint, self.name, commit).save(self.directory)
-        return self.directory
+        newest = max(files.values(), key=lambda file: file.get("CommittedDate") or 0)
+        return self.directory, newest.get("Revision") or revision
 
     def _list(self, revision: str) -> list[dict[str, Any]]:
         query = urlencode({"Revision": revision, "Recursive": "False"})
@@ -189,7 +187,7 @@ class ModelScope:
                     raise _absent(self.name, self.revision, self.endpoint) from None
                 raise ConnectionError(str(error)) from None
         except (ValueError, KeyError, TypeError):
-            raise ConnectionError("the answer is not ModelScope's") from None
+            raise ConnectionError(Translatable("the answer is not ModelScope's")) from None
         return [file for file in files if file.get("Type") != "tree" and "/" not in file["Path"]]
 
 
@@ -200,20 +198,20 @@ def _get_file(url: str, path: Path, file: dict[str, Any], bar: Any) -> None:
         bar.update(size)
         return
     part = path.with_name(f"{path.name}.incomplete")
-    start = part.stat().st_size if part.is_file() else 0
+    start = end = part.stat().st_size if part.is_file() else 0
+    bar.update(start)
     if start < size:
         request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
         with urlopen(request, timeout=SECONDS) as answer:
             partial = answer.status == 206
-            bar.update(start if partial else 0)
+            bar.update(0 if partial else -start)
             with part.open("ab" if partial else "wb") as out:
                 while piece := answer.read(PIECE):
                     bar.update(out.write(piece))
                 end = out.tell()
-        if end < size:  # the part stays for the next try
-            raise ConnectionError(f"{file['Path']} ended after {end} of {size} bytes")
-    else:
-        bar.update(start)
+    if end < size:  # the part stays for the next try
+        fields = {"file": path.name, "end": end, "size": size}
+        raise ConnectionError(Translatable("{file} ended after {end} of {size} bytes", **fields))
     with part.open("rb") as data:
         found, expected = file_digest(data, "sha256").hexdigest(), file.get("Sha256")
     if expected and found != expected:
@@ -227,17 +225,18 @@ def _get_file(url: str, path: Path, file: dict[str, Any], bar: Any) -> None:
     part.replace(path)
 
 
-def _wanted(names: list[str], weights: bool) -> list[str]:
+def _needed_files(names: list[str], weights: bool) -> list[str]:
     """The files to download of a repository; raises `UserError` if it holds no config.json."""
     if "config.json" not in names:
         raise UserError("the repository holds no config.json, so it is not a model; check the name")
     if not weights:
         return ["config.json"]
-    kind = next((kind for kind in KINDS if any(name.endswith(kind) for name in names)), KINDS[0])
-    unused = tuple(f"{other}.index.json" for other in KINDS if other != kind)
-    names = [name for name in names if "/" not in name and name != RECORD]
+    kind = next(
+        (kind for kind in WEIGHTS if any(name.endswith(kind) for name in names)), WEIGHTS[0]
+    )
+    unused = (RECORD, *(f"{other}.index.json" for other in WEIGHTS if other != kind))
     names = [name for name in names if name.endswith((kind, *OTHERS)) or "LICENSE" in name]
-    return [name for name in names if not name.endswith(unused)]
+    return [name for name in names if "/" not in name and not name.endswith(unused)]
 
 
 def _absent(name: str, revision: str, address: str) -> UserError:

@@ -12,27 +12,20 @@ from typing import Any, Literal
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    BitsAndBytesConfig,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ingest.errors import UserError
+from rag.chatglm import quantize
 from rag.chatglm.configuration import generation_of, stored_dtype, upstream_config
-from rag.chatglm.quantize import DequantizedLinear, Packed, PackedEmbedding, PackedLinear, one_pool
 from rag.chatglm.weights import Piece, WeightSource, pieces, to_upstream
 
 Quant = Literal["none", "int4", "int8", "nf4"]
-Progress = Callable[[float], None]
+
 LAST = ("down_proj", "dense_4h_to_h")  # a layer's last linear
-THREADS = 2
-"""Layers that ONNX Runtime reorders at the same time; each is held twice meanwhile."""
+THREADS = 2  # layers that ONNX Runtime reorders at the same time; each is held twice meanwhile
+# What transformers reports of loading; all of it is empty here, since ours raises instead.
 REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
-"""What transformers reports of loading; all of it is empty here, since ours raises instead."""
 
 
 def load(
@@ -42,7 +35,7 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | None = None,
     kernels: bool = True,
-    progress: Progress | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> PreTrainedModel:
     """The model in evaluation mode. If `quant` is None, weights stay as they are stored.
 
@@ -52,8 +45,7 @@ def load(
     otherwise the checkpoint's. Without `kernels`, codes become floats for each product, which
     training needs: its backward pass takes the weight, which a kernel computes slowly. `progress`
     takes the share that is loaded, 0 to 1. Raises `UserError` if the directory is incomplete,
-    damaged, of another family, or holds codes of other bits.
-    """
+    damaged, of another family, or holds codes of other bits."""
     config = read_config(directory)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else stored_dtype(config))
@@ -68,8 +60,8 @@ def load(
             quant=quant,
         )
     if not stored and (quant == "nf4" or (quant == "int8" and device != "cpu")):
-        model = _bitsandbytes(directory, config, quant, dtype, device)
-        return _keep_order(model, kernels=kernels)
+        options = {"config": config, "dtype": dtype, "device_map": {"": device}}
+        return _bitsandbytes(directory, quant == "int8", kernels, **options)
     bits = {"int4": 4, "int8": 8}.get(quant or "") if not stored else None
     packed = kernels and device == "cpu" and (bits or (stored and quant != "none"))
     # Published checkpoints leave the head in floats, the largest matrix of all.
@@ -104,22 +96,26 @@ def empty(config: PreTrainedConfig) -> PreTrainedModel:
 def fill_in(
     model: PreTrainedModel, parts: Iterator[tuple[str, Piece]], *, dtype: torch.dtype, packed: bool
 ) -> None:
-    """Give the modules their tensors as `dtype`. Linear layers of codes become `PackedLinear`, or
-    `DequantizedLinear` if not `packed`."""
+    """Give the modules their tensors as `dtype`. `packed` layers of codes compute with the codes."""
+
+    def of_codes(module: nn.Module, weight: quantize.PackedWeight, bias: Any) -> nn.Module:
+        if isinstance(module, nn.Embedding):
+            return quantize.PackedEmbedding(weight, dtype)
+        kind = quantize.PackedLinear if packed else quantize.DequantizedLinear
+        return kind(weight, None if bias is None else bias.to(dtype))
+
     if packed:
-        one_pool()  # before threads need it
+        quantize.one_pool()  # before threads need it
     pending: deque[tuple[str, Future[nn.Module]]] = deque()
     with ThreadPoolExecutor(THREADS) as threads:
         for path, piece in parts:
             module, weight = model.get_submodule(path), piece.get("weight")
-            if isinstance(weight, Packed):
+            if isinstance(weight, quantize.PackedWeight):
                 prefix = "head_" if path == "lm_head" else ""  # as `save_pretrained` will write it
                 codes = {f"{prefix}bits": weight.bits, f"{prefix}block": weight.block}
                 model.config.packed = (getattr(model.config, "packed", None) or {}) | codes
-                bias = piece.get("bias")
-                pending.append(
-                    (path, threads.submit(_of_codes, module, weight, bias, dtype, packed))
-                )
+                layer = threads.submit(of_codes, module, weight, piece.get("bias"))
+                pending.append((path, layer))
             elif isinstance(module, nn.Embedding) and packed:
                 model.set_submodule(path, StoredEmbedding(weight, module.padding_idx, dtype))
             else:
@@ -154,13 +150,11 @@ class Native:
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As transformers', also from upstream's directories.
-
-        Stored codes become floats for each product; `load` has the fast kernels.
-        """
-        directory = Path(pretrained_model_name_or_path or "")
+        """As transformers', also from upstream's directories. Stored codes become floats for each
+        product; `load` has the fast kernels."""
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
+        directory = Path(pretrained_model_name_or_path)
         if not directory.is_dir():
             raise UserError(
                 "there is no folder {directory}; fetch the model first (rag.chatglm.hub.fetch), and "
@@ -205,15 +199,6 @@ def _trim_heap() -> None:
         trim(0)
 
 
-def _of_codes(
-    module: nn.Module, weight: Packed, bias: Any, dtype: torch.dtype, packed: bool
-) -> nn.Module:
-    if isinstance(module, nn.Embedding):
-        return PackedEmbedding(weight, dtype)
-    bias = None if bias is None else bias.to(dtype)
-    return PackedLinear(weight, bias) if packed else DequantizedLinear(weight, bias)
-
-
 def _finish(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     if model.config.tie_word_embeddings and isinstance(model.get_output_embeddings(), nn.Linear):
         model.tie_weights()
@@ -224,31 +209,19 @@ def _finish(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> PreT
     return model.eval()
 
 
-def _bitsandbytes(
-    directory: Path, config: PreTrainedConfig, quant: str | None, dtype: torch.dtype, device: str
-) -> PreTrainedModel:
-    quantization = BitsAndBytesConfig(
-        load_in_8bit=quant == "int8",
-        load_in_4bit=quant == "nf4",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=dtype,
-    )
-    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    options = {"config": config, "dtype": dtype, "device_map": {"": device}}
-    return model.from_pretrained(directory, quantization_config=quantization, **options).eval()
+def _bitsandbytes(directory: Path, int8: bool, kernels: bool, **options: Any) -> PreTrainedModel:
+    from transformers import BitsAndBytesConfig
 
-
-def _keep_order(model: PreTrainedModel, *, kernels: bool) -> PreTrainedModel:
-    """Keep bitsandbytes from reordering its codes if it would then fail or compute wrongly.
-
-    On CPUs with AVX512-BF16, a 4-bit layer reorders them at its first call, for a kernel that takes
-    32 rows and 64 columns at a time, but its backward pass reads them in the original order.
-    """
+    nf4: Any = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": options["dtype"]}
+    quantization = BitsAndBytesConfig(load_in_8bit=int8, load_in_4bit=not int8, **nf4)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(options["config"])]
+    model = kind.from_pretrained(directory, quantization_config=quantization, **options).eval()
+    # On CPUs with AVX512-BF16, a 4-bit layer reorders its codes at its first call, for a kernel that
+    # takes 32 rows and 64 columns at a time, but its backward pass reads them in the original order.
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            linear: Any = module
-            whole = linear.out_features % 32 == 0 and linear.in_features % 64 == 0
-            linear.support_avx512bf16_for_cpu &= kernels and whole
+            whole = module.out_features % 32 == 0 and module.in_features % 64 == 0
+            module.support_avx512bf16_for_cpu &= kernels and whole
     return model
 
 
@@ -261,12 +234,10 @@ def _through_transformers(kind: Any, source: WeightSource, options: dict[str, An
         )
     with init_empty_weights():
         model = kind(source.config)
-    state = {
-        f"{path}.{name}": tensor
-        for path, piece in pieces(model, source)
-        for name, tensor in piece.items()
-    }
-    for known in ("_from_auto", "adapter_kwargs", "trust_remote_code", "output_loading_info"):
-        options.pop(known, None)
+    state: dict[str, Any] = {}
+    for path, piece in pieces(model, source):
+        state |= {f"{path}.{name}": tensor for name, tensor in piece.items()}
+    for option in ("_from_auto", "adapter_kwargs", "trust_remote_code", "output_loading_info"):
+        options.pop(option, None)
     parent: Any = super(Native, kind)
     return parent.from_pretrained(None, config=source.config, state_dict=state, **options)

@@ -13,15 +13,14 @@ from hashlib import sha256
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.chatglm.weights import ModuleRows, upstream_of
+from rag.chatglm.weights import UPSTREAM, ModuleRows, upstream_of
 
-Names = str | tuple[str, ...]
-"""A regular expression for whole module names, or ends of them."""
+Names = str | tuple[str, ...]  # a regular expression for whole module names, or ends of them
 
 # Fields without an effect once an adapter is trained, or whose default is not empty.
 WITHOUT_EFFECT = {
@@ -51,16 +50,15 @@ class LoraConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
     dora: bool = False
-    bias: bool = False
-    """Whether B has a bias (PEFT's `lora_bias`)."""
-    base: str = ""
-    """The path of the base, as the trainer wrote it."""
+    bias: bool = False  # whether B has a bias (PEFT's `lora_bias`)
+    base: str = ""  # the path of the base, as the trainer wrote it
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "LoraConfig":
         """From adapter_config.json; raises `UserError` if a field is not supported."""
         _check_fields(data)
         layers, pattern = data.get("layers_to_transform"), data.get("layers_pattern") or ()
+        ranks, alphas = (data.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
         try:
             return cls(
                 rank=int(data.get("r", 8)),
@@ -70,10 +68,8 @@ class LoraConfig:
                 excluded=_names(data.get("exclude_modules") or ()),
                 layers=(layers,) if isinstance(layers, int) else tuple(layers) if layers else None,
                 layers_pattern=(pattern,) if isinstance(pattern, str) else tuple(pattern),
-                rank_pattern={str(k): int(v) for k, v in (data.get("rank_pattern") or {}).items()},
-                alpha_pattern={
-                    str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()
-                },
+                rank_pattern={name: int(rank) for name, rank in ranks.items()},
+                alpha_pattern={name: float(alpha) for name, alpha in alphas.items()},
                 rslora=bool(data.get("use_rslora")),
                 dora=bool(data.get("use_dora")),
                 bias=bool(data.get("lora_bias")),
@@ -88,9 +84,8 @@ class LoraConfig:
     def scale_of(self, module: str) -> float:
         """The factor of BA: alpha / r, or alpha / sqrt(r) for rsLoRA."""
         rank = self.rank_of(module)
-        return _by_pattern(self.alpha_pattern, module, self.alpha) / (
-            math.sqrt(rank) if self.rslora else rank
-        )
+        alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def targets_module(self, module: str) -> bool:
         """Whether PEFT would adapt a linear module of this name (`check_target_module_exists`)."""
@@ -110,8 +105,7 @@ class LoraConfig:
 
 
 def _check_fields(data: Mapping[str, Any]) -> None:
-    kind = data.get("peft_type", "LORA")
-    if kind != "LORA":
+    if (kind := data.get("peft_type", "LORA")) != "LORA":
         raise UserError(
             "adapter_config.json says peft_type {kind!r}; LORA is supported, and prefixes in "
             "upstream's P-Tuning layout (pytorch_model.bin with prefix_encoder)",
@@ -151,22 +145,14 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), default)
 
 
-UPSTREAM = ("transformer.encoder.", "transformer.output_layer")
-"""Prefixes of upstream's names in ChatGLM2, ChatGLM3 and GLM-4."""
-
-
 @dataclass(frozen=True, slots=True)
 class Factors:
     """The tensors of one module: W' = W + scale * BA, its rows scaled to `magnitude` for DoRA."""
 
-    a: Tensor
-    """[rank, in]"""
-    b: Tensor
-    """[out, rank]"""
-    bias: Tensor | None = None
-    """[out], of B."""
-    magnitude: Tensor | None = None
-    """[out], DoRA's."""
+    a: Tensor  # [rank, in]
+    b: Tensor  # [out, rank]
+    bias: Tensor | None = None  # [out], of B
+    magnitude: Tensor | None = None  # [out], DoRA's
 
     def tensors(self) -> list[Tensor]:
         return [t for t in (self.a, self.b, self.bias, self.magnitude) if t is not None]
@@ -175,30 +161,26 @@ class Factors:
 class Delta:
     """A forward hook that adds LoRA's or DoRA's term to a linear layer's output."""
 
-    def __init__(self, a: Tensor, b: Tensor, bias: Tensor | None, gain: Tensor | None) -> None:
-        self.a, self.b, self.bias = a, b, bias
-        self.gain = gain
-        """[out], DoRA's factor of the base's rows; None for LoRA."""
-        self.used = False
-        """Whether the layer has been called."""
+    @torch.no_grad()
+    def __init__(self, linear: Any, part: Factors, model: Any) -> None:
+        """DoRA's factor of the base's rows is multiplied into B and its bias."""
+        a, b, bias, gain = part.a, part.b, part.bias, None
+        if part.magnitude is not None:
+            gain = _gain(dense_weight(linear, model.dtype).cpu() + b @ a, part.magnitude)
+            b, bias = b * gain[:, None], None if bias is None else bias * gain
+        place = {"device": model.device, "dtype": model.dtype}
+        self.a, self.b = a.to(**place), b.contiguous().to(**place)
+        self.bias, self.gain = (None if x is None else x.to(**place) for x in (bias, gain))
+        self.called = False  # whether the layer has been called
 
     def __call__(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        self.used = True
+        self.called = True
         x = inputs[0].to(self.a.dtype)
         added = functional.linear(functional.linear(x, self.a), self.b, self.bias)
         if self.gain is not None:
             bare = output if module.bias is None else output - module.bias.to(output.dtype)
             added = added + (self.gain - 1) * bare
         return output + added.to(output.dtype)
-
-
-def deltas(
-    model: Any, modules: Mapping[str, Factors], config: LoraConfig
-) -> list[tuple[nn.Module, Delta]]:
-    """Each linear layer that the adapter changes, with its hook. Raises as `layer_factors`."""
-    parts = layer_factors(model, modules, config)
-    linears = ((model.get_submodule(name), part) for name, part in parts)
-    return [(linear, _delta(linear, part, model)) for linear, part in linears]
 
 
 def layer_factors(
@@ -208,8 +190,7 @@ def layer_factors(
     scale multiplied into B. Of the model's weights only the shapes are used.
 
     Raises `UserError` if a tensor has no place in the model or another shape, if one is missing or
-    not finite, or if all of B is zero.
-    """
+    not finite, or if all of B is zero."""
     linears = {
         name: module
         for name, module in model.named_modules()
@@ -221,8 +202,8 @@ def layer_factors(
     _check_names(modules, {part.module for part in rows.values()}, config)
     sizes: dict[str, tuple[int, int]] = {}  # (out, in) of the adapter's modules
     for name, linear in linears.items():
-        out = sizes.get(rows[name].module, (0, 0))[0] + linear.out_features
-        sizes[rows[name].module] = (out, linear.in_features)
+        out, _ = sizes.get(rows[name].module, (0, 0))
+        sizes[rows[name].module] = (out + linear.out_features, linear.in_features)
     for name, factors in modules.items():
         _check_tensors(name, factors, sizes[name], config)
     if not any(factors.b.any() for factors in modules.values()):
@@ -238,8 +219,7 @@ def layer_factors(
 
 
 def digest(parts: Iterable[tuple[str, Factors]]) -> str:
-    """A digest of `layer_factors`, 32 hexadecimal digits: the same for one adapter under upstream's
-    names and transformers'."""
+    """32 hexadecimal digits of `layer_factors`, equal under upstream's and transformers' names."""
     digest = sha256()
     for name, part in sorted(parts, key=lambda each: each[0]):
         digest.update(name.encode())
@@ -252,8 +232,9 @@ def digest(parts: Iterable[tuple[str, Factors]]) -> str:
 def merge_weight(weight: Tensor, part: Factors) -> Tensor:
     """The float32 weight [out, in] with the change of one of `layer_factors`."""
     changed = weight.float() + part.b @ part.a
-    gain = _gain(changed, part)
-    return changed if gain is None else changed.mul_(gain[:, None])
+    if part.magnitude is None:
+        return changed
+    return changed.mul_(_gain(changed, part.magnitude)[:, None])
 
 
 @torch.no_grad()
@@ -261,8 +242,7 @@ def dense_weight(module: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     """The float32 weight [out, in] of a linear layer of any kind.
 
     bitsandbytes' weight is the product with the unit matrix, computed in `dtype`: the layout of its
-    codes differs between devices, and on some processors after the first call.
-    """
+    codes differs between devices, and on some processors after the first call."""
     weight = module.weight  # packed layers compute it at each use
     if weight.is_floating_point() and weight.shape == (module.out_features, module.in_features):
         return weight.detach().float()
@@ -302,9 +282,9 @@ def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: L
             b=factors.b.shape[1],
             rank=rank,
         )
-    if (factors.b.shape[0], factors.a.shape[1]) != size or any(
-        t.shape != (out,) for t in (factors.bias, factors.magnitude) if t is not None
-    ):
+    vectors = [t for t in (factors.bias, factors.magnitude) if t is not None]
+    own = (factors.b.shape[0], factors.a.shape[1])
+    if own != size or any(vector.shape != (out,) for vector in vectors):
         raise UserError(
             "{name}: the adapter was made for a layer {adapter_in} → {adapter_out}, but this model's "
             "is {width} → {out}: give the model that it was made for",
@@ -341,19 +321,6 @@ def _cut(factors: Factors, rows: ModuleRows, scale: float) -> Factors:
     )
 
 
-def _gain(changed: Tensor, part: Factors) -> Tensor | None:
+def _gain(changed: Tensor, magnitude: Tensor) -> Tensor:
     """DoRA's factor of each row of W + BA (`changed`), [out], as PEFT's DoraLinearLayer."""
-    return None if part.magnitude is None else part.magnitude / changed.norm(dim=1)
-
-
-@torch.no_grad()
-def _delta(linear: Any, part: Factors, model: Any) -> Delta:
-    """A layer's hook, with DoRA's factor multiplied into B."""
-    b, bias, gain = part.b, part.bias, None
-    if part.magnitude is not None:
-        gain = _gain(dense_weight(linear, model.dtype).cpu() + b @ part.a, part)
-        assert gain is not None
-        b, bias = b * gain[:, None], None if bias is None else bias * gain
-    place = {"device": model.device, "dtype": model.dtype}
-    rest = (None if value is None else value.to(**place) for value in (bias, gain))
-    return Delta(part.a.to(**place), b.contiguous().to(**place), *rest)
+    return magnitude / changed.norm(dim=1)

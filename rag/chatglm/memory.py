@@ -5,7 +5,8 @@ prompt, and what the libraries take. GB are 2**30 bytes, as in upstream's figure
 tests/rag/chatglm/test_memory.py compares them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,16 +22,14 @@ Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryBudget:
     """Free memory in bytes."""
 
-    ram: int | None
-    """None if the system does not report it."""
-    gpu: int
-    """Of the current CUDA device; 0 without one."""
+    ram: int | None  # None if the system does not report it
+    gpu: int  # of the current CUDA device; 0 without one
 
     @classmethod
-    def here(cls) -> "Room":
+    def here(cls) -> "MemoryBudget":
         gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
         return cls(ram_free(), gpu)
 
@@ -45,65 +44,54 @@ class Room:
 
 def ram_free(root: Path = Path("/")) -> int | None:
     """Bytes that are free for this process: the least that the machine, its control groups and its
-    own limit leave. None if the system has no /proc.
-    """
+    own limit leave. None if the system has no /proc."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     table = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    machine = int(table["MemAvailable"].split()[0]) * 1024
-    return max(0, min([machine, *_groups_free(root), *_limit_free(root)]))
+    limits = [int(table["MemAvailable"].split()[0]) * 1024, *_free_in_groups(root)]
+    import resource  # exists on every system with /proc
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]  # of `ulimit -v`
+    if limit != resource.RLIM_INFINITY:
+        pages = int((root / "proc/self/statm").read_text().split()[0])
+        limits.append(limit - pages * resource.getpagesize())
+    return max(0, min(limits))
 
 
-def _groups_free(root: Path) -> list[int]:
-    """The bytes that each control group of this process leaves (versions 1 and 2), page cache
-    included: the kernel counts it as used, but frees it when memory is short.
-    """
+GROUP_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""By version: the files of a group with its limit and usage, and the field of memory.stat with the page
+cache, which the kernel counts as used but frees when memory is short."""
+
+
+def _free_in_groups(root: Path) -> Iterator[int]:
+    """The bytes that each control group of this process leaves."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return []
-    sizes: list[int] = []
+        return
     for line in memberships:
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
-        version = 1 if controllers else 2
-        top = root / "sys/fs/cgroup" / ("memory" if version == 1 else "")
+        *names, cache = GROUP_FILES[1 if controllers else 2]
+        top = root / "sys/fs/cgroup" / controllers
         group = top / path.strip("/")
-        while True:
-            free = _group_free(group, version)
-            sizes += [] if free is None else [free]
-            if group == top or top not in group.parents:
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(top):
                 break
-            group = group.parent
-    return sizes
-
-
-def _group_free(group: Path, version: int) -> int | None:
-    names = {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        2: ("memory.max", "memory.current", "inactive_file"),
-    }[version]
-    try:
-        limit, used = (int((group / name).read_text()) for name in names[:2])
-        stat = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-        cached = next((int(value) for name, value in stat if name == names[2]), 0)
-    except (OSError, ValueError):  # the group is not visible from here, or its limit is "max"
-        return None
-    return limit - used + cached
-
-
-def _limit_free(root: Path) -> list[int]:
-    """The bytes that `ulimit -v` leaves."""
-    import resource  # exists on every system with /proc
-
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY:
-        return []
-    pages = int((root / "proc/self/statm").read_text().split()[0])
-    return [limit - pages * resource.getpagesize()]
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+                stat = dict(
+                    row.split() for row in (folder / "memory.stat").read_text().splitlines()
+                )
+            except (OSError, ValueError):  # the group is not visible from here, or has no limit
+                continue
+            yield limit - used + int(stat.get(cache, 0))
 
 
 Quant = Literal["none", "int8", "int4", "nf4"]
@@ -120,7 +108,7 @@ sum of the block (measured: 0.688 and 1.188 bytes per weight with blocks of 64).
 SPARE = {"cpu": 2, "cuda": 1}
 """Factor of the widest activations. On the CPU, malloc keeps freed pieces: 0.54 MB per token of a
 prompt was measured at ChatGLM2-6B's width, packed, of which 0.32 MB are in use."""
-MAKING = 6
+QUANTISING = 6
 """Bytes per weight of the head while it is quantised on the CPU (measured: 4.2 for int4, 6.1 for
 int8, at ChatGLM2-6B's width); the layers' matrices are smaller, and the head comes last."""
 NF4_BLOCK = 64  # bitsandbytes: weights that share a float32 scale
@@ -131,14 +119,10 @@ class Parameters:
     """The numbers of parameters of each part of a model."""
 
     embedding: int
-    head: int
-    """0 if the head is the embedding."""
-    linears: int
-    """The weights of the layers' linear modules, which quantisation changes."""
-    rest: int
-    """Norms and biases."""
-    largest: int
-    """The largest single linear weight of a layer."""
+    head: int  # 0 if the head is the embedding
+    linears: int  # the weights of the layers' linear modules, which quantisation changes
+    rest: int  # norms and biases
+    largest: int  # the largest single linear weight of a layer
 
     @property
     def total(self) -> int:
@@ -202,21 +186,9 @@ def modes(config: PreTrainedConfig, device: Device) -> list[Mode]:
     return [mode for mode in codes if mode.quant == f"int{bits}"] if bits else exact + codes
 
 
-def need(
-    config: PreTrainedConfig,
-    mode: Mode,
-    *,
-    context: int = CONTEXT,
-    prompt: int | None = None,
-    logits: int = 1,
-) -> Need:
-    """The need of a conversation of `context` tokens, of which `prompt` (None: all) are read at once.
-
-    `logits` is the number of positions at which logits are computed: one in generation, all in
-    upstream's measurement of "encoding".
-    """
+def need(config: PreTrainedConfig, mode: Mode, *, context: int = CONTEXT) -> Need:
+    """The need of a conversation whose prompt may fill the `context`, in tokens."""
     counts, size, words = parameters(config), mode.dtype.itemsize, config.vocab_size
-    prompt = context if prompt is None else prompt
     if generation_of(config) == 1:
         width = config.hidden_size
         wide = 3 * config.intermediate_size  # before, within and after gelu
@@ -226,93 +198,76 @@ def need(
     cache = 2 * config.num_hidden_layers * width * context * size
     # One layer at a time: residual, norm, queries, keys and values, attention's output.
     spare = SPARE[mode.device]
-    work = prompt * (6 * config.hidden_size + spare * wide) * size + logits * words * size
+    work = context * (6 * config.hidden_size + spare * wide) * size + words * size
     if mode.device == "cuda" and mode.quant != "none":
         work += counts.largest * size  # codes of one weight at a time become floats
     if mode.device == "cpu" and mode.quant != "none" and not stored_bits(config):
-        work = max(work, MAKING * counts.embedding - cache)  # loading needs more than running
+        work = max(work, QUANTISING * counts.embedding - cache)  # loading needs more than running
     return Need(mode, weights(config, mode), cache, work, RUNTIME[mode.device])
 
 
 def weights(config: PreTrainedConfig, mode: Mode) -> int:
     """Bytes of the weights only."""
     counts, size = parameters(config), mode.dtype.itemsize
-    # On the CPU rows of the embedding are cast when they are looked up.
-    embedding = stored_dtype(config).itemsize if mode.device == "cpu" else size
-    packed = getattr(config, "packed", None)
-    head = counts.head * size  # bitsandbytes and upstream do not quantise it
     if mode.quant == "none":
         return counts.total * size
-    stored = stored_bits(config)
+    bits, scale, stored = int(mode.quant[-1]), SCALE[mode.device], stored_bits(config)
+    linears = bits / 8 + scale / BLOCK
+    # On the CPU rows of the embedding are cast when they are looked up.
+    embedding = stored_dtype(config).itemsize if mode.device == "cpu" else size
+    head = counts.head * size  # bitsandbytes and upstream do not quantise it
     by_bitsandbytes = mode.quant == "nf4" or (mode.quant == "int8" and mode.device == "cuda")
-    if packed or not (stored or by_bitsandbytes):
-        linears = int(mode.quant[-1]) / 8 + SCALE[mode.device] / BLOCK
+    if getattr(config, "packed", None) or not (stored or by_bitsandbytes):
         # If the head is the embedding, its codes are an additional copy.
-        head = counts.embedding * (int(mode.quant[-1]) / 8 + SCALE[mode.device] / HEAD_BLOCK)
+        head = counts.embedding * (bits / 8 + scale / HEAD_BLOCK)
     elif not stored:
         linears = 1 if mode.quant == "int8" else 0.5 + 4 / NF4_BLOCK
-    else:
-        linears = int(mode.quant[-1]) / 8 + SCALE[mode.device] / BLOCK
-        if config.quantization_embeddings:  # both, from the same codes
-            embedding, head = linears, counts.embedding * linears
+    elif config.quantization_embeddings:  # both, from the same codes
+        embedding, head = linears, counts.embedding * linears
     words = counts.embedding * embedding
     return round(counts.linears * linears + words + head + counts.rest * size)
 
 
 def on_disk(directory: Path) -> int:
     """Bytes of the weight files that would be read: safetensors if there are both kinds."""
-    for pattern in ("*.safetensors", "*.bin"):
-        sizes = [path.stat().st_size for path in directory.glob(pattern)]
-        if sizes:
-            return sum(sizes)
-    return 0
+    files = list(directory.glob("*.safetensors")) or directory.glob("*.bin")
+    return sum(path.stat().st_size for path in files)
 
 
-def pick(config: PreTrainedConfig, room: Room, *, context: int = CONTEXT) -> Need | None:
+def pick(config: PreTrainedConfig, budget: MemoryBudget, *, context: int = CONTEXT) -> Need | None:
     """The best mode that fits into the free memory; None if no mode fits.
 
     On CUDA this is the most exact one. On a CPU, reading the weights limits the speed of decoding, so
-    codes come first: int8, whose answers hardly differ, then int4.
-    """
+    codes come first: int8, whose answers hardly differ, then int4."""
     cpu = sorted(modes(config, "cpu"), key=lambda mode: mode.quant == "none")
     needs = (need(config, mode, context=context) for mode in [*modes(config, "cuda"), *cpu])
-    return next((each for each in needs if room.holds(each.total, each.mode.device)), None)
+    return next((each for each in needs if budget.holds(each.total, each.mode.device)), None)
 
 
 def check(
-    config: PreTrainedConfig,
-    quant: Quant | None,
-    *,
-    device: Device,
-    dtype: torch.dtype,
-    room: Room,
-    context: int = CONTEXT,
+    config: PreTrainedConfig, mode: Mode, budget: MemoryBudget, *, context: int = CONTEXT
 ) -> Need:
-    """The need of loading with these options (`quant` None: as stored). Raises `UserError` if that is
-    more than is free, with both figures and the way out.
-    """
+    """The need of this mode, with the bits of stored codes if there are any. Raises `UserError` if it is
+    more than is free, with both figures and the way out."""
     bits = stored_bits(config)
-    mode = Mode("int4" if bits == 4 else "int8" if bits else quant or "none", device, dtype)
+    mode = replace(mode, quant="int4" if bits == 4 else "int8") if bits else mode
     estimate = need(config, mode, context=context)
-    free = room.on(device)
+    free = budget.on(mode.device)
     if free is None or estimate.total <= free:
         return estimate
-    others = [need(config, other, context=context) for other in modes(config, device)]
+    others = [need(config, other, context=context) for other in modes(config, mode.device)]
     smaller = [other for other in others if other.total <= free and other.mode.quant != "none"]
-    where = {"cpu": Translatable("memory"), "cuda": Translatable("GPU memory")}[device]
     if smaller:
-        best = smaller[0]
-        quant, size = best.mode.quant, gigabytes(best.total)
+        quant, size = smaller[0].mode.quant, gigabytes(smaller[0].total)
         out = Translatable("use --quant {quant} ({size})", quant=quant, size=size)
     else:
         missing = gigabytes(estimate.total - free)
         out = Translatable("free {missing} or use a smaller model", missing=missing)
-    name = f"{mode.quant}, {str(mode.dtype).removeprefix('torch.')}"
     raise UserError(
         "the model needs {needed} of {where} ({mode}, {context} tokens) and {free} are free; {out}",
         needed=gigabytes(estimate.total),
-        where=where,
-        mode=name,
+        where=Translatable("memory") if mode.device == "cpu" else Translatable("GPU memory"),
+        mode=f"{mode.quant}, {str(mode.dtype).removeprefix('torch.')}",
         context=context,
         free=gigabytes(free),
         out=out,

@@ -9,8 +9,7 @@ Shapes: B rows, S tokens, Q queries, K keys, h heads of d dimensions, H = h * d 
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import BoolTensor, LongTensor, Tensor, nn
@@ -24,72 +23,6 @@ from transformers.utils.generic import can_return_tuple
 from rag.chatglm.configuration import CACHE, ChatGLM2Config, Glm1Config
 from rag.chatglm.loading import Native
 from rag.chatglm.prefix import PrefixEncoder
-
-
-class GenerationMixin2D(GenerationMixin):
-    """`generate` for a model whose positions are [B, 2, S]."""
-
-    config: Glm1Config
-    positions: ClassVar[Callable[..., LongTensor]]
-
-    def generate(self, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        """As transformers'; upstream's bool mask [B, 1, S, S] is also accepted, for its padding."""
-        if attention_mask is not None and attention_mask.dim() == 4:  # real tokens see themselves
-            attention_mask = (~attention_mask[:, 0].diagonal(dim1=-2, dim2=-1)).long()
-        parent: Any = super()
-        return parent.generate(*args, attention_mask=attention_mask, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        """The inputs of one step of `generate`: the tokens that are not in the cache yet."""
-        cache, attention_mask = kwargs.get(CACHE), kwargs.get("attention_mask")
-        cached = cache.get_seq_length() if cache is not None else 0
-        if not cached and attention_mask is not None and not attention_mask[:, -1].all():
-            raise ValueError("a prompt is padded on the right; pad on the left to generate")
-        position_ids = kwargs.get("position_ids")
-        if position_ids is None:
-            position_ids = self.positions(input_ids, attention_mask)
-        # The cache also holds P-Tuning's keys, which belong to no token.
-        new = input_ids.shape[1] - max(0, cached - (self.config.pre_seq_len or 0))
-        return {
-            "input_ids": input_ids[:, -new:],
-            "position_ids": position_ids[:, :, -new:],
-            "attention_mask": attention_mask,
-            "use_cache": kwargs.get("use_cache"),
-            "logits_to_keep": kwargs.get("logits_to_keep", 0),
-            CACHE: cache,
-        }
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Extend the caller's positions, if any: row 0 stays at the blank, row 1 continues."""
-        places = model_kwargs.pop("position_ids", None)
-        parent: Any = super()
-        model_kwargs = parent._update_model_kwargs_for_generation(
-            outputs, model_kwargs, *args, **kwargs
-        )
-        if places is not None:
-            new = torch.arange(1, kwargs.get("num_new_tokens", 1) + 1, device=places.device)
-            new = places[..., -1:] + torch.stack((new * 0, new))
-            model_kwargs["position_ids"] = torch.cat((places, new), dim=-1)
-        return model_kwargs
-
-    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """Newer transformers compute 1-D positions here; `prepare_inputs_for_generation` has ours."""
-
-    def _expand_inputs_for_generation(
-        self, *args: Any, **kwargs: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        """Repeat rows, for beams; newer transformers expect positions [3, B, S]."""
-        position_ids = kwargs.pop("position_ids", None)
-        parent: Any = super()
-        ids, more = parent._expand_inputs_for_generation(*args, **kwargs)
-        if position_ids is not None:
-            more["position_ids"] = position_ids.repeat_interleave(kwargs["expand_size"], dim=0)
-        return ids, more
-
 
 # The residual's scale. Upstream never passes the number of layers to a block, so it is 28 in smaller
 # models too.
@@ -105,31 +38,28 @@ def positions_2d(
     the blank and row 1 counts 1, 2, 3, …. Both are 0 for padding. `samples` [B, S] has the number of
     each token's sample; 0 is padding. If a context has both kinds of blank, upstream's model takes
     `[gMASK]`, and its tokenizer (`prefer_mask`) takes `[MASK]`. Raises `ValueError` with the row of a
-    sample that has no `<sop>`, or no blank before it.
-    """
+    sample that has no `<sop>`, or no blank before it."""
     (rows, length), real = input_ids.shape, samples > 0
-    place = torch.arange(length, device=input_ids.device).expand(rows, length)
+    index = torch.arange(length, device=input_ids.device).expand(rows, length)
 
     def first(marked: Tensor) -> Tensor:
         """The index of the first marked token of each token's sample; `length` if there is none."""
-        empty = place.new_full((rows, int(samples.max()) + 1), length)
-        places = torch.where(marked & real, place, length)
-        return empty.scatter_reduce(1, samples, places, "amin").gather(1, samples)
+        empty = index.new_full((rows, int(samples.max()) + 1), length)
+        candidates = torch.where(marked & real, index, length)
+        return empty.scatter_reduce(1, samples, candidates, "amin").gather(1, samples)
 
     start, bos = first(real), first(input_ids == config.bos_token_id)
     _require(bos < length, real, f"no <sop> (id {config.bos_token_id})")
-    short, long = (
-        first((input_ids == token) & (place < bos))
-        for token in (config.mask_token_id, config.gmask_token_id)
-    )
-    preferred, other = (short, long) if prefer_mask else (long, short)
+    short, long = config.mask_token_id, config.gmask_token_id
+    tokens = (short, long) if prefer_mask else (long, short)
+    preferred, other = (first((input_ids == token) & (index < bos)) for token in tokens)
     blank = torch.where(preferred < length, preferred, other)
-    names = f"[MASK] (id {config.mask_token_id}) nor [gMASK] (id {config.gmask_token_id})"
-    _require(blank < length, real, f"neither {names} before <sop>")
+    names = f"neither [MASK] (id {short}) nor [gMASK] (id {long})"
+    _require(blank < length, real, f"{names} before <sop>")
 
-    filled = place >= bos
-    outer = torch.where(filled, blank, place) - start
-    inner = torch.where(filled, place - bos + 1, 0)
+    after = index >= bos
+    outer = torch.where(after, blank, index) - start
+    inner = torch.where(after, index - bos + 1, 0)
     return cast(LongTensor, torch.stack((outer, inner), dim=1) * real[:, None])
 
 
@@ -149,8 +79,7 @@ def visible_keys(
 
     Each query sees its sample's context and the tokens before it. `attention_mask` [B, L] has the
     numbers of samples (0 is padding), or is upstream's bool [B, 1, Q, L], True for *hidden* keys.
-    Keys before the last L are a prefix that all queries see.
-    """
+    Keys before the last L are a prefix that all queries see."""
     queries = position_ids.shape[-1]
     if attention_mask is None:
         if queries == 1:
@@ -179,8 +108,7 @@ def rotary_table(position_ids: Tensor, dim: int, dtype: torch.dtype) -> tuple[Te
 
     Frequencies are rounded to fp16 in every model, as upstream's are. In fp16 models, angles are too,
     and so are coarse above position 64: the published weights were trained with them. In bf16,
-    upstream's angles are useless; here they are those of fp32.
-    """
+    upstream's angles are useless; here they are those of fp32."""
     steps = torch.arange(0, dim, 2, device=position_ids.device).float()
     inv_freq = (1.0 / 10000 ** (steps / dim)).half()
     exact = torch.float16 if dtype == torch.float16 else torch.float32
@@ -189,11 +117,9 @@ def rotary_table(position_ids: Tensor, dim: int, dtype: torch.dtype) -> tuple[Te
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys [B, h, S, d], rotated: half of d by each row of positions.
-
-    The table is [B, 1, S, 2, d / 4]. Within its half, dimension i is paired with i + d / 4 (not with
-    its neighbour, as in ChatGLM2).
-    """
+    """Queries or keys [B, h, S, d], rotated: half of d by each row of positions. The table is
+    [B, 1, S, 2, d / 4]. Within its half, dimension i is paired with i + d / 4 (not with its neighbour,
+    as in ChatGLM2)."""
     a, b = x.unflatten(-1, (2, 2, -1)).unbind(dim=-2)  # [B, h, S, 2, d / 4]
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-2).flatten(-3)
 
@@ -265,6 +191,7 @@ class Glm1PreTrainedModel(PreTrainedModel):
     config: Glm1Config
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
+    _input_embed_layer = "word_embeddings"
     _no_split_modules = ["GLMBlock"]  # noqa: RUF012  (transformers declares it so)
     _supports_sdpa = True
     # Published checkpoints store the frequencies, unrounded; upstream computes its own too.
@@ -280,14 +207,10 @@ class Glm1Model(Glm1PreTrainedModel):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(GLMBlock(config, i) for i in range(config.num_layers))
         self.final_layernorm = LayerNorm(config.hidden_size, config.layernorm_epsilon)
-        self.prefix_encoder = PrefixEncoder.of(config) if config.pre_seq_len else None
+        length, projection = config.pre_seq_len, bool(config.prefix_projection)
+        encoder = PrefixEncoder(config, length, projection=projection) if length else None
+        self.prefix_encoder = encoder
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.word_embeddings = value
 
     def forward(
         self,
@@ -307,8 +230,7 @@ class Glm1Model(Glm1PreTrainedModel):
         visible = visible_keys(position_ids, attention_mask, past + input_ids.shape[1])
         x = self.word_embeddings(input_ids)
         dim = self.config.hidden_size // self.config.num_attention_heads // 2
-        places = position_ids.transpose(1, 2)[:, None]  # [B, 1, S, 2]
-        rotary = rotary_table(places, dim, x.dtype)
+        rotary = rotary_table(position_ids.transpose(1, 2)[:, None], dim, x.dtype)
         states = []
         for layer, before in zip(self.layers, prefix, strict=True):
             states.append(x)
@@ -320,7 +242,7 @@ class Glm1Model(Glm1PreTrainedModel):
         )
 
 
-class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
+class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
     """ChatGLM-6B with its head, which is the embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "transformer.word_embeddings.weight"}  # noqa: RUF012
@@ -334,8 +256,7 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
     def positions(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, *, prefer_mask: bool = False
     ) -> LongTensor:
-        """Positions [B, 2, S] of whole sequences, as `positions_2d`; `attention_mask` [B, S] is that
-        of `forward`."""
+        """Positions [B, 2, S] of whole sequences, as `positions_2d`, with the mask of `forward`."""
         if attention_mask is None or attention_mask.dim() != 2:
             attention_mask = torch.ones_like(input_ids)
         samples = attention_mask.to(input_ids)
@@ -360,13 +281,12 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
         `attention_mask` [B, S] is 1 for tokens and 0 for padding, on either side. If several samples
         are packed into one row, it numbers them 1, 2, 3, …: none sees another, and each has its own
         positions. Upstream's bool [B, 1, S, S] (True is hidden) is also accepted, together with its
-        `position_ids` [B, 2, S]. Other keyword arguments go to the loss.
-        """
+        `position_ids` [B, 2, S]. Other keyword arguments go to the loss."""
+        shape = [len(input_ids), 2, input_ids.shape[1]]
         if position_ids is None:
             position_ids = self.positions(input_ids, attention_mask)
-        elif position_ids.shape != (len(input_ids), 2, input_ids.shape[1]):
-            shape = [len(input_ids), 2, input_ids.shape[1]]
-            raise ValueError(f"position_ids are {list(position_ids.shape)}, not [B, 2, S] {shape}")
+        elif [*position_ids.shape] != shape:
+            raise ValueError(f"position_ids are {[*position_ids.shape]}, not [B, 2, S] {shape}")
         cache = cache if cache is not None else past_key_values
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
@@ -377,19 +297,71 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin2D):
         outputs = self.transformer(
             input_ids, position_ids, attention_mask, cache, bool(output_hidden_states)
         )
-        positions = (
-            slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        )
-        logits = self.lm_head(outputs.last_hidden_state[:, positions])
+        keep: Any = logits_to_keep
+        keep = slice(-keep, None) if isinstance(keep, int) else keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
-        output: dict[str, Any] = {
-            "logits": logits,
-            "hidden_states": outputs.hidden_states,
+        output: dict[str, Any] = {CACHE: cache, "hidden_states": outputs.hidden_states}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **output)
+
+    def generate(self, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """As transformers'; upstream's bool mask [B, 1, S, S] is also accepted, for its padding."""
+        if attention_mask is not None and attention_mask.dim() == 4:  # real tokens see themselves
+            attention_mask = (~attention_mask[:, 0].diagonal(dim1=-2, dim2=-1)).long()
+        parent: Any = super()
+        return parent.generate(*args, attention_mask=attention_mask, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The inputs of one step of `generate`: the tokens that are not in the cache yet."""
+        cache, attention_mask = kwargs.get(CACHE), kwargs.get("attention_mask")
+        cached = cache.get_seq_length() if cache is not None else 0
+        if not cached and attention_mask is not None and not attention_mask[:, -1].all():
+            raise ValueError("a prompt is padded on the right; pad on the left to generate")
+        position_ids = kwargs.get("position_ids")
+        if position_ids is None:
+            position_ids = self.positions(input_ids, attention_mask)
+        # The cache also holds P-Tuning's keys, which belong to no token.
+        new = input_ids.shape[1] - max(0, cached - (self.config.pre_seq_len or 0))
+        return {
+            "input_ids": input_ids[:, -new:],
+            "position_ids": position_ids[:, :, -new:],
+            "attention_mask": attention_mask,
+            "use_cache": kwargs.get("use_cache"),
+            "logits_to_keep": kwargs.get("logits_to_keep", 0),
             CACHE: cache,
         }
-        return CausalLMOutputWithPast(loss=loss, **output)
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Extend the caller's positions, if any: row 0 stays at the blank, row 1 continues."""
+        ids = model_kwargs.pop("position_ids", None)
+        parent: Any = super()
+        extend = parent._update_model_kwargs_for_generation
+        model_kwargs = extend(outputs, model_kwargs, *args, **kwargs)
+        if ids is not None:
+            new = torch.arange(1, kwargs.get("num_new_tokens", 1) + 1, device=ids.device)
+            new = ids[..., -1:] + torch.stack((new * 0, new))
+            model_kwargs["position_ids"] = torch.cat((ids, new), dim=-1)
+        return model_kwargs
+
+    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        """Newer transformers compute 1-D positions here; `prepare_inputs_for_generation` has ours."""
+
+    def _expand_inputs_for_generation(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Repeat rows, for beams; newer transformers expect positions [3, B, S]."""
+        position_ids = kwargs.pop("position_ids", None)
+        parent: Any = super()
+        ids, more = parent._expand_inputs_for_generation(*args, **kwargs)
+        if position_ids is not None:
+            more["position_ids"] = position_ids.repeat_interleave(kwargs["expand_size"], dim=0)
+        return ids, more
 
 
 class ChatGLM2Rotary(nn.Module):
@@ -397,8 +369,7 @@ class ChatGLM2Rotary(nn.Module):
 
     In float16, a cosine at a large position is off by more than 1, and the published weights were
     trained with that (as modeling_chatglm.py of ChatGLM2, `RotaryEmbedding.forward_impl`). ChatGLM3
-    and GLM-4 compute angles in float32, as transformers does.
-    """
+    and GLM-4 compute angles in float32, as transformers does."""
 
     def __init__(self, config: ChatGLM2Config) -> None:
         super().__init__()

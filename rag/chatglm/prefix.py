@@ -17,8 +17,7 @@ from transformers.masking_utils import sdpa_mask
 
 from rag.chatglm.configuration import generation_of
 
-ATTENTION = "prefix"
-"""The name under which `attend` is registered with transformers."""
+ATTENTION = "prefix"  # the name under which `attend` is registered with transformers
 
 
 class PrefixEncoder(nn.Module):
@@ -33,15 +32,10 @@ class PrefixEncoder(nn.Module):
         hidden = config.hidden_size
         inner = hidden if generation_of(config) == 1 else width  # upstream's, with a projection
         self.embedding = nn.Embedding(length, inner if projection else width)
-        self.trans = None
-        if projection:
-            first, last = nn.Linear(inner, hidden), nn.Linear(hidden, width)
-            self.trans = nn.Sequential(first, nn.Tanh(), last)
-
-    @classmethod
-    def of(cls, config: PreTrainedConfig) -> "PrefixEncoder":
-        """With `config.pre_seq_len` and `config.prefix_projection`."""
-        return cls(config, config.pre_seq_len, projection=bool(config.prefix_projection))
+        layers = (
+            (nn.Linear(inner, hidden), nn.Tanh(), nn.Linear(hidden, width)) if projection else ()
+        )
+        self.trans = nn.Sequential(*layers) if layers else None
 
     def forward(self, batch: int = 1) -> Tensor:
         """Keys and values [layers, 2, batch, heads, length, head_dim]."""
@@ -50,7 +44,7 @@ class PrefixEncoder(nn.Module):
         return past.expand(-1, -1, batch, -1, -1, -1)
 
     @torch.no_grad()
-    def folded(self, config: PreTrainedConfig) -> "PrefixEncoder":
+    def without_projection(self, config: PreTrainedConfig) -> "PrefixEncoder":
         """An encoder with the same keys and values but without a projection."""
         if self.trans is None:
             return self
@@ -62,8 +56,7 @@ class PrefixEncoder(nn.Module):
 def set_prefix(model: Any, encoder: PrefixEncoder | None, *, attention: str = "sdpa") -> None:
     """Let every query of `model` see the keys of `encoder`; None removes the prefix.
 
-    `attention` is the implementation for a model without a prefix.
-    """
+    `attention` is the implementation for a model without a prefix."""
     if generation_of(model.config) == 1:
         model.transformer.prefix_encoder = encoder
         model.config.pre_seq_len = encoder.shape[0] if encoder else None
@@ -87,8 +80,7 @@ def attend(
     """transformers' SDPA attention with `module.prefix` in front of `key` and `value`.
 
     All are [batch, heads, positions, head_dim]; the mask [batch, 1, queries, keys] is boolean
-    (True: visible) or added to the scores.
-    """
+    (True: visible) or added to the scores."""
     prefix = module.prefix.to(query).expand(-1, len(query), -1, -1, -1)
     if attention_mask is not None:
         visible = attention_mask.dtype == torch.bool  # otherwise 0 is added to the score

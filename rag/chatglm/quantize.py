@@ -20,50 +20,39 @@ from torch.nn import functional
 
 from ingest.embed.onnx_session import share_threads
 
-BLOCK = 128
-"""Columns that share a scale, of the layers' matrices; a power of two, at least 16."""
-HEAD_BLOCK = 32
-"""The same for the head, whose errors affect the choice of tokens directly."""
-ROWS = 32
-"""Rows quantised at a time, so that intermediate values stay in the processor's cache."""
+BLOCK = 128  # columns that share a scale, of the layers' matrices; a power of two, at least 16
+HEAD_BLOCK = 32  # the same for the head, whose errors affect the choice of tokens directly
+ROWS = 32  # rows quantised at a time, so that intermediate values stay in the processor's cache
 SHRINK = (1.0, 0.95, 0.9, 0.85)
 """Factors of the scale tried for four bits: clipping a block's largest weight may help the others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedWeight:
     """The weight [out, in] of a linear layer as codes."""
 
-    codes: Tensor
-    """uint8 [out, padded * bits / 8]; with 4 bits, the low nibble is the even column."""
-    scales: Tensor
-    """float16 [out, padded / block]; may be negative."""
-    bits: int
-    """4 or 8."""
-    block: int
-    """Columns per scale; `padded` is `in` rounded up to whole blocks."""
-    shape: tuple[int, int]
-    """(out, in) without padding."""
+    codes: Tensor  # uint8 [out, padded * bits / 8]; with 4 bits, the low nibble is the even column
+    scales: Tensor  # float16 [out, padded / block]; may be negative
+    bits: int  # 4 or 8
+    block: int  # columns per scale; `padded` is `in` rounded up to whole blocks
+    shape: tuple[int, int]  # (out, in) without padding
 
 
-def quantize(weight: Tensor, *, bits: int, block: int = BLOCK) -> Packed:
-    """The nearest codes of a float16, bfloat16 or float32 weight [out, in].
-
-    With four bits, each block gets the scale with the least squared error among a few.
-    """
+def quantize(weight: Tensor, *, bits: int, block: int = BLOCK) -> PackedWeight:
+    """The nearest codes of a float16, bfloat16 or float32 weight [out, in]. With four bits, each block
+    gets the scale with the least squared error among a few."""
     parts = [_quantize(rows.float(), bits, block) for rows in weight.split(ROWS)]
     codes, scales = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Packed(codes, scales, bits, block, (weight.shape[0], weight.shape[1]))
+    return PackedWeight(codes, scales, bits, block, (weight.shape[0], weight.shape[1]))
 
 
 def from_published(
     weight: Tensor, scale: Tensor, *, bits: int, columns: int | None = None, block: int = BLOCK
-) -> Packed:
+) -> PackedWeight:
     """Upstream's int8 `weight` [out, in * bits / 8] and float16 `weight_scale` [out], exactly.
 
     `columns` is `in`, needed if it is odd: upstream's last byte is then half empty. Upstream has
-    even columns in the high nibble, in two's complement, and one scale per row, here repeated.
-    """
+    even columns in the high nibble, in two's complement, and one scale per row, here repeated."""
     signed = weight.view(torch.int8)
     if bits == 4:
         signed = torch.stack((signed >> 4, (signed << 4) >> 4), dim=-1).flatten(1)
@@ -71,10 +60,12 @@ def from_published(
     zero = 1 << (bits - 1)
     levels = _pad((signed.to(torch.int16) + zero).to(torch.uint8), block, zero)
     scales = scale.to(torch.float16)[:, None].repeat(1, levels.shape[1] // block)
-    return Packed(_pack(levels, bits), scales, bits, block, (signed.shape[0], signed.shape[1]))
+    return PackedWeight(
+        _pack(levels, bits), scales, bits, block, (signed.shape[0], signed.shape[1])
+    )
 
 
-def dequantize(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
+def dequantize(packed: PackedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight [out, in]: `q * scale` in float32, rounded to `dtype`."""
     codes = packed.codes
     if packed.bits == 4:
@@ -86,10 +77,8 @@ def dequantize(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class FrozenProduct(torch.autograd.Function):
-    """input @ weight.T with a gradient for the input only.
-
-    Autograd's own product would keep each layer's float weight until the backward pass.
-    """
+    """input @ weight.T with a gradient for the input only. Autograd's own product would keep each
+    layer's float weight until the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, layer: Any) -> Tensor:
@@ -98,14 +87,14 @@ class FrozenProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
+        [gradient] = gradients
         return gradient @ ctx.layer.weight.to(gradient.dtype), None
 
 
 class LinearOfCodes(nn.Module):
     """A frozen linear layer whose weight is stored as codes, with gradients for its input."""
 
-    def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
+    def __init__(self, packed: PackedWeight, bias: Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = packed.shape
         self.bits, self.block = packed.bits, packed.block
@@ -127,17 +116,14 @@ class LinearOfCodes(nn.Module):
 class DequantizedLinear(LinearOfCodes):
     """Computes the float weight at each use; slow, but it runs on any device."""
 
-    def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
+    def __init__(self, packed: PackedWeight, bias: Tensor | None = None) -> None:
         super().__init__(packed, bias)
-        self.codes: Tensor
-        self.scales: Tensor
-        self.register_buffer("codes", packed.codes)
-        self.register_buffer("scales", packed.scales)
+        self.codes, self.scales = nn.Buffer(packed.codes), nn.Buffer(packed.scales)
 
     @property
-    def packed(self) -> Packed:
+    def packed(self) -> PackedWeight:
         shape = (self.out_features, self.in_features)
-        return Packed(self.codes, self.scales, self.bits, self.block, shape)
+        return PackedWeight(self.codes, self.scales, self.bits, self.block, shape)
 
     @property
     def weight(self) -> Tensor:
@@ -151,20 +137,17 @@ class DequantizedLinear(LinearOfCodes):
 class PackedEmbedding(nn.Module):
     """An embedding that is stored as codes; a row is computed when it is looked up."""
 
-    def __init__(self, packed: Packed, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, packed: PackedWeight, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = packed.shape
         self.bits, self.block, self.dtype = packed.bits, packed.block, dtype
-        self.codes: Tensor
-        self.scales: Tensor
-        self.register_buffer("codes", packed.codes)
-        self.register_buffer("scales", packed.scales)
+        self.codes, self.scales = nn.Buffer(packed.codes), nn.Buffer(packed.scales)
 
     def forward(self, input: Tensor) -> Tensor:
         """Ids [...] to rows [..., embedding_dim]."""
         ids = input.flatten()
         shape = (len(ids), self.embedding_dim)
-        rows = Packed(self.codes[ids], self.scales[ids], self.bits, self.block, shape)
+        rows = PackedWeight(self.codes[ids], self.scales[ids], self.bits, self.block, shape)
         return dequantize(rows, self.dtype).view(*input.shape, self.embedding_dim)
 
 
@@ -178,11 +161,9 @@ def _quantize(rows: Tensor, bits: int, block: int) -> tuple[Tensor, Tensor]:
 
 
 def _search(blocks: Tensor) -> Tensor:
-    """The float16 scales of four bits with the least squared error, [n, blocks, 1].
-
-    Codes reach from -8 to 7, so the largest weight gets the end that reaches further (as ggml's
-    q4_0); some candidates clip it.
-    """
+    """The float16 scales of four bits with the least squared error, [n, blocks, 1]. Codes reach from -8
+    to 7, so the largest weight gets the end that reaches further (as ggml's q4_0); some candidates clip
+    it."""
     low, high = blocks.aminmax(dim=-1, keepdim=True)
     reach = torch.where(-low >= high, -low, -high) / 8
     least = torch.full_like(reach, torch.inf)
@@ -211,18 +192,14 @@ def _pack(levels: Tensor, bits: int) -> Tensor:
     return levels if bits == 8 else levels[:, 0::2] | (levels[:, 1::2] << 4)
 
 
-UNPACKED_ROWS = 256
-"""Rows of the unit matrix that are multiplied at a time to compute the weight."""
+UNIT_ROWS = 256  # rows of the unit matrix that are multiplied at a time to compute the weight
 
 
 class PackedLinear(LinearOfCodes):
-    """Computes with the codes.
+    """Computes with the codes. Only ONNX Runtime holds them, in an order of its own: `state_dict()`
+    lacks them, and copies share them."""
 
-    Only ONNX Runtime holds them, in an order of its own: `state_dict()` lacks them, and copies
-    share them.
-    """
-
-    def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
+    def __init__(self, packed: PackedWeight, bias: Tensor | None = None) -> None:
         super().__init__(packed, bias)
         self.kernel = Kernel(packed)
 
@@ -230,10 +207,8 @@ class PackedLinear(LinearOfCodes):
     def weight(self) -> Tensor:
         """float32 [out, in]: the product with the unit matrix, as slow as a batch of `in` rows."""
         weight = torch.empty(self.out_features, self.in_features)
-        for start in range(0, self.in_features, UNPACKED_ROWS):
-            rows = torch.arange(start, min(start + UNPACKED_ROWS, self.in_features))
-            unit = torch.zeros(len(rows), self.in_features)
-            unit[torch.arange(len(rows)), rows] = 1
+        for rows in torch.arange(self.in_features).split(UNIT_ROWS):
+            unit = functional.one_hot(rows, self.in_features).float()
             weight[:, rows] = self.product(unit).T
         return weight
 
@@ -246,7 +221,7 @@ class PackedLinear(LinearOfCodes):
 class Kernel:
     """Products with one packed weight, which never changes; so a copy is the same object."""
 
-    def __init__(self, packed: Packed) -> None:
+    def __init__(self, packed: PackedWeight) -> None:
         one_pool()
         self.out, self.columns = packed.shape
         blocks = packed.scales.shape[1]
@@ -279,44 +254,34 @@ class Kernel:
 
 @cache
 def one_pool() -> None:
-    """Give torch's threads to ONNX Runtime, in one pool for all layers.
-
-    Threads wait for work by spinning, so several pools would compete for the processor: with a pool
-    for each session, a token takes ten times as long.
-    """
+    """Give torch's threads to ONNX Runtime, in one pool for all layers. Threads wait for work by
+    spinning, so several pools would compete for the processor: with a pool for each session, a token
+    takes ten times as long."""
     share_threads(torch.get_num_threads())
     torch.set_num_threads(1)
 
 
-def _graph(packed: Packed, arrays: dict[str, np.ndarray]) -> bytes:
+def _graph(packed: PackedWeight, arrays: dict[str, np.ndarray]) -> bytes:
     """y = MatMulNBits(x), whose codes and scales are external data."""
     out, columns = packed.shape
-    node = helper.make_node(
-        "MatMulNBits",
-        ["x", *arrays],
-        ["y"],
-        domain="com.microsoft",
-        K=columns,
-        N=out,
-        bits=packed.bits,
-        block_size=packed.block,
-        accuracy_level=4,  # int8 activations
+    options: dict[str, Any] = {
+        "bits": packed.bits,
+        "block_size": packed.block,
+        "K": columns,
+        "N": out,
+    }
+    options["accuracy_level"] = 4  # int8 activations
+    node = helper.make_node("MatMulNBits", ["x", *arrays], ["y"], domain="com.microsoft", **options)
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+        for name, size in (("x", columns), ("y", out))
     )
-    graph = helper.make_graph(
-        [node],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", columns])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", out])],
-        initializer=[_external(name, array) for name, array in arrays.items()],
-    )
+    graph = helper.make_graph([node], "linear", [x], [y])
+    for name, array in arrays.items():
+        tensor = graph.initializer.add(name=name, dims=array.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        for key, value in {"location": name, "offset": "0", "length": str(array.nbytes)}.items():
+            tensor.external_data.add(key=key, value=value)
     versions = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=versions, ir_version=10).SerializeToString()
-
-
-def _external(name: str, array: np.ndarray) -> TensorProto:
-    """A tensor of this shape whose bytes are external."""
-    tensor = TensorProto(name=name, dims=array.shape, data_location=TensorProto.EXTERNAL)
-    tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-    for key, value in {"location": name, "offset": "0", "length": str(array.nbytes)}.items():
-        tensor.external_data.add(key=key, value=value)
-    return tensor

@@ -23,6 +23,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.generic import PaddingStrategy
 from transformers.utils.hub import cached_file
 
@@ -31,12 +32,19 @@ from rag.chatglm.configuration import Glm1Config
 
 MAX_BLANKS = 80
 # As transformers 4, `clean_up_tokenization`: the blank before each is removed, in this order.
-CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+ENDINGS = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 def with_blank_words(text: str) -> str:
     """`text` with `<n>`, `<|tab|>` and `<|blank_k|>` instead of white space, for SentencePiece."""
-    return re.sub(" {2,}", _blanks, text.replace("\n", "<n>").replace("\t", "<|tab|>"))
+
+    def blank_words(run: re.Match[str]) -> str:
+        """The longest words first; a single blank stays."""
+        whole, rest = divmod(len(run[0]), MAX_BLANKS)
+        last = f"<|blank_{rest}|>" if rest > 1 else " " * rest
+        return f"<|blank_{MAX_BLANKS}|>" * whole + last
+
+    return re.sub(" {2,}", blank_words, text.replace("\n", "<n>").replace("\t", "<|tab|>"))
 
 
 def without_blank_words(text: str) -> str:
@@ -47,16 +55,9 @@ def without_blank_words(text: str) -> str:
 
 def clean_up(text: str) -> str:
     """`text` without blanks before punctuation and English endings, as ChatGLM-6B decodes."""
-    for spaced in CLEANED:
-        text = text.replace(spaced, spaced.strip())
+    for ending in ENDINGS:
+        text = text.replace(ending, ending.strip())
     return text
-
-
-def _blanks(run: re.Match[str]) -> str:
-    """A run of blanks as `<|blank_k|>` words, the longest first; a single blank stays."""
-    whole, rest = divmod(len(run[0]), MAX_BLANKS)
-    last = f"<|blank_{rest}|>" if rest > 1 else " " * rest
-    return f"<|blank_{MAX_BLANKS}|>" * whole + last
 
 
 GLM1_FILE = "ice_text.model"
@@ -67,35 +68,24 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "s
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
     """ChatGLM2's and ChatGLM3's: `[gMASK] sop` before the text; special tokens are never parsed.
-
     ChatGLM3 also has role tokens, which are parsed if `encode_special_tokens` is set. Special tokens
-    decode to their names in ChatGLM3 and to nothing in ChatGLM2.
-    """
+    decode to their names in ChatGLM3 and to nothing in ChatGLM2."""
 
     vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (as transformers declares it)
     model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012
     padding_side = "left"
+    around_special = ""  # what is dropped before and after a special token
 
-    def __init__(
-        self,
-        vocab_file: str,
-        *,
-        generation: int = 3,
-        encode_special_tokens: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, vocab_file: str, *, generation: int = 3, **kwargs: Any) -> None:
         specials = MARKS if generation == 2 else MARKS + ROLES
         self._load(vocab_file, generation, specials)
-        self.encode_special_tokens = encode_special_tokens
-        self.parsed = ROLES if encode_special_tokens and generation == 3 else ()
-        self._shown[:3] = [""] * 3  # <unk>, which is also the padding, <s>, </s>
+        kwargs.setdefault("encode_special_tokens", False)
+        self.parsed = ROLES if kwargs["encode_special_tokens"] and generation == 3 else ()
+        self._texts[:3] = [""] * 3  # <unk>, which is also the padding, <s>, </s>
         if generation == 2:
-            self._shown[-len(MARKS) :] = [""] * len(MARKS)
-        for name, word in (("unk_token", "<unk>"), ("pad_token", "<unk>"), ("eos_token", "</s>")):
-            kwargs.setdefault(name, word)
-        super().__init__(
-            generation=generation, encode_special_tokens=encode_special_tokens, **kwargs
-        )
+            self._texts[-len(MARKS) :] = [""] * len(MARKS)
+        defaults = {"unk_token": "<unk>", "pad_token": "<unk>", "eos_token": "</s>"}
+        super().__init__(generation=generation, **(defaults | kwargs))
 
     def _load(self, vocab_file: str, generation: int, specials: tuple[str, ...]) -> None:
         try:
@@ -110,14 +100,12 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         pieces = (self.sp.id_to_piece(index) for index in range(self.sp.get_piece_size()))
         self._words = [*pieces, *specials]
         self._ids = {word: index for index, word in enumerate(self._words)}
-        self._shown = self._words.copy()  # the word that SentencePiece decodes for each id
+        self._texts = self._words.copy()  # the word that SentencePiece decodes for each id
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """The tokenizer of the directory's generation: ChatGLM-6B's if its vocabulary file is there.
-
-        ChatGLM2 and 3 share a vocabulary; config.json or tokenizer_config.json tells them apart.
-        """
+        ChatGLM2 and 3 share a vocabulary; config.json or tokenizer_config.json tells them apart."""
         path = pretrained_model_name_or_path
         if cls is ChatGLMTokenizer:
             if _find(path, GLM1_FILE, kwargs) and not _find(path, "tokenizer.model", kwargs):
@@ -140,22 +128,19 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         if not parsed or kwargs.get("split_special_tokens", self.split_special_tokens):
             return self._tokenize(text)
         words: list[str] = []
-        for index, part in enumerate(self._split(text, parsed)):
+        pattern = f"{self.around_special}({'|'.join(map(re.escape, parsed))}){self.around_special}"
+        for index, part in enumerate(re.split(pattern, text)):  # text and special tokens in turn
             words += [part] if index % 2 else self._tokenize(part)
         return words
 
-    def _split(self, text: str, parsed: list[str]) -> list[str]:
-        """Text and parsed tokens alternately; the first item is text, possibly empty."""
-        return re.split(f"({'|'.join(map(re.escape, parsed))})", text)
-
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        return self.sp.encode(self.written(text), out_type=str)
+        return self.sp.encode(self.sentencepiece_text(text), out_type=str)
 
     def encode_data(self, text: str) -> list[int]:
         """The ids of `text`, none of which is a special token; many times as fast as `encode`."""
-        return self.sp.encode(self.written(text))
+        return self.sp.encode(self.sentencepiece_text(text))
 
-    def written(self, text: str) -> str:
+    def sentencepiece_text(self, text: str) -> str:
         """`text` as SentencePiece gets it."""
         return text
 
@@ -177,15 +162,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     ) -> str:
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
         skipped = set(self.all_special_ids) if skip_special_tokens else set()
-        text = self.convert_tokens_to_string([self._show(i) for i in ids if i not in skipped])
+        text = self.convert_tokens_to_string([self._text(i) for i in ids if i not in skipped])
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return clean_up(text) if clean_up_tokenization_spaces else text
 
-    def _show(self, index: int) -> str:
+    def _text(self, index: int) -> str:
         """The text of an id; the ids of the padded part of the embedding have none."""
-        if 0 <= index < len(self._shown):
-            return self._shown[index]
+        if 0 <= index < len(self._texts):
+            return self._texts[index]
         added = self._added_tokens_decoder.get(index)
         return added.content if added else ""
 
@@ -228,21 +213,12 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
     """ChatGLM-6B's: `[gMASK] <sop>` after the text; runs of blanks and line ends are tokens.
 
     A few special tokens are parsed in text, together with the blanks around them (as upstream does,
-    and blank infilling needs); pass `split_special_tokens=True` for text that is not trusted.
-    """
+    and blank infilling needs); pass `split_special_tokens=True` for text that is not trusted."""
 
     vocab_files_names = {"vocab_file": GLM1_FILE}  # noqa: RUF012
+    around_special = r"\s*"
 
-    def __init__(
-        self,
-        vocab_file: str,
-        *,
-        num_image_tokens: int = 0,
-        clean_up_tokenization_spaces: bool = True,
-        remove_space: bool = False,
-        do_lower_case: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, vocab_file: str, *, num_image_tokens: int = 0, **kwargs: Any) -> None:
         kwargs.pop("generation", None)
         self._load(vocab_file, 1, ())
         if num_image_tokens or "[gMASK]" not in self._ids:
@@ -253,32 +229,23 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
                 image_tokens=num_image_tokens or 20000,
             )
         self.parsed = ("[MASK]", "<sop>", "<eop>", "<pad>", "<unk>")
-        self.remove_space, self.do_lower_case = remove_space, do_lower_case
-        defaults = {
+        options = {
+            "remove_space": False, "do_lower_case": False, "clean_up_tokenization_spaces": True,
             "bos_token": "<sop>", "eos_token": "<eop>", "mask_token": "[MASK]",
             "pad_token": "<pad>", "unk_token": "<unk>",
-        }  # fmt: skip
-        PreTrainedTokenizer.__init__(
-            self,
-            num_image_tokens=0,
-            remove_space=remove_space,
-            do_lower_case=do_lower_case,
-            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
-            **(defaults | kwargs),
-        )
+        } | kwargs  # fmt: skip
+        self.remove_space, self.do_lower_case = options["remove_space"], options["do_lower_case"]
+        PreTrainedTokenizer.__init__(self, num_image_tokens=0, **options)
 
-    def _split(self, text: str, parsed: list[str]) -> list[str]:
-        return re.split(rf"\s*({'|'.join(map(re.escape, parsed))})\s*", text)
-
-    def written(self, text: str) -> str:
+    def sentencepiece_text(self, text: str) -> str:
         text = " ".join(text.split()) if self.remove_space else text
         return with_blank_words(text.lower() if self.do_lower_case else text)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         return without_blank_words(super().convert_tokens_to_string(tokens))
 
-    def _show(self, index: int) -> str:
-        return "" if index == self.pad_token_id else super()._show(index)
+    def _text(self, index: int) -> str:
+        return "" if index == self.pad_token_id else super()._text(index)
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -295,10 +262,8 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
         padding_side: str | None = None,
         return_attention_mask: bool | None = None,
     ) -> dict[str, Any]:
-        """Pad and add the prefix mask [1, S, S] (True: masked) and the 2-D positions [2, S].
-
-        Without a length to pad to, the model gets only ids.
-        """
+        """Pad and add the prefix mask [1, S, S] (True: masked) and the 2-D positions [2, S]. Without a
+        length to pad to, the model gets only ids."""
         ids = encoded_inputs["input_ids"]
         if padding_strategy == PaddingStrategy.LONGEST:
             max_length = len(ids)
@@ -306,37 +271,33 @@ class ChatGLM1Tokenizer(ChatGLMTokenizer):
             return encoded_inputs
         if pad_to_multiple_of:
             max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
-        masked, positions = self._prefix(ids)
-        masked = encoded_inputs.get("attention_mask", masked)
+        mask, positions = self._prefix(ids)
+        mask = encoded_inputs.get("attention_mask", mask)
         positions = encoded_inputs.get("position_ids", positions)
-        wanted = 0 if padding_strategy == PaddingStrategy.DO_NOT_PAD else max_length
-        missing = max(0, wanted - len(ids))
+        length = 0 if padding_strategy == PaddingStrategy.DO_NOT_PAD else max_length
+        missing = max(0, length - len(ids))
         sides = (missing, 0) if (padding_side or self.padding_side) == "left" else (0, missing)
-        encoded_inputs["attention_mask"] = np.pad(
-            masked, [(0, 0), sides, sides], constant_values=True
-        )
+        mask = np.pad(mask, [(0, 0), sides, sides], constant_values=True)
+        encoded_inputs["attention_mask"] = mask
         encoded_inputs["position_ids"] = np.pad(positions, [(0, 0), sides])
-        pads = [self.pad_token_id]
-        encoded_inputs["input_ids"] = pads * sides[0] + list(ids) + pads * sides[1]
+        pad = [self.pad_token_id]
+        encoded_inputs["input_ids"] = pad * sides[0] + list(ids) + pad * sides[1]
         return encoded_inputs
 
     def _prefix(self, ids: list[int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Mask and positions of one sequence; `[MASK]` comes before `[gMASK]`.
-
-        (The model prefers `[gMASK]`; see `positions_2d` in modeling_chatglm.py.)
-        """
+        """Mask and positions of one sequence; `[MASK]` comes before `[gMASK]`. (The model prefers
+        `[gMASK]`; see `positions_2d` in modeling_chatglm.py.)"""
         length = len(ids)
         context = ids.index(self.bos_token_id) if self.bos_token_id in ids else length
-        masked = ~np.tri(length, dtype=bool)
-        masked[:, :context] = False
+        mask = ~np.tri(length, dtype=bool)
+        mask[:, :context] = False
         positions = np.zeros((2, length), np.int64)
         positions[0] = np.arange(length)
         positions[1, context:] = np.arange(1, length - context + 1)
-        for mask in (self.mask_token_id, self._ids["[gMASK]"]):
-            if mask in ids:
-                positions[0, context:] = ids.index(mask)
-                break
-        return masked[None], positions
+        blanks = [blank for blank in (self.mask_token_id, self._ids["[gMASK]"]) if blank in ids]
+        if blanks:
+            positions[0, context:] = ids.index(blanks[0])
+        return mask[None], positions
 
 
 # As tokenization_chatglm.py of GLM-4-9B, `pat_str`.
@@ -362,8 +323,7 @@ class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
     def __init__(
         self, vocab_file: str | None = None, tokenizer_file: str | None = None, **kwargs: Any
     ) -> None:
-        kwargs.setdefault("eos_token", "<|endoftext|>")
-        kwargs.setdefault("pad_token", "<|endoftext|>")
+        kwargs = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"} | kwargs
         if tokenizer_file is not None:
             super().__init__(tokenizer_file=tokenizer_file, **kwargs)
             return
@@ -391,10 +351,8 @@ class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Each byte string of the vocabulary with its rank, which is its id.
-
-    Raises `UserError` with the first line that is not valid, or if the ranks have gaps.
-    """
+    """Each byte string of the vocabulary with its rank, which is its id. Raises `UserError` with the
+    first line that is not valid, or if the ranks have gaps."""
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         word, _, rank = line.partition(b" ")
@@ -408,8 +366,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
                 path=path,
                 number=number,
             ) from None
-    whole = sorted(ranks.values()) == list(range(len(ranks)))
-    if not whole or any(bytes([byte]) not in ranks for byte in range(256)):
+    gaps = sorted(ranks.values()) != list(range(len(ranks)))
+    if gaps or any(bytes([byte]) not in ranks for byte in range(256)):
         raise UserError(
             "{path}: {count} tokens, but some ranks or bytes are missing; the file is truncated, "
             "download it again",
@@ -429,16 +387,22 @@ def splits(
         yield from sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
 
 
+def set_prompt_start(tokenizer: Tokenizer, *end: str) -> None:
+    """Let `tokenizer` put `[gMASK] <sop>` before a text, and `end` after a pair of texts."""
+    names = ("[gMASK]", "<sop>", *end)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[gMASK] <sop> $A",
+        pair=" ".join(("[gMASK] <sop> $A $B", *end)),
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in names],
+    )
+
+
 def convert(ranks: dict[bytes, int], specials: Iterable[AddedToken | str] = SPECIALS) -> Tokenizer:
     """The same tokenizer as a byte-level BPE; `specials` get the ids after the ranks.
 
     tiktoken joins the adjacent pair whose *joined* rank is lowest, so every split of a word into two
-    words is a merge here. Both look up whole words first (`ignore_merges`).
-    """
-    # The visible letter for each byte (GPT-2's table).
-    shown = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(256, 512))
-    letters = [chr(byte) if byte in shown else chr(next(others)) for byte in range(256)]
+    words is a merge here. Both look up whole words first (`ignore_merges`)."""
+    letters = bytes_to_unicode()  # the visible letter for each byte
     names = {word: "".join(letters[byte] for byte in word) for word in ranks}
     merges = [(names[left], names[right]) for left, right in splits(ranks, ranks)]
     vocab = {name: ranks[word] for word, name in names.items()}
@@ -448,12 +412,7 @@ def convert(ranks: dict[bytes, int], specials: Iterable[AddedToken | str] = SPEC
     tokenizer.pre_tokenizer = Sequence([split, to_letters])
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.add_special_tokens(list(specials))
-    prefix = ("[gMASK]", "<sop>")
-    tokenizer.post_processor = TemplateProcessing(
-        single="[gMASK] <sop> $A",
-        pair="[gMASK] <sop> $A $B",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in prefix],
-    )
+    set_prompt_start(tokenizer)
     return tokenizer
 
 
@@ -489,6 +448,6 @@ def _generation(path: Any, kwargs: dict[str, Any]) -> int:
         return Glm1Config.from_pretrained(config).generation
     if own := _find(path, "tokenizer_config.json", kwargs):
         data = json.loads(Path(own).read_text("utf-8"))
-        named = re.search(r"chatglm([23])", str(data.get("name_or_path", "")).lower())
-        return data.get("generation") or (int(named[1]) if named else 3)
+        name = re.search(r"chatglm([23])", str(data.get("name_or_path", "")).lower())
+        return data.get("generation") or (int(name[1]) if name else 3)
     return 3

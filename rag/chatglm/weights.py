@@ -10,6 +10,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.chatglm.configuration import stored_bits
-from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, Packed, from_published, quantize
+from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, PackedWeight, from_published, quantize
 
 # In the order of preference; an index says which shard holds which tensor.
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -36,12 +37,10 @@ class Checkpoint:
     """The tensors of a directory by name, each read when `read` is called.
 
     A tensor is a view of the mapped file. The map is released with the last view, so a caller that
-    reads tensor by tensor holds one at a time.
-    """
+    reads tensor by tensor holds one at a time."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
-        self.files = files
-        """The file of each tensor."""
+        self.files = files  # of each tensor
         self._shard: tuple[Path, dict[str, Tensor]] | None = None  # the .bin file read last
 
     @classmethod
@@ -60,21 +59,12 @@ class Checkpoint:
             files=files or Translatable("nothing"),
         )
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.files
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.files)
-
     def read(self, name: str) -> Tensor:
         """The tensor; raises `UserError` if its file is damaged."""
         path = self.files[name]
         if path.suffix == ".safetensors":
             with _safetensors(path) as file:
-                try:
-                    return file.get_tensor(name)
-                except SafetensorError as error:
-                    raise _damaged(path, str(error)) from None
+                return file.get_tensor(name)
         if self._shard is None or self._shard[0] != path:
             self._shard = path, read_bin(path)
         return self._shard[1][name]
@@ -87,11 +77,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_bin(path: Path) -> dict[str, Tensor]:
-    """All tensors of a torch file, mapped.
-
-    Raises `UserError` if the file is damaged, of the format before torch 1.6, or holds code or
-    anything else that is not a tensor.
-    """
+    """All tensors of a torch file, mapped. Raises `UserError` if the file is damaged, of the format
+    before torch 1.6, or holds code or anything else that is not a tensor."""
     if not zipfile.is_zipfile(path):
         raise _damaged(path, Translatable("it has no end, or it has torch's format before 1.6"))
     try:
@@ -148,9 +135,11 @@ def _names(path: Path) -> set[str]:
     return set(read_bin(path))
 
 
-def _safetensors(path: Path) -> Any:
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
     try:
-        return safe_open(path, framework="pt")
+        with safe_open(path, framework="pt") as file:
+            yield file
     except SafetensorError as error:
         raise _damaged(path, str(error)) from None
 
@@ -188,7 +177,8 @@ RENAMING = (
     ("transformer.output_layer", "lm_head"),
 )  # fmt: skip
 NATIVE = {native: upstream for upstream, native in RENAMING}
-# Stored upstream, computed here.
+UPSTREAM = ("transformer.encoder.", "transformer.embedding.", "transformer.output_layer")
+# Stored upstream, computed here
 IGNORED = re.compile(r".*rotary(_pos)?_emb\.inv_freq$")
 
 
@@ -216,8 +206,8 @@ def upstream_of(native: str, config: PreTrainedConfig) -> ModuleRows:
         return ModuleRows(module)
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-    ends, place = (0, queries, queries + keys, queries + 2 * keys), parts.index(native)
-    return ModuleRows(module, ends[place], ends[place + 1])
+    ends, part = (0, queries, queries + keys, queries + 2 * keys), parts.index(native)
+    return ModuleRows(module, ends[part], ends[part + 1])
 
 
 def natives_of(upstream: str) -> list[str]:
@@ -228,11 +218,17 @@ def natives_of(upstream: str) -> list[str]:
 
 def to_upstream(state: dict[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
     """Native names and tensors -> upstream's, the inverse of what loading does."""
+    order = list(NATIVE)
+
+    def layer_and_module(name: str) -> tuple[int, int]:
+        """Layer by layer, queries before keys before values."""
+        template, number = _template(name.rpartition(".")[0])
+        return int(number or -1), order.index(template) if template in order else len(order)
+
     fused: dict[str, list[Tensor]] = {}
-    for name in sorted(state, key=_order):
+    for name in sorted(state, key=layer_and_module):
         module, _, kind = name.rpartition(".")
-        rows = upstream_of(module, config)
-        fused.setdefault(f"{rows.module}.{kind}", []).append(state[name])
+        fused.setdefault(f"{upstream_of(module, config).module}.{kind}", []).append(state[name])
     return {name: parts[0] if len(parts) == 1 else cat(parts) for name, parts in fused.items()}
 
 
@@ -242,14 +238,7 @@ def _template(name: str) -> tuple[str, str]:
     return (f"{match[1]}{{n}}{match[3]}", match[2]) if match else (name, "")
 
 
-def _order(name: str) -> tuple[int, int]:
-    """Layer by layer, queries before keys before values."""
-    template, number = _template(name.rpartition(".")[0])
-    natives = list(NATIVE)
-    return int(number or -1), natives.index(template) if template in natives else len(natives)
-
-
-Piece = dict[str, Tensor | Packed]
+Piece = dict[str, Tensor | PackedWeight]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +253,8 @@ class WeightSource:
     def open(cls, directory: Path, config: PreTrainedConfig) -> "WeightSource":
         """Raises `UserError` as `Checkpoint.open`."""
         checkpoint = Checkpoint.open(directory)
-        prefixes = ("transformer.encoder.", "transformer.embedding.")
-        return cls(checkpoint, config, any(name.startswith(prefixes) for name in checkpoint))
+        upstream = any(name.startswith(UPSTREAM) for name in checkpoint.files)
+        return cls(checkpoint, config, upstream)
 
     @property
     def bits(self) -> int | None:
@@ -276,24 +265,24 @@ class WeightSource:
         return upstream_of(module, self.config) if self.upstream else ModuleRows(module)
 
     def has(self, module: str, kind: str) -> bool:
-        return f"{self.rows(module).module}.{kind}" in self.checkpoint
+        return f"{self.rows(module).module}.{kind}" in self.checkpoint.files
 
     def read(self, module: str, kind: str) -> Tensor:
         """The tensor of a native module; raises `UserError` if the checkpoint lacks it."""
         rows = self.rows(module)
         name = f"{rows.module}.{kind}"
-        if name not in self.checkpoint:
+        if name not in self.checkpoint.files:
             raise UserError(
                 "the checkpoint lacks {name}; it is incomplete, or config.json is another model's",
                 name=name,
             )
         return rows.cut(self.checkpoint.read(name))
 
-    def unused(self, modules: Mapping[str, nn.Module]) -> list[str]:
-        """Tensors that belong to none of the model's modules."""
-        used = {self.rows(module).module for module in modules}
-        names = (name for name in self.checkpoint if not IGNORED.match(name))
-        return [name for name in names if name.rpartition(".")[0] not in used]
+
+def embedding_path(model: PreTrainedModel) -> str:
+    """The name of the module that embeds tokens."""
+    words = model.get_input_embeddings()
+    return next(path for path, module in model.named_modules() if module is words)
 
 
 def pieces(
@@ -308,24 +297,22 @@ def pieces(
     Float weights of the layers' linear modules are quantised to `bits`, lm_head to `head`; None
     leaves them. A head that is the embedding is left out, unless it is codes. `progress` takes the
     share that the caller is done with, 0 to 1. Raises `UserError` for a tensor that is missing, left
-    over, of another shape or not finite.
-    """
-    modules: dict[str, nn.Module] = {
+    over, of another shape or not finite."""
+    modules = {
         path: module
         for path, module in model.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
+        if [*module.parameters(recurse=False)]
     }
-    unused = source.unused(modules)
-    if unused:
+    used = {source.rows(module).module for module in modules}
+    names = (name for name in source.checkpoint.files if not IGNORED.match(name))
+    if unused := [name for name in names if name.rpartition(".")[0] not in used]:
         raise UserError(
             "the checkpoint holds {unused} ({count} such), which a model of its config.json has no "
             "place for; it is of another family",
             unused=unused[0],
             count=len(unused),
         )
-    total, count = sum(parameter.numel() for parameter in model.parameters()), 0
-    words = model.get_input_embeddings()
-    embedding = next(path for path, module in modules.items() if module is words)
+    total, count, embedding = model.num_parameters(), 0, embedding_path(model)
     for path, module in modules.items():
         origin, to_bits = path, None
         if path == "lm_head":
@@ -364,7 +351,7 @@ def _piece(
     return piece
 
 
-def codes_of(module: str, shape: tuple[int, int], source: WeightSource) -> Packed | None:
+def codes_of(module: str, shape: tuple[int, int], source: WeightSource) -> PackedWeight | None:
     """The codes of a module's weight, whose `shape` is (out, in); None if it is stored in floats."""
     out, columns = shape
     if source.has(module, "codes"):
@@ -374,7 +361,7 @@ def codes_of(module: str, shape: tuple[int, int], source: WeightSource) -> Packe
         padded = -(-columns // block) * block
         _check(f"{module}.codes", codes, (out, padded * bits // 8))
         _check(f"{module}.scales", scales, (out, padded // block))
-        return Packed(codes, scales, bits, block, shape)
+        return PackedWeight(codes, scales, bits, block, shape)
     if not source.has(module, "weight_scale"):
         return None
     weight, scale = source.read(module, "weight"), source.read(module, "weight_scale")

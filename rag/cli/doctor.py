@@ -10,7 +10,7 @@ from rag.cli.options import JSON, option, with_options
 from rag.cli.paths import cache_home, data_home, fetch_model
 
 if TYPE_CHECKING:
-    from rag.chatglm.memory import Need, Room
+    from rag.chatglm.memory import MemoryBudget, Need
 
 
 _PARTS = {
@@ -82,22 +82,22 @@ def show_memory(name: str, context: int, *, as_json: bool) -> None:
     """The needs of a model's modes for `context` tokens, which fit here, and the best of them."""
     from rag.chatglm.configuration import generation_of
     from rag.chatglm.loading import read_config
-    from rag.chatglm.memory import Room, gigabytes, modes, need, on_disk, parameters, pick
+    from rag.chatglm.memory import MemoryBudget, gigabytes, modes, need, on_disk, parameters, pick
 
     directory = fetch_model(name, weights=False)
-    config, room, files = read_config(directory), Room.here(), on_disk(directory)
+    config, budget, files = read_config(directory), MemoryBudget.here(), on_disk(directory)
     generation, count = generation_of(config), parameters(config).total
     needs = [
         need(config, mode, context=context)
         for device in ("cpu", "cuda")
         for mode in modes(config, device)
     ]
-    best = pick(config, room, context=context)
-    records = [_record(each, room) for each in needs]
+    best = pick(config, budget, context=context)
+    records = [_record(each, budget) for each in needs]
     if as_json:
         head = {"generation": generation, "parameters": count, "files": files, "context": context}
-        free = {"cpu": room.ram, "cuda": room.gpu}
-        chosen = _record(best, room) if best else None
+        free = {"cpu": budget.ram, "cuda": budget.gpu}
+        chosen = _record(best, budget) if best else None
         out_json(head | {"free": free, "modes": records, "best": chosen})
         return
     stored = Translatable("{size} of weight files", size=gigabytes(files))
@@ -117,15 +117,15 @@ def show_memory(name: str, context: int, *, as_json: bool) -> None:
         fits = say("yes") if record["fits"] else say("no")
         if each == best:
             fits = say("best")
-        elif record["device"] == "cuda" and not room.gpu:
+        elif record["device"] == "cuda" and not budget.gpu:
             fits = say("no GPU")
         figures = [gigabytes(record[size]).removesuffix(" GB") for size in SIZES]
         mode = [record["quant"], record["device"], DTYPES[record["dtype"]]]
         rows.append([*mode, *figures, fits])
     table("", columns, rows)
-    free = say("free: {ram} of memory", ram="?" if room.ram is None else gigabytes(room.ram))
-    if room.gpu:
-        free += say(", {gigabytes} of GPU memory", gigabytes=gigabytes(room.gpu))
+    free = say("free: {ram} of memory", ram="?" if budget.ram is None else gigabytes(budget.ram))
+    if budget.gpu:
+        free += say(", {gigabytes} of GPU memory", gigabytes=gigabytes(budget.gpu))
     if best:
         quant, device = best.mode.quant, best.mode.device
         out(free + say("; best: --quant {quant} on {device}", quant=quant, device=device))
@@ -134,13 +134,13 @@ def show_memory(name: str, context: int, *, as_json: bool) -> None:
         out(free + say("; no mode fits, the least is {least}", least=least))
 
 
-def _record(need: "Need", room: "Room") -> dict[str, Any]:
+def _record(need: "Need", budget: "MemoryBudget") -> dict[str, Any]:
     """Sizes in bytes."""
     mode = need.mode
     names = {"quant": mode.quant, "device": mode.device}
     dtype = {"dtype": str(mode.dtype).removeprefix("torch.")}
     sizes = {size: getattr(need, size) for size in SIZES}
-    return {**names, **dtype, **sizes, "fits": room.holds(need.total, mode.device)}
+    return {**names, **dtype, **sizes, "fits": budget.holds(need.total, mode.device)}
 
 
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp", "ollama": "Ollama"}

@@ -137,10 +137,10 @@ def quantize(
 ) -> None:
     if bits not in (4, 8):
         raise UserError("--bits is {bits}; it is 4 or 8", bits=bits)
-    from rag.chatglm.save import pack
+    from rag.chatglm.save import save_quantized
 
     directory = fetch_model(source)
     with loading(directory.name) as progress:
-        pack(directory, target, bits=bits, progress=progress)
+        save_quantized(directory, target, bits=bits, progress=progress)
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
     out_message("{target}: int{bits}, {size:.2f} GB", target=target, bits=bits, size=size)

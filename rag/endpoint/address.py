@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 
-KEY = "RAG_MODEL_KEY"
-"""The variable that holds the key, if one is needed."""
+KEY = "RAG_MODEL_KEY"  # the variable that holds the key, if one is needed
 ADDRESS = re.compile(r"https?:|[a-z]+://|[\w.-]+:\d{2,5}(?:[/#]|$)", re.IGNORECASE)
 """The start of a model's name that is the address of a server, rather than a folder or a name on a hub.
 

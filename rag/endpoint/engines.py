@@ -17,21 +17,19 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from urllib.parse import quote
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.endpoint.address import KEY, Address, EndpointOptions
 from rag.types import Message
 
 if TYPE_CHECKING:
     import openai
 
-LISTED = 10  # names of models in an error
-SHOWN = 300  # characters of an engine's message
+MAX_NAMES = 10  # of models in an error
+MAX_CHARACTERS = 300  # of an engine's message
 Card = dict[str, Any]
-Cards = list[Card]
-Turns = list[dict[str, str]]
-FRAME = 64
-"""Tokens that a chat template adds before and after, such as Qwen's own first message."""
-MARKS = 8
-"""Tokens around each message."""
+Messages = list[dict[str, str]]  # in the form of OpenAI's API
+FRAME = 64  # tokens that a chat template adds before and after, such as Qwen's own first message
+MARKS = 8  # tokens around each message
 _WORD = re.compile(r" ?([A-Za-z]+)| +|.", re.DOTALL)
 
 
@@ -39,7 +37,7 @@ class Unreachable(UserError):
     """The engine can't be reached, or can't answer now."""
 
 
-class Failed(UserError):
+class EngineFailure(UserError):
     """The engine refuses (with an HTTP `status`), breaks off, times out, or its answer is not valid."""
 
     def __init__(self, template: LiteralString, /, *, status: int = 0, **fields: object) -> None:
@@ -49,23 +47,21 @@ class Failed(UserError):
 
 Ask = Callable[..., dict[str, Any]]
 """`ask(path)` gets and `ask(path, body)` posts; both return the JSON object of the answer. A path that
-starts with a slash is below `Address.root`, any other below `Address.base`. Raises `Unreachable` or `Failed`."""
-Counter = Callable[[Ask, str, Turns], int]
-"""The tokens of a model's prompt."""
+starts with a slash is below `Address.root`, any other below `Address.base`. Raises `Unreachable` or `EngineFailure`."""
+Counter = Callable[[Ask, str, Messages], int]  # the tokens of a model's prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
     """`window` is None if the engine does not report it, `counter` if it can't count tokens."""
 
-    kind: str
-    """vllm, sglang, llamacpp, ollama, or empty."""
+    kind: str  # vllm, sglang, llamacpp, ollama, or empty
     model: str
     window: int | None
     counter: Counter | None
 
 
-def turns_of(messages: Sequence[Message]) -> Turns:
+def to_openai(messages: Sequence[Message]) -> Messages:
     """The messages in the form of OpenAI's API; characters that are not valid become question marks."""
     return [
         {"role": message.role, "content": message.text.encode("utf-8", "replace").decode()}
@@ -74,13 +70,10 @@ def turns_of(messages: Sequence[Message]) -> Turns:
 
 
 def explore(address: Address, ask: Ask) -> Engine:
-    """The engine and the model at the address.
-
-    Raises `UserError` if there is none, if the address names none of several models, or a model that
-    the engine does not have.
-    """
+    """The engine and the model at the address. Raises `UserError` if there is none, if the address
+    names none of several models, or a model that the engine does not have."""
     models = _models(address, ask)
-    names = ", ".join(card["id"] for card in models[:LISTED]) or "?"
+    names = ", ".join(card["id"] for card in models[:MAX_NAMES]) or "?"
     if not address.model and len(models) != 1:
         raise UserError(
             "{base} serves {count} models; name one after #, as {base}#MODEL; it has: {names}",
@@ -103,13 +96,13 @@ def explore(address: Address, ask: Ask) -> Engine:
     return Engine(kind, model, window or None, _counter(kind, ask, model))
 
 
-def _models(address: Address, ask: Ask) -> Cards:
+def _models(address: Address, ask: Ask) -> list[Card]:
     """The models' cards; none if the endpoint has no list and a model is named."""
     try:
         return [card for card in ask("models")["data"] if isinstance(card["id"], str)]
     except (KeyError, TypeError):
         return []
-    except Failed as failed:
+    except EngineFailure as failed:
         if failed.status in (404, 405) and address.model:
             return []
         raise
@@ -122,11 +115,11 @@ def _kind(card: Card, ask: Ask) -> str:
         return owner
     try:
         return "ollama" if ask("/api/version").get("version") else ""
-    except Failed:
+    except EngineFailure:
         return ""
 
 
-def _window(kind: str, ask: Ask, model: str, card: Card, models: Cards) -> int | None:
+def _window(kind: str, ask: Ask, model: str, card: Card, models: list[Card]) -> int | None:
     """The window in tokens; None if the engine does not report it."""
     try:
         match kind:
@@ -147,30 +140,31 @@ def _window(kind: str, ask: Ask, model: str, card: Card, models: Cards) -> int |
                 return next(each["context_length"] for each in loaded if each["name"] in names)
     except (KeyError, TypeError, StopIteration):
         return None
-    except Failed:
+    except EngineFailure:
         if kind != "llamacpp":
             raise
     return None
 
 
-def _tokenize(ask: Ask, model: str, turns: Turns) -> int:
-    body = {"model": model, "messages": turns, "add_generation_prompt": True}
+def _tokenize(ask: Ask, model: str, messages: Messages) -> int:
+    body = {"model": model, "messages": messages, "add_generation_prompt": True}
     return ask("/tokenize", body)["count"]
 
 
-def _tokenize_texts(ask: Ask, model: str, turns: Turns) -> int:
+def _tokenize_texts(ask: Ask, model: str, messages: Messages) -> int:
     """The tokens of the texts, and an estimate for those of the chat template."""
-    body = {"model": model, "prompt": "\n".join(turn["content"] for turn in turns)}
-    return FRAME + MARKS * len(turns) + ask("/tokenize", body)["count"]
+    body = {"model": model, "prompt": "\n".join(message["content"] for message in messages)}
+    return FRAME + MARKS * len(messages) + ask("/tokenize", body)["count"]
 
 
-def _input_tokens(ask: Ask, model: str, turns: Turns) -> int:
-    return ask("chat/completions/input_tokens", {"model": model, "messages": turns})["input_tokens"]
+def _input_tokens(ask: Ask, model: str, messages: Messages) -> int:
+    body = {"model": model, "messages": messages}
+    return ask("chat/completions/input_tokens", body)["input_tokens"]
 
 
-def _apply_template(ask: Ask, model: str, turns: Turns) -> int:
-    prompt = ask("/apply-template", {"model": model, "messages": turns})
-    body = {"model": model, "content": prompt["prompt"], "add_special": True}
+def _apply_template(ask: Ask, model: str, messages: Messages) -> int:
+    prompt = ask("/apply-template", {"model": model, "messages": messages})["prompt"]
+    body = {"model": model, "content": prompt, "add_special": True}
     return len(ask("/tokenize", body)["tokens"])
 
 
@@ -187,7 +181,7 @@ def _counter(kind: str, ask: Ask, model: str) -> Counter | None:
         try:
             if counter(ask, model, [{"role": "user", "content": "-"}]) > 0:
                 return counter
-        except (Failed, KeyError, TypeError):
+        except (EngineFailure, KeyError, TypeError):
             continue
     return None
 
@@ -198,8 +192,7 @@ def estimate(messages: Sequence[Message]) -> int:
 
     Compared with the vocabularies of cl100k, o200k, Qwen, tekken, Mistral (32k) and ChatGLM3 on
     Chinese and English prose, documentation, code and tables of at least 600 characters: never too
-    low; the median is 1.8 times the tokens. Text of random letters may have more.
-    """
+    low; the median is 1.8 times the tokens. Text of random letters may have more."""
     return FRAME + sum(MARKS + tokens(message.text) for message in messages)
 
 
@@ -221,15 +214,14 @@ CHATGLM = ("chatglm", "glm", "glm4")
 
 def local_count(folder: str) -> Count:
     """A counter with the tokenizer of `folder`: of a ChatGLM in its own format, of any other model
-    with its chat template. No code of the folder runs. Raises `UserError` if it can't be read.
-    """
+    with its chat template. No code of the folder runs. Raises `UserError` if it can't be read."""
     directory = Path(folder).expanduser()
     try:
         kind = json.loads((directory / "config.json").read_text("utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         kind = ""
     try:
-        return _chatglm(directory) if kind in CHATGLM else _with_template(directory)
+        return _chatglm_count(directory) if kind in CHATGLM else _template_count(directory)
     except ImportError as error:
         raise UserError(
             "counting with {folder} needs {name}; pip install 'chatglm-rag[generate]'",
@@ -238,27 +230,32 @@ def local_count(folder: str) -> Count:
         ) from None
 
 
-def _chatglm(directory: Path) -> Count:
-    from rag.chatglm.chat import count_chat
+def _chatglm_count(directory: Path) -> Count:
+    from rag.chatglm.chat import encode_chat
     from rag.chatglm.configuration import generation_of
     from rag.chatglm.loading import read_config
     from rag.chatglm.tokenization import open_tokenizer
 
     tokenizer, generation = open_tokenizer(directory), generation_of(read_config(directory))
-    return lambda messages: count_chat(messages, tokenizer, generation)
+    return lambda messages: len(encode_chat(messages, tokenizer, generation))
 
 
-def _with_template(directory: Path) -> Count:
+def _template_count(directory: Path) -> Count:
     from transformers import AutoTokenizer
 
+    options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(directory, **options)
+        why = "" if tokenizer.chat_template else Translatable("it has no chat template")
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _unusable(directory, (str(error).splitlines() or ["?"])[0]) from None
-    if not tokenizer.chat_template:
-        raise _unusable(directory, "it has no chat template")
+        tokenizer, why = None, (str(error).splitlines() or ["?"])[0]
+    if tokenizer is None or why:
+        raise UserError(
+            "[generate.endpoint] tokenizer: {directory} has no usable tokenizer ({why}); give the "
+            "folder with the model's tokenizer files, or leave it out",
+            directory=directory,
+            why=why,
+        )
 
     def count(messages: Sequence[Message]) -> int:
         turns = [{"role": message.role, "content": message.text} for message in messages]
@@ -268,18 +265,9 @@ def _with_template(directory: Path) -> Count:
     return count
 
 
-def _unusable(directory: Path, why: str) -> UserError:
-    return UserError(
-        "[generate.endpoint] tokenizer: {directory} has no usable tokenizer ({why}); give the "
-        "folder with the model's tokenizer files, or leave it out",
-        directory=directory,
-        why=why,
-    )
-
-
 @contextmanager
 def faults(address: Address, options: EndpointOptions, text: str = "") -> Iterator[None]:
-    """Raise the errors of a request as `Unreachable` or `Failed`; `text` is the answer so far."""
+    """Raise the errors of a request as `Unreachable` or `EngineFailure`; `text` is the answer so far."""
     import httpx2
     import openai
 
@@ -291,7 +279,7 @@ def faults(address: Address, options: EndpointOptions, text: str = "") -> Iterat
     except openai.APIConnectionError as error:
         cause = error.__cause__ or error
         if isinstance(cause, httpx2.ReadTimeout):
-            raise Failed(
+            raise EngineFailure(
                 "{base} has been silent for {seconds:g} s; if its model is that slow, raise "
                 "silence_seconds under [generate.endpoint] in rag.toml",
                 base=base,
@@ -301,7 +289,7 @@ def faults(address: Address, options: EndpointOptions, text: str = "") -> Iterat
         raise broken_off(address, text, why) from error
     except openai.APIError as error:  # within a stream
         why = _line(_message(error.body))
-        raise Failed(
+        raise EngineFailure(
             "{base} failed after {count} characters of its answer: {why}",
             base=base,
             count=len(text),
@@ -320,7 +308,7 @@ def broken_off(address: Address, text: str, why: str) -> UserError:
             base=base,
             why=why,
         )
-    return Failed(
+    return EngineFailure(
         "{base} broke off after {count} characters of its answer ({why}); ask again",
         base=base,
         count=len(text),
@@ -328,8 +316,8 @@ def broken_off(address: Address, text: str, why: str) -> UserError:
     )
 
 
-def not_openai(address: Address, answer: str) -> Failed:
-    return Failed(
+def not_openai(address: Address, answer: str) -> EngineFailure:
+    return EngineFailure(
         "{base} does not answer as OpenAI's API does ({answer}); check the address, and its /v1",
         base=address.base,
         answer=_line(answer),
@@ -339,11 +327,10 @@ def not_openai(address: Address, answer: str) -> Failed:
 def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
     status, response = error.status_code, error.response
     if response.is_redirect:
-        target = _line(response.headers["location"])
-        return Failed(
+        return EngineFailure(
             "{base} redirects to {target}; if that is right, use it as the address",
             base=base,
-            target=target,
+            target=_line(response.headers["location"]),
         )
     why = _line(_message(error.body)) or response.reason_phrase
     if status in (408, 409, 429) or status >= 500:
@@ -354,7 +341,7 @@ def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
             why=why,
         )
     if status in (401, 403):
-        return Failed(
+        return EngineFailure(
             "{base} needs another key ({status}: {why}); put it into the variable {key}",
             base=base,
             status=status,
@@ -362,14 +349,16 @@ def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
             key=KEY,
         )
     if "context" in why.lower():
-        return Failed(
+        return EngineFailure(
             "prompt and answer are too long for {base} ({why}); set context to its window under "
             "[generate.endpoint] in rag.toml, or lower max_new_tokens",
             base=base,
             why=why,
         )
     url = response.request.url
-    return Failed("{url} refused the request ({status}: {why})", url=url, why=why, status=status)
+    return EngineFailure(
+        "{url} refused the request ({status}: {why})", url=url, why=why, status=status
+    )
 
 
 def _message(body: object) -> str:
@@ -381,6 +370,6 @@ def _message(body: object) -> str:
 
 
 def _line(text: str) -> str:
-    """An engine's text as one printable line of at most `SHOWN` characters."""
+    """An engine's text as one printable line."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"

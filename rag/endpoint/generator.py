@@ -1,11 +1,11 @@
 """The `Generator` of a model on a server, with OpenAI's client."""
 
+import copy
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,53 +14,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
+from rag.endpoint import engines
 from rag.endpoint.address import KEY, Address, EndpointOptions, no_adapter
-from rag.endpoint.engines import (
-    Count,
-    Engine,
-    Failed,
-    Unreachable,
-    broken_off,
-    estimate,
-    explore,
-    faults,
-    local_count,
-    not_openai,
-    tokens,
-    turns_of,
-)  # fmt: skip
 from rag.types import Message, Sampling
 
 if TYPE_CHECKING:
     import openai
 
-ASSUMED = 4096  # tokens of an unknown window: Ollama's smallest
-SENT = (
+DEFAULT_WINDOW = 4096  # tokens: Ollama's smallest
+HEADERS = (
     "accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent",
 )  # fmt: skip
-"""Headers that are sent. OpenAI's client would add others about this machine, and from variables that
-are meant for another service (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …)."""
+"""Those that are sent. OpenAI's client would add others about this machine, and from variables that are
+meant for another service (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …)."""
 
 T = TypeVar("T")
-Note = Callable[[Translatable], None]
-"""Shows a message to the user."""
+Note = Callable[[Translatable], None]  # shows a message to the user
 
 
 def reach(model: str, options: EndpointOptions, *, note: Note) -> "EndpointGenerator":
-    """The generator of an address; no request is sent yet.
-
-    The key comes from the environment and is only sent to this address. Raises `UserError` if the
-    address or the key is not valid.
-    """
+    """The generator of an address; no request is sent yet. The key comes from the environment and is
+    only sent to this address. Raises `UserError` if the address or the key is not valid."""
     address = Address.parse(model)
     if _key() and address.base.startswith("http:") and not address.local:
-        note(
-            Translatable(
-                "{key} is sent to {base} unencrypted; use https:// if others share the network",
-                key=KEY,
-                base=address.base,
-            )
+        warning = Translatable(
+            "{key} is sent to {base} unencrypted; use https:// if others share the network",
+            key=KEY,
+            base=address.base,
         )
+        note(warning)
     return EndpointGenerator(address, options, note=note)
 
 
@@ -83,49 +65,41 @@ def _certificates() -> ssl.SSLContext:
 
 
 class EndpointGenerator:
-    """One conversation with an endpoint: `stop` only ends its own requests.
-
-    The engine is explored when it is first needed, and again after a failure, since another engine
-    may have been started.
-    """
+    """One conversation with an endpoint: `stop` only ends its own requests. The engine is explored when
+    it is first needed, and again after a failure, since another engine may have been started."""
 
     def __init__(self, address: Address, options: EndpointOptions, *, note: Note) -> None:
-        self.address, self.options = address, options
+        self.address, self.options, self.name = address, options, address.name
         self._note = note
-        self._engines: list[Engine] = []  # one at most, shared with all conversations
+        self._engines: list[engines.Engine] = []  # one at most, shared with all conversations
         self._requests: set[Future[Any]] = set()
         self._reply: ReplyStream | None = None
 
-    def apart(self) -> "EndpointGenerator":
+    def copy(self) -> "EndpointGenerator":
         """A generator of the same model for a concurrent conversation."""
-        other = copy(self)
+        other = copy.copy(self)
         other._requests, other._reply = set(), None
         return other
 
     @property
-    def name(self) -> str:
-        return self.address.name
-
-    @property
-    def engine(self) -> Engine:
+    def engine(self) -> engines.Engine:
         for engine in self._engines:
             return engine
-        engine = explore(self.address, self._ask)
+        engine = engines.explore(self.address, self._ask)
         self._engines[:] = [engine]
         if not self.options.context and not engine.window:
-            self._note(
-                Translatable(
-                    "{base} does not report its model's window; {tokens} tokens are assumed; set context "
-                    "under [generate.endpoint] in rag.toml",
-                    base=self.address.base,
-                    tokens=ASSUMED,
-                )
+            message = Translatable(
+                "{base} does not report its model's window; {tokens} tokens are assumed; set context "
+                "under [generate.endpoint] in rag.toml",
+                base=self.address.base,
+                tokens=DEFAULT_WINDOW,
             )
+            self._note(message)
         return engine
 
     @property
     def context(self) -> int:
-        return self.options.context or self.engine.window or ASSUMED
+        return self.options.context or self.engine.window or DEFAULT_WINDOW
 
     @property
     def usage(self) -> "TokenUsage | None":
@@ -143,28 +117,21 @@ class EndpointGenerator:
             return self._local_count(messages)
         engine = self.engine
         if engine.counter is None:
-            return estimate(messages)
-        return engine.counter(self._ask, engine.model, turns_of(messages))
+            return engines.estimate(messages)
+        return engine.counter(self._ask, engine.model, engines.to_openai(messages))
 
     @cached_property
-    def _local_count(self) -> Count:
-        return local_count(self.options.tokenizer)
+    def _local_count(self) -> engines.Count:
+        return engines.local_count(self.options.tokenizer)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        """The reply piece by piece, none of them empty; closing the iterator ends the request.
-
-        Raises `UserError` if the engine can't be reached, refuses, fails or times out.
-        """
+        """The reply piece by piece, none of them empty; closing the iterator ends the request. Raises
+        `UserError` if the engine can't be reached, refuses, fails or times out."""
         body = {
-            "model": self.engine.model,
-            "messages": turns_of(messages),
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-        }
+            "model": self.engine.model, "messages": engines.to_openai(messages), "stream": True,
+            "stream_options": {"include_usage": True}, "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed,
+        }  # fmt: skip
         body = {name: value for name, value in body.items() if value is not None}
         self._reply = reply = ReplyStream(self.address, messages)
         pieces: SimpleQueue[str | None] = SimpleQueue()
@@ -173,15 +140,14 @@ class EndpointGenerator:
             import openai
 
             kind, path = openai.AsyncStream[object], "/chat/completions"
+            options: Any = {"cast_to": object, "stream": True, "stream_cls": kind}
             async with (
                 self._client() as client,
-                await client.post(
-                    path, cast_to=object, body=body, stream=True, stream_cls=kind
-                ) as events,
+                await client.post(path, body=body, **options) as events,
             ):
                 content = events.response.headers.get("content-type", "?")
                 if not content.startswith("text/event-stream"):
-                    raise not_openai(self.address, content)
+                    raise engines.not_openai(self.address, content)
                 try:
                     async for chunk in events:
                         if piece := reply.push(chunk):
@@ -197,11 +163,11 @@ class EndpointGenerator:
                     yield piece
                 if reading.cancelled():
                     return
-                with faults(self.address, self.options, reply.text):
+                with engines.faults(self.address, self.options, reply.text):
                     reading.result()
             if piece := reply.finish():
                 yield piece
-        except Failed:
+        except engines.EngineFailure:
             self._engines.clear()
             raise
 
@@ -222,12 +188,14 @@ class EndpointGenerator:
                 return await client.post(url, cast_to=object, body=body)
 
         try:
-            with self._running(request) as asking, faults(address, self.options):
-                value = asking.result()
+            with self._running(request) as future, engines.faults(address, self.options):
+                value = future.result()
         except CancelledError:
-            raise Unreachable("the request to {base} was stopped", base=address.base) from None
+            raise engines.Unreachable(
+                "the request to {base} was stopped", base=address.base
+            ) from None
         if not isinstance(value, dict):
-            raise not_openai(address, f"{url}: {value}")
+            raise engines.not_openai(address, f"{url}: {value}")
         return value
 
     @contextmanager
@@ -254,8 +222,10 @@ class EndpointGenerator:
 
         class Connection(openai.DefaultAsyncHttpxClient):
             async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-                sent = {name: request.headers[name] for name in SENT if name in request.headers}
-                request.headers = httpx2.Headers(sent | authorization)
+                headers = {
+                    name: request.headers[name] for name in HEADERS if name in request.headers
+                }
+                request.headers = httpx2.Headers(headers | authorization)
                 try:
                     return await super().send(request, **options)
                 except httpx2.ReadTimeout as error:  # no retry: the engine may still be working
@@ -301,13 +271,13 @@ class ReplyStream:
         """As the engine reports it, or else an estimate."""
         read, written = (self._usage.get(f"{side}_tokens") for side in ("prompt", "completion"))
         return TokenUsage(
-            read or estimate(self._messages),
-            written or tokens(self.text),
+            read or engines.estimate(self._messages),
+            written or engines.tokens(self.text),
             self.finish_reason == "length",
         )
 
     def push(self, chunk: Any) -> str:
-        """The text of one chunk. Raises `Failed` if it is not a chunk of an answer."""
+        """The text of one chunk. Raises `EngineFailure` if it is not a chunk of an answer."""
         text = self._half
         try:
             self._usage = chunk.get("usage") or self._usage
@@ -317,7 +287,7 @@ class ReplyStream:
                 self._thought |= bool(delta.get("reasoning_content") or delta.get("reasoning"))
                 self.finish_reason = choice.get("finish_reason") or self.finish_reason
         except (AttributeError, TypeError):
-            raise not_openai(self._address, str(chunk)) from None
+            raise engines.not_openai(self._address, str(chunk)) from None
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         text = text.removesuffix(self._half)
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -327,12 +297,14 @@ class ReplyStream:
         return text
 
     def finish(self) -> str:
-        """The rest of the text. Raises `Failed` if the stream has no end, or if the model's thoughts
-        took all the tokens of the answer."""
+        """The rest of the text. Raises `EngineFailure` if the stream has no end, or if the model's
+        thoughts took all the tokens of the answer."""
         if not self.finish_reason:
-            raise broken_off(self._address, self.text, Translatable("the stream has no end"))
+            raise engines.broken_off(
+                self._address, self.text, Translatable("the stream has no end")
+            )
         if self.finish_reason == "length" and self._thought and not self.text:
-            raise Failed(
+            raise engines.EngineFailure(
                 "the thoughts of the model at {base} took all the tokens of its answer; raise "
                 "max_new_tokens, or turn thinking off",
                 base=self._address.base,

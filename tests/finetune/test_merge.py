@@ -19,7 +19,7 @@ from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import Contract, fingerprint, read_adapter
 from rag.chatglm.export import read_model
 from rag.chatglm.loading import load
-from rag.chatglm.save import pack
+from rag.chatglm.save import save_quantized
 from rag.chatglm.weights import IGNORED
 from tests.finetune.bases import FUSED, GLM1, NATIVE, base
 from tests.rag.chatglm.adapters import ROOT, linears, merged, tensors, write
@@ -215,7 +215,7 @@ def refused(said: str, tmp_path: Path, model: Path, there: Path, **options: Any)
 def test_codes_are_refused_with_the_reason(tmp_path: Path, bits: int) -> None:
     model = base("v2", tmp_path)
     there = adapter("v2", model, tmp_path)
-    pack(model, tmp_path / "packed", bits=bits)
+    save_quantized(model, tmp_path / "packed", bits=bits)
     for codes in (tmp_path / "packed", COPY / "v2" / f"tiny_int{bits}"):
         refused(f"int{bits} codes, whose steps .* rag quantize", tmp_path, codes, there)
 
@@ -327,7 +327,7 @@ def test_an_adapter_is_merged_once(tmp_path: Path, kind: str, upstream: bool) ->
     settings.write_text(settings.read_text("utf-8").replace('"lora_alpha": 8', '"lora_alpha": 4'))
     merge(model, first, tmp_path / "once", upstream=upstream)
     merge(tmp_path / "once", second, tmp_path / "twice", upstream=upstream)
-    pack(tmp_path / "twice", tmp_path / "codes", bits=8)
+    save_quantized(tmp_path / "twice", tmp_path / "codes", bits=8)
     for held in ("once", "twice"):
         with pytest.raises(UserError, match="adapter is merged into this model already"):
             merge(tmp_path / held, first, tmp_path / "again")

@@ -12,7 +12,7 @@ import pytest
 
 from ingest.errors import UserError
 from rag.endpoint import EndpointOptions
-from rag.endpoint.engines import Failed
+from rag.endpoint.engines import EngineFailure
 from rag.endpoint.generator import EndpointGenerator, reach
 from rag.generate import GenerateOptions
 from rag.types import Message, Sampling
@@ -71,9 +71,9 @@ def test_our_own_endpoint_is_one(tmp_path: Path) -> None:
 
 def test_what_our_own_endpoint_refuses_is_told(tmp_path: Path) -> None:
     with filled(tmp_path) as mine:
-        with pytest.raises(Failed, match="404: there is no knowledge base none"):
+        with pytest.raises(EngineFailure, match="404: there is no knowledge base none"):
             list(elsewhere(mine, "#none").stream(ASKED, Sampling()))
-        with pytest.raises(Failed, match="422"):
+        with pytest.raises(EngineFailure, match="422"):
             list(elsewhere(mine).stream([Message("user", "长" * 2001)], Sampling()))
 
 
@@ -82,7 +82,7 @@ def test_our_own_endpoint_takes_the_key_of_the_environment(
 ) -> None:
     with filled(tmp_path, generator=CopyingGenerator()) as mine:
         key = mine.state.keys.create("reader", [parse_grant("read")])
-        with pytest.raises(Failed, match=r"401.*RAG_MODEL_KEY"):
+        with pytest.raises(EngineFailure, match=r"401.*RAG_MODEL_KEY"):
             list(elsewhere(mine).stream(ASKED, Sampling()))
         monkeypatch.setenv("RAG_MODEL_KEY", key)
         assert "六个月" in "".join(elsewhere(mine).stream(ASKED, Sampling()))

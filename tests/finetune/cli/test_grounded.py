@@ -11,7 +11,7 @@ import sentencepiece
 import torch
 
 from ingest.store import open_store
-from rag.chatglm.chat import count_chat
+from rag.chatglm.chat import encode_chat
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from rag.chatglm.tokenization import ChatGLMTokenizer, open_tokenizer
@@ -89,7 +89,7 @@ def test_a_model_s_tokenizer_and_window_decide_what_fits(
     for row in rows(home / "narrow"):
         assert row["kind"] in ("article", "cloze")
         prompt = [Message("user", row["messages"][0]["content"])]
-        assert count_chat(prompt, tokenizer, 3) <= 512 - 32
+        assert len(encode_chat(prompt, tokenizer, 3)) <= 512 - 32
         assert row["gold"] in (1, 2)
 
 

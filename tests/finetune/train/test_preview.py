@@ -23,7 +23,7 @@ from ingest.errors import UserError
 from ingest.i18n import translate
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
 from rag.chatglm.loading import load, read_config
-from rag.chatglm.memory import RUNTIME, Room
+from rag.chatglm.memory import RUNTIME, MemoryBudget
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM, Glm1ForCausalLM
 from tests.finetune.listed import Listed
 
@@ -171,9 +171,9 @@ SHAPE = config(3)
 
 def test_one_row_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sets = Path(__file__).parents[2] / "golden/v3/tiny_safetensors", Sets(rows([400], 5))
-    monkeypatch.setattr(Room, "here", lambda: Room(None, 0))
+    monkeypatch.setattr(MemoryBudget, "here", lambda: MemoryBudget(None, 0))
     assert Preview.of(model, sets, TrainOptions(), device="cpu").largest() == ""
-    monkeypatch.setattr(Room, "here", lambda: Room(1 << 28, 0))
+    monkeypatch.setattr(MemoryBudget, "here", lambda: MemoryBudget(1 << 28, 0))
     with pytest.raises(
         UserError, match=r"400 tokens needs 0\.5.* GB .*0\.25 GB are free"
     ) as caught:

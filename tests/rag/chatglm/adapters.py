@@ -37,30 +37,30 @@ def tensors(
 ) -> dict[str, Tensor]:
     """Random LoRA tensors for the modules whose name ends so, with PEFT's keys."""
     torch.manual_seed(0)
-    made = {}
+    factors = {}
     for name, (out, width) in sizes.items():
         if name.endswith(tuple(ends)):
-            made[f"{ROOT}{name}.lora_A.weight"] = torch.randn(rank, width) * 0.1
-            made[f"{ROOT}{name}.lora_B.weight"] = torch.randn(out, rank) * 0.1
+            factors[f"{ROOT}{name}.lora_A.weight"] = torch.randn(rank, width) * 0.1
+            factors[f"{ROOT}{name}.lora_B.weight"] = torch.randn(out, rank) * 0.1
             if dora:
-                made[f"{ROOT}{name}.lora_magnitude_vector"] = torch.rand(out) + 0.5
-    return made
+                factors[f"{ROOT}{name}.lora_magnitude_vector"] = torch.rand(out) + 0.5
+    return factors
 
 
-def write(directory: Path, made: dict[str, Tensor], ends: Iterable[str], **config: Any) -> Path:
+def write(directory: Path, factors: dict[str, Tensor], ends: Iterable[str], **config: Any) -> Path:
     """The adapter as PEFT saves it."""
     directory.mkdir(exist_ok=True)
-    save_file(made, directory / "adapter_model.safetensors")
+    save_file(factors, directory / "adapter_model.safetensors")
     text = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": list(ends)} | config
     (directory / "adapter_config.json").write_text(json.dumps(text), "utf-8")
     return directory
 
 
-def merged(weight: Tensor, made: dict[str, Tensor], name: str, *, scale: float) -> Tensor:
+def merged(weight: Tensor, factors: dict[str, Tensor], name: str, *, scale: float) -> Tensor:
     """The weight that an adapter turns `weight` into, by the formulas of LoRA and DoRA."""
-    a, b = made[f"{ROOT}{name}.lora_A.weight"], made[f"{ROOT}{name}.lora_B.weight"]
+    a, b = factors[f"{ROOT}{name}.lora_A.weight"], factors[f"{ROOT}{name}.lora_B.weight"]
     changed = weight.float() + scale * b @ a
-    magnitude = made.get(f"{ROOT}{name}.lora_magnitude_vector")
+    magnitude = factors.get(f"{ROOT}{name}.lora_magnitude_vector")
     if magnitude is None:
         return changed
     return changed * (magnitude / changed.norm(dim=1))[:, None]

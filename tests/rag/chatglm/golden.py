@@ -1,4 +1,4 @@
-"""Where the numbers of the original code are: the copy here, and the whole set where it is present."""
+"""The numbers of the original code: the copy here, and the whole set if it is present."""
 
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,6 @@ def arrays(path: Path) -> dict[str, Tensor]:
         return {key: torch.tensor(file[key]) for key in file}
 
 
-def apart(ours: Tensor, theirs: Tensor) -> float:
+def largest_difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference over the last positions that `theirs` [B, n, V] holds."""
     return (ours[:, -theirs.shape[1] :].float() - theirs.float()).abs().max().item()

@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1 that speaks what of Hugging Face's and ModelScope's interfaces is used."""
+"""A hub on 127.0.0.1 with the parts of the interfaces of Hugging Face and ModelScope that we use."""
 
 import json
 import time
@@ -16,21 +16,21 @@ NEWER = "9876543210" * 4
 
 @dataclass
 class Hub:
-    """`owner/model` with these files; `asked` is what was fetched, with the offset it began at."""
+    """`owner/model` with these files; `requests` are the fetched files, with their first offsets."""
 
     files: dict[str, bytes]
     commit: str = COMMIT
     address: str = ""
     cut: int | None = None
-    """After so many bytes of an answer the connection ends."""
+    """Bytes of an answer after which the connection ends."""
     pause: float = 0
     """Seconds between pieces of a file."""
-    asked: list[tuple[str, int]] = field(default_factory=list)
+    requests: list[tuple[str, int]] = field(default_factory=list)
     sent: int = 0
 
     @property
     def names(self) -> list[str]:
-        return [name for name, _ in self.asked]
+        return [name for name, _ in self.requests]
 
     @contextmanager
     def serve(self) -> Iterator["Hub"]:
@@ -122,7 +122,7 @@ def send_file(hub: Hub, request: BaseHTTPRequestHandler, name: str) -> None:
     request.end_headers()
     if request.command == "HEAD":
         return
-    hub.asked.append((name, start))
+    hub.requests.append((name, start))
     body = data[start:] if hub.cut is None else data[start:][: hub.cut]
     for at in range(0, len(body), 1 << 16):
         try:

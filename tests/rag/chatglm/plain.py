@@ -1,4 +1,4 @@
-"""What plain transformers makes of exported folders: a program run by itself, that can't import ours.
+"""Opens exported folders with plain transformers; a separate program, which cannot import our code.
 
 `python -I plain.py FOLDER` reads FOLDER/jobs.json, and writes results.json and logits.safetensors.
 """
@@ -17,14 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel  #
 
 
 def answers(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What a folder's model computes and writes, and the ids that its tokenizer gives."""
-    model, told = AutoModelForCausalLM.from_pretrained(
+    """The results of the model in a folder, and the ids of its tokenizer."""
+    model, info = AutoModelForCausalLM.from_pretrained(
         job["folder"], dtype=torch.float32, output_loading_info=True
     )
     tokenizer = AutoTokenizer.from_pretrained(job["folder"])
     found: dict[str, Any] = {
         "class": type(model).__module__,
-        "left": {name: list(keys) for name, keys in told.items()},
+        "left": {name: list(keys) for name, keys in info.items()},
         "eos": model.generation_config.eos_token_id,
         "texts": [
             tokenizer(text, split_special_tokens=True)["input_ids"] for text in job.get("texts", ())
@@ -47,10 +47,10 @@ def answers(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor
 
 
 def greedy(model: PreTrainedModel, ids: list[list[int]]) -> list[list[int]]:
-    model.generation_config.eos_token_id = None  # as the numbers to compare with were made
+    model.generation_config.eos_token_id = None  # as for the golden numbers
     options = {"max_new_tokens": 24, "do_sample": False}
-    given = torch.tensor(ids)
-    return model.generate(given, attention_mask=torch.ones_like(given), **options).tolist()
+    prompt = torch.tensor(ids)
+    return model.generate(prompt, attention_mask=torch.ones_like(prompt), **options).tolist()
 
 
 def main(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""LoRA adapters of any origin compute what merging them would; dead or foreign ones are refused."""
+"""LoRA adapters compute what merging them would; adapters without effect or of other models are refused."""
 
 import json
 from pathlib import Path
@@ -32,8 +32,8 @@ def model() -> PreTrainedModel:
 @pytest.fixture
 def lora(model: PreTrainedModel, tmp_path: Path) -> Path:
     """A good adapter with upstream's names."""
-    made = tensors(linears(model, upstream=True), FUSED)
-    return write(tmp_path / "lora", made, FUSED)
+    factors = tensors(linears(model, upstream=True), FUSED)
+    return write(tmp_path / "lora", factors, FUSED)
 
 
 def glm1() -> tuple[PreTrainedModel, torch.Tensor]:
@@ -66,14 +66,14 @@ def answered(model: Any, directory: Path, ids: torch.Tensor = IDS) -> torch.Tens
 def test_fused_modules_made_elsewhere_are_exact(
     model: PreTrainedModel, tmp_path: Path, dora: bool, rslora: bool
 ) -> None:
-    made = tensors(linears(model, upstream=True), FUSED, dora=dora)
-    there = write(tmp_path / "lora", made, FUSED, use_dora=dora, use_rslora=rslora)
+    factors = tensors(linears(model, upstream=True), FUSED, dora=dora)
+    there = write(tmp_path / "lora", factors, FUSED, use_dora=dora, use_rslora=rslora)
     state = load_file(TINY / "model.safetensors")
     state = {name: tensor.float() for name, tensor in state.items()}
-    for key in (key for key in made if key.endswith("lora_A.weight")):
+    for key in (key for key in factors if key.endswith("lora_A.weight")):
         name = key.removeprefix(ROOT).removesuffix(".lora_A.weight")
         scale = 8 / 4**0.5 if rslora else 8 / 4
-        state[f"{name}.weight"] = merged(state[f"{name}.weight"], made, name, scale=scale)
+        state[f"{name}.weight"] = merged(state[f"{name}.weight"], factors, name, scale=scale)
     (tmp_path / "config.json").write_bytes((TINY / "config.json").read_bytes())
     save_file(state, tmp_path / "model.safetensors")
     by_hand = load(tmp_path, quant="none", dtype=torch.float32)
@@ -85,13 +85,15 @@ def test_fused_modules_made_elsewhere_are_exact(
 def test_adapters_of_chatglm_6b_are_exact(tmp_path: Path, dora: bool) -> None:
     model, ids = glm1()
     ends = ("query_key_value", "dense")
-    made = tensors(linears(model), ends, dora=dora)
-    there = write(tmp_path, made, ends, use_dora=dora)
+    factors = tensors(linears(model), ends, dora=dora)
+    there = write(tmp_path, factors, ends, use_dora=dora)
     during = answered(model, there, ids)
     weights = model.state_dict()
     for name in linears(model):
         if name.endswith(ends):
-            weights[f"{name}.weight"].copy_(merged(weights[f"{name}.weight"], made, name, scale=2))
+            weights[f"{name}.weight"].copy_(
+                merged(weights[f"{name}.weight"], factors, name, scale=2)
+            )
     assert (during - logits(model, ids)).abs().max() < 1e-4
 
 
@@ -160,12 +162,12 @@ def test_several_adapters_take_turns(model: PreTrainedModel, lora: Path, tmp_pat
 @pytest.mark.parametrize(("quant", "band"), [("none", 1e-5), (None, 0.05)])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dora", [False, True])
-def test_on_quantised_bases_it_adds_to_what_the_codes_give(
+def test_an_adapter_adds_to_the_product_of_codes(
     tmp_path: Path, bits: int, dora: bool, quant: Any, band: float
 ) -> None:
     base = load(COPY / "v2" / f"tiny_int{bits}", quant=quant)  # computing in floats, or packed
-    made = tensors(linears(base, upstream=True), FUSED, dora=dora)
-    during = answered(base, write(tmp_path, made, FUSED, use_dora=dora))
+    factors = tensors(linears(base, upstream=True), FUSED, dora=dora)
+    during = answered(base, write(tmp_path, factors, FUSED, use_dora=dora))
     float_base = load(TINY, quant="none", dtype=torch.float32)
     with torch.no_grad():
         for name, module in base.named_modules():
@@ -176,7 +178,7 @@ def test_on_quantised_bases_it_adds_to_what_the_codes_give(
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_on_a_base_of_bitsandbytes(tmp_path: Path, dora: bool) -> None:
+def test_an_adapter_works_on_a_base_of_bitsandbytes(tmp_path: Path, dora: bool) -> None:
     torch.manual_seed(0)
     config = GlmConfig(
         hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
@@ -186,8 +188,8 @@ def test_on_a_base_of_bitsandbytes(tmp_path: Path, dora: bool) -> None:
     GlmForCausalLM(config).save_pretrained(tmp_path / "base")
     base = load(tmp_path / "base", quant="nf4", dtype=torch.float32, device="cpu")
     float_base = load(tmp_path / "base", quant="none", dtype=torch.float32)
-    made = tensors(linears(base, upstream=True), FUSED, dora=dora)
-    there = write(tmp_path / "lora", made, FUSED, use_dora=dora)
+    factors = tensors(linears(base, upstream=True), FUSED, dora=dora)
+    there = write(tmp_path / "lora", factors, FUSED, use_dora=dora)
     with torch.no_grad():
         for name, module in base.named_modules():
             if hasattr(module, "out_features"):
@@ -197,7 +199,7 @@ def test_on_a_base_of_bitsandbytes(tmp_path: Path, dora: bool) -> None:
     assert fingerprint(base) == fingerprint(float_base)
 
 
-def test_weights_of_bitsandbytes_in_eight_bits() -> None:
+def test_eight_bit_weights_of_bitsandbytes_are_read() -> None:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
     weight = torch.randn(32, 64)
@@ -230,7 +232,7 @@ def test_fused_modules_are_split_for_transformers_own_classes(tmp_path: Path) ->
     assert torch.equal(answered(model, there), answered(model, here))
 
 
-def test_the_fingerprint_is_the_checkpoints_in_any_precision(model: PreTrainedModel) -> None:
+def test_the_fingerprint_is_the_same_in_any_precision(model: PreTrainedModel) -> None:
     known = fingerprint(model)
     for dtype in (torch.float16, torch.bfloat16):
         assert fingerprint(load(TINY, quant="none", dtype=dtype)) == known
@@ -259,8 +261,8 @@ def test_another_model_is_refused(model: PreTrainedModel, lora: Path) -> None:
     rewrite(lora, base_model_name_or_path="/data/chatglm3-6b")
     with pytest.raises(UserError, match="generation 3"):
         Adapters(model).attach(read_adapter(lora), "it")
-    made = tensors(linears(glm1()[0]), ["query_key_value"])
-    write(lora, made, ["query_key_value"])
+    factors = tensors(linears(glm1()[0]), ["query_key_value"])
+    write(lora, factors, ["query_key_value"])
     with pytest.raises(UserError, match="generation 1, this model is of generation 2"):
         Adapters(model).attach(read_adapter(lora), "it")
 
@@ -273,17 +275,17 @@ def rewrite(directory: Path, **changes: Any) -> None:
 def retensor(directory: Path, **changes: Any) -> None:
     """Change, or with None remove, the tensors whose key ends so."""
     path = directory / "adapter_model.safetensors"
-    made = load_file(path)
+    factors = load_file(path)
     for end, change in changes.items():
-        for key in [key for key in made if key.endswith(end.replace("__", "."))]:
-            made[key] = change(made[key]) if change else made.pop(key)
+        for key in [key for key in factors if key.endswith(end.replace("__", "."))]:
+            factors[key] = change(factors[key]) if change else factors.pop(key)
             if change is None:
-                del made[key]
-    save_file(made, path)
+                del factors[key]
+    save_file(factors, path)
 
 
 @pytest.mark.parametrize(
-    ("end", "change", "said"),
+    ("end", "change", "message"),
     [
         ("lora_B__weight", torch.zeros_like, "all of the adapter's B matrices are zero"),
         ("layers__1__mlp__dense_4h_to_h__lora_B__weight", lambda b: b * float("nan"), "NaN"),
@@ -294,30 +296,30 @@ def retensor(directory: Path, **changes: Any) -> None:
         ("lora_B__weight", lambda b: b * 1e30, "NaN or infinite"),
     ],
 )
-def test_tensors_that_would_do_harm_or_nothing(
-    model: PreTrainedModel, lora: Path, end: str, change: Any, said: str
+def test_harmful_and_idle_tensors_are_refused(
+    model: PreTrainedModel, lora: Path, end: str, change: Any, message: str
 ) -> None:
     retensor(lora, **{end: change})
     before = logits(model)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         Adapters(model).attach(read_adapter(lora), "it")
     assert torch.equal(logits(model), before)
 
 
-def test_a_missing_layer_and_one_too_many(model: PreTrainedModel, lora: Path) -> None:
+def test_missing_and_additional_layers_are_refused(model: PreTrainedModel, lora: Path) -> None:
     path = lora / "adapter_model.safetensors"
-    made = load_file(path)
-    save_file({key: value for key, value in made.items() if ".layers.1." not in key}, path)
+    factors = load_file(path)
+    save_file({key: value for key, value in factors.items() if ".layers.1." not in key}, path)
     with pytest.raises(UserError, match=r"lacks transformer\.encoder\.layers\.1\..*\(4 modules"):
         Adapters(model).attach(read_adapter(lora), "it")
-    more = {key.replace(".layers.1.", ".layers.2."): t.clone() for key, t in made.items()}
-    save_file(made | more, path)
+    more = {key.replace(".layers.1.", ".layers.2."): t.clone() for key, t in factors.items()}
+    save_file(factors | more, path)
     with pytest.raises(UserError, match=r"layers\.2\..*made for another model"):
         Adapters(model).attach(read_adapter(lora), "it")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\] is not supported"),
@@ -330,11 +332,11 @@ def test_a_missing_layer_and_one_too_many(model: PreTrainedModel, lora: Path) ->
         ({"use_dora": True}, "lacks the tensor magnitude"),
     ],
 )
-def test_configs_that_would_not_be_followed(
-    model: PreTrainedModel, lora: Path, changes: dict[str, Any], said: str
+def test_unsupported_configs_are_refused(
+    model: PreTrainedModel, lora: Path, changes: dict[str, Any], message: str
 ) -> None:
     rewrite(lora, **changes)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         Adapters(model).attach(read_adapter(lora), "it")
 
 
@@ -345,7 +347,7 @@ def test_unknown_keys_are_refused_by_name(lora: Path) -> None:
         read_adapter(lora)
 
 
-def test_damaged_files_each_have_their_error(lora: Path) -> None:
+def test_each_damaged_file_has_its_error(lora: Path) -> None:
     path = lora / "adapter_model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -368,7 +370,7 @@ def test_damaged_files_each_have_their_error(lora: Path) -> None:
         read_adapter(lora)
 
 
-def test_directories_that_hold_no_adapter(lora: Path, tmp_path: Path) -> None:
+def test_directories_without_an_adapter_are_refused(lora: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         read_adapter(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
@@ -389,14 +391,14 @@ def test_directories_that_hold_no_adapter(lora: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "chatglm-lora.pt"])
-def test_the_tutorials_checkpoints_come_to_life(tmp_path: Path, name: str) -> None:
+def test_the_tutorials_checkpoints_are_read(tmp_path: Path, name: str) -> None:
     model, ids = glm1()
     ends = ["query_key_value"]
-    made = tensors(linears(model), ends, rank=8)
-    during = answered(model, write(tmp_path / "peft", made, ends, r=8, lora_alpha=32), ids)
+    factors = tensors(linears(model), ends, rank=8)
+    during = answered(model, write(tmp_path / "peft", factors, ends, r=8, lora_alpha=32), ids)
     old = tmp_path / "checkpoint-1000"
     old.mkdir()
-    torch.save({k.replace(".weight", ".default.weight"): v for k, v in made.items()}, old / name)
+    torch.save({k.replace(".weight", ".default.weight"): v for k, v in factors.items()}, old / name)
     adapter = read_adapter(old)
     assert adapter.contract == Contract(1, "tutorial")
     assert "rank 8 by its tensors, lora_alpha 32 as in the tutorial" in adapter.notes[0]
@@ -405,7 +407,7 @@ def test_the_tutorials_checkpoints_come_to_life(tmp_path: Path, name: str) -> No
 
 
 def test_broken_contracts_are_refused(lora: Path) -> None:
-    for text, said in (
+    for text, message in (
         ("{", "not a contract"),
         ('{"generation": 7}', "generation is 7"),
         ('{"generation": 2, "template": "poem"}', "template 'poem'; this knows chat, tutorial"),
@@ -413,5 +415,5 @@ def test_broken_contracts_are_refused(lora: Path) -> None:
         ('{"generation": 2, "version": 2}', "not a contract"),
     ):
         (lora / "contract.json").write_text(text, "utf-8")
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read_adapter(lora)

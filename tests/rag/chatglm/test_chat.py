@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import GlmConfig, PreTrainedTokenizerFast
 
 from ingest.errors import UserError
-from rag.chatglm.chat import FORMATS, context_of, count_chat, encode_chat, encode_text
+from rag.chatglm.chat import FORMATS, context_of, encode_chat, encode_text
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
 from rag.chatglm.generator import polish
 from rag.chatglm.tokenization import open_tokenizer
@@ -68,7 +68,6 @@ def test_prompts_are_the_original_ones(tokenizers: dict[int, Any], generation: i
     for case in golden(generation)["chat"]:
         ids = encode_chat(messages_of(case), tokenizer, generation)
         assert ids == case["encoding"]["input_ids"][0]
-        assert count_chat(messages_of(case), tokenizer, generation) == len(ids)
         if "stream_continuation_ids" in case:  # what upstream appends to a kept cache
             last = f"\n\n[Round {len(case['history']) + 1}]\n\n问：{case['query']}\n\n答："
             assert encode_text(last, tokenizer)[1:] == case["stream_continuation_ids"]
@@ -82,7 +81,7 @@ def test_stop_ids(tokenizers: dict[int, Any]) -> None:
     assert FORMATS[4].stop_ids(tokenizers[4]) == (first, first + 7, first + 9)
 
 
-def test_another_model_s_tokenizer_is_noticed(tokenizers: dict[int, Any]) -> None:
+def test_another_models_tokenizer_is_refused(tokenizers: dict[int, Any]) -> None:
     with pytest.raises(UserError, match=re.escape("<|user|>")):
         FORMATS[3].stop_ids(tokenizers[2])
     with pytest.raises(UserError, match="sop"):
@@ -94,7 +93,7 @@ def test_another_model_s_tokenizer_is_noticed(tokenizers: dict[int, Any]) -> Non
     [(1, "只用中文。\n[Round 0]\n问：甲\n答：乙\n[Round 1]\n问：丙\n答："),
      (2, "只用中文。\n\n[Round 1]\n\n问：甲\n\n答：乙\n\n[Round 2]\n\n问：丙\n\n答：")],
 )  # fmt: skip
-def test_the_system_speaks_first_where_it_has_no_role(
+def test_system_messages_come_first_without_a_system_role(
     tokenizers: dict[int, Any], generation: int, start: str
 ) -> None:
     chat = [Message("system", "只用中文。"), Message("user", "甲")]
@@ -104,7 +103,7 @@ def test_the_system_speaks_first_where_it_has_no_role(
     assert (ids[:-2] if generation == 1 else ids[2:]) == plain
 
 
-def test_glm4_s_prompt_is_what_its_template_says(tokenizers: dict[int, Any]) -> None:
+def test_glm4s_prompt_is_that_of_its_template(tokenizers: dict[int, Any]) -> None:
     tokenizer = tokenizers[4]
     chat = [
         {"role": "system", "content": "只用中文。", "metadata": ""},
@@ -119,7 +118,7 @@ def test_glm4_s_prompt_is_what_its_template_says(tokenizers: dict[int, Any]) -> 
     assert encode_chat(chat, tokenizer, 4) == expected
 
 
-def test_glm4_s_tools(tokenizers: dict[int, Any]) -> None:
+def test_glm4s_tools_are_a_system_turn(tokenizers: dict[int, Any]) -> None:
     schema = {"name": "get_weather", "parameters": {"type": "object"}}
     for tool in (schema, {"type": "function", "function": schema}):
         chat = [
@@ -135,7 +134,7 @@ def test_glm4_s_tools(tokenizers: dict[int, Any]) -> None:
 
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
 @given(parts=st.lists(st.sampled_from(HOSTILE) | st.text(max_size=3), max_size=8))
-def test_what_a_document_says_never_becomes_a_special_word(
+def test_text_never_becomes_a_special_token(
     tokenizers: dict[int, Any], generation: int, parts: list[str]
 ) -> None:
     tokenizer, text = tokenizers[generation], "".join(parts)
@@ -151,7 +150,7 @@ def test_what_a_document_says_never_becomes_a_special_word(
     assert specials(text) == specials("好")
 
 
-def test_nor_where_a_tokenizer_json_does_not_call_it_special(tokenizers: dict[int, Any]) -> None:
+def test_text_never_becomes_an_added_token(tokenizers: dict[int, Any]) -> None:
     fast = Tokenizer.from_str(tokenizers[4].backend_tokenizer.to_str())
     data = json.loads(fast.to_str())
     for word in data["added_tokens"]:
@@ -167,7 +166,7 @@ def test_nor_where_a_tokenizer_json_does_not_call_it_special(tokenizers: dict[in
 
 
 @pytest.mark.parametrize("generation", [1, 2])
-def test_questions_in_a_row_are_one(tokenizers: dict[int, Any], generation: int) -> None:
+def test_consecutive_questions_become_one(tokenizers: dict[int, Any], generation: int) -> None:
     def ids(*turns: tuple[Any, str]) -> list[int]:
         chat = [Message(role, text) for role, text in turns]
         return encode_chat(chat, tokenizers[generation], generation)
@@ -179,7 +178,9 @@ def test_questions_in_a_row_are_one(tokenizers: dict[int, Any], generation: int)
 
 
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
-def test_chats_that_cannot_be_answered(tokenizers: dict[int, Any], generation: int) -> None:
+def test_chats_that_cannot_be_answered_are_refused(
+    tokenizers: dict[int, Any], generation: int
+) -> None:
     for chat in ([], [Message("system", "甲")], [Message("assistant", "甲")]):
         with pytest.raises(UserError, match="end with a question"):
             encode_chat(chat, tokenizers[generation], generation)
@@ -188,7 +189,7 @@ def test_chats_that_cannot_be_answered(tokenizers: dict[int, Any], generation: i
 
 
 @pytest.mark.parametrize("generation", [1, 2])
-def test_old_generations_know_no_tools(tokenizers: dict[int, Any], generation: int) -> None:
+def test_old_generations_refuse_tools(tokenizers: dict[int, Any], generation: int) -> None:
     with pytest.raises(UserError, match="can't use tools"):
         encode_chat([{"role": "observation", "content": "22"}], tokenizers[generation], generation)
 
@@ -199,7 +200,7 @@ def test_responses_are_polished_as_the_original_does(generation: int) -> None:
         assert polish(case["response"], generation) == case["processed"]
 
 
-def test_the_context_is_what_the_model_was_trained_for() -> None:
+def test_the_context_is_the_window_of_the_training() -> None:
     assert context_of(Glm1Config()) == 2048
     theta = {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 10000.0}
     config = ChatGLM2Config(generation=2, max_position_embeddings=32768, rope_parameters=theta)

@@ -47,23 +47,25 @@ def test_keys_tell_the_generations_apart(entry: Any) -> None:
         ({"_name_or_path": "", "padded_vocab_size": 151552}, 4),
     ],
 )
-def test_what_tells_chatglm2_from_3_and_glm4(changes: dict[str, Any], generation: int) -> None:
+def test_the_name_or_version_tells_chatglm2_from_3_and_glm4(
+    changes: dict[str, Any], generation: int
+) -> None:
     assert generation_of(Glm1Config.from_dict(V2 | changes)) == generation
 
 
-def test_what_cannot_be_told_is_asked_for() -> None:
+def test_an_unclear_generation_is_refused() -> None:
     with pytest.raises(UserError, match='add "generation": 2 or 3'):
         Glm1Config.from_dict(V2 | {"_name_or_path": "mine", "transformers_version": "4.33.0"})
 
 
 @pytest.mark.parametrize("data", [V1, V2, V3])
-def test_a_config_comes_back(data: dict[str, Any]) -> None:
+def test_a_saved_config_is_read_again(data: dict[str, Any]) -> None:
     config = Glm1Config.from_dict(dict(data))
     assert Glm1Config.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("data", [V1, V2])
-def test_an_unknown_field_is_refused_by_its_name(data: dict[str, Any]) -> None:
+def test_an_unknown_field_is_refused_by_name(data: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="unknown field 'sliding_window': 512"):
         Glm1Config.from_dict(data | {"sliding_window": 512})
 
@@ -78,14 +80,14 @@ def test_an_unknown_field_is_refused_by_its_name(data: dict[str, Any]) -> None:
         (V2, "apply_residual_connection_post_layernorm", True),
     ],
 )
-def test_what_is_not_implemented_is_refused_by_its_name(
+def test_an_unimplemented_value_is_refused_by_name(
     data: dict[str, Any], name: str, value: Any
 ) -> None:
     with pytest.raises(UserError, match=rf"{name} = {value}"):
         Glm1Config.from_dict(data | {name: value})
 
 
-def test_the_old_vocabulary_with_images_is_refused_by_name() -> None:
+def test_the_vocabulary_with_image_tokens_is_refused() -> None:
     old = {"bos_token_id": 150004, "eos_token_id": 150005, "vocab_size": 150528}
     with pytest.raises(UserError, match=r"bos_token_id is 150004.*March 2023"):
         Glm1Config.from_dict(V1 | old)

@@ -23,12 +23,12 @@ from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.chat import FORMATS, encode_chat
 from rag.chatglm.export import BANDS, export
 from rag.chatglm.loading import load
-from rag.chatglm.save import pack
+from rag.chatglm.save import save_quantized
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.bases import FUSED, base
 from tests.rag.chatglm import vocabularies
 from tests.rag.chatglm.adapters import linears, tensors, write
-from tests.rag.chatglm.golden import COPY, apart, arrays
+from tests.rag.chatglm.golden import COPY, arrays, largest_difference
 from tests.rag.chatglm.models import golden_model, random_model
 
 PLAIN = Path(__file__).with_name("plain.py")
@@ -54,17 +54,17 @@ CALLED = [
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What plain transformers made of each export."""
+    """The results of plain transformers for each export."""
 
     results: dict[str, Any]
     logits: dict[str, Tensor]
     folders: dict[str, Path]
-    """What each was made of."""
+    """The source of each export."""
 
 
 def chats_of(generation: int) -> list[list[dict[str, Any]]]:
     """The golden chats as messages."""
-    made = []
+    chats = []
     path = vocabularies.GOLDEN / f"v{generation}_golden.json"
     for case in json.loads(path.read_text("utf-8"))["chat"]:
         history = case["history"]
@@ -74,8 +74,8 @@ def chats_of(generation: int) -> list[list[dict[str, Any]]]:
                 for pair in history
                 for role, text in zip(("user", "assistant"), pair, strict=True)
             ]
-        made.append([*history, {"role": case.get("role", "user"), "content": case["query"]}])
-    return made
+        chats.append([*history, {"role": case.get("role", "user"), "content": case["query"]}])
+    return chats
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +85,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     sources: dict[str, Path] = {}
     jobs: dict[str, dict[str, Any]] = {}
 
-    def job(name: str, source: Path, asked: dict[str, Any], **options: Any) -> None:
+    def job(name: str, source: Path, inputs: dict[str, Any], **options: Any) -> None:
         export(source, work / name, **options)
         sources[name] = source
-        jobs[name] = {"folder": str(work / name), **asked}
+        jobs[name] = {"folder": str(work / name), **inputs}
 
     for version in ("v2", "v3"):
         golden = arrays(COPY / version / "golden.npz")
@@ -103,11 +103,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         job(f"int{bits}", source, {"ids": ids}, dtype=torch.float32)
     golden = arrays(COPY / "v3" / "golden.npz")
     ids = [golden[f"single.{name}.input_ids"].tolist() for name in PROMPTS]
-    pack(work / "v3-source", work / "packed-source", bits=4)
+    save_quantized(work / "v3-source", work / "packed-source", bits=4)
     job("packed", work / "packed-source", {"ids": ids}, dtype=torch.float32)
     sizes = linears(load(work / "v3-source", quant="none"), upstream=True)
-    made = tensors(sizes, FUSED, dora=True)
-    adapter = write(work / "adapter", made, FUSED, use_dora=True)
+    factors = tensors(sizes, FUSED, dora=True)
+    adapter = write(work / "adapter", factors, FUSED, use_dora=True)
     Contract(3, stop_ids=(7,)).write(adapter)
     options = {"adapter": adapter, "dtype": torch.float32}
     job("merged", work / "v3-source", {"ids": ids, "greedy": [ids[0]]}, **options)
@@ -116,12 +116,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         golden_words = json.loads(
             (vocabularies.GOLDEN / f"v{generation}_golden.json").read_text("utf-8")
         )
-        asked = {
+        inputs = {
             "texts": [item["text"] for item in golden_words["items"]],
             "pairs": [[pair["text"], pair["text_pair"]] for pair in golden_words["pairs"]],
             "chats": chats_of(generation),
         }
-        job(f"published{generation}", source, asked)
+        job(f"published{generation}", source, inputs)
     source = random_model(work / "glm4-source", 4)
     job("glm4", source, {"ids": [ids[0]], "chats": [*CHATS, CALLED]})
     (work / "jobs.json").write_text(json.dumps(jobs), "utf-8")
@@ -133,7 +133,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     return Seen(results, logits, sources | {"adapter": adapter})
 
 
-def test_transformers_own_class_loads_every_tensor(seen: Seen) -> None:
+def test_transformers_loads_every_exported_tensor(seen: Seen) -> None:
     for name, result in seen.results.items():
         assert result["class"] == "transformers.models.glm.modeling_glm", name
         assert not any(result["left"].values()), name
@@ -143,7 +143,10 @@ def test_transformers_own_class_loads_every_tensor(seen: Seen) -> None:
 def test_logits_and_greedy_words_are_the_originals(seen: Seen, version: str) -> None:
     golden = arrays(COPY / version / "golden.npz")
     for i, name in enumerate(PROMPTS):
-        assert apart(seen.logits[f"{version}.{i}"], golden[f"single.{name}.logits"]) < 1e-3, name
+        assert (
+            largest_difference(seen.logits[f"{version}.{i}"], golden[f"single.{name}.logits"])
+            < 1e-3
+        ), name
     for i, name in enumerate(("short", "medium")):
         expected = golden[f"generate.{name}.output_ids"].tolist()
         assert seen.results[version]["greedy"][i] == expected
@@ -154,11 +157,11 @@ def test_published_codes_give_the_originals_logits(seen: Seen, bits: int) -> Non
     golden = arrays(COPY / "v2" / "quant_golden.npz")
     for i, name in enumerate(("short", "medium")):
         expected = golden[f"int{bits}.{name}.logits"]
-        assert apart(seen.logits[f"int{bits}.{i}"], expected) < 1e-3
+        assert largest_difference(seen.logits[f"int{bits}.{i}"], expected) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["packed", "merged", "glm4"])
-def test_others_compute_what_our_model_does(seen: Seen, name: str) -> None:
+def test_transformers_computes_the_same_as_our_model(seen: Seen, name: str) -> None:
     ours: Any = load(seen.folders[name], quant="none", dtype=torch.float32, device="cpu")
     if name == "merged":
         adapters = Adapters(ours)
@@ -169,7 +172,7 @@ def test_others_compute_what_our_model_does(seen: Seen, name: str) -> None:
         ids = golden[f"single.{prompt}.input_ids"]
         with torch.no_grad():
             wanted = ours(ids).logits
-        assert apart(seen.logits[f"{name}.{i}"], wanted) < 1e-3
+        assert largest_difference(seen.logits[f"{name}.{i}"], wanted) < 1e-3
     if name == "merged":
         ids = golden["single.short.input_ids"]
         out = ours.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=None)
@@ -177,7 +180,7 @@ def test_others_compute_what_our_model_does(seen: Seen, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["v2", "v3", "glm4"])
-def test_chats_become_our_ids(seen: Seen, name: str) -> None:
+def test_chats_get_our_ids(seen: Seen, name: str) -> None:
     generation = int(name[-1])
     tokenizer = open_tokenizer(seen.folders[name])
     chats = [*CHATS, CALLED] if name == "glm4" else CHATS
@@ -186,7 +189,7 @@ def test_chats_become_our_ids(seen: Seen, name: str) -> None:
 
 
 @pytest.mark.parametrize("generation", [2, 3])
-def test_texts_and_chats_become_the_originals_ids(seen: Seen, generation: int) -> None:
+def test_texts_and_chats_get_the_originals_ids(seen: Seen, generation: int) -> None:
     path = vocabularies.GOLDEN / f"v{generation}_golden.json"
     golden = json.loads(path.read_text("utf-8"))
     result = seen.results[f"published{generation}"]
@@ -195,14 +198,14 @@ def test_texts_and_chats_become_the_originals_ids(seen: Seen, generation: int) -
     assert result["chats"] == [case["encoding"]["input_ids"][0] for case in golden["chat"]]
 
 
-def test_answers_end_where_they_end_here(seen: Seen) -> None:
+def test_exported_stop_ids_are_ours(seen: Seen) -> None:
     for name in ("published2", "published3", "glm4"):
         stops = FORMATS[int(name[-1])].stop_ids(open_tokenizer(seen.folders[name]))
         assert tuple(seen.results[name]["eos"]) == stops
     assert seen.results["merged"]["eos"][-1] == 7  # the adapter's own
 
 
-def test_the_configuration_says_it_for_new_and_old_readers(tmp_path: Path) -> None:
+def test_the_config_serves_transformers_4_and_5(tmp_path: Path) -> None:
     source = random_model(tmp_path / "source", 4)
     export(source, tmp_path / "out", dtype=torch.bfloat16)
     data = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
@@ -217,7 +220,7 @@ def test_the_configuration_says_it_for_new_and_old_readers(tmp_path: Path) -> No
         assert tensor.dtype == torch.bfloat16
 
 
-def test_the_positions_that_chatglm2_was_not_trained_on_are_left_out(tmp_path: Path) -> None:
+def test_the_window_of_chatglm2_is_that_of_its_training(tmp_path: Path) -> None:
     source = golden_model("v2", tmp_path / "source")
     config = json.loads((source / "config.json").read_text("utf-8"))
     (source / "config.json").write_text(json.dumps(config | {"seq_length": 32768}), "utf-8")
@@ -237,7 +240,7 @@ def test_the_32k_models_stretch_their_positions(tmp_path: Path) -> None:
     for name in ("medium", "long"):
         with torch.no_grad():
             logits = out(golden[f"{name}.input_ids"]).logits
-        assert apart(logits, golden[f"{name}.logits"]) < 1e-3
+        assert largest_difference(logits, golden[f"{name}.logits"]) < 1e-3
 
 
 def test_shards_hold_each_tensor_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,15 +252,15 @@ def test_shards_hold_each_tensor_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text("utf-8"))
-    held: dict[str, str] = {}
+    files: dict[str, str] = {}
     for path in (tmp_path / "out").glob("*.safetensors"):
-        held |= dict.fromkeys(load_file(path), path.name)
-    assert held == index["weight_map"]
-    assert len(set(held.values())) > 3
+        files |= dict.fromkeys(load_file(path), path.name)
+    assert files == index["weight_map"]
+    assert len(set(files.values())) > 3
     assert (tmp_path / "out" / "MODEL_LICENSE").read_text("utf-8") == "terms"
 
 
-def test_what_is_killed_leaves_nothing_in_its_place(tmp_path: Path) -> None:
+def test_a_killed_export_leaves_nothing(tmp_path: Path) -> None:
     source = golden_model("v3", tmp_path / "source")
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom rag.chatglm.export import export\n"
@@ -286,7 +289,7 @@ def without_tokenizer(source: Path) -> None:
         (without_tokenizer, "has no tokenizer"),
     ],
 )
-def test_what_does_not_fit_is_told_before_anything_is_written(
+def test_mismatches_are_reported_before_anything_is_written(
     tmp_path: Path, spoil: Callable[[Path], None], says: str
 ) -> None:
     source = golden_model("v3", tmp_path / "source")
@@ -296,17 +299,17 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BESIDE", 1 << 60)
+    monkeypatch.setattr(module, "SIDE_BYTES", 1 << 60)
     source = golden_model("v3", tmp_path / "source")
     with pytest.raises(UserError, match=r"GB left and out takes 1152921504\.6 GB; free some"):
         export(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_other_models_are_told_what_to_do(tmp_path: Path) -> None:
+def test_other_models_are_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="rag serve --model"):
         export(COPY / "v1" / "tiny_safetensors", tmp_path / "out")
     for kind in ("glm4", "glm4-0414"):
@@ -347,7 +350,7 @@ def test_weights_too_large_for_a_precision_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_that_answers_otherwise_is_not_kept(
+def test_an_export_with_other_logits_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BANDS, torch.bfloat16, 1e-6)  # which rounding to bfloat16 is beyond

@@ -33,15 +33,15 @@ Pair = tuple[Any, Any]
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Pair]:
     """By generation: our tokenizer and the exported one, as AutoTokenizer opens it."""
-    made: dict[int, Pair] = {}
+    pairs: dict[int, Pair] = {}
     for generation in GENERATIONS:
         here, there = (tmp_path_factory.mktemp("t") for _ in range(2))
         small = generation == 4
         folder = vocabularies.small_4(here) if small else vocabularies.published(here, generation)
         ours = open_tokenizer(folder)
         write_tokenizer(ours, generation, 8192, there)
-        made[generation] = ours, AutoTokenizer.from_pretrained(there)
-    return made
+        pairs[generation] = ours, AutoTokenizer.from_pretrained(there)
+    return pairs
 
 
 def plain(ours: Any, text: str) -> list[int]:
@@ -50,7 +50,7 @@ def plain(ours: Any, text: str) -> list[int]:
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 @given(text=TEXT)
-def test_any_text(pairs: dict[int, Pair], generation: int, text: str) -> None:
+def test_any_text_gets_the_same_ids(pairs: dict[int, Pair], generation: int, text: str) -> None:
     ours, theirs = pairs[generation]
     ids = plain(ours, text)
     assert plain(theirs, text) == ids
@@ -66,18 +66,20 @@ def test_any_text(pairs: dict[int, Pair], generation: int, text: str) -> None:
     turns=st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), TEXT), max_size=5),
     last=TEXT,
 )
-def test_any_chat(
+def test_any_chat_gets_the_same_ids(
     pairs: dict[int, Pair], generation: int, turns: list[tuple[str, str]], last: str
 ) -> None:
     ours, theirs = pairs[generation]
     chat = [{"role": role, "content": text} for role, text in [*turns, ("user", last)]]
-    made = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-    assert made == encode_chat(chat, ours, generation)
+    ids = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    assert ids == encode_chat(chat, ours, generation)
 
 
 @pytest.mark.parametrize("generation", [3, 4])
 @given(text=TEXT, name=st.sampled_from(["", "get_weather", "<|user|>"]))
-def test_any_tool_call(pairs: dict[int, Pair], generation: int, text: str, name: str) -> None:
+def test_any_tool_call_gets_the_same_ids(
+    pairs: dict[int, Pair], generation: int, text: str, name: str
+) -> None:
     ours, theirs = pairs[generation]
     function = {"name": "f", "description": text, "parameters": {"type": "object"}}
     tools = [function, {"type": "function", "function": function}]
@@ -87,12 +89,12 @@ def test_any_tool_call(pairs: dict[int, Pair], generation: int, text: str, name:
         {"role": "assistant", "content": text, "metadata": name},
         {"role": "observation", "content": text},
     ]
-    made = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-    assert made == encode_chat(chat, ours, generation)
+    ids = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    assert ids == encode_chat(chat, ours, generation)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_any_ids(pairs: dict[int, Pair], generation: int) -> None:
+def test_any_ids_decode_to_the_same_text(pairs: dict[int, Pair], generation: int) -> None:
     """Also such as stand for halves of letters, as an answer cut by its length ends with."""
     ours, theirs = pairs[generation]
     dice = random.Random(0)
@@ -118,11 +120,11 @@ def test_overlapping_splits_of_a_piece_make_no_difference(pairs: dict[int, Pair]
                         b + found + e for b in ("", "x", "中", " ") for e in ("", "x", "中", " ")
                     ]
     assert len(texts) == 362 * 16
-    made = theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    assert made == [ours.encode_data(text) for text in texts]
+    rows = theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert rows == [ours.encode_data(text) for text in texts]
 
 
-def test_long_texts(pairs: dict[int, Pair]) -> None:
+def test_long_texts_get_the_same_ids(pairs: dict[int, Pair]) -> None:
     for ours, theirs in pairs.values():
         for path in (*vocabularies.TEXTS, Path(__file__)):
             text = path.read_text("utf-8").replace(MARK, "")
@@ -130,14 +132,14 @@ def test_long_texts(pairs: dict[int, Pair]) -> None:
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_what_no_row_of_ours_is_is_refused(pairs: dict[int, Pair], generation: int) -> None:
+def test_chats_that_we_refuse_are_refused(pairs: dict[int, Pair], generation: int) -> None:
     _, theirs = pairs[generation]
-    asked = {"role": "user", "content": "甲"}
+    question = {"role": "user", "content": "甲"}
     refused: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
-        ([asked, {"role": "assistant", "content": "乙"}], {}),
-        ([{"role": "tool", "content": "乙"}, asked], {}),
+        ([question, {"role": "assistant", "content": "乙"}], {}),
+        ([{"role": "tool", "content": "乙"}, question], {}),
         ([{"role": "user", "content": [{"type": "text", "text": "乙"}]}], {}),
-        ([asked], {"tools": [{"name": "f"}]}),
+        ([question], {"tools": [{"name": "f"}]}),
     ]
     if generation == 2:
         refused.append(([{"role": "observation", "content": "乙"}], {}))
@@ -146,18 +148,18 @@ def test_what_no_row_of_ours_is_is_refused(pairs: dict[int, Pair], generation: i
             theirs.apply_chat_template(chat, add_generation_prompt=True, **options)
 
 
-def test_a_whole_chat_begins_as_its_prompt_does(pairs: dict[int, Pair]) -> None:
+def test_a_whole_chat_begins_with_its_prompt(pairs: dict[int, Pair]) -> None:
     """For trainers: the answer is the assistant's turn, in the words in which ours trains on it."""
-    asked, said = {"role": "user", "content": "甲"}, {"role": "assistant", "content": "乙"}
+    question, said = {"role": "user", "content": "甲"}, {"role": "assistant", "content": "乙"}
     for ours, theirs in pairs.values():
-        whole = theirs.apply_chat_template([asked, said])["input_ids"]
-        prompt = theirs.apply_chat_template([asked], add_generation_prompt=True)["input_ids"]
+        whole = theirs.apply_chat_template([question, said])["input_ids"]
+        prompt = theirs.apply_chat_template([question], add_generation_prompt=True)["input_ids"]
         assert whole[: len(prompt)] == prompt
         assert ours.decode(whole[len(prompt) :]).strip() == "乙"
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_special_words(pairs: dict[int, Pair], generation: int) -> None:
+def test_special_tokens_get_their_ids(pairs: dict[int, Pair], generation: int) -> None:
     ours, theirs = pairs[generation]
     renamed = {} if generation == 4 else {"sop": "<sop>", "eop": "<eop>"}
     for word, index in ours.get_vocab().items():
@@ -170,7 +172,7 @@ def test_special_words(pairs: dict[int, Pair], generation: int) -> None:
     assert (user in theirs("<|user|>")["input_ids"]) == (generation > 2)
 
 
-def test_transformers_4_finds_the_class_it_knows(tmp_path: Path) -> None:
+def test_transformers_4_finds_the_tokenizer_class(tmp_path: Path) -> None:
     ours = open_tokenizer(vocabularies.small_4(tmp_path))
     write_tokenizer(ours, 4, 100, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text("utf-8"))

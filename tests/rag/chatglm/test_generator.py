@@ -100,11 +100,11 @@ def test_stop_ids_end_the_text(loose: ChatGLMGenerator, monkeypatch: pytest.Monk
     assert whole.startswith(short)
 
 
-def test_count_is_what_is_fed(loose: ChatGLMGenerator) -> None:
+def test_count_is_the_length_of_the_prompt(loose: ChatGLMGenerator) -> None:
     assert loose.count(QUESTION) == len(loose.encode(QUESTION))
 
 
-def test_generation_ends_where_the_window_does(loose: ChatGLMGenerator) -> None:
+def test_generation_ends_with_the_window(loose: ChatGLMGenerator) -> None:
     prompt = [5] * (loose.context - 3)
     assert len(list(loose.tokens(prompt, Sampling(100, temperature=0)))) == 3
     with pytest.raises(UserError, match=f"{loose.context} tokens.* {loose.context}"):
@@ -121,7 +121,7 @@ def test_closing_the_iterator_stops_the_model(loose: ChatGLMGenerator) -> None:
     assert len(steps) == 1
 
 
-def test_scores_that_are_no_numbers(loose: ChatGLMGenerator) -> None:
+def test_nan_scores_are_handled_as_upstream(loose: ChatGLMGenerator) -> None:
     def spoil(some: slice) -> Any:
         def hook(_module: Any, _given: Any, out: Any) -> Any:
             out.logits[..., some] = float("nan")
@@ -138,21 +138,21 @@ def test_scores_that_are_no_numbers(loose: ChatGLMGenerator) -> None:
     handle.remove()
 
 
-def test_a_directory_opens_with_what_fits(tmp_path: Path) -> None:
+def test_a_directory_opens_in_a_mode_that_fits(tmp_path: Path) -> None:
     import shutil
 
     from rag.chatglm.generator import open_generator
 
     shutil.copytree(COPY / "v3" / "tiny_safetensors", tmp_path / "chatglm3-tiny")
     vocabularies.published(tmp_path / "chatglm3-tiny", 3)
-    told: list[float] = []
-    ours = open_generator(tmp_path / "chatglm3-tiny", quant="none", progress=told.append)
+    shares: list[float] = []
+    ours = open_generator(tmp_path / "chatglm3-tiny", quant="none", progress=shares.append)
     assert ours.name == "chatglm3-tiny"
-    assert told[-1] == 1
-    assert told == sorted(told)
+    assert shares[-1] == 1
+    assert shares == sorted(shares)
 
 
-def test_a_reply_that_is_stopped_ends_early_and_the_next_is_whole(loose: ChatGLMGenerator) -> None:
+def test_stop_ends_a_reply_but_not_the_next(loose: ChatGLMGenerator) -> None:
     whole = list(loose.stream(QUESTION, GREEDY))
     reply, pieces = loose.stream(QUESTION, GREEDY), []
     for piece in reply:
@@ -163,8 +163,8 @@ def test_a_reply_that_is_stopped_ends_early_and_the_next_is_whole(loose: ChatGLM
     assert list(loose.stream(QUESTION, GREEDY)) == whole
 
 
-def test_a_prompt_is_left_between_two_layers(loose: ChatGLMGenerator) -> None:
-    """Also where nothing has been written yet: the model is told while it reads."""
+def test_stop_ends_reading_between_two_layers(loose: ChatGLMGenerator) -> None:
+    """Even if nothing has been written yet: while the model reads the prompt."""
     layers = max(
         (list(m) for m in loose.model.modules() if isinstance(m, torch.nn.ModuleList)), key=len
     )

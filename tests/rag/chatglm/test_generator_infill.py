@@ -148,7 +148,7 @@ def test_a_long_blank_is_filled_with_a_sentence(filler: tuple[Any, Any]) -> None
         assert fill(*filler, f"{country}：[gMASK]", GREEDY) == f"{country}：{fact(country)}。"
 
 
-def test_packed_weights_fill_too(directory: Path) -> None:
+def test_packed_weights_fill_blanks_too(directory: Path) -> None:
     model, tokenizer = load(directory, quant="int8"), open_tokenizer(directory)
     assert fill(model, tokenizer, "法国的首都是[MASK]。", GREEDY) == "法国的首都是巴黎。"
 
@@ -190,7 +190,7 @@ def test_the_text_around_the_blanks_is_kept(
     assert filled == fill(*filler, text, Sampling(3, 1.0, 1.0, seed))
 
 
-def test_what_the_text_says_is_no_command(filler: tuple[Any, Any]) -> None:
+def test_control_tokens_in_the_text_are_data(filler: tuple[Any, Any]) -> None:
     _, tokenizer = filler
     ids = encode_blanks(["<sop>[sMASK]<eop>", "<pad>"], ["[MASK]"], tokenizer)
     special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
@@ -208,17 +208,17 @@ def test_a_blank_ends_at_the_limit(filler: tuple[Any, Any]) -> None:
     ("text", "says"),
     [("今天很好", r"no blank.*\[MASK\].*\[gMASK\]"), ("[sMASK]", "no blank"), ("", "no blank")],
 )
-def test_a_text_without_a_blank(filler: tuple[Any, Any], text: str, says: str) -> None:
+def test_a_text_without_a_blank_is_refused(filler: tuple[Any, Any], text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         fill(*filler, text, GREEDY)
 
 
-def test_a_text_longer_than_the_window(filler: tuple[Any, Any]) -> None:
+def test_a_text_longer_than_the_window_is_refused(filler: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="128"):
         fill(*filler, "法国的首都是" * 100 + "[MASK]", GREEDY)
 
 
-def test_a_model_that_only_continues(filler: tuple[Any, Any]) -> None:
+def test_a_model_that_fills_no_blanks_is_refused(filler: tuple[Any, Any]) -> None:
     model = load(COPY / "v2" / "tiny_safetensors", quant="none")
     with pytest.raises(UserError, match="generation 2"):
         fill(model, filler[1], "今天[MASK]很好", GREEDY)
@@ -232,7 +232,7 @@ def rag(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess
     )
 
 
-def test_the_command(directory: Path, tmp_path: Path) -> None:
+def test_the_command_fills_blanks(directory: Path, tmp_path: Path) -> None:
     options = ("--model", str(directory), "--quant", "none")
     done = rag(*options, "[MASK]的首都是开罗，德国的首都是[MASK]。", home=tmp_path)
     assert done.stdout == "埃及的首都是开罗，德国的首都是柏林。\n"
@@ -249,7 +249,9 @@ def test_the_command(directory: Path, tmp_path: Path) -> None:
         ("v1/tiny_safetensors", "今天[MASK]很好", "has no tokenizer"),
     ],
 )
-def test_a_mistake_is_one_line(model: str, text: str, says: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_line(
+    model: str, text: str, says: str, tmp_path: Path
+) -> None:
     done = rag("--model", str(COPY / model), text, home=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert says in done.stderr.splitlines()[-1]

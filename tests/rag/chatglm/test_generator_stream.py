@@ -47,7 +47,9 @@ def some(tokenizer: Any, words: str) -> list[int]:
 
 @pytest.mark.parametrize("which", range(4))
 @given(data=st.data())
-def test_any_ids(tokenizers: list[Any], which: int, data: st.DataObject) -> None:
+def test_any_ids_decode_to_the_same_text(
+    tokenizers: list[Any], which: int, data: st.DataObject
+) -> None:
     tokenizer = tokenizers[which]
     size = len(tokenizer) + (0 if which == 3 else 10)
     frequent = some(tokenizer, "▁ ▁▁ <0xE4> <0xBD> <0xA0> <0xF0> <0x9F> <0x20> < | n > ' <unk>")
@@ -59,7 +61,7 @@ def test_any_ids(tokenizers: list[Any], which: int, data: st.DataObject) -> None
 
 @pytest.mark.parametrize("which", range(4))
 @given(text=LETTERS)
-def test_any_text(tokenizers: list[Any], which: int, text: str) -> None:
+def test_any_text_gets_the_same_ids(tokenizers: list[Any], which: int, text: str) -> None:
     tokenizer = tokenizers[which]
     ids = tokenizer.encode(text, add_special_tokens=False)
     found = pieces(tokenizer, ids)
@@ -69,7 +71,7 @@ def test_any_text(tokenizers: list[Any], which: int, text: str) -> None:
 
 
 @given(SPACED)
-def test_blanks_that_are_cleaned_away(tokenizers: list[Any], text: str) -> None:
+def test_removed_blanks_are_removed_while_streaming(tokenizers: list[Any], text: str) -> None:
     """ChatGLM-6B takes blanks before marks away, which may come long after the blank."""
 
     class Letters:
@@ -82,7 +84,7 @@ def test_blanks_that_are_cleaned_away(tokenizers: list[Any], text: str) -> None:
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_text_comes_at_once(tokenizers: list[Any], which: int) -> None:
+def test_text_is_given_as_soon_as_it_is_certain(tokenizers: list[Any], which: int) -> None:
     tokenizer = tokenizers[which]
     ids = tokenizer.encode("今天天气怎么样?我爱北京天安门。", add_special_tokens=False)
     decoder, text = StreamDecoder(tokenizer), ""
@@ -106,7 +108,9 @@ def test_a_long_text_costs_no_more_per_id_than_a_short_one(tokenizers: list[Any]
 
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
 @given(text=ANSWERS, data=st.data())
-def test_polishing_while_it_comes(generation: int, text: str, data: st.DataObject) -> None:
+def test_polishing_a_stream_equals_polishing_the_text(
+    generation: int, text: str, data: st.DataObject
+) -> None:
     polisher, shown, rest = Polisher(generation), "", text
     while rest:
         cut = data.draw(st.integers(1, len(rest)))

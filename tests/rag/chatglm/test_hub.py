@@ -1,4 +1,4 @@
-"""Models by name, from a hub on this machine: what is fetched, pinned, resumed, and said offline."""
+"""Models from a hub on this machine: downloads, recorded commits, resuming, and offline errors."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 
 from ingest.errors import UserError
-from ingest.i18n import translate
+from ingest.i18n import Translatable, translate
 from rag.chatglm.hub import Origin, fetch, origin
 from tests.rag.chatglm.hubs import COMMIT, NEWER, Hub
 
@@ -54,7 +54,7 @@ def get(name: str, home: Path, hub: Hub | None, *, weights: bool = True) -> Path
     return fetch(name, cache=home / "models", weights=weights, endpoint=address)
 
 
-def held(directory: Path) -> set[str]:
+def files_in(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()} - {"origin.json"}
 
 
@@ -66,17 +66,15 @@ def test_a_folder_is_itself(home: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_of_one_kind_and_no_code_are_fetched(name: str, home: Path, hub: Hub) -> None:
     directory = get(name, home, hub)
-    assert held(directory) == READ
+    assert files_in(directory) == READ
     assert set(hub.names) == READ
     assert (directory / "model.safetensors").read_bytes() == BIG
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_torch_files_are_fetched_where_there_are_no_safetensors(
-    name: str, home: Path, hub: Hub
-) -> None:
+def test_torch_files_are_fetched_without_safetensors(name: str, home: Path, hub: Hub) -> None:
     del hub.files["model.safetensors"], hub.files["model.safetensors.index.json"]
-    assert {"pytorch_model.bin", "pytorch_model.bin.index.json"} <= held(get(name, home, hub))
+    assert {"pytorch_model.bin", "pytorch_model.bin.index.json"} <= files_in(get(name, home, hub))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,13 +84,13 @@ def test_the_commit_is_recorded_and_kept(name: str, home: Path, hub: Hub) -> Non
     assert recorded
     assert (recorded.hub, recorded.name) == (hub.address, "owner/model")
     assert len(recorded.revision) == 40
-    hub.commit, hub.asked = NEWER, []
+    hub.commit, hub.requests = NEWER, []
     assert get(name, home, hub) == directory  # the hub's newer commit does not change it
     assert get(name, home, None) == directory
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_a_branch_is_asked_for_anew_and_a_commit_is_not(home: Path, hub: Hub) -> None:
+def test_a_branch_is_looked_up_again_and_a_commit_is_not(home: Path, hub: Hub) -> None:
     first = get("owner/model", home, hub)
     hub.commit = NEWER
     newer = get("owner/model@main", home, hub)
@@ -102,17 +100,19 @@ def test_a_branch_is_asked_for_anew_and_a_commit_is_not(home: Path, hub: Hub) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_configuration_alone_is_no_copy_of_the_model(name: str, home: Path, hub: Hub) -> None:
+def test_the_configuration_alone_is_not_a_copy_of_the_model(
+    name: str, home: Path, hub: Hub
+) -> None:
     directory = get(name, home, hub, weights=False)
-    assert held(directory) == {"config.json"}
+    assert files_in(directory) == {"config.json"}
     assert get(name, home, None, weights=False) == directory
     with pytest.raises(UserError, match="can't be reached"):
         get(name, home, None)
-    assert held(get(name, home, hub)) == READ
+    assert files_in(get(name, home, hub)) == READ
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_offline_says_in_one_line_what_to_get_and_where_to_put_it(name: str, home: Path) -> None:
+def test_the_offline_error_names_the_download_and_its_folder(name: str, home: Path) -> None:
     with pytest.raises(UserError) as caught:
         get(name, home, None)
     place = home / "models" / "owner" / "model"
@@ -127,21 +127,21 @@ def test_offline_says_in_one_line_what_to_get_and_where_to_put_it(name: str, hom
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_offline_mode_speaks_to_nobody(
+def test_offline_mode_sends_no_request(
     name: str, home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         get(name, home, hub)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
-def test_offline_a_copy_that_another_tool_made_will_do(
+def test_offline_another_tools_copy_is_used(
     home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = huggingface_hub.snapshot_download("owner/model", endpoint=hub.address)
+    copy = huggingface_hub.snapshot_download("owner/model", endpoint=hub.address)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert get("owner/model", home, None) == Path(made)
+    assert get("owner/model", home, None) == Path(copy)
 
 
 @pytest.mark.parametrize(
@@ -159,31 +159,32 @@ def test_offline_a_copy_that_another_tool_made_will_do(
         ("own er/model", "own er/model"),
     ],
 )
-def test_what_is_no_model_is_said(name: str, says: str, home: Path, hub: Hub) -> None:
+def test_a_missing_model_is_reported(name: str, says: str, home: Path, hub: Hub) -> None:
     with pytest.raises(UserError, match=says) as caught:
         get(name, home, hub)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_repository_without_configuration_is_no_model(name: str, home: Path, hub: Hub) -> None:
+def test_a_repository_without_a_config_is_refused(name: str, home: Path, hub: Hub) -> None:
     del hub.files["config.json"]
     with pytest.raises(UserError, match="holds no config"):
         get(name, home, hub)
 
 
-def test_what_is_broken_off_is_resumed(home: Path, hub: Hub) -> None:
+def test_a_broken_download_is_resumed(home: Path, hub: Hub) -> None:
     hub.cut = 300_000
-    with pytest.raises(UserError, match="can't be reached"):
+    with pytest.raises(UserError, match=r"model\.safetensors ended after 300000 of") as caught:
         get("modelscope:owner/model", home, hub)
-    hub.cut, hub.asked = None, []
+    assert isinstance(caught.value.message.fields["why"], Translatable)
+    hub.cut, hub.requests = None, []
     directory = get("modelscope:owner/model", home, hub)
-    assert ("model.safetensors", 300_000) in hub.asked
+    assert ("model.safetensors", 300_000) in hub.requests
     assert (directory / "model.safetensors").read_bytes() == BIG
-    assert held(directory) == READ
+    assert files_in(directory) == READ
 
 
-def test_a_file_that_arrives_changed_is_thrown_away(home: Path, hub: Hub) -> None:
+def test_a_file_with_another_hash_is_deleted(home: Path, hub: Hub) -> None:
     hub.cut = 300_000
     with pytest.raises(UserError):
         get("modelscope:owner/model", home, hub)
@@ -195,8 +196,8 @@ def test_a_file_that_arrives_changed_is_thrown_away(home: Path, hub: Hub) -> Non
     assert (get("modelscope:owner/model", home, hub) / "model.safetensors").read_bytes() == BIG
 
 
-def test_after_a_kill_only_what_is_missing_is_fetched(home: Path, hub: Hub) -> None:
-    """The first process is told of the hub by HF_ENDPOINT alone."""
+def test_after_a_kill_only_missing_files_are_fetched(home: Path, hub: Hub) -> None:
+    """The first process knows the hub from HF_ENDPOINT alone."""
     hub.files["model-2.safetensors"] = BIG * 16
     hub.pause = 0.01
     code = "import sys; from pathlib import Path; from rag.chatglm.hub import fetch\n"
@@ -215,14 +216,14 @@ def test_after_a_kill_only_what_is_missing_is_fetched(home: Path, hub: Hub) -> N
     process.kill()
     process.wait()
     assert set(hub.names) == READ | {"model-2.safetensors"}
-    hub.pause, hub.asked = 0, []
+    hub.pause, hub.requests = 0, []
     directory = get("owner/model", home, hub)
     assert hub.names == ["model-2.safetensors"]
-    assert held(directory) == READ | {"model-2.safetensors"}
+    assert files_in(directory) == READ | {"model-2.safetensors"}
     assert (directory / "model-2.safetensors").read_bytes() == BIG * 16
 
 
-def test_a_record_that_is_damaged_is_none(tmp_path: Path) -> None:
+def test_a_damaged_record_is_ignored(tmp_path: Path) -> None:
     for text in ("", "[]", json.dumps({"hub": "x"})):
         (tmp_path / "origin.json").write_text(text)
         assert origin(tmp_path) is None

@@ -56,7 +56,7 @@ def retensor(directory: Path, **changes: torch.Tensor | None) -> None:
     save_file(kept, directory / "model.safetensors")
 
 
-def test_our_layout_comes_back(tmp_path: Path) -> None:
+def test_a_model_in_our_layout_is_read_again(tmp_path: Path) -> None:
     model = load(TINY, quant="none")
     model.save_pretrained(tmp_path)
     names = set(load_file(tmp_path / "model.safetensors"))
@@ -66,7 +66,7 @@ def test_our_layout_comes_back(tmp_path: Path) -> None:
         assert torch.equal(logits(again), logits(model))
 
 
-def test_upstreams_layout_comes_back(tmp_path: Path) -> None:
+def test_a_model_in_upstreams_layout_is_read_again(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(TINY)
     model.save_pretrained(tmp_path, upstream=True)
     ours, theirs = load_file(tmp_path / "model.safetensors"), load_file(TINY / "model.safetensors")
@@ -125,7 +125,7 @@ def test_the_hf_and_0414_forms_are_transformers_own(kind: Any, config: Any, tmp_
     assert torch.equal(logits(again), logits(model))
 
 
-def test_bitsandbytes_quantises_behind_it() -> None:
+def test_nf4_is_quantised_by_bitsandbytes() -> None:
     model, plain = load(TINY, quant="nf4", device="cpu"), load(TINY, quant="none")
     path = "model.layers.1.mlp.gate_up_proj"
     four, weight = model.get_submodule(path), plain.get_submodule(path).weight
@@ -135,7 +135,7 @@ def test_bitsandbytes_quantises_behind_it() -> None:
 
 
 @pytest.mark.parametrize("kernels", [True, False])
-def test_codes_of_bitsandbytes_can_be_trained_on_after_an_answer(kernels: bool) -> None:
+def test_codes_of_bitsandbytes_keep_their_order_for_training(kernels: bool) -> None:
     """Which some CPUs would reorder then; rows that no kernel takes answer all the same."""
     model = load(TINY, quant="nf4", device="cpu", kernels=kernels)
     linears = [module for module in model.modules() if isinstance(module, Linear4bit)]
@@ -220,7 +220,7 @@ def test_fewer_layers_than_stored_are_noticed(broken: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_numbers_are_refused(broken: Path, value: float) -> None:
+def test_nan_weights_are_refused(broken: Path, value: float) -> None:
     name = "transformer.encoder.layers.1.mlp.dense_4h_to_h.weight"
     weight = load_file(broken / "model.safetensors")[name]
     weight[3, 5] = value
@@ -229,7 +229,7 @@ def test_weights_that_are_not_numbers_are_refused(broken: Path, value: float) ->
         load(broken)
 
 
-def test_stored_codes_are_not_made_other_codes() -> None:
+def test_stored_codes_are_not_converted() -> None:
     with pytest.raises(UserError, match="holds int4 weights, which can't be converted to int8"):
         load(COPY / "v2" / "tiny_int4", quant="int8")
 

@@ -12,11 +12,12 @@ import rag.chatglm  # noqa: F401  (registers the models)
 from ingest.errors import UserError
 from ingest.i18n import translate
 from rag.chatglm.memory import (
+    CONTEXT,
     GB,
+    MemoryBudget,
     Mode,
     Need,
     Quant,
-    Room,
     check,
     gigabytes,
     modes,
@@ -68,9 +69,20 @@ def config_of(data: Mapping[str, object], folder: Path) -> PreTrainedConfig:
     return AutoConfig.from_pretrained(folder)
 
 
-def on_cuda(config: PreTrainedConfig, quant: str, **options: int) -> float:
+def on_cuda(
+    config: PreTrainedConfig,
+    quant: str,
+    *,
+    context: int = CONTEXT,
+    prompt: int = 0,
+    logits: int = 1,
+) -> float:
+    """GB for `context` tokens, of which `prompt` (0: all) are read, with logits at `logits` positions."""
     [mode] = [mode for mode in modes(config, "cuda") if mode.quant == quant]
-    return need(config, mode, **options).total / GB
+    whole = need(config, mode, context=context)
+    work = need(config, mode, context=prompt or context).work
+    work += (logits - 1) * config.vocab_size * mode.dtype.itemsize
+    return (whole.total - whole.work + work) / GB
 
 
 # Upstream's tables: ChatGLM-6B/README.md ("minimum GPU memory, inference"), for its whole window;
@@ -94,7 +106,7 @@ def test_upstreams_figures_are_reproduced(
 
 
 @pytest.mark.parametrize(("data", "options", "figures"), TABLE)
-def test_making_codes_here_needs_about_what_published_codes_need(
+def test_quantising_here_needs_about_as_much_as_published_codes(
     data: Mapping[str, object], options: dict[str, int], figures: dict[str, float], tmp_path: Path
 ) -> None:
     config = config_of(data, tmp_path)
@@ -106,9 +118,7 @@ def test_making_codes_here_needs_about_what_published_codes_need(
     "data",
     [SMALL1, SMALL2, SMALL2 | {"add_qkv_bias": False}, SMALL2 | {"tie_word_embeddings": True}],
 )
-def test_parameters_are_counted_as_the_model_has_them(
-    data: Mapping[str, object], tmp_path: Path
-) -> None:
+def test_parameters_are_those_of_the_model(data: Mapping[str, object], tmp_path: Path) -> None:
     assert_counted(config_of(data, tmp_path))
 
 
@@ -123,9 +133,9 @@ def assert_counted(config: PreTrainedConfig) -> None:
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()  # transformers 5.0 leaves it undone on the meta device
     counts = parameters(config)
-    held = dict(model.named_parameters())
-    linears = [p.numel() for name, p in held.items() if ".layers." in name and p.ndim == 2]
-    assert counts.total == sum(parameter.numel() for parameter in held.values())
+    named = dict(model.named_parameters())
+    linears = [p.numel() for name, p in named.items() if ".layers." in name and p.ndim == 2]
+    assert counts.total == sum(parameter.numel() for parameter in named.values())
     assert counts.linears == sum(linears)
 
 
@@ -136,7 +146,7 @@ def test_the_published_models_have_the_sizes_their_users_report(tmp_path: Path) 
     assert parameters(GlmConfig()).total + 2_785_280 == 9_402_736_640
 
 
-def test_a_checkpoint_of_codes_runs_only_as_it_is(tmp_path: Path) -> None:
+def test_a_checkpoint_of_codes_has_one_mode(tmp_path: Path) -> None:
     for extra in ({"quantization_bit": 4}, {"packed": {"bits": 4, "block": 32}}):
         config = config_of(GLM2 | extra, tmp_path)
         for device in ("cpu", "cuda"):
@@ -172,13 +182,11 @@ class Machine:
         return self.write("proc/self/cgroup", line)
 
 
-def test_without_limits_the_machine_tells(tmp_path: Path) -> None:
+def test_without_limits_the_machines_memory_counts(tmp_path: Path) -> None:
     assert ram_free(Machine(tmp_path).groups("0::/\n").root) == 8000 * 1024
 
 
-def test_a_limit_of_version_2_holds_for_all_below_and_leaves_out_the_page_cache(
-    tmp_path: Path,
-) -> None:
+def test_a_limit_of_version_2_includes_parents_but_not_the_page_cache(tmp_path: Path) -> None:
     machine = Machine(tmp_path).groups("0::/jobs/one\n")
     machine.write("sys/fs/cgroup/jobs/memory.max", "5000000\n")
     machine.write("sys/fs/cgroup/jobs/memory.current", "4000000\n")
@@ -188,7 +196,7 @@ def test_a_limit_of_version_2_holds_for_all_below_and_leaves_out_the_page_cache(
     assert ram_free(tmp_path) == 1_200_000
 
 
-def test_a_limit_of_version_1_holds(tmp_path: Path) -> None:
+def test_a_limit_of_version_1_counts(tmp_path: Path) -> None:
     machine = Machine(tmp_path).groups("9:name=systemd:/\n4:memory:/box\n0::/\n")
     machine.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
     machine.write("sys/fs/cgroup/memory/memory.usage_in_bytes", "77\n")
@@ -199,17 +207,17 @@ def test_a_limit_of_version_1_holds(tmp_path: Path) -> None:
     assert ram_free(tmp_path) == 2_000_005
 
 
-def test_groups_that_are_not_seen_from_here_are_passed_over(tmp_path: Path) -> None:
+def test_invisible_groups_are_ignored(tmp_path: Path) -> None:
     assert ram_free(Machine(tmp_path).groups("0::/../../elsewhere\n").root) == 8000 * 1024
 
 
-def test_where_nothing_can_be_told_nothing_is_refused(tmp_path: Path) -> None:
+def test_without_proc_the_free_memory_is_unknown(tmp_path: Path) -> None:
     assert ram_free(tmp_path) is None
 
 
-def test_this_machine_tells_what_is_free() -> None:
-    room = Room.here()
-    assert room.ram is None or 0 < room.ram < 2**50
+def test_the_free_memory_of_this_machine_is_read() -> None:
+    budget = MemoryBudget.here()
+    assert budget.ram is None or 0 < budget.ram < 2**50
 
 
 def found(need: Need | None) -> tuple[str, str] | None:
@@ -228,29 +236,28 @@ def found(need: Need | None) -> tuple[str, str] | None:
         (64, 2, ("cpu", "int8")),
     ],
 )
-def test_what_serves_best_of_what_fits_is_picked(
+def test_the_best_mode_that_fits_is_picked(
     ram: int, gpu: int, expected: tuple[str, str] | None, tmp_path: Path
 ) -> None:
-    room = Room(ram * GB, gpu * GB)
-    assert found(pick(config_of(GLM2, tmp_path), room)) == expected
+    budget = MemoryBudget(ram * GB, gpu * GB)
+    assert found(pick(config_of(GLM2, tmp_path), budget)) == expected
 
 
 def test_too_little_memory_is_refused_with_both_figures_and_the_way_out(tmp_path: Path) -> None:
     config = config_of(GLM2, tmp_path)
 
-    def checked(quant: Quant | None, ram: int) -> Need:
-        room = Room(ram * GB, 0)
-        return check(config, quant, device="cpu", dtype=torch.float32, room=room)
+    def need_of(quant: Quant, ram: int) -> Need:
+        return check(config, Mode(quant, "cpu", torch.float32), MemoryBudget(ram * GB, 0))
 
     with pytest.raises(
         UserError, match=r"2\d\.\d GB .*10\.0 GB are free; use --quant int8 \("
     ) as caught:
-        checked(None, 10)
-    assert f"{gigabytes(checked('int8', 10).total)})" in str(caught.value)
+        need_of("none", 10)
+    assert f"{gigabytes(need_of('int8', 10).total)})" in str(caught.value)
     with pytest.raises(UserError, match=r"2\.0 GB are free; free \d\.\d GB or use a smaller model"):
-        checked("int4", 2)
+        need_of("int4", 2)
     assert "10.0 GB" in translate(caught.value.message, "zh")
-    assert checked(None, 64).mode == Mode("none", "cpu", torch.float32)
+    assert need_of("none", 64).mode == Mode("none", "cpu", torch.float32)
 
 
 def test_the_files_that_would_be_read_are_counted(tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ def test_a_packed_sample_sees_no_other(model: Any) -> None:
     disturbed = [[index + 100 if index < 900 else index for index in SAMPLES[0]], *SAMPLES[1:]]
     after, _ = packed(disturbed)
     with torch.no_grad():
-        apart = (model(before, numbers).logits - model(after, numbers).logits)[0].abs()
-    assert apart[numbers[0] == 1].max() > 0.1
-    assert apart[numbers[0] > 1].max() < 1e-6
+        difference = (model(before, numbers).logits - model(after, numbers).logits)[0].abs()
+    assert difference[numbers[0] == 1].max() > 0.1
+    assert difference[numbers[0] > 1].max() < 1e-6
 
 
 def trained(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -149,7 +149,7 @@ def test_a_cache_of_several_padded_rows(model: Any) -> None:
             assert torch.equal(out[row, -6:], own[0, -6:])
 
 
-def test_only_the_logits_asked_for(model: Any) -> None:
+def test_logits_to_keep_limits_the_logits(model: Any) -> None:
     ids = torch.tensor([SAMPLES[0]])
     with torch.no_grad():
         whole, last = model(ids).logits, model(ids, logits_to_keep=2).logits
@@ -167,14 +167,14 @@ def test_only_the_logits_asked_for(model: Any) -> None:
         ([[5, GMASK, BOS]], {"attention_mask": torch.ones(1, 1, 3, 3)}, r"float32 of shape"),
     ],
 )
-def test_what_the_model_can_not_place_is_named(
+def test_sequences_without_positions_are_refused(
     model: Any, ids: list[list[int]], options: dict[str, Tensor], says: str
 ) -> None:
     with pytest.raises(ValueError, match=says):
         model(torch.tensor(ids), **options)
 
 
-def test_a_prompt_to_continue_ends_in_a_word(model: Any) -> None:
+def test_a_prompt_with_padding_on_the_right_is_refused(model: Any) -> None:
     ids, mask = padded("right")
     with pytest.raises(ValueError, match="padded on the right"):
         model.generate(ids, attention_mask=mask, max_new_tokens=2)

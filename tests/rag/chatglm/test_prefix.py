@@ -16,7 +16,7 @@ from rag.chatglm.configuration import CACHE
 from rag.chatglm.loading import load
 from rag.chatglm.prefix import PrefixEncoder, set_prefix
 from tests.rag.chatglm.adapters import logits
-from tests.rag.chatglm.golden import COPY, SETS, apart, arrays
+from tests.rag.chatglm.golden import COPY, SETS, arrays, largest_difference
 
 SINGLE = {"v1": "gmask_ctx", "v2": "medium"}
 BATCH = {"v1": "batch_gmask", "v2": "batch"}
@@ -62,7 +62,7 @@ def test_logits_are_the_originals(
     before = logits(model, golden[f"{single}.input_ids"])
     adapters = activated(model, checkpoint(tmp_path, golden, kind))
     during = logits(model, golden[f"{single}.input_ids"])
-    assert apart(during, golden[f"{single}.logits"]) < 1e-3
+    assert largest_difference(during, golden[f"{single}.logits"]) < 1e-3
     adapters.activate(None)
     assert torch.equal(logits(model, golden[f"{single}.input_ids"]), before)
 
@@ -108,7 +108,7 @@ def test_the_cache_changes_nothing(
     assert (torch.cat(parts, dim=1) - whole).abs().max() < 1e-4
 
 
-def test_other_generations_of_glm_take_prefixes_too(tmp_path: Path) -> None:
+def test_transformers_own_glm_takes_prefixes_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = Glm4Config(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -141,9 +141,9 @@ def test_wrong_prefixes_are_refused(
     name = "transformer.prefix_encoder.embedding.weight"
     weight = golden[f"noproj.weight.{name}"]
 
-    def refused(changed: Tensor, said: str) -> None:
+    def refused(changed: Tensor, message: str) -> None:
         torch.save({name: changed}, path)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             Adapters(model).attach(read_adapter(tmp_path), "it")
 
     refused(weight[:, :-8].clone(), "holds a prefix of shapes")

@@ -21,14 +21,14 @@ from ingest.errors import UserError
 from rag.chatglm.loading import load
 from rag.chatglm.quantize import (
     DequantizedLinear,
-    Packed,
     PackedEmbedding,
     PackedLinear,
+    PackedWeight,
     dequantize,
     from_published,
     quantize,
 )
-from rag.chatglm.save import pack
+from rag.chatglm.save import save_quantized
 from tests.rag.chatglm.golden import COPY, SETS, arrays
 
 IDS = {1: torch.tensor([[5, 6, 7, 1001, 1004, 9]]), 2: torch.tensor([[64, 66, 300, 5]])}
@@ -100,7 +100,9 @@ def test_minus_eight_is_a_code_upstream_may_have() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("block", [32, 128])
 @pytest.mark.parametrize("shape", [(24, 64), (64, 160), (50, 96)])
-def test_the_kernel_is_its_slow_twin(bits: int, block: int, shape: tuple[int, int]) -> None:
+def test_the_kernel_computes_as_dequantized_linear(
+    bits: int, block: int, shape: tuple[int, int]
+) -> None:
     packed = quantize(weight(*shape), bits=bits, block=block)
     bias = torch.randn(shape[0])
     fast, slow = PackedLinear(packed, bias), DequantizedLinear(packed, bias)
@@ -113,7 +115,7 @@ def test_the_kernel_is_its_slow_twin(bits: int, block: int, shape: tuple[int, in
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_input_decides_the_outputs_precision(dtype: torch.dtype) -> None:
+def test_the_output_has_the_inputs_dtype(dtype: torch.dtype) -> None:
     layer = PackedLinear(quantize(weight(8, 32), bits=4))
     assert layer(torch.randn(2, 32, dtype=dtype)).dtype == dtype
 
@@ -160,11 +162,11 @@ def test_a_packed_checkpoint_is_the_model_quantised_at_load(
 ) -> None:
     source = COPY / f"v{version}" / "tiny_safetensors"
     shares: list[float] = []
-    pack(source, tmp_path / "packed", bits=bits, progress=shares.append)
+    save_quantized(source, tmp_path / "packed", bits=bits, progress=shares.append)
     assert shares == sorted(shares)
-    stored, made = load(tmp_path / "packed", device="cpu"), load(source, quant=_quant(bits))
+    stored, quantised = load(tmp_path / "packed", device="cpu"), load(source, quant=_quant(bits))
     with torch.no_grad():
-        assert torch.equal(stored(IDS[version]).logits, made(IDS[version]).logits)
+        assert torch.equal(stored(IDS[version]).logits, quantised(IDS[version]).logits)
     assert type(stored.get_output_embeddings()) is PackedLinear
     exact = load(source, quant="none")
     with torch.no_grad():
@@ -177,7 +179,7 @@ def test_a_packed_checkpoint_is_the_model_quantised_at_load(
 @pytest.mark.parametrize("bits", [4, 8])
 def test_published_codes_are_packed_exactly(version: int, bits: int, tmp_path: Path) -> None:
     source = COPY / f"v{version}" / f"tiny_int{bits}"
-    pack(source, tmp_path / "packed", bits=bits)
+    save_quantized(source, tmp_path / "packed", bits=bits)
     name = {1: "transformer.layers.1.mlp.dense_4h_to_h", 2: "model.layers.1.mlp.down_proj"}[version]
     ours = load(tmp_path / "packed", quant="none").get_submodule(name)
     theirs = load(source, quant="none").get_submodule(name)
@@ -211,10 +213,10 @@ def _quant(bits: int) -> Any:
     return f"int{bits}"
 
 
-def test_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", "utf-8")
     with pytest.raises(UserError, match="exists already"):
-        pack(COPY / "v2" / "tiny_safetensors", tmp_path, bits=4)
+        save_quantized(COPY / "v2" / "tiny_safetensors", tmp_path, bits=4)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -222,11 +224,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import rag.chatglm
-from rag.chatglm.save import pack
+from rag.chatglm.save import save_quantized
 def at(share):
     if share > 0.5:
         os.kill(os.getpid(), signal.SIGKILL)
-pack(Path(sys.argv[1]), Path(sys.argv[2]), bits=4, progress=at)
+save_quantized(Path(sys.argv[1]), Path(sys.argv[2]), bits=4, progress=at)
 """
 
 
@@ -235,15 +237,15 @@ def test_a_kill_half_way_leaves_no_folder_and_the_next_run_succeeds(tmp_path: Pa
     command = [sys.executable, "-c", KILLED, str(source), str(target)]
     assert subprocess.run(command, check=False).returncode == -9
     assert not target.exists()
-    pack(source, target, bits=4)
+    save_quantized(source, target, bits=4)
     assert load(target).config.packed["bits"] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
 
-def test_a_damaged_packed_checkpoint_is_noticed(tmp_path: Path) -> None:
+def test_a_damaged_packed_checkpoint_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    pack(COPY / "v2" / "tiny_safetensors", tmp_path / "packed", bits=4)
+    save_quantized(COPY / "v2" / "tiny_safetensors", tmp_path / "packed", bits=4)
     (file,) = (tmp_path / "packed").glob("*.safetensors")
     tensors = load_file(file)
     name = "model.layers.0.mlp.down_proj.codes"
@@ -252,7 +254,7 @@ def test_a_damaged_packed_checkpoint_is_noticed(tmp_path: Path) -> None:
         load(tmp_path / "packed")
 
 
-def test_packed_says_what_it_is() -> None:
+def test_quantising_returns_a_packed_weight() -> None:
     packed = quantize(weight(8, 100), bits=4, block=32)
-    assert isinstance(packed, Packed)
+    assert isinstance(packed, PackedWeight)
     assert (packed.codes.shape, packed.scales.shape) == ((8, 64), (8, 4))

@@ -76,7 +76,7 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_text_s_words_ids_and_what_they_decode_to(
+def test_texts_have_the_originals_tokens_ids_and_decoding(
     opened: Callable[..., Any], generation: int
 ) -> None:
     tokenizer, expected = opened(generation), golden(generation)
@@ -123,7 +123,7 @@ def test_batches_are_padded_with_masks_and_positions(
             assert "attention_mask" not in tokenizer(batch["texts"])
 
 
-def test_chatglm3_parses_its_roles_where_asked_to(opened: Callable[..., Any]) -> None:
+def test_chatglm3_parses_its_roles_if_set(opened: Callable[..., Any]) -> None:
     tokenizer = opened(3, encode_special_tokens=True)
     for item in golden(3)["encode_special_tokens_true"]:
         assert tokenizer.encode(item["text"], add_special_tokens=False) == item["ids"]
@@ -132,7 +132,7 @@ def test_chatglm3_parses_its_roles_where_asked_to(opened: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
-def test_what_is_saved_opens_again(
+def test_a_saved_tokenizer_is_read_again(
     opened: Callable[..., Any], tmp_path: Path, generation: int
 ) -> None:
     tokenizer = opened(generation)
@@ -153,7 +153,7 @@ def test_what_is_saved_opens_again(
         assert "<<新词>>" in again.decode(ids)
 
 
-def test_chatglm2_and_3_are_told_apart_by_config_json_first(tmp_path: Path) -> None:
+def test_config_json_tells_chatglm2_from_3_first(tmp_path: Path) -> None:
     folder = vocabularies.published(tmp_path, 2)
     assert open_tokenizer(folder).generation == 2
     config = vocabularies.ROOT / "tests/golden/v3/tiny_safetensors/config.json"
@@ -172,7 +172,7 @@ def test_ids_of_the_padded_part_of_the_embedding_decode_to_nothing(
 
 
 @given(NASTY)
-def test_chatglm_6b_keeps_texts_but_for_their_width(small: Any, text: str) -> None:
+def test_chatglm_6b_keeps_texts_except_their_width(small: Any, text: str) -> None:
     text = "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
     text = unicodedata.normalize("NFKC", text).replace("▁", "_")
     shown = small.decode(
@@ -191,7 +191,7 @@ def test_chatglm_6b_keeps_runs_of_blanks(small: Any, runs: list[int]) -> None:
     assert words.count("<|blank_80|>") == sum(run // 80 for run in runs)
 
 
-def test_chatglm_6b_s_special_words(small: Any) -> None:
+def test_chatglm_6bs_special_tokens(small: Any) -> None:
     mask, sop = small.convert_tokens_to_ids("[MASK]"), small.bos_token_id
     gmask = small.convert_tokens_to_ids("[gMASK]")
     spaced = small("甲 [MASK]\n 乙[gMASK]")["input_ids"]
@@ -208,7 +208,7 @@ def test_chatglm_6b_s_special_words(small: Any) -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=1, max_size=4)
 )
-def test_chatglm_6b_s_masks_and_positions(small: Any, rows: list[tuple[int, int, bool]]) -> None:
+def test_chatglm_6bs_masks_and_positions(small: Any, rows: list[tuple[int, int, bool]]) -> None:
     """By their definition, cell by cell: context sees all of itself, what follows sees the past."""
     word, mask = 20, small.mask_token_id
     gmask, sop = small.convert_tokens_to_ids("[gMASK]"), small.bos_token_id
@@ -249,7 +249,7 @@ def test_a_damaged_vocabulary_is_named(tmp_path: Path, name: str) -> None:
         open_tokenizer(tmp_path)
 
 
-def test_no_tokenizer(tmp_path: Path) -> None:
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tokenizer"):
         open_tokenizer(tmp_path)
 
@@ -274,7 +274,7 @@ def test_glm4_encodes_long_texts_as_tiktoken_does(glm4: Any, oracle: tiktoken.En
         assert ids == oracle.encode(text)
 
 
-def test_glm4_s_special_words_follow_the_ranks(glm4: Any) -> None:
+def test_glm4s_special_tokens_follow_the_ranks(glm4: Any) -> None:
     first = glm4.vocab_size
     ids = [glm4.convert_tokens_to_ids(name) for name in SPECIALS]
     assert ids == list(range(first, first + len(SPECIALS)))
@@ -285,7 +285,7 @@ def test_glm4_s_special_words_follow_the_ranks(glm4: Any) -> None:
     assert padded["attention_mask"][0][0] == 0
 
 
-def test_glm4_s_hf_form_is_read_as_it_is(glm4: Any, tmp_path: Path) -> None:
+def test_glm4s_hf_form_is_read_unchanged(glm4: Any, tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=glm4.backend_tokenizer).save_pretrained(tmp_path)
     again = open_tokenizer(tmp_path)
     assert again.get_vocab() == glm4.get_vocab()

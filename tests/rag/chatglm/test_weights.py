@@ -27,7 +27,7 @@ def sharded(tmp_path: Path) -> Path:
 
 def test_shards_are_one_table(sharded: Path) -> None:
     checkpoint = Checkpoint.open(sharded)
-    assert set(checkpoint) == {"a", "b"}
+    assert set(checkpoint.files) == {"a", "b"}
     assert torch.equal(checkpoint.read("a"), A)
     assert torch.equal(checkpoint.read("b"), B)
 
@@ -54,21 +54,21 @@ def test_missing_shards_are_all_named(sharded: Path) -> None:
         Checkpoint.open(sharded)
 
 
-def test_an_index_that_promises_more_is_noticed(sharded: Path) -> None:
+def test_an_index_with_missing_tensors_is_refused(sharded: Path) -> None:
     index(sharded, {"a": "model-1.safetensors", "b": "model-1.safetensors"})
     with pytest.raises(UserError, match="says that it holds b"):
         Checkpoint.open(sharded)
 
 
 @pytest.mark.parametrize("name", ["../model-1.safetensors", "/etc/passwd", "sub/x.safetensors"])
-def test_an_index_may_not_leave_its_folder(sharded: Path, name: str) -> None:
+def test_an_index_must_stay_in_its_folder(sharded: Path, name: str) -> None:
     index(sharded, {"a": name})
     with pytest.raises(UserError, match="not in this folder"):
         Checkpoint.open(sharded)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])
-def test_an_index_that_is_none_is_refused(sharded: Path, text: str) -> None:
+def test_an_invalid_index_is_refused(sharded: Path, text: str) -> None:
     (sharded / "model.safetensors.index.json").write_text(text, "utf-8")
     with pytest.raises(UserError, match="not an index"):
         Checkpoint.open(sharded)
@@ -119,12 +119,12 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_is_not_a_table_of_tensors_is_refused(tmp_path: Path) -> None:
+def test_other_torch_files_are_refused(tmp_path: Path) -> None:
     torch.save({"a": 3}, tmp_path / "x.bin")
     with pytest.raises(UserError, match="not a table of tensors"):
         read_bin(tmp_path / "x.bin")
 
 
-def test_a_whole_file_is_read_at_once(tmp_path: Path) -> None:
+def test_all_tensors_of_a_file_are_read(tmp_path: Path) -> None:
     save_file({"a": A, "b": B}, tmp_path / "x.safetensors")
     assert set(read_safetensors(tmp_path / "x.safetensors")) == {"a", "b"}

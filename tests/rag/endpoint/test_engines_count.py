@@ -1,4 +1,4 @@
-"""Tokens counted without the engine: estimated, or by the model's own tokenizer."""
+"""Tokens counted without the engine: by an estimate, or by the model's own tokenizer."""
 
 import shutil
 from pathlib import Path
@@ -9,12 +9,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ingest.errors import UserError
-from rag.chatglm.chat import count_chat
+from rag.chatglm.chat import encode_chat
 from rag.chatglm.tokenization import open_tokenizer
 from rag.endpoint.engines import FRAME, MARKS, estimate, tokens
 from rag.types import Message
 from tests.faulty import answers, faulty
-from tests.rag.endpoint.reached import ASKED, reach
+from tests.rag.endpoint.clients import QUESTION, connect
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"
@@ -36,7 +36,7 @@ TEXTS = [
     ("a    b\n", 1 + 1 + 1 + 1),
     ("\udc00", 2),
 ])  # fmt: skip
-def test_what_a_text_is_taken_for(text: str, count: int) -> None:
+def test_a_text_is_estimated_by_its_characters(text: str, count: int) -> None:
     assert tokens(text) == count
     assert estimate([Message("user", text)] * 2) == FRAME + 2 * (MARKS + count)
 
@@ -58,10 +58,10 @@ def test_the_estimate_is_never_too_small() -> None:
 def test_a_chatglm_counts_in_its_own_format(tmp_path: Path) -> None:
     shutil.copy(GOLDEN / "v3" / "tiny_safetensors" / "config.json", tmp_path)
     shutil.copy(GOLDEN / "tokenizer" / "tokenizer.model", tmp_path)
-    wanted = count_chat(ASKED, open_tokenizer(tmp_path), 3)
+    length = len(encode_chat(QUESTION, open_tokenizer(tmp_path), 3))
     with faulty(answers("好")) as engine:
-        generator = reach(engine, tokenizer=str(tmp_path)).generator
-        assert generator.count(ASKED) == wanted
+        generator = connect(engine, tokenizer=str(tmp_path)).generator
+        assert generator.count(QUESTION) == length
         assert engine.seen == []  # nobody is asked
 
 
@@ -78,15 +78,15 @@ def test_another_model_counts_by_its_chat_template(tmp_path: Path) -> None:
     )
     fast.save_pretrained(tmp_path)
     with faulty(answers("好")) as engine:
-        generator = reach(engine, tokenizer=str(tmp_path)).generator
+        generator = connect(engine, tokenizer=str(tmp_path)).generator
         assert generator.count([Message("user", "abcde")]) == 1 + 5 + 1
     fast.chat_template = None
     bare = tmp_path / "bare"
     fast.save_pretrained(bare)
     with pytest.raises(UserError, match="it has no chat template"):
-        reach("http://127.0.0.1:1", tokenizer=str(bare)).generator.count(ASKED)
+        connect("http://127.0.0.1:1", tokenizer=str(bare)).generator.count(QUESTION)
 
 
-def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\[generate.endpoint\] tokenizer: .* or leave it out"):
-        reach("http://127.0.0.1:1", tokenizer=str(tmp_path / "none")).generator.count(ASKED)
+        connect("http://127.0.0.1:1", tokenizer=str(tmp_path / "none")).generator.count(QUESTION)

@@ -1,4 +1,4 @@
-"""What comes back from an engine, however it comes."""
+"""Replies of an engine, complete and broken."""
 
 import json
 
@@ -6,26 +6,26 @@ import pytest
 
 from ingest.errors import UserError
 from ingest.i18n import translate
-from rag.endpoint.engines import Failed, Unreachable
+from rag.endpoint.engines import EngineFailure, Unreachable
 from rag.endpoint.generator import TokenUsage
 from rag.types import Sampling
 from tests.faulty import ROLE, Act, answers, chunk, drops, event, fails, faulty, reply, says, stalls
-from tests.rag.endpoint.reached import ASKED, reach
+from tests.rag.endpoint.clients import QUESTION, connect
 
 TEXT = "试用期最长不得超过六个月😀[1]。"
 
 
-def test_the_pieces_are_those_of_the_engine() -> None:
+def test_pieces_come_as_the_engine_sends_them() -> None:
     with faulty(answers("试用期", "", "六个月", "。")) as engine:
-        reached = reach(engine)
-        assert list(reached.generator.stream(ASKED, Sampling())) == ["试用期", "六个月", "。"]
-        assert reached.generator.usage == TokenUsage(11, 3, False)
+        client = connect(engine)
+        assert list(client.generator.stream(QUESTION, Sampling())) == ["试用期", "六个月", "。"]
+        assert client.generator.usage == TokenUsage(11, 3, False)
 
 
 def test_a_reply_begins_with_its_first_word() -> None:
     """ChatGLM3 and GLM-4 begin with a line end."""
     with faulty(answers("\n", " ", " 试用期", " \n", "六个月。\n")) as engine:
-        assert list(reach(engine).generator.stream(ASKED, Sampling())) == [
+        assert list(connect(engine).generator.stream(QUESTION, Sampling())) == [
             "试用期",
             " \n",
             "六个月。\n",
@@ -35,7 +35,7 @@ def test_a_reply_begins_with_its_first_word() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_packets_may_end_within_a_character(size: int) -> None:
     with faulty(says(reply(*TEXT), size=size)) as engine:
-        assert reach(engine).reply() == TEXT
+        assert connect(engine).reply() == TEXT
 
 
 @pytest.mark.parametrize("line", ["\n", "\r\n", "\r"])
@@ -48,10 +48,10 @@ def test_lines_may_end_as_the_standard_allows(line: str) -> None:
         )
     )
     with faulty(says(stream, size=1)) as engine:
-        assert reach(engine).reply() == TEXT
+        assert connect(engine).reply() == TEXT
 
 
-def test_a_character_of_two_halves_is_put_together() -> None:
+def test_two_surrogates_become_one_character() -> None:
     """JSON's \\u writes 😀 as two, which an engine may send one by one."""
     high, low = json.dumps("😀")[1:-1][:6], json.dumps("😀")[1:-1][6:]
     halves = [
@@ -59,80 +59,83 @@ def test_a_character_of_two_halves_is_put_together() -> None:
     ]
     stream = b"".join(event(each) for each in (*halves, chunk(finish="stop"), "[DONE]"))
     with faulty(says(stream)) as engine:
-        assert list(reach(engine).generator.stream(ASKED, Sampling())) == ["好", "😀了"]
+        assert list(connect(engine).generator.stream(QUESTION, Sampling())) == ["好", "😀了"]
     lone = b"".join(event(each) for each in (halves[0], chunk(finish="stop"), "[DONE]"))
     with faulty(says(lone)) as engine:
-        assert reach(engine).reply() == "好\ufffd"
+        assert connect(engine).reply() == "好\ufffd"
 
 
-def test_half_a_character_at_a_drop_is_no_text() -> None:
+def test_half_a_character_at_a_disconnect_is_dropped() -> None:
     whole = event(ROLE) + event(chunk("六个"))
     torn = event(chunk("月")).partition("月".encode()[:2])
     with faulty(says(whole + torn[0] + torn[1], ends=False)) as engine:
         pieces: list[str] = []
         with pytest.raises(UserError, match="broke off after 2 characters"):
-            pieces.extend(reach(engine).generator.stream(ASKED, Sampling()))
+            pieces.extend(connect(engine).generator.stream(QUESTION, Sampling()))
         assert len(engine.chats) == 1
 
 
-def test_what_came_before_a_drop_is_given_and_never_again() -> None:
+def test_text_before_a_disconnect_is_given_once() -> None:
     with faulty(says(event(chunk("六个")), ends=False), answers("again")) as engine:
         pieces: list[str] = []
-        with pytest.raises(Failed) as broken:
-            pieces.extend(reach(engine).generator.stream(ASKED, Sampling()))
+        with pytest.raises(EngineFailure) as broken:
+            pieces.extend(connect(engine).generator.stream(QUESTION, Sampling()))
         assert pieces == ["六个"]
         assert engine.address in str(broken.value)
         assert "2 个字符" in translate(broken.value.message, "zh")
         assert len(engine.chats) == 1
 
 
-def test_a_clean_end_that_no_one_announced_is_a_drop() -> None:
-    with faulty(says(event(chunk("六个")))) as engine, pytest.raises(Failed, match="has no end"):
-        reach(engine).reply()
+def test_an_unannounced_end_is_an_error() -> None:
+    with (
+        faulty(says(event(chunk("六个")))) as engine,
+        pytest.raises(EngineFailure, match="has no end"),
+    ):
+        connect(engine).reply()
 
 
-def test_a_drop_behind_the_announced_end_is_none() -> None:
+def test_a_disconnect_after_the_announced_end_is_ignored() -> None:
     stream = event(chunk("六个月")) + event(chunk(finish="stop"))
     with faulty(says(stream, ends=False)) as engine:
-        assert reach(engine).reply() == "六个月"
+        assert connect(engine).reply() == "六个月"
 
 
-def test_thoughts_are_no_part_of_an_answer() -> None:
+def test_thoughts_are_not_part_of_an_answer() -> None:
     chunks = (
         ROLE, chunk(reasoning_content="嗯"), chunk(reasoning="嗯"), chunk("六个月", finish="stop"), "[DONE]",
     )  # fmt: skip
     with faulty(says(b"".join(map(event, chunks)))) as engine:
-        assert reach(engine).reply() == "六个月"
+        assert connect(engine).reply() == "六个月"
     chunks = (ROLE, chunk(reasoning_content="嗯"), chunk(finish="length"), "[DONE]")
     with (
         faulty(says(b"".join(map(event, chunks)))) as engine,
-        pytest.raises(Failed, match="raise max_new_tokens"),
+        pytest.raises(EngineFailure, match="raise max_new_tokens"),
     ):
-        reach(engine).reply()
+        connect(engine).reply()
 
 
-def test_an_answer_that_was_cut_is_told() -> None:
+def test_a_truncated_answer_is_reported() -> None:
     with faulty(says(reply("六个", finish="length"))) as engine:
-        reached = reach(engine)
-        assert reached.reply() == "六个"
-        assert reached.generator.usage == TokenUsage(11, 3, True)
+        client = connect(engine)
+        assert client.reply() == "六个"
+        assert client.generator.usage == TokenUsage(11, 3, True)
 
 
-def test_without_the_engines_figures_they_are_estimated() -> None:
+def test_usage_is_estimated_if_the_engine_does_not_report_it() -> None:
     stream = b"".join(map(event, (chunk("六个月"), chunk(finish="stop"), "[DONE]")))
     with faulty(says(stream)) as engine:
-        reached = reach(engine)
-        reached.reply()
-        assert reached.generator.usage == TokenUsage(64 + 8 + 16, 6, False)
+        client = connect(engine)
+        client.reply()
+        assert client.generator.usage == TokenUsage(64 + 8 + 16, 6, False)
 
 
-def test_what_is_asked_for_is_sent_and_what_is_not_is_left_out() -> None:
+def test_only_chosen_sampling_options_are_sent() -> None:
     with faulty(answers("好")) as engine:
-        reached = reach(engine)
-        reached.reply(Sampling(7, temperature=0.5, top_p=0.9, seed=3))
-        reached.reply(Sampling(7, seed=3))
+        client = connect(engine)
+        client.reply(Sampling(7, temperature=0.5, top_p=0.9, seed=3))
+        client.reply(Sampling(7, seed=3))
         first, second = (chat.body for chat in engine.chats)
-        assert first["messages"] == [{"role": "user", "content": ASKED[0].text}]
+        assert first["messages"] == [{"role": "user", "content": QUESTION[0].text}]
         assert {name: first[name] for name in ("model", "max_tokens", "temperature", "top_p", "seed")} == {
             "model": "glm", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3,
         }  # fmt: skip
@@ -141,7 +144,7 @@ def test_what_is_asked_for_is_sent_and_what_is_not_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (event("{"), "does not answer as OpenAI's API does ({)"),
         (event("[" * 100_000), "does not answer as OpenAI's API does"),
@@ -154,61 +157,64 @@ def test_what_is_asked_for_is_sent_and_what_is_not_is_left_out() -> None:
         (event({"error": "out of memory"}), "out of memory"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_an_error_of_one_line(content: bytes, said: str) -> None:
-    with faulty(says(content)) as engine, pytest.raises(Failed) as failed:
-        reach(engine).reply()
-    assert said in str(failed.value)
+def test_an_invalid_stream_is_an_error_of_one_line(content: bytes, message: str) -> None:
+    with faulty(says(content)) as engine, pytest.raises(EngineFailure) as failed:
+        connect(engine).reply()
+    assert message in str(failed.value)
     assert len(str(failed.value)) < 500
     assert engine.address in translate(failed.value.message, "zh")
     assert len(engine.chats) == 1
 
 
-def test_an_error_within_the_stream_is_told_with_what_came_before() -> None:
+def test_an_error_within_the_stream_counts_the_text_before_it() -> None:
     error = event({"error": {"message": "overloaded", "code": 503}})
     for before, count in ((event(ROLE), 0), (event(chunk("六")), 1)):
         with faulty(says(before + error), answers("六个月")) as engine:
-            with pytest.raises(Failed, match=f"failed after {count} characters.*overloaded"):
-                reach(engine).reply()
+            with pytest.raises(EngineFailure, match=f"failed after {count} characters.*overloaded"):
+                connect(engine).reply()
             assert len(engine.chats) == 1
 
 
 @pytest.mark.parametrize(
     "act", [says(event(ROLE), ends=False), says(event(ROLE)), says(b"", ends=False)]
 )
-def test_a_stream_that_ends_before_its_first_word_is_an_engine_that_is_not_there(act: Act) -> None:
+def test_a_stream_that_ends_before_its_first_word_means_an_unreachable_engine(act: Act) -> None:
     with faulty(act) as engine:
         with pytest.raises(Unreachable, match=r"can't be reached \(.+\); start the engine"):
-            reach(engine).reply()
+            connect(engine).reply()
         assert len(engine.chats) == 1
 
 
-def test_a_page_is_no_stream() -> None:
+def test_a_web_page_is_not_a_stream() -> None:
     def page(call) -> None:
         call.begin("text/html")
         call.packet(b"<html>")
         call.end()
 
-    with faulty(page) as engine, pytest.raises(Failed, match=r"text/html.*check the address"):
-        reach(engine).reply()
+    with (
+        faulty(page) as engine,
+        pytest.raises(EngineFailure, match=r"text/html.*check the address"),
+    ):
+        connect(engine).reply()
     with (
         faulty(drops, paths={"/v1/models": lambda _: "<html>"}) as engine,
         pytest.raises(UserError, match=r"does not answer as OpenAI's API does \(.*<html>\)"),
     ):
-        reach(engine).reply()
+        connect(engine).reply()
 
 
-def test_silence_is_an_error_and_not_tried_again() -> None:
+def test_silence_is_an_error_and_not_retried() -> None:
     for act in (stalls(), stalls(event(chunk("六")))):
         with faulty(act, answers("六个月")) as engine:
-            with pytest.raises(Failed, match=r"silent for 0\.2 s"):
-                reach(engine, silence_seconds=0.2).reply()
+            with pytest.raises(EngineFailure, match=r"silent for 0\.2 s"):
+                connect(engine, silence_seconds=0.2).reply()
             assert engine.gone.wait(60)
             assert len(engine.chats) == 1
 
 
-def test_a_prompt_that_is_too_long_names_the_way_out() -> None:
-    said = "This model's maximum context length is 2048 tokens."
-    with faulty(fails(400, said)) as engine, pytest.raises(Failed) as failed:
-        reach(engine).reply()
-    assert said in str(failed.value)
+def test_the_error_of_a_long_prompt_names_the_way_out() -> None:
+    message = "This model's maximum context length is 2048 tokens."
+    with faulty(fails(400, message)) as engine, pytest.raises(EngineFailure) as failed:
+        connect(engine).reply()
+    assert message in str(failed.value)
     assert "set context to its window under [generate.endpoint]" in str(failed.value)

@@ -1,4 +1,4 @@
-"""A reply is left at any moment, and the engine sees it."""
+"""Any moment of a reply can be stopped, and the engine sees it."""
 
 import socket
 import threading
@@ -11,18 +11,18 @@ import pytest
 from rag.endpoint.engines import Unreachable
 from rag.types import Sampling
 from tests.faulty import PATIENCE, answers, chunk, event, fails, faulty, never_ends, stalls
-from tests.rag.endpoint.reached import ASKED, reach
+from tests.rag.endpoint.clients import QUESTION, connect
 
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as made:
-        yield made
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
 
 
 def test_closing_the_iterator_ends_the_request() -> None:
     with faulty(never_ends) as engine:
-        pieces = reach(engine).generator.stream(ASKED, Sampling())
+        pieces = connect(engine).generator.stream(QUESTION, Sampling())
         assert next(pieces) == "又"
         pieces.close()
         assert engine.gone.wait(PATIENCE)
@@ -31,8 +31,8 @@ def test_closing_the_iterator_ends_the_request() -> None:
 
 def test_stop_ends_a_reply_as_if_it_were_complete() -> None:
     with faulty(never_ends) as engine:
-        generator = reach(engine).generator
-        pieces = generator.stream(ASKED, Sampling())
+        generator = connect(engine).generator
+        pieces = generator.stream(QUESTION, Sampling())
         assert next(pieces) == "又"
         generator.stop()
         assert set(pieces) <= {"又"}
@@ -44,10 +44,10 @@ def test_stop_reaches_an_engine_that_still_reads_the_prompt(
     sent: bytes, pool: ThreadPoolExecutor
 ) -> None:
     with faulty(stalls(sent)) as engine:
-        reached = reach(engine)
-        text = pool.submit(reached.reply)
+        client = connect(engine)
+        text = pool.submit(client.reply)
         assert engine.begun.wait(PATIENCE)
-        reached.generator.stop()
+        client.generator.stop()
         assert text.result(PATIENCE) == ""
         assert engine.gone.wait(PATIENCE)
 
@@ -59,15 +59,15 @@ def test_stop_ends_a_pause_between_two_tries(
     caplog.set_level("INFO", "openai")
     caplog.handler.addFilter(lambda record: "Retrying" not in record.msg or paused.set() or True)
     with faulty(fails(503, Retry_After="60"), answers("no")) as engine:
-        reached = reach(engine)
-        text = pool.submit(reached.reply)
+        client = connect(engine)
+        text = pool.submit(client.reply)
         assert paused.wait(PATIENCE)
-        reached.generator.stop()
+        client.generator.stop()
         assert text.result(PATIENCE / 2) == ""
         assert len(engine.chats) == 1
 
 
-def test_stop_reaches_a_connection_that_is_not_taken(pool: ThreadPoolExecutor) -> None:
+def test_stop_ends_a_connection_that_is_not_accepted(pool: ThreadPoolExecutor) -> None:
     """The queue of a socket that nobody accepts from is full: the next connection waits."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
         port = silent.getsockname()[1]
@@ -75,7 +75,7 @@ def test_stop_reaches_a_connection_that_is_not_taken(pool: ThreadPoolExecutor) -
         for each in waiting:
             each.setblocking(False)
             each.connect_ex(("127.0.0.1", port))
-        generator = reach(f"http://127.0.0.1:{port}", connect_seconds=PATIENCE).generator
+        generator = connect(f"http://127.0.0.1:{port}", connect_seconds=PATIENCE).generator
         context = pool.submit(lambda: generator.context)
         while not generator._requests:
             time.sleep(0.01)
@@ -96,8 +96,8 @@ def test_stop_ends_a_count_too(pool: ThreadPoolExecutor) -> None:
         return {"count": 5}
 
     with faulty(answers("六个月"), paths={"/tokenize": count}) as engine:
-        generator = reach(engine).generator
-        counted = pool.submit(lambda: generator.count(ASKED))
+        generator = connect(engine).generator
+        counted = pool.submit(lambda: generator.count(QUESTION))
         assert counting.wait(PATIENCE)
         generator.stop()
         with pytest.raises(Unreachable, match="was stopped"):
@@ -107,20 +107,20 @@ def test_stop_ends_a_count_too(pool: ThreadPoolExecutor) -> None:
 
 def test_without_a_reply_stop_does_nothing() -> None:
     with faulty(answers("六个月")) as engine:
-        reached = reach(engine)
-        reached.generator.stop()
-        assert reached.reply() == "六个月"
+        client = connect(engine)
+        client.generator.stop()
+        assert client.reply() == "六个月"
 
 
-def test_a_conversation_apart_is_stopped_apart() -> None:
+def test_stop_ends_only_its_own_conversation() -> None:
     with faulty(never_ends) as engine:
-        one = reach(engine).generator
-        other = one.apart()
-        first, second = (each.stream(ASKED, Sampling()) for each in (one, other))
+        one = connect(engine).generator
+        other = one.copy()
+        first, second = (each.stream(QUESTION, Sampling()) for each in (one, other))
         assert next(first) == next(second) == "又"
         one.stop()
         assert set(first) <= {"又"}
         assert next(second) == "又"
         second.close()
-        asked = [each.path for each in engine.seen].count("/v1/models")
-        assert asked == 1  # what is served there was asked for both
+        lists = [each.path for each in engine.seen].count("/v1/models")
+        assert lists == 1  # one list of models serves both
