@@ -5,8 +5,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,18 +78,13 @@ def session(context: Context) -> schemas.SessionResponse:
 def create_app(state: ServerState) -> FastAPI:
     """The API, the page and the MCP tools, without middleware."""
     tools = mcp_tools.http_app(state)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with tools.router.lifespan_context(tools):
-            yield
-
     provider = state.answerer.spans.provider
     app = FastAPI(
         title="chatglm-rag", version=version("chatglm-rag"),
         description="Questions about your documents, answered with sources.",
         docs_url=None, redoc_url=None,  # those pages load scripts from other sites
-        max_body_size=MAX_BODY, lifespan=lifespan, responses=COMMON_RESPONSES,
+        max_body_size=MAX_BODY, responses=COMMON_RESPONSES,
+        lifespan=lambda _: tools.router.lifespan_context(tools),  # pyright: ignore[reportArgumentType] - stateless or not
         generate_unique_id_function=lambda route: route.name,
         telemetry={"tracer_provider": provider} if provider else None,
     )  # fmt: skip
@@ -133,9 +128,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     supervisor = WorkerSupervisor(options)
     models = Models(model_loader(options.cache, note))
-    with closing(
-        ServerState.create(options, models, spans=spans, worker_alive=supervisor.alive)
-    ) as state:
+    with closing(ServerState(options, models, spans=spans, worker_alive=supervisor.alive)) as state:
         if not options.on_loopback and not state.keys.usable:
             raise UserError(
                 "{host} can be reached from other machines and there is no key; create one first: "

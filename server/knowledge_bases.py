@@ -29,9 +29,9 @@ from server.errors import Duplicate, NotFound, hide_locations, unknown_base
 from server.membership import Membership
 from server.models import CachedEmbedder, Models
 from server.options import CORES, ServerOptions, check_choice, write_settings
+from server.uploads import MAX_NAME_BYTES
 
 MAX_OPEN = 32  # knowledge bases that are open at one time
-MAX_NAME_BYTES = 240  # file systems allow 255
 
 
 def has_knowledge_base(folder: Path) -> bool:
@@ -130,12 +130,8 @@ class KnowledgeBases:
         self.encoder = cache(lambda name, backend: CachedEmbedder(load(name, backend)))
 
     def names(self) -> list[str]:
-        names = sorted(path.name for path in self.options.data.glob("*/"))
-        return [
-            name
-            for name in names
-            if _is_valid(name) and has_knowledge_base(self.options.data / name)
-        ]
+        folders = sorted(self.options.data.glob("*/"))
+        return [each.name for each in folders if _is_valid(each.name) and has_knowledge_base(each)]
 
     def path(self, name: str) -> Path:
         return folder_of(self.options.data, name)

@@ -1,7 +1,10 @@
-"""The replicas (servers and their workers) that share a data folder, any number of each.
+"""Which processes share a data folder, and which of them are still alive.
 
-Each replica locks a folder of its own. The kernel releases the lock when the process dies, however
-that happens, so that dead replicas are detected at once and without a clock.
+Any number of servers can run on one data folder, each with a worker. Such a process is a replica.
+Replicas share knowledge bases, keys, jobs and traces, and each can stop or crash at any time. The
+others must notice that: they take over its job, end the uploads that it was receiving, and delete its
+temporary files. For this, each replica locks a folder of its own in `.server/members`. The kernel
+releases the lock when the process dies, for whatever reason, so no clock or timeout is needed.
 """
 
 import fcntl
@@ -17,7 +20,7 @@ TIMEOUT = 10.0  # seconds to wait for other replicas, which hold the lock only f
 
 
 class Replica:
-    """A process of this data folder. Its unfinished work lies in `folder`."""
+    """This process as one of the replicas. Its temporary files are in `folder`."""
 
     def __init__(self, folder: Path, lock: int) -> None:
         self.folder, self.name, self._lock = folder, folder.name, lock
@@ -28,16 +31,17 @@ class Replica:
 
 
 class Membership:
-    """The replicas whose server files lie in `home`."""
+    """The replicas of the data folder whose `.server` folder is `home`."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.folder = home, home / "members"
 
     def lock(self, reason: str) -> AbstractContextManager[None]:
-        """Exclude all other replicas for a short time. Raises `Busy`."""
+        """Hold the lock that all replicas share, for a short time. Raises `Busy`."""
         return writing(self.home / "lock", reason=reason, timeout=TIMEOUT)
 
     def join(self) -> Replica:
+        """Make this process a replica."""
         folder = self.folder / f"{os.getpid()}-{secrets.token_hex(4)}"
         with self.lock("joining"):  # nobody must see the folder before it is locked
             folder.mkdir(mode=0o700, parents=True)
@@ -46,6 +50,7 @@ class Membership:
         return Replica(folder, lock)
 
     def alive(self, name: str) -> bool:
+        """Whether the replica of this name is running."""
         folder = self.folder / name
         lock = _lock(folder, fcntl.LOCK_SH)
         if lock is not None:

@@ -81,8 +81,16 @@ class ServerOptions:
     ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True)
 
     def __post_init__(self) -> None:
-        if self.store:
-            _check_store(self.store)
+        if self.store:  # names of knowledge bases must be able to follow it
+            from ingest.store import parse_address
+
+            try:
+                parse_address(f"{self.store}/kb")
+            except UserError as problem:
+                raise UserError(
+                    "store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE",
+                    url=self.store,
+                ) from problem
         for name in ("slots", "queue", "largest_upload", "largest_batch", "most_files", "traces"):
             value = getattr(self, name)
             if value < 1:
@@ -98,18 +106,6 @@ class ServerOptions:
     @property
     def on_loopback(self) -> bool:
         return self.host in LOOPBACK
-
-
-def _check_store(url: str) -> None:
-    """Raises `UserError` unless names of knowledge bases can follow `url`."""
-    from ingest.store import parse_address
-
-    try:
-        parse_address(f"{url}/kb")
-    except UserError as problem:
-        raise UserError(
-            "store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE", url=url
-        ) from problem
 
 
 def adapter_names(adapters: Path | None) -> list[str]:

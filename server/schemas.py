@@ -150,16 +150,14 @@ class KnowledgeBaseListResponse(BaseModel):
 class ParseReportResponse(BaseModel):
     """How a file's bytes became text."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     format: str
     encoding: str | None
     replaced: int
     """Bytes that could not be decoded."""
     ocr_pages: int
     warnings: list[str]
-
-    @classmethod
-    def of(cls, receipt: ingested.ParseReport) -> Self:
-        return cls.model_validate(receipt, from_attributes=True)
 
 
 class DocumentResponse(BaseModel):
@@ -177,7 +175,7 @@ class DocumentResponse(BaseModel):
         return cls(
             id=document.id, name=name_of(document.source), title=document.title, length=length,
             pages=document.receipt.format in DRAWABLE,
-            receipt=ParseReportResponse.of(document.receipt),
+            receipt=ParseReportResponse.model_validate(document.receipt),
         )  # fmt: skip
 
 
@@ -332,6 +330,8 @@ class UnsupportedResponse(BaseModel):
 
 
 class DroppedResponse(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     turns: int
     passages: int
     shortened: int
@@ -414,7 +414,7 @@ class AnswerResponse(BaseModel):
                 for start, end in answer.unsupported
             ],
             unknown=list(answer.unknown),
-            dropped=DroppedResponse.model_validate(answer.dropped, from_attributes=True),
+            dropped=DroppedResponse.model_validate(answer.dropped),
             remarks=remarks(answer, say), usage=usage,
         )  # fmt: skip
 

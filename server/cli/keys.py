@@ -53,30 +53,23 @@ def list_(as_json: bool = JSON) -> None:
     from server.auth import Keys
 
     with closing(_database()) as database:
-        keys = Keys(database).all()
+        keys = [
+            {"id": key.id, "name": key.name, "scopes": [*map(str, key.grants)],
+             "created": key.created, "revoked": key.revoked}
+            for key in Keys(database).all()
+        ]  # fmt: skip
     if as_json:
-        out_json(
-            [
-                {
-                    "id": key.id,
-                    "name": key.name,
-                    "scopes": [*map(str, key.grants)],
-                    "created": key.created,
-                    "revoked": key.revoked,
-                }
-                for key in keys
-            ]
-        )
-        return
-    if not keys:
+        out_json(keys)
+    elif not keys:
         note_message("None yet; make one with: rag keys create NAME --scope read")
-        return
-    columns = ["id", say("name"), say("scopes"), say("created"), say("revoked")]
-    rows = []
-    for key in keys:
-        scopes = ", ".join(map(str, key.grants))
-        rows.append((key.id, key.name, scopes, _time(key.created), _time(key.revoked)))
-    table("", columns, rows)
+    else:
+        columns = ["id", say("name"), say("scopes"), say("created"), say("revoked")]
+        rows = [
+            (key["id"], key["name"], ", ".join(key["scopes"]),
+             _time(key["created"]), _time(key["revoked"]))
+            for key in keys
+        ]  # fmt: skip
+        table("", columns, rows)
 
 
 @app.command()
@@ -85,8 +78,8 @@ def revoke(key: str = argument("", "Its id or name.")) -> None:
     from server.auth import Keys
 
     with closing(_database()) as database:
-        ended = Keys(database).revoke(key)
-    out_message("revoked {id} ({name})", id=ended.id, name=ended.name)
+        principal = Keys(database).revoke(key)
+    out_message("revoked {id} ({name})", id=principal.id, name=principal.name)
 
 
 def _time(seconds: float | None) -> str:

@@ -153,6 +153,6 @@ def mcp(
     from server.state import ServerState
 
     with closing(
-        ServerState.create(options, Models(model_loader(options.cache, note)), spans=spans())
+        ServerState(options, Models(model_loader(options.cache, note)), spans=spans())
     ) as state:
         tools(state, say).run("stdio")

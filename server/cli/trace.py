@@ -27,7 +27,7 @@ def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON
     from server.traces import replay
 
     limit_blas_threads()
-    home, found = _found(answer)
+    home, found = _find(answer)
     with open_pipeline(
         existing_kb(str(home / found.knowledge_base)), cache=cache_home(), say=say
     ) as pipeline:
@@ -38,8 +38,8 @@ def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON
         _show(found, again)
 
 
-def _found(answer: str) -> "tuple[Path, TraceResponse]":
-    """The trace, and the folder whose server has answered: the usual one, or the demonstration's."""
+def _find(answer: str) -> "tuple[Path, TraceResponse]":
+    """The trace, and the data folder of the server that answered."""
     from server.database import trace_database
     from server.traces import Traces
 
@@ -84,10 +84,10 @@ def _show(found: "TraceResponse", again: "Replay") -> None:
         for citation in answer["citations"]:
             place = f"{citation['label']} {citation['start']}–{citation['end']}"
             out(f"[{citation['number']}] {citation['title']} · {place}: {citation['quote']}")
-    out(_verdict(found, again))
+    out(_comparison(found, again))
 
 
-def _verdict(found: "TraceResponse", again: "Replay") -> str:
+def _comparison(found: "TraceResponse", again: "Replay") -> str:
     if again.same:
         return say(
             "retrieved again at {sequence}: the same candidates with the same scores",

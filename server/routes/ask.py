@@ -15,7 +15,7 @@ from rag.types import Message
 from server import schemas
 from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
-from server.errors import NotFound, error_response
+from server.errors import NotFound, error_body
 from server.fair_queue import in_thread
 from server.state import Context
 
@@ -118,5 +118,5 @@ async def _encode(events: AsyncGenerator[Event], say: Translator) -> AsyncGenera
                 data = event.model_dump_json()
                 yield format_sse_event(event=EVENT_NAMES[type(event)], data_str=data)
         except UserError as problem:
-            data = error_response(problem, say, "broken_off").error.model_dump_json()
+            data = error_body(problem, say, "broken_off").error.model_dump_json()
             yield format_sse_event(event="error", data_str=data)

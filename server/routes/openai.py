@@ -20,7 +20,7 @@ from rag.types import Message
 from server import schemas
 from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
-from server.errors import Conflict, error_response
+from server.errors import Conflict, error_body
 from server.fair_queue import in_thread
 from server.routes.ask import EventStreamResponse, after_first
 from server.routes.knowledge_bases import Name
@@ -201,11 +201,11 @@ STREAM_RESPONSE = {200: {"content": EVENT_STREAM}}
 @router.get("/models")
 def list_models(context: Context) -> ModelListResponse:
     """The knowledge bases that the key may read."""
-    now = int(time.time())
-    names = [
-        name for name in context.state.knowledge_bases.names() if context.who.may("read", name)
+    now, names = int(time.time()), context.state.knowledge_bases.names()
+    models = [
+        ModelResponse(id=name, created=now) for name in names if context.who.may("read", name)
     ]
-    return ModelListResponse(data=[ModelResponse(id=name, created=now) for name in names])
+    return ModelListResponse(data=models)
 
 
 @router.get("/models/{model}")
@@ -360,7 +360,7 @@ async def _chunks(
                             usage = _usage(event).model_dump()
                             yield _encode(frame | {"choices": [], "usage": usage})
         except UserError as problem:
-            yield _encode(error_response(problem, say, "broken_off").model_dump())
+            yield _encode(error_body(problem, say, "broken_off").model_dump())
     yield format_sse_event(data_str="[DONE]")
 
 

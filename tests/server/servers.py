@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -56,7 +56,7 @@ def state(
     made = options(data, **more)
     if generator is not None:
         made = options(data, generate=GenerateOptions(model="copy"), **more)
-    return ServerState.create(
+    return ServerState(
         made,
         Models(lambda options: generator or CopyingGenerator()),
         open_encoder=encoders,
@@ -65,8 +65,7 @@ def state(
 
 
 def worker(server: ServerState) -> Worker:
-    made = server.options
-    return Worker(made.data, made.cache, made.home, ocr=False, open_encoder=encoders)
+    return Worker(replace(server.options, ocr=False), open_encoder=encoders)
 
 
 def work(server: ServerState) -> None:
@@ -146,10 +145,7 @@ def served(data: Path) -> Iterator[tuple[ServerState, WorkerSupervisor]]:
         raise AssertionError("no model is named")
 
     made = ServerOptions(data=data, cache=CACHE, port=0, ocr=False)
-    with (
-        WorkerSupervisor(made) as supervisor,
-        closing(ServerState.create(made, Models(none))) as parts,
-    ):
+    with WorkerSupervisor(made) as supervisor, closing(ServerState(made, Models(none))) as parts:
         yield parts, supervisor
 
 
@@ -173,6 +169,11 @@ def row(parts: ServerState, job: str) -> Any:
     found = parts.jobs.get(job)
     assert found
     return found
+
+
+def worker_pid(supervisor: WorkerSupervisor) -> int:
+    assert supervisor.process
+    return supervisor.process.pid
 
 
 def ended(parts: ServerState, job: str) -> Callable[[], bool]:

@@ -400,7 +400,7 @@ def test_a_base_may_have_another_encoder_than_the_next(tmp_path: Path) -> None:
     models = Models(lambda options: CopyingGenerator())
     with (
         closing(
-            ServerState.create(offered, models, open_encoder=lambda name, backend: made[name])
+            ServerState(offered, models, open_encoder=lambda name, backend: made[name])
         ) as state,
         running(state) as client,
     ):

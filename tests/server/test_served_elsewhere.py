@@ -156,7 +156,7 @@ def written_by(engine: Faulty, data: Path, **more: Any) -> Iterator[Filled]:
     made = options(data, generate=GenerateOptions(model=engine.address), **more)
     models = Models(model_loader(made.cache, print))
     with (
-        closing(ServerState.create(made, models, open_encoder=encoders)) as state,
+        closing(ServerState(made, models, open_encoder=encoders)) as state,
         running(state) as client,
     ):
         client.post("/knowledge-bases", json={"name": "mine"})

@@ -60,7 +60,7 @@ def test_traces_go_with_the_document_that_they_quote_and_with_the_base(tmp_path:
         traces = Traces(database, 100)
         for number, document in enumerate(["d", "e", "d"]):
             kept(traces, number, document)
-        traces.delete_document("a", "d")
+        traces.delete_documents("a", ["d"])
         assert [traces.get(f"{number:024x}") is None for number in range(3)] == [True, False, True]
         traces.delete_knowledge_base("a")
         assert traces.get(f"{1:024x}") is None
@@ -105,7 +105,7 @@ def test_traces_of_documents_that_others_have_removed_go_too(tmp_path: Path) -> 
             kept(traces, number, document)
         traces.delete_except("other", set())
         assert all(traces.get(f"{number:024x}") for number in range(3))
-        traces.delete_document("other", "d")  # of another base, which holds the same file
+        traces.delete_documents("other", ["d"])  # of another base, which holds the same file
         assert traces.get(f"{0:024x}")
         traces.delete_except("a", {"d", "f"})
         assert [traces.get(f"{number:024x}") is None for number in range(3)] == [False, True, False]

@@ -21,6 +21,7 @@ from tests.server.servers import (
     wait_for,
     work,
     worker,
+    worker_pid,
 )
 
 LONG = "".join(
@@ -37,10 +38,10 @@ def test_a_killed_workers_job_is_done_by_the_next_one_whole(
         files = {f"{number}.txt": LONG[: 3000 + number] for number in range(4)}
         job = upload(parts, files)
         wait_for(lambda: row(parts, job)["chunks"] > 0, 60)
-        first = supervisor.pid
+        first = worker_pid(supervisor)
         assert first
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: supervisor.alive() and supervisor.pid != first)
+        wait_for(lambda: supervisor.alive() and worker_pid(supervisor) != first)
         wait_for(ended(parts, job), 90)
         assert row(parts, job)["state"] == "done"
         with open_store(tmp_path / "mine") as store:
@@ -74,7 +75,7 @@ def test_the_worker_gives_way_and_dies_with_its_parent(tmp_path: Path) -> None:
     made = options(tmp_path)
     with WorkerSupervisor(made) as supervisor:
         wait_for(supervisor.alive)
-        pid = supervisor.pid
+        pid = worker_pid(supervisor)
         assert pid
         wait_for(lambda: os.sched_getscheduler(pid) == os.SCHED_IDLE)
     assert not supervisor.alive()
