@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ingest.errors import Away, UserError
-from ingest.i18n import Language, Translatable, Translator
+from ingest.i18n import Translatable, Translator
 from ingest.store import SCHEMES
 from server import schemas
 
@@ -45,19 +45,15 @@ def missing_scope(scope: str) -> AccessDenied:
 
 def translator_of(headers: Mapping[str, str]) -> Translator:
     """The language that `Accept-Language` prefers: Chinese if it ranks above English."""
-    return Translator(preferred_language(headers.get("accept-language", "")))
-
-
-def preferred_language(accepted: str) -> Language:
     weights: dict[str, float] = {}
-    for part in accepted.split(",")[:20]:
+    for part in headers.get("accept-language", "").split(",")[:20]:
         tag, _, weight = part.strip().partition(";q=")
         language = tag.partition("-")[0].lower()
         try:
             weights.setdefault(language, float(weight or 1))
         except ValueError:
             continue
-    return "zh" if weights.get("zh", 0) > weights.get("en", 0) else "en"
+    return Translator("zh" if weights.get("zh", 0) > weights.get("en", 0) else "en")
 
 
 _ADDRESS = re.compile(rf"(?:{'|'.join(map(re.escape, SCHEMES))})://")

@@ -26,9 +26,9 @@ from rag.types import Sampling
 from server import schemas
 from server.auth import Principal
 from server.errors import Duplicate, NotFound, hide_locations, unknown_base
-from server.membership import Membership
 from server.models import CachedEmbedder, Models
 from server.options import CORES, ServerOptions, check_choice, write_settings
+from server.replica import Replica
 from server.uploads import MAX_NAME_BYTES
 
 MAX_OPEN = 32  # knowledge bases that are open at one time
@@ -112,16 +112,13 @@ class OpenKnowledgeBase:
 
 class KnowledgeBases:
     """Knowledge bases by name, below `options.data`. Other replicas may create, change and delete
-    them too.
-
-    `work` is a folder of this replica, for knowledge bases that are being created or deleted.
-    """
+    them too. Those that are being created or deleted are in the folder of this `replica`."""
 
     def __init__(
-        self, options: ServerOptions, models: Models, membership: Membership, work: Path,
+        self, options: ServerOptions, models: Models, replica: Replica,
         open_encoder: Encoders | None = None,
     ) -> None:  # fmt: skip
-        self.options, self.models, self.membership, self.work = options, models, membership, work
+        self.options, self.models, self.replica = options, models, replica
         self._lock = threading.RLock()
         self._open: OrderedDict[str, OpenKnowledgeBase] = OrderedDict()
         self._opening: dict[str, threading.Lock] = {}
@@ -262,7 +259,7 @@ class KnowledgeBases:
         name = check_name(request.name)
         embedder = request.embedder or self.options.embedders[0]
         check_choice("embedder", embedder, self.options.embedders)
-        target, work = self.options.data / name, self.work / secrets.token_hex(8)
+        target, work = self.options.data / name, self.replica.folder / secrets.token_hex(8)
         with self._hide_locations(), failures_named(target):
             work.mkdir()
             if self.options.store:
@@ -275,7 +272,7 @@ class KnowledgeBases:
                 )
                 writer.store.close()
                 write_settings(work, request, self.options, config.generate)
-                with self.membership.lock("creating a knowledge base"):
+                with self.replica.lock("creating a knowledge base"):
                     if target.exists() or target.is_symlink():
                         raise Duplicate(
                             "knowledge base {name} exists already; choose another name", name=name
@@ -291,15 +288,15 @@ class KnowledgeBases:
 
     def change(self, name: str, request: schemas.ChangeKnowledgeBaseRequest) -> None:
         path = self.path(name)
-        with self._hide_locations(), self.membership.lock("changing settings"):
+        with self._hide_locations(), self.replica.lock("changing settings"):
             write_settings(path, request, self.options, self.config(path).generate)
 
     def delete(self, name: str) -> None:
         """Delete a knowledge base and everything in its folder."""
-        path, work = self.path(name), self.work / secrets.token_hex(8)
+        path, work = self.path(name), self.replica.folder / secrets.token_hex(8)
         with self._hide_locations(), failures_named(path):
             drop_remote(path)  # if the server dies now, the folder can be deleted again
-            with self.membership.lock("deleting"):
+            with self.replica.lock("deleting"):
                 if not has_knowledge_base(path):
                     raise unknown_base(name)
                 path.rename(work)

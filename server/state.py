@@ -16,9 +16,9 @@ from server.errors import missing_scope, translator_of, unknown_base
 from server.fair_queue import FairQueue
 from server.jobs import Jobs
 from server.knowledge_bases import KnowledgeBases
-from server.membership import Membership
 from server.models import Models
 from server.options import ServerOptions
+from server.replica import Replica
 from server.schemas import Scope
 from server.telemetry import Metrics, SpanRecorder
 from server.traces import Traces
@@ -46,13 +46,10 @@ class ServerState:
         jobs, traces = server_database(home), trace_database(home)
         keys = server_database(home)  # a second connection, so that no writer delays authentication
         self._databases = jobs, traces, keys
-        membership = Membership(home)
-        self.replica = membership.join()
-        self.keys, self.jobs = Keys(keys), Jobs(jobs, membership.alive)
+        self.replica = Replica(home)
+        self.keys, self.jobs = Keys(keys), Jobs(jobs, self.replica.alive)
         self.traces, self.metrics = Traces(traces, options.traces), Metrics()
-        self.knowledge_bases = KnowledgeBases(
-            options, models, membership, self.replica.folder, open_encoder
-        )
+        self.knowledge_bases = KnowledgeBases(options, models, self.replica, open_encoder)
         self.pages, self.page_queue = PageRenderer(), FairQueue(1, options.queue)
         slots = {"reading": options.slots, "writing": 1, "asking": REMOTE_SLOTS}
         queues = {name: FairQueue(count, options.queue) for name, count in slots.items()}

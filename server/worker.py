@@ -29,8 +29,8 @@ from server.database import server_database, trace_database
 from server.errors import hide_locations
 from server.jobs import Jobs
 from server.knowledge_bases import folder_of
-from server.membership import Membership
 from server.options import ServerOptions
+from server.replica import Replica
 from server.telemetry import log_json
 from server.traces import Traces
 from server.uploads import Upload, Uploads
@@ -53,10 +53,9 @@ class Worker:
     def __init__(self, options: ServerOptions, *, open_encoder: Encoders | None = None) -> None:
         self.options = options
         self._databases = server_database(options.home), trace_database(options.home)
-        self.membership = Membership(options.home)
-        self.replica = self.membership.join()
+        self.replica = Replica(options.home)
         self.name = self.replica.name
-        self.jobs = Jobs(self._databases[0], self.membership.alive)
+        self.jobs = Jobs(self._databases[0], self.replica.alive)
         self.traces = Traces(self._databases[1])
         self.stop = threading.Event()
         self._open_encoder = open_encoder or encoders(options.cache)
@@ -82,7 +81,7 @@ class Worker:
         """End the uploads to dead servers and delete the files of dead replicas."""
         self.jobs.cancel_abandoned_uploads()
         with suppress(Busy):
-            self.membership.remove_dead()
+            self.replica.remove_dead()
 
     def work(self, job: Row) -> None:
         """Run one job and record how it ended."""

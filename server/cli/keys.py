@@ -1,6 +1,7 @@
 """`rag keys`: who may use the server."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from time import localtime, strftime
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from rag.cli.options import JSON, argument, option, with_options
 from rag.cli.paths import data_home
 
 if TYPE_CHECKING:
-    from server.database import Database
+    from server.auth import Keys
 
 app = typer.Typer(
     help=say("Create, list and revoke keys of the server."),
@@ -20,10 +21,13 @@ app = typer.Typer(
 )
 
 
-def _database() -> "Database":
+@contextmanager
+def _open_keys() -> "Iterator[Keys]":
+    from server.auth import Keys
     from server.database import server_database
 
-    return server_database(data_home() / ".server")
+    with closing(server_database(data_home() / ".server")) as database:
+        yield Keys(database)
 
 
 @app.command()
@@ -36,10 +40,9 @@ def create(
         default=...,
     ),
 ) -> None:
-    from server.auth import Keys, parse_grant
+    from server.auth import parse_grant
 
-    with closing(_database()) as database:
-        keys = Keys(database)
+    with _open_keys() as keys:
         first = not keys.in_use
         out(keys.create(name, [parse_grant(each) for each in scope]))
     note_message("Keep it: only its hash is stored.")
@@ -50,13 +53,11 @@ def create(
 @app.command("list")
 @with_options("All keys, without their secrets.")
 def list_(as_json: bool = JSON) -> None:
-    from server.auth import Keys
-
-    with closing(_database()) as database:
+    with _open_keys() as stored:
         keys = [
             {"id": key.id, "name": key.name, "scopes": [*map(str, key.grants)],
              "created": key.created, "revoked": key.revoked}
-            for key in Keys(database).all()
+            for key in stored.all()
         ]  # fmt: skip
     if as_json:
         out_json(keys)
@@ -75,10 +76,8 @@ def list_(as_json: bool = JSON) -> None:
 @app.command()
 @with_options("End a key, at once.")
 def revoke(key: str = argument("", "Its id or name.")) -> None:
-    from server.auth import Keys
-
-    with closing(_database()) as database:
-        principal = Keys(database).revoke(key)
+    with _open_keys() as keys:
+        principal = keys.revoke(key)
     out_message("revoked {id} ({name})", id=principal.id, name=principal.name)
 
 

@@ -17,7 +17,7 @@ from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
 from server.errors import NotFound, error_body
 from server.fair_queue import in_thread
-from server.state import Context
+from server.state import Context, RequestContext
 
 router = APIRouter(tags=["questions"])
 Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
@@ -77,10 +77,7 @@ async def ask(body: schemas.AskRequest, request: Request, context: Context):
         ),
     )
     if body.stream or "text/event-stream" in request.headers.get("accept", ""):
-        events = await after_first(
-            context.state.answerer.stream(question, context.who, context.say)
-        )
-        return EventStreamResponse(_encode(events, context.say))
+        return EventStreamResponse(_encode(await start(question, context), context.say))
     return await context.state.answerer.answer(question, context.who, context.say)
 
 
@@ -93,9 +90,10 @@ def get_trace(trace: Id, context: Context) -> schemas.TraceResponse:
     return response
 
 
-async def after_first(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    """The same events, after the first one was produced: an error before it is raised here, while
-    the response can still have an error status."""
+async def start(question: UserQuestion, context: RequestContext) -> AsyncGenerator[Event]:
+    """The events of an answer, of which the first one exists already: an error before it is raised
+    here, while the response can still have an error status."""
+    events = context.state.answerer.stream(question, context.who, context.say)
     try:
         first = await anext(events)
     except BaseException:

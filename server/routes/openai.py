@@ -22,7 +22,7 @@ from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
 from server.errors import Conflict, error_body
 from server.fair_queue import in_thread
-from server.routes.ask import EventStreamResponse, after_first
+from server.routes.ask import EventStreamResponse, start
 from server.routes.knowledge_bases import Name
 from server.state import Context, ServerState
 
@@ -226,10 +226,7 @@ async def chat(body: ChatRequest, context: Context):
     context.require("read", body.knowledge_base or body.model)
     question = await in_thread(lambda: _question(body, context.state))
     if body.stream:
-        events = await after_first(
-            context.state.answerer.stream(question, context.who, context.say)
-        )
-        return EventStreamResponse(_chunks(events, body, context.say))
+        return EventStreamResponse(_chunks(await start(question, context), body, context.say))
     answer = await context.state.answerer.answer(question, context.who, context.say)
     message = CompletionMessage(content=answer.answer, annotations=annotations(answer))
     return CompletionResponse(
@@ -301,9 +298,6 @@ def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
 
 def annotations(answer: schemas.AnswerResponse) -> list[Annotation]:
     """One for each citation mark in the text."""
-    citations: dict[int, list[schemas.CitationResponse]] = {}
-    for citation in answer.citations:
-        citations.setdefault(citation.number, []).append(citation)
     return [
         Annotation(
             url_citation=UrlCitation(
@@ -317,7 +311,8 @@ def annotations(answer: schemas.AnswerResponse) -> list[Annotation]:
         )
         for mark in marks(answer.answer)
         for number in numbers(mark)
-        for citation in citations.get(number, [])
+        for citation in answer.citations
+        if citation.number == number
     ]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.errors import preferred_language
+from server.errors import translator_of
 
 
 @pytest.mark.parametrize(
@@ -19,5 +19,5 @@ from server.errors import preferred_language
         ("*", "en"),
     ],
 )
-def test_what_is_preferred_of_the_two(accepted: str, language: str) -> None:
-    assert preferred_language(accepted) == language
+def test_accept_language_selects_english_or_chinese(accepted: str, language: str) -> None:
+    assert translator_of({"accept-language": accepted}).language == language

@@ -184,11 +184,10 @@ import sys, time
 from pathlib import Path
 from server.database import server_database
 from server.jobs import Jobs
-from server.membership import Membership
-membership = Membership(Path(sys.argv[1]))
-me = membership.join()
+from server.replica import Replica
+me = Replica(Path(sys.argv[1]))
 (me.folder / "half a knowledge base").mkdir()
-jobs = Jobs(server_database(membership.home), membership.alive)
+jobs = Jobs(server_database(me.home), me.alive)
 claimed = jobs.claim(me.name)
 print(claimed["id"], jobs.create_upload("mine", me.name), me.name, flush=True)
 time.sleep(600)
@@ -208,7 +207,7 @@ def test_what_the_dead_had_under_way_is_ended_and_that_of_the_living_is_not(tmp_
             end.callback(dying.kill)
             assert dying.stdout
             claimed, receiving, name = dying.stdout.readline().split()
-            folder = hand.membership.folder / name
+            folder = hand.replica.folder.parent / name
             for dead in (False, True):
                 hand.clean_up()
                 assert folder.exists() is not dead
