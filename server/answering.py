@@ -94,11 +94,8 @@ class Answerer:
                     yield schemas.SearchResponse.of(found, trace=trace, base=question.base)
                     async for piece in pieces:
                         if isinstance(piece, Answer):
-                            yield await in_thread(
-                                partial(
-                                    self._finish, question, pipeline, found, piece, trace, seconds
-                                )
-                            )
+                            finish = partial(self._finish, question, pipeline, found, piece)
+                            yield await in_thread(partial(finish, trace, seconds))
                         else:
                             yield schemas.PieceEvent(text=str(piece))
 

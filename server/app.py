@@ -84,7 +84,7 @@ def create_app(state: ServerState) -> FastAPI:
         description="Questions about your documents, answered with sources.",
         docs_url=None, redoc_url=None,  # those pages load scripts from other sites
         max_body_size=MAX_BODY, responses=COMMON_RESPONSES,
-        lifespan=lambda _: tools.router.lifespan_context(tools),  # pyright: ignore[reportArgumentType] - stateless or not
+        lifespan=lambda _: tools.router.lifespan_context(tools),  # pyright: ignore[reportArgumentType]
         generate_unique_id_function=lambda route: route.name,
         telemetry={"tracer_provider": provider} if provider else None,
     )  # fmt: skip

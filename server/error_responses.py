@@ -40,7 +40,6 @@ STATUSES: dict[type[UserError], tuple[int, str, str, dict[str, str]]] = {
 }
 """Status, code, type and headers for each kind of error; the first that matches applies."""
 
-
 Responses = dict[int | str, dict[str, Any]]
 RETRY_AFTER: dict[str, Any] = {
     "Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer"}}
@@ -69,11 +68,11 @@ COMMON_RESPONSES = responses(400, 401, 403, 404, 413, 421, 422, 429)
 
 
 def error_response(
-    request_headers: Headers, status: int, problem: UserError, code: str,
-    kind: str = "invalid_request_error",
+    accept: Headers, status: int, problem: UserError, code: str, kind: str = "invalid_request_error",
     *, param: str | None = None, headers: dict[str, str] | None = None,
 ) -> JSONResponse:  # fmt: skip
-    body = error_body(problem, translator_of(request_headers), code, kind=kind, param=param)
+    """The response in the language that the headers of the request `accept`."""
+    body = error_body(problem, translator_of(accept), code, kind=kind, param=param)
     return JSONResponse(body.model_dump(), status, headers)
 
 

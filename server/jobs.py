@@ -115,12 +115,12 @@ class Jobs:
         The transaction keeps uploads from adding it, and jobs from ending, in between.
         """
         with self._database.change() as sql:
-            user = sql.execute(
+            other_job = sql.execute(
                 "SELECT 1 FROM files JOIN jobs ON jobs.id = files.job"
                 " WHERE digest = ? AND base = ? AND finished IS NULL AND job != ?",
                 (digest, base, ignore),
             ).fetchone()
-            if not user:
+            if not other_job:
                 delete(digest)
 
     def is_running(self, base: str) -> bool:
@@ -207,13 +207,11 @@ class Jobs:
         )
 
 
-def _add(
-    sql: sqlite3.Connection, kind: str, base: str, state: str, server: str | None = None
-) -> str:
+def _add(sql: sqlite3.Connection, kind: str, base: str, state: str, server: str = "") -> str:
     job = secrets.token_hex(12)
     sql.execute(
         "INSERT INTO jobs (id, kind, base, state, created, worker) VALUES (?, ?, ?, ?, ?, ?)",
-        (job, kind, base, state, time.time(), server),
+        (job, kind, base, state, time.time(), server or None),
     )
     sql.execute(
         "DELETE FROM jobs WHERE finished IS NOT NULL AND id NOT IN"

@@ -80,9 +80,8 @@ def check_name(name: str) -> str:
         raise UserError(
             "{name!r} is not a valid name of a knowledge base; use up to 64 letters, digits, _ and "
             "- ({max_size} bytes)",
-            name=name[:80],
-            max_size=MAX_NAME_BYTES,
-        )
+            name=name[:80], max_size=MAX_NAME_BYTES,
+        )  # fmt: skip
     return name
 
 
@@ -236,9 +235,8 @@ class KnowledgeBases:
                 except NotFound:
                     continue  # it has just been deleted
                 except UserError as problem:
-                    scopes, message = who.scopes(name), say(problem.message)
-                    response = schemas.KnowledgeBaseResponse.unusable(name, scopes, message)
-                    responses.append(response)
+                    unusable = schemas.KnowledgeBaseResponse.unusable
+                    responses.append(unusable(name, who.scopes(name), say(problem.message)))
         return responses
 
     def describe(self, name: str, who: Principal) -> schemas.KnowledgeBaseResponse:
@@ -267,10 +265,9 @@ class KnowledgeBases:
                 (work / SETTINGS).write_text(f'[store]\nurl = "{address}"\n', "utf-8")
             try:
                 config, cache = self.config(work), self.options.cache
-                writer = open_writer(
+                open_writer(
                     config, embedder=embedder, cache=cache, open_encoder=self.encoder
-                )
-                writer.store.close()
+                ).store.close()
                 write_settings(work, request, self.options, config.generate)
                 with self.replica.lock("creating a knowledge base"):
                     if target.exists() or target.is_symlink():

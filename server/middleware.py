@@ -246,9 +246,8 @@ class AccessMiddleware:
             self.metrics.rejections.labels("rate").inc()
             message = Translatable(
                 "this key may make {rate} requests a minute; wait {wait} s",
-                rate=self.options.rate,
-                wait=wait,
-            )
+                rate=self.options.rate, wait=wait,
+            )  # fmt: skip
             raise AccessDenied(429, "rate_limit_exceeded", message, retry_after=str(wait))
         if scope["method"] == "POST" and (upload := UPLOAD.fullmatch(path)):
             # Checked here, because the files would be on the disk when the route runs.

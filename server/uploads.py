@@ -68,9 +68,8 @@ def printable_name(name: str) -> str:
 
 def _is_unsafe(character: str) -> bool:
     category, plain = unicodedata.category(character), unicodedata.normalize("NFKC", character)
-    return category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") or not {*plain}.isdisjoint(
-        "/\\\0"
-    )
+    is_separator = not {*plain}.isdisjoint("/\\\0")
+    return is_separator or category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 class Uploads:
@@ -104,10 +103,8 @@ class Uploads:
                         if size > limit:
                             raise UserError(
                                 "{name} is larger than {limit:g} MB, the limit of this server; "
-                                "split it",
-                                name=name,
-                                limit=limit / 1e6,
-                            )
+                                "split it", name=name, limit=limit / 1e6,
+                            )  # fmt: skip
                         hasher.update(piece)
                         file.write(piece)
                     file.flush()

@@ -3,6 +3,7 @@
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from time import localtime, strftime
 from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
@@ -28,9 +29,8 @@ def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON
 
     limit_blas_threads()
     home, found = _find(answer)
-    with open_pipeline(
-        existing_kb(str(home / found.knowledge_base)), cache=cache_home(), say=say
-    ) as pipeline:
+    kb = existing_kb(str(home / found.knowledge_base))
+    with open_pipeline(kb, cache=cache_home(), say=say) as pipeline:
         again = replay(found, pipeline)
     if as_json:
         out_json(found.model_dump() | {"replay": asdict(again)})
@@ -55,8 +55,6 @@ def _find(answer: str) -> "tuple[Path, TraceResponse]":
 
 
 def _show(found: "TraceResponse", again: "Replay") -> None:
-    from time import localtime, strftime
-
     record = found.record
     when = strftime("%Y-%m-%d %H:%M:%S", localtime(found.created))
     out(f"{found.id}  {when}  {found.knowledge_base} @ {found.sequence}")
@@ -96,8 +94,6 @@ def _comparison(found: "TraceResponse", again: "Replay") -> str:
     return say(
         "retrieved again at {sequence} (then {sequence_2}): {new_count} new candidates, "
         "{gone_count} gone, or other scores: the knowledge base has changed",
-        sequence=again.sequence,
-        sequence_2=found.sequence,
-        new_count=len(again.new),
-        gone_count=len(again.gone),
-    )
+        sequence=again.sequence, sequence_2=found.sequence,
+        new_count=len(again.new), gone_count=len(again.gone),
+    )  # fmt: skip

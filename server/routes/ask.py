@@ -67,15 +67,11 @@ async def search(body: schemas.SearchRequest, context: Context) -> schemas.Searc
 async def ask(body: schemas.AskRequest, request: Request, context: Context):
     """An answer with citations, or a refusal with the nearest passages."""
     context.require("read", body.knowledge_base)
+    bases = context.state.knowledge_bases
     overrides = body.model_dump(include={"max_new_tokens", "temperature", "top_p", "seed"})
-    question = UserQuestion(
-        body.question,
-        body.knowledge_base,
-        tuple(Message(turn.role, turn.content) for turn in body.history),
-        await in_thread(
-            lambda: context.state.knowledge_bases.sampling(body.knowledge_base, **overrides)
-        ),
-    )
+    sampling = await in_thread(lambda: bases.sampling(body.knowledge_base, **overrides))
+    history = tuple(Message(turn.role, turn.content) for turn in body.history)
+    question = UserQuestion(body.question, body.knowledge_base, history, sampling)
     if body.stream or "text/event-stream" in request.headers.get("accept", ""):
         return EventStreamResponse(_encode(await start(question, context), context.say))
     return await context.state.answerer.answer(question, context.who, context.say)

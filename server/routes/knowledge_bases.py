@@ -80,12 +80,9 @@ def documents_router(options: ServerOptions) -> APIRouter:
     """The routes of documents, with the operator's limits of uploads."""
     routes = APIRouter(prefix="/knowledge-bases/{knowledge_base}/documents", tags=["documents"])
     routes.post(
-        "",
-        status_code=202,
-        responses=responses(503),
-        max_body_size=options.largest_batch,
+        "", status_code=202, responses=responses(503), max_body_size=options.largest_batch,
         form_limits={"max_files": options.most_files, "max_fields": 100},
-    )(upload)
+    )(upload)  # fmt: skip
     routes.get("")(list_documents)
     routes.get("/{document}")(get_document)
     routes.get("/{document}/text")(get_text)

@@ -266,11 +266,9 @@ def _embed(body: EmbeddingsRequest, state: ServerState) -> EmbeddingListResponse
                         index=index, count=count, limit=encoder.max_tokens,
                     )  # fmt: skip
             vectors = encoder.embed_passages(texts)
-    base64_wanted = body.encoding_format == "base64"
-    rows: list[Any] = [
-        base64.b64encode(row.tobytes()).decode() if base64_wanted else row.tolist()
-        for row in vectors.astype("<f4")
-    ]
+    rows: list[Any] = vectors.astype("<f4").tolist()
+    if body.encoding_format == "base64":
+        rows = [base64.b64encode(row.tobytes()).decode() for row in vectors.astype("<f4")]
     return EmbeddingListResponse(
         data=[EmbeddingResponse(index=index, embedding=row) for index, row in enumerate(rows)],
         model=body.model,
