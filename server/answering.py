@@ -190,15 +190,15 @@ async def _pieces(
 async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:
     """Run `work` in a thread. If the client leaves, stop the model repeatedly until `work` ends,
     because the model may start only after the first attempt."""
-    running = asyncio.ensure_future(in_thread(work))
+    task = asyncio.ensure_future(in_thread(work))
     try:
-        return await asyncio.shield(running)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True):
-            while not running.done():
+            while not task.done():
                 if pipeline.generator:
                     pipeline.generator.stop()
-                await asyncio.wait([running], timeout=STOP_INTERVAL)
-        if not running.cancelled():
-            running.exception()  # retrieved, so that asyncio does not log it
+                await asyncio.wait([task], timeout=STOP_INTERVAL)
+        if not task.cancelled():
+            task.exception()  # retrieved, so that asyncio does not log it
         raise

@@ -135,11 +135,11 @@ def serve(
                 "rag keys create NAME --scope read",
                 host=options.host,
             )
-        with closing(listen(options)) as listening, supervisor:
+        with closing(listen(options)) as listener, supervisor:
             tempfile.tempdir = str(state.replica.folder)  # uploads need the data folder's space
-            host, port = listening.getsockname()[:2]
+            host, port = listener.getsockname()[:2]
             on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-            uvicorn.Server(uvicorn_config(state)).run(sockets=[listening])
+            uvicorn.Server(uvicorn_config(state)).run(sockets=[listener])
 
 
 def uvicorn_config(state: ServerState) -> uvicorn.Config:
@@ -158,13 +158,13 @@ def listen(options: ServerOptions) -> socket.socket:
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
         # asyncio sends small packets at once (TCP_NODELAY) only if it knows that this is TCP.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((options.host, options.port))
-        listening.listen(BACKLOG)
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((options.host, options.port))
+        listener.listen(BACKLOG)
     except OSError as error:
         raise UserError(
             "can't listen at {host} port {port}: {reason}; choose another port with --port",
             host=options.host, port=options.port, reason=error.strerror or str(error),
         ) from error  # fmt: skip
-    return listening
+    return listener

@@ -106,7 +106,7 @@ class OpenKnowledgeBase:
     identity: Hashable
     current: tuple[Pipeline, Hashable] | None = None
     users: int = 0
-    closing: bool = False
+    close_when_unused: bool = False
 
 
 class KnowledgeBases:
@@ -120,7 +120,7 @@ class KnowledgeBases:
         self.options, self.models, self.replica = options, models, replica
         self._lock = threading.RLock()
         self._open: OrderedDict[str, OpenKnowledgeBase] = OrderedDict()
-        self._opening: dict[str, threading.Lock] = {}
+        self._open_locks: dict[str, threading.Lock] = {}
         # More threads do not embed a short text faster; other questions use the other cores.
         load = open_encoder or encoders(options.cache, threads=min(2, CORES))
         self.encoder = cache(lambda name, backend: CachedEmbedder(load(name, backend)))
@@ -146,7 +146,7 @@ class KnowledgeBases:
                 finally:
                     with self._lock:
                         base.users -= 1
-                        if base.closing and not base.users:
+                        if base.close_when_unused and not base.users:
                             base.store.close()
         except (OSError, UserError) as problem:
             if identity is not None and identity_of(path) == identity:
@@ -164,8 +164,8 @@ class KnowledgeBases:
     def _acquire(self, name: str, path: Path, identity: Hashable) -> OpenKnowledgeBase:
         """The open knowledge base, with one more user."""
         with self._lock:
-            opening = self._opening.setdefault(name, threading.Lock())
-        with opening:  # a slow Milvus server must not block other knowledge bases
+            open_lock = self._open_locks.setdefault(name, threading.Lock())
+        with open_lock:  # a slow Milvus server must not block other knowledge bases
             with self._lock:
                 base = self._open.get(name)
                 if base and base.identity == identity:
@@ -192,7 +192,7 @@ class KnowledgeBases:
         with self._lock:
             base = self._open.pop(name, None)
             if base:
-                base.closing = True
+                base.close_when_unused = True
                 if not base.users:
                     base.store.close()
 

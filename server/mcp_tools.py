@@ -70,7 +70,7 @@ def tools(state: ServerState, say: Translator) -> MCPServer:
     async def search(
         question: Question, knowledge_base: Name, tool: Context[Any, Any], limit: Limit = 5
     ) -> schemas.SearchResponse:
-        """The passages of the documents nearest to a question, best first, with their places."""
+        """The passages of the documents nearest to a question, best first, with page or heading."""
         with reader(tool, knowledge_base) as context:
             return await state.answerer.search(question, knowledge_base, limit, context.who)
 

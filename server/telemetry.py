@@ -65,7 +65,7 @@ QUIET_LOGGERS = ("uvicorn", "uvicorn.error", "mcp", "httpx", "httpx2", "openai",
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line. Tracebacks contain places in the code and types of errors, but not
+    """One JSON object a line. Tracebacks contain positions in the code and types of errors, but not
     the errors' messages, which may hold text of documents."""
 
     def format(self, record: logging.LogRecord) -> str:

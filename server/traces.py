@@ -119,8 +119,8 @@ class Traces:
         rows = self._database.rows(
             "SELECT DISTINCT document FROM quoted JOIN traces ON id = trace WHERE base = ?", (base,)
         )
-        if gone := [row["document"] for row in rows if row["document"] not in documents]:
-            self.delete_documents(base, gone)
+        if missing := [row["document"] for row in rows if row["document"] not in documents]:
+            self.delete_documents(base, missing)
 
     def delete_knowledge_base(self, base: str) -> None:
         self._database.execute("DELETE FROM traces WHERE base = ?", (base,))

@@ -125,12 +125,12 @@ class Uploads:
         link.symlink_to(self.path(upload.digest).absolute())
         return FoundFile(link, alias=SOURCE_PREFIX + upload.name)
 
-    def unused(self, used: Container[str]) -> Iterator[str]:
-        """Digests of files that are not in `used`. Deletes temporary files older than a day, which
+    def unused(self, digests: Container[str]) -> Iterator[str]:
+        """Digests of stored files that are not in `digests`. Deletes temporary files older than a day, which
         a killed server has left."""
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if _DIGEST.fullmatch(path.name):
-                if path.name not in used:
+                if path.name not in digests:
                     yield path.name
                 continue
             with suppress(FileNotFoundError):  # it was renamed just now

@@ -157,9 +157,9 @@ class Worker:
         path = folder_of(self.options.data, base)
         with read_config(path).open_store() as store:
             documents = list(store.documents())
-        used, uploads = {document.digest for document in documents}, Uploads(path)
+        digests, uploads = {document.digest for document in documents}, Uploads(path)
         self.traces.delete_except(base, {document.id for document in documents})
-        for digest in uploads.unused(used):
+        for digest in uploads.unused(digests):
             self.jobs.delete_unless_needed(base, digest, uploads.delete, ignore=job["id"])
 
 

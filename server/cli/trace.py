@@ -80,8 +80,8 @@ def _show(found: "TraceResponse", again: "Replay") -> None:
         out_message("answer:")
         out(answer["answer"])
         for citation in answer["citations"]:
-            place = f"{citation['label']} {citation['start']}–{citation['end']}"
-            out(f"[{citation['number']}] {citation['title']} · {place}: {citation['quote']}")
+            span = f"{citation['label']} {citation['start']}–{citation['end']}"
+            out(f"[{citation['number']}] {citation['title']} · {span}: {citation['quote']}")
     out(_comparison(found, again))
 
 

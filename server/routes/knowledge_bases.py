@@ -110,13 +110,13 @@ def upload(
     try:
         for file in files:
             try:
-                stored = uploads.save(
+                result = uploads.save(
                     file.filename or "",
                     iter(lambda file=file: file.file.read(BUFFER), b""),
                     limit=state.options.largest_upload,
                     register=lambda upload: jobs.add_file(job, upload, digests),
                 )
-                digests[stored.name] = stored.digest
+                digests[result.name] = result.digest
             except UserError as problem:
                 jobs.add_file(job, Upload(printable_name(file.filename or ""), "", 0), {}, problem)
         jobs.queue(job)
