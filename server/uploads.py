@@ -126,8 +126,8 @@ class Uploads:
         return FoundFile(link, alias=SOURCE_PREFIX + upload.name)
 
     def unused(self, digests: Container[str]) -> Iterator[str]:
-        """Digests of stored files that are not in `digests`. Deletes temporary files older than a day, which
-        a killed server has left."""
+        """Digests of stored files that are not in `digests`. Deletes temporary files older than a
+        day, which a killed server has left."""
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if _DIGEST.fullmatch(path.name):
                 if path.name not in digests:
