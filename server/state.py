@@ -45,7 +45,7 @@ class ServerState:
         self.options, self.worker_alive, home = options, worker_alive, options.home
         jobs, traces = server_database(home), trace_database(home)
         keys = server_database(home)  # a second connection, so that no writer delays authentication
-        self._databases = jobs, traces, keys
+        self.databases = jobs, traces, keys
         self.replica = Replica(home)
         self.keys, self.jobs = Keys(keys), Jobs(jobs, self.replica.alive)
         self.traces, self.metrics = Traces(traces, options.traces), Metrics()
@@ -67,7 +67,7 @@ class ServerState:
         self.answerer.spans.close()
         self.pages.close()
         self.knowledge_bases.close()
-        for database in self._databases:
+        for database in self.databases:
             database.close()
         self.replica.close()
 

@@ -166,9 +166,9 @@ def test_the_generated_bombs_are_what_they_claim(tmp_path: Path) -> None:
     import pypdfium2
 
     (tmp_path / "many.pdf").write_bytes(pdf_with_pages())
-    with pypdfium2.PdfDocument(tmp_path / "many.pdf") as opened:
-        assert len(opened) == PAGES
-    large_zip(tmp_path / "swelling.docx")
+    with pypdfium2.PdfDocument(tmp_path / "many.pdf") as document:
+        assert len(document) == PAGES
+    large_zip(tmp_path / "large_zip.docx")
     assert (tmp_path / "large_zip.docx").stat().st_size < 1_000_000
     with zipfile.ZipFile(tmp_path / "large_zip.docx") as archive:
         assert archive.infolist()[0].file_size > MEGABYTES << 20
