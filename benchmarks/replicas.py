@@ -40,9 +40,9 @@ def measured(folder: Path, count: int, options: argparse.Namespace, *, ending: b
             rate = (len(load.answers) - told) / (time.monotonic() - begun)
         load.check(dict(zip(BASES, (first, second), strict=True)))
         load.check_jobs()
-    p50, p95 = np.percentile(np.array(load.spent) * 1000, [50, 95])
+    p50, p95 = np.percentile(np.array(load.durations) * 1000, [50, 95])
     what = "ended and killed in turn" if ending else ""
-    changes = len(first.held) + len(second.held)
+    changes = len(first.documents) + len(second.documents)
     sys.stdout.write(
         f"{count} servers {rate:6.1f} answers/s  p50 {p50:6.1f} ms  p95 {p95:6.1f} ms  "
         f"{len(load.jobs)} uploads, {changes} changes seen  {dict(load.counts)} {what}\n"

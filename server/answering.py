@@ -94,11 +94,8 @@ class Answerer:
                     yield schemas.SearchResponse.of(found, trace=trace, base=question.base)
                     async for piece in pieces:
                         if isinstance(piece, Answer):
-                            yield await in_thread(
-                                partial(
-                                    self._finish, question, pipeline, found, piece, trace, seconds
-                                )
-                            )
+                            finish = partial(self._finish, question, pipeline, found, piece)
+                            yield await in_thread(partial(finish, trace, seconds))
                         else:
                             yield schemas.PieceEvent(text=str(piece))
 
@@ -123,14 +120,14 @@ class Answerer:
     ) -> schemas.AnswerResponse:  # fmt: skip
         """Record an answer, and give it the form in which clients get it."""
         self.metrics.answers.labels("refused" if answer.refused else "answered").inc()
-        used = usage(question, pipeline, answer)
+        tokens = usage(question, pipeline, answer)
         if answer.prompt:
-            self.metrics.tokens.labels("read").inc(used.read)
-            self.metrics.tokens.labels("written").inc(used.written)
+            self.metrics.tokens.labels("read").inc(tokens.read)
+            self.metrics.tokens.labels("written").inc(tokens.written)
         record = trace_record(found, seconds, question.history, answer)
         self._record("ask", trace, question.base, pipeline, found.sequence, record)
         return schemas.AnswerResponse.of(
-            answer, found, used, pipeline.say, trace=trace, base=question.base
+            answer, found, tokens, pipeline.say, trace=trace, base=question.base
         )
 
     def _record(
@@ -147,20 +144,19 @@ class Answerer:
             with self.knowledge_bases.open(base) as now:
                 if now.store is pipeline.store and now.store.sequence == sequence:
                     return
-                quoted = {hit["document"] for hit in record["hits"]}
-                gone = [document for document in quoted if now.store.by_id(document) is None]
+                documents = {hit["document"] for hit in record["hits"]}
+                missing = [each for each in documents if now.store.by_id(each) is None]
         except NotFound:
             self.traces.delete_knowledge_base(base)
         else:
-            for document in gone:
-                self.traces.delete_document(base, document)
+            self.traces.delete_documents(base, missing)
 
 
 def usage(question: UserQuestion, pipeline: Pipeline, answer: Answer) -> schemas.UsageResponse:
     """Token counts, of the language model if it wrote the answer, otherwise of the encoder."""
     generator = pipeline.generator
-    if isinstance(generator, EndpointGenerator) and (took := generator.usage):
-        return schemas.UsageResponse(read=took.read, written=took.written, cut=took.cut)
+    if isinstance(generator, EndpointGenerator) and (tokens := generator.usage):
+        return schemas.UsageResponse(read=tokens.read, written=tokens.written, cut=tokens.cut)
     if answer.prompt and generator:
         count, prompt = generator.count, answer.prompt.tokens
         written = count([Message("user", f"-{answer.text}")]) - count([Message("user", "-")])
@@ -179,34 +175,30 @@ async def _pieces(
         while (piece := await _step(lambda: next(pieces, None), pipeline)) is not None:
             yield piece
     except (Unreachable, EngineFailure) as problem:
-        _hide_address(problem, pipeline.generator)
+        if isinstance(pipeline.generator, EndpointGenerator):
+            # Clients do not see where a model is served; only the log names the address.
+            address = pipeline.generator.address.base
+            fields = {"problem": type(problem).__name__, "at": address}
+            log.warning("model", extra={"fields": fields})
+            model = Translatable("the language model")
+            problem.replace_fields(lambda value: model if address in str(value) else value)
         raise
     finally:
         pieces.close()
 
 
-def _hide_address(problem: Unreachable | EngineFailure, generator: Generator | None) -> None:
-    """Clients do not see where a model is served; only the log names the address."""
-    if isinstance(generator, EndpointGenerator):
-        address = generator.address.base
-        fields = {"problem": type(problem).__name__, "at": address}
-        log.warning("model", extra={"fields": fields})
-        model = Translatable("the language model")
-        problem.replace_fields(lambda value: model if address in str(value) else value)
-
-
 async def _step(work: Callable[[], T], pipeline: Pipeline) -> T:
     """Run `work` in a thread. If the client leaves, stop the model repeatedly until `work` ends,
     because the model may start only after the first attempt."""
-    running = asyncio.ensure_future(in_thread(work))
+    task = asyncio.ensure_future(in_thread(work))
     try:
-        return await asyncio.shield(running)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True):
-            while not running.done():
+            while not task.done():
                 if pipeline.generator:
                     pipeline.generator.stop()
-                await asyncio.wait([running], timeout=STOP_INTERVAL)
-        if not running.cancelled():
-            running.exception()  # retrieved, so that asyncio does not log it
+                await asyncio.wait([task], timeout=STOP_INTERVAL)
+        if not task.cancelled():
+            task.exception()  # retrieved, so that asyncio does not log it
         raise

@@ -5,8 +5,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,18 +78,13 @@ def session(context: Context) -> schemas.SessionResponse:
 def create_app(state: ServerState) -> FastAPI:
     """The API, the page and the MCP tools, without middleware."""
     tools = mcp_tools.http_app(state)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with tools.router.lifespan_context(tools):
-            yield
-
     provider = state.answerer.spans.provider
     app = FastAPI(
         title="chatglm-rag", version=version("chatglm-rag"),
         description="Questions about your documents, answered with sources.",
         docs_url=None, redoc_url=None,  # those pages load scripts from other sites
-        max_body_size=MAX_BODY, lifespan=lifespan, responses=COMMON_RESPONSES,
+        max_body_size=MAX_BODY, responses=COMMON_RESPONSES,
+        lifespan=lambda _: tools.router.lifespan_context(tools),  # pyright: ignore[reportArgumentType]
         generate_unique_id_function=lambda route: route.name,
         telemetry={"tracer_provider": provider} if provider else None,
     )  # fmt: skip
@@ -133,20 +128,18 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     supervisor = WorkerSupervisor(options)
     models = Models(model_loader(options.cache, note))
-    with closing(
-        ServerState.create(options, models, spans=spans, worker_alive=supervisor.alive)
-    ) as state:
+    with closing(ServerState(options, models, spans=spans, worker_alive=supervisor.alive)) as state:
         if not options.on_loopback and not state.keys.usable:
             raise UserError(
                 "{host} can be reached from other machines and there is no key; create one first: "
                 "rag keys create NAME --scope read",
                 host=options.host,
             )
-        with closing(listen(options)) as listening, supervisor:
+        with closing(listen(options)) as listener, supervisor:
             tempfile.tempdir = str(state.replica.folder)  # uploads need the data folder's space
-            host, port = listening.getsockname()[:2]
+            host, port = listener.getsockname()[:2]
             on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-            uvicorn.Server(uvicorn_config(state)).run(sockets=[listening])
+            uvicorn.Server(uvicorn_config(state)).run(sockets=[listener])
 
 
 def uvicorn_config(state: ServerState) -> uvicorn.Config:
@@ -165,13 +158,13 @@ def listen(options: ServerOptions) -> socket.socket:
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
         # asyncio sends small packets at once (TCP_NODELAY) only if it knows that this is TCP.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((options.host, options.port))
-        listening.listen(BACKLOG)
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((options.host, options.port))
+        listener.listen(BACKLOG)
     except OSError as error:
         raise UserError(
             "can't listen at {host} port {port}: {reason}; choose another port with --port",
             host=options.host, port=options.port, reason=error.strerror or str(error),
         ) from error  # fmt: skip
-    return listening
+    return listener

@@ -12,43 +12,9 @@ from ingest.store.sqlite import failures_named, split_statements
 
 VERSION = 1
 
-SERVER_TABLES = """
-CREATE TABLE keys (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, digest BLOB NOT NULL, grants TEXT NOT NULL,
-    created REAL NOT NULL, revoked REAL
-) WITHOUT ROWID;
-CREATE TABLE jobs (
-    id TEXT PRIMARY KEY, kind TEXT NOT NULL, base TEXT NOT NULL, state TEXT NOT NULL,
-    created REAL NOT NULL, started REAL, finished REAL, after REAL NOT NULL DEFAULT 0,
-    worker TEXT, attempts INTEGER NOT NULL DEFAULT 0, cancel INTEGER NOT NULL DEFAULT 0,
-    chunks INTEGER NOT NULL DEFAULT 0, error TEXT, error_zh TEXT
-) WITHOUT ROWID;
-CREATE INDEX jobs_base ON jobs (base, created);
-CREATE INDEX jobs_state ON jobs (state, created);
-CREATE TABLE files (
-    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE, position INTEGER NOT NULL,
-    name TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, state TEXT NOT NULL,
-    chunks INTEGER NOT NULL DEFAULT 0, receipt TEXT, problem TEXT, problem_zh TEXT,
-    PRIMARY KEY (job, position)
-) WITHOUT ROWID;
-CREATE INDEX files_digest ON files (digest);
-"""
-TRACE_TABLES = """
-CREATE TABLE traces (
-    id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, created REAL NOT NULL,
-    kind TEXT NOT NULL, base TEXT NOT NULL, sequence INTEGER NOT NULL, record TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX traces_base ON traces (base);
-CREATE TABLE quoted (
-    document TEXT NOT NULL, trace TEXT NOT NULL REFERENCES traces ON DELETE CASCADE,
-    PRIMARY KEY (document, trace)
-) WITHOUT ROWID;
-CREATE INDEX quoted_trace ON quoted (trace);
-"""
-
 
 class Database:
-    """One SQLite file, used by one thread at a time.
+    """One SQLite file, used by one thread at a time. `schema`.sql beside this module has its tables.
 
     If `durable`, a commit survives a power cut; otherwise it survives only the end of the process.
     """
@@ -68,7 +34,8 @@ class Database:
         with self.change() as sql:
             (version,) = sql.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                for statement in split_statements(schema):
+                tables = Path(__file__).with_name(f"{schema}.sql").read_text("utf-8")
+                for statement in split_statements(tables):
                     sql.execute(statement)
                 sql.execute(f"PRAGMA user_version={VERSION}")
             elif version != VERSION:
@@ -116,8 +83,8 @@ class Database:
 
 def server_database(home: Path) -> Database:
     """Keys and jobs."""
-    return Database(home / "server.sqlite", SERVER_TABLES, durable=True)
+    return Database(home / "server.sqlite", "server", durable=True)
 
 
 def trace_database(home: Path) -> Database:
-    return Database(home / "traces.sqlite", TRACE_TABLES, durable=False)
+    return Database(home / "traces.sqlite", "traces", durable=False)

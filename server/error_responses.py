@@ -11,9 +11,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ingest.errors import Away, Busy, UserError
+from ingest.i18n import Translator
 from rag.endpoint.engines import EngineFailure, Unreachable
 from server import schemas
-from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_response
+from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_body
 from server.fair_queue import QueueFull
 from server.telemetry import Metrics
 
@@ -38,7 +39,6 @@ STATUSES: dict[type[UserError], tuple[int, str, str, dict[str, str]]] = {
     UserError: (400, "mistake", "invalid_request_error", {}),
 }
 """Status, code, type and headers for each kind of error; the first that matches applies."""
-
 
 Responses = dict[int | str, dict[str, Any]]
 RETRY_AFTER: dict[str, Any] = {
@@ -67,11 +67,12 @@ COMMON_RESPONSES = responses(400, 401, 403, 404, 413, 421, 422, 429)
 """What the middleware and the validation of a request may answer on any route."""
 
 
-def _respond(
-    request: Request, status: int, problem: UserError, code: str, kind: str = "invalid_request_error",
+def error_response(
+    say: Translator, status: int, problem: UserError, code: str, kind: str = "invalid_request_error",
     *, param: str | None = None, headers: dict[str, str] | None = None,
 ) -> JSONResponse:  # fmt: skip
-    body = error_response(problem, request.state.say, code, kind=kind, param=param)
+    """The response in the language of `say`."""
+    body = error_body(problem, say, code, kind=kind, param=param)
     return JSONResponse(body.model_dump(), status, headers)
 
 
@@ -99,27 +100,29 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             status, code, kind, headers = next(
                 response for error, response in STATUSES.items() if isinstance(problem, error)
             )
-        return _respond(request, status, problem, code, kind, headers=headers)
+        return error_response(request.state.say, status, problem, code, kind, headers=headers)
 
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
         problem = UserError("{field}: {problem}", field=field, problem=first["msg"])
-        return _respond(request, 422, problem, "invalid", param=field)
+        return error_response(request.state.say, 422, problem, "invalid", param=field)
 
     def http(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods(app, request))
         problem = UserError("{problem}", problem=error.detail)
-        return _respond(request, error.status_code, problem, "http", headers=headers)
+        return error_response(
+            request.state.say, error.status_code, problem, "http", headers=headers
+        )
 
     def bug(request: Request, error: Exception) -> JSONResponse:
         number = request.state.request
         request.state.logged = error  # so that the middleware does not raise it again
         log.error("bug", extra={"fields": {"request": number}}, exc_info=error)
         problem = UserError("internal server error; see request {number} in the log", number=number)
-        return _respond(request, 500, problem, "bug", "server_error")
+        return error_response(request.state.say, 500, problem, "bug", "server_error")
 
     for kind, handler in (
         (UserError, user_error), (RequestValidationError, invalid), (HTTPException, http),

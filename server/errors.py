@@ -66,7 +66,7 @@ def hide_locations(problem: UserError, folder: Path) -> None:
     problem.replace_fields(hide)
 
 
-def error_response(
+def error_body(
     problem: UserError, say: Translator, code: str, *, kind: str = "invalid_request_error",
     param: str | None = None,
 ) -> schemas.ErrorResponse:  # fmt: skip

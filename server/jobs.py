@@ -32,7 +32,7 @@ class Jobs:
     # Called by servers
 
     def create_upload(self, base: str, server: str) -> str:
-        """A new job whose files a server is receiving; `queue` releases it to the workers."""
+        """A new job whose files a server is receiving."""
         with self._database.change() as sql:
             return _add(sql, "ingest", base, "receiving", server)
 
@@ -57,11 +57,11 @@ class Jobs:
         )
 
     def queue(self, job: str) -> None:
-        """The upload is complete."""
-        query = (
-            "UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ? AND state = 'receiving'"
+        """Release a complete upload to the workers."""
+        self._database.execute(
+            "UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ? AND state = 'receiving'",
+            (job,),
         )
-        self._database.execute(query, (job,))
 
     def cancel_abandoned_uploads(self) -> None:
         """End the uploads to servers that died."""
@@ -74,10 +74,8 @@ class Jobs:
     def queue_purge(self, base: str) -> None:
         """Rebuild the indexes once, after the jobs that are waiting."""
         with self._database.change() as sql:
-            waiting = sql.execute(
-                "SELECT 1 FROM jobs WHERE base = ? AND kind = 'purge' AND state = 'queued'", (base,)
-            ).fetchone()
-            if not waiting:
+            query = "SELECT 1 FROM jobs WHERE base = ? AND kind = 'purge' AND state = 'queued'"
+            if not sql.execute(query, (base,)).fetchone():
                 _add(sql, "purge", base, "queued")
 
     def get(self, job: str) -> sqlite3.Row | None:
@@ -105,8 +103,8 @@ class Jobs:
             _end(sql, job, "cancelled", where="AND state IN ('queued', 'receiving')")
 
     def cancel_all(self, base: str) -> None:
-        running = "SELECT id FROM jobs WHERE base = ? AND finished IS NULL"
-        for row in self._database.rows(running, (base,)):
+        query = "SELECT id FROM jobs WHERE base = ? AND finished IS NULL"
+        for row in self._database.rows(query, (base,)):
             self.cancel(row["id"])
 
     def delete_unless_needed(
@@ -117,18 +115,18 @@ class Jobs:
         The transaction keeps uploads from adding it, and jobs from ending, in between.
         """
         with self._database.change() as sql:
-            needed = sql.execute(
+            other_job = sql.execute(
                 "SELECT 1 FROM files JOIN jobs ON jobs.id = files.job"
                 " WHERE digest = ? AND base = ? AND finished IS NULL AND job != ?",
                 (digest, base, ignore),
             ).fetchone()
-            if not needed:
+            if not other_job:
                 delete(digest)
 
     def is_running(self, base: str) -> bool:
         """Whether a live worker runs a job of the knowledge base."""
-        running = "SELECT worker FROM jobs WHERE base = ? AND state = 'running'"
-        return any(self._alive(row["worker"]) for row in self._database.rows(running, (base,)))
+        query = "SELECT worker FROM jobs WHERE base = ? AND state = 'running'"
+        return any(self._alive(row["worker"]) for row in self._database.rows(query, (base,)))
 
     @property
     def waiting(self) -> int:
@@ -153,8 +151,8 @@ class Jobs:
 
     def _requeue_orphans(self, sql: sqlite3.Connection) -> None:
         """Requeue the jobs of workers that died; fail those that have had `MAX_ATTEMPTS`."""
-        running = "SELECT id, worker, attempts, cancel FROM jobs WHERE state = 'running'"
-        for job, worker, attempts, cancel in sql.execute(running).fetchall():
+        query = "SELECT id, worker, attempts, cancel FROM jobs WHERE state = 'running'"
+        for job, worker, attempts, cancel in sql.execute(query).fetchall():
             if self._alive(worker):
                 continue
             if cancel:
@@ -196,8 +194,8 @@ class Jobs:
     ) -> None:
         """End a job, unless it no longer belongs to the worker."""
         with self._database.change() as sql:
-            owned = "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running'"
-            if sql.execute(owned, (job, worker)).fetchone():
+            query = "SELECT 1 FROM jobs WHERE id = ? AND worker = ? AND state = 'running'"
+            if sql.execute(query, (job, worker)).fetchone():
                 _end(sql, job, state, problem and problem.message)
 
     def requeue(self, job: str, worker: str, *, pause: float = 0.0) -> None:
@@ -209,13 +207,11 @@ class Jobs:
         )
 
 
-def _add(
-    sql: sqlite3.Connection, kind: str, base: str, state: str, server: str | None = None
-) -> str:
+def _add(sql: sqlite3.Connection, kind: str, base: str, state: str, server: str = "") -> str:
     job = secrets.token_hex(12)
     sql.execute(
         "INSERT INTO jobs (id, kind, base, state, created, worker) VALUES (?, ?, ?, ?, ?, ?)",
-        (job, kind, base, state, time.time(), server),
+        (job, kind, base, state, time.time(), server or None),
     )
     sql.execute(
         "DELETE FROM jobs WHERE finished IS NOT NULL AND id NOT IN"
@@ -235,10 +231,10 @@ def _end(
     sql: sqlite3.Connection, job: str, state: schemas.JobState, problem: Translatable | None = None,
     *, where: str = "AND finished IS NULL",
 ) -> None:  # fmt: skip
-    ended = sql.execute(
+    change = sql.execute(
         f"UPDATE jobs SET state = ?, finished = ?, error = ?, error_zh = ? WHERE id = ? {where}",
         (state, time.time(), *_texts(problem), job),
     )
-    if ended.rowcount:
+    if change.rowcount:
         waiting = "UPDATE files SET state = 'cancelled' WHERE job = ? AND state = 'waiting'"
         sql.execute(waiting, (job,))

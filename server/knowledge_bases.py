@@ -26,12 +26,12 @@ from rag.types import Sampling
 from server import schemas
 from server.auth import Principal
 from server.errors import Duplicate, NotFound, hide_locations, unknown_base
-from server.membership import Membership
 from server.models import CachedEmbedder, Models
 from server.options import CORES, ServerOptions, check_choice, write_settings
+from server.replica import Replica
+from server.uploads import MAX_NAME_BYTES
 
 MAX_OPEN = 32  # knowledge bases that are open at one time
-MAX_NAME_BYTES = 240  # file systems allow 255
 
 
 def has_knowledge_base(folder: Path) -> bool:
@@ -80,9 +80,8 @@ def check_name(name: str) -> str:
         raise UserError(
             "{name!r} is not a valid name of a knowledge base; use up to 64 letters, digits, _ and "
             "- ({max_size} bytes)",
-            name=name[:80],
-            max_size=MAX_NAME_BYTES,
-        )
+            name=name[:80], max_size=MAX_NAME_BYTES,
+        )  # fmt: skip
     return name
 
 
@@ -107,35 +106,28 @@ class OpenKnowledgeBase:
     identity: Hashable
     current: tuple[Pipeline, Hashable] | None = None
     users: int = 0
-    closing: bool = False
+    close_when_unused: bool = False
 
 
 class KnowledgeBases:
     """Knowledge bases by name, below `options.data`. Other replicas may create, change and delete
-    them too.
-
-    `work` is a folder of this replica, for knowledge bases that are being created or deleted.
-    """
+    them too. Those that are being created or deleted are in the folder of this `replica`."""
 
     def __init__(
-        self, options: ServerOptions, models: Models, membership: Membership, work: Path,
+        self, options: ServerOptions, models: Models, replica: Replica,
         open_encoder: Encoders | None = None,
     ) -> None:  # fmt: skip
-        self.options, self.models, self.membership, self.work = options, models, membership, work
+        self.options, self.models, self.replica = options, models, replica
         self._lock = threading.RLock()
         self._open: OrderedDict[str, OpenKnowledgeBase] = OrderedDict()
-        self._opening: dict[str, threading.Lock] = {}
+        self._open_locks: dict[str, threading.Lock] = {}
         # More threads do not embed a short text faster; other questions use the other cores.
         load = open_encoder or encoders(options.cache, threads=min(2, CORES))
         self.encoder = cache(lambda name, backend: CachedEmbedder(load(name, backend)))
 
     def names(self) -> list[str]:
-        names = sorted(path.name for path in self.options.data.glob("*/"))
-        return [
-            name
-            for name in names
-            if _is_valid(name) and has_knowledge_base(self.options.data / name)
-        ]
+        folders = sorted(self.options.data.glob("*/"))
+        return [each.name for each in folders if _is_valid(each.name) and has_knowledge_base(each)]
 
     def path(self, name: str) -> Path:
         return folder_of(self.options.data, name)
@@ -154,7 +146,7 @@ class KnowledgeBases:
                 finally:
                     with self._lock:
                         base.users -= 1
-                        if base.closing and not base.users:
+                        if base.close_when_unused and not base.users:
                             base.store.close()
         except (OSError, UserError) as problem:
             if identity is not None and identity_of(path) == identity:
@@ -172,8 +164,8 @@ class KnowledgeBases:
     def _acquire(self, name: str, path: Path, identity: Hashable) -> OpenKnowledgeBase:
         """The open knowledge base, with one more user."""
         with self._lock:
-            opening = self._opening.setdefault(name, threading.Lock())
-        with opening:  # a slow Milvus server must not block other knowledge bases
+            open_lock = self._open_locks.setdefault(name, threading.Lock())
+        with open_lock:  # a slow Milvus server must not block other knowledge bases
             with self._lock:
                 base = self._open.get(name)
                 if base and base.identity == identity:
@@ -200,7 +192,7 @@ class KnowledgeBases:
         with self._lock:
             base = self._open.pop(name, None)
             if base:
-                base.closing = True
+                base.close_when_unused = True
                 if not base.users:
                     base.store.close()
 
@@ -243,9 +235,8 @@ class KnowledgeBases:
                 except NotFound:
                     continue  # it has just been deleted
                 except UserError as problem:
-                    scopes, message = who.scopes(name), say(problem.message)
-                    response = schemas.KnowledgeBaseResponse.unusable(name, scopes, message)
-                    responses.append(response)
+                    unusable = schemas.KnowledgeBaseResponse.unusable
+                    responses.append(unusable(name, who.scopes(name), say(problem.message)))
         return responses
 
     def describe(self, name: str, who: Principal) -> schemas.KnowledgeBaseResponse:
@@ -266,7 +257,7 @@ class KnowledgeBases:
         name = check_name(request.name)
         embedder = request.embedder or self.options.embedders[0]
         check_choice("embedder", embedder, self.options.embedders)
-        target, work = self.options.data / name, self.work / secrets.token_hex(8)
+        target, work = self.options.data / name, self.replica.folder / secrets.token_hex(8)
         with self._hide_locations(), failures_named(target):
             work.mkdir()
             if self.options.store:
@@ -274,12 +265,11 @@ class KnowledgeBases:
                 (work / SETTINGS).write_text(f'[store]\nurl = "{address}"\n', "utf-8")
             try:
                 config, cache = self.config(work), self.options.cache
-                writer = open_writer(
+                open_writer(
                     config, embedder=embedder, cache=cache, open_encoder=self.encoder
-                )
-                writer.store.close()
+                ).store.close()
                 write_settings(work, request, self.options, config.generate)
-                with self.membership.lock("creating a knowledge base"):
+                with self.replica.lock("creating a knowledge base"):
                     if target.exists() or target.is_symlink():
                         raise Duplicate(
                             "knowledge base {name} exists already; choose another name", name=name
@@ -295,15 +285,15 @@ class KnowledgeBases:
 
     def change(self, name: str, request: schemas.ChangeKnowledgeBaseRequest) -> None:
         path = self.path(name)
-        with self._hide_locations(), self.membership.lock("changing settings"):
+        with self._hide_locations(), self.replica.lock("changing settings"):
             write_settings(path, request, self.options, self.config(path).generate)
 
     def delete(self, name: str) -> None:
         """Delete a knowledge base and everything in its folder."""
-        path, work = self.path(name), self.work / secrets.token_hex(8)
+        path, work = self.path(name), self.replica.folder / secrets.token_hex(8)
         with self._hide_locations(), failures_named(path):
             drop_remote(path)  # if the server dies now, the folder can be deleted again
-            with self.membership.lock("deleting"):
+            with self.replica.lock("deleting"):
                 if not has_knowledge_base(path):
                     raise unknown_base(name)
                 path.rename(work)

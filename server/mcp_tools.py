@@ -48,6 +48,17 @@ def tools(state: ServerState, say: Translator) -> MCPServer:
             return RequestContext(state, LOCAL, say)
         return RequestContext(state, request.state.who, request.state.say)
 
+    @contextmanager
+    def reader(tool: Context[Any, Any], base: str) -> Iterator[RequestContext]:
+        """The caller, who may read `base`. A user's mistake becomes one line in the caller's
+        language."""
+        context = context_of(tool)
+        try:
+            context.require("read", base)
+            yield context
+        except UserError as mistake:
+            raise ToolError(context.say(mistake.message)) from mistake
+
     @server.tool(annotations=READING)
     def list_knowledge_bases(tool: Context[Any, Any]) -> list[schemas.KnowledgeBaseResponse]:
         """The knowledge bases that can be searched and asked."""
@@ -58,10 +69,8 @@ def tools(state: ServerState, say: Translator) -> MCPServer:
     async def search(
         question: Question, knowledge_base: Name, tool: Context[Any, Any], limit: Limit = 5
     ) -> schemas.SearchResponse:
-        """The passages of the documents nearest to a question, best first, with their places."""
-        context = context_of(tool)
-        with _tool_errors(context):
-            context.require("read", knowledge_base)
+        """The passages of the documents nearest to a question, best first, with page or heading."""
+        with reader(tool, knowledge_base) as context:
             return await state.answerer.search(question, knowledge_base, limit, context.who)
 
     @server.tool(annotations=READING)
@@ -69,22 +78,11 @@ def tools(state: ServerState, say: Translator) -> MCPServer:
         question: Question, knowledge_base: Name, tool: Context[Any, Any]
     ) -> schemas.AnswerResponse:
         """An answer from the documents with citations, or a refusal if they do not answer."""
-        context = context_of(tool)
-        with _tool_errors(context):
-            context.require("read", knowledge_base)
+        with reader(tool, knowledge_base) as context:
             user_question = UserQuestion(question, knowledge_base)
             return await state.answerer.answer(user_question, context.who, context.say)
 
     return server
-
-
-@contextmanager
-def _tool_errors(context: RequestContext) -> Iterator[None]:
-    """Raise a user's mistake as a `ToolError` with one line in the caller's language."""
-    try:
-        yield
-    except UserError as mistake:
-        raise ToolError(context.say(mistake.message)) from mistake
 
 
 def http_app(state: ServerState) -> Starlette:

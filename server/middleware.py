@@ -16,7 +16,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ingest.i18n import Language, Translatable, Translator
 from server.auth import LOCAL, Keys, Principal
-from server.errors import AccessDenied, error_response, missing_scope, unknown_base
+from server.error_responses import error_response
+from server.errors import AccessDenied, missing_scope, unknown_base
 from server.options import LOOPBACK, ServerOptions
 from server.telemetry import Metrics
 
@@ -68,14 +69,14 @@ class _Client:
         self._receive, self._send, self.patience = receive, send, patience
         self.buffer: Message | None = None  # received, but not yet passed to the application
         self.complete = asyncio.Event()  # the request's body has been received
-        self.gone = asyncio.Event()
+        self.disconnected = asyncio.Event()
 
     async def receive(self) -> Message:
         if self.buffer is not None:
             message, self.buffer = self.buffer, None
             return message
         if self.complete.is_set():
-            await self.gone.wait()
+            await self.disconnected.wait()
             return DISCONNECT
         try:
             message = await asyncio.wait_for(self._receive(), self.patience)
@@ -83,7 +84,7 @@ class _Client:
             message = DISCONNECT
         if message["type"] == "http.disconnect":
             self.complete.set()
-            self.gone.set()
+            self.disconnected.set()
         elif not message.get("more_body"):
             self.complete.set()
         return message
@@ -97,9 +98,9 @@ class _Client:
     async def watch(self) -> None:
         """Return when the client has left. It receives nothing before the body is complete."""
         await self.complete.wait()
-        while not self.gone.is_set():
+        while not self.disconnected.is_set():
             if (await self._receive())["type"] == "http.disconnect":
-                self.gone.set()
+                self.disconnected.set()
 
 
 def has_no_body(scope: Scope) -> bool:
@@ -216,8 +217,12 @@ class AccessMiddleware:
         try:
             who = scope["state"]["who"] = self._authenticate(scope)
             await self.app(scope, receive_piece, respond)
-        except AccessDenied as denied:
-            await _deny(denied, scope, respond)
+        except AccessDenied as problem:
+            response = error_response(
+                TRANSLATORS[language], problem.status, problem, problem.code, "access",
+                headers=problem.headers,
+            )  # fmt: skip
+            await response(scope, receive, respond)
         finally:
             route, seconds = getattr(scope.get("route"), "path", "other"), monotonic() - start
             self.metrics.requests.labels(route, scope["method"], str(status)).inc()
@@ -244,9 +249,8 @@ class AccessMiddleware:
             self.metrics.rejections.labels("rate").inc()
             message = Translatable(
                 "this key may make {rate} requests a minute; wait {wait} s",
-                rate=self.options.rate,
-                wait=wait,
-            )
+                rate=self.options.rate, wait=wait,
+            )  # fmt: skip
             raise AccessDenied(429, "rate_limit_exceeded", message, retry_after=str(wait))
         if scope["method"] == "POST" and (upload := UPLOAD.fullmatch(path)):
             # Checked here, because the files would be on the disk when the route runs.
@@ -292,12 +296,3 @@ def _host_name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
-
-
-async def _deny(denied: AccessDenied, scope: Scope, send: Send) -> None:
-    response = error_response(denied, scope["state"]["say"], denied.code, kind="access")
-    body = response.model_dump_json().encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    raw = [(k.encode(), v.encode("latin-1")) for k, v in (headers | denied.headers).items()]
-    await send({"type": "http.response.start", "status": denied.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})

@@ -106,12 +106,11 @@ class CachedEmbedder:
         keys = [
             blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts
         ]
-        vectors: dict[bytes, Vector] = {}
-        with self._lock:
-            for key in keys:
-                if key in self._cache:
-                    self._cache.move_to_end(key)
-                    vectors[key] = self._cache[key]
+        with self._lock:  # a vector that is used moves to the end of the cache
+            vectors = {
+                key: self._cache.pop(key) for key in dict.fromkeys(keys) if key in self._cache
+            }
+            self._cache |= vectors
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
         if new:
             rows = self._embedder.embed_passages(list(new.values()))
@@ -121,7 +120,4 @@ class CachedEmbedder:
                 self._cache |= {key: vectors[key] for key in new}
                 while len(self._cache) > self._limit:
                     self._cache.popitem(last=False)
-        result = np.empty((len(keys), self.dim), np.float32)
-        for row, key in zip(result, keys, strict=True):
-            row[:] = vectors[key]
-        return result
+        return np.array([vectors[key] for key in keys], np.float32).reshape(len(keys), self.dim)

@@ -29,10 +29,9 @@ class ServerOptions:
     data: Path = field(default_factory=data_home)
     cache: Path = field(default_factory=cache_home)
     host: str = option(
-        "--host",
-        "Address to listen at; another than the loopback's needs a key.",
+        "--host", "Address to listen at; another than the loopback's needs a key.",
         default=LOOPBACK[0],
-    )
+    )  # fmt: skip
     port: int = option("--port", "0: any free one.", default=8765)
     adapters: Path | None = option(
         "--adapters DIR", "A folder of adapters that knowledge bases may choose."
@@ -55,21 +54,16 @@ class ServerOptions:
     generate: "GenerateOptions | None" = None
     """The language model of knowledge bases whose own settings name none."""
     slots: int = option(
-        "--slots",
-        "Questions worked on at one time; two a core if unset.",
-        default=2 * CORES,
-        shown=False,
-    )
+        "--slots", "Questions worked on at one time; two a core if unset.",
+        default=2 * CORES, shown=False,
+    )  # fmt: skip
     """So many that no core waits while a question is passed on; a language model answers one."""
     queue: int = option("--queue", "Questions that may wait; more get 429.", default=64)
     rate: int = option("--rate", "Requests a minute for each key; 0: no limit.", default=600)
     largest_upload: int = option(
-        "--max-file-mb",
-        "Largest file of an upload.",
-        default=200 * MB,
-        typed=200,
-        read=lambda megabytes: megabytes * MB,
-    )
+        "--max-file-mb", "Largest file of an upload.",
+        default=200 * MB, typed=200, read=lambda megabytes: megabytes * MB,
+    )  # fmt: skip
     """Bytes."""
     largest_batch: int = 1_000 * MB
     """Bytes of one upload."""
@@ -81,8 +75,16 @@ class ServerOptions:
     ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True)
 
     def __post_init__(self) -> None:
-        if self.store:
-            _check_store(self.store)
+        if self.store:  # names of knowledge bases must be able to follow it
+            from ingest.store import parse_address
+
+            try:
+                parse_address(f"{self.store}/kb")
+            except UserError as problem:
+                raise UserError(
+                    "store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE",
+                    url=self.store,
+                ) from problem
         for name in ("slots", "queue", "largest_upload", "largest_batch", "most_files", "traces"):
             value = getattr(self, name)
             if value < 1:
@@ -98,18 +100,6 @@ class ServerOptions:
     @property
     def on_loopback(self) -> bool:
         return self.host in LOOPBACK
-
-
-def _check_store(url: str) -> None:
-    """Raises `UserError` unless names of knowledge bases can follow `url`."""
-    from ingest.store import parse_address
-
-    try:
-        parse_address(f"{url}/kb")
-    except UserError as problem:
-        raise UserError(
-            "store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE", url=url
-        ) from problem
 
 
 def adapter_names(adapters: Path | None) -> list[str]:
@@ -128,10 +118,8 @@ def check_choice(kind: str, name: str, choices: Sequence[str]) -> None:
     if name not in choices:
         raise NotFound(
             "there is no {kind} {name}; this server offers: {choices}",
-            kind=kind,
-            name=name[:80],
-            choices=list(choices) or Translatable("none"),
-        )
+            kind=kind, name=name[:80], choices=list(choices) or Translatable("none"),
+        )  # fmt: skip
 
 
 def write_settings(
@@ -169,10 +157,8 @@ def write_settings(
         section, default = toml["generate"], options.generate
         section["adapter"] = ""
         # The server's own model came with the adapter; the next server may have another one.
-        if default and (section.get("model"), section.get("quant")) == (
-            default.model,
-            default.quant,
-        ):
+        model = section.get("model"), section.get("quant")
+        if default and model == (default.model, default.quant):
             del section["model"], section["quant"]
     if text := tomlkit.dumps(toml):
         write_whole(file, text.encode())

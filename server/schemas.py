@@ -151,16 +151,14 @@ class KnowledgeBaseListResponse(BaseModel):
 class ParseReportResponse(BaseModel):
     """How a file's bytes became text."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     format: str
     encoding: str | None
     replaced: int
     """Bytes that could not be decoded."""
     ocr_pages: int
     warnings: list[str]
-
-    @classmethod
-    def of(cls, report: ingested.ParseReport) -> Self:
-        return cls.model_validate(report, from_attributes=True)
 
 
 class DocumentResponse(BaseModel):
@@ -178,7 +176,7 @@ class DocumentResponse(BaseModel):
         return cls(
             id=document.id, name=name_of(document.source), title=document.title, length=length,
             pages=document.report.format in DRAWABLE,
-            receipt=ParseReportResponse.of(document.report),
+            receipt=ParseReportResponse.model_validate(document.report),
         )  # fmt: skip
 
 
@@ -333,6 +331,8 @@ class UnsupportedResponse(BaseModel):
 
 
 class DroppedResponse(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     turns: int
     passages: int
     shortened: int
@@ -415,7 +415,7 @@ class AnswerResponse(BaseModel):
                 for start, end in answer.unsupported
             ],
             unknown=list(answer.unknown),
-            dropped=DroppedResponse.model_validate(answer.dropped, from_attributes=True),
+            dropped=DroppedResponse.model_validate(answer.dropped),
             remarks=remarks(answer, say), usage=usage,
         )  # fmt: skip
 

@@ -11,14 +11,14 @@ from ingest.i18n import Translator
 from rag.load import Encoders
 from server.answering import Answerer
 from server.auth import Keys, Principal
-from server.database import Database, server_database, trace_database
+from server.database import server_database, trace_database
 from server.errors import missing_scope, unknown_base
 from server.fair_queue import FairQueue
 from server.jobs import Jobs
 from server.knowledge_bases import KnowledgeBases
-from server.membership import Membership, Replica
 from server.models import Models
 from server.options import ServerOptions
+from server.replica import Replica
 from server.schemas import Scope
 from server.telemetry import Metrics, SpanRecorder
 from server.traces import Traces
@@ -33,59 +33,34 @@ def limit_blas_threads() -> None:
     threadpool_limits(1, user_api="blas")
 
 
-@dataclass(frozen=True)
 class ServerState:
-    """`worker_alive` returns whether jobs are being worked on."""
+    """One server. `worker_alive` returns whether jobs are being worked on."""
 
-    options: ServerOptions
-    replica: Replica
-    databases: tuple[Database, ...]
-    keys: Keys
-    jobs: Jobs
-    knowledge_bases: KnowledgeBases
-    traces: Traces
-    metrics: Metrics
-    pages: PageRenderer
-    page_queue: FairQueue
-    answerer: Answerer
-    worker_alive: Callable[[], bool]
-
-    @classmethod
-    def create(
-        cls,
-        options: ServerOptions,
-        models: Models,
-        *,
-        open_encoder: Encoders | None = None,
-        spans: SpanRecorder | None = None,
-        worker_alive: Callable[[], bool] = lambda: True,
-    ) -> "ServerState":
+    def __init__(
+        self, options: ServerOptions, models: Models, *, open_encoder: Encoders | None = None,
+        spans: SpanRecorder | None = None, worker_alive: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
         """Join the data folder as a replica. `open_encoder` replaces the loader of encoders."""
         limit_blas_threads()
-        jobs_database, traces_database = server_database(options.home), trace_database(options.home)
-        keys_database = server_database(options.home)  # so that no writer delays authentication
-        membership = Membership(options.home)
-        replica, metrics = membership.join(), Metrics()
-        jobs = Jobs(jobs_database, membership.alive)
-        knowledge_bases = KnowledgeBases(options, models, membership, replica.folder, open_encoder)
-        traces = Traces(traces_database, options.traces)
+        self.options, self.worker_alive, home = options, worker_alive, options.home
+        jobs, traces = server_database(home), trace_database(home)
+        keys = server_database(home)  # a second connection, so that no writer delays authentication
+        self.databases = jobs, traces, keys
+        self.replica = Replica(home)
+        self.keys, self.jobs = Keys(keys), Jobs(jobs, self.replica.alive)
+        self.traces, self.metrics = Traces(traces, options.traces), Metrics()
+        self.knowledge_bases = KnowledgeBases(options, models, self.replica, open_encoder)
+        self.pages, self.page_queue = PageRenderer(), FairQueue(1, options.queue)
         slots = {"reading": options.slots, "writing": 1, "asking": REMOTE_SLOTS}
         queues = {name: FairQueue(count, options.queue) for name, count in slots.items()}
-        metrics.gauge("rag_jobs_waiting", "Jobs that have not ended", lambda: jobs.waiting)
+        gauge = self.metrics.gauge
+        gauge("rag_jobs_waiting", "Jobs that have not ended", lambda: self.jobs.waiting)
         for name, queue in queues.items():
-            metrics.gauge(
-                f"rag_{name}_waiting", "Questions that wait", lambda queue=queue: queue.waiting
-            )
-            metrics.gauge(
-                f"rag_{name}_working", "Questions at work", lambda queue=queue: queue.running
-            )
-        answerer = Answerer(
-            knowledge_bases, traces, metrics, spans or SpanRecorder(), *queues.values()
-        )
-        return cls(
-            options, replica, (jobs_database, traces_database, keys_database), Keys(keys_database),
-            jobs, knowledge_bases, traces, metrics, PageRenderer(), FairQueue(1, options.queue),
-            answerer, worker_alive,
+            gauge(f"rag_{name}_waiting", "Questions that wait", lambda queue=queue: queue.waiting)
+            gauge(f"rag_{name}_working", "Questions at work", lambda queue=queue: queue.running)
+        self.answerer = Answerer(
+            self.knowledge_bases, self.traces, self.metrics, spans or SpanRecorder(),
+            *queues.values(),
         )  # fmt: skip
 
     def close(self) -> None:

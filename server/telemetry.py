@@ -5,6 +5,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-
 
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Variables of the OpenTelemetry specification; if one is set, spans are exported to it."""
@@ -65,7 +65,7 @@ QUIET_LOGGERS = ("uvicorn", "uvicorn.error", "mcp", "httpx", "httpx2", "openai",
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line. Tracebacks contain places in the code and types of errors, but not
+    """One JSON object a line. Tracebacks contain positions in the code and types of errors, but not
     the errors' messages, which may hold text of documents."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -103,23 +103,16 @@ class Metrics:
     """A server's own registry, so that two servers in one process stay apart."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "rag_requests_total", "Requests", ["route", "method", "status"], registry=registry
-        )
-        self.latency = Histogram(
-            "rag_request_seconds", "Seconds to the end of the response", ["route"],
-            buckets=BUCKETS, registry=registry,
-        )  # fmt: skip
-        self.stage = Histogram(
-            "rag_stage_seconds", "Seconds of each stage of an answer", ["stage"],
-            buckets=BUCKETS, registry=registry,
-        )  # fmt: skip
-        self.answers = Counter("rag_answers_total", "Answers", ["outcome"], registry=registry)
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        timer = partial(Histogram, buckets=BUCKETS, registry=self.registry)
+        self.requests = counter("rag_requests_total", "Requests", ["route", "method", "status"])
+        self.latency = timer("rag_request_seconds", "Seconds to the end of the response", ["route"])
+        self.stage = timer("rag_stage_seconds", "Seconds of each stage of an answer", ["stage"])
+        self.answers = counter("rag_answers_total", "Answers", ["outcome"])
         tokens = "Tokens read and written by the language model"
-        self.tokens = Counter("rag_tokens_total", tokens, ["kind"], registry=registry)
-        rejections = "Requests answered with 429"
-        self.rejections = Counter("rag_turned_away_total", rejections, ["why"], registry=registry)
+        self.tokens = counter("rag_tokens_total", tokens, ["kind"])
+        self.rejections = counter("rag_turned_away_total", "Requests answered with 429", ["why"])
 
     def gauge(self, name: str, about: str, value: Callable[[], float]) -> None:
         """Register a number that is read at each scrape."""

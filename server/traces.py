@@ -90,8 +90,8 @@ class Traces:
             (number,) = sql.execute("SELECT coalesce(max(number), 0) + 1 FROM traces").fetchone()
             row = (trace, number, time.time(), kind, base, sequence, text)
             sql.execute("INSERT INTO traces VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            quoted = {(hit["document"], trace) for hit in record["hits"]}
-            sql.executemany("INSERT INTO quoted VALUES (?, ?)", quoted)
+            documents = {(hit["document"], trace) for hit in record["hits"]}
+            sql.executemany("INSERT INTO quoted VALUES (?, ?)", documents)
             if number % PRUNE_INTERVAL == 0:
                 sql.execute("DELETE FROM traces WHERE number <= ?", (number - self.limit,))
 
@@ -104,27 +104,24 @@ class Traces:
             sequence=row["sequence"], record=json.loads(row["record"]),
         )  # fmt: skip
 
-    def delete_document(self, base: str, document: str) -> None:
-        """Delete all traces that hold text of a document of `base`."""
-        self._delete(base, [document])
-
-    def delete_except(self, base: str, documents: Container[str]) -> None:
-        """Delete all traces that hold text of other documents than these."""
-        rows = self._database.rows(
-            "SELECT DISTINCT document FROM quoted JOIN traces ON id = trace WHERE base = ?", (base,)
-        )
-        if gone := [row["document"] for row in rows if row["document"] not in documents]:
-            self._delete(base, gone)
-
-    def delete_knowledge_base(self, base: str) -> None:
-        self._database.execute("DELETE FROM traces WHERE base = ?", (base,))
-        self._database.shred()
-
-    def _delete(self, base: str, documents: Iterable[str]) -> None:
+    def delete_documents(self, base: str, documents: Iterable[str]) -> None:
+        """Delete all traces that hold text of these documents of `base`."""
         query = (
             "DELETE FROM traces WHERE base = ?"
             " AND id IN (SELECT trace FROM quoted WHERE document = ?)"
         )
         with self._database.change() as sql:
             sql.executemany(query, ((base, document) for document in documents))
+        self._database.shred()
+
+    def delete_except(self, base: str, documents: Container[str]) -> None:
+        """Delete all traces that hold text of other documents than these."""
+        rows = self._database.rows(
+            "SELECT DISTINCT document FROM quoted JOIN traces ON id = trace WHERE base = ?", (base,)
+        )
+        if missing := [row["document"] for row in rows if row["document"] not in documents]:
+            self.delete_documents(base, missing)
+
+    def delete_knowledge_base(self, base: str) -> None:
+        self._database.execute("DELETE FROM traces WHERE base = ?", (base,))
         self._database.shred()

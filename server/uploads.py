@@ -68,9 +68,8 @@ def printable_name(name: str) -> str:
 
 def _is_unsafe(character: str) -> bool:
     category, plain = unicodedata.category(character), unicodedata.normalize("NFKC", character)
-    return category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") or not {*plain}.isdisjoint(
-        "/\\\0"
-    )
+    is_separator = not {*plain}.isdisjoint("/\\\0")
+    return is_separator or category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 class Uploads:
@@ -104,10 +103,8 @@ class Uploads:
                         if size > limit:
                             raise UserError(
                                 "{name} is larger than {limit:g} MB, the limit of this server; "
-                                "split it",
-                                name=name,
-                                limit=limit / 1e6,
-                            )
+                                "split it", name=name, limit=limit / 1e6,
+                            )  # fmt: skip
                         hasher.update(piece)
                         file.write(piece)
                     file.flush()
@@ -128,12 +125,12 @@ class Uploads:
         link.symlink_to(self.path(upload.digest).absolute())
         return FoundFile(link, alias=SOURCE_PREFIX + upload.name)
 
-    def unused(self, used: Container[str]) -> Iterator[str]:
-        """Digests of files that are not in `used`. Deletes temporary files older than a day, which
-        a killed server has left."""
+    def unused(self, digests: Container[str]) -> Iterator[str]:
+        """Digests of stored files that are not in `digests`. Deletes temporary files older than a
+        day, which a killed server has left."""
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if _DIGEST.fullmatch(path.name):
-                if path.name not in used:
+                if path.name not in digests:
                     yield path.name
                 continue
             with suppress(FileNotFoundError):  # it was renamed just now

@@ -29,8 +29,8 @@ from server.database import server_database, trace_database
 from server.errors import hide_locations
 from server.jobs import Jobs
 from server.knowledge_bases import folder_of
-from server.membership import Membership
 from server.options import ServerOptions
+from server.replica import Replica
 from server.telemetry import log_json
 from server.traces import Traces
 from server.uploads import Upload, Uploads
@@ -50,19 +50,15 @@ class JobInterrupted(BaseException):
 class Worker:
     """Runs jobs until `stop` is set. An interrupted job keeps what it has committed."""
 
-    def __init__(
-        self, data: Path, cache: Path, home: Path, *, ocr: bool = True,
-        open_encoder: Encoders | None = None,
-    ) -> None:  # fmt: skip
-        self.data, self.cache, self.ocr = data, cache, ocr
-        self._databases = server_database(home), trace_database(home)
-        self.membership = Membership(home)
-        self.replica = self.membership.join()
+    def __init__(self, options: ServerOptions, *, open_encoder: Encoders | None = None) -> None:
+        self.options = options
+        self._databases = server_database(options.home), trace_database(options.home)
+        self.replica = Replica(options.home)
         self.name = self.replica.name
-        self.jobs = Jobs(self._databases[0], self.membership.alive)
+        self.jobs = Jobs(self._databases[0], self.replica.alive)
         self.traces = Traces(self._databases[1])
         self.stop = threading.Event()
-        self._open_encoder = open_encoder or encoders(cache)
+        self._open_encoder = open_encoder or encoders(options.cache)
 
     def close(self) -> None:
         for database in self._databases:
@@ -85,7 +81,7 @@ class Worker:
         """End the uploads to dead servers and delete the files of dead replicas."""
         self.jobs.cancel_abandoned_uploads()
         with suppress(Busy):
-            self.membership.remove_dead()
+            self.replica.remove_dead()
 
     def work(self, job: Row) -> None:
         """Run one job and record how it ended."""
@@ -103,7 +99,7 @@ class Worker:
         except (Busy, Away):  # another process writes it, or its Milvus server does not answer
             self.jobs.requeue(job["id"], self.name, pause=BUSY_PAUSE)
         except UserError as problem:
-            hide_locations(problem, self.data)
+            hide_locations(problem, self.options.data)
             self.jobs.finish(job["id"], self.name, "failed", problem)
 
     @contextmanager
@@ -127,13 +123,16 @@ class Worker:
             thread.join()
 
     def _ingest(self, job: Row) -> None:
-        path = folder_of(self.data, job["base"])
+        path = folder_of(self.options.data, job["base"])
         writer = open_writer(
-            read_config(path), embedder=None, cache=self.cache, open_encoder=self._open_encoder
+            read_config(path),
+            embedder=None,
+            cache=self.options.cache,
+            open_encoder=self._open_encoder,
         )
         with (
             writer.store as store,
-            Sandbox(ocr=self.ocr) as sandbox,
+            Sandbox(ocr=self.options.ocr) as sandbox,
             TemporaryDirectory(prefix="rag-upload-") as links,
         ):
             rows = [row for row in self.jobs.files(job["id"]) if row["state"] == "waiting"]
@@ -143,24 +142,24 @@ class Worker:
             work = Ingestion(store, writer.embedder, writer.chunker, sandbox, add_chunks)
             for row, outcome in zip(rows, work.run(files), strict=True):
                 if outcome.problem:
-                    hide_locations(outcome.problem, self.data)
+                    hide_locations(outcome.problem, self.options.data)
                 self.jobs.record_outcome(job["id"], row["position"], outcome)
                 score_norm_of(store, writer.embedder)  # here, so that no question waits for it
 
     def _purge(self, job: Row) -> None:
-        with read_config(folder_of(self.data, job["base"])).open_store() as store:
+        with read_config(folder_of(self.options.data, job["base"])).open_store() as store:
             store.rebuild()
 
     def _delete_unused(self, job: Row) -> None:
         """Delete uploads that no document uses (refused, replaced or cancelled files), and traces
         that quote deleted documents. This belongs to the job, which excludes other writers."""
         base: str = job["base"]
-        path = folder_of(self.data, base)
+        path = folder_of(self.options.data, base)
         with read_config(path).open_store() as store:
             documents = list(store.documents())
-        used, uploads = {document.digest for document in documents}, Uploads(path)
+        digests, uploads = {document.digest for document in documents}, Uploads(path)
         self.traces.delete_except(base, {document.id for document in documents})
-        for digest in uploads.unused(used):
+        for digest in uploads.unused(digests):
             self.jobs.delete_unless_needed(base, digest, uploads.delete, ignore=job["id"])
 
 
@@ -177,9 +176,8 @@ def main() -> None:
     lower_priority()
     log_json(logging.WARNING)
     sys.excepthook = lambda kind, error, where: logging.critical("bug", exc_info=error)
-    options = json.loads(sys.stdin.readline())
-    data, cache, home = (Path(options[name]) for name in ("data", "cache", "home"))
-    worker = Worker(data, cache, home, ocr=options["ocr"])
+    data, cache, ocr = json.loads(sys.stdin.readline())
+    worker = Worker(ServerOptions(data=Path(data), cache=Path(cache), ocr=ocr))
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise JobInterrupted
@@ -202,59 +200,54 @@ class WorkerSupervisor:
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
-        self._process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._supervise, name="worker supervisor", daemon=True
         )
 
     def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self.process is not None and self.process.poll() is None
 
     def __enter__(self) -> "WorkerSupervisor":
-        self._process = self._start()
+        self.process = self._start()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        process = self._process
-        if process and process.poll() is None:
-            process.terminate()
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
             try:
-                process.wait(STOP_TIMEOUT)
+                self.process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
-                process.kill()  # its job is requeued later
+                self.process.kill()  # its job is requeued later
         self._thread.join()
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "server.worker"], stdin=subprocess.PIPE, text=True
         )
-        paths = {name: str(getattr(self.options, name)) for name in ("data", "cache", "home")}
+        options = str(self.options.data), str(self.options.cache), self.options.ocr
         assert process.stdin
-        process.stdin.write(json.dumps({**paths, "ocr": self.options.ocr}) + "\n")
+        process.stdin.write(f"{json.dumps(options)}\n")
         process.stdin.flush()
         return process
 
     def _supervise(self) -> None:
         while not self._stop.is_set():
-            assert self._process
+            assert self.process
             start = monotonic()
-            status = self._process.wait()
-            if self._process.stdin:
-                self._process.stdin.close()
+            status = self.process.wait()
+            if self.process.stdin:
+                self.process.stdin.close()
             if self._stop.is_set():
                 return
             log.error("worker ended", extra={"fields": {"status": status}})
             if monotonic() - start < SHORT_LIFE:
                 self._stop.wait(SHORT_LIFE)
             if not self._stop.is_set():
-                self._process = self._start()
+                self.process = self._start()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ingest.sandbox import Sandbox
-from tests.server.servers import ended, row, served, upload, wait_for
+from tests.server.servers import has_ended, job_row, server_with_worker, upload, wait_for
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("corpora", "finetune", "ingest", "rag", "server")
@@ -92,10 +92,10 @@ def test_the_parser_runs_ours(folder: Path) -> None:
 
 
 def test_the_servers_worker_runs_ours(folder: Path, tmp_path: Path) -> None:
-    with served(tmp_path / "data") as (parts, supervisor):
+    with server_with_worker(tmp_path / "data") as (parts, supervisor):
         job = upload(parts, {"a.txt": "第一条 试用期不得超过六个月。\n"})
-        wait_for(ended(parts, job), 90)
-        assert row(parts, job)["state"] == "done"
+        wait_for(has_ended(parts, job), 90)
+        assert job_row(parts, job)["state"] == "done"
         assert supervisor.alive()
 
 

@@ -1,6 +1,7 @@
 """`rag keys`: who may use the server."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from time import localtime, strftime
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from rag.cli.options import JSON, argument, option, with_options
 from rag.cli.paths import data_home
 
 if TYPE_CHECKING:
-    from server.database import Database
+    from server.auth import Keys
 
 app = typer.Typer(
     help=say("Create, list and revoke keys of the server."),
@@ -20,10 +21,13 @@ app = typer.Typer(
 )
 
 
-def _database() -> "Database":
+@contextmanager
+def _open_keys() -> "Iterator[Keys]":
+    from server.auth import Keys
     from server.database import server_database
 
-    return server_database(data_home() / ".server")
+    with closing(server_database(data_home() / ".server")) as database:
+        yield Keys(database)
 
 
 @app.command()
@@ -36,10 +40,9 @@ def create(
         default=...,
     ),
 ) -> None:
-    from server.auth import Keys, parse_grant
+    from server.auth import parse_grant
 
-    with closing(_database()) as database:
-        keys = Keys(database)
+    with _open_keys() as keys:
         first = not keys.in_use
         out(keys.create(name, [parse_grant(each) for each in scope]))
     note_message("Keep it: only its hash is stored.")
@@ -50,43 +53,32 @@ def create(
 @app.command("list")
 @with_options("All keys, without their secrets.")
 def list_(as_json: bool = JSON) -> None:
-    from server.auth import Keys
-
-    with closing(_database()) as database:
-        keys = Keys(database).all()
+    with _open_keys() as stored:
+        keys = [
+            {"id": key.id, "name": key.name, "scopes": [*map(str, key.grants)],
+             "created": key.created, "revoked": key.revoked}
+            for key in stored.all()
+        ]  # fmt: skip
     if as_json:
-        out_json(
-            [
-                {
-                    "id": key.id,
-                    "name": key.name,
-                    "scopes": [*map(str, key.grants)],
-                    "created": key.created,
-                    "revoked": key.revoked,
-                }
-                for key in keys
-            ]
-        )
-        return
-    if not keys:
+        out_json(keys)
+    elif not keys:
         note_message("None yet; make one with: rag keys create NAME --scope read")
-        return
-    columns = ["id", say("name"), say("scopes"), say("created"), say("revoked")]
-    rows = []
-    for key in keys:
-        scopes = ", ".join(map(str, key.grants))
-        rows.append((key.id, key.name, scopes, _time(key.created), _time(key.revoked)))
-    table("", columns, rows)
+    else:
+        columns = ["id", say("name"), say("scopes"), say("created"), say("revoked")]
+        rows = [
+            (key["id"], key["name"], ", ".join(key["scopes"]),
+             _time(key["created"]), _time(key["revoked"]))
+            for key in keys
+        ]  # fmt: skip
+        table("", columns, rows)
 
 
 @app.command()
 @with_options("End a key, at once.")
 def revoke(key: str = argument("", "Its id or name.")) -> None:
-    from server.auth import Keys
-
-    with closing(_database()) as database:
-        ended = Keys(database).revoke(key)
-    out_message("revoked {id} ({name})", id=ended.id, name=ended.name)
+    with _open_keys() as keys:
+        principal = keys.revoke(key)
+    out_message("revoked {id} ({name})", id=principal.id, name=principal.name)
 
 
 def _time(seconds: float | None) -> str:

@@ -31,10 +31,9 @@ class UsualModel:
         default="",
     )
     quant: str = option(
-        "--quant auto|none|int8|int4|nf4",
-        "How its weights are held; auto: what fits.",
+        "--quant auto|none|int8|int4|nf4", "How its weights are held; auto: what fits.",
         default="auto",
-    )
+    )  # fmt: skip
 
     def added_to(self, options: ServerOptions) -> ServerOptions:
         """The options with this model, if one is named; it is looked for at once."""
@@ -71,12 +70,11 @@ def demo_data() -> Path:
 
 
 def spans() -> "SpanRecorder":
-    """SpanRecorder if the variables of OpenTelemetry ask for them."""
+    """A recorder that exports spans if the variables of OpenTelemetry say where."""
     from server.telemetry import OTLP_VARIABLES, SpanRecorder, otlp_recorder
 
-    return (
-        otlp_recorder() if any(os.environ.get(name) for name in OTLP_VARIABLES) else SpanRecorder()
-    )
+    configured = any(os.environ.get(name) for name in OTLP_VARIABLES)
+    return otlp_recorder() if configured else SpanRecorder()
 
 
 @with_options("Serve your knowledge bases: an API, and a web page to ask and to upload.")
@@ -153,6 +151,6 @@ def mcp(
     from server.state import ServerState
 
     with closing(
-        ServerState.create(options, Models(model_loader(options.cache, note)), spans=spans())
+        ServerState(options, Models(model_loader(options.cache, note)), spans=spans())
     ) as state:
         tools(state, say).run("stdio")

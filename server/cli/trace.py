@@ -3,6 +3,7 @@
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from time import localtime, strftime
 from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
@@ -27,10 +28,9 @@ def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON
     from server.traces import replay
 
     limit_blas_threads()
-    home, found = _found(answer)
-    with open_pipeline(
-        existing_kb(str(home / found.knowledge_base)), cache=cache_home(), say=say
-    ) as pipeline:
+    home, found = _find(answer)
+    kb = existing_kb(str(home / found.knowledge_base))
+    with open_pipeline(kb, cache=cache_home(), say=say) as pipeline:
         again = replay(found, pipeline)
     if as_json:
         out_json(found.model_dump() | {"replay": asdict(again)})
@@ -38,8 +38,8 @@ def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON
         _show(found, again)
 
 
-def _found(answer: str) -> "tuple[Path, TraceResponse]":
-    """The trace, and the folder whose server has answered: the usual one, or the demonstration's."""
+def _find(answer: str) -> "tuple[Path, TraceResponse]":
+    """The trace, and the data folder of the server that answered."""
     from server.database import trace_database
     from server.traces import Traces
 
@@ -55,8 +55,6 @@ def _found(answer: str) -> "tuple[Path, TraceResponse]":
 
 
 def _show(found: "TraceResponse", again: "Replay") -> None:
-    from time import localtime, strftime
-
     record = found.record
     when = strftime("%Y-%m-%d %H:%M:%S", localtime(found.created))
     out(f"{found.id}  {when}  {found.knowledge_base} @ {found.sequence}")
@@ -82,12 +80,12 @@ def _show(found: "TraceResponse", again: "Replay") -> None:
         out_message("answer:")
         out(answer["answer"])
         for citation in answer["citations"]:
-            place = f"{citation['label']} {citation['start']}–{citation['end']}"
-            out(f"[{citation['number']}] {citation['title']} · {place}: {citation['quote']}")
-    out(_verdict(found, again))
+            span = f"{citation['label']} {citation['start']}–{citation['end']}"
+            out(f"[{citation['number']}] {citation['title']} · {span}: {citation['quote']}")
+    out(_comparison(found, again))
 
 
-def _verdict(found: "TraceResponse", again: "Replay") -> str:
+def _comparison(found: "TraceResponse", again: "Replay") -> str:
     if again.same:
         return say(
             "retrieved again at {sequence}: the same candidates with the same scores",
@@ -96,8 +94,6 @@ def _verdict(found: "TraceResponse", again: "Replay") -> str:
     return say(
         "retrieved again at {sequence} (then {sequence_2}): {new_count} new candidates, "
         "{gone_count} gone, or other scores: the knowledge base has changed",
-        sequence=again.sequence,
-        sequence_2=found.sequence,
-        new_count=len(again.new),
-        gone_count=len(again.gone),
-    )
+        sequence=again.sequence, sequence_2=found.sequence,
+        new_count=len(again.new), gone_count=len(again.gone),
+    )  # fmt: skip

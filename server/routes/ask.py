@@ -15,9 +15,9 @@ from rag.types import Message
 from server import schemas
 from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
-from server.errors import NotFound, error_response
+from server.errors import NotFound, error_body
 from server.fair_queue import in_thread
-from server.state import Context
+from server.state import Context, RequestContext
 
 router = APIRouter(tags=["questions"])
 Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
@@ -67,20 +67,13 @@ async def search(body: schemas.SearchRequest, context: Context) -> schemas.Searc
 async def ask(body: schemas.AskRequest, request: Request, context: Context):
     """An answer with citations, or a refusal with the nearest passages."""
     context.require("read", body.knowledge_base)
+    bases = context.state.knowledge_bases
     overrides = body.model_dump(include={"max_new_tokens", "temperature", "top_p", "seed"})
-    question = UserQuestion(
-        body.question,
-        body.knowledge_base,
-        tuple(Message(turn.role, turn.content) for turn in body.history),
-        await in_thread(
-            lambda: context.state.knowledge_bases.sampling(body.knowledge_base, **overrides)
-        ),
-    )
+    sampling = await in_thread(lambda: bases.sampling(body.knowledge_base, **overrides))
+    history = tuple(Message(turn.role, turn.content) for turn in body.history)
+    question = UserQuestion(body.question, body.knowledge_base, history, sampling)
     if body.stream or "text/event-stream" in request.headers.get("accept", ""):
-        events = await after_first(
-            context.state.answerer.stream(question, context.who, context.say)
-        )
-        return EventStreamResponse(_encode(events, context.say))
+        return EventStreamResponse(_encode(await start(question, context), context.say))
     return await context.state.answerer.answer(question, context.who, context.say)
 
 
@@ -93,9 +86,10 @@ def get_trace(trace: Id, context: Context) -> schemas.TraceResponse:
     return response
 
 
-async def after_first(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    """The same events, after the first one was produced: an error before it is raised here, while
-    the response can still have an error status."""
+async def start(question: UserQuestion, context: RequestContext) -> AsyncGenerator[Event]:
+    """The events of an answer, of which the first one exists already: an error before it is raised
+    here, while the response can still have an error status."""
+    events = context.state.answerer.stream(question, context.who, context.say)
     try:
         first = await anext(events)
     except BaseException:
@@ -118,5 +112,5 @@ async def _encode(events: AsyncGenerator[Event], say: Translator) -> AsyncGenera
                 data = event.model_dump_json()
                 yield format_sse_event(event=EVENT_NAMES[type(event)], data_str=data)
         except UserError as problem:
-            data = error_response(problem, say, "broken_off").error.model_dump_json()
+            data = error_body(problem, say, "broken_off").error.model_dump_json()
             yield format_sse_event(event="error", data_str=data)

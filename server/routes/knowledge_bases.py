@@ -65,13 +65,14 @@ def change_base(
 def delete_base(knowledge_base: Name, context: Context) -> None:
     """Delete it with its documents, uploads and traces, and cancel its jobs."""
     context.require("admin", knowledge_base)
-    context.state.knowledge_bases.path(knowledge_base)
-    context.state.jobs.cancel_all(knowledge_base)
+    bases, jobs = context.state.knowledge_bases, context.state.jobs
+    bases.path(knowledge_base)
+    jobs.cancel_all(knowledge_base)
     # A running job would continue in a new knowledge base of the same name.
-    while context.state.jobs.is_running(knowledge_base):
+    while jobs.is_running(knowledge_base):
         sleep(POLL_INTERVAL)
-        context.state.jobs.cancel_all(knowledge_base)
-    context.state.knowledge_bases.delete(knowledge_base)
+        jobs.cancel_all(knowledge_base)
+    bases.delete(knowledge_base)
     context.state.traces.delete_knowledge_base(knowledge_base)
 
 
@@ -79,12 +80,9 @@ def documents_router(options: ServerOptions) -> APIRouter:
     """The routes of documents, with the operator's limits of uploads."""
     routes = APIRouter(prefix="/knowledge-bases/{knowledge_base}/documents", tags=["documents"])
     routes.post(
-        "",
-        status_code=202,
-        responses=responses(503),
-        max_body_size=options.largest_batch,
+        "", status_code=202, responses=responses(503), max_body_size=options.largest_batch,
         form_limits={"max_files": options.most_files, "max_fields": 100},
-    )(upload)
+    )(upload)  # fmt: skip
     routes.get("")(list_documents)
     routes.get("/{document}")(get_document)
     routes.get("/{document}/text")(get_text)
@@ -105,25 +103,25 @@ def upload(
     """Receive files and return the job that ingests them. A file replaces the document of the same
     name."""
     context.require("write", knowledge_base)
-    uploads = Uploads(context.state.knowledge_bases.path(knowledge_base))
-    job = context.state.jobs.create_upload(knowledge_base, context.state.replica.name)
+    state, jobs = context.state, context.state.jobs
+    uploads = Uploads(state.knowledge_bases.path(knowledge_base))
+    job = jobs.create_upload(knowledge_base, state.replica.name)
     digests: dict[str, str] = {}
     try:
         for file in files:
             try:
-                stored = uploads.save(
+                result = uploads.save(
                     file.filename or "",
                     iter(lambda file=file: file.file.read(BUFFER), b""),
-                    limit=context.state.options.largest_upload,
-                    register=lambda upload: context.state.jobs.add_file(job, upload, digests),
+                    limit=state.options.largest_upload,
+                    register=lambda upload: jobs.add_file(job, upload, digests),
                 )
-                digests[stored.name] = stored.digest
+                digests[result.name] = result.digest
             except UserError as problem:
-                refused = Upload(printable_name(file.filename or ""), "", 0)
-                context.state.jobs.add_file(job, refused, {}, problem)
-        context.state.jobs.queue(job)
+                jobs.add_file(job, Upload(printable_name(file.filename or ""), "", 0), {}, problem)
+        jobs.queue(job)
     except BaseException:
-        context.state.jobs.cancel(job)
+        jobs.cancel(job)
         raise
     return get_job(job, context)
 
@@ -137,17 +135,12 @@ def list_documents(
     context.require("read", knowledge_base)
     with context.state.knowledge_bases.open(knowledge_base) as pipeline:
         store, part = pipeline.store, q.casefold()
-        documents = [
-            document
-            for document in store.documents()
-            if part in f"{schemas.name_of(document.source)}\n{document.title}".casefold()
-        ]
-        documents.sort(key=lambda document: schemas.name_of(document.source).casefold())
-        page = [
-            schemas.DocumentResponse.of(document, store.length(document.id))
-            for document in documents[offset : offset + limit]
-        ]
-        return schemas.DocumentListResponse(documents=page, total=len(documents))
+        names = {each: schemas.name_of(each.source) for each in store.documents()}
+        found = [each for each in names if part in f"{names[each]}\n{each.title}".casefold()]
+        found.sort(key=lambda each: names[each].casefold())
+        page = found[offset : offset + limit]
+        documents = [schemas.DocumentResponse.of(each, store.length(each.id)) for each in page]
+        return schemas.DocumentListResponse(documents=documents, total=len(found))
 
 
 def get_document(knowledge_base: Name, document: Id, context: Context) -> schemas.DocumentResponse:
@@ -194,7 +187,7 @@ def delete_document(knowledge_base: Name, document: Id, context: Context) -> Non
             if store.by_id(head.id) is None:  # replaced while another process held the lock
                 raise KeyError(head.id)
             change.remove(head.source)
-        context.state.traces.delete_document(knowledge_base, head.id)
+        context.state.traces.delete_documents(knowledge_base, [head.id])
 
         def delete(digest: str) -> None:
             if all(other.digest != digest for other in store.documents()):
@@ -225,13 +218,11 @@ def list_jobs(
     knowledge_base: Annotated[str | None, Query(pattern=schemas.NAME_PATTERN)] = None,
 ) -> schemas.JobListResponse:
     """The newest 200 jobs that the key may read, newest first."""
-    bases = [knowledge_base] if knowledge_base else context.state.jobs.knowledge_bases()
-    rows = context.state.jobs.newest(base for base in bases if context.who.may("read", base))
-    jobs = [
-        schemas.JobResponse.of(row, context.state.jobs.files(row["id"]), context.say)
-        for row in rows
-    ]
-    return schemas.JobListResponse(jobs=jobs)
+    jobs = context.state.jobs
+    bases = [knowledge_base] if knowledge_base else jobs.knowledge_bases()
+    rows = jobs.newest(base for base in bases if context.who.may("read", base))
+    found = [schemas.JobResponse.of(row, jobs.files(row["id"]), context.say) for row in rows]
+    return schemas.JobListResponse(jobs=found)
 
 
 @jobs_router.get("/{job}")

@@ -20,9 +20,9 @@ from rag.types import Message
 from server import schemas
 from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
-from server.errors import Conflict, error_response
+from server.errors import Conflict, error_body
 from server.fair_queue import in_thread
-from server.routes.ask import EventStreamResponse, after_first
+from server.routes.ask import EventStreamResponse, start
 from server.routes.knowledge_bases import Name
 from server.state import Context, ServerState
 
@@ -201,11 +201,11 @@ STREAM_RESPONSE = {200: {"content": EVENT_STREAM}}
 @router.get("/models")
 def list_models(context: Context) -> ModelListResponse:
     """The knowledge bases that the key may read."""
-    now = int(time.time())
-    names = [
-        name for name in context.state.knowledge_bases.names() if context.who.may("read", name)
+    now, names = int(time.time()), context.state.knowledge_bases.names()
+    models = [
+        ModelResponse(id=name, created=now) for name in names if context.who.may("read", name)
     ]
-    return ModelListResponse(data=[ModelResponse(id=name, created=now) for name in names])
+    return ModelListResponse(data=models)
 
 
 @router.get("/models/{model}")
@@ -226,10 +226,7 @@ async def chat(body: ChatRequest, context: Context):
     context.require("read", body.knowledge_base or body.model)
     question = await in_thread(lambda: _question(body, context.state))
     if body.stream:
-        events = await after_first(
-            context.state.answerer.stream(question, context.who, context.say)
-        )
-        return EventStreamResponse(_chunks(events, body, context.say))
+        return EventStreamResponse(_chunks(await start(question, context), body, context.say))
     answer = await context.state.answerer.answer(question, context.who, context.say)
     message = CompletionMessage(content=answer.answer, annotations=annotations(answer))
     return CompletionResponse(
@@ -269,11 +266,9 @@ def _embed(body: EmbeddingsRequest, state: ServerState) -> EmbeddingListResponse
                         index=index, count=count, limit=encoder.max_tokens,
                     )  # fmt: skip
             vectors = encoder.embed_passages(texts)
-    base64_wanted = body.encoding_format == "base64"
-    rows: list[Any] = [
-        base64.b64encode(row.tobytes()).decode() if base64_wanted else row.tolist()
-        for row in vectors.astype("<f4")
-    ]
+    rows: list[Any] = vectors.astype("<f4").tolist()
+    if body.encoding_format == "base64":
+        rows = [base64.b64encode(row.tobytes()).decode() for row in vectors.astype("<f4")]
     return EmbeddingListResponse(
         data=[EmbeddingResponse(index=index, embedding=row) for index, row in enumerate(rows)],
         model=body.model,
@@ -301,9 +296,6 @@ def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
 
 def annotations(answer: schemas.AnswerResponse) -> list[Annotation]:
     """One for each citation mark in the text."""
-    citations: dict[int, list[schemas.CitationResponse]] = {}
-    for citation in answer.citations:
-        citations.setdefault(citation.number, []).append(citation)
     return [
         Annotation(
             url_citation=UrlCitation(
@@ -317,7 +309,8 @@ def annotations(answer: schemas.AnswerResponse) -> list[Annotation]:
         )
         for mark in marks(answer.answer)
         for number in numbers(mark)
-        for citation in citations.get(number, [])
+        for citation in answer.citations
+        if citation.number == number
     ]
 
 
@@ -360,7 +353,7 @@ async def _chunks(
                             usage = _usage(event).model_dump()
                             yield _encode(frame | {"choices": [], "usage": usage})
         except UserError as problem:
-            yield _encode(error_response(problem, say, "broken_off").model_dump())
+            yield _encode(error_body(problem, say, "broken_off").model_dump())
     yield format_sse_event(data_str="[DONE]")
 
 

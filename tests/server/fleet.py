@@ -1,5 +1,4 @@
-"""Several real servers on one data folder, clients that ask and change, and who holds them to what
-they promise."""
+"""Several real servers on one data folder, clients that put load on them, and checks of all answers."""
 
 import json
 import os
@@ -30,9 +29,9 @@ LOOK = 0.004  # seconds between two looks at what a knowledge base holds
 LONGEST = 120.0  # seconds that a job may take
 
 LOG = """
-CREATE TABLE told (number INTEGER PRIMARY KEY, job TEXT, base TEXT, state TEXT, worker TEXT);
-CREATE TRIGGER telling AFTER UPDATE OF state ON jobs BEGIN
-    INSERT INTO told (job, base, state, worker) VALUES (new.id, new.base, new.state, new.worker);
+CREATE TABLE transitions (number INTEGER PRIMARY KEY, job TEXT, base TEXT, state TEXT, worker TEXT);
+CREATE TRIGGER transition AFTER UPDATE OF state ON jobs BEGIN
+    INSERT INTO transitions (job, base, state, worker) VALUES (new.id, new.base, new.state, new.worker);
 END;
 """
 
@@ -98,7 +97,7 @@ class History:
 
     def __init__(self, base: Path) -> None:
         self.truth = base / "kb.sqlite"
-        self.held: dict[int, frozenset[str]] = {}
+        self.documents: dict[int, frozenset[str]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
@@ -121,17 +120,19 @@ class History:
                 sequence = _newest(sql)
                 ids = frozenset(row for (row,) in sql.execute("SELECT id FROM documents"))
                 sql.execute("COMMIT")
-                self.held[sequence], seen = ids, version
+                self.documents[sequence], seen = ids, version
 
     def possible(self, document: str, sequence: int, later: int) -> bool:
         """Whether a document that an answer of `sequence` quotes, which came at `later`, was not gone
         before and was there at some time until then, as far as that was seen."""
-        there = [number for number, ids in self.held.items() if document in ids]
+        there = [number for number, ids in self.documents.items() if document in ids]
         if not there:
             return False
-        gone = min((number for number in self.held if number > max(there)), default=sequence + 1)
-        before = max((number for number in self.held if number < min(there)), default=-1)
-        return gone > sequence and before < later
+        removal = min(
+            (number for number in self.documents if number > max(there)), default=sequence + 1
+        )
+        before = max((number for number in self.documents if number < min(there)), default=-1)
+        return removal > sequence and before < later
 
 
 def newest(base: Path) -> int:
@@ -168,7 +169,7 @@ class Load:
     texts: dict[str, str] = field(default_factory=dict)
     answers: list[CheckedAnswer] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
-    spent: list[float] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -202,10 +203,10 @@ class Load:
             for thread in threads:
                 thread.join()
 
-    def go_on(self, answers: int) -> None:
+    def wait_for_progress(self, answers: int) -> None:
         """Wait for this number of further answers and for one further upload."""
-        told, jobs = len(self.answers), len(self.jobs)
-        wait_for(lambda: len(self.answers) >= told + answers and len(self.jobs) > jobs, 120)
+        count_before, jobs = len(self.answers), len(self.jobs)
+        wait_for(lambda: len(self.answers) >= count_before + answers and len(self.jobs) > jobs, 120)
 
     def _again(self, part: Any, base: str, names: list[str], dice: random.Random) -> None:
         with Client(self, dice) as client:
@@ -218,21 +219,21 @@ class Load:
     def _ask(self, client: "Client", base: str, names: list[str], dice: random.Random) -> None:
         time.sleep(self.pause)
         name = dice.choice(names)
-        asked = {"question": question(name), "knowledge_base": base}
+        request = {"question": question(name), "knowledge_base": base}
         messages = [{"role": "user", "content": question(name)}]
         path, body = dice.choice(
             [
-                ("/search", asked),
-                ("/ask", asked),
-                ("/ask", {**asked, "stream": True}),
+                ("/search", request),
+                ("/ask", request),
+                ("/ask", {**request, "stream": True}),
                 ("/v1/chat/completions", {"model": base, "messages": messages}),
             ]
         )
-        before, begun = newest(self.data / base), time.perf_counter()
+        before, start_time = newest(self.data / base), time.perf_counter()
         answer = client.call("POST", path, json=body)
         if answer is None:
             return
-        self.spent.append(time.perf_counter() - begun)
+        self.durations.append(time.perf_counter() - start_time)
         assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:300]}"
         self.answers.append(
             CheckedAnswer(base, name, _body(answer), before, newest(self.data / base))
@@ -247,9 +248,9 @@ class Load:
         """Create the knowledge bases, each with one document for every name."""
         with Client(self, random.Random(0)) as client:
             for base in bases:
-                made = client.call("POST", "/knowledge-bases", json={"name": base})
-                assert made
-                assert made.status_code == 201, made.text
+                answer = client.call("POST", "/knowledge-bases", json={"name": base})
+                assert answer
+                assert answer.status_code == 201, answer.text
                 dice = random.Random(base)
                 self.upload(client, base, {name: page(name, dice) for name in NAMES}, wait=False)
             for job in self.jobs:
@@ -286,14 +287,14 @@ class Load:
         if found is None or not found.json()["documents"]:
             return
         [document] = found.json()["documents"]
-        gone = client.call("DELETE", f"{path}/{document['id']}")
-        if gone is None:
+        removal = client.call("DELETE", f"{path}/{document['id']}")
+        if removal is None:
             return
-        assert gone.status_code == 204, f"delete: {gone.status_code} {gone.text[:300]}"
+        assert removal.status_code == 204, f"delete: {removal.status_code} {removal.text[:300]}"
         self.counts["deleted"] += 1
         for _ in self.servers:
-            asked = {"question": question(name), "knowledge_base": base}
-            if after := client.call("POST", "/search", json=asked):
+            request = {"question": question(name), "knowledge_base": base}
+            if after := client.call("POST", "/search", json=request):
                 assert document["id"] not in {hit["document"] for hit in after.json()["hits"]}
 
     def check(self, histories: dict[str, History]) -> None:
@@ -320,20 +321,20 @@ class Load:
         for document in quoted:
             assert history.possible(document, sequence, answer.after), (document, sequence)
         self.counts["citations"] += len(cited)
-        if (held := history.held.get(sequence)) is not None:
-            self.counts["at rest" if quoted <= held else "between"] += 1
-            wanted = {key for key in held if answer.name in self.texts[key]}
-            assert wanted <= quoted, f"{answer.name} was there at {sequence} and is not found"
+        if (documents := history.documents.get(sequence)) is not None:
+            self.counts["at rest" if quoted <= documents else "between"] += 1
+            expected = {key for key in documents if answer.name in self.texts[key]}
+            assert expected <= quoted, f"{answer.name} was there at {sequence} and is not found"
 
     def check_jobs(self) -> None:
         """Each accepted upload was done once, and never two at a time in one knowledge base."""
         with closing(self.sql()) as sql:
-            log = sql.execute("SELECT base, job, state FROM told ORDER BY number").fetchall()
+            log = sql.execute("SELECT base, job, state FROM transitions ORDER BY number").fetchall()
             ended = dict(sql.execute("SELECT id, state FROM jobs"))
         assert {job: ended[job] for job in self.jobs} == dict.fromkeys(self.jobs, "done")
-        done = Counter(job for _, job, state in log if state == "done")
-        assert set(done.values()) == {1}
-        assert set(self.jobs) <= set(done)
+        finished = Counter(job for _, job, state in log if state == "done")
+        assert set(finished.values()) == {1}
+        assert set(self.jobs) <= set(finished)
         working: dict[str, str] = {}
         for base, job, state in log:
             if state == "running":

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -53,31 +53,30 @@ def state(
     **more: Any,
 ) -> ServerState:
     """A server's state; a `generator`, if given, writes the answers."""
-    made = options(data, **more)
+    server_options = options(data, **more)
     if generator is not None:
-        made = options(data, generate=GenerateOptions(model="copy"), **more)
-    return ServerState.create(
-        made,
+        server_options = options(data, generate=GenerateOptions(model="copy"), **more)
+    return ServerState(
+        server_options,
         Models(lambda options: generator or CopyingGenerator()),
         open_encoder=encoders,
         spans=spans,
     )
 
 
-def worker(server: ServerState) -> Worker:
-    made = server.options
-    return Worker(made.data, made.cache, made.home, ocr=False, open_encoder=encoders)
+def open_worker(server: ServerState) -> Worker:
+    return Worker(replace(server.options, ocr=False), open_encoder=encoders)
 
 
-def work(server: ServerState) -> None:
+def run_jobs(server: ServerState) -> None:
     """Run all waiting jobs, one after the other."""
-    with closing(worker(server)) as hand:
-        while job := hand.jobs.claim(hand.name):
-            hand.work(job)
+    with closing(open_worker(server)) as worker:
+        while job := worker.jobs.claim(worker.name):
+            worker.work(job)
 
 
 @contextmanager
-def running(server: ServerState) -> Iterator[httpx.Client]:
+def run_server(server: ServerState) -> Iterator[httpx.Client]:
     """A client of the application at a port of the loopback, with its middleware."""
     with closing(listen(server.options)) as listening:
         running = uvicorn.Server(uvicorn_config(server))
@@ -101,7 +100,7 @@ def wait_for(true: Any, seconds: float = 30.0) -> None:
 
 
 @dataclass(frozen=True)
-class Filled:
+class SampleServer:
     """A running server with one knowledge base `mine` that holds `PAGES`."""
 
     state: ServerState
@@ -115,7 +114,7 @@ class Filled:
         ]
         answer = self.client.post(f"/knowledge-bases/{base}/documents", files=parts)
         assert answer.status_code == 202, answer.text
-        work(self.state)
+        run_jobs(self.state)
         return self.client.get(f"/jobs/{answer.json()['id']}").json()
 
     def documents(self, base: str = "mine") -> dict[str, dict[str, Any]]:
@@ -130,25 +129,25 @@ class Filled:
 
 
 @contextmanager
-def filled(data: Path, **more: Any) -> Iterator[Filled]:
-    with closing(state(data, **more)) as server, running(server) as client:
+def sample_server(data: Path, **more: Any) -> Iterator[SampleServer]:
+    with closing(state(data, **more)) as server, run_server(server) as client:
         assert client.post("/knowledge-bases", json={"name": "mine"}).status_code == 201
-        full = Filled(server, client)
+        full = SampleServer(server, client)
         full.upload(dict(PAGES))
         yield full
 
 
 @contextmanager
-def served(data: Path) -> Iterator[tuple[ServerState, WorkerSupervisor]]:
+def server_with_worker(data: Path) -> Iterator[tuple[ServerState, WorkerSupervisor]]:
     """A server's state with a real worker and the bundled encoder."""
 
     def none(options: Any) -> Any:
         raise AssertionError("no model is named")
 
-    made = ServerOptions(data=data, cache=CACHE, port=0, ocr=False)
+    server_options = ServerOptions(data=data, cache=CACHE, port=0, ocr=False)
     with (
-        WorkerSupervisor(made) as supervisor,
-        closing(ServerState.create(made, Models(none))) as parts,
+        WorkerSupervisor(server_options) as supervisor,
+        closing(ServerState(server_options, Models(none))) as parts,
     ):
         yield parts, supervisor
 
@@ -169,11 +168,16 @@ def upload(parts: ServerState, files: Mapping[str, bytes | str], base: str = "mi
     return job
 
 
-def row(parts: ServerState, job: str) -> Any:
+def job_row(parts: ServerState, job: str) -> Any:
     found = parts.jobs.get(job)
     assert found
     return found
 
 
-def ended(parts: ServerState, job: str) -> Callable[[], bool]:
-    return lambda: row(parts, job)["finished"] is not None
+def worker_pid(supervisor: WorkerSupervisor) -> int:
+    assert supervisor.process
+    return supervisor.process.pid
+
+
+def has_ended(parts: ServerState, job: str) -> Callable[[], bool]:
+    return lambda: job_row(parts, job)["finished"] is not None

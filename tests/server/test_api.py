@@ -23,13 +23,13 @@ from tests.fakes import CopyingGenerator
 from tests.server.servers import (
     LAW,
     POEM,
-    Filled,
+    SampleServer,
     WideEmbedder,
-    filled,
     options,
-    running,
+    run_jobs,
+    run_server,
+    sample_server,
     wait_for,
-    work,
 )
 
 PDF = Path(__file__).parents[1] / "data" / "documents" / "zh-toc-cid-font.pdf"
@@ -37,8 +37,8 @@ QUESTION = "试用期不得超过几个月？"
 
 
 @pytest.fixture(scope="module")
-def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    with filled(tmp_path_factory.mktemp("server")) as full:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleServer]:
+    with sample_server(tmp_path_factory.mktemp("server")) as full:
         yield full
 
 
@@ -50,189 +50,195 @@ def events(text: str) -> list[tuple[str, dict]]:
     return found
 
 
-def test_citations_quote_the_text_that_the_server_gives(mine: Filled) -> None:
-    answer = mine.ask(QUESTION)
+def test_citations_quote_the_text_of_the_document(sample: SampleServer) -> None:
+    answer = sample.ask(QUESTION)
     assert not answer["refused"]
     for cited in answer["citations"]:
         path = f"/knowledge-bases/mine/documents/{cited['document']}/text"
-        text = mine.client.get(path, params={"start": cited["start"], "end": cited["end"]}).json()
+        text = sample.client.get(path, params={"start": cited["start"], "end": cited["end"]}).json()
         assert text["text"] == cited["quote"]
-        assert cited["name"] in mine.documents()
+        assert cited["name"] in sample.documents()
     assert "六个月" in answer["citations"][0]["quote"]
 
 
-def test_a_streamed_answer_is_passages_then_text_then_citations(mine: Filled) -> None:
+def test_a_streamed_answer_is_passages_then_text_then_citations(sample: SampleServer) -> None:
     body = {"question": QUESTION, "knowledge_base": "mine", "stream": True}
-    first, *pieces, last = events(mine.client.post("/ask", json=body).text)
+    first, *pieces, last = events(sample.client.post("/ask", json=body).text)
     assert first[0] == "passages"
     assert {name for name, _ in pieces} == {"text"}
     assert last[0] == "citations"
     assert "".join(data["text"] for _, data in pieces) == last[1]["answer"]
-    whole = mine.ask(QUESTION)
+    whole = sample.ask(QUESTION)
     assert {**whole, "id": ""} == {**last[1], "id": ""}
-    by_header = mine.client.post(
+    by_header = sample.client.post(
         "/ask", json={**body, "stream": False}, headers={"Accept": "text/event-stream"}
     )
     assert by_header.headers["content-type"].startswith("text/event-stream")
 
 
-def test_what_goes_wrong_before_the_first_event_has_a_status(mine: Filled) -> None:
+def test_an_error_before_the_first_event_has_a_status(sample: SampleServer) -> None:
     body = {"question": "  ", "knowledge_base": "mine", "stream": True}
-    answer = mine.client.post("/ask", json=body)
+    answer = sample.client.post("/ask", json=body)
     assert answer.status_code == 422
     body["question"], body["knowledge_base"] = QUESTION, "none"
-    answer = mine.client.post("/ask", json=body)
+    answer = sample.client.post("/ask", json=body)
     assert answer.status_code == 404
     assert answer.json()["error"]["message"] == "there is no knowledge base none"
 
 
-def test_a_refusal_says_what_was_looked_at_in_the_readers_language(mine: Filled) -> None:
+def test_a_refusal_is_in_the_readers_language(sample: SampleServer) -> None:
     body = {"question": "xyzzy plugh quux?", "knowledge_base": "mine"}
-    (mine.state.options.data / "mine" / "rag.toml").write_text("[refuse]\nthreshold = 0.99\n")
-    chinese = mine.client.post("/ask", json=body, headers={"Accept-Language": "zh-CN,zh;q=.9"})
-    english = mine.client.post("/ask", json=body, headers={"Accept-Language": "en"})
-    (mine.state.options.data / "mine" / "rag.toml").unlink()
+    (sample.state.options.data / "mine" / "rag.toml").write_text("[refuse]\nthreshold = 0.99\n")
+    chinese = sample.client.post("/ask", json=body, headers={"Accept-Language": "zh-CN,zh;q=.9"})
+    english = sample.client.post("/ask", json=body, headers={"Accept-Language": "en"})
+    (sample.state.options.data / "mine" / "rag.toml").unlink()
     assert chinese.json()["refused"]
     assert chinese.json()["answer"].startswith("未找到")
     assert english.json()["answer"].startswith("Not found")
     assert english.json()["citations"] == []
-    assert not mine.ask(QUESTION)["refused"]  # settings are looked at again each time
+    assert not sample.ask(QUESTION)["refused"]  # settings are looked at again each time
 
 
-def test_a_follow_up_leans_on_the_conversation(mine: Filled) -> None:
+def test_a_follow_up_question_gets_its_subject_from_the_conversation(sample: SampleServer) -> None:
     history = [{"role": "user", "content": "Rust 多久发布一个新的稳定版本？"}]
-    answer = mine.ask("那它的包管理器呢？", history=history)
+    answer = sample.ask("那它的包管理器呢？", history=history)
     assert answer["question"] == "Rust 多久发布一个新的稳定版本？ 那它的包管理器呢？"
 
 
-def test_search_gives_passages_best_first(mine: Filled) -> None:
+def test_search_returns_passages_best_first(sample: SampleServer) -> None:
     body = {"question": QUESTION, "knowledge_base": "mine", "limit": 2}
-    found = mine.client.post("/search", json=body).json()
+    found = sample.client.post("/search", json=body).json()
     assert found["hits"][0]["name"] == "劳动合同法.txt"
     assert len(found["hits"]) <= 2
     scores = [hit["score"] for hit in found["hits"]]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_an_answer_can_be_traced(mine: Filled) -> None:
-    answer = mine.ask(QUESTION)
-    trace = mine.client.get(f"/traces/{answer['id']}").json()
+def test_an_answer_can_be_traced(sample: SampleServer) -> None:
+    answer = sample.ask(QUESTION)
+    trace = sample.client.get(f"/traces/{answer['id']}").json()
     assert trace["record"]["question"] == QUESTION
     assert trace["record"]["answer"]["answer"] == answer["answer"]
     assert trace["record"]["candidates"]
-    assert mine.client.get(f"/traces/{'0' * 24}").status_code == 404
+    assert sample.client.get(f"/traces/{'0' * 24}").status_code == 404
 
 
-def test_documents_are_uploaded_listed_replaced_and_deleted(mine: Filled) -> None:
-    job = mine.upload({"电话.txt": "仓库值班电话是 8012。\n", "坏.pdf": b"%PDF-1.4 cut off"})
+def test_documents_are_uploaded_listed_replaced_and_deleted(sample: SampleServer) -> None:
+    job = sample.upload({"电话.txt": "仓库值班电话是 8012。\n", "坏.pdf": b"%PDF-1.4 cut off"})
     assert job["state"] == "done"
     states = {file["name"]: file for file in job["files"]}
     assert states["电话.txt"]["state"] == "added"
     assert states["电话.txt"]["receipt"]["encoding"] == "utf-8"
     assert states["坏.pdf"]["state"] == "refused"
     assert "坏.pdf" in states["坏.pdf"]["problem"]
-    first = mine.documents()["电话.txt"]
+    first = sample.documents()["电话.txt"]
 
-    job = mine.upload({"电话.txt": "仓库值班电话是 9999。\n".encode("gb18030")})
+    job = sample.upload({"电话.txt": "仓库值班电话是 9999。\n".encode("gb18030")})
     assert job["files"][0]["state"] == "changed"
-    second = mine.documents()["电话.txt"]
+    second = sample.documents()["电话.txt"]
     assert second["id"] != first["id"]
     assert second["receipt"]["encoding"] == "gb18030"
-    assert "9999" in mine.ask("仓库值班电话是多少？")["answer"]
+    assert "9999" in sample.ask("仓库值班电话是多少？")["answer"]
 
     path = f"/knowledge-bases/mine/documents/{second['id']}"
-    originals = mine.state.options.data / "mine" / "originals"
+    originals = sample.state.options.data / "mine" / "originals"
     before = len(list(originals.iterdir()))
-    trace = mine.ask("仓库值班电话是多少？")["id"]
-    assert mine.client.delete(path).status_code == 204
-    assert mine.client.get(path).status_code == 404
-    assert mine.client.get(f"{path}/text").status_code == 404
-    assert mine.client.delete(path).status_code == 404
-    assert "电话.txt" not in mine.documents()
+    trace = sample.ask("仓库值班电话是多少？")["id"]
+    assert sample.client.delete(path).status_code == 204
+    assert sample.client.get(path).status_code == 404
+    assert sample.client.get(f"{path}/text").status_code == 404
+    assert sample.client.delete(path).status_code == 404
+    assert "电话.txt" not in sample.documents()
     assert len(list(originals.iterdir())) == before - 1
-    assert mine.client.get(f"/traces/{trace}").status_code == 404
-    found = mine.client.post(
+    assert sample.client.get(f"/traces/{trace}").status_code == 404
+    found = sample.client.post(
         "/search", json={"question": "仓库值班电话", "knowledge_base": "mine", "limit": 50}
     )
     assert "9999" not in found.text
-    work(mine.state)
-    for cache in (mine.state.options.data / "mine").rglob("*"):
+    run_jobs(sample.state)
+    for cache in (sample.state.options.data / "mine").rglob("*"):
         assert not cache.is_file() or b"9999" not in cache.read_bytes()
 
 
-def test_documents_are_found_by_a_part_of_their_name(mine: Filled) -> None:
-    listing = mine.client.get("/knowledge-bases/mine/documents", params={"q": "劳动"}).json()
+def test_documents_are_found_by_a_part_of_their_name(sample: SampleServer) -> None:
+    listing = sample.client.get("/knowledge-bases/mine/documents", params={"q": "劳动"}).json()
     assert [each["name"] for each in listing["documents"]] == ["劳动合同法.txt"]
-    one = mine.client.get("/knowledge-bases/mine/documents", params={"limit": 1, "offset": 1})
+    one = sample.client.get("/knowledge-bases/mine/documents", params={"limit": 1, "offset": 1})
     assert len(one.json()["documents"]) == 1
     assert one.json()["total"] == 3
 
 
-def test_text_is_given_in_pieces(mine: Filled) -> None:
-    path = f"/knowledge-bases/mine/documents/{mine.documents()['劳动合同法.txt']['id']}/text"
-    whole = mine.client.get(path).json()
+def test_text_can_be_read_in_pieces(sample: SampleServer) -> None:
+    path = f"/knowledge-bases/mine/documents/{sample.documents()['劳动合同法.txt']['id']}/text"
+    whole = sample.client.get(path).json()
     assert whole["text"] == LAW
     pieces = [
-        mine.client.get(path, params={"start": at, "end": at + 7}).json()["text"]
+        sample.client.get(path, params={"start": at, "end": at + 7}).json()["text"]
         for at in range(0, len(LAW), 7)
     ]
     assert "".join(pieces) == LAW
-    assert mine.client.get(path, params={"start": 10**9}).json()["text"] == ""
+    assert sample.client.get(path, params={"start": 10**9}).json()["text"] == ""
 
 
-def test_an_upload_of_the_same_bytes_changes_nothing(mine: Filled) -> None:
-    job = mine.upload({"劳动合同法.txt": LAW})
+def test_an_upload_of_the_same_bytes_changes_nothing(sample: SampleServer) -> None:
+    job = sample.upload({"劳动合同法.txt": LAW})
     assert job["files"][0]["state"] == "unchanged"
 
 
-def test_two_files_of_one_name_do_not_replace_each_other(mine: Filled) -> None:
+def test_two_files_of_one_name_do_not_replace_each_other(sample: SampleServer) -> None:
     parts = [("files", ("twice.txt", b"one\n")), ("files", ("twice.txt", b"two\n"))]
-    answer = mine.client.post("/knowledge-bases/mine/documents", files=parts)
+    answer = sample.client.post("/knowledge-bases/mine/documents", files=parts)
     assert [file["state"] for file in answer.json()["files"]] == ["waiting", "refused"]
-    work(mine.state)
-    mine.client.delete(f"/knowledge-bases/mine/documents/{mine.documents()['twice.txt']['id']}")
+    run_jobs(sample.state)
+    sample.client.delete(f"/knowledge-bases/mine/documents/{sample.documents()['twice.txt']['id']}")
 
 
-def test_knowledge_bases_are_made_changed_and_deleted(mine: Filled) -> None:
-    made = mine.client.post("/knowledge-bases", json={"name": "第二", "instruction": "简短回答。"})
-    assert made.status_code == 201
-    assert made.json()["instruction"] == "简短回答。"
-    assert mine.client.post("/knowledge-bases", json={"name": "第二"}).status_code == 409
-    names = [each["name"] for each in mine.client.get("/knowledge-bases").json()["knowledge_bases"]]
+def test_knowledge_bases_are_created_changed_and_deleted(sample: SampleServer) -> None:
+    response = sample.client.post(
+        "/knowledge-bases", json={"name": "第二", "instruction": "简短回答。"}
+    )
+    assert response.status_code == 201
+    assert response.json()["instruction"] == "简短回答。"
+    assert sample.client.post("/knowledge-bases", json={"name": "第二"}).status_code == 409
+    names = [
+        each["name"] for each in sample.client.get("/knowledge-bases").json()["knowledge_bases"]
+    ]
     assert names == ["mine", "第二"]
-    changed = mine.client.patch("/knowledge-bases/第二", json={"instruction": ""})
+    changed = sample.client.patch("/knowledge-bases/第二", json={"instruction": ""})
     assert changed.json()["instruction"] == ""
-    mine.upload({"a.txt": "只在第二个知识库里的话。\n"}, base="第二")
-    assert "第二个" in mine.ask("只在哪里的话？", knowledge_base="第二")["answer"]
-    assert mine.client.delete("/knowledge-bases/第二").status_code == 204
-    assert mine.client.get("/knowledge-bases/第二").status_code == 404
-    assert not (mine.state.options.data / "第二").exists()
-    assert not [path for path in mine.state.options.data.iterdir() if path.name.startswith(".del")]
+    sample.upload({"a.txt": "只在第二个知识库里的话。\n"}, base="第二")
+    assert "第二个" in sample.ask("只在哪里的话？", knowledge_base="第二")["answer"]
+    assert sample.client.delete("/knowledge-bases/第二").status_code == 204
+    assert sample.client.get("/knowledge-bases/第二").status_code == 404
+    assert not (sample.state.options.data / "第二").exists()
+    assert not [
+        path for path in sample.state.options.data.iterdir() if path.name.startswith(".del")
+    ]
 
 
 @pytest.mark.parametrize("wrong", [{"embedder": "evil/model"}, {"adapter": "../x"}])
-def test_only_what_the_operator_offers_can_be_chosen(mine: Filled, wrong: dict) -> None:
-    answer = mine.client.post("/knowledge-bases", json={"name": "new", **wrong})
+def test_only_what_the_operator_offers_can_be_chosen(sample: SampleServer, wrong: dict) -> None:
+    answer = sample.client.post("/knowledge-bases", json={"name": "new", **wrong})
     assert answer.status_code == 404
     assert "this server offers" in answer.json()["error"]["message"]
-    assert not (mine.state.options.data / "new").exists()
+    assert not (sample.state.options.data / "new").exists()
 
 
-def test_jobs_can_be_cancelled_and_listed(mine: Filled) -> None:
+def test_jobs_can_be_cancelled_and_listed(sample: SampleServer) -> None:
     parts = [("files", ("cancelled.txt", b"never read\n"))]
-    job = mine.client.post("/knowledge-bases/mine/documents", files=parts).json()["id"]
-    cancelled = mine.client.post(f"/jobs/{job}/cancel").json()
+    job = sample.client.post("/knowledge-bases/mine/documents", files=parts).json()["id"]
+    cancelled = sample.client.post(f"/jobs/{job}/cancel").json()
     assert cancelled["state"] == cancelled["files"][0]["state"] == "cancelled"
-    work(mine.state)
-    assert "cancelled.txt" not in mine.documents()
-    listed = mine.client.get("/jobs", params={"knowledge_base": "mine"}).json()["jobs"]
+    run_jobs(sample.state)
+    assert "cancelled.txt" not in sample.documents()
+    listed = sample.client.get("/jobs", params={"knowledge_base": "mine"}).json()["jobs"]
     assert job in {each["id"] for each in listed}
-    assert mine.client.get("/jobs", params={"knowledge_base": "none"}).json()["jobs"] == []
+    assert sample.client.get("/jobs", params={"knowledge_base": "none"}).json()["jobs"] == []
 
 
-def test_metrics_count_requests_stages_and_refusals(mine: Filled) -> None:
-    mine.ask(QUESTION)
-    text = mine.client.get("/metrics").text
+def test_metrics_count_requests_stages_and_refusals(sample: SampleServer) -> None:
+    sample.ask(QUESTION)
+    text = sample.client.get("/metrics").text
     assert 'rag_requests_total{method="POST",route="/ask",status="200"}' in text
     for stage in ("embed", "search", "retrieve", "extract"):
         assert f'rag_stage_seconds_count{{stage="{stage}"}}' in text
@@ -242,35 +248,35 @@ def test_metrics_count_requests_stages_and_refusals(mine: Filled) -> None:
     assert "试用期" not in text
 
 
-def test_health_and_session_tell_what_a_client_needs(mine: Filled) -> None:
-    assert mine.client.get("/healthz").json() == {"status": "ok"}
-    assert mine.client.get("/readyz").json() == {"status": "ready"}
-    session = mine.client.get("/session").json()
+def test_health_and_session_report_what_a_client_needs(sample: SampleServer) -> None:
+    assert sample.client.get("/healthz").json() == {"status": "ok"}
+    assert sample.client.get("/readyz").json() == {"status": "ready"}
+    session = sample.client.get("/session").json()
     assert session["scopes"] == ["read", "write", "admin"]
     assert "pdf" in session["formats"]
 
 
 def test_a_model_answers_with_the_bases_own_instruction(tmp_path: Path) -> None:
     generator = CopyingGenerator()
-    with filled(tmp_path, generator=generator) as mine:
-        answer = mine.ask(QUESTION, max_new_tokens=200)
+    with sample_server(tmp_path, generator=generator) as sample:
+        answer = sample.ask(QUESTION, max_new_tokens=200)
         assert answer["generator"] == "copy"
         assert "六个月" in answer["answer"]
-        mine.client.patch("/knowledge-bases/mine", json={"instruction": "{{7*7}} {x.__class__}"})
-        trace = mine.client.get(f"/traces/{mine.ask(QUESTION)['id']}").json()
+        sample.client.patch("/knowledge-bases/mine", json={"instruction": "{{7*7}} {x.__class__}"})
+        trace = sample.client.get(f"/traces/{sample.ask(QUESTION)['id']}").json()
         assert generator.prompts[-1][-1].text.startswith("{{7*7}} {x.__class__}\n\n[1]")
         assert trace["record"]["prompt"][-1]["text"].startswith("{{7*7}}")
 
 
-def test_an_original_of_the_command_lines_is_shown_only_unchanged(
-    mine: Filled, tmp_path: Path
+def test_a_file_of_the_command_line_is_shown_only_if_unchanged(
+    sample: SampleServer, tmp_path: Path
 ) -> None:
     from server.errors import NotFound
     from server.uploads import ingested_file
 
     file = tmp_path / "a.txt"
     file.write_text("读自命令行。\n", "utf-8")
-    base = mine.state.knowledge_bases.path("mine")
+    base = sample.state.knowledge_bases.path("mine")
     head = Document(FoundFile(file).source, "a", digest(file), ParseReport("pdf"))
     assert ingested_file(base, head) == file
     file.write_text("改过。\n", "utf-8")
@@ -279,14 +285,14 @@ def test_an_original_of_the_command_lines_is_shown_only_unchanged(
     assert not Uploads(base).path(head.digest).exists()
 
 
-def test_a_busy_knowledge_base_says_when_to_come_again(
-    mine: Filled, monkeypatch: pytest.MonkeyPatch
+def test_a_busy_knowledge_base_answers_503_with_retry_after(
+    sample: SampleServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ingest.store import atomic
 
     monkeypatch.setattr(atomic, "wait_for", lambda *_: (_ for _ in ()).throw(_busy()))
-    document = mine.documents()["poem.txt"]["id"]
-    answer = mine.client.delete(f"/knowledge-bases/mine/documents/{document}")
+    document = sample.documents()["poem.txt"]["id"]
+    answer = sample.client.delete(f"/knowledge-bases/mine/documents/{document}")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"
 
@@ -297,13 +303,13 @@ def _busy() -> Exception:
     return Busy("mine is being written", zh="正在写入")
 
 
-def test_waiting_for_is_bounded() -> None:
+def test_the_wait_for_a_busy_knowledge_base_is_bounded() -> None:
     with pytest.raises(AssertionError):
         wait_for(lambda: False, 0.1)
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("content", "message"),
     [
         (b"[retrieve\n", "mine/rag.toml is not valid TOML"),
         (b"[generate]\nadapter = 3\n", "mine/rag.toml: [generate] adapter is 3"),
@@ -311,61 +317,63 @@ def test_waiting_for_is_bounded() -> None:
         (b"\xff\xfe", "mine/rag.toml is not UTF-8"),
     ],
 )
-def test_settings_that_somebody_broke_are_told_of_and_left_alone(
-    written: bytes, told: str, tmp_path: Path
+def test_invalid_settings_are_reported_and_stay_unchanged(
+    content: bytes, message: str, tmp_path: Path
 ) -> None:
-    with filled(tmp_path) as mine:
+    with sample_server(tmp_path) as sample:
         file = tmp_path / "mine" / "rag.toml"
-        file.write_bytes(written)
-        asked = {"question": QUESTION, "knowledge_base": "mine"}
+        file.write_bytes(content)
+        body = {"question": QUESTION, "knowledge_base": "mine"}
         answers = [
-            mine.client.patch("/knowledge-bases/mine", json={"instruction": "简短回答。"}),
-            mine.client.post("/ask", json=asked),
-            mine.client.post("/ask", json=asked | {"temperature": 0.5}),
-            mine.client.post("/search", json=asked),
+            sample.client.patch("/knowledge-bases/mine", json={"instruction": "简短回答。"}),
+            sample.client.post("/ask", json=body),
+            sample.client.post("/ask", json=body | {"temperature": 0.5}),
+            sample.client.post("/search", json=body),
         ]
         for answer in answers:
             assert answer.status_code == 400
-            assert answer.json()["error"]["message"].startswith(told)
+            assert answer.json()["error"]["message"].startswith(message)
             assert str(tmp_path) not in answer.text
-        assert file.read_bytes() == written
+        assert file.read_bytes() == content
         file.unlink()
-        assert not mine.ask(QUESTION)["refused"]
+        assert not sample.ask(QUESTION)["refused"]
 
 
-def test_a_base_answers_with_the_adapter_that_it_chooses(tmp_path: Path) -> None:
+def test_a_base_answers_with_its_own_adapter(tmp_path: Path) -> None:
     for name in ("law", "poems"):
         (tmp_path / "adapters" / name).mkdir(parents=True)
         (tmp_path / "adapters" / name / "adapter_config.json").write_text("{}")
     generator = CopyingGenerator()
-    with filled(tmp_path / "data", generator=generator, adapters=tmp_path / "adapters") as mine:
+    with sample_server(
+        tmp_path / "data", generator=generator, adapters=tmp_path / "adapters"
+    ) as sample:
         other = {"name": "other", "adapter": "poems"}
-        assert mine.client.post("/knowledge-bases", json=other).json()["adapter"] == "poems"
-        changed = mine.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
+        assert sample.client.post("/knowledge-bases", json=other).json()["adapter"] == "poems"
+        changed = sample.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
         assert changed.json()["adapter"] == "law"
-        mine.upload({"a.txt": LAW}, base="other")
+        sample.upload({"a.txt": LAW}, base="other")
         used = []
         for base in ("mine", "other", "mine"):
-            mine.ask(QUESTION, knowledge_base=base)
+            sample.ask(QUESTION, knowledge_base=base)
             used.append(generator.adapter)
-        wanted = [(tmp_path / "adapters" / name).resolve() for name in ("law", "poems", "law")]
-        assert used == wanted
-        wrong = mine.client.patch("/knowledge-bases/mine", json={"adapter": "../adapters/law"})
+        expected = [(tmp_path / "adapters" / name).resolve() for name in ("law", "poems", "law")]
+        assert used == expected
+        wrong = sample.client.patch("/knowledge-bases/mine", json={"adapter": "../adapters/law"})
         assert wrong.status_code == 404
         assert "this server offers: law, poems" in wrong.json()["error"]["message"]
-        without = mine.client.patch("/knowledge-bases/mine", json={"adapter": ""})
+        without = sample.client.patch("/knowledge-bases/mine", json={"adapter": ""})
         assert without.json()["adapter"] == ""
-        mine.ask(QUESTION)
+        sample.ask(QUESTION)
         assert generator.adapter is None
 
 
-def test_a_delete_that_had_to_wait_takes_no_newer_version(mine: Filled) -> None:
+def test_a_delayed_deletion_spares_a_newer_version(sample: SampleServer) -> None:
     """Another process held the lock and replaced the document in the meantime."""
-    old = mine.documents()["poem.txt"]["id"]
+    old = sample.documents()["poem.txt"]["id"]
     answers = []
     path = f"/knowledge-bases/mine/documents/{old}"
-    deleting = threading.Thread(target=lambda: answers.append(mine.client.delete(path)))
-    with open_store(mine.state.options.data / "mine") as store:
+    deleting = threading.Thread(target=lambda: answers.append(sample.client.delete(path)))
+    with open_store(sample.state.options.data / "mine") as store:
         head = store.by_id(old)
         assert head
         with store.change() as change:
@@ -375,34 +383,34 @@ def test_a_delete_that_had_to_wait_takes_no_newer_version(mine: Filled) -> None:
         deleting.join()
         assert [answer.status_code for answer in answers] == [404]
         assert store.document(head.source)
-    mine.upload({"poem.txt": POEM})
+    sample.upload({"poem.txt": POEM})
 
 
-def test_one_broken_base_hides_no_other(tmp_path: Path) -> None:
-    with filled(tmp_path) as mine:
-        mine.client.post("/knowledge-bases", json={"name": "broken"})
+def test_a_broken_base_does_not_hide_the_others(tmp_path: Path) -> None:
+    with sample_server(tmp_path) as sample:
+        sample.client.post("/knowledge-bases", json={"name": "broken"})
         (tmp_path / "broken" / "rag.toml").write_text("[retrieve")
-        listed = mine.client.get("/knowledge-bases").json()["knowledge_bases"]
-        told = {each["name"]: each["problem"] for each in listed}
-        assert told["mine"] is None
-        assert told["broken"].startswith("broken/rag.toml is not valid TOML")
+        listed = sample.client.get("/knowledge-bases").json()["knowledge_bases"]
+        message = {each["name"]: each["problem"] for each in listed}
+        assert message["mine"] is None
+        assert message["broken"].startswith("broken/rag.toml is not valid TOML")
 
 
-def test_a_base_may_have_another_encoder_than_the_next(tmp_path: Path) -> None:
+def test_two_bases_may_have_different_encoders(tmp_path: Path) -> None:
     class Wide(WideEmbedder):
         name, dim = "wide", 512
 
     class Narrow(WideEmbedder):
         name, dim = "narrow", 64
 
-    made = {"wide": Wide(), "narrow": Narrow()}
+    response = {"wide": Wide(), "narrow": Narrow()}
     offered = options(tmp_path, embedders=("wide", "narrow"))
     models = Models(lambda options: CopyingGenerator())
     with (
         closing(
-            ServerState.create(offered, models, open_encoder=lambda name, backend: made[name])
+            ServerState(offered, models, open_encoder=lambda name, backend: response[name])
         ) as state,
-        running(state) as client,
+        run_server(state) as client,
     ):
         for name, embedder in (("a", None), ("b", "narrow")):
             body = {"name": name} | ({"embedder": embedder} if embedder else {})
@@ -418,54 +426,58 @@ def test_a_base_may_have_another_encoder_than_the_next(tmp_path: Path) -> None:
 
 
 def test_a_base_keeps_its_own_sampling_with_the_servers_model(tmp_path: Path) -> None:
-    with filled(tmp_path, generator=CopyingGenerator()) as mine:
+    with sample_server(tmp_path, generator=CopyingGenerator()) as sample:
         (tmp_path / "mine" / "rag.toml").write_text("[generate]\ntemperature = 0.25\nseed = 9\n")
-        said = mine.state.knowledge_bases.sampling("mine", max_new_tokens=7)
-        assert said
-        assert (said.max_new_tokens, said.temperature, said.seed) == (7, 0.25, 9)
-        assert mine.ask(QUESTION)["generator"] == "copy"
+        settings = sample.state.knowledge_bases.sampling("mine", max_new_tokens=7)
+        assert settings
+        assert (settings.max_new_tokens, settings.temperature, settings.seed) == (7, 0.25, 9)
+        assert sample.ask(QUESTION)["generator"] == "copy"
 
 
-def test_without_its_adapter_a_base_follows_the_server_again(tmp_path: Path) -> None:
+def test_a_base_without_adapter_uses_the_servers_model_again(tmp_path: Path) -> None:
     (tmp_path / "adapters" / "law").mkdir(parents=True)
     (tmp_path / "adapters" / "law" / "adapter_config.json").write_text("{}")
     generator = CopyingGenerator()
-    with filled(tmp_path / "data", generator=generator, adapters=tmp_path / "adapters") as mine:
+    with sample_server(
+        tmp_path / "data", generator=generator, adapters=tmp_path / "adapters"
+    ) as sample:
         file = tmp_path / "data" / "mine" / "rag.toml"
-        mine.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
-        said = tomllib.loads(file.read_text())["generate"]
-        assert (said["model"], said["quant"]) == ("copy", "auto")
-        mine.client.patch("/knowledge-bases/mine", json={"adapter": ""})
+        sample.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
+        settings = tomllib.loads(file.read_text())["generate"]
+        assert (settings["model"], settings["quant"]) == ("copy", "auto")
+        sample.client.patch("/knowledge-bases/mine", json={"adapter": ""})
         assert tomllib.loads(file.read_text())["generate"] == {"adapter": ""}
 
 
 @pytest.mark.parametrize("name", ["𠀀" * 64, "a" * 65])
-def test_a_name_that_no_folder_can_have_is_none(mine: Filled, name: str) -> None:
-    assert mine.client.get(f"/knowledge-bases/{quote(name)}").status_code in (404, 422)
-    answer = mine.client.post("/knowledge-bases", json={"name": name})
+def test_a_name_that_no_folder_can_have_is_invalid(sample: SampleServer, name: str) -> None:
+    assert sample.client.get(f"/knowledge-bases/{quote(name)}").status_code in (404, 422)
+    answer = sample.client.post("/knowledge-bases", json={"name": name})
     assert answer.status_code in (400, 422)
 
 
-def test_a_crowd_at_slow_routes_keeps_no_question_waiting(tmp_path: Path) -> None:
+def test_many_requests_at_slow_routes_do_not_delay_questions(tmp_path: Path) -> None:
     """Pages are drawn one at a time, and waiting requests occupy no thread of other routes."""
-    with filled(tmp_path) as mine:
-        mine.upload({"law.pdf": PDF.read_bytes()})
-        document = mine.documents()["law.pdf"]["id"]
-        address = f"{mine.client.base_url}/knowledge-bases/mine/documents/{document}/pages/1"
-        drawn: list[int] = []
+    with sample_server(tmp_path) as sample:
+        sample.upload({"law.pdf": PDF.read_bytes()})
+        document = sample.documents()["law.pdf"]["id"]
+        address = f"{sample.client.base_url}/knowledge-bases/mine/documents/{document}/pages/1"
+        statuses: list[int] = []
         crowd = [
             threading.Thread(
-                target=lambda: drawn.append(httpx.get(address, timeout=60).status_code)
+                target=lambda: statuses.append(httpx.get(address, timeout=60).status_code)
             )
             for _ in range(60)
         ]
-        with mine.state.pages._lock:  # as a page that takes long would
+        with sample.state.pages._lock:  # as a page that takes long would
             for each in crowd:
                 each.start()
-            wait_for(lambda: mine.state.page_queue.waiting + mine.state.page_queue.running == 60)
-            assert not mine.ask(QUESTION)["refused"]
-            assert mine.client.get("/healthz").status_code == 200
-            assert mine.documents()
+            wait_for(
+                lambda: sample.state.page_queue.waiting + sample.state.page_queue.running == 60
+            )
+            assert not sample.ask(QUESTION)["refused"]
+            assert sample.client.get("/healthz").status_code == 200
+            assert sample.documents()
         for each in crowd:
             each.join()
-        assert drawn == [200] * 60
+        assert statuses == [200] * 60

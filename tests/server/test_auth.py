@@ -22,7 +22,7 @@ def keys(database: Database) -> Keys:
     return Keys(database)
 
 
-def test_a_key_is_known_until_it_is_revoked(keys: Keys) -> None:
+def test_a_key_authenticates_until_it_is_revoked(keys: Keys) -> None:
     token = keys.create("张三", [Grant("read", "laws")])
     who = keys.authenticate(token)
     assert who
@@ -33,7 +33,7 @@ def test_a_key_is_known_until_it_is_revoked(keys: Keys) -> None:
     assert not keys.usable
 
 
-def test_a_key_that_differs_in_one_character_is_none(keys: Keys) -> None:
+def test_a_key_with_one_wrong_character_is_rejected(keys: Keys) -> None:
     token = keys.create("a", [Grant("admin")])
     for at in range(len(token)):
         other = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
@@ -42,11 +42,11 @@ def test_a_key_that_differs_in_one_character_is_none(keys: Keys) -> None:
         assert keys.authenticate(other) is None
 
 
-def test_the_file_holds_no_secret_and_two_keys_share_nothing(keys: Keys, tmp_path: Path) -> None:
+def test_the_database_has_no_secret_and_two_keys_share_nothing(keys: Keys, tmp_path: Path) -> None:
     first, second = (keys.create("same name", [Grant("read")]) for _ in range(2))
     secret = first.rpartition("-")[2] if "-" not in first[17:] else first[17:]
-    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert secret.encode() not in kept
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert secret.encode() not in content
     assert len(set(first) & set(second)) < len(first)
     assert first[4:16] != second[4:16]
     assert oct((tmp_path / "server.sqlite").stat().st_mode)[-2:] == "00"
@@ -66,7 +66,7 @@ def test_the_file_holds_no_secret_and_two_keys_share_nothing(keys: Keys, tmp_pat
         (["read", "write:laws"], "write", "other", False),
     ],
 )
-def test_scopes_include_the_lesser_ones_and_keep_to_their_base(
+def test_a_scope_includes_lower_scopes_of_the_same_base(
     grants: list[str], scope: str, base: str | None, may: bool
 ) -> None:
     who = Principal("x", "x", tuple(map(parse_grant, grants)))
@@ -74,12 +74,12 @@ def test_scopes_include_the_lesser_ones_and_keep_to_their_base(
 
 
 @pytest.mark.parametrize("text", ["", "root", "read:", "read:../x", "read:a b", "READ"])
-def test_a_scope_that_is_none_is_told(text: str) -> None:
+def test_an_unknown_scope_is_an_error(text: str) -> None:
     with pytest.raises(UserError, match="scope"):
         parse_grant(text)
 
 
-def test_two_keys_of_one_name_are_revoked_by_id(keys: Keys) -> None:
+def test_of_two_keys_with_one_name_each_is_revoked_by_id(keys: Keys) -> None:
     for _ in range(2):
         keys.create("ci", [Grant("read")])
     with pytest.raises(UserError, match="2 keys are called ci"):

@@ -22,8 +22,8 @@ RAG = [sys.executable, "-c", "from rag.cli.app import main; main()"]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    return {**kept, "XDG_DATA_HOME": str(tmp_path / "data"), "LC_ALL": "C.UTF-8"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return {**inherited, "XDG_DATA_HOME": str(tmp_path / "data"), "LC_ALL": "C.UTF-8"}
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def rag(environment: dict[str, str]) -> Rag:
 
 
 @contextmanager
-def serving(environment: dict[str, str], *words: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def run_server_process(
+    environment: dict[str, str], *words: str
+) -> Iterator[tuple[str, subprocess.Popen]]:
     """The address of a listening server, and its process."""
     process = subprocess.Popen(
         [*RAG, "serve", "--port", "0", *words], env=environment, text=True,
@@ -61,7 +63,7 @@ def test_a_server_from_start_to_end(environment: dict[str, str], rag: Rag, tmp_p
     documents.mkdir()
     (documents / "法.md").write_text("# 法\n\n第十九条 试用期不得超过六个月。\n", "utf-8")
     assert rag("ingest", str(documents), "--kb", "laws", "-q").returncode == 0
-    with serving(environment) as (address, process):
+    with run_server_process(environment) as (address, process):
         with httpx.Client(base_url=address, timeout=60) as client:
             assert "script-src 'self'" in client.get("/").headers["content-security-policy"]
             body = {"question": "试用期不得超过几个月？", "knowledge_base": "laws"}
@@ -80,13 +82,13 @@ def test_a_server_from_start_to_end(environment: dict[str, str], rag: Rag, tmp_p
     assert all("试用期" not in json.dumps(line, ensure_ascii=False) for line in lines)
 
 
-def test_a_key_is_asked_for_from_the_first_one_on(environment: dict[str, str], rag: Rag) -> None:
-    with serving(environment) as (address, _), httpx.Client(base_url=address) as client:
+def test_every_request_needs_a_key_once_there_is_one(environment: dict[str, str], rag: Rag) -> None:
+    with run_server_process(environment) as (address, _), httpx.Client(base_url=address) as client:
         assert client.get("/session").json()["key"] is None
-        made = rag("keys", "create", "张三", "--scope", "read")
-        assert made.returncode == 0
-        assert "every request needs a key" in made.stderr
-        key = made.stdout.strip()
+        result = rag("keys", "create", "张三", "--scope", "read")
+        assert result.returncode == 0
+        assert "every request needs a key" in result.stderr
+        key = result.stdout.strip()
         assert client.get("/session").status_code == 401
         bearer = {"Authorization": f"Bearer {key}"}
         assert client.get("/session", headers=bearer).json()["key"] == "张三"
@@ -111,38 +113,38 @@ def test_a_key_is_asked_for_from_the_first_one_on(environment: dict[str, str], r
     ],
 )
 def test_a_mistake_ends_in_one_line(rag: Rag, words: list[str], says: str) -> None:
-    done = rag(*words)
-    assert done.returncode == 1, done.stderr
-    assert says in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    result = rag(*words)
+    assert result.returncode == 1, result.stderr
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_mistakes_are_told_in_chinese_too(rag: Rag) -> None:
-    done = rag("serve", "--host", "0.0.0.0", locale="zh_CN.UTF-8")
-    assert "请先创建" in done.stderr
+def test_a_mistake_is_reported_in_chinese_too(rag: Rag) -> None:
+    result = rag("serve", "--host", "0.0.0.0", locale="zh_CN.UTF-8")
+    assert "请先创建" in result.stderr
 
 
-def test_a_port_that_is_taken_is_told(rag: Rag) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        done = rag("serve", "--port", port)
-    assert done.returncode == 1
-    assert f"port {port}" in done.stderr
-    assert "--port" in done.stderr
+def test_a_port_in_use_is_an_error(rag: Rag) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        result = rag("serve", "--port", port)
+    assert result.returncode == 1
+    assert f"port {port}" in result.stderr
+    assert "--port" in result.stderr
 
 
-def test_the_demonstration_opens_on_the_corpora(environment: dict[str, str], rag: Rag) -> None:
+def test_the_demo_serves_the_corpora(environment: dict[str, str], rag: Rag) -> None:
     """The demonstration needs no preparation, and its answers can be traced."""
     cache = Path(environment["XDG_DATA_HOME"]) / "cache" / "chatglm-rag"
     cache.mkdir(parents=True)
     (CACHE / "encoders").mkdir(parents=True, exist_ok=True)
     (cache / "encoders").symlink_to(CACHE / "encoders")  # what takes long to make
     environment["XDG_CACHE_HOME"] = str(cache.parent)
-    with serving(environment, "--demo", "--no-ocr") as (address, _):
+    with run_server_process(environment, "--demo", "--no-ocr") as (address, _):
         bases = httpx.get(f"{address}/knowledge-bases").json()["knowledge_bases"]
         assert [each["name"] for each in bases] == ["laws", "rust-book"]
-        asked = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws"}
-        answer = httpx.post(f"{address}/ask", json=asked, timeout=60).json()
+        body = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws"}
+        answer = httpx.post(f"{address}/ask", json=body, timeout=60).json()
         assert "六个月" in answer["answer"]
         assert any("劳动合同法" in cited["name"] for cited in answer["citations"])
     traced = rag("trace", answer["id"], "--json")

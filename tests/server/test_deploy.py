@@ -21,7 +21,7 @@ import pytest
 from rag.types import Message, Sampling
 from server.auth import Grant
 from tests.fakes import CopyingGenerator
-from tests.server.servers import LAW, running, state, wait_for, work
+from tests.server.servers import LAW, run_jobs, run_server, state, wait_for
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "docs" / "deploy"
@@ -35,12 +35,12 @@ class PausingGenerator(CopyingGenerator):
 
     def __init__(self) -> None:
         super().__init__()
-        self.go_on = threading.Event()
+        self.permission = threading.Event()
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         for piece in super().stream(messages, sampling):
             yield piece
-            assert self.go_on.wait(30)
+            assert self.permission.wait(30)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Site:
     stranger: httpx.Client
     generator: PausingGenerator
     servers: tuple[httpx.Client, httpx.Client]
-    third: "Dying"
+    third: "CrashingServer"
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +60,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if not NGINX:
         pytest.skip("nginx is not installed")
     folder, generator = tmp_path_factory.mktemp("site"), PausingGenerator()
-    made = {"data": folder / "data", "generator": generator}
+    shared = {"data": folder / "data", "generator": generator}
     with (
-        closing(state(**made)) as server,
-        closing(state(**made)) as second,
-        running(server) as direct,
-        running(second) as beside,
+        closing(state(**shared)) as server,
+        closing(state(**shared)) as second,
+        run_server(server) as direct,
+        run_server(second) as beside,
     ):
-        third = Dying()
+        third = CrashingServer()
         key = server.keys.create("client", [Grant("admin")])
         port = free_port()
         trust = certificate(folder)
@@ -76,48 +76,50 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         configure(folder, port=port, servers=[*addresses, f"{third.address} max_fails=0"])
         proxy = subprocess.Popen([NGINX, "-p", folder, "-c", "nginx.conf", "-e", "errors"])
         try:
-            wait_for(lambda: listens(port))
+            wait_for(lambda: is_listening(port))
             host = {"host": NAME}
-            given = {"base_url": f"https://127.0.0.1:{port}", "verify": trust, "timeout": 30}
+            settings = {"base_url": f"https://127.0.0.1:{port}", "verify": trust, "timeout": 30}
             with (
-                httpx.Client(**given, headers=host | {"authorization": f"Bearer {key}"}) as client,
-                httpx.Client(**given, headers=host) as stranger,
+                httpx.Client(
+                    **settings, headers=host | {"authorization": f"Bearer {key}"}
+                ) as client,
+                httpx.Client(**settings, headers=host) as stranger,
             ):
                 assert client.post("/knowledge-bases", json={"name": "laws"}).status_code == 201
                 files = [("files", ("劳动合同法.txt", LAW.encode()))]
                 sent = client.post("/knowledge-bases/laws/documents", files=files)
                 assert sent.status_code == 202, sent.text
-                work(server)
+                run_jobs(server)
                 yield Site(client, stranger, generator, both, third)
         finally:
             proxy.terminate()
             proxy.wait(30)
 
 
-class Dying:
+class CrashingServer:
     """An address without a server or, during the block, with one that dies of each request."""
 
     def __init__(self) -> None:
-        self.place = socket.socket()
-        self.place.bind(("127.0.0.1", 0))
-        self.address = "{}:{}".format(*self.place.getsockname())
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.address = "{}:{}".format(*self.listener.getsockname())
         self.deaths = 0
 
-    def __enter__(self) -> "Dying":
-        self.place.listen()
+    def __enter__(self) -> "CrashingServer":
+        self.listener.listen()
         self._thread = threading.Thread(target=self._die)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.place.shutdown(socket.SHUT_RDWR)
+        self.listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()
-        self.place.close()
+        self.listener.close()
 
     def _die(self) -> None:
         with suppress(OSError):  # when the block is over
             while True:
-                line, _ = self.place.accept()
+                line, _ = self.listener.accept()
                 with line:
                     line.recv(100)
                     self.deaths += 1
@@ -129,16 +131,16 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def listens(port: int) -> bool:
+def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
     """Creates a certificate for one hour, and returns a context that trusts it."""
-    made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
-    place = ["-subj", f"/CN={NAME}", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
-    subprocess.run(["openssl", *made.split(), *place], check=True, capture_output=True)
+    shared = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
+    listener = ["-subj", f"/CN={NAME}", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    subprocess.run(["openssl", *shared.split(), *listener], check=True, capture_output=True)
     trust = ssl.create_default_context(cafile=str(folder / "cert.pem"))
     trust.check_hostname = False  # clients go to the loopback's address
     return trust
@@ -167,7 +169,7 @@ def configure(folder: Path, *, port: int, servers: Sequence[str]) -> None:
     )
 
 
-def test_the_page_and_the_api_come_through(site: Site) -> None:
+def test_nginx_passes_on_the_page_and_the_api(site: Site) -> None:
     assert "<!doctype html>" in site.stranger.get("/").text.lower()
     assert site.stranger.get("/readyz").json() == {"status": "ready"}
     found = site.client.post(
@@ -180,26 +182,28 @@ def test_a_key_is_needed(site: Site) -> None:
     assert site.stranger.get("/knowledge-bases").status_code == 401
 
 
-def test_questions_go_to_all_servers_and_from_one_that_dies_to_the_next(site: Site) -> None:
-    def searched() -> list[float]:
+def test_nginx_balances_questions_and_retries_them_after_a_crash(site: Site) -> None:
+    def search_counts() -> list[float]:
         """The number of searches that each server has answered."""
-        told = [server.get("/metrics", headers=site.client.headers).text for server in site.servers]
-        found = [re.search(r'rag_requests_total.*"/search".* (\S+)', each) for each in told]
+        metrics = [
+            server.get("/metrics", headers=site.client.headers).text for server in site.servers
+        ]
+        found = [re.search(r'rag_requests_total.*"/search".* (\S+)', each) for each in metrics]
         return [float(each[1]) if each else 0.0 for each in found]
 
-    before = searched()
+    before = search_counts()
     with site.third:
         for _ in range(20):
             body = {"question": "试用期", "knowledge_base": "laws"}
             found = site.client.post("/search", json=body)
             assert found.status_code == 200, found.text
     assert site.third.deaths
-    now = searched()
+    now = search_counts()
     assert sum(now) - sum(before) == 20
     assert all(later > earlier for later, earlier in zip(now, before, strict=True))
 
 
-def test_other_sites_pages_change_nothing(site: Site) -> None:
+def test_pages_of_other_sites_change_nothing(site: Site) -> None:
     """The proxy passes on the host name, so that the server accepts its own page."""
     for origin, status in ((f"https://{NAME}", 201), ("https://elsewhere.example", 403)):
         sent = site.client.post(
@@ -208,18 +212,18 @@ def test_other_sites_pages_change_nothing(site: Site) -> None:
         assert sent.status_code == status, sent.text
 
 
-def test_words_come_as_they_are_written(site: Site) -> None:
+def test_words_arrive_as_they_are_written(site: Site) -> None:
     """The second piece is written only after the first one has arrived through the proxy."""
-    site.generator.go_on.clear()
+    site.generator.permission.clear()
     body = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws", "stream": True}
     with site.client.stream("POST", "/ask", json=body) as answer:
         lines = answer.iter_lines()
         assert next(line for line in lines if line == "event: text")
-        site.generator.go_on.set()
+        site.generator.permission.set()
         assert [line for line in lines if line.startswith("event:")][-1] == "event: citations"
 
 
-def test_what_is_too_large_is_refused_by_the_proxy(site: Site) -> None:
+def test_nginx_refuses_a_body_that_is_too_large(site: Site) -> None:
     """The announced length is enough; nothing is sent."""
     limit = re.search(r"client_max_body_size (\d+)m", (DEPLOY / "nginx.conf").read_text("utf-8"))
     assert limit
@@ -256,7 +260,7 @@ def test_the_unit_is_valid_and_its_command_serves(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not ANALYZE, reason="systemd is not installed")
 @pytest.mark.parametrize("name", ["chatglm-rag.service", "chatglm-rag@8766.service"])
-def test_systemd_understands_the_unit_and_finds_it_safe(name: str, tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit_and_rates_it_safe(name: str, tmp_path: Path) -> None:
     """Also as the guide's command changes it for several servers."""
     assert ANALYZE
     unit = DEPLOY / "chatglm-rag.service"
@@ -267,34 +271,34 @@ def test_systemd_understands_the_unit_and_finds_it_safe(name: str, tmp_path: Pat
     assert ("--port %i" in text) == ("@" in name)
     here = tmp_path / name
     here.write_text(text.replace("/opt/chatglm-rag/bin/rag", sys.executable), "utf-8")
-    done = subprocess.run([ANALYZE, "verify", here], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = subprocess.run([ANALYZE, "verify", here], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
     strict = [ANALYZE, "security", "--offline=yes", "--threshold=20", here]
-    done = subprocess.run(strict, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout.splitlines()[-1]
+    result = subprocess.run(strict, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout.splitlines()[-1]
 
 
-def test_the_image_is_made_of_what_is_here_and_runs_as_nobody(tmp_path: Path) -> None:
+def test_the_image_is_built_from_files_of_the_repository_without_root(tmp_path: Path) -> None:
     lines = (DEPLOY / "Dockerfile").read_text("utf-8").replace("\\\n", " ").splitlines()
-    said = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    instructions = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
     copied = {
         source
-        for word, rest in said
+        for word, rest in instructions
         if word == "COPY" and not rest.startswith("--from")
         for source in rest.split()[:-1]
     }
     assert all((ROOT / source).exists() for source in copied)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]} <= copied
-    assert not [rest for word, rest in said if word == "ADD"]
-    [user] = [rest for word, rest in said if word == "USER"]
+    assert not [rest for word, rest in instructions if word == "ADD"]
+    [user] = [rest for word, rest in instructions if word == "USER"]
     assert int(user.partition(":")[0]) > 0
     # Its command as it is: other machines could reach it, and there is no key yet.
-    [command] = [rest for word, rest in said if word == "CMD"]
+    [command] = [rest for word, rest in instructions if word == "CMD"]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "rag", *re.findall(r'"(.*?)"', command)], cwd=ROOT,
         env=environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "rag keys create" in done.stderr
+    assert result.returncode == 1
+    assert "rag keys create" in result.stderr

@@ -8,7 +8,7 @@ import pytest
 from server.fair_queue import FairQueue, QueueFull
 
 
-def test_no_more_work_at_one_time_than_there_are_slots() -> None:
+def test_at_most_as_many_requests_run_as_there_are_slots() -> None:
     async def run() -> int:
         queue, most = FairQueue(3, 1000), 0
 
@@ -42,7 +42,7 @@ def test_keys_are_served_in_turn_however_many_requests_one_has() -> None:
     assert set(asyncio.run(run())[:3]) == {"greedy", "a", "b"}
 
 
-def test_a_full_queue_turns_the_greedy_away_not_the_modest() -> None:
+def test_a_full_queue_rejects_the_key_with_the_most_requests() -> None:
     async def run() -> tuple[list[str], list[str]]:
         queue, served, refused = FairQueue(1, 4), [], []
 
@@ -65,7 +65,7 @@ def test_a_full_queue_turns_the_greedy_away_not_the_modest() -> None:
     assert refused == ["greedy"] * 3
 
 
-def test_whoever_leaves_the_queue_or_the_work_frees_the_place() -> None:
+def test_leaving_the_queue_or_the_work_frees_the_slot() -> None:
     async def run(seed: int) -> None:
         dice, queue = random.Random(seed), FairQueue(2, 50)
 
@@ -97,7 +97,7 @@ def test_work_that_fails_frees_its_slot() -> None:
     asyncio.run(run())
 
 
-def test_a_full_queue_makes_room_at_the_cost_of_one_that_is_just_leaving() -> None:
+def test_a_full_queue_displaces_a_request_that_is_just_leaving() -> None:
     async def run() -> list[str]:
         queue, served = FairQueue(1, 2), []
 

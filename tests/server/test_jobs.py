@@ -16,17 +16,17 @@ from server.uploads import Upload
 
 
 @pytest.fixture
-def living() -> set[str]:
+def alive() -> set[str]:
     return {"w", "r"}
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, living: set[str]) -> Iterator[Jobs]:
+def jobs(tmp_path: Path, alive: set[str]) -> Iterator[Jobs]:
     with closing(server_database(tmp_path)) as database:
-        yield Jobs(database, living.__contains__)
+        yield Jobs(database, alive.__contains__)
 
 
-def queued(jobs: Jobs, base: str = "a", files: int = 1) -> str:
+def queue_job(jobs: Jobs, base: str = "a", files: int = 1) -> str:
     job = jobs.create_upload(base, "r")
     for number in range(files):
         jobs.add_file(job, Upload(f"{number}.txt", f"{number:064x}", 10), {})
@@ -40,7 +40,7 @@ def state(jobs: Jobs, job: str) -> str:
     return row["state"]
 
 
-def test_an_upload_is_not_worked_on_before_it_is_complete(jobs: Jobs) -> None:
+def test_an_upload_is_not_claimed_before_it_is_complete(jobs: Jobs) -> None:
     job = jobs.create_upload("a", "r")
     assert jobs.claim("w") is None
     jobs.queue(job)
@@ -49,14 +49,14 @@ def test_an_upload_is_not_worked_on_before_it_is_complete(jobs: Jobs) -> None:
     assert claimed["id"] == job
 
 
-def test_each_job_is_claimed_once_and_one_at_a_time_of_a_base(tmp_path: Path) -> None:
+def test_each_job_is_claimed_once_and_a_base_has_one_at_a_time(tmp_path: Path) -> None:
     with closing(server_database(tmp_path)) as database:
         jobs = Jobs(database, str.isdigit)
-        wanted = {queued(jobs, base) for base in ("a", "a", "b", "c", "c")}
+        expected = {queue_job(jobs, base) for base in ("a", "a", "b", "c", "c")}
     claimed: list[str] = []
     busy: dict[str, str] = {}
 
-    def hand(name: str) -> None:
+    def run_worker(name: str) -> None:
         with closing(server_database(tmp_path)) as database:
             jobs = Jobs(database, str.isdigit)
             while row := jobs.claim(name):
@@ -65,21 +65,23 @@ def test_each_job_is_claimed_once_and_one_at_a_time_of_a_base(tmp_path: Path) ->
                 del busy[row["base"]]
                 jobs.finish(row["id"], name, "done")
 
-    threads = [threading.Thread(target=hand, args=(str(i),)) for i in range(4)]
+    threads = [threading.Thread(target=run_worker, args=(str(i),)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    hand("9")
-    assert sorted(claimed) == sorted(wanted)
+    run_worker("9")
+    assert sorted(claimed) == sorted(expected)
 
 
-def test_a_dead_workers_job_waits_again_and_fails_in_the_end(jobs: Jobs, living: set[str]) -> None:
-    job = queued(jobs)
+def test_the_job_of_a_dead_worker_is_requeued_and_finally_fails(
+    jobs: Jobs, alive: set[str]
+) -> None:
+    job = queue_job(jobs)
     assert jobs.claim("w")
     assert jobs.claim("other") is None
     assert jobs.is_running("a")
-    living.clear()
+    alive.clear()
     assert not jobs.is_running("a")
     for _ in range(MAX_ATTEMPTS - 1):
         assert jobs.claim("w")
@@ -90,16 +92,16 @@ def test_a_dead_workers_job_waits_again_and_fails_in_the_end(jobs: Jobs, living:
     assert f"{MAX_ATTEMPTS} times" in row["error"]
 
 
-def test_a_job_that_was_put_back_costs_no_attempt(jobs: Jobs) -> None:
-    job = queued(jobs)
+def test_a_requeued_job_costs_no_attempt(jobs: Jobs) -> None:
+    job = queue_job(jobs)
     for _ in range(3 * MAX_ATTEMPTS):
         assert jobs.claim("w")
         jobs.requeue(job, "w")
     assert state(jobs, job) == "queued"
 
 
-def test_a_worker_is_told_whether_to_go_on(jobs: Jobs) -> None:
-    job = queued(jobs)
+def test_a_worker_learns_whether_its_job_should_continue(jobs: Jobs) -> None:
+    job = queue_job(jobs)
     assert not jobs.should_continue(job, "w")
     assert jobs.claim("w")
     assert jobs.should_continue(job, "w")
@@ -109,11 +111,11 @@ def test_a_worker_is_told_whether_to_go_on(jobs: Jobs) -> None:
     assert state(jobs, job) == "running"  # until its worker has let go
 
 
-def test_cancelling_ends_what_waits_and_what_is_uploaded(jobs: Jobs) -> None:
-    ended = queued(jobs, "b")
+def test_cancelling_ends_waiting_jobs_and_uploads(jobs: Jobs) -> None:
+    ended = queue_job(jobs, "b")
     assert jobs.claim("w")
     jobs.finish(ended, "w", "done")
-    waiting, uploading = queued(jobs), jobs.create_upload("a", "r")
+    waiting, uploading = queue_job(jobs), jobs.create_upload("a", "r")
     for job in (waiting, uploading, ended):
         jobs.cancel(job)
     assert [state(jobs, job) for job in (waiting, uploading, ended)] == [
@@ -122,8 +124,8 @@ def test_cancelling_ends_what_waits_and_what_is_uploaded(jobs: Jobs) -> None:
     assert [row["state"] for row in jobs.files(waiting)] == ["cancelled"]
 
 
-def test_outcomes_are_kept_with_their_report_or_reason(jobs: Jobs) -> None:
-    job = queued(jobs, files=2)
+def test_outcomes_are_stored_with_their_parse_report_or_reason(jobs: Jobs) -> None:
+    job = queue_job(jobs, files=2)
     jobs.record_outcome(job, 0, FileOutcome("x", "added", 10, 3, ParseReport("txt", "gb18030", 2)))
     jobs.record_outcome(
         job, 1, FileOutcome("y", "refused", problem=Unreadable("a key needs a scope"))
@@ -135,10 +137,10 @@ def test_outcomes_are_kept_with_their_report_or_reason(jobs: Jobs) -> None:
     assert (third["name"], third["state"], third["position"]) == ("z.txt", "refused", 2)
 
 
-def test_an_original_is_dropped_unless_work_waits_for_it(jobs: Jobs) -> None:
+def test_an_upload_is_deleted_unless_a_job_needs_it(jobs: Jobs) -> None:
     dropped: list[str] = []
     digest = f"{0:064x}"
-    job, other = queued(jobs), queued(jobs)
+    job, other = queue_job(jobs), queue_job(jobs)
     for but in ("", job):
         jobs.delete_unless_needed("a", digest, dropped.append, ignore=but)
     assert dropped == []
@@ -148,25 +150,25 @@ def test_an_original_is_dropped_unless_work_waits_for_it(jobs: Jobs) -> None:
     assert dropped == [digest]
 
 
-def test_two_files_of_one_name_in_an_upload_are_told(jobs: Jobs) -> None:
+def test_two_files_with_one_name_in_an_upload_are_an_error(jobs: Jobs) -> None:
     job, seen = jobs.create_upload("a", "r"), {"a.txt": "1" * 64}
     jobs.add_file(job, Upload("a.txt", "1" * 64, 1), seen)
     with pytest.raises(UserError, match=r"another file of this upload is called a\.txt"):
         jobs.add_file(job, Upload("a.txt", "2" * 64, 1), seen)
 
 
-def test_purges_are_asked_for_once(jobs: Jobs) -> None:
+def test_a_purge_is_queued_once(jobs: Jobs) -> None:
     for _ in range(5):
         jobs.queue_purge("a")
     assert jobs.waiting == 1
 
 
-def test_uploads_to_servers_that_died_are_ended_and_told(jobs: Jobs) -> None:
-    living, dead = (jobs.create_upload("a", server) for server in ("r", "dead"))
+def test_uploads_to_dead_servers_are_cancelled_with_a_reason(jobs: Jobs) -> None:
+    alive, dead = (jobs.create_upload("a", server) for server in ("r", "dead"))
     complete = jobs.create_upload("a", "dead")
     jobs.queue(complete)
     jobs.cancel_abandoned_uploads()
-    assert [state(jobs, job) for job in (living, dead, complete)] == [
+    assert [state(jobs, job) for job in (alive, dead, complete)] == [
         "receiving", "cancelled", "queued",
     ]  # fmt: skip
     row = jobs.get(dead)
@@ -174,8 +176,8 @@ def test_uploads_to_servers_that_died_are_ended_and_told(jobs: Jobs) -> None:
     assert row["error"] == "the upload was interrupted; try again"
 
 
-def test_a_worker_ends_its_own_jobs_only(jobs: Jobs) -> None:
-    job = queued(jobs)
+def test_a_worker_finishes_only_its_own_jobs(jobs: Jobs) -> None:
+    job = queue_job(jobs)
     assert jobs.claim("w")
     jobs.finish(job, "other", "failed", UserError("gone"))
     jobs.requeue(job, "other")
@@ -186,16 +188,16 @@ def test_a_worker_ends_its_own_jobs_only(jobs: Jobs) -> None:
     assert state(jobs, job) == "done"
 
 
-def test_deaths_count_only_against_a_job_that_does_not_get_on(jobs: Jobs, living: set[str]) -> None:
-    living.clear()
-    job = queued(jobs, files=3 * MAX_ATTEMPTS)
+def test_a_death_counts_only_without_progress(jobs: Jobs, alive: set[str]) -> None:
+    alive.clear()
+    job = queue_job(jobs, files=3 * MAX_ATTEMPTS)
     for number in range(3 * MAX_ATTEMPTS):
         assert jobs.claim("w")
         jobs.record_outcome(job, number, FileOutcome("x", "added", 10, 3))
     assert jobs.claim("w")
 
 
-def test_the_newest_of_a_quiet_base_are_found_behind_those_of_a_busy_one(jobs: Jobs) -> None:
+def test_the_jobs_of_a_quiet_base_are_listed_despite_a_busy_one(jobs: Jobs) -> None:
     quiet = jobs.create_upload("quiet", "r")
     for _ in range(LIST_LIMIT + 1):
         jobs.create_upload("busy", "r")

@@ -15,18 +15,18 @@ from mcp.client.streamable_http import streamable_http_client
 from ingest.i18n import Translator
 from server.auth import Grant
 from server.mcp_tools import tools
-from tests.server.servers import Filled, filled
+from tests.server.servers import SampleServer, sample_server
 
 QUESTION = "试用期不得超过几个月？"
 
 
 @pytest.fixture(scope="module")
-def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    with filled(tmp_path_factory.mktemp("server")) as full:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleServer]:
+    with sample_server(tmp_path_factory.mktemp("server")) as full:
         yield full
 
 
-def called(client_of: Any, tool: str, **arguments: Any) -> Any:
+def call(client_of: Any, tool: str, **arguments: Any) -> Any:
     async def run() -> Any:
         async with Client(client_of) as client:
             return await client.call_tool(tool, arguments)
@@ -34,9 +34,9 @@ def called(client_of: Any, tool: str, **arguments: Any) -> Any:
     return asyncio.run(run())
 
 
-def test_the_tools_are_named_and_described(mine: Filled) -> None:
+def test_the_tools_are_named_and_described(sample: SampleServer) -> None:
     async def run() -> list[Any]:
-        async with Client(tools(mine.state, Translator("en"))) as client:
+        async with Client(tools(sample.state, Translator("en"))) as client:
             return (await client.list_tools()).tools
 
     found = {tool.name: tool for tool in asyncio.run(run())}
@@ -48,13 +48,13 @@ def test_the_tools_are_named_and_described(mine: Filled) -> None:
     assert all(tool.annotations and tool.annotations.read_only_hint for tool in found.values())
 
 
-def test_ask_and_search_give_what_the_api_gives(mine: Filled) -> None:
-    server = tools(mine.state, Translator("en"))
-    answer = called(server, "ask", question=QUESTION, knowledge_base="mine")
+def test_ask_and_search_return_the_same_as_the_api(sample: SampleServer) -> None:
+    server = tools(sample.state, Translator("en"))
+    answer = call(server, "ask", question=QUESTION, knowledge_base="mine")
     assert not answer.is_error
-    same = mine.ask(QUESTION)
+    same = sample.ask(QUESTION)
     assert {**answer.structured_content, "id": ""} == {**same, "id": ""}
-    found = called(server, "search", question=QUESTION, knowledge_base="mine", limit=1)
+    found = call(server, "search", question=QUESTION, knowledge_base="mine", limit=1)
     assert found.structured_content["hits"] == same["hits"][:1]
 
 
@@ -66,17 +66,19 @@ def test_ask_and_search_give_what_the_api_gives(mine: Filled) -> None:
         ({"question": QUESTION, "knowledge_base": "../x"}, "knowledge_base"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(mine: Filled, arguments: dict, says: str) -> None:
-    result = called(tools(mine.state, Translator("zh")), "ask", **arguments)
+def test_a_mistake_is_one_line_in_the_callers_language(
+    sample: SampleServer, arguments: dict, says: str
+) -> None:
+    result = call(tools(sample.state, Translator("zh")), "ask", **arguments)
     assert result.is_error
     assert says in result.content[0].text
     assert "Traceback" not in result.content[0].text
 
 
-def over_http(mine: Filled, key: str, tool: str, **arguments: Any) -> Any:
+def over_http(sample: SampleServer, key: str, tool: str, **arguments: Any) -> Any:
     async def run() -> Any:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        address = f"{mine.client.base_url}/mcp"
+        address = f"{sample.client.base_url}/mcp"
         async with httpx.AsyncClient(headers=headers, timeout=20) as http:
             transport = streamable_http_client(address, http_client=http)
             async with Client(transport) as client:
@@ -85,22 +87,22 @@ def over_http(mine: Filled, key: str, tool: str, **arguments: Any) -> Any:
     return asyncio.run(run())
 
 
-def test_over_http_a_key_sees_its_own_knowledge_bases(tmp_path: Path) -> None:
-    with filled(tmp_path) as mine:
-        open_to_all = over_http(mine, "", "ask", question=QUESTION, knowledge_base="mine")
+def test_over_http_a_key_sees_only_its_own_knowledge_bases(tmp_path: Path) -> None:
+    with sample_server(tmp_path) as sample:
+        open_to_all = over_http(sample, "", "ask", question=QUESTION, knowledge_base="mine")
         assert "六个月" in open_to_all.structured_content["answer"]
-        mine.client.post("/knowledge-bases", json={"name": "other"})
-        key = mine.state.keys.create("a", [Grant("read", "mine")])
-        listed = over_http(mine, key, "list_knowledge_bases").structured_content
+        sample.client.post("/knowledge-bases", json={"name": "other"})
+        key = sample.state.keys.create("a", [Grant("read", "mine")])
+        listed = over_http(sample, key, "list_knowledge_bases").structured_content
         assert [base["name"] for base in listed["result"]] == ["mine"]
-        denied = over_http(mine, key, "search", question=QUESTION, knowledge_base="other")
+        denied = over_http(sample, key, "search", question=QUESTION, knowledge_base="other")
         assert denied.is_error
         for wrong in ("", key[:-1] + "x"):
             with pytest.raises(BaseException):  # noqa: B017, PT011 -- the client groups its errors
-                over_http(mine, wrong, "list_knowledge_bases")
+                over_http(sample, wrong, "list_knowledge_bases")
 
 
-def test_over_stdio_as_an_assistant_starts_it(tmp_path: Path) -> None:
+def test_over_stdio_the_server_runs_as_an_assistant_starts_it(tmp_path: Path) -> None:
     documents = tmp_path / "docs"
     documents.mkdir()
     (documents / "law.md").write_text("# 法\n\n第十九条 试用期不得超过六个月。\n", "utf-8")
@@ -108,10 +110,10 @@ def test_over_stdio_as_an_assistant_starts_it(tmp_path: Path) -> None:
     rag = ["-c", "from rag.cli.app import main; main()"]
 
     async def run() -> Any:
-        made = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable, *rag, "ingest", str(documents), "--kb", "mine", "-q", env=environment
         )
-        assert await made.wait() == 0
+        assert await process.wait() == 0
         parameters = StdioServerParameters(
             command=sys.executable, args=[*rag, "mcp"], env=environment
         )

@@ -15,7 +15,7 @@ from rag.types import Message, Sampling
 from server.auth import parse_grant
 from server.middleware import preferred_language
 from tests.fakes import CopyingGenerator
-from tests.server.servers import Filled, filled, wait_for
+from tests.server.servers import SampleServer, sample_server, wait_for
 
 QUESTION = "试用期不得超过几个月？"
 
@@ -26,17 +26,17 @@ class SlowGenerator(CopyingGenerator):
     def __init__(self) -> None:
         super().__init__()
         self.reading = threading.Event()
-        self.told = threading.Event()
+        self.stop_event = threading.Event()
         self.quick = False
 
     def stop(self) -> None:
         super().stop()
-        self.told.set()
+        self.stop_event.set()
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         if not self.quick:
             self.reading.set()
-            self.told.wait(60)
+            self.stop_event.wait(60)
             return
         for piece in super().stream(messages, sampling):
             time.sleep(0.01)
@@ -44,77 +44,77 @@ class SlowGenerator(CopyingGenerator):
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[tuple[Filled, SlowGenerator]]:
+def slow(tmp_path: Path) -> Iterator[tuple[SampleServer, SlowGenerator]]:
     generator = SlowGenerator()
-    with filled(tmp_path, generator=generator, queue=2, patience=2.0) as mine:
-        yield mine, generator
+    with sample_server(tmp_path, generator=generator, queue=2, patience=2.0) as sample:
+        yield sample, generator
 
 
-def asked(mine: Filled) -> bytes:
+def ask_request(sample: SampleServer) -> bytes:
     body = f'{{"question":"{QUESTION}","knowledge_base":"mine","stream":true}}'.encode()
-    head = f"POST /ask HTTP/1.1\r\nHost: {mine.client.base_url.netloc.decode()}\r\n"
+    head = f"POST /ask HTTP/1.1\r\nHost: {sample.client.base_url.netloc.decode()}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
-def connected(mine: Filled) -> socket.socket:
-    url = mine.client.base_url
+def connect(sample: SampleServer) -> socket.socket:
+    url = sample.client.base_url
     return socket.create_connection((url.host, url.port or 80), timeout=10)
 
 
 def test_a_client_that_leaves_while_the_model_reads_frees_its_slot(
-    slow: tuple[Filled, SlowGenerator],
+    slow: tuple[SampleServer, SlowGenerator],
 ) -> None:
-    mine, generator = slow
-    writing = mine.state.answerer.local_queue
-    with closing(connected(mine)) as leaving:
-        leaving.sendall(asked(mine))
+    sample, generator = slow
+    writing = sample.state.answerer.local_queue
+    with closing(connect(sample)) as leaving:
+        leaving.sendall(ask_request(sample))
         assert generator.reading.wait(10)
         assert writing.running == 1
     wait_for(lambda: writing.running == 0)  # the model would have read for a minute
     generator.quick = True
-    assert "六个月" in mine.ask(QUESTION)["answer"]
+    assert "六个月" in sample.ask(QUESTION)["answer"]
 
 
-def test_who_waits_and_leaves_gives_up_the_place_in_the_queue(
-    slow: tuple[Filled, SlowGenerator],
+def test_a_client_that_leaves_the_queue_frees_its_entry(
+    slow: tuple[SampleServer, SlowGenerator],
 ) -> None:
-    mine, generator = slow
-    writing = mine.state.answerer.local_queue
-    with closing(connected(mine)) as first:
-        first.sendall(asked(mine))
+    sample, generator = slow
+    writing = sample.state.answerer.local_queue
+    with closing(connect(sample)) as first:
+        first.sendall(ask_request(sample))
         assert generator.reading.wait(10)
-        with closing(connected(mine)) as waiting:
-            waiting.sendall(asked(mine))
+        with closing(connect(sample)) as waiting:
+            waiting.sendall(ask_request(sample))
             wait_for(lambda: writing.waiting == 1)
         wait_for(lambda: writing.waiting == 0)
         assert writing.running == 1
 
 
-def test_a_full_queue_answers_429_and_when_to_come_again(
-    slow: tuple[Filled, SlowGenerator],
+def test_a_full_queue_answers_429_with_retry_after(
+    slow: tuple[SampleServer, SlowGenerator],
 ) -> None:
-    mine, generator = slow
-    lines = [connected(mine) for _ in range(3)]
+    sample, generator = slow
+    lines = [connect(sample) for _ in range(3)]
     try:
         for number, line in enumerate(lines):
-            line.sendall(asked(mine))
+            line.sendall(ask_request(sample))
             wait_for(lambda n=number: generator.reading.is_set() and
-                     mine.state.answerer.local_queue.waiting == n)  # fmt: skip
+                     sample.state.answerer.local_queue.waiting == n)  # fmt: skip
         body = {"question": QUESTION, "knowledge_base": "mine"}
-        answer = mine.client.post("/ask", json=body)
+        answer = sample.client.post("/ask", json=body)
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "queue_full"
         # Searching does not wait for the model.
-        assert mine.client.post("/search", json=body).status_code == 200
+        assert sample.client.post("/search", json=body).status_code == 200
     finally:
         for line in lines:
             line.close()
-    wait_for(lambda: mine.state.answerer.local_queue.running == 0)
+    wait_for(lambda: sample.state.answerer.local_queue.running == 0)
 
 
-def test_whoever_reads_nothing_of_a_stream_is_let_go(tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_its_stream_is_disconnected(tmp_path: Path) -> None:
     """The pieces fill the connection's buffers, because the client reads none of them."""
 
     class Endless(CopyingGenerator):
@@ -123,29 +123,31 @@ def test_whoever_reads_nothing_of_a_stream_is_let_go(tmp_path: Path) -> None:
             while not self.stopped:
                 yield "长" * 10_000
 
-    with filled(tmp_path, generator=Endless(context=10**9), patience=1.0) as mine:
-        writing = mine.state.answerer.local_queue
-        with closing(connected(mine)) as line:
+    with sample_server(tmp_path, generator=Endless(context=10**9), patience=1.0) as sample:
+        writing = sample.state.answerer.local_queue
+        with closing(connect(sample)) as line:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            line.sendall(asked(mine))
+            line.sendall(ask_request(sample))
             wait_for(lambda: writing.running == 1)
             wait_for(lambda: writing.running == 0)
 
 
 @pytest.mark.parametrize("sent", [b"POST /ask HT", b"POST /ask HTTP/1.1\r\nHost: x\r\nA: b\r\n"])
-def test_whoever_never_completes_a_head_is_hung_up_on(
-    slow: tuple[Filled, SlowGenerator], sent: bytes
+def test_a_client_that_never_completes_its_headers_is_disconnected(
+    slow: tuple[SampleServer, SlowGenerator], sent: bytes
 ) -> None:
-    mine, _ = slow
-    with closing(connected(mine)) as line:
+    sample, _ = slow
+    with closing(connect(sample)) as line:
         line.sendall(sent)
         assert line.recv(1000) == b""
 
 
-def test_whoever_never_completes_a_body_is_let_go(slow: tuple[Filled, SlowGenerator]) -> None:
-    mine, _ = slow
-    with closing(connected(mine)) as line:
-        line.sendall(asked(mine)[:-5])
+def test_a_client_that_never_completes_its_body_is_disconnected(
+    slow: tuple[SampleServer, SlowGenerator],
+) -> None:
+    sample, _ = slow
+    with closing(connect(sample)) as line:
+        line.sendall(ask_request(sample)[:-5])
         received = b""
         while piece := line.recv(1000):
             received += piece
@@ -153,11 +155,11 @@ def test_whoever_never_completes_a_body_is_let_go(slow: tuple[Filled, SlowGenera
 
 
 def test_sixty_four_clients_get_answers_or_429(tmp_path: Path) -> None:
-    with filled(tmp_path, queue=40) as mine:
+    with sample_server(tmp_path, queue=40) as sample:
         statuses: list[int] = []
 
         def client(number: int) -> None:
-            with httpx.Client(base_url=mine.client.base_url, timeout=60) as one:
+            with httpx.Client(base_url=sample.client.base_url, timeout=60) as one:
                 for turn in range(4):
                     body = {"question": f"{QUESTION}{number}{turn}", "knowledge_base": "mine"}
                     statuses.append(one.post("/ask", json=body).status_code)
@@ -170,7 +172,7 @@ def test_sixty_four_clients_get_answers_or_429(tmp_path: Path) -> None:
         assert len(statuses) == 64 * 4
         assert set(statuses) <= {200, 429}
         assert statuses.count(200) > 64
-        assert mine.state.answerer.search_queue.running == 0
+        assert sample.state.answerer.search_queue.running == 0
 
 
 class BrokenGenerator(CopyingGenerator):
@@ -185,37 +187,37 @@ class BrokenGenerator(CopyingGenerator):
 
 
 @pytest.mark.parametrize(("first", "status"), [("", 500), ("so far", 200)])
-def test_a_bug_is_logged_once_and_told_without_details(
+def test_a_bug_is_logged_once_and_answered_without_details(
     first: str, status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     generator = BrokenGenerator()
     generator.first = first
-    with caplog.at_level(logging.ERROR), filled(tmp_path, generator=generator) as mine:
+    with caplog.at_level(logging.ERROR), sample_server(tmp_path, generator=generator) as sample:
         body = {"question": QUESTION, "knowledge_base": "mine", "stream": bool(first)}
         try:
-            answer = mine.client.post("/ask", json=body)
+            answer = sample.client.post("/ask", json=body)
         except httpx.RemoteProtocolError:  # broken off in the middle
             assert first
         else:
             assert answer.status_code == status
             assert "ZeroDivision" not in answer.text
-    (told,) = (record for record in caplog.records if record.exc_info)
-    assert told.exc_info
-    assert told.exc_info[0] is ZeroDivisionError
+    (reply,) = (record for record in caplog.records if record.exc_info)
+    assert reply.exc_info
+    assert reply.exc_info[0] is ZeroDivisionError
 
 
-def test_who_is_turned_away_before_having_said_all_is_hung_up_on(tmp_path: Path) -> None:
-    with filled(tmp_path, patience=60.0) as mine:
-        mine.state.keys.create("somebody", [parse_grant("read")])
-        with closing(connected(mine)) as line:
-            line.sendall(asked(mine)[:-10])  # not all of the body that it has announced
-            told = b""
+def test_a_client_rejected_before_the_end_of_its_body_is_disconnected(tmp_path: Path) -> None:
+    with sample_server(tmp_path, patience=60.0) as sample:
+        sample.state.keys.create("somebody", [parse_grant("read")])
+        with closing(connect(sample)) as line:
+            line.sendall(ask_request(sample)[:-10])  # not all of the body that it has announced
+            reply = b""
             while piece := line.recv(65536):  # until the server hangs up
-                told += piece
-        assert told.startswith(b"HTTP/1.1 401")
-        assert b"connection: close" in told.lower()
-        key = mine.state.keys.create("b", [parse_grant("read")])
-        whole = mine.client.post(
+                reply += piece
+        assert reply.startswith(b"HTTP/1.1 401")
+        assert b"connection: close" in reply.lower()
+        key = sample.state.keys.create("b", [parse_grant("read")])
+        whole = sample.client.post(
             "/search",
             json={"question": "a", "knowledge_base": "mine"},
             headers={"Authorization": f"Bearer {key}"},
@@ -224,7 +226,7 @@ def test_who_is_turned_away_before_having_said_all_is_hung_up_on(tmp_path: Path)
         assert "connection" not in whole.headers
 
 
-class Paced(CopyingGenerator):
+class DelayedGenerator(CopyingGenerator):
     """Pauses between two pieces."""
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
@@ -234,16 +236,16 @@ class Paced(CopyingGenerator):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_under_way_is_finished_when_the_server_ends(stream: bool, tmp_path: Path) -> None:
+def test_a_running_answer_is_finished_when_the_server_stops(stream: bool, tmp_path: Path) -> None:
     answers: list[str] = []
-    with filled(tmp_path, generator=Paced()) as mine:
+    with sample_server(tmp_path, generator=DelayedGenerator()) as sample:
         body = {"question": QUESTION, "knowledge_base": "mine", "stream": stream}
-        address = f"{mine.client.base_url}/ask"
+        address = f"{sample.client.base_url}/ask"
         asking = threading.Thread(
             target=lambda: answers.append(httpx.post(address, json=body, timeout=60).text)
         )
         asking.start()
-        wait_for(lambda: mine.state.answerer.local_queue.running == 1)
+        wait_for(lambda: sample.state.answerer.local_queue.running == 1)
         time.sleep(0.2)
         assert not answers
     asking.join()

@@ -17,7 +17,7 @@ class CountingEmbedder:
     name, dim, max_tokens = "counting", 4, 100
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.passages: list[str] = []
 
     def count(self, text: str) -> int:
         return len(text)
@@ -29,7 +29,7 @@ class CountingEmbedder:
         return self._vector(f"?{text}")
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        self.asked += texts
+        self.passages += texts
         return np.array([self._vector(text) for text in texts], np.float32).reshape(-1, 4)
 
     def _vector(self, text: str) -> Vector:
@@ -40,50 +40,50 @@ TEXTS = st.lists(st.sampled_from("甲乙丙丁戊己庚辛"), max_size=6)
 
 
 @given(st.lists(TEXTS, max_size=8), st.integers(0, 5))
-def test_the_vectors_are_the_encoders_and_only_so_many_are_held(
+def test_the_cache_returns_the_encoders_vectors_and_stays_within_its_limit(
     calls: list[list[str]], most: int
 ) -> None:
-    plain, kept = CountingEmbedder(), CachedEmbedder(CountingEmbedder(), most)
+    plain, cached = CountingEmbedder(), CachedEmbedder(CountingEmbedder(), most)
     for texts in calls:
-        vectors = kept.embed_passages(texts)
+        vectors = cached.embed_passages(texts)
         assert vectors.dtype == np.float32
         assert np.array_equal(vectors, plain.embed_passages(texts))
-        assert len(kept._cache) <= most
-    assert np.array_equal(kept.embed_query("甲"), plain.embed_query("甲"))
+        assert len(cached._cache) <= most
+    assert np.array_equal(cached.embed_query("甲"), plain.embed_query("甲"))
 
 
 @given(st.lists(TEXTS, max_size=8))
-def test_what_has_room_is_embedded_once(calls: list[list[str]]) -> None:
+def test_a_passage_that_fits_in_the_cache_is_embedded_once(calls: list[list[str]]) -> None:
     counting = CountingEmbedder()
-    kept = CachedEmbedder(counting, 8)
+    cached = CachedEmbedder(counting, 8)
     for texts in calls:
-        kept.embed_passages(texts)
-    assert sorted(counting.asked) == sorted({text for texts in calls for text in texts})
+        cached.embed_passages(texts)
+    assert sorted(counting.passages) == sorted({text for texts in calls for text in texts})
 
 
-def test_what_was_asked_for_last_is_held_longest() -> None:
+def test_the_least_recently_used_vector_leaves_the_cache() -> None:
     counting = CountingEmbedder()
-    kept = CachedEmbedder(counting, 2)
+    cached = CachedEmbedder(counting, 2)
     for text in "甲乙甲丙甲":
-        kept.embed_passages([text])
-    assert counting.asked == ["甲", "乙", "丙"]
+        cached.embed_passages([text])
+    assert counting.passages == ["甲", "乙", "丙"]
 
 
-def test_a_vector_that_is_changed_outside_stays_as_it_was() -> None:
-    kept = CachedEmbedder(CountingEmbedder(), 8)
-    first = kept.embed_passages(["甲"])
+def test_changing_a_result_does_not_change_the_cache() -> None:
+    cached = CachedEmbedder(CountingEmbedder(), 8)
+    first = cached.embed_passages(["甲"])
     first[:] = 0
-    assert np.array_equal(kept.embed_passages(["甲"]), CountingEmbedder().embed_passages(["甲"]))
+    assert np.array_equal(cached.embed_passages(["甲"]), CountingEmbedder().embed_passages(["甲"]))
 
 
 def test_many_threads_get_the_right_vectors() -> None:
-    kept, plain, wrong = CachedEmbedder(CountingEmbedder(), 5), CountingEmbedder(), []
+    cached, plain, wrong = CachedEmbedder(CountingEmbedder(), 5), CountingEmbedder(), []
 
     def work(seed: int) -> None:
         dice = np.random.default_rng(seed)
         for _ in range(200):
             texts = ["甲乙丙丁戊己庚辛"[k] for k in dice.integers(0, 8, 4)]
-            if not np.array_equal(kept.embed_passages(texts), plain.embed_passages(texts)):
+            if not np.array_equal(cached.embed_passages(texts), plain.embed_passages(texts)):
                 wrong.append(texts)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]

@@ -9,20 +9,20 @@ import openai
 import pytest
 
 from tests.fakes import CopyingGenerator
-from tests.server.servers import Filled, WideEmbedder, filled
+from tests.server.servers import SampleServer, WideEmbedder, sample_server
 
 QUESTION = "试用期不得超过几个月？"
 
 
 @pytest.fixture(scope="module")
-def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    with filled(tmp_path_factory.mktemp("server")) as full:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleServer]:
+    with sample_server(tmp_path_factory.mktemp("server")) as full:
         yield full
 
 
 @pytest.fixture(scope="module")
-def client(mine: Filled) -> Iterator[openai.OpenAI]:
-    address = f"{mine.client.base_url}/v1"
+def client(sample: SampleServer) -> Iterator[openai.OpenAI]:
+    address = f"{sample.client.base_url}/v1"
     with closing(openai.OpenAI(base_url=address, api_key="none", max_retries=0)) as made:
         yield made
 
@@ -36,7 +36,9 @@ def test_models_are_the_knowledge_bases(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["mine"]
 
 
-def test_a_completion_has_its_citations_as_annotations(client: openai.OpenAI, mine: Filled) -> None:
+def test_a_completion_has_its_citations_as_annotations(
+    client: openai.OpenAI, sample: SampleServer
+) -> None:
     completion = ask(client)
     message = completion.choices[0].message
     assert "六个月" in (message.content or "")
@@ -48,10 +50,10 @@ def test_a_completion_has_its_citations_as_annotations(client: openai.OpenAI, mi
         cited = annotation.url_citation
         assert (message.content or "")[cited.start_index : cited.end_index].startswith("[")
         quote = annotation.citation["quote"]  # type: ignore[attr-defined]
-        assert mine.client.get(cited.url).json()["text"] == quote
+        assert sample.client.get(cited.url).json()["text"] == quote
 
 
-def test_a_stream_gives_the_same_text_and_annotations(client: openai.OpenAI) -> None:
+def test_a_stream_has_the_same_text_and_annotations(client: openai.OpenAI) -> None:
     whole = ask(client).choices[0].message
     text, annotations, finish, usage = "", [], None, None
     for chunk in ask(client, stream=True, stream_options={"include_usage": True}):
@@ -67,17 +69,17 @@ def test_a_stream_gives_the_same_text_and_annotations(client: openai.OpenAI) -> 
     assert [each["url_citation"] for each in annotations] == [each["url_citation"] for each in told]
 
 
-def test_an_answer_names_the_change_that_it_was_made_from(
-    client: openai.OpenAI, mine: Filled
+def test_an_answer_has_the_sequence_that_it_was_made_from(
+    client: openai.OpenAI, sample: SampleServer
 ) -> None:
-    newest = mine.client.get("/knowledge-bases/mine").json()["sequence"]
+    newest = sample.client.get("/knowledge-bases/mine").json()["sequence"]
     first = next(iter(ask(client, stream=True)))
     assert [each.model_dump()["sequence"] for each in (ask(client), first)] == [newest, newest]
     body = {"question": QUESTION, "knowledge_base": "mine"}
-    assert mine.client.post("/search", json=body).json()["sequence"] == newest
-    answer = mine.ask(QUESTION)
+    assert sample.client.post("/search", json=body).json()["sequence"] == newest
+    answer = sample.ask(QUESTION)
     assert answer["sequence"] == newest
-    assert mine.client.get(f"/traces/{answer['id']}").json()["sequence"] == newest
+    assert sample.client.get(f"/traces/{answer['id']}").json()["sequence"] == newest
 
 
 def test_the_knowledge_base_can_be_an_extra_field(client: openai.OpenAI) -> None:
@@ -86,7 +88,7 @@ def test_the_knowledge_base_can_be_an_extra_field(client: openai.OpenAI) -> None
     assert "六个月" in (completion.choices[0].message.content or "")
 
 
-def test_parts_of_content_and_earlier_turns_are_understood(client: openai.OpenAI) -> None:
+def test_content_parts_and_earlier_turns_are_accepted(client: openai.OpenAI) -> None:
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "Rust 多久发布新的稳定版本？"}]},
         {"role": "assistant", "content": "每六周。"},
@@ -98,7 +100,7 @@ def test_parts_of_content_and_earlier_turns_are_understood(client: openai.OpenAI
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])
-def test_embeddings_are_the_encoders(client: openai.OpenAI, form: str) -> None:
+def test_embeddings_are_those_of_the_encoder(client: openai.OpenAI, form: str) -> None:
     texts = ["试用期", "包管理器"]
     made = client.embeddings.create(model="mine", input=texts, encoding_format=form)  # type: ignore[arg-type]
     got = [
@@ -110,13 +112,13 @@ def test_embeddings_are_the_encoders(client: openai.OpenAI, form: str) -> None:
     assert np.allclose(got, WideEmbedder().embed_passages(texts), atol=1e-6)
 
 
-def test_what_does_not_fit_the_encoder_is_refused_not_cut(client: openai.OpenAI) -> None:
+def test_an_input_too_long_for_the_encoder_is_refused_not_truncated(client: openai.OpenAI) -> None:
     with pytest.raises(openai.ConflictError, match="501 tokens, but the encoder's window is 500"):
         client.embeddings.create(model="mine", input=["长" * 501])
-    asked = client.embeddings.create(
+    response = client.embeddings.create(
         model="mine", input=["长" * 501], extra_body={"input_type": "query"}
     )
-    assert len(asked.data) == 1
+    assert len(response.data) == 1
 
 
 @pytest.mark.parametrize(
@@ -139,9 +141,9 @@ def test_a_mistake_is_the_clients_own_error(
         ask(client, stream=stream, **more)
 
 
-def test_a_models_words_stream_as_they_come(tmp_path: Path) -> None:
-    with filled(tmp_path, generator=CopyingGenerator()) as mine:
-        address = f"{mine.client.base_url}/v1"
+def test_a_models_words_are_streamed_as_they_are_written(tmp_path: Path) -> None:
+    with sample_server(tmp_path, generator=CopyingGenerator()) as sample:
+        address = f"{sample.client.base_url}/v1"
         with closing(openai.OpenAI(base_url=address, api_key="none")) as client:
             chunks = [
                 chunk.choices[0].delta.content
@@ -159,12 +161,12 @@ def test_a_model_can_be_looked_up(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_that_was_cut_says_so_and_what_it_took(tmp_path: Path, stream: bool) -> None:
+def test_a_truncated_answer_has_its_finish_reason_and_usage(tmp_path: Path, stream: bool) -> None:
     generator = CopyingGenerator()
-    with filled(tmp_path, generator=generator) as mine:
-        address = f"{mine.client.base_url}/v1"
+    with sample_server(tmp_path, generator=generator) as sample:
+        address = f"{sample.client.base_url}/v1"
         with closing(openai.OpenAI(base_url=address, api_key="none", max_retries=0)) as client:
-            for most, wanted in ((3, "length"), (500, "stop")):
+            for most, expected in ((3, "length"), (500, "stop")):
                 if stream:
                     more = {"stream": True, "stream_options": {"include_usage": True}}
                     *_, last, counted = ask(client, max_tokens=most, **more)
@@ -172,6 +174,6 @@ def test_an_answer_that_was_cut_says_so_and_what_it_took(tmp_path: Path, stream:
                 else:
                     completion = ask(client, max_tokens=most)
                     finish, usage = completion.choices[0].finish_reason, completion.usage
-                assert finish == wanted
+                assert finish == expected
                 assert usage.completion_tokens <= most
                 assert usage.prompt_tokens == generator.count(generator.prompts[-1])

@@ -8,36 +8,38 @@ from pathlib import Path
 import pytest
 
 from server.auth import Grant
-from tests.server.servers import Filled, filled
+from tests.server.servers import SampleServer, sample_server
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
 
 @pytest.fixture(scope="module")
-def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    with filled(tmp_path_factory.mktemp("server"), largest_upload=10_000, rate=10**6) as full:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleServer]:
+    with sample_server(
+        tmp_path_factory.mktemp("server"), largest_upload=10_000, rate=10**6
+    ) as full:
         yield full
 
 
-def test_schemathesis_finds_nothing(mine: Filled, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_errors(sample: SampleServer, tmp_path: Path) -> None:
     """All phases and checks, with a key, so that it also searches for routes that work without one."""
-    key = mine.state.keys.create("schemathesis", [Grant("admin")])
-    done = subprocess.run(
+    key = sample.state.keys.create("schemathesis", [Grant("admin")])
+    result = subprocess.run(
         [
-            SCHEMATHESIS, "run", f"{mine.client.base_url}/openapi.json",
+            SCHEMATHESIS, "run", f"{sample.client.base_url}/openapi.json",
             "--header", f"Authorization: Bearer {key}",
             "--max-examples", "4", "--generation-deterministic", "--continue-on-failure",
         ],
         cwd=tmp_path, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    assert "25 passed" in done.stdout, done.stdout
+    assert result.returncode == 0, result.stdout
+    assert "25 passed" in result.stdout, result.stdout
 
 
-def test_every_route_is_described(mine: Filled) -> None:
-    key = mine.state.keys.create("a", [Grant("read")])
+def test_every_route_is_described(sample: SampleServer) -> None:
+    key = sample.state.keys.create("a", [Grant("read")])
     headers = {"Authorization": f"Bearer {key}"}
-    document = mine.client.get("/openapi.json", headers=headers).json()
+    document = sample.client.get("/openapi.json", headers=headers).json()
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             assert operation.get("tags"), (path, method)

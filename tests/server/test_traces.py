@@ -16,51 +16,51 @@ from server.database import trace_database
 from server.telemetry import SpanRecorder
 from server.traces import Traces, replay
 from tests.fakes import CopyingGenerator
-from tests.server.servers import PAGES, filled
+from tests.server.servers import PAGES, sample_server
 
 QUESTION = "试用期不得超过几个月？"
 
 
-def test_a_replay_finds_the_same_until_the_knowledge_base_changes(tmp_path: Path) -> None:
-    with filled(tmp_path) as mine:
-        trace = mine.state.traces.get(mine.ask(QUESTION)["id"])
+def test_a_replay_is_equal_until_the_knowledge_base_changes(tmp_path: Path) -> None:
+    with sample_server(tmp_path) as sample:
+        trace = sample.state.traces.get(sample.ask(QUESTION)["id"])
         assert trace
-        with mine.state.knowledge_bases.open("mine") as pipeline:
+        with sample.state.knowledge_bases.open("mine") as pipeline:
             again = replay(trace, pipeline)
         assert again.same
         assert (again.new, again.gone) == ((), ())
         assert again.sequence == trace.sequence
         assert set(again.chunks) == {int(key) for key, _ in trace.record["candidates"]}
-        mine.upload({"neu.txt": "试用期工资不得低于八成。\n"})
-        with mine.state.knowledge_bases.open("mine") as pipeline:
+        sample.upload({"neu.txt": "试用期工资不得低于八成。\n"})
+        with sample.state.knowledge_bases.open("mine") as pipeline:
             again = replay(trace, pipeline)
         assert not again.same
         assert len(again.new) == 1
         assert again.sequence > trace.sequence
 
 
-def kept(traces: Traces, number: int, document: str = "d") -> None:
+def add_trace(traces: Traces, number: int, document: str = "d") -> None:
     record = {"hits": [{"document": document}], "candidates": [], "question": str(number)}
     traces.add("ask", trace=f"{number:024x}", base="a", sequence=1, record=record)
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_traces_stay(tmp_path: Path) -> None:
     with closing(trace_database(tmp_path)) as database:
         traces = Traces(database, 150)
         for number in range(1, 401):
-            kept(traces, number)
+            add_trace(traces, number)
         assert traces.get(f"{400:024x}")
         assert traces.get(f"{251:024x}")
         assert traces.get(f"{250:024x}") is None
         assert database.row("SELECT count(*) FROM quoted")[0] == 150  # type: ignore[index]
 
 
-def test_traces_go_with_the_document_that_they_quote_and_with_the_base(tmp_path: Path) -> None:
+def test_a_trace_is_deleted_with_its_document_or_base(tmp_path: Path) -> None:
     with closing(trace_database(tmp_path)) as database:
         traces = Traces(database, 100)
         for number, document in enumerate(["d", "e", "d"]):
-            kept(traces, number, document)
-        traces.delete_document("a", "d")
+            add_trace(traces, number, document)
+        traces.delete_documents("a", ["d"])
         assert [traces.get(f"{number:024x}") is None for number in range(3)] == [True, False, True]
         traces.delete_knowledge_base("a")
         assert traces.get(f"{1:024x}") is None
@@ -68,12 +68,12 @@ def test_traces_go_with_the_document_that_they_quote_and_with_the_base(tmp_path:
             assert b"question" not in path.read_bytes()
 
 
-def test_spans_tell_stages_and_no_text(tmp_path: Path) -> None:
+def test_spans_name_the_stages_without_text(tmp_path: Path) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    with filled(tmp_path, spans=SpanRecorder(provider)) as mine:
-        mine.ask(QUESTION)
+    with sample_server(tmp_path, spans=SpanRecorder(provider)) as sample:
+        sample.ask(QUESTION)
         spans = exporter.get_finished_spans()
     names = {span.name for span in spans}
     assert {"rag.ask", "rag.embed", "rag.search", "rag.extract"} <= names
@@ -87,73 +87,75 @@ def test_spans_tell_stages_and_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("configured", [True, False])
-def test_nothing_of_opentelemetry_is_imported_unless_configured(configured: bool) -> None:
+def test_opentelemetry_is_imported_only_if_configured(configured: bool) -> None:
     import subprocess
     import sys
 
     code = "import sys; from server.telemetry import SpanRecorder; SpanRecorder().record('ask', {}, {});"
     code += "from server.telemetry import otlp_recorder; otlp_recorder();" * configured
     code += "print('opentelemetry' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(configured)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == str(configured)
 
 
-def test_traces_of_documents_that_others_have_removed_go_too(tmp_path: Path) -> None:
+def test_a_job_deletes_traces_of_documents_removed_elsewhere(tmp_path: Path) -> None:
     with closing(trace_database(tmp_path)) as database:
         traces = Traces(database, 100)
         for number, document in enumerate(["d", "e", "f"]):
-            kept(traces, number, document)
+            add_trace(traces, number, document)
         traces.delete_except("other", set())
         assert all(traces.get(f"{number:024x}") for number in range(3))
-        traces.delete_document("other", "d")  # of another base, which holds the same file
+        traces.delete_documents("other", ["d"])  # of another base, which holds the same file
         assert traces.get(f"{0:024x}")
         traces.delete_except("a", {"d", "f"})
         assert [traces.get(f"{number:024x}") is None for number in range(3)] == [False, True, False]
 
 
-def test_a_new_version_takes_the_traces_of_the_old_along(tmp_path: Path) -> None:
-    with filled(tmp_path) as mine:
-        trace = mine.ask(QUESTION)["id"]
-        other = mine.client.post("/search", json={"question": "Rust", "knowledge_base": "mine"})
-        assert mine.state.traces.get(trace)
-        mine.upload(dict.fromkeys(PAGES, "别的内容。\n"))
-        assert mine.state.traces.get(trace) is None
-        assert mine.state.traces.get(other.json()["id"]) is None
+def test_a_new_version_deletes_the_traces_of_the_old_one(tmp_path: Path) -> None:
+    with sample_server(tmp_path) as sample:
+        trace = sample.ask(QUESTION)["id"]
+        other = sample.client.post("/search", json={"question": "Rust", "knowledge_base": "mine"})
+        assert sample.state.traces.get(trace)
+        sample.upload(dict.fromkeys(PAGES, "别的内容。\n"))
+        assert sample.state.traces.get(trace) is None
+        assert sample.state.traces.get(other.json()["id"]) is None
 
 
-def test_an_answer_under_way_leaves_no_trace_of_what_is_deleted_meanwhile(tmp_path: Path) -> None:
+def test_a_deletion_during_an_answer_leaves_no_trace_of_the_document(tmp_path: Path) -> None:
     class DeletingGenerator(CopyingGenerator):
         """Deletes all documents while it writes."""
 
         def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-            for document in mine.documents().values():
-                mine.client.delete(f"/knowledge-bases/mine/documents/{document['id']}")
+            for document in sample.documents().values():
+                sample.client.delete(f"/knowledge-bases/mine/documents/{document['id']}")
             yield from super().stream(messages, sampling)
 
-    with filled(tmp_path, generator=DeletingGenerator()) as mine:
+    with sample_server(tmp_path, generator=DeletingGenerator()) as sample:
         body = {"question": QUESTION, "knowledge_base": "mine"}
-        answer = httpx.post(f"{mine.client.base_url}/ask", json=body, timeout=60)
+        answer = httpx.post(f"{sample.client.base_url}/ask", json=body, timeout=60)
         assert "六个月" in answer.json()["answer"]
-        assert mine.state.traces.get(answer.json()["id"]) is None
+        assert sample.state.traces.get(answer.json()["id"]) is None
 
 
-def test_an_answer_under_way_leaves_no_trace_of_a_base_that_is_deleted(tmp_path: Path) -> None:
+def test_a_deletion_during_an_answer_leaves_no_trace_of_the_base(tmp_path: Path) -> None:
     class ReplacingGenerator(CopyingGenerator):
         """Deletes its knowledge base while it writes, and perhaps creates another of the same name."""
 
         again = False
 
         def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-            mine.client.delete("/knowledge-bases/mine")
+            sample.client.delete("/knowledge-bases/mine")
             if self.again:
-                mine.client.post("/knowledge-bases", json={"name": "mine"})
+                sample.client.post("/knowledge-bases", json={"name": "mine"})
             yield from super().stream(messages, sampling)
 
     for again in (False, True):
         generator = ReplacingGenerator()
         generator.again = again
-        with filled(tmp_path / str(again), generator=generator) as mine:
+        with sample_server(tmp_path / str(again), generator=generator) as sample:
             body = {"question": QUESTION, "knowledge_base": "mine"}
-            answer = httpx.post(f"{mine.client.base_url}/ask", json=body, timeout=60)
+            answer = httpx.post(f"{sample.client.base_url}/ask", json=body, timeout=60)
             assert "六个月" in answer.json()["answer"]
-            assert mine.state.traces.get(answer.json()["id"]) is None
+            assert sample.state.traces.get(answer.json()["id"]) is None

@@ -12,7 +12,7 @@ from server.uploads import MAX_NAME_BYTES, MAX_NAME_CHARACTERS, Upload, Uploads,
 
 
 @given(st.text(max_size=300))
-def test_a_clean_name_is_one_part_of_a_path_or_refused(name: str) -> None:
+def test_a_clean_name_is_one_path_component_or_an_error(name: str) -> None:
     try:
         cleaned = clean_name(name)
     except UserError:
@@ -37,17 +37,17 @@ def test_a_clean_name_is_one_part_of_a_path_or_refused(name: str) -> None:
         ("e\u0301.txt", "é.txt"),
     ],
 )
-def test_names_keep_what_people_read(name: str, cleaned: str) -> None:
+def test_readable_names_stay_unchanged(name: str, cleaned: str) -> None:
     assert clean_name(name) == cleaned
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/..", "a/", "a\0.txt", "\u202e", "长" * 201])
-def test_a_name_of_which_nothing_is_left_is_refused(name: str) -> None:
+def test_a_name_that_is_empty_after_cleaning_is_an_error(name: str) -> None:
     with pytest.raises(UserError):
         clean_name(name)
 
 
-def test_bytes_are_whole_and_named_by_their_digest(tmp_path: Path) -> None:
+def test_an_upload_is_complete_and_has_its_digest_as_name(tmp_path: Path) -> None:
     originals, noted = Uploads(tmp_path), []
 
     def note(stored: Upload) -> None:
@@ -62,7 +62,7 @@ def test_bytes_are_whole_and_named_by_their_digest(tmp_path: Path) -> None:
     assert list(originals.unused({stored.digest})) == []
 
 
-def test_of_what_is_too_large_or_breaks_off_nothing_stays(tmp_path: Path) -> None:
+def test_an_upload_that_is_too_large_or_breaks_off_leaves_no_file(tmp_path: Path) -> None:
     originals = Uploads(tmp_path)
     with pytest.raises(UserError, match=r"a\.txt is larger than 3e-06 MB"):
         originals.save("a.txt", [b"abcd"], limit=3, register=lambda stored: None)
@@ -77,7 +77,7 @@ def test_of_what_is_too_large_or_breaks_off_nothing_stays(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("digest", ["", "../x", "a" * 63, "G" * 64, "/etc/passwd"])
-def test_only_a_digest_names_an_original(tmp_path: Path, digest: str) -> None:
+def test_an_upload_is_found_only_by_a_digest(tmp_path: Path, digest: str) -> None:
     with pytest.raises(ValueError, match="not a digest"):
         Uploads(tmp_path).path(digest)
     Uploads(tmp_path).delete(digest)

@@ -11,16 +11,17 @@ import pytest
 from ingest.store import open_store
 from server.worker import WorkerSupervisor
 from tests.server.servers import (
-    ended,
-    filled,
+    has_ended,
+    job_row,
+    open_worker,
     options,
-    row,
-    served,
+    run_jobs,
+    sample_server,
+    server_with_worker,
     state,
     upload,
     wait_for,
-    work,
-    worker,
+    worker_pid,
 )
 
 LONG = "".join(
@@ -29,20 +30,20 @@ LONG = "".join(
 )
 
 
-def test_a_killed_workers_job_is_done_by_the_next_one_whole(
+def test_the_next_worker_completes_the_job_of_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.worker.SHORT_LIFE", 0.0)
-    with served(tmp_path) as (parts, supervisor):
+    with server_with_worker(tmp_path) as (parts, supervisor):
         files = {f"{number}.txt": LONG[: 3000 + number] for number in range(4)}
         job = upload(parts, files)
-        wait_for(lambda: row(parts, job)["chunks"] > 0, 60)
-        first = supervisor.pid
+        wait_for(lambda: job_row(parts, job)["chunks"] > 0, 60)
+        first = worker_pid(supervisor)
         assert first
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: supervisor.alive() and supervisor.pid != first)
-        wait_for(ended(parts, job), 90)
-        assert row(parts, job)["state"] == "done"
+        wait_for(lambda: supervisor.alive() and worker_pid(supervisor) != first)
+        wait_for(has_ended(parts, job), 90)
+        assert job_row(parts, job)["state"] == "done"
         with open_store(tmp_path / "mine") as store:
             assert store.verify() == []
             heads = {Path(head.source).name: head for head in store.documents()}
@@ -50,78 +51,78 @@ def test_a_killed_workers_job_is_done_by_the_next_one_whole(
         assert {file["state"] for file in parts.jobs.files(job)} <= {"added", "unchanged"}
 
 
-def test_a_cancelled_job_ends_soon_and_a_stopped_one_goes_on_later(tmp_path: Path) -> None:
-    with served(tmp_path) as (parts, _):
+def test_a_cancelled_job_ends_soon_and_an_interrupted_one_continues_later(tmp_path: Path) -> None:
+    with server_with_worker(tmp_path) as (parts, _):
         job = upload(parts, {"long.txt": LONG, "after.txt": "短。\n"})
-        wait_for(lambda: row(parts, job)["chunks"] > 0, 60)
+        wait_for(lambda: job_row(parts, job)["chunks"] > 0, 60)
         parts.jobs.cancel(job)
-        wait_for(ended(parts, job))
-        assert row(parts, job)["state"] == "cancelled"
+        wait_for(has_ended(parts, job))
+        assert job_row(parts, job)["state"] == "cancelled"
         again = upload(parts, {"again.txt": LONG[:8000]})
-        wait_for(lambda: row(parts, again)["state"] == "running")
+        wait_for(lambda: job_row(parts, again)["state"] == "running")
     with closing(state(tmp_path)) as parts:
-        assert row(parts, again)["state"] in ("queued", "done")
-        assert row(parts, again)["attempts"] <= 1
-    with served(tmp_path) as (parts, _):
-        wait_for(ended(parts, again), 90)
-        assert row(parts, again)["state"] == "done"
+        assert job_row(parts, again)["state"] in ("queued", "done")
+        assert job_row(parts, again)["attempts"] <= 1
+    with server_with_worker(tmp_path) as (parts, _):
+        wait_for(has_ended(parts, again), 90)
+        assert job_row(parts, again)["state"] == "done"
         with open_store(tmp_path / "mine") as store:
             assert [Path(head.source).name for head in store.documents()] == ["again.txt"]
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux alone has this way to give way")
-def test_the_worker_gives_way_and_dies_with_its_parent(tmp_path: Path) -> None:
-    made = options(tmp_path)
-    with WorkerSupervisor(made) as supervisor:
+def test_the_worker_has_idle_priority_and_dies_with_its_parent(tmp_path: Path) -> None:
+    server_options = options(tmp_path)
+    with WorkerSupervisor(server_options) as supervisor:
         wait_for(supervisor.alive)
-        pid = supervisor.pid
+        pid = worker_pid(supervisor)
         assert pid
         wait_for(lambda: os.sched_getscheduler(pid) == os.SCHED_IDLE)
     assert not supervisor.alive()
 
 
-def test_progress_is_true(tmp_path: Path) -> None:
+def test_progress_never_runs_ahead_of_the_knowledge_base(tmp_path: Path) -> None:
     """At every step, the knowledge base holds all files that are reported as done."""
-    with filled(tmp_path) as mine, ExitStack() as stack:
-        parts = mine.state
+    with sample_server(tmp_path) as sample, ExitStack() as stack:
+        parts = sample.state
         job = upload(parts, {f"{number}.txt": f"第{number}份文件。\n" for number in range(5)})
-        hand = stack.enter_context(closing(worker(parts)))
-        told: list[tuple[int, int]] = []
-        outcome = hand.jobs.record_outcome
+        worker = stack.enter_context(closing(open_worker(parts)))
+        progress: list[tuple[int, int]] = []
+        outcome = worker.jobs.record_outcome
 
         def look(which: str, position: int, what: Any) -> None:
             outcome(which, position, what)
-            shown = mine.client.get(f"/jobs/{job}").json()
-            stored = {name for name in mine.documents() if name[0].isdigit()}
-            told.append((shown["files_done"], len(stored)))
+            job_status = sample.client.get(f"/jobs/{job}").json()
+            stored = {name for name in sample.documents() if name[0].isdigit()}
+            progress.append((job_status["files_done"], len(stored)))
 
-        hand.jobs.record_outcome = look  # type: ignore[method-assign]
-        claimed = hand.jobs.claim(hand.name)
+        worker.jobs.record_outcome = look  # type: ignore[method-assign]
+        claimed = worker.jobs.claim(worker.name)
         assert claimed
-        hand.work(claimed)
-        assert [done for done, _ in told] == [1, 2, 3, 4, 5]
-        assert all(stored >= done for done, stored in told)
+        worker.work(claimed)
+        assert [done for done, _ in progress] == [1, 2, 3, 4, 5]
+        assert all(stored >= done for done, stored in progress)
 
 
-def test_originals_that_no_document_has_go_with_the_next_job(tmp_path: Path) -> None:
-    with filled(tmp_path) as mine:
+def test_the_next_job_deletes_uploads_that_no_document_uses(tmp_path: Path) -> None:
+    with sample_server(tmp_path) as sample:
         folder = tmp_path / "mine" / "originals"
         assert len(list(folder.iterdir())) == 3
-        mine.upload({"坏.pdf": b"%PDF-1.4 cut off", "poem.txt": "另一首。\n"})
-        kept = {path.name for path in folder.iterdir()}
+        sample.upload({"坏.pdf": b"%PDF-1.4 cut off", "poem.txt": "另一首。\n"})
+        digests = {path.name for path in folder.iterdir()}
         with open_store(tmp_path / "mine") as store:
-            assert kept == {head.digest for head in store.documents()}
-        assert len(kept) == 3
+            assert digests == {head.digest for head in store.documents()}
+        assert len(digests) == 3
 
 
-def test_a_base_that_another_writes_is_tried_again(tmp_path: Path) -> None:
+def test_a_job_is_retried_while_another_process_writes_the_base(tmp_path: Path) -> None:
     with (
-        filled(tmp_path) as mine,
+        sample_server(tmp_path) as sample,
         open_store(tmp_path / "mine") as store,
-        closing(worker(mine.state)) as hand,
+        closing(open_worker(sample.state)) as worker,
     ):
-        job = upload(mine.state, {"late.txt": "晚到的文件。\n"})
-        claimed = hand.jobs.claim(hand.name)
+        job = upload(sample.state, {"late.txt": "晚到的文件。\n"})
+        claimed = worker.jobs.claim(worker.name)
         assert claimed
         from ingest.store import local
 
@@ -130,19 +131,19 @@ def test_a_base_that_another_writes_is_tried_again(tmp_path: Path) -> None:
             patch.setattr(
                 local, "writing", lambda path, **more: writing(path, **{**more, "timeout": 0.0})
             )
-            hand.work(claimed)
-        waiting = row(mine.state, job)
+            worker.work(claimed)
+        waiting = job_row(sample.state, job)
         assert (waiting["state"], waiting["attempts"]) == ("queued", 0)
-        with mine.state.databases[0].change() as sql:
+        with sample.state.databases[0].change() as sql:
             sql.execute("UPDATE jobs SET after = 0")
-        work(mine.state)
-        assert row(mine.state, job)["state"] == "done"
+        run_jobs(sample.state)
+        assert job_row(sample.state, job)["state"] == "done"
 
 
-def test_a_job_of_a_base_that_is_gone_fails_with_a_reason(tmp_path: Path) -> None:
-    with filled(tmp_path) as mine:
-        job = upload(mine.state, {"a.txt": "文件。\n"})
-        mine.state.knowledge_bases.delete("mine")
-        work(mine.state)
-        failed = row(mine.state, job)
+def test_a_job_of_a_deleted_base_fails_with_a_reason(tmp_path: Path) -> None:
+    with sample_server(tmp_path) as sample:
+        job = upload(sample.state, {"a.txt": "文件。\n"})
+        sample.state.knowledge_bases.delete("mine")
+        run_jobs(sample.state)
+        failed = job_row(sample.state, job)
         assert (failed["state"], failed["error"]) == ("failed", "there is no knowledge base mine")

@@ -33,24 +33,29 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return with_codes(tmp_path / "kb", monkeypatch)
 
 
-def kind(path: Path) -> tuple[str, str]:
+def kind_of(path: Path) -> tuple[str, str]:
     """The kind of an index file; the word index's file names are random."""
     folder = next((part for part in path.parts if part in ("vectors", "words")), "")
     return folder, path.suffix or path.name
 
 
-def test_the_bomb_goes_off_when_it_is_loaded(tmp_path: Path) -> None:
+def test_the_pickle_of_these_tests_runs_code_when_loaded(tmp_path: Path) -> None:
     """Otherwise the tests below would prove nothing."""
     pickle.loads(pickle.dumps(ArchiveBomb(tmp_path / "canary")))  # noqa: S301
     assert (tmp_path / "canary").exists()
 
 
-def test_index_files_that_are_pickles_run_nothing(base: Path, tmp_path: Path) -> None:
-    canary, kinds = tmp_path / "canary", {kind(path) for path in base.rglob("*") if path.is_file()}
+def test_index_files_that_are_pickles_run_no_code(base: Path, tmp_path: Path) -> None:
+    canary, kinds = (
+        tmp_path / "canary",
+        {kind_of(path) for path in base.rglob("*") if path.is_file()},
+    )
     assert {folder for folder, _ in kinds} >= {"vectors", "words"}
-    for each in sorted(kinds - {kind(base / "kb.sqlite")}):
+    for each in sorted(kinds - {kind_of(base / "kb.sqlite")}):
         for keep in (0, 16):  # bytes of the head, by which a reader might believe the rest
-            for file in [path for path in base.rglob("*") if path.is_file() and kind(path) == each]:
+            for file in [
+                path for path in base.rglob("*") if path.is_file() and kind_of(path) == each
+            ]:
                 new = file.with_name(f"{file.name}.bomb")  # who has the old one mapped keeps it
                 new.write_bytes(file.read_bytes()[:keep] + pickle.dumps(ArchiveBomb(canary)))
                 new.replace(file)
@@ -66,25 +71,25 @@ def test_index_files_that_are_pickles_run_nothing(base: Path, tmp_path: Path) ->
     assert not (tmp_path / "canary").exists()
 
 
-def test_a_database_that_is_a_pickle_is_one_error_line(base: Path, tmp_path: Path) -> None:
+def test_a_database_that_is_a_pickle_is_an_error_of_one_line(base: Path, tmp_path: Path) -> None:
     (base / "kb.sqlite").write_bytes(pickle.dumps(ArchiveBomb(tmp_path / "canary")))
     with pytest.raises(UserError):
         open_store(base)
     assert not (tmp_path / "canary").exists()
 
 
-def linked(archive: zipfile.ZipFile, name: str, mode: int, data: bytes) -> None:
+def write_special(archive: zipfile.ZipFile, name: str, mode: int, data: bytes) -> None:
     member = zipfile.ZipInfo(name)
     member.create_system, member.external_attr = 3, (mode | 0o777) << 16
     archive.writestr(member, data)
 
 
 ENTRIES: dict[str, Callable[[zipfile.ZipFile], None]] = {
-    "a link": lambda z: linked(z, "rag.toml", stat.S_IFLNK, b"/etc/passwd"),
-    "a link as the database": lambda z: linked(z, "kb.sqlite", stat.S_IFLNK, b"/etc/passwd"),
-    "a link out": lambda z: linked(z, "vectors", stat.S_IFLNK, b"/tmp"),
-    "a device": lambda z: linked(z, "null", stat.S_IFCHR, b""),
-    "a pipe": lambda z: linked(z, "pipe", stat.S_IFIFO, b""),
+    "a link": lambda z: write_special(z, "rag.toml", stat.S_IFLNK, b"/etc/passwd"),
+    "a link as the database": lambda z: write_special(z, "kb.sqlite", stat.S_IFLNK, b"/etc/passwd"),
+    "a link out": lambda z: write_special(z, "vectors", stat.S_IFLNK, b"/tmp"),
+    "a device": lambda z: write_special(z, "null", stat.S_IFCHR, b""),
+    "a pipe": lambda z: write_special(z, "pipe", stat.S_IFIFO, b""),
     "a way up": lambda z: z.writestr("../canary", b"x"),
     "a way up, of Windows": lambda z: z.writestr("..\\canary", b"x"),
     "a way inside and out": lambda z: z.writestr("vectors/../../canary", b"x"),
@@ -97,7 +102,7 @@ ENTRIES: dict[str, Callable[[zipfile.ZipFile], None]] = {
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("add", ENTRIES.values(), ids=ENTRIES.keys())
-def test_an_archive_with_an_entry_of_theirs_is_refused(
+def test_an_archive_with_a_foreign_entry_is_refused(
     base: Path, tmp_path: Path, add: Callable[[zipfile.ZipFile], None]
 ) -> None:
     (base / "rag.toml").write_text("# mine\n")
@@ -128,7 +133,7 @@ def test_a_tar_and_a_bomb_are_refused(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin", "chatglm-lora.pt"])
-def test_weights_that_are_a_pickle_run_nothing(tmp_path: Path, name: str) -> None:
+def test_weights_that_are_a_pickle_run_no_code(tmp_path: Path, name: str) -> None:
     """Only tensors are read from a model's or an adapter's folder."""
     import torch
 

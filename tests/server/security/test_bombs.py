@@ -11,14 +11,22 @@ import pytest
 from ingest.errors import Unreadable
 from ingest.sandbox import Sandbox
 from tests.ingest.documents import W, pdf, word
-from tests.server.servers import ended, filled, row, served, upload, wait_for
+from tests.server.servers import (
+    has_ended,
+    job_row,
+    sample_server,
+    server_with_worker,
+    upload,
+    wait_for,
+    worker_pid,
+)
 
 PAGES = 100_000
 COLUMNS = 1_000_000
 MEGABYTES = 400
 
 
-def swelling(path: Path) -> None:
+def large_zip(path: Path) -> None:
     """A few hundred kilobytes that expand to hundreds of megabytes."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -30,7 +38,7 @@ def swelling(path: Path) -> None:
         part.write(b"</w:t></w:r></w:p></w:body></w:document>")
 
 
-def laughing(path: Path) -> None:
+def nested_entities(path: Path) -> None:
     """Entities of entities."""
     levels = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
     body = f'<!DOCTYPE d [<!ENTITY l0 "ha">{levels}]><w:document {W}><w:body><w:p><w:r><w:t>&l11;</w:t></w:r></w:p></w:body></w:document>'
@@ -38,7 +46,7 @@ def laughing(path: Path) -> None:
         archive.writestr("word/document.xml", body)
 
 
-def revealing(path: Path) -> None:
+def external_entity(path: Path) -> None:
     """An entity that is a file of this machine."""
     body = (
         '<!DOCTYPE d [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
@@ -48,7 +56,7 @@ def revealing(path: Path) -> None:
         archive.writestr("word/document.xml", body)
 
 
-def nested(path: Path) -> None:
+def nested_zip(path: Path) -> None:
     """Archives in archives, each of which is large when it is unpacked."""
     data = b"0" * (1 << 20)
     for depth in range(6):
@@ -63,11 +71,11 @@ def nested(path: Path) -> None:
         archive.writestr("word/document.xml", f"<w:document {W}><w:body/></w:document>")
 
 
-def deep(path: Path) -> None:
+def deep_html(path: Path) -> None:
     path.write_text("<div>" * 200_000 + "deep", "utf-8")
 
 
-def looping(path: Path) -> None:
+def page_loop(path: Path) -> None:
     """A PDF whose page tree contains itself."""
     path.write_bytes(
         b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
@@ -77,28 +85,28 @@ def looping(path: Path) -> None:
 
 
 BOMBS: dict[str, Callable[[Path], None]] = {
-    "swelling.docx": swelling, "laughing.docx": laughing, "revealing.docx": revealing,
-    "nested.docx": nested, "deep.html": deep, "looping.pdf": looping,
+    "large_zip.docx": large_zip, "nested_entities.docx": nested_entities, "external_entity.docx": external_entity,
+    "nested.docx": nested_zip, "deep.html": deep_html, "looping.pdf": page_loop,
 }  # fmt: skip
 
 
-def test_a_worker_outlives_the_bombs_and_reads_what_lies_between_them(tmp_path: Path) -> None:
+def test_a_worker_survives_bombs_and_reads_the_files_between_them(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {}
     for name, make in BOMBS.items():
         make(tmp_path / name)
         files[name] = (tmp_path / name).read_bytes()
         files[f"after {name}.txt"] = f"在 {name} 之后的文件照样被读取。\n"
-    with served(tmp_path / "data") as (parts, supervisor):
+    with server_with_worker(tmp_path / "data") as (parts, supervisor):
         wait_for(supervisor.alive)
-        before = supervisor.pid
+        before = worker_pid(supervisor)
         job = upload(parts, files)
-        wait_for(ended(parts, job), 150)
-        assert supervisor.pid == before  # the very process that began
-        assert row(parts, job)["state"] == "done"
+        wait_for(has_ended(parts, job), 150)
+        assert worker_pid(supervisor) == before  # the very process that began
+        assert job_row(parts, job)["state"] == "done"
         states = {file["name"]: file for file in parts.jobs.files(job)}
         for name in BOMBS:
             assert states[f"after {name}.txt"]["state"] == "added", name
-        for name in ("swelling.docx", "laughing.docx", "looping.pdf"):
+        for name in ("large_zip.docx", "nested_entities.docx", "looping.pdf"):
             assert states[name]["state"] == "refused"
             assert name in states[name]["problem"]
         with parts.knowledge_bases.open("mine") as pipeline:
@@ -108,15 +116,15 @@ def test_a_worker_outlives_the_bombs_and_reads_what_lies_between_them(tmp_path: 
                 assert store.length(head.id) < 2_000_000
 
 
-def many_pages() -> bytes:
+def pdf_with_pages() -> bytes:
     """A PDF of `PAGES` pages that share one line."""
-    parts, places = [b"%PDF-1.4\n"], []
+    parts, offsets = [b"%PDF-1.4\n"], []
     size = len(parts[0])
 
     def add(content: bytes) -> None:
         nonlocal size
-        places.append(size)
-        parts.append(b"%d 0 obj\n%b\nendobj\n" % (len(places), content))
+        offsets.append(size)
+        parts.append(b"%d 0 obj\n%b\nendobj\n" % (len(offsets), content))
         size += len(parts[-1])
 
     line = b"BT /F 12 Tf 20 100 Td (page of many) Tj ET"
@@ -128,20 +136,18 @@ def many_pages() -> bytes:
     for _ in range(PAGES):
         add(b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents 3 0 R"
             b"/Resources<</Font<</F 4 0 R>>>>>>")  # fmt: skip
-    rows = b"".join(b"%010d 00000 n \n" % place for place in places)
+    rows = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     end = (
         b"xref\n0 %d\n0000000000 65535 f \n%btrailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF"
     )
-    return b"".join([*parts, end % (len(places) + 1, rows, len(places) + 1, size)])
+    return b"".join([*parts, end % (len(offsets) + 1, rows, len(offsets) + 1, size)])
 
 
-def test_a_hundred_thousand_pages_and_a_million_columns_end_within_their_limits(
-    tmp_path: Path,
-) -> None:
+def test_huge_documents_end_within_their_limits(tmp_path: Path) -> None:
     """It may be read or refused, but the child's limits hold, and the next file is read."""
     wide = ",".join(f"c{n}" for n in range(COLUMNS)) + "\n" + ",".join("1" * COLUMNS) + "\n"
     (tmp_path / "wide.csv").write_text(wide)
-    (tmp_path / "many.pdf").write_bytes(many_pages())
+    (tmp_path / "many.pdf").write_bytes(pdf_with_pages())
     (tmp_path / "after.txt").write_text("之后的文件照样被读取。\n", "utf-8")
     with Sandbox(ocr=False) as sandbox:
         parsed = sandbox.parse(tmp_path / "wide.csv")
@@ -155,16 +161,16 @@ def test_a_hundred_thousand_pages_and_a_million_columns_end_within_their_limits(
         assert "照样被读取" in "".join(segment.text for segment in after.segments)
 
 
-def test_the_generated_files_are_what_they_say(tmp_path: Path) -> None:
+def test_the_generated_bombs_are_what_they_claim(tmp_path: Path) -> None:
     """Otherwise it would be refused only because it can't be opened."""
     import pypdfium2
 
-    (tmp_path / "many.pdf").write_bytes(many_pages())
-    with pypdfium2.PdfDocument(tmp_path / "many.pdf") as opened:
-        assert len(opened) == PAGES
-    swelling(tmp_path / "swelling.docx")
-    assert (tmp_path / "swelling.docx").stat().st_size < 1_000_000
-    with zipfile.ZipFile(tmp_path / "swelling.docx") as archive:
+    (tmp_path / "many.pdf").write_bytes(pdf_with_pages())
+    with pypdfium2.PdfDocument(tmp_path / "many.pdf") as document:
+        assert len(document) == PAGES
+    large_zip(tmp_path / "large_zip.docx")
+    assert (tmp_path / "large_zip.docx").stat().st_size < 1_000_000
+    with zipfile.ZipFile(tmp_path / "large_zip.docx") as archive:
         assert archive.infolist()[0].file_size > MEGABYTES << 20
     word(tmp_path / "plain.docx", "<w:p><w:r><w:t>plain</w:t></w:r></w:p>")
     with Sandbox(ocr=False) as sandbox:
@@ -172,9 +178,9 @@ def test_the_generated_files_are_what_they_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pages", [0, 10**6])
-def test_a_page_that_is_not_there_is_not_drawn(tmp_path: Path, pages: int) -> None:
-    with filled(tmp_path) as mine:
-        mine.upload({"two.pdf": pdf(tmp_path / "two.pdf", [["one"], ["two"]]).read_bytes()})
-        found = mine.documents()["two.pdf"]["id"]
-        answer = mine.client.get(f"/knowledge-bases/mine/documents/{found}/pages/{pages}")
+def test_a_missing_page_is_not_drawn(tmp_path: Path, pages: int) -> None:
+    with sample_server(tmp_path) as sample:
+        sample.upload({"two.pdf": pdf(tmp_path / "two.pdf", [["one"], ["two"]]).read_bytes()})
+        found = sample.documents()["two.pdf"]["id"]
+        answer = sample.client.get(f"/knowledge-bases/mine/documents/{found}/pages/{pages}")
         assert answer.status_code in (404, 422)

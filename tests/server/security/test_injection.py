@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parents[3] / "benchmarks" / "injection.py"
         ("poisoned fact, said as the fact is", 2, 1),
     ],
 )
-def test_no_attack_comes_through_more_often(
+def test_no_attack_succeeds_more_often_than_documented(
     name: str, said: int, lost: int, tmp_path: Path
 ) -> None:
     spec = importlib.util.spec_from_file_location("injection", SCRIPT)

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.ingest.documents import package, paragraph, relations, word
-from tests.server.servers import filled
+from tests.server.servers import sample_server
 
 
 @contextmanager
 def canary() -> Iterator[tuple[str, list[str]]]:
     """A server that records its requests."""
-    asked: list[str] = []
+    paths: list[str] = []
 
     class RecordingHandler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            paths.append(self.path)
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"fetched")
@@ -31,7 +31,7 @@ def canary() -> Iterator[tuple[str, list[str]]]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", paths
     finally:
         server.shutdown()
         thread.join()
@@ -65,35 +65,35 @@ def documents(url: str, folder: Path) -> dict[str, bytes | str]:
     }
 
 
-def test_no_address_of_a_document_is_asked_for(tmp_path: Path) -> None:
-    with canary() as (url, asked), filled(tmp_path / "data") as mine:
-        job = mine.upload(documents(url, tmp_path))
+def test_no_address_in_a_document_is_requested(tmp_path: Path) -> None:
+    with canary() as (url, paths), sample_server(tmp_path / "data") as sample:
+        job = sample.upload(documents(url, tmp_path))
         states = {file["name"]: file["state"] for file in job["files"]}
         assert [states[name] for name in ("a.html", "b.md", "e.txt")] == ["added"] * 3
-        mine.ask(f"{url}/question 是什么？")
-        mine.ask("网页里的话是什么？")
-        assert asked == []
+        sample.ask(f"{url}/question 是什么？")
+        sample.ask("网页里的话是什么？")
+        assert paths == []
 
 
-def test_an_address_is_no_file_and_no_knowledge_base(tmp_path: Path) -> None:
-    with canary() as (url, asked), filled(tmp_path / "data") as mine:
+def test_an_address_is_not_accepted_as_file_or_knowledge_base(tmp_path: Path) -> None:
+    with canary() as (url, paths), sample_server(tmp_path / "data") as sample:
         for body in ({"url": f"{url}/x"}, {"name": url}, {"name": "x", "embedder": f"{url}/m"}):
-            answer = mine.client.post("/knowledge-bases", json=body)
+            answer = sample.client.post("/knowledge-bases", json=body)
             assert answer.status_code in (404, 422)
-        answer = mine.client.post("/knowledge-bases/mine/documents", json={"url": f"{url}/x"})
+        answer = sample.client.post("/knowledge-bases/mine/documents", json={"url": f"{url}/x"})
         assert answer.status_code == 422
-        answer = mine.client.post(
+        answer = sample.client.post(
             "/v1/chat/completions",
             json={"model": "mine", "messages": [{"role": "user", "content": [
                 {"type": "image_url", "image_url": {"url": f"{url}/picture"}}]}]},
         )  # fmt: skip
         assert answer.status_code in (400, 422)
-        assert asked == []
+        assert paths == []
 
 
-def test_the_canary_sings(tmp_path: Path) -> None:
+def test_the_canary_records_requests(tmp_path: Path) -> None:
     import httpx
 
-    with canary() as (url, asked):
+    with canary() as (url, paths):
         httpx.get(f"{url}/x")
-        assert asked == ["/x"]
+        assert paths == ["/x"]

@@ -27,7 +27,7 @@ FLAGS = [
 RAG = [sys.executable, "-c", "from rag.cli.app import main; main()"]
 
 
-class Serving:
+class BrowserServer:
     """A server with a folder of its own; `open` returns a page and collects its console errors."""
 
     def __init__(self, data: Path, browser: Browser) -> None:
@@ -52,11 +52,11 @@ class Serving:
         page = context.new_page()
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
-        page.on("console", self._said)
+        page.on("console", self._on_console)
         page.goto(self.address)
         return page
 
-    def _said(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         """The browser also logs 4xx responses; the page shows them, which other tests check."""
         refused = message.text.startswith("Failed to load resource")
         if message.type in ("error", "warning") and not refused:
@@ -66,10 +66,10 @@ class Serving:
         return httpx.Client(base_url=self.address, timeout=60)
 
     def rag(self, *words: str) -> str:
-        done = subprocess.run(
+        result = subprocess.run(
             [*RAG, *words], env=self.environment, capture_output=True, text=True, check=True
         )
-        return done.stdout.strip()
+        return result.stdout.strip()
 
     def close(self) -> None:
         for context in self.contexts:
@@ -89,7 +89,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def serving(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    served = Serving(tmp_path_factory.mktemp("data"), browser)
-    yield served
-    served.close()
+def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserServer]:
+    server = BrowserServer(tmp_path_factory.mktemp("data"), browser)
+    yield server
+    server.close()

@@ -9,7 +9,7 @@ from axe_playwright_python.base import AxeResults
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.server.web.conftest import Serving
+from tests.server.web.conftest import BrowserServer
 
 DOCUMENTS = Path(__file__).parents[2] / "data" / "documents"
 RULES = (
@@ -21,9 +21,9 @@ HOSTILE = "<img src=x onerror=alert(1)>.txt"
 
 
 @pytest.fixture
-def page(serving: Serving) -> Iterator[Page]:
-    serving.complaints.clear()
-    opened = serving.open()
+def page(server: BrowserServer) -> Iterator[Page]:
+    server.complaints.clear()
+    opened = server.open()
     yield opened
     opened.close()
 
@@ -40,7 +40,7 @@ def upload(page: Page, name: str, content: str | bytes) -> None:
     expect(page.locator("#jobs .job").first).to_contain_text("Done", timeout=60_000)
 
 
-def test_from_an_empty_server_to_a_refusal(serving: Serving, page: Page) -> None:
+def test_a_session_from_an_empty_server_to_a_refusal(server: BrowserServer, page: Page) -> None:
     """Everything that a new user does, in one test."""
     expect(page.locator("#thread")).to_contain_text("no knowledge base yet")
     expect(page.locator("#question")).to_be_disabled()
@@ -101,12 +101,12 @@ def test_from_an_empty_server_to_a_refusal(serving: Serving, page: Page) -> None
     ask(page, ASKED)
     expect(page.locator(".refusal")).to_contain_text("Not found")
     expect(page.locator(".chip")).to_have_count(0)
-    assert serving.complaints == []
+    assert server.complaints == []
 
 
 @pytest.fixture(scope="module")
-def filled(serving: Serving) -> Serving:
-    with serving.client() as client:
+def sample_server(server: BrowserServer) -> BrowserServer:
+    with server.client() as client:
         if client.get("/knowledge-bases/仓库").status_code == 404:
             client.post("/knowledge-bases", json={"name": "仓库"})
         files = {
@@ -117,10 +117,12 @@ def filled(serving: Serving) -> Serving:
         job = client.post("/knowledge-bases/仓库/documents", files=parts).json()["id"]
         while client.get(f"/jobs/{job}").json()["finished"] is None:
             pass
-    return serving
+    return server
 
 
-def test_text_arrives_piece_by_piece_and_can_be_stopped(filled: Serving, page: Page) -> None:
+def test_text_arrives_piece_by_piece_and_can_be_stopped(
+    sample_server: BrowserServer, page: Page
+) -> None:
     """The stream stops after its first pieces, as if the model were slow."""
     page.evaluate(
         """() => { const real = window.fetch; window.fetch = async (path, options) => {
@@ -144,7 +146,7 @@ def test_text_arrives_piece_by_piece_and_can_be_stopped(filled: Serving, page: P
     expect(page.locator("#send")).to_be_visible()
 
 
-def test_files_can_be_dropped_anywhere(filled: Serving, page: Page) -> None:
+def test_files_can_be_dropped_anywhere(sample_server: BrowserServer, page: Page) -> None:
     expect(page.locator("#list .document").first).to_be_visible()
     transfer = page.evaluate_handle(
         """() => { const data = new DataTransfer();
@@ -157,10 +159,12 @@ def test_files_can_be_dropped_anywhere(filled: Serving, page: Page) -> None:
     expect(page.locator("#list")).to_contain_text("拖放.txt", timeout=60_000)
 
 
-def test_a_page_of_a_pdf_is_shown_with_the_passage_marked(filled: Serving, page: Page) -> None:
+def test_a_page_of_a_pdf_is_shown_with_the_passage_marked(
+    sample_server: BrowserServer, page: Page
+) -> None:
     page.fill("#find", "mark.pdf")
     expect(page.locator("#list .document")).to_have_count(1)
-    with filled.client() as client:
+    with sample_server.client() as client:
         listed = client.get("/knowledge-bases/仓库/documents", params={"q": "mark.pdf"}).json()
         document = listed["documents"][0]["id"]
         text = client.get(f"/knowledge-bases/仓库/documents/{document}/text").json()["text"]
@@ -173,7 +177,9 @@ def test_a_page_of_a_pdf_is_shown_with_the_passage_marked(filled: Serving, page:
     assert picture.evaluate("image => image.naturalWidth") > 500
 
 
-def test_names_and_text_are_never_markup(filled: Serving, page: Page) -> None:
+def test_names_and_text_are_never_rendered_as_markup(
+    sample_server: BrowserServer, page: Page
+) -> None:
     script = "<script>alert(2)</script> <b onclick=alert(3)>暗号是芝麻</b> javascript:alert(4)\n"
     upload(page, HOSTILE, script)
     expect(page.locator("#jobs .file .name").first).to_have_text(HOSTILE)
@@ -183,10 +189,10 @@ def test_names_and_text_are_never_markup(filled: Serving, page: Page) -> None:
     page.locator("article .chip").first.click()
     expect(page.locator("#source .text")).to_contain_text("<script>alert(2)</script>")
     assert page.locator("#source b, #thread b, #list img").count() == 0
-    assert filled.complaints == []
+    assert sample_server.complaints == []
 
 
-def test_a_file_that_is_refused_says_why(filled: Serving, page: Page) -> None:
+def test_a_refused_file_shows_the_reason(sample_server: BrowserServer, page: Page) -> None:
     upload(page, "broken.pdf", b"%PDF-1.4 cut off")
     expect(page.locator("#jobs .file.refused")).to_contain_text("broken.pdf")
     expect(page.locator("#jobs .file.refused .problem")).not_to_be_empty()
@@ -198,7 +204,7 @@ def test_a_file_that_is_refused_says_why(filled: Serving, page: Page) -> None:
     expect(page.locator("#jobs .job")).to_have_count(0)
 
 
-def test_an_input_methods_enter_does_not_send(filled: Serving, page: Page) -> None:
+def test_enter_in_an_input_method_does_not_send(sample_server: BrowserServer, page: Page) -> None:
     page.fill("#question", "领用")
     page.dispatch_event("#question", "keydown", {"key": "Enter", "keyCode": 229})
     page.dispatch_event("#question", "keydown", {"key": "Enter", "isComposing": True})
@@ -208,10 +214,10 @@ def test_an_input_methods_enter_does_not_send(filled: Serving, page: Page) -> No
 
 
 @pytest.mark.parametrize(("locale", "words"), [("zh-CN", "添加文档"), ("en-GB", "Add documents")])
-def test_the_page_speaks_the_readers_language_and_can_be_switched(
-    filled: Serving, locale: str, words: str
+def test_the_page_has_the_readers_language_and_a_switch(
+    sample_server: BrowserServer, locale: str, words: str
 ) -> None:
-    page = filled.open(locale=locale)
+    page = sample_server.open(locale=locale)
     expect(page.locator("#upload")).to_contain_text(words)
     page.click("#language")
     expect(page.locator("#upload")).not_to_contain_text(words)
@@ -222,8 +228,8 @@ def test_the_page_speaks_the_readers_language_and_can_be_switched(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
-def test_axe_finds_nothing_serious(filled: Serving, scheme: str, width: int) -> None:
-    page = filled.open(
+def test_axe_finds_nothing_serious(sample_server: BrowserServer, scheme: str, width: int) -> None:
+    page = sample_server.open(
         color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 800}
     )
     ask(page, ASKED)
@@ -258,8 +264,12 @@ def serious(result: AxeResults) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_phone_scrolls_in_one_direction_and_has_large_targets(filled: Serving) -> None:
-    page = filled.open(viewport={"width": 360, "height": 740}, has_touch=True, locale="zh-CN")
+def test_a_phone_scrolls_in_one_direction_and_has_large_targets(
+    sample_server: BrowserServer,
+) -> None:
+    page = sample_server.open(
+        viewport={"width": 360, "height": 740}, has_touch=True, locale="zh-CN"
+    )
     ask(page, ASKED)
     expect(page.locator("article .chip").first).to_be_visible()
     for view in ("#show-documents", "#show-chat"):
@@ -273,10 +283,10 @@ def test_a_phone_scrolls_in_one_direction_and_has_large_targets(filled: Serving)
     page.close()
 
 
-def test_a_key_is_asked_for_and_its_scopes_hold(filled: Serving) -> None:
+def test_the_page_asks_for_a_key_and_respects_its_scopes(sample_server: BrowserServer) -> None:
     """This test is the last, because every request needs a key once there is one."""
-    key = filled.rag("keys", "create", "reader", "--scope", "read:仓库")
-    page = filled.open(bypass_csp=True)
+    key = sample_server.rag("keys", "create", "reader", "--scope", "read:仓库")
+    page = sample_server.open(bypass_csp=True)
     expect(page.locator("#key")).to_be_visible()
     assert serious(Axe().run(page)) == []
     page.keyboard.press("Escape")
