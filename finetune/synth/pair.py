@@ -1,4 +1,4 @@
-"""Question-answer pairs about a passage: which are valid, and how a model writes them."""
+"""Question-answer pairs about a passage, and which of them are valid."""
 
 import re
 from collections.abc import Iterator
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from ingest.chunk import Span, sentences
-from rag.generate import Generator
+from ingest.chunk import Span
 from rag.prompt import MARK
 from rag.question import script_of
-from rag.render import one_line
-from rag.types import Message, Sampling, Script
+from rag.types import Script
 
 QuestionKind = Literal["definition", "article", "list", "table", "cloze", "model"]
 
@@ -141,59 +139,3 @@ def punctuate(question: str) -> str:
     bare = question.strip().rstrip("。.；;：:，,？? ")
     bare = re.sub(r"\s+(?=[，。；：、？）》”])|(?<=[（《“，。；：、])\s+", "", bare)
     return f"{bare}？" if script_of(bare) == "han" else f"{bare}?"
-
-
-MODEL_TOKENS = 160
-"""The longest reply of a model that writes a question, in tokens."""
-
-_PROMPT: dict[Script, str] = {
-    "han": (
-        "阅读资料，就其中的一个事实提一个问题，并从资料中一字不差地抄出答案。"
-        "问题要写明所问的对象，脱离资料也能看懂；答案要短。只回复两行：\n问题：……\n答案：……"
-    ),
-    "latin": (
-        "Read the passage. Ask one question about one fact in it, and copy the answer from the "
-        "passage to the letter. Name what the question is about, so that it can be understood "
-        "without the passage; keep the answer short. Reply with two lines only:\n"
-        "Question: ...\nAnswer: ..."
-    ),
-}
-_REPLY = re.compile(
-    r"^\W*(?:问题?|Q(?:uestion)?)\s*[:：]\s*(?P<question>\S[^\n]*)\n+\W*(?:答案?|A(?:nswer)?)\s*[:：]\s*(?P<answer>\S[^\n]*)",
-    re.IGNORECASE,
-)
-_QUOTES = " \t\"'“”‘’「」"
-_STOPS = "。.；;，,"
-
-
-def write_pair(
-    passage: TitledPassage, generator: Generator, *, seed: int = 0
-) -> QuestionAnswer | None:
-    """A question that the model writes about the passage.
-
-    None if its reply is not in the required form, its answer is not in the passage, the question is
-    not valid, or the passage doesn't fit into the model's window.
-    """
-    if not passage.script:
-        return None
-    context = "\n".join(filter(None, (passage.quoted_title, passage.header, passage.text.strip())))
-    messages = [Message("user", f"{_PROMPT[passage.script]}\n\n{context}")]
-    if generator.count(messages) > generator.context - MODEL_TOKENS:
-        return None
-    sampling = Sampling(max_new_tokens=MODEL_TOKENS, temperature=0, seed=seed)
-    found = _REPLY.search("".join(generator.stream(messages, sampling)))
-    return parse_pair(passage, found["question"], found["answer"]) if found else None
-
-
-def parse_pair(passage: TitledPassage, question: str, answer: str) -> QuestionAnswer | None:
-    """The pair of a model's question and an answer in the words of the passage, or None."""
-    text, answer = passage.text, answer.strip(_QUOTES)
-    answer = answer if answer in text else answer.rstrip(_STOPS).strip(_QUOTES)
-    if not answer or (at := text.find(answer)) < 0:
-        return None
-    around = [(a, b) for a, b in sentences(text) if a < at + len(answer) and at < b]
-    start, end = around[0][0], around[-1][1]
-    start += len(text[start:end]) - len(text[start:end].lstrip())
-    span = start, start + len(text[start:end].rstrip())
-    reply = one_line(text[slice(*span)])
-    return next(passage.pair("model", question, answer, reply, span), None)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from finetune.synth.pair import (
@@ -33,16 +32,9 @@ _VAGUE = 24
 """A shorter question hardly names its topic; it gets the title of the document."""
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A sentence on one line, without its article's number, and its place in the passage."""
-
-    line: str
-    span: Span
-
-
-def statements(passage: TitledPassage) -> Iterator[Statement]:
-    """The whole sentences of prose that are not too long for a reply."""
+def statements(passage: TitledPassage) -> Iterator[tuple[str, Span]]:
+    """The whole sentences of prose that are not too long for a reply: each on one line, without its
+    article's number, and its place in the passage."""
     code = [match.span() for match in _FENCED.finditer(passage.text)]
     for start, end in sentences(passage.text):
         piece = passage.text[start:end]
@@ -55,7 +47,7 @@ def statements(passage: TitledPassage) -> Iterator[Statement]:
         if (label := _ARTICLE_LABEL.match(raw)) and label.end() < len(raw):
             start, raw = start + label.end(), raw[label.end() :]
         if _WHOLE.search(raw) and not _MARKUP.search(raw):
-            yield Statement(one_line(raw), (start, start + len(raw)))
+            yield one_line(raw), (start, start + len(raw))
 
 
 def _with_title(question: str, passage: TitledPassage) -> str:
@@ -64,11 +56,7 @@ def _with_title(question: str, passage: TitledPassage) -> str:
     vague = len(question) < _VAGUE or question.partition("，")[0].endswith("的")
     if not vague or not title or passage.title.strip("《》") in question:
         return question
-    return (
-        f"根据{title}，{question}"
-        if _RULE_WORDS.search(passage.title)
-        else f"{title}中，{question}"
-    )
+    return (f"根据{title}，" if _RULE_WORDS.search(passage.title) else f"{title}中，") + question
 
 
 def _named_law(text: str, passage: TitledPassage) -> str:
@@ -112,8 +100,7 @@ _BY_NOBODY = re.compile(
 
 def clozes(passage: TitledPassage) -> Pairs:
     """Who does something, and figures."""
-    for statement in statements(passage) if passage.script == "han" else ():
-        line, span = statement.line, statement.span
+    for line, span in statements(passage) if passage.script == "han" else ():
         by = _BY.match(line)
         if by and not any(_BY_NOBODY.search(by[part]) for part in ("what", "who")):
             question = _with_title(f"{by['what']}由谁{by['does']}", passage)
@@ -166,9 +153,9 @@ _ENGLISH_NO_TERM = re.compile(
 
 def definitions(passage: TitledPassage) -> Pairs:
     define = _chinese_definitions if passage.script == "han" else _english_definitions
-    for statement in statements(passage):
-        for question, answer in define(statement.line, passage.quoted_title):
-            yield from passage.pair("definition", question, answer, statement.line, statement.span)
+    for line, span in statements(passage):
+        for question, answer in define(line, passage.quoted_title):
+            yield from passage.pair("definition", question, answer, line, span)
 
 
 def _chinese_definitions(line: str, title: str) -> Iterator[tuple[str, str]]:
@@ -251,9 +238,9 @@ def lists(passage: TitledPassage) -> Pairs:
     for match in _BLOCK.finditer(passage.text):
         if not any(a < match.end() and match.start() < b for a, b in code):
             yield from _block(passage, match)
-    for statement in statements(passage):
-        for question, items in _inline(_named_law(statement.line, passage)):
-            yield from passage.pair("list", question, items, statement.line, statement.span)
+    for line, span in statements(passage):
+        for question, items in _inline(_named_law(line, passage)):
+            yield from passage.pair("list", question, items, line, span)
 
 
 def _block(passage: TitledPassage, match: re.Match[str]) -> Pairs:
@@ -327,28 +314,23 @@ _TITLED = re.compile(r"(?:题目|标题|书名|篇名|片名)$")
 _COUNTS = re.compile(r"^[+-]?[\d.,]+\s*(?:%|[\u4e00-\u9fff]{1,3}|[A-Za-z]{1,4})?$")
 
 
-@dataclass(frozen=True, slots=True)
-class TableRow:
-    cells: tuple[str, ...]
-    span: Span
+Cells = tuple[str, ...]
 
 
 def tables(passage: TitledPassage) -> Pairs:
     for header, rows in _tables(passage):
-        key = _key_column(header, rows)
-        if key is None:
-            continue
-        for row in rows:
-            for column, (name, cell) in enumerate(zip(header, row.cells, strict=True)):
+        key = _key_column(header, [cells for cells, _ in rows])
+        for cells, span in rows if key is not None else ():
+            for column, (name, cell) in enumerate(zip(header, cells, strict=True)):
                 if column != key and _is_header(name) and _is_fact(name, cell):
-                    yield from _cell(passage, (header[key], row.cells[key]), (name, cell), row.span)
+                    yield from _cell(passage, (header[key], cells[key]), (name, cell), span)
 
 
-def _tables(passage: TitledPassage) -> Iterator[tuple[tuple[str, ...], list[TableRow]]]:
+def _tables(passage: TitledPassage) -> Iterator[tuple[Cells, list[tuple[Cells, Span]]]]:
     """Headers and the rows under each, a table that began before the passage first."""
     lines = list(_ROW.finditer(passage.text))
     header = _split(passage.header) if passage.header else ()
-    rows: list[TableRow] = []
+    rows: list[tuple[Cells, Span]] = []
     for at, line in enumerate(lines):
         if _RULER.match(line[0]):
             continue
@@ -357,25 +339,24 @@ def _tables(passage: TitledPassage) -> Iterator[tuple[tuple[str, ...], list[Tabl
             yield header, rows
             header, rows = cells, []
         elif len(cells) == len(header):
-            rows.append(TableRow(cells, line.span()))
+            rows.append((cells, line.span()))
     yield header, rows
 
 
-def _split(line: str) -> tuple[str, ...]:
+def _split(line: str) -> Cells:
     return tuple(cell.strip() for cell in line.strip().strip("|").split("|"))
 
 
-def _key_column(header: Sequence[str], rows: Sequence[TableRow]) -> int | None:
+def _key_column(header: Cells, rows: Sequence[Cells]) -> int | None:
     """The first column that names what its row is about: words, none of them twice."""
-    for column, name in enumerate(header):
-        cells = [row.cells[column] for row in rows]
-        if (
-            rows
-            and _is_header(name)
-            and all(0 < len(cell) <= _LONGEST_KEY for cell in cells)
-            and len(set(cells)) == len(cells)
-            and not any(_NUMERIC.fullmatch(cell) or _NO_CELL.search(cell) for cell in cells)
-        ):
+    for column, cells in enumerate(zip(*rows, strict=True)):
+        names_rows = len(set(cells)) == len(cells) and all(
+            0 < len(cell) <= _LONGEST_KEY
+            and not _NUMERIC.fullmatch(cell)
+            and not _NO_CELL.search(cell)
+            for cell in cells
+        )
+        if _is_header(header[column]) and names_rows:
             return column
     return None
 
@@ -398,12 +379,12 @@ def _cell(
     if script_of(f"{of} {cell}") == "han":
         question = _cell_question(passage, kind, of, name, cell)
         reply = f"{kind}：{of}；{name}：{cell}"
-    elif re.search(r"[?!:]$", of):
+    elif of[-1] in "?!:":
         return
     else:
-        name_within = name.lower() if name.istitle() else name
-        title = f"According to {passage.quoted_title}, what" if passage.title else "What"
-        question, reply = f"{title} is the {name_within} of {of}", f"{kind}: {of}; {name}: {cell}"
+        asks = f"According to {passage.quoted_title}, what" if passage.title else "What"
+        question = f"{asks} is the {name.lower() if name.istitle() else name} of {of}"
+        reply = f"{kind}: {of}; {name}: {cell}"
     yield from passage.pair("table", question, cell, _full_stop(reply), span)
 
 
@@ -428,14 +409,9 @@ def _full_stop(reply: str) -> str:
     return f"{bare}。" if script_of(bare) == "han" else f"{bare}."
 
 
-Rule = Callable[[TitledPassage], Pairs]
-RULES: dict[QuestionKind, Rule] = {
-    "definition": definitions,
-    "article": articles,
-    "list": lists,
-    "table": tables,
-    "cloze": clozes,
-}
+RULES: dict[QuestionKind, Callable[[TitledPassage], Pairs]] = {
+    "definition": definitions, "article": articles, "list": lists, "table": tables, "cloze": clozes,
+}  # fmt: skip
 
 
 def pairs_by_rule(
@@ -446,14 +422,11 @@ def pairs_by_rule(
     An article is asked for by its number only if nothing else is asked about it.
     """
     found: dict[str, QuestionAnswer] = {}
-    for kind, rule in RULES.items():
-        for pair in rule(passage) if kind in kinds and passage.script else ():
+    for kind in RULES if passage.script else ():
+        for pair in RULES[kind](passage) if kind in kinds else ():
             found.setdefault(pair.question, pair)
-    others = [pair for pair in found.values() if pair.kind != "article"]
-    alone = [
-        pair
-        for pair in found.values()
-        if pair.kind == "article"
-        and not any(pair.start < other.end and other.start < pair.end for other in others)
-    ]
-    return sorted([*others, *alone], key=lambda pair: (pair.start, pair.end, pair.question))
+    pairs = [pair for pair in found.values() if pair.kind != "article"]
+    for article in (pair for pair in found.values() if pair.kind == "article"):
+        if not any(article.start < pair.end and pair.start < article.end for pair in pairs):
+            pairs.append(article)
+    return sorted(pairs, key=lambda pair: (pair.start, pair.end, pair.question))

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from finetune.synth.build import parse_pair, write_pair
 from finetune.synth.pair import (
     QuestionAnswer,
     TitledPassage,
     is_self_contained,
     is_valid,
     normalize,
-    parse_pair,
-    write_pair,
 )
 from finetune.synth.rules import RULES, pairs_by_rule
 from rag.question import script_of
