@@ -1,6 +1,11 @@
-"""The folder in which a domain's adapter is built, step by step, and how an adapter is put in use.
+"""A domain run: from a folder of documents to an adapter in use. This is its folder, and what it decides.
 
-    domain.json   the options and digests of the data that everything depends on
+`rag finetune domain` (cli/domain.py) takes five steps: it ingests the documents, makes training rows
+and held-out questions from them, trains an adapter, compares it with its base on the held-out
+questions, and, if it is better, names it in the knowledge base's `rag.toml`. A run may be stopped
+anywhere. The same command then continues it, because every step leaves its result in one folder:
+
+    domain.json   the options, and digests of the data: everything that the result depends on
     rows/         train.jsonl, heldout.jsonl, and both parts of the general rows
     adapter/      the adapter, and its training
     eval.json     the evaluation, with eval.png
@@ -12,8 +17,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -26,7 +30,6 @@ from finetune.train.setup import RECORD
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
-from ingest.types import Document
 
 INPUTS = "domain.json"
 DOCUMENTS = "the documents"
@@ -39,23 +42,12 @@ LEAST_GENERAL = 3
 _HEADER = re.compile(r"^\ufeff?[ \t]*\[[ \t]*generate[ \t]*\][^\r\n]*", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
 class DomainRun:
     """The steps' files in `folder`. Its inputs may change until training has its first checkpoint."""
 
-    folder: Path
-
-    @property
-    def rows(self) -> Path:
-        return self.folder / "rows"
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "adapter"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.folder / "eval.json"
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.evaluation = folder, folder / "eval.json"
+        self.rows, self.adapter = folder / "rows", folder / "adapter"
 
     @property
     def trained(self) -> bool:
@@ -185,16 +177,8 @@ def divide(rows: Sequence[Any], folder: Path, *, seed: int) -> None:
         write_whole(folder / f"{name}.jsonl", text.encode())
 
 
-def digest_of(documents: Iterable[Document]) -> str:
-    """The number of documents, and a hash of their bytes."""
-    return _digest(sorted(document.digest for document in documents))
-
-
-def digest_of_rows(rows: Sequence[Any]) -> str:
-    return _digest([json.dumps(row) for row in rows])
-
-
-def _digest(parts: Sequence[str]) -> str:
+def digest_of(parts: Sequence[str]) -> str:
+    """The number of parts, and a hash of them."""
     return f"{len(parts)} ({sha256(' '.join(parts).encode()).hexdigest()[:8]})"
 
 

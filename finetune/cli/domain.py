@@ -1,5 +1,6 @@
-"""`rag finetune domain`: a folder of documents -> an adapter for their domain, judged and in use."""
+"""`rag finetune domain`: documents -> an adapter for their domain, evaluated and in use (domain.py)."""
 
+import json
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -95,14 +96,7 @@ def domain(
     options: Annotated[TrainOptions, TRAIN_FIELDS],
     base: Annotated[BaseOptions, ("quant", "device")],
 ) -> None:
-    from finetune.domain import (
-        DOCUMENTS,
-        GENERAL,
-        DomainRun,
-        digest_of,
-        digest_of_rows,
-        general_rows,
-    )
+    from finetune.domain import DOCUMENTS, GENERAL, DomainRun, digest_of, general_rows
     from rag.chatglm.chat import context_of
     from rag.chatglm.loading import read_config
     from rag.config import read_config as read_settings
@@ -116,7 +110,7 @@ def domain(
         eval_steps=options.save_steps, mix=share,
     )  # fmt: skip
     run = DomainRun(chosen.out_dir)
-    inputs = _typed(context) | {GENERAL: digest_of_rows(general)}
+    inputs = _typed(context) | {GENERAL: digest_of([json.dumps(row) for row in general])}
     run.begin(inputs)
     directory = fetch_model(model)
     name = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
@@ -126,7 +120,7 @@ def domain(
     options = replace(options, max_length=within(options.max_length, model_config))
 
     documents = _ingest(paths, config, kb)
-    inputs |= {DOCUMENTS: digest_of(documents)}
+    inputs |= {DOCUMENTS: digest_of(sorted(document.digest for document in documents))}
     questions = QuestionOptions(
         limit=chosen.limit, heldout=chosen.heldout, write_questions=chosen.write_questions,
         seed=options.seed,

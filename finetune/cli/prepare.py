@@ -125,7 +125,7 @@ def prepare(
     sources, target, jsonl = places.split(files or [])
     if target and not model:
         raise UserError("tokens need a tokenizer; name a model's folder with --model")
-    rows, tutorial = row_options.rows(), row_options.tutorial()
+    (template, max_length), tutorial = row_options.form(), row_options.tutorial()
     skip_bad, overwrite = places.skip_bad, places.overwrite
     if jsonl:
         from finetune.data.tokenize import write_jsonl
@@ -148,8 +148,8 @@ def prepare(
             sources,
             directory,
             generation=generation_of(config),
-            template=rows.template,
-            max_length=within(rows.max_length, config),
+            template=template,
+            max_length=within(max_length, config),
             cache=cache_home() / "tokens",
             columns=columns,
             tutorial=tutorial,

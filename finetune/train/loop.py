@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from finetune.data.dataset import Counts
 from finetune.options import TrainOptions
 from finetune.train.batches import Batch, Plan, Stream, batches_of
 from finetune.train.checkpoint import (
@@ -61,6 +62,18 @@ class Sets:
     dev: TokenRows | None = None
     general: TokenRows | None = None
     general_dev: TokenRows | None = None
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    """By the names of the files' options: how many of their examples are used."""
+
+    @property
+    def _all(self) -> dict[str, TokenRows | None]:
+        names = ("train", "dev", "general", "general_dev")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of rows of each set."""
+        return {name: len(rows or ()) for name, rows in self._all.items()}
 
     @property
     def measured(self) -> dict[str, TokenRows]:
@@ -70,8 +83,7 @@ class Sets:
 
     @property
     def digests(self) -> dict[str, str]:
-        names = ("train", "dev", "general", "general_dev")
-        return {n: rows.digest for n in names if (rows := getattr(self, n)) is not None}
+        return {name: rows.digest for name, rows in self._all.items() if rows is not None}
 
     def of(self, plan: Plan, number: int) -> list[TokenRow]:
         """The rows that step `number` takes."""

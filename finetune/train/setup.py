@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.dataset import Counts, TokenSet, damaged_set
+from finetune.data.dataset import TokenSet, damaged_set
 from finetune.data.tokenize import target_of, tokenize
 from finetune.options import Data, LoraOptions, TrainOptions
 from finetune.train.logs import FILE, PICTURE, draw
@@ -36,18 +36,7 @@ M_MMAP_THRESHOLD, MMAP_FROM = -3, 128 << 10
 """glibc's option for the size from which a block has its own pages, and its initial value."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataCounts:
-    """Counts of what was read."""
-
-    rows: dict[str, int]
-    counts: dict[str, Counts]
-    """By set, how its data were used."""
-
-
-def read_sets(
-    data: Data, model: Path, options: TrainOptions, *, cache: Path
-) -> tuple[Sets, DataCounts]:
+def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) -> Sets:
     """The sets of a training, tokenized for the model in the directory `model`; no weight is read.
 
     A folder among the files is one that `prepare` wrote. Raises `UserError` if a row can't be
@@ -92,10 +81,8 @@ def read_sets(
             "--strength is auto, but no rows are held out to choose it on; name --dev or "
             "--dev-share"
         )
-    sets = Sets(train, held_out, general, general_dev)
-    names = ("train", "dev", "general", "general_dev")
     counts = {name: tokens.counts for name, tokens in read.items()}
-    return sets, DataCounts({name: len(getattr(sets, name) or ()) for name in names}, counts)
+    return Sets(train, held_out, general, general_dev, counts)
 
 
 def _first(rows: TokenRows, count: int) -> TokenRows:
@@ -133,18 +120,18 @@ def _prepared(folder: Path, wanted: Mapping[str, Any]) -> TokenSet:
     return tokens
 
 
-def _split(rows: TokenRows, held: int, seed: int, instead: str) -> tuple[RowSubset, RowSubset]:
-    """All but `held` rows drawn at random, and those; `instead` is the way out if there are too few."""
+def _split(rows: TokenRows, size: int, seed: int, instead: str) -> tuple[RowSubset, RowSubset]:
+    """All but `size` rows drawn at random, and those; `instead` is the way out if there are too few."""
     count = len(rows)
-    if held >= count:
+    if size >= count:
         raise UserError(
             "{count} rows are too few to hold {held} of them out; give more, or {instead}",
             count=count,
-            held=held,
+            held=size,
             instead=instead,
         )
     order = np.random.default_rng(seed).permutation(count)
-    return RowSubset(rows, np.sort(order[held:])), RowSubset(rows, np.sort(order[:held]))
+    return RowSubset(rows, np.sort(order[size:])), RowSubset(rows, np.sort(order[:size]))
 
 
 def open_tuned(

@@ -51,7 +51,7 @@ EXTRAS = {
     "anyio": "endpoint", "httpx2": "endpoint", "openai": "endpoint",
     "fastapi": "server", "mcp": "server", "prometheus_client": "server", "pydantic": "server",
     "pypdfium2": "server", "starlette": "server", "tomlkit": "server", "uvicorn": "server",
-    "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
+    "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "jinja2": "finetune", "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures",
 }  # fmt: skip
 """Packages that the base install leaves out -> the extra that brings them."""
 

@@ -58,7 +58,7 @@ def told(*words: object) -> str:
 
 def test_there_is_one_length(models: dict[int, Path]) -> None:
     assert TrainOptions().max_length == RowEncoder(None, 3).max_length == MAX_LENGTH
-    assert RowOptions().rows() == ("chat", MAX_LENGTH)
+    assert RowOptions().form() == ("chat", MAX_LENGTH)
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_what_is_left_out_is_the_tutorial_s_own(
 
 
 def test_one_of_thudm_s_lengths_has_the_other_s_default() -> None:
-    assert RowOptions(max_source_length=64).rows().max_length == 64 + 128
-    assert RowOptions(max_target_length=64).rows().max_length == 1024 + 64
+    assert RowOptions(max_source_length=64).form()[1] == 64 + 128
+    assert RowOptions(max_target_length=64).form()[1] == 1024 + 64

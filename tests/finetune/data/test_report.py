@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.check import Diagnosis, diagnose
+from finetune.data.check import Diagnosis, Unit, diagnose
 from finetune.data.report import (
     LISTED,
     TITLES,
@@ -24,7 +25,6 @@ from finetune.data.report import (
     histogram,
     page,
     record,
-    save_histogram,
     visible,
 )
 from finetune.types import Finding
@@ -179,20 +179,22 @@ def test_figures_of_lengths(lengths: list[int]) -> None:
     ("lengths", "limit"),
     [([], 0), ([], 9), ([0], 0), ([5] * 9, 1), (list(range(300)), 250), ([*range(99), 90_000], 90)],
 )
-def test_histograms_are_drawn(lengths: list[int], limit: int, tmp_path: Path) -> None:
-    values = np.array(lengths, np.int32)
-    for name, head in (("a.png", b"\x89PNG\r\n\x1a\n"), ("a.svg", b"<?xml")):
-        say = Translator("en")
-        save_histogram(tmp_path / name, values, unit="tokens", max_length=limit, say=say)
-        assert (tmp_path / name).read_bytes().startswith(head)
+def test_histograms_are_drawn(lengths: list[int], limit: int) -> None:
+    diagnosis = of_lengths(lengths, "tokens", limit)
+    assert histogram(diagnosis, "png", Translator("en")).startswith(b"\x89PNG\r\n\x1a\n")
+    assert histogram(diagnosis, "svg", Translator("en")).startswith(b"<?xml")
 
 
-def test_a_picture_speaks_the_reader_s_language() -> None:
+def of_lengths(lengths: Sequence[int], unit: Unit, limit: int = 0) -> Diagnosis:
+    return Diagnosis(("a",), len(lengths), (), np.array(lengths, np.int32), unit, limit, ())
+
+
+def test_a_picture_is_in_the_reader_s_language() -> None:
     """In an SVG, whose text is drawn by the reader's own fonts."""
-    values = np.array([*range(99), 90_000], np.int32)
-    drawn = histogram(values, "svg", unit="characters", say=Translator("zh")).decode()
+    lengths = [*range(99), 90_000]
+    drawn = histogram(of_lengths(lengths, "characters"), "svg", Translator("zh")).decode()
     for text in ("每行的字符数", "行数", "中位数 49", "最后一栏"):
         assert text in drawn
     assert "rows" not in ElementTree.fromstring(drawn).itertext()
     assert "of a row" not in drawn
-    histogram(values, "png", unit="tokens", say=Translator("zh"))  # with any fonts, and no warning
+    histogram(of_lengths(lengths, "tokens"), "png", Translator("zh"))  # any fonts, no warning
