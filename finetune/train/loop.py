@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from finetune.data.dataset import Counts
 from finetune.options import TrainOptions
-from finetune.train.batches import Batch, Plan, Stream, batches_of
+from finetune.train.batches import Plan, Stream, batches_of
 from finetune.train.checkpoint import (
     BASE,
     TrainingState,
@@ -319,29 +319,23 @@ class Training:
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
                 report = StepReport(self.done, steps, mean, speed, left, *losses, self.stopped)
                 if log:
-                    log.row(self._line(sums, measured), speed=speed)
+                    values = {"step": self.done, "epoch": self.plan.epoch(self.done), "loss": mean}
+                    values["learning_rate"] = self._rate(self.done - 1)
+                    values["grad_norm"] = sums.norm / sums.steps
+                    log.row(values | measured, speed=speed)
                 sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
             if self.done % options.save_steps == 0 or last or self.stopped:
                 self._save(log, sums)
             if report:
                 yield report
 
-    def _line(self, sums: _Sums, measured: Mapping[str, float]) -> dict[str, float]:
-        return {
-            "step": self.done,
-            "epoch": self.plan.epoch(self.done),
-            "loss": sums.loss / sums.steps,
-            "learning_rate": self._rate(self.done - 1),
-            "grad_norm": sums.norm / sums.steps,
-            **measured,
-        }
-
     def step(self, number: int) -> tuple[float, float, int]:
         """Do one update; returns the mean loss of its learnt tokens, the gradients' norm, its tokens."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         seed = np.random.SeedSequence((self.options.seed, number, rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
-        batches = self._batches(number, rank, world)
+        rows = self.sets.of(self.plan, number)[rank::world]
+        batches = [batch for batch in batches_of(rows, self.options) if batch.learnt]
         counts = torch.tensor([sum(b.learnt for b in batches), sum(b.ids.numel() for b in batches)])
         learnt, read = (int(n) for n in self.optimizer.sum(counts.double()))
         if not learnt:
@@ -352,6 +346,7 @@ class Training:
             )
         total, problem = torch.zeros((), dtype=torch.float64), None
         for batch in batches:
+            batch = batch.to(self.accelerator.device)
             loss = summed_loss(self.tuned.model, batch)
             if not bool(loss.isfinite()):
                 problem = not_finite(self.tuned.model, batch, number + 1)
@@ -369,10 +364,6 @@ class Training:
 
     def _rate(self, step: int) -> float:
         return learning_rate(self.options, step, self.plan.steps)
-
-    def _batches(self, number: int, rank: int, world: int) -> list[Batch]:
-        batches = batches_of(self.sets.of(self.plan, number)[rank::world], self.options)
-        return [batch.to(self.accelerator.device) for batch in batches if batch.learnt]
 
     def _evaluate(self) -> dict[str, float]:
         """The losses of the measured sets."""
