@@ -170,10 +170,10 @@ def divide(rows: Sequence[Any], folder: Path, *, seed: int) -> None:
     """Write general rows to `general.jsonl` to mix in and `general-heldout.jsonl` to evaluate."""
     count = max(1, min(MOST_HELD_OUT, round(len(rows) * HELD_OUT_GENERAL)))
     held_out = set(Random(seed).sample(range(len(rows)), count))
-    for name, wanted in (("general", False), ("general-heldout", True)):
+    for name, is_held_out in (("general", False), ("general-heldout", True)):
         # In ASCII, because a field that is not learnt may hold text that UTF-8 can't encode.
-        chosen = (row for place, row in enumerate(rows) if (place in held_out) is wanted)
-        text = "".join(json.dumps(row) + "\n" for row in chosen)
+        part = (row for place, row in enumerate(rows) if (place in held_out) is is_held_out)
+        text = "".join(json.dumps(row) + "\n" for row in part)
         write_whole(folder / f"{name}.jsonl", text.encode())
 
 
@@ -206,8 +206,8 @@ def put_in_use(settings: Path, values: Mapping[str, str]) -> bool:
         gap = newline if text and not text.endswith("\n") else ""
         gap += newline if text.strip() else ""
         new = text + gap + newline.join(["[generate]", *lines(values), ""])
-    wanted = {**before, "generate": {**section, **values}}
-    if set(section) & {"model", *values} or _parse(new) != wanted:
+    expected = {**before, "generate": {**section, **values}}
+    if set(section) & {"model", *values} or _parse(new) != expected:
         return False
     write_whole(settings.resolve(), new.encode())
     return True

@@ -91,7 +91,7 @@ def domain(
     *,
     model: str = TRAINED,
     kb: str = KB,
-    chosen: DomainOptions,
+    domain_options: DomainOptions,
     lora: Annotated[LoraOptions, ("rank", "alpha", "dropout", "targets")],
     options: Annotated[TrainOptions, TRAIN_FIELDS],
     base: Annotated[BaseOptions, ("quant", "device")],
@@ -101,15 +101,15 @@ def domain(
     from rag.chatglm.loading import read_config
     from rag.config import read_config as read_settings
 
-    files, share = mixed(chosen.general, "--general")
+    files, share = mixed(domain_options.general, "--general")
     general = general_rows(files[0]) if files else []
     device = base.find_device()
     options = replace(
-        options, method=lora, learning_rate=chosen.learning_rate or 1e-4, dtype=base.dtype(device),
-        quant=base.quantization(), max_length=chosen.max_length or sys.maxsize,
+        options, method=lora, learning_rate=domain_options.learning_rate or 1e-4, dtype=base.dtype(device),
+        quant=base.quantization(), max_length=domain_options.max_length or sys.maxsize,
         eval_steps=options.save_steps, mix=share,
     )  # fmt: skip
-    run = DomainRun(chosen.out_dir)
+    run = DomainRun(domain_options.out_dir)
     inputs = _typed(context) | {GENERAL: digest_of([json.dumps(row) for row in general])}
     run.begin(inputs)
     directory = fetch_model(model)
@@ -122,7 +122,7 @@ def domain(
     documents = _ingest(paths, config, kb)
     inputs |= {DOCUMENTS: digest_of(sorted(document.digest for document in documents))}
     questions = QuestionOptions(
-        limit=chosen.limit, heldout=chosen.heldout, write_questions=chosen.write_questions,
+        limit=domain_options.limit, heldout=domain_options.heldout, write_questions=domain_options.write_questions,
         seed=options.seed,
     )  # fmt: skip
     _write_rows(run, inputs, config, general, questions, directory)
@@ -133,7 +133,7 @@ def domain(
         model=str(directory), adapter=str(run.adapter), quant=quant,
         max_new_tokens=min(LONGEST_REPLY, config.generate.max_new_tokens),
     )  # fmt: skip
-    _evaluate(run, config, models, limit=chosen.questions, seed=options.seed)
+    _evaluate(run, config, models, limit=domain_options.questions, seed=options.seed)
     _use(run, kb, {"model": name, "adapter": str(run.adapter.resolve())}, quant)
 
 

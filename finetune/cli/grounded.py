@@ -137,13 +137,13 @@ def write_rows(
     _show(report, folder, heldout)
 
 
-def _kinds(named: str | None, *, write_questions: bool) -> tuple[Any, ...]:
-    if named is None:
+def _kinds(text: str | None, *, write_questions: bool) -> tuple[Any, ...]:
+    if text is None:
         return tuple(kind for kind in KINDS if kind != "model" or write_questions)
-    chosen = [kind.strip() for kind in named.split(",")]
-    if wrong := [kind for kind in chosen if kind not in KINDS]:
+    names = [kind.strip() for kind in text.split(",")]
+    if wrong := [kind for kind in names if kind not in KINDS]:
         raise UserError("--kinds names {wrong!r}; known are {kinds}", wrong=wrong[0], kinds=KINDS)
-    return tuple(k for k in KINDS if k in chosen or (k == "model" and write_questions))
+    return tuple(k for k in KINDS if k in names or (k == "model" and write_questions))
 
 
 def window(model: str | None) -> tuple[Any, int]:

@@ -77,7 +77,7 @@ def train(
     data: Data,
     columns: Columns,
     lora: LoraOptions,
-    chosen: MethodOptions,
+    method_options: MethodOptions,
     options: TrainOptions,
     base: BaseOptions,
 ) -> None:
@@ -92,10 +92,10 @@ def train(
         template, max_length = row_options.form_of_prepared(sources[0])
     else:
         template, max_length = row_options.form()
-    method, (general, share) = chosen.method(lora), mixed(run_options.mix)
+    method, (general, share) = method_options.method(lora), mixed(run_options.mix)
     device = base.find_device()
     options = replace(
-        options, method=method, learning_rate=chosen.rate, dtype=base.dtype(device), mix=share,
+        options, method=method, learning_rate=method_options.rate, dtype=base.dtype(device), mix=share,
         quant=base.quantization(), template=template, max_length=max_length,
     )  # fmt: skip
     directory = fetch_model(model)
@@ -180,9 +180,9 @@ def run(
         "counts": {name: asdict(counts) for name, counts in sets.counts.items()},
     }
     with writing(folder):
-        done = finish(training, record)
-    screen.finished(done)
-    return done
+        result = finish(training, record)
+    screen.finished(result)
+    return result
 
 
 def check_free(folder: Path) -> None:
@@ -262,32 +262,32 @@ class Screen:
         self.progress(step, text, left=report.left)
         self.stopped = report.stopped
 
-    def finished(self, done: "TrainingResult") -> None:
+    def finished(self, result: "TrainingResult") -> None:
         """What was written, and how it compares."""
-        losses = done.losses
+        losses = result.losses
         if self.stopped:
             self.note_message("stopped early: {stopped}", stopped=self.stopped)
-        if done.strength != 1:
-            self.note_message("kept at strength {strength:g}", strength=done.strength)
+        if result.strength != 1:
+            self.note_message("kept at strength {strength:g}", strength=result.strength)
         for name, title in SETS.items():
             before, after = (losses.get(f"{name}_loss{when}") for when in ("_before", ""))
             if before is None or after is None:
                 continue
             best, step = losses.get(f"{name}_best", after), losses.get("dev_step", 0)
             least: str = ""
-            if best < after and step != done.steps:
+            if best < after and step != result.steps:
                 least = Translatable(
                     " (least: {best:.4f} in step {step:.0f} of {steps})",
-                    best=best, step=step, steps=done.steps,
+                    best=best, step=step, steps=result.steps,
                 )  # fmt: skip
             self.note_message(
                 "{name} loss {before:.4f} before, {after:.4f} now{least}",
                 name=title, before=before, after=after, least=least,
             )  # fmt: skip
         self.note_message(
-            "read back, its logits differ by {apart:.1e} of the largest at most", apart=done.apart
+            "read back, its logits differ by {apart:.1e} of the largest at most", apart=result.apart
         )
-        out(str(done.out))
+        out(str(result.out))
 
 
 @contextmanager

@@ -243,28 +243,28 @@ def decide(comparisons: Sequence[Comparison]) -> Decision:
     A model that hardly ever refuses has a high precision, and one that always refuses a high recall.
     So a loss of precision or recall counts only if the F1 of refusals did not improve.
     """
-    surer = {
+    refuses_better = {
         each.condition for each in comparisons if each.measure == "refusal_f1" and each.low > 0
     }
-    against: list[Translatable] = []
+    losses: list[Translatable] = []
     collapses: list[Translatable] = []
-    better: list[Translatable] = []
+    gains: list[Translatable] = []
     for each in comparisons:
         primary, name = MEASURES[each.measure].primary, each.measure
-        outweighed = name != "f1" and surer & {each.condition, ALL}
+        outweighed = name != "f1" and refuses_better & {each.condition, ALL}
         if primary and each.high < 0 and not outweighed:
-            against.append(_reason(Translatable("worse"), each))
+            losses.append(_reason(Translatable("worse"), each))
         # A precision has no exact test, and an improvement shows in F1 or recall, too.
         if primary and name != "refusal_precision" and each.low > 0 and each.p < LEVEL:
-            better.append(_reason(Translatable("better"), each))
-        lost = each.base.value >= WORTH and each.adapter.value < COLLAPSE * each.base.value
+            gains.append(_reason(Translatable("better"), each))
+        collapsed = each.base.value >= WORTH and each.adapter.value < COLLAPSE * each.base.value
         closed = name == "f1" and each.condition in ("closed", "general")
-        if closed and lost and not each.high < 0:
+        if closed and collapsed and not each.high < 0:
             collapses.append(_reason(Translatable("collapsed"), each))
-    if against or collapses:
-        return Decision(False, (*against, *collapses))
-    if better:
-        return Decision(True, tuple(better))
+    if losses or collapses:
+        return Decision(False, (*losses, *collapses))
+    if gains:
+        return Decision(True, tuple(gains))
     nothing = Translatable(
         "nothing got better beyond chance: no primary measure has its 95 % interval above 0 and "
         "p < {level}; ask more questions, or train more",

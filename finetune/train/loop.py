@@ -260,7 +260,7 @@ class Training:
     accelerator: Accelerator
     losses: dict[str, float] = field(default_factory=dict, init=False)
     """Of the measured sets: before the training, the best (and its step), and the last ones."""
-    done: int = field(default=0, init=False)
+    steps_done: int = field(default=0, init=False)
     stopped: str = field(default="", init=False)
     """The reason for an end before the last step, or ""."""
 
@@ -289,42 +289,48 @@ class Training:
         sums = _Sums(*state.sums) if state else _Sums()
         size = state.log if state else 0
         main = self.accelerator.is_main_process
-        with Log(self.out, size=size, step=self.done) if main else nullcontext() as log:
+        with Log(self.out, size=size, step=self.steps_done) if main else nullcontext() as log:
             yield from self._steps(log, sums)
 
     def _steps(self, log: Log | None, sums: _Sums) -> Iterator[StepReport]:
         options, steps = self.options, self.plan.steps
-        start, tokens, trained, first = monotonic(), 0, 0.0, self.done
-        if self.done == 0 and (measured := self._evaluate()):
+        start, tokens, trained, first = monotonic(), 0, 0.0, self.steps_done
+        if self.steps_done == 0 and (measured := self._evaluate()):
             self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
             if log:
                 log.row({"step": 0, "epoch": 0.0, **measured})
-        while self.done < steps and not self.stopped:
+        while self.steps_done < steps and not self.stopped:
             step_start = monotonic()
-            loss, norm, count = self.step(self.done)
-            self.done += 1
+            loss, norm, count = self.step(self.steps_done)
+            self.steps_done += 1
             tokens, trained = tokens + count, trained + monotonic() - step_start
             sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
-            last = self.done == steps
+            last = self.steps_done == steps
             measured: dict[str, float] = {}
-            if self.done % options.eval_steps == 0 or last:
+            if self.steps_done % options.eval_steps == 0 or last:
                 measured = self._evaluate()
                 self._record_losses(measured)
             report = None
-            if self.done % options.logging_steps == 0 or last or measured:
-                if sums.steps == self.done and sums.loss <= LEARNT * sums.steps:
+            if self.steps_done % options.logging_steps == 0 or last or measured:
+                if sums.steps == self.steps_done and sums.loss <= LEARNT * sums.steps:
                     raise nothing_to_learn(sums.steps)
                 mean, speed = sums.loss / sums.steps, tokens / trained
-                left = (monotonic() - start) / (self.done - first) * (steps - self.done)
+                left = (monotonic() - start) / (self.steps_done - first) * (steps - self.steps_done)
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
-                report = StepReport(self.done, steps, mean, speed, left, *losses, self.stopped)
+                report = StepReport(
+                    self.steps_done, steps, mean, speed, left, *losses, self.stopped
+                )
                 if log:
-                    values = {"step": self.done, "epoch": self.plan.epoch(self.done), "loss": mean}
-                    values["learning_rate"] = self._rate(self.done - 1)
+                    values = {
+                        "step": self.steps_done,
+                        "epoch": self.plan.epoch(self.steps_done),
+                        "loss": mean,
+                    }
+                    values["learning_rate"] = self._rate(self.steps_done - 1)
                     values["grad_norm"] = sums.norm / sums.steps
                     log.row(values | measured, speed=speed)
                 sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
-            if self.done % options.save_steps == 0 or last or self.stopped:
+            if self.steps_done % options.save_steps == 0 or last or self.stopped:
                 self._save(log, sums)
             if report:
                 yield report
@@ -368,7 +374,7 @@ class Training:
     def _evaluate(self) -> dict[str, float]:
         """The losses of the measured sets."""
         part = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        length, step = self.options.pack_length, self.done
+        length, step = self.options.pack_length, self.steps_done
         measured: dict[str, float] = {}
         for name, rows in self.sets.measured.items():
             sums, problem = torch.zeros(2, dtype=torch.float64), None
@@ -386,7 +392,7 @@ class Training:
         """Record the last and the best losses; stop if the forgetting budget is exceeded."""
         self.losses |= measured
         if (loss := measured.get("dev_loss", math.inf)) < self.losses.get("dev_best", math.inf):
-            self.losses |= {"dev_best": loss, "dev_step": self.done}
+            self.losses |= {"dev_best": loss, "dev_step": self.steps_done}
         before, now = (self.losses.get(f"general_loss{when}") for when in ("_before", ""))
         budget = self.options.forgetting_budget
         if budget and before is not None and now is not None and now > before * (1 + budget):
@@ -399,7 +405,7 @@ class Training:
         if log:
             numbers, scale = (sums.loss, sums.norm, sums.steps), self.optimizer.scale()
             rest = (self.losses, self.stopped, torch.get_num_threads(), self.identity)
-            state = TrainingState(self.done, log.flush(), numbers, scale, *rest)
+            state = TrainingState(self.steps_done, log.flush(), numbers, scale, *rest)
             tensors, keep = self.optimizer.tensors(), self.options.save_total_limit
             save_checkpoint(self.out, state, tensors, self._write_adapter, keep=keep)
             draw(self.out / FILE, self.out / PICTURE)
@@ -418,5 +424,5 @@ class Training:
         check_same(state.made_of, self.identity, self.out)
         torch.set_num_threads(state.threads)
         self.optimizer.restore(load_tensors(folder), state.scaler)
-        self.losses, self.done, self.stopped = dict(state.losses), state.step, state.stopped
+        self.losses, self.steps_done, self.stopped = dict(state.losses), state.step, state.stopped
         return state

@@ -58,18 +58,18 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
             skip_bad=data.skip_bad,
         )
 
-    read = {
+    sets = {
         name: rows(files)
         for name, files in (("train", data.train), ("dev", data.dev), ("general", data.general))
         if files
     }
-    train, dev = _first(read["train"], data.most), read.get("dev")
+    train, dev = _first(sets["train"], data.most), sets.get("dev")
     if not len(train):
         raise UserError("{file} holds no row to learn", file=data.train[0])
     held_out = _first(dev, data.most_dev) if dev is not None else None
     if dev is None and (count := round(len(train) * data.dev_share)):
         train, held_out = _split(train, count, options.seed, "--dev-share 0")
-    general, general_dev = _general(read.get("general"), options)
+    general, general_dev = _general(sets.get("general"), options)
     if options.forgetting_budget and general_dev is None:
         raise UserError(
             "--forgetting-budget is {budget}, but no general data is named to measure "
@@ -81,7 +81,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
             "--strength is auto, but no rows are held out to choose it on; name --dev or "
             "--dev-share"
         )
-    counts = {name: tokens.counts for name, tokens in read.items()}
+    counts = {name: tokens.counts for name, tokens in sets.items()}
     return Sets(train, held_out, general, general_dev, counts)
 
 
@@ -225,7 +225,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
         "base_fingerprint": training.contract.base,
         "device": training.accelerator.device.type,
         "processes": training.accelerator.num_processes,
-        "steps": training.done,
+        "steps": training.steps_done,
         "stopped": training.stopped,
         "losses": losses,
         "strength": strength,
@@ -233,7 +233,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
     }
     text = json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n"
     write_whole(out / RECORD, text.encode())
-    return TrainingResult(out, training.done, strength, losses, apart)
+    return TrainingResult(out, training.steps_done, strength, losses, apart)
 
 
 def final_strength(training: Training) -> tuple[float, dict[str, float]]:
@@ -248,18 +248,18 @@ def final_strength(training: Training) -> tuple[float, dict[str, float]]:
         return 1.0, losses
     budget, before = options.forgetting_budget, losses.get("general_loss_before", math.inf)
     limit = before * (1 + budget) if budget else math.inf
-    tried: list[tuple[float, float, dict[str, float]]] = []
+    candidates: list[tuple[float, float, dict[str, float]]] = []
     for strength in STRENGTHS if search else (options.strength or 1.0,):
         tuned.scale(strength)
         means: dict[str, float] = {}
         for name, rows in training.sets.measured.items():
-            length, step = options.pack_length, training.done
+            length, step = options.pack_length, training.steps_done
             loss, count = evaluate(tuned.model, rows, length=length, step=step)
             if count:
                 means[name] = float(loss / count)
         if not search or means.get("general_loss", 0.0) <= limit:
-            tried.append((means.get("dev_loss", -strength), strength, means))
-    if not tried:
+            candidates.append((means.get("dev_loss", -strength), strength, means))
+    if not candidates:
         raise UserError(
             "no strength down to {least} keeps the general loss within {limit:.4f}; the "
             "checkpoints stay; train with a lower --learning-rate, more --mix, or a larger "
@@ -267,7 +267,7 @@ def final_strength(training: Training) -> tuple[float, dict[str, float]]:
             least=STRENGTHS[-1],
             limit=limit,
         )
-    _, strength, means = min(tried, key=lambda each: each[:2])
+    _, strength, means = min(candidates, key=lambda each: each[:2])
     tuned.scale(strength)
     return strength, losses | means
 

@@ -312,7 +312,7 @@ def test_what_the_budget_stopped_stays_stopped_and_is_weakened(tmp_path: Path) -
     assert first.stopped
     again = made()
     assert list(again.run(resume=True)) == []
-    assert (again.done, again.stopped) == (first.done, first.stopped)
+    assert (again.steps_done, again.stopped) == (first.steps_done, first.stopped)
     finished = finish(again, {})
     assert finished.strength < 1
     limit = finished.losses["general_loss_before"] * 1.02
