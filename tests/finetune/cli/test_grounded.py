@@ -17,7 +17,7 @@ from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from rag.chatglm.tokenization import ChatGLMTokenizer, open_tokenizer
 from rag.types import Message
 from tests import commands
-from tests.finetune.grounds import DOCUMENTS
+from tests.finetune.documents import DOCUMENTS
 
 Rag = Callable[..., CompletedProcess[str]]
 FILES = ("劳动合同法.txt", "居民身份证法.txt", "山川.txt")
@@ -122,8 +122,8 @@ def examiner(folder: Path, reply: str) -> Path:
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.zero_()
         embedded, head = model.model.embed_tokens.weight.normal_(), model.lm_head.weight.zero_()
-        said = ("<|assistant|>", "\n", reply, "</s>")
-        for token, following in pairwise(map(tokenizer.convert_tokens_to_ids, said)):
+        message = ("<|assistant|>", "\n", reply, "</s>")
+        for token, following in pairwise(map(tokenizer.convert_tokens_to_ids, message)):
             head[following] = embedded[token]
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -148,7 +148,7 @@ def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("nowhere", "out"), "there is no knowledge base 'nowhere'"),
         (("demo", "out", "--kinds", "cloze,riddle"), "--kinds names 'riddle'"),
@@ -161,8 +161,8 @@ def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_one_line(rag: Rag, kb: str, words: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_one_line(rag: Rag, kb: str, words: tuple[str, ...], message: str) -> None:
     done = rag("finetune", "grounded", *words)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

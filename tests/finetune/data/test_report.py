@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_the_data_is_text_and_nothing_else(hostile: str, language: str) -> None:
+def test_the_page_has_no_markup_from_the_data(hostile: str, language: str) -> None:
     findings = tuple(
         Finding(f"{hostile}:{i}", problem, Translatable.of(hostile, {}), bad=i % 2 == 0)
         for i, problem in enumerate(TITLES)
@@ -102,7 +102,7 @@ def test_the_data_is_text_and_nothing_else(hostile: str, language: str) -> None:
     assert any("default-src 'none'" in value for _, value in made.attributes)
 
 
-def test_many_findings_are_cut_in_the_page_and_whole_in_json() -> None:
+def test_the_page_lists_some_findings_and_the_json_all() -> None:
     findings = tuple(
         Finding(f"a:{i}", "duplicate", Translatable("the same as {first}", first=f"b:{i}"))
         for i in range(LISTED + 7)
@@ -114,24 +114,24 @@ def test_many_findings_are_cut_in_the_page_and_whole_in_json() -> None:
     assert len(record(diagnosis)["findings"]) == LISTED + 7
 
 
-def test_a_record_holds_all_that_was_found() -> None:
+def test_a_record_has_everything_that_was_found() -> None:
     diagnosis = diagnose([DATA / "messy_bad_fields.json"])
-    told = json.loads(json.dumps(record(diagnosis)))
-    assert (told["rows"], told["usable"], told["bad"], told["warned"]) == (30, 21, 9, 0)
-    assert told["problems"] == {
+    message = json.loads(json.dumps(record(diagnosis)))
+    assert (message["rows"], message["usable"], message["bad"], message["warned"]) == (30, 21, 9, 0)
+    assert message["problems"] == {
         problem: {"bad": 3, "warnings": 0} for problem in ("empty", "missing", "type")
     }
-    assert told["findings"][0] == {
+    assert message["findings"][0] == {
         "source": "messy_bad_fields.json:4",
         "problem": "empty",
         "text": '"output" is empty; need a text',
         "zh": '"output" 为空；需要文本',
         "bad": True,
     }
-    assert told["lengths"]["rows"] == sum(bin["count"] for bin in told["histogram"]) == 21
+    assert message["lengths"]["rows"] == sum(bin["count"] for bin in message["histogram"]) == 21
 
 
-def test_a_clean_set_says_so() -> None:
+def test_the_page_of_clean_data() -> None:
     diagnosis = diagnose([DATA / "alpaca_zh.json"])
     assert counts(diagnosis) == []
     assert "Nothing is wrong." in Page(page(diagnosis, [], Translator("en"))).text
@@ -165,7 +165,7 @@ def test_a_few_very_long_rows_share_the_last_bin() -> None:
 
 
 @given(lengths=LENGTHS)
-def test_figures_of_lengths(lengths: list[int]) -> None:
+def test_figures_equal_their_definition(lengths: list[int]) -> None:
     known = figures(np.array(lengths, np.int32))
     assert known["rows"] == len(lengths)
     assert known["total"] == sum(lengths)
