@@ -101,7 +101,7 @@ def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
     lora.model.train()
     if way == "upstream":
         enable_checkpointing(lora.base)
-    optimizer = Optimizer(lora.trained, OPTIONS, Accelerator(cpu=True))
+    optimizer = Optimizer(lora.trainable, OPTIONS, Accelerator(cpu=True))
     options = replace(OPTIONS, packing=way != "dynamic")
     steps = plan(Sets(rows), options, 1)
     longest = sum(LONGEST[mix]) + 1

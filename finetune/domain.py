@@ -50,7 +50,7 @@ class DomainRun:
         self.rows, self.adapter = folder / "rows", folder / "adapter"
 
     @property
-    def trained(self) -> bool:
+    def is_trained(self) -> bool:
         return (self.adapter / RECORD).is_file()
 
     def begin(self, options: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class DomainRun:
 
     @property
     def _has_checkpoint(self) -> bool:
-        return self.trained or bool(checkpoints(self.adapter))
+        return self.is_trained or bool(checkpoints(self.adapter))
 
     def _inputs(self) -> dict[str, Any]:
         """What was written; empty before the first step."""

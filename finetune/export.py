@@ -229,22 +229,23 @@ def _settings(
     before = {"base_model_name_or_path": directory.name, **(source.settings or NEW)}
     modules = dict(sorted(modules.items()))
     ranks = {name: lora.rank for name, lora in modules.items()}
-    alphas = {
-        name: _whole(lora.scale * (math.sqrt(lora.rank) if config.rslora else lora.rank))
-        for name, lora in modules.items()
-    }
+    alphas: dict[str, float] = {}
+    for name, lora in modules.items():
+        alpha = lora.scale * (math.sqrt(lora.rank) if config.rslora else lora.rank)
+        whole = round(alpha)
+        alphas[name] = whole if math.isclose(alpha, whole, rel_tol=1e-12) else alpha
     rank, rank_pattern = _patterns(ranks)
     alpha, alpha_pattern = _patterns(alphas)
     ends = {_end(name) for name in modules}
     all_of_them = {name for name in known if _end(name) in ends} == set(modules)
+    absent = ("auto_mapping", "exclude_modules", "layers_to_transform", "layers_pattern")
     return before | {
         "r": rank,
         "rank_pattern": rank_pattern,
         "lora_alpha": alpha,
         "alpha_pattern": alpha_pattern,
         "target_modules": sorted(ends if all_of_them else modules),
-        **dict.fromkeys(("auto_mapping", "exclude_modules", "layers_to_transform")),
-        "layers_pattern": None,
+        **dict.fromkeys(absent),
         "use_rslora": config.rslora,
         "use_dora": config.dora,
         "lora_bias": config.bias,
@@ -264,11 +265,6 @@ def _patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
         if value != usual
     }
     return usual, others
-
-
-def _whole(value: float) -> float:
-    """`value`, rounded if it is almost a whole number."""
-    return round(value) if math.isclose(value, round(value), rel_tol=1e-12) else value
 
 
 def _end(name: str) -> str:

@@ -195,7 +195,7 @@ def _write_rows(
 def _train(run: "DomainRun", model: Path, options: TrainOptions, device: str) -> None:
     from finetune.cli.train import run as train
 
-    if run.trained:
+    if run.is_trained:
         _step(3, Translatable("done before, in {adapter}", adapter=run.adapter))
         return
     _step(3)

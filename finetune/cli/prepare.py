@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetune.data.template import TutorialOptions
 
 
-def fates(counts: "Counts") -> list[str]:
+def omissions(counts: "Counts") -> list[str]:
     """How many examples are not learnt as they are; empty if all are."""
     bad = Translatable("1 bad row skipped")
     if counts.bad > 1:
@@ -167,4 +167,4 @@ def _report(place: Path, counts: "Counts", rows: int) -> None:
         rows=rows,
         examples=counts.examples,
     )
-    out(line + "".join(say(", ") + f for f in fates(counts)))
+    out(line + "".join(say(", ") + each for each in omissions(counts)))

@@ -16,7 +16,7 @@ from finetune.cli.options import (
     mixed,
     within,
 )
-from finetune.cli.prepare import fates
+from finetune.cli.prepare import omissions
 from finetune.options import Columns, Data, LoraOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -128,7 +128,7 @@ def run(
     """
     from accelerate import Accelerator
 
-    from finetune.train.checkpoint import check_resumable, forget, identity
+    from finetune.train.checkpoint import check_resumable, delete_training, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
     from finetune.train.setup import contract_of, finish, open_tuned, own_pages, read_sets
@@ -165,7 +165,7 @@ def run(
             )
         return None
     if overwrite and main:
-        forget(folder)
+        delete_training(folder)
     accelerator.wait_for_everyone()
     with screen, writing(folder):
         for report in training.run(resume=resume):
@@ -247,8 +247,8 @@ class Screen:
             **sets.sizes,
         )
         for name, counts in sets.counts.items():
-            for fate in fates(counts):
-                self.note_message("{name}: {fate}", name=name, fate=fate)
+            for omission in omissions(counts):
+                self.note_message("{name}: {fate}", name=name, fate=omission)
 
     def show(self, report: "StepReport") -> None:
         """Loss, speed, time left."""
@@ -329,15 +329,13 @@ class Preview:
         ways = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
         ways += ["--quant int8"] if options.quant == "none" else []
         ways.append(f"--max-length {max(64, one.length // 2)}")
-        where = {"cpu": Translatable("memory"), "cuda": Translatable("GPU memory")}[kind]
-        needs, left = gigabytes(wanted), gigabytes(preview.free)
         raise UserError(
             "training on one row of {length} tokens needs {needed} of {where} and {free} are free; "
             "try {ways}",
             length=one.length,
-            needed=needs,
-            where=where,
-            free=left,
+            needed=gigabytes(wanted),
+            where=Translatable("memory") if kind == "cpu" else Translatable("GPU memory"),
+            free=gigabytes(preview.free),
             ways=ways,
         )
 
@@ -377,17 +375,16 @@ class Preview:
         from rag.chatglm.memory import gigabytes, stored_bits
 
         config, options = self.estimator.config, self.estimator.options
-        variants = [(say("as asked"), options)]
+        variants = {say("as asked"): options}
         if not options.gradient_checkpointing:
-            variants.append(("checkpointing", replace(options, gradient_checkpointing=True)))
+            variants["checkpointing"] = replace(options, gradient_checkpointing=True)
         if options.quant == "none" and not stored_bits(config):
-            variants.append(("int8", replace(options, quant="int8")))
+            variants["int8"] = replace(options, quant="int8")
             if not options.gradient_checkpointing:
-                both = replace(options, quant="int8", gradient_checkpointing=True)
-                variants.append((say("both"), both))
+                variants[say("both")] = replace(variants["int8"], gradient_checkpointing=True)
         rows: list[list[str]] = []
-        for name, wanted in variants:
-            preview = replace(self, estimator=Estimator(config, wanted, self.estimator.device))
+        for name, variant in variants.items():
+            preview = replace(self, estimator=Estimator(config, variant, self.estimator.device))
             estimate = preview.estimator.peak(self.sets)
             total = gigabytes(estimate.total).removesuffix(" GB")
             rows.append([name, *_sizes(estimate), total, preview.largest()])

@@ -74,7 +74,7 @@ def is_training(out: Path) -> bool:
     return bool(checkpoints(out)) or (out / FILE).is_file()
 
 
-def forget(out: Path) -> None:
+def delete_training(out: Path) -> None:
     """Delete a training: its checkpoints first, then its other files. Files of others stay."""
     for path in [*(path for _, path in checkpoints(out)), *out.glob(".checkpoint-*.partial")]:
         shutil.rmtree(path)

@@ -46,12 +46,12 @@ class TunedModel(Protocol):
     """A model of which only an adapter's parameters are trained (lora.py)."""
 
     base: Any
-    trained: dict[str, nn.Parameter]
+    trainable: dict[str, nn.Parameter]
 
     @property
     def model(self) -> Any: ...
     def write(self, folder: Path, *, strength: float = 1.0) -> None: ...
-    def released(self) -> Any: ...
+    def release(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,10 @@ class Optimizer:
     """AdamW over an adapter's parameters: float16's loss scale, clipping, gradients of all devices."""
 
     def __init__(
-        self, trained: Mapping[str, nn.Parameter], options: TrainOptions, accelerator: Accelerator
+        self, trainable: Mapping[str, nn.Parameter], options: TrainOptions, accelerator: Accelerator
     ) -> None:
-        self.trained, self.options, self.accelerator = trained, options, accelerator
-        self.params = list(trained.values())
+        self.trainable, self.options, self.accelerator = trainable, options, accelerator
+        self.params = list(trainable.values())
         self.adamw = torch.optim.AdamW(
             self.params, options.learning_rate, weight_decay=options.weight_decay
         )
@@ -185,7 +185,7 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """The parameters and AdamW's state, by name: `value.NAME`, `exp_avg.NAME`, …."""
         tensors: dict[str, Tensor] = {}
-        for name, param in self.trained.items():
+        for name, param in self.trainable.items():
             tensors |= {f"{key}.{name}": t for key, t in self.adamw.state.get(param, {}).items()}
             tensors[f"value.{name}"] = param
         return tensors
@@ -197,7 +197,7 @@ class Optimizer:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], scale: Mapping[str, float]) -> None:
         """Restore what `tensors` and `scale` returned."""
-        for name, param in self.trained.items():
+        for name, param in self.trainable.items():
             end = f".{name}"
             state = {k.removesuffix(end): t for k, t in tensors.items() if k.endswith(end)}
             param.copy_(state.pop("value"))
@@ -266,7 +266,7 @@ class Training:
 
     def __post_init__(self) -> None:
         options = self.options
-        self.optimizer = Optimizer(self.tuned.trained, options, self.accelerator)
+        self.optimizer = Optimizer(self.tuned.trainable, options, self.accelerator)
         self.plan = plan(self.sets, options, self.accelerator.num_processes)
         if options.gradient_checkpointing:
             enable_checkpointing(self.tuned.base)
@@ -294,7 +294,7 @@ class Training:
 
     def _steps(self, log: Log | None, sums: _Sums) -> Iterator[StepReport]:
         options, steps = self.options, self.plan.steps
-        start, tokens, trained, first = monotonic(), 0, 0.0, self.steps_done
+        start, tokens, seconds, first = monotonic(), 0, 0.0, self.steps_done
         if self.steps_done == 0 and (measured := self._evaluate()):
             self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
             if log:
@@ -303,7 +303,7 @@ class Training:
             step_start = monotonic()
             loss, norm, count = self.step(self.steps_done)
             self.steps_done += 1
-            tokens, trained = tokens + count, trained + monotonic() - step_start
+            tokens, seconds = tokens + count, seconds + monotonic() - step_start
             sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
             last = self.steps_done == steps
             measured: dict[str, float] = {}
@@ -314,7 +314,7 @@ class Training:
             if self.steps_done % options.logging_steps == 0 or last or measured:
                 if sums.steps == self.steps_done and sums.loss <= LEARNT * sums.steps:
                     raise nothing_to_learn(sums.steps)
-                mean, speed = sums.loss / sums.steps, tokens / trained
+                mean, speed = sums.loss / sums.steps, tokens / seconds
                 left = (monotonic() - start) / (self.steps_done - first) * (steps - self.steps_done)
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
                 report = StepReport(

@@ -210,7 +210,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
     tuned.write(work, strength=strength)
     training.contract.write(work)
     try:
-        apart = check(tuned.released(), work, wanted)
+        apart = check(tuned.release(), work, wanted)
         for path in sorted(work.iterdir()):
             path.replace(out / path.name)
         sync(out)

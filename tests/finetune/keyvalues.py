@@ -123,7 +123,7 @@ def adapted(
     try:
         yield
     finally:
-        tuned.released()
+        tuned.release()
 
 
 def options(seed: int) -> TrainOptions:

@@ -1,9 +1,12 @@
 """`rag finetune domain` as a person types it: from documents to an adapter that answers, or does not."""
 
 import json
+import os
 import random
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ from ingest.errors import UserError
 from rag.cli.app import app
 from tests.commands import Command, rag, start
 from tests.finetune.train.trainings import result_files
+from tests.rag.cli.test_commands import READS
 from tests.tiny import FACTORIES, TITLE, fact, numbers, row
 
 DO_NOT_SHIP = 3
@@ -173,6 +177,17 @@ def test_finished_steps_are_not_repeated(terms: Home) -> None:
     chinese = terms.domain(work, *UNHELPED, LC_ALL="zh_CN.UTF-8")
     assert "已完成，不应采用\n  没有任何主要指标有超出偶然的提升" in chinese.stderr
     assert files_of(work) == held
+
+
+def test_it_reads_the_settings_once(terms: Home) -> None:
+    """Of the five steps, only the last would read the file again, to change it."""
+    words = terms.command(terms.folder / "reads", "--max-steps", "1", *UNHELPED[2:])
+    done = subprocess.run(
+        [sys.executable, "-c", READS, *words], capture_output=True, text=True,
+        env=os.environ | terms.environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == DO_NOT_SHIP, done.stderr
+    assert done.stderr.endswith("reads: 1")
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:

@@ -64,6 +64,9 @@ def test_a_knowledge_base_becomes_training_rows(rag: Rag, kb: str, home: Path) -
     with open_store(home / "data" / "chatglm-rag" / kb) as store:
         for row in made:
             assert row["answer"] in store.text(row["document"], row["start"], row["end"])
+    named = rag("finetune", "grounded", "--kb", kb, home / "same", "--heldout", "0.4")
+    assert named.returncode == 0, named.stderr
+    assert rows(home / "same") == made
     again = rag("finetune", "grounded", kb, home / "set", locale="zh_CN.UTF-8")
     assert again.returncode == 1
     assert again.stderr.startswith("rag：")
@@ -152,6 +155,7 @@ def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
     [
         (("nowhere", "out"), "there is no knowledge base 'nowhere'"),
         (("demo", "out", "--kinds", "cloze,riddle"), "--kinds names 'riddle'"),
+        (("demo", "out", "--kb", "other"), "KB is demo and --kb is other"),
         (("demo", "out", "--write-questions"), "add --model MODEL"),
         (("demo", "out", "--model", "./missing"), "missing"),
         (("demo", __file__), "exists already; name a new folder"),

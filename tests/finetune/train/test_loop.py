@@ -15,7 +15,13 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.checkpoint import check_resumable, checkpoints, forget, identity, is_training
+from finetune.train.checkpoint import (
+    check_resumable,
+    checkpoints,
+    delete_training,
+    identity,
+    is_training,
+)
 from finetune.train.logs import FILE, PICTURE, read
 from finetune.train.loop import StepReport, Training
 from finetune.train.setup import RECORD, finish
@@ -109,7 +115,7 @@ def test_half_precision_trains(generation: int, dtype: Any, tmp_path: Path) -> N
     made = training(tmp_path, model, options)
     reports = list(made.run())
     assert reports[-1].loss < reports[0].loss
-    assert all(value.dtype == torch.float32 for value in made.tuned.trained.values())
+    assert all(value.dtype == torch.float32 for value in made.tuned.trainable.values())
     if dtype == "float16":
         scale = json.loads((checkpoints(tmp_path)[-1][1] / "state.json").read_text("utf-8"))[
             "scaler"
@@ -265,7 +271,7 @@ def test_a_training_resumes_after_a_full_disk(tmp_path: Path) -> None:
     assert result_files(whole) == result_files(part)
 
 
-def forgetting(out: Path, **changes: Any) -> Training:
+def training_that_forgets(out: Path, **changes: Any) -> Training:
     """What is learnt contradicts the general set, which the model knows by then."""
     model = tiny(3)
     general = rows(model, 12, seed=5)
@@ -321,7 +327,7 @@ def test_a_training_stopped_by_the_budget_stays_stopped_and_is_weakened(tmp_path
 
 def test_mixing_keeps_the_general_loss_down(tmp_path: Path) -> None:
     def final(mix: float) -> StepReport:
-        [*_, last] = forgetting(tmp_path / str(mix), mix=mix).run()
+        [*_, last] = training_that_forgets(tmp_path / str(mix), mix=mix).run()
         return last
 
     without, mixed = final(0.0), final(0.5)
@@ -363,7 +369,7 @@ def test_deleting_a_training_leaves_other_files(tmp_path: Path) -> None:
     finish(made, {})
     (tmp_path / "mine.txt").write_text("kept")
     assert is_training(tmp_path)
-    forget(tmp_path)
+    delete_training(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     assert not is_training(tmp_path)
 

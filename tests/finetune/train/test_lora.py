@@ -42,13 +42,13 @@ def test_lora_has_as_many_parameters_as_upstream(name: str) -> None:
     config, count = SIZES[name]
     with init_empty_weights():
         lora = Lora(empty(config), LoraOptions(rank=8))
-    assert sum(value.numel() for value in lora.trained.values()) == count
+    assert sum(value.numel() for value in lora.trainable.values()) == count
 
 
 def shaken(lora: Lora) -> Lora:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(3)
-        for value in lora.trained.values():
+        for value in lora.trainable.values():
             value.add_(torch.randn_like(value) * 0.03)
     return lora
 
@@ -116,7 +116,7 @@ def test_strength_is_written_as_alpha(tmp_path: Path) -> None:
 def test_releasing_restores_the_model(generation: int) -> None:
     given = ids(tiny(generation))
     lora = shaken(Lora(tiny(generation), LoraOptions()))
-    assert torch.equal(logits(lora.released(), given), logits(tiny(generation), given))
+    assert torch.equal(logits(lora.release(), given), logits(tiny(generation), given))
 
 
 def test_queries_keys_and_values_share_a_if_upstream_has_one_matrix() -> None:
@@ -152,7 +152,7 @@ def test_a_quantized_model_can_be_trained(tmp_path: Path) -> None:
         lora = shaken(Lora(model, LoraOptions(targets=TARGETS, dropout=0.0)))
         lora.model(IDS, labels=IDS).loss.backward()
         assert all(
-            value.grad is not None and bool(value.grad.any()) for value in lora.trained.values()
+            value.grad is not None and bool(value.grad.any()) for value in lora.trainable.values()
         )
-        after = lora.released().state_dict()
+        after = lora.release().state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)

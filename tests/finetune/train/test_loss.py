@@ -85,7 +85,7 @@ def adapted(generation: int, method: str, dtype: torch.dtype) -> Any:
     else:
         found = Lora(model, LoraOptions(dropout=0.0, targets=("query_key_value", "dense_4h_to_h")))
     with torch.no_grad():  # B begins as zero, and A would have no gradient
-        for name, value in found.trained.items():
+        for name, value in found.trainable.items():
             value.data = value.data.to(dtype)
             if "lora_B" in name:
                 value.normal_(std=0.02)
@@ -110,9 +110,9 @@ def test_packed_and_padded_rows_have_the_loss_and_gradients_of_single_rows(
         learnt = sum(batch.learnt for batch in batches)
         (total / learnt).backward()
         losses[name] = float(total.detach()) / learnt
-        grads = [value.grad for value in tuned.trained.values()]
+        grads = [value.grad for value in tuned.trainable.values()]
         gradients[name] = torch.cat([grad.flatten() for grad in grads if grad is not None])
-        for value in tuned.trained.values():
+        for value in tuned.trainable.values():
             value.grad = None
     wanted, exact = gradients["alone"], 1e-6 if dtype == torch.float32 else 1e-12
     for name in ("packed", "padded"):

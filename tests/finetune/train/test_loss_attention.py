@@ -49,7 +49,7 @@ def test_lora_trains_without_a_mask_and_restores_the_model(generation: int) -> N
     found = attention_inputs(lora.model, batch)
     assert found["lengths"] == sorted(map(len, given), reverse=True)
     assert found["attention_mask"].numel() == 1
-    assert lora.released().config._attn_implementation == before != ROW_ATTENTION
+    assert lora.release().config._attn_implementation == before != ROW_ATTENTION
 
 
 def test_a_padded_line_has_a_mask() -> None:

@@ -62,7 +62,7 @@ def test_a_diverged_adapter_and_an_overflowing_base_have_different_errors(
     options = replace(SHORT, dtype="float16", method=method)
     made = training(tmp_path, model, options, dev=None)
     with torch.no_grad():
-        for value in made.tuned.trained.values():
+        for value in made.tuned.trainable.values():
             value.fill_(1e4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     [batch, *_] = batches_of([made.sets.train[i] for i in range(2)], options)
@@ -76,7 +76,7 @@ def test_a_diverged_adapter_and_an_overflowing_base_have_different_errors(
 def test_the_error_names_parameters_that_are_not_finite(tmp_path: Path) -> None:
     made = training(tmp_path, tiny(3), SHORT)
     with torch.no_grad():
-        next(iter(made.tuned.trained.values())).fill_(float("nan"))
+        next(iter(made.tuned.trainable.values())).fill_(float("nan"))
     ends(made, r"lora_A.*learning-rate")
 
 
@@ -113,6 +113,6 @@ def test_a_loss_of_zero_is_an_error(tmp_path: Path) -> None:
 def test_a_missing_gradient_is_an_error(tmp_path: Path) -> None:
     made = training(tmp_path, tiny(3), SHORT)
     with torch.no_grad():
-        for value in made.tuned.trained.values():
+        for value in made.tuned.trainable.values():
             value.zero_()  # A and B: neither moves the other
     ends(made, "all gradients are zero")

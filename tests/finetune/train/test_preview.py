@@ -110,14 +110,14 @@ def test_a_peak_is_estimated_within_a_tenth(
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
 def test_trainable_parameters_are_counted(generation: int, method: str) -> None:
     base, options = tiny(generation), TrainOptions(METHODS[method])
-    wanted = sum(value.numel() for value in tuned(base, options).trained.values())
-    assert Estimator(base.config, options, "cpu").trained == wanted
+    wanted = sum(value.numel() for value in tuned(base, options).trainable.values())
+    assert Estimator(base.config, options, "cpu").trainable == wanted
 
 
 def test_the_lora_of_the_published_model() -> None:
     shape = {"hidden_size": 4096, "num_attention_heads": 32, "head_dim": 128}
     shape |= {"intermediate_size": 13696, "vocab_size": 65024, "num_hidden_layers": 28}
-    assert Estimator(config(3, **shape), TrainOptions(), "cpu").trained == 1_949_696
+    assert Estimator(config(3, **shape), TrainOptions(), "cpu").trainable == 1_949_696
 
 
 @pytest.mark.parametrize("generation", [1, 3])
