@@ -49,16 +49,12 @@ class DomainOptions:
         "Folder for the rows, the adapter and its evaluation; a second run continues there.",
         default=...,
     )
-    limit: int | None = option("--limit N", "Rows to make, at most.", least=1)
     heldout: float = option(
         "--heldout SHARE",
         "Share of documents kept out of training, to judge the adapter by.",
         default=0.2,
         least=0.01,
         most=0.9,
-    )
-    write_questions: bool = option(
-        "--write-questions", "Let the model write questions too.", default=False
     )
     questions: int = option(
         "--questions N",
@@ -92,6 +88,7 @@ def domain(
     model: str = TRAINED,
     kb: str = KB,
     domain_options: DomainOptions,
+    row_options: Annotated[QuestionOptions, ("limit", "write_questions")],
     lora: Annotated[LoraOptions, ("rank", "alpha", "dropout", "targets")],
     options: Annotated[TrainOptions, TRAIN_FIELDS],
     base: Annotated[BaseOptions, ("quant", "device")],
@@ -121,11 +118,8 @@ def domain(
 
     documents = _ingest(paths, config, kb)
     inputs |= {DOCUMENTS: digest_of(sorted(document.digest for document in documents))}
-    questions = QuestionOptions(
-        limit=domain_options.limit, heldout=domain_options.heldout, write_questions=domain_options.write_questions,
-        seed=options.seed,
-    )  # fmt: skip
-    _write_rows(run, inputs, config, general, questions, directory)
+    row_options = replace(row_options, heldout=domain_options.heldout, seed=options.seed)
+    _write_rows(run, inputs, config, general, row_options, directory)
     _train(run, directory, options, device)
     # It is evaluated as it will be used.
     quant = options.quant if options.quant != "none" else "auto"

@@ -41,7 +41,7 @@ REJECTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions:
-    limit: int | None = option("--limit", "Rows in all, at most.", least=1)
+    limit: int | None = option("--limit N", "Rows in all, at most.", least=1)
     kinds: str | None = option(
         "--kinds KIND,...",
         Translatable("Questions to make: {kinds}; default: all but model.", kinds=KINDS),

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from finetune.cli.options import DATA_NAMES, MODEL_NAMES, RowOptions, within
-from finetune.options import MAX_LENGTH, Columns
+from finetune.options import MAX_LENGTH, Columns, Data
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, out, say
@@ -83,11 +83,6 @@ class PlaceOptions:
         "--save-path PLACE", "The same as OUT, or as --jsonl if it ends in .jsonl."
     )
     jsonl: Path | None = option("--jsonl FILE", "Write the tutorial's context/target lines here.")
-    skip_bad: bool = option(
-        "--skip-bad/--no-skip-bad",
-        "Leave out rows that can't be learnt (see rag finetune check).",
-        default=False,
-    )
     overwrite: bool = option(
         "--overwrite/--no-overwrite", "Replace what is at the place.", default=False
     )
@@ -120,13 +115,14 @@ def prepare(
     ),
     row_options: TokenOptions,
     columns: Columns,
+    data: Annotated[Data, ("skip_bad",)],
     places: PlaceOptions,
 ) -> None:
     sources, target, jsonl = places.split(files or [])
     if target and not model:
         raise UserError("tokens need a tokenizer; name a model's folder with --model")
     (template, max_length), tutorial = row_options.form(), row_options.tutorial()
-    skip_bad, overwrite = places.skip_bad, places.overwrite
+    skip_bad, overwrite = data.skip_bad, places.overwrite
     if jsonl:
         from finetune.data.tokenize import write_jsonl
 
