@@ -319,8 +319,9 @@ Cells = tuple[str, ...]
 
 def tables(passage: TitledPassage) -> Pairs:
     for header, rows in _tables(passage):
-        key = _key_column(header, [cells for cells, _ in rows])
-        for cells, span in rows if key is not None else ():
+        if (key := _key_column(header, [cells for cells, _ in rows])) is None:
+            continue
+        for cells, span in rows:
             for column, (name, cell) in enumerate(zip(header, cells, strict=True)):
                 if column != key and _is_header(name) and _is_fact(name, cell):
                     yield from _cell(passage, (header[key], cells[key]), (name, cell), span)

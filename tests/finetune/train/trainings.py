@@ -60,9 +60,9 @@ def tuned(model: Any, options: TrainOptions) -> TunedModel:
     return PrefixTuning(model, options.method, seed=options.seed)
 
 
-def training(out: Path, model: Any, options: TrainOptions, **sets: MemoryRows) -> Training:
+def training(out: Path, model: Any, options: TrainOptions, **sets: MemoryRows | None) -> Training:
     """On 30 rows, with 8 held out, unless `sets` say otherwise."""
-    given = {"train": rows(model, 30), "dev": rows(model, 8, seed=1)} | sets
+    given: dict[str, Any] = {"train": rows(model, 30), "dev": rows(model, 8, seed=1)} | sets
     contract = Contract(getattr(model.config, "generation", 4))
     return Training(
         tuned(model, options), Sets(**given), options, out, contract, Accelerator(cpu=True)
