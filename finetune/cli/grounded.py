@@ -100,10 +100,14 @@ def grounded(
     model: Annotated[TrainedModel, ("model",)],
     options: QuestionOptions,
 ) -> None:
-    if folder is None:  # of one argument beside --kb
-        write_rows(existing_kb(kb), Path(base), options, model)
+    source = context.get_parameter_source("kb")
+    if folder is not None:
+        kb = chosen_kb(context, base, kb)
+    elif source is not None and source.name != "DEFAULT":
+        folder = Path(base)  # the only argument beside --kb
     else:
-        write_rows(existing_kb(chosen_kb(context, base, kb)), folder, options, model)
+        context.fail("Missing argument 'OUT'.")
+    write_rows(existing_kb(kb), folder, options, model)
 
 
 def write_rows(

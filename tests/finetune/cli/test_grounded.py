@@ -150,6 +150,13 @@ def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
     assert "written by the model, but not valid" in done.stdout  # of the other passages
 
 
+def test_the_folder_is_required_unless_kb_names_the_base(rag: Rag, kb: str) -> None:
+    done = rag("finetune", "grounded", kb)
+    assert done.returncode == 2
+    assert "Missing argument 'OUT'" in done.stderr
+    assert "缺少" in rag("finetune", "grounded", kb, locale="zh_CN.UTF-8").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
