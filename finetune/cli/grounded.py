@@ -121,11 +121,16 @@ def write_rows(
     from finetune.synth.build import SyntheticOptions, build
     from finetune.synth.raft import RaftBuilder
     from ingest.store.atomic import check_new
+    from rag.generate import GenerateOptions, load
     from rag.load import open_pipeline
 
     check_new(folder)  # before the work
     seed, heldout = options.seed, options.heldout
-    generator = _generator(model) if "model" in kinds else None
+    generator: Generator | None = None
+    if "model" in kinds:
+        generate = GenerateOptions(**model.values)
+        with loading(Path(generate.model).name) as progress:
+            generator = load(generate, cache=cache_home() / "models", progress=progress, note=note)
     with open_pipeline(config, cache=cache_home(), say=say) as pipeline:
         count, context = window(model.model)
         room = room_for_prompts(context, config)
@@ -177,14 +182,6 @@ def room_for_prompts(context: int, config: "Config") -> int:
             settings=place / "rag.toml" if isinstance(place, Path) else place,
         )
     return context - max_new_tokens
-
-
-def _generator(model: ModelOptions) -> "Generator":
-    from rag.generate import GenerateOptions, load
-
-    options = GenerateOptions(**model.values)
-    with loading(Path(options.model).name) as progress:
-        return load(options, cache=cache_home() / "models", progress=progress, note=note)
 
 
 def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:

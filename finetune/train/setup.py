@@ -86,17 +86,18 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
 
 
 def _first(rows: TokenRows, count: int) -> TokenRows:
+    """The first `count` rows; all if that is 0."""
     return RowSubset(rows, np.arange(min(count, len(rows)))) if count else rows
 
 
 def _general(
     rows: TokenRows | None, options: TrainOptions
-) -> tuple[RowSubset | None, RowSubset | None]:
+) -> tuple[TokenRows | None, TokenRows | None]:
     """The part of the general set that is mixed in, and the part that is measured."""
     if rows is None:
         return None, None
     if not options.mix:
-        return None, RowSubset(rows, np.arange(min(len(rows), GENERAL_MOST)))
+        return None, _first(rows, GENERAL_MOST)
     count = max(1, min(GENERAL_MOST, round(len(rows) * GENERAL_SHARE)))
     return _split(rows, count, options.seed, "--mix FILE:0")
 
