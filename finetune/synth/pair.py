@@ -1,10 +1,13 @@
 """Question-answer pairs about a passage, and which of them are valid."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
 from ingest.chunk import Span
 from rag.prompt import MARK
@@ -77,21 +80,21 @@ LONGEST_QUESTION = {"han": 90, "latin": 220}
 SHORTEST_QUESTION = {"han": 6, "latin": 12}
 LONGEST_REPLY = {"han": 400, "latin": 1000}
 
+
+def _read_patterns() -> Iterator[tuple[str, re.Pattern[str]]]:
+    """The patterns of patterns.toml by name."""
+    texts = tomllib.loads(Path(__file__).with_name("patterns.toml").read_text("utf-8"))
+    for name, text in texts.items():
+        joined = "".join(line.strip() for line in text.splitlines())
+        texts[name] = re.sub(r"<<(\w+)>>", lambda other: texts[other[1]], joined)
+        yield name, re.compile(texts[name])
+
+
+PATTERNS: Any = SimpleNamespace(**dict(_read_patterns()))
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
 _KANA_OR_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]{3}")
 _LATIN = re.compile(r"[A-Za-z]")
-# Words that only the text around a question explains.
-_REFERS_BACK = re.compile(
-    r"^(?:其|该|这|那|此|它|他|她|但|而|并|也|还|又|则|即|且|因此|所以|然而|不过|另外|同时|例如|比如|如果|虽然|首先|其次|最[后终]|其中|注意|换句话说|接着|然后|于是|随后|第[一二三四]步)"
-    r"|该(?!死)|上述|前述|前[款项条者]|后者|[本同][条款项]|[上下]一?[章节条]|[上下]文|下列|以下(?!简称)|如下|上面|前面|刚才|接下来|[本这那]一?[个种些样里节章附]"
-    r"|[它他她]们?|我们?|咱|[你您]们?|本书|本文|(?<![日根基资])本(?:法|条例|办法|规定|细则|规则|章程|制度|合同|协议)|如[图表]|[图表]\s?\d|示例\s?\d|所示|反过来|也同样|之[前后](?:的|$)"
-)
-_LATIN_REFERS_BACK = re.compile(
-    r"\b(?:this|that|these|those|it|its|they|their|them|he|she|his|her|him|we|our|us|you|your|i|my|me"
-    r"|here|above|below|following|former|latter|aforementioned|such|(?:figure|table|chapter|section) \d[\d.]*)\b",
-    re.IGNORECASE,
-)
 _BRACKETS = ("（）", "《》", "“”", "‘’", "「」", "『』", "【】", "()", "[]", "{}")
 
 
@@ -118,9 +121,9 @@ def is_self_contained(question: str) -> bool:
     """Whether it refers to nothing that only the text around it explains."""
     bare = re.sub(r"《[^》]*》|“[^”]*”", "", question)
     if script_of(question) == "latin":
-        return not _LATIN_REFERS_BACK.search(bare)
+        return not PATTERNS.latin_refers_back.search(bare)
     its = re.search(r"(?<![尤极与及莫])其(?![他它中余次实])", bare)
-    return not _REFERS_BACK.search(bare) and (its is None or its.start() >= 8)
+    return not PATTERNS.refers_back.search(bare) and (its is None or its.start() >= 8)
 
 
 def _balanced(text: str) -> bool:
