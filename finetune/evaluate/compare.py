@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
+Sides = tuple[Mapping[str, Values], Mapping[str, Values]]
+"""The columns of base and adapter."""
 RESAMPLES = 2000
 FLIPS = 10_000
 READING = ("gold", "retrieved", "distractors")
@@ -145,10 +147,10 @@ def compare(
     strata = np.array([cases[0].case.question.answerable for cases in results])
     weights = list(metrics.resamples(strata, count=resamples, seed=seed))
     return [
-        _comparison(name, condition, base, adapter, weights, seed)
+        _comparison(name, condition, (base, adapter), weights, seed)
         for condition in ORDER
         for name, measure in MEASURES.items()
-        if condition in measure.conditions and _is_measured(measure, condition, base, adapter)
+        if condition in measure.conditions and _is_measured(measure, condition, (base, adapter))
     ]
 
 
@@ -178,25 +180,18 @@ def _row(replies: Sequence[tuple[str, ScoredReply]]) -> Iterator[tuple[str, floa
         yield f"{condition}:refused_wanted", values["refused"] + values["wanted"]
 
 
-def _is_measured(
-    measure: RatioMetric, condition: str, base: Mapping[str, Values], adapter: Mapping[str, Values]
-) -> bool:
+def _is_measured(measure: RatioMetric, condition: str, sides: Sides) -> bool:
     """Whether either side has values; for refusals, whether any refusal would be right."""
-    wanted = base.get(f"{condition}:wanted", np.zeros(1))
+    wanted = sides[0].get(f"{condition}:wanted", np.zeros(1))
     if measure.part.startswith("agreed") and not np.nansum(wanted):
         return False
-    return any(np.nansum(measure.columns(data, condition)[1]) > 0 for data in (base, adapter))
+    return any(np.nansum(measure.columns(data, condition)[1]) > 0 for data in sides)
 
 
 def _comparison(
-    name: str,
-    condition: str,
-    base: Mapping[str, Values],
-    adapter: Mapping[str, Values],
-    weights: Sequence[Weights],
-    seed: int,
+    name: str, condition: str, sides: Sides, weights: Sequence[Weights], seed: int
 ) -> Comparison:
-    measure, sides = MEASURES[name], (base, adapter)
+    measure = MEASURES[name]
     (part, whole), (part2, whole2) = (measure.columns(data, condition) for data in sides)
     ones = np.ones((1, len(part)))
     values = [float(measure.of(data, condition, ones)[0]) for data in sides]
