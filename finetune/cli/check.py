@@ -176,6 +176,7 @@ def check(
     reports: ReportOptions,
 ) -> None:
     from finetune.data.check import diagnose
+    from finetune.data.report import View, pieces
     from rag.chatglm.chat import TEMPLATES
 
     wanted = row or []
@@ -198,7 +199,13 @@ def check(
             wanted=wanted,
             progress=progress,
         )
-    views = _views(diagnosis, encoder) if encoder and (wanted or reports.html) else []
+    views: list[View] = []
+    if encoder and (wanted or reports.html):
+        views = [
+            View(example.source, tuple(pieces(row, encoder.tokenizer)))
+            for example in diagnosis.samples
+            for row in encoder(example).rows
+        ]
     show(diagnosis)
     if wanted:
         show_rows(diagnosis, views, wanted)
@@ -222,13 +229,3 @@ def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
     generation = getattr(tokenizer, "generation", 4)
     most = max_length or min(MAX_LENGTH, FORMATS[generation].max_length)
     return RowEncoder(CachedTokenizer(tokenizer), generation, template, most)
-
-
-def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":
-    from finetune.data.report import View, pieces
-
-    return [
-        View(example.source, tuple(pieces(row, encoder.tokenizer)))
-        for example in diagnosis.samples
-        for row in encoder(example).rows
-    ]

@@ -301,7 +301,16 @@ def _draw_bins(axes: "Axes", diagnosis: Diagnosis, say: Translator) -> None:
 
     lengths, max_length = diagnosis.lengths, diagnosis.max_length
     drawn, unit = bins(lengths, BINS), say(UNITS[diagnosis.unit])
-    axes.set_title(_histogram_title(lengths, drawn, unit, say), fontsize=10, loc="left")
+    title = say("no usable rows")
+    if drawn:
+        title = say(
+            "{rows:,} rows, {total:,} {unit}: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
+            unit=unit,
+            **figures(lengths),
+        )
+        if drawn[-1].high is None:
+            title += say(" (last bar: {low:,} or more)", low=drawn[-1].low)
+    axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel(say("{unit} of a row", unit=unit))
     axes.set_ylabel(say("rows"))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -325,17 +334,3 @@ def _draw_bins(axes: "Axes", diagnosis: Diagnosis, say: Translator) -> None:
         style |= {"ha": "right" if max_length > end / 2 else "left"}
         transform = axes.get_xaxis_transform()
         axes.text(max_length, 0.97, f" max_length {max_length:,} ", transform=transform, **style)
-
-
-def _histogram_title(
-    lengths: NDArray[np.int32], drawn: Sequence[Bin], unit: str, say: Translator
-) -> str:
-    if not drawn:
-        return say("no usable rows")
-    title = say(
-        "{rows:,} rows, {total:,} {unit}: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
-        unit=unit,
-        **figures(lengths),
-    )
-    last = say(" (last bar: {low:,} or more)", low=drawn[-1].low)
-    return title + (last if drawn[-1].high is None else "")

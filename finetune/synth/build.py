@@ -304,7 +304,14 @@ def build(
                 if len(digests) == options.limit:
                     break
         if not digests:
-            raise _no_rows(report.rejected)
+            counts = sorted(report.rejected.items())
+            why = ", ".join(f"{reason} {count}" for reason, count in counts if count)
+            raise UserError(
+                "no row can be built from this knowledge base (rejected: {why}); rules need "
+                "definitions, articles, lists, tables or figures; or let a model write questions: "
+                "--model DIR --write-questions",
+                why=why or Translatable("nothing"),
+            )
         # Split only now that it is known which documents have rows.
         heldout = heldout_digests(digests, options.heldout, options.seed)
         row_file.seek(0)
@@ -379,13 +386,3 @@ def _open_all(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes
     for path in paths:
         if not path.stat().st_size:
             path.unlink()
-
-
-def _no_rows(rejected: Counter[str]) -> UserError:
-    why = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()) if count)
-    return UserError(
-        "no row can be built from this knowledge base (rejected: {why}); rules need definitions, "
-        "articles, lists, tables or figures; or let a model write questions: "
-        "--model DIR --write-questions",
-        why=why or Translatable("nothing"),
-    )
