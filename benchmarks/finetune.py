@@ -44,7 +44,7 @@ from finetune.train.loss import summed_loss  # noqa: E402  (behind the line abov
 from finetune.types import IGNORED, TokenRow  # noqa: E402  (behind the line above)
 from rag.chatglm.configuration import ChatGLM2Config  # noqa: E402  (behind the line above)
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM  # noqa: E402  (behind the line above)
-from tests.finetune.listed import Listed  # noqa: E402  (behind the line above)
+from tests.finetune.memory_rows import MemoryRows  # noqa: E402  (behind the line above)
 
 ALPACA = ROOT / "tests" / "data" / "alpaca" / "alpaca_zh.json"
 WORDS = 2048
@@ -101,7 +101,7 @@ def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
     lora.model.train()
     if way == "upstream":
         enable_checkpointing(lora.base)
-    optimizer = Optimizer(lora.trained, OPTIONS, Accelerator(cpu=True))
+    optimizer = Optimizer(lora.trainable, OPTIONS, Accelerator(cpu=True))
     options = replace(OPTIONS, packing=way != "dynamic")
     steps = plan(Sets(rows), options, 1)
     longest = sum(LONGEST[mix]) + 1
@@ -127,7 +127,7 @@ def measured(mix: str, way: str, alpaca: Path) -> Callable[[], int]:
     return run
 
 
-def rows_of(mix: str, alpaca: Path) -> Listed:
+def rows_of(mix: str, alpaca: Path) -> MemoryRows:
     dice = np.random.default_rng(0)
     source, target = LONGEST[mix]
     if mix == "adgen":
@@ -144,7 +144,7 @@ def rows_of(mix: str, alpaca: Path) -> Listed:
         labels = ids.copy()
         labels[:prompt] = IGNORED
         made.append(TokenRow(ids, labels))
-    return Listed(made)
+    return MemoryRows(made)
 
 
 def lengths(alpaca: Path, folder: Path) -> list[tuple[int, int]]:

@@ -140,7 +140,7 @@ def rows(config: Any, case: Case, count: int, *, seed: int = 0) -> Any:
 
     sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests are there
     from finetune.types import IGNORED, TokenRow
-    from tests.finetune.listed import Listed
+    from tests.finetune.memory_rows import MemoryRows
 
     dice, made = np.random.default_rng(seed), []
     for _ in range(count):
@@ -151,7 +151,7 @@ def rows(config: Any, case: Case, count: int, *, seed: int = 0) -> Any:
         labels = ids.copy()
         labels[:answer] = IGNORED
         made.append(TokenRow(ids, labels))
-    return Listed(made)
+    return MemoryRows(made)
 
 
 def peak() -> int:

@@ -1,6 +1,11 @@
-"""The folder in which a domain's adapter is built, step by step, and how an adapter is put in use.
+"""A domain run: from a folder of documents to an adapter in use. This is its folder, and what it decides.
 
-    domain.json   the options and digests of the data that everything depends on
+`rag finetune domain` (cli/domain.py) takes five steps: it ingests the documents, makes training rows
+and held-out questions from them, trains an adapter, compares it with its base on the held-out
+questions, and, if it is better, names it in the knowledge base's `rag.toml`. A run may be stopped
+anywhere. The same command then continues it, because every step leaves its result in one folder:
+
+    domain.json   the options, and digests of the data: everything that the result depends on
     rows/         train.jsonl, heldout.jsonl, and both parts of the general rows
     adapter/      the adapter, and its training
     eval.json     the evaluation, with eval.png
@@ -12,8 +17,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -26,7 +30,6 @@ from finetune.train.setup import RECORD
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
-from ingest.types import Document
 
 INPUTS = "domain.json"
 DOCUMENTS = "the documents"
@@ -39,26 +42,15 @@ LEAST_GENERAL = 3
 _HEADER = re.compile(r"^\ufeff?[ \t]*\[[ \t]*generate[ \t]*\][^\r\n]*", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
 class DomainRun:
     """The steps' files in `folder`. Its inputs may change until training has its first checkpoint."""
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.evaluation = folder, folder / "eval.json"
+        self.rows, self.adapter = folder / "rows", folder / "adapter"
 
     @property
-    def rows(self) -> Path:
-        return self.folder / "rows"
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "adapter"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.folder / "eval.json"
-
-    @property
-    def trained(self) -> bool:
+    def is_trained(self) -> bool:
         return (self.adapter / RECORD).is_file()
 
     def begin(self, options: Mapping[str, Any]) -> None:
@@ -104,7 +96,7 @@ class DomainRun:
 
     @property
     def _has_checkpoint(self) -> bool:
-        return self.trained or bool(checkpoints(self.adapter))
+        return self.is_trained or bool(checkpoints(self.adapter))
 
     def _inputs(self) -> dict[str, Any]:
         """What was written; empty before the first step."""
@@ -178,23 +170,15 @@ def divide(rows: Sequence[Any], folder: Path, *, seed: int) -> None:
     """Write general rows to `general.jsonl` to mix in and `general-heldout.jsonl` to evaluate."""
     count = max(1, min(MOST_HELD_OUT, round(len(rows) * HELD_OUT_GENERAL)))
     held_out = set(Random(seed).sample(range(len(rows)), count))
-    for name, wanted in (("general", False), ("general-heldout", True)):
+    for name, is_held_out in (("general", False), ("general-heldout", True)):
         # In ASCII, because a field that is not learnt may hold text that UTF-8 can't encode.
-        chosen = (row for place, row in enumerate(rows) if (place in held_out) is wanted)
-        text = "".join(json.dumps(row) + "\n" for row in chosen)
+        part = (row for place, row in enumerate(rows) if (place in held_out) is is_held_out)
+        text = "".join(json.dumps(row) + "\n" for row in part)
         write_whole(folder / f"{name}.jsonl", text.encode())
 
 
-def digest_of(documents: Iterable[Document]) -> str:
-    """The number of documents, and a hash of their bytes."""
-    return _digest(sorted(document.digest for document in documents))
-
-
-def digest_of_rows(rows: Sequence[Any]) -> str:
-    return _digest([json.dumps(row) for row in rows])
-
-
-def _digest(parts: Sequence[str]) -> str:
+def digest_of(parts: Sequence[str]) -> str:
+    """The number of parts, and a hash of them."""
     return f"{len(parts)} ({sha256(' '.join(parts).encode()).hexdigest()[:8]})"
 
 
@@ -222,8 +206,8 @@ def put_in_use(settings: Path, values: Mapping[str, str]) -> bool:
         gap = newline if text and not text.endswith("\n") else ""
         gap += newline if text.strip() else ""
         new = text + gap + newline.join(["[generate]", *lines(values), ""])
-    wanted = {**before, "generate": {**section, **values}}
-    if set(section) & {"model", *values} or _parse(new) != wanted:
+    expected = {**before, "generate": {**section, **values}}
+    if set(section) & {"model", *values} or _parse(new) != expected:
         return False
     write_whole(settings.resolve(), new.encode())
     return True

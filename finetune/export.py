@@ -170,8 +170,8 @@ def export(
     can't have that layout.
     """
     config = read_config(directory)
-    read = read_adapter(adapter, alpha=alpha)
-    if read.config is None:
+    source = read_adapter(adapter, alpha=alpha)
+    if source.config is None:
         raise UserError(
             "{adapter} is a P-Tuning prefix, which names no modules: it is the same file for "
             "upstream's code; copy it",
@@ -181,13 +181,13 @@ def export(
         raise UserError(
             "GLM-4-0414 was only ever published with transformers' names; use --to native"
         )
-    check_generation(read, config)
+    check_generation(source, config)
     if generation_of(config) == 1:
         to = "native"  # ChatGLM-6B has upstream's names here
     model = empty(config)
-    layer_factors(model, read.modules, read.config)  # checks names, shapes and numbers
-    scale_of = read.config.scale_of
-    modules = {name: LoraModule(part, scale_of(name)) for name, part in read.modules.items()}
+    layer_factors(model, source.modules, source.config)  # checks names, shapes and numbers
+    scale_of = source.config.scale_of
+    modules = {name: LoraModule(part, scale_of(name)) for name, part in source.modules.items()}
     renamed = rename(modules, config, to=to)
     known = {
         upstream_of(name, config).module if to == "upstream" else name
@@ -195,13 +195,15 @@ def export(
         if hasattr(module, "in_features")
     }
     with new_folder(target) as work:
-        write_lora(work, _settings(read, read.config, renamed, known, directory), _tensors(renamed))
-        replace(read.contract, generation=generation_of(config)).write(work)
+        write_lora(
+            work, _settings(source, source.config, renamed, known, directory), _tensors(renamed)
+        )
+        replace(source.contract, generation=generation_of(config)).write(work)
         copy_side_files(adapter, work)
         for name in BESIDE:
             if (adapter / name).is_file():
                 shutil.copyfile(adapter / name, work / name)
-    return ExportResult(len(renamed), read.notes)
+    return ExportResult(len(renamed), source.notes)
 
 
 def _tensors(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
@@ -217,32 +219,33 @@ def _tensors(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
 
 
 def _settings(
-    read: Adapter,
+    source: Adapter,
     config: LoraConfig,
     modules: Mapping[str, LoraModule],
     known: set[str],
     directory: Path,
 ) -> dict[str, Any]:
     """adapter_config.json: as before, except for values that depend on names."""
-    before = {"base_model_name_or_path": directory.name, **(read.settings or NEW)}
+    before = {"base_model_name_or_path": directory.name, **(source.settings or NEW)}
     modules = dict(sorted(modules.items()))
     ranks = {name: lora.rank for name, lora in modules.items()}
-    alphas = {
-        name: _whole(lora.scale * (math.sqrt(lora.rank) if config.rslora else lora.rank))
-        for name, lora in modules.items()
-    }
+    alphas: dict[str, float] = {}
+    for name, lora in modules.items():
+        alpha = lora.scale * (math.sqrt(lora.rank) if config.rslora else lora.rank)
+        whole = round(alpha)
+        alphas[name] = whole if math.isclose(alpha, whole, rel_tol=1e-12) else alpha
     rank, rank_pattern = _patterns(ranks)
     alpha, alpha_pattern = _patterns(alphas)
     ends = {_end(name) for name in modules}
     all_of_them = {name for name in known if _end(name) in ends} == set(modules)
+    absent = ("auto_mapping", "exclude_modules", "layers_to_transform", "layers_pattern")
     return before | {
         "r": rank,
         "rank_pattern": rank_pattern,
         "lora_alpha": alpha,
         "alpha_pattern": alpha_pattern,
         "target_modules": sorted(ends if all_of_them else modules),
-        **dict.fromkeys(("auto_mapping", "exclude_modules", "layers_to_transform")),
-        "layers_pattern": None,
+        **dict.fromkeys(absent),
         "use_rslora": config.rslora,
         "use_dora": config.dora,
         "lora_bias": config.bias,
@@ -262,11 +265,6 @@ def _patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
         if value != usual
     }
     return usual, others
-
-
-def _whole(value: float) -> float:
-    """`value`, rounded if it is almost a whole number."""
-    return round(value) if math.isclose(value, round(value), rel_tol=1e-12) else value
 
 
 def _end(name: str) -> str:

@@ -79,17 +79,17 @@ def merge(
         raise UserError(
             "GLM-4-0414 was only ever published in transformers' layout; leave --upstream out"
         )
-    read = read_adapter(adapter, alpha=alpha)
-    if read.config is None:
+    lora = read_adapter(adapter, alpha=alpha)
+    if lora.config is None:
         raise UserError(
             "{adapter} is a P-Tuning prefix: keys and values that each layer attends to, not a "
             "change of weights, so that there is nothing to merge; use it beside the model",
             adapter=adapter,
         )
     with new_folder(target) as work:
-        before, wanted = answers(directory, read)
+        before, after = answers(directory, lora)
         model = empty(config)
-        merging = WeightMerger(dict(layer_factors(model, read.modules, read.config)), dtype)
+        merging = WeightMerger(dict(layer_factors(model, lora.modules, lora.config)), dtype)
         if config.tie_word_embeddings and "lm_head" in merging.parts:
             raise UserError(
                 "the adapter changes lm_head, whose weight is the embedding's in this model: merged, "
@@ -103,10 +103,10 @@ def merge(
         setattr(config, MERGED, [*earlier, digest(merging.parts.items())])
         _write_config(config, work, type(model).__name__, dtype, upstream=upstream)
         copy_side_files(directory, work)
-        parity = Parity.of(probe_logits(read_model(work), TOKENS), wanted, before)
+        parity = Parity.of(probe_logits(read_model(work), TOKENS), after, before)
         _check_parity(parity, merging.used)
     layers, used, rounding = len(merging.parts), merging.used, merging.rounding
-    return MergeResult(layers, used, rounding, parity, read.contract, read.notes)
+    return MergeResult(layers, used, rounding, parity, lora.contract, lora.notes)
 
 
 def _tensors(

@@ -1,7 +1,7 @@
 """Everything that determines a training, under the names that trainers use for it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -197,15 +197,12 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Raises `UserError`, which names the option, if a value is out of range."""
-        values = {
-            name: getattr(self, name) for names in RANGES for name in names if hasattr(self, name)
-        }
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         strength = self.strength
-        if isinstance(method := self.method, LoraOptions):
-            rank, alpha, dropout = method.rank, method.alpha, method.dropout
-            values |= {"lora_rank": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+        if isinstance(self.method, LoraOptions):
+            values |= {f"lora_{name}": value for name, value in asdict(self.method).items()}
         else:
-            values["pre_seq_len"] = method.pre_seq_len
+            values |= asdict(self.method)
             _need("strength", strength, strength == 1, Translatable("1: a prefix has none"))
         for names, (is_valid, wanted) in RANGES.items():
             for name in names:

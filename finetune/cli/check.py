@@ -24,7 +24,8 @@ BINS, BAR = 16, 40
 
 
 def show(diagnosis: "Diagnosis") -> None:
-    from finetune.data.report import TITLES, UNITS, counts
+    """The counts, the findings and the lengths."""
+    from finetune.data.report import TITLES, UNITS, bins, counts, figures
 
     out_message(
         "{rows:,} rows: {usable:,} usable, {bad:,} bad, {warned:,} with warnings",
@@ -43,13 +44,7 @@ def show(diagnosis: "Diagnosis") -> None:
             if more := max(0, len(findings) - FIRST):
                 rows.append(("…", say("and {more:,} more", more=more)))
             table(say(TITLES[problem]), [say("row"), say("what")], rows)
-    _show_lengths(diagnosis, say(UNITS[diagnosis.unit]))
-
-
-def _show_lengths(diagnosis: "Diagnosis", unit: str) -> None:
-    from finetune.data.report import bins, figures
-
-    drawn = bins(diagnosis.lengths, BINS)
+    drawn, unit = bins(diagnosis.lengths, BINS), say(UNITS[diagnosis.unit])
     if not drawn:
         return
     most = max(bin.count for bin in drawn)
@@ -69,7 +64,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
     """The rows that were asked for; `UserError` for one that is not there."""
     from rich.text import Text
 
-    from finetune.data.report import plain, shades, visible
+    from finetune.data.report import plain, visible
 
     bad = {finding.source: finding for finding in diagnosis.findings if finding.bad}
     screen = console()
@@ -89,10 +84,12 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
                 out(plain(view.pieces) + "\n")
                 continue
             text = Text()
-            for piece, shade in shades(view.pieces):
+            for number, piece in enumerate(view.pieces):
                 colour = "magenta" if piece.special else "green" if piece.learnt else "bright_black"
                 strong = "bold" if piece.learnt else "not bold"
-                text.append(visible(piece.text), f"{strong} {colour}{' underline' * shade}")
+                # Neighbours differ in their line.
+                style = f"{strong} {colour}{' underline' * (number % 2)}"
+                text.append(visible(piece.text), style)
             screen.print(text, soft_wrap=True)
             out()
 
@@ -131,9 +128,10 @@ class ReportOptions:
     def write(self, diagnosis: "Diagnosis", views: "Sequence[View]") -> None:
         from json import dumps
 
-        from finetune.data.report import page, record, save_histogram
+        from finetune.data.report import histogram, page, record
         from ingest.normalize import readable
         from ingest.store.atomic import write_whole
+        from rag.plot import check_picture
 
         if self.json:
             text = dumps(record(diagnosis), indent=1, ensure_ascii=False)
@@ -141,8 +139,7 @@ class ReportOptions:
         if self.html:
             write_whole(self.html, page(diagnosis, views, say).encode())
         if self.picture:
-            lengths, unit, limit = diagnosis.lengths, diagnosis.unit, diagnosis.max_length
-            save_histogram(self.picture, lengths, unit=unit, max_length=limit, say=say)
+            write_whole(self.picture, histogram(diagnosis, check_picture(self.picture), say))
         for path in filter(None, vars(self).values()):
             note(str(path))
 
@@ -179,6 +176,8 @@ def check(
     reports: ReportOptions,
 ) -> None:
     from finetune.data.check import diagnose
+    from finetune.data.report import View, pieces
+    from rag.chatglm.chat import TEMPLATES
 
     wanted = row or []
     if wanted and model is None:
@@ -186,7 +185,9 @@ def check(
             "--row shows tokens, which need a tokenizer; name a model's folder with --model"
         )
     reports.check()
-    _check_template(template)
+    if template not in TEMPLATES:
+        known = " | ".join(TEMPLATES)
+        raise UserError("--template is {template}; it is {known}", template=template, known=known)
     encoder = _encoder(model, template, max_length) if model else None
     with counting(say("rows read")) as progress:
         diagnosis = diagnose(
@@ -198,7 +199,13 @@ def check(
             wanted=wanted,
             progress=progress,
         )
-    views = _views(diagnosis, encoder) if encoder and (wanted or reports.html) else []
+    views: list[View] = []
+    if encoder and (wanted or reports.html):
+        views = [
+            View(example.source, tuple(pieces(row, encoder.tokenizer)))
+            for example in diagnosis.samples
+            for row in encoder(example).rows
+        ]
     show(diagnosis)
     if wanted:
         show_rows(diagnosis, views, wanted)
@@ -212,14 +219,6 @@ def check(
         )
 
 
-def _check_template(template: str) -> None:
-    from rag.chatglm.chat import TEMPLATES
-
-    if template not in TEMPLATES:
-        known = " | ".join(TEMPLATES)
-        raise UserError("--template is {template}; it is {known}", template=template, known=known)
-
-
 def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
     from finetune.data.template import CachedTokenizer, RowEncoder
     from rag.chatglm.chat import FORMATS
@@ -230,13 +229,3 @@ def _encoder(model: str, template: str, max_length: int | None) -> "RowEncoder":
     generation = getattr(tokenizer, "generation", 4)
     most = max_length or min(MAX_LENGTH, FORMATS[generation].max_length)
     return RowEncoder(CachedTokenizer(tokenizer), generation, template, most)
-
-
-def _views(diagnosis: "Diagnosis", encoder: "RowEncoder") -> "list[View]":
-    from finetune.data.report import View, pieces
-
-    return [
-        View(example.source, tuple(pieces(row, encoder.tokenizer)))
-        for example in diagnosis.samples
-        for row in encoder(example).rows
-    ]

@@ -1,5 +1,6 @@
-"""`rag finetune domain`: a folder of documents -> an adapter for their domain, judged and in use."""
+"""`rag finetune domain`: documents -> an adapter for their domain, evaluated and in use (domain.py)."""
 
+import json
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -8,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli.grounded import grounded, room_for_prompts, window
+from finetune.cli.evaluate import DO_NOT_SHIP, ComparedModels, ComparisonOptions, compare_models
+from finetune.cli.grounded import QuestionOptions, room_for_prompts, write_rows
 from finetune.cli.options import TRAINED, BaseOptions, mixed, within
 from finetune.options import Data, LoraOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import note, note_message, out, say
-from rag.cli.options import KB, argument, option, with_options
+from rag.cli.options import KB, ModelOptions, argument, option, with_options
 from rag.cli.paths import fetch_model, kb_path
 
 if TYPE_CHECKING:
     from finetune.domain import DomainRun
     from ingest.types import Document
+    from rag.config import Config
 
 STEPS = (
     Translatable("documents into the knowledge base"),
@@ -46,16 +49,12 @@ class DomainOptions:
         "Folder for the rows, the adapter and its evaluation; a second run continues there.",
         default=...,
     )
-    limit: int | None = option("--limit N", "Rows to make, at most.", least=1)
     heldout: float = option(
         "--heldout SHARE",
         "Share of documents kept out of training, to judge the adapter by.",
         default=0.2,
         least=0.01,
         most=0.9,
-    )
-    write_questions: bool = option(
-        "--write-questions", "Let the model write questions too.", default=False
     )
     questions: int = option(
         "--questions N",
@@ -88,58 +87,48 @@ def domain(
     *,
     model: str = TRAINED,
     kb: str = KB,
-    chosen: DomainOptions,
+    domain_options: DomainOptions,
+    row_options: Annotated[QuestionOptions, ("limit", "write_questions")],
     lora: Annotated[LoraOptions, ("rank", "alpha", "dropout", "targets")],
     options: Annotated[TrainOptions, TRAIN_FIELDS],
     base: Annotated[BaseOptions, ("quant", "device")],
 ) -> None:
-    from finetune.domain import (
-        DOCUMENTS,
-        GENERAL,
-        DomainRun,
-        digest_of,
-        digest_of_rows,
-        general_rows,
-    )
+    from finetune.domain import DOCUMENTS, GENERAL, DomainRun, digest_of, general_rows
+    from rag.chatglm.chat import context_of
     from rag.chatglm.loading import read_config
-    from rag.config import read_config as read_kb_config
+    from rag.config import read_config as read_settings
 
-    seed = options.seed
-    files, share = mixed(chosen.general, "--general")
-    others = general_rows(files[0]) if files else []
+    files, share = mixed(domain_options.general, "--general")
+    general = general_rows(files[0]) if files else []
     device = base.find_device()
     options = replace(
-        options, method=lora, learning_rate=chosen.learning_rate or 1e-4, dtype=base.dtype(device),
-        quant=base.quantization(), max_length=chosen.max_length or sys.maxsize,
+        options, method=lora, learning_rate=domain_options.learning_rate or 1e-4, dtype=base.dtype(device),
+        quant=base.quantization(), max_length=domain_options.max_length or sys.maxsize,
         eval_steps=options.save_steps, mix=share,
     )  # fmt: skip
-    work = DomainRun(chosen.out_dir)
-    made_of = _typed(context) | {GENERAL: digest_of_rows(others)}
-    work.begin(made_of)
+    run = DomainRun(domain_options.out_dir)
+    inputs = _typed(context) | {GENERAL: digest_of([json.dumps(row) for row in general])}
+    run.begin(inputs)
     directory = fetch_model(model)
-    named = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
-    generate = read_kb_config(kb_path(kb)).generate
-    room_for_prompts(window(str(directory))[1], generate.max_new_tokens, kb_path(kb))
+    name = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
+    config, model_config = read_settings(kb_path(kb)), read_config(directory)
+    room_for_prompts(context_of(model_config), config)
     # No row is longer than the window, to which rows are made.
-    options = replace(options, max_length=within(options.max_length, read_config(directory)))
+    options = replace(options, max_length=within(options.max_length, model_config))
 
-    documents = _ingest(paths, kb)
-    _rows(
-        work,
-        made_of | {DOCUMENTS: digest_of(documents)},
-        kb,
-        others,
-        limit=chosen.limit,
-        heldout=chosen.heldout,
-        model=str(directory),
-        write_questions=chosen.write_questions,
-        seed=seed,
-    )
-    _train(work, directory, options, device)
+    documents = _ingest(paths, config, kb)
+    inputs |= {DOCUMENTS: digest_of(sorted(document.digest for document in documents))}
+    row_options = replace(row_options, heldout=domain_options.heldout, seed=options.seed)
+    _write_rows(run, inputs, config, general, row_options, directory)
+    _train(run, directory, options, device)
     # It is evaluated as it will be used.
-    held = options.quant if options.quant != "none" else "auto"
-    _evaluate(work, kb, directory, quant=held, questions=chosen.questions, seed=seed)
-    _use(work, kb, {"model": named, "adapter": str(work.adapter.resolve())}, held)
+    quant = options.quant if options.quant != "none" else "auto"
+    models = ComparedModels(
+        model=str(directory), adapter=str(run.adapter), quant=quant,
+        max_new_tokens=min(LONGEST_REPLY, config.generate.max_new_tokens),
+    )  # fmt: skip
+    _evaluate(run, config, models, limit=domain_options.questions, seed=options.seed)
+    _use(run, kb, {"model": name, "adapter": str(run.adapter.resolve())}, quant)
 
 
 def _typed(context: typer.Context) -> dict[str, Any]:
@@ -158,14 +147,13 @@ def _step(number: int, done: str = "") -> None:
     note(f"[{number}/{len(STEPS)}] {say(line)}")
 
 
-def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
+def _ingest(paths: list[Path], config: "Config", kb: str) -> "tuple[Document, ...]":
     """The documents that the knowledge base now holds; `UserError` if there are none."""
-    from rag.cli.ingest import ingest
-    from rag.config import read_config
+    from rag.cli.ingest import IngestOptions, ingest_into
 
     _step(1)
-    ingest(paths, kb)
-    with read_config(kb_path(kb)).open_store() as store:
+    ingest_into(config, paths, IngestOptions(), kb=kb)
+    with config.open_store() as store:
         documents = tuple(store.documents())
     if not documents:
         raise UserError(
@@ -175,80 +163,67 @@ def _ingest(paths: list[Path], kb: str) -> "tuple[Document, ...]":
     return documents
 
 
-def _rows(
-    work: "DomainRun",
-    made_of: dict[str, Any],
-    kb: str,
+def _write_rows(
+    run: "DomainRun",
+    inputs: dict[str, Any],
+    config: "Config",
     general: list[Any],
-    *,
-    seed: int,
-    **options: Any,
+    options: QuestionOptions,
+    model: Path,
 ) -> None:
     from finetune.domain import divide
 
     def make(folder: Path) -> None:
-        grounded(kb, folder, seed=seed, **options)
+        write_rows(config, folder, options, ModelOptions(model=str(model)))
         if general:
-            divide(general, folder, seed=seed)
+            divide(general, folder, seed=options.seed)
 
-    if work.has_rows(made_of):
-        _step(2, Translatable("made before, in {rows}", rows=work.rows))
+    if run.has_rows(inputs):
+        _step(2, Translatable("made before, in {rows}", rows=run.rows))
     else:
         _step(2)
-        work.make_rows(make, made_of)
-    _ = work.example  # without held-out questions, training would be in vain
+        run.make_rows(make, inputs)
+    _ = run.example  # without held-out questions, training would be in vain
 
 
-def _train(work: "DomainRun", model: Path, options: TrainOptions, device: str) -> None:
-    from finetune.cli.train import run
+def _train(run: "DomainRun", model: Path, options: TrainOptions, device: str) -> None:
+    from finetune.cli.train import run as train
 
-    if work.trained:
-        _step(3, Translatable("done before, in {adapter}", adapter=work.adapter))
+    if run.is_trained:
+        _step(3, Translatable("done before, in {adapter}", adapter=run.adapter))
         return
     _step(3)
-    general = work.rows / "general.jsonl"
-    data = Data((work.rows / "train.jsonl",), general=(general,) if general.is_file() else ())
-    run(model, data, options, work.adapter, device=device, resume=True)
+    general = run.rows / "general.jsonl"
+    data = Data((run.rows / "train.jsonl",), general=(general,) if general.is_file() else ())
+    train(model, data, options, run.adapter, device=device, resume=True)
 
 
 def _evaluate(
-    work: "DomainRun", kb: str, model: Path, *, quant: str, questions: int, seed: int
+    run: "DomainRun", config: "Config", models: ComparedModels, *, limit: int, seed: int
 ) -> None:
     """Ends the command with the exit code of `rag finetune eval` if the adapter is not better."""
-    from finetune.cli.evaluate import DO_NOT_SHIP, evaluate
-    from rag.config import read_config
-
-    if verdict := work.decision:
-        decision = Translatable("ship it") if verdict["ship"] else Translatable("do not ship")
-        _step(4, Translatable("done before, {decision}", decision=decision))
-        for reason in verdict["reasons"]:
-            note(f"  {reason['zh' if say.language == 'zh' else 'text']}")
-    else:
-        _step(4)
-    general = work.rows / "general-heldout.jsonl"
+    general = run.rows / "general-heldout.jsonl"
     try:
-        if not verdict:
-            evaluate(
-                work.rows / "heldout.jsonl",
-                model=str(model),
-                adapter=work.adapter,
-                kb=kb,
-                general=general if general.is_file() else None,
-                limit=questions,
-                quant=quant,
-                max_new_tokens=min(LONGEST_REPLY, read_config(kb_path(kb)).generate.max_new_tokens),
-                seed=seed,
-                json=work.evaluation,
-                picture=work.evaluation.with_suffix(".png"),
-            )
-        elif not verdict["ship"]:
-            raise typer.Exit(DO_NOT_SHIP)
+        if decision := run.decision:
+            ship = Translatable("ship it") if decision["ship"] else Translatable("do not ship")
+            _step(4, Translatable("done before, {decision}", decision=ship))
+            for reason in decision["reasons"]:
+                note(f"  {reason['zh' if say.language == 'zh' else 'text']}")
+            if not decision["ship"]:
+                raise typer.Exit(DO_NOT_SHIP)
+            return
+        _step(4)
+        options = ComparisonOptions(
+            general=general if general.is_file() else None, limit=limit, seed=seed,
+            json=run.evaluation, picture=run.evaluation.with_suffix(".png"),
+        )  # fmt: skip
+        compare_models(run.rows / "heldout.jsonl", lambda: config, models, options)
     except typer.Exit:
-        note_message("not put in use; the adapter stays in {adapter}", adapter=work.adapter)
+        note_message("not put in use; the adapter stays in {adapter}", adapter=run.adapter)
         raise
 
 
-def _use(work: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
+def _use(run: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
     """Put the adapter into the knowledge base's settings, or show the lines that do so."""
     from finetune.domain import lines, put_in_use
     from rag.config import SETTINGS
@@ -266,4 +241,4 @@ def _use(work: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None
         _step(5, text)
         for line in lines(values):
             note(f"  {line}")
-    out(f"rag ask --kb {shlex.quote(kb)} {shlex.quote(work.example)}")
+    out(f"rag ask --kb {shlex.quote(kb)} {shlex.quote(run.example)}")

@@ -1,23 +1,25 @@
 """`rag finetune eval`: an adapter beside its base on held-out questions, and whether to ship it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
-from rag.cli.options import KB, argument, option, with_options
+from rag.cli.options import KB, ModelOptions, argument, option, with_options
 from rag.cli.paths import cache_home, existing_kb, fetch_model
 
 if TYPE_CHECKING:
     from finetune.evaluate.compare import Comparison, Decision
     from finetune.evaluate.questions import Cases, Condition, HeldOutQuestion, Pair
     from finetune.evaluate.run import CaseResult
+    from rag.config import Config
+    from rag.generate import GenerateOptions
     from rag.pipeline import Pipeline
 
 
@@ -52,28 +54,35 @@ def _number(value: float, sign: str = "") -> str:
     return "–" if value != value else f"{value:{sign}.3f}"
 
 
-def show_verdict(verdict: "Decision", count: int) -> None:
-    if verdict.ship:
+def show_decision(decision: "Decision", count: int) -> None:
+    if decision.ship:
         out_message("ship it (on {count} questions)", count=count)
     else:
         out_message("do not ship (on {count} questions)", count=count)
-    for reason in verdict.reasons:
+    for reason in decision.reasons:
         out(f"  {say(reason)}")
 
 
 DO_NOT_SHIP = 3
-"""The exit code of a verdict against the adapter; 1 is a user's mistake, 2 a wrong option."""
+"""The exit code of a decision against the adapter; 1 is a user's mistake, 2 a wrong option."""
 STOPPED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialOptions:
-    """Two models, and how they are asked."""
+class ComparedModels(ModelOptions):
+    """The base and the adapter. Both reply greedily: nothing is drawn."""
 
     model: str = option("--model MODEL", "The base: a folder, or a name on a hub.", default=...)
-    adapter: Path = option(
+    adapter: str = option(
         "--adapter DIR", "The adapter that is tried: LoRA or P-Tuning.", default=...
     )
+    max_new_tokens: int = option(
+        "--max-new-tokens N", "The length of an answer in tokens, at most.", default=256, least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions:
     conditions: str = option(
         "--conditions closed,gold,retrieved,distractors",
         "The conditions of the test; all that the questions allow, if left out.",
@@ -83,16 +92,12 @@ class TrialOptions:
         "--general FILE", "Alpaca rows about other things, which must not be forgotten."
     )
     limit: int | None = option("--limit", "Ask only this many of them.", least=1)
-    quant: str = option(
-        "--quant auto|none|int8|int4|nf4", "How the weights are held.", default="auto"
-    )
-    max_new_tokens: int = option(
-        "--max-new-tokens N", "The length of an answer in tokens, at most.", default=256, least=1
-    )
     resamples: int = option(
         "--resamples N", "The number of bootstrap resamples.", default=2000, least=100
     )
     seed: int = option("--seed", "The seed of drawing and resampling.", default=0)
+    json: Path | None = option("--json FILE", "All figures and replies.")
+    picture: Path | None = option("--picture FILE", "PNG or SVG of the bars.")
 
 
 @with_options(
@@ -104,61 +109,71 @@ def evaluate(
     ),
     *,
     kb: str = KB,
-    options: TrialOptions,
-    json: Path | None = option("--json FILE", "All figures and replies."),
-    picture: Path | None = option("--picture FILE", "PNG or SVG of the bars."),
+    models: Annotated[ComparedModels, ("model", "adapter", "quant", "max_new_tokens")],
+    options: ComparisonOptions,
 ) -> None:
-    from finetune.evaluate.compare import BLEU4, check_place, compare, decide, draw, record
+    compare_models(questions, lambda: existing_kb(kb), models, options)
+
+
+def compare_models(
+    file: Path, kb: "Callable[[], Config]", models: ComparedModels, options: ComparisonOptions
+) -> None:
+    """Ask, show and write everything. `kb` is called if a condition needs the knowledge base.
+
+    Ends the command with an exit code unless the decision is for the adapter.
+    """
+    from finetune.evaluate.compare import BLEU4, READING, check_place, compare, decide, draw, record
     from finetune.evaluate.questions import Cases
     from ingest.store.atomic import write_whole
+    from rag.generate import GenerateOptions
+    from rag.load import open_pipeline
     from rag.plot import check_picture
-    from rag.types import Sampling
 
-    if picture:
-        check_picture(picture)
-    for file in (json, picture):
-        if file:
-            check_place(file)
-    limit, seed, general = options.limit, options.seed, options.general
-    wanted = _conditions(options.conditions, questions)
-    with _opened(kb, wanted) as pipeline:
-        asked = _read(questions, pipeline, limit, seed)
-        others = _read(general, None, limit, seed) if general else ()
-        pair = _pair(options.model, options.adapter, options.quant)
-        cases = Cases(pair, pipeline, Sampling(options.max_new_tokens, temperature=0))
-        results, whole = ask([(asked, wanted), (others, ("general",))], cases)
-    comparisons = compare(results, resamples=options.resamples, seed=seed)
-    decided = decide(comparisons)
-    title = f"{Path(options.model).name} + {options.adapter.name}"
+    if options.picture:
+        check_picture(options.picture)
+    for path in filter(None, (options.json, options.picture)):
+        check_place(path)
+    conditions = _conditions(options.conditions, file)
+    needed = set(conditions) & set(READING)
+    opened = open_pipeline(kb(), cache=cache_home(), say=say) if needed else nullcontext()
+    with opened as pipeline:
+        questions = _read(file, pipeline, options)
+        general = _read(options.general, None, options) if options.general else ()
+        generate = GenerateOptions(**models.values, temperature=0)
+        cases = Cases(_pair(generate), pipeline, generate.sampling)
+        results, whole = ask([(questions, conditions), (general, ("general",))], cases)
+    comparisons = compare(results, resamples=options.resamples, seed=options.seed)
+    decision = decide(comparisons)
+    title = f"{Path(models.model).name} + {Path(models.adapter).name}"
     show(comparisons, title)
     if whole:
-        show_verdict(decided, sum(map(bool, results)))
+        show_decision(decision, sum(map(bool, results)))
     else:
-        count = len(asked) + len(others)
+        count = len(questions) + len(general)
         note_message(
             "stopped after {done} of {count} questions: no decision", done=len(results), count=count
         )
-    if picture:
-        draw(comparisons, picture, title=title, say=say)
-        note(str(picture))
-    if json:
+    if options.picture:
+        draw(comparisons, options.picture, title=title, say=say)
+        note(str(options.picture))
+    if options.json:
         about = {
-            "model": options.model,
-            "adapter": str(options.adapter),
-            "questions": str(questions),
-            "general": str(general) if general else None,
-            "conditions": wanted,
-            "max_new_tokens": options.max_new_tokens,
+            "model": models.model,
+            "adapter": str(models.adapter),
+            "questions": str(file),
+            "general": str(options.general) if options.general else None,
+            "conditions": conditions,
+            "max_new_tokens": models.max_new_tokens,
             "resamples": options.resamples,
-            "seed": seed,
+            "seed": options.seed,
             "whole": whole,
             "bleu4": BLEU4,
         }
-        write_whole(json, record(about, results, comparisons, decided))
-        note(str(json))
+        write_whole(options.json, record(about, results, comparisons, decision))
+        note(str(options.json))
     if not whole:
         raise typer.Exit(STOPPED)
-    if not decided.ship:
+    if not decision.ship:
         raise typer.Exit(DO_NOT_SHIP)
 
 
@@ -183,21 +198,8 @@ def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
     return tuple(name for name in CONDITIONS if name in (names or ["closed"]))
 
 
-@contextmanager
-def _opened(kb: str, conditions: "Sequence[Condition]") -> "Iterator[Pipeline | None]":
-    """The knowledge base, if a condition needs passages."""
-    from finetune.evaluate.compare import READING
-    from rag.load import open_pipeline
-
-    if not set(conditions) & set(READING):
-        yield None
-        return
-    with open_pipeline(existing_kb(kb), cache=cache_home(), say=say) as pipeline:
-        yield pipeline
-
-
 def _read(
-    path: Path, pipeline: "Pipeline | None", limit: int | None, seed: int
+    path: Path, pipeline: "Pipeline | None", options: ComparisonOptions
 ) -> "tuple[HeldOutQuestion, ...]":
     from finetune.evaluate.questions import read, sample
 
@@ -211,22 +213,23 @@ def _read(
             count=len(found.lost),
             examples=examples,
         )
-    return sample(found.questions, limit, seed=seed) if limit else found.questions
+    if options.limit is None:
+        return found.questions
+    return sample(found.questions, options.limit, seed=options.seed)
 
 
-def _pair(model: str, adapter: Path, quant: str) -> "Pair":
+def _pair(options: "GenerateOptions") -> "Pair":
     from finetune.evaluate.run import pair_of
     from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.generator import open_generator
-    from rag.generate import GenerateOptions
 
-    GenerateOptions(model=model, quant=cast(Any, quant))  # checks --quant
+    adapter = Path(options.adapter)
     read_adapter(adapter)  # a wrong one is reported before minutes of loading
-    directory = fetch_model(model)
+    directory = fetch_model(options.model)
     with loading(directory.name) as progress:
-        generator = open_generator(directory, quant=quant, progress=progress)
-    pair, assumed = pair_of(generator, adapter)
-    for line in assumed:
+        generator = open_generator(directory, quant=options.quant, progress=progress)
+    pair, assumptions = pair_of(generator, adapter)
+    for line in assumptions:
         note(line)
     return pair
 
@@ -241,8 +244,8 @@ def ask(
     with counting(say("questions"), sum(len(questions) for questions, _ in sets)) as tick:
         try:
             for questions, conditions in sets:
-                for asked in evaluate(questions, conditions, cases):
-                    results.append(asked)
+                for result in evaluate(questions, conditions, cases):
+                    results.append(result)
                     tick()
         except KeyboardInterrupt:
             if not any(results):

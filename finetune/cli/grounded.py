@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
-from rag.cli.options import argument, option, with_options
-from rag.cli.paths import cache_home, existing_kb, fetch_model
+from rag.cli.options import KB, ModelOptions, argument, option, with_options
+from rag.cli.paths import cache_home, chosen_kb, existing_kb, fetch_model
 
 if TYPE_CHECKING:
     from finetune.synth.build import SyntheticReport
     from finetune.synth.raft import RaftRow
-    from rag.config import Place
+    from rag.config import Config
     from rag.generate import Generator
 
 WINDOW = 8192
@@ -37,9 +39,9 @@ REJECTIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QuestionOptions:
-    limit: int | None = option("--limit", "Rows in all, at most.", least=1)
+    limit: int | None = option("--limit N", "Rows in all, at most.", least=1)
     kinds: str | None = option(
         "--kinds KIND,...",
         Translatable("Questions to make: {kinds}; default: all but model.", kinds=KINDS),
@@ -61,14 +63,6 @@ class QuestionOptions:
         least=0,
         most=0.9,
     )
-    model: str | None = option(
-        "--model MODEL",
-        Translatable(
-            "The ChatGLM to be trained (folder, or name on a hub), for its tokenizer and window; "
-            "without one a character counts as a token and the window is {window}.",
-            window=WINDOW,
-        ),
-    )
     write_questions: bool = option(
         "--write-questions", "Let --model write questions too.", default=False
     )
@@ -80,50 +74,85 @@ class QuestionOptions:
     seed: int = option("--seed", "The same seed gives the same files.", default=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel(ModelOptions):
+    model: str | None = option(
+        "--model MODEL",
+        Translatable(
+            "The ChatGLM to be trained (folder, or name on a hub), for its tokenizer and window; "
+            "without one a character counts as a token and the window is {window}.",
+            window=WINDOW,
+        ),
+    )
+
+
 @with_options(
     "Make training rows from a knowledge base: questions, retrieved passages, cited answers."
 )
 def grounded(
-    kb: str = argument("KB", "Knowledge base: a name, or a folder if it has a slash."),
-    folder: Path = argument("OUT", "Folder for train.jsonl and heldout.jsonl."),
+    context: typer.Context,
+    base: str = argument("KB", "The knowledge base, as for --kb."),
+    folder: Path | None = argument(
+        "OUT", "Folder for train.jsonl and heldout.jsonl.", default=None
+    ),
     *,
-    chosen: QuestionOptions,
+    kb: str = KB,
+    model: Annotated[TrainedModel, ("model",)],
+    options: QuestionOptions,
 ) -> None:
-    kinds = _kinds(chosen.kinds, write_questions=chosen.write_questions)
-    if "model" in kinds and not chosen.model:
+    source = context.get_parameter_source("kb")
+    if folder is not None:
+        kb = chosen_kb(context, base, kb)
+    elif source is not None and source.name != "DEFAULT":
+        folder = Path(base)  # the only argument beside --kb
+    else:
+        context.fail("Missing argument 'OUT'.")
+    write_rows(existing_kb(kb), folder, options, model)
+
+
+def write_rows(
+    config: "Config", folder: Path, options: QuestionOptions, model: ModelOptions
+) -> None:
+    """Write the rows into the new folder, and show what they are."""
+    kinds = _kinds(options.kinds, write_questions=options.write_questions)
+    if "model" in kinds and not model.model:
         raise UserError("a model is to write questions, but none is named; add --model MODEL")
-    config = existing_kb(kb)
 
     from finetune.synth.build import SyntheticOptions, build
     from finetune.synth.raft import RaftBuilder
     from ingest.store.atomic import check_new
+    from rag.generate import GenerateOptions, load
     from rag.load import open_pipeline
 
     check_new(folder)  # before the work
-    seed, heldout = chosen.seed, chosen.heldout
-    generator = _generator(str(chosen.model)) if "model" in kinds else None
+    seed, heldout = options.seed, options.heldout
+    generator: Generator | None = None
+    if "model" in kinds:
+        generate = GenerateOptions(**model.values)
+        with loading(Path(generate.model).name) as progress:
+            generator = load(generate, cache=cache_home() / "models", progress=progress, note=note)
     with open_pipeline(config, cache=cache_home(), say=say) as pipeline:
-        count, context = window(chosen.model)
-        room = room_for_prompts(context, config.generate.max_new_tokens, config.place)
-        most = chosen.passages or config.retrieve.passages
-        builder = RaftBuilder(pipeline, count, room, most, chosen.without_gold, seed)
+        count, context = window(model.model)
+        room = room_for_prompts(context, config)
+        most = options.passages or config.retrieve.passages
+        builder = RaftBuilder(pipeline, count, room, most, options.without_gold, seed)
         report = build(
             builder,
             folder,
-            SyntheticOptions(kinds, heldout, chosen.limit or 0, chosen.plain, seed),
+            SyntheticOptions(kinds, heldout, options.limit or 0, options.plain, seed),
             generator=generator,
             progress=lambda total: counting(say("questions"), total),
         )
     _show(report, folder, heldout)
 
 
-def _kinds(named: str | None, *, write_questions: bool) -> tuple[Any, ...]:
-    if named is None:
+def _kinds(text: str | None, *, write_questions: bool) -> tuple[Any, ...]:
+    if text is None:
         return tuple(kind for kind in KINDS if kind != "model" or write_questions)
-    chosen = [kind.strip() for kind in named.split(",")]
-    if wrong := [kind for kind in chosen if kind not in KINDS]:
+    names = [kind.strip() for kind in text.split(",")]
+    if wrong := [kind for kind in names if kind not in KINDS]:
         raise UserError("--kinds names {wrong!r}; known are {kinds}", wrong=wrong[0], kinds=KINDS)
-    return tuple(k for k in KINDS if k in chosen or (k == "model" and write_questions))
+    return tuple(k for k in KINDS if k in names or (k == "model" and write_questions))
 
 
 def window(model: str | None) -> tuple[Any, int]:
@@ -141,27 +170,18 @@ def window(model: str | None) -> tuple[Any, int]:
     return lambda messages: len(encode_chat(messages, tokenizer, generation)), context_of(config)
 
 
-def room_for_prompts(context: int, max_new_tokens: int, kb: "Place") -> int:
+def room_for_prompts(context: int, config: "Config") -> int:
     """The tokens of the window that are left for a prompt. Raises `UserError` if there are none."""
-    settings = kb / "rag.toml" if isinstance(kb, Path) else kb
-    room = context - max_new_tokens
-    if room < 1:
+    max_new_tokens, place = config.generate.max_new_tokens, config.place
+    if max_new_tokens >= context:
         raise UserError(
             "[generate] max_new_tokens is {max_new_tokens}, but the model's window holds "
             "{context} tokens, prompt included; lower it in {settings}",
             max_new_tokens=max_new_tokens,
             context=context,
-            settings=settings,
+            settings=place / "rag.toml" if isinstance(place, Path) else place,
         )
-    return room
-
-
-def _generator(model: str) -> "Generator":
-    from rag.generate import GenerateOptions, load
-
-    with loading(Path(model).name) as progress:
-        options = GenerateOptions(model=model)
-        return load(options, cache=cache_home() / "models", progress=progress, note=note)
+    return context - max_new_tokens
 
 
 def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:

@@ -41,7 +41,7 @@ def merge(
     read_adapter(adapter)
     directory = fetch_model(model)
     with loading(directory.name) as progress:
-        done = merge(
+        result = merge(
             directory,
             adapter,
             target,
@@ -50,33 +50,33 @@ def merge(
             alpha=alpha,
             progress=progress,
         )
-    _report(done, adapter)
+    _report(result, adapter)
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
-    kind = str(done.dtype).removeprefix("torch.")
+    kind = str(result.dtype).removeprefix("torch.")
     out_message(
         "{target}: {layers} layers merged, {kind}, {size:.2f} GB; rounding changed their "
         "weights by {rounding:.1e}, a probe's logits by {error:.1e} ({lost:.1%} of what the "
         "adapter changes)",
         target=target,
-        layers=done.layers,
+        layers=result.layers,
         kind=kind,
         size=size,
-        rounding=done.rounding,
-        error=done.parity.error,
-        lost=done.parity.lost,
+        rounding=result.rounding,
+        error=result.parity.error,
+        lost=result.parity.lost,
     )
 
 
-def _report(done: "MergeResult", adapter: Path) -> None:
+def _report(result: "MergeResult", adapter: Path) -> None:
     """What was assumed, and what a model's folder can't say."""
-    for assumed in done.notes:
-        note(assumed)
-    if done.parity.lost > 0.1:
+    for assumption in result.notes:
+        note(assumption)
+    if result.parity.lost > 0.1:
         note_message(
             "steps of this precision are large beside what the adapter changes; --dtype float32 "
             "would keep it whole"
         )
-    contract = done.contract
+    contract = result.contract
     if contract.template != "chat":
         note_message(
             "{adapter} was trained on prompts of the form {form!r}, which a model's folder can't "
@@ -116,9 +116,9 @@ def export(
 
     check_new(target)
     directory = fetch_model(model, weights=False)
-    done = export(adapter, directory, target, to=to, alpha=alpha)
-    for assumed in done.notes:
-        note(assumed)
+    result = export(adapter, directory, target, to=to, alpha=alpha)
+    for assumption in result.notes:
+        note(assumption)
     out_message(
-        "{target}: {modules} modules under {to} names", target=target, modules=done.modules, to=to
+        "{target}: {modules} modules under {to} names", target=target, modules=result.modules, to=to
     )

@@ -4,7 +4,7 @@ and of THUDM's scripts."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from typer.core import TyperCommand
 
@@ -20,13 +20,6 @@ MODEL_NAMES = "--model --model-name-or-path --model-path --chatglm-path MODEL"
 MAX_SOURCE, MAX_TARGET = 1024, 128
 """Tokens of a question and of an answer in THUDM's scripts."""
 TRAINED = option(MODEL_NAMES, "The ChatGLM to train: folder, or name on a hub.", default=...)
-
-
-class RowForm(NamedTuple):
-    """As `finetune.data.tokenize.tokenize` takes them."""
-
-    template: Any
-    max_length: int
 
 
 @dataclass(frozen=True)
@@ -62,8 +55,8 @@ class RowOptions:
         least=1,
     )
 
-    def rows(self) -> RowForm:
-        """Raises `UserError` if two options contradict each other."""
+    def form(self) -> tuple[Any, int]:
+        """The template and the length; raises `UserError` if two options contradict each other."""
         given = self._given()
         if self.max_length is not None and len(given) > 1:
             raise UserError(
@@ -75,9 +68,9 @@ class RowOptions:
         if self.max_source_length is not None or self.max_target_length is not None:
             # As upstream, whose rows have both.
             most = (self.max_source_length or MAX_SOURCE) + (self.max_target_length or MAX_TARGET)
-        return RowForm(self.template or "chat", most)
+        return self.template or "chat", most
 
-    def prepared(self, folder: Path) -> RowForm:
+    def form_of_prepared(self, folder: Path) -> tuple[Any, int]:
         """Those of a folder that `prepare` wrote; `UserError` if an option would change them."""
         from finetune.data.dataset import TokenSet
 
@@ -88,7 +81,7 @@ class RowOptions:
                 folder=folder,
                 given=given[0],
             )
-        return RowForm(self.template or TokenSet(folder).target["template"], MAX_LENGTH)
+        return self.template or TokenSet(folder).target["template"], MAX_LENGTH
 
     def _given(self) -> list[str]:
         lengths = ("max_length", "max_source_length", "max_target_length")

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from finetune.cli.options import DATA_NAMES, MODEL_NAMES, RowOptions, within
-from finetune.options import MAX_LENGTH, Columns
+from finetune.options import MAX_LENGTH, Columns, Data
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, out, say
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetune.data.template import TutorialOptions
 
 
-def fates(counts: "Counts") -> list[str]:
+def omissions(counts: "Counts") -> list[str]:
     """How many examples are not learnt as they are; empty if all are."""
     bad = Translatable("1 bad row skipped")
     if counts.bad > 1:
@@ -83,11 +83,6 @@ class PlaceOptions:
         "--save-path PLACE", "The same as OUT, or as --jsonl if it ends in .jsonl."
     )
     jsonl: Path | None = option("--jsonl FILE", "Write the tutorial's context/target lines here.")
-    skip_bad: bool = option(
-        "--skip-bad/--no-skip-bad",
-        "Leave out rows that can't be learnt (see rag finetune check).",
-        default=False,
-    )
     overwrite: bool = option(
         "--overwrite/--no-overwrite", "Replace what is at the place.", default=False
     )
@@ -120,13 +115,14 @@ def prepare(
     ),
     row_options: TokenOptions,
     columns: Columns,
+    data: Annotated[Data, ("skip_bad",)],
     places: PlaceOptions,
 ) -> None:
     sources, target, jsonl = places.split(files or [])
     if target and not model:
         raise UserError("tokens need a tokenizer; name a model's folder with --model")
-    rows, tutorial = row_options.rows(), row_options.tutorial()
-    skip_bad, overwrite = places.skip_bad, places.overwrite
+    (template, max_length), tutorial = row_options.form(), row_options.tutorial()
+    skip_bad, overwrite = data.skip_bad, places.overwrite
     if jsonl:
         from finetune.data.tokenize import write_jsonl
 
@@ -148,8 +144,8 @@ def prepare(
             sources,
             directory,
             generation=generation_of(config),
-            template=rows.template,
-            max_length=within(rows.max_length, config),
+            template=template,
+            max_length=within(max_length, config),
             cache=cache_home() / "tokens",
             columns=columns,
             tutorial=tutorial,
@@ -167,4 +163,4 @@ def _report(place: Path, counts: "Counts", rows: int) -> None:
         rows=rows,
         examples=counts.examples,
     )
-    out(line + "".join(say(", ") + f for f in fates(counts)))
+    out(line + "".join(say(", ") + each for each in omissions(counts)))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, LiteralString
 
@@ -15,7 +16,7 @@ from finetune.cli.options import (
     mixed,
     within,
 )
-from finetune.cli.prepare import fates
+from finetune.cli.prepare import omissions
 from finetune.options import Columns, Data, LoraOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -25,8 +26,8 @@ from rag.cli.paths import cache_home, fetch_model
 
 if TYPE_CHECKING:
     from finetune.train.loop import Sets, StepReport
-    from finetune.train.preview import Estimator, MemoryEstimate, TimeEstimate
-    from finetune.train.setup import DataCounts, TrainingResult
+    from finetune.train.preview import Estimator, MemoryEstimate
+    from finetune.train.setup import TrainingResult
     from rag.chatglm.memory import Device
 
 
@@ -76,7 +77,7 @@ def train(
     data: Data,
     columns: Columns,
     lora: LoraOptions,
-    chosen: MethodOptions,
+    method_options: MethodOptions,
     options: TrainOptions,
     base: BaseOptions,
 ) -> None:
@@ -87,14 +88,15 @@ def train(
         raise UserError(
             "no data is given; name files, or a folder that `rag finetune prepare` wrote"
         )
-    prepared = len(sources) == 1 and sources[0].is_dir()
-    rows = row_options.prepared(sources[0]) if prepared else row_options.rows()
-    method = chosen.method(lora)
-    general, share = mixed(run_options.mix)
+    if len(sources) == 1 and sources[0].is_dir():
+        template, max_length = row_options.form_of_prepared(sources[0])
+    else:
+        template, max_length = row_options.form()
+    method, (general, share) = method_options.method(lora), mixed(run_options.mix)
     device = base.find_device()
     options = replace(
-        options, method=method, learning_rate=chosen.rate, dtype=base.dtype(device), mix=share,
-        quant=base.quantization(), template=rows.template, max_length=rows.max_length,
+        options, method=method, learning_rate=method_options.rate, dtype=base.dtype(device), mix=share,
+        quant=base.quantization(), template=template, max_length=max_length,
     )  # fmt: skip
     directory = fetch_model(model)
     options = replace(options, max_length=within(options.max_length, read_config(directory)))
@@ -126,7 +128,7 @@ def run(
     """
     from accelerate import Accelerator
 
-    from finetune.train.checkpoint import check_resumable, forget, identity
+    from finetune.train.checkpoint import check_resumable, delete_training, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
     from finetune.train.setup import contract_of, finish, open_tuned, own_pages, read_sets
@@ -134,8 +136,8 @@ def run(
     accelerator = Accelerator(cpu=device == "cpu")
     main = accelerator.is_main_process
     screen = Screen(folder, quiet=not main)
-    sets, told = read_sets(data, model, options, cache=cache_home() / "tokens")
-    screen.data(told)
+    sets = read_sets(data, model, options, cache=cache_home() / "tokens")
+    screen.data(sets)
     preview = Preview.of(model, sets, options, device=device)
     if main:
         preview.show_table() if dry_run else preview.show_line()
@@ -153,10 +155,17 @@ def run(
     if dry_run:
         time = measure_time(training)
         if main:
-            show_time(time)
+            out_message(
+                "{step:.3g} s a step; {speed:,.0f} tokens/s; {total} for {steps} steps and their "
+                "evaluations",
+                step=time.step,
+                speed=time.speed,
+                total=timedelta(seconds=round(time.total)),
+                steps=time.steps,
+            )
         return None
     if overwrite and main:
-        forget(folder)
+        delete_training(folder)
     accelerator.wait_for_everyone()
     with screen, writing(folder):
         for report in training.run(resume=resume):
@@ -167,13 +176,13 @@ def run(
     record = {
         "base": model.name,
         "files": [path.name for path in (*data.train, *data.dev, *data.general)],
-        "rows": told.rows,
-        "counts": {name: asdict(counts) for name, counts in told.counts.items()},
+        "rows": sets.sizes,
+        "counts": {name: asdict(counts) for name, counts in sets.counts.items()},
     }
     with writing(folder):
-        done = finish(training, record)
-    screen.finished(done)
-    return done
+        result = finish(training, record)
+    screen.finished(result)
+    return result
 
 
 def check_free(folder: Path) -> None:
@@ -186,12 +195,12 @@ def check_free(folder: Path) -> None:
         return
     if not is_training(folder):
         raise UserError("{folder} is not empty; name a new folder with --out", folder=folder)
-    if held := checkpoints(folder):
+    if found := checkpoints(folder):
         raise UserError(
             "{folder} holds a training at step {step}; add --resume to continue, "
             "--overwrite-output-dir to lose it, or name another --out",
             folder=folder,
-            step=held[-1][0],
+            step=found[-1][0],
         )
     raise UserError(  # it may still run
         "{folder} holds a training without a checkpoint; begin again with "
@@ -230,16 +239,16 @@ class Screen:
         if not self.quiet:
             note_message(template, **fields)
 
-    def data(self, told: "DataCounts") -> None:
+    def data(self, sets: "Sets") -> None:
         """The counts of what was read."""
         self.note_message(
             "{train} rows to learn, {dev} held out; of general ones {general} mixed in, "
             "{general_dev} measured",
-            **told.rows,
+            **sets.sizes,
         )
-        for name, counts in told.counts.items():
-            for fate in fates(counts):
-                self.note_message("{name}: {fate}", name=name, fate=fate)
+        for name, counts in sets.counts.items():
+            for omission in omissions(counts):
+                self.note_message("{name}: {fate}", name=name, fate=omission)
 
     def show(self, report: "StepReport") -> None:
         """Loss, speed, time left."""
@@ -253,32 +262,32 @@ class Screen:
         self.progress(step, text, left=report.left)
         self.stopped = report.stopped
 
-    def finished(self, done: "TrainingResult") -> None:
+    def finished(self, result: "TrainingResult") -> None:
         """What was written, and how it compares."""
-        losses = done.losses
+        losses = result.losses
         if self.stopped:
             self.note_message("stopped early: {stopped}", stopped=self.stopped)
-        if done.strength != 1:
-            self.note_message("kept at strength {strength:g}", strength=done.strength)
+        if result.strength != 1:
+            self.note_message("kept at strength {strength:g}", strength=result.strength)
         for name, title in SETS.items():
             before, after = (losses.get(f"{name}_loss{when}") for when in ("_before", ""))
             if before is None or after is None:
                 continue
             best, step = losses.get(f"{name}_best", after), losses.get("dev_step", 0)
             least: str = ""
-            if best < after and step != done.steps:
+            if best < after and step != result.steps:
                 least = Translatable(
                     " (least: {best:.4f} in step {step:.0f} of {steps})",
-                    best=best, step=step, steps=done.steps,
+                    best=best, step=step, steps=result.steps,
                 )  # fmt: skip
             self.note_message(
                 "{name} loss {before:.4f} before, {after:.4f} now{least}",
                 name=title, before=before, after=after, least=least,
             )  # fmt: skip
         self.note_message(
-            "read back, its logits differ by {apart:.1e} of the largest at most", apart=done.apart
+            "read back, its logits differ by {apart:.1e} of the largest at most", apart=result.apart
         )
-        out(str(done.out))
+        out(str(result.out))
 
 
 @contextmanager
@@ -322,15 +331,13 @@ class Preview:
         ways = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
         ways += ["--quant int8"] if options.quant == "none" else []
         ways.append(f"--max-length {max(64, one.length // 2)}")
-        where = {"cpu": Translatable("memory"), "cuda": Translatable("GPU memory")}[kind]
-        needs, left = gigabytes(wanted), gigabytes(preview.free)
         raise UserError(
             "training on one row of {length} tokens needs {needed} of {where} and {free} are free; "
             "try {ways}",
             length=one.length,
-            needed=needs,
-            where=where,
-            free=left,
+            needed=gigabytes(wanted),
+            where=Translatable("memory") if kind == "cpu" else Translatable("GPU memory"),
+            free=gigabytes(preview.free),
             ways=ways,
         )
 
@@ -350,7 +357,8 @@ class Preview:
         from rag.chatglm.memory import gigabytes
 
         estimate, options = self.estimator.peak(self.sets), self.estimator.options
-        parts = say(", ").join(f"{name} {size}" for name, size in _parts(estimate))
+        sizes = zip(PARTS.values(), _sizes(estimate), strict=True)
+        parts = say(", ").join(f"{say(title)} {size}" for title, size in sizes)
         free = "?" if self.free is None else gigabytes(self.free)
         total = gigabytes(estimate.total)
         note_message(
@@ -369,57 +377,39 @@ class Preview:
         from rag.chatglm.memory import gigabytes, stored_bits
 
         config, options = self.estimator.config, self.estimator.options
-        others = [(say("as asked"), options)]
+        variants = {say("as asked"): options}
         if not options.gradient_checkpointing:
-            others.append(("checkpointing", replace(options, gradient_checkpointing=True)))
+            variants["checkpointing"] = replace(options, gradient_checkpointing=True)
         if options.quant == "none" and not stored_bits(config):
-            others.append(("int8", replace(options, quant="int8")))
+            variants["int8"] = replace(options, quant="int8")
             if not options.gradient_checkpointing:
-                both = replace(options, quant="int8", gradient_checkpointing=True)
-                others.append((say("both"), both))
+                variants[say("both")] = replace(variants["int8"], gradient_checkpointing=True)
         rows: list[list[str]] = []
-        names: list[str] = []
-        for name, wanted in others:
-            preview = replace(self, estimator=Estimator(config, wanted, self.estimator.device))
+        for name, variant in variants.items():
+            preview = replace(self, estimator=Estimator(config, variant, self.estimator.device))
             estimate = preview.estimator.peak(self.sets)
-            names, sizes = map(list, zip(*_parts(estimate), strict=True))
             total = gigabytes(estimate.total).removesuffix(" GB")
-            rows.append([name, *sizes, total, preview.largest()])
+            rows.append([name, *_sizes(estimate), total, preview.largest()])
         option = "--pack-length" if options.packing else "--batch-size"
         out_message(
             "GB (2^30 bytes) for the heaviest batch, and up to which {option} fits:", option=option
         )
-        table("", [say("options"), *names, say("all"), say("up to")], rows)
+        table("", [say("options"), *map(say, PARTS.values()), say("all"), say("up to")], rows)
 
 
-def show_time(found: "TimeEstimate") -> None:
-    """What a few steps took, and what follows."""
-    from datetime import timedelta
-
-    total = timedelta(seconds=round(found.total))
-    out_message(
-        "{step:.3g} s a step; {speed:,.0f} tokens/s; {total} for {steps} steps and their "
-        "evaluations",
-        step=found.step,
-        speed=found.speed,
-        total=total,
-        steps=found.steps,
-    )
+PARTS = {
+    "weights": Translatable("weights"),
+    "adapter": Translatable("adapter"),
+    "activations": Translatable("layers"),
+    "logits": Translatable("logits"),
+    "work": Translatable("work"),
+    "runtime": Translatable("libs"),
+}
+"""The columns of the table, by their names in a `MemoryEstimate`."""
 
 
-def _parts(estimate: "MemoryEstimate") -> list[tuple[str, str]]:
-    """Names and sizes without unit."""
+def _sizes(estimate: "MemoryEstimate") -> list[str]:
+    """Gigabytes of each part, without unit."""
     from rag.chatglm.memory import gigabytes
 
-    parts = (
-        ("weights", Translatable("weights")),
-        ("adapter", Translatable("adapter")),
-        ("activations", Translatable("layers")),
-        ("logits", Translatable("logits")),
-        ("work", Translatable("work")),
-        ("runtime", Translatable("libs")),
-    )
-    return [
-        (say(title), gigabytes(getattr(estimate, part)).removesuffix(" GB"))
-        for part, title in parts
-    ]
+    return [gigabytes(getattr(estimate, part)).removesuffix(" GB") for part in PARTS]

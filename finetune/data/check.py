@@ -90,7 +90,8 @@ def diagnose(
     `samples` are the rows `wanted` (`17` or `file.json:17`), otherwise the first ones and the
     longest. `progress` is called once a row.
     """
-    measure = Tokens(encoder) if encoder else Characters(max_length)
+    if encoder:
+        template, max_length = encoder.template, encoder.max_length
     repeats = Repeats()
     findings: list[Finding] = []
     lengths = array("i")
@@ -107,8 +108,8 @@ def diagnose(
         findings += repeats(item)
         findings += special_words(item)
         findings += controls(item)
-        findings += unplaced_messages(item, encoder.template if encoder else template)
-        sizes, finding = measure(item)
+        findings += unplaced_messages(item, template)
+        sizes, finding = _tokens(item, encoder) if encoder else _characters(item, max_length)
         lengths.extend(sizes)
         if finding:
             findings.append(finding)
@@ -128,8 +129,8 @@ def diagnose(
         rows,
         tuple(findings),
         np.array(lengths, np.int32),
-        measure.unit,
-        measure.max_length,
+        "tokens" if encoder else "characters",
+        max_length,
         tuple(samples),
     )
 
@@ -200,48 +201,33 @@ def unplaced_messages(example: Example, template: str) -> Iterator[Finding]:
         yield Finding(example.source, "place", text)
 
 
-class Characters:
-    """Lengths in characters, if there is no tokenizer."""
-
-    unit: Unit = "characters"
-
-    def __init__(self, max_length: int) -> None:
-        self.max_length = max_length
-
-    def __call__(self, example: Example) -> tuple[list[int], Finding | None]:
-        size = sum(map(len, _texts(example)))
-        if not self.max_length or size <= self.max_length:
-            return [size], None
-        text = Translatable(
-            "{size} characters, more than {max_length}; --model counts tokens",
-            size=size,
-            max_length=self.max_length,
-        )
-        return [size], Finding(example.source, "long", text)
+def _characters(example: Example, max_length: int) -> tuple[list[int], Finding | None]:
+    """The length in characters."""
+    size = sum(map(len, _texts(example)))
+    if not max_length or size <= max_length:
+        return [size], None
+    text = Translatable(
+        "{size} characters, more than {max_length}; --model counts tokens",
+        size=size,
+        max_length=max_length,
+    )
+    return [size], Finding(example.source, "long", text)
 
 
-class Tokens:
-    """Lengths in tokens, of the rows that a training would learn if it cut nothing."""
-
-    unit: Unit = "tokens"
-
-    def __init__(self, encoder: "RowEncoder") -> None:
-        self.encoder, self.max_length = encoder, encoder.max_length
-        self.whole = replace(encoder, max_length=UNLIMITED)
-
-    def __call__(self, example: Example) -> tuple[list[int], Finding | None]:
-        lengths = [len(row) for row in self.whole(example).rows]
-        size = max(lengths)
-        if size <= self.max_length:
-            return lengths, None
-        try:
-            self.encoder(example)
-        except InvalidRow as invalid:
-            return lengths, invalid.finding(example.source)
-        text = Translatable(
-            "{size} tokens, more than {most}: its earliest turns, the middle of its question, or the "
-            "end of its answer will be cut",
-            size=size,
-            most=self.max_length,
-        )
-        return lengths, Finding(example.source, "long", text)
+def _tokens(example: Example, encoder: "RowEncoder") -> tuple[list[int], Finding | None]:
+    """The lengths in tokens of the rows that a training would learn if it cut nothing."""
+    lengths = [len(row) for row in replace(encoder, max_length=UNLIMITED)(example).rows]
+    size = max(lengths)
+    if size <= encoder.max_length:
+        return lengths, None
+    try:
+        encoder(example)
+    except InvalidRow as invalid:
+        return lengths, invalid.finding(example.source)
+    text = Translatable(
+        "{size} tokens, more than {most}: its earliest turns, the middle of its question, or the "
+        "end of its answer will be cut",
+        size=size,
+        most=encoder.max_length,
+    )
+    return lengths, Finding(example.source, "long", text)

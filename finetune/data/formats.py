@@ -171,7 +171,12 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
                 yield item
                 continue
             try:
-                yield from _examples(item, columns)
+                if not isinstance(item.value, dict):
+                    raise wrong_type(Translatable("row"), item.value, _OBJECT)
+                form = _form_of(item.value, columns)
+                if form is None:
+                    raise missing_field(columns.prompt or "instruction")
+                yield from form(item, columns)
             except InvalidRow as invalid:
                 yield invalid.finding(item.source)
 
@@ -226,15 +231,6 @@ def _form_of(row: Mapping[str, Any], columns: Columns) -> Form | None:
     if "instances" in row:
         return _seed_task
     return _columns if "instruction" in row or "output" in row else None
-
-
-def _examples(record: Record, columns: Columns) -> list[Example]:
-    if not isinstance(record.value, dict):
-        raise wrong_type(Translatable("row"), record.value, _OBJECT)
-    form = _form_of(record.value, columns)
-    if form is None:
-        raise missing_field(columns.prompt or "instruction")
-    return form(record, columns)
 
 
 def _columns(record: Record, columns: Columns) -> list[Example]:

@@ -5,9 +5,8 @@ All text of the data is escaped, and the page forbids scripts and anything from 
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.check import CONTROLS, Diagnosis, Unit
-from finetune.types import IGNORED, Problem, TokenRow
+from finetune.types import IGNORED, Finding, Problem, TokenRow
 from ingest.i18n import Translatable, Translator, translate
 from ingest.normalize import readable
-from ingest.store.atomic import write_whole
 from rag import plot
 
 if TYPE_CHECKING:
@@ -91,11 +89,6 @@ def plain(parts: Sequence[TokenPiece]) -> str:
     return "".join(runs)
 
 
-def shades(parts: Sequence[TokenPiece]) -> Iterator[tuple[TokenPiece, int]]:
-    """Each piece with 0 or 1 in turn, so that colours can tell neighbours apart."""
-    return ((piece, at % 2) for at, piece in enumerate(parts))
-
-
 def visible(text: str) -> str:
     """The text with visible signs instead of characters that control a terminal or a page."""
     return CONTROLS.sub(_sign, text).replace("\n", "↵\n")
@@ -111,7 +104,7 @@ def _sign(control: re.Match[str]) -> str:
 
 LISTED = 200
 """The most findings of a problem that a page lists."""
-STYLE = Path(__file__).with_name("report.css")
+TEMPLATE = Path(__file__).with_name("report.html")
 TITLES: dict[Problem, Translatable] = {
     "broken": Translatable("can't be read"),
     "ended": Translatable("the file breaks off"),
@@ -171,9 +164,7 @@ def record(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "files": list(diagnosis.files),
         "rows": diagnosis.rows,
-        **{name: getattr(diagnosis, name) for name in ("usable", "bad", "warned")},
-        "unit": diagnosis.unit,
-        "max_length": diagnosis.max_length,
+        **{n: getattr(diagnosis, n) for n in ("usable", "bad", "warned", "unit", "max_length")},
         "lengths": figures(diagnosis.lengths),
         "histogram": [asdict(bin) for bin in bins(diagnosis.lengths, BINS)],
         "problems": {
@@ -197,105 +188,50 @@ def counts(diagnosis: Diagnosis) -> list[tuple[Problem, int, int]]:
 
 def page(diagnosis: Diagnosis, views: Sequence[View], say: Translator) -> str:
     """One HTML page, light or dark as the reader's screen is."""
-    title = say("Training data")
-    parts = [
-        "<!doctype html>",
-        f'<html lang="{"zh-CN" if say.language == "zh" else "en"}"><head><meta charset="utf-8">',
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>{STYLE.read_text('utf-8')}</style></head><body>",
-        f"<h1>{title}</h1>",
-        f'<p class="faint">{escape(", ".join(diagnosis.files))}</p>',
-        _tiles(diagnosis, say),
-        *_summary(diagnosis, say),
-        _heading(say("Length of rows")),
-        _picture(diagnosis, say),
-        *_findings(diagnosis, say),
-        *_views(views, say),
-        "</body></html>",
-    ]
-    return readable("\n".join(parts)) + "\n"
+    from jinja2 import Environment
 
-
-def _heading(text: str) -> str:
-    # babel does not find a message within an f-string, so it is translated outside of one.
-    return f"<h2>{text}</h2>"
-
-
-def _tiles(diagnosis: Diagnosis, say: Translator) -> str:
+    texts = {
+        "title": say("Training data"),
+        "summary": say("What was found"),
+        "nothing": say("Nothing is wrong."),
+        "problem": say("problem"),
+        "bad": say("bad"),
+        "warning": say("warning"),
+        "warnings": say("warnings"),
+        "lengths": say("Length of rows"),
+        "findings": say("Row by row"),
+        "tokens": say("Tokens and what is learnt of them"),
+        "learnt": say("learnt"),
+        "context": say("context"),
+        "special": say("special token"),
+    }
     tiles = (
         (diagnosis.rows, say("rows"), ""),
         (diagnosis.usable, say("usable"), "good" if diagnosis.usable else "bad"),
         (diagnosis.bad, say("bad"), "bad" if diagnosis.bad else ""),
         (diagnosis.warned, say("with warnings"), "warn" if diagnosis.warned else ""),
     )
-    divs = (
-        f'<div><b class="{kind}">{count:,}</b><span class="faint">{name}</span></div>'
-        for count, name, kind in tiles
-    )
-    return f'<div class="tiles">{"".join(divs)}</div>'
-
-
-def _summary(diagnosis: Diagnosis, say: Translator) -> Iterable[str]:
-    yield _heading(say("What was found"))
-    if not diagnosis.findings:
-        text = say("Nothing is wrong.")
-        yield f'<p class="good">{text}</p>'
-        return
-    problem = say("problem")
-    heads = "".join(f'<th class="n">{name}</th>' for name in (say("bad"), say("warnings")))
-    yield f'<table class="sum"><tr><th>{problem}</th>{heads}</tr>'
-    for kind, bad, warnings in counts(diagnosis):
-        numbers = "".join(f'<td class="n">{count or ""}</td>' for count in (bad, warnings))
-        yield f"<tr><td>{say(TITLES[kind])}</td>{numbers}</tr>"
-    yield "</table>"
-
-
-def _picture(diagnosis: Diagnosis, say: Translator) -> str:
-    unit, limit = diagnosis.unit, diagnosis.max_length
-    image = b64encode(histogram(diagnosis.lengths, "svg", unit=unit, max_length=limit, say=say))
-    alt = say("{named} of rows", named=say(UNITS[unit]))
-    return f'<img alt="{alt}" src="data:image/svg+xml;base64,{image.decode()}">'
-
-
-def _findings(diagnosis: Diagnosis, say: Translator) -> Iterable[str]:
-    if diagnosis.findings:
-        yield _heading(say("Row by row"))
-    bad, warning = say("bad"), say("warning")
+    problems: list[tuple[str, int, list[Finding], str]] = []
     for problem, found in diagnosis.by_problem().items():
-        found = sorted(found, key=lambda finding: not finding.bad)
-        state = " open" if found[0].bad else ""
-        yield f"<details{state}><summary>{say(TITLES[problem])} ({len(found):,})</summary><table>"
-        for each in found[:LISTED]:
-            kind = f'<td class="kind bad">{bad}' if each.bad else f'<td class="kind warn">{warning}'
-            text = escape(say(each.text))
-            yield f'<tr><td class="row">{escape(each.source)}</td>{kind}</td><td>{text}</td></tr>'
-        yield "</table>"
-        if more := max(0, len(found) - LISTED):
-            rest = say("and {more:,} more, in the JSON report", more=more)
-            yield f'<p class="faint">{rest}</p>'
-        yield "</details>"
-
-
-def _views(views: Sequence[View], say: Translator) -> Iterable[str]:
-    if not views:
-        return
-    yield _heading(say("Tokens and what is learnt of them"))
-    legend = (("l1", say("learnt")), ("g1", say("context")), ("s", say("special token")))
-    names = " ".join(f'<span class="{kind}">{name}</span>' for kind, name in legend)
-    yield f'<p class="tokens">{names}</p>'
-    for number, view in enumerate(views):
-        state = "" if number else " open"
-        yield f"<details{state}><summary>{escape(view.title(say))}</summary>"
-        tokens = "".join(_token(piece, shade) for piece, shade in shades(view.pieces))
-        yield f'<div class="tokens">{tokens}</div></details>'
-
-
-def _token(piece: TokenPiece, shade: int) -> str:
-    kind = f"{'l' if piece.learnt else 'g'}{shade}{' s' if piece.special else ''}"
-    ids = " ".join(map(str, piece.ids))
-    return f'<span class="{kind}" title="{ids}">{escape(visible(piece.text))}</span>'
+        more = len(found) - LISTED
+        rest = say("and {more:,} more, in the JSON report", more=more) if more > 0 else ""
+        listed = sorted(found, key=lambda finding: not finding.bad)[:LISTED]
+        problems.append((say(TITLES[problem]), len(found), listed, rest))
+    template = Environment(autoescape=True).from_string(TEMPLATE.read_text("utf-8"))
+    text = template.render(
+        language="zh-CN" if say.language == "zh" else "en",
+        texts=texts,
+        files=", ".join(diagnosis.files),
+        tiles=tiles,
+        counts=[(say(TITLES[kind]), *numbers) for kind, *numbers in counts(diagnosis)],
+        alt=say("{named} of rows", named=say(UNITS[diagnosis.unit])),
+        picture=b64encode(histogram(diagnosis, "svg", say)).decode(),
+        problems=problems,
+        views=views,
+        say=say,
+        visible=visible,
+    )
+    return readable(text) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,17 +281,7 @@ def figures(lengths: NDArray[np.int32]) -> dict[str, int]:
     }
 
 
-def save_histogram(
-    path: Path, lengths: NDArray[np.int32], *, unit: Unit, max_length: int = 0, say: Translator
-) -> None:
-    """Write `histogram` to `path`, .png or .svg. Raises `UserError` if it can't be drawn."""
-    kind = plot.check_picture(path)
-    write_whole(path, histogram(lengths, kind, unit=unit, max_length=max_length, say=say))
-
-
-def histogram(
-    lengths: NDArray[np.int32], kind: plot.Kind, *, unit: Unit, max_length: int = 0, say: Translator
-) -> bytes:
+def histogram(diagnosis: Diagnosis, kind: plot.Kind, say: Translator) -> bytes:
     """A picture of the rows' lengths, with a line at `max_length` unless that is 0.
 
     The SVG has no background and is readable on white and on black. A PNG is in Chinese only if a
@@ -363,7 +289,7 @@ def histogram(
     """
     say = plot.speaker(say, kind)
     return plot.render(
-        lambda canvas: _draw_bins(canvas.add_subplot(), lengths, say(UNITS[unit]), max_length, say),
+        lambda canvas: _draw_bins(canvas.add_subplot(), diagnosis, say),
         kind,
         size=(8, 3.2),
         ink=plot.INK if kind == "svg" else "#333333",
@@ -371,13 +297,21 @@ def histogram(
     )
 
 
-def _draw_bins(
-    axes: "Axes", lengths: NDArray[np.int32], unit: str, max_length: int, say: Translator
-) -> None:
+def _draw_bins(axes: "Axes", diagnosis: Diagnosis, say: Translator) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    drawn = bins(lengths, BINS)
-    axes.set_title(_histogram_title(lengths, drawn, unit, say), fontsize=10, loc="left")
+    lengths, max_length = diagnosis.lengths, diagnosis.max_length
+    drawn, unit = bins(lengths, BINS), say(UNITS[diagnosis.unit])
+    title = say("no usable rows")
+    if drawn:
+        title = say(
+            "{rows:,} rows, {total:,} {unit}: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
+            unit=unit,
+            **figures(lengths),
+        )
+        if drawn[-1].high is None:
+            title += say(" (last bar: {low:,} or more)", low=drawn[-1].low)
+    axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel(say("{unit} of a row", unit=unit))
     axes.set_ylabel(say("rows"))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -401,17 +335,3 @@ def _draw_bins(
         style |= {"ha": "right" if max_length > end / 2 else "left"}
         transform = axes.get_xaxis_transform()
         axes.text(max_length, 0.97, f" max_length {max_length:,} ", transform=transform, **style)
-
-
-def _histogram_title(
-    lengths: NDArray[np.int32], drawn: Sequence[Bin], unit: str, say: Translator
-) -> str:
-    if not drawn:
-        return say("no usable rows")
-    title = say(
-        "{rows:,} rows, {total:,} {unit}: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
-        unit=unit,
-        **figures(lengths),
-    )
-    last = say(" (last bar: {low:,} or more)", low=drawn[-1].low)
-    return title + (last if drawn[-1].high is None else "")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
+Sides = tuple[Mapping[str, Values], Mapping[str, Values]]
+"""The columns of base and adapter."""
 RESAMPLES = 2000
 FLIPS = 10_000
 READING = ("gold", "retrieved", "distractors")
@@ -146,10 +148,10 @@ def compare(
     strata = np.array([cases[0].case.question.answerable for cases in results])
     weights = list(metrics.resamples(strata, count=resamples, seed=seed))
     return [
-        _comparison(name, condition, base, adapter, weights, seed)
+        _comparison(name, condition, (base, adapter), weights, seed)
         for condition in ORDER
         for name, measure in MEASURES.items()
-        if condition in measure.conditions and _is_measured(measure, condition, base, adapter)
+        if condition in measure.conditions and _is_measured(measure, condition, (base, adapter))
     ]
 
 
@@ -179,25 +181,18 @@ def _row(replies: Sequence[tuple[str, ScoredReply]]) -> Iterator[tuple[str, floa
         yield f"{condition}:refused_wanted", values["refused"] + values["wanted"]
 
 
-def _is_measured(
-    measure: RatioMetric, condition: str, base: Mapping[str, Values], adapter: Mapping[str, Values]
-) -> bool:
+def _is_measured(measure: RatioMetric, condition: str, sides: Sides) -> bool:
     """Whether either side has values; for refusals, whether any refusal would be right."""
-    wanted = base.get(f"{condition}:wanted", np.zeros(1))
+    wanted = sides[0].get(f"{condition}:wanted", np.zeros(1))
     if measure.part.startswith("agreed") and not np.nansum(wanted):
         return False
-    return any(np.nansum(measure.columns(data, condition)[1]) > 0 for data in (base, adapter))
+    return any(np.nansum(measure.columns(data, condition)[1]) > 0 for data in sides)
 
 
 def _comparison(
-    name: str,
-    condition: str,
-    base: Mapping[str, Values],
-    adapter: Mapping[str, Values],
-    weights: Sequence[Weights],
-    seed: int,
+    name: str, condition: str, sides: Sides, weights: Sequence[Weights], seed: int
 ) -> Comparison:
-    measure, sides = MEASURES[name], (base, adapter)
+    measure = MEASURES[name]
     (part, whole), (part2, whole2) = (measure.columns(data, condition) for data in sides)
     ones = np.ones((1, len(part)))
     values = [float(measure.of(data, condition, ones)[0]) for data in sides]
@@ -244,28 +239,28 @@ def decide(comparisons: Sequence[Comparison]) -> Decision:
     A model that hardly ever refuses has a high precision, and one that always refuses a high recall.
     So a loss of precision or recall counts only if the F1 of refusals did not improve.
     """
-    surer = {
+    refuses_better = {
         each.condition for each in comparisons if each.measure == "refusal_f1" and each.low > 0
     }
-    against: list[Translatable] = []
+    losses: list[Translatable] = []
     collapses: list[Translatable] = []
-    better: list[Translatable] = []
+    gains: list[Translatable] = []
     for each in comparisons:
         primary, name = MEASURES[each.measure].primary, each.measure
-        outweighed = name != "f1" and surer & {each.condition, ALL}
+        outweighed = name != "f1" and refuses_better & {each.condition, ALL}
         if primary and each.high < 0 and not outweighed:
-            against.append(_reason(Translatable("worse"), each))
+            losses.append(_reason(Translatable("worse"), each))
         # A precision has no exact test, and an improvement shows in F1 or recall, too.
         if primary and name != "refusal_precision" and each.low > 0 and each.p < LEVEL:
-            better.append(_reason(Translatable("better"), each))
-        lost = each.base.value >= WORTH and each.adapter.value < COLLAPSE * each.base.value
+            gains.append(_reason(Translatable("better"), each))
+        collapsed = each.base.value >= WORTH and each.adapter.value < COLLAPSE * each.base.value
         closed = name == "f1" and each.condition in ("closed", "general")
-        if closed and lost and not each.high < 0:
+        if closed and collapsed and not each.high < 0:
             collapses.append(_reason(Translatable("collapsed"), each))
-    if against or collapses:
-        return Decision(False, (*against, *collapses))
-    if better:
-        return Decision(True, tuple(better))
+    if losses or collapses:
+        return Decision(False, (*losses, *collapses))
+    if gains:
+        return Decision(True, tuple(gains))
     nothing = Translatable(
         "nothing got better beyond chance: no primary measure has its 95 % interval above 0 and "
         "p < {level}; ask more questions, or train more",

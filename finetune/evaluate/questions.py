@@ -18,7 +18,7 @@ from finetune.types import Example
 from ingest.errors import UserError
 from ingest.store import Store
 from ingest.types import Chunk, Hit, Passage
-from rag.evaluate.dataset import Dataset, EvalQuestion, InvalidRecord, take
+from rag.evaluate.dataset import Dataset, InvalidRecord, take
 from rag.evaluate.metrics import locate
 from rag.generate import Generator
 from rag.pipeline import Pipeline
@@ -151,34 +151,28 @@ def _alpaca(path: Path) -> Iterator[HeldOutQuestion]:
 
 
 def _of_set(dataset: Dataset, store: Store | None) -> Iterator[HeldOutQuestion]:
-    finder = Finder(store) if store else None
+    """Each document is read once."""
+    text = cache(store.text) if store else None
+    documents = [(PurePath(d.source).parts, d.id) for d in store.documents()] if store else []
+
+    def places(name: str, quotes: Sequence[str]) -> Iterator[Place]:
+        """The places of the quotes in the documents of this name."""
+        tail = PurePath(name).parts
+        for parts, id in documents:
+            if text and parts[-len(tail) :] == tail:
+                yield from (Place(id, *span) for q in quotes for span in locate(q, text(id)))
+
     for each in dataset.questions:
         if not each.answerable:
             yield HeldOutQuestion(each.id, each.text, (), False)
             continue
         # The quotes state it in whole sentences, as an adapter may have learnt to.
         answers = (*each.answers, *(gold.quote for gold in each.gold))
-        places = tuple(finder.places(each)) if finder else ()
-        yield HeldOutQuestion(each.id, each.text, answers, True, places)
-
-
-class Finder:
-    """Finds the places of a set's answers in a knowledge base; each document is read once."""
-
-    def __init__(self, store: Store) -> None:
-        self.text = cache(store.text)
-        self.documents = [(PurePath(each.source).parts, each.id) for each in store.documents()]
-
-    def places(self, question: EvalQuestion) -> Iterator[Place]:
-        """The places of the quotes; in a BEIR-like set, those of answers in relevant entries."""
-        wanted = [(gold.document, (gold.quote,)) for gold in question.gold]
-        wanted += [(name, question.answers) for name, grade in question.grades.items() if grade > 0]
-        for name, quotes in wanted:
-            tail = PurePath(name).parts
-            for parts, id in self.documents:
-                if parts[-len(tail) :] == tail:
-                    text = self.text(id)
-                    yield from (Place(id, *span) for q in quotes for span in locate(q, text))
+        wanted = [(gold.document, (gold.quote,)) for gold in each.gold]
+        # In a BEIR-like set: the answers in relevant entries.
+        wanted += [(name, each.answers) for name, grade in each.grades.items() if grade > 0]
+        found = tuple(place for name, quotes in wanted for place in places(name, quotes))
+        yield HeldOutQuestion(each.id, each.text, answers, True, found)
 
 
 Condition = Literal["closed", "gold", "retrieved", "distractors", "general"]

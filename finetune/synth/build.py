@@ -15,17 +15,20 @@ from hashlib import blake2b
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
-from finetune.synth.pair import QuestionAnswer, QuestionKind, TitledPassage, normalize, write_pair
+from finetune.synth.pair import QuestionAnswer, QuestionKind, TitledPassage, normalize
 from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion
 from finetune.synth.rules import RULES, pairs_by_rule
+from ingest.chunk import sentences
 from ingest.errors import UserError
 from ingest.i18n import Translatable
+from ingest.normalize import one_line
 from ingest.store import Store
 from ingest.store.atomic import new_folder
 from ingest.types import Chunk, Document, Passage
 from rag.generate import Generator
+from rag.types import Message, Sampling, Script
 
 _NO_TITLE = re.compile(
     r"[-_]|\.\w{1,5}$|^\W*[\d.]+\W*$|[?？]$|^(?:untitled|document|无标题|未命名|新建)",
@@ -84,8 +87,7 @@ def _header(chunk: Chunk) -> str:
 Key = bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PoolEntry:
+class PoolEntry(NamedTuple):
     """The place of a question in the file, the index of its document, and the key of its answer."""
 
     offset: int
@@ -170,6 +172,60 @@ def _parse(line: bytes) -> QuestionAnswer | TitledPassage:
     return TitledPassage(**fields | {"places": tuple(map(tuple, fields["places"]))})
 
 
+MODEL_TOKENS = 160
+"""The longest reply of a model that writes a question, in tokens."""
+_PROMPT: dict[Script, str] = {
+    "han": (
+        "阅读资料，就其中的一个事实提一个问题，并从资料中一字不差地抄出答案。"
+        "问题要写明所问的对象，脱离资料也能看懂；答案要短。只回复两行：\n问题：……\n答案：……"
+    ),
+    "latin": (
+        "Read the passage. Ask one question about one fact in it, and copy the answer from the "
+        "passage to the letter. Name what the question is about, so that it can be understood "
+        "without the passage; keep the answer short. Reply with two lines only:\n"
+        "Question: ...\nAnswer: ..."
+    ),
+}
+_REPLY = re.compile(
+    r"^\W*(?:问题?|Q(?:uestion)?)\s*[:：]\s*(?P<question>\S[^\n]*)\n+\W*(?:答案?|A(?:nswer)?)\s*[:：]\s*(?P<answer>\S[^\n]*)",
+    re.IGNORECASE,
+)
+_QUOTES = " \t\"'“”‘’「」"
+_STOPS = "。.；;，,"
+
+
+def write_pair(
+    passage: TitledPassage, generator: Generator, *, seed: int = 0
+) -> QuestionAnswer | None:
+    """A question that the model writes about the passage.
+
+    None if its reply is not in the required form, its answer is not in the passage, the question is
+    not valid, or the passage doesn't fit into the model's window.
+    """
+    if not passage.script:
+        return None
+    context = "\n".join(filter(None, (passage.quoted_title, passage.header, passage.text.strip())))
+    messages = [Message("user", f"{_PROMPT[passage.script]}\n\n{context}")]
+    if generator.count(messages) > generator.context - MODEL_TOKENS:
+        return None
+    sampling = Sampling(max_new_tokens=MODEL_TOKENS, temperature=0, seed=seed)
+    found = _REPLY.search("".join(generator.stream(messages, sampling)))
+    return parse_pair(passage, found["question"], found["answer"]) if found else None
+
+
+def parse_pair(passage: TitledPassage, question: str, answer: str) -> QuestionAnswer | None:
+    """The pair of a model's question and an answer in the words of the passage, or None."""
+    text, answer = passage.text, answer.strip(_QUOTES)
+    answer = answer if answer in text else answer.rstrip(_STOPS).strip(_QUOTES)
+    if not answer or (at := text.find(answer)) < 0:
+        return None
+    around = [(a, b) for a, b in sentences(text) if a < at + len(answer) and at < b]
+    start, end = around[0][0], around[-1][1]
+    start = end - len(text[start:end].lstrip())
+    span = start, start + len(text[start:end].rstrip())
+    return next(passage.pair("model", question, answer, one_line(text[slice(*span)]), span), None)
+
+
 Side = Literal["train", "heldout"]
 Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 """From the number of questions to a function that is called after each of them."""
@@ -208,10 +264,6 @@ class SyntheticReport:
     def total(self, side: Side) -> int:
         return sum(count for (_, of), count in self.rows.items() if of == side)
 
-    def add_sample(self, row: RaftRow) -> None:
-        if (row.gold is None) not in [sample.gold is None for sample in self.samples]:
-            self.samples.append(row)
-
 
 def build(
     builder: RaftBuilder,
@@ -245,13 +297,21 @@ def build(
                 if isinstance(row, str):
                     report.rejected[row] += 1
                     continue
-                report.add_sample(row)
+                if (row.gold is None) not in [sample.gold is None for sample in report.samples]:
+                    report.samples.append(row)
                 digests.append(document.digest)
                 _write_line(row.record, row_file)
                 if len(digests) == options.limit:
                     break
         if not digests:
-            raise _no_rows(report.rejected)
+            counts = sorted(report.rejected.items())
+            why = ", ".join(f"{reason} {count}" for reason, count in counts if count)
+            raise UserError(
+                "no row can be built from this knowledge base (rejected: {why}); rules need "
+                "definitions, articles, lists, tables or figures; or let a model write questions: "
+                "--model DIR --write-questions",
+                why=why or Translatable("nothing"),
+            )
         # Split only now that it is known which documents have rows.
         heldout = heldout_digests(digests, options.heldout, options.seed)
         row_file.seek(0)
@@ -326,13 +386,3 @@ def _open_all(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes
     for path in paths:
         if not path.stat().st_size:
             path.unlink()
-
-
-def _no_rows(rejected: Counter[str]) -> UserError:
-    why = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()) if count)
-    return UserError(
-        "no row can be built from this knowledge base (rejected: {why}); rules need definitions, "
-        "articles, lists, tables or figures; or let a model write questions: "
-        "--model DIR --write-questions",
-        why=why or Translatable("nothing"),
-    )

@@ -1,16 +1,17 @@
-"""Question-answer pairs about a passage: which are valid, and how a model writes them."""
+"""Question-answer pairs about a passage, and which of them are valid."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
-from ingest.chunk import Span, sentences
-from ingest.normalize import one_line
-from rag.generate import Generator
+from ingest.chunk import Span
 from rag.question import script_of
-from rag.types import MARK, Message, Sampling, Script
+from rag.types import MARK, Script
 
 QuestionKind = Literal["definition", "article", "list", "table", "cloze", "model"]
 
@@ -78,21 +79,21 @@ LONGEST_QUESTION = {"han": 90, "latin": 220}
 SHORTEST_QUESTION = {"han": 6, "latin": 12}
 LONGEST_REPLY = {"han": 400, "latin": 1000}
 
+
+def _read_patterns() -> Iterator[tuple[str, re.Pattern[str]]]:
+    """The patterns of patterns.toml by name."""
+    texts = tomllib.loads(Path(__file__).with_name("patterns.toml").read_text("utf-8"))
+    for name, text in texts.items():
+        joined = "".join(line.strip() for line in text.splitlines())
+        texts[name] = re.sub(r"<<(\w+)>>", lambda other: texts[other[1]], joined)
+        yield name, re.compile(texts[name])
+
+
+PATTERNS: Any = SimpleNamespace(**dict(_read_patterns()))
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
 _KANA_OR_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]{3}")
 _LATIN = re.compile(r"[A-Za-z]")
-# Words that only the text around a question explains.
-_REFERS_BACK = re.compile(
-    r"^(?:其|该|这|那|此|它|他|她|但|而|并|也|还|又|则|即|且|因此|所以|然而|不过|另外|同时|例如|比如|如果|虽然|首先|其次|最[后终]|其中|注意|换句话说|接着|然后|于是|随后|第[一二三四]步)"
-    r"|该(?!死)|上述|前述|前[款项条者]|后者|[本同][条款项]|[上下]一?[章节条]|[上下]文|下列|以下(?!简称)|如下|上面|前面|刚才|接下来|[本这那]一?[个种些样里节章附]"
-    r"|[它他她]们?|我们?|咱|[你您]们?|本书|本文|(?<![日根基资])本(?:法|条例|办法|规定|细则|规则|章程|制度|合同|协议)|如[图表]|[图表]\s?\d|示例\s?\d|所示|反过来|也同样|之[前后](?:的|$)"
-)
-_LATIN_REFERS_BACK = re.compile(
-    r"\b(?:this|that|these|those|it|its|they|their|them|he|she|his|her|him|we|our|us|you|your|i|my|me"
-    r"|here|above|below|following|former|latter|aforementioned|such|(?:figure|table|chapter|section) \d[\d.]*)\b",
-    re.IGNORECASE,
-)
 _BRACKETS = ("（）", "《》", "“”", "‘’", "「」", "『』", "【】", "()", "[]", "{}")
 
 
@@ -119,9 +120,9 @@ def is_self_contained(question: str) -> bool:
     """Whether it refers to nothing that only the text around it explains."""
     bare = re.sub(r"《[^》]*》|“[^”]*”", "", question)
     if script_of(question) == "latin":
-        return not _LATIN_REFERS_BACK.search(bare)
+        return not PATTERNS.latin_refers_back.search(bare)
     its = re.search(r"(?<![尤极与及莫])其(?![他它中余次实])", bare)
-    return not _REFERS_BACK.search(bare) and (its is None or its.start() >= 8)
+    return not PATTERNS.refers_back.search(bare) and (its is None or its.start() >= 8)
 
 
 def _balanced(text: str) -> bool:
@@ -140,59 +141,3 @@ def punctuate(question: str) -> str:
     bare = question.strip().rstrip("。.；;：:，,？? ")
     bare = re.sub(r"\s+(?=[，。；：、？）》”])|(?<=[（《“，。；：、])\s+", "", bare)
     return f"{bare}？" if script_of(bare) == "han" else f"{bare}?"
-
-
-MODEL_TOKENS = 160
-"""The longest reply of a model that writes a question, in tokens."""
-
-_PROMPT: dict[Script, str] = {
-    "han": (
-        "阅读资料，就其中的一个事实提一个问题，并从资料中一字不差地抄出答案。"
-        "问题要写明所问的对象，脱离资料也能看懂；答案要短。只回复两行：\n问题：……\n答案：……"
-    ),
-    "latin": (
-        "Read the passage. Ask one question about one fact in it, and copy the answer from the "
-        "passage to the letter. Name what the question is about, so that it can be understood "
-        "without the passage; keep the answer short. Reply with two lines only:\n"
-        "Question: ...\nAnswer: ..."
-    ),
-}
-_REPLY = re.compile(
-    r"^\W*(?:问题?|Q(?:uestion)?)\s*[:：]\s*(?P<question>\S[^\n]*)\n+\W*(?:答案?|A(?:nswer)?)\s*[:：]\s*(?P<answer>\S[^\n]*)",
-    re.IGNORECASE,
-)
-_QUOTES = " \t\"'“”‘’「」"
-_STOPS = "。.；;，,"
-
-
-def write_pair(
-    passage: TitledPassage, generator: Generator, *, seed: int = 0
-) -> QuestionAnswer | None:
-    """A question that the model writes about the passage.
-
-    None if its reply is not in the required form, its answer is not in the passage, the question is
-    not valid, or the passage doesn't fit into the model's window.
-    """
-    if not passage.script:
-        return None
-    context = "\n".join(filter(None, (passage.quoted_title, passage.header, passage.text.strip())))
-    messages = [Message("user", f"{_PROMPT[passage.script]}\n\n{context}")]
-    if generator.count(messages) > generator.context - MODEL_TOKENS:
-        return None
-    sampling = Sampling(max_new_tokens=MODEL_TOKENS, temperature=0, seed=seed)
-    found = _REPLY.search("".join(generator.stream(messages, sampling)))
-    return parse_pair(passage, found["question"], found["answer"]) if found else None
-
-
-def parse_pair(passage: TitledPassage, question: str, answer: str) -> QuestionAnswer | None:
-    """The pair of a model's question and an answer in the words of the passage, or None."""
-    text, answer = passage.text, answer.strip(_QUOTES)
-    answer = answer if answer in text else answer.rstrip(_STOPS).strip(_QUOTES)
-    if not answer or (at := text.find(answer)) < 0:
-        return None
-    around = [(a, b) for a, b in sentences(text) if a < at + len(answer) and at < b]
-    start, end = around[0][0], around[-1][1]
-    start += len(text[start:end]) - len(text[start:end].lstrip())
-    span = start, start + len(text[start:end].rstrip())
-    reply = one_line(text[slice(*span)])
-    return next(passage.pair("model", question, answer, reply, span), None)

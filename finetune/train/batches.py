@@ -7,6 +7,7 @@ positions, as if it were alone.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ class Stream:
         self, rows: int, seed: int, *, lengths: NDArray[np.int32] | None = None, size: int = 1
     ) -> None:
         self.rows, self.seed, self.lengths, self.size = rows, seed, lengths, size
-        self._cached: tuple[int, Indices] = (-1, np.zeros(0, np.int64))
+        self._order = lru_cache(1)(self._shuffle)
 
     def take(self, start: int, end: int) -> Indices:
         """The rows at places [start, end)."""
@@ -117,11 +118,6 @@ class Stream:
             for epoch in np.unique(epochs).tolist()
         ]
         return np.concatenate([np.zeros(0, np.int64), *parts])
-
-    def _order(self, epoch: int) -> Indices:
-        if self._cached[0] != epoch:
-            self._cached = (epoch, self._shuffle(epoch))
-        return self._cached[1]
 
     def _shuffle(self, epoch: int) -> Indices:
         rng = np.random.default_rng((self.seed, epoch))

@@ -74,7 +74,7 @@ def is_training(out: Path) -> bool:
     return bool(checkpoints(out)) or (out / FILE).is_file()
 
 
-def forget(out: Path) -> None:
+def delete_training(out: Path) -> None:
     """Delete a training: its checkpoints first, then its other files. Files of others stay."""
     for path in [*(path for _, path in checkpoints(out)), *out.glob(".checkpoint-*.partial")]:
         shutil.rmtree(path)
@@ -154,14 +154,14 @@ def identity(
     """Everything that determines a training, except the base, by names that users know, as JSON."""
     values = asdict(options)
     values |= values.pop("method")
-    whole = {f"the data ({name})": digest for name, digest in digests.items()}
-    whole |= {METHOD: type(options.method).__name__}
-    whole |= {
-        NAMES.get(name, f"--{name.replace('_', '-')}"): value
-        for name, value in values.items()
-        if name not in HARMLESS
-    }
-    whole |= {
+    whole = {
+        **{f"the data ({name})": digest for name, digest in digests.items()},
+        METHOD: type(options.method).__name__,
+        **{
+            NAMES.get(name, f"--{name.replace('_', '-')}"): value
+            for name, value in values.items()
+            if name not in HARMLESS
+        },
         "devices": f"{accelerator.num_processes} x {accelerator.device.type}",
         "torch": torch.__version__,
     }

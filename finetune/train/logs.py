@@ -25,9 +25,9 @@ BOARD = "tensorboard"
 class Log:
     """The files of a training in `out`, of which `size` bytes of an earlier run are valid."""
 
-    def __init__(
-        self, out: Path, *, size: int = 0, step: int = 0, tensorboard: bool = True
-    ) -> None:
+    def __init__(self, out: Path, *, size: int = 0, step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         path = out / FILE
         actual = path.stat().st_size if path.is_file() else 0
         if actual < size:
@@ -43,26 +43,20 @@ class Log:
         self.file.seek(size)
         if not size:
             self._write(dict(zip(FIELDS, FIELDS, strict=True)))
-        self.board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(out / BOARD), purge_step=step or None)
+        self.board = SummaryWriter(str(out / BOARD), purge_step=step or None)
 
     def row(self, values: Mapping[str, float], **shown: float) -> None:
         """Write a line with those of `FIELDS` that `values` has; `shown` goes to TensorBoard only."""
         self._write(values)
-        if self.board:
-            for name, value in {**values, **shown}.items():
-                if name != "step":
-                    self.board.add_scalar(name, value, int(values["step"]))
+        for name, value in {**values, **shown}.items():
+            if name != "step":
+                self.board.add_scalar(name, value, int(values["step"]))
 
     def flush(self) -> int:
         """Flush everything to the disk; returns the size of the CSV in bytes."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        if self.board:
-            self.board.flush()
+        self.board.flush()
         return self.file.tell()
 
     def _write(self, values: Mapping[str, float | str]) -> None:
@@ -79,8 +73,7 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
-        if self.board:
-            self.board.close()
+        self.board.close()
 
 
 def read(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -95,13 +88,13 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 def draw(path: Path, picture: Path) -> None:
     """Draw the losses of a CSV into `picture` (.png or .svg)."""
-    columns = read(path)
-    plot.save(picture, lambda canvas: _curves(canvas.subplots(), columns), size=(8, 4.5), dpi=120)
+    plot.save(picture, lambda canvas: _curves(canvas.subplots(), path), size=(8, 4.5), dpi=120)
 
 
-def _curves(axes: "Axes", columns: Mapping[str, list[tuple[int, float]]]) -> None:
+def _curves(axes: "Axes", path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    columns = read(path)
     colours = {"loss": plot.PALE_BLUE, "dev_loss": plot.RED, "general_loss": plot.GREEN}
     for name, colour in colours.items():
         if points := columns[name]:

@@ -16,8 +16,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from finetune.data.dataset import Counts
 from finetune.options import TrainOptions
-from finetune.train.batches import Batch, Plan, Stream, batches_of
+from finetune.train.batches import Plan, Stream, batches_of
 from finetune.train.checkpoint import (
     BASE,
     TrainingState,
@@ -45,12 +46,12 @@ class TunedModel(Protocol):
     """A model of which only an adapter's parameters are trained (lora.py)."""
 
     base: Any
-    trained: dict[str, nn.Parameter]
+    trainable: dict[str, nn.Parameter]
 
     @property
     def model(self) -> Any: ...
     def write(self, folder: Path, *, strength: float = 1.0) -> None: ...
-    def released(self) -> Any: ...
+    def release(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,18 @@ class Sets:
     dev: TokenRows | None = None
     general: TokenRows | None = None
     general_dev: TokenRows | None = None
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    """By the names of the files' options: how many of their examples are used."""
+
+    @property
+    def _all(self) -> dict[str, TokenRows | None]:
+        names = ("train", "dev", "general", "general_dev")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of rows of each set."""
+        return {name: len(rows or ()) for name, rows in self._all.items()}
 
     @property
     def measured(self) -> dict[str, TokenRows]:
@@ -70,8 +83,7 @@ class Sets:
 
     @property
     def digests(self) -> dict[str, str]:
-        names = ("train", "dev", "general", "general_dev")
-        return {n: rows.digest for n in names if (rows := getattr(self, n)) is not None}
+        return {name: rows.digest for name, rows in self._all.items() if rows is not None}
 
     def of(self, plan: Plan, number: int) -> list[TokenRow]:
         """The rows that step `number` takes."""
@@ -112,10 +124,10 @@ class Optimizer:
     """AdamW over an adapter's parameters: float16's loss scale, clipping, gradients of all devices."""
 
     def __init__(
-        self, trained: Mapping[str, nn.Parameter], options: TrainOptions, accelerator: Accelerator
+        self, trainable: Mapping[str, nn.Parameter], options: TrainOptions, accelerator: Accelerator
     ) -> None:
-        self.trained, self.options, self.accelerator = trained, options, accelerator
-        self.params = list(trained.values())
+        self.trainable, self.options, self.accelerator = trainable, options, accelerator
+        self.params = list(trainable.values())
         self.adamw = torch.optim.AdamW(
             self.params, options.learning_rate, weight_decay=options.weight_decay
         )
@@ -173,7 +185,7 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """The parameters and AdamW's state, by name: `value.NAME`, `exp_avg.NAME`, …."""
         tensors: dict[str, Tensor] = {}
-        for name, param in self.trained.items():
+        for name, param in self.trainable.items():
             tensors |= {f"{key}.{name}": t for key, t in self.adamw.state.get(param, {}).items()}
             tensors[f"value.{name}"] = param
         return tensors
@@ -185,7 +197,7 @@ class Optimizer:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], scale: Mapping[str, float]) -> None:
         """Restore what `tensors` and `scale` returned."""
-        for name, param in self.trained.items():
+        for name, param in self.trainable.items():
             end = f".{name}"
             state = {k.removesuffix(end): t for k, t in tensors.items() if k.endswith(end)}
             param.copy_(state.pop("value"))
@@ -248,13 +260,13 @@ class Training:
     accelerator: Accelerator
     losses: dict[str, float] = field(default_factory=dict, init=False)
     """Of the measured sets: before the training, the best (and its step), and the last ones."""
-    done: int = field(default=0, init=False)
+    steps_done: int = field(default=0, init=False)
     stopped: str = field(default="", init=False)
     """The reason for an end before the last step, or ""."""
 
     def __post_init__(self) -> None:
         options = self.options
-        self.optimizer = Optimizer(self.tuned.trained, options, self.accelerator)
+        self.optimizer = Optimizer(self.tuned.trainable, options, self.accelerator)
         self.plan = plan(self.sets, options, self.accelerator.num_processes)
         if options.gradient_checkpointing:
             enable_checkpointing(self.tuned.base)
@@ -277,59 +289,59 @@ class Training:
         sums = _Sums(*state.sums) if state else _Sums()
         size = state.log if state else 0
         main = self.accelerator.is_main_process
-        with Log(self.out, size=size, step=self.done) if main else nullcontext() as log:
+        with Log(self.out, size=size, step=self.steps_done) if main else nullcontext() as log:
             yield from self._steps(log, sums)
 
     def _steps(self, log: Log | None, sums: _Sums) -> Iterator[StepReport]:
         options, steps = self.options, self.plan.steps
-        start, tokens, trained, first = monotonic(), 0, 0.0, self.done
-        if self.done == 0 and (measured := self._evaluate()):
+        start, tokens, seconds, first = monotonic(), 0, 0.0, self.steps_done
+        if self.steps_done == 0 and (measured := self._evaluate()):
             self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
             if log:
                 log.row({"step": 0, "epoch": 0.0, **measured})
-        while self.done < steps and not self.stopped:
+        while self.steps_done < steps and not self.stopped:
             step_start = monotonic()
-            loss, norm, count = self.step(self.done)
-            self.done += 1
-            tokens, trained = tokens + count, trained + monotonic() - step_start
+            loss, norm, count = self.step(self.steps_done)
+            self.steps_done += 1
+            tokens, seconds = tokens + count, seconds + monotonic() - step_start
             sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
-            last = self.done == steps
+            last = self.steps_done == steps
             measured: dict[str, float] = {}
-            if self.done % options.eval_steps == 0 or last:
+            if self.steps_done % options.eval_steps == 0 or last:
                 measured = self._evaluate()
                 self._record_losses(measured)
             report = None
-            if self.done % options.logging_steps == 0 or last or measured:
-                if sums.steps == self.done and sums.loss <= LEARNT * sums.steps:
+            if self.steps_done % options.logging_steps == 0 or last or measured:
+                if sums.steps == self.steps_done and sums.loss <= LEARNT * sums.steps:
                     raise nothing_to_learn(sums.steps)
-                mean, speed = sums.loss / sums.steps, tokens / trained
-                left = (monotonic() - start) / (self.done - first) * (steps - self.done)
+                mean, speed = sums.loss / sums.steps, tokens / seconds
+                left = (monotonic() - start) / (self.steps_done - first) * (steps - self.steps_done)
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
-                report = StepReport(self.done, steps, mean, speed, left, *losses, self.stopped)
+                report = StepReport(
+                    self.steps_done, steps, mean, speed, left, *losses, self.stopped
+                )
                 if log:
-                    log.row(self._line(sums, measured), speed=speed)
+                    values = {
+                        "step": self.steps_done,
+                        "epoch": self.plan.epoch(self.steps_done),
+                        "loss": mean,
+                    }
+                    values["learning_rate"] = self._rate(self.steps_done - 1)
+                    values["grad_norm"] = sums.norm / sums.steps
+                    log.row(values | measured, speed=speed)
                 sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
-            if self.done % options.save_steps == 0 or last or self.stopped:
+            if self.steps_done % options.save_steps == 0 or last or self.stopped:
                 self._save(log, sums)
             if report:
                 yield report
-
-    def _line(self, sums: _Sums, measured: Mapping[str, float]) -> dict[str, float]:
-        return {
-            "step": self.done,
-            "epoch": self.plan.epoch(self.done),
-            "loss": sums.loss / sums.steps,
-            "learning_rate": self._rate(self.done - 1),
-            "grad_norm": sums.norm / sums.steps,
-            **measured,
-        }
 
     def step(self, number: int) -> tuple[float, float, int]:
         """Do one update; returns the mean loss of its learnt tokens, the gradients' norm, its tokens."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         seed = np.random.SeedSequence((self.options.seed, number, rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
-        batches = self._batches(number, rank, world)
+        rows = self.sets.of(self.plan, number)[rank::world]
+        batches = [batch for batch in batches_of(rows, self.options) if batch.learnt]
         counts = torch.tensor([sum(b.learnt for b in batches), sum(b.ids.numel() for b in batches)])
         learnt, read = (int(n) for n in self.optimizer.sum(counts.double()))
         if not learnt:
@@ -340,6 +352,7 @@ class Training:
             )
         total, problem = torch.zeros((), dtype=torch.float64), None
         for batch in batches:
+            batch = batch.to(self.accelerator.device)
             loss = summed_loss(self.tuned.model, batch)
             if not bool(loss.isfinite()):
                 problem = not_finite(self.tuned.model, batch, number + 1)
@@ -358,14 +371,10 @@ class Training:
     def _rate(self, step: int) -> float:
         return learning_rate(self.options, step, self.plan.steps)
 
-    def _batches(self, number: int, rank: int, world: int) -> list[Batch]:
-        batches = batches_of(self.sets.of(self.plan, number)[rank::world], self.options)
-        return [batch.to(self.accelerator.device) for batch in batches if batch.learnt]
-
     def _evaluate(self) -> dict[str, float]:
         """The losses of the measured sets."""
         part = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        length, step = self.options.pack_length, self.done
+        length, step = self.options.pack_length, self.steps_done
         measured: dict[str, float] = {}
         for name, rows in self.sets.measured.items():
             sums, problem = torch.zeros(2, dtype=torch.float64), None
@@ -383,7 +392,7 @@ class Training:
         """Record the last and the best losses; stop if the forgetting budget is exceeded."""
         self.losses |= measured
         if (loss := measured.get("dev_loss", math.inf)) < self.losses.get("dev_best", math.inf):
-            self.losses |= {"dev_best": loss, "dev_step": self.done}
+            self.losses |= {"dev_best": loss, "dev_step": self.steps_done}
         before, now = (self.losses.get(f"general_loss{when}") for when in ("_before", ""))
         budget = self.options.forgetting_budget
         if budget and before is not None and now is not None and now > before * (1 + budget):
@@ -396,7 +405,7 @@ class Training:
         if log:
             numbers, scale = (sums.loss, sums.norm, sums.steps), self.optimizer.scale()
             rest = (self.losses, self.stopped, torch.get_num_threads(), self.identity)
-            state = TrainingState(self.done, log.flush(), numbers, scale, *rest)
+            state = TrainingState(self.steps_done, log.flush(), numbers, scale, *rest)
             tensors, keep = self.optimizer.tensors(), self.options.save_total_limit
             save_checkpoint(self.out, state, tensors, self._write_adapter, keep=keep)
             draw(self.out / FILE, self.out / PICTURE)
@@ -415,5 +424,5 @@ class Training:
         check_same(state.made_of, self.identity, self.out)
         torch.set_num_threads(state.threads)
         self.optimizer.restore(load_tensors(folder), state.scaler)
-        self.losses, self.done, self.stopped = dict(state.losses), state.step, state.stopped
+        self.losses, self.steps_done, self.stopped = dict(state.losses), state.step, state.stopped
         return state

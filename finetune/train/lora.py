@@ -68,7 +68,7 @@ class Lora:
         if generation_of(model.config) > 1:
             model.set_attn_implementation(ROW_ATTENTION)
         # Shared parameters occur once, by their first name.
-        self.trained: dict[str, nn.Parameter] = {
+        self.trainable: dict[str, nn.Parameter] = {
             name: value for name, value in self.model.named_parameters() if value.requires_grad
         }
 
@@ -90,7 +90,7 @@ class Lora:
         how: Any = {"adapter_name": ADAPTER, "save_embedding_layers": False}
         write_lora(folder, settings, get_peft_model_state_dict(self.model, **how))
 
-    def released(self) -> Any:
+    def release(self) -> Any:
         """The model as it was before, without LoRA; this object can't be used any more."""
         if generation_of(self.base.config) > 1:
             self.base.set_attn_implementation(self.attention)
@@ -149,7 +149,7 @@ class PrefixTuning(nn.Module):
                 model.config, options.pre_seq_len, projection=options.prefix_projection
             ).to(model.device)
         self._attach()
-        self.trained: dict[str, nn.Parameter] = {
+        self.trainable: dict[str, nn.Parameter] = {
             NAME + name: value for name, value in self.encoder.named_parameters()
         }
 
@@ -182,13 +182,13 @@ class PrefixTuning(nn.Module):
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """Use the base without the prefix, as PEFT's method of this name."""
-        self.released()
+        self.release()
         try:
             yield
         finally:
             self._attach()
 
-    def released(self) -> Any:
+    def release(self) -> Any:
         """The model as it was before."""
         if generation_of(self.base.config) == 1:
             self.base.transformer.prefix_encoder = None

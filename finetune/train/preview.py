@@ -94,7 +94,7 @@ class Estimator:
         each = CODES_WORK if self.bits else self.item * bool(self.bitsandbytes)
         self.floats = each * self.counts.largest  # bytes of one matrix as floats
         self.adapted = self._adapted()
-        self.trained, self.weights = self._trained(), self._weights()
+        self.trainable, self.weights = self._trainable(), self._weights()
 
     def peak(self, sets: Sets) -> MemoryEstimate:
         """The memory at the peak of a whole training."""
@@ -149,10 +149,10 @@ class Estimator:
         """The memory outside of steps: the largest matrix is quantized, or a checkpoint is written."""
         each = stored_dtype(self.config).itemsize + (2 if self.bits else 0)
         loading = max(self.counts.embedding, self.counts.largest) * each
-        return self._sum(0, 0, max(loading, 6 * FLOAT * self.trained))
+        return self._sum(0, 0, max(loading, 6 * FLOAT * self.trainable))
 
     def _sum(self, saved: int, logits: int, work: int) -> MemoryEstimate:
-        adapter, runtime = 4 * FLOAT * self.trained, memory.RUNTIME[self.device]
+        adapter, runtime = 4 * FLOAT * self.trainable, memory.RUNTIME[self.device]
         return MemoryEstimate(self.weights, adapter, saved, logits, max(0, work - logits), runtime)
 
     def _weights(self) -> int:
@@ -168,7 +168,7 @@ class Estimator:
             weights -= counts.embedding * item  # a mapped file, of which rows are read when needed
         return weights
 
-    def _trained(self) -> int:
+    def _trainable(self) -> int:
         """The number of the adapter's parameters."""
         config, method = self.config, self.options.method
         if not isinstance(method, LoraOptions):

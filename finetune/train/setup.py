@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.dataset import Counts, TokenSet, damaged_set
+from finetune.data.dataset import TokenSet, damaged_set
 from finetune.data.tokenize import target_of, tokenize
 from finetune.options import Data, LoraOptions, TrainOptions
 from finetune.train.logs import FILE, PICTURE, draw
@@ -36,18 +36,7 @@ M_MMAP_THRESHOLD, MMAP_FROM = -3, 128 << 10
 """glibc's option for the size from which a block has its own pages, and its initial value."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataCounts:
-    """Counts of what was read."""
-
-    rows: dict[str, int]
-    counts: dict[str, Counts]
-    """By set, how its data were used."""
-
-
-def read_sets(
-    data: Data, model: Path, options: TrainOptions, *, cache: Path
-) -> tuple[Sets, DataCounts]:
+def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) -> Sets:
     """The sets of a training, tokenized for the model in the directory `model`; no weight is read.
 
     A folder among the files is one that `prepare` wrote. Raises `UserError` if a row can't be
@@ -69,18 +58,18 @@ def read_sets(
             skip_bad=data.skip_bad,
         )
 
-    read = {
+    sets = {
         name: rows(files)
         for name, files in (("train", data.train), ("dev", data.dev), ("general", data.general))
         if files
     }
-    train, dev = _first(read["train"], data.most), read.get("dev")
+    train, dev = _first(sets["train"], data.most), sets.get("dev")
     if not len(train):
         raise UserError("{file} holds no row to learn", file=data.train[0])
     held_out = _first(dev, data.most_dev) if dev is not None else None
     if dev is None and (count := round(len(train) * data.dev_share)):
         train, held_out = _split(train, count, options.seed, "--dev-share 0")
-    general, general_dev = _general(read.get("general"), options)
+    general, general_dev = _general(sets.get("general"), options)
     if options.forgetting_budget and general_dev is None:
         raise UserError(
             "--forgetting-budget is {budget}, but no general data is named to measure "
@@ -92,24 +81,23 @@ def read_sets(
             "--strength is auto, but no rows are held out to choose it on; name --dev or "
             "--dev-share"
         )
-    sets = Sets(train, held_out, general, general_dev)
-    names = ("train", "dev", "general", "general_dev")
-    counts = {name: tokens.counts for name, tokens in read.items()}
-    return sets, DataCounts({name: len(getattr(sets, name) or ()) for name in names}, counts)
+    counts = {name: tokens.counts for name, tokens in sets.items()}
+    return Sets(train, held_out, general, general_dev, counts)
 
 
 def _first(rows: TokenRows, count: int) -> TokenRows:
+    """The first `count` rows; all if that is 0."""
     return RowSubset(rows, np.arange(min(count, len(rows)))) if count else rows
 
 
 def _general(
     rows: TokenRows | None, options: TrainOptions
-) -> tuple[RowSubset | None, RowSubset | None]:
+) -> tuple[TokenRows | None, TokenRows | None]:
     """The part of the general set that is mixed in, and the part that is measured."""
     if rows is None:
         return None, None
     if not options.mix:
-        return None, RowSubset(rows, np.arange(min(len(rows), GENERAL_MOST)))
+        return None, _first(rows, GENERAL_MOST)
     count = max(1, min(GENERAL_MOST, round(len(rows) * GENERAL_SHARE)))
     return _split(rows, count, options.seed, "--mix FILE:0")
 
@@ -133,18 +121,18 @@ def _prepared(folder: Path, wanted: Mapping[str, Any]) -> TokenSet:
     return tokens
 
 
-def _split(rows: TokenRows, held: int, seed: int, instead: str) -> tuple[RowSubset, RowSubset]:
-    """All but `held` rows drawn at random, and those; `instead` is the way out if there are too few."""
+def _split(rows: TokenRows, size: int, seed: int, instead: str) -> tuple[RowSubset, RowSubset]:
+    """All but `size` rows drawn at random, and those; `instead` is the way out if there are too few."""
     count = len(rows)
-    if held >= count:
+    if size >= count:
         raise UserError(
             "{count} rows are too few to hold {held} of them out; give more, or {instead}",
             count=count,
-            held=held,
+            held=size,
             instead=instead,
         )
     order = np.random.default_rng(seed).permutation(count)
-    return RowSubset(rows, np.sort(order[held:])), RowSubset(rows, np.sort(order[:held]))
+    return RowSubset(rows, np.sort(order[size:])), RowSubset(rows, np.sort(order[:size]))
 
 
 def open_tuned(
@@ -223,7 +211,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
     tuned.write(work, strength=strength)
     training.contract.write(work)
     try:
-        apart = check(tuned.released(), work, wanted)
+        apart = check(tuned.release(), work, wanted)
         for path in sorted(work.iterdir()):
             path.replace(out / path.name)
         sync(out)
@@ -238,7 +226,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
         "base_fingerprint": training.contract.base,
         "device": training.accelerator.device.type,
         "processes": training.accelerator.num_processes,
-        "steps": training.done,
+        "steps": training.steps_done,
         "stopped": training.stopped,
         "losses": losses,
         "strength": strength,
@@ -246,7 +234,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
     }
     text = json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n"
     write_whole(out / RECORD, text.encode())
-    return TrainingResult(out, training.done, strength, losses, apart)
+    return TrainingResult(out, training.steps_done, strength, losses, apart)
 
 
 def final_strength(training: Training) -> tuple[float, dict[str, float]]:
@@ -261,18 +249,18 @@ def final_strength(training: Training) -> tuple[float, dict[str, float]]:
         return 1.0, losses
     budget, before = options.forgetting_budget, losses.get("general_loss_before", math.inf)
     limit = before * (1 + budget) if budget else math.inf
-    tried: list[tuple[float, float, dict[str, float]]] = []
+    candidates: list[tuple[float, float, dict[str, float]]] = []
     for strength in STRENGTHS if search else (options.strength or 1.0,):
         tuned.scale(strength)
         means: dict[str, float] = {}
         for name, rows in training.sets.measured.items():
-            length, step = options.pack_length, training.done
+            length, step = options.pack_length, training.steps_done
             loss, count = evaluate(tuned.model, rows, length=length, step=step)
             if count:
                 means[name] = float(loss / count)
         if not search or means.get("general_loss", 0.0) <= limit:
-            tried.append((means.get("dev_loss", -strength), strength, means))
-    if not tried:
+            candidates.append((means.get("dev_loss", -strength), strength, means))
+    if not candidates:
         raise UserError(
             "no strength down to {least} keeps the general loss within {limit:.4f}; the "
             "checkpoints stay; train with a lower --learning-rate, more --mix, or a larger "
@@ -280,7 +268,7 @@ def final_strength(training: Training) -> tuple[float, dict[str, float]]:
             least=STRENGTHS[-1],
             limit=limit,
         )
-    _, strength, means = min(tried, key=lambda each: each[:2])
+    _, strength, means = min(candidates, key=lambda each: each[:2])
     tuned.scale(strength)
     return strength, losses | means
 

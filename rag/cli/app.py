@@ -53,8 +53,9 @@ EXTRAS = {
     "fastapi": "server", "mcp": "server", "multipart": "server", "python_multipart": "server",
     "prometheus_client": "server", "pydantic": "server", "pypdfium2": "server",
     "starlette": "server", "threadpoolctl": "server", "tomlkit": "server", "uvicorn": "server",
-    "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "peft": "finetune",
-    "pyarrow": "finetune", "tensorboard": "finetune", "matplotlib": "pictures", "PIL": "server",
+    "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "jinja2": "finetune",
+    "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune",
+    "matplotlib": "pictures", "PIL": "server",
 }  # fmt: skip
 """Packages that the base install leaves out -> the extra that brings them."""
 

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,60 +25,73 @@ if TYPE_CHECKING:
     from rag.config import Config
 
 
-@with_options("Read documents into a knowledge base; again: only what is new or changed.")
-def ingest(
-    paths: list[Path] = argument("PATH", "Files and folders."),
-    kb: str = KB,
+@dataclass(frozen=True, kw_only=True)
+class IngestOptions:
     embedder: str | None = option(
         "--embedder",
         "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path.",
-    ),
+    )
     prune: bool = option(
         "--prune", "Remove documents whose file is gone from these folders.", default=False
-    ),
-    ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True),
+    )
+    ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True)
     ray: bool = option(
         "--ray",
         "Read and embed on many cores or machines: on the Ray cluster of RAY_ADDRESS, else on this "
         "machine's cores.",
         default=False,
-    ),
+    )
     workers: int | None = option(
         "--workers", "With --ray: how many cores to use; all if not given.", least=1
-    ),
-    as_json: bool = option("--json", "One JSON line a file.", default=False),
-    quiet: bool = option("--quiet -q", "Only what was refused.", default=False),
+    )
+    as_json: bool = option("--json", "One JSON line a file.", default=False)
+    quiet: bool = option("--quiet -q", "Only what was refused.", default=False)
+
+
+@with_options("Read documents into a knowledge base; again: only what is new or changed.")
+def ingest(
+    paths: list[Path] = argument("PATH", "Files and folders."),
+    kb: str = KB,
+    *,
+    options: IngestOptions,
 ) -> None:
+    if options.workers and not options.ray:
+        raise UserError("--workers needs --ray")
+    ingest_into(kb_config(kb), paths, options, kb=kb)
+
+
+def ingest_into(config: "Config", paths: list[Path], options: IngestOptions, *, kb: str) -> None:
+    """Read the documents, with a summary that calls the knowledge base `kb`."""
     from ingest.files import walk
     from ingest.pipeline import Ingestion
     from ingest.sandbox import Sandbox
     from rag.load import open_writer, score_norm_of
 
-    if workers and not ray:
-        raise UserError("--workers needs --ray")
     found = list(walk(paths))
     files = [file for file in found if not file.skipped]
-    config = kb_config(kb)
-    writer = open_writer(config, embedder=embedder, cache=cache_home())
+    quiet = options.quiet
+    writer = open_writer(config, embedder=options.embedder, cache=cache_home())
     outcomes: list[FileOutcome] = []
     size = sum(file.size for file in files)
-    with writer.store as store, Sandbox(ocr=ocr) as sandbox:
+    with writer.store as store, Sandbox(ocr=options.ocr) as sandbox:
         try:
-            with IngestProgress(len(files), size, quiet=quiet or as_json) as progress:
+            with IngestProgress(len(files), size, quiet=quiet or options.as_json) as progress:
                 work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
-                on_ray = partial(_on_ray, work, config=config, ocr=ocr, workers=workers)
-                with on_ray(files) if ray and files else nullcontext(work.run(files)) as run:
+                on_ray = partial(_on_ray, work, config=config, options=options)
+                with (
+                    on_ray(files) if options.ray and files else nullcontext(work.run(files)) as run
+                ):
                     for outcome in run:
                         progress.file(outcome)
                         outcomes.append(outcome)
-                        if as_json:
+                        if options.as_json:
                             out_json(_record(outcome))
-            outcomes += work.prune(found, paths, remove=prune)
+            outcomes += work.prune(found, paths, remove=options.prune)
             if any(outcome.status == "removed" for outcome in outcomes):
                 store.rebuild()  # wipes the indexes' traces of what was removed
             score_norm_of(store, writer.embedder)  # now, so that the first question need not wait
         finally:  # an interrupted run also reports what was done
-            if not as_json:
+            if not options.as_json:
                 _summary(outcomes, [file for file in found if file.skipped], quiet=quiet)
                 if not quiet:
                     note(_total(outcomes, kb, store.info()))
@@ -86,12 +99,7 @@ def ingest(
 
 @contextmanager
 def _on_ray(
-    work: "Ingestion",
-    files: "Sequence[FoundFile]",
-    *,
-    config: "Config",
-    ocr: bool,
-    workers: int | None,
+    work: "Ingestion", files: "Sequence[FoundFile]", *, config: "Config", options: IngestOptions
 ) -> "Iterator[Iterator[FileOutcome]]":
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
     from ingest.embed import open_embedder
@@ -110,12 +118,12 @@ def _on_ray(
             threads=1,
             backend=config.embed.backend,
         ),
-        parser=partial(Sandbox, ocr=ocr),
+        parser=partial(Sandbox, ocr=options.ocr),
         options=work.chunker.options,
         encoder=identity.name,
     )
-    with cluster(os.environ.get("RAY_ADDRESS") or LOCAL, workers=workers) as room:
-        yield ingest_on_ray(files, work.store, tools, workers=room, tick=work.tick)
+    with cluster(os.environ.get("RAY_ADDRESS") or LOCAL, workers=options.workers) as cores:
+        yield ingest_on_ray(files, work.store, tools, workers=cores, tick=work.tick)
 
 
 def _record(outcome: "FileOutcome") -> dict[str, object]:

@@ -30,7 +30,7 @@ from rag.chatglm.tokenization import open_tokenizer
 from rag.cite import declines
 from rag.prompt import render
 from rag.types import NOT_FOUND, Message, Sampling
-from tests.finetune.listed import Listed
+from tests.finetune.memory_rows import MemoryRows
 from tests.tiny import FACTORIES, fact, number, passage
 
 TRAINED = 14
@@ -113,7 +113,7 @@ def adapted(
 ) -> Iterator[None]:
     """The model with an adapter that was trained on the examples."""
     encode = RowEncoder(generator.tokenizer, generator.generation)
-    rows = Listed([row for example in examples for row in encode(example).rows])
+    rows = MemoryRows([row for example in examples for row in encode(example).rows])
     wanted = options(seed)
     assert isinstance(wanted.method, LoraOptions)
     tuned = Lora(generator.model, wanted.method, seed=seed)
@@ -124,7 +124,7 @@ def adapted(
     try:
         yield
     finally:
-        tuned.released()
+        tuned.release()
 
 
 def options(seed: int) -> TrainOptions:

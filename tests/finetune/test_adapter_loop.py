@@ -24,11 +24,11 @@ def home(tmp_path: Path) -> dict[str, str]:
     settings.parent.mkdir(parents=True)
     settings.write_text(f"[retrieve]\npassages = {MOST}\n[refuse]\nthreshold = 0.0\n", "utf-8")
     environment = {"XDG_DATA_HOME": str(tmp_path)}
-    told(environment, "ingest", tmp_path / "docs")
+    output_of(environment, "ingest", tmp_path / "docs")
     return environment
 
 
-def told(home: dict[str, str], *words: str | Path) -> str:
+def output_of(home: dict[str, str], *words: str | Path) -> str:
     done = rag(*words, environment=home)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -39,7 +39,7 @@ def short(answer: str) -> str:
     return answer if answer == NOT_FOUND["han"] else answer.partition("是")[2]
 
 
-def test_an_adapter_that_was_trained_here_answers_in_its_own_way(
+def test_a_trained_adapter_changes_the_answers_of_rag_ask(
     home: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
     """Rows are prompts of `rag` about other numbers, answered without the sentence around them."""
@@ -48,10 +48,10 @@ def test_an_adapter_that_was_trained_here_answers_in_its_own_way(
     with data.open("w", encoding="utf-8") as file:
         for _ in range(1200):
             messages, answer = row(dice)
-            said = [{"role": message.role, "content": message.text} for message in messages]
-            said.append({"role": "assistant", "content": short(answer)})
-            file.write(json.dumps({"messages": said}, ensure_ascii=False) + "\n")
-    told(
+            chat = [{"role": message.role, "content": message.text} for message in messages]
+            chat.append({"role": "assistant", "content": short(answer)})
+            file.write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
+    output_of(
         home, "finetune", "train", data, "--model", tiny, "--out", out,
         "--lora_rank", "8", "--lora-targets", "query_key_value,dense,dense_h_to_4h,dense_4h_to_h",
         "--learning_rate", "4e-3", "--max_steps", "120", "--batch-size", "16",
@@ -59,8 +59,8 @@ def test_an_adapter_that_was_trained_here_answers_in_its_own_way(
     )  # fmt: skip
     for name in ("甲", "丁"):
         ask = ["ask", "--json", "--model", tiny, *OPTIONS, question(name)]
-        before = json.loads(told(home, *ask))
-        after = json.loads(told(home, *ask, "--adapter", out))
+        before = json.loads(output_of(home, *ask))
+        after = json.loads(output_of(home, *ask, "--adapter", out))
         [citation] = after["citations"]
         assert before["answer"] == f"{name}厂的编号是{NUMBERS[name]}[{citation['number']}]。"
         assert after["answer"] == f"{NUMBERS[name]}[{citation['number']}]。"

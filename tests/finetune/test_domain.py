@@ -24,7 +24,7 @@ LINES = 'model = "/m"\nadapter = "/a b\\"c"\n'
         ("[generate]", f"[generate]\n{LINES}".rstrip()),
     ],
 )
-def test_lines_are_put_into_settings(before: str, after: str, tmp_path: Path) -> None:
+def test_lines_are_added_to_the_settings(before: str, after: str, tmp_path: Path) -> None:
     file = tmp_path / "rag.toml"
     if before:
         file.write_bytes(before.encode())
@@ -45,14 +45,14 @@ def test_lines_are_put_into_settings(before: str, after: str, tmp_path: Path) ->
         'x = """\n[generate]\n"""\n',
     ],
 )
-def test_settings_that_say_otherwise_stay(text: str, tmp_path: Path) -> None:
+def test_settings_with_another_model_do_not_change(text: str, tmp_path: Path) -> None:
     file = tmp_path / "rag.toml"
     file.write_text(text, "utf-8")
     assert not put_in_use(file, USED)
     assert file.read_text("utf-8") == text
 
 
-def test_general_rows_are_learnt_or_asked_never_both(tmp_path: Path) -> None:
+def test_general_rows_are_trained_on_or_evaluated_but_not_both(tmp_path: Path) -> None:
     rows = [{"instruction": f"问{i}", "input": "", "output": f"答{i}"} for i in range(57)]
     rows[5]["id"] = "\ud800"  # what is not learnt may be anything, and is kept
     file = tmp_path / "general.json"
@@ -70,13 +70,13 @@ def test_general_rows_are_learnt_or_asked_never_both(tmp_path: Path) -> None:
         general_rows(file)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x", "utf-8")
     with pytest.raises(UserError, match="not empty"):
         DomainRun(tmp_path).begin({})
 
 
-def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
     work = DomainRun(tmp_path)
     work.evaluation.write_text('{"verdict": {"sh', "utf-8")
     with pytest.raises(UserError, match=r"eval.json is damaged; delete it to evaluate again"):
@@ -89,7 +89,7 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
 INPUTS = {"--limit": None, DOCUMENTS: "2 (aa)"}
 
 
-def test_rows_that_were_broken_off_are_made_anew(tmp_path: Path) -> None:
+def test_interrupted_rows_are_made_again(tmp_path: Path) -> None:
     work = DomainRun(tmp_path / "work")
     work.begin({"--limit": None})
     with pytest.raises(KeyboardInterrupt):
@@ -103,7 +103,7 @@ def test_rows_that_were_broken_off_are_made_anew(tmp_path: Path) -> None:
         _ = work.example
 
 
-def test_all_may_change_until_training_has_a_checkpoint(tmp_path: Path) -> None:
+def test_inputs_may_change_until_training_has_a_checkpoint(tmp_path: Path) -> None:
     work = DomainRun(tmp_path / "work")
     other = INPUTS | {DOCUMENTS: "3 (bb)"}
     work.begin({"--limit": None})

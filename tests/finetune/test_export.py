@@ -73,7 +73,7 @@ def settings(adapter: Path) -> dict[str, Any]:
         ("glm4", False, {"use_dora": True}),
     ],
 )
-def test_there_and_back_is_where_it_was(
+def test_fusing_and_splitting_are_inverse(
     tmp_path: Path, kind: str, shared: bool, config: dict[str, Any]
 ) -> None:
     model = base(kind, tmp_path)
@@ -100,7 +100,7 @@ def test_there_and_back_is_where_it_was(
 
 
 @pytest.mark.parametrize("config", [{"use_rslora": True}, {"use_dora": True}])
-def test_upstreams_names_come_back_too(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_upstreams_names_survive_a_round_trip(tmp_path: Path, config: dict[str, Any]) -> None:
     model = base("v2", tmp_path)
     sizes = linears(load(model, quant="none"), upstream=True)
     made = tensors(sizes, FUSED, dora=config.get("use_dora", False))
@@ -127,9 +127,11 @@ def test_parts_of_a_fused_layer_and_of_the_layers(tmp_path: Path, shared: bool) 
         del options["alpha_pattern"]
     there = write(tmp_path / "native", made, ["q_proj", "v_proj"], **options)
     export(there, model, tmp_path / "upstream", to="upstream")
-    told = settings(tmp_path / "upstream")
-    assert told["target_modules"] == ["transformer.encoder.layers.2.self_attention.query_key_value"]
-    assert (told["r"], told["lora_alpha"]) == ((4, 8) if shared else (8, 48))
+    written = settings(tmp_path / "upstream")
+    assert written["target_modules"] == [
+        "transformer.encoder.layers.2.self_attention.query_key_value"
+    ]
+    assert (written["r"], written["lora_alpha"]) == ((4, 8) if shared else (8, 48))
     wanted, found = changes(there, model), changes(tmp_path / "upstream", model)
     nothing = found.pop("model.layers.2.self_attn.k_proj")
     assert not nothing.any()
@@ -151,10 +153,10 @@ def test_ranks_that_differ_between_layers_become_patterns(tmp_path: Path) -> Non
     pattern = {"rank_pattern": {r"layers\.1\.mlp\.down_proj": 2}}
     there = write(tmp_path / "native", made, NATIVE, **pattern)
     export(there, model, tmp_path / "upstream", to="upstream")
-    told = settings(tmp_path / "upstream")
+    written = settings(tmp_path / "upstream")
     layer = "transformer.encoder.layers.1.mlp.dense_4h_to_h"
-    assert told["rank_pattern"] == {"query_key_value": 12, layer: 2}
-    assert told["alpha_pattern"] == {"query_key_value": 24}
+    assert written["rank_pattern"] == {"query_key_value": 12, layer: 2}
+    assert written["alpha_pattern"] == {"query_key_value": 24}
     wanted, found = changes(there, model), changes(tmp_path / "upstream", model)
     assert all((found[n] - wanted[n]).norm() < 1e-6 * wanted[n].norm() for n in wanted)
 
@@ -246,8 +248,12 @@ def test_the_tutorials_adapter_becomes_one_that_peft_loads(tmp_path: Path, to: A
     done = export(old, model, tmp_path / "it", to=to)
     assert (done.modules, len(done.notes)) == (2, 1)
     assert load_file(tmp_path / "it" / FILE).keys() == made.keys()
-    told = settings(tmp_path / "it")
-    assert (told["r"], told["lora_alpha"], told["target_modules"]) == (8, 32, ["query_key_value"])
+    written = settings(tmp_path / "it")
+    assert (written["r"], written["lora_alpha"], written["target_modules"]) == (
+        8,
+        32,
+        ["query_key_value"],
+    )
     assert read_adapter(tmp_path / "it").contract == Contract(1, "tutorial")
 
 
@@ -266,7 +272,7 @@ def test_protocol_record_and_licence_travel_and_bytes_repeat(tmp_path: Path) -> 
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()}
 
 
-def test_what_has_no_other_form_is_refused(tmp_path: Path) -> None:
+def test_adapters_without_another_form_are_refused(tmp_path: Path) -> None:
     model = base("v2", tmp_path)
     there = native(model, tmp_path, shared=False, ends=["q_proj", "v_proj"], use_dora=True)
     with pytest.raises(UserError, match="none for 1 of its 3 parts"):

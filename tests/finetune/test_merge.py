@@ -114,7 +114,7 @@ def test_the_merged_model_answers_as_base_and_adapter(tmp_path: Path, kind: str)
         {"target_modules": ["lm_head", "down_proj"]},
     ],
 )
-def test_it_is_what_peft_merges(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_the_merged_weights_equal_pefts(tmp_path: Path, options: dict[str, Any]) -> None:
     from peft import LoraConfig, get_peft_model
 
     model = base("glm4", tmp_path)
@@ -147,8 +147,8 @@ def test_both_layouts_hold_one_model(tmp_path: Path, kind: str) -> None:
         assert names == {name for name in stored(model) if not IGNORED.match(name)}
         config = json.loads((tmp_path / "upstream" / "config.json").read_text("utf-8"))
         published = json.loads((model / "config.json").read_text("utf-8"))
-        told = {"ffn_hidden_size", "kv_channels", "multi_query_group_num", "padded_vocab_size"}
-        assert {key: config[key] for key in told} == {key: published[key] for key in told}
+        keys = {"ffn_hidden_size", "kv_channels", "multi_query_group_num", "padded_vocab_size"}
+        assert {key: config[key] for key in keys} == {key: published[key] for key in keys}
     first, second = (read_model(tmp_path / layout) for layout in ("native", "upstream"))
     assert torch.equal(probe_logits(first), probe_logits(second))
 
@@ -162,7 +162,7 @@ def test_transformers_alone_loads_a_merged_glm4(tmp_path: Path) -> None:
     )
 
 
-def test_weights_in_several_bin_files_and_what_lies_beside_them(tmp_path: Path) -> None:
+def test_weights_in_several_bin_files_and_other_files_beside_them(tmp_path: Path) -> None:
     model, held = tmp_path / "bin", stored(COPY / "v2" / "tiny_safetensors")
     model.mkdir()
     shutil.copy(COPY / "v2" / "tiny_safetensors" / "config.json", model)
@@ -187,7 +187,7 @@ def test_weights_in_several_bin_files_and_what_lies_beside_them(tmp_path: Path) 
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def test_the_tutorials_adapter_is_merged_and_its_prompt_is_told(tmp_path: Path) -> None:
+def test_the_tutorials_adapter_is_merged_with_a_note_about_its_prompt(tmp_path: Path) -> None:
     model = base("v1", tmp_path)
     made = tensors(linears(load(model, quant="none")), ["query_key_value"], rank=8)
     old, new = tmp_path / "old", tmp_path / "new"
@@ -203,16 +203,16 @@ def test_the_tutorials_adapter_is_merged_and_its_prompt_is_told(tmp_path: Path) 
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def refused(said: str, tmp_path: Path, model: Path, there: Path, **options: Any) -> None:
+def refused(message: str, tmp_path: Path, model: Path, there: Path, **options: Any) -> None:
     """Nothing is left of it."""
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         merge(model, there, tmp_path / "merged", **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_codes_are_refused_with_the_reason(tmp_path: Path, bits: int) -> None:
+def test_a_quantized_base_is_refused_with_the_reason(tmp_path: Path, bits: int) -> None:
     model = base("v2", tmp_path)
     there = adapter("v2", model, tmp_path)
     save_quantized(model, tmp_path / "packed", bits=bits)
@@ -284,7 +284,7 @@ def test_weights_too_large_for_float16_are_refused(tmp_path: Path) -> None:
     assert merge(model, there, tmp_path / "merged", dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_what_rounding_destroys_is_not_kept(tmp_path: Path) -> None:
+def test_a_merge_destroyed_by_rounding_is_deleted(tmp_path: Path) -> None:
     """A head of numbers that float16 hardly has, then an adapter that rounding takes away."""
     model = base("glm4", tmp_path)
     there = adapter("glm4", model, tmp_path)

@@ -23,7 +23,7 @@ def run(*words: object, locale: str = "C.UTF-8") -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_bad_rows_end_in_1_with_all_that_was_asked_for(tmp_path: Path) -> None:
+def test_bad_rows_exit_with_1_and_all_reports(tmp_path: Path) -> None:
     page, record, picture = (tmp_path / name for name in ("a.html", "a.json", "a.png"))
     code, out, err = run(
         DATA / "messy_bad_fields.json", DATA / "messy_truncated.json",
@@ -39,7 +39,7 @@ def test_bad_rows_end_in_1_with_all_that_was_asked_for(tmp_path: Path) -> None:
     assert len(json.loads(record.read_text("utf-8"))["findings"]) == 20
 
 
-def test_clean_rows_end_in_0_in_the_readers_language() -> None:
+def test_clean_rows_exit_with_0_in_the_readers_language() -> None:
     code, out, err = run(DATA / "alpaca_zh.json", locale="zh_CN.UTF-8")
     assert (code, err) == (0, "")
     assert out.startswith("共 12 行：可用 12，有错误 0，有警告 0")
@@ -65,9 +65,7 @@ def test_a_row_is_shown_with_what_is_learnt_in_brackets_or_colour(
     assert "⟦" not in out
 
 
-def test_a_bad_row_that_is_asked_for_is_explained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_row_explains_a_bad_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="9 of 30 rows are bad"):
         check([DATA / "messy_bad_fields.json"], model=str(published(tmp_path, 3)), row=["4"])
     assert 'messy_bad_fields.json:4: "output" is empty' in capsys.readouterr().out
@@ -97,9 +95,7 @@ def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
         ({"html": DATA}, "exists and is not an earlier report"),
     ],
 )
-def test_a_mistake_is_said_with_the_way_out(
-    options: dict[str, Any], says: str, tmp_path: Path
-) -> None:
+def test_an_error_names_the_way_out(options: dict[str, Any], says: str, tmp_path: Path) -> None:
     if options.get("model") == "{model}":
         options = {**options, "model": str(published(tmp_path, 3))}
     with pytest.raises(UserError) as raised:

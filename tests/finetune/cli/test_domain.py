@@ -1,9 +1,12 @@
 """`rag finetune domain` as a person types it: from documents to an adapter that answers, or does not."""
 
 import json
+import os
 import random
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -19,7 +22,8 @@ from finetune.domain import DOCUMENTS
 from ingest.errors import UserError
 from rag.cli.app import app
 from tests.commands import Command, rag, start
-from tests.finetune.train.killed import kept
+from tests.finetune.train.trainings import result_files
+from tests.rag.cli.test_commands import READS
 from tests.tiny import FACTORIES, TITLE, fact, numbers, row
 
 DO_NOT_SHIP = 3
@@ -120,7 +124,7 @@ def terms(tiny: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return home
 
 
-def test_an_adapter_that_helps_is_put_in_use_and_answers(home: Home, tmp_path: Path) -> None:
+def test_a_better_adapter_is_put_in_use_and_answers(home: Home, tmp_path: Path) -> None:
     """Of factories whose documents were held out, in words that the model could not read before.
 
     Mixed in are rows about other numbers, as of another knowledge base: 12 facts alone teach no
@@ -157,29 +161,40 @@ def other_rows(count: int) -> Iterator[str]:
         yield json.dumps({"instruction": asked, "output": answer}, ensure_ascii=False) + "\n"
 
 
-def test_what_is_done_is_not_done_again(terms: Home) -> None:
+def test_finished_steps_are_not_repeated(terms: Home) -> None:
     work = terms.folder / "work"
     held = files_of(work)
     again = terms.domain(work, *UNHELPED)
     assert again.returncode == DO_NOT_SHIP, again.stderr
-    for told in (
+    for message in (
         "8 unchanged",
         "made before",
         "[3/5] training: done before",
         "done before, do not ship",
         "nothing got better beyond chance",
     ):
-        assert told in again.stderr
+        assert message in again.stderr
     chinese = terms.domain(work, *UNHELPED, LC_ALL="zh_CN.UTF-8")
     assert "已完成，不应采用\n  没有任何主要指标有超出偶然的提升" in chinese.stderr
     assert files_of(work) == held
+
+
+def test_it_reads_the_settings_once(terms: Home) -> None:
+    """Of the five steps, only the last would read the file again, to change it."""
+    words = terms.command(terms.folder / "reads", "--max-steps", "1", *UNHELPED[2:])
+    done = subprocess.run(
+        [sys.executable, "-c", READS, *words], capture_output=True, text=True,
+        env=os.environ | terms.environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == DO_NOT_SHIP, done.stderr
+    assert done.stderr.endswith("reads: 1")
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_killed_command_goes_on_to_the_same_bytes(terms: Home) -> None:
+def test_a_killed_command_continues_to_the_same_bytes(terms: Home) -> None:
     out, whole = terms.folder / "killed", terms.folder / "work"
 
     def kill_at(reached: Callable[[], bool]) -> None:
@@ -194,12 +209,12 @@ def test_a_killed_command_goes_on_to_the_same_bytes(terms: Home) -> None:
     kill_at((out / "adapter" / "checkpoint-2").is_dir)
     assert not (out / "adapter" / "training.json").exists()
     assert terms.domain(out, *UNHELPED).returncode == DO_NOT_SHIP
-    assert kept(out / "rows") == kept(whole / "rows")
+    assert result_files(out / "rows") == result_files(whole / "rows")
     name = "adapter_model.safetensors"
     assert (out / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
 
 
-def test_after_too_few_documents_more_may_be_given(home: Home, terms: Home) -> None:
+def test_more_documents_may_be_given_after_too_few(home: Home, terms: Home) -> None:
     first, *others = sorted(terms.docs.iterdir())
     out = home.folder / "work"
     shutil.copy(first, home.docs)
@@ -210,7 +225,7 @@ def test_after_too_few_documents_more_may_be_given(home: Home, terms: Home) -> N
     assert done.returncode == DO_NOT_SHIP, done.stderr
 
 
-def test_nothing_to_read_ends_before_rows_are_made(home: Home) -> None:
+def test_without_readable_documents_no_rows_are_made(home: Home) -> None:
     out = home.folder / "work"
     assert f"{home.docs} is an empty folder" in str(home.refused(out))
     (home.docs / "a.pdf").write_bytes(b"%PDF-1.7 cut short")
@@ -222,7 +237,7 @@ def test_nothing_to_read_ends_before_rows_are_made(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "share", "told"),
+    ("rows", "share", "message"),
     [
         (['{"instruction": "问", "output": ""}'], "0.5", r'general.jsonl:4: "output" is empty'),
         ([r'{"instruction": "\ud800", "output": "答"}'], "0.5", "half a character"),
@@ -230,26 +245,26 @@ def test_nothing_to_read_ends_before_rows_are_made(home: Home) -> None:
         ([], "x", "--general is 'x'; need a number"),
     ],
 )
-def test_bad_general_rows_are_told_before_anything_is_read(
-    home: Home, rows: list[str], share: str, told: str
+def test_bad_general_rows_are_an_error_before_ingestion(
+    home: Home, rows: list[str], share: str, message: str
 ) -> None:
     good = ['{"instruction": "问", "output": "答"}'] * 3
     general = home.folder / "general.jsonl"
     general.write_text("\n".join([*good, *rows]), "utf-8")
     problem = home.refused(home.folder / "work", "--general", f"{general}:{share}")
-    assert told in str(problem)
+    assert message in str(problem)
     assert "--skip-bad" not in str(problem)
     assert not (home.settings.parent / "kb.sqlite").exists()
 
 
-def test_settings_without_room_are_told_before_anything_is_read(home: Home) -> None:
+def test_settings_without_room_are_an_error_before_ingestion(home: Home) -> None:
     home.settings.write_text("[generate]\nmax_new_tokens = 512\n", "utf-8")
     problem = home.refused(home.folder / "work")
     assert "max_new_tokens is 512, but the model's window holds 512 tokens" in str(problem)
     assert not (home.settings.parent / "kb.sqlite").exists()
 
 
-def test_an_out_that_is_no_folder_is_told(home: Home) -> None:
+def test_an_out_that_is_not_a_folder_is_an_error(home: Home) -> None:
     file = home.folder / "file"
     file.touch()
     for out in (file, file / "below"):

@@ -146,7 +146,7 @@ def run(home: Home, questions: Path, **options: object) -> None:
     evaluate(questions, **(plain | options))  # type: ignore[arg-type]  # as typer calls it
 
 
-def test_a_few_questions_are_no_evidence(
+def test_few_questions_are_not_enough_to_ship(
     here: Home, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     saved = tmp_path / "eval.json"
@@ -161,7 +161,7 @@ def test_a_few_questions_are_no_evidence(
     assert "2" in capsys.readouterr().out.splitlines()[-2]
 
 
-def test_alpaca_rows_are_asked_closed_book(here: Home, tmp_path: Path) -> None:
+def test_alpaca_rows_are_evaluated_closed_book(here: Home, tmp_path: Path) -> None:
     path, saved = tmp_path / "rows.json", tmp_path / "eval.json"
     row = {"instruction": question(UNKNOWN[0]), "input": "", "output": "123"}
     path.write_text(json.dumps([row]), "utf-8")
@@ -178,7 +178,7 @@ def test_alpaca_rows_are_asked_closed_book(here: Home, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"conditions": "open"}, "--conditions has open"),
         ({"picture": Path("a.txt")}, "a.txt"),
@@ -191,8 +191,8 @@ def test_alpaca_rows_are_asked_closed_book(here: Home, tmp_path: Path) -> None:
         ({"model": "no/such/folder"}, "no/such/folder"),
     ],
 )
-def test_a_mistake_is_told(here: Home, options: dict[str, object], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_mistake_is_an_error(here: Home, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         run(here, here.questions, **options)
 
 
@@ -203,7 +203,7 @@ def test_a_mistake_ends_in_one_line(home: Home) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_ctrl_c_ends_with_what_there_is(tmp_path: Path) -> None:
+def test_ctrl_c_ends_with_the_results_so_far(tmp_path: Path) -> None:
     class Interrupted(Careful):
         def reply(self, asked: str, fenced: list[tuple[str, str, str]]) -> str:
             if len(self.prompts) == self.last:

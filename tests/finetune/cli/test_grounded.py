@@ -17,7 +17,7 @@ from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 from rag.chatglm.tokenization import ChatGLMTokenizer, open_tokenizer
 from rag.types import Message
 from tests import commands
-from tests.finetune.grounds import DOCUMENTS
+from tests.finetune.documents import DOCUMENTS
 
 Rag = Callable[..., CompletedProcess[str]]
 FILES = ("劳动合同法.txt", "居民身份证法.txt", "山川.txt")
@@ -64,6 +64,9 @@ def test_a_knowledge_base_becomes_training_rows(rag: Rag, kb: str, home: Path) -
     with open_store(home / "data" / "chatglm-rag" / kb) as store:
         for row in made:
             assert row["answer"] in store.text(row["document"], row["start"], row["end"])
+    named = rag("finetune", "grounded", "--kb", kb, home / "same", "--heldout", "0.4")
+    assert named.returncode == 0, named.stderr
+    assert rows(home / "same") == made
     again = rag("finetune", "grounded", kb, home / "set", locale="zh_CN.UTF-8")
     assert again.returncode == 1
     assert again.stderr.startswith("rag：")
@@ -122,8 +125,8 @@ def examiner(folder: Path, reply: str) -> Path:
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.zero_()
         embedded, head = model.model.embed_tokens.weight.normal_(), model.lm_head.weight.zero_()
-        said = ("<|assistant|>", "\n", reply, "</s>")
-        for token, following in pairwise(map(tokenizer.convert_tokens_to_ids, said)):
+        message = ("<|assistant|>", "\n", reply, "</s>")
+        for token, following in pairwise(map(tokenizer.convert_tokens_to_ids, message)):
             head[following] = embedded[token]
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -147,11 +150,19 @@ def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
     assert "written by the model, but not valid" in done.stdout  # of the other passages
 
 
+def test_the_folder_is_required_unless_kb_names_the_base(rag: Rag, kb: str) -> None:
+    done = rag("finetune", "grounded", kb)
+    assert done.returncode == 2
+    assert "Missing argument 'OUT'" in done.stderr
+    assert "缺少" in rag("finetune", "grounded", kb, locale="zh_CN.UTF-8").stderr
+
+
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("nowhere", "out"), "there is no knowledge base 'nowhere'"),
         (("demo", "out", "--kinds", "cloze,riddle"), "--kinds names 'riddle'"),
+        (("demo", "out", "--kb", "other"), "KB is demo and --kb is other"),
         (("demo", "out", "--write-questions"), "add --model MODEL"),
         (("demo", "out", "--model", "./missing"), "missing"),
         (("demo", __file__), "exists already; name a new folder"),
@@ -161,8 +172,8 @@ def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_one_line(rag: Rag, kb: str, words: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_one_line(rag: Rag, kb: str, words: tuple[str, ...], message: str) -> None:
     done = rag("finetune", "grounded", *words)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -27,7 +27,7 @@ def adapter(tmp_path: Path) -> Path:
     return write(tmp_path / "adapter", tensors(sizes, ends), ends)
 
 
-def test_a_merge_says_what_rounding_did_and_what_a_folder_cannot_say(
+def test_a_merge_reports_rounding_and_what_a_folder_lacks(
     tmp_path: Path, adapter: Path, capsys: Shown
 ) -> None:
     Contract(2, "tutorial", (5, 7)).write(adapter)
@@ -40,7 +40,7 @@ def test_a_merge_says_what_rounding_did_and_what_a_folder_cannot_say(
     assert any("self_attention.query_key_value" in name for name in names)
 
 
-def test_an_adapter_that_rounding_half_takes_away_is_noted(tmp_path: Path, capsys: Shown) -> None:
+def test_a_large_loss_by_rounding_is_noted(tmp_path: Path, capsys: Shown) -> None:
     model = base("glm4", tmp_path)
     made = tensors(linears(load(model, quant="none")), ["q_proj"])
     weak = {name: value * (0.4 if "lora_B" in name else 1) for name, value in made.items()}
@@ -55,9 +55,7 @@ def test_an_adapter_that_rounding_half_takes_away_is_noted(tmp_path: Path, capsy
     assert "keep it whole" not in err
 
 
-def test_a_base_of_codes_ends_in_one_line_in_the_readers_language(
-    tmp_path: Path, adapter: Path
-) -> None:
+def test_a_quantized_base_is_refused_in_the_readers_language(tmp_path: Path, adapter: Path) -> None:
     codes = COPY / "v2" / "tiny_int4"
     words = ("finetune", "merge", codes, adapter, tmp_path / "merged")
     done = rag(*words, environment={"LC_ALL": "zh_CN.UTF-8"})
@@ -76,7 +74,7 @@ def test_an_export_and_its_inverse(tmp_path: Path, adapter: Path, capsys: Shown)
     assert all(torch.equal(held[name], found[name]) for name in held | found)
 
 
-def test_alpha_may_be_given_where_the_adapter_lacks_it(
+def test_alpha_may_be_given_if_the_adapter_lacks_it(
     tmp_path: Path, adapter: Path, capsys: Shown
 ) -> None:
     (adapter / "adapter_config.json").unlink()
@@ -86,14 +84,14 @@ def test_alpha_may_be_given_where_the_adapter_lacks_it(
     assert "lora_alpha 16 as given" in capsys.readouterr().err
 
 
-def test_what_is_no_precision_or_layout_is_refused(tmp_path: Path, adapter: Path) -> None:
+def test_an_unknown_precision_or_layout_is_refused(tmp_path: Path, adapter: Path) -> None:
     with pytest.raises(UserError, match="--dtype is int8; it is one of float32, float16, bfloat16"):
         merge(str(MODEL), adapter, tmp_path / "merged", dtype="int8")
     with pytest.raises(UserError, match="--to is tutorial; it is upstream or native"):
         export(adapter, tmp_path / "out", str(MODEL), to="tutorial")
 
 
-def test_a_folder_that_is_taken_is_told_before_the_model_is_looked_for(
+def test_an_existing_folder_is_an_error_before_the_model_is_fetched(
     tmp_path: Path, adapter: Path
 ) -> None:
     for command in (merge, export):

@@ -78,7 +78,7 @@ def test_the_tutorials_jsonl_byte_for_byte(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["alpaca.jsonl"]
 
 
-def test_what_json_escapes_is_escaped_as_there(tmp_path: Path) -> None:
+def test_json_is_escaped_as_in_the_tutorial(tmp_path: Path) -> None:
     records = [
         {"instruction": 'q"\\\n\t\u2028🙂\x7f', "input": "", "output": "  a\r\n"},
         {"instruction": "q", "input": " ", "output": "é中"},
@@ -90,7 +90,7 @@ def test_what_json_escapes_is_escaped_as_there(tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl").read_bytes() == covered(records)
 
 
-def test_a_jsonl_of_the_tutorial_comes_out_as_it_went_in(tmp_path: Path) -> None:
+def test_the_tutorials_jsonl_is_unchanged_by_a_round_trip(tmp_path: Path) -> None:
     """Also where its contexts have another form."""
     rows = [
         {"context": "你好", "target": "好"},
@@ -102,7 +102,7 @@ def test_a_jsonl_of_the_tutorial_comes_out_as_it_went_in(tmp_path: Path) -> None
     assert target.read_bytes() == source.read_bytes()
 
 
-def test_data_is_not_written_over(tmp_path: Path) -> None:
+def test_data_is_not_overwritten(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text('{"instruction": "q", "output": "a"}\n')
     with pytest.raises(UserError, match="is the data itself"):
@@ -110,7 +110,7 @@ def test_data_is_not_written_over(tmp_path: Path) -> None:
     assert source.read_text() == '{"instruction": "q", "output": "a"}\n'
 
 
-def test_an_input_alone_is_written_as_there(tmp_path: Path) -> None:
+def test_an_input_alone_is_written_as_in_the_tutorial(tmp_path: Path) -> None:
     records = [
         {"instruction": "", "input": "only input", "output": "o"},
         {"instruction": " ", "input": "i", "output": "o"},
@@ -140,7 +140,7 @@ def test_rows_of_the_tutorial_are_those_of_its_lines(
         assert column(tmp_path / "1", "input_ids") == column(tmp_path / "2", "input_ids")
 
 
-def test_a_file_that_breaks_off_is_told(tmp_path: Path, models: dict[int, str]) -> None:
+def test_a_truncated_file_is_reported(tmp_path: Path, models: dict[int, str]) -> None:
     source, out = DATA_FILES / "messy_truncated.json", tmp_path / "tokens"
     lost = "1 bad row skipped, the file breaks at messy_truncated.json:14, what follows is lost"
     assert f"13 rows of 13 examples, {lost}" in run(source, "--jsonl", tmp_path / "a", "--skip-bad")
@@ -149,15 +149,15 @@ def test_a_file_that_breaks_off_is_told(tmp_path: Path, models: dict[int, str]) 
     assert TokenSet(out).counts.ended == ("messy_truncated.json:14",)
 
 
-def test_what_can_not_be_cut_is_left_out_where_that_is_asked_for(
+def test_rows_that_can_not_be_cut_are_left_out_with_skip_bad(
     tmp_path: Path, models: dict[int, str]
 ) -> None:
-    said = [
+    messages = [
         {"role": "user", "content": "[1] 资料。" * 60},
         {"role": "assistant", "content": "答[1]。"},
     ]
     source, out = tmp_path / "a.jsonl", tmp_path / "tokens"
-    rows = [{"messages": said, **dict.fromkeys(GROUNDED, 1)}, {"messages": said, "gold": 1}]
+    rows = [{"messages": messages, **dict.fromkeys(GROUNDED, 1)}, {"messages": messages, "gold": 1}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = (source, out, "--model", models[3], "--max-length", 64)
     with pytest.raises(UserError, match=r"a\.jsonl:1: longer than max_length, 64,.*--skip-bad"):
@@ -176,10 +176,10 @@ def test_a_bad_row_leaves_no_file(tmp_path: Path) -> None:
     assert "bad rows skipped" in run(source, "--jsonl", target, "--skip_bad", "true")
 
 
-def test_rows_of_our_own(tmp_path: Path, models: dict[int, str]) -> None:
+def test_prepare_writes_our_rows(tmp_path: Path, models: dict[int, str]) -> None:
     out = tmp_path / "tokens"
-    said = run(DATA_FILES / "alpaca_zh.json", out, "--model", models[3])
-    assert said == f"{out}: 12 rows of 12 examples\n"
+    output = run(DATA_FILES / "alpaca_zh.json", out, "--model", models[3])
+    assert output == f"{out}: 12 rows of 12 examples\n"
     tokens = TokenSet(out)
     assert len(tokens) == tokens.counts.examples == 12
     assert tokens.is_whole()
@@ -187,7 +187,7 @@ def test_rows_of_our_own(tmp_path: Path, models: dict[int, str]) -> None:
     assert tokens[0].ids[0] == open_tokenizer(Path(models[3])).convert_tokens_to_ids("[gMASK]")
 
 
-def test_what_was_there_stays(tmp_path: Path, models: dict[int, str]) -> None:
+def test_existing_files_stay(tmp_path: Path, models: dict[int, str]) -> None:
     source, out = DATA_FILES / "alpaca_zh.json", tmp_path / "tokens"
     out.mkdir()
     run(source, out, "--model", models[3])  # an empty folder is none
@@ -231,24 +231,24 @@ def test_the_tutorials_columns(tmp_path: Path, models: dict[int, str]) -> None:
         info = json.loads((out / "dataset_info.json").read_text())
         assert info["features"]["seq_len"] == {"dtype": "int64", "_type": "Value"}
     assert TokenSet(out).counts.shortened > 0
-    said = run(
+    output = run(
         lines, out, "--max-seq-length", 150, "--skip-overlength",
         "--model", models[2], "--overwrite",
     )  # fmt: skip
-    assert "left out" in said
+    assert "left out" in output
     assert max(len(row) for row in column(out, "input_ids")) <= 150
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "name the data and then a new folder"),
         ([DATA_FILES / "alpaca_zh.json"], "name the data and then a new folder"),
         ([DATA_FILES / "alpaca_zh.json", "out"], "--model"),
     ],
 )
-def test_mistakes_are_told_in_a_line(words: list[object], told: str) -> None:
-    with pytest.raises(UserError, match=told) as error:
+def test_mistakes_are_one_line_each(words: list[object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
         run(*words)
     assert "\n" not in str(error.value)
     assert translate(error.value.message, "zh") != str(error.value)

@@ -31,7 +31,7 @@ def train(
 SHORT = ("--max-steps", "6", "--logging-steps", "2", "--eval-steps", "4", "--save-steps", "3")
 
 
-def test_a_dry_run_tells_and_leaves_nothing(rows: Path, tiny: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reports_and_writes_nothing(rows: Path, tiny: Path, tmp_path: Path) -> None:
     code, out, err = train(rows, tiny, tmp_path / "out", *SHORT, "--dry-run")
     assert code == 0, err
     assert "38 rows to learn, 2 held out" in err
@@ -42,7 +42,7 @@ def test_a_dry_run_tells_and_leaves_nothing(rows: Path, tiny: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_told_on_the_way(rows: Path, tiny: Path, tmp_path: Path) -> None:
+def test_progress_messages(rows: Path, tiny: Path, tmp_path: Path) -> None:
     code, out, err = train(rows, tiny, tmp_path / "out", *SHORT, locale="zh_CN.UTF-8")
     assert code == 0, err
     for step in (2, 4, 6):
@@ -53,7 +53,7 @@ def test_what_is_told_on_the_way(rows: Path, tiny: Path, tmp_path: Path) -> None
     assert out.strip() == str(tmp_path / "out")
 
 
-def test_a_folder_that_holds_something_is_kept(rows: Path, tiny: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_not_changed(rows: Path, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert train(rows, tiny, out, *SHORT)[0] == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -75,23 +75,23 @@ def test_a_folder_that_holds_something_is_kept(rows: Path, tiny: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--lora-targets", ","), "--lora-targets names no module; choose from: "),
         (("--out", "/proc/nothing"), "/proc/nothing"),
     ],
 )
 def test_a_mistake_is_one_line(
-    options: tuple[str, ...], told: str, rows: Path, tiny: Path, tmp_path: Path
+    options: tuple[str, ...], message: str, rows: Path, tiny: Path, tmp_path: Path
 ) -> None:
     code, _, err = train(rows, tiny, tmp_path / "out", *SHORT, *options)
     assert code == 1
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
     assert "loading" not in err
 
 
-def test_what_was_stopped_before_a_checkpoint_begins_anew_where_that_is_said(
+def test_a_training_without_a_checkpoint_starts_again_with_overwrite(
     rows: Path, tiny: Path, tmp_path: Path
 ) -> None:
     """It may as well be running."""

@@ -41,11 +41,11 @@ def checked(folder: Path, rows: list[Any], **options: Any) -> Diagnosis:
     return diagnose([path], **options)
 
 
-def told(diagnosis: Diagnosis) -> list[tuple[str, str, bool]]:
+def findings_of(diagnosis: Diagnosis) -> list[tuple[str, str, bool]]:
     return [(one.source, one.problem, one.bad) for one in diagnosis.findings]
 
 
-def test_each_kind_at_its_row(tmp_path: Path) -> None:
+def test_each_problem_is_found_at_its_row(tmp_path: Path) -> None:
     rows = [
         row("问一", "答一"),
         row("问一", "答二"),
@@ -57,7 +57,7 @@ def test_each_kind_at_its_row(tmp_path: Path) -> None:
         row("问一", "答三"),
     ]
     diagnosis = checked(tmp_path, rows, max_length=21)
-    assert told(diagnosis) == [
+    assert findings_of(diagnosis) == [
         ("a.json:2", "conflict", False),
         ("a.json:3", "duplicate", False),
         ("a.json:4", "empty", True),
@@ -94,15 +94,13 @@ def test_clean_data_has_no_findings() -> None:
         max_size=12,
     )
 )
-def test_repeats_are_those_that_a_comparison_of_all_with_all_finds(
-    rows: list[tuple[str, str, str]],
-) -> None:
+def test_repeats_equal_those_of_a_full_comparison(rows: list[tuple[str, str, str]]) -> None:
     repeats = Repeats()
     seen: list[tuple[str, str]] = []
     for at, (question, input, answer) in enumerate(rows):
         asked = " ".join([*question.split(), *input.split()])
-        said = " ".join(answer.split())
-        equal = [i for i, one in enumerate(seen) if one == (asked, said)]
+        text = " ".join(answer.split())
+        equal = [i for i, one in enumerate(seen) if one == (asked, text)]
         same = [i for i, one in enumerate(seen) if one[0] == asked]
         found = list(repeats(example(question, answer, f"a:{at}", input)))
         if equal:
@@ -114,15 +112,15 @@ def test_repeats_are_those_that_a_comparison_of_all_with_all_finds(
             assert f"a:{same[0]}," in found[0].text
         else:
             assert found == []
-        seen.append((asked, said))
+        seen.append((asked, text))
 
 
-def test_what_was_said_before_makes_a_question_another() -> None:
+def test_earlier_turns_make_a_question_different() -> None:
     repeats = Repeats()
     past = (Message("user", "问"), Message("assistant", "答"))
     for number, before in enumerate([(), past, (Message("system", "问"),)]):
-        said = Example((*before, *past), source=f"a:{number}")
-        assert list(repeats(said)) == []
+        example = Example((*before, *past), source=f"a:{number}")
+        assert list(repeats(example)) == []
 
 
 @pytest.mark.parametrize("sign", ["\x00", "\x07", "\x1b", "\r", "\x9b", "\u202e", "\u2066"])
@@ -165,7 +163,7 @@ def test_lengths_are_those_of_training_rows(tokenizer: Any) -> None:
         assert diagnosis.lengths.tolist() == [len(row) for row in rows]
 
 
-def test_what_will_be_cut_and_what_can_not_be(tokenizer: Any, tmp_path: Path) -> None:
+def test_rows_that_will_be_cut_and_rows_that_can_not_be(tokenizer: Any, tmp_path: Path) -> None:
     rows = [
         row("问", "答"),
         row("问", "今天天气很好。" * 50),
@@ -173,7 +171,7 @@ def test_what_will_be_cut_and_what_can_not_be(tokenizer: Any, tmp_path: Path) ->
     ]
     encoder = RowEncoder(tokenizer, 3, max_length=64)
     diagnosis = checked(tmp_path, rows, encoder=encoder)
-    assert told(diagnosis) == [
+    assert findings_of(diagnosis) == [
         ("a.json:2", "conflict", False),
         ("a.json:2", "long", False),
         ("a.json:3", "long", True),
@@ -189,30 +187,30 @@ def test_what_will_be_cut_and_what_can_not_be(tokenizer: Any, tmp_path: Path) ->
 
 
 def test_a_cited_passage_is_never_cut(tokenizer: Any, tmp_path: Path) -> None:
-    said = [
+    messages = [
         {"role": "user", "content": "[1] 资料。" * 60 + "问？"},
         {"role": "assistant", "content": "答[1]。"},
     ]
-    rows = [{"messages": said, **dict.fromkeys(GROUNDED, 1)}, row("问", "答")]
+    rows = [{"messages": messages, **dict.fromkeys(GROUNDED, 1)}, row("问", "答")]
     diagnosis = checked(tmp_path, rows, encoder=RowEncoder(tokenizer, 3, max_length=64))
-    assert told(diagnosis) == [("a.json:1", "long", True)]
+    assert findings_of(diagnosis) == [("a.json:1", "long", True)]
     assert "would lose passages" in diagnosis.findings[0].text
     assert [one.source for one in diagnosis.samples] == ["a.json:2"]
 
 
 @pytest.mark.parametrize("with_tokens", [True, False])
-def test_turns_without_a_place_are_told(
+def test_turns_without_a_place_are_reported(
     tokenizer: Any, tmp_path: Path, *, with_tokens: bool
 ) -> None:
     rows = [row("三", "四", history=[["一", "二"]], system="说明"), row("问", "答")]
     encoder = RowEncoder(tokenizer, 3, "tutorial") if with_tokens else None
     diagnosis = checked(tmp_path, rows, encoder=encoder, template="tutorial")
-    assert told(diagnosis) == [("a.json:1", "place", False)]
+    assert findings_of(diagnosis) == [("a.json:1", "place", False)]
     assert "the tutorial form has no place for 3 earlier messages" in diagnosis.findings[0].text
-    assert told(checked(tmp_path, rows)) == []
+    assert findings_of(checked(tmp_path, rows)) == []
 
 
-def test_samples(tmp_path: Path) -> None:
+def test_samples_are_the_first_the_longest_or_the_wanted_rows(tmp_path: Path) -> None:
     rows = [row(f"问{i}", "答" * (1 + 20 * (i == 7))) for i in range(10)]
     assert [one.source for one in checked(tmp_path, rows).samples] == [
         "a.json:1", "a.json:2", "a.json:8",
@@ -227,11 +225,11 @@ def test_instances_of_one_row_are_one_row(tmp_path: Path) -> None:
     seen: list[int] = []
     diagnosis = checked(tmp_path, rows, progress=lambda: seen.append(1))
     assert (diagnosis.rows, diagnosis.usable, len(seen)) == (2, 2, 2)
-    assert told(diagnosis) == [("a.json:2", "duplicate", False)]
+    assert findings_of(diagnosis) == [("a.json:2", "duplicate", False)]
     assert len(diagnosis.lengths) == 3
 
 
-def test_rows_are_not_held(tmp_path: Path) -> None:
+def test_rows_are_not_kept_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for number in range(5_000):

@@ -56,41 +56,41 @@ def seed(example: Example) -> dict[str, Any]:
 
 def sharegpt(example: Example) -> dict[str, Any]:
     names = {"system": "system", "user": "human", "assistant": "gpt"}
-    said = [{"from": names[one.role], "value": one.text} for one in example.messages]
-    return {"conversations": said}
+    messages = [{"from": names[one.role], "value": one.text} for one in example.messages]
+    return {"conversations": messages}
 
 
 def messages(example: Example) -> dict[str, Any]:
-    said = [
+    messages = [
         {"role": one.role, "content": one.text, "loss_weight": float(i not in example.context_only)}
         for i, one in enumerate(example.messages)
     ]
-    return {"messages": said}
+    return {"messages": messages}
 
 
 def parts(example: Example) -> dict[str, Any]:
     """As LLaMA-Factory's version 1 and as OpenAI's, in turn."""
-    said: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     for i, one in enumerate(example.messages):
         name = ("value", "text")[i % 2]
         halves = (one.text[: len(one.text) // 2], one.text[len(one.text) // 2 :])
         content = [{"type": "text", name: half} for half in halves]
         learnt = {} if i not in example.context_only else {"loss": False}
-        said.append({"role": one.role, "content": content, **learnt})
-    return {"conversations": said}
+        messages.append({"role": one.role, "content": content, **learnt})
+    return {"conversations": messages}
 
 
 @st.composite
 def conversations(draw: st.DrawFn, *, turns: int, with_system: bool, given: str) -> Example:
-    said = [Message("system", draw(WORDS))] if with_system and draw(st.booleans()) else []
+    messages = [Message("system", draw(WORDS))] if with_system and draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, turns))):
-        said += [Message("user", draw(WORDS)), Message("assistant", draw(WORDS))]
-    answers = [i for i, message in enumerate(said) if message.role == "assistant"]
+        messages += [Message("user", draw(WORDS)), Message("assistant", draw(WORDS))]
+    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
     context = answers[:-1] if given == "past" else []
     if given == "any":
         learnt = draw(st.sets(st.sampled_from(answers), min_size=1))
         context = [i for i in answers if i not in learnt]
-    return Example(tuple(said), "", frozenset(context))
+    return Example(tuple(messages), "", frozenset(context))
 
 
 def one(folder: Path, text: str, name: str = "a.json", chosen: Columns = AS_FOUND) -> list[Any]:
@@ -112,7 +112,7 @@ def one(folder: Path, text: str, name: str = "a.json", chosen: Columns = AS_FOUN
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_what_was_written_is_read(
+def test_written_rows_are_read_back(
     write: Written,
     shape: dict[str, Any],
     with_input: bool,
@@ -140,8 +140,8 @@ def test_a_table_and_chosen_columns(
     text = io.StringIO()
     csv.writer(text).writerows([["instruction", "input", "output"], [question, input, answer]])
     (found,) = one(tmp_path_factory.mktemp("a"), text.getvalue(), "a.csv")
-    said = (Message("user", question), Message("assistant", answer))
-    assert found == Example(said, input, source="a.csv:2")
+    messages = (Message("user", question), Message("assistant", answer))
+    assert found == Example(messages, input, source="a.csv:2")
     if input:  # a column that is named is the whole question
         chosen = Columns(prompt="input")
         (found,) = one(tmp_path_factory.mktemp("a"), text.getvalue(), "a.csv", chosen)
@@ -214,7 +214,7 @@ GOOD = {"role": "user", "content": "问"}, {"role": "assistant", "content": "答
         (None, "type", "row is null; need an object"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_row(row: Any, problem: str, text: str, tmp_path: Path) -> None:
+def test_each_error_of_a_row_is_named(row: Any, problem: str, text: str, tmp_path: Path) -> None:
     good = {"instruction": "问", "output": "答"}
     before, found, after = one(tmp_path, json.dumps([good, row, good]))
     assert isinstance(before, Example)
@@ -225,7 +225,7 @@ def test_what_is_wrong_with_a_row(row: Any, problem: str, text: str, tmp_path: P
     assert translate(found.text, "zh") not in ("", found.text)
 
 
-def test_what_may_be_absent(tmp_path: Path) -> None:
+def test_optional_fields_may_be_absent(tmp_path: Path) -> None:
     rows = [
         {"instruction": "问", "input": None, "output": "答", "history": None, "system": " "},
         {"instruction": "", "input": "问", "output": "答"},
@@ -240,9 +240,7 @@ def test_what_may_be_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("[", "]"), ("", "\n")])
-def test_a_key_that_stands_twice_loses_nothing_in_silence(
-    tmp_path: Path, before: str, after: str
-) -> None:
+def test_a_repeated_key_is_an_error(tmp_path: Path, before: str, after: str) -> None:
     twice = '{"instruction": "问", "output": "一", "output": "二"}'
     inner = '{"messages": [{"role": "user", "role": "user", "content": "问"}]}'
     good = json.dumps({"instruction": "问", "output": "答"})
@@ -262,13 +260,13 @@ def test_a_key_that_stands_twice_loses_nothing_in_silence(
         ('{\n "instruction": "问",\n "output": "答"\n}\n', r"if \[ and \] are put around it"),
     ],
 )
-def test_one_object_is_told_how_to_become_rows(tmp_path: Path, text: str, says: str) -> None:
+def test_one_object_is_an_error_with_advice(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         one(tmp_path, text)
 
 
 @pytest.mark.parametrize("sign", ["\u200b", "\ufeff", " \u200d\n\u2060"])
-def test_signs_without_width_are_no_text(tmp_path: Path, sign: str) -> None:
+def test_characters_without_width_are_not_text(tmp_path: Path, sign: str) -> None:
     rows = [
         {"instruction": sign, "output": "答"},
         {"instruction": sign, "input": "问", "output": sign},
@@ -284,7 +282,7 @@ def test_signs_without_width_are_no_text(tmp_path: Path, sign: str) -> None:
 
 
 @pytest.mark.parametrize(("skip", "way_out"), [("", "delete it"), ("--skip-bad", "--skip-bad")])
-def test_bad_rows_stop_and_no_option_is_named_that_is_not_there(skip: str, way_out: str) -> None:
+def test_bad_rows_stop_and_only_existing_options_are_named(skip: str, way_out: str) -> None:
     path = DATA / "messy_bad_fields.json"
     with pytest.raises(UserError, match=rf'messy_bad_fields.json:4: "output" is empty.*{way_out}$'):
         list(examples([path], skip=skip))
@@ -308,12 +306,12 @@ def test_a_file_without_a_known_field_names_those_it_has(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("text", "name"), [("[ ]", "a.json"), ("instruction,output\n", "a.csv")])
-def test_a_file_without_rows_is_said(text: str, name: str, tmp_path: Path) -> None:
+def test_a_file_without_rows_is_an_error(text: str, name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{name} has no rows"):
         one(tmp_path, text, name)
 
 
-def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_files_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
     paths = [tmp_path / "a/x.json", tmp_path / "b/x.json", tmp_path / "y.json"]
     for path in paths:
         path.parent.mkdir(exist_ok=True)
@@ -323,7 +321,7 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
-def test_the_whole_data() -> None:
+def test_all_shared_data_is_read() -> None:
     manifest = [
         json.loads(line) for line in (SHARED / "manifest.jsonl").read_text("utf-8").splitlines()
     ]

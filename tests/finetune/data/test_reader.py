@@ -105,7 +105,9 @@ def test_an_array_cut_anywhere_gives_its_whole_rows_and_one_finding(
         ("\n\n[" + "1, " * READ_SIZE + "nil]", READ_SIZE, f"line 3, column {3 * READ_SIZE + 2}"),
     ],
 )
-def test_where_an_array_breaks_is_said(text: str, whole: int, place: str, tmp_path: Path) -> None:
+def test_the_place_where_an_array_breaks_is_reported(
+    text: str, whole: int, place: str, tmp_path: Path
+) -> None:
     *before, last = read(file(tmp_path, text))
     assert len(before) == whole
     assert all(isinstance(item, Record) for item in before)
@@ -172,7 +174,7 @@ def test_only_the_row_with_undecodable_bytes_is_bad(
     assert bad[0].problem == "encoding"
 
 
-def test_a_table(tmp_path: Path) -> None:
+def test_a_csv_file_gives_its_rows(tmp_path: Path) -> None:
     text = '\ufeffq,a\n一,"两\n行"\n\n三,四,五\n六,七\n'
     found = read(file(tmp_path, text, "a.CSV"))
     assert found[0] == Record("a.CSV:2", {"q": "一", "a": "两\n行"})
@@ -196,7 +198,7 @@ def test_a_table(tmp_path: Path) -> None:
         (bytes(range(256)) * 50, "not text"),
     ],
 )
-def test_what_is_no_data_is_said_in_one_line(
+def test_files_that_are_not_data_are_an_error_of_one_line(
     content: str | bytes | None, says: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.json" if content is None else file(tmp_path, content)
@@ -208,7 +210,7 @@ def test_what_is_no_data_is_said_in_one_line(
 
 
 @pytest.mark.parametrize("form", ["array", "lines"])
-def test_a_large_file_is_not_held(form: str, tmp_path: Path) -> None:
+def test_a_large_file_is_not_loaded_into_memory(form: str, tmp_path: Path) -> None:
     def written() -> Iterator[str]:
         yield "[" if form == "array" else ""
         for number in range(20_000):

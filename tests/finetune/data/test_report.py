@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.check import Diagnosis, diagnose
+from finetune.data.check import Diagnosis, Unit, diagnose
 from finetune.data.report import (
     LISTED,
     TITLES,
@@ -24,7 +25,6 @@ from finetune.data.report import (
     histogram,
     page,
     record,
-    save_histogram,
     visible,
 )
 from finetune.types import Finding
@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_the_data_is_text_and_nothing_else(hostile: str, language: str) -> None:
+def test_the_page_has_no_markup_from_the_data(hostile: str, language: str) -> None:
     findings = tuple(
         Finding(f"{hostile}:{i}", problem, Translatable.of(hostile, {}), bad=i % 2 == 0)
         for i, problem in enumerate(TITLES)
@@ -102,7 +102,7 @@ def test_the_data_is_text_and_nothing_else(hostile: str, language: str) -> None:
     assert any("default-src 'none'" in value for _, value in made.attributes)
 
 
-def test_many_findings_are_cut_in_the_page_and_whole_in_json() -> None:
+def test_the_page_lists_some_findings_and_the_json_all() -> None:
     findings = tuple(
         Finding(f"a:{i}", "duplicate", Translatable("the same as {first}", first=f"b:{i}"))
         for i in range(LISTED + 7)
@@ -114,24 +114,24 @@ def test_many_findings_are_cut_in_the_page_and_whole_in_json() -> None:
     assert len(record(diagnosis)["findings"]) == LISTED + 7
 
 
-def test_a_record_holds_all_that_was_found() -> None:
+def test_a_record_has_everything_that_was_found() -> None:
     diagnosis = diagnose([DATA / "messy_bad_fields.json"])
-    told = json.loads(json.dumps(record(diagnosis)))
-    assert (told["rows"], told["usable"], told["bad"], told["warned"]) == (30, 21, 9, 0)
-    assert told["problems"] == {
+    message = json.loads(json.dumps(record(diagnosis)))
+    assert (message["rows"], message["usable"], message["bad"], message["warned"]) == (30, 21, 9, 0)
+    assert message["problems"] == {
         problem: {"bad": 3, "warnings": 0} for problem in ("empty", "missing", "type")
     }
-    assert told["findings"][0] == {
+    assert message["findings"][0] == {
         "source": "messy_bad_fields.json:4",
         "problem": "empty",
         "text": '"output" is empty; need a text',
         "zh": '"output" 为空；需要文本',
         "bad": True,
     }
-    assert told["lengths"]["rows"] == sum(bin["count"] for bin in told["histogram"]) == 21
+    assert message["lengths"]["rows"] == sum(bin["count"] for bin in message["histogram"]) == 21
 
 
-def test_a_clean_set_says_so() -> None:
+def test_the_page_of_clean_data() -> None:
     diagnosis = diagnose([DATA / "alpaca_zh.json"])
     assert counts(diagnosis) == []
     assert "Nothing is wrong." in Page(page(diagnosis, [], Translator("en"))).text
@@ -165,7 +165,7 @@ def test_a_few_very_long_rows_share_the_last_bin() -> None:
 
 
 @given(lengths=LENGTHS)
-def test_figures_of_lengths(lengths: list[int]) -> None:
+def test_figures_equal_their_definition(lengths: list[int]) -> None:
     known = figures(np.array(lengths, np.int32))
     assert known["rows"] == len(lengths)
     assert known["total"] == sum(lengths)
@@ -179,20 +179,22 @@ def test_figures_of_lengths(lengths: list[int]) -> None:
     ("lengths", "limit"),
     [([], 0), ([], 9), ([0], 0), ([5] * 9, 1), (list(range(300)), 250), ([*range(99), 90_000], 90)],
 )
-def test_histograms_are_drawn(lengths: list[int], limit: int, tmp_path: Path) -> None:
-    values = np.array(lengths, np.int32)
-    for name, head in (("a.png", b"\x89PNG\r\n\x1a\n"), ("a.svg", b"<?xml")):
-        say = Translator("en")
-        save_histogram(tmp_path / name, values, unit="tokens", max_length=limit, say=say)
-        assert (tmp_path / name).read_bytes().startswith(head)
+def test_histograms_are_drawn(lengths: list[int], limit: int) -> None:
+    diagnosis = of_lengths(lengths, "tokens", limit)
+    assert histogram(diagnosis, "png", Translator("en")).startswith(b"\x89PNG\r\n\x1a\n")
+    assert histogram(diagnosis, "svg", Translator("en")).startswith(b"<?xml")
 
 
-def test_a_picture_speaks_the_reader_s_language() -> None:
+def of_lengths(lengths: Sequence[int], unit: Unit, limit: int = 0) -> Diagnosis:
+    return Diagnosis(("a",), len(lengths), (), np.array(lengths, np.int32), unit, limit, ())
+
+
+def test_a_picture_is_in_the_reader_s_language() -> None:
     """In an SVG, whose text is drawn by the reader's own fonts."""
-    values = np.array([*range(99), 90_000], np.int32)
-    drawn = histogram(values, "svg", unit="characters", say=Translator("zh")).decode()
+    lengths = [*range(99), 90_000]
+    drawn = histogram(of_lengths(lengths, "characters"), "svg", Translator("zh")).decode()
     for text in ("每行的字符数", "行数", "中位数 49", "最后一栏"):
         assert text in drawn
     assert "rows" not in ElementTree.fromstring(drawn).itertext()
     assert "of a row" not in drawn
-    histogram(values, "png", unit="tokens", say=Translator("zh"))  # with any fonts, and no warning
+    histogram(of_lengths(lengths, "tokens"), "png", Translator("zh"))  # any fonts, no warning

@@ -35,7 +35,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_pieces_are_the_row(encoder: RowEncoder, text: str) -> None:
+def test_pieces_join_to_the_row(encoder: RowEncoder, text: str) -> None:
     example = Example((Message("user", f"{text}问"), Message("assistant", text)))
     (row,) = encoder(example).rows
     made = pieces(row, encoder.tokenizer)
@@ -55,7 +55,7 @@ def _unspaced(text: str) -> str:
     return "".join(text.split())
 
 
-def test_it_can_be_read_without_colour() -> None:
+def test_tokens_are_readable_without_colour() -> None:
     parts = [
         TokenPiece("[gMASK]", (1,), False, True),
         TokenPiece("问\n", (2,), False, False),
@@ -66,7 +66,7 @@ def test_it_can_be_read_without_colour() -> None:
     assert plain([]) == ""
 
 
-def test_what_a_terminal_would_obey_is_seen() -> None:
+def test_control_characters_are_visible() -> None:
     """All of C0 and C1 and what turns the direction of text, but for tabs and line ends."""
     hostile = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2066, 0x200F]))
     shown = visible(hostile)

@@ -92,7 +92,7 @@ def test_a_cut_row_can_still_be_learnt(
 
 @pytest.mark.parametrize("template", ["chat", "tutorial"])
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_least_length_is_told_and_serves(
+def test_the_smallest_length_is_named_and_works(
     all_tokenizers: dict[int, Any], generation: int, template: str
 ) -> None:
     """One token less than what serves is refused, not learnt without an answer."""
@@ -109,7 +109,7 @@ def test_the_least_length_is_told_and_serves(
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_what_cites_its_passages_is_never_cut(
+def test_rows_that_cite_passages_are_never_cut(
     all_tokenizers: dict[int, Any], generation: int
 ) -> None:
     asked = one("[1] 段落。" * 20 + "问？", "答[1]。", whole=True)

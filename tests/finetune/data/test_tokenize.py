@@ -25,7 +25,7 @@ from finetune.options import Columns
 from finetune.types import Example, TokenRow, TokenRows
 from ingest.errors import UserError
 from rag.chatglm.tokenization import open_tokenizer
-from tests.finetune.listed import Listed
+from tests.finetune.memory_rows import MemoryRows
 from tests.finetune.tokenizers import GENERATIONS, conversations, directory, tokenizers
 
 ROOT = Path(__file__).parents[3]
@@ -69,15 +69,15 @@ def test_rows_are_those_of_the_encoder_in_order(model: Path, tmp_path: Path) -> 
     files = [alpaca(tmp_path / "a.json"), alpaca(tmp_path / "b.json", 5)]
     encoder = RowEncoder(open_tokenizer(model), 2, max_length=64)
     encoded = [encoder(example) for example in examples(files)]
-    told: list[int] = []
-    found = made(files, model, tmp_path / "cache", progress=told.append)
-    want = Listed([row for each in encoded for row in each.rows])
+    counts: list[int] = []
+    found = made(files, model, tmp_path / "cache", progress=counts.append)
+    want = MemoryRows([row for each in encoded for row in each.rows])
     assert listed(found) == listed(want)
     assert found.lengths.tolist() == want.lengths.tolist() == [len(row) for row in want]
     assert found.lengths.dtype == np.int32
     assert found.counts.shortened == sum(each.shortened for each in encoded) > 0
     assert found.counts.examples == 35
-    assert told[-1] == 35
+    assert counts[-1] == 35
     with pytest.raises(IndexError, match="35 of 35"):
         found[35]
 
@@ -105,7 +105,7 @@ in bulk, word by word."""
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="needs the alpaca data beside the repository")
 @pytest.mark.parametrize(("generation", "template"), DIGESTS)
-def test_ids_of_real_data_stay_what_they_were(
+def test_ids_of_real_data_equal_the_golden_ones(
     generation: int, template: str, tmp_path: Path
 ) -> None:
     found = made(
@@ -125,7 +125,7 @@ def test_ids_of_real_data_stay_what_they_were(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(examples=st.lists(conversations(), max_size=4))
-def test_remembered_ids_are_those_of_the_tokenizer(
+def test_cached_ids_equal_the_tokenizers(
     all_tokenizers: dict[int, Any], generation: int, examples: list[Example]
 ) -> None:
     tokenizer = all_tokenizers[generation]
@@ -171,7 +171,7 @@ def test_edited_data_never_gives_old_rows(model: Path, tmp_path: Path) -> None:
         {"tutorial": TutorialOptions(max_seq_length=127)},
     ],
 )
-def test_whatever_decides_about_rows_tells_sets_apart(
+def test_every_option_of_rows_gives_another_set(
     model: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     file, cache = alpaca(tmp_path / "a.json"), tmp_path / "cache"
@@ -191,7 +191,7 @@ def test_another_tokenizer_gives_another_set(model: Path, tmp_path: Path) -> Non
     assert made([file], other, cache).folder != made([file], model, cache).folder
 
 
-def test_a_table_is_not_taken_for_lines(model: Path, tmp_path: Path) -> None:
+def test_a_table_and_lines_are_different_sets(model: Path, tmp_path: Path) -> None:
     text = 'instruction,output\n"1","2"\n'
     lines, table = tmp_path / "a.csv", tmp_path / "a.jsonl"
     lines.write_text(text)
@@ -201,7 +201,7 @@ def test_a_table_is_not_taken_for_lines(model: Path, tmp_path: Path) -> None:
         made([table], model, tmp_path / "cache")
 
 
-def test_bad_rows_are_told_or_counted(model: Path, tmp_path: Path) -> None:
+def test_bad_rows_are_an_error_or_counted(model: Path, tmp_path: Path) -> None:
     file, cache = tmp_path / "a.jsonl", tmp_path / "cache"
     file.write_text('{"instruction": "q", "output": "a"}\n{"instruction": "q"}\n')
     with pytest.raises(UserError, match=r"a\.jsonl:2: \"output\" is missing.*--skip-bad"):
@@ -255,7 +255,7 @@ def test_a_damaged_set_is_made_again(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == []
 
 
-def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a whole set of tokens"):
         TokenSet(tmp_path)
 
@@ -298,11 +298,11 @@ import sys
 from pathlib import Path
 from finetune.data import tokenize
 tokenize.BLOCK_EXAMPLES = 16
-def said(count):
+def report(count):
     sys.stdout.write(f"{count}\\n"); sys.stdout.flush()
 file, model, cache = sys.argv[1:]
 tokenize.tokenize([Path(file)], Path(model), generation=2, template="chat", max_length=64,
-                  cache=Path(cache), progress=said)
+                  cache=Path(cache), progress=report)
 """
 
 
@@ -311,7 +311,7 @@ def start(file: Path, model: Path, cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_killed_run_leaves_nothing_that_is_taken_for_a_set(model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_set(model: Path, tmp_path: Path) -> None:
     file, cache = alpaca(tmp_path / "a.json", 400), tmp_path / "cache"
     with start(file, model, cache) as run:
         assert run.stdout
@@ -325,7 +325,7 @@ def test_a_killed_run_leaves_nothing_that_is_taken_for_a_set(model: Path, tmp_pa
     assert [path.name for path in cache.iterdir()] == [found.folder.name]
 
 
-def test_two_at_once_do_each_other_no_harm(model: Path, tmp_path: Path) -> None:
+def test_two_processes_may_write_the_same_set(model: Path, tmp_path: Path) -> None:
     file, cache = alpaca(tmp_path / "a.json", 200), tmp_path / "cache"
     both = threading.Barrier(2)
 
@@ -341,7 +341,9 @@ def test_two_at_once_do_each_other_no_harm(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in cache.iterdir()] == [first.folder.name]
 
 
-def test_a_full_disk_is_told(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 

@@ -27,7 +27,7 @@ def compared(
 BETTER = compared("f1", 0.4, 0.6, 0.1)
 
 
-def test_better_and_nowhere_worse_is_shipped() -> None:
+def test_an_adapter_that_is_only_better_is_shipped() -> None:
     decided = decide([BETTER, compared("f1", 0.5, 0.48, 0.1, condition="gold")])
     assert decided.ship
     [reason] = decided.reasons
@@ -38,14 +38,14 @@ def test_better_and_nowhere_worse_is_shipped() -> None:
 
 
 @pytest.mark.parametrize("condition", ["closed", "gold", "retrieved", "general"])
-def test_a_worse_f1_is_enough_not_to(condition: str) -> None:
+def test_a_worse_f1_prevents_shipping(condition: str) -> None:
     decided = decide([BETTER, compared("f1", 0.5, 0.4, 0.09, condition=condition)])
     assert not decided.ship
     assert [reason.split(":")[0] for reason in decided.reasons] == ["worse"]
 
 
 @pytest.mark.parametrize("measure", ["refusal_precision", "refusal_recall"])
-def test_worse_refusals_are_too_unless_they_are_better_as_a_whole(measure: str) -> None:
+def test_worse_refusals_prevent_shipping_unless_their_f1_is_better(measure: str) -> None:
     worse = compared(measure, 0.9, 0.7, 0.1)
     assert not decide([BETTER, worse]).ship
     assert not decide([BETTER, worse, compared("refusal_f1", 0.4, 0.45, 0.1)]).ship
@@ -55,12 +55,12 @@ def test_worse_refusals_are_too_unless_they_are_better_as_a_whole(measure: str) 
     assert not decide([BETTER, worse, compared("f1", 0.6, 0.4, 0.1), whole]).ship
 
 
-def test_other_measures_do_not_decide() -> None:
+def test_secondary_measures_do_not_decide() -> None:
     assert decide([BETTER, compared("bleu4", 50, 20, 5), compared("exact", 0.9, 0.1, 0.1)]).ship
     assert not decide([compared("exact", 0.1, 0.9, 0.1)]).ship
 
 
-def test_nothing_better_is_not_shipped() -> None:
+def test_an_adapter_without_improvement_is_not_shipped() -> None:
     for comparisons in (
         [],
         [compared("f1", 0.4, 0.5, 0.2)],
@@ -81,7 +81,7 @@ def test_a_collapse_needs_no_interval(condition: str) -> None:
     assert decide([BETTER, compared("f1", 0.08, 0.02, 0.1, condition=condition)]).ship
 
 
-def test_what_is_undefined_decides_nothing() -> None:
+def test_undefined_values_decide_nothing() -> None:
     figures = (Figure(nan, nan, nan, 0), Figure(0.5, 0.2, 0.8, 9))
     undefined = Comparison("retrieved", "refusal_precision", *figures, nan, nan, nan, nan)
     assert decide([BETTER, undefined]).ship

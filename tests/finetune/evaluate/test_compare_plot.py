@@ -25,7 +25,7 @@ COMPARISONS = [
 
 
 @pytest.mark.parametrize("comparisons", [COMPARISONS, []])
-def test_it_is_drawn_with_whatever_was_measured(
+def test_a_picture_shows_the_measures_that_exist(
     tmp_path: Path, comparisons: list[Comparison]
 ) -> None:
     for name, head in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml")):
@@ -35,7 +35,7 @@ def test_it_is_drawn_with_whatever_was_measured(
     assert ("closed book" in text) == bool(comparisons)
 
 
-def test_a_chinese_reader_has_it_in_chinese(tmp_path: Path) -> None:
+def test_a_chinese_reader_gets_chinese_labels(tmp_path: Path) -> None:
     for name in ("a.png", "a.svg"):
         draw(COMPARISONS, tmp_path / name, title="m", say=CHINESE)
     text = (tmp_path / "a.svg").read_text("utf-8")
@@ -77,7 +77,7 @@ def test_bars_are_as_high_as_the_values_of_their_side() -> None:
             assert text.get_text() == ("–" if height is None else f"{height:.2f}")
 
 
-def test_a_place_where_no_file_can_be_is_told(tmp_path: Path) -> None:
+def test_a_place_without_a_folder_is_an_error(tmp_path: Path) -> None:
     check_place(tmp_path / "a.json")
     with pytest.raises(UserError, match="is a folder; name a file"):
         check_place(tmp_path)

@@ -29,12 +29,14 @@ ORACLE = [
 
 
 @pytest.mark.parametrize(("reply", "answer", "bleu", "rouge"), ORACLE)
-def test_as_nltk_and_rouge_chinese(reply: str, answer: str, bleu: float, rouge: float) -> None:
+def test_scores_equal_those_of_nltk_and_rouge_chinese(
+    reply: str, answer: str, bleu: float, rouge: float
+) -> None:
     assert bleu4(reply, answer) == pytest.approx(bleu, abs=1e-6)
     assert rouge_l(reply, answer) == pytest.approx(rouge, abs=1e-6)
 
 
-def test_bleu_by_hand() -> None:
+def test_bleu_equals_a_computation_by_hand() -> None:
     # Precisions 2/2 and 1/1; no 3-gram (n counts as 1) is 1/2, no 4-gram 1/4.
     assert bleu4("ab", "ab") == pytest.approx(100 * (1 * 1 * 1 / 2 * 1 / 4) ** (1 / 4))
     # 3/4 (the second a is clipped), 1/3, then 1/(2·2) and 1/(4·1); as long: no penalty.
@@ -44,7 +46,7 @@ def test_bleu_by_hand() -> None:
 
 
 @given(TEXT, TEXT)
-def test_bounds(reply: str, answer: str) -> None:
+def test_scores_are_within_their_bounds(reply: str, answer: str) -> None:
     for metric in METRICS.values():
         assert 0 <= metric(reply, answer) <= 1
     assert 0 <= bleu4(reply, answer) <= 100 + 1e-9
@@ -53,13 +55,13 @@ def test_bounds(reply: str, answer: str) -> None:
 
 
 @given(TEXT, TEXT)
-def test_symmetry_where_it_is_due(reply: str, answer: str) -> None:
+def test_symmetric_scores_are_symmetric(reply: str, answer: str) -> None:
     for metric in (exact, f1, rouge_l):
         assert metric(reply, answer) == pytest.approx(metric(answer, reply))
 
 
 @given(TEXT)
-def test_a_text_is_itself(text: str) -> None:
+def test_equal_texts_have_the_full_score(text: str) -> None:
     assert exact(text, text) == contains(text, text) == f1(text, text) == 1
     assert rouge_l(text, text) == bool(words(text))
     if len(text) >= 4:
@@ -67,7 +69,7 @@ def test_a_text_is_itself(text: str) -> None:
 
 
 @given(TEXT, TEXT)
-def test_the_longest_common_subsequence_is_its_definition(reply: str, answer: str) -> None:
+def test_the_longest_common_subsequence_equals_its_definition(reply: str, answer: str) -> None:
     a, b = words(reply), words(answer)
 
     @cache
@@ -83,7 +85,7 @@ def test_the_longest_common_subsequence_is_its_definition(reply: str, answer: st
 
 
 @given(TEXT, TEXT)
-def test_what_holds_an_answer_holds_it_in_longer_text(before: str, answer: str) -> None:
+def test_a_longer_text_still_contains_the_answer(before: str, answer: str) -> None:
     assume(any(character.isalnum() for character in answer))
     assert contains(f"{before}。{answer}。", answer)
 
@@ -104,7 +106,7 @@ def test_what_holds_an_answer_holds_it_in_longer_text(before: str, answer: str) 
         ("√", "√", True),
     ],
 )
-def test_what_counts_as_the_same(reply: str, answer: str, same: bool) -> None:
+def test_texts_that_count_as_equal(reply: str, answer: str, same: bool) -> None:
     assert exact(reply, answer) == same
 
 
@@ -121,7 +123,7 @@ def test_f1_counts_tokens_as_a_bag() -> None:
     assert tokens("第1,234条 v2.0") == ["第", "1234", "条", "v2", "0"]
 
 
-def test_marks_are_no_part_of_what_is_said() -> None:
+def test_citation_marks_are_removed_before_scoring() -> None:
     assert bare("六个月[1]。二倍【2，3】") == "六个月。二倍"
     assert bare("`a[1]` is code [2].") == "`a[1]` is code ."
     assert exact(bare("六个月[1]。"), "六个月")

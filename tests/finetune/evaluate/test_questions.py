@@ -27,7 +27,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         yield made
 
 
-def test_grounded_rows_are_placed(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_synthetic_questions_have_their_places(pipeline: Pipeline, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "heldout.jsonl", grounded_rows(pipeline.store))
     assert form_of(path) == "grounded"
     found = read(path, pipeline.store)
@@ -40,13 +40,13 @@ def test_grounded_rows_are_placed(pipeline: Pipeline, tmp_path: Path) -> None:
         assert pipeline.store.text(place.document, place.start, place.end) == each.answers[0]
 
 
-def test_a_question_is_asked_once(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_each_question_occurs_once(pipeline: Pipeline, tmp_path: Path) -> None:
     rows = grounded_rows(pipeline.store)
     path = write_lines(tmp_path / "heldout.jsonl", [*rows, {**rows[0], "id": "x", "gold": None}])
     assert len(read(path, pipeline.store).questions) == len(rows)
 
 
-def test_what_the_knowledge_base_no_longer_says_is_lost(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_questions_without_their_text_are_left_out(pipeline: Pipeline, tmp_path: Path) -> None:
     first, second, *rest = grounded_rows(pipeline.store)
     changed = [{**first, "answer": "000"}, {**second, "document": "gone"}, *rest]
     path = write_lines(tmp_path / "heldout.jsonl", changed)
@@ -58,23 +58,23 @@ def test_what_the_knowledge_base_no_longer_says_is_lost(pipeline: Pipeline, tmp_
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"start": "0"}, "start"),
         ({"question": " "}, "question is empty"),
         ({"answer": 3}, "answer"),
     ],
 )
-def test_a_wrong_row_is_named(
-    pipeline: Pipeline, tmp_path: Path, change: dict[str, object], told: str
+def test_the_error_names_the_wrong_row(
+    pipeline: Pipeline, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     first, second, *_ = grounded_rows(pipeline.store)
     path = write_lines(tmp_path / "heldout.jsonl", [first, {**second, **change}])
-    with pytest.raises(UserError, match=rf"heldout.jsonl:2: .*{told}"):
+    with pytest.raises(UserError, match=rf"heldout.jsonl:2: .*{message}"):
         read(path, pipeline.store)
 
 
-def test_a_set_is_placed_by_its_quotes(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_quotes_give_a_set_its_places(pipeline: Pipeline, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     write_docs(folder / "docs")
     rows: list[dict[str, object]] = [

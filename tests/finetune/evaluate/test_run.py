@@ -81,7 +81,9 @@ def cases_of(
     return {case.condition: case for case in cases.of(question, CONDITIONS)}
 
 
-def test_what_each_condition_shows(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
+def test_each_condition_has_its_passages(
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
+) -> None:
     for asked in questions[: len(NUMBERS)]:
         cases = cases_of(pipeline, asked)
         answer = asked.answers[0]
@@ -111,7 +113,7 @@ def test_prompts_are_those_of_rag_ask(pipeline: Pipeline, questions: list[HeldOu
     assert case.base == case.adapter == prompt.messages
 
 
-def test_what_no_document_tells_is_asked_where_refusing_is_right(
+def test_unanswerable_questions_occur_under_conditions_that_can_refuse(
     pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     cases = cases_of(pipeline, questions[-1])
@@ -119,7 +121,7 @@ def test_what_no_document_tells_is_asked_where_refusing_is_right(
     assert all(case.refuse for case in cases.values())
 
 
-def test_where_the_gold_is_not_found_refusing_is_right(tmp_path: Path) -> None:
+def test_without_the_gold_passage_refusing_is_right(tmp_path: Path) -> None:
     """Asks for one factory in the words of another, of which alone the passage is found."""
     with pipeline_over(write_docs(tmp_path / "docs"), tmp_path / "kb", passages=1) as pipeline:
         rows = {str(row["id"]): row for row in grounded_rows(pipeline.store)}
@@ -134,7 +136,7 @@ def test_where_the_gold_is_not_found_refusing_is_right(tmp_path: Path) -> None:
         assert "retrieved" not in cases_of(pipeline, vague)
 
 
-def test_passages_that_the_window_can_not_hold_are_not_counted_on(
+def test_passages_beyond_the_window_do_not_count(
     pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     """The passage that answers comes second. Where the window holds one, refusing is right."""
@@ -150,7 +152,7 @@ def test_passages_that_the_window_can_not_hold_are_not_counted_on(
     assert (len(kept.sources), kept.gold, kept.refuse) == (1, frozenset(), True)
 
 
-def test_the_input_of_an_instruction_is_put_as_each_was_trained() -> None:
+def test_an_input_is_written_in_the_template_of_each_model() -> None:
     messages = (Message("user", "翻译"), Message("assistant", "Hello"))
     asked = HeldOutQuestion("a", "翻译", ("Hello",), example=Example(messages, "你好"))
     tutorial = Pair(Careful(), Careful(), "tutorial")
@@ -159,7 +161,7 @@ def test_the_input_of_an_instruction_is_put_as_each_was_trained() -> None:
     assert case.adapter == (Message("system", "翻译"), Message("user", "你好"))
 
 
-def test_a_prompt_is_asked_once(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
+def test_each_prompt_is_sent_once(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     base, adapter = Careful(), Careful()
     run(pipeline, questions, base, adapter)
     assert base.prompts == adapter.prompts
@@ -168,7 +170,7 @@ def test_a_prompt_is_asked_once(pipeline: Pipeline, questions: list[HeldOutQuest
         assert len(prompts) == len(set(prompts))
 
 
-def test_one_that_reads_is_right_everywhere(
+def test_a_careful_reader_is_right_under_every_condition(
     pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     found = figures(run(pipeline, questions, Memory(), Memory()))
@@ -184,7 +186,7 @@ def test_one_that_reads_is_right_everywhere(
     assert not decide(list(found.values())).ship  # nothing got better
 
 
-def test_one_that_makes_things_up(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
+def test_a_model_that_invents_answers(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     found = figures(run(pipeline, questions, ThinAir(), ThinAir()))
     assert found["retrieved", "contains"].base.value == 0
     assert found["distractors", "refusal_recall"].base.value == 0
@@ -194,11 +196,13 @@ def test_one_that_makes_things_up(pipeline: Pipeline, questions: list[HeldOutQue
     assert found["gold", "false_refusals"].base.value == 0
 
 
-def test_refusals_by_their_definition(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
+def test_refusal_scores_equal_their_definition(
+    pipeline: Pipeline, questions: list[HeldOutQuestion]
+) -> None:
     results = run(pipeline, questions, Careful(), ThinAir())
     found = figures(results)
     asked = [each for cases in results for each in cases if each.case.sources]
-    said = sum(each.base.refused for each in asked)
+    refusals = sum(each.base.refused for each in asked)
     right = sum(each.base.refused and each.case.refuse for each in asked)
     wanted = sum(each.case.refuse for each in asked)
     assert wanted > len(NUMBERS)
@@ -206,9 +210,9 @@ def test_refusals_by_their_definition(pipeline: Pipeline, questions: list[HeldOu
         measure: found["passages", f"refusal_{measure}"].base.value
         for measure in ("precision", "recall", "f1")
     }
-    assert together["precision"] == pytest.approx(right / said)
+    assert together["precision"] == pytest.approx(right / refusals)
     assert together["recall"] == pytest.approx(right / wanted)
-    assert together["f1"] == pytest.approx(2 * right / (said + wanted))
+    assert together["f1"] == pytest.approx(2 * right / (refusals + wanted))
 
 
 def test_a_good_adapter_is_shipped_and_a_bad_one_is_not(
@@ -223,7 +227,7 @@ def test_a_good_adapter_is_shipped_and_a_bad_one_is_not(
     assert all(translate(reason, "zh") != reason for reason in bad.reasons)
 
 
-def test_one_that_forgets_is_not_shipped(
+def test_an_adapter_that_forgets_is_not_shipped(
     pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     """It reads as well as its base, and has lost what that knew by heart."""
@@ -232,7 +236,7 @@ def test_one_that_forgets_is_not_shipped(
     assert [reason.split(":")[1] for reason in reasons] == [" F1, closed book"]
 
 
-def test_a_refusal_is_worth_nothing_as_an_answer(
+def test_a_refusal_scores_zero_as_an_answer(
     pipeline: Pipeline, questions: list[HeldOutQuestion]
 ) -> None:
     class Silent(Speaking):

@@ -43,7 +43,7 @@ def judged(pipeline: Pipeline, case: Case, text: str) -> ScoredReply:
     return score(case, text, pipeline.store)
 
 
-def test_either_length_of_an_answer_is_exact(pipeline: Pipeline, cases: dict[str, Case]) -> None:
+def test_short_and_long_answers_match_exactly(pipeline: Pipeline, cases: dict[str, Case]) -> None:
     whole = f"{fact('甲', NUMBERS['甲'])[:-1]}[1]。"
     for text in (whole, NUMBERS["甲"]):
         columns = judged(pipeline, cases["gold"], text).columns
@@ -52,13 +52,13 @@ def test_either_length_of_an_answer_is_exact(pipeline: Pipeline, cases: dict[str
     assert judged(pipeline, cases["closed"], f"是{NUMBERS['甲']}").columns["contains"] == 1
 
 
-def test_citations_are_judged_by_the_passage_that_answers(
+def test_only_citations_of_the_answering_passage_count(
     pipeline: Pipeline, cases: dict[str, Case]
 ) -> None:
     case = cases["retrieved"]
     [right] = case.gold
     wrong = next(n for n in range(1, len(case.sources) + 1) if n != right)
-    said = fact("甲", NUMBERS["甲"])[:-1]
+    text = fact("甲", NUMBERS["甲"])[:-1]
     for marks, grounded, known in (
         (f"[{right}]", 1, 1),
         (f"[{wrong}]", 0, 1),
@@ -66,16 +66,14 @@ def test_citations_are_judged_by_the_passage_that_answers(
         (f"[{right}][9]", 0, 0),
         ("[0]", 0, 0),
     ):
-        columns = judged(pipeline, case, f"{said}{marks}。").columns
+        columns = judged(pipeline, case, f"{text}{marks}。").columns
         assert (columns["grounded"], columns["known"]) == (grounded, known), marks
-    bare = judged(pipeline, case, f"{said}。").columns
+    bare = judged(pipeline, case, f"{text}。").columns
     assert bare["grounded"] == 0
     assert "known" not in bare
 
 
-def test_a_sentence_from_thin_air_is_unsupported(
-    pipeline: Pipeline, cases: dict[str, Case]
-) -> None:
+def test_an_invented_sentence_is_unsupported(pipeline: Pipeline, cases: dict[str, Case]) -> None:
     right = fact("甲", NUMBERS["甲"])
     reply = judged(pipeline, cases["gold"], f"{right[:-1]}[1]。乙厂位于上海市浦东新区[1]。")
     assert (reply.columns["claims"], reply.columns["unsupported"]) == (2, 1)
@@ -97,7 +95,7 @@ def test_refusals(pipeline: Pipeline, cases: dict[str, Case]) -> None:
     assert made_up.columns["unsupported"] == 1
 
 
-def test_closed_book_knows_no_refusal(cases: dict[str, Case]) -> None:
+def test_closed_book_has_no_refusals(cases: dict[str, Case]) -> None:
     columns = score(cases["closed"], NOT_FOUND["han"], None).columns
     assert set(columns) == {"asked", "exact", "contains", "f1", "rouge_l", "bleu4"}
     assert columns["f1"] == 0

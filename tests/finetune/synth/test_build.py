@@ -17,7 +17,7 @@ from finetune.synth.raft import RaftBuilder
 from ingest.errors import UserError
 from ingest.store import open_store
 from rag.types import Message, Sampling
-from tests.finetune.grounds import DOCUMENTS, ingest, open_base
+from tests.finetune.documents import DOCUMENTS, ingest, open_base
 
 ROOT = Path(__file__).parents[3]
 AGAIN = """
@@ -56,7 +56,7 @@ def built(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, S
     return out, build(base, out)
 
 
-def test_every_answer_stands_where_its_row_says(
+def test_every_answer_is_at_the_place_in_its_row(
     base: Path, built: tuple[Path, SyntheticReport]
 ) -> None:
     out, _ = built
@@ -150,9 +150,7 @@ def test_a_single_document_is_all_for_training(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["train.jsonl"]
 
 
-def test_a_question_with_two_answers_is_left_out_and_one_asked_twice_is_kept_once(
-    tmp_path: Path,
-) -> None:
+def test_ambiguous_questions_are_left_out_and_duplicates_occur_once(tmp_path: Path) -> None:
     documents = {
         "a.txt": "居民身份证式样由国务院公安部门制定。\n海南岛的五指山海拔约一千八百六十七米左右。\n",
         "b.txt": "居民身份证式样由国务院公安部门制定。\n海南岛的五指山海拔约一千八百七十九米左右。\n太湖的平均深度约为二米。\n",
@@ -164,7 +162,7 @@ def test_a_question_with_two_answers_is_left_out_and_one_asked_twice_is_kept_onc
     assert not any("五指山" in question for question in questions)
 
 
-def test_a_set_that_is_there_is_not_written_over(base: Path, tmp_path: Path) -> None:
+def test_an_existing_set_is_not_overwritten(base: Path, tmp_path: Path) -> None:
     (tmp_path / "heldout.jsonl").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
         build(base, tmp_path)
@@ -207,7 +205,7 @@ def test_all_files_appear_at_once(base: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_documents_without_questions_are_said(tmp_path: Path) -> None:
+def test_documents_without_questions_are_an_error(tmp_path: Path) -> None:
     base = ingest(tmp_path, {"a.txt": "床前明月光，疑是地上霜。\n"})
     with pytest.raises(UserError, match="--write-questions"):
         build(base, tmp_path / "set")

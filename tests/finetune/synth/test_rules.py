@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from finetune.synth.build import parse_pair, write_pair
 from finetune.synth.pair import (
     QuestionAnswer,
     TitledPassage,
     is_self_contained,
     is_valid,
     normalize,
-    parse_pair,
-    write_pair,
 )
 from finetune.synth.rules import RULES, pairs_by_rule
 from rag.question import script_of
@@ -126,17 +125,19 @@ def asked(text: str, subject: str = "", **more: object) -> dict[str, str]:
         ),
     ],
 )
-def test_what_a_text_says_is_asked(text: str, subject: str, question: str, answer: str) -> None:
+def test_each_kind_of_question_with_its_answer(
+    text: str, subject: str, question: str, answer: str
+) -> None:
     assert asked(text, subject).get(question) == answer
 
 
-def test_rows_are_asked_under_a_header_that_stands_before_the_passage() -> None:
+def test_table_rows_use_a_header_from_before_the_passage() -> None:
     row = "| 王五 | 8014 |\n"
     assert asked(row, header="| 姓名 | 分机号 |") == {"王五的分机号是多少？": "8014"}
     assert asked(row) == {}
 
 
-def test_an_article_is_asked_by_number_if_it_is_whole_and_nothing_else_asks() -> None:
+def test_an_article_is_asked_for_by_number_if_nothing_else_asks_about_it() -> None:
     text = "第十条 建立劳动关系，应当订立书面劳动合同。\n第十一条 实行同工同酬。\n"
     assert asked(text, "劳动合同法") == {
         "《劳动合同法》第十条是怎么规定的？": "建立劳动关系，应当订立书面劳动合同。"
@@ -167,7 +168,7 @@ def test_an_article_is_asked_by_number_if_it_is_whole_and_nothing_else_asks() ->
         "",
     ],
 )
-def test_what_can_not_be_asked_well_is_not_asked(text: str) -> None:
+def test_texts_without_a_good_question_give_none(text: str) -> None:
     assert asked(text) == {}
 
 
@@ -196,20 +197,20 @@ def test_every_answer_is_in_its_span_and_every_question_stands_alone(path: Path)
             assert script_of(pair.question) == script_of(pair.reply)
 
 
-def test_laws_are_asked_about_in_many_ways() -> None:
+def test_laws_give_questions_of_many_kinds() -> None:
     text = (LAWS / "劳动合同法.md").read_text("utf-8")
     kinds = [pair.kind for passage in passages(text) for pair in pairs_by_rule(passage)]
     assert len(kinds) > 60
     assert set(kinds) >= {"definition", "article", "list", "cloze"}
 
 
-def test_kinds_that_are_not_wanted_are_not_made() -> None:
+def test_only_the_chosen_kinds_are_made() -> None:
     text = "居民身份证式样由国务院公安部门制定。\n\n" + TABLE
     assert {pair.kind for pair in pairs_by_rule(section(text), ["table"])} == {"table"}
     assert {pair.kind for pair in pairs_by_rule(section(text), tuple(RULES))} == {"table", "cloze"}
 
 
-def test_no_text_is_too_strange() -> None:
+def test_random_text_is_no_error() -> None:
     dice = random.Random(0)
     signs = "第十条是指包括：（一）；。\n| - 《》`本法由制定在三年 abcThe is 12.5%,\t\u3000"
     for _ in range(300):
@@ -223,7 +224,7 @@ def test_no_text_is_too_strange() -> None:
 @pytest.mark.parametrize(
     "run", ["、由", "、包括", "遵循、", "三个月，", "`x` 命令，", "第十条 | a |"]
 )
-def test_no_text_takes_for_ever(run: str) -> None:
+def test_long_repetitive_text_takes_little_time(run: str) -> None:
     """Patterns that can be read in many ways take time that doubles with each repetition."""
     assert isinstance(pairs_by_rule(TitledPassage(run * 500 + "。", 0, "某法")), list)
 
@@ -280,11 +281,11 @@ def test_a_model_writes_a_question_that_its_passage_answers(reply: str) -> None:
         "",
     ],
 )
-def test_what_a_model_writes_amiss_is_rejected(reply: str) -> None:
+def test_invalid_questions_of_a_model_are_rejected(reply: str) -> None:
     assert write_pair(section(MOUNTAIN), Examiner(reply)) is None
 
 
-def test_a_passage_larger_than_the_window_is_not_shown() -> None:
+def test_a_passage_larger_than_the_window_is_skipped() -> None:
     examiner = Examiner("问题：五指山的海拔有多高？\n答案：一千八百六十七米")
     assert write_pair(section(MOUNTAIN * 60), examiner) is None
     assert examiner.asked == []

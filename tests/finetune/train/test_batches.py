@@ -36,7 +36,7 @@ def taken_apart(batches: list[Batch]) -> dict[int, tuple[list[int], list[int], l
 
 
 @given(Lengths, st.integers(1, 60), st.integers(1, 5))
-def test_a_layout_holds_each_row_whole(lengths: list[int], room: int, size: int) -> None:
+def test_each_layout_has_every_row_complete(lengths: list[int], room: int, size: int) -> None:
     rows = made(lengths)
     for batches in (pack(rows, room), pad(rows, size)):
         found = taken_apart(batches)
@@ -54,7 +54,7 @@ def test_a_layout_holds_each_row_whole(lengths: list[int], room: int, size: int)
 
 
 @given(Lengths)
-def test_what_is_padded_is_not_learnt(lengths: list[int]) -> None:
+def test_padding_is_not_learnt(lengths: list[int]) -> None:
     for batch in pad(made(lengths), 4, length=50):
         assert batch.ids.shape[1] == 50
         padding = batch.samples == 0
@@ -89,7 +89,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert stream.take(0, 50).tolist() != Stream(50, 1).take(0, 50).tolist()
 
 
-def test_rows_of_like_length_meet() -> None:
+def test_rows_of_similar_length_are_batched_together() -> None:
     lengths = np.random.default_rng(0).integers(10, 500, 1000).astype(np.int32)
 
     def padding(stream: Stream) -> int:
@@ -100,7 +100,7 @@ def test_rows_of_like_length_meet() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.25, 0.5]))
-def test_a_plan_learns_each_row_as_often_as_asked(rows: int, size: int, mix: float) -> None:
+def test_a_plan_has_each_row_once_an_epoch(rows: int, size: int, mix: float) -> None:
     general = Stream(5, 1) if mix else None
     plan = Plan(Stream(rows, 0), size, 2.0, general=general, mix=mix)
     steps = [plan.step(number) for number in range(plan.steps)]
@@ -112,11 +112,11 @@ def test_a_plan_learns_each_row_as_often_as_asked(rows: int, size: int, mix: flo
     assert plan.epoch(plan.steps) == pytest.approx(2.0)
 
 
-def test_a_plan_of_steps_has_so_many() -> None:
+def test_a_plan_has_the_given_number_of_steps() -> None:
     plan = Plan(Stream(3, 0), 4, 1.0, max_steps=5)
     assert [len(plan.step(number)[0]) for number in range(plan.steps)] == [4] * 5
 
 
-def test_batches_move() -> None:
+def test_batches_move_to_a_device() -> None:
     batch = pack(made([3]), 3)[0].to("cpu")
     assert torch.equal(batch.ids, torch.tensor([[1, 2, 3]]))

@@ -1,7 +1,9 @@
-"""A training learns, tells of it, resumes to the same bytes, and stops where it makes no sense."""
+"""A training learns, reports, resumes to the same bytes, and stops if going on makes no sense."""
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -13,30 +15,34 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.checkpoint import check_resumable, checkpoints, forget, identity, is_training
+from finetune.train.checkpoint import (
+    check_resumable,
+    checkpoints,
+    delete_training,
+    identity,
+    is_training,
+)
 from finetune.train.logs import FILE, PICTURE, read
 from finetune.train.loop import StepReport, Training
 from finetune.train.setup import RECORD, finish
 from ingest.errors import UserError
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
-from tests.finetune.train.made import GOLDEN, METHODS, SHORT, rows, tiny, training
-
-
-def files(out: Path) -> dict[str, bytes]:
-    """All but what tells times."""
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and "tensorboard" not in path.parts
-    }
-
+from tests.finetune.train.trainings import (
+    GOLDEN,
+    METHODS,
+    SHORT,
+    result_files,
+    rows,
+    tiny,
+    training,
+)
 
 CASES = [(1, "lora", True), (1, "prefix", False), (2, "rslora", False), (2, "projected", True)]
 CASES += [(3, "lora", False), (3, "dora", True), (4, "lora", True), (4, "prefix", True)]
 
 
 @pytest.mark.parametrize(("generation", "method", "packing"), CASES)
-def test_it_resumes_to_the_same_bytes(
+def test_a_resumed_training_ends_in_the_same_bytes(
     generation: int, method: str, packing: bool, tmp_path: Path
 ) -> None:
     """Stopped at a checkpoint and behind it: adapter, optimiser and log are those of one run."""
@@ -53,10 +59,10 @@ def test_it_resumes_to_the_same_bytes(
         list(islice(run, stop))
         del run
         list(training(part, tiny(generation), options).run(resume=True))
-        assert files(part) == files(whole)
+        assert result_files(part) == result_files(whole)
 
 
-def test_it_learns_and_tells(tmp_path: Path) -> None:
+def test_the_loss_falls_and_is_reported(tmp_path: Path) -> None:
     options = replace(SHORT, max_steps=60, logging_steps=10, save_steps=60, eval_steps=30)
     known = rows(tiny(3), 20)
     made = training(tmp_path, tiny(3), options, train=known, dev=known)
@@ -79,7 +85,7 @@ def test_it_learns_and_tells(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("generation", "method", "packing"), CASES)
-def test_what_is_written_answers_as_trained(
+def test_the_written_adapter_answers_as_trained(
     generation: int, method: str, packing: bool, tmp_path: Path
 ) -> None:
     """`finish` compares logits; a checkpoint is an adapter too."""
@@ -103,13 +109,13 @@ def test_what_is_written_answers_as_trained(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("generation", [1, 3])
-def test_half_precision_learns(generation: int, dtype: Any, tmp_path: Path) -> None:
+def test_half_precision_trains(generation: int, dtype: Any, tmp_path: Path) -> None:
     options = replace(SHORT, dtype=dtype, max_steps=30, save_steps=10)
     model = tiny(generation, dtype=getattr(torch, dtype))
     made = training(tmp_path, model, options)
     reports = list(made.run())
     assert reports[-1].loss < reports[0].loss
-    assert all(value.dtype == torch.float32 for value in made.tuned.trained.values())
+    assert all(value.dtype == torch.float32 for value in made.tuned.trainable.values())
     if dtype == "float16":
         scale = json.loads((checkpoints(tmp_path)[-1][1] / "state.json").read_text("utf-8"))[
             "scaler"
@@ -125,11 +131,11 @@ def test_float16_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     list(islice(run, 2))
     del run
     list(training(tmp_path / "b", tiny(3, dtype=torch.float16), options).run(resume=True))
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert result_files(tmp_path / "a") == result_files(tmp_path / "b")
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
-def test_a_base_of_codes_learns(quant: str, tmp_path: Path) -> None:
+def test_a_quantized_base_trains(quant: str, tmp_path: Path) -> None:
     model = tiny(3, quant=quant, kernels=False)
     made = training(tmp_path, model, replace(SHORT, max_steps=30))
     reports = list(made.run())
@@ -147,7 +153,7 @@ def in_8_bits() -> Any:
 
 
 @pytest.mark.parametrize("model", [in_8_bits, lambda: tiny(3, quant="nf4", kernels=False)])
-def test_a_base_of_bitsandbytes_learns(model: Callable[[], Any], tmp_path: Path) -> None:
+def test_a_bitsandbytes_base_trains(model: Callable[[], Any], tmp_path: Path) -> None:
     """(On the CPU; on CUDA it is the same call.)"""
     made = training(tmp_path, model().eval(), replace(SHORT, max_steps=30))
     reports = list(made.run())
@@ -156,7 +162,7 @@ def test_a_base_of_bitsandbytes_learns(model: Callable[[], Any], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"learning_rate": 5e-3}, r"--learning-rate = 0\.01, now it is 0\.005"),
         ({"method": LoraOptions(rank=4)}, "--lora-rank = 8, now it is 4"),
@@ -166,21 +172,21 @@ def test_a_base_of_bitsandbytes_learns(model: Callable[[], Any], tmp_path: Path)
         ({"seed": 1}, "--seed"),
     ],
 )
-def test_it_refuses_to_go_on_with_other_options(
-    changed: dict[str, Any], told: str, tmp_path: Path
+def test_resuming_with_other_options_is_refused(
+    changed: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     """Before the model is loaded, too."""
     list(training(tmp_path, tiny(3), SHORT).run())
-    before = files(tmp_path)
+    before = result_files(tmp_path)
     made = training(tmp_path, tiny(3), replace(SHORT, **changed))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         check_resumable(tmp_path, identity(made.sets.digests, made.options, made.accelerator))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         list(made.run(resume=True))
-    assert files(tmp_path) == before
+    assert result_files(tmp_path) == before
 
 
-def test_it_goes_on_with_as_many_threads(tmp_path: Path) -> None:
+def test_resuming_keeps_the_number_of_threads(tmp_path: Path) -> None:
     """On which the last bits of sums depend."""
     run = training(tmp_path, tiny(3), SHORT).run()
     list(islice(run, 2))
@@ -190,7 +196,7 @@ def test_it_goes_on_with_as_many_threads(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 1
 
 
-def test_it_refuses_to_go_on_with_other_data_or_another_base(tmp_path: Path) -> None:
+def test_resuming_with_other_data_or_another_base_is_refused(tmp_path: Path) -> None:
     list(training(tmp_path, tiny(3), SHORT).run())
     other = rows(tiny(3), 30, seed=9)
     with pytest.raises(UserError, match=r"the data \(train\) changed"):
@@ -199,7 +205,7 @@ def test_it_refuses_to_go_on_with_other_data_or_another_base(tmp_path: Path) -> 
         list(training(tmp_path, tiny(2), SHORT).run(resume=True))
 
 
-def test_how_often_it_saves_may_change(tmp_path: Path) -> None:
+def test_save_steps_may_change_on_resume(tmp_path: Path) -> None:
     run = training(tmp_path, tiny(3), SHORT).run()
     list(islice(run, 2))
     del run
@@ -208,7 +214,7 @@ def test_how_often_it_saves_may_change(tmp_path: Path) -> None:
     assert [step for step, _ in checkpoints(tmp_path)] == [12]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_usable(tmp_path: Path) -> None:
     list(training(tmp_path / "a", tiny(3), SHORT).run())
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (_, older), (_, newest) = checkpoints(tmp_path / "b")
@@ -220,7 +226,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path: Pa
         (newest / name).write_bytes(whole)
     shutil.rmtree(newest)
     list(training(tmp_path / "b", tiny(3), SHORT).run(resume=True))
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert result_files(tmp_path / "a") == result_files(tmp_path / "b")
     assert older.name == "checkpoint-8"
 
 
@@ -252,7 +258,7 @@ def test_on_a_full_disk_the_last_checkpoint_survives(
     assert [path.name for path in part.iterdir() if "checkpoint" in path.name] == ["checkpoint-4"]
 
 
-def test_after_a_full_disk_it_goes_on(tmp_path: Path) -> None:
+def test_a_training_resumes_after_a_full_disk(tmp_path: Path) -> None:
     """(The limit of the test before is gone here.)"""
     whole, part = tmp_path / "whole", tmp_path / "part"
     list(training(whole, tiny(3), SHORT).run())
@@ -262,10 +268,10 @@ def test_after_a_full_disk_it_goes_on(tmp_path: Path) -> None:
     (part / ".checkpoint-8.partial").mkdir()
     (part / ".checkpoint-8.partial" / "state.json").write_text("{")
     list(training(part, tiny(3), SHORT).run(resume=True))
-    assert files(whole) == files(part)
+    assert result_files(whole) == result_files(part)
 
 
-def forgetting(out: Path, **changes: Any) -> Training:
+def training_that_forgets(out: Path, **changes: Any) -> Training:
     """What is learnt contradicts the general set, which the model knows by then."""
     model = tiny(3)
     general = rows(model, 12, seed=5)
@@ -273,7 +279,7 @@ def forgetting(out: Path, **changes: Any) -> Training:
     return training(out, model, options, general=general, general_dev=general)
 
 
-def test_the_budget_of_forgetting_stops_a_training(tmp_path: Path) -> None:
+def test_the_forgetting_budget_stops_a_training(tmp_path: Path) -> None:
     [*_, last] = training(
         tmp_path / "free",
         tiny(3),
@@ -300,7 +306,7 @@ def test_the_budget_of_forgetting_stops_a_training(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "bound")[-1][0] == last.step
 
 
-def test_what_the_budget_stopped_stays_stopped_and_is_weakened(tmp_path: Path) -> None:
+def test_a_training_stopped_by_the_budget_stays_stopped_and_is_weakened(tmp_path: Path) -> None:
     options = replace(SHORT, max_steps=40, eval_steps=4, learning_rate=0.2, forgetting_budget=0.02)
     general = rows(tiny(3), 12, seed=5)
 
@@ -312,7 +318,7 @@ def test_what_the_budget_stopped_stays_stopped_and_is_weakened(tmp_path: Path) -
     assert first.stopped
     again = made()
     assert list(again.run(resume=True)) == []
-    assert (again.done, again.stopped) == (first.done, first.stopped)
+    assert (again.steps_done, again.stopped) == (first.steps_done, first.stopped)
     finished = finish(again, {})
     assert finished.strength < 1
     limit = finished.losses["general_loss_before"] * 1.02
@@ -321,7 +327,7 @@ def test_what_the_budget_stopped_stays_stopped_and_is_weakened(tmp_path: Path) -
 
 def test_mixing_keeps_the_general_loss_down(tmp_path: Path) -> None:
     def final(mix: float) -> StepReport:
-        [*_, last] = forgetting(tmp_path / str(mix), mix=mix).run()
+        [*_, last] = training_that_forgets(tmp_path / str(mix), mix=mix).run()
         return last
 
     without, mixed = final(0.0), final(0.5)
@@ -330,7 +336,7 @@ def test_mixing_keeps_the_general_loss_down(tmp_path: Path) -> None:
     assert mixed.general_loss < without.general_loss
 
 
-def test_strength_is_what_serves_the_dev_set(tmp_path: Path) -> None:
+def test_strength_auto_minimizes_the_dev_loss(tmp_path: Path) -> None:
     """Rows to learn that say the opposite of the dev set: the less, the better."""
     options = replace(SHORT, max_steps=30, learning_rate=5e-2, strength=None)
     made = training(tmp_path / "far", tiny(3), options, dev=rows(tiny(3), 12, seed=7))
@@ -350,25 +356,25 @@ def test_a_prefix_has_no_strength() -> None:
             replace(SHORT, method=PrefixOptions(5), strength=strength)
 
 
-def test_a_log_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
     list(training(tmp_path, tiny(3), SHORT).run())
     (tmp_path / FILE).unlink()
     with pytest.raises(UserError, match=r"loss\.csv has 0 bytes"):
         list(training(tmp_path, tiny(3), replace(SHORT, save_steps=2)).run(resume=True))
 
 
-def test_forgetting_a_training_leaves_other_files(tmp_path: Path) -> None:
+def test_deleting_a_training_leaves_other_files(tmp_path: Path) -> None:
     made = training(tmp_path, tiny(3), SHORT)
     list(made.run())
     finish(made, {})
     (tmp_path / "mine.txt").write_text("kept")
     assert is_training(tmp_path)
-    forget(tmp_path)
+    delete_training(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     assert not is_training(tmp_path)
 
 
-def test_nothing_is_written_where_the_adapter_is_not_what_was_trained(
+def test_an_adapter_that_reads_back_differently_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = training(tmp_path, tiny(3), SHORT)
@@ -387,3 +393,16 @@ def test_prefixes_have_upstream_s_files(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
     assert list(state) == ["transformer.prefix_encoder.embedding.weight"]
     assert json.loads((tmp_path / "config.json").read_text())["pre_seq_len"] == 5
+
+
+def test_a_training_killed_twenty_times_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    """By SIGKILL at random moments, also within a save."""
+    arguments = ["-m", "tests.finetune.train.kill_training", str(tmp_path), "7", "20"]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=root, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    kills, saving = (int(word) for word in done.stdout.split() if word.isdigit())
+    assert kills == 20
+    assert saving >= 1

@@ -16,7 +16,7 @@ from rag.chatglm.adapter import Adapters
 from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
 from rag.chatglm.loading import empty
-from tests.finetune.train.made import GENERATIONS, tiny
+from tests.finetune.train.trainings import GENERATIONS, tiny
 from tests.rag.chatglm.adapters import IDS, logits
 
 TARGETS = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
@@ -37,18 +37,18 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_it_trains_as_many_numbers_as_upstream(name: str) -> None:
+def test_lora_has_as_many_parameters_as_upstream(name: str) -> None:
     """Counted on models of the true shapes, without weights."""
     config, count = SIZES[name]
     with init_empty_weights():
         lora = Lora(empty(config), LoraOptions(rank=8))
-    assert sum(value.numel() for value in lora.trained.values()) == count
+    assert sum(value.numel() for value in lora.trainable.values()) == count
 
 
 def shaken(lora: Lora) -> Lora:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(3)
-        for value in lora.trained.values():
+        for value in lora.trainable.values():
             value.add_(torch.randn_like(value) * 0.03)
     return lora
 
@@ -65,7 +65,7 @@ def ids(model: PreTrainedModel) -> torch.Tensor:
     ids=["lora", "rslora", "dora"],
 )
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_what_is_written_is_what_was_trained(
+def test_the_written_adapter_gives_the_trained_logits(
     generation: int, options: LoraOptions, tmp_path: Path
 ) -> None:
     """By `rag` on a bare model, and by plain PEFT; with a strength, its share of the change."""
@@ -90,7 +90,7 @@ def test_what_is_written_is_what_was_trained(
     assert torch.allclose(logits(again, given), trained, atol=1e-5)
 
 
-def test_the_same_numbers_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_parameters_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         shaken(Lora(tiny(2), LoraOptions(), seed=5)).write(tmp_path / name)
@@ -113,13 +113,13 @@ def test_strength_is_written_as_alpha(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_the_model_is_left_as_it_was(generation: int) -> None:
+def test_releasing_restores_the_model(generation: int) -> None:
     given = ids(tiny(generation))
     lora = shaken(Lora(tiny(generation), LoraOptions()))
-    assert torch.equal(logits(lora.released(), given), logits(tiny(generation), given))
+    assert torch.equal(logits(lora.release(), given), logits(tiny(generation), given))
 
 
-def test_queries_keys_and_values_share_a_where_upstream_has_one_matrix() -> None:
+def test_queries_keys_and_values_share_a_if_upstream_has_one_matrix() -> None:
     attention = Lora(tiny(3), LoraOptions()).base.model.layers[0].self_attn
     first, *others = (
         getattr(attention, name).lora_A["default"].weight for name in ("q_proj", "k_proj", "v_proj")
@@ -129,7 +129,7 @@ def test_queries_keys_and_values_share_a_where_upstream_has_one_matrix() -> None
     assert apart.q_proj.lora_A["default"].weight is not apart.k_proj.lora_A["default"].weight
 
 
-def test_names_of_modules() -> None:
+def test_targets_by_either_name() -> None:
     assert native_targets(tiny(1), TARGETS) == list(TARGETS)
     assert native_targets(tiny(2), TARGETS) == [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj",
@@ -138,13 +138,13 @@ def test_names_of_modules() -> None:
 
 
 @pytest.mark.parametrize("target", ["q_proj", "nonsense", ""])
-def test_a_module_that_is_none_is_refused_with_those_that_are(target: str) -> None:
+def test_an_unknown_target_is_refused_with_the_known_ones(target: str) -> None:
     with pytest.raises(UserError, match="query_key_value") as caught:
         Lora(tiny(1), LoraOptions(targets=(target,)))
     assert target in str(caught.value)
 
 
-def test_a_model_of_codes_is_trained_on(tmp_path: Path) -> None:
+def test_a_quantized_model_can_be_trained(tmp_path: Path) -> None:
     """int8 and int4 made here, and published ones: gradients reach A and B, the codes stay."""
     for quant in ("int8", "int4"):
         model = tiny(3, quant=quant, kernels=False)
@@ -152,7 +152,7 @@ def test_a_model_of_codes_is_trained_on(tmp_path: Path) -> None:
         lora = shaken(Lora(model, LoraOptions(targets=TARGETS, dropout=0.0)))
         lora.model(IDS, labels=IDS).loss.backward()
         assert all(
-            value.grad is not None and bool(value.grad.any()) for value in lora.trained.values()
+            value.grad is not None and bool(value.grad.any()) for value in lora.trainable.values()
         )
-        after = lora.released().state_dict()
+        after = lora.release().state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)

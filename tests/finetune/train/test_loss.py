@@ -16,8 +16,8 @@ from finetune.train.loss import attention_inputs, evaluate, summed_loss
 from finetune.types import IGNORED, TokenRow
 from rag.chatglm.loading import load
 from rag.chatglm.weights import to_upstream
-from tests.finetune.listed import Listed
-from tests.finetune.train.made import GENERATIONS, rows, tiny
+from tests.finetune.memory_rows import MemoryRows
+from tests.finetune.train.trainings import GENERATIONS, rows, tiny
 from tests.rag.chatglm.golden import SETS, arrays
 
 
@@ -33,7 +33,7 @@ def of(golden: dict[str, Any], padding: int) -> list[TokenRow]:
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("generation", [1, 2, 3])
 @pytest.mark.parametrize("root", SETS, ids=lambda root: root.parent.name)
-def test_it_is_the_original_s(root: Path, generation: int, layout: str) -> None:
+def test_the_loss_equals_upstream_s(root: Path, generation: int, layout: str) -> None:
     golden = arrays(root / f"v{generation}" / "golden.npz")
     measured = json.loads((root / f"v{generation}" / "train.json").read_text("utf-8"))
     model = load(
@@ -69,7 +69,7 @@ def test_it_is_the_original_s(root: Path, generation: int, layout: str) -> None:
             assert (found - wanted).norm() < 1e-4 * wanted.norm()
 
 
-def alone(given: Listed) -> list[Batch]:
+def alone(given: MemoryRows) -> list[Batch]:
     return [batch for row in given for batch in pack([row], 1)]
 
 
@@ -85,7 +85,7 @@ def adapted(generation: int, method: str, dtype: torch.dtype) -> Any:
     else:
         found = Lora(model, LoraOptions(dropout=0.0, targets=("query_key_value", "dense_4h_to_h")))
     with torch.no_grad():  # B begins as zero, and A would have no gradient
-        for name, value in found.trained.items():
+        for name, value in found.trainable.items():
             value.data = value.data.to(dtype)
             if "lora_B" in name:
                 value.normal_(std=0.02)
@@ -95,7 +95,7 @@ def adapted(generation: int, method: str, dtype: torch.dtype) -> Any:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("method", ["lora", "prefix"])
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_packed_and_padded_rows_give_the_loss_and_gradients_of_one_by_one(
+def test_packed_and_padded_rows_have_the_loss_and_gradients_of_single_rows(
     generation: int, method: str, dtype: torch.dtype
 ) -> None:
     tuned = adapted(generation, method, dtype)
@@ -110,9 +110,9 @@ def test_packed_and_padded_rows_give_the_loss_and_gradients_of_one_by_one(
         learnt = sum(batch.learnt for batch in batches)
         (total / learnt).backward()
         losses[name] = float(total.detach()) / learnt
-        grads = [value.grad for value in tuned.trained.values()]
+        grads = [value.grad for value in tuned.trainable.values()]
         gradients[name] = torch.cat([grad.flatten() for grad in grads if grad is not None])
-        for value in tuned.trained.values():
+        for value in tuned.trainable.values():
             value.grad = None
     wanted, exact = gradients["alone"], 1e-6 if dtype == torch.float32 else 1e-12
     for name in ("packed", "padded"):
@@ -122,7 +122,7 @@ def test_packed_and_padded_rows_give_the_loss_and_gradients_of_one_by_one(
 
 @pytest.mark.parametrize("method", ["none", "lora"])
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_packed_sample_sees_no_other(generation: int, method: str) -> None:
+def test_packed_samples_do_not_attend_to_each_other(generation: int, method: str) -> None:
     """Other words in one sample: the logits of the others are the same to the last bit."""
     if method == "none":
         model = tiny(generation)

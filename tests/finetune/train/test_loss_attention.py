@@ -12,11 +12,11 @@ from finetune.options import LoraOptions
 from finetune.train.batches import Batch, pack
 from finetune.train.lora import Lora
 from finetune.train.loss import ROW_ATTENTION, attend, attention_inputs
-from tests.finetune.train.made import rows, tiny
+from tests.finetune.train.trainings import rows, tiny
 
 
 @pytest.mark.parametrize("lengths", [[1, 1], [7, 5, 5, 5, 1, 1], [3, 8, 3]])
-def test_values_and_gradients_are_those_of_a_mask(lengths: list[int]) -> None:
+def test_values_and_gradients_equal_those_with_a_mask(lengths: list[int]) -> None:
     dice = torch.Generator().manual_seed(0)
     length = sum(lengths)
     module: Any = SimpleNamespace(num_key_value_groups=2, is_causal=True)
@@ -39,7 +39,7 @@ def test_values_and_gradients_are_those_of_a_mask(lengths: list[int]) -> None:
 
 
 @pytest.mark.parametrize("generation", [2, 3, 4])
-def test_lora_trains_without_a_mask_and_gives_the_model_back(generation: int) -> None:
+def test_lora_trains_without_a_mask_and_restores_the_model(generation: int) -> None:
     model = tiny(generation)
     before = model.config._attn_implementation
     given = rows(model, 5)
@@ -49,7 +49,7 @@ def test_lora_trains_without_a_mask_and_gives_the_model_back(generation: int) ->
     found = attention_inputs(lora.model, batch)
     assert found["lengths"] == sorted(map(len, given), reverse=True)
     assert found["attention_mask"].numel() == 1
-    assert lora.released().config._attn_implementation == before != ROW_ATTENTION
+    assert lora.release().config._attn_implementation == before != ROW_ATTENTION
 
 
 def test_a_padded_line_has_a_mask() -> None:

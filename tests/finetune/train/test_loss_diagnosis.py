@@ -14,8 +14,8 @@ from finetune.train.loop import Training
 from finetune.train.loss import not_finite
 from finetune.types import IGNORED, TokenRow
 from ingest.errors import UserError
-from tests.finetune.listed import Listed
-from tests.finetune.train.made import SHORT, rows, tiny, training
+from tests.finetune.memory_rows import MemoryRows
+from tests.finetune.train.trainings import SHORT, rows, tiny, training
 
 
 def ends(made: Training, match: str) -> str:
@@ -38,11 +38,11 @@ def test_a_damaged_base_is_named(dev: dict[str, Any], tmp_path: Path) -> None:
     model = tiny(3)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.fill_(1e38)
-    said = ends(training(tmp_path, model, SHORT, **dev), r"mlp\.down_proj.*without the adapter")
-    assert "fetch the model again" in said
+    message = ends(training(tmp_path, model, SHORT, **dev), r"mlp\.down_proj.*without the adapter")
+    assert "fetch the model again" in message
 
 
-def test_what_is_measured_alone_is_looked_at_too(tmp_path: Path) -> None:
+def test_evaluation_also_checks_for_infinite_losses(tmp_path: Path) -> None:
     """A word that no row to learn holds: its NaN would else stand in the log, and stop no budget."""
     model = tiny(3)
     measured = rows(model, 4, seed=1)
@@ -55,46 +55,46 @@ def test_what_is_measured_alone_is_looked_at_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", [LoraOptions(), PrefixOptions(4)])
 @pytest.mark.parametrize("generation", [1, 3])
-def test_an_adapter_that_grew_too_far_is_told_from_a_base_that_overflows(
+def test_a_diverged_adapter_and_an_overflowing_base_have_different_errors(
     method: Any, generation: int, tmp_path: Path
 ) -> None:
     model = tiny(generation, dtype=torch.float16)
     options = replace(SHORT, dtype="float16", method=method)
     made = training(tmp_path, model, options, dev=None)
     with torch.no_grad():
-        for value in made.tuned.trained.values():
+        for value in made.tuned.trainable.values():
             value.fill_(1e4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     [batch, *_] = batches_of([made.sets.train[i] for i in range(2)], options)
-    said = str(not_finite(made.tuned.model, batch, 7))
-    assert said.startswith("step 7: the adapter has grown")
-    assert "--learning-rate" in said
+    message = str(not_finite(made.tuned.model, batch, 7))
+    assert message.startswith("step 7: the adapter has grown")
+    assert "--learning-rate" in message
     after = model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_numbers_that_ran_away_are_named(tmp_path: Path) -> None:
+def test_the_error_names_parameters_that_are_not_finite(tmp_path: Path) -> None:
     made = training(tmp_path, tiny(3), SHORT)
     with torch.no_grad():
-        next(iter(made.tuned.trained.values())).fill_(float("nan"))
+        next(iter(made.tuned.trainable.values())).fill_(float("nan"))
     ends(made, r"lora_A.*learning-rate")
 
 
-def test_steps_too_large_are_told_in_float32(tmp_path: Path) -> None:
+def test_too_large_steps_are_an_error_in_float32(tmp_path: Path) -> None:
     """The precision that is in use is no way out."""
     made = training(tmp_path, tiny(3), replace(SHORT, learning_rate=900.0, max_grad_norm=0.0))
-    said = ends(made, "--learning-rate")
-    assert "--fp32" not in said
+    message = ends(made, "--learning-rate")
+    assert "--fp32" not in message
 
 
-def test_rows_without_a_learnt_token_are_told(tmp_path: Path) -> None:
-    empty = Listed(
+def test_rows_without_a_learnt_token_are_an_error(tmp_path: Path) -> None:
+    empty = MemoryRows(
         [TokenRow(row.ids, np.full_like(row.labels, IGNORED)) for row in rows(tiny(3), 8)]
     )
     ends(training(tmp_path, tiny(3), SHORT, train=empty), "no token of its rows is learnt")
 
 
-def test_a_loss_of_zero_is_told(tmp_path: Path) -> None:
+def test_a_loss_of_zero_is_an_error(tmp_path: Path) -> None:
     """A head that says one word for certain, and rows that have nothing else to learn."""
     model = tiny(3)
     word = 100
@@ -107,12 +107,12 @@ def test_a_loss_of_zero_is_told(tmp_path: Path) -> None:
     for row in rows(model, 8):
         ids = np.where(row.labels == IGNORED, row.ids, word).astype(np.int32)
         made.append(TokenRow(ids, np.where(row.labels == IGNORED, IGNORED, word).astype(np.int32)))
-    ends(training(tmp_path, model, SHORT, train=Listed(made)), "first 3 steps is 0.*already")
+    ends(training(tmp_path, model, SHORT, train=MemoryRows(made)), "first 3 steps is 0.*already")
 
 
-def test_a_gradient_that_never_arrives_is_told(tmp_path: Path) -> None:
+def test_a_missing_gradient_is_an_error(tmp_path: Path) -> None:
     made = training(tmp_path, tiny(3), SHORT)
     with torch.no_grad():
-        for value in made.tuned.trained.values():
+        for value in made.tuned.trainable.values():
             value.zero_()  # A and B: neither moves the other
     ends(made, "all gradients are zero")

@@ -25,10 +25,10 @@ from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
 from rag.chatglm.loading import load, read_config
 from rag.chatglm.memory import RUNTIME, MemoryBudget
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM, Glm1ForCausalLM
-from tests.finetune.listed import Listed
+from tests.finetune.memory_rows import MemoryRows
+from tests.finetune.train.trainings import METHODS, tiny, training, tuned
 
 from .allocations import Allocations
-from .made import METHODS, tiny, training, tuned
 
 LORA, PREFIX = LoraOptions(), PrefixOptions(16)
 ALL = LoraOptions(targets=("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"))
@@ -51,7 +51,7 @@ def config(generation: int, **shape: Any) -> Any:
     return ChatGLM2Config(**(held | shape))
 
 
-def rows(lengths: list[int], learnt: int) -> Listed:
+def rows(lengths: list[int], learnt: int) -> MemoryRows:
     """Rows that end in `learnt` tokens to learn, with ChatGLM-6B's [gMASK] <sop> before them."""
     made: list[TokenRow] = []
     for length in lengths:
@@ -60,7 +60,7 @@ def rows(lengths: list[int], learnt: int) -> Listed:
         labels = ids.copy()
         labels[: length - learnt] = IGNORED
         made.append(TokenRow(ids, labels))
-    return Listed(made)
+    return MemoryRows(made)
 
 
 def measured(shape: Any, options: TrainOptions, batch: Batch) -> int:
@@ -108,22 +108,22 @@ def test_a_peak_is_estimated_within_a_tenth(
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
-def test_trained_numbers_are_counted(generation: int, method: str) -> None:
+def test_trainable_parameters_are_counted(generation: int, method: str) -> None:
     base, options = tiny(generation), TrainOptions(METHODS[method])
-    wanted = sum(value.numel() for value in tuned(base, options).trained.values())
-    assert Estimator(base.config, options, "cpu").trained == wanted
+    wanted = sum(value.numel() for value in tuned(base, options).trainable.values())
+    assert Estimator(base.config, options, "cpu").trainable == wanted
 
 
 def test_the_lora_of_the_published_model() -> None:
     shape = {"hidden_size": 4096, "num_attention_heads": 32, "head_dim": 128}
     shape |= {"intermediate_size": 13696, "vocab_size": 65024, "num_hidden_layers": 28}
-    assert Estimator(config(3, **shape), TrainOptions(), "cpu").trained == 1_949_696
+    assert Estimator(config(3, **shape), TrainOptions(), "cpu").trainable == 1_949_696
 
 
 @pytest.mark.parametrize("generation", [1, 3])
 @pytest.mark.parametrize("quant", ["none", "int8", "int4"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_are_counted_as_they_are_held(
+def test_the_size_of_weights_equals_the_loaded_model(
     generation: int, quant: Any, dtype: Any, tmp_path: Path
 ) -> None:
     made = {1: Glm1ForCausalLM, 3: ChatGLM2ForCausalLM}[generation](config(generation))
@@ -135,12 +135,12 @@ def test_weights_are_counted_as_they_are_held(
     assert estimate == pytest.approx(sum(held.values()), rel=0.001)
 
 
-def test_the_heaviest_moment_of_a_training() -> None:
+def test_the_peak_of_a_whole_training() -> None:
     options = TrainOptions(packing=False, per_device_train_batch_size=2)
     sets = Sets(rows([200, 190, 60], 5))
     some, many = (Estimator(config(3, vocab_size=n), options, "cpu") for n in (600, 60000))
     assert some.peak(sets) == some.train(Size(2, 200, 10, padded=True))
-    learnt = Sets(Listed([*sets.train, *rows([150, 150], 140)]))  # shorter, but more is learnt
+    learnt = Sets(MemoryRows([*sets.train, *rows([150, 150], 140)]))  # shorter, but more is learnt
     assert many.peak(learnt) == many.train(Size(2, 150, 140))
     dev = Sets(sets.train, rows([400] * 40, 390))
     assert many.peak(dev) == many.evaluate(Size(1, 800, 780))
@@ -169,7 +169,7 @@ def test_the_largest_batch_is_the_last_that_fits(length: int, packing: bool, roo
 SHAPE = config(3)
 
 
-def test_one_row_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sets = Path(__file__).parents[2] / "golden/v3/tiny_safetensors", Sets(rows([400], 5))
     monkeypatch.setattr(MemoryBudget, "here", lambda: MemoryBudget(None, 0))
     assert Preview.of(model, sets, TrainOptions(), device="cpu").largest() == ""

@@ -83,18 +83,18 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_flags_mean_what_a_person_means(name: str) -> None:
+def test_flags_take_yes_and_no(name: str) -> None:
     field = FLAGS[name].name
     for spelling in (name, name.replace("-", "_")):
-        for said in (f"--{spelling}", *(f"--{spelling} {word}" for word in ("True", "yes", "1"))):
-            assert parsed(shlex.join(NEEDED) + f" {said}")[field] is True, said
-        for said in (*(f"--{spelling} {word}" for word in ("False", "no", "0")), f"--no-{name}"):
-            assert parsed(shlex.join(NEEDED) + f" {said}")[field] is False, said
+        for words in (f"--{spelling}", *(f"--{spelling} {word}" for word in ("True", "yes", "1"))):
+            assert parsed(shlex.join(NEEDED) + f" {words}")[field] is True, words
+        for words in (*(f"--{spelling} {word}" for word in ("False", "no", "0")), f"--no-{name}"):
+            assert parsed(shlex.join(NEEDED) + f" {words}")[field] is False, words
         assert parsed(shlex.join(NEEDED) + f" --{spelling}=false")[field] is False
 
 
 @pytest.mark.parametrize("command", ["prepare", "train", "domain"])
-def test_what_a_command_has_is_never_ignored(command: str) -> None:
+def test_own_options_are_never_ignored(command: str) -> None:
     options = COMMAND.commands["finetune"].commands[command].params
     own = {
         name.removeprefix("--"): each
@@ -109,12 +109,12 @@ def test_what_a_command_has_is_never_ignored(command: str) -> None:
 
 
 @given(st.lists(st.sampled_from([*YES, *NO, "data.json", "--rank", "8", "-x", "--"])))
-def test_what_is_no_flag_is_left_as_it_is(words: list[str]) -> None:
+def test_arguments_that_are_not_flags_stay(words: list[str]) -> None:
     assert normalized(words, {}) == words
 
 
 @pytest.mark.parametrize("name", IGNORED)
-def test_what_has_no_effect_is_taken_and_told(
+def test_arguments_without_effect_are_accepted_with_a_note(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     value = "x" if name in VALUED else "false"
@@ -129,7 +129,7 @@ def test_what_has_no_effect_is_taken_and_told(
         assert normalized([f"--{name}", "data.json"], {}) == ["data.json"]
 
 
-def test_a_word_that_is_neither_yes_nor_no() -> None:
+def test_a_flag_with_another_word_is_an_error() -> None:
     with pytest.raises(UserError, match=r"fp16 is 'maybe'"):
         normalized(["--fp16=maybe"], FLAGS)
 
@@ -142,14 +142,14 @@ def test_a_word_that_is_neither_yes_nor_no() -> None:
         (None, None, False, True, "nf4"), ("int8", 8, True, False, "int8"),
     ],
 )  # fmt: skip
-def test_how_the_base_is_held(
+def test_quantization_of_the_base(
     name: str | None, bit: int | None, in_8: bool, in_4: bool, found: str
 ) -> None:
     options = BaseOptions(name, quantization_bit=bit, load_in_8bit=in_8, load_in_4bit=in_4)
     assert options.quantization() == found
 
 
-def test_a_prefix_or_lora() -> None:
+def test_the_options_choose_a_prefix_or_lora() -> None:
     dora, prefix = LoraOptions(dora=True), MethodOptions(64, prefix_projection=True)
     assert MethodOptions().method(dora) == dora
     assert prefix.method(LoraOptions()) == PrefixOptions(64, True)
@@ -161,7 +161,7 @@ def test_a_prefix_or_lora() -> None:
         MethodOptions(64).method(dora)
 
 
-def test_two_ways_at_once_are_refused() -> None:
+def test_contradictory_methods_are_refused() -> None:
     with pytest.raises(UserError, match="int4 and int8"):
         BaseOptions("int4", quantization_bit=8).quantization()
     with pytest.raises(UserError, match="need 4 or 8"):

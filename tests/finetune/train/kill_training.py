@@ -1,6 +1,6 @@
-"""Trains in children that are killed: `killed.py OUT SEED KILLS` prints how often and where.
+"""Trains in children that are killed: `kill_training.py OUT SEED KILLS` prints how often and where.
 
-Run by test_kill.py in a process of its own, whose parent has computed nothing: children begin with
+Run by test_loop.py in a process of its own, whose parent has computed nothing: children begin with
 all loaded. Some moments are within a save, which takes a good part of the time here.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from finetune.options import LoraOptions, TrainOptions
 from finetune.train.setup import finish
-from tests.finetune.train.made import tiny, training
+from tests.finetune.train.trainings import result_files, tiny, training
 
 OPTIONS = TrainOptions(
     method=LoraOptions(targets=("query_key_value", "dense_4h_to_h")),
@@ -62,7 +62,7 @@ def main() -> None:
         status = os.waitpid(pid, 0)[1]
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
-            assert kept(out / "part") == kept(out / "whole")
+            assert result_files(out / "part") == result_files(out / "whole")
             shutil.rmtree(out / "part")
             done += 1
             continue
@@ -78,15 +78,6 @@ def saving_now(out: Path) -> bool:
 
 def ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def kept(out: Path) -> dict[str, bytes]:
-    """All that a training leaves, but for TensorBoard's files, which tell times."""
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and "tensorboard" not in path.parts
-    }
 
 
 if __name__ == "__main__":

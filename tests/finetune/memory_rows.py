@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from finetune.types import TokenRow
 
 
-class Listed(Sequence[TokenRow]):
-    """`Rows` in memory."""
+class MemoryRows(Sequence[TokenRow]):
+    """`TokenRows` in memory."""
 
     def __init__(self, rows: Sequence[TokenRow]) -> None:
         self.rows = list(rows)
@@ -22,10 +22,10 @@ class Listed(Sequence[TokenRow]):
 
     @property
     def digest(self) -> str:
-        told = sha256()
+        hash = sha256()
         for row in self.rows:
-            told.update(len(row).to_bytes(4) + row.ids.tobytes() + row.labels.tobytes())
-        return told.hexdigest()[:32]
+            hash.update(len(row).to_bytes(4) + row.ids.tobytes() + row.labels.tobytes())
+        return hash.hexdigest()[:32]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -46,7 +46,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "rows.json"
 
 
-def told(*words: object) -> str:
+def output_of(*words: object) -> str:
     """The mistake that the command ends in, or nothing."""
     done = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=True)
     if isinstance(done.exception, UserError):
@@ -56,9 +56,9 @@ def told(*words: object) -> str:
     return ""
 
 
-def test_there_is_one_length(models: dict[int, Path]) -> None:
+def test_max_length_is_one_option(models: dict[int, Path]) -> None:
     assert TrainOptions().max_length == RowEncoder(None, 3).max_length == MAX_LENGTH
-    assert RowOptions().rows() == ("chat", MAX_LENGTH)
+    assert RowOptions().form() == ("chat", MAX_LENGTH)
 
 
 @pytest.mark.parametrize(
@@ -73,18 +73,18 @@ def test_training_has_the_rows_that_prepare_writes(
 ) -> None:
     """A set in the cache is named by all that decides about it: the second finds the first one's."""
     model, cache = models[generation], tmp_path / "home" / "chatglm-rag" / "tokens"
-    assert told("prepare", data, tmp_path / "set", "--model", model, *words.split()) == ""
+    assert output_of("prepare", data, tmp_path / "set", "--model", model, *words.split()) == ""
     prepared = list(cache.iterdir())
     assert len(prepared) == 1
     assert len(TokenSet(tmp_path / "set")) > 0
     out = ("--out", tmp_path / "out", "--dev-share", 0, "--device", "cpu")
-    training = told("train", data, "--model", model, *out, *words.split())
+    training = output_of("train", data, "--model", model, *out, *words.split())
     assert "weights" in training  # there are none: all that comes before went well
     assert list(cache.iterdir()) == prepared
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("prepare --max-length 90 --max-target-length 9", "are both given"),
         ("train --max-length 90 --max-target-length 9", "are both given"),
@@ -94,12 +94,12 @@ def test_training_has_the_rows_that_prepare_writes(
         ("prepare --max-seq-length 2", "no room for a word"),
     ],
 )
-def test_contradictions_are_told(
-    models: dict[int, Path], data: Path, tmp_path: Path, words: str, said: str
+def test_contradictory_options_are_an_error(
+    models: dict[int, Path], data: Path, tmp_path: Path, words: str, message: str
 ) -> None:
     command, *options = words.split()
     place = [tmp_path / "set"] if command == "prepare" else ["--out", tmp_path / "out"]
-    assert said in told(command, data, *place, "--model", models[2], *options)
+    assert message in output_of(command, data, *place, "--model", models[2], *options)
 
 
 @pytest.mark.parametrize("words", ["--max-length 0", "--max-source-length 0"])
@@ -110,16 +110,16 @@ def test_numbers_out_of_range_are_refused(command: str, words: str) -> None:
     assert words.split()[0] in done.output
 
 
-def test_a_prepared_folder_brings_its_template_and_takes_no_other(
+def test_a_prepared_folder_fixes_the_template(
     models: dict[int, Path], data: Path, tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "set", ("--out", tmp_path / "out", "--device", "cpu")
-    told("prepare", data, folder, "--model", models[2], "--skip-overlength")
+    output_of("prepare", data, folder, "--model", models[2], "--skip-overlength")
     training = ("train", folder, "--model", models[2], *out)
-    assert "weights" in told(*training)
+    assert "weights" in output_of(*training)
     for words in (("--max-length", 90), ("--max-source-length", 9)):
-        assert f"prepared already, but {words[0]} is given" in told(*training, *words)
-    assert "prepared for template tutorial" in told(*training, "--template", "chat")
+        assert f"prepared already, but {words[0]} is given" in output_of(*training, *words)
+    assert "prepared for template tutorial" in output_of(*training, "--template", "chat")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_prepared_folder_brings_its_template_and_takes_no_other(
         (9, True, TutorialOptions(9, skip_overlength=True)),
     ],
 )
-def test_what_is_left_out_is_the_tutorial_s_own(
+def test_missing_options_default_to_the_tutorials(
     given: int | None, skip: bool, options: TutorialOptions | None
 ) -> None:
     assert TokenOptions(max_seq_length=given, skip_overlength=skip).tutorial() == options
@@ -140,5 +140,5 @@ def test_what_is_left_out_is_the_tutorial_s_own(
 
 
 def test_one_of_thudm_s_lengths_has_the_other_s_default() -> None:
-    assert RowOptions(max_source_length=64).rows().max_length == 64 + 128
-    assert RowOptions(max_target_length=64).rows().max_length == 1024 + 64
+    assert RowOptions(max_source_length=64).form()[1] == 64 + 128
+    assert RowOptions(max_target_length=64).form()[1] == 1024 + 64

@@ -45,7 +45,7 @@ def example_of(*turns: tuple[str, str], system: str = "", input: str = "") -> Ex
 @pytest.mark.parametrize("generation", [1, 2])
 @SETTINGS
 @given(example=conversations(), most=st.sampled_from([3, 12, 40, 400]), skip=st.booleans())
-def test_rows_of_the_tutorial(
+def test_rows_equal_the_tutorials(
     all_tokenizers: dict[int, Any], generation: int, example: Example, most: int, *, skip: bool
 ) -> None:
     tokenizer = all_tokenizers[generation]
@@ -72,13 +72,13 @@ def test_the_tutorials_labels_begin_before_the_answer(all_tokenizers: dict[int, 
         assert tokenizer.convert_ids_to_tokens(learnt[0]) == first
 
 
-def test_a_tutorials_context_is_taken_as_it_is(all_tokenizers: dict[int, Any]) -> None:
+def test_a_tutorials_context_is_not_changed(all_tokenizers: dict[int, Any]) -> None:
     tokenizer = all_tokenizers[1]
     (row,) = TutorialEncoder(tokenizer, 1, whole_context=True)(example_of(("你好", "好"))).rows
     assert row.ids.tolist() == tokenizer.encode("你好", "好")
 
 
-def test_the_tutorial_knows_two_models(all_tokenizers: dict[int, Any]) -> None:
+def test_the_tutorials_rows_exist_for_two_models(all_tokenizers: dict[int, Any]) -> None:
     for generation in (3, 4):
         with pytest.raises(UserError, match="later model: use --max-length"):
             TutorialEncoder(all_tokenizers[generation], generation)
@@ -92,7 +92,7 @@ def test_lengths_without_room_are_refused() -> None:
 @pytest.mark.parametrize("generation", [1, 2])
 @SETTINGS
 @given(turns=TURNS)
-def test_rows_of_ptuning(
+def test_rows_equal_those_of_ptuning(
     all_tokenizers: dict[int, Any], generation: int, turns: list[tuple[str, str]]
 ) -> None:
     """One row for each answer; the script has a row of the data for each."""
@@ -106,7 +106,7 @@ def test_rows_of_ptuning(
 @pytest.mark.parametrize("generation", [3, 4])
 @SETTINGS
 @given(turns=TURNS, system=st.one_of(st.just(""), PLAIN), input=st.one_of(st.just(""), PLAIN))
-def test_rows_of_the_later_scripts(
+def test_rows_equal_those_of_later_scripts(
     all_tokenizers: dict[int, Any],
     generation: int,
     turns: list[tuple[str, str]],

@@ -1,4 +1,4 @@
-"""Small models of every generation and made rows to train them on."""
+"""Small models of every generation, and trainings of them on random rows."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rag.chatglm.adapter_files import Contract
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.loading import load
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
-from tests.finetune.listed import Listed
+from tests.finetune.memory_rows import MemoryRows
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 GENERATIONS = (1, 2, 3, 4)
@@ -37,7 +37,7 @@ def tiny(generation: int, **options: Any) -> Any:
         return ChatGLM2ForCausalLM(config).to(options.get("dtype", torch.float32)).eval()
 
 
-def rows(model: Any, count: int, *, seed: int = 0, longest: int = 24) -> Listed:
+def rows(model: Any, count: int, *, seed: int = 0, longest: int = 24) -> MemoryRows:
     """Prompts of random words, whose last ones are the answer."""
     dice = np.random.default_rng(seed)
     config = model.config
@@ -51,7 +51,7 @@ def rows(model: Any, count: int, *, seed: int = 0, longest: int = 24) -> Listed:
         labels = ids.copy()
         labels[: len(prompt)] = IGNORED
         made.append(TokenRow(ids, labels))
-    return Listed(made)
+    return MemoryRows(made)
 
 
 def tuned(model: Any, options: TrainOptions) -> TunedModel:
@@ -60,13 +60,22 @@ def tuned(model: Any, options: TrainOptions) -> TunedModel:
     return PrefixTuning(model, options.method, seed=options.seed)
 
 
-def training(out: Path, model: Any, options: TrainOptions, **sets: Listed) -> Training:
+def training(out: Path, model: Any, options: TrainOptions, **sets: MemoryRows | None) -> Training:
     """On 30 rows, with 8 held out, unless `sets` say otherwise."""
-    given = {"train": rows(model, 30), "dev": rows(model, 8, seed=1)} | sets
+    given: dict[str, Any] = {"train": rows(model, 30), "dev": rows(model, 8, seed=1)} | sets
     contract = Contract(getattr(model.config, "generation", 4))
     return Training(
         tuned(model, options), Sets(**given), options, out, contract, Accelerator(cpu=True)
     )
+
+
+def result_files(out: Path) -> dict[str, bytes]:
+    """Everything that a training writes, except for TensorBoard's files, which hold times."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and "tensorboard" not in path.parts
+    }
 
 
 SHORT = TrainOptions(

@@ -43,7 +43,7 @@ def accelerate() -> list[str]:
     return [*launch, "--main_process_port", port()]
 
 
-def test_the_files_for_accelerate_are_ones_that_it_reads() -> None:
+def test_accelerate_reads_the_files_for_it() -> None:
     from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
     from accelerate.utils import DistributedType
 
