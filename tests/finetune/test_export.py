@@ -257,7 +257,7 @@ def test_the_tutorials_adapter_becomes_one_that_peft_loads(tmp_path: Path, to: A
     assert read_adapter(tmp_path / "it").contract == Contract(1, "tutorial")
 
 
-def test_protocol_record_and_licence_travel_and_bytes_repeat(tmp_path: Path) -> None:
+def test_contract_record_and_licence_travel_and_bytes_repeat(tmp_path: Path) -> None:
     model = base("v2", tmp_path)
     there = native(model, tmp_path, shared=False)
     contract = Contract(2, "tutorial", (5,), "0" * 32)
