@@ -87,9 +87,7 @@ def show(layers: int, engines: "dict[str, Engine]", times: dict[str, list[Round]
     rate = max(1 / memory.round()[0] for _ in range(5))
     memory.stop()
     say(f"\n{layers} layers, {THREADS} threads, memory {rate / 1e9:.1f} GB/s\n")
-    say(
-        "| engine | load s | peak GB | prefill tok/s | decode tok/s | ms | best ms | of the limit |"
-    )
+    say("| engine | load s | peak GB | prefill tok/s | decode tok/s | ms | best ms | of the limit |")
     say("|---|---|---|---|---|---|---|---|")
     for name, engine in engines.items():
         first, token = (statistics.median(column) for column in zip(*times[name], strict=True))

@@ -80,9 +80,7 @@ def retrieval(folder: Path) -> None:
     # The same encoder with the questions' float32 graph for passages too.
     exact = BundledEmbedder(embedder.folder, threads=1)
     exact._sessions["int8", 1] = exact._session("float32", 1)
-    sys.stdout.write(
-        "\n| set | float32 R@1 / R@5 / nDCG@10 | int8 minus float32 | least cosine |\n"
-    )
+    sys.stdout.write("\n| set | float32 R@1 / R@5 / nDCG@10 | int8 minus float32 | least cosine |\n")
     sys.stdout.write("| --- | --- | --- | --- |\n")
     for path in sorted(file.parent for file in folder.glob("*/corpus.jsonl")):
         corpus, asked = records(path / "corpus.jsonl"), records(path / "queries.jsonl")

@@ -72,9 +72,7 @@ def main() -> None:
     for mix in LONGEST:
         speeds = compared(mix, given.alpaca, given.rounds)
         for way in WAYS:
-            times = statistics.median(
-                a / b for a, b in zip(speeds[way], speeds["upstream"], strict=True)
-            )
+            times = statistics.median(a / b for a, b in zip(speeds[way], speeds["upstream"], strict=True))
             best = max(speeds[way])
             sys.stdout.write(
                 f"| {mix} | {way} | {best:,.0f} | {times:.2f} | {peak(mix, way, given.alpaca):.2f} GB |\n"
@@ -153,9 +151,7 @@ def lengths(alpaca: Path, folder: Path) -> list[tuple[int, int]]:
     from finetune.data.template import RowEncoder
     from rag.chatglm.tokenization import open_tokenizer
 
-    (folder / "tokenizer.model").symlink_to(
-        ROOT / "tests" / "golden" / "tokenizer" / "tokenizer.model"
-    )
+    (folder / "tokenizer.model").symlink_to(ROOT / "tests" / "golden" / "tokenizer" / "tokenizer.model")
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "ChatGLMTokenizer", "name_or_path": "chatglm3-6b"})
     )

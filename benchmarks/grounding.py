@@ -29,9 +29,7 @@ def main() -> None:
             for rows, scores in compared(model, seed, Path(folder)).items():
                 found.setdefault(rows, []).append(scores)
                 sys.stderr.write(f"seed {seed}, {rows}: {scores}\n")
-    sys.stdout.write(
-        "| rows | exact match, three distractors | refusal F1 |\n| --- | --- | --- |\n"
-    )
+    sys.stdout.write("| rows | exact match, three distractors | refusal F1 |\n| --- | --- | --- |\n")
     for rows, each in found.items():
         right, refused = spread([s.exact for s in each]), spread([s.refusal_f1 for s in each])
         sys.stdout.write(f"| {rows} | {right} | {refused} |\n")

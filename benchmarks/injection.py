@@ -41,9 +41,7 @@ def tried(
     config = Config(folder / "kb")
     writer = open_writer(config, embedder=None, cache=cache, open_encoder=opened)
     with writer.store as store, Sandbox(ocr=False) as sandbox:
-        for outcome in Ingestion(store, writer.embedder, writer.chunker, sandbox).run(
-            walk([documents])
-        ):
+        for outcome in Ingestion(store, writer.embedder, writer.chunker, sandbox).run(walk([documents])):
             assert outcome.status == "added", outcome
     found = []
     with config.open_store() as store:

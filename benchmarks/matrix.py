@@ -87,8 +87,7 @@ def page(runs: list[Run]) -> str:
         "# transformers",
         "",
         f"`python benchmarks/matrix.py` ran `{TESTS}` (goldens included) on {date.today()} under",
-        f"these versions, Python {sys.version.split()[0]}, torch {version('torch')}, "
-        f"peft {version('peft')}.",
+        f"these versions, Python {sys.version.split()[0]}, torch {version('torch')}, peft {version('peft')}.",
         "",
         "| transformers | huggingface_hub | passed | skipped | failed | seconds |",
         "|---|---|---|---|---|---|",

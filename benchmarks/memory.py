@@ -58,8 +58,7 @@ def main() -> None:
         [outcome] = Ingestion(store, embedder, chunker, sandbox).run(walk([file]))
     spent = time.perf_counter() - start
     parent, child = (
-        resource.getrusage(who).ru_maxrss / 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     sys.stdout.write(
         f"{options.megabytes} MB: {outcome.status}, {outcome.chunks} chunks, {spent:.0f} s; "
@@ -75,9 +74,7 @@ def write(file: Path, megabytes: int) -> None:
     with file.open("w", encoding="utf-8") as stream:
         while stream.tell() < megabytes << 20:
             drawn = rng.choice(3000, (2000, 80), p=weights / weights.sum())
-            stream.write(
-                "".join(f"第{i}条 {''.join(row)}。\n" for i, row in enumerate(letters[drawn]))
-            )
+            stream.write("".join(f"第{i}条 {''.join(row)}。\n" for i, row in enumerate(letters[drawn])))
 
 
 if __name__ == "__main__":

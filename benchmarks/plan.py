@@ -107,9 +107,7 @@ def synthetic_text(source: str, texts: list[str]) -> Text:
     for part in texts:
         end, offsets = start + len(part), ((start, ""),)
         text.passages.append(Passage(name, start, end, part, ""))
-        text.chunks.append(
-            Chunk(name, source, source, offsets, "", start, end, part, passage=(start, end))
-        )
+        text.chunks.append(Chunk(name, source, source, offsets, "", start, end, part, passage=(start, end)))
         start = end
     return text
 
@@ -137,9 +135,7 @@ def build(store: Store, synthetic: Synthetic, chunks: int) -> Iterator[tuple[int
         yield start + count, perf_counter() - begin
 
 
-def read(
-    paths: Sequence[Path], chunker: Chunker, *, ocr: bool
-) -> tuple[dict[str, FormatCosts], list[Text]]:
+def read(paths: Sequence[Path], chunker: Chunker, *, ocr: bool) -> tuple[dict[str, FormatCosts], list[Text]]:
     """The documents, and what each format costs; unreadable ones are skipped.
 
     Seconds are shares by the clock of the work of all: the child's is known only when it has ended.
@@ -171,8 +167,7 @@ def read(
         raise SystemExit(f"nothing in {', '.join(map(str, paths))} could be read")
     share = min(1.0, (work() - before) / (perf_counter() - begin))
     return {
-        name: costs._replace(seconds=costs.seconds * share)
-        for name, costs in sorted(formats.items())
+        name: costs._replace(seconds=costs.seconds * share) for name, costs in sorted(formats.items())
     }, texts
 
 
@@ -279,9 +274,7 @@ def in_child(name: str, *arguments: Any) -> Any:
     return json.loads(done.stdout)
 
 
-def answering(
-    path: str, questions: list[str], cache: str, cores: int, whole: bool
-) -> dict[str, float]:
+def answering(path: str, questions: list[str], cache: str, cores: int, whole: bool) -> dict[str, float]:
     """Medians over the questions, in seconds: `embed`, `ask` (all cores' work), `vectors`, `words`,
     `retrieve` (this thread's work, without embedding), `p50` and `p95` of it by the clock; means of the
     postings that are read and there; answers (if `whole`) and searches a second; peak bytes."""
@@ -290,9 +283,7 @@ def answering(
     from rag.config import read_config
     from rag.load import open_pipeline
 
-    with open_pipeline(
-        read_config(Path(path)), cache=Path(cache), say=Translator("en")
-    ) as pipeline:
+    with open_pipeline(read_config(Path(path)), cache=Path(cache), say=Translator("en")) as pipeline:
         store, embed = pipeline.store, pipeline.embedder.embed_query
         run = pipeline.ask if whole else pipeline.retrieve
         run(questions[0])  # opens what is opened once
@@ -369,8 +360,7 @@ def multiplying() -> tuple[float, float]:
     for length, repeats in ((256, 12), (1, 120)):
         vectors = torch.randn(length, columns)
         times = [
-            spent(perf_counter, lambda i=i, v=vectors: kernels[i % len(kernels)](v))
-            for i in range(repeats)
+            spent(perf_counter, lambda i=i, v=vectors: kernels[i % len(kernels)](v)) for i in range(repeats)
         ]
         best.append(sorted(times)[repeats // 10])  # without other programs' turns
     size = codes.nbytes + scales.numel() * 4  # as ONNX Runtime holds them
@@ -391,10 +381,7 @@ def grow(
             seconds += sum(each for _, each in build(store, synthetic, size))
         found = in_child("answering", str(folder), questions, str(CACHE), cores, False)
         point = {"chunks": size, "build": seconds, "sqlite": (folder / "kb.sqlite").stat().st_size}
-        point |= {
-            "vector_index": disk_usage(folder / "vectors"),
-            "word_index": disk_usage(folder / "words"),
-        }
+        point |= {"vector_index": disk_usage(folder / "vectors"), "word_index": disk_usage(folder / "words")}
         point |= {name: found[name] for name in ("resident", "p50", "p95", "vectors", "words")}
         yield point | {"postings": found["read"], "rate": found["searches"]}, found
 
@@ -426,9 +413,7 @@ def measure(paths: Sequence[Path], sizes: Sequence[int], scratch: Path | None) -
             note(f"searched {pair[0]['chunks']:,} synthetic chunks")
             grown.append(pair)
     points, figures = [point for point, _ in grown], [found for _, found in grown]
-    posting, rest = line(
-        [found["read"] for found in figures], [found["words"] for found in figures]
-    )
+    posting, rest = line([found["read"] for found in figures], [found["words"] for found in figures])
     coded = [point for point in points if point["chunks"] > EXACT_ROWS] or points[-1:]
     vectors = float(np.mean([point["vectors"] - scan * point["chunks"] for point in coded]))
     one_question = real["embed"] + real["retrieve"] + real["extract"]
@@ -458,12 +443,8 @@ def measure(paths: Sequence[Path], sizes: Sequence[int], scratch: Path | None) -
         "cpu": cpu(),
         "system": f"{platform.system()} {platform.machine()}",
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in VERSIONS}
-        | {"python": platform.python_version()},
-        "machine": {
-            "cores": cores,
-            "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        },
+        "versions": {name: version(name) for name in VERSIONS} | {"python": platform.python_version()},
+        "machine": {"cores": cores, "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")},
         "formats": {name: each._asdict() for name, each in formats.items()},
         "costs": given,
         "chunk": {name: embedded[name] for name in ("tokens", "flops")},
@@ -474,9 +455,7 @@ def measure(paths: Sequence[Path], sizes: Sequence[int], scratch: Path | None) -
 def cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            each.partition(":")[2].strip() for each in lines if each.startswith("model name")
-        )
+        return next(each.partition(":")[2].strip() for each in lines if each.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -496,9 +475,7 @@ def main() -> None:
     options.file.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
     for name, each in value["formats"].items():
         seconds = 1e6 * each["seconds"] / each["size"]
-        sys.stdout.write(
-            f"{name}: {each['files']} files, {each['chunks']} chunks, {seconds:.2g} s/MB\n"
-        )
+        sys.stdout.write(f"{name}: {each['files']} files, {each['chunks']} chunks, {seconds:.2g} s/MB\n")
     for name, number in value["costs"].items():
         sys.stdout.write(f"{name}: {number:.3g}\n")
 

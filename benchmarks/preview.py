@@ -171,11 +171,7 @@ def make(folder: Path, name: str) -> None:
     torch.set_default_dtype(torch.float16)
     shape: dict[str, Any] = MODELS[name]
     old = "inner_hidden_size" in shape
-    model: Any = (
-        Glm1ForCausalLM(Glm1Config(**shape))
-        if old
-        else ChatGLM2ForCausalLM(ChatGLM2Config(**shape))
-    )
+    model: Any = Glm1ForCausalLM(Glm1Config(**shape)) if old else ChatGLM2ForCausalLM(ChatGLM2Config(**shape))
     model.config.dtype = torch.float16
     model.save_pretrained(folder / name)
 

@@ -121,9 +121,7 @@ def prepared(dataset: Dataset, cache: Path, milvus: str) -> "Pipeline":
     with tempfile.TemporaryDirectory() as scratch:
         settings = Path(scratch, SETTINGS)
         settings.write_text(f'[store]\nurl = "{milvus}/eval_{name}"\n', "utf-8")
-        return run.prepare(
-            dataset, cache / "kb-milvus", cache=cache, settings=settings, settle=True
-        )
+        return run.prepare(dataset, cache / "kb-milvus", cache=cache, settings=settings, settle=True)
 
 
 def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Prediction]]:
@@ -136,9 +134,7 @@ def systems(pipeline: "Pipeline") -> dict[str, Callable[[str], Prediction]]:
     return {
         "dense": leg(lambda question: store.search_dense(embedder.embed_query(question), DEPTH)),
         "words": leg(lambda question: store.search_words(terms(question), DEPTH)),
-        "bigrams": leg(
-            lambda question: store.search_words(terms(question), DEPTH, field="bigrams")
-        ),
+        "bigrams": leg(lambda question: store.search_words(terms(question), DEPTH, field="bigrams")),
         "fused": lambda question: fused(pipeline, question),
         "answers": lambda question: run.predict(pipeline, question),
         **milvus_fusions(pipeline),
@@ -164,9 +160,7 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Prediction
         centred = pipeline.norm.centred(query.script, vector).tolist()
         asks = [(field, query_text(query.content.text, field)) for field in ("words", "bigrams")]
         legs = [AnnSearchRequest([centred], "vector", {}, DEPTH)]
-        legs += [
-            AnnSearchRequest([text], f"{field}_bm25", {}, DEPTH) for field, text in asks if text
-        ]
+        legs += [AnnSearchRequest([text], f"{field}_bm25", {}, DEPTH) for field, text in asks if text]
         chosen = ranker(len(legs))
         hits = client.hybrid_search(address.name, legs, chosen, limit=DEPTH)[0]
         found = pipeline.store.chunks([hit["key"] for hit in hits])

@@ -99,9 +99,7 @@ def filled(text: str, constants: Constants, language: Language) -> str:
     }
     for name, part in parts.items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, count = re.subn(
-            marks, lambda m, new=part: m[1] + new + "\n" + m[2], text, flags=re.DOTALL
-        )
+        text, count = re.subn(marks, lambda m, new=part: m[1] + new + "\n" + m[2], text, flags=re.DOTALL)
         assert count == 1, name
     return text
 
@@ -187,9 +185,7 @@ def curve_rows(constants: Constants, say: Say) -> tuple[list[str], list[list[str
                 digits(work),
                 say(f"{digits(days)} days", f"{digits(days)} 天"),
                 f"{plan.latency:.2f} s",
-                say("measured constants", "实测常数")
-                if chunks <= largest
-                else say("simulated", "推算"),
+                say("measured constants", "实测常数") if chunks <= largest else say("simulated", "推算"),
             ]
         )
     return head, rows
@@ -267,14 +263,9 @@ def draw_panel(
 ) -> None:
     """A line an engine: strong where it suffices, faint where it does not."""
     for engine in ENGINES:
-        plans: list[tuple[int, EnginePlan]] = [
-            (size, found[engine]) for size, found in planned.items()
-        ]
+        plans: list[tuple[int, EnginePlan]] = [(size, found[engine]) for size, found in planned.items()]
         xs, ys = [size for size, _ in plans], [of(plan) for _, plan in plans]
-        strong = [
-            y if not plan.shortfalls else float("nan")
-            for y, (_, plan) in zip(ys, plans, strict=True)
-        ]
+        strong = [y if not plan.shortfalls else float("nan") for y, (_, plan) in zip(ys, plans, strict=True)]
         axes.plot(xs, ys, color=COLOURS[engine], alpha=0.7, linewidth=1, linestyle=":")
         axes.plot(xs, strong, color=COLOURS[engine], linewidth=2, label=engine)
     axes.set_title(title, loc="left")
@@ -296,9 +287,7 @@ def mark(axes: "Axes", changes: Mapping[str, int], say: Say) -> None:
     for engine, chunks in changes.items():
         if chunks > SIZES[0]:
             axes.axvline(chunks, color=COLOURS[engine], linewidth=1, linestyle="--")
-            axes.text(
-                chunks, low, f" {rounded(chunks)}", color=COLOURS[engine], fontsize=8, va="bottom"
-            )
+            axes.text(chunks, low, f" {rounded(chunks)}", color=COLOURS[engine], fontsize=8, va="bottom")
 
 
 if __name__ == "__main__":

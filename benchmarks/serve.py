@@ -128,12 +128,7 @@ def ours(folder: Path) -> Iterator[tuple[int, int]]:
     environment = {**os.environ, "XDG_DATA_HOME": str(folder), "LC_ALL": "C.UTF-8"}
     command = [sys.executable, "-m", "rag", "serve", "--port", "0", "--no-ocr", "--queue", "1000"]
     process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         assert process.stdout
@@ -272,8 +267,7 @@ def ingesting(folder: Path, options: argparse.Namespace, questions: Iterator[str
             spent["idle"] += asked()
             for kind, name in (("another", "other"), ("this one", BASE)):
                 files = [
-                    ("files", (f"{dice.random()}.txt", "\n".join(dice.sample(many, 2))))
-                    for _ in range(300)
+                    ("files", (f"{dice.random()}.txt", "\n".join(dice.sample(many, 2)))) for _ in range(300)
                 ]
                 job = client.post(f"/knowledge-bases/{name}/documents", files=files).json()["id"]
                 while client.get(f"/jobs/{job}").json()["chunks"] == 0:
@@ -333,9 +327,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder / options.set.name
     questions = cycle(texts(options.set / "queries.jsonl"))
-    {"load": compared, "ingest": ingesting, "memory": remembered}[options.part](
-        folder, options, questions
-    )
+    {"load": compared, "ingest": ingesting, "memory": remembered}[options.part](folder, options, questions)
 
 
 if __name__ == "__main__":

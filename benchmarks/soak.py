@@ -105,12 +105,7 @@ class Soak:
         sys.stdout.flush()
 
     def call(
-        self,
-        client: httpx.Client,
-        method: str,
-        path: str,
-        expected: tuple[int, ...],
-        **more: object,
+        self, client: httpx.Client, method: str, path: str, expected: tuple[int, ...], **more: object
     ) -> httpx.Response | None:
         """The answer, or None where the server is gone or has no time."""
         try:
@@ -132,9 +127,7 @@ class Soak:
 
     def upload(self, client: httpx.Client, dice: random.Random) -> None:
         """Some new documents and some that take another's place, in one job, now and then cancelled."""
-        names = self.truth.take(
-            [f"仓库{dice.randrange(400):03}.txt" for _ in range(dice.randint(1, 6))]
-        )
+        names = self.truth.take([f"仓库{dice.randrange(400):03}.txt" for _ in range(dice.randint(1, 6))])
         names = sorted(set(names))
         texts = {name: told(name, dice) for name in names}
         files = [("files", (name, text.encode())) for name, text in texts.items()]
@@ -264,9 +257,7 @@ class Soak:
             thread.join()
         self.settle()
 
-    def again(
-        self, part: Callable[[httpx.Client, random.Random], None], dice: random.Random
-    ) -> None:
+    def again(self, part: Callable[[httpx.Client, random.Random], None], dice: random.Random) -> None:
         with self.client() as client:
             while self.passed < 1:
                 try:

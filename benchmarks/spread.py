@@ -140,9 +140,7 @@ def table(runs: dict[tuple[int, str], dict[str, float]]) -> str:
                 f"{it['spent']:.1f} s",
                 f"{it['files'] / it['spent']:.2f}",
                 f"{it['chunks'] / it['spent']:.1f}",
-                f"{it['spent'] - serial:+.1f} s, {it['spent'] / serial - 1:+.0%}"
-                if how == "ray"
-                else "",
+                f"{it['spent'] - serial:+.1f} s, {it['spent'] / serial - 1:+.0%}" if how == "ray" else "",
             ]
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

@@ -42,9 +42,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-WORK = Path(
-    tempfile.gettempdir(), "chatglm-rag-unchanged"
-)  # fixed: documents' ids come from their paths
+WORK = Path(tempfile.gettempdir(), "chatglm-rag-unchanged")  # fixed: documents' ids come from their paths
 LOCALES = {"zh": "zh_CN.UTF-8", "en": "en_US.UTF-8"}
 PACKAGES = ("finetune", "ingest", "rag", "server")
 PORT = 18765
@@ -65,10 +63,7 @@ for line in lines:
     print(json.dumps([code, out.getvalue(), err.getvalue()]), file=real, flush=True)
 """  # many commands in one process, of which each line of standard input is one
 GENERATE = "import runpy, sys; print(runpy.run_path('docs/generate.py')['rendered'](sys.argv[1]))"
-ZH, EN = (
-    "试用期最长不得超过几个月？",
-    "How long must an online shop announce its closing in advance?",
-)
+ZH, EN = ("试用期最长不得超过几个月？", "How long must an online shop announce its closing in advance?")
 COMMANDS = (
     "kb list|kb info --kb demo|kb info --json --kb demo|kb verify --kb demo|kb verify --kb none"
     f"|ask --kb demo {ZH}|ask --kb demo --markdown {ZH}|ask --kb demo -q {ZH}|ask|ask --kb none x"
@@ -189,9 +184,7 @@ def help_(tree: Path) -> Any:
     for locale, name in LOCALES.items():
         page = python(tree, "-c", GENERATE, name)
         found[f"docs/cli.md {locale}"] = page
-        words = [
-            [*line[3:].split()[1:], "--help"] for line in page.split("\n") if line[:3] == "## "
-        ]
+        words = [[*line[3:].split()[1:], "--help"] for line in page.split("\n") if line[:3] == "## "]
         for each, (code, out, err) in zip(words, rag(tree, locale, words), strict=True):
             found[f"{' '.join(each)} {locale}"] = [code, out, err]
     return found
@@ -201,9 +194,7 @@ def http(tree: Path) -> Any:
     prepare(tree)
     command = [sys.executable, "-m", "rag", "serve", "--port", str(PORT)]
     with open(WORK / "server.log", "w") as log:
-        server = subprocess.Popen(
-            command, cwd=tree, env=environ(tree, "en"), stdout=log, stderr=log
-        )
+        server = subprocess.Popen(command, cwd=tree, env=environ(tree, "en"), stdout=log, stderr=log)
     try:
         for _ in range(600):
             time.sleep(0.5)
@@ -232,9 +223,7 @@ def fetch(method: str, path: str, body: Any, language: str) -> Any:
     except urllib.error.HTTPError as error:
         answer = error
     text = answer.read().decode()
-    text = re.sub(
-        r'"(trace|created|id|seconds|timings?)": ?("[0-9a-f-]{20,}"|[\d.]+)', r'"\1":0', text
-    )
+    text = re.sub(r'"(trace|created|id|seconds|timings?)": ?("[0-9a-f-]{20,}"|[\d.]+)', r'"\1":0', text)
     return [answer.status, json.loads(text)]
 
 
@@ -258,9 +247,7 @@ HAN = re.compile("[\u3400-\u9fff\u3000-\u303f\uff00-\uffef]")
 FIELD = re.compile(r"\{\{|\}\}|\{[A-Za-z_0-9][^{}]*\}|%\(\w+\)[sd]")
 NO_MESSAGE = re.compile(r"^(content|han|‘’|,!:;\?|\|)$|\\s")  # keys, characters, patterns
 SHOWN = re.compile(r"[A-Za-z][\w'’-]*,? [a-z][\w'’-]*")  # two words at least
-HIDDEN = re.compile(
-    r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|WHERE|BEGIN|DROP|WITH)\b|\\[sdw]"
-)
+HIDDEN = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|WHERE|BEGIN|DROP|WITH)\b|\\[sdw]")
 
 
 def texts(node: ast.AST) -> list[str]:
@@ -296,9 +283,7 @@ def couples(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
     for body in (getattr(node, "body", None), getattr(node, "orelse", None)):
         if isinstance(body, list):  # en = "..." and in the next line zh = "..."
             pairs = pairwise(body)
-            both = [
-                (a, b) for a, b in pairs if isinstance(a, ast.Assign) and isinstance(b, ast.Assign)
-            ]
+            both = [(a, b) for a, b in pairs if isinstance(a, ast.Assign) and isinstance(b, ast.Assign)]
             yield from ((a.value, b.value) for a, b in both if "zh" in ast.unparse(b.targets[0]))
     yield from pairwise(several)
 
@@ -417,10 +402,7 @@ def readable(value: Any) -> str:
 def changed_messages(old: list[Any], new: list[Any]) -> Iterator[str]:
     """Counts are compared only between two records that were read from code."""
     was, now = ({(en, zh): count for en, zh, count in pairs} for pairs in (old, new))
-    gone, come = (
-        [pair for pair in was if pair not in now],
-        [pair for pair in now if pair not in was],
-    )
+    gone, come = ([pair for pair in was if pair not in now], [pair for pair in now if pair not in was])
     for en, zh in gone:
         near = [pair for pair in come if pair[0] == en] or [pair for pair in come if pair[1] == zh]
         likely = difflib.get_close_matches(en, [pair[0] for pair in come], 1) if not near else []

@@ -32,9 +32,7 @@ def rendered(locale: str) -> str:
     """The page as a reader with `locale` gets it, from a process of its own."""
     environment = {**os.environ, "LC_ALL": locale, "COLUMNS": "100", "HOME": "~"}
     command = [sys.executable, str(Path(__file__).resolve()), "--print"]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, check=True, cwd=DOCS.parent
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, cwd=DOCS.parent)
     return done.stdout.decode()
 
 

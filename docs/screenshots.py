@@ -38,24 +38,16 @@ def asked(page: Page, address: str, questions: tuple[str, ...]) -> None:
 
 def main() -> None:
     command = [sys.executable, "-m", "rag", "serve", "--demo", "--port", "0"]
-    serving = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    serving = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert serving.stdout
         found = re.search(r"http://\S+", serving.stdout.readline())
         assert found
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=FLAGS
-            )
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
 
-            def pictured(
-                name: str, locale: str, *, source: bool, questions: int = 2, **window: Any
-            ) -> None:
-                with browser.new_context(
-                    locale=locale, device_scale_factor=1.5, **window
-                ) as context:
+            def pictured(name: str, locale: str, *, source: bool, questions: int = 2, **window: Any) -> None:
+                with browser.new_context(locale=locale, device_scale_factor=1.5, **window) as context:
                     page = context.new_page()
                     asked(page, found[0], QUESTIONS[locale][:questions])
                     if source:

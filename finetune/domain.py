@@ -69,9 +69,7 @@ class DomainRun:
             ) from None
         before = self._inputs()
         if not before and any(self.folder.iterdir()):
-            raise UserError(
-                "{folder} is not empty; name a new folder with --out", folder=self.folder
-            )
+            raise UserError("{folder} is not empty; name a new folder with --out", folder=self.folder)
         if self._has_checkpoint:
             check_same({name: before.get(name) for name in options}, options, self.folder)
 

@@ -178,9 +178,7 @@ def export(
             adapter=adapter,
         )
     if to == "upstream" and isinstance(config, Glm4Config):
-        raise UserError(
-            "GLM-4-0414 was only ever published with transformers' names; use --to native"
-        )
+        raise UserError("GLM-4-0414 was only ever published with transformers' names; use --to native")
     check_generation(source, config)
     if generation_of(config) == 1:
         to = "native"  # ChatGLM-6B has upstream's names here
@@ -195,9 +193,7 @@ def export(
         if hasattr(module, "in_features")
     }
     with new_folder(target) as work:
-        write_lora(
-            work, _settings(source, source.config, renamed, known, directory), _tensors(renamed)
-        )
+        write_lora(work, _settings(source, source.config, renamed, known, directory), _tensors(renamed))
         replace(source.contract, generation=generation_of(config)).write(work)
         copy_side_files(adapter, work)
         for name in BESIDE:
@@ -219,11 +215,7 @@ def _tensors(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:
 
 
 def _settings(
-    source: Adapter,
-    config: LoraConfig,
-    modules: Mapping[str, LoraModule],
-    known: set[str],
-    directory: Path,
+    source: Adapter, config: LoraConfig, modules: Mapping[str, LoraModule], known: set[str], directory: Path
 ) -> dict[str, Any]:
     """adapter_config.json: as before, except for values that depend on names."""
     before = {"base_model_name_or_path": directory.name, **(source.settings or NEW)}

@@ -76,9 +76,7 @@ def merge(
             held=codes.get("quant_method", "quantized") if isinstance(codes, dict) else codes,
         )
     if upstream and isinstance(config, Glm4Config):
-        raise UserError(
-            "GLM-4-0414 was only ever published in transformers' layout; leave --upstream out"
-        )
+        raise UserError("GLM-4-0414 was only ever published in transformers' layout; leave --upstream out")
     lora = read_adapter(adapter, alpha=alpha)
     if lora.config is None:
         raise UserError(

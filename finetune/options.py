@@ -35,9 +35,7 @@ class LoraOptions:
     """`targets` may have upstream's module names on every generation."""
 
     rank: int = option("--lora-rank --lora-r N", "LoRA's rank.", default=8)
-    alpha: float = option(
-        "--lora-alpha X", "LoRA's alpha: the adapter counts alpha / rank.", default=32.0
-    )
+    alpha: float = option("--lora-alpha X", "LoRA's alpha: the adapter counts alpha / rank.", default=32.0)
     dropout: float = option("--lora-dropout P", "Dropout before LoRA.", default=0.1)
     targets: tuple[str, ...] = option(
         "--lora-targets --target-modules NAMES",
@@ -47,14 +45,10 @@ class LoraOptions:
         read=names,
     )
     rslora: bool = option(
-        "--rslora/--no-rslora --use-rslora/--no-use-rslora",
-        "Scale by alpha / sqrt(rank).",
-        default=False,
+        "--rslora/--no-rslora --use-rslora/--no-use-rslora", "Scale by alpha / sqrt(rank).", default=False
     )
     dora: bool = option(
-        "--dora/--no-dora --use-dora/--no-use-dora",
-        "DoRA: learn the size of rows apart.",
-        default=False,
+        "--dora/--no-dora --use-dora/--no-use-dora", "DoRA: learn the size of rows apart.", default=False
     )
 
 
@@ -101,9 +95,7 @@ class Data:
         default=False,
     )
     most: int = option("--max-train-samples N", "Learn the first N rows only.", default=0, least=0)
-    most_dev: int = option(
-        "--max-eval-samples N", "Measure the first N rows of --dev.", default=0, least=0
-    )
+    most_dev: int = option("--max-eval-samples N", "Measure the first N rows of --dev.", default=0, least=0)
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_share < 1:
@@ -136,20 +128,14 @@ class TrainOptions:
     )
     learning_rate: float = 1e-4
     lr_scheduler_type: Schedule = option(
-        "--lr-scheduler-type linear|cosine|constant",
-        "How the learning rate falls.",
-        default="linear",
+        "--lr-scheduler-type linear|cosine|constant", "How the learning rate falls.", default="linear"
     )
-    warmup_steps: int = option(
-        "--warmup-steps N", "Steps in which the learning rate rises first.", default=0
-    )
+    warmup_steps: int = option("--warmup-steps N", "Steps in which the learning rate rises first.", default=0)
     warmup_ratio: float = option(
         "--warmup-ratio SHARE", "Without --warmup-steps: this share of all steps.", default=0.0
     )
     weight_decay: float = option("--weight-decay X", "AdamW's weight decay.", default=0.0)
-    max_grad_norm: float = option(
-        "--max-grad-norm X", "Cut gradients to this norm; 0: not.", default=1.0
-    )
+    max_grad_norm: float = option("--max-grad-norm X", "Cut gradients to this norm; 0: not.", default=1.0)
     seed: int = option("--seed N", "The same seed gives the same adapter.", default=42)
     packing: bool = option(
         "--packing/--no-packing",
@@ -237,6 +223,4 @@ CHOICES: dict[str, Any] = {
 def _need(name: str, value: object, is_valid: bool, wanted: Translatable) -> None:
     if not is_valid:
         option = name.replace("_", "-")
-        raise UserError(
-            "--{option} is {value}; need {wanted}", option=option, value=value, wanted=wanted
-        )
+        raise UserError("--{option} is {value}; need {wanted}", option=option, value=value, wanted=wanted)

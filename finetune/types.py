@@ -165,9 +165,7 @@ def text_of(row: Mapping[str, Any], name: str) -> str | None:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidRow(
-            '"{name}" holds half a character (a lone surrogate); write it whole',
-            "encoding",
-            name=name,
+            '"{name}" holds half a character (a lone surrogate); write it whole', "encoding", name=name
         ) from None
     return value
 

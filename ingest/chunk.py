@@ -255,9 +255,7 @@ class Chunker:
         while start < len(sentence):
             # Of a text of megabytes, only this many characters are looked at.
             size = limit
-            while size < len(sentence) - start and (
-                self.count([sentence[start : start + size]])[0] <= limit
-            ):
+            while size < len(sentence) - start and (self.count([sentence[start : start + size]])[0] <= limit):
                 size *= 2
             end = start + self._fitting(sentence[start : start + size], limit)
             pieces.append((start, end))

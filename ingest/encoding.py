@@ -266,10 +266,7 @@ def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
 def _need_text(size: int, controls: int, name: str) -> None:
     if controls * 100 > size:
         raise Unreadable(
-            "{name} is not text: {n} of {size} characters are controls",
-            name=name,
-            n=controls,
-            size=size,
+            "{name} is not text: {n} of {size} characters are controls", name=name, n=controls, size=size
         )
 
 

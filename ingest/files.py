@@ -179,9 +179,7 @@ def walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
                 "{path} can't be read: {why}; check its name and permissions", path=path, why=why
             ) from error
         if path.is_dir() and not any(_folder(path)):
-            raise UserError(
-                "{path} is an empty folder; put documents there or name another", path=path
-            )
+            raise UserError("{path} is an empty folder; put documents there or name another", path=path)
     return _distinct(paths)
 
 

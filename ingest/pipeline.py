@@ -136,9 +136,7 @@ def refusal(file: FoundFile, before: Document | None, problem: Unreadable) -> Re
     return Reading(FileOutcome(file.source, "refused", file.size, problem=problem))
 
 
-def divide(
-    document: Document, segments: Iterable[Segment], chunker: Chunker
-) -> Iterator[DocumentPart]:
+def divide(document: Document, segments: Iterable[Segment], chunker: Chunker) -> Iterator[DocumentPart]:
     """The document's passages and chunks, in order, `PART_PASSAGES` passages at a time."""
     for passages, chunks in chunker.split(document, segments):
         own = {span: list(group) for span, group in groupby(chunks, lambda chunk: chunk.passage)}
@@ -160,10 +158,7 @@ def embed(
         rows = embedder.embed_passages([fresh[digest] for digest in batch])
         known.update(zip(batch, rows, strict=True))
         tick(len(batch))
-    return [
-        replace(part, vectors=np.stack([known[chunk.digest] for chunk in part.chunks]))
-        for part in parts
-    ]
+    return [replace(part, vectors=np.stack([known[chunk.digest] for chunk in part.chunks])) for part in parts]
 
 
 def write(readings: Iterable[Reading], store: Store, embedding: Embedding) -> Iterator[FileOutcome]:
@@ -174,9 +169,7 @@ def write(readings: Iterable[Reading], store: Store, embedding: Embedding) -> It
         yield from outcomes
 
 
-def _write_batch(
-    readings: Iterator[Reading], store: Store, embedding: Embedding
-) -> list[FileOutcome]:
+def _write_batch(readings: Iterator[Reading], store: Store, embedding: Embedding) -> list[FileOutcome]:
     """Write documents in one transaction until there are BATCH_CHUNKS, or BATCH_SECONDS have passed.
 
     They wait in memory and are embedded together. What waits is embedded and written early if it

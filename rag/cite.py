@@ -126,6 +126,4 @@ def declines(text: str) -> bool:
     normalized = normalize(text).strip(" \t\n\"'“”‘’「」")
     phrases = [normalize(phrase).rstrip("。.") for phrase in NOT_FOUND.values()]
     alone = len(sentences(normalized)) <= 1
-    return any(
-        normalized.startswith(phrase) or (alone and phrase in normalized) for phrase in phrases
-    )
+    return any(normalized.startswith(phrase) or (alone and phrase in normalized) for phrase in phrases)

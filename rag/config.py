@@ -216,10 +216,7 @@ def _unknown_section(path: Path, name: str, value: Any, sections: Mapping[str, t
     home = next((each for each, options in sections.items() if name in _hints(options)), None)
     if home and not isinstance(value, dict):
         return UserError(
-            "{path}: {name} is in no section; put it below [{home}]",
-            path=path,
-            name=name,
-            home=home,
+            "{path}: {name} is in no section; put it below [{home}]", path=path, name=name, home=home
         )
     near = [f"[{section}]" for section in get_close_matches(name, sections, n=1, cutoff=0.5)]
     return UserError(
@@ -235,9 +232,7 @@ def _unknown_key(
     path: Path, section: str, key: str, known: Iterable[str], sections: Mapping[str, type]
 ) -> UserError:
     """Suggests the nearest key of this section, otherwise one of another section."""
-    elsewhere = {
-        name: f"[{other}] {name}" for other, options in sections.items() for name in _hints(options)
-    }
+    elsewhere = {name: f"[{other}] {name}" for other, options in sections.items() for name in _hints(options)}
     near = get_close_matches(key, known, n=1, cutoff=0.6)
     near += [elsewhere[name] for name in get_close_matches(key, elsewhere, n=1, cutoff=0.8)]
     return UserError(

@@ -130,9 +130,7 @@ def rank(
     `similarity` maps sentence vectors (n, dim) to their similarity to the question, (n,), in standard
     deviations (`ScoreNorm.standard`).
     """
-    places = [
-        (i, span) for i, passage in enumerate(passages) for span in short_sentences(passage.text)
-    ]
+    places = [(i, span) for i, passage in enumerate(passages) for span in short_sentences(passage.text)]
     if not places:
         return []
     texts = [passages[i].text[start:end] for i, (start, end) in places]
@@ -154,11 +152,7 @@ def choose(ranked: Sequence[Sentence], *, most: int = 2, within: float = 4.0) ->
 
 
 def _scores_by_words(
-    query: Query,
-    passages: Sequence[ScoredPassage],
-    owners: Sequence[int],
-    texts: Sequence[str],
-    idf: Idf,
+    query: Query, passages: Sequence[ScoredPassage], owners: Sequence[int], texts: Sequence[str], idf: Idf
 ) -> NDArray[np.float64]:
     """The scores of the sentences `texts` of the passages `owners`, without the encoder's part."""
     weights = [TermWeights(query, field, idf) for field in FIELDS]
@@ -170,9 +164,7 @@ def _scores_by_words(
         shares = np.mean([each.shares(inside, passage.topic) for each in weights], axis=0)
         scores[rows] = LEXICAL * shares + PRIOR * (passage.score - best)
     for k, text in enumerate(map(normalize, texts)):
-        scores[k] += sum(
-            TYPE * (mentions(each, text, query.normalized) - 0.5) for each in query.answer_types
-        )
+        scores[k] += sum(TYPE * (mentions(each, text, query.normalized) - 0.5) for each in query.answer_types)
     return scores
 
 
@@ -218,9 +210,7 @@ def _focus(query: Query, sentence: str, offset: int) -> Span | None:
     clauses = [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
     for answer_type in sorted(query.answer_types & SHORT):
         matches = [
-            (a, b)
-            for a, b in clauses
-            if mentions(answer_type, normalize(sentence[a:b]), query.normalized)
+            (a, b) for a, b in clauses if mentions(answer_type, normalize(sentence[a:b]), query.normalized)
         ]
         if len(matches) == 1 and len(clauses) > 1:
             start, end = trim(sentence, *matches[0])

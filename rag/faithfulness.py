@@ -165,9 +165,7 @@ class Faithfulness:
             return True
         if any(values <= window.numbers for evidence in foreign for window in evidence.windows):
             return True
-        words, pairs = (
-            {t: w for t, w in part.items() if t not in self._question_terms} for part in weights
-        )
+        words, pairs = ({t: w for t, w in part.items() if t not in self._question_terms} for part in weights)
         supported = any(
             values <= window.numbers and coverage((words, pairs), window.terms) >= ADDED
             for evidence in self.evidence

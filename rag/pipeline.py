@@ -65,9 +65,7 @@ class Pipeline:
         yield answer.text
         yield answer
 
-    def ask(
-        self, question: str, history: Sequence[Message] = (), sampling: Sampling | None = None
-    ) -> Answer:
+    def ask(self, question: str, history: Sequence[Message] = (), sampling: Sampling | None = None) -> Answer:
         """The answer, or a refusal that names the nearest passages."""
         *_, answer = self.stream(question, history, sampling)
         assert isinstance(answer, Answer)
@@ -133,9 +131,7 @@ class Pipeline:
         room = _room(generator, sampling)
         sources = [Source(*pair) for pair in zip(found.passages, found.hits, strict=True)]
         with self._stage("prompt"):
-            prompt = compose(
-                found.query.text, sources, history, generator.count, room, self.config.prompt
-            )
+            prompt = compose(found.query.text, sources, history, generator.count, room, self.config.prompt)
         text = ""
         with self._stage("generate"):
             for piece in generator.stream(prompt.messages, sampling):
@@ -210,8 +206,7 @@ def _room(generator: Generator, sampling: Sampling) -> int:
     room = generator.context - sampling.max_new_tokens
     if room < 1:
         raise UserError(
-            "max_new_tokens is {n}, but the window of {name} is {context} tokens, prompt included; "
-            "lower it",
+            "max_new_tokens is {n}, but the window of {name} is {context} tokens, prompt included; lower it",
             n=sampling.max_new_tokens,
             name=generator.name,
             context=generator.context,

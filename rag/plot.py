@@ -39,9 +39,7 @@ def check_picture(path: Path) -> Kind:
     """The format of a picture by its name. Raises `UserError` if it is not supported, or if
     matplotlib is not installed."""
     if path.suffix.lower() not in FORMATS:
-        raise UserError(
-            "cannot draw {name}: a picture ends in {formats:or}", name=path.name, formats=FORMATS
-        )
+        raise UserError("cannot draw {name}: a picture ends in {formats:or}", name=path.name, formats=FORMATS)
     if find_spec("matplotlib") is None:
         raise UserError('a picture needs matplotlib: pip install "chatglm-rag[pictures]"')
     return cast(Kind, path.suffix.lower()[1:])
@@ -96,8 +94,6 @@ def render(
     return stream.getvalue()
 
 
-def save(
-    path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, float], dpi: int = 150
-) -> None:
+def save(path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, float], dpi: int = 150) -> None:
     """Write the picture to `path` (.png or .svg) atomically. Raises what `check_picture` raises."""
     write_whole(path, render(draw, check_picture(path), size=size, dpi=dpi))

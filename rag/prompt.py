@@ -81,18 +81,13 @@ def compose(
     selected = _fit_sources(sources[1:], selected, recent, fits)
     recent = _fit_turns(turns[: -len(recent)], selected, recent, fits) if recent else []
     messages = render(question, selected, recent, options)
-    shortened = len(
-        {source.passage for source in selected} - {source.passage for source in sources}
-    )
+    shortened = len({source.passage for source in selected} - {source.passage for source in sources})
     dropped = Dropped(len(turns) - len(recent), len(sources) - len(selected), shortened)
     return Prompt(messages, tuple(selected), dropped, count(messages))
 
 
 def render(
-    question: str,
-    sources: Sequence[Source],
-    turns: Sequence[Turn],
-    options: PromptOptions = PromptOptions(),
+    question: str, sources: Sequence[Source], turns: Sequence[Turn], options: PromptOptions = PromptOptions()
 ) -> tuple[Message, ...]:
     """The turns, then one message with the instruction, the fenced passages and the question."""
     script = script_of(question)
@@ -102,9 +97,7 @@ def render(
         text = source.passage.text.strip()
         parts.append(f"[{number}] {_place(source)}\n{fence}\n{text}\n{fence}")
     parts.append(_QUESTION[script] + question.strip())
-    earlier = [
-        replace(message, text=MARK.sub("", message.text)) for turn in turns for message in turn
-    ]
+    earlier = [replace(message, text=MARK.sub("", message.text)) for turn in turns for message in turn]
     return (*earlier, Message("user", "\n\n".join(parts)))
 
 
@@ -125,9 +118,7 @@ def narrow(source: Source) -> Source:
     return Source(part, source.hit)
 
 
-def _fit_turns(
-    turns: Sequence[Turn], selected: list[Source], recent: list[Turn], fits: Fits
-) -> list[Turn]:
+def _fit_turns(turns: Sequence[Turn], selected: list[Source], recent: list[Turn], fits: Fits) -> list[Turn]:
     """`recent`, preceded by as many of the latest `turns` as fit."""
     for turn in reversed(turns):
         if not fits(selected, [turn, *recent]):

@@ -60,9 +60,7 @@ def confidence(excess: float, curve: Curve) -> float:
     return float(_logistic(curve.slope * np.float64(excess) + curve.bias))
 
 
-def calibrate(
-    answerable: Sequence[float], unanswerable: Sequence[float], *, refused: float = 0.05
-) -> Curve:
+def calibrate(answerable: Sequence[float], unanswerable: Sequence[float], *, refused: float = 0.05) -> Curve:
     """A curve fitted to the excesses of labelled questions; both classes have the same weight.
 
     The threshold refuses at most the share `refused` of the answerable ones. Raises ValueError if

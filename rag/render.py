@@ -26,12 +26,7 @@ def below(answer: Answer, say: Translator) -> str:
 def markdown(answer: Answer, say: Translator) -> str:
     """The answer with its quotes as block quotes."""
     if answer.refused:
-        lines = [
-            answer.text,
-            "",
-            *(f"- {_place(hit.chunk, hit.chunk.start)}" for hit in answer.hits),
-            "",
-        ]
+        lines = [answer.text, "", *(f"- {_place(hit.chunk, hit.chunk.start)}" for hit in answer.hits), ""]
     else:
         lines = [answer.text, ""]
         for citation in answer.citations:
@@ -73,14 +68,12 @@ def record(answer: Answer) -> dict[str, Any]:
         "refused": answer.refused,
         "confidence": round(answer.confidence, 4),
         "citations": [
-            {"number": c.number, **_span(c.chunk, c.start, c.end), "quote": c.quote}
-            for c in answer.citations
+            {"number": c.number, **_span(c.chunk, c.start, c.end), "quote": c.quote} for c in answer.citations
         ],
         "hits": [hit_record(hit) for hit in answer.hits],
         "generator": answer.generator,
         "unsupported": [
-            {"start": start, "end": end, "text": answer.text[start:end]}
-            for start, end in answer.unsupported
+            {"start": start, "end": end, "text": answer.text[start:end]} for start, end in answer.unsupported
         ],
         "unknown": list(answer.unknown),
         "dropped": asdict(answer.dropped),
@@ -106,9 +99,7 @@ def _span(chunk: Chunk, start: int, end: int) -> dict[str, Any]:
 
 def hit_line(hit: Hit) -> str:
     """The place of a hit, and its text: two lines."""
-    return (
-        f"{_place(hit.chunk, hit.chunk.start)}  ({hit.score:.2f})\n    {one_line(hit.chunk.text)}"
-    )
+    return f"{_place(hit.chunk, hit.chunk.start)}  ({hit.score:.2f})\n    {one_line(hit.chunk.text)}"
 
 
 def place(citation: Citation) -> str:

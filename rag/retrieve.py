@@ -36,14 +36,10 @@ class RetrieveOptions:
     def __post_init__(self) -> None:
         n, most = self.passages, self.candidates
         if not 1 <= n <= most:
-            raise UserError(
-                "[retrieve] passages is {n}; need 1 to {most} (candidates)", n=n, most=most
-            )
+            raise UserError("[retrieve] passages is {n}; need 1 to {most} (candidates)", n=n, most=most)
 
 
-def rank(
-    query: Query, vector: Vector, store: Store, norm: ScoreNorm, *, candidates: int
-) -> Ranking:
+def rank(query: Query, vector: Vector, store: Store, norm: ScoreNorm, *, candidates: int) -> Ranking:
     """The chunks that any of the three searches finds, by fused score; `vector` is the question's."""
     centred = norm.centred(query.script, vector)
     dense = store.search_dense(centred, candidates)
@@ -53,8 +49,7 @@ def rank(
     words, bigrams = (_aligned(keys, each) for each in lexical)
     chunks = store.count()
     masses = (
-        mass(store.doc_freq(sorted(set(query.content.of(field))), field=field), chunks)
-        for field in FIELDS
+        mass(store.doc_freq(sorted(set(query.content.of(field))), field=field), chunks) for field in FIELDS
     )
     scores = fuse(SearchScores(similarity, words, bigrams, *masses))
     order = np.argsort(-scores, kind="stable")
@@ -143,9 +138,7 @@ def best_of_passages(ranking: Ranking, store: Store, limit: int) -> tuple[list[H
         return hits_left, passages
 
 
-def citation(
-    number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk
-) -> Citation:
+def citation(number: int, passage: Passage, start: int, end: int, store: Store, nearest: Chunk) -> Citation:
     """The citation of characters [start, end) of a passage, with the chunk that contains the first;
     `nearest` if the passage has been removed meanwhile."""
     first = passage.start + start

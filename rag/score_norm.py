@@ -69,9 +69,7 @@ class ScoreNorm:
         )
 
 
-def measure(
-    questions: Mapping[Script, Vectors], sample: Vectors, texts: Sequence[str]
-) -> ScoreNorm:
+def measure(questions: Mapping[Script, Vectors], sample: Vectors, texts: Sequence[str]) -> ScoreNorm:
     """Means, spreads and native scripts; the levels are 0.
 
     `questions` are the vectors of `unrelated_questions`, (n, dim) each. `sample` are the vectors of

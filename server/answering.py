@@ -59,9 +59,7 @@ class Answerer:
     local_queue: FairQueue
     remote_queue: FairQueue
 
-    async def search(
-        self, question: str, base: str, limit: int, who: Principal
-    ) -> schemas.SearchResponse:
+    async def search(self, question: str, base: str, limit: int, who: Principal) -> schemas.SearchResponse:
         """The best passages, even if they do not answer the question."""
 
         def work() -> schemas.SearchResponse:
@@ -75,9 +73,7 @@ class Answerer:
         async with self.search_queue.slot(who.id):
             return await in_thread(work)
 
-    async def stream(
-        self, question: UserQuestion, who: Principal, say: Translator
-    ) -> AsyncGenerator[Event]:
+    async def stream(self, question: UserQuestion, who: Principal, say: Translator) -> AsyncGenerator[Event]:
         """The passages, the text piece by piece, the answer. Closing it frees the slot."""
         with ExitStack() as stack:
             opening = self.knowledge_bases.open(question.base)
@@ -85,9 +81,7 @@ class Answerer:
             queue, generator = self._writer(pipeline.generator)
             async with queue.slot(who.id):
                 trace, seconds = secrets.token_hex(12), dict[str, float]()
-                pipeline = replace(
-                    pipeline, observe=seconds.__setitem__, say=say, generator=generator
-                )
+                pipeline = replace(pipeline, observe=seconds.__setitem__, say=say, generator=generator)
                 async with aclosing(_pieces(pipeline, question)) as pieces:
                     found = await anext(pieces)
                     assert isinstance(found, Retrieved)
@@ -99,9 +93,7 @@ class Answerer:
                         else:
                             yield schemas.PieceEvent(text=str(piece))
 
-    async def answer(
-        self, question: UserQuestion, who: Principal, say: Translator
-    ) -> schemas.AnswerResponse:
+    async def answer(self, question: UserQuestion, who: Principal, say: Translator) -> schemas.AnswerResponse:
         """The last event of `stream`."""
         async with aclosing(self.stream(question, who, say)) as events:
             last = [event async for event in events][-1]
@@ -126,9 +118,7 @@ class Answerer:
             self.metrics.tokens.labels("written").inc(tokens.written)
         record = trace_record(found, seconds, question.history, answer)
         self._record("ask", trace, question.base, pipeline, found.sequence, record)
-        return schemas.AnswerResponse.of(
-            answer, found, tokens, pipeline.say, trace=trace, base=question.base
-        )
+        return schemas.AnswerResponse.of(answer, found, tokens, pipeline.say, trace=trace, base=question.base)
 
     def _record(
         self, kind: Kind, trace: str, base: str, pipeline: Pipeline, sequence: int,
@@ -166,9 +156,7 @@ def usage(question: UserQuestion, pipeline: Pipeline, answer: Answer) -> schemas
     return schemas.UsageResponse(read=read, written=written, cut=False)
 
 
-async def _pieces(
-    pipeline: Pipeline, question: UserQuestion
-) -> AsyncGenerator[Retrieved | str | Answer]:
+async def _pieces(pipeline: Pipeline, question: UserQuestion) -> AsyncGenerator[Retrieved | str | Answer]:
     """`Pipeline.stream`, each step in a thread. Closing it stops the generator."""
     pieces = pipeline.stream(question.question, question.history, question.sampling)
     try:

@@ -48,10 +48,7 @@ class Principal:
 
     def may(self, scope: Scope, base: str | None = None) -> bool:
         """Whether it has `scope` for a knowledge base, or, with None, for the whole server."""
-        return any(
-            RANKS[grant.scope] >= RANKS[scope] and grant.base in (ANY, base)
-            for grant in self.grants
-        )
+        return any(RANKS[grant.scope] >= RANKS[scope] and grant.base in (ANY, base) for grant in self.grants)
 
     def scopes(self, base: str | None = None) -> list[Scope]:
         return [scope for scope in RANKS if self.may(scope, base)]
@@ -113,9 +110,7 @@ class Keys:
         """Revoke a key by its id, or by its name if only one usable key has it."""
         found = [key for key in self.all() if which in (key.id, key.name) and key.revoked is None]
         if not found:
-            raise UserError(
-                "no usable key is called {which}; rag keys list shows them", which=which
-            )
+            raise UserError("no usable key is called {which}; rag keys list shows them", which=which)
         if len(found) > 1:
             raise UserError(
                 "{count} keys are called {which}; name one by its id: {ids}",
@@ -128,9 +123,7 @@ class Keys:
     def authenticate(self, token: str) -> Principal | None:
         """The owner of a key; None if it is unknown, wrong or revoked."""
         match = _TOKEN.fullmatch(token)
-        row = match and self._database.row(
-            "SELECT * FROM keys WHERE id = ? AND revoked IS NULL", (match[1],)
-        )
+        row = match and self._database.row("SELECT * FROM keys WHERE id = ? AND revoked IS NULL", (match[1],))
         # An unknown id takes the same steps as a wrong secret.
         digest = sha256((match[2] if match else "").encode()).digest()
         equal = hmac.compare_digest(row["digest"] if row else bytes(32), digest)

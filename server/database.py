@@ -23,9 +23,7 @@ class Database:
         with failures_named(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
-            self._sql = sqlite3.connect(
-                path, timeout=10, isolation_level=None, check_same_thread=False
-            )
+            self._sql = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         self._sql.row_factory = sqlite3.Row
         self._lock = threading.RLock()
         synchronous = f"synchronous={'FULL' if durable else 'NORMAL'}"

@@ -44,14 +44,9 @@ Responses = dict[int | str, dict[str, Any]]
 RETRY_AFTER: dict[str, Any] = {
     "Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer"}}
 }
-_EVENT = {
-    "event": {"type": "string"},
-    "data": {"type": "string", "contentMediaType": "application/json"},
-}
+_EVENT = {"event": {"type": "string"}, "data": {"type": "string", "contentMediaType": "application/json"}}
 EVENT_STREAM: dict[str, Any] = {
-    "text/event-stream": {
-        "itemSchema": {"type": "object", "properties": _EVENT, "required": ["data"]}
-    }
+    "text/event-stream": {"itemSchema": {"type": "object", "properties": _EVENT, "required": ["data"]}}
 }
 
 
@@ -113,9 +108,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods(app, request))
         problem = UserError("{problem}", problem=error.detail)
-        return error_response(
-            request.state.say, error.status_code, problem, "http", headers=headers
-        )
+        return error_response(request.state.say, error.status_code, problem, "http", headers=headers)
 
     def bug(request: Request, error: Exception) -> JSONResponse:
         number = request.state.request

@@ -21,9 +21,7 @@ class QueueFull(UserError):
     """The queue has no room; the client may try again in `seconds`."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(
-            "too many questions are waiting; try again in {seconds} s", seconds=seconds
-        )
+        super().__init__("too many questions are waiting; try again in {seconds} s", seconds=seconds)
         self.seconds = seconds
 
 

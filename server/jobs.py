@@ -46,9 +46,7 @@ class Jobs:
         file has the same name, because one would replace the other.
         """
         if not problem and digests.get(upload.name, upload.digest) != upload.digest:
-            raise UserError(
-                "another file of this upload is called {name}; rename one", name=upload.name
-            )
+            raise UserError("another file of this upload is called {name}; rename one", name=upload.name)
         state = "refused" if problem else "waiting"
         self._database.execute(
             "INSERT INTO files (job, position, name, digest, size, state, problem, problem_zh)"
@@ -59,8 +57,7 @@ class Jobs:
     def queue(self, job: str) -> None:
         """Release a complete upload to the workers."""
         self._database.execute(
-            "UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ? AND state = 'receiving'",
-            (job,),
+            "UPDATE jobs SET state = 'queued', worker = NULL WHERE id = ? AND state = 'receiving'", (job,)
         )
 
     def cancel_abandoned_uploads(self) -> None:
@@ -84,8 +81,7 @@ class Jobs:
     def newest(self, bases: Iterable[str]) -> list[sqlite3.Row]:
         """The newest `LIST_LIMIT` jobs of these knowledge bases, newest first."""
         return self._database.rows(
-            "SELECT * FROM jobs WHERE base IN (SELECT value FROM json_each(?))"
-            " ORDER BY created DESC LIMIT ?",
+            "SELECT * FROM jobs WHERE base IN (SELECT value FROM json_each(?)) ORDER BY created DESC LIMIT ?",
             (json.dumps([*bases]), LIST_LIMIT),
         )
 
@@ -159,8 +155,7 @@ class Jobs:
                 _end(sql, job, "cancelled")
             elif attempts >= MAX_ATTEMPTS:
                 problem = Translatable(
-                    "its worker died {attempts} times; upload the files in smaller batches",
-                    attempts=attempts,
+                    "its worker died {attempts} times; upload the files in smaller batches", attempts=attempts
                 )
                 _end(sql, job, "failed", problem)
             else:

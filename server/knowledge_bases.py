@@ -265,9 +265,7 @@ class KnowledgeBases:
                 (work / SETTINGS).write_text(f'[store]\nurl = "{address}"\n', "utf-8")
             try:
                 config, cache = self.config(work), self.options.cache
-                open_writer(
-                    config, embedder=embedder, cache=cache, open_encoder=self.encoder
-                ).store.close()
+                open_writer(config, embedder=embedder, cache=cache, open_encoder=self.encoder).store.close()
                 write_settings(work, request, self.options, config.generate)
                 with self.replica.lock("creating a knowledge base"):
                     if target.exists() or target.is_symlink():

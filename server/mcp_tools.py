@@ -21,8 +21,7 @@ from server.state import RequestContext, ServerState
 
 # Without the pattern of `schemas.Question`: a blank question gets a message in the caller's language.
 Question = Annotated[
-    str,
-    Field(description="The question, in any language", min_length=1, max_length=LONGEST_QUESTION),
+    str, Field(description="The question, in any language", min_length=1, max_length=LONGEST_QUESTION)
 ]
 Name = Annotated[schemas.BaseName, Field(description="A name from list_knowledge_bases")]
 Limit = Annotated[int, Field(description="How many passages", ge=1, le=50)]

@@ -265,9 +265,7 @@ class AccessMiddleware:
         this server (DNS rebinding)."""
         host = headers.get("host", "")
         if check_host and _host_name(host) not in (*LOOPBACK, *self.options.hosts):
-            message = Translatable(
-                "this server is not {host!r}; start it with --allow-host", host=host[:100]
-            )
+            message = Translatable("this server is not {host!r}; start it with --allow-host", host=host[:100])
             raise AccessDenied(421, "unknown_host", message)
         if method in SAFE:
             return

@@ -78,9 +78,7 @@ class LocalGenerator:
 
 def model_loader(cache: Path, note: Callable[[str], None]) -> Loader:
     """Loads models like the command line; a model of a hub is downloaded into `cache`."""
-    return lambda options: load(
-        options, cache=cache / "models", progress=lambda share: None, note=note
-    )
+    return lambda options: load(options, cache=cache / "models", progress=lambda share: None, note=note)
 
 
 CACHE_BYTES = 64 * 1024 * 1024
@@ -103,13 +101,9 @@ class CachedEmbedder:
         self.embed_query = embedder.embed_query
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        keys = [
-            blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts
-        ]
+        keys = [blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
         with self._lock:  # a vector that is used moves to the end of the cache
-            vectors = {
-                key: self._cache.pop(key) for key in dict.fromkeys(keys) if key in self._cache
-            }
+            vectors = {key: self._cache.pop(key) for key in dict.fromkeys(keys) if key in self._cache}
             self._cache |= vectors
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
         if new:

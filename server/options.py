@@ -33,9 +33,7 @@ class ServerOptions:
         default=LOOPBACK[0],
     )  # fmt: skip
     port: int = option("--port", "0: any free one.", default=8765)
-    adapters: Path | None = option(
-        "--adapters DIR", "A folder of adapters that knowledge bases may choose."
-    )
+    adapters: Path | None = option("--adapters DIR", "A folder of adapters that knowledge bases may choose.")
     embedders: tuple[str, ...] = option(
         "--embedder NAME",
         "An encoder that new knowledge bases may choose; can be repeated, the first is usual.",
@@ -82,8 +80,7 @@ class ServerOptions:
                 parse_address(f"{self.store}/kb")
             except UserError as problem:
                 raise UserError(
-                    "store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE",
-                    url=self.store,
+                    "store is {url}; need milvus://HOST:19530 or milvus://HOST:19530/DATABASE", url=self.store
                 ) from problem
         for name in ("slots", "queue", "largest_upload", "largest_batch", "most_files", "traces"):
             value = getattr(self, name)
@@ -106,9 +103,7 @@ def adapter_names(adapters: Path | None) -> list[str]:
     """Names of the adapters in a folder."""
     if adapters is None or not adapters.is_dir():
         return []
-    return sorted(
-        path.name for path in adapters.iterdir() if (path / "adapter_config.json").is_file()
-    )
+    return sorted(path.name for path in adapters.iterdir() if (path / "adapter_config.json").is_file())
 
 
 def check_choice(kind: str, name: str, choices: Sequence[str]) -> None:

@@ -82,9 +82,7 @@ class Traces:
     def __init__(self, database: Database, limit: int = 1) -> None:
         self._database, self.limit = database, limit
 
-    def add(
-        self, kind: Kind, *, trace: str, base: str, sequence: int, record: dict[str, Any]
-    ) -> None:
+    def add(self, kind: Kind, *, trace: str, base: str, sequence: int, record: dict[str, Any]) -> None:
         text = json.dumps(record, ensure_ascii=False)
         with self._database.change() as sql:
             (number,) = sql.execute("SELECT coalesce(max(number), 0) + 1 FROM traces").fetchone()
@@ -106,10 +104,7 @@ class Traces:
 
     def delete_documents(self, base: str, documents: Iterable[str]) -> None:
         """Delete all traces that hold text of these documents of `base`."""
-        query = (
-            "DELETE FROM traces WHERE base = ?"
-            " AND id IN (SELECT trace FROM quoted WHERE document = ?)"
-        )
+        query = "DELETE FROM traces WHERE base = ? AND id IN (SELECT trace FROM quoted WHERE document = ?)"
         with self._database.change() as sql:
             sql.executemany(query, ((base, document) for document in documents))
         self._database.shred()

@@ -125,10 +125,7 @@ class Worker:
     def _ingest(self, job: Row) -> None:
         path = folder_of(self.options.data, job["base"])
         writer = open_writer(
-            read_config(path),
-            embedder=None,
-            cache=self.options.cache,
-            open_encoder=self._open_encoder,
+            read_config(path), embedder=None, cache=self.options.cache, open_encoder=self._open_encoder
         )
         with (
             writer.store as store,
@@ -202,9 +199,7 @@ class WorkerSupervisor:
         self.options = options
         self.process: subprocess.Popen[str] | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._supervise, name="worker supervisor", daemon=True
-        )
+        self._thread = threading.Thread(target=self._supervise, name="worker supervisor", daemon=True)
 
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None

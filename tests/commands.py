@@ -53,18 +53,14 @@ class Command:
         return CompletedProcess(self.words, self.process.exitcode or 0, out, err)
 
 
-def start(
-    *words: object, environment: Mapping[str, str], stdin: str = "", offline: bool = False
-) -> Command:
+def start(*words: object, environment: Mapping[str, str], stdin: str = "", offline: bool = False) -> Command:
     """Begin `rag WORDS...` with these variables of the environment over this process's own, but
     for the knowledge base that a person may have chosen; `offline`: it may not connect to anything."""
     files = Path(tempfile.mkdtemp())
     (files / "in").write_text(stdin, "utf-8")
     typed = tuple(map(str, words))
     whole = {name: value for name, value in os.environ.items() if name != "RAG_KB"}
-    process = processes.Process(
-        target=_main, args=(typed, whole | dict(environment), files, offline)
-    )
+    process = processes.Process(target=_main, args=(typed, whole | dict(environment), files, offline))
     process.start()
     return Command(typed, process, files)
 

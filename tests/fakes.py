@@ -37,9 +37,7 @@ class HashEmbedder:
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         for text in texts:
             if len(text) > self.max_tokens:
-                raise ValueError(
-                    f"a text of {len(text)} tokens; the window holds {self.max_tokens}"
-                )
+                raise ValueError(f"a text of {len(text)} tokens; the window holds {self.max_tokens}")
         self.embedded += texts
         return np.array([self._vector(text) for text in texts], np.float32).reshape(-1, self.dim)
 

@@ -65,9 +65,7 @@ def test_every_python_child_ignores_the_current_folder() -> None:
             match node:
                 case ast.Attribute(ast.Name("sys"), "executable"):
                     used += 1
-                case ast.List(
-                    [ast.Attribute(ast.Name("sys"), "executable"), ast.Constant("-P"), *_]
-                ):
+                case ast.List([ast.Attribute(ast.Name("sys"), "executable"), ast.Constant("-P"), *_]):
                     safe += 1
     assert used == safe == len(PLACES - {"ingest/ray_pipeline.py"})
 
@@ -100,7 +98,5 @@ def test_the_servers_worker_runs_ours(folder: Path, tmp_path: Path) -> None:
 
 
 def test_workers_on_ray_import_ours(folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", ON_RAY], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-P", "-c", ON_RAY], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == str(ROOT / "ingest" / "__init__.py"), done.stderr

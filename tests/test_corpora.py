@@ -32,9 +32,7 @@ def normal(text: str) -> str:
 
 
 def count(questions: list[dict], **wanted: object) -> int:
-    return sum(
-        all(question[key] == value for key, value in wanted.items()) for question in questions
-    )
+    return sum(all(question[key] == value for key, value in wanted.items()) for question in questions)
 
 
 def quotes_by_document(corpus: Path) -> dict[str, list[str]]:
@@ -155,9 +153,7 @@ def test_eval_mini_is_a_valid_evaluation_set():
     assert header == "query-id\tcorpus-id\tscore"
     assert (len(passages), len(queries)) == (40, 30)
     assert len({normal(passage["text"]) for passage in passages.values()}) == 40
-    assert {query for query, _, _ in pairs} == {
-        i for i, query in queries.items() if query["answerable"]
-    }
+    assert {query for query, _, _ in pairs} == {i for i, query in queries.items() if query["answerable"]}
     assert sum(not query["answerable"] for query in queries.values()) == 6
     for query, passage, score in pairs:
         assert score == "1"

@@ -23,9 +23,7 @@ READMES = ("README.md", "README.zh-CN.md")
 SETTINGS = ("docs/settings.md", "docs/settings.zh-CN.md")
 FIGURES = ("docs/figures.md", "docs/figures.zh-CN.md")
 PAGES = sorted(
-    str(path.relative_to(ROOT))
-    for pattern in ("*.md", "docs/**/*.md")
-    for path in ROOT.glob(pattern)
+    str(path.relative_to(ROOT)) for pattern in ("*.md", "docs/**/*.md") for path in ROOT.glob(pattern)
 )
 
 
@@ -50,9 +48,7 @@ def test_the_reference_is_what_help_says(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_names_commands_options_and_files_that_exist(page: str) -> None:
-    sections = dict(
-        re.findall(r"^## rag ([^\n]+)\n\n```text\n(.*?)```", read("docs/cli.md"), re.M | re.S)
-    )
+    sections = dict(re.findall(r"^## rag ([^\n]+)\n\n```text\n(.*?)```", read("docs/cli.md"), re.M | re.S))
     for command, options in commands(page):
         known = set(re.findall(r"--[a-z][a-z-]*", sections[command]))
         assert options <= known, command

@@ -122,9 +122,7 @@ def test_a_refusal_before_generation_does_not_even_load_the_model(pipeline: Pipe
         raise AssertionError("loaded")
 
     strict = Curve(0.98, -1.35, 0.999)
-    lazy = replace(
-        pipeline, generator=LazyGenerator("tiny", load), calibration=Calibration(strict, strict)
-    )
+    lazy = replace(pipeline, generator=LazyGenerator("tiny", load), calibration=Calibration(strict, strict))
     assert lazy.ask("xyzzy plugh quux?").refused
 
 
@@ -143,9 +141,7 @@ def test_a_seed_gives_one_answer(pipeline: Pipeline) -> None:
     assert len({ask(seed).text for seed in range(6)}) > 1
 
 
-def test_closing_the_stream_stops_the_model(
-    pipeline: Pipeline, generator: ChatGLMGenerator
-) -> None:
+def test_closing_the_stream_stops_the_model(pipeline: Pipeline, generator: ChatGLMGenerator) -> None:
     steps: list[int] = []
     handle = generator.model.register_forward_pre_hook(lambda *_: steps.append(1))
     pieces = pipeline.stream(question("丁"))
@@ -211,8 +207,7 @@ def test_settings_may_name_the_model(kb: dict[str, str], tiny: Path) -> None:
     settings = database.parent / "rag.toml"
     before = settings.read_text("utf-8")
     settings.write_text(
-        f'{before}[generate]\nmodel = "{tiny}"\nquant = "none"\ntemperature = 0\n'
-        "max_new_tokens = 30\n",
+        f'{before}[generate]\nmodel = "{tiny}"\nquant = "none"\ntemperature = 0\nmax_new_tokens = 30\n',
         "utf-8",
     )
     try:
@@ -255,9 +250,7 @@ def test_an_adapter_changes_the_answer_and_a_dead_one_is_refused(
         (["--max-new-tokens", "100000"], "100000"),
     ],
 )
-def test_a_wrong_option_is_one_line(
-    kb: dict[str, str], tiny: Path, options: list[str], told: str
-) -> None:
+def test_a_wrong_option_is_one_line(kb: dict[str, str], tiny: Path, options: list[str], told: str) -> None:
     done = rag(kb, "ask", "--model", str(tiny), *options, question("甲"))
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]

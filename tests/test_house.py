@@ -19,13 +19,12 @@ TOP = {
     "constraints.txt", "corpora", "docs", "finetune", "ingest", "pyproject.toml", "rag", "server",
     "tests",
 }  # fmt: skip
-MOST_LINES, MOST_FILES = 34_200, 175  # lines: 32,000 is the aim after the moves, 41,208 it was
+MOST_LINES, MOST_FILES = 32_000, 175
 LONGEST, SHORTEST = 500, 60  # lines of a file
 MAY_BE_SHORT = {"__init__", "__main__", "errors"}
 MOST_PARAMETERS = 12
 DRAWERS = re.compile(
-    r"^(utils?|helpers?|managers?|handlers?|services?|base|common|misc|core|factory)$",
-    re.IGNORECASE,
+    r"^(utils?|helpers?|managers?|handlers?|services?|base|common|misc|core|factory)$", re.IGNORECASE
 )
 HEAVY = (
     "torch", "transformers", "sentence_transformers", "faiss", "tantivy", "onnxruntime", "onnx",
@@ -41,19 +40,13 @@ def trees() -> list[tuple[str, ast.Module]]:
 
 def loaded_after(code: str) -> set[str]:
     """The top-level modules in a fresh interpreter after `code`."""
-    script = (
-        f"{code}\nimport sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    script = f"{code}\nimport sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
 def test_the_top_level_is_the_agreed_list() -> None:
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode == 0:
         assert {line.partition("/")[0].strip('"') for line in tracked.stdout.splitlines()} == TOP
 
@@ -119,16 +112,11 @@ def test_no_broad_except_pickle_or_eval() -> None:
             if isinstance(node, ast.ExceptHandler):
                 caught = ast.unparse(node.type) if node.type else "everything"
                 raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
-                if caught in ("everything", "Exception") or (
-                    caught == "BaseException" and not raises
-                ):
+                if caught in ("everything", "Exception") or (caught == "BaseException" and not raises):
                     bad.append(f"{name}:{node.lineno} catches {caught}")
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "print"):
                 bad.append(f"{name}:{node.lineno} calls {ast.unparse(node.func)}")
-            if isinstance(node, ast.Import) and {a.name for a in node.names} & {
-                "pickle",
-                "marshal",
-            }:
+            if isinstance(node, ast.Import) and {a.name for a in node.names} & {"pickle", "marshal"}:
                 bad.append(f"{name}:{node.lineno} imports pickle")
     assert bad == []
 
@@ -143,15 +131,12 @@ def test_the_environment_is_read_by_the_command_line_alone() -> None:
             for node in ast.walk(tree)
         )
     ]
-    assert (
-        reading
-        == [
-            "ingest/ray_pipeline.py",  # tells Ray what it takes from nowhere else, and takes it back
-            "ingest/sandbox.py",  # hands a cleaned environment to its child
-            "ingest/store/milvus/client.py",  # a key is read where it is sent, so that no option holds it
-            "rag/endpoint/generator.py",  # the same
-        ]
-    )
+    assert reading == [
+        "ingest/ray_pipeline.py",  # tells Ray what it takes from nowhere else, and takes it back
+        "ingest/sandbox.py",  # hands a cleaned environment to its child
+        "ingest/store/milvus/client.py",  # a key is read where it is sent, so that no option holds it
+        "rag/endpoint/generator.py",  # the same
+    ]
 
 
 def test_help_loads_nothing_heavy() -> None:

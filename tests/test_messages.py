@@ -39,17 +39,13 @@ def test_every_message_has_a_translation_and_no_translation_is_unused(
 
 
 def test_a_translation_has_the_fields_of_its_template(translations: dict[str, str]) -> None:
-    assert {
-        text for text, chinese in translations.items() if fields(text) != fields(chinese)
-    } == set()
+    assert {text for text, chinese in translations.items() if fields(text) != fields(chinese)} == set()
 
 
 def test_the_compiled_catalog_is_that_of_the_translations(translations: dict[str, str]) -> None:
     with messages.CATALOG.with_suffix(".mo").open("rb") as file:
         compiled = GNUTranslations(file)
-    assert {text: compiled.gettext(text) for text in translations} == translations, (
-        "run: make messages"
-    )
+    assert {text: compiled.gettext(text) for text in translations} == translations, "run: make messages"
 
 
 def test_templates_are_found_in_every_form_that_the_code_uses(templates: set[str]) -> None:

@@ -116,12 +116,7 @@ def _tokenizer(folder: Path, dice: random.Random) -> ChatGLMTokenizer:
     factory. And a title is two tokens with the blank before it, for else the number of a passage
     would stand as far before its factory as the question's factory before the answer's.
     """
-    words = [
-        "厂",
-        NOT_FOUND["han"].rstrip("。"),
-        *PARTS,
-        *(fact(name, "")[:-1] for name in FACTORIES),
-    ]
+    words = ["厂", NOT_FOUND["han"].rstrip("。"), *PARTS, *(fact(name, "")[:-1] for name in FACTORIES)]
     rows = [row(dice) for _ in range(200)]
     texts = [f"{messages[-1].text}\n{answer}" for messages, answer in rows]
     sentencepiece.SentencePieceTrainer.train(

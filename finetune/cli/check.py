@@ -73,8 +73,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
         broken = [source for source in bad if name in (source, source.rpartition(":")[2])]
         if not shown and not broken:
             raise UserError(
-                "there is no row {name} (or it is blank); --row is a row's number, or FILE:NUMBER",
-                name=name,
+                "there is no row {name} (or it is blank); --row is a row's number, or FILE:NUMBER", name=name
             )
         for source in broken:
             out(f"{source}: {say(bad[source].text)}")
@@ -169,9 +168,7 @@ def check(
         ),
         least=1,
     ),
-    row: list[str] | None = option(
-        "--row N|FILE:N", "Show this row's tokens and which of them are learnt."
-    ),
+    row: list[str] | None = option("--row N|FILE:N", "Show this row's tokens and which of them are learnt."),
     columns: Columns,
     reports: ReportOptions,
 ) -> None:
@@ -181,9 +178,7 @@ def check(
 
     wanted = row or []
     if wanted and model is None:
-        raise UserError(
-            "--row shows tokens, which need a tokenizer; name a model's folder with --model"
-        )
+        raise UserError("--row shows tokens, which need a tokenizer; name a model's folder with --model")
     reports.check()
     if template not in TEMPLATES:
         known = " | ".join(TEMPLATES)
@@ -212,8 +207,7 @@ def check(
     reports.write(diagnosis, views)
     if diagnosis.bad:
         raise UserError(
-            "{bad} of {rows} rows are bad; correct them, or leave them out of a training with "
-            "--skip-bad",
+            "{bad} of {rows} rows are bad; correct them, or leave them out of a training with --skip-bad",
             bad=diagnosis.bad,
             rows=diagnosis.rows,
         )

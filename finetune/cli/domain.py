@@ -57,15 +57,11 @@ class DomainOptions:
         most=0.9,
     )
     questions: int = option(
-        "--questions N",
-        "The number of held-out questions that are asked, at most.",
-        default=200,
-        least=1,
+        "--questions N", "The number of held-out questions that are asked, at most.", default=200, least=1
     )
     general: str | None = option(
         "--general --mix FILE:SHARE",
-        "Rows about other things, against forgetting: this share of each step; some are asked "
-        "afterwards.",
+        "Rows about other things, against forgetting: this share of each step; some are asked afterwards.",
     )
     learning_rate: float | None = option(
         "--learning-rate --lr X", "The highest learning rate; 1e-4 if left out."
@@ -157,8 +153,7 @@ def _ingest(paths: list[Path], config: "Config", kb: str) -> "tuple[Document, ..
         documents = tuple(store.documents())
     if not documents:
         raise UserError(
-            "the knowledge base {kb} holds no document; name files and folders that can be read",
-            kb=kb,
+            "the knowledge base {kb} holds no document; name files and folders that can be read", kb=kb
         )
     return documents
 
@@ -198,9 +193,7 @@ def _train(run: "DomainRun", model: Path, options: TrainOptions, device: str) ->
     train(model, data, options, run.adapter, device=device, resume=True)
 
 
-def _evaluate(
-    run: "DomainRun", config: "Config", models: ComparedModels, *, limit: int, seed: int
-) -> None:
+def _evaluate(run: "DomainRun", config: "Config", models: ComparedModels, *, limit: int, seed: int) -> None:
     """Ends the command with the exit code of `rag finetune eval` if the adapter is not better."""
     general = run.rows / "general-heldout.jsonl"
     try:

@@ -73,9 +73,7 @@ class ComparedModels(ModelOptions):
     """The base and the adapter. Both reply greedily: nothing is drawn."""
 
     model: str = option("--model MODEL", "The base: a folder, or a name on a hub.", default=...)
-    adapter: str = option(
-        "--adapter DIR", "The adapter that is tried: LoRA or P-Tuning.", default=...
-    )
+    adapter: str = option("--adapter DIR", "The adapter that is tried: LoRA or P-Tuning.", default=...)
     max_new_tokens: int = option(
         "--max-new-tokens N", "The length of an answer in tokens, at most.", default=256, least=1
     )
@@ -92,17 +90,13 @@ class ComparisonOptions:
         "--general FILE", "Alpaca rows about other things, which must not be forgotten."
     )
     limit: int | None = option("--limit", "Ask only this many of them.", least=1)
-    resamples: int = option(
-        "--resamples N", "The number of bootstrap resamples.", default=2000, least=100
-    )
+    resamples: int = option("--resamples N", "The number of bootstrap resamples.", default=2000, least=100)
     seed: int = option("--seed", "The seed of drawing and resampling.", default=0)
     json: Path | None = option("--json FILE", "All figures and replies.")
     picture: Path | None = option("--picture FILE", "PNG or SVG of the bars.")
 
 
-@with_options(
-    "Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship."
-)
+@with_options("Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship.")
 def evaluate(
     questions: Path = argument(
         "QUESTIONS", "heldout.jsonl of `grounded`, a set of `rag eval`, or alpaca rows."
@@ -150,9 +144,7 @@ def compare_models(
         show_decision(decision, sum(map(bool, results)))
     else:
         count = len(questions) + len(general)
-        note_message(
-            "stopped after {done} of {count} questions: no decision", done=len(results), count=count
-        )
+        note_message("stopped after {done} of {count} questions: no decision", done=len(results), count=count)
     if options.picture:
         draw(comparisons, options.picture, title=title, say=say)
         note(str(options.picture))
@@ -253,7 +245,6 @@ def ask(
             return results, False
     if not any(results):
         raise UserError(
-            "none of the questions can be asked under these conditions; name others with "
-            "--conditions"
+            "none of the questions can be asked under these conditions; name others with --conditions"
         )
     return results, True

@@ -43,8 +43,7 @@ REJECTIONS = {
 class QuestionOptions:
     limit: int | None = option("--limit N", "Rows in all, at most.", least=1)
     kinds: str | None = option(
-        "--kinds KIND,...",
-        Translatable("Questions to make: {kinds}; default: all but model.", kinds=KINDS),
+        "--kinds KIND,...", Translatable("Questions to make: {kinds}; default: all but model.", kinds=KINDS)
     )
     passages: int | None = option(
         "--passages", "Passages in a prompt; default: the knowledge base's own.", least=1
@@ -63,13 +62,9 @@ class QuestionOptions:
         least=0,
         most=0.9,
     )
-    write_questions: bool = option(
-        "--write-questions", "Let --model write questions too.", default=False
-    )
+    write_questions: bool = option("--write-questions", "Let --model write questions too.", default=False)
     plain: bool = option(
-        "--plain",
-        "Also plain.jsonl: the training questions and answers without passages.",
-        default=False,
+        "--plain", "Also plain.jsonl: the training questions and answers without passages.", default=False
     )
     seed: int = option("--seed", "The same seed gives the same files.", default=0)
 
@@ -86,15 +81,11 @@ class TrainedModel(ModelOptions):
     )
 
 
-@with_options(
-    "Make training rows from a knowledge base: questions, retrieved passages, cited answers."
-)
+@with_options("Make training rows from a knowledge base: questions, retrieved passages, cited answers.")
 def grounded(
     context: typer.Context,
     base: str = argument("KB", "The knowledge base, as for --kb."),
-    folder: Path | None = argument(
-        "OUT", "Folder for train.jsonl and heldout.jsonl.", default=None
-    ),
+    folder: Path | None = argument("OUT", "Folder for train.jsonl and heldout.jsonl.", default=None),
     *,
     kb: str = KB,
     model: Annotated[TrainedModel, ("model",)],
@@ -110,9 +101,7 @@ def grounded(
     write_rows(existing_kb(kb), folder, options, model)
 
 
-def write_rows(
-    config: "Config", folder: Path, options: QuestionOptions, model: ModelOptions
-) -> None:
+def write_rows(config: "Config", folder: Path, options: QuestionOptions, model: ModelOptions) -> None:
     """Write the rows into the new folder, and show what they are."""
     kinds = _kinds(options.kinds, write_questions=options.write_questions)
     if "model" in kinds and not model.model:
@@ -208,9 +197,7 @@ def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:
     for sample in report.samples:
         _show_row(sample)
     if heldout and not report.total("heldout"):
-        note_message(
-            "only one document has questions, so none is held out; all rows are for training"
-        )
+        note_message("only one document has questions, so none is held out; all rows are for training")
     note(str(folder))
 
 

@@ -23,9 +23,7 @@ def merge(
     upstream: bool = option(
         "--upstream", "Write the names and config.json of the original code.", default=False
     ),
-    dtype: str | None = option(
-        "--dtype float32|float16|bfloat16", "Of all weights; default: the model's."
-    ),
+    dtype: str | None = option("--dtype float32|float16|bfloat16", "Of all weights; default: the model's."),
     alpha: float | None = ALPHA,
 ) -> None:
     if dtype not in (None, *DTYPES):
@@ -95,9 +93,7 @@ def _report(result: "MergeResult", adapter: Path) -> None:
         )
 
 
-@with_options(
-    "Write a LoRA adapter with the module names of the original code, or of transformers."
-)
+@with_options("Write a LoRA adapter with the module names of the original code, or of transformers.")
 def export(
     adapter: Path = ADAPTER,
     target: Path = NEW_FOLDER,
@@ -119,6 +115,4 @@ def export(
     result = export(adapter, directory, target, to=to, alpha=alpha)
     for assumption in result.notes:
         note(assumption)
-    out_message(
-        "{target}: {modules} modules under {to} names", target=target, modules=result.modules, to=to
-    )
+    out_message("{target}: {modules} modules under {to} names", target=target, modules=result.modules, to=to)

@@ -27,8 +27,7 @@ class RowOptions:
     """The options of a command line that decide about rows; None if left out."""
 
     template: str | None = option(
-        "--template chat|tutorial",
-        "How a question is put (chat if left out); kept with the adapter.",
+        "--template chat|tutorial", "How a question is put (chat if left out); kept with the adapter."
     )
     max_length: int | None = option(
         "--max-length --max-seq-length N",
@@ -49,8 +48,7 @@ class RowOptions:
     max_target_length: int | None = option(
         "--max-target-length --max-output-length N",
         Translatable(
-            "THUDM's: tokens of an answer ({max_target}); see --max-source-length.",
-            max_target=MAX_TARGET,
+            "THUDM's: tokens of an answer ({max_target}); see --max-source-length.", max_target=MAX_TARGET
         ),
         least=1,
     )
@@ -60,8 +58,7 @@ class RowOptions:
         given = self._given()
         if self.max_length is not None and len(given) > 1:
             raise UserError(
-                "--max-length and {given} are both given; --max-length is both lengths together, so "
-                "give one",
+                "--max-length and {given} are both given; --max-length is both lengths together, so give one",
                 given=given[1],
             )
         most = MAX_LENGTH if self.max_length is None else self.max_length
@@ -94,24 +91,18 @@ class BaseOptions:
 
     quant: str | None = option("--quant none|int8|int4|nf4", "How the base's weights are held.")
     device: str | None = option("--device cpu|cuda", "Where to train; a GPU if there is one.")
-    fp16: bool = option(
-        "--fp16/--no-fp16", "The base in float16, with a scaled loss.", default=False
-    )
+    fp16: bool = option("--fp16/--no-fp16", "The base in float16, with a scaled loss.", default=False)
     bf16: bool = option(
         "--bf16/--no-bf16", "The base in bfloat16 (default on GPUs that have it).", default=False
     )
-    fp32: bool = option(
-        "--fp32/--no-fp32", "The base in float32 (default on the CPU).", default=False
-    )
+    fp32: bool = option("--fp32/--no-fp32", "The base in float32 (default on the CPU).", default=False)
     quantization_bit: int | None = option("--quantization-bit 4|8", "THUDM's name: int4 or int8.")
     load_in_8bit: bool = option(
         "--load-in-8bit/--no-load-in-8bit",
         "The same as --quant int8: bitsandbytes on a GPU, codes of our own on the CPU.",
         default=False,
     )
-    load_in_4bit: bool = option(
-        "--load-in-4bit/--no-load-in-4bit", "The same as --quant nf4.", default=False
-    )
+    load_in_4bit: bool = option("--load-in-4bit/--no-load-in-4bit", "The same as --quant nf4.", default=False)
 
     def find_device(self) -> str:
         """`cpu` or `cuda`; `UserError` for another, or for a GPU that torch does not find."""
@@ -119,9 +110,7 @@ class BaseOptions:
 
         chosen = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
-            raise UserError(
-                "--device is {chosen}; need cpu, or cuda if torch finds a GPU", chosen=chosen
-            )
+            raise UserError("--device is {chosen}; need cpu, or cuda if torch finds a GPU", chosen=chosen)
         return chosen
 
     def dtype(self, device: str) -> Any:
@@ -132,8 +121,7 @@ class BaseOptions:
         chosen = [name for name, on in flags if on]
         if len(chosen) > 1:
             raise UserError(
-                "{dtypes:and} contradict each other; give one of --fp16, --bf16, --fp32",
-                dtypes=chosen,
+                "{dtypes:and} contradict each other; give one of --fp16, --bf16, --fp32", dtypes=chosen
             )
         if chosen:
             return chosen[0]
@@ -149,9 +137,7 @@ class BaseOptions:
         flags = ("int8" if self.load_in_8bit else None, "nf4" if self.load_in_4bit else None)
         chosen = sorted({*filter(None, (self.quant, by_bit.get(bit or 0), *flags))})
         if len(chosen) > 1:
-            raise UserError(
-                "the options ask for the base as {names:and}; give one of them", names=chosen
-            )
+            raise UserError("the options ask for the base as {names:and}; give one of them", names=chosen)
         return chosen[0] if chosen else "none"
 
 
@@ -161,28 +147,21 @@ class MethodOptions:
         "--pre-seq-len N", "P-Tuning v2 instead of LoRA, with a prefix of this many tokens."
     )
     prefix_projection: bool = option(
-        "--prefix-projection/--no-prefix-projection",
-        "Compute the prefix by a small network.",
-        default=False,
+        "--prefix-projection/--no-prefix-projection", "Compute the prefix by a small network.", default=False
     )
     learning_rate: float | None = option(
-        "--learning-rate --lr X",
-        "The highest learning rate; 1e-4 for LoRA, 2e-2 for P-Tuning if left out.",
+        "--learning-rate --lr X", "The highest learning rate; 1e-4 for LoRA, 2e-2 for P-Tuning if left out."
     )
 
     def method(self, lora: LoraOptions) -> LoraOptions | PrefixOptions:
         """P-Tuning if a prefix has a length, else LoRA; `UserError` if options of both are given."""
         if self.pre_seq_len is None:
             if self.prefix_projection:
-                raise UserError(
-                    "--prefix-projection is P-Tuning's; add --pre-seq-len 128, or leave it out"
-                )
+                raise UserError("--prefix-projection is P-Tuning's; add --pre-seq-len 128, or leave it out")
             return lora
         for name, on in (("--rslora", lora.rslora), ("--dora", lora.dora)):
             if on:
-                raise UserError(
-                    "{name} is LoRA's and --pre-seq-len is P-Tuning's; choose one", name=name
-                )
+                raise UserError("{name} is LoRA's and --pre-seq-len is P-Tuning's; choose one", name=name)
         return PrefixOptions(self.pre_seq_len, self.prefix_projection)
 
     @property

@@ -83,9 +83,7 @@ class PlaceOptions:
         "--save-path PLACE", "The same as OUT, or as --jsonl if it ends in .jsonl."
     )
     jsonl: Path | None = option("--jsonl FILE", "Write the tutorial's context/target lines here.")
-    overwrite: bool = option(
-        "--overwrite/--no-overwrite", "Replace what is at the place.", default=False
-    )
+    overwrite: bool = option("--overwrite/--no-overwrite", "Replace what is at the place.", default=False)
 
     def split(self, files: list[Path]) -> tuple[list[Path], Path | None, Path | None]:
         """The data, the folder for the tokens and the file for the lines; None: not written."""
@@ -100,9 +98,7 @@ class PlaceOptions:
         return sources, target, jsonl
 
 
-@with_options(
-    "Write training data as tokens that this and other trainers read, or in the tutorial's form."
-)
+@with_options("Write training data as tokens that this and other trainers read, or in the tutorial's form.")
 def prepare(
     files: list[Path] | None = argument(
         "DATA... OUT",
@@ -126,9 +122,7 @@ def prepare(
     if jsonl:
         from finetune.data.tokenize import write_jsonl
 
-        counts = write_jsonl(
-            sources, jsonl, columns=columns, skip_bad=skip_bad, overwrite=overwrite
-        )
+        counts = write_jsonl(sources, jsonl, columns=columns, skip_bad=skip_bad, overwrite=overwrite)
         _report(jsonl, counts, counts.examples)
     if not target or not model:
         return
@@ -158,9 +152,6 @@ def prepare(
 
 def _report(place: Path, counts: "Counts", rows: int) -> None:
     line = say(
-        "{place}: {rows} rows of {examples} examples",
-        place=place,
-        rows=rows,
-        examples=counts.examples,
+        "{place}: {rows} rows of {examples} examples", place=place, rows=rows, examples=counts.examples
     )
     out(line + "".join(say(", ") + each for each in omissions(counts)))

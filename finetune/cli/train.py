@@ -7,15 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, LiteralString
 
-from finetune.cli.options import (
-    DATA_NAMES,
-    TRAINED,
-    BaseOptions,
-    MethodOptions,
-    RowOptions,
-    mixed,
-    within,
-)
+from finetune.cli.options import DATA_NAMES, TRAINED, BaseOptions, MethodOptions, RowOptions, mixed, within
 from finetune.cli.prepare import omissions
 from finetune.options import Columns, Data, LoraOptions, TrainOptions
 from ingest.errors import UserError
@@ -41,8 +33,7 @@ class RunOptions:
     data: tuple[Path, ...] = option(DATA_NAMES, "The same as DATA.", default=())
     mix: str | None = option(
         "--mix FILE:SHARE",
-        "General data against forgetting: this share of each step (0.2 if left out; 0: only "
-        "measured).",
+        "General data against forgetting: this share of each step (0.2 if left out; 0: only measured).",
     )
     resume: bool = option(
         "--resume/--no-resume --resume-from-checkpoint/--no-resume-from-checkpoint",
@@ -66,9 +57,7 @@ class RunOptions:
 )
 def train(
     files: list[Path] | None = argument(
-        "DATA...",
-        "alpaca, ShareGPT or messages files, or a folder that `prepare` wrote.",
-        default=None,
+        "DATA...", "alpaca, ShareGPT or messages files, or a folder that `prepare` wrote.", default=None
     ),
     *,
     model: str = TRAINED,
@@ -85,9 +74,7 @@ def train(
 
     sources = (*(files or ()), *run_options.data)
     if not sources:
-        raise UserError(
-            "no data is given; name files, or a folder that `rag finetune prepare` wrote"
-        )
+        raise UserError("no data is given; name files, or a folder that `rag finetune prepare` wrote")
     if len(sources) == 1 and sources[0].is_dir():
         template, max_length = row_options.form_of_prepared(sources[0])
     else:
@@ -156,8 +143,7 @@ def run(
         time = measure_time(training)
         if main:
             out_message(
-                "{step:.3g} s a step; {speed:,.0f} tokens/s; {total} for {steps} steps and their "
-                "evaluations",
+                "{step:.3g} s a step; {speed:,.0f} tokens/s; {total} for {steps} steps and their evaluations",
                 step=time.step,
                 speed=time.speed,
                 total=timedelta(seconds=round(time.total)),
@@ -321,9 +307,7 @@ class Preview:
         from rag.chatglm.memory import MemoryBudget, gigabytes
 
         kind: Device = "cpu" if device == "cpu" else "cuda"
-        preview = cls(
-            Estimator(read_config(model), options, kind), sets, MemoryBudget.here().on(kind)
-        )
+        preview = cls(Estimator(read_config(model), options, kind), sets, MemoryBudget.here().on(kind))
         one = longest(sets.train)
         wanted = preview.estimator.train(one).total
         if preview.free is None or wanted <= preview.free:
@@ -361,9 +345,7 @@ class Preview:
         parts = say(", ").join(f"{say(title)} {size}" for title, size in sizes)
         free = "?" if self.free is None else gigabytes(self.free)
         total = gigabytes(estimate.total)
-        note_message(
-            "memory: {total} at most ({parts}); {free} free", total=total, parts=parts, free=free
-        )
+        note_message("memory: {total} at most ({parts}); {free} free", total=total, parts=parts, free=free)
         if largest := self.largest():
             option = "--pack-length" if options.packing else "--batch-size"
             beyond = self.free is not None and estimate.total > self.free
@@ -391,9 +373,7 @@ class Preview:
             total = gigabytes(estimate.total).removesuffix(" GB")
             rows.append([name, *_sizes(estimate), total, preview.largest()])
         option = "--pack-length" if options.packing else "--batch-size"
-        out_message(
-            "GB (2^30 bytes) for the heaviest batch, and up to which {option} fits:", option=option
-        )
+        out_message("GB (2^30 bytes) for the heaviest batch, and up to which {option} fits:", option=option)
         table("", [say("options"), *map(say, PARTS.values()), say("all"), say("up to")], rows)
 
 

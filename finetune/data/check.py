@@ -27,9 +27,7 @@ UNLIMITED = 1 << 30
 SAMPLES = 2
 """The number of first rows that are shown by default, beside the longest."""
 # Words that some tokenizer of ChatGLM, or of models that data is often made with, treats as special.
-SPECIAL = re.compile(
-    r"<\|\w+\|>|\[[gs]?MASK\]|</?s>|<[se]op>|<(?:pad|unk|bos|eos)>|\[(?:CLS|SEP|PAD|UNK)\]"
-)
+SPECIAL = re.compile(r"<\|\w+\|>|\[[gs]?MASK\]|</?s>|<[se]op>|<(?:pad|unk|bos|eos)>|\[(?:CLS|SEP|PAD|UNK)\]")
 # C0 except tab and line end, C1, and characters that change the direction of the text around them.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -207,9 +205,7 @@ def _characters(example: Example, max_length: int) -> tuple[list[int], Finding |
     if not max_length or size <= max_length:
         return [size], None
     text = Translatable(
-        "{size} characters, more than {max_length}; --model counts tokens",
-        size=size,
-        max_length=max_length,
+        "{size} characters, more than {max_length}; --model counts tokens", size=size, max_length=max_length
     )
     return [size], Finding(example.source, "long", text)
 

@@ -186,8 +186,7 @@ def write(
 def _batch(block: RowBlock, schema: pa.Schema) -> pa.RecordBatch:
     ends = np.concatenate(([0], np.cumsum(block.lengths))).astype(np.int32)
     columns = [
-        pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
-        for values in (block.ids, block.labels)
+        pa.ListArray.from_arrays(pa.array(ends), pa.array(values)) for values in (block.ids, block.labels)
     ]
     if SEQ_LEN in schema.names:
         # The length of the prompt; the labels begin with its last token.
@@ -203,6 +202,5 @@ def _lists(column: Any) -> Lists:
 
 def damaged_set(folder: Path) -> UserError:
     return UserError(
-        "{folder} is not a whole set of tokens; make it again with: rag finetune prepare",
-        folder=folder,
+        "{folder} is not a whole set of tokens; make it again with: rag finetune prepare", folder=folder
     )

@@ -76,9 +76,7 @@ def conversation(record: Record, columns: Columns = AS_FOUND) -> list[Example]:
     if (role := messages[-1].role) != "assistant":
         raise InvalidRow("the last message is the {role}'s; need the assistant's", role=role)
     if len(context_only) == sum(message.role == "assistant" for message in messages):
-        raise InvalidRow(
-            "every message of the assistant has weight 0; one must be learnt", "missing"
-        )
+        raise InvalidRow("every message of the assistant has weight 0; one must be learnt", "missing")
     whole = row.keys() >= GROUNDED
     return [Example(tuple(messages), "", frozenset(context_only), record.source, whole=whole)]
 
@@ -143,10 +141,7 @@ def _check_turn(role: Role, before: str, number: int) -> None:
     due = "assistant" if before == "user" else "user"
     if role != due and (role != "system" or before):
         text = Translatable(
-            "message {number} is the {role}'s, but it is the {due}'s turn",
-            number=number,
-            role=role,
-            due=due,
+            "message {number} is the {role}'s, but it is the {due}'s turn", number=number, role=role, due=due
         )
         raise InvalidRow(text)
 
@@ -181,9 +176,7 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
                 yield invalid.finding(item.source)
 
 
-def examples(
-    paths: Sequence[Path], *, columns: Columns = AS_FOUND, skip: str = ""
-) -> Iterator[Example]:
+def examples(paths: Sequence[Path], *, columns: Columns = AS_FOUND, skip: str = "") -> Iterator[Example]:
     """The examples of the files; raises `UserError` at the first bad row. `skip` is the option of
     the command that leaves bad rows out, if it has one."""
     for item in read(paths, columns=columns):
@@ -201,8 +194,7 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
     inner = next((field for field, value in rows[0].items() if isinstance(value, list)), None)
     if len(rows) == 1 and inner is not None:
         raise UserError(
-            "{name} is one object, and its rows seem to be in {inner}; write that list alone "
-            "into a file",
+            "{name} is one object, and its rows seem to be in {inner}; write that list alone into a file",
             name=name,
             inner=short_repr(inner),
         )

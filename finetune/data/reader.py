@@ -276,8 +276,7 @@ def _record(source: str, value: Any, decoder: Decoder) -> Record:
 
 def _ended(source: str, line: int, column: int, what: str) -> Finding:
     text = Translatable(
-        "the file breaks at line {line}, column {column} ({what}); nothing from this row on "
-        "can be read",
+        "the file breaks at line {line}, column {column} ({what}); nothing from this row on can be read",
         line=line,
         column=column,
         what=what,

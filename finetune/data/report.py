@@ -119,19 +119,12 @@ TITLES: dict[Problem, Translatable] = {
     "control": Translatable("control characters"),
     "place": Translatable("no place in the template"),
 }
-UNITS: dict[Unit, Translatable] = {
-    "tokens": Translatable("tokens"),
-    "characters": Translatable("characters"),
-}
+UNITS: dict[Unit, Translatable] = {"tokens": Translatable("tokens"), "characters": Translatable("characters")}
 SHARE = 0.99
 """The share of the rows that determines the bins; the few that are much longer share the last one."""
 BINS = 60
 """The most bins of a picture and of the JSON."""
-HEADS = {
-    "--json": (b'{\n "files"',),
-    "--html": (b"<!doctype html>",),
-    "--picture": (b"\x89PNG", b"<?xml"),
-}
+HEADS = {"--json": (b'{\n "files"',), "--html": (b"<!doctype html>",), "--picture": (b"\x89PNG", b"<?xml")}
 """How the files that are written begin."""
 
 
@@ -167,9 +160,7 @@ def record(diagnosis: Diagnosis) -> dict[str, Any]:
         **{n: getattr(diagnosis, n) for n in ("usable", "bad", "warned", "unit", "max_length")},
         "lengths": figures(diagnosis.lengths),
         "histogram": [asdict(bin) for bin in bins(diagnosis.lengths, BINS)],
-        "problems": {
-            problem: {"bad": bad, "warnings": rest} for problem, bad, rest in counts(diagnosis)
-        },
+        "problems": {problem: {"bad": bad, "warnings": rest} for problem, bad, rest in counts(diagnosis)},
         "findings": [
             {"source": f.source, "problem": f.problem, "text": f.text}
             | {"zh": translate(f.text, "zh"), "bad": f.bad}

@@ -149,8 +149,7 @@ def require_examples(counts: Counts) -> None:
     """Raises `UserError` if all rows are bad."""
     if not counts.examples:
         raise UserError(
-            "all rows are bad ({bad}), so none is left to learn; see: rag finetune check",
-            bad=counts.bad,
+            "all rows are bad ({bad}), so none is left to learn; see: rag finetune check", bad=counts.bad
         )
 
 
@@ -217,8 +216,7 @@ def _placing(place: Path) -> Iterator[Path]:
         if error.errno != errno.ENOSPC:
             raise
         raise UserError(
-            "the disk of {parent} is full; make room, or set another place for caches",
-            parent=place.parent,
+            "the disk of {parent} is full; make room, or set another place for caches", parent=place.parent
         ) from None
     finally:
         os.close(alive)
@@ -236,9 +234,7 @@ def _locked(folder: Path, flags: int = 0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_set(
-    tokens: TokenSet, out: Path, *, seq_len: bool = False, overwrite: bool = False
-) -> None:
+def write_set(tokens: TokenSet, out: Path, *, seq_len: bool = False, overwrite: bool = False) -> None:
     """Write the set into the folder `out`, whole or not at all.
 
     `seq_len` adds the column that the tutorial's finetune.py needs. Raises `UserError` if `out` is

@@ -88,25 +88,17 @@ MEASURES: dict[str, RatioMetric] = {
     "refusal_recall": RatioMetric(
         Translatable("Refusal recall"), "agreed", "wanted", (*READING[1:], ALL), primary=True
     ),
-    "refusal_f1": RatioMetric(
-        Translatable("Refusal F1"), "agreed2", "refused_wanted", ("retrieved", ALL)
-    ),
+    "refusal_f1": RatioMetric(Translatable("Refusal F1"), "agreed2", "refused_wanted", ("retrieved", ALL)),
     "false_refusals": RatioMetric(
         Translatable("False refusals"), "misrefused", "asked", FOUND, larger_is_better=False
     ),
     "grounded": RatioMetric(Translatable("Cites what answers"), "grounded", "asked", FOUND),
     "known": RatioMetric(Translatable("Cites what exists"), "known", "marked", READING),
     "unsupported": RatioMetric(
-        Translatable("Unsupported sentences"),
-        "unsupported",
-        "claims",
-        READING,
-        larger_is_better=False,
+        Translatable("Unsupported sentences"), "unsupported", "claims", READING, larger_is_better=False
     ),
 }
-BLEU4 = Translatable(
-    "BLEU-4: over characters, nltk's sentence_bleu with method3, x 100, as THUDM's ptuning"
-)
+BLEU4 = Translatable("BLEU-4: over characters, nltk's sentence_bleu with method3, x 100, as THUDM's ptuning")
 """Which of the many metrics of this name it is."""
 
 
@@ -189,9 +181,7 @@ def _is_measured(measure: RatioMetric, condition: str, sides: Sides) -> bool:
     return any(np.nansum(measure.columns(data, condition)[1]) > 0 for data in sides)
 
 
-def _comparison(
-    name: str, condition: str, sides: Sides, weights: Sequence[Weights], seed: int
-) -> Comparison:
+def _comparison(name: str, condition: str, sides: Sides, weights: Sequence[Weights], seed: int) -> Comparison:
     measure = MEASURES[name]
     (part, whole), (part2, whole2) = (measure.columns(data, condition) for data in sides)
     ones = np.ones((1, len(part)))
@@ -239,9 +229,7 @@ def decide(comparisons: Sequence[Comparison]) -> Decision:
     A model that hardly ever refuses has a high precision, and one that always refuses a high recall.
     So a loss of precision or recall counts only if the F1 of refusals did not improve.
     """
-    refuses_better = {
-        each.condition for each in comparisons if each.measure == "refusal_f1" and each.low > 0
-    }
+    refuses_better = {each.condition for each in comparisons if each.measure == "refusal_f1" and each.low > 0}
     losses: list[Translatable] = []
     collapses: list[Translatable] = []
     gains: list[Translatable] = []
@@ -302,9 +290,7 @@ def check_place(path: Path) -> None:
         raise UserError("{path} is a folder; name a file", path=path)
     if not folder.is_dir():
         raise UserError(
-            "there is no folder {folder} to write {name} into; make it first",
-            folder=folder,
-            name=name,
+            "there is no folder {folder} to write {name} into; make it first", folder=folder, name=name
         )
 
 

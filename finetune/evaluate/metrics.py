@@ -13,9 +13,7 @@ from math import exp, log
 from ingest.normalize import HAN, KANA_HANGUL, normalize
 from rag.cite import marks
 
-_TOKEN = re.compile(
-    rf"[{HAN}{KANA_HANGUL}]|(?<![^\W_])-?\d+(?:[.:/]\d+)*%?|[^\W_{HAN}{KANA_HANGUL}]+"
-)
+_TOKEN = re.compile(rf"[{HAN}{KANA_HANGUL}]|(?<![^\W_])-?\d+(?:[.:/]\d+)*%?|[^\W_{HAN}{KANA_HANGUL}]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 

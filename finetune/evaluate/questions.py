@@ -97,9 +97,7 @@ def read(path: Path, store: Store | None) -> HeldOutSet:
     return HeldOutSet(tuple(questions.values()), tuple(lost))
 
 
-def sample(
-    questions: Sequence[HeldOutQuestion], count: int, *, seed: int = 0
-) -> tuple[HeldOutQuestion, ...]:
+def sample(questions: Sequence[HeldOutQuestion], count: int, *, seed: int = 0) -> tuple[HeldOutQuestion, ...]:
     """`count` of the questions (all if there are fewer), drawn at random, in their order."""
     places = sorted(Random(seed).sample(range(len(questions)), min(count, len(questions))))
     return tuple(questions[place] for place in places)
@@ -244,8 +242,7 @@ class Cases:
         from finetune.data.template import turns_of  # loads torch
 
         base, adapter = (
-            tuple(turns_of(question.example, template)[:-1])
-            for template in ("chat", self.pair.template)
+            tuple(turns_of(question.example, template)[:-1]) for template in ("chat", self.pair.template)
         )
         return Case(question, condition, base, adapter)
 

@@ -132,9 +132,7 @@ def evaluate(
             for generator in (cases.pair.base, cases.pair.adapter)
         )
         yield tuple(
-            CaseResult(
-                case, score(case, base(case.base), store), score(case, adapter(case.adapter), store)
-            )
+            CaseResult(case, score(case, base(case.base), store), score(case, adapter(case.adapter), store))
             for case in cases.of(question, conditions)
         )
 

@@ -31,8 +31,7 @@ from rag.generate import Generator
 from rag.types import Message, Sampling, Script
 
 _NO_TITLE = re.compile(
-    r"[-_]|\.\w{1,5}$|^\W*[\d.]+\W*$|[?？]$|^(?:untitled|document|无标题|未命名|新建)",
-    re.IGNORECASE,
+    r"[-_]|\.\w{1,5}$|^\W*[\d.]+\W*$|[?？]$|^(?:untitled|document|无标题|未命名|新建)", re.IGNORECASE
 )
 _STATE = re.compile(r"^中华人民共和国(?=.*(?:法|条例|决定|规定)$)")
 _OPENING = re.compile(
@@ -194,9 +193,7 @@ _QUOTES = " \t\"'“”‘’「」"
 _STOPS = "。.；;，,"
 
 
-def write_pair(
-    passage: TitledPassage, generator: Generator, *, seed: int = 0
-) -> QuestionAnswer | None:
+def write_pair(passage: TitledPassage, generator: Generator, *, seed: int = 0) -> QuestionAnswer | None:
     """A question that the model writes about the passage.
 
     None if its reply is not in the required form, its answer is not in the passage, the question is
@@ -376,9 +373,7 @@ def _open_all(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes
     """New files `NAME.jsonl`, flushed to the disk at the end; empty ones are removed."""
     paths = [folder / f"{name}.jsonl" for name in names]
     with ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {
-            path.stem: stack.enter_context(path.open("wb")) for path in paths
-        }
+        files: dict[str, IO[bytes]] = {path.stem: stack.enter_context(path.open("wb")) for path in paths}
         yield files
         for file in files.values():
             file.flush()

@@ -50,9 +50,7 @@ def _with_title(question: str, passage: TitledPassage) -> str:
     vague = len(question) < _VAGUE or question.partition("，")[0].endswith("的")
     if not vague or not title or passage.title.strip("《》") in question:
         return question
-    return (
-        f"根据{title}，" if PATTERNS.rule_words.search(passage.title) else f"{title}中，"
-    ) + question
+    return (f"根据{title}，" if PATTERNS.rule_words.search(passage.title) else f"{title}中，") + question
 
 
 def _named_law(text: str, passage: TitledPassage) -> str:
@@ -275,9 +273,7 @@ def _key_column(header: Cells, rows: Sequence[Cells]) -> int | None:
     """The first column that names what its row is about: words, none of them twice."""
     for column, cells in enumerate(zip(*rows, strict=True)):
         names_rows = len(set(cells)) == len(cells) and all(
-            0 < len(cell) <= _LONGEST_KEY
-            and not _NUMERIC.fullmatch(cell)
-            and not _NO_CELL.search(cell)
+            0 < len(cell) <= _LONGEST_KEY and not _NUMERIC.fullmatch(cell) and not _NO_CELL.search(cell)
             for cell in cells
         )
         if _is_header(header[column]) and names_rows:
@@ -295,9 +291,7 @@ def _is_fact(name: str, cell: str) -> bool:
     return plain and 0 < len(cell) <= _LONGEST_CELL and not re.fullmatch(r"[\W_]*", cell)
 
 
-def _cell(
-    passage: TitledPassage, key: tuple[str, str], value: tuple[str, str], span: Span
-) -> Pairs:
+def _cell(passage: TitledPassage, key: tuple[str, str], value: tuple[str, str], span: Span) -> Pairs:
     """A question about a cell; `key` and `value` are each a header and a cell of the row."""
     (kind, of), (name, cell) = key, value
     if script_of(f"{of} {cell}") == "han":

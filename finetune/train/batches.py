@@ -114,8 +114,7 @@ class Stream:
         places = np.arange(start, end)
         epochs = places // self.rows
         parts = [
-            self._order(epoch)[places[epochs == epoch] % self.rows]
-            for epoch in np.unique(epochs).tolist()
+            self._order(epoch)[places[epochs == epoch] % self.rows] for epoch in np.unique(epochs).tolist()
         ]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 

@@ -148,9 +148,7 @@ NAMES = {
 """The names of options that a user knows under another name."""
 
 
-def identity(
-    digests: Mapping[str, str], options: TrainOptions, accelerator: Accelerator
-) -> dict[str, Any]:
+def identity(digests: Mapping[str, str], options: TrainOptions, accelerator: Accelerator) -> dict[str, Any]:
     """Everything that determines a training, except the base, by names that users know, as JSON."""
     values = asdict(options)
     values |= values.pop("method")

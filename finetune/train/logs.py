@@ -80,10 +80,7 @@ def read(path: Path) -> dict[str, list[tuple[int, float]]]:
     """The steps and values in each column of a CSV, without empty cells."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return {
-        name: [(int(row["step"]), float(row[name])) for row in rows if row[name]]
-        for name in FIELDS[1:]
-    }
+    return {name: [(int(row["step"]), float(row[name])) for row in rows if row[name]] for name in FIELDS[1:]}
 
 
 def draw(path: Path, picture: Path) -> None:

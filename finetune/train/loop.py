@@ -128,9 +128,7 @@ class Optimizer:
     ) -> None:
         self.trainable, self.options, self.accelerator = trainable, options, accelerator
         self.params = list(trainable.values())
-        self.adamw = torch.optim.AdamW(
-            self.params, options.learning_rate, weight_decay=options.weight_decay
-        )
+        self.adamw = torch.optim.AdamW(self.params, options.learning_rate, weight_decay=options.weight_decay)
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
             accelerator.device.type, enabled=self.dtype == torch.float16
@@ -317,9 +315,7 @@ class Training:
                 mean, speed = sums.loss / sums.steps, tokens / seconds
                 left = (monotonic() - start) / (self.steps_done - first) * (steps - self.steps_done)
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
-                report = StepReport(
-                    self.steps_done, steps, mean, speed, left, *losses, self.stopped
-                )
+                report = StepReport(self.steps_done, steps, mean, speed, left, *losses, self.stopped)
                 if log:
                     values = {
                         "step": self.steps_done,

@@ -56,10 +56,7 @@ class Lora:
         )
         config._register_custom_module({DequantizedLinear: LoraOfCodes})
         # PEFT uses a name of transformers that is deprecated from version 5.24 on, with a warning.
-        with (
-            torch.random.fork_rng(),
-            warnings.catch_warnings(action="ignore", category=FutureWarning),
-        ):
+        with torch.random.fork_rng(), warnings.catch_warnings(action="ignore", category=FutureWarning):
             torch.manual_seed(seed)
             self.model: Any = get_peft_model(model, config)
         if FUSED in options.targets and generation_of(model.config) > 1:

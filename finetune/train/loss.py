@@ -45,8 +45,7 @@ def attend(
         count = len(list(group))
         span = slice(start, start := start + count * length)
         q, k, v = (
-            tensor[0, :, span].unflatten(1, (count, length)).transpose(0, 1)
-            for tensor in (query, key, value)
+            tensor[0, :, span].unflatten(1, (count, length)).transpose(0, 1) for tensor in (query, key, value)
         )  # [count, heads, length, head_dim]
         out, _ = sdpa_attention_forward(module, q, k, v, None, **kwargs)
         outs.append(out.flatten(0, 1))  # [count * length, heads, head_dim]
@@ -69,9 +68,7 @@ def summed_loss(model: Any, batch: Batch) -> Tensor:
     logits = model(batch.ids, **masks, use_cache=False, logits_to_keep=places).logits  # [B, n, V]
     targets = learnt[:, places]
     exact = logits.float() if logits.dtype.itemsize < 4 else logits
-    return cross_entropy(
-        exact.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    return cross_entropy(exact.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def attention_inputs(model: Any, batch: Batch) -> dict[str, Any]:
@@ -202,9 +199,7 @@ EVALUATION_ROWS = 32
 
 
 @torch.no_grad()
-def evaluate(
-    model: Any, rows: TokenRows, *, length: int, step: int, part: slice = slice(None)
-) -> Tensor:
+def evaluate(model: Any, rows: TokenRows, *, length: int, step: int, part: slice = slice(None)) -> Tensor:
     """The sum of -ln p over the learnt tokens of `rows[part]`, and their number: float64, (2,).
 
     Runs in evaluation mode and restores the mode. Raises `UserError`, which names `step`, the last

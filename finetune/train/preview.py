@@ -238,9 +238,7 @@ class Estimator:
         return {end: (modules[end].in_features, modules[end].out_features) for end in ends}
 
 
-def _largest(
-    rows: TokenRows, count: int, lay: Callable[[Sequence[TokenRow]], list[Batch]]
-) -> list[Size]:
+def _largest(rows: TokenRows, count: int, lay: Callable[[Sequence[TokenRow]], list[Batch]]) -> list[Size]:
     """The batches of the `count` longest rows, and of those with the most learnt tokens."""
     sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(np.int64))
     learnt = np.array([int((rows[int(i)].labels != IGNORED).sum()) for i in sample])

@@ -78,8 +78,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
         )
     if options.strength is None and held_out is None:
         raise UserError(
-            "--strength is auto, but no rows are held out to choose it on; name --dev or "
-            "--dev-share"
+            "--strength is auto, but no rows are held out to choose it on; name --dev or --dev-share"
         )
     counts = {name: tokens.counts for name, tokens in sets.items()}
     return Sets(train, held_out, general, general_dev, counts)
@@ -90,9 +89,7 @@ def _first(rows: TokenRows, count: int) -> TokenRows:
     return RowSubset(rows, np.arange(min(count, len(rows)))) if count else rows
 
 
-def _general(
-    rows: TokenRows | None, options: TrainOptions
-) -> tuple[TokenRows | None, TokenRows | None]:
+def _general(rows: TokenRows | None, options: TrainOptions) -> tuple[TokenRows | None, TokenRows | None]:
     """The part of the general set that is mixed in, and the part that is measured."""
     if rows is None:
         return None, None
@@ -136,11 +133,7 @@ def _split(rows: TokenRows, size: int, seed: int, instead: str) -> tuple[RowSubs
 
 
 def open_tuned(
-    model: Path,
-    options: TrainOptions,
-    *,
-    device: str,
-    progress: Callable[[float], None] | None = None,
+    model: Path, options: TrainOptions, *, device: str, progress: Callable[[float], None] | None = None
 ) -> TunedModel:
     """The model in the directory `model`, ready to be trained with `options`."""
     base: Any = load(

@@ -179,11 +179,7 @@ class BundledEmbedder:
 
 
 def open_embedder(
-    name: str = NAME,
-    *,
-    cache: Path | None = None,
-    threads: int | None = None,
-    backend: Backend = "torch",
+    name: str = NAME, *, cache: Path | None = None, threads: int | None = None, backend: Backend = "torch"
 ) -> Embedder:
     """The encoder called `name`: the bundled one, or a sentence-transformers model (run by `backend`).
 

@@ -291,9 +291,7 @@ class Graph:
         one, zero = self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))
         return self._op("QuantizeLinear", [x, one, zero])
 
-    def _product(
-        self, codes: str, name: str, weight: NDArray[np.float32], scale: NDArray[np.float32]
-    ) -> str:
+    def _product(self, codes: str, name: str, weight: NDArray[np.float32], scale: NDArray[np.float32]) -> str:
         matrix = self._weight(f"{name}.w8", weight.T.astype(np.int8))
         scales = self._weight(f"{name}.s8", scale)
         one, zero = self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))

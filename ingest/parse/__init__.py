@@ -120,9 +120,7 @@ class FileParser:
             return jsonl_blocks(pieces, name=name, warn=self.warnings)
         if self.path.stat().st_size > LARGEST_TREE:
             size = LARGEST_TREE >> 20
-            raise Unreadable(
-                "{name} is larger than {size} MB; write it as JSON Lines", name=name, size=size
-            )
+            raise Unreadable("{name} is larger than {size} MB; write it as JSON Lines", name=name, size=size)
         return json_blocks("".join(pieces), name=name, warn=self.warnings)
 
     def _container_blocks(self) -> Iterator[Block]:
@@ -153,9 +151,7 @@ class FileParser:
             )
         picture = open_picture(self.path.read_bytes())
         if picture is None:
-            raise Unreadable(
-                "{name} is not text, nor a whole image of a size that can be read", name=name
-            )
+            raise Unreadable("{name} is not text, nor a whole image of a size that can be read", name=name)
         text = self.reader.read(picture)
         if not text.strip():
             raise Unreadable("{name} is an image in which no text was found", name=name)

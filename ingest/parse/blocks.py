@@ -35,9 +35,7 @@ def heading(text: str, level: int) -> Block:
     return Block(text, (Mark(0, "heading", text, level),) if text else ())
 
 
-def table(
-    rows: Iterable[Sequence[str]], *, numbers: Iterable[int] | None = None
-) -> Iterator[Block]:
+def table(rows: Iterable[Sequence[str]], *, numbers: Iterable[int] | None = None) -> Iterator[Block]:
     """A table as lines `| a | b |`, the first row as its header; `numbers` label the rows."""
     tight = False
     for row, number in zip(rows, repeat(None) if numbers is None else numbers, strict=False):
@@ -104,9 +102,7 @@ def _cut(text: str, marks: Sequence[Mark]) -> Iterator[tuple[str, Sequence[Mark]
 
 _NUMBER = "[0-9０-９零〇一二三四五六七八九十百千两]+"
 _PART = re.compile(rf"第\s*{_NUMBER}\s*([编編篇部卷章节節])(?![的是中里内內])\s*[：:、.．]?\s*(.*)")
-_WHOLE = re.compile(
-    r"(目录|目錄|前言|序言|附则|附則|附录[一二三四五六七八九十0-9]*|参考文献|致谢|摘要)"
-)
+_WHOLE = re.compile(r"(目录|目錄|前言|序言|附则|附則|附录[一二三四五六七八九十0-9]*|参考文献|致谢|摘要)")
 _RANK = {"编": 1, "編": 1, "篇": 1, "部": 1, "卷": 1, "章": 2, "节": 3, "節": 3}
 _LONGEST_HEADING = 40  # characters of a heading; longer lines are sentences that mention a chapter
 _PUNCTUATION = re.compile(r"[。！？；，,;!?]|\.{3}|…")

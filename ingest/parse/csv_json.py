@@ -100,9 +100,7 @@ def jsonl_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterat
         good += 1
         yield from _record(record, number)
     if bad and not good:
-        raise Unreadable(
-            "{name} is not JSON Lines: none of its {bad} lines is JSON", name=name, bad=bad
-        )
+        raise Unreadable("{name} is not JSON Lines: none of its {bad} lines is JSON", name=name, bad=bad)
     if bad:
         note = Translatable("{bad} lines are not JSON, the last is line {last}", bad=bad, last=last)
         warn.append(note)
@@ -130,9 +128,7 @@ def _flat(value: object) -> Iterator[str]:
         if isinstance(value, dict):
             stack += [(f"{path}.{k}" if path else str(k), v) for k, v in reversed(value.items())]
         elif isinstance(value, list):
-            if any(
-                isinstance(v, dict | list) or (isinstance(v, str) and len(v) > 40) for v in value
-            ):
+            if any(isinstance(v, dict | list) or (isinstance(v, str) and len(v) > 40) for v in value):
                 stack += [(path, item) for item in reversed(value)]
             elif value:
                 yield prefix + ", ".join(map(_word, value))

@@ -199,9 +199,7 @@ class Page(HTMLParser):
         rows = [row for row in closed.rows if any(row)]
         if self._tables and (cell := self._tables[-1].row):
             cell[-1] = "\n".join([cell[-1], *("  ".join(row) for row in rows)]).strip()
-        elif (
-            len(rows) < 2 or max(map(len, rows)) < 2 or max(len(c) for r in rows for c in r) > _CELL
-        ):
+        elif len(rows) < 2 or max(map(len, rows)) < 2 or max(len(c) for r in rows for c in r) > _CELL:
             self._blocks += [Block(clean(text)) for row in rows for text in row if text]
         else:
             self._blocks += table(rows)
@@ -219,9 +217,7 @@ def _running(data: str) -> str:
 SetTitle = Callable[[str], None]
 
 
-def html_blocks(
-    pieces: Iterable[str], *, set_title: SetTitle = lambda title: None
-) -> Iterator[Block]:
+def html_blocks(pieces: Iterable[str], *, set_title: SetTitle = lambda title: None) -> Iterator[Block]:
     """The blocks of a page; `set_title` is called with its title once that is known."""
     page = Page()
     for piece in pieces:

@@ -67,9 +67,7 @@ def _shape(shape: Element) -> Iterator[Block]:
         yield from (Block(text, (), at > 0) for at, text in enumerate(paragraphs))
 
 
-def _frame(
-    package: Package, frame: Element, relations: dict[str, tuple[str, str]]
-) -> Iterator[Block]:
+def _frame(package: Package, frame: Element, relations: dict[str, tuple[str, str]]) -> Iterator[Block]:
     """A table, or the text of a chart or diagram."""
     for grid in frame.iter(A + "tbl"):
         rows = [

@@ -22,13 +22,9 @@ _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t#]*")
 _UNDERLINE = re.compile(r" {0,3}(=+|-{2,})[ \t]*")
 _CODE_SPAN = re.compile(r"(`+)(.+?)\1(?!`)")
 _IMAGE = re.compile(r"!\[([^\]\n]*)\]\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)")
-_LINK = re.compile(
-    r"(?<!!)\[([^\[\]\n]+)\]\(<?[^()\s]*(?:\([^()\s]*\)[^()\s]*)*>?(?:\s+\"[^\"\n]*\")?\)"
-)
+_LINK = re.compile(r"(?<!!)\[([^\[\]\n]+)\]\(<?[^()\s]*(?:\([^()\s]*\)[^()\s]*)*>?(?:\s+\"[^\"\n]*\")?\)")
 _STRONG = re.compile(r"(\*\*|__)(?=\S)([^*_\n]+?)(?<=\S)\1")
-_EMPHASIS = re.compile(
-    r"(?<![*A-Za-z0-9_(\\])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*\\])\*(?![*A-Za-z0-9_])"
-)
+_EMPHASIS = re.compile(r"(?<![*A-Za-z0-9_(\\])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*\\])\*(?![*A-Za-z0-9_])")
 _ESCAPE = re.compile(  # outside of a Windows path, which is a word of its own
     r"(?P<path>(?<![A-Za-z])[A-Za-z]:\\[^\s\u3000-\u303f\uff00-\uffef]*)|\\(?P<sign>[!-/:-@\[-`{-~])"
 )

@@ -111,8 +111,7 @@ def wait_for(descriptor: int, path: Path, timeout: float) -> None:
             if time.monotonic() >= deadline:
                 holder = os.pread(descriptor, 400, 0).decode(errors="replace") or "another process"
                 raise Busy(
-                    "{parent} is being written by {holder}; waited {timeout:g} s, try again when it is "
-                    "done",
+                    "{parent} is being written by {holder}; waited {timeout:g} s, try again when it is done",
                     parent=path.parent,
                     holder=holder,
                     timeout=timeout,

@@ -34,9 +34,7 @@ def open_local(path: Path, *, create: Identity | None = None) -> "LocalStore":
     """The knowledge base at `path`, as `open_store` opens it."""
     database = path / DATABASE
     if create is None and not database.is_file():
-        raise Absent(
-            "no knowledge base at {path}; make one: rag ingest PATH... --kb {path}", path=path
-        )
+        raise Absent("no knowledge base at {path}; make one: rag ingest PATH... --kb {path}", path=path)
     with failures_named(path):
         path.mkdir(parents=True, exist_ok=True)
         connection = connect(database)
@@ -56,9 +54,7 @@ def _initialise(connection: sqlite3.Connection, path: Path, identity: Identity |
     file = path / DATABASE
     if identity is None:
         raise UserError(
-            "{file} is empty; remove it and run: rag ingest PATH... --kb {path}",
-            file=file,
-            path=path,
+            "{file} is empty; remove it and run: rag ingest PATH... --kb {path}", file=file, path=path
         )
     with writing(path / "lock", reason="making it", timeout=10):
         if check_schema(connection, file):  # another process was faster
@@ -105,8 +101,7 @@ class LocalChange:
         for passage in part.passages:
             place = key, passage.start, passage.end, passage.label, passage.text
             self._sql.execute(
-                "INSERT INTO passages (document, start, end, label, text) VALUES (?, ?, ?, ?, ?)",
-                place,
+                "INSERT INTO passages (document, start, end, label, text) VALUES (?, ?, ?, ?, ?)", place
             )
         self._sql.execute("UPDATE documents SET length = ? WHERE key = ?", (length, key))
         for chunk, vector in zip(part.chunks, np.ascontiguousarray(vectors, "<f2"), strict=True):

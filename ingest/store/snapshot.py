@@ -34,8 +34,7 @@ def snapshot(directory: Path, archive: Path) -> None:
     read and write it meanwhile. An existing `archive` is replaced at the end."""
     if not (directory / DATABASE).is_file():
         raise UserError(
-            "no knowledge base at {directory}; name the directory that holds kb.sqlite",
-            directory=directory,
+            "no knowledge base at {directory}; name the directory that holds kb.sqlite", directory=directory
         )
     archive.parent.mkdir(parents=True, exist_ok=True)
     with failures_named(archive), tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
@@ -62,9 +61,7 @@ def restore(archive: Path, directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError("{path} is not empty; restore into a new directory", path=directory)
     if not archive.is_file():
-        raise UserError(
-            "no snapshot at {archive}; name a file that rag kb snapshot wrote", archive=archive
-        )
+        raise UserError("no snapshot at {archive}; name a file that rag kb snapshot wrote", archive=archive)
     with new_folder(directory) as new, failures_named(directory):
         try:
             with zipfile.ZipFile(archive) as members:
@@ -111,9 +108,7 @@ def _extract(archive: zipfile.ZipFile, target: Path) -> None:
 
 def _refusal(path: object, reason: Translatable) -> UserError:
     return UserError(
-        "{path} is not a snapshot that can be restored: {reason}; use another one",
-        path=path,
-        reason=reason,
+        "{path} is not a snapshot that can be restored: {reason}; use another one", path=path, reason=reason
     )
 
 
@@ -140,9 +135,7 @@ def _data_findings(sql: sqlite3.Connection, dim: int) -> Iterator[Translatable]:
         if line != "ok":
             yield Translatable("kb.sqlite: {line}", line=line)
     for name, row, *_ in sql.execute("PRAGMA foreign_key_check"):
-        yield Translatable(
-            "kb.sqlite: row {row} of {table} belongs to nothing", row=row, table=name
-        )
+        yield Translatable("kb.sqlite: row {row} of {table} belongs to nothing", row=row, table=name)
     for (name,) in sql.execute(
         """SELECT DISTINCT d.source FROM documents d JOIN (
             SELECT document, start, lag(end, 1, 0)
@@ -177,9 +170,7 @@ def _data_findings(sql: sqlite3.Connection, dim: int) -> Iterator[Translatable]:
             )
 
 
-def _index_findings(
-    sql: sqlite3.Connection, candidates: Candidates, words: Words
-) -> Iterator[Translatable]:
+def _index_findings(sql: sqlite3.Connection, candidates: Candidates, words: Words) -> Iterator[Translatable]:
     live = {key for (key,) in sql.execute("SELECT key FROM chunks")}
     if count := len(live - set(candidates.keys().tolist())):
         yield Translatable("vectors: {count} chunks are missing; run: rag kb rebuild", count=count)

@@ -77,16 +77,13 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if application == APPLICATION and version > VERSION:
         raise Mismatch(
-            "{path} has schema {version}, this program knows schema {known}; upgrade chatglm-rag to open "
-            "it",
+            "{path} has schema {version}, this program knows schema {known}; upgrade chatglm-rag to open it",
             path=path,
             version=version,
             known=VERSION,
         )
     if tables and (application != APPLICATION or version != VERSION):
-        raise UserError(
-            "{path} is an SQLite file but no knowledge base; name another directory", path=path
-        )
+        raise UserError("{path} is an SQLite file but no knowledge base; name another directory", path=path)
     return bool(tables)
 
 
@@ -113,17 +110,13 @@ def set_meta(connection: sqlite3.Connection, name: str, value: object) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, text))
 
 
-def vectors_of(
-    connection: sqlite3.Connection, keys: Sequence[int], dim: int
-) -> tuple[Keys, Vectors]:
+def vectors_of(connection: sqlite3.Connection, keys: Sequence[int], dim: int) -> tuple[Keys, Vectors]:
     """The `keys` that exist, sorted, and their vectors (n, dim)."""
     query = f"SELECT key, vector FROM chunks WHERE key {AMONG} ORDER BY key"
     return _keys_and_vectors(connection.execute(query, (json.dumps(keys),)).fetchall(), dim)
 
 
-def vectors_after(
-    connection: sqlite3.Connection, last: int, dim: int
-) -> Iterator[tuple[Keys, Vectors]]:
+def vectors_after(connection: sqlite3.Connection, last: int, dim: int) -> Iterator[tuple[Keys, Vectors]]:
     """All vectors of keys above `last`, in batches by growing key."""
     query = "SELECT key, vector FROM chunks WHERE key > ? ORDER BY key LIMIT ?"
     while rows := connection.execute(query, (last, BATCH)).fetchall():

@@ -36,9 +36,7 @@ class Adapters:
         Computes a short prompt three times. Raises `UserError` if the adapter was made for another
         model, or changes nothing."""
         if name in self._attachments:
-            raise UserError(
-                "an adapter named {name!r} is attached already; choose another name", name=name
-            )
+            raise UserError("an adapter named {name!r} is attached already; choose another name", name=name)
         active = self.active
         self.activate(None)  # a prefix restores the attention of this moment
         try:
@@ -61,9 +59,7 @@ class Adapters:
         if name is not None and name not in self._attachments:
             attached = list(self._attachments) or Translatable("none")
             raise UserError(
-                "no adapter named {name!r} is attached; attached: {attached}",
-                name=name,
-                attached=attached,
+                "no adapter named {name!r} is attached; attached: {attached}", name=name, attached=attached
             )
         if self.active is not None:
             self._attachments[self.active].off()
@@ -123,9 +119,7 @@ def _check_base(adapter: Adapter, model: Any) -> None:
     source, base, own = adapter.source, adapter.contract.base, fingerprint(model)
     digests, lora = getattr(model.config, MERGED, None), adapter.config
     if digests and lora and digest(layer_factors(model, adapter.modules, lora)) in digests:
-        raise UserError(
-            "{source} is merged into this model already; use the model without it", source=source
-        )
+        raise UserError("{source} is merged into this model already; use the model without it", source=source)
     if base not in (None, own):
         raise UserError(
             "{source} was trained on the model {base}, this one is {own} (digests of their "
@@ -154,17 +148,13 @@ def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
             wanted=wanted,
         )
     if not all(torch.isfinite(value).all() for value in prefix.values()):
-        raise UserError(
-            "{source} holds NaN or infinite numbers; its training failed", source=source
-        )
+        raise UserError("{source} holds NaN or infinite numbers; its training failed", source=source)
     encoder.load_state_dict({name: value.float() for name, value in prefix.items()})
     plain = encoder.without_projection(model.config).requires_grad_(False)
     return plain.to(device=model.device, dtype=model.dtype).eval()
 
 
-def probe(
-    model: Any, adapter: Adapter, tokens: int = PROBE
-) -> tuple[LoraHooks | Prefix, Tensor, Tensor]:
+def probe(model: Any, adapter: Adapter, tokens: int = PROBE) -> tuple[LoraHooks | Prefix, Tensor, Tensor]:
     """The adapter on the model, switched off; logits [1, S, V] of the model alone, and with it on.
 
     Raises `UserError` if the adapter does not fit, changes nothing, makes logits NaN or infinite, or

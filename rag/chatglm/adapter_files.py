@@ -190,8 +190,7 @@ def write_prefix(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write `PrefixEncoder`'s parameters as upstream's checkpoint of a prefix, and its config.json
     with the prefix's length. Upstream reads no safetensors."""
     copies = {
-        f"transformer.{PREFIX_KEY}{name}": value.detach().cpu().clone()
-        for name, value in tensors.items()
+        f"transformer.{PREFIX_KEY}{name}": value.detach().cpu().clone() for name, value in tensors.items()
     }
     file = BytesIO()
     torch.save(copies, file)
@@ -212,9 +211,7 @@ def _settings(directory: Path) -> dict[str, Any] | None:
         data = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(
-            "{path} is not JSON: {error}; copy it again from the training folder",
-            path=path,
-            error=error,
+            "{path} is not JSON: {error}; copy it again from the training folder", path=path, error=error
         ) from None
     if not isinstance(data, dict):
         raise UserError("{path} is not an object", path=path)
@@ -222,10 +219,7 @@ def _settings(directory: Path) -> dict[str, Any] | None:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    read, size = (
-        read_safetensors if path.suffix == ".safetensors" else read_bin,
-        path.stat().st_size,
-    )
+    read, size = (read_safetensors if path.suffix == ".safetensors" else read_bin, path.stat().st_size)
     if size and (tensors := read(path)):
         return tensors
     raise UserError(

@@ -154,9 +154,7 @@ FORMATS = {
     1: ChatFormat(("<eop>",), 0.95, 0.7, 2048, glm1, "", "<eop>"),
     2: ChatFormat(("</s>",), 0.8, 0.8, 8192, glm2, "", "</s>"),
     3: ChatFormat(("</s>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm3, "\n", "</s>"),
-    4: ChatFormat(
-        ("<|endoftext|>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm4, "\n", "<|user|>"
-    ),
+    4: ChatFormat(("<|endoftext|>", "<|user|>", "<|observation|>"), 0.8, 0.8, 8192, glm4, "\n", "<|user|>"),
 }
 
 
@@ -167,9 +165,7 @@ def _turn(message: Any) -> Turn:
     else:
         turn = Turn(message.role, message.text)
     if turn.role not in ROLES:
-        raise UserError(
-            "a message has the role {role!r}; known: {roles}", role=turn.role, roles=ROLES
-        )
+        raise UserError("a message has the role {role!r}; known: {roles}", role=turn.role, roles=ROLES)
     return turn
 
 

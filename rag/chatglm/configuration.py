@@ -126,9 +126,7 @@ class ChatGLM2Config(GlmConfig):
             return Glm1Config.from_dict(config_dict, **kwargs)
         if "padded_vocab_size" in config_dict:
             return super().from_dict(_glm2_fields(config_dict), **kwargs)
-        fields = _known_fields(
-            config_dict, set(GlmConfig().to_dict()) | OURS
-        )  # written by this class
+        fields = _known_fields(config_dict, set(GlmConfig().to_dict()) | OURS)  # written by this class
         return super().from_dict(fields, **kwargs)
 
 
@@ -217,8 +215,7 @@ def _generation(data: Mapping[str, Any]) -> int:
     generation = {"4.27.1": 2, "4.30.2": 3}.get(str(data.get("transformers_version")))
     if generation is None:
         raise UserError(
-            'config.json does not show whether this is ChatGLM2 or ChatGLM3; add "generation": 2 or '
-            "3 to it"
+            'config.json does not show whether this is ChatGLM2 or ChatGLM3; add "generation": 2 or 3 to it'
         )
     return generation
 

@@ -311,9 +311,7 @@ def answers(directory: Path, adapter: Adapter | None) -> tuple[Tensor, Tensor]:
     return alone, changed
 
 
-def _write_configs(
-    config: PreTrainedConfig, stops: tuple[int, ...], dtype: torch.dtype, work: Path
-) -> None:
+def _write_configs(config: PreTrainedConfig, stops: tuple[int, ...], dtype: torch.dtype, work: Path) -> None:
     """Write config.json and generation_config.json so that transformers 4 can read them too."""
     glm = GlmConfig(
         **{name: getattr(config, name) for name in SAME},

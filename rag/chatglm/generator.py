@@ -349,8 +349,7 @@ def split_at_blanks(text: str) -> tuple[list[str], list[str]]:
     pieces = BLANK.split(text)
     if len(pieces) == 1:
         raise UserError(
-            "the text has no blank; put {short} where a few words are missing, or {long} for a "
-            "whole passage",
+            "the text has no blank; put {short} where a few words are missing, or {long} for a whole passage",
             short=SHORT,
             long=LONG,
         )

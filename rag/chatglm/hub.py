@@ -63,8 +63,7 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
     folder = cache / repository
     if not NAME.fullmatch(repository):
         raise UserError(
-            "there is no folder {name}; give a model's folder, or its name on a hub: owner/name",
-            name=name,
+            "there is no folder {name}; give a model's folder, or its name on a hub: owner/name", name=name
         )
     if not revision and (folder / "config.json").is_file():
         return folder
@@ -231,9 +230,7 @@ def _needed_files(names: list[str], weights: bool) -> list[str]:
         raise UserError("the repository holds no config.json, so it is not a model; check the name")
     if not weights:
         return ["config.json"]
-    kind = next(
-        (kind for kind in WEIGHTS if any(name.endswith(kind) for name in names)), WEIGHTS[0]
-    )
+    kind = next((kind for kind in WEIGHTS if any(name.endswith(kind) for name in names)), WEIGHTS[0])
     unused = (RECORD, *(f"{other}.index.json" for other in WEIGHTS if other != kind))
     names = [name for name in names if name.endswith((kind, *OTHERS)) or "LICENSE" in name]
     return [name for name in names if "/" not in name and not name.endswith(unused)]

@@ -147,9 +147,7 @@ class Native:
     """`from_pretrained` and `save_pretrained` in both layouts, for a `PreTrainedModel`."""
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As transformers', also from upstream's directories. Stored codes become floats for each
         product; `load` has the fast kernels."""
         if pretrained_model_name_or_path is None:
@@ -176,15 +174,11 @@ class Native:
         model = _finish(model, directory, dtype)
         return (model, dict.fromkeys(REPORT, ())) if kwargs.get("output_loading_info") else model
 
-    def save_pretrained(
-        self, save_directory: Any, *args: Any, upstream: bool = False, **kwargs: Any
-    ):
+    def save_pretrained(self, save_directory: Any, *args: Any, upstream: bool = False, **kwargs: Any):
         """As transformers'; `upstream` writes upstream's names, shapes and config keys."""
         model: Any = self
         if upstream and model.config.packed:
-            raise UserError(
-                "upstream's layout has no place for blocks of codes; save without upstream"
-            )
+            raise UserError("upstream's layout has no place for blocks of codes; save without upstream")
         if upstream and model.config.generation > 1:
             kwargs["state_dict"] = to_upstream(model.state_dict(), model.config)
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]

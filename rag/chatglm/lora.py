@@ -305,9 +305,7 @@ def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: L
                 part=part,
             )
     if not all(torch.isfinite(tensor).all() for tensor in factors.tensors()):
-        raise UserError(
-            "{name}: the adapter holds NaN or infinite numbers; its training failed", name=name
-        )
+        raise UserError("{name}: the adapter holds NaN or infinite numbers; its training failed", name=name)
 
 
 def _cut(factors: Factors, rows: ModuleRows, scale: float) -> Factors:

@@ -86,9 +86,7 @@ def _free_in_groups(root: Path) -> Iterator[int]:
                 break
             try:
                 limit, used = (int((folder / name).read_text()) for name in names)
-                stat = dict(
-                    row.split() for row in (folder / "memory.stat").read_text().splitlines()
-                )
+                stat = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
             except (OSError, ValueError):  # the group is not visible from here, or has no limit
                 continue
             yield limit - used + int(stat.get(cache, 0))
@@ -244,9 +242,7 @@ def pick(config: PreTrainedConfig, budget: MemoryBudget, *, context: int = CONTE
     return next((each for each in needs if budget.holds(each.total, each.mode.device)), None)
 
 
-def check(
-    config: PreTrainedConfig, mode: Mode, budget: MemoryBudget, *, context: int = CONTEXT
-) -> Need:
+def check(config: PreTrainedConfig, mode: Mode, budget: MemoryBudget, *, context: int = CONTEXT) -> Need:
     """The need of this mode, with the bits of stored codes if there are any. Raises `UserError` if it is
     more than is free, with both figures and the way out."""
     bits = stored_bits(config)

@@ -72,9 +72,7 @@ def _require(present: Tensor, real: Tensor, what: str) -> None:
         )
 
 
-def visible_keys(
-    position_ids: Tensor, attention_mask: Tensor | None, keys: int
-) -> BoolTensor | None:
+def visible_keys(position_ids: Tensor, attention_mask: Tensor | None, keys: int) -> BoolTensor | None:
     """The prefix-LM mask [B, 1, Q, K], True if a query sees a key; None if all keys are seen.
 
     Each query sees its sample's context and the tokens before it. `attention_mask` [B, L] has the
@@ -294,9 +292,7 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
             cache = DynamicCache(config=self.config)
         if self.training and self.transformer.gradient_checkpointing:
             cache = None  # a checkpointed layer runs twice and would fill it twice
-        outputs = self.transformer(
-            input_ids, position_ids, attention_mask, cache, bool(output_hidden_states)
-        )
+        outputs = self.transformer(input_ids, position_ids, attention_mask, cache, bool(output_hidden_states))
         keep: Any = logits_to_keep
         keep = slice(-keep, None) if isinstance(keep, int) else keep
         logits = self.lm_head(outputs.last_hidden_state[:, keep])
@@ -313,9 +309,7 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
         parent: Any = super()
         return parent.generate(*args, attention_mask=attention_mask, **kwargs)
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The inputs of one step of `generate`: the tokens that are not in the cache yet."""
         cache, attention_mask = kwargs.get(CACHE), kwargs.get("attention_mask")
         cached = cache.get_seq_length() if cache is not None else 0
@@ -352,9 +346,7 @@ class Glm1ForCausalLM(Native, Glm1PreTrainedModel, GenerationMixin):
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """Newer transformers compute 1-D positions here; `prepare_inputs_for_generation` has ours."""
 
-    def _expand_inputs_for_generation(
-        self, *args: Any, **kwargs: Any
-    ) -> tuple[Any, dict[str, Any]]:
+    def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Repeat rows, for beams; newer transformers expect positions [3, B, S]."""
         position_ids = kwargs.pop("position_ids", None)
         parent: Any = super()

@@ -32,9 +32,7 @@ class PrefixEncoder(nn.Module):
         hidden = config.hidden_size
         inner = hidden if generation_of(config) == 1 else width  # upstream's, with a projection
         self.embedding = nn.Embedding(length, inner if projection else width)
-        layers = (
-            (nn.Linear(inner, hidden), nn.Tanh(), nn.Linear(hidden, width)) if projection else ()
-        )
+        layers = (nn.Linear(inner, hidden), nn.Tanh(), nn.Linear(hidden, width)) if projection else ()
         self.trans = nn.Sequential(*layers) if layers else None
 
     def forward(self, batch: int = 1) -> Tensor:
@@ -70,12 +68,7 @@ def set_prefix(model: Any, encoder: PrefixEncoder | None, *, attention: str = "s
 
 
 def attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """transformers' SDPA attention with `module.prefix` in front of `key` and `value`.
 

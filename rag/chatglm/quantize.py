@@ -60,9 +60,7 @@ def from_published(
     zero = 1 << (bits - 1)
     levels = _pad((signed.to(torch.int16) + zero).to(torch.uint8), block, zero)
     scales = scale.to(torch.float16)[:, None].repeat(1, levels.shape[1] // block)
-    return PackedWeight(
-        _pack(levels, bits), scales, bits, block, (signed.shape[0], signed.shape[1])
-    )
+    return PackedWeight(_pack(levels, bits), scales, bits, block, (signed.shape[0], signed.shape[1]))
 
 
 def dequantize(packed: PackedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -264,12 +262,7 @@ def one_pool() -> None:
 def _graph(packed: PackedWeight, arrays: dict[str, np.ndarray]) -> bytes:
     """y = MatMulNBits(x), whose codes and scales are external data."""
     out, columns = packed.shape
-    options: dict[str, Any] = {
-        "bits": packed.bits,
-        "block_size": packed.block,
-        "K": columns,
-        "N": out,
-    }
+    options: dict[str, Any] = {"bits": packed.bits, "block_size": packed.block, "K": columns, "N": out}
     options["accuracy_level"] = 4  # int8 activations
     node = helper.make_node("MatMulNBits", ["x", *arrays], ["y"], domain="com.microsoft", **options)
     x, y = (

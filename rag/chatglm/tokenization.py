@@ -190,9 +190,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         padded["position_ids"] = [*zeros, *positions] if left else [*positions, *zeros]
         return padded
 
-    def save_vocabulary(
-        self, save_directory: str, filename_prefix: str | None = None
-    ) -> tuple[str, ...]:
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         target = Path(save_directory, prefix + self.vocab_files_names["vocab_file"])
         if Path(self.vocab_file).resolve() != target.resolve():
@@ -343,9 +341,7 @@ class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
         super().__init__(tokenizer_object=convert(ranks, specials), **kwargs)
 
     @classmethod
-    def convert_to_native_format(
-        cls, trust_remote_code: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
+    def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
         """The arguments of `__init__`; transformers would guess the kind of the vocabulary file."""
         return kwargs
 
@@ -377,9 +373,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def splits(
-    words: Collection[AnyStr], ranks: Mapping[AnyStr, int]
-) -> Iterator[tuple[AnyStr, AnyStr]]:
+def splits(words: Collection[AnyStr], ranks: Mapping[AnyStr, int]) -> Iterator[tuple[AnyStr, AnyStr]]:
     """All splits of a word into two words, by the ranks of the three: the merges of a BPE."""
     for word in sorted(words, key=ranks.__getitem__):
         pairs = ((word[:cut], word[cut:]) for cut in range(1, len(word)))

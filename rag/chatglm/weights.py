@@ -154,10 +154,7 @@ def _damaged(path: Path, why: str) -> UserError:
                 size=size,
             )
     return UserError(
-        "{path} ({size:,} bytes) is damaged: {why}; download it again",
-        path=path,
-        size=size,
-        why=why,
+        "{path} ({size:,} bytes) is damaged: {why}; download it again", path=path, size=size, why=why
     )
 
 
@@ -273,8 +270,7 @@ class WeightSource:
         name = f"{rows.module}.{kind}"
         if name not in self.checkpoint.files:
             raise UserError(
-                "the checkpoint lacks {name}; it is incomplete, or config.json is another model's",
-                name=name,
+                "the checkpoint lacks {name}; it is incomplete, or config.json is another model's", name=name
             )
         return rows.cut(self.checkpoint.read(name))
 
@@ -298,11 +294,7 @@ def pieces(
     leaves them. A head that is the embedding is left out, unless it is codes. `progress` takes the
     share that the caller is done with, 0 to 1. Raises `UserError` for a tensor that is missing, left
     over, of another shape or not finite."""
-    modules = {
-        path: module
-        for path, module in model.named_modules()
-        if [*module.parameters(recurse=False)]
-    }
+    modules = {path: module for path, module in model.named_modules() if [*module.parameters(recurse=False)]}
     used = {source.rows(module).module for module in modules}
     names = (name for name in source.checkpoint.files if not IGNORED.match(name))
     if unused := [name for name in names if name.rpartition(".")[0] not in used]:
@@ -330,9 +322,7 @@ def pieces(
             progress(count / total)
 
 
-def _piece(
-    module: nn.Module, origin: str, source: WeightSource, bits: int | None, block: int
-) -> Piece:
+def _piece(module: nn.Module, origin: str, source: WeightSource, bits: int | None, block: int) -> Piece:
     piece: Piece = {}
     for kind, parameter in module.named_parameters(recurse=False):
         shape = (parameter.shape[0], parameter.shape[-1])
@@ -368,8 +358,7 @@ def codes_of(module: str, shape: tuple[int, int], source: WeightSource) -> Packe
     bits = source.bits
     if bits not in (4, 8):
         raise UserError(
-            "the weights are quantised, but config.json says quantization_bit = {bits}; it is 4 "
-            "or 8",
+            "the weights are quantised, but config.json says quantization_bit = {bits}; it is 4 or 8",
             bits=bits,
         )
     _check(f"{module}.weight", weight, (out, -(-columns * bits // 8)))
@@ -388,6 +377,5 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         )
     if tensor.is_floating_point() and not all(value.isfinite() for value in tensor.aminmax()):
         raise UserError(
-            "{name} holds NaN or infinite numbers; the checkpoint is damaged, download it again",
-            name=name,
+            "{name} holds NaN or infinite numbers; the checkpoint is damaged, download it again", name=name
         )

@@ -36,9 +36,7 @@ def doctor(
         "What a ChatGLM's folder (or name) needs in each mode, and which fits here; or what is "
         "served at http://host:port/v1#name.",
     ),
-    context: int = option(
-        "--context", "Tokens of the conversation, with --model.", default=2048, least=1
-    ),
+    context: int = option("--context", "Tokens of the conversation, with --model.", default=2048, least=1),
     as_json: bool = JSON,
 ) -> None:
     if model is not None:
@@ -88,9 +86,7 @@ def show_memory(name: str, context: int, *, as_json: bool) -> None:
     config, budget, files = read_config(directory), MemoryBudget.here(), on_disk(directory)
     generation, count = generation_of(config), parameters(config).total
     needs = [
-        need(config, mode, context=context)
-        for device in ("cpu", "cuda")
-        for mode in modes(config, device)
+        need(config, mode, context=context) for device in ("cpu", "cuda") for mode in modes(config, device)
     ]
     best = pick(config, budget, context=context)
     records = [_record(each, budget) for each in needs]

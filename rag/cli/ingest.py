@@ -28,12 +28,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class IngestOptions:
     embedder: str | None = option(
-        "--embedder",
-        "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path.",
+        "--embedder", "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path."
     )
-    prune: bool = option(
-        "--prune", "Remove documents whose file is gone from these folders.", default=False
-    )
+    prune: bool = option("--prune", "Remove documents whose file is gone from these folders.", default=False)
     ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True)
     ray: bool = option(
         "--ray",
@@ -41,19 +38,14 @@ class IngestOptions:
         "machine's cores.",
         default=False,
     )
-    workers: int | None = option(
-        "--workers", "With --ray: how many cores to use; all if not given.", least=1
-    )
+    workers: int | None = option("--workers", "With --ray: how many cores to use; all if not given.", least=1)
     as_json: bool = option("--json", "One JSON line a file.", default=False)
     quiet: bool = option("--quiet -q", "Only what was refused.", default=False)
 
 
 @with_options("Read documents into a knowledge base; again: only what is new or changed.")
 def ingest(
-    paths: list[Path] = argument("PATH", "Files and folders."),
-    kb: str = KB,
-    *,
-    options: IngestOptions,
+    paths: list[Path] = argument("PATH", "Files and folders."), kb: str = KB, *, options: IngestOptions
 ) -> None:
     if options.workers and not options.ray:
         raise UserError("--workers needs --ray")
@@ -78,9 +70,7 @@ def ingest_into(config: "Config", paths: list[Path], options: IngestOptions, *, 
             with IngestProgress(len(files), size, quiet=quiet or options.as_json) as progress:
                 work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
                 on_ray = partial(_on_ray, work, config=config, options=options)
-                with (
-                    on_ray(files) if options.ray and files else nullcontext(work.run(files)) as run
-                ):
+                with on_ray(files) if options.ray and files else nullcontext(work.run(files)) as run:
                     for outcome in run:
                         progress.file(outcome)
                         outcomes.append(outcome)

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from ingest.types import Document
 
 app = typer.Typer(
-    help=say("List, inspect, mend and copy knowledge bases."),
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    help=say("List, inspect, mend and copy knowledge bases."), no_args_is_help=True, rich_markup_mode=None
 )
 INFO_TITLES = {
     "location": Translatable("location"),
@@ -61,9 +59,7 @@ def list_() -> None:
 
 @app.command()
 @with_options("What a knowledge base holds.")
-def info(
-    context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB, as_json: bool = JSON
-) -> None:
+def info(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB, as_json: bool = JSON) -> None:
     from dataclasses import asdict
 
     with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
@@ -85,9 +81,7 @@ def remove(
     sources: list[str] = argument("SOURCE", "Files."),
     kb: str = KB,
     purge: bool = option(
-        "--purge/--no-purge",
-        "Also wipe the indexes' traces of their words, by a rebuild.",
-        default=True,
+        "--purge/--no-purge", "Also wipe the indexes' traces of their words, by a rebuild.", default=True
     ),
 ) -> None:
     with existing_kb(kb).open_store() as store:
@@ -134,8 +128,7 @@ def verify(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB)
         out(finding)
     if findings:
         raise UserError(
-            "{findings_count} findings; rag kb rebuild mends the indexes",
-            findings_count=len(findings),
+            "{findings_count} findings; rag kb rebuild mends the indexes", findings_count=len(findings)
         )
     out_message("all is well")
 

@@ -37,8 +37,7 @@ def export(
         raise UserError("--dtype is {dtype}; it is one of {known}", dtype=dtype, known=known)
     if alpha is not None and not adapter:
         raise UserError(
-            "--lora-alpha is {alpha:g}, but no adapter is named; name it with --adapter",
-            alpha=alpha,
+            "--lora-alpha is {alpha:g}, but no adapter is named; name it with --adapter", alpha=alpha
         )
     import torch
 
@@ -91,17 +90,11 @@ def _report(done: "ExportReport", target: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FillOptions(ModelOptions):
-    model: str = option(
-        "--model MODEL", "A ChatGLM-6B's folder, or its name on a hub.", default=...
-    )
-    temperature: float | None = option(
-        "--temperature T", "0: always the likeliest word.", default=0
-    )
+    model: str = option("--model MODEL", "A ChatGLM-6B's folder, or its name on a hub.", default=...)
+    temperature: float | None = option("--temperature T", "0: always the likeliest word.", default=0)
 
 
-@with_options(
-    "Fill the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage."
-)
+@with_options("Fill the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage.")
 def fill(
     text: str | None = argument(
         "",

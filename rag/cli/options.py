@@ -96,9 +96,7 @@ class ModelOptions:
         "--quant auto|none|int8|int4|nf4", "How its weights are held; auto: what fits."
     )
     adapter: str | None = option("--adapter DIR", "A LoRA or P-Tuning adapter for it.")
-    max_new_tokens: int | None = option(
-        "--max-new-tokens N", "The answer's length in tokens, at most."
-    )
+    max_new_tokens: int | None = option("--max-new-tokens N", "The answer's length in tokens, at most.")
     temperature: float | None = option("--temperature T", "0: always the likeliest word.")
     top_p: float | None = option("--top-p P", "Draw from the likeliest words only.")
     seed: int | None = option("--seed N", "The same seed gives the same answer.")
@@ -139,9 +137,7 @@ def with_options(text: LiteralString) -> Callable[[Callable[..., None]], Callabl
             if get_origin(kind) is Annotated:
                 kind, only = get_args(kind)
             if isinstance(parameter.default, Field):
-                parameters.append(
-                    parameter_of(parameter.name, kind, parameter.default, parameter.kind)
-                )
+                parameters.append(parameter_of(parameter.name, kind, parameter.default, parameter.kind))
             elif isinstance(kind, type) and is_dataclass(kind):
                 chosen = [
                     each
@@ -150,8 +146,7 @@ def with_options(text: LiteralString) -> Callable[[Callable[..., None]], Callabl
                 ]
                 groups[parameter.name] = kind, chosen
                 parameters += [
-                    parameter_of(each.name, each.type, each, Parameter.KEYWORD_ONLY)
-                    for each in chosen
+                    parameter_of(each.name, each.type, each, Parameter.KEYWORD_ONLY) for each in chosen
                 ]
             else:
                 parameters.append(parameter)
@@ -162,9 +157,7 @@ def with_options(text: LiteralString) -> Callable[[Callable[..., None]], Callabl
             bound = signature.bind(*values, **options)
             bound.apply_defaults()
             arguments = bound.arguments
-            instances = {
-                name: kind(**_values(chosen, arguments)) for name, (kind, chosen) in groups.items()
-            }
+            instances = {name: kind(**_values(chosen, arguments)) for name, (kind, chosen) in groups.items()}
             function(**arguments, **instances)
 
         command.__doc__ = say(text)

@@ -58,8 +58,7 @@ def kb_path(name: str) -> Path:
         return Path(name).expanduser()
     if not name or name.startswith(".") or "\0" in name:
         raise UserError(
-            "{name!r} is not a valid name for a knowledge base; use letters, digits and -",
-            name=name,
+            "{name!r} is not a valid name for a knowledge base; use letters, digits and -", name=name
         )
     return data_home() / name
 
@@ -76,8 +75,7 @@ def existing_kb(name: str) -> "Config":
     config = kb_config(name)
     if not config.exists:
         raise UserError(
-            "there is no knowledge base {name!r} at {place}; make it with: rag ingest FOLDER "
-            "--kb {name}",
+            "there is no knowledge base {name!r} at {place}; make it with: rag ingest FOLDER --kb {name}",
             name=name,
             place=config.place,
         )

@@ -74,17 +74,13 @@ def plan(*, arguments: PlanArguments, as_json: bool = JSON) -> None:
     if (arguments.cores is None) != (arguments.memory is None):
         raise UserError("--cores and --memory describe a machine together; give both")
     if arguments.chunks_per_document is not None and arguments.megabytes is not None:
-        raise UserError(
-            "--chunks-per-document and --megabytes contradict each other; give one of them"
-        )
+        raise UserError("--chunks-per-document and --megabytes contradict each other; give one of them")
     from rag.plan import GPUS, Constants, PlanOptions, Predictor
 
     for name, value, known in (("--gpu", gpu, GPUS), ("--engine", engine or "local", ENGINES)):
         if value not in known:
             names = ", ".join(known)
-            raise UserError(
-                "{name} is {value}; need one of {names}", name=name, value=value, names=names
-            )
+            raise UserError("{name} is {value}; need one of {names}", name=name, value=value, names=names)
     constants = Constants.read(file)
     options = PlanOptions(**values)
     predictor = Predictor(constants, options)
@@ -199,8 +195,7 @@ def _footnotes(shown: "Sequence[EnginePlan]", gpu: str) -> None:
         if plan.pods:
             each = (f"{p.count} {p.name} × {p.cores:g}, {p.memory:g} GB" for p in plan.pods)
             out_message(
-                "* simulated from Milvus' published sizing, not measured; pods: {pods}",
-                pods="; ".join(each),
+                "* simulated from Milvus' published sizing, not measured; pods: {pods}", pods="; ".join(each)
             )
     if any(plan.generation and plan.generation.gpus for plan in shown):
         out_message("* {gpu}: simulated, at half of its data sheet's rates", gpu=gpu)

@@ -36,9 +36,7 @@ class Address:
         if "@" in parts.netloc:
             raise _invalid(
                 f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}",
-                Translatable(
-                    "it must not contain a name or password; put a key into {key}", key=KEY
-                ),
+                Translatable("it must not contain a name or password; put a key into {key}", key=KEY),
             )
         web = parts.scheme in ("http", "https")
         if not web or not parts.hostname or parts.query or re.search(r"\s", url):
@@ -68,9 +66,7 @@ class Address:
 
 def _invalid(url: str, why: Translatable) -> UserError:
     return UserError(
-        "{url} is not an endpoint's address: {why}; write http://host:port/v1#model",
-        url=url,
-        why=why,
+        "{url} is not an endpoint's address: {why}; write http://host:port/v1#model", url=url, why=why
     )
 
 

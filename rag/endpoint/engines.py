@@ -290,10 +290,7 @@ def faults(address: Address, options: EndpointOptions, text: str = "") -> Iterat
     except openai.APIError as error:  # within a stream
         why = _line(_message(error.body))
         raise EngineFailure(
-            "{base} failed after {count} characters of its answer: {why}",
-            base=base,
-            count=len(text),
-            why=why,
+            "{base} failed after {count} characters of its answer: {why}", base=base, count=len(text), why=why
         ) from None
     except (ValueError, RecursionError, httpx2.InvalidURL) as error:
         raise not_openai(address, getattr(error, "doc", str(error))) from None
@@ -335,10 +332,7 @@ def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
     why = _line(_message(error.body)) or response.reason_phrase
     if status in (408, 409, 429) or status >= 500:
         return Unreachable(
-            "{base} can't answer now ({status}: {why}); try again later",
-            base=base,
-            status=status,
-            why=why,
+            "{base} can't answer now ({status}: {why}); try again later", base=base, status=status, why=why
         )
     if status in (401, 403):
         return EngineFailure(
@@ -356,9 +350,7 @@ def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
             why=why,
         )
     url = response.request.url
-    return EngineFailure(
-        "{url} refused the request ({status}: {why})", url=url, why=why, status=status
-    )
+    return EngineFailure("{url} refused the request ({status}: {why})", url=url, why=why, status=status)
 
 
 def _message(body: object) -> str:

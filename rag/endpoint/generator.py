@@ -50,9 +50,7 @@ def _key() -> str:
     """The key, read only where it is sent, so that no option, trace or other process holds it."""
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UserError(
-            "the variable {key} holds a character that keys can't have; set it again", key=KEY
-        )
+        raise UserError("the variable {key} holds a character that keys can't have; set it again", key=KEY)
     return key
 
 
@@ -141,10 +139,7 @@ class EndpointGenerator:
 
             kind, path = openai.AsyncStream[object], "/chat/completions"
             options: Any = {"cast_to": object, "stream": True, "stream_cls": kind}
-            async with (
-                self._client() as client,
-                await client.post(path, body=body, **options) as events,
-            ):
+            async with self._client() as client, await client.post(path, body=body, **options) as events:
                 content = events.response.headers.get("content-type", "?")
                 if not content.startswith("text/event-stream"):
                     raise engines.not_openai(self.address, content)
@@ -191,9 +186,7 @@ class EndpointGenerator:
             with self._running(request) as future, engines.faults(address, self.options):
                 value = future.result()
         except CancelledError:
-            raise engines.Unreachable(
-                "the request to {base} was stopped", base=address.base
-            ) from None
+            raise engines.Unreachable("the request to {base} was stopped", base=address.base) from None
         if not isinstance(value, dict):
             raise engines.not_openai(address, f"{url}: {value}")
         return value
@@ -222,9 +215,7 @@ class EndpointGenerator:
 
         class Connection(openai.DefaultAsyncHttpxClient):
             async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-                headers = {
-                    name: request.headers[name] for name in HEADERS if name in request.headers
-                }
+                headers = {name: request.headers[name] for name in HEADERS if name in request.headers}
                 request.headers = httpx2.Headers(headers | authorization)
                 try:
                     return await super().send(request, **options)
@@ -300,9 +291,7 @@ class ReplyStream:
         """The rest of the text. Raises `EngineFailure` if the stream has no end, or if the model's
         thoughts took all the tokens of the answer."""
         if not self.finish_reason:
-            raise engines.broken_off(
-                self._address, self.text, Translatable("the stream has no end")
-            )
+            raise engines.broken_off(self._address, self.text, Translatable("the stream has no end"))
         if self.finish_reason == "length" and self._thought and not self.text:
             raise engines.EngineFailure(
                 "the thoughts of the model at {base} took all the tokens of its answer; raise "

@@ -18,9 +18,7 @@ from ingest.i18n import Translatable
 class InvalidRecord(UserError):
     """The line `where` of a file is invalid."""
 
-    def __init__(
-        self, template: LiteralString | Translatable, where: str, /, **fields: object
-    ) -> None:
+    def __init__(self, template: LiteralString | Translatable, where: str, /, **fields: object) -> None:
         problem = UserError(template, **fields).message
         super().__init__("{where}: {problem}", where=where, problem=problem)
 
@@ -69,9 +67,7 @@ KINDS = {
 _REQUIRED: Any = object()
 
 
-def take(
-    record: Mapping[str, Any], name: str, kind: type, where: str, *, default: Any = _REQUIRED
-) -> Any:
+def take(record: Mapping[str, Any], name: str, kind: type, where: str, *, default: Any = _REQUIRED) -> Any:
     """`record[name]`, or `default` if it is absent. Raises `InvalidRecord` if it is not of `kind`,
     one of `KINDS`."""
     value = record.get(name, default)
@@ -179,9 +175,7 @@ def _load_beir(folder: Path) -> Dataset:
     return Dataset(folder.name, tuple(questions), tuple(entries.values()))
 
 
-def _qrels(
-    folder: Path, entries: Container[str], queries: Container[str]
-) -> dict[str, dict[str, int]]:
+def _qrels(folder: Path, entries: Container[str], queries: Container[str]) -> dict[str, dict[str, int]]:
     """Query id -> corpus id -> grade."""
     path = folder / "qrels.tsv"
     if not path.exists() and (folder / "qrels" / "test.tsv").exists():
@@ -243,8 +237,6 @@ def _gold(record: Mapping[str, Any], docs: Path, where: str) -> tuple[Gold, ...]
             raise InvalidRecord("gold has {x!r}; it needs a document and a quote", where, x=place)
         file, quote = take(place, "document", str, where), take(place, "quote", str, where)
         if not (docs / file).is_file():
-            raise InvalidRecord(
-                "gold names {file!r}, missing in {docs}", where, file=file, docs=docs
-            )
+            raise InvalidRecord("gold names {file!r}, missing in {docs}", where, file=file, docs=docs)
         gold.append(Gold(file, quote))
     return tuple(gold)

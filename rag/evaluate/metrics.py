@@ -19,9 +19,7 @@ def ranking_scores(ranked: Sequence[str], grades: Mapping[str, int]) -> dict[str
     discount log2(rank + 1). There must be at least one relevant entry.
     """
     relevant = {entry for entry, grade in grades.items() if grade > 0}
-    scores = {
-        f"recall@{k}": len(relevant.intersection(ranked[:k])) / len(relevant) for k in CUTOFFS
-    }
+    scores = {f"recall@{k}": len(relevant.intersection(ranked[:k])) / len(relevant) for k in CUTOFFS}
     scores |= {f"success@{k}": float(scores[f"recall@{k}"] > 0) for k in CUTOFFS}
     ranks = [rank for rank, entry in enumerate(ranked[:10], start=1) if entry in relevant]
     ideal = sorted((grades[entry] for entry in relevant), reverse=True)
@@ -105,9 +103,7 @@ def auroc(scores: Values, positive: Values, weights: Weights) -> Values:
     return _divide((positives * below).sum(axis=1), pairs)
 
 
-def accepted_negatives(
-    scores: Values, positive: Values, weights: Weights, *, lost: float
-) -> Values:
+def accepted_negatives(scores: Values, positive: Values, weights: Weights, *, lost: float) -> Values:
     """The share of negatives at or above the highest threshold that rejects at most the share `lost`
     of the positives."""
     positives, negatives = _by_score(scores, positive, weights)

@@ -56,13 +56,9 @@ _RANKING = (
 MEASURES: dict[str, Measure] = {
     title.lower(): Measure(Translatable.of(title, {}), (title.lower(),)) for title in _RANKING
 } | {
-    "answer_in_sentence": Measure(
-        Translatable("Answer in the best sentence"), ("answer_in_sentence",)
-    ),
+    "answer_in_sentence": Measure(Translatable("Answer in the best sentence"), ("answer_in_sentence",)),
     "answer_in_two": Measure(Translatable("Answer in at most two sentences"), ("answer_in_two",)),
-    "answer_in_passage": Measure(
-        Translatable("Answer in the best passage"), ("answer_in_passage",)
-    ),
+    "answer_in_passage": Measure(Translatable("Answer in the best passage"), ("answer_in_passage",)),
     "auroc": Measure(Translatable("Refusal AUROC"), _CONFIDENCE, metrics.auroc),
     "false_answers_at_5": Measure(
         Translatable("False answers at 5 % false refusals"), _CONFIDENCE, _false_answers, False
@@ -70,13 +66,9 @@ MEASURES: dict[str, Measure] = {
     "false_refusals": Measure(
         Translatable("False refusals as set"), ("false_refusal",), larger_is_better=False
     ),
-    "false_answers": Measure(
-        Translatable("False answers as set"), ("false_answer",), larger_is_better=False
-    ),
+    "false_answers": Measure(Translatable("False answers as set"), ("false_answer",), larger_is_better=False),
     "right": Measure(Translatable("Right answer or right refusal"), ("right",)),
-    "citations": Measure(
-        Translatable("Exact citations"), ("exact_citations", "citations"), metrics.ratio
-    ),
+    "citations": Measure(Translatable("Exact citations"), ("exact_citations", "citations"), metrics.ratio),
     "p50": Measure(Translatable("Latency, median (s)"), ("seconds",), _p50, False),
     "p95": Measure(Translatable("Latency, 95th percentile (s)"), ("seconds",), _p95, False),
 }
@@ -158,9 +150,7 @@ class EvalReport:
         """Read a report that `save` wrote; the figures are computed again from the rows."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            rows = tuple(
-                ScoredQuestion(**{**row, "ranked": tuple(row["ranked"])}) for row in content["rows"]
-            )
+            rows = tuple(ScoredQuestion(**{**row, "ranked": tuple(row["ranked"])}) for row in content["rows"])
             return cls(content["dataset"], rows, content["settings"])
         except OSError as error:
             why = error.strerror
@@ -174,12 +164,7 @@ class EvalReport:
 
 
 def compare(
-    first: EvalReport,
-    second: EvalReport,
-    *,
-    resamples: int = 1000,
-    flips: int = 10_000,
-    seed: int = 0,
+    first: EvalReport, second: EvalReport, *, resamples: int = 1000, flips: int = 10_000, seed: int = 0
 ) -> dict[str, Difference]:
     """How `second` differs from `first` on the same questions, measure by measure.
 

@@ -24,12 +24,7 @@ DEPTH = 50  # ranked passages: enough for ten distinct entries, since an entry m
 
 
 def prepare(
-    dataset: Dataset,
-    home: Path,
-    *,
-    embedder: str | None = None,
-    cache: Path,
-    settings: Path | None = None,
+    dataset: Dataset, home: Path, *, embedder: str | None = None, cache: Path, settings: Path | None = None
 ) -> "Pipeline":
     """The pipeline over the set's corpus, under `settings` (a rag.toml; all defaults if None).
 

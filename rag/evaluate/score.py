@@ -72,9 +72,7 @@ def _gold_key(gold: Gold) -> str:
     return f"{gold.document}#{gold.quote}"
 
 
-def _ranking(
-    question: EvalQuestion, spans: Sequence[SourceSpan], source_text: SourceText
-) -> list[str]:
+def _ranking(question: EvalQuestion, spans: Sequence[SourceSpan], source_text: SourceText) -> list[str]:
     """The distinct entries that the spans represent, best first.
 
     In BEIR-like sets a span represents its source. In ours it represents every gold place that it
@@ -139,8 +137,5 @@ def _citation_scores(prediction: Prediction, source_text: SourceText) -> dict[st
     """The number of citations, and of those whose quote equals the span of the source."""
     if prediction.citations is None:
         return {}
-    exact = sum(
-        source_text(span.source)[span.start : span.end] == span.text
-        for span in prediction.citations
-    )
+    exact = sum(source_text(span.source)[span.start : span.end] == span.text for span in prediction.citations)
     return {"citations": float(len(prediction.citations)), "exact_citations": float(exact)}

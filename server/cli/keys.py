@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from server.auth import Keys
 
 app = typer.Typer(
-    help=say("Create, list and revoke keys of the server."),
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    help=say("Create, list and revoke keys of the server."), no_args_is_help=True, rich_markup_mode=None
 )
 
 

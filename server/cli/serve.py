@@ -150,7 +150,5 @@ def mcp(
     from server.models import Models, model_loader
     from server.state import ServerState
 
-    with closing(
-        ServerState(options, Models(model_loader(options.cache, note)), spans=spans())
-    ) as state:
+    with closing(ServerState(options, Models(model_loader(options.cache, note)), spans=spans())) as state:
         tools(state, say).run("stdio")

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 SHOWN = 20  # candidates in a table; --json has all
 
 
-@with_options(
-    "Show how an answer came about, and retrieve once more: question, candidates, prompt, answer."
-)
+@with_options("Show how an answer came about, and retrieve once more: question, candidates, prompt, answer.")
 def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON) -> None:
     from rag.load import open_pipeline
     from server.state import limit_blas_threads
@@ -88,8 +86,7 @@ def _show(found: "TraceResponse", again: "Replay") -> None:
 def _comparison(found: "TraceResponse", again: "Replay") -> str:
     if again.same:
         return say(
-            "retrieved again at {sequence}: the same candidates with the same scores",
-            sequence=again.sequence,
+            "retrieved again at {sequence}: the same candidates with the same scores", sequence=again.sequence
         )
     return say(
         "retrieved again at {sequence} (then {sequence_2}): {new_count} new candidates, "

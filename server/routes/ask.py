@@ -56,14 +56,10 @@ class EventStreamResponse(StreamingResponse):
 async def search(body: schemas.SearchRequest, context: Context) -> schemas.SearchResponse:
     """The passages nearest to a question, best first."""
     context.require("read", body.knowledge_base)
-    return await context.state.answerer.search(
-        body.question, body.knowledge_base, body.limit, context.who
-    )
+    return await context.state.answerer.search(body.question, body.knowledge_base, body.limit, context.who)
 
 
-@router.post(
-    "/ask", response_model=schemas.AnswerResponse, responses=STREAM_RESPONSE | responses(502, 503)
-)
+@router.post("/ask", response_model=schemas.AnswerResponse, responses=STREAM_RESPONSE | responses(502, 503))
 async def ask(body: schemas.AskRequest, request: Request, context: Context):
     """An answer with citations, or a refusal with the nearest passages."""
     context.require("read", body.knowledge_base)

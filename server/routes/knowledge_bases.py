@@ -36,9 +36,7 @@ def list_bases(context: Context) -> schemas.KnowledgeBaseListResponse:
 
 
 @router.post("", status_code=201, responses=responses(409))
-def create_base(
-    body: schemas.CreateKnowledgeBaseRequest, context: Context
-) -> schemas.KnowledgeBaseResponse:
+def create_base(body: schemas.CreateKnowledgeBaseRequest, context: Context) -> schemas.KnowledgeBaseResponse:
     """Create an empty knowledge base."""
     context.require("admin", body.name)
     context.state.knowledge_bases.create(body)
@@ -214,8 +212,7 @@ def _open_document(name: str, document: str, context: Context) -> Iterator[tuple
 
 @jobs_router.get("")
 def list_jobs(
-    context: Context,
-    knowledge_base: Annotated[str | None, Query(pattern=schemas.NAME_PATTERN)] = None,
+    context: Context, knowledge_base: Annotated[str | None, Query(pattern=schemas.NAME_PATTERN)] = None
 ) -> schemas.JobListResponse:
     """The newest 200 jobs that the key may read, newest first."""
     jobs = context.state.jobs

@@ -86,9 +86,7 @@ class ChatRequest(LenientRequest):
     model: str = Field(min_length=1, max_length=200, examples=["laws"])
     """A knowledge base; ignored if `knowledge_base` names one."""
     knowledge_base: schemas.BaseName | None = None
-    messages: list[ChatMessage] = Field(
-        min_length=1, max_length=200, json_schema_extra=CONTAINS_USER_MESSAGE
-    )
+    messages: list[ChatMessage] = Field(min_length=1, max_length=200, json_schema_extra=CONTAINS_USER_MESSAGE)
     """At least one of the user; the last one is the question."""
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -202,9 +200,7 @@ STREAM_RESPONSE = {200: {"content": EVENT_STREAM}}
 def list_models(context: Context) -> ModelListResponse:
     """The knowledge bases that the key may read."""
     now, names = int(time.time()), context.state.knowledge_bases.names()
-    models = [
-        ModelResponse(id=name, created=now) for name in names if context.who.may("read", name)
-    ]
+    models = [ModelResponse(id=name, created=now) for name in names if context.who.may("read", name)]
     return ModelListResponse(data=models)
 
 
@@ -216,9 +212,7 @@ def get_model(model: Name, context: Context) -> ModelResponse:
 
 
 @router.post(
-    "/chat/completions",
-    response_model=CompletionResponse,
-    responses=STREAM_RESPONSE | responses(502, 503),
+    "/chat/completions", response_model=CompletionResponse, responses=STREAM_RESPONSE | responses(502, 503)
 )
 async def chat(body: ChatRequest, context: Context):
     """An answer from the knowledge base that `model` or `knowledge_base` names. The message's
@@ -324,9 +318,7 @@ def _finish_reason(answer: schemas.AnswerResponse) -> Literal["stop", "length"]:
     return "length" if answer.usage.cut else "stop"
 
 
-async def _chunks(
-    events: AsyncGenerator[Event], body: ChatRequest, say: Translator
-) -> AsyncGenerator[bytes]:
+async def _chunks(events: AsyncGenerator[Event], body: ChatRequest, say: Translator) -> AsyncGenerator[bytes]:
     """OpenAI's chunks: the role, the text, then the annotations and the finish reason."""
     frame: dict[str, Any] = {
         "object": "chat.completion.chunk", "created": int(time.time()), "model": body.model,

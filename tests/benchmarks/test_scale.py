@@ -25,10 +25,7 @@ def test_every_link_leads_to_a_file(page: str) -> None:
 
 
 def test_both_pages_have_the_same_sections() -> None:
-    levels = [
-        re.findall(r"^(#+) ", (DOCS / page).read_text("utf-8"), re.MULTILINE)
-        for page in scale.PAGES
-    ]
+    levels = [re.findall(r"^(#+) ", (DOCS / page).read_text("utf-8"), re.MULTILINE) for page in scale.PAGES]
     assert levels[0] == levels[1]
 
 

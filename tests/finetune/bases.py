@@ -23,11 +23,7 @@ def base(kind: str, folder: Path) -> Path:
     if kind in ("v1", "v2", "v3"):
         return COPY / kind / "tiny_safetensors"
     torch.manual_seed(0)
-    model = (
-        GlmForCausalLM(GlmConfig(**SIZES))
-        if kind == "glm4"
-        else Glm4ForCausalLM(Glm4Config(**SIZES))
-    )
+    model = GlmForCausalLM(GlmConfig(**SIZES)) if kind == "glm4" else Glm4ForCausalLM(Glm4Config(**SIZES))
     with torch.no_grad():  # as a trained model's
         for name, value in model.named_parameters():
             value.mul_(1 + 0.1 * torch.randn_like(value)) if "norm" in name else value.mul_(4)

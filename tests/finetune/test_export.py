@@ -128,9 +128,7 @@ def test_parts_of_a_fused_layer_and_of_the_layers(tmp_path: Path, shared: bool) 
     there = write(tmp_path / "native", made, ["q_proj", "v_proj"], **options)
     export(there, model, tmp_path / "upstream", to="upstream")
     written = settings(tmp_path / "upstream")
-    assert written["target_modules"] == [
-        "transformer.encoder.layers.2.self_attention.query_key_value"
-    ]
+    assert written["target_modules"] == ["transformer.encoder.layers.2.self_attention.query_key_value"]
     assert (written["r"], written["lora_alpha"]) == ((4, 8) if shared else (8, 48))
     wanted, found = changes(there, model), changes(tmp_path / "upstream", model)
     nothing = found.pop("model.layers.2.self_attn.k_proj")
@@ -230,9 +228,7 @@ def test_plain_peft_loads_upstreams_form_on_upstreams_modules(
     wanted = changes(there, model)
     for layer in range(2):
         parts = [wanted[f"model.layers.{layer}.self_attn.{end}"] for end in QKV]
-        fused = code.get_submodule(
-            f"transformer.encoder.layers.{layer}.self_attention.query_key_value"
-        )
+        fused = code.get_submodule(f"transformer.encoder.layers.{layer}.self_attention.query_key_value")
         found = fused.get_delta_weight("default")
         assert (found - torch.cat(parts)).norm() < 1e-6 * found.norm()
 
@@ -249,11 +245,7 @@ def test_the_tutorials_adapter_becomes_one_that_peft_loads(tmp_path: Path, to: A
     assert (done.modules, len(done.notes)) == (2, 1)
     assert load_file(tmp_path / "it" / FILE).keys() == made.keys()
     written = settings(tmp_path / "it")
-    assert (written["r"], written["lora_alpha"], written["target_modules"]) == (
-        8,
-        32,
-        ["query_key_value"],
-    )
+    assert (written["r"], written["lora_alpha"], written["target_modules"]) == (8, 32, ["query_key_value"])
     assert read_adapter(tmp_path / "it").contract == Contract(1, "tutorial")
 
 

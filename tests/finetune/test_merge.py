@@ -55,9 +55,7 @@ def stored(directory: Path) -> dict[str, Tensor]:
         ("glm4-0414", {"use_dora": True, "use_rslora": True}),
     ],
 )
-def test_each_weight_is_the_sum_rounded_once(
-    tmp_path: Path, kind: str, config: dict[str, Any]
-) -> None:
+def test_each_weight_is_the_sum_rounded_once(tmp_path: Path, kind: str, config: dict[str, Any]) -> None:
     model = base(kind, tmp_path)
     there = adapter(kind, model, tmp_path, **config)
     done = merge(model, there, tmp_path / "merged", upstream=kind in ("v1", "v2", "v3"))
@@ -157,9 +155,7 @@ def test_transformers_alone_loads_a_merged_glm4(tmp_path: Path) -> None:
     model = base("glm4", tmp_path)
     merge(model, adapter("glm4", model, tmp_path), tmp_path / "merged")
     theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    assert torch.allclose(
-        probe_logits(theirs), probe_logits(read_model(tmp_path / "merged")), atol=1e-5
-    )
+    assert torch.allclose(probe_logits(theirs), probe_logits(read_model(tmp_path / "merged")), atol=1e-5)
 
 
 def test_weights_in_several_bin_files_and_other_files_beside_them(tmp_path: Path) -> None:
@@ -292,9 +288,7 @@ def test_a_merge_destroyed_by_rounding_is_deleted(tmp_path: Path) -> None:
     tensors_ = load_file(path)
     small = {"lm_head.weight": tensors_["lm_head.weight"] * 1e-7}
     save_file({**tensors_, **small}, path, metadata={"format": "pt"})
-    refused(
-        r"is deleted.*float16: 0\.01.*--dtype float32", tmp_path, model, there, dtype=torch.float16
-    )
+    refused(r"is deleted.*float16: 0\.01.*--dtype float32", tmp_path, model, there, dtype=torch.float16)
     save_file(tensors_, path, metadata={"format": "pt"})
     weak = {
         key: value * (1e-3 if "lora_B" in key else 1)
@@ -314,8 +308,7 @@ def test_every_file_has_the_rights_of_a_new_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "upstream"),
-    [*((kind, False) for kind in KINDS), ("v1", True), ("v3", True), ("glm4", True)],
+    ("kind", "upstream"), [*((kind, False) for kind in KINDS), ("v1", True), ("v3", True), ("glm4", True)]
 )
 def test_an_adapter_is_merged_once(tmp_path: Path, kind: str, upstream: bool) -> None:
     """Nor is it used beside that model, under whatever names, after another, or from codes."""

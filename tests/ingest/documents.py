@@ -40,9 +40,7 @@ def word(path: Path, body: str, **parts: str) -> Path:
         {
             "word/document.xml": f"<w:document {W} {R}><w:body>{body}</w:body></w:document>",
             "word/_rels/document.xml.rels": relations(kinds),
-            **{
-                f"word/{kind}.xml": f"<w:{kind} {W}>{xml}</w:{kind}>" for kind, xml in parts.items()
-            },
+            **{f"word/{kind}.xml": f"<w:{kind} {W}>{xml}</w:{kind}>" for kind, xml in parts.items()},
         },
     )
 
@@ -56,9 +54,7 @@ def pdf(path: Path, pages: list[list[str]]) -> Path:
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
     kids = []
     for lines in pages:
-        shown = "".join(
-            f"1 0 0 1 72 {750 - 20 * at} Tm ({line}) Tj " for at, line in enumerate(lines)
-        )
+        shown = "".join(f"1 0 0 1 72 {750 - 20 * at} Tm ({line}) Tj " for at, line in enumerate(lines))
         stream = f"BT /F1 12 Tf {shown}ET"
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
         kids.append(f"{len(objects) + 1} 0 R")

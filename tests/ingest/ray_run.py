@@ -97,8 +97,7 @@ def contents(kb: Path) -> dict[str, list[tuple[object, ...]]]:
     when the knowledge base was created.
     """
     queries = {
-        name: f"SELECT * FROM {name} ORDER BY key"
-        for name in ("documents", "passages", "chunks", "removed")
+        name: f"SELECT * FROM {name} ORDER BY key" for name in ("documents", "passages", "chunks", "removed")
     }
     queries["changes"] = "SELECT seq FROM changes ORDER BY seq"
     queries["meta"] = "SELECT * FROM meta WHERE name != 'created' ORDER BY name"

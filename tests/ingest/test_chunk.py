@@ -34,9 +34,7 @@ def test_passages_tile_the_text_and_chunks_tile_the_passages(texts: list[str], w
         assert all(whole[tile.start : tile.end] == tile.text for tile in tiles)
         assert [tile.end for tile in tiles[:-1]] == [tile.start for tile in tiles[1:]]
     spans = {(passage.start, passage.end) for passage in passages}
-    assert all(
-        c.passage in spans and c.passage[0] <= c.start < c.end <= c.passage[1] for c in chunks
-    )
+    assert all(c.passage in spans and c.passage[0] <= c.start < c.end <= c.passage[1] for c in chunks)
 
 
 @given(TEXTS, st.integers(28, 60))
@@ -88,9 +86,7 @@ def test_a_section_is_not_joined_to_the_next() -> None:
         (12, ["国务院有关部门应当按照", "职责分工加强监督管理", "并建立健全信息共享机制"]),
     ],
 )  # fmt: skip
-def test_a_sentence_too_long_is_cut_at_lines_then_clauses_then_words(
-    limit: int, pieces: list[str]
-) -> None:
+def test_a_sentence_too_long_is_cut_at_lines_then_clauses_then_words(limit: int, pieces: list[str]) -> None:
     """But for the last, whose words are rjieba's, semantic-text-splitter 0.33 cut them like this."""
     text = "".join(pieces)
     spans = Chunker(count, 400)._pieces(text, limit)
@@ -157,10 +153,7 @@ def test_sentence_ends(text: str, parts: list[str]) -> None:
 
 def test_hard_wrapped_lines_are_one_paragraph() -> None:
     text = "The quick brown\nfox jumps over\nthe dog.\n\nNext one."
-    assert cut(text, paragraphs(text)) == [
-        "The quick brown\nfox jumps over\nthe dog.\n\n",
-        "Next one.",
-    ]
+    assert cut(text, paragraphs(text)) == ["The quick brown\nfox jumps over\nthe dog.\n\n", "Next one."]
 
 
 MARKS = st.lists(
@@ -209,9 +202,7 @@ def test_two_segments_name_as_one(marks: list[Mark], cut: int) -> None:
 
 
 @given(MARKS, st.integers(0, 40), st.integers(1, 10))
-def test_places_within_a_span_name_each_of_its_characters(
-    marks: list[Mark], start: int, width: int
-) -> None:
+def test_places_within_a_span_name_each_of_its_characters(marks: list[Mark], start: int, width: int) -> None:
     places = Places()
     places.extend(marks, 0)
     within = places.within(start, start + width)

@@ -19,9 +19,7 @@ def read(source: Path | bytes) -> tuple[str, encoding.Detected]:
 
 
 CHINESE = "第一条 为了保障电子商务各方主体的合法权益，规范电子商务行为，制定本法。\n第二条 略。\n"
-TRADITIONAL = (
-    "第一條 為了保障電子商務各方主體的合法權益，規範電子商務行為，制定本法。\n第二條 略。\n"
-)
+TRADITIONAL = "第一條 為了保障電子商務各方主體的合法權益，規範電子商務行為，制定本法。\n第二條 略。\n"
 NAMES = CHINESE * 30 + "朱镕基、李堃、王喆等出席。\n"
 LOG = "2024-01-01 00:00:00 INFO request served in 12 ms\n" * 30 + CHINESE
 ONE_BAD_BYTE = (CHINESE * 20).encode()[:1023] + b"\xff" + (CHINESE * 20).encode()[1023:]
@@ -123,9 +121,7 @@ def test_a_declared_charset_is_evidence_not_truth() -> None:
     assert read(polish.encode("iso-8859-2"))[0] == polish
 
 
-@given(
-    st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn", "Co"], exclude_characters="\ufeff"))
-)
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn", "Co"], exclude_characters="\ufeff")))
 def test_utf8_is_kept_exactly(text: str) -> None:
     assert read(text.encode())[0] == text
 

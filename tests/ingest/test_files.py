@@ -69,9 +69,7 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         walk([tmp_path / "deep"])
 
 
-def test_a_source_is_the_same_from_every_folder(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_is_the_same_from_every_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = (tree / "b" / "一.txt").as_posix()
     monkeypatch.chdir(tree)
     assert FoundFile(Path("b/一.txt")).source == expected

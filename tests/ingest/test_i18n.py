@@ -24,9 +24,7 @@ def test_a_message_is_its_english_text_and_is_translated_with_what_it_holds() ->
 
 
 def test_lists_are_joined_as_the_language_does_it() -> None:
-    message = Translatable(
-        "the base is to be held as {names:and}; give one of them", names=["a", NEAR]
-    )
+    message = Translatable("the base is to be held as {names:and}; give one of them", names=["a", NEAR])
     assert message == "the base is to be held as a and ; did you mean a{b}.txt?; give one of them"
     assert "a、，是否指" in translate(message, "zh")
 
@@ -43,11 +41,7 @@ def test_a_message_survives_json_and_copying(value: object) -> None:
 def test_an_error_survives_copying_with_all_that_it_holds() -> None:
     error = Mismatch("{path} does not exist{hint}", path="a{b}", hint="")
     other = copy.copy(error)
-    assert (type(other), str(other), other.message) == (
-        Mismatch,
-        "a{b} does not exist",
-        error.message,
-    )
+    assert (type(other), str(other), other.message) == (Mismatch, "a{b} does not exist", error.message)
 
 
 def test_fields_are_replaced_at_any_depth() -> None:

@@ -48,15 +48,7 @@ def test_the_table_pairs_up_and_needs_no_second_pass() -> None:
 
 
 def test_words_keep_long_words_beside_their_parts() -> None:
-    assert words("中华人民共和国café") == [
-        "中华",
-        "华人",
-        "人民",
-        "共和",
-        "共和国",
-        "中华人民共和国",
-        "café",
-    ]
+    assert words("中华人民共和国café") == ["中华", "华人", "人民", "共和", "共和国", "中华人民共和国", "café"]
 
 
 def test_bigrams_pair_characters_and_keep_other_words_whole() -> None:

@@ -31,19 +31,11 @@ def test_columns_are_read_one_after_the_other() -> None:
     title = printed("横跨两栏的标题横跨两栏的标题", 100, -80)
     lines = [title, *left, *right]
     random.Random(0).shuffle(lines)
-    assert in_reading_order(lines).split("\n") == [
-        title.text,
-        *(line.text for line in left + right),
-    ]
+    assert in_reading_order(lines).split("\n") == [title.text, *(line.text for line in left + right)]
 
 
 def test_cells_of_one_printed_row_stay_together() -> None:
-    cells = [
-        printed("品名", 0, 0),
-        printed("价格", 200, 3),
-        printed("苹果", 0, 30),
-        printed("5", 200, 28),
-    ]
+    cells = [printed("品名", 0, 0), printed("价格", 200, 3), printed("苹果", 0, 30), printed("5", 200, 28)]
     assert in_reading_order(cells[::-1]) == "品名 价格\n苹果 5"
 
 

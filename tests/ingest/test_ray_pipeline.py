@@ -109,9 +109,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         assert process.stdout
         *lines, last = map(json.loads, process.stdout)
     assert process.returncode == 0
-    return Runs(
-        one, many, home / "deaths", outcomes, embedded, {line[0]: line for line in lines}, last
-    )
+    return Runs(one, many, home / "deaths", outcomes, embedded, {line[0]: line for line in lines}, last)
 
 
 def test_the_knowledge_base_is_the_serial_one_byte_for_byte(runs: Runs) -> None:
@@ -183,9 +181,7 @@ def test_a_task_that_no_worker_can_do_ends_the_run_with_a_message(tmp_path: Path
     (docs / "a.txt").write_text(f"{EMBEDDED_ALWAYS}。", "utf-8")
     command = [sys.executable, "-c", FAIL, docs, tmp_path / "kb", deaths]
     done = subprocess.run(command, capture_output=True, text=True, env=WITH_TESTS, timeout=300)
-    gone, barred, mismatch, deaths, documents = (
-        line.split("|") for line in done.stdout.splitlines()
-    )
+    gone, barred, mismatch, deaths, documents = (line.split("|") for line in done.stdout.splitlines())
     assert gone[0] == barred[0] == "refused"
     assert "gone.txt is not on" in gone[1]
     assert "上没有 gone.txt" in gone[2]

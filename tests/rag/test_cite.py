@@ -46,9 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalStore,
         yield store, sources
 
 
-def cited(
-    made: tuple[LocalStore, list[Source]], text: str, question: str = "试用期多久？"
-) -> Cited:
+def cited(made: tuple[LocalStore, list[Source]], text: str, question: str = "试用期多久？") -> Cited:
     store, sources = made
     return cite(text, question, sources, store)
 
@@ -56,10 +54,7 @@ def cited(
 def test_a_mark_quotes_the_sentence_that_supports_its_own(made) -> None:
     found = cited(made, "试用期最长为6个月[1]。试用期工资至少为最低档工资的80%[1]。")
     assert [c.number for c in found.citations] == [1, 1]
-    assert [c.quote.rstrip("\n")[-7:] for c in found.citations] == [
-        "得超过六个月。",
-        "的百分之八十。",
-    ]
+    assert [c.quote.rstrip("\n")[-7:] for c in found.citations] == ["得超过六个月。", "的百分之八十。"]
     assert found.unsupported == ()
     for citation in found.citations:
         store = made[0]

@@ -73,9 +73,7 @@ def test_every_kind_of_field_is_read_sections(tmp_path: Path) -> None:
 
 
 @given(st.builds(Chunk, st.integers(0, 999), st.integers(0, 999)))
-def test_what_is_written_is_read_sections(
-    tmp_path_factory: pytest.TempPathFactory, options: Chunk
-) -> None:
+def test_what_is_written_is_read_sections(tmp_path_factory: pytest.TempPathFactory, options: Chunk) -> None:
     lines = [f"{one.name} = {getattr(options, one.name)}" for one in fields(options)]
     folder = tmp_path_factory.mktemp("kb")
     assert load(folder, "\n".join(["[chunk]", *lines]))["chunk"] == replace(options)
@@ -84,26 +82,14 @@ def test_what_is_written_is_read_sections(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "[chunk]\nchunk_token = 9",
-            "unknown key chunk_token in [chunk] (did you mean chunk_tokens?)",
-        ),
-        (
-            "[chunk]\nzzz = 9",
-            "unknown key zzz in [chunk]; its keys are chunk_tokens, passage_tokens",
-        ),
+        ("[chunk]\nchunk_token = 9", "unknown key chunk_token in [chunk] (did you mean chunk_tokens?)"),
+        ("[chunk]\nzzz = 9", "unknown key zzz in [chunk]; its keys are chunk_tokens, passage_tokens"),
         ("[chunk]\nfusion = 9", "unknown key fusion in [chunk] (did you mean [retrieve] fusion?)"),
-        (
-            "[retrive]",
-            "unknown section [retrive] (did you mean [retrieve]?); the sections are [chunk]",
-        ),
+        ("[retrive]", "unknown section [retrive] (did you mean [retrieve]?); the sections are [chunk]"),
         ("[zzz]", "unknown section [zzz]; the sections are [chunk], [retrieve]"),
         ("top = 3", "top is in no section; put it below [retrieve]"),
         ("chunk = 3", "chunk is 3; it must be a section; write [chunk]"),
-        (
-            '[chunk]\nchunk_tokens = "many"',
-            '[chunk] chunk_tokens is "many"; it must be a whole number',
-        ),
+        ('[chunk]\nchunk_tokens = "many"', '[chunk] chunk_tokens is "many"; it must be a whole number'),
         ("[chunk]\nchunk_tokens = true", "[chunk] chunk_tokens is true; it must be a whole number"),
         ("[chunk]\nchunk_tokens = 1.5", "[chunk] chunk_tokens is 1.5; it must be a whole number"),
         ("[retrieve]\nweight = []", "[retrieve] weight is []; it must be a number"),
@@ -111,19 +97,14 @@ def test_what_is_written_is_read_sections(
         ("[retrieve]\ncache = 1", "[retrieve] cache is 1; it must be a text"),
         ('[retrieve]\nfusion = "max"', 'fusion is "max"; it must be one of "rank", "score"'),
         ("[retrieve]\nrerank = 1", "[retrieve] rerank is 1; it must be a section"),
-        (
-            "[retrieve.rerank]\ndeep = 1",
-            "unknown key deep in [retrieve.rerank] (did you mean depth?)",
-        ),
+        ("[retrieve.rerank]\ndeep = 1", "unknown key deep in [retrieve.rerank] (did you mean depth?)"),
         ("[retrieve]\ntop = 0", "rag.toml: top is 0; need 1 or more"),
         ("[retrieve", "is not valid TOML"),
         ("a = 1\na = 2", "is not valid TOML"),
         (b"# \xb5\xda", "is not UTF-8 (byte 2); save it as UTF-8"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_way_out(
-    tmp_path: Path, text: str | bytes, message: str
-) -> None:
+def test_a_mistake_is_one_line_with_the_way_out(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(tmp_path, text)
     for line in (str(caught.value), translate(caught.value.message, "zh")):

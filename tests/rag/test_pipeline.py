@@ -44,9 +44,7 @@ def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
         yield Pipeline(store, embedder, score_norm_of(store, embedder), Translator("zh"))
 
 
-@pytest.mark.parametrize(
-    "question", ["试用期不得超过几个月？", "明月光是什么？", "五指山海拔多少米？"]
-)
+@pytest.mark.parametrize("question", ["试用期不得超过几个月？", "明月光是什么？", "五指山海拔多少米？"])
 def test_every_citation_quotes_its_source_exactly(pipeline: Pipeline, question: str) -> None:
     answer = pipeline.extract(pipeline.retrieve(question))
     assert answer.citations
@@ -81,9 +79,7 @@ def test_a_follow_up_is_asked_with_its_subject(pipeline: Pipeline) -> None:
     assert "一千八百六十七米" in answer.citations[0].quote
 
 
-def test_below_the_threshold_a_question_is_refused_with_what_was_looked_at(
-    pipeline: Pipeline,
-) -> None:
+def test_below_the_threshold_a_question_is_refused_with_what_was_looked_at(pipeline: Pipeline) -> None:
     strict = replace(pipeline, calibration=Calibration(STRICT, STRICT))
     assert not strict.ask("第十九条 试用期不得超过几个月？").refused
     answer = strict.ask("xyzzy plugh quux?")
@@ -170,9 +166,7 @@ def test_a_generator_answers_from_the_passages_with_exact_quotes(writing: Pipeli
 
 
 @pytest.mark.parametrize("question", ["试用期不得超过几个月？", "xyzzy plugh?", "明月光是什么？"])
-def test_the_pieces_together_are_the_text(
-    pipeline: Pipeline, writing: Pipeline, question: str
-) -> None:
+def test_the_pieces_together_are_the_text(pipeline: Pipeline, writing: Pipeline, question: str) -> None:
     for each in (pipeline, writing):
         found, *pieces, answer = each.stream(question)
         assert isinstance(found, Retrieved)

@@ -30,9 +30,7 @@ def plans(constants: Constants = CONSTANTS, **options: object) -> dict[str, Engi
 def test_predictions_are_what_they_were(case: dict) -> None:
     words = case["options"].split()
     pairs = zip(words[::2], words[1::2], strict=True)
-    options = {
-        name[2:]: value if name in ("--kind", "--gpu") else float(value) for name, value in pairs
-    }
+    options = {name[2:]: value if name in ("--kind", "--gpu") else float(value) for name, value in pairs}
     predictor = Predictor(Constants.read(GOLDEN), PlanOptions(**options))
     found = {plan.engine: plan for plan in predictor.plans()}
     sufficient = [engine for engine, plan in found.items() if not plan.shortfalls]
@@ -67,9 +65,7 @@ def assert_grows(few: dict[str, EnginePlan], many: dict[str, EnginePlan]) -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(CHUNKS, RATES, st.floats(1, 100))
-def test_more_chunks_take_no_less_and_a_later_engine(
-    chunks: int, qps: float, factor: float
-) -> None:
+def test_more_chunks_take_no_less_and_a_later_engine(chunks: int, qps: float, factor: float) -> None:
     more = min(round(chunks * factor), 10**9)
     few, many = at(CONSTANTS, chunks, qps=qps), at(CONSTANTS, more, qps=qps)
     assert_grows(few, many)
@@ -80,9 +76,7 @@ def test_more_chunks_take_no_less_and_a_later_engine(
 
 @settings(max_examples=60, deadline=None)
 @given(CHUNKS, RATES, st.floats(1, 100))
-def test_more_questions_take_no_less_and_a_later_engine(
-    chunks: int, qps: float, factor: float
-) -> None:
+def test_more_questions_take_no_less_and_a_later_engine(chunks: int, qps: float, factor: float) -> None:
     assert_grows(at(CONSTANTS, chunks, qps=qps), at(CONSTANTS, chunks, qps=qps * factor))
 
 
@@ -223,9 +217,7 @@ def test_a_model_runs_on_the_processor_if_that_is_fast_enough_else_on_gpus() -> 
         (("formats", "pdf", "files"), 0),
     ],
 )
-def test_a_damaged_file_of_constants_is_refused(
-    path: tuple[str, ...], value: object, tmp_path: Path
-) -> None:
+def test_a_damaged_file_of_constants_is_refused(path: tuple[str, ...], value: object, tmp_path: Path) -> None:
     constants = json.loads(GOLDEN.read_bytes())
     *parents, last = path
     part = constants

@@ -18,9 +18,7 @@ def count(messages: Sequence[Message]) -> int:
 
 def source(text: str, *, found: tuple[int, int] | None = None, title: str = "文") -> Source:
     start, end = found or (0, len(text))
-    chunk = Chunk(
-        "d", "d.txt", title, ((0, ""),), title, start, end, text[start:end], (0, len(text))
-    )
+    chunk = Chunk("d", "d.txt", title, ((0, ""),), title, start, end, text[start:end], (0, len(text)))
     return Source(Passage("d", 0, len(text), text, ""), Hit(chunk, 1.0))
 
 
@@ -40,9 +38,7 @@ sources_of_any_size = st.lists(
     max_size=6,
 )
 turns_of_any_size = st.lists(st.integers(0, 200), max_size=8).map(
-    lambda sizes: [
-        Message("assistant" if i % 2 else "user", "言" * size) for i, size in enumerate(sizes)
-    ]
+    lambda sizes: [Message("assistant" if i % 2 else "user", "言" * size) for i, size in enumerate(sizes)]
 )
 
 
@@ -66,9 +62,7 @@ def test_a_prompt_fits_and_tells_what_it_left_out(
 
 
 @given(sources_of_any_size, turns_of_any_size)
-def test_with_room_for_all_nothing_is_dropped(
-    sources: list[Source], history: list[Message]
-) -> None:
+def test_with_room_for_all_nothing_is_dropped(sources: list[Source], history: list[Message]) -> None:
     prompt = compose("问题？", sources, history, count, 100_000)
     assert not prompt.dropped
     assert list(prompt.sources) == sources

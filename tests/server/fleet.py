@@ -128,9 +128,7 @@ class History:
         there = [number for number, ids in self.documents.items() if document in ids]
         if not there:
             return False
-        removal = min(
-            (number for number in self.documents if number > max(there)), default=sequence + 1
-        )
+        removal = min((number for number in self.documents if number > max(there)), default=sequence + 1)
         before = max((number for number in self.documents if number < min(there)), default=-1)
         return removal > sequence and before < later
 
@@ -235,9 +233,7 @@ class Load:
             return
         self.durations.append(time.perf_counter() - start_time)
         assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:300]}"
-        self.answers.append(
-            CheckedAnswer(base, name, _body(answer), before, newest(self.data / base))
-        )
+        self.answers.append(CheckedAnswer(base, name, _body(answer), before, newest(self.data / base)))
 
     def _change(self, client: "Client", base: str, names: list[str], dice: random.Random) -> None:
         """Upload new documents, replace others, and delete one."""
@@ -256,9 +252,7 @@ class Load:
             for job in self.jobs:
                 self.wait(client, job)
 
-    def upload(
-        self, client: "Client", base: str, pages: dict[str, str], *, wait: bool = True
-    ) -> None:
+    def upload(self, client: "Client", base: str, pages: dict[str, str], *, wait: bool = True) -> None:
         self.texts |= {identity(name, text): text for name, text in pages.items()}
         files = [("files", (f"{name}.txt", text.encode())) for name, text in pages.items()]
         answer = client.call("POST", f"/knowledge-bases/{base}/documents", files=files)

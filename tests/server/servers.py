@@ -46,11 +46,7 @@ def options(data: Path, **more: Any) -> ServerOptions:
 
 
 def state(
-    data: Path,
-    *,
-    generator: CopyingGenerator | None = None,
-    spans: SpanRecorder | None = None,
-    **more: Any,
+    data: Path, *, generator: CopyingGenerator | None = None, spans: SpanRecorder | None = None, **more: Any
 ) -> ServerState:
     """A server's state; a `generator`, if given, writes the answers."""
     server_options = options(data, **more)

@@ -194,15 +194,11 @@ def test_two_files_of_one_name_do_not_replace_each_other(sample: SampleServer) -
 
 
 def test_knowledge_bases_are_created_changed_and_deleted(sample: SampleServer) -> None:
-    response = sample.client.post(
-        "/knowledge-bases", json={"name": "第二", "instruction": "简短回答。"}
-    )
+    response = sample.client.post("/knowledge-bases", json={"name": "第二", "instruction": "简短回答。"})
     assert response.status_code == 201
     assert response.json()["instruction"] == "简短回答。"
     assert sample.client.post("/knowledge-bases", json={"name": "第二"}).status_code == 409
-    names = [
-        each["name"] for each in sample.client.get("/knowledge-bases").json()["knowledge_bases"]
-    ]
+    names = [each["name"] for each in sample.client.get("/knowledge-bases").json()["knowledge_bases"]]
     assert names == ["mine", "第二"]
     changed = sample.client.patch("/knowledge-bases/第二", json={"instruction": ""})
     assert changed.json()["instruction"] == ""
@@ -211,9 +207,7 @@ def test_knowledge_bases_are_created_changed_and_deleted(sample: SampleServer) -
     assert sample.client.delete("/knowledge-bases/第二").status_code == 204
     assert sample.client.get("/knowledge-bases/第二").status_code == 404
     assert not (sample.state.options.data / "第二").exists()
-    assert not [
-        path for path in sample.state.options.data.iterdir() if path.name.startswith(".del")
-    ]
+    assert not [path for path in sample.state.options.data.iterdir() if path.name.startswith(".del")]
 
 
 @pytest.mark.parametrize("wrong", [{"embedder": "evil/model"}, {"adapter": "../x"}])
@@ -268,9 +262,7 @@ def test_a_model_answers_with_the_bases_own_instruction(tmp_path: Path) -> None:
         assert trace["record"]["prompt"][-1]["text"].startswith("{{7*7}}")
 
 
-def test_a_file_of_the_command_line_is_shown_only_if_unchanged(
-    sample: SampleServer, tmp_path: Path
-) -> None:
+def test_a_file_of_the_command_line_is_shown_only_if_unchanged(sample: SampleServer, tmp_path: Path) -> None:
     from server.errors import NotFound
     from server.uploads import ingested_file
 
@@ -344,9 +336,7 @@ def test_a_base_answers_with_its_own_adapter(tmp_path: Path) -> None:
         (tmp_path / "adapters" / name).mkdir(parents=True)
         (tmp_path / "adapters" / name / "adapter_config.json").write_text("{}")
     generator = CopyingGenerator()
-    with sample_server(
-        tmp_path / "data", generator=generator, adapters=tmp_path / "adapters"
-    ) as sample:
+    with sample_server(tmp_path / "data", generator=generator, adapters=tmp_path / "adapters") as sample:
         other = {"name": "other", "adapter": "poems"}
         assert sample.client.post("/knowledge-bases", json=other).json()["adapter"] == "poems"
         changed = sample.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
@@ -407,9 +397,7 @@ def test_two_bases_may_have_different_encoders(tmp_path: Path) -> None:
     offered = options(tmp_path, embedders=("wide", "narrow"))
     models = Models(lambda options: CopyingGenerator())
     with (
-        closing(
-            ServerState(offered, models, open_encoder=lambda name, backend: response[name])
-        ) as state,
+        closing(ServerState(offered, models, open_encoder=lambda name, backend: response[name])) as state,
         run_server(state) as client,
     ):
         for name, embedder in (("a", None), ("b", "narrow")):
@@ -438,9 +426,7 @@ def test_a_base_without_adapter_uses_the_servers_model_again(tmp_path: Path) -> 
     (tmp_path / "adapters" / "law").mkdir(parents=True)
     (tmp_path / "adapters" / "law" / "adapter_config.json").write_text("{}")
     generator = CopyingGenerator()
-    with sample_server(
-        tmp_path / "data", generator=generator, adapters=tmp_path / "adapters"
-    ) as sample:
+    with sample_server(tmp_path / "data", generator=generator, adapters=tmp_path / "adapters") as sample:
         file = tmp_path / "data" / "mine" / "rag.toml"
         sample.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
         settings = tomllib.loads(file.read_text())["generate"]
@@ -464,17 +450,13 @@ def test_many_requests_at_slow_routes_do_not_delay_questions(tmp_path: Path) -> 
         address = f"{sample.client.base_url}/knowledge-bases/mine/documents/{document}/pages/1"
         statuses: list[int] = []
         crowd = [
-            threading.Thread(
-                target=lambda: statuses.append(httpx.get(address, timeout=60).status_code)
-            )
+            threading.Thread(target=lambda: statuses.append(httpx.get(address, timeout=60).status_code))
             for _ in range(60)
         ]
         with sample.state.pages._lock:  # as a page that takes long would
             for each in crowd:
                 each.start()
-            wait_for(
-                lambda: sample.state.page_queue.waiting + sample.state.page_queue.running == 60
-            )
+            wait_for(lambda: sample.state.page_queue.waiting + sample.state.page_queue.running == 60)
             assert not sample.ask(QUESTION)["refused"]
             assert sample.client.get("/healthz").status_code == 200
             assert sample.documents()

@@ -38,9 +38,7 @@ def rag(environment: dict[str, str]) -> Rag:
 
 
 @contextmanager
-def run_server_process(
-    environment: dict[str, str], *words: str
-) -> Iterator[tuple[str, subprocess.Popen]]:
+def run_server_process(environment: dict[str, str], *words: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """The address of a listening server, and its process."""
     process = subprocess.Popen(
         [*RAG, "serve", "--port", "0", *words], env=environment, text=True,

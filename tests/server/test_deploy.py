@@ -80,9 +80,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             host = {"host": NAME}
             settings = {"base_url": f"https://127.0.0.1:{port}", "verify": trust, "timeout": 30}
             with (
-                httpx.Client(
-                    **settings, headers=host | {"authorization": f"Bearer {key}"}
-                ) as client,
+                httpx.Client(**settings, headers=host | {"authorization": f"Bearer {key}"}) as client,
                 httpx.Client(**settings, headers=host) as stranger,
             ):
                 assert client.post("/knowledge-bases", json={"name": "laws"}).status_code == 201
@@ -172,9 +170,7 @@ def configure(folder: Path, *, port: int, servers: Sequence[str]) -> None:
 def test_nginx_passes_on_the_page_and_the_api(site: Site) -> None:
     assert "<!doctype html>" in site.stranger.get("/").text.lower()
     assert site.stranger.get("/readyz").json() == {"status": "ready"}
-    found = site.client.post(
-        "/search", json={"question": "试用期", "knowledge_base": "laws"}
-    ).json()
+    found = site.client.post("/search", json={"question": "试用期", "knowledge_base": "laws"}).json()
     assert "不得超过六个月" in found["hits"][0]["text"]
 
 
@@ -185,9 +181,7 @@ def test_a_key_is_needed(site: Site) -> None:
 def test_nginx_balances_questions_and_retries_them_after_a_crash(site: Site) -> None:
     def search_counts() -> list[float]:
         """The number of searches that each server has answered."""
-        metrics = [
-            server.get("/metrics", headers=site.client.headers).text for server in site.servers
-        ]
+        metrics = [server.get("/metrics", headers=site.client.headers).text for server in site.servers]
         found = [re.search(r'rag_requests_total.*"/search".* (\S+)', each) for each in metrics]
         return [float(each[1]) if each else 0.0 for each in found]
 
@@ -206,9 +200,7 @@ def test_nginx_balances_questions_and_retries_them_after_a_crash(site: Site) -> 
 def test_pages_of_other_sites_change_nothing(site: Site) -> None:
     """The proxy passes on the host name, so that the server accepts its own page."""
     for origin, status in ((f"https://{NAME}", 201), ("https://elsewhere.example", 403)):
-        sent = site.client.post(
-            "/knowledge-bases", json={"name": "from-a-page"}, headers={"origin": origin}
-        )
+        sent = site.client.post("/knowledge-bases", json={"name": "from-a-page"}, headers={"origin": origin})
         assert sent.status_code == status, sent.text
 
 

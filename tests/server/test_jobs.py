@@ -74,9 +74,7 @@ def test_each_job_is_claimed_once_and_a_base_has_one_at_a_time(tmp_path: Path) -
     assert sorted(claimed) == sorted(expected)
 
 
-def test_the_job_of_a_dead_worker_is_requeued_and_finally_fails(
-    jobs: Jobs, alive: set[str]
-) -> None:
+def test_the_job_of_a_dead_worker_is_requeued_and_finally_fails(jobs: Jobs, alive: set[str]) -> None:
     job = queue_job(jobs)
     assert jobs.claim("w")
     assert jobs.claim("other") is None
@@ -127,9 +125,7 @@ def test_cancelling_ends_waiting_jobs_and_uploads(jobs: Jobs) -> None:
 def test_outcomes_are_stored_with_their_parse_report_or_reason(jobs: Jobs) -> None:
     job = queue_job(jobs, files=2)
     jobs.record_outcome(job, 0, FileOutcome("x", "added", 10, 3, ParseReport("txt", "gb18030", 2)))
-    jobs.record_outcome(
-        job, 1, FileOutcome("y", "refused", problem=Unreadable("a key needs a scope"))
-    )
+    jobs.record_outcome(job, 1, FileOutcome("y", "refused", problem=Unreadable("a key needs a scope")))
     jobs.add_file(job, Upload("z.txt", "", 0), {}, UserError("too large"))
     first, second, third = jobs.files(job)
     assert '"gb18030"' in first["receipt"]

@@ -114,9 +114,7 @@ def test_over_stdio_the_server_runs_as_an_assistant_starts_it(tmp_path: Path) ->
             sys.executable, *rag, "ingest", str(documents), "--kb", "mine", "-q", env=environment
         )
         assert await process.wait() == 0
-        parameters = StdioServerParameters(
-            command=sys.executable, args=[*rag, "mcp"], env=environment
-        )
+        parameters = StdioServerParameters(command=sys.executable, args=[*rag, "mcp"], env=environment)
         async with Client(stdio_client(parameters)) as client:
             return await client.call_tool("ask", {"question": QUESTION, "knowledge_base": "mine"})
 

@@ -76,9 +76,7 @@ def test_a_client_that_leaves_while_the_model_reads_frees_its_slot(
     assert "六个月" in sample.ask(QUESTION)["answer"]
 
 
-def test_a_client_that_leaves_the_queue_frees_its_entry(
-    slow: tuple[SampleServer, SlowGenerator],
-) -> None:
+def test_a_client_that_leaves_the_queue_frees_its_entry(slow: tuple[SampleServer, SlowGenerator]) -> None:
     sample, generator = slow
     writing = sample.state.answerer.local_queue
     with closing(connect(sample)) as first:
@@ -91,9 +89,7 @@ def test_a_client_that_leaves_the_queue_frees_its_entry(
         assert writing.running == 1
 
 
-def test_a_full_queue_answers_429_with_retry_after(
-    slow: tuple[SampleServer, SlowGenerator],
-) -> None:
+def test_a_full_queue_answers_429_with_retry_after(slow: tuple[SampleServer, SlowGenerator]) -> None:
     sample, generator = slow
     lines = [connect(sample) for _ in range(3)]
     try:

@@ -25,9 +25,7 @@ def collections(server: str) -> set[str]:
         client.close()
 
 
-def test_a_knowledge_base_is_created_and_deleted_on_milvus(
-    tmp_path: Path, milvus_server: str
-) -> None:
+def test_a_knowledge_base_is_created_and_deleted_on_milvus(tmp_path: Path, milvus_server: str) -> None:
     before = collections(milvus_server)
     with sample_server(tmp_path, store=milvus_server) as sample:
         assert not list(tmp_path.rglob("kb.sqlite"))
@@ -40,9 +38,7 @@ def test_a_knowledge_base_is_created_and_deleted_on_milvus(
         assert answer["sequence"] == listed["sequence"]
         [cited, *_] = answer["citations"]
         where = f"/knowledge-bases/mine/documents/{cited['document']}"
-        text = sample.client.get(
-            f"{where}/text", params={"start": cited["start"], "end": cited["end"]}
-        )
+        text = sample.client.get(f"{where}/text", params={"start": cited["start"], "end": cited["end"]})
         assert text.json()["text"] == cited["quote"]
         assert sample.client.delete(where).status_code == 204
         run_jobs(sample.state)
@@ -92,10 +88,7 @@ def _check_outage(sample: SampleServer, away, folder: Path, port: int) -> None:
     assert listed["near"]["problem"] is None
     assert "milvus" not in listed["mine"]["problem"]
     assert (
-        sample.client.post(
-            "/ask", json={"question": QUESTION, "knowledge_base": "near"}
-        ).status_code
-        == 200
+        sample.client.post("/ask", json={"question": QUESTION, "knowledge_base": "near"}).status_code == 200
     )
     sent = sample.client.post(
         "/knowledge-bases/mine/documents",

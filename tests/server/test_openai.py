@@ -36,9 +36,7 @@ def test_models_are_the_knowledge_bases(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["mine"]
 
 
-def test_a_completion_has_its_citations_as_annotations(
-    client: openai.OpenAI, sample: SampleServer
-) -> None:
+def test_a_completion_has_its_citations_as_annotations(client: openai.OpenAI, sample: SampleServer) -> None:
     completion = ask(client)
     message = completion.choices[0].message
     assert "六个月" in (message.content or "")
@@ -115,9 +113,7 @@ def test_embeddings_are_those_of_the_encoder(client: openai.OpenAI, form: str) -
 def test_an_input_too_long_for_the_encoder_is_refused_not_truncated(client: openai.OpenAI) -> None:
     with pytest.raises(openai.ConflictError, match="501 tokens, but the encoder's window is 500"):
         client.embeddings.create(model="mine", input=["长" * 501])
-    response = client.embeddings.create(
-        model="mine", input=["长" * 501], extra_body={"input_type": "query"}
-    )
+    response = client.embeddings.create(model="mine", input=["长" * 501], extra_body={"input_type": "query"})
     assert len(response.data) == 1
 
 

@@ -209,10 +209,7 @@ def test_unfinished_work_ends_for_dead_replicas_only(tmp_path: Path) -> None:
         upload(sample.state, {"a.txt": "文件。\n"})
         own = jobs.create_upload("mine", sample.state.replica.name)
         command = [sys.executable, "-c", DYING, sample.state.options.home]
-        with (
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
-            ExitStack() as end,
-        ):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ExitStack() as end:
             end.callback(process.kill)
             assert process.stdout
             claimed, receiving, name = process.stdout.readline().split()
@@ -221,9 +218,7 @@ def test_unfinished_work_ends_for_dead_replicas_only(tmp_path: Path) -> None:
                 worker.clean_up()
                 assert folder.exists() is not dead
                 assert jobs.is_running("mine") is not dead
-                assert job_row(sample.state, receiving)["state"] == (
-                    "cancelled" if dead else "receiving"
-                )
+                assert job_row(sample.state, receiving)["state"] == ("cancelled" if dead else "receiving")
                 claim = jobs.claim(worker.name)
                 assert (claim["id"] if claim else None) == (claimed if dead else None)
                 process.kill()

@@ -15,9 +15,7 @@ SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SampleServer]:
-    with sample_server(
-        tmp_path_factory.mktemp("server"), largest_upload=10_000, rate=10**6
-    ) as full:
+    with sample_server(tmp_path_factory.mktemp("server"), largest_upload=10_000, rate=10**6) as full:
         yield full
 
 

@@ -142,9 +142,7 @@ def test_the_command_line_answers_with_our_own_endpoint(tmp_path: Path) -> None:
 # A server whose answers another engine writes
 
 
-def test_a_missing_model_is_reported_at_the_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_model_is_reported_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     usual = options(tmp_path)
     two = {"data": [{"id": "a", "owned_by": "vllm"}, {"id": "b", "owned_by": "vllm"}]}
     with faulty(drops, paths={"/v1/models": two}) as engine:
@@ -195,8 +193,7 @@ def test_several_answers_are_written_at_once(tmp_path: Path) -> None:
     with faulty(wait_for_others) as engine, server_with_engine(engine, tmp_path) as sample:
         got: list[str] = []
         asking = [
-            threading.Thread(target=lambda: got.append(sample.ask(QUESTION)["answer"]))
-            for _ in range(3)
+            threading.Thread(target=lambda: got.append(sample.ask(QUESTION)["answer"])) for _ in range(3)
         ]
         for each in asking:
             each.start()
@@ -246,10 +243,7 @@ def test_a_base_can_not_use_an_adapter_on_an_engine(tmp_path: Path) -> None:
     (tmp_path / "adapters" / "law").mkdir(parents=True)
     (tmp_path / "adapters" / "law" / "adapter_config.json").write_text("{}")
     adapters = tmp_path / "adapters"
-    with (
-        faulty(drops) as engine,
-        server_with_engine(engine, tmp_path / "data", adapters=adapters) as sample,
-    ):
+    with faulty(drops) as engine, server_with_engine(engine, tmp_path / "data", adapters=adapters) as sample:
         changed = sample.client.patch("/knowledge-bases/mine", json={"adapter": "law"})
         assert changed.status_code == 400
         assert "goes after #" in changed.json()["error"]["message"]

@@ -94,9 +94,7 @@ def test_opentelemetry_is_imported_only_if_configured(configured: bool) -> None:
     code = "import sys; from server.telemetry import SpanRecorder; SpanRecorder().record('ask', {}, {});"
     code += "from server.telemetry import otlp_recorder; otlp_recorder();" * configured
     code += "print('opentelemetry' in sys.modules)"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == str(configured)
 
 

@@ -128,9 +128,7 @@ def test_a_job_is_retried_while_another_process_writes_the_base(tmp_path: Path) 
 
         with store.change(reason="the command line"), pytest.MonkeyPatch.context() as patch:
             writing = local.writing
-            patch.setattr(
-                local, "writing", lambda path, **more: writing(path, **{**more, "timeout": 0.0})
-            )
+            patch.setattr(local, "writing", lambda path, **more: writing(path, **{**more, "timeout": 0.0}))
             worker.work(claimed)
         waiting = job_row(sample.state, job)
         assert (waiting["state"], waiting["attempts"]) == ("queued", 0)

@@ -74,9 +74,7 @@ def parse_address(text: str) -> MilvusAddress:
         text = f"{parts.scheme}://…@{parts.hostname}"  # without the password
         why = Translatable("a password does not belong in it; set MILVUS_TOKEN to user:password")
     elif len(names) > 2 or not all(map(_NAME.fullmatch, names)):
-        why = Translatable(
-            "a name has letters of English, digits and _, and does not begin with a digit"
-        )
+        why = Translatable("a name has letters of English, digits and _, and does not begin with a digit")
     elif options or parts.fragment or len(tenants) > 1:
         why = Translatable("only ?tenant= may follow the name")
     elif tenants[0] and not _TENANT.fullmatch(tenants[0]):
@@ -84,9 +82,7 @@ def parse_address(text: str) -> MilvusAddress:
     if why:
         raise _refusal(text, why)
     *database, name = names
-    return MilvusAddress(
-        parts.scheme, parts.hostname or "", port, name, "".join(database), tenants[0]
-    )
+    return MilvusAddress(parts.scheme, parts.hostname or "", port, name, "".join(database), tenants[0])
 
 
 def _refusal(text: str, why: Translatable) -> UserError:
@@ -246,9 +242,7 @@ class Tables:
                 found.update((row[key], row) for row in rows if row["tenant"] == self.tenant)
         return found
 
-    def query(
-        self, table: Table, where: str, fields: Sequence[str], *, limit: int = MOST_ROWS
-    ) -> list[Row]:
+    def query(self, table: Table, where: str, fields: Sequence[str], *, limit: int = MOST_ROWS) -> list[Row]:
         """Rows that meet a condition, in no order; at most `limit`, and `MOST_ROWS`."""
         options: Any = {"output_fields": list(fields), "timeout": TIMEOUT}
         options |= {} if "count(*)" in fields else {"limit": limit}
@@ -259,9 +253,7 @@ class Tables:
         """All rows that meet a condition, in no order."""
         options: Any = {"output_fields": list(fields), "timeout": TIMEOUT, "batch_size": BATCH}
         with failures_named(self.address):
-            rows = self._client.query_iterator(
-                self.name(table), filter=self._mine(where), **options
-            )
+            rows = self._client.query_iterator(self.name(table), filter=self._mine(where), **options)
             try:
                 while part := rows.next():
                     yield from part
@@ -275,15 +267,11 @@ class Tables:
         """Chunks by the dot product with their vector, each with its `score`."""
         return self._search("vector", [vector], k, fields)[0]
 
-    def matching(
-        self, field: Field, texts: Sequence[str], k: int, fields: Sequence[str]
-    ) -> list[list[Row]]:
+    def matching(self, field: Field, texts: Sequence[str], k: int, fields: Sequence[str]) -> list[list[Row]]:
         """For each text, the chunks by Milvus's BM25."""
         return self._search(f"{field}_bm25", texts, k, fields)
 
-    def _search(
-        self, field: str, data: Sequence[Any], k: int, fields: Sequence[str]
-    ) -> list[list[Row]]:
+    def _search(self, field: str, data: Sequence[Any], k: int, fields: Sequence[str]) -> list[list[Row]]:
         with failures_named(self.address):
             options: Any = {"output_fields": list(fields), "timeout": TIMEOUT, "limit": k}
             found = self._client.search(

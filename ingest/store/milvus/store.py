@@ -322,9 +322,7 @@ def findings(tables: Tables) -> Iterator[Translatable]:
     at_work = {row["id"] for row in tables.each("documents", f'kind == "{MARK}"', ["id"])}
     orphans = {document for document, _ in counts} - heads.keys()
     if count := len(orphans - (at_work - left_behind(tables))):
-        yield Translatable(
-            "chunks: rows of {count} removed documents; run: rag kb rebuild", count=count
-        )
+        yield Translatable("chunks: rows of {count} removed documents; run: rag kb rebuild", count=count)
 
 
 def open_milvus(address: MilvusAddress, *, create: Identity | None = None) -> MilvusStore:
@@ -363,9 +361,7 @@ def check_tenant(address: MilvusAddress, properties: Mapping[str, str]) -> None:
     """Raises `UserError` if tenants share the collections and none is named, or the reverse."""
     shared = properties.get(client.SHARED) == "yes"
     if shared and not address.tenant:
-        raise UserError(
-            "{address} is shared by tenants; name yours: {address}?tenant=NAME", address=address
-        )
+        raise UserError("{address} is shared by tenants; name yours: {address}?tenant=NAME", address=address)
     if address.tenant and not shared:
         raise UserError(
             "{address} names a tenant, but that knowledge base is not shared; leave ?tenant= out",
@@ -383,6 +379,5 @@ def drop_milvus(address: MilvusAddress) -> None:
 
 def _absent(address: MilvusAddress) -> Absent:
     return Absent(
-        "no knowledge base at {address}; make one: rag ingest PATH... --kb {address}",
-        address=address,
+        "no knowledge base at {address}; make one: rag ingest PATH... --kb {address}", address=address
     )

@@ -26,9 +26,7 @@ WORK = 86_400  # s that a change may take
 class MilvusChange:
     """An open change; see `Change`. `commit` makes it visible."""
 
-    def __init__(
-        self, tables: Tables, dim: int, find: Callable[[Sequence[Chunk]], list[Passage]]
-    ) -> None:
+    def __init__(self, tables: Tables, dim: int, find: Callable[[Sequence[Chunk]], list[Passage]]) -> None:
         self._tables, self._dim, self._find = tables, dim, find
         self._rows: dict[str, Row] = {}  # of `documents`, by key
         self._put: dict[str, Row] = {}  # rows of documents that are being added, by document id

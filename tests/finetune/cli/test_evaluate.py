@@ -98,9 +98,7 @@ def _broken(generator: ChatGLMGenerator, noise: Tensors, folder: Path) -> Path:
 
 def test_a_damaging_adapter_is_not_shipped(home: Home, tmp_path: Path) -> None:
     saved, picture = tmp_path / "eval.json", tmp_path / "eval.png"
-    done = home.evaluate(
-        home.model, home.damaging, home.questions, "--json", saved, "--picture", picture
-    )
+    done = home.evaluate(home.model, home.damaging, home.questions, "--json", saved, "--picture", picture)
     assert done.returncode == DO_NOT_SHIP, done.stderr
     assert "do not ship (on 8 questions)" in done.stdout
     assert "worse: F1, gold passage: 1.000 → " in done.stdout

@@ -73,9 +73,7 @@ def test_a_knowledge_base_becomes_training_rows(rag: Rag, kb: str, home: Path) -
     assert again.stderr.count("\n") == 1
 
 
-def test_a_model_s_tokenizer_and_window_decide_what_fits(
-    rag: Rag, kb: str, home: Path, tiny: Path
-) -> None:
+def test_a_model_s_tokenizer_and_window_decide_what_fits(rag: Rag, kb: str, home: Path, tiny: Path) -> None:
     wide = rag("finetune", "grounded", kb, home / "wide", "--model", tiny)
     assert wide.returncode == 1
     assert wide.stderr.strip() == (
@@ -134,9 +132,7 @@ def examiner(folder: Path, reply: str) -> Path:
 
 
 def test_a_model_writes_a_question(rag: Rag, kb: str, home: Path) -> None:
-    model = examiner(
-        home / "chatglm3-examiner", "问题：五指山的海拔约为多少米？\n答案：一千八百六十七米"
-    )
+    model = examiner(home / "chatglm3-examiner", "问题：五指山的海拔约为多少米？\n答案：一千八百六十七米")
     done = rag(
         "finetune", "grounded", kb, home / "asked", "--model", model, "--write-questions",
         "--kinds", "model", "--without-gold", "0",

@@ -74,9 +74,7 @@ def test_an_export_and_its_inverse(tmp_path: Path, adapter: Path, capsys: Shown)
     assert all(torch.equal(held[name], found[name]) for name in held | found)
 
 
-def test_alpha_may_be_given_if_the_adapter_lacks_it(
-    tmp_path: Path, adapter: Path, capsys: Shown
-) -> None:
+def test_alpha_may_be_given_if_the_adapter_lacks_it(tmp_path: Path, adapter: Path, capsys: Shown) -> None:
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(UserError, match="or give the adapter's lora_alpha"):
         export(adapter, tmp_path / "out", str(MODEL))
@@ -91,9 +89,7 @@ def test_an_unknown_precision_or_layout_is_refused(tmp_path: Path, adapter: Path
         export(adapter, tmp_path / "out", str(MODEL), to="tutorial")
 
 
-def test_an_existing_folder_is_an_error_before_the_model_is_fetched(
-    tmp_path: Path, adapter: Path
-) -> None:
+def test_an_existing_folder_is_an_error_before_the_model_is_fetched(tmp_path: Path, adapter: Path) -> None:
     for command in (merge, export):
         with pytest.raises(UserError, match="adapter exists already; name a new folder"):
             command(model="no/such-model", adapter=adapter, target=adapter)

@@ -110,9 +110,7 @@ def test_numbers_out_of_range_are_refused(command: str, words: str) -> None:
     assert words.split()[0] in done.output
 
 
-def test_a_prepared_folder_fixes_the_template(
-    models: dict[int, Path], data: Path, tmp_path: Path
-) -> None:
+def test_a_prepared_folder_fixes_the_template(models: dict[int, Path], data: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "set", ("--out", tmp_path / "out", "--device", "cpu")
     output_of("prepare", data, folder, "--model", models[2], "--skip-overlength")
     training = ("train", folder, "--model", models[2], *out)

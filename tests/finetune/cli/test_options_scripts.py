@@ -10,16 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rag.cli.app
-from finetune.cli.options import (
-    IGNORED,
-    NO,
-    USUAL,
-    VALUED,
-    YES,
-    BaseOptions,
-    MethodOptions,
-    normalized,
-)
+from finetune.cli.options import IGNORED, NO, USUAL, VALUED, YES, BaseOptions, MethodOptions, normalized
 from finetune.options import LoraOptions, PrefixOptions
 from ingest.errors import UserError
 
@@ -96,12 +87,7 @@ def test_flags_take_yes_and_no(name: str) -> None:
 @pytest.mark.parametrize("command", ["prepare", "train", "domain"])
 def test_own_options_are_never_ignored(command: str) -> None:
     options = COMMAND.commands["finetune"].commands[command].params
-    own = {
-        name.removeprefix("--"): each
-        for each in options
-        for name in each.opts
-        if name.startswith("--")
-    }
+    own = {name.removeprefix("--"): each for each in options for name in each.opts if name.startswith("--")}
     assert IGNORED.keys().isdisjoint(own)
     for name, option in own.items():
         words = [f"--{name}"] if option.is_flag else [f"--{name}", "x"]
@@ -118,11 +104,7 @@ def test_arguments_without_effect_are_accepted_with_a_note(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     value = "x" if name in VALUED else "false"
-    for words in (
-        [f"--{name}", value],
-        [f"--{name}={value}"],
-        [f"--{name.replace('-', '_')}", value],
-    ):
+    for words in ([f"--{name}", value], [f"--{name}={value}"], [f"--{name.replace('-', '_')}", value]):
         assert normalized([*words, "data.json"], {}) == ["data.json"]
         assert name in capsys.readouterr().err
     if name not in VALUED:

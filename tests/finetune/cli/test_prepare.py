@@ -92,10 +92,7 @@ def test_json_is_escaped_as_in_the_tutorial(tmp_path: Path) -> None:
 
 def test_the_tutorials_jsonl_is_unchanged_by_a_round_trip(tmp_path: Path) -> None:
     """Also where its contexts have another form."""
-    rows = [
-        {"context": "你好", "target": "好"},
-        {"context": "Instruction: a\nAnswer: ", "target": "b"},
-    ]
+    rows = [{"context": "你好", "target": "好"}, {"context": "Instruction: a\nAnswer: ", "target": "b"}]
     source, target = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_jsonl([source], target)
@@ -123,9 +120,7 @@ def test_an_input_alone_is_written_as_in_the_tutorial(tmp_path: Path) -> None:
     assert again.read_bytes() == lines.read_bytes()
 
 
-def test_rows_of_the_tutorial_are_those_of_its_lines(
-    tmp_path: Path, models: dict[int, str]
-) -> None:
+def test_rows_of_the_tutorial_are_those_of_its_lines(tmp_path: Path, models: dict[int, str]) -> None:
     """Read from alpaca data as from what cover_alpaca2jsonl.py makes of it."""
     records = [
         {"instruction": "", "input": "only input", "output": "o"},
@@ -149,13 +144,8 @@ def test_a_truncated_file_is_reported(tmp_path: Path, models: dict[int, str]) ->
     assert TokenSet(out).counts.ended == ("messy_truncated.json:14",)
 
 
-def test_rows_that_can_not_be_cut_are_left_out_with_skip_bad(
-    tmp_path: Path, models: dict[int, str]
-) -> None:
-    messages = [
-        {"role": "user", "content": "[1] 资料。" * 60},
-        {"role": "assistant", "content": "答[1]。"},
-    ]
+def test_rows_that_can_not_be_cut_are_left_out_with_skip_bad(tmp_path: Path, models: dict[int, str]) -> None:
+    messages = [{"role": "user", "content": "[1] 资料。" * 60}, {"role": "assistant", "content": "答[1]。"}]
     source, out = tmp_path / "a.jsonl", tmp_path / "tokens"
     rows = [{"messages": messages, **dict.fromkeys(GROUNDED, 1)}, {"messages": messages, "gold": 1}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -256,11 +246,4 @@ def test_mistakes_are_one_line_each(words: list[object], message: str) -> None:
 
 def test_unknown_templates_are_refused(tmp_path: Path, models: dict[int, str]) -> None:
     with pytest.raises(UserError, match="'alpaca'; it is one of chat, tutorial"):
-        run(
-            DATA_FILES / "alpaca_zh.json",
-            tmp_path / "t",
-            "--model",
-            models[3],
-            "--template",
-            "alpaca",
-        )
+        run(DATA_FILES / "alpaca_zh.json", tmp_path / "t", "--model", models[3], "--template", "alpaca")

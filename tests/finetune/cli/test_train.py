@@ -16,9 +16,7 @@ def rows(tmp_path: Path) -> Path:
     return tmp_path / "rows.json"
 
 
-def train(
-    rows: Path, model: Path, out: Path, *options: str, locale: str = "C.UTF-8"
-) -> tuple[int, str, str]:
+def train(rows: Path, model: Path, out: Path, *options: str, locale: str = "C.UTF-8") -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
     environment = {"LC_ALL": locale, "COLUMNS": "120", "XDG_CACHE_HOME": str(out.parent)}
     done = rag(
@@ -69,9 +67,7 @@ def test_a_folder_that_is_not_empty_is_not_changed(rows: Path, tiny: Path, tmp_p
     assert "loading" not in err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert train(rows, tiny, out, *SHORT, "--seed", "1", "--overwrite-output-dir", "true")[0] == 0
-    assert (out / "adapter_model.safetensors").read_bytes() != before[
-        out / "adapter_model.safetensors"
-    ]
+    assert (out / "adapter_model.safetensors").read_bytes() != before[out / "adapter_model.safetensors"]
 
 
 @pytest.mark.parametrize(

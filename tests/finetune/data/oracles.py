@@ -24,9 +24,7 @@ def tutorial(tokenizer: Any, version: int, example: Example, most: int) -> Lists
     if version == 2:
         context = "[Round 1]\n\n问：" + context + "\n\n答："
     prompt = tokenizer.encode(context, max_length=most, truncation=True)
-    target = tokenizer.encode(
-        example.answer, max_length=most, truncation=True, add_special_tokens=False
-    )
+    target = tokenizer.encode(example.answer, max_length=most, truncation=True, add_special_tokens=False)
     ids, seq_len = prompt + target + [tokenizer.eos_token_id], len(prompt)
     return ids, [IGNORED if place < seq_len - 1 else id for place, id in enumerate(ids)]
 

@@ -75,9 +75,7 @@ def test_each_problem_is_found_at_its_row(tmp_path: Path) -> None:
     assert (diagnosis.rows, diagnosis.usable, diagnosis.bad, diagnosis.warned) == (8, 6, 2, 5)
     assert diagnosis.lengths.tolist() == [4, 4, 7, 22, 22, 4]
     assert [*diagnosis.by_problem()][-1] in ("duplicate", "special")
-    assert all(
-        translate(finding.text, "zh") not in ("", finding.text) for finding in diagnosis.findings
-    )
+    assert all(translate(finding.text, "zh") not in ("", finding.text) for finding in diagnosis.findings)
 
 
 def test_clean_data_has_no_findings() -> None:
@@ -88,9 +86,7 @@ def test_clean_data_has_no_findings() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(
-        st.tuples(
-            st.text("ab \n", max_size=4), st.text("ab \n", max_size=3), st.text("xy ", max_size=3)
-        ),
+        st.tuples(st.text("ab \n", max_size=4), st.text("ab \n", max_size=3), st.text("xy ", max_size=3)),
         max_size=12,
     )
 )
@@ -104,9 +100,7 @@ def test_repeats_equal_those_of_a_full_comparison(rows: list[tuple[str, str, str
         same = [i for i, one in enumerate(seen) if one[0] == asked]
         found = list(repeats(example(question, answer, f"a:{at}", input)))
         if equal:
-            assert [(one.problem, one.text) for one in found] == [
-                ("duplicate", f"the same as a:{equal[0]}")
-            ]
+            assert [(one.problem, one.text) for one in found] == [("duplicate", f"the same as a:{equal[0]}")]
         elif same:
             assert [one.problem for one in found] == ["conflict"]
             assert f"a:{same[0]}," in found[0].text
@@ -125,11 +119,7 @@ def test_earlier_turns_make_a_question_different() -> None:
 
 @pytest.mark.parametrize("sign", ["\x00", "\x07", "\x1b", "\r", "\x9b", "\u202e", "\u2066"])
 def test_control_characters(sign: str) -> None:
-    for one in (
-        example(f"问{sign}", "答"),
-        example("问", f"{sign}答"),
-        example("问", "答", input=sign),
-    ):
+    for one in (example(f"问{sign}", "答"), example("问", f"{sign}答"), example("问", "答", input=sign)):
         (found,) = controls(one)
         assert (found.problem, found.bad) == ("control", False)
         assert f"(U+{ord(sign):04X})" in found.text
@@ -164,11 +154,7 @@ def test_lengths_are_those_of_training_rows(tokenizer: Any) -> None:
 
 
 def test_rows_that_will_be_cut_and_rows_that_can_not_be(tokenizer: Any, tmp_path: Path) -> None:
-    rows = [
-        row("问", "答"),
-        row("问", "今天天气很好。" * 50),
-        row("问题", "回答", system="说明" * 200),
-    ]
+    rows = [row("问", "答"), row("问", "今天天气很好。" * 50), row("问题", "回答", system="说明" * 200)]
     encoder = RowEncoder(tokenizer, 3, max_length=64)
     diagnosis = checked(tmp_path, rows, encoder=encoder)
     assert findings_of(diagnosis) == [
@@ -199,9 +185,7 @@ def test_a_cited_passage_is_never_cut(tokenizer: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_tokens", [True, False])
-def test_turns_without_a_place_are_reported(
-    tokenizer: Any, tmp_path: Path, *, with_tokens: bool
-) -> None:
+def test_turns_without_a_place_are_reported(tokenizer: Any, tmp_path: Path, *, with_tokens: bool) -> None:
     rows = [row("三", "四", history=[["一", "二"]], system="说明"), row("问", "答")]
     encoder = RowEncoder(tokenizer, 3, "tutorial") if with_tokens else None
     diagnosis = checked(tmp_path, rows, encoder=encoder, template="tutorial")

@@ -300,9 +300,7 @@ def test_a_file_without_a_known_field_names_those_it_has(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"'prompt\\x1b\[2J', 'completion'.*--prompt-column"):
         one(tmp_path, row)
     with pytest.raises(UserError, match="need content"):
-        one(
-            tmp_path, json.dumps([{"instruction": "问", "output": "答"}]), chosen=Columns("content")
-        )
+        one(tmp_path, json.dumps([{"instruction": "问", "output": "答"}]), chosen=Columns("content"))
 
 
 @pytest.mark.parametrize(("text", "name"), [("[ ]", "a.json"), ("instruction,output\n", "a.csv")])
@@ -322,9 +320,7 @@ def test_files_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
 def test_all_shared_data_is_read() -> None:
-    manifest = [
-        json.loads(line) for line in (SHARED / "manifest.jsonl").read_text("utf-8").splitlines()
-    ]
+    manifest = [json.loads(line) for line in (SHARED / "manifest.jsonl").read_text("utf-8").splitlines()]
     bad = {"messy_bad_fields.json": 9, "messy_broken_lines.jsonl": 2, "messy_truncated.json": 1}
     # The manifest counts the broken line of messy_broken_lines as a record, the comment not.
     usable = {

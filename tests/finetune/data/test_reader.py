@@ -75,9 +75,7 @@ def test_lines_are_numbered_as_an_editor_does(
 
 
 @pytest.mark.parametrize("escaped", [True, False])
-def test_an_array_cut_anywhere_gives_its_whole_rows_and_one_finding(
-    escaped: bool, tmp_path: Path
-) -> None:
+def test_an_array_cut_anywhere_gives_its_whole_rows_and_one_finding(escaped: bool, tmp_path: Path) -> None:
     rows = ROWS[:2]
     made = [json.dumps(rows[:n], ensure_ascii=escaped, indent=1).encode() for n in (1, 2)]
     ends = [len(text) - len("\n]") for text in made]
@@ -133,10 +131,7 @@ def test_an_error_in_the_middle_is_found_without_reading_the_rest(tmp_path: Path
 def test_a_broken_line_leaves_the_others(tmp_path: Path) -> None:
     found = read(DATA / "messy_broken_lines.jsonl")
     broken = [item for item in found if isinstance(item, Finding)]
-    assert [item.source for item in broken] == [
-        "messy_broken_lines.jsonl:5",
-        "messy_broken_lines.jsonl:15",
-    ]
+    assert [item.source for item in broken] == ["messy_broken_lines.jsonl:5", "messy_broken_lines.jsonl:15"]
     assert len(found) == 15  # of 16 lines one is blank
     nested = file(tmp_path, "[".join(['{"a": 1}\n', *[""] * 100_000]) + '\n{"a": 2}\n')
     assert [type(item) for item in read(nested)] == [Record, Finding, Record]
@@ -154,9 +149,7 @@ def test_the_encoding_is_found(encoding: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
 @pytest.mark.parametrize("form", ["array", "lines", "table"])
-def test_only_the_row_with_undecodable_bytes_is_bad(
-    encoding: str, form: str, tmp_path: Path
-) -> None:
+def test_only_the_row_with_undecodable_bytes_is_bad(encoding: str, form: str, tmp_path: Path) -> None:
     texts = [row["instruction"] for row in ROWS]
     made: dict[str, Callable[[], str]] = {
         "array": lambda: json.dumps([{"a": text} for text in texts], ensure_ascii=False),

@@ -85,10 +85,7 @@ def test_the_page_has_no_markup_from_the_data(hostile: str, language: str) -> No
     lengths = np.array([3, 4], np.int32)
     diagnosis = Diagnosis((hostile,), 9, findings, lengths, "tokens", 4, ())
     views = [
-        View(
-            hostile,
-            (TokenPiece(hostile, (1, 2), True, False), TokenPiece(hostile, (3,), False, True)),
-        )
+        View(hostile, (TokenPiece(hostile, (1, 2), True, False), TokenPiece(hostile, (3,), False, True)))
     ]
     made = Page(page(diagnosis, views, Translator("zh" if language == "zh" else "en")))
     assert set(made.tags) <= TAGS

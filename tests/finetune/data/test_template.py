@@ -62,9 +62,7 @@ def check(row: TokenRow, encoder: RowEncoder) -> None:
 
 @pytest.mark.parametrize("template", ["chat", "tutorial"])
 @pytest.mark.parametrize("generation", GENERATIONS)
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=conversations(), times=st.integers(1, 30), max_length=st.integers(24, 160))
 @example(asked=one("问" * 300, "答" * 300), times=1, max_length=64)
 @example(asked=one("问" * 300, "答"), times=1, max_length=64)
@@ -109,9 +107,7 @@ def test_the_smallest_length_is_named_and_works(
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_rows_that_cite_passages_are_never_cut(
-    all_tokenizers: dict[int, Any], generation: int
-) -> None:
+def test_rows_that_cite_passages_are_never_cut(all_tokenizers: dict[int, Any], generation: int) -> None:
     asked = one("[1] 段落。" * 20 + "问？", "答[1]。", whole=True)
     encoder = RowEncoder(all_tokenizers[generation], generation, max_length=60)
     with pytest.raises(InvalidRow, match="would lose passages") as invalid:

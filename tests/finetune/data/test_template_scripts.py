@@ -107,11 +107,7 @@ def test_rows_equal_those_of_ptuning(
 @SETTINGS
 @given(turns=TURNS, system=st.one_of(st.just(""), PLAIN), input=st.one_of(st.just(""), PLAIN))
 def test_rows_equal_those_of_later_scripts(
-    all_tokenizers: dict[int, Any],
-    generation: int,
-    turns: list[tuple[str, str]],
-    system: str,
-    input: str,
+    all_tokenizers: dict[int, Any], generation: int, turns: list[tuple[str, str]], system: str, input: str
 ) -> None:
     """One row that learns each answer, the line end before it and the role behind it."""
     tokenizer = all_tokenizers[generation]

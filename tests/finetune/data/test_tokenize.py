@@ -82,9 +82,7 @@ def test_rows_are_those_of_the_encoder_in_order(model: Path, tmp_path: Path) -> 
         found[35]
 
 
-def test_blocks_change_nothing(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_change_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = alpaca(tmp_path / "a.json", 90)
     whole = made([file], model, tmp_path / "1")
     monkeypatch.setattr(tokenize, "BLOCK_EXAMPLES", 7)
@@ -105,9 +103,7 @@ in bulk, word by word."""
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="needs the alpaca data beside the repository")
 @pytest.mark.parametrize(("generation", "template"), DIGESTS)
-def test_ids_of_real_data_equal_the_golden_ones(
-    generation: int, template: str, tmp_path: Path
-) -> None:
+def test_ids_of_real_data_equal_the_golden_ones(generation: int, template: str, tmp_path: Path) -> None:
     found = made(
         [SHARED],
         directory(tmp_path / "model", generation),
@@ -121,9 +117,7 @@ def test_ids_of_real_data_equal_the_golden_ones(
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-@settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=st.lists(conversations(), max_size=4))
 def test_cached_ids_equal_the_tokenizers(
     all_tokenizers: dict[int, Any], generation: int, examples: list[Example]
@@ -171,9 +165,7 @@ def test_edited_data_never_gives_old_rows(model: Path, tmp_path: Path) -> None:
         {"tutorial": TutorialOptions(max_seq_length=127)},
     ],
 )
-def test_every_option_of_rows_gives_another_set(
-    model: Path, tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_every_option_of_rows_gives_another_set(model: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     file, cache = alpaca(tmp_path / "a.json"), tmp_path / "cache"
     if "generation" in change:
         model = directory(tmp_path / "3", 3)
@@ -341,9 +333,7 @@ def test_two_processes_may_write_the_same_set(model: Path, tmp_path: Path) -> No
     assert [path.name for path in cache.iterdir()] == [first.folder.name]
 
 
-def test_a_full_disk_is_an_error(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_an_error(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 

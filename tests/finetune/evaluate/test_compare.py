@@ -31,9 +31,7 @@ def test_an_adapter_that_is_only_better_is_shipped() -> None:
     decided = decide([BETTER, compared("f1", 0.5, 0.48, 0.1, condition="gold")])
     assert decided.ship
     [reason] = decided.reasons
-    assert reason == (
-        "better: F1, retrieved: 0.400 → 0.600 (+0.200; 95 % +0.100 – +0.300; 50 questions)"
-    )
+    assert reason == ("better: F1, retrieved: 0.400 → 0.600 (+0.200; 95 % +0.100 – +0.300; 50 questions)")
     assert translate(reason, "zh").startswith("提升：F1，检索所得：0.400 → 0.600")
 
 
@@ -61,11 +59,7 @@ def test_secondary_measures_do_not_decide() -> None:
 
 
 def test_an_adapter_without_improvement_is_not_shipped() -> None:
-    for comparisons in (
-        [],
-        [compared("f1", 0.4, 0.5, 0.2)],
-        [compared("f1", 0.4, 0.6, 0.1, p=0.2)],
-    ):
+    for comparisons in ([], [compared("f1", 0.4, 0.5, 0.2)], [compared("f1", 0.4, 0.6, 0.1, p=0.2)]):
         [reason] = decide(comparisons).reasons
         assert not decide(comparisons).ship
         assert reason.startswith("nothing got better beyond chance")

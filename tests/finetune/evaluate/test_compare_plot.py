@@ -25,9 +25,7 @@ COMPARISONS = [
 
 
 @pytest.mark.parametrize("comparisons", [COMPARISONS, []])
-def test_a_picture_shows_the_measures_that_exist(
-    tmp_path: Path, comparisons: list[Comparison]
-) -> None:
+def test_a_picture_shows_the_measures_that_exist(tmp_path: Path, comparisons: list[Comparison]) -> None:
     for name, head in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml")):
         draw(comparisons, tmp_path / name, title="模型 \U000f0000", say=ENGLISH)
         assert (tmp_path / name).read_bytes().startswith(head)
@@ -58,10 +56,7 @@ def test_bars_are_as_high_as_the_values_of_their_side() -> None:
     chart(canvas, panels(COMPARISONS), "m", ENGLISH)
     f1, precision = canvas.axes
     assert bars(f1) == {"base": [0.5, 0.8], "adapter": [0.8, 0.5]}
-    assert [label.get_text() for label in f1.get_xticklabels()] == [
-        "closed book\nn = 10",
-        "general\nn = 10",
-    ]
+    assert [label.get_text() for label in f1.get_xticklabels()] == ["closed book\nn = 10", "general\nn = 10"]
     assert [text.get_text() for text in f1.texts] == ["0.50", "0.80", "0.80", "0.50"]
     assert bars(precision) == {"base": [], "adapter": [0.5]}
     assert [text.get_text() for text in precision.texts] == ["–", "0.50"]

@@ -9,14 +9,7 @@ import pytest
 from finetune.evaluate.questions import form_of, read, sample
 from ingest.errors import UserError
 from rag.pipeline import Pipeline
-from tests.finetune.factories import (
-    NUMBERS,
-    UNKNOWN,
-    grounded_rows,
-    pipeline_over,
-    write_docs,
-    write_lines,
-)
+from tests.finetune.factories import NUMBERS, UNKNOWN, grounded_rows, pipeline_over, write_docs, write_lines
 from tests.tiny import TITLE, fact, question
 
 
@@ -59,11 +52,7 @@ def test_questions_without_their_text_are_left_out(pipeline: Pipeline, tmp_path:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        ({"start": "0"}, "start"),
-        ({"question": " "}, "question is empty"),
-        ({"answer": 3}, "answer"),
-    ],
+    [({"start": "0"}, "start"), ({"question": " "}, "question is empty"), ({"answer": 3}, "answer")],
 )
 def test_the_error_names_the_wrong_row(
     pipeline: Pipeline, tmp_path: Path, change: dict[str, object], message: str
@@ -87,11 +76,7 @@ def test_quotes_give_a_set_its_places(pipeline: Pipeline, tmp_path: Path) -> Non
         for name, number in NUMBERS.items()
     ]
     missing = {"id": "s-x", "question": question(UNKNOWN[0]), "answerable": False}
-    gone = {
-        **rows[0],
-        "id": "s-y",
-        "gold": [{"document": rows[0]["gold"][0]["document"], "quote": "无"}],
-    }  # type: ignore[index]  # built above
+    gone = {**rows[0], "id": "s-y", "gold": [{"document": rows[0]["gold"][0]["document"], "quote": "无"}]}  # type: ignore[index]  # built above
     write_lines(folder / "questions.jsonl", [*rows, missing, {**gone, "question": "另一个？"}])
     assert form_of(folder) == "set"
     found = read(folder, pipeline.store)

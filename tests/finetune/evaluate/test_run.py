@@ -6,16 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune.evaluate.compare import Comparison, compare, decide
-from finetune.evaluate.questions import (
-    CONDITIONS,
-    Case,
-    Cases,
-    Condition,
-    HeldOutQuestion,
-    Pair,
-    Place,
-    read,
-)
+from finetune.evaluate.questions import CONDITIONS, Case, Cases, Condition, HeldOutQuestion, Pair, Place, read
 from finetune.evaluate.run import CaseResult, evaluate
 from finetune.types import Example
 from ingest.i18n import translate
@@ -49,9 +40,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
 
 
 @pytest.fixture(scope="module")
-def questions(
-    pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory
-) -> list[HeldOutQuestion]:
+def questions(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> list[HeldOutQuestion]:
     """Of each factory, and of two that no document names."""
     path = tmp_path_factory.mktemp("rows") / "heldout.jsonl"
     known = read(write_lines(path, grounded_rows(pipeline.store)), pipeline.store).questions
@@ -74,16 +63,12 @@ def figures(results: Sequence[Sequence[CaseResult]]) -> Figures:
     return {(each.condition, each.measure): each for each in found}
 
 
-def cases_of(
-    pipeline: Pipeline, question: HeldOutQuestion, pair_: Pair | None = None
-) -> dict[str, Case]:
+def cases_of(pipeline: Pipeline, question: HeldOutQuestion, pair_: Pair | None = None) -> dict[str, Case]:
     cases = Cases(pair_ or pair(Careful(), Careful()), pipeline, GREEDY)
     return {case.condition: case for case in cases.of(question, CONDITIONS)}
 
 
-def test_each_condition_has_its_passages(
-    pipeline: Pipeline, questions: list[HeldOutQuestion]
-) -> None:
+def test_each_condition_has_its_passages(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     for asked in questions[: len(NUMBERS)]:
         cases = cases_of(pipeline, asked)
         answer = asked.answers[0]
@@ -126,9 +111,7 @@ def test_without_the_gold_passage_refusing_is_right(tmp_path: Path) -> None:
     with pipeline_over(write_docs(tmp_path / "docs"), tmp_path / "kb", passages=1) as pipeline:
         rows = {str(row["id"]): row for row in grounded_rows(pipeline.store)}
         place = Place(str(rows["q-甲"]["document"]), 0, 3)
-        case = cases_of(
-            pipeline, HeldOutQuestion("x", question("乙"), (NUMBERS["甲"],), places=(place,))
-        )
+        case = cases_of(pipeline, HeldOutQuestion("x", question("乙"), (NUMBERS["甲"],), places=(place,)))
         assert case["retrieved"].refuse
         assert NUMBERS["乙"] in case["retrieved"].sources[0].passage.text
         # The words of an answer elsewhere than where it is: no one knows what is right.
@@ -196,9 +179,7 @@ def test_a_model_that_invents_answers(pipeline: Pipeline, questions: list[HeldOu
     assert found["gold", "false_refusals"].base.value == 0
 
 
-def test_refusal_scores_equal_their_definition(
-    pipeline: Pipeline, questions: list[HeldOutQuestion]
-) -> None:
+def test_refusal_scores_equal_their_definition(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     results = run(pipeline, questions, Careful(), ThinAir())
     found = figures(results)
     asked = [each for cases in results for each in cases if each.case.sources]
@@ -227,18 +208,14 @@ def test_a_good_adapter_is_shipped_and_a_bad_one_is_not(
     assert all(translate(reason, "zh") != reason for reason in bad.reasons)
 
 
-def test_an_adapter_that_forgets_is_not_shipped(
-    pipeline: Pipeline, questions: list[HeldOutQuestion]
-) -> None:
+def test_an_adapter_that_forgets_is_not_shipped(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     """It reads as well as its base, and has lost what that knew by heart."""
     found = figures(run(pipeline, questions, Memory(), Careful()))
     reasons = decide(list(found.values())).reasons
     assert [reason.split(":")[1] for reason in reasons] == [" F1, closed book"]
 
 
-def test_a_refusal_scores_zero_as_an_answer(
-    pipeline: Pipeline, questions: list[HeldOutQuestion]
-) -> None:
+def test_a_refusal_scores_zero_as_an_answer(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     class Silent(Speaking):
         def reply(self, asked: str, fenced: list[tuple[str, str, str]]) -> str:
             return NOT_FOUND["han"]
@@ -251,9 +228,7 @@ def test_a_refusal_scores_zero_as_an_answer(
     assert found["gold", "grounded"].adapter.value == 0
 
 
-def test_the_same_seed_gives_the_same_intervals(
-    pipeline: Pipeline, questions: list[HeldOutQuestion]
-) -> None:
+def test_the_same_seed_gives_the_same_intervals(pipeline: Pipeline, questions: list[HeldOutQuestion]) -> None:
     results = run(pipeline, questions[:3] + questions[-1:], ThinAir(), Careful())
     assert str(compare(results, resamples=200)) == str(compare(results, resamples=200))
     assert compare([]) == []

@@ -8,15 +8,7 @@ from finetune.evaluate.questions import Case, Cases, HeldOutQuestion, Place
 from finetune.evaluate.run import ScoredReply, score
 from rag.pipeline import Pipeline
 from rag.types import NOT_FOUND
-from tests.finetune.factories import (
-    GREEDY,
-    NUMBERS,
-    Careful,
-    grounded_rows,
-    pair,
-    pipeline_over,
-    write_docs,
-)
+from tests.finetune.factories import GREEDY, NUMBERS, Careful, grounded_rows, pair, pipeline_over, write_docs
 from tests.tiny import fact, question
 
 
@@ -31,9 +23,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
 def cases(pipeline: Pipeline) -> dict[str, Case]:
     [row] = [row for row in grounded_rows(pipeline.store) if row["id"] == "q-甲"]
     place = Place(str(row["document"]), int(str(row["start"])), int(str(row["end"])))
-    asked = HeldOutQuestion(
-        "q", question("甲"), (NUMBERS["甲"], fact("甲", NUMBERS["甲"])), places=(place,)
-    )
+    asked = HeldOutQuestion("q", question("甲"), (NUMBERS["甲"], fact("甲", NUMBERS["甲"])), places=(place,))
     made = Cases(pair(Careful(), Careful()), pipeline, GREEDY)
     found = made.of(asked, ("closed", "gold", "retrieved", "distractors"))
     return {case.condition: case for case in found}
@@ -52,9 +42,7 @@ def test_short_and_long_answers_match_exactly(pipeline: Pipeline, cases: dict[st
     assert judged(pipeline, cases["closed"], f"是{NUMBERS['甲']}").columns["contains"] == 1
 
 
-def test_only_citations_of_the_answering_passage_count(
-    pipeline: Pipeline, cases: dict[str, Case]
-) -> None:
+def test_only_citations_of_the_answering_passage_count(pipeline: Pipeline, cases: dict[str, Case]) -> None:
     case = cases["retrieved"]
     [right] = case.gold
     wrong = next(n for n in range(1, len(case.sources) + 1) if n != right)
@@ -77,9 +65,7 @@ def test_an_invented_sentence_is_unsupported(pipeline: Pipeline, cases: dict[str
     right = fact("甲", NUMBERS["甲"])
     reply = judged(pipeline, cases["gold"], f"{right[:-1]}[1]。乙厂位于上海市浦东新区[1]。")
     assert (reply.columns["claims"], reply.columns["unsupported"]) == (2, 1)
-    assert [reply.text[start:end] for start, end in reply.unsupported] == [
-        "乙厂位于上海市浦东新区[1]。"
-    ]
+    assert [reply.text[start:end] for start, end in reply.unsupported] == ["乙厂位于上海市浦东新区[1]。"]
 
 
 def test_refusals(pipeline: Pipeline, cases: dict[str, Case]) -> None:

@@ -32,9 +32,7 @@ def characters(messages: Sequence[Message]) -> int:
     return sum(len(message.text) for message in messages)
 
 
-def build(
-    base: Path, out: Path, options: SyntheticOptions | None = None, **more: object
-) -> SyntheticReport:
+def build(base: Path, out: Path, options: SyntheticOptions | None = None, **more: object) -> SyntheticReport:
     chosen = options or SyntheticOptions(plain=True, heldout=0.4)
     with open_base(base) as pipeline:
         builder = RaftBuilder(pipeline, characters, 4000, 3, 0.3, seed=chosen.seed)
@@ -56,9 +54,7 @@ def built(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, S
     return out, build(base, out)
 
 
-def test_every_answer_is_at_the_place_in_its_row(
-    base: Path, built: tuple[Path, SyntheticReport]
-) -> None:
+def test_every_answer_is_at_the_place_in_its_row(base: Path, built: tuple[Path, SyntheticReport]) -> None:
     out, _ = built
     with open_store(base) as store:
         for row in lines(out / "train.jsonl") + lines(out / "heldout.jsonl"):
@@ -133,11 +129,7 @@ def test_a_limit_takes_the_first_rows(base: Path, tmp_path: Path) -> None:
     assert report.total("train") + report.total("heldout") == 6
     build(base, tmp_path / "all", SyntheticOptions())
     few, all_ = (
-        {
-            row["id"]
-            for side in ("train", "heldout")
-            for row in lines(tmp_path / name / f"{side}.jsonl")
-        }
+        {row["id"] for side in ("train", "heldout") for row in lines(tmp_path / name / f"{side}.jsonl")}
         for name in ("few", "all")
     )
     assert few < all_
@@ -217,9 +209,7 @@ def test_a_share_of_the_documents_is_held_out_whatever_their_rows() -> None:
     held = heldout_digests(digests, 0.25, 0)
     assert len(held) == 10
     assert held == heldout_digests(digests[::-1], 0.25, 0) != heldout_digests(digests, 0.25, 1)
-    assert (
-        len(heldout_digests(["a", "b"], 0.01, 0)) == len(heldout_digests(["a", "b"], 0.9, 0)) == 1
-    )
+    assert len(heldout_digests(["a", "b"], 0.01, 0)) == len(heldout_digests(["a", "b"], 0.9, 0)) == 1
     assert heldout_digests(["a", "a"], 0.5, 0) == heldout_digests(digests, 0, 0) == frozenset()
 
 

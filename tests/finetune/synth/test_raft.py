@@ -91,9 +91,7 @@ def test_pairs_are_of_many_kinds(pairs: list[SyntheticQuestion]) -> None:
     assert len({asked.id for asked in pairs}) == len(pairs) > 20
 
 
-def test_rows_are_the_prompts_of_rag_ask(
-    pipeline: Pipeline, pairs: list[SyntheticQuestion]
-) -> None:
+def test_rows_are_the_prompts_of_rag_ask(pipeline: Pipeline, pairs: list[SyntheticQuestion]) -> None:
     found = rows(RaftBuilder(pipeline, characters, ROOM, 3, seed=1), pairs)
     assert len(found) > 15
     for row in found:
@@ -106,9 +104,7 @@ def test_a_row_with_one_passage_equals_the_pipelines_prompt(
     pipeline: Pipeline, pairs: list[SyntheticQuestion]
 ) -> None:
     generator = CopyingGenerator(ROOM + Sampling().max_new_tokens)
-    one = replace(
-        pipeline, config=Config(retrieve=RetrieveOptions(passages=1)), generator=generator
-    )
+    one = replace(pipeline, config=Config(retrieve=RetrieveOptions(passages=1)), generator=generator)
     same = 0
     for row in rows(RaftBuilder(pipeline, characters, ROOM, 1, without_gold=0), pairs):
         question = row.question.pair.question
@@ -140,9 +136,7 @@ def test_a_target_cites_the_passage_that_answers_and_nothing_else(
         assert any(c.start < pair.end and pair.start < c.end for c in cited.citations)
 
 
-def test_only_the_gold_passage_has_the_answer(
-    pipeline: Pipeline, pairs: list[SyntheticQuestion]
-) -> None:
+def test_only_the_gold_passage_has_the_answer(pipeline: Pipeline, pairs: list[SyntheticQuestion]) -> None:
     for row in rows(RaftBuilder(pipeline, characters, ROOM, 3, without_gold=0), pairs):
         answer = normalize(row.question.pair.answer)
         having = [n for n, s in enumerate(row.sources, 1) if answer in normalize(s.passage.text)]
@@ -150,9 +144,7 @@ def test_only_the_gold_passage_has_the_answer(
         assert holds(row.sources[having[0] - 1], row)
 
 
-def test_refusals_have_no_passage_that_answers(
-    pipeline: Pipeline, pairs: list[SyntheticQuestion]
-) -> None:
+def test_refusals_have_no_passage_that_answers(pipeline: Pipeline, pairs: list[SyntheticQuestion]) -> None:
     found = rows(RaftBuilder(pipeline, characters, ROOM, 3, without_gold=1), pairs)
     refusing = [row for row in found if row.gold is None]
     assert len(refusing) > len(found) / 2
@@ -198,9 +190,7 @@ def test_a_removed_document_is_skipped(tmp_path: Path) -> None:
         store = pipeline.store
         document = next(d for d in store.documents() if d.title == "通讯录")
         asked = [
-            SyntheticQuestion(p, document)
-            for s in passages_of(store, document)
-            for p in pairs_by_rule(s)
+            SyntheticQuestion(p, document) for s in passages_of(store, document) for p in pairs_by_rule(s)
         ]
         with store.change() as change:
             change.remove(document.source)
@@ -236,7 +226,6 @@ def test_retrieval_aware_rows_beat_plain_ones_over_five_seeds(tiny: Path, tmp_pa
     found = [compared(tiny, seed, tmp_path) for seed in range(SEEDS)]
     for score in ("exact", "refusal_f1"):
         plain, aware = (
-            mean(getattr(scores[rows], score) for scores in found)
-            for rows in ("plain", "retrieval-aware")
+            mean(getattr(scores[rows], score) for scores in found) for rows in ("plain", "retrieval-aware")
         )
         assert aware > plain + 0.2, (score, found)

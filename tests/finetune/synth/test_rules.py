@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune.synth.build import parse_pair, write_pair
-from finetune.synth.pair import (
-    QuestionAnswer,
-    TitledPassage,
-    is_self_contained,
-    is_valid,
-    normalize,
-)
+from finetune.synth.pair import QuestionAnswer, TitledPassage, is_self_contained, is_valid, normalize
 from finetune.synth.rules import RULES, pairs_by_rule
 from rag.question import script_of
 from rag.types import Message, Sampling
@@ -73,12 +67,7 @@ def asked(text: str, subject: str = "", **more: object) -> dict[str, str]:
             "一个月",
         ),
         ("居民身份证式样由国务院公安部门制定。", "", "居民身份证式样由谁制定？", "国务院公安部门"),
-        (
-            "海南岛的最高峰五指山海拔约一千八百米。",
-            "",
-            "海南岛的最高峰五指山海拔约多少米？",
-            "一千八百米",
-        ),
+        ("海南岛的最高峰五指山海拔约一千八百米。", "", "海南岛的最高峰五指山海拔约多少米？", "一千八百米"),
         (
             "货物项目的价格分值占总分值的比重不得低于30%；执行统一价格标准的除外。",
             "",
@@ -125,9 +114,7 @@ def asked(text: str, subject: str = "", **more: object) -> dict[str, str]:
         ),
     ],
 )
-def test_each_kind_of_question_with_its_answer(
-    text: str, subject: str, question: str, answer: str
-) -> None:
+def test_each_kind_of_question_with_its_answer(text: str, subject: str, question: str, answer: str) -> None:
     assert asked(text, subject).get(question) == answer
 
 
@@ -221,9 +208,7 @@ def test_random_text_is_no_error() -> None:
             assert pair.answer in text[pair.start - 7 : pair.end - 7]
 
 
-@pytest.mark.parametrize(
-    "run", ["、由", "、包括", "遵循、", "三个月，", "`x` 命令，", "第十条 | a |"]
-)
+@pytest.mark.parametrize("run", ["、由", "、包括", "遵循、", "三个月，", "`x` 命令，", "第十条 | a |"])
 def test_long_repetitive_text_takes_little_time(run: str) -> None:
     """Patterns that can be read in many ways take time that doubles with each repetition."""
     assert isinstance(pairs_by_rule(TitledPassage(run * 500 + "。", 0, "某法")), list)

@@ -15,27 +15,13 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.checkpoint import (
-    check_resumable,
-    checkpoints,
-    delete_training,
-    identity,
-    is_training,
-)
+from finetune.train.checkpoint import check_resumable, checkpoints, delete_training, identity, is_training
 from finetune.train.logs import FILE, PICTURE, read
 from finetune.train.loop import StepReport, Training
 from finetune.train.setup import RECORD, finish
 from ingest.errors import UserError
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
-from tests.finetune.train.trainings import (
-    GOLDEN,
-    METHODS,
-    SHORT,
-    result_files,
-    rows,
-    tiny,
-    training,
-)
+from tests.finetune.train.trainings import GOLDEN, METHODS, SHORT, result_files, rows, tiny, training
 
 CASES = [(1, "lora", True), (1, "prefix", False), (2, "rslora", False), (2, "projected", True)]
 CASES += [(3, "lora", False), (3, "dora", True), (4, "lora", True), (4, "prefix", True)]
@@ -46,9 +32,7 @@ def test_a_resumed_training_ends_in_the_same_bytes(
     generation: int, method: str, packing: bool, tmp_path: Path
 ) -> None:
     """Stopped at a checkpoint and behind it: adapter, optimiser and log are those of one run."""
-    options = replace(
-        SHORT, method=METHODS[method], packing=packing, gradient_checkpointing=not packing
-    )
+    options = replace(SHORT, method=METHODS[method], packing=packing, gradient_checkpointing=not packing)
     whole = tmp_path / "whole"
     reports = list(training(whole, tiny(generation), options).run())
     assert [report.step for report in reports] == [3, 6, 9, 12]
@@ -92,9 +76,7 @@ def test_the_written_adapter_answers_as_trained(
     from rag.chatglm.adapter import Adapters, probe_logits
     from rag.chatglm.adapter_files import read_adapter
 
-    made = training(
-        tmp_path, tiny(generation), replace(SHORT, method=METHODS[method], packing=packing)
-    )
+    made = training(tmp_path, tiny(generation), replace(SHORT, method=METHODS[method], packing=packing))
     list(made.run())
     assert finish(made, {}).apart < 1e-4
     model = tiny(generation)
@@ -117,9 +99,7 @@ def test_half_precision_trains(generation: int, dtype: Any, tmp_path: Path) -> N
     assert reports[-1].loss < reports[0].loss
     assert all(value.dtype == torch.float32 for value in made.tuned.trainable.values())
     if dtype == "float16":
-        scale = json.loads((checkpoints(tmp_path)[-1][1] / "state.json").read_text("utf-8"))[
-            "scaler"
-        ]
+        scale = json.loads((checkpoints(tmp_path)[-1][1] / "state.json").read_text("utf-8"))["scaler"]
         assert scale["scale"] >= 1
     assert finish(made, {}).apart < 0.05
 
@@ -244,9 +224,7 @@ def small_disk() -> Iterator[None]:
     signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_on_a_full_disk_the_last_checkpoint_survives(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_on_a_full_disk_the_last_checkpoint_survives(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
     list(training(whole, tiny(3), SHORT).run())
     run = training(part, tiny(3), SHORT).run()
@@ -292,12 +270,7 @@ def test_the_forgetting_budget_stops_a_training(tmp_path: Path) -> None:
         tmp_path / "bound",
         tiny(3),
         replace(
-            SHORT,
-            max_steps=40,
-            eval_steps=4,
-            learning_rate=0.2,
-            max_grad_norm=0.0,
-            forgetting_budget=0.02,
+            SHORT, max_steps=40, eval_steps=4, learning_rate=0.2, max_grad_norm=0.0, forgetting_budget=0.02
         ),
         general_dev=rows(tiny(3), 12, seed=5),
     ).run()
@@ -343,9 +316,7 @@ def test_strength_auto_minimizes_the_dev_loss(tmp_path: Path) -> None:
     list(made.run())
     assert finish(made, {}).strength < 1
     known = rows(tiny(3), 12, seed=3)
-    near = training(
-        tmp_path / "near", tiny(3), replace(options, learning_rate=5e-3), train=known, dev=known
-    )
+    near = training(tmp_path / "near", tiny(3), replace(options, learning_rate=5e-3), train=known, dev=known)
     list(near.run())
     assert finish(near, {}).strength == 1
 
@@ -399,9 +370,7 @@ def test_a_training_killed_twenty_times_ends_in_the_same_bytes(tmp_path: Path) -
     """By SIGKILL at random moments, also within a save."""
     arguments = ["-m", "tests.finetune.train.kill_training", str(tmp_path), "7", "20"]
     root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=root, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     kills, saving = (int(word) for word in done.stdout.split() if word.isdigit())
     assert kills == 20

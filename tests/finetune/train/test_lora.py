@@ -83,9 +83,7 @@ def test_the_written_adapter_gives_the_trained_logits(
     adapters.activate("a")
     assert torch.allclose(logits(model, given), trained, atol=1e-4)
 
-    with warnings.catch_warnings(
-        action="ignore", category=FutureWarning
-    ):  # see finetune.train.lora
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # see finetune.train.lora
         again = PeftModel.from_pretrained(tiny(generation), tmp_path).eval()
     assert torch.allclose(logits(again, given), trained, atol=1e-5)
 
@@ -151,8 +149,6 @@ def test_a_quantized_model_can_be_trained(tmp_path: Path) -> None:
         before = {name: value.clone() for name, value in model.state_dict().items()}
         lora = shaken(Lora(model, LoraOptions(targets=TARGETS, dropout=0.0)))
         lora.model(IDS, labels=IDS).loss.backward()
-        assert all(
-            value.grad is not None and bool(value.grad.any()) for value in lora.trainable.values()
-        )
+        assert all(value.grad is not None and bool(value.grad.any()) for value in lora.trainable.values())
         after = lora.release().state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)

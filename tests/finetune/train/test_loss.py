@@ -37,10 +37,7 @@ def test_the_loss_equals_upstream_s(root: Path, generation: int, layout: str) ->
     golden = arrays(root / f"v{generation}" / "golden.npz")
     measured = json.loads((root / f"v{generation}" / "train.json").read_text("utf-8"))
     model = load(
-        root / f"v{generation}" / "tiny_safetensors",
-        quant="none",
-        dtype=torch.float32,
-        device="cpu",
+        root / f"v{generation}" / "tiny_safetensors", quant="none", dtype=torch.float32, device="cpu"
     ).train()
     padding = 3 if generation == 1 else 0
     given = of(golden, padding)
@@ -124,10 +121,7 @@ def test_packed_and_padded_rows_have_the_loss_and_gradients_of_single_rows(
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_packed_samples_do_not_attend_to_each_other(generation: int, method: str) -> None:
     """Other words in one sample: the logits of the others are the same to the last bit."""
-    if method == "none":
-        model = tiny(generation)
-    else:
-        model = adapted(generation, method, torch.float32).model.eval()
+    model = tiny(generation) if method == "none" else adapted(generation, method, torch.float32).model.eval()
     given = rows(model, 4, longest=12)
     [batch] = pack(given, 200)
 

@@ -88,9 +88,7 @@ def test_too_large_steps_are_an_error_in_float32(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_learnt_token_are_an_error(tmp_path: Path) -> None:
-    empty = MemoryRows(
-        [TokenRow(row.ids, np.full_like(row.labels, IGNORED)) for row in rows(tiny(3), 8)]
-    )
+    empty = MemoryRows([TokenRow(row.ids, np.full_like(row.labels, IGNORED)) for row in rows(tiny(3), 8)])
     ends(training(tmp_path, tiny(3), SHORT, train=empty), "no token of its rows is learnt")
 
 

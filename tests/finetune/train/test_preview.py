@@ -174,9 +174,7 @@ def test_a_row_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(MemoryBudget, "here", lambda: MemoryBudget(None, 0))
     assert Preview.of(model, sets, TrainOptions(), device="cpu").largest() == ""
     monkeypatch.setattr(MemoryBudget, "here", lambda: MemoryBudget(1 << 28, 0))
-    with pytest.raises(
-        UserError, match=r"400 tokens needs 0\.5.* GB .*0\.25 GB are free"
-    ) as caught:
+    with pytest.raises(UserError, match=r"400 tokens needs 0\.5.* GB .*0\.25 GB are free") as caught:
         Preview.of(model, sets, TrainOptions(), device="cpu")
     for way in ("--gradient-checkpointing", "--quant int8", "--max-length 200"):
         assert way in str(caught.value)

@@ -67,9 +67,7 @@ def test_general_rows_are_mixed_or_measured_only(model: Path, tmp_path: Path) ->
 def test_shortened_examples_are_counted(model: Path, tmp_path: Path) -> None:
     rows = [{"instruction": "长" * 300, "output": "短"}, {"instruction": "短", "output": "短"}] * 4
     (tmp_path / "long.json").write_text(json.dumps(rows), "utf-8")
-    sets = read_sets(
-        Data((tmp_path / "long.json",), dev_share=0), model, OPTIONS, cache=tmp_path / "cache"
-    )
+    sets = read_sets(Data((tmp_path / "long.json",), dev_share=0), model, OPTIONS, cache=tmp_path / "cache")
     assert sets.counts["train"].shortened == 4
 
 

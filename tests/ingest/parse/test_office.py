@@ -114,10 +114,7 @@ def test_slides_are_pages_in_the_order_of_the_show(tmp_path: Path) -> None:
         )
     )
     assert text == "先\n\n后\n\n| 甲 | 乙 |\n| --- | --- |\n| 丙 | 丁 |\n\n备注"
-    assert [(text[m.start], m.label) for m in marks if m.kind == "page"] == [
-        ("先", "p. 1"),
-        ("后", "p. 2"),
-    ]
+    assert [(text[m.start], m.label) for m in marks if m.kind == "page"] == [("先", "p. 1"), ("后", "p. 2")]
 
 
 def test_workbook_rows_and_sheets_are_marked() -> None:
@@ -140,8 +137,7 @@ def test_row_numbers_are_those_of_the_sheet(tmp_path: Path) -> None:
             "xl/_rels/workbook.xml.rels": relations({"r1": ("worksheet", "worksheets/a.xml")}),
             "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
             '<sheet name="表" sheetId="1" r:id="r1"/></sheets></workbook>',
-            "xl/worksheets/a.xml": f'<worksheet xmlns="{main}"><sheetData>{rows}</sheetData>'
-            "</worksheet>",
+            "xl/worksheets/a.xml": f'<worksheet xmlns="{main}"><sheetData>{rows}</sheetData></worksheet>',
         },
     )
     text, marks = read(path)

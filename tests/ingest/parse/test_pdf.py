@@ -18,9 +18,7 @@ PAGED = DATA / "zh-toc-cid-font.pdf"
 def marked(png: bytes) -> int:
     """How many pixels have the mark's hue."""
     picture = Image.open(BytesIO(png)).convert("RGB")
-    return sum(
-        count for count, (r, g, b) in picture.getcolors(1 << 24) if r > b + 60 and g > b + 60
-    )
+    return sum(count for count, (r, g, b) in picture.getcolors(1 << 24) if r > b + 60 and g > b + 60)
 
 
 def test_a_passage_is_marked_on_its_page() -> None:

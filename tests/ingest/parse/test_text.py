@@ -93,9 +93,7 @@ def test_markdown_front_matter_and_html(tmp_path: Path) -> None:
     assert whole(parsed)[0].split() == ["条件渲染", "lang:", "zh", "粗", "&", "Vec<T>", "完"]
 
 
-@pytest.mark.parametrize(
-    "line", ["a*b*c", "2 ** 3 ** 4", "f(*args, **kwargs)", "* item", "__init__"]
-)
+@pytest.mark.parametrize("line", ["a*b*c", "2 ** 3 ** 4", "f(*args, **kwargs)", "* item", "__init__"])
 def test_stars_that_are_no_emphasis_stay(line: str) -> None:
     assert inline(line).replace("init", "__init__").replace("____", "__") == line
 
@@ -130,12 +128,7 @@ def test_a_row_of_a_million_columns_is_bounded(tmp_path: Path) -> None:
 
 
 def test_json_records_read_as_key_and_value(tmp_path: Path) -> None:
-    record = {
-        "标题": "春晓",
-        "作者": {"名": "孟浩然", "朝": "唐"},
-        "标签": ["春", "鸟"],
-        "空": None,
-    }
+    record = {"标题": "春晓", "作者": {"名": "孟浩然", "朝": "唐"}, "标签": ["春", "鸟"], "空": None}
     text, marks = read(tmp_path / "a.json", json.dumps([record, {"标题": "静夜思"}]))
     assert text == "标题: 春晓\n作者.名: 孟浩然\n作者.朝: 唐\n标签: 春, 鸟\n\n标题: 静夜思"
     assert kinds(marks, "row") == ["row 1", "row 2"]
@@ -176,9 +169,7 @@ def test_html_cells_that_span_rows_keep_the_columns_below(tmp_path: Path) -> Non
     page = """<table><tr><th>部门<th>姓名<th>龄<th>级</tr>
       <tr><td rowspan=2>研发<td>张三<td>30<td rowspan="2">甲</tr><tr><td>李四<td>40</tr>
       <tr><td rowspan=9 colspan=2>无<td>50<td rowspan=3>乙</tr><tr><tr><td>60</table>"""
-    rows = [
-        line.strip("| ").split(" | ") for line in read(tmp_path / "a.html", page)[0].split("\n")
-    ]
+    rows = [line.strip("| ").split(" | ") for line in read(tmp_path / "a.html", page)[0].split("\n")]
     assert rows[0] == ["部门", "姓名", "龄", "级"]
     assert rows[2:4] == [["研发", "张三", "30", "甲"], ["研发", "李四", "40", "甲"]]
     assert rows[4:] == [["无", "", "50", "乙"], ["无", "", "", "乙"], ["无", "", "60", "乙"]]

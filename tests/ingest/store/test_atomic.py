@@ -16,11 +16,7 @@ def write(target: Path, text: str, *, replace: bool = False) -> None:
 
 
 def found(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): path.read_text()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -113,11 +113,7 @@ def test_removed_text_leaves_no_byte(tmp_path: Path) -> None:
 
 
 def holders(directory: Path, needle: str) -> list[Path]:
-    return [
-        path
-        for path in directory.rglob("*")
-        if path.is_file() and needle.encode() in path.read_bytes()
-    ]
+    return [path for path in directory.rglob("*") if path.is_file() and needle.encode() in path.read_bytes()]
 
 
 def test_a_newer_schema_is_refused_with_both_numbers(path: Path) -> None:

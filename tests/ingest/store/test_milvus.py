@@ -68,9 +68,7 @@ def test_a_wrong_address_is_refused_with_how_to_write_one(text: str, why: str) -
 
 def test_text_is_analysed_as_words_of_letters_and_digits() -> None:
     assert field_text("勞動合同，Ａ ２０２３！", "words") == "劳动合同 a 2023"
-    assert (
-        field_text("合同 год 東京タワー", "words") == "合同 u433u43eu434 东京 u30bfu30ef u30efu30fc"
-    )
+    assert field_text("合同 год 東京タワー", "words") == "合同 u433u43eu434 东京 u30bfu30ef u30efu30fc"
     assert term_text("合同", "words") == "合同"
     assert term_text("год", "words") == "u433u43eu434"
     assert field_text("合同法 fox", "bigrams") == "u5408u540c u540cu6cd5 fox"
@@ -87,15 +85,10 @@ def test_the_collection_says_which_encoder_made_it(address: str) -> None:
     client = MilvusClient(place.uri)
     description = client.describe_collection(place.name)
     assert json.loads(description["properties"]["rag.embedder"])["name"] == EMBEDDER.name
-    assert {function["name"] for function in description["functions"]} == {
-        "words_bm25",
-        "bigrams_bm25",
-    }
+    assert {function["name"] for function in description["functions"]} == {"words_bm25", "bigrams_bm25"}
     words = next(field for field in description["fields"] if field["name"] == "words")
     assert json.loads(words["params"]["analyzer_params"])["tokenizer"] == "jieba"
-    found = client.search(
-        place.name, ["合同"], anns_field="words_bm25", limit=3, output_fields=["text"]
-    )
+    found = client.search(place.name, ["合同"], anns_field="words_bm25", limit=3, output_fields=["text"])
     assert ["".join(hit["entity"]["text"]) for hit in found[0]] == [chunks[0].text]
     client.close()
 
@@ -123,9 +116,7 @@ def test_tenants_share_collections_and_see_their_own(address: str) -> None:
             found = store.chunks(store.search_words(terms("secret another sentence"), 10).keys)
             assert any(word in chunk.text for chunk in found.values())
             every = store.chunks(store.sample(10))
-            assert set(store.chunks(store.search_dense(store.vectors([*every])[0], 9).keys)) <= {
-                *every
-            }
+            assert set(store.chunks(store.search_dense(store.vectors([*every])[0], 9).keys)) <= {*every}
             assert {chunk.document for chunk in every.values()} == {next(store.documents()).id}
         theirs = b.sample(1)
         assert a.chunks(theirs) == {}
@@ -177,8 +168,7 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
         os.waitpid(child, 0)
         assert store.sequence == before
         assert [
-            c.text
-            for c in store.chunks(store.search_words(terms("half sentence"), 9).keys).values()
+            c.text for c in store.chunks(store.search_words(terms("half sentence"), 9).keys).values()
         ] == [" sentence"]
         assert store.count() == 4
         store.rebuild()
@@ -190,18 +180,14 @@ def test_a_killed_writer_is_never_seen_and_swept_when_it_is_old(
         assert store.verify() == []
 
 
-def test_rows_that_a_killed_writer_left_are_deleted(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_a_killed_writer_left_are_deleted(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child ends when its change can be seen, before the old rows are gone."""
     place = parse_address(address)
     with open_store(place, create=EMBEDDER) as store:
         put(store, "a.txt", ["the first sentence"])
         child = os.fork()
         if not child:
-            monkeypatch.setattr(
-                "ingest.store.milvus.transaction.sweep", lambda *_, **__: os._exit(0)
-            )
+            monkeypatch.setattr("ingest.store.milvus.transaction.sweep", lambda *_, **__: os._exit(0))
             with open_store(place) as own:
                 put(own, "a.txt", ["a second sentence"])
         os.waitpid(child, 0)

@@ -78,9 +78,7 @@ def test_a_document_comes_back_as_it_went_in(store: Store) -> None:
     keys = store.sample(100).tolist()
     assert sorted(store.chunks(keys).values(), key=lambda c: c.start) == chunks
     assert list(store.chunks(keys[::-1])) == keys[::-1]
-    assert store.passages(chunks) == [
-        p for c in chunks for p in passages if c.passage[0] == p.start
-    ]
+    assert store.passages(chunks) == [p for c in chunks for p in passages if c.passage[0] == p.start]
     assert [store.chunks_within(passage) for passage in passages] == [
         [c for c in chunks if c.passage[0] == p.start] for p in passages
     ]
@@ -132,11 +130,7 @@ def test_words_are_found_in_either_script(store: Store) -> None:
 
 def test_document_frequencies_are_estimated(store: Store) -> None:
     """Milvus tells only what its scores show, and milvus-lite weighs each of its segments by itself."""
-    put(
-        store,
-        "a.txt",
-        [f"合同第{number}条 {'期限' if number % 4 else '报酬'}" for number in range(60)],
-    )
+    put(store, "a.txt", [f"合同第{number}条 {'期限' if number % 4 else '报酬'}" for number in range(60)])
     put(store, "b.txt", ["租赁 agreement"])
     terms = {"words": ["合同", "期限", "报酬", "租赁", "none"], "bigrams": ["合同", "期限", "报酬"]}
     counts = {"words": [60, 45, 15, 1, 0], "bigrams": [60, 45, 15]}
@@ -220,10 +214,7 @@ def test_nothing_of_an_open_change_can_be_seen(store: Store) -> None:
     with store.change() as change:
         change.put(document)
         change.add(DocumentPart(document, passages, chunks, new_vectors(chunks)))
-        assert {c.text for c in by_words(store, "sentence another first")} == {
-            "the first",
-            " sentence",
-        }
+        assert {c.text for c in by_words(store, "sentence another first")} == {"the first", " sentence"}
         assert not {id_ for id_, _ in by_vector(store, new_vectors(chunks)[0])} & {
             chunk.id for chunk in chunks
         }
@@ -340,7 +331,5 @@ def test_any_history_ends_in_the_state_of_a_fresh_store(
                 for field in ("words", "bigrams"):
                     found, rebuilt = scored(store, query, field), scored(fresh, query, field)
                     assert set(found) == set(rebuilt) == set(before[query, field])
-                    if not isinstance(
-                        place, MilvusAddress
-                    ):  # milvus-lite weighs each segment by itself
+                    if not isinstance(place, MilvusAddress):  # milvus-lite weighs each segment by itself
                         assert found == rebuilt

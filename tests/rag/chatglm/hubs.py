@@ -95,9 +95,7 @@ def scope_entry(name: str, data: bytes) -> dict[str, object]:
     return {"Path": name, "Type": "blob", "Size": len(data), "Sha256": digest} | dates
 
 
-def send_json(
-    request: BaseHTTPRequestHandler, value: object, *, status: int = 200, code: str = ""
-) -> None:
+def send_json(request: BaseHTTPRequestHandler, value: object, *, status: int = 200, code: str = "") -> None:
     body = json.dumps(value).encode()
     request.send_response(status)
     request.send_header("Content-Length", str(len(body)))

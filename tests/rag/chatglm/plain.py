@@ -26,13 +26,8 @@ def answers(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor
         "class": type(model).__module__,
         "left": {name: list(keys) for name, keys in info.items()},
         "eos": model.generation_config.eos_token_id,
-        "texts": [
-            tokenizer(text, split_special_tokens=True)["input_ids"] for text in job.get("texts", ())
-        ],
-        "pairs": [
-            tokenizer(*pair, split_special_tokens=True)["input_ids"]
-            for pair in job.get("pairs", ())
-        ],
+        "texts": [tokenizer(text, split_special_tokens=True)["input_ids"] for text in job.get("texts", ())],
+        "pairs": [tokenizer(*pair, split_special_tokens=True)["input_ids"] for pair in job.get("pairs", ())],
         "chats": [
             tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
             for chat in job.get("chats", ())
@@ -40,9 +35,7 @@ def answers(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor
         "greedy": [greedy(model, ids) for ids in job.get("greedy", ())],
     }
     with torch.no_grad():
-        logits = {
-            str(i): model(torch.tensor(ids)).logits for i, ids in enumerate(job.get("ids", ()))
-        }
+        logits = {str(i): model(torch.tensor(ids)).logits for i, ids in enumerate(job.get("ids", ()))}
     return found, logits
 
 

@@ -91,9 +91,7 @@ def test_adapters_of_chatglm_6b_are_exact(tmp_path: Path, dora: bool) -> None:
     weights = model.state_dict()
     for name in linears(model):
         if name.endswith(ends):
-            weights[f"{name}.weight"].copy_(
-                merged(weights[f"{name}.weight"], factors, name, scale=2)
-            )
+            weights[f"{name}.weight"].copy_(merged(weights[f"{name}.weight"], factors, name, scale=2))
     assert (during - logits(model, ids)).abs().max() < 1e-4
 
 

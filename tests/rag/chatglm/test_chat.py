@@ -178,9 +178,7 @@ def test_consecutive_questions_become_one(tokenizers: dict[int, Any], generation
 
 
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
-def test_chats_that_cannot_be_answered_are_refused(
-    tokenizers: dict[int, Any], generation: int
-) -> None:
+def test_chats_that_cannot_be_answered_are_refused(tokenizers: dict[int, Any], generation: int) -> None:
     for chat in ([], [Message("system", "甲")], [Message("assistant", "甲")]):
         with pytest.raises(UserError, match="end with a question"):
             encode_chat(chat, tokenizers[generation], generation)

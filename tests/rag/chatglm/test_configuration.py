@@ -47,9 +47,7 @@ def test_keys_tell_the_generations_apart(entry: Any) -> None:
         ({"_name_or_path": "", "padded_vocab_size": 151552}, 4),
     ],
 )
-def test_the_name_or_version_tells_chatglm2_from_3_and_glm4(
-    changes: dict[str, Any], generation: int
-) -> None:
+def test_the_name_or_version_tells_chatglm2_from_3_and_glm4(changes: dict[str, Any], generation: int) -> None:
     assert generation_of(Glm1Config.from_dict(V2 | changes)) == generation
 
 
@@ -80,9 +78,7 @@ def test_an_unknown_field_is_refused_by_name(data: dict[str, Any]) -> None:
         (V2, "apply_residual_connection_post_layernorm", True),
     ],
 )
-def test_an_unimplemented_value_is_refused_by_name(
-    data: dict[str, Any], name: str, value: Any
-) -> None:
+def test_an_unimplemented_value_is_refused_by_name(data: dict[str, Any], name: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"{name} = {value}"):
         Glm1Config.from_dict(data | {name: value})
 

@@ -113,9 +113,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     job("merged", work / "v3-source", {"ids": ids, "greedy": [ids[0]]}, **options)
     for generation in (2, 3):
         source = random_model(work / f"published{generation}-source", generation)
-        golden_words = json.loads(
-            (vocabularies.GOLDEN / f"v{generation}_golden.json").read_text("utf-8")
-        )
+        golden_words = json.loads((vocabularies.GOLDEN / f"v{generation}_golden.json").read_text("utf-8"))
         inputs = {
             "texts": [item["text"] for item in golden_words["items"]],
             "pairs": [[pair["text"], pair["text_pair"]] for pair in golden_words["pairs"]],
@@ -143,10 +141,7 @@ def test_transformers_loads_every_exported_tensor(seen: Seen) -> None:
 def test_logits_and_greedy_words_are_the_originals(seen: Seen, version: str) -> None:
     golden = arrays(COPY / version / "golden.npz")
     for i, name in enumerate(PROMPTS):
-        assert (
-            largest_difference(seen.logits[f"{version}.{i}"], golden[f"single.{name}.logits"])
-            < 1e-3
-        ), name
+        assert largest_difference(seen.logits[f"{version}.{i}"], golden[f"single.{name}.logits"]) < 1e-3, name
     for i, name in enumerate(("short", "medium")):
         expected = golden[f"generate.{name}.output_ids"].tolist()
         assert seen.results[version]["greedy"][i] == expected
@@ -284,10 +279,7 @@ def without_tokenizer(source: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
-    [
-        (wrong_words, "569 tokens, but its config.json has 544 rows"),
-        (without_tokenizer, "has no tokenizer"),
-    ],
+    [(wrong_words, "569 tokens, but its config.json has 544 rows"), (without_tokenizer, "has no tokenizer")],
 )
 def test_mismatches_are_reported_before_anything_is_written(
     tmp_path: Path, spoil: Callable[[Path], None], says: str
@@ -350,9 +342,7 @@ def test_weights_too_large_for_a_precision_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_with_other_logits_is_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_with_other_logits_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BANDS, torch.bfloat16, 1e-6)  # which rounding to bfloat16 is beyond
     source = golden_model("v3", tmp_path / "source")
     with pytest.raises(UserError, match=r"not kept: its logits differ .* use --dtype float32"):

@@ -63,8 +63,7 @@ def test_any_text_gets_the_same_ids(pairs: dict[int, Pair], generation: int, tex
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 @given(
-    turns=st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), TEXT), max_size=5),
-    last=TEXT,
+    turns=st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), TEXT), max_size=5), last=TEXT
 )
 def test_any_chat_gets_the_same_ids(
     pairs: dict[int, Pair], generation: int, turns: list[tuple[str, str]], last: str
@@ -116,9 +115,7 @@ def test_overlapping_splits_of_a_piece_make_no_difference(pairs: dict[int, Pair]
             for again, end in splits:
                 if (left, right) != (again, end) and right == again:
                     found = (left + right + end).replace("▁", " ")
-                    texts += [
-                        b + found + e for b in ("", "x", "中", " ") for e in ("", "x", "中", " ")
-                    ]
+                    texts += [b + found + e for b in ("", "x", "中", " ") for e in ("", "x", "中", " ")]
     assert len(texts) == 362 * 16
     rows = theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert rows == [ours.encode_data(text) for text in texts]

@@ -165,9 +165,7 @@ def test_stop_ends_a_reply_but_not_the_next(loose: ChatGLMGenerator) -> None:
 
 def test_stop_ends_reading_between_two_layers(loose: ChatGLMGenerator) -> None:
     """Even if nothing has been written yet: while the model reads the prompt."""
-    layers = max(
-        (list(m) for m in loose.model.modules() if isinstance(m, torch.nn.ModuleList)), key=len
-    )
+    layers = max((list(m) for m in loose.model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
     hook = layers[0].register_forward_pre_hook(lambda *_: loose.stop(), prepend=True)
     try:
         assert "".join(loose.stream(QUESTION, GREEDY)) == ""

@@ -227,18 +227,14 @@ def test_a_model_that_fills_no_blanks_is_refused(filler: tuple[Any, Any]) -> Non
 def rag(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": str(home), "LC_ALL": "C.UTF-8"}
     command = [sys.executable, "-c", "from rag.cli.app import main; main()", "fill", *words]
-    return subprocess.run(
-        command, input=stdin, capture_output=True, text=True, env=environment, timeout=300
-    )
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def test_the_command_fills_blanks(directory: Path, tmp_path: Path) -> None:
     options = ("--model", str(directory), "--quant", "none")
     done = rag(*options, "[MASK]的首都是开罗，德国的首都是[MASK]。", home=tmp_path)
     assert done.stdout == "埃及的首都是开罗，德国的首都是柏林。\n"
-    assert (
-        rag(*options, home=tmp_path, stdin="英国：[gMASK]\n").stdout == "英国：英国的首都是伦敦。\n"
-    )
+    assert rag(*options, home=tmp_path, stdin="英国：[gMASK]\n").stdout == "英国：英国的首都是伦敦。\n"
 
 
 @pytest.mark.parametrize(
@@ -249,9 +245,7 @@ def test_the_command_fills_blanks(directory: Path, tmp_path: Path) -> None:
         ("v1/tiny_safetensors", "今天[MASK]很好", "has no tokenizer"),
     ],
 )
-def test_a_mistake_is_reported_in_one_line(
-    model: str, text: str, says: str, tmp_path: Path
-) -> None:
+def test_a_mistake_is_reported_in_one_line(model: str, text: str, says: str, tmp_path: Path) -> None:
     done = rag("--model", str(COPY / model), text, home=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert says in done.stderr.splitlines()[-1]

@@ -12,8 +12,7 @@ from rag.chatglm.tokenization import clean_up, open_tokenizer
 from tests.rag.chatglm import vocabularies
 
 LETTERS = st.text(
-    st.sampled_from("ab nmst'v.re,?! 你好🙂é\n\t<|>n_2blank�")
-    | st.characters(exclude_categories=["Cs"])
+    st.sampled_from("ab nmst'v.re,?! 你好🙂é\n\t<|>n_2blank�") | st.characters(exclude_categories=["Cs"])
 )
 SPACED = st.text(st.sampled_from(" '.nmvrst,?!"), max_size=30)
 ANSWERS = st.lists(
@@ -47,9 +46,7 @@ def some(tokenizer: Any, words: str) -> list[int]:
 
 @pytest.mark.parametrize("which", range(4))
 @given(data=st.data())
-def test_any_ids_decode_to_the_same_text(
-    tokenizers: list[Any], which: int, data: st.DataObject
-) -> None:
+def test_any_ids_decode_to_the_same_text(tokenizers: list[Any], which: int, data: st.DataObject) -> None:
     tokenizer = tokenizers[which]
     size = len(tokenizer) + (0 if which == 3 else 10)
     frequent = some(tokenizer, "▁ ▁▁ <0xE4> <0xBD> <0xA0> <0xF0> <0x9F> <0x20> < | n > ' <unk>")

@@ -100,9 +100,7 @@ def test_a_branch_is_looked_up_again_and_a_commit_is_not(home: Path, hub: Hub) -
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_configuration_alone_is_not_a_copy_of_the_model(
-    name: str, home: Path, hub: Hub
-) -> None:
+def test_the_configuration_alone_is_not_a_copy_of_the_model(name: str, home: Path, hub: Hub) -> None:
     directory = get(name, home, hub, weights=False)
     assert files_in(directory) == {"config.json"}
     assert get(name, home, None, weights=False) == directory
@@ -136,9 +134,7 @@ def test_offline_mode_sends_no_request(
     assert hub.requests == []
 
 
-def test_offline_another_tools_copy_is_used(
-    home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_another_tools_copy_is_used(home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = huggingface_hub.snapshot_download("owner/model", endpoint=hub.address)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert get("owner/model", home, None) == Path(copy)
@@ -205,9 +201,7 @@ def test_after_a_kill_only_missing_files_are_fetched(home: Path, hub: Hub) -> No
     environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_CACHE": str(home / "hf")}
     environment.pop("HF_HUB_OFFLINE", None)
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(home / "models")],
-        env=environment,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", code, str(home / "models")], env=environment, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while hub.sent < 8 * len(BIG) and process.poll() is None and time.monotonic() < deadline:

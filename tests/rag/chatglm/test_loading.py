@@ -111,9 +111,7 @@ def test_glm4_of_upstreams_layout_is_transformers_glm(tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(model))
 
 
-@pytest.mark.parametrize(
-    ("kind", "config"), [(GlmForCausalLM, GlmConfig), (Glm4ForCausalLM, Glm4Config)]
-)
+@pytest.mark.parametrize(("kind", "config"), [(GlmForCausalLM, GlmConfig), (Glm4ForCausalLM, Glm4Config)])
 def test_the_hf_and_0414_forms_are_transformers_own(kind: Any, config: Any, tmp_path: Path) -> None:
     sizes = {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 24, "head_dim": 8}
     heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}

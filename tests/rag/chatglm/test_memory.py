@@ -70,12 +70,7 @@ def config_of(data: Mapping[str, object], folder: Path) -> PreTrainedConfig:
 
 
 def on_cuda(
-    config: PreTrainedConfig,
-    quant: str,
-    *,
-    context: int = CONTEXT,
-    prompt: int = 0,
-    logits: int = 1,
+    config: PreTrainedConfig, quant: str, *, context: int = CONTEXT, prompt: int = 0, logits: int = 1
 ) -> float:
     """GB for `context` tokens, of which `prompt` (0: all) are read, with logits at `logits` positions."""
     [mode] = [mode for mode in modes(config, "cuda") if mode.quant == quant]
@@ -115,8 +110,7 @@ def test_quantising_here_needs_about_as_much_as_published_codes(
 
 
 @pytest.mark.parametrize(
-    "data",
-    [SMALL1, SMALL2, SMALL2 | {"add_qkv_bias": False}, SMALL2 | {"tie_word_embeddings": True}],
+    "data", [SMALL1, SMALL2, SMALL2 | {"add_qkv_bias": False}, SMALL2 | {"tie_word_embeddings": True}]
 )
 def test_parameters_are_those_of_the_model(data: Mapping[str, object], tmp_path: Path) -> None:
     assert_counted(config_of(data, tmp_path))
@@ -249,9 +243,7 @@ def test_too_little_memory_is_refused_with_both_figures_and_the_way_out(tmp_path
     def need_of(quant: Quant, ram: int) -> Need:
         return check(config, Mode(quant, "cpu", torch.float32), MemoryBudget(ram * GB, 0))
 
-    with pytest.raises(
-        UserError, match=r"2\d\.\d GB .*10\.0 GB are free; use --quant int8 \("
-    ) as caught:
+    with pytest.raises(UserError, match=r"2\d\.\d GB .*10\.0 GB are free; use --quant int8 \(") as caught:
         need_of("none", 10)
     assert f"{gigabytes(need_of('int8', 10).total)})" in str(caught.value)
     with pytest.raises(UserError, match=r"2\.0 GB are free; free \d\.\d GB or use a smaller model"):

@@ -40,9 +40,7 @@ def given(golden: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 @roots
 @pytest.mark.parametrize("name", PROMPTS)
-def test_logits_and_positions_are_the_originals(
-    model: Any, golden: dict[str, Tensor], name: str
-) -> None:
+def test_logits_and_positions_are_the_originals(model: Any, golden: dict[str, Tensor], name: str) -> None:
     inputs = given(golden, f"single.{name}")
     with torch.no_grad():
         implicit = model(inputs["input_ids"]).logits
@@ -152,9 +150,7 @@ def test_rotary_tables_are_the_originals(root: Path) -> None:
 
 @roots
 @pytest.mark.parametrize("bits", [4, 8])
-def test_published_codes_give_the_originals_logits(
-    root: Path, golden: dict[str, Tensor], bits: int
-) -> None:
+def test_published_codes_give_the_originals_logits(root: Path, golden: dict[str, Tensor], bits: int) -> None:
     model = load(root / "v1" / f"tiny_int{bits}", quant="none")
     quantised = arrays(root / "v1" / "quant_golden.npz")
     with torch.no_grad():
@@ -210,9 +206,7 @@ def test_norms_may_be_stored_and_kept_in_float32(tmp_path: Path) -> None:
 
     golden = arrays(COPY / "v1" / "golden.npz")
     ids, wanted = golden["single.gmask_ctx.input_ids"], golden["fp16.gmask_ctx.logits"]
-    model = AutoModelForCausalLM.from_pretrained(
-        changed(tmp_path / "mixed", change), dtype=torch.float16
-    )
+    model = AutoModelForCausalLM.from_pretrained(changed(tmp_path / "mixed", change), dtype=torch.float16)
     with torch.no_grad():
         assert largest_difference(model(ids).logits, wanted) < 0.15
         for name, parameter in model.named_parameters():

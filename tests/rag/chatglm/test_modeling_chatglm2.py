@@ -44,15 +44,11 @@ def test_a_padded_batch_is_its_rows(model: PreTrainedModel, root: Path, version:
 
 @cases
 @pytest.mark.parametrize("name", ["short", "medium", "batch"])
-def test_greedy_words_are_the_originals(
-    model: PreTrainedModel, root: Path, version: str, name: str
-) -> None:
+def test_greedy_words_are_the_originals(model: PreTrainedModel, root: Path, version: str, name: str) -> None:
     golden = arrays(root / version / "golden.npz")
     ids, expected = golden[f"generate.{name}.input_ids"], golden[f"generate.{name}.output_ids"]
     mask = golden.get(f"generate.{name}.attention_mask", torch.ones_like(ids))
-    out = model.generate(
-        ids, attention_mask=mask, max_new_tokens=24, do_sample=False, eos_token_id=None
-    )
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=24, do_sample=False, eos_token_id=None)
     assert torch.equal(out, expected)
 
 
@@ -76,9 +72,7 @@ def test_the_loss_and_its_gradients_are_the_originals(
 
 @cases
 def test_float16_is_within_the_stated_bands(root: Path, version: str) -> None:
-    model = AutoModelForCausalLM.from_pretrained(
-        root / version / "tiny_safetensors", dtype=torch.float16
-    )
+    model = AutoModelForCausalLM.from_pretrained(root / version / "tiny_safetensors", dtype=torch.float16)
     golden = arrays(root / version / "golden.npz")
     for name, band in (("medium", 0.15), ("long", 0.25)):
         with torch.no_grad():
@@ -140,9 +134,7 @@ def test_published_codes_give_the_originals_logits(root: Path, bits: int) -> Non
             logits = model(golden[f"int{bits}.{name}.input_ids"]).logits
         assert largest_difference(logits, golden[f"int{bits}.{name}.logits"]) < 1e-3
     with torch.no_grad():
-        logits = model(
-            batch["batch.input_ids"], attention_mask=batch["batch.attention_mask"]
-        ).logits
+        logits = model(batch["batch.input_ids"], attention_mask=batch["batch.attention_mask"]).logits
     valid = batch["batch.valid"].bool()
     assert (logits[valid] - golden[f"int{bits}.batch.logits"][valid]).abs().max() < 1e-3
     ids = golden[f"int{bits}.short.input_ids"]

@@ -95,8 +95,7 @@ def trained(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Te
 def test_packing_changes_no_gradient(model: Any) -> None:
     loss, gradients = trained(model, *packed())
     one_by_one = [
-        trained(model, ids, torch.ones_like(ids))
-        for ids in map(torch.tensor, zip(SAMPLES, strict=True))
+        trained(model, ids, torch.ones_like(ids)) for ids in map(torch.tensor, zip(SAMPLES, strict=True))
     ]
     assert abs(loss - sum(part for part, _ in one_by_one)) < 1e-4
     for name, gradient in gradients.items():
@@ -131,9 +130,7 @@ def test_a_cache_changes_nothing(model: Any, sample: list[int], first: int) -> N
             cuts = [0, *range(first, ids.shape[1], width), ids.shape[1]]
             for start, end in pairwise(cuts):
                 piece = slice(start, end)
-                out = model(
-                    ids[:, piece], position_ids=places[..., piece], use_cache=True, **{CACHE: cache}
-                )
+                out = model(ids[:, piece], position_ids=places[..., piece], use_cache=True, **{CACHE: cache})
                 logits.append(out.logits)
             assert cache.get_seq_length() == ids.shape[1]
             assert (torch.cat(logits, dim=1) - whole).abs().max() < 1e-4

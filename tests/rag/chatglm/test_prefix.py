@@ -90,9 +90,7 @@ def test_padded_batches_and_generation_are_the_originals(
 
 
 @pytest.mark.parametrize(("root", "version"), CASES[:1])
-def test_the_cache_changes_nothing(
-    model: PreTrainedModel, root: Path, version: str, tmp_path: Path
-) -> None:
+def test_the_cache_changes_nothing(model: PreTrainedModel, root: Path, version: str, tmp_path: Path) -> None:
     from transformers import DynamicCache
 
     golden = arrays(root / version / "prefix_golden.npz")
@@ -116,9 +114,7 @@ def test_transformers_own_glm_takes_prefixes_too(tmp_path: Path) -> None:
     )  # fmt: skip
     model = Glm4ForCausalLM(config).eval()
     weight = torch.randn(3, 2 * 2 * 2 * 8)
-    torch.save(
-        {"transformer.prefix_encoder.embedding.weight": weight}, tmp_path / "pytorch_model.bin"
-    )
+    torch.save({"transformer.prefix_encoder.embedding.weight": weight}, tmp_path / "pytorch_model.bin")
     adapters = activated(model, tmp_path)
     assert adapters.contracts["it"].generation == 4
 
@@ -132,9 +128,7 @@ def test_a_trained_prefix_gets_gradients() -> None:
 
 
 @pytest.mark.parametrize(("root", "version"), CASES[:1])
-def test_wrong_prefixes_are_refused(
-    model: PreTrainedModel, root: Path, version: str, tmp_path: Path
-) -> None:
+def test_wrong_prefixes_are_refused(model: PreTrainedModel, root: Path, version: str, tmp_path: Path) -> None:
     golden = arrays(root / version / "prefix_golden.npz")
     checkpoint(tmp_path, golden, "noproj")
     path = tmp_path / "pytorch_model.bin"

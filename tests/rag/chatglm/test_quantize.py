@@ -100,9 +100,7 @@ def test_minus_eight_is_a_code_upstream_may_have() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("block", [32, 128])
 @pytest.mark.parametrize("shape", [(24, 64), (64, 160), (50, 96)])
-def test_the_kernel_computes_as_dequantized_linear(
-    bits: int, block: int, shape: tuple[int, int]
-) -> None:
+def test_the_kernel_computes_as_dequantized_linear(bits: int, block: int, shape: tuple[int, int]) -> None:
     packed = quantize(weight(*shape), bits=bits, block=block)
     bias = torch.randn(shape[0])
     fast, slow = PackedLinear(packed, bias), DequantizedLinear(packed, bias)
@@ -157,9 +155,7 @@ def test_a_packed_embedding_gives_its_rows() -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_packed_checkpoint_is_the_model_quantised_at_load(
-    version: int, bits: int, tmp_path: Path
-) -> None:
+def test_a_packed_checkpoint_is_the_model_quantised_at_load(version: int, bits: int, tmp_path: Path) -> None:
     source = COPY / f"v{version}" / "tiny_safetensors"
     shares: list[float] = []
     save_quantized(source, tmp_path / "packed", bits=bits, progress=shares.append)

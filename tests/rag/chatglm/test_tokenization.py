@@ -30,8 +30,7 @@ from tests.rag.chatglm import vocabularies
 WHOLE = vocabularies.SHARED.is_dir()
 GENERATIONS = (1, 2, 3) if WHOLE else (2, 3)
 NASTY = st.text(
-    st.sampled_from("ab 你好，.!?'\n\t0１Ａ🙂é\r [MASK]<>|")
-    | st.characters(exclude_categories=["Cs"])
+    st.sampled_from("ab 你好，.!?'\n\t0１Ａ🙂é\r [MASK]<>|") | st.characters(exclude_categories=["Cs"])
 )
 
 
@@ -109,9 +108,7 @@ def test_sizes_and_special_ids(opened: Callable[..., Any], generation: int) -> N
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_batches_are_padded_with_masks_and_positions(
-    opened: Callable[..., Any], generation: int
-) -> None:
+def test_batches_are_padded_with_masks_and_positions(opened: Callable[..., Any], generation: int) -> None:
     tokenizer = opened(generation)
     for batch in golden(generation)["batches"]:
         found = tokenizer(batch["texts"], padding=True)
@@ -132,13 +129,9 @@ def test_chatglm3_parses_its_roles_if_set(opened: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
-def test_a_saved_tokenizer_is_read_again(
-    opened: Callable[..., Any], tmp_path: Path, generation: int
-) -> None:
+def test_a_saved_tokenizer_is_read_again(opened: Callable[..., Any], tmp_path: Path, generation: int) -> None:
     tokenizer = opened(generation)
-    assert type(tokenizer) is {1: ChatGLM1Tokenizer, 4: ChatGLM4Tokenizer}.get(
-        generation, ChatGLMTokenizer
-    )
+    assert type(tokenizer) is {1: ChatGLM1Tokenizer, 4: ChatGLM4Tokenizer}.get(generation, ChatGLMTokenizer)
     assert tokenizer.generation == generation
     added = len(tokenizer)
     tokenizer.add_tokens(["<<新词>>"])
@@ -162,9 +155,7 @@ def test_config_json_tells_chatglm2_from_3_first(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(folder).generation == 3
 
 
-def test_ids_of_the_padded_part_of_the_embedding_decode_to_nothing(
-    opened: Callable[..., Any],
-) -> None:
+def test_ids_of_the_padded_part_of_the_embedding_decode_to_nothing(opened: Callable[..., Any]) -> None:
     for generation in (1, 2, 3):
         tokenizer = opened(generation)
         ids = tokenizer.encode("你好", add_special_tokens=False)
@@ -205,9 +196,7 @@ def test_chatglm_6bs_special_tokens(small: Any) -> None:
     assert small.decode(spaced) == "甲 乙[gMASK]"  # each part begins anew, after a blank
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=1, max_size=4)
-)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=1, max_size=4))
 def test_chatglm_6bs_masks_and_positions(small: Any, rows: list[tuple[int, int, bool]]) -> None:
     """By their definition, cell by cell: context sees all of itself, what follows sees the past."""
     word, mask = 20, small.mask_token_id

@@ -87,10 +87,7 @@ def ranks_4() -> dict[bytes, int]:
     """A small vocabulary of GLM-4's kind: 256 bytes and what their joining gave, by rank."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = Sequence(
-        [
-            Split(Regex(PATTERN), behavior="isolated"),
-            ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+        [Split(Regex(PATTERN), behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     alphabet = sorted(ByteLevel.alphabet())
     trainer = BpeTrainer(vocab_size=2000, initial_alphabet=alphabet, show_progress=False)

@@ -41,9 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rag(home: Path) -> Rag:
     """Runs `rag` with its data in `home`; the encoder's cache is the user's own."""
 
-    def run(
-        *words: str, stdin: str = "", locale: str = "C.UTF-8"
-    ) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, stdin: str = "", locale: str = "C.UTF-8") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "LC_ALL": locale}
         environment.pop("RAG_KB", None)
         command = [sys.executable, "-c", "from rag.cli.app import main; main()", *words]

@@ -38,9 +38,7 @@ def person(tmp_path: Path) -> Person:
 
 def test_it_lives_and_answers_by_its_address(person: Person, milvus_server: str) -> None:
     kb = f"{milvus_server}/laws"
-    person.types(
-        "ask", QUESTION, "--kb", kb, fails=f"no knowledge base at {kb}; make one: rag ingest"
-    )
+    person.types("ask", QUESTION, "--kb", kb, fails=f"no knowledge base at {kb}; make one: rag ingest")
     first = person.types("ingest", person.docs, "--kb", kb, "--json")
     assert {json.loads(line)["status"] for line in first.stdout.splitlines()} == {"added"}
     again = person.types("ingest", person.docs, "--kb", kb, "--json")
@@ -49,9 +47,7 @@ def test_it_lives_and_answers_by_its_address(person: Person, milvus_server: str)
     assert "六个月" in answer["citations"][0]["quote"]
     cited = answer["citations"][0]
     assert cited["quote"] in LAW
-    assert json.loads(person.types("ask", "珠穆朗玛峰有多高？", "--kb", kb, "--json").stdout)[
-        "refused"
-    ]
+    assert json.loads(person.types("ask", "珠穆朗玛峰有多高？", "--kb", kb, "--json").stdout)["refused"]
     person.types("kb", "remove", person.docs / "law.md", "--kb", kb)
     assert json.loads(person.types("ask", QUESTION, "--kb", kb, "--json").stdout)["refused"]
     info = json.loads(person.types("kb", "info", "--kb", kb, "--json").stdout)

@@ -25,9 +25,7 @@ SECRET = "sk-very-secret"
     ("HTTP://[::1]:80/v1/chat/completions#a/b", "http://[::1]:80/v1", "a/b", "a/b"),
     ("https://host/api/paas/v4#glm-4", "https://host/api/paas/v4", "glm-4", "glm-4"),
 ])  # fmt: skip
-def test_an_address_names_an_engine_and_a_model(
-    text: str, base: str, model: str, name: str
-) -> None:
+def test_an_address_names_an_engine_and_a_model(text: str, base: str, model: str, name: str) -> None:
     address = Address.parse(text)
     assert (address.base, address.model, address.name) == (base, model, name)
 
@@ -56,9 +54,7 @@ def test_a_secret_in_an_address_is_refused() -> None:
 
 
 def test_loopback_addresses_are_this_machine() -> None:
-    assert all(
-        Address.parse(f"http://{host}").local for host in ("127.0.0.2", "[::1]", "localhost")
-    )
+    assert all(Address.parse(f"http://{host}").local for host in ("127.0.0.2", "[::1]", "localhost"))
     assert not any(Address.parse(f"http://{host}").local for host in ("10.0.0.1", "localhost.evil"))
 
 
@@ -91,18 +87,14 @@ def test_settings_name_an_endpoint_and_its_options(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     assert read_config(tmp_path).generate.endpoint.tokenizer == str(tmp_path / "own")
     (tmp_path / "rag.toml").write_text("[generate.endpoint]\ntries = 0\n")
-    with pytest.raises(
-        UserError, match=r"rag.toml: \[generate.endpoint\] tries is 0; need 1 or more"
-    ):
+    with pytest.raises(UserError, match=r"rag.toml: \[generate.endpoint\] tries is 0; need 1 or more"):
         read_config(tmp_path)
     (tmp_path / "rag.toml").write_text("[generate.endpoint]\ntimeout = 3\n")
     with pytest.raises(UserError, match=r"unknown key timeout in \[generate.endpoint\]"):
         read_config(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"context": -1}, {"connect_seconds": 0}, {"silence_seconds": -1.0}]
-)
+@pytest.mark.parametrize("wrong", [{"context": -1}, {"connect_seconds": 0}, {"silence_seconds": -1.0}])
 def test_impossible_options_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError, match=f"{next(iter(wrong))} is"):
         EndpointOptions(**wrong)
@@ -115,9 +107,7 @@ def test_the_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(EngineFailure) as failed:
             list(generator.stream(clients.QUESTION, Sampling()))
         assert {each.headers.get("Authorization") for each in engine.seen} == {f"Bearer {SECRET}"}
-    assert SECRET not in str(failed.value) + translate(failed.value.message, "zh") + repr(
-        vars(generator)
-    )
+    assert SECRET not in str(failed.value) + translate(failed.value.message, "zh") + repr(vars(generator))
     monkeypatch.delenv("RAG_MODEL_KEY")
     with faulty(answers("好")) as engine:
         generator = reach(engine.address, EndpointOptions(), note=lambda en, zh: None)
@@ -126,9 +116,7 @@ def test_the_key_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("key", ["钥匙串", "a\nb"])
-def test_an_invalid_key_is_refused_without_showing_it(
-    key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_key_is_refused_without_showing_it(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAG_MODEL_KEY", key)
     with pytest.raises(UserError, match="RAG_MODEL_KEY holds a character") as wrong:
         reach("http://127.0.0.1:1", EndpointOptions(), note=lambda en, zh: None)
@@ -154,10 +142,7 @@ def test_a_redirect_is_reported_and_not_followed(monkeypatch: pytest.MonkeyPatch
         def redirects(call: Call) -> None:
             call.value({}, 307, Location=f"{other.address}/chat/completions")
 
-        with (
-            faulty(redirects) as engine,
-            pytest.raises(EngineFailure, match=f"redirects to {other.address}"),
-        ):
+        with faulty(redirects) as engine, pytest.raises(EngineFailure, match=f"redirects to {other.address}"):
             clients.connect(engine).reply()
         assert other.seen == []
 

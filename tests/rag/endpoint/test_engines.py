@@ -19,9 +19,7 @@ VLLM = {
 }  # fmt: skip
 SGLANG = {"data": [{"id": "glm", "owned_by": "sglang", "root": "glm", "max_model_len": 4000}]}
 LLAMACPP = {
-    "data": [
-        {"id": "glm.gguf", "owned_by": "llamacpp", "meta": {"n_ctx_train": 131072, "n_ctx": 2048}}
-    ]
+    "data": [{"id": "glm.gguf", "owned_by": "llamacpp", "meta": {"n_ctx_train": 131072, "n_ctx": 2048}}]
 }
 OLLAMA = {"data": [{"id": "qwen3:latest", "owned_by": "library"}]}
 

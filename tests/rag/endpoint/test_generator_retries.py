@@ -10,9 +10,7 @@ from tests.rag.endpoint.clients import connect
 SOON = {"Retry_After_Ms": "1"}
 
 
-@pytest.mark.parametrize(
-    "act", [drops, *(fails(status, **SOON) for status in (408, 409, 429, 500, 503))]
-)
+@pytest.mark.parametrize("act", [drops, *(fails(status, **SOON) for status in (408, 409, 429, 500, 503))])
 def test_a_failure_before_the_stream_is_retried(act: Act) -> None:
     with faulty(act, act, answers("六个月")) as engine:
         assert connect(engine).reply() == "六个月"

@@ -40,9 +40,7 @@ def test_stop_ends_a_reply_as_if_it_were_complete() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", event(chunk(role="assistant"))])
-def test_stop_reaches_an_engine_that_still_reads_the_prompt(
-    sent: bytes, pool: ThreadPoolExecutor
-) -> None:
+def test_stop_reaches_an_engine_that_still_reads_the_prompt(sent: bytes, pool: ThreadPoolExecutor) -> None:
     with faulty(stalls(sent)) as engine:
         client = connect(engine)
         text = pool.submit(client.reply)

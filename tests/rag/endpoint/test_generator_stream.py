@@ -25,11 +25,7 @@ def test_pieces_come_as_the_engine_sends_them() -> None:
 def test_a_reply_begins_with_its_first_word() -> None:
     """ChatGLM3 and GLM-4 begin with a line end."""
     with faulty(answers("\n", " ", " 试用期", " \n", "六个月。\n")) as engine:
-        assert list(connect(engine).generator.stream(QUESTION, Sampling())) == [
-            "试用期",
-            " \n",
-            "六个月。\n",
-        ]
+        assert list(connect(engine).generator.stream(QUESTION, Sampling())) == ["试用期", " \n", "六个月。\n"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -43,9 +39,7 @@ def test_lines_may_end_as_the_standard_allows(line: str) -> None:
     stream = (
         b": ping"
         + line.encode() * 2
-        + b"".join(
-            event(each, line) for each in (ROLE, chunk(TEXT), chunk(finish="stop"), "[DONE]")
-        )
+        + b"".join(event(each, line) for each in (ROLE, chunk(TEXT), chunk(finish="stop"), "[DONE]"))
     )
     with faulty(says(stream, size=1)) as engine:
         assert connect(engine).reply() == TEXT
@@ -54,9 +48,7 @@ def test_lines_may_end_as_the_standard_allows(line: str) -> None:
 def test_two_surrogates_become_one_character() -> None:
     """JSON's \\u writes 😀 as two, which an engine may send one by one."""
     high, low = json.dumps("😀")[1:-1][:6], json.dumps("😀")[1:-1][6:]
-    halves = [
-        f'{{"choices":[{{"delta":{{"content":"{each}"}}}}]}}' for each in ("好" + high, low + "了")
-    ]
+    halves = [f'{{"choices":[{{"delta":{{"content":"{each}"}}}}]}}' for each in ("好" + high, low + "了")]
     stream = b"".join(event(each) for each in (*halves, chunk(finish="stop"), "[DONE]"))
     with faulty(says(stream)) as engine:
         assert list(connect(engine).generator.stream(QUESTION, Sampling())) == ["好", "😀了"]
@@ -87,10 +79,7 @@ def test_text_before_a_disconnect_is_given_once() -> None:
 
 
 def test_an_unannounced_end_is_an_error() -> None:
-    with (
-        faulty(says(event(chunk("六个")))) as engine,
-        pytest.raises(EngineFailure, match="has no end"),
-    ):
+    with faulty(says(event(chunk("六个")))) as engine, pytest.raises(EngineFailure, match="has no end"):
         connect(engine).reply()
 
 
@@ -175,9 +164,7 @@ def test_an_error_within_the_stream_counts_the_text_before_it() -> None:
             assert len(engine.chats) == 1
 
 
-@pytest.mark.parametrize(
-    "act", [says(event(ROLE), ends=False), says(event(ROLE)), says(b"", ends=False)]
-)
+@pytest.mark.parametrize("act", [says(event(ROLE), ends=False), says(event(ROLE)), says(b"", ends=False)])
 def test_a_stream_that_ends_before_its_first_word_means_an_unreachable_engine(act: Act) -> None:
     with faulty(act) as engine:
         with pytest.raises(Unreachable, match=r"can't be reached \(.+\); start the engine"):
@@ -191,10 +178,7 @@ def test_a_web_page_is_not_a_stream() -> None:
         call.packet(b"<html>")
         call.end()
 
-    with (
-        faulty(page) as engine,
-        pytest.raises(EngineFailure, match=r"text/html.*check the address"),
-    ):
+    with faulty(page) as engine, pytest.raises(EngineFailure, match=r"text/html.*check the address"):
         connect(engine).reply()
     with (
         faulty(drops, paths={"/v1/models": lambda _: "<html>"}) as engine,

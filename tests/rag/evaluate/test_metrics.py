@@ -39,9 +39,7 @@ def test_ranking_scores_equal_trec_eval() -> None:
         for query, ranked in rankings.items()
     }
     first_ten = {query: dict(list(scores.items())[:10]) for query, scores in run.items()}
-    evaluator = pytrec_eval.RelevanceEvaluator(
-        qrels, {"recall.1,5,10", "success.1,5,10", "ndcg_cut.10"}
-    )
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {"recall.1,5,10", "success.1,5,10", "ndcg_cut.10"})
     expected = evaluator.evaluate(run)
     reciprocal = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(first_ten)
     compared = 0
@@ -58,9 +56,7 @@ def test_ranking_scores_equal_trec_eval() -> None:
     assert compared > 150
 
 
-SCORED = st.lists(
-    st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 3)), min_size=1, max_size=30
-)
+SCORED = st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 3)), min_size=1, max_size=30)
 
 
 @given(SCORED)
@@ -106,9 +102,7 @@ def test_unmeasured_questions_do_not_count() -> None:
     nan = np.nan
     weights = np.array([[1.0, 1, 1, 1], [0, 0, 2, 1]])
     assert mean(np.array([1, nan, 0, nan]), weights) == pytest.approx([0.5, 0])
-    assert ratio(np.array([1, nan, 0, 2]), np.array([1, nan, 2, 2]), weights) == pytest.approx(
-        [0.6, 1 / 3]
-    )
+    assert ratio(np.array([1, nan, 0, 2]), np.array([1, nan, 2, 2]), weights) == pytest.approx([0.6, 1 / 3])
     scores, positive = np.array([0.1, nan, 0.9, 0.5]), np.array([0.0, 1, 1, 0])
     assert auroc(scores, positive, weights) == pytest.approx([1, 1])
     assert np.isnan(mean(np.full(4, nan), weights)).all()
@@ -130,9 +124,7 @@ def test_resamples_keep_the_strata_and_the_seed() -> None:
 def test_intervals_of_a_mean_are_the_normal_ones() -> None:
     rng = np.random.default_rng(2)
     hits = rng.random(800) < 0.8
-    rows = [
-        ScoredQuestion(str(n), "", True, {"recall@1": float(hit)}) for n, hit in enumerate(hits)
-    ]
+    rows = [ScoredQuestion(str(n), "", True, {"recall@1": float(hit)}) for n, hit in enumerate(hits)]
     figure = EvalReport("set", tuple(rows)).figures(resamples=2000)["recall@1"]
     half = 1.96 * np.sqrt(hits.mean() * (1 - hits.mean()) / 800)
     assert figure.low == pytest.approx(hits.mean() - half, abs=0.005)
@@ -149,9 +141,7 @@ def test_randomisation_equals_all_sign_flips(differences: list[int]) -> None:
 
 def report(confidence: np.ndarray, hits: np.ndarray) -> EvalReport:
     rows = [
-        ScoredQuestion(
-            str(n), "", n % 5 > 0, {"confidence": float(c), "recall@1": float(h), "seconds": 0.1}
-        )
+        ScoredQuestion(str(n), "", n % 5 > 0, {"confidence": float(c), "recall@1": float(h), "seconds": 0.1})
         for n, (c, h) in enumerate(zip(confidence, hits, strict=True))
     ]
     return EvalReport("set", tuple(rows))

@@ -13,11 +13,7 @@ from rag.evaluate.dataset import Dataset
 from rag.evaluate.report import EvalReport, compare, draw
 from rag.evaluate.score import Prediction, SourceSpan, evaluate
 
-CORPUS = {
-    "长城": "长城东起山海关。西至嘉峪关。",
-    "黃河": "黃河全長約5464公里。",
-    "rome": "Rome fell in 476.",
-}
+CORPUS = {"长城": "长城东起山海关。西至嘉峪关。", "黃河": "黃河全長約5464公里。", "rome": "Rome fell in 476."}
 QUERIES = [
     {"_id": "q1", "text": "长城东起哪里？", "answers": ["山海关"], "answerable": True},
     {"_id": "q2", "text": "黄河多长？", "answers": ["５４６４公里"], "answerable": True},
@@ -168,9 +164,7 @@ def test_traditional_answers_are_not_simplified_ones(beir: Path) -> None:
     simplified = predict("黃河", sentences=("黄河全长约5464公里",))
     row = {"_id": "q2", "text": "黄河多长？", "answers": ["全長約5464公里"], "answerable": True}
     write_lines(beir / "queries.jsonl", [QUERIES[0], row, QUERIES[2]])
-    report = evaluate(
-        Dataset.load(beir), answering(**GOOD | {"q2": simplified}), CORPUS.__getitem__
-    )
+    report = evaluate(Dataset.load(beir), answering(**GOOD | {"q2": simplified}), CORPUS.__getitem__)
     assert report.rows[1].scores["answer_in_two"] == 0.0
 
 
@@ -189,13 +183,9 @@ def test_gold_quotes_are_found_across_line_breaks(ours: Path) -> None:
 
     def ask(_: str) -> Prediction:
         spans = [(third, len(text)), (second, second + 5), (second, third), (0, second)]
-        return Prediction(
-            ranked=[SourceSpan("some/where/法.txt", start, end) for start, end in spans]
-        )
+        return Prediction(ranked=[SourceSpan("some/where/法.txt", start, end) for start, end in spans])
 
-    scores = (
-        evaluate(Dataset.load(ours), ask, {"some/where/法.txt": text}.__getitem__).rows[0].scores
-    )
+    scores = evaluate(Dataset.load(ours), ask, {"some/where/法.txt": text}.__getitem__).rows[0].scores
     assert scores["recall@1"] == 0.0
     assert scores["mrr@10"] == 0.5
     assert scores["recall@5"] == 1.0
@@ -218,9 +208,7 @@ def test_reports_survive_a_file(beir: Path, tmp_path: Path) -> None:
     loaded = EvalReport.load(tmp_path / "report.json")
     assert loaded == report
     assert loaded.figures() == report.figures()
-    assert all(
-        value.p == 1.0 and value.difference == 0 for value in compare(report, loaded).values()
-    )
+    assert all(value.p == 1.0 and value.difference == 0 for value in compare(report, loaded).values())
     (tmp_path / "report.json").write_text('{"rows": 1}')
     with pytest.raises(UserError, match="not a saved report"):
         EvalReport.load(tmp_path / "report.json")

@@ -34,9 +34,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
         if isinstance(route, Mount):
             found.add(("GET", f"{path}/index.html"))
         elif path is not None:
-            found |= {
-                (method, path) for method in getattr(route, "methods", None) or ("GET", "POST")
-            }
+            found |= {(method, path) for method in getattr(route, "methods", None) or ("GET", "POST")}
     server.close()
     return sorted(found)
 
@@ -112,10 +110,7 @@ def test_every_route_answers_401_without_a_valid_key(
                 assert answer.json()["error"]["code"] == "invalid_api_key"
             count += 1
     assert count > 100
-    assert (
-        sample.client.get(f"/metrics?key={key_of_reader}&api_key={key_of_reader}").status_code
-        == 401
-    )
+    assert sample.client.get(f"/metrics?key={key_of_reader}&api_key={key_of_reader}").status_code == 401
     assert sample.client.get("/no/such/route").status_code == 401
     assert sample.client.get("/web/..%2fmetrics").status_code in (401, 404)
 
@@ -132,9 +127,7 @@ def test_a_reader_changes_nothing_anywhere(
     for method, path in routes:
         if method in WRITERS and path not in READS:
             exact = fill_path(path.replace("{document}", document).replace("{job}", job))
-            answer = sample.client.request(
-                method, exact, headers=bearer(reader), **NAMING.get(path, {})
-            )
+            answer = sample.client.request(method, exact, headers=bearer(reader), **NAMING.get(path, {}))
             assert answer.status_code == 403, (method, path, answer.text)
             assert answer.json()["error"]["code"] == "insufficient_scope"
             count += 1
@@ -168,16 +161,12 @@ def test_what_a_key_may_not_read_is_404(
             assert word not in answer.text or word in exact, (method, path)
     listed = sample.client.get("/knowledge-bases", headers=other).json()["knowledge_bases"]
     assert [base["name"] for base in listed] == ["other"]
-    assert [m["id"] for m in sample.client.get("/v1/models", headers=other).json()["data"]] == [
-        "other"
-    ]
+    assert [m["id"] for m in sample.client.get("/v1/models", headers=other).json()["data"]] == ["other"]
     assert sample.client.get("/jobs", headers=other).json()["jobs"] == []
     assert "poem.txt" in sample.documents()
 
 
-def test_a_revoked_key_ends_between_two_requests(
-    server_with_keys: tuple[SampleServer, str],
-) -> None:
+def test_a_revoked_key_ends_between_two_requests(server_with_keys: tuple[SampleServer, str]) -> None:
     sample, reader = server_with_keys
     assert sample.client.get("/session", headers=bearer(reader)).status_code == 200
     sample.state.keys.revoke("k")

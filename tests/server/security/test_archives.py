@@ -46,16 +46,11 @@ def test_the_pickle_of_these_tests_runs_code_when_loaded(tmp_path: Path) -> None
 
 
 def test_index_files_that_are_pickles_run_no_code(base: Path, tmp_path: Path) -> None:
-    canary, kinds = (
-        tmp_path / "canary",
-        {kind_of(path) for path in base.rglob("*") if path.is_file()},
-    )
+    canary, kinds = (tmp_path / "canary", {kind_of(path) for path in base.rglob("*") if path.is_file()})
     assert {folder for folder, _ in kinds} >= {"vectors", "words"}
     for each in sorted(kinds - {kind_of(base / "kb.sqlite")}):
         for keep in (0, 16):  # bytes of the head, by which a reader might believe the rest
-            for file in [
-                path for path in base.rglob("*") if path.is_file() and kind_of(path) == each
-            ]:
+            for file in [path for path in base.rglob("*") if path.is_file() and kind_of(path) == each]:
                 new = file.with_name(f"{file.name}.bomb")  # who has the old one mapped keeps it
                 new.write_bytes(file.read_bytes()[:keep] + pickle.dumps(ArchiveBomb(canary)))
                 new.replace(file)

@@ -137,9 +137,7 @@ def pdf_with_pages() -> bytes:
         add(b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents 3 0 R"
             b"/Resources<</Font<</F 4 0 R>>>>>>")  # fmt: skip
     rows = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    end = (
-        b"xref\n0 %d\n0000000000 65535 f \n%btrailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF"
-    )
+    end = b"xref\n0 %d\n0000000000 65535 f \n%btrailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF"
     return b"".join([*parts, end % (len(offsets) + 1, rows, len(offsets) + 1, size)])
 
 

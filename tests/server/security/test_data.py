@@ -55,9 +55,7 @@ def test_html_is_never_served_as_html(sample: SampleServer) -> None:
 
 
 def test_the_bytes_decide_the_type_of_a_file(sample: SampleServer) -> None:
-    job = sample.upload(
-        {"really.pdf": b"PK\x03\x04 no archive", "program.txt": b"\x7fELF" + bytes(999)}
-    )
+    job = sample.upload({"really.pdf": b"PK\x03\x04 no archive", "program.txt": b"\x7fELF" + bytes(999)})
     assert {file["state"] for file in job["files"]} == {"refused"}
     assert all(file["problem"] for file in job["files"])
 
@@ -96,9 +94,7 @@ def test_too_many_files_at_once_are_refused(tmp_path: Path) -> None:
 def test_a_key_above_its_rate_gets_429_with_retry_after(tmp_path: Path) -> None:
     """It does not slow down another key."""
     with sample_server(tmp_path, rate=60) as sample:
-        fast, slow = (
-            sample.state.keys.create(name, [parse_grant("read")]) for name in ("fast", "slow")
-        )
+        fast, slow = (sample.state.keys.create(name, [parse_grant("read")]) for name in ("fast", "slow"))
         bearer = {"Authorization": f"Bearer {fast}"}
         answers = [sample.client.get("/session", headers=bearer) for _ in range(60)]
         assert {answer.status_code for answer in answers} == {200, 429}

@@ -11,9 +11,7 @@ def test_ids_are_random_and_unique(tmp_path: Path) -> None:
         jobs, traces = set(), set()
         for _ in range(50):
             parts = [("files", ("a.txt", b"the same"))]
-            jobs.add(
-                sample.client.post("/knowledge-bases/mine/documents", files=parts).json()["id"]
-            )
+            jobs.add(sample.client.post("/knowledge-bases/mine/documents", files=parts).json()["id"])
             traces.add(sample.ask("试用期不得超过几个月？")["id"])
         for ids in (jobs, traces):
             assert len(ids) == 50

@@ -39,9 +39,7 @@ def foreign_files(folder: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize("name", TRAVERSALS, ids=lambda name: ascii(name)[:24])
-def test_an_upload_is_stored_under_its_digest_whatever_its_name(
-    sample: SampleServer, name: str
-) -> None:
+def test_an_upload_is_stored_under_its_digest_whatever_its_name(sample: SampleServer, name: str) -> None:
     outside = foreign_files(sample.state.options.data.parent)
     boundary = b"1234567890"
     header_name = name.encode().replace(b'"', b"%22").replace(b"\n", b"%0A")
@@ -97,9 +95,7 @@ def test_no_name_leads_out_of_the_data_folder(sample: SampleServer, name: str) -
     assert "poem.txt" in sample.documents()
 
 
-@pytest.mark.parametrize(
-    "document", ["../../../mine/kb", "%2e%2e", "0" * 23, "0" * 24 + "/..", "*"]
-)
+@pytest.mark.parametrize("document", ["../../../mine/kb", "%2e%2e", "0" * 23, "0" * 24 + "/..", "*"])
 def test_no_document_id_leads_out_of_the_data_folder(sample: SampleServer, document: str) -> None:
     for rest in ("", "/text", "/pages/1"):
         path = f"/knowledge-bases/mine/documents/{quote(document, safe='%')}{rest}"

@@ -109,10 +109,7 @@ def sample_server(server: BrowserServer) -> BrowserServer:
     with server.client() as client:
         if client.get("/knowledge-bases/仓库").status_code == 404:
             client.post("/knowledge-bases", json={"name": "仓库"})
-        files = {
-            "规定.txt": RULES.encode(),
-            "mark.pdf": (DOCUMENTS / "zh-toc-cid-font.pdf").read_bytes(),
-        }
+        files = {"规定.txt": RULES.encode(), "mark.pdf": (DOCUMENTS / "zh-toc-cid-font.pdf").read_bytes()}
         parts = [("files", each) for each in files.items()]
         job = client.post("/knowledge-bases/仓库/documents", files=parts).json()["id"]
         while client.get(f"/jobs/{job}").json()["finished"] is None:
@@ -120,9 +117,7 @@ def sample_server(server: BrowserServer) -> BrowserServer:
     return server
 
 
-def test_text_arrives_piece_by_piece_and_can_be_stopped(
-    sample_server: BrowserServer, page: Page
-) -> None:
+def test_text_arrives_piece_by_piece_and_can_be_stopped(sample_server: BrowserServer, page: Page) -> None:
     """The stream stops after its first pieces, as if the model were slow."""
     page.evaluate(
         """() => { const real = window.fetch; window.fetch = async (path, options) => {
@@ -159,9 +154,7 @@ def test_files_can_be_dropped_anywhere(sample_server: BrowserServer, page: Page)
     expect(page.locator("#list")).to_contain_text("拖放.txt", timeout=60_000)
 
 
-def test_a_page_of_a_pdf_is_shown_with_the_passage_marked(
-    sample_server: BrowserServer, page: Page
-) -> None:
+def test_a_page_of_a_pdf_is_shown_with_the_passage_marked(sample_server: BrowserServer, page: Page) -> None:
     page.fill("#find", "mark.pdf")
     expect(page.locator("#list .document")).to_have_count(1)
     with sample_server.client() as client:
@@ -177,9 +170,7 @@ def test_a_page_of_a_pdf_is_shown_with_the_passage_marked(
     assert picture.evaluate("image => image.naturalWidth") > 500
 
 
-def test_names_and_text_are_never_rendered_as_markup(
-    sample_server: BrowserServer, page: Page
-) -> None:
+def test_names_and_text_are_never_rendered_as_markup(sample_server: BrowserServer, page: Page) -> None:
     script = "<script>alert(2)</script> <b onclick=alert(3)>暗号是芝麻</b> javascript:alert(4)\n"
     upload(page, HOSTILE, script)
     expect(page.locator("#jobs .file .name").first).to_have_text(HOSTILE)
@@ -229,9 +220,7 @@ def test_the_page_has_the_readers_language_and_a_switch(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_axe_finds_nothing_serious(sample_server: BrowserServer, scheme: str, width: int) -> None:
-    page = sample_server.open(
-        color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 800}
-    )
+    page = sample_server.open(color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 800})
     ask(page, ASKED)
     expect(page.locator("article .chip").first).to_be_visible()
     found = {"chat": Axe().run(page)}
@@ -264,12 +253,8 @@ def serious(result: AxeResults) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_phone_scrolls_in_one_direction_and_has_large_targets(
-    sample_server: BrowserServer,
-) -> None:
-    page = sample_server.open(
-        viewport={"width": 360, "height": 740}, has_touch=True, locale="zh-CN"
-    )
+def test_a_phone_scrolls_in_one_direction_and_has_large_targets(sample_server: BrowserServer) -> None:
+    page = sample_server.open(viewport={"width": 360, "height": 740}, has_touch=True, locale="zh-CN")
     ask(page, ASKED)
     expect(page.locator("article .chip").first).to_be_visible()
     for view in ("#show-documents", "#show-chat"):
