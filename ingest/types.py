@@ -32,7 +32,7 @@ class ParseReport:
     """How a file's bytes became text, so that nothing is lost silently.
 
     `encoding` is None for container formats; `replaced` counts bytes that could not be decoded. The
-    warnings are translatable until the report is stored, in English.
+    warnings are translatable messages, also after they were stored.
     """
 
     format: str
@@ -42,12 +42,12 @@ class ParseReport:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A value for `from_json`, in which the warnings stay translatable."""
+        """A value for `from_json`."""
         return asdict(self) | {"warnings": [to_json(warning) for warning in self.warnings]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The report from `to_json`, or from the JSON of `asdict`."""
+        """The report from `to_json`; an older one has its warnings in English only."""
         return cls(**{**values, "warnings": tuple(map(from_json, values["warnings"]))})
 
 

@@ -9,7 +9,6 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable, translate
@@ -174,7 +173,7 @@ class Jobs:
 
     def record_outcome(self, job: str, position: int, outcome: FileOutcome) -> None:
         """Store the result of a file, after it was committed to the knowledge base or refused."""
-        report = json.dumps(asdict(outcome.report)) if outcome.report else None
+        report = json.dumps(outcome.report.to_json()) if outcome.report else None
         with self._database.change() as sql:
             sql.execute(
                 "UPDATE files SET state = ?, chunks = ?, receipt = ?, problem = ?, problem_zh = ?"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ingest import types as ingested
-from ingest.i18n import Translator
+from ingest.i18n import Translator, translate
 from ingest.normalize import readable
 from rag import types as rag
 from rag.pipeline import LONGEST_QUESTION
@@ -151,14 +151,20 @@ class KnowledgeBaseListResponse(BaseModel):
 class ParseReportResponse(BaseModel):
     """How a file's bytes became text."""
 
-    model_config = ConfigDict(from_attributes=True)
-
     format: str
     encoding: str | None
     replaced: int
     """Bytes that could not be decoded."""
     ocr_pages: int
     warnings: list[str]
+
+    @classmethod
+    def of(cls, report: ingested.ParseReport, say: Translator) -> Self:
+        warnings = [translate(warning, say.language) for warning in report.warnings]
+        return cls(
+            format=report.format, encoding=report.encoding, replaced=report.replaced,
+            ocr_pages=report.ocr_pages, warnings=warnings,
+        )  # fmt: skip
 
 
 class DocumentResponse(BaseModel):
@@ -172,11 +178,11 @@ class DocumentResponse(BaseModel):
     receipt: ParseReportResponse
 
     @classmethod
-    def of(cls, document: ingested.Document, length: int) -> Self:
+    def of(cls, document: ingested.Document, length: int, say: Translator) -> Self:
         return cls(
             id=document.id, name=name_of(document.source), title=document.title, length=length,
             pages=document.report.format in DRAWABLE,
-            receipt=ParseReportResponse.model_validate(document.report),
+            receipt=ParseReportResponse.of(document.report, say),
         )  # fmt: skip
 
 
@@ -205,9 +211,10 @@ class JobFileResponse(BaseModel):
 
     @classmethod
     def of(cls, row: Row, say: Translator) -> Self:
+        report = row["receipt"] and ingested.ParseReport.from_json(json.loads(row["receipt"]))
         return cls(
             name=row["name"], size=row["size"], state=row["state"], chunks=row["chunks"],
-            receipt=json.loads(row["receipt"]) if row["receipt"] else None,
+            receipt=ParseReportResponse.of(report, say) if report else None,
             problem=row["problem"] and row["problem_zh" if say.language == "zh" else "problem"],
         )  # fmt: skip
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +86,7 @@ class LocalChange:
         head = document.id, document.source, document.title, document.digest
         self._sql.execute(
             "INSERT INTO documents (id, source, title, digest, receipt) VALUES (?, ?, ?, ?, ?)",
-            (*head, json.dumps(asdict(document.report), ensure_ascii=False)),
+            (*head, json.dumps(document.report.to_json(), ensure_ascii=False)),
         )
 
     def add(self, part: DocumentPart) -> None:

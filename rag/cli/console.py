@@ -21,8 +21,8 @@ say = Translator(language_of(os.environ))
 
 
 def out(text: str = "") -> None:
-    """A line of the result, for a person or a pipe."""
-    sys.stdout.write(text + "\n")
+    """A line of the result, for a person or a pipe; a message in the reader's language."""
+    sys.stdout.write(translate(text, say.language) + "\n")
 
 
 def out_piece(text: str) -> None:
@@ -65,7 +65,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout."""
+    """A table on stdout; cells that are messages in the reader's language."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -74,7 +74,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for column in columns:
         view.add_column(column, overflow="fold")
     for row in rows:
-        view.add_row(*(Text(str(cell)) for cell in row))
+        view.add_row(
+            *(Text(translate(cell if isinstance(cell, str) else str(cell), say.language)) for cell in row)
+        )
     console().print(view)
 
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingest.errors import UserError
-from ingest.i18n import Translatable
+from ingest.i18n import Translatable, translate
 from rag.cli.console import IngestProgress, note, out_json, say, table
 from rag.cli.options import KB, argument, option, with_options
 from rag.cli.paths import cache_home, kb_config
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ingest.files import FoundFile
     from ingest.pipeline import FileOutcome, Ingestion
     from ingest.store import Info
+    from ingest.types import ParseReport
     from rag.config import Config
 
 
@@ -121,9 +122,14 @@ def _record(outcome: "FileOutcome") -> dict[str, object]:
         "source": outcome.source,
         "status": outcome.status,
         "chunks": outcome.chunks,
-        "receipt": asdict(outcome.report) if outcome.report else None,
+        "receipt": _report(outcome.report) if outcome.report else None,
         "reason": say(outcome.problem.message) if outcome.problem else None,
     }
+
+
+def _report(report: "ParseReport") -> dict[str, Any]:
+    """The report as a JSON value, its warnings in the reader's language."""
+    return asdict(report) | {"warnings": [translate(each, say.language) for each in report.warnings]}
 
 
 def _summary(outcomes: "list[FileOutcome]", skipped: "list[FoundFile]", *, quiet: bool) -> None:
@@ -177,7 +183,7 @@ def _row(outcome: "FileOutcome") -> tuple[str, str, str]:
         parts.append(say("{replaced} bytes replaced", replaced=report.replaced))
     if report.ocr_pages:
         parts.append(say("{ocr_pages} pages by OCR", ocr_pages=report.ocr_pages))
-    return name, status, ", ".join([*parts, *report.warnings])
+    return name, status, say(", ").join([*parts, *_report(report)["warnings"]])
 
 
 def _name(source: str) -> str:

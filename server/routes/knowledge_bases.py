@@ -137,13 +137,13 @@ def list_documents(
         found = [each for each in names if part in f"{names[each]}\n{each.title}".casefold()]
         found.sort(key=lambda each: names[each].casefold())
         page = found[offset : offset + limit]
-        documents = [schemas.DocumentResponse.of(each, store.length(each.id)) for each in page]
+        documents = [schemas.DocumentResponse.of(each, store.length(each.id), context.say) for each in page]
         return schemas.DocumentListResponse(documents=documents, total=len(found))
 
 
 def get_document(knowledge_base: Name, document: Id, context: Context) -> schemas.DocumentResponse:
     with _open_document(knowledge_base, document, context) as (store, head):
-        return schemas.DocumentResponse.of(head, store.length(head.id))
+        return schemas.DocumentResponse.of(head, store.length(head.id), context.say)
 
 
 def get_text(

@@ -7,7 +7,6 @@ Writing the same document twice, or from two machines, ends in the same rows.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from time import time, time_ns
 
 import numpy as np
@@ -54,7 +53,7 @@ class MilvusChange:
             "source": document.source,
             "title": pieces(document.title),
             "digest": document.digest,
-            "value": pieces(json.dumps(asdict(document.report), ensure_ascii=False)),
+            "value": pieces(json.dumps(document.report.to_json(), ensure_ascii=False)),
         }
         self._rows[key] = self._put[document.id] = empty(key) | head
         self._dropped.discard(document.id)
