@@ -15,6 +15,7 @@ demo: .venv/.demo
 	@$(RAG) ask --kb demo "How long must an online shop announce its closing in advance?"
 	@echo "== a question that the documents do not answer"
 	@$(RAG) ask --kb demo "2026年世界杯决赛在哪座城市举行？"
+	@echo "== to ask it more: . .venv/bin/activate; export XDG_DATA_HOME=$(XDG_DATA_HOME)"
 
 test: .venv/.test
 	@.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore tests/server

@@ -105,7 +105,7 @@ def child(folder: Path, name: str) -> None:
     from finetune.train.loop import Sets, Training
     from finetune.train.preview import Estimator
     from finetune.train.setup import contract_of, open_tuned, own_pages
-    from rag.chatglm.loading import read_config
+    from rag.chatglm.loading import read_model_config
     from rag.chatglm.memory import parameters
 
     case = CASES[name]
@@ -115,7 +115,7 @@ def child(folder: Path, name: str) -> None:
         kind(**case.method), max_steps=3, logging_steps=1, save_steps=2, eval_steps=2,
         per_device_train_batch_size=case.rows, **case.options,
     )  # fmt: skip
-    config = read_config(model)
+    config = read_model_config(model)
     sets = Sets(rows(config, case, 24), rows(config, case, 2, seed=1))
     estimate = Estimator(config, options, "cpu").peak(sets)
     shutil.rmtree(out, ignore_errors=True)

@@ -17,7 +17,7 @@ from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_generation
 from rag.chatglm.adapter_files import Adapter, read_adapter, write_lora
 from rag.chatglm.configuration import generation_of
-from rag.chatglm.loading import empty, read_config
+from rag.chatglm.loading import empty, read_model_config
 from rag.chatglm.lora import Factors, LoraConfig, layer_factors
 from rag.chatglm.save import copy_side_files
 from rag.chatglm.weights import ModuleRows, natives_of, upstream_of
@@ -169,7 +169,7 @@ def export(
     adapter gives the same bytes. Raises `UserError` if it is not LoRA, belongs to another model, or
     can't have that layout.
     """
-    config = read_config(directory)
+    config = read_model_config(directory)
     source = read_adapter(adapter, alpha=alpha)
     if source.config is None:
         raise UserError(

@@ -21,7 +21,7 @@ from rag.chatglm.adapter import probe_logits
 from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.configuration import MERGED, generation_of, upstream_config
 from rag.chatglm.export import BANDS, TOKENS, Parity, WeightMerger, answers, dtype_name, read_model
-from rag.chatglm.loading import empty, read_config
+from rag.chatglm.loading import empty, read_model_config
 from rag.chatglm.lora import digest, layer_factors
 from rag.chatglm.save import Shards, copy_side_files
 from rag.chatglm.weights import WeightSource, natives_of, pieces, upstream_of
@@ -65,7 +65,7 @@ def merge(
     to another model or is merged into this one already, or if the merged model answers a probe
     otherwise than base and adapter.
     """
-    config = read_config(directory)
+    config = read_model_config(directory)
     source = WeightSource.open(directory, config)
     codes = f"int{source.bits}" if source.bits else getattr(config, "quantization_config", None)
     if codes:

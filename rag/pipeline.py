@@ -79,12 +79,11 @@ class Pipeline:
         query = analyze(question)
         with self._stage("retrieve"):
             vector = self._embed(query)
-            tries = 0
-            while True:
-                sequence, tries = self.store.sequence, tries + 1
+            for _ in range(TRIES):
+                sequence = self.store.sequence
                 ranking = self._search(query, vector)
                 hits, passages = best_of_passages(ranking, self.store, depth)
-                if self.store.sequence == sequence or tries == TRIES:
+                if self.store.sequence == sequence:
                     break
             if self.reranker:
                 hits, passages = rerank(query.text, hits, passages, self.reranker)

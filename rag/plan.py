@@ -31,7 +31,6 @@ UTILIZATION = 0.7  # of a process or core, so that questions rarely queue
 PROCESS_CORES = 2  # used by a process of `rag serve`, its encoder included
 WORD_FIELDS = 2  # words and bigrams
 MIN_MACHINES = 3  # of a cluster: etcd needs a majority
-
 DIM = 384
 # SIZING: query nodes for less than this many GB: cores and GB of each
 QUERY_NODES = ((8, 2, 8), (96, 4, 16), (512, 8, 32), (2048, 16, 64), (inf, 32, 128))

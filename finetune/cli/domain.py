@@ -91,8 +91,8 @@ def domain(
 ) -> None:
     from finetune.domain import DOCUMENTS, GENERAL, DomainRun, digest_of, general_rows
     from rag.chatglm.chat import context_of
-    from rag.chatglm.loading import read_config
-    from rag.config import read_config as read_settings
+    from rag.chatglm.loading import read_model_config
+    from rag.config import read_config
 
     files, share = mixed(domain_options.general, "--general")
     general = general_rows(files[0]) if files else []
@@ -107,7 +107,7 @@ def domain(
     run.begin(inputs)
     directory = fetch_model(model)
     name = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
-    config, model_config = read_settings(kb_path(kb)), read_config(directory)
+    config, model_config = read_config(kb_path(kb)), read_model_config(directory)
     room_for_prompts(context_of(model_config), config)
     # No row is longer than the window, to which rows are made.
     options = replace(options, max_length=within(options.max_length, model_config))

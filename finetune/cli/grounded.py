@@ -150,11 +150,11 @@ def window(model: str | None) -> tuple[Any, int]:
         return lambda messages: sum(len(message.text) for message in messages), WINDOW
     from rag.chatglm.chat import context_of, encode_chat
     from rag.chatglm.configuration import generation_of
-    from rag.chatglm.loading import read_config
+    from rag.chatglm.loading import read_model_config
     from rag.chatglm.tokenization import open_tokenizer
 
     directory = fetch_model(model, weights=False)
-    config, tokenizer = read_config(directory), open_tokenizer(directory)
+    config, tokenizer = read_model_config(directory), open_tokenizer(directory)
     generation = generation_of(config)
     return lambda messages: len(encode_chat(messages, tokenizer, generation)), context_of(config)
 

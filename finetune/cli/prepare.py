@@ -128,11 +128,11 @@ def prepare(
         return
     from finetune.data.tokenize import check_free, tokenize, write_set
     from rag.chatglm.configuration import generation_of
-    from rag.chatglm.loading import read_config
+    from rag.chatglm.loading import read_model_config
 
     check_free(target, overwrite=overwrite)  # before the work
     directory = fetch_model(model, weights=False)
-    config = read_config(directory)
+    config = read_model_config(directory)
     with Progress(say("examples")) as progress:
         tokens = tokenize(
             sources,

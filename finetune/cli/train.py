@@ -70,7 +70,7 @@ def train(
     options: TrainOptions,
     base: BaseOptions,
 ) -> None:
-    from rag.chatglm.loading import read_config
+    from rag.chatglm.loading import read_model_config
 
     sources = (*(files or ()), *run_options.data)
     if not sources:
@@ -86,7 +86,7 @@ def train(
         quant=base.quantization(), template=template, max_length=max_length,
     )  # fmt: skip
     directory = fetch_model(model)
-    options = replace(options, max_length=within(options.max_length, read_config(directory)))
+    options = replace(options, max_length=within(options.max_length, read_model_config(directory)))
     out_dir, resume, dry_run = run_options.out_dir, run_options.resume, run_options.dry_run
     overwrite = run_options.overwrite and not resume
     if not (dry_run or resume or overwrite):
@@ -303,11 +303,11 @@ class Preview:
     def of(cls, model: Path, sets: "Sets", options: "TrainOptions", *, device: str) -> "Preview":
         """`UserError` if not even the longest row fits alone, with both figures and the ways out."""
         from finetune.train.preview import Estimator, longest
-        from rag.chatglm.loading import read_config
+        from rag.chatglm.loading import read_model_config
         from rag.chatglm.memory import MemoryBudget, gigabytes
 
         kind: Device = "cpu" if device == "cpu" else "cuda"
-        preview = cls(Estimator(read_config(model), options, kind), sets, MemoryBudget.here().on(kind))
+        preview = cls(Estimator(read_model_config(model), options, kind), sets, MemoryBudget.here().on(kind))
         one = longest(sets.train)
         wanted = preview.estimator.train(one).total
         if preview.free is None or wanted <= preview.free:

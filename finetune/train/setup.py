@@ -28,7 +28,7 @@ from ingest.store.atomic import sync, write_whole
 from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import Contract, fingerprint, read_adapter
 from rag.chatglm.configuration import generation_of
-from rag.chatglm.loading import load, read_config
+from rag.chatglm.loading import load, read_model_config
 
 GENERAL_SHARE, GENERAL_MOST = 0.1, 200
 """The share of the general set that is measured and never learnt, and the most rows of it."""
@@ -42,7 +42,7 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
     A folder among the files is one that `prepare` wrote. Raises `UserError` if a row can't be
     trained on, or none is left.
     """
-    generation = generation_of(read_config(model))
+    generation = generation_of(read_model_config(model))
 
     def rows(files: tuple[Path, ...]) -> TokenSet:
         if len(files) == 1 and files[0].is_dir():

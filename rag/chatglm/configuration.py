@@ -6,7 +6,7 @@ that would change the model's results and is not implemented raises an error wit
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig, Glm4Config, GlmConfig, GlmForCausalLM, PreTrainedConfig
@@ -16,6 +16,8 @@ from ingest.errors import UserError
 # The name of the key-value cache in forward and its output: `past_key_values` up to transformers 5.23.
 CACHE = "cache" if "cache" in signature(GlmForCausalLM.forward).parameters else "past_key_values"
 
+Quant = Literal["none", "int8", "int4", "nf4"]
+"""How the weights are quantised in memory."""
 ROPE_BASE = 10000.0
 MERGED = "merged_adapters"
 """The field with `rag.chatglm.lora.digest` of each adapter that was merged into the weights."""

@@ -24,7 +24,7 @@ from rag.chatglm.adapter_files import Adapter, Contract, read_adapter
 from rag.chatglm.chat import FORMATS, context_of
 from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtype
 from rag.chatglm.export_tokenizer import write_tokenizer
-from rag.chatglm.loading import empty, read_config
+from rag.chatglm.loading import empty, read_model_config
 from rag.chatglm.lora import Factors, layer_factors, merge_weight
 from rag.chatglm.quantize import PackedWeight, dequantize
 from rag.chatglm.save import Shards, copy_side_files
@@ -136,7 +136,7 @@ class ReadEmbedding(nn.Module):
 def read_model(directory: Path) -> Any:
     """The model in float32 on the CPU, whose weights are read while it computes. Linear layers may be
     stored as codes; embeddings may not."""
-    config = read_config(directory)
+    config = read_model_config(directory)
     source = WeightSource.open(directory, config)
     model = empty(config).eval()
     embedding = embedding_path(model)
@@ -212,7 +212,7 @@ def export(
     takes the share written, 0 to 1. Raises `UserError` if the model has no such form or has it
     already, the disk is too small, the adapter does not fit, or the written model answers a probe
     differently; then nothing is left."""
-    config = read_config(directory)
+    config = read_model_config(directory)
     check_exportable(directory, config)
     source = WeightSource.open(directory, config)
     generation = generation_of(config)

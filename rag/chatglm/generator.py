@@ -23,7 +23,7 @@ from rag.chatglm.adapter import Adapters
 from rag.chatglm.adapter_files import read_adapter
 from rag.chatglm.chat import FORMATS, TEMPLATES, context_of, encode_chat, encode_text
 from rag.chatglm.configuration import CACHE, generation_of, stored_dtype
-from rag.chatglm.loading import load, read_config
+from rag.chatglm.loading import load, read_model_config
 from rag.chatglm.memory import CONTEXT, MemoryBudget, Mode, check, pick
 from rag.chatglm.tokenization import clean_up, open_tokenizer
 
@@ -298,7 +298,7 @@ def open_generator(
 
 
 def _mode(directory: Path, quant: str) -> Mode:
-    config, budget = read_config(directory), MemoryBudget.here()
+    config, budget = read_model_config(directory), MemoryBudget.here()
     context = min(context_of(config), CONTEXT)
     if quant == "auto" and (best := pick(config, budget, context=context)):
         return best.mode

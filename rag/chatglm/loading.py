@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -17,10 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ingest.errors import UserError
 from rag.chatglm import quantize
-from rag.chatglm.configuration import generation_of, stored_dtype, upstream_config
+from rag.chatglm.configuration import Quant, generation_of, stored_dtype, upstream_config
 from rag.chatglm.weights import Piece, WeightSource, pieces, to_upstream
-
-Quant = Literal["none", "int4", "int8", "nf4"]
 
 LAST = ("down_proj", "dense_4h_to_h")  # a layer's last linear
 THREADS = 2  # layers that ONNX Runtime reorders at the same time; each is held twice meanwhile
@@ -46,7 +44,7 @@ def load(
     training needs: its backward pass takes the weight, which a kernel computes slowly. `progress`
     takes the share that is loaded, 0 to 1. Raises `UserError` if the directory is incomplete,
     damaged, of another family, or holds codes of other bits."""
-    config = read_config(directory)
+    config = read_model_config(directory)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else stored_dtype(config))
     source = WeightSource.open(directory, config)
@@ -71,7 +69,7 @@ def load(
     return _finish(model, directory, dtype).to(device)  # type: ignore[arg-type]  (a stub of torch's)
 
 
-def read_config(directory: Path) -> PreTrainedConfig:
+def read_model_config(directory: Path) -> PreTrainedConfig:
     """The config.json as a config object; raises `UserError` if it is missing, broken or unknown."""
     if not (directory / "config.json").is_file():
         raise UserError("{directory} holds no model: config.json is missing", directory=directory)
@@ -159,7 +157,7 @@ class Native:
                 "give its folder",
                 directory=directory,
             )
-        config = kwargs.pop("config", None) or read_config(directory)
+        config = kwargs.pop("config", None) or read_model_config(directory)
         source = WeightSource.open(directory, config)
         if kwargs.get("quantization_config") or kwargs.get("device_map"):
             return _through_transformers(cls, source, kwargs)

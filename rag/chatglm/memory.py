@@ -15,7 +15,7 @@ from transformers import Glm4Config, PreTrainedConfig
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.chatglm.configuration import generation_of, stored_bits, stored_dtype
+from rag.chatglm.configuration import Quant, generation_of, stored_bits, stored_dtype
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK
 
 Device = Literal["cpu", "cuda"]
@@ -92,7 +92,6 @@ def _free_in_groups(root: Path) -> Iterator[int]:
             yield limit - used + int(stat.get(cache, 0))
 
 
-Quant = Literal["none", "int8", "int4", "nf4"]
 GB = 2**30
 CONTEXT = 2048
 """Tokens for which a need is estimated: ChatGLM-6B's whole window, and upstream's measurements."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder
-from rag.chatglm.loading import empty, read_config
+from rag.chatglm.loading import empty, read_model_config
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, PackedWeight
 from rag.chatglm.weights import WeightSource, pieces
 
@@ -71,7 +71,7 @@ def save_quantized(
     Codes published upstream are kept exactly if they have these bits. The folder gets its name when
     it is complete. `progress` takes the share written, 0 to 1. Raises `UserError` if the folder
     exists, the disk is too small, or the source is not a model."""
-    config = read_config(directory)
+    config = read_model_config(directory)
     source = WeightSource.open(directory, config)
     if source.bits not in (None, bits):
         raise UserError(

@@ -79,11 +79,11 @@ SIZES = ("weights", "cache", "work", "runtime", "total")
 def show_memory(name: str, context: int, *, as_json: bool) -> None:
     """The needs of a model's modes for `context` tokens, which fit here, and the best of them."""
     from rag.chatglm.configuration import generation_of
-    from rag.chatglm.loading import read_config
+    from rag.chatglm.loading import read_model_config
     from rag.chatglm.memory import MemoryBudget, gigabytes, modes, need, on_disk, parameters, pick
 
     directory = fetch_model(name, weights=False)
-    config, budget, files = read_config(directory), MemoryBudget.here(), on_disk(directory)
+    config, budget, files = read_model_config(directory), MemoryBudget.here(), on_disk(directory)
     generation, count = generation_of(config), parameters(config).total
     needs = [
         need(config, mode, context=context) for device in ("cpu", "cuda") for mode in modes(config, device)

@@ -44,13 +44,13 @@ def export(
     from ingest.store.atomic import check_new
     from rag.chatglm.adapter_files import read_adapter
     from rag.chatglm.export import check_exportable, export
-    from rag.chatglm.loading import read_config
+    from rag.chatglm.loading import read_model_config
 
     check_new(target)  # a model may take an hour to fetch
     if adapter:
         read_adapter(adapter, alpha=alpha)
     about = fetch_model(source, weights=False)
-    check_exportable(about, read_config(about))
+    check_exportable(about, read_model_config(about))
     directory = fetch_model(source)
     with loading(directory.name) as progress:
         done = export(
@@ -109,14 +109,14 @@ def fill(
     options = GenerateOptions(**model.values)
 
     from rag.chatglm import generator as chatglm
-    from rag.chatglm.loading import read_config
+    from rag.chatglm.loading import read_model_config
 
     blanks = text or ""
     if text is None and not sys.stdin.isatty():
         blanks = sys.stdin.read().removesuffix("\n")
     cache = cache_home() / "models"
     chatglm.split_at_blanks(blanks)  # mistakes are reported before weights are fetched and read
-    chatglm.require_filler(read_config(fetch_model(options.model, weights=False)))
+    chatglm.require_filler(read_model_config(fetch_model(options.model, weights=False)))
     with loading(Path(options.model).name) as progress:
         generator: Any = load(options, cache=cache, progress=progress, note=note)
     out(chatglm.fill(generator.model, generator.tokenizer, blanks, options.sampling))

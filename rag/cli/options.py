@@ -41,8 +41,9 @@ def option(
 ) -> Any:
     """`names` are all spellings and, last, what stands for the value in the help.
 
-    `default=...` makes the option required. A value whose form on the command line is another has its
-    default in that form as `typed`, and a function that `read`s it. `shown`: the help has the default.
+    `default=...` makes the option required. If the value on the command line differs from the field's
+    value, `typed` is the default as it is typed, and `read` turns what is typed into the value. `shown`:
+    the help shows the default.
     """
     words = names.split()
     flags = [word for word in words if word.startswith("-")]

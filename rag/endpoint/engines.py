@@ -233,10 +233,10 @@ def local_count(folder: str) -> Count:
 def _chatglm_count(directory: Path) -> Count:
     from rag.chatglm.chat import encode_chat
     from rag.chatglm.configuration import generation_of
-    from rag.chatglm.loading import read_config
+    from rag.chatglm.loading import read_model_config
     from rag.chatglm.tokenization import open_tokenizer
 
-    tokenizer, generation = open_tokenizer(directory), generation_of(read_config(directory))
+    tokenizer, generation = open_tokenizer(directory), generation_of(read_model_config(directory))
     return lambda messages: len(encode_chat(messages, tokenizer, generation))
 
 

@@ -14,7 +14,7 @@ from finetune.export import export
 from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import Contract, read_adapter
-from rag.chatglm.loading import empty, load, read_config
+from rag.chatglm.loading import empty, load, read_model_config
 from rag.chatglm.lora import layer_factors
 from tests.finetune.bases import FUSED, GLM1, NATIVE, base
 from tests.rag.chatglm.adapters import ROOT, linears, tensors, write
@@ -38,7 +38,7 @@ def changes(adapter: Path, model: Path) -> dict[str, Tensor]:
     """What each layer's weight is added, and DoRA's magnitudes."""
     read = read_adapter(adapter)
     assert read.config
-    parts = layer_factors(empty(read_config(model)), read.modules, read.config)
+    parts = layer_factors(empty(read_model_config(model)), read.modules, read.config)
     made = {name: part.b @ part.a for name, part in parts}
     made |= {f"{name}.m": part.magnitude for name, part in parts if part.magnitude is not None}
     return made | {f"{name}.bias": part.bias for name, part in parts if part.bias is not None}

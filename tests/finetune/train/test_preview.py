@@ -22,7 +22,7 @@ from finetune.types import IGNORED, TokenRow
 from ingest.errors import UserError
 from ingest.i18n import translate
 from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
-from rag.chatglm.loading import load, read_config
+from rag.chatglm.loading import load, read_model_config
 from rag.chatglm.memory import RUNTIME, MemoryBudget
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM, Glm1ForCausalLM
 from tests.finetune.memory_rows import MemoryRows
@@ -131,7 +131,7 @@ def test_the_size_of_weights_equals_the_loaded_model(
     base = load(tmp_path, quant=quant, dtype=getattr(torch, dtype), device="cpu", kernels=False)
     held = {t.untyped_storage()._cdata: t.nbytes for t in [*base.parameters(), *base.buffers()]}
     options = TrainOptions(quant=quant, dtype=dtype)
-    estimate = Estimator(read_config(tmp_path), options, "cpu").weights
+    estimate = Estimator(read_model_config(tmp_path), options, "cpu").weights
     assert estimate == pytest.approx(sum(held.values()), rel=0.001)
 
 
