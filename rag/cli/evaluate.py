@@ -20,11 +20,11 @@ def evaluate(
     ),
     sample: int | None = option("--sample", "Ask only this many questions.", least=1),
     embedder: str | None = option("--embedder", "The encoder."),
-    settings: Path | None = option("--settings", "A rag.toml to evaluate."),
+    settings: Path | None = option("--settings", "rag.toml to evaluate."),
     save: Path | None = option("--save", "Folder for a report per set."),
     against: Path | None = option("--against", "Folder of reports to compare with."),
-    picture: Path | None = option("--picture", "PNG or SVG of the figures."),
-    as_json: bool = option("--json", "One JSON line a set.", default=False),
+    picture: Path | None = option("--picture", "Write a chart of the figures here (PNG or SVG)."),
+    as_json: bool = option("--json", "Print one JSON line per set.", default=False),
 ) -> None:
     from rag.evaluate.dataset import Dataset
     from rag.evaluate.report import EvalReport, draw
