@@ -85,7 +85,7 @@ class Data:
     train: tuple[Path, ...] = ()
     dev: tuple[Path, ...] = option(
         "--dev --validation-file FILE",
-        "Validation data: its loss is measured, it is never trained on.",
+        "Validation data, for the loss only; it is never trained on.",
         default=(),
     )
     general: tuple[Path, ...] = ()

@@ -150,7 +150,7 @@ def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
         return file.read(32).startswith(heads)
 
 
-@with_options("Find what is wrong with training data, row by row; exit code 1 if rows are bad.")
+@with_options("Check training data row by row; exit code 1 if rows are bad.")
 def check(
     data: list[Path] = argument(
         "", "Files: alpaca, context/target, ShareGPT, messages; JSON, JSON lines or CSV."

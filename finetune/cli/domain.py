@@ -73,8 +73,9 @@ class DomainOptions:
 
 
 @with_options(
-    "From documents to an adapter in use: ingest, make rows, train, judge, and switch it on if it "
-    "is better. Run again after a stop, it continues; finished steps are not repeated."
+    "From documents to an adapter in use: ingest, generate rows, train, evaluate, and enable "
+    "the adapter if it is better. After an interruption, run it again: finished steps are "
+    "not repeated."
 )
 def domain(
     context: typer.Context,

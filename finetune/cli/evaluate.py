@@ -89,7 +89,7 @@ class ComparisonOptions:
     general: Path | None = option(
         "--general FILE", "Alpaca rows on other subjects, to check what the adapter has forgotten."
     )
-    limit: int | None = option("--limit", "Ask only this many of them.", least=1)
+    limit: int | None = option("--limit", "Maximum number of questions to ask.", least=1)
     resamples: int = option("--resamples N", "Number of bootstrap resamples.", default=2000, least=100)
     seed: int = option("--seed", "Seed for drawing questions and for resampling.", default=0)
     json: Path | None = option("--json FILE", "Write all figures and replies here.")

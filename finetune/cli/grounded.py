@@ -62,7 +62,7 @@ class QuestionOptions:
         least=0,
         most=0.9,
     )
-    write_questions: bool = option("--write-questions", "Let --model write questions too.", default=False)
+    write_questions: bool = option("--write-questions", "Also let --model write questions.", default=False)
     plain: bool = option(
         "--plain",
         "Also write plain.jsonl: the training questions and answers without passages.",
@@ -76,8 +76,8 @@ class TrainedModel(ModelOptions):
     model: str | None = option(
         "--model MODEL",
         Translatable(
-            "The ChatGLM to be trained (folder, or name on a hub), for its tokenizer and window; "
-            "without one a character counts as a token and the window is {window}.",
+            "The ChatGLM to train (folder, or name on a hub), for its tokenizer and window; without "
+            "one, a character counts as a token and the window is {window}.",
             window=WINDOW,
         ),
     )

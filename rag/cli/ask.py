@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 QUESTION = argument("", "The question; from standard input if left out.", default=None)
 
 
-@with_options("Answer a question with quotes from the knowledge base, or say that it does not answer it.")
+@with_options("Answer a question with quotes from the knowledge base, or report that it has no answer.")
 def ask(
     question: str | None = QUESTION,
     kb: str = KB,

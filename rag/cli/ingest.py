@@ -30,7 +30,9 @@ class IngestOptions:
     embedder: str | None = option(
         "--embedder", "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path."
     )
-    prune: bool = option("--prune", "Remove documents whose file is gone from these folders.", default=False)
+    prune: bool = option(
+        "--prune", "Remove documents whose files no longer exist in these folders.", default=False
+    )
     ocr: bool = option("--ocr/--no-ocr", "Run OCR on pages and images without text.", default=True)
     ray: bool = option(
         "--ray",

@@ -91,10 +91,14 @@ def _report(done: "ExportReport", target: Path) -> None:
 @dataclass(frozen=True, kw_only=True)
 class FillOptions(ModelOptions):
     model: str = option("--model MODEL", "ChatGLM-6B folder, or its name on a hub.", default=...)
-    temperature: float | None = option("--temperature T", "0: always pick the most likely token.", default=0)
+    temperature: float | None = option(
+        "--temperature T", "Sampling temperature; 0 always picks the most likely token.", default=0
+    )
 
 
-@with_options("Fill the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage.")
+@with_options(
+    "Fill in the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage."
+)
 def fill(
     text: str | None = argument(
         "",

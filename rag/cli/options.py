@@ -97,7 +97,9 @@ class ModelOptions:
     )
     adapter: str | None = option("--adapter DIR", "LoRA or P-Tuning adapter for the model.")
     max_new_tokens: int | None = option("--max-new-tokens N", "Maximum length of the answer in tokens.")
-    temperature: float | None = option("--temperature T", "0: always pick the most likely token.")
+    temperature: float | None = option(
+        "--temperature T", "Sampling temperature; 0 always picks the most likely token."
+    )
     top_p: float | None = option(
         "--top-p P", "Sample only from the most likely tokens, up to this total probability."
     )

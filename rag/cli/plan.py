@@ -45,7 +45,9 @@ class PlanArguments:
     chunks_per_document: float | None = option(
         "--chunks-per-document X", "Chunks per document; default: as measured."
     )
-    megabytes: float | None = option("--megabytes MB", "Or the total size of all files.")
+    megabytes: float | None = option(
+        "--megabytes MB", "Total size of all files, instead of --chunks-per-document."
+    )
     kind: str | None = option(
         "--kind KIND", "Kind of the documents, such as pdf or pdf+ocr; default: a mixture, as measured."
     )
@@ -59,7 +61,7 @@ class PlanArguments:
     cores: int | None = option("--cores N", "Cores per machine; needs --memory.")
     memory: float | None = option("--memory GB", "Memory per machine; needs --cores.")
     latency: float = option(
-        "--latency S", "Maximum seconds per question, without the language model.", default=0.5
+        "--latency S", "Maximum seconds per question, not counting the language model.", default=0.5
     )
     days: float = option("--days D", "Maximum number of days to ingest all documents.", default=7.0)
     constants: Path | None = option(

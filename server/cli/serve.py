@@ -77,7 +77,7 @@ def spans() -> "SpanRecorder":
     return otlp_recorder() if configured else SpanRecorder()
 
 
-@with_options("Serve your knowledge bases: an API, and a web page to ask and to upload.")
+@with_options("Serve your knowledge bases: an API, and a web page for questions and uploads.")
 def serve(
     *,
     options: ServerOptions,

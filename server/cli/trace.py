@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN = 20  # candidates in a table; --json has all
 
 
-@with_options("Show how an answer came about, and retrieve once more: question, candidates, prompt, answer.")
+@with_options("Show how an answer came about, and retrieve again: question, candidates, prompt, answer.")
 def trace(answer: str = argument("ID", "Id of the answer."), as_json: bool = JSON) -> None:
     from rag.load import open_pipeline
     from server.state import limit_blas_threads
