@@ -38,11 +38,12 @@ def templates() -> dict[str, list[str]]:
     places = {**dict.fromkeys(errors | FIRST, 0), **dict.fromkeys(SECOND, 1)}
     found: dict[str, list[str]] = {}
     for path, call in nodes:
-        place = places.get(_name(call.func)) if isinstance(call, ast.Call) else None
-        if place is not None and len(call.args) > place and isinstance(call.args[place], ast.Constant):
-            files = found.setdefault(call.args[place].value, [])
-            files.append(path.relative_to(ROOT).as_posix())
-    return {text: files for text, files in found.items() if isinstance(text, str) and text}
+        if not isinstance(call, ast.Call):
+            continue
+        for argument in call.args[places.get(_name(call.func), len(call.args)) :][:1]:
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and argument.value:
+                found.setdefault(argument.value, []).append(path.relative_to(ROOT).as_posix())
+    return found
 
 
 def updated() -> Catalog:
