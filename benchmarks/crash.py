@@ -2,7 +2,7 @@
 
     python benchmarks/crash.py [--kills 200] [--seed 0]
 
-The writer adds, replaces and removes two documents a transaction and rebuilds the caches now and
+The writer adds, replaces and removes two documents a transaction and rebuilds the indexes now and
 then (`tests/ingest/store/writer.py`); `verify` and searches run after each kill.
 """
 

@@ -25,25 +25,25 @@ def _name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def templates() -> set[str]:
-    """The English template of every message in the code.
+def templates() -> dict[str, list[str]]:
+    """The English template of every message in the code, with the files that use it.
 
     It is the first argument of any kind of `UserError` and of `FIRST`, the second of `SECOND`.
     """
-    nodes = [node for path in sources() for node in ast.walk(ast.parse(path.read_text("utf-8")))]
-    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    nodes = [(path, node) for path in sources() for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    classes = [node for _, node in nodes if isinstance(node, ast.ClassDef)]
     errors = {"UserError"}
     while more := {c.name for c in classes if errors & set(map(_name, c.bases))} - errors:
         errors |= more
     places = {**dict.fromkeys(errors | FIRST, 0), **dict.fromkeys(SECOND, 1)}
-    found = {
-        argument.value
-        for call in nodes
-        if isinstance(call, ast.Call)
-        for argument in call.args[places.get(_name(call.func), len(call.args)) :][:1]
-        if isinstance(argument, ast.Constant)
-    }
-    return {text for text in found if isinstance(text, str) and text}
+    found: dict[str, list[str]] = {}
+    for path, call in nodes:
+        if not isinstance(call, ast.Call):
+            continue
+        for argument in call.args[places.get(_name(call.func), len(call.args)) :][:1]:
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and argument.value:
+                found.setdefault(argument.value, []).append(path.relative_to(ROOT).as_posix())
+    return found
 
 
 def updated() -> Catalog:
@@ -51,16 +51,16 @@ def updated() -> Catalog:
     with CATALOG.open("rb") as file:
         known = read_po(file, locale="zh_CN")
     catalog = Catalog(locale="zh_CN", project="chatglm-rag", fuzzy=False)
-    for template in sorted(templates()):
+    for template, files in sorted(templates().items()):
         message = known.get(template)
-        catalog.add(template, message.string if message else "")
+        catalog.add(template, message.string if message else "", [(name, 0) for name in files])
     return catalog
 
 
 def main() -> None:
     catalog = updated()
     with CATALOG.open("wb") as file:
-        write_po(file, catalog, width=0, omit_header=True)
+        write_po(file, catalog, width=0, include_lineno=False, omit_header=True)
     with CATALOG.with_suffix(".mo").open("wb") as file:
         write_mo(file, catalog)
 

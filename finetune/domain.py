@@ -156,7 +156,7 @@ def general_rows(file: Path) -> list[Any]:
     rows = [record.value for record in records(file) if isinstance(record, Record)]
     if len(rows) < LEAST_GENERAL:
         raise UserError(
-            "--general: {file} has {count} rows; need {least}, to learn, to measure and to ask",
+            "--general: {file} has {count} rows; need {least}, to train on, to measure and to ask",
             file=file,
             count=len(rows),
             least=LEAST_GENERAL,

@@ -34,9 +34,9 @@ def number(name: str, text: str) -> float:
 class LoraOptions:
     """`targets` may have upstream's module names on every generation."""
 
-    rank: int = option("--lora-rank --lora-r N", "LoRA's rank.", default=8)
-    alpha: float = option("--lora-alpha X", "LoRA's alpha: the adapter counts alpha / rank.", default=32.0)
-    dropout: float = option("--lora-dropout P", "Dropout before LoRA.", default=0.1)
+    rank: int = option("--lora-rank --lora-r N", "LoRA rank.", default=8)
+    alpha: float = option("--lora-alpha X", "LoRA alpha: the update is scaled by alpha / rank.", default=32.0)
+    dropout: float = option("--lora-dropout P", "Dropout on LoRA's input.", default=0.1)
     targets: tuple[str, ...] = option(
         "--lora-targets --target-modules NAMES",
         "Linear modules, separated by commas: upstream's names, or transformers'.",
@@ -45,10 +45,14 @@ class LoraOptions:
         read=names,
     )
     rslora: bool = option(
-        "--rslora/--no-rslora --use-rslora/--no-use-rslora", "Scale by alpha / sqrt(rank).", default=False
+        "--rslora/--no-rslora --use-rslora/--no-use-rslora",
+        "Scale by alpha / sqrt(rank) (rsLoRA).",
+        default=False,
     )
     dora: bool = option(
-        "--dora/--no-dora --use-dora/--no-use-dora", "DoRA: learn the size of rows apart.", default=False
+        "--dora/--no-dora --use-dora/--no-use-dora",
+        "DoRA: train magnitude and direction separately.",
+        default=False,
     )
 
 
@@ -68,12 +72,10 @@ class Columns:
     """
 
     prompt: str = option(
-        "--prompt-column NAME",
-        "The field that holds the question; found by the data's form if left out.",
-        default="",
+        "--prompt-column NAME", "Field with the question; default: found by the data's format.", default=""
     )
-    response: str = option("--response-column NAME", "The field of the answer.", default="")
-    history: str = option("--history-column NAME", "The field of earlier turns.", default="")
+    response: str = option("--response-column NAME", "Field with the answer.", default="")
+    history: str = option("--history-column NAME", "Field with the earlier turns.", default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +84,24 @@ class Data:
 
     train: tuple[Path, ...] = ()
     dev: tuple[Path, ...] = option(
-        "--dev --validation-file FILE", "Data to measure the loss on, never learnt.", default=()
+        "--dev --validation-file FILE",
+        "Validation data, for the loss only; it is never trained on.",
+        default=(),
     )
     general: tuple[Path, ...] = ()
     dev_share: float = option(
-        "--dev-share SHARE", "Without --dev: this share of the rows is held out.", default=0.05
+        "--dev-share SHARE", "Without --dev: hold out this share of the rows.", default=0.05
     )
     columns: Columns = Columns()
     skip_bad: bool = option(
         "--skip-bad/--no-skip-bad",
-        "Leave out rows that can't be learnt (see rag finetune check).",
+        "Skip rows that can't be trained on (see rag finetune check).",
         default=False,
     )
-    most: int = option("--max-train-samples N", "Learn the first N rows only.", default=0, least=0)
-    most_dev: int = option("--max-eval-samples N", "Measure the first N rows of --dev.", default=0, least=0)
+    most: int = option("--max-train-samples N", "Train on the first N rows only.", default=0, least=0)
+    most_dev: int = option(
+        "--max-eval-samples N", "Measure only the first N rows of --dev.", default=0, least=0
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_share < 1:
@@ -111,70 +117,66 @@ class TrainOptions:
     method: LoraOptions | PrefixOptions = LoraOptions()
     per_device_train_batch_size: int = option(
         "--per-device-train-batch-size --batch-size N",
-        "Rows of an update on a device; --pack-length limits what goes through the model at once.",
+        "Rows per batch on each device; --pack-length limits the tokens of one forward pass.",
         default=4,
     )
     gradient_accumulation_steps: int = option(
-        "--gradient-accumulation-steps N", "Batches of an update.", default=1
+        "--gradient-accumulation-steps N", "Gradient accumulation: batches per optimizer step.", default=1
     )
     num_train_epochs: float = option(
-        "--num-train-epochs --epochs X", "How often each row is learnt.", default=3.0
+        "--num-train-epochs --epochs X", "Number of training epochs.", default=3.0
     )
     max_steps: int = option(
         "--max-steps N",
-        "The number of updates, whatever the epochs; 0: by the epochs.",
+        "Number of optimizer steps, overriding the epochs; 0: as many as the epochs give.",
         default=0,
         read=lambda steps: 0 if steps == -1 else steps,  # transformers' own default
     )
     learning_rate: float = 1e-4
     lr_scheduler_type: Schedule = option(
-        "--lr-scheduler-type linear|cosine|constant", "How the learning rate falls.", default="linear"
+        "--lr-scheduler-type linear|cosine|constant", "Learning-rate schedule.", default="linear"
     )
-    warmup_steps: int = option("--warmup-steps N", "Steps in which the learning rate rises first.", default=0)
+    warmup_steps: int = option("--warmup-steps N", "Linear warm-up steps.", default=0)
     warmup_ratio: float = option(
-        "--warmup-ratio SHARE", "Without --warmup-steps: this share of all steps.", default=0.0
+        "--warmup-ratio SHARE", "Without --warmup-steps: warm-up steps as a share of all steps.", default=0.0
     )
-    weight_decay: float = option("--weight-decay X", "AdamW's weight decay.", default=0.0)
-    max_grad_norm: float = option("--max-grad-norm X", "Cut gradients to this norm; 0: not.", default=1.0)
+    weight_decay: float = option("--weight-decay X", "AdamW weight decay.", default=0.0)
+    max_grad_norm: float = option(
+        "--max-grad-norm X", "Clip gradients to this norm; 0 turns clipping off.", default=1.0
+    )
     seed: int = option("--seed N", "The same seed gives the same adapter.", default=42)
     packing: bool = option(
         "--packing/--no-packing",
-        "Lay the rows of a step one behind the other, exactly; else pad them, rows of similar "
-        "length together.",
+        "Pack the rows of a step without padding, with the same result; otherwise pad them, "
+        "grouped by length.",
         default=True,
     )
-    pack_length: int = option(
-        "--pack-length N", "Tokens that go through the model at once, at most.", default=1024
-    )
+    pack_length: int = option("--pack-length N", "Maximum tokens of one forward pass.", default=1024)
     """A longer row stands alone. Attention looks at all pairs of these tokens, whose share grows with
     their number; products with weights gain nothing from longer ones."""
     gradient_checkpointing: bool = option(
         "--gradient-checkpointing/--no-gradient-checkpointing",
-        "Compute layers twice, to hold less.",
+        "Recompute activations in the backward pass to save memory.",
         default=False,
     )
     dtype: Dtype = "float32"
     quant: Base = "none"
     template: Template = "chat"
     max_length: int = MAX_LENGTH
-    logging_steps: int = option("--logging-steps N", "Steps between lines of the log.", default=10)
-    eval_steps: int = option(
-        "--eval-steps N", "Steps between measurements of the held-out rows.", default=100
-    )
+    logging_steps: int = option("--logging-steps N", "Steps between log lines.", default=10)
+    eval_steps: int = option("--eval-steps N", "Steps between evaluations on the held-out rows.", default=100)
     save_steps: int = option("--save-steps N", "Steps between checkpoints.", default=100)
-    save_total_limit: int = option(
-        "--save-total-limit N", "The number of checkpoints that are kept.", default=2
-    )
+    save_total_limit: int = option("--save-total-limit N", "Number of checkpoints to keep.", default=2)
     mix: float = 0.0
     """The share of each step's rows that are drawn from the general set."""
     forgetting_budget: float = option(
         "--forgetting-budget SHARE",
-        "Stop when the loss on the --mix data has risen by this share of it; 0: never.",
+        "Stop when the loss on the --mix data has risen by this fraction; 0: never.",
         default=0.0,
     )
     strength: float | None = option(
         "--strength auto|0..1",
-        "How much of what was learnt is kept; auto: what serves the dev set best.",
+        "Scale of the trained update; auto: the best on the dev set.",
         default=1.0,
         typed="1",
         read=lambda text: None if text == "auto" else number("--strength", text),

@@ -135,7 +135,7 @@ def row_error(finding: Finding, skip: str = "") -> UserError:
     """
     out = Translatable("leave bad rows out with {skip}", skip=skip)
     return UserError(
-        "{source}: {problem}; mend the row, or {out}",
+        "{source}: {problem}; correct the row, or {out}",
         source=finding.source,
         problem=finding.text,
         out=out if skip else Translatable("delete it"),

@@ -29,14 +29,14 @@ class ServerOptions:
     data: Path = field(default_factory=data_home)
     cache: Path = field(default_factory=cache_home)
     host: str = option(
-        "--host", "Address to listen at; another than the loopback's needs a key.",
+        "--host", "Address to listen on; any but the loopback address needs a key.",
         default=LOOPBACK[0],
     )  # fmt: skip
-    port: int = option("--port", "0: any free one.", default=8765)
-    adapters: Path | None = option("--adapters DIR", "A folder of adapters that knowledge bases may choose.")
+    port: int = option("--port", "Port to listen on; 0: any free port.", default=8765)
+    adapters: Path | None = option("--adapters DIR", "Folder of adapters that knowledge bases may use.")
     embedders: tuple[str, ...] = option(
         "--embedder NAME",
-        "An encoder that new knowledge bases may choose; can be repeated, the first is usual.",
+        "Encoder that new knowledge bases may use; can be repeated, the first is the default.",
         default=(BUNDLED,),
     )
     store: str = option(
@@ -46,31 +46,33 @@ class ServerOptions:
     )
     hosts: tuple[str, ...] = option(
         "--allow-host NAME",
-        "A host name under which it may be reached without keys; can be repeated.",
+        "Host name that clients may use while there are no keys; can be repeated.",
         default=(),
     )
     generate: "GenerateOptions | None" = None
     """The language model of knowledge bases whose own settings name none."""
     slots: int = option(
-        "--slots", "Questions worked on at one time; two a core if unset.",
+        "--slots", "Questions processed at the same time; default: two per core.",
         default=2 * CORES, shown=False,
     )  # fmt: skip
     """So many that no core waits while a question is passed on; a language model answers one."""
-    queue: int = option("--queue", "Questions that may wait; more get 429.", default=64)
-    rate: int = option("--rate", "Requests a minute for each key; 0: no limit.", default=600)
+    queue: int = option(
+        "--queue", "Maximum number of queued questions; further ones get status 429.", default=64
+    )
+    rate: int = option("--rate", "Requests per minute for each key; 0: no limit.", default=600)
     largest_upload: int = option(
-        "--max-file-mb", "Largest file of an upload.",
+        "--max-file-mb", "Maximum size of an uploaded file, in MB.",
         default=200 * MB, typed=200, read=lambda megabytes: megabytes * MB,
     )  # fmt: skip
     """Bytes."""
     largest_batch: int = 1_000 * MB
     """Bytes of one upload."""
-    most_files: int = option("--max-files", "Most files of an upload.", default=500)
+    most_files: int = option("--max-files", "Maximum number of files in an upload.", default=500)
     patience: float = 30.0
     """Seconds that a client may take to send or to receive the next piece."""
     traces: int = 10_000
     """Traces that are kept; the oldest are deleted."""
-    ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True)
+    ocr: bool = option("--ocr/--no-ocr", "Run OCR on pages and images without text.", default=True)
 
     def __post_init__(self) -> None:
         if self.store:  # names of knowledge bases must be able to follow it

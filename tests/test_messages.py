@@ -17,7 +17,7 @@ _spec.loader.exec_module(messages)
 
 
 @pytest.fixture(scope="module")
-def templates() -> set[str]:
+def templates() -> dict[str, list[str]]:
     return messages.templates()
 
 
@@ -32,7 +32,7 @@ def fields(template: str) -> set[str]:
 
 
 def test_every_message_has_a_translation_and_no_translation_is_unused(
-    templates: set[str], translations: dict[str, str]
+    templates: dict[str, list[str]], translations: dict[str, str]
 ) -> None:
     assert {text for text in templates if not translations.get(text)} == set()
     assert translations.keys() - templates == set()
@@ -48,7 +48,7 @@ def test_the_compiled_catalog_is_that_of_the_translations(translations: dict[str
     assert {text: compiled.gettext(text) for text in translations} == translations, "run: make messages"
 
 
-def test_templates_are_found_in_every_form_that_the_code_uses(templates: set[str]) -> None:
+def test_templates_are_found_in_every_form_that_the_code_uses(templates: dict[str, list[str]]) -> None:
     """As the first argument of an error of any kind, of `say`, and of `Translatable`."""
     assert "{path} does not exist{hint}" in templates
     assert "Questions about your documents, answered with sources." in templates

@@ -13,7 +13,7 @@ from finetune.cli.train import train
 from rag.cli.console import say
 
 app = typer.Typer(
-    help=say("Train an adapter for your domain, and see whether it helps."),
+    help=say("Train an adapter for your domain, and test whether it helps."),
     no_args_is_help=True,
     rich_markup_mode=None,
     # Trainers write --lora_rank; both spellings are one option.

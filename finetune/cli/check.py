@@ -96,8 +96,8 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
 @dataclass(frozen=True)
 class ReportOptions:
     json: Path | None = option("--json", "Write all findings here.")
-    html: Path | None = option("--html", "Write a page here.")
-    picture: Path | None = option("--picture", "PNG or SVG of the lengths.")
+    html: Path | None = option("--html", "Write an HTML report here.")
+    picture: Path | None = option("--picture", "Write a histogram of the lengths here (PNG or SVG).")
 
     def check(self) -> None:
         """Raises `UserError`, before the work, if a report can't be written or would replace another
@@ -150,25 +150,28 @@ def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
         return file.read(32).startswith(heads)
 
 
-@with_options("Find what is wrong with training data, row by row; exit code 1 if rows are bad.")
+@with_options("Check training data row by row; exit code 1 if rows are bad.")
 def check(
     data: list[Path] = argument(
         "", "Files: alpaca, context/target, ShareGPT, messages; JSON, JSON lines or CSV."
     ),
     *,
     model: str | None = option(
-        "--model", "A ChatGLM's folder, of which only the tokenizer is read: lengths in tokens."
+        "--model", "ChatGLM folder, of which only the tokenizer is read; lengths are then counted in tokens."
     ),
-    template: str = option("--template chat|tutorial", "The form of the prompt.", default="chat"),
+    template: str = option("--template chat|tutorial", "Prompt template.", default="chat"),
     max_length: int | None = option(
         "--max-length",
         Translatable(
-            "Longer rows are reported: tokens with --model (default {max_length}), else characters.",
+            "Report rows longer than this: in tokens with --model (default {max_length}), else in "
+            "characters.",
             max_length=MAX_LENGTH,
         ),
         least=1,
     ),
-    row: list[str] | None = option("--row N|FILE:N", "Show this row's tokens and which of them are learnt."),
+    row: list[str] | None = option(
+        "--row N|FILE:N", "Show this row's tokens and which of them count in the loss."
+    ),
     columns: Columns,
     reports: ReportOptions,
 ) -> None:

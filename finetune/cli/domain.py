@@ -51,31 +51,31 @@ class DomainOptions:
     )
     heldout: float = option(
         "--heldout SHARE",
-        "Share of documents kept out of training, to judge the adapter by.",
+        "Share of documents kept out of training, for evaluation.",
         default=0.2,
         least=0.01,
         most=0.9,
     )
     questions: int = option(
-        "--questions N", "The number of held-out questions that are asked, at most.", default=200, least=1
+        "--questions N", "Maximum number of held-out questions to ask.", default=200, least=1
     )
     general: str | None = option(
         "--general --mix FILE:SHARE",
-        "Rows about other things, against forgetting: this share of each step; some are asked afterwards.",
+        "Rows on other subjects, to limit forgetting, and their share of each step; some are "
+        "asked afterwards.",
     )
-    learning_rate: float | None = option(
-        "--learning-rate --lr X", "The highest learning rate; 1e-4 if left out."
-    )
+    learning_rate: float | None = option("--learning-rate --lr X", "Peak learning rate; default: 1e-4.")
     max_length: int | None = option(
         "--max-length --max-seq-length N",
-        "Tokens of a row, at most (default: the model's window); longer ones are reported.",
+        "Maximum tokens per row (default: the model's window); longer rows are reported.",
         least=1,
     )
 
 
 @with_options(
-    "From documents to an adapter in use: ingest, make rows, train, judge, and switch it on if it "
-    "is better. Run again after a stop, it continues; finished steps are not repeated."
+    "From documents to an adapter in use: ingest, generate rows, train, evaluate, and enable "
+    "the adapter if it is better. After an interruption, run it again: finished steps are "
+    "not repeated."
 )
 def domain(
     context: typer.Context,

@@ -72,10 +72,10 @@ STOPPED = 130
 class ComparedModels(ModelOptions):
     """The base and the adapter. Both reply greedily: nothing is drawn."""
 
-    model: str = option("--model MODEL", "The base: a folder, or a name on a hub.", default=...)
-    adapter: str = option("--adapter DIR", "The adapter that is tried: LoRA or P-Tuning.", default=...)
+    model: str = option("--model MODEL", "Base model: folder, or name on a hub.", default=...)
+    adapter: str = option("--adapter DIR", "Adapter to evaluate: LoRA or P-Tuning.", default=...)
     max_new_tokens: int = option(
-        "--max-new-tokens N", "The length of an answer in tokens, at most.", default=256, least=1
+        "--max-new-tokens N", "Maximum length of an answer in tokens.", default=256, least=1
     )
 
 
@@ -83,17 +83,17 @@ class ComparedModels(ModelOptions):
 class ComparisonOptions:
     conditions: str = option(
         "--conditions closed,gold,retrieved,distractors",
-        "The conditions of the test; all that the questions allow, if left out.",
+        "Conditions to test; default: all that the questions allow.",
         default="",
     )
     general: Path | None = option(
-        "--general FILE", "Alpaca rows about other things, which must not be forgotten."
+        "--general FILE", "Alpaca rows on other subjects, to check what the adapter has forgotten."
     )
-    limit: int | None = option("--limit", "Ask only this many of them.", least=1)
-    resamples: int = option("--resamples N", "The number of bootstrap resamples.", default=2000, least=100)
-    seed: int = option("--seed", "The seed of drawing and resampling.", default=0)
-    json: Path | None = option("--json FILE", "All figures and replies.")
-    picture: Path | None = option("--picture FILE", "PNG or SVG of the bars.")
+    limit: int | None = option("--limit", "Maximum number of questions to ask.", least=1)
+    resamples: int = option("--resamples N", "Number of bootstrap resamples.", default=2000, least=100)
+    seed: int = option("--seed", "Seed for drawing questions and for resampling.", default=0)
+    json: Path | None = option("--json FILE", "Write all figures and replies here.")
+    picture: Path | None = option("--picture FILE", "Write a chart here (PNG or SVG).")
 
 
 @with_options("Compare an adapter with its base on questions that it has not seen; exit code 3: do not ship.")

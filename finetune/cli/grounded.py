@@ -41,16 +41,16 @@ REJECTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions:
-    limit: int | None = option("--limit N", "Rows in all, at most.", least=1)
+    limit: int | None = option("--limit N", "Maximum number of rows.", least=1)
     kinds: str | None = option(
-        "--kinds KIND,...", Translatable("Questions to make: {kinds}; default: all but model.", kinds=KINDS)
+        "--kinds KIND,...", Translatable("Kinds of questions: {kinds}; default: all but model.", kinds=KINDS)
     )
     passages: int | None = option(
-        "--passages", "Passages in a prompt; default: the knowledge base's own.", least=1
+        "--passages", "Passages per prompt; default: the knowledge base's setting.", least=1
     )
     without_gold: float = option(
         "--without-gold",
-        "Share of rows whose passages do not answer, to train refusals.",
+        "Share of rows whose passages do not contain the answer, to train refusals.",
         default=0.2,
         least=0,
         most=1,
@@ -62,9 +62,11 @@ class QuestionOptions:
         least=0,
         most=0.9,
     )
-    write_questions: bool = option("--write-questions", "Let --model write questions too.", default=False)
+    write_questions: bool = option("--write-questions", "Also let --model write questions.", default=False)
     plain: bool = option(
-        "--plain", "Also plain.jsonl: the training questions and answers without passages.", default=False
+        "--plain",
+        "Also write plain.jsonl: the training questions and answers without passages.",
+        default=False,
     )
     seed: int = option("--seed", "The same seed gives the same files.", default=0)
 
@@ -74,14 +76,14 @@ class TrainedModel(ModelOptions):
     model: str | None = option(
         "--model MODEL",
         Translatable(
-            "The ChatGLM to be trained (folder, or name on a hub), for its tokenizer and window; "
-            "without one a character counts as a token and the window is {window}.",
+            "The ChatGLM to train (folder, or name on a hub), for its tokenizer and window; without "
+            "one, a character counts as a token and the window is {window}.",
             window=WINDOW,
         ),
     )
 
 
-@with_options("Make training rows from a knowledge base: questions, retrieved passages, cited answers.")
+@with_options("Generate training rows from a knowledge base: questions, retrieved passages, cited answers.")
 def grounded(
     context: typer.Context,
     base: str = argument("KB", "The knowledge base, as for --kb."),
@@ -186,7 +188,7 @@ def _show(report: "SyntheticReport", folder: Path, heldout: float) -> None:
     ]
     sides = list(report.documents.values())
     refusals = sum(report.refusals.values())
-    rows.append((say("in all"), report.total("train"), report.total("heldout"), refusals))
+    rows.append((say("total"), report.total("train"), report.total("heldout"), refusals))
     rows.append((say("documents"), sides.count("train"), sides.count("heldout"), ""))
     columns = [say("questions from"), say("train"), say("held out"), say("of them refusals")]
     table("", columns, rows)

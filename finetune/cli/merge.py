@@ -11,11 +11,11 @@ from rag.cli.paths import fetch_model
 if TYPE_CHECKING:
     from finetune.merge import MergeResult
 
-ADAPTER = argument("ADAPTER", "A LoRA adapter's folder.")
+ADAPTER = argument("ADAPTER", "Folder of a LoRA adapter.")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-@with_options("Make a LoRA adapter part of its model's weights, in a new folder.")
+@with_options("Merge a LoRA adapter into its model's weights, in a new folder.")
 def merge(
     model: str = MODEL,
     adapter: Path = ADAPTER,
@@ -23,7 +23,9 @@ def merge(
     upstream: bool = option(
         "--upstream", "Write the names and config.json of the original code.", default=False
     ),
-    dtype: str | None = option("--dtype float32|float16|bfloat16", "Of all weights; default: the model's."),
+    dtype: str | None = option(
+        "--dtype float32|float16|bfloat16", "Precision of the weights; default: the model's own."
+    ),
     alpha: float | None = ALPHA,
 ) -> None:
     if dtype not in (None, *DTYPES):
@@ -93,11 +95,11 @@ def _report(result: "MergeResult", adapter: Path) -> None:
         )
 
 
-@with_options("Write a LoRA adapter with the module names of the original code, or of transformers.")
+@with_options("Convert a LoRA adapter to the module names of the original code, or of transformers.")
 def export(
     adapter: Path = ADAPTER,
     target: Path = NEW_FOLDER,
-    model: str = option("--model MODEL", "A ChatGLM's folder, or its name on a hub.", default=...),
+    model: str = option("--model MODEL", "ChatGLM folder, or its name on a hub.", default=...),
     to: str = option(
         "--to upstream|native",
         "upstream: names of the original code; native: of transformers.",

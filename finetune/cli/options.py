@@ -27,12 +27,12 @@ class RowOptions:
     """The options of a command line that decide about rows; None if left out."""
 
     template: str | None = option(
-        "--template chat|tutorial", "How a question is put (chat if left out); kept with the adapter."
+        "--template chat|tutorial", "Prompt template (default: chat); stored with the adapter."
     )
     max_length: int | None = option(
         "--max-length --max-seq-length N",
         Translatable(
-            "Tokens of a row, at most (default {max_length}); longer ones are shortened, and reported.",
+            "Maximum tokens per row (default {max_length}); longer rows are truncated, and reported.",
             max_length=MAX_LENGTH,
         ),
         least=1,
@@ -40,7 +40,8 @@ class RowOptions:
     max_source_length: int | None = option(
         "--max-source-length --max-input-length N",
         Translatable(
-            "THUDM's: tokens of a question ({max_source}); both lengths together are --max-length.",
+            "THUDM's name: maximum tokens of a question (default {max_source}); --max-length is the "
+            "sum of both lengths.",
             max_source=MAX_SOURCE,
         ),
         least=1,
@@ -48,7 +49,8 @@ class RowOptions:
     max_target_length: int | None = option(
         "--max-target-length --max-output-length N",
         Translatable(
-            "THUDM's: tokens of an answer ({max_target}); see --max-source-length.", max_target=MAX_TARGET
+            "THUDM's name: maximum tokens of an answer (default {max_target}); see --max-source-length.",
+            max_target=MAX_TARGET,
         ),
         least=1,
     )
@@ -89,17 +91,17 @@ class RowOptions:
 class BaseOptions:
     """How the base's weights are held, and where; each option of the scripts has its own name."""
 
-    quant: str | None = option("--quant none|int8|int4|nf4", "How the base's weights are held.")
-    device: str | None = option("--device cpu|cuda", "Where to train; a GPU if there is one.")
-    fp16: bool = option("--fp16/--no-fp16", "The base in float16, with a scaled loss.", default=False)
+    quant: str | None = option("--quant none|int8|int4|nf4", "Precision of the base's weights in memory.")
+    device: str | None = option("--device cpu|cuda", "Device to train on; default: a GPU if there is one.")
+    fp16: bool = option("--fp16/--no-fp16", "Load the base in float16, with loss scaling.", default=False)
     bf16: bool = option(
-        "--bf16/--no-bf16", "The base in bfloat16 (default on GPUs that have it).", default=False
+        "--bf16/--no-bf16", "Load the base in bfloat16 (default on GPUs that support it).", default=False
     )
-    fp32: bool = option("--fp32/--no-fp32", "The base in float32 (default on the CPU).", default=False)
-    quantization_bit: int | None = option("--quantization-bit 4|8", "THUDM's name: int4 or int8.")
+    fp32: bool = option("--fp32/--no-fp32", "Load the base in float32 (default on the CPU).", default=False)
+    quantization_bit: int | None = option("--quantization-bit 4|8", "THUDM's name: 4 for int4, 8 for int8.")
     load_in_8bit: bool = option(
         "--load-in-8bit/--no-load-in-8bit",
-        "The same as --quant int8: bitsandbytes on a GPU, codes of our own on the CPU.",
+        "The same as --quant int8: bitsandbytes on a GPU, our own format on the CPU.",
         default=False,
     )
     load_in_4bit: bool = option("--load-in-4bit/--no-load-in-4bit", "The same as --quant nf4.", default=False)
@@ -144,13 +146,13 @@ class BaseOptions:
 @dataclass(frozen=True)
 class MethodOptions:
     pre_seq_len: int | None = option(
-        "--pre-seq-len N", "P-Tuning v2 instead of LoRA, with a prefix of this many tokens."
+        "--pre-seq-len N", "Train a P-Tuning v2 prefix of this many tokens instead of LoRA."
     )
     prefix_projection: bool = option(
-        "--prefix-projection/--no-prefix-projection", "Compute the prefix by a small network.", default=False
+        "--prefix-projection/--no-prefix-projection", "Compute the prefix with a small MLP.", default=False
     )
     learning_rate: float | None = option(
-        "--learning-rate --lr X", "The highest learning rate; 1e-4 for LoRA, 2e-2 for P-Tuning if left out."
+        "--learning-rate --lr X", "Peak learning rate; default: 1e-4 for LoRA, 2e-2 for P-Tuning."
     )
 
     def method(self, lora: LoraOptions) -> LoraOptions | PrefixOptions:

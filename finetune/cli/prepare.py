@@ -40,15 +40,15 @@ class TokenOptions(RowOptions):
     max_length: int | None = option(
         "--max-length N",
         Translatable(
-            "Tokens of a row, at most (default {max_length}); longer ones are shortened, and reported.",
+            "Maximum tokens per row (default {max_length}); longer rows are truncated, and reported.",
             max_length=MAX_LENGTH,
         ),
         least=1,
     )
     max_seq_length: int | None = option(
         "--max-seq-length N",
-        "The tokens of mymusise/ChatGLM-Tuning, id for id: N of the prompt and N of the answer, at "
-        "most (384 if only --skip-overlength is given).",
+        "Produce the token ids of mymusise/ChatGLM-Tuning: at most N for the prompt and N for "
+        "the answer (384 if only --skip-overlength is given).",
     )
     skip_overlength: bool = option(
         "--skip-overlength/--no-skip-overlength",
@@ -83,7 +83,7 @@ class PlaceOptions:
         "--save-path PLACE", "The same as OUT, or as --jsonl if it ends in .jsonl."
     )
     jsonl: Path | None = option("--jsonl FILE", "Write the tutorial's context/target lines here.")
-    overwrite: bool = option("--overwrite/--no-overwrite", "Replace what is at the place.", default=False)
+    overwrite: bool = option("--overwrite/--no-overwrite", "Overwrite an existing target.", default=False)
 
     def split(self, files: list[Path]) -> tuple[list[Path], Path | None, Path | None]:
         """The data, the folder for the tokens and the file for the lines; None: not written."""
@@ -98,16 +98,16 @@ class PlaceOptions:
         return sources, target, jsonl
 
 
-@with_options("Write training data as tokens that this and other trainers read, or in the tutorial's form.")
+@with_options("Tokenize training data for this and other trainers, or convert it to the tutorial's format.")
 def prepare(
     files: list[Path] | None = argument(
         "DATA... OUT",
-        "Files as rag finetune check takes them, and a new folder for the tokens.",
+        "Files in a format of rag finetune check, then a new folder for the tokens.",
         default=None,
     ),
     *,
     model: str | None = option(
-        MODEL_NAMES, "A ChatGLM's folder or name on a hub, of which only the tokenizer is read."
+        MODEL_NAMES, "ChatGLM folder or its name on a hub; only the tokenizer is read."
     ),
     row_options: TokenOptions,
     columns: Columns,

@@ -29,11 +29,11 @@ SETS = {"dev": Translatable("dev"), "general": Translatable("general")}
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    out_dir: Path = option("--out --output-dir DIR", "The adapter's new folder.", default=...)
+    out_dir: Path = option("--out --output-dir DIR", "New folder for the adapter.", default=...)
     data: tuple[Path, ...] = option(DATA_NAMES, "The same as DATA.", default=())
     mix: str | None = option(
         "--mix FILE:SHARE",
-        "General data against forgetting: this share of each step (0.2 if left out; 0: only measured).",
+        "General data to limit forgetting, and its share of each step (default 0.2; 0: only measured).",
     )
     resume: bool = option(
         "--resume/--no-resume --resume-from-checkpoint/--no-resume-from-checkpoint",
@@ -42,18 +42,20 @@ class RunOptions:
     )
     overwrite: bool = option(
         "--overwrite-output-dir/--no-overwrite-output-dir",
-        "Lose an earlier training in --out.",
+        "Discard an earlier training in --out.",
         default=False,
     )
     dry_run: bool = option(
         "--dry-run",
-        "Only report what it would need: memory by part, the largest batch, time from measured steps.",
+        "Only report what training would need: memory by part, the largest batch, and the time, "
+        "from measured steps.",
         default=False,
     )
 
 
 @with_options(
-    "Train a LoRA or P-Tuning adapter. Stopped at any moment, --resume continues to the same bytes."
+    "Train a LoRA or P-Tuning adapter. After an interruption at any point, --resume "
+    "continues to the same result, byte for byte."
 )
 def train(
     files: list[Path] | None = argument(
@@ -228,8 +230,7 @@ class Screen:
     def data(self, sets: "Sets") -> None:
         """The counts of what was read."""
         self.note_message(
-            "{train} rows to learn, {dev} held out; of general ones {general} mixed in, "
-            "{general_dev} measured",
+            "{train} training rows, {dev} held out; general rows: {general} mixed in, {general_dev} measured",
             **sets.sizes,
         )
         for name, counts in sets.counts.items():
@@ -254,7 +255,7 @@ class Screen:
         if self.stopped:
             self.note_message("stopped early: {stopped}", stopped=self.stopped)
         if result.strength != 1:
-            self.note_message("kept at strength {strength:g}", strength=result.strength)
+            self.note_message("saved at strength {strength:g}", strength=result.strength)
         for name, title in SETS.items():
             before, after = (losses.get(f"{name}_loss{when}") for when in ("_before", ""))
             if before is None or after is None:
@@ -263,7 +264,7 @@ class Screen:
             least: str = ""
             if best < after and step != result.steps:
                 least = Translatable(
-                    " (least: {best:.4f} in step {step:.0f} of {steps})",
+                    " (lowest: {best:.4f} at step {step:.0f} of {steps})",
                     best=best, step=step, steps=result.steps,
                 )  # fmt: skip
             self.note_message(
@@ -284,7 +285,7 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as problem:
         where = problem.filename or folder
         raise UserError(
-            "{where}: {strerror}; see to it, and run the same command with --resume",
+            "{where}: {strerror}; resolve this, then run the same command with --resume",
             where=where,
             strerror=problem.strerror or problem,
         ) from problem
@@ -359,7 +360,7 @@ class Preview:
         from rag.chatglm.memory import gigabytes, stored_bits
 
         config, options = self.estimator.config, self.estimator.options
-        variants = {say("as asked"): options}
+        variants = {say("as requested"): options}
         if not options.gradient_checkpointing:
             variants["checkpointing"] = replace(options, gradient_checkpointing=True)
         if options.quant == "none" and not stored_bits(config):
@@ -373,7 +374,9 @@ class Preview:
             total = gigabytes(estimate.total).removesuffix(" GB")
             rows.append([name, *_sizes(estimate), total, preview.largest()])
         option = "--pack-length" if options.packing else "--batch-size"
-        out_message("GB (2^30 bytes) for the heaviest batch, and up to which {option} fits:", option=option)
+        out_message(
+            "GB (2^30 bytes) for the largest batch, and the largest {option} that fits:", option=option
+        )
         table("", [say("options"), *map(say, PARTS.values()), say("all"), say("up to")], rows)
 
 

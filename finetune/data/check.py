@@ -167,7 +167,7 @@ def special_words(example: Example) -> Iterator[Finding]:
     """A warning if the text holds words such as <|user|>, which are special to a tokenizer."""
     if words := dict.fromkeys(word for text in _texts(example) for word in SPECIAL.findall(text)):
         text = Translatable(
-            "the text holds {named}; it is learnt as text, not as a special token",
+            "the text holds {named}; it is treated as text, not as a special token",
             named=", ".join(list(words)[:5]),
         )
         yield Finding(example.source, "special", text)
@@ -178,7 +178,7 @@ def controls(example: Example) -> Iterator[Finding]:
     texts = (text.replace("\r\n", "") for text in _texts(example))
     if signs := dict.fromkeys(sign for text in texts for sign in CONTROLS.findall(text)):
         text = Translatable(
-            "the text holds control characters ({named}), which are learnt as they are",
+            "the text holds control characters ({named}), which are kept as they are",
             named=", ".join(f"U+{ord(sign):04X}" for sign in list(signs)[:5]),
         )
         yield Finding(example.source, "control", text)

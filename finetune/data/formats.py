@@ -76,7 +76,9 @@ def conversation(record: Record, columns: Columns = AS_FOUND) -> list[Example]:
     if (role := messages[-1].role) != "assistant":
         raise InvalidRow("the last message is the {role}'s; need the assistant's", role=role)
     if len(context_only) == sum(message.role == "assistant" for message in messages):
-        raise InvalidRow("every message of the assistant has weight 0; one must be learnt", "missing")
+        raise InvalidRow(
+            "every message of the assistant has weight 0; at least one must count in the loss", "missing"
+        )
     whole = row.keys() >= GROUNDED
     return [Example(tuple(messages), "", frozenset(context_only), record.source, whole=whole)]
 

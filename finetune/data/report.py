@@ -145,7 +145,7 @@ class View:
 
     def title(self, say: Translator) -> str:
         return say(
-            "{source}: {tokens:,} tokens, {learnt:,} learnt",
+            "{source}: {tokens:,} tokens, {learnt:,} in the loss",
             source=self.source,
             tokens=self.tokens,
             learnt=self.learnt,
@@ -191,8 +191,8 @@ def page(diagnosis: Diagnosis, views: Sequence[View], say: Translator) -> str:
         "warnings": say("warnings"),
         "lengths": say("Length of rows"),
         "findings": say("Row by row"),
-        "tokens": say("Tokens and what is learnt of them"),
-        "learnt": say("learnt"),
+        "tokens": say("Tokens and which of them count in the loss"),
+        "learnt": say("in the loss"),
         "context": say("context"),
         "special": say("special token"),
     }

@@ -163,7 +163,7 @@ class TutorialOptions:
     def __post_init__(self) -> None:
         if self.max_seq_length < 3:
             raise UserError(
-                "--max-seq-length is {length}, which has no room for a word; give 3 or more",
+                "--max-seq-length is {length}, which has no room for a token; give 3 or more",
                 length=self.max_seq_length,
             )
 

@@ -149,7 +149,7 @@ def require_examples(counts: Counts) -> None:
     """Raises `UserError` if all rows are bad."""
     if not counts.examples:
         raise UserError(
-            "all rows are bad ({bad}), so none is left to learn; see: rag finetune check", bad=counts.bad
+            "all rows are bad ({bad}), so none is left to train on; see: rag finetune check", bad=counts.bad
         )
 
 

@@ -342,8 +342,8 @@ class Training:
         learnt, read = (int(n) for n in self.optimizer.sum(counts.double()))
         if not learnt:
             raise UserError(
-                "step {number}: no token of its rows is learnt: their answers are empty or cut off; "
-                "see rag finetune check",
+                "step {number}: no token of its rows counts in the loss: their answers are empty or cut "
+                "off; see rag finetune check",
                 number=number + 1,
             )
         total, problem = torch.zeros((), dtype=torch.float64), None

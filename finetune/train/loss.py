@@ -136,7 +136,7 @@ def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:
     """The error if all gradients are zero."""
     cause = Translatable("no gradient arrives")
     if dtype == torch.float16:
-        cause = Translatable("gradients vanish in float16, also times {scale:g}", scale=scale)
+        cause = Translatable("gradients vanish in float16, even scaled by {scale:g}", scale=scale)
     return UserError(
         "step {step}: all gradients are zero: {cause}; train with --bf16 or --fp32, and see that "
         "answers are not empty (rag finetune check)",
@@ -161,8 +161,8 @@ def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
 def nothing_to_learn(steps: int) -> UserError:
     """The error for a loss of 0 from the first step on."""
     return UserError(
-        "the loss of the first {steps} steps is 0: the base already says all that is to be "
-        "learnt; see what that is with rag finetune check DATA --row 1",
+        "the loss of the first {steps} steps is 0: the base already gives every answer of the "
+        "data; look at it with rag finetune check DATA --row 1",
         steps=steps,
     )
 

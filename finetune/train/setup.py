@@ -65,15 +65,15 @@ def read_sets(data: Data, model: Path, options: TrainOptions, *, cache: Path) ->
     }
     train, dev = _first(sets["train"], data.most), sets.get("dev")
     if not len(train):
-        raise UserError("{file} holds no row to learn", file=data.train[0])
+        raise UserError("{file} holds no row to train on", file=data.train[0])
     held_out = _first(dev, data.most_dev) if dev is not None else None
     if dev is None and (count := round(len(train) * data.dev_share)):
         train, held_out = _split(train, count, options.seed, "--dev-share 0")
     general, general_dev = _general(sets.get("general"), options)
     if options.forgetting_budget and general_dev is None:
         raise UserError(
-            "--forgetting-budget is {budget}, but no general data is named to measure "
-            "it on; add --mix FILE:0 (or a share to learn too)",
+            "--forgetting-budget is {budget}, but no general data is named to measure it on; add "
+            "--mix FILE:0 (or a share to train on as well)",
             budget=options.forgetting_budget,
         )
     if options.strength is None and held_out is None:

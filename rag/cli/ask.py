@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 QUESTION = argument("", "The question; from standard input if left out.", default=None)
 
 
-@with_options("Answer a question with quotes from the knowledge base, or say that it does not answer it.")
+@with_options("Answer a question with quotes from the knowledge base, or report that it has no answer.")
 def ask(
     question: str | None = QUESTION,
     kb: str = KB,
     as_json: bool = JSON,
-    as_markdown: bool = option("--markdown", "Markdown with quotes.", default=False),
-    quiet: bool = option("--quiet -q", "The answer alone.", default=False),
+    as_markdown: bool = option("--markdown", "Print Markdown with quotes.", default=False),
+    quiet: bool = option("--quiet -q", "Print only the answer.", default=False),
     *,
     model: ModelOptions,
 ) -> None:
@@ -46,11 +46,11 @@ def ask(
 def chat(kb: str = KB, *, model: ModelOptions) -> None:
     history: list[Message] = []
     with _pipeline(kb, model) as pipeline:
-        out_message("Ask a question. `clear` forgets the conversation, `stop` ends it.")
+        out_message("Ask a question. `clear` clears the conversation, `stop` quits.")
         while (question := _line()) not in (None, "stop"):
             if question == "clear":
                 history.clear()
-                out_message("Forgotten.")
+                out_message("Conversation cleared.")
             elif question:
                 try:
                     history += _turn(pipeline, question, history)
@@ -62,7 +62,7 @@ def chat(kb: str = KB, *, model: ModelOptions) -> None:
 def search(
     question: str | None = QUESTION,
     kb: str = KB,
-    limit: int = option("--limit -n", "Passages.", default=5, least=1, most=100),
+    limit: int = option("--limit -n", "Number of passages.", default=5, least=1, most=100),
     as_json: bool = JSON,
 ) -> None:
     from rag.render import hit_line, hit_record

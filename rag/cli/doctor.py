@@ -29,14 +29,16 @@ _PARTS = {
 }
 
 
-@with_options("What is installed, what is missing, and how to get it; what a model needs.")
+@with_options(
+    "Show what is installed, what is missing and how to install it, and the memory that a model needs."
+)
 def doctor(
     model: str | None = option(
         "--model",
-        "What a ChatGLM's folder (or name) needs in each mode, and which fits here; or what is "
-        "served at http://host:port/v1#name.",
+        "ChatGLM folder or hub name, to show the memory of each mode and which fits here; or "
+        "http://host:port/v1#name, to show what is served there.",
     ),
-    context: int = option("--context", "Tokens of the conversation, with --model.", default=2048, least=1),
+    context: int = option("--context", "Context length in tokens; needs --model.", default=2048, least=1),
     as_json: bool = JSON,
 ) -> None:
     if model is not None:
@@ -106,7 +108,7 @@ def show_memory(name: str, context: int, *, as_json: bool) -> None:
         files=stored if files else Translatable("its weight files are not here"),
         context=context,
     )
-    sizes = [say("weights"), say("context"), say("work"), say("libs"), say("in all")]
+    sizes = [say("weights"), say("context"), say("work"), say("libs"), say("total")]
     columns = ["--quant", say("on"), say("numbers"), *sizes, say("fits here")]
     rows: list[list[str]] = []
     for each, record in zip(needs, records, strict=True):
@@ -127,7 +129,7 @@ def show_memory(name: str, context: int, *, as_json: bool) -> None:
         out(free + say("; best: --quant {quant} on {device}", quant=quant, device=device))
     else:
         least = gigabytes(min(each.total for each in needs))
-        out(free + say("; no mode fits, the least is {least}", least=least))
+        out(free + say("; no mode fits, the smallest needs {least}", least=least))
 
 
 def _record(need: "Need", budget: "MemoryBudget") -> dict[str, Any]:

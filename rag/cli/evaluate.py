@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from rag.evaluate.report import EvalReport
 
 
-@with_options("Measure retrieval, answers, refusals and citations on sets of questions.")
+@with_options("Measure retrieval, answers, refusals and citations on evaluation sets.")
 def evaluate(
     folders: list[Path] = argument(
-        "SET", "Sets: corpus.jsonl, queries.jsonl, qrels.tsv; or questions.jsonl and docs/."
+        "SET",
+        "Evaluation sets: folders with corpus.jsonl, queries.jsonl, qrels.tsv; or questions.jsonl and docs/.",
     ),
-    sample: int | None = option("--sample", "Ask only this many questions.", least=1),
-    embedder: str | None = option("--embedder", "The encoder."),
-    settings: Path | None = option("--settings", "A rag.toml to evaluate."),
+    sample: int | None = option("--sample", "Maximum number of questions to ask.", least=1),
+    embedder: str | None = option("--embedder", "Encoder to evaluate."),
+    settings: Path | None = option("--settings", "rag.toml to evaluate."),
     save: Path | None = option("--save", "Folder for a report per set."),
     against: Path | None = option("--against", "Folder of reports to compare with."),
-    picture: Path | None = option("--picture", "PNG or SVG of the figures."),
-    as_json: bool = option("--json", "One JSON line a set.", default=False),
+    picture: Path | None = option("--picture", "Write a chart of the figures here (PNG or SVG)."),
+    as_json: bool = option("--json", "Print one JSON line per set.", default=False),
 ) -> None:
     from rag.evaluate.dataset import Dataset
     from rag.evaluate.report import EvalReport, draw

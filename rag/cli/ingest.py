@@ -31,20 +31,22 @@ class IngestOptions:
     embedder: str | None = option(
         "--embedder", "Encoder of a new knowledge base: bundled, or a sentence-transformers name or path."
     )
-    prune: bool = option("--prune", "Remove documents whose file is gone from these folders.", default=False)
-    ocr: bool = option("--ocr/--no-ocr", "Read pages and images without text.", default=True)
+    prune: bool = option(
+        "--prune", "Remove documents whose files no longer exist in these folders.", default=False
+    )
+    ocr: bool = option("--ocr/--no-ocr", "Run OCR on pages and images without text.", default=True)
     ray: bool = option(
         "--ray",
         "Read and embed on many cores or machines: on the Ray cluster of RAY_ADDRESS, else on this "
         "machine's cores.",
         default=False,
     )
-    workers: int | None = option("--workers", "With --ray: how many cores to use; all if not given.", least=1)
-    as_json: bool = option("--json", "One JSON line a file.", default=False)
-    quiet: bool = option("--quiet -q", "Only what was refused.", default=False)
+    workers: int | None = option("--workers", "With --ray: number of cores to use; default: all.", least=1)
+    as_json: bool = option("--json", "Print one JSON line per file.", default=False)
+    quiet: bool = option("--quiet -q", "Show only refused files.", default=False)
 
 
-@with_options("Read documents into a knowledge base; again: only what is new or changed.")
+@with_options("Read documents into a knowledge base; a second run reads only what is new or changed.")
 def ingest(
     paths: list[Path] = argument("PATH", "Files and folders."), kb: str = KB, *, options: IngestOptions
 ) -> None:

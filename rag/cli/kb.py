@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ingest.types import Document
 
 app = typer.Typer(
-    help=say("List, inspect, mend and copy knowledge bases."), no_args_is_help=True, rich_markup_mode=None
+    help=say("List, inspect, repair, snapshot and restore knowledge bases."),
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 INFO_TITLES = {
     "location": Translatable("location"),
@@ -34,7 +36,7 @@ INFO_TITLES = {
 
 
 @app.command("list")
-@with_options("All named knowledge bases.")
+@with_options("List the named knowledge bases.")
 def list_() -> None:
     from rag.config import read_config
 
@@ -58,7 +60,7 @@ def list_() -> None:
 
 
 @app.command()
-@with_options("What a knowledge base holds.")
+@with_options("Show what a knowledge base holds.")
 def info(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB, as_json: bool = JSON) -> None:
     from dataclasses import asdict
 
@@ -76,12 +78,12 @@ def info(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB, a
 
 
 @app.command()
-@with_options("Remove documents for good.")
+@with_options("Delete documents permanently.")
 def remove(
-    sources: list[str] = argument("SOURCE", "Files."),
+    sources: list[str] = argument("SOURCE", "Documents to remove."),
     kb: str = KB,
     purge: bool = option(
-        "--purge/--no-purge", "Also wipe the indexes' traces of their words, by a rebuild.", default=True
+        "--purge/--no-purge", "Also rebuild the indexes, to wipe all traces of their words.", default=True
     ),
 ) -> None:
     with existing_kb(kb).open_store() as store:
@@ -128,7 +130,7 @@ def verify(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB)
         out(finding)
     if findings:
         raise UserError(
-            "{findings_count} findings; rag kb rebuild mends the indexes", findings_count=len(findings)
+            "{findings_count} findings; rag kb rebuild repairs the indexes", findings_count=len(findings)
         )
     out_message("all is well")
 
@@ -142,10 +144,10 @@ def rebuild(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB
 
 
 @app.command()
-@with_options("Copy a knowledge base into one file.")
+@with_options("Save a snapshot of a knowledge base as one file.")
 def snapshot(
     context: typer.Context,
-    file: Path = argument("", "The file to write."),
+    file: Path = argument("", "File to write."),
     base: str | None = KB_ARGUMENT,
     kb: str = KB,
 ) -> None:
@@ -156,10 +158,10 @@ def snapshot(
 
 
 @app.command()
-@with_options("Make a knowledge base from a snapshot.")
+@with_options("Restore a knowledge base from a snapshot.")
 def restore(
     context: typer.Context,
-    file: Path = argument("", "The snapshot."),
+    file: Path = argument("", "Snapshot file."),
     base: str | None = KB_ARGUMENT,
     kb: str = KB,
 ) -> None:
@@ -171,10 +173,10 @@ def restore(
 
 
 @app.command()
-@with_options("Fit the refusals to questions whose answers are known to be there or not.")
+@with_options("Calibrate refusals on questions that are known to have an answer, or none.")
 def calibrate(
     context: typer.Context,
-    folder: Path = argument("", "A set as `rag eval` reads it."),
+    folder: Path = argument("", "Evaluation set in the format of `rag eval`."),
     base: str | None = KB_ARGUMENT,
     kb: str = KB,
 ) -> None:

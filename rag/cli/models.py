@@ -19,15 +19,15 @@ DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """`--dtype` also takes the longer names, by which `rag finetune merge` and engines know them."""
 
 
-@with_options("Write a ChatGLM2, ChatGLM3 or GLM-4 for vLLM and other engines, to a new folder.")
+@with_options("Convert a ChatGLM2, ChatGLM3 or GLM-4 for vLLM and other engines, in a new folder.")
 def export(
     source: str = MODEL,
     target: Path = NEW_FOLDER,
-    to: str = option(
-        "--to glm-hf", "The layout: transformers' own for GLM, which vLLM reads.", default=LAYOUT
+    to: str = option("--to glm-hf", "Target layout: GLM in transformers, which vLLM reads.", default=LAYOUT),
+    dtype: str | None = option(
+        "--dtype bf16|fp16|fp32", "Precision of the weights; default: the model's own."
     ),
-    dtype: str | None = option("--dtype bf16|fp16|fp32", "Of all weights; default: the model's."),
-    adapter: Path | None = option("--adapter FOLDER", "A LoRA adapter to make part of it."),
+    adapter: Path | None = option("--adapter FOLDER", "LoRA adapter to merge into the weights."),
     alpha: float | None = ALPHA,
 ) -> None:
     if to != LAYOUT:
@@ -90,11 +90,15 @@ def _report(done: "ExportReport", target: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FillOptions(ModelOptions):
-    model: str = option("--model MODEL", "A ChatGLM-6B's folder, or its name on a hub.", default=...)
-    temperature: float | None = option("--temperature T", "0: always the likeliest word.", default=0)
+    model: str = option("--model MODEL", "ChatGLM-6B folder, or its name on a hub.", default=...)
+    temperature: float | None = option(
+        "--temperature T", "Sampling temperature; 0 always picks the most likely token.", default=0
+    )
 
 
-@with_options("Fill the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage.")
+@with_options(
+    "Fill in the blanks of a text with ChatGLM-6B: [MASK] with a few words, [gMASK] with a passage."
+)
 def fill(
     text: str | None = argument(
         "",
@@ -122,11 +126,11 @@ def fill(
     out(chatglm.fill(generator.model, generator.tokenizer, blanks, options.sampling))
 
 
-@with_options("Write a model's weights in 4 or 8 bits to a new folder, which loads in seconds.")
+@with_options("Quantize a model's weights to 4 or 8 bits, in a new folder that loads in seconds.")
 def quantize(
     source: str = MODEL,
     target: Path = NEW_FOLDER,
-    bits: int = option("--bits 4|8", "Bits of a weight.", default=4),
+    bits: int = option("--bits 4|8", "Bits per weight.", default=4),
 ) -> None:
     if bits not in (4, 8):
         raise UserError("--bits is {bits}; it is 4 or 8", bits=bits)

@@ -78,10 +78,10 @@ KB = option(
 )
 KB_ARGUMENT = argument("KB", "The knowledge base, as for --kb.", default=None)
 """The same, for commands about one knowledge base."""
-JSON = option("--json", "One JSON value.", default=False)
-MODEL = argument("MODEL", "A ChatGLM's folder, or its name on a hub.")
-NEW_FOLDER = argument("FOLDER", "A new folder.")
-ALPHA = option("--lora-alpha N", "The adapter's alpha, if it has no adapter_config.json.")
+JSON = option("--json", "Print one JSON value.", default=False)
+MODEL = argument("MODEL", "ChatGLM folder, or its name on a hub.")
+NEW_FOLDER = argument("FOLDER", "New folder.")
+ALPHA = option("--lora-alpha N", "Alpha of the adapter, if it has no adapter_config.json.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +94,16 @@ class ModelOptions:
         "http://host:port/v1#name; '' for none.",
     )
     quant: str | None = option(
-        "--quant auto|none|int8|int4|nf4", "How its weights are held; auto: what fits."
+        "--quant auto|none|int8|int4|nf4", "Precision of the weights in memory; auto: the best that fits."
     )
-    adapter: str | None = option("--adapter DIR", "A LoRA or P-Tuning adapter for it.")
-    max_new_tokens: int | None = option("--max-new-tokens N", "The answer's length in tokens, at most.")
-    temperature: float | None = option("--temperature T", "0: always the likeliest word.")
-    top_p: float | None = option("--top-p P", "Draw from the likeliest words only.")
+    adapter: str | None = option("--adapter DIR", "LoRA or P-Tuning adapter for the model.")
+    max_new_tokens: int | None = option("--max-new-tokens N", "Maximum length of the answer in tokens.")
+    temperature: float | None = option(
+        "--temperature T", "Sampling temperature; 0 always picks the most likely token."
+    )
+    top_p: float | None = option(
+        "--top-p P", "Sample only from the most likely tokens, up to this total probability."
+    )
     seed: int | None = option("--seed N", "The same seed gives the same answer.")
 
     @property

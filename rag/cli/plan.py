@@ -20,7 +20,7 @@ ENGINES = {
     "milvus": Translatable("Milvus *"),
 }
 STAGES = {
-    "parse": Translatable("parse, cut"),
+    "parse": Translatable("parse, chunk"),
     "embed": Translatable("embed"),
     "write": Translatable("write"),
     "vectors": Translatable("search vectors"),
@@ -40,34 +40,36 @@ SHORTFALLS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PlanArguments:
-    documents: int = option("--documents N", "How many documents.", default=...)
-    qps: float = option("--qps Q", "Questions a second.", default=1.0)
+    documents: int = option("--documents N", "Number of documents.", default=...)
+    qps: float = option("--qps Q", "Questions per second.", default=1.0)
     chunks_per_document: float | None = option(
-        "--chunks-per-document X", "Chunks a document; else as measured."
+        "--chunks-per-document X", "Chunks per document; default: as measured."
     )
-    megabytes: float | None = option("--megabytes MB", "Or: the size of all files together.")
+    megabytes: float | None = option(
+        "--megabytes MB", "Total size of all files, instead of --chunks-per-document."
+    )
     kind: str | None = option(
-        "--kind KIND", "What they are, such as pdf or pdf+ocr; else a mixture as measured."
+        "--kind KIND", "Kind of the documents, such as pdf or pdf+ocr; default: a mixture, as measured."
     )
-    engine: str | None = option("--engine local|replicas|milvus", "Show one engine alone.")
+    engine: str | None = option("--engine local|replicas|milvus", "Show only this engine.")
     model: str = option(
         "--model none|BILLIONS",
-        "A language model that writes the answers, by its billions of parameters.",
+        "Size of the language model that writes the answers, in billions of parameters.",
         default="none",
     )
-    gpu: str = option("--gpu a100|h200", "The GPU that it runs on.", default="a100")
-    cores: int | None = option("--cores N", "Cores of a machine, with --memory.")
-    memory: float | None = option("--memory GB", "Memory of a machine, with --cores.")
+    gpu: str = option("--gpu a100|h200", "GPU of the language model.", default="a100")
+    cores: int | None = option("--cores N", "Cores per machine; needs --memory.")
+    memory: float | None = option("--memory GB", "Memory per machine; needs --cores.")
     latency: float = option(
-        "--latency S", "Seconds that a question may take, without a language model.", default=0.5
+        "--latency S", "Maximum seconds per question, not counting the language model.", default=0.5
     )
-    days: float = option("--days D", "Days until all documents are ingested, at most.", default=7.0)
+    days: float = option("--days D", "Maximum number of days to ingest all documents.", default=7.0)
     constants: Path | None = option(
         "--constants FILE", "Constants of another machine, written by benchmarks/plan.py."
     )
 
 
-@with_options("Memory, disk, time and machines for documents and questions, engine by engine.")
+@with_options("Estimate memory, disk, time and machines for a number of documents and questions, per engine.")
 def plan(*, arguments: PlanArguments, as_json: bool = JSON) -> None:
     values: dict[str, Any] = vars(arguments) | {"model": _billions(arguments.model)}
     file, engine, gpu = values.pop("constants"), values.pop("engine"), arguments.gpu
@@ -110,7 +112,7 @@ def plan(*, arguments: PlanArguments, as_json: bool = JSON) -> None:
         out_message("none of the engines suffices")
     else:
         title = say(ENGINES[smallest]).removesuffix(" *")
-        out_message("first that suffices: {title}", title=title)
+        out_message("smallest that suffices: {title}", title=title)
 
 
 def _billions(model: str) -> float | None:

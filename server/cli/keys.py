@@ -29,9 +29,9 @@ def _open_keys() -> "Iterator[Keys]":
 
 
 @app.command()
-@with_options("A new key; it is shown this once.")
+@with_options("Create a key; it is shown only once.")
 def create(
-    name: str = argument("", "Whose it is."),
+    name: str = argument("", "Name of the key."),
     scope: list[str] = option(
         "--scope SCOPE[:KB]",
         "read, write or admin; with :NAME for one knowledge base. Can be repeated.",
@@ -49,7 +49,7 @@ def create(
 
 
 @app.command("list")
-@with_options("All keys, without their secrets.")
+@with_options("List all keys, without their secrets.")
 def list_(as_json: bool = JSON) -> None:
     with _open_keys() as stored:
         keys = [
@@ -72,8 +72,8 @@ def list_(as_json: bool = JSON) -> None:
 
 
 @app.command()
-@with_options("End a key, at once.")
-def revoke(key: str = argument("", "Its id or name.")) -> None:
+@with_options("Revoke a key; it takes effect immediately.")
+def revoke(key: str = argument("", "Id or name of the key.")) -> None:
     with _open_keys() as keys:
         principal = keys.revoke(key)
     out_message("revoked {id} ({name})", id=principal.id, name=principal.name)

@@ -31,7 +31,7 @@ class UsualModel:
         default="",
     )
     quant: str = option(
-        "--quant auto|none|int8|int4|nf4", "How its weights are held; auto: what fits.",
+        "--quant auto|none|int8|int4|nf4", "Precision of the weights in memory; auto: the best that fits.",
         default="auto",
     )  # fmt: skip
 
@@ -77,14 +77,14 @@ def spans() -> "SpanRecorder":
     return otlp_recorder() if configured else SpanRecorder()
 
 
-@with_options("Serve your knowledge bases: an API, and a web page to ask and to upload.")
+@with_options("Serve your knowledge bases: an API, and a web page for questions and uploads.")
 def serve(
     *,
     options: ServerOptions,
     demo: bool = option(
         "--demo",
-        "Serve the corpora that come with the program, read in at once; your own knowledge bases "
-        "stay out of it.",
+        "Serve the corpora that come with the program, ingested at startup; your own knowledge "
+        "bases are not served.",
         default=False,
     ),
     model: UsualModel,
@@ -99,7 +99,7 @@ def serve(
                 host=options.host,
             )
         _build_demo(options.data)
-    _run(options, lambda address: out_message("Open {address}   (Ctrl-C ends it)", address=address))
+    _run(options, lambda address: out_message("Open {address}   (Ctrl-C to stop)", address=address))
 
 
 def _run(options: ServerOptions, ready: Callable[[str], None]) -> None:
@@ -131,12 +131,12 @@ def _build_demo(data: Path) -> None:
             score_norm_of(store, writer.embedder)
 
 
-@with_options("Give assistants the tools `search` and `ask` (Model Context Protocol).")
+@with_options("Serve the tools `search` and `ask` to assistants (Model Context Protocol).")
 def mcp(
     *,
     http: bool = option(
         "--http",
-        "Over HTTP, at /mcp of a server like that of `rag serve`; else standard input and output.",
+        "Serve over HTTP, at /mcp, as `rag serve` does; default: standard input and output.",
         default=False,
     ),
     options: Annotated[ServerOptions, ("host", "port", "adapters")],

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SHOWN = 20  # candidates in a table; --json has all
 
 
-@with_options("Show how an answer came about, and retrieve once more: question, candidates, prompt, answer.")
-def trace(answer: str = argument("ID", "The answer's id."), as_json: bool = JSON) -> None:
+@with_options("Show how an answer came about, and retrieve again: question, candidates, prompt, answer.")
+def trace(answer: str = argument("ID", "Id of the answer."), as_json: bool = JSON) -> None:
     from rag.load import open_pipeline
     from server.state import limit_blas_threads
     from server.traces import replay

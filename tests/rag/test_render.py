@@ -72,8 +72,8 @@ WRITTEN = Answer(
 
 def test_what_a_model_wrote_comes_with_remarks_in_the_readers_language() -> None:
     assert render.remarks(WRITTEN, SAY) == [
-        "资料中找不到依据：“违者罚款[1][4]。”",
-        "[4] 不是任何资料的编号",
+        "段落中找不到依据：“违者罚款[1][4]。”",
+        "没有编号为 [4] 的段落",
         "模型窗口容不下：2 轮较早的对话、1 个段落",
         "为放入模型窗口而截短的段落：1 个",
     ]

@@ -175,7 +175,7 @@ def test_finished_steps_are_not_repeated(terms: Home) -> None:
     ):
         assert message in again.stderr
     chinese = terms.domain(work, *UNHELPED, LC_ALL="zh_CN.UTF-8")
-    assert "已完成，不应采用\n  没有任何主要指标有超出偶然的提升" in chinese.stderr
+    assert "已完成，不应采用\n  没有任何主要指标有显著提升" in chinese.stderr
     assert files_of(work) == held
 
 

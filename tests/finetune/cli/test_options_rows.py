@@ -91,7 +91,7 @@ def test_training_has_the_rows_that_prepare_writes(
         ("prepare --max-seq-length 90 --max-length 9", "tokens, which have no --max-length"),
         ("prepare --skip-overlength --max-source-length 9", "no --max-source-length"),
         ("prepare --skip-overlength --template chat", "--skip-overlength writes the tutorial's"),
-        ("prepare --max-seq-length 2", "no room for a word"),
+        ("prepare --max-seq-length 2", "no room for a token"),
     ],
 )
 def test_contradictory_options_are_an_error(

@@ -32,8 +32,8 @@ SHORT = ("--max-steps", "6", "--logging-steps", "2", "--eval-steps", "4", "--sav
 def test_a_dry_run_reports_and_writes_nothing(rows: Path, tiny: Path, tmp_path: Path) -> None:
     code, out, err = train(rows, tiny, tmp_path / "out", *SHORT, "--dry-run")
     assert code == 0, err
-    assert "38 rows to learn, 2 held out" in err
-    assert re.search(r"as asked .*\d\.\d\d", out)
+    assert "38 training rows, 2 held out" in err
+    assert re.search(r"as requested .*\d\.\d\d", out)
     for others in ("checkpointing", "int8", "both"):
         assert others in out
     assert re.search(r"s a step; .* tokens/s; 0:\d\d:\d\d for 6 steps", out)

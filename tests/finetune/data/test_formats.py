@@ -205,7 +205,7 @@ GOOD = {"role": "user", "content": "问"}, {"role": "assistant", "content": "答
         ({"messages": [GOOD[0], {"role": "assistant", "content": ""}]}, "empty", '"content" is empty; need a text'),
         ({"messages": [GOOD[0], {"role": "assistant"}]}, "missing", '"content" is missing; need a text'),
         ({"messages": [GOOD[0], {**GOOD[1], "loss_weight": 0.5}]}, "type", '"loss_weight" of message 2 is 0.5; need 0 or 1'),
-        ({"messages": [GOOD[0], {**GOOD[1], "loss": False}]}, "missing", "every message of the assistant has weight 0; one must be learnt"),
+        ({"messages": [GOOD[0], {**GOOD[1], "loss": False}]}, "missing", "every message of the assistant has weight 0; at least one must count in the loss"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "type", "a part of \"content\" is of type 'image'; need text"),
         ({"conversations": [{"from": "human", "value": "问"}, {"from": "tool", "value": "x"}]}, "type", "message 2 has the role 'tool'"),
         ({"conversations": [{"value": "问"}]}, "missing", '"role" is missing'),

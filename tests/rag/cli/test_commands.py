@@ -110,7 +110,7 @@ def test_chat_clears_and_stops(rag: Rag, kb: str) -> None:
     done = rag("chat", "--kb", kb, stdin=lines)
     assert done.returncode == 0
     assert "百分之八十" in done.stdout
-    assert done.stdout.rstrip().endswith("Forgotten.")
+    assert done.stdout.rstrip().endswith("Conversation cleared.")
 
 
 def test_search_lists_passages(rag: Rag, kb: str) -> None:

@@ -1,4 +1,4 @@
-"""What a Ray cluster gains and costs: python benchmarks/spread.py FOLDER [--files 300]. Markdown.
+"""What a Ray cluster gains and costs: python benchmarks/ingest_on_ray.py FOLDER [--files 300]. Markdown.
 
 The same files are ingested without Ray and with it, on one core and on all, each time in processes
 that have no other cores; first with the bundled encoder, then with a stand-in that costs nothing,
