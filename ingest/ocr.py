@@ -43,11 +43,15 @@ class PageReader:
         return "" if picture is None else self.read(picture)
 
     def read(self, picture: "Image") -> str:
+        return in_reading_order(self.lines(picture))
+
+    def lines(self, picture: "Image") -> list[Line]:
+        """The lines of a decoded picture, and their boxes in its pixels."""
         import numpy
 
         low, high = picture.convert("L").resize((64, 64)).getextrema()
         if high - low < 8:  # pyright: ignore[reportOperatorIssue] -- a pair of numbers for mode L
-            return ""  # it has (nearly) one colour
+            return []  # it has (nearly) one colour
         self.extend_deadline(SECONDS)
         width, height = picture.size
         scale = min(1.0, LONGEST / max(width, height))
@@ -55,13 +59,12 @@ class PageReader:
             picture = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
         result = self._engine(numpy.asarray(picture)[:, :, ::-1])
         if result.txts is None:
-            return ""
-        lines = [
-            Line(text, *map(float, (*box.min(axis=0), *box.max(axis=0))))
+            return []
+        return [
+            Line(text, *(float(edge) / scale for edge in (*box.min(axis=0), *box.max(axis=0))))
             for text, box, score in zip(result.txts, result.boxes, result.scores, strict=True)
             if score >= CONFIDENT and text.strip()
         ]
-        return in_reading_order(lines)
 
     @cached_property
     def _engine(self) -> Any:

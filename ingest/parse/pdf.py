@@ -1,80 +1,27 @@
-"""PDF: page by page; a page without usable text is drawn and read by OCR. And pages as pictures."""
+"""PDF: its pages as blocks; a page without usable text is drawn and read by OCR. And pages as pictures."""
 
 import io
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingest.errors import Unreadable
+from ingest.files import damaged, locked
 from ingest.i18n import Translatable
-from ingest.ocr import INSTALL, PageReader, picture_size
-from ingest.parse.blocks import Block, chinese_heading, clean, heading, mark
-from ingest.parse.office import extract
+from ingest.ocr import INSTALL, LONGEST, PageReader, picture_size
+from ingest.parse.blocks import Block, clean
+from ingest.parse.pdf_layout import Layout
+from ingest.parse.pdf_page import RADICALS, Box, PageContent, Run, read_page
+from ingest.parse.pdf_running import running_lines
 
 if TYPE_CHECKING:
-    from pypdfium2 import PdfPage, PdfTextPage
-
-_END = re.compile(r"[。！？；：.!?:;…”」』]$")
-_START = re.compile(
-    r"[•·●○■□◆◇▪▫▶►※★☆√✓*\-–—]|[(（]?[0-9一二三四五六七八九十]{1,3}[)）、.．:：]"
-    r"|第\s*[0-9一二三四五六七八九十百千零〇]+\s*[编章节条款项]|[①-⑳]|附[件录表]|[(（][a-zA-Z][)）]"
-)
-_WIDE = "[\u2e80-\u303f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
-_HANGUL = re.compile("[\uac00-\ud7a3]")
-_SPACED = re.compile(f"(?<={_WIDE}) (?={_WIDE})")
-_TOUCHING = re.compile(f"{_WIDE}(?={_WIDE})")
-_IS_WIDE = re.compile(_WIDE)
-NARROWEST = 20  # columns; a shorter line is a cell or a label, never the full width of a text
-FULL = 0.85  # of the widest line nearby: a line as wide as that was broken because it was full
-
-
-def rejoin(text: str) -> str:
-    """The text with lines joined that were broken only because they were full.
-
-    Lines are joined without a space beside a Chinese character. Korean, which also breaks words, is
-    left as it is, and so are lists and tables.
-    """
-    lines = [unspaced(line) for line in text.split("\n")]
-    widths = [width(line) for line in lines]
-    joined = lines[:1]
-    for at in range(1, len(lines)):
-        near = max(widths[max(0, at - 4) : at + 3])
-        if _continues(lines[at - 1], lines[at], full=widths[at - 1] >= max(NARROWEST, FULL * near)):
-            both_wide = _IS_WIDE.match(joined[-1][-1]) or _IS_WIDE.match(lines[at][0])
-            joined[-1] += lines[at] if both_wide else f" {lines[at]}"
-        else:
-            joined.append(lines[at])
-    return "\n".join(joined)
-
-
-def unspaced(line: str) -> str:
-    """The line without the spaces between Chinese characters, if most of them are letter-spaced."""
-    spaced = len(_SPACED.findall(line))
-    return _SPACED.sub("", line) if spaced > 2 * len(_TOUCHING.findall(line)) + 1 else line
-
-
-def width(line: str) -> int:
-    """Columns of a line in a fixed-width font."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
-
-
-def _continues(line: str, following: str, *, full: bool) -> bool:
-    if not full or not line or not following or _END.search(line) or _START.match(following):
-        return False
-    if _HANGUL.search(line[-1]) or _HANGUL.search(following[0]):
-        return False
-    return not (_tabular(line) or _tabular(following))
-
-
-def _tabular(line: str) -> bool:
-    """Whether a line looks like a row of cells: several numbers, or dot leaders."""
-    cells = line.split()
-    numbers = sum(bool(re.fullmatch(r"[-+(]?[\d,.]+[%)]?|-", cell)) for cell in cells)
-    return (numbers >= 2 and 2 * numbers >= len(cells) - 1) or "……" in line or "....." in line
-
+    from PIL.Image import Image
+    from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
 
 MOST = 60  # pictures of one document that are read
 SMALLEST = 40  # pixels of the shorter side; a smaller picture is a line or a bullet
@@ -120,94 +67,261 @@ class Pictures:
         reason = Translatable("OCR is off or not installed")
         if self.reader:
             reason = Translatable("only the first {most} are", most=MOST)
-        count = self.unread
-        return [Translatable("pictures not read: {count} ({reason})", count=count, reason=reason)]
+        return [Translatable("pictures not read: {count} ({reason})", count=self.unread, reason=reason)]
 
 
 DPI = 200
 DRAWING = 10.0  # seconds that drawing one page may take
+LARGEST_PAGE = 14_400  # points, by the PDF standard
 MOST_PAGES = 300  # pages of one document that are drawn and read by OCR
 EMPTY_PAGES = 30  # pages without text in a row, after which no more are drawn
+MOST_CHARACTERS = 500_000  # of one document; pages after them are read as plain text
+SAME = 0.3  # of a page's pairs of characters; OCR that shares fewer has read another text
 
 _SOUP = re.compile(r"[\xa1-\xff]{2,}")
 _CID = re.compile(r"\(cid:\d+\)")
 _PRIVATE = re.compile("[\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff\0-\x08\x0e-\x1f]")
+_HAN = re.compile("[\u3400-\u9fff]")
+_LATIN = re.compile(r"[A-Za-z]{3,}")
+_UNREAD = (
+    Translatable("no text layer"),
+    Translatable("a text layer that is mojibake"),
+    Translatable("a text layer that may be wrong"),
+)
+_DOTS = re.compile(r"[\s.…·‥]|[\x02\ufffe-]")
+
+
+class PdfReader:
+    """Reads one document: `blocks` gives its text, `warn` gets what was left out or is in doubt."""
+
+    def __init__(self, path: Path, pictures: Pictures, warn: list[str]) -> None:
+        self.path, self.pictures, self.warn = path, pictures, warn
+        self._seen: set[int] = set()
+        self._characters = self._read = self._empty = 0
+        self._undrawn: list[int] = []
+        self._faults: dict[str, list[int]] = {}
+
+    def blocks(self) -> Iterator[Block]:
+        """Raises `Unreadable` if the file is damaged or needs a password."""
+        import pypdfium2
+
+        name = self.path.name
+        try:
+            with pypdfium2.PdfDocument(self.path) as document:
+                document.init_forms()
+                pages = list(self._pages(document))
+                outline = {
+                    "".join(entry.get_title().split()): min(entry.level + 1, 6)
+                    for entry in islice(document.get_toc(max_depth=6), 5000)
+                }
+        except pypdfium2.PdfiumError as error:
+            if "password" in str(error).lower():
+                raise locked(name) from error
+            raise damaged(name, str(error).strip().rstrip(".")) from error
+        if not pages:
+            raise damaged(name, "no pages")
+        yield from self._layout(pages, outline)
+        self._report()
+
+    def _pages(self, document: "PdfDocument") -> Iterator[PageContent]:
+        import pypdfium2
+
+        for number in range(1, len(document) + 1):
+            try:
+                page = document[number - 1]
+            except pypdfium2.PdfiumError:
+                self._fault(Translatable("content that can't be read"), number)
+                yield PageContent(number, 0, 0)
+                continue
+            content = read_page(page, number, plain=self._characters > MOST_CHARACTERS)
+            self._characters += len(content.plain)
+            if content.crowded or self._characters > MOST_CHARACTERS:
+                self._fault(Translatable("too much on them to find tables and headings"), number)
+            self._mend(page, content)
+            if content.plain:
+                content.notes = [*self._picture_texts(page, content), *content.notes]
+            content.pictures = []
+            page.close()
+            yield content
+
+    def _mend(self, page: "PdfPage", content: PageContent) -> None:
+        """Read the page by OCR if its text layer is missing or wrong."""
+        text, reader = content.plain, self.pictures.reader
+        fault = None if text.strip() or content.runs else Translatable("no text layer")
+        if is_mojibake(text):
+            fault = Translatable("a text layer that is mojibake")
+        doubt = not fault and is_doubtful(text)
+        if not fault and not doubt:
+            return
+        budget = self._read + len(self._undrawn) < MOST_PAGES and self._empty < EMPTY_PAGES
+        lines = self._ocr(page, content.number) if reader and budget else None
+        if lines is not None and doubt and alike(text, "".join(run.text for run in lines)):
+            return
+        if lines is not None:
+            content.runs, content.plain, content.slanted = lines, "", []
+            self._empty = 0 if lines else self._empty + 1
+        elif not reader or not budget:
+            self._fault(fault or Translatable("a text layer that may be wrong"), content.number)
+        if fault:
+            content.plain = ""
+            content.runs = lines or []
+
+    def _ocr(self, page: "PdfPage", number: int) -> list[Run] | None:
+        """The lines that OCR reads on a page, or None if the page can't be drawn."""
+        reader = self.pictures.reader
+        assert reader
+        reader.extend_deadline(DRAWING)
+        width, height = page.get_size()
+        scale: Any = min(DPI / 72, LONGEST / max(width, height, 1))
+        try:
+            if max(width, height) > LARGEST_PAGE:
+                raise ValueError
+            picture = page.render(scale=scale).to_pil().convert("RGB")
+        except (RuntimeError, ValueError, MemoryError):
+            self._undrawn.append(number)
+            return None
+        self._read += 1
+        return [
+            Run(
+                line.text,
+                line.left / scale,
+                line.top / scale,
+                line.right / scale,
+                line.bottom / scale,
+                0.8 * (line.bottom - line.top) / scale,
+            )
+            for line in reader.lines(picture)
+        ]
+
+    def _draw(self, page: "PdfPage", picture: Any, box: Box) -> "Image":
+        """A picture as the page shows it; of a picture in a form the place is not known."""
+        if picture.container is not None:
+            return picture.get_bitmap().to_pil().convert("RGB")
+        width, height = page.get_size()
+        crop = (box[0], box[1], width - box[2], height - box[3])
+        scale: Any = min(DPI / 72, LONGEST / max(width, height, 1))
+        return page.render(scale=scale, crop=tuple(max(0, edge) for edge in crop)).to_pil()
+
+    def _picture_texts(self, page: "PdfPage", content: PageContent) -> Iterator[str]:
+        """The texts of the page's pictures that do not lie behind its text."""
+        for picture in content.pictures:
+            try:
+                if min(picture.get_px_size()) < SMALLEST:
+                    continue
+                left, bottom, right, top = picture.get_bounds()
+                raw = bytes(picture.get_data())
+                upper, lower = content.height - top, content.height - bottom
+                behind = sum(
+                    len(run.text)
+                    for run in content.runs
+                    if left < run.left < right and upper < run.middle < lower
+                )
+                if hash(raw) in self._seen or behind > 100:
+                    continue
+                self._seen.add(hash(raw))
+                drawn = io.BytesIO()
+                if self.pictures.reader:
+                    self._draw(page, picture, (left, bottom, right, top)).save(drawn, "PNG")
+                text = self.pictures.text(drawn.getvalue() or raw)
+            except (RuntimeError, ValueError, OSError):
+                self.pictures.unread += 1
+                continue
+            if text:
+                yield text
+
+    def _layout(self, pages: list[PageContent], outline: dict[str, int]) -> Iterator[Block]:
+        plain = {page.number: clean(page.plain) for page in pages}
+        running, layout = running_lines(pages), Layout()
+        for page in pages:
+            start = len(layout.items)
+            text = layout.add(page) if page.runs else ""
+            if missing(plain[page.number], text + "".join(page.slanted + page.running)):
+                if page.runs:
+                    self._fault(Translatable("a layout that is not understood"), page.number)
+                del layout.items[start:]
+                layout.add_text(plain[page.number], page.number)
+            for extra in (*page.slanted, *page.notes):
+                layout.add_text(clean(extra), page.number)
+        for number in layout.large:
+            self._fault(Translatable("a table too large to be read as one"), number)
+        if running:
+            lines = [text[:60] for text, _ in running.most_common(6)]
+            self.warn.append(
+                Translatable(
+                    "{count} running headers, footers and page numbers left out: {lines:;}",
+                    count=running.total(),
+                    lines=lines,
+                )
+            )
+        yield from layout.blocks(outline, {page.number: page.height for page in pages})
+
+    def _fault(self, fault: Translatable, number: int) -> None:
+        self._faults.setdefault(fault, []).append(number)
+
+    def _report(self) -> None:
+        for fault, pages in self._faults.items():
+            reason = Translatable("they are read as plain text")
+            if fault in _UNREAD:
+                reason = Translatable("OCR stops after {most} or empty pages", most=MOST_PAGES)
+                reason = reason if self.pictures.reader else INSTALL
+            self.warn.append(
+                Translatable(
+                    "pages with {fault}: {count}, from p. {first} on ({reason})",
+                    fault=fault,
+                    count=len(pages),
+                    first=pages[0],
+                    reason=reason,
+                )
+            )
+        if self._undrawn:
+            pages = self._undrawn[:10]
+            self.warn.append(Translatable("pages that could not be drawn for OCR: {pages}", pages=pages))
+        self.pictures.read += self._read
 
 
 def pdf_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator[Block]:
-    result, reader = extract(path, "application/pdf", images=True), pictures.reader
-    read = empty = 0  # pages read by OCR, and pages in a row in which it found nothing
-    undrawn: list[int] = []
-    unread: dict[Translatable, list[int]] = {}
-    for page in result.pages or []:
-        number = page["page_number"]
-        yield mark("page", f"p. {number}")
-        text = clean(page["content"])
-        fault = None if text else Translatable("no text layer")
-        if is_mojibake(text):
-            fault = Translatable("a text layer that is mojibake")
-        if fault and reader and read + len(undrawn) < MOST_PAGES and empty < EMPTY_PAGES:
-            drawn = _ocr(path, number, reader)
-            text, read = clean(drawn or ""), read + (drawn is not None)
-            if drawn is None:
-                undrawn.append(number)
-            empty = 0 if text else empty + 1
-        elif fault:
-            unread.setdefault(fault, []).append(number)
-            text = ""
-        yield from _lines(text)
-        for image in () if fault else page["images"]:
-            yield from pictures.blocks(image["data"])
-    for fault, pages in unread.items():
-        reason = Translatable("OCR stops after {most} or empty pages", most=MOST_PAGES)
-        note = Translatable(
-            "pages with {fault}: {count}, from p. {first} on ({reason})",
-            fault=fault,
-            count=len(pages),
-            first=pages[0],
-            reason=reason if reader else INSTALL,
-        )
-        warn.append(note)
-    if undrawn:
-        pages = undrawn[:10]
-        warn.append(Translatable("pages that could not be drawn for OCR: {pages}", pages=pages))
-    pictures.read += read
+    return PdfReader(path, pictures, warn).blocks()
 
 
 def is_mojibake(text: str) -> bool:
     """Whether a page's text comes from a font without a usable character map: runs of upper Latin-1
     ("£± ¹ØÓÚ"), private-use or control characters, (cid:12)."""
-    visible = sum(not character.isspace() for character in text) or 1
+    visible = len("".join(text.split())) or 1
     soup = sum(len(run) for run in _SOUP.findall(text))
     cids = sum(map(len, _CID.findall(text)))
     return max(soup, cids, 2 * len(_PRIVATE.findall(text))) > 0.3 * visible
 
 
-def _ocr(path: Path, number: int, reader: PageReader) -> str | None:
-    """The text that OCR reads on a page, or None if the page can't be drawn."""
-    import kreuzberg
+def is_doubtful(text: str) -> bool:
+    """Whether a text may come from a wrong character map: few of its Chinese characters or of the
+    letters of its words are common ones, or characters without a meaning stand among it."""
+    han = _HAN.findall(text)
+    if len(han) >= 20 and sum(map(_is_common, han)) < 0.7 * len(han):
+        return True
+    words = "".join(_LATIN.findall(text)).lower()
+    if len(words) >= 60 and sum(letter in "eainorst" for letter in words) < 0.42 * len(words):
+        return True
+    return len(_PRIVATE.findall(text)) > 0.05 * len(text)
 
-    reader.extend_deadline(DRAWING)
-    try:
-        picture = kreuzberg.render_pdf_page(str(path), number - 1, dpi=DPI)
-    except (kreuzberg.KreuzbergError, RuntimeError, ValueError):
-        return None
-    return reader.text(picture)
+
+def _is_common(character: str) -> bool:
+    """Whether it is among the first 3,755 of GB 2312, 5,401 of Big5 or 2,965 of JIS X 0208."""
+    for charset, last in (("gb2312", 0xD7), ("big5", 0xC6), ("euc_jp", 0xCF)):
+        code = character.encode(charset, "ignore")
+        if len(code) == 2 and code[0] <= last:
+            return True
+    return False
 
 
-def _lines(text: str) -> Iterator[Block]:
-    """Paragraphs of a page; a chapter heading is a paragraph of its own."""
-    paragraph: list[str] = []
-    for line in rejoin(text).split("\n"):
-        found = chinese_heading(line)
-        if not found and line.strip():
-            paragraph.append(line)
-            continue
-        yield Block("\n".join(paragraph))
-        paragraph = []
-        if found:
-            yield heading(*found)
-    yield Block("\n".join(paragraph))
+def alike(one: str, other: str) -> bool:
+    """Whether two readings of a page share enough pairs of characters to be the same text."""
+    pairs = [Counter(map("".join, pairwise("".join(text.split())))) for text in (one, other)]
+    return (pairs[0] & pairs[1]).total() > SAME * min(pair.total() for pair in pairs)
+
+
+def missing(plain: str, shown: str) -> bool:
+    """Whether a character of the page's plain text is nowhere in the text shown; leaders don't count."""
+    return bool(Counter(_DOTS.sub("", plain)) - Counter(_DOTS.sub("", shown)))
 
 
 WIDTH = 1200  # pixels
@@ -215,13 +329,12 @@ TALLEST = 3000  # pixels; a page may be very long
 LEAST = 6  # a part of a passage is marked if it has at least this many characters
 MARK = (255, 214, 10, 96)  # RGBA
 
-Box = tuple[float, float, float, float]
-"""Left, bottom, right, top in points, from the lower left corner of the page."""
-
 
 def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
-    """The page (from 1) as PNG, and whether `passage` was found on it. Raises `Unreadable` if the
-    file is not a PDF, needs a password or has no such page."""
+    """The page as PNG, and whether `passage` was found on it. Pages are counted from 1.
+
+    Raises `Unreadable` if the file is not a PDF, needs a password or has no such page.
+    """
     import pypdfium2
 
     try:
@@ -282,8 +395,9 @@ def find(page: str, passage: str) -> tuple[int, int]:
 
 
 def _letters(text: str) -> str:
-    """The text without spaces, case and width of characters."""
-    return "".join("".join(unicodedata.normalize("NFKC", c).split()).casefold() for c in text)
+    """The text without spaces, case and width of characters, and the lines between cells."""
+    plain = text.translate(RADICALS).replace("|", "")
+    return "".join("".join(unicodedata.normalize("NFKC", c).split()).casefold() for c in plain)
 
 
 def line_boxes(boxes: Sequence[Box]) -> list[Box]:

@@ -51,7 +51,7 @@ EXTRAS = {
     "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
     "anyio": "endpoint", "httpx2": "endpoint", "openai": "endpoint",
     "fastapi": "server", "mcp": "server", "multipart": "server", "python_multipart": "server",
-    "prometheus_client": "server", "pydantic": "server", "pypdfium2": "server",
+    "prometheus_client": "server", "pydantic": "server",
     "starlette": "server", "threadpoolctl": "server", "tomlkit": "server", "uvicorn": "server",
     "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "jinja2": "finetune",
     "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune",

@@ -50,18 +50,36 @@ def paragraph(text: str, properties: str = "") -> str:
 
 
 def pdf(path: Path, pages: list[list[str]]) -> Path:
-    """A PDF of ASCII lines in Helvetica, one list a page."""
-    objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
+    """A PDF of lines, one list a page."""
+    return drawn(
+        path, ["".join(at(72, 750 - 20 * row, line) for row, line in enumerate(lines)) for lines in pages]
+    )
+
+
+def at(x: float, y: float, text: str, size: float = 12) -> str:
+    """The operators that show a text, in a Chinese font if it is not ASCII."""
+    shown, font = f"({text})", "F1"
+    if not text.isascii():
+        shown, font = f"<{text.encode('utf-16-be').hex()}>", "F2"
+    return f"BT /{font} {size} Tf {x} {y} Td {shown} Tj ET\n"
+
+
+def rules(xs: list[float], ys: list[float]) -> str:
+    """The operators that draw a grid."""
+    across = "".join(f"{xs[0]} {y} m {xs[-1]} {y} l S\n" for y in ys)
+    return across + "".join(f"{x} {ys[0]} m {x} {ys[-1]} l S\n" for x in xs)
+
+
+def drawn(path: Path, pages: list[str]) -> Path:
+    """A PDF of operators, one string a page, on paper of 612 by 792 points."""
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", "", _FONTS]
     kids = []
-    for lines in pages:
-        shown = "".join(f"1 0 0 1 72 {750 - 20 * at} Tm ({line}) Tj " for at, line in enumerate(lines))
-        stream = f"BT /F1 12 Tf {shown}ET"
+    for stream in pages:
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
         kids.append(f"{len(objects) + 1} 0 R")
         objects.append(
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {len(objects)} 0 R "
-            "/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica "
-            ">> >> >> >>"
+            "/Resources 3 0 R >>"
         )
     objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
     out = bytearray(b"%PDF-1.4\n")
@@ -76,6 +94,14 @@ def pdf(path: Path, pages: list[list[str]]) -> Path:
     ).encode()
     path.write_bytes(out)
     return path
+
+
+_FONTS = (
+    "<< /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> "
+    "/F2 << /Type /Font /Subtype /Type0 /BaseFont /STSong-Light /Encoding /UniGB-UCS2-H "
+    "/DescendantFonts [<< /Type /Font /Subtype /CIDFontType0 /BaseFont /STSong-Light /DW 1000 "
+    "/CIDSystemInfo << /Registry (Adobe) /Ordering (GB1) /Supplement 2 >> >>] >> >> >>"
+)
 
 
 def parse(path: Path, *, ocr: bool = True) -> Parsed:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ingest.parse.docx import spell
-from ingest.parse.pdf import is_mojibake, rejoin, unspaced
+from ingest.parse.pdf import is_mojibake
+from ingest.parse.pdf_layout import unspaced
 from tests.ingest.documents import (
     DATA,
     A,
@@ -190,29 +191,6 @@ def test_fonts_without_a_map_do_not_pass_as_text() -> None:
     assert not is_mojibake("关于红军作战的原则 • 100 ±5 ℃")
     text, _ = read(DATA / "zh-toc-cid-font.pdf")
     assert "关于红军作战的原则" in text
-
-
-def test_lines_are_joined_if_they_were_full() -> None:
-    page = (
-        "公司董事会、监事会及董事、监事、高级管理人员保证季度报告内容的真\n"
-        "实、准确、完整，不存在虚假记载、误导性陈述或者重大遗漏，并承担个别和\n"
-        "连带的法律责任。\n所有董事均已出席了审议本次季报的董事会会议。\n"
-        "第一条 本办法所称的企业，是指在中华人民共和国境内依法设立的各类企业和组织\n"
-        "第二条 略"
-    )
-    first, second, third, fourth = rejoin(page).split("\n")
-    assert first.endswith("并承担个别和连带的法律责任。")
-    assert "内容的真实、准确" in first
-    assert (second[:2], third[:3], fourth[:3]) == ("所有", "第一条", "第二条")
-
-
-def test_tables_lists_and_short_lines_are_not_joined() -> None:
-    for page in (
-        "营业收入（元） 4,755,785.11 5,699,227.63 -16.55%\n利润（元） -4,648,986.52 -15,563,758 -",
-        "姓名\n年龄\n职务",
-        "the first item of a longer list of things\n- second item of that list",
-    ):
-        assert rejoin(page) == page
 
 
 def test_letter_spaced_print_is_closed() -> None:

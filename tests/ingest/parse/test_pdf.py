@@ -1,6 +1,7 @@
-"""A page as a picture, and the passage on it."""
+"""The text of a PDF's pages; and a page as a picture, with the passage on it."""
 
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.errors import Unreadable
-from ingest.parse.pdf import MARK, draw, find, line_boxes
+from ingest.parse.pdf import MARK, alike, draw, find, is_doubtful, line_boxes, missing
 from ingest.sandbox import Sandbox
-from tests.ingest.documents import DATA
+from tests.ingest.documents import DATA, at, drawn, parse, read, whole
 
 PAGED = DATA / "zh-toc-cid-font.pdf"
 
@@ -74,3 +75,95 @@ def test_characters_of_a_line_make_one_box() -> None:
     boxes = [(0, 0, 1, 2), (1, 0, 2, 2), (0, 5, 1, 7), (1, 5, 2, 7.5)]
     assert line_boxes(boxes) == [(0, 0, 2, 2), (0, 5, 2, 7.5)]  # type: ignore[arg-type]
     assert MARK[3] < 255  # what is marked can still be read
+
+
+def test_columns_are_read_one_after_the_other(tmp_path: Path) -> None:
+    """Also if the page draws them line by line across; a title over both stands before them."""
+    left = [f"左栏第{at}行文字写到栏的右边缘为止" for at in "一二三四五六"]
+    right = [f"右栏第{at}行文字写到栏的右边缘为止" for at in "一二三四五六"]
+    page = at(150, 760, "智能电表安装规程与验收办法的全文在这里", 14)
+    for row, pair in enumerate(zip(left, right, strict=True)):
+        page += at(60, 720 - 18 * row, pair[0], 10) + at(330, 720 - 18 * row, pair[1], 10)
+    text, _ = read(drawn(tmp_path / "a.pdf", [page]))
+    assert text.replace("\n", "").endswith("".join([*left, *right]))
+
+
+def test_running_lines_are_left_out_and_listed(tmp_path: Path) -> None:
+    """Headers and page numbers; the words of a sentence that crosses the page stay together."""
+    body = [
+        "员工离职时，所在部门应当在其离职之日起",
+        "两个工作日内通知信息中心，注销全部账号，并且",
+        "收回门禁卡。",
+    ]
+    pages = [
+        at(60, 770, "集团信息安全管理办法", 9) + at(280, 30, f"第 {number} 页 共 3 页", 9)
+        + at(60, 740, f"第{number}条　本条所指的部门，由信息中心和安全部门商定。", 12) * (number == 1)
+        + at(60, 700, line, 12)
+        for number, line in enumerate(body, 1)
+    ]  # fmt: skip
+    parsed = parse(drawn(tmp_path / "a.pdf", pages), ocr=False)
+    text, marks = whole(parsed)
+    assert "".join(body) in text
+    assert "管理办法" not in text
+    assert "共" not in text
+    assert [text[m.start :][:3] for m in marks if m.kind == "page"] == ["第1条", "两个工", "收回门"]
+    assert "集团信息安全管理办法" in str(parsed.report.warnings)
+
+
+def test_pages_that_are_nearly_the_same_keep_their_text(tmp_path: Path) -> None:
+    path = drawn(tmp_path / "a.pdf", [at(60, 740, f"Receipt {n}") + at(60, 700, "Paid") for n in (1, 2)])
+    text, _ = read(path)
+    assert text.count("Paid") == 2
+
+
+def test_headings_by_size_and_number(tmp_path: Path) -> None:
+    page = at(200, 760, "设备手册", 20)
+    for row, (size, line) in enumerate(
+        [(15, "安全说明"), (10, "使用前请阅读本手册的全部内容，并且保存到以后。"), (10, "3.2 更换滤芯"),
+         (10, "先关闭电源，再打开前盖，取出旧的滤芯。"), (10, "3.2 毫米的间隙是允许的，更大的间隙需要维修。")]
+    ):  # fmt: skip
+        page += at(60, 720 - 30 * row, line, size)
+    text, marks = read(drawn(tmp_path / "a.pdf", [page]))
+    found = [(m.label, m.level) for m in marks if m.kind == "heading"]
+    assert [label for label, _ in found] == ["设备手册", "安全说明", "3.2 更换滤芯"]
+    assert found[0][1] < found[1][1] < found[2][1]
+    assert all(text[m.start :].startswith(m.label) for m in marks if m.kind == "heading")
+
+
+def test_radicals_become_characters(tmp_path: Path) -> None:
+    text, _ = read(drawn(tmp_path / "a.pdf", [at(60, 700, "\u2f00\u2ea0\u2ed3\u2ecb\u2ed4")]))
+    assert text == "一民长车门"
+
+
+def test_a_footnote_is_not_in_the_sentence(tmp_path: Path) -> None:
+    line = "设备应当每季度检查一次，检查的结果由负责人签字以后，在三个工作日内报送到"
+    first = "".join(at(60, 740 - 18 * row, line, 12) for row in range(3)) + at(
+        60, 60, "① 见附录的检查表。", 8
+    )
+    text, _ = read(drawn(tmp_path / "a.pdf", [first, at(60, 740, "安全部门。", 12)]))
+    assert "报送到安全部门。" in text
+    assert "\n\n① 见附录的检查表。" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "doubtful"),
+    [
+        ("本公司董事会保证季度报告内容的真实、准确、完整，不存在虚假记载。", False),
+        ("本公司董事會保證季度報告內容的真實、準確、完整，不存在虛假記載。", False),
+        ("".join(chr(0x4E00 + 97 * at) for at in range(120)), True),
+        ("The quick brown fox jumps over the lazy dog and runs away from all of the others.", False),
+        ("Wkh txlfn eurzq ira mxpsv ryhu wkh odcb grj dqg uxqv dzdb iurp doo ri wkh rwkhuv.", True),
+    ],
+)
+def test_a_wrong_character_map_is_noticed(text: str, doubtful: bool) -> None:
+    assert is_doubtful(text) == doubtful
+
+
+def test_two_readings_of_a_page_are_compared() -> None:
+    assert alike("本公司董事会保证季度报告", "本公司董事会 保正季度报告")
+    assert not alike("本公司董事会保证季度报告", "乘丝乶丸乞亏亐今互什")
+
+
+def test_a_missing_character_is_seen() -> None:
+    assert missing("营业收入 12.5", "收入 营业 1.5")
+    assert not missing("营业收入 ........ 12.5", "| 营业收入 | 12.5 |")

@@ -1,0 +1,439 @@
+"""From the pieces of all pages to blocks: reading order, running lines left out, headings, whole paragraphs."""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
+
+from ingest.parse.blocks import Block, chinese_heading, heading, table
+from ingest.parse.pdf_page import (
+    LEADER,
+    WIDE,
+    PageContent,
+    PdfTable,
+    Run,
+    is_number,
+    join_lines,
+    row_text,
+    stretches,
+    visual_rows,
+    width,
+)
+from ingest.parse.pdf_tables import tables
+from ingest.types import Mark
+
+DEEPEST = 8  # columns within columns, at most
+LONGEST_HEADING = 60  # characters
+NARROWEST = 20  # columns; a shorter line is a cell or a label, never the full width of a text
+FULL = 0.85  # of the column's width: a line as long as that was broken because it was full
+
+_DIGITS = re.compile(r"\d+")
+_ENDED = re.compile(r"[。！？；：.!?:;…”」』]$")
+_ITEM = re.compile(
+    r"[•·●○■□◆◇▪▫▶►※★☆√✓☑☐*\-–—]|[(（]?[0-9一二三四五六七八九十]{1,3}[)）、.．:：](?!\d)"
+    r"|第\s*[0-9一二三四五六七八九十百千零〇]+\s*[编章节条款项]|[①-⑳]|附[件录表]|[(（][a-zA-Z][)）]"
+    r"|[ⅰ-ⅹ]|[问答QA][：:]"
+)
+_NUMBERING = (
+    re.compile(r"\d{1,2}(\.\d{1,2}){1,4}[.、\s]?\s*(?=[^\d\s.%])"),
+    re.compile(r"[一二三四五六七八九十]{1,3}、\s*"),
+    re.compile(r"[（(][一二三四五六七八九十]{1,3}[）)]\s*"),
+    re.compile(r"\d{1,2}[、.．]\s*(?=\D)"),  # a list item, unless it is large or bold
+)
+_PUNCTUATION = re.compile(r"[；，,;：:]$|。|；|\.{3}|…")
+_COMMA = re.compile("[，、,]")
+_NOTE = re.compile(r"[①-⑳*†‡\d¹²³⁴-⁹]|\[\d+\]|注[：:\d]")
+_SPACED = re.compile(f"(?<={WIDE}) (?={WIDE})")
+_TOUCHING = re.compile(f"{WIDE}(?={WIDE})")
+_HANGUL = re.compile("[\uac00-\ud7a3]")
+
+
+@dataclass(slots=True)
+class PrintedLine:
+    """A printed line of text in its column."""
+
+    text: str
+    page: int
+    runs: list[Run]
+    full: bool = False
+    """It reaches the right edge of its column."""
+    opens: bool = False
+    """It begins a paragraph by its place."""
+    note: bool = False
+    level: int = 0
+    """Rank of a heading; 0 if it is none."""
+
+    @property
+    def size(self) -> float:
+        return max(run.size for run in self.runs)
+
+    @property
+    def bold(self) -> bool:
+        return all(run.bold for run in self.runs)
+
+
+Item = PrintedLine | PdfTable
+
+
+@dataclass(slots=True)
+class Layout:
+    """The pages of a document in reading order."""
+
+    items: list[Item] = field(default_factory=list)
+    large: list[int] = field(default_factory=list)
+    """Pages with a table that is too large to be read as one."""
+
+    def add(self, page: PageContent) -> str:
+        """Put the page at the end. Returns its text, with the cells of tables."""
+        found, runs, large = tables(page)
+        if large:
+            self.large.append(page.number)
+        pieces = [piece for row in visual_rows(runs) for piece in stretches(row)]
+        items = [item for part in _order([*pieces, *found]) for item in _lines(part, page)]
+        for item in items:
+            if isinstance(item, PdfTable):
+                item.pages = [page.number] * len(item.rows)
+        self.items += items
+        texts = [
+            item.text
+            if isinstance(item, PrintedLine)
+            else "\n".join(map(" ".join, [item.captions, *item.rows]))
+            for item in items
+        ]
+        return "\n".join(texts)
+
+    def add_text(self, text: str, page: int) -> None:
+        """Put text without places at the end; its lines are full if they are as wide as those around."""
+        lines = [unspaced(line) for line in text.split("\n")]
+        widths = [width(line) for line in lines]
+        for at, line in enumerate(lines):
+            full = widths[at] >= max(NARROWEST, FULL * max(widths[max(0, at - 3) : at + 4]))
+            run = Run(line, 0, 0, 0, 0, 0)
+            if line:
+                self.items.append(PrintedLine(line, page, [run], full, not at or not lines[at - 1]))
+
+    def blocks(self, outline: Mapping[str, int], heights: Mapping[int, float]) -> Iterator[Block]:
+        """The text of all pages, with marks; `heights` are the pages' heights in points."""
+        lines = [item for item in self.items if isinstance(item, PrintedLine)]
+        body = _body_size(lines)
+        for page, own in groupby(lines, key=lambda line: line.page):
+            set_notes(own, body, heights.get(page, 0))
+        items = join_tables(self.items)
+        set_headings(items, outline, body)
+        yield from blocks(items)
+
+
+def _order(items: list[Run | PdfTable], depth: int = 0) -> list[list[Run | PdfTable]]:
+    """Columns from left to right, each from top to bottom; what crosses all columns divides them."""
+    gutter = _gutter(items) if depth < DEEPEST else None
+    if gutter is None:
+        return [items] if items else []
+    parts: list[list[Run | PdfTable]] = []
+    left: list[Run | PdfTable] = []
+    right: list[Run | PdfTable] = []
+    for item in sorted(items, key=lambda item: item.top):
+        if item.right <= gutter:
+            left.append(item)
+        elif item.left >= gutter:
+            right.append(item)
+        else:
+            parts += _order(left, depth + 1) + _order(right, depth + 1)
+            left, right = [], []
+            if parts and len(parts[-1]) and parts[-1][-1].right > gutter > parts[-1][-1].left:
+                parts[-1].append(item)
+            else:
+                parts.append([item])
+    return parts + _order(left, depth + 1) + _order(right, depth + 1)
+
+
+def _gutter(items: Sequence[Run | PdfTable]) -> float | None:
+    """A place between two columns of text, which few items cross."""
+    runs = [item for item in items if isinstance(item, Run)]
+    if len(runs) < 6:
+        return None
+    size = sorted(run.size for run in runs)[len(runs) // 2]
+    lefts, rights = sorted(run.left for run in runs), sorted(run.right for run in runs)
+    places = []
+    for place in sorted({left - size / 3 for left in lefts}):
+        if lefts[0] + 4 * size < place < rights[-1] - 4 * size:
+            crossing = bisect_left(lefts, place) - bisect_right(rights, place)
+            places.append((crossing, place))
+    for crossing, place in sorted(places)[:40]:
+        sides = [r for r in runs if r.right <= place], [r for r in runs if r.left >= place]
+        if crossing <= 0.25 * len(runs) and all(map(_is_column, sides)):
+            return place
+    return None
+
+
+def _is_column(runs: Sequence[Run]) -> bool:
+    """Whether these are lines of text columns: at least three, most about as wide as the others."""
+    if len(runs) < 3 or max(r.top for r in runs) - min(r.top for r in runs) < 2 * runs[0].size:
+        return False
+    widths = sorted(run.right - run.left for run in runs)
+    wide = 0.6 * widths[int(0.75 * len(widths))]
+    lines = [r for r in runs if r.right - r.left > wide and len(r.text) > 7 and not is_number(r.text)]
+    return 2 * len(lines) >= len(runs)
+
+
+def _lines(items: list[Run | PdfTable], page: PageContent) -> Iterator[Item]:
+    """The lines and tables of a column, from top to bottom."""
+    found = sorted((item for item in items if isinstance(item, PdfTable)), key=lambda t: (t.top, t.left))
+    rows = visual_rows(item for item in items if isinstance(item, Run))
+    if not rows:
+        yield from found
+        return
+    left = min(row[0].left for row in rows)
+    right = max(row[-1].right for row in rows)
+    pitches = sorted(b[0].top - a[0].top for a, b in pairwise(rows))
+    pitch = pitches[len(pitches) // 3] if pitches else 0
+    before: list[Run] | None = None
+    line: PrintedLine | None = None
+    for row in rows:
+        while found and found[0].top < row[0].middle:
+            yield found.pop(0)
+            before = line = None
+        if line:  # a line is full if the word after it had no room
+            line.full = right - line.runs[-1].right < _first_word(row[0]) and line.full
+        line = PrintedLine(unspaced(row_text(row)), page.number, row)
+        size = line.size
+        gaps = any(b.left - a.right > 1.5 * size for a, b in pairwise(row))
+        line.full = not gaps and row[-1].right - left > 0.4 * (right - left) and right - left > 10 * size
+        indent = row[0].left - (before[0].left if before else left)
+        line.opens = (
+            indent > 1.2 * size
+            or (before is not None and row[0].top - before[0].top > 1.5 * max(pitch, size))
+            or (before is not None and abs(before[0].size - size) > 0.25 * size)
+        )
+        yield line
+        before = row
+    yield from found
+
+
+def _first_word(run: Run) -> float:
+    """The room that the first word of a line and a space need; two characters of Chinese."""
+    word = run.text.split(" ")[0]
+    if _TOUCHING.match(word) or len(word) < 2:
+        return 2.5 * run.size
+    return (run.right - run.left) * len(word) / len(run.text) + 0.5 * run.size
+
+
+def set_notes(lines: Iterable[PrintedLine], body: float, height: float) -> None:
+    """Mark the footnotes of a page: small lines in its lower part, from one with a note's sign on."""
+    inside = False
+    for line in lines:
+        small = line.size < 0.92 * body and line.runs[0].top > 0.4 * height
+        inside = small and (inside or bool(_NOTE.match(line.text)))
+        line.note = inside
+
+
+def _body_size(lines: Iterable[PrintedLine]) -> float:
+    sizes: Counter[float] = Counter()
+    for line in lines:
+        sizes[round(line.size * 2) / 2] += len(line.text)
+    return sizes.most_common(1)[0][0] if sizes else 0
+
+
+def set_headings(items: Sequence[Item], outline: Mapping[str, int], body: float) -> None:
+    """Give headings their rank, by the outline, the numbering, the size and the weight."""
+    lines = [item for item in items if isinstance(item, PrintedLine)]
+    sizes = {round(line.size * 2) / 2 for line in lines}
+    large = sorted((size for size in sizes if size >= 1.15 * body > 0), reverse=True)
+    ranks = {size: min(at, 2) + 1 for at, size in enumerate(large)}
+    weight = sum(line.bold for line in lines) < 0.3 * len(lines)
+    previous: Item | None = None
+    for at, item in enumerate(items):
+        if isinstance(item, PrintedLine) and not item.note:
+            after = items[at + 1] if at + 1 < len(items) else None
+            item.level = _rank(item, outline, ranks, weight)
+            flows = isinstance(previous, PrintedLine) and not previous.level and _continues(previous, item)
+            into = isinstance(after, PrintedLine) and item.full and _continues(item, after)
+            if item.level and (flows or into) and not chinese_heading(item.text):
+                item.level = 0
+        previous = item
+    if sum(line.level > 0 for line in lines) > 0.5 * len(lines):  # slides, or a list of names
+        for line in lines:
+            line.level = 0 if not chinese_heading(line.text) else line.level
+
+
+def _rank(line: PrintedLine, outline: Mapping[str, int], ranks: Mapping[float, int], weight: bool) -> int:
+    text = " ".join(line.text.split())
+    level = outline.get("".join(text.split()))
+    if level and len(text) <= LONGEST_HEADING and not _PUNCTUATION.search(text):
+        return level
+    if found := chinese_heading(text):
+        return found[1]
+    depth = next((at for at, form in enumerate(_NUMBERING) if form.match(text)), None)
+    if depth is not None:
+        text = text.rstrip("：:")
+    bad = _PUNCTUATION.search(text) or not re.search(r"[^\W\d年月日]", text)
+    if bad or not 2 <= len(text) <= LONGEST_HEADING:
+        return 0
+    rank = ranks.get(round(line.size * 2) / 2, 0)
+    stands_out = rank or (weight and line.bold and not line.full and not re.search("[，：:]", text))
+    if depth is None:
+        return rank or 4 * bool(stands_out)
+    bare = _NUMBERING[depth].sub("", text, count=1)
+    short = depth < 3 and 0 < len(bare) <= 24 and not re.search(r"\d|\s", bare) and not line.full
+    return 4 + (text.count(".") if depth == 0 else depth) if stands_out or short else 0
+
+
+def _continues(line: PrintedLine, following: PrintedLine) -> bool:
+    """Whether a line was broken only because it was full."""
+    if not line.full or following.opens or not line.text or not following.text:
+        return False
+    if _ENDED.search(line.text) or _ITEM.match(following.text) or LEADER.search(line.text):
+        return False
+    if _HANGUL.search(line.text[-1]) or _HANGUL.search(following.text[0]):
+        return False
+    return not (_tabular(line.text) or _tabular(following.text))
+
+
+def _tabular(line: str) -> bool:
+    """Whether a line looks like a row of cells: several numbers."""
+    cells = line.split() if _DIGITS.search(line) else []
+    numbers = sum(map(is_number, cells))
+    return numbers >= 2 and 2 * numbers >= len(cells) - 1
+
+
+def unspaced(line: str) -> str:
+    """The line without the spaces between Chinese characters, if most of them are letter-spaced."""
+    spaced = len(_SPACED.findall(line))
+    return _SPACED.sub("", line) if spaced > 2 * len(_TOUCHING.findall(line)) + 1 else line
+
+
+def blocks(items: Iterable[Item]) -> Iterator[Block]:
+    """The text of all items, with marks for pages and headings."""
+    page = 0
+    lines: list[PrintedLine] = []
+    notes: list[PrintedLine] = []
+
+    def flush() -> Iterator[Block]:
+        nonlocal page
+        for group in (lines, notes):  # notes follow the paragraph that they stand in
+            if group:
+                yield _paragraph(group, page)
+                page = group[-1].page
+        lines.clear()
+        notes.clear()
+
+    for item in items:
+        if isinstance(item, PrintedLine) and item.note:
+            notes.append(item)
+            continue
+        if lines and (isinstance(item, PdfTable) or item.level or _begins(lines[-1], item, bool(notes))):
+            yield from flush()
+        if isinstance(item, PdfTable):
+            yield from _table(item, page)
+            page = item.pages[-1]
+        elif item.level:
+            mark = heading(item.text, item.level)
+            yield Block(mark.text, (*_turn(page, item.page), *mark.marks))
+            page = item.page
+        else:
+            lines.append(item)
+    yield from flush()
+
+
+def _begins(line: PrintedLine, following: PrintedLine, noted: bool) -> bool:
+    """Whether a line begins a block of its own after `line`, or after the notes below that."""
+    if noted or line.page != following.page:
+        return not _flows(line, following)
+    return following.opens
+
+
+def _flows(line: PrintedLine, following: PrintedLine) -> bool:
+    """Whether a paragraph goes on in the next column or page; its first line has no place there."""
+    if line.page == following.page:
+        return _continues(line, following)
+    at_top = PrintedLine(following.text, following.page, following.runs)
+    broken = len(line.text) > 15 and bool(_COMMA.search(line.text))  # a page may end in mid-line
+    before = replace(line, full=line.full or broken)
+    return _continues(before, at_top) and abs(line.size - following.size) < 0.1 * line.size
+
+
+def _turn(page: int, new: int) -> tuple[Mark, ...]:
+    return (Mark(0, "page", f"p. {new}"),) if new != page else ()
+
+
+def _paragraph(lines: Sequence[PrintedLine], page: int) -> Block:
+    """Lines that belong together; those are joined that were broken because they were full."""
+    text = ""
+    marks: list[Mark] = []
+    for at, line in enumerate(lines):
+        own = " ".join(line.text.split(" "))
+        if at == 0:
+            text = own
+            start = 0
+        elif _flows(lines[at - 1], line):
+            before = text[:-1] if text.endswith("-") and own[:1].islower() and text[-2:-1].isalpha() else text
+            joined = join_lines((before, own)) if before == text else before + own
+            start, text = len(joined) - len(own), joined
+        else:
+            start, text = len(text) + 1, f"{text}\n{own}"
+        if line.page != page:
+            marks.append(Mark(start, "page", f"p. {line.page}"))
+            page = line.page
+    return Block(text, tuple(marks))
+
+
+def _table(item: PdfTable, page: int) -> Iterator[Block]:
+    """The table's captions and rows, with a mark at each row that begins a page."""
+    for caption in item.captions:
+        yield Block(caption, _turn(page, item.pages[0]))
+        page = item.pages[0]
+    top, rest = item.rows[: item.header], item.rows[item.header :]
+    header = [" ".join(dict.fromkeys(filter(None, column))) for column in zip(*top, strict=True)]
+    if not rest:
+        text = " ".join(filter(None, header))
+        yield Block(text, _turn(page, item.pages[0]))
+        return
+    rows = [(header, item.pages[0]), *zip(rest, item.pages[item.header :], strict=True)]
+    rows = [pair for pair in rows if any(pair[0])]
+    written = list(table([row for row, _ in rows]))
+    for block, (_, new) in zip(written, [rows[0], rows[0], *rows[1:]], strict=True):
+        yield Block(block.text, _turn(page, new), block.tight)
+        page = new
+
+
+def join_tables(items: Sequence[Item]) -> list[Item]:
+    """The items, with the rows of a table that continues on the next page under its first header."""
+    joined: list[Item] = []
+    for item in items:
+        if isinstance(item, PdfTable) and joined and not item.captions:
+            tail: list[PdfTable] = []
+            for before in reversed(joined):
+                if not isinstance(before, PdfTable) or len(tail) > 8:
+                    break
+                tail.insert(0, before)
+            if any(_goes_on(tail[at:], item) for at in range(len(tail))):
+                continue
+        joined.append(item)
+    return joined
+
+
+def _goes_on(tail: list[PdfTable], item: PdfTable) -> bool:
+    """Append the rows of `item` to the tables of the page before whose columns they have."""
+    if tail[-1].pages[-1] + 1 != item.pages[0]:
+        return False
+    edges = [tail[0].edges[0], *(edge for one in tail for edge in one.edges[1:])]
+    apart = [abs(a - b) for a, b in zip(edges, item.edges, strict=False)]
+    if len(edges) != len(item.edges) or max(apart) > 12:
+        return False
+    whole = [cell for one in tail for cell in one.rows[0]]
+    start = tail[0].header if item.rows[0] == whole else 0
+    if not start and item.header > 1:
+        return False
+    first = 0
+    for one in tail:
+        last = first + len(one.rows[0])
+        rows = [row[first:last] for row in item.rows[start:]]
+        for row in rows:  # the row's name stands on the page before
+            if row[0]:
+                break
+            row[0] = one.rows[-1][0]
+        one.rows += rows
+        one.pages += item.pages[start:]
+        first = last
+    return True
