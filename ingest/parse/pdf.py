@@ -119,7 +119,7 @@ class PdfReader:
                 raise locked(name) from error
             raise damaged(name, str(error).strip().rstrip(".")) from error
         if not pages:
-            raise damaged(name, "no pages")
+            raise damaged(name, Translatable("no pages"))
         yield from self._layout(pages, outline)
         self._report()
 
