@@ -73,6 +73,7 @@ class Pictures:
 DPI = 200
 DRAWING = 10.0  # seconds that drawing one page may take
 LARGEST_PAGE = 14_400  # points, by the PDF standard
+MOST_DAMAGED = 100  # pages that can't be read, after which the rest is left out
 MOST_PAGES = 300  # pages of one document that are drawn and read by OCR
 EMPTY_PAGES = 30  # pages without text in a row, after which no more are drawn
 MOST_CHARACTERS = 500_000  # of one document; pages after them are read as plain text
@@ -130,7 +131,9 @@ class PdfReader:
             try:
                 page = document[number - 1]
             except pypdfium2.PdfiumError:
-                self._fault(Translatable("content that can't be read"), number)
+                self._fault(fault := Translatable("content that can't be read"), number)
+                if len(self._faults[fault]) > MOST_DAMAGED:
+                    break
                 yield PageContent(number, 0, 0)
                 continue
             content = read_page(page, number, plain=self._characters > MOST_CHARACTERS)
@@ -155,8 +158,10 @@ class PdfReader:
             return
         budget = self._read + len(self._undrawn) < MOST_PAGES and self._empty < EMPTY_PAGES
         lines = self._ocr(page, content.number) if reader and budget else None
-        if lines is not None and doubt and alike(text, "".join(run.text for run in lines)):
-            return
+        if doubt and lines is not None:
+            seen = "".join(run.text for run in lines)
+            if len(seen) < len(text) // 4 or alike(text, seen):
+                return
         if lines is not None:
             content.runs, content.plain, content.slanted = lines, "", []
             self._empty = 0 if lines else self._empty + 1

@@ -318,7 +318,8 @@ def _read_annotations(page: "PdfPage", frame: Frame, content: PageContent) -> No
             words = _string(pdfium.FPDFAnnot_GetStringValue, note, b"Contents")
             author = _string(pdfium.FPDFAnnot_GetStringValue, note, b"T")
             if words.strip():
-                content.notes.append(f"[批注 {author}] {words}" if author else f"[批注] {words}")
+                label = "批注" if _WIDE.search(words) else "Comment"
+                content.notes.append(f"[{f'{label} {author}'.strip()}] {words}")
         pdfium.FPDFPage_CloseAnnot(note)
         if text.strip():
             left, top, right, bottom = frame(area.left, area.bottom, area.right, area.top)

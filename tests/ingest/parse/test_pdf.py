@@ -167,3 +167,32 @@ def test_two_readings_of_a_page_are_compared() -> None:
 def test_a_missing_character_is_seen() -> None:
     assert missing("营业收入 12.5", "收入 营业 1.5")
     assert not missing("营业收入 ........ 12.5", "| 营业收入 | 12.5 |")
+
+
+def test_values_of_a_form_stand_beside_their_labels() -> None:
+    text, _ = read(DATA / "filled-form-and-notes.pdf")
+    for line in ("工号： E20240815", "岗位： Test Engineer", "Reviewer note: start date is 2024-09-02"):
+        assert line in text.split("\n")
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_turned_page_reads_the_same(tmp_path: Path, turn: int) -> None:
+    import pypdfium2
+
+    lines = ["Alpha 1 beta 2", "gamma delta 3", "epsilon 4 zeta"]
+    path = drawn(
+        tmp_path / "a.pdf", ["".join(at(60, 700 - 40 * row, line) for row, line in enumerate(lines))]
+    )
+    with pypdfium2.PdfDocument(path) as document:
+        document[0].set_rotation(turn)
+        document.save(tmp_path / "b.pdf")
+    assert read(tmp_path / "b.pdf")[0] == read(path)[0]
+
+
+def test_a_watermark_is_left_out(tmp_path: Path) -> None:
+    stamp = "BT /F1 30 Tf 0.7 0.7 -0.7 0.7 150 200 Tm (CONFIDENTIAL) Tj ET\n"
+    pages = [at(60, 700, f"Chapter {word} has a text of its own.") + stamp for word in ("one", "two")]
+    parsed = parse(drawn(tmp_path / "a.pdf", pages), ocr=False)
+    text, _ = whole(parsed)
+    assert text == "Chapter one has a text of its own.\n\nChapter two has a text of its own."
+    assert "CONFIDENTIAL" in str(parsed.report.warnings)
