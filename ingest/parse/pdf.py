@@ -83,7 +83,7 @@ _SOUP = re.compile(r"[\xa1-\xff]{2,}")
 _CID = re.compile(r"\(cid:\d+\)")
 _PRIVATE = re.compile("[\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff\0-\x08\x0e-\x1f]")
 _HAN = re.compile("[\u3400-\u9fff]")
-_LATIN = re.compile(r"[A-Za-z]{3,}")
+_LATIN = re.compile(r"(?<![\w./@:-])[A-Za-z]{3,}(?![\w/@:]|\.\w)")  # no addresses
 _UNREAD = (
     Translatable("no text layer"),
     Translatable("a text layer that is mojibake"),

@@ -148,8 +148,8 @@ def _quarter(text: Any, count: int) -> int:
 
 
 def _turn(angle: float) -> int | None:
-    """Quarter turns of an angle in radians; None if it is not straight."""
-    turns = angle / 1.5707963
+    """Quarter turns of PDFium's angle (clockwise, radians); None if it is not straight."""
+    turns = -angle / 1.5707963
     return round(turns) % 4 if abs(turns - round(turns)) < 0.05 else None
 
 

@@ -196,3 +196,20 @@ def test_a_watermark_is_left_out(tmp_path: Path) -> None:
     text, _ = whole(parsed)
     assert text == "Chapter one has a text of its own.\n\nChapter two has a text of its own."
     assert "CONFIDENTIAL" in str(parsed.report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "step"), [("0 1 -1 0", (1, 0)), ("0 -1 1 0", (-1, 0)), ("-1 0 0 -1", (0, 1))]
+)
+def test_text_drawn_in_another_direction_reads_the_same(
+    tmp_path: Path, matrix: str, step: tuple[int, int]
+) -> None:
+    lines = ["Alpha 1 beta 2", "gamma delta 3", "epsilon 4 zeta"]
+    page = "".join(
+        f"BT /F1 12 Tf {matrix} {300 + 40 * row * step[0]} {300 + 40 * row * step[1]} Tm ({line}) Tj ET\n"
+        for row, line in enumerate(lines)
+    )
+    upright = read(
+        drawn(tmp_path / "a.pdf", [at(60, 700, lines[0]) + at(60, 660, lines[1]) + at(60, 620, lines[2])])
+    )
+    assert read(drawn(tmp_path / "b.pdf", [page])) == upright
