@@ -438,7 +438,8 @@ def _aligned(runs: list[Run], rules: list[float]) -> PdfTable | None:
         return None
     header = _header_of(cells, rows, rules)
     top, bottom = min(run.top for run in runs), max(run.bottom for run in runs)
-    body = _whole_rows(cells[header:], rows[header:])
+    plain = [_cells(row, edges, fill=False) for row in rows[header:]]
+    body = _whole_rows(plain, rows[header:])
     left, right = edges[0], edges[-1]
     return PdfTable(left, top, right, bottom, cells[:header] + body, header, edges)
 
@@ -459,13 +460,14 @@ def _gutters(rows: list[list[list[Run]]]) -> list[float]:
     return [*edges, right]
 
 
-def _cells(row: list[list[Run]], edges: list[float]) -> list[str]:
-    """The texts of a row's columns; a piece over several columns fills them all."""
+def _cells(row: list[list[Run]], edges: list[float], *, fill: bool = True) -> list[str]:
+    """The texts of a row's columns; a piece over several columns stands in the first, or in all."""
     cells: list[list[Run]] = [[] for _ in edges[1:]]
     for part in row:
         first = bisect_right(edges, part[0].left + 1) - 1
         last = bisect_right(edges, part[-1].right - 1) - 1
-        for column in range(max(0, first), min(last, len(cells) - 1) + 1):
+        last = min(last, len(cells) - 1) if fill else max(0, first)
+        for column in range(max(0, first), last + 1):
             cells[column] += part
     return [cell_text(cell) for cell in cells]
 
