@@ -51,7 +51,8 @@ class Outcome:
 
 
 def squeezed(text: str) -> str:
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text))
+    """Without spaces, and without the lines between the cells of a table."""
+    return re.sub(r"[\s|]+", "", unicodedata.normalize("NFKC", text))
 
 
 def run(folder: Path, records: Iterable[dict]) -> Iterator[Outcome]:
