@@ -341,10 +341,12 @@ class Word:
         elements = {s.get(W + "styleId", ""): s for s in root.iter(W + "style")}
         base = _font(root.find(f"{W}docDefaults/{W}rPrDefault/{W}rPr"))
 
+        styles: dict[str, Style] = {}
+
         def resolve(key: str, depth: int = 0) -> Style:
             style = elements.get(key)
-            if style is None or depth > 20:
-                return Style()
+            if style is None or depth > 20 or key in styles:
+                return styles.get(key, Style())
             based = style.find(W + "basedOn") is not None
             above = resolve(_value(style, "basedOn"), depth + 1) if based else Style()
             name, properties = _value(style, "name"), style.find(W + "pPr")
@@ -355,9 +357,10 @@ class Word:
                 rank = 1
             rank = above.rank if rank is None else rank
             font = above.font | _font(style.find(W + "rPr"))
-            return Style(rank, _numbering(properties) or above.numbering, font)
+            return styles.setdefault(key, Style(rank, _numbering(properties) or above.numbering, font))
 
-        styles = {key: resolve(key) for key in elements}
+        for key in elements:
+            resolve(key)
         default = (
             key for key, style in elements.items()
             if style.get(W + "type") == "paragraph" and style.get(W + "default") in ("1", "true")

@@ -7,6 +7,7 @@ any depth costs nothing and nothing is ever fetched.
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -134,6 +135,7 @@ class Page(HTMLParser):
         self._blocks: list[Block] = []
         self._words: list[str] = []
         self._open: list[tuple[str, bool]] = []  # open elements, and whether they are unseen
+        self._count: Counter[str] = Counter()  # of the open elements by tag
         self._around: list[_Margin] = []  # open margins
         self._main = self._links = self._pre = self._rank = 0
         self._has_main = False
@@ -183,6 +185,7 @@ class Page(HTMLParser):
                 self._flush()
                 self._around.append(_Margin(len(self._open), len(self._tables)))
             self._open.append((tag, unseen))
+            self._count[tag] += 1
             self._main += tag in ("main", "article")
             self._has_main = self._has_main or tag == "main"
         if unseen:
@@ -261,7 +264,7 @@ class Page(HTMLParser):
             self._unseen_names |= _unseen_names(self._style)
             self._style = ""
         near = range(len(self._open) - 1, max(-1, len(self._open) - 1 - _NEAR), -1)
-        depth = next((at for at in near if self._open[at][0] == tag), None)
+        depth = next((at for at in near if self._open[at][0] == tag), None) if self._count[tag] else None
         unseen = self._unseen if depth is None else self._open[depth][1]
         if not unseen:
             self._end(tag)
@@ -289,6 +292,7 @@ class Page(HTMLParser):
     def _pop(self) -> None:
         """Close the innermost element, and the margin that it is."""
         tag, _ = self._open.pop()
+        self._count[tag] -= 1
         self._main -= tag in ("main", "article")
         if not self._around or len(self._open) > self._around[-1].depth:
             return
