@@ -66,7 +66,7 @@ def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
     content: Any = body.get_payload(decode=True)
     text = _text(content or b"", body.get_content_charset() or "", name, warn)
     if body.get_content_subtype() == "html":
-        yield from html_blocks([text], whole=True)
+        yield from html_blocks([text], whole=not name.lower().endswith((".mht", ".mhtml")))
     else:
         yield from (Block(clean(part)) for part in re.split(r"\r?\n\r?\n", text) if part.strip())
 
