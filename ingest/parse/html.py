@@ -71,6 +71,7 @@ _PROSE = 3000  # characters outside of links; a margin with more of them is cont
 class _Margin:
     """A part of a page that seems to be beside its content."""
 
+    tag: str
     depth: int  # open elements around it
     tables: int  # open tables around it
     blocks: list[Block] = field(default_factory=list)
@@ -183,14 +184,14 @@ class Page(HTMLParser):
         if tag not in _VOID:
             if not unseen and self._beside(tag, values):
                 self._flush()
-                self._around.append(_Margin(len(self._open), len(self._tables)))
+                self._around.append(_Margin(tag, len(self._open), len(self._tables)))
             self._open.append((tag, unseen))
             self._count[tag] += 1
             self._main += tag in ("main", "article")
             self._has_main = self._has_main or tag == "main"
         if unseen:
             return
-        if self._around and (tag == "main" or (tag == "h1" and self._open[-2][0] == "header")):
+        if self._around and (tag == "main" or (tag == "h1" and self._around[-1].tag == "header")):
             self._around[-1].content = True
         if tag == "br":
             self._words.append("\n")

@@ -43,6 +43,11 @@ def test_a_page_whose_content_bears_the_name_of_a_margin_is_read() -> None:
     )
 
 
+def test_a_header_with_the_heading_of_the_page_is_content() -> None:
+    header = "<header><nav>栏目</nav><div><div><h1>题目</h1><p>导语</p></div></div></header>"
+    assert text_of(f"<html><body>{header}<p>正文正文正文</p></body></html>") == "题目\n导语\n正文正文正文"
+
+
 def test_hidden_and_struck_text_is_not_read_and_ends_where_it_ends() -> None:
     hidden = (
         "<p style='Display: None'>甲<p>一</p><div hidden><p>乙</div><p>二</p><ul><li hidden>丙<li>三</ul><p class='old'>丁</p>"
