@@ -89,9 +89,11 @@ class _Document:
             self.hidden += bool(style) and any(element.itertext())
             script = font.get("text-position", "")[:3] if tag == "span" else ""
             tag = {"sup": "sup", "sub": "sub"}.get(script, tag)
+            if tag == "p" and "Title" in font["styles"].split():
+                tag = "h1"
         elif tag == "h":
             level = _get(element, "outline-level")
-            tag = f"h{level}" if level in "123456" else "h6"
+            tag = f"h{level}" if re.fullmatch("[1-6]", level) else "h6"
         if tag:
             spans = {"colspan": "number-columns-spanned", "rowspan": "number-rows-spanned"}
             values = [(key, _get(element, name)) for key, name in spans.items()]
@@ -112,8 +114,9 @@ class _Document:
 
     def _font(self, name: str) -> dict[str, str]:
         """The text properties of a style and of those that it is based on."""
-        font: dict[str, str] = {}
+        font = {"styles": ""}  # their names
         for _ in range(20):
+            font["styles"] += f" {name}"
             for properties in self.styles.get(name, ()):
                 if local(properties) == "text-properties":
                     own = {key.rpartition("}")[2]: value for key, value in properties.items()}

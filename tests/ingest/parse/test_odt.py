@@ -12,7 +12,7 @@ NAMESPACES = " ".join(f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{nam
 STYLES = (
     '<style:style style:name="Old"><style:text-properties style:text-line-through-style="solid"/></style:style>'
     '<style:style style:name="Older" style:parent-style-name="Old"/>'
-    '<style:style style:name="Off"><style:text-properties text:display="none"/></style:style>'
+    '<style:style style:name="P1" style:parent-style-name="Title"/><style:style style:name="Off"><style:text-properties text:display="none"/></style:style>'
     '<style:style style:name="Up"><style:text-properties style:text-position="super 58%"/></style:style>'
 )
 
@@ -46,6 +46,13 @@ def test_what_is_not_shown_is_left_out_and_comments_are_named(tmp_path: Path) ->
     assert text == "合同\n\n付三成 。\n\n[批注 王某] 改小\n\n脚注\n\n框内\n\n10^24\n- 甲\n- 乙"
     assert [(m.label, m.level) for m in marks] == [("合同", 2)]
     assert parsed.report.warnings == ("hidden or struck text is left out: 2 places",)
+
+
+def test_the_title_is_the_first_heading(tmp_path: Path) -> None:
+    body = '<text:p text:style-name="P1">手册</text:p><text:h>无级</text:h><text:p>文</text:p>'
+    text, marks = whole(parse(odt(tmp_path / "a.odt", body)))
+    assert text == "手册\n\n无级\n\n文"
+    assert [(m.label, m.level) for m in marks] == [("手册", 1), ("无级", 6)]
 
 
 def test_merged_cells_in_both_directions(tmp_path: Path) -> None:
