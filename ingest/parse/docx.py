@@ -290,7 +290,7 @@ class Word:
         wide: set[Place] = set()
         nested: list[tuple[str, list[Element]]] = []
         for row in _below(element, "tr"):
-            if row.find(f"{W}trPr/{W}del") is not None:
+            if any(row.find(f"{W}trPr/{W}{state}") is not None for state in ("del", "hidden")):
                 continue
             cells: list[str] = []
             for cell in _below(row, "tc"):
