@@ -258,7 +258,8 @@ class Word:
                     self.hidden += element.find(W + "t") is not None
                 elif text := _run_text(element, font.get("rFonts", "")):
                     pieces.append((font.get("vertAlign", ""), text))
-        return scripts(pieces).strip("\t")
+        plain = not any(align for align, _ in pieces)
+        return ("".join(text for _, text in pieces) if plain else scripts(pieces)).strip("\t")
 
     def _font(self, run: Element, style: Style) -> Font:
         properties = run.find(W + "rPr")
