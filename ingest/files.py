@@ -30,7 +30,7 @@ FORMATS = {
     **dict.fromkeys(("pptm", "ppsx"), "pptx"),
     **dict.fromkeys(("xlsm", "xltx"), "xlsx"),
     **dict.fromkeys(("jpeg", "jpe"), "jpg"),
-    "tif": "tiff",
+    **{"tif": "tiff", "mht": "eml", "mhtml": "eml"},
 }
 """Format by extension (lower case, no dot)."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 LONGEST = 2600  # pixels; larger pictures are shrunk, since the models see no more detail anyway
 PIXELS = 120_000_000  # larger pictures are refused before they are decoded
 CONFIDENT = 0.55  # lines with a lower score are noise: textures, logos, handwriting
+MOST_PAGES = 300  # pages read of one image file
 SECONDS = 90.0  # one picture may take this long on a busy machine; 2 to 4 are usual
 THREADS = 2
 INSTALL = "pip install 'chatglm-rag[ocr]'"
@@ -80,13 +81,15 @@ def available() -> bool:
     return importlib.util.find_spec("rapidocr") is not None
 
 
-def open_picture(content: bytes) -> "Image | None":
-    """The picture as RGB on white, or None if its bytes are damaged, not a picture or too large."""
-    from PIL import Image
+def open_picture(content: bytes, page: int = 0) -> "Image | None":
+    """A page of a picture (a TIFF may have several) as RGB on white and the right way up, or None if its
+    bytes are damaged, not a picture or too large."""
+    from PIL import Image, ImageOps
 
-    picture = _open(content, load=True)
+    picture = _open(content, load=True, page=page)
     if picture is None:
         return None
+    ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -100,18 +103,25 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
     return picture.size if picture else None
 
 
-def _open(content: bytes, *, load: bool) -> "Image | None":
+def page_count(content: bytes) -> int:
+    """How many pages an image file has; an animation is one."""
+    picture = _open(content, load=False)
+    return getattr(picture, "n_frames", 1) if picture and picture.format == "TIFF" else 1
+
+
+def _open(content: bytes, *, load: bool, page: int = 0) -> "Image | None":
     from PIL import Image
 
     try:
         with warnings.catch_warnings(action="ignore"):
             picture = Image.open(io.BytesIO(content))
+            picture.seek(page)
             if load and picture.width * picture.height > PIXELS:
                 return None
             if load:
                 picture.load()
             return picture
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 

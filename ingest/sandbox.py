@@ -119,7 +119,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=self._folder.name,
-                env=_environment(),
+                env=_environment() | {"TMPDIR": self._folder.name},
                 encoding="utf-8",
                 start_new_session=True,
             )

@@ -1,26 +1,31 @@
 """Files to text: `DocumentParser`, which `ingest.sandbox` runs in a child process."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ingest import encoding
 from ingest.errors import Unreadable
 from ingest.files import IMAGES, TEXT_FORMATS, format_by_name, recognise
 from ingest.i18n import Translatable
 from ingest.normalize import readable
-from ingest.ocr import INSTALL, PageReader, available, open_picture
-from ingest.parse.blocks import Block, chinese_heading, clean, compose
+from ingest.ocr import INSTALL, MOST_PAGES, PageReader, available, open_picture, page_count
+from ingest.parse.blocks import Block, chinese_heading, clean, compose, heading
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
 from ingest.parse.html import book_blocks, html_blocks
+from ingest.parse.mail import DEPTH, mail_blocks, outlook_blocks
+from ingest.parse.odt import odt_blocks
 from ingest.parse.office import document_blocks, workbook_blocks
 from ingest.parse.pdf import Pictures, pdf_blocks
 from ingest.parse.pptx import slide_blocks
-from ingest.parse.text import mail_blocks, markdown_segments, text_segments
-from ingest.types import Parsed, ParseReport, Segment
+from ingest.parse.text import markdown_segments, text_segments
+from ingest.types import Mark, Parsed, ParseReport, Segment
 
 LARGEST_TREE = 256 << 20  # bytes of a JSON file, which is read whole
+MOST_INNER = 200  # documents read that are inside a file: attachments, parts
 FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"))
 """Formats whose names are often confused; no warning is given about that."""
 
@@ -72,6 +77,17 @@ def _opening(segment: Segment) -> str:
     return ""
 
 
+def _blocks(segment: Segment, *, deeper: int) -> Iterator[Block]:
+    """A segment cut at its headings, which are `deeper` below those around it, as are its sheets.
+    Pages and rows lose their marks: they are not those of the whole document."""
+    marks = [mark for mark in segment.marks if mark.kind in ("heading", "sheet")]
+    starts = sorted({0, *(mark.start for mark in marks)})
+    for start, end in zip(starts, [*starts[1:], len(segment.text)], strict=True):
+        own = (mark for mark in marks if mark.start == start)
+        places = tuple(Mark(0, "heading", mark.label, mark.level + deeper) for mark in own)
+        yield Block(segment.text[start:end], places, start > 0 and segment.text[start - 2] != "\n")
+
+
 class FileParser:
     """Parses one file, and collects what becomes known about it besides its text."""
 
@@ -80,6 +96,8 @@ class FileParser:
         self.title, self.encoding, self.replaced = "", None, 0
         self.warnings: list[str] = []
         self.pictures = Pictures(reader)
+        self.inner_documents = 0
+        self.depth = 0
 
     def set_title(self, title: str) -> None:
         self.title = self.title or title[:200]
@@ -115,7 +133,7 @@ class FileParser:
         if self.kind in ("csv", "tsv"):
             return csv_blocks(pieces, name=name, warn=self.warnings)
         if self.kind == "html":
-            return html_blocks(pieces, set_title=self.set_title)
+            return html_blocks(pieces, set_title=self.set_title, warn=self.warnings)
         if self.kind == "jsonl":
             return jsonl_blocks(pieces, name=name, warn=self.warnings)
         if self.path.stat().st_size > LARGEST_TREE:
@@ -129,13 +147,17 @@ class FileParser:
             case "pdf":
                 return pdf_blocks(path, pictures=pictures, warn=warn)
             case "docx":
-                return word_blocks(path, pictures=pictures)
+                return word_blocks(path, pictures=pictures, warn=warn, inner=self.inner)
+            case "odt" | "odp":
+                return odt_blocks(path, warn=warn)
             case "pptx":
-                return slide_blocks(path, pictures=pictures)
+                return slide_blocks(path, pictures=pictures, warn=warn)
             case "epub":
                 return book_blocks(path, set_title=self.set_title)
             case "eml":
-                return mail_blocks(path, warn=warn)
+                return mail_blocks(path, warn=warn, inner=self.inner)
+            case "msg":
+                return outlook_blocks(path, warn=warn)
             case "xlsx" | "xls" | "ods":
                 return workbook_blocks(path, self.kind, warn=warn)
             case _ if self.kind in IMAGES:
@@ -143,17 +165,55 @@ class FileParser:
             case _:
                 return document_blocks(path, self.kind)
 
+    def inner(self, content: bytes, name: str, *, part: bool = False) -> Iterator[Block]:
+        """The blocks of a document inside this one, under its name unless it is a part of the text.
+        What can't be read becomes a warning."""
+        self.inner_documents += 1
+        if self.inner_documents == MOST_INNER + 1:
+            most = MOST_INNER
+            self.warnings.append(
+                Translatable("only the first {most} documents inside it are read", most=most)
+            )
+        if self.inner_documents > MOST_INNER or self.depth > DEPTH:
+            return
+        name = re.sub(r"[^\w.() -]", "_", name)[-80:].strip(". ") or "_"
+        with TemporaryDirectory(prefix="rag-inner-") as folder:
+            path = Path(folder, name)
+            path.write_bytes(content)
+            try:
+                file = FileParser(path, recognise(path), self.reader)
+                file.pictures, file.depth = self.pictures, self.depth + 1
+                file.inner_documents = self.inner_documents
+                if not part:
+                    yield heading(name, file.depth + 1)
+                if file.kind in IMAGES:
+                    yield from self.pictures.blocks(content)
+                    return
+                for segment in file.segments():
+                    yield from _blocks(segment, deeper=0 if part else file.depth + 1)
+                self.inner_documents = file.inner_documents
+                self.warnings += file.warnings
+            except Unreadable as error:
+                self.warnings.append(error.message)
+
     def _image_blocks(self) -> Iterator[Block]:
-        name = self.path.name
+        name, content, found = self.path.name, self.path.read_bytes(), False
         if self.reader is None:
             raise Unreadable(
                 "{name} is an image and OCR is off or not installed; {way}", name=name, way=INSTALL
             )
-        picture = open_picture(self.path.read_bytes())
-        if picture is None:
-            raise Unreadable("{name} is not text, nor a whole image of a size that can be read", name=name)
-        text = self.reader.read(picture)
-        if not text.strip():
+        pages = page_count(content)
+        for page in range(min(pages, MOST_PAGES)):
+            picture = open_picture(content, page)
+            if picture is None and not page:
+                raise Unreadable(
+                    "{name} is not text, nor a whole image of a size that can be read", name=name
+                )
+            text = self.reader.read(picture) if picture else ""
+            found = found or bool(text.strip())
+            self.pictures.read += 1
+            yield Block(clean(text), (Mark(0, "page", f"p. {page + 1}"),) if pages > 1 else ())
+        if not found:
             raise Unreadable("{name} is an image in which no text was found", name=name)
-        self.pictures.read += 1
-        yield Block(clean(text))
+        if pages > MOST_PAGES:
+            self.warnings.append(Translatable("only the first {most} pages are read", most=MOST_PAGES))

@@ -1,12 +1,17 @@
-"""Word documents: paragraphs, headings by style, numbering, tables, text boxes, notes, pictures."""
+"""Word documents: paragraphs, headings, numbering, tables, text boxes, notes, comments, drawings."""
 
+import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from ingest.parse.blocks import Block, chinese_heading, clean, heading, table
+from ingest.i18n import Translatable
+from ingest.parse.blocks import Block, Inner, Place, chinese_heading, clean, comment, heading, merged_table
+from ingest.parse.drawing import drawing_blocks
+from ingest.parse.notation import equation, scripts, symbol
 from ingest.parse.opc import REL, Package, local, open_package, walk
 from ingest.parse.pdf import Pictures
 
@@ -129,45 +134,74 @@ def _roman(number: int) -> str:
 
 _STYLE_NAME = re.compile(r"(?:heading|标题|標題)\s*([1-9])", re.IGNORECASE)
 _NOTES = {f"{kind}Reference": f"{kind}s" for kind in ("footnote", "endnote", "comment")}
-_NOT_TEXT = frozenset(("txbxContent", "del", "moveFrom", "instrText", "delText"))
+_NOT_TEXT = frozenset(("txbxContent", "del", "moveFrom", "instrText", "delText", "pPr"))
+_FONT = {"vanish", "strike", "dstrike", "b", "vertAlign", "rFonts"}
+_OFF = ("0", "false", "off", "none")
+_HEX = re.compile("[0-9A-Fa-f]{1,4}")
+_SYMBOLS = re.compile("[\uf020-\uf0ff]")
+_VALUE = re.compile(r"[:：]\s*\S|[。；;！!]$|^[\W\d年月日]+$")  # no heading: it has a value, or is a sentence
+_LONGEST = 40  # characters of a heading in plain bold
+_BOLD = 0.4  # of the paragraphs; bold is no sign of a heading where more are bold
 
 
-def word_blocks(path: Path, *, pictures: Pictures) -> Iterator[Block]:
+def word_blocks(path: Path, *, pictures: Pictures, warn: list[str], inner: Inner) -> Iterator[Block]:
     with open_package(path) as package:
         relations = package.relations("").values()
         mains = (p for kind, p in relations if kind == "officeDocument" and p in package)
-        main = next(mains, "word/document.xml")
-        document = Word(package, main, pictures)
-        yield from document.blocks(package.xml(main))
+        document = Word(package, next(mains, "word/document.xml"), pictures, inner)
+        yield from document.blocks(document.root)
         yield from document.margins()
+        if document.hidden:
+            warn.append(
+                Translatable("hidden or struck text is left out: {count} places", count=document.hidden)
+            )
+
+
+Font = dict[str, str]
+"""Properties of characters: name -> value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """A paragraph style's heading rank (0 for none), and its list id and level."""
+    """A paragraph style's heading rank (0 for none), its list id and level, and its font."""
 
     rank: int = 0
     numbering: tuple[str, int] | None = None
+    font: Font = field(default_factory=dict)
 
 
 class Word:
-    def __init__(self, package: Package, main: str, pictures: Pictures) -> None:
-        self.package, self.pictures = package, pictures
+    def __init__(self, package: Package, main: str, pictures: Pictures, inner: Inner) -> None:
+        self.package, self.pictures, self.inner = package, pictures, inner
         self.relations = package.relations(main)
         self.parts = {kind: part for kind, part in self.relations.values() if part in package}
         self.styles = self._styles()
         self.numbering = Numbering(
             package.xml(self.parts["numbering"]) if "numbering" in self.parts else None
         )
+        self.root = package.xml(main)
+        self.hidden = 0  # runs of hidden or struck text
+        self.rank = 0  # of the last heading by style or numbering
+        self.begun = False
+        self.sample = "".join(islice(self.root.itertext(), 5000))
         self.notes = {kind: self._note_texts(kind) for kind in _NOTES.values()}
+        self.bold_headings = self._bold_is_rare()
 
-    def blocks(self, root: Element) -> Iterator[Block]:
-        """Paragraphs and tables below `root` in order."""
+    def blocks(self, root: Element, tables: list[Element] | None = None) -> Iterator[Block]:
+        """Paragraphs and tables below `root` in order; the tables are only collected in `tables` if
+        that is given."""
         for element in walk(root, frozenset(("p", "tbl", "sectPr"))):
-            if local(element) == "p":
+            name = local(element)
+            if name == "p":
                 yield from self._paragraph(element)
-            elif local(element) == "tbl":
+            elif name == "tbl" and tables is not None:
+                tables.append(element)
+            elif name == "tbl":
                 yield from self._table(element)
+            elif name == "altChunk":
+                _, part = self.relations.get(element.get(REL + "id", ""), ("", ""))
+                if part in self.package:
+                    yield from self.inner(self.package.read(part), posixpath.basename(part), part=True)
 
     def margins(self) -> Iterator[Block]:
         """The distinct texts of page headers and footers, without page numbers."""
@@ -180,13 +214,18 @@ class Word:
                         yield Block(block.text)
 
     def _paragraph(self, element: Element) -> Iterator[Block]:
-        text = clean(self._text(element))
         style = self._style(element)
+        text = clean(self._text(element, style))
         if text:
             label = self.numbering.label(style.numbering) if style.numbering else ""
             if label and not text.startswith(label):
                 text = f"{label} {text}"
             found = (text, style.rank) if style.rank and len(text) <= 120 else chinese_heading(text)
+            if found:
+                self.rank = found[1]
+            elif self.bold_headings and label != "-" and self._is_heading(element, style, text):
+                found = text, max(self.rank, self.begun) + 1  # the first line is the title
+            self.begun = True
             yield heading(*found) if found else Block(text, (), bool(label))
         for part in walk(element, frozenset(("txbxContent",))):
             name = local(part)
@@ -198,70 +237,117 @@ class Word:
             elif name in ("blip", "imagedata"):
                 reference = part.get(REL + "embed") or part.get(REL + "id") or ""
                 yield from self._picture(reference)
+            elif name in ("chart", "relIds"):
+                yield from drawing_blocks(self.package, part, self.relations)
 
     def _style(self, element: Element) -> Style:
         properties = element.find(W + "pPr")
-        style = self.styles.get(_value(properties, "pStyle"), Style())
+        style = self.styles.get(_value(properties, "pStyle"), self.styles.get("", Style()))
         rank, numbering = _rank(properties), _numbering(properties)
-        return Style(style.rank if rank is None else rank, numbering or style.numbering)
+        return Style(style.rank if rank is None else rank, numbering or style.numbering, style.font)
 
-    def _text(self, paragraph: Element) -> str:
-        parts: list[str] = []
-        for element in walk(paragraph, _NOT_TEXT):
+    def _text(self, paragraph: Element, style: Style) -> str:
+        pieces: list[tuple[str, str]] = []
+        for element in walk(paragraph, _NOT_TEXT | {"r", "oMath"}):
             name = local(element)
-            if name == "t":
-                parts.append(element.text or "")
-            elif name == "tab" and local(paragraph) == "p":
-                parts.append("\t")
-            elif name in ("br", "cr"):
-                parts.append("\n")
-            elif name == "noBreakHyphen":
-                parts.append("-")
-        return "".join(parts).strip("\t")
+            if name == "oMath":
+                pieces.append(("", equation(element)))
+            elif name == "r":
+                font = self._font(element, style)
+                if any(font.get(one, "0") not in _OFF for one in ("vanish", "strike", "dstrike")):
+                    self.hidden += element.find(W + "t") is not None
+                elif text := _run_text(element, font.get("rFonts", "")):
+                    pieces.append((font.get("vertAlign", ""), text))
+        plain = not any(align for align, _ in pieces)
+        return ("".join(text for _, text in pieces) if plain else scripts(pieces)).strip("\t")
+
+    def _font(self, run: Element, style: Style) -> Font:
+        properties = run.find(W + "rPr")
+        if properties is None:
+            return style.font
+        own = self.styles.get(_value(properties, "rStyle"))
+        return style.font | (own.font if own else {}) | _font(properties)
+
+    def _is_bold(self, paragraph: Element, style: Style) -> bool:
+        runs = [r for r in paragraph.iter(W + "r") if any(t.text for t in r.iter(W + "t"))]
+        return bool(runs) and all(self._font(r, style).get("b", "0") not in _OFF for r in runs)
+
+    def _is_heading(self, paragraph: Element, style: Style, text: str) -> bool:
+        """Whether a paragraph in plain bold is a heading: short, and neither a sentence nor a value."""
+        short = len(text) <= _LONGEST and "\n" not in text
+        return short and not _VALUE.search(text) and self._is_bold(paragraph, style)
+
+    def _bold_is_rare(self) -> bool:
+        body = next(iter(self.root), None)
+        paragraphs = [] if body is None else body.findall(W + "p")
+        filled = [p for p in paragraphs if next(p.iter(W + "t"), None) is not None]
+        bold = sum(self._is_bold(p, self._style(p)) for p in filled)
+        return bold < _BOLD * len(filled)
 
     def _table(self, element: Element) -> Iterator[Block]:
         """A table of one column or one row is only layout. A cell merged downwards is repeated in each
-        of its rows, so that every row can be read alone."""
+        of its rows, so that every row can be read alone. A table in a cell follows the table."""
         rows: list[list[str]] = []
+        wide: set[Place] = set()
+        nested: list[tuple[str, list[Element]]] = []
         for row in _below(element, "tr"):
+            if any(row.find(f"{W}trPr/{W}{state}") is not None for state in ("del", "hidden")):
+                continue
             cells: list[str] = []
             for cell in _below(row, "tc"):
-                text = "\n".join(block.text for block in self.blocks(cell))
+                tables: list[Element] = []
+                text = "\n".join(block.text for block in self.blocks(cell, tables))
                 span, merged = _spans(cell.find(W + "tcPr"))
                 if merged and not text and rows and len(cells) < len(rows[-1]):
                     text = rows[-1][len(cells)]
+                if tables:
+                    nested.append((" ".join(filter(None, [*cells, text])), tables))
+                wide |= {(len(rows), len(cells) + at) for at in range(1, span)}
                 cells += [text, *[""] * (span - 1)]
             rows.append(cells)
         if len(rows) < 2 or max(map(len, rows)) < 2:
             yield from (Block(text) for row in rows for text in row if text)
         else:
-            yield from table(rows)
+            yield from merged_table(rows, wide)
+        for label, tables in nested:
+            if len(rows) > 1:
+                yield Block(label)
+            for one in tables:
+                yield from self._table(one)
 
     def _picture(self, reference: str) -> list[Block]:
         _, part = self.relations.get(reference, ("", ""))
         return self.pictures.blocks(self.package.read(part)) if part in self.package else []
 
     def _note_texts(self, kind: str) -> dict[str, str]:
+        """Id -> text; a comment begins with its author."""
         if kind not in self.parts:
             return {}
         notes: dict[str, str] = {}
         for note in self.package.xml(self.parts[kind]):
-            text = "\n".join(clean(self._text(p)) for p in note.iter(W + "p"))
+            text = "\n".join(clean(self._text(p, Style())) for p in note.iter(W + "p"))
             if text.strip() and note.get(W + "type") is None:
-                notes[note.get(W + "id", "")] = text.strip()
+                text = text.strip()
+                if kind == "comments":
+                    text = comment(note.get(W + "author", ""), text, sample=self.sample)
+                notes[note.get(W + "id", "")] = text
         return notes
 
     def _styles(self) -> dict[str, Style]:
-        """By style id; a style inherits what it doesn't set from the one that it is based on."""
+        """By style id, and "" for paragraphs that name none; a style inherits what it doesn't set from
+        the one that it is based on."""
         if "styles" not in self.parts:
             return {}
-        styles = self.package.xml(self.parts["styles"]).iter(W + "style")
-        elements = {style.get(W + "styleId", ""): style for style in styles}
+        root = self.package.xml(self.parts["styles"])
+        elements = {s.get(W + "styleId", ""): s for s in root.iter(W + "style")}
+        base = _font(root.find(f"{W}docDefaults/{W}rPrDefault/{W}rPr"))
+
+        styles: dict[str, Style] = {}
 
         def resolve(key: str, depth: int = 0) -> Style:
             style = elements.get(key)
-            if style is None or depth > 20:
-                return Style()
+            if style is None or depth > 20 or key in styles:
+                return styles.get(key, Style())
             based = style.find(W + "basedOn") is not None
             above = resolve(_value(style, "basedOn"), depth + 1) if based else Style()
             name, properties = _value(style, "name"), style.find(W + "pPr")
@@ -271,9 +357,49 @@ class Word:
             elif name.lower() in ("title", "标题", "標題"):
                 rank = 1
             rank = above.rank if rank is None else rank
-            return Style(rank, _numbering(properties) or above.numbering)
+            font = above.font | _font(style.find(W + "rPr"))
+            return styles.setdefault(key, Style(rank, _numbering(properties) or above.numbering, font))
 
-        return {key: resolve(key) for key in elements}
+        for key in elements:
+            resolve(key)
+        default = (
+            key for key, style in elements.items()
+            if style.get(W + "type") == "paragraph" and style.get(W + "default") in ("1", "true")
+        )  # fmt: skip
+        return styles | {"": Style(font=base | styles.get(next(default, ""), Style()).font)}
+
+
+def _font(properties: Element | None) -> Font:
+    font: Font = {}
+    for child in properties if properties is not None else ():
+        name = local(child)
+        if name == "rFonts":
+            font[name] = child.get(W + "ascii", "") or child.get(W + "hAnsi", "")
+        elif name in _FONT:
+            font[name] = child.get(W + "val", "1")
+    return font
+
+
+def _run_text(run: Element, font: str) -> str:
+    parts: list[str] = []
+    for element in walk(run, _NOT_TEXT):
+        name = local(element)
+        if name == "t":
+            text = element.text or ""
+            parts.append(_SYMBOLS.sub(lambda sign: symbol(font, ord(sign[0])), text))
+        elif name == "sym":
+            code = element.get(W + "char", "")
+            parts.append(symbol(element.get(W + "font", ""), int(code, 16) if _HEX.fullmatch(code) else 0))
+        elif name == "checkBox":
+            state = {local(child): child.get(W + "val", "1") for child in element}
+            parts.append("☐" if state.get("checked", state.get("default", "0")) in _OFF else "☑")
+        elif name == "tab":
+            parts.append("\t")
+        elif name in ("br", "cr"):
+            parts.append("\n")
+        elif name == "noBreakHyphen":
+            parts.append("-")
+    return "".join(parts)
 
 
 def _below(element: Element, name: str) -> Iterator[Element]:

@@ -1,11 +1,13 @@
-"""HTML to blocks: headings, paragraphs, lists, tables, code. Scripts and styles are left out.
+"""HTML to blocks: headings, paragraphs, lists, tables, code, as a reader of the page sees them.
 
-Built on the standard library's tokenizer, which keeps no tree: nesting of any depth costs nothing
-and nothing is ever fetched.
+Left out are scripts, styles, what is hidden or struck, and the page's margins: navigation, cookie
+bars, sidebars, footers. Built on the standard library's tokenizer, which keeps no tree: nesting of
+any depth costs nothing and nothing is ever fetched.
 """
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -14,10 +16,11 @@ from pathlib import Path
 from ingest import encoding
 from ingest.files import damaged
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, chinese_heading, clean, heading, mark, table
+from ingest.parse.blocks import SEGMENT, Block, Place, chinese_heading, clean, heading, mark, merged_table
+from ingest.parse.notation import subscript, superscript
 from ingest.parse.opc import Package, local, open_package, resolve
 
-_HIDDEN = {"script", "style", "template", "noscript", "svg", "head", "iframe"}
+_HIDDEN = {"script", "style", "template", "svg", "head", "iframe", "del", "s", "strike"}
 _PARAGRAPHS = {
     *("p", "div", "section", "article", "main", "header", "footer", "nav", "aside", "ul", "ol"),
     *("dl", "dt", "dd", "blockquote", "figure", "figcaption", "address", "form", "fieldset"),
@@ -40,11 +43,48 @@ _INLINE = (_VOID - {"hr"}) | {
 }
 
 
+_ENDS = {  # an element -> those that end it though it is not closed
+    **{"p": _PARAGRAPHS | _RANKS.keys() | {"pre"}, "li": {"li"}, "option": {"option"}},
+    **{"tr": {"tr"}, "td": {"td", "th", "tr"}, "th": {"td", "th", "tr"}},
+    **{"dt": {"dt", "dd"}, "dd": {"dt", "dd"}},
+}
+_NEAR = 500  # open elements among which an end tag looks for its start
+_UNSEEN = re.compile(
+    r"display:none|visibility:hidden|text-decoration(-line|-color)?:[^;]*line-through", re.IGNORECASE
+)
+_AT_RULE = re.compile(r"@[^{}]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")
+_STYLES = 200_000  # characters read of a style sheet
+_NAME = re.compile(
+    r"(?:(?!has|with|without|no|show|hide|open)[a-z]+[-_])?(?:left|right|top|main|sub|foot|bottom|head|bread)?"
+    r"(?:cookies?|consent|gdpr|(?:side|nav)-?bar|navi?|navigation|menu|crumbs?|footer|pagination|pager|share"
+    r"|sharing|social|related|recommend(?:ed|ations?)?|advert(?:isement)?|ads?|popup|modal|newsletter"
+    r"|friend-?links?|copyright|toolbar|skip-?link|comments|respond|disqus_thread|rail)"
+    r"(?:[-_](?:list|links?|buttons?|box|bar|banner|wrap|wrapper|container|area|section|block|posts?|articles?"
+    r"|news|items?|widget|icons?|notice|consent|inner|content|top|left|right|bottom|menu|nav|form|thread|\d+))?",
+    re.IGNORECASE,
+)
+_ROLES = {"navigation", "banner", "contentinfo", "complementary", "search", "dialog", "alertdialog"}
+_PROSE = 3000  # characters outside of links; a margin with more of them is content
+
+
+@dataclass
+class _Margin:
+    """A part of a page that seems to be beside its content."""
+
+    tag: str
+    depth: int  # open elements around it
+    tables: int  # open tables around it
+    blocks: list[Block] = field(default_factory=list)
+    linked: int = 0  # characters inside links
+    content: bool = False  # it holds the page's main element, or as a header the page's heading
+
+
 @dataclass
 class _Table:
     """A table that is being read: the text of its rows' cells."""
 
     rows: list[list[str]] = field(default_factory=list)
+    wide: set[Place] = field(default_factory=set)
     _wide: int = 0  # further columns that the current cell takes
     _tall: dict[int, int] = field(default_factory=dict)  # column -> rows that a cell above reaches
 
@@ -73,6 +113,8 @@ class _Table:
 
     def _fill(self) -> None:
         """Add the columns before the next cell: empty for a wide cell, repeated for a tall one above."""
+        at = len(self.row)
+        self.wide |= {(len(self.rows) - 1, column) for column in range(at, at + self._wide)}
         self.row.extend([""] * self._wide)
         self._wide = 0
         while self._tall.get(at := len(self.row), 0):
@@ -81,47 +123,116 @@ class _Table:
 
 
 class Page(HTMLParser):
-    """Feed it text; `take()` returns the blocks that are complete."""
+    """Feed it text; `take()` returns the blocks that are complete. With `whole` margins are content."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
         super().__init__(convert_charrefs=True)
         self.title = ""
+        self.titled = True  # False while inside <title>
+        self.shown = self.left_out = 0  # characters of the content and of the margins
+        self.margins: list[Block] = []  # the margins' text, as long as it is no longer than `SEGMENT`
+        self._prose = 0  # characters of the margins outside links
+        self._whole = whole
         self._blocks: list[Block] = []
         self._words: list[str] = []
-        self._hidden: list[str] = []
-        self._rank = 0
-        self._pre = 0
+        self._open: list[tuple[str, bool]] = []  # open elements, and whether they are unseen
+        self._count: Counter[str] = Counter()  # of the open elements by tag
+        self._around: list[_Margin] = []  # open margins
+        self._main = self._links = self._pre = self._rank = 0
+        self._has_main = False
+        self._scripts: list[int] = []  # where the open <sup> and <sub> begin in `_words`
+        self._style = ""
+        self._unseen_names: set[str] = set()
         self._bullet = ""
         self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
         self._tables: list[_Table] = []
-        self.titled = True  # False while inside <title>
 
     def take(self) -> list[Block]:
         blocks, self._blocks = self._blocks, []
+        self.shown += sum(len(block.text) for block in blocks)
         return blocks
+
+    def rest(self) -> list[Block]:
+        """The margins if they hold more prose than the page, so that no page is lost by its names."""
+        return self.margins if self._prose > self.shown and not self._has_main else []
+
+    @property
+    def _unseen(self) -> bool:
+        return bool(self._open) and self._open[-1][1]
+
+    @property
+    def _cell(self) -> list[str]:
+        """The row of the table that is being read, whose last cell is the current one."""
+        around = self._around[-1].tables if self._around else 0
+        return self._tables[-1].row if len(self._tables) > around else []
+
+    def _add(self, blocks: Iterable[Block]) -> None:
+        (self._around[-1].blocks if self._around else self._blocks).extend(blocks)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
             self.titled = False
-        if self._hidden == ["head"] and (tag in _PARAGRAPHS or tag in _RANKS):
-            self._hidden.clear()  # a page without </head> must not vanish
-        if tag in _HIDDEN or self._hidden:
-            if tag in _HIDDEN or tag in self._hidden:
-                self._hidden.append(tag)
+        in_head = self._open and self._open[-1][0] == "head"
+        if in_head and (tag in _PARAGRAPHS or tag in _RANKS):
+            self._pop()  # a page without </head> must not vanish
+        while self._open and tag in _ENDS.get(self._open[-1][0], ()):
+            self._pop()
+        values = {name: value or "" for name, value in attrs}
+        unseen = self._unseen or tag in _HIDDEN or self._hidden(tag, values)
+        if tag == "iframe" and "srcdoc" in values and not self._unseen:
+            self._add(html_blocks([values["srcdoc"]], whole=True))
+        if tag not in _VOID:
+            if not unseen and self._beside(tag, values):
+                self._flush()
+                self._around.append(_Margin(tag, len(self._open), len(self._tables)))
+            self._open.append((tag, unseen))
+            self._count[tag] += 1
+            self._main += tag in ("main", "article")
+            self._has_main = self._has_main or tag == "main"
+        if unseen:
             return
+        if self._around and (tag == "main" or (tag == "h1" and self._around[-1].tag == "header")):
+            self._around[-1].content = True
         if tag == "br":
             self._words.append("\n")
+        elif tag in ("sup", "sub"):
+            self._scripts.append(len(self._words))
+        elif tag in ("img", "input"):
+            self._words.append(_value(tag, values))
+        elif tag == "a":
+            self._links += 1
         elif tag in ("td", "th"):
             self._flush()
             if self._tables:
-                spans = dict(attrs)
-                columns, rows = _span(spans.get("colspan"), 50), _span(spans.get("rowspan"), 1000)
+                columns, rows = _span(values.get("colspan"), 50), _span(values.get("rowspan"), 1000)
                 self._tables[-1].begin_cell(columns=columns, rows=rows)
         elif tag not in _INLINE:
             self._flush()
-            self._open(tag)
+            self._begin(tag)
 
-    def _open(self, tag: str) -> None:
+    def _hidden(self, tag: str, values: dict[str, str]) -> bool:
+        names = {f".{name}" for name in values.get("class", "").split()} | {f"#{values.get('id')}"}
+        style = "".join(values.get("style", "").split())
+        return (
+            values.get("hidden", "until-found") != "until-found"
+            or (tag == "dialog" and "open" not in values)
+            or _UNSEEN.search(style) is not None
+            or not self._unseen_names.isdisjoint(names)
+        )
+
+    def _beside(self, tag: str, values: dict[str, str]) -> bool:
+        """Whether an element is a margin by its tag, role, class or id."""
+        if self._whole or tag in ("html", "body", "main", "article", *_INLINE, *_RANKS):
+            return False
+        names = f"{values.get('class', '')} {values.get('id', '')}".split()
+        return (
+            tag == "nav"
+            or (tag in ("header", "footer", "aside") and not self._main)
+            or values.get("role") in _ROLES
+            or any(map(_NAME.fullmatch, names))
+        )
+
+    def _begin(self, tag: str) -> None:
         if tag in _RANKS:
             self._rank = _RANKS[tag]
         elif tag == "pre":
@@ -142,19 +253,35 @@ class Page(HTMLParser):
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _VOID or tag in _PARAGRAPHS:
             self.handle_starttag(tag, attrs)
+            if tag not in _VOID:
+                self._pop()
         elif tag not in _INLINE:
             self._flush()
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
             self.titled = True
-        if self._hidden:
-            if tag in self._hidden:
-                del self._hidden[len(self._hidden) - 1 - self._hidden[::-1].index(tag) :]
-            return
+        elif tag == "style":
+            self._unseen_names |= _unseen_names(self._style)
+            self._style = ""
+        near = range(len(self._open) - 1, max(-1, len(self._open) - 1 - _NEAR), -1)
+        depth = next((at for at in near if self._open[at][0] == tag), None) if self._count[tag] else None
+        unseen = self._unseen if depth is None else self._open[depth][1]
+        if not unseen:
+            self._end(tag)
+        while depth is not None and len(self._open) > depth:
+            self._pop()
+
+    def _end(self, tag: str) -> None:
         if tag not in _INLINE:
             self._flush()
-        if tag in _RANKS:
+        if tag in ("sup", "sub") and self._scripts:
+            at = self._scripts.pop()
+            text, before = "".join(self._words[at:]), "".join(self._words[:at][-2:])
+            self._words[at:] = [superscript(text) if tag == "sup" else subscript(text, before)]
+        elif tag == "a":
+            self._links = max(0, self._links - 1)
+        elif tag in _RANKS:
             self._rank = 0
         elif tag == "pre":
             self._pre = max(0, self._pre - 1)
@@ -163,32 +290,59 @@ class Page(HTMLParser):
         elif tag == "table" and self._tables:
             self._close_table()
 
+    def _pop(self) -> None:
+        """Close the innermost element, and the margin that it is."""
+        tag, _ = self._open.pop()
+        self._count[tag] -= 1
+        self._main -= tag in ("main", "article")
+        if not self._around or len(self._open) > self._around[-1].depth:
+            return
+        self._flush()
+        while len(self._tables) > self._around[-1].tables:
+            self._close_table()
+        margin = self._around.pop()
+        size = sum(len(block.text) for block in margin.blocks)
+        if not margin.content and size - margin.linked < _PROSE:
+            if self.left_out < SEGMENT:
+                self.margins += margin.blocks
+            self.left_out, self._prose = self.left_out + size, self._prose + size - margin.linked
+        elif cell := self._cell:
+            cell[-1] = "\n".join([cell[-1], *(block.text for block in margin.blocks)]).strip()
+        else:
+            self._add(margin.blocks)
+
     def handle_data(self, data: str) -> None:
         if not self.titled:
             self.title += data
-        elif not self._hidden:
+        elif not self._unseen:
             self._words.append(data if self._pre else _running(data))
+            if self._around and self._links:
+                self._around[-1].linked += len(data.strip())
+        elif self._open[-1][0] == "style" and len(self._style) < _STYLES:
+            self._style += data
 
     def close(self) -> None:
         super().close()
         self._flush()
+        while self._open:
+            self._pop()
         while self._tables:
             self._close_table()
 
     def _flush(self) -> None:
         """End the current paragraph."""
         text = clean("".join(self._words))
-        self._words = []
+        self._words, self._scripts = [], []
         if not self._pre:
             text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
         if not text.strip():
             return
-        if self._tables and (cell := self._tables[-1].row):
+        if cell := self._cell:
             cell[-1] = f"{cell[-1]}\n{text}".strip()
         elif found := (text, self._rank) if self._rank else chinese_heading(text):
-            self._blocks.append(heading(*found))
+            self._add([heading(*found)])
         else:
-            self._blocks.append(Block(self._bullet + text, (), bool(self._bullet)))
+            self._add([Block(self._bullet + text, (), bool(self._bullet))])
         self._bullet = ""
 
     def _close_table(self) -> None:
@@ -196,13 +350,42 @@ class Page(HTMLParser):
         inside a cell joins the cell's text."""
         closed = self._tables.pop()
         closed.end_row()
-        rows = [row for row in closed.rows if any(row)]
-        if self._tables and (cell := self._tables[-1].row):
+        kept = [at for at, row in enumerate(closed.rows) if any(row)]
+        rows = [closed.rows[at] for at in kept]
+        if cell := self._cell:
             cell[-1] = "\n".join([cell[-1], *("  ".join(row) for row in rows)]).strip()
         elif len(rows) < 2 or max(map(len, rows)) < 2 or max(len(c) for r in rows for c in r) > _CELL:
-            self._blocks += [Block(clean(text)) for row in rows for text in row if text]
+            self._add(Block(clean(text)) for row in rows for text in row if text)
         else:
-            self._blocks += table(rows)
+            numbers = {old: new for new, old in enumerate(kept)}
+            wide = {(numbers[row], column) for row, column in closed.wide if row in numbers}
+            self._add(merged_table(rows, wide))
+
+
+_BUTTONS = {"hidden", "password", "submit", "button", "reset", "image", "file"}
+
+
+def _value(tag: str, values: dict[str, str]) -> str:
+    """What a picture or a field says: its alternative text, its value, ☑ or ☐."""
+    kind = values.get("type", "").lower()
+    if kind in ("checkbox", "radio"):
+        return "☑" if "checked" in values else "☐"
+    text = values.get("alt", "") if tag == "img" else "" if kind in _BUTTONS else values.get("value", "")
+    return f" {_running(text)} " if text else ""
+
+
+def _unseen_names(style: str) -> set[str]:
+    """The classes (`.note`) and ids (`#old`) that a style sheet hides and no rule of it shows."""
+    unseen: set[str] = set()
+    shown: set[str] = set()
+    for selectors, rule in re.findall(r"([^{}]*)\{([^{}]*)\}", _AT_RULE.sub("", style)):
+        rule = "".join(rule.split())
+        names = (name.strip() for name in selectors.split(","))
+        if _UNSEEN.search(rule):
+            unseen |= {name for name in names if re.fullmatch(r"[.#][\w-]+", name)}
+        elif "display:" in rule:
+            shown |= set(re.findall(r"[.#][\w-]+", selectors))
+    return unseen - shown
 
 
 def _span(value: str | None, most: int) -> int:
@@ -217,9 +400,16 @@ def _running(data: str) -> str:
 SetTitle = Callable[[str], None]
 
 
-def html_blocks(pieces: Iterable[str], *, set_title: SetTitle = lambda title: None) -> Iterator[Block]:
-    """The blocks of a page; `set_title` is called with its title once that is known."""
-    page = Page()
+def html_blocks(
+    pieces: Iterable[str],
+    *,
+    set_title: SetTitle = lambda title: None,
+    whole: bool = False,
+    warn: list[str] | None = None,
+) -> Iterator[Block]:
+    """The blocks of a page without its margins, or with them if `whole`, as in a mail or a book;
+    `set_title` is called with its title once that is known."""
+    page = Page(whole=whole)
     for piece in pieces:
         page.feed(piece)
         if page.title and page.titled:
@@ -228,6 +418,14 @@ def html_blocks(pieces: Iterable[str], *, set_title: SetTitle = lambda title: No
     page.close()
     set_title(" ".join(page.title.split()))
     yield from page.take()
+    rest = page.rest()
+    yield from rest
+    if page.left_out and not rest and warn is not None:
+        warn.append(
+            Translatable(
+                "left out as navigation or margin of the page: {count} characters", count=page.left_out
+            )
+        )
 
 
 def book_blocks(path: Path, *, set_title: SetTitle) -> Iterator[Block]:
@@ -254,7 +452,7 @@ def book_blocks(path: Path, *, set_title: SetTitle) -> Iterator[Block]:
 def _chapter(package: Package, part: str, name: str) -> Iterator[Block]:
     content = package.read(part)
     detected = encoding.detect(content, name=f"{package.name}: {part}")
-    blocks = list(html_blocks(encoding.decode(content, detected)))
+    blocks = list(html_blocks(encoding.decode(content, detected), whole=True))
     if name and not any(one.kind == "heading" for block in blocks for one in block.marks):
         yield mark("heading", name)
     yield from blocks

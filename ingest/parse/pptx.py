@@ -1,29 +1,58 @@
-"""PowerPoint: each slide a page, its title a heading, then its shapes, tables, charts and notes."""
+"""PowerPoint: each slide a page, its title a heading, then its boxes, tables, charts, notes, comments."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ingest.files import damaged
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, clean, heading, mark, table
-from ingest.parse.opc import REL, Package, local, open_package, walk
+from ingest.parse.blocks import Block, Place, clean, comment, heading, mark, merged_table
+from ingest.parse.drawing import A, Relations, drawing_blocks, paragraph_text
+from ingest.parse.opc import REL, Package, local, open_package
 from ingest.parse.pdf import Pictures
 
-A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 _SKIPPED_ROLES = ("sldNum", "dt", "ftr", "hdr", "sldImg")
 _SHAPES = frozenset(("sp", "pic", "graphicFrame"))
+_MOST_BOXES = 500  # on a slide; more are read from top to bottom
+_LABEL = 40  # characters of a box that can be a label or its value
 
 
-def slide_blocks(path: Path, *, pictures: Pictures) -> Iterator[Block]:
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A shape and its place on the slide."""
+
+    shape: Element
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator[Block]:
     with open_package(path) as package:
         parts = _slides(package)
         if not parts:
             raise damaged(path.name, Translatable("it has no slides"))
+        hidden: list[int] = []
+        layouts: dict[str, dict[str, Element]] = {}
         for number, part in enumerate(parts, 1):
+            root = package.xml(part)
+            if root.get("show") in ("0", "false"):
+                hidden.append(number)
+                continue
             yield mark("page", f"p. {number}")
-            yield from _slide(package, part, pictures)
+            relations = package.relations(part)
+            layout = next((p for k, p in relations.values() if k == "slideLayout"), "")
+            if layout not in layouts:
+                layouts[layout] = _inherited(package, relations)
+            boxes = list(_boxes(root, layouts[layout]))
+            yield from _slide(package, boxes, relations, pictures)
+        if hidden:
+            warn.append(Translatable("hidden slides are left out: {slides}", slides=hidden[:20]))
 
 
 def _slides(package: Package) -> list[str]:
@@ -36,70 +65,201 @@ def _slides(package: Package) -> list[str]:
     return [part for part in parts if part in package]
 
 
-def _slide(package: Package, part: str, pictures: Pictures) -> Iterator[Block]:
-    relations = package.relations(part)
-    for shape in walk(package.xml(part), _SHAPES):
-        kind = local(shape)
-        if kind == "sp":
-            yield from _shape(shape)
-        elif kind == "graphicFrame":
-            yield from _frame(package, shape, relations)
-        if kind in _SHAPES:
-            for blip in shape.iter(A + "blip"):
-                target = relations.get(blip.get(REL + "embed", ""), ("", ""))[1]
-                if target in package:
-                    yield from pictures.blocks(package.read(target))
+def _slide(package: Package, boxes: list[Box], relations: Relations, pictures: Pictures) -> Iterator[Block]:
+    titles = [box for box in boxes if _placeholder(box.shape).get("type") in ("title", "ctrTitle")]
+    for line in [*([title] for title in titles), *reading_order([b for b in boxes if b not in titles])]:
+        texts = [_texts(box.shape) for box in line]
+        if len(line) > 1 and all(len(t) == 1 and len(t[0]) <= _LABEL for t in texts):
+            yield Block(" ".join(text for [text] in texts))
+            continue
+        for box in line:
+            yield from _shape(package, box.shape, relations, pictures)
     for kind, target in relations.values():
         if kind == "notesSlide" and target in package:
             for shape in package.xml(target).iter(P + "sp"):
-                yield from _shape(shape)
+                yield from _paragraphs(shape)
+        elif kind == "comments" and target in package:
+            yield from _comments(package, package.xml(target))
 
 
-def _shape(shape: Element) -> Iterator[Block]:
-    placeholder = shape.find(f".//{P}nvPr/{P}ph")
-    role = "" if placeholder is None else placeholder.get("type", "")
-    if role in _SKIPPED_ROLES:
+def _boxes(
+    element: Element, inherited: dict[str, Element], scale: Sequence[float] = (1, 0, 1, 0)
+) -> Iterator[Box]:
+    """The shapes below `element`. The coordinates in a group become those of its slide by `scale`: a
+    factor and an offset across, and both downwards."""
+    for child in element[:1] if local(element) == "AlternateContent" else element:
+        if local(child) not in _SHAPES:
+            frame = child.find(f"{P}grpSpPr/{A}xfrm") if local(child) == "grpSp" else None
+            yield from _boxes(child, inherited, scale if frame is None else _inner(frame, scale))
+            continue
+        properties = child.find(f".//{P}cNvPr")
+        if properties is not None and properties.get("hidden") in ("1", "true"):
+            continue
+        frame = _frame(child)
+        if frame is None:
+            frame = next((inherited[key] for key in _keys(child) if key in inherited), None)
+        across, x, down, y = scale
+        left, width, top, height = (0, 0, 0, 0) if frame is None else _numbers(frame, "off", "ext")
+        left, top = left * across + x, top * down + y
+        yield Box(child, left, top, left + width * across, top + height * down)
+
+
+def _frame(shape: Element) -> Element | None:
+    """The shape's place: `a:xfrm`, or `p:xfrm` of a table or chart."""
+    own = shape.find(P + "xfrm")
+    return shape.find(f"{P}spPr/{A}xfrm") if own is None else own
+
+
+def _inner(frame: Element, outer: Sequence[float]) -> Sequence[float]:
+    """The scale inside a group with this frame."""
+    scale: list[float] = []
+    place, inner = _numbers(frame, "off", "ext"), _numbers(frame, "chOff", "chExt")
+    for at in (0, 2):
+        factor = place[at + 1] / (inner[at + 1] or place[at + 1] or 1)
+        offset = place[at] - inner[at] * factor
+        scale += [factor * outer[at], offset * outer[at] + outer[at + 1]]
+    return scale
+
+
+def _numbers(frame: Element, point: str, extent: str) -> Sequence[float]:
+    """Left, width, top, height."""
+    values = []
+    for name, key in ((point, "x"), (extent, "cx"), (point, "y"), (extent, "cy")):
+        child = frame.find(A + name)
+        text = "" if child is None else child.get(key, "")
+        values.append(int(text) if re.fullmatch(r"-?\d{1,12}", text) else 0)
+    return values
+
+
+def _inherited(package: Package, relations: Relations) -> dict[str, Element]:
+    """Placeholder -> its place in the slide's layout, or in the layout's master."""
+    places: dict[str, Element] = {}
+    for kind in ("slideLayout", "slideMaster"):
+        part = next((p for k, p in relations.values() if k == kind and p in package), "")
+        for shape in package.xml(part).iter(P + "sp") if part else ():
+            if (frame := _frame(shape)) is not None:
+                places = dict.fromkeys(_keys(shape), frame) | places
+        relations = package.relations(part)
+    return places
+
+
+def _placeholder(shape: Element) -> dict[str, str]:
+    found = shape.find(f".//{P}nvPr/{P}ph")
+    return {} if found is None else {"type": "body", **found.attrib}
+
+
+def _keys(shape: Element) -> list[str]:
+    """The names by which a placeholder is known: its number and its role."""
+    placeholder = _placeholder(shape)
+    return [f"{key} {placeholder[key]}" for key in ("idx", "type") if key in placeholder]
+
+
+def reading_order(boxes: list[Box]) -> Iterator[list[Box]]:
+    """Lines of boxes: from top to bottom, and boxes side by side on one line if they are labels and
+    values. Columns of text are read one after the other."""
+    if len(boxes) > _MOST_BOXES:
+        yield from ([box] for box in sorted(boxes, key=lambda box: (box.top, box.left)))
         return
-    paragraphs = [text for text in map(_text, shape.iter(A + "p")) if text]
-    if role in ("title", "ctrTitle") and paragraphs:
+    band: list[Box] = []
+    for row in [*_split(boxes, "top", "bottom"), []]:
+        if band and (not row or len(_split(band + row, "left", "right")) == 1):
+            yield from _band(band)
+            band = []
+        band = band + row
+
+
+def _band(boxes: list[Box]) -> Iterator[list[Box]]:
+    rows, columns = _split(boxes, "top", "bottom"), _split(boxes, "left", "right")
+    if len(columns) == 1:
+        yield from ([box] for box in sorted(boxes, key=lambda box: (box.top, box.left)))
+    elif len(rows) == 1 and all(len(column) == 1 for column in columns):
+        yield [box for column in columns for box in column]
+    elif _is_grid(rows, columns):
+        yield from (sorted(row, key=lambda box: box.left) for row in rows)
+    else:
+        for column in columns:
+            yield from reading_order(column)
+
+
+def _is_grid(rows: list[list[Box]], columns: list[list[Box]]) -> bool:
+    """Whether boxes are to be read by rows: all are short, and closer to their neighbours in the row
+    than to those above and below, or two columns of three rows or more."""
+    texts = [_texts(box.shape) for row in rows for box in row]
+    if not all(len(text) == 1 and len(text[0]) <= _LABEL for text in texts):
+        return False
+    if len(columns) == 2 and len(rows) > 2:
+        return True
+    across = min(min(b.left for b in right) - max(b.right for b in left) for left, right in pairwise(columns))
+    down = min(
+        (min(b.top for b in low) - max(b.bottom for b in high) for high, low in pairwise(rows)), default=0
+    )
+    return across <= down
+
+
+def _split(boxes: list[Box], low: str, high: str) -> list[list[Box]]:
+    """Groups that do not overlap by more than a quarter of a box."""
+    groups: list[list[Box]] = []
+    reach = float("-inf")
+    for box in sorted(boxes, key=lambda box: getattr(box, low)):
+        start, end = getattr(box, low), getattr(box, high)
+        if start >= reach - (end - start) / 4:
+            groups.append([])
+        groups[-1].append(box)
+        reach = max(reach, end)
+    return groups
+
+
+def _texts(shape: Element) -> list[str]:
+    """The paragraphs of a text box; none for pictures, tables and running elements."""
+    if local(shape) != "sp" or _placeholder(shape).get("type") in _SKIPPED_ROLES:
+        return []
+    return [text for text in map(paragraph_text, shape.iter(A + "p")) if text]
+
+
+def _paragraphs(shape: Element) -> Iterator[Block]:
+    paragraphs = _texts(shape)
+    if _placeholder(shape).get("type") in ("title", "ctrTitle") and paragraphs:
         yield heading(" ".join(paragraphs), 1)
     else:
         yield from (Block(text, (), at > 0) for at, text in enumerate(paragraphs))
 
 
-def _frame(package: Package, frame: Element, relations: dict[str, tuple[str, str]]) -> Iterator[Block]:
-    """A table, or the text of a chart or diagram."""
-    for grid in frame.iter(A + "tbl"):
-        rows = [
-            ["\n".join(filter(None, map(_text, cell.iter(A + "p")))) for cell in row.iter(A + "tc")]
-            for row in grid.iter(A + "tr")
-        ]
-        yield from table(rows)
-    for element in frame.iter():
-        for attribute in (REL + "id", REL + "dm"):
-            kind, part = relations.get(element.get(attribute, ""), ("", ""))
-            if kind == "chart" and part in package:
-                yield from _chart(package.xml(part))
-            elif kind == "diagramData" and part in package:
-                texts = [text for text in map(_text, package.xml(part).iter(A + "p")) if text]
-                yield from (Block(text, (), at > 0) for at, text in enumerate(texts))
+def _shape(package: Package, shape: Element, relations: Relations, pictures: Pictures) -> Iterator[Block]:
+    yield from _paragraphs(shape)
+    if local(shape) == "graphicFrame":
+        for grid in shape.iter(A + "tbl"):
+            yield from _table(grid)
+        for element in shape.iter():
+            yield from drawing_blocks(package, element, relations)
+    for blip in shape.iter(A + "blip"):
+        target = relations.get(blip.get(REL + "embed", ""), ("", ""))[1]
+        if target in package:
+            yield from pictures.blocks(package.read(target))
 
 
-def _chart(root: Element) -> Iterator[Block]:
-    """The chart's titles, and its series as a table with one column each."""
-    yield from (Block(text) for text in map(_text, root.iter(A + "p")) if text)
-    head, columns = [""], [[]]
-    for series in (element for element in root.iter() if local(element) == "ser"):
-        values = {local(c): [v.text or "" for v in c.iter() if local(v) == "v"] for c in series}
-        columns[0] = columns[0] or values.get("cat", [])
-        head.append(" ".join(values.get("tx", [])))
-        columns.append(values.get("val", []))
-    height = max(map(len, columns))
-    if len(columns) > 1 and height:
-        padded = [column + [""] * (height - len(column)) for column in columns]
-        yield from table([head, *map(list, zip(*padded, strict=True))])
+def _table(grid: Element) -> Iterator[Block]:
+    rows: list[list[str]] = []
+    wide: set[Place] = set()
+    for element in grid.iter(A + "tr"):
+        row: list[str] = []
+        for cell in element.iter(A + "tc"):
+            text = "\n".join(filter(None, map(paragraph_text, cell.iter(A + "p"))))
+            if cell.get("hMerge") in ("1", "true"):
+                wide.add((len(rows), len(row)))
+            elif cell.get("vMerge") in ("1", "true") and rows and len(row) < len(rows[-1]):
+                text = rows[-1][len(row)]
+            row.append(text)
+        rows.append(row)
+    yield from merged_table(rows, wide)
 
 
-def _text(paragraph: Element) -> str:
-    parts = [element for element in walk(paragraph) if local(element) in ("t", "br")]
-    return clean("".join("\n" if local(part) == "br" else part.text or "" for part in parts))
+def _comments(package: Package, root: Element) -> Iterator[Block]:
+    """Reviewers' comments, under their authors' names."""
+    names: dict[str, str] = {}
+    for kind, part in package.relations("ppt/presentation.xml").values():
+        if kind in ("commentAuthors", "authors") and part in package:
+            names |= {a.get("id", ""): a.get("name", "") for a in package.xml(part).iter()}
+    for element in (c for c in root.iter() if local(c) == "cm"):
+        text = clean(" ".join(t.text or "" for t in element.iter() if local(t) in ("text", "t")))
+        author = names.get(element.get("authorId", ""), "")
+        yield Block(comment(author, text, sample=text) if text else "")

@@ -1,20 +1,10 @@
-"""Plain text and Markdown, read piece by piece so that a file of any size fits; and e-mail."""
+"""Plain text and Markdown, read piece by piece so that a file of any size fits."""
 
-import contextlib
-import email
 import html
 import re
 from collections.abc import Iterable, Iterator
-from email import policy
-from email.message import MIMEPart
-from pathlib import Path
-from typing import Any
 
-from ingest import encoding
-from ingest.errors import Unreadable
-from ingest.i18n import Translatable
-from ingest.parse.blocks import SEGMENT, Block, chinese_heading, clean, heading
-from ingest.parse.html import html_blocks
+from ingest.parse.blocks import SEGMENT, chinese_heading
 from ingest.types import Mark, Segment
 
 _FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
@@ -142,48 +132,3 @@ def _whole_lines(pieces: Iterable[str]) -> Iterator[str]:
         rest, size = [text[cut:]], len(text) - cut
     if size:
         yield "".join(rest)
-
-
-LARGEST = 64 << 20  # bytes
-_HEADERS = ("From", "To", "Cc", "Date")
-_NO_EVIDENCE = ("", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252")
-
-
-def mail_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
-    if path.stat().st_size > LARGEST:
-        size = LARGEST >> 20
-        raise Unreadable(
-            "{name} is larger than {size} MB, the limit for an e-mail", name=path.name, size=size
-        )
-    message = email.message_from_bytes(path.read_bytes(), policy=policy.default)
-    if not message.keys():
-        raise Unreadable("{name} is not an e-mail: it has no headers", name=path.name)
-    if subject := message["Subject"]:
-        yield heading(str(subject), 1)
-    lines = [f"{name}: {message[name]}" for name in _HEADERS if message[name]]
-    yield Block(clean("\n".join(lines)))
-    body = message.get_body(("plain", "html"))
-    if body is not None:
-        yield from _body(body, path.name, warn)
-    names = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
-    if names:
-        warn.append(Translatable("attachments are not read: {names}", names=names[:10]))
-
-
-def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
-    content: Any = body.get_payload(decode=True)
-    text = _text(content or b"", body.get_content_charset() or "", name, warn)
-    if body.get_content_subtype() == "html":
-        yield from html_blocks([text])
-    else:
-        yield from (Block(clean(part)) for part in re.split(r"\r?\n\r?\n", text) if part.strip())
-
-
-def _text(content: bytes, charset: str, name: str, warn: list[str]) -> str:
-    """The declared charset is used if it fits, unless it is one that fits any bytes."""
-    if charset not in _NO_EVIDENCE:
-        with contextlib.suppress(LookupError, UnicodeError):
-            return content.decode(charset)
-    detected = encoding.detect(content, name=name)
-    warn += encoding.losses(detected)
-    return "".join(encoding.decode(content, detected))

@@ -1,20 +1,26 @@
 """OCR: reading order, bounds, and Chinese text in pictures with the models of the wheel."""
 
+import io
 import random
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import Unreadable
-from ingest.ocr import Line, PageReader, available, in_reading_order, open_picture, picture_size
+from ingest.ocr import Line, PageReader, available, in_reading_order, open_picture, page_count, picture_size
+from ingest.parse import DocumentParser
 from ingest.parse.pdf import MOST, Pictures
 from ingest.sandbox import Sandbox
-from tests.ingest.documents import parse, pdf
+from tests.ingest.documents import parse, pdf, whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
 ROOT = Path(__file__).parents[2]
@@ -99,6 +105,50 @@ def test_an_image_file_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "white.bmp").write_bytes(bitmap(300, 200))
     with pytest.raises(Unreadable, match="no text was found"):
         parse(tmp_path / "white.bmp")
+
+
+@pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_as_its_camera_says(orientation: int) -> None:
+    from PIL import Image
+
+    upright = Image.new("RGB", (30, 20), "white")
+    upright.paste("red", (0, 0, 10, 5))
+    turns = Image.Transpose
+    stored = {
+        **{2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE},
+        **{6: turns.ROTATE_90, 7: turns.TRANSVERSE, 8: turns.ROTATE_270},
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = upright.transpose(stored[orientation]) if orientation > 1 else upright
+    file = io.BytesIO()
+    picture.save(file, "PNG", exif=exif)
+    turned = open_picture(file.getvalue())
+    assert turned is not None
+    assert turned.tobytes() == upright.tobytes()
+
+
+class Numbered(PageReader):
+    """Names each page by its shade."""
+
+    def read(self, picture: "Image") -> str:
+        return f"shade {picture.getpixel((0, 0))[0]}"  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+
+
+@pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
+def test_all_pages_of_a_tiff_are_read_and_one_picture_of_an_animation(tmp_path: Path) -> None:
+    from PIL import Image
+
+    first, *others = (Image.new("L", (40, 40), shade) for shade in (10, 20, 30))
+    parser = DocumentParser(ocr=False)
+    parser._reader = Numbered()
+    for name, count in (("a.tiff", 3), ("a.gif", 1)):
+        first.save(tmp_path / name, save_all=True, append_images=others)
+        text, marks = whole(parser.parse(tmp_path / name))
+        assert text == "\n\n".join(f"shade {10 * at}" for at in range(1, count + 1))
+        assert [m.label for m in marks] == ([] if count == 1 else ["p. 1", "p. 2", "p. 3"])
+    assert page_count(b"no picture") == 1
 
 
 def test_without_ocr_an_image_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -224,22 +224,3 @@ def test_epub_chapters_take_names_from_the_contents(tmp_path: Path) -> None:
     assert parsed.title == "全书"
     assert text == "甲\n\n乙题\n\n乙"
     assert kinds(marks, "heading") == ["卷一", "乙题"]
-
-
-def test_mail_prefers_plain_text_and_names_attachments(tmp_path: Path) -> None:
-    raw = (
-        b"From: =?utf-8?B?5byg5LiJ?= <a@b.cn>\r\nSubject: =?gbk?B?u+HS6c2o1qo=?=\r\n"
-        b"Date: Mon, 1 Jan 2024 00:00:00 +0800\r\nMIME-Version: 1.0\r\n"
-        b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n--x\r\n'
-        b"Content-Type: text/plain; charset=gbk\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
-    ) + "明天开会。\r\n".encode("gbk")
-    raw += b'--x\r\nContent-Type: application/pdf; name="a.pdf"\r\n'
-    raw += b'Content-Disposition: attachment; filename="a.pdf"\r\n\r\nx\r\n--x--\r\n'
-    path = tmp_path / "a.eml"
-    path.write_bytes(raw)
-    parsed = parse(path)
-    text, _ = whole(parsed)
-    assert parsed.title == "会议通知"
-    assert text.startswith("会议通知\n\nFrom: 张三 <a@b.cn>\nDate:")
-    assert text.endswith("明天开会。")
-    assert parsed.report.warnings == ("attachments are not read: a.pdf",)

@@ -1,0 +1,130 @@
+"""Equations (OMML), superscripts and symbol fonts as plain text: (a+b)/2, 10^24, √(x), ☑."""
+
+import re
+from collections.abc import Iterable
+from itertools import groupby
+from xml.etree.ElementTree import Element
+
+from ingest.parse.opc import local
+
+_TOKEN = re.compile(r"[-+−±]?[\w.]+'?")
+_EXPONENT = re.compile(r"(?!(?:st|nd|rd|th|er|re|o)$)(?!.*[\u4e00-\u9fff])[+−-]?[\w(].*")
+_FORMULA = re.compile(r"[A-Z][a-z]?$|[)\]]$")  # what a digit below the line follows in H2O and Ca(OH)2
+_ROOTS = {"": "√", "2": "√", "3": "∛", "4": "∜"}
+
+
+def superscript(text: str) -> str:
+    """`24` is ^24, `n+1` is ^(n+1); ordinals, note marks and words in Chinese stay as they are."""
+    return f"^{_group(text)}" if _EXPONENT.fullmatch(text.strip()) else text
+
+
+def subscript(text: str, before: str) -> str:
+    """`2` stays 2 after `H`; `max` after `x` is _max."""
+    plain = re.fullmatch(r"[\d.]+", text) and _FORMULA.search(before[-2:])
+    return text if plain or not re.search(r"\w", text) else f"_{_group(text)}"
+
+
+def scripts(pieces: Iterable[tuple[str, str]]) -> str:
+    """Joins `(alignment, text)` as Word's `w:vertAlign` names it; equal neighbours are one script."""
+    joined = ""
+    for align, group in groupby(pieces, key=lambda piece: piece[0]):
+        text = "".join(part for _, part in group)
+        if align == "superscript":
+            text = superscript(text)
+        elif align == "subscript":
+            text = subscript(text, joined)
+        joined += text
+    return joined
+
+
+def _group(text: str) -> str:
+    text = text.strip()
+    closed = text.startswith("(") and text.find(")") == len(text) - 1
+    return text if closed or _TOKEN.fullmatch(text) else f"({text})"
+
+
+def equation(element: Element) -> str:
+    """An OMML element on one line."""
+    name = local(element)
+    if name == "t":
+        return element.text or ""
+
+    def part(key: str) -> str:
+        return next((equation(child) for child in element if local(child) == key), "")
+
+    def grouped(key: str, sign: str = "") -> str:
+        text = part(key)
+        return sign + _group(text) if text else ""
+
+    def parts(key: str) -> list[str]:
+        return [equation(child) for child in element if local(child) == key]
+
+    match name:
+        case "f":
+            return f"{grouped('num')}/{grouped('den')}"
+        case "sSup" | "sSub" | "sSubSup" | "sPre":
+            base, below, above = grouped("e"), grouped("sub", "_"), grouped("sup", "^")
+            return f"{below}{above}{base}" if name == "sPre" else f"{base}{below}{above}"
+        case "nary":
+            sign = _property(element, "chr", "∫")
+            return f"{sign}{grouped('sub', '_')}{grouped('sup', '^')} {part('e')}"
+        case "rad":
+            degree = part("deg")
+            return f"{_ROOTS.get(degree) or f'^{_group(degree)}√'}({part('e')})"
+        case "d":
+            begin, end = _property(element, "begChr", "("), _property(element, "endChr", ")")
+            return begin + _property(element, "sepChr", "|").join(parts("e")) + end
+        case "func":
+            return f"{part('fName')} {part('e')}"
+        case "acc" | "bar":
+            return part("e") + _property(element, "chr", "\u0302" if name == "acc" else "\u0304")
+        case "limLow" | "limUpp":
+            return part("e") + grouped("lim", "_" if name == "limLow" else "^")
+        case "m":
+            return f"[{'; '.join(parts('mr'))}]"
+        case "mr":
+            return ", ".join(parts("e"))
+        case "eqArr":
+            return "; ".join(parts("e"))
+        case _:
+            # Properties such as fPr hold no text.
+            return "".join(equation(child) for child in element if not local(child).endswith("Pr"))
+
+
+def _property(element: Element, name: str, default: str) -> str:
+    """The `m:val` of a child of the element's properties; an empty one means no sign."""
+    for child in (c for group in element if local(group).endswith("Pr") for c in group):
+        if local(child) == name:
+            return next((v for k, v in child.attrib.items() if k.endswith("val")), default)
+    return default
+
+
+def _font(first: int, signs: str) -> dict[int, str]:
+    return {first + at: sign for at, sign in enumerate(signs)}
+
+
+_FONTS = {
+    "symbol": _font(
+        0x20,
+        " !∀#∃%&∋()∗+,−./0123456789:;<=>?≅ΑΒΧΔΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ[∴]⊥_‾αβχδεφγηιϕκλμνοπθρστυϖωξψζ{|}∼",
+    )
+    | _font(
+        0xA0,
+        "€ϒ′≤⁄∞ƒ♣♦♥♠↔←↑→↓°±″≥×∝∂•÷≠≡≈…⏐⎯↵ℵℑℜ℘⊗⊕∅∩∪⊃⊇⊄⊂⊆∈∉∠∇®©™∏√⋅¬∧∨⇔⇐⇑⇒⇓◊〈®©™∑⎛⎜⎝⎡⎢⎣⎧⎨⎩⎪•〉∫⌠⎮⌡⎞⎟⎠⎤⎥⎦⎫⎬⎭",
+    ),
+    "wingdings": _font(0x6C, "●❍■☐☐☐☐◆◆◆❖◆⌧")
+    | _font(0x80, "⓪①②③④⑤⑥⑦⑧⑨⑩⓿❶❷❸❹❺❻❼❽❾❿")
+    | _font(0xDF, "←→↑↓↖↗↙↘←→↑↓")
+    | _font(0xFB, "✗✓☒☑")
+    | {0x28: "☎", 0x2A: "✉", 0x4A: "☺", 0x4C: "☹", 0xA1: "○", 0xA8: "☐", 0xAB: "★", 0xD8: "➢"},
+    "wingdings 2": _font(0x4F, "✗✓☒☑☒☒")
+    | _font(0x69, "⓪①②③④⑤⑥⑦⑧⑨⑩")
+    | _font(0x96, "●●●")
+    | _font(0xA2, "■☐☐"),
+    "webdings": {0x61: "✓", 0x63: "☐", 0x67: "■", 0x72: "✗", 0x6E: "●"},
+}
+
+
+def symbol(font: str, code: int) -> str:
+    """A character of a symbol font, which files write at U+F020 to U+F0FF; • for one not listed."""
+    return _FONTS.get(font.lower(), {}).get(code & 0xFF, "•")
