@@ -19,7 +19,7 @@ TOP = {
     "constraints.txt", "corpora", "docs", "finetune", "ingest", "pyproject.toml", "rag", "server",
     "tests",
 }  # fmt: skip
-MOST_LINES, MOST_FILES = 32_000, 175
+MOST_LINES, MOST_FILES = 36_000, 175
 LONGEST, SHORTEST = 500, 60  # lines of a file
 MAY_BE_SHORT = {"__init__", "__main__", "errors"}
 MOST_PARAMETERS = 12
