@@ -14,14 +14,15 @@ from ingest.parse.blocks import Block, chinese_heading, clean, compose
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
 from ingest.parse.html import book_blocks, html_blocks
-from ingest.parse.office import document_blocks, workbook_blocks
+from ingest.parse.office import document_blocks
 from ingest.parse.pdf import Pictures, pdf_blocks
 from ingest.parse.pptx import slide_blocks
 from ingest.parse.text import mail_blocks, markdown_segments, text_segments
+from ingest.parse.workbook import spreadsheetml_blocks, workbook_blocks
 from ingest.types import Parsed, ParseReport, Segment
 
 LARGEST_TREE = 256 << 20  # bytes of a JSON file, which is read whole
-FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"))
+FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"), ("html", "xls", "spreadsheetml"))
 """Formats whose names are often confused; no warning is given about that."""
 
 
@@ -114,6 +115,8 @@ class FileParser:
         name = self.path.name
         if self.kind in ("csv", "tsv"):
             return csv_blocks(pieces, name=name, warn=self.warnings)
+        if self.kind == "spreadsheetml":
+            return spreadsheetml_blocks(pieces, name=name, warn=self.warnings)
         if self.kind == "html":
             return html_blocks(pieces, set_title=self.set_title)
         if self.kind == "jsonl":
