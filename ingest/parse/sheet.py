@@ -165,7 +165,7 @@ class SheetLayout:
             yield from self._comments(head, [0, CELLS], {})
             return
         titles, head = head[:lone], head[lone:]
-        short = list(dict.fromkeys(row.text() for row in titles if not _is_note(row.text())))
+        orphans: list[str] = []
         count = _header_rows(head)
         if not count and self.header and not titles and set(head[0].cells) <= self.header.keys():
             names, number = self.header, self.header_number
@@ -175,9 +175,7 @@ class SheetLayout:
         else:
             names, orphans = _names(head[:count], head[count:])
             number = head[0].number
-            short += orphans
-        if titles or short:
-            yield from self._titles(titles, short)
+        yield from _title_blocks(titles, orphans)
         self.header, self.header_number = names, number
         columns = sorted({column for row in head for column in row.cells} | names.keys())
         data = chain(head[count:], rows)
@@ -190,15 +188,6 @@ class SheetLayout:
         whole = list(data)
         for at in range(0, len(labels), period):
             yield from self._table(columns[at : at + period], names, number, iter(whole))
-
-    def _titles(self, titles: list[Row], short: list[str]) -> Iterator[Block]:
-        joined = " ".join(text for text in short if len(text) <= _TITLE)
-        if joined and len(joined) <= 2 * _TITLE:
-            yield heading(joined, 3)
-        else:
-            joined = ""
-        texts = dict.fromkeys(chain((row.text() for row in titles), short))
-        yield from (Block(text) for text in texts if text not in joined)
 
     def _table(
         self, columns: list[int], names: dict[int, str], number: int, rows: Iterator[Row]
@@ -231,7 +220,7 @@ class SheetLayout:
                     yield from comments
                     yield from self._block(chain([row], rows))
                     return
-                yield heading(text, 4)
+                yield heading(text, 5)
             elif is_open:
                 yield row_block(cells, row.number)
             else:
@@ -311,6 +300,16 @@ def _stacked(rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         yield replace(row, gap=last is not None and row.number > last + 1)
         last = row.number
+
+
+def _title_blocks(titles: Sequence[Row], orphans: Sequence[str]) -> Iterator[Block]:
+    """The short lines above a table as one heading, the others as paragraphs; what stands above empty
+    columns, as `2023` above the right end, as a heading below it."""
+    short = [t for t in (row.text() for row in titles) if len(t) <= _TITLE and not _is_note(t)]
+    joined = " ".join(dict.fromkeys(short)) if sum(map(len, short)) <= 2 * _TITLE else ""
+    yield heading(joined, 3)
+    yield from (_paragraph(row) for row in titles if row.text() not in joined)
+    yield heading(" ".join(orphans), 4)
 
 
 def _paragraph(row: Row) -> Block:
