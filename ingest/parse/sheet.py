@@ -30,7 +30,7 @@ _NOTE = re.compile(
 )
 _QUESTION = {"问题", "问", "提问", "标准问题", "常见问题", "标准问", "疑问", "question", "questions", "q"}
 _ANSWER = {"答案", "答", "回答", "解答", "答复", "回复", "标准答案", "answer", "answers", "a"}
-_UNNAMED = re.compile(r"(?:sheet|工作表|表|table)?\s*\d*", re.IGNORECASE)
+_UNNAMED = re.compile(r"(?:sheet|工作表|表格?|table)\s*\d*", re.IGNORECASE)
 
 Notes = Mapping[int, Mapping[int, str]]
 """Row -> column -> comment on the cell."""
@@ -171,6 +171,7 @@ class SheetLayout:
             names, number = self.header, self.header_number
         elif not count and len(head) == 1:
             yield from map(_paragraph, titles + head)
+            yield from self._comments(titles + head, [0, CELLS], {})
             return
         else:
             names, orphans = _names(head[:count], head[count:])
@@ -193,24 +194,23 @@ class SheetLayout:
         self, columns: list[int], names: dict[int, str], number: int, rows: Iterator[Row]
     ) -> Iterator[Block]:
         labels = [names.get(column, "") for column in columns]
-        last = columns[-1]
+        last = columns[-1] if names.keys() <= set(columns) else CELLS
         faq = faq_columns(labels)
         comments: list[Block] = []
-        is_open = noted = read = False
+        is_open = noted = False
+        read = 0
         numeric: set[int] = set()
         rows = Lookahead(rows)
         for row in rows:
             cells = [row.cells.get(column, "") for column in columns]
-            cells += [
-                text for column, text in row.cells.items() if column > last and names.keys() <= set(columns)
-            ]
+            cells += [text for column, text in row.cells.items() if column > last]
             text = row.text() if row.lone() and cells[0] else ""
             comments += self._comments([row], columns, names)
             if not any(cells):
                 continue
             if faq and cells[faq[0]] and cells[faq[1]]:
                 yield from faq_blocks(labels, cells, faq, row.number)
-                read = True
+                read += 1
             elif text and len(columns) > 1 and (noted or _is_note(text) or len(text) > _TITLE):
                 is_open, noted = False, True
                 yield _paragraph(row)
@@ -226,9 +226,9 @@ class SheetLayout:
             else:
                 is_open, noted = True, False
                 yield from table([labels, cells], numbers=[number, row.number], empty_header=True)
-            if is_open:
+            if is_open and read < _SAMPLE:
                 numeric |= {at for at, cell in row.cells.items() if _VALUE.fullmatch(cell)}
-                read = True
+                read += 1
         if not read:
             yield from table([labels], numbers=[number])
         yield from comments
@@ -322,7 +322,8 @@ def _is_note(text: str) -> bool:
 
 def _labels(row: Row, width: int) -> bool:
     """`制表人：张三  日期：5月1日` above a table."""
-    return len(row.cells) < width and all(re.search("[:：]", t) for t in row.cells.values())
+    texts = row.cells.values()
+    return len(row.cells) < width and not row.values() and all(re.search("[:：]", t) for t in texts)
 
 
 def _introduces(head: Sequence[Row]) -> bool:
@@ -380,6 +381,7 @@ def _is_group(here: Row, below: Row, data: Sequence[Row]) -> bool:
 def _has_names(first: Row, data: Sequence[Row]) -> bool:
     """Whether the first row names the columns: its cells are of another kind than those below."""
     evidence = 0
+    data = [row for row in data if row.cells != first.cells]  # a header may stand on each page
     for column, text in first.cells.items():
         below = [row.cells[column] for row in data if column in row.cells]
         values = sum(bool(_VALUE.fullmatch(cell)) for cell in below)
@@ -405,9 +407,7 @@ def _shape(text: str) -> str:
 
 def _names(header: Sequence[Row], data: Sequence[Row]) -> tuple[dict[int, str], list[str]]:
     """Column -> its names from top to bottom; and texts above columns that are empty."""
-    used = {column for row in data for column in row.cells} | {
-        column for row in header[-1:] for column in row.cells
-    }
+    used = {column for row in (*header[-1:], *data) for column in row.cells}
     names: dict[int, list[str]] = {column: [] for column in sorted(used)}
     orphans: list[str] = []
     for at, row in enumerate(header):
@@ -445,10 +445,6 @@ def _groups(columns: Iterable[int]) -> list[list[int]]:
 def _period(names: Sequence[str]) -> int:
     """After how many columns the names begin again: two halves of a table side by side."""
     for size in range(2, len(names) // 2 + 1):
-        if (
-            len(names) % size == 0
-            and all(names)
-            and all(name == names[at % size] for at, name in enumerate(names))
-        ):
+        if all(names) and list(names) == list(names[:size]) * (len(names) // size):
             return size
     return max(1, len(names))
