@@ -444,7 +444,9 @@ def _groups(columns: Iterable[int]) -> list[list[int]]:
 
 def _period(names: Sequence[str]) -> int:
     """After how many columns the names begin again: two halves of a table side by side."""
-    for size in range(2, len(names) // 2 + 1):
-        if all(names) and list(names) == list(names[:size]) * (len(names) // size):
+    for parts in range(2, 7):
+        size = len(names) // parts
+        distinct = size > 1 and all(names) and len(set(names)) == size
+        if distinct and list(names) == list(names[:size]) * parts:
             return size
     return max(1, len(names))
