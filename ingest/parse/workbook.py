@@ -30,6 +30,10 @@ _DATA = re.compile(rb"(<(\w+:)?worksheet\b[^>]*>).*?<(?:\w+:)?sheetData\b[^>]*>"
 _COLUMN = re.compile(rb'<(?:\w+:)?col\b[^>]*\bhidden="(?:1|true)"[^>]*>')
 _CHARACTER = re.compile("_x([0-9A-F]{4})_")
 _HIDDEN = "hidden"
+_STRUCTURE = {  # of SpreadsheetML and of OpenDocument
+    *("Style", "Column", "Row", "Visible", "Worksheet"),
+    *("style", "table-column", "table-row", "table"),
+}
 _NAMED_FORMATS = {  # of SpreadsheetML
     **{"General Date": 22, "Long Date": 31, "Medium Date": 15, "Short Date": 14, "Long Time": 21},
     **{"Medium Time": 18, "Short Time": 20, "Fixed": 2, "Standard": 4, "Percent": 10, "Scientific": 11},
@@ -380,7 +384,9 @@ def _xml_sheets(elements: Iterator[Element], omissions: Omissions) -> Iterator[S
     sheet, rows = Sheet("", ()), list[Row]()
     number = at = 0
     for element in elements:
-        tag, values = local(element), _attributes(element)
+        if (tag := local(element)) not in _STRUCTURE:
+            continue
+        values = _attributes(element)
         hidden = values.get("Hidden") == "1" or values.get("visibility") in ("collapse", "filter")
         if tag in ("Style", "style"):
             for inner in map(_attributes, element):
@@ -427,7 +433,8 @@ def _xml_cells(
         tall = int(values.get("MergeDown", int(values.get("number-rows-spanned", 1)) - 1))
         if wide > 0 or tall > 0:
             spans.append((at, at + wide, row.number + tall))
-        text = "\n".join("".join(_spaced(p)) for p in cell if local(p) == "p")
+        texts = (("".join(_spaced(p)) if len(p) else p.text or "") for p in cell if local(p) == "p")
+        text = "\n".join(texts)
         text = text or values.get("value", "") or values.get("date-value", "")
         for inner in cell:
             kind = local(inner)
