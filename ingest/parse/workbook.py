@@ -73,21 +73,27 @@ class Omissions:
             yield row
         name, columns = sheet.name, len(sheet.hidden_columns)
         if rows or columns:
-            place = "{sheet} ({rows} rows, {columns} columns)"
-            self.hidden.append(Translatable(place, sheet=name, rows=rows, columns=columns))
+            self.hidden.append(
+                Translatable(
+                    "{sheet} ({rows} rows, {columns} columns)", sheet=name, rows=rows, columns=columns
+                )
+            )
 
     def warnings(self) -> Iterator[str]:
         if self.wide:
-            limit = "only the first {most} columns are read of {sheets}"
-            yield Translatable(limit, most=CELLS, sheets=list(self.wide)[:10])
+            sheets = list(self.wide)[:10]
+            yield Translatable(
+                "only the first {most} columns are read of {sheets}", most=CELLS, sheets=sheets
+            )
         if self.hidden:
             yield Translatable("hidden and left out: {places}", places=self.hidden[:10])
         if self.computed:
-            lacking = "{count} formulas had no stored value and were computed"
-            yield Translatable(lacking, count=self.computed)
+            yield Translatable("{count} formulas had no stored value and were computed", count=self.computed)
         if self.formulas:
-            lacking = "{count} formulas have no value; save the file in a spreadsheet program first"
-            yield Translatable(lacking, count=self.formulas)
+            yield Translatable(
+                "{count} formulas have no value; save the file in a spreadsheet program first",
+                count=self.formulas,
+            )
 
 
 def workbook_blocks(path: Path, kind: str, *, warn: list[str]) -> Iterator[Block]:
