@@ -35,7 +35,8 @@ class Places:
     def _name(self) -> tuple[str, str]:
         headings = " › ".join(heading.label for heading in self._headings)
         labels = [mark.label for mark in self._kinds.values()]
-        return " · ".join([*labels, *([headings] if headings else [])]), headings
+        below = " › ".join(h.label for h in self._headings if h.label not in labels)  # not a sheet
+        return " · ".join(filter(None, [*labels, below])), headings
 
     def at(self, offset: int) -> str:
         return self._names[bisect_right(self._starts, offset) - 1][0]

@@ -16,7 +16,7 @@ from ingest.errors import Unreadable, UserError
 from ingest.i18n import Translatable
 from ingest.normalize import readable
 
-TEXT_FORMATS = ("txt", "md", "csv", "tsv", "html", "json", "jsonl", "eml")
+TEXT_FORMATS = ("txt", "md", "csv", "tsv", "html", "json", "jsonl", "eml", "spreadsheetml")
 IMAGES = ("png", "jpg", "webp", "bmp", "tiff", "gif")
 FORMATS = {
     **{name: name for name in (*TEXT_FORMATS, *IMAGES)},
@@ -78,9 +78,11 @@ def recognise(path: Path) -> str:
         containers = {"zip": _package, "ole": _ole}
         return containers[found](path) if found in containers else found
     promised = format_by_name(path)
-    if promised not in TEXT_FORMATS:
-        promised = "txt"
-    html = promised in ("txt", "md") and _HTML.match(head.lstrip(b"\xef\xbb\xbf"))
+    if b"urn:schemas-microsoft-com:office:spreadsheet" in head:
+        return "spreadsheetml"
+    if promised not in TEXT_FORMATS:  # programs often export a text as .xls
+        promised = "csv" if promised in ("xls", "xlsx", "ods") else "txt"
+    html = promised in ("txt", "md", "csv") and _HTML.match(head.lstrip(b"\xef\xbb\xbf"))
     return "html" if html else promised
 
 

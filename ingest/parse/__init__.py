@@ -18,15 +18,16 @@ from ingest.parse.docx import word_blocks
 from ingest.parse.html import book_blocks, html_blocks
 from ingest.parse.mail import DEPTH, mail_blocks, outlook_blocks
 from ingest.parse.odt import odt_blocks
-from ingest.parse.office import document_blocks, workbook_blocks
+from ingest.parse.office import document_blocks
 from ingest.parse.pdf import Pictures, pdf_blocks
 from ingest.parse.pptx import slide_blocks
 from ingest.parse.text import markdown_segments, text_segments
+from ingest.parse.workbook import spreadsheetml_blocks, workbook_blocks
 from ingest.types import Mark, Parsed, ParseReport, Segment
 
 LARGEST_TREE = 256 << 20  # bytes of a JSON file, which is read whole
 MOST_INNER = 200  # documents read that are inside a file: attachments, parts
-FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"))
+FAMILIES = (IMAGES, ("txt", "md", "html"), ("doc", "rtf"), ("html", "xls", "spreadsheetml"))
 """Formats whose names are often confused; no warning is given about that."""
 
 
@@ -132,6 +133,8 @@ class FileParser:
         name = self.path.name
         if self.kind in ("csv", "tsv"):
             return csv_blocks(pieces, name=name, warn=self.warnings)
+        if self.kind == "spreadsheetml":
+            return spreadsheetml_blocks(pieces, name=name, warn=self.warnings)
         if self.kind == "html":
             return html_blocks(pieces, set_title=self.set_title, warn=self.warnings)
         if self.kind == "jsonl":

@@ -48,18 +48,28 @@ def heading(text: str, level: int) -> Block:
     return Block(text, (Mark(0, "heading", text, level),) if text else ())
 
 
-def table(rows: Iterable[Sequence[str]], *, numbers: Iterable[int] | None = None) -> Iterator[Block]:
-    """A table as lines `| a | b |`, the first row as its header; `numbers` label the rows."""
+def table(
+    rows: Iterable[Sequence[str]], *, numbers: Iterable[int] | None = None, empty_header: bool = False
+) -> Iterator[Block]:
+    """A table as lines `| a | b |`, the first row as its header, even without a name if `empty_header`;
+    `numbers` label the rows."""
     tight = False
     for row, number in zip(rows, repeat(None) if numbers is None else numbers, strict=False):
-        cells = [" ".join(clean(cell).split()).replace("|", "｜") for cell in row]
-        if not any(cells):
+        block = row_block(row, number, tight=tight)
+        if not block.text.strip(" |") and (tight or not empty_header):
             continue
-        marks = (Mark(0, "row", f"row {number}"),) if number is not None else ()
-        yield Block(f"| {' | '.join(cells)} |", marks, tight)
+        yield block
         if not tight:
-            yield Block(f"|{' --- |' * len(cells)}", (), True)
+            yield Block(f"|{' --- |' * len(row)}", (), True)
         tight = True
+
+
+def row_block(row: Sequence[str], number: int | None, *, tight: bool = True) -> Block:
+    """A line of a table; a bar inside a cell becomes a full-width one."""
+    plain = (cell if cell.isprintable() else clean(cell) for cell in row)
+    cells = [" ".join(cell.split()).replace("|", "｜") for cell in plain]
+    marks = (Mark(0, "row", f"row {number}"),) if number is not None else ()
+    return Block(f"| {' | '.join(cells)} |", marks, tight)
 
 
 def clean(text: str) -> str:

@@ -3,16 +3,18 @@
 import csv
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 
 from ingest.errors import Unreadable
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, table
+from ingest.parse.blocks import Block
+from ingest.parse.sheet import CELLS, Row, SheetLayout, faq_blocks, faq_columns, filled
 from ingest.types import Mark
 
-CELLS = 1000  # columns read of one row; no table for people has more
 FIELD = 10_000_000  # characters of one cell
 _DELIMITERS = ",;\t|，；"
+_SEPARATOR = re.compile(r"[\"']?sep=(.)[\"']?\s*$", re.IGNORECASE)
 _INVALID = object()
 _SAMPLE = 50  # lines from which the delimiter is guessed
 
@@ -22,9 +24,20 @@ def csv_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterator
     csv.field_size_limit(FIELD)
     lines = _lines(pieces)
     sample = list(itertools.islice(lines, _SAMPLE))
-    delimiter = "\t" if name.endswith(".tsv") else _delimiter(sample)
+    first = 1
+    if sample and (match := _SEPARATOR.match(sample[0])):  # a line for Excel
+        delimiter, first = match[1], 2
+        del sample[0]
+    else:
+        delimiter = "\t" if name.endswith(".tsv") else _delimiter(sample)
     rows = csv.reader(itertools.chain(sample, lines), delimiter=delimiter)
-    return table(_rows(rows, name, warn), numbers=itertools.count(1))
+    numbers = itertools.count(first)
+    return SheetLayout().blocks(
+        filled(
+            Row(number, {at: cell for at, cell in enumerate(row) if cell.strip()})
+            for number, row in zip(numbers, _rows(rows, name, warn), strict=False)
+        )
+    )
 
 
 def _rows(rows: Iterator[list[str]], name: str, warn: list[str]) -> Iterator[list[str]]:
@@ -114,6 +127,11 @@ def _loads(line: str) -> object:
 
 
 def _record(record: object, number: int) -> Iterator[Block]:
+    if isinstance(record, dict) and (faq := faq_columns(list(map(str, record)))):
+        cells = ["\n".join(_flat(value)) for value in record.values()]
+        if cells[faq[0]] and cells[faq[1]]:
+            yield from faq_blocks(list(map(str, record)), cells, faq, number)
+            return
     text = "\n".join(_flat(record))
     if text.strip():
         yield Block(text, (Mark(0, "row", f"row {number}"),))

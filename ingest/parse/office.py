@@ -1,23 +1,15 @@
-"""Workbooks and older office formats, read by kreuzberg, which is used only here and for PDF."""
+"""Older office formats, read by kreuzberg, which is used only here and for PDF."""
 
 import re
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ingest.files import damaged, locked
-from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, clean, heading, mark, table
-from ingest.parse.csv_json import CELLS
-from ingest.parse.opc import REL, local, open_package
-
-_CELL = re.compile(rb'<(?:\w+:)?c [^>]*?\br="[A-Z]{1,3}(\d{1,7})"[^>/]*>\s*<(?:\w+:)?(?:v|is|f)\b')
+from ingest.parse.blocks import Block, clean, heading, table
+from ingest.parse.sheet import CELLS
 
 MIME = {
-    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    "xls": "application/vnd.ms-excel",
-    "ods": "application/vnd.oasis.opendocument.spreadsheet",
     "doc": "application/msword",
     "ppt": "application/vnd.ms-powerpoint",
     "odt": "application/vnd.oasis.opendocument.text",
@@ -50,40 +42,6 @@ def extract(path: Path, mime: str, *, images: bool = False) -> Any:
         if re.search("password|encrypt", str(error), re.IGNORECASE):
             raise locked(path.name) from error
         raise damaged(path.name, str(error).strip().split(": ")[-1][:200]) from error
-
-
-def workbook_blocks(path: Path, kind: str, *, warn: list[str]) -> Iterator[Block]:
-    """Every sheet as a table under its name."""
-    sheet = ""
-    wide: list[str] = []
-    first = _first_rows(path) if kind == "xlsx" else {}
-    for node in extract(path, MIME[kind]).document["nodes"]:
-        content = node["content"]
-        if content["node_type"] == "heading":
-            sheet = content["text"]
-        elif content["node_type"] == "table":
-            if any(cell["col"] >= CELLS for cell in content["grid"]["cells"]):
-                wide.append(sheet)
-            yield mark("sheet", sheet)
-            yield from table(_grid(content["grid"]), numbers=count(first.get(sheet, 1)))
-    if wide:
-        note = Translatable(
-            "only the first {most} columns are read of {sheets}", most=CELLS, sheets=wide[:10]
-        )
-        warn.append(note)
-
-
-def _first_rows(path: Path) -> dict[str, int]:
-    """Sheet -> number of its first row that is not empty; kreuzberg's tables begin there."""
-    first: dict[str, int] = {}
-    with open_package(path) as package:
-        book = next((p for k, p in package.relations("").values() if k == "officeDocument"), "")
-        parts = package.relations(book)
-        for sheet in (e for e in package.xml(book).iter() if local(e) == "sheet"):
-            _, part = parts.get(sheet.get(REL + "id", ""), ("", ""))
-            if part in package and (match := _CELL.search(package.head(part))):
-                first[sheet.get("name", "")] = int(match[1])
-    return first
 
 
 def document_blocks(path: Path, kind: str) -> Iterator[Block]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -32,6 +33,17 @@ class Package:
         return part in self.archive.NameToInfo
 
     def read(self, part: str, limit: int = PART) -> bytes:
+        self._check(part, limit)
+        return self.head(part, -1)
+
+    def stream(self, part: str) -> IO[bytes]:
+        """The part, to be read piece by piece. A part that defines XML entities is refused."""
+        self._check(part, WHOLE)
+        if b"<!ENTITY" in self.head(part):
+            raise refused(self.name, Translatable("{part} defines XML entities", part=part))
+        return self.archive.open(part)
+
+    def _check(self, part: str, limit: int) -> None:
         info = self.archive.NameToInfo.get(part)
         if info is None:
             raise damaged(self.name, Translatable("its part {part} is missing", part=part))
@@ -46,7 +58,6 @@ class Package:
                 most=RATIO,
             )
             raise refused(self.name, reason)
-        return self.head(part, -1)
 
     def head(self, part: str, size: int = 1 << 20) -> bytes:
         """The part's first bytes."""

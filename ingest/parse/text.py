@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ingest.parse.blocks import SEGMENT, chinese_heading
+from ingest.parse.sheet import CELLS, Row, SheetLayout, filled
 from ingest.types import Mark, Segment
 
 _FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
@@ -28,6 +29,15 @@ _LETTER = re.compile(r"<([abisu])>", re.IGNORECASE)  # a type as in List<s>, unl
 _FRONT = re.compile(r"\A---\n(.*?\n)(?:---|\.\.\.)\n", re.DOTALL)
 _TITLE = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*\n", re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?-->")
+_OPEN = re.compile(  # not in a code span
+    r"^ {0,3}(?P<fence>```+|~~~+)|(?<!`)(?P<comment><!--)|(?<!`)(?P<table>(?:<html>\s*<body>\s*)?<table\b)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_TABLE_END = re.compile(r"</table\s*>(?:\s*</body>\s*</html>)?", re.IGNORECASE)
+_COMMENT_END = re.compile("-->")
+_ROW = re.compile(r"<tr\b[^>]*>(.*?)(?=<tr\b|</tr|$)", re.IGNORECASE | re.DOTALL)
+_CELL = re.compile(r"<t[dh]\b([^>]*)>(.*?)(?=<t[dh]\b|</t[dh]|$)", re.IGNORECASE | re.DOTALL)
+_SPAN = re.compile(r"""(col|row)span\s*=\s*["']?(\d{1,4})""", re.IGNORECASE)
 
 
 def text_segments(pieces: Iterable[str]) -> Iterator[Segment]:
@@ -48,6 +58,7 @@ def markdown_segments(pieces: Iterable[str]) -> Iterator[Segment]:
     fence = ""
     for number, text in enumerate(_whole_lines(pieces)):
         text = text if number else _front_matter(text)
+        text = text if fence else _plain_elements(text)
         parts: list[str] = []
         marks: list[Mark] = []
         start = 0
@@ -65,11 +76,60 @@ def markdown_segments(pieces: Iterable[str]) -> Iterator[Segment]:
         yield Segment("\n".join(parts), tuple(marks))
 
 
+def _plain_elements(text: str) -> str:
+    """The text without comments of several lines, and with HTML tables as Markdown; code stays."""
+    parts: list[str] = []
+    done = skip = 0
+    unclosed: set[str] = set()
+    for match in _OPEN.finditer(text):
+        kind, start = match.lastgroup or "", match.start()
+        if start < skip or kind in unclosed:
+            continue
+        end = _COMMENT_END if kind == "comment" else _TABLE_END
+        end = re.compile(rf"^ {{0,3}}{match['fence']}", re.MULTILINE) if kind == "fence" else end
+        found = end.search(text, match.end())
+        if not found and kind == "fence":
+            break
+        if not found:
+            unclosed.add(kind)
+            continue
+        skip = found.end()
+        element = text[start:skip]
+        if kind == "table" or (kind == "comment" and "\n" in element):
+            parts += [text[done:start], _table(element) if kind == "table" else ""]
+            done = skip
+    return "".join(parts) + text[done:]
+
+
+def _table(element: str) -> str:
+    """An HTML table as lines `| a | b |`, with the text of wide and tall cells in each place."""
+    rows: list[Row] = []
+    tall: dict[int, int] = {}  # column -> last row of a cell above
+    for number, row in enumerate(_ROW.finditer(element), 1):
+        cells: dict[int, str] = {}
+        spans: list[tuple[int, int, int]] = []
+        at = 0
+        for cell in _CELL.finditer(row[1]):
+            while tall.get(at, 0) >= number:
+                at += 1
+            size = {way.lower(): max(1, int(count)) for way, count in _SPAN.findall(cell[1])}
+            last, bottom = at + size.get("col", 1) - 1, number + size.get("row", 1) - 1
+            cells[at] = " ".join(cell[2].split())
+            spans.append((at, last, bottom))
+            tall |= dict.fromkeys(range(at, min(last, CELLS) + 1), bottom)
+            at = last + 1
+        rows.append(Row(number, cells, [s for s in spans if s[:1] != s[1:2] or s[2] > number]))
+    blocks = SheetLayout().blocks(filled(rows))
+    return "".join(f"{'' if b.tight else chr(10)}\n{b.text}" for b in blocks if b.text) + "\n\n"
+
+
 def _line(line: str, below: str) -> tuple[str, tuple[str, int] | None]:
     """A line of prose without its markup, and its heading (text and level) if it is one."""
     if match := _ATX.fullmatch(line):
         text = inline(match[2])
         return text, ((text, len(match[1])) if text else None)
+    if line.lstrip().startswith("|"):
+        line = line.replace("\\|", "｜")  # as in all tables
     text = inline(line)
     underline = _UNDERLINE.fullmatch(below)
     if underline and text.strip() and not text.lstrip().startswith(("|", "-", ">", "*")):

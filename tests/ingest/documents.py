@@ -45,6 +45,50 @@ def word(path: Path, body: str, **parts: str) -> Path:
     )
 
 
+S = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+
+
+def workbook(path: Path, *sheets: str, styles: str = "", states: tuple[str, ...] = ()) -> Path:
+    """A .xlsx; each sheet is the XML inside `<worksheet>`, its name `表1`, `表2` …; `states` are theirs."""
+    names = [f"s{at}" for at in range(1, len(sheets) + 1)]
+    parts = {name: ("worksheet", f"worksheets/{name}.xml") for name in names}
+    states = states + ("visible",) * len(sheets)
+    listed = "".join(
+        f'<sheet name="表{at}" sheetId="{at}" state="{state}" r:id="s{at}"/>'
+        for at, state in zip(range(1, len(sheets) + 1), states, strict=False)
+    )
+    return package(
+        path,
+        {
+            "_rels/.rels": relations({"r": ("officeDocument", "xl/workbook.xml")}),
+            "xl/_rels/workbook.xml.rels": relations({**parts, "t": ("styles", "styles.xml")}),
+            "xl/workbook.xml": f"<workbook {S} {R}><sheets>{listed}</sheets></workbook>",
+            "xl/styles.xml": f"<styleSheet {S}>{styles}</styleSheet>",
+            **{
+                f"xl/worksheets/{name}.xml": f"<worksheet {S}>{xml}</worksheet>"
+                for name, xml in zip(names, sheets, strict=True)
+            },
+        },
+    )
+
+
+def rows_xml(rows: list[list[object]], *, first: int = 1) -> str:
+    """`<sheetData>` of texts and numbers; None is no cell, and a string that begins with < is XML."""
+    lines = []
+    for number, row in enumerate(rows, first):
+        cells = []
+        for at, value in enumerate(row):
+            place = f'r="{chr(65 + at)}{number}"'
+            if isinstance(value, str) and value.startswith("<"):
+                cells.append(value.replace("<c", f"<c {place}", 1))
+            elif isinstance(value, str):
+                cells.append(f'<c {place} t="inlineStr"><is><t>{value}</t></is></c>')
+            elif value is not None:
+                cells.append(f"<c {place}><v>{value}</v></c>")
+        lines.append(f'<row r="{number}">{"".join(cells)}</row>')
+    return f"<sheetData>{''.join(lines)}</sheetData>"
+
+
 def paragraph(text: str, properties: str = "") -> str:
     return f"<w:p><w:pPr>{properties}</w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>"
 

@@ -181,7 +181,7 @@ def slow_name(marks: list[Mark], offset: int) -> str:
             kinds[mark.kind] = mark.label
             if mark.kind == "sheet":
                 kinds.pop("row", None)
-    path = " › ".join(mark.label for mark in headings)
+    path = " › ".join(mark.label for mark in headings if mark.label not in kinds.values())
     return " · ".join([*kinds.values(), *([path] if path else [])])
 
 

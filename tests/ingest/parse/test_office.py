@@ -8,21 +8,7 @@ import pytest
 from ingest.parse.docx import spell
 from ingest.parse.pdf import is_mojibake
 from ingest.parse.pdf_layout import unspaced
-from tests.ingest.documents import (
-    DATA,
-    A,
-    P,
-    R,
-    kinds,
-    package,
-    paragraph,
-    parse,
-    pdf,
-    read,
-    relations,
-    whole,
-    word,
-)
+from tests.ingest.documents import DATA, A, P, R, package, paragraph, parse, pdf, read, relations, whole, word
 
 
 def test_word_headings_lists_numbers_tables_and_deletions(tmp_path: Path) -> None:
@@ -116,55 +102,6 @@ def test_slides_are_pages_in_the_order_of_the_show(tmp_path: Path) -> None:
     )
     assert text == "先\n\n后\n\n| 甲 | 乙 |\n| --- | --- |\n| 丙 | 丁 |\n\n备注"
     assert [(text[m.start], m.label) for m in marks if m.kind == "page"] == [("先", "p. 1"), ("后", "p. 2")]
-
-
-def test_workbook_rows_and_sheets_are_marked() -> None:
-    text, marks = read(DATA / "zh-demo.xlsx")
-    assert kinds(marks, "sheet") == ["Sheet1", "Sheet2"]
-    row = next(m for m in marks if m.label == "row 3")
-    assert text[row.start :].startswith("| ")
-    assert "字符串1" in text[row.start :].split("\n")[0]
-
-
-def test_row_numbers_are_those_of_the_sheet(tmp_path: Path) -> None:
-    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    cell = '<c r="B{0}"><v>{0}</v></c>'.format
-    rows = "".join(f'<row r="{n}">{cell(n)}</row>' for n in (4, 5, 8))
-    path = package(
-        tmp_path / "a.xlsx",
-        {
-            "_rels/.rels": relations({"r": ("officeDocument", "xl/workbook.xml")}),
-            "xl/_rels/workbook.xml.rels": relations({"r1": ("worksheet", "worksheets/a.xml")}),
-            "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
-            '<sheet name="表" sheetId="1" r:id="r1"/></sheets></workbook>',
-            "xl/worksheets/a.xml": f'<worksheet xmlns="{main}"><sheetData>{rows}</sheetData></worksheet>',
-        },
-    )
-    text, marks = read(path)
-    assert [(m.label, text[m.start :][:5]) for m in marks] == [
-        ("表", "| 4 |"),
-        ("row 4", "| 4 |"),
-        ("row 5", "| 5 |"),
-        ("row 8", "| 8 |"),
-    ]
-
-
-def test_columns_past_the_limit_are_named(tmp_path: Path) -> None:
-    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    path = package(
-        tmp_path / "a.xlsx",
-        {
-            "_rels/.rels": relations({"r": ("officeDocument", "xl/workbook.xml")}),
-            "xl/_rels/workbook.xml.rels": relations({"r1": ("worksheet", "worksheets/a.xml")}),
-            "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
-            '<sheet name="宽表" sheetId="1" r:id="r1"/></sheets></workbook>',
-            "xl/worksheets/a.xml": f'<worksheet xmlns="{main}"><sheetData><row r="1">'
-            '<c r="A1"><v>1</v></c><c r="AML1"><v>2</v></c></row></sheetData></worksheet>',
-        },
-    )
-    assert parse(path).report.warnings == ("only the first 1000 columns are read of 宽表",)
 
 
 def test_pdf_pages_are_marked_where_they_begin(tmp_path: Path) -> None:

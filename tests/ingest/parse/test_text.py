@@ -115,13 +115,61 @@ def test_csv_rows_carry_numbers_and_quoted_newlines(tmp_path: Path) -> None:
     }
 
 
+def test_csv_lines_above_the_header_are_its_title(tmp_path: Path) -> None:
+    content = '报表名称：库存表\n导出时间：2024-06-01 08:00\n\n编码,名称,库存\n000123,"M8,长",120\n0010E5,密封圈,5\n'
+    text, marks = read(tmp_path / "a.csv", content)
+    assert text == (
+        "报表名称：库存表 导出时间：2024-06-01 08:00\n\n| 编码 | 名称 | 库存 |\n| --- | --- | --- |\n"
+        "| 000123 | M8,长 | 120 |\n| 0010E5 | 密封圈 | 5 |"
+    )
+    assert [text[m.start :][:8] for m in marks if m.label == "row 5"] == ["| 000123"]
+
+
+def test_csv_without_header_and_with_a_line_for_excel(tmp_path: Path) -> None:
+    text, _ = read(tmp_path / "a.csv", "张三,13800001111,研发\n李四,13800002222,研发\n")
+    assert (
+        text
+        == "|  |  |  |\n| --- | --- | --- |\n| 张三 | 13800001111 | 研发 |\n| 李四 | 13800002222 | 研发 |"
+    )
+    text, marks = read(tmp_path / "b.csv", "sep=;\r\n品名;单价\r\n白菜;2,50\r\n")
+    assert text == "| 品名 | 单价 |\n| --- | --- |\n| 白菜 | 2,50 |"
+    assert [m.label for m in marks] == ["row 2", "row 3"]
+
+
+def test_questions_with_answers_in_csv_and_json(tmp_path: Path) -> None:
+    csv_text, _ = read(tmp_path / "a.csv", "问题,答案\n年假可以结转吗？,最多结转五天。\n")
+    record = {"question": "年假可以结转吗？", "answer": "最多结转五天。"}
+    json_text, marks = read(tmp_path / "a.json", json.dumps([record]))
+    assert csv_text == json_text == "年假可以结转吗？\n\n最多结转五天。"
+    assert [(m.kind, m.label) for m in marks] == [("row", "row 1"), ("heading", "年假可以结转吗？")]
+
+
+def test_html_tables_and_comments_in_markdown(tmp_path: Path) -> None:
+    table = (
+        '<html><body><table><tr><td rowspan="2">型号</td><td colspan="2">电流（A）</td></tr><tr><td>220V</td>'
+        "<td>380V</td></tr><tr><td>KM-40<br>新</td><td>40</td><td>a &lt; **32**</td></tr></table></body></html>"
+    )
+    code = "```\n<!-- 保\n留 --><table><tr><td>x</td></tr></table>\n```"
+    text, _ = read(tmp_path / "a.md", f"前\n{table}\n<!-- 备注：\n未核实\n-->\n{code}\n用 `<!--` 与 `-->`。")
+    assert "| 型号 | 电流（A） 220V | 电流（A） 380V |\n| --- |" in text
+    assert "| KM-40新 | 40 | a < 32 |" in text.replace("KM-40 新", "KM-40新")
+    assert "核实" not in text
+    assert code in text
+    assert text.endswith("用 `<!--` 与 `-->`。")
+    assert read(tmp_path / "b.md", "| a |\n| --- |\n| x \\| y |")[0].endswith("| x ｜ y |")
+
+
+def test_html_that_is_never_closed_takes_linear_time(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.md", "<!-- a <table>b\n" * 50_000)[0].count("b") == 50_000
+
+
 def test_a_row_of_a_million_columns_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "wide.csv"
     path.write_bytes(
         b"a,b\n\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad\xff\n" + b"1," * 1_000_000 + b"\n"
     )
     parsed = parse(path)
-    assert len(whole(parsed)[0]) < 10_000
+    assert len(whole(parsed)[0]) < 20_000
     undecoded, columns = parsed.report.warnings
     assert "1 bytes" in undecoded
     assert "1000001 columns" in columns

@@ -1,0 +1,194 @@
+"""Numbers as a spreadsheet shows them, by Excel's format codes: `0.856` with `0.0%` is `85.6%`."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
+from functools import cache, lru_cache
+from math import inf, nextafter
+
+_CHINESE = {
+    27: 'yyyy"年"m"月"', 28: 'm"月"d"日"', 31: 'yyyy"年"m"月"d"日"', 32: 'h"时"mm"分"',
+    33: 'h"时"mm"分"ss"秒"', 34: '上午/下午h"时"mm"分"', 35: '上午/下午h"时"mm"分"ss"秒"',
+}  # fmt: skip
+BUILTIN = {
+    1: "0", 2: "0.00", 3: "#,##0", 4: "#,##0.00", 9: "0%", 10: "0.00%", 11: "0.00E+00",
+    12: "# ?/?", 13: "# ??/??", 14: "yyyy-mm-dd", 15: "d-mmm-yy", 16: "d-mmm", 17: "mmm-yy",
+    18: "h:mm AM/PM", 19: "h:mm:ss AM/PM", 20: "hh:mm", 21: "hh:mm:ss", 22: "yyyy-mm-dd hh:mm",
+    37: "#,##0;(#,##0)", 38: "#,##0;(#,##0)", 39: "#,##0.00;(#,##0.00)", 40: "#,##0.00;(#,##0.00)",
+    45: "mm:ss", 46: "[h]:mm:ss", 47: "mm:ss.0", 48: "0.0E+0",
+    **_CHINESE, 29: _CHINESE[28], 30: "yyyy-mm-dd", 36: _CHINESE[27], 50: _CHINESE[27],
+    51: _CHINESE[28], 52: _CHINESE[27], 53: _CHINESE[28], 54: _CHINESE[28], 55: _CHINESE[34],
+    56: _CHINESE[35], 57: _CHINESE[27], 58: _CHINESE[28],
+}  # fmt: skip
+"""The codes that files name by number only. Those that a machine's language decides are ISO dates."""
+
+_TOKEN = re.compile(
+    r'"(?P<quoted>[^"]*)"?|[\\!](?P<escaped>.)|[_*].|\[(?P<bracket>[^\]]*)\]|(?P<noon>AM/PM|A/P|上午/下午)'
+    r"|(?P<general>General|G/通用格式|@)|(?P<date>y+|m+|d+|h+|s+(?:\.0+)?|e(?![+-])|a{3,4})"
+    r"|(?P<digits>(?:[#0?]+ +)?[#0?]+/ *[#0?\d]+|[#0?.,]+|E[+-]0+)|(?P<percent>%)|(?P<other>.)",
+    re.IGNORECASE | re.DOTALL,
+)
+_CONDITION = re.compile(r"(<=|>=|<>|<|>|=)(-?[\d.]+)")
+_SECTION = re.compile(r'(?:"[^"]*"?|[\\!].|\[[^\]]*\]|[^;"\\!\[])+', re.DOTALL)
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+_DAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+_EPOCH = datetime(1899, 12, 30)
+_LAST = 2958466  # days to the year 10000
+
+Token = tuple[str, str]  # kind, text
+Render = Callable[[float], str]
+
+
+@lru_cache(10_000)
+def show(value: float, code: str = "General", *, date1904: bool = False) -> str:
+    """The number as a cell of this format shows it; a date out of Excel's calendar as a number."""
+    for low, high, render in _sections(code, date1904):
+        if low <= value < high:
+            return render(value)
+    return general(value)
+
+
+def general(value: float) -> str:
+    """All digits of the number, without an exponent up to 20 digits."""
+    if abs(value) < 1e20 and value == int(value):
+        return str(int(value))
+    text = f"{value:.15g}"
+    return format(Decimal(text), "f") if 1e-9 < abs(value) < 1e20 else text.upper()
+
+
+@cache
+def _sections(code: str, date1904: bool) -> list[tuple[float, float, Render]]:
+    """The sections of a format: each with the least value that it shows, the bound above, the text."""
+    tokens = [_tokens(part) for part in _SECTION.findall(code[:500])[:3]]
+    tiny = 5e-324
+    limits = [
+        [(-inf, inf)], [(0, inf), (-inf, inf)], [(tiny, inf), (-inf, 0), (-inf, inf)]
+    ][max(len(tokens), 1) - 1]  # fmt: skip
+    found = []
+    for at, (limit, section) in enumerate(zip(limits, tokens, strict=False)):
+        test = next((m for k, t in section if k == "bracket" and (m := _CONDITION.match(t))), None)
+        if test:
+            bound = float(test[2])
+            above = nextafter(bound, inf)
+            limit = {
+                "<": (-inf, bound), "<=": (-inf, above), ">": (above, inf), ">=": (bound, inf)
+            }.get(test[1], (bound, above))  # fmt: skip
+        found.append((*limit, _render(section, at == 1 and not test, date1904)))
+    return found
+
+
+def _tokens(section: str) -> list[Token]:
+    tokens: list[Token] = []
+    for match in _TOKEN.finditer(section):
+        kind = match.lastgroup or "blank"
+        text = match[kind] if match.lastgroup else ""
+        if kind == "bracket" and re.fullmatch("h+|m+|s+", text, re.IGNORECASE):
+            kind = "elapsed"
+        elif kind == "bracket" and text.startswith("$"):
+            kind, text = "quoted", text[1:].partition("-")[0]
+        tokens.append((kind, text.lower() if kind in ("date", "elapsed") else text))
+    return tokens
+
+
+def _render(tokens: list[Token], absolute: bool, date1904: bool) -> Render:
+    kinds = {kind for kind, _ in tokens}
+    if kinds & {"date", "elapsed"}:
+        start = 1462 if date1904 and "elapsed" not in kinds else 0
+        return lambda v: _date(tokens, v + start) if 0 <= v < _LAST else general(v)
+    if "general" in kinds:
+        return lambda v: "".join(general(v) if k == "general" else t for k, t in tokens)
+    return _number(tokens, absolute)
+
+
+def _date(tokens: Sequence[Token], value: float) -> str:
+    marks = [text for kind, text in tokens if kind in ("date", "elapsed")]
+    decimals = max(len(mark.partition(".")[2]) for mark in marks)
+    seconds = round(value * 86400, decimals)
+    moment = _EPOCH + timedelta(seconds=seconds, days=seconds < 60 * 86400)
+    half = any(kind == "noon" for kind, _ in tokens)
+    out, at = [], 0
+    for kind, text in tokens:
+        if kind == "elapsed":
+            out.append(str(int(seconds // {"h": 3600, "m": 60, "s": 1}[text[0]])).zfill(len(text)))
+        elif kind == "noon":
+            out.append((("上午", "下午") if "上" in text else text.split("/"))[moment.hour >= 12])
+        elif kind == "date":
+            hours = at > 0 and marks[at - 1][0] == "h"
+            minutes = hours or (at + 1 < len(marks) and marks[at + 1][0] == "s")
+            out.append(_part(text, moment, minutes=minutes, half=half, decimals=decimals))
+        elif kind != "bracket":
+            out.append(text)
+        at += kind in ("date", "elapsed")
+    return "".join(out).strip()
+
+
+def _part(text: str, moment: datetime, *, minutes: bool, half: bool, decimals: int) -> str:
+    letter, width = text[0], len(text.partition(".")[0])
+    if letter in "ye":
+        return f"{moment.year % 100:02}" if letter == "y" and width < 3 else str(moment.year)
+    if letter == "a":
+        return ("星期" if width > 3 else "") + "一二三四五六日"[moment.weekday()]
+    if letter == "d" and width > 2:
+        return _DAYS[moment.weekday()]
+    if letter == "m" and not minutes and width > 2:
+        return _MONTHS[moment.month - 1]
+    hour = (moment.hour + 11) % 12 + 1 if half else moment.hour
+    month = moment.minute if minutes else moment.month
+    number = {"m": month, "d": moment.day, "h": hour, "s": moment.second}[letter]
+    fraction = f"{moment.microsecond / 1e6:.{decimals}f}"[1:] if "." in text else ""
+    return str(number).zfill(width) + fraction
+
+
+def _number(tokens: list[Token], absolute: bool) -> Render:
+    """The first place of the format takes all digits, unless there are more places as in 000-0000."""
+    places = [text for kind, text in tokens if kind == "digits"]
+    pattern = "".join(places)
+    whole, _, decimals = pattern.partition("E")[0].partition(".")
+    percent = sum(kind == "percent" for kind, _ in tokens)
+    scale = len(pattern) - len(pattern.rstrip(","))
+    factor = Decimal(100) ** percent / Decimal(1000) ** scale
+    after, least = len(re.findall("[#0?]", decimals)), decimals.rfind("0") + 1
+    unit, comma, zeros = Decimal(1).scaleb(-after), "," in whole.rstrip(","), whole.count("0")
+
+    spread = "." not in pattern and "E" not in pattern
+
+    def digits(number: Decimal) -> str:
+        if "/" in pattern:
+            return _fraction(number, pattern)
+        if "E" in pattern:
+            mantissa, _, power = f"{number:.{after}E}".partition("E")
+            return f"{mantissa}E{power[0]}{power[1:].zfill(pattern.rpartition('E')[2].count('0'))}"
+        left, _, right = f"{number.quantize(unit, ROUND_HALF_UP):f}".partition(".")
+        right = right[:least] + right[least:].rstrip("0")
+        left = ("" if left == "0" else left).zfill(zeros)
+        left = f"{int(left):,}".zfill(zeros) if comma and left else left
+        return f"{left}.{right}" if right else left
+
+    def render(value: float) -> str:
+        if abs(value) >= 1e20:
+            return general(value)
+        left = digits(abs(Decimal(repr(float(value)))) * factor) if places else ""
+        sign = "-" if value < 0 and not absolute and left.strip("0.,") else ""
+        out, rest = "", len(places)
+        for kind, text in reversed(tokens):
+            if kind == "digits":
+                rest -= 1
+                size = len(re.findall("[#0?]", text)) * spread if rest else len(left)
+                taken, left = left[max(0, len(left) - size) :], left[: max(0, len(left) - size)]
+                out = taken + out
+            elif kind != "bracket":
+                out = ("%" if kind == "percent" else text) + out
+        return sign + out.strip()
+
+    return render
+
+
+def _fraction(number: Decimal, pattern: str) -> str:
+    whole = int(number) if " " in pattern else 0
+    below = pattern.partition("/")[2].strip()
+    if below.isdecimal() and int(below):
+        return f"{whole or ''} {round((number - whole) * int(below))}/{below}".strip()
+    near = Fraction(number - whole).limit_denominator(10 ** min(len(below), 5) - 1)
+    return f"{whole or ''} {f'{near.numerator}/{near.denominator}' if near else ''}".strip() or "0"
