@@ -65,7 +65,7 @@ def run(folder: Path, records: Iterable[dict]) -> Iterator[Outcome]:
                 try:
                     parsed = sandbox.parse(folder / record["file"])
                     outcome.text = "".join(segment.text for segment in parsed.segments)
-                    outcome.warnings = parsed.receipt.warnings
+                    outcome.warnings = parsed.report.warnings
                 except Unreadable as error:
                     outcome.refusal = str(error)
             outcome.seconds, outcome.peak = time.perf_counter() - start, watch.peak

@@ -154,7 +154,7 @@ def read(
             start = perf_counter()
             try:
                 parsed = sandbox.parse(file.path)
-                document = Document(file.source, parsed.title, file.source, parsed.receipt)
+                document = Document(file.source, parsed.title, file.source, parsed.report)
                 parts = list(chunker.split(document, parsed.segments))
             except Unreadable:
                 continue
@@ -163,7 +163,7 @@ def read(
             chunks = [chunk for _, found in parts for chunk in found]
             if chunks:
                 texts.append(Text(document, passages, chunks))
-                name = parsed.receipt.format + ("+ocr" if parsed.receipt.ocr_pages else "")
+                name = parsed.report.format + ("+ocr" if parsed.report.ocr_pages else "")
                 costs = FormatCosts(1, file.size, len(chunks), seconds)
                 total = zip(formats.get(name, (0, 0, 0, 0.0)), costs, strict=True)
                 formats[name] = FormatCosts(*map(sum, total))

@@ -23,7 +23,7 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import Embedder, Vector, Vectors, open_embedder
 from ingest.files import walk
 from ingest.pipeline import Ingestion
-from ingest.ray_pipeline import Tools, cluster, spread
+from ingest.ray_pipeline import Tools, cluster, ingest_on_ray
 from ingest.sandbox import Sandbox
 from ingest.store import Identity, open_store
 from rag.cli.paths import cache_home
@@ -112,7 +112,7 @@ def run(folder: Path, files: int, encoder: str, cores: int, how: str) -> dict[st
             if how == "ray":
                 opened = partial(open_store, kb)
                 tools = Tools(opened, WORKERS[encoder], parser, options, embedder.name)
-                outcomes = spread(found, store, tools, workers=workers)
+                outcomes = ingest_on_ray(found, store, tools, workers=workers)
             else:
                 outcomes = Ingestion(store, embedder, chunker, sandbox).run(found)
             for outcome in outcomes:

@@ -8,7 +8,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 
 from ingest.errors import Unreadable, UserError
@@ -33,17 +34,11 @@ FORMATS = {
 }
 """Format by extension (lower case, no dot)."""
 
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"\xff\xd8\xff", "jpg"),
-    (b"GIF8", "gif"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"{\\rtf", "rtf"),
-    (b"PK\x03\x04", "zip"),
-    (b"PK\x05\x06", "zip"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"),
-)
+_MAGIC = {
+    **{b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"{\\rtf": "rtf"},
+    **{b"II*\0": "tiff", b"MM\0*": "tiff", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"},
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "ole",
+}
 _BLANK = b"\0 \t\r\n\xef\xbb\xbf"
 _FOREIGN = {
     b"\x1f\x8b": Translatable("a gzip archive"),
@@ -59,17 +54,14 @@ DAMAGE = (  # `zipfile` raises these for containers that are truncated, altered 
     *(lzma.LZMAError, zlib.error),
 )
 _PACKAGES = (("word/", "docx"), ("ppt/", "pptx"), ("xl/", "xlsx"))
-_STREAMS = (  # names in the directory of an OLE container
-    ("WordDocument", "doc"),
-    ("PowerPoint Document", "ppt"),
-    ("Workbook", "xls"),
-    ("Book", "xls"),
-    ("__properties_version1.0", "msg"),
-)
+_STREAMS = {  # names in the directory of an OLE container
+    **{"WordDocument": "doc", "PowerPoint Document": "ppt", "Workbook": "xls", "Book": "xls"},
+    "__properties_version1.0": "msg",
+}
 _HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.I | re.S)
 
 
-def extension(path: Path) -> str | None:
+def format_by_name(path: Path) -> str | None:
     """The format that the file's name suggests, or None."""
     return FORMATS.get(path.suffix.lower().lstrip("."))
 
@@ -86,7 +78,7 @@ def recognise(path: Path) -> str:
     if found := _by_magic(head, path):
         containers = {"zip": _package, "ole": _ole}
         return containers[found](path) if found in containers else found
-    promised = extension(path)
+    promised = format_by_name(path)
     if promised not in TEXT_FORMATS:
         promised = "txt"
     html = promised in ("txt", "md") and _HTML.match(head.lstrip(b"\xef\xbb\xbf"))
@@ -94,14 +86,14 @@ def recognise(path: Path) -> str:
 
 
 def _by_magic(head: bytes, path: Path) -> str | None:
-    for magic, name in _MAGIC:
+    for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "webp"
     if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
         return "bmp"
-    if head.startswith(b"%PDF-") or (extension(path) == "pdf" and b"%PDF-" in head[:1024]):
+    if head.startswith(b"%PDF-") or (format_by_name(path) == "pdf" and b"%PDF-" in head[:1024]):
         return "pdf"
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
@@ -134,7 +126,7 @@ def _ole(path: Path) -> str:
     content = path.read_bytes()
     if "EncryptedPackage".encode("utf-16-le") in content:
         raise locked(path.name)
-    for stream, name in _STREAMS:
+    for stream, name in _STREAMS.items():
         if stream.encode("utf-16-le") in content:
             return name
     raise Unreadable("{name} is an OLE container that holds no known document", name=path.name)
@@ -197,19 +189,16 @@ def walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
             raise UserError(
                 "{path} is an empty folder; put documents there or name another", path=path
             )
-    return _walk(paths)
+    return _distinct(paths)
 
 
 def digest(path: Path) -> str:
     """blake2b of the file's bytes, in hex."""
-    hasher = blake2b(digest_size=32)
     with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            hasher.update(piece)
-    return hasher.hexdigest()
+        return file_digest(stream, partial(blake2b, digest_size=32)).hexdigest()
 
 
-def _walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
+def _distinct(paths: Sequence[Path]) -> Iterator[FoundFile]:
     seen: set[Path] = set()
     for path in paths:
         for found in _folder(path) if path.is_dir() else (FoundFile(path, _not_a_file(path)),):
@@ -256,7 +245,7 @@ def _reason(path: Path) -> str:
         return Translatable("link, not followed")
     if not path.suffix:
         return Translatable("unknown format, no extension")
-    if extension(path) is None:
+    if format_by_name(path) is None:
         return Translatable("unknown format {suffix}", suffix=path.suffix)
     return _not_a_file(path)
 
@@ -267,11 +256,8 @@ def _not_a_file(path: Path) -> str:
 
 def _hint(path: Path) -> str:
     """`; did you mean docs/b.txt?`, or nothing."""
-    parent = path.parent
-    if not parent.is_dir():
-        return Translatable(" (nor does {parent})", parent=parent)
-    names = {name.lower(): parent / name for name in sorted(os.listdir(parent), reverse=True)}
+    if not path.parent.is_dir():
+        return Translatable(" (nor does {parent})", parent=path.parent)
+    names = {entry.name.lower(): entry for entry in sorted(path.parent.iterdir(), reverse=True)}
     near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.5)
-    if not near:
-        return ""
-    return Translatable("; did you mean {name}?", name=names[near[0]])
+    return Translatable("; did you mean {name}?", name=names[near[0]]) if near else ""

@@ -1,19 +1,16 @@
-"""Text of pictures by RapidOCR, whose wheel contains its PP-OCR models; and pictures of PDF pages."""
+"""Text of pictures by RapidOCR, whose wheel contains its PP-OCR models."""
 
 import importlib.util
 import io
-import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import Unreadable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from pypdfium2 import PdfPage, PdfTextPage
 
 
 LONGEST = 2600  # pixels; larger pictures are shrunk, since the models see no more detail anyway
@@ -185,99 +182,3 @@ def read_image(content: bytes, *, name: str, reader: PageReader | None) -> str:
     if not text.strip():
         raise Unreadable("{name} is an image in which no text was found", name=name)
     return text
-
-
-WIDTH = 1200  # pixels
-TALLEST = 3000  # pixels; a page may be very long
-LEAST = 6  # a part of a passage is marked if it has at least this many characters
-MARK = (255, 214, 10, 96)  # RGBA
-
-Box = tuple[float, float, float, float]
-"""Left, bottom, right, top in points, from the lower left corner of the page."""
-
-
-def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
-    """The page as PNG, and whether `passage` was found on it. Pages are counted from 1.
-
-    Raises `Unreadable` if the file is not a PDF, needs a password or has no such page.
-    """
-    import pypdfium2
-
-    try:
-        with pypdfium2.PdfDocument(path) as document:
-            count = len(document)
-            if not 1 <= number <= count:
-                raise Unreadable(
-                    "{name} has {count} pages, not {page}", name=path.name, count=count, page=number
-                )
-            page = document[number - 1]
-            boxes = list(lines(_boxes(page.get_textpage(), passage)))
-            return _picture(page, boxes), bool(boxes)
-    except pypdfium2.PdfiumError as error:
-        raise Unreadable("{name} can't be drawn: {error}", name=path.name, error=error) from error
-
-
-def _picture(page: "PdfPage", boxes: Sequence[Box]) -> bytes:
-    from PIL import Image, ImageDraw
-
-    width, height = page.get_size()
-    scale = min(WIDTH / max(width, 1), TALLEST / max(height, 1))
-    picture = page.render(scale=scale).to_pil().convert("RGBA")
-    layer = Image.new("RGBA", picture.size)
-    pen = ImageDraw.Draw(layer)
-    for left, bottom, right, top in boxes:
-        corners = (left * scale - 2, (height - top) * scale - 2)
-        pen.rectangle((*corners, right * scale + 2, (height - bottom) * scale + 2), fill=MARK)
-    out = io.BytesIO()
-    Image.alpha_composite(picture, layer).convert("RGB").save(out, "PNG", optimize=False)
-    return out.getvalue()
-
-
-def _boxes(text: "PdfTextPage", passage: str) -> list[Box]:
-    """The boxes of a passage's characters on the page. It may begin on the page before or end on the
-    next; spaces, line breaks and the width of characters are ignored."""
-    letters = [
-        (letter, index)
-        for index, character in enumerate(text.get_text_range())
-        for letter in _fold(character)
-    ]
-    start, end = find("".join(letter for letter, _ in letters), "".join(map(_fold, passage)))
-    return [text.get_charbox(index) for index in dict.fromkeys(at for _, at in letters[start:end])]
-
-
-def find(page: str, passage: str) -> tuple[int, int]:
-    """The span of `passage` in `page`, or of its longest beginning or end that is there."""
-    if not passage:
-        return 0, 0
-    if (at := page.find(passage)) >= 0:
-        return at, at + len(passage)
-    # The beginning of the passage may end the page, or its end begin the page.
-    for length in range(min(len(passage), len(page)), LEAST - 1, -1):
-        if page.endswith(passage[:length]):
-            return len(page) - length, len(page)
-        if page.startswith(passage[-length:]):
-            return 0, length
-    return 0, 0
-
-
-def _fold(character: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", character).split()).casefold()
-
-
-def lines(boxes: Sequence[Box]) -> Iterator[Box]:
-    """One box for each run of boxes of characters that follow one another on a line."""
-    current: Box | None = None
-    for box in boxes:
-        middle = (box[1] + box[3]) / 2
-        if current and current[1] <= middle <= current[3] and box[0] >= current[0]:
-            (left, bottom), (right, top) = (
-                map(min, current[:2], box[:2]),
-                map(max, current[2:], box[2:]),
-            )
-            current = left, bottom, right, top
-            continue
-        if current:
-            yield current
-        current = box
-    if current:
-        yield current

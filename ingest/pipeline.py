@@ -7,7 +7,8 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
@@ -19,13 +20,12 @@ from ingest.chunk import Chunker
 from ingest.embed import Embedder, Vectors
 from ingest.errors import Unreadable
 from ingest.files import FoundFile, digest
-from ingest.store import Change, Store
+from ingest.store import Store
 from ingest.types import Chunk, Document, Parsed, ParseReport, Passage, Segment
 
 Status = Literal["added", "changed", "unchanged", "refused", "removed", "missing"]
 
-# A batch is embedded and committed together: large enough for batches of equal length, small
-# enough that a kill loses only seconds.
+# A batch is embedded and committed together: a kill loses only seconds.
 BATCH_CHUNKS = 256
 BATCH_SECONDS = 10.0
 PART_PASSAGES = 64
@@ -40,7 +40,7 @@ class FileOutcome:
     status: Status
     size: int = 0
     chunks: int = 0
-    receipt: ParseReport | None = None
+    report: ParseReport | None = None
     problem: Unreadable | None = None
 
 
@@ -113,11 +113,11 @@ class Ingestion:
         present = {file.source for file in files}
         folders = [Path(os.path.abspath(root)) for root in roots if root.is_dir()]
         gone = [
-            document.source
-            for document in self.store.documents()
-            if document.source not in present
-            and any(map(Path(document.source).is_relative_to, folders))
-            and not os.path.lexists(document.source)
+            source
+            for source in (document.source for document in self.store.documents())
+            if source not in present
+            and any(map(Path(source).is_relative_to, folders))
+            and not os.path.lexists(source)
         ]
         if remove and gone:
             with self.store.change(reason="prune") as change:
@@ -139,18 +139,17 @@ def read(file: FoundFile, before: Document | None, parser: Parser, chunker: Chun
         why = error.strerror or str(error)
         problem = Unreadable("{name} can't be read: {why}", name=file.path.name, why=why)
         return refusal(file, before, problem)
-    document = Document(file.source, parsed.title, hashed, parsed.receipt)
+    document = Document(file.source, parsed.title, hashed, parsed.report)
     status: Status = "changed" if before else "added"
-    outcome = FileOutcome(file.source, status, file.size, receipt=parsed.receipt)
+    outcome = FileOutcome(file.source, status, file.size, report=parsed.report)
     return Reading(outcome, divide(document, parsed.segments, chunker))
 
 
 def refusal(file: FoundFile, before: Document | None, problem: Unreadable) -> Reading:
     """Only the problem, which mentions an earlier version of the document in the store."""
     if before:
-        problem = Unreadable(
-            "{problem}; the previously indexed version is kept", problem=problem.message
-        )
+        why = problem.message
+        problem = Unreadable("{problem}; the previously indexed version is kept", problem=why)
     return Reading(FileOutcome(file.source, "refused", file.size, problem=problem))
 
 
@@ -195,53 +194,38 @@ def write(readings: Iterable[Reading], store: Store, embedding: Embedding) -> It
 def _write_batch(
     readings: Iterator[Reading], store: Store, embedding: Embedding
 ) -> list[FileOutcome]:
-    """Write documents in one transaction until there are BATCH_CHUNKS, or BATCH_SECONDS have passed."""
-    outcomes: list[FileOutcome] = []
-    end = monotonic() + BATCH_SECONDS
-    with ExitStack() as stack:
-        batch = WriteBatch(store, embedding, stack)
-        for reading in readings:
-            before = batch.chunks
-            batch.add(reading.parts)
-            outcomes.append(replace(reading.outcome, chunks=batch.chunks - before))
-            if batch.chunks >= BATCH_CHUNKS or monotonic() > end:
-                break
-        batch.flush()
-    return outcomes
-
-
-@dataclass
-class WriteBatch:
-    """Documents that are written in one transaction, which is committed when `stack` is closed.
+    """Write documents in one transaction until there are BATCH_CHUNKS, or BATCH_SECONDS have passed.
 
     They wait in memory and are embedded together. What waits is embedded and written early if it
     grows to four batches, as a large document can, but still in the same transaction.
     """
+    outcomes: list[FileOutcome] = []
+    waiting: list[DocumentPart] = []
+    written: set[str] = set()
+    end = monotonic() + BATCH_SECONDS
+    with ExitStack() as stack:
+        open_change = cache(lambda: stack.enter_context(store.change()))
 
-    store: Store
-    embedding: Embedding
-    stack: ExitStack
-    chunks: int = 0
-    waiting: list[DocumentPart] = field(default_factory=list)
-    documents: set[str] = field(default_factory=set)
-    change: Change | None = None
+        def flush() -> None:
+            parts = embedding(waiting)
+            for part in parts:
+                if part.document.id not in written:
+                    open_change().put(part.document)
+                    written.add(part.document.id)
+                assert part.vectors is not None
+                open_change().add(part.document, part.passages, part.chunks, part.vectors)
+            waiting.clear()
 
-    def add(self, parts: Iterable[DocumentPart]) -> None:
-        for part in parts:
-            self.waiting.append(part)
-            self.chunks += len(part.chunks)
-            if sum(len(one.chunks) for one in self.waiting) >= 4 * BATCH_CHUNKS:
-                self.flush()
-
-    def flush(self) -> None:
-        if not self.waiting:
-            return
-        parts = self.embedding(self.waiting)
-        self.change = self.change or self.stack.enter_context(self.store.change())
-        for part in parts:
-            if part.document.id not in self.documents:
-                self.change.put(part.document)
-                self.documents.add(part.document.id)
-            assert part.vectors is not None
-            self.change.add(part.document, part.passages, part.chunks, part.vectors)
-        self.waiting.clear()
+        for reading in readings:
+            chunks = 0
+            for part in reading.parts:
+                waiting.append(part)
+                chunks += len(part.chunks)
+                if sum(len(one.chunks) for one in waiting) >= 4 * BATCH_CHUNKS:
+                    flush()
+            outcomes.append(replace(reading.outcome, chunks=chunks))
+            if sum(o.chunks for o in outcomes) >= BATCH_CHUNKS or monotonic() > end:
+                break
+        if waiting:
+            flush()
+    return outcomes

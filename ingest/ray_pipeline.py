@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, ExitStack, chdir, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, groupby
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -71,7 +70,7 @@ class WorkerResult:
     embedded: int = 0
 
 
-def spread(
+def ingest_on_ray(
     files: Iterable[FoundFile],
     store: Store,
     tools: Tools,
@@ -109,6 +108,7 @@ def _results(
 ) -> Iterator[WorkerResult]:
     """The results for the files, each with its document in the store, in their order."""
     import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -119,7 +119,11 @@ def _results(
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the run is raised
 
-    pool, arguments = ray.data.ActorPoolStrategy, (tools, _ledger(tools))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    durable = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    remote: Any = ray.remote(Ledger)
+    ledger = remote.options(scheduling_strategy=here, **durable).remote(tools)
+    pool, arguments = ray.data.ActorPoolStrategy, (tools, ledger)
     tasks = max(min(len(files), 4 * workers), len(files) // TASK_FILES)
     parse = {"compute": pool(size=min(workers, tasks)), "num_cpus": 0.25}
     encode = {"compute": pool(size=workers), "num_cpus": 0.75, "batch_size": None}
@@ -131,16 +135,6 @@ def _results(
             yield row["result"]
 
 
-def _ledger(tools: Tools) -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote: Any = ray.remote(Ledger)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    return remote.options(scheduling_strategy=here, **options).remote(tools)
-
-
 class Ledger:
     """Serves the store's vectors to the workers and counts their deaths, on the machine that writes."""
 
@@ -149,22 +143,15 @@ class Ledger:
         self._starts: Counter[str] = Counter()
 
     def recall(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
-        """`Store.known_vectors`."""
         return self._store.known_vectors(digests)
 
     def begin(self, task: str) -> int:
-        """How many workers have begun this task and died of it."""
+        """How many workers have started this task and died of it."""
         self._starts[task] += 1
         return self._starts[task] - 1
 
     def end(self, task: str) -> None:
         del self._starts[task]
-
-
-def _get(reference: Any) -> Any:
-    import ray
-
-    return ray.get(reference)
 
 
 class ParseWorker:
@@ -190,29 +177,26 @@ class ParseWorker:
         self._ledger.end.remote(file.source)
 
     def _read(self, file: FoundFile, before: Document | None) -> Reading:
-        name, machine = file.path.name, socket.gethostname()
-        if _get(self._ledger.begin.remote(file.source)) >= TRIES:
+        import ray
+
+        name = file.path.name
+        if ray.get(self._ledger.begin.remote(file.source)) >= TRIES:
             problem = Unreadable(
                 "{name} ended {tries} workers that read it; it is left out", name=name, tries=TRIES
             )
-        elif _absent(file.path):
+            return refusal(file, before, problem)
+        try:
+            file.path.lstat()
+        except FileNotFoundError:
             problem = Unreadable(
                 "{name} is not on {machine}; workers need the files under the same paths",
                 name=name,
-                machine=machine,
+                machine=socket.gethostname(),
             )
-        else:
-            return read(file, before, self._parser, self._chunker)
-        return refusal(file, before, problem)
-
-
-def _absent(path: Path) -> bool:
-    """Whether there is no file; one that can't be opened for another reason is there."""
-    try:
-        path.lstat()
-    except OSError as error:
-        return isinstance(error, FileNotFoundError)
-    return False
+            return refusal(file, before, problem)
+        except OSError:  # the file is there, and `read` reports why it can't be opened
+            pass
+        return read(file, before, self._parser, self._chunker)
 
 
 class EmbedWorker:
@@ -235,20 +219,22 @@ class EmbedWorker:
         return {"result": results}
 
     def _embed(self, parts: list[DocumentPart], tick: Callable[[int], None]) -> list[DocumentPart]:
+        import ray
+
+        def recall(digests: Sequence[bytes]) -> dict[bytes, Vectors]:
+            return ray.get(self._ledger.recall.remote(digests))
+
         task, source = parts[0].chunks[0].id, parts[0].document.source
-        if _get(self._ledger.begin.remote(task)) >= TRIES:
+        if ray.get(self._ledger.begin.remote(task)) >= TRIES:
             raise UserError(
                 "{tries} workers died while they embedded {source}; with fewer --workers each has "
                 "more memory",
                 tries=TRIES,
                 source=source,
             )
-        embedded = embed(parts, self._recall, self._embedder, tick)
+        embedded = embed(parts, recall, self._embedder, tick)
         self._ledger.end.remote(task)
         return embedded
-
-    def _recall(self, digests: Sequence[bytes]) -> dict[bytes, Vectors]:
-        return _get(self._ledger.recall.remote(digests))
 
 
 @contextmanager
@@ -304,7 +290,9 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
             import ray
 
             try:
-                _reach(address)
+                host, _, port = address.rpartition(":")
+                if host and port.isdigit():  # it fails at once; Ray would wait for minutes
+                    socket.create_connection((host, int(port)), timeout=10).close()
                 # Workers import from this process's current folder first, which is not to be the user's.
                 with _silence(), chdir(folder):
                     ray.init(address, **options)
@@ -321,14 +309,6 @@ def cluster(address: str = LOCAL, *, workers: int | None = None) -> Iterator[int
                 yield max(1, min(cores, workers or cores))
             finally:
                 ray.shutdown()
-
-
-def _reach(address: str) -> None:
-    """Raises `OSError` at once if nothing listens there; Ray would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        with socket.create_connection((host, int(port)), timeout=10):
-            pass
 
 
 def _local_environment(folder: str) -> dict[str, str]:
@@ -359,8 +339,8 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _silence() -> Iterator[None]:
     """Write nothing to standard error: Ray prints a first line there even if it is to be quiet."""
     stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
     try:
         yield
     finally:

@@ -47,9 +47,7 @@ def read(spool: Path) -> Iterator[Segment]:
 
 
 POLL = 0.02  # seconds between two checks of the child
-MORE_TIME = (
-    "wait "  # begins a line in which the child asks for more seconds, for work of known size
-)
+MORE_TIME = "wait "  # begins a line in which the child asks for more seconds for a known step
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class Sandbox:
         except BaseException:
             place.unlink(missing_ok=True)
             raise
-        return Parsed(answer["title"], read(place), ParseReport.from_json(answer["receipt"]))
+        return Parsed(answer["title"], read(place), ParseReport.from_json(answer["report"]))
 
     def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, bool]:
         """A page of a PDF as PNG, and whether `passage` was found on it and marked.
@@ -238,6 +236,7 @@ def _resident(pid: int) -> int:
 def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
     """The child's loop: parse a file, spool its text, answer with its title and report or an error."""
     from ingest.parse import DocumentParser
+    from ingest.parse.pdf import draw
 
     def extend_deadline(seconds: float) -> None:
         answers.write(f"{MORE_TIME}{seconds}\n")
@@ -249,11 +248,13 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
         path = Path(request["path"])
         try:
             if "picture" in request:
-                answer = {"marked": _draw(path, request)}
+                png, marked = draw(path, request["page"], request["passage"])
+                Path(request["picture"]).write_bytes(png)
+                answer = {"marked": marked}
             else:
                 parsed = parser.parse(path)
                 write(parsed.segments, Path(request["spool"]))
-                answer = {"title": parsed.title, "receipt": parser.report().to_json()}
+                answer = {"title": parsed.title, "report": parser.report().to_json()}
         except Unreadable as error:
             answer = {"error": to_json(error.message)}
         except RecursionError:
@@ -263,14 +264,6 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
             answer = {"error": to_json(problem)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def _draw(path: Path, request: Any) -> bool:
-    from ingest.ocr import draw
-
-    png, marked = draw(path, request["page"], request["passage"])
-    Path(request["picture"]).write_bytes(png)
-    return marked
 
 
 def _refuse_network() -> None:

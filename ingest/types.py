@@ -69,7 +69,7 @@ class Parsed:
 
     title: str
     segments: Iterable[Segment]
-    receipt: ParseReport
+    report: ParseReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Document:
     source: str
     title: str
     digest: str
-    receipt: ParseReport
+    report: ParseReport
 
     @property
     def id(self) -> str:

@@ -181,12 +181,12 @@ class Jobs:
 
     def record_outcome(self, job: str, position: int, outcome: FileOutcome) -> None:
         """Store the result of a file, after it was committed to the knowledge base or refused."""
-        receipt = json.dumps(asdict(outcome.receipt)) if outcome.receipt else None
+        report = json.dumps(asdict(outcome.report)) if outcome.report else None
         with self._database.change() as sql:
             sql.execute(
                 "UPDATE files SET state = ?, chunks = ?, receipt = ?, problem = ?, problem_zh = ?"
                 " WHERE job = ? AND position = ?",
-                (outcome.status, outcome.chunks, receipt, *_texts(outcome.problem), job, position),
+                (outcome.status, outcome.chunks, report, *_texts(outcome.problem), job, position),
             )
             # Only attempts without progress count.
             sql.execute("UPDATE jobs SET attempts = 1 WHERE id = ?", (job,))

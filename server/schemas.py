@@ -159,8 +159,8 @@ class ParseReportResponse(BaseModel):
     warnings: list[str]
 
     @classmethod
-    def of(cls, receipt: ingested.ParseReport) -> Self:
-        return cls.model_validate(receipt, from_attributes=True)
+    def of(cls, report: ingested.ParseReport) -> Self:
+        return cls.model_validate(report, from_attributes=True)
 
 
 class DocumentResponse(BaseModel):
@@ -177,8 +177,8 @@ class DocumentResponse(BaseModel):
     def of(cls, document: ingested.Document, length: int) -> Self:
         return cls(
             id=document.id, name=name_of(document.source), title=document.title, length=length,
-            pages=document.receipt.format in DRAWABLE,
-            receipt=ParseReportResponse.of(document.receipt),
+            pages=document.report.format in DRAWABLE,
+            receipt=ParseReportResponse.of(document.report),
         )  # fmt: skip
 
 

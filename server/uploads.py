@@ -159,7 +159,7 @@ class PageRenderer:
 
     def _draw(self, base: Path, document: Document, number: int, passage: str) -> PageImage:
         """Draw a page and mark `passage` on it. Raises `NotFound` if there is no such page."""
-        if document.receipt.format not in DRAWABLE:
+        if document.report.format not in DRAWABLE:
             raise _no_page()
         with self._lock:
             if self._sandbox is None:

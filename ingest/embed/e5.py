@@ -64,20 +64,18 @@ def is_intact(folder: Path) -> bool:
 
 
 def _replace(folder: Path, build: Callable[[Path], None]) -> None:
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        new = Path(scratch, folder.name)
+        new.mkdir()
         build(new)
         files = sorted(new.iterdir())
         manifest = {file.name: [*_stamp(file), _sha256(file)] for file in files}
         (new / _MANIFEST).write_text(json.dumps(manifest))
         for file in [*files, new / _MANIFEST, new]:
             _sync(file)
-        if folder.exists():  # it is damaged
-            shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         new.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    _sync(folder.parent)
 
 
 def _stamp(file: Path) -> list[int]:
@@ -107,11 +105,8 @@ _RECIPE = f"q4-{_SHA256[:8]}-int8-4"  # raise the last number with any change th
 _MIN_COSINE = 0.995  # of int8 and float32 vectors; .998 is usual
 _BATCH_TOKENS = 1024  # a batch that fits one core's cache is faster than a larger one
 # The matrices that lose most in int8 for the time that it saves (benchmarks/embedding.py).
-_EXACT = {f"l{layer}.{part}" for layer in (8, 9, 10, 11) for part in "qkv"} | {
-    f"l{layer}.{part}"
-    for part, layers in {"fi": (6, 7, 8, 9), "fo": (7, 8)}.items()
-    for layer in layers
-}
+_EXACT = {f"l{layer}.{part}" for layer in (8, 9, 10, 11) for part in "qkv"}
+_EXACT |= {"l6.fi", "l7.fi", "l8.fi", "l9.fi", "l7.fo", "l8.fo"}
 
 
 class BundledEmbedder:
@@ -155,15 +150,15 @@ class BundledEmbedder:
 
         lengths = [len(row) + len(self._passage) + 2 for row in rows]
         # A few texts are shared out to all cores.
-        room = min(_BATCH_TOKENS, -(-sum(lengths) // self._threads))
+        most = min(_BATCH_TOKENS, -(-sum(lengths) // self._threads))
         with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(fill, _batches(lengths, room)))
+            list(pool.map(fill, _batches(lengths, most)))
         return vectors
 
     def embed_query(self, text: str) -> Vector:
         (row,) = onnx_session.encode(self._pieces, [text])
-        room = self._window - len(self._query)
-        parts = [row[at : at + room] for at in range(0, len(row), room)] or [[]]
+        most = self._window - len(self._query)
+        parts = [row[at : at + most] for at in range(0, len(row), most)] or [[]]
         with self._query_session() as exact:
             vectors = onnx_session.run(exact, [self._query + part for part in parts])
         mean = np.average(vectors, axis=0, weights=[len(part) + 1 for part in parts])
@@ -252,11 +247,11 @@ def data_file() -> Path:
     return path
 
 
-def _batches(lengths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Indices in batches of similar lengths, longest first, of at most `room` tokens or one text."""
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices in batches of similar lengths, longest first, of at most `most` tokens or one text."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     at = 0
     while at < len(order):
-        size = max(1, room // lengths[order[at]])
+        size = max(1, most // lengths[order[at]])
         yield order[at : at + size]
         at += size

@@ -1,8 +1,8 @@
 """Writes the encoder as ONNX graphs of ONNX Runtime's fused operators, with linear layers in 4 or 8 bits.
 
 ONNX Runtime's `quantize_dynamic` takes one range of activations for a whole batch, so that the
-outliers of one text blur all others. Here every token has its own range (`ByToken`), or, after a
-layer norm, where a few channels are many times wider than the rest, every channel (`ByChannel`).
+outliers of one text blur all others. Here every token has its own range, or, after a layer norm,
+where a few channels are many times wider than the rest, every channel.
 """
 
 import struct
@@ -54,11 +54,8 @@ class E5Checkpoint:
     vocabulary in the order of Hugging Face's XLM-R tokenizer (`<s> <pad> </s> <unk> , . ...`).
     """
 
-    hidden: int
     layers: int
     heads: int
-    feed_forward: int
-    positions: int
     epsilon: float
     pieces: tuple[str, ...]
     scores: NDArray[np.float32]
@@ -83,9 +80,7 @@ def read(path: Path) -> E5Checkpoint:
             matrices[name] = _q4_0(data, count, offset, inputs)
     vectors["emb.pos"] = vectors["emb.pos"].reshape(positions, hidden)
     vectors["emb.type"] = vectors["emb.type"].reshape(-1, hidden)
-    return E5Checkpoint(
-        hidden, layers, heads, feed_forward, positions, epsilon, pieces, scores, vectors, matrices
-    )
+    return E5Checkpoint(layers, heads, epsilon, pieces, scores, vectors, matrices)
 
 
 def _vocabulary(data: bytes, at: int) -> tuple[tuple[str, ...], NDArray[np.float32], int]:
@@ -126,76 +121,12 @@ def _q4_0(data: bytes, count: int, offset: int, columns: int) -> Quantized:
     return Quantized(nibbles, blocks["scale"].astype(np.float32))
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Least and largest value of each input channel: float32 (inputs,)."""
-
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-
-    def widen(self, factor: float) -> "Range":
-        """`factor` times as wide about its middle, and no channel narrower than the median width."""
-        two = np.float32(2)
-        middle = (self.low + self.high) / two
-        half = (self.high - self.low) / two * np.float32(factor)
-        half = np.maximum(half, np.median(half).astype(np.float32))
-        return Range(middle - half, middle + half)
-
-
-@dataclass(frozen=True, slots=True)
-class ByToken:
-    """x @ weight.T = step * ((codes @ weight8) * scale) + low * total, for x = codes * step + low.
-
-    Each token has its own low (its least value) and step (a 255th of its width). weight8 is int8
-    (inputs, outputs); scale and total are float32 (outputs,).
-    """
-
-    weight8: NDArray[np.int8]
-    scale: NDArray[np.float32]
-    total: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, weight: NDArray[np.float32]) -> "ByToken":
-        """The int8 form of `weight` (outputs, inputs)."""
-        codes, scale = _quantize(weight)
-        return cls(codes.T.astype(np.int8), scale, scale * codes.sum(axis=1))
-
-
-@dataclass(frozen=True, slots=True)
-class ByChannel:
-    """x @ weight.T + bias = (codes @ weight8) * scale + bias8, where codes = x * gain + zero,
-    rounded and clipped to 0..255.
-
-    gain and zero are float32 (inputs,); weight8 is int8 (inputs, outputs); scale and bias8, which
-    subtracts the zeros' share, are float32 (outputs,).
-    """
-
-    gain: NDArray[np.float32]
-    zero: NDArray[np.float32]
-    weight8: NDArray[np.int8]
-    scale: NDArray[np.float32]
-    bias8: NDArray[np.float32]
-
-    @classmethod
-    def of(
-        cls, weight: NDArray[np.float32], bias: NDArray[np.float32], limits: Range
-    ) -> "ByChannel":
-        """The int8 form of `weight` (outputs, inputs) and `bias` for inputs within `limits`.
-
-        A channel's step is multiplied into its weights (as in SmoothQuant, arXiv:2211.10438). No
-        step is below their geometric mean: finer ones only cost the other weights bits.
-        """
-        step = ((limits.high - limits.low) / 255).astype(np.float32)
-        step = np.maximum(step, np.exp(np.log(step).mean()).astype(np.float32))
-        middle = (limits.low + limits.high) / 2 / step
-        zero = np.round(127.5 - middle).astype(np.float32)
-        codes, scale = _quantize(weight * step)
-        bias8 = (bias - scale * (codes @ zero)).astype(np.float32)
-        return cls(np.reciprocal(step), zero, codes.T.astype(np.int8), scale, bias8)
+Range = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""The least and the largest value of each input channel, both (inputs,)."""
 
 
 def _quantize(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Whole numbers in -127..127, and the scale of each row."""
+    """Whole numbers in -127..127 (as float32), and the scale of each row."""
     scale = np.maximum(np.abs(weight).max(axis=1), np.float32(1e-12)) / np.float32(127)
     return np.round(weight / scale[:, None]), scale
 
@@ -322,26 +253,39 @@ class Graph:
         return self._fused("MatMulNBits", inputs, K=blocks * BLOCK, N=outputs, **options)
 
     def _by_channel(self, x: str, name: str, limits: Range) -> str:
-        c = self._checkpoint
-        q = ByChannel.of(c.matrices[f"{name}.w"].dequantize(), c.vectors[f"{name}.b"], limits)
+        """(codes @ weight8) * scale + bias8, where codes = x * gain + zero, rounded and clipped to 0..255.
+
+        A channel's step is multiplied into its weights (as in SmoothQuant, arXiv:2211.10438). No
+        step is below their geometric mean: finer ones only cost the other weights bits.
+        """
+        low, high = limits
+        step = ((high - low) / 255).astype(np.float32)
+        step = np.maximum(step, np.exp(np.log(step).mean()).astype(np.float32))
+        zero = np.round(127.5 - (low + high) / 2 / step).astype(np.float32)
+        weight, scale = _quantize(self._checkpoint.matrices[f"{name}.w"].dequantize() * step)
+        bias = self._checkpoint.vectors[f"{name}.b"] - scale * (weight @ zero)
         if x not in self._codes:
             # ONNX Runtime's QuantizeLinear is slow with a scale for each channel, fast with one.
-            scaled = self._op("Mul", [x, self._weight(f"{name}.gain", q.gain)])
-            shifted = self._op("Add", [scaled, self._weight(f"{name}.zero", q.zero)])
+            scaled = self._op("Mul", [x, self._weight(f"{name}.gain", np.reciprocal(step))])
+            shifted = self._op("Add", [scaled, self._weight(f"{name}.zero", zero)])
             self._codes[x] = self._to_uint8(shifted)
-        product = self._product(self._codes[x], name, q.weight8, q.scale)
-        return self._op("Add", [product, self._weight(f"{name}.b8", q.bias8)])
+        product = self._product(self._codes[x], name, weight, scale)
+        return self._op("Add", [product, self._weight(f"{name}.b8", bias.astype(np.float32))])
 
     def _by_token(self, x: str, name: str) -> str:
-        q = ByToken.of(self._checkpoint.matrices[f"{name}.w"].dequantize())
+        """step * ((codes @ weight8) * scale) + low * total + bias, for x = codes * step + low.
+
+        Each token has its own low (its least value) and step (a 255th of its width).
+        """
+        weight, scale = _quantize(self._checkpoint.matrices[f"{name}.w"].dequantize())
         last = self._int(-1)
         low, high = self._op("ReduceMin", [x, last]), self._op("ReduceMax", [x, last])
         width = self._op("Sub", [high, low])
         step = self._op("Mul", [width, self._weight("255th", np.float32(1 / 255))])
         codes = self._to_uint8(self._op("Div", [self._op("Sub", [x, low]), step]))
-        product = self._op("Mul", [self._product(codes, name, q.weight8, q.scale), step])
-        shift = self._op("Mul", [low, self._weight(f"{name}.total", q.total)])
-        shift = self._op("Add", [shift, self._vector(f"{name}.b")])
+        product = self._op("Mul", [self._product(codes, name, weight, scale), step])
+        total = self._weight(f"{name}.total", scale * weight.sum(axis=1))
+        shift = self._op("Add", [self._op("Mul", [low, total]), self._vector(f"{name}.b")])
         return self._op("Add", [product, shift])
 
     def _to_uint8(self, x: str) -> str:
@@ -350,9 +294,10 @@ class Graph:
         return self._op("QuantizeLinear", [x, one, zero])
 
     def _product(
-        self, codes: str, name: str, weight: NDArray[np.int8], scale: NDArray[np.float32]
+        self, codes: str, name: str, weight: NDArray[np.float32], scale: NDArray[np.float32]
     ) -> str:
-        matrix, scales = self._weight(f"{name}.w8", weight), self._weight(f"{name}.s8", scale)
+        matrix = self._weight(f"{name}.w8", weight.T.astype(np.int8))
+        scales = self._weight(f"{name}.s8", scale)
         one, zero = self._weight("one", np.float32(1)), self._weight("nought", np.uint8(0))
         return self._fused("MatMulIntegerToFloat", [codes, matrix, one, scales, zero, "", ""])
 
@@ -405,9 +350,17 @@ def ranges(ids: NDArray[np.int32], watched: Path) -> dict[str, Range]:
     values = map(np.asarray, session.run(names, {"ids": ids, "mask": np.ones_like(ids)}))
     extremes = dict(zip(names, values, strict=True))
     return {
-        name: Range(extremes[f"{name}.low"], extremes[f"{name}.high"]).widen(_MARGIN)
+        name: _widen(extremes[f"{name}.low"], extremes[f"{name}.high"])
         for name in sorted({name.rpartition(".")[0] for name in names})
     }
+
+
+def _widen(low: NDArray[np.float32], high: NDArray[np.float32]) -> Range:
+    """`_MARGIN` times as wide about its middle, and no channel narrower than the median width."""
+    two = np.float32(2)
+    middle, half = (low + high) / two, (high - low) / two * np.float32(_MARGIN)
+    half = np.maximum(half, np.median(half).astype(np.float32))
+    return middle - half, middle + half
 
 
 def sample(scores: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -38,7 +38,8 @@ class SentenceEmbedder:
         self._tokenizer: Any = model.tokenizer
         self._query, self._passage = _prefixes(model.prompts, family)
         self.dim = self._encode([""], "").shape[1]
-        self._window = _window(model)
+        longest = model.max_seq_length or self._tokenizer.model_max_length
+        self._window = longest - self._tokenizer.num_special_tokens_to_add(pair=False)
         self.max_tokens = self._window - self.count(self._passage)
 
     def count(self, text: str) -> int:
@@ -107,7 +108,10 @@ def open_sentence(name: str, *, backend: Backend = "torch") -> SentenceEmbedder:
             name=name,
             error=str(error).strip().split("\n")[0].rstrip("."),
         ) from error
-    identity = f"{name.rstrip('/')}/{backend}-{_fingerprint(_folder(name))}"
+    from huggingface_hub import snapshot_download
+
+    folder = name if Path(name).is_dir() else snapshot_download(name, local_files_only=True)
+    identity = f"{name.rstrip('/')}/{backend}-{_fingerprint(Path(folder))}"
     return SentenceEmbedder(model, identity, family=name)
 
 
@@ -119,22 +123,6 @@ def _prefixes(prompts: dict[str, str | None], family: str) -> tuple[str, str]:
         return query, passage
     known = (pair for pattern, pair in _PREFIXES.items() if re.search(pattern, family.lower()))
     return next(known, ("", ""))
-
-
-def _window(model: "SentenceTransformer") -> int:
-    """Tokens that fit beside the model's own special tokens."""
-    tokenizer: Any = model.tokenizer
-    return (model.max_seq_length or tokenizer.model_max_length) - (
-        tokenizer.num_special_tokens_to_add(pair=False)
-    )
-
-
-def _folder(name: str) -> Path:
-    """The folder of the model's files: `name` itself or its snapshot in the Hugging Face cache."""
-    from huggingface_hub import snapshot_download
-
-    path = Path(name)
-    return path if path.is_dir() else Path(snapshot_download(name, local_files_only=True))
 
 
 def _fingerprint(folder: Path) -> str:

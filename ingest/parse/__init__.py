@@ -10,9 +10,8 @@ from pathlib import Path
 
 from ingest import encoding
 from ingest.errors import Unreadable
-from ingest.files import IMAGES, TEXT_FORMATS, extension, recognise
-from ingest.i18n import Translatable
-from ingest.normalize import readable
+from ingest.files import IMAGES, TEXT_FORMATS, format_by_name, recognise
+from ingest.i18n import Translatable, readable
 from ingest.ocr import INSTALL, PageReader, available, read_image
 from ingest.parse.blocks import Block, chinese_heading, clean, compose
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
@@ -55,7 +54,7 @@ class DocumentParser:
         """
         kind = recognise(path)
         file = self._file = FileParser(path, kind, self._reader)
-        promised = extension(path) or kind
+        promised = format_by_name(path) or kind
         if promised != kind and not any(promised in f and kind in f for f in FAMILIES):
             file.warnings.append(
                 Translatable(

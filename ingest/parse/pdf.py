@@ -1,15 +1,21 @@
-"""PDF: page by page; a page without usable text is drawn and read by OCR."""
+"""PDF: page by page; a page without usable text is drawn and read by OCR. And pages as pictures."""
 
+import io
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ingest.errors import Unreadable
 from ingest.i18n import Translatable
 from ingest.ocr import INSTALL, PageReader, picture_size
 from ingest.parse.blocks import Block, chinese_heading, clean, heading, mark
 from ingest.parse.office import extract
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfPage, PdfTextPage
 
 _END = re.compile(r"[。！？；：.!?:;…”」』]$")
 _START = re.compile(
@@ -204,3 +210,94 @@ def _lines(text: str) -> Iterator[Block]:
         if found:
             yield heading(*found)
     yield Block("\n".join(paragraph))
+
+
+WIDTH = 1200  # pixels
+TALLEST = 3000  # pixels; a page may be very long
+LEAST = 6  # a part of a passage is marked if it has at least this many characters
+MARK = (255, 214, 10, 96)  # RGBA
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top in points, from the lower left corner of the page."""
+
+
+def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
+    """The page as PNG, and whether `passage` was found on it. Pages are counted from 1.
+
+    Raises `Unreadable` if the file is not a PDF, needs a password or has no such page.
+    """
+    import pypdfium2
+
+    try:
+        with pypdfium2.PdfDocument(path) as document:
+            count = len(document)
+            if not 1 <= number <= count:
+                raise Unreadable(
+                    "{name} has {count} pages, not {page}", name=path.name, count=count, page=number
+                )
+            page = document[number - 1]
+            boxes = line_boxes(_character_boxes(page.get_textpage(), passage))
+            return _picture(page, boxes), bool(boxes)
+    except pypdfium2.PdfiumError as error:
+        raise Unreadable("{name} can't be drawn: {error}", name=path.name, error=error) from error
+
+
+def _picture(page: "PdfPage", boxes: Sequence[Box]) -> bytes:
+    from PIL import Image, ImageDraw
+
+    width, height = page.get_size()
+    scale = min(WIDTH / max(width, 1), TALLEST / max(height, 1))
+    picture = page.render(scale=scale).to_pil().convert("RGBA")
+    layer = Image.new("RGBA", picture.size)
+    pen = ImageDraw.Draw(layer)
+    for left, bottom, right, top in boxes:
+        corners = (left * scale - 2, (height - top) * scale - 2)
+        pen.rectangle((*corners, right * scale + 2, (height - bottom) * scale + 2), fill=MARK)
+    out = io.BytesIO()
+    Image.alpha_composite(picture, layer).convert("RGB").save(out, "PNG", optimize=False)
+    return out.getvalue()
+
+
+def _character_boxes(text: "PdfTextPage", passage: str) -> list[Box]:
+    """The boxes of a passage's characters on the page. It may begin on the page before or end on the
+    next; spaces, line breaks and the width of characters are ignored."""
+    letters = [
+        (letter, index)
+        for index, character in enumerate(text.get_text_range())
+        for letter in _letters(character)
+    ]
+    start, end = find("".join(letter for letter, _ in letters), _letters(passage))
+    return [text.get_charbox(index) for index in dict.fromkeys(at for _, at in letters[start:end])]
+
+
+def find(page: str, passage: str) -> tuple[int, int]:
+    """The span of `passage` in `page`, or of its longest beginning or end that is there."""
+    if not passage:
+        return 0, 0
+    if (at := page.find(passage)) >= 0:
+        return at, at + len(passage)
+    # The beginning of the passage may end the page, or its end begin the page.
+    for length in range(min(len(passage), len(page)), LEAST - 1, -1):
+        if page.endswith(passage[:length]):
+            return len(page) - length, len(page)
+        if page.startswith(passage[-length:]):
+            return 0, length
+    return 0, 0
+
+
+def _letters(text: str) -> str:
+    """The text without spaces, case and width of characters."""
+    return "".join("".join(unicodedata.normalize("NFKC", c).split()).casefold() for c in text)
+
+
+def line_boxes(boxes: Sequence[Box]) -> list[Box]:
+    """One box for each run of boxes of characters that follow one another on a line."""
+    runs: list[Box] = []
+    for left, bottom, right, top in boxes:
+        if runs:
+            start, low, end, high = runs[-1]
+            if low <= (bottom + top) / 2 <= high and left >= start:
+                runs[-1] = start, min(low, bottom), max(end, right), max(high, top)
+                continue
+        runs.append((left, bottom, right, top))
+    return runs

@@ -4,12 +4,9 @@ The primary data names the file of vector codes and its digest: other bytes are 
 index itself names the change that it covers.
 """
 
-import json
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,11 +15,9 @@ import numpy as np
 from ingest.errors import UserError
 from ingest.store import sqlite
 from ingest.store.atomic import sync, write_whole
-from ingest.store.protocol import Vectors, check_place, check_tiling, check_vectors
 from ingest.store.sqlite import count, set_meta
 from ingest.store.vector_index import EXACT_ROWS, Candidates
-from ingest.store.word_index import Covered, Words, WordWriter, drop_others, newest
-from ingest.types import Chunk, Document, Passage
+from ingest.store.word_index import Covered, Words, drop_others, newest
 
 KEEP_AFTER = 10_000  # rows that the stored codes may lack before they are written again
 SAMPLE = 5_000  # vectors from which the codes' centre is computed
@@ -192,104 +187,3 @@ def write_codes(path: Path, sql: sqlite3.Connection, candidates: Candidates) -> 
 
 def digest(data: bytes) -> str:
     return blake2b(data, digest_size=32).hexdigest()
-
-
-class LocalChange:
-    """An open transaction; see `Change`. Its creator commits it or rolls it back."""
-
-    def __init__(self, connection: sqlite3.Connection, words: WordWriter, dim: int) -> None:
-        self._sql, self._words, self._dim = connection, words, dim
-        self._document = 0, ""  # key and id of the document that `add` last wrote to
-        self.erased = False
-        self._sql.execute("INSERT INTO changes (stamp) VALUES (?)", (secrets.randbits(62),))
-
-    def remove(self, source: str) -> bool:
-        query = "SELECT c.key FROM chunks c JOIN documents d ON d.key = c.document WHERE source = ?"
-        for (key,) in self._sql.execute(query, (source,)):
-            self._words.remove(key)
-        gone = self._sql.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount
-        self.erased |= bool(gone)
-        self._document = 0, ""
-        return bool(gone)
-
-    def put(self, document: Document) -> None:
-        self.remove(document.source)
-        head = document.id, document.source, document.title, document.digest
-        self._sql.execute(
-            "INSERT INTO documents (id, source, title, digest, receipt) VALUES (?, ?, ?, ?, ?)",
-            (*head, json.dumps(asdict(document.receipt), ensure_ascii=False)),
-        )
-
-    def add(
-        self,
-        document: Document,
-        passages: Sequence[Passage],
-        chunks: Sequence[Chunk],
-        vectors: Vectors,
-    ) -> None:
-        check_vectors(document, chunks, vectors, self._dim)
-        key = self._document_key(document)
-        places = self._add_passages(key, passages)
-        stored = np.ascontiguousarray(vectors, "<f2")
-        for chunk, vector in zip(chunks, stored, strict=True):
-            self._add_chunk(key, self._passage_of(key, chunk, places), chunk, vector.tobytes())
-
-    def set_meta(self, name: str, value: object) -> None:
-        set_meta(self._sql, name, value)
-
-    def _document_key(self, document: Document) -> int:
-        if self._document[1] != document.id:
-            query = "SELECT key FROM documents WHERE id = ?"
-            row = self._sql.execute(query, (document.id,)).fetchone()
-            if row is None:
-                raise ValueError(f"{document.source} is added to before it is put")
-            self._document = row[0], document.id
-        return self._document[0]
-
-    def _add_passages(
-        self, document: int, passages: Sequence[Passage]
-    ) -> dict[int, tuple[int, Passage]]:
-        """{start: (key, passage)} of the passages, which must continue where the text ends."""
-        query = "SELECT length FROM documents WHERE key = ?"
-        length = check_tiling(passages, self._sql.execute(query, (document,)).fetchone()[0])
-        places = {}
-        for passage in passages:
-            cursor = self._sql.execute(
-                "INSERT INTO passages (document, start, end, label, text) VALUES (?, ?, ?, ?, ?)",
-                (document, passage.start, passage.end, passage.label, passage.text),
-            )
-            places[passage.start] = cursor.lastrowid or 0, passage
-        self._sql.execute("UPDATE documents SET length = ? WHERE key = ?", (length, document))
-        return places
-
-    def _passage_of(
-        self, document: int, chunk: Chunk, places: dict[int, tuple[int, Passage]]
-    ) -> int:
-        start = chunk.passage[0]
-        if start not in places:
-            query = (
-                "SELECT key, start, end, text, label FROM passages WHERE document = ? AND start = ?"
-            )
-            if row := self._sql.execute(query, (document, start)).fetchone():
-                places[start] = row[0], Passage(chunk.document, *row[1:])
-        key, passage = places.get(start, (0, None))
-        check_place(chunk, passage)
-        return key
-
-    def _add_chunk(self, document: int, passage: int, chunk: Chunk, vector: bytes) -> None:
-        places = json.dumps(chunk.places, ensure_ascii=False)
-        cursor = self._sql.execute(
-            "INSERT INTO chunks (document, passage, start, end, places, context, digest, vector)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                document,
-                passage,
-                chunk.start,
-                chunk.end,
-                places,
-                chunk.context,
-                chunk.digest,
-                vector,
-            ),
-        )
-        self._words.add(cursor.lastrowid or 0, chunk.indexed)

@@ -1,11 +1,13 @@
 """The store in a directory: `kb.sqlite` is the primary data, `vectors/` and `words/` are its indexes."""
 
 import json
+import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,20 @@ from ingest.errors import Absent, Busy, UserError
 from ingest.normalize import Field, Terms
 from ingest.store import index_sync, sqlite
 from ingest.store.atomic import disk_usage, writing
-from ingest.store.index_sync import LocalChange
-from ingest.store.milvus import MilvusAddress, open_milvus
-from ingest.store.protocol import Identity, Info, Ranking, Store, Vectors, check_identity
+from ingest.store.protocol import (
+    Identity,
+    Info,
+    Ranking,
+    Vectors,
+    check_identity,
+    check_place,
+    check_tiling,
+    check_vectors,
+)
 from ingest.store.snapshot import findings
 from ingest.store.sqlite import AMONG, check_schema, connect, create_schema, failures_named
 from ingest.store.vector_index import Candidates, Keys, stack
+from ingest.store.word_index import Words, WordWriter
 from ingest.types import Chunk, Document, ParseReport, Passage
 
 DATABASE = "kb.sqlite"
@@ -30,9 +40,7 @@ CHUNKS = (
 )
 
 
-def open_local(
-    path: Path, *, create: Identity | None = None, expect: Identity | None = None
-) -> "LocalStore":
+def open_local(path: Path, *, create: Identity | None = None) -> "LocalStore":
     """The knowledge base at `path`, as `open_store` opens it."""
     database = path / DATABASE
     if create is None and not database.is_file():
@@ -46,8 +54,8 @@ def open_local(
             if not check_schema(connection, database):
                 _initialise(connection, path, create)
             store = LocalStore(path, connection)
-            for embedder in filter(None, (create, expect)):
-                check_identity(str(path), store.identity, embedder)
+            if create:
+                check_identity(str(path), store.identity, create)
         except BaseException:
             connection.close()
             raise
@@ -72,13 +80,78 @@ def _initialise(connection: sqlite3.Connection, path: Path, identity: Identity |
         connection.execute("COMMIT")
 
 
+class LocalChange:
+    """An open transaction; see `Change`. Its creator commits it or rolls it back."""
+
+    def __init__(self, connection: sqlite3.Connection, words: WordWriter, dim: int) -> None:
+        self._sql, self._words, self._dim = connection, words, dim
+        self.erased = False
+        self._sql.execute("INSERT INTO changes (stamp) VALUES (?)", (secrets.randbits(62),))
+
+    def remove(self, source: str) -> bool:
+        query = "SELECT c.key FROM chunks c JOIN documents d ON d.key = c.document WHERE source = ?"
+        for (key,) in self._sql.execute(query, (source,)):
+            self._words.remove(key)
+        gone = self._sql.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount
+        self.erased |= bool(gone)
+        return bool(gone)
+
+    def put(self, document: Document) -> None:
+        self.remove(document.source)
+        head = document.id, document.source, document.title, document.digest
+        self._sql.execute(
+            "INSERT INTO documents (id, source, title, digest, receipt) VALUES (?, ?, ?, ?, ?)",
+            (*head, json.dumps(asdict(document.report), ensure_ascii=False)),
+        )
+
+    def add(
+        self,
+        document: Document,
+        passages: Sequence[Passage],
+        chunks: Sequence[Chunk],
+        vectors: Vectors,
+    ) -> None:
+        check_vectors(document, chunks, vectors, self._dim)
+        query = "SELECT key, length FROM documents WHERE id = ?"
+        row = self._sql.execute(query, (document.id,)).fetchone()
+        if row is None:
+            raise ValueError(f"{document.source} is added to before it is put")
+        key, length = row
+        length = check_tiling(passages, length)
+        for passage in passages:
+            place = key, passage.start, passage.end, passage.label, passage.text
+            self._sql.execute(
+                "INSERT INTO passages (document, start, end, label, text) VALUES (?, ?, ?, ?, ?)",
+                place,
+            )
+        self._sql.execute("UPDATE documents SET length = ? WHERE key = ?", (length, key))
+        for chunk, vector in zip(chunks, np.ascontiguousarray(vectors, "<f2"), strict=True):
+            self._add_chunk(key, chunk, vector.tobytes())
+
+    def _add_chunk(self, document: int, chunk: Chunk, vector: bytes) -> None:
+        query = "SELECT key, start, end, text, label FROM passages WHERE document = ? AND start = ?"
+        row = self._sql.execute(query, (document, chunk.passage[0])).fetchone()
+        check_place(chunk, row and Passage(chunk.document, *row[1:]))
+        places = json.dumps(chunk.places, ensure_ascii=False)
+        own = chunk.start, chunk.end, places, chunk.context, chunk.digest, vector
+        cursor = self._sql.execute(
+            "INSERT INTO chunks (document, passage, start, end, places, context, digest, vector)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (document, row[0], *own),
+        )
+        self._words.add(cursor.lastrowid or 0, chunk.indexed)
+
+    def set_meta(self, name: str, value: object) -> None:
+        sqlite.set_meta(self._sql, name, value)
+
+
 class LocalStore:
     """A `Store` in a directory, from `open_local`. Threads that read may share it."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path, self.location = path, str(path)
         self._sql = connection
-        self._guard = threading.RLock()
+        self._lock = threading.RLock()
         embedder = sqlite.meta(connection, "embedder")
         assert isinstance(embedder, dict)
         self.identity = Identity(**embedder)
@@ -91,7 +164,7 @@ class LocalStore:
     @contextmanager
     def change(self, *, reason: str = "", timeout: float = 10.0) -> Iterator[LocalChange]:
         with failures_named(self.path), self._writer(reason, timeout) as sql:
-            with self._guard:
+            with self._lock:
                 words = self._words = index_sync.repair_words(self.path, sql, self._words)
             sql.execute("BEGIN IMMEDIATE")
             with words.writer() as writer:
@@ -102,7 +175,7 @@ class LocalStore:
                 writer.commit(sqlite.covered(sql))
             if change.erased:
                 sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            with self._guard:
+            with self._lock:
                 if index_sync.codes_lag(sql):
                     self._candidates = index_sync.update_codes(
                         self.path, sql, self._candidates, self.identity.dim
@@ -110,7 +183,7 @@ class LocalStore:
 
     def rebuild(self) -> None:
         reason = "rebuilding its indexes"
-        with failures_named(self.path), self._writer(reason, 10.0) as sql, self._guard:
+        with failures_named(self.path), self._writer(reason, 10.0) as sql, self._lock:
             self._words = index_sync.rebuild_words(self.path, sql)
             self._candidates = index_sync.rebuild_candidates(self.path, sql, self.identity.dim)
             sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -126,9 +199,9 @@ class LocalStore:
 
     # Indexes
 
-    def _refresh(self) -> tuple[Candidates, index_sync.Words]:
+    def _refresh(self) -> tuple[Candidates, Words]:
         """Bring both indexes up to the last commit; skip the words if another writer holds the lock."""
-        with self._guard:
+        with self._lock:
             (version,) = self._sql.execute("PRAGMA data_version").fetchone()
             words, candidates = self._words, self._candidates
             if version == self._version and words is not None and candidates is not None:
@@ -150,7 +223,7 @@ class LocalStore:
         except Busy:
             return index_sync.build_candidates(sql, dim)
 
-    def _current_words(self) -> index_sync.Words:
+    def _current_words(self) -> Words:
         words = index_sync.reopen_words(self.path, self._words)
         if words is not None and words.covered == sqlite.covered(self._sql):
             return words
@@ -167,7 +240,7 @@ class LocalStore:
     # Searching
 
     def search_dense(self, vector: Vectors, k: int) -> Ranking:
-        with self._guard:
+        with self._lock:
             candidates, _ = self._refresh()
             n = candidates.enough(k)
             while True:
@@ -313,17 +386,3 @@ def _chunk(row: tuple) -> tuple[int, Chunk]:
     names, piece = tuple(map(tuple, json.loads(places))), text[start - first : end - first]
     chunk = Chunk(document, source, title, names, context, start, end, piece, (first, last))
     return key, chunk
-
-
-def open_store(
-    place: Path | MilvusAddress, *, create: Identity | None = None, expect: Identity | None = None
-) -> Store:
-    """The knowledge base at `place`, ready to be read and written.
-
-    `create` makes a knowledge base if there is none. `create` and `expect` name the embedder that
-    will be used: raises `Mismatch` if another one made the vectors, `Absent` if there is no
-    knowledge base.
-    """
-    if isinstance(place, MilvusAddress):
-        return open_milvus(place, create=create, expect=expect)
-    return open_local(place, create=create, expect=expect)

@@ -5,7 +5,6 @@ rebuilt from them.
 """
 
 import json
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -20,7 +19,7 @@ import numpy as np
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store import sqlite
-from ingest.store.atomic import sync
+from ingest.store.atomic import new_folder, sync
 from ingest.store.sqlite import VERSION, check_schema, connect, failures_named, same_schema
 from ingest.store.vector_index import Candidates
 from ingest.store.word_index import Words
@@ -48,26 +47,16 @@ def snapshot(directory: Path, archive: Path) -> None:
             sql.execute("VACUUM INTO ?", (str(copy),))
         with closing(sqlite3.connect(copy)) as sql, sql:
             sql.execute("DELETE FROM meta WHERE name = 'codes'")
-        members = {DATABASE: copy}
-        if (directory / SETTINGS).is_file():
-            members[SETTINGS] = directory / SETTINGS
-        new = Path(scratch, "archive")
-        _write(new, members)
+        new, digests = Path(scratch, "archive"), {}
+        with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as members:
+            for path in filter(Path.is_file, (copy, directory / SETTINGS)):
+                with path.open("rb") as source:
+                    digests[path.name] = file_digest(source, "sha256").hexdigest()
+                members.write(path, path.name)
+            members.writestr(MANIFEST, json.dumps({"schema": VERSION, "sha256": digests}))
+        sync(new)
         new.replace(archive)
     sync(archive.parent)
-
-
-def _write(target: Path, members: Mapping[str, Path]) -> None:
-    manifest = {"schema": VERSION, "sha256": {}}
-    with target.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, path in members.items():
-                with path.open("rb") as source:
-                    manifest["sha256"][name] = file_digest(source, "sha256").hexdigest()
-                archive.write(path, name)
-            archive.writestr(MANIFEST, json.dumps(manifest))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def restore(archive: Path, directory: Path) -> None:
@@ -78,21 +67,13 @@ def restore(archive: Path, directory: Path) -> None:
         raise UserError(
             "no snapshot at {archive}; name a file that rag kb snapshot wrote", archive=archive
         )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with failures_named(directory), tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-        new = Path(scratch, "kb")
-        new.mkdir()
+    with new_folder(directory) as new, failures_named(directory):
         try:
             with zipfile.ZipFile(archive) as members:
                 _extract(members, new)
         except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError) as error:
             raise _refusal(archive, Translatable("it is not whole ({why})", why=error)) from error
         _check_database(new / DATABASE, archive)
-        sync(new)
-        if directory.exists():
-            directory.rmdir()
-        new.rename(directory)
-    sync(directory.parent)
 
 
 def _extract(archive: zipfile.ZipFile, target: Path) -> None:
@@ -101,15 +82,14 @@ def _extract(archive: zipfile.ZipFile, target: Path) -> None:
     Names are compared, never joined from the archive, so none can lead outside `target`.
     """
     file_name = archive.filename
-    names = [member.filename for member in archive.infolist()]
+    names = archive.namelist()
     known = {DATABASE, SETTINGS, MANIFEST}
     if len(set(names)) != len(names) or not {DATABASE, MANIFEST} <= set(names) <= known:
         raise _refusal(file_name, Translatable("its members are {names}", names=names[:5]))
     digests = _read_manifest(archive)
     free = shutil.disk_usage(target).free
     for name in sorted(set(names) - {MANIFEST}):
-        member = archive.getinfo(name)
-        size = member.file_size
+        member, size = archive.getinfo(name), archive.getinfo(name).file_size
         if member.compress_type != zipfile.ZIP_STORED or size > free:
             text = Translatable(
                 "{name} is compressed or too large ({size} bytes, {free} free)",
@@ -123,8 +103,6 @@ def _extract(archive: zipfile.ZipFile, target: Path) -> None:
             while piece := source.read(PIECE):
                 digest.update(piece)
                 file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
         if digests.get(name) != digest.hexdigest():
             reason = Translatable("{name} does not have the digest in the manifest", name=name)
             raise _refusal(file_name, reason)

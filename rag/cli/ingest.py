@@ -66,8 +66,8 @@ def ingest(
         try:
             with IngestProgress(len(files), size, quiet=quiet or as_json) as progress:
                 work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
-                spread = partial(_on_ray, work, config=config, ocr=ocr, workers=workers)
-                with spread(files) if ray and files else nullcontext(work.run(files)) as run:
+                on_ray = partial(_on_ray, work, config=config, ocr=ocr, workers=workers)
+                with on_ray(files) if ray and files else nullcontext(work.run(files)) as run:
                     for outcome in run:
                         progress.file(outcome)
                         outcomes.append(outcome)
@@ -95,7 +95,7 @@ def _on_ray(
 ) -> "Iterator[Iterator[FileOutcome]]":
     """`work.run(files)` on the cluster of RAY_ADDRESS, or on one of this machine."""
     from ingest.embed import open_embedder
-    from ingest.ray_pipeline import LOCAL, Tools, cluster, spread
+    from ingest.ray_pipeline import LOCAL, Tools, cluster, ingest_on_ray
     from ingest.sandbox import Sandbox
 
     if isinstance(config.place, Path):
@@ -115,7 +115,7 @@ def _on_ray(
         encoder=identity.name,
     )
     with cluster(os.environ.get("RAY_ADDRESS") or LOCAL, workers=workers) as room:
-        yield spread(files, work.store, tools, workers=room, tick=work.tick)
+        yield ingest_on_ray(files, work.store, tools, workers=room, tick=work.tick)
 
 
 def _record(outcome: "FileOutcome") -> dict[str, object]:
@@ -123,7 +123,7 @@ def _record(outcome: "FileOutcome") -> dict[str, object]:
         "source": outcome.source,
         "status": outcome.status,
         "chunks": outcome.chunks,
-        "receipt": asdict(outcome.receipt) if outcome.receipt else None,
+        "receipt": asdict(outcome.report) if outcome.report else None,
         "reason": say(outcome.problem.message) if outcome.problem else None,
     }
 
@@ -133,8 +133,8 @@ def _summary(outcomes: "list[FileOutcome]", skipped: "list[FoundFile]", *, quiet
     rows = [_row(outcome) for outcome in outcomes if outcome.problem]
     if not quiet:
         rows += [(_name(file.source), say("skipped"), file.skipped) for file in skipped]
-        read = [outcome for outcome in outcomes if outcome.receipt]
-        lossy = [o for o in read if o.receipt and (o.receipt.replaced or o.receipt.warnings)]
+        read = [outcome for outcome in outcomes if outcome.report]
+        lossy = [o for o in read if o.report and (o.report.replaced or o.report.warnings)]
         whole = [outcome for outcome in read if outcome not in lossy]
         gone = [outcome for outcome in outcomes if outcome.status in ("missing", "removed")]
         rows += map(_row, [*gone, *lossy, *whole[:LISTED]])
@@ -168,18 +168,18 @@ STATUSES = {
 
 def _row(outcome: "FileOutcome") -> tuple[str, str, str]:
     """Source, state, and why it was refused; else format, encoding, bytes replaced, OCR, warnings."""
-    name, status, receipt = _name(outcome.source), say(STATUSES[outcome.status]), outcome.receipt
+    name, status, report = _name(outcome.source), say(STATUSES[outcome.status]), outcome.report
     if outcome.problem:
         return name, status, say(outcome.problem.message)
-    if receipt is None:
+    if report is None:
         return name, status, ""
-    parts = [receipt.format, *([receipt.encoding] if receipt.encoding else [])]
+    parts = [report.format, *([report.encoding] if report.encoding else [])]
     parts.append(say("{chunks} chunks", chunks=outcome.chunks))
-    if receipt.replaced:
-        parts.append(say("{replaced} bytes replaced", replaced=receipt.replaced))
-    if receipt.ocr_pages:
-        parts.append(say("{ocr_pages} pages by OCR", ocr_pages=receipt.ocr_pages))
-    return name, status, ", ".join([*parts, *receipt.warnings])
+    if report.replaced:
+        parts.append(say("{replaced} bytes replaced", replaced=report.replaced))
+    if report.ocr_pages:
+        parts.append(say("{ocr_pages} pages by OCR", ocr_pages=report.ocr_pages))
+    return name, status, ", ".join([*parts, *report.warnings])
 
 
 def _name(source: str) -> str:

@@ -68,7 +68,7 @@ def info(
 
     with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
         found = store.info()
-        documents = [(d.source, d.title, d.receipt) for d in store.documents()]
+        documents = [(d.source, d.title, d.report) for d in store.documents()]
     if as_json:
         out_json(asdict(found) | {"sources": [source for source, _, _ in documents]})
         return

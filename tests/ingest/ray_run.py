@@ -19,7 +19,7 @@ from ingest.chunk import Chunker, ChunkOptions
 from ingest.embed import Vectors
 from ingest.files import walk
 from ingest.pipeline import FileOutcome, Ingestion
-from ingest.ray_pipeline import Tools, cluster, spread
+from ingest.ray_pipeline import Tools, cluster, ingest_on_ray
 from ingest.store import Identity, Store, open_store
 from ingest.types import Parsed
 from tests.fakes import HashEmbedder, TextParser
@@ -112,7 +112,7 @@ def main(docs: Path, kb: Path, graves: Path, stop: str = "") -> None:
     embedded: list[int] = []
     with create_store(kb) as store, cluster(workers=2) as workers:
         files = list(walk([docs]))
-        run = spread(files, store, tools, workers=workers, tick=embedded.append)
+        run = ingest_on_ray(files, store, tools, workers=workers, tick=embedded.append)
         for number, outcome in enumerate(run, 1):
             line = [outcome.source, outcome.status, outcome.chunks, str(outcome.problem or "")]
             sys.stdout.write(json.dumps(line) + "\n")

@@ -94,7 +94,7 @@ def test_nine_cases_in_each_text_format(tmp_path: Path, case: str, suffix: str) 
     found = "".join(segment.text for segment in parsed.segments)
     for line in text.strip().split("\n"):
         assert line.strip() in found
-    assert parsed.receipt.encoding
+    assert parsed.report.encoding
 
 
 @pytest.mark.parametrize(

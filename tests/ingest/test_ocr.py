@@ -100,7 +100,7 @@ def test_chinese_text_in_pictures_of_documents_is_found() -> None:
             text = re.sub(r"\s", "", "".join(segment.text for segment in parsed.segments))
             assert "我是文字" in text
             assert "横向文本框" in text
-            assert parsed.receipt.ocr_pages == 1
+            assert parsed.report.ocr_pages == 1
 
 
 @pytest.mark.skipif(not OCR, reason="the extra `ocr` is not installed")
@@ -119,7 +119,7 @@ def test_without_ocr_an_image_is_refused_with_the_way_out(tmp_path: Path) -> Non
 def test_without_ocr_pictures_become_a_warning() -> None:
     parsed = parse(DATA / "ocr_test.docx", ocr=False)
     assert "我是文字" in "".join(segment.text for segment in parsed.segments)
-    assert "OCR is off" in parsed.receipt.warnings[0]
+    assert "OCR is off" in parsed.report.warnings[0]
 
 
 def test_the_base_install_parses_without_an_image_library() -> None:
@@ -127,7 +127,7 @@ def test_the_base_install_parses_without_an_image_library() -> None:
     code = (
         "import sys; sys.modules['PIL'] = sys.modules['rapidocr'] = None\n"
         "from pathlib import Path; from ingest.parse import DocumentParser\n"
-        "for name in sys.argv[1:]: print(DocumentParser(ocr=False).parse(Path(name)).receipt.warnings)"
+        "for name in sys.argv[1:]: print(DocumentParser(ocr=False).parse(Path(name)).report.warnings)"
     )
     names = [str(DATA / "ocr_test.docx"), str(DATA / "ocr_test.pdf")]
     done = subprocess.run(
@@ -141,6 +141,6 @@ def test_a_page_too_large_to_draw_is_named_not_counted(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.pdf", [["Alpha"], []])
     before, _, after = path.read_bytes().rpartition(b"612 792")
     path.write_bytes(before + b"900000 900000" + after)
-    receipt = parse(path).receipt
-    assert receipt.ocr_pages == 0
-    assert receipt.warnings == ("pages that could not be drawn for OCR: 2",)
+    report = parse(path).report
+    assert report.ocr_pages == 0
+    assert report.warnings == ("pages that could not be drawn for OCR: 2",)

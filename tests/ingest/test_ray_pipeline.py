@@ -28,18 +28,18 @@ from ingest.ray_pipeline import cluster
 from ingest.errors import UserError
 from ingest.files import FoundFile, walk
 from ingest.i18n import translate
-from ingest.ray_pipeline import spread
+from ingest.ray_pipeline import ingest_on_ray
 from tests.ingest.ray_run import create_store, mortal
 
 docs, kb, graves = map(Path, sys.argv[1:])
 gone = [FoundFile(docs / "gone.txt"), FoundFile(docs / "a.txt" / "b.txt")]
 with cluster(workers=1) as workers, create_store(kb) as store:
     tools = mortal(kb, graves)
-    for outcome in spread(gone, store, tools, workers=workers):
+    for outcome in ingest_on_ray(gone, store, tools, workers=workers):
         print(outcome.status, outcome.problem, translate(outcome.problem.message, "zh"), sep="|")
     for each in (replace(tools, encoder="another"), tools):
         try:
-            list(spread(walk([docs]), store, each, workers=workers))
+            list(ingest_on_ray(walk([docs]), store, each, workers=workers))
         except UserError as problem:
             print(type(problem).__name__, problem, translate(problem.message, "zh"), sep="|")
     print(store.info().documents)

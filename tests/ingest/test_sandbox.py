@@ -27,7 +27,7 @@ def box() -> Iterator[Sandbox]:
 
 
 def contents(parsed: Parsed) -> tuple[str, list, ParseReport]:
-    return parsed.title, list(parsed.segments), parsed.receipt
+    return parsed.title, list(parsed.segments), parsed.report
 
 
 @pytest.mark.parametrize("name", ["zh-demo.xlsx", "ocr_test.docx", "issue-1113-evil-xobjects.pdf"])
@@ -162,17 +162,17 @@ def test_a_name_that_is_not_utf8_passes(box: Sandbox, tmp_path: Path) -> None:
     translate(caught.value.message, "zh").encode()
 
 
-def test_the_receipt_knows_of_the_last_line_of_a_large_file(box: Sandbox, tmp_path: Path) -> None:
+def test_the_report_covers_the_last_line_of_a_large_file(box: Sandbox, tmp_path: Path) -> None:
     path = tmp_path / "large.jsonl"
     path.write_text((json.dumps({"a": "字" * 1000}, ensure_ascii=False) + "\n") * 3500 + "broken\n")
     parsed = box.parse(path)
-    assert parsed.receipt.warnings == ("1 lines are not JSON, the last is line 3501",)
+    assert parsed.report.warnings == ("1 lines are not JSON, the last is line 3501",)
     assert len(list(parsed.segments)) > 2
 
 
 def test_warnings_come_back_translatable(tmp_path: Path) -> None:
     (tmp_path / "wide.csv").write_text("a," * 1200 + "b\n")
     with Sandbox(ocr=False) as sandbox:
-        (warning,) = sandbox.parse(tmp_path / "wide.csv").receipt.warnings
+        (warning,) = sandbox.parse(tmp_path / "wide.csv").report.warnings
     assert isinstance(warning, Translatable)
     assert warning.fields == {"row": 1, "columns": 1201, "most": 1000}

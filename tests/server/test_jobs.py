@@ -122,7 +122,7 @@ def test_cancelling_ends_what_waits_and_what_is_uploaded(jobs: Jobs) -> None:
     assert [row["state"] for row in jobs.files(waiting)] == ["cancelled"]
 
 
-def test_outcomes_are_kept_with_their_receipt_or_reason(jobs: Jobs) -> None:
+def test_outcomes_are_kept_with_their_report_or_reason(jobs: Jobs) -> None:
     job = queued(jobs, files=2)
     jobs.record_outcome(job, 0, FileOutcome("x", "added", 10, 3, ParseReport("txt", "gb18030", 2)))
     jobs.record_outcome(

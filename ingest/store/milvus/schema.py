@@ -15,6 +15,23 @@ TABLES: tuple[Table, ...] = ("chunks", "passages", "documents")
 KEY: dict[Table, str] = {"chunks": "key", "passages": "place", "documents": "name"}
 """The primary key of each."""
 
+SHORT: dict[Table, tuple[str, ...]] = {
+    "chunks": ("document", "name", "digest"),
+    "passages": ("document",),
+    "documents": ("kind", "id", "source", "digest"),
+}
+NUMBERS: dict[Table, tuple[str, ...]] = {
+    "chunks": ("start", "end", "passage_start", "passage_end"),
+    "passages": ("start", "end"),
+    "documents": ("length", "passages", "chunks"),
+}
+TEXTS: dict[Table, tuple[str, ...]] = {
+    "chunks": ("text", "context", "places"),
+    "passages": ("text", "label"),
+    "documents": ("title", "value"),
+}
+"""Texts of any length, in pieces."""
+
 MOST_BYTES = 65_535  # of a VARCHAR
 MOST_PIECES = 4_096  # of an ARRAY
 INVERTED: dict[Table, tuple[str, ...]] = {
@@ -34,51 +51,29 @@ def schema(table: Table, dim: int, *, shared: bool) -> "CollectionSchema":
     from pymilvus import DataType, Function, FunctionType, MilvusClient
 
     result = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-
-    def add(name: str, kind: str, **options: Any) -> None:
-        result.add_field(name, DataType[kind], **options)
-
-    def text(name: str) -> None:
-        pieces = {"element_type": DataType.VARCHAR, "max_capacity": MOST_PIECES}
-        add(name, "ARRAY", max_length=MOST_BYTES, **pieces)
-
-    def short(*names: str) -> None:
-        for name in names:
-            add(name, "VARCHAR", max_length=MOST_BYTES)
-
+    string, number = DataType.VARCHAR, DataType.INT64
     if table == "documents":
-        add("name", "VARCHAR", max_length=64, is_primary=True)
+        result.add_field(KEY[table], string, max_length=64, is_primary=True)
     else:
-        add(KEY[table], "INT64", is_primary=True)
-    add("tenant", "VARCHAR", max_length=64, is_partition_key=shared)
-    if table == "documents":
-        short("kind", "id", "source", "digest")
-        text("title")
-        text("value")
-        for number in ("length", "passages", "chunks"):
-            add(number, "INT64")
-    else:
-        short("document")
-        for number in ("start", "end"):
-            add(number, "INT64")
-        text("text")
-    if table == "passages":
-        text("label")
-    if table == "chunks":
-        short("name", "digest")
-        text("context")
-        text("places")
-        add("passage_start", "INT64")
-        add("passage_end", "INT64")
-        add("vector", "FLOAT_VECTOR", dim=dim)
-        for field, analyzer in ANALYZERS.items():
-            text_options = {"enable_analyzer": True, "analyzer_params": analyzer}
-            add(field, "VARCHAR", max_length=MOST_BYTES, **text_options)
-            sparse = f"{field}_bm25"
-            add(sparse, "SPARSE_FLOAT_VECTOR")
-            result.add_function(Function(sparse, FunctionType.BM25, [field], [sparse]))
-    else:
-        add("nothing", "FLOAT_VECTOR", dim=2)  # a collection must have a vector
+        result.add_field(KEY[table], number, is_primary=True)
+    result.add_field("tenant", string, max_length=64, is_partition_key=shared)
+    for name in SHORT[table]:
+        result.add_field(name, string, max_length=MOST_BYTES)
+    for name in NUMBERS[table]:
+        result.add_field(name, number)
+    pieces = {"element_type": string, "max_capacity": MOST_PIECES, "max_length": MOST_BYTES}
+    for name in TEXTS[table]:
+        result.add_field(name, DataType.ARRAY, **pieces)
+    if table != "chunks":
+        result.add_field("nothing", DataType.FLOAT_VECTOR, dim=2)  # it must have a vector
+        return result
+    result.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    for field, analyzer in ANALYZERS.items():
+        options = {"enable_analyzer": True, "analyzer_params": analyzer}
+        result.add_field(field, string, max_length=MOST_BYTES, **options)
+        sparse = f"{field}_bm25"
+        result.add_field(sparse, DataType.SPARSE_FLOAT_VECTOR)
+        result.add_function(Function(sparse, FunctionType.BM25, [field], [sparse]))
     return result
 
 
@@ -97,10 +92,8 @@ def indexes(client: "MilvusClient", table: Table) -> Any:
 
 
 def field_text(text: str, field: Field) -> str:
-    """The text for a field of a chunk, or for a query of that field; "" if there is no word.
-
-    A text of more than 65,535 bytes is cut.
-    """
+    """The text for a field of a chunk, or for a query of that field; "" if there is no word. A text
+    of more than 65,535 bytes is cut."""
     terms = _runs(normalize(text)) if field == "words" else map(ascii_term, bigrams(text))
     return " ".join(terms).encode()[:MOST_BYTES].decode(errors="ignore")
 

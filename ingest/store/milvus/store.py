@@ -32,8 +32,6 @@ from ingest.store.protocol import Identity, Info, Ranking, Vectors, check_identi
 from ingest.types import Chunk, Document, ParseReport, Passage
 
 UNIT = 5e-3  # how far from 1 a unit vector's length may be after float16
-HEAD = ("id", "source", "length", "passages", "chunks")
-
 HEAD = ("kind", "id", "source", "title", "digest", "value", "length")
 CHUNK = (
     "document", "name", "start", "end", "passage_start", "passage_end", "places", "context", "text",
@@ -348,10 +346,8 @@ def findings(tables: Tables) -> Iterator[Translatable]:
         )
 
 
-def open_milvus(
-    address: MilvusAddress, *, create: Identity | None = None, expect: Identity | None = None
-) -> MilvusStore:
-    """The knowledge base at `address`; as `open_store` for a folder.
+def open_milvus(address: MilvusAddress, *, create: Identity | None = None) -> MilvusStore:
+    """The knowledge base at `address`, as `open_store` opens it.
 
     Its embedder is a property of the collection, which all tenants share.
     """
@@ -371,8 +367,8 @@ def open_milvus(
             )
         check_tenant(address, properties)
         identity = Identity(**json.loads(properties[EMBEDDER]))
-        for embedder in filter(None, (create, expect)):
-            check_identity(str(address), identity, embedder)
+        if create:
+            check_identity(str(address), identity, create)
         store = MilvusStore(tables, identity, properties[CREATED])
         if not store.sequence:  # it has only rows of other tenants, or is not complete
             if create is None:

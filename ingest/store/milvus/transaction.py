@@ -58,7 +58,7 @@ class MilvusChange:
             "source": document.source,
             "title": pieces(document.title),
             "digest": document.digest,
-            "value": pieces(json.dumps(asdict(document.receipt), ensure_ascii=False)),
+            "value": pieces(json.dumps(asdict(document.report), ensure_ascii=False)),
         }
         self._rows[key] = self._put[document.id] = empty(key) | head
         self._dropped.discard(document.id)

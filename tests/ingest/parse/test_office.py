@@ -167,7 +167,7 @@ def test_columns_past_the_limit_are_named(tmp_path: Path) -> None:
             '<c r="A1"><v>1</v></c><c r="AML1"><v>2</v></c></row></sheetData></worksheet>',
         },
     )
-    assert parse(path).receipt.warnings == ("only the first 1000 columns are read of 宽表",)
+    assert parse(path).report.warnings == ("only the first 1000 columns are read of 宽表",)
 
 
 def test_pdf_pages_are_marked_where_they_begin(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_pdf_pages_are_marked_where_they_begin(tmp_path: Path) -> None:
 def test_a_page_without_text_is_named_in_a_warning(tmp_path: Path) -> None:
     parsed = parse(pdf(tmp_path / "a.pdf", [["Alpha"], []]), ocr=False)
     assert "Alpha" in whole(parsed)[0]
-    assert re.search(r"no text layer: 1, from p\. 2", parsed.receipt.warnings[0])
+    assert re.search(r"no text layer: 1, from p\. 2", parsed.report.warnings[0])
 
 
 def test_fonts_without_a_map_do_not_pass_as_text() -> None:

@@ -20,8 +20,8 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.docx", [["Alpha"]])
     parsed = parse(path)
     assert "Alpha" in whole(parsed)[0]
-    assert parsed.receipt.format == "pdf"
-    assert parsed.receipt.warnings == ("the name says docx, the content is pdf",)
+    assert parsed.report.format == "pdf"
+    assert parsed.report.warnings == ("the name says docx, the content is pdf",)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_text_that_begins_like_another_format_is_text(tmp_path: Path) -> None:
     for text in ("文件以 %PDF- 开头", "ID3 标签说明", " " * 5000 + "文字"):
         (tmp_path / "a.txt").write_text(text)
         parsed = parse(tmp_path / "a.txt")
-        assert parsed.receipt.format == "txt"
+        assert parsed.report.format == "txt"
         assert whole(parsed)[0].strip() == text.strip()
 
 
 def test_a_pdf_may_begin_with_other_bytes(tmp_path: Path) -> None:
     path = pdf(tmp_path / "a.pdf", [["Alpha"]])
     path.write_bytes(b"\n\n" + path.read_bytes())
-    assert parse(path).receipt.format == "pdf"
+    assert parse(path).report.format == "pdf"
 
 
 def test_bombs_and_entities_are_refused_before_they_unfold(tmp_path: Path) -> None:

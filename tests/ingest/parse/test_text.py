@@ -125,7 +125,7 @@ def test_a_row_of_a_million_columns_is_bounded(tmp_path: Path) -> None:
     )
     parsed = parse(path)
     assert len(whole(parsed)[0]) < 10_000
-    undecoded, columns = parsed.receipt.warnings
+    undecoded, columns = parsed.report.warnings
     assert "1 bytes" in undecoded
     assert "1000001 columns" in columns
 
@@ -148,7 +148,7 @@ def test_json_records_read_as_key_and_value(tmp_path: Path) -> None:
 def test_bad_json_lines_are_counted_and_bad_json_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "a.jsonl", tmp_path / "a.json"):
         path.write_text('{"a": 1}\nnot json\n{"a": 2}\n')
-        assert parse(path).receipt.warnings == ("1 lines are not JSON, the last is line 2",)
+        assert parse(path).report.warnings == ("1 lines are not JSON, the last is line 2",)
     for name, content in (("b.json", '{"a": '), ("c.json", "[" * 100_000), ("d.jsonl", "x\ny")):
         with pytest.raises(Unreadable, match="is not JSON"):
             read(tmp_path / name, content)
@@ -205,7 +205,7 @@ def test_mail_is_decoded_as_it_declares(tmp_path: Path, charset: str, text: str)
 def test_bytes_of_a_mail_that_are_lost_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.eml"
     path.write_bytes(b"From: a@b.cn\n\n" + "明天上午开会".encode() + b"\xff\n")
-    assert parse(path).receipt.warnings == ("1 bytes could not be decoded",)
+    assert parse(path).report.warnings == ("1 bytes could not be decoded",)
 
 
 def test_html_nested_without_end(tmp_path: Path) -> None:
@@ -252,4 +252,4 @@ def test_mail_prefers_plain_text_and_names_attachments(tmp_path: Path) -> None:
     assert parsed.title == "会议通知"
     assert text.startswith("会议通知\n\nFrom: 张三 <a@b.cn>\nDate:")
     assert text.endswith("明天开会。")
-    assert parsed.receipt.warnings == ("attachments are not read: a.pdf",)
+    assert parsed.report.warnings == ("attachments are not read: a.pdf",)

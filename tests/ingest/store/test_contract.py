@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_refused(store: Store) -> None:
 
 
 def test_a_reader_sees_what_another_store_has_written(store: Store, place: Place) -> None:
-    with open_store(place, expect=EMBEDDER) as reader:
+    with open_store(place, create=EMBEDDER) as reader:
         assert by_words(reader, "sentence") == []
         chunks = put(store, "a.txt", ["the first sentence"])
         assert reader.sequence == store.sequence
@@ -282,11 +282,10 @@ def test_values_are_kept_beside_the_documents(store: Store) -> None:
 
 def test_another_embedder_is_refused_with_both_names(store: Store, place: Place) -> None:
     other = Identity("other", 8)
-    for options in ({"expect": other}, {"create": other}):
-        with pytest.raises(Mismatch, match=r"made-up \(16-d\).*other \(8-d\).*ingest again.*--kb"):
-            open_store(place, **options)
+    with pytest.raises(Mismatch, match=r"made-up \(16-d\).*other \(8-d\).*ingest again.*--kb"):
+        open_store(place, create=other)
     with pytest.raises(Mismatch, match="prefix"):
-        open_store(place, expect=Identity("made-up", DIM))
+        open_store(place, create=Identity("made-up", DIM))
 
 
 def test_no_knowledge_base_is_said_with_the_way_out(places: Callable[[], Place]) -> None:

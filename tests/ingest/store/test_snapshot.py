@@ -30,7 +30,7 @@ def test_a_snapshot_comes_back_whole(archive: Path, tmp_path: Path) -> None:
     assert [path.name for path in archive.parent.iterdir()] == ["kb.zip"]
     restore(archive, tmp_path / "back")
     assert (tmp_path / "back" / "rag.toml").read_text() == "# mine\n"
-    with open_store(tmp_path / "kb") as old, open_store(tmp_path / "back", expect=EMBEDDER) as new:
+    with open_store(tmp_path / "kb") as old, open_store(tmp_path / "back", create=EMBEDDER) as new:
         assert list(new.documents()) == list(old.documents())
         assert new.chunks(range(1, 10)) == old.chunks(range(1, 10))
         assert len(new.search_words(terms("劳动"), 5).keys) == 1

@@ -146,7 +146,7 @@ def test_a_hundred_thousand_pages_and_a_million_columns_end_within_their_limits(
     with Sandbox(ocr=False) as sandbox:
         parsed = sandbox.parse(tmp_path / "wide.csv")
         assert sum(len(segment.text) for segment in parsed.segments) < 100_000
-        assert "only the first 1000" in str(parsed.receipt.warnings)
+        assert "only the first 1000" in str(parsed.report.warnings)
         with suppress(Unreadable):
             texts = (segment.text for segment in sandbox.parse(tmp_path / "many.pdf").segments)
             assert sum(text.count("page of many") for text in texts) == PAGES

@@ -1,7 +1,6 @@
 """A page as a picture, and the passage on it."""
 
 from io import BytesIO
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,11 +8,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.errors import Unreadable
-from ingest.ocr import MARK, draw, find, lines
+from ingest.parse.pdf import MARK, draw, find, line_boxes
 from ingest.sandbox import Sandbox
+from tests.ingest.documents import DATA
 
-DOCUMENTS = Path(__file__).parents[1] / "data" / "documents"
-PAGED = DOCUMENTS / "zh-toc-cid-font.pdf"
+PAGED = DATA / "zh-toc-cid-font.pdf"
 
 
 def marked(png: bytes) -> int:
@@ -24,7 +23,7 @@ def marked(png: bytes) -> int:
     )
 
 
-def test_a_passage_is_marked_where_it_stands() -> None:
+def test_a_passage_is_marked_on_its_page() -> None:
     with Sandbox(ocr=False) as sandbox:
         text = "".join(segment.text for segment in sandbox.parse(PAGED).segments)
         passage = text.strip()[:40]
@@ -39,20 +38,20 @@ def test_a_passage_is_marked_where_it_stands() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 10_000])
-def test_a_page_that_is_not_there_is_told(number: int) -> None:
+def test_a_missing_page_is_an_error_that_names_it(number: int) -> None:
     with pytest.raises(Unreadable, match=rf"pages, not {number}"):
         draw(PAGED, number, "")
 
 
-def test_what_is_no_pdf_or_locked_is_told_by_the_child() -> None:
+def test_the_child_reports_a_file_that_is_no_pdf_or_is_locked() -> None:
     with Sandbox(ocr=False) as sandbox:
         for name in ("zh-demo.xlsx", "password-aes-256.pdf"):
             with pytest.raises(Unreadable, match=name):
-                sandbox.draw(DOCUMENTS / name, 1, "x")
+                sandbox.draw(DATA / name, 1, "x")
 
 
 @given(st.text(max_size=60), st.text(max_size=30), st.integers(0, 60))
-def test_what_is_found_is_the_passage_or_an_end_of_it(page: str, part: str, at: int) -> None:
+def test_the_span_found_is_the_passage_or_an_end_of_it(page: str, part: str, at: int) -> None:
     whole = page[:at] + part + page[at:]
     start, end = find(whole, part)
     assert whole[start:end] == part
@@ -75,5 +74,5 @@ def test_a_passage_over_two_pages_is_marked_on_both(page: str, passage: str, fou
 
 def test_characters_of_a_line_make_one_box() -> None:
     boxes = [(0, 0, 1, 2), (1, 0, 2, 2), (0, 5, 1, 7), (1, 5, 2, 7.5)]
-    assert list(lines(boxes)) == [(0, 0, 2, 2), (0, 5, 2, 7.5)]  # type: ignore[arg-type]
+    assert line_boxes(boxes) == [(0, 0, 2, 2), (0, 5, 2, 7.5)]  # type: ignore[arg-type]
     assert MARK[3] < 255  # what is marked can still be read
