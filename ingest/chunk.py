@@ -309,11 +309,10 @@ def _words(text: str) -> Iterator[str]:
     from rjieba import cut
 
     end = 0
-    for token in _TOKEN.finditer(text):
-        if len(token[0]) <= _LONGEST_TOKEN:
-            yield from _plain_words(text[end : token.start()], cut)
-            yield token[0]
-            end = token.end()
+    for first, last in _tokens(text):
+        yield from _plain_words(text[end:first], cut)
+        yield text[first:last]
+        end = last
     yield from _plain_words(text[end:], cut)
 
 
@@ -324,11 +323,17 @@ def _plain_words(text: str, cut: Callable[[str, bool], list[str]]) -> Iterator[s
 
 def before_token(text: str, cut: int, floor: int) -> int:
     """`cut`, or the start of the number or code that it would cut, if that is beyond `floor`."""
-    start, end = max(0, cut - _LONGEST_TOKEN), cut + _LONGEST_TOKEN
-    for token in _TOKEN.finditer(text[start:end]):
-        if start + token.start() < cut < start + token.end() and len(token[0]) <= _LONGEST_TOKEN:
-            return start + token.start() if start + token.start() > floor else cut
-    return cut
+    base = max(0, cut - _LONGEST_TOKEN)
+    around = text[base : cut + _LONGEST_TOKEN]
+    within = (base + first for first, last in _tokens(around) if first < cut - base < last)
+    return next((start for start in within if start > floor), cut)
+
+
+def _tokens(text: str) -> Iterator[Span]:
+    """The spans of the numbers, dates, times and codes in `text`."""
+    for token in _TOKEN.finditer(text):
+        if len(token[0]) <= _LONGEST_TOKEN and any(map(str.isdigit, token[0])):
+            yield token.span()
 
 
 def _pack(
