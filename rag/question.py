@@ -6,14 +6,25 @@ Patterns match normalized text (`ingest.normalize.normalize`): NFKC, lower case,
 import re
 from collections.abc import Sequence
 
-from ingest.normalize import normalize, terms
+from ingest.normalize import Terms, normalize, terms
 from rag.types import AnswerType, Message, Query, Script
 
 
 def analyze(question: str) -> Query:
     """The analysis of a stand-alone question, before any search."""
-    normalized, content = normalize(question), terms(content_words(question))
+    normalized, content = normalize(question), _without_particles(terms(content_words(question)))
     return Query(question, script_of(question), normalized, content, answer_types(normalized))
+
+
+_PARTICLES = frozenset("的是有为了在和与及或对由其被把从到中上下里这那个吗呢吧啊")
+
+
+def _without_particles(content: Terms) -> Terms:
+    """`content` without particles and the pairs of characters that contain one, unless such a pair is
+    a word; the terms as they are if nothing is left."""
+    words = tuple(word for word in content.words if word not in _PARTICLES)
+    pairs = tuple(p for p in content.bigrams if p in words or not _PARTICLES.intersection(p))
+    return Terms(content.text, words, pairs) if words and pairs else content
 
 
 # Script

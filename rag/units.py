@@ -1,0 +1,132 @@
+"""The units of a passage that an answer quotes: sentences, table rows, and lists with their first line.
+
+A unit has a `lead`, the text above it that it belongs to: headings, a question, a line that ends in a
+colon, the header of a table. A heading, a question or a label alone answers nothing.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ingest.chunk import Span, short_sentences
+from ingest.normalize import one_line
+from ingest.table import Table, cells, in_words, is_row, tables
+
+LONGEST_GROUP = 1200
+"""Characters of a question with its answer, or of a line with its list."""
+LONGEST_ANSWER = 150
+"""Characters that are shown of one unit; its citation quotes the whole."""
+_ASKS = re.compile(r"[?？][”’」』）)\"'*]*$")
+_LEADS = re.compile(r"[：:][*]*$")
+_ITEM = re.compile(
+    r"\s*(?:[（(]?[一二三四五六七八九十\d]{1,3}[.、．)）]|[-*+•●◆■○▪]\s|[①-⑳])", re.ASCII
+)
+STOP = re.compile(r"[。！!；;.…][”’」』）)\"']*$")
+_ANSWERER = re.compile(r"^(?:答案?|a|answer|回答|回复)\s*[:：]\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Characters [start, end) of a passage.
+
+    `names` are the columns of a row. `parts` are the members of a group: the answer below a question,
+    or the line before a list and its items. `answers` is false for what is no answer on its own.
+    """
+
+    start: int
+    end: int
+    lead: str = ""
+    names: tuple[str, ...] = ()
+    parts: tuple[Span, ...] = ()
+    answers: bool = True
+
+
+def units(text: str, headings: Collection[str] = (), header: str = "") -> list[Unit]:
+    """The units of a passage in order; a group follows the line that it begins with.
+
+    `headings` are the headings and the title of its document; `header` is that of a table that began
+    before the passage.
+    """
+    spans = short_sentences(text)
+    in_table = tables(text, header)
+    found: list[Unit] = []
+    heading, lead, members = "", None, list[Unit]()
+
+    def group() -> Iterator[Unit]:
+        if lead and members and not members[0].names:
+            whole = (lead, *members)
+            asks = bool(_ASKS.search(text[lead.start : lead.end]))
+            parts = tuple((m.start, m.end) for m in (members if asks else whole))
+            yield Unit(lead.start, members[-1].end, heading, (), parts)
+
+    for span in spans:
+        start, end = span
+        line = text[start:end]
+        gap = "\n\n" in text[members[-1].end : start] if members else False
+        row = _row(text, span, in_table)
+        asks, leads = bool(_ASKS.search(line)), bool(_LEADS.search(line))
+        title = line.strip("#* ") in headings and not row
+        item = bool(_ITEM.match(line)) or bool(row)
+        size = end - lead.start if lead else 0
+        if lead and (
+            title or asks or size > LONGEST_GROUP or (members and not item and (gap or leads))
+        ):
+            found += group()
+            lead, members = None, []
+        if title:
+            heading = line.strip("#* ")
+        above = text[lead.start : lead.end] if lead else ""
+        context = "\n".join(part for part in (heading, above) if part and part != line)
+        unit = Unit(start, end, context, answers=not (title or asks or leads))
+        if row:
+            unit = replace(unit, names=row, lead="\n".join([context, *row]), answers=not title)
+        found.append(unit)
+        if (asks or leads) and not row and not (lead and item):
+            lead, members = unit, []
+        elif lead:
+            members.append(unit)
+    return [*found, *group()]
+
+
+def _row(text: str, span: Span, in_table: Sequence[Table]) -> tuple[str, ...]:
+    """The names of the columns, if the span is a row of a table with as many cells."""
+    line = text[slice(*span)]
+    table = next((t for t in in_table if t.start < span[0] < t.end), None)
+    if not table or not is_row(line):
+        return ()
+    names = cells(table.header)
+    return tuple(names) if len(names) == len(cells(line)) else ()
+
+
+def words_of(text: str, unit: Unit) -> str:
+    """The unit as one line of words."""
+    line = text[unit.start : unit.end]
+    return in_words(unit.names, cells(line)) if unit.names else one_line(line)
+
+
+def is_fragment(text: str, unit: Unit) -> bool:
+    """Whether the unit is a short line without a stop, a colon or a digit, as headings are."""
+    line = text[unit.start : unit.end]
+    alone = text[: unit.start].rstrip(" ")[-1:] in ("", "\n") and text[unit.end :].lstrip(" ")[
+        :1
+    ] in ("", "\n")
+    return (
+        alone
+        and not unit.names
+        and not unit.parts
+        and len(line) <= 30
+        and not re.search(r"[\d：:]", line)
+        and not STOP.search(line)
+        and not _ITEM.match(line)
+    )
+
+
+def list_shown(text: str, unit: Unit) -> str:
+    """The members of a group on one line, as many as fit, at least two."""
+    lines = [_ANSWERER.sub("", one_line(text[start:end])) for start, end in unit.parts]
+    shown = lines[0]
+    for number, line in enumerate(lines[1:], start=1):
+        if number > 1 and len(shown) + len(line) > LONGEST_ANSWER:
+            return f"{shown} …"
+        shown += ("" if re.search(r"[\u3000-\u9fff\uff00-\uffef]$", shown) else " ") + line
+    return shown
