@@ -49,6 +49,11 @@ FRAGMENT = 4.0
 """What a short line without a stop or a digit loses: most are headings."""
 ECHO = 8.0
 """What a line without a stop loses if all its words are in the question or the topic."""
+LISTS = 2.0
+"""What a list gains if the question asks for several things."""
+_SEVERAL = re.compile(
+    r"哪些|哪几|几[项种类个]|措施|步骤|什么条件|包括|\bwhat are\b|\bwhich \w+s\b|\blist\b"
+)
 _UNCLEAR = re.compile(r"第几|第多少|[几哪]届|时期|时代|哪几|几[项种类层个]|由来")
 """Questions whose short answer is an ordinal, an age or a list; the answer is a whole sentence."""
 
@@ -234,6 +239,7 @@ def _scores_by_words(
         scores[k] += sum(
             TYPE * (mentions(each, text, query.normalized) - 0.5) for each in query.answer_types
         )
+        scores[k] += LISTS * (bool(unit.parts) and bool(_SEVERAL.search(query.normalized)))
         scores[k] -= FRAGMENT * is_fragment(candidate.source, unit)
         if not (unit.names or unit.parts or STOP.search(text)):
             known = {*words(query.text), *words(passages[candidate.passage].topic)}
@@ -291,7 +297,7 @@ def _shown(query: Query, candidate: Candidate, weights: Sequence[TermWeights]) -
     if unit.parts:
         return list_shown(text, unit)
     sentence = text[unit.start : unit.end]
-    start, end = _focus(query, sentence) or _window(sentence, weights)
+    start, end = _focus(query, sentence, weights) or _window(sentence, weights)
     return one_line(sentence[start:end])
 
 
@@ -326,7 +332,7 @@ def _clauses(sentence: str) -> list[Span]:
     return [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
 
 
-def _focus(query: Query, sentence: str) -> Span | None:
+def _focus(query: Query, sentence: str, weights: Sequence[TermWeights]) -> Span | None:
     """The clause of `sentence` that mentions what the question asks for, if there is only one."""
     if _UNCLEAR.search(query.normalized):
         return None
@@ -338,9 +344,19 @@ def _focus(query: Query, sentence: str) -> Span | None:
             if mentions(answer_type, normalize(sentence[a:b]), query.normalized)
         ]
         if len(matches) == 1 and len(clauses) > 1:
-            start, end = trim(sentence, *matches[0])
+            start, end = matches[0]
+            worth = _worth([sentence[a:b] for a, b in clauses], weights)
+            if not worth[clauses.index(matches[0])] and worth.any():
+                a, b = clauses[int(np.argmax(worth))]
+                start, end = min(a, start), max(b, end)
+            start, end = trim(sentence, start, end)
             return start, start + len(sentence[start:end].rstrip("，,；;：:、。.|"))
     return None
+
+
+def _worth(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
+    """The weight of the question's terms in each text, (texts,)."""
+    return np.sum([each.present(texts) @ each.idf for each in weights], axis=0)
 
 
 def _window(sentence: str, weights: Sequence[TermWeights]) -> Span:
@@ -348,12 +364,10 @@ def _window(sentence: str, weights: Sequence[TermWeights]) -> Span:
     clauses = _clauses(sentence)
     if len(sentence) <= LONGEST_ANSWER or len(clauses) < 2:
         return 0, len(sentence)
-    texts = [sentence[a:b] for a, b in clauses]
-    worth = sum(each.present(texts) @ each.idf for each in weights)
-    first = last = int(np.argmax(worth))
+    first = last = int(np.argmax(_worth([sentence[a:b] for a, b in clauses], weights)))
     while True:
         wider = [
-            (a, b) for a, b in ((first, last + 1), (first - 1, last)) if a >= 0 and b < len(texts)
+            (a, b) for a, b in ((first, last + 1), (first - 1, last)) if a >= 0 and b < len(clauses)
         ]
         fit = [w for w in wider if clauses[w[1]][1] - clauses[w[0]][0] <= LONGEST_ANSWER]
         if not fit:

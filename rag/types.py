@@ -49,7 +49,8 @@ class Query:
     """A stand-alone question and its analysis.
 
     `normalized` is its text as in the word index, `content` the terms of its content words.
-    `answer_types` are the expected ones; often none, sometimes several.
+    `answer_types` are the expected ones; often none, sometimes several. `codes` are the part numbers,
+    error codes and articles that it names.
     """
 
     text: str
@@ -57,6 +58,7 @@ class Query:
     normalized: str
     content: Terms
     answer_types: frozenset[AnswerType]
+    codes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
