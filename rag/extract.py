@@ -26,7 +26,18 @@ from rag.question import SHORT, mentions
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
 from rag.types import Answer, Idf, Query, Retrieved
-from rag.units import LONGEST_ANSWER, STOP, Unit, is_fragment, list_shown, units, words_of
+from rag.units import (
+    ASKS,
+    LONGEST_ANSWER,
+    LONGEST_CELL,
+    STOP,
+    Unit,
+    is_fragment,
+    list_shown,
+    records,
+    units,
+    words_of,
+)
 
 Array = NDArray[np.floating]
 
@@ -239,7 +250,8 @@ def _scores_by_words(
         scores[k] += sum(
             TYPE * (mentions(each, text, query.normalized) - 0.5) for each in query.answer_types
         )
-        scores[k] += LISTS * (bool(unit.parts) and bool(_SEVERAL.search(query.normalized)))
+        if unit.parts and not ASKS.search(candidate.text):
+            scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
         scores[k] -= FRAGMENT * is_fragment(candidate.source, unit)
         if not (unit.names or unit.parts or STOP.search(text)):
             known = {*words(query.text), *words(passages[candidate.passage].topic)}
@@ -293,7 +305,7 @@ def _shown(query: Query, candidate: Candidate, weights: Sequence[TermWeights]) -
     """What an answer shows of a unit."""
     text, unit = candidate.source, candidate.unit
     if unit.names:
-        return _cells_shown(unit.names, cells(text[unit.start : unit.end]), weights)
+        return _cells_shown(query, unit.names, cells(text[unit.start : unit.end]), weights)
     if unit.parts:
         return list_shown(text, unit)
     sentence = text[unit.start : unit.end]
@@ -301,30 +313,45 @@ def _shown(query: Query, candidate: Candidate, weights: Sequence[TermWeights]) -
     return one_line(sentence[start:end])
 
 
-def _cells_shown(names: Sequence[str], row: Sequence[str], weights: Sequence[TermWeights]) -> str:
+def _cells_shown(
+    query: Query, names: Sequence[str], row: Sequence[str], weights: Sequence[TermWeights]
+) -> str:
     """The cells of the columns that the question names, with the row's label, in words.
 
     If it names none, the whole row, as far as an answer may be long. A cell that asks is left out.
     """
-    asked = np.zeros(len(names))
-    labels = np.zeros(len(names))
+    parts = records(names)
+    best = max(parts, key=lambda part: float(_worth(row[part], weights).sum()))
+    names, row = names[best], row[best]
+    asked, labels = np.zeros(len(names)), np.zeros(len(names))
     for each in weights:
-        inside = each.present(row)
+        inside, above = each.present(row), each.present(names)
         labels += inside @ each.idf
-        asked += (each.present(names) * (1 - inside.max(axis=0))) @ each.idf
+        rarity = 1 / above.sum(axis=0).clip(1) ** RARITY
+        asked += (above * (1 - inside.max(axis=0))) @ (each.idf * rarity)
+    for k, cell in enumerate(row):
+        known = all(mentions(t, normalize(cell), "") for t in query.answer_types & SHORT)
+        asked[k] *= bool(cell) * (1.0 if known else 0.3)
     labels[0] += 1
-    named = (asked > 0.99 * asked.max()) & (asked > 0)
+    named = (asked > 0.6 * asked.max()) & (asked > 0)
     keep = (labels > 0) | named if named.any() else np.ones(len(row), bool)
     kept = [
-        cell if k and cell[-1:] not in ("?", "？") else ""
-        for cell, k in zip(row, keep, strict=True)
+        "" if not wanted or cell[-1:] in ("?", "？") else _cell_shown(query, cell, weights)
+        for cell, wanted in zip(row, keep, strict=True)
     ]
     kept = kept if any(kept) else list(row)
-    for k in range(len(kept) - 1, 0, -1):
+    for k in sorted(range(1, len(kept)), key=lambda k: (bool(named[k]), labels[k], -k)):
         if len(in_words(names, kept)) <= LONGEST_ANSWER:
             break
-        kept[k] = kept[k] if named[k] else ""
+        kept[k] = "" if not named[k] else kept[k]
     return one_line(in_words(names, kept))
+
+
+def _cell_shown(query: Query, cell: str, weights: Sequence[TermWeights]) -> str:
+    if len(cell) <= LONGEST_CELL:
+        return cell
+    start, end = _focus(query, cell, weights) or _window(cell, weights, LONGEST_CELL)
+    return cell[start:end]
 
 
 def _clauses(sentence: str) -> list[Span]:
@@ -359,17 +386,17 @@ def _worth(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
     return np.sum([each.present(texts) @ each.idf for each in weights], axis=0)
 
 
-def _window(sentence: str, weights: Sequence[TermWeights]) -> Span:
+def _window(sentence: str, weights: Sequence[TermWeights], longest: int = LONGEST_ANSWER) -> Span:
     """The neighbouring clauses that hold most question words, as many as an answer may show."""
     clauses = _clauses(sentence)
-    if len(sentence) <= LONGEST_ANSWER or len(clauses) < 2:
+    if len(sentence) <= longest or len(clauses) < 2:
         return 0, len(sentence)
     first = last = int(np.argmax(_worth([sentence[a:b] for a, b in clauses], weights)))
     while True:
         wider = [
             (a, b) for a, b in ((first, last + 1), (first - 1, last)) if a >= 0 and b < len(clauses)
         ]
-        fit = [w for w in wider if clauses[w[1]][1] - clauses[w[0]][0] <= LONGEST_ANSWER]
+        fit = [w for w in wider if clauses[w[1]][1] - clauses[w[0]][0] <= longest]
         if not fit:
             return trim(sentence, clauses[first][0], clauses[last][1])
         first, last = fit[0]

@@ -14,9 +14,12 @@ from ingest.table import Table, cells, in_words, is_row, tables
 
 LONGEST_GROUP = 1200
 """Characters of a question with its answer, or of a line with its list."""
+LONGEST_CAPTION = 60
+LONGEST_CELL = 100
+"""Characters that are shown of a cell."""
 LONGEST_ANSWER = 150
 """Characters that are shown of one unit; its citation quotes the whole."""
-_ASKS = re.compile(r"[?？][”’」』）)\"'*]*$")
+ASKS = re.compile(r"[?？][”’」』）)\"'*]*$")
 _LEADS = re.compile(r"[：:][*]*$")
 _ITEM = re.compile(
     r"\s*(?:[（(]?[一二三四五六七八九十\d]{1,3}[.、．)）]|[-*+•●◆■○▪]\s|[①-⑳])", re.ASCII
@@ -50,12 +53,12 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
     spans = short_sentences(text)
     in_table = tables(text, header)
     found: list[Unit] = []
-    heading, lead, members = "", None, list[Unit]()
+    heading, lead, members, caption = "", None, list[Unit](), ""
 
     def group() -> Iterator[Unit]:
         if lead and members and not members[0].names:
             whole = (lead, *members)
-            asks = bool(_ASKS.search(text[lead.start : lead.end]))
+            asks = bool(ASKS.search(text[lead.start : lead.end]))
             parts = tuple((m.start, m.end) for m in (members if asks else whole))
             yield Unit(lead.start, members[-1].end, heading, (), parts)
 
@@ -64,7 +67,7 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
         line = text[start:end]
         gap = "\n\n" in text[members[-1].end : start] if members else False
         row = _row(text, span, in_table)
-        asks, leads = bool(_ASKS.search(line)), bool(_LEADS.search(line))
+        asks, leads = bool(ASKS.search(line)), bool(_LEADS.search(line))
         title = line.strip("#* ") in headings and not row
         item = bool(_ITEM.match(line)) or bool(row)
         size = end - lead.start if lead else 0
@@ -79,7 +82,11 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
         context = "\n".join(part for part in (heading, above) if part and part != line)
         unit = Unit(start, end, context, answers=not (title or asks or leads))
         if row:
-            unit = replace(unit, names=row, lead="\n".join([context, *row]), answers=not title)
+            if found and not found[-1].names and not caption:
+                caption = "\n".join(_caption(text, found))
+            unit = replace(unit, names=row, lead="\n".join([context, caption, *row]), answers=True)
+        else:
+            caption = ""
         found.append(unit)
         if (asks or leads) and not row and not (lead and item):
             lead, members = unit, []
@@ -96,6 +103,25 @@ def _row(text: str, span: Span, in_table: Sequence[Table]) -> tuple[str, ...]:
         return ()
     names = cells(table.header)
     return tuple(names) if len(names) == len(cells(line)) else ()
+
+
+def _caption(text: str, found: list[Unit]) -> Iterator[str]:
+    """The short lines without a stop before a table, at most two; they are no answers."""
+    for k in range(len(found) - 1, max(-1, len(found) - 3), -1):
+        line = text[found[k].start : found[k].end]
+        if found[k].names or found[k].parts or len(line) > LONGEST_CAPTION or STOP.search(line):
+            break
+        found[k] = replace(found[k], answers=False)
+        yield line
+
+
+def records(names: Sequence[str]) -> list[slice]:
+    """The parts of a row that are rows of their own: a header may repeat, as in `序号 | 名称 | 序号 | 名称`."""
+    count = len(names)
+    for size in range(2, count // 2 + 1):
+        if count % size == 0 and list(names) == list(names[:size]) * (count // size):
+            return [slice(start, start + size) for start in range(0, count, size)]
+    return [slice(0, count)]
 
 
 def words_of(text: str, unit: Unit) -> str:
