@@ -70,6 +70,7 @@ Span = tuple[int, int]
 _ITEM = (
     r"#{1,6}\s|第[一二三四五六七八九十百千零〇两\d]+[编篇章节条款]|[（(][一二三四五六七八九十\d]+[）)]"
     r"|[一二三四五六七八九十]+[、．]|\d+[.、．)）](?!\d)|[-*+•●◆■]\s|\||>|　　|```"
+    r"|[\u3400-\u9fff][^\s：:，。；、！？,.;]{1,11}[：:](?!\d)"  # a label with its value
 )
 _CLOSERS = r"[”’」』）》】\)\]\"']*"
 _PARAGRAPH = re.compile(
@@ -271,7 +272,7 @@ class Chunker:
                 for a, b in (finer(text[start:end]) if size > limit else [(0, end - start)])
             ]
             sizes = list(self.count([text[start:end] for start, end in spans]))
-        return spans, sizes
+        return _joined(text, spans, sizes, limit)
 
     def _pieces(self, sentence: str, limit: int) -> list[Span]:
         """A sentence longer than `limit`, cut into as few pieces as its lines and words allow."""
@@ -334,6 +335,28 @@ def _tokens(text: str) -> Iterator[Span]:
     for token in _TOKEN.finditer(text):
         if len(token[0]) <= _LONGEST_TOKEN and any(map(str.isdigit, token[0])):
             yield token.span()
+
+
+# What belongs to what follows it: a header and its rule, a question, a line that ends in a colon.
+_OPEN = re.compile(r"\|[\s|:-]+\|\s*|[\s\S]*[：:？?][*”」』]*\s*")
+
+
+def _joined(
+    text: str, spans: list[Span], sizes: list[int], limit: int
+) -> tuple[list[Span], list[int]]:
+    """Spans joined with the next if that belongs to them, while they have at most `limit` tokens."""
+    joined: list[Span] = []
+    totals: list[int] = []
+    for (start, end), size in zip(spans, sizes, strict=True):
+        last = text[slice(*joined[-1])] if joined else ""
+        line = last.rstrip().rsplit("\n", 1)[-1]
+        header = is_row(line) and text.startswith("|", start) and not is_row(text[start:end])
+        if joined and totals[-1] + size <= limit and (header or _OPEN.fullmatch(line)):
+            joined[-1], totals[-1] = (joined[-1][0], end), totals[-1] + size
+        else:
+            joined.append((start, end))
+            totals.append(size)
+    return joined, totals
 
 
 def _pack(

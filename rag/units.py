@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ingest.chunk import Span, short_sentences
+from ingest.chunk import CLAUSE, Span, short_sentences
 from ingest.normalize import one_line
 from ingest.table import Table, cells, in_words, is_row, tables
 
@@ -55,12 +55,16 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
     found: list[Unit] = []
     heading, lead, members, caption = "", None, list[Unit](), ""
 
-    def group() -> Iterator[Unit]:
-        if lead and members and not members[0].names:
-            whole = (lead, *members)
-            asks = bool(ASKS.search(text[lead.start : lead.end]))
-            parts = tuple((m.start, m.end) for m in (members if asks else whole))
-            yield Unit(lead.start, members[-1].end, heading, (), parts)
+    def close() -> None:
+        """Add the group of `lead` and its members; a lead alone answers if it says more than a label."""
+        if not lead:
+            return
+        line, asks = text[lead.start : lead.end], bool(ASKS.search(text[lead.start : lead.end]))
+        if members and not members[0].names:
+            parts = tuple((m.start, m.end) for m in (members if asks else (lead, *members)))
+            found.append(Unit(lead.start, members[-1].end, heading, (), parts))
+        elif not asks and lead in found and len(list(CLAUSE.finditer(line))) > 1:
+            found[found.index(lead)] = replace(lead, answers=True)
 
     for span in spans:
         start, end = span
@@ -74,7 +78,7 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
         if lead and (
             title or asks or size > LONGEST_GROUP or (members and not item and (gap or leads))
         ):
-            found += group()
+            close()
             lead, members = None, []
         if title:
             heading = line.strip("#* ")
@@ -89,10 +93,12 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
             caption = ""
         found.append(unit)
         if (asks or leads) and not row and not (lead and item):
+            close()
             lead, members = unit, []
         elif lead:
             members.append(unit)
-    return [*found, *group()]
+    close()
+    return found
 
 
 def _row(text: str, span: Span, in_table: Sequence[Table]) -> tuple[str, ...]:
@@ -111,7 +117,7 @@ def _caption(text: str, found: list[Unit]) -> Iterator[str]:
         line = text[found[k].start : found[k].end]
         if found[k].names or found[k].parts or len(line) > LONGEST_CAPTION or STOP.search(line):
             break
-        found[k] = replace(found[k], answers=False)
+        found[k] = replace(found[k], answers=found[k].answers and bool(re.search("[：:].", line)))
         yield line
 
 
