@@ -8,9 +8,11 @@ decides between the best sentences by words. See docs/decisions/006-extraction.m
 
 import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,17 +128,25 @@ def extract(
     passages = found.passages[: options.passages]
     scored = []
     for hit, passage in zip(found.hits, passages, strict=False):
-        topic = f"{hit.chunk.title} {passage.label}"
+        topic = f"{hit.chunk.title} {PurePath(hit.chunk.source).stem} {passage.label}"
         chunks = store.chunks_within(passage) or [hit.chunk]
         scored.append(ScoredPassage(passage.text, topic, hit.score, *_surroundings(chunks)))
     idf = partial(rarity, store)
     ranked = rank(query, scored, embedder=embedder, similarity=similarity, idf=idf)
-    citations, lines = [], []
-    for number, sentence in enumerate(choose(ranked, most=options.sentences), start=1):
+    weights = [TermWeights(query, field, idf) for field in FIELDS]
+    citations, lines, room = [], [], LONGEST_ANSWER
+    for sentence in choose(ranked, most=options.sentences):
+        shown = sentence.shown
+        if lines:
+            start, end = _window(shown, weights, room)
+            shown = shown[start:end]
+            if len(shown) > room:
+                continue
         passage, hit = passages[sentence.passage], found.hits[sentence.passage]
-        span = sentence.start, sentence.end
+        number, span = len(lines) + 1, (sentence.start, sentence.end)
         citations.append(citation(number, passage, *span, store, hit.chunk))
-        lines.append(f"{sentence.shown} [{number}]")
+        lines.append(f"{shown} [{number}]")
+        room -= len(shown)
     text = "\n".join(lines)
     return Answer(query.text, text, tuple(citations), found.hits, found.confidence, refused=False)
 
@@ -178,8 +188,15 @@ def rank(
     texts = [candidates[k].whole for k in order]
     scores[order] += similarity(_embed(embedder, texts))
     best = order[np.argsort(-scores[order], kind="stable")]
+    beyond = [[each.beyond(passage.topic) for each in weights] for passage in passages]
     return [
-        Sentence(c.passage, c.unit.start, c.unit.end, float(scores[k]), _shown(query, c, weights))
+        Sentence(
+            c.passage,
+            c.unit.start,
+            c.unit.end,
+            float(scores[k]),
+            _shown(query, c, beyond[c.passage]),
+        )
         for k in best
         for c in [candidates[k]]
     ]
@@ -268,6 +285,12 @@ class TermWeights:
         self.names = list(dict.fromkeys(query.content.of(field)))
         self.idf = np.array(idf(self.names, field), np.float64)
 
+    def beyond(self, topic: str) -> "TermWeights":
+        """The same terms without the weight of those in the topic, unless all are."""
+        free = copy(self)
+        free.idf = self.idf * (1 - self.present([topic])[0])
+        return free if free.idf.any() else self
+
     def present(self, texts: Sequence[str]) -> Array:
         """Which terms each text has, (texts, n)."""
         terms = [set(self.split(text)) for text in texts]
@@ -309,7 +332,7 @@ def _shown(query: Query, candidate: Candidate, weights: Sequence[TermWeights]) -
     if unit.parts:
         return list_shown(text, unit)
     sentence = text[unit.start : unit.end]
-    start, end = _focus(query, sentence, weights) or _window(sentence, weights)
+    start, end = _focus(query, sentence, weights) or _window(sentence, weights, query=query)
     return one_line(sentence[start:end])
 
 
@@ -328,10 +351,12 @@ def _cells_shown(
         inside, above = each.present(row), each.present(names)
         labels += inside @ each.idf
         rarity = 1 / above.sum(axis=0).clip(1) ** RARITY
-        asked += (above * (1 - inside.max(axis=0))) @ (each.idf * rarity)
+        worth = (above * (1 - inside.max(axis=0))) @ (each.idf * rarity)
+        sizes = np.array([len(set(each.split(name))) for name in names]).clip(1)
+        asked += worth * np.sqrt(np.minimum(above.sum(axis=1) / sizes, 1))
     for k, cell in enumerate(row):
         known = all(mentions(t, normalize(cell), "") for t in query.answer_types & SHORT)
-        asked[k] *= bool(cell) * (1.0 if known else 0.3)
+        asked[k] *= bool(cell) * (1.0 if known else 0.3) * (labels[k] == 0)
     labels[0] += 1
     named = (asked > 0.6 * asked.max()) & (asked > 0)
     keep = (labels > 0) | named if named.any() else np.ones(len(row), bool)
@@ -350,7 +375,7 @@ def _cells_shown(
 def _cell_shown(query: Query, cell: str, weights: Sequence[TermWeights]) -> str:
     if len(cell) <= LONGEST_CELL:
         return cell
-    start, end = _focus(query, cell, weights) or _window(cell, weights, LONGEST_CELL)
+    start, end = _focus(query, cell, weights) or _window(cell, weights, LONGEST_CELL, query)
     return cell[start:end]
 
 
@@ -386,12 +411,23 @@ def _worth(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
     return np.sum([each.present(texts) @ each.idf for each in weights], axis=0)
 
 
-def _window(sentence: str, weights: Sequence[TermWeights], longest: int = LONGEST_ANSWER) -> Span:
-    """The neighbouring clauses that hold most question words, as many as an answer may show."""
+def _window(
+    sentence: str,
+    weights: Sequence[TermWeights],
+    longest: int = LONGEST_ANSWER,
+    query: Query | None = None,
+) -> Span:
+    """The neighbouring clauses that hold most question words, and what `query` asks for, as many as an
+    answer may show."""
     clauses = _clauses(sentence)
     if len(sentence) <= longest or len(clauses) < 2:
         return 0, len(sentence)
-    first = last = int(np.argmax(_worth([sentence[a:b] for a, b in clauses], weights)))
+    texts = [sentence[a:b] for a, b in clauses]
+    worth = _worth(texts, weights)
+    for k, text in enumerate(map(normalize, texts) if query else ()):
+        named = any(mentions(t, text, query.normalized) for t in query.answer_types)
+        worth[k] += named * float(worth.max(initial=0)) / 2
+    first = last = int(np.argmax(worth))
     while True:
         wider = [
             (a, b) for a, b in ((first, last + 1), (first - 1, last)) if a >= 0 and b < len(clauses)

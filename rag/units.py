@@ -20,7 +20,7 @@ LONGEST_CELL = 100
 LONGEST_ANSWER = 150
 """Characters that are shown of one unit; its citation quotes the whole."""
 ASKS = re.compile(r"[?？][”’」』）)\"'*]*$")
-_LEADS = re.compile(r"[：:][*]*$")
+_LEADS = re.compile(r"[：:][*]*$|(?:如下|以下|下列)[^，。]{0,15}[。.]$")
 _ITEM = re.compile(
     r"\s*(?:[（(]?[一二三四五六七八九十\d]{1,3}[.、．)）]|[-*+•●◆■○▪]\s|[①-⑳])", re.ASCII
 )
@@ -83,6 +83,7 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
         if title:
             heading = line.strip("#* ")
         above = text[lead.start : lead.end] if lead else ""
+        above = "" if row and len(above) > LONGEST_CAPTION else above
         context = "\n".join(part for part in (heading, above) if part and part != line)
         unit = Unit(start, end, context, answers=not (title or asks or leads))
         if row:
