@@ -88,7 +88,8 @@ class ExtractOptions:
 
 @dataclass(frozen=True, slots=True)
 class ScoredPassage:
-    """A passage with its `topic` (title and headings) and fused `score`; larger is better.
+    """A passage with its `topic` (title and file name), its `section` (headings) and fused `score`; larger
+    is better.
 
     `headings` are the lines of the text that are headings, and the title; `header` is that of a table
     that began before the passage.
@@ -97,6 +98,7 @@ class ScoredPassage:
     text: str
     topic: str
     score: float
+    section: str = ""
     headings: frozenset[str] = frozenset()
     header: str = ""
 
@@ -128,9 +130,10 @@ def extract(
     passages = found.passages[: options.passages]
     scored = []
     for hit, passage in zip(found.hits, passages, strict=False):
-        topic = f"{hit.chunk.title} {PurePath(hit.chunk.source).stem} {passage.label}"
+        topic = f"{hit.chunk.title} {PurePath(hit.chunk.source).stem}"
         chunks = store.chunks_within(passage) or [hit.chunk]
-        scored.append(ScoredPassage(passage.text, topic, hit.score, *_surroundings(chunks)))
+        around = passage.label, *_surroundings(chunks)
+        scored.append(ScoredPassage(passage.text, topic, hit.score, *around))
     idf = partial(rarity, store)
     ranked = rank(query, scored, embedder=embedder, similarity=similarity, idf=idf)
     weights = [TermWeights(query, field, idf) for field in FIELDS]
@@ -174,7 +177,7 @@ def rank(
     deviations (`ScoreNorm.standard`).
     """
     candidates = [
-        Candidate(i, passage.text, unit)
+        Candidate(i, passage.text, passage.section, unit)
         for i, passage in enumerate(passages)
         for unit in units(passage.text, passage.headings, passage.header)
     ]
@@ -208,6 +211,7 @@ class Candidate:
 
     passage: int
     source: str
+    section: str
     unit: Unit
 
     @property
@@ -221,10 +225,11 @@ class Candidate:
 
     @property
     def whole(self) -> str:
-        """The unit with its lead, for the encoder."""
+        """The unit with its lead, but for the headings of all the passage, for the encoder."""
         unit = self.unit
-        lead = "" if unit.names else unit.lead
-        return f"{lead}\n{words_of(self.source, unit)}".strip()
+        lines = [] if unit.names else unit.lead.split("\n")
+        lead = [line for line in lines if line and line not in self.section]
+        return "\n".join([*lead, words_of(self.source, unit)])
 
 
 def choose(ranked: Sequence[Sentence], *, most: int = 2, within: float = 4.0) -> list[Sentence]:
@@ -259,7 +264,8 @@ def _scores_by_words(
         rows = [k for k, candidate in enumerate(candidates) if candidate.passage == i]
         texts = [candidates[k].text for k in rows]
         leads = [candidates[k].unit.lead for k in rows]
-        shares = np.mean([each.shares(texts, leads, passage.topic) for each in weights], axis=0)
+        about = f"{passage.topic} {passage.section}"
+        shares = np.mean([each.shares(texts, leads, about) for each in weights], axis=0)
         scores[rows] = LEXICAL * shares + PRIOR * (passage.score - best)
     for k, candidate in enumerate(candidates):
         unit = candidate.unit

@@ -18,13 +18,18 @@ def analyze(question: str) -> Query:
 
 
 _PARTICLES = frozenset("的是有为了在和与及或对由其被把从到中上下里这那个吗呢吧啊")
+_HIRAGANA = re.compile("[\u3041-\u309f]+")
 
 
 def _without_particles(content: Terms) -> Terms:
-    """`content` without particles and the pairs of characters that contain one, unless such a pair is
-    a word; the terms as they are if nothing is left."""
-    words = tuple(word for word in content.words if word not in _PARTICLES)
-    pairs = tuple(p for p in content.bigrams if p in words or not _PARTICLES.intersection(p))
+    """`content` without particles, hiragana and the pairs of characters that contain a particle, unless
+    such a pair is a word; the terms as they are if nothing is left."""
+    words = tuple(w for w in content.words if not (w in _PARTICLES or _HIRAGANA.fullmatch(w)))
+    pairs = tuple(
+        p
+        for p in content.bigrams
+        if p in words or not (_PARTICLES.intersection(p) or _HIRAGANA.fullmatch(p))
+    )
     return Terms(content.text, words, pairs) if words and pairs else content
 
 
