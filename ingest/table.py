@@ -48,15 +48,15 @@ def in_words(names: Sequence[str], row: Sequence[str]) -> str:
 
 
 def text_in_words(text: str, header: str = "") -> str:
-    """`text` with the rows of its tables in words; `header` is that of a table that began earlier."""
+    """`text` with the rows of its tables in words, below their header; `header` is that of a table that
+    began earlier."""
     spans = tables(text, header)
 
     def words(line: re.Match[str]) -> str:
         table = next((t for t in spans if t.start <= line.start() < t.end), None)
-        if not table or line.start() == table.start:
+        if not table or line.start() == table.start or not is_row(line[0]):
             return line[0]
         names, row = cells(table.header), cells(line[0])
         return in_words(names, row) if len(names) == len(row) else line[0]
 
-    lines = _LINE.sub(words, text)
-    return lines
+    return _LINE.sub(words, text)

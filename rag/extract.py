@@ -29,6 +29,7 @@ from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
 from rag.types import Answer, Idf, Query, Retrieved
 from rag.units import (
+    ANSWERER,
     ASKS,
     LONGEST_ANSWER,
     LONGEST_CELL,
@@ -339,7 +340,8 @@ def _shown(query: Query, candidate: Candidate, weights: Sequence[TermWeights]) -
         return list_shown(text, unit)
     sentence = text[unit.start : unit.end]
     start, end = _focus(query, sentence, weights) or _window(sentence, weights, query=query)
-    return one_line(sentence[start:end])
+    shown = one_line(sentence[start:end])
+    return ANSWERER.sub("", shown) if ASKS.search(unit.lead) else shown
 
 
 def _cells_shown(

@@ -25,7 +25,7 @@ _ITEM = re.compile(
     r"\s*(?:[（(]?[一二三四五六七八九十\d]{1,3}[.、．)）]|[-*+•●◆■○▪]\s|[①-⑳])", re.ASCII
 )
 STOP = re.compile(r"[。！!；;.…][”’」』）)\"']*$")
-_ANSWERER = re.compile(r"^(?:答案?|a|answer|回答|回复)\s*[:：]\s*", re.IGNORECASE)
+ANSWERER = re.compile(r"^(?:答案?|a|answer|回答|回复)\s*[:：]\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def is_fragment(text: str, unit: Unit) -> bool:
 
 def list_shown(text: str, unit: Unit) -> str:
     """The members of a group on one line, as many as fit, at least two."""
-    lines = [_ANSWERER.sub("", one_line(text[start:end])) for start, end in unit.parts]
+    lines = [ANSWERER.sub("", one_line(text[start:end])) for start, end in unit.parts]
     shown = lines[0]
     for number, line in enumerate(lines[1:], start=1):
         if number > 1 and len(shown) + len(line) > LONGEST_ANSWER:
