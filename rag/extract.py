@@ -68,6 +68,7 @@ LISTS = 2.0
 _SEVERAL = re.compile(
     r"哪些|哪几|几[项种类个]|措施|步骤|什么条件|包括|\bwhat are\b|\bwhich \w+s\b|\blist\b"
 )
+_WHETHER = re.compile(r"吗|是否|能否|可否|^(?:is|are|do|does|did|can|may|must)\b")
 _UNCLEAR = re.compile(r"第几|第多少|[几哪]届|时期|时代|哪几|几[项种类层个]|由来")
 """Questions whose short answer is an ordinal, an age or a list; the answer is a whole sentence."""
 
@@ -172,7 +173,7 @@ def rank(
     similarity: Callable[[Vectors], Array],
     idf: Idf,
 ) -> list[Sentence]:
-    """The best sentences of `passages`, best first; empty only if no text contains a word.
+    """The best sentences of `passages`, best first; empty if none says more than the question.
 
     `similarity` maps sentence vectors (n, dim) to their similarity to the question, (n,), in standard
     deviations (`ScoreNorm.standard`).
@@ -182,7 +183,7 @@ def rank(
         for i, passage in enumerate(passages)
         for unit in units(passage.text, passage.headings, passage.header)
     ]
-    candidates = [c for c in candidates if c.unit.answers] or candidates
+    candidates = [c for c in candidates if c.unit.answers and _adds(query, c, passages[c.passage])]
     if not candidates:
         return []
     weights = [TermWeights(query, field, idf) for field in FIELDS]
@@ -277,11 +278,24 @@ def _scores_by_words(
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
         scores[k] -= FRAGMENT * is_fragment(candidate.source, unit)
-        if not (unit.names or unit.parts or STOP.search(text)):
-            known = {*words(query.text), *words(passages[candidate.passage].topic)}
-            own = set(words(text))
-            scores[k] -= ECHO * max(0.0, len(own & known) / max(1, len(own)) - 0.4)
+        echo = _echo(query, candidate, passages[candidate.passage])
+        scores[k] -= ECHO * max(0.0, echo - 0.4)
     return scores
+
+
+def _echo(query: Query, candidate: Candidate, passage: ScoredPassage) -> float:
+    """The share of the words of a line without a stop that the question or the topic already has."""
+    unit = candidate.unit
+    text = candidate.source[unit.start : unit.end]
+    if unit.names or unit.parts or STOP.search(text):
+        return 0.0
+    own = set(words(text))
+    return len(own & {*words(query.text), *words(passage.topic)}) / max(1, len(own))
+
+
+def _adds(query: Query, candidate: Candidate, passage: ScoredPassage) -> bool:
+    """Whether a unit says more than the question, unless that asks whether something is so."""
+    return _echo(query, candidate, passage) < 1 or bool(_WHETHER.search(query.normalized))
 
 
 class TermWeights:

@@ -65,7 +65,7 @@ def test_a_date_is_answered_by_its_clause():
 def test_spans_are_exact_and_lie_within_their_text(texts, question):
     sources = [ScoredPassage(text, "甲公司", 0.0) for text in texts]
     found = ranked(question, *sources)
-    assert bool(found) == any(re.search(r"\w", text) for text in texts)
+    assert not found or any(re.search(r"\w", text) for text in texts)
     for sentence in found:
         text = quote(sources, sentence)
         assert text == text.strip() != ""
