@@ -265,7 +265,12 @@ def _scores_by_words(
     for i, passage in enumerate(passages):
         rows = [k for k, candidate in enumerate(candidates) if candidate.passage == i]
         texts = [candidates[k].text for k in rows]
-        leads = [candidates[k].unit.lead for k in rows]
+        columns = {
+            unit.names: _column(unit.names, weights) for unit in (candidates[k].unit for k in rows)
+        }
+        leads = [
+            f"{unit.lead}\n{columns[unit.names]}" for unit in (candidates[k].unit for k in rows)
+        ]
         about = f"{passage.topic} {passage.section}"
         shares = np.mean([each.shares(texts, leads, about) for each in weights], axis=0)
         scores[rows] = LEXICAL * shares + PRIOR * (passage.score - best)
@@ -281,6 +286,12 @@ def _scores_by_words(
         echo = _echo(query, candidate, passages[candidate.passage])
         scores[k] -= ECHO * max(0.0, echo - 0.4)
     return scores
+
+
+def _column(names: Sequence[str], weights: Sequence["TermWeights"]) -> str:
+    """The column that a question names most fully, or ""."""
+    worth = np.sum([each.named(names) @ each.idf for each in weights], axis=0)
+    return names[int(np.argmax(worth))] if names else ""
 
 
 def _echo(query: Query, candidate: Candidate, passage: ScoredPassage) -> float:
@@ -317,6 +328,12 @@ class TermWeights:
         terms = [set(self.split(text)) for text in texts]
         found = [[name in each for name in self.names] for each in terms]
         return np.array(found, float).reshape(len(texts), len(self.names))
+
+    def named(self, names: Sequence[str]) -> Array:
+        """`present`, less for a name of which a question has only some terms."""
+        above = self.present(names)
+        sizes = np.array([len(set(self.split(name))) for name in names]).clip(1)
+        return above * np.sqrt(np.minimum(above.sum(axis=1) / sizes, 1))[:, None]
 
     def shares(self, texts: Sequence[str], leads: Sequence[str], topic: str) -> Array:
         """The weighted share, 0 to 1, of the question's terms beyond the topic in each unit of a
@@ -373,9 +390,7 @@ def _cells_shown(
         inside, above = each.present(row), each.present(names)
         labels += inside @ each.idf
         rarity = 1 / above.sum(axis=0).clip(1) ** RARITY
-        worth = (above * (1 - inside.max(axis=0))) @ (each.idf * rarity)
-        sizes = np.array([len(set(each.split(name))) for name in names]).clip(1)
-        asked += worth * np.sqrt(np.minimum(above.sum(axis=1) / sizes, 1))
+        asked += (each.named(names) * (1 - inside.max(axis=0))) @ (each.idf * rarity)
     for k, cell in enumerate(row):
         known = all(mentions(t, normalize(cell), "") for t in query.answer_types & SHORT)
         asked[k] *= bool(cell) * (1.0 if known else 0.3) * (labels[k] == 0)
@@ -407,7 +422,7 @@ def _clauses(sentence: str) -> list[Span]:
 
 
 def _focus(query: Query, sentence: str, weights: Sequence[TermWeights]) -> Span | None:
-    """The clause of `sentence` that mentions what the question asks for, if there is only one."""
+    """The clause of `sentence` that mentions what the question asks for, if one does so best."""
     if _UNCLEAR.search(query.normalized):
         return None
     clauses = _clauses(sentence)
@@ -417,10 +432,13 @@ def _focus(query: Query, sentence: str, weights: Sequence[TermWeights]) -> Span 
             for a, b in clauses
             if mentions(answer_type, normalize(sentence[a:b]), query.normalized)
         ]
-        if len(matches) == 1 and len(clauses) > 1:
-            start, end = matches[0]
-            worth = _worth([sentence[a:b] for a, b in clauses], weights)
-            if not worth[clauses.index(matches[0])] and worth.any():
+        worth = _worth([sentence[a:b] for a, b in clauses], weights)
+        best = sorted(matches, key=lambda match: -worth[clauses.index(match)])
+        if len(best) > 1 and worth[clauses.index(best[0])] <= worth[clauses.index(best[1])]:
+            continue  # two clauses are as good
+        if best and len(clauses) > 1:
+            start, end = best[0]
+            if not worth[clauses.index(best[0])] and worth.any():
                 a, b = clauses[int(np.argmax(worth))]
                 start, end = min(a, start), max(b, end)
             start, end = trim(sentence, start, end)

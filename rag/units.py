@@ -72,7 +72,10 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
         gap = "\n\n" in text[members[-1].end : start] if members else False
         row = _row(text, span, in_table)
         asks, leads = bool(ASKS.search(line)), bool(_LEADS.search(line))
-        title = line.strip("#* ") in headings and not row
+        around = text[
+            text.rfind("\n", 0, start) + 1 : (text.find("\n", end) + 1 or len(text) + 1) - 1
+        ]
+        title = around.strip("#* ") in headings and not row
         item = bool(_ITEM.match(line)) or bool(row)
         size = end - lead.start if lead else 0
         if lead and (
@@ -81,7 +84,7 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
             close()
             lead, members = None, []
         if title:
-            heading = line.strip("#* ")
+            heading = around.strip("#* ")
         above = text[lead.start : lead.end] if lead else ""
         above = "" if row and len(above) > LONGEST_CAPTION else above
         context = "\n".join(part for part in (heading, above) if part and part != line)
@@ -89,7 +92,7 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
         if row:
             if found and not found[-1].names and not caption:
                 caption = "\n".join(_caption(text, found))
-            unit = replace(unit, names=row, lead="\n".join([context, caption, *row]), answers=True)
+            unit = replace(unit, names=row, lead=f"{context}\n{caption}", answers=True)
         else:
             caption = ""
         found.append(unit)
@@ -116,7 +119,12 @@ def _caption(text: str, found: list[Unit]) -> Iterator[str]:
     """The short lines without a stop before a table, at most two; they are no answers."""
     for k in range(len(found) - 1, max(-1, len(found) - 3), -1):
         line = text[found[k].start : found[k].end]
-        if found[k].names or found[k].parts or len(line) > LONGEST_CAPTION or STOP.search(line):
+        if (
+            found[k].names
+            or found[k].parts
+            or len(line) > LONGEST_CAPTION
+            or re.search("[，,。]", line)
+        ):
             break
         found[k] = replace(found[k], answers=found[k].answers and bool(re.search("[：:].", line)))
         yield line
