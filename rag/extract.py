@@ -31,6 +31,7 @@ from rag.types import Answer, Idf, Query, Retrieved
 from rag.units import (
     ANSWERER,
     ASKS,
+    ITEM,
     LONGEST_ANSWER,
     LONGEST_CELL,
     STOP,
@@ -344,9 +345,9 @@ class TermWeights:
             return np.zeros(len(texts))
         distinct = list(dict.fromkeys(leads))
         above = self.present(distinct)[[distinct.index(lead) for lead in leads]]
-        present = np.maximum(self.present(texts), LEAD * above)
-        n = len(texts)
-        holders = np.ceil(present).sum(axis=0).clip(1)
+        own, n = self.present(texts), len(texts)
+        present = np.maximum(own, LEAD * above)
+        holders = np.where(own.any(axis=0), own.sum(axis=0), above.sum(axis=0)).clip(1)
         rarity = np.log((n + 1) / (holders + 0.5)) / np.log((n + 1) / 1.5)
         return present @ (self.idf * free * rarity**RARITY) / total
 
@@ -430,7 +431,7 @@ def _focus(query: Query, sentence: str, weights: Sequence[TermWeights]) -> Span 
         matches = [
             (a, b)
             for a, b in clauses
-            if mentions(answer_type, normalize(sentence[a:b]), query.normalized)
+            if mentions(answer_type, normalize(ITEM.sub("", sentence[a:b])), query.normalized)
         ]
         worth = _worth([sentence[a:b] for a, b in clauses], weights)
         best = sorted(matches, key=lambda match: -worth[clauses.index(match)])

@@ -21,7 +21,7 @@ LONGEST_ANSWER = 150
 """Characters that are shown of one unit; its citation quotes the whole."""
 ASKS = re.compile(r"[?？][”’」』）)\"'*]*$")
 _LEADS = re.compile(r"[：:][*]*$|(?:如下|以下|下列)[^，。]{0,15}[。.]$")
-_ITEM = re.compile(
+ITEM = re.compile(
     r"\s*(?:[（(]?[一二三四五六七八九十\d]{1,3}[.、．)）]|[-*+•●◆■○▪]\s|[①-⑳])", re.ASCII
 )
 STOP = re.compile(r"[。！!；;.…][”’」』）)\"']*$")
@@ -76,7 +76,7 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
             text.rfind("\n", 0, start) + 1 : (text.find("\n", end) + 1 or len(text) + 1) - 1
         ]
         title = around.strip("#* ") in headings and not row
-        item = bool(_ITEM.match(line)) or bool(row)
+        item = bool(ITEM.match(line)) or bool(row)
         size = end - lead.start if lead else 0
         if lead and (
             title or asks or size > LONGEST_GROUP or (members and not item and (gap or leads))
@@ -158,7 +158,7 @@ def is_fragment(text: str, unit: Unit) -> bool:
         and len(line) <= 30
         and not re.search(r"[\d：:]", line)
         and not STOP.search(line)
-        and not _ITEM.match(line)
+        and not ITEM.match(line)
     )
 
 
