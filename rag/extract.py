@@ -60,6 +60,8 @@ REACH = 7.0
 answers from CMRC 2018 this changes 10 (one better, two worse), with .4 of the tokens."""
 LEAD = 0.9
 """What a question word counts in the lead of a unit, against 1 in the unit itself."""
+SLACK = 8
+"""Characters that the second sentence of an answer may be longer than a single one."""
 FRAGMENT = 4.0
 """What a short line without a stop or a digit loses: most are headings."""
 ECHO = 8.0
@@ -140,7 +142,7 @@ def extract(
     idf = partial(rarity, store)
     ranked = rank(query, scored, embedder=embedder, similarity=similarity, idf=idf)
     weights = [TermWeights(query, field, idf) for field in FIELDS]
-    citations, lines, room = [], [], LONGEST_ANSWER
+    citations, lines, room = [], [], LONGEST_ANSWER + SLACK
     for sentence in choose(ranked, most=options.sentences):
         shown = sentence.shown
         if lines:
@@ -315,7 +317,7 @@ class TermWeights:
 
     def __init__(self, query: Query, field: Field, idf: Idf) -> None:
         self.split = words if field == "words" else bigrams
-        self.names = list(dict.fromkeys(query.content.of(field)))
+        self.names = list(dict.fromkeys(query.keywords.of(field)))
         self.idf = np.array(idf(self.names, field), np.float64)
 
     def beyond(self, topic: str) -> "TermWeights":

@@ -12,9 +12,12 @@ from rag.types import AnswerType, Message, Query, Script
 
 def analyze(question: str) -> Query:
     """The analysis of a stand-alone question, before any search."""
-    normalized, content = normalize(question), _without_particles(terms(content_words(question)))
+    normalized, content = normalize(question), terms(content_words(question))
     types = answer_types(normalized)
-    return Query(question, script_of(question), normalized, content, types, codes(question))
+    keywords = _without_particles(content)
+    return Query(
+        question, script_of(question), normalized, content, keywords, types, codes(question)
+    )
 
 
 _PARTICLES = frozenset("的是有为了在和与及或对由其被把从到中上下里这那个吗呢吧啊")

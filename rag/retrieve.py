@@ -80,7 +80,7 @@ def _coverage_of_few(query: Query, keys: NDArray[np.int64], store: Store) -> Sco
     texts = store.chunks(keys)
     shares = []
     for field in FIELDS:
-        names = list(dict.fromkeys(query.content.of(field)))
+        names = list(dict.fromkeys(query.keywords.of(field)))
         weights = np.array(rarity(store, names, field))
         known = np.array(store.doc_freq(names, field=field)) > 0
         held, missing = weights[known].sum(), weights[~known].sum()
