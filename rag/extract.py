@@ -24,7 +24,7 @@ from ingest.normalize import FIELDS, Field, bigrams, normalize, one_line, words
 from ingest.store import Store
 from ingest.table import cells, in_words
 from ingest.types import Chunk
-from rag.question import SHORT, mentions
+from rag.question import SHORT, codes, mentions
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
 from rag.types import Answer, Idf, Query, Retrieved
@@ -60,6 +60,9 @@ REACH = 7.0
 answers from CMRC 2018 this changes 10 (one better, two worse), with .4 of the tokens."""
 LEAD = 0.9
 """What a question word counts in the lead of a unit, against 1 in the unit itself."""
+CODE = 4.0
+"""What a unit gains that has the codes of a question, and again if it begins with them."""
+START = 16  # characters
 SLACK = 8
 """Characters that the second sentence of an answer may be longer than a single one."""
 FRAGMENT = 4.0
@@ -286,6 +289,8 @@ def _scores_by_words(
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
         scores[k] -= FRAGMENT * is_fragment(candidate.source, unit)
+        for part in (text, text[:START]) if query.codes else ():
+            scores[k] += CODE * len(query.codes & codes(part)) / len(query.codes)
         echo = _echo(query, candidate, passages[candidate.passage])
         scores[k] -= ECHO * max(0.0, echo - 0.4)
     return scores
