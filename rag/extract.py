@@ -60,8 +60,10 @@ REACH = 7.0
 answers from CMRC 2018 this changes 10 (one better, two worse), with .4 of the tokens."""
 LEAD = 0.9
 """What a question word counts in the lead of a unit, against 1 in the unit itself."""
-CODE = 4.0
-"""What a unit gains that has the codes of a question, and again if it begins with them."""
+CODE, BEGINS = 4.0, 10.0
+"""What a unit gains that has the codes of a question, and what it gains if it begins with them."""
+NEXT = 40
+"""Characters that the first sentence of an answer leaves to the second."""
 START = 16  # characters
 SLACK = 8
 """Characters that the second sentence of an answer may be longer than a single one."""
@@ -146,13 +148,13 @@ def extract(
     ranked = rank(query, scored, embedder=embedder, similarity=similarity, idf=idf)
     weights = [TermWeights(query, field, idf) for field in FIELDS]
     citations, lines, room = [], [], LONGEST_ANSWER + SLACK
-    for sentence in choose(ranked, most=options.sentences):
-        shown = sentence.shown
-        if lines:
-            start, end = _window(shown, weights, room)
-            shown = shown[start:end]
-            if len(shown) > room:
-                continue
+    chosen = choose(ranked, most=options.sentences)
+    for sentence in chosen:
+        first = not lines
+        start, end = _window(sentence.shown, weights, room - NEXT * (first and len(chosen) > 1))
+        shown = sentence.shown[start:end]
+        if len(shown) > room and not first:
+            continue
         passage, hit = passages[sentence.passage], found.hits[sentence.passage]
         number, span = len(lines) + 1, (sentence.start, sentence.end)
         citations.append(citation(number, passage, *span, store, hit.chunk))
@@ -289,8 +291,8 @@ def _scores_by_words(
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
         scores[k] -= FRAGMENT * is_fragment(candidate.source, unit)
-        for part in (text, text[:START]) if query.codes else ():
-            scores[k] += CODE * len(query.codes & codes(part)) / len(query.codes)
+        for part, gain in ((text, CODE), (text[:START], BEGINS)) if query.codes else ():
+            scores[k] += gain * len(query.codes & codes(part)) / len(query.codes)
         echo = _echo(query, candidate, passages[candidate.passage])
         scores[k] -= ECHO * max(0.0, echo - 0.4)
     return scores

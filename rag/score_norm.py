@@ -22,7 +22,7 @@ from ingest.normalize import FIELDS, Field, terms
 from rag.question import script_of
 from rag.types import Script
 
-FEW = 256
+FEW = 128
 """In a knowledge base of fewer chunks, the background texts count too: all of them beside one chunk,
 none beside this many."""
 

@@ -82,4 +82,4 @@ def test_exact_codes_come_first_and_others_are_refused(base) -> None:
 def test_articles_by_their_number(base) -> None:
     pipeline = base([RULES])
     assert "资格自行终止" in pipeline.ask("第十二条之一的内容是什么？").text.split("\n")[0]
-    assert "停水" in pipeline.ask("第13条规定了什么？").text.split("\n")[0]
+    assert "停水" in pipeline.ask("第13条是什么？").text.split("\n")[0]
