@@ -23,6 +23,8 @@ LEXICAL = 6.0
 """Standard deviations of similarity that a chunk gains by covering the whole question."""
 EXACT = 4.0
 """What a chunk loses that has none of the codes of the question."""
+FOUND = 2.0
+"""What a chunk gains that has them all."""
 CHECKED = 200
 """How many of the best chunks are searched for codes."""
 UNKNOWN = 6.0
@@ -95,11 +97,11 @@ def _coverage_of_few(query: Query, keys: NDArray[np.int64], store: Store) -> Sco
 def _exact_codes(
     query: Query, keys: NDArray[np.int64], scores: Scores, store: Store
 ) -> NDArray[np.float64]:
-    """What chunks lose, (n,), that lack codes of the question (`E110`, `第十二条之一`)."""
+    """What chunks lose, (n,), that lack codes of the question (`E110`, `第十二条之一`), and others gain."""
     lost = np.full(len(keys), -EXACT)
     best = np.argsort(-scores, kind="stable")[:CHECKED]
     for k, chunk in zip(best, store.chunks(keys[best]).values(), strict=False):
-        lost[k] += EXACT * len(query.codes & codes(chunk.indexed)) / len(query.codes)
+        lost[k] += (EXACT + FOUND) * len(query.codes & codes(chunk.indexed)) / len(query.codes)
     articles_only = all("." in code for code in query.codes)
     return np.zeros(len(keys)) if articles_only and lost.max(initial=-EXACT) <= -EXACT else lost
 
