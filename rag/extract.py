@@ -64,7 +64,7 @@ CODE, BEGINS = 4.0, 10.0
 """What a unit gains that has the codes of a question, and what it gains if it begins with them."""
 NEXT = 40
 """Characters that the first sentence of an answer leaves to the second."""
-START = 16  # characters
+START = 10  # characters
 SLACK = 8
 """Characters that the second sentence of an answer may be longer than a single one."""
 FRAGMENT = 4.0
