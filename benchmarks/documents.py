@@ -1,6 +1,10 @@
-"""Documents in, needles found; hostile files in, one error line each out. Two Markdown tables.
+"""Documents in, needles found; hostile files in, one error line each out; questions in, answers out.
 
     python benchmarks/documents.py FOLDER [--only good|hostile]
+    python benchmarks/documents.py QUESTIONS [--cache FOLDER]
+
+QUESTIONS holds `questions.jsonl` and `docs/`, as for `rag eval`: the table has the shares of answers
+that are right and short, by kind of question, and of cells whose row and column are in one chunk.
 
 FOLDER holds `manifest.jsonl` (records with `file`, and `needles`, `ocr_needles` or `expect`) and
 the files. Every file goes through the sandbox, as in `rag ingest`: peak memory is that of the child
@@ -21,6 +25,12 @@ from threading import Event, Thread
 
 from ingest.errors import Unreadable
 from ingest.sandbox import Sandbox
+from ingest.store import Store
+from ingest.types import Chunk
+from rag.evaluate import run as evaluation
+from rag.evaluate.dataset import Dataset
+from rag.evaluate.metrics import answer_end
+from rag.evaluate.report import measure_of
 
 POLL = 0.01  # seconds between two looks at the child's memory
 SECONDS, MEMORY = 20.0, 1.5e9  # that a hostile file may take
@@ -134,11 +144,70 @@ def hostile(folder: Path, records: list[dict]) -> str:
     return f"{table(['file', 'what came of it', 's', 'MB', 'worker alive'], rows)}\n\n{summary}"
 
 
+GOALS = {
+    "short_answer": 0.75,
+    "short_answer cell": 0.72,
+    "short_answer meta": 0.70,
+    "short_answer text": 0.75,
+    "short_answer list": 0.80,
+    "precise": 0.65,
+    "page": 0.98,
+}
+
+
+def answers(folder: Path, cache: Path) -> str:
+    """The figures of `rag eval` on real documents with their goals, and those of the chunks."""
+    dataset = Dataset.load(folder)
+    with evaluation.prepare(dataset, cache / "kb", cache=cache) as pipeline:
+        figures = evaluation.report(pipeline, dataset).figures()
+        shares = cell_shares(folder, pipeline.store)
+    rows = [
+        [str(measure_of(name).title), str(each.questions), f"{each.value:.3f}", goal(name)]
+        for name, each in figures.items()
+    ]
+    rows += [[name, str(n), f"{share:.3f}", least] for name, n, share, least in shares]
+    return table(["measure", "questions", "value", "at least"], rows)
+
+
+def goal(name: str) -> str:
+    return f"{GOALS[name]:.2f}" if name in GOALS else ""
+
+
+def cell_shares(folder: Path, store: Store) -> Iterator[tuple[str, int, float, str]]:
+    """Questions for a cell: its row and column in one chunk with it, its row on its line."""
+    chunks: dict[str, list[Chunk]] = {}
+    for chunk in store.chunks(store.sample(max(1, store.count()))).values():
+        chunks.setdefault(Path(chunk.source).name, []).append(chunk)
+    whole, line, cells = 0, 0, 0
+    for text in (folder / "questions.jsonl").read_text("utf-8").splitlines():
+        record = json.loads(text)
+        if record.get("kind") != "cell":
+            continue
+        cells += 1
+        row, column = record["evidence"]["row"], record["evidence"]["col"]
+        own = chunks.get(record["doc"], [])
+        named = [f"{c.label(c.start)}\n{c.indexed}" for c in own if holds(c.text, record["answers"])]
+        whole += any(holds(part, row) and holds(part, column) for part in named)
+        lines = [one for c in own for one in c.text.splitlines() if holds(one, record["answers"])]
+        line += any(holds(one, row) for one in lines)
+    if cells:
+        yield "Row, column and value of a cell in one chunk", cells, whole / cells, "0.93"
+        yield "Row and value of a cell on one line", cells, line / cells, ""
+
+
+def holds(text: str, labels: list[str]) -> bool:
+    return not labels or answer_end(text, labels) is not None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "documents"))
     parser.add_argument("--only", choices=("good", "hostile"))
     options = parser.parse_args()
+    if (options.folder / "questions.jsonl").exists():
+        sys.stdout.write(f"{answers(options.folder, options.cache)}\n")
+        return
     lines = (options.folder / "manifest.jsonl").read_text("utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     for name, show in (("good", good), ("hostile", hostile)):

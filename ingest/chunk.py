@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from ingest.errors import UserError
+from ingest.table import Table, cells, is_row, tables
 from ingest.types import Chunk, Document, Mark, Passage, Place, Segment
 
 
@@ -63,6 +64,7 @@ Span = tuple[int, int]
 _ITEM = (
     r"#{1,6}\s|第[一二三四五六七八九十百千零〇两\d]+[编篇章节条款]|[（(][一二三四五六七八九十\d]+[）)]"
     r"|[一二三四五六七八九十]+[、．]|\d+[.、．)）](?!\d)|[-*+•●◆■]\s|\||>|　　|```"
+    r"|[\u3400-\u9fff][^\s：:，。；、！？,.;]{1,11}[：:](?!\d)"  # a label with its value
 )
 _CLOSERS = r"[”’」』）》】\)\]\"']*"
 _PARAGRAPH = re.compile(
@@ -100,15 +102,17 @@ def _tile(text: str, cuts: list[int]) -> list[Span]:
 
 Count = Callable[[Sequence[str]], Sequence[int]]
 
-# A table as `ingest.parse` renders it: header row, rule, rows. Group 1 is the header.
-_TABLE = re.compile(r"(?m)^(\|.*\|)[ \t]*\n\|(?:\s*:?-+:?\s*\|)+[ \t]*\n(?:\|.*(?:\n|$))*")
-_ROWS = re.compile(r"(?:\|.*(?:\n|$))+")
-
 # Patterns for the parts of a sentence that is too long; each tiles any text.
 _LINE = re.compile(r"\n+|[^\n]+")
-_CLAUSE = re.compile(r"(?:[^.．!?。！？]|\.(?=\w))*[.．!?。！？]*[\[\]()（）“”\"'’]*\s*")
+_CELL = re.compile(r"[^|]+\|?\s*|\|\s*")
+_CLAUSE = re.compile(r"(?:[^.．!?。！？]|\.(?=\w)|．(?=\d))*[.．!?。！？]*[\[\]()（）“”\"'’]*\s*")
 _HAN = r"\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"(?P<han>[{_HAN}]+)|[^\W{_HAN}]+(?:[.,:'’][^\W{_HAN}]+)*|.", re.DOTALL)
+# A number, date, time or code, which is never cut: `-4,755.11%`, `2026年06月12日10:00`, `GB/T 4754-1994`.
+_TOKEN = re.compile(
+    rf"[-+−△]?[^\W_{_HAN}]+(?:(?:[年月日时分点][ \u3000]?|[-.,:/_~．，：－—–]){{1,2}}[^\W_{_HAN}]+)*[年月日时分秒%％‰℃]?"
+)
+_LONGEST_TOKEN = 40  # characters; what is longer is an address or encoded data
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +137,6 @@ class ChunkOptions:
         if self.context_tokens < 0:
             tokens = self.context_tokens
             raise UserError("[chunk] context_tokens is {tokens}; need 0 or more", tokens=tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The span of a table in a segment, and the header row that belongs before each of its rows."""
-
-    start: int
-    end: int
-    header: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +170,15 @@ class Chunker:
         self, document: Document, segments: Iterable[Segment]
     ) -> Iterator[tuple[list[Passage], list[Chunk]]]:
         """Passages, which tile the text, and chunks, which tile the passages, of each segment."""
-        offset, places, open_table = 0, Places(), None
+        offset, places, header = 0, Places(), ""
         for segment in segments:
             places.extend(segment.marks, offset)
-            tables = _tables(segment.text, open_table)
-            scope = Scope(document, offset, places, tables)
+            found = tables(segment.text, header)
+            scope = Scope(document, offset, places, found)
             passages = list(self._passages(scope, segment))
             yield passages, [chunk for each in passages for chunk in self._chunks(scope, each)]
             offset += len(segment.text)
-            open_table = tables[-1] if tables and tables[-1].end == len(segment.text) else None
+            header = found[-1].header if found and found[-1].end == len(segment.text) else ""
 
     def _passages(self, scope: Scope, segment: Segment) -> Iterator[Passage]:
         limit, least = self.options.passage_tokens, self.options.chunk_tokens // 2
@@ -205,7 +200,7 @@ class Chunker:
         text = passage.text[start:end]
         size = self.count([text])[0]
         if size > self.window and end - start > 1:
-            middle = (start + end) // 2
+            middle = before_token(passage.text, (start + end) // 2, start)
             yield from self._fit(scope, passage, start, middle)
             yield from self._fit(scope, passage, middle, end)
             return
@@ -213,6 +208,9 @@ class Chunker:
         row = first - scope.offset
         header = next((t.header for t in scope.tables if t.start < row < t.end), "")
         lines = [document.title, scope.places.headings(first)]
+        if header and passage.text[start - 1 : start] not in ("", "\n"):  # the rest of a long row
+            line = passage.text[passage.text.rfind("\n", 0, start) + 1 : start]
+            lines.append(cells(line)[0])
         places, context = scope.places.within(first, last), self._context(lines, header, text, size)
         head, span = (document.id, document.source, document.title), (passage.start, passage.end)
         yield Chunk(*head, places, context, first, last, text, span)
@@ -247,7 +245,7 @@ class Chunker:
                 for a, b in (finer(text[start:end]) if size > limit else [(0, end - start)])
             ]
             sizes = list(self.count([text[start:end] for start, end in spans]))
-        return spans, sizes
+        return _joined(text, spans, sizes, limit)
 
     def _pieces(self, sentence: str, limit: int) -> list[Span]:
         """A sentence longer than `limit`, cut into as few pieces as its lines and words allow."""
@@ -258,6 +256,8 @@ class Chunker:
             size = limit
             while size < len(sentence) - start and (self.count([sentence[start : start + size]])[0] <= limit):
                 size *= 2
+            if before_token(sentence, start + size, start) != start + size:
+                size += _LONGEST_TOKEN
             end = start + self._fitting(sentence[start : start + size], limit)
             pieces.append((start, end))
             start = end
@@ -266,7 +266,7 @@ class Chunker:
     def _fitting(self, text: str, limit: int) -> int:
         """How many characters from the start of `text` form a piece of at most `limit` tokens.
         Whole lines; if the first is too long, whole clauses, else words, else characters."""
-        for parts in (_LINE.findall, _CLAUSE.findall, _words, list):
+        for parts in (_LINE.findall, _CELL.findall, _CLAUSE.findall, _words, list):
             ends = list(accumulate(map(len, parts(text))))
             fits = bisect_right(ends, limit, key=lambda end: self.count([text[:end]])[0])
             if fits:
@@ -275,18 +275,55 @@ class Chunker:
 
 
 def _words(text: str) -> Iterator[str]:
-    """The words of `text`; Chinese ones by rjieba's dictionary."""
+    """The words of `text`, no number or code cut; Chinese ones by rjieba's dictionary."""
     from rjieba import cut
 
+    end = 0
+    for first, last in _tokens(text):
+        yield from _plain_words(text[end:first], cut)
+        yield text[first:last]
+        end = last
+    yield from _plain_words(text[end:], cut)
+
+
+def _plain_words(text: str, cut: Callable[[str, bool], list[str]]) -> Iterator[str]:
     for run in _WORD.finditer(text):
         yield from cut(run[0], False) if run["han"] else [run[0]]
 
 
-def _tables(text: str, open_table: Table | None) -> list[Table]:
-    """The tables of a segment; `open_table` is one that continues from the segment before."""
-    rows = _ROWS.match(text) if open_table else None
-    first = [Table(-1, rows.end(), open_table.header)] if rows and open_table else []
-    return first + [Table(m.start(), m.end(), m.group(1)) for m in _TABLE.finditer(text)]
+def before_token(text: str, cut: int, floor: int) -> int:
+    """`cut`, or the start of the number or code that it would cut, if that is beyond `floor`."""
+    base = max(0, cut - _LONGEST_TOKEN)
+    around = text[base : cut + _LONGEST_TOKEN]
+    within = (base + first for first, last in _tokens(around) if first < cut - base < last)
+    return next((start for start in within if start > floor), cut)
+
+
+def _tokens(text: str) -> Iterator[Span]:
+    """The spans of the numbers, dates, times and codes in `text`."""
+    for token in _TOKEN.finditer(text):
+        if len(token[0]) <= _LONGEST_TOKEN and any(map(str.isdigit, token[0])):
+            yield token.span()
+
+
+# What belongs to what follows it: a header and its rule, a question, a line that ends in a colon.
+_OPEN = re.compile(r"\|[\s|:-]+\|\s*|[\s\S]*[：:？?][*”」』]*\s*")
+
+
+def _joined(text: str, spans: list[Span], sizes: list[int], limit: int) -> tuple[list[Span], list[int]]:
+    """Spans joined with the next if that belongs to them, while they have at most `limit` tokens."""
+    joined: list[Span] = []
+    totals: list[int] = []
+    for (start, end), size in zip(spans, sizes, strict=True):
+        last = text[slice(*joined[-1])] if joined else ""
+        line = last.rstrip().rsplit("\n", 1)[-1]
+        header = is_row(line) and text.startswith("|", start) and not is_row(text[start:end])
+        if joined and totals[-1] + size <= limit and (header or _OPEN.fullmatch(line)):
+            joined[-1], totals[-1] = (joined[-1][0], end), totals[-1] + size
+        else:
+            joined.append((start, end))
+            totals.append(size)
+    return joined, totals
 
 
 def _pack(
@@ -312,21 +349,30 @@ def _pack(
 
 LONGEST_SENTENCE = 300
 """Characters of a sentence; longer ones (tables, lists without stops) are cut at a clause."""
+LONGEST_ROW = 2000
+"""Characters of a table row, which is one sentence; longer ones are cut at a cell."""
 _LETTER = re.compile(r"\w")  # a sentence without any is a rule or a bullet
 _RULE = re.compile(r"\s*\n\|[\s|:-]+\|")  # follows the header of a table, which is not a sentence
-CLAUSE = re.compile(r"[，,；;：:、\n|]+[”’」』）)\"']*\s*")
+CLAUSE = re.compile(
+    r"(?:[；;、\n|]|[，：](?!\d)|(?<!\d)[，：]|[,:](?![0-9A-Za-z])|(?<![0-9A-Za-z])[,:])+[”’」』）)\"']*\s*"
+)
 
 
 def short_sentences(text: str) -> list[Span]:
-    """Sentences without surrounding space, none longer than `LONGEST_SENTENCE` and none blank."""
+    """Sentences and table rows without surrounding space, none too long and none blank."""
     spans = []
-    for start, end in sentences(text):
-        while end - start > LONGEST_SENTENCE:
-            cuts = [m.end() for m in CLAUSE.finditer(text, start, start + LONGEST_SENTENCE)]
-            cut = cuts[-1] if cuts else start + LONGEST_SENTENCE
-            spans.append((start, cut))
-            start = cut
-        spans.append((start, end))
+    for first, last in paragraphs(text):
+        row = is_row(text[first:last])
+        longest = LONGEST_ROW if row else LONGEST_SENTENCE
+        parts = [(0, last - first)] if row else sentences(text[first:last])
+        for start, end in ((first + a, first + b) for a, b in parts):
+            while end - start > longest:
+                most = start + longest
+                cuts = [m.end() for m in CLAUSE.finditer(text, start, min(end, most + 9)) if m.end() <= most]
+                cut = cuts[-1] if cuts else before_token(text, most, start)
+                spans.append((start, cut))
+                start = cut
+            spans.append((start, end))
     trimmed = [trim(text, *span) for span in spans]
     return [s for s in trimmed if _LETTER.search(text, *s) and not _RULE.match(text, s[1])]
 

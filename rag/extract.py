@@ -8,22 +8,40 @@ decides between the best sentences by words. See docs/decisions/006-extraction.m
 
 import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.chunk import CLAUSE, Span, short_sentences, trim
+from ingest.chunk import CLAUSE, Span, trim
 from ingest.embed import Embedder, Vectors
 from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, bigrams, normalize, one_line, words
 from ingest.store import Store
-from rag.question import SHORT, mentions
+from ingest.table import cells, in_words
+from ingest.types import Chunk
+from rag.question import SHORT, codes, mentions
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
 from rag.types import Answer, Idf, Query, Retrieved
+from rag.units import (
+    ANSWERER,
+    ASKS,
+    ITEM,
+    LONGEST_ANSWER,
+    LONGEST_CELL,
+    STOP,
+    Unit,
+    is_fragment,
+    list_shown,
+    records,
+    units,
+    words_of,
+)
 
 Array = NDArray[np.floating]
 
@@ -40,7 +58,23 @@ EMBEDDED = 16
 REACH = 7.0
 """The encoder sees the sentences that score at most this much below the best by words. Of 800
 answers from CMRC 2018 this changes 10 (one better, two worse), with .4 of the tokens."""
-_HEADER = re.compile(r"^(\|.*\|)[ \t]*\n\|[\s|:-]+\|[ \t]*$", re.MULTILINE)
+LEAD = 0.9
+"""What a question word counts in the lead of a unit, against 1 in the unit itself."""
+CODE, BEGINS = 4.0, 10.0
+"""What a unit gains that has the codes of a question, and what it gains if it begins with them."""
+NEXT = 40
+"""Characters that the first sentence of an answer leaves to the second."""
+START = 10  # characters
+SLACK = 8
+"""Characters that the second sentence of an answer may be longer than a single one."""
+FRAGMENT = 4.0
+"""What a short line without a stop or a digit loses: most are headings."""
+ECHO = 8.0
+"""What a line without a stop loses if all its words are in the question or the topic."""
+LISTS = 2.0
+"""What a list gains if the question asks for several things."""
+_SEVERAL = re.compile(r"哪些|哪几|几[项种类个]|措施|步骤|什么条件|包括|\bwhat are\b|\bwhich \w+s\b|\blist\b")
+_WHETHER = re.compile(r"吗|是否|能否|可否|^(?:is|are|do|does|did|can|may|must)\b")
 _UNCLEAR = re.compile(r"第几|第多少|[几哪]届|时期|时代|哪几|几[项种类层个]|由来")
 """Questions whose short answer is an ordinal, an age or a list; the answer is a whole sentence."""
 
@@ -62,59 +96,79 @@ class ExtractOptions:
 
 @dataclass(frozen=True, slots=True)
 class ScoredPassage:
-    """A passage with its `topic` (title and headings) and fused `score`; larger is better."""
+    """A passage with its `topic` (title and file name), its `section` (headings) and fused `score`; larger
+    is better.
+
+    `headings` are the lines of the text that are headings, and the title; `header` is that of a table
+    that began before the passage.
+    """
 
     text: str
     topic: str
     score: float
+    section: str = ""
+    headings: frozenset[str] = frozenset()
+    header: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """`passages[passage].text[start:end]`, without surrounding space; larger scores are better.
 
-    `focus` is the span (in the same text) of the only clause that answers a question for a date, a
-    number or a title, if there is one.
+    `shown` is what an answer shows of it: a clause, the cells of a row in words, or a list.
     """
 
     passage: int
     start: int
     end: int
     score: float
-    focus: Span | None = None
+    shown: str
 
 
 def extract(
     found: Retrieved, store: Store, embedder: Embedder, norm: ScoreNorm, options: ExtractOptions
 ) -> Answer:
-    """The best sentences as text with citations `[1]`, `[2]`.
-
-    If only one clause of the best sentence mentions the date, number or title that the question asks
-    for, the answer shows this clause, and its citation quotes the whole sentence.
-    """
+    """The best sentences as text with citations `[1]`, `[2]`; a citation quotes the whole sentence,
+    row or list of which the answer shows a part."""
     query, centred = found.query, norm.centred(found.query.script, found.vector)
 
     def similarity(vectors: Vectors) -> Array:
         return norm.standard(query.script, centred, vectors @ centred)
 
     passages = found.passages[: options.passages]
-    scored = [
-        ScoredPassage(passage.text, f"{hit.chunk.title} {passage.label}", hit.score)
-        for hit, passage in zip(found.hits, passages, strict=False)
-    ]
+    scored = []
+    for hit, passage in zip(found.hits, passages, strict=False):
+        topic = f"{hit.chunk.title} {PurePath(hit.chunk.source).stem}"
+        chunks = store.chunks_within(passage) or [hit.chunk]
+        around = passage.label, *_surroundings(chunks)
+        scored.append(ScoredPassage(passage.text, topic, hit.score, *around))
     idf = partial(rarity, store)
     ranked = rank(query, scored, embedder=embedder, similarity=similarity, idf=idf)
-    citations, lines = [], []
-    for number, sentence in enumerate(choose(ranked, most=options.sentences), start=1):
+    weights = [TermWeights(query, field, idf) for field in FIELDS]
+    citations, lines, room = [], [], LONGEST_ANSWER + SLACK
+    chosen = choose(ranked, most=options.sentences)
+    for sentence in chosen:
+        first = not lines
+        start, end = _window(sentence.shown, weights, room - NEXT * (first and len(chosen) > 1))
+        shown = sentence.shown[start:end]
+        if len(shown) > room and not first:
+            continue
         passage, hit = passages[sentence.passage], found.hits[sentence.passage]
-        span = sentence.start, sentence.end
+        number, span = len(lines) + 1, (sentence.start, sentence.end)
         citations.append(citation(number, passage, *span, store, hit.chunk))
-        start, end = (sentence.focus or span) if number == 1 else span
-        above, context = passage.text[: sentence.start], citations[-1].chunk.context
-        shown = one_line(row_in_words(passage.text[start:end], above, context))
         lines.append(f"{shown} [{number}]")
+        room -= len(shown)
     text = "\n".join(lines)
     return Answer(query.text, text, tuple(citations), found.hits, found.confidence, refused=False)
+
+
+def _surroundings(chunks: Sequence[Chunk]) -> tuple[frozenset[str], str]:
+    """The headings in a passage with its title, and the header of a table that began before it."""
+    labels = (part for chunk in chunks for _, label in chunk.places for part in label.split(" · "))
+    headings = {heading for label in labels for heading in label.split(" › ")}
+    last = chunks[0].context.split("\n")[-1]
+    header = last if last.startswith("|") and last not in chunks[0].text else ""
+    return frozenset({chunks[0].title, *headings}), header
 
 
 def rank(
@@ -125,47 +179,130 @@ def rank(
     similarity: Callable[[Vectors], Array],
     idf: Idf,
 ) -> list[Sentence]:
-    """The best sentences of `passages`, best first; empty only if no text contains a word.
+    """The best sentences of `passages`, best first; empty if none says more than the question.
 
     `similarity` maps sentence vectors (n, dim) to their similarity to the question, (n,), in standard
     deviations (`ScoreNorm.standard`).
     """
-    places = [(i, span) for i, passage in enumerate(passages) for span in short_sentences(passage.text)]
-    if not places:
+    candidates = [
+        Candidate(i, passage.text, passage.section, unit)
+        for i, passage in enumerate(passages)
+        for unit in units(passage.text, passage.headings, passage.header)
+    ]
+    candidates = [c for c in candidates if c.unit.answers and _adds(query, c, passages[c.passage])]
+    if not candidates:
         return []
-    texts = [passages[i].text[start:end] for i, (start, end) in places]
-    scores = _scores_by_words(query, passages, [i for i, _ in places], texts, idf)
+    weights = [TermWeights(query, field, idf) for field in FIELDS]
+    scores = _scores_by_words(query, passages, candidates, weights)
     order = np.argsort(-scores, kind="stable")[:EMBEDDED]
     order = order[scores[order] >= scores[order[0]] - REACH]
-    scores[order] += similarity(_embed(embedder, [texts[k] for k in order]))
+    texts = [candidates[k].whole for k in order]
+    scores[order] += similarity(_embed(embedder, texts))
     best = order[np.argsort(-scores[order], kind="stable")]
+    beyond = [[each.beyond(passage.topic) for each in weights] for passage in passages]
     return [
-        Sentence(i, start, end, float(scores[k]), _focus(query, texts[k], start))
+        Sentence(c.passage, c.unit.start, c.unit.end, float(scores[k]), _shown(query, c, beyond[c.passage]))
         for k in best
-        for i, (start, end) in [places[k]]
+        for c in [candidates[k]]
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A unit of the passage with the number `passage`, whose text is `source`."""
+
+    passage: int
+    source: str
+    section: str
+    unit: Unit
+
+    @property
+    def text(self) -> str:
+        """What the unit itself says; of a group, its first line."""
+        unit = self.unit
+        end = min(unit.end, unit.parts[0][0]) if unit.parts else unit.end
+        if unit.parts and end <= unit.start:
+            end = unit.parts[0][1]
+        return self.source[unit.start : end]
+
+    @property
+    def whole(self) -> str:
+        """The unit with its lead, but for the headings of all the passage, for the encoder."""
+        unit = self.unit
+        lines = [] if unit.names else unit.lead.split("\n")
+        lead = [line for line in lines if line and line not in self.section]
+        return "\n".join([*lead, words_of(self.source, unit)])
+
+
 def choose(ranked: Sequence[Sentence], *, most: int = 2, within: float = 4.0) -> list[Sentence]:
-    """The sentences of an answer: the best, and others that score at most `within` less."""
-    return [s for s in ranked[:most] if s.score >= ranked[0].score - within]
+    """The sentences of an answer: the best, and others that score at most `within` less and say
+    something else."""
+    chosen: list[Sentence] = []
+    for sentence in ranked:
+        if len(chosen) == most or sentence.score < ranked[0].score - within:
+            break
+        if not any(_repeats(sentence, other) for other in chosen):
+            chosen.append(sentence)
+    return chosen
+
+
+def _repeats(sentence: Sentence, other: Sentence) -> bool:
+    """Whether two sentences overlap or show the same text."""
+    a, b = (re.sub(r"\W", "", each.shown) for each in (sentence, other))
+    overlap = sentence.start < other.end and other.start < sentence.end
+    return (sentence.passage == other.passage and overlap) or a in b or b in a
 
 
 def _scores_by_words(
-    query: Query, passages: Sequence[ScoredPassage], owners: Sequence[int], texts: Sequence[str], idf: Idf
+    query: Query,
+    passages: Sequence[ScoredPassage],
+    candidates: Sequence[Candidate],
+    weights: Sequence["TermWeights"],
 ) -> NDArray[np.float64]:
-    """The scores of the sentences `texts` of the passages `owners`, without the encoder's part."""
-    weights = [TermWeights(query, field, idf) for field in FIELDS]
-    scores = np.zeros(len(texts))
+    """The scores of the candidates, without the encoder's part."""
+    scores = np.zeros(len(candidates))
     best = max(passage.score for passage in passages)
     for i, passage in enumerate(passages):
-        rows = np.flatnonzero(np.equal(owners, i))
-        inside = [texts[row] for row in rows.tolist()]
-        shares = np.mean([each.shares(inside, passage.topic) for each in weights], axis=0)
+        rows = [k for k, candidate in enumerate(candidates) if candidate.passage == i]
+        texts = [candidates[k].text for k in rows]
+        columns = {unit.names: _column(unit.names, weights) for unit in (candidates[k].unit for k in rows)}
+        leads = [f"{unit.lead}\n{columns[unit.names]}" for unit in (candidates[k].unit for k in rows)]
+        about = f"{passage.topic} {passage.section}"
+        shares = np.mean([each.shares(texts, leads, about) for each in weights], axis=0)
         scores[rows] = LEXICAL * shares + PRIOR * (passage.score - best)
-    for k, text in enumerate(map(normalize, texts)):
+    for k, candidate in enumerate(candidates):
+        unit = candidate.unit
+        text = normalize(candidate.source[unit.start : unit.end])
         scores[k] += sum(TYPE * (mentions(each, text, query.normalized) - 0.5) for each in query.answer_types)
+        if unit.parts and not ASKS.search(candidate.text):
+            scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
+        scores[k] -= FRAGMENT * is_fragment(candidate.source, unit)
+        for part, gain in ((text, CODE), (text[:START], BEGINS)) if query.codes else ():
+            scores[k] += gain * len(query.codes & codes(part)) / len(query.codes)
+        echo = _echo(query, candidate, passages[candidate.passage])
+        scores[k] -= ECHO * max(0.0, echo - 0.4)
     return scores
+
+
+def _column(names: Sequence[str], weights: Sequence["TermWeights"]) -> str:
+    """The column that a question names most fully, or ""."""
+    worth = np.sum([each.named(names) @ each.idf for each in weights], axis=0)
+    return names[int(np.argmax(worth))] if names else ""
+
+
+def _echo(query: Query, candidate: Candidate, passage: ScoredPassage) -> float:
+    """The share of the words of a line without a stop that the question or the topic already has."""
+    unit = candidate.unit
+    text = candidate.source[unit.start : unit.end]
+    if unit.names or unit.parts or STOP.search(text):
+        return 0.0
+    own = set(words(text))
+    return len(own & {*words(query.text), *words(passage.topic)}) / max(1, len(own))
+
+
+def _adds(query: Query, candidate: Candidate, passage: ScoredPassage) -> bool:
+    """Whether a unit says more than the question, unless that asks whether something is so."""
+    return _echo(query, candidate, passage) < 1 or bool(_WHETHER.search(query.normalized))
 
 
 class TermWeights:
@@ -173,21 +310,40 @@ class TermWeights:
 
     def __init__(self, query: Query, field: Field, idf: Idf) -> None:
         self.split = words if field == "words" else bigrams
-        self.names = list(dict.fromkeys(query.content.of(field)))
+        self.names = list(dict.fromkeys(query.keywords.of(field)))
         self.idf = np.array(idf(self.names, field), np.float64)
 
-    def shares(self, texts: Sequence[str], topic: str) -> Array:
-        """The weighted share, 0 to 1, of the question's terms beyond the topic in each sentence of a
-        passage."""
-        topic_terms = set(self.split(topic))
-        free = np.array([name not in topic_terms for name in self.names], bool)
+    def beyond(self, topic: str) -> "TermWeights":
+        """The same terms without the weight of those in the topic, unless all are."""
+        free = copy(self)
+        free.idf = self.idf * (1 - self.present([topic])[0])
+        return free if free.idf.any() else self
+
+    def present(self, texts: Sequence[str]) -> Array:
+        """Which terms each text has, (texts, n)."""
+        terms = [set(self.split(text)) for text in texts]
+        found = [[name in each for name in self.names] for each in terms]
+        return np.array(found, float).reshape(len(texts), len(self.names))
+
+    def named(self, names: Sequence[str]) -> Array:
+        """`present`, less for a name of which a question has only some terms."""
+        above = self.present(names)
+        sizes = np.array([len(set(self.split(name))) for name in names]).clip(1)
+        return above * np.sqrt(np.minimum(above.sum(axis=1) / sizes, 1))[:, None]
+
+    def shares(self, texts: Sequence[str], leads: Sequence[str], topic: str) -> Array:
+        """The weighted share, 0 to 1, of the question's terms beyond the topic in each unit of a
+        passage; a term in its lead counts less."""
+        free = 1 - self.present([topic])[0]
         total = float(self.idf @ free)
         if total <= 0 or not texts:
             return np.zeros(len(texts))
-        terms = [set(self.split(text)) for text in texts]
-        present = np.array([[name in each for name in self.names] for each in terms], float)
-        n = len(texts)
-        rarity = np.log((n + 1) / (present.sum(axis=0).clip(1) + 0.5)) / np.log((n + 1) / 1.5)
+        distinct = list(dict.fromkeys(leads))
+        above = self.present(distinct)[[distinct.index(lead) for lead in leads]]
+        own, n = self.present(texts), len(texts)
+        present = np.maximum(own, LEAD * above)
+        holders = np.where(own.any(axis=0), own.sum(axis=0), above.sum(axis=0)).clip(1)
+        rarity = np.log((n + 1) / (holders + 0.5)) / np.log((n + 1) / 1.5)
         return present @ (self.idf * free * rarity**RARITY) / total
 
 
@@ -202,36 +358,112 @@ def _embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     return embedder.embed_passages(fitting)
 
 
-def _focus(query: Query, sentence: str, offset: int) -> Span | None:
-    """The clause of `sentence` that mentions what the question asks for, if there is only one."""
+def _shown(query: Query, candidate: Candidate, weights: Sequence[TermWeights]) -> str:
+    """What an answer shows of a unit."""
+    text, unit = candidate.source, candidate.unit
+    if unit.names:
+        return _cells_shown(query, unit.names, cells(text[unit.start : unit.end]), weights)
+    if unit.parts:
+        return list_shown(text, unit)
+    sentence = text[unit.start : unit.end]
+    start, end = _focus(query, sentence, weights) or _window(sentence, weights, query=query)
+    shown = one_line(sentence[start:end])
+    return ANSWERER.sub("", shown) if ASKS.search(unit.lead) else shown
+
+
+def _cells_shown(
+    query: Query, names: Sequence[str], row: Sequence[str], weights: Sequence[TermWeights]
+) -> str:
+    """The cells of the columns that the question names, with the row's label, in words.
+
+    If it names none, the whole row, as far as an answer may be long. A cell that asks is left out.
+    """
+    parts = records(names)
+    best = max(parts, key=lambda part: float(_worth(row[part], weights).sum()))
+    names, row = names[best], row[best]
+    asked, labels = np.zeros(len(names)), np.zeros(len(names))
+    for each in weights:
+        inside, above = each.present(row), each.present(names)
+        labels += inside @ each.idf
+        rarity = 1 / above.sum(axis=0).clip(1) ** RARITY
+        asked += (each.named(names) * (1 - inside.max(axis=0))) @ (each.idf * rarity)
+    for k, cell in enumerate(row):
+        known = all(mentions(t, normalize(cell), "") for t in query.answer_types & SHORT)
+        asked[k] *= bool(cell) * (1.0 if known else 0.3) * (labels[k] == 0)
+    labels[0] += 1
+    named = (asked > 0.6 * asked.max()) & (asked > 0)
+    keep = (labels > 0) | named if named.any() else np.ones(len(row), bool)
+    kept = [
+        "" if not wanted or cell[-1:] in ("?", "？") else _cell_shown(query, cell, weights)
+        for cell, wanted in zip(row, keep, strict=True)
+    ]
+    kept = kept if any(kept) else list(row)
+    for k in sorted(range(1, len(kept)), key=lambda k: (bool(named[k]), labels[k], -k)):
+        if len(in_words(names, kept)) <= LONGEST_ANSWER:
+            break
+        kept[k] = "" if not named[k] else kept[k]
+    return one_line(in_words(names, kept))
+
+
+def _cell_shown(query: Query, cell: str, weights: Sequence[TermWeights]) -> str:
+    if len(cell) <= LONGEST_CELL:
+        return cell
+    start, end = _focus(query, cell, weights) or _window(cell, weights, LONGEST_CELL, query)
+    return cell[start:end]
+
+
+def _clauses(sentence: str) -> list[Span]:
+    bounds = [0, *(m.end() for m in CLAUSE.finditer(sentence)), len(sentence)]
+    return [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
+
+
+def _focus(query: Query, sentence: str, weights: Sequence[TermWeights]) -> Span | None:
+    """The clause of `sentence` that mentions what the question asks for, if one does so best."""
     if _UNCLEAR.search(query.normalized):
         return None
-    bounds = [0, *(m.end() for m in CLAUSE.finditer(sentence)), len(sentence)]
-    clauses = [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
+    clauses = _clauses(sentence)
     for answer_type in sorted(query.answer_types & SHORT):
         matches = [
-            (a, b) for a, b in clauses if mentions(answer_type, normalize(sentence[a:b]), query.normalized)
+            (a, b)
+            for a, b in clauses
+            if mentions(answer_type, normalize(ITEM.sub("", sentence[a:b])), query.normalized)
         ]
-        if len(matches) == 1 and len(clauses) > 1:
-            start, end = trim(sentence, *matches[0])
-            end = start + len(sentence[start:end].rstrip("，,；;：:、。.|"))
-            return offset + start, offset + end
+        worth = _worth([sentence[a:b] for a, b in clauses], weights)
+        best = sorted(matches, key=lambda match: -worth[clauses.index(match)])
+        if len(best) > 1 and worth[clauses.index(best[0])] <= worth[clauses.index(best[1])]:
+            continue  # two clauses are as good
+        if best and len(clauses) > 1:
+            start, end = best[0]
+            if not worth[clauses.index(best[0])] and worth.any():
+                a, b = clauses[int(np.argmax(worth))]
+                start, end = min(a, start), max(b, end)
+            start, end = trim(sentence, start, end)
+            return start, start + len(sentence[start:end].rstrip("，,；;：:、。.|"))
     return None
 
 
-def row_in_words(row: str, above: str, context: str) -> str:
-    """A table row as `姓名：张三；年龄：30`.
-
-    Its header is the last header with a rule in the text `above` it, or else the last line of the
-    chunk's `context`. A text that is not a row with as many cells as the header is not changed.
-    """
-    headers = _HEADER.findall(above) or context.split("\n")[-1:]
-    names, cells = _cells(headers[-1]), _cells(row)
-    if not row.startswith("|") or not headers[-1].startswith("|") or len(names) != len(cells):
-        return row
-    pairs = zip(names, cells, strict=True)
-    return "；".join(f"{name}：{cell}" if name else cell for name, cell in pairs if cell)
+def _worth(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
+    """The weight of the question's terms in each text, (texts,)."""
+    return np.sum([each.present(texts) @ each.idf for each in weights], axis=0)
 
 
-def _cells(row: str) -> list[str]:
-    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+def _window(
+    sentence: str, weights: Sequence[TermWeights], longest: int = LONGEST_ANSWER, query: Query | None = None
+) -> Span:
+    """The neighbouring clauses that hold most question words, and what `query` asks for, as many as an
+    answer may show."""
+    clauses = _clauses(sentence)
+    if len(sentence) <= longest or len(clauses) < 2:
+        return 0, len(sentence)
+    texts = [sentence[a:b] for a, b in clauses]
+    worth = _worth(texts, weights)
+    for k, text in enumerate(map(normalize, texts) if query else ()):
+        named = any(mentions(t, text, query.normalized) for t in query.answer_types)
+        worth[k] += named * float(worth.max(initial=0)) / 2
+    first = last = int(np.argmax(worth))
+    while True:
+        wider = [(a, b) for a, b in ((first, last + 1), (first - 1, last)) if a >= 0 and b < len(clauses)]
+        fit = [w for w in wider if clauses[w[1]][1] - clauses[w[0]][0] <= longest]
+        if not fit:
+            return trim(sentence, clauses[first][0], clauses[last][1])
+        first, last = fit[0]

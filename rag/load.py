@@ -19,7 +19,16 @@ from rag.pipeline import Pipeline
 from rag.question import analyze, script_of
 from rag.refuse import Calibration, Curve, calibrate
 from rag.retrieve import CrossEncoderReranker, rank
-from rag.score_norm import SCRIPTS, ScoreNorm, level, measure, unrelated_questions
+from rag.score_norm import (
+    SCRIPTS,
+    ScoreNorm,
+    background,
+    background_level,
+    background_weight,
+    level,
+    measure,
+    unrelated_questions,
+)
 from rag.types import Script
 
 SCORE_NORM = "background"  # the key in knowledge bases that are older than the name `ScoreNorm`
@@ -180,7 +189,10 @@ def score_norm_of(store: Store, embedder: Embedder, *, stale: bool = False) -> S
     }
     keys = store.sample(SAMPLE)
     texts = [chunk.text for chunk in store.chunks(keys).values()]
-    norm = measure(questions, store.vectors(keys), texts)
+    prior = None
+    if background_weight(chunks):
+        prior = {script: embedder.embed_passages(background()[script]) for script in SCRIPTS}
+    norm = measure(questions, store.vectors(keys), texts, prior)
     best: dict[Script, list[float]] = {
         script: [
             rank(analyze(text), vector, store, norm, candidates=50).scores.max(initial=0.0)
@@ -189,6 +201,10 @@ def score_norm_of(store: Store, embedder: Embedder, *, stale: bool = False) -> S
         for script in SCRIPTS
     }
     norm = replace(norm, level=level(best))
+    if prior:  # what unrelated questions find in texts at large
+        floor = background_level(norm, questions, prior)
+        least = {script: background_weight(chunks) * floor[script] for script in SCRIPTS}
+        norm = replace(norm, level={s: max(norm.level[s], least[s]) for s in SCRIPTS})
     if not chunks:
         return norm
     # With another writer, or a full or read-only disk, the next call measures again.

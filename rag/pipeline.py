@@ -61,7 +61,9 @@ class Pipeline:
         if found.answerable and self.generator:
             yield from self.write(found, self.generator, history, sampling)
             return
-        answer = self.extract(found) if found.answerable else self.refusal(found)
+        answer = self.extract(found) if found.answerable else None
+        if not answer or not answer.citations:
+            answer = self.refusal(found)
         yield answer.text
         yield answer
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.normalize import one_line
+from ingest.table import text_in_words
 from ingest.types import Passage
 from rag.question import script_of
 from rag.types import MARK, NOT_FOUND, Dropped, Message, Prompt, Script, Source
@@ -94,8 +95,7 @@ def render(
     fence = _fence(sources)
     parts = [options.instruction or INSTRUCTION[script]]
     for number, source in enumerate(sources, start=1):
-        text = source.passage.text.strip()
-        parts.append(f"[{number}] {_place(source)}\n{fence}\n{text}\n{fence}")
+        parts.append(f"[{number}] {_place(source)}\n{fence}\n{_text(source)}\n{fence}")
     parts.append(_QUESTION[script] + question.strip())
     earlier = [replace(message, text=MARK.sub("", message.text)) for turn in turns for message in turn]
     return (*earlier, Message("user", "\n\n".join(parts)))
@@ -144,9 +144,14 @@ def _fence(sources: Sequence[Source]) -> str:
 
 
 def _place(source: Source) -> str:
-    """Title and label of a passage, and the header of a table if the passage has only its rows."""
-    text, chunk = source.passage.text.lstrip(), source.hit.chunk
-    header = chunk.context.split("\n")[-1]
-    headless = text.startswith("|") and header.startswith("|") and header not in text
-    parts = (chunk.title, source.passage.label, header if headless else "")
+    """Title and label of a passage."""
+    parts = (source.hit.chunk.title, source.passage.label)
     return " · ".join(one_line(part) for part in parts if part)
+
+
+def _text(source: Source) -> str:
+    """The passage with the rows of its tables in words; its first rows may have a header above it."""
+    text = source.passage.text.strip()
+    header = source.hit.chunk.context.split("\n")[-1]
+    headless = text.startswith("|") and header.startswith("|") and header not in text
+    return text_in_words(text, header if headless else "")

@@ -6,14 +6,30 @@ Patterns match normalized text (`ingest.normalize.normalize`): NFKC, lower case,
 import re
 from collections.abc import Sequence
 
-from ingest.normalize import normalize, terms
+from ingest.normalize import Terms, normalize, terms
 from rag.types import AnswerType, Message, Query, Script
 
 
 def analyze(question: str) -> Query:
     """The analysis of a stand-alone question, before any search."""
     normalized, content = normalize(question), terms(content_words(question))
-    return Query(question, script_of(question), normalized, content, answer_types(normalized))
+    types = answer_types(normalized)
+    keywords = _without_particles(content)
+    return Query(question, script_of(question), normalized, content, keywords, types, codes(question))
+
+
+_PARTICLES = frozenset("的是有为了在和与及或对由其被把从到中上下里这那个吗呢吧啊")
+_HIRAGANA = re.compile("[\u3041-\u309f]+")
+
+
+def _without_particles(content: Terms) -> Terms:
+    """`content` without particles, hiragana and the pairs of characters that contain a particle, unless
+    such a pair is a word; the terms as they are if nothing is left."""
+    words = tuple(w for w in content.words if not (w in _PARTICLES or _HIRAGANA.fullmatch(w)))
+    pairs = tuple(
+        p for p in content.bigrams if p in words or not (_PARTICLES.intersection(p) or _HIRAGANA.fullmatch(p))
+    )
+    return Terms(content.text, words, pairs) if words and pairs else content
 
 
 # Script
@@ -83,6 +99,35 @@ _FUNCTION = re.compile(
 def content_words(text: str) -> str:
     """The normalized text with a space for each interrogative or function word; may be blank."""
     return _FUNCTION.sub(" ", _INTERROGATIVE.sub(" ", normalize(text)))
+
+
+# Codes
+_CODE = re.compile(
+    r"(?<![a-z\d])(?:[a-z]{1,6}[-_/]?\d[a-z\d]*(?:[-_/.][a-z\d]+)*|\d+[a-z]+\d[a-z\d]*)(?![a-z\d])"
+)
+_ARTICLE = re.compile(r"第\s*([零〇一二三四五六七八九十百千两\d]+)\s*条(?:之([一二三四五六七八九十\d]+))?")
+_DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
+
+
+def codes(text: str) -> frozenset[str]:
+    """The part numbers and error codes in `text`, without separators, and its articles as `12.1`."""
+    normalized = normalize(text)
+    parts = {re.sub(r"\W|_", "", match[0]) for match in _CODE.finditer(normalized)}
+    articles = (match.groups() for match in _ARTICLE.finditer(normalized))
+    return frozenset(parts | {f"{_integer(a)}.{_integer(b or '0')}" for a, b in articles})
+
+
+def _integer(numeral: str) -> int:
+    """The value of `12`, `十二`, `一百零三`."""
+    if numeral.isdecimal():
+        return int(numeral)
+    total = digit = 0
+    for char in numeral:
+        if unit := {"十": 10, "百": 100, "千": 1000}.get(char):
+            total, digit = total + (digit or 1) * unit, 0
+        else:
+            digit = _DIGITS[char] if char in _DIGITS else int(char)
+    return total + digit
 
 
 # Expected answer type

@@ -10,16 +10,25 @@ from numpy.typing import NDArray
 
 from ingest.embed import Vector
 from ingest.errors import UserError
-from ingest.normalize import FIELDS, Field
+from ingest.normalize import FIELDS, Field, terms
 from ingest.store import Ranking, Store
 from ingest.types import Chunk, Hit, Passage
-from rag.score_norm import ScoreNorm
+from rag.question import codes
+from rag.score_norm import ScoreNorm, background_frequencies, background_weight
 from rag.types import Citation, Query
 
 Scores = NDArray[np.floating]
 
 LEXICAL = 6.0
 """Standard deviations of similarity that a chunk gains by covering the whole question."""
+EXACT = 4.0
+"""What a chunk loses that has none of the codes of the question."""
+FOUND = 2.0
+"""What a chunk gains that has them all."""
+CHECKED = 200
+"""How many of the best chunks are searched for codes."""
+UNKNOWN = 6.0
+"""Terms that no chunk has may always weigh this much: about two words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +55,49 @@ def rank(query: Query, vector: Vector, store: Store, norm: ScoreNorm, *, candida
     lexical = [store.search_words(query.content, candidates, field=field) for field in FIELDS]
     keys = np.unique(np.concatenate([dense.keys, *(each.keys for each in lexical)]))
     similarity = norm.standard(query.script, centred, store.vectors(keys) @ centred)
-    words, bigrams = (_aligned(keys, each) for each in lexical)
     chunks = store.count()
-    masses = (
-        mass(store.doc_freq(sorted(set(query.content.of(field))), field=field), chunks) for field in FIELDS
-    )
-    scores = fuse(SearchScores(similarity, words, bigrams, *masses))
+    if background_weight(chunks):
+        scores = similarity + LEXICAL * _coverage_of_few(query, keys, store)
+    else:
+        words, bigrams = (_aligned(keys, each) for each in lexical)
+        masses = (
+            mass(store.doc_freq(sorted(set(query.content.of(field))), field=field), chunks)
+            for field in FIELDS
+        )
+        scores = fuse(SearchScores(similarity, words, bigrams, *masses))
+    if query.codes:
+        scores += _exact_codes(query, keys, scores, store)
     order = np.argsort(-scores, kind="stable")
     return Ranking(keys[order], scores[order])
+
+
+def _coverage_of_few(query: Query, keys: NDArray[np.int64], store: Store) -> Scores:
+    """`coverage` in a knowledge base of few chunks, whose own frequencies say little: each term weighs
+    by its rarity among the background texts too, and terms that no chunk has weigh no more than half
+    of the whole."""
+    texts = store.chunks(keys)
+    shares = []
+    for field in FIELDS:
+        names = list(dict.fromkeys(query.keywords.of(field)))
+        weights = np.array(rarity(store, names, field))
+        known = np.array(store.doc_freq(names, field=field)) > 0
+        held, missing = weights[known].sum(), weights[~known].sum()
+        total = held + min(missing, max(held, UNKNOWN))
+        cut = {key: set(terms(chunk.indexed).of(field)) for key, chunk in texts.items()}
+        inside = [[name in cut.get(key, ()) for name in names] for key in keys.tolist()]
+        if total > 0:
+            shares.append(np.array(inside, float).reshape(len(keys), len(names)) @ weights / total)
+    return np.mean(shares, axis=0) if shares else np.zeros(len(keys))
+
+
+def _exact_codes(query: Query, keys: NDArray[np.int64], scores: Scores, store: Store) -> NDArray[np.float64]:
+    """What chunks lose, (n,), that lack codes of the question (`E110`, `第十二条之一`), and others gain."""
+    lost = np.full(len(keys), -EXACT)
+    best = np.argsort(-scores, kind="stable")[:CHECKED]
+    for k, chunk in zip(best, store.chunks(keys[best]).values(), strict=False):
+        lost[k] += (EXACT + FOUND) * len(query.codes & codes(chunk.indexed)) / len(query.codes)
+    articles_only = all("." in code for code in query.codes)
+    return np.zeros(len(keys)) if articles_only and lost.max(initial=-EXACT) <= -EXACT else lost
 
 
 def _aligned(keys: NDArray[np.int64], ranking: Ranking) -> Scores:
@@ -78,15 +122,22 @@ class SearchScores:
     bigram_mass: float
 
 
-def idf(doc_freqs: Sequence[int], chunks: int) -> NDArray[np.float64]:
+def idf(doc_freqs: Sequence[float], chunks: float) -> NDArray[np.float64]:
     """BM25's weight of each term, (n,), as in Lucene and Tantivy: ln(1 + (N - df + .5)/(df + .5))."""
     df = np.minimum(np.asarray(doc_freqs, np.float64), chunks)
     return np.log1p((chunks - df + 0.5) / (df + 0.5))
 
 
-def rarity(store: Store, terms: Sequence[str], field: Field) -> list[float]:
-    """The `idf` of each normalized term in the knowledge base."""
-    return idf(store.doc_freq(terms, field=field), store.count()).tolist()
+def rarity(store: Store, names: Sequence[str], field: Field) -> list[float]:
+    """The `idf` of each normalized term in the knowledge base and, if it is small, in the background
+    texts."""
+    chunks, frequencies = store.count(), store.doc_freq(names, field=field)
+    if not (weight := background_weight(chunks)):
+        return idf(frequencies, chunks).tolist()
+    texts, counts = background_frequencies()
+    pairs = zip(names, frequencies, strict=True)
+    joint = [min(own, chunks) + weight * counts[field][term] for term, own in pairs]
+    return idf(joint, chunks + weight * texts).tolist()
 
 
 def mass(doc_freqs: Sequence[int], chunks: int) -> float:

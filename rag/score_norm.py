@@ -7,6 +7,7 @@ docs/decisions/005-fusion.md and 007-refusal.md.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,8 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.embed import Vector, Vectors
+from ingest.normalize import FIELDS, Field, terms
 from rag.question import script_of
 from rag.types import Script
+
+FEW = 128
+"""In a knowledge base of fewer chunks, the background texts count too: all of them beside one chunk,
+none beside this many."""
 
 Similarities = NDArray[np.floating]
 
@@ -69,17 +75,26 @@ class ScoreNorm:
         )
 
 
-def measure(questions: Mapping[Script, Vectors], sample: Vectors, texts: Sequence[str]) -> ScoreNorm:
+def measure(
+    questions: Mapping[Script, Vectors],
+    sample: Vectors,
+    texts: Sequence[str],
+    prior: Mapping[Script, Vectors] | None = None,
+) -> ScoreNorm:
     """Means, spreads and native scripts; the levels are 0.
 
     `questions` are the vectors of `unrelated_questions`, (n, dim) each. `sample` are the vectors of
     evenly drawn chunks, (m, dim), and `texts` their texts; a few hundred are enough, and there may
-    be none.
+    be none. `prior` are those of `background` texts, which count in a knowledge base of few chunks.
     """
     scripts = [script_of(text) for text in texts]
     native: dict[Script, bool] = {
         script: scripts.count(script) >= NATIVE * len(scripts) for script in SCRIPTS
     }
+    for script in SCRIPTS if prior else ():
+        count = round(len(prior[script]) * background_weight(len(sample)))
+        if native[script]:
+            sample = np.concatenate([sample, prior[script][:count]])
     if not len(sample):
         sample = np.zeros((1, sample.shape[1]), np.float32)
     means: dict[Script, Vector] = {script: questions[script].mean(axis=0) for script in SCRIPTS}
@@ -88,6 +103,37 @@ def measure(questions: Mapping[Script, Vectors], sample: Vectors, texts: Sequenc
         similarity = (questions[script] - CENTRING * mean) @ sample.T
         spread[script] = max(float(similarity.std(axis=1).mean()), 1e-6)
     return ScoreNorm(means, sample.mean(axis=0), spread, dict.fromkeys(SCRIPTS, 0.0), native)
+
+
+@cache
+def background() -> Mapping[Script, Sequence[str]]:
+    """Short texts of many kinds, by script: what documents hold in general."""
+    return json.loads(files("rag").joinpath("background.json").read_bytes())
+
+
+def background_weight(chunks: int) -> float:
+    """The weight of a background text against a chunk, 1 for no chunks to 0 for `FEW`."""
+    return max(0.0, 1 - chunks / FEW)
+
+
+def background_level(
+    norm: ScoreNorm, questions: Mapping[Script, Vectors], prior: Mapping[Script, Vectors]
+) -> dict[Script, float]:
+    """The `level` of the background texts, by their similarity alone."""
+    best: dict[Script, list[float]] = {script: [] for script in SCRIPTS}
+    for script in SCRIPTS:
+        for vector in questions[script]:
+            centred = norm.centred(script, vector)
+            scores = norm.standard(script, centred, prior[script] @ centred)
+            best[script].append(float(scores.max()))
+    return level(best)
+
+
+@cache
+def background_frequencies() -> tuple[int, Mapping[Field, Counter[str]]]:
+    """The number of background texts, and how many of them have each term."""
+    cut = [terms(text) for texts in background().values() for text in texts]
+    return len(cut), {field: Counter(t for c in cut for t in set(c.of(field))) for field in FIELDS}
 
 
 def level(best: Mapping[Script, Sequence[float]]) -> dict[Script, float]:

@@ -48,15 +48,19 @@ class Sampling:
 class Query:
     """A stand-alone question and its analysis.
 
-    `normalized` is its text as in the word index, `content` the terms of its content words.
-    `answer_types` are the expected ones; often none, sometimes several.
+    `normalized` is its text as in the word index, `content` the terms of its content words, `keywords`
+    those without particles, for texts of which there are too few to weigh them.
+    `answer_types` are the expected ones; often none, sometimes several. `codes` are the part numbers,
+    error codes and articles that it names.
     """
 
     text: str
     script: Script
     normalized: str
     content: Terms
+    keywords: Terms
     answer_types: frozenset[AnswerType]
+    codes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

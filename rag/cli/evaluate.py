@@ -22,6 +22,7 @@ def evaluate(
     sample: int | None = option("--sample", "Maximum number of questions to ask.", least=1),
     embedder: str | None = option("--embedder", "Encoder to evaluate."),
     settings: Path | None = option("--settings", "rag.toml to evaluate."),
+    short: int = option("--short", "Maximum number of characters of a short answer.", default=160, least=1),
     save: Path | None = option("--save", "Folder for a report per set."),
     against: Path | None = option("--against", "Folder of reports to compare with."),
     picture: Path | None = option("--picture", "Write a chart of the figures here (PNG or SVG)."),
@@ -33,7 +34,8 @@ def evaluate(
     reports: list[EvalReport] = []
     for folder in folders:
         dataset = Dataset.load(folder)
-        report = _report(dataset.sample(sample) if sample else dataset, embedder, settings)
+        dataset = dataset.sample(sample) if sample else dataset
+        report = _report(dataset, embedder, settings, short)
         reports.append(report)
         if as_json:
             figures = {name: asdict(figure) for name, figure in report.figures().items()}
@@ -50,20 +52,20 @@ def evaluate(
         note(str(picture))
 
 
-def _report(dataset: "Dataset", embedder: str | None, settings: Path | None) -> "EvalReport":
+def _report(dataset: "Dataset", embedder: str | None, settings: Path | None, short: int) -> "EvalReport":
     from rag.evaluate import run
 
     home = cache_home()
     pipeline = run.prepare(dataset, home / "eval", embedder=embedder, cache=home, settings=settings)
     with pipeline:
-        return run.report(pipeline, dataset)
+        return run.report(pipeline, dataset, short=short)
 
 
 def _show(report: "EvalReport") -> None:
-    from rag.evaluate.report import MEASURES
+    from rag.evaluate.report import measure_of
 
     rows = [
-        (say(MEASURES[name].title), f"{f.value:.4f}", f"{f.low:.4f} – {f.high:.4f}", f.questions)
+        (say(measure_of(name).title), f"{f.value:.4f}", f"{f.low:.4f} – {f.high:.4f}", f.questions)
         for name, f in report.figures().items()
     ]
     columns = [say("measure"), say("value"), "95 %", say("questions")]
@@ -71,11 +73,11 @@ def _show(report: "EvalReport") -> None:
 
 
 def _show_comparison(before: "EvalReport", after: "EvalReport") -> None:
-    from rag.evaluate.report import MEASURES, compare
+    from rag.evaluate.report import compare, measure_of
 
     rows = [
         (
-            say(MEASURES[name].title),
+            say(measure_of(name).title),
             f"{d.first:.4f}",
             f"{d.second:.4f}",
             f"{d.difference:+.4f} ({d.low:+.4f} – {d.high:+.4f})",

@@ -1,7 +1,8 @@
 """Questions with known answers over a known corpus, read from a folder of one of two layouts.
 
 BEIR's: `corpus.jsonl`, `queries.jsonl`, and `qrels.tsv` or `qrels/test.tsv`; queries may have
-`answers` and `answerable`. Ours: `questions.jsonl` beside a folder `docs/` of files.
+`answers` and `answerable`. Ours: `questions.jsonl` beside a folder `docs/` of files. A question has
+`gold`, places with a quote, or names its file, `doc`; it may have a `kind` and an `evidence` page.
 """
 
 import json
@@ -63,7 +64,9 @@ KINDS = {
     int: Translatable("an integer"),
     bool: Translatable("true or false"),
     list: Translatable("a list"),
+    dict: Translatable("an object"),
 }
+UNANSWERABLE = "unanswerable"
 _REQUIRED: Any = object()
 
 
@@ -104,7 +107,8 @@ class EvalQuestion:
     """A question, its answers (any one suffices) and what is relevant to it.
 
     BEIR-like sets fill `grades` (corpus id -> grade, relevant above 0), ours fill `gold`. Both are
-    empty if the corpus does not contain the answer.
+    empty if the corpus does not contain the answer. `kind` groups questions; `page` is the page of a
+    PDF that answers.
     """
 
     id: str
@@ -113,6 +117,8 @@ class EvalQuestion:
     answers: tuple[str, ...] = ()
     grades: Mapping[str, int] = field(default_factory=dict)
     gold: tuple[Gold, ...] = ()
+    kind: str = ""
+    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +213,9 @@ def _load_ours(folder: Path) -> Dataset:
         raise UserError("{folder} has questions.jsonl but no folder docs/", folder=folder)
     questions = []
     for where, id, record in records(folder / "questions.jsonl", "id"):
-        answerable = take(record, "answerable", bool, where, default=True)
-        gold = _gold(record, folder / "docs", where)
+        kind = take(record, "kind", str, where, default="")
+        answerable = take(record, "answerable", bool, where, default=kind != UNANSWERABLE)
+        gold = _gold(record, folder / "docs", where) if answerable or "gold" in record else ()
         if answerable != bool(gold):
             raise InvalidRecord(
                 "answerable is {answerable} but gold has {n} places; an answerable question needs "
@@ -218,7 +225,8 @@ def _load_ours(folder: Path) -> Dataset:
                 n=len(gold),
             )
         text, answers = take(record, "question", str, where), _answers(record, where)
-        questions.append(EvalQuestion(id, text, answerable, answers, gold=gold))
+        page = _page(record, where)
+        questions.append(EvalQuestion(id, text, answerable, answers, gold=gold, kind=kind, page=page))
     return Dataset(folder.name, tuple(questions), docs=folder / "docs")
 
 
@@ -230,9 +238,17 @@ def _answers(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return tuple(answers)
 
 
+def _page(record: Mapping[str, Any], where: str) -> int | None:
+    """The page of the evidence in a PDF; drawings of other formats have pages that no label names."""
+    evidence = take(record, "evidence", dict, where, default={})
+    pdf = take(record, "doc", str, where, default="").lower().endswith(".pdf")
+    return take(evidence, "page", int, where) if pdf and evidence.get("page") is not None else None
+
+
 def _gold(record: Mapping[str, Any], docs: Path, where: str) -> tuple[Gold, ...]:
     gold = []
-    for place in take(record, "gold", list, where, default=[]):
+    named = [{"document": record["doc"], "quote": ""}] if "doc" in record else []
+    for place in take(record, "gold", list, where, default=named):
         if not isinstance(place, dict):
             raise InvalidRecord("gold has {x!r}; it needs a document and a quote", where, x=place)
         file, quote = take(place, "document", str, where), take(place, "quote", str, where)

@@ -44,6 +44,37 @@ def contains(text: str, answers: Sequence[str]) -> bool:
     return any(normalize_answer(answer) in whole for answer in answers)
 
 
+_GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_DASHES = dict.fromkeys(map(ord, "‐‑‒–—−－"), "-") | dict.fromkeys(map(ord, "～〜∼"), "~")
+
+
+def answer_end(text: str, answers: Sequence[str]) -> int | None:
+    """Where the first of `answers` ends in `text`, in characters that are not space; None if none occurs.
+
+    Unlike `contains`, a number must be the whole number: 4.5 is not found in 14.5 or 4.55, but 4,500 in
+    4500. White space may be anywhere but within a number.
+    """
+    text = _plain(text)
+    ends = [match.end() for answer in answers if (match := _pattern(answer).search(text))]
+    return len(re.sub(r"\s", "", text[: min(ends)])) if ends else None
+
+
+def _plain(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).translate(_DASHES).casefold()
+    return _GROUPED.sub("", folded)
+
+
+def _pattern(answer: str) -> re.Pattern[str]:
+    chars = [char for char in _plain(answer) if not char.isspace()]
+    pairs = zip(chars, [*chars[1:], ""], strict=True)
+    body = "".join(
+        re.escape(a) + ("" if not b or re.fullmatch(r"[\d.]{2}", a + b) else r"\s*") for a, b in pairs
+    )
+    before = r"(?<![\d.])" if chars[0].isdigit() else ""
+    after = r"(?!\d|\.\d*[1-9])" if chars[-1].isdigit() else ""
+    return re.compile(before + body + after)
+
+
 def locate(quote: str, text: str) -> list[tuple[int, int]]:
     """Every span of `text` that equals `quote`: exactly, or otherwise after normalisation.
 

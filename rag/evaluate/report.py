@@ -53,12 +53,17 @@ _RANKING = (
     "Success@1", "Success@5", "Success@10", "Recall@1", "Recall@5", "Recall@10", "MRR@10", "nDCG@10",
 )  # fmt: skip
 
+SHORT_ANSWER = "short_answer"  # followed by a space and a kind of question: of this kind alone
+
 MEASURES: dict[str, Measure] = {
     title.lower(): Measure(Translatable.of(title, {}), (title.lower(),)) for title in _RANKING
 } | {
     "answer_in_sentence": Measure(Translatable("Answer in the best sentence"), ("answer_in_sentence",)),
     "answer_in_two": Measure(Translatable("Answer in at most two sentences"), ("answer_in_two",)),
     "answer_in_passage": Measure(Translatable("Answer in the best passage"), ("answer_in_passage",)),
+    SHORT_ANSWER: Measure(Translatable("Right answer that is short"), (SHORT_ANSWER,)),
+    "precise": Measure(Translatable("Precise answer"), ("precise",)),
+    "page": Measure(Translatable("Citation on the right page"), ("page",)),
     "auroc": Measure(Translatable("Refusal AUROC"), _CONFIDENCE, metrics.auroc),
     "false_answers_at_5": Measure(
         Translatable("False answers at 5 % false refusals"), _CONFIDENCE, _false_answers, False
@@ -72,6 +77,14 @@ MEASURES: dict[str, Measure] = {
     "p50": Measure(Translatable("Latency, median (s)"), ("seconds",), _p50, False),
     "p95": Measure(Translatable("Latency, 95th percentile (s)"), ("seconds",), _p95, False),
 }
+
+
+def measure_of(name: str) -> Measure:
+    """One of `MEASURES`, or the short answers to one kind of question."""
+    if name in MEASURES:
+        return MEASURES[name]
+    kind = name.removeprefix(f"{SHORT_ANSWER} ")
+    return Measure(Translatable("Right answer that is short: {kind}", kind=kind), (name,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +141,7 @@ class EvalReport:
         """Every defined measure with its interval; the same seed gives the same intervals."""
         data = self.columns()
         values = {name: measure.value(data) for name, measure in _measures(data).items()}
-        defined = {name: MEASURES[name] for name, value in values.items() if not np.isnan(value)}
+        defined = {name: measure_of(name) for name, value in values.items() if not np.isnan(value)}
         samples = _bootstrap(defined, (data,), resamples=resamples, seed=seed)
         return {
             name: Figure(values[name], *metrics.interval(samples[name][0]), measure.questions(data))
@@ -204,7 +217,9 @@ def _bootstrap(
 
 def _measures(data: Columns) -> dict[str, Measure]:
     """The measures whose columns `data` has."""
-    return {name: each for name, each in MEASURES.items() if data.keys() >= set(each.columns)}
+    kinds = sorted(name for name in data if name.startswith(f"{SHORT_ANSWER} "))
+    every = {name: measure_of(name) for name in [*MEASURES, *kinds]}
+    return {name: each for name, each in every.items() if data.keys() >= set(each.columns)}
 
 
 def _aligned(first: EvalReport, second: EvalReport) -> tuple[ScoredQuestion, ...]:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from shutil import copyfile
@@ -13,7 +14,7 @@ from ingest.i18n import Translator
 from ingest.types import Chunk, Document, ParseReport, Segment
 from rag.evaluate.dataset import Dataset, Entry
 from rag.evaluate.report import EvalReport
-from rag.evaluate.score import Prediction, SourceSpan, SourceText, evaluate
+from rag.evaluate.score import SHORT, Prediction, SourceSpan, SourceText, evaluate
 
 if TYPE_CHECKING:
     from ingest.pipeline import Reading
@@ -85,12 +86,13 @@ def _readings(entries: Iterable[Entry], writer: "Writer") -> "Iterator[Reading]"
             yield pipeline.Reading(pipeline.FileOutcome(entry.id, "added"), parts)
 
 
-def report(pipeline: "Pipeline", dataset: Dataset) -> EvalReport:
+def report(pipeline: "Pipeline", dataset: Dataset, *, short: int = SHORT) -> EvalReport:
     """The report of the pipeline on the set."""
     retrieve, read = repr(pipeline.config.retrieve), repr(pipeline.config.read)
     settings = {"embedder": pipeline.embedder.name, "retrieve": retrieve, "read": read}
     texts = source_text(pipeline, dataset)
-    return evaluate(dataset, lambda text: predict(pipeline, text), texts, settings=settings)
+    ask = partial(predict, pipeline)
+    return evaluate(dataset, ask, texts, settings=settings, short=short)
 
 
 def predict(pipeline: "Pipeline", question: str) -> Prediction:
@@ -109,6 +111,8 @@ def predict(pipeline: "Pipeline", question: str) -> Prediction:
         citations=[SourceSpan(c.chunk.source, c.start, c.end, c.quote) for c in answer.citations],
         confidence=found.confidence,
         refused=not found.answerable,
+        shown=answer.text,
+        labels=[citation.chunk.label(citation.start) for citation in answer.citations],
     )
 
 

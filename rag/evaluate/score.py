@@ -1,5 +1,6 @@
 """Ask a set's questions and score each prediction by the answers that the set knows."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -8,8 +9,8 @@ from pathlib import PurePath
 from time import perf_counter
 
 from rag.evaluate.dataset import Dataset, EvalQuestion, Gold
-from rag.evaluate.metrics import contains, locate, ranking_scores
-from rag.evaluate.report import EvalReport, ScoredQuestion
+from rag.evaluate.metrics import answer_end, contains, locate, ranking_scores
+from rag.evaluate.report import SHORT_ANSWER, EvalReport, ScoredQuestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Prediction:
     `sentences`: the quotes of the answer, best first, also if the question was then refused.
     `passage`: the text of the best passage.
     `citations`: spans whose `text` is the quote that the reader sees.
+    `shown`: the answer as the reader sees it, and `labels` the places that it cites.
     `confidence`: finite; larger means that the question seems more answerable.
     """
 
@@ -39,7 +41,14 @@ class Prediction:
     citations: Sequence[SourceSpan] | None = None
     confidence: float | None = None
     refused: bool | None = None
+    shown: str | None = None
+    labels: Sequence[str] | None = None
 
+
+SHORT = 160
+"""Characters of a short answer: what a reader takes in at a glance."""
+FIRST, SLACK = 60, 40
+"""An answer is precise if it gives the value in its first `FIRST` characters or is `SLACK` longer at most."""
 
 SourceText = Callable[[str], str]  # a document's source -> its whole text
 
@@ -50,8 +59,10 @@ def evaluate(
     source_text: SourceText,
     *,
     settings: Mapping[str, object] | None = None,
+    short: int = SHORT,
 ) -> EvalReport:
-    """The report of `predict` on every question of `dataset`, with `settings` stored in it."""
+    """The report of `predict` on every question of `dataset`, with `settings` stored in it; `short` is
+    the length of a short answer."""
     rows = []
     for question in dataset.questions:
         start = perf_counter()
@@ -62,6 +73,7 @@ def evaluate(
             grades = dict(question.grades) or {_gold_key(gold): 1 for gold in question.gold}
             scores |= ranking_scores(ranked, grades)
         scores |= _answer_scores(question, prediction)
+        scores |= _shown_scores(question, prediction, short)
         scores |= _citation_scores(prediction, source_text)
         top = tuple(ranked[:10])
         rows.append(ScoredQuestion(question.id, question.text, question.answerable, scores, top))
@@ -130,6 +142,28 @@ def _answer_scores(question: EvalQuestion, prediction: Prediction) -> dict[str, 
             scores["right"] = float(scores["answer_in_two"] and not refused)
     elif refused is not None:
         scores |= {"false_answer": float(not refused), "right": float(refused)}
+    return scores
+
+
+_MARK = re.compile(r"\s*\[\d+\]")
+
+
+def _shown_scores(question: EvalQuestion, prediction: Prediction, short: int) -> dict[str, float]:
+    """Whether the answer as shown is right and short, also by kind of question, precise, and cites the
+    page. A refusal of an answerable question is wrong."""
+    if prediction.shown is None or not question.answerable or not question.answers:
+        return {}
+    shown = _MARK.sub("", prediction.shown)
+    length = len(re.sub(r"\s", "", shown))
+    end = None if prediction.refused else answer_end(shown, question.answers)
+    right = float(end is not None and length <= short)
+    slack = max(map(len, question.answers)) + SLACK
+    scores = {SHORT_ANSWER: right, "precise": float(end is not None and (end <= FIRST or length <= slack))}
+    if question.kind:
+        scores[f"{SHORT_ANSWER} {question.kind}"] = right
+    if question.page and prediction.labels is not None:
+        page = re.compile(rf"(?:p\.|第)\s*{question.page}(?!\d)")
+        scores["page"] = float(any(page.search(label) for label in prediction.labels))
     return scores
 
 

@@ -110,7 +110,7 @@ def test_rows_of_a_table_come_with_their_header() -> None:
     text = "| 李四 | 8013 |"
     chunk = Chunk("d", "d", "员工", ((0, ""),), "员工\n| 姓名 | 分机 |", 0, len(text), text, (0, 9))
     [message] = render("李四？", [Source(Passage("d", 0, 13, text, "表1"), Hit(chunk, 1.0))], [])
-    assert "[1] 员工 · 表1 · | 姓名 | 分机 |\n```\n| 李四" in message.text
+    assert "[1] 员工 · 表1\n```\n姓名：李四；分机：8013\n```" in message.text
 
 
 def test_a_question_that_fills_the_window_is_told_with_both_numbers() -> None:
