@@ -81,11 +81,12 @@ class Pipeline:
         query = analyze(question)
         with self._stage("retrieve"):
             vector = self._embed(query)
-            for _ in range(TRIES):
-                sequence = self.store.sequence
+            tries = 0
+            while True:
+                sequence, tries = self.store.sequence, tries + 1
                 ranking = self._search(query, vector)
                 hits, passages = best_of_passages(ranking, self.store, depth)
-                if self.store.sequence == sequence:
+                if self.store.sequence == sequence or tries == TRIES:
                     break
             if self.reranker:
                 hits, passages = rerank(query.text, hits, passages, self.reranker)
