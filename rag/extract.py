@@ -457,9 +457,10 @@ def _window(
         return 0, len(sentence)
     texts = [sentence[a:b] for a, b in clauses]
     worth = _worth(texts, weights)
-    for k, text in enumerate(map(normalize, texts) if query else ()):
-        named = any(mentions(t, text, query.normalized) for t in query.answer_types)
-        worth[k] += named * float(worth.max(initial=0)) / 2
+    if query:
+        for k, text in enumerate(map(normalize, texts)):
+            named = any(mentions(t, text, query.normalized) for t in query.answer_types)
+            worth[k] += named * float(worth.max(initial=0)) / 2
     first = last = int(np.argmax(worth))
     while True:
         wider = [(a, b) for a, b in ((first, last + 1), (first - 1, last)) if a >= 0 and b < len(clauses)]

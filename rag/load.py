@@ -189,7 +189,7 @@ def score_norm_of(store: Store, embedder: Embedder, *, stale: bool = False) -> S
     }
     keys = store.sample(SAMPLE)
     texts = [chunk.text for chunk in store.chunks(keys).values()]
-    prior = None
+    prior: dict[Script, Vectors] | None = None
     if background_weight(chunks):
         prior = {script: embedder.embed_passages(background()[script]) for script in SCRIPTS}
     norm = measure(questions, store.vectors(keys), texts, prior)

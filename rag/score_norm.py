@@ -91,10 +91,10 @@ def measure(
     native: dict[Script, bool] = {
         script: scripts.count(script) >= NATIVE * len(scripts) for script in SCRIPTS
     }
-    for script in SCRIPTS if prior else ():
-        count = round(len(prior[script]) * background_weight(len(sample)))
+    for script, vectors in (prior or {}).items():
+        count = round(len(vectors) * background_weight(len(sample)))
         if native[script]:
-            sample = np.concatenate([sample, prior[script][:count]])
+            sample = np.concatenate([sample, vectors[:count]])
     if not len(sample):
         sample = np.zeros((1, sample.shape[1]), np.float32)
     means: dict[Script, Vector] = {script: questions[script].mean(axis=0) for script in SCRIPTS}
