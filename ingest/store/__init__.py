@@ -1,9 +1,7 @@
 """A knowledge base: in a folder, primary data (SQLite) and two indexes (vectors, words); or on Milvus."""
 
-from pathlib import Path
-
-from ingest.store.local import LocalStore, open_local
-from ingest.store.milvus import SCHEMES, MilvusAddress, drop_milvus, open_milvus, parse_address
+from ingest.store.local import LocalStore, open_store
+from ingest.store.milvus import SCHEMES, MilvusAddress, drop_milvus, parse_address
 from ingest.store.protocol import Change, Field, Identity, Info, Ranking, Store
 from ingest.store.snapshot import restore, snapshot
 
@@ -23,11 +21,3 @@ __all__ = [
     "restore",
     "snapshot",
 ]
-
-
-def open_store(place: Path | MilvusAddress, *, create: Identity | None = None) -> Store:
-    """The knowledge base at `place`; `create`, an embedder, makes one if there is none. Raises
-    `Absent` if there is none, and `Mismatch` if another embedder made its vectors."""
-    if isinstance(place, MilvusAddress):
-        return open_milvus(place, create=create)
-    return open_local(place, create=create)

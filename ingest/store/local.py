@@ -15,6 +15,7 @@ from ingest.errors import Absent, Busy, UserError
 from ingest.normalize import Field, Terms
 from ingest.store import index_sync, protocol, sqlite
 from ingest.store.atomic import disk_usage, writing
+from ingest.store.milvus import MilvusAddress, open_milvus
 from ingest.store.protocol import Identity, Info, Ranking, Vectors
 from ingest.store.snapshot import DATABASE, findings
 from ingest.store.sqlite import AMONG, check_schema, connect, create_schema, failures_named
@@ -29,8 +30,11 @@ CHUNKS = (
 )
 
 
-def open_local(path: Path, *, create: Identity | None = None) -> "LocalStore":
-    """The knowledge base at `path`, as `open_store` opens it."""
+def open_store(path: Path | MilvusAddress, *, create: Identity | None = None) -> protocol.Store:
+    """The knowledge base at `path`; `create`, an embedder, makes one if there is none. Raises
+    `Absent` if there is none, and `Mismatch` if another embedder made its vectors."""
+    if isinstance(path, MilvusAddress):
+        return open_milvus(path, create=create)
     database = path / DATABASE
     if create is None and not database.is_file():
         raise Absent("no knowledge base at {path}; make one: rag ingest PATH... --kb {path}", path=path)
@@ -124,7 +128,7 @@ class LocalChange:
 
 
 class LocalStore(AbstractContextManager["LocalStore"]):
-    """A `Store` in a directory, from `open_local`. Threads that read may share it."""
+    """A `Store` in a directory, from `open_store`. Threads that read may share it."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path, self.location = path, str(path)

@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedConfig
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.chatglm.adapter import Adapters
-from rag.chatglm.adapter_files import read_adapter
+from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.chat import FORMATS, TEMPLATES, context_of, encode_chat, encode_text
 from rag.chatglm.configuration import CACHE, generation_of, stored_dtype
 from rag.chatglm.loading import load, read_model_config
@@ -154,7 +154,7 @@ class ChatGLMGenerator:
         self.generation = generation_of(model.config)
         self.context = context_of(model.config)
         self.format = FORMATS[self.generation]
-        self.adapters = Adapters(model)
+        self._adapters: Adapters | None = None  # until the first one is used
         self._stop = Event()
         # Reading a long prompt takes a minute on a CPU: it can be stopped between layers.
         lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
@@ -167,16 +167,23 @@ class ChatGLMGenerator:
         Returns assumptions about the adapter, to be reported to the user. Raises `UserError` if the
         adapter is damaged, was made for another model, or changes nothing."""
         notes: tuple[Translatable, ...] = ()
-        if adapter and str(adapter) not in self.adapters.contracts:
-            read = read_adapter(adapter)
-            self.adapters.attach(read, str(adapter))
-            notes = read.notes
-        self.adapters.activate(str(adapter) if adapter else None)
+        if adapter or self._adapters:
+            adapters = self._adapters = self._adapters or Adapters(self.model)
+            if adapter and str(adapter) not in adapters.contracts:
+                read = read_adapter(adapter)
+                adapters.attach(read, str(adapter))
+                notes = read.notes
+            adapters.activate(str(adapter) if adapter else None)
         return notes
+
+    @property
+    def contract(self) -> Contract | None:
+        """The contract of the active adapter."""
+        return self._adapters.contract if self._adapters else None
 
     def encode(self, messages: Sequence[Any]) -> list[int]:
         """The ids of the prompt, in the template of the active adapter."""
-        if contract := self.adapters.contract:
+        if contract := self.contract:
             messages = TEMPLATES[contract.template](messages)
         return encode_chat(messages, self.tokenizer, self.generation)
 
@@ -186,7 +193,7 @@ class ChatGLMGenerator:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        contract = self.adapters.contract
+        contract = self.contract
         ids = self.format.stop_ids(self.tokenizer)
         return frozenset(ids + (contract.stop_ids if contract else ()))
 

@@ -21,8 +21,8 @@ say = Translator(language_of(os.environ))
 
 
 def out(text: str = "") -> None:
-    """A line of the result, for a person or a pipe; a message in the reader's language."""
-    sys.stdout.write(translate(text, say.language) + "\n")
+    """A line of the result, for a person or a pipe."""
+    sys.stdout.write(text + "\n")
 
 
 def out_piece(text: str) -> None:

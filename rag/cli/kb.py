@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ingest.errors import UserError
-from ingest.i18n import Translatable
+from ingest.i18n import Translatable, translate
 from rag.cli.console import note_message, out, out_json, out_message, say, table
 from rag.cli.ingest import display
 from rag.cli.options import JSON, KB, KB_ARGUMENT, argument, option, with_options
@@ -127,7 +127,7 @@ def verify(context: typer.Context, base: str | None = KB_ARGUMENT, kb: str = KB)
     with existing_kb(chosen_kb(context, base, kb)).open_store() as store:
         findings = store.verify()
     for finding in findings:
-        out(finding)
+        out(translate(finding, say.language))
     if findings:
         raise UserError(
             "{findings_count} findings; rag kb rebuild repairs the indexes", findings_count=len(findings)

@@ -18,7 +18,7 @@ MESSAGE = Translatable("{path} does not exist{hint}", path=Path("x{0}"), hint=NE
 def test_a_message_is_its_english_text_and_is_translated_with_what_it_holds() -> None:
     assert MESSAGE == "x{0} does not exist; did you mean a{b}.txt?"
     assert translate(MESSAGE, "en") == MESSAGE
-    assert translate(MESSAGE, "zh") == "x{0} 不存在，是否指 a{b}.txt？"
+    assert translate(MESSAGE, "zh") == "x{0} 不存在；是否指 a{b}.txt？"
     assert translate("a plain text {x}", "zh") == "a plain text {x}"
     assert Translator("zh")("{path} does not exist{hint}", path="x", hint="") == "x 不存在"
 
@@ -26,7 +26,7 @@ def test_a_message_is_its_english_text_and_is_translated_with_what_it_holds() ->
 def test_lists_are_joined_as_the_language_does_it() -> None:
     message = Translatable("the base is to be held as {names:and}; give one of them", names=["a", NEAR])
     assert message == "the base is to be held as a and ; did you mean a{b}.txt?; give one of them"
-    assert "a、，是否指" in translate(message, "zh")
+    assert "a、；是否指" in translate(message, "zh")
 
 
 @given(st.recursive(st.text() | st.integers() | st.floats(allow_nan=False), st.lists, max_leaves=5))
@@ -48,7 +48,7 @@ def test_fields_are_replaced_at_any_depth() -> None:
     error = UserError(MESSAGE)
     error.replace_fields(lambda value: "…" if isinstance(value, Path) else value)
     assert str(error) == "… does not exist; did you mean a{b}.txt?"
-    assert translate(error.message, "zh") == "… 不存在，是否指 a{b}.txt？"
+    assert translate(error.message, "zh") == "… 不存在；是否指 a{b}.txt？"
 
 
 def test_names_that_are_not_text_can_be_shown() -> None:

@@ -191,6 +191,6 @@ def test_a_task_that_no_worker_can_do_ends_the_run_with_a_message(tmp_path: Path
     assert "编码器是 hash-bigrams，不是 another" in mismatch[2]
     assert deaths[0] == "UserError"
     assert deaths[1].startswith(f"3 workers died while they embedded {docs}/a.txt")
-    assert "编码" in deaths[2]
+    assert "向量化" in deaths[2]
     assert documents == ["0"]
     assert done.stderr == ""

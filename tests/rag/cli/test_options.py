@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 
 import pytest
 import typer
@@ -88,7 +89,7 @@ def test_the_help_has_each_field_with_its_default() -> None:
 
 @pytest.mark.parametrize(("pattern", "template"), USAGE)
 def test_a_template_of_typer_finds_its_fields(pattern: object, template: str) -> None:
-    names = {name: f"'--{name}'" for name in ("name", "others", "words", "problem", "limit")}
+    names = {name: f"'--{name}'" for _, name, _, _ in Formatter().parse(template) if name}
     text = template.format(**names)
     assert usage_message(text) == text
     assert getattr(usage_message(text), "template", "") == template
