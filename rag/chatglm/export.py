@@ -24,10 +24,9 @@ from rag.chatglm.adapter_files import Adapter, Contract, read_adapter
 from rag.chatglm.chat import FORMATS, context_of
 from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtype
 from rag.chatglm.export_tokenizer import write_tokenizer
-from rag.chatglm.loading import empty, read_model_config
+from rag.chatglm.loading import Shards, copy_side_files, empty, read_model_config
 from rag.chatglm.lora import Factors, layer_factors, merge_weight
 from rag.chatglm.quantize import PackedWeight, dequantize
-from rag.chatglm.save import Shards, copy_side_files
 from rag.chatglm.tokenization import open_tokenizer
 from rag.chatglm.weights import WeightSource, codes_of, embedding_path, pieces
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import rag.chatglm  # noqa: F401  (registers the Auto classes)
 from ingest.embed import onnx_session as encoder
 from ingest.errors import UserError
-from rag.chatglm.loading import load
+from rag.chatglm.loading import load, save_quantized
 from rag.chatglm.quantize import (
     DequantizedLinear,
     PackedEmbedding,
@@ -28,7 +28,6 @@ from rag.chatglm.quantize import (
     from_published,
     quantize,
 )
-from rag.chatglm.save import save_quantized
 from tests.rag.chatglm.golden import COPY, SETS, arrays
 
 IDS = {1: torch.tensor([[5, 6, 7, 1001, 1004, 9]]), 2: torch.tensor([[64, 66, 300, 5]])}
@@ -220,7 +219,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import rag.chatglm
-from rag.chatglm.save import save_quantized
+from rag.chatglm.loading import save_quantized
 def at(share):
     if share > 0.5:
         os.kill(os.getpid(), signal.SIGKILL)
