@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, save
 from torch import Tensor
 
 import rag.chatglm  # noqa: F401  (registers the Auto classes)
-from ingest.embed import onnx_session as encoder
+from ingest.embed import e5_graph
 from ingest.errors import UserError
 from rag.chatglm.loading import load, save_quantized
 from rag.chatglm.quantize import (
@@ -136,7 +136,7 @@ def test_the_encoder_can_be_opened_after_a_model(tmp_path: Path) -> None:
     graph = helper.make_graph([node], "neg", [value], [other])
     opsets = [helper.make_opsetid("", 21)]
     save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "neg.onnx")
-    session = encoder.load(tmp_path / "neg.onnx", threads=2)
+    session = e5_graph.open_session(tmp_path / "neg.onnx", threads=2)
     assert session.run(None, {"x": np.ones(1, np.float32)})[0] == -1
 
 
