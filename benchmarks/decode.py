@@ -161,9 +161,9 @@ def tell(*values: float) -> None:
 
 
 def pack(folder: Path, bits: int) -> None:
-    import rag.chatglm.save
+    import rag.chatglm.loading
 
-    rag.chatglm.save.save_quantized(folder / "fp16", folder / f"pack{bits}", bits=bits)
+    rag.chatglm.loading.save_quantized(folder / "fp16", folder / f"pack{bits}", bits=bits)
 
 
 def ours(path: Path) -> tuple[Callable[[], Round], float]:

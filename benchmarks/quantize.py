@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 import rag.chatglm.loading
+from rag.chatglm.loading import save_quantized
 from rag.chatglm.quantize import dequantize, quantize
-from rag.chatglm.save import save_quantized
 
 ROOT = Path(__file__).parents[1]
 MATRICES = {

@@ -148,7 +148,7 @@ def milvus_fusions(pipeline: "Pipeline") -> dict[str, Callable[[str], Prediction
     from pymilvus import AnnSearchRequest, MilvusClient, RRFRanker, WeightedRanker
 
     from ingest.store import parse_address
-    from ingest.store.milvus.schema import query_text
+    from ingest.store.milvus.client import query_text
     from rag.question import analyze
 
     address = parse_address(pipeline.store.location)

@@ -17,9 +17,8 @@ from ingest.store.atomic import new_folder
 from rag.chatglm.adapter import check_generation
 from rag.chatglm.adapter_files import Adapter, read_adapter, write_lora
 from rag.chatglm.configuration import generation_of
-from rag.chatglm.loading import empty, read_model_config
+from rag.chatglm.loading import copy_side_files, empty, read_model_config
 from rag.chatglm.lora import Factors, LoraConfig, layer_factors
-from rag.chatglm.save import copy_side_files
 from rag.chatglm.weights import ModuleRows, natives_of, upstream_of
 
 Layout = Literal["upstream", "native"]

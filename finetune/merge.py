@@ -21,9 +21,8 @@ from rag.chatglm.adapter import probe_logits
 from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.configuration import MERGED, generation_of, upstream_config
 from rag.chatglm.export import BANDS, TOKENS, Parity, WeightMerger, answers, dtype_name, read_model
-from rag.chatglm.loading import empty, read_model_config
+from rag.chatglm.loading import Shards, copy_side_files, empty, read_model_config
 from rag.chatglm.lora import digest, layer_factors
-from rag.chatglm.save import Shards, copy_side_files
 from rag.chatglm.weights import WeightSource, natives_of, pieces, upstream_of
 
 LOST = 0.5

@@ -21,14 +21,17 @@ from finetune.options import TrainOptions
 from finetune.train.batches import Plan, Stream, batches_of
 from finetune.train.checkpoint import (
     BASE,
+    LOG_FILE,
+    LOG_PICTURE,
+    Log,
     TrainingState,
     check_same,
     checkpoints,
+    draw_log,
     identity,
     load_tensors,
     save_checkpoint,
 )
-from finetune.train.logs import FILE, PICTURE, Log, draw
 from finetune.train.loss import (
     evaluate,
     infinite_gradient,
@@ -404,7 +407,7 @@ class Training:
             state = TrainingState(self.steps_done, log.flush(), numbers, scale, *rest)
             tensors, keep = self.optimizer.tensors(), self.options.save_total_limit
             save_checkpoint(self.out, state, tensors, self._write_adapter, keep=keep)
-            draw(self.out / FILE, self.out / PICTURE)
+            draw_log(self.out / LOG_FILE, self.out / LOG_PICTURE)
         self.accelerator.wait_for_everyone()
 
     def _write_adapter(self, folder: Path) -> None:

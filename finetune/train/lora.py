@@ -20,9 +20,9 @@ from torch.nn.functional import dropout
 from finetune.options import LoraOptions, PrefixOptions
 from finetune.train.loss import ROW_ATTENTION
 from ingest.errors import UserError
+from rag.chatglm.adapter import PREFIX_ATTENTION, PrefixEncoder
 from rag.chatglm.adapter_files import write_lora, write_prefix
 from rag.chatglm.configuration import generation_of
-from rag.chatglm.prefix import ATTENTION, PrefixEncoder
 from rag.chatglm.quantize import DequantizedLinear
 from rag.chatglm.weights import RENAMING
 
@@ -174,7 +174,7 @@ class PrefixTuning(nn.Module):
         if generation_of(self.base.config) == 1:
             self.base.transformer.prefix_encoder = self.encoder
         else:
-            self.base.set_attn_implementation(ATTENTION)
+            self.base.set_attn_implementation(PREFIX_ATTENTION)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:

@@ -22,9 +22,9 @@ from finetune.train.lora import FUSED, native_targets
 from finetune.train.loss import EVALUATION_ROWS, evaluate, summed_loss
 from finetune.types import IGNORED, TokenRow, TokenRows
 from rag.chatglm import memory
+from rag.chatglm.adapter import PrefixEncoder
 from rag.chatglm.configuration import generation_of, stored_dtype
 from rag.chatglm.loading import empty
-from rag.chatglm.prefix import PrefixEncoder
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK
 
 FLOAT = 4  # bytes of a float32: adapters, RMSNorm and the loss are computed in it

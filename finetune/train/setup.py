@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.data.dataset import TokenSet, damaged_set
 from finetune.data.tokenize import target_of, tokenize
 from finetune.options import Data, LoraOptions, TrainOptions
-from finetune.train.logs import FILE, PICTURE, draw
+from finetune.train.checkpoint import LOG_FILE, LOG_PICTURE, draw_log
 from finetune.train.loop import Sets, Training, TunedModel
 from finetune.train.lora import Lora, PrefixTuning
 from finetune.train.loss import evaluate
@@ -210,7 +210,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
         sync(out)
     finally:
         shutil.rmtree(work)
-    draw(out / FILE, out / PICTURE)
+    draw_log(out / LOG_FILE, out / LOG_PICTURE)
     values = {
         "made_by": {n: version(n) for n in ("chatglm-rag", "torch", "transformers", "peft")},
         **record,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ingest.embed import e5_graph, onnx_session
+from ingest.embed import e5_graph
 from ingest.embed.sentence_transformers import Backend, open_sentence
 from ingest.errors import UserError
 from ingest.types import Embedder, Vector, Vectors
@@ -121,7 +121,7 @@ class BundledEmbedder:
         self._loading = Lock()
         model = str(folder / "tokens.model")
         self._pieces: SentencePieceProcessor = SentencePieceProcessor(model_file=model)
-        self._passage, self._query = onnx_session.encode(self._pieces, ["passage:", "query:"])
+        self._passage, self._query = e5_graph.encode(self._pieces, ["passage:", "query:"])
         self._window = 512 - 2  # between <s> and </s>
         self.max_tokens = self._window - len(self._passage)
 
@@ -129,10 +129,10 @@ class BundledEmbedder:
         return self.count_many([text])[0]
 
     def count_many(self, texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in onnx_session.encode(self._pieces, texts)]
+        return [len(ids) for ids in e5_graph.encode(self._pieces, texts)]
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        rows = onnx_session.encode(self._pieces, texts)
+        rows = e5_graph.encode(self._pieces, texts)
         longest = max(map(len, rows), default=0)
         if longest > self.max_tokens:
             raise ValueError(f"a passage has {longest} tokens; at most {self.max_tokens} fit")
@@ -140,7 +140,7 @@ class BundledEmbedder:
         fast = self._session("int8", 1)  # each core has a batch, so that none waits for another
 
         def fill(batch: list[int]) -> None:
-            vectors[batch] = onnx_session.run(fast, [self._passage + rows[i] for i in batch])
+            vectors[batch] = e5_graph.embed(fast, [self._passage + rows[i] for i in batch])
 
         lengths = [len(row) + len(self._passage) + 2 for row in rows]
         # A few texts are shared out to all cores.
@@ -150,11 +150,11 @@ class BundledEmbedder:
         return vectors
 
     def embed_query(self, text: str) -> Vector:
-        (row,) = onnx_session.encode(self._pieces, [text])
+        (row,) = e5_graph.encode(self._pieces, [text])
         most = self._window - len(self._query)
         parts = [row[at : at + most] for at in range(0, len(row), most)] or [[]]
         with self._query_session() as exact:
-            vectors = onnx_session.run(exact, [self._query + part for part in parts])
+            vectors = e5_graph.embed(exact, [self._query + part for part in parts])
         mean = np.average(vectors, axis=0, weights=[len(part) + 1 for part in parts])
         return (mean / np.linalg.norm(mean)).astype(np.float32)
 
@@ -174,7 +174,7 @@ class BundledEmbedder:
         with self._loading:
             if (graph, threads) not in self._sessions:
                 path = self.folder / f"{graph}.onnx"
-                self._sessions[graph, threads] = onnx_session.load(path, threads=threads)
+                self._sessions[graph, threads] = e5_graph.open_session(path, threads=threads)
             return self._sessions[graph, threads]
 
 
@@ -208,11 +208,11 @@ def build(folder: Path) -> None:
         onnx.save(e5_graph.Graph(checkpoint, weights, ranges=ranges, exact=_EXACT).model(), fast)
     watched.unlink()
     rows = [row[1:-1] for row in ids.tolist()]
-    ours, theirs = (onnx_session.run(onnx_session.load(p, threads=1), rows) for p in (fast, exact))
+    ours, theirs = (e5_graph.embed(e5_graph.open_session(p, threads=1), rows) for p in (fast, exact))
     if (ours * theirs).sum(axis=1).min() < _MIN_COSINE:
         # x86 without VNNI saturates sums of int8 products at 16 bits, so float32 is used there.
         fast.write_bytes(exact.read_bytes())
-    model = onnx_session.model(checkpoint.pieces, checkpoint.scores.tolist())
+    model = e5_graph.sentencepiece_model(checkpoint.pieces, checkpoint.scores.tolist())
     (folder / "tokens.model").write_bytes(model)
 
 

@@ -1,4 +1,5 @@
-"""Writes the encoder as ONNX graphs of ONNX Runtime's fused operators, with linear layers in 4 or 8 bits.
+"""Writes the encoder as ONNX graphs of ONNX Runtime's fused operators, with linear layers in 4 or 8 bits,
+and runs them.
 
 ONNX Runtime's `quantize_dynamic` takes one range of activations for a whole batch, so that the
 outliers of one text blur all others. Here every token has its own range, or, after a layer norm,
@@ -6,8 +7,9 @@ where a few channels are many times wider than the rest, every channel.
 """
 
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,13 +17,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.embed import onnx_session
+from ingest.types import Vectors
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
+    from onnxruntime import InferenceSession
+    from sentencepiece import SentencePieceProcessor
 
 
 BLOCK = 32  # weights that share one scale
+BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3  # `<s> <pad> </s> <unk>`, Hugging Face's order for XLM-R
 
 _HEADER = struct.Struct("<4sI7ifi")  # magic, version, seven sizes, epsilon, block
 _VOCABULARY = struct.Struct("<5iQ")  # pieces, bos, eos, pad, unk, bytes of all pieces
@@ -341,7 +346,7 @@ _MARGIN = 1.2
 
 def ranges(ids: NDArray[np.int32], watched: Path) -> dict[str, Range]:
     """The range of each matrix's input on `ids`, from the graph `watched` (`Graph.model`)."""
-    session = onnx_session.load(watched, threads=1)
+    session = open_session(watched, threads=1)
     names = [output.name for output in session.get_outputs()][1:]
     values = map(np.asarray, session.run(names, {"ids": ids, "mask": np.ones_like(ids)}))
     extremes = dict(zip(names, values, strict=True))
@@ -365,5 +370,69 @@ def sample(scores: NDArray[np.float32]) -> NDArray[np.int32]:
     chances[scores >= 0] = 0  # the special tokens
     draw = np.random.default_rng(0).choice
     ids = draw(len(chances), (_TEXTS, _TOKENS), p=chances / chances.sum()).astype(np.int32)
-    ids[:, 0], ids[:, -1] = onnx_session.BOS, onnx_session.EOS
+    ids[:, 0], ids[:, -1] = BOS, EOS
     return ids
+
+
+def sentencepiece_model(pieces: Sequence[str], scores: Sequence[float]) -> bytes:
+    """A sentencepiece model whose ids are the positions in `pieces`, normalising as XLM-R does.
+    The special tokens (`<s>`, `<mask>`, ...) never match text: "</s>" in a text is just text."""
+    from sentencepiece import SentencePieceNormalizer, sentencepiece_model_pb2
+
+    schema: Any = sentencepiece_model_pb2  # protobuf makes its classes at run time
+    proto = schema.ModelProto()
+    normalizer = SentencePieceNormalizer(rule_name="nmt_nfkc")
+    proto.ParseFromString(normalizer.serialized_model_proto())
+    proto.trainer_spec.model_type = proto.trainer_spec.UNIGRAM
+    proto.trainer_spec.bos_id, proto.trainer_spec.pad_id = BOS, PAD
+    proto.trainer_spec.eos_id, proto.trainer_spec.unk_id = EOS, UNKNOWN
+    kind = schema.ModelProto.SentencePiece
+    kinds = dict.fromkeys(["<s>", "<pad>", "</s>", "<mask>"], kind.CONTROL)
+    kinds["<unk>"] = kind.UNKNOWN
+    for piece, score in zip(pieces, scores, strict=True):
+        proto.pieces.add(piece=piece, score=score, type=kinds.get(piece, kind.NORMAL))
+    return proto.SerializeToString()
+
+
+def encode(processor: "SentencePieceProcessor", texts: Sequence[str]) -> list[list[int]]:
+    """The ids of every text, without special tokens. Lone surrogates count as unknown characters."""
+    clean = [text.encode("utf-8", "replace").decode() for text in texts]
+    return processor.Encode(clean, num_threads=1)
+
+
+@cache
+def share_threads(threads: int) -> None:
+    """Give all future sessions one pool of threads; call it once in a process."""
+    import onnxruntime
+
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+
+
+def open_session(path: Path, *, threads: int) -> "InferenceSession":
+    """The graph at `path`, ready to run on `threads` cores, which sleep while they wait."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if share_threads.cache_info().currsize:  # then every session must use the shared pool
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = threads
+    # Threads that spin while they wait take cores from other processes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The graph already has fused operators; optimising it would only delay the start.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def embed(session: "InferenceSession", rows: Sequence[list[int]]) -> Vectors:
+    """Unit vectors of one batch; `rows` are ids without `<s>` and `</s>`."""
+    # Sums over tokens differ in the last bit if their number isn't a multiple of 4. With this width a
+    # text's vector does not depend on the rest of its batch.
+    width = -(-(max(map(len, rows)) + 2) // 4) * 4
+    ids = np.full((len(rows), width), PAD, np.int32)
+    mask = np.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row) + 2] = [BOS, *row, EOS]
+        mask[i, : len(row) + 2] = 1
+    (vectors,) = session.run(["vectors"], {"ids": ids, "mask": mask})
+    return np.asarray(vectors)

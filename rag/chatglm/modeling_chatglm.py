@@ -20,9 +20,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from rag.chatglm.adapter import PrefixEncoder
 from rag.chatglm.configuration import CACHE, ChatGLM2Config, Glm1Config
 from rag.chatglm.loading import Native
-from rag.chatglm.prefix import PrefixEncoder
 
 # The residual's scale. Upstream never passes the number of layers to a block, so it is 28 in smaller
 # models too.
@@ -391,5 +391,5 @@ class ChatGLM2ForCausalLM(Native, GlmForCausalLM):
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         """Always: its attention is `Glm`'s. transformers guesses by reading this file, which also
-        holds ChatGLM-6B's attention, and would leave a prefix (prefix.py) without effect."""
+        holds ChatGLM-6B's attention, and would leave a prefix (adapter.py) without effect."""
         return True

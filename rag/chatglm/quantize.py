@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ingest.embed.onnx_session import share_threads
+from ingest.embed.e5_graph import share_threads
 
 BLOCK = 128  # columns that share a scale, of the layers' matrices; a power of two, at least 16
 HEAD_BLOCK = 32  # the same for the head, whose errors affect the choice of tokens directly

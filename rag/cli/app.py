@@ -17,8 +17,7 @@ from rag.cli.console import error, note, note_message, say
 from rag.cli.doctor import doctor
 from rag.cli.models import export, fill, quantize
 from rag.cli.plan import plan
-from server.cli.serve import mcp, serve
-from server.cli.trace import trace
+from server.cli.serve import mcp, serve, trace
 
 app = typer.Typer(
     name="rag",

@@ -134,7 +134,7 @@ def quantize(
 ) -> None:
     if bits not in (4, 8):
         raise UserError("--bits is {bits}; it is 4 or 8", bits=bits)
-    from rag.chatglm.save import save_quantized
+    from rag.chatglm.loading import save_quantized
 
     directory = fetch_model(source)
     with loading(directory.name) as progress:

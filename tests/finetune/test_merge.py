@@ -18,8 +18,7 @@ from ingest.errors import UserError
 from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import Contract, fingerprint, read_adapter
 from rag.chatglm.export import read_model
-from rag.chatglm.loading import load
-from rag.chatglm.save import save_quantized
+from rag.chatglm.loading import load, save_quantized
 from rag.chatglm.weights import IGNORED
 from tests.finetune.bases import FUSED, GLM1, NATIVE, base
 from tests.rag.chatglm.adapters import ROOT, linears, merged, tensors, write

@@ -17,8 +17,16 @@ from ingest.errors import Absent, Away, UserError
 from ingest.i18n import Translatable
 from ingest.normalize import Field, Terms
 from ingest.store.milvus import client
-from ingest.store.milvus.client import MOST_ROWS, MilvusAddress, Row, Tables
-from ingest.store.milvus.schema import BM25, query_text, term_text, tokens
+from ingest.store.milvus.client import (
+    BM25,
+    MOST_ROWS,
+    MilvusAddress,
+    Row,
+    Tables,
+    query_text,
+    term_text,
+    tokens,
+)
 from ingest.store.milvus.transaction import MARK, SEQUENCE, MilvusChange, clear, left_behind
 from ingest.store.protocol import UNIT, Identity, Info, Ranking, Vectors, check_identity
 from ingest.types import Chunk, Document, ParseReport, Passage

@@ -12,8 +12,7 @@ from time import time, time_ns
 import numpy as np
 
 from ingest.errors import Busy
-from ingest.store.milvus.client import BATCH, Row, Tables, pieces
-from ingest.store.milvus.schema import Table, field_text
+from ingest.store.milvus.client import BATCH, Row, Table, Tables, field_text, pieces
 from ingest.store.protocol import Vectors, check_place, check_tiling, checked_vectors
 from ingest.types import Chunk, Document, DocumentPart, Passage
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.train.logs import read
+from finetune.train.checkpoint import read_log
 from tests.commands import rag
 from tests.rag.chatglm.adapters import IDS, logits
 
@@ -80,7 +80,7 @@ def test_two_processes_have_the_loss_of_one(tiny: Path, tmp_path: Path) -> None:
     data.write_text(json.dumps(rows), "utf-8")
     train(one, tiny, data, "--batch-size", "4")
     train(two, tiny, data, "--batch-size", "2", launcher=torchrun())
-    columns, others = read(one / "loss.csv"), read(two / "loss.csv")
+    columns, others = read_log(one / "loss.csv"), read_log(two / "loss.csv")
     for name in ("loss", "dev_loss", "grad_norm"):
         assert len(columns[name]) >= 3
         for (step, value), (same, other) in zip(columns[name], others[name], strict=True):

@@ -15,8 +15,16 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from finetune.options import LoraOptions, PrefixOptions
-from finetune.train.checkpoint import check_resumable, checkpoints, delete_training, identity, is_training
-from finetune.train.logs import FILE, PICTURE, read
+from finetune.train.checkpoint import (
+    LOG_FILE,
+    LOG_PICTURE,
+    check_resumable,
+    checkpoints,
+    delete_training,
+    identity,
+    is_training,
+    read_log,
+)
 from finetune.train.loop import StepReport, Training
 from finetune.train.setup import RECORD, finish
 from ingest.errors import UserError
@@ -55,13 +63,13 @@ def test_the_loss_falls_and_is_reported(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] / 2
     assert reports[-1].left == 0
     assert all(report.speed > 0 for report in reports)
-    columns = read(tmp_path / FILE)
+    columns = read_log(tmp_path / LOG_FILE)
     assert [step for step, _ in columns["loss"]] == list(range(10, 61, 10))
     assert [step for step, _ in columns["dev_loss"]] == [0, 30, 60]
     assert columns["dev_loss"][-1][1] < columns["dev_loss"][0][1]
     finished = finish(made, {"base": "tiny"})
     assert finished.apart < 1e-5
-    assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / LOG_PICTURE).read_bytes().startswith(b"\x89PNG")
     record = json.loads((tmp_path / RECORD).read_text("utf-8"))
     assert record["steps"] == 60
     assert record["options"]["learning_rate"] == 1e-2
@@ -329,7 +337,7 @@ def test_a_prefix_has_no_strength() -> None:
 
 def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
     list(training(tmp_path, tiny(3), SHORT).run())
-    (tmp_path / FILE).unlink()
+    (tmp_path / LOG_FILE).unlink()
     with pytest.raises(UserError, match=r"loss\.csv has 0 bytes"):
         list(training(tmp_path, tiny(3), replace(SHORT, save_steps=2)).run(resume=True))
 

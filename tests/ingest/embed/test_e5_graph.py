@@ -9,7 +9,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from ingest.embed import e5_graph, onnx_session
+from ingest.embed import e5_graph
 
 HIDDEN, LAYERS, HEADS, WIDE, PLACES = 64, 2, 4, 128, 32
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", *map(chr, range(0x4E00, 0x4E00 + 58)), "<mask>"]
@@ -128,7 +128,7 @@ def test_float32_graph_equals_numpy(
     checkpoint, tensors = tiny
     with (tmp_path / "weights.bin").open("wb") as file:
         onnx.save(e5_graph.Graph(checkpoint, e5_graph.Weights(file)).model(), tmp_path / "g.onnx")
-    found = onnx_session.run(onnx_session.load(tmp_path / "g.onnx", threads=1), _rows())
+    found = e5_graph.embed(e5_graph.open_session(tmp_path / "g.onnx", threads=1), _rows())
     expected = [bert(tensors, [0, *row, 2]) for row in _rows()]
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
@@ -146,9 +146,9 @@ def test_int8_graph_is_close_and_ignores_its_neighbours(
         file.flush()
         ranges = e5_graph.ranges(e5_graph.sample(checkpoint.scores), tmp_path / "w.onnx")
         onnx.save(e5_graph.Graph(checkpoint, weights, ranges=ranges).model(), tmp_path / "g.onnx")
-    loaded = onnx_session.load(tmp_path / "g.onnx", threads=1)
-    together = onnx_session.run(loaded, _rows())
-    alone = np.concatenate([onnx_session.run(loaded, [row]) for row in _rows()])
+    loaded = e5_graph.open_session(tmp_path / "g.onnx", threads=1)
+    together = e5_graph.embed(loaded, _rows())
+    alone = np.concatenate([e5_graph.embed(loaded, [row]) for row in _rows()])
     expected = np.array([bert(tensors, [0, *row, 2]) for row in _rows()])
     # Without VNNI, x86 cuts sums of two products off at 16 bits; there `bundled` keeps to float32.
     cpu = Path("/proc/cpuinfo")

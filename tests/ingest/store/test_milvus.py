@@ -12,7 +12,7 @@ from pymilvus import MilvusClient
 from ingest.errors import Away, Busy, Mismatch, UserError
 from ingest.normalize import terms
 from ingest.store import Change, Identity, drop_milvus, open_store, parse_address
-from ingest.store.milvus.schema import field_text, query_text, term_text
+from ingest.store.milvus.client import field_text, query_text, term_text
 from ingest.types import DocumentPart
 from tests.ingest.store.factories import EMBEDDER, new_document, new_vectors, put
 from tests.milvus import free_port, start

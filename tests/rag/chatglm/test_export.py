@@ -17,13 +17,12 @@ from transformers import AutoConfig
 
 from ingest.errors import UserError
 from rag.chatglm import export as module
-from rag.chatglm import save as folders
+from rag.chatglm import loading
 from rag.chatglm.adapter import Adapters
 from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.chat import FORMATS, encode_chat
 from rag.chatglm.export import BANDS, export
-from rag.chatglm.loading import load
-from rag.chatglm.save import save_quantized
+from rag.chatglm.loading import load, save_quantized
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.bases import FUSED, base
 from tests.rag.chatglm import vocabularies
@@ -239,7 +238,7 @@ def test_the_32k_models_stretch_their_positions(tmp_path: Path) -> None:
 
 
 def test_shards_hold_each_tensor_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "SHARD", 1 << 15)
+    monkeypatch.setattr(loading, "SHARD", 1 << 15)
     source = golden_model("v3", tmp_path / "source")
     (source / "MODEL_LICENSE").write_text("terms", "utf-8")
     shares: list[float] = []

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from ingest.errors import UserError
 from rag.chatglm.chat import encode_chat
-from rag.chatglm.export_tokenizer import MARK, write_tokenizer
+from rag.chatglm.export import MARK, write_tokenizer
 from rag.chatglm.tokenization import open_tokenizer
 from tests.rag.chatglm import vocabularies
 

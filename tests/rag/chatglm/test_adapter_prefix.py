@@ -10,11 +10,10 @@ from torch import Tensor
 from transformers import Glm4Config, Glm4ForCausalLM, PreTrainedModel
 
 from ingest.errors import UserError
-from rag.chatglm.adapter import Adapters
+from rag.chatglm.adapter import Adapters, PrefixEncoder, set_prefix
 from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.configuration import CACHE
 from rag.chatglm.loading import load
-from rag.chatglm.prefix import PrefixEncoder, set_prefix
 from tests.rag.chatglm.adapters import logits
 from tests.rag.chatglm.golden import COPY, SETS, arrays, largest_difference
 
