@@ -17,6 +17,7 @@ from ingest.parse.pdf_page import (
     has_value,
     is_number,
     join_lines,
+    parts,
     visual_rows,
     width,
 )
@@ -393,11 +394,11 @@ def _unruled(runs: list[Run]) -> tuple[list[PdfTable], list[Run]]:
         block.clear()
 
     for row in rows:
-        parts = _parts(row)
+        pieces = parts(row, 0.9)
         tight = not block or row[0].top - block[-1][0].bottom < 1.5 * row[0].size
-        if len(parts) < 2 or not tight:
+        if len(pieces) < 2 or not tight:
             close()
-        if len(parts) >= 2:
+        if len(pieces) >= 2:
             block.append(row)
         else:
             rest += row
@@ -405,20 +406,9 @@ def _unruled(runs: list[Run]) -> tuple[list[PdfTable], list[Run]]:
     return found, rest
 
 
-def _parts(row: list[Run]) -> list[list[Run]]:
-    """The pieces of a row between wide gaps."""
-    parts = [[row[0]]]
-    for run in row[1:]:
-        if run.left - parts[-1][-1].right > 0.9 * run.size:
-            parts.append([run])
-        else:
-            parts[-1].append(run)
-    return parts
-
-
 def _aligned(runs: list[Run], rules: list[float]) -> PdfTable | None:
     """The table that these runs form by the free columns between them, or None."""
-    rows = [_parts(row) for row in visual_rows(runs)]
+    rows = [parts(row, 0.9) for row in visual_rows(runs)]
     most = max(map(len, rows))
     full = [row for row in rows if len(row) >= max(2, 0.6 * most)]
     if len(full) < 2 or most < 2 or (len(full) < 3 and not rules):
@@ -488,12 +478,12 @@ def _whole_rows(cells: list[list[str]], rows: list[list[list[Run]]]) -> list[lis
     """Rows with those joined that continue the row above: near to it, without a first cell."""
     whole: list[list[str]] = []
     bottom = 0.0
-    for row, parts in zip(cells, rows, strict=True):
-        near = parts[0][0].top - bottom < 0.35 * parts[0][0].size
+    for row, pieces in zip(cells, rows, strict=True):
+        near = pieces[0][0].top - bottom < 0.35 * pieces[0][0].size
         numbers = any(map(is_number, row))
         if whole and near and not row[0] and not numbers:
             whole[-1] = [join_lines(pair) for pair in zip(whole[-1], row, strict=True)]
         else:
             whole.append(row)
-        bottom = max(part[-1].bottom for part in parts)
+        bottom = max(part[-1].bottom for part in pieces)
     return whole
