@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
@@ -47,6 +47,8 @@ _COMMA = re.compile("[，、,]")
 _NOTE = re.compile(r"[①-⑳*†‡\d¹²³⁴-⁹]|\[\d+\]|注[：:\d]")
 _SPACED = re.compile(f"(?<={WIDE}) (?={WIDE})")
 _TOUCHING = re.compile(f"{WIDE}(?={WIDE})")
+_WORD = re.compile(r"[^\W\d_]+")
+_BROKEN_WORD = re.compile(r"([^\W\d_]+)-$")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
@@ -305,6 +307,13 @@ def unspaced(line: str) -> str:
 
 def blocks(items: Iterable[Item]) -> Iterator[Block]:
     """The text of all items, with marks for pages and headings."""
+    items = list(items)
+    words = {
+        word.casefold()
+        for item in items
+        if isinstance(item, PrintedLine)
+        for word in _WORD.findall(item.text)
+    }
     page = 0
     lines: list[PrintedLine] = []
     notes: list[PrintedLine] = []
@@ -313,7 +322,7 @@ def blocks(items: Iterable[Item]) -> Iterator[Block]:
         nonlocal page
         for group in (lines, notes):  # notes follow the paragraph that they stand in
             if group:
-                yield _paragraph(group, page)
+                yield _paragraph(group, page, words)
                 page = group[-1].page
         lines.clear()
         notes.clear()
@@ -357,8 +366,9 @@ def _turn(page: int, new: int) -> tuple[Mark, ...]:
     return (Mark(0, "page", f"p. {new}"),) if new != page else ()
 
 
-def _paragraph(lines: Sequence[PrintedLine], page: int) -> Block:
-    """Lines that belong together; those are joined that were broken because they were full."""
+def _paragraph(lines: Sequence[PrintedLine], page: int, words: Collection[str]) -> Block:
+    """Lines that belong together; those are joined that were broken because they were full. A word that
+    a hyphen divides is written without it if it is so among the document's `words`."""
     text = ""
     marks: list[Mark] = []
     for at, line in enumerate(lines):
@@ -367,9 +377,11 @@ def _paragraph(lines: Sequence[PrintedLine], page: int) -> Block:
             text = own
             start = 0
         elif _flows(lines[at - 1], line):
-            before = text[:-1] if text.endswith("-") and own[:1].islower() and text[-2:-1].isalpha() else text
-            joined = join_lines((before, own)) if before == text else before + own
-            start, text = len(joined) - len(own), joined
+            if (broken := _BROKEN_WORD.search(text)) and (rest := _WORD.match(own)):
+                text = text[: -1 if (broken[1] + rest[0]).casefold() in words else None] + own
+            else:
+                text = join_lines((text, own))
+            start = len(text) - len(own)
         else:
             start, text = len(text) + 1, f"{text}\n{own}"
         if line.page != page:
