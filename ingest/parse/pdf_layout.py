@@ -29,7 +29,6 @@ LONGEST_HEADING = 60  # characters
 NARROWEST = 20  # columns; a shorter line is a cell or a label, never the full width of a text
 FULL = 0.85  # of the column's width: a line as long as that was broken because it was full
 
-_DIGITS = re.compile(r"\d+")
 _ENDED = re.compile(r"[。！？；：.!?:;…”」』]$")
 _ITEM = re.compile(
     r"[•·●○■□◆◇▪▫▶►※★☆√✓☑☐*\-–—]|[(（]?[0-9一二三四五六七八九十]{1,3}[)）、.．:：](?!\d)"
@@ -287,16 +286,7 @@ def _continues(line: PrintedLine, following: PrintedLine) -> bool:
         return False
     if _ENDED.search(line.text) or _ITEM.match(following.text) or LEADER.search(line.text):
         return False
-    if _HANGUL.search(line.text[-1]) or _HANGUL.search(following.text[0]):
-        return False
-    return not (_tabular(line.text) or _tabular(following.text))
-
-
-def _tabular(line: str) -> bool:
-    """Whether a line looks like a row of cells: several numbers."""
-    cells = line.split() if _DIGITS.search(line) else []
-    numbers = sum(map(is_number, cells))
-    return numbers >= 2 and 2 * numbers >= len(cells) - 1
+    return not (_HANGUL.match(line.text[-1]) or _HANGUL.match(following.text))
 
 
 def unspaced(line: str) -> str:

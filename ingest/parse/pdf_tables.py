@@ -41,16 +41,6 @@ def tables(page: PageContent) -> tuple[list[PdfTable], list[Run], bool]:
             continue
         own, runs = _ruled(rows, columns, runs)
         found += [part for table in own for part in side_by_side(table)]
-        if own:
-            across = [rule for rule in across if rule not in rows]
-    for top, bottom, left, right in _bands(across):
-        inside = [r for r in runs if top < r.middle < bottom and r.left > left - 9 and r.right < right + 9]
-        cuts = [rule.at for rule in across if top <= rule.at <= bottom and rule.start < right]
-        table = _aligned(inside, cuts) if inside else None
-        if table:
-            found += side_by_side(table)
-            taken = set(map(id, inside))
-            runs = [run for run in runs if id(run) not in taken]
     free, runs = _unruled(runs)
     return found + free, runs, large
 
@@ -365,73 +355,51 @@ def _half(table: PdfTable, first: int, last: int, rows: list[list[str]], *, own:
     )
 
 
-def _bands(across: list[Rule]) -> list[tuple[float, float, float, float]]:
-    """Regions between rules of one width: top, bottom, left, right."""
-    groups: dict[tuple[int, int], list[Rule]] = {}
-    for rule in across:
-        groups.setdefault((round(rule.start / 8), round(rule.end / 8)), []).append(rule)
-    bands = []
-    for rules in groups.values():
-        if len(rules) >= 2 and rules[0].end - rules[0].start > 80:
-            first, last = rules[0], rules[-1]
-            bands.append((first.at, last.at, first.start, first.end))
-    return sorted(bands)
-
-
 def _unruled(runs: list[Run]) -> tuple[list[PdfTable], list[Run]]:
     """Tables among runs without rules: at least three rows in a row with aligned pieces."""
-    rows = visual_rows(runs)
+    blocks: list[list[list[Run]]] = [[]]
+    for row in visual_rows(runs):
+        block = blocks[-1]
+        gap = (row[0].top - block[-1][0].bottom) / max(row[0].size, 1) if block else 9
+        # A line under a cell of the row above continues that cell.
+        below = gap < 0.35 and row[0].left > min(above[0].left for above in block) + row[0].size
+        single = len(parts(row, 0.9)) < 2 and not below
+        if single or gap >= 1.5:
+            blocks.append([])
+        blocks[-1].append(row)
+        if single:
+            blocks.append([])
     found: list[PdfTable] = []
     rest: list[Run] = []
-    block: list[list[Run]] = []
-
-    def close() -> None:
-        table = _aligned([run for row in block for run in row], []) if len(block) >= 3 else None
-        if table:
-            found.extend(side_by_side(table))
+    for block in blocks:
+        inside = [run for row in block for run in row]
+        if table := _aligned(inside) if len(block) >= 3 else None:
+            found += side_by_side(table)
         else:
-            rest.extend(run for row in block for run in row)
-        block.clear()
-
-    for row in rows:
-        pieces = parts(row, 0.9)
-        tight = not block or row[0].top - block[-1][0].bottom < 1.5 * row[0].size
-        if len(pieces) < 2 or not tight:
-            close()
-        if len(pieces) >= 2:
-            block.append(row)
-        else:
-            rest += row
-    close()
+            rest += inside
     return found, rest
 
 
-def _aligned(runs: list[Run], rules: list[float]) -> PdfTable | None:
+def _aligned(runs: list[Run]) -> PdfTable | None:
     """The table that these runs form by the free columns between them, or None."""
     rows = [parts(row, 0.9) for row in visual_rows(runs)]
     most = max(map(len, rows))
     full = [row for row in rows if len(row) >= max(2, 0.6 * most)]
-    if len(full) < 2 or most < 2 or (len(full) < 3 and not rules):
-        return None
-    edges = _gutters(full)
+    edges = _gutters(full) if len(full) >= 3 else []
     if len(edges) < 3:
         return None
     cells = [_cells(row, edges) for row in rows]
     filled = [cell for row in cells for cell in row if cell]
-    numbers = sum(map(has_value, filled))
-    lengths = sorted(width(cell) for cell in filled)
-    if not rules and (lengths[len(lengths) // 2] > 16 or numbers < 0.25 * len(filled)):
+    typical = sorted(map(width, filled))[len(filled) // 2]
+    if typical > 16 or sum(map(has_value, filled)) < 0.25 * len(filled):
         return None  # columns of prose
-    if len(edges) == 3 and lengths[len(lengths) // 2] > 16 and numbers < 0.1 * len(filled):
+    if len(filled) < len(cells) * (len(edges) - 1) / 3:
         return None
-    if lengths[len(lengths) // 2] > 40 or sum(map(bool, filled)) < len(cells) * (len(edges) - 1) / 3:
-        return None
-    header = _header_of(cells, rows, rules)
+    values = (at for at, row in enumerate(cells[: HEADER_ROWS + 1]) if at and any(map(has_value, row[1:])))
+    header = next(values, 1)
     top, bottom = min(run.top for run in runs), max(run.bottom for run in runs)
-    plain = [_cells(row, edges, fill=False) for row in rows[header:]]
-    body = _whole_rows(plain, rows[header:])
-    left, right = edges[0], edges[-1]
-    return PdfTable(left, top, right, bottom, cells[:header] + body, header, edges)
+    body = _whole_rows([_cells(row, edges, fill=False) for row in rows[header:]], rows[header:])
+    return PdfTable(edges[0], top, edges[-1], bottom, cells[:header] + body, header, edges)
 
 
 def _gutters(rows: list[list[list[Run]]]) -> list[float]:
@@ -462,25 +430,13 @@ def _cells(row: list[list[Run]], edges: list[float], *, fill: bool = True) -> li
     return [cell_text(cell) for cell in cells]
 
 
-def _header_of(cells: list[list[str]], rows: list[list[list[Run]]], rules: list[float]) -> int:
-    """How many rows stand above the second rule, or above the first row with numbers."""
-    if len(rules) > 2:
-        above = sum(row[0][0].middle < rules[1] for row in rows)
-        if 0 < above <= HEADER_ROWS and above < len(rows):
-            return above
-    for at, row in enumerate(cells[: HEADER_ROWS + 1]):
-        if at and any(map(has_value, row[1:])):
-            return at
-    return 1
-
-
 def _whole_rows(cells: list[list[str]], rows: list[list[list[Run]]]) -> list[list[str]]:
     """Rows with those joined that continue the row above: near to it, without a first cell."""
     whole: list[list[str]] = []
     bottom = 0.0
     for row, pieces in zip(cells, rows, strict=True):
         near = pieces[0][0].top - bottom < 0.35 * pieces[0][0].size
-        numbers = any(map(is_number, row))
+        numbers = any(map(has_value, row))
         if whole and near and not row[0] and not numbers:
             whole[-1] = [join_lines(pair) for pair in zip(whole[-1], row, strict=True)]
         else:
