@@ -21,7 +21,7 @@ from ingest.parse.pdf_page import (
     visual_rows,
     width,
 )
-from ingest.parse.pdf_tables import tables
+from ingest.parse.pdf_tables import side_by_side, tables
 from ingest.types import Mark
 
 DEEPEST = 8  # columns within columns, at most
@@ -400,42 +400,28 @@ def _table(item: PdfTable, page: int) -> Iterator[Block]:
 
 
 def join_tables(items: Sequence[Item]) -> list[Item]:
-    """The items, with the rows of a table that continues on the next page under its first header."""
+    """The items, with the rows of a table that continues on the next page under its first header, and
+    with tables that stand side by side one after the other."""
     joined: list[Item] = []
     for item in items:
-        if isinstance(item, PdfTable) and joined and not item.captions:
-            tail: list[PdfTable] = []
-            for before in reversed(joined):
-                if not isinstance(before, PdfTable) or len(tail) > 8:
-                    break
-                tail.insert(0, before)
-            if any(_goes_on(tail[at:], item) for at in range(len(tail))):
-                continue
-        joined.append(item)
-    return joined
+        last = joined[-1] if joined else None
+        if not (isinstance(item, PdfTable) and isinstance(last, PdfTable) and _goes_on(last, item)):
+            joined.append(item)
+    return [one for item in joined for one in (side_by_side(item) if isinstance(item, PdfTable) else [item])]
 
 
-def _goes_on(tail: list[PdfTable], item: PdfTable) -> bool:
-    """Append the rows of `item` to the tables of the page before whose columns they have."""
-    if tail[-1].pages[-1] + 1 != item.pages[0]:
+def _goes_on(table: PdfTable, item: PdfTable) -> bool:
+    """Append the rows of `item` to the table of the page before if it has the same columns."""
+    if item.captions or table.pages[-1] + 1 != item.pages[0] or len(table.edges) != len(item.edges):
         return False
-    edges = [tail[0].edges[0], *(edge for one in tail for edge in one.edges[1:])]
-    apart = [abs(a - b) for a, b in zip(edges, item.edges, strict=False)]
-    if len(edges) != len(item.edges) or max(apart) > 12:
+    start = table.header if item.rows[0] == table.rows[0] else 0
+    apart = max(abs(a - b) for a, b in zip(table.edges, item.edges, strict=True))
+    if apart > 12 or (not start and item.header > 1):
         return False
-    whole = [cell for one in tail for cell in one.rows[0]]
-    start = tail[0].header if item.rows[0] == whole else 0
-    if not start and item.header > 1:
-        return False
-    first = 0
-    for one in tail:
-        last = first + len(one.rows[0])
-        rows = [row[first:last] for row in item.rows[start:]]
-        for row in rows:  # the row's name stands on the page before
-            if row[0]:
-                break
-            row[0] = one.rows[-1][0]
-        one.rows += rows
-        one.pages += item.pages[start:]
-        first = last
+    for row in item.rows[start:]:  # the row's name stands on the page before
+        if row[0]:
+            break
+        row[0] = table.rows[-1][0]
+    table.rows += item.rows[start:]
+    table.pages += item.pages[start:]
     return True

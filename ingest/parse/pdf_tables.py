@@ -40,7 +40,7 @@ def tables(page: PageContent) -> tuple[list[PdfTable], list[Run], bool]:
             large = True
             continue
         own, runs = _ruled(rows, columns, runs)
-        found += [part for table in own for part in side_by_side(table)]
+        found += own
     free, runs = _unruled(runs)
     return found + free, runs, large
 
@@ -322,37 +322,24 @@ def _header_rows(area: np.ndarray) -> int:
 def side_by_side(table: PdfTable) -> list[PdfTable]:
     """The table, or its halves if the header's cells are there twice or only over the left half."""
     header, width = table.rows[0], len(table.rows[0])
-    named = next((at for at, cell in enumerate(header) if is_number(cell) or not cell), width)
     for size in range(2, width // 2 + 1):
-        cuts = range(0, width, size)
-        if (
-            width % size == 0
-            and len(set(header[:size])) == size
-            and all(header[at : at + size] == header[:size] for at in cuts)
-        ):
-            return [_half(table, at, at + size, table.rows) for at in cuts]
+        parts = [header[at : at + size] for at in range(0, width, size)]
+        if len(set(parts[0])) == size and all(part == parts[0] for part in parts):
+            return [_columns(table, at, at + size) for at in range(0, width, size)]
+    named = next((at for at, cell in enumerate(header) if is_number(cell) or not cell), width)
     if 2 <= named < width <= 2 * named and all(header[named:]):
         kinds = [[is_number(row[c]) for row in table.rows[1:] if row[c]] for c in range(width)]
         most = [2 * sum(kind) > len(kind) for kind in kinds]
         if most[named:] == most[: width - named] and any(most):
-            rows = [header[: width - named], *(row[named:] for row in table.rows)]
-            return [
-                _half(table, 0, named, table.rows),
-                _half(replace(table, captions=[]), named, width, rows, own=True),
-            ]
+            right = _columns(table, named, width)
+            right.rows, right.pages = [header[: width - named], *right.rows], [table.pages[0], *table.pages]
+            return [_columns(table, 0, named), right]
     return [table]
 
 
-def _half(table: PdfTable, first: int, last: int, rows: list[list[str]], *, own: bool = False) -> PdfTable:
-    """Columns of a table; `rows` are cut to them unless they are the half's own."""
-    return replace(
-        table,
-        rows=rows if own else [row[first:last] for row in rows],
-        captions=[] if first else table.captions,
-        edges=table.edges[first : last + 1],
-        left=table.edges[first],
-        right=table.edges[last],
-    )
+def _columns(table: PdfTable, first: int, last: int) -> PdfTable:
+    rows = [row[first:last] for row in table.rows]
+    return replace(table, rows=rows, captions=[] if first else table.captions)
 
 
 def _unruled(runs: list[Run]) -> tuple[list[PdfTable], list[Run]]:
@@ -374,7 +361,7 @@ def _unruled(runs: list[Run]) -> tuple[list[PdfTable], list[Run]]:
     for block in blocks:
         inside = [run for row in block for run in row]
         if table := _aligned(inside) if len(block) >= 3 else None:
-            found += side_by_side(table)
+            found.append(table)
         else:
             rest += inside
     return found, rest
