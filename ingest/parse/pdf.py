@@ -236,7 +236,7 @@ class PdfReader:
                     lines=lines,
                 )
             )
-        yield from layout.blocks(outline, {page.number: page.height for page in pages})
+        yield from layout.blocks(outline)
 
     def _fault(self, fault: Translatable, number: int) -> None:
         self._faults.setdefault(fault, []).append(number)

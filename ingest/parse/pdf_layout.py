@@ -92,18 +92,11 @@ class Layout:
         if large:
             self.large.append(page.number)
         pieces = [piece for row in visual_rows(runs) for piece in stretches(row)]
+        for one in found:
+            one.pages = [page.number] * len(one.rows)
         items = [item for part in _order([*pieces, *found]) for item in _lines(part, page)]
-        for item in items:
-            if isinstance(item, PdfTable):
-                item.pages = [page.number] * len(item.rows)
         self.items += items
-        texts = [
-            item.text
-            if isinstance(item, PrintedLine)
-            else "\n".join(map(" ".join, [item.captions, *item.rows]))
-            for item in items
-        ]
-        return "\n".join(texts)
+        return "\n".join(item.text for item in items)
 
     def add_text(self, text: str, page: int) -> None:
         """Put text without places at the end; its lines are full if they are as wide as those around."""
@@ -115,12 +108,12 @@ class Layout:
             if line:
                 self.items.append(PrintedLine(line, page, [run], full, not at or not lines[at - 1]))
 
-    def blocks(self, outline: Mapping[str, int], heights: Mapping[int, float]) -> Iterator[Block]:
-        """The text of all pages, with marks; `heights` are the pages' heights in points."""
+    def blocks(self, outline: Mapping[str, int]) -> Iterator[Block]:
+        """The text of all pages, with marks."""
         lines = [item for item in self.items if isinstance(item, PrintedLine)]
         body = _body_size(lines)
-        for page, own in groupby(lines, key=lambda line: line.page):
-            set_notes(own, body, heights.get(page, 0))
+        for _, own in groupby(lines, key=lambda line: line.page):
+            set_notes(list(own), body)
         items = join_tables(self.items)
         set_headings(items, outline, body)
         yield from blocks(items)
@@ -189,26 +182,23 @@ def _lines(items: list[Run | PdfTable], page: PageContent) -> Iterator[Item]:
     right = max(row[-1].right for row in rows)
     pitches = sorted(b[0].top - a[0].top for a, b in pairwise(rows))
     pitch = pitches[len(pitches) // 3] if pitches else 0
-    before: list[Run] | None = None
     line: PrintedLine | None = None
     for row in rows:
         while found and found[0].top < row[0].middle:
             yield found.pop(0)
-            before = line = None
+            line = None
+        before = line.runs[0] if line else None
         if line:  # a line is full if the word after it had no room
             line.full = right - line.runs[-1].right < _first_word(row[0]) and line.full
         line = PrintedLine(unspaced(row_text(row)), page.number, row)
         size = line.size
         gaps = any(b.left - a.right > 1.5 * size for a, b in pairwise(row))
         line.full = not gaps and row[-1].right - left > 0.4 * (right - left) and right - left > 10 * size
-        indent = row[0].left - (before[0].left if before else left)
-        line.opens = (
-            indent > 1.2 * size
-            or (before is not None and row[0].top - before[0].top > 1.5 * max(pitch, size))
-            or (before is not None and abs(before[0].size - size) > 0.25 * size)
-        )
+        line.opens = row[0].left - (before.left if before else left) > 1.2 * size
+        if before:
+            spaced = row[0].top - before.top > 1.5 * max(pitch, size)
+            line.opens = line.opens or spaced or abs(before.size - size) > 0.25 * size
         yield line
-        before = row
     yield from found
 
 
@@ -220,11 +210,11 @@ def _first_word(run: Run) -> float:
     return (run.right - run.left) * len(word) / len(run.text) + 0.5 * run.size
 
 
-def set_notes(lines: Iterable[PrintedLine], body: float, height: float) -> None:
+def set_notes(lines: Sequence[PrintedLine], body: float) -> None:
     """Mark the footnotes of a page: small lines in its lower part, from one with a note's sign on."""
-    inside = False
+    inside, low = False, 0.4 * max(line.runs[0].bottom for line in lines)
     for line in lines:
-        small = line.size < 0.92 * body and line.runs[0].top > 0.4 * height
+        small = line.size < 0.92 * body and line.runs[0].top > low
         inside = small and (inside or bool(_NOTE.match(line.text)))
         line.note = inside
 
@@ -321,9 +311,13 @@ def blocks(items: Iterable[Item]) -> Iterator[Block]:
         if isinstance(item, PrintedLine) and item.note:
             notes.append(item)
             continue
-        if lines and (isinstance(item, PdfTable) or item.level or _begins(lines[-1], item, bool(notes))):
-            yield from flush()
+        if lines and isinstance(item, PrintedLine):  # whether a block begins after the last line or the notes
+            apart = notes or lines[-1].page != item.page
+            begins = item.level or (not _flows(lines[-1], item) if apart else item.opens)
+            if begins:
+                yield from flush()
         if isinstance(item, PdfTable):
+            yield from flush()
             yield from _table(item, page)
             page = item.pages[-1]
         elif item.level:
@@ -333,13 +327,6 @@ def blocks(items: Iterable[Item]) -> Iterator[Block]:
         else:
             lines.append(item)
     yield from flush()
-
-
-def _begins(line: PrintedLine, following: PrintedLine, noted: bool) -> bool:
-    """Whether a line begins a block of its own after `line`, or after the notes below that."""
-    if noted or line.page != following.page:
-        return not _flows(line, following)
-    return following.opens
 
 
 def _flows(line: PrintedLine, following: PrintedLine) -> bool:

@@ -327,6 +327,10 @@ class PdfTable:
     pages: list[int] = field(default_factory=list)
     """The page of each row."""
 
+    @property
+    def text(self) -> str:
+        return "\n".join(map(" ".join, [self.captions, *self.rows]))
+
 
 def join_lines(lines: Iterable[str]) -> str:
     """Text that was broken over lines; with a space unless a Chinese character stands there."""

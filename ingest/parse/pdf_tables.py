@@ -254,30 +254,27 @@ def _split_lines(cells: list[list[Run]]) -> list[list[str]]:
 
 def _areas(across: list[Rule], down: list[Rule], ys: list[float], xs: list[float]) -> np.ndarray:
     """(rows, columns): the number of the cell that a slot of the grid belongs to."""
-    height, width = len(ys) - 1, len(xs) - 1
-    walls = np.zeros((height, width + 1), bool)
-    floors = np.zeros((height + 1, width), bool)
-    middles = [(a + b) / 2 for a, b in pairwise(ys)]
-    centres = [(a + b) / 2 for a, b in pairwise(xs)]
-    for rule in down:
-        first, last = bisect_right(middles, rule.start), bisect_right(middles, rule.end)
-        walls[first:last, bisect_right(xs, rule.at) - 1] = True
-    for rule in across:
-        first, last = bisect_right(centres, rule.start), bisect_right(centres, rule.end)
-        floors[bisect_right(ys, rule.at) - 1, first:last] = True
-    area = np.arange(height * width).reshape(height, width)
+    floors, walls = _borders(across, ys, xs), _borders(down, xs, ys)
+    area = np.arange((len(ys) - 1) * (len(xs) - 1)).reshape(len(ys) - 1, len(xs) - 1)
     while True:  # the smallest number spreads through every gap between two slots
         before = area.copy()
-        for c in range(1, width):
-            open_ = ~walls[:, c]
-            low = np.minimum(area[:, c - 1], area[:, c])
-            area[open_, c - 1] = area[open_, c] = low[open_]
-        for r in range(1, height):
-            open_ = ~floors[r]
-            low = np.minimum(area[r - 1], area[r])
-            area[r - 1, open_] = area[r, open_] = low[open_]
+        for slots, borders in ((area.T, walls), (area, floors)):
+            for at in range(1, len(slots)):
+                gaps = ~borders[at]
+                low = np.minimum(slots[at - 1], slots[at])[gaps]
+                slots[at - 1, gaps] = slots[at, gaps] = low
         if (area == before).all():
             return area
+
+
+def _borders(rules: list[Rule], places: list[float], across: list[float]) -> np.ndarray:
+    """(places, slots): whether a rule runs there."""
+    borders = np.zeros((len(places), len(across) - 1), bool)
+    middles = [(a + b) / 2 for a, b in pairwise(across)]
+    for rule in rules:
+        first, last = bisect_right(middles, rule.start), bisect_right(middles, rule.end)
+        borders[bisect_right(places, rule.at) - 1, first:last] = True
+    return borders
 
 
 def _pieces(run: Run, xs: list[float], row: np.ndarray) -> list[tuple[Run, int]]:
