@@ -319,7 +319,7 @@ DEEPEST = 8  # running lines at one edge, at most
 _DIGITS = re.compile(r"\d+")
 
 
-def running_lines(pages: Sequence[PageContent], deepest: int = DEEPEST) -> Counter[str]:
+def running_lines(pages: Sequence[PageContent]) -> Counter[str]:
     """Take the lines that repeat at the edge of pages, and watermarks, out of the pages' runs.
 
     Returns their texts, and on how many pages each stands. A line of a table is no running line, and
@@ -330,7 +330,7 @@ def running_lines(pages: Sequence[PageContent], deepest: int = DEEPEST) -> Count
     for page in pages:
         rows = visual_rows(page.runs)
         middle = sorted(run.size for run in page.runs)[len(page.runs) // 2] if rows else 0
-        sides += [(page, _edge(page, part[:deepest], middle)) for part in (rows, rows[::-1])]
+        sides += [(page, _edge(page, part[:DEEPEST], middle)) for part in (rows, rows[::-1])]
     for page, rows in sides:
         for row in rows:
             places[_form(row)].append((page.number, row_text(row)))
@@ -350,7 +350,7 @@ def running_lines(pages: Sequence[PageContent], deepest: int = DEEPEST) -> Count
             running[id(row[0])] = page, row
     count = sum(len(row_text(row)) for _, row in running.values())
     if 2 * count > sum(len(run.text) for page in pages for run in page.runs):
-        return running_lines(pages, 1) if deepest > 1 else Counter()
+        return Counter()
     texts: Counter[str] = Counter()
     for page, row in running.values():
         texts[_DIGITS.sub("#", row_text(row))] += 1
@@ -387,7 +387,9 @@ def _repeats(form: str, found: Sequence[tuple[int, str]]) -> bool:
     """Whether the texts are the same, or differ only by a number that counts the pages."""
     if "#" not in form or len({text for _, text in found}) == 1:
         return True
-    numbers = [(page, [int(digits[:9]) for digits in _DIGITS.findall(text)]) for page, text in found]
+    numbers = [
+        (page, [int(digits[:9]) for digits in _DIGITS.findall("".join(text.split()))]) for page, text in found
+    ]
     steps = zip(*([number - page for number in own] for page, own in numbers), strict=True)
     return any(len(set(step)) <= 1 + len(numbers) // 10 for step in steps)
 

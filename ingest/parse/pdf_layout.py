@@ -349,10 +349,9 @@ def _paragraph(lines: Sequence[PrintedLine], page: int, words: Collection[str]) 
     text = ""
     marks: list[Mark] = []
     for at, line in enumerate(lines):
-        own = " ".join(line.text.split(" "))
+        own = line.text
         if at == 0:
-            text = own
-            start = 0
+            text, start = own, 0
         elif _flows(lines[at - 1], line):
             if (broken := _BROKEN_WORD.search(text)) and (rest := _WORD.match(own)):
                 text = text[: -1 if (broken[1] + rest[0]).casefold() in words else None] + own

@@ -8,7 +8,6 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from ingest.parse.pdf_page import (
-    BROKEN,
     PageContent,
     PdfTable,
     Rule,
@@ -236,20 +235,16 @@ def _shape(row: np.ndarray) -> list[bool]:
 def _split_lines(cells: list[list[Run]]) -> list[list[str]]:
     """The texts of a row; of several rows if no rule divides its lines of numbers."""
     lines = [visual_rows(cell) for cell in cells]
-    texts = [list(map(cell_text, rows)) for rows in lines]
-    whole = [all(map(has_value, own)) and not BROKEN.search("\n".join(own)) for own in texts]
-    counts = [len(own) if is_whole else 0 for own, is_whole in zip(texts, whole, strict=True)]
+    counts = [len(rows) if all(has_value(cell_text(row)) for row in rows) else 0 for rows in lines]
     depth = max(counts)
-    anchors = lines[counts.index(depth)] if depth > 1 else []
-    same = sum(len(rows) == depth for rows in lines)
-    if depth > 1 and (counts.count(depth) > 1 or 1 < same == sum(map(bool, lines))):
-        tops = [min(run.top for run in row) - SNAP for row in anchors]
-        rows = [[list[Run]() for _ in cells] for _ in tops]
-        for column, cell in enumerate(cells):
-            for run in cell:
-                rows[max(0, bisect_right(tops, run.top) - 1)][column].append(run)
-        return [list(map(cell_text, row)) for row in rows]
-    return [list(map(cell_text, cells))]
+    if depth < 2 or counts.count(depth) < 2:
+        return [list(map(cell_text, cells))]
+    tops = [min(run.top for run in row) - SNAP for row in lines[counts.index(depth)]]
+    rows = [[list[Run]() for _ in cells] for _ in tops]
+    for column, cell in enumerate(cells):
+        for run in cell:
+            rows[max(0, bisect_right(tops, run.top) - 1)][column].append(run)
+    return [list(map(cell_text, row)) for row in rows]
 
 
 def _areas(across: list[Rule], down: list[Rule], ys: list[float], xs: list[float]) -> np.ndarray:
