@@ -1,4 +1,4 @@
-"""Older office formats, read by kreuzberg, which is used only here and for PDF."""
+"""Older office formats, read by kreuzberg, which is used only here."""
 
 import re
 from collections.abc import Iterator
@@ -19,18 +19,15 @@ MIME = {
 }
 
 
-def extract(path: Path, mime: str, *, images: bool = False) -> Any:
+def extract(path: Path, mime: str) -> Any:
     """kreuzberg's `ExtractionResult`, without OCR and cleaning. Raises `Unreadable` if it refuses."""
     import kreuzberg
 
     config = kreuzberg.ExtractionConfig(
         use_cache=False,
         enable_quality_processing=False,
-        include_document_structure=mime != "application/pdf",
+        include_document_structure=True,
         output_format="plain",
-        pages=kreuzberg.PageConfig(extract_pages=True),
-        images=kreuzberg.ImageExtractionConfig(extract_images=images),
-        pdf_options=kreuzberg.PdfConfig(extract_images=images),
         concurrency=kreuzberg.ConcurrencyConfig(max_threads=2),
         content_filter=kreuzberg.ContentFilterConfig(
             include_headers=True, include_footers=True, strip_repeating_text=False

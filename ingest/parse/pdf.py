@@ -10,6 +10,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pypdfium2 import PdfDocument, PdfiumError, PdfPage, PdfTextPage
+
 from ingest.errors import Unreadable
 from ingest.files import damaged, locked
 from ingest.i18n import Translatable
@@ -20,7 +22,6 @@ from ingest.parse.pdf_page import RADICALS, Box, PageContent, Run, read_page, ro
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
 
 MOST = 60  # pictures of one document that are read
 SMALLEST = 40  # pixels of the shorter side; a smaller picture is a line or a bullet
@@ -83,11 +84,9 @@ _CID = re.compile(r"\(cid:\d+\)")
 _PRIVATE = re.compile("[\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff\0-\x08\x0e-\x1f]")
 _HAN = re.compile("[\u3400-\u9fff]")
 _LATIN = re.compile(r"(?<![\w./@:-])[A-Za-z]{3,}(?![\w/@:]|\.\w)")  # no addresses
-_UNREAD = (
-    Translatable("no text layer"),
-    Translatable("a text layer that is mojibake"),
-    Translatable("a text layer that may be wrong"),
-)
+_NO_TEXT = Translatable("no text layer")
+_MOJIBAKE = Translatable("a text layer that is mojibake")
+_DOUBT = Translatable("a text layer that may be wrong")
 _DOTS = re.compile(r"[\s.…·‥]|[\x02\ufffe-]")
 
 
@@ -103,18 +102,16 @@ class PdfReader:
 
     def blocks(self) -> Iterator[Block]:
         """Raises `Unreadable` if the file is damaged or needs a password."""
-        import pypdfium2
-
         name = self.path.name
         try:
-            with pypdfium2.PdfDocument(self.path) as document:
+            with PdfDocument(self.path) as document:
                 document.init_forms()
                 pages = list(self._pages(document))
                 outline = {
                     "".join(entry.get_title().split()): min(entry.level + 1, 6)
                     for entry in islice(document.get_toc(max_depth=6), 5000)
                 }
-        except pypdfium2.PdfiumError as error:
+        except PdfiumError as error:
             if "password" in str(error).lower():
                 raise locked(name) from error
             raise damaged(name, str(error).strip().rstrip(".")) from error
@@ -123,13 +120,11 @@ class PdfReader:
         yield from self._layout(pages, outline)
         self._report()
 
-    def _pages(self, document: "PdfDocument") -> Iterator[PageContent]:
-        import pypdfium2
-
+    def _pages(self, document: PdfDocument) -> Iterator[PageContent]:
         for number in range(1, len(document) + 1):
             try:
                 page = document[number - 1]
-            except pypdfium2.PdfiumError:
+            except PdfiumError:
                 self._fault(fault := Translatable("content that can't be read"), number)
                 if len(self._faults[fault]) > MOST_DAMAGED:
                     break
@@ -146,67 +141,46 @@ class PdfReader:
             page.close()
             yield content
 
-    def _mend(self, page: "PdfPage", content: PageContent) -> None:
+    def _mend(self, page: PdfPage, content: PageContent) -> None:
         """Read the page by OCR if its text layer is missing or wrong."""
         text, reader = content.plain, self.pictures.reader
-        fault = None if text.strip() or content.runs else Translatable("no text layer")
-        if is_mojibake(text):
-            fault = Translatable("a text layer that is mojibake")
-        doubt = not fault and is_doubtful(text)
-        if not fault and not doubt:
+        if not text.strip():
+            fault = None if content.runs else _NO_TEXT
+        else:
+            fault = _MOJIBAKE if is_mojibake(text) else _DOUBT if is_doubtful(text) else None
+        if not fault:
             return
-        budget = self._read + len(self._undrawn) < MOST_PAGES and self._empty < EMPTY_PAGES
-        lines = self._ocr(page, content.number) if reader and budget else None
-        if doubt and lines is not None:
-            seen = "".join(run.text for run in lines)
-            if len(seen) < len(text) // 4 or alike(text, seen):
+        if reader and self._read + len(self._undrawn) < MOST_PAGES and self._empty < EMPTY_PAGES:
+            lines = self._ocr(page, content.number, reader)
+        else:
+            lines = None
+            self._fault(fault, content.number)
+        if fault is _DOUBT:
+            seen = "".join(run.text for run in lines or ())
+            if len(seen) <= len(text) // 4 or alike(text, seen):
                 return
         if lines is not None:
-            content.runs, content.plain, content.slanted = lines, "", []
+            content.slanted = []
             self._empty = 0 if lines else self._empty + 1
-        elif not reader or not budget:
-            self._fault(fault or Translatable("a text layer that may be wrong"), content.number)
-        if fault:
-            content.plain = ""
-            content.runs = lines or []
+        content.runs, content.plain = lines or [], ""
 
-    def _ocr(self, page: "PdfPage", number: int) -> list[Run] | None:
+    def _ocr(self, page: PdfPage, number: int, reader: PageReader) -> list[Run] | None:
         """The lines that OCR reads on a page, or None if the page can't be drawn."""
-        reader = self.pictures.reader
-        assert reader
         reader.extend_deadline(DRAWING)
-        width, height = page.get_size()
-        scale: Any = min(DPI / 72, LONGEST / max(width, height, 1))
         try:
-            if max(width, height) > LARGEST_PAGE:
-                raise ValueError
-            picture = page.render(scale=scale).to_pil().convert("RGB")
+            picture = _drawn(page)
         except (RuntimeError, ValueError, MemoryError):
             self._undrawn.append(number)
             return None
         self._read += 1
-        return [
-            Run(
-                line.text,
-                line.left / scale,
-                line.top / scale,
-                line.right / scale,
-                line.bottom / scale,
-                0.8 * (line.bottom - line.top) / scale,
-            )
-            for line in reader.lines(picture)
-        ]
+        points = page.get_width() / picture.width  # of a pixel
+        runs = []
+        for line in reader.lines(picture):
+            box = [points * edge for edge in (line.left, line.top, line.right, line.bottom)]
+            runs.append(Run(line.text, *box, size=0.8 * (box[3] - box[1])))
+        return runs
 
-    def _draw(self, page: "PdfPage", picture: Any, box: Box) -> "Image":
-        """A picture as the page shows it; of a picture in a form the place is not known."""
-        if picture.container is not None:
-            return picture.get_bitmap().to_pil().convert("RGB")
-        width, height = page.get_size()
-        crop = (box[0], box[1], width - box[2], height - box[3])
-        scale: Any = min(DPI / 72, LONGEST / max(width, height, 1))
-        return page.render(scale=scale, crop=tuple(max(0, edge) for edge in crop)).to_pil()
-
-    def _picture_texts(self, page: "PdfPage", content: PageContent) -> Iterator[str]:
+    def _picture_texts(self, page: PdfPage, content: PageContent) -> Iterator[str]:
         """The texts of the page's pictures that do not lie behind its text."""
         for picture in content.pictures:
             try:
@@ -225,7 +199,12 @@ class PdfReader:
                 self._seen.add(hash(raw))
                 drawn = io.BytesIO()
                 if self.pictures.reader:
-                    self._draw(page, picture, (left, bottom, right, top)).save(drawn, "PNG")
+                    if picture.container is None:
+                        edges = left, bottom, page.get_width() - right, page.get_height() - top
+                        image = _drawn(page, tuple(max(0, edge) for edge in edges))
+                    else:  # in a form its place is not known
+                        image = picture.get_bitmap().to_pil().convert("RGB")
+                    image.save(drawn, "PNG")
                 text = self.pictures.text(drawn.getvalue() or raw)
             except (RuntimeError, ValueError, OSError):
                 self.pictures.unread += 1
@@ -257,7 +236,7 @@ class PdfReader:
                     lines=lines,
                 )
             )
-        yield from layout.blocks(outline, {page.number: page.height for page in pages})
+        yield from layout.blocks(outline)
 
     def _fault(self, fault: Translatable, number: int) -> None:
         self._faults.setdefault(fault, []).append(number)
@@ -265,9 +244,9 @@ class PdfReader:
     def _report(self) -> None:
         for fault, pages in self._faults.items():
             reason = Translatable("they are read as plain text")
-            if fault in _UNREAD:
-                reason = Translatable("OCR stops after {most} or empty pages", most=MOST_PAGES)
-                reason = reason if self.pictures.reader else INSTALL
+            if fault in (_NO_TEXT, _MOJIBAKE, _DOUBT):
+                stops = Translatable("OCR stops after {most} or empty pages", most=MOST_PAGES)
+                reason = stops if self.pictures.reader else INSTALL
             self.warn.append(
                 Translatable(
                     "pages with {fault}: {count}, from p. {first} on ({reason})",
@@ -285,6 +264,15 @@ class PdfReader:
 
 def pdf_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator[Block]:
     return PdfReader(path, pictures, warn).blocks()
+
+
+def _drawn(page: PdfPage, crop: Any = (0, 0, 0, 0)) -> "Image":
+    """The page for OCR, or a part of it; `crop` cuts points off at the left, bottom, right and top."""
+    longest = max(page.get_size())
+    if longest > LARGEST_PAGE:
+        raise ValueError
+    scale: Any = min(DPI / 72, LONGEST / max(longest, 1))
+    return page.render(scale=scale, crop=crop).to_pil().convert("RGB")
 
 
 def is_mojibake(text: str) -> bool:
@@ -310,11 +298,9 @@ def is_doubtful(text: str) -> bool:
 
 def _is_common(character: str) -> bool:
     """Whether it is among the first 3,755 of GB 2312, 5,401 of Big5 or 2,965 of JIS X 0208."""
-    for charset, last in (("gb2312", 0xD7), ("big5", 0xC6), ("euc_jp", 0xCF)):
-        code = character.encode(charset, "ignore")
-        if len(code) == 2 and code[0] <= last:
-            return True
-    return False
+    sets = (("gb2312", 0xD7), ("big5", 0xC6), ("euc_jp", 0xCF))
+    codes = [(character.encode(charset, "ignore"), last) for charset, last in sets]
+    return any(len(code) == 2 and code[0] <= last for code, last in codes)
 
 
 def alike(one: str, other: str) -> bool:
@@ -333,7 +319,7 @@ DEEPEST = 8  # running lines at one edge, at most
 _DIGITS = re.compile(r"\d+")
 
 
-def running_lines(pages: Sequence[PageContent], deepest: int = DEEPEST) -> Counter[str]:
+def running_lines(pages: Sequence[PageContent]) -> Counter[str]:
     """Take the lines that repeat at the edge of pages, and watermarks, out of the pages' runs.
 
     Returns their texts, and on how many pages each stands. A line of a table is no running line, and
@@ -344,10 +330,9 @@ def running_lines(pages: Sequence[PageContent], deepest: int = DEEPEST) -> Count
     for page in pages:
         rows = visual_rows(page.runs)
         middle = sorted(run.size for run in page.runs)[len(page.runs) // 2] if rows else 0
-        top, bottom = (_edge(page, part[:deepest], middle) for part in (rows, rows[::-1]))
-        stamps = [row for row in rows if row[0].size > 2 * middle]
-        sides += [(page, top), (page, bottom), *((page, [row]) for row in stamps)]
-        for row in {id(row[0]): row for row in [*top, *bottom, *stamps]}.values():
+        sides += [(page, _edge(page, part[:DEEPEST], middle)) for part in (rows, rows[::-1])]
+    for page, rows in sides:
+        for row in rows:
             places[_form(row)].append((page.number, row_text(row)))
     least = 2 if len(pages) < 8 else 3
     known = {
@@ -365,15 +350,15 @@ def running_lines(pages: Sequence[PageContent], deepest: int = DEEPEST) -> Count
             running[id(row[0])] = page, row
     count = sum(len(row_text(row)) for _, row in running.values())
     if 2 * count > sum(len(run.text) for page in pages for run in page.runs):
-        return running_lines(pages, 1) if deepest > 1 else Counter()
+        return Counter()
     texts: Counter[str] = Counter()
     for page, row in running.values():
         texts[_DIGITS.sub("#", row_text(row))] += 1
         page.running.append(row_text(row))
-    taken = {id(run) for _, row in running.values() for run in row}
+        taken = set(map(id, row))
+        page.runs = [run for run in page.runs if id(run) not in taken]
     slanted = Counter(text for page in pages for text in set(page.slanted))
     for page in pages:
-        page.runs = [run for run in page.runs if id(run) not in taken]
         stamps = [text for text in page.slanted if slanted[text] >= 2]
         page.slanted = [text for text in page.slanted if slanted[text] < 2]
         page.running += stamps
@@ -402,7 +387,9 @@ def _repeats(form: str, found: Sequence[tuple[int, str]]) -> bool:
     """Whether the texts are the same, or differ only by a number that counts the pages."""
     if "#" not in form or len({text for _, text in found}) == 1:
         return True
-    numbers = [(page, [int(digits[:9]) for digits in _DIGITS.findall(text)]) for page, text in found]
+    numbers = [
+        (page, [int(digits[:9]) for digits in _DIGITS.findall("".join(text.split()))]) for page, text in found
+    ]
     steps = zip(*([number - page for number in own] for page, own in numbers), strict=True)
     return any(len(set(step)) <= 1 + len(numbers) // 10 for step in steps)
 
@@ -418,10 +405,8 @@ def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
 
     Raises `Unreadable` if the file is not a PDF, needs a password or has no such page.
     """
-    import pypdfium2
-
     try:
-        with pypdfium2.PdfDocument(path) as document:
+        with PdfDocument(path) as document:
             count = len(document)
             if not 1 <= number <= count:
                 raise Unreadable(
@@ -430,11 +415,11 @@ def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
             page = document[number - 1]
             boxes = line_boxes(_character_boxes(page.get_textpage(), passage))
             return _picture(page, boxes), bool(boxes)
-    except pypdfium2.PdfiumError as error:
+    except PdfiumError as error:
         raise Unreadable("{name} can't be drawn: {error}", name=path.name, error=error) from error
 
 
-def _picture(page: "PdfPage", boxes: Sequence[Box]) -> bytes:
+def _picture(page: PdfPage, boxes: Sequence[Box]) -> bytes:
     from PIL import Image, ImageDraw
 
     width, height = page.get_size()
@@ -450,7 +435,7 @@ def _picture(page: "PdfPage", boxes: Sequence[Box]) -> bytes:
     return out.getvalue()
 
 
-def _character_boxes(text: "PdfTextPage", passage: str) -> list[Box]:
+def _character_boxes(text: PdfTextPage, passage: str) -> list[Box]:
     """The boxes of a passage's characters on the page. It may begin on the page before or end on the
     next; spaces, line breaks and the width of characters are ignored."""
     letters = [

@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
@@ -21,7 +21,7 @@ from ingest.parse.pdf_page import (
     visual_rows,
     width,
 )
-from ingest.parse.pdf_tables import tables
+from ingest.parse.pdf_tables import side_by_side, tables
 from ingest.types import Mark
 
 DEEPEST = 8  # columns within columns, at most
@@ -29,7 +29,6 @@ LONGEST_HEADING = 60  # characters
 NARROWEST = 20  # columns; a shorter line is a cell or a label, never the full width of a text
 FULL = 0.85  # of the column's width: a line as long as that was broken because it was full
 
-_DIGITS = re.compile(r"\d+")
 _ENDED = re.compile(r"[。！？；：.!?:;…”」』]$")
 _ITEM = re.compile(
     r"[•·●○■□◆◇▪▫▶►※★☆√✓☑☐*\-–—]|[(（]?[0-9一二三四五六七八九十]{1,3}[)）、.．:：](?!\d)"
@@ -47,6 +46,8 @@ _COMMA = re.compile("[，、,]")
 _NOTE = re.compile(r"[①-⑳*†‡\d¹²³⁴-⁹]|\[\d+\]|注[：:\d]")
 _SPACED = re.compile(f"(?<={WIDE}) (?={WIDE})")
 _TOUCHING = re.compile(f"{WIDE}(?={WIDE})")
+_WORD = re.compile(r"[^\W\d_]+")
+_BROKEN_WORD = re.compile(r"([^\W\d_]+)-$")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
@@ -91,18 +92,11 @@ class Layout:
         if large:
             self.large.append(page.number)
         pieces = [piece for row in visual_rows(runs) for piece in stretches(row)]
+        for one in found:
+            one.pages = [page.number] * len(one.rows)
         items = [item for part in _order([*pieces, *found]) for item in _lines(part, page)]
-        for item in items:
-            if isinstance(item, PdfTable):
-                item.pages = [page.number] * len(item.rows)
         self.items += items
-        texts = [
-            item.text
-            if isinstance(item, PrintedLine)
-            else "\n".join(map(" ".join, [item.captions, *item.rows]))
-            for item in items
-        ]
-        return "\n".join(texts)
+        return "\n".join(item.text for item in items)
 
     def add_text(self, text: str, page: int) -> None:
         """Put text without places at the end; its lines are full if they are as wide as those around."""
@@ -114,12 +108,12 @@ class Layout:
             if line:
                 self.items.append(PrintedLine(line, page, [run], full, not at or not lines[at - 1]))
 
-    def blocks(self, outline: Mapping[str, int], heights: Mapping[int, float]) -> Iterator[Block]:
-        """The text of all pages, with marks; `heights` are the pages' heights in points."""
+    def blocks(self, outline: Mapping[str, int]) -> Iterator[Block]:
+        """The text of all pages, with marks."""
         lines = [item for item in self.items if isinstance(item, PrintedLine)]
         body = _body_size(lines)
-        for page, own in groupby(lines, key=lambda line: line.page):
-            set_notes(own, body, heights.get(page, 0))
+        for _, own in groupby(lines, key=lambda line: line.page):
+            set_notes(list(own), body)
         items = join_tables(self.items)
         set_headings(items, outline, body)
         yield from blocks(items)
@@ -188,26 +182,23 @@ def _lines(items: list[Run | PdfTable], page: PageContent) -> Iterator[Item]:
     right = max(row[-1].right for row in rows)
     pitches = sorted(b[0].top - a[0].top for a, b in pairwise(rows))
     pitch = pitches[len(pitches) // 3] if pitches else 0
-    before: list[Run] | None = None
     line: PrintedLine | None = None
     for row in rows:
         while found and found[0].top < row[0].middle:
             yield found.pop(0)
-            before = line = None
+            line = None
+        before = line.runs[0] if line else None
         if line:  # a line is full if the word after it had no room
             line.full = right - line.runs[-1].right < _first_word(row[0]) and line.full
         line = PrintedLine(unspaced(row_text(row)), page.number, row)
         size = line.size
         gaps = any(b.left - a.right > 1.5 * size for a, b in pairwise(row))
         line.full = not gaps and row[-1].right - left > 0.4 * (right - left) and right - left > 10 * size
-        indent = row[0].left - (before[0].left if before else left)
-        line.opens = (
-            indent > 1.2 * size
-            or (before is not None and row[0].top - before[0].top > 1.5 * max(pitch, size))
-            or (before is not None and abs(before[0].size - size) > 0.25 * size)
-        )
+        line.opens = row[0].left - (before.left if before else left) > 1.2 * size
+        if before:
+            spaced = row[0].top - before.top > 1.5 * max(pitch, size)
+            line.opens = line.opens or spaced or abs(before.size - size) > 0.25 * size
         yield line
-        before = row
     yield from found
 
 
@@ -219,11 +210,11 @@ def _first_word(run: Run) -> float:
     return (run.right - run.left) * len(word) / len(run.text) + 0.5 * run.size
 
 
-def set_notes(lines: Iterable[PrintedLine], body: float, height: float) -> None:
+def set_notes(lines: Sequence[PrintedLine], body: float) -> None:
     """Mark the footnotes of a page: small lines in its lower part, from one with a note's sign on."""
-    inside = False
+    inside, low = False, 0.4 * max(line.runs[0].bottom for line in lines)
     for line in lines:
-        small = line.size < 0.92 * body and line.runs[0].top > 0.4 * height
+        small = line.size < 0.92 * body and line.runs[0].top > low
         inside = small and (inside or bool(_NOTE.match(line.text)))
         line.note = inside
 
@@ -285,16 +276,7 @@ def _continues(line: PrintedLine, following: PrintedLine) -> bool:
         return False
     if _ENDED.search(line.text) or _ITEM.match(following.text) or LEADER.search(line.text):
         return False
-    if _HANGUL.search(line.text[-1]) or _HANGUL.search(following.text[0]):
-        return False
-    return not (_tabular(line.text) or _tabular(following.text))
-
-
-def _tabular(line: str) -> bool:
-    """Whether a line looks like a row of cells: several numbers."""
-    cells = line.split() if _DIGITS.search(line) else []
-    numbers = sum(map(is_number, cells))
-    return numbers >= 2 and 2 * numbers >= len(cells) - 1
+    return not (_HANGUL.match(line.text[-1]) or _HANGUL.match(following.text))
 
 
 def unspaced(line: str) -> str:
@@ -305,6 +287,13 @@ def unspaced(line: str) -> str:
 
 def blocks(items: Iterable[Item]) -> Iterator[Block]:
     """The text of all items, with marks for pages and headings."""
+    items = list(items)
+    words = {
+        word.casefold()
+        for item in items
+        if isinstance(item, PrintedLine)
+        for word in _WORD.findall(item.text)
+    }
     page = 0
     lines: list[PrintedLine] = []
     notes: list[PrintedLine] = []
@@ -313,7 +302,7 @@ def blocks(items: Iterable[Item]) -> Iterator[Block]:
         nonlocal page
         for group in (lines, notes):  # notes follow the paragraph that they stand in
             if group:
-                yield _paragraph(group, page)
+                yield _paragraph(group, page, words)
                 page = group[-1].page
         lines.clear()
         notes.clear()
@@ -322,9 +311,13 @@ def blocks(items: Iterable[Item]) -> Iterator[Block]:
         if isinstance(item, PrintedLine) and item.note:
             notes.append(item)
             continue
-        if lines and (isinstance(item, PdfTable) or item.level or _begins(lines[-1], item, bool(notes))):
-            yield from flush()
+        if lines and isinstance(item, PrintedLine):  # whether a block begins after the last line or the notes
+            apart = notes or lines[-1].page != item.page
+            begins = item.level or (not _flows(lines[-1], item) if apart else item.opens)
+            if begins:
+                yield from flush()
         if isinstance(item, PdfTable):
+            yield from flush()
             yield from _table(item, page)
             page = item.pages[-1]
         elif item.level:
@@ -334,13 +327,6 @@ def blocks(items: Iterable[Item]) -> Iterator[Block]:
         else:
             lines.append(item)
     yield from flush()
-
-
-def _begins(line: PrintedLine, following: PrintedLine, noted: bool) -> bool:
-    """Whether a line begins a block of its own after `line`, or after the notes below that."""
-    if noted or line.page != following.page:
-        return not _flows(line, following)
-    return following.opens
 
 
 def _flows(line: PrintedLine, following: PrintedLine) -> bool:
@@ -357,19 +343,21 @@ def _turn(page: int, new: int) -> tuple[Mark, ...]:
     return (Mark(0, "page", f"p. {new}"),) if new != page else ()
 
 
-def _paragraph(lines: Sequence[PrintedLine], page: int) -> Block:
-    """Lines that belong together; those are joined that were broken because they were full."""
+def _paragraph(lines: Sequence[PrintedLine], page: int, words: Collection[str]) -> Block:
+    """Lines that belong together; those are joined that were broken because they were full. A word that
+    a hyphen divides is written without it if it is so among the document's `words`."""
     text = ""
     marks: list[Mark] = []
     for at, line in enumerate(lines):
-        own = " ".join(line.text.split(" "))
+        own = line.text
         if at == 0:
-            text = own
-            start = 0
+            text, start = own, 0
         elif _flows(lines[at - 1], line):
-            before = text[:-1] if text.endswith("-") and own[:1].islower() and text[-2:-1].isalpha() else text
-            joined = join_lines((before, own)) if before == text else before + own
-            start, text = len(joined) - len(own), joined
+            if (broken := _BROKEN_WORD.search(text)) and (rest := _WORD.match(own)):
+                text = text[: -1 if (broken[1] + rest[0]).casefold() in words else None] + own
+            else:
+                text = join_lines((text, own))
+            start = len(text) - len(own)
         else:
             start, text = len(text) + 1, f"{text}\n{own}"
         if line.page != page:
@@ -398,42 +386,28 @@ def _table(item: PdfTable, page: int) -> Iterator[Block]:
 
 
 def join_tables(items: Sequence[Item]) -> list[Item]:
-    """The items, with the rows of a table that continues on the next page under its first header."""
+    """The items, with the rows of a table that continues on the next page under its first header, and
+    with tables that stand side by side one after the other."""
     joined: list[Item] = []
     for item in items:
-        if isinstance(item, PdfTable) and joined and not item.captions:
-            tail: list[PdfTable] = []
-            for before in reversed(joined):
-                if not isinstance(before, PdfTable) or len(tail) > 8:
-                    break
-                tail.insert(0, before)
-            if any(_goes_on(tail[at:], item) for at in range(len(tail))):
-                continue
-        joined.append(item)
-    return joined
+        last = joined[-1] if joined else None
+        if not (isinstance(item, PdfTable) and isinstance(last, PdfTable) and _goes_on(last, item)):
+            joined.append(item)
+    return [one for item in joined for one in (side_by_side(item) if isinstance(item, PdfTable) else [item])]
 
 
-def _goes_on(tail: list[PdfTable], item: PdfTable) -> bool:
-    """Append the rows of `item` to the tables of the page before whose columns they have."""
-    if tail[-1].pages[-1] + 1 != item.pages[0]:
+def _goes_on(table: PdfTable, item: PdfTable) -> bool:
+    """Append the rows of `item` to the table of the page before if it has the same columns."""
+    if item.captions or table.pages[-1] + 1 != item.pages[0] or len(table.edges) != len(item.edges):
         return False
-    edges = [tail[0].edges[0], *(edge for one in tail for edge in one.edges[1:])]
-    apart = [abs(a - b) for a, b in zip(edges, item.edges, strict=False)]
-    if len(edges) != len(item.edges) or max(apart) > 12:
+    start = table.header if item.rows[0] == table.rows[0] else 0
+    apart = max(abs(a - b) for a, b in zip(table.edges, item.edges, strict=True))
+    if apart > 12 or (not start and item.header > 1):
         return False
-    whole = [cell for one in tail for cell in one.rows[0]]
-    start = tail[0].header if item.rows[0] == whole else 0
-    if not start and item.header > 1:
-        return False
-    first = 0
-    for one in tail:
-        last = first + len(one.rows[0])
-        rows = [row[first:last] for row in item.rows[start:]]
-        for row in rows:  # the row's name stands on the page before
-            if row[0]:
-                break
-            row[0] = one.rows[-1][0]
-        one.rows += rows
-        one.pages += item.pages[start:]
-        first = last
+    for row in item.rows[start:]:  # the row's name stands on the page before
+        if row[0]:
+            break
+        row[0] = table.rows[-1][0]
+    table.rows += item.rows[start:]
+    table.pages += item.pages[start:]
     return True

@@ -7,12 +7,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ingest.parse.blocks import clean
+import pypdfium2.raw as pdfium
+from pypdfium2 import PdfMatrix, PdfPage
 
-if TYPE_CHECKING:
-    from pypdfium2 import PdfPage
+from ingest.parse.blocks import clean, comment
 
 MOST_CHARACTERS = 150_000  # of one page; a page with more is read as plain text
 MOST_RUNS = 8_000  # pieces of lines of one page
@@ -104,21 +104,18 @@ class Frame:
 
     def __call__(self, left: float, bottom: float, right: float, top: float) -> Box:
         x0, y0, x1, y1 = self.box
-        match self.quarter:
-            case 1:
-                return bottom - y0, left - x0, top - y0, right - x0
-            case 2:
-                return x1 - right, bottom - y0, x1 - left, top - y0
-            case 3:
-                return y1 - top, x1 - right, y1 - bottom, x1 - left
-            case _:
-                return left - x0, y1 - top, right - x0, y1 - bottom
+        edges = (
+            (left - x0, right - x0),
+            (bottom - y0, top - y0),
+            (x1 - right, x1 - left),
+            (y1 - top, y1 - bottom),
+        )
+        (near, far), (upper, lower) = edges[self.quarter], edges[self.quarter - 1]
+        return near, upper, far, lower
 
 
-def read_page(page: "PdfPage", number: int, *, plain: bool = False) -> PageContent:
+def read_page(page: PdfPage, number: int, *, plain: bool = False) -> PageContent:
     """The content of a page; only its plain text if `plain`, or if the page is crowded."""
-    import pypdfium2.raw as pdfium
-
     text = page.get_textpage()
     count = max(pdfium.FPDFText_CountChars(text.raw), 0)
     frame = Frame(page.get_bbox(), _quarter(text.raw, count))
@@ -139,8 +136,6 @@ def read_page(page: "PdfPage", number: int, *, plain: bool = False) -> PageConte
 
 
 def _quarter(text: Any, count: int) -> int:
-    import pypdfium2.raw as pdfium
-
     turns = [0, 0, 0, 0]
     for index in range(0, count, count // 16 + 1):
         turns[_turn(pdfium.FPDFText_GetCharAngle(text, index)) or 0] += 1
@@ -155,8 +150,6 @@ def _turn(angle: float) -> int | None:
 
 def _read_runs(text: Any, count: int, frame: Frame, content: PageContent) -> None:
     """Join the words that follow one another on a line."""
-    import pypdfium2.raw as pdfium
-
     character, box_of = pdfium.FPDFText_GetUnicode, pdfium.FPDFText_GetLooseCharBox
     letters = "".join([chr(character(text, index)) for index in range(count)])
     first, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
@@ -201,8 +194,6 @@ def _text(word: str) -> str:
 
 def _font(text: Any, index: int) -> tuple[float, bool]:
     """Size in points, and whether the character is bold."""
-    import pypdfium2.raw as pdfium
-
     matrix = pdfium.FS_MATRIX()
     size = pdfium.FPDFText_GetFontSize(text, index)
     if pdfium.FPDFText_GetMatrix(text, index, matrix):
@@ -213,19 +204,15 @@ def _font(text: Any, index: int) -> tuple[float, bool]:
     return size, bold or bool(_BOLD.search(name.value.decode("utf-8", "replace")))
 
 
-def _read_shapes(page: "PdfPage", frame: Frame, content: PageContent) -> None:
-    """The straight lines of the page, and its pictures."""
-    import pypdfium2.raw as pdfium
-
-    for kind, thing in islice(_objects(page), MOST_RULES):
-        if kind == pdfium.FPDF_PAGEOBJ_IMAGE:
+def _read_shapes(page: PdfPage, frame: Frame, content: PageContent) -> None:
+    """The straight lines of the page and its pictures; those in forms too."""
+    kinds = (pdfium.FPDF_PAGEOBJ_IMAGE, pdfium.FPDF_PAGEOBJ_PATH)
+    thing: Any
+    for thing in islice(page.get_objects(filter=kinds, max_depth=3), MOST_RULES):
+        if thing.type == pdfium.FPDF_PAGEOBJ_IMAGE:
             content.pictures.append(thing)
             continue
-        for shape in thing:
-            if len(content.across) + len(content.down) > MOST_RULES:
-                content.crowded = True
-                content.across, content.down = [], []
-                return
+        for shape in _shapes(thing):
             left, top, right, bottom = frame(*shape)
             if bottom - top <= THIN < right - left:
                 content.across.append(Rule((top + bottom) / 2, left, right))
@@ -234,31 +221,19 @@ def _read_shapes(page: "PdfPage", frame: Frame, content: PageContent) -> None:
             elif right - left > THIN:
                 content.across += [Rule(at, left, right) for at in (top, bottom)]
                 content.down += [Rule(at, top, bottom) for at in (left, right)]
-
-
-def _objects(page: "PdfPage") -> Iterator[tuple[int, Any]]:
-    """Images, and the boxes of painted shapes; those in forms too."""
-    import pypdfium2.raw as pdfium
-
-    kinds = (pdfium.FPDF_PAGEOBJ_IMAGE, pdfium.FPDF_PAGEOBJ_PATH)
-    thing: Any
-    for thing in page.get_objects(filter=kinds, max_depth=3):
-        if thing.type == pdfium.FPDF_PAGEOBJ_IMAGE:
-            yield thing.type, thing
-        else:
-            yield thing.type, _shapes(thing)
+            if len(content.across) + len(content.down) > MOST_RULES:
+                content.crowded = True
+                return
 
 
 def _shapes(thing: Any) -> Iterator[Box]:
-    """The box of a path, or of each of its straight sides if it has many."""
-    import pypdfium2.raw as pdfium
-    from pypdfium2 import PdfMatrix
-
+    """The box of each rectangle and of each straight side of a path that can be seen."""
     fill, stroke = ctypes.c_int(), ctypes.c_int()
     pdfium.FPDFPath_GetDrawMode(thing.raw, fill, stroke)
-    if not stroke.value and (not fill.value or _is_white(thing.raw)):
+    color = [ctypes.c_uint() for _ in range(4)]
+    white = pdfium.FPDFPageObj_GetFillColor(thing.raw, *color) and min(c.value for c in color[:3]) > 250
+    if not stroke.value and (not fill.value or white):
         return
-    count = pdfium.FPDFPath_CountSegments(thing.raw)
     matrix = thing.get_matrix()
     if thing.container is not None:  # a shape in a form has the form's coordinates
         outer = pdfium.FS_MATRIX()
@@ -266,17 +241,15 @@ def _shapes(thing: Any) -> Iterator[Box]:
         matrix = matrix.multiply(PdfMatrix.from_raw(outer))
     corners: list[tuple[float, float]] = []
     x, y = ctypes.c_float(), ctypes.c_float()
-    for index in range(min(count, MOST_RULES)):
+    for index in range(min(pdfium.FPDFPath_CountSegments(thing.raw), MOST_RULES)):
         segment = pdfium.FPDFPath_GetPathSegment(thing.raw, index)
         kind = pdfium.FPDFPathSegment_GetType(segment)
-        if kind == pdfium.FPDF_SEGMENT_BEZIERTO:
+        if kind != pdfium.FPDF_SEGMENT_LINETO:
+            yield from _sides(corners if kind == pdfium.FPDF_SEGMENT_MOVETO else [])
             corners = []
-            continue
-        if kind == pdfium.FPDF_SEGMENT_MOVETO:
-            yield from _sides(corners)
-            corners = []
-        pdfium.FPDFPathSegment_GetPoint(segment, x, y)
-        corners.append(matrix.on_point(x.value, y.value))
+        if kind != pdfium.FPDF_SEGMENT_BEZIERTO:
+            pdfium.FPDFPathSegment_GetPoint(segment, x, y)
+            corners.append(matrix.on_point(x.value, y.value))
     yield from _sides(corners)
 
 
@@ -291,61 +264,46 @@ def _sides(corners: list[tuple[float, float]]) -> Iterator[Box]:
             yield min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
-def _is_white(raw: Any) -> bool:
-    import pypdfium2.raw as pdfium
-
-    red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
-    known = pdfium.FPDFPageObj_GetFillColor(raw, red, green, blue, alpha)
-    return bool(known) and min(red.value, green.value, blue.value) > 250
-
-
-def _read_annotations(page: "PdfPage", frame: Frame, content: PageContent) -> None:
-    """Values of form fields stand at their place; notes of readers follow the page."""
-    import pypdfium2.raw as pdfium
-
+def _read_annotations(page: PdfPage, frame: Frame, content: PageContent) -> None:
+    """Values of form fields and texts written on the page stand at their place; notes follow the page."""
     for index in range(min(pdfium.FPDFPage_GetAnnotCount(page.raw), MOST_NOTES)):
         note = pdfium.FPDFPage_GetAnnot(page.raw, index)
         if not note:
             continue
         kind, area = pdfium.FPDFAnnot_GetSubtype(note), pdfium.FS_RECTF()
         pdfium.FPDFAnnot_GetRect(note, area)
-        text = ""
-        if kind == pdfium.FPDF_ANNOT_WIDGET and page.formenv:
+        text = author = ""
+        if kind == pdfium.FPDF_ANNOT_WIDGET:
             text = _value(page, note)
-        elif kind == pdfium.FPDF_ANNOT_FREETEXT:
-            text = _string(pdfium.FPDFAnnot_GetStringValue, note, b"Contents")
         elif kind not in (pdfium.FPDF_ANNOT_POPUP, pdfium.FPDF_ANNOT_LINK):
-            words = _string(pdfium.FPDFAnnot_GetStringValue, note, b"Contents")
+            text = _string(pdfium.FPDFAnnot_GetStringValue, note, b"Contents")
             author = _string(pdfium.FPDFAnnot_GetStringValue, note, b"T")
-            if words.strip():
-                label = "批注" if _WIDE.search(words) else "Comment"
-                content.notes.append(f"[{f'{label} {author}'.strip()}] {words}")
         pdfium.FPDFPage_CloseAnnot(note)
-        if text.strip():
+        lines = [line.strip() for line in text.splitlines() if line.strip()][:MOST_NOTES]
+        if lines and kind not in (pdfium.FPDF_ANNOT_WIDGET, pdfium.FPDF_ANNOT_FREETEXT):
+            content.notes.append(comment(author, text, sample=text))
+        elif lines:
             left, top, right, bottom = frame(area.left, area.bottom, area.right, area.top)
-            lines = [line for line in text.splitlines() if line.strip()][:MOST_NOTES]
             step = (bottom - top) / len(lines)
-            for line in lines:
-                content.runs.append(Run(line.strip(), left, top, right, top + step, min(step, 12)))
-                top += step
+            content.runs += [
+                Run(line, left, top + step * at, right, top + step * (at + 1), min(step, 12))
+                for at, line in enumerate(lines)
+            ]
 
 
-def _value(page: "PdfPage", note: Any) -> str:
-    import pypdfium2.raw as pdfium
-
+def _value(page: PdfPage, note: Any) -> str:
+    """The value of a form's field."""
     form = page.formenv.raw if page.formenv else None
-    kind = pdfium.FPDFAnnot_GetFormFieldType(form, note)
+    kind = pdfium.FPDFAnnot_GetFormFieldType(form, note) if form else -1
     if kind in (pdfium.FPDF_FORMFIELD_CHECKBOX, pdfium.FPDF_FORMFIELD_RADIOBUTTON):
         return "☑" if pdfium.FPDFAnnot_IsChecked(form, note) else "☐"
-    if kind in (pdfium.FPDF_FORMFIELD_PUSHBUTTON, pdfium.FPDF_FORMFIELD_SIGNATURE):
+    if kind in (-1, pdfium.FPDF_FORMFIELD_PUSHBUTTON, pdfium.FPDF_FORMFIELD_SIGNATURE):
         return ""
     return _string(lambda *rest: pdfium.FPDFAnnot_GetFormFieldValue(form, *rest), note)
 
 
 def _string(call: Any, *arguments: Any) -> str:
     """A string that PDFium writes into a buffer as UTF-16."""
-    import pypdfium2.raw as pdfium
-
     size = min(call(*arguments, None, 0), 2_000_000)
     if size <= 2:
         return ""
@@ -368,6 +326,10 @@ class PdfTable:
     captions: list[str] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
     """The page of each row."""
+
+    @property
+    def text(self) -> str:
+        return "\n".join(map(" ".join, [self.captions, *self.rows]))
 
 
 def join_lines(lines: Iterable[str]) -> str:
@@ -429,14 +391,19 @@ def has_value(text: str) -> bool:
     return len(text) <= 16 and bool(re.search(r"\d|^[-–—]+$", text))
 
 
-def stretches(row: list[Run]) -> list[Run]:
-    """The stretches of a row without a wide gap."""
-    parts: list[list[Run]] = []
+def parts(row: Sequence[Run], gap: float) -> list[list[Run]]:
+    """The pieces of a row between gaps that are wider than `gap` times the font's size."""
+    found: list[list[Run]] = []
     for run in row:
-        if parts and run.left - parts[-1][-1].right < 0.45 * run.size:
-            parts[-1].append(run)
+        if found and run.left - found[-1][-1].right < gap * run.size:
+            found[-1].append(run)
         else:
-            parts.append([run])
+            found.append([run])
+    return found
+
+
+def stretches(row: Sequence[Run]) -> list[Run]:
+    """The stretches of a row without a wide gap."""
     return [
         Run(
             row_text(part),
@@ -447,5 +414,5 @@ def stretches(row: list[Run]) -> list[Run]:
             max(run.size for run in part),
             all(run.bold for run in part),
         )
-        for part in parts
+        for part in parts(row, 0.45)
     ]

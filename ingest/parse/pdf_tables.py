@@ -8,7 +8,6 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from ingest.parse.pdf_page import (
-    BROKEN,
     PageContent,
     PdfTable,
     Rule,
@@ -17,6 +16,7 @@ from ingest.parse.pdf_page import (
     has_value,
     is_number,
     join_lines,
+    parts,
     visual_rows,
     width,
 )
@@ -39,17 +39,7 @@ def tables(page: PageContent) -> tuple[list[PdfTable], list[Run], bool]:
             large = True
             continue
         own, runs = _ruled(rows, columns, runs)
-        found += [part for table in own for part in side_by_side(table)]
-        if own:
-            across = [rule for rule in across if rule not in rows]
-    for top, bottom, left, right in _bands(across):
-        inside = [r for r in runs if top < r.middle < bottom and r.left > left - 9 and r.right < right + 9]
-        cuts = [rule.at for rule in across if top <= rule.at <= bottom and rule.start < right]
-        table = _aligned(inside, cuts) if inside else None
-        if table:
-            found += side_by_side(table)
-            taken = set(map(id, inside))
-            runs = [run for run in runs if id(run) not in taken]
+        found += own
     free, runs = _unruled(runs)
     return found + free, runs, large
 
@@ -245,48 +235,41 @@ def _shape(row: np.ndarray) -> list[bool]:
 def _split_lines(cells: list[list[Run]]) -> list[list[str]]:
     """The texts of a row; of several rows if no rule divides its lines of numbers."""
     lines = [visual_rows(cell) for cell in cells]
-    texts = [list(map(cell_text, rows)) for rows in lines]
-    whole = [all(map(has_value, own)) and not BROKEN.search("\n".join(own)) for own in texts]
-    counts = [len(own) if is_whole else 0 for own, is_whole in zip(texts, whole, strict=True)]
+    counts = [len(rows) if all(has_value(cell_text(row)) for row in rows) else 0 for rows in lines]
     depth = max(counts)
-    anchors = lines[counts.index(depth)] if depth > 1 else []
-    same = sum(len(rows) == depth for rows in lines)
-    if depth > 1 and (counts.count(depth) > 1 or 1 < same == sum(map(bool, lines))):
-        tops = [min(run.top for run in row) - SNAP for row in anchors]
-        rows = [[list[Run]() for _ in cells] for _ in tops]
-        for column, cell in enumerate(cells):
-            for run in cell:
-                rows[max(0, bisect_right(tops, run.top) - 1)][column].append(run)
-        return [list(map(cell_text, row)) for row in rows]
-    return [list(map(cell_text, cells))]
+    if depth < 2 or counts.count(depth) < 2:
+        return [list(map(cell_text, cells))]
+    tops = [min(run.top for run in row) - SNAP for row in lines[counts.index(depth)]]
+    rows = [[list[Run]() for _ in cells] for _ in tops]
+    for column, cell in enumerate(cells):
+        for run in cell:
+            rows[max(0, bisect_right(tops, run.top) - 1)][column].append(run)
+    return [list(map(cell_text, row)) for row in rows]
 
 
 def _areas(across: list[Rule], down: list[Rule], ys: list[float], xs: list[float]) -> np.ndarray:
     """(rows, columns): the number of the cell that a slot of the grid belongs to."""
-    height, width = len(ys) - 1, len(xs) - 1
-    walls = np.zeros((height, width + 1), bool)
-    floors = np.zeros((height + 1, width), bool)
-    middles = [(a + b) / 2 for a, b in pairwise(ys)]
-    centres = [(a + b) / 2 for a, b in pairwise(xs)]
-    for rule in down:
-        first, last = bisect_right(middles, rule.start), bisect_right(middles, rule.end)
-        walls[first:last, bisect_right(xs, rule.at) - 1] = True
-    for rule in across:
-        first, last = bisect_right(centres, rule.start), bisect_right(centres, rule.end)
-        floors[bisect_right(ys, rule.at) - 1, first:last] = True
-    area = np.arange(height * width).reshape(height, width)
+    floors, walls = _borders(across, ys, xs), _borders(down, xs, ys)
+    area = np.arange((len(ys) - 1) * (len(xs) - 1)).reshape(len(ys) - 1, len(xs) - 1)
     while True:  # the smallest number spreads through every gap between two slots
         before = area.copy()
-        for c in range(1, width):
-            open_ = ~walls[:, c]
-            low = np.minimum(area[:, c - 1], area[:, c])
-            area[open_, c - 1] = area[open_, c] = low[open_]
-        for r in range(1, height):
-            open_ = ~floors[r]
-            low = np.minimum(area[r - 1], area[r])
-            area[r - 1, open_] = area[r, open_] = low[open_]
+        for slots, borders in ((area.T, walls), (area, floors)):
+            for at in range(1, len(slots)):
+                gaps = ~borders[at]
+                low = np.minimum(slots[at - 1], slots[at])[gaps]
+                slots[at - 1, gaps] = slots[at, gaps] = low
         if (area == before).all():
             return area
+
+
+def _borders(rules: list[Rule], places: list[float], across: list[float]) -> np.ndarray:
+    """(places, slots): whether a rule runs there."""
+    borders = np.zeros((len(places), len(across) - 1), bool)
+    middles = [(a + b) / 2 for a, b in pairwise(across)]
+    for rule in rules:
+        first, last = bisect_right(middles, rule.start), bisect_right(middles, rule.end)
+        borders[bisect_right(places, rule.at) - 1, first:last] = True
+    return borders
 
 
 def _pieces(run: Run, xs: list[float], row: np.ndarray) -> list[tuple[Run, int]]:
@@ -331,117 +314,71 @@ def _header_rows(area: np.ndarray) -> int:
 def side_by_side(table: PdfTable) -> list[PdfTable]:
     """The table, or its halves if the header's cells are there twice or only over the left half."""
     header, width = table.rows[0], len(table.rows[0])
-    named = next((at for at, cell in enumerate(header) if is_number(cell) or not cell), width)
     for size in range(2, width // 2 + 1):
-        cuts = range(0, width, size)
-        if (
-            width % size == 0
-            and len(set(header[:size])) == size
-            and all(header[at : at + size] == header[:size] for at in cuts)
-        ):
-            return [_half(table, at, at + size, table.rows) for at in cuts]
+        parts = [header[at : at + size] for at in range(0, width, size)]
+        if len(set(parts[0])) == size and all(part == parts[0] for part in parts):
+            return [_columns(table, at, at + size) for at in range(0, width, size)]
+    named = next((at for at, cell in enumerate(header) if is_number(cell) or not cell), width)
     if 2 <= named < width <= 2 * named and all(header[named:]):
         kinds = [[is_number(row[c]) for row in table.rows[1:] if row[c]] for c in range(width)]
         most = [2 * sum(kind) > len(kind) for kind in kinds]
         if most[named:] == most[: width - named] and any(most):
-            rows = [header[: width - named], *(row[named:] for row in table.rows)]
-            return [
-                _half(table, 0, named, table.rows),
-                _half(replace(table, captions=[]), named, width, rows, own=True),
-            ]
+            right = _columns(table, named, width)
+            right.rows, right.pages = [header[: width - named], *right.rows], [table.pages[0], *table.pages]
+            return [_columns(table, 0, named), right]
     return [table]
 
 
-def _half(table: PdfTable, first: int, last: int, rows: list[list[str]], *, own: bool = False) -> PdfTable:
-    """Columns of a table; `rows` are cut to them unless they are the half's own."""
-    return replace(
-        table,
-        rows=rows if own else [row[first:last] for row in rows],
-        captions=[] if first else table.captions,
-        edges=table.edges[first : last + 1],
-        left=table.edges[first],
-        right=table.edges[last],
-    )
-
-
-def _bands(across: list[Rule]) -> list[tuple[float, float, float, float]]:
-    """Regions between rules of one width: top, bottom, left, right."""
-    groups: dict[tuple[int, int], list[Rule]] = {}
-    for rule in across:
-        groups.setdefault((round(rule.start / 8), round(rule.end / 8)), []).append(rule)
-    bands = []
-    for rules in groups.values():
-        if len(rules) >= 2 and rules[0].end - rules[0].start > 80:
-            first, last = rules[0], rules[-1]
-            bands.append((first.at, last.at, first.start, first.end))
-    return sorted(bands)
+def _columns(table: PdfTable, first: int, last: int) -> PdfTable:
+    rows = [row[first:last] for row in table.rows]
+    return replace(table, rows=rows, captions=[] if first else table.captions)
 
 
 def _unruled(runs: list[Run]) -> tuple[list[PdfTable], list[Run]]:
     """Tables among runs without rules: at least three rows in a row with aligned pieces."""
-    rows = visual_rows(runs)
+    blocks: list[list[list[Run]]] = [[]]
+    for row in visual_rows(runs):
+        block = blocks[-1]
+        gap = (row[0].top - block[-1][0].bottom) / max(row[0].size, 1) if block else 9
+        # A line under a cell of the row above continues that cell.
+        below = gap < 0.35 and row[0].left > min(above[0].left for above in block) + row[0].size
+        single = len(parts(row, 0.9)) < 2 and not below
+        if single or gap >= 1.5:
+            blocks.append([])
+        blocks[-1].append(row)
+        if single:
+            blocks.append([])
     found: list[PdfTable] = []
     rest: list[Run] = []
-    block: list[list[Run]] = []
-
-    def close() -> None:
-        table = _aligned([run for row in block for run in row], []) if len(block) >= 3 else None
-        if table:
-            found.extend(side_by_side(table))
+    for block in blocks:
+        inside = [run for row in block for run in row]
+        if table := _aligned(inside) if len(block) >= 3 else None:
+            found.append(table)
         else:
-            rest.extend(run for row in block for run in row)
-        block.clear()
-
-    for row in rows:
-        parts = _parts(row)
-        tight = not block or row[0].top - block[-1][0].bottom < 1.5 * row[0].size
-        if len(parts) < 2 or not tight:
-            close()
-        if len(parts) >= 2:
-            block.append(row)
-        else:
-            rest += row
-    close()
+            rest += inside
     return found, rest
 
 
-def _parts(row: list[Run]) -> list[list[Run]]:
-    """The pieces of a row between wide gaps."""
-    parts = [[row[0]]]
-    for run in row[1:]:
-        if run.left - parts[-1][-1].right > 0.9 * run.size:
-            parts.append([run])
-        else:
-            parts[-1].append(run)
-    return parts
-
-
-def _aligned(runs: list[Run], rules: list[float]) -> PdfTable | None:
+def _aligned(runs: list[Run]) -> PdfTable | None:
     """The table that these runs form by the free columns between them, or None."""
-    rows = [_parts(row) for row in visual_rows(runs)]
+    rows = [parts(row, 0.9) for row in visual_rows(runs)]
     most = max(map(len, rows))
     full = [row for row in rows if len(row) >= max(2, 0.6 * most)]
-    if len(full) < 2 or most < 2 or (len(full) < 3 and not rules):
-        return None
-    edges = _gutters(full)
+    edges = _gutters(full) if len(full) >= 3 else []
     if len(edges) < 3:
         return None
     cells = [_cells(row, edges) for row in rows]
     filled = [cell for row in cells for cell in row if cell]
-    numbers = sum(map(has_value, filled))
-    lengths = sorted(width(cell) for cell in filled)
-    if not rules and (lengths[len(lengths) // 2] > 16 or numbers < 0.25 * len(filled)):
+    typical = sorted(map(width, filled))[len(filled) // 2]
+    if typical > 16 or sum(map(has_value, filled)) < 0.25 * len(filled):
         return None  # columns of prose
-    if len(edges) == 3 and lengths[len(lengths) // 2] > 16 and numbers < 0.1 * len(filled):
+    if len(filled) < len(cells) * (len(edges) - 1) / 3:
         return None
-    if lengths[len(lengths) // 2] > 40 or sum(map(bool, filled)) < len(cells) * (len(edges) - 1) / 3:
-        return None
-    header = _header_of(cells, rows, rules)
+    values = (at for at, row in enumerate(cells[: HEADER_ROWS + 1]) if at and any(map(has_value, row[1:])))
+    header = next(values, 1)
     top, bottom = min(run.top for run in runs), max(run.bottom for run in runs)
-    plain = [_cells(row, edges, fill=False) for row in rows[header:]]
-    body = _whole_rows(plain, rows[header:])
-    left, right = edges[0], edges[-1]
-    return PdfTable(left, top, right, bottom, cells[:header] + body, header, edges)
+    body = _whole_rows([_cells(row, edges, fill=False) for row in rows[header:]], rows[header:])
+    return PdfTable(edges[0], top, edges[-1], bottom, cells[:header] + body, header, edges)
 
 
 def _gutters(rows: list[list[list[Run]]]) -> list[float]:
@@ -472,28 +409,16 @@ def _cells(row: list[list[Run]], edges: list[float], *, fill: bool = True) -> li
     return [cell_text(cell) for cell in cells]
 
 
-def _header_of(cells: list[list[str]], rows: list[list[list[Run]]], rules: list[float]) -> int:
-    """How many rows stand above the second rule, or above the first row with numbers."""
-    if len(rules) > 2:
-        above = sum(row[0][0].middle < rules[1] for row in rows)
-        if 0 < above <= HEADER_ROWS and above < len(rows):
-            return above
-    for at, row in enumerate(cells[: HEADER_ROWS + 1]):
-        if at and any(map(has_value, row[1:])):
-            return at
-    return 1
-
-
 def _whole_rows(cells: list[list[str]], rows: list[list[list[Run]]]) -> list[list[str]]:
     """Rows with those joined that continue the row above: near to it, without a first cell."""
     whole: list[list[str]] = []
     bottom = 0.0
-    for row, parts in zip(cells, rows, strict=True):
-        near = parts[0][0].top - bottom < 0.35 * parts[0][0].size
-        numbers = any(map(is_number, row))
+    for row, pieces in zip(cells, rows, strict=True):
+        near = pieces[0][0].top - bottom < 0.35 * pieces[0][0].size
+        numbers = any(map(has_value, row))
         if whole and near and not row[0] and not numbers:
             whole[-1] = [join_lines(pair) for pair in zip(whole[-1], row, strict=True)]
         else:
             whole.append(row)
-        bottom = max(part[-1].bottom for part in parts)
+        bottom = max(part[-1].bottom for part in pieces)
     return whole

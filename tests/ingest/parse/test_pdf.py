@@ -110,6 +110,22 @@ def test_running_lines_are_left_out_and_listed(tmp_path: Path) -> None:
     assert "集团信息安全管理办法" in str(parsed.report.warnings)
 
 
+def test_numbers_of_running_lines_may_be_spaced(tmp_path: Path) -> None:
+    pages = [at(60, 700, f"Text of {word}.") + at(60, 30, f"Page {n}", 9) for word, n in
+             (("one", "1 1"), ("two", "12"))]  # fmt: skip
+    text, _ = read(drawn(tmp_path / "a.pdf", pages))
+    assert "Text of one." in text
+
+
+def test_a_hyphen_stays_unless_the_word_is_known_without_it(tmp_path: Path) -> None:
+    lines = ["We train the encoder of a simple and fast dual-", "encoder on pairs of questions, which all re-",
+             "trieve passages that can retrieve an answer."]  # fmt: skip
+    page = "".join(at(60, 700 - 14 * row, line, 12) for row, line in enumerate(lines))
+    text, _ = read(drawn(tmp_path / "a.pdf", [page]))
+    assert "dual-encoder" in text
+    assert "all retrieve passages" in text
+
+
 def test_pages_that_are_nearly_the_same_keep_their_text(tmp_path: Path) -> None:
     path = drawn(tmp_path / "a.pdf", [at(60, 740, f"Receipt {n}") + at(60, 700, "Paid") for n in (1, 2)])
     text, _ = read(path)
