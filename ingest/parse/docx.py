@@ -9,11 +9,12 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, Inner, Place, chinese_heading, clean, comment, heading, merged_table
+from ingest.parse.blocks import Block, Inner, chinese_heading, clean, comment, heading
 from ingest.parse.drawing import drawing_blocks
 from ingest.parse.notation import equation, scripts, symbol
-from ingest.parse.opc import REL, Package, local, open_package, walk
+from ingest.parse.opc import REL, Package, local, open_package, walk, whole_number
 from ingest.parse.pdf import Pictures
+from ingest.parse.sheet import Row, text_table
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _DIGITS = "零一二三四五六七八九"
@@ -77,8 +78,8 @@ class Numbering:
 def _levels(element: Element) -> dict[int, Level]:
     levels = {}
     for level in element.iter(W + "lvl"):
-        form, start = _value(level, "numFmt", "decimal"), _int(_value(level, "start", "1"))
-        levels[_int(level.get(W + "ilvl"))] = Level(form, _value(level, "lvlText"), start)
+        form, start = _value(level, "numFmt", "decimal"), whole_number(_value(level, "start", "1"))
+        levels[whole_number(level.get(W + "ilvl"))] = Level(form, _value(level, "lvlText"), start)
     return levels
 
 
@@ -86,10 +87,6 @@ def _value(element: Element | None, tag: str, default: str = "") -> str:
     """The `w:val` of the child `tag`."""
     child = None if element is None else element.find(W + tag)
     return default if child is None else child.get(W + "val", default)
-
-
-def _int(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() and len(text) < 9 else 0
 
 
 def spell(number: int, form: str) -> str:
@@ -287,28 +284,26 @@ class Word:
     def _table(self, element: Element) -> Iterator[Block]:
         """A table of one column or one row is only layout. A cell merged downwards is repeated in each
         of its rows, so that every row can be read alone. A table in a cell follows the table."""
-        rows: list[list[str]] = []
-        wide: set[Place] = set()
+        rows: list[Row] = []
         nested: list[tuple[str, list[Element]]] = []
         for row in _below(element, "tr"):
             if any(row.find(f"{W}trPr/{W}{state}") is not None for state in ("del", "hidden")):
                 continue
-            cells: list[str] = []
+            here, at = Row(len(rows) + 1, {}), 0
             for cell in _below(row, "tc"):
                 tables: list[Element] = []
                 text = "\n".join(block.text for block in self.blocks(cell, tables))
                 span, merged = _spans(cell.find(W + "tcPr"))
-                if merged and not text and rows and len(cells) < len(rows[-1]):
-                    text = rows[-1][len(cells)]
+                here.cells[at] = text or (rows[-1].cells.get(at, "") if merged and rows else "")
+                here.spans += [(at, at + span - 1, here.number)] if span > 1 else []
                 if tables:
-                    nested.append((" ".join(filter(None, [*cells, text])), tables))
-                wide |= {(len(rows), len(cells) + at) for at in range(1, span)}
-                cells += [text, *[""] * (span - 1)]
-            rows.append(cells)
-        if len(rows) < 2 or max(map(len, rows)) < 2:
-            yield from (Block(text) for row in rows for text in row if text)
+                    nested.append((here.text(), tables))
+                at += span
+            rows.append(here)
+        if len(rows) < 2 or not any(map(max, (row.cells for row in rows if row.cells))):
+            yield from (Block(text) for row in rows for text in row.cells.values() if text)
         else:
-            yield from merged_table(rows, wide)
+            yield from text_table(rows)
         for label, tables in nested:
             if len(rows) > 1:
                 yield Block(label)
@@ -419,13 +414,11 @@ def _numbering(properties: Element | None) -> tuple[str, int] | None:
     number = None if properties is None else properties.find(W + "numPr")
     if number is None or number.find(W + "numId") is None:
         return None
-    level = _value(number, "ilvl", "0")
-    return _value(number, "numId"), int(level) if level.isdecimal() else 0
+    return _value(number, "numId"), whole_number(_value(number, "ilvl"))
 
 
 def _spans(properties: Element | None) -> tuple[int, bool]:
     """How many columns a cell takes, and whether it continues the cell above."""
-    width = _value(properties, "gridSpan", "1")
     merge = None if properties is None else properties.find(W + "vMerge")
     merged = merge is not None and merge.get(W + "val", "continue") == "continue"
-    return min(int(width), 100) if width.isdecimal() else 1, merged
+    return min(max(whole_number(_value(properties, "gridSpan")), 1), 100), merged

@@ -9,10 +9,11 @@ from xml.etree.ElementTree import Element
 
 from ingest.files import damaged
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, Place, clean, comment, heading, mark, merged_table
+from ingest.parse.blocks import Block, clean, comment, heading, mark
 from ingest.parse.drawing import A, Relations, drawing_blocks, paragraph_text
-from ingest.parse.opc import REL, Package, local, open_package
+from ingest.parse.opc import REL, Package, local, open_package, whole_number
 from ingest.parse.pdf import Pictures
+from ingest.parse.sheet import Row, text_table
 
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
 _SKIPPED_ROLES = ("sldNum", "dt", "ftr", "hdr", "sldImg")
@@ -228,7 +229,7 @@ def _shape(package: Package, shape: Element, relations: Relations, pictures: Pic
     yield from _paragraphs(shape)
     if local(shape) == "graphicFrame":
         for grid in shape.iter(A + "tbl"):
-            yield from _table(grid)
+            yield from text_table(_rows(grid))
         for element in shape.iter():
             yield from drawing_blocks(package, element, relations)
     for blip in shape.iter(A + "blip"):
@@ -237,20 +238,15 @@ def _shape(package: Package, shape: Element, relations: Relations, pictures: Pic
             yield from pictures.blocks(package.read(target))
 
 
-def _table(grid: Element) -> Iterator[Block]:
-    rows: list[list[str]] = []
-    wide: set[Place] = set()
-    for element in grid.iter(A + "tr"):
-        row: list[str] = []
-        for cell in element.iter(A + "tc"):
-            text = "\n".join(filter(None, map(paragraph_text, cell.iter(A + "p"))))
-            if cell.get("hMerge") in ("1", "true"):
-                wide.add((len(rows), len(row)))
-            elif cell.get("vMerge") in ("1", "true") and rows and len(row) < len(rows[-1]):
-                text = rows[-1][len(row)]
-            row.append(text)
-        rows.append(row)
-    yield from merged_table(rows, wide)
+def _rows(grid: Element) -> Iterator[Row]:
+    for number, element in enumerate(grid.iter(A + "tr"), 1):
+        row = Row(number, {})
+        for at, cell in enumerate(element.iter(A + "tc")):
+            if not {"hMerge", "vMerge"} & set(cell.keys()):
+                columns, rows = (whole_number(cell.get(key, "1")) for key in ("gridSpan", "rowSpan"))
+                row.cells[at] = "\n".join(filter(None, map(paragraph_text, cell.iter(A + "p"))))
+                row.spans += [(at, at + columns - 1, number + rows - 1)] if columns * rows > 1 else []
+        yield row
 
 
 def _comments(package: Package, root: Element) -> Iterator[Block]:

@@ -43,7 +43,7 @@ class Row:
 
     number: int
     cells: dict[int, str]
-    spans: Sequence[tuple[int, int, int]] = ()
+    spans: list[tuple[int, int, int]] = field(default_factory=list)
     hidden: bool = False
     gap: bool = False
     """An empty row lies above it."""
@@ -106,6 +106,13 @@ def sheet_blocks(name: str, rows: Iterable[Row], notes: Notes | None = None) -> 
     yield from SheetLayout({} if notes is None else notes).blocks(rows)
 
 
+def text_table(rows: Iterable[Row]) -> Iterator[Block]:
+    """A table in a text. Its titles are no headings, and empty rows do not cut it."""
+    whole = (replace(row, gap=False) for row in filled(rows))
+    for block in SheetLayout(in_text=True).blocks(whole):
+        yield replace(block, marks=())
+
+
 class Lookahead(Iterator[Row]):
     """Rows, of which the next ones can be seen before they are taken."""
 
@@ -128,6 +135,7 @@ class SheetLayout:
     header: dict[int, str] = field(default_factory=dict)
     """Column -> name in the table before; a table may go on after an empty row."""
     header_number: int = 0
+    in_text: bool = False
 
     def blocks(self, rows: Iterable[Row]) -> Iterator[Block]:
         above: list[Row] = []  # rows that may be the title or the header of what follows
@@ -151,7 +159,7 @@ class SheetLayout:
             whole = head + list(band)
             for left, right in parts:
                 inside = (row.within(left, right) for row in whole)
-                yield from SheetLayout(self.notes).blocks(_stacked(row for row in inside if row.cells))
+                yield from replace(self, header={}).blocks(_stacked(row for row in inside if row.cells))
         if above:
             yield from self._block(iter(above))
 
@@ -166,7 +174,8 @@ class SheetLayout:
             return
         titles, head = head[:lone], head[lone:]
         orphans: list[str] = []
-        count = _header_rows(head)
+        pairs = self.in_text and titles and width == 2 and not any(row.values() for row in head)
+        count = 0 if pairs else _header_rows(head)
         if not count and self.header and not titles and set(head[0].cells) <= self.header.keys():
             names, number = self.header, self.header_number
         elif not count and len(head) == 1:
@@ -195,7 +204,7 @@ class SheetLayout:
     ) -> Iterator[Block]:
         labels = [names.get(column, "") for column in columns]
         last = columns[-1] if names.keys() <= set(columns) else CELLS
-        faq = faq_columns(labels)
+        faq = None if self.in_text else faq_columns(labels)
         comments: list[Block] = []
         is_open = noted = False
         read = 0
@@ -363,13 +372,20 @@ def _header_rows(rows: Sequence[Row]) -> int:
         here, below = rows[count - 1], rows[count]
         reach = max([reach, *(bottom for *_, bottom in here.spans)])
         grouped = any(row.wide() for row in rows[:count]) and below.number <= reach
-        group = grouped or here.wide() or _is_group(here, below, rows[count + 1 :])
+        group = grouped or _continues(here, below) or _is_group(here, below, rows[count + 1 :])
         if not group or below.values():
             break
         count += 1
     if count == len(rows):  # names of columns without a row, or a row without names
         return 0 if any(row.values() for row in rows) else count
     return count if count > 1 or _has_names(rows[0], rows[1:]) else 0
+
+
+def _continues(here: Row, below: Row) -> bool:
+    """Whether a row below wide cells says something only below them, or what is said above."""
+    wide = {column for left, right, _ in here.spans for column in range(left, right + 1) if left < right}
+    new = (column for column, text in below.cells.items() if here.cells.get(column, text) != text)
+    return here.wide() and wide.issuperset(new)
 
 
 def _is_group(here: Row, below: Row, data: Sequence[Row]) -> bool:

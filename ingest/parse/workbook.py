@@ -271,7 +271,7 @@ def _rows(package: Package, sheet: Sheet, texts: CellTexts, spans: Spans) -> Ite
         for row in data.iter(space + "row"):
             number = int(row.get("r", number + 1))
             hidden = row.get("hidden") in ("1", "true")
-            yield Row(number, _cells(row, space, texts), spans.get(number, ()), hidden)
+            yield Row(number, _cells(row, space, texts), spans.get(number, []), hidden)
 
 
 def _batches(package: Package, sheet: Sheet) -> Iterator[Element]:
@@ -360,7 +360,7 @@ def _xls_rows(source: Any, formats: list[str], date1904: bool) -> Iterator[Row]:
                 case xlrd.XL_CELL_ERROR:
                     cells[at] = xlrd.error_text_from_code.get(cell.value, "#N/A")
         info = source.rowinfo_map.get(number)
-        yield Row(number + 1, cells, spans.get(number + 1, ()), bool(info and info.hidden))
+        yield Row(number + 1, cells, spans.get(number + 1, []), bool(info and info.hidden))
 
 
 def _ods(path: Path, omissions: Omissions) -> Iterator[Sheet]:
