@@ -53,8 +53,6 @@ _NEAR = 500  # open elements among which an end tag looks for its start
 _UNSEEN = re.compile(
     r"display:none|visibility:hidden|text-decoration(-line|-color)?:[^;]*line-through", re.IGNORECASE
 )
-_AT_RULE = re.compile(r"@[^{}]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")
-_STYLES = 200_000  # characters read of a style sheet
 _NAME = re.compile(
     r"(?:(?!has|with|without|no|show|hide|open)[a-z]+[-_])?(?:left|right|top|main|sub|foot|bottom|head|bread)?"
     r"(?:cookies?|consent|gdpr|(?:side|nav)-?bar|navi?|navigation|menu|crumbs?|footer|pagination|pager|share"
@@ -129,8 +127,6 @@ class Page(HTMLParser):
         self._main = self._links = self._pre = self._rank = 0
         self._has_main = False
         self._scripts: list[int] = []  # where the open <sup> and <sub> begin in `_words`
-        self._style = ""
-        self._unseen_names: set[str] = set()
         self._bullet = ""
         self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
         self._tables: list[_Table] = []
@@ -200,13 +196,11 @@ class Page(HTMLParser):
             self._begin(tag)
 
     def _hidden(self, tag: str, values: dict[str, str]) -> bool:
-        names = {f".{name}" for name in values.get("class", "").split()} | {f"#{values.get('id')}"}
         style = "".join(values.get("style", "").split())
         return (
             values.get("hidden", "until-found") != "until-found"
             or (tag == "dialog" and "open" not in values)
             or _UNSEEN.search(style) is not None
-            or not self._unseen_names.isdisjoint(names)
         )
 
     def _beside(self, tag: str, values: dict[str, str]) -> bool:
@@ -249,9 +243,6 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
             self.titled = True
-        elif tag == "style":
-            self._unseen_names |= _unseen_names(self._style)
-            self._style = ""
         near = range(len(self._open) - 1, max(-1, len(self._open) - 1 - _NEAR), -1)
         depth = next((at for at in near if self._open[at][0] == tag), None) if self._count[tag] else None
         unseen = self._unseen if depth is None else self._open[depth][1]
@@ -306,8 +297,6 @@ class Page(HTMLParser):
             self._words.append(data if self._pre else _running(data))
             if self._around and self._links:
                 self._around[-1].linked += len(data.strip())
-        elif self._open[-1][0] == "style" and len(self._style) < _STYLES:
-            self._style += data
 
     def close(self) -> None:
         super().close()
@@ -356,20 +345,6 @@ def _value(tag: str, values: dict[str, str]) -> str:
         return "☑" if "checked" in values else "☐"
     text = values.get("alt", "") if tag == "img" else "" if kind in _BUTTONS else values.get("value", "")
     return f" {_running(text)} " if text else ""
-
-
-def _unseen_names(style: str) -> set[str]:
-    """The classes (`.note`) and ids (`#old`) that a style sheet hides and no rule of it shows."""
-    unseen: set[str] = set()
-    shown: set[str] = set()
-    for selectors, rule in re.findall(r"([^{}]*)\{([^{}]*)\}", _AT_RULE.sub("", style)):
-        rule = "".join(rule.split())
-        names = (name.strip() for name in selectors.split(","))
-        if _UNSEEN.search(rule):
-            unseen |= {name for name in names if re.fullmatch(r"[.#][\w-]+", name)}
-        elif "display:" in rule:
-            shown |= set(re.findall(r"[.#][\w-]+", selectors))
-    return unseen - shown
 
 
 def _span(value: str | None, most: int) -> int:

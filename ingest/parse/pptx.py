@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from ingest.files import damaged
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, clean, comment, heading, mark
+from ingest.parse.blocks import Block, heading, mark
 from ingest.parse.drawing import A, Relations, drawing_blocks, paragraph_text
 from ingest.parse.opc import REL, Package, local, open_package, whole_number
 from ingest.parse.pdf import Pictures
@@ -39,7 +39,6 @@ def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator
         if not parts:
             raise damaged(path.name, Translatable("it has no slides"))
         hidden: list[int] = []
-        layouts: dict[str, dict[str, Element]] = {}
         for number, part in enumerate(parts, 1):
             root = package.xml(part)
             if root.get("show") in ("0", "false"):
@@ -47,11 +46,7 @@ def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator
                 continue
             yield mark("page", f"p. {number}")
             relations = package.relations(part)
-            layout = next((p for k, p in relations.values() if k == "slideLayout"), "")
-            if layout not in layouts:
-                layouts[layout] = _inherited(package, relations)
-            boxes = list(_boxes(root, layouts[layout]))
-            yield from _slide(package, boxes, relations, pictures)
+            yield from _slide(package, list(_boxes(root)), relations, pictures)
         if hidden:
             warn.append(Translatable("hidden slides are left out: {slides}", slides=hidden[:20]))
 
@@ -79,26 +74,20 @@ def _slide(package: Package, boxes: list[Box], relations: Relations, pictures: P
         if kind == "notesSlide" and target in package:
             for shape in package.xml(target).iter(P + "sp"):
                 yield from _paragraphs(shape)
-        elif kind == "comments" and target in package:
-            yield from _comments(package, package.xml(target))
 
 
-def _boxes(
-    element: Element, inherited: dict[str, Element], scale: Sequence[float] = (1, 0, 1, 0)
-) -> Iterator[Box]:
+def _boxes(element: Element, scale: Sequence[float] = (1, 0, 1, 0)) -> Iterator[Box]:
     """The shapes below `element`. The coordinates in a group become those of its slide by `scale`: a
     factor and an offset across, and both downwards."""
     for child in element[:1] if local(element) == "AlternateContent" else element:
         if local(child) not in _SHAPES:
             frame = child.find(f"{P}grpSpPr/{A}xfrm") if local(child) == "grpSp" else None
-            yield from _boxes(child, inherited, scale if frame is None else _inner(frame, scale))
+            yield from _boxes(child, scale if frame is None else _inner(frame, scale))
             continue
         properties = child.find(f".//{P}cNvPr")
         if properties is not None and properties.get("hidden") in ("1", "true"):
             continue
         frame = _frame(child)
-        if frame is None:
-            frame = next((inherited[key] for key in _keys(child) if key in inherited), None)
         across, x, down, y = scale
         left, width, top, height = (0, 0, 0, 0) if frame is None else _numbers(frame, "off", "ext")
         left, top = left * across + x, top * down + y
@@ -132,27 +121,9 @@ def _numbers(frame: Element, point: str, extent: str) -> Sequence[float]:
     return values
 
 
-def _inherited(package: Package, relations: Relations) -> dict[str, Element]:
-    """Placeholder -> its place in the slide's layout, or in the layout's master."""
-    places: dict[str, Element] = {}
-    for kind in ("slideLayout", "slideMaster"):
-        part = next((p for k, p in relations.values() if k == kind and p in package), "")
-        for shape in package.xml(part).iter(P + "sp") if part else ():
-            if (frame := _frame(shape)) is not None:
-                places = dict.fromkeys(_keys(shape), frame) | places
-        relations = package.relations(part)
-    return places
-
-
 def _placeholder(shape: Element) -> dict[str, str]:
     found = shape.find(f".//{P}nvPr/{P}ph")
     return {} if found is None else {"type": "body", **found.attrib}
-
-
-def _keys(shape: Element) -> list[str]:
-    """The names by which a placeholder is known: its number and its role."""
-    placeholder = _placeholder(shape)
-    return [f"{key} {placeholder[key]}" for key in ("idx", "type") if key in placeholder]
 
 
 def reading_order(boxes: list[Box]) -> Iterator[list[Box]]:
@@ -247,15 +218,3 @@ def _rows(grid: Element) -> Iterator[Row]:
                 row.cells[at] = "\n".join(filter(None, map(paragraph_text, cell.iter(A + "p"))))
                 row.spans += [(at, at + columns - 1, number + rows - 1)] if columns * rows > 1 else []
         yield row
-
-
-def _comments(package: Package, root: Element) -> Iterator[Block]:
-    """Reviewers' comments, under their authors' names."""
-    names: dict[str, str] = {}
-    for kind, part in package.relations("ppt/presentation.xml").values():
-        if kind in ("commentAuthors", "authors") and part in package:
-            names |= {a.get("id", ""): a.get("name", "") for a in package.xml(part).iter()}
-    for element in (c for c in root.iter() if local(c) == "cm"):
-        text = clean(" ".join(t.text or "" for t in element.iter() if local(t) in ("text", "t")))
-        author = names.get(element.get("authorId", ""), "")
-        yield Block(comment(author, text, sample=text) if text else "")
