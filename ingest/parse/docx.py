@@ -10,10 +10,10 @@ from xml.etree.ElementTree import Element
 
 from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, Inner, chinese_heading, clean, comment, heading
-from ingest.parse.drawing import drawing_blocks
 from ingest.parse.notation import equation, scripts, symbol
 from ingest.parse.opc import REL, Package, local, open_package, walk, whole_number
 from ingest.parse.pdf import Pictures
+from ingest.parse.pptx import drawing_blocks
 from ingest.parse.sheet import Row, text_table
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"

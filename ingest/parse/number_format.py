@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
-from fractions import Fraction
 from functools import cache, lru_cache
 from math import inf, nextafter
 
@@ -14,7 +13,7 @@ _CHINESE = {
 }  # fmt: skip
 BUILTIN = {
     1: "0", 2: "0.00", 3: "#,##0", 4: "#,##0.00", 9: "0%", 10: "0.00%", 11: "0.00E+00",
-    12: "# ?/?", 13: "# ??/??", 14: "yyyy-mm-dd", 15: "d-mmm-yy", 16: "d-mmm", 17: "mmm-yy",
+    14: "yyyy-mm-dd", 15: "d-mmm-yy", 16: "d-mmm", 17: "mmm-yy",
     18: "h:mm AM/PM", 19: "h:mm:ss AM/PM", 20: "hh:mm", 21: "hh:mm:ss", 22: "yyyy-mm-dd hh:mm",
     37: "#,##0;(#,##0)", 38: "#,##0;(#,##0)", 39: "#,##0.00;(#,##0.00)", 40: "#,##0.00;(#,##0.00)",
     45: "mm:ss", 46: "[h]:mm:ss", 47: "mm:ss.0", 48: "0.0E+0",
@@ -27,7 +26,7 @@ BUILTIN = {
 _TOKEN = re.compile(
     r'"(?P<quoted>[^"]*)"?|[\\!](?P<escaped>.)|[_*].|\[(?P<bracket>[^\]]*)\]|(?P<noon>AM/PM|A/P|上午/下午)'
     r"|(?P<general>General|G/通用格式|@)|(?P<date>y+|m+|d+|h+|s+(?:\.0+)?|e(?![+-])|a{3,4})"
-    r"|(?P<digits>(?:[#0?]+ +)?[#0?]+/ *[#0?\d]+|[#0?.,]+|E[+-]0+)|(?P<percent>%)|(?P<other>.)",
+    r"|(?P<digits>[#0?.,]+|E[+-]0+)|(?P<percent>%)|(?P<other>.)",
     re.IGNORECASE | re.DOTALL,
 )
 _CONDITION = re.compile(r"(<=|>=|<>|<|>|=)(-?[\d.]+)")
@@ -99,7 +98,7 @@ def _render(tokens: list[Token], absolute: bool, date1904: bool) -> Render:
         return lambda v: _date(tokens, v + start) if 0 <= v < _LAST else general(v)
     if "general" in kinds:
         return lambda v: "".join(general(v) if k == "general" else t for k, t in tokens)
-    return _number(tokens, absolute)
+    return general if ("other", "/") in tokens else _number(tokens, absolute)  # no fractions
 
 
 def _date(tokens: Sequence[Token], value: float) -> str:
@@ -155,8 +154,6 @@ def _number(tokens: list[Token], absolute: bool) -> Render:
     spread = "." not in pattern and "E" not in pattern
 
     def digits(number: Decimal) -> str:
-        if "/" in pattern:
-            return _fraction(number, pattern)
         if "E" in pattern:
             mantissa, _, power = f"{number:.{after}E}".partition("E")
             return f"{mantissa}E{power[0]}{power[1:].zfill(pattern.rpartition('E')[2].count('0'))}"
@@ -183,12 +180,3 @@ def _number(tokens: list[Token], absolute: bool) -> Render:
         return sign + out.strip()
 
     return render
-
-
-def _fraction(number: Decimal, pattern: str) -> str:
-    whole = int(number) if " " in pattern else 0
-    below = pattern.partition("/")[2].strip()
-    if below.isdecimal() and int(below):
-        return f"{whole or ''} {round((number - whole) * int(below))}/{below}".strip()
-    near = Fraction(number - whole).limit_denominator(10 ** min(len(below), 5) - 1)
-    return f"{whole or ''} {f'{near.numerator}/{near.denominator}' if near else ''}".strip() or "0"
