@@ -1,11 +1,14 @@
-"""Numbers as a spreadsheet shows them, by Excel's format codes: `0.856` with `0.0%` is `85.6%`."""
+"""Numbers of a spreadsheet, shown by Excel's format codes (`0.856` with `0.0%` is `85.6%`), and formulas."""
 
+import ast
+import contextlib
+import operator
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache, lru_cache
-from math import inf, nextafter
+from math import fsum, inf, nextafter
 
 _CHINESE = {
     27: 'yyyy"年"m"月"', 28: 'm"月"d"日"', 31: 'yyyy"年"m"月"d"日"', 32: 'h"时"mm"分"',
@@ -180,3 +183,70 @@ def _number(tokens: list[Token], absolute: bool) -> Render:
         return sign + out.strip()
 
     return render
+
+
+_OPERATORS = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv
+}  # fmt: skip
+_REFERENCE = re.compile(r"(?<![\w!.])\$?([A-Z]{1,3})\$?(\d{1,7})(?::\$?([A-Z]{1,3})\$?(\d{1,7}))?(?![\w!(])")
+_FUNCTION = re.compile(r"\b(SUM|AVERAGE)\(([A-Z\d:$, ]+)\)")
+_MOST_CELLS = 1_000_000  # that the formulas of a sheet name
+
+
+@cache
+def column(letters: str) -> int:
+    """A is 0, AA is 26."""
+    number = 0
+    for letter in letters[:4]:
+        number = number * 26 + ord(letter) - 64
+    return number - 1
+
+
+class Formulas:
+    """Computes sums, averages and arithmetic from the cells of the sheet that come before."""
+
+    def __init__(self) -> None:
+        self.computed = 0
+        self._named = 0
+        self._values: dict[tuple[int, int], float | None] = {}  # None for a text
+
+    def value(self, place: tuple[int, int], kind: str, value: str, formula: str) -> str:
+        """The stored value of a cell, or the one of its formula, or an empty one."""
+        if formula and not value and kind == "n":
+            try:
+                text = _REFERENCE.sub(self._number, _FUNCTION.sub(self._total, formula[:500]))
+                value = repr(_result(ast.parse(text.strip(), mode="eval").body))
+                self.computed += 1
+            except (ArithmeticError, LookupError, ValueError, SyntaxError, RecursionError, MemoryError):
+                value = ""
+        if value or formula or kind != "n":
+            self._values[place] = None
+            with contextlib.suppress(ValueError):
+                self._values[place] = float(value or "nan") if kind == "n" else None
+        return value
+
+    def _total(self, match: re.Match[str]) -> str:
+        numbers: list[float] = []
+        for found in _REFERENCE.finditer(match[2]):
+            rows = range(int(found[2]), int(found[4] or found[2]) + 1)
+            columns = range(column(found[1]), column(found[3] or found[1]) + 1)
+            self._named += len(rows) * len(columns)
+            if self._named > _MOST_CELLS:
+                raise ValueError
+            cells = (self._values.get((row, at)) for row in rows for at in columns)
+            numbers += (cell for cell in cells if cell is not None)
+        return f"({fsum(numbers) / (1 if match[1] == 'SUM' else len(numbers))!r})"
+
+    def _number(self, match: re.Match[str]) -> str:
+        return "range" if match[3] else f"({self._values.get((int(match[2]), column(match[1])), 0.0)!r})"
+
+
+def _result(node: ast.expr) -> float:
+    match node:
+        case ast.Constant(int() | float() as number):
+            return float(number)
+        case ast.UnaryOp(ast.USub(), below):
+            return -_result(below)
+        case ast.BinOp(left, sign, right):
+            return _OPERATORS[type(sign)](_result(left), _result(right))
+    raise ValueError

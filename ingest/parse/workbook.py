@@ -4,12 +4,10 @@ hidden is left out and reported."""
 import io
 import re
 import struct
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser, fromstring, iterparse
@@ -17,7 +15,7 @@ from xml.etree.ElementTree import Element, ParseError, XMLPullParser, fromstring
 from ingest.files import DAMAGE, damaged, locked
 from ingest.i18n import Translatable
 from ingest.parse.blocks import Block
-from ingest.parse.number_format import BUILTIN, general, show
+from ingest.parse.number_format import BUILTIN, Formulas, column, general, show
 from ingest.parse.opc import Package, local, open_package
 from ingest.parse.sheet import CELLS, Row, filled, sheet_blocks
 
@@ -140,10 +138,6 @@ def _xlsx(path: Path, omissions: Omissions) -> Iterator[Sheet]:
         shown = [sheet for sheet in sheets if not sheet.hidden]
         scans = {sheet.part: _scan(package, sheet.part) for sheet in shown}
         omissions.formulas = sum(formulas for _, formulas in scans.values())
-        if omissions.formulas and (again := _recalculated(path)):
-            package, lacking = again, omissions.formulas
-            omissions.formulas = sum(_scan(again, part)[1] for part in scans)
-            omissions.computed = lacking - omissions.formulas
         places = dict(parts.values())
         date1904 = any(e.get("date1904") in ("1", "true") for e in root.iter())
         strings = list(_strings(package, places.get("sharedStrings", "")))
@@ -152,19 +146,9 @@ def _xlsx(path: Path, omissions: Omissions) -> Iterator[Sheet]:
             for kind, place in sorted(package.relations(sheet.part).values()):
                 if kind in ("comments", "threadedComment") and place in package:
                     _read_comments(package.xml(place), sheet)
-            sheet.rows = _rows(package, sheet, texts, scans[sheet.part][0])
+            spans, formulas = scans[sheet.part]
+            sheet.rows = _rows(package, sheet, texts, spans, omissions if formulas else None)
         yield from sheets
-
-
-def _recalculated(path: Path) -> Package | None:
-    """The workbook with the values of its formulas; None if they can't be computed."""
-    import formualizer
-
-    try:
-        content = formualizer.recalculate_xlsx_bytes(path.read_bytes())["bytes"]
-    except (RuntimeError, ValueError, OSError):
-        return None
-    return Package(zipfile.ZipFile(io.BytesIO(content)), path.name)
 
 
 Spans = dict[int, list[tuple[int, int, int]]]
@@ -185,15 +169,6 @@ def _scan(package: Package, part: str) -> tuple[Spans, int]:
                 span = column(left.decode()), column(right.decode()), int(bottom)
                 spans[int(top)].append(span)
     return spans, formulas
-
-
-@cache
-def column(letters: str) -> int:
-    """A is 0, AA is 26."""
-    number = 0
-    for letter in letters[:4]:
-        number = number * 26 + ord(letter) - 64
-    return number - 1
 
 
 def _read_comments(root: Element, sheet: Sheet) -> None:
@@ -263,15 +238,21 @@ class CellTexts:
         return general(number) if code == "General" else show(number, code, date1904=self.date1904)
 
 
-def _rows(package: Package, sheet: Sheet, texts: CellTexts, spans: Spans) -> Iterator[Row]:
-    number = 0
+def _rows(
+    package: Package, sheet: Sheet, texts: CellTexts, spans: Spans, omissions: Omissions | None
+) -> Iterator[Row]:
+    """With `omissions`, formulas without a value are computed."""
+    number, formulas = 0, Formulas() if omissions else None
     for data in _batches(package, sheet):
         space = data.tag.rpartition("}")[0]
         space = f"{space}}}" if space else ""
         for row in data.iter(space + "row"):
             number = int(row.get("r", number + 1))
             hidden = row.get("hidden") in ("1", "true")
-            yield Row(number, _cells(row, space, texts), spans.get(number, []), hidden)
+            yield Row(number, _cells(row, number, space, texts, formulas), spans.get(number, []), hidden)
+    if omissions and formulas:
+        omissions.computed += formulas.computed
+        omissions.formulas -= formulas.computed
 
 
 def _batches(package: Package, sheet: Sheet) -> Iterator[Element]:
@@ -298,18 +279,25 @@ def _batches(package: Package, sheet: Sheet) -> Iterator[Element]:
             rest = rest[cut:] + piece
 
 
-def _cells(row: Element, space: str, texts: CellTexts) -> dict[int, str]:
+def _cells(
+    row: Element, number: int, space: str, texts: CellTexts, formulas: Formulas | None
+) -> dict[int, str]:
     cells: dict[int, str] = {}
     at = -1
     value_tag, inline_tag = space + "v", space + "is"
     for cell in row:
         reference = cell.get("r")
         at = column(reference.rstrip("0123456789")) if reference else at + 1
+        kind, value = cell.get("t", "n"), ""
         for child in cell:
             if child.tag == value_tag and child.text:
-                cells[at] = texts(cell.get("t", "n"), cell.get("s", "0"), child.text)
+                value = child.text
             elif child.tag == inline_tag:
                 cells[at] = _rich(child)
+        if formulas:
+            value = formulas.value((number, at), kind, value, cell.findtext(space + "f") or "")
+        if value:
+            cells[at] = texts(kind, cell.get("s", "0"), value)
     return cells
 
 
