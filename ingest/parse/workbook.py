@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError, XMLPullParser, fromstring, iterparse
+from xml.etree.ElementTree import Element, ParseError, XMLPullParser, iterparse
 
 from ingest.files import DAMAGE, damaged, locked
 from ingest.i18n import Translatable
@@ -24,8 +24,6 @@ _MERGED = re.compile(rb'<(?:\w+:)?mergeCell [^>]*?ref="([A-Z]+)(\d+):([A-Z]+)(\d
 _FORMULA = re.compile(  # a formula that has no value, in a cell with these attributes
     rb"<(?:\w+:)?c\b([^>]*)>\s*<(?:\w+:)?f\b[^>]*(?:/>|>[^<]*</(?:\w+:)?f>)\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
 )
-_DATA = re.compile(rb"(<(\w+:)?worksheet\b[^>]*>).*?<(?:\w+:)?sheetData\b[^>]*>", re.DOTALL)
-_COLUMN = re.compile(rb'<(?:\w+:)?col\b[^>]*\bhidden="(?:1|true)"[^>]*>')
 _CHARACTER = re.compile("_x([0-9A-F]{4})_")
 _HIDDEN = "hidden"
 _STRUCTURE = {  # of SpreadsheetML and of OpenDocument
@@ -243,59 +241,42 @@ def _rows(
 ) -> Iterator[Row]:
     """With `omissions`, formulas without a value are computed."""
     number, formulas = 0, Formulas() if omissions else None
-    for data in _batches(package, sheet):
-        space = data.tag.rpartition("}")[0]
-        space = f"{space}}}" if space else ""
-        for row in data.iter(space + "row"):
-            number = int(row.get("r", number + 1))
-            hidden = row.get("hidden") in ("1", "true")
-            yield Row(number, _cells(row, number, space, texts, formulas), spans.get(number, []), hidden)
+    with package.stream(sheet.part) as stream:
+        parent = Element("none")
+        for event, element in iterparse(stream, events=("start", "end")):
+            name = local(element)
+            if event == "start":
+                parent = element if name == "sheetData" else parent
+            elif name == "row":
+                number = int(element.get("r", number + 1))
+                hidden = element.get("hidden") in ("1", "true")
+                cells = _cells(element, number, texts, formulas)
+                yield Row(number, cells, spans.get(number, []), hidden)
+                parent.clear()
+            elif name == "col" and element.get("hidden") in ("1", "true"):
+                last = min(int(element.get("max", 0)), CELLS)
+                sheet.hidden_columns |= set(range(int(element.get("min", 1)) - 1, last))
     if omissions and formulas:
         omissions.computed += formulas.computed
         omissions.formulas -= formulas.computed
 
 
-def _batches(package: Package, sheet: Sheet) -> Iterator[Element]:
-    """The rows of a sheet, parsed about `_PIECE` bytes at a time: four times as fast as event by event."""
-    with package.stream(sheet.part) as stream:
-        rest = stream.read(_PIECE)
-        while not (start := _DATA.search(rest)) and (piece := stream.read(_PIECE)):
-            rest += piece
-        if not start:
-            return
-        for hidden in _COLUMN.findall(rest, 0, start.end()):
-            limits = dict(re.findall(rb'\b(min|max)="(\d{1,5})"', hidden))
-            last = min(int(limits.get(b"max", 0)), CELLS)
-            sheet.hidden_columns |= set(range(int(limits.get(b"min", 1)) - 1, last))
-        opening, prefix = start[1], start[2] or b""
-        closing, end = b"</%sworksheet>" % prefix, b"</%srow>" % prefix
-        rest = rest[start.end() :]
-        while rest:
-            piece = stream.read(_PIECE)
-            cut = rest.rfind(end) + len(end) if end in rest else len(rest) * (not piece)
-            if cut:
-                rows = rest[:cut].partition(b"</%ssheetData>" % prefix)[0]
-                yield fromstring(opening + rows + closing)
-            rest = rest[cut:] + piece
-
-
-def _cells(
-    row: Element, number: int, space: str, texts: CellTexts, formulas: Formulas | None
-) -> dict[int, str]:
+def _cells(row: Element, number: int, texts: CellTexts, formulas: Formulas | None) -> dict[int, str]:
     cells: dict[int, str] = {}
     at = -1
-    value_tag, inline_tag = space + "v", space + "is"
     for cell in row:
         reference = cell.get("r")
         at = column(reference.rstrip("0123456789")) if reference else at + 1
-        kind, value = cell.get("t", "n"), ""
+        kind, value, formula = cell.get("t", "n"), "", ""
         for child in cell:
-            if child.tag == value_tag and child.text:
-                value = child.text
-            elif child.tag == inline_tag:
+            if (name := local(child)) == "v":
+                value = child.text or ""
+            elif name == "f":
+                formula = child.text or ""
+            elif name == "is":
                 cells[at] = _rich(child)
         if formulas:
-            value = formulas.value((number, at), kind, value, cell.findtext(space + "f") or "")
+            value = formulas.value((number, at), kind, value, formula)
         if value:
             cells[at] = texts(kind, cell.get("s", "0"), value)
     return cells
