@@ -18,11 +18,6 @@ from ingest.parse.sheet import Row, text_table
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _DIGITS = "零一二三四五六七八九"
-_UNITS = ((1000, "千"), (100, "百"), (10, "十"))
-_CHINESE = {
-    *("chineseCounting", "chineseCountingThousand", "japaneseCounting"),
-    *("taiwaneseCountingThousand", "taiwaneseCounting"),
-}
 _ROMAN = {
     **{1000: "M", 900: "CM", 500: "D", 400: "CD", 100: "C", 90: "XC", 50: "L", 40: "XL"},
     **{10: "X", 9: "IX", 5: "V", 4: "IV", 1: "I"},
@@ -93,7 +88,7 @@ def spell(number: int, form: str) -> str:
     """A number in one of Word's formats; unknown ones are written in digits."""
     if number < 1 or number > 9999:
         return str(number)
-    if form in _CHINESE:
+    if re.match("(chinese|japanese|taiwanese)Counting", form):
         return _chinese(number)
     if form == "ideographDigital":
         return "".join("〇一二三四五六七八九"[int(digit)] for digit in str(number))
@@ -110,14 +105,9 @@ def spell(number: int, form: str) -> str:
 
 def _chinese(number: int) -> str:
     """10 is 十, 21 is 二十一, 105 is 一百零五."""
-    text, rest = "", number
-    for unit, word in _UNITS:
-        digit, rest = divmod(rest, unit)
-        if digit:
-            text += _DIGITS[digit] + word
-        elif text and rest and not text.endswith("零"):
-            text += "零"
-    text += _DIGITS[rest] if rest else ""
+    digits = zip(f"{number:04}", ("千", "百", "十", ""), strict=True)
+    text = "".join(_DIGITS[int(digit)] + (unit if digit != "0" else "") for digit, unit in digits)
+    text = re.sub("零+", "零", text).strip("零")
     return text.removeprefix("一") if text.startswith("一十") else text
 
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
 
-from ingest.parse.blocks import Block, heading, mark, row_block, table
+from ingest.parse.blocks import Block, comment, heading, mark, row_block, table
 from ingest.types import Mark
 
 CELLS = 1000  # columns read of one row; no table for people has more
@@ -251,9 +251,8 @@ class SheetLayout:
                 if columns[0] <= column <= columns[-1]:
                     label = (next(iter(row.cells.values()), ""), names.get(column, ""))
                     place = " · ".join(dict.fromkeys(filter(None, label)))
-                    word = "批注" if re.search("[\u3400-\u9fff]", text + place) else "Comment"
-                    mark_ = Mark(0, "row", f"row {row.number}")
-                    yield Block(f"[{word} {place}] {' '.join(text.split())}", (mark_,))
+                    words = comment(place, " ".join(text.split()), sample=text + place)
+                    yield Block(words, (Mark(0, "row", f"row {row.number}"),))
 
 
 def faq_blocks(
