@@ -18,6 +18,7 @@ from ingest.parse.sheet import Row, text_table
 
 A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
+_FRAMES = (P + "xfrm", f"{P}spPr/{A}xfrm")  # places of tables and charts, of other shapes
 _SKIPPED_ROLES = ("sldNum", "dt", "ftr", "hdr", "sldImg")
 _RUNS = frozenset(("r", "fld", "oMath"))
 _SHAPES = frozenset(("sp", "pic", "graphicFrame"))
@@ -91,17 +92,11 @@ def _boxes(element: Element, scale: Sequence[float] = (1, 0, 1, 0)) -> Iterator[
         properties = child.find(f".//{P}cNvPr")
         if properties is not None and properties.get("hidden") in ("1", "true"):
             continue
-        frame = _frame(child)
+        frame = next((f for way in _FRAMES if (f := child.find(way)) is not None), None)
         across, x, down, y = scale
         left, width, top, height = (0, 0, 0, 0) if frame is None else _numbers(frame, "off", "ext")
         left, top = left * across + x, top * down + y
         yield Box(child, left, top, left + width * across, top + height * down)
-
-
-def _frame(shape: Element) -> Element | None:
-    """The shape's place: `a:xfrm`, or `p:xfrm` of a table or chart."""
-    own = shape.find(P + "xfrm")
-    return shape.find(f"{P}spPr/{A}xfrm") if own is None else own
 
 
 def _inner(frame: Element, outer: Sequence[float]) -> Sequence[float]:

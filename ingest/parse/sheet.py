@@ -8,7 +8,7 @@ import re
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice, pairwise
+from itertools import chain, groupby, islice, pairwise
 
 from ingest.parse.blocks import Block, comment, heading, mark, row_block, table
 from ingest.types import Mark
@@ -220,7 +220,7 @@ class SheetLayout:
             if faq and cells[faq[0]] and cells[faq[1]]:
                 yield from faq_blocks(labels, cells, faq, row.number)
                 read += 1
-            elif text and len(columns) > 1 and (noted or _is_note(text) or len(text) > _TITLE):
+            elif text and len(columns) > 1 and (noted or _NOTE.match(text) or len(text) > _TITLE):
                 is_open, noted = False, True
                 yield _paragraph(row)
             elif text.endswith((":", "：")) or (text and 2 * len(row.cells) > max(2, len(columns))):
@@ -313,7 +313,7 @@ def _stacked(rows: Iterable[Row]) -> Iterator[Row]:
 def _title_blocks(titles: Sequence[Row], orphans: Sequence[str]) -> Iterator[Block]:
     """The short lines above a table as one heading, the others as paragraphs; what stands above empty
     columns, as `2023` above the right end, as a heading below it."""
-    short = [t for t in (row.text() for row in titles) if len(t) <= _TITLE and not _is_note(t)]
+    short = [t for t in (row.text() for row in titles) if len(t) <= _TITLE and not _NOTE.match(t)]
     joined = " ".join(dict.fromkeys(short)) if sum(map(len, short)) <= 2 * _TITLE else ""
     yield heading(joined, 3)
     yield from (_paragraph(row) for row in titles if row.text() not in joined)
@@ -322,10 +322,6 @@ def _title_blocks(titles: Sequence[Row], orphans: Sequence[str]) -> Iterator[Blo
 
 def _paragraph(row: Row) -> Block:
     return Block(row.text(), (Mark(0, "row", f"row {row.number}"),))
-
-
-def _is_note(text: str) -> bool:
-    return bool(_NOTE.match(text))
 
 
 def _labels(row: Row, width: int) -> bool:
@@ -340,7 +336,7 @@ def _introduces(head: Sequence[Row]) -> bool:
     if any(row.values() or len(row.text()) > 10 * _TITLE for row in plain) or len(plain) > 3:
         return False
     lone = [row.text() for row in head if row.lone()]
-    return len(lone) <= _HEADERS and all(len(t) <= _TITLE and not _is_note(t) for t in lone)
+    return len(lone) <= _HEADERS and all(len(t) <= _TITLE and not _NOTE.match(t) for t in lone)
 
 
 def _side_by_side(head: Sequence[Row]) -> list[tuple[int, int]]:
@@ -448,13 +444,8 @@ def _names(header: Sequence[Row], data: Sequence[Row]) -> tuple[dict[int, str], 
 
 def _groups(columns: Iterable[int]) -> list[list[int]]:
     """The columns in runs without a gap."""
-    runs: list[list[int]] = []
-    for column in sorted(columns):
-        if runs and column == runs[-1][-1] + 1:
-            runs[-1].append(column)
-        else:
-            runs.append([column])
-    return runs
+    runs = groupby(enumerate(sorted(columns)), key=lambda pair: pair[1] - pair[0])
+    return [[column for _, column in run] for _, run in runs]
 
 
 def _period(names: Sequence[str]) -> int:

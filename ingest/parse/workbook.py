@@ -96,30 +96,26 @@ def workbook_blocks(path: Path, kind: str, *, warn: list[str]) -> Iterator[Block
     """The sheets of an .xlsx, .xls or .ods file that are not hidden."""
     reader: Callable[[Path, Omissions], Iterator[Sheet]] = {"xlsx": _xlsx, "xls": _xls, "ods": _ods}[kind]
     omissions = Omissions()
-    try:
-        yield from _shown(reader(path, omissions), omissions)
-    except (ParseError, LookupError, struct.error, AssertionError, *DAMAGE) as error:
-        raise damaged(path.name, error) from error
-    warn += omissions.warnings()
+    yield from _shown(reader(path, omissions), path.name, omissions, warn)
 
 
 def spreadsheetml_blocks(pieces: Iterable[str], *, name: str, warn: list[str]) -> Iterator[Block]:
     """The sheets of a workbook in one XML file, as Excel 2003 writes it."""
     omissions = Omissions()
+    yield from _shown(_xml_sheets(_elements(pieces), omissions), name, omissions, warn)
+
+
+def _shown(sheets: Iterator[Sheet], name: str, omissions: Omissions, warn: list[str]) -> Iterator[Block]:
     try:
-        yield from _shown(_xml_sheets(_elements(pieces), omissions), omissions)
-    except (ParseError, ValueError) as error:
+        for sheet in sheets:
+            if sheet.hidden:
+                omissions.hidden.append(sheet.name)
+            else:
+                rows = filled(omissions.watch(sheet), sheet.hidden_columns)
+                yield from sheet_blocks(sheet.name, rows, sheet.notes)
+    except (ParseError, LookupError, struct.error, AssertionError, *DAMAGE) as error:
         raise damaged(name, error) from error
     warn += omissions.warnings()
-
-
-def _shown(sheets: Iterator[Sheet], omissions: Omissions) -> Iterator[Block]:
-    for sheet in sheets:
-        if sheet.hidden:
-            omissions.hidden.append(sheet.name)
-        else:
-            rows = filled(omissions.watch(sheet), sheet.hidden_columns)
-            yield from sheet_blocks(sheet.name, rows, sheet.notes)
 
 
 def _xlsx(path: Path, omissions: Omissions) -> Iterator[Sheet]:
