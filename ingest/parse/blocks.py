@@ -1,10 +1,9 @@
 """Blocks, which the reader of every format yields in reading order and `compose` joins to segments."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Protocol
 
 from ingest.types import Mark, MarkKind, Segment
 
@@ -26,10 +25,8 @@ class Block:
     tight: bool = False
 
 
-class Inner(Protocol):
-    """Reads a document that is inside another one, such as an attachment; `part`: as its text."""
-
-    def __call__(self, content: bytes, name: str, *, part: bool = False) -> Iterator[Block]: ...
+Inner = Callable[..., Iterator[Block]]
+"""Reads a document inside another one by content and name; with `part=True` as a part of its text."""
 
 
 def comment(author: str, text: str, *, sample: str) -> str:

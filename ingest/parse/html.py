@@ -1,8 +1,6 @@
-"""HTML to blocks: headings, paragraphs, lists, tables, code, as a reader of the page sees them.
+"""HTML as a reader of the page sees it, without navigation, cookie bars, sidebars and footers.
 
-Left out are scripts, styles, what is hidden or struck, and the page's margins: navigation, cookie
-bars, sidebars, footers. Built on the standard library's tokenizer, which keeps no tree: nesting of
-any depth costs nothing and nothing is ever fetched.
+Built on the standard library's tokenizer, which keeps no tree: nesting of any depth costs nothing.
 """
 
 import posixpath

@@ -190,7 +190,7 @@ _OPERATORS = {
 }  # fmt: skip
 _REFERENCE = re.compile(r"(?<![\w!.])\$?([A-Z]{1,3})\$?(\d{1,7})(?::\$?([A-Z]{1,3})\$?(\d{1,7}))?(?![\w!(])")
 _FUNCTION = re.compile(r"\b(SUM|AVERAGE)\(([A-Z\d:$, ]+)\)")
-_MOST_CELLS = 1_000_000  # that the formulas of a sheet name
+_MOST_CELLS = 10_000  # of a range in a formula
 
 
 @cache
@@ -207,7 +207,6 @@ class Formulas:
 
     def __init__(self) -> None:
         self.computed = 0
-        self._named = 0
         self._values: dict[tuple[int, int], float | None] = {}  # None for a text
 
     def value(self, place: tuple[int, int], kind: str, value: str, formula: str) -> str:
@@ -230,8 +229,7 @@ class Formulas:
         for found in _REFERENCE.finditer(match[2]):
             rows = range(int(found[2]), int(found[4] or found[2]) + 1)
             columns = range(column(found[1]), column(found[3] or found[1]) + 1)
-            self._named += len(rows) * len(columns)
-            if self._named > _MOST_CELLS:
+            if len(rows) * len(columns) > _MOST_CELLS:
                 raise ValueError
             cells = (self._values.get((row, at)) for row in rows for at in columns)
             numbers += (cell for cell in cells if cell is not None)

@@ -1,8 +1,5 @@
-"""The layout of a sheet: its titles, headers, blocks and notes, as tables of which each row reads alone.
-
-A sheet is cut at empty rows, and at empty columns where two blocks stand side by side. Each block
-becomes a table under one row of column names, with the title above it as a heading.
-"""
+"""The layout of sheets and tables. A sheet is cut at empty rows, and at empty columns between two blocks;
+each block becomes a table under one row of column names, with its title as a heading."""
 
 import re
 from collections import deque
@@ -20,9 +17,8 @@ _TITLE = 60  # characters; a longer text is a paragraph
 _VALUE = re.compile(
     r"(?=.*\d)[\d\s.,:/%‰()（）¥￥$€£年月日时分秒上下午AMPE+—–−-]+|[-—–−/]+|#[A-Z/0!?]+|TRUE|FALSE"
 )
-_PERIOD = re.compile(
-    r"(?:19|20)\d\d(?:年度?|[年.-]?(?:\d{1,2}|[Qq][1-4])月?份?)?|\d{1,2}[月日]份?"
-)  # may be a name
+# A year, month or day may be a name of a column.
+_PERIOD = re.compile(r"(?:19|20)\d\d(?:年度?|[年.-]?(?:\d{1,2}|[Qq][1-4])月?份?)?|\d{1,2}[月日]份?")
 _NOTE = re.compile(
     r"[(（【]?(?:注|备注|附注|说明|资料来源|数据来源|来源|填表说明)[\d一二三]?[)）】]?\s*[:：、.．]|[*＊※]|[(（]\w{1,2}[)）]\s?\S"
     r"|(?:notes?|sources?)\b",
