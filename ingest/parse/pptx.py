@@ -12,6 +12,7 @@ from ingest.files import damaged
 from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, clean, heading, mark, table
 from ingest.parse.notation import equation, scripts
+from ingest.parse.number_format import show
 from ingest.parse.opc import REL, Package, local, open_package, walk, whole_number
 from ingest.parse.pdf import Pictures
 from ingest.parse.sheet import Row, text_table
@@ -246,7 +247,7 @@ def _chart(root: Element) -> Iterator[Block]:
 
 
 def _points(element: Element) -> dict[int, str]:
-    """Index -> value as the chart shows it, apart from its number format except percent."""
+    """Index -> value as the chart shows it."""
     form, points = "", {}
     for part in element.iter():
         if local(part) == "formatCode":
@@ -255,7 +256,7 @@ def _points(element: Element) -> dict[int, str]:
             index = part.get("idx", "0")
             text = next((v.text or "" for v in part.iter() if local(v) == "v"), "")
             with contextlib.suppress(ValueError):
-                text = f"{float(text):.{form.count('0') - 1}%}" if form.endswith("0%") else text
+                text = show(float(text), form) if form else text
             points.setdefault(int(index) if index.isdecimal() and len(index) < 7 else 0, text)
     return points
 

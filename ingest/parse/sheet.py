@@ -80,7 +80,7 @@ def filled(rows: Iterable[Row], hidden_columns: Container[int] = ()) -> Iterator
         for left, right, bottom in row.spans:
             text = row.cells.get(left, "")
             columns = range(left, min(right, CELLS - 1) + 1)
-            cells |= dict.fromkeys(columns, text)
+            cells |= dict.fromkeys(columns, text) if text else {}
             if bottom > row.number:
                 below |= dict.fromkeys(columns, (bottom, text))
         gap = row.number > max(last, reach) + 1
@@ -155,7 +155,7 @@ class SheetLayout:
             whole = head + list(band)
             for left, right in parts:
                 inside = (row.within(left, right) for row in whole)
-                yield from replace(self, header={}).blocks(_stacked(row for row in inside if row.cells))
+                yield from replace(self, header={}).blocks(filled(inside))
         if above:
             yield from self._block(iter(above))
 
@@ -277,33 +277,15 @@ def faq_columns(names: Sequence[str]) -> tuple[int, int] | None:
 
 
 def _bands(rows: Iterable[Row]) -> Iterator[Iterator[Row]]:
-    """The rows between empty rows; each band must be read to its end before the next."""
-    rows = iter(rows)
-    first = next(rows, None)
+    """The rows between empty rows; each band must be read before the next."""
+    gaps = 0
 
-    def band(start: Row) -> Iterator[Row]:
-        nonlocal first
-        yield start
-        first = None
-        for row in rows:
-            if row.gap:
-                first = row
-                return
-            yield row
+    def band(row: Row) -> int:
+        nonlocal gaps
+        gaps += row.gap
+        return gaps
 
-    while first:
-        current = band(first)
-        yield current
-        for _ in current:
-            pass
-
-
-def _stacked(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows of a part of the columns: what is empty in them is a gap."""
-    last = None
-    for row in rows:
-        yield replace(row, gap=last is not None and row.number > last + 1)
-        last = row.number
+    return (rows for _, rows in groupby(rows, band))
 
 
 def _title_blocks(titles: Sequence[Row], orphans: Sequence[str]) -> Iterator[Block]:
