@@ -282,15 +282,9 @@ def _xls(path: Path, omissions: Omissions) -> Iterator[Sheet]:
     import xlrd
     from xlrd.biffh import XLRDError
 
+    options = ("formatting_info", "on_demand", "ragged_rows", "ignore_workbook_corruption")
     try:
-        book = xlrd.open_workbook(
-            str(path),
-            logfile=io.StringIO(),
-            formatting_info=True,
-            on_demand=True,
-            ragged_rows=True,
-            ignore_workbook_corruption=True,
-        )
+        book = xlrd.open_workbook(str(path), logfile=io.StringIO(), **dict.fromkeys(options, True))
     except XLRDError as error:
         raise (locked(path.name) if "encrypted" in str(error) else damaged(path.name, error)) from error
     formats = [book.format_map[xf.format_key].format_str for xf in book.xf_list]
