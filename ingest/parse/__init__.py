@@ -17,7 +17,6 @@ from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
 from ingest.parse.html import book_blocks, html_blocks
 from ingest.parse.mail import DEPTH, mail_blocks, outlook_blocks
-from ingest.parse.odt import odt_blocks
 from ingest.parse.office import document_blocks
 from ingest.parse.pdf import Pictures, pdf_blocks
 from ingest.parse.pptx import slide_blocks
@@ -151,8 +150,6 @@ class FileParser:
                 return pdf_blocks(path, pictures=pictures, warn=warn)
             case "docx":
                 return word_blocks(path, pictures=pictures, warn=warn, inner=self.inner)
-            case "odt" | "odp":
-                return odt_blocks(path, warn=warn)
             case "pptx":
                 return slide_blocks(path, pictures=pictures, warn=warn)
             case "epub":

@@ -1,10 +1,9 @@
 """Blocks, which the reader of every format yields in reading order and `compose` joins to segments."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat, zip_longest
-from typing import Protocol
+from itertools import repeat
 
 from ingest.types import Mark, MarkKind, Segment
 
@@ -26,10 +25,8 @@ class Block:
     tight: bool = False
 
 
-class Inner(Protocol):
-    """Reads a document that is inside another one, such as an attachment; `part`: as its text."""
-
-    def __call__(self, content: bytes, name: str, *, part: bool = False) -> Iterator[Block]: ...
+Inner = Callable[..., Iterator[Block]]
+"""Reads a document inside another one by content and name; with `part=True` as a part of its text."""
 
 
 def comment(author: str, text: str, *, sample: str) -> str:
@@ -139,56 +136,3 @@ def chinese_heading(line: str) -> tuple[str, int] | None:
     if match := _PART.fullmatch(text):
         return (text, _RANK[match[1]]) if len(match[2]) <= 30 else None
     return (text, 2) if _WHOLE.fullmatch(text.replace(" ", "")) else None
-
-
-_FIGURE = re.compile(r"(?!(?:19|20)\d\d$)[-+(¥$￥]*\d[\d,.]*[%)]*")
-Place = tuple[int, int]
-"""Row and column of a cell."""
-
-
-def merged_table(rows: Sequence[Sequence[str]], wide: Collection[Place]) -> Iterator[Block]:
-    """A table with merged cells. A cell merged downwards stands in each of its rows; `wide` are the
-    places that a cell to their left reaches into. First rows of one cell are the table's title, and
-    header rows are joined to one: 月薪 above 初级 and 高级 gives the headers 月薪 初级 and 月薪 高级."""
-    first = 0
-    while first < len(rows) - 1 and len(rows[first]) > 1 and _is_title(first, rows[first], wide):
-        if len(rows[first]) == 2 and not _has_header(rows[first + 1 :]):
-            yield from table([_filled(first, rows[first], wide), *rows[first + 1 :]])
-            return
-        yield Block(rows[first][0])
-        first += 1
-    header = [_filled(first, rows[first], wide)] if rows else []
-    while (last := first + len(header)) < len(rows) - 1 and len(header) < 4:
-        above = [column for column in range(len(rows[last - 1])) if (last - 1, column) in wide]
-        if not above or not _is_header(rows[last], rows[last - 1], {*above, *(c - 1 for c in above)}):
-            break
-        header.append(_filled(last, rows[last], wide))
-    columns = zip_longest(*header, fillvalue="")
-    yield from table([[" ".join(dict.fromkeys(filter(None, c))) for c in columns], *rows[last:]])
-
-
-def _is_title(at: int, row: Sequence[str], wide: Collection[Place]) -> bool:
-    return bool(row[0]) and all((at, column) in wide for column in range(1, len(row)))
-
-
-def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether figures stand in other rows than the first."""
-    first, *others = ([bool(_FIGURE.fullmatch(cell)) for cell in row] for row in rows)
-    return not any(first) and any(map(any, others))
-
-
-def _is_header(row: Sequence[str], above: Sequence[str], wide: Collection[int]) -> bool:
-    """Whether a row below a header with wide cells goes on with it: it says something only below those
-    cells, or where the header says nothing or the same; and no figures."""
-    return not any(_FIGURE.fullmatch(cell) for cell in row) and all(
-        not cell or not over or cell == over
-        for column, (cell, over) in enumerate(zip(row, above, strict=False))
-        if column not in wide
-    )
-
-
-def _filled(at: int, row: Sequence[str], wide: Collection[Place]) -> list[str]:
-    filled: list[str] = []
-    for column, cell in enumerate(row):
-        filled.append(filled[-1] if filled and (at, column) in wide else cell)
-    return filled

@@ -9,19 +9,15 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, Inner, Place, chinese_heading, clean, comment, heading, merged_table
-from ingest.parse.drawing import drawing_blocks
+from ingest.parse.blocks import Block, Inner, chinese_heading, clean, comment, heading
 from ingest.parse.notation import equation, scripts, symbol
-from ingest.parse.opc import REL, Package, local, open_package, walk
+from ingest.parse.opc import REL, Package, local, open_package, walk, whole_number
 from ingest.parse.pdf import Pictures
+from ingest.parse.pptx import drawing_blocks
+from ingest.parse.sheet import Row, text_table
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _DIGITS = "零一二三四五六七八九"
-_UNITS = ((1000, "千"), (100, "百"), (10, "十"))
-_CHINESE = {
-    *("chineseCounting", "chineseCountingThousand", "japaneseCounting"),
-    *("taiwaneseCountingThousand", "taiwaneseCounting"),
-}
 _ROMAN = {
     **{1000: "M", 900: "CM", 500: "D", 400: "CD", 100: "C", 90: "XC", 50: "L", 40: "XL"},
     **{10: "X", 9: "IX", 5: "V", 4: "IV", 1: "I"},
@@ -77,8 +73,8 @@ class Numbering:
 def _levels(element: Element) -> dict[int, Level]:
     levels = {}
     for level in element.iter(W + "lvl"):
-        form, start = _value(level, "numFmt", "decimal"), _int(_value(level, "start", "1"))
-        levels[_int(level.get(W + "ilvl"))] = Level(form, _value(level, "lvlText"), start)
+        form, start = _value(level, "numFmt", "decimal"), whole_number(_value(level, "start", "1"))
+        levels[whole_number(level.get(W + "ilvl"))] = Level(form, _value(level, "lvlText"), start)
     return levels
 
 
@@ -88,15 +84,11 @@ def _value(element: Element | None, tag: str, default: str = "") -> str:
     return default if child is None else child.get(W + "val", default)
 
 
-def _int(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() and len(text) < 9 else 0
-
-
 def spell(number: int, form: str) -> str:
     """A number in one of Word's formats; unknown ones are written in digits."""
     if number < 1 or number > 9999:
         return str(number)
-    if form in _CHINESE:
+    if re.match("(chinese|japanese|taiwanese)Counting", form):
         return _chinese(number)
     if form == "ideographDigital":
         return "".join("〇一二三四五六七八九"[int(digit)] for digit in str(number))
@@ -113,14 +105,9 @@ def spell(number: int, form: str) -> str:
 
 def _chinese(number: int) -> str:
     """10 is 十, 21 is 二十一, 105 is 一百零五."""
-    text, rest = "", number
-    for unit, word in _UNITS:
-        digit, rest = divmod(rest, unit)
-        if digit:
-            text += _DIGITS[digit] + word
-        elif text and rest and not text.endswith("零"):
-            text += "零"
-    text += _DIGITS[rest] if rest else ""
+    digits = zip(f"{number:04}", ("千", "百", "十", ""), strict=True)
+    text = "".join(_DIGITS[int(digit)] + (unit if digit != "0" else "") for digit, unit in digits)
+    text = re.sub("零+", "零", text).strip("零")
     return text.removeprefix("一") if text.startswith("一十") else text
 
 
@@ -287,28 +274,26 @@ class Word:
     def _table(self, element: Element) -> Iterator[Block]:
         """A table of one column or one row is only layout. A cell merged downwards is repeated in each
         of its rows, so that every row can be read alone. A table in a cell follows the table."""
-        rows: list[list[str]] = []
-        wide: set[Place] = set()
+        rows: list[Row] = []
         nested: list[tuple[str, list[Element]]] = []
         for row in _below(element, "tr"):
             if any(row.find(f"{W}trPr/{W}{state}") is not None for state in ("del", "hidden")):
                 continue
-            cells: list[str] = []
+            here, at = Row(len(rows) + 1, {}), 0
             for cell in _below(row, "tc"):
                 tables: list[Element] = []
                 text = "\n".join(block.text for block in self.blocks(cell, tables))
                 span, merged = _spans(cell.find(W + "tcPr"))
-                if merged and not text and rows and len(cells) < len(rows[-1]):
-                    text = rows[-1][len(cells)]
+                here.cells[at] = text or (rows[-1].cells.get(at, "") if merged and rows else "")
+                here.spans += [(at, at + span - 1, here.number)] if span > 1 else []
                 if tables:
-                    nested.append((" ".join(filter(None, [*cells, text])), tables))
-                wide |= {(len(rows), len(cells) + at) for at in range(1, span)}
-                cells += [text, *[""] * (span - 1)]
-            rows.append(cells)
-        if len(rows) < 2 or max(map(len, rows)) < 2:
-            yield from (Block(text) for row in rows for text in row if text)
+                    nested.append((here.text(), tables))
+                at += span
+            rows.append(here)
+        if len(rows) < 2 or not any(map(max, (row.cells for row in rows if row.cells))):
+            yield from (Block(text) for row in rows for text in row.cells.values() if text)
         else:
-            yield from merged_table(rows, wide)
+            yield from text_table(rows)
         for label, tables in nested:
             if len(rows) > 1:
                 yield Block(label)
@@ -419,13 +404,11 @@ def _numbering(properties: Element | None) -> tuple[str, int] | None:
     number = None if properties is None else properties.find(W + "numPr")
     if number is None or number.find(W + "numId") is None:
         return None
-    level = _value(number, "ilvl", "0")
-    return _value(number, "numId"), int(level) if level.isdecimal() else 0
+    return _value(number, "numId"), whole_number(_value(number, "ilvl"))
 
 
 def _spans(properties: Element | None) -> tuple[int, bool]:
     """How many columns a cell takes, and whether it continues the cell above."""
-    width = _value(properties, "gridSpan", "1")
     merge = None if properties is None else properties.find(W + "vMerge")
     merged = merge is not None and merge.get(W + "val", "continue") == "continue"
-    return min(int(width), 100) if width.isdecimal() else 1, merged
+    return min(max(whole_number(_value(properties, "gridSpan")), 1), 100), merged

@@ -1,8 +1,6 @@
-"""HTML to blocks: headings, paragraphs, lists, tables, code, as a reader of the page sees them.
+"""HTML as a reader of the page sees it, without navigation, cookie bars, sidebars and footers.
 
-Left out are scripts, styles, what is hidden or struck, and the page's margins: navigation, cookie
-bars, sidebars, footers. Built on the standard library's tokenizer, which keeps no tree: nesting of
-any depth costs nothing and nothing is ever fetched.
+Built on the standard library's tokenizer, which keeps no tree: nesting of any depth costs nothing.
 """
 
 import posixpath
@@ -16,9 +14,10 @@ from pathlib import Path
 from ingest import encoding
 from ingest.files import damaged
 from ingest.i18n import Translatable
-from ingest.parse.blocks import SEGMENT, Block, Place, chinese_heading, clean, heading, mark, merged_table
+from ingest.parse.blocks import SEGMENT, Block, chinese_heading, clean, heading, mark
 from ingest.parse.notation import subscript, superscript
 from ingest.parse.opc import Package, local, open_package, resolve
+from ingest.parse.sheet import Row, text_table
 
 _HIDDEN = {"script", "style", "template", "svg", "head", "iframe", "del", "s", "strike"}
 _PARAGRAPHS = {
@@ -52,8 +51,6 @@ _NEAR = 500  # open elements among which an end tag looks for its start
 _UNSEEN = re.compile(
     r"display:none|visibility:hidden|text-decoration(-line|-color)?:[^;]*line-through", re.IGNORECASE
 )
-_AT_RULE = re.compile(r"@[^{}]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")
-_STYLES = 200_000  # characters read of a style sheet
 _NAME = re.compile(
     r"(?:(?!has|with|without|no|show|hide|open)[a-z]+[-_])?(?:left|right|top|main|sub|foot|bottom|head|bread)?"
     r"(?:cookies?|consent|gdpr|(?:side|nav)-?bar|navi?|navigation|menu|crumbs?|footer|pagination|pager|share"
@@ -81,45 +78,32 @@ class _Margin:
 
 @dataclass
 class _Table:
-    """A table that is being read: the text of its rows' cells."""
+    """A table that is being read, up to the current cell."""
 
-    rows: list[list[str]] = field(default_factory=list)
-    wide: set[Place] = field(default_factory=set)
-    _wide: int = 0  # further columns that the current cell takes
-    _tall: dict[int, int] = field(default_factory=dict)  # column -> rows that a cell above reaches
+    rows: list[Row] = field(default_factory=list)
+    _at: int = 0  # column of the current cell
+    _next: int = 0
+    _tall: dict[int, int] = field(default_factory=dict)  # column -> last row of a cell above
 
-    @property
-    def row(self) -> list[str]:
-        """The current row; its last cell is the current cell."""
-        return self.rows[-1] if self.rows else []
-
-    def end_row(self) -> None:
-        """Fill the row up to the last column that a cell above reaches into."""
-        if self.rows:
-            self._fill()
-            last = max((column for column, left in self._tall.items() if left), default=-1)
-            while len(self.row) <= last:
-                self.row.append("")
-                self._fill()
+    def begin_row(self) -> None:
+        self.rows.append(Row(len(self.rows) + 1, {}))
+        self._next = 0
 
     def begin_cell(self, *, columns: int, rows: int) -> None:
         if not self.rows:
-            self.rows.append([])
-        self._fill()
-        at = len(self.row)
-        self.row.append("")
-        self._wide = columns - 1
-        self._tall |= dict.fromkeys(range(at, at + columns), rows - 1)
+            self.begin_row()
+        row = self.rows[-1]
+        while self._tall.get(self._next, 0) >= row.number:
+            self._next += 1
+        self._at, self._next = self._next, self._next + columns
+        row.cells[self._at] = ""
+        bottom = row.number + rows - 1
+        self._tall |= dict.fromkeys(range(self._at, self._next), bottom)
+        row.spans += [(self._at, self._next - 1, bottom)] if columns * rows > 1 else []
 
-    def _fill(self) -> None:
-        """Add the columns before the next cell: empty for a wide cell, repeated for a tall one above."""
-        at = len(self.row)
-        self.wide |= {(len(self.rows) - 1, column) for column in range(at, at + self._wide)}
-        self.row.extend([""] * self._wide)
-        self._wide = 0
-        while self._tall.get(at := len(self.row), 0):
-            self._tall[at] -= 1
-            self.row.append(self.rows[-2][at])
+    def add(self, texts: Iterable[str]) -> None:
+        cells = self.rows[-1].cells
+        cells[self._at] = "\n".join([cells[self._at], *texts]).strip()
 
 
 class Page(HTMLParser):
@@ -141,8 +125,6 @@ class Page(HTMLParser):
         self._main = self._links = self._pre = self._rank = 0
         self._has_main = False
         self._scripts: list[int] = []  # where the open <sup> and <sub> begin in `_words`
-        self._style = ""
-        self._unseen_names: set[str] = set()
         self._bullet = ""
         self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
         self._tables: list[_Table] = []
@@ -161,10 +143,11 @@ class Page(HTMLParser):
         return bool(self._open) and self._open[-1][1]
 
     @property
-    def _cell(self) -> list[str]:
-        """The row of the table that is being read, whose last cell is the current one."""
+    def _cell(self) -> _Table | None:
+        """The table to whose current cell the text belongs."""
         around = self._around[-1].tables if self._around else 0
-        return self._tables[-1].row if len(self._tables) > around else []
+        open_table = len(self._tables) > around and self._tables[-1].rows and self._tables[-1].rows[-1].cells
+        return self._tables[-1] if open_table else None
 
     def _add(self, blocks: Iterable[Block]) -> None:
         (self._around[-1].blocks if self._around else self._blocks).extend(blocks)
@@ -211,13 +194,11 @@ class Page(HTMLParser):
             self._begin(tag)
 
     def _hidden(self, tag: str, values: dict[str, str]) -> bool:
-        names = {f".{name}" for name in values.get("class", "").split()} | {f"#{values.get('id')}"}
         style = "".join(values.get("style", "").split())
         return (
             values.get("hidden", "until-found") != "until-found"
             or (tag == "dialog" and "open" not in values)
             or _UNSEEN.search(style) is not None
-            or not self._unseen_names.isdisjoint(names)
         )
 
     def _beside(self, tag: str, values: dict[str, str]) -> bool:
@@ -247,8 +228,7 @@ class Page(HTMLParser):
         elif tag == "table":
             self._tables.append(_Table())
         elif tag == "tr" and self._tables:
-            self._tables[-1].end_row()
-            self._tables[-1].rows.append([])
+            self._tables[-1].begin_row()
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _VOID or tag in _PARAGRAPHS:
@@ -261,9 +241,6 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
             self.titled = True
-        elif tag == "style":
-            self._unseen_names |= _unseen_names(self._style)
-            self._style = ""
         near = range(len(self._open) - 1, max(-1, len(self._open) - 1 - _NEAR), -1)
         depth = next((at for at in near if self._open[at][0] == tag), None) if self._count[tag] else None
         unseen = self._unseen if depth is None else self._open[depth][1]
@@ -307,7 +284,7 @@ class Page(HTMLParser):
                 self.margins += margin.blocks
             self.left_out, self._prose = self.left_out + size, self._prose + size - margin.linked
         elif cell := self._cell:
-            cell[-1] = "\n".join([cell[-1], *(block.text for block in margin.blocks)]).strip()
+            cell.add(block.text for block in margin.blocks)
         else:
             self._add(margin.blocks)
 
@@ -318,8 +295,6 @@ class Page(HTMLParser):
             self._words.append(data if self._pre else _running(data))
             if self._around and self._links:
                 self._around[-1].linked += len(data.strip())
-        elif self._open[-1][0] == "style" and len(self._style) < _STYLES:
-            self._style += data
 
     def close(self) -> None:
         super().close()
@@ -338,7 +313,7 @@ class Page(HTMLParser):
         if not text.strip():
             return
         if cell := self._cell:
-            cell[-1] = f"{cell[-1]}\n{text}".strip()
+            cell.add([text])
         elif found := (text, self._rank) if self._rank else chinese_heading(text):
             self._add([heading(*found)])
         else:
@@ -348,18 +323,14 @@ class Page(HTMLParser):
     def _close_table(self) -> None:
         """A table of one column, one row or long cells is only layout and becomes paragraphs. A table
         inside a cell joins the cell's text."""
-        closed = self._tables.pop()
-        closed.end_row()
-        kept = [at for at, row in enumerate(closed.rows) if any(row)]
-        rows = [closed.rows[at] for at in kept]
+        table = self._tables.pop().rows
+        rows = [[*filter(None, row.cells.values())] for row in table if any(row.cells.values())]
         if cell := self._cell:
-            cell[-1] = "\n".join([cell[-1], *("  ".join(row) for row in rows)]).strip()
+            cell.add("  ".join(row) for row in rows)
         elif len(rows) < 2 or max(map(len, rows)) < 2 or max(len(c) for r in rows for c in r) > _CELL:
-            self._add(Block(clean(text)) for row in rows for text in row if text)
+            self._add(Block(clean(text)) for row in rows for text in row)
         else:
-            numbers = {old: new for new, old in enumerate(kept)}
-            wide = {(numbers[row], column) for row, column in closed.wide if row in numbers}
-            self._add(merged_table(rows, wide))
+            self._add(text_table(table))
 
 
 _BUTTONS = {"hidden", "password", "submit", "button", "reset", "image", "file"}
@@ -372,20 +343,6 @@ def _value(tag: str, values: dict[str, str]) -> str:
         return "☑" if "checked" in values else "☐"
     text = values.get("alt", "") if tag == "img" else "" if kind in _BUTTONS else values.get("value", "")
     return f" {_running(text)} " if text else ""
-
-
-def _unseen_names(style: str) -> set[str]:
-    """The classes (`.note`) and ids (`#old`) that a style sheet hides and no rule of it shows."""
-    unseen: set[str] = set()
-    shown: set[str] = set()
-    for selectors, rule in re.findall(r"([^{}]*)\{([^{}]*)\}", _AT_RULE.sub("", style)):
-        rule = "".join(rule.split())
-        names = (name.strip() for name in selectors.split(","))
-        if _UNSEEN.search(rule):
-            unseen |= {name for name in names if re.fullmatch(r"[.#][\w-]+", name)}
-        elif "display:" in rule:
-            shown |= set(re.findall(r"[.#][\w-]+", selectors))
-    return unseen - shown
 
 
 def _span(value: str | None, most: int) -> int:

@@ -62,9 +62,8 @@ def equation(element: Element) -> str:
     match name:
         case "f":
             return f"{grouped('num')}/{grouped('den')}"
-        case "sSup" | "sSub" | "sSubSup" | "sPre":
-            base, below, above = grouped("e"), grouped("sub", "_"), grouped("sup", "^")
-            return f"{below}{above}{base}" if name == "sPre" else f"{base}{below}{above}"
+        case "sSup" | "sSub" | "sSubSup":
+            return f"{grouped('e')}{grouped('sub', '_')}{grouped('sup', '^')}"
         case "nary":
             sign = _property(element, "chr", "∫")
             return f"{sign}{grouped('sub', '_')}{grouped('sup', '^')} {part('e')}"
@@ -76,8 +75,6 @@ def equation(element: Element) -> str:
             return begin + _property(element, "sepChr", "|").join(parts("e")) + end
         case "func":
             return f"{part('fName')} {part('e')}"
-        case "acc" | "bar":
-            return part("e") + _property(element, "chr", "\u0302" if name == "acc" else "\u0304")
         case "limLow" | "limUpp":
             return part("e") + grouped("lim", "_" if name == "limLow" else "^")
         case "m":
@@ -87,7 +84,6 @@ def equation(element: Element) -> str:
         case "eqArr":
             return "; ".join(parts("e"))
         case _:
-            # Properties such as fPr hold no text.
             return "".join(equation(child) for child in element if not local(child).endswith("Pr"))
 
 

@@ -1,12 +1,14 @@
-"""Numbers as a spreadsheet shows them, by Excel's format codes: `0.856` with `0.0%` is `85.6%`."""
+"""Numbers of a spreadsheet, shown by Excel's format codes (`0.856` with `0.0%` is `85.6%`), and formulas."""
 
+import ast
+import contextlib
+import operator
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
-from fractions import Fraction
 from functools import cache, lru_cache
-from math import inf, nextafter
+from math import fsum, inf, nextafter
 
 _CHINESE = {
     27: 'yyyy"年"m"月"', 28: 'm"月"d"日"', 31: 'yyyy"年"m"月"d"日"', 32: 'h"时"mm"分"',
@@ -14,7 +16,7 @@ _CHINESE = {
 }  # fmt: skip
 BUILTIN = {
     1: "0", 2: "0.00", 3: "#,##0", 4: "#,##0.00", 9: "0%", 10: "0.00%", 11: "0.00E+00",
-    12: "# ?/?", 13: "# ??/??", 14: "yyyy-mm-dd", 15: "d-mmm-yy", 16: "d-mmm", 17: "mmm-yy",
+    14: "yyyy-mm-dd", 15: "d-mmm-yy", 16: "d-mmm", 17: "mmm-yy",
     18: "h:mm AM/PM", 19: "h:mm:ss AM/PM", 20: "hh:mm", 21: "hh:mm:ss", 22: "yyyy-mm-dd hh:mm",
     37: "#,##0;(#,##0)", 38: "#,##0;(#,##0)", 39: "#,##0.00;(#,##0.00)", 40: "#,##0.00;(#,##0.00)",
     45: "mm:ss", 46: "[h]:mm:ss", 47: "mm:ss.0", 48: "0.0E+0",
@@ -27,7 +29,7 @@ BUILTIN = {
 _TOKEN = re.compile(
     r'"(?P<quoted>[^"]*)"?|[\\!](?P<escaped>.)|[_*].|\[(?P<bracket>[^\]]*)\]|(?P<noon>AM/PM|A/P|上午/下午)'
     r"|(?P<general>General|G/通用格式|@)|(?P<date>y+|m+|d+|h+|s+(?:\.0+)?|e(?![+-])|a{3,4})"
-    r"|(?P<digits>(?:[#0?]+ +)?[#0?]+/ *[#0?\d]+|[#0?.,]+|E[+-]0+)|(?P<percent>%)|(?P<other>.)",
+    r"|(?P<digits>[#0?.,]+|E[+-]0+)|(?P<percent>%)|(?P<other>.)",
     re.IGNORECASE | re.DOTALL,
 )
 _CONDITION = re.compile(r"(<=|>=|<>|<|>|=)(-?[\d.]+)")
@@ -99,7 +101,7 @@ def _render(tokens: list[Token], absolute: bool, date1904: bool) -> Render:
         return lambda v: _date(tokens, v + start) if 0 <= v < _LAST else general(v)
     if "general" in kinds:
         return lambda v: "".join(general(v) if k == "general" else t for k, t in tokens)
-    return _number(tokens, absolute)
+    return general if ("other", "/") in tokens else _number(tokens, absolute)  # no fractions
 
 
 def _date(tokens: Sequence[Token], value: float) -> str:
@@ -155,8 +157,6 @@ def _number(tokens: list[Token], absolute: bool) -> Render:
     spread = "." not in pattern and "E" not in pattern
 
     def digits(number: Decimal) -> str:
-        if "/" in pattern:
-            return _fraction(number, pattern)
         if "E" in pattern:
             mantissa, _, power = f"{number:.{after}E}".partition("E")
             return f"{mantissa}E{power[0]}{power[1:].zfill(pattern.rpartition('E')[2].count('0'))}"
@@ -185,10 +185,66 @@ def _number(tokens: list[Token], absolute: bool) -> Render:
     return render
 
 
-def _fraction(number: Decimal, pattern: str) -> str:
-    whole = int(number) if " " in pattern else 0
-    below = pattern.partition("/")[2].strip()
-    if below.isdecimal() and int(below):
-        return f"{whole or ''} {round((number - whole) * int(below))}/{below}".strip()
-    near = Fraction(number - whole).limit_denominator(10 ** min(len(below), 5) - 1)
-    return f"{whole or ''} {f'{near.numerator}/{near.denominator}' if near else ''}".strip() or "0"
+_OPERATORS = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv
+}  # fmt: skip
+_REFERENCE = re.compile(r"(?<![\w!.])\$?([A-Z]{1,3})\$?(\d{1,7})(?::\$?([A-Z]{1,3})\$?(\d{1,7}))?(?![\w!(])")
+_FUNCTION = re.compile(r"\b(SUM|AVERAGE)\(([A-Z\d:$, ]+)\)")
+_MOST_CELLS = 10_000  # of a range in a formula
+
+
+@cache
+def column(letters: str) -> int:
+    """A is 0, AA is 26."""
+    number = 0
+    for letter in letters[:4]:
+        number = number * 26 + ord(letter) - 64
+    return number - 1
+
+
+class Formulas:
+    """Computes sums, averages and arithmetic from the cells of the sheet that come before."""
+
+    def __init__(self) -> None:
+        self.computed = 0
+        self._values: dict[tuple[int, int], float | None] = {}  # None for a text
+
+    def value(self, place: tuple[int, int], kind: str, value: str, formula: str) -> str:
+        """The stored value of a cell, or the one of its formula, or an empty one."""
+        if formula and not value and kind == "n":
+            try:
+                text = _REFERENCE.sub(self._number, _FUNCTION.sub(self._total, formula[:500]))
+                value = repr(_result(ast.parse(text.strip(), mode="eval").body))
+                self.computed += 1
+            except (ArithmeticError, LookupError, ValueError, SyntaxError, RecursionError, MemoryError):
+                value = ""
+        if value or formula or kind != "n":
+            self._values[place] = None
+            with contextlib.suppress(ValueError):
+                self._values[place] = float(value or "nan") if kind == "n" else None
+        return value
+
+    def _total(self, match: re.Match[str]) -> str:
+        numbers: list[float] = []
+        for found in _REFERENCE.finditer(match[2]):
+            rows = range(int(found[2]), int(found[4] or found[2]) + 1)
+            columns = range(column(found[1]), column(found[3] or found[1]) + 1)
+            if len(rows) * len(columns) > _MOST_CELLS:
+                raise ValueError
+            cells = (self._values.get((row, at)) for row in rows for at in columns)
+            numbers += (cell for cell in cells if cell is not None)
+        return f"({fsum(numbers) / (1 if match[1] == 'SUM' else len(numbers))!r})"
+
+    def _number(self, match: re.Match[str]) -> str:
+        return "range" if match[3] else f"({self._values.get((int(match[2]), column(match[1])), 0.0)!r})"
+
+
+def _result(node: ast.expr) -> float:
+    match node:
+        case ast.Constant(int() | float() as number):
+            return float(number)
+        case ast.UnaryOp(ast.USub(), below):
+            return -_result(below)
+        case ast.BinOp(left, sign, right):
+            return _OPERATORS[type(sign)](_result(left), _result(right))
+    raise ValueError

@@ -124,6 +124,10 @@ def local(element: Element) -> str:
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
+def whole_number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() and len(text) < 9 else 0
+
+
 def walk(element: Element, stop: frozenset[str] = frozenset()) -> Iterator[Element]:
     """The element and all below it in document order, without what is below elements in `stop`.
     Alternate content (text boxes are written twice, for new and old programs) is read once."""

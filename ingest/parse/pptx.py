@@ -1,5 +1,6 @@
 """PowerPoint: each slide a page, its title a heading, then its boxes, tables, charts, notes, comments."""
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,21 @@ from xml.etree.ElementTree import Element
 
 from ingest.files import damaged
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, Place, clean, comment, heading, mark, merged_table
-from ingest.parse.drawing import A, Relations, drawing_blocks, paragraph_text
-from ingest.parse.opc import REL, Package, local, open_package
+from ingest.parse.blocks import Block, clean, heading, mark, table
+from ingest.parse.notation import equation, scripts
+from ingest.parse.number_format import show
+from ingest.parse.opc import REL, Package, local, open_package, walk, whole_number
 from ingest.parse.pdf import Pictures
+from ingest.parse.sheet import Row, text_table
 
+A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
+_FRAMES = (P + "xfrm", f"{P}spPr/{A}xfrm")  # places of tables and charts, of other shapes
 _SKIPPED_ROLES = ("sldNum", "dt", "ftr", "hdr", "sldImg")
+_RUNS = frozenset(("r", "fld", "oMath"))
 _SHAPES = frozenset(("sp", "pic", "graphicFrame"))
 _MOST_BOXES = 500  # on a slide; more are read from top to bottom
+Relations = dict[str, tuple[str, str]]
 _LABEL = 40  # characters of a box that can be a label or its value
 
 
@@ -38,7 +45,6 @@ def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator
         if not parts:
             raise damaged(path.name, Translatable("it has no slides"))
         hidden: list[int] = []
-        layouts: dict[str, dict[str, Element]] = {}
         for number, part in enumerate(parts, 1):
             root = package.xml(part)
             if root.get("show") in ("0", "false"):
@@ -46,11 +52,7 @@ def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator
                 continue
             yield mark("page", f"p. {number}")
             relations = package.relations(part)
-            layout = next((p for k, p in relations.values() if k == "slideLayout"), "")
-            if layout not in layouts:
-                layouts[layout] = _inherited(package, relations)
-            boxes = list(_boxes(root, layouts[layout]))
-            yield from _slide(package, boxes, relations, pictures)
+            yield from _slide(package, list(_boxes(root)), relations, pictures)
         if hidden:
             warn.append(Translatable("hidden slides are left out: {slides}", slides=hidden[:20]))
 
@@ -78,36 +80,24 @@ def _slide(package: Package, boxes: list[Box], relations: Relations, pictures: P
         if kind == "notesSlide" and target in package:
             for shape in package.xml(target).iter(P + "sp"):
                 yield from _paragraphs(shape)
-        elif kind == "comments" and target in package:
-            yield from _comments(package, package.xml(target))
 
 
-def _boxes(
-    element: Element, inherited: dict[str, Element], scale: Sequence[float] = (1, 0, 1, 0)
-) -> Iterator[Box]:
+def _boxes(element: Element, scale: Sequence[float] = (1, 0, 1, 0)) -> Iterator[Box]:
     """The shapes below `element`. The coordinates in a group become those of its slide by `scale`: a
     factor and an offset across, and both downwards."""
     for child in element[:1] if local(element) == "AlternateContent" else element:
         if local(child) not in _SHAPES:
             frame = child.find(f"{P}grpSpPr/{A}xfrm") if local(child) == "grpSp" else None
-            yield from _boxes(child, inherited, scale if frame is None else _inner(frame, scale))
+            yield from _boxes(child, scale if frame is None else _inner(frame, scale))
             continue
         properties = child.find(f".//{P}cNvPr")
         if properties is not None and properties.get("hidden") in ("1", "true"):
             continue
-        frame = _frame(child)
-        if frame is None:
-            frame = next((inherited[key] for key in _keys(child) if key in inherited), None)
+        frame = next((f for way in _FRAMES if (f := child.find(way)) is not None), None)
         across, x, down, y = scale
         left, width, top, height = (0, 0, 0, 0) if frame is None else _numbers(frame, "off", "ext")
         left, top = left * across + x, top * down + y
         yield Box(child, left, top, left + width * across, top + height * down)
-
-
-def _frame(shape: Element) -> Element | None:
-    """The shape's place: `a:xfrm`, or `p:xfrm` of a table or chart."""
-    own = shape.find(P + "xfrm")
-    return shape.find(f"{P}spPr/{A}xfrm") if own is None else own
 
 
 def _inner(frame: Element, outer: Sequence[float]) -> Sequence[float]:
@@ -131,27 +121,9 @@ def _numbers(frame: Element, point: str, extent: str) -> Sequence[float]:
     return values
 
 
-def _inherited(package: Package, relations: Relations) -> dict[str, Element]:
-    """Placeholder -> its place in the slide's layout, or in the layout's master."""
-    places: dict[str, Element] = {}
-    for kind in ("slideLayout", "slideMaster"):
-        part = next((p for k, p in relations.values() if k == kind and p in package), "")
-        for shape in package.xml(part).iter(P + "sp") if part else ():
-            if (frame := _frame(shape)) is not None:
-                places = dict.fromkeys(_keys(shape), frame) | places
-        relations = package.relations(part)
-    return places
-
-
 def _placeholder(shape: Element) -> dict[str, str]:
     found = shape.find(f".//{P}nvPr/{P}ph")
     return {} if found is None else {"type": "body", **found.attrib}
-
-
-def _keys(shape: Element) -> list[str]:
-    """The names by which a placeholder is known: its number and its role."""
-    placeholder = _placeholder(shape)
-    return [f"{key} {placeholder[key]}" for key in ("idx", "type") if key in placeholder]
 
 
 def reading_order(boxes: list[Box]) -> Iterator[list[Box]]:
@@ -228,7 +200,7 @@ def _shape(package: Package, shape: Element, relations: Relations, pictures: Pic
     yield from _paragraphs(shape)
     if local(shape) == "graphicFrame":
         for grid in shape.iter(A + "tbl"):
-            yield from _table(grid)
+            yield from text_table(_rows(grid))
         for element in shape.iter():
             yield from drawing_blocks(package, element, relations)
     for blip in shape.iter(A + "blip"):
@@ -237,29 +209,74 @@ def _shape(package: Package, shape: Element, relations: Relations, pictures: Pic
             yield from pictures.blocks(package.read(target))
 
 
-def _table(grid: Element) -> Iterator[Block]:
-    rows: list[list[str]] = []
-    wide: set[Place] = set()
-    for element in grid.iter(A + "tr"):
-        row: list[str] = []
-        for cell in element.iter(A + "tc"):
-            text = "\n".join(filter(None, map(paragraph_text, cell.iter(A + "p"))))
-            if cell.get("hMerge") in ("1", "true"):
-                wide.add((len(rows), len(row)))
-            elif cell.get("vMerge") in ("1", "true") and rows and len(row) < len(rows[-1]):
-                text = rows[-1][len(row)]
-            row.append(text)
-        rows.append(row)
-    yield from merged_table(rows, wide)
+def _rows(grid: Element) -> Iterator[Row]:
+    for number, element in enumerate(grid.iter(A + "tr"), 1):
+        row = Row(number, {})
+        for at, cell in enumerate(element.iter(A + "tc")):
+            if not {"hMerge", "vMerge"} & set(cell.keys()):
+                columns, rows = (whole_number(cell.get(key, "1")) for key in ("gridSpan", "rowSpan"))
+                row.cells[at] = "\n".join(filter(None, map(paragraph_text, cell.iter(A + "p"))))
+                row.spans += [(at, at + columns - 1, number + rows - 1)] if columns * rows > 1 else []
+        yield row
 
 
-def _comments(package: Package, root: Element) -> Iterator[Block]:
-    """Reviewers' comments, under their authors' names."""
-    names: dict[str, str] = {}
-    for kind, part in package.relations("ppt/presentation.xml").values():
-        if kind in ("commentAuthors", "authors") and part in package:
-            names |= {a.get("id", ""): a.get("name", "") for a in package.xml(part).iter()}
-    for element in (c for c in root.iter() if local(c) == "cm"):
-        text = clean(" ".join(t.text or "" for t in element.iter() if local(t) in ("text", "t")))
-        author = names.get(element.get("authorId", ""), "")
-        yield Block(comment(author, text, sample=text) if text else "")
+def drawing_blocks(package: Package, element: Element, relations: Relations) -> Iterator[Block]:
+    """The chart or SmartArt that an element refers to."""
+    for attribute in (REL + "id", REL + "dm"):
+        kind, part = relations.get(element.get(attribute, ""), ("", ""))
+        if kind == "chart" and part in package:
+            yield from _chart(package.xml(part))
+        elif kind == "diagramData" and part in package:
+            texts = filter(None, map(paragraph_text, package.xml(part).iter(A + "p")))
+            yield from (Block(text, (), at > 0) for at, text in enumerate(texts))
+
+
+def _chart(root: Element) -> Iterator[Block]:
+    """The chart's titles, and its series as a table with one column each."""
+    yield from (Block(text) for text in map(paragraph_text, root.iter(A + "p")) if text)
+    head, first, columns = [""], {}, []
+    for series in (element for element in root.iter() if local(element) == "ser"):
+        values = {local(child): _points(child) for child in series}
+        first = first or values.get("cat") or values.get("xVal") or {}
+        head.append(" ".join(values.get("tx", {}).values()))
+        columns.append(values.get("val") or values.get("yVal") or {})
+    places = sorted({*first, *(place for column in columns for place in column)})
+    if columns and places:
+        rows = ([column.get(place, "") for column in (first, *columns)] for place in places)
+        yield from table([head, *rows])
+
+
+def _points(element: Element) -> dict[int, str]:
+    """Index -> value as the chart shows it."""
+    form, points = "", {}
+    for part in element.iter():
+        if local(part) == "formatCode":
+            form = part.text or ""
+        elif local(part) in ("pt", "tx"):
+            index = part.get("idx", "0")
+            text = next((v.text or "" for v in part.iter() if local(v) == "v"), "")
+            with contextlib.suppress(ValueError):
+                text = show(float(text), form) if form else text
+            points.setdefault(int(index) if index.isdecimal() and len(index) < 7 else 0, text)
+    return points
+
+
+def paragraph_text(paragraph: Element) -> str:
+    """Without struck text; superscripts and equations as `notation` writes them."""
+    pieces: list[tuple[str, str]] = []
+    for part in walk(paragraph, _RUNS):
+        name = local(part)
+        if name == "br":
+            pieces.append(("", "\n"))
+        elif name == "oMath":
+            pieces.append(("", equation(part)))
+        elif name in _RUNS:
+            font = part.find(A + "rPr")
+            struck, baseline = ("noStrike", "0") if font is None else (
+                font.get("strike", "noStrike"), font.get("baseline", "0")
+            )  # fmt: skip
+            text = "".join(t.text or "" for t in part.iter(A + "t"))
+            align = "subscript" if baseline.startswith("-") else "superscript"
+            if struck == "noStrike":
+                pieces.append(("" if baseline.rstrip("%") in ("0", "") else align, text))
+    return clean(scripts(pieces))

@@ -1,16 +1,13 @@
-"""The layout of a sheet: its titles, headers, blocks and notes, as tables of which each row reads alone.
-
-A sheet is cut at empty rows, and at empty columns where two blocks stand side by side. Each block
-becomes a table under one row of column names, with the title above it as a heading.
-"""
+"""The layout of sheets and tables. A sheet is cut at empty rows, and at empty columns between two blocks;
+each block becomes a table under one row of column names, with its title as a heading."""
 
 import re
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice, pairwise
+from itertools import chain, groupby, islice, pairwise
 
-from ingest.parse.blocks import Block, heading, mark, row_block, table
+from ingest.parse.blocks import Block, comment, heading, mark, row_block, table
 from ingest.types import Mark
 
 CELLS = 1000  # columns read of one row; no table for people has more
@@ -20,9 +17,8 @@ _TITLE = 60  # characters; a longer text is a paragraph
 _VALUE = re.compile(
     r"(?=.*\d)[\d\s.,:/%‰()（）¥￥$€£年月日时分秒上下午AMPE+—–−-]+|[-—–−/]+|#[A-Z/0!?]+|TRUE|FALSE"
 )
-_PERIOD = re.compile(
-    r"(?:19|20)\d\d(?:年度?|[年.-]?(?:\d{1,2}|[Qq][1-4])月?份?)?|\d{1,2}[月日]份?"
-)  # may be a name
+# A year, month or day may be a name of a column.
+_PERIOD = re.compile(r"(?:19|20)\d\d(?:年度?|[年.-]?(?:\d{1,2}|[Qq][1-4])月?份?)?|\d{1,2}[月日]份?")
 _NOTE = re.compile(
     r"[(（【]?(?:注|备注|附注|说明|资料来源|数据来源|来源|填表说明)[\d一二三]?[)）】]?\s*[:：、.．]|[*＊※]|[(（]\w{1,2}[)）]\s?\S"
     r"|(?:notes?|sources?)\b",
@@ -43,7 +39,7 @@ class Row:
 
     number: int
     cells: dict[int, str]
-    spans: Sequence[tuple[int, int, int]] = ()
+    spans: list[tuple[int, int, int]] = field(default_factory=list)
     hidden: bool = False
     gap: bool = False
     """An empty row lies above it."""
@@ -84,7 +80,7 @@ def filled(rows: Iterable[Row], hidden_columns: Container[int] = ()) -> Iterator
         for left, right, bottom in row.spans:
             text = row.cells.get(left, "")
             columns = range(left, min(right, CELLS - 1) + 1)
-            cells |= dict.fromkeys(columns, text)
+            cells |= dict.fromkeys(columns, text) if text else {}
             if bottom > row.number:
                 below |= dict.fromkeys(columns, (bottom, text))
         gap = row.number > max(last, reach) + 1
@@ -104,6 +100,13 @@ def sheet_blocks(name: str, rows: Iterable[Row], notes: Notes | None = None) -> 
     if not _UNNAMED.fullmatch(name):
         yield heading(name, 2)
     yield from SheetLayout({} if notes is None else notes).blocks(rows)
+
+
+def text_table(rows: Iterable[Row]) -> Iterator[Block]:
+    """A table in a text. Its titles are no headings, and empty rows do not cut it."""
+    whole = (replace(row, gap=False) for row in filled(rows))
+    for block in SheetLayout(in_text=True).blocks(whole):
+        yield replace(block, marks=())
 
 
 class Lookahead(Iterator[Row]):
@@ -128,6 +131,7 @@ class SheetLayout:
     header: dict[int, str] = field(default_factory=dict)
     """Column -> name in the table before; a table may go on after an empty row."""
     header_number: int = 0
+    in_text: bool = False
 
     def blocks(self, rows: Iterable[Row]) -> Iterator[Block]:
         above: list[Row] = []  # rows that may be the title or the header of what follows
@@ -151,7 +155,7 @@ class SheetLayout:
             whole = head + list(band)
             for left, right in parts:
                 inside = (row.within(left, right) for row in whole)
-                yield from SheetLayout(self.notes).blocks(_stacked(row for row in inside if row.cells))
+                yield from replace(self, header={}).blocks(filled(inside))
         if above:
             yield from self._block(iter(above))
 
@@ -166,7 +170,8 @@ class SheetLayout:
             return
         titles, head = head[:lone], head[lone:]
         orphans: list[str] = []
-        count = _header_rows(head)
+        pairs = self.in_text and titles and width == 2 and not any(row.values() for row in head)
+        count = 0 if pairs else _header_rows(head)
         if not count and self.header and not titles and set(head[0].cells) <= self.header.keys():
             names, number = self.header, self.header_number
         elif not count and len(head) == 1:
@@ -195,7 +200,7 @@ class SheetLayout:
     ) -> Iterator[Block]:
         labels = [names.get(column, "") for column in columns]
         last = columns[-1] if names.keys() <= set(columns) else CELLS
-        faq = faq_columns(labels)
+        faq = None if self.in_text else faq_columns(labels)
         comments: list[Block] = []
         is_open = noted = False
         read = 0
@@ -211,7 +216,7 @@ class SheetLayout:
             if faq and cells[faq[0]] and cells[faq[1]]:
                 yield from faq_blocks(labels, cells, faq, row.number)
                 read += 1
-            elif text and len(columns) > 1 and (noted or _is_note(text) or len(text) > _TITLE):
+            elif text and len(columns) > 1 and (noted or _NOTE.match(text) or len(text) > _TITLE):
                 is_open, noted = False, True
                 yield _paragraph(row)
             elif text.endswith((":", "：")) or (text and 2 * len(row.cells) > max(2, len(columns))):
@@ -242,9 +247,8 @@ class SheetLayout:
                 if columns[0] <= column <= columns[-1]:
                     label = (next(iter(row.cells.values()), ""), names.get(column, ""))
                     place = " · ".join(dict.fromkeys(filter(None, label)))
-                    word = "批注" if re.search("[\u3400-\u9fff]", text + place) else "Comment"
-                    mark_ = Mark(0, "row", f"row {row.number}")
-                    yield Block(f"[{word} {place}] {' '.join(text.split())}", (mark_,))
+                    words = comment(place, " ".join(text.split()), sample=text + place)
+                    yield Block(words, (Mark(0, "row", f"row {row.number}"),))
 
 
 def faq_blocks(
@@ -273,39 +277,21 @@ def faq_columns(names: Sequence[str]) -> tuple[int, int] | None:
 
 
 def _bands(rows: Iterable[Row]) -> Iterator[Iterator[Row]]:
-    """The rows between empty rows; each band must be read to its end before the next."""
-    rows = iter(rows)
-    first = next(rows, None)
+    """The rows between empty rows; each band must be read before the next."""
+    gaps = 0
 
-    def band(start: Row) -> Iterator[Row]:
-        nonlocal first
-        yield start
-        first = None
-        for row in rows:
-            if row.gap:
-                first = row
-                return
-            yield row
+    def band(row: Row) -> int:
+        nonlocal gaps
+        gaps += row.gap
+        return gaps
 
-    while first:
-        current = band(first)
-        yield current
-        for _ in current:
-            pass
-
-
-def _stacked(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows of a part of the columns: what is empty in them is a gap."""
-    last = None
-    for row in rows:
-        yield replace(row, gap=last is not None and row.number > last + 1)
-        last = row.number
+    return (rows for _, rows in groupby(rows, band))
 
 
 def _title_blocks(titles: Sequence[Row], orphans: Sequence[str]) -> Iterator[Block]:
     """The short lines above a table as one heading, the others as paragraphs; what stands above empty
     columns, as `2023` above the right end, as a heading below it."""
-    short = [t for t in (row.text() for row in titles) if len(t) <= _TITLE and not _is_note(t)]
+    short = [t for t in (row.text() for row in titles) if len(t) <= _TITLE and not _NOTE.match(t)]
     joined = " ".join(dict.fromkeys(short)) if sum(map(len, short)) <= 2 * _TITLE else ""
     yield heading(joined, 3)
     yield from (_paragraph(row) for row in titles if row.text() not in joined)
@@ -314,10 +300,6 @@ def _title_blocks(titles: Sequence[Row], orphans: Sequence[str]) -> Iterator[Blo
 
 def _paragraph(row: Row) -> Block:
     return Block(row.text(), (Mark(0, "row", f"row {row.number}"),))
-
-
-def _is_note(text: str) -> bool:
-    return bool(_NOTE.match(text))
 
 
 def _labels(row: Row, width: int) -> bool:
@@ -332,7 +314,7 @@ def _introduces(head: Sequence[Row]) -> bool:
     if any(row.values() or len(row.text()) > 10 * _TITLE for row in plain) or len(plain) > 3:
         return False
     lone = [row.text() for row in head if row.lone()]
-    return len(lone) <= _HEADERS and all(len(t) <= _TITLE and not _is_note(t) for t in lone)
+    return len(lone) <= _HEADERS and all(len(t) <= _TITLE and not _NOTE.match(t) for t in lone)
 
 
 def _side_by_side(head: Sequence[Row]) -> list[tuple[int, int]]:
@@ -363,13 +345,20 @@ def _header_rows(rows: Sequence[Row]) -> int:
         here, below = rows[count - 1], rows[count]
         reach = max([reach, *(bottom for *_, bottom in here.spans)])
         grouped = any(row.wide() for row in rows[:count]) and below.number <= reach
-        group = grouped or here.wide() or _is_group(here, below, rows[count + 1 :])
+        group = grouped or _continues(here, below) or _is_group(here, below, rows[count + 1 :])
         if not group or below.values():
             break
         count += 1
     if count == len(rows):  # names of columns without a row, or a row without names
         return 0 if any(row.values() for row in rows) else count
     return count if count > 1 or _has_names(rows[0], rows[1:]) else 0
+
+
+def _continues(here: Row, below: Row) -> bool:
+    """Whether a row below wide cells says something only below them, or what is said above."""
+    wide = {column for left, right, _ in here.spans for column in range(left, right + 1) if left < right}
+    new = (column for column, text in below.cells.items() if here.cells.get(column, text) != text)
+    return here.wide() and wide.issuperset(new)
 
 
 def _is_group(here: Row, below: Row, data: Sequence[Row]) -> bool:
@@ -433,13 +422,8 @@ def _names(header: Sequence[Row], data: Sequence[Row]) -> tuple[dict[int, str], 
 
 def _groups(columns: Iterable[int]) -> list[list[int]]:
     """The columns in runs without a gap."""
-    runs: list[list[int]] = []
-    for column in sorted(columns):
-        if runs and column == runs[-1][-1] + 1:
-            runs[-1].append(column)
-        else:
-            runs.append([column])
-    return runs
+    runs = groupby(enumerate(sorted(columns)), key=lambda pair: pair[1] - pair[0])
+    return [[column for _, column in run] for _, run in runs]
 
 
 def _period(names: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ingest.parse.blocks import SEGMENT, chinese_heading
-from ingest.parse.sheet import CELLS, Row, SheetLayout, filled
+from ingest.parse.html import html_blocks
 from ingest.types import Mark, Segment
 
 _FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
@@ -35,9 +35,6 @@ _OPEN = re.compile(  # not in a code span
 )
 _TABLE_END = re.compile(r"</table\s*>(?:\s*</body>\s*</html>)?", re.IGNORECASE)
 _COMMENT_END = re.compile("-->")
-_ROW = re.compile(r"<tr\b[^>]*>(.*?)(?=<tr\b|</tr|$)", re.IGNORECASE | re.DOTALL)
-_CELL = re.compile(r"<t[dh]\b([^>]*)>(.*?)(?=<t[dh]\b|</t[dh]|$)", re.IGNORECASE | re.DOTALL)
-_SPAN = re.compile(r"""(col|row)span\s*=\s*["']?(\d{1,4})""", re.IGNORECASE)
 
 
 def text_segments(pieces: Iterable[str]) -> Iterator[Segment]:
@@ -102,24 +99,7 @@ def _plain_elements(text: str) -> str:
 
 
 def _table(element: str) -> str:
-    """An HTML table as lines `| a | b |`, with the text of wide and tall cells in each place."""
-    rows: list[Row] = []
-    tall: dict[int, int] = {}  # column -> last row of a cell above
-    for number, row in enumerate(_ROW.finditer(element), 1):
-        cells: dict[int, str] = {}
-        spans: list[tuple[int, int, int]] = []
-        at = 0
-        for cell in _CELL.finditer(row[1]):
-            while tall.get(at, 0) >= number:
-                at += 1
-            size = {way.lower(): max(1, int(count)) for way, count in _SPAN.findall(cell[1])}
-            last, bottom = at + size.get("col", 1) - 1, number + size.get("row", 1) - 1
-            cells[at] = " ".join(cell[2].split())
-            spans.append((at, last, bottom))
-            tall |= dict.fromkeys(range(at, min(last, CELLS) + 1), bottom)
-            at = last + 1
-        rows.append(Row(number, cells, [s for s in spans if s[:1] != s[1:2] or s[2] > number]))
-    blocks = SheetLayout().blocks(filled(rows))
+    blocks = html_blocks([element], whole=True)
     return "".join(f"{'' if b.tight else chr(10)}\n{b.text}" for b in blocks if b.text) + "\n\n"
 
 

@@ -1,11 +1,12 @@
 """Word: text that is not shown, comments, merged and nested tables, parts, symbols, bold headings."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.parse.blocks import merged_table
+from ingest.parse.sheet import Row, text_table
 from tests.ingest.documents import A, R, W, kinds, package, paragraph, parse, read, relations, whole, word
 
 MATH = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
@@ -96,24 +97,31 @@ def test_header_rows_with_merged_cells_are_joined_and_nested_tables_follow(tmp_p
 )
 def test_joined_headers_lose_no_cell(rows: list[list[str]], data: st.DataObject) -> None:
     rows = [[cell.strip() for cell in row] for row in rows]
-    places = [(at, column) for at, row in enumerate(rows) for column in (1, 2) if not row[column]]
-    wide = data.draw(st.sets(st.sampled_from(places))) if places else set()
-    text = "\n".join(block.text for block in merged_table(rows, wide))
-    assert {cell for row in rows for cell in row if cell} <= set(text)
+    wide = [data.draw(st.booleans()) for _ in rows]
+    assert {cell for row in rows for cell in row if cell} <= set(table_text(rows, wide))
+
+
+def table_text(rows: list[list[str]], wide: Iterable[bool]) -> str:
+    """A table of rows; in a wide row the cell before the first empty one takes its place too."""
+    table = []
+    for number, (row, is_wide) in enumerate(zip(rows, wide, strict=False), 1):
+        at = row.index("") - 1 if is_wide and "" in row else -1
+        table.append(Row(number, dict(enumerate(row)), [(at, at + 1, number)] if at >= 0 else []))
+    return "\n".join(block.text for block in text_table(table) if block.text)
 
 
 def test_data_below_a_wide_header_stays_data() -> None:
     rows = [["姓名", "联系方式", ""], ["王", "电话", "邮箱"], ["李", "138", "a@b"]]
-    text = "\n".join(block.text for block in merged_table(rows, {(0, 2)}))
+    text = table_text(rows, [True, False, False])
     assert text.startswith("| 姓名 | 联系方式 | 联系方式 |")
     assert "| 王 | 电话 | 邮箱 |" in text
 
 
 def test_a_title_above_two_columns_of_text_does_not_make_a_header_of_the_first_row() -> None:
-    lines = [block.text for block in merged_table([["动作", ""], ["游", "滑行"], ["飞", "高"]], {(0, 1)})]
-    assert lines == ["| 动作 | 动作 |", "| --- | --- |", "| 游 | 滑行 |", "| 飞 | 高 |"]
-    lines = [block.text for block in merged_table([["价目", ""], ["品名", "价格"], ["灯", "3"]], {(0, 1)})]
-    assert lines == ["价目", "| 品名 | 价格 |", "| --- | --- |", "| 灯 | 3 |"]
+    text = table_text([["动作", ""], ["游", "滑行"], ["飞", "高"]], [True, False, False])
+    assert text == "动作\n|  |  |\n| --- | --- |\n| 游 | 滑行 |\n| 飞 | 高 |"
+    text = table_text([["价目", ""], ["品名", "价格"], ["灯", "3"]], [True, False, False])
+    assert text == "价目\n| 品名 | 价格 |\n| --- | --- |\n| 灯 | 3 |"
 
 
 def test_symbols_boxes_equations_and_charts(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.parse.number_format import BUILTIN, general, show
+from ingest.parse.number_format import BUILTIN, Formulas, general, show
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from ingest.parse.number_format import BUILTIN, general, show
         (123456, '0!.0,"万"', "12.3万"),
         (13800138000, "000 0000 0000", "138 0013 8000"),
         (12345, "0.00E+00", "1.23E+04"),
-        (3.25, "# ?/?", "3 1/4"),
+        (3.25, "# ?/?", "3.25"),
         (1.5, '[>=1]0.0"大";0.00"小"', "1.5大"),
         (0.5, '[>=1]0.0"大";0.00"小"', "0.50小"),
         (45356, "yyyy-mm-dd", "2024-03-05"),
@@ -66,3 +66,26 @@ def test_the_digits_are_those_of_the_number(value: float, places: int) -> None:
 @given(st.floats(allow_nan=True, allow_infinity=True), st.text('0#?.,%;/E+-[]hmsyd"_*@G\\年 ', max_size=12))
 def test_no_format_stops_the_parser(value: float, code: str) -> None:
     assert isinstance(show(value, code), str)
+
+
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    [
+        *[("AVERAGE(B2:C2,B3)", "20.0"), ("SUM(A1:C9)", "60.5"), ("-(B2+1)*2/4", "-6.75")],
+        *[("$B$2-C9", "12.5"), ("A2*2", ""), ("B2:C2", ""), ("B9/C9", ""), ("S!B2", ""), ("SUM(S!B2)", "")],
+        *[
+            ("VLOOKUP(B2,B2:C2,1)", ""),
+            ("SUM(A1:XFD1048576)", ""),
+            ("9**9", ""),
+            ("(" * 499, ""),
+            ("D2+1", ""),
+        ],
+    ],
+)
+def test_simple_formulas_are_computed_and_no_others(formula: str, expected: str) -> None:
+    formulas = Formulas()
+    cells = {(2, 0): "", (2, 1): "12.5", (2, 2): "40", (3, 1): "7.5", (3, 2): "0.5"}
+    for place, value in cells.items():
+        formulas.value(place, "n" if value else "s", value or "1", "")
+    formulas.value((2, 3), "n", "", "NOW()")
+    assert formulas.value((9, 9), "n", "", formula) == expected
