@@ -37,7 +37,6 @@ from rag.units import (
     LONGEST_CELL,
     STOP,
     Unit,
-    is_fragment,
     list_shown,
     records,
     units,
@@ -74,10 +73,6 @@ LABEL = 4.0
 """What a row gains whose label the question names."""
 LABELS = 3
 """Columns that may hold the label of a row, such as `序号 | 评分项 | 内容`."""
-FRAGMENT = 4.0
-"""What a short line without a stop or a digit loses: most are headings."""
-ECHO = 8.0
-"""What a line without a stop loses if all its words are in the question or the topic."""
 LISTS = 2.0
 """What a list gains if the question asks for several things."""
 _SEVERAL = re.compile(r"哪些|哪几|几[项种类个]|措施|步骤|什么条件|包括|\bwhat are\b|\bwhich \w+s\b|\blist\b")
@@ -303,18 +298,15 @@ def _scores_by_words(
         unit = candidate.unit
         row = cells(candidate.source[unit.start : unit.end])[:LABELS] if unit.names else []
         labels = (normalize(cell) for cell in row)
-        scores[k] += LABEL * any(len(each) > 1 and each in query.normalized for each in labels)
+        scores[k] += LABEL * sum(len(each) > 1 and each in query.normalized for each in labels)
         text = normalize(candidate.source[unit.start : unit.end])
         within = (a <= unit.start < b for a, b in passages[candidate.passage].facts)
         scores[k] += FACT * any(within)
         scores[k] += sum(TYPE * (mentions(each, text, query.normalized) - 0.5) for each in query.answer_types)
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
-        scores[k] -= FRAGMENT * is_fragment(candidate.source, unit)
         for part, gain in ((text, CODE), (text[:START], BEGINS)) if query.codes else ():
             scores[k] += gain * len(query.codes & codes(part)) / len(query.codes)
-        echo = _echo(query, candidate, passages[candidate.passage])
-        scores[k] -= ECHO * max(0.0, echo - 0.4)
     return scores
 
 
@@ -324,19 +316,14 @@ def _column(names: Sequence[str], weights: Sequence["TermWeights"]) -> str:
     return names[int(np.argmax(worth))] if names else ""
 
 
-def _echo(query: Query, candidate: Candidate, passage: ScoredPassage) -> float:
-    """The share of the words of a line without a stop that the question or the topic already has."""
+def _adds(query: Query, candidate: Candidate, passage: ScoredPassage) -> bool:
+    """Whether a unit says more than the question and the topic, unless that asks whether something is so;
+    what ends in a stop does."""
     unit = candidate.unit
     text = candidate.source[unit.start : unit.end]
-    if unit.names or unit.parts or STOP.search(text):
-        return 0.0
-    own = set(words(text))
-    return len(own & {*words(query.text), *words(passage.topic)}) / max(1, len(own))
-
-
-def _adds(query: Query, candidate: Candidate, passage: ScoredPassage) -> bool:
-    """Whether a unit says more than the question, unless that asks whether something is so."""
-    return _echo(query, candidate, passage) < 1 or bool(_WHETHER.search(query.normalized))
+    known = {*words(query.text), *words(passage.topic)}
+    told = bool(unit.names or unit.parts or STOP.search(text) or set(words(text)) - known)
+    return told or bool(_WHETHER.search(query.normalized))
 
 
 class TermWeights:
@@ -432,7 +419,6 @@ def _cells_shown(
         "" if not wanted or cell[-1:] in ("?", "？") else _cell_shown(query, cell, weights)
         for cell, wanted in zip(row, keep, strict=True)
     ]
-    kept = kept if any(kept) else list(row)
     for k in sorted(range(1, len(kept)), key=lambda k: (bool(named[k]), labels[k], -k)):
         if len(in_words(names, kept)) <= LONGEST_ANSWER:
             break
