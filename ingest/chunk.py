@@ -354,7 +354,7 @@ LONGEST_ROW = 2000
 _LETTER = re.compile(r"\w")  # a sentence without any is a rule or a bullet
 _RULE = re.compile(r"\s*\n\|[\s|:-]+\|")  # follows the header of a table, which is not a sentence
 CLAUSE = re.compile(
-    r"(?:[；;、\n|]|[，：](?!\d)|(?<!\d)[，：]|[,:](?![0-9A-Za-z])|(?<![0-9A-Za-z])[,:])+[”’」』）)\"']*\s*"
+    r"(?:[；;、\n|]|[，：](?!\d)|(?<!\d)[，：]|[,:](?![0-9A-Za-z]| \d{4}(?!\d))|(?<![0-9A-Za-z])[,:])+[”’」』）)\"']*\s*"
 )
 
 

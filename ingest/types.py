@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.facts import Fact
 from ingest.i18n import from_json, to_json
 
 MarkKind = Literal["page", "heading", "sheet", "row"]
@@ -29,7 +30,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class ParseReport:
-    """How a file's bytes became text, so that nothing is lost silently.
+    """How a file's bytes became text, so that nothing is lost silently, and what the text says of itself.
 
     `encoding` is None for container formats; `replaced` counts bytes that could not be decoded. The
     warnings are translatable messages, also after they were stored.
@@ -40,6 +41,7 @@ class ParseReport:
     replaced: int = 0
     ocr_pages: int = 0
     warnings: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A value for `from_json`."""
@@ -48,7 +50,9 @@ class ParseReport:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The report from `to_json`; an older one has its warnings in English only."""
-        return cls(**{**values, "warnings": tuple(map(from_json, values["warnings"]))})
+        warnings = tuple(map(from_json, values["warnings"]))
+        found = tuple(Fact(*fact) for fact in values.get("facts", ()))
+        return cls(**{**values, "warnings": warnings, "facts": found})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from ingest.chunk import CLAUSE, Span, trim
 from ingest.embed import Embedder, Vectors
 from ingest.errors import UserError
+from ingest.facts import asked
 from ingest.normalize import FIELDS, Field, bigrams, normalize, one_line, words
 from ingest.store import Store
 from ingest.table import cells, in_words
-from ingest.types import Chunk
+from ingest.types import Chunk, Passage
 from rag.question import SHORT, codes, mentions
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
@@ -36,7 +37,6 @@ from rag.units import (
     LONGEST_CELL,
     STOP,
     Unit,
-    is_fragment,
     list_shown,
     records,
     units,
@@ -49,7 +49,7 @@ LEXICAL = 18.0
 """Standard deviations of similarity that a sentence gains by containing all question words."""
 RARITY = 2.0
 """Exponent of a term's rarity among the sentences of its passage."""
-TYPE = 1.0
+TYPE = 2.0
 """What a sentence gains by mentioning something of an expected answer type."""
 PRIOR = 1.5
 """The weight of the passage's fused score."""
@@ -62,15 +62,17 @@ LEAD = 0.9
 """What a question word counts in the lead of a unit, against 1 in the unit itself."""
 CODE, BEGINS = 4.0, 10.0
 """What a unit gains that has the codes of a question, and what it gains if it begins with them."""
+FACT = 12.0
+"""What a unit gains that says of its document what the question asks."""
 NEXT = 40
 """Characters that the first sentence of an answer leaves to the second."""
 START = 10  # characters
 SLACK = 8
 """Characters that the second sentence of an answer may be longer than a single one."""
-FRAGMENT = 4.0
-"""What a short line without a stop or a digit loses: most are headings."""
-ECHO = 8.0
-"""What a line without a stop loses if all its words are in the question or the topic."""
+LABEL = 4.0
+"""What a row gains whose label the question names."""
+LABELS = 3
+"""Columns that may hold the label of a row, such as `序号 | 评分项 | 内容`."""
 LISTS = 2.0
 """What a list gains if the question asks for several things."""
 _SEVERAL = re.compile(r"哪些|哪几|几[项种类个]|措施|步骤|什么条件|包括|\bwhat are\b|\bwhich \w+s\b|\blist\b")
@@ -100,7 +102,7 @@ class ScoredPassage:
     is better.
 
     `headings` are the lines of the text that are headings, and the title; `header` is that of a table
-    that began before the passage.
+    that began before the passage; `facts` are the lines that say what the question asks of the document.
     """
 
     text: str
@@ -109,6 +111,7 @@ class ScoredPassage:
     section: str = ""
     headings: frozenset[str] = frozenset()
     header: str = ""
+    facts: Sequence[Span] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +138,16 @@ def extract(
     def similarity(vectors: Vectors) -> Array:
         return norm.standard(query.script, centred, vectors @ centred)
 
-    passages = found.passages[: options.passages]
+    pairs = list(zip(found.hits, found.passages, strict=True))[: options.passages]
+    facts = _facts(found, store)
+    pairs += [(found.hits[0], opening) for opening in facts if opening not in found.passages[: len(pairs)]]
+    hits, passages = zip(*pairs, strict=True)
     scored = []
-    for hit, passage in zip(found.hits, passages, strict=False):
+    for hit, passage in pairs:
         topic = f"{hit.chunk.title} {PurePath(hit.chunk.source).stem}"
         chunks = store.chunks_within(passage) or [hit.chunk]
         around = passage.label, *_surroundings(chunks)
-        scored.append(ScoredPassage(passage.text, topic, hit.score, *around))
+        scored.append(ScoredPassage(passage.text, topic, hit.score, *around, facts.get(passage, ())))
     idf = partial(rarity, store)
     ranked = rank(query, scored, embedder=embedder, similarity=similarity, idf=idf)
     weights = [TermWeights(query, field, idf) for field in FIELDS]
@@ -153,13 +159,31 @@ def extract(
         shown = sentence.shown[start:end]
         if len(shown) > room and not first:
             continue
-        passage, hit = passages[sentence.passage], found.hits[sentence.passage]
+        passage, hit = passages[sentence.passage], hits[sentence.passage]
         number, span = len(lines) + 1, (sentence.start, sentence.end)
         citations.append(citation(number, passage, *span, store, hit.chunk))
         lines.append(f"{shown} [{number}]")
         room -= len(shown)
     text = "\n".join(lines)
     return Answer(query.text, text, tuple(citations), found.hits, found.confidence, refused=False)
+
+
+def _facts(found: Retrieved, store: Store) -> dict[Passage, list[Span]]:
+    """The first passages of the best document with their lines that say what the question asks of it."""
+    kinds, best = asked(found.query.normalized), found.passages[0].document
+    document = store.by_id(best) if kinds else None
+    lines: dict[Passage, list[Span]] = {}
+    passage = None
+    for fact in document.report.facts if document else ():
+        while fact.kind in kinds and (passage is None or passage.end <= fact.start):
+            start = passage.end if passage else 0
+            chunks = store.chunks_within(Passage(best, start, start, "", ""))
+            if not chunks:
+                return lines
+            passage = store.passages(chunks[:1])[0]
+        if passage and fact.kind in kinds:
+            lines.setdefault(passage, []).append((fact.start - passage.start, fact.end - passage.start))
+    return lines
 
 
 def _surroundings(chunks: Sequence[Chunk]) -> tuple[frozenset[str], str]:
@@ -272,15 +296,17 @@ def _scores_by_words(
         scores[rows] = LEXICAL * shares + PRIOR * (passage.score - best)
     for k, candidate in enumerate(candidates):
         unit = candidate.unit
+        row = cells(candidate.source[unit.start : unit.end])[:LABELS] if unit.names else []
+        labels = (normalize(cell) for cell in row)
+        scores[k] += LABEL * sum(len(each) > 1 and each in query.normalized for each in labels)
         text = normalize(candidate.source[unit.start : unit.end])
+        within = (a <= unit.start < b for a, b in passages[candidate.passage].facts)
+        scores[k] += FACT * any(within)
         scores[k] += sum(TYPE * (mentions(each, text, query.normalized) - 0.5) for each in query.answer_types)
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
-        scores[k] -= FRAGMENT * is_fragment(candidate.source, unit)
         for part, gain in ((text, CODE), (text[:START], BEGINS)) if query.codes else ():
             scores[k] += gain * len(query.codes & codes(part)) / len(query.codes)
-        echo = _echo(query, candidate, passages[candidate.passage])
-        scores[k] -= ECHO * max(0.0, echo - 0.4)
     return scores
 
 
@@ -290,19 +316,14 @@ def _column(names: Sequence[str], weights: Sequence["TermWeights"]) -> str:
     return names[int(np.argmax(worth))] if names else ""
 
 
-def _echo(query: Query, candidate: Candidate, passage: ScoredPassage) -> float:
-    """The share of the words of a line without a stop that the question or the topic already has."""
+def _adds(query: Query, candidate: Candidate, passage: ScoredPassage) -> bool:
+    """Whether a unit says more than the question and the topic, unless that asks whether something is so;
+    what ends in a stop does."""
     unit = candidate.unit
     text = candidate.source[unit.start : unit.end]
-    if unit.names or unit.parts or STOP.search(text):
-        return 0.0
-    own = set(words(text))
-    return len(own & {*words(query.text), *words(passage.topic)}) / max(1, len(own))
-
-
-def _adds(query: Query, candidate: Candidate, passage: ScoredPassage) -> bool:
-    """Whether a unit says more than the question, unless that asks whether something is so."""
-    return _echo(query, candidate, passage) < 1 or bool(_WHETHER.search(query.normalized))
+    known = {*words(query.text), *words(passage.topic)}
+    told = bool(unit.names or unit.parts or STOP.search(text) or set(words(text)) - known)
+    return told or bool(_WHETHER.search(query.normalized))
 
 
 class TermWeights:
@@ -392,17 +413,26 @@ def _cells_shown(
         asked[k] *= bool(cell) * (1.0 if known else 0.3) * (labels[k] == 0)
     labels[0] += 1
     named = (asked > 0.6 * asked.max()) & (asked > 0)
+    named &= ~_outdone(names, weights)
     keep = (labels > 0) | named if named.any() else np.ones(len(row), bool)
     kept = [
         "" if not wanted or cell[-1:] in ("?", "？") else _cell_shown(query, cell, weights)
         for cell, wanted in zip(row, keep, strict=True)
     ]
-    kept = kept if any(kept) else list(row)
     for k in sorted(range(1, len(kept)), key=lambda k: (bool(named[k]), labels[k], -k)):
         if len(in_words(names, kept)) <= LONGEST_ANSWER:
             break
         kept[k] = "" if not named[k] else kept[k]
     return one_line(in_words(names, kept))
+
+
+def _outdone(names: Sequence[str], weights: Sequence[TermWeights]) -> NDArray[np.bool_]:
+    """Which columns another one outdoes, (n,): it has all words of the question that they have, and is
+    named more fully."""
+    above = np.concatenate([each.present(names) for each in weights], axis=1)
+    worth = np.sum([each.named(names) @ each.idf for each in weights], axis=0)
+    within = (above[:, None] <= above[None]).all(axis=2)
+    return (within & (worth[None] > 1.05 * worth[:, None])).any(axis=1)
 
 
 def _cell_shown(query: Query, cell: str, weights: Sequence[TermWeights]) -> str:

@@ -134,24 +134,6 @@ def words_of(text: str, unit: Unit) -> str:
     return in_words(unit.names, cells(line)) if unit.names else one_line(line)
 
 
-def is_fragment(text: str, unit: Unit) -> bool:
-    """Whether the unit is a short line without a stop, a colon or a digit, as headings are."""
-    line = text[unit.start : unit.end]
-    alone = text[: unit.start].rstrip(" ")[-1:] in ("", "\n") and text[unit.end :].lstrip(" ")[:1] in (
-        "",
-        "\n",
-    )
-    return (
-        alone
-        and not unit.names
-        and not unit.parts
-        and len(line) <= 30
-        and not re.search(r"[\d：:]", line)
-        and not STOP.search(line)
-        and not ITEM.match(line)
-    )
-
-
 def list_shown(text: str, unit: Unit) -> str:
     """The members of a group on one line, as many as fit, at least two."""
     lines = [ANSWERER.sub("", one_line(text[start:end])) for start, end in unit.parts]

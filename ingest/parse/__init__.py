@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from ingest import encoding
 from ingest.errors import Unreadable
+from ingest.facts import Fact, facts
 from ingest.files import IMAGES, TEXT_FORMATS, format_by_name, recognise
 from ingest.i18n import Translatable
 from ingest.normalize import readable
@@ -59,6 +60,7 @@ class DocumentParser:
         if not any(segment.text.strip() for segment in first):
             raise file.without_text()
         rest = list(islice(segments, 1))
+        file.facts = tuple(facts("".join(segment.text for segment in (*first, *rest))))
         title = readable(file.title or _opening(first[0]) or path.stem)
         return Parsed(title, chain(first, rest, segments), file.report())
 
@@ -94,6 +96,7 @@ class FileParser:
     def __init__(self, path: Path, kind: str, reader: PageReader | None) -> None:
         self.path, self.kind, self.reader = path, kind, reader
         self.title, self.encoding, self.replaced = "", None, 0
+        self.facts: tuple[Fact, ...] = ()
         self.warnings: list[str] = []
         self.pictures = Pictures(reader)
         self.inner_documents = 0
@@ -105,7 +108,7 @@ class FileParser:
     def report(self) -> ParseReport:
         """What is known so far."""
         read, warnings = self.pictures.read, (*self.warnings, *self.pictures.warnings())
-        return ParseReport(self.kind, self.encoding, self.replaced, read, warnings)
+        return ParseReport(self.kind, self.encoding, self.replaced, read, warnings, self.facts)
 
     def without_text(self) -> Unreadable:
         """The error for a file that gave no text."""
