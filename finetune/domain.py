@@ -157,10 +157,8 @@ def general_rows(file: Path) -> list[Any]:
     if len(rows) < LEAST_GENERAL:
         raise UserError(
             "--general: {file} has {count} rows; need {least}, to train on, to measure and to ask",
-            file=file,
-            count=len(rows),
-            least=LEAST_GENERAL,
-        )
+            file=file, count=len(rows), least=LEAST_GENERAL,
+        )  # fmt: skip
     return rows
 
 

@@ -93,10 +93,8 @@ def fuse(parts: Sequence[LoraModule | None], sizes: Sequence[int], name: str) ->
             "DoRA gives all rows of {name} a magnitude, but this adapter has none for "
             "{lacking} of its {parts} parts; train queries, keys and values, or "
             "merge the adapter",
-            name=name,
-            lacking=len(parts) - len(magnitudes),
-            parts=len(parts),
-        )
+            name=name, lacking=len(parts) - len(magnitudes), parts=len(parts),
+        )  # fmt: skip
     pairs = list(zip(parts, sizes, strict=True))
     a = torch.cat([block[0].factors.a for block in columns])
     b = torch.cat([rows(*pair) for pair in pairs])

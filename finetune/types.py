@@ -136,10 +136,8 @@ def row_error(finding: Finding, skip: str = "") -> UserError:
     out = Translatable("leave bad rows out with {skip}", skip=skip)
     return UserError(
         "{source}: {problem}; correct the row, or {out}",
-        source=finding.source,
-        problem=finding.text,
-        out=out if skip else Translatable("delete it"),
-    )
+        source=finding.source, problem=finding.text, out=out if skip else Translatable("delete it"),
+    )  # fmt: skip
 
 
 _BLANK = re.compile(r"[\s\u200b-\u200d\u2060\ufeff]*")

@@ -256,10 +256,8 @@ def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
     if lost > 1 and lost * 10 > foreign:
         raise Unreadable(
             "{name} is not text ({lost} bytes fit no encoding; {encoding} is nearest)",
-            name=name,
-            lost=lost,
-            encoding=encoding,
-        )
+            name=name, lost=lost, encoding=encoding,
+        )  # fmt: skip
     return Detected(encoding, skip, lost)
 
 

@@ -46,10 +46,8 @@ class Tools:
             raise Mismatch(
                 "{machine} has the encoder {name}, not {encoder}; install the same on every machine "
                 "of the cluster",
-                machine=socket.gethostname(),
-                name=embedder.name,
-                encoder=self.encoder,
-            )
+                machine=socket.gethostname(), name=embedder.name, encoder=self.encoder,
+            )  # fmt: skip
         return embedder
 
 

@@ -169,10 +169,8 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                     self._stop()
                     raise Unreadable(
                         "{name} took {used:.1f} GB of memory to parse; the limit is {limit:.1f} GB",
-                        name=path.name,
-                        used=used,
-                        limit=limit,
-                    )
+                        name=path.name, used=used, limit=limit,
+                    )  # fmt: skip
                 if time.monotonic() > end:
                     self._stop()
                     raise Unreadable(

@@ -221,11 +221,8 @@ def _unknown_section(path: Path, name: str, value: Any, sections: Mapping[str, t
     near = [f"[{section}]" for section in get_close_matches(name, sections, n=1, cutoff=0.5)]
     return UserError(
         "{path}: unknown section [{name}]{guess}; the sections are {names}",
-        path=path,
-        name=name,
-        guess=_guess(near),
-        names=", ".join(f"[{section}]" for section in sections),
-    )
+        path=path, name=name, guess=_guess(near), names=", ".join(f"[{section}]" for section in sections),
+    )  # fmt: skip
 
 
 def _unknown_key(
@@ -237,12 +234,8 @@ def _unknown_key(
     near += [elsewhere[name] for name in get_close_matches(key, elsewhere, n=1, cutoff=0.8)]
     return UserError(
         "{path}: unknown key {key} in [{section}]{guess}; its keys are {names}",
-        path=path,
-        key=key,
-        section=section,
-        guess=_guess(near),
-        names=", ".join(known),
-    )
+        path=path, key=key, section=section, guess=_guess(near), names=", ".join(known),
+    )  # fmt: skip
 
 
 def _guess(near: Sequence[str]) -> str:

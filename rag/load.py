@@ -84,19 +84,14 @@ def open_writer(
         raise Mismatch(
             "{location} was created with the encoder {name}, not {embedder}; omit --embedder, "
             "or create a new knowledge base with --kb",
-            location=config.location,
-            name=recorded["embedder"],
-            embedder=embedder,
-        )
+            location=config.location, name=recorded["embedder"], embedder=embedder,
+        )  # fmt: skip
     if recorded["chunk"] != chunk:
         raise Mismatch(
             "{location} was created with [chunk] {recorded}, but {settings} has {options}; restore "
             "the old values, or create a new knowledge base with --kb",
-            location=config.location,
-            recorded=recorded["chunk"],
-            settings=SETTINGS,
-            options=chunk,
-        )
+            location=config.location, recorded=recorded["chunk"], settings=SETTINGS, options=chunk,
+        )  # fmt: skip
     return writer(store, encoder_of(store, config.embed, open_encoder))
 
 
@@ -112,10 +107,8 @@ def encoder_of(store: Store, options: EmbedOptions, open_encoder: Encoders) -> E
         raise Mismatch(
             "{location} holds vectors of {need}, but this encoder is {encoder}; install the former "
             "or ingest again into a new knowledge base with --kb",
-            location=store.location,
-            need=need,
-            encoder=name,
-        )
+            location=store.location, need=need, encoder=name,
+        )  # fmt: skip
     return encoder
 
 

@@ -209,8 +209,6 @@ def _room(generator: Generator, sampling: Sampling) -> int:
     if room < 1:
         raise UserError(
             "max_new_tokens is {n}, but the window of {name} is {context} tokens, prompt included; lower it",
-            n=sampling.max_new_tokens,
-            name=generator.name,
-            context=generator.context,
-        )
+            n=sampling.max_new_tokens, name=generator.name, context=generator.context,
+        )  # fmt: skip
     return room

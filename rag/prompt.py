@@ -74,10 +74,8 @@ def compose(
             raise UserError(
                 "question and {part} have {n} tokens, but the model's window has room for {room} "
                 "beside the answer; shorten the question, or lower max_new_tokens",
-                part=part,
-                n=n,
-                room=room,
-            )
+                part=part, n=n, room=room,
+            )  # fmt: skip
     recent = _fit_turns(turns[-1:], selected, [], fits)
     selected = _fit_sources(sources[1:], selected, recent, fits)
     recent = _fit_turns(turns[: -len(recent)], selected, recent, fits) if recent else []

@@ -96,10 +96,8 @@ def _message(value: Any, number: int) -> tuple[Message, bool]:
     if role is None:
         raise InvalidRow(
             "{where} has the role {role}; known: {known}",
-            where=where,
-            role=short_repr(name),
-            known=", ".join(ROLES),
-        )
+            where=where, role=short_repr(name), known=", ".join(ROLES),
+        )  # fmt: skip
     if isinstance(parts := value.get(content), list):
         value = {**value, content: "".join(_part_text(part, content) for part in parts)}
     if role == "system":
@@ -129,10 +127,8 @@ def _is_learnt(value: Mapping[str, Any], where: Translatable) -> bool:
         if weight not in (0, 1):
             raise InvalidRow(
                 '"{name}" of {where} is {weight}; need 0 or 1',
-                name=name,
-                where=where,
-                weight=short_repr(weight),
-            )
+                name=name, where=where, weight=short_repr(weight),
+            )  # fmt: skip
         if not weight:
             return False
     return True
@@ -205,10 +201,8 @@ def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -
     raise UserError(
         "{name} has the fields {found}; need {wanted} (name other fields with --prompt-column and "
         "--response-column of rag finetune train and prepare)",
-        name=name,
-        found=", ".join(short_repr(field) for field in list(rows[0])[:8]) or "{}",
-        wanted=wanted,
-    )
+        name=name, found=", ".join(short_repr(field) for field in list(rows[0])[:8]) or "{}", wanted=wanted,
+    )  # fmt: skip
 
 
 Form = Callable[[Record, Columns], list[Example]]

@@ -114,7 +114,8 @@ def pair_of(generator: "ChatGLMGenerator", adapter: Path) -> tuple[Pair, tuple[s
     Raises `UserError` if the adapter belongs to another model, or changes nothing.
     """
     notes = generator.use(adapter)
-    template = generator.adapters.contracts[str(adapter)].template
+    assert generator.contract
+    template = generator.contract.template
     sides = (AdapterGenerator(generator, None), AdapterGenerator(generator, adapter))
     return Pair(*sides, template), notes
 

@@ -142,10 +142,8 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
 def _unreadable(folder: Path, name: str, error: Exception) -> UserError:
     return UserError(
         "{file} can't be read ({error}); delete {checkpoint} to continue from the one before it",
-        file=folder / name,
-        error=error,
-        checkpoint=folder.name,
-    )
+        file=folder / name, error=error, checkpoint=folder.name,
+    )  # fmt: skip
 
 
 HARMLESS = ("save_steps", "save_total_limit", "strength")
@@ -205,11 +203,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
         raise UserError(
             "{out} was started with {name} = {old!r}, now it is {new!r}; give the old value, or "
             "start again in another folder",
-            out=out,
-            name=name,
-            old=old,
-            new=new,
-        )
+            out=out, name=name, old=old, new=new,
+        )  # fmt: skip
 
 
 class Log:
@@ -227,10 +222,8 @@ class Log:
             raise UserError(
                 "{path} has {actual} bytes, but the checkpoint needs {size}: it was changed or "
                 "deleted; put it back, or start again in another folder",
-                path=path,
-                actual=actual,
-                size=size,
-            )
+                path=path, actual=actual, size=size,
+            )  # fmt: skip
         self.file = path.open("r+b" if size else "w+b")
         self.file.truncate(size)
         self.file.seek(size)

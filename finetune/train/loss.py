@@ -101,10 +101,8 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
             "step {step}: {name} holds NaN or infinite numbers ({count} such): the "
             "steps were too large; continue from a checkpoint with a smaller --learning-rate, or "
             "with --warmup-steps",
-            step=step,
-            name=names[0],
-            count=len(names),
-        )
+            step=step, name=names[0], count=len(names),
+        )  # fmt: skip
     place, largest, dtype = _first_infinite(model, batch)
     with torch.no_grad(), model.disable_adapter():
         base_is_finite = bool(summed_loss(model, batch).isfinite())
@@ -152,10 +150,8 @@ def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
         way_out = Translatable("train with --bf16 or --fp32, or {otherwise}", otherwise=way_out)
     return UserError(
         "step {step}: the gradients are NaN or infinite in {dtype}; {way_out}",
-        step=step,
-        dtype=_short(dtype),
-        way_out=way_out,
-    )
+        step=step, dtype=_short(dtype), way_out=way_out,
+    )  # fmt: skip
 
 
 def nothing_to_learn(steps: int) -> UserError:

@@ -110,11 +110,8 @@ def _prepared(folder: Path, wanted: Mapping[str, Any]) -> TokenSet:
             raise UserError(
                 "{folder} was prepared for {name} {before}, this training is for {name} {now}; "
                 "prepare it again, or train it as it was prepared",
-                folder=folder,
-                name=name,
-                before=tokens.target.get(name),
-                now=value,
-            )
+                folder=folder, name=name, before=tokens.target.get(name), now=value,
+            )  # fmt: skip
     return tokens
 
 
@@ -124,10 +121,8 @@ def _split(rows: TokenRows, size: int, seed: int, instead: str) -> tuple[RowSubs
     if size >= count:
         raise UserError(
             "{count} rows are too few to hold {held} of them out; give more, or {instead}",
-            count=count,
-            held=size,
-            instead=instead,
-        )
+            count=count, held=size, instead=instead,
+        )  # fmt: skip
     order = np.random.default_rng(seed).permutation(count)
     return RowSubset(rows, np.sort(order[size:])), RowSubset(rows, np.sort(order[:size]))
 

@@ -227,11 +227,8 @@ def data_file() -> Path:
     if (digest := _sha256(path)) != _SHA256:
         raise UserError(
             "{path} has SHA-256 {digest}…, not {sha256}…: pip install --force-reinstall {package}",
-            path=path,
-            digest=digest[:12],
-            sha256=_SHA256[:12],
-            package=_PACKAGE,
-        )
+            path=path, digest=digest[:12], sha256=_SHA256[:12], package=_PACKAGE,
+        )  # fmt: skip
     return path
 
 

@@ -92,11 +92,8 @@ def open_sentence(name: str, *, backend: Backend = "torch") -> SentenceEmbedder:
         if find_spec(package) is None:
             raise UserError(
                 "the encoder {name} ({backend}) needs the package {package}: pip install {extra}",
-                name=name,
-                backend=backend,
-                package=package,
-                extra=extra,
-            )
+                name=name, backend=backend, package=package, extra=extra,
+            )  # fmt: skip
     from sentence_transformers import SentenceTransformer
 
     try:

@@ -200,7 +200,5 @@ def check_identity(location: str, stored: Identity, wanted: Identity) -> None:
     raise Mismatch(
         "{location} has vectors of {old}, but the encoder is now {new}; use the old encoder, or ingest "
         "again into a new knowledge base with --kb",
-        location=location,
-        old=old,
-        new=new,
-    )
+        location=location, old=old, new=new,
+    )  # fmt: skip

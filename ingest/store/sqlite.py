@@ -78,10 +78,8 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     if application == APPLICATION and version > VERSION:
         raise Mismatch(
             "{path} has schema {version}, this program knows schema {known}; upgrade chatglm-rag to open it",
-            path=path,
-            version=version,
-            known=VERSION,
-        )
+            path=path, version=version, known=VERSION,
+        )  # fmt: skip
     if tables and (application != APPLICATION or version != VERSION):
         raise UserError("{path} is an SQLite file but no knowledge base; name another directory", path=path)
     return bool(tables)

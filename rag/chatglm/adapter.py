@@ -189,10 +189,8 @@ def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
             "{source} was made for ChatGLM generation {expected}, this model is of generation "
             "{generation}; use the adapter with its own model, or correct contract.json or "
             "base_model_name_or_path",
-            source=adapter.source,
-            expected=expected,
-            generation=generation,
-        )
+            source=adapter.source, expected=expected, generation=generation,
+        )  # fmt: skip
 
 
 def _check_base(adapter: Adapter, model: Any) -> None:
@@ -206,10 +204,8 @@ def _check_base(adapter: Adapter, model: Any) -> None:
         raise UserError(
             "{source} was trained on the model {base}, this one is {own} (digests of their "
             "normalisation weights); use the adapter with its own model",
-            source=source,
-            base=base,
-            own=own,
-        )
+            source=source, base=base, own=own,
+        )  # fmt: skip
 
 
 def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
@@ -225,10 +221,8 @@ def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
         raise UserError(
             "{source} holds a prefix of shapes {found}, but this model needs {wanted}: give the "
             "model that it was made for",
-            source=source,
-            found=found,
-            wanted=wanted,
-        )
+            source=source, found=found, wanted=wanted,
+        )  # fmt: skip
     if not all(torch.isfinite(value).all() for value in prefix.values()):
         raise UserError("{source} holds NaN or infinite numbers; its training failed", source=source)
     encoder.load_state_dict({name: value.float() for name, value in prefix.items()})

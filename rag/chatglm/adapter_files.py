@@ -71,10 +71,8 @@ class Contract:
         if contract.template not in TEMPLATES:
             raise UserError(
                 "{path} names the template {text!r}; this knows {templates}",
-                path=path,
-                text=contract.template,
-                templates=TEMPLATES,
-            )
+                path=path, text=contract.template, templates=TEMPLATES,
+            )  # fmt: skip
         if contract.generation not in (None, 1, 2, 3, 4):
             why = Translatable("generation is {value!r}, not 1 to 4", value=contract.generation)
             raise _unreadable(path, why)
@@ -256,10 +254,8 @@ def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
         if missing := sorted({"a", "b"} - parts.keys()):
             raise UserError(
                 "{path} holds no {missing} of {name}: it is incomplete; copy it again",
-                path=path,
-                missing=f"lora_{missing[0].upper()}",
-                name=name,
-            )
+                path=path, missing=f"lora_{missing[0].upper()}", name=name,
+            )  # fmt: skip
     return {name: Factors(**parts) for name, parts in modules.items()}
 
 
@@ -291,10 +287,8 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
         raise UserError(
             "{directory}: config.json says pre_seq_len {length}, but the prefix has {found}; "
             "use the config that was saved with it",
-            directory=directory,
-            length=length,
-            found=found,
-        )
+            directory=directory, length=length, found=found,
+        )  # fmt: skip
     return Adapter(directory, contract or Contract(None), prefix=tensors)
 
 

@@ -241,7 +241,5 @@ def _check_implemented(fields: Mapping[str, Any], implemented: Mapping[str, Any]
         if fields.get(name, value) != value:
             raise UserError(
                 "config.json says {name} = {value!r}; only {implemented!r} is implemented",
-                name=name,
-                value=fields[name],
-                implemented=value,
-            )
+                name=name, value=fields[name], implemented=value,
+            )  # fmt: skip

@@ -79,10 +79,8 @@ class WeightMerger:
             raise UserError(
                 "{path}: a weight of {max:.3g} is too large for {name}; use --dtype bfloat16 or "
                 "--dtype float32",
-                path=path,
-                max=float(tensor.abs().max()),
-                name=dtype_name(rounded.dtype),
-            )
+                path=path, max=float(tensor.abs().max()), name=dtype_name(rounded.dtype),
+            )  # fmt: skip
         return rounded
 
 
@@ -227,10 +225,8 @@ def export(
         raise UserError(
             "{directory}: its tokenizer has {words} tokens, but its config.json has {rows} rows of "
             "the embedding; the two belong to different models",
-            directory=directory,
-            words=len(tokenizer),
-            rows=config.vocab_size,
-        )
+            directory=directory, words=len(tokenizer), rows=config.vocab_size,
+        )  # fmt: skip
     read = read_adapter(adapter, alpha=alpha) if adapter else None
     if read and read.kind == "prefix":
         raise UserError(
@@ -299,11 +295,8 @@ def _check_disk_space(target: Path, model: Any, dtype: torch.dtype) -> None:
         raise UserError(
             "{parent} has {free:.1f} GB left and {name} takes {needed:.1f} GB; free some space, or "
             "give a folder on another disk",
-            parent=parent,
-            free=free / 1e9,
-            name=target.name,
-            needed=needed / 1e9,
-        )
+            parent=parent, free=free / 1e9, name=target.name, needed=needed / 1e9,
+        )  # fmt: skip
 
 
 def answers(directory: Path, adapter: Adapter | None) -> tuple[Tensor, Tensor]:

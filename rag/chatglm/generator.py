@@ -228,10 +228,8 @@ class ChatGLMGenerator:
             raise UserError(
                 "the prompt has {tokens} tokens, but the window of {name} has {context}, including "
                 "the answer; shorten the prompt",
-                tokens=len(prompt),
-                name=self.name,
-                context=self.context,
-            )
+                tokens=len(prompt), name=self.name, context=self.context,
+            )  # fmt: skip
         ids = torch.tensor([prompt], device=self.model.device)  # [1, S]
         cache, cached = DynamicCache(), 0
         draw = self._sampler(sampling)

@@ -83,12 +83,8 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
             "{name} is not on this machine and {endpoint} can't be reached ({why}); on a machine "
             "with a network, download {page} (all files but *.py; of the weights the *.safetensors, "
             "or the *.bin if there are none) and put the files into {folder}",
-            name=name,
-            endpoint=hub.endpoint,
-            why=why,
-            page=hub.page,
-            folder=folder,
-        ) from None
+            name=name, endpoint=hub.endpoint, why=why, page=hub.page, folder=folder,
+        ) from None  # fmt: skip
     if weights:
         record = Origin(hub.endpoint, repository, commit)
         (directory / RECORD).write_text(json.dumps(asdict(record), indent=2), "utf-8")
@@ -217,10 +213,8 @@ def _get_file(url: str, path: Path, file: dict[str, Any], bar: Any) -> None:
         part.unlink()
         raise UserError(
             "{file} arrived with the hash {found}, but ModelScope lists {expected}; try again",
-            file=file["Path"],
-            found=found,
-            expected=expected,
-        )
+            file=file["Path"], found=found, expected=expected,
+        )  # fmt: skip
     part.replace(path)
 
 
@@ -242,10 +236,8 @@ def _absent(name: str, revision: str, address: str) -> UserError:
         return UserError(
             "{name} has no revision {revision!r} at {address}; leave @{revision} out, or give a "
             "branch, a tag or a commit",
-            name=name,
-            revision=revision,
-            address=address,
-        )
+            name=name, revision=revision, address=address,
+        )  # fmt: skip
     return UserError(
         "{address} has no model {name} that can be read without logging in; check the name, "
         "or log in (for Hugging Face: hf auth login)",

@@ -58,10 +58,8 @@ def load(
         raise UserError(
             "{directory} holds int{stored} weights, which can't be converted to {quant}; leave "
             "--quant out, or give the folder of the float16 model",
-            directory=directory,
-            stored=stored,
-            quant=quant,
-        )
+            directory=directory, stored=stored, quant=quant,
+        )  # fmt: skip
     if not stored and (quant == "nf4" or (quant == "int8" and device != "cpu")):
         options = {"config": config, "dtype": dtype, "device_map": {"": device}}
         return _bitsandbytes(directory, quant == "int8", kernels, **options)
@@ -303,10 +301,8 @@ def save_quantized(
         raise UserError(
             "{directory} holds int{stored} weights, which can't be converted to int{bits}; give "
             "--bits {stored}, or the folder of the float16 model",
-            directory=directory,
-            stored=source.bits,
-            bits=bits,
-        )
+            directory=directory, stored=source.bits, bits=bits,
+        )  # fmt: skip
     linears, head = (bits, bits) if source.bits is None else (None, 8)
     with new_folder(target) as work:
         model, shards = empty(config), Shards(work)

@@ -256,10 +256,8 @@ def _check_names(modules: Mapping[str, Factors], names: set[str], config: LoraCo
         raise UserError(
             "the adapter changes {unknown} ({count} of its {modules_count} modules are not in this "
             "model): it was made for another model; use it with that one",
-            unknown=unknown[0],
-            count=len(unknown),
-            modules_count=len(modules),
-        )
+            unknown=unknown[0], count=len(unknown), modules_count=len(modules),
+        )  # fmt: skip
     missing = sorted({name for name in names if config.targets_module(name)} - set(modules))
     if missing:
         raise UserError(
@@ -277,33 +275,24 @@ def _check_tensors(name: str, factors: Factors, size: tuple[int, int], config: L
         raise UserError(
             "{name}: A has rank {a} and B {b}, but adapter_config.json says {rank}; use the config "
             "that was saved with these tensors",
-            name=name,
-            a=factors.a.shape[0],
-            b=factors.b.shape[1],
-            rank=rank,
-        )
+            name=name, a=factors.a.shape[0], b=factors.b.shape[1], rank=rank,
+        )  # fmt: skip
     vectors = [t for t in (factors.bias, factors.magnitude) if t is not None]
     own = (factors.b.shape[0], factors.a.shape[1])
     if own != size or any(vector.shape != (out,) for vector in vectors):
         raise UserError(
             "{name}: the adapter was made for a layer {adapter_in} → {adapter_out}, but this model's "
             "is {width} → {out}: give the model that it was made for",
-            name=name,
-            adapter_in=factors.a.shape[1],
-            adapter_out=factors.b.shape[0],
-            width=width,
-            out=out,
-        )
+            name=name, adapter_in=factors.a.shape[1], adapter_out=factors.b.shape[0], width=width, out=out,
+        )  # fmt: skip
     for part, expected in (("bias", config.bias), ("magnitude", config.dora)):
         if (getattr(factors, part) is not None) != expected:
             problem = Translatable("lacks") if expected else Translatable("has")
             raise UserError(
                 "{name}: the adapter {problem} the tensor {part}, contrary to adapter_config.json; "
                 "use the config that was saved with these tensors",
-                name=name,
-                problem=problem,
-                part=part,
-            )
+                name=name, problem=problem, part=part,
+            )  # fmt: skip
     if not all(torch.isfinite(tensor).all() for tensor in factors.tensors()):
         raise UserError("{name}: the adapter holds NaN or infinite numbers; its training failed", name=name)
 

@@ -334,10 +334,8 @@ class ChatGLM4Tokenizer(PreTrainedTokenizerFast):
             raise UserError(
                 "tokenizer_config.json numbers its special tokens from {first}, but {vocab_file} has "
                 "{count} tokens; download both from the same model",
-                first=min(added),
-                vocab_file=vocab_file,
-                count=len(ranks),
-            )
+                first=min(added), vocab_file=vocab_file, count=len(ranks),
+            )  # fmt: skip
         super().__init__(tokenizer_object=convert(ranks, specials), **kwargs)
 
     @classmethod

@@ -371,10 +371,8 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise UserError(
             "{name} has the shape {found}, but config.json makes it {expected}; the two belong to "
             "different models",
-            name=name,
-            found=tuple(tensor.shape),
-            expected=shape,
-        )
+            name=name, found=tuple(tensor.shape), expected=shape,
+        )  # fmt: skip
     if tensor.is_floating_point() and not all(value.isfinite() for value in tensor.aminmax()):
         raise UserError(
             "{name} holds NaN or infinite numbers; the checkpoint is damaged, download it again", name=name

@@ -112,10 +112,8 @@ def _known(documents: "Iterable[Document]", name: str) -> str:
     if ends:
         raise UserError(
             "{name} stands for {ends_count} documents; name one of: {ends}",
-            name=name,
-            ends_count=len(ends),
-            ends=ends,
-        )
+            name=name, ends_count=len(ends), ends=ends,
+        )  # fmt: skip
     near = get_close_matches(Path(name).name, [Path(source).name for source in sources], 1, 0.5)
     hint = Translatable("; did you mean {near}?", near=near[0]) if near else ""
     raise UserError("the knowledge base has no document {name}{hint}", name=name, hint=hint)

@@ -101,7 +101,5 @@ class EndpointOptions:
             if (value := getattr(self, name)) < least:
                 raise UserError(
                     "[generate.endpoint] {name} is {value}; need {least} or more",
-                    name=name,
-                    value=value,
-                    least=least,
-                )
+                    name=name, value=value, least=least,
+                )  # fmt: skip

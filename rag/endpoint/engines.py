@@ -77,20 +77,16 @@ def explore(address: Address, ask: Ask) -> Engine:
     if not address.model and len(models) != 1:
         raise UserError(
             "{base} serves {count} models; name one after #, as {base}#MODEL; it has: {names}",
-            base=address.base,
-            count=len(models),
-            names=names,
-        )
+            base=address.base, count=len(models), names=names,
+        )  # fmt: skip
     model = address.model or models[0]["id"]
     card = next((card for card in models if card["id"] == model), None)
     kind = _kind(models[0] if models else {}, ask)
     if kind in ("vllm", "sglang") and card is None:
         raise UserError(
             "{base} has no model {model}; name another one after #; it has: {names}",
-            base=address.base,
-            model=model,
-            names=names,
-        )
+            base=address.base, model=model, names=names,
+        )  # fmt: skip
     card = card or (models[0] if len(models) == 1 else {})  # llama.cpp takes any name
     window = _window(kind, ask, model, card, models)
     return Engine(kind, model, window or None, _counter(kind, ask, model))
