@@ -27,7 +27,7 @@ _FORMS: dict[FactKind, str] = {
     "body": rf"{_DATE}\s+\d\d?:\d\d\s*来源.*",
     "author": r"by [A-Z]\w+(?: [A-Z][\w.]+){1,3}",
 }
-_FACT = {
+_FACT: dict[FactKind, re.Pattern[str]] = {
     kind: re.compile(rf"(?:{name})\s*[:：]\s*\S.*|{_FORMS[kind]}", re.IGNORECASE)
     for kind, name in _NAMES.items()
 }
@@ -65,6 +65,6 @@ def facts(text: str) -> Iterator[Fact]:
             yield from (Fact(kind, start, start + len(bare)) for kind in _FACT if _FACT[kind].fullmatch(bare))
 
 
-def asked(question: str) -> frozenset[FactKind]:
+def fact_kinds(question: str) -> frozenset[FactKind]:
     """The kinds of facts that a normalized question asks for."""
     return frozenset(kind for kind, pattern in _ASKED.items() if pattern.search(question))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ingest.chunk import CLAUSE, Span, trim
 from ingest.embed import Embedder, Vectors
 from ingest.errors import UserError
-from ingest.facts import asked
+from ingest.facts import fact_kinds
 from ingest.normalize import FIELDS, Field, bigrams, normalize, one_line, words
 from ingest.store import Store
 from ingest.table import cells, in_words
@@ -170,7 +170,7 @@ def extract(
 
 def _facts(found: Retrieved, store: Store) -> dict[Passage, list[Span]]:
     """The first passages of the best document with their lines that say what the question asks of it."""
-    kinds, best = asked(found.query.normalized), found.passages[0].document
+    kinds, best = fact_kinds(found.query.normalized), found.passages[0].document
     document = store.by_id(best) if kinds else None
     lines: dict[Passage, list[Span]] = {}
     passage = None

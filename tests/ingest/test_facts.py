@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.facts import OPENING, asked, facts
+from ingest.facts import OPENING, fact_kinds, facts
 from ingest.normalize import normalize
 from ingest.types import ParseReport
 
@@ -55,7 +55,7 @@ def test_sentences_rows_and_bare_labels_are_no_facts(line: str) -> None:
     ],
 )
 def test_what_questions_ask(question: str, kinds: set[str]) -> None:
-    assert asked(normalize(question)) == kinds
+    assert fact_kinds(normalize(question)) == kinds
 
 
 @given(st.text("编号：:作者日期来源2020年1月号令第[]〔〕()-\n ab", max_size=300))
