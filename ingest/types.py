@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.facts import Fact
 from ingest.i18n import from_json, to_json
 
 MarkKind = Literal["page", "heading", "sheet", "row"]
@@ -26,6 +25,17 @@ class Mark:
     kind: MarkKind
     label: str
     level: int = 1
+
+
+FactKind = Literal["number", "date", "body", "author"]
+
+
+class Fact(NamedTuple):
+    """The line [start, end) of a document that says its number, date, issuing body or author."""
+
+    kind: FactKind
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)

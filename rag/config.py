@@ -20,8 +20,8 @@ from ingest.store import Identity, MilvusAddress, Store, open_store, parse_addre
 from rag.extract import ExtractOptions
 from rag.generate import GenerateOptions
 from rag.prompt import PromptOptions
-from rag.refuse import RefuseOptions
 from rag.retrieve import RetrieveOptions
+from rag.score_norm import RefuseOptions
 
 SETTINGS, DATABASE = "rag.toml", "kb.sqlite"
 

@@ -17,15 +17,13 @@ from pathlib import PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.chunk import CLAUSE, Span, trim
+from ingest.chunk import CLAUSE, Span, cells, in_words, trim
 from ingest.embed import Embedder, Vectors
 from ingest.errors import UserError
-from ingest.facts import fact_kinds
 from ingest.normalize import FIELDS, Field, bigrams, normalize, one_line, words
 from ingest.store import Store
-from ingest.table import cells, in_words
 from ingest.types import Chunk, Passage
-from rag.question import SHORT, codes, mentions
+from rag.question import SHORT, codes, fact_kinds, mentions
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
 from rag.types import Answer, Idf, Query, Retrieved

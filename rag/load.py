@@ -17,14 +17,16 @@ from rag.config import SETTINGS, Config, EmbedOptions
 from rag.generate import Generator
 from rag.pipeline import Pipeline
 from rag.question import analyze, script_of
-from rag.refuse import Calibration, Curve, calibrate
 from rag.retrieve import CrossEncoderReranker, rank
 from rag.score_norm import (
     SCRIPTS,
+    Calibration,
+    Curve,
     ScoreNorm,
     background,
     background_level,
     background_weight,
+    calibrate,
     level,
     measure,
     unrelated_questions,

@@ -16,9 +16,8 @@ from rag.extract import extract
 from rag.generate import Generator, check_sampling
 from rag.prompt import compose
 from rag.question import analyze, stand_alone
-from rag.refuse import Calibration, confidence
 from rag.retrieve import Reranker, best_of_passages, rank, rerank
-from rag.score_norm import ScoreNorm
+from rag.score_norm import Calibration, ScoreNorm, confidence
 from rag.types import Answer, Message, Query, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000

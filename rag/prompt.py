@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ingest.chunk import text_in_words
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.normalize import one_line
-from ingest.table import text_in_words
 from ingest.types import Passage
 from rag.question import script_of
 from rag.types import MARK, NOT_FOUND, Dropped, Message, Prompt, Script, Source

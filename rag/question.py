@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from ingest.normalize import Terms, normalize, terms
+from ingest.types import FactKind
 from rag.types import AnswerType, Message, Query, Script
 
 
@@ -192,3 +193,26 @@ def mentions(answer_type: AnswerType, text: str, question: str) -> bool:
     """Whether normalized `text` mentions a date, a number, ... that is not in the question."""
     text = _REFERENCE.sub("", text)
     return any(match[0] not in question for match in _MENTIONS[answer_type].finditer(text))
+
+
+# Document facts
+_ASKED: dict[FactKind, re.Pattern[str]] = {
+    "number": re.compile(
+        r"(?:编号|文号|代码|标准号|番号|コード)[^，。]{0,4}(?:什么|多少|几|何|哪|[?？]|$)|第几号|几号令"
+        r"|\b(?:docket|document|reference|report) (?:number|no\b)"
+    ),
+    "date": re.compile(
+        r"(?:哪.?[天日年月]|何时|什么时[候间]|几[月号]|日期).*(?:公布|发布|印发|颁布|签发|编制)"
+        r"|(?:公布|发布|印发|颁布|签发|成文|编制|出版|文件|落款).{0,6}(?:日期|哪.?[天日年月]|何时|什么时[候间]|几)|\b(?:issued|published|dated)\b"
+    ),
+    "body": re.compile(
+        r"(?:谁|哪个|哪家|什么(?:单位|机构|部门|机关)).{0,4}(?:发布|公布|印发|制定|颁布|招标|编制)"
+        r"|(?:招标人|采购人|(?:发布|发文|制定|印发|编制|采购|招标)(?:单位|机构|机关|部门|方))(?:是|为|叫|[?？])|\bwh(?:o|ich agency) (?:issued|published)\b"
+    ),
+    "author": re.compile(r"作者|谁写|谁撰|\bauthors?\b|\bwho wrote\b"),
+}
+
+
+def fact_kinds(question: str) -> frozenset[FactKind]:
+    """The kinds of document facts that a normalized question asks for."""
+    return frozenset(kind for kind, pattern in _ASKED.items() if pattern.search(question))

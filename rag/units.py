@@ -8,9 +8,8 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ingest.chunk import CLAUSE, Span, short_sentences
+from ingest.chunk import CLAUSE, Span, Table, cells, in_words, is_row, short_sentences, tables
 from ingest.normalize import one_line
-from ingest.table import Table, cells, in_words, is_row, tables
 
 LONGEST_GROUP = 1200
 """Characters of a question with its answer, or of a line with its list."""

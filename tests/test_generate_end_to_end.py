@@ -23,8 +23,8 @@ from rag.config import Config
 from rag.generate import GenerateOptions, LazyGenerator
 from rag.load import score_norm_of
 from rag.pipeline import Pipeline
-from rag.refuse import Calibration, Curve
 from rag.retrieve import RetrieveOptions
+from rag.score_norm import Calibration, Curve
 from rag.types import NOT_FOUND, Answer, Message, Sampling
 from tests import commands
 from tests.fakes import HashEmbedder, TextParser

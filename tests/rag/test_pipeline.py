@@ -15,8 +15,8 @@ from ingest.pipeline import Ingestion
 from ingest.store import Identity, open_store
 from rag.load import score_norm_of
 from rag.pipeline import TRIES, Pipeline
-from rag.refuse import Calibration, Curve
 from rag.retrieve import Scores
+from rag.score_norm import Calibration, Curve
 from rag.types import NOT_FOUND, Answer, Message, Retrieved, Sampling
 from tests.fakes import CopyingGenerator, HashEmbedder, TextParser
 

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.facts import OPENING, fact_kinds, facts
 from ingest.normalize import normalize
+from ingest.parse import OPENING, facts
 from ingest.types import ParseReport
+from rag.question import fact_kinds
 
 NOTICE = "关于印发采购办法的通知\n\n 财库〔2020〕46号 \n\n发文机关：财政部\n\n作者：王一\n\n2020年12月18日\n\n正文第一段。"
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.refuse import Calibration, calibrate, confidence
+from rag.score_norm import Calibration, calibrate, confidence
 
 EXCESS = st.floats(-50, 50)
 

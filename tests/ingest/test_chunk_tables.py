@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.chunk import cells, in_words, is_row, tables, text_in_words
 from ingest.normalize import one_line
-from ingest.table import cells, in_words, is_row, tables, text_in_words
 
 HEADER = "| 姓名 | 年龄 |"
 ROWS = ["| 张三 | 30 |", "| 王五 | 40 |", "| 李四 | 25 |", "| 赵六 |  |"]
