@@ -22,6 +22,7 @@ ASKS = re.compile(r"[?？][”’」』）)\"'*]*$")
 _LEADS = re.compile(r"[：:][*]*$|(?:如下|以下|下列)[^，。]{0,15}[。.]$")
 ITEM = re.compile(r"\s*(?:[（(]?[一二三四五六七八九十\d]{1,3}[.、．)）]|[-*+•●◆■○▪]\s|[①-⑳])", re.ASCII)
 STOP = re.compile(r"[。！!；;.…][”’」』）)\"']*$")
+_LABEL = re.compile(r"\W*(?:q(?:uestion)?|问题?)\s*\d*\s*[:：.、]", re.IGNORECASE)
 ANSWERER = re.compile(r"^(?:答案?|a|answer|回答|回复)\s*[:：]\s*", re.IGNORECASE)
 
 
@@ -89,7 +90,16 @@ def units(text: str, headings: Collection[str] = (), header: str = "") -> list[U
         else:
             caption = ""
         found.append(unit)
-        if (asks or leads) and not row and not (lead and item):
+        # A question is answered by what follows only if it has the form of a FAQ: otherwise any text
+        # that repeats a question could put its own words below it.
+        faq = (
+            title
+            or around.startswith("#")
+            or _LABEL.match(line)
+            or ITEM.match(line)
+            or ANSWERER.match(text[end:].lstrip())
+        )
+        if ((asks and faq) or leads) and not row and not (lead and item):
             close()
             lead, members = unit, []
         elif lead:
