@@ -4,11 +4,18 @@ Patterns match normalized text (`ingest.normalize.normalize`): NFKC, lower case,
 """
 
 import re
-from collections.abc import Sequence
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
 
 from ingest.normalize import Terms, normalize, terms
 from ingest.types import FactKind
 from rag.types import AnswerType, Message, Query, Script
+
+SmallTalk = Literal["contents", "thanks", "greeting", "farewell", "remark"]
 
 
 def analyze(question: str) -> Query:
@@ -43,6 +50,33 @@ def script_of(text: str) -> Script:
     return "han" if len(_HAN.findall(text)) >= len(_LATIN_WORD.findall(text)) else "latin"
 
 
+# Small talk
+@cache
+def _small_talk() -> dict[SmallTalk, re.Pattern[str]]:
+    kinds = tomllib.loads(Path(__file__).with_name("small_talk.toml").read_text("utf-8"))
+    return {kind: re.compile("|".join(patterns)) for kind, patterns in kinds.items()}
+
+
+_TAIL = re.compile("(?:了|啊|呀|啦|哦|哈|嘛|吧|呢|吗|喽|咯|哟|的)+$")
+
+
+def small_talk(question: str) -> SmallTalk | None:
+    """The kind of a message that asks nothing of the documents; None of one that does.
+
+    Each of its clauses must be small talk; the first kind in the order of the file that occurs counts.
+    Signs alone (`?`, `……`) are a remark.
+    """
+    kinds: set[SmallTalk] = set()
+    for part in re.split(r"[^\w\s'+*/^×÷%=.()-]+|\n", normalize(question).replace("’", "'")):
+        clause = part.strip("/-_.'= ")
+        forms = {clause, _TAIL.sub("", clause)}
+        found = [kind for kind, pattern in _small_talk().items() if any(map(pattern.fullmatch, forms))]
+        if re.search(r"\w", clause) and not found:
+            return None
+        kinds.update(found[:1])
+    return next((kind for kind in _small_talk() if kind in kinds), "remark")
+
+
 # Query rewriting
 # Words that refer to an earlier turn, and elliptical questions.
 _ANAPHORA = re.compile(
@@ -53,11 +87,23 @@ _ANAPHORA = re.compile(
     re.IGNORECASE,
 )
 _ELLIPSIS = re.compile(
-    r"^(?:那么?|那麼|还有|還有|另外|然后|and\b|what about|how about|what if)|呢[？?]?\s*$", re.IGNORECASE
+    r"^(?:(?:那[么麼]|那(?![里儿个些种样])|还有|還有|另外|然后|and\b|what about|how about|what if)[,，\s]*)+|呢[？?]?\s*$",
+    re.IGNORECASE,
+)
+_GO_ON = re.compile(
+    r"(?:请|再|更|能|麻烦)?(?:继续|接着|详细|具体|举|解释|说明|总结|概括|展开|说得|说一遍|简单|换句话|翻译|为什么|原因)"
+    r"|\b(?:go on|continue|more|explain|elaborate|examples?|summari[sz]e|details?|translate)\b",
+    re.IGNORECASE,
 )
 _HAS_SUBJECT = re.compile(
     r"什么是|什麼是|何为|何謂|何谓|是什么|是什麼|的定义|^what (?:is|are) \w", re.IGNORECASE
 )
+_SUBJECT: dict[Script, re.Pattern[str]] = {
+    "han": re.compile(r"^(.+?)(?=的|[是有应應须須要需能可会會最怎]|多少|几|幾|什[么麼]|如何|哪|谁|誰|由|在)"),
+    "latin": re.compile(r"^.*\b(?:of|for|in|at|is|are|was|were|does|do|did|can|must)\s+(.+?)[?.!\s]*$"),
+}
+"""The words of a question that name its subject, by likelihood: those before its predicate or at its end."""
+_UNIT = re.compile(r"[A-Za-z0-9]+|[^\W_]")
 _SHORT = 6
 """A question with fewer characters (or fewer than 3 Latin words) can't name its own subject."""
 
@@ -65,13 +111,49 @@ _SHORT = 6
 def stand_alone(question: str, history: Sequence[Message]) -> str:
     """The question, preceded by the subject of the conversation if it lacks its own.
 
-    The subject is the latest earlier question that is not a follow-up itself.
+    The subject is the latest earlier question that is not a follow-up itself. A follow-up that names
+    another subject ("and type B?") is asked as that question was, with its own subject instead.
     """
-    earlier = [turn.text.strip() for turn in history if turn.role == "user"]
-    if not earlier or not is_follow_up(question):
+    subject = ""
+    for text in (turn.text.strip() for turn in history if turn.role == "user"):
+        if not small_talk(text):
+            subject = _with_subject(text, subject) or subject or text
+    return _with_subject(question, subject) or f"{subject} {question}"
+
+
+def _with_subject(question: str, subject: str) -> str:
+    """The stand-alone form of a question that names its own subject; "" if it does not."""
+    if not subject or not is_follow_up(question):
         return question
-    subject = next((text for text in reversed(earlier) if not is_follow_up(text)), earlier[0])
-    return f"{subject} {question}"
+    named = _ELLIPSIS.sub("", question.strip())
+    elliptical = named != question.strip() and own_words(named)
+    return _replaced(named.rstrip(" ？?。"), subject) if elliptical and not _refers(named) else ""
+
+
+def _refers(text: str) -> bool:
+    """Whether a text without its opening words refers to an earlier answer, or asks for more of it."""
+    return bool(_ANAPHORA.search(text) or _GO_ON.search(text))
+
+
+def _replaced(named: str, question: str) -> str:
+    """`question` with `named` in place of the words that resemble it most, or else of its subject.
+
+    Words resemble each other if they are equal but for figures.
+    """
+    named = re.sub(r"^(?:the|an?|in|for|of|on)\s+", "", named, flags=re.IGNORECASE)
+    old, new = (list(_UNIT.finditer(text)) for text in (question, named))
+    kinds = [[re.sub(r"\d+", "0", unit[0].lower()) for unit in units] for units in (old, new)]
+    shared = Counter(
+        i - j for i, a in enumerate(kinds[0]) for j, b in enumerate(kinds[1])
+        if a == b and not _FUNCTION.fullmatch(a)
+    )  # fmt: skip
+    if shared:
+        first = max(shared, key=lambda offset: (shared[offset], offset))
+        begin, end = old[max(first, 0)].start(), old[min(first + len(new), len(old)) - 1].end()
+    else:
+        part = _SUBJECT[script_of(question)].search(question)
+        begin, end = part.span(1) if part else (0, 0)
+    return f"{question[:begin]}{named}{question[end:] if end else f' {question}'}"
 
 
 def is_follow_up(question: str) -> bool:
@@ -81,6 +163,26 @@ def is_follow_up(question: str) -> bool:
     short = len(latin) < 3 if text.isascii() else len(text.rstrip("？?。！")) < _SHORT
     short = short and not _HAS_SUBJECT.search(text)
     return short or bool(_ANAPHORA.search(text) or _ELLIPSIS.search(text))
+
+
+def own_words(question: str) -> list[str]:
+    """The words of a question that are no question words; single characters only if there are no
+    others."""
+    text = normalize(question)
+    for pattern in _QUESTIONS.values():
+        text = pattern.sub(" ", text)
+    found = _without_particles(terms(content_words(text))).words
+    return [word for word in found if len(word) > 1] or [*found]
+
+
+def strays(question: str, passages: Iterable[str]) -> bool:
+    """Whether no word of a follow-up is in the passages that its stand-alone form found. It does not
+    belong to the conversation then. One that refers to an earlier answer always belongs to it."""
+    named = _ELLIPSIS.sub("", question.strip())
+    words, text = own_words(named), normalize("\n".join(passages))
+    if not words or _refers(named):
+        return False
+    return not (all if len(words[0]) == 1 else any)(word in text for word in words)
 
 
 # Content words
