@@ -7,15 +7,27 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from ingest.normalize import Terms, normalize, terms
 from ingest.types import FactKind
 from rag.types import AnswerType, Message, Query, Script
 
 SmallTalk = Literal["contents", "thanks", "greeting", "farewell", "remark"]
+
+
+def read_patterns(file: Path) -> dict[str, re.Pattern[str]]:
+    """The patterns of a file by name; its lines say how they are written."""
+    texts = tomllib.loads(file.read_text("utf-8"))
+    for name, text in texts.items():
+        joined = "".join(line.strip() for line in text.splitlines())
+        texts[name] = re.sub(r"<<(\w+)>>", lambda other: texts[other[1]], joined)
+    return {name: re.compile(text) for name, text in texts.items()}
+
+
+_PATTERNS = read_patterns(Path(__file__).with_name("patterns.toml"))
+_SMALL_TALK: dict[SmallTalk, re.Pattern[str]] = {kind: _PATTERNS[kind] for kind in get_args(SmallTalk)}
 
 
 def analyze(question: str) -> Query:
@@ -51,12 +63,6 @@ def script_of(text: str) -> Script:
 
 
 # Small talk
-@cache
-def _small_talk() -> dict[SmallTalk, re.Pattern[str]]:
-    kinds = tomllib.loads(Path(__file__).with_name("small_talk.toml").read_text("utf-8"))
-    return {kind: re.compile("|".join(patterns)) for kind, patterns in kinds.items()}
-
-
 _TAIL = re.compile("(?:了|啊|呀|啦|哦|哈|嘛|吧|呢|吗|喽|咯|哟|的)+$")
 
 
@@ -70,39 +76,14 @@ def small_talk(question: str) -> SmallTalk | None:
     for part in re.split(r"[^\w\s'+*/^×÷%=.()-]+|\n", normalize(question).replace("’", "'")):
         clause = part.strip("/-_.'= ")
         forms = {clause, _TAIL.sub("", clause)}
-        found = [kind for kind, pattern in _small_talk().items() if any(map(pattern.fullmatch, forms))]
+        found = [kind for kind, pattern in _SMALL_TALK.items() if any(map(pattern.fullmatch, forms))]
         if re.search(r"\w", clause) and not found:
             return None
         kinds.update(found[:1])
-    return next((kind for kind in _small_talk() if kind in kinds), "remark")
+    return next((kind for kind in _SMALL_TALK if kind in kinds), "remark")
 
 
 # Query rewriting
-# Words that refer to an earlier turn, and elliptical questions.
-_ANAPHORA = re.compile(
-    r"(?<!其)[它他她牠祂]|[这這](?![样樣])|(?<!应)(?<!應)[该該](?!死)|那(?!么|麼|怕)|此(?!外)"
-    r"|其(?![他它中余餘实實])|前者|后者|後者|上述|刚才|剛才"
-    r"|\b(?:its?|they|them|their|he|she|his|her|former|latter)\b"
-    r"|^(?:is |are |was |were |does |do |did |can |and )?(?:that|this|those|these)\b",
-    re.IGNORECASE,
-)
-_ELLIPSIS = re.compile(
-    r"^(?:(?:那[么麼]|那(?![里儿个些种样])|还有|還有|另外|然后|and\b|what about|how about|what if)[,，\s]*)+|呢[？?]?\s*$",
-    re.IGNORECASE,
-)
-_GO_ON = re.compile(
-    r"(?:请|再|更|能|麻烦)?(?:继续|接着|详细|具体|举|解释|说明|总结|概括|展开|说得|说一遍|简单|换句话|翻译|为什么|原因)"
-    r"|\b(?:go on|continue|more|explain|elaborate|examples?|summari[sz]e|details?|translate)\b",
-    re.IGNORECASE,
-)
-_HAS_SUBJECT = re.compile(
-    r"什么是|什麼是|何为|何謂|何谓|是什么|是什麼|的定义|^what (?:is|are) \w", re.IGNORECASE
-)
-_SUBJECT: dict[Script, re.Pattern[str]] = {
-    "han": re.compile(r"^(.+?)(?=的|[是有应應须須要需能可会會最怎]|多少|几|幾|什[么麼]|如何|哪|谁|誰|由|在)"),
-    "latin": re.compile(r"^.*\b(?:of|for|in|at|is|are|was|were|does|do|did|can|must)\s+(.+?)[?.!\s]*$"),
-}
-"""The words of a question that name its subject, by likelihood: those before its predicate or at its end."""
 _UNIT = re.compile(r"[A-Za-z0-9]+|[^\W_]")
 _SHORT = 6
 """A question with fewer characters (or fewer than 3 Latin words) can't name its own subject."""
@@ -125,14 +106,14 @@ def _with_subject(question: str, subject: str) -> str:
     """The stand-alone form of a question that names its own subject; "" if it does not."""
     if not subject or not is_follow_up(question):
         return question
-    named = _ELLIPSIS.sub("", question.strip())
+    named = _PATTERNS["ellipsis"].sub("", question.strip())
     elliptical = named != question.strip() and own_words(named)
     return _replaced(named.rstrip(" ？?。"), subject) if elliptical and not _refers(named) else ""
 
 
 def _refers(text: str) -> bool:
     """Whether a text without its opening words refers to an earlier answer, or asks for more of it."""
-    return bool(_ANAPHORA.search(text) or _GO_ON.search(text))
+    return bool(_PATTERNS["anaphora"].search(text) or _PATTERNS["go_on"].search(text))
 
 
 def _replaced(named: str, question: str) -> str:
@@ -151,7 +132,7 @@ def _replaced(named: str, question: str) -> str:
         first = max(shared, key=lambda offset: (shared[offset], offset))
         begin, end = old[max(first, 0)].start(), old[min(first + len(new), len(old)) - 1].end()
     else:
-        part = _SUBJECT[script_of(question)].search(question)
+        part = _PATTERNS[f"{script_of(question)}_subject"].search(question)
         begin, end = part.span(1) if part else (0, 0)
     return f"{question[:begin]}{named}{question[end:] if end else f' {question}'}"
 
@@ -161,8 +142,8 @@ def is_follow_up(question: str) -> bool:
     text = question.strip()
     latin = re.findall(r"[A-Za-z0-9]+", text)
     short = len(latin) < 3 if text.isascii() else len(text.rstrip("？?。！")) < _SHORT
-    short = short and not _HAS_SUBJECT.search(text)
-    return short or bool(_ANAPHORA.search(text) or _ELLIPSIS.search(text))
+    short = short and not _PATTERNS["has_subject"].search(text)
+    return short or bool(_PATTERNS["anaphora"].search(text) or _PATTERNS["ellipsis"].search(text))
 
 
 def own_words(question: str) -> list[str]:
@@ -178,7 +159,7 @@ def own_words(question: str) -> list[str]:
 def strays(question: str, passages: Iterable[str]) -> bool:
     """Whether no word of a follow-up is in the passages that its stand-alone form found. It does not
     belong to the conversation then. One that refers to an earlier answer always belongs to it."""
-    named = _ELLIPSIS.sub("", question.strip())
+    named = _PATTERNS["ellipsis"].sub("", question.strip())
     words, text = own_words(named), normalize("\n".join(passages))
     if not words or _refers(named):
         return False
