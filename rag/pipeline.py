@@ -16,7 +16,7 @@ from ingest.store import Ranking, Store
 from rag.cite import cite, declines
 from rag.config import Config
 from rag.extract import extract
-from rag.generate import Generator, check_sampling
+from rag.generate import Generator, check_sampling, until
 from rag.prompt import compose
 from rag.question import SmallTalk, analyze, small_talk, stand_alone, strays
 from rag.retrieve import Reranker, best_of_passages, rank, rerank
@@ -182,7 +182,7 @@ class Pipeline:
             prompt = compose(found.query.text, sources, history, generator.count, room, self.config.prompt)
         text = ""
         with self._stage("generate"):
-            for piece in generator.stream(prompt.messages, sampling):
+            for piece in until(generator.stream(prompt.messages, sampling), sampling.stop):
                 text += piece
                 yield piece
         with self._stage("cite"):

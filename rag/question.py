@@ -85,6 +85,7 @@ def small_talk(question: str) -> SmallTalk | None:
 
 # Query rewriting
 _UNIT = re.compile(r"[A-Za-z0-9]+|[^\W_]")
+_LONGEST_SUBJECT = 500  # characters of an earlier message that count
 _SHORT = 6
 """A question with fewer characters (or fewer than 3 Latin words) can't name its own subject."""
 
@@ -96,7 +97,7 @@ def stand_alone(question: str, history: Sequence[Message]) -> str:
     another subject ("and type B?") is asked as that question was, with its own subject instead.
     """
     subject = ""
-    for text in (turn.text.strip() for turn in history if turn.role == "user"):
+    for text in (turn.text.strip()[:_LONGEST_SUBJECT] for turn in history if turn.role == "user"):
         if not small_talk(text):
             subject = _with_subject(text, subject) or subject or text
     return _with_subject(question, subject) or f"{subject} {question}"
