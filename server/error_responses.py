@@ -23,7 +23,7 @@ log = logging.getLogger("rag.server")
 
 
 class NotReady(UserError):
-    """The worker is not running."""
+    """The server is starting."""
 
 
 NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's client repeats a request after a 409
