@@ -170,10 +170,10 @@ def build(data: bytes, path: Path, folder: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    encoder = e5_graph.read(data_file())
     fast, exact = folder / "reader.onnx", folder / "float32.onnx"
     try:
         tensors = load(data)
+        encoder = e5_graph.read(data_file())
         checkpoint = _with_upper_layers(encoder, tensors)
         for file, ranges in ((fast, {}), (exact, None)):
             with file.with_suffix(".bin").open("wb") as stream:
