@@ -47,6 +47,10 @@ class Sampling:
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these."""
+    response_format: str = ""
+    """OpenAI's field of this name as JSON, for a model that is served elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
