@@ -23,14 +23,13 @@ from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, bigrams, normalize, one_line, words
 from ingest.store import Store
 from ingest.types import Chunk, Passage
-from rag.question import SHORT, codes, fact_kinds, mentions
+from rag.question import codes, fact_kinds
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
-from rag.types import Answer, Idf, Query, Retrieved
+from rag.types import NO_SPAN, Answer, AnswerSpan, Idf, Query, Reading, Retrieved
 from rag.units import (
     ANSWERER,
     ASKS,
-    ITEM,
     LONGEST_ANSWER,
     LONGEST_CELL,
     STOP,
@@ -47,8 +46,13 @@ LEXICAL = 18.0
 """Standard deviations of similarity that a sentence gains by containing all question words."""
 RARITY = 2.0
 """Exponent of a term's rarity among the sentences of its passage."""
-TYPE = 2.0
-"""What a sentence gains by mentioning something of an expected answer type."""
+SPAN, LEAST_SPAN = 1.0, -8.0
+"""What a point of the reader's margin between the best span of a sentence and the best of its chunk weighs,
+and the least that it counts."""
+UNREAD = -4.0
+"""The margin of sentences outside the chunk that was read."""
+LIKELY = -3.0
+"""The margin of a span from which it is marked in the answer."""
 PRIOR = 1.5
 """The weight of the passage's fused score."""
 EMBEDDED = 16
@@ -75,8 +79,8 @@ LISTS = 2.0
 """What a list gains if the question asks for several things."""
 _SEVERAL = re.compile(r"哪些|哪几|几[项种类个]|措施|步骤|什么条件|包括|\bwhat are\b|\bwhich \w+s\b|\blist\b")
 _WHETHER = re.compile(r"吗|是否|能否|可否|^(?:is|are|do|does|did|can|may|must)\b")
-_UNCLEAR = re.compile(r"第几|第多少|[几哪]届|时期|时代|哪几|几[项种类层个]|由来")
-"""Questions whose short answer is an ordinal, an age or a list; the answer is a whole sentence."""
+_WHOLE = re.compile(rf"{_WHETHER.pattern}|为什么|为何|怎么|如何|\bwhy\b|\bhow (?:do|does|to|can)\b")
+"""Questions that a whole sentence answers, not a span of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class ExtractOptions:
     """Sentences come from at most this many of the best passages."""
     sentences: int = 2
     """An answer has at most this many sentences."""
+    reader: str = "bundled"
+    """Who reads the passages: "bundled", the folder of a reader, or "none" for rules alone."""
 
     def __post_init__(self) -> None:
         n, m = self.passages, self.sentences
@@ -101,6 +107,7 @@ class ScoredPassage:
 
     `headings` are the lines of the text that are headings, and the title; `header` is that of a table
     that began before the passage; `facts` are the lines that say what the question asks of the document.
+    `reading` is the reader's of the chunk that begins at character `read_from`.
     """
 
     text: str
@@ -110,13 +117,24 @@ class ScoredPassage:
     headings: frozenset[str] = frozenset()
     header: str = ""
     facts: Sequence[Span] = ()
+    reading: Reading | None = None
+    read_from: int = 0
+
+    def best_span(self, start: int, end: int) -> AnswerSpan | None:
+        """The reader's best span within characters [start, end); None if it has not read there."""
+        first = self.read_from
+        found = self.reading.best(start - first, end - first) if self.reading else NO_SPAN
+        if found is NO_SPAN:
+            return None
+        return AnswerSpan(found.start + first, found.end + first, found.margin)
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """`passages[passage].text[start:end]`, without surrounding space; larger scores are better.
 
-    `shown` is what an answer shows of it: a clause, the cells of a row in words, or a list.
+    `shown` is what an answer shows of it: a clause, the cells of a row in words, or a list. `span` is the
+    text in it that the reader takes for the answer, or "".
     """
 
     passage: int
@@ -124,6 +142,7 @@ class Sentence:
     end: int
     score: float
     shown: str
+    span: str = ""
 
 
 def extract(
@@ -145,25 +164,32 @@ def extract(
         topic = f"{hit.chunk.title} {PurePath(hit.chunk.source).stem}"
         chunks = store.chunks_within(passage) or [hit.chunk]
         around = passage.label, *_surroundings(chunks)
-        scored.append(ScoredPassage(passage.text, topic, hit.score, *around, facts.get(passage, ())))
+        number = len(scored)
+        reading = found.readings[number] if number < len(found.readings) else None
+        at = hit.chunk.start - passage.start
+        scored.append(
+            ScoredPassage(passage.text, topic, hit.score, *around, facts.get(passage, ()), reading, at)
+        )
     idf = partial(rarity, store)
     ranked = rank(query, scored, embedder=embedder, similarity=similarity, idf=idf)
     weights = [TermWeights(query, field, idf) for field in FIELDS]
-    citations, lines, room = [], [], LONGEST_ANSWER + SLACK
+    citations, lines, room, span = [], [], LONGEST_ANSWER + SLACK, None
     chosen = choose(ranked, most=options.sentences)
     for sentence in chosen:
         first = not lines
-        start, end = _window(sentence.shown, weights, room - NEXT * (first and len(chosen) > 1))
-        shown = sentence.shown[start:end]
+        within = room - NEXT * (first and len(chosen) > 1)
+        shown = _window(sentence.shown, weights, within, sentence.span)
         if len(shown) > room and not first:
             continue
         passage, hit = passages[sentence.passage], hits[sentence.passage]
-        number, span = len(lines) + 1, (sentence.start, sentence.end)
-        citations.append(citation(number, passage, *span, store, hit.chunk))
+        number, place = len(lines) + 1, (sentence.start, sentence.end)
+        citations.append(citation(number, passage, *place, store, hit.chunk))
+        if first and sentence.span and (at := shown.find(sentence.span)) >= 0:
+            span = at, at + len(sentence.span)
         lines.append(f"{shown} [{number}]")
         room -= len(shown)
     text = "\n".join(lines)
-    return Answer(query.text, text, tuple(citations), found.hits, found.confidence, refused=False)
+    return Answer(query.text, text, tuple(citations), found.hits, found.confidence, refused=False, span=span)
 
 
 def _facts(found: Retrieved, store: Store) -> dict[Passage, list[Span]]:
@@ -222,11 +248,17 @@ def rank(
     scores[order] += similarity(_embed(embedder, texts))
     best = order[np.argsort(-scores[order], kind="stable")]
     beyond = [[each.beyond(passage.topic) for each in weights] for passage in passages]
-    return [
-        Sentence(c.passage, c.unit.start, c.unit.end, float(scores[k]), _shown(query, c, beyond[c.passage]))
-        for k in best
-        for c in [candidates[k]]
-    ]
+    ranked = []
+    for k in best:
+        c = candidates[k]
+        place = c.passage, c.unit.start, c.unit.end
+        span = passages[c.passage].best_span(c.unit.start, c.unit.end)
+        if span and (span.margin < LIKELY or _WHOLE.search(query.normalized)):
+            span = None
+        shown = _shown(query, c, beyond[c.passage], span)
+        answer = one_line(c.source[span.start : span.end]) if span else ""
+        ranked.append(Sentence(*place, float(scores[k]), shown, answer))
+    return ranked
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +315,7 @@ def _scores_by_words(
 ) -> NDArray[np.float64]:
     """The scores of the candidates, without the encoder's part."""
     scores = np.zeros(len(candidates))
-    best = max(passage.score for passage in passages)
+    top = max(passage.score for passage in passages)
     for i, passage in enumerate(passages):
         rows = [k for k, candidate in enumerate(candidates) if candidate.passage == i]
         texts = [candidates[k].text for k in rows]
@@ -291,7 +323,7 @@ def _scores_by_words(
         leads = [f"{unit.lead}\n{columns[unit.names]}" for unit in (candidates[k].unit for k in rows)]
         about = f"{passage.topic} {passage.section}"
         shares = np.mean([each.shares(texts, leads, about) for each in weights], axis=0)
-        scores[rows] = LEXICAL * shares + PRIOR * (passage.score - best)
+        scores[rows] = LEXICAL * shares + PRIOR * (passage.score - top)
     for k, candidate in enumerate(candidates):
         unit = candidate.unit
         row = cells(candidate.source[unit.start : unit.end])[:LABELS] if unit.names else []
@@ -300,7 +332,10 @@ def _scores_by_words(
         text = normalize(candidate.source[unit.start : unit.end])
         within = (a <= unit.start < b for a, b in passages[candidate.passage].facts)
         scores[k] += FACT * any(within)
-        scores[k] += sum(TYPE * (mentions(each, text, query.normalized) - 0.5) for each in query.answer_types)
+        passage = passages[candidate.passage]
+        if passage.reading:
+            span, best = passage.best_span(unit.start, unit.end), passage.reading.best().margin
+            scores[k] += SPAN * (max(span.margin - best, LEAST_SPAN) if span else UNREAD)
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
         for part, gain in ((text, CODE), (text[:START], BEGINS)) if query.codes else ():
@@ -377,25 +412,28 @@ def _embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     return embedder.embed_passages(fitting)
 
 
-def _shown(query: Query, candidate: Candidate, weights: Sequence[TermWeights]) -> str:
+def _shown(
+    query: Query, candidate: Candidate, weights: Sequence[TermWeights], span: AnswerSpan | None
+) -> str:
     """What an answer shows of a unit."""
     text, unit = candidate.source, candidate.unit
     if unit.names:
-        return _cells_shown(query, unit.names, cells(text[unit.start : unit.end]), weights)
+        answer = text[span.start : span.end] if span else ""
+        return _cells_shown(unit.names, cells(text[unit.start : unit.end]), weights, answer)
     if unit.parts:
         return list_shown(text, unit)
     sentence = text[unit.start : unit.end]
-    start, end = _focus(query, sentence, weights) or _window(sentence, weights, query=query)
-    shown = one_line(sentence[start:end])
+    shown = one_line(_window(sentence, weights, answer=text[span.start : span.end] if span else ""))
     return ANSWERER.sub("", shown) if ASKS.search(unit.lead) else shown
 
 
 def _cells_shown(
-    query: Query, names: Sequence[str], row: Sequence[str], weights: Sequence[TermWeights]
+    names: Sequence[str], row: Sequence[str], weights: Sequence[TermWeights], answer: str
 ) -> str:
-    """The cells of the columns that the question names, with the row's label, in words.
+    """The cells of the columns that the question names or that hold the `answer`, with the row's label, in
+    words.
 
-    If it names none, the whole row, as far as an answer may be long. A cell that asks is left out.
+    If there are none, the whole row, as far as an answer may be long. A cell that asks is left out.
     """
     parts = records(names)
     best = max(parts, key=lambda part: float(_worth(row[part], weights).sum()))
@@ -407,14 +445,13 @@ def _cells_shown(
         rarity = 1 / above.sum(axis=0).clip(1) ** RARITY
         asked += (each.named(names) * (1 - inside.max(axis=0))) @ (each.idf * rarity)
     for k, cell in enumerate(row):
-        known = all(mentions(t, normalize(cell), "") for t in query.answer_types & SHORT)
-        asked[k] *= bool(cell) * (1.0 if known else 0.3) * (labels[k] == 0)
+        asked[k] *= bool(cell) * (labels[k] == 0)
     labels[0] += 1
     named = (asked > 0.6 * asked.max()) & (asked > 0)
     named &= ~_outdone(names, weights)
     keep = (labels > 0) | named if named.any() else np.ones(len(row), bool)
     kept = [
-        "" if not wanted or cell[-1:] in ("?", "？") else _cell_shown(query, cell, weights)
+        "" if not wanted or cell[-1:] in ("?", "？") else _window(cell, weights, LONGEST_CELL, answer)
         for cell, wanted in zip(row, keep, strict=True)
     ]
     for k in sorted(range(1, len(kept)), key=lambda k: (bool(named[k]), labels[k], -k)):
@@ -433,41 +470,9 @@ def _outdone(names: Sequence[str], weights: Sequence[TermWeights]) -> NDArray[np
     return (within & (worth[None] > 1.05 * worth[:, None])).any(axis=1)
 
 
-def _cell_shown(query: Query, cell: str, weights: Sequence[TermWeights]) -> str:
-    if len(cell) <= LONGEST_CELL:
-        return cell
-    start, end = _focus(query, cell, weights) or _window(cell, weights, LONGEST_CELL, query)
-    return cell[start:end]
-
-
 def _clauses(sentence: str) -> list[Span]:
     bounds = [0, *(m.end() for m in CLAUSE.finditer(sentence)), len(sentence)]
     return [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
-
-
-def _focus(query: Query, sentence: str, weights: Sequence[TermWeights]) -> Span | None:
-    """The clause of `sentence` that mentions what the question asks for, if one does so best."""
-    if _UNCLEAR.search(query.normalized):
-        return None
-    clauses = _clauses(sentence)
-    for answer_type in sorted(query.answer_types & SHORT):
-        matches = [
-            (a, b)
-            for a, b in clauses
-            if mentions(answer_type, normalize(ITEM.sub("", sentence[a:b])), query.normalized)
-        ]
-        worth = _worth([sentence[a:b] for a, b in clauses], weights)
-        best = sorted(matches, key=lambda match: -worth[clauses.index(match)])
-        if len(best) > 1 and worth[clauses.index(best[0])] <= worth[clauses.index(best[1])]:
-            continue  # two clauses are as good
-        if best and len(clauses) > 1:
-            start, end = best[0]
-            if not worth[clauses.index(best[0])] and worth.any():
-                a, b = clauses[int(np.argmax(worth))]
-                start, end = min(a, start), max(b, end)
-            start, end = trim(sentence, start, end)
-            return start, start + len(sentence[start:end].rstrip("，,；;：:、。.|"))
-    return None
 
 
 def _worth(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
@@ -476,23 +481,20 @@ def _worth(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
 
 
 def _window(
-    sentence: str, weights: Sequence[TermWeights], longest: int = LONGEST_ANSWER, query: Query | None = None
-) -> Span:
-    """The neighbouring clauses that hold most question words, and what `query` asks for, as many as an
-    answer may show."""
+    sentence: str, weights: Sequence[TermWeights], longest: int = LONGEST_ANSWER, answer: str = ""
+) -> str:
+    """The neighbouring clauses that hold the `answer` or else most question words, as many as may be
+    shown."""
     clauses = _clauses(sentence)
     if len(sentence) <= longest or len(clauses) < 2:
-        return 0, len(sentence)
-    texts = [sentence[a:b] for a, b in clauses]
-    worth = _worth(texts, weights)
-    if query:
-        for k, text in enumerate(map(normalize, texts)):
-            named = any(mentions(t, text, query.normalized) for t in query.answer_types)
-            worth[k] += named * float(worth.max(initial=0)) / 2
-    first = last = int(np.argmax(worth))
+        return sentence
+    worth = _worth([sentence[a:b] for a, b in clauses], weights)
+    at = sentence.find(answer) if answer else -1
+    first = last = next((k for k, (a, b) in enumerate(clauses) if a <= at < b), int(np.argmax(worth)))
     while True:
         wider = [(a, b) for a, b in ((first, last + 1), (first - 1, last)) if a >= 0 and b < len(clauses)]
         fit = [w for w in wider if clauses[w[1]][1] - clauses[w[0]][0] <= longest]
         if not fit:
-            return trim(sentence, clauses[first][0], clauses[last][1])
+            start, end = trim(sentence, clauses[first][0], clauses[last][1])
+            return sentence[start:end]
         first, last = fit[0]

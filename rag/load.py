@@ -1,5 +1,6 @@
 """One `Config` -> the knowledge base's store, encoder, chunker and pipeline."""
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +11,7 @@ import numpy as np
 
 from ingest.chunk import Chunker
 from ingest.embed import BUNDLED, Backend, Embedder, Vectors, open_embedder
+from ingest.embed.e5 import BundledEmbedder
 from ingest.errors import Absent, Mismatch, UserError
 from ingest.i18n import Translator
 from ingest.store import Identity, Store
@@ -17,11 +19,14 @@ from rag.config import SETTINGS, Config, EmbedOptions
 from rag.generate import Generator
 from rag.pipeline import Pipeline
 from rag.question import analyze, script_of
+from rag.reader import Reader, open_reader
 from rag.retrieve import CrossEncoderReranker, rank
 from rag.score_norm import (
+    READER_CALIBRATION,
     SCRIPTS,
     Calibration,
     Curve,
+    Evidence,
     ScoreNorm,
     background,
     background_level,
@@ -32,6 +37,8 @@ from rag.score_norm import (
     unrelated_questions,
 )
 from rag.types import Script
+
+logger = logging.getLogger(__name__)
 
 SCORE_NORM = "background"  # the key in knowledge bases that are older than the name `ScoreNorm`
 CALIBRATION = "calibration"
@@ -133,12 +140,31 @@ def pipeline_of(
 ) -> Pipeline:
     """The pipeline over an open store, with the store's current calibration."""
     reranker = CrossEncoderReranker(name) if (name := config.retrieve.reranker) else None
+    reader = _reader(config.read.reader, embedder)
     stored: Any = store.get_meta(CALIBRATION)
-    calibration = Calibration.from_json(stored) if stored else Calibration()
+    calibration = Calibration.from_json(stored) if stored else None
+    if calibration is None or (calibration.reads and not reader):
+        calibration = READER_CALIBRATION if reader else Calibration()
     if (threshold := config.refuse.threshold) is not None:
         curves = (calibration.native, calibration.foreign)
         calibration = Calibration(*(replace(curve, threshold=threshold) for curve in curves))
-    return Pipeline(store, embedder, norm, say, config, calibration, reranker, generator)
+    return Pipeline(store, embedder, norm, say, config, calibration, reranker, generator, reader)
+
+
+def _reader(weights: str, embedder: Embedder) -> Reader | None:
+    """The reader; None if it is turned off, or the encoder is not the one that it was trained on.
+
+    If the bundled weights are damaged, a line in the log says so, and answers go on without them.
+    """
+    if weights == "none" or not isinstance(embedder, BundledEmbedder):
+        return None
+    try:
+        return open_reader(weights, embedder)
+    except UserError as error:
+        if weights != "bundled":
+            raise
+        logger.warning("answers are without the reader: %s", error)
+        return None
 
 
 def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibration:
@@ -149,12 +175,12 @@ def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibratio
     """
     fitted: dict[str, Curve] = {}
     for name, native in (("native", True), ("foreign", False)):
-        excess: dict[bool, list[float]] = {True: [], False: []}
+        evidence: dict[bool, list[Evidence]] = {True: [], False: []}
         for question, answerable in questions.items():
             if pipeline.norm.native[script_of(question)] is native:
-                excess[answerable].append(pipeline.excess(question))
-        if all(excess.values()):
-            fitted[name] = calibrate(excess[True], excess[False])
+                evidence[answerable].append(pipeline.retrieve(question).evidence)
+        if all(evidence.values()):
+            fitted[name] = calibrate(evidence[True], evidence[False])
     if not fitted:
         yes = sum(questions.values())
         raise UserError(

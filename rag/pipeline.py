@@ -18,10 +18,11 @@ from rag.config import Config
 from rag.extract import extract
 from rag.generate import Generator, check_sampling, until
 from rag.prompt import compose
-from rag.question import SmallTalk, analyze, small_talk, stand_alone, strays
-from rag.retrieve import Reranker, best_of_passages, rank, rerank
+from rag.question import SmallTalk, analyze, codes, small_talk, stand_alone, strays
+from rag.reader import Reader
+from rag.retrieve import Reranker, best_of_passages, by_reading, rank, rerank
 from rag.score_norm import Calibration, ScoreNorm, confidence
-from rag.types import Answer, Message, Query, Retrieved, Sampling, Source
+from rag.types import Answer, Evidence, Message, Query, Reading, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000
 RERANKED = 20  # passages that a reranker scores
@@ -43,7 +44,7 @@ class Pipeline:
     """The whole read path. `say` writes a refusal in the reader's language.
 
     Without a `generator`, an answer consists of sentences of the documents. `observe` is called
-    after the stages embed, search, retrieve (which includes both), then extract, or prompt,
+    after the stages embed, search, retrieve (which includes both), read, then extract, or prompt,
     generate and cite.
     """
 
@@ -55,6 +56,7 @@ class Pipeline:
     calibration: Calibration = Calibration()
     reranker: Reranker | None = None
     generator: Generator | None = None
+    reader: Reader | None = None
     observe: Observer = lambda stage, seconds: None
 
     def stream(
@@ -66,7 +68,9 @@ class Pipeline:
         for it. Closing the iterator stops the generator.
         """
         if talk := small_talk(question):
-            found = replace(self.retrieve(question), hits=(), passages=(), confidence=0.0, answerable=False)
+            found = replace(
+                self.retrieve(question), hits=(), passages=(), readings=(), confidence=0.0, answerable=False
+            )
             yield found
             yield (text := self.courtesy(talk))
             yield Answer(question, text, (), (), 0.0, refused=False)
@@ -107,15 +111,29 @@ class Pipeline:
                     break
             if self.reranker:
                 hits, passages = rerank(query.text, hits, passages, self.reranker)
-            native = self.norm.native[query.script]
-            curve = self.calibration.native if native else self.calibration.foreign
-            likelihood = confidence(self._excess(query, ranking), curve) if hits else 0.0
+        readings: list[Reading] = []
+        if self.reader:
+            with self._stage("read"):
+                readings = self.reader.read(
+                    query.text, [hit.chunk for hit in hits[: self.config.read.passages]]
+                )
+                hits, passages, readings = by_reading(hits, passages, readings)
+        native = self.norm.native[query.script]
+        curve = self.calibration.native if native else self.calibration.foreign
+        excess = float(ranking.scores.max(initial=0.0)) - self.norm.level[query.script]
+        reading = max((each.score for each in readings), default=0.0)
+        if hits and query.codes and query.codes <= codes(hits[0].chunk.indexed):
+            reading = max(reading, 0.0)  # an article or an error code is asked for as a whole
+        evidence = Evidence(excess, reading)
+        likelihood = confidence(evidence, curve) if hits else 0.0
         return Retrieved(
             query=query,
             vector=vector,
             ranking=ranking,
             hits=tuple(hits[:limit]),
             passages=tuple(passages[:limit]),
+            readings=tuple(readings[:limit]),
+            evidence=evidence,
             confidence=likelihood,
             threshold=curve.threshold,
             answerable=bool(hits) and likelihood >= curve.threshold,
@@ -201,12 +219,6 @@ class Pipeline:
             prompt=prompt,
         )
 
-    def excess(self, question: str) -> float:
-        """How far the best chunk's score is above that of unrelated questions."""
-        _check(question)
-        query = analyze(question)
-        return self._excess(query, self._search(query, self._embed(query)))
-
     def observed(self, observe: Observer) -> "Pipeline":
         """The same pipeline with another observer."""
         return replace(self, observe=observe)
@@ -235,9 +247,6 @@ class Pipeline:
         candidates = self.config.retrieve.candidates
         with self._stage("search"):
             return rank(query, vector, self.store, self.norm, candidates=candidates)
-
-    def _excess(self, query: Query, ranking: Ranking) -> float:
-        return float(ranking.scores.max(initial=0.0)) - self.norm.level[query.script]
 
 
 def _check(question: str) -> None:

@@ -1,4 +1,4 @@
-"""Analyse a question: its stand-alone form, content words and expected answer types.
+"""Analyse a question: its stand-alone form, content words and codes.
 
 Patterns match normalized text (`ingest.normalize.normalize`): NFKC, lower case, simplified.
 """
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from ingest.normalize import Terms, normalize, terms
 from ingest.types import FactKind
-from rag.types import AnswerType, Message, Query, Script
+from rag.types import Message, Query, Script
 
 SmallTalk = Literal["contents", "thanks", "greeting", "farewell", "remark"]
 
@@ -33,9 +33,8 @@ _SMALL_TALK: dict[SmallTalk, re.Pattern[str]] = {kind: _PATTERNS[kind] for kind 
 def analyze(question: str) -> Query:
     """The analysis of a stand-alone question, before any search."""
     normalized, content = normalize(question), terms(content_words(question))
-    types = answer_types(normalized)
     keywords = _without_particles(content)
-    return Query(question, script_of(question), normalized, content, keywords, types, codes(question))
+    return Query(question, script_of(question), normalized, content, keywords, codes(question))
 
 
 _PARTICLES = frozenset("的是有为了在和与及或对由其被把从到中上下里这那个吗呢吧啊")
@@ -150,10 +149,7 @@ def is_follow_up(question: str) -> bool:
 def own_words(question: str) -> list[str]:
     """The words of a question that are no question words; single characters only if there are no
     others."""
-    text = normalize(question)
-    for pattern in _QUESTIONS.values():
-        text = pattern.sub(" ", text)
-    found = _without_particles(terms(content_words(text))).words
+    found = _without_particles(terms(content_words(question))).words
     return [word for word in found if len(word) > 1] or [*found]
 
 
@@ -213,70 +209,6 @@ def _integer(numeral: str) -> int:
         else:
             digit = _DIGITS[char] if char in _DIGITS else int(char)
     return total + digit
-
-
-# Expected answer type
-_QUESTIONS: dict[AnswerType, re.Pattern[str]] = {
-    "date": re.compile(
-        r"哪.?[年天日月]|何[时年日]|什么时[候后间]|几[年月日号点]|什么年代|哪个?世纪|时间是|[什哪]么?个?时期"
-        r"|年份|\bwhen\b|\b(?:what|which) (?:year|date|day|month|century|time)\b"
-    ),
-    "number": re.compile(
-        r"多少|几(?![乎何])|第几|多[大长高远重久宽深快厚]|比例|数量|人数|面积|百分之"
-        r"|\bhow (?:many|much|long|old|far|high|tall|large|big|often|fast|deep|wide)\b"
-        r"|\bwhat (?:percent|percentage|number|fraction|proportion)\b"
-    ),
-    "person": re.compile(r"谁|哪一?[位名]|何人|什么人|\bwho(?:m|se)?\b"),
-    "place": re.compile(
-        r"哪里|哪儿|何[处地]|什么地[方区点]|哪.?[个座]?(?:国家?|省|市|县|区|地|城|岛|州|洲)|在哪|位于"
-        r"|\bwhere\b|\b(?:what|which) (?:country|city|state|place|town|continent|region)\b"
-    ),
-    "title": re.compile(
-        r"哪.?[部本首篇张]|什么(?:书|歌|电影|作品|小说|专辑|剧|名|称)|叫什么|名[字称]|书名"
-        r"|\b(?:what|which) (?:book|song|film|movie|album|novel|play)\b"
-    ),
-    "reason": re.compile(r"为什么|为何|原因|怎么会|\bwhy\b"),
-}
-_SURNAMES = (
-    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许邓冯韩曹曾彭萧蔡潘田董袁于余叶蒋杜苏魏程"
-    "吕丁沈任姚卢傅钟姜崔谭廖范汪陆金石戴贾韦夏邱方侯邹熊孟秦白江阎薛尹段雷黎史龙陶贺顾毛郝龚邵万"
-    "钱严覃武戴莫孔向汤"
-)
-_MENTIONS: dict[AnswerType, re.Pattern[str]] = {
-    "date": re.compile(
-        r"\d{1,4}\s*[年月日]|[零〇一二三四五六七八九十○]{2,4}年|世纪|年代|[元前后初末]年|朝|时期"
-        r"|\b1\d{3}s?\b|\b20\d{2}s?\b|\b(?:january|february|march|april|may|june|july|august"
-        r"|september|october|november|december)\b|\bcentury\b"
-    ),
-    "number": re.compile(
-        r"\d[\d,.]*|[零〇一二三四五六七八九十百千万亿两]+(?:[个名位人年月日天岁周次座条件种项级成倍折分秒时吨克亩米公里元%]|分之)|半"
-        r"|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|half|dozen|hundred|thousand)\b"
-    ),
-    "person": re.compile(
-        rf"·|先生|女士|由|[{_SURNAMES}][\u4e00-\u9fff]{{1,2}}|\b(?:mr|mrs|sir|king|queen|president)\b"
-    ),
-    "place": re.compile(
-        r"[省市县区镇乡村州郡国路街港岛湾山河江湖海洋洲馆院校寺庙城宫]|位于|在|\b(?:in|at|near)\b"
-    ),
-    "title": re.compile(r"《[^》]+》|「[^」]+」|『[^』]+』|“[^”]+”|\"[^\"]+\""),
-    "reason": re.compile(r"因|由于|所以|为了|使得|导致|以便|以免|\bbecause\b|\bdue to\b|\bsince\b"),
-}
-_REFERENCE = re.compile(r"第[零〇一二三四五六七八九十百千\d]+[编篇章节条款项页回]")
-"""Numbers of chapters, articles and pages, which answer nothing."""
-
-SHORT: frozenset[AnswerType] = frozenset({"date", "number", "title"})
-"""Types that are recognized reliably enough to quote only the clause that mentions one."""
-
-
-def answer_types(question: str) -> frozenset[AnswerType]:
-    """The expected answer types of a normalized question; often none, sometimes several."""
-    return frozenset(name for name, pattern in _QUESTIONS.items() if pattern.search(question))
-
-
-def mentions(answer_type: AnswerType, text: str, question: str) -> bool:
-    """Whether normalized `text` mentions a date, a number, ... that is not in the question."""
-    text = _REFERENCE.sub("", text)
-    return any(match[0] not in question for match in _MENTIONS[answer_type].finditer(text))
 
 
 # Document facts

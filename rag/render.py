@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ingest.chunk import Span
 from ingest.i18n import Translatable, Translator
 from ingest.normalize import one_line
 from ingest.types import Chunk, Hit
@@ -65,6 +66,7 @@ def record(answer: Answer) -> dict[str, Any]:
     return {
         "question": answer.question,
         "answer": answer.text,
+        "span": part(answer.text, answer.span) if answer.span else None,
         "refused": answer.refused,
         "confidence": round(answer.confidence, 4),
         "citations": [
@@ -72,12 +74,16 @@ def record(answer: Answer) -> dict[str, Any]:
         ],
         "hits": [hit_record(hit) for hit in answer.hits],
         "generator": answer.generator,
-        "unsupported": [
-            {"start": start, "end": end, "text": answer.text[start:end]} for start, end in answer.unsupported
-        ],
+        "unsupported": [part(answer.text, span) for span in answer.unsupported],
         "unknown": list(answer.unknown),
         "dropped": asdict(answer.dropped),
     }
+
+
+def part(text: str, span: Span) -> dict[str, Any]:
+    """Characters [start, end) of an answer's text, and what they are."""
+    start, end = span
+    return {"start": start, "end": end, "text": text[start:end]}
 
 
 def hit_record(hit: Hit) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ingest.store import Ranking, Store
 from ingest.types import Chunk, Hit, Passage
 from rag.question import codes
 from rag.score_norm import ScoreNorm, background_frequencies, background_weight
-from rag.types import Citation, Query
+from rag.types import Citation, Query, Reading
 
 Scores = NDArray[np.floating]
 
@@ -27,6 +27,8 @@ FOUND = 2.0
 """What a chunk gains that has them all."""
 CHECKED = 200
 """How many of the best chunks are searched for codes."""
+READING = 0.5
+"""What a point of the reader's score adds to a chunk's."""
 UNKNOWN = 6.0
 """Terms that no chunk has may always weigh this much: about two words."""
 
@@ -238,3 +240,16 @@ def rerank(
     scores = reranker.score(question, [passage.text for passage in passages])
     order = np.argsort(-scores, kind="stable")
     return [Hit(hits[i].chunk, float(scores[i])) for i in order], [passages[i] for i in order]
+
+
+def by_reading(
+    hits: Sequence[Hit], passages: Sequence[Passage], readings: Sequence[Reading]
+) -> tuple[list[Hit], list[Passage], list[Reading]]:
+    """The hits in the order of what retrieval and the reader say together. Only the first were read: the
+    others stay behind them."""
+    least = min((each.score for each in readings), default=0.0)
+    scores = [hit.score + READING * (each.score - least) for hit, each in zip(hits, readings, strict=False)]
+    order = sorted(range(len(readings)), key=lambda k: -scores[k])
+    rest = range(len(readings), len(hits))
+    ordered = [Hit(hits[k].chunk, scores[k]) for k in order] + [hits[k] for k in rest]
+    return ordered, [passages[k] for k in (*order, *rest)], [readings[k] for k in order]

@@ -21,7 +21,7 @@ from ingest.embed import Vector, Vectors
 from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, terms
 from rag.question import script_of
-from rag.types import Script
+from rag.types import Evidence, Script
 
 FEW = 128
 """In a knowledge base of fewer chunks, the background texts count too: all of them beside one chunk,
@@ -155,15 +155,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A logistic curve over the excess, and the confidence below which to refuse.
-
-    The excess is the best fused score minus `ScoreNorm.level`: how much better the knowledge base
-    matches this question than unrelated questions.
-    """
+    """A logistic curve over the evidence, and the confidence below which to refuse."""
 
     slope: float
     bias: float
     threshold: float
+    reading: float = 0.0
+    """The slope of the reader's score."""
+
+    @property
+    def weights(self) -> Floats:
+        return np.array([self.slope, self.reading, self.bias])
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,11 @@ class Calibration:
 
     native: Curve = Curve(0.98, -1.35, 0.35)
     foreign: Curve = Curve(0.98, -1.35, 0.22)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it was fitted with a reader."""
+        return bool(self.native.reading or self.foreign.reading)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Mapping[str, float]]) -> "Calibration":
@@ -196,13 +203,18 @@ class RefuseOptions:
             raise UserError("[refuse] threshold is {x}; need 0 (never refuse) to 1", x=x)
 
 
-def confidence(excess: float, curve: Curve) -> float:
+READER_CALIBRATION = Calibration(Curve(0.6, -0.4, 0.35, 0.3), Curve(0.6, -0.4, 0.22, 0.3))
+
+
+def confidence(evidence: Evidence, curve: Curve) -> float:
     """The probability that there is an answer, 0 to 1."""
-    return float(_logistic(curve.slope * np.float64(excess) + curve.bias))
+    return float(_logistic(evidence.features @ curve.weights))
 
 
-def calibrate(answerable: Sequence[float], unanswerable: Sequence[float], *, refused: float = 0.05) -> Curve:
-    """A curve fitted to the excesses of labelled questions; both classes have the same weight.
+def calibrate(
+    answerable: Sequence[Evidence], unanswerable: Sequence[Evidence], *, refused: float = 0.05
+) -> Curve:
+    """A curve fitted to the evidence of labelled questions; both classes have the same weight.
 
     The threshold refuses at most the share `refused` of the answerable ones. Raises ValueError if
     a class is empty.
@@ -210,12 +222,13 @@ def calibrate(answerable: Sequence[float], unanswerable: Sequence[float], *, ref
     if not answerable or not unanswerable:
         raise ValueError("calibration needs answerable and unanswerable questions")
     sizes = [len(answerable), len(unanswerable)]
-    x = np.column_stack([[*answerable, *unanswerable], np.ones(sum(sizes))])
+    x = np.array([each.features for each in (*answerable, *unanswerable)])
     y = np.repeat([1.0, 0.0], sizes)
     share = np.repeat([0.5 / size for size in sizes], sizes)
-    slope, bias = map(float, _fit(x, y, share))
-    probabilities = _logistic(slope * np.array(answerable) + bias)
-    return Curve(slope, bias, float(np.quantile(probabilities, refused, method="lower")))
+    weights = _fit(x, y, share)
+    slope, reading, bias = weights.tolist()
+    threshold = float(np.quantile(_logistic(x[: sizes[0]] @ weights), refused, method="lower"))
+    return Curve(slope, bias, threshold, reading)
 
 
 def _logistic(logit: Any) -> Any:

@@ -3,7 +3,11 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ingest.chunk import Span
 from ingest.embed import Vector
@@ -12,12 +16,13 @@ from ingest.store import Ranking
 from ingest.types import Chunk, Hit, Passage
 
 Script = Literal["han", "latin"]
-AnswerType = Literal["date", "number", "person", "place", "title", "reason"]
 Idf = Callable[[Sequence[str], Field], Sequence[float]]
 """The weight of each normalized term in the collection."""
 
 MARK = re.compile(r"[\[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()")
 """A citation mark: `[1]`, `[1, 2]`, `【1】`; not a Markdown link. Group 1 is the numbers."""
+LONGEST_SPAN = 40  # tokens
+COUNTED = -12.0, 8.0  # the least and the largest score of the reader that count
 NOT_FOUND: dict[Script, str] = {"han": "资料中没有提到。", "latin": "The passages do not say."}
 """The reply that a model should give if the passages have no answer."""
 
@@ -54,8 +59,7 @@ class Query:
 
     `normalized` is its text as in the word index, `content` the terms of its content words, `keywords`
     those without particles, for texts of which there are too few to weigh them.
-    `answer_types` are the expected ones; often none, sometimes several. `codes` are the part numbers,
-    error codes and articles that it names.
+    `codes` are the part numbers, error codes and articles that it names.
     """
 
     text: str
@@ -63,8 +67,68 @@ class Query:
     normalized: str
     content: Terms
     keywords: Terms
-    answer_types: frozenset[AnswerType]
     codes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSpan:
+    """`text[start:end]`, and by how much its logits exceed those of "no answer"."""
+
+    start: int
+    end: int
+    margin: float
+
+
+NO_SPAN = AnswerSpan(0, 0, -20.0)
+"""The best span of a text without tokens."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the reader says of one chunk.
+
+    `offsets` are the characters of each token, `starts` and `ends` the logits (tokens,) of the first and
+    the last token of an answer, less those of "no answer"; `answerability` is a logit.
+    """
+
+    offsets: Sequence[Span]
+    starts: NDArray[np.float32]
+    ends: NDArray[np.float32]
+    answerability: float
+
+    @cached_property
+    def score(self) -> float:
+        """How surely the chunk answers the question; about 0 if as likely as not."""
+        return self.answerability + self.best().margin / 2
+
+    def best(self, start: int = 0, end: int | None = None) -> AnswerSpan:
+        """The best span within characters [start, end) of the chunk's text."""
+        inside = [k for k, (a, b) in enumerate(self.offsets) if a >= start and (end is None or b <= end)]
+        if not inside:
+            return NO_SPAN
+        low, high = inside[0], inside[-1] + 1
+        sums = self.starts[low:high, None] + self.ends[None, low:high]
+        distance = np.arange(high - low)[None, :] - np.arange(high - low)[:, None]
+        sums = np.where((distance >= 0) & (distance < LONGEST_SPAN), sums, -np.inf)
+        first, last = divmod(int(sums.argmax()), high - low)
+        begin, stop = self.offsets[low + first][0], self.offsets[low + last][1]
+        return AnswerSpan(begin, stop, float(sums[first, last]))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the confidence of a question depends on.
+
+    `excess` is the best fused score minus `ScoreNorm.level`: how much better the knowledge base matches
+    this question than unrelated questions. `reading` is the reader's best score, 0 without a reader.
+    """
+
+    excess: float
+    reading: float = 0.0
+
+    @property
+    def features(self) -> NDArray[np.float64]:
+        return np.array([self.excess, np.clip(self.reading, *COUNTED), 1.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +137,7 @@ class Retrieved:
 
     `vector` is the question's. `ranking` has every chunk that any search found, with its fused
     score. `hits` are the best chunk of each passage, best first, and `passages` the whole passages
-    in the same order. `confidence` is the probability that they contain an answer; `answerable` is
+    in the same order. `readings` are the reader's of the first hits. `confidence` is the probability that they contain an answer; `answerable` is
     false if it is below the threshold. `sequence` is the store's change number before the search.
     Under constant writes newer passages may be among them, but none that was removed before.
     """
@@ -83,6 +147,8 @@ class Retrieved:
     ranking: Ranking
     hits: tuple[Hit, ...]
     passages: tuple[Passage, ...]
+    readings: tuple[Reading, ...]
+    evidence: Evidence
     confidence: float
     threshold: float
     answerable: bool
@@ -135,8 +201,8 @@ class Prompt:
 class Answer:
     """The answer's text, whose marks `[1]` are the citations' numbers.
 
-    A refusal has no citations; its `hits` are the nearest ones. The other fields are for answers of a
-    language model: `generator` is its name, `unsupported` are the spans of `text` that no passage
+    A refusal has no citations; its `hits` are the nearest ones. `span` are the characters of the text that
+    the reader takes for the answer itself. The other fields are for answers of a language model: `generator` is its name, `unsupported` are the spans of `text` that no passage
     supports, in order, `unknown` the marked numbers that no passage has, with repetitions, and
     `prompt` is its input.
     """
@@ -148,6 +214,7 @@ class Answer:
     confidence: float
     refused: bool
     generator: str = ""
+    span: Span | None = None
     unsupported: tuple[Span, ...] = ()
     unknown: tuple[int, ...] = ()
     dropped: Dropped = Dropped()

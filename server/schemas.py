@@ -18,7 +18,7 @@ from ingest.i18n import Translator, translate
 from ingest.normalize import readable
 from rag import types as rag
 from rag.pipeline import LONGEST_QUESTION
-from rag.render import remarks
+from rag.render import part, remarks
 
 DRAWABLE = ("pdf",)
 """Formats whose pages can be shown as pictures."""
@@ -331,7 +331,9 @@ class CitationResponse(BaseModel):
         )  # fmt: skip
 
 
-class UnsupportedResponse(BaseModel):
+class PartResponse(BaseModel):
+    """Characters [start, end) of an answer's text, and what they are."""
+
     start: int
     end: int
     text: str
@@ -394,12 +396,14 @@ class AnswerResponse(BaseModel):
     knowledge_base: str
     sequence: int
     answer: str
+    span: PartResponse | None
+    """The part of the text that the reader takes for the answer itself."""
     refused: bool
     confidence: float
     citations: list[CitationResponse]
     hits: list[HitResponse]
     generator: str
-    unsupported: list[UnsupportedResponse]
+    unsupported: list[PartResponse]
     unknown: list[int]
     dropped: DroppedResponse
     remarks: list[str]
@@ -413,14 +417,12 @@ class AnswerResponse(BaseModel):
     ) -> Self:  # fmt: skip
         return cls(
             id=trace, question=answer.question, knowledge_base=base, sequence=found.sequence,
-            answer=answer.text, refused=answer.refused, confidence=round(answer.confidence, 4),
+            answer=answer.text, span=PartResponse(**part(answer.text, answer.span)) if answer.span else None,
+            refused=answer.refused, confidence=round(answer.confidence, 4),
             citations=[CitationResponse.of(citation) for citation in answer.citations],
             hits=[HitResponse.of(hit) for hit in answer.hits],
             generator=answer.generator,
-            unsupported=[
-                UnsupportedResponse(start=start, end=end, text=answer.text[start:end])
-                for start, end in answer.unsupported
-            ],
+            unsupported=[PartResponse(**part(answer.text, span)) for span in answer.unsupported],
             unknown=list(answer.unknown),
             dropped=DroppedResponse.model_validate(answer.dropped),
             remarks=remarks(answer, say), usage=usage,

@@ -115,13 +115,13 @@ class BundledEmbedder:
     def __init__(self, folder: Path, *, threads: int) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        self.folder, self._threads = folder, threads
+        self.folder, self.threads = folder, threads
         self._questions, self._lock = 0, Lock()  # questions that are being embedded
         self._sessions: dict[tuple[str, int], InferenceSession] = {}
         self._loading = Lock()
         model = str(folder / "tokens.model")
-        self._pieces: SentencePieceProcessor = SentencePieceProcessor(model_file=model)
-        self._passage, self._query = e5_graph.encode(self._pieces, ["passage:", "query:"])
+        self.pieces: SentencePieceProcessor = SentencePieceProcessor(model_file=model)
+        self._passage, self._query = e5_graph.encode(self.pieces, ["passage:", "query:"])
         self._window = 512 - 2  # between <s> and </s>
         self.max_tokens = self._window - len(self._passage)
 
@@ -129,10 +129,10 @@ class BundledEmbedder:
         return self.count_many([text])[0]
 
     def count_many(self, texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in e5_graph.encode(self._pieces, texts)]
+        return [len(ids) for ids in e5_graph.encode(self.pieces, texts)]
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        rows = e5_graph.encode(self._pieces, texts)
+        rows = e5_graph.encode(self.pieces, texts)
         longest = max(map(len, rows), default=0)
         if longest > self.max_tokens:
             raise ValueError(f"a passage has {longest} tokens; at most {self.max_tokens} fit")
@@ -144,13 +144,13 @@ class BundledEmbedder:
 
         lengths = [len(row) + len(self._passage) + 2 for row in rows]
         # A few texts are shared out to all cores.
-        most = min(_BATCH_TOKENS, -(-sum(lengths) // self._threads))
-        with ThreadPoolExecutor(self._threads) as pool:
+        most = min(_BATCH_TOKENS, -(-sum(lengths) // self.threads))
+        with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(fill, _batches(lengths, most)))
         return vectors
 
     def embed_query(self, text: str) -> Vector:
-        (row,) = e5_graph.encode(self._pieces, [text])
+        (row,) = e5_graph.encode(self.pieces, [text])
         most = self._window - len(self._query)
         parts = [row[at : at + most] for at in range(0, len(row), most)] or [[]]
         with self._query_session() as exact:
@@ -163,7 +163,7 @@ class BundledEmbedder:
         """One question uses all cores; several at once use one each. The vectors are the same."""
         with self._lock:
             self._questions += 1
-            threads = self._threads if self._questions == 1 else 1
+            threads = self.threads if self._questions == 1 else 1
         try:
             yield self._session("float32", threads)
         finally:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,12 @@ BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3  # `<s> <pad> </s> <unk>`, Hugging Face's or
 _HEADER = struct.Struct("<4sI7ifi")  # magic, version, seven sizes, epsilon, block
 _VOCABULARY = struct.Struct("<5iQ")  # pieces, bos, eos, pad, unk, bytes of all pieces
 _TENSOR = struct.Struct("<BIQQ")  # kind (0 fp32, 1 q4_0), elements, offset, bytes
+
+
+class Matrix(Protocol):
+    def dequantize(self) -> NDArray[np.float32]:
+        """The matrix in float32 (rows, columns)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class E5Checkpoint:
     pieces: tuple[str, ...]
     scores: NDArray[np.float32]
     vectors: Mapping[str, NDArray[np.float32]]
-    matrices: Mapping[str, Quantized]
+    matrices: Mapping[str, Matrix]
 
 
 def read(path: Path) -> E5Checkpoint:
@@ -196,7 +202,7 @@ class Graph:
         `watch` adds outputs `<matrix>.low` and `.high`, (inputs,): the extremes of each layer norm's
         output over the whole batch, under the name of the first matrix that reads it.
         """
-        from onnx import TensorProto, helper
+        from onnx import TensorProto
 
         x = self._embeddings()
         for layer in range(self._checkpoint.layers):
@@ -206,12 +212,17 @@ class Graph:
         row = self._op("Unsqueeze", [mask, self._int(1)])
         total = self._op("Squeeze", [self._op("MatMul", [row, x]), self._int(1)])
         self._op("LpNormalization", [total], output="vectors", axis=-1, p=2)
-        outputs = ["vectors", *(self._extremes() if watch else [])]
+        return self._model(["ids", "mask"], ["vectors", *(self._extremes() if watch else [])])
+
+    def _model(self, inputs: Sequence[str], outputs: Sequence[str]) -> "ModelProto":
+        """The nodes as a model; inputs are int32 (texts, tokens), outputs float32."""
+        from onnx import TensorProto, helper
+
         value = helper.make_tensor_value_info
         graph = helper.make_graph(
             self._nodes,
             "encoder",
-            [value(name, TensorProto.INT32, ["texts", "tokens"]) for name in ("ids", "mask")],
+            [value(name, TensorProto.INT32, ["texts", "tokens"]) for name in inputs],
             [value(name, TensorProto.FLOAT, None) for name in outputs],
             list(self._used.values()),
         )
@@ -221,6 +232,7 @@ class Graph:
     def _embeddings(self) -> str:
         """Word, position (from 0) and type, added and normalised: (texts, tokens, hidden)."""
         words, vectors = self._checkpoint.matrices["emb.word"], self._checkpoint.vectors
+        assert isinstance(words, Quantized)
         table = self._weight("emb.word", words.nibbles.reshape(len(words.nibbles), -1))
         inputs = [table, "ids", self._weight("emb.scale", words.scales)]
         options = {"bits": 4, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
@@ -250,6 +262,7 @@ class Graph:
 
     def _four_bits(self, x: str, name: str) -> str:
         matrix = self._checkpoint.matrices[f"{name}.w"]
+        assert isinstance(matrix, Quantized)
         outputs, blocks, _ = matrix.nibbles.shape
         weight = self._weight(f"{name}.w", matrix.nibbles)
         scale = self._weight(f"{name}.scale", matrix.scales)

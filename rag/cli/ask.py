@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import loading, note, note_message, out, out_json, out_message, out_piece, say
+from rag.cli.console import bold, loading, note, note_message, out, out_json, out_message, out_piece, say
 from rag.cli.options import JSON, KB, ModelOptions, argument, option, with_options
 from rag.cli.paths import cache_home, existing_kb
 
@@ -183,9 +183,12 @@ def _answer(
     try:
         for piece in pipeline.stream(question, history):
             if isinstance(piece, str):
-                out_piece(piece)
                 pieces.append(piece)
+                if pipeline.generator:
+                    out_piece(piece)
             elif isinstance(piece, Answer):
+                if not pipeline.generator:
+                    out_piece(bold(piece.text, piece.span))
                 out("" if quiet else f"\n{below(piece, say)}".rstrip("\n"))
     except UserError:
         if pieces:  # the error message begins on a line of its own

@@ -15,6 +15,7 @@ from ingest.i18n import Translatable, Translator, language_of, translate
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ingest.chunk import Span
     from ingest.pipeline import FileOutcome
 
 say = Translator(language_of(os.environ))
@@ -29,6 +30,14 @@ def out_piece(text: str) -> None:
     """A piece of a line of the result, at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def bold(text: str, span: "Span | None") -> str:
+    """The text with characters [start, end) in bold, if a person reads it on a terminal."""
+    if not span or not sys.stdout.isatty():
+        return text
+    start, end = span
+    return f"{text[:start]}\x1b[1m{text[start:end]}\x1b[22m{text[end:]}"
 
 
 def note(text: str) -> None:

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.chunk import LONGEST_SENTENCE
-from ingest.normalize import normalize
 from rag.extract import ScoredPassage, Sentence, choose, rank
-from rag.question import analyze, mentions
+from rag.question import analyze
 from rag.units import LONGEST_GROUP
 from tests.fakes import HashEmbedder
 
@@ -56,8 +55,8 @@ def test_the_sentence_beyond_the_topic_wins(question, answer):
     assert answer in quote([COMPANY, BRIDGE], best)
 
 
-def test_a_date_is_answered_by_its_clause():
-    assert ranked("星河公司是哪一年成立的？", COMPANY)[0].shown == "公司成立于1998年"
+def test_a_date_is_answered_by_its_sentence():
+    assert ranked("星河公司是哪一年成立的？", COMPANY)[0].shown == "公司成立于1998年，当时只有七名员工。"
 
 
 @settings(max_examples=60, deadline=None)
@@ -98,30 +97,6 @@ def test_a_second_sentence_only_where_it_is_nearly_as_good():
 def test_the_same_text_is_not_shown_twice():
     best = Sentence(0, 0, 9, 9.0, "共 5 天。")
     assert choose([best, Sentence(1, 0, 9, 8.5, "共5天"), Sentence(0, 3, 6, 8.0, "天")]) == [best]
-
-
-@pytest.mark.parametrize(
-    ("question", "kind"),
-    [
-        ("公司是哪年成立的？", "date"),
-        ("湯瑪斯什麼時候去世？", "date"),
-        ("In which year did it open?", "date"),
-        ("第几届比赛？", "number"),
-        ("How many people live there?", "number"),
-        ("誰寫了這本書？", "person"),
-        ("Who wrote it?", "person"),
-        ("首都在哪里？", "place"),
-        ("为什么停产？", "reason"),
-        ("这部小说叫什么？", "title"),
-    ],
-)
-def test_kinds_asked_for(question, kind):
-    assert kind in analyze(question).answer_types
-
-
-def test_a_name_that_the_question_holds_is_no_answer():
-    assert mentions("date", normalize("公司1998年成立"), normalize("哪年成立？"))
-    assert not mentions("date", normalize("1998年的公司"), normalize("1998年发生了什么？"))
 
 
 TABLE = ScoredPassage(
