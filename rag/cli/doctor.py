@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Package:
-    """A row of packages.toml."""
+class Dependency:
+    """A row of packages.toml: what a package is for, the extra that brings it, and what it is imported as."""
 
     use: str = ""
     extra: str = ""
     modules: tuple[str, ...] = ()
 
 
-def packages() -> dict[str, Package]:
+def packages() -> dict[str, Dependency]:
     """The rows of packages.toml by the names of the packages."""
     rows = tomllib.loads(Path(__file__).with_name("packages.toml").read_text("utf-8"))
-    return {name: Package(**{"modules": (name.replace("-", "_"),)} | row) for name, row in rows.items()}
+    return {name: Dependency(**{"modules": (name.replace("-", "_"),)} | row) for name, row in rows.items()}
 
 
 @with_options(

@@ -270,6 +270,10 @@ def _embed(body: EmbeddingsRequest, state: ServerState) -> EmbeddingListResponse
     )
 
 
+def _turn(message: ChatMessage) -> Message:
+    return Message("assistant" if message.role == "assistant" else "user", message.text)
+
+
 def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
     """The user's last message is the question, the messages before it are the conversation."""
     for field, problem in UNSUPPORTED.items():
@@ -294,7 +298,7 @@ def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
         **body.model_dump(include={"temperature", "top_p", "seed"}),
     )
     return UserQuestion(
-        last.text, base, tuple(Message(each.role, each.text) for each in history if each.text), sampling,
+        last.text, base, tuple(_turn(each) for each in history if each.text), sampling,
         system.strip(), tuple(name for name, value in needs.items() if value),
     )  # fmt: skip
 
