@@ -27,7 +27,7 @@ FOUND = 2.0
 """What a chunk gains that has them all."""
 CHECKED = 200
 """How many of the best chunks are searched for codes."""
-READING = 0.5
+READING = 0.25
 """What a point of the reader's score adds to a chunk's."""
 UNKNOWN = 6.0
 """Terms that no chunk has may always weigh this much: about two words."""
