@@ -22,11 +22,10 @@ from ingest.errors import UserError
 from ingest.normalize import FIELDS, normalize, one_line, words
 from ingest.store import Store
 from ingest.types import Chunk, Passage
-from rag.question import codes, fact_kinds
+from rag.question import RARITY, TermWeights, codes, fact_kinds, worth_of
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
-from rag.term_weights import RARITY, TermWeights, worth_of
-from rag.types import NO_SPAN, Answer, AnswerSpan, Idf, Query, Reading, Retrieved
+from rag.types import NO_SPAN, Answer, AnswerSpan, Idf, Query, ReaderOutput, Retrieved
 from rag.units import (
     ANSWERER,
     ASKS,
@@ -114,7 +113,7 @@ class ScoredPassage:
     headings: frozenset[str] = frozenset()
     header: str = ""
     facts: Sequence[Span] = ()
-    reading: Reading | None = None
+    reading: ReaderOutput | None = None
     read_from: int = 0
 
     def best_in(self, unit: Unit) -> AnswerSpan | None:

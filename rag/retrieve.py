@@ -15,7 +15,7 @@ from ingest.store import Ranking, Store
 from ingest.types import Chunk, Hit, Passage
 from rag.question import codes
 from rag.score_norm import ScoreNorm, background_frequencies, background_weight
-from rag.types import Citation, Query, Reading
+from rag.types import Citation, Query, ReaderOutput
 
 Scores = NDArray[np.floating]
 
@@ -243,8 +243,8 @@ def rerank(
 
 
 def by_reading(
-    hits: Sequence[Hit], passages: Sequence[Passage], readings: Sequence[Reading]
-) -> tuple[list[Hit], list[Passage], list[Reading]]:
+    hits: Sequence[Hit], passages: Sequence[Passage], readings: Sequence[ReaderOutput]
+) -> tuple[list[Hit], list[Passage], list[ReaderOutput]]:
     """The hits in the order of what retrieval and the reader say together. Only the first were read: the
     others stay behind them."""
     least = min((each.score for each in readings), default=0.0)
