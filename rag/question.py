@@ -205,6 +205,11 @@ def codes(text: str) -> frozenset[str]:
     return frozenset(parts | {f"{_integer(a)}.{_integer(b or '0')}" for a, b in articles})
 
 
+def asks_article(query: Query) -> bool:
+    """Whether a question asks what an article says, and nothing more of it."""
+    return bool(_PATTERNS["article_asked"].search(query.normalized))
+
+
 def _integer(numeral: str) -> int:
     """The value of `12`, `十二`, `一百零三`."""
     if numeral.isdecimal():
