@@ -97,7 +97,7 @@ def test_the_contents_are_the_documents_and_example_questions(pipeline: Pipeline
 @pytest.mark.parametrize(
     ("question", "says"),
     [
-        ("第10条规定了什么？", "第十条"),
+        ("第十条规定了什么？", "第十条"),
         ("第十九条是什么？", "第十九条"),
         ("第十九条之一规定了什么？", ""),
         ("第20条", ""),
