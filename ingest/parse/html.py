@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 from ingest import encoding
 from ingest.files import damaged
@@ -60,8 +61,27 @@ _NAME = re.compile(
     r"|news|items?|widget|icons?|notice|consent|inner|content|top|left|right|bottom|menu|nav|form|thread|\d+))?",
     re.IGNORECASE,
 )
+_CONTENT = re.compile(  # names of the element around an article's text
+    r"(?:[a-z]+[-_]+)*(?:article|post|entry|story|news|blog|single)[-_]*(?:body|content|text|detail)s?"
+    r"(?:[-_]+(?:[a-z]+|\d+))*",
+    re.IGNORECASE,
+)
+_CONTAINERS = (1, 2, 4, 8)  # kinds of elements around the content, from the outside in
+_DOUBTFUL = 16  # a margin that is too long to be one for sure
+_LEAST = 300  # characters outside links, and half of the page's: then such an element is the content
+_BYLINE = 500  # characters between the page's heading and such an element that belong to the content
+_RULE = re.compile(r"([^{}@;]*)\{([^{}]*)\}|[^{}]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")  # an @media is one
+_SELECTOR = re.compile(r"[a-z]*([.#][\w-]+)")
 _ROLES = {"navigation", "banner", "contentinfo", "complementary", "search", "dialog", "alertdialog"}
 _PROSE = 3000  # characters outside of links; a margin with more of them is content
+
+
+class _Piece(NamedTuple):
+    """A block, the kinds of the elements around it that may be the content, its characters outside links."""
+
+    block: Block
+    kinds: int
+    prose: int
 
 
 @dataclass
@@ -71,8 +91,7 @@ class _Margin:
     tag: str
     depth: int  # open elements around it
     tables: int  # open tables around it
-    blocks: list[Block] = field(default_factory=list)
-    linked: int = 0  # characters inside links
+    pieces: list[_Piece] = field(default_factory=list)
     content: bool = False  # it holds the page's main element, or as a header the page's heading
 
 
@@ -114,12 +133,14 @@ class Page(HTMLParser):
         self.title = ""
         self.titled = True  # False while inside <title>
         self.shown = self.left_out = 0  # characters of the content and of the margins
-        self.margins: list[Block] = []  # the margins' text, as long as it is no longer than `SEGMENT`
+        self._margins: list[_Piece] = []  # their text, as long as it is no longer than `SEGMENT`
         self._prose = 0  # characters of the margins outside links
         self._whole = whole
-        self._blocks: list[Block] = []
+        self._pieces: list[_Piece] = []
         self._words: list[str] = []
-        self._open: list[tuple[str, bool]] = []  # open elements, and whether they are unseen
+        self._linked = 0  # of their characters
+        self._open: list[tuple[str, bool, int]] = []  # open elements, whether unseen, kinds of content around
+        self._invisible: set[str] = set()  # `.name` and `#id` that a style sheet hides
         self._count: Counter[str] = Counter()  # of the open elements by tag
         self._around: list[_Margin] = []  # open margins
         self._main = self._links = self._pre = self._rank = 0
@@ -129,14 +150,21 @@ class Page(HTMLParser):
         self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
         self._tables: list[_Table] = []
 
-    def take(self) -> list[Block]:
-        blocks, self._blocks = self._blocks, []
-        self.shown += sum(len(block.text) for block in blocks)
-        return blocks
+    def take(self, *, ended: bool = False) -> list[Block]:
+        """The blocks that are complete: those of a page with margins when it has ended or is long."""
+        if not (ended or self._whole or self.shown) and _size(self._pieces) < SEGMENT:
+            return []
+        pieces, self._pieces = self._pieces, []
+        content = pieces if self._whole or self.shown else _content(pieces)
+        self._has_main = self._has_main or content is not pieces
+        self.shown += _size(pieces)
+        self.left_out += _size(pieces) - _size(content)
+        return [piece.block for piece in content]
 
     def rest(self) -> list[Block]:
         """The margins if they hold more prose than the page, so that no page is lost by its names."""
-        return self.margins if self._prose > self.shown and not self._has_main else []
+        more = self._prose > self.shown and not self._has_main
+        return [piece.block for piece in self._margins] if more else []
 
     @property
     def _unseen(self) -> bool:
@@ -150,7 +178,10 @@ class Page(HTMLParser):
         return self._tables[-1] if open_table else None
 
     def _add(self, blocks: Iterable[Block]) -> None:
-        (self._around[-1].blocks if self._around else self._blocks).extend(blocks)
+        """Add blocks, of whose characters `_linked` are inside links."""
+        pieces = self._around[-1].pieces if self._around else self._pieces
+        kinds = self._open[-1][2] if self._open else 0
+        pieces += (_Piece(block, kinds, len(block.text) - self._linked) for block in blocks)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
@@ -168,7 +199,8 @@ class Page(HTMLParser):
             if not unseen and self._beside(tag, values):
                 self._flush()
                 self._around.append(_Margin(tag, len(self._open), len(self._tables)))
-            self._open.append((tag, unseen))
+            kinds = self._open[-1][2] if self._open else 0
+            self._open.append((tag, unseen, kinds | _container(tag, values)))
             self._count[tag] += 1
             self._main += tag in ("main", "article")
             self._has_main = self._has_main or tag == "main"
@@ -180,7 +212,7 @@ class Page(HTMLParser):
             self._words.append("\n")
         elif tag in ("sup", "sub"):
             self._scripts.append(len(self._words))
-        elif tag in ("img", "input"):
+        elif tag in ("img", "input") and not self._count["noscript"]:  # which repeats a picture
             self._words.append(_value(tag, values))
         elif tag == "a":
             self._links += 1
@@ -195,8 +227,10 @@ class Page(HTMLParser):
 
     def _hidden(self, tag: str, values: dict[str, str]) -> bool:
         style = "".join(values.get("style", "").split())
+        names = {f".{name}" for name in values.get("class", "").split()} | {f"#{values.get('id')}"}
         return (
-            values.get("hidden", "until-found") != "until-found"
+            not names.isdisjoint(self._invisible)
+            or values.get("hidden", "until-found") != "until-found"
             or (tag == "dialog" and "open" not in values)
             or _UNSEEN.search(style) is not None
         )
@@ -269,7 +303,7 @@ class Page(HTMLParser):
 
     def _pop(self) -> None:
         """Close the innermost element, and the margin that it is."""
-        tag, _ = self._open.pop()
+        tag, *_ = self._open.pop()
         self._count[tag] -= 1
         self._main -= tag in ("main", "article")
         if not self._around or len(self._open) > self._around[-1].depth:
@@ -278,23 +312,29 @@ class Page(HTMLParser):
         while len(self._tables) > self._around[-1].tables:
             self._close_table()
         margin = self._around.pop()
-        size = sum(len(block.text) for block in margin.blocks)
-        if not margin.content and size - margin.linked < _PROSE:
+        prose = sum(piece.prose for piece in margin.pieces)
+        if not margin.content and prose < _PROSE:
             if self.left_out < SEGMENT:
-                self.margins += margin.blocks
-            self.left_out, self._prose = self.left_out + size, self._prose + size - margin.linked
+                self._margins += margin.pieces
+            self.left_out, self._prose = self.left_out + _size(margin.pieces), self._prose + prose
         elif cell := self._cell:
-            cell.add(block.text for block in margin.blocks)
+            cell.add(piece.block.text for piece in margin.pieces)
         else:
-            self._add(margin.blocks)
+            doubt = 0 if margin.content else _DOUBTFUL
+            pieces = [piece._replace(kinds=piece.kinds | doubt) for piece in margin.pieces]
+            (self._around[-1].pieces if self._around else self._pieces).extend(pieces)
 
     def handle_data(self, data: str) -> None:
         if not self.titled:
             self.title += data
         elif not self._unseen:
             self._words.append(data if self._pre else _running(data))
-            if self._around and self._links:
-                self._around[-1].linked += len(data.strip())
+            self._linked += len(data.strip()) if self._links else 0
+        elif self._open[-1][0] == "style":
+            for selectors, declarations in _RULE.findall(data):
+                if "display:none" in "".join(declarations.split()).lower():
+                    found = map(_SELECTOR.fullmatch, map(str.strip, selectors.split(",")))
+                    self._invisible |= {match[1] for match in found if match}
 
     def close(self) -> None:
         super().close()
@@ -310,15 +350,15 @@ class Page(HTMLParser):
         self._words, self._scripts = [], []
         if not self._pre:
             text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
-        if not text.strip():
-            return
-        if cell := self._cell:
-            cell.add([text])
-        elif found := (text, self._rank) if self._rank else chinese_heading(text):
-            self._add([heading(*found)])
-        else:
-            self._add([Block(self._bullet + text, (), bool(self._bullet))])
-        self._bullet = ""
+        if text.strip():
+            if cell := self._cell:
+                cell.add([text])
+            elif found := (text, self._rank) if self._rank else chinese_heading(text):
+                self._add([heading(*found)])
+            else:
+                self._add([Block(self._bullet + text, (), bool(self._bullet))])
+            self._bullet = ""
+        self._linked = 0
 
     def _close_table(self) -> None:
         """A table of one column, one row or long cells is only layout and becomes paragraphs. A table
@@ -331,6 +371,34 @@ class Page(HTMLParser):
             self._add(Block(clean(text)) for row in rows for text in row)
         else:
             self._add(text_table(table))
+
+
+def _size(pieces: Iterable[_Piece]) -> int:
+    return sum(len(piece.block.text) for piece in pieces)
+
+
+def _container(tag: str, values: dict[str, str]) -> int:
+    """The kinds of element around the content that this is, as a sum."""
+    named = any(map(_CONTENT.fullmatch, f"{values.get('class', '')} {values.get('id', '')}".split()))
+    whole, body = tag == "main" or values.get("role") == "main", values.get("itemprop") == "articleBody"
+    return sum(n for n, true in zip(_CONTAINERS, (whole, tag == "article", body, named), strict=True) if true)
+
+
+def _content(pieces: list[_Piece]) -> list[_Piece]:
+    """What stands inside the element around the content, with the page's heading and the lines below
+    it; all if no such element has most of the text."""
+    for kind in _CONTAINERS:
+        sure = [piece for piece in pieces if not piece.kinds & _DOUBTFUL]
+        inside = [piece for piece in sure if piece.kinds & kind]
+        prose = sum(piece.prose for piece in inside)
+        if prose < _LEAST or 2 * prose < sum(piece.prose for piece in sure):
+            continue
+        first = sure.index(inside[0])
+        above = range(first - 1, -1, -1)
+        title = next((at for at in above if any(m.level == 1 for m in sure[at].block.marks)), first)
+        byline = sure[title:first]
+        pieces = (byline if _size(byline) < _BYLINE else byline[:1]) + inside
+    return pieces
 
 
 _BUTTONS = {"hidden", "password", "submit", "button", "reset", "image", "file"}
@@ -374,7 +442,7 @@ def html_blocks(
         yield from page.take()
     page.close()
     set_title(" ".join(page.title.split()))
-    yield from page.take()
+    yield from page.take(ended=True)
     rest = page.rest()
     yield from rest
     if page.left_out and not rest and warn is not None:
