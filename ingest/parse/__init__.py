@@ -159,7 +159,7 @@ class FileParser:
             case "eml":
                 return mail_blocks(path, warn=warn, inner=self.inner)
             case "msg":
-                return outlook_blocks(path, warn=warn)
+                return outlook_blocks(path, warn=warn, inner=self.inner)
             case "xlsx" | "xls" | "ods":
                 return workbook_blocks(path, self.kind, warn=warn)
             case "odt" | "odp":
