@@ -67,7 +67,6 @@ _CONTENT = re.compile(  # names of the element around an article's text
     re.IGNORECASE,
 )
 _CONTAINERS = (1, 2, 4, 8)  # kinds of elements around the content, from the outside in
-_DOUBTFUL = 16  # a margin that is too long to be one for sure
 _LEAST = 300  # characters outside links, and half of the page's: then such an element is the content
 _BYLINE = 500  # characters between the page's heading and such an element that belong to the content
 _RULE = re.compile(r"([^{}@;]*)\{([^{}]*)\}|[^{}]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")  # an @media is one
@@ -76,23 +75,23 @@ _ROLES = {"navigation", "banner", "contentinfo", "complementary", "search", "dia
 _PROSE = 3000  # characters outside of links; a margin with more of them is content
 
 
-class _Piece(NamedTuple):
-    """A block, the kinds of the elements around it that may be the content, its characters outside links."""
-
-    block: Block
-    kinds: int
-    prose: int
-
-
-@dataclass
-class _Margin:
-    """A part of a page that seems to be beside its content."""
+class _Element(NamedTuple):
+    """An open element. `kinds` are those of the elements around it that may be the content, `margin` is the
+    number of the margin that it is in, which began when `tables` tables were open."""
 
     tag: str
-    depth: int  # open elements around it
-    tables: int  # open tables around it
-    pieces: list[_Piece] = field(default_factory=list)
-    content: bool = False  # it holds the page's main element, or as a header the page's heading
+    unseen: bool = False
+    kinds: int = 0
+    margin: int = 0
+    tables: int = 0
+
+
+class _Piece(NamedTuple):
+    """A block, where it stands, and its characters outside of links."""
+
+    block: Block
+    place: _Element
+    prose: int
 
 
 @dataclass
@@ -132,17 +131,16 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.title = ""
         self.titled = True  # False while inside <title>
-        self.shown = self.left_out = 0  # characters of the content and of the margins
-        self._margins: list[_Piece] = []  # their text, as long as it is no longer than `SEGMENT`
-        self._prose = 0  # characters of the margins outside links
+        self.left_out = 0  # characters beside the content
         self._whole = whole
         self._pieces: list[_Piece] = []
         self._words: list[str] = []
         self._linked = 0  # of their characters
-        self._open: list[tuple[str, bool, int]] = []  # open elements, whether unseen, kinds of content around
+        self._open = [_Element("")]
         self._invisible: set[str] = set()  # `.name` and `#id` that a style sheet hides
         self._count: Counter[str] = Counter()  # of the open elements by tag
-        self._around: list[_Margin] = []  # open margins
+        self._margins: list[str] = [""]  # their tags; a part of the page that seems to be beside its content
+        self._needed: set[int] = {0}  # margins with the page's main element or, in a header, its heading
         self._main = self._links = self._pre = self._rank = 0
         self._has_main = False
         self._scripts: list[int] = []  # where the open <sup> and <sub> begin in `_words`
@@ -152,62 +150,71 @@ class Page(HTMLParser):
 
     def take(self, *, ended: bool = False) -> list[Block]:
         """The blocks that are complete: those of a page with margins when it has ended or is long."""
-        if not (ended or self._whole or self.shown) and _size(self._pieces) < SEGMENT:
+        if not (ended or self._whole) and _size(self._pieces) < SEGMENT:
             return []
         pieces, self._pieces = self._pieces, []
-        content = pieces if self._whole or self.shown else _content(pieces)
-        self._has_main = self._has_main or content is not pieces
-        self.shown += _size(pieces)
+        content = self._content(pieces)
         self.left_out += _size(pieces) - _size(content)
         return [piece.block for piece in content]
 
-    def rest(self) -> list[Block]:
-        """The margins if they hold more prose than the page, so that no page is lost by its names."""
-        more = self._prose > self.shown and not self._has_main
-        return [piece.block for piece in self._margins] if more else []
+    def _content(self, pieces: list[_Piece]) -> list[_Piece]:
+        """The pieces without margins; a long one is content unless the page says where its content is.
+        The margins are read if they hold more prose than the page, so that no page is lost by its names."""
+        sure = [piece for piece in pieces if piece.place.margin in self._needed]
+        inside = _inside(sure)
+        if inside is not sure:
+            return inside
+        prose: Counter[int] = Counter()
+        for piece in pieces:
+            prose[piece.place.margin] += piece.prose
+        shown = self._needed | {margin for margin, size in prose.items() if size >= _PROSE}
+        content = [piece for piece in pieces if piece.place.margin in shown]
+        beside = sum(size for margin, size in prose.items() if margin not in shown)
+        return pieces if beside > _size(content) and not self._has_main else content
 
     @property
     def _unseen(self) -> bool:
-        return bool(self._open) and self._open[-1][1]
+        return self._open[-1].unseen
 
     @property
     def _cell(self) -> _Table | None:
         """The table to whose current cell the text belongs."""
-        around = self._around[-1].tables if self._around else 0
+        around = self._open[-1].tables
         open_table = len(self._tables) > around and self._tables[-1].rows and self._tables[-1].rows[-1].cells
         return self._tables[-1] if open_table else None
 
     def _add(self, blocks: Iterable[Block]) -> None:
         """Add blocks, of whose characters `_linked` are inside links."""
-        pieces = self._around[-1].pieces if self._around else self._pieces
-        kinds = self._open[-1][2] if self._open else 0
-        pieces += (_Piece(block, kinds, len(block.text) - self._linked) for block in blocks)
+        place = self._open[-1]
+        self._pieces += (_Piece(block, place, len(block.text) - self._linked) for block in blocks)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
             self.titled = False
-        in_head = self._open and self._open[-1][0] == "head"
-        if in_head and (tag in _PARAGRAPHS or tag in _RANKS):
+        if self._open[-1].tag == "head" and (tag in _PARAGRAPHS or tag in _RANKS):
             self._pop()  # a page without </head> must not vanish
-        while self._open and tag in _ENDS.get(self._open[-1][0], ()):
+        while tag in _ENDS.get(self._open[-1].tag, ()):
             self._pop()
         values = {name: value or "" for name, value in attrs}
         unseen = self._unseen or tag in _HIDDEN or self._hidden(tag, values)
         if tag == "iframe" and "srcdoc" in values and not self._unseen:
             self._add(html_blocks([values["srcdoc"]], whole=True))
         if tag not in _VOID:
+            place = self._open[-1]
+            place = place._replace(tag=tag, unseen=unseen, kinds=place.kinds | _container(tag, values))
             if not unseen and self._beside(tag, values):
                 self._flush()
-                self._around.append(_Margin(tag, len(self._open), len(self._tables)))
-            kinds = self._open[-1][2] if self._open else 0
-            self._open.append((tag, unseen, kinds | _container(tag, values)))
+                place = place._replace(margin=len(self._margins), tables=len(self._tables))
+                self._margins.append(tag)
+            self._open.append(place)
             self._count[tag] += 1
             self._main += tag in ("main", "article")
             self._has_main = self._has_main or tag == "main"
         if unseen:
             return
-        if self._around and (tag == "main" or (tag == "h1" and self._around[-1].tag == "header")):
-            self._around[-1].content = True
+        margin = self._open[-1].margin
+        if tag == "main" or (tag == "h1" and self._margins[margin] == "header"):
+            self._needed.add(margin)
         if tag == "br":
             self._words.append("\n")
         elif tag in ("sup", "sub"):
@@ -275,9 +282,9 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
             self.titled = True
-        near = range(len(self._open) - 1, max(-1, len(self._open) - 1 - _NEAR), -1)
-        depth = next((at for at in near if self._open[at][0] == tag), None) if self._count[tag] else None
-        unseen = self._unseen if depth is None else self._open[depth][1]
+        near = range(len(self._open) - 1, max(0, len(self._open) - 1 - _NEAR), -1)
+        depth = next((at for at in near if self._open[at].tag == tag), None) if self._count[tag] else None
+        unseen = self._unseen if depth is None else self._open[depth].unseen
         if not unseen:
             self._end(tag)
         while depth is not None and len(self._open) > depth:
@@ -303,26 +310,14 @@ class Page(HTMLParser):
 
     def _pop(self) -> None:
         """Close the innermost element, and the margin that it is."""
-        tag, *_ = self._open.pop()
-        self._count[tag] -= 1
-        self._main -= tag in ("main", "article")
-        if not self._around or len(self._open) > self._around[-1].depth:
-            return
-        self._flush()
-        while len(self._tables) > self._around[-1].tables:
-            self._close_table()
-        margin = self._around.pop()
-        prose = sum(piece.prose for piece in margin.pieces)
-        if not margin.content and prose < _PROSE:
-            if self.left_out < SEGMENT:
-                self._margins += margin.pieces
-            self.left_out, self._prose = self.left_out + _size(margin.pieces), self._prose + prose
-        elif cell := self._cell:
-            cell.add(piece.block.text for piece in margin.pieces)
-        else:
-            doubt = 0 if margin.content else _DOUBTFUL
-            pieces = [piece._replace(kinds=piece.kinds | doubt) for piece in margin.pieces]
-            (self._around[-1].pieces if self._around else self._pieces).extend(pieces)
+        place = self._open[-1]
+        if place.margin != self._open[-2].margin:
+            self._flush()
+            while len(self._tables) > place.tables:
+                self._close_table()
+        self._open.pop()
+        self._count[place.tag] -= 1
+        self._main -= place.tag in ("main", "article")
 
     def handle_data(self, data: str) -> None:
         if not self.titled:
@@ -330,7 +325,7 @@ class Page(HTMLParser):
         elif not self._unseen:
             self._words.append(data if self._pre else _running(data))
             self._linked += len(data.strip()) if self._links else 0
-        elif self._open[-1][0] == "style":
+        elif self._open[-1].tag == "style":
             for selectors, declarations in _RULE.findall(data):
                 if "display:none" in "".join(declarations.split()).lower():
                     found = map(_SELECTOR.fullmatch, map(str.strip, selectors.split(",")))
@@ -339,7 +334,7 @@ class Page(HTMLParser):
     def close(self) -> None:
         super().close()
         self._flush()
-        while self._open:
+        while len(self._open) > 1:
             self._pop()
         while self._tables:
             self._close_table()
@@ -384,19 +379,18 @@ def _container(tag: str, values: dict[str, str]) -> int:
     return sum(n for n, true in zip(_CONTAINERS, (whole, tag == "article", body, named), strict=True) if true)
 
 
-def _content(pieces: list[_Piece]) -> list[_Piece]:
+def _inside(pieces: list[_Piece]) -> list[_Piece]:
     """What stands inside the element around the content, with the page's heading and the lines below
     it; all if no such element has most of the text."""
     for kind in _CONTAINERS:
-        sure = [piece for piece in pieces if not piece.kinds & _DOUBTFUL]
-        inside = [piece for piece in sure if piece.kinds & kind]
+        inside = [piece for piece in pieces if piece.place.kinds & kind]
         prose = sum(piece.prose for piece in inside)
-        if prose < _LEAST or 2 * prose < sum(piece.prose for piece in sure):
+        if prose < _LEAST or 2 * prose < sum(piece.prose for piece in pieces):
             continue
-        first = sure.index(inside[0])
+        first = pieces.index(inside[0])
         above = range(first - 1, -1, -1)
-        title = next((at for at in above if any(m.level == 1 for m in sure[at].block.marks)), first)
-        byline = sure[title:first]
+        title = next((at for at in above if any(m.level == 1 for m in pieces[at].block.marks)), first)
+        byline = pieces[title:first]
         pieces = (byline if _size(byline) < _BYLINE else byline[:1]) + inside
     return pieces
 
@@ -443,9 +437,7 @@ def html_blocks(
     page.close()
     set_title(" ".join(page.title.split()))
     yield from page.take(ended=True)
-    rest = page.rest()
-    yield from rest
-    if page.left_out and not rest and warn is not None:
+    if page.left_out and warn is not None:
         warn.append(
             Translatable(
                 "left out as navigation or margin of the page: {count} characters", count=page.left_out
