@@ -91,20 +91,20 @@ def read_config(place: Place, file: Path | None = None) -> Config:
     hints = get_type_hints(Config)
     sections = {field.name: hints[field.name] for field in fields(Config)[1:]}
     options = read_sections(file or place / SETTINGS, sections)
-    if generate := options.get("generate"):
-        options["generate"] = _resolve_paths(place, generate)
-    return Config(place, **options)
+    return _resolve_paths(place, Config(place, **options))
 
 
-def _resolve_paths(folder: Path, options: GenerateOptions) -> GenerateOptions:
-    """The options with the path of each model folder that lies in `folder`."""
+def _resolve_paths(folder: Path, config: Config) -> Config:
+    """The settings with the path of each model folder that lies in `folder`."""
 
     def resolve(name: str) -> str:
         return str(folder / name) if name and (folder / name).is_dir() else name
 
+    options = config.generate
     endpoint = replace(options.endpoint, tokenizer=resolve(options.endpoint.tokenizer))
     model, adapter = resolve(options.model), resolve(options.adapter)
-    return replace(options, model=model, adapter=adapter, endpoint=endpoint)
+    generate = replace(options, model=model, adapter=adapter, endpoint=endpoint)
+    return replace(config, generate=generate, read=replace(config.read, reader=resolve(config.read.reader)))
 
 
 def is_knowledge_base(folder: Path) -> bool:

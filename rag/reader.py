@@ -22,8 +22,9 @@ from ingest.embed import e5_graph
 from ingest.embed.e5 import BundledEmbedder, cached_folder, data_file
 from ingest.embed.e5_graph import BOS, EOS, PAD, E5Checkpoint, Graph, Weights, encode
 from ingest.errors import UserError
+from ingest.normalize import simplify
 from ingest.types import Chunk
-from rag.types import Reading
+from rag.types import ReaderOutput
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -60,7 +61,12 @@ class RowBuilder:
         self._pieces, self._most = pieces, most
 
     def row(self, question: str, context: str, text: str) -> ReaderRow:
-        """`question` over a chunk `text` under `context` (title and headings); the end is cut off."""
+        """`question` over a chunk `text` under `context` (title and headings); the end is cut off.
+
+        If only one of them is in traditional characters, both are read in simplified ones.
+        """
+        if (simplify(question) == question) != (simplify(text) == text):
+            question, context, text = map(simplify, (question, context, text))
         words, above = encode(self._pieces, [question, context])
         head = [BOS, *words[:_MOST_QUESTION], EOS, EOS, *above[:_MOST_CONTEXT]]
         tokens, offsets = self._tokens(text)
@@ -102,13 +108,13 @@ class Reader:
         self.folder, self._builder = folder, RowBuilder(pieces)
         self._session = e5_graph.open_session(folder / "reader.onnx", threads=threads)
 
-    def read(self, question: str, chunks: Sequence[Chunk]) -> list[Reading]:
+    def read(self, question: str, chunks: Sequence[Chunk]) -> list[ReaderOutput]:
         """What it says of each chunk under its title and headings."""
         rows = [self._builder.row(question, chunk.context, chunk.text) for chunk in chunks]
         return _run(self._session, rows) if rows else []
 
 
-def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[Reading]:
+def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[ReaderOutput]:
     shape = (len(rows), max(len(row.ids) for row in rows))
     ids, features = np.full(shape, PAD, np.int32), np.zeros(shape, np.int32)
     mask, allowed = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -121,7 +127,7 @@ def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[Reading
     readings = []
     for k, row in enumerate(rows):
         logits = spans[k, row.first : row.first + len(row.offsets)] - spans[k, 0]
-        readings.append(Reading(row.offsets, logits[:, 0], logits[:, 1], float(answerable[k, 0])))
+        readings.append(ReaderOutput(row.offsets, logits[:, 0], logits[:, 1], float(answerable[k, 0])))
     return readings
 
 
@@ -170,10 +176,10 @@ def build(data: bytes, path: Path, folder: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    encoder = e5_graph.read(data_file())
     fast, exact = folder / "reader.onnx", folder / "float32.onnx"
     try:
         tensors = load(data)
+        encoder = e5_graph.read(data_file())
         checkpoint = _with_upper_layers(encoder, tensors)
         for file, ranges in ((fast, {}), (exact, None)):
             with file.with_suffix(".bin").open("wb") as stream:

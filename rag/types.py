@@ -47,6 +47,10 @@ class Sampling:
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these."""
+    response_format: str = ""
+    """OpenAI's field of this name as JSON, for a model that is served elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ NO_SPAN = AnswerSpan(0, 0, -20.0)
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReaderOutput:
     """What the reader says of one chunk.
 
     `offsets` are the characters of each token, `starts` and `ends` the logits (tokens,) of the first and
@@ -112,7 +116,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class RefusalFeatures:
     """What the confidence of a question depends on.
 
     `excess` is the best fused score minus `ScoreNorm.level`: how much better the knowledge base matches
@@ -123,7 +127,7 @@ class Evidence:
     reading: float = 0.0
 
     @property
-    def features(self) -> NDArray[np.float64]:
+    def vector(self) -> NDArray[np.float64]:
         return np.array([self.excess, np.clip(self.reading, *COUNTED), 1.0])
 
 
@@ -143,8 +147,8 @@ class Retrieved:
     ranking: Ranking
     hits: tuple[Hit, ...]
     passages: tuple[Passage, ...]
-    readings: tuple[Reading, ...]
-    evidence: Evidence
+    readings: tuple[ReaderOutput, ...]
+    features: RefusalFeatures
     confidence: float
     threshold: float
     answerable: bool

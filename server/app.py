@@ -16,6 +16,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.middleware.cors import CORSMiddleware
 
 from ingest.errors import UserError
 from ingest.files import FORMATS
@@ -82,7 +83,7 @@ def create_app(state: ServerState) -> FastAPI:
     app = FastAPI(
         title="chatglm-rag", version=version("chatglm-rag"),
         description="Questions about your documents, answered with sources.",
-        docs_url=None, redoc_url=None,  # those pages load scripts from other sites
+        docs_url=None, redoc_url=None,  # those pages load scripts from other sites; ours is docs.html
         max_body_size=MAX_BODY, responses=COMMON_RESPONSES,
         lifespan=lambda _: tools.router.lifespan_context(tools),  # pyright: ignore[reportArgumentType]
         generate_unique_id_function=lambda route: route.name,
@@ -110,6 +111,10 @@ def create_app(state: ServerState) -> FastAPI:
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(WEB / "index.html", headers={"cache-control": "no-cache"})
+
+    @app.get("/docs", include_in_schema=False)
+    def reference() -> FileResponse:
+        return FileResponse(WEB / "docs.html", headers={"cache-control": "no-cache"})
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
     app.router.routes.extend(tools.routes)
@@ -145,8 +150,9 @@ def serve(
 def uvicorn_config(state: ServerState) -> uvicorn.Config:
     """How uvicorn runs the application. Headers about the client's address are ignored."""
     inner = DisconnectMiddleware(create_app(state), state.options.patience)
+    access = AccessMiddleware(inner, state.options, state.keys, state.metrics)
     return uvicorn.Config(
-        AccessMiddleware(inner, state.options, state.keys, state.metrics),
+        CORSMiddleware(access, state.options.origins, allow_methods=["*"], allow_headers=["*"]),
         http=protocol(state.options.patience), ws="none", access_log=False, log_config=None,
         server_header=False, proxy_headers=False, timeout_keep_alive=30,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,

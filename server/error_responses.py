@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ingest.errors import Away, Busy, UserError
-from ingest.i18n import Translator
+from ingest.i18n import Translatable, Translator
 from rag.endpoint.engines import EngineFailure, Unreachable
 from server import schemas
 from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_body
@@ -71,6 +72,39 @@ def error_response(
     return JSONResponse(body.model_dump(), status, headers)
 
 
+def _problem_of(error: Mapping[str, Any]) -> Translatable:
+    """What pydantic found wrong with a value, in a person's words."""
+    kind, given = error["type"], error.get("ctx", {})
+    match kind:
+        case "missing":
+            return Translatable("is missing")
+        case "extra_forbidden":
+            return Translatable("is not the name of a field; leave it out")
+        case "json_invalid":
+            return Translatable("is not valid JSON")
+        case "too_short" | "string_too_short":
+            return Translatable("is empty")
+        case "string_too_long":
+            return Translatable("has more than {n} characters; shorten it", n=given["max_length"])
+        case "too_long":
+            return Translatable("has more than {n} items; leave some out", n=given["max_length"])
+        case "literal_error" | "union_tag_invalid":
+            return Translatable("must be {values}", values=given.get("expected") or given["expected_tags"])
+        case "greater_than_equal" | "greater_than":
+            return Translatable("must be {n} or more", n=given.get("ge", given.get("gt")))
+        case "less_than_equal" | "less_than":
+            return Translatable("must be {n} or less", n=given.get("le", given.get("lt")))
+        case "string_pattern_mismatch":
+            return Translatable("is blank, or has characters that are not allowed here")
+        case "string_type":
+            return Translatable("must be a text")
+        case "bool_type":
+            return Translatable("must be true or false")
+        case "list_type":
+            return Translatable("must be a list")
+    return Translatable("must be a number" if "float" in kind or "int" in kind else "has another form here")
+
+
 def _methods(app: FastAPI, request: Request) -> list[str]:
     """The methods of a request's path. A router knows only the method of one route."""
     path = urlsplit(str(request.url)).path
@@ -98,10 +132,11 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return error_response(request.state.say, status, problem, code, kind, headers=headers)
 
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
+        first, names = error.errors()[0], request.scope["route"].path.startswith("/v1/")
         field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        problem = UserError("{field}: {problem}", field=field, problem=first["msg"])
-        return error_response(request.state.say, 422, problem, "invalid", param=field)
+        problem = UserError("{field} {problem}", field=field, problem=_problem_of(first))
+        status = 400 if names else 422  # as OpenAI's clients expect
+        return error_response(request.state.say, status, problem, "invalid", param=field)
 
     def http(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})

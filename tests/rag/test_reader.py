@@ -12,7 +12,7 @@ from ingest.errors import UserError
 from ingest.types import Chunk
 from rag import reader as reader_module
 from rag.reader import WEIGHTS, Reader, RowBuilder, open_reader
-from rag.types import NO_SPAN, Reading
+from rag.types import NO_SPAN, ReaderOutput
 
 TEXTS = (
     "第十九条 劳动合同期限三个月以上不满一年的，试用期不得超过一个月。",
@@ -78,7 +78,7 @@ def test_the_best_span_is_the_best_of_all_within_its_bounds() -> None:
     rng = np.random.default_rng(3)
     offsets = [(k, k + 1) for k in range(9)]
     for _ in range(30):
-        reading = Reading(offsets, *rng.normal(size=(2, 9)).astype(np.float32), 0.0)
+        reading = ReaderOutput(offsets, *rng.normal(size=(2, 9)).astype(np.float32), 0.0)
         start, end = sorted(rng.choice(10, 2, replace=False).tolist())
         best = reading.best(start, end)
         pairs = [(a, b) for a in range(start, end) for b in range(a, end)]
@@ -137,3 +137,10 @@ def test_damaged_bundled_weights_are_told(monkeypatch: pytest.MonkeyPatch, encod
     monkeypatch.setattr(reader_module, "BUNDLED_SHA256", "0" * 64)
     with pytest.raises(UserError, match="install chatglm-rag again"):
         open_reader("bundled", encoder)
+
+
+def test_a_question_in_traditional_characters_is_read_as_one_in_simplified_ones(reader: Reader) -> None:
+    text = "有关行政部门应当自收到投诉之日起七个工作日内，予以处理并告知消费者。"
+    asked = ("消费者投诉后几个工作日内处理？", "消費者投訴後幾個工作日內處理？")
+    simple, traditional = (reader.read(question, [chunk(text)])[0].score for question in asked)
+    assert traditional == pytest.approx(simple, abs=1e-4)
