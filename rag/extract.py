@@ -23,9 +23,10 @@ from ingest.normalize import FIELDS, normalize, one_line, words
 from ingest.store import Store
 from ingest.types import Chunk, Passage
 from rag.question import RARITY, TermWeights, codes, fact_kinds, worth_of
+from rag.reader import NO_SPAN, best_span
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
-from rag.types import NO_SPAN, Answer, AnswerSpan, Idf, Query, ReaderOutput, Retrieved
+from rag.types import Answer, AnswerSpan, Idf, Query, ReaderOutput, Retrieved
 from rag.units import (
     ANSWERER,
     ASKS,
@@ -122,7 +123,9 @@ class ScoredPassage:
             return None
         first, whole = self.read_from, (unit.start, unit.end)
         parts = [m.span() for m in _CELL.finditer(self.text, *whole)] if unit.names else [whole]
-        best = max((self.reading.best(a - first, b - first) for a, b in parts), key=lambda span: span.margin)
+        best = max(
+            (best_span(self.reading, a - first, b - first) for a, b in parts), key=lambda span: span.margin
+        )
         if best is NO_SPAN:
             return None
         return AnswerSpan(best.start + first, best.end + first, best.margin)
@@ -334,7 +337,7 @@ def _scores_by_words(
         scores[k] += FACT * any(within)
         passage = passages[candidate.passage]
         if passage.reading:
-            span, best = passage.best_in(unit), passage.reading.best().margin
+            span, best = passage.best_in(unit), best_span(passage.reading).margin
             scores[k] += SPAN * (max(span.margin - best, LEAST_SPAN) if span else UNREAD)
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS

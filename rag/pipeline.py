@@ -18,7 +18,7 @@ from rag.config import Config
 from rag.extract import extract
 from rag.generate import Generator, check_sampling, until
 from rag.prompt import compose
-from rag.question import SmallTalk, analyze, codes, small_talk, stand_alone, strays
+from rag.question import SmallTalk, analyze, asks_article, codes, small_talk, stand_alone, strays
 from rag.reader import Reader
 from rag.retrieve import Reranker, best_of_passages, by_reading, rank, rerank
 from rag.score_norm import Calibration, ScoreNorm, confidence
@@ -126,6 +126,8 @@ class Pipeline:
             reading = max(reading, 0.0)  # an article or an error code is asked for as a whole
         features = RefusalFeatures(excess, reading)
         likelihood = confidence(features, curve) if hits else 0.0
+        if asks_article(query) and not any(query.codes <= codes(hit.chunk.indexed) for hit in hits):
+            likelihood = 0.0  # another article does not answer
         return Retrieved(
             query=query,
             vector=vector,

@@ -76,15 +76,17 @@ def small_talk(question: str) -> SmallTalk | None:
     Each of its clauses must be small talk; the first kind in the order of the file that occurs counts.
     Signs alone (`?`, `……`) are a remark.
     """
-    kinds: set[SmallTalk] = set()
+    kinds: list[SmallTalk] = ["remark"]
     for part in re.split(r"[^\w\s'+*/^×÷%=.()-]+|\n", normalize(question).replace("’", "'")):
         clause = part.strip("/-_.'= ")
         forms = {clause, _TAIL.sub("", clause)}
-        found = [kind for kind, pattern in _SMALL_TALK.items() if any(map(pattern.fullmatch, forms))]
-        if re.search(r"\w", clause) and not found:
+        found: list[SmallTalk] = [
+            kind for kind in _SMALL_TALK if any(map(_SMALL_TALK[kind].fullmatch, forms))
+        ]
+        kinds += found[:1]
+        if not found and re.search(r"\w", clause):
             return None
-        kinds.update(found[:1])
-    return next((kind for kind in _SMALL_TALK if kind in kinds), "remark")
+    return min(kinds, key=[*_SMALL_TALK].index)
 
 
 # Query rewriting
@@ -201,6 +203,11 @@ def codes(text: str) -> frozenset[str]:
     parts = {re.sub(r"\W|_", "", match[0]) for match in _CODE.finditer(normalized)}
     articles = (match.groups() for match in _ARTICLE.finditer(normalized))
     return frozenset(parts | {f"{_integer(a)}.{_integer(b or '0')}" for a, b in articles})
+
+
+def asks_article(query: Query) -> bool:
+    """Whether a question asks what an article says, and nothing more of it."""
+    return bool(_PATTERNS["article_asked"].search(query.normalized))
 
 
 def _integer(numeral: str) -> int:

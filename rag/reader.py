@@ -24,7 +24,7 @@ from ingest.embed.e5_graph import BOS, EOS, PAD, E5Checkpoint, Graph, Weights, e
 from ingest.errors import UserError
 from ingest.normalize import simplify
 from ingest.types import Chunk
-from rag.types import ReaderOutput
+from rag.types import AnswerSpan, ReaderOutput
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -40,6 +40,7 @@ FEATURE_LAYER = 8  # the features are added to its input; a reader's weights dep
 _MOST_TOKENS = 512
 _MOST_QUESTION = 48
 _MOST_CONTEXT = 48
+_LONGEST_SPAN = 40  # tokens
 _FAR = 1e4  # subtracted from the logit of what can't be chosen
 _LEAST_CORRELATION = 0.98  # of the logits in int8 and in float32; .999 is usual
 
@@ -52,6 +53,24 @@ class ReaderRow:
     features: NDArray[np.uint8]
     first: int
     offsets: list[Span]
+
+
+NO_SPAN = AnswerSpan(0, 0, -20.0)
+"""The best span of a text without tokens."""
+
+
+def best_span(output: ReaderOutput, start: int = 0, end: int | None = None) -> AnswerSpan:
+    """The best span within characters [start, end) of the chunk's text."""
+    inside = [k for k, (a, b) in enumerate(output.offsets) if a >= start and (end is None or b <= end)]
+    if not inside:
+        return NO_SPAN
+    low, high = inside[0], inside[-1] + 1
+    sums = output.starts[low:high, None] + output.ends[None, low:high]
+    distance = np.arange(high - low)[None, :] - np.arange(high - low)[:, None]
+    sums = np.where((distance >= 0) & (distance < _LONGEST_SPAN), sums, -np.inf)
+    first, last = divmod(int(sums.argmax()), high - low)
+    begin, stop = output.offsets[low + first][0], output.offsets[low + last][1]
+    return AnswerSpan(begin, stop, float(sums[first, last]))
 
 
 class RowBuilder:
@@ -127,7 +146,8 @@ def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[ReaderO
     readings = []
     for k, row in enumerate(rows):
         logits = spans[k, row.first : row.first + len(row.offsets)] - spans[k, 0]
-        readings.append(ReaderOutput(row.offsets, logits[:, 0], logits[:, 1], float(answerable[k, 0])))
+        output = ReaderOutput(row.offsets, logits[:, 0], logits[:, 1], float(answerable[k, 0]))
+        readings.append(replace(output, score=output.score + best_span(output).margin / 2))
     return readings
 
 

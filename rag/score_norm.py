@@ -151,6 +151,7 @@ def unrelated_questions() -> Mapping[Script, Sequence[str]]:
 
 # Confidence
 Floats = NDArray[np.float64]
+COUNTED = -12.0, 8.0  # the least and the largest score of the reader that count
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ READER_CALIBRATION = Calibration(Curve(0.6, -0.4, 0.35, 0.3), Curve(0.6, -0.4, 0
 
 def confidence(features: RefusalFeatures, curve: Curve) -> float:
     """The probability that there is an answer, 0 to 1."""
-    return float(_logistic(features.vector @ curve.weights))
+    return float(_logistic(_vector(features) @ curve.weights))
 
 
 def calibrate(
@@ -222,13 +223,17 @@ def calibrate(
     if not answerable or not unanswerable:
         raise ValueError("calibration needs answerable and unanswerable questions")
     sizes = [len(answerable), len(unanswerable)]
-    x = np.array([each.vector for each in (*answerable, *unanswerable)])
+    x = np.array([_vector(each) for each in (*answerable, *unanswerable)])
     y = np.repeat([1.0, 0.0], sizes)
     share = np.repeat([0.5 / size for size in sizes], sizes)
     weights = _fit(x, y, share)
     slope, reading, bias = weights.tolist()
     threshold = float(np.quantile(_logistic(x[: sizes[0]] @ weights), refused, method="lower"))
     return Curve(slope, bias, threshold, reading)
+
+
+def _vector(features: RefusalFeatures) -> Floats:
+    return np.array([features.excess, np.clip(features.reading, *COUNTED), 1.0])
 
 
 def _logistic(logit: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.score_norm import READER_CALIBRATION, Calibration, Curve, calibrate, confidence
@@ -23,6 +23,7 @@ def test_confidence_is_a_probability_that_grows_with_the_evidence(excess, readin
     assert 0 <= sure[0] <= sure[1] <= 1
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), refused=st.sampled_from([0.0, 0.05, 0.2]))
 def test_calibration_refuses_no_more_answerable_questions_than_promised(seed, refused):
     rng = np.random.default_rng(seed)
