@@ -100,6 +100,14 @@ def test_every_request_needs_a_key_once_there_is_one(environment: dict[str, str]
         assert client.get("/session", headers=bearer).status_code == 401
 
 
+def test_a_key_for_no_knowledge_base_and_a_second_one_of_a_name_are_told(rag: Rag) -> None:
+    first = rag("keys", "create", "reader", "--scope", "read:nope")
+    assert "there is no knowledge base nope yet" in first.stderr
+    second = rag("keys", "create", "reader", "--scope", "read")
+    assert "reader is the name of other keys too" in second.stderr
+    assert first.stdout.split("-")[1] in second.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
