@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import IO
 
 import httpx
 import pytest
 
-from tests.server.servers import CACHE, wait_for
+from tests.server.servers import CACHE
 
 Rag = Callable[..., subprocess.CompletedProcess[str]]
 RAG = [sys.executable, "-c", "from rag.cli.app import main; main()"]
@@ -170,7 +171,8 @@ def test_the_demo_serves_the_corpora(environment: dict[str, str], rag: Rag, tmp_
         starting = httpx.get(f"{address}/readyz")  # it listens before it has read anything
         assert starting.status_code == 503
         assert "the server is starting" in starting.json()["error"]["message"]
-        wait_for(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200, 300)
+        while httpx.get(f"{address}/readyz", timeout=60).status_code != 200:
+            sleep(1)
         bases = httpx.get(f"{address}/knowledge-bases").json()["knowledge_bases"]
         assert [each["name"] for each in bases] == ["laws", "rust-book"]
         body = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws"}
