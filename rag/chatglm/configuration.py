@@ -74,7 +74,11 @@ WITHOUT_EFFECT = {
 # Fields that transformers 4 and 5 write into every config.json, beside those its classes declare.
 GENERAL = {
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
-    "_name_or_path", "_output_attentions", "add_cross_attention", "attn_implementation",
+    "_experts_implementation", "_experts_implementation_internal", "_name_or_path",
+    "_output_attentions", "add_cross_attention", "attn_implementation", "base_model_pp_plan",
+    "base_model_tp_plan", "cls_token_id", "gradient_checkpointing", "is_composition", "loss_type",
+    "mask_token_id", "tf_legacy_loss", "unk_token_id", "use_return_dict",
+    "xla_device",
     "cross_attention_hidden_size", "decoder_start_token_id", "finetuning_task", "is_decoder",
     "model_type", "name_or_path", "num_labels", "output_attentions", "prefix", "pruned_heads",
     "sep_token_id", "task_specific_params", "tie_encoder_decoder", "tokenizer_class",

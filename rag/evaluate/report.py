@@ -13,7 +13,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag import plot
 from rag.evaluate import metrics
-from rag.evaluate.metrics import Values, Weights
+from rag.evaluate.metrics import ResampleWeights, Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -33,7 +33,7 @@ class Measure:
     statistic: Callable[..., Values] = metrics.mean
     larger_is_better: bool = True
 
-    def of(self, data: Columns, weights: Weights) -> Values:
+    def of(self, data: Columns, weights: ResampleWeights) -> Values:
         """The value for each row of `weights`, shape (resamples,)."""
         return self.statistic(*(data[name] for name in self.columns), weights)
 
