@@ -72,6 +72,8 @@ MEASURES: dict[str, Measure] = {
         Translatable("False refusals as set"), ("false_refusal",), larger_is_better=False
     ),
     "false_answers": Measure(Translatable("False answers as set"), ("false_answer",), larger_is_better=False),
+    "not_found": Measure(Translatable("Refused by the retrieval"), ("not_found",), larger_is_better=False),
+    "declined": Measure(Translatable("Refused by the model"), ("declined",), larger_is_better=False),
     "right": Measure(Translatable("Right answer or right refusal"), ("right",)),
     "citations": Measure(Translatable("Exact citations"), ("exact_citations", "citations"), metrics.ratio),
     "p50": Measure(Translatable("Latency, median (s)"), ("seconds",), _p50, False),
