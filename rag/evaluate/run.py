@@ -118,6 +118,7 @@ def predict(pipeline: "Pipeline", question: str) -> Prediction:
         citations=[SourceSpan(c.chunk.source, c.start, c.end, c.quote) for c in answer.citations],
         confidence=found.confidence,
         refused=answer.refused or not found.answerable,
+        declined=answer.refused and found.answerable if pipeline.generator else None,
         shown=answer.text,
         labels=[citation.chunk.label(citation.start) for citation in answer.citations],
     )

@@ -32,6 +32,7 @@ class Prediction:
     `passage`: the text of the best passage.
     `citations`: spans whose `text` is the quote that the reader sees.
     `shown`: the answer as the reader sees it, and `labels` the places that it cites.
+    `declined`: whether the language model refused, not the retrieval.
     `confidence`: finite; larger means that the question seems more answerable.
     """
 
@@ -41,6 +42,7 @@ class Prediction:
     citations: Sequence[SourceSpan] | None = None
     confidence: float | None = None
     refused: bool | None = None
+    declined: bool | None = None
     shown: str | None = None
     labels: Sequence[str] | None = None
 
@@ -136,6 +138,9 @@ def _answer_scores(question: EvalQuestion, prediction: Prediction) -> dict[str, 
         if not isfinite(confidence):
             raise ValueError(f"confidence {confidence} for {question.text!r} is not finite")
         scores["confidence"] = float(confidence)
+    if prediction.declined is not None:
+        scores["declined"] = float(prediction.declined)
+        scores["not_found"] = float(bool(refused) and not prediction.declined)
     if refused is not None and question.answerable:
         scores["false_refusal"] = float(refused)
         if "answer_in_two" in scores:
