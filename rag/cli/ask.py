@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import bold, loading, note, note_message, out, out_json, out_message, out_piece, say
 from rag.cli.options import JSON, KB, ModelOptions, argument, option, with_options
 from rag.cli.paths import cache_home, existing_kb
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from rag.pipeline import Pipeline
     from rag.types import Message
 
+QUIT = frozenset({"stop", "exit", "quit", "q", "bye", "退出", "停止", "结束", "再见"})
+CLEAR = frozenset({"clear", "reset", "new", "清空", "清除", "重置"})
+HELP = frozenset({"help", "h", "帮助"})
+"""Commands of `rag chat`, also with a slash before them."""
+COMMANDS = Translatable("Ask a question. `clear` clears the conversation, `exit` quits, `help` shows this.")
 QUESTION = argument("", "The question; from standard input if left out.", default=None)
 
 
@@ -46,11 +52,16 @@ def ask(
 def chat(kb: str = KB, *, model: ModelOptions) -> None:
     history: list[Message] = []
     with _pipeline(kb, model) as pipeline:
-        out_message("Ask a question. `clear` clears the conversation, `stop` quits.")
-        while (question := _line()) not in (None, "stop"):
-            if question == "clear":
+        out_message(COMMANDS)
+        while (question := _line()) is not None:
+            command = question.lower().lstrip("/:\\").strip()
+            if command in QUIT:
+                break
+            if command in CLEAR:
                 history.clear()
                 out_message("Conversation cleared.")
+            elif command in HELP:
+                out_message(COMMANDS)
             elif question:
                 try:
                     history += _turn(pipeline, question, history)
