@@ -7,6 +7,7 @@ from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 from ingest import encoding
 from ingest.errors import Unreadable
@@ -234,14 +235,14 @@ _LONGEST = 120  # characters of a line with a fact
 def _patterns() -> dict[FactKind, re.Pattern[str]]:
     """A pattern for the lines with each kind of fact."""
     table = tomllib.loads(Path(__file__).with_name("facts.toml").read_text("utf-8"))
-    parts = {
-        kind: rf"(?:{fact['label']})\s*[:：]\s*\S.*|{fact['form']}" for kind, fact in table["facts"].items()
-    }
-    named = {kind: part.replace("<date>", table["date"]) for kind, part in parts.items()}
-    return {
-        kind: re.compile(part.replace("<month>", table["month"]), re.IGNORECASE)
-        for kind, part in named.items()
-    }
+    found: dict[FactKind, re.Pattern[str]] = {}
+    for kind in get_args(FactKind):
+        fact = table[kind]
+        pattern = rf"(?:{fact['label']})\s*[:：]\s*\S.*|{fact['form']}"
+        for name in ("date", "month"):
+            pattern = pattern.replace(f"<{name}>", table["names"][name])
+        found[kind] = re.compile(pattern, re.IGNORECASE)
+    return found
 
 
 def facts(text: str) -> Iterator[Fact]:
