@@ -251,5 +251,6 @@ def facts(text: str) -> Iterator[Fact]:
         bare = line[0].strip()
         if len(bare) <= _LONGEST and not bare.startswith("|"):
             start = line.start() + line[0].index(bare)
-            found = (kind for kind, pattern in _patterns().items() if pattern.fullmatch(bare))
-            yield from (Fact(kind, start, start + len(bare)) for kind in found)
+            for kind, pattern in _patterns().items():
+                if pattern.fullmatch(bare):
+                    yield Fact(kind, start, start + len(bare))
