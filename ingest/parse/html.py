@@ -184,8 +184,7 @@ class Page(HTMLParser):
 
     def _add(self, blocks: Iterable[Block]) -> None:
         """Add blocks, of whose characters `_linked` are inside links."""
-        place = self._open[-1]
-        self._pieces += (_Piece(block, place, len(block.text) - self._linked) for block in blocks)
+        self._pieces += (_Piece(block, self._open[-1], len(block.text) - self._linked) for block in blocks)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
@@ -209,9 +208,8 @@ class Page(HTMLParser):
             self._main += tag in ("main", "article")
         if unseen:
             return
-        margin = self._open[-1].margin
-        if tag == "main" or (tag == "h1" and self._margins[margin] == "header"):
-            self._needed.add(margin)
+        if tag == "main" or (tag == "h1" and self._margins[self._open[-1].margin] == "header"):
+            self._needed.add(self._open[-1].margin)
         if tag == "br":
             self._words.append("\n")
         elif tag in ("sup", "sub"):
@@ -231,16 +229,17 @@ class Page(HTMLParser):
 
     def _hidden(self, tag: str, values: dict[str, str]) -> bool:
         style = "".join(values.get("style", "").split())
-        names = self._invisible and [
-            *(f".{name}" for name in values.get("class", "").split()),
-            f"#{values.get('id')}",
-        ]
         return (
-            not self._invisible.isdisjoint(names)
-            or values.get("hidden", "until-found") != "until-found"
+            values.get("hidden", "until-found") != "until-found"
             or (tag == "dialog" and "open" not in values)
             or _UNSEEN.search(style) is not None
+            or ((self._whole or tag in _INLINE) and self._folded(values))
         )
+
+    def _folded(self, values: dict[str, str]) -> bool:
+        """Whether a style sheet hides the element, perhaps only until its reader unfolds it."""
+        names = [*(f".{name}" for name in values.get("class", "").split()), f"#{values.get('id')}"]
+        return not self._invisible.isdisjoint(names)
 
     def _beside(self, tag: str, values: dict[str, str]) -> bool:
         """Whether an element is a margin by its tag, role, class or id."""
@@ -251,6 +250,7 @@ class Page(HTMLParser):
             or (tag in ("header", "footer", "aside") and not self._main)
             or values.get("role") in _ROLES
             or _named(_NAME, values)
+            or self._folded(values)
         )
 
     def _begin(self, tag: str) -> None:
