@@ -12,7 +12,7 @@ from ingest.files import damaged, locked
 from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, clean, comment, heading, mark, table
 from ingest.parse.html import Page
-from ingest.parse.opc import attributes, local, open_document
+from ingest.parse.opc import attributes, local, open_document, whole_number
 from ingest.parse.sheet import CELLS
 
 MIME = {
@@ -77,7 +77,7 @@ def _feed(page: Page, element: Element, styles: Mapping[str, str], apart: list[B
         return
     tag = styles.get(values.get("style-name", "")) if name in ("p", "span") else ""
     if name == "h" or values.get("class") == "title":
-        tag = f"h{min(int(values.get('outline-level', 1)), 6)}"
+        tag = f"h{min(whole_number(values.get('outline-level')) or 1, 6)}"
     tag = tag or _TAGS.get(name, "")
     if tag:
         spans = (values.get(f"number-{way}-spanned") for way in ("columns", "rows"))
