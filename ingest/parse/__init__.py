@@ -166,7 +166,7 @@ class FileParser:
             case "xlsx" | "xls" | "ods":
                 return workbook_blocks(path, self.kind, warn=warn)
             case "odt" | "odp":
-                return opendocument_blocks(path, warn=warn)
+                return opendocument_blocks(path, pictures=pictures, warn=warn)
             case _ if self.kind in IMAGES:
                 return self._image_blocks()
             case _:
