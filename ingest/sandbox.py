@@ -134,9 +134,9 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         """Send a request and return the child's answer; `Unreadable` if the child fails or dies."""
         child = self._ready()
         assert child.stdin
+        seconds = self.limits.seconds + path.stat().st_size / self.limits.rate
+        request |= {"path": str(path.absolute()), "seconds": seconds}
         try:
-            seconds = self.limits.seconds + path.stat().st_size / self.limits.rate
-            request |= {"path": str(path.absolute()), "seconds": seconds}
             child.stdin.write(json.dumps(request) + "\n")
             child.stdin.flush()
             line = self._wait(child, path)
