@@ -23,11 +23,18 @@ function refusal(base, answer, note) {
   const nearest = answer.hits.slice(0, NEAREST);
   return make("div", { class: "refusal" },
     make("p", { class: "label answer" }, note || answer.answer),
-    nearest.length ? make("h3", {}, say("searched")) : null,
+    note && nearest.length ? make("h3", {}, say("searched")) : null,
     make("ul", {}, ...nearest.map((hit) =>
       make("li", {}, make("button", {
         type: "button", class: "source", onclick: () => openSource(base, hit, nearest),
-      }, placed(hit), make("span", { class: "quote" }, points(hit.text.trim()).slice(0, 120).join("")))))));
+      }, placed(hit), make("span", { class: "quote" }, points(flat(hit.text)).slice(0, 120).join("")))))));
+}
+
+// Rows of a table without their bars, for a line or two of preview.
+function flat(text) {
+  return text.trim().split("\n").filter((line) => !/^\|(?: --- \|)+$/.test(line)).map((line) =>
+    (/^\|.*\|$/.test(line) ? line.slice(1, -1).split("|").map((cell) => cell.trim()).filter(Boolean).join(" · ") : line))
+    .join("\n");
 }
 
 // The text as nodes: citation marks become chips, unsupported sentences become flagged spans.
@@ -92,7 +99,7 @@ function chip(base, citation, all) {
 
 function preview(node, citation) {
   const box = $("preview");
-  box.replaceChildren(placed(citation), make("span", { class: "quote" }, citation.quote.trim()));
+  box.replaceChildren(placed(citation), make("span", { class: "quote" }, flat(citation.quote)));
   box.showPopover();
   const at = node.getBoundingClientRect();
   const left = Math.min(at.left, innerWidth - box.offsetWidth - 8);
@@ -114,7 +121,7 @@ function sources(base, answer) {
         type: "button", class: "source", onclick: () => openSource(base, citation, answer.citations),
       },
       make("span", { class: "number" }, String(citation.number)), placed(citation),
-      make("span", { class: "quote" }, citation.quote.trim()))))),
+      make("span", { class: "quote" }, flat(citation.quote)))))),
   ];
 }
 

@@ -21,6 +21,7 @@ const EXAMPLES = [
     ["How is an integer overflow handled?", "整数溢出会怎样处理？"],
     ["What is the difference between String and &str?", "String 和 &str 有什么区别？"]] },
 ];
+const narrow = matchMedia("(max-width: 54rem)");
 let session = null;
 let bases = [];
 let examples = [];
@@ -135,11 +136,12 @@ async function onDocuments() {
 
 function view(name) {
   document.body.dataset.view = name;
-  for (const each of ["chat", "conversations", "documents"]) {
-    $(`show-${each}`).setAttribute("aria-pressed", String(each === name));
-  }
   // The desk has the conversation always, and one of the lists beside it.
-  document.body.dataset.list = name === "conversations" ? "conversations" : "documents";
+  if (name !== "chat") document.body.dataset.list = name;
+  const pressed = narrow.matches ? name : document.body.dataset.list;
+  for (const each of ["chat", "conversations", "documents"]) {
+    $(`show-${each}`).setAttribute("aria-pressed", String(each === pressed));
+  }
 }
 
 // Knowledge bases
@@ -300,8 +302,7 @@ translatePage();
 prepareChat(welcome, refusalNote);
 prepareConversations((id) => {
   openConversation(id);
-  view(document.body.dataset.view === "conversations" && matchMedia("(max-width: 54rem)").matches
-    ? "chat" : document.body.dataset.view);
+  if (id && narrow.matches) view("chat");
 });
 prepareDocuments();
 prepareJobs(onDocuments);
@@ -310,5 +311,6 @@ prepareBases();
 prepareKey();
 prepareAppearance();
 view("chat");
+narrow.addEventListener("change", () => view(document.body.dataset.view));
 for (const each of ["chat", "conversations", "documents"]) $(`show-${each}`).onclick = () => view(each);
 begin();
