@@ -175,7 +175,9 @@ def get_file(knowledge_base: Name, document: Id, context: Context) -> FileRespon
     """The file that was read, to be downloaded: its bytes are not to be trusted."""
     with _open_document(knowledge_base, document, context) as (_, head):
         path = ingested_file(context.state.knowledge_bases.path(knowledge_base), head)
-        return FileResponse(path, media_type="application/octet-stream", filename=schemas.name_of(head.source))
+        return FileResponse(
+            path, media_type="application/octet-stream", filename=schemas.name_of(head.source)
+        )
 
 
 def get_text(

@@ -128,7 +128,7 @@ const MESSAGES = {
   stillReading: ["Not found yet: {0} of {1} files have been read. Ask again when all have been.",
     "暂未找到：已读取 {0}/{1} 个文件，全部读取后请再问一次。"],
   loading: ["Loading…", "正在加载…"],
-  viewPage: ["Page", "原页"], viewText: ["Text", "文本"],
+  viewPage: ["Page", "原页"], viewRendered: ["As written", "排版"], viewText: ["Text", "文本"],
   previousCitation: ["Previous citation", "上一处引用"], nextCitation: ["Next citation", "下一处引用"],
   ofAll: ["{0} of {1}", "{0}/{1}"],
   pageOf: ["Page {0} of {1}", "第 {0} 页，共 {1} 页"],

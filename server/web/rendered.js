@@ -14,14 +14,14 @@ const CLEAN = {
   ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false,
 };
 
-// `start` and `end` count characters of `text`; `header` is the first line of a table that began
-// before it.
-export async function rendered(text, { markdown = false, start = 0, end = 0, header = "" } = {}) {
+// A text with its tables. `start` and `end` count characters of it; `header` is the first line of a
+// table that began before it.
+export function withTables(text, start, end, header) {
   const letters = points(text);
-  const range = [start, end].map((at) => letters.slice(0, Math.max(0, at)).join("").length);
   const whole = header ? `${header}\n${header.replace(/[^|]+/g, " --- ")}\n${text}` : text;
-  const [from, to] = range.map((at) => at + whole.length - text.length);
-  return markdown ? await fromMarkdown(whole, from, to) : fromText(whole, from, to);
+  const [from, to] = [start, end].map((at) =>
+    letters.slice(0, Math.max(0, at)).join("").length + whole.length - text.length);
+  return fromText(whole, from, to);
 }
 
 // Lines of a table are together; all others are one text.
@@ -69,31 +69,23 @@ function marked(text, at, from, to) {
   return [text.slice(0, a), make("mark", { tabindex: "-1" }, text.slice(a, b)), text.slice(b)];
 }
 
-async function fromMarkdown(text, from, to) {
-  const [{ lexer, parser }] = await Promise.all([import("./vendor/marked.js"), import("./vendor/purify.js")]);
-  const tokens = lexer(text);
-  const parts = [];
-  let at = 0;
-  for (const token of tokens) {
-    const html = parser(Object.assign([token], { links: tokens.links }));
-    const part = make("div", { class: "prose" }, window.DOMPurify.sanitize(html, CLEAN));
-    const [a, b] = [from - at, to - at].map((each) => Math.min(token.raw.length, Math.max(0, each)));
-    if (a < b) markLetters(part, token.raw, a, b);
-    for (const wide of part.querySelectorAll("table")) {
-      const box = make("div", { class: "wide", tabindex: "0" });
-      wide.replaceWith(box);
-      box.append(wide);
-    }
-    parts.push(part);
-    at += token.raw.length;
+// A Markdown file, rendered, with a passage of its text marked. The text has no notation any more,
+// so the passage is found by its letters and digits, nearest to `share` of the whole. Returns the
+// element, and whether the passage was found.
+export async function fromMarkdown(text, passage, share) {
+  const [{ Marked }] = await Promise.all([import("./vendor/marked.js"), import("./vendor/purify.js")]);
+  const html = new Marked({ renderer: { html: () => "" } }).parse(text); // markup in the file is left out
+  const node = make("div", { class: "prose" }, window.DOMPurify.sanitize(html, CLEAN));
+  for (const wide of node.querySelectorAll("table")) {
+    const box = make("div", { class: "wide", tabindex: "0" });
+    wide.replaceWith(box);
+    box.append(wide);
   }
-  return parts;
+  return [node, !passage || markLetters(node, passage, share)];
 }
 
-// Marks raw[from:to) in its rendered form by its letters and digits, since the marks of the
-// notation are gone there; all of it if the letters differ.
-function markLetters(node, raw, from, to) {
-  const only = (text) => points(text).filter((letter) => LETTERS.test(letter)).join("");
+function markLetters(node, passage, share) {
+  const wanted = points(passage).filter((letter) => LETTERS.test(letter)).join("");
   const places = [];
   let letters = "";
   const walker = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
@@ -107,14 +99,14 @@ function markLetters(node, raw, from, to) {
       at += letter.length;
     }
   }
-  const wanted = only(raw.slice(from, to));
-  if (!wanted) return;
-  const expected = only(raw.slice(0, from)).length;
+  if (!wanted) return true;
+  const near = share * letters.length;
   let best = -1;
   for (let at = letters.indexOf(wanted); at >= 0; at = letters.indexOf(wanted, at + 1)) {
-    if (best < 0 || Math.abs(at - expected) < Math.abs(best - expected)) best = at;
+    if (best < 0 || Math.abs(at - near) < Math.abs(best - near)) best = at;
   }
-  const found = best < 0 ? places : places.slice(best, best + wanted.length);
+  if (best < 0) return false;
+  const found = places.slice(best, best + wanted.length);
   const spans = new Map();
   for (const [text, at] of found) {
     const span = spans.get(text) || [at, at];
@@ -126,4 +118,5 @@ function markLetters(node, raw, from, to) {
     range.setEnd(text, last);
     range.surroundContents(make("mark", { tabindex: "-1" }));
   }
+  return true;
 }

@@ -5,12 +5,13 @@ import { address, go, leaveSource, wholeLink } from "./address.js";
 import { bytes, get, picture } from "./api.js";
 import { $, button, copy, make, points, reason, save } from "./dom.js";
 import { placeName, say } from "./messages.js";
-import { rendered } from "./rendered.js";
+import { fromMarkdown, withTables } from "./rendered.js";
 
 const AROUND = 1200; // characters before and after a quote
 const STEP = 4000; // characters that each further step shows
 const WINDOW = 200_000; // characters of one response, the server's limit
 const HEADER_WINDOWS = 5; // so far back the header of a table is looked for
+const MOST_RENDERED = 1_000_000; // characters of a Markdown file; a larger one is shown as text
 const ZOOMS = [1, 1.5, 2, 3];
 const narrow = matchMedia("(max-width: 54rem)");
 let shown = null; // { base, place, places, head, page, zoom, view, from, to }
@@ -33,17 +34,20 @@ export async function openSource(base, place, places = []) {
   open();
   go({ base, document: place.document, start: place.start, end: place.end, page: place.page },
     { push: !address().document });
-  await guarded(mine, async () => {
+  mine.ready = guarded(mine, async () => {
     mine.head = await get(path());
     if (shown !== mine) return;
     mine.place = { ...place, name: mine.head.name };
     $("source-title").textContent = $("source-title").title = mine.head.name;
     $("open-original").hidden = !mine.head.pages;
     drawPlace();
-    $("source-tabs").hidden = !mine.head.pages;
+    const markdown = mine.head.receipt.format === "md" && mine.head.length < MOST_RENDERED;
+    $("source-tabs").hidden = !mine.head.pages && !markdown;
+    $("source-page").textContent = say(markdown ? "viewRendered" : "viewPage");
     if (mine.head.pages) mine.page = mine.page || pageOf(place.label) || 1;
-    await view(mine.head.pages ? "page" : "text");
+    await view(mine.head.pages || markdown ? "page" : "text");
   });
+  await mine.ready;
 }
 
 const pageOf = (label) => Number((/^p\. (\d+)/.exec(label || "") || [])[1] || 0);
@@ -76,8 +80,8 @@ async function guarded(mine, step) {
   try {
     await step();
   } catch (error) {
+    if (shown !== mine) return; // nobody waits for it any more
     const text = reason(error);
-    if (shown !== mine) return;
     body().replaceChildren(make("p", { class: "problem", role: "alert" }, text),
       button(say("again"), () => openSource(mine.base, mine.place, mine.places)));
   }
@@ -86,7 +90,8 @@ async function guarded(mine, step) {
 async function view(name) {
   shown.view = name;
   for (const each of ["page", "text"]) $(`source-${each}`).setAttribute("aria-pressed", String(each === name));
-  await (name === "page" ? drawPage() : drawText(shown.place.start, shown.place.end ?? shown.place.start));
+  if (name === "text") await drawText(shown.place.start, shown.place.end ?? shown.place.start);
+  else await (shown.head.pages ? drawPage() : drawMarkdown());
 }
 
 // The page
@@ -136,6 +141,44 @@ async function drawPage() {
   };
 }
 
+// A Markdown file as it is meant to look; its text if the file is gone or reads otherwise.
+async function drawMarkdown() {
+  const mine = shown;
+  const { start, end } = mine.place;
+  $("source-tools").replaceChildren();
+  let file;
+  try {
+    file = await bytes(path("/file"));
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    $("source-tabs").hidden = true;
+    return view("text");
+  }
+  const passage = end > start ? (await get(path(`/text?start=${start}&end=${end}`))).text : "";
+  const text = new TextDecoder(decoder(mine.head.receipt.encoding)).decode(await file.arrayBuffer());
+  const [node, found] = await fromMarkdown(text, passage, start / Math.max(1, mine.head.length));
+  if (shown !== mine || mine.view !== "page") return undefined;
+  if (!found) return view("text");
+  body().replaceChildren(node);
+  showMark();
+  return undefined;
+}
+
+// A decoder of the browser for an encoding's name; the most likely one if it has none.
+function decoder(name) {
+  try {
+    return new TextDecoder((name || "utf-8").replace(/-sig$/, "").replace(/_/g, "-")).encoding;
+  } catch {
+    return "utf-8";
+  }
+}
+
+function showMark() {
+  const mark = body().querySelector("mark");
+  if (mark) mark.scrollIntoView({ block: "center" });
+  else body().scrollTop = 0;
+}
+
 // The text
 
 async function drawText(start, end) {
@@ -144,18 +187,14 @@ async function drawText(start, end) {
   mine.from = Math.max(0, start - AROUND);
   mine.to = end + AROUND;
   await redraw(mine, start, end);
-  const mark = body().querySelector("mark, .prose.marked");
-  if (mark) mark.scrollIntoView({ block: "center" });
-  else body().scrollTop = 0;
+  showMark();
 }
 
 async function redraw(mine, start, end) {
   const part = await get(path(`/text?start=${mine.from}&end=${mine.to}`));
   const { text, from, to } = wholeLines(part, start, end);
   const header = await headerOf(text, from);
-  const parts = await rendered(text, {
-    markdown: mine.head.receipt.format === "md", start: start - from, end: end - from, header,
-  });
+  const parts = withTables(text, start - from, end - from, header);
   if (shown !== mine || mine.view !== "text") return;
   const more = (word, change, hidden) => {
     const node = button(say(word), () => guarded(mine, async () => {
@@ -208,6 +247,7 @@ async function headerOf(text, from) {
 
 async function find(words) {
   const mine = shown;
+  await mine.ready;
   const sought = new RegExp(words.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&").replace(/\s+/g, "\\s+"), "iu");
   const first = mine.found === words ? mine.foundAt + 1 : 0;
   for (const [from, limit] of [[first, Infinity], [0, first]]) {
@@ -280,7 +320,7 @@ export function prepareSource() {
   $("find-in-source").addEventListener("submit", (event) => {
     event.preventDefault();
     const words = $("source-find").value.trim();
-    if (words && shown && shown.head) guarded(shown, () => find(words));
+    if (words && shown) guarded(shown, () => find(words));
   });
   $("download").onclick = () => guarded(shown, async () => save(await bytes(path("/file")), shown.head.name));
   $("open-original").onclick = () => guarded(shown, async () => {

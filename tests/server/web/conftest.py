@@ -1,5 +1,6 @@
 """A real server with its worker, and a real browser."""
 
+import io
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from pypdfium2 import PdfDocument
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -31,7 +33,7 @@ RULES = (
     "第二条 领用货物须提前两个工作日申请。😀 超过十件的，由主任批准。\n\n第三条 每周五盘点一次。\n"
 )
 ASKED = "领用货物须提前多久申请？"
-TABLE = "编号,名称,库位\n" + "".join(f"{n},零件{n:03},第{n % 7}排{n % 13}号\n" for n in range(1, 201))
+TABLE = "编号,名称,库位\n" + "".join(f"{n},零件{n:03},第{n % 7}排{n % 13}号\n" for n in range(1, 161))
 MARKDOWN = (
     "# 值班手册\n\n值班员**每两小时**巡查一次，发现异常立即报告。\n\n| 班次 | 时间 |\n| --- | --- |\n| 夜班 | 22:00 |\n\n"
     "- <img src=x onerror=alert(1)> 不得离岗\n- [链接](javascript:alert(2))\n"
@@ -116,7 +118,9 @@ def upload(page: Page, name: str, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     expect(page.locator("#upload")).to_be_visible()  # Playwright would not wait for what is hidden
     page.set_input_files("#files", {"name": name, "mimeType": "text/plain", "buffer": data})
-    expect(page.locator("#jobs .job").first).to_contain_text(re.compile(r"\d+ \w+"), timeout=60_000)
+    expect(page.locator("#jobs .job").first).to_contain_text(
+        re.compile(r"\d+ (added|replaced|unchanged|refused)"), timeout=60_000
+    )
 
 
 def add(client: httpx.Client, base: str, files: dict[str, bytes]) -> None:
@@ -129,14 +133,36 @@ def add(client: httpx.Client, base: str, files: dict[str, bytes]) -> None:
         time.sleep(0.1)
 
 
+def two_pages() -> bytes:
+    """A PDF whose second page is a table of contents."""
+    with PdfDocument.new() as made:
+        for name in ("filled-form-and-notes.pdf", "zh-toc-cid-font.pdf"):
+            with PdfDocument(DOCUMENTS / name) as part:
+                made.import_pages(part, [0])
+        written = io.BytesIO()
+        made.save(written)
+    return written.getvalue()
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait for a function of the page; Playwright's own way is forbidden by the page's policy."""
+    end = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
+
+
 @pytest.fixture(scope="session")
 def shared(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserServer]:
     """One server with documents of all kinds, for all tests that leave them as they are."""
     server = BrowserServer(tmp_path_factory.mktemp("shared"), browser)
     with server.client() as client:
-        pdf = (DOCUMENTS / "zh-toc-cid-font.pdf").read_bytes()
-        files = {"规定.txt": RULES.encode("gb18030"), "库位.csv": TABLE.encode(), "手册.md": MARKDOWN.encode()}
-        add(client, "仓库", files | {"mark.pdf": pdf})
+        files = {
+            "规定.txt": RULES.encode("gb18030"),
+            "库位.csv": TABLE.encode(),
+            "手册.md": MARKDOWN.encode(),
+        }
+        add(client, "仓库", files | {"mark.pdf": two_pages()})
     yield server
     server.close()
 
