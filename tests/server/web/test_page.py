@@ -8,7 +8,7 @@ from axe_playwright_python.base import AxeResults
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.server.web.conftest import ASKED, DOCUMENTS, RULES, BrowserServer, answered, ask, upload
+from tests.server.web.conftest import ASKED, DOCUMENTS, RULES, BrowserServer, ask, upload
 
 HOSTILE = "<img src=x onerror=alert(1)>.txt"
 
