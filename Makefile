@@ -4,7 +4,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 RAG := .venv/bin/rag
 export XDG_DATA_HOME := $(CURDIR)/.demo/data
 
-.PHONY: demo test check docs messages clean
+.PHONY: demo test base check docs messages clean
 
 demo: .venv/.demo
 	@echo "== ingest corpora/ into the knowledge base 'demo'"
@@ -20,6 +20,11 @@ demo: .venv/.demo
 test: .venv/.test
 	@.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore tests/server
 	@.venv/bin/python -m pytest tests/server # alone: its worker runs only when nobody wants a core
+
+base: .venv/.test
+	@$(PYTHON) -m venv .base
+	@.base/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt .
+	@BASE_PYTHON=$(CURDIR)/.base/bin/python .venv/bin/python -m pytest tests/test_base_install.py
 
 check: .venv/.test
 	.venv/bin/ruff format --check .
@@ -50,4 +55,4 @@ messages: .venv/.test
 	.venv/bin/python docs/messages.py
 
 clean:
-	rm -rf .venv .demo build *.egg-info
+	rm -rf .venv .base .demo build *.egg-info

@@ -9,6 +9,7 @@ import codecs
 import io
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def pieces(source: Source) -> Iterator[bytes]:
 
 def detect(source: Source, *, name: str = "") -> Detected:
     """The encoding that explains the whole of `source` best. Raises `Unreadable` if it is not text: it
-    has control characters, or more than a tenth of what is not ASCII can't be decoded."""
+    has control characters or unassigned ones, or more than a tenth of what is not ASCII can't be decoded."""
     name = name or (source.name if isinstance(source, Path) else "the text")
     head = next(pieces(source), b"")
     for bom, encoding in BOMS:
@@ -244,16 +245,23 @@ def _rows(encoding: str, first: int, last: int) -> str:
 
 def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
     """Counts the bytes of `source` that `encoding` loses; raises `Unreadable` if it is not text."""
-    size = foreign = lost = controls = 0
+    size = foreign = lost = controls = rare = 0
+    wide = encoding.startswith(("utf-16", "utf-32"))
+    common = _common(encoding) if wide and not skip else None
     for text in _raw(source, encoding, skip):
         size += len(text)
         if not text.isascii():
             foreign += _foreign(text)
             lost += len(_UNDECODED.findall(text))
-            lost += 2 * text.count("\ufffd") * encoding.startswith(("utf-16", "utf-32"))
+            lost += 2 * text.count("\ufffd") * wide
+            for character, count in Counter(text if encoding != "utf-8" else "").items():
+                controls += count * (unicodedata.category(character) in ("Cn", "Co"))
+                rare += count * (common is not None and character > "\u2e7f" and character not in common)
         controls += len(_CONTROL.findall(text))
     _need_text(size, controls, name)
-    if lost > 1 and lost * 10 > foreign:
+    # Almost any bytes are UTF-16, but hardly any of them as characters that people write.
+    if (lost > 1 and lost * 10 > foreign) or rare * 2 > foreign:
+        lost = max(lost, 2 * rare)
         raise Unreadable(
             "{name} is not text ({lost} bytes fit no encoding; {encoding} is nearest)",
             name=name, lost=lost, encoding=encoding,
@@ -264,7 +272,10 @@ def _checked(source: Source, encoding: str, skip: int, name: str) -> Detected:
 def _need_text(size: int, controls: int, name: str) -> None:
     if controls * 100 > size:
         raise Unreadable(
-            "{name} is not text: {n} of {size} characters are controls", name=name, n=controls, size=size
+            "{name} is not text: {n} of {size} characters are controls or unassigned",
+            name=name,
+            n=controls,
+            size=size,
         )
 
 

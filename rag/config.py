@@ -92,19 +92,17 @@ def read_config(place: Place, file: Path | None = None) -> Config:
     sections = {field.name: hints[field.name] for field in fields(Config)[1:]}
     options = read_sections(file or place / SETTINGS, sections)
     if generate := options.get("generate"):
-        options["generate"] = _resolve_paths(place, generate)
+        endpoint = replace(generate.endpoint, tokenizer=_resolve(place, generate.endpoint.tokenizer))
+        model, adapter = _resolve(place, generate.model), _resolve(place, generate.adapter)
+        options["generate"] = replace(generate, model=model, adapter=adapter, endpoint=endpoint)
+    if read := options.get("read"):
+        options["read"] = replace(read, reader=_resolve(place, read.reader))
     return Config(place, **options)
 
 
-def _resolve_paths(folder: Path, options: GenerateOptions) -> GenerateOptions:
-    """The options with the path of each model folder that lies in `folder`."""
-
-    def resolve(name: str) -> str:
-        return str(folder / name) if name and (folder / name).is_dir() else name
-
-    endpoint = replace(options.endpoint, tokenizer=resolve(options.endpoint.tokenizer))
-    model, adapter = resolve(options.model), resolve(options.adapter)
-    return replace(options, model=model, adapter=adapter, endpoint=endpoint)
+def _resolve(folder: Path, name: str) -> str:
+    """The path of a model's folder that lies in `folder`, or the name as it is."""
+    return str(folder / name) if name and (folder / name).is_dir() else name
 
 
 def is_knowledge_base(folder: Path) -> bool:

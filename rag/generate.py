@@ -50,6 +50,22 @@ def check_sampling(sampling: Sampling) -> None:
         raise UserError("top_p is {x}; need above 0 and at most 1", x=x)
 
 
+def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
+    """The pieces up to the first of `stops`, which may lie in several of them."""
+    text, sent, held = "", 0, max(map(len, stops), default=1) - 1
+    for piece in pieces:
+        text += piece
+        found = [at for stop in stops if (at := text.find(stop, sent)) >= 0]
+        end = min(found, default=max(sent, len(text) - held))
+        if end > sent:
+            yield text[sent:end]
+        if found:
+            return
+        sent = end
+    if sent < len(text):
+        yield text[sent:]
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
     """The language model of a knowledge base, and its sampling."""

@@ -1,28 +1,38 @@
 """From a question to an answer with citations: retrieve, refuse or answer, cite."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Steps
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from time import perf_counter
 
 from ingest.embed import Embedder, Vector
 from ingest.errors import UserError
-from ingest.i18n import Translator
+from ingest.i18n import Translatable, Translator
 from ingest.store import Ranking, Store
 from rag.cite import cite, declines
 from rag.config import Config
 from rag.extract import extract
-from rag.generate import Generator, check_sampling
+from rag.generate import Generator, check_sampling, until
 from rag.prompt import compose
-from rag.question import analyze, codes, stand_alone
+from rag.question import SmallTalk, analyze, asks_article, codes, small_talk, stand_alone, strays
 from rag.reader import Reader
 from rag.retrieve import Reranker, best_of_passages, by_reading, rank, rerank
 from rag.score_norm import Calibration, ScoreNorm, confidence
-from rag.types import Answer, Evidence, Message, Query, Reading, Retrieved, Sampling, Source
+from rag.types import Answer, Message, Query, ReaderOutput, RefusalFeatures, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000
 RERANKED = 20  # passages that a reranker scores
+NAMED, LISTED = 3, 20  # documents in a courteous reply, and in a list of the contents
+EXAMPLES = 3  # questions in that list
+OPENINGS: dict[SmallTalk, Translatable] = {
+    "thanks": Translatable("You are welcome."),
+    "greeting": Translatable("Hello!"),
+    "farewell": Translatable("Goodbye!"),
+}
 TRIES = 3  # searches until the store does not change meanwhile
 
 Observer = Callable[[str, float], None]
@@ -57,7 +67,17 @@ class Pipeline:
         The pieces add up to `Answer.text`. A refusal is an answer too; the generator is not called
         for it. Closing the iterator stops the generator.
         """
+        if talk := small_talk(question):
+            found = replace(
+                self.retrieve(question), hits=(), passages=(), readings=(), confidence=0.0, answerable=False
+            )
+            yield found
+            yield (text := self.courtesy(talk))
+            yield Answer(question, text, (), (), 0.0, refused=False)
+            return
         found = self.retrieve(stand_alone(question, history))
+        if found.query.text != question and strays(question, (each.text for each in found.passages)):
+            found = self.retrieve(question)
         yield found
         if found.answerable and self.generator:
             yield from self.write(found, self.generator, history, sampling)
@@ -91,7 +111,7 @@ class Pipeline:
                     break
             if self.reranker:
                 hits, passages = rerank(query.text, hits, passages, self.reranker)
-        readings: list[Reading] = []
+        readings: list[ReaderOutput] = []
         if self.reader:
             with self._stage("read"):
                 readings = self.reader.read(
@@ -104,8 +124,10 @@ class Pipeline:
         reading = max((each.score for each in readings), default=0.0)
         if hits and query.codes and query.codes <= codes(hits[0].chunk.indexed):
             reading = max(reading, 0.0)  # an article or an error code is asked for as a whole
-        evidence = Evidence(excess, reading)
-        likelihood = confidence(evidence, curve) if hits else 0.0
+        features = RefusalFeatures(excess, reading)
+        likelihood = confidence(features, curve) if hits else 0.0
+        if asks_article(query) and not any(query.codes <= codes(hit.chunk.indexed) for hit in hits):
+            likelihood = 0.0  # another article does not answer
         return Retrieved(
             query=query,
             vector=vector,
@@ -113,12 +135,41 @@ class Pipeline:
             hits=tuple(hits[:limit]),
             passages=tuple(passages[:limit]),
             readings=tuple(readings[:limit]),
-            evidence=evidence,
+            features=features,
             confidence=likelihood,
             threshold=curve.threshold,
             answerable=bool(hits) and likelihood >= curve.threshold,
             sequence=sequence,
         )
+
+    def courtesy(self, talk: SmallTalk) -> str:
+        """The reply to a message that asks nothing: the documents, and what can be asked of them."""
+        most = LISTED if talk == "contents" else NAMED
+        names = [Path(each.source).name for each in islice(self.store.documents(), most)]
+        if not names:
+            return self.say("The knowledge base has no documents yet. Add some, and ask about them.")
+        if others := self.store.info().documents - len(names):
+            names.append(self.say("{n} more", n=others))
+        if talk != "contents":
+            opening = self.say(OPENINGS[talk]) if talk in OPENINGS else ""
+            return f"{opening} {self.say('You can ask about: {names}.', names=names)}".lstrip()
+        lines = [self.say("The documents are:"), *(f"- {name}" for name in names)]
+        if examples := [*islice(self._examples(), EXAMPLES)]:
+            lines += [self.say("You can ask, for example:"), *(f"- {each}" for each in examples)]
+        return "\n".join(lines)
+
+    def _examples(self) -> Iterator[str]:
+        """Questions about the first documents, or their sections, which the knowledge base answers."""
+        for document in islice(self.store.documents(), 2 * EXAMPLES):
+            title, hits = document.title, self.retrieve(document.title).hits
+            labels = [hit.chunk.label(hit.chunk.start) for hit in hits if hit.chunk.document == document.id]
+            sections = [label.rpartition(" › ")[2] for label in labels if " › " in label]
+            question = self.say("What does {title} say?", title=title)
+            if sections:
+                section = re.sub(r"^第\S+[章节条编]\s*", "", max(sections, key=len))
+                question = self.say("What does {title} say about {section}?", title=title, section=section)
+            if self.retrieve(question).answerable:
+                yield question
 
     def refusal(self, found: Retrieved) -> Answer:
         """The answer that says that the knowledge base has none."""
@@ -151,7 +202,7 @@ class Pipeline:
             prompt = compose(found.query.text, sources, history, generator.count, room, self.config.prompt)
         text = ""
         with self._stage("generate"):
-            for piece in generator.stream(prompt.messages, sampling):
+            for piece in until(generator.stream(prompt.messages, sampling), sampling.stop):
                 text += piece
                 yield piece
         with self._stage("cite"):

@@ -4,11 +4,35 @@ Patterns match normalized text (`ingest.normalize.normalize`): NFKC, lower case,
 """
 
 import re
-from collections.abc import Sequence
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Literal, get_args
 
-from ingest.normalize import Terms, normalize, terms
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.normalize import Field, Terms, bigrams, normalize, terms, words
 from ingest.types import FactKind
-from rag.types import Message, Query, Script
+from rag.types import Idf, Message, Query, Script
+
+Array = NDArray[np.floating]
+SmallTalk = Literal["contents", "thanks", "greeting", "farewell", "remark"]
+
+
+def read_patterns(file: Path) -> dict[str, re.Pattern[str]]:
+    """The patterns of a file by name; its lines say how they are written."""
+    texts = tomllib.loads(file.read_text("utf-8"))
+    for name, text in texts.items():
+        joined = "".join(line.strip() for line in text.splitlines())
+        texts[name] = re.sub(r"<<(\w+)>>", lambda other: texts[other[1]], joined)
+    return {name: re.compile(text) for name, text in texts.items()}
+
+
+_PATTERNS = read_patterns(Path(__file__).with_name("patterns.toml"))
+_SMALL_TALK: dict[SmallTalk, re.Pattern[str]] = {kind: _PATTERNS[kind] for kind in get_args(SmallTalk)}
 
 
 def analyze(question: str) -> Query:
@@ -42,21 +66,32 @@ def script_of(text: str) -> Script:
     return "han" if len(_HAN.findall(text)) >= len(_LATIN_WORD.findall(text)) else "latin"
 
 
+# Small talk
+_TAIL = re.compile("(?:了|啊|呀|啦|哦|哈|嘛|吧|呢|吗|喽|咯|哟|的)+$")
+
+
+def small_talk(question: str) -> SmallTalk | None:
+    """The kind of a message that asks nothing of the documents; None of one that does.
+
+    Each of its clauses must be small talk; the first kind in the order of the file that occurs counts.
+    Signs alone (`?`, `……`) are a remark.
+    """
+    kinds: list[SmallTalk] = ["remark"]
+    for part in re.split(r"[^\w\s'+*/^×÷%=.()-]+|\n", normalize(question).replace("’", "'")):
+        clause = part.strip("/-_.'= ")
+        forms = {clause, _TAIL.sub("", clause)}
+        found: list[SmallTalk] = [
+            kind for kind in _SMALL_TALK if any(map(_SMALL_TALK[kind].fullmatch, forms))
+        ]
+        kinds += found[:1]
+        if not found and re.search(r"\w", clause):
+            return None
+    return min(kinds, key=[*_SMALL_TALK].index)
+
+
 # Query rewriting
-# Words that refer to an earlier turn, and elliptical questions.
-_ANAPHORA = re.compile(
-    r"(?<!其)[它他她牠祂]|[这這](?![样樣])|(?<!应)(?<!應)[该該](?!死)|那(?!么|麼|怕)|此(?!外)"
-    r"|其(?![他它中余餘实實])|前者|后者|後者|上述|刚才|剛才"
-    r"|\b(?:its?|they|them|their|he|she|his|her|former|latter)\b"
-    r"|^(?:is |are |was |were |does |do |did |can |and )?(?:that|this|those|these)\b",
-    re.IGNORECASE,
-)
-_ELLIPSIS = re.compile(
-    r"^(?:那么?|那麼|还有|還有|另外|然后|and\b|what about|how about|what if)|呢[？?]?\s*$", re.IGNORECASE
-)
-_HAS_SUBJECT = re.compile(
-    r"什么是|什麼是|何为|何謂|何谓|是什么|是什麼|的定义|^what (?:is|are) \w", re.IGNORECASE
-)
+_UNIT = re.compile(r"[A-Za-z0-9]+|[^\W_]")
+_LONGEST_SUBJECT = 500  # characters of an earlier message that count
 _SHORT = 6
 """A question with fewer characters (or fewer than 3 Latin words) can't name its own subject."""
 
@@ -64,13 +99,49 @@ _SHORT = 6
 def stand_alone(question: str, history: Sequence[Message]) -> str:
     """The question, preceded by the subject of the conversation if it lacks its own.
 
-    The subject is the latest earlier question that is not a follow-up itself.
+    The subject is the latest earlier question that is not a follow-up itself. A follow-up that names
+    another subject ("and type B?") is asked as that question was, with its own subject instead.
     """
-    earlier = [turn.text.strip() for turn in history if turn.role == "user"]
-    if not earlier or not is_follow_up(question):
+    subject = ""
+    for text in (turn.text.strip()[:_LONGEST_SUBJECT] for turn in history if turn.role == "user"):
+        if not small_talk(text):
+            subject = _with_subject(text, subject) or subject or text
+    return _with_subject(question, subject) or f"{subject} {question}"
+
+
+def _with_subject(question: str, subject: str) -> str:
+    """The stand-alone form of a question that names its own subject; "" if it does not."""
+    if not subject or not is_follow_up(question):
         return question
-    subject = next((text for text in reversed(earlier) if not is_follow_up(text)), earlier[0])
-    return f"{subject} {question}"
+    named = _PATTERNS["ellipsis"].sub("", question.strip())
+    elliptical = named != question.strip() and own_words(named)
+    return _replaced(named.rstrip(" ？?。"), subject) if elliptical and not _refers(named) else ""
+
+
+def _refers(text: str) -> bool:
+    """Whether a text without its opening words refers to an earlier answer, or asks for more of it."""
+    return bool(_PATTERNS["anaphora"].search(text) or _PATTERNS["go_on"].search(text))
+
+
+def _replaced(named: str, question: str) -> str:
+    """`question` with `named` in place of the words that resemble it most, or else of its subject.
+
+    Words resemble each other if they are equal but for figures.
+    """
+    named = re.sub(r"^(?:the|an?|in|for|of|on)\s+", "", named, flags=re.IGNORECASE)
+    old, new = (list(_UNIT.finditer(text)) for text in (question, named))
+    kinds = [[re.sub(r"\d+", "0", unit[0].lower()) for unit in units] for units in (old, new)]
+    shared = Counter(
+        i - j for i, a in enumerate(kinds[0]) for j, b in enumerate(kinds[1])
+        if a == b and not _FUNCTION.fullmatch(a)
+    )  # fmt: skip
+    if shared:
+        first = max(shared, key=lambda offset: (shared[offset], offset))
+        begin, end = old[max(first, 0)].start(), old[min(first + len(new), len(old)) - 1].end()
+    else:
+        part = _PATTERNS[f"{script_of(question)}_subject"].search(question)
+        begin, end = part.span(1) if part else (0, 0)
+    return f"{question[:begin]}{named}{question[end:] if end else f' {question}'}"
 
 
 def is_follow_up(question: str) -> bool:
@@ -78,8 +149,25 @@ def is_follow_up(question: str) -> bool:
     text = question.strip()
     latin = re.findall(r"[A-Za-z0-9]+", text)
     short = len(latin) < 3 if text.isascii() else len(text.rstrip("？?。！")) < _SHORT
-    short = short and not _HAS_SUBJECT.search(text)
-    return short or bool(_ANAPHORA.search(text) or _ELLIPSIS.search(text))
+    short = short and not _PATTERNS["has_subject"].search(text)
+    return short or bool(_PATTERNS["anaphora"].search(text) or _PATTERNS["ellipsis"].search(text))
+
+
+def own_words(question: str) -> list[str]:
+    """The words of a question that are no question words; single characters only if there are no
+    others."""
+    found = _without_particles(terms(content_words(question))).words
+    return [word for word in found if len(word) > 1] or [*found]
+
+
+def strays(question: str, passages: Iterable[str]) -> bool:
+    """Whether no word of a follow-up is in the passages that its stand-alone form found. It does not
+    belong to the conversation then. One that refers to an earlier answer always belongs to it."""
+    named = _PATTERNS["ellipsis"].sub("", question.strip())
+    words, text = own_words(named), normalize("\n".join(passages))
+    if not words or _refers(named):
+        return False
+    return not (all if len(words[0]) == 1 else any)(word in text for word in words)
 
 
 # Content words
@@ -117,6 +205,11 @@ def codes(text: str) -> frozenset[str]:
     return frozenset(parts | {f"{_integer(a)}.{_integer(b or '0')}" for a, b in articles})
 
 
+def asks_article(query: Query) -> bool:
+    """Whether a question asks what an article says, and nothing more of it."""
+    return bool(_PATTERNS["article_asked"].search(query.normalized))
+
+
 def _integer(numeral: str) -> int:
     """The value of `12`, `十二`, `一百零三`."""
     if numeral.isdecimal():
@@ -151,3 +244,59 @@ _ASKED: dict[FactKind, re.Pattern[str]] = {
 def fact_kinds(question: str) -> frozenset[FactKind]:
     """The kinds of document facts that a normalized question asks for."""
     return frozenset(kind for kind, pattern in _ASKED.items() if pattern.search(question))
+
+
+# Weights of terms
+RARITY = 2.0
+"""Exponent of a term's rarity among the sentences of its passage."""
+LEAD = 0.9
+"""What a question word counts in the lead of a unit, against 1 in the unit itself."""
+
+
+class TermWeights:
+    """A question's distinct terms in one field and their weights in the collection, (n,)."""
+
+    def __init__(self, query: Query, field: Field, idf: Idf) -> None:
+        self.split = words if field == "words" else bigrams
+        self.names = list(dict.fromkeys(query.keywords.of(field)))
+        self.idf = np.array(idf(self.names, field), np.float64)
+
+    def beyond(self, topic: str) -> "TermWeights":
+        """The same terms without the weight of those in the topic, unless all are."""
+        free = copy(self)
+        free.idf = self.idf * (1 - self.present([topic])[0])
+        return free if free.idf.any() else self
+
+    def present(self, texts: Sequence[str]) -> Array:
+        """Which terms each text has, (texts, n)."""
+        terms = [set(self.split(text)) for text in texts]
+        found = [[name in each for name in self.names] for each in terms]
+        return np.array(found, float).reshape(len(texts), len(self.names))
+
+    def named(self, names: Sequence[str]) -> Array:
+        """`present`, less for a name of which a question has only some terms."""
+        above = self.present(names)
+        sizes = np.array([len(set(self.split(name))) for name in names]).clip(1)
+        return above * np.sqrt(np.minimum(above.sum(axis=1) / sizes, 1))[:, None]
+
+    def shares(self, texts: Sequence[str], leads: Sequence[str], topics: Sequence[str]) -> Array:
+        """The weighted share, 0 to 1, of the question's terms beyond the topic in each unit of a
+        document; a term in its lead counts less."""
+        free, above = 1 - self._each(topics), self._each(leads)
+        total = free @ self.idf
+        own, n = self.present(texts), len(texts)
+        present = np.maximum(own, LEAD * above)
+        holders = np.where(own.any(axis=0), own.sum(axis=0), above.sum(axis=0)).clip(1)
+        rarity = np.log((n + 1) / (holders + 0.5)) / np.log((n + 1) / 1.5)
+        held = (present * free) @ (self.idf * rarity**RARITY)
+        return np.divide(held, total, out=np.zeros(n), where=total > 0)
+
+    def _each(self, texts: Sequence[str]) -> Array:
+        """`present` for texts of which many are equal."""
+        distinct = list(dict.fromkeys(texts))
+        return self.present(distinct)[[distinct.index(text) for text in texts]]
+
+
+def worth_of(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
+    """The weight of the question's terms in each text, (texts,)."""
+    return np.sum([each.present(texts) @ each.idf for each in weights], axis=0)

@@ -11,17 +11,21 @@ from typing import Any, TypeVar
 
 import anyio
 
+from ingest.errors import UserError
 from ingest.i18n import Translatable, Translator
 from rag.endpoint.engines import EngineFailure, Unreachable
 from rag.endpoint.generator import EndpointGenerator
 from rag.generate import Generator
 from rag.pipeline import Pipeline
+from rag.prompt import INSTRUCTION
+from rag.question import script_of
 from rag.types import Answer, Message, Retrieved, Sampling
 from server import schemas
 from server.auth import Principal
 from server.errors import NotFound
 from server.fair_queue import FairQueue, in_thread
 from server.knowledge_bases import KnowledgeBases
+from server.models import LocalGenerator
 from server.telemetry import Metrics, SpanRecorder
 from server.traces import Kind, Traces, trace_record
 
@@ -35,12 +39,36 @@ Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
 
 @dataclass(frozen=True)
 class UserQuestion:
-    """A question about the knowledge base `base`, with its conversation and sampling settings."""
+    """A question about the knowledge base `base`, with its conversation and sampling settings.
+    `instruction` stands before the knowledge base's own."""
 
     question: str
     base: str
     history: tuple[Message, ...] = ()
     sampling: Sampling | None = None
+    instruction: str = ""
+
+    def instructed(self, pipeline: Pipeline) -> Pipeline:
+        """The pipeline with the instruction. Raises `UserError` if nothing there can follow the request."""
+        sampling, prompt = self.sampling or Sampling(), pipeline.config.prompt
+        fields = {
+            "stop": sampling.stop,
+            "response_format": sampling.response_format,
+            "system": self.instruction,
+        }
+        if pipeline.generator is None and (needs := [name for name, value in fields.items() if value]):
+            raise UserError(
+                "{needs:and} need a language model, but {base} answers with sentences of its documents; "
+                "leave them out",
+                needs=needs, base=self.base,
+            )  # fmt: skip
+        if sampling.response_format and not isinstance(pipeline.generator, EndpointGenerator):
+            raise UserError("response_format is for models that are served elsewhere; leave it out")
+        if not self.instruction:
+            return pipeline
+        own = prompt.instruction or INSTRUCTION[script_of(self.question)]
+        prompt = replace(prompt, instruction=f"{self.instruction}\n\n{own}")
+        return replace(pipeline, config=replace(pipeline.config, prompt=prompt))
 
 
 @dataclass(frozen=True)
@@ -82,7 +110,7 @@ class Answerer:
             async with queue.slot(who.id):
                 trace, seconds = secrets.token_hex(12), dict[str, float]()
                 pipeline = replace(pipeline, observe=seconds.__setitem__, say=say, generator=generator)
-                async with aclosing(_pieces(pipeline, question)) as pieces:
+                async with aclosing(_pieces(question.instructed(pipeline), question)) as pieces:
                     found = await anext(pieces)
                     assert isinstance(found, Retrieved)
                     yield schemas.SearchResponse.of(found, trace=trace, base=question.base)
@@ -91,6 +119,8 @@ class Answerer:
                             finish = partial(self._finish, question, pipeline, found, piece)
                             yield await in_thread(partial(finish, trace, seconds))
                         else:
+                            if not generator and question.sampling:
+                                _check_length(pipeline.embedder.count(str(piece)), question.sampling)
                             yield schemas.PieceEvent(text=str(piece))
 
     async def answer(self, question: UserQuestion, who: Principal, say: Translator) -> schemas.AnswerResponse:
@@ -151,9 +181,21 @@ def usage(question: UserQuestion, pipeline: Pipeline, answer: Answer) -> schemas
         count, prompt = generator.count, answer.prompt.tokens
         written = count([Message("user", f"-{answer.text}")]) - count([Message("user", "-")])
         limit = (question.sampling or pipeline.config.generate.sampling).max_new_tokens
-        return schemas.UsageResponse(read=prompt, written=written, cut=written >= limit)
+        cut = generator.cut if isinstance(generator, LocalGenerator) else None
+        return schemas.UsageResponse(
+            read=prompt, written=written, cut=written >= limit if cut is None else cut
+        )
     read, written = pipeline.embedder.count_many([answer.question, answer.text])
     return schemas.UsageResponse(read=read, written=written, cut=False)
+
+
+def _check_length(written: int, sampling: Sampling) -> None:
+    if written > sampling.max_new_tokens:
+        raise UserError(
+            "the answer has {written} tokens, more than {limit}; it quotes documents and is not cut, so "
+            "raise max_tokens or leave it out",
+            written=written, limit=sampling.max_new_tokens,
+        )  # fmt: skip
 
 
 async def _pieces(pipeline: Pipeline, question: UserQuestion) -> AsyncGenerator[Retrieved | str | Answer]:

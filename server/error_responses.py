@@ -2,6 +2,9 @@
 
 import logging
 import re
+import tomllib
+from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ingest.errors import Away, Busy, UserError
-from ingest.i18n import Translator
+from ingest.i18n import Translatable, Translator
 from rag.endpoint.engines import EngineFailure, Unreachable
 from server import schemas
 from server.errors import AccessDenied, Conflict, Duplicate, NotFound, error_body
@@ -22,9 +25,11 @@ log = logging.getLogger("rag.server")
 
 
 class NotReady(UserError):
-    """The worker is not running."""
+    """The server is starting."""
 
 
+LIMITS = ("max_length", "ge", "gt", "le", "lt", "expected")
+"""Names of limits in pydantic's errors."""
 NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's client repeats a request after a 409
 RETRY_SOON = {"Retry-After": "5"}
 STATUSES: dict[type[UserError], tuple[int, str, str, dict[str, str]]] = {
@@ -71,6 +76,11 @@ def error_response(
     return JSONResponse(body.model_dump(), status, headers)
 
 
+@cache
+def _wrong_values() -> dict[str, str]:
+    return tomllib.loads(Path(__file__).with_name("wrong_values.toml").read_text("utf-8"))
+
+
 def _methods(app: FastAPI, request: Request) -> list[str]:
     """The methods of a request's path. A router knows only the method of one route."""
     path = urlsplit(str(request.url)).path
@@ -98,10 +108,15 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return error_response(request.state.say, status, problem, code, kind, headers=headers)
 
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
+        first, names = error.errors()[0], request.scope["route"].path.startswith("/v1/")
         field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        problem = UserError("{field}: {problem}", field=field, problem=first["msg"])
-        return error_response(request.state.say, 422, problem, "invalid", param=field)
+        limit = next((value for name, value in first.get("ctx", {}).items() if name in LIMITS), "")
+        words = _wrong_values().get(first["type"], _wrong_values()["other"])
+        problem = UserError(
+            "{field} {problem}", field=field, problem=Translatable.of(words, {"limit": limit})
+        )
+        status = 400 if names else 422  # as OpenAI's clients expect
+        return error_response(request.state.say, status, problem, "invalid", param=field)
 
     def http(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -81,7 +82,10 @@ class _Client:
         try:
             message = await asyncio.wait_for(self._receive(), self.patience)
         except TimeoutError:
-            message = DISCONNECT
+            reason = Translatable(
+                "the request stopped for {seconds:g} s; send it again", seconds=self.patience
+            )
+            raise HTTPException(408, reason) from None
         if message["type"] == "http.disconnect":
             self.complete.set()
             self.disconnected.set()
@@ -133,8 +137,8 @@ def protocol(patience: float) -> type[HttpToolsProtocol]:
     return TimeoutProtocol
 
 
-PUBLIC_PATHS = ("/", "/healthz", "/readyz")
-"""These need no key: the page, which asks for one, and the health checks."""
+PUBLIC_PATHS = ("/", "/docs", "/healthz", "/readyz")
+"""These need no key: the pages, which ask for one, and the health checks."""
 PUBLIC_PREFIX = "/web/"
 UPLOAD = re.compile(r"/knowledge-bases/([^/]+)/documents/?")
 
@@ -270,6 +274,8 @@ class AccessMiddleware:
         if method in SAFE:
             return
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+        if origin in self.options.origins:
+            return
         foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
         if foreign or site not in ("none", "same-origin"):
             message = Translatable("a page of another site may not change anything here")

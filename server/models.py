@@ -66,6 +66,11 @@ class LocalGenerator:
     def context(self) -> int:
         return self.models.load(self.options).context
 
+    @property
+    def cut(self) -> bool | None:
+        """Whether the last reply ended because it had too many tokens; None if that is not known."""
+        return getattr(self.models.load(self.options), "cut", None)
+
     def count(self, messages: Sequence[Message]) -> int:
         return self.models.load(self.options).count(messages)
 

@@ -49,6 +49,11 @@ class ServerOptions:
         "Host name that clients may use while there are no keys; can be repeated.",
         default=(),
     )
+    origins: tuple[str, ...] = option(
+        "--allow-origin URL",
+        "Web site whose pages may use the API (CORS), as https://example.org; can be repeated.",
+        default=(),
+    )
     generate: "GenerateOptions | None" = None
     """The language model of knowledge bases whose own settings name none."""
     slots: int = option(

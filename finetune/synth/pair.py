@@ -1,7 +1,6 @@
 """Question-answer pairs about a passage, and which of them are valid."""
 
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from ingest.chunk import Span
-from rag.question import script_of
+from rag.question import read_patterns, script_of
 from rag.types import MARK, Script
 
 QuestionKind = Literal["definition", "article", "list", "table", "cloze", "model"]
@@ -80,16 +79,7 @@ SHORTEST_QUESTION = {"han": 6, "latin": 12}
 LONGEST_REPLY = {"han": 400, "latin": 1000}
 
 
-def _read_patterns() -> Iterator[tuple[str, re.Pattern[str]]]:
-    """The patterns of patterns.toml by name."""
-    texts = tomllib.loads(Path(__file__).with_name("patterns.toml").read_text("utf-8"))
-    for name, text in texts.items():
-        joined = "".join(line.strip() for line in text.splitlines())
-        texts[name] = re.sub(r"<<(\w+)>>", lambda other: texts[other[1]], joined)
-        yield name, re.compile(texts[name])
-
-
-PATTERNS: Any = SimpleNamespace(**dict(_read_patterns()))
+PATTERNS: Any = SimpleNamespace(**read_patterns(Path(__file__).with_name("patterns.toml")))
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
 _KANA_OR_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]{3}")

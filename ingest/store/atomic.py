@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
+from weakref import finalize
 
 from ingest.errors import Busy, UserError
 
@@ -29,6 +31,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def writable(path: Path) -> bool:
+    """Whether this process may write a file, or files in a folder."""
+    return os.access(path, os.W_OK, effective_ids=True)
+
+
+def scratch(owner: object) -> Path:
+    """A temporary folder that is deleted together with `owner`."""
+    folder = Path(mkdtemp(prefix="rag-"))
+    finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def disk_usage(folder: Path) -> int:

@@ -68,6 +68,16 @@ def repair_words(path: Path, sql: sqlite3.Connection, words: Words | None) -> Wo
     return words
 
 
+def build_words(folder: Path, sql: sqlite3.Connection) -> Words:
+    """A word index in a new folder."""
+    words = Words(folder, create=True)
+    with words.writer() as writer:
+        for key, text in sqlite.texts_after(sql, 0):
+            writer.add(key, text)
+        writer.commit(sqlite.covered(sql))
+    return words
+
+
 def rebuild_words(path: Path, sql: sqlite3.Connection) -> Words:
     """A new word index; the old one is removed."""
     parent = path / "words"
@@ -76,11 +86,7 @@ def rebuild_words(path: Path, sql: sqlite3.Connection) -> Words:
     target = parent / str(int(old.name) + 1 if old else 1)
     building = parent / f"{target.name}.new"
     shutil.rmtree(building, ignore_errors=True)
-    fresh = Words(building, create=True)
-    with fresh.writer() as writer:
-        for key, text in sqlite.texts_after(sql, 0):
-            writer.add(key, text)
-        writer.commit(sqlite.covered(sql))
+    build_words(building, sql)
     building.rename(target)
     sync(parent)
     drop_others(target)

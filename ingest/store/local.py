@@ -14,7 +14,7 @@ import numpy as np
 from ingest.errors import Absent, Busy, UserError
 from ingest.normalize import Field, Terms
 from ingest.store import index_sync, protocol, sqlite
-from ingest.store.atomic import disk_usage, writing
+from ingest.store.atomic import disk_usage, scratch, writing
 from ingest.store.milvus import MilvusAddress, open_milvus
 from ingest.store.protocol import Identity, Info, Ranking, Vectors
 from ingest.store.snapshot import DATABASE, findings
@@ -196,7 +196,7 @@ class LocalStore(AbstractContextManager["LocalStore"]):
         try:
             with self._writer("catching up", 0.0) as own:
                 return index_sync.rebuild_candidates(self.path, own, dim)
-        except Busy:
+        except (Busy, OSError):  # OSError: it can only be read
             return index_sync.build_candidates(sql, dim)
 
     def _current_words(self) -> Words:
@@ -208,10 +208,12 @@ class LocalStore(AbstractContextManager["LocalStore"]):
             # An active writer commits the words right after the data, so readers don't wait for it.
             with self._writer("catching up", 0.0 if usable else 10.0) as sql:
                 return index_sync.repair_words(self.path, sql, words)
-        except Busy:
+        except (Busy, OSError) as problem:
             if words is not None and usable:
                 return words
-            raise
+            if isinstance(problem, Busy):
+                raise
+            return index_sync.build_words(scratch(self) / "words", self._sql)  # it can only be read
 
     def search_dense(self, vector: Vectors, k: int) -> Ranking:
         with self._lock:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ingest.errors import Mismatch, UserError
+from ingest.store.atomic import writable
 from ingest.store.protocol import Vectors
 from ingest.store.vector_index import Keys, stack
 from ingest.store.word_index import Covered
@@ -21,8 +22,13 @@ SCHEMA = Path(__file__).with_name("schema.sql").read_text("utf-8")
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode, which threads that only read may share."""
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    """A connection in autocommit mode, which threads that only read may share. It can only read if the
+    folder can't be written: on a medium that is read only, or in the folder of another person."""
+    address = path.absolute().as_uri()
+    if path.is_file() and not all(map(writable, (path.parent, path))):
+        # Without a log of changes nobody writes it, and there is nothing beside it to lock.
+        address += "?mode=ro" if path.with_name(f"{path.name}-wal").exists() else "?mode=ro&immutable=1"
+    connection = sqlite3.connect(address, timeout=10, isolation_level=None, check_same_thread=False, uri=True)
     # FULL: a committed change survives a power cut. secure_delete: removed text is overwritten.
     pragmas = "foreign_keys=ON", "synchronous=FULL", "secure_delete=ON", "cache_size=-65536"
     try:

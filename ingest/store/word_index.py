@@ -16,7 +16,7 @@ import numpy as np
 
 from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, terms
-from ingest.store.atomic import write_whole
+from ingest.store.atomic import scratch, writable, write_whole
 from ingest.store.protocol import Ranking
 
 if TYPE_CHECKING:
@@ -51,8 +51,14 @@ class Words:
         if create:
             path.mkdir(parents=True)
             self._index = tantivy.Index(self._schema, str(path))
-        else:
+        elif writable(path):
             self._index = tantivy.Index.open(str(path))
+        else:  # Tantivy locks files beside those that it reads
+            links = scratch(self)
+            for file in path.iterdir():
+                if file.suffix != ".lock":
+                    (links / file.name).symlink_to(file.absolute())
+            self._index = tantivy.Index.open(str(links))
         spaces = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
         self._index.register_tokenizer("spaces", spaces)
         self._index.config_reader(reload_policy="manual")
@@ -140,6 +146,8 @@ class WordWriter:
             self._writer.commit()
             self._committed = True
         write_whole(self._path / MARK, json.dumps(covered).encode())
+        for name in ("meta.json", ".managed.json"):  # Tantivy keeps these for its own user
+            shutil.copymode(self._path / MARK, self._path / name)
 
     def close(self) -> None:
         """Wait for merges, which would otherwise be lost, or drop changes that weren't committed."""

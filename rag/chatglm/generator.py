@@ -202,12 +202,15 @@ class ChatGLMGenerator:
         fills the window, or if all scores are NaN or infinite."""
         decoder, polisher = StreamDecoder(self.tokenizer), Polisher(self.generation)
         stops = self.stop_ids
+        self.cut = False
         with suppress(ReplyStopped):
             for index in self.tokens(self.encode(messages), sampling):
                 if index in stops:
                     break
                 if piece := polisher.push(decoder.push(index)):
                     yield piece
+            else:
+                self.cut = True
         if piece := polisher.push(decoder.finish()) + polisher.finish():
             yield piece
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.cli.console import bold, loading, note, note_message, out, out_json, out_message, out_piece, say
 from rag.cli.options import JSON, KB, ModelOptions, argument, option, with_options
 from rag.cli.paths import cache_home, existing_kb
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from rag.pipeline import Pipeline
     from rag.types import Message
 
+QUIT = frozenset({"stop", "exit", "quit", "q", "bye", "退出", "停止", "结束", "再见"})
+CLEAR = frozenset({"clear", "reset", "new", "清空", "清除", "重置"})
+HELP = frozenset({"help", "h", "帮助"})
+"""Commands of `rag chat`, also with a slash before them."""
+COMMANDS = Translatable("Ask a question. `clear` clears the conversation, `exit` quits, `help` shows this.")
 QUESTION = argument("", "The question; from standard input if left out.", default=None)
 
 
@@ -46,11 +52,16 @@ def ask(
 def chat(kb: str = KB, *, model: ModelOptions) -> None:
     history: list[Message] = []
     with _pipeline(kb, model) as pipeline:
-        out_message("Ask a question. `clear` clears the conversation, `stop` quits.")
-        while (question := _line()) not in (None, "stop"):
-            if question == "clear":
+        out_message(COMMANDS)
+        while (question := _line()) is not None:
+            command = question.lower().lstrip("/:\\").strip()
+            if command in QUIT:
+                break
+            if command in CLEAR:
                 history.clear()
                 out_message("Conversation cleared.")
+            elif command in HELP:
+                out_message(COMMANDS)
             elif question:
                 try:
                     history += _turn(pipeline, question, history)
@@ -83,12 +94,12 @@ def _pipeline(kb: str, model: ModelOptions) -> "Pipeline":
     """The pipeline, with the language model of the options, or else of the settings."""
     from rag.load import open_pipeline
 
-    config = _with_model(existing_kb(kb), model)
-    generator = _generator(config.generate)
+    config = with_model(existing_kb(kb), model)
+    generator = open_generator(config.generate)
     return open_pipeline(config, cache=cache_home(), say=say, generator=generator)
 
 
-def _with_model(config: "Config", model: ModelOptions) -> "Config":
+def with_model(config: "Config", model: ModelOptions) -> "Config":
     """The settings with these options instead of theirs.
 
     Another model comes without the settings' adapter, weights' form, window and tokenizer.
@@ -106,7 +117,7 @@ def _with_model(config: "Config", model: ModelOptions) -> "Config":
     return replace(config, generate=replace(options, **model.values))
 
 
-def _generator(options: "GenerateOptions") -> "Generator | None":
+def open_generator(options: "GenerateOptions") -> "Generator | None":
     """The model, loaded or reached when the first answer needs it; None if none is named."""
     if not options.model:
         return None

@@ -1,6 +1,7 @@
 """The `Generator` of a model on a server, with OpenAI's client."""
 
 import copy
+import json
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -129,6 +130,7 @@ class EndpointGenerator:
             "model": self.engine.model, "messages": engines.to_openai(messages), "stream": True,
             "stream_options": {"include_usage": True}, "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed,
+            "response_format": json.loads(sampling.response_format or "null"),
         }  # fmt: skip
         body = {name: value for name, value in body.items() if value is not None}
         self._reply = reply = ReplyStream(self.address, messages)

@@ -38,11 +38,20 @@ def create(
         default=...,
     ),
 ) -> None:
-    from server.auth import parse_grant
+    from rag.config import is_knowledge_base
+    from server.auth import ANY, parse_grant
 
+    grants = [parse_grant(each) for each in scope]
     with _open_keys() as keys:
-        first = not keys.in_use
-        out(keys.create(name, [parse_grant(each) for each in scope]))
+        first, same = not keys.in_use, [key.id for key in keys.all() if key.name == name.strip()]
+        out(keys.create(name, grants))
+    if same:
+        note_message("{name} is the name of other keys too: {ids}; revoke one by its id", name=name, ids=same)
+    for grant in grants:
+        if grant.base != ANY and not is_knowledge_base(data_home() / grant.base):
+            note_message(
+                "there is no knowledge base {base} yet; the key is for one of this name", base=grant.base
+            )
     note_message("Keep it: only its hash is stored.")
     if first:
         note_message("From now on every request needs a key, from this machine too.")

@@ -13,9 +13,8 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingest.errors import UserError
-from ingest.i18n import Translator
+from ingest.i18n import Translatable, Translator
 from rag.cite import marks, numbers
-from rag.pipeline import LONGEST_QUESTION
 from rag.types import Message
 from server import schemas
 from server.answering import Event, UserQuestion
@@ -35,42 +34,27 @@ class LenientRequest(BaseModel):
 
 
 class ContentPart(LenientRequest):
-    type: Literal["text"]
-    text: str = Field(min_length=1, max_length=LONGEST_QUESTION)
+    type: str
+    text: str | None = None
 
 
-class UserMessage(LenientRequest):
-    """A question; the last one is answered."""
+class ChatMessage(LenientRequest):
+    """The user's last message is the question. Those of the system stand before the knowledge base's own
+    instruction."""
 
-    role: Literal["user"]
-    content: schemas.Question | Annotated[list[ContentPart], Field(min_length=1, max_length=20)]
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
-class AssistantMessage(LenientRequest):
-    """An earlier answer."""
-
-    role: Literal["assistant"]
-    content: Annotated[str, Field(max_length=100_000)] | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[ContentPart] | None = None
 
     @property
     def text(self) -> str:
-        return self.content or ""
+        """Its text. Raises `UserError` if it has parts of another kind, such as images."""
+        if not isinstance(self.content, list):
+            return self.content or ""
+        if others := [part.type for part in self.content if part.type != "text"]:
+            raise UserError("a message has a part of the type {type}; only text is read here", type=others[0])
+        return "".join(part.text or "" for part in self.content)
 
 
-class SystemMessage(LenientRequest):
-    """Ignored: the knowledge base's own instruction applies."""
-
-    role: Literal["system", "developer"]
-    content: str | list[ContentPart]
-
-
-ChatMessage = Annotated[UserMessage | AssistantMessage | SystemMessage, Field(discriminator="role")]
 CONTAINS_USER_MESSAGE: dict[str, Any] = {
     "contains": {"properties": {"role": {"const": "user"}}, "required": ["role"]}
 }
@@ -78,6 +62,10 @@ CONTAINS_USER_MESSAGE: dict[str, Any] = {
 
 class StreamOptions(LenientRequest):
     include_usage: bool = False
+
+
+class ResponseFormat(LenientRequest):
+    type: Literal["text", "json_object", "json_schema"]
 
 
 class ChatRequest(LenientRequest):
@@ -96,7 +84,19 @@ class ChatRequest(LenientRequest):
     top_p: schemas.TopP | None = None
     seed: schemas.Seed | None = None
     n: Annotated[int, Field(strict=False, ge=1, le=1), schemas.WHOLE] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    logprobs: bool | None = None
+
+
+UNSUPPORTED = {
+    "tools": Translatable("tools can't be called here, where documents answer; leave tools out"),
+    "functions": Translatable("functions can't be called here, where documents answer; leave functions out"),
+    "logprobs": Translatable("log probabilities are not reported; leave logprobs out"),
+}
+"""Fields that are refused if they ask for something."""
 
 
 class UrlCitation(BaseModel):
@@ -270,22 +270,34 @@ def _embed(body: EmbeddingsRequest, state: ServerState) -> EmbeddingListResponse
     )
 
 
+def _turn(message: ChatMessage) -> Message:
+    return Message("assistant" if message.role == "assistant" else "user", message.text)
+
+
 def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
     """The user's last message is the question, the messages before it are the conversation."""
-    messages = [each for each in body.messages if not isinstance(each, SystemMessage)]
-    while messages and isinstance(messages[-1], AssistantMessage):
+    for field, problem in UNSUPPORTED.items():
+        if getattr(body, field):
+            raise UserError(problem)
+    messages = [each for each in body.messages if each.role in ("user", "assistant")]
+    while messages and messages[-1].role == "assistant":
         messages.pop()
     if not messages:
         raise UserError("no message has the role user")
     *history, last = messages
-    base = body.knowledge_base or body.model
+    base, most = body.knowledge_base or body.model, body.max_completion_tokens or body.max_tokens
+    form = body.response_format if body.response_format and body.response_format.type != "text" else None
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    system = "\n\n".join(each.text for each in body.messages if each.role in ("system", "developer"))
     sampling = state.knowledge_bases.sampling(
         base,
-        max_new_tokens=body.max_completion_tokens or body.max_tokens,
+        max_new_tokens=most,
+        stop=tuple(filter(None, stop)) or None,
+        response_format=form and form.model_dump_json(),
         **body.model_dump(include={"temperature", "top_p", "seed"}),
     )
-    turns = tuple(Message(each.role, each.text) for each in history)
-    return UserQuestion(last.text, base, turns, sampling)
+    turns = tuple(_turn(each) for each in history if each.text)
+    return UserQuestion(last.text, base, turns, sampling, system.strip())
 
 
 def annotations(answer: schemas.AnswerResponse) -> list[Annotation]:

@@ -1,6 +1,7 @@
 """Encodings: the nine cases that peers get wrong, other languages, and what is not text."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,3 +176,23 @@ def test_utf8_without_a_fault_is_judged_as_any_other(text: str) -> None:
     else:
         found = outcome(lambda: encoding._checked(content, "utf-8", 0, "it"))
         assert quick == (found if isinstance(found, str) else True)
+
+
+def test_a_program_is_not_taken_for_utf_16() -> None:
+    """Almost any bytes are valid UTF-16 without a mark: headers, code, and tables of names."""
+    names = b"".join(b"_ZN4core3fmt%d\0getProcAddress\0" % n for n in range(40))
+    for seed in range(20):
+        draw = random.Random(seed)
+        code = bytes(
+            draw.choice((draw.randrange(256), 0x48, 0x8B, 0xFF)) for _ in range(draw.randrange(40, 3000))
+        )
+        for content in (b"MZ\x90\0\x03\0" + code, b"MZ" + draw.randbytes(500), names[seed:] + code[:9]):
+            with pytest.raises(Unreadable, match="is not text"):
+                encoding.detect(content)
+
+
+@pytest.mark.parametrize(
+    "text", [CHINESE, TRADITIONAL, "สวัสดีครับ " * 20, "مرحبا بالعالم " * 20, "안녕하세요 여러분 " * 20]
+)
+def test_text_in_utf_16_without_a_mark_is_read(text: str) -> None:
+    assert read(text.encode("utf-16-le"))[0] == text

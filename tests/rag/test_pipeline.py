@@ -74,6 +74,47 @@ def test_a_table_row_is_answered_with_its_header(pipeline: Pipeline) -> None:
     assert answer.text.startswith("姓名：李四；分机号：8013 [1]")
 
 
+@pytest.mark.parametrize("text", ["谢谢", "ok", "?", "你好", "exit", "1+1=?"])
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_courtesy_gets_a_courteous_line(pipeline: Pipeline, text: str, writes: bool) -> None:
+    history = [Message("user", "试用期不得超过几个月？"), Message("assistant", "六个月 [1]")]
+    asked = replace(pipeline, generator=CopyingGenerator() if writes else None)
+    *_, answer = asked.stream(text, history)
+    assert isinstance(answer, Answer)
+    assert (answer.citations, answer.hits, answer.refused) == ((), (), False)
+    assert "law.txt" in answer.text
+    assert "六个月" not in answer.text
+
+
+def test_the_contents_are_the_documents_and_example_questions(pipeline: Pipeline) -> None:
+    lines = pipeline.ask("what is in here?").text.splitlines()
+    assert {f"- {name}" for name in PAGES} <= set(lines)
+    examples = [line.removeprefix("- ") for line in lines[len(PAGES) + 2 :]]
+    assert len(examples) <= 3
+    assert all(pipeline.retrieve(each).answerable for each in examples)
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        ("第十条规定了什么？", "第十条"),
+        ("第十九条是什么？", "第十九条"),
+        ("第十九条之一规定了什么？", ""),
+        ("第20条", ""),
+    ],
+)
+def test_an_article_is_answered_by_itself_alone(pipeline: Pipeline, question: str, says: str) -> None:
+    answer = pipeline.ask(question)
+    assert answer.refused is (not says)
+    assert all(citation.quote.startswith(says) for citation in answer.citations)
+
+
+def test_a_message_off_the_subject_is_searched_alone(pipeline: Pipeline) -> None:
+    history = [Message("user", "试用期不得超过几个月？"), Message("assistant", "六个月 [1]")]
+    for text in ("讲个笑话", "天气呢？"):
+        assert next(pipeline.stream(text, history)).query.text == text  # type: ignore[union-attr]
+
+
 def test_a_follow_up_is_asked_with_its_subject(pipeline: Pipeline) -> None:
     answer = pipeline.ask("那它有多高？", [Message("user", "海南岛的最高峰五指山在哪里？")])
     assert "一千八百六十七米" in answer.citations[0].quote

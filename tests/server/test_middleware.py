@@ -1,6 +1,8 @@
 """Clients that leave free their slot, and the model stops; the language that a client prefers."""
 
+import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -138,16 +140,27 @@ def test_a_client_that_never_completes_its_headers_is_disconnected(
         assert line.recv(1000) == b""
 
 
-def test_a_client_that_never_completes_its_body_is_disconnected(
-    slow: tuple[SampleServer, SlowGenerator],
+@pytest.mark.parametrize("path", [b"/ask", b"/v1/chat/completions", b"/knowledge-bases/mine/documents"])
+def test_a_body_that_stalls_ends_as_408(
+    slow: tuple[SampleServer, SlowGenerator], path: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     sample, _ = slow
+    request = ask_request(sample)[:-5].replace(b"/ask", path, 1)
+    if b"documents" in path:
+        head = request.partition(b"\r\n\r\n")[0].replace(
+            b"application/json", b"multipart/form-data; boundary=x"
+        )
+        request = head + b"\r\n\r\n--x\r\nContent-Disposition: form-data; name=files"
     with closing(connect(sample)) as line:
-        line.sendall(ask_request(sample)[:-5])
+        line.sendall(request)
         received = b""
         while piece := line.recv(1000):
             received += piece
-        assert b"200 OK" not in received
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b" 408 " in head
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["error"]["message"].startswith("the request stopped for 2 s")
+    assert "without" not in caplog.text
 
 
 def test_sixty_four_clients_get_answers_or_429(tmp_path: Path) -> None:
@@ -264,3 +277,33 @@ def test_a_running_answer_is_finished_when_the_server_stops(stream: bool, tmp_pa
 )
 def test_preferred_language(accepted: str, language: str) -> None:
     assert preferred_language(accepted) == language
+
+
+def test_pages_of_other_sites_are_let_in_only_if_they_are_named(tmp_path: Path) -> None:
+    body = {"question": QUESTION, "knowledge_base": "mine"}
+    ours, other = {"origin": "https://a.example"}, {"origin": "https://b.example"}
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    with sample_server(tmp_path / "open", origins=("https://a.example",)) as sample:
+        allowed = sample.client.post("/ask", json=body, headers=ours | {"sec-fetch-site": "cross-site"})
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://a.example"
+        assert sample.client.options("/ask", headers=ours | asks).status_code == 200
+        assert sample.client.options("/ask", headers=other | asks).status_code == 400
+        refused = sample.client.post("/ask", json=body, headers=other)
+        assert refused.status_code == 403
+        assert "access-control-allow-origin" not in refused.headers
+    with sample_server(tmp_path / "closed") as sample:
+        refused = sample.client.post("/ask", json=body, headers=ours)
+        assert refused.status_code == 403
+        assert "access-control-allow-origin" not in refused.headers
+        assert "access-control-allow-origin" not in sample.client.options("/ask", headers=ours | asks).headers
+
+
+def test_the_reference_of_the_api_is_packaged(tmp_path: Path) -> None:
+    with sample_server(tmp_path) as sample:
+        page = sample.client.get("/docs")
+        assert page.status_code == 200
+        for link in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+            assert link.startswith("/")
+            assert sample.client.get(link).status_code == 200
+        assert "/v1/chat/completions" in sample.client.get("/openapi.json").json()["paths"]

@@ -28,7 +28,7 @@ def client(sample: SampleServer) -> Iterator[openai.OpenAI]:
 
 
 def ask(client: openai.OpenAI, **more):
-    messages = [{"role": "system", "content": "You are…"}, {"role": "user", "content": QUESTION}]
+    messages = [{"role": "user", "content": QUESTION}]
     return client.chat.completions.create(**{"model": "mine", "messages": messages, **more})
 
 
@@ -117,18 +117,94 @@ def test_an_input_too_long_for_the_encoder_is_refused_not_truncated(client: open
     assert len(response.data) == 1
 
 
+SYSTEM = [{"role": "system", "content": "只用英文回答"}, {"role": "user", "content": QUESTION}]
+IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]
+NEEDS = "language model, but mine answers with sentences"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"n": 2}, "n must be 1 or less"),
+        ({"messages": [{"role": "assistant", "content": "?"}]}, "no message has the role user"),
+        ({"messages": [{"role": "user", "content": " "}]}, "the question is empty"),
+        ({"messages": [{"role": "user", "content": "长" * 2001}]}, "2001 characters; the limit is 2000"),
+        ({"messages": [{"role": "user", "content": 3}]}, "must be a text"),
+        ({"messages": []}, "messages is empty"),
+        ({"messages": IMAGE}, "a part of the type image_url; only text is read here"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools can't be called here"),
+        ({"functions": [{"name": "f"}]}, "functions can't be called here"),
+        ({"logprobs": True}, "log probabilities are not reported"),
+        ({"messages": SYSTEM}, f"system need a {NEEDS}"),
+        ({"stop": "个"}, f"stop need a {NEEDS}"),
+        ({"response_format": {"type": "json_object"}}, f"response_format need a {NEEDS}"),
+        ({"max_tokens": 3}, "it quotes documents and is not cut"),
+        ({"temperature": "x"}, "temperature must be a number"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_done_is_refused_in_words(client: openai.OpenAI, more: dict, says: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, **{"extra_body": more} if "functions" in more or "temperature" in more else more)
+    assert says in refused.value.message
+    assert refused.value.type == "invalid_request_error"
+    assert "Input should" not in refused.value.message
+
+
+def test_long_earlier_messages_and_parts_of_answers_are_read(client: openai.OpenAI) -> None:
+    messages = [
+        {"role": "user", "content": "这是一份很长的背景材料。" * 900},
+        {"role": "assistant", "content": [{"type": "text", "text": "好的。" * 3000}]},
+        {"role": "user", "content": QUESTION},
+    ]
+    assert "六个月" in (ask(client, messages=messages).choices[0].message.content or "")
+    messages[-1]["content"] = "为什么？"
+    ask(client, messages=messages)
+
+
+@pytest.mark.parametrize("text", ["谢谢", "ok", "?", "你好", "exit", "讲个笑话", "1+1=?", "what is in here?"])
+@pytest.mark.parametrize("route", ["/v1", "/ask"])
+def test_small_talk_does_not_repeat_the_answer(
+    client: openai.OpenAI, sample: SampleServer, text: str, route: str
+) -> None:
+    history = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "六个月 [1]"}]
+    if route == "/ask":
+        answer = sample.ask(text, history=history)
+        content, citations = answer["answer"], answer["citations"]
+    else:
+        message = ask(client, messages=[*history, {"role": "user", "content": text}]).choices[0].message
+        content, citations = message.content or "", message.annotations
+    assert "六个月" not in content
+    assert not citations
+    assert ("劳动合同法.txt" in content) is (text != "讲个笑话")
+
+
+def test_a_model_follows_stop_and_the_system(tmp_path: Path) -> None:
+    generator = CopyingGenerator()
+    with sample_server(tmp_path, generator=generator) as sample:
+        address = f"{sample.client.base_url}/v1"
+        with closing(openai.OpenAI(base_url=address, api_key="none", max_retries=0)) as client:
+            whole = ask(client).choices[0].message.content or ""
+            assert "不得超过" in whole
+            for stop in ("不得超过", ["没有", "得超"]):
+                cut = ask(client, stop=stop).choices[0]
+                assert (
+                    cut.message.content
+                    == whole[: whole.index("不得超过" if stop == "不得超过" else "得超过")]
+                )
+                assert cut.finish_reason == "stop"
+            ask(client, messages=SYSTEM)
+            assert generator.prompts[-1][-1].text.startswith("只用英文回答\n\n请只根据")
+            with pytest.raises(openai.BadRequestError, match="served elsewhere"):
+                ask(client, response_format={"type": "json_object"})
+
+
 @pytest.mark.parametrize(
     ("more", "error"),
     [
         ({"model": "none"}, openai.NotFoundError),
-        ({"n": 2}, openai.UnprocessableEntityError),
-        ({"messages": [{"role": "assistant", "content": "?"}]}, openai.BadRequestError),
-        ({"messages": [{"role": "user", "content": " "}]}, openai.UnprocessableEntityError),
-        ({"messages": [{"role": "user", "content": "长" * 2001}]}, openai.UnprocessableEntityError),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]},
-         openai.UnprocessableEntityError),
+        ({"messages": [{"role": "user", "content": " "}]}, openai.BadRequestError),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_mistake_is_the_clients_own_error(
     client: openai.OpenAI, more: dict, error: type[Exception], stream: bool

@@ -38,7 +38,7 @@ def test_a_session_from_an_empty_server_to_a_refusal(server: BrowserServer, page
     )
     page.press("#base-name", "Enter")
     expect(page.locator("#base-create")).to_have_text("Creating…")
-    expect(page.locator("#base")).to_have_value("仓库")
+    expect(page.locator("#base")).to_have_value("仓库", timeout=30_000)
     expect(page.locator("#list")).to_contain_text("No documents yet")
     expect(page.locator("#thread button")).to_have_text("Add documents")  # the next step, and only that
     ask(page, ASKED)
