@@ -313,6 +313,7 @@ export function prepareSource() {
     if (!dialog.open) return;
     dialog.close();
     open();
+    if (shown && shown.view === "text") showMark();
   });
   $("source-page").onclick = () => guarded(shown, () => view("page"));
   $("source-text").onclick = () => guarded(shown, () => view("text"));

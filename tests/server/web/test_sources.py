@@ -135,6 +135,7 @@ def test_a_row_of_a_table_has_its_header(shared: BrowserServer, page: Page) -> N
     follow(page, passage(shared, "库位.csv", "零件150"))
     expect(page.locator("#source mark")).to_have_text("零件150")
     expect(page.locator("#source th")).to_have_text(["编号", "名称", "库位"])
+    expect(page.locator("#source th").first).to_be_in_viewport()  # it stays above the rows
     assert "零件001" not in page.locator("#source-body").inner_text()  # it is far away
     page.locator("#source-body button", has_text="Text before").click()
     expect(page.locator("#source-body")).to_contain_text("零件050")
