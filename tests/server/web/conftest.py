@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from pypdfium2 import PdfDocument
 
+expect.set_options(timeout=20_000)  # of a machine with much else to do
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--headless",
