@@ -120,7 +120,7 @@ def upload(page: Page, name: str, content: str | bytes) -> None:
     expect(page.locator("#upload")).to_be_visible()  # Playwright would not wait for what is hidden
     page.set_input_files("#files", {"name": name, "mimeType": "text/plain", "buffer": data})
     expect(page.locator("#jobs .job").first).to_contain_text(
-        re.compile(r"\d+ (added|replaced|unchanged|refused)"), timeout=60_000
+        re.compile(r"\d+ (added|replaced|unchanged|refused)"), timeout=120_000
     )
 
 

@@ -143,7 +143,7 @@ def test_files_can_be_dropped_anywhere(sample_server: BrowserServer, page: Page)
     expect(page.locator("#curtain")).to_be_visible()
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
     expect(page.locator("#curtain")).to_be_hidden()
-    expect(page.locator("#list")).to_contain_text("拖放.txt", timeout=60_000)
+    expect(page.locator("#list")).to_contain_text("拖放.txt", timeout=120_000)
 
 
 def test_a_page_of_a_pdf_is_shown_with_the_passage_marked(sample_server: BrowserServer, page: Page) -> None:

@@ -51,7 +51,7 @@ def test_the_end_of_an_upload_counts_what_was_refused_and_shows_it_first(page: P
     ]
     page.set_input_files("#files", files)
     job = page.locator("#jobs .job").first
-    expect(job.locator("p").first).to_have_text("1 added, 1 replaced, 1 refused", timeout=60_000)
+    expect(job.locator("p").first).to_have_text("1 added, 1 replaced, 1 refused", timeout=120_000)
     expect(job.locator("li").first).to_contain_text("坏.pdf")
     expect(job.locator("li .problem")).to_have_count(1)
     expect(job.locator("li .problem")).not_to_be_empty()
@@ -115,7 +115,7 @@ def test_an_upload_that_fails_can_be_sent_again(page: Page) -> None:
     )
     expect(page.locator("#jobs .problem").first).to_have_text("the disk is full")
     page.locator("#jobs button", has_text="Try again").click()
-    expect(page.locator("#jobs .job").first).to_contain_text("1 added", timeout=60_000)
+    expect(page.locator("#jobs .job").first).to_contain_text("1 added", timeout=120_000)
 
 
 def test_one_handler_shows_what_no_one_caught(shared: BrowserServer, page: Page) -> None:
@@ -133,7 +133,7 @@ def test_a_folder_is_uploaded_without_what_cannot_be_read(page: Page, tmp_path) 
     (tmp_path / "文件夹" / "程序.exe").write_bytes(b"MZ")
     page.set_input_files("#folder", tmp_path / "文件夹")
     expect(page.locator(".notice")).to_contain_text("1 files of other formats")
-    expect(page.locator("#jobs .job").first).to_contain_text("2 added", timeout=60_000)
+    expect(page.locator("#jobs .job").first).to_contain_text("2 added", timeout=120_000)
     expect(page.locator("#jobs")).to_contain_text("文件夹 - 子 - 说明.txt")
 
 
@@ -143,7 +143,7 @@ def test_text_is_pasted_as_a_document(page: Page) -> None:
     expect(page.locator("#paste-problem")).not_to_be_empty()
     page.fill("#paste-field", "备忘：周三开会\n\n地点在二楼。")
     page.click("#paste button[type=submit]")
-    expect(page.locator("#list")).to_contain_text("备忘：周三开会.txt", timeout=60_000)
+    expect(page.locator("#list")).to_contain_text("备忘：周三开会.txt", timeout=120_000)
 
 
 def test_several_documents_are_sorted_chosen_read_again_and_deleted(
@@ -166,7 +166,7 @@ def test_several_documents_are_sorted_chosen_read_again_and_deleted(
     page.locator(".pick").nth(1).check()
     expect(page.locator("#chosen-count")).to_have_text("2 documents")
     page.click("#chosen-reread")
-    expect(page.locator("#jobs .job").first).to_contain_text("2 replaced", timeout=60_000)
+    expect(page.locator("#jobs .job").first).to_contain_text("2 replaced", timeout=120_000)
     expect(page.locator("#chosen")).to_be_hidden()
     page.locator(".pick").nth(0).check()
     page.locator(".pick").nth(2).check()
