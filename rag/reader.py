@@ -174,7 +174,7 @@ def build(data: bytes, path: Path, folder: Path) -> None:
     try:
         tensors = load(data)
         encoder = e5_graph.read(data_file())
-        checkpoint = _with_upper_layers(encoder, tensors)
+        checkpoint = with_upper_layers(encoder, tensors)
         for file, ranges in ((fast, {}), (exact, None)):
             with file.with_suffix(".bin").open("wb") as stream:
                 graph = ReaderGraph(checkpoint, Weights(stream), tensors, ranges=ranges)
@@ -197,7 +197,7 @@ def build(data: bytes, path: Path, folder: Path) -> None:
         exact.rename(fast)
 
 
-def _with_upper_layers(encoder: E5Checkpoint, tensors: dict[str, NDArray[np.generic]]) -> E5Checkpoint:
+def with_upper_layers(encoder: E5Checkpoint, tensors: dict[str, NDArray[np.generic]]) -> E5Checkpoint:
     """The encoder with the layers of `tensors` in place of its own."""
     scales = {name.removesuffix("scale"): name for name in tensors if name.endswith(".scale")}
     matrices = {
