@@ -125,13 +125,17 @@ def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[Reading
     return readings
 
 
+def weights_file(weights: str) -> Path:
+    """The file of the "bundled" weights, or of those in a folder."""
+    return (Path(__file__).parent if weights == "bundled" else Path(weights)) / WEIGHTS
+
+
 def open_reader(weights: str, encoder: BundledEmbedder) -> Reader:
     """The reader with the "bundled" weights or those of a folder, built beside the encoder on first use.
 
     Raises `UserError` if the weights are missing or damaged.
     """
-    bundled = weights == "bundled"
-    path = (Path(__file__).parent if bundled else Path(weights)) / WEIGHTS
+    bundled, path = weights == "bundled", weights_file(weights)
     try:
         data = path.read_bytes()
     except OSError as error:

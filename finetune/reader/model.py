@@ -18,8 +18,6 @@ from rag.reader import FEATURE_LAYER, FEATURES, with_upper_layers
 Tensors = dict[str, NDArray[Any]]
 """The contents of `rag.reader.WEIGHTS`: the layers' matrices in int8 with a scale a row, heads in float16."""
 
-UNKNOWN = -100
-"""The place of an answer that is somewhere in the chunk (torch's `ignore_index`)."""
 _DROPOUT = 0.1
 _FAR = -1e4  # the logit of what can't be chosen
 _HEADS = ("span", "pool", "has")
@@ -114,7 +112,7 @@ class ReaderModel(nn.Module):
         """`spans` (rows, tokens, 2), `answerable` (rows,), and with an `answer` the `loss`.
 
         `allowed` marks the null, `<s>`, and the tokens of the chunk. `answer` (rows, 2) are the places of
-        the first and last token of the answer, 0 for no answer, or `UNKNOWN`.
+        the first and last token of the answer, 0 for no answer.
         """
         x = self.encoder.embeddings(input_ids=ids)
         for number, layer in enumerate(self.encoder.encoder.layer):
@@ -154,7 +152,7 @@ def losses(spans: Tensor, answerable: Tensor, answer: Tensor) -> tuple[Tensor, T
     located = answer[:, 0] > 0
     with_null = functional.cross_entropy(spans, answer, reduction="sum")
     alone = functional.cross_entropy(spans[located, 1:], answer[located] - 1, reduction="sum")
-    known = functional.binary_cross_entropy_with_logits(answerable, (answer[:, 0] != 0).float())
+    known = functional.binary_cross_entropy_with_logits(answerable, located.float())
     return (with_null / 2 + alone) / len(answer), known
 
 

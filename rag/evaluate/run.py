@@ -113,6 +113,7 @@ def predict(pipeline: "Pipeline", question: str) -> Prediction:
         refused=not found.answerable,
         shown=answer.text,
         labels=[citation.chunk.label(citation.start) for citation in answer.citations],
+        span=answer.text[slice(*(answer.span or (0, 0)))] if pipeline.reader else None,
     )
 
 

@@ -1,0 +1,185 @@
+"""Questions over chunks -> rows to train a reader on, about half of them without an answer.
+
+What decides is the choice of the rows without an answer: chunks that resemble the right one, of the same
+document above all, the right chunk with the answer's sentence cut out, and a question in which a year, a
+number or a title was changed for one that the chunk doesn't have.
+"""
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ingest.chunk import Span, sentences
+from ingest.normalize import bigrams
+from ingest.types import Chunk
+from rag.evaluate.dataset import Dataset, EvalQuestion, Gold
+from rag.evaluate.metrics import contains, locate
+from rag.evaluate.score import ends_in
+from rag.pipeline import Pipeline
+from rag.reader import ReaderRow, RowBuilder
+
+NEAREST = 60  # chunks from which rows without an answer are drawn
+HELD_OUT = 0.3  # of the questions
+LEAST_DOCUMENTS = 5  # with fewer, questions are held out one by one
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderQuestion:
+    """A question, the chunk that answers it with characters `span` (None: it has no answer), and the chunks
+    that a search finds, best first, of which those that contain no answer don't answer it."""
+
+    text: str
+    answers: Sequence[str]
+    right: Chunk | None
+    span: Span
+    nearest: Sequence[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class NegativeOptions:
+    """Which rows without an answer a question gets."""
+
+    seed: int = 0
+    second: float = 0.25
+    """Share of the questions that get a second one."""
+    titled: float = 0.7
+    """Share of the rows that show the title and headings over the chunk."""
+    weights: dict[str, float] = field(
+        default_factory=lambda: {"same": 3, "document": 4, "corpus": 2, "cut": 2, "changed": 1.5}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """A row, the places of the answer's first and last token in it (0, 0: no answer), and its kind."""
+
+    row: ReaderRow
+    answer: Span
+    kind: str
+
+
+def training_rows(
+    questions: Iterable[ReaderQuestion], builder: RowBuilder, options: NegativeOptions
+) -> Iterator[TrainingRow]:
+    """A row with the answer of every question that has one, and one or two without."""
+    rng = random.Random(options.seed)
+    for question in questions:
+        count = 1 + (rng.random() < options.second)
+        for kind, wording, chunk in _choices(question, count, options, rng):
+            context = chunk.context if rng.random() < options.titled else ""
+            row = builder.row(wording, context, chunk.text)
+            answer = _tokens(row, question.span) if kind == "answered" else (0, 0)
+            if answer:
+                yield TrainingRow(row, answer, kind)
+
+
+def _choices(
+    question: ReaderQuestion, count: int, options: NegativeOptions, rng: random.Random
+) -> Iterator[tuple[str, str, Chunk]]:
+    """The kind, the wording of the question, and the chunk of each row."""
+    text, right = question.text, question.right
+    far = [each for each in question.nearest if each != right and not contains(each.text, question.answers)]
+    if right is None:
+        for chunk in [*far[:1], *rng.sample(far[1:8], min(count - 1, len(far[1:8])))]:
+            yield "unanswerable", text, chunk
+        return
+    yield "answered", text, right
+    kinds: dict[str, tuple[str, Chunk]] = {}
+    own = [each for each in far if each.document == right.document]
+    for kind, chunks in (
+        ("same", [each for each in own if each.passage == right.passage]),
+        ("document", [each for each in own if each.passage != right.passage]),
+        ("corpus", [each for each in far if each.document != right.document]),
+    ):
+        if chunks:
+            kinds[kind] = text, chunks[0] if rng.random() < 0.6 else rng.choice(chunks[:5])
+    parts = [right.text[start:end] for start, end in sentences(right.text)]
+    rest = [part for part in parts if not contains(part, question.answers)]
+    if 1 < len(rest) < len(parts):
+        kinds["cut"] = text, replace(right, text="".join(rest))
+    titles = sorted({each.title for each in far if len(each.title) > 1})
+    if changed := _changed(text, right, titles, rng):
+        kinds["changed"] = changed, right
+    for _ in range(min(count, len(kinds))):
+        kind = rng.choices(list(kinds), [options.weights[name] for name in kinds])[0]
+        yield kind, *kinds.pop(kind)
+
+
+def _changed(question: str, chunk: Chunk, titles: Sequence[str], rng: random.Random) -> str | None:
+    """The question about another year, number or title, which the chunk doesn't have."""
+    numbers = [match for match in re.finditer(r"\d+", question) if match[0] in chunk.text]
+    if numbers and rng.random() < 0.8:
+        match = rng.choice(numbers)
+        near = [str(int(match[0]) + step) for step in range(-9, 10)]
+        if absent := [n for n in near if n.isdigit() and len(n) == len(match[0]) and n not in chunk.text]:
+            return question[: match.start()] + rng.choice(absent) + question[match.end() :]
+    others = [title for title in titles if title not in chunk.indexed and title not in question]
+    if len(chunk.title) > 1 and chunk.title in question and others:
+        return question.replace(chunk.title, rng.choice(others))
+    return None
+
+
+def _tokens(row: ReaderRow, span: Span) -> Span | None:
+    """The first and last token that cover `span` of the chunk; None if they were cut off."""
+    inside = [k for k, (start, end) in enumerate(row.offsets) if start < span[1] and end > span[0]]
+    if not inside or row.offsets[inside[-1]][1] < span[1] - 1:
+        return None
+    return row.first + inside[0], row.first + inside[-1]
+
+
+def best_occurrence(text: str, answers: Sequence[str], question: str) -> Span | None:
+    """Where one of `answers` occurs in `text`: in the sentence that shares most with the question."""
+    wanted = set(bigrams(question))
+    parts = [(start, len(wanted & set(bigrams(text[start:end])))) for start, end in sentences(text)]
+    found = [span for answer in answers for span in locate(answer, text)]
+    return max(found, key=lambda span: max(p for p in parts if p[0] <= span[0])[1], default=None)
+
+
+def questions_of(
+    dataset: Dataset, pipeline: Pipeline, progress: Callable[[], None]
+) -> dict[str, ReaderQuestion]:
+    """The questions over the knowledge base's own chunks, by id. An answerable one is left out if no
+    chunk has one of its answers in the place that is known to answer it."""
+    sources = [(document.source, document.id) for document in pipeline.store.documents()]
+    result: dict[str, ReaderQuestion] = {}
+    for question in dataset.questions:
+        ranking = pipeline.retrieve(question.text).ranking
+        chunks = list(pipeline.store.chunks(ranking.keys[:NEAREST]).values())
+        right, span = _right(question, chunks, sources, pipeline) if question.answerable else (None, (0, 0))
+        if right or not question.answerable:
+            result[question.id] = ReaderQuestion(question.text, question.answers, right, span, chunks)
+        progress()
+    return result
+
+
+def _right(
+    question: EvalQuestion, chunks: Sequence[Chunk], sources: Sequence[tuple[str, str]], pipeline: Pipeline
+) -> tuple[Chunk | None, Span]:
+    golds = question.gold or [Gold(source, "") for source, grade in question.grades.items() if grade > 0]
+    for gold in golds:
+        for document in (id for source, id in sources if ends_in(source, gold.document)):
+            text = pipeline.store.text(document)
+            for start, end in locate(gold.quote, text) or [(0, len(text))]:
+                if found := best_occurrence(text[start:end], question.answers, question.text):
+                    first, last = start + found[0], start + found[1]
+                    for chunk in chunks:
+                        if chunk.document == document and chunk.start <= first and last <= chunk.end:
+                            return chunk, (first - chunk.start, last - chunk.start)
+    return None, (0, 0)
+
+
+def held_out(questions: Mapping[str, ReaderQuestion], seed: int) -> set[str]:
+    """The ids of the questions to compare with: those about some of the documents, or some of each."""
+    rng, groups = random.Random(seed), defaultdict[str, list[str]](list)
+    for id, question in questions.items():
+        groups[question.right.document if question.right else ""].append(id)
+    unanswerable = groups.pop("", [])
+    if len(groups) < LEAST_DOCUMENTS:
+        groups = {id: [id] for ids in groups.values() for id in ids}
+    held, most = [], HELD_OUT * (len(questions) - len(unanswerable))
+    for name in rng.sample(sorted(groups), len(groups)):
+        if len(held) + len(groups[name]) <= most:
+            held += groups[name]
+    return {*held, *rng.sample(unanswerable, round(HELD_OUT * len(unanswerable)))}
