@@ -1,32 +1,29 @@
 """`rag finetune reader`: the reader of a knowledge base, trained further on its user's questions."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
-from rag.cli.console import Progress, counting, note_message, out_message, say, table
+from rag.cli.console import Progress, counting, note_message, out_message, say
+from rag.cli.evaluate import show_comparison
 from rag.cli.options import KB, argument, option, with_options
 from rag.cli.paths import cache_home, existing_kb, kb_path
-
-if TYPE_CHECKING:
-    from rag.evaluate.report import Difference
 
 LEAST = 20
 """Questions with an answer, and questions without one."""
 SHOWN = ("auroc", "false_answers_at_5", "exact", "f1")
 DECISIVE = ("auroc", "f1")
+"""By the 95 % intervals of the differences, neither may be worse, and one must be better."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderOptions:
     output: Path | None = option("--output DIR", "Folder for checkpoints and weights; default: in the cache.")
-    epochs: int = option("--epochs --num-train-epochs N", "Passes over the rows.", default=3, least=1)
+    epochs: int = option("--epochs N", "Passes over the rows.", default=3, least=1)
     rate: float = option("--learning-rate R", "Learning rate of the uppermost layer.", default=1e-4, least=0)
-    batch: int = option("--batch --per-device-train-batch-size N", "Rows per step.", default=32, least=1)
+    batch: int = option("--batch N", "Rows per step.", default=32, least=1)
     seed: int = option("--seed N", "Seed of the held-out part, the rows and their order.", default=0)
 
 
@@ -40,8 +37,8 @@ def reader(
     options: ReaderOptions,
 ) -> None:
     from finetune.domain import lines, put_in_use
-    from finetune.reader.examples import NegativeOptions, held_out, questions_of, training_rows
-    from finetune.reader.train import ReaderTraining, train
+    from finetune.reader.examples import held_out, questions_of, training_rows
+    from finetune.reader.train import train
     from ingest.embed.e5 import BundledEmbedder
     from ingest.store.atomic import new_folder
     from rag.config import SETTINGS
@@ -71,20 +68,24 @@ def reader(
             )  # fmt: skip
         held = held_out(known, options.seed)
         learnt = [each for id, each in known.items() if id not in held]
-        negatives = NegativeOptions(options.seed, second=1.0, titled=1.0)
-        rows = list(training_rows(learnt, RowBuilder(embedder.pieces), negatives))
+        builder = RowBuilder(embedder.pieces)
+        rows = list(training_rows(learnt, builder, seed=options.seed, second=1.0, titled=1.0))
         note_message(
             "{rows} rows from {learnt} questions; {held} questions held out; {lost} left out, because the "
             "knowledge base does not have their answer",
             rows=len(rows), learnt=len(learnt), held=len(held), lost=len(dataset.questions) - len(known),
         )  # fmt: skip
-        training = ReaderTraining(options.epochs, options.rate, options.batch, options.seed)
+        values = dict(vars(options))
+        work = values.pop("output") or cache_home() / "readers"
         before = weights_file(config.read.reader).read_bytes()
         with Progress(say("steps"), -(-len(rows) * options.epochs // options.batch)) as progress:
-            weights = train(rows, before, options.output or cache_home() / "readers", training, progress)
+            weights = train(rows, before, work, **values, progress=progress)
         trained = replace(pipeline, reader=open_reader(str(weights.parent), embedder))
         part = replace(dataset, questions=tuple(each for each in dataset.questions if each.id in held))
-        if not _better(compare(report(pipeline, part), report(trained, part))):
+        found = compare(report(pipeline, part), report(trained, part))
+        show_comparison(dataset.name, {name: found[name] for name in SHOWN if name in found})
+        decisive = [found[name] for name in DECISIVE if name in found]
+        if any(each.high < 0 for each in decisive) or all(each.low <= 0 for each in decisive):
             out_message(
                 "not better; {kb} keeps its reader, and the new one stays in {path}", kb=kb, path=weights
             )
@@ -102,24 +103,3 @@ def reader(
         "{questions} {kb}",
         settings=settings, line=lines({"reader": name})[0], questions=questions, kb=kb,
     )  # fmt: skip
-
-
-def _better(found: "Mapping[str, Difference]") -> bool:
-    """Show the figures. A reader is better if, by the 95 % intervals of the differences, neither the
-    refusals nor the answers are worse, and one of them is better."""
-    from rag.evaluate.report import measure_of
-
-    columns = ["held-out questions", "before", "after", "difference (95 % interval)"]
-    rows = [
-        (
-            say(measure_of(name).title),
-            f"{each.first:.3f}",
-            f"{each.second:.3f}",
-            f"{each.difference:+.3f} ({each.low:+.3f} … {each.high:+.3f})",
-        )
-        for name, each in found.items()
-        if name in SHOWN
-    ]
-    table("", list(map(say, columns)), rows)
-    decisive = [found[name] for name in DECISIVE if name in found]
-    return all(each.high >= 0 for each in decisive) and any(each.low > 0 for each in decisive)

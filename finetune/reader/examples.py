@@ -9,7 +9,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ingest.chunk import Span, sentences
 from ingest.normalize import bigrams
@@ -22,6 +22,7 @@ from rag.reader import ReaderRow, RowBuilder
 
 NEAREST = 60  # chunks from which rows without an answer are drawn
 HELD_OUT = 0.3  # of the questions
+KINDS = {"same": 3, "document": 4, "corpus": 2, "cut": 2, "changed": 1.5}  # how often to draw them
 LEAST_DOCUMENTS = 5  # with fewer, questions are held out one by one
 
 
@@ -38,20 +39,6 @@ class ReaderQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class NegativeOptions:
-    """Which rows without an answer a question gets."""
-
-    seed: int = 0
-    second: float = 0.25
-    """Share of the questions that get a second one."""
-    titled: float = 0.7
-    """Share of the rows that show the title and headings over the chunk."""
-    weights: dict[str, float] = field(
-        default_factory=lambda: {"same": 3, "document": 4, "corpus": 2, "cut": 2, "changed": 1.5}
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingRow:
     """A row, the places of the answer's first and last token in it (0, 0: no answer), and its kind."""
 
@@ -61,23 +48,25 @@ class TrainingRow:
 
 
 def training_rows(
-    questions: Iterable[ReaderQuestion], builder: RowBuilder, options: NegativeOptions
+    questions: Iterable[ReaderQuestion],
+    builder: RowBuilder,
+    *,
+    seed: int = 0,
+    second: float = 0.25,
+    titled: float = 0.7,
 ) -> Iterator[TrainingRow]:
-    """A row with the answer of every question that has one, and one or two without."""
-    rng = random.Random(options.seed)
+    """A row with the answer of every question that has one, and one without, or two for the share
+    `second`. The share `titled` shows the title and headings over the chunk."""
+    rng = random.Random(seed)
     for question in questions:
-        count = 1 + (rng.random() < options.second)
-        for kind, wording, chunk in _choices(question, count, options, rng):
-            context = chunk.context if rng.random() < options.titled else ""
-            row = builder.row(wording, context, chunk.text)
+        for kind, wording, chunk in _choices(question, 1 + (rng.random() < second), rng):
+            row = builder.row(wording, chunk.context if rng.random() < titled else "", chunk.text)
             answer = _tokens(row, question.span) if kind == "answered" else (0, 0)
             if answer:
                 yield TrainingRow(row, answer, kind)
 
 
-def _choices(
-    question: ReaderQuestion, count: int, options: NegativeOptions, rng: random.Random
-) -> Iterator[tuple[str, str, Chunk]]:
+def _choices(question: ReaderQuestion, count: int, rng: random.Random) -> Iterator[tuple[str, str, Chunk]]:
     """The kind, the wording of the question, and the chunk of each row."""
     text, right = question.text, question.right
     far = [each for each in question.nearest if each != right and not contains(each.text, question.answers)]
@@ -103,7 +92,7 @@ def _choices(
     if changed := _changed(text, right, titles, rng):
         kinds["changed"] = changed, right
     for _ in range(min(count, len(kinds))):
-        kind = rng.choices(list(kinds), [options.weights[name] for name in kinds])[0]
+        kind = rng.choices(list(kinds), [KINDS[name] for name in kinds])[0]
         yield kind, *kinds.pop(kind)
 
 
@@ -142,7 +131,7 @@ def questions_of(
 ) -> dict[str, ReaderQuestion]:
     """The questions over the knowledge base's own chunks, by id. An answerable one is left out if no
     chunk has one of its answers in the place that is known to answer it."""
-    sources = [(document.source, document.id) for document in pipeline.store.documents()]
+    sources = {each.source: each.id for each in pipeline.store.documents()}
     result: dict[str, ReaderQuestion] = {}
     for question in dataset.questions:
         ranking = pipeline.retrieve(question.text).ranking
@@ -155,18 +144,18 @@ def questions_of(
 
 
 def _right(
-    question: EvalQuestion, chunks: Sequence[Chunk], sources: Sequence[tuple[str, str]], pipeline: Pipeline
+    question: EvalQuestion, chunks: Sequence[Chunk], sources: Mapping[str, str], pipeline: Pipeline
 ) -> tuple[Chunk | None, Span]:
     golds = question.gold or [Gold(source, "") for source, grade in question.grades.items() if grade > 0]
     for gold in golds:
-        for document in (id for source, id in sources if ends_in(source, gold.document)):
-            text = pipeline.store.text(document)
+        for id in (sources[source] for source in sources if ends_in(source, gold.document)):
+            text = pipeline.store.text(id)
             for start, end in locate(gold.quote, text) or [(0, len(text))]:
                 if found := best_occurrence(text[start:end], question.answers, question.text):
-                    first, last = start + found[0], start + found[1]
                     for chunk in chunks:
-                        if chunk.document == document and chunk.start <= first and last <= chunk.end:
-                            return chunk, (first - chunk.start, last - chunk.start)
+                        span = (start + found[0] - chunk.start, start + found[1] - chunk.start)
+                        if chunk.document == id and span[0] >= 0 and span[1] <= len(chunk.text):
+                            return chunk, span
     return None, (0, 0)
 
 

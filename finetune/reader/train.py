@@ -3,7 +3,6 @@
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
@@ -24,51 +23,46 @@ from ingest.store.atomic import write_whole
 from rag.reader import FEATURE_LAYER, WEIGHTS
 
 HEADS = 3.0  # how much faster the heads learn than the uppermost layer
+WARMUP = 0.1  # the share of the steps in which the rate rises
 LAYER_DECAY = 0.9  # of the rate from a layer to the one below
 _POOL = 32  # batches whose rows are sorted by length together, so that little is padded
 _PAUSE = 60.0  # s between checkpoints
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderTraining:
-    """How to train a reader."""
-
-    epochs: int = 3
-    rate: float = 1e-4
-    """Of the uppermost layer."""
-    batch: int = 32
-    seed: int = 0
-    warmup: float = 0.1
-    frozen: int = FEATURE_LAYER
 
 
 def train(
     rows: Sequence[TrainingRow],
     weights: bytes | None,
     folder: Path,
-    options: ReaderTraining,
+    *,
+    epochs: int,
+    rate: float,
+    batch: int,
+    seed: int,
+    frozen: int = FEATURE_LAYER,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Path:
     """The file of weights that a training from `weights` (None: from the encoder's) ends in.
 
-    A folder of its own below `folder` has its checkpoints, from which the same call continues.
+    A folder of its own below `folder` has its checkpoints, from which the same call continues. `rate`
+    is the learning rate of the uppermost layer; layers below `frozen` stay.
     """
     content = repr([(row.row.ids, row.row.features.tolist(), row.answer) for row in rows])
-    digest = sha256(f"{options}{torch.__version__}{content}".encode() + (weights or b"")).hexdigest()
+    options = (epochs, rate, batch, seed, frozen, torch.__version__)
+    digest = sha256(f"{options}{content}".encode() + (weights or b"")).hexdigest()
     folder = folder / digest[:16]
     if (folder / WEIGHTS).is_file():
         return folder / WEIGHTS
     logging.set_verbosity_error()
-    torch.manual_seed(options.seed)
-    model = ReaderModel(load(weights) if weights else None, options.frozen)
+    torch.manual_seed(seed)
+    model = ReaderModel(load(weights) if weights else None, frozen)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=options.batch,
+        per_device_train_batch_size=batch,
         num_train_epochs=1,  # `in_order` has all epochs, so that a checkpoint may lie within one
         train_sampling_strategy="sequential",
-        warmup_steps=options.warmup,
+        warmup_steps=WARMUP,
         bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
-        seed=options.seed,
+        seed=seed,
         save_strategy="no",  # `_Checkpoints` decides
         save_total_limit=2,
         logging_strategy="no",
@@ -83,8 +77,8 @@ def train(
         model,
         arguments,
         data_collator=batch_of,
-        train_dataset=in_order(rows, options),  # type: ignore[arg-type]
-        optimizers=(_optimizer(model, options), None),
+        train_dataset=in_order(rows, epochs, batch, seed),  # type: ignore[arg-type]
+        optimizers=(_optimizer(model, rate), None),
         callbacks=[_Checkpoints(progress)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -108,16 +102,16 @@ class _Checkpoints(TrainerCallback):
             control.should_save, self._saved = True, monotonic()
 
 
-def in_order(rows: Sequence[TrainingRow], options: ReaderTraining) -> list[TrainingRow]:
+def in_order(rows: Sequence[TrainingRow], epochs: int, batch: int, seed: int) -> list[TrainingRow]:
     """The rows of all epochs in the order of the steps."""
-    rng, size, ordered = random.Random(options.seed), options.batch, list[TrainingRow]()
-    shuffled = [row for _ in range(options.epochs) for row in rng.sample(rows, len(rows))]
-    for at in range(0, len(shuffled), size * _POOL):
-        pool = sorted(shuffled[at : at + size * _POOL], key=lambda row: len(row.row.ids))
-        starts = list(range(0, len(pool), size))
+    rng, ordered = random.Random(seed), list[TrainingRow]()
+    shuffled = [row for _ in range(epochs) for row in rng.sample(rows, len(rows))]
+    for at in range(0, len(shuffled), batch * _POOL):
+        pool = sorted(shuffled[at : at + batch * _POOL], key=lambda row: len(row.row.ids))
+        starts = list(range(0, len(pool), batch))
         rng.shuffle(starts)
-        starts.sort(key=lambda start: start + size > len(pool))  # a smaller batch is the last one
-        ordered += [row for start in starts for row in pool[start : start + size]]
+        starts.sort(key=lambda start: start + batch > len(pool))  # a smaller batch is the last one
+        ordered += [row for start in starts for row in pool[start : start + batch]]
     return ordered
 
 
@@ -135,9 +129,9 @@ def batch_of(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
     return {"answer": answer, **{name: torch.from_numpy(values) for name, values in arrays.items()}}
 
 
-def _optimizer(model: ReaderModel, options: ReaderTraining) -> torch.optim.AdamW:
+def _optimizer(model: ReaderModel, rate: float) -> torch.optim.AdamW:
     heads = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
-    groups: list[dict[str, Any]] = [{"params": heads, "lr": options.rate * HEADS}]
+    groups: list[dict[str, Any]] = [{"params": heads, "lr": rate * HEADS}]
     for depth, layer in enumerate(reversed(model.encoder.encoder.layer[model.frozen :])):
-        groups.append({"params": list(layer.parameters()), "lr": options.rate * LAYER_DECAY**depth})
+        groups.append({"params": list(layer.parameters()), "lr": rate * LAYER_DECAY**depth})
     return torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-6)
