@@ -108,7 +108,8 @@ class Reader:
         return _run(self._session, rows) if rows else []
 
 
-def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[Reading]:
+def padded(rows: Sequence[ReaderRow]) -> dict[str, NDArray[np.int32]]:
+    """The inputs of `ReaderGraph`, each (rows, tokens of the longest)."""
     shape = (len(rows), max(len(row.ids) for row in rows))
     ids, features = np.full(shape, PAD, np.int32), np.zeros(shape, np.int32)
     mask, allowed = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -116,8 +117,11 @@ def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[Reading
         size = len(row.ids)
         ids[k, :size], features[k, :size], mask[k, :size] = row.ids, row.features, 1
         allowed[k, row.first : size - 1] = 1
-    inputs = {"ids": ids, "mask": mask, "features": features, "allowed": allowed}
-    spans, answerable = map(np.asarray, session.run(["spans", "answerable"], inputs))
+    return {"ids": ids, "mask": mask, "features": features, "allowed": allowed}
+
+
+def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[Reading]:
+    spans, answerable = map(np.asarray, session.run(["spans", "answerable"], padded(rows)))
     readings = []
     for k, row in enumerate(rows):
         logits = spans[k, row.first : row.first + len(row.offsets)] - spans[k, 0]

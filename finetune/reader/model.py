@@ -35,6 +35,8 @@ class ReaderModel(nn.Module):
     the span head points to. Raises KeyError or ValueError if `tensors` are of something else.
     """
 
+    _keys_to_ignore_on_save = None  # Trainer looks for it, because `state_dict` is not all
+
     def __init__(self, tensors: Tensors | None = None, frozen: int = FEATURE_LAYER) -> None:
         super().__init__()
         tensors = tensors or {}
@@ -72,7 +74,7 @@ class ReaderModel(nn.Module):
             self.feature.weight.copy_(torch.tensor(tensors["feature"]))
         else:
             nn.init.normal_(self.feature.weight, std=0.2)
-        for name, module in [("emb.ln", embeddings.LayerNorm), *self._parts(), *self._heads()]:
+        for name, module in [("emb.ln", embeddings.LayerNorm), *self._parts()]:
             if name in _HEADS and not tensors:
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
@@ -85,14 +87,13 @@ class ReaderModel(nn.Module):
     def _frozen(self) -> list[nn.Module]:
         return [self.encoder.embeddings, *self.encoder.encoder.layer[: self.frozen]]
 
-    def _heads(self) -> list[tuple[str, Any]]:
-        return [(name, self.get_submodule(name)) for name in _HEADS]
-
     def _parts(self, first: int = 0) -> Iterator[tuple[str, Any]]:
-        """The linear layers and layer norms from layer `first` on, by their names in files of weights."""
+        """The modules from layer `first` on, and the heads, by their names in files of weights."""
         for number, layer in list(enumerate(self.encoder.encoder.layer))[first:]:
             for name, path in _PARTS.items():
                 yield f"l{number}.{name}", layer.get_submodule(path)
+        for name in _HEADS:
+            yield name, self.get_submodule(name)
 
     def train(self, mode: bool = True) -> "ReaderModel":
         super().train(mode)
@@ -111,18 +112,19 @@ class ReaderModel(nn.Module):
     ) -> dict[str, Tensor]:
         """`spans` (rows, tokens, 2), `answerable` (rows,), and with an `answer` the `loss`.
 
-        `allowed` marks the null, `<s>`, and the tokens of the chunk. `answer` (rows, 2) are the places of
-        the first and last token of the answer, 0 for no answer.
+        The other inputs are those of `rag.reader.padded`. `answer` (rows, 2) are the places of the first
+        and last token of the answer, 0 (the null) for no answer.
         """
         x = self.encoder.embeddings(input_ids=ids)
         for number, layer in enumerate(self.encoder.encoder.layer):
             if number == FEATURE_LAYER:
                 x = x + self.feature(features)
-            x = layer(x, mask[:, None, None, :])
+            x = layer(x, mask.bool()[:, None, None, :])
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            spans = self.span(x).masked_fill(~allowed[..., None], _FAR)
-            share = spans[:, 1:].softmax(1)  # without the null
+            null, chunk = self.span(x).split([1, x.shape[1] - 1], dim=1)
+            chunk = chunk.masked_fill(allowed[:, 1:, None] == 0, _FAR)
+            spans, share = torch.cat([null, chunk], 1), chunk.softmax(1)
             ends = torch.einsum("btk,bth->bkh", share, x[:, 1:]).flatten(1)
             answerable = self.has(torch.tanh(self.pool(torch.cat([x[:, 0], ends], 1))))[:, 0]
             result = {"spans": spans, "answerable": answerable}
@@ -134,7 +136,7 @@ class ReaderModel(nn.Module):
     def export(self) -> Tensors:
         """The tensors of what is trained, as the constructor reads them."""
         tensors: Tensors = {"feature": _array(self.feature.weight).astype(np.float16)}
-        for name, module in [*self._parts(self.frozen), *self._heads()]:
+        for name, module in self._parts(self.frozen):
             weight, tensors[f"{name}.b"] = _array(module.weight), _array(module.bias)
             if name in _HEADS:
                 weight = weight.astype(np.float16)

@@ -8,7 +8,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.numpy import load, save
 from torch import Tensor
@@ -18,9 +17,8 @@ from transformers.utils import logging
 from finetune.reader.examples import TrainingRow
 from finetune.reader.model import ReaderModel
 from finetune.train.checkpoint import checkpoints
-from ingest.embed.e5_graph import PAD
 from ingest.store.atomic import write_whole
-from rag.reader import FEATURE_LAYER, WEIGHTS
+from rag.reader import FEATURE_LAYER, WEIGHTS, padded
 
 HEADS = 3.0  # how much faster the heads learn than the uppermost layer
 WARMUP = 0.1  # the share of the steps in which the rate rises
@@ -116,15 +114,8 @@ def in_order(rows: Sequence[TrainingRow], epochs: int, batch: int, seed: int) ->
 
 
 def batch_of(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
-    """The model's input, padded to the longest row."""
-    shape = (len(rows), max(len(row.row.ids) for row in rows))
-    ids, features = np.full(shape, PAD), np.zeros(shape, int)
-    mask, allowed = np.zeros(shape, bool), np.zeros(shape, bool)
-    for k, row in enumerate(rows):
-        size = len(row.row.ids)
-        ids[k, :size], features[k, :size], mask[k, :size] = row.row.ids, row.row.features, True
-        allowed[k, [0, *range(row.row.first, size - 1)]] = True
-    arrays = {"ids": ids, "mask": mask, "features": features, "allowed": allowed}
+    """The model's input."""
+    arrays = padded([row.row for row in rows])
     answer = torch.tensor([row.answer for row in rows])
     return {"answer": answer, **{name: torch.from_numpy(values) for name, values in arrays.items()}}
 
