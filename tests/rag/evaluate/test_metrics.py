@@ -21,6 +21,7 @@ from rag.evaluate.metrics import (
     ranking_scores,
     ratio,
     resamples,
+    span_f1,
 )
 from rag.evaluate.report import EvalReport, ScoredQuestion, compare
 
@@ -208,4 +209,4 @@ def test_containment_folds_width_case_and_space_only() -> None:
     ],
 )
 def test_span_f1_is_that_of_the_longest_common_run(text: str, answers: list[str], value: float) -> None:
-    assert metrics.span_f1(text, answers) == pytest.approx(value)
+    assert span_f1(text, answers) == pytest.approx(value)
