@@ -4,7 +4,10 @@ A new message stands in the catalog without a translation, and tests fail until 
 """
 
 import ast
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from babel.messages import Catalog
 from babel.messages.mofile import write_mo
@@ -12,8 +15,10 @@ from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).parents[1]
 CATALOG = ROOT / "ingest" / "locale" / "zh_CN" / "LC_MESSAGES" / "chatglm_rag.po"
-FIRST = {"Translatable", "say", "with_options", "usage_template", "out_message", "note_message"}
+FIRST = {"Translatable", "say", "with_options", "out_message", "note_message"}
 SECOND = {"option", "argument"}
+FILES = {"rag/cli/packages.toml": "use", "rag/cli/typer.toml": "messages", "server/wrong_values.toml": ""}
+"""Data files with templates -> the key that holds them; "": every value is one."""
 PACKAGES = ("finetune", "ingest", "rag", "server")
 
 
@@ -43,7 +48,19 @@ def templates() -> dict[str, list[str]]:
         for argument in call.args[places.get(_name(call.func), len(call.args)) :][:1]:
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and argument.value:
                 found.setdefault(argument.value, []).append(path.relative_to(ROOT).as_posix())
+    for name, key in FILES.items():
+        for value in _texts(tomllib.loads((ROOT / name).read_text("utf-8")), key):
+            found.setdefault(value, []).append(name)
     return found
+
+
+def _texts(table: dict[str, Any], key: str) -> Iterator[str]:
+    """The texts of a table below `key`, however deep."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _texts(value, key)
+        elif not key or name == key:
+            yield from [value] if isinstance(value, str) else value
 
 
 def updated() -> Catalog:

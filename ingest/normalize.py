@@ -43,7 +43,12 @@ def normalize(text: str) -> str:
     """`text` in NFKC, lower case, with simplified characters. Its length may differ."""
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", text).lower().translate(_simplified())
+    return simplify(unicodedata.normalize("NFKC", text).lower())
+
+
+def simplify(text: str) -> str:
+    """`text` with simplified characters, each in its place."""
+    return text.translate(_simplified())
 
 
 @cache

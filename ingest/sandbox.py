@@ -1,13 +1,16 @@
 """Parses in a child process, so that a hostile file costs one line of error and never the run.
 
 The child (`python -m ingest.sandbox`) reads one request per line, writes the text as JSON Lines to a
-spool file, and answers with the title and the parse report. The parent kills it at its limits; the
-next file gets a new child. Nothing is pickled, and the child can't reach the network.
+spool file, and answers with the title and the parse report. The system kills it when it has used up
+its processor time, the parent at the other limits; the next file gets a new child. The limits count
+work, so that a busy machine reads what an idle one reads. Nothing is pickled, and the child can't reach
+the network.
 """
 
 import contextlib
 import ctypes
 import json
+import math
 import os
 import resource
 import selectors
@@ -46,7 +49,6 @@ def read(spool: Path) -> Iterator[Segment]:
 
 
 POLL = 0.02  # seconds between two checks of the child
-MORE_TIME = "wait "  # begins a line in which the child asks for more seconds for a known step
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,12 @@ class Limits:
 
     memory: int = 1_400_000_000
     """Resident bytes of the child; it can take some more between two checks."""
-    seconds: float = 15.0
-    """Wall time until the file's text is complete, without the time for its size and for OCR."""
+    seconds: float = 20.0
+    """Processor time until the file's text is complete, without the time for its size and for OCR."""
     rate: float = 1e6
     """Bytes of a file for which one more second is allowed."""
+    idle: float = 60.0
+    """Wall time in which the child makes no progress: it uses no processor time."""
     recycle_files: int = 500
     recycle_bytes: int = 1_000_000_000
 
@@ -131,7 +135,9 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         child = self._ready()
         assert child.stdin
         try:
-            child.stdin.write(json.dumps({"path": str(path.absolute()), **request}) + "\n")
+            seconds = self.limits.seconds + path.stat().st_size / self.limits.rate
+            request |= {"path": str(path.absolute()), "seconds": seconds}
+            child.stdin.write(json.dumps(request) + "\n")
             child.stdin.flush()
             line = self._wait(child, path)
         except BrokenPipeError:
@@ -140,8 +146,14 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             self._stop()  # a Ctrl-C leaves no child behind
             raise
         if not line:
-            reason = self._cause_of_death(child.wait())
+            status = child.wait()
+            reason = self._cause_of_death(status)
             self._stop()
+            if status == -signal.SIGXCPU:
+                raise Unreadable(
+                    "{name} was not parsed within {seconds:.0f} s of processor time; split it",
+                    name=path.name, seconds=seconds,
+                )  # fmt: skip
             raise Unreadable(
                 "{name} ended its parser ({reason}); it is left out", name=path.name, reason=reason
             )
@@ -154,16 +166,10 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     def _wait(self, child: "subprocess.Popen[str]", path: Path) -> str:
         """The child's answer, or "" if it died; kills the child at its limits."""
         assert child.stdout
-        allowed = self.limits.seconds + path.stat().st_size / self.limits.rate
-        end = time.monotonic() + allowed
+        work, since = 0.0, time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
-            while True:
-                if selector.select(POLL):
-                    line = child.stdout.readline()
-                    if not line.startswith(MORE_TIME):
-                        return line
-                    end = max(end, time.monotonic() + float(line.removeprefix(MORE_TIME)))
+            while not selector.select(POLL):
                 used, limit = _resident(child.pid) / 1e9, self.limits.memory / 1e9
                 if used > limit:
                     self._stop()
@@ -171,13 +177,15 @@ class Sandbox(AbstractContextManager["Sandbox"]):
                         "{name} took {used:.1f} GB of memory to parse; the limit is {limit:.1f} GB",
                         name=path.name, used=used, limit=limit,
                     )  # fmt: skip
-                if time.monotonic() > end:
+                before, work = work, _processor_time(child.pid)
+                since = time.monotonic() if work != before else since
+                if time.monotonic() - since > self.limits.idle:
                     self._stop()
                     raise Unreadable(
-                        "{name} was not parsed within {seconds:.0f} s; split it",
-                        name=path.name,
-                        seconds=allowed,
-                    )
+                        "{name} made no progress for {seconds:.0f} s; check the disk that it is on",
+                        name=path.name, seconds=self.limits.idle,
+                    )  # fmt: skip
+        return child.stdout.readline()
 
     def _cause_of_death(self, status: int) -> Translatable:
         """The signal or the exit status, and the child's last line: of a traceback, the exception."""
@@ -222,19 +230,35 @@ def _resident(pid: int) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _processor_time(pid: int) -> float:
+    """Seconds that a process has worked; where the system does not report it, the time that passes."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def allow(seconds: float, least: float = 0.0) -> None:
+    """Let this process work for so many more seconds, at least until `least` in all; then the system
+    ends it by SIGXCPU."""
+    spent = time.process_time() + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(max(spent, least)), resource.RLIM_INFINITY))
+
+
 def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
     """The child's loop: parse a file, spool its text, answer with its title and report or an error."""
     from ingest.parse import DocumentParser
     from ingest.parse.pdf import draw
 
     def extend_deadline(seconds: float) -> None:
-        answers.write(f"{MORE_TIME}{seconds}\n")
-        answers.flush()
+        allow(seconds, least=resource.getrlimit(resource.RLIMIT_CPU)[0])
 
     parser = DocumentParser(ocr, extend_deadline)
     for line in requests:
         request = json.loads(line)
         path = Path(request["path"])
+        allow(request["seconds"])
         try:
             if "picture" in request:
                 png, marked = draw(path, request["page"], request["passage"])

@@ -91,20 +91,18 @@ def read_config(place: Place, file: Path | None = None) -> Config:
     hints = get_type_hints(Config)
     sections = {field.name: hints[field.name] for field in fields(Config)[1:]}
     options = read_sections(file or place / SETTINGS, sections)
-    return _resolve_paths(place, Config(place, **options))
+    if generate := options.get("generate"):
+        endpoint = replace(generate.endpoint, tokenizer=_resolve(place, generate.endpoint.tokenizer))
+        model, adapter = _resolve(place, generate.model), _resolve(place, generate.adapter)
+        options["generate"] = replace(generate, model=model, adapter=adapter, endpoint=endpoint)
+    if read := options.get("read"):
+        options["read"] = replace(read, reader=_resolve(place, read.reader))
+    return Config(place, **options)
 
 
-def _resolve_paths(folder: Path, config: Config) -> Config:
-    """The settings with the path of each model folder that lies in `folder`."""
-
-    def resolve(name: str) -> str:
-        return str(folder / name) if name and (folder / name).is_dir() else name
-
-    options = config.generate
-    endpoint = replace(options.endpoint, tokenizer=resolve(options.endpoint.tokenizer))
-    model, adapter = resolve(options.model), resolve(options.adapter)
-    generate = replace(options, model=model, adapter=adapter, endpoint=endpoint)
-    return replace(config, generate=generate, read=replace(config.read, reader=resolve(config.read.reader)))
+def _resolve(folder: Path, name: str) -> str:
+    """The path of a model's folder that lies in `folder`, or the name as it is."""
+    return str(folder / name) if name and (folder / name).is_dir() else name
 
 
 def is_knowledge_base(folder: Path) -> bool:

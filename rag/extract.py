@@ -8,7 +8,6 @@ decides between the best sentences by words. See docs/decisions/006-extraction.m
 
 import re
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,13 +19,14 @@ from numpy.typing import NDArray
 from ingest.chunk import CLAUSE, Span, cells, in_words, trim
 from ingest.embed import Embedder, Vectors
 from ingest.errors import UserError
-from ingest.normalize import FIELDS, Field, bigrams, normalize, one_line, words
+from ingest.normalize import FIELDS, normalize, one_line, words
 from ingest.store import Store
 from ingest.types import Chunk, Passage
-from rag.question import codes, fact_kinds
+from rag.question import RARITY, TermWeights, codes, fact_kinds, worth_of
+from rag.reader import NO_SPAN, best_span
 from rag.retrieve import citation, rarity
 from rag.score_norm import ScoreNorm
-from rag.types import NO_SPAN, Answer, AnswerSpan, Idf, Query, Reading, Retrieved
+from rag.types import Answer, AnswerSpan, Idf, Query, ReaderOutput, Retrieved
 from rag.units import (
     ANSWERER,
     ASKS,
@@ -44,14 +44,12 @@ Array = NDArray[np.floating]
 
 LEXICAL = 18.0
 """Standard deviations of similarity that a sentence gains by containing all question words."""
-RARITY = 2.0
-"""Exponent of a term's rarity among the sentences of its passage."""
 SPAN, LEAST_SPAN = 1.0, -8.0
 """What a point of the reader's margin between the best span of a sentence and the best of its chunk weighs,
 and the least that it counts."""
 UNREAD = -4.0
 """The margin of sentences outside the chunk that was read."""
-LIKELY = -3.0
+LIKELY = -8.0
 """The margin of a span from which it is marked in the answer."""
 PRIOR = 1.5
 """The weight of the passage's fused score."""
@@ -60,8 +58,6 @@ EMBEDDED = 16
 REACH = 7.0
 """The encoder sees the sentences that score at most this much below the best by words. Of 800
 answers from CMRC 2018 this changes 10 (one better, two worse), with .4 of the tokens."""
-LEAD = 0.9
-"""What a question word counts in the lead of a unit, against 1 in the unit itself."""
 CODE, BEGINS = 4.0, 10.0
 """What a unit gains that has the codes of a question, and what it gains if it begins with them."""
 FACT = 12.0
@@ -77,6 +73,7 @@ LABELS = 3
 """Columns that may hold the label of a row, such as `序号 | 评分项 | 内容`."""
 LISTS = 2.0
 """What a list gains if the question asks for several things."""
+_CELL = re.compile(r"[^|]+")
 _SEVERAL = re.compile(r"哪些|哪几|几[项种类个]|措施|步骤|什么条件|包括|\bwhat are\b|\bwhich \w+s\b|\blist\b")
 _WHETHER = re.compile(r"吗|是否|能否|可否|^(?:is|are|do|does|did|can|may|must)\b")
 _WHOLE = re.compile(rf"{_WHETHER.pattern}|为什么|为何|怎么|如何|\bwhy\b|\bhow (?:do|does|to|can)\b")
@@ -117,16 +114,21 @@ class ScoredPassage:
     headings: frozenset[str] = frozenset()
     header: str = ""
     facts: Sequence[Span] = ()
-    reading: Reading | None = None
+    reading: ReaderOutput | None = None
     read_from: int = 0
 
-    def best_span(self, start: int, end: int) -> AnswerSpan | None:
-        """The reader's best span within characters [start, end); None if it has not read there."""
-        first = self.read_from
-        found = self.reading.best(start - first, end - first) if self.reading else NO_SPAN
-        if found is NO_SPAN:
+    def best_in(self, unit: Unit) -> AnswerSpan | None:
+        """The reader's best span in the unit, or in one cell of a row; None if it has not read there."""
+        if not self.reading:
             return None
-        return AnswerSpan(found.start + first, found.end + first, found.margin)
+        first, whole = self.read_from, (unit.start, unit.end)
+        parts = [m.span() for m in _CELL.finditer(self.text, *whole)] if unit.names else [whole]
+        best = max(
+            (best_span(self.reading, a - first, b - first) for a, b in parts), key=lambda span: span.margin
+        )
+        if best is NO_SPAN:
+            return None
+        return AnswerSpan(best.start + first, best.end + first, best.margin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,7 @@ def rank(
     for k in best:
         c = candidates[k]
         place = c.passage, c.unit.start, c.unit.end
-        span = passages[c.passage].best_span(c.unit.start, c.unit.end)
+        span = passages[c.passage].best_in(c.unit)
         if span and (span.margin < LIKELY or _WHOLE.search(query.normalized)):
             span = None
         shown = _shown(query, c, beyond[c.passage], span)
@@ -316,14 +318,15 @@ def _scores_by_words(
     """The scores of the candidates, without the encoder's part."""
     scores = np.zeros(len(candidates))
     top = max(passage.score for passage in passages)
-    for i, passage in enumerate(passages):
-        rows = [k for k, candidate in enumerate(candidates) if candidate.passage == i]
+    columns = {c.unit.names: _column(c.unit.names, weights) for c in candidates}
+    for topic in dict.fromkeys(passage.topic for passage in passages):
+        rows = [k for k, candidate in enumerate(candidates) if passages[candidate.passage].topic == topic]
         texts = [candidates[k].text for k in rows]
-        columns = {unit.names: _column(unit.names, weights) for unit in (candidates[k].unit for k in rows)}
         leads = [f"{unit.lead}\n{columns[unit.names]}" for unit in (candidates[k].unit for k in rows)]
-        about = f"{passage.topic} {passage.section}"
+        about = [f"{topic} {passages[candidates[k].passage].section}" for k in rows]
         shares = np.mean([each.shares(texts, leads, about) for each in weights], axis=0)
-        scores[rows] = LEXICAL * shares + PRIOR * (passage.score - top)
+        prior = np.array([passages[candidates[k].passage].score - top for k in rows])
+        scores[rows] = LEXICAL * shares + PRIOR * prior
     for k, candidate in enumerate(candidates):
         unit = candidate.unit
         row = cells(candidate.source[unit.start : unit.end])[:LABELS] if unit.names else []
@@ -334,7 +337,7 @@ def _scores_by_words(
         scores[k] += FACT * any(within)
         passage = passages[candidate.passage]
         if passage.reading:
-            span, best = passage.best_span(unit.start, unit.end), passage.reading.best().margin
+            span, best = passage.best_in(unit), best_span(passage.reading).margin
             scores[k] += SPAN * (max(span.margin - best, LEAST_SPAN) if span else UNREAD)
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
@@ -357,48 +360,6 @@ def _adds(query: Query, candidate: Candidate, passage: ScoredPassage) -> bool:
     known = {*words(query.text), *words(passage.topic)}
     told = bool(unit.names or unit.parts or STOP.search(text) or set(words(text)) - known)
     return told or bool(_WHETHER.search(query.normalized))
-
-
-class TermWeights:
-    """A question's distinct terms in one field and their weights in the collection, (n,)."""
-
-    def __init__(self, query: Query, field: Field, idf: Idf) -> None:
-        self.split = words if field == "words" else bigrams
-        self.names = list(dict.fromkeys(query.keywords.of(field)))
-        self.idf = np.array(idf(self.names, field), np.float64)
-
-    def beyond(self, topic: str) -> "TermWeights":
-        """The same terms without the weight of those in the topic, unless all are."""
-        free = copy(self)
-        free.idf = self.idf * (1 - self.present([topic])[0])
-        return free if free.idf.any() else self
-
-    def present(self, texts: Sequence[str]) -> Array:
-        """Which terms each text has, (texts, n)."""
-        terms = [set(self.split(text)) for text in texts]
-        found = [[name in each for name in self.names] for each in terms]
-        return np.array(found, float).reshape(len(texts), len(self.names))
-
-    def named(self, names: Sequence[str]) -> Array:
-        """`present`, less for a name of which a question has only some terms."""
-        above = self.present(names)
-        sizes = np.array([len(set(self.split(name))) for name in names]).clip(1)
-        return above * np.sqrt(np.minimum(above.sum(axis=1) / sizes, 1))[:, None]
-
-    def shares(self, texts: Sequence[str], leads: Sequence[str], topic: str) -> Array:
-        """The weighted share, 0 to 1, of the question's terms beyond the topic in each unit of a
-        passage; a term in its lead counts less."""
-        free = 1 - self.present([topic])[0]
-        total = float(self.idf @ free)
-        if total <= 0 or not texts:
-            return np.zeros(len(texts))
-        distinct = list(dict.fromkeys(leads))
-        above = self.present(distinct)[[distinct.index(lead) for lead in leads]]
-        own, n = self.present(texts), len(texts)
-        present = np.maximum(own, LEAD * above)
-        holders = np.where(own.any(axis=0), own.sum(axis=0), above.sum(axis=0)).clip(1)
-        rarity = np.log((n + 1) / (holders + 0.5)) / np.log((n + 1) / 1.5)
-        return present @ (self.idf * free * rarity**RARITY) / total
 
 
 def _embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
@@ -436,7 +397,7 @@ def _cells_shown(
     If there are none, the whole row, as far as an answer may be long. A cell that asks is left out.
     """
     parts = records(names)
-    best = max(parts, key=lambda part: float(_worth(row[part], weights).sum()))
+    best = max(parts, key=lambda part: float(worth_of(row[part], weights).sum()))
     names, row = names[best], row[best]
     asked, labels = np.zeros(len(names)), np.zeros(len(names))
     for each in weights:
@@ -449,6 +410,8 @@ def _cells_shown(
     labels[0] += 1
     named = (asked > 0.6 * asked.max()) & (asked > 0)
     named &= ~_outdone(names, weights)
+    if not named.any() and answer:
+        named = np.array([answer in cell for cell in row])
     keep = (labels > 0) | named if named.any() else np.ones(len(row), bool)
     kept = [
         "" if not wanted or cell[-1:] in ("?", "？") else _window(cell, weights, LONGEST_CELL, answer)
@@ -475,11 +438,6 @@ def _clauses(sentence: str) -> list[Span]:
     return [(a, b) for a, b in pairwise(bounds) if sentence[a:b].strip()]
 
 
-def _worth(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
-    """The weight of the question's terms in each text, (texts,)."""
-    return np.sum([each.present(texts) @ each.idf for each in weights], axis=0)
-
-
 def _window(
     sentence: str, weights: Sequence[TermWeights], longest: int = LONGEST_ANSWER, answer: str = ""
 ) -> str:
@@ -488,7 +446,7 @@ def _window(
     clauses = _clauses(sentence)
     if len(sentence) <= longest or len(clauses) < 2:
         return sentence
-    worth = _worth([sentence[a:b] for a, b in clauses], weights)
+    worth = worth_of([sentence[a:b] for a, b in clauses], weights)
     at = sentence.find(answer) if answer else -1
     first = last = next((k for k, (a, b) in enumerate(clauses) if a <= at < b), int(np.argmax(worth)))
     while True:

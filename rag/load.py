@@ -26,7 +26,7 @@ from rag.score_norm import (
     SCRIPTS,
     Calibration,
     Curve,
-    Evidence,
+    RefusalFeatures,
     ScoreNorm,
     background,
     background_level,
@@ -175,12 +175,12 @@ def recalibrate(pipeline: Pipeline, questions: Mapping[str, bool]) -> Calibratio
     """
     fitted: dict[str, Curve] = {}
     for name, native in (("native", True), ("foreign", False)):
-        evidence: dict[bool, list[Evidence]] = {True: [], False: []}
+        features: dict[bool, list[RefusalFeatures]] = {True: [], False: []}
         for question, answerable in questions.items():
             if pipeline.norm.native[script_of(question)] is native:
-                evidence[answerable].append(pipeline.retrieve(question).evidence)
-        if all(evidence.values()):
-            fitted[name] = calibrate(evidence[True], evidence[False])
+                features[answerable].append(pipeline.retrieve(question).features)
+        if all(features.values()):
+            fitted[name] = calibrate(features[True], features[False])
     if not fitted:
         yes = sum(questions.values())
         raise UserError(

@@ -18,11 +18,11 @@ from rag.config import Config
 from rag.extract import extract
 from rag.generate import Generator, check_sampling, until
 from rag.prompt import compose
-from rag.question import SmallTalk, analyze, codes, small_talk, stand_alone, strays
+from rag.question import SmallTalk, analyze, asks_article, codes, small_talk, stand_alone, strays
 from rag.reader import Reader
 from rag.retrieve import Reranker, best_of_passages, by_reading, rank, rerank
 from rag.score_norm import Calibration, ScoreNorm, confidence
-from rag.types import Answer, Evidence, Message, Query, Reading, Retrieved, Sampling, Source
+from rag.types import Answer, Message, Query, ReaderOutput, RefusalFeatures, Retrieved, Sampling, Source
 
 LONGEST_QUESTION = 2000
 RERANKED = 20  # passages that a reranker scores
@@ -111,7 +111,7 @@ class Pipeline:
                     break
             if self.reranker:
                 hits, passages = rerank(query.text, hits, passages, self.reranker)
-        readings: list[Reading] = []
+        readings: list[ReaderOutput] = []
         if self.reader:
             with self._stage("read"):
                 readings = self.reader.read(
@@ -124,8 +124,10 @@ class Pipeline:
         reading = max((each.score for each in readings), default=0.0)
         if hits and query.codes and query.codes <= codes(hits[0].chunk.indexed):
             reading = max(reading, 0.0)  # an article or an error code is asked for as a whole
-        evidence = Evidence(excess, reading)
-        likelihood = confidence(evidence, curve) if hits else 0.0
+        features = RefusalFeatures(excess, reading)
+        likelihood = confidence(features, curve) if hits else 0.0
+        if asks_article(query) and not any(query.codes <= codes(hit.chunk.indexed) for hit in hits):
+            likelihood = 0.0  # another article does not answer
         return Retrieved(
             query=query,
             vector=vector,
@@ -133,7 +135,7 @@ class Pipeline:
             hits=tuple(hits[:limit]),
             passages=tuple(passages[:limit]),
             readings=tuple(readings[:limit]),
-            evidence=evidence,
+            features=features,
             confidence=likelihood,
             threshold=curve.threshold,
             answerable=bool(hits) and likelihood >= curve.threshold,

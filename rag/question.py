@@ -7,13 +7,18 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Literal, get_args
 
-from ingest.normalize import Terms, normalize, terms
-from ingest.types import FactKind
-from rag.types import Message, Query, Script
+import numpy as np
+from numpy.typing import NDArray
 
+from ingest.normalize import Field, Terms, bigrams, normalize, terms, words
+from ingest.types import FactKind
+from rag.types import Idf, Message, Query, Script
+
+Array = NDArray[np.floating]
 SmallTalk = Literal["contents", "thanks", "greeting", "farewell", "remark"]
 
 
@@ -71,15 +76,17 @@ def small_talk(question: str) -> SmallTalk | None:
     Each of its clauses must be small talk; the first kind in the order of the file that occurs counts.
     Signs alone (`?`, `……`) are a remark.
     """
-    kinds: set[SmallTalk] = set()
+    kinds: list[SmallTalk] = ["remark"]
     for part in re.split(r"[^\w\s'+*/^×÷%=.()-]+|\n", normalize(question).replace("’", "'")):
         clause = part.strip("/-_.'= ")
         forms = {clause, _TAIL.sub("", clause)}
-        found = [kind for kind, pattern in _SMALL_TALK.items() if any(map(pattern.fullmatch, forms))]
-        if re.search(r"\w", clause) and not found:
+        found: list[SmallTalk] = [
+            kind for kind in _SMALL_TALK if any(map(_SMALL_TALK[kind].fullmatch, forms))
+        ]
+        kinds += found[:1]
+        if not found and re.search(r"\w", clause):
             return None
-        kinds.update(found[:1])
-    return next((kind for kind in _SMALL_TALK if kind in kinds), "remark")
+    return min(kinds, key=[*_SMALL_TALK].index)
 
 
 # Query rewriting
@@ -198,6 +205,11 @@ def codes(text: str) -> frozenset[str]:
     return frozenset(parts | {f"{_integer(a)}.{_integer(b or '0')}" for a, b in articles})
 
 
+def asks_article(query: Query) -> bool:
+    """Whether a question asks what an article says, and nothing more of it."""
+    return bool(_PATTERNS["article_asked"].search(query.normalized))
+
+
 def _integer(numeral: str) -> int:
     """The value of `12`, `十二`, `一百零三`."""
     if numeral.isdecimal():
@@ -232,3 +244,59 @@ _ASKED: dict[FactKind, re.Pattern[str]] = {
 def fact_kinds(question: str) -> frozenset[FactKind]:
     """The kinds of document facts that a normalized question asks for."""
     return frozenset(kind for kind, pattern in _ASKED.items() if pattern.search(question))
+
+
+# Weights of terms
+RARITY = 2.0
+"""Exponent of a term's rarity among the sentences of its passage."""
+LEAD = 0.9
+"""What a question word counts in the lead of a unit, against 1 in the unit itself."""
+
+
+class TermWeights:
+    """A question's distinct terms in one field and their weights in the collection, (n,)."""
+
+    def __init__(self, query: Query, field: Field, idf: Idf) -> None:
+        self.split = words if field == "words" else bigrams
+        self.names = list(dict.fromkeys(query.keywords.of(field)))
+        self.idf = np.array(idf(self.names, field), np.float64)
+
+    def beyond(self, topic: str) -> "TermWeights":
+        """The same terms without the weight of those in the topic, unless all are."""
+        free = copy(self)
+        free.idf = self.idf * (1 - self.present([topic])[0])
+        return free if free.idf.any() else self
+
+    def present(self, texts: Sequence[str]) -> Array:
+        """Which terms each text has, (texts, n)."""
+        terms = [set(self.split(text)) for text in texts]
+        found = [[name in each for name in self.names] for each in terms]
+        return np.array(found, float).reshape(len(texts), len(self.names))
+
+    def named(self, names: Sequence[str]) -> Array:
+        """`present`, less for a name of which a question has only some terms."""
+        above = self.present(names)
+        sizes = np.array([len(set(self.split(name))) for name in names]).clip(1)
+        return above * np.sqrt(np.minimum(above.sum(axis=1) / sizes, 1))[:, None]
+
+    def shares(self, texts: Sequence[str], leads: Sequence[str], topics: Sequence[str]) -> Array:
+        """The weighted share, 0 to 1, of the question's terms beyond the topic in each unit of a
+        document; a term in its lead counts less."""
+        free, above = 1 - self._each(topics), self._each(leads)
+        total = free @ self.idf
+        own, n = self.present(texts), len(texts)
+        present = np.maximum(own, LEAD * above)
+        holders = np.where(own.any(axis=0), own.sum(axis=0), above.sum(axis=0)).clip(1)
+        rarity = np.log((n + 1) / (holders + 0.5)) / np.log((n + 1) / 1.5)
+        held = (present * free) @ (self.idf * rarity**RARITY)
+        return np.divide(held, total, out=np.zeros(n), where=total > 0)
+
+    def _each(self, texts: Sequence[str]) -> Array:
+        """`present` for texts of which many are equal."""
+        distinct = list(dict.fromkeys(texts))
+        return self.present(distinct)[[distinct.index(text) for text in texts]]
+
+
+def worth_of(texts: Sequence[str], weights: Sequence[TermWeights]) -> Array:
+    """The weight of the question's terms in each text, (texts,)."""
+    return np.sum([each.present(texts) @ each.idf for each in weights], axis=0)

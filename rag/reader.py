@@ -22,8 +22,9 @@ from ingest.embed import e5_graph
 from ingest.embed.e5 import BundledEmbedder, cached_folder, data_file
 from ingest.embed.e5_graph import BOS, EOS, PAD, E5Checkpoint, Graph, Weights, encode
 from ingest.errors import UserError
+from ingest.normalize import simplify
 from ingest.types import Chunk
-from rag.types import Reading
+from rag.types import AnswerSpan, ReaderOutput
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -39,6 +40,7 @@ FEATURE_LAYER = 8  # the features are added to its input; a reader's weights dep
 _MOST_TOKENS = 512
 _MOST_QUESTION = 48
 _MOST_CONTEXT = 48
+_LONGEST_SPAN = 40  # tokens
 _FAR = 1e4  # subtracted from the logit of what can't be chosen
 _LEAST_CORRELATION = 0.98  # of the logits in int8 and in float32; .999 is usual
 
@@ -53,6 +55,24 @@ class ReaderRow:
     offsets: list[Span]
 
 
+NO_SPAN = AnswerSpan(0, 0, -20.0)
+"""The best span of a text without tokens."""
+
+
+def best_span(output: ReaderOutput, start: int = 0, end: int | None = None) -> AnswerSpan:
+    """The best span within characters [start, end) of the chunk's text."""
+    inside = [k for k, (a, b) in enumerate(output.offsets) if a >= start and (end is None or b <= end)]
+    if not inside:
+        return NO_SPAN
+    low, high = inside[0], inside[-1] + 1
+    sums = output.starts[low:high, None] + output.ends[None, low:high]
+    distance = np.arange(high - low)[None, :] - np.arange(high - low)[:, None]
+    sums = np.where((distance >= 0) & (distance < _LONGEST_SPAN), sums, -np.inf)
+    first, last = divmod(int(sums.argmax()), high - low)
+    begin, stop = output.offsets[low + first][0], output.offsets[low + last][1]
+    return AnswerSpan(begin, stop, float(sums[first, last]))
+
+
 class RowBuilder:
     """Writes rows of at most `most` tokens with the tokenizer of the bundled encoder."""
 
@@ -60,7 +80,12 @@ class RowBuilder:
         self._pieces, self._most = pieces, most
 
     def row(self, question: str, context: str, text: str) -> ReaderRow:
-        """`question` over a chunk `text` under `context` (title and headings); the end is cut off."""
+        """`question` over a chunk `text` under `context` (title and headings); the end is cut off.
+
+        If only one of them is in traditional characters, both are read in simplified ones.
+        """
+        if (simplify(question) == question) != (simplify(text) == text):
+            question, context, text = map(simplify, (question, context, text))
         words, above = encode(self._pieces, [question, context])
         head = [BOS, *words[:_MOST_QUESTION], EOS, EOS, *above[:_MOST_CONTEXT]]
         tokens, offsets = self._tokens(text)
@@ -102,7 +127,7 @@ class Reader:
         self.folder, self._builder = folder, RowBuilder(pieces)
         self._session = e5_graph.open_session(folder / "reader.onnx", threads=threads)
 
-    def read(self, question: str, chunks: Sequence[Chunk]) -> list[Reading]:
+    def read(self, question: str, chunks: Sequence[Chunk]) -> list[ReaderOutput]:
         """What it says of each chunk under its title and headings."""
         rows = [self._builder.row(question, chunk.context, chunk.text) for chunk in chunks]
         return _run(self._session, rows) if rows else []
@@ -120,12 +145,13 @@ def padded(rows: Sequence[ReaderRow]) -> dict[str, NDArray[np.int32]]:
     return {"ids": ids, "mask": mask, "features": features, "allowed": allowed}
 
 
-def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[Reading]:
+def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[ReaderOutput]:
     spans, answerable = map(np.asarray, session.run(["spans", "answerable"], padded(rows)))
     readings = []
     for k, row in enumerate(rows):
         logits = spans[k, row.first : row.first + len(row.offsets)] - spans[k, 0]
-        readings.append(Reading(row.offsets, logits[:, 0], logits[:, 1], float(answerable[k, 0])))
+        output = ReaderOutput(row.offsets, logits[:, 0], logits[:, 1], float(answerable[k, 0]))
+        readings.append(replace(output, score=output.score + best_span(output).margin / 2))
     return readings
 
 

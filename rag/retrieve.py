@@ -15,7 +15,7 @@ from ingest.store import Ranking, Store
 from ingest.types import Chunk, Hit, Passage
 from rag.question import codes
 from rag.score_norm import ScoreNorm, background_frequencies, background_weight
-from rag.types import Citation, Query, Reading
+from rag.types import Citation, Query, ReaderOutput
 
 Scores = NDArray[np.floating]
 
@@ -27,7 +27,7 @@ FOUND = 2.0
 """What a chunk gains that has them all."""
 CHECKED = 200
 """How many of the best chunks are searched for codes."""
-READING = 0.5
+READING = 0.25
 """What a point of the reader's score adds to a chunk's."""
 UNKNOWN = 6.0
 """Terms that no chunk has may always weigh this much: about two words."""
@@ -243,8 +243,8 @@ def rerank(
 
 
 def by_reading(
-    hits: Sequence[Hit], passages: Sequence[Passage], readings: Sequence[Reading]
-) -> tuple[list[Hit], list[Passage], list[Reading]]:
+    hits: Sequence[Hit], passages: Sequence[Passage], readings: Sequence[ReaderOutput]
+) -> tuple[list[Hit], list[Passage], list[ReaderOutput]]:
     """The hits in the order of what retrieval and the reader say together. Only the first were read: the
     others stay behind them."""
     least = min((each.score for each in readings), default=0.0)

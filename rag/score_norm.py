@@ -21,7 +21,7 @@ from ingest.embed import Vector, Vectors
 from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, terms
 from rag.question import script_of
-from rag.types import Evidence, Script
+from rag.types import RefusalFeatures, Script
 
 FEW = 128
 """In a knowledge base of fewer chunks, the background texts count too: all of them beside one chunk,
@@ -151,11 +151,12 @@ def unrelated_questions() -> Mapping[Script, Sequence[str]]:
 
 # Confidence
 Floats = NDArray[np.float64]
+COUNTED = -12.0, 8.0  # the least and the largest score of the reader that count
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A logistic curve over the evidence, and the confidence below which to refuse."""
+    """A logistic curve over the features, and the confidence below which to refuse."""
 
     slope: float
     bias: float
@@ -206,15 +207,15 @@ class RefuseOptions:
 READER_CALIBRATION = Calibration(Curve(0.6, -0.4, 0.35, 0.3), Curve(0.6, -0.4, 0.22, 0.3))
 
 
-def confidence(evidence: Evidence, curve: Curve) -> float:
+def confidence(features: RefusalFeatures, curve: Curve) -> float:
     """The probability that there is an answer, 0 to 1."""
-    return float(_logistic(evidence.features @ curve.weights))
+    return float(_logistic(_vector(features) @ curve.weights))
 
 
 def calibrate(
-    answerable: Sequence[Evidence], unanswerable: Sequence[Evidence], *, refused: float = 0.05
+    answerable: Sequence[RefusalFeatures], unanswerable: Sequence[RefusalFeatures], *, refused: float = 0.05
 ) -> Curve:
-    """A curve fitted to the evidence of labelled questions; both classes have the same weight.
+    """A curve fitted to the features of labelled questions; both classes have the same weight.
 
     The threshold refuses at most the share `refused` of the answerable ones. Raises ValueError if
     a class is empty.
@@ -222,13 +223,17 @@ def calibrate(
     if not answerable or not unanswerable:
         raise ValueError("calibration needs answerable and unanswerable questions")
     sizes = [len(answerable), len(unanswerable)]
-    x = np.array([each.features for each in (*answerable, *unanswerable)])
+    x = np.array([_vector(each) for each in (*answerable, *unanswerable)])
     y = np.repeat([1.0, 0.0], sizes)
     share = np.repeat([0.5 / size for size in sizes], sizes)
     weights = _fit(x, y, share)
     slope, reading, bias = weights.tolist()
     threshold = float(np.quantile(_logistic(x[: sizes[0]] @ weights), refused, method="lower"))
     return Curve(slope, bias, threshold, reading)
+
+
+def _vector(features: RefusalFeatures) -> Floats:
+    return np.array([features.excess, np.clip(features.reading, *COUNTED), 1.0])
 
 
 def _logistic(logit: Any) -> Any:

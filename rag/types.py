@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -21,8 +20,6 @@ Idf = Callable[[Sequence[str], Field], Sequence[float]]
 
 MARK = re.compile(r"[\[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()")
 """A citation mark: `[1]`, `[1, 2]`, `【1】`; not a Markdown link. Group 1 is the numbers."""
-LONGEST_SPAN = 40  # tokens
-COUNTED = -12.0, 8.0  # the least and the largest score of the reader that count
 NOT_FOUND: dict[Script, str] = {"han": "资料中没有提到。", "latin": "The passages do not say."}
 """The reply that a model should give if the passages have no answer."""
 
@@ -79,44 +76,23 @@ class AnswerSpan:
     margin: float
 
 
-NO_SPAN = AnswerSpan(0, 0, -20.0)
-"""The best span of a text without tokens."""
-
-
-@dataclass(frozen=True)
-class Reading:
+@dataclass(frozen=True, slots=True)
+class ReaderOutput:
     """What the reader says of one chunk.
 
     `offsets` are the characters of each token, `starts` and `ends` the logits (tokens,) of the first and
-    the last token of an answer, less those of "no answer"; `answerability` is a logit.
+    the last token of an answer, less those of "no answer". `score` is how surely the chunk answers the
+    question, about 0 if as likely as not.
     """
 
     offsets: Sequence[Span]
     starts: NDArray[np.float32]
     ends: NDArray[np.float32]
-    answerability: float
-
-    @cached_property
-    def score(self) -> float:
-        """How surely the chunk answers the question; about 0 if as likely as not."""
-        return self.answerability + self.best().margin / 2
-
-    def best(self, start: int = 0, end: int | None = None) -> AnswerSpan:
-        """The best span within characters [start, end) of the chunk's text."""
-        inside = [k for k, (a, b) in enumerate(self.offsets) if a >= start and (end is None or b <= end)]
-        if not inside:
-            return NO_SPAN
-        low, high = inside[0], inside[-1] + 1
-        sums = self.starts[low:high, None] + self.ends[None, low:high]
-        distance = np.arange(high - low)[None, :] - np.arange(high - low)[:, None]
-        sums = np.where((distance >= 0) & (distance < LONGEST_SPAN), sums, -np.inf)
-        first, last = divmod(int(sums.argmax()), high - low)
-        begin, stop = self.offsets[low + first][0], self.offsets[low + last][1]
-        return AnswerSpan(begin, stop, float(sums[first, last]))
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class RefusalFeatures:
     """What the confidence of a question depends on.
 
     `excess` is the best fused score minus `ScoreNorm.level`: how much better the knowledge base matches
@@ -125,10 +101,6 @@ class Evidence:
 
     excess: float
     reading: float = 0.0
-
-    @property
-    def features(self) -> NDArray[np.float64]:
-        return np.array([self.excess, np.clip(self.reading, *COUNTED), 1.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +119,8 @@ class Retrieved:
     ranking: Ranking
     hits: tuple[Hit, ...]
     passages: tuple[Passage, ...]
-    readings: tuple[Reading, ...]
-    evidence: Evidence
+    readings: tuple[ReaderOutput, ...]
+    features: RefusalFeatures
     confidence: float
     threshold: float
     answerable: bool

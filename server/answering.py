@@ -40,32 +40,32 @@ Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
 @dataclass(frozen=True)
 class UserQuestion:
     """A question about the knowledge base `base`, with its conversation and sampling settings.
-
-    `instruction` stands before the knowledge base's own. `needs` are fields of the request that only a
-    language model can follow.
-    """
+    `instruction` stands before the knowledge base's own."""
 
     question: str
     base: str
     history: tuple[Message, ...] = ()
     sampling: Sampling | None = None
     instruction: str = ""
-    needs: tuple[str, ...] = ()
 
-    def for_it(self, pipeline: Pipeline) -> Pipeline:
-        """The pipeline with the instruction. Raises `UserError` if it can't do what the request needs."""
-        generator, sampling = pipeline.generator, self.sampling
-        if self.needs and generator is None:
+    def instructed(self, pipeline: Pipeline) -> Pipeline:
+        """The pipeline with the instruction. Raises `UserError` if nothing there can follow the request."""
+        sampling, prompt = self.sampling or Sampling(), pipeline.config.prompt
+        fields = {
+            "stop": sampling.stop,
+            "response_format": sampling.response_format,
+            "system": self.instruction,
+        }
+        if pipeline.generator is None and (needs := [name for name, value in fields.items() if value]):
             raise UserError(
                 "{needs:and} need a language model, but {base} answers with sentences of its documents; "
                 "leave them out",
-                needs=list(self.needs), base=self.base,
+                needs=needs, base=self.base,
             )  # fmt: skip
-        if sampling and sampling.response_format and not isinstance(generator, EndpointGenerator):
+        if sampling.response_format and not isinstance(pipeline.generator, EndpointGenerator):
             raise UserError("response_format is for models that are served elsewhere; leave it out")
         if not self.instruction:
             return pipeline
-        prompt = pipeline.config.prompt
         own = prompt.instruction or INSTRUCTION[script_of(self.question)]
         prompt = replace(prompt, instruction=f"{self.instruction}\n\n{own}")
         return replace(pipeline, config=replace(pipeline.config, prompt=prompt))
@@ -110,7 +110,7 @@ class Answerer:
             async with queue.slot(who.id):
                 trace, seconds = secrets.token_hex(12), dict[str, float]()
                 pipeline = replace(pipeline, observe=seconds.__setitem__, say=say, generator=generator)
-                async with aclosing(_pieces(question.for_it(pipeline), question)) as pieces:
+                async with aclosing(_pieces(question.instructed(pipeline), question)) as pieces:
                     found = await anext(pieces)
                     assert isinstance(found, Retrieved)
                     yield schemas.SearchResponse.of(found, trace=trace, base=question.base)
@@ -120,7 +120,7 @@ class Answerer:
                             yield await in_thread(partial(finish, trace, seconds))
                         else:
                             if not generator and question.sampling:
-                                check_length(str(piece), pipeline, question.sampling)
+                                _check_length(pipeline.embedder.count(str(piece)), question.sampling)
                             yield schemas.PieceEvent(text=str(piece))
 
     async def answer(self, question: UserQuestion, who: Principal, say: Translator) -> schemas.AnswerResponse:
@@ -189,9 +189,7 @@ def usage(question: UserQuestion, pipeline: Pipeline, answer: Answer) -> schemas
     return schemas.UsageResponse(read=read, written=written, cut=False)
 
 
-def check_length(text: str, pipeline: Pipeline, sampling: Sampling) -> None:
-    """Raises `UserError` if an answer of quotations, which are not cut, has too many tokens."""
-    written = pipeline.embedder.count(text)
+def _check_length(written: int, sampling: Sampling) -> None:
     if written > sampling.max_new_tokens:
         raise UserError(
             "the answer has {written} tokens, more than {limit}; it quotes documents and is not cut, so "

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from ingest.errors import UserError
 from ingest.files import FORMATS
@@ -48,8 +50,8 @@ async def healthz() -> schemas.StatusResponse:
 @router.get("/readyz", responses=responses(503), openapi_extra=NO_KEY)
 async def readyz(context: Context) -> schemas.StatusResponse:
     """Whether questions are answered and jobs are worked on."""
-    if not context.state.worker_alive():
-        raise NotReady("the worker is starting")
+    if not context.state.ready():
+        raise NotReady("the server is starting; try again soon")
     return schemas.StatusResponse(status="ready")
 
 
@@ -123,17 +125,22 @@ def create_app(state: ServerState) -> FastAPI:
 
 def serve(
     options: ServerOptions, *, spans: SpanRecorder, on_ready: Callable[[str], None],
-    note: Callable[[str], None],
+    note: Callable[[str], None], prepare: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Serve until a signal arrives; `on_ready` gets the address. Running answers are finished;
-    unfinished jobs wait for the next start. Raises `UserError` if other machines could use the
-    server without a key."""
+    unfinished jobs wait for the next start. `prepare` runs beside it; the server is not ready before
+    that has ended. Raises `UserError` if other machines could use the server without a key."""
     log_json(logging.INFO)
     # An exception closes everything. uvicorn raises the signal again after its own shutdown.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     supervisor = WorkerSupervisor(options)
     models = Models(model_loader(options.cache, note))
-    with closing(ServerState(options, models, spans=spans, worker_alive=supervisor.alive)) as state:
+    preparation = threading.Thread(target=prepare, daemon=True)
+
+    def ready() -> bool:
+        return supervisor.alive() and not preparation.is_alive()
+
+    with closing(ServerState(options, models, spans=spans, ready=ready)) as state:
         if not options.on_loopback and not state.keys.usable:
             raise UserError(
                 "{host} can be reached from other machines and there is no key; create one first: "
@@ -143,6 +150,7 @@ def serve(
         with closing(listen(options)) as listener, supervisor:
             tempfile.tempdir = str(state.replica.folder)  # uploads need the data folder's space
             host, port = listener.getsockname()[:2]
+            preparation.start()
             on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
             uvicorn.Server(uvicorn_config(state)).run(sockets=[listener])
 
@@ -150,9 +158,11 @@ def serve(
 def uvicorn_config(state: ServerState) -> uvicorn.Config:
     """How uvicorn runs the application. Headers about the client's address are ignored."""
     inner = DisconnectMiddleware(create_app(state), state.options.patience)
-    access = AccessMiddleware(inner, state.options, state.keys, state.metrics)
+    outer: ASGIApp = AccessMiddleware(inner, state.options, state.keys, state.metrics)
+    if origins := state.options.origins:
+        outer = CORSMiddleware(outer, origins, allow_methods=["*"], allow_headers=["*"])
     return uvicorn.Config(
-        CORSMiddleware(access, state.options.origins, allow_methods=["*"], allow_headers=["*"]),
+        outer,
         http=protocol(state.options.patience), ws="none", access_log=False, log_config=None,
         server_header=False, proxy_headers=False, timeout_keep_alive=30,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,

@@ -2,7 +2,9 @@
 
 import logging
 import re
-from collections.abc import Mapping
+import tomllib
+from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,9 +25,11 @@ log = logging.getLogger("rag.server")
 
 
 class NotReady(UserError):
-    """The worker is not running."""
+    """The server is starting."""
 
 
+LIMITS = ("max_length", "ge", "gt", "le", "lt", "expected")
+"""Names of limits in pydantic's errors."""
 NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's client repeats a request after a 409
 RETRY_SOON = {"Retry-After": "5"}
 STATUSES: dict[type[UserError], tuple[int, str, str, dict[str, str]]] = {
@@ -72,37 +76,9 @@ def error_response(
     return JSONResponse(body.model_dump(), status, headers)
 
 
-def _problem_of(error: Mapping[str, Any]) -> Translatable:
-    """What pydantic found wrong with a value, in a person's words."""
-    kind, given = error["type"], error.get("ctx", {})
-    match kind:
-        case "missing":
-            return Translatable("is missing")
-        case "extra_forbidden":
-            return Translatable("is not the name of a field; leave it out")
-        case "json_invalid":
-            return Translatable("is not valid JSON")
-        case "too_short" | "string_too_short":
-            return Translatable("is empty")
-        case "string_too_long":
-            return Translatable("has more than {n} characters; shorten it", n=given["max_length"])
-        case "too_long":
-            return Translatable("has more than {n} items; leave some out", n=given["max_length"])
-        case "literal_error" | "union_tag_invalid":
-            return Translatable("must be {values}", values=given.get("expected") or given["expected_tags"])
-        case "greater_than_equal" | "greater_than":
-            return Translatable("must be {n} or more", n=given.get("ge", given.get("gt")))
-        case "less_than_equal" | "less_than":
-            return Translatable("must be {n} or less", n=given.get("le", given.get("lt")))
-        case "string_pattern_mismatch":
-            return Translatable("is blank, or has characters that are not allowed here")
-        case "string_type":
-            return Translatable("must be a text")
-        case "bool_type":
-            return Translatable("must be true or false")
-        case "list_type":
-            return Translatable("must be a list")
-    return Translatable("must be a number" if "float" in kind or "int" in kind else "has another form here")
+@cache
+def _wrong_values() -> dict[str, str]:
+    return tomllib.loads(Path(__file__).with_name("wrong_values.toml").read_text("utf-8"))
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
@@ -134,7 +110,11 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first, names = error.errors()[0], request.scope["route"].path.startswith("/v1/")
         field = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        problem = UserError("{field} {problem}", field=field, problem=_problem_of(first))
+        limit = next((value for name, value in first.get("ctx", {}).items() if name in LIMITS), "")
+        words = _wrong_values().get(first["type"], _wrong_values()["other"])
+        problem = UserError(
+            "{field} {problem}", field=field, problem=Translatable.of(words, {"limit": limit})
+        )
         status = 400 if names else 422  # as OpenAI's clients expect
         return error_response(request.state.say, status, problem, "invalid", param=field)
 

@@ -235,8 +235,10 @@ class KnowledgeBases:
                 except NotFound:
                     continue  # it has just been deleted
                 except UserError as problem:
-                    unusable = schemas.KnowledgeBaseResponse.unusable
-                    responses.append(unusable(name, who.scopes(name), say(problem.message)))
+                    unusable = schemas.KnowledgeBaseResponse(
+                        name=name, scopes=who.scopes(name), problem=say(problem.message)
+                    )
+                    responses.append(unusable)
         return responses
 
     def describe(self, name: str, who: Principal) -> schemas.KnowledgeBaseResponse:

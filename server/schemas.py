@@ -120,28 +120,21 @@ class KnowledgeBaseResponse(BaseModel):
     """A knowledge base."""
 
     name: str
-    documents: int
-    chunks: int
-    bytes: int | None
-    created: str
-    sequence: int
+    documents: int = 0
+    chunks: int = 0
+    bytes: int | None = 0
+    created: str = ""
+    sequence: int = 0
     """The number of its newest change. An answer names the one at which its passages were found."""
-    embedder: str
-    instruction: str
-    adapter: str
-    generator: str
+    embedder: str = ""
+    instruction: str = ""
+    adapter: str = ""
+    generator: str = ""
     """The language model's name; empty if answers are sentences of the documents."""
     scopes: list[Scope]
     """What the caller's key may do with it."""
     problem: str | None = None
     """Why it can't be used, if it can't."""
-
-    @classmethod
-    def unusable(cls, name: str, scopes: list[Scope], problem: str) -> "KnowledgeBaseResponse":
-        return cls(
-            name=name, documents=0, chunks=0, bytes=0, created="", sequence=0, embedder="",
-            instruction="", adapter="", generator="", scopes=scopes, problem=problem,
-        )  # fmt: skip
 
 
 class KnowledgeBaseListResponse(BaseModel):

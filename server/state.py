@@ -34,15 +34,15 @@ def limit_blas_threads() -> None:
 
 
 class ServerState:
-    """One server. `worker_alive` returns whether jobs are being worked on."""
+    """One server. `ready` returns whether questions are answered and jobs are worked on."""
 
     def __init__(
         self, options: ServerOptions, models: Models, *, open_encoder: Encoders | None = None,
-        spans: SpanRecorder | None = None, worker_alive: Callable[[], bool] = lambda: True,
+        spans: SpanRecorder | None = None, ready: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         """Join the data folder as a replica. `open_encoder` replaces the loader of encoders."""
         limit_blas_threads()
-        self.options, self.worker_alive, home = options, worker_alive, options.home
+        self.options, self.ready, home = options, ready, options.home
         jobs, traces = server_database(home), trace_database(home)
         keys = server_database(home)  # a second connection, so that no writer delays authentication
         self.databases = jobs, traces, keys

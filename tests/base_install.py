@@ -1,5 +1,7 @@
 """Run `rag` commands as in a base install: python -m tests.base_install < commands.json > results.json.
 
+With `--with-extras` everything can be imported.
+
 What only an extra brings can't be imported. Each command runs in a fork of this process.
 """
 
@@ -86,7 +88,8 @@ def run(words: list[str]) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    hide_extras()
+    if "--with-extras" not in sys.argv:
+        hide_extras()
     sys.path.insert(0, str(Path(__file__).parents[1]))
     for module in ("rag.cli.app", "rag.load", "onnxruntime", "tantivy", "faiss"):  # once for all commands
         import_module(module)

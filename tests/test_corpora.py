@@ -83,10 +83,10 @@ def test_a_corpus_says_where_it_comes_from(corpus: Path):
 
 
 @each_corpus
-def test_questions_are_many_mixed_and_a_fifth_unanswerable(corpus: Path):
+def test_questions_are_many_and_mixed_and_refusals_can_be_told(corpus: Path):
     questions = records(corpus / "questions.jsonl")
-    assert len(questions) >= 40
-    assert count(questions, answerable=False) * 5 == len(questions)
+    for answerable in (True, False):  # one question is at most one in a hundred of either rate
+        assert count(questions, answerable=answerable) >= 100
     assert count(questions, language="en") >= 6
     assert sum(bool(TRADITIONAL & set(question["question"])) for question in questions) >= 5
     kinds = Counter(question["kind"] for question in questions)

@@ -17,7 +17,7 @@ from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
 from ingest.parse.html import book_blocks, html_blocks
 from ingest.parse.mail import DEPTH, mail_blocks, outlook_blocks
-from ingest.parse.office import document_blocks
+from ingest.parse.office import document_blocks, opendocument_blocks
 from ingest.parse.pdf import Pictures, pdf_blocks
 from ingest.parse.pptx import slide_blocks
 from ingest.parse.text import markdown_segments, text_segments
@@ -159,9 +159,11 @@ class FileParser:
             case "eml":
                 return mail_blocks(path, warn=warn, inner=self.inner)
             case "msg":
-                return outlook_blocks(path, warn=warn)
+                return outlook_blocks(path, warn=warn, inner=self.inner)
             case "xlsx" | "xls" | "ods":
                 return workbook_blocks(path, self.kind, warn=warn)
+            case "odt" | "odp":
+                return opendocument_blocks(path, warn=warn)
             case _ if self.kind in IMAGES:
                 return self._image_blocks()
             case _:

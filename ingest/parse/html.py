@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 from ingest import encoding
 from ingest.files import damaged
@@ -60,20 +61,37 @@ _NAME = re.compile(
     r"|news|items?|widget|icons?|notice|consent|inner|content|top|left|right|bottom|menu|nav|form|thread|\d+))?",
     re.IGNORECASE,
 )
+_CONTENT = re.compile(  # names of the element around an article's text
+    r"(?:[a-z]+[-_]+)*(?:article|post|entry|story|news|blog|single)[-_]*(?:body|content|text|detail)s?"
+    r"(?:[-_]+(?:[a-z]+|\d+))*",
+    re.IGNORECASE,
+)
+_CONTAINERS = (1, 2, 4, 8)  # kinds of elements around the content, from the outside in
+_LEAST = 300  # characters outside links, and half of the page's: then such an element is the content
+_BYLINE = 500  # characters between the page's heading and such an element that belong to the content
+_RULE = re.compile(r"([^{}@;]*)\{([^{}]*)\}|[^{}]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")  # an @media is one
+_SELECTOR = re.compile(r"[a-z]*([.#][\w-]+)")
 _ROLES = {"navigation", "banner", "contentinfo", "complementary", "search", "dialog", "alertdialog"}
 _PROSE = 3000  # characters outside of links; a margin with more of them is content
 
 
-@dataclass
-class _Margin:
-    """A part of a page that seems to be beside its content."""
+class _Element(NamedTuple):
+    """An open element. `kinds` are those of the elements around it that may be the content, `margin` is the
+    number of the margin that it is in, which began when `tables` tables were open."""
 
     tag: str
-    depth: int  # open elements around it
-    tables: int  # open tables around it
-    blocks: list[Block] = field(default_factory=list)
-    linked: int = 0  # characters inside links
-    content: bool = False  # it holds the page's main element, or as a header the page's heading
+    unseen: bool = False
+    kinds: int = 0
+    margin: int = 0
+    tables: int = 0
+
+
+class _Piece(NamedTuple):
+    """A block, where it stands, and its characters outside of links."""
+
+    block: Block
+    place: _Element
+    prose: int
 
 
 @dataclass
@@ -113,15 +131,16 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.title = ""
         self.titled = True  # False while inside <title>
-        self.shown = self.left_out = 0  # characters of the content and of the margins
-        self.margins: list[Block] = []  # the margins' text, as long as it is no longer than `SEGMENT`
-        self._prose = 0  # characters of the margins outside links
+        self.left_out = 0  # characters beside the content
         self._whole = whole
-        self._blocks: list[Block] = []
+        self._pieces: list[_Piece] = []
         self._words: list[str] = []
-        self._open: list[tuple[str, bool]] = []  # open elements, and whether they are unseen
+        self._linked = 0  # of their characters
+        self._open = [_Element("")]
+        self._invisible: set[str] = set()  # `.name` and `#id` that a style sheet hides
         self._count: Counter[str] = Counter()  # of the open elements by tag
-        self._around: list[_Margin] = []  # open margins
+        self._margins: list[str] = [""]  # their tags; a part of the page that seems to be beside its content
+        self._needed: set[int] = {0}  # margins with the page's main element or, in a header, its heading
         self._main = self._links = self._pre = self._rank = 0
         self._has_main = False
         self._scripts: list[int] = []  # where the open <sup> and <sub> begin in `_words`
@@ -129,58 +148,78 @@ class Page(HTMLParser):
         self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
         self._tables: list[_Table] = []
 
-    def take(self) -> list[Block]:
-        blocks, self._blocks = self._blocks, []
-        self.shown += sum(len(block.text) for block in blocks)
-        return blocks
+    def take(self, *, ended: bool = False) -> list[Block]:
+        """The blocks that are complete: those of a page with margins when it has ended or is long."""
+        if not (ended or self._whole) and _size(self._pieces) < SEGMENT:
+            return []
+        pieces, self._pieces = self._pieces, []
+        content = self._content(pieces)
+        self.left_out += _size(pieces) - _size(content)
+        return [piece.block for piece in content]
 
-    def rest(self) -> list[Block]:
-        """The margins if they hold more prose than the page, so that no page is lost by its names."""
-        return self.margins if self._prose > self.shown and not self._has_main else []
+    def _content(self, pieces: list[_Piece]) -> list[_Piece]:
+        """The pieces without margins; a long one is content unless the page says where its content is.
+        The margins are read if they hold more prose than the page, so that no page is lost by its names."""
+        sure = [piece for piece in pieces if piece.place.margin in self._needed]
+        inside = _inside(sure)
+        if inside is not sure:
+            return inside
+        prose: Counter[int] = Counter()
+        for piece in pieces:
+            prose[piece.place.margin] += piece.prose
+        shown = self._needed | {margin for margin, size in prose.items() if size >= _PROSE}
+        content = [piece for piece in pieces if piece.place.margin in shown]
+        beside = sum(size for margin, size in prose.items() if margin not in shown)
+        return pieces if beside > _size(content) and not self._has_main else content
 
     @property
     def _unseen(self) -> bool:
-        return bool(self._open) and self._open[-1][1]
+        return self._open[-1].unseen
 
     @property
     def _cell(self) -> _Table | None:
         """The table to whose current cell the text belongs."""
-        around = self._around[-1].tables if self._around else 0
+        around = self._open[-1].tables
         open_table = len(self._tables) > around and self._tables[-1].rows and self._tables[-1].rows[-1].cells
         return self._tables[-1] if open_table else None
 
     def _add(self, blocks: Iterable[Block]) -> None:
-        (self._around[-1].blocks if self._around else self._blocks).extend(blocks)
+        """Add blocks, of whose characters `_linked` are inside links."""
+        place = self._open[-1]
+        self._pieces += (_Piece(block, place, len(block.text) - self._linked) for block in blocks)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
             self.titled = False
-        in_head = self._open and self._open[-1][0] == "head"
-        if in_head and (tag in _PARAGRAPHS or tag in _RANKS):
+        if self._open[-1].tag == "head" and (tag in _PARAGRAPHS or tag in _RANKS):
             self._pop()  # a page without </head> must not vanish
-        while self._open and tag in _ENDS.get(self._open[-1][0], ()):
+        while tag in _ENDS.get(self._open[-1].tag, ()):
             self._pop()
         values = {name: value or "" for name, value in attrs}
         unseen = self._unseen or tag in _HIDDEN or self._hidden(tag, values)
         if tag == "iframe" and "srcdoc" in values and not self._unseen:
             self._add(html_blocks([values["srcdoc"]], whole=True))
         if tag not in _VOID:
+            place = self._open[-1]
+            place = place._replace(tag=tag, unseen=unseen, kinds=place.kinds | _container(tag, values))
             if not unseen and self._beside(tag, values):
                 self._flush()
-                self._around.append(_Margin(tag, len(self._open), len(self._tables)))
-            self._open.append((tag, unseen))
+                place = place._replace(margin=len(self._margins), tables=len(self._tables))
+                self._margins.append(tag)
+            self._open.append(place)
             self._count[tag] += 1
             self._main += tag in ("main", "article")
             self._has_main = self._has_main or tag == "main"
         if unseen:
             return
-        if self._around and (tag == "main" or (tag == "h1" and self._around[-1].tag == "header")):
-            self._around[-1].content = True
+        margin = self._open[-1].margin
+        if tag == "main" or (tag == "h1" and self._margins[margin] == "header"):
+            self._needed.add(margin)
         if tag == "br":
             self._words.append("\n")
         elif tag in ("sup", "sub"):
             self._scripts.append(len(self._words))
-        elif tag in ("img", "input"):
+        elif tag in ("img", "input") and not self._count["noscript"]:  # which repeats a picture
             self._words.append(_value(tag, values))
         elif tag == "a":
             self._links += 1
@@ -195,8 +234,10 @@ class Page(HTMLParser):
 
     def _hidden(self, tag: str, values: dict[str, str]) -> bool:
         style = "".join(values.get("style", "").split())
+        names = {f".{name}" for name in values.get("class", "").split()} | {f"#{values.get('id')}"}
         return (
-            values.get("hidden", "until-found") != "until-found"
+            not names.isdisjoint(self._invisible)
+            or values.get("hidden", "until-found") != "until-found"
             or (tag == "dialog" and "open" not in values)
             or _UNSEEN.search(style) is not None
         )
@@ -241,9 +282,9 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "title":
             self.titled = True
-        near = range(len(self._open) - 1, max(-1, len(self._open) - 1 - _NEAR), -1)
-        depth = next((at for at in near if self._open[at][0] == tag), None) if self._count[tag] else None
-        unseen = self._unseen if depth is None else self._open[depth][1]
+        near = range(len(self._open) - 1, max(0, len(self._open) - 1 - _NEAR), -1)
+        depth = next((at for at in near if self._open[at].tag == tag), None) if self._count[tag] else None
+        unseen = self._unseen if depth is None else self._open[depth].unseen
         if not unseen:
             self._end(tag)
         while depth is not None and len(self._open) > depth:
@@ -269,37 +310,31 @@ class Page(HTMLParser):
 
     def _pop(self) -> None:
         """Close the innermost element, and the margin that it is."""
-        tag, _ = self._open.pop()
-        self._count[tag] -= 1
-        self._main -= tag in ("main", "article")
-        if not self._around or len(self._open) > self._around[-1].depth:
-            return
-        self._flush()
-        while len(self._tables) > self._around[-1].tables:
-            self._close_table()
-        margin = self._around.pop()
-        size = sum(len(block.text) for block in margin.blocks)
-        if not margin.content and size - margin.linked < _PROSE:
-            if self.left_out < SEGMENT:
-                self.margins += margin.blocks
-            self.left_out, self._prose = self.left_out + size, self._prose + size - margin.linked
-        elif cell := self._cell:
-            cell.add(block.text for block in margin.blocks)
-        else:
-            self._add(margin.blocks)
+        place = self._open[-1]
+        if place.margin != self._open[-2].margin:
+            self._flush()
+            while len(self._tables) > place.tables:
+                self._close_table()
+        self._open.pop()
+        self._count[place.tag] -= 1
+        self._main -= place.tag in ("main", "article")
 
     def handle_data(self, data: str) -> None:
         if not self.titled:
             self.title += data
         elif not self._unseen:
             self._words.append(data if self._pre else _running(data))
-            if self._around and self._links:
-                self._around[-1].linked += len(data.strip())
+            self._linked += len(data.strip()) if self._links else 0
+        elif self._open[-1].tag == "style":
+            for selectors, declarations in _RULE.findall(data):
+                if "display:none" in "".join(declarations.split()).lower():
+                    found = map(_SELECTOR.fullmatch, map(str.strip, selectors.split(",")))
+                    self._invisible |= {match[1] for match in found if match}
 
     def close(self) -> None:
         super().close()
         self._flush()
-        while self._open:
+        while len(self._open) > 1:
             self._pop()
         while self._tables:
             self._close_table()
@@ -310,15 +345,15 @@ class Page(HTMLParser):
         self._words, self._scripts = [], []
         if not self._pre:
             text = "\n".join(" ".join(line.split()) for line in text.split("\n"))
-        if not text.strip():
-            return
-        if cell := self._cell:
-            cell.add([text])
-        elif found := (text, self._rank) if self._rank else chinese_heading(text):
-            self._add([heading(*found)])
-        else:
-            self._add([Block(self._bullet + text, (), bool(self._bullet))])
-        self._bullet = ""
+        if text.strip():
+            if cell := self._cell:
+                cell.add([text])
+            elif found := (text, self._rank) if self._rank else chinese_heading(text):
+                self._add([heading(*found)])
+            else:
+                self._add([Block(self._bullet + text, (), bool(self._bullet))])
+            self._bullet = ""
+        self._linked = 0
 
     def _close_table(self) -> None:
         """A table of one column, one row or long cells is only layout and becomes paragraphs. A table
@@ -331,6 +366,33 @@ class Page(HTMLParser):
             self._add(Block(clean(text)) for row in rows for text in row)
         else:
             self._add(text_table(table))
+
+
+def _size(pieces: Iterable[_Piece]) -> int:
+    return sum(len(piece.block.text) for piece in pieces)
+
+
+def _container(tag: str, values: dict[str, str]) -> int:
+    """The kinds of element around the content that this is, as a sum."""
+    named = any(map(_CONTENT.fullmatch, f"{values.get('class', '')} {values.get('id', '')}".split()))
+    whole, body = tag == "main" or values.get("role") == "main", values.get("itemprop") == "articleBody"
+    return sum(n for n, true in zip(_CONTAINERS, (whole, tag == "article", body, named), strict=True) if true)
+
+
+def _inside(pieces: list[_Piece]) -> list[_Piece]:
+    """What stands inside the element around the content, with the page's heading and the lines below
+    it; all if no such element has most of the text."""
+    for kind in _CONTAINERS:
+        inside = [piece for piece in pieces if piece.place.kinds & kind]
+        prose = sum(piece.prose for piece in inside)
+        if prose < _LEAST or 2 * prose < sum(piece.prose for piece in pieces):
+            continue
+        first = pieces.index(inside[0])
+        above = range(first - 1, -1, -1)
+        title = next((at for at in above if any(m.level == 1 for m in pieces[at].block.marks)), first)
+        byline = pieces[title:first]
+        pieces = (byline if _size(byline) < _BYLINE else byline[:1]) + inside
+    return pieces
 
 
 _BUTTONS = {"hidden", "password", "submit", "button", "reset", "image", "file"}
@@ -374,10 +436,8 @@ def html_blocks(
         yield from page.take()
     page.close()
     set_title(" ".join(page.title.split()))
-    yield from page.take()
-    rest = page.rest()
-    yield from rest
-    if page.left_out and not rest and warn is not None:
+    yield from page.take(ended=True)
+    if page.left_out and warn is not None:
         warn.append(
             Translatable(
                 "left out as navigation or margin of the page: {count} characters", count=page.left_out

@@ -24,6 +24,9 @@ _POLICY = policy.default.clone(  # which would parse a header each time that it 
 )
 TOO_DEEP = Translatable("messages inside {most} others are not read", most=DEPTH)
 _HEADERS = ("From", "To", "Cc", "Date")
+_ATTACHMENT = "__attach_version1.0_#"
+_CONTENT = "__substg1.0_37010102"
+_FILE_NAMES = ("__substg1.0_3707001F", "__substg1.0_3704001F")  # the long and the short one, in Unicode
 _NO_EVIDENCE = ("", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252")
 
 
@@ -81,8 +84,9 @@ def _text(content: bytes, charset: str, name: str, warn: list[str]) -> str:
     return "".join(encoding.decode(content, detected))
 
 
-def outlook_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
-    """A .msg as kreuzberg reads it: subject, other headers, text, and the attachments that it can read."""
+def outlook_blocks(path: Path, *, warn: list[str], inner: Inner) -> Iterator[Block]:
+    """A .msg: subject, other headers, text and attached messages as kreuzberg reads them, and the files
+    that are attached."""
     result = extract(path, MIME["msg"])
     fields = {
         name: value for node in result.document["nodes"] for name, value in node["content"].get("entries", ())
@@ -92,12 +96,30 @@ def outlook_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
     yield Block(clean("\n".join(f"{name}: {value}" for name, value in fields.items())))
     for node in result.document["nodes"]:
         yield Block(clean(node["content"].get("text") or ""))
+    files = _attached(path)
+    for name, content in files:
+        yield from inner(content, name)
     unread = dict.fromkeys(result.metadata.get("attachments") or ())
+    for name in {name for name, _ in files}:
+        unread.pop(name, None)
     for child in result.children or ():
-        if "\ufffd" in child["result"].content:
-            continue  # in an encoding that kreuzberg does not know
-        unread.pop(child["path"], None)
-        yield heading(child["path"], 2)
-        yield Block(clean(child["result"].content))
+        if child["path"] in unread:
+            unread.pop(child["path"])
+            yield heading(child["path"], 2)
+            yield Block(clean(child["result"].content))
     if unread:
         warn.append(Translatable("attachments are not read: {names}", names=list(unread)[:10]))
+
+
+def _attached(path: Path) -> list[tuple[str, bytes]]:
+    """Name and content of each attached file (MS-OXMSG: a storage with the properties of each)."""
+    import olefile
+
+    files = []
+    with olefile.OleFileIO(path) as ole:
+        for folder in sorted({f"{entry[0]}/" for entry in ole.listdir() if entry[0].startswith(_ATTACHMENT)}):
+            names = (ole.openstream(folder + key).read() for key in _FILE_NAMES if ole.exists(folder + key))
+            if ole.exists(folder + _CONTENT):
+                name = next(names, b"").decode("utf-16-le", "replace") or "attachment"
+                files.append((name, ole.openstream(folder + _CONTENT).read()))
+    return files

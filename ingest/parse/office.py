@@ -1,22 +1,93 @@
-"""Older office formats, read by kreuzberg, which is used only here."""
+"""OpenDocument texts and slides, read as the HTML that they resemble; and older office formats, read by
+kreuzberg, which is used only here."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element
 
 from ingest.files import damaged, locked
-from ingest.parse.blocks import Block, clean, heading, table
+from ingest.i18n import Translatable
+from ingest.parse.blocks import Block, clean, comment, heading, mark, table
+from ingest.parse.html import Page
+from ingest.parse.opc import attributes, local, open_document
 from ingest.parse.sheet import CELLS
 
 MIME = {
     "doc": "application/msword",
     "ppt": "application/vnd.ms-powerpoint",
-    "odt": "application/vnd.oasis.opendocument.text",
-    "odp": "application/vnd.oasis.opendocument.presentation",
     "rtf": "application/rtf",
     "msg": "application/vnd.ms-outlook",
 }
+
+_TAGS = {  # of OpenDocument -> of HTML
+    **{"p": "p", "list": "ul", "list-item": "li", "line-break": "br", "frame": "div", "custom-shape": "div"},
+    **{"table": "table", "table-row": "tr", "table-cell": "td", "tracked-changes": "del"},
+    **dict.fromkeys(("page-number", "desc", "title", "forms", "date-time", "footer", "header"), "del"),
+}
+
+
+def opendocument_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
+    """The text without what is deleted, struck or hidden, or the slides in order, each with its notes.
+    Comments and footnotes follow the text or the slide."""
+    with open_document(path) as package:
+        root = package.xml("content.xml")
+        named = package.xml("styles.xml").iter() if "styles.xml" in package else ()
+        styles = {
+            attributes(style).get("name", ""): _tag(style)
+            for style in chain(named, root.iter())
+            if local(style) == "style"
+        }
+    slides = [element for element in root.iter() if local(element) == "page"]
+    shown = [slide for slide in slides if styles.get(attributes(slide).get("style-name", "")) != "del"]
+    for part in shown if slides else [root]:
+        page, apart = Page(whole=True), list[Block]()
+        _feed(page, part, styles, apart)
+        page.close()
+        yield mark("page", f"p. {slides.index(part) + 1}") if slides else Block("")
+        yield from page.take()
+        yield from apart
+    if hidden := [at for at, slide in enumerate(slides, 1) if slide not in shown]:
+        warn.append(Translatable("hidden slides are left out: {slides}", slides=hidden[:20]))
+
+
+def _tag(style: Element) -> str:
+    """The tag of HTML for what a style says of text or of a slide, or an empty one."""
+    values = attributes(style)
+    for inner in map(attributes, style):
+        unseen = inner.get("display") == "none" or inner.get("visibility") == "hidden"
+        if unseen or inner.get("text-line-through-style", "none") != "none":
+            return "del"
+        place = inner.get("text-position", "0%")
+        if not place.startswith("0%"):
+            return "sub" if place.startswith(("sub", "-")) else "sup"
+    return "h1" if "Title" in (values.get("name"), values.get("parent-style-name")) else ""
+
+
+def _feed(page: Page, element: Element, styles: Mapping[str, str], apart: list[Block]) -> None:
+    values, name = attributes(element), local(element)
+    if name in ("annotation", "note-body"):
+        texts = {local(e): " ".join("".join(e.itertext()).split()) for e in element if local(e) == "creator"}
+        text = "\n".join("".join(e.itertext()) for e in element.iter() if local(e) == "p")
+        apart.append(
+            Block(text if name == "note-body" else comment(texts.get("creator", ""), text, sample=text))
+        )
+        return
+    tag = styles.get(values.get("style-name", "")) if name in ("p", "span") else ""
+    if name == "h" or values.get("class") == "title":
+        tag = f"h{min(int(values.get('outline-level', 1)), 6)}"
+    tag = tag or _TAGS.get(name, "")
+    if tag:
+        spans = (values.get(f"number-{way}-spanned") for way in ("columns", "rows"))
+        page.handle_starttag(tag, list(zip(("colspan", "rowspan"), spans, strict=True)))
+    page.handle_data(" " if name in ("s", "tab") else element.text or "")
+    for child in element:
+        _feed(page, child, styles, apart)
+        page.handle_data(child.tail or "")
+    if tag:
+        page.handle_endtag(tag)
 
 
 def extract(path: Path, mime: str) -> Any:
@@ -42,13 +113,17 @@ def extract(path: Path, mime: str) -> Any:
 
 
 def document_blocks(path: Path, kind: str) -> Iterator[Block]:
-    """Old Word and PowerPoint, OpenDocument, RTF, Outlook: headings, paragraphs, tables."""
+    """Old Word and PowerPoint, RTF: headings, paragraphs without struck text, tables."""
     result = extract(path, MIME[kind])
     nodes = (result.document or {}).get("nodes", [])
     if not nodes:
         yield from (Block(clean(part)) for part in result.content.split("\n\n"))
     for node in nodes:
         content = node["content"]
+        if struck := [
+            a for a in node.get("annotations") or () if a["kind"]["annotation_type"] == "strikethrough"
+        ]:
+            content["text"] = _without(content["text"], struck)
         if content["node_type"] in ("heading", "title"):
             yield heading(content.get("text") or "", content.get("level") or 1)
         elif content["node_type"] == "table":
@@ -57,6 +132,14 @@ def document_blocks(path: Path, kind: str) -> Iterator[Block]:
             yield Block("- " + clean(content.get("text") or ""), (), True)
         elif content["node_type"] not in ("group", "image"):
             yield Block(clean(content.get("text") or ""))
+
+
+def _without(text: str, struck: list[dict[str, Any]]) -> str:
+    """The text without these parts, whose places count bytes."""
+    encoded = text.encode()
+    for part in sorted(struck, key=lambda part: -part["start"]):
+        encoded = encoded[: part["start"]] + encoded[part["end"] :]
+    return encoded.decode(errors="replace")
 
 
 def _grid(grid: dict[str, Any]) -> Iterator[list[str]]:

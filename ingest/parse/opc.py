@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ingest.errors import Unreadable
-from ingest.files import DAMAGE, damaged
+from ingest.files import DAMAGE, damaged, locked
 from ingest.i18n import Translatable
 
 PART = 64 << 20  # bytes of one XML part, unpacked; a 5,000-page novel has 20 MB
@@ -106,6 +106,16 @@ def open_package(path: Path) -> Iterator[Package]:
         yield Package(archive, path.name)
 
 
+@contextmanager
+def open_document(path: Path) -> Iterator[Package]:
+    """An OpenDocument file. Raises `Unreadable` if it is encrypted."""
+    with open_package(path) as package:
+        manifest = "META-INF/manifest.xml"
+        if manifest in package and b"encryption-data" in package.read(manifest):
+            raise locked(path.name)
+        yield package
+
+
 def refused(name: str, reason: str) -> Unreadable:
     return Unreadable(
         "{name} is refused because it could exhaust the machine: {reason}", name=name, reason=reason
@@ -122,6 +132,11 @@ def resolve(folder: str, target: str) -> str:
 def local(element: Element) -> str:
     """The tag without its namespace."""
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def attributes(element: Element) -> dict[str, str]:
+    """The attributes without their namespaces."""
+    return {key.rpartition("}")[2]: value for key, value in element.items()}
 
 
 def whole_number(text: str | None) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from ingest.files import damaged
 from ingest.i18n import Translatable
-from ingest.parse.blocks import Block, clean, heading, mark, table
+from ingest.parse.blocks import Block, clean, comment, heading, mark, table
 from ingest.parse.notation import equation, scripts
 from ingest.parse.number_format import show
 from ingest.parse.opc import REL, Package, local, open_package, walk, whole_number
@@ -45,6 +45,12 @@ def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator
         if not parts:
             raise damaged(path.name, Translatable("it has no slides"))
         hidden: list[int] = []
+        authors = {
+            person.get("id", ""): person.get("name", "")
+            for kind, part in package.relations("ppt/presentation.xml").values()
+            if kind in ("commentAuthors", "authors") and part in package
+            for person in package.xml(part)
+        }
         for number, part in enumerate(parts, 1):
             root = package.xml(part)
             if root.get("show") in ("0", "false"):
@@ -53,6 +59,9 @@ def slide_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator
             yield mark("page", f"p. {number}")
             relations = package.relations(part)
             yield from _slide(package, list(_boxes(root)), relations, pictures)
+            for kind, target in relations.values():
+                if kind == "comments" and target in package:
+                    yield from _comments(package.xml(target), authors)
         if hidden:
             warn.append(Translatable("hidden slides are left out: {slides}", slides=hidden[:20]))
 
@@ -80,6 +89,14 @@ def _slide(package: Package, boxes: list[Box], relations: Relations, pictures: P
         if kind == "notesSlide" and target in package:
             for shape in package.xml(target).iter(P + "sp"):
                 yield from _paragraphs(shape)
+
+
+def _comments(root: Element, authors: Mapping[str, str]) -> Iterator[Block]:
+    """What reviewers wrote on a slide, of both forms that PowerPoint has for it, and the replies."""
+    for note in (e for e in root.iter() if local(e) in ("cm", "reply")):
+        lines = (p for e in note if local(e) in ("text", "txBody") for p in e.iter() if p.text)
+        if text := "\n".join(line.text or "" for line in lines).strip():
+            yield Block(comment(authors.get(note.get("authorId", ""), ""), text, sample=text))
 
 
 def _boxes(element: Element, scale: Sequence[float] = (1, 0, 1, 0)) -> Iterator[Box]:

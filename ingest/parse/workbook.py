@@ -16,7 +16,7 @@ from ingest.files import DAMAGE, damaged, locked
 from ingest.i18n import Translatable
 from ingest.parse.blocks import Block
 from ingest.parse.number_format import BUILTIN, Formulas, column, general, show
-from ingest.parse.opc import Package, local, open_package
+from ingest.parse.opc import Package, attributes, local, open_document, open_package
 from ingest.parse.sheet import CELLS, Row, filled, sheet_blocks
 
 _PIECE = 1 << 20
@@ -323,12 +323,8 @@ def _xls_rows(source: Any, formats: list[str], date1904: bool) -> Iterator[Row]:
 
 
 def _ods(path: Path, omissions: Omissions) -> Iterator[Sheet]:
-    with open_package(path) as package:
-        manifest = "META-INF/manifest.xml"
-        if manifest in package and b"encryption-data" in package.read(manifest):
-            raise locked(path.name)
-        with package.stream("content.xml") as stream:
-            yield from _xml_sheets((element for _, element in iterparse(stream)), omissions)
+    with open_document(path) as package, package.stream("content.xml") as stream:
+        yield from _xml_sheets((element for _, element in iterparse(stream)), omissions)
 
 
 def _elements(pieces: Iterable[str]) -> Iterator[Element]:
@@ -351,10 +347,10 @@ def _xml_sheets(elements: Iterator[Element], omissions: Omissions) -> Iterator[S
     for element in elements:
         if (tag := local(element)) not in _STRUCTURE:
             continue
-        values = _attributes(element)
+        values = attributes(element)
         hidden = values.get("Hidden") == "1" or values.get("visibility") in ("collapse", "filter")
         if tag in ("Style", "style"):
-            for inner in map(_attributes, element):
+            for inner in map(attributes, element):
                 code = inner.get("Format", "") if inner.get("display") != "false" else _HIDDEN
                 styles[values.get("ID") or values.get("name", "")] = code
         elif tag in ("Column", "table-column"):
@@ -381,18 +377,13 @@ def _xml_sheets(elements: Iterator[Element], omissions: Omissions) -> Iterator[S
             element.clear()
 
 
-def _attributes(element: Element) -> dict[str, str]:
-    """The attributes without their namespaces."""
-    return {key.rpartition("}")[2]: value for key, value in element.items()}
-
-
 def _xml_cells(
     element: Element, row: Row, styles: dict[str, str], sheet: Sheet, omissions: Omissions
 ) -> None:
     at = 0
     spans: list[tuple[int, int, int]] = []
     for cell in (e for e in element if local(e) in ("Cell", "table-cell", "covered-table-cell")):
-        values = _attributes(cell)
+        values = attributes(cell)
         at = int(values.get("Index", at + 1)) - 1
         wide = int(values.get("MergeAcross", int(values.get("number-columns-spanned", 1)) - 1))
         tall = int(values.get("MergeDown", int(values.get("number-rows-spanned", 1)) - 1))
@@ -404,8 +395,8 @@ def _xml_cells(
         for inner in cell:
             kind = local(inner)
             if kind == "Data":
-                style = values.get("StyleID") or _attributes(element).get("StyleID", "")
-                data_type = _attributes(inner).get("Type", "")
+                style = values.get("StyleID") or attributes(element).get("StyleID", "")
+                data_type = attributes(inner).get("Type", "")
                 text = _xml_text("".join(inner.itertext()), data_type, styles.get(style, ""))
             elif kind in ("Comment", "annotation"):
                 words = (e for e in inner.iter() if local(e) in ("p", "Data"))

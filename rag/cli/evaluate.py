@@ -1,12 +1,13 @@
 """`rag eval`: figures with intervals on sets of questions, and comparisons."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rag.cli.ask import open_generator, with_model
 from rag.cli.console import note, out_json, say, table
-from rag.cli.options import argument, option, with_options
+from rag.cli.options import ModelOptions, argument, option, with_options
 from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def evaluate(
     against: Path | None = option("--against", "Folder of reports to compare with."),
     picture: Path | None = option("--picture", "Write a chart of the figures here (PNG or SVG)."),
     as_json: bool = option("--json", "Print one JSON line per set.", default=False),
+    *,
+    model: ModelOptions,
 ) -> None:
     from rag.evaluate.dataset import Dataset
     from rag.evaluate.report import EvalReport, compare, draw
@@ -36,7 +39,7 @@ def evaluate(
     for folder in folders:
         dataset = Dataset.load(folder)
         dataset = dataset.sample(sample) if sample else dataset
-        report = _report(dataset, embedder, settings, short)
+        report = _report(dataset, embedder, settings, short, model)
         reports.append(report)
         if as_json:
             figures = {name: asdict(figure) for name, figure in report.figures().items()}
@@ -54,12 +57,16 @@ def evaluate(
         note(str(picture))
 
 
-def _report(dataset: "Dataset", embedder: str | None, settings: Path | None, short: int) -> "EvalReport":
+def _report(
+    dataset: "Dataset", embedder: str | None, settings: Path | None, short: int, model: ModelOptions
+) -> "EvalReport":
+    """The report; a model of the options or the settings writes the answers, if there is one."""
     from rag.evaluate import run
 
     home = cache_home()
-    pipeline = run.prepare(dataset, home / "eval", embedder=embedder, cache=home, settings=settings)
-    with pipeline:
+    with run.prepare(dataset, home / "eval", embedder=embedder, cache=home, settings=settings) as pipeline:
+        config = with_model(pipeline.config, model)
+        pipeline = replace(pipeline, config=config, generator=open_generator(config.generate))
         return run.report(pipeline, dataset, short=short)
 
 

@@ -15,6 +15,7 @@ from ingest.types import Chunk, Document, ParseReport, Segment
 from rag.evaluate.dataset import Dataset, Entry
 from rag.evaluate.report import EvalReport
 from rag.evaluate.score import SHORT, Prediction, SourceSpan, SourceText, evaluate
+from rag.types import Answer
 
 if TYPE_CHECKING:
     from ingest.pipeline import Reading
@@ -89,28 +90,34 @@ def _readings(entries: Iterable[Entry], writer: "Writer") -> "Iterator[Reading]"
 def report(pipeline: "Pipeline", dataset: Dataset, *, short: int = SHORT) -> EvalReport:
     """The report of the pipeline on the set."""
     retrieve, read = repr(pipeline.config.retrieve), repr(pipeline.config.read)
-    settings = {"embedder": pipeline.embedder.name, "retrieve": retrieve, "read": read}
+    generator = pipeline.generator.name if pipeline.generator else ""
+    settings = {
+        "embedder": pipeline.embedder.name, "retrieve": retrieve, "read": read, "generator": generator,
+    }  # fmt: skip
     texts = source_text(pipeline, dataset)
     ask = partial(predict, pipeline)
     return evaluate(dataset, ask, texts, settings=settings, short=short)
 
 
 def predict(pipeline: "Pipeline", question: str) -> Prediction:
-    """The pipeline's result for a question, with an answer even if the question is refused.
+    """The pipeline's result for a question, with an extract even if the question is refused.
 
-    A blank question, which some sets contain, finds nothing and is refused.
+    A generator writes only what is not refused, and may then decline itself. A blank question, which some sets contain, finds nothing and is refused.
     """
     if not question.strip():
         return Prediction([], confidence=0.0, refused=True)
     found = pipeline.retrieve(question, limit=DEPTH)
-    answer = pipeline.extract(found)
+    answer = pipeline.refusal(found) if pipeline.generator else pipeline.extract(found)
+    if pipeline.generator and found.answerable:
+        *_, answer = pipeline.write(found, pipeline.generator)
+        assert isinstance(answer, Answer)
     return Prediction(
         ranked=spans(hit.chunk for hit in found.hits),
         sentences=[citation.quote for citation in answer.citations],
         passage=found.passages[0].text if found.passages else "",
         citations=[SourceSpan(c.chunk.source, c.start, c.end, c.quote) for c in answer.citations],
         confidence=found.confidence,
-        refused=not found.answerable,
+        refused=answer.refused or not found.answerable,
         shown=answer.text,
         labels=[citation.chunk.label(citation.start) for citation in answer.citations],
         span=answer.text[slice(*(answer.span or (0, 0)))] if pipeline.reader else None,

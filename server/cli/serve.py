@@ -1,7 +1,8 @@
 """`rag serve` and `rag mcp`: the API, the web page, the tools. `rag trace`: how an answer came about."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -101,17 +102,28 @@ def serve(
                 "--demo is for this machine, and {host} is reached from others; leave --host out",
                 host=options.host,
             )
-        _build_demo(options.data)
-    _run(options, lambda address: out_message("Open {address}   (Ctrl-C to stop)", address=address))
+        corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
+        if not corpora:
+            raise UserError("there are no corpora at {demo}; install chatglm-rag again", demo=DEMO)
+        _run(options, _opened, lambda: _build_demo(options.data, corpora))
+    else:
+        _run(options, _opened)
 
 
-def _run(options: ServerOptions, ready: Callable[[str], None]) -> None:
+def _opened(address: str) -> None:
+    out_message("Open {address}   (Ctrl-C to stop)", address=address)
+    sys.stdout.flush()
+
+
+def _run(
+    options: ServerOptions, on_ready: Callable[[str], None], prepare: Callable[[], None] = lambda: None
+) -> None:
     from server.app import serve
 
-    serve(options, spans=spans(), on_ready=ready, note=note)
+    serve(options, spans=spans(), on_ready=on_ready, note=note, prepare=prepare)
 
 
-def _build_demo(data: Path) -> None:
+def _build_demo(data: Path, corpora: Sequence[Path]) -> None:
     """A knowledge base for each corpus, built if it is missing or incomplete."""
     from ingest.files import walk
     from ingest.pipeline import Ingestion
@@ -119,11 +131,9 @@ def _build_demo(data: Path) -> None:
     from rag.config import read_config
     from rag.load import open_writer, score_norm_of
 
-    corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
-    if not corpora:
-        raise UserError("there are no corpora at {demo}; install chatglm-rag again", demo=DEMO)
     for corpus in corpora:
         files = [file for file in walk([corpus / "docs"]) if not file.skipped]
+        note_message("reading {name}: {count} files; not ready yet", name=corpus.name, count=len(files))
         writer = open_writer(read_config(data / corpus.name), embedder=None, cache=cache_home())
         size = sum(file.size for file in files)
         with writer.store as store, Sandbox(ocr=False) as sandbox:
@@ -132,6 +142,12 @@ def _build_demo(data: Path) -> None:
                 for outcome in work.run(files):
                     progress.file(outcome)
             score_norm_of(store, writer.embedder)
+            info = store.info()
+        note_message(
+            "{name}: {documents} documents, {passages} passages",
+            name=corpus.name, documents=info.documents, passages=info.passages,
+        )  # fmt: skip
+    note_message("The demonstration is ready.")
 
 
 @with_options("Serve the tools `search` and `ask` to assistants (Model Context Protocol).")

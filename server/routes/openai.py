@@ -270,6 +270,10 @@ def _embed(body: EmbeddingsRequest, state: ServerState) -> EmbeddingListResponse
     )
 
 
+def _turn(message: ChatMessage) -> Message:
+    return Message("assistant" if message.role == "assistant" else "user", message.text)
+
+
 def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
     """The user's last message is the question, the messages before it are the conversation."""
     for field, problem in UNSUPPORTED.items():
@@ -285,7 +289,6 @@ def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
     form = body.response_format if body.response_format and body.response_format.type != "text" else None
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     system = "\n\n".join(each.text for each in body.messages if each.role in ("system", "developer"))
-    needs = {"stop": stop, "response_format": form, "system": system.strip()}
     sampling = state.knowledge_bases.sampling(
         base,
         max_new_tokens=most,
@@ -293,10 +296,8 @@ def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
         response_format=form and form.model_dump_json(),
         **body.model_dump(include={"temperature", "top_p", "seed"}),
     )
-    return UserQuestion(
-        last.text, base, tuple(Message(each.role, each.text) for each in history if each.text), sampling,
-        system.strip(), tuple(name for name, value in needs.items() if value),
-    )  # fmt: skip
+    turns = tuple(_turn(each) for each in history if each.text)
+    return UserQuestion(last.text, base, turns, sampling, system.strip())
 
 
 def annotations(answer: schemas.AnswerResponse) -> list[Annotation]:

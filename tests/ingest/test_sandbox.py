@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,13 +72,46 @@ def test_memory_is_limited_and_the_next_file_is_read(tmp_path: Path) -> None:
         assert "".join(s.text for s in sandbox.parse(tmp_path / "a.txt").segments) == "文字"
 
 
-def test_time_is_limited(tmp_path: Path) -> None:
+def test_processor_time_is_limited_and_the_next_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("文字")
+    long = word(tmp_path / "long.docx", paragraph("字") * 200_000)
+    with Sandbox(ocr=False, limits=Limits(seconds=0, rate=1e9)) as sandbox:
+        sandbox.limits = replace(sandbox.limits, seconds=9)
+        assert list(sandbox.parse(tmp_path / "a.txt").segments)
+        sandbox.limits = replace(sandbox.limits, seconds=0.1)
+        with pytest.raises(Unreadable, match="not parsed within 0 s of processor time"):
+            sandbox.parse(long)
+        sandbox.limits = replace(sandbox.limits, seconds=9)
+        assert "".join(s.text for s in sandbox.parse(tmp_path / "a.txt").segments) == "文字"
+
+
+def test_a_child_that_waits_is_no_busy_child(tmp_path: Path) -> None:
+    """A pipe without a writer: no work is done, so the time limit never comes, but the other one does."""
     os.mkfifo(tmp_path / "never.txt")
     with (
-        Sandbox(ocr=False, limits=Limits(seconds=0.5)) as sandbox,
-        pytest.raises(Unreadable, match="not parsed within 0 s"),
+        Sandbox(ocr=False, limits=Limits(idle=1.5)) as sandbox,
+        pytest.raises(Unreadable, match="made no progress for 2 s"),
     ):
         sandbox.parse(tmp_path / "never.txt")
+
+
+def test_a_stopped_child_loses_no_time(tmp_path: Path) -> None:
+    """As on a machine that gives it no processor for longer than the limit."""
+    path = word(tmp_path / "a.docx", paragraph("字") * 20_000)
+    with Sandbox(ocr=False, limits=Limits(seconds=2)) as sandbox:
+        thread = threading.Thread(target=_pause, args=(sandbox, 2.5))
+        thread.start()
+        text = "".join(segment.text for segment in sandbox.parse(path).segments)
+        thread.join()
+    assert text.count("字") == 20_000
+
+
+def _pause(sandbox: Sandbox, seconds: float) -> None:
+    while sandbox._child is None:
+        time.sleep(0.01)
+    os.kill(sandbox._child.pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(sandbox._child.pid, signal.SIGCONT)
 
 
 def _kill_soon(sandbox: Sandbox) -> threading.Thread:

@@ -94,6 +94,21 @@ def test_the_contents_are_the_documents_and_example_questions(pipeline: Pipeline
     assert all(pipeline.retrieve(each).answerable for each in examples)
 
 
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        ("第十条规定了什么？", "第十条"),
+        ("第十九条是什么？", "第十九条"),
+        ("第十九条之一规定了什么？", ""),
+        ("第20条", ""),
+    ],
+)
+def test_an_article_is_answered_by_itself_alone(pipeline: Pipeline, question: str, says: str) -> None:
+    answer = pipeline.ask(question)
+    assert answer.refused is (not says)
+    assert all(citation.quote.startswith(says) for citation in answer.citations)
+
+
 def test_a_message_off_the_subject_is_searched_alone(pipeline: Pipeline) -> None:
     history = [Message("user", "试用期不得超过几个月？"), Message("assistant", "六个月 [1]")]
     for text in ("讲个笑话", "天气呢？"):

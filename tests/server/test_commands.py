@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.servers import CACHE
+from tests.server.servers import CACHE, wait_for
 
 Rag = Callable[..., subprocess.CompletedProcess[str]]
 RAG = [sys.executable, "-c", "from rag.cli.app import main; main()"]
@@ -138,13 +138,22 @@ def test_the_demo_serves_the_corpora(environment: dict[str, str], rag: Rag) -> N
     (CACHE / "encoders").mkdir(parents=True, exist_ok=True)
     (cache / "encoders").symlink_to(CACHE / "encoders")  # what takes long to make
     environment["XDG_CACHE_HOME"] = str(cache.parent)
-    with run_server_process(environment, "--demo", "--no-ocr") as (address, _):
+    with run_server_process(environment, "--demo", "--no-ocr") as (address, process):
+        starting = httpx.get(f"{address}/readyz")  # it listens before it has read anything
+        assert starting.status_code == 503
+        assert "the server is starting" in starting.json()["error"]["message"]
+        wait_for(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200, 300)
         bases = httpx.get(f"{address}/knowledge-bases").json()["knowledge_bases"]
         assert [each["name"] for each in bases] == ["laws", "rust-book"]
         body = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws"}
         answer = httpx.post(f"{address}/ask", json=body, timeout=60).json()
         assert "六个月" in answer["answer"]
         assert any("劳动合同法" in cited["name"] for cited in answer["citations"])
+        process.send_signal(signal.SIGTERM)
+        _, notes = process.communicate(timeout=60)
+        assert "reading laws: 11 files; not ready yet" in notes
+        assert "laws: 10 documents" in notes
+        assert "The demonstration is ready." in notes
     traced = rag("trace", answer["id"], "--json")
     assert json.loads(traced.stdout)["replay"]["same"], traced.stderr
     refused = rag("serve", "--demo", "--host", "0.0.0.0")

@@ -91,3 +91,23 @@ def test_no_text_of_a_page_without_margins_is_lost(found: list[tuple[str, bool]]
     parts = [f"<{'/' * closing}{tag}>字{at:02}" for at, (tag, closing) in enumerate(found)]
     text = text_of(f"<html><body>{''.join(parts)}</body></html>")
     assert [at for at in range(len(parts)) if f"字{at:02}" not in text] == []
+
+
+def test_the_element_around_the_article_leaves_out_what_no_name_gives_away() -> None:
+    prose = "".join(f"<p>第{at}段说明产品的用途和限制，内容足够长，不是链接。</p>" for at in range(20))
+    cards = "".join(f'<div class="x{at}"><a href="#">另一篇{at}</a><p>它的摘要</p></div>' for at in range(9))
+    page = f"<h1>题目</h1><p>发布时间：2024-05-01</p><div class='article-body'>{prose}</div>{cards}"
+    blocks = [block.text for block in html_blocks([f"<html><body><div>栏目</div>{page}</body></html>"])]
+    assert blocks[:2] == ["题目", "发布时间：2024-05-01"]
+    assert len(blocks) == 22
+    short = page.replace(prose, "<p>一行</p>")
+    assert "另一篇8" in "\n".join(
+        block.text for block in html_blocks([short])
+    )  # too little to be the content
+
+
+def test_a_style_sheet_hides_by_class_and_id() -> None:
+    sheet = "@media print { .a { display: none } } .b, p.c { color: red; display: none } #d{display:none}"
+    body = "<p class='a'>甲</p><p class='x b'>乙</p><p class='c'>丙</p><p id='d'>丁</p><p>戊</p>"
+    blocks = html_blocks([f"<html><head><style>{sheet}</style></head><body>{body}</body></html>"])
+    assert [block.text for block in blocks] == ["甲", "戊"]

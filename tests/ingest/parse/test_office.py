@@ -133,3 +133,63 @@ def test_fonts_without_a_map_do_not_pass_as_text() -> None:
 def test_letter_spaced_print_is_closed() -> None:
     assert unspaced("关 于 红 军 作 战 的 原 则 １") == "关于红军作战的原则１"
     assert unspaced("第一章 总 则 一般规定") == "第一章 总 则 一般规定"
+
+
+ODF = " ".join(
+    f'xmlns:{name}="urn:{name}"'
+    for name in ("office", "text", "style", "draw", "presentation", "table", "dc", "fo")
+)
+STYLES = """<style:style style:name="up"><style:text-properties style:text-position="super 58%"/></style:style>
+<style:style style:name="old"><style:text-properties style:text-line-through-style="solid"/></style:style>
+<style:style style:name="off"><style:text-properties text:display="none"/></style:style>
+<style:style style:name="gone"><style:drawing-page-properties presentation:visibility="hidden"/></style:style>"""
+
+
+def opendocument(path: Path, body: str) -> Path:
+    kind = {".odt": "text", ".odp": "presentation"}[path.suffix]
+    styles = f"<office:automatic-styles>{STYLES}</office:automatic-styles>"
+    content = f"<office:document-content {ODF}>{styles}<office:body><office:{kind}>{body}</office:{kind}>"
+    mime = f"application/vnd.oasis.opendocument.{kind}"
+    return package(
+        path, {"mimetype": mime, "content.xml": f"{content}</office:body></office:document-content>"}
+    )
+
+
+def test_opendocument_text_without_what_is_deleted_struck_or_hidden(tmp_path: Path) -> None:
+    span = '<text:span text:style-name="{}">{}</text:span>'.format
+    note = (
+        "<text:note><text:note-citation/><text:note-body><text:p>脚注</text:p></text:note-body></text:note>"
+    )
+    body = (
+        "<text:tracked-changes><text:deletion><text:p>删除</text:p></text:deletion></text:tracked-changes>"
+        '<text:h text:outline-level="2">标题</text:h>'
+        f"<text:p>面积10{span('up', '24')}{span('old', '旧价')}新价{span('off', '隐藏')}{note}<office:annotation>"
+        "<dc:creator>李明</dc:creator><text:p>核对</text:p></office:annotation>。</text:p>"
+        "<text:list><text:list-item><text:p>一项</text:p></text:list-item></text:list>"
+        "<table:table><table:table-row><table:table-cell><text:p>项目</text:p></table:table-cell>"
+        "<table:table-cell><text:p>金额</text:p></table:table-cell></table:table-row><table:table-row>"
+        "<table:table-cell><text:p>差旅</text:p></table:table-cell>"
+        "<table:table-cell><text:p>12</text:p></table:table-cell></table:table-row></table:table>"
+    )
+    text, marks = whole(parse(opendocument(tmp_path / "a.odt", body)))
+    assert [(m.label, m.level) for m in marks] == [("标题", 2)]
+    table = "| 项目 | 金额 |\n| --- | --- |\n| 差旅 | 12 |"
+    assert text == f"标题\n\n面积10^24新价。\n- 一项\n\n{table}\n\n脚注\n\n[批注 李明] 核对"
+
+
+def test_opendocument_slides_in_order_each_with_its_notes(tmp_path: Path) -> None:
+    frame = '<draw:frame presentation:class="{}"><draw:text-box><text:p>{}</text:p></draw:text-box></draw:frame>'.format
+    notes = f"<presentation:notes>{frame('notes', '讲稿')}</presentation:notes>"
+    body = f"<draw:page>{frame('title', '题目')}{frame('outline', '要点')}{notes}</draw:page>"
+    body += f'<draw:page draw:style-name="gone">{frame("outline", "底价")}</draw:page>'
+    body += f"<draw:page>{frame('outline', '末页')}</draw:page>"
+    parsed = parse(opendocument(tmp_path / "a.odp", body))
+    text, marks = whole(parsed)
+    assert text == "题目\n\n要点\n\n讲稿\n\n末页"
+    assert [m.label for m in marks] == ["p. 1", "题目", "p. 3"]
+    assert parsed.report.warnings == ("hidden slides are left out: 2",)
+
+
+def test_rich_text_without_what_is_struck(tmp_path: Path) -> None:
+    (tmp_path / "a.rtf").write_text(r"{\rtf1\ansi old {\strike 1200 yuan}, new 900 yuan.\par}")
+    assert read(tmp_path / "a.rtf")[0] == "old , new 900 yuan."

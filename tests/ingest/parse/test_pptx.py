@@ -120,3 +120,15 @@ def test_no_box_is_lost_or_doubled(found: list[tuple[int, int, int, int]]) -> No
     boxes = [Box(element, x, y, x + width, y + height) for x, y, width, height in found]
     read = [id(box) for line in reading_order(boxes) for box in line]
     assert sorted(read) == sorted(map(id, boxes))
+
+
+def test_comments_of_both_forms_follow_their_slide_under_their_authors(tmp_path: Path) -> None:
+    old = f"<p:cmLst {P}><p:cm authorId='0'><p:pos x='1' y='2'/><p:text>价格待定</p:text></p:cm></p:cmLst>"
+    body = "<p:txBody><a:p><a:r><a:t>{}</a:t></a:r></a:p></p:txBody>"
+    new = f"<p:cmLst {P} {A}><p:cm authorId='0'><p:replyLst><p:reply authorId='9'>{body.format('已改')}</p:reply>"
+    new += f"</p:replyLst>{body.format('核对日期')}</p:cm></p:cmLst>"
+    authors = f"<p:cmAuthorLst {P}><p:cmAuthor id='0' name='李明'/></p:cmAuthorLst>"
+    parts = {"ppt/authors.xml": authors, "ppt/c1.xml": old, "ppt/c2.xml": new}
+    targets = {"c1": ("comments", "../c1.xml"), "c2": ("comments", "../c2.xml")}
+    text = text_of(show(tmp_path / "a.pptx", shape("正文", 0, 0), parts=parts, **targets))
+    assert text == "正文\n\n[批注 李明] 价格待定\n\n[批注 李明] 核对日期\n\n[批注] 已改"

@@ -113,6 +113,15 @@ def test_chat_clears_and_stops(rag: Rag, kb: str) -> None:
     assert done.stdout.rstrip().endswith("Conversation cleared.")
 
 
+@pytest.mark.parametrize("quits", ["exit", "/quit", "退出"])
+def test_chat_knows_its_commands_and_courtesies(rag: Rag, kb: str, quits: str) -> None:
+    done = rag("chat", "--kb", kb, stdin=f"试用期最长几个月？\n谢谢\n/help\n{quits}\n试用期最长几个月？\n")
+    assert done.returncode == 0
+    assert done.stdout.count("六个月") == 1
+    assert "You are welcome. You can ask about: cargo.txt, 劳动合同法.md." in done.stdout
+    assert done.stdout.count("`exit` quits") == 2
+
+
 def test_search_lists_passages(rag: Rag, kb: str) -> None:
     done = rag("search", "稳定版本", "--kb", kb, "--json", "--limit", "1")
     [hit] = json.loads(done.stdout)["hits"]

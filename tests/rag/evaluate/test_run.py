@@ -1,6 +1,6 @@
 """A set becomes a knowledge base, and a pipeline over it is scored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ from rag.evaluate import run
 from rag.evaluate.dataset import Dataset
 from rag.load import Writer, score_norm_of
 from rag.pipeline import Pipeline
-from tests.fakes import HashEmbedder
+from rag.types import NOT_FOUND, Message, Sampling
+from tests.fakes import CopyingGenerator, HashEmbedder
 
 MINI = Path(__file__).parents[2] / "data" / "eval-mini"
 
@@ -53,3 +54,32 @@ def test_the_text_behind_a_source_is_the_entrys_own(writer: Writer) -> None:
         document = writer.store.document(entry.id)
         assert document is not None
         assert writer.store.text(document.id) == entry.text
+
+
+class FirstPassageOrNothing(CopyingGenerator):
+    """Cites the first passage, but declines every question that has a digit."""
+
+    asked = 0
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        self.asked += 1
+        declines = any(character.isdigit() for character in messages[-1].text.splitlines()[-1])
+        yield NOT_FOUND["han"] if declines else "在这里 [1]。"
+
+
+def test_a_generator_writes_the_answers_and_may_decline(writer: Writer) -> None:
+    dataset = Dataset.load(MINI)
+    run.index(dataset, writer)
+    norm, generator = score_norm_of(writer.store, writer.embedder), FirstPassageOrNothing()
+    pipeline = Pipeline(writer.store, writer.embedder, norm, Translator("en"), generator=generator)
+    refused = 0
+    for question in dataset.questions:
+        prediction = run.predict(pipeline, question.text)
+        if not pipeline.retrieve(question.text).answerable:
+            assert prediction.refused
+            refused += 1
+        elif not prediction.refused:
+            assert prediction.shown == "在这里 [1]。"
+            assert prediction.citations
+    assert generator.asked == len(dataset.questions) - refused > 0
+    assert run.report(pipeline, dataset).settings["generator"] == generator.name

@@ -83,7 +83,7 @@ def test_the_route_list_is_complete(routes: list[tuple[str, str]]) -> None:
     assert {"/mcp", "/openapi.json", "/metrics", "/ask", "/", "/web/index.html"} <= paths
     assert ("DELETE", "/knowledge-bases/{knowledge_base}/documents/{document}") in routes
     assert {path for path in paths if is_open(path)} == {
-        "/", "/healthz", "/readyz", "/web/index.html"
+        "/", "/docs", "/healthz", "/readyz", "/web/index.html"
     }  # fmt: skip
 
 
