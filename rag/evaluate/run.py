@@ -120,7 +120,9 @@ def predict(pipeline: "Pipeline", question: str) -> Prediction:
         refused=answer.refused or not found.answerable,
         shown=answer.text,
         labels=[citation.chunk.label(citation.start) for citation in answer.citations],
-        span=answer.text[slice(*(answer.span or (0, 0)))] if pipeline.reader else None,
+        span=answer.text[slice(*(answer.span or (0, 0)))]
+        if pipeline.reader and not pipeline.generator
+        else None,
     )
 
 
