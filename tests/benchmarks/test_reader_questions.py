@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reader_tables import tables
+
 FOLDER = Path(__file__).parents[2] / "benchmarks/reader"
 STYLES = {"colloquial", "formal", "keywords", "english", "table"}
 
@@ -36,3 +38,12 @@ def test_about_half_of_the_questions_have_no_answer() -> None:
         json.loads(line) for path in FOLDER.glob("*.jsonl") for line in path.read_text("utf-8").splitlines()
     ]
     assert 0.35 < sum("trap" in row for row in rows) / len(rows) < 0.65
+
+
+def test_answers_of_generated_tables_are_their_cells() -> None:
+    rows = list(tables(60, 0))
+    assert rows == list(tables(60, 0))
+    for row in rows:
+        if answer := row.get("answer"):
+            assert row["passage"][row["at"] :].startswith(answer)
+    assert 0.2 < sum("answer" not in row for row in rows) / len(rows) < 0.6
