@@ -53,7 +53,7 @@ class ReaderModel(nn.Module):
             hidden_dropout_prob=_DROPOUT,
             attention_probs_dropout_prob=0.0,
             layer_norm_eps=checkpoint.epsilon,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # type: ignore[call-arg]
         )
         self.encoder = BertModel(config, add_pooling_layer=False)
         self.feature = nn.Embedding(FEATURES, hidden)
