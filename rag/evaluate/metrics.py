@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from math import log2
 
 import numpy as np
@@ -48,6 +49,9 @@ _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−－"), "-") | dict.fromkeys(map(ord, "～〜∼"), "~")
 
 
+_UNITS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
+
+
 def answer_end(text: str, answers: Sequence[str]) -> int | None:
     """Where the first of `answers` ends in `text`, in characters that are not space; None if none occurs.
 
@@ -73,6 +77,17 @@ def _pattern(answer: str) -> re.Pattern[str]:
     before = r"(?<![\d.])" if chars[0].isdigit() else ""
     after = r"(?!\d|\.\d*[1-9])" if chars[-1].isdigit() else ""
     return re.compile(before + body + after)
+
+
+def span_f1(text: str, answers: Sequence[str]) -> float:
+    """The F1 of `text` against the best of `answers`, on their longest common run of words (Han and kana:
+    of characters), as for CMRC 2018. It is 1 if nothing but white space and punctuation differs."""
+    best, ours = 0.0, _UNITS.findall(_plain(text))
+    for answer in answers:
+        theirs = _UNITS.findall(_plain(answer))
+        common = SequenceMatcher(None, ours, theirs, autojunk=False).find_longest_match().size
+        best = max(best, 2 * common / max(1, len(ours) + len(theirs)))
+    return best
 
 
 def locate(quote: str, text: str) -> list[tuple[int, int]]:

@@ -61,6 +61,8 @@ MEASURES: dict[str, Measure] = {
     "answer_in_sentence": Measure(Translatable("Answer in the best sentence"), ("answer_in_sentence",)),
     "answer_in_two": Measure(Translatable("Answer in at most two sentences"), ("answer_in_two",)),
     "answer_in_passage": Measure(Translatable("Answer in the best passage"), ("answer_in_passage",)),
+    "exact": Measure(Translatable("Exact answer"), ("exact",)),
+    "f1": Measure(Translatable("F1 of the answer"), ("f1",)),
     SHORT_ANSWER: Measure(Translatable("Right answer that is short"), (SHORT_ANSWER,)),
     "precise": Measure(Translatable("Precise answer"), ("precise",)),
     "page": Measure(Translatable("Citation on the right page"), ("page",)),

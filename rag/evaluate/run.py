@@ -121,6 +121,9 @@ def predict(pipeline: "Pipeline", question: str) -> Prediction:
         declined=answer.refused and found.answerable if pipeline.generator else None,
         shown=answer.text,
         labels=[citation.chunk.label(citation.start) for citation in answer.citations],
+        span=answer.text[slice(*(answer.span or (0, 0)))]
+        if pipeline.reader and not pipeline.generator
+        else None,
     )
 
 
