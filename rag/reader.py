@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Logits = NDArray[np.float32]
 
 WEIGHTS = "reader.safetensors"
-BUNDLED_SHA256 = "cc43509574d68f8685653c2b38d89b13a6f428bf9942cc88187cb767418d0d65"
+BUNDLED_SHA256 = "621c867820e22df6a8607b71c33a2501e9fab597a5b0eeae8e0265373c63e8d5"
 FEATURES = 6  # of a token: (question, chunk) x (absent from the other text, one character, several)
 FEATURE_LAYER = 8  # the features are added to its input; a reader's weights depend on it
 _MOST_TOKENS = 512
