@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from finetune.train.checkpoint import (
     load_tensors,
     save_checkpoint,
 )
+from finetune.train.lora import TunedModel
 from finetune.train.loss import (
     evaluate,
     infinite_gradient,
@@ -43,18 +44,6 @@ from finetune.train.loss import (
 from finetune.types import TokenRow, TokenRows
 from ingest.errors import UserError
 from rag.chatglm.adapter_files import Contract, fingerprint
-
-
-class TunedModel(Protocol):
-    """A model of which only an adapter's parameters are trained (lora.py)."""
-
-    base: Any
-    trainable: dict[str, nn.Parameter]
-
-    @property
-    def model(self) -> Any: ...
-    def write(self, folder: Path, *, strength: float = 1.0) -> None: ...
-    def release(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,15 +230,6 @@ class StepReport:
 
 
 @dataclass
-class _Sums:
-    """Sums since the last line of the log."""
-
-    loss: float = 0.0
-    norm: float = 0.0
-    steps: int = 0
-
-
-@dataclass
 class Training:
     """A training in the folder `out`. `contract` travels with each checkpoint."""
 
@@ -259,11 +239,7 @@ class Training:
     out: Path
     contract: Contract
     accelerator: Accelerator
-    losses: dict[str, float] = field(default_factory=dict, init=False)
-    """Of the measured sets: before the training, the best (and its step), and the last ones."""
-    steps_done: int = field(default=0, init=False)
-    stopped: str = field(default="", init=False)
-    """The reason for an end before the last step, or ""."""
+    state: TrainingState = field(default_factory=TrainingState, init=False)
 
     def __post_init__(self) -> None:
         options = self.options
@@ -286,51 +262,46 @@ class Training:
         full, or a loss is not finite.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        state = self._restore() if resume else None
-        sums = _Sums(*state.sums) if state else _Sums()
-        size = state.log if state else 0
-        main = self.accelerator.is_main_process
-        with Log(self.out, size=size, step=self.steps_done) if main else nullcontext() as log:
-            yield from self._steps(log, sums)
+        if resume:
+            self._restore()
+        main, state = self.accelerator.is_main_process, self.state
+        with Log(self.out, size=state.log, step=state.step) if main else nullcontext() as log:
+            yield from self._steps(log, state)
 
-    def _steps(self, log: Log | None, sums: _Sums) -> Iterator[StepReport]:
+    def _steps(self, log: Log | None, state: TrainingState) -> Iterator[StepReport]:
         options, steps = self.options, self.plan.steps
-        start, tokens, seconds, first = monotonic(), 0, 0.0, self.steps_done
-        if self.steps_done == 0 and (measured := self._evaluate()):
-            self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
+        start, tokens, seconds, first = monotonic(), 0, 0.0, state.step
+        if state.step == 0 and (measured := self._evaluate()):
+            state.losses = {f"{name}_before": value for name, value in measured.items()} | measured
             if log:
                 log.row({"step": 0, "epoch": 0.0, **measured})
-        while self.steps_done < steps and not self.stopped:
+        while state.step < steps and not state.stopped:
             step_start = monotonic()
-            loss, norm, count = self.step(self.steps_done)
-            self.steps_done += 1
+            loss, norm, count = self.step(state.step)
+            state.step += 1
             tokens, seconds = tokens + count, seconds + monotonic() - step_start
-            sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
-            last = self.steps_done == steps
+            loss, norm, logged = state.sums = state.sums[0] + loss, state.sums[1] + norm, state.sums[2] + 1
+            last = state.step == steps
             measured: dict[str, float] = {}
-            if self.steps_done % options.eval_steps == 0 or last:
+            if state.step % options.eval_steps == 0 or last:
                 measured = self._evaluate()
                 self._record_losses(measured)
             report = None
-            if self.steps_done % options.logging_steps == 0 or last or measured:
-                if sums.steps == self.steps_done and sums.loss <= LEARNT * sums.steps:
-                    raise nothing_to_learn(sums.steps)
-                mean, speed = sums.loss / sums.steps, tokens / seconds
-                left = (monotonic() - start) / (self.steps_done - first) * (steps - self.steps_done)
+            if state.step % options.logging_steps == 0 or last or measured:
+                if logged == state.step and loss <= LEARNT * logged:
+                    raise nothing_to_learn(logged)
+                mean, speed = loss / logged, tokens / seconds
+                left = (monotonic() - start) / (state.step - first) * (steps - state.step)
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
-                report = StepReport(self.steps_done, steps, mean, speed, left, *losses, self.stopped)
+                report = StepReport(state.step, steps, mean, speed, left, *losses, state.stopped)
                 if log:
-                    values = {
-                        "step": self.steps_done,
-                        "epoch": self.plan.epoch(self.steps_done),
-                        "loss": mean,
-                    }
-                    values["learning_rate"] = self._rate(self.steps_done - 1)
-                    values["grad_norm"] = sums.norm / sums.steps
+                    values = {"step": state.step, "epoch": self.plan.epoch(state.step), "loss": mean}
+                    values["learning_rate"] = self._rate(state.step - 1)
+                    values["grad_norm"] = norm / logged
                     log.row(values | measured, speed=speed)
-                sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
-            if self.steps_done % options.save_steps == 0 or last or self.stopped:
-                self._save(log, sums)
+                state.sums = (0.0, 0.0, 0)
+            if state.step % options.save_steps == 0 or last or state.stopped:
+                self._save(log)
             if report:
                 yield report
 
@@ -373,7 +344,7 @@ class Training:
     def _evaluate(self) -> dict[str, float]:
         """The losses of the measured sets."""
         part = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        length, step = self.options.pack_length, self.steps_done
+        length, step = self.options.pack_length, self.state.step
         measured: dict[str, float] = {}
         for name, rows in self.sets.measured.items():
             sums, problem = torch.zeros(2, dtype=torch.float64), None
@@ -389,39 +360,37 @@ class Training:
 
     def _record_losses(self, measured: dict[str, float]) -> None:
         """Record the last and the best losses; stop if the forgetting budget is exceeded."""
-        self.losses |= measured
-        if (loss := measured.get("dev_loss", math.inf)) < self.losses.get("dev_best", math.inf):
-            self.losses |= {"dev_best": loss, "dev_step": self.steps_done}
-        before, now = (self.losses.get(f"general_loss{when}") for when in ("_before", ""))
+        state = self.state
+        state.losses |= measured
+        if (loss := measured.get("dev_loss", math.inf)) < state.losses.get("dev_best", math.inf):
+            state.losses |= {"dev_best": loss, "dev_step": state.step}
+        before, now = (state.losses.get(f"general_loss{when}") for when in ("_before", ""))
         budget = self.options.forgetting_budget
         if budget and before is not None and now is not None and now > before * (1 + budget):
-            self.stopped = (
+            state.stopped = (
                 f"general loss {now:.4f} is {now / before - 1:.1%} above the {before:.4f} before "
                 f"training, more than the budget of {budget:.1%}"
             )
 
-    def _save(self, log: Log | None, sums: _Sums) -> None:
+    def _save(self, log: Log | None) -> None:
         if log:
-            numbers, scale = (sums.loss, sums.norm, sums.steps), self.optimizer.scale()
-            rest = (self.losses, self.stopped, torch.get_num_threads(), self.identity)
-            state = TrainingState(self.steps_done, log.flush(), numbers, scale, *rest)
-            tensors, keep = self.optimizer.tensors(), self.options.save_total_limit
-            save_checkpoint(self.out, state, tensors, self._write_adapter, keep=keep)
+            state, optimizer = self.state, self.optimizer
+            state.log, state.scaler = log.flush(), optimizer.scale()
+            state.threads, state.made_of = torch.get_num_threads(), self.identity
+            keep = self.options.save_total_limit
+            save_checkpoint(self.out, state, optimizer.tensors(), self.write_adapter, keep=keep)
             draw_log(self.out / LOG_FILE, self.out / LOG_PICTURE)
         self.accelerator.wait_for_everyone()
 
-    def _write_adapter(self, folder: Path) -> None:
-        self.tuned.write(folder)
+    def write_adapter(self, folder: Path, *, strength: float = 1.0) -> None:
+        """Write the adapter's files."""
+        self.tuned.write(folder, strength=strength)
         self.contract.write(folder)
 
-    def _restore(self) -> TrainingState | None:
-        folders = checkpoints(self.out)
-        if not folders:
-            return None
-        folder = folders[-1][1]
-        state = TrainingState.read(folder)
-        check_same(state.made_of, self.identity, self.out)
-        torch.set_num_threads(state.threads)
-        self.optimizer.restore(load_tensors(folder), state.scaler)
-        self.losses, self.steps_done, self.stopped = dict(state.losses), state.step, state.stopped
-        return state
+    def _restore(self) -> None:
+        if folders := checkpoints(self.out):
+            folder = folders[-1][1]
+            self.state = TrainingState.read(folder)
+            check_same(self.state.made_of, self.identity, self.out)
+            torch.set_num_threads(self.state.threads)
+            self.optimizer.restore(load_tensors(folder), self.state.scaler)

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
-from finetune.train.loop import Sets, Training, TunedModel
-from finetune.train.lora import Lora, PrefixTuning
+from finetune.train.loop import Sets, Training
+from finetune.train.lora import Lora, PrefixTuning, TunedModel
 from finetune.types import IGNORED, TokenRow
 from rag.chatglm.adapter_files import Contract
 from rag.chatglm.configuration import ChatGLM2Config
