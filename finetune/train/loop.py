@@ -44,6 +44,7 @@ from finetune.train.loss import (
 from finetune.types import TokenRow, TokenRows
 from ingest.errors import UserError
 from rag.chatglm.adapter_files import Contract, fingerprint
+from rag.chatglm.configuration import generation_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +232,12 @@ class StepReport:
 
 @dataclass
 class Training:
-    """A training in the folder `out`. `contract` travels with each checkpoint."""
+    """A training in the folder `out`."""
 
     tuned: TunedModel
     sets: Sets
     options: TrainOptions
     out: Path
-    contract: Contract
     accelerator: Accelerator
     state: TrainingState = field(default_factory=TrainingState, init=False)
 
@@ -253,6 +253,12 @@ class Training:
     def identity(self) -> dict[str, Any]:
         rest = identity(self.sets.digests, self.options, self.accelerator)
         return rest | {BASE: fingerprint(self.tuned.base)}
+
+    @property
+    def contract(self) -> Contract:
+        """The prompts that the adapter is trained for."""
+        base = self.tuned.base
+        return Contract(generation_of(base.config), self.options.template, base=fingerprint(base))
 
     def run(self, *, resume: bool = False) -> Iterator[StepReport]:
         """Train; yields a report every `logging_steps` steps and after each evaluation.

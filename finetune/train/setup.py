@@ -26,7 +26,7 @@ from finetune.types import RowSubset, TokenRows
 from ingest.errors import UserError
 from ingest.store.atomic import sync, write_whole
 from rag.chatglm.adapter import Adapters, probe_logits
-from rag.chatglm.adapter_files import Contract, fingerprint, read_adapter
+from rag.chatglm.adapter_files import fingerprint, read_adapter
 from rag.chatglm.configuration import generation_of
 from rag.chatglm.loading import load, read_model_config
 
@@ -155,11 +155,6 @@ def own_pages() -> None:
         mallopt(M_MMAP_THRESHOLD, MMAP_FROM)
 
 
-def contract_of(base: Any, options: TrainOptions) -> Contract:
-    """The prompts that the adapter is trained for."""
-    return Contract(generation_of(base.config), options.template, base=fingerprint(base))
-
-
 STRENGTHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 RECORD = "training.json"
 APART, APART_HALF = 1e-4, 0.05
@@ -208,9 +203,11 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
     values = {
         "made_by": {n: version(n) for n in ("chatglm-rag", "torch", "transformers", "peft")},
         **record,
+        "rows": training.sets.sizes,
+        "counts": {name: asdict(counts) for name, counts in training.sets.counts.items()},
         "options": asdict(training.options),
         "data": training.sets.digests,
-        "base_fingerprint": training.contract.base,
+        "base_fingerprint": fingerprint(tuned.base),
         "device": training.accelerator.device.type,
         "processes": training.accelerator.num_processes,
         "steps": training.state.step,
