@@ -5,7 +5,7 @@ It is ours, on accelerate for processes and devices: see docs/decisions/013-trai
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -33,16 +33,10 @@ from finetune.train.checkpoint import (
     save_checkpoint,
 )
 from finetune.train.lora import TunedModel
-from finetune.train.loss import (
-    evaluate,
-    infinite_gradient,
-    no_gradient,
-    not_finite,
-    nothing_to_learn,
-    summed_loss,
-)
+from finetune.train.loss import evaluate, finite_loss
 from finetune.types import TokenRow, TokenRows
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.chatglm.adapter_files import Contract, fingerprint
 from rag.chatglm.configuration import generation_of
 
@@ -122,9 +116,8 @@ class Optimizer:
         self.trainable, self.options, self.accelerator = trainable, options, accelerator
         self.params = list(trainable.values())
         self.adamw = torch.optim.AdamW(self.params, options.learning_rate, weight_decay=options.weight_decay)
-        self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
-            accelerator.device.type, enabled=self.dtype == torch.float16
+            accelerator.device.type, enabled=options.dtype == "float16"
         )
         self.scaler.scale(torch.zeros((), device=accelerator.device))  # a device may have no rows
 
@@ -142,12 +135,26 @@ class Optimizer:
         self._gather()
         self.scaler.unscale_(self.adamw)
         norm = float(nn.utils.clip_grad_norm_(self.params, self.options.max_grad_norm or math.inf))
-        scale = self.scaler.get_scale()
+        scale, half = self.scaler.get_scale(), self.scaler.is_enabled()
         if norm == 0 and loss > LEARNT:
-            raise no_gradient(number, self.dtype, scale)
+            cause = Translatable("no gradient arrives")
+            if half:
+                cause = Translatable("gradients vanish in float16, even scaled by {scale:g}", scale=scale)
+            raise UserError(
+                "step {step}: all gradients are zero: {cause}; train with --bf16 or --fp32, and see that "
+                "answers are not empty (rag finetune check)",
+                step=number,
+                cause=cause,
+            )
         if not math.isfinite(norm):
-            if not self.scaler.is_enabled() or scale <= SMALLEST_SCALE:
-                raise infinite_gradient(number, self.dtype)
+            if not half or scale <= SMALLEST_SCALE:
+                way_out = Translatable("use a smaller --learning-rate, or --max-grad-norm 1")
+                if half:
+                    way_out = Translatable("train with --bf16 or --fp32, or {otherwise}", otherwise=way_out)
+                raise UserError(
+                    "step {step}: the gradients are NaN or infinite in {dtype}; {way_out}",
+                    step=number, dtype=self.options.dtype, way_out=way_out,
+                )  # fmt: skip
             norm = 0.0
         self.scaler.step(self.adamw)
         self.scaler.update()
@@ -295,7 +302,11 @@ class Training:
             report = None
             if state.step % options.logging_steps == 0 or last or measured:
                 if logged == state.step and loss <= LEARNT * logged:
-                    raise nothing_to_learn(logged)
+                    raise UserError(
+                        "the loss of the first {steps} steps is 0: the base already gives every answer of "
+                        "the data; look at it with rag finetune check DATA --row 1",
+                        steps=logged,
+                    )
                 mean, speed = loss / logged, tokens / seconds
                 left = (monotonic() - start) / (state.step - first) * (steps - state.step)
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
@@ -326,21 +337,23 @@ class Training:
                 "off; see rag finetune check",
                 number=number + 1,
             )
-        total, problem = torch.zeros((), dtype=torch.float64), None
-        for batch in batches:
-            batch = batch.to(self.accelerator.device)
-            loss = summed_loss(self.tuned.model, batch)
-            if not bool(loss.isfinite()):
-                problem = not_finite(self.tuned.model, batch, number + 1)
-                break
-            total += float(loss.detach())
-            self.optimizer.backward(loss / learnt)
-        self._agree(problem)
+        total = torch.zeros((), dtype=torch.float64)
+        with self._together():
+            for batch in batches:
+                loss = finite_loss(self.tuned.model, batch.to(self.accelerator.device), number + 1)
+                total += float(loss.detach())
+                self.optimizer.backward(loss / learnt)
         mean = float(self.optimizer.sum(total)) / learnt
         return mean, self.optimizer.step(number + 1, self._rate(number), mean), read
 
-    def _agree(self, problem: UserError | None) -> None:
-        """Raise the problem, also on devices without one: they would wait for the others."""
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """If a device has an error, raise one on all of them: they would wait for it."""
+        problem: UserError | None = None
+        try:
+            yield
+        except UserError as error:
+            problem = error
         if self.optimizer.sum(torch.tensor(float(problem is not None))):
             raise problem or UserError("another device stopped, and says why")
 
@@ -353,12 +366,9 @@ class Training:
         length, step = self.options.pack_length, self.state.step
         measured: dict[str, float] = {}
         for name, rows in self.sets.measured.items():
-            sums, problem = torch.zeros(2, dtype=torch.float64), None
-            try:
+            sums = torch.zeros(2, dtype=torch.float64)
+            with self._together():
                 sums = evaluate(self.tuned.model, rows, length=length, step=step, part=part)
-            except UserError as error:
-                problem = error
-            self._agree(problem)
             loss, count = (float(n) for n in self.optimizer.sum(sums))
             if count:
                 measured[name] = loss / count
