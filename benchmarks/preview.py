@@ -104,7 +104,7 @@ def child(folder: Path, name: str) -> None:
     from finetune.options import LoraOptions, PrefixOptions, TrainOptions
     from finetune.train.loop import Sets, Training
     from finetune.train.preview import Estimator
-    from finetune.train.setup import contract_of, open_tuned, own_pages
+    from finetune.train.setup import open_tuned, own_pages
     from rag.chatglm.loading import read_model_config
     from rag.chatglm.memory import parameters
 
@@ -121,8 +121,7 @@ def child(folder: Path, name: str) -> None:
     shutil.rmtree(out, ignore_errors=True)
     own_pages()  # as `rag finetune train` does
     tuned = open_tuned(model, options, device="cpu")
-    accelerator = Accelerator(cpu=True)
-    training = Training(tuned, sets, options, out, contract_of(tuned.base, options), accelerator)
+    training = Training(tuned, sets, options, out, Accelerator(cpu=True))
     for _ in training.run():
         pass
     record = {

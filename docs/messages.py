@@ -16,7 +16,7 @@ from babel.messages.pofile import read_po, write_po
 ROOT = Path(__file__).parents[1]
 CATALOG = ROOT / "ingest" / "locale" / "zh_CN" / "LC_MESSAGES" / "chatglm_rag.po"
 FIRST = {"Translatable", "say", "with_options", "out_message", "note_message"}
-SECOND = {"option", "argument"}
+SECOND = {"option", "argument", "flag"}
 FILES = {"rag/cli/packages.toml": "use", "rag/cli/typer.toml": "messages", "server/wrong_values.toml": ""}
 """Data files with templates -> the key that holds them; "": every value is one."""
 PACKAGES = ("finetune", "ingest", "rag", "server")

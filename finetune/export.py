@@ -70,23 +70,6 @@ def fuse(parts: Sequence[LoraModule | None], sizes: Sequence[int], name: str) ->
     scale = max((part.scale for part in present), key=abs)
     first = present[0].factors
     shared = all(torch.equal(part.factors.a, first.a) for part in present)
-    # Groups of columns of B: the parts that each group belongs to.
-    columns = [present] if shared else [[part] for part in present]
-
-    def rows(part: LoraModule | None, size: int) -> Tensor:
-        blocks = [
-            _scaled(part.factors.b, part.scale, scale)
-            if part is not None and any(other is part for other in block)
-            else first.b.new_zeros(size, block[0].rank)
-            for block in columns
-        ]
-        return torch.cat(blocks, dim=1)
-
-    def offset(part: LoraModule | None, size: int) -> Tensor:
-        if part is None or part.factors.bias is None:
-            return first.b.new_zeros(size)
-        return _scaled(part.factors.bias, part.scale, scale)
-
     magnitudes = [part.factors.magnitude for part in present if part.factors.magnitude is not None]
     if magnitudes and len(magnitudes) < len(parts):
         raise UserError(
@@ -95,10 +78,19 @@ def fuse(parts: Sequence[LoraModule | None], sizes: Sequence[int], name: str) ->
             "merge the adapter",
             name=name, lacking=len(parts) - len(magnitudes), parts=len(parts),
         )  # fmt: skip
-    pairs = list(zip(parts, sizes, strict=True))
-    a = torch.cat([block[0].factors.a for block in columns])
-    b = torch.cat([rows(*pair) for pair in pairs])
-    bias = None if first.bias is None else torch.cat([offset(*pair) for pair in pairs])
+    # Parts that share A share their columns of B, too.
+    a = first.a if shared else torch.cat([part.factors.a for part in present])
+    width = len(a) if shared else 0
+    rows: list[Tensor] = []
+    offsets: list[Tensor] = []
+    for part, size in zip(parts, sizes, strict=True):
+        b = part.factors.b if part else first.b.new_zeros(size, width)
+        offset = part.factors.bias if part else None
+        factor = part.scale if part else scale
+        rows.append(_scaled(b, factor, scale))
+        offsets.append(_scaled(first.b.new_zeros(size) if offset is None else offset, factor, scale))
+    b = torch.cat(rows) if shared else torch.block_diag(*rows)
+    bias = None if first.bias is None else torch.cat(offsets)
     return LoraModule(Factors(a, b, bias, torch.cat(magnitudes) if magnitudes else None), scale)
 
 
@@ -148,19 +140,11 @@ NEW |= {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
 """The values of adapter_config.json if there was none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
-    """The result of an export."""
-
-    modules: int
-    notes: tuple[str, ...]
-    """Assumptions about the adapter, to show to the user."""
-
-
 def export(
     adapter: Path, directory: Path, target: Path, *, to: Layout, alpha: float | None = None
-) -> ExportResult:
-    """Write `adapter` to the folder `target` with upstream's or transformers' module names.
+) -> tuple[int, tuple[str, ...]]:
+    """Write `adapter` to the folder `target` with upstream's or transformers' module names; returns
+    their number, and assumptions about the adapter.
 
     `directory` is its model's; only config.json is read. `alpha` is `read_adapter`'s. The same
     adapter gives the same bytes. Raises `UserError` if it is not LoRA, belongs to another model, or
@@ -196,7 +180,7 @@ def export(
         for name in BESIDE:
             if (adapter / name).is_file():
                 shutil.copyfile(adapter / name, work / name)
-    return ExportResult(len(renamed), source.notes)
+    return len(renamed), source.notes
 
 
 def _tensors(modules: Mapping[str, LoraModule]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, LiteralString, get_args
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -30,6 +30,11 @@ def number(name: str, text: str) -> float:
         raise UserError("{name} is {text!r}; need a number", name=name, text=text) from None
 
 
+def flag(names: str, text: LiteralString, *, default: bool = False) -> Any:
+    """An option that is on or off: each of its names also has the form `--no-NAME`."""
+    return option(" ".join(f"{name}/--no-{name[2:]}" for name in names.split()), text, default=default)
+
+
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
     """`targets` may have upstream's module names on every generation."""
@@ -44,16 +49,8 @@ class LoraOptions:
         typed="query_key_value",
         read=names,
     )
-    rslora: bool = option(
-        "--rslora/--no-rslora --use-rslora/--no-use-rslora",
-        "Scale by alpha / sqrt(rank) (rsLoRA).",
-        default=False,
-    )
-    dora: bool = option(
-        "--dora/--no-dora --use-dora/--no-use-dora",
-        "DoRA: train magnitude and direction separately.",
-        default=False,
-    )
+    rslora: bool = flag("--rslora --use-rslora", "Scale by alpha / sqrt(rank) (rsLoRA).")
+    dora: bool = flag("--dora --use-dora", "DoRA: train magnitude and direction separately.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +90,7 @@ class Data:
         "--dev-share SHARE", "Without --dev: hold out this share of the rows.", default=0.05
     )
     columns: Columns = Columns()
-    skip_bad: bool = option(
-        "--skip-bad/--no-skip-bad",
-        "Skip rows that can't be trained on (see rag finetune check).",
-        default=False,
-    )
+    skip_bad: bool = flag("--skip-bad", "Skip rows that can't be trained on (see rag finetune check).")
     most: int = option("--max-train-samples N", "Train on the first N rows only.", default=0, least=0)
     most_dev: int = option(
         "--max-eval-samples N", "Measure only the first N rows of --dev.", default=0, least=0
@@ -145,19 +138,16 @@ class TrainOptions:
         "--max-grad-norm X", "Clip gradients to this norm; 0 turns clipping off.", default=1.0
     )
     seed: int = option("--seed N", "The same seed gives the same adapter.", default=42)
-    packing: bool = option(
-        "--packing/--no-packing",
-        "Pack the rows of a step without padding, with the same result; otherwise pad them, "
-        "grouped by length.",
+    packing: bool = flag(
+        "--packing",
+        "Pack the rows of a step without padding, with the same result; otherwise pad them, grouped by length.",
         default=True,
     )
     pack_length: int = option("--pack-length N", "Maximum tokens of one forward pass.", default=1024)
     """A longer row stands alone. Attention looks at all pairs of these tokens, whose share grows with
     their number; products with weights gain nothing from longer ones."""
-    gradient_checkpointing: bool = option(
-        "--gradient-checkpointing/--no-gradient-checkpointing",
-        "Recompute activations in the backward pass to save memory.",
-        default=False,
+    gradient_checkpointing: bool = flag(
+        "--gradient-checkpointing", "Recompute activations in the backward pass to save memory."
     )
     dtype: Dtype = "float32"
     quant: Base = "none"

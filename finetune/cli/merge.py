@@ -114,7 +114,7 @@ def export(
 
     check_new(target)
     directory = fetch_model(model, weights=False)
-    result = export(adapter, directory, target, to=to, alpha=alpha)
-    for assumption in result.notes:
+    modules, assumptions = export(adapter, directory, target, to=to, alpha=alpha)
+    for assumption in assumptions:
         note(assumption)
-    out_message("{target}: {modules} modules under {to} names", target=target, modules=result.modules, to=to)
+    out_message("{target}: {modules} modules under {to} names", target=target, modules=modules, to=to)

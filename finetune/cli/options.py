@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from finetune.options import MAX_LENGTH, LoraOptions, PrefixOptions, number
+from finetune.options import MAX_LENGTH, LoraOptions, PrefixOptions, flag, number
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import note_message, say
@@ -93,18 +93,14 @@ class BaseOptions:
 
     quant: str | None = option("--quant none|int8|int4|nf4", "Precision of the base's weights in memory.")
     device: str | None = option("--device cpu|cuda", "Device to train on; default: a GPU if there is one.")
-    fp16: bool = option("--fp16/--no-fp16", "Load the base in float16, with loss scaling.", default=False)
-    bf16: bool = option(
-        "--bf16/--no-bf16", "Load the base in bfloat16 (default on GPUs that support it).", default=False
-    )
-    fp32: bool = option("--fp32/--no-fp32", "Load the base in float32 (default on the CPU).", default=False)
+    fp16: bool = flag("--fp16", "Load the base in float16, with loss scaling.")
+    bf16: bool = flag("--bf16", "Load the base in bfloat16 (default on GPUs that support it).")
+    fp32: bool = flag("--fp32", "Load the base in float32 (default on the CPU).")
     quantization_bit: int | None = option("--quantization-bit 4|8", "THUDM's name: 4 for int4, 8 for int8.")
-    load_in_8bit: bool = option(
-        "--load-in-8bit/--no-load-in-8bit",
-        "The same as --quant int8: bitsandbytes on a GPU, our own format on the CPU.",
-        default=False,
+    load_in_8bit: bool = flag(
+        "--load-in-8bit", "The same as --quant int8: bitsandbytes on a GPU, our own format on the CPU."
     )
-    load_in_4bit: bool = option("--load-in-4bit/--no-load-in-4bit", "The same as --quant nf4.", default=False)
+    load_in_4bit: bool = flag("--load-in-4bit", "The same as --quant nf4.")
 
     def find_device(self) -> str:
         """`cpu` or `cuda`; `UserError` for another, or for a GPU that torch does not find."""
@@ -148,9 +144,7 @@ class MethodOptions:
     pre_seq_len: int | None = option(
         "--pre-seq-len N", "Train a P-Tuning v2 prefix of this many tokens instead of LoRA."
     )
-    prefix_projection: bool = option(
-        "--prefix-projection/--no-prefix-projection", "Compute the prefix with a small MLP.", default=False
-    )
+    prefix_projection: bool = flag("--prefix-projection", "Compute the prefix with a small MLP.")
     learning_rate: float | None = option(
         "--learning-rate --lr X", "Peak learning rate; default: 1e-4 for LoRA, 2e-2 for P-Tuning."
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from finetune.cli.options import DATA_NAMES, MODEL_NAMES, RowOptions, within
-from finetune.options import MAX_LENGTH, Columns, Data
+from finetune.options import MAX_LENGTH, Columns, Data, flag
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, out, say
@@ -50,11 +50,7 @@ class TokenOptions(RowOptions):
         "Produce the token ids of mymusise/ChatGLM-Tuning: at most N for the prompt and N for "
         "the answer (384 if only --skip-overlength is given).",
     )
-    skip_overlength: bool = option(
-        "--skip-overlength/--no-skip-overlength",
-        "The same, without rows longer than --max-seq-length.",
-        default=False,
-    )
+    skip_overlength: bool = flag("--skip-overlength", "The same, without rows longer than --max-seq-length.")
 
     def tutorial(self) -> "TutorialOptions | None":
         """The tutorial's own options, or None if neither is given; `UserError` beside others."""
@@ -83,7 +79,7 @@ class PlaceOptions:
         "--save-path PLACE", "The same as OUT, or as --jsonl if it ends in .jsonl."
     )
     jsonl: Path | None = option("--jsonl FILE", "Write the tutorial's context/target lines here.")
-    overwrite: bool = option("--overwrite/--no-overwrite", "Overwrite an existing target.", default=False)
+    overwrite: bool = flag("--overwrite", "Overwrite an existing target.")
 
     def split(self, files: list[Path]) -> tuple[list[Path], Path | None, Path | None]:
         """The data, the folder for the tokens and the file for the lines; None: not written."""

@@ -1,15 +1,16 @@
 """`rag finetune train`: data and a model -> an adapter that `rag ask --adapter` answers with."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING
 
 from finetune.cli.options import DATA_NAMES, TRAINED, BaseOptions, MethodOptions, RowOptions, mixed, within
 from finetune.cli.prepare import omissions
-from finetune.options import Columns, Data, LoraOptions, TrainOptions
+from finetune.options import Columns, Data, LoraOptions, TrainOptions, flag
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, loading, note, note_message, out, out_message, say, table
@@ -17,6 +18,8 @@ from rag.cli.options import argument, option, with_options
 from rag.cli.paths import cache_home, fetch_model
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from finetune.train.loop import Sets, StepReport
     from finetune.train.preview import Estimator, MemoryEstimate
     from finetune.train.setup import TrainingResult
@@ -35,16 +38,8 @@ class RunOptions:
         "--mix FILE:SHARE",
         "General data to limit forgetting, and its share of each step (default 0.2; 0: only measured).",
     )
-    resume: bool = option(
-        "--resume/--no-resume --resume-from-checkpoint/--no-resume-from-checkpoint",
-        "Continue from the newest checkpoint in --out.",
-        default=False,
-    )
-    overwrite: bool = option(
-        "--overwrite-output-dir/--no-overwrite-output-dir",
-        "Discard an earlier training in --out.",
-        default=False,
-    )
+    resume: bool = flag("--resume --resume-from-checkpoint", "Continue from the newest checkpoint in --out.")
+    overwrite: bool = flag("--overwrite-output-dir", "Discard an earlier training in --out.")
     dry_run: bool = option(
         "--dry-run",
         "Only report what training would need: memory by part, the largest batch, and the time, "
@@ -110,37 +105,51 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-) -> "TrainingResult | None":
-    """Read, load, train and write, with reports on the screen; None after a dry run.
+) -> None:
+    """Read, load, train and write, with reports on the screen.
 
     With `overwrite` an earlier training in the folder is deleted once all else is ready.
     """
     from accelerate import Accelerator
 
+    accelerator = Accelerator(cpu=device == "cpu")
+    # One of the processes reports; errors of the others are shown, too.
+    with nullcontext() if accelerator.is_main_process else redirect_stderr(StringIO()):
+        _run(model, data, options, folder, accelerator, resume=resume, overwrite=overwrite, dry_run=dry_run)
+
+
+def _run(
+    model: Path,
+    data: Data,
+    options: TrainOptions,
+    folder: Path,
+    accelerator: "Accelerator",
+    *,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
     from finetune.train.checkpoint import check_resumable, delete_training, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
-    from finetune.train.setup import contract_of, finish, open_tuned, own_pages, read_sets
+    from finetune.train.setup import finish, open_tuned, own_pages, read_sets
 
-    accelerator = Accelerator(cpu=device == "cpu")
-    main = accelerator.is_main_process
-    screen = Screen(folder, quiet=not main)
+    main, device = accelerator.is_main_process, accelerator.device.type
     sets = read_sets(data, model, options, cache=cache_home() / "tokens")
-    screen.data(sets)
+    show_sets(sets)
     preview = Preview.of(model, sets, options, device=device)
     if main:
         preview.show_table() if dry_run else preview.show_line()
     if resume:
         check_resumable(folder, identity(sets.digests, options, accelerator))
-    if main and not dry_run:
+    if not dry_run:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
     if device == "cpu":
         own_pages()
-    with loading(model.name) if main else nullcontext() as progress:
+    with loading(model.name) as progress:
         tuned = open_tuned(model, options, device=str(accelerator.device), progress=progress)
-    contract = contract_of(tuned.base, options)
-    training = Training(tuned, sets, options, folder, contract, accelerator)
+    training = Training(tuned, sets, options, folder, accelerator)
     if dry_run:
         time = measure_time(training)
         if main:
@@ -151,26 +160,18 @@ def run(
                 total=timedelta(seconds=round(time.total)),
                 steps=time.steps,
             )
-        return None
+        return
     if overwrite and main:
         delete_training(folder)
     accelerator.wait_for_everyone()
-    with screen, writing(folder):
-        for report in training.run(resume=resume):
-            screen.show(report)
-    accelerator.end_training()
-    if not main:
-        return None
-    record = {
-        "base": model.name,
-        "files": [path.name for path in (*data.train, *data.dev, *data.general)],
-        "rows": sets.sizes,
-        "counts": {name: asdict(counts) for name, counts in sets.counts.items()},
-    }
     with writing(folder):
-        result = finish(training, record)
-    screen.finished(result)
-    return result
+        with Progress("", training.plan.steps, every=0, stays=True) as progress:
+            for report in training.run(resume=resume):
+                show_step(report, progress)
+        accelerator.end_training()
+        if main:
+            files = [path.name for path in (*data.train, *data.dev, *data.general)]
+            show_result(finish(training, {"base": model.name, "files": files}), training.state.stopped)
 
 
 def check_free(folder: Path) -> None:
@@ -197,89 +198,59 @@ def check_free(folder: Path) -> None:
     )
 
 
-class Screen:
-    """A bar on a terminal, a line per report in a log; nothing if `quiet`."""
+def show_sets(sets: "Sets") -> None:
+    """The counts of what was read."""
+    note_message(
+        "{train} training rows, {dev} held out; general rows: {general} mixed in, {general_dev} measured",
+        **sets.sizes,
+    )
+    for name, counts in sets.counts.items():
+        for omission in omissions(counts):
+            note_message("{name}: {fate}", name=name, fate=omission)
 
-    def __init__(self, folder: Path, *, quiet: bool) -> None:
-        self.folder, self.quiet = folder, quiet
-        self.stopped = ""
-        self.progress = Progress("", quiet=quiet, every=0, stays=True)
 
-    def __enter__(self) -> "Screen":
-        self.progress.__enter__()
-        return self
+def show_step(report: "StepReport", progress: Progress) -> None:
+    """Loss, speed, time left."""
+    step, steps, loss = report.step, report.steps, report.loss
+    text = say("step {step}/{steps}, loss {loss:.4f}", step=step, steps=steps, loss=loss)
+    for name, loss in (("dev", report.dev_loss), ("general", report.general_loss)):
+        if loss is not None:
+            text += say(", {name} {loss:.4f}", name=SETS[name], loss=loss)
+    text += say(", {speed:,.0f} tokens/s", speed=report.speed)
+    progress(step, text, left=report.left)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.progress.__exit__()
-        if kind is KeyboardInterrupt:
-            from finetune.train.checkpoint import checkpoints
 
-            if checkpoints(self.folder):
-                self.note_message(
-                    "stopped; the same command with --resume continues from the last checkpoint"
-                )
-            else:
-                self.note_message(
-                    "stopped before the first checkpoint; add --overwrite-output-dir to begin again"
-                )
-
-    def note_message(self, template: LiteralString | Translatable, **fields: object) -> None:
-        if not self.quiet:
-            note_message(template, **fields)
-
-    def data(self, sets: "Sets") -> None:
-        """The counts of what was read."""
-        self.note_message(
-            "{train} training rows, {dev} held out; general rows: {general} mixed in, {general_dev} measured",
-            **sets.sizes,
-        )
-        for name, counts in sets.counts.items():
-            for omission in omissions(counts):
-                self.note_message("{name}: {fate}", name=name, fate=omission)
-
-    def show(self, report: "StepReport") -> None:
-        """Loss, speed, time left."""
-        step, steps, loss = report.step, report.steps, report.loss
-        text = say("step {step}/{steps}, loss {loss:.4f}", step=step, steps=steps, loss=loss)
-        for name, loss in (("dev", report.dev_loss), ("general", report.general_loss)):
-            if loss is not None:
-                text += say(", {name} {loss:.4f}", name=SETS[name], loss=loss)
-        text += say(", {speed:,.0f} tokens/s", speed=report.speed)
-        self.progress.total = steps
-        self.progress(step, text, left=report.left)
-        self.stopped = report.stopped
-
-    def finished(self, result: "TrainingResult") -> None:
-        """What was written, and how it compares."""
-        losses = result.losses
-        if self.stopped:
-            self.note_message("stopped early: {stopped}", stopped=self.stopped)
-        if result.strength != 1:
-            self.note_message("saved at strength {strength:g}", strength=result.strength)
-        for name, title in SETS.items():
-            before, after = (losses.get(f"{name}_loss{when}") for when in ("_before", ""))
-            if before is None or after is None:
-                continue
-            best, step = losses.get(f"{name}_best", after), losses.get("dev_step", 0)
-            least: str = ""
-            if best < after and step != result.steps:
-                least = Translatable(
-                    " (lowest: {best:.4f} at step {step:.0f} of {steps})",
-                    best=best, step=step, steps=result.steps,
-                )  # fmt: skip
-            self.note_message(
-                "{name} loss {before:.4f} before, {after:.4f} now{least}",
-                name=title, before=before, after=after, least=least,
+def show_result(result: "TrainingResult", stopped: str) -> None:
+    """What was written, and how it compares; `stopped` is the reason for an early end."""
+    losses = result.losses
+    if stopped:
+        note_message("stopped early: {stopped}", stopped=stopped)
+    if result.strength != 1:
+        note_message("saved at strength {strength:g}", strength=result.strength)
+    for name, title in SETS.items():
+        before, after = (losses.get(f"{name}_loss{when}") for when in ("_before", ""))
+        if before is None or after is None:
+            continue
+        best, step = losses.get(f"{name}_best", after), losses.get("dev_step", 0)
+        least: str = ""
+        if best < after and step != result.steps:
+            least = Translatable(
+                " (lowest: {best:.4f} at step {step:.0f} of {steps})",
+                best=best, step=step, steps=result.steps,
             )  # fmt: skip
-        self.note_message(
-            "read back, its logits differ by {apart:.1e} of the largest at most", apart=result.apart
-        )
-        out(str(result.out))
+        note_message(
+            "{name} loss {before:.4f} before, {after:.4f} now{least}",
+            name=title, before=before, after=after, least=least,
+        )  # fmt: skip
+    note_message("read back, its logits differ by {apart:.1e} of the largest at most", apart=result.apart)
+    out(str(result.out))
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns an error of the file system into a `UserError`."""
+    """Turns an error of the file system into a `UserError`; after Ctrl-C, says how to continue."""
+    from finetune.train.checkpoint import checkpoints
+
     try:
         yield
     except OSError as problem:
@@ -289,6 +260,12 @@ def writing(folder: Path) -> Iterator[None]:
             where=where,
             strerror=problem.strerror or problem,
         ) from problem
+    except KeyboardInterrupt:
+        if checkpoints(folder):
+            note_message("stopped; the same command with --resume continues from the last checkpoint")
+        else:
+            note_message("stopped before the first checkpoint; add --overwrite-output-dir to begin again")
+        raise
 
 
 @dataclass(frozen=True)

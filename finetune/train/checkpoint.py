@@ -6,7 +6,6 @@ its own number, which also determines its rows. Beside it are the training's log
 """
 
 import csv
-import io
 import json
 import os
 import re
@@ -41,23 +40,24 @@ LOG_PICTURE = "loss.png"
 BOARD = "tensorboard"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TrainingState:
-    """The state without its tensors."""
+    """The state without its tensors. In a running training, what is not of every step is that of the
+    last checkpoint."""
 
-    step: int
+    step: int = 0
     """Steps done."""
-    log: int
+    log: int = 0
     """Bytes of the log up to that step."""
-    sums: tuple[float, float, int]
+    sums: tuple[float, float, int] = (0.0, 0.0, 0)
     """Loss, gradient norm and steps since the log's last line."""
-    scaler: Mapping[str, float]
+    scaler: Mapping[str, float] = field(default_factory=dict)
     """The loss scale of float16; empty without."""
-    losses: Mapping[str, float]
-    """The losses of the evaluations so far."""
-    stopped: str
+    losses: dict[str, float] = field(default_factory=dict)
+    """Of the measured sets: before the training, the best (and its step), and the last ones."""
+    stopped: str = ""
     """The reason for an end before the last step, or ""."""
-    threads: int
+    threads: int = 1
     """Of torch, on which the last bits of sums depend."""
     made_of: Mapping[str, Any] = field(default_factory=dict)
     """`identity`: data, options and base."""
@@ -246,12 +246,9 @@ class Log:
         return self.file.tell()
 
     def _write(self, values: Mapping[str, float | str]) -> None:
-        line = io.StringIO()
         cells = (values.get(name, "") for name in FIELDS)
-        csv.writer(line, lineterminator="\n").writerow(
-            f"{cell:.9g}" if isinstance(cell, float) else str(cell) for cell in cells
-        )
-        self.file.write(line.getvalue().encode())
+        line = ",".join(f"{cell:.9g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        self.file.write(f"{line}\n".encode())
         self.file.flush()
 
     def __enter__(self) -> "Log":

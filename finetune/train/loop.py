@@ -5,11 +5,11 @@ It is ours, on accelerate for processes and devices: see docs/decisions/013-trai
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,29 +32,13 @@ from finetune.train.checkpoint import (
     load_tensors,
     save_checkpoint,
 )
-from finetune.train.loss import (
-    evaluate,
-    infinite_gradient,
-    no_gradient,
-    not_finite,
-    nothing_to_learn,
-    summed_loss,
-)
+from finetune.train.lora import TunedModel
+from finetune.train.loss import evaluate, finite_loss
 from finetune.types import TokenRow, TokenRows
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 from rag.chatglm.adapter_files import Contract, fingerprint
-
-
-class TunedModel(Protocol):
-    """A model of which only an adapter's parameters are trained (lora.py)."""
-
-    base: Any
-    trainable: dict[str, nn.Parameter]
-
-    @property
-    def model(self) -> Any: ...
-    def write(self, folder: Path, *, strength: float = 1.0) -> None: ...
-    def release(self) -> Any: ...
+from rag.chatglm.configuration import generation_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +116,8 @@ class Optimizer:
         self.trainable, self.options, self.accelerator = trainable, options, accelerator
         self.params = list(trainable.values())
         self.adamw = torch.optim.AdamW(self.params, options.learning_rate, weight_decay=options.weight_decay)
-        self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
-            accelerator.device.type, enabled=self.dtype == torch.float16
+            accelerator.device.type, enabled=options.dtype == "float16"
         )
         self.scaler.scale(torch.zeros((), device=accelerator.device))  # a device may have no rows
 
@@ -152,12 +135,26 @@ class Optimizer:
         self._gather()
         self.scaler.unscale_(self.adamw)
         norm = float(nn.utils.clip_grad_norm_(self.params, self.options.max_grad_norm or math.inf))
-        scale = self.scaler.get_scale()
+        scale, half = self.scaler.get_scale(), self.scaler.is_enabled()
         if norm == 0 and loss > LEARNT:
-            raise no_gradient(number, self.dtype, scale)
+            cause = Translatable("no gradient arrives")
+            if half:
+                cause = Translatable("gradients vanish in float16, even scaled by {scale:g}", scale=scale)
+            raise UserError(
+                "step {step}: all gradients are zero: {cause}; train with --bf16 or --fp32, and see that "
+                "answers are not empty (rag finetune check)",
+                step=number,
+                cause=cause,
+            )
         if not math.isfinite(norm):
-            if not self.scaler.is_enabled() or scale <= SMALLEST_SCALE:
-                raise infinite_gradient(number, self.dtype)
+            if not half or scale <= SMALLEST_SCALE:
+                way_out = Translatable("use a smaller --learning-rate, or --max-grad-norm 1")
+                if half:
+                    way_out = Translatable("train with --bf16 or --fp32, or {otherwise}", otherwise=way_out)
+                raise UserError(
+                    "step {step}: the gradients are NaN or infinite in {dtype}; {way_out}",
+                    step=number, dtype=self.options.dtype, way_out=way_out,
+                )  # fmt: skip
             norm = 0.0
         self.scaler.step(self.adamw)
         self.scaler.update()
@@ -241,29 +238,15 @@ class StepReport:
 
 
 @dataclass
-class _Sums:
-    """Sums since the last line of the log."""
-
-    loss: float = 0.0
-    norm: float = 0.0
-    steps: int = 0
-
-
-@dataclass
 class Training:
-    """A training in the folder `out`. `contract` travels with each checkpoint."""
+    """A training in the folder `out`."""
 
     tuned: TunedModel
     sets: Sets
     options: TrainOptions
     out: Path
-    contract: Contract
     accelerator: Accelerator
-    losses: dict[str, float] = field(default_factory=dict, init=False)
-    """Of the measured sets: before the training, the best (and its step), and the last ones."""
-    steps_done: int = field(default=0, init=False)
-    stopped: str = field(default="", init=False)
-    """The reason for an end before the last step, or ""."""
+    state: TrainingState = field(default_factory=TrainingState, init=False)
 
     def __post_init__(self) -> None:
         options = self.options
@@ -278,6 +261,12 @@ class Training:
         rest = identity(self.sets.digests, self.options, self.accelerator)
         return rest | {BASE: fingerprint(self.tuned.base)}
 
+    @property
+    def contract(self) -> Contract:
+        """The prompts that the adapter is trained for."""
+        base = self.tuned.base
+        return Contract(generation_of(base.config), self.options.template, base=fingerprint(base))
+
     def run(self, *, resume: bool = False) -> Iterator[StepReport]:
         """Train; yields a report every `logging_steps` steps and after each evaluation.
 
@@ -286,51 +275,50 @@ class Training:
         full, or a loss is not finite.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        state = self._restore() if resume else None
-        sums = _Sums(*state.sums) if state else _Sums()
-        size = state.log if state else 0
-        main = self.accelerator.is_main_process
-        with Log(self.out, size=size, step=self.steps_done) if main else nullcontext() as log:
-            yield from self._steps(log, sums)
+        if resume:
+            self._restore()
+        main, state = self.accelerator.is_main_process, self.state
+        with Log(self.out, size=state.log, step=state.step) if main else nullcontext() as log:
+            yield from self._steps(log, state)
 
-    def _steps(self, log: Log | None, sums: _Sums) -> Iterator[StepReport]:
+    def _steps(self, log: Log | None, state: TrainingState) -> Iterator[StepReport]:
         options, steps = self.options, self.plan.steps
-        start, tokens, seconds, first = monotonic(), 0, 0.0, self.steps_done
-        if self.steps_done == 0 and (measured := self._evaluate()):
-            self.losses = {f"{name}_before": value for name, value in measured.items()} | measured
+        start, tokens, seconds, first = monotonic(), 0, 0.0, state.step
+        if state.step == 0 and (measured := self._evaluate()):
+            state.losses = {f"{name}_before": value for name, value in measured.items()} | measured
             if log:
                 log.row({"step": 0, "epoch": 0.0, **measured})
-        while self.steps_done < steps and not self.stopped:
+        while state.step < steps and not state.stopped:
             step_start = monotonic()
-            loss, norm, count = self.step(self.steps_done)
-            self.steps_done += 1
+            loss, norm, count = self.step(state.step)
+            state.step += 1
             tokens, seconds = tokens + count, seconds + monotonic() - step_start
-            sums.loss, sums.norm, sums.steps = sums.loss + loss, sums.norm + norm, sums.steps + 1
-            last = self.steps_done == steps
+            loss, norm, logged = state.sums = state.sums[0] + loss, state.sums[1] + norm, state.sums[2] + 1
+            last = state.step == steps
             measured: dict[str, float] = {}
-            if self.steps_done % options.eval_steps == 0 or last:
+            if state.step % options.eval_steps == 0 or last:
                 measured = self._evaluate()
                 self._record_losses(measured)
             report = None
-            if self.steps_done % options.logging_steps == 0 or last or measured:
-                if sums.steps == self.steps_done and sums.loss <= LEARNT * sums.steps:
-                    raise nothing_to_learn(sums.steps)
-                mean, speed = sums.loss / sums.steps, tokens / seconds
-                left = (monotonic() - start) / (self.steps_done - first) * (steps - self.steps_done)
+            if state.step % options.logging_steps == 0 or last or measured:
+                if logged == state.step and loss <= LEARNT * logged:
+                    raise UserError(
+                        "the loss of the first {steps} steps is 0: the base already gives every answer of "
+                        "the data; look at it with rag finetune check DATA --row 1",
+                        steps=logged,
+                    )
+                mean, speed = loss / logged, tokens / seconds
+                left = (monotonic() - start) / (state.step - first) * (steps - state.step)
                 losses = (measured.get("dev_loss"), measured.get("general_loss"))
-                report = StepReport(self.steps_done, steps, mean, speed, left, *losses, self.stopped)
+                report = StepReport(state.step, steps, mean, speed, left, *losses, state.stopped)
                 if log:
-                    values = {
-                        "step": self.steps_done,
-                        "epoch": self.plan.epoch(self.steps_done),
-                        "loss": mean,
-                    }
-                    values["learning_rate"] = self._rate(self.steps_done - 1)
-                    values["grad_norm"] = sums.norm / sums.steps
+                    values = {"step": state.step, "epoch": self.plan.epoch(state.step), "loss": mean}
+                    values["learning_rate"] = self._rate(state.step - 1)
+                    values["grad_norm"] = norm / logged
                     log.row(values | measured, speed=speed)
-                sums.loss, sums.norm, sums.steps = 0.0, 0.0, 0
-            if self.steps_done % options.save_steps == 0 or last or self.stopped:
-                self._save(log, sums)
+                state.sums = (0.0, 0.0, 0)
+            if state.step % options.save_steps == 0 or last or state.stopped:
+                self._save(log)
             if report:
                 yield report
 
@@ -349,21 +337,23 @@ class Training:
                 "off; see rag finetune check",
                 number=number + 1,
             )
-        total, problem = torch.zeros((), dtype=torch.float64), None
-        for batch in batches:
-            batch = batch.to(self.accelerator.device)
-            loss = summed_loss(self.tuned.model, batch)
-            if not bool(loss.isfinite()):
-                problem = not_finite(self.tuned.model, batch, number + 1)
-                break
-            total += float(loss.detach())
-            self.optimizer.backward(loss / learnt)
-        self._agree(problem)
+        total = torch.zeros((), dtype=torch.float64)
+        with self._together():
+            for batch in batches:
+                loss = finite_loss(self.tuned.model, batch.to(self.accelerator.device), number + 1)
+                total += float(loss.detach())
+                self.optimizer.backward(loss / learnt)
         mean = float(self.optimizer.sum(total)) / learnt
         return mean, self.optimizer.step(number + 1, self._rate(number), mean), read
 
-    def _agree(self, problem: UserError | None) -> None:
-        """Raise the problem, also on devices without one: they would wait for the others."""
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """If a device has an error, raise one on all of them: they would wait for it."""
+        problem: UserError | None = None
+        try:
+            yield
+        except UserError as error:
+            problem = error
         if self.optimizer.sum(torch.tensor(float(problem is not None))):
             raise problem or UserError("another device stopped, and says why")
 
@@ -373,15 +363,12 @@ class Training:
     def _evaluate(self) -> dict[str, float]:
         """The losses of the measured sets."""
         part = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        length, step = self.options.pack_length, self.steps_done
+        length, step = self.options.pack_length, self.state.step
         measured: dict[str, float] = {}
         for name, rows in self.sets.measured.items():
-            sums, problem = torch.zeros(2, dtype=torch.float64), None
-            try:
+            sums = torch.zeros(2, dtype=torch.float64)
+            with self._together():
                 sums = evaluate(self.tuned.model, rows, length=length, step=step, part=part)
-            except UserError as error:
-                problem = error
-            self._agree(problem)
             loss, count = (float(n) for n in self.optimizer.sum(sums))
             if count:
                 measured[name] = loss / count
@@ -389,39 +376,37 @@ class Training:
 
     def _record_losses(self, measured: dict[str, float]) -> None:
         """Record the last and the best losses; stop if the forgetting budget is exceeded."""
-        self.losses |= measured
-        if (loss := measured.get("dev_loss", math.inf)) < self.losses.get("dev_best", math.inf):
-            self.losses |= {"dev_best": loss, "dev_step": self.steps_done}
-        before, now = (self.losses.get(f"general_loss{when}") for when in ("_before", ""))
+        state = self.state
+        state.losses |= measured
+        if (loss := measured.get("dev_loss", math.inf)) < state.losses.get("dev_best", math.inf):
+            state.losses |= {"dev_best": loss, "dev_step": state.step}
+        before, now = (state.losses.get(f"general_loss{when}") for when in ("_before", ""))
         budget = self.options.forgetting_budget
         if budget and before is not None and now is not None and now > before * (1 + budget):
-            self.stopped = (
+            state.stopped = (
                 f"general loss {now:.4f} is {now / before - 1:.1%} above the {before:.4f} before "
                 f"training, more than the budget of {budget:.1%}"
             )
 
-    def _save(self, log: Log | None, sums: _Sums) -> None:
+    def _save(self, log: Log | None) -> None:
         if log:
-            numbers, scale = (sums.loss, sums.norm, sums.steps), self.optimizer.scale()
-            rest = (self.losses, self.stopped, torch.get_num_threads(), self.identity)
-            state = TrainingState(self.steps_done, log.flush(), numbers, scale, *rest)
-            tensors, keep = self.optimizer.tensors(), self.options.save_total_limit
-            save_checkpoint(self.out, state, tensors, self._write_adapter, keep=keep)
+            state, optimizer = self.state, self.optimizer
+            state.log, state.scaler = log.flush(), optimizer.scale()
+            state.threads, state.made_of = torch.get_num_threads(), self.identity
+            keep = self.options.save_total_limit
+            save_checkpoint(self.out, state, optimizer.tensors(), self.write_adapter, keep=keep)
             draw_log(self.out / LOG_FILE, self.out / LOG_PICTURE)
         self.accelerator.wait_for_everyone()
 
-    def _write_adapter(self, folder: Path) -> None:
-        self.tuned.write(folder)
+    def write_adapter(self, folder: Path, *, strength: float = 1.0) -> None:
+        """Write the adapter's files."""
+        self.tuned.write(folder, strength=strength)
         self.contract.write(folder)
 
-    def _restore(self) -> TrainingState | None:
-        folders = checkpoints(self.out)
-        if not folders:
-            return None
-        folder = folders[-1][1]
-        state = TrainingState.read(folder)
-        check_same(state.made_of, self.identity, self.out)
-        torch.set_num_threads(state.threads)
-        self.optimizer.restore(load_tensors(folder), state.scaler)
-        self.losses, self.steps_done, self.stopped = dict(state.losses), state.step, state.stopped
-        return state
+    def _restore(self) -> None:
+        if folders := checkpoints(self.out):
+            folder = folders[-1][1]
+            self.state = TrainingState.read(folder)
+            check_same(self.state.made_of, self.identity, self.out)
+            torch.set_num_threads(self.state.threads)
+            self.optimizer.restore(load_tensors(folder), self.state.scaler)

@@ -192,3 +192,7 @@ class PrefixTuning(nn.Module):
         else:
             self.base.set_attn_implementation(self.attention)
         return self.base
+
+
+TunedModel = Lora | PrefixTuning
+"""A model of which only an adapter's parameters are trained."""

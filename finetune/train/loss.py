@@ -16,7 +16,6 @@ from transformers.masking_utils import sdpa_mask
 from finetune.train.batches import Batch, pack
 from finetune.types import IGNORED, TokenRows
 from ingest.errors import UserError
-from ingest.i18n import Translatable
 from rag.chatglm.configuration import generation_of
 
 ROW_ATTENTION = "lines"
@@ -71,6 +70,14 @@ def summed_loss(model: Any, batch: Batch) -> Tensor:
     return cross_entropy(exact.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
+def finite_loss(model: Any, batch: Batch, step: int) -> Tensor:
+    """The summed loss; if it is not finite in `step`, raises `UserError` that names the cause."""
+    loss = summed_loss(model, batch)
+    if not bool(loss.isfinite()):
+        raise not_finite(model, batch, step)
+    return loss
+
+
 def attention_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     """The model's arguments that say which tokens of `batch` attend to each other, and positions."""
     if generation_of(model.config) == 1:
@@ -106,7 +113,7 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
     place, largest, dtype = _first_infinite(model, batch)
     with torch.no_grad(), model.disable_adapter():
         base_is_finite = bool(summed_loss(model, batch).isfinite())
-    fields = {"step": step, "place": place, "dtype": _short(dtype), "largest": largest}
+    fields = {"step": step, "place": place, "dtype": str(dtype).removeprefix("torch."), "largest": largest}
     if base_is_finite:
         return UserError(
             "step {step}: the adapter has grown until the output of {place} is NaN or infinite "
@@ -127,39 +134,6 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
         "{largest:.3g}), also without the adapter: the base's weights are damaged; fetch the "
         "model again",
         **fields,
-    )
-
-
-def no_gradient(step: int, dtype: torch.dtype, scale: float) -> UserError:
-    """The error if all gradients are zero."""
-    cause = Translatable("no gradient arrives")
-    if dtype == torch.float16:
-        cause = Translatable("gradients vanish in float16, even scaled by {scale:g}", scale=scale)
-    return UserError(
-        "step {step}: all gradients are zero: {cause}; train with --bf16 or --fp32, and see that "
-        "answers are not empty (rag finetune check)",
-        step=step,
-        cause=cause,
-    )
-
-
-def infinite_gradient(step: int, dtype: torch.dtype) -> UserError:
-    """The error if the loss is finite, but its gradients are not."""
-    way_out = Translatable("use a smaller --learning-rate, or --max-grad-norm 1")
-    if dtype == torch.float16:
-        way_out = Translatable("train with --bf16 or --fp32, or {otherwise}", otherwise=way_out)
-    return UserError(
-        "step {step}: the gradients are NaN or infinite in {dtype}; {way_out}",
-        step=step, dtype=_short(dtype), way_out=way_out,
-    )  # fmt: skip
-
-
-def nothing_to_learn(steps: int) -> UserError:
-    """The error for a loss of 0 from the first step on."""
-    return UserError(
-        "the loss of the first {steps} steps is 0: the base already gives every answer of the "
-        "data; look at it with rag finetune check DATA --row 1",
-        steps=steps,
     )
 
 
@@ -186,10 +160,6 @@ def _first_infinite(model: nn.Module, batch: Batch) -> tuple[str, float, torch.d
     return found[0] if found else ("attention", math.nan, next(model.parameters()).dtype)
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 EVALUATION_ROWS = 32
 """The number of rows that are packed at once."""
 
@@ -210,10 +180,8 @@ def evaluate(model: Any, rows: TokenRows, *, length: int, step: int, part: slice
             for batch in pack([rows[i] for i in wanted[start : start + EVALUATION_ROWS]], length):
                 if batch.learnt:
                     batch = batch.to(next(model.parameters()).device)
-                    loss = summed_loss(model, batch)
-                    if not bool(loss.isfinite()):
-                        raise not_finite(model, batch, step)
-                    total += torch.tensor([float(loss), batch.learnt], dtype=torch.float64)
+                    loss = float(finite_loss(model, batch, step))
+                    total += torch.tensor([loss, batch.learnt], dtype=torch.float64)
     finally:
         model.train(training)
     return total

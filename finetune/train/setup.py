@@ -19,14 +19,14 @@ from finetune.data.dataset import TokenSet, damaged_set
 from finetune.data.tokenize import target_of, tokenize
 from finetune.options import Data, LoraOptions, TrainOptions
 from finetune.train.checkpoint import LOG_FILE, LOG_PICTURE, draw_log
-from finetune.train.loop import Sets, Training, TunedModel
-from finetune.train.lora import Lora, PrefixTuning
+from finetune.train.loop import Sets, Training
+from finetune.train.lora import Lora, PrefixTuning, TunedModel
 from finetune.train.loss import evaluate
 from finetune.types import RowSubset, TokenRows
 from ingest.errors import UserError
 from ingest.store.atomic import sync, write_whole
 from rag.chatglm.adapter import Adapters, probe_logits
-from rag.chatglm.adapter_files import Contract, fingerprint, read_adapter
+from rag.chatglm.adapter_files import fingerprint, read_adapter
 from rag.chatglm.configuration import generation_of
 from rag.chatglm.loading import load, read_model_config
 
@@ -155,11 +155,6 @@ def own_pages() -> None:
         mallopt(M_MMAP_THRESHOLD, MMAP_FROM)
 
 
-def contract_of(base: Any, options: TrainOptions) -> Contract:
-    """The prompts that the adapter is trained for."""
-    return Contract(generation_of(base.config), options.template, base=fingerprint(base))
-
-
 STRENGTHS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 RECORD = "training.json"
 APART, APART_HALF = 1e-4, 0.05
@@ -196,8 +191,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
     work = out / ".adapter.partial"
     shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     work.mkdir()
-    tuned.write(work, strength=strength)
-    training.contract.write(work)
+    training.write_adapter(work, strength=strength)
     try:
         apart = check(tuned.release(), work, wanted)
         for path in sorted(work.iterdir()):
@@ -209,20 +203,22 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
     values = {
         "made_by": {n: version(n) for n in ("chatglm-rag", "torch", "transformers", "peft")},
         **record,
+        "rows": training.sets.sizes,
+        "counts": {name: asdict(counts) for name, counts in training.sets.counts.items()},
         "options": asdict(training.options),
         "data": training.sets.digests,
-        "base_fingerprint": training.contract.base,
+        "base_fingerprint": fingerprint(tuned.base),
         "device": training.accelerator.device.type,
         "processes": training.accelerator.num_processes,
-        "steps": training.steps_done,
-        "stopped": training.stopped,
+        "steps": training.state.step,
+        "stopped": training.state.stopped,
         "losses": losses,
         "strength": strength,
         "read_back_within": apart,
     }
     text = json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n"
     write_whole(out / RECORD, text.encode())
-    return TrainingResult(out, training.steps_done, strength, losses, apart)
+    return TrainingResult(out, training.state.step, strength, losses, apart)
 
 
 def final_strength(training: Training) -> tuple[float, dict[str, float]]:
@@ -231,8 +227,8 @@ def final_strength(training: Training) -> tuple[float, dict[str, float]]:
     That of the options; if they leave it open, or the budget stopped the training, the strength
     with the smallest loss on the dev set (without one, the largest strength) within the budget.
     """
-    tuned, options, losses = training.tuned, training.options, dict(training.losses)
-    search = options.strength is None or bool(training.stopped)
+    tuned, options, state = training.tuned, training.options, training.state
+    losses, search = dict(state.losses), options.strength is None or bool(state.stopped)
     if not isinstance(tuned, Lora) or (not search and options.strength == 1):
         return 1.0, losses
     budget, before = options.forgetting_budget, losses.get("general_loss_before", math.inf)
@@ -242,8 +238,7 @@ def final_strength(training: Training) -> tuple[float, dict[str, float]]:
         tuned.scale(strength)
         means: dict[str, float] = {}
         for name, rows in training.sets.measured.items():
-            length, step = options.pack_length, training.steps_done
-            loss, count = evaluate(tuned.model, rows, length=length, step=step)
+            loss, count = evaluate(tuned.model, rows, length=options.pack_length, step=state.step)
             if count:
                 means[name] = float(loss / count)
         if not search or means.get("general_loss", 0.0) <= limit:

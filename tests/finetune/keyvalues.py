@@ -23,7 +23,6 @@ from finetune.options import LoraOptions, TrainOptions
 from finetune.train.loop import Sets, Training
 from finetune.train.lora import Lora
 from finetune.types import Example
-from rag.chatglm.adapter_files import Contract
 from rag.chatglm.generator import ChatGLMGenerator
 from rag.chatglm.loading import load
 from rag.chatglm.tokenization import open_tokenizer
@@ -117,8 +116,7 @@ def adapted(
     wanted = options(seed)
     assert isinstance(wanted.method, LoraOptions)
     tuned = Lora(generator.model, wanted.method, seed=seed)
-    contract, accelerator = Contract(generator.generation), Accelerator(cpu=True)
-    for _ in Training(tuned, Sets(rows), wanted, folder, contract, accelerator).run():
+    for _ in Training(tuned, Sets(rows), wanted, folder, Accelerator(cpu=True)).run():
         pass
     tuned.model.eval()
     try:

@@ -241,8 +241,8 @@ def test_the_tutorials_adapter_becomes_one_that_peft_loads(tmp_path: Path, to: A
     old.mkdir()
     defect = {key.replace(".weight", ".default.weight"): value for key, value in made.items()}
     torch.save(defect, old / "adapter_model.bin")
-    done = export(old, model, tmp_path / "it", to=to)
-    assert (done.modules, len(done.notes)) == (2, 1)
+    modules, notes = export(old, model, tmp_path / "it", to=to)
+    assert (modules, len(notes)) == (2, 1)
     assert load_file(tmp_path / "it" / FILE).keys() == made.keys()
     written = settings(tmp_path / "it")
     assert (written["r"], written["lora_alpha"], written["target_modules"]) == (8, 32, ["query_key_value"])

@@ -296,10 +296,10 @@ def test_a_training_stopped_by_the_budget_stays_stopped_and_is_weakened(tmp_path
 
     first = made()
     list(first.run())
-    assert first.stopped
+    assert first.state.stopped
     again = made()
     assert list(again.run(resume=True)) == []
-    assert (again.steps_done, again.stopped) == (first.steps_done, first.stopped)
+    assert (again.state.step, again.state.stopped) == (first.state.step, first.state.stopped)
     finished = finish(again, {})
     assert finished.strength < 1
     limit = finished.losses["general_loss_before"] * 1.02

@@ -8,10 +8,9 @@ import torch
 from accelerate import Accelerator
 
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
-from finetune.train.loop import Sets, Training, TunedModel
-from finetune.train.lora import Lora, PrefixTuning
+from finetune.train.loop import Sets, Training
+from finetune.train.lora import Lora, PrefixTuning, TunedModel
 from finetune.types import IGNORED, TokenRow
-from rag.chatglm.adapter_files import Contract
 from rag.chatglm.configuration import ChatGLM2Config
 from rag.chatglm.loading import load
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
@@ -63,8 +62,7 @@ def tuned(model: Any, options: TrainOptions) -> TunedModel:
 def training(out: Path, model: Any, options: TrainOptions, **sets: MemoryRows | None) -> Training:
     """On 30 rows, with 8 held out, unless `sets` say otherwise."""
     given: dict[str, Any] = {"train": rows(model, 30), "dev": rows(model, 8, seed=1)} | sets
-    contract = Contract(getattr(model.config, "generation", 4))
-    return Training(tuned(model, options), Sets(**given), options, out, contract, Accelerator(cpu=True))
+    return Training(tuned(model, options), Sets(**given), options, out, Accelerator(cpu=True))
 
 
 def result_files(out: Path) -> dict[str, bytes]:
