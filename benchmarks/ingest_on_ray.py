@@ -26,7 +26,7 @@ from ingest.pipeline import Ingestion
 from ingest.ray_pipeline import Tools, cluster, ingest_on_ray
 from ingest.sandbox import Sandbox
 from ingest.store import Identity, open_store
-from rag.cli.paths import cache_home
+from rag.cli.options import cache_home
 
 
 class Nothing:

@@ -204,7 +204,8 @@ class RefuseOptions:
             raise UserError("[refuse] threshold is {x}; need 0 (never refuse) to 1", x=x)
 
 
-READER_CALIBRATION = Calibration(Curve(0.6, -0.4, 0.35, 0.3), Curve(0.6, -0.4, 0.22, 0.3))
+READER_CALIBRATION = Calibration(native=Curve(0.24, -0.42, 0.12, 0.37))
+"""With the bundled reader, which tells little across languages: there the excess alone counts."""
 
 
 def confidence(features: RefusalFeatures, curve: Curve) -> float:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.options import option
-from rag.cli.paths import cache_home, data_home
+from rag.cli.options import cache_home, data_home, option
 
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions

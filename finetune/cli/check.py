@@ -9,8 +9,7 @@ from finetune.options import MAX_LENGTH, Columns
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import console, counting, note, out, out_message, say, table
-from rag.cli.options import argument, option, with_options
-from rag.cli.paths import fetch_model
+from rag.cli.options import argument, fetch_model, option, with_options
 
 if TYPE_CHECKING:
     from finetune.data.check import Diagnosis

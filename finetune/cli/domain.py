@@ -16,8 +16,7 @@ from finetune.options import Data, LoraOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import note, note_message, out, say
-from rag.cli.options import KB, ModelOptions, argument, option, with_options
-from rag.cli.paths import fetch_model, kb_path
+from rag.cli.options import KB, ModelOptions, argument, fetch_model, kb_path, option, with_options
 
 if TYPE_CHECKING:
     from finetune.domain import DomainRun

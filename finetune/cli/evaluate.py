@@ -11,8 +11,16 @@ import typer
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
-from rag.cli.options import KB, ModelOptions, argument, option, with_options
-from rag.cli.paths import cache_home, existing_kb, fetch_model
+from rag.cli.options import (
+    KB,
+    ModelOptions,
+    argument,
+    cache_home,
+    existing_kb,
+    fetch_model,
+    option,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from finetune.evaluate.compare import Comparison, Decision

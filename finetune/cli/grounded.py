@@ -9,8 +9,17 @@ import typer
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
-from rag.cli.options import KB, ModelOptions, argument, option, with_options
-from rag.cli.paths import cache_home, chosen_kb, existing_kb, fetch_model
+from rag.cli.options import (
+    KB,
+    ModelOptions,
+    argument,
+    cache_home,
+    chosen_kb,
+    existing_kb,
+    fetch_model,
+    option,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from finetune.synth.build import SyntheticReport

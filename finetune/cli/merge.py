@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
 from rag.cli.console import loading, note, note_message, out_message
-from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, argument, option, with_options
-from rag.cli.paths import fetch_model
+from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, argument, fetch_model, option, with_options
 
 if TYPE_CHECKING:
     from finetune.merge import MergeResult

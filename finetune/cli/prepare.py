@@ -9,8 +9,7 @@ from finetune.options import MAX_LENGTH, Columns, Data, flag
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, out, say
-from rag.cli.options import argument, option, with_options
-from rag.cli.paths import cache_home, fetch_model
+from rag.cli.options import argument, cache_home, fetch_model, option, with_options
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Counts

@@ -8,8 +8,7 @@ from pathlib import Path
 from ingest.errors import UserError
 from rag.cli.console import Progress, counting, note_message, out_message, say
 from rag.cli.evaluate import show_comparison
-from rag.cli.options import KB, argument, option, with_options
-from rag.cli.paths import cache_home, existing_kb, kb_path
+from rag.cli.options import KB, argument, cache_home, existing_kb, kb_path, option, with_options
 
 LEAST = 20
 """Questions with an answer, and questions without one."""

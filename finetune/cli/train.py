@@ -14,8 +14,7 @@ from finetune.options import Columns, Data, LoraOptions, TrainOptions, flag
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, loading, note, note_message, out, out_message, say, table
-from rag.cli.options import argument, option, with_options
-from rag.cli.paths import cache_home, fetch_model
+from rag.cli.options import argument, cache_home, fetch_model, option, with_options
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -33,11 +33,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def writable(path: Path) -> bool:
-    """Whether this process may write a file, or files in a folder."""
-    return os.access(path, os.W_OK, effective_ids=True)
-
-
 def scratch(owner: object) -> Path:
     """A temporary folder that is deleted together with `owner`."""
     folder = Path(mkdtemp(prefix="rag-"))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from ingest.errors import Mismatch, UserError
-from ingest.store.atomic import writable
 from ingest.store.protocol import Vectors
 from ingest.store.vector_index import Keys, stack
 from ingest.store.word_index import Covered
@@ -25,7 +25,9 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection in autocommit mode, which threads that only read may share. It can only read if the
     folder can't be written: on a medium that is read only, or in the folder of another person."""
     address = path.absolute().as_uri()
-    if path.is_file() and not all(map(writable, (path.parent, path))):
+    if path.is_file() and not all(
+        os.access(each, os.W_OK, effective_ids=True) for each in (path.parent, path)
+    ):
         # Without a log of changes nobody writes it, and there is nothing beside it to lock.
         address += "?mode=ro" if path.with_name(f"{path.name}-wal").exists() else "?mode=ro&immutable=1"
     connection = sqlite3.connect(address, timeout=10, isolation_level=None, check_same_thread=False, uri=True)

@@ -5,6 +5,7 @@ Catching up removes each row before it adds it, so it can safely be done twice.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 
 from ingest.errors import UserError
 from ingest.normalize import FIELDS, Field, terms
-from ingest.store.atomic import scratch, writable, write_whole
+from ingest.store.atomic import scratch, write_whole
 from ingest.store.protocol import Ranking
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Words:
         if create:
             path.mkdir(parents=True)
             self._index = tantivy.Index(self._schema, str(path))
-        elif writable(path):
+        elif os.access(path, os.W_OK, effective_ids=True):
             self._index = tantivy.Index.open(str(path))
         else:  # Tantivy locks files beside those that it reads
             links = scratch(self)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import bold, loading, note, note_message, out, out_json, out_message, out_piece, say
-from rag.cli.options import JSON, KB, ModelOptions, argument, option, with_options
-from rag.cli.paths import cache_home, existing_kb
+from rag.cli.options import JSON, KB, ModelOptions, argument, cache_home, existing_kb, option, with_options
 
 if TYPE_CHECKING:
     from rag.config import Config

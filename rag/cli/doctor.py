@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.i18n import Translatable
 from rag.cli.console import note, out, out_json, out_message, say, table
-from rag.cli.options import JSON, option, with_options
-from rag.cli.paths import cache_home, data_home, fetch_model
+from rag.cli.options import JSON, cache_home, data_home, fetch_model, option, with_options
 
 if TYPE_CHECKING:
     from rag.chatglm.memory import MemoryBudget, Need

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from rag.cli.ask import open_generator, with_model
 from rag.cli.console import note, out_json, say, table
-from rag.cli.options import ModelOptions, argument, option, with_options
-from rag.cli.paths import cache_home
+from rag.cli.options import ModelOptions, argument, cache_home, option, with_options
 
 if TYPE_CHECKING:
     from rag.evaluate.dataset import Dataset

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ingest.errors import UserError
 from ingest.i18n import Translatable, translate
 from rag.cli.console import IngestProgress, note, out_json, say, table
-from rag.cli.options import KB, argument, option, with_options
-from rag.cli.paths import cache_home, kb_config
+from rag.cli.options import KB, argument, cache_home, kb_config, option, with_options
 
 LISTED = 20
 """Files read without loss that a summary names; the rest is counted."""

@@ -9,8 +9,20 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable, translate
 from rag.cli.console import note_message, out, out_json, out_message, say, table
 from rag.cli.ingest import display
-from rag.cli.options import JSON, KB, KB_ARGUMENT, argument, option, with_options
-from rag.cli.paths import cache_home, chosen_kb, data_home, existing_folder, existing_kb, kb_path
+from rag.cli.options import (
+    JSON,
+    KB,
+    KB_ARGUMENT,
+    argument,
+    cache_home,
+    chosen_kb,
+    data_home,
+    existing_folder,
+    existing_kb,
+    kb_path,
+    option,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

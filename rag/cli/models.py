@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.errors import UserError
 from rag.cli.console import loading, note, note_message, out, out_message, say
-from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, ModelOptions, argument, option, with_options
-from rag.cli.paths import cache_home, fetch_model
+from rag.cli.options import (
+    ALPHA,
+    MODEL,
+    NEW_FOLDER,
+    ModelOptions,
+    argument,
+    cache_home,
+    fetch_model,
+    option,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from rag.chatglm.export import ExportReport

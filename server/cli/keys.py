@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rag.cli.console import note_message, out, out_json, out_message, say, table
-from rag.cli.options import JSON, argument, option, with_options
-from rag.cli.paths import data_home
+from rag.cli.options import JSON, argument, data_home, option, with_options
 
 if TYPE_CHECKING:
     from server.auth import Keys

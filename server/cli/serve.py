@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ingest.errors import UserError
 from rag.cli.console import IngestProgress, note, note_message, out, out_json, out_message, say, table
-from rag.cli.options import JSON, argument, option, with_options
-from rag.cli.paths import cache_home, data_home, existing_kb
+from rag.cli.options import JSON, argument, cache_home, data_home, existing_kb, option, with_options
 from server.options import ServerOptions
 
 if TYPE_CHECKING:
