@@ -174,14 +174,12 @@ def read(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Exam
                 yield invalid.finding(item.source)
 
 
-def examples(paths: Sequence[Path], *, columns: Columns = AS_FOUND, skip: str = "") -> Iterator[Example]:
-    """The examples of the files; raises `UserError` at the first bad row. `skip` is the option of
-    the command that leaves bad rows out, if it has one."""
+def examples(paths: Sequence[Path], *, columns: Columns = AS_FOUND) -> Iterator[Example]:
+    """The examples of the files; raises `UserError` at the first bad row."""
     for item in read(paths, columns=columns):
-        if isinstance(item, Example):
-            yield item
-        elif item.bad:
-            raise row_error(item, skip)
+        if isinstance(item, Finding):
+            raise row_error(item)
+        yield item
 
 
 def _check_form(name: str, head: Sequence[Record | Finding], columns: Columns) -> None:
@@ -254,8 +252,9 @@ def _history(value: Any, name: str) -> list[Message]:
         if not isinstance(pair, list) or len(pair) != 2:
             where = Translatable('"{name}", turn {number}', name=name, number=number)
             raise wrong_type(where, pair, Translatable("[question, answer]"))
-        past.append(Message("user", require_text({name: pair[0]}, name)))
-        past.append(Message("assistant", require_text({name: pair[1]}, name)))
+        for role, part, text in zip(("user", "assistant"), ("question", "answer"), pair, strict=True):
+            field = f"{name}[{number}].{part}"
+            past.append(Message(role, require_text({field: text}, field)))
     return past
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from ingest.normalize import readable
 READ_SIZE = 1 << 16  # characters read at a time
 HEAD_LINES = 20  # one of so many first lines must be JSON
 _UNFINISHED = 16  # an error in the last so many characters may only mean that the text was cut
+LONGEST_CELL = 2**31 - 1  # characters; Python's own limit is 131,072
 BLANKS = " \t\n\r"
 _BLANK = re.compile(f"[{BLANKS}]*")
 _LOST = re.compile("[\udc80-\udcff]")
@@ -81,7 +83,9 @@ def records(path: Path, name: str = "") -> Iterator[Record | Finding]:
             head = text.lstrip(" \t\n")[:1]
     if not head:
         raise UserError("{path} is empty", path=path)
-    read = _table if path.suffix.lower() == ".csv" else _array if head == "[" else _lines
+    with _open(path, detected) as stream:
+        values = head == "[" or (head == "{" and _Window(stream).is_over_lines())
+    read = _table if path.suffix.lower() == ".csv" else _array if values else _lines
     with _open(path, detected) as stream:
         yield from read(stream, name, detected)
 
@@ -128,10 +132,13 @@ def _line(line: str, source: str, detected: Detected, decoder: Decoder) -> Recor
 
 
 def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
-    """Record by record; at most one, and the text that was read with its end, is held."""
+    """Record by record; at most one, and the text that was read with its end, is held.
+
+    Without brackets the values follow each other, with or without commas.
+    """
     window = _Window(stream)
-    window.take("[")
-    number = 0 if window.take("]") else 1
+    bracket = window.take("[")
+    number = 0 if bracket and window.take("]") else 1
     while number:
         source = f"{name}:{number}"
         start = window.at
@@ -146,10 +153,10 @@ def _array(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[
             yield _record(source, value, window.decoder)
         except InvalidRow as invalid:
             yield invalid.finding(source)
-        if window.take("]"):
+        if window.take("]") if bracket else not window.skip_blanks():
             break
         number += 1
-        if not window.take(","):
+        if not window.take(",") and bracket:
             yield _ended(f"{name}:{number}", *window.place(window.at), "Expecting ',' or ']'")
             return
     if window.skip_blanks():
@@ -181,6 +188,15 @@ class _Window:
             if end + len("e+") < len(self.text) or not self._more():
                 self.at = end
                 return value
+
+    def is_over_lines(self) -> bool:
+        """Whether the value that comes next is whole, and has line ends in it."""
+        self.skip_blanks()
+        first, _ = self.place(self.at)
+        with suppress(ValueError, RecursionError):
+            self.value()
+            return self.place(self.at)[0] > first
+        return False
 
     def take(self, sign: str) -> bool:
         """Move past blanks and the sign, if it comes next."""
@@ -219,6 +235,7 @@ class _Window:
 
 
 def _table(stream: io.TextIOWrapper, name: str, detected: Detected) -> Iterator[Record | Finding]:
+    csv.field_size_limit(LONGEST_CELL)
     rows = csv.reader(stream, strict=True)
     header: list[str] = []
     number = 0

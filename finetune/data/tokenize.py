@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.dataset import FILES, Counts, RowBlock, TokenSet, write
-from finetune.data.formats import AS_FOUND, examples, read
+from finetune.data.formats import AS_FOUND, read
 from finetune.data.reader import Record, records
 from finetune.data.template import (
     CachedTokenizer,
@@ -110,13 +110,12 @@ class DataFiles:
         """The bad rows; complete once all examples are read."""
 
     def __iter__(self) -> Iterator[Example]:
-        if not self.skip_bad:
-            yield from examples(self.paths, columns=self.columns, skip="--skip-bad")
-            return
         for item in read(self.paths, columns=self.columns):
             if isinstance(item, Example):
                 yield item
                 continue
+            if not self.skip_bad:
+                raise row_error(item, "--skip-bad")
             ended = (item.source,) if item.problem == "ended" else ()
             self.skipped += Counts(bad=item.bad, ended=ended)
 

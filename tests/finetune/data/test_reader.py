@@ -55,6 +55,18 @@ def test_an_array_gives_its_values_wherever_a_piece_ends(
 
 
 @settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.dictionaries(st.text(), VALUES, min_size=1), min_size=1, max_size=6),
+    between=st.sampled_from(["", "\n", "\n\n", ",\n"]),
+)
+def test_objects_over_several_lines_are_rows(
+    rows: list[object], between: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    text = between.join(json.dumps(row, indent=1) for row in rows)
+    assert values(file(tmp_path_factory.mktemp("a"), text + "\n")) == rows
+
+
+@settings(max_examples=40, deadline=None)
 @given(rows=st.lists(st.dictionaries(st.text(), VALUES), min_size=1, max_size=6), data=st.data())
 def test_lines_are_numbered_as_an_editor_does(
     rows: list[object], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -167,6 +179,14 @@ def test_only_the_row_with_undecodable_bytes_is_bad(encoding: str, form: str, tm
     assert bad[0].problem == "encoding"
 
 
+def test_a_cell_may_be_longer_than_python_allows_by_itself(tmp_path: Path) -> None:
+    text = "字" * 140_000
+    assert values(file(tmp_path, f"q,a\n一,{text}\n二,三\n", "a.csv")) == [
+        {"q": "一", "a": text},
+        {"q": "二", "a": "三"},
+    ]
+
+
 def test_a_csv_file_gives_its_rows(tmp_path: Path) -> None:
     text = '\ufeffq,a\n一,"两\n行"\n\n三,四,五\n六,七\n'
     found = read(file(tmp_path, text, "a.CSV"))
@@ -187,7 +207,7 @@ def test_a_csv_file_gives_its_rows(tmp_path: Path) -> None:
         (b"", "empty"),
         (b"\xef\xbb\xbf \n", "empty"),
         ("第一章 总则\n第一条\n", "neither"),
-        ('{\n "instruction": "问",\n "output": "答"\n}\n', "neither"),
+        ('{\n "instruction": "问",\n "output": 答\n}\n', "neither"),
         (bytes(range(256)) * 50, "not text"),
     ],
 )
