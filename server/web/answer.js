@@ -43,6 +43,11 @@ function* pieces(base, answer) {
   const letters = points(answer.answer);
   const next = new Map();
   let at = 0;
+  if (answer.span) { // only an answer of quotes has one, and such an answer has no unsupported sentences
+    at = answer.span.end;
+    yield letters.slice(0, answer.span.start).join("");
+    yield make("mark", {}, letters.slice(answer.span.start, at).join(""));
+  }
   for (const { start, end } of answer.unsupported) {
     yield* chips(base, answer, letters.slice(at, start).join(""), next);
     const claim = letters.slice(start, end).join("");
