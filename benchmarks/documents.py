@@ -160,7 +160,7 @@ def answers(folder: Path, cache: Path) -> str:
     dataset = Dataset.load(folder)
     with evaluation.prepare(dataset, cache / "kb", cache=cache) as pipeline:
         figures = evaluation.report(pipeline, dataset).figures()
-        shares = cell_shares(folder, pipeline.store)
+        shares = list(cell_shares(folder, pipeline.store))
     rows = [
         [str(measure_of(name).title), str(each.questions), f"{each.value:.3f}", goal(name)]
         for name, each in figures.items()

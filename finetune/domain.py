@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -39,7 +39,6 @@ HELD_OUT_GENERAL, MOST_HELD_OUT = 0.1, 100
 """The share of the general rows that is evaluated and never learnt, and the most of them."""
 LEAST_GENERAL = 3
 """One to learn, one to measure while learning, one to evaluate."""
-_HEADER = re.compile(r"^\ufeff?[ \t]*\[[ \t]*generate[ \t]*\][^\r\n]*", re.MULTILINE)
 
 
 class DomainRun:
@@ -183,27 +182,33 @@ def lines(values: Mapping[str, str]) -> list[str]:
     return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
 
 
-def put_in_use(settings: Path, values: Mapping[str, str]) -> bool:
-    """Write `values` into `[generate]` of a `rag.toml`; every other byte of it stays.
+def put_in_use(
+    settings: Path, section: str, values: Mapping[str, str], *, without: Collection[str] = ()
+) -> bool:
+    """Write `values` into a section of a `rag.toml`; every other byte of it stays.
 
-    Returns False and changes nothing if it names another model already, or has the section in a
-    form that no line can be added to.
+    Returns False and changes nothing if the section has a key of `without`, or a form in which no line
+    can be added or replaced.
     """
     text = settings.read_bytes().decode() if settings.is_file() else ""
     before = _parse(text)
-    section = before.get("generate", {})
-    if all(section.get(name) == value for name, value in values.items()):
+    present = before.get(section, {})
+    if all(present.get(name) == value for name, value in values.items()):
         return True
     newline = "\r\n" if "\r\n" in text else "\n"
-    if header := _HEADER.search(text):
-        end = header.end()
-        new = newline.join([text[:end], *lines(values)]) + text[end:]
-    else:
+    new, added = text, lines({name: value for name, value in values.items() if name not in present})
+    for name in present.keys() & values.keys():
+        line = lines({name: values[name]})[0]
+        new = re.sub(rf"(?m)^([ \t]*){name}[ \t]*=[ \t]*(\"[^\"\r\n]*\"|'[^'\r\n]*')", rf"\g<1>{line}", new)
+    header = re.search(rf"(?m)^\ufeff?[ \t]*\[[ \t]*{section}[ \t]*\][^\r\n]*", new)
+    if header and added:
+        new = newline.join([new[: header.end()], *added]) + new[header.end() :]
+    elif added:
         gap = newline if text and not text.endswith("\n") else ""
         gap += newline if text.strip() else ""
-        new = text + gap + newline.join(["[generate]", *lines(values), ""])
-    expected = {**before, "generate": {**section, **values}}
-    if set(section) & {"model", *values} or _parse(new) != expected:
+        new = text + gap + newline.join([f"[{section}]", *added, ""])
+    expected = {**before, section: {**present, **values}}
+    if set(present) & set(without) or _parse(new) != expected:
         return False
     write_whole(settings.resolve(), new.encode())
     return True

@@ -77,11 +77,13 @@ class Ingestion:
     chunker: Chunker
     parser: Parser
     tick: Callable[[int], None] = lambda chunks: None
+    again: bool = False
+    """Whether unchanged files are read, too: with a newer parser, for example."""
 
     def run(self, files: Iterable[FoundFile]) -> Iterator[FileOutcome]:
         """Write every file that is new or changed. A kill loses at most the current batch."""
         store, parser, chunker = self.store, self.parser, self.chunker
-        return self.write(read(f, store.document(f.source), parser, chunker) for f in files)
+        return self.write(read(f, store.document(f.source), parser, chunker, self.again) for f in files)
 
     def write(self, readings: Iterable[Reading]) -> Iterator[FileOutcome]:
         """Embed and write documents that have been read."""
@@ -109,11 +111,13 @@ class Ingestion:
         yield from (FileOutcome(source, "removed" if remove else "missing") for source in gone)
 
 
-def read(file: FoundFile, before: Document | None, parser: Parser, chunker: Chunker) -> Reading:
-    """The content of a file, unless the store's document `before` already has it."""
+def read(
+    file: FoundFile, before: Document | None, parser: Parser, chunker: Chunker, again: bool = False
+) -> Reading:
+    """The content of a file, unless the store's document `before` already has it and not `again`."""
     try:
         hashed = digest(file.path)
-        if before and before.digest == hashed:
+        if before and before.digest == hashed and not again:
             return Reading(FileOutcome(file.source, "unchanged", file.size))
         parsed = parser.parse(file.path)
     except Unreadable as error:

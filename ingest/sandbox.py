@@ -94,12 +94,12 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             raise
         return Parsed(answer["title"], read(place), ParseReport.from_json(answer["report"]))
 
-    def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, bool]:
-        """A page of a PDF as PNG, and whether `passage` is marked on it. Raises as `parse` does."""
+    def draw(self, path: Path, page: int, passage: str) -> tuple[bytes, int, float | None]:
+        """`ingest.parse.pdf.draw` in the child. Raises as `parse` does."""
         place = Path(self._folder.name, "page.png")
         try:
             answer = self._ask(path, page=page, passage=passage, picture=str(place))
-            return place.read_bytes(), answer["marked"]
+            return place.read_bytes(), answer["pages"], answer["top"]
         finally:
             place.unlink(missing_ok=True)
 
@@ -134,9 +134,9 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         """Send a request and return the child's answer; `Unreadable` if the child fails or dies."""
         child = self._ready()
         assert child.stdin
+        seconds = self.limits.seconds + path.stat().st_size / self.limits.rate
+        request |= {"path": str(path.absolute()), "seconds": seconds}
         try:
-            seconds = self.limits.seconds + path.stat().st_size / self.limits.rate
-            request |= {"path": str(path.absolute()), "seconds": seconds}
             child.stdin.write(json.dumps(request) + "\n")
             child.stdin.flush()
             line = self._wait(child, path)
@@ -261,9 +261,9 @@ def _serve(requests: TextIO, answers: TextIO, *, ocr: bool) -> None:
         allow(request["seconds"])
         try:
             if "picture" in request:
-                png, marked = draw(path, request["page"], request["passage"])
+                png, pages, top = draw(path, request["page"], request["passage"])
                 Path(request["picture"]).write_bytes(png)
-                answer = {"marked": marked}
+                answer = {"pages": pages, "top": top}
             else:
                 parsed = parser.parse(path)
                 write(parsed.segments, Path(request["spool"]))

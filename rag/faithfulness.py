@@ -17,7 +17,7 @@ from rag.question import content_words, script_of
 from rag.types import Idf
 
 Term = tuple[Field, str]
-Weights = dict[Term, float]
+TermWeights = dict[Term, float]
 
 ADDED = 0.5
 """The share of what a clause adds to the question that its evidence must contain."""
@@ -43,12 +43,12 @@ class Rarity:
 
     idf: Idf
 
-    def weigh(self, text: str) -> tuple[Weights, Weights]:
+    def weigh(self, text: str) -> tuple[TermWeights, TermWeights]:
         """The distinct content words and bigrams of `text` and their weights."""
         content = _ABOUT.sub(" ", plain(content_words(text)))
         return self._weights(words(content), "words"), self._weights(bigrams(content), "bigrams")
 
-    def _weights(self, terms: Iterable[str], field: Field) -> Weights:
+    def _weights(self, terms: Iterable[str], field: Field) -> TermWeights:
         names = list(dict.fromkeys(terms))
         weights = self.idf(names, field)
         return {(field, name): weight for name, weight in zip(names, weights, strict=True)}
@@ -61,7 +61,7 @@ def terms(text: str) -> frozenset[Term]:
     return frozenset(pairs.union(("words", word) for word in words(text)))
 
 
-def coverage(weights: tuple[Weights, Weights], terms: frozenset[Term]) -> float:
+def coverage(weights: tuple[TermWeights, TermWeights], terms: frozenset[Term]) -> float:
     """The share of the weight that `terms` cover, 0 to 1, the mean over words and bigrams.
 
     1 if there is nothing to cover.
@@ -173,7 +173,7 @@ class Faithfulness:
         )
         return supported and not self._contradicted(normalized, weights)
 
-    def _contradicted(self, normalized: str, weights: tuple[Weights, Weights]) -> bool:
+    def _contradicted(self, normalized: str, weights: tuple[TermWeights, TermWeights]) -> bool:
         """Whether the most similar clause of the passages says the opposite."""
         agreeing = contrary = 0.0
         for text, terms in (clause for each in self.evidence for clause in each.clauses):

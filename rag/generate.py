@@ -139,9 +139,8 @@ def load(
     from rag.chatglm.generator import open_generator  # loads torch and transformers
     from rag.chatglm.hub import fetch
 
-    folder = Path(options.model).expanduser()
     return open_generator(
-        folder if folder.is_dir() else fetch(options.model, cache=cache),
+        fetch(options.model, cache=cache),
         quant=options.quant,
         adapter=Path(options.adapter) if options.adapter else None,
         progress=progress,

@@ -13,7 +13,7 @@ from ingest.i18n import Translatable
 from ingest.normalize import one_line
 from ingest.types import Passage
 from rag.question import script_of
-from rag.types import MARK, NOT_FOUND, Dropped, Message, Prompt, Script, Source
+from rag.types import MARK, NOT_FOUND, CountTokens, Dropped, Message, Prompt, Script, Source
 
 INSTRUCTION: dict[Script, str] = {
     "han": (
@@ -30,7 +30,6 @@ INSTRUCTION: dict[Script, str] = {
 }
 _QUESTION: dict[Script, str] = {"han": "问题：", "latin": "Question: "}
 
-Count = Callable[[Sequence[Message]], int]
 Turn = tuple[Message, ...]
 Fits = Callable[[Sequence[Source], Sequence[Turn]], bool]
 
@@ -48,7 +47,7 @@ def compose(
     question: str,
     sources: Sequence[Source],
     history: Sequence[Message],
-    count: Count,
+    count: CountTokens,
     room: int,
     options: PromptOptions = PromptOptions(),
 ) -> Prompt:

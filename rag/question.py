@@ -133,7 +133,7 @@ def _replaced(named: str, question: str) -> str:
     kinds = [[re.sub(r"\d+", "0", unit[0].lower()) for unit in units] for units in (old, new)]
     shared = Counter(
         i - j for i, a in enumerate(kinds[0]) for j, b in enumerate(kinds[1])
-        if a == b and not _FUNCTION.fullmatch(a)
+        if a == b and not _PATTERNS["function"].fullmatch(a)
     )  # fmt: skip
     if shared:
         first = max(shared, key=lambda offset: (shared[offset], offset))
@@ -171,28 +171,12 @@ def strays(question: str, passages: Iterable[str]) -> bool:
 
 
 # Content words
-_INTERROGATIVE = re.compile(
-    r"请问|为什么|为何|什么时[候间]|什么|甚么|哪一?[些个位年种]?|谁|多少|怎么样?|怎样|如何|第几|几(?![乎何率])"
-    r"|是否|何时|何处|[吗呢](?=\W|$)"
-)
-_FUNCTION = re.compile(
-    r"\b(?:an?|the|of|in|on|at|to|for|from|by|with|as|and|or|but|not|no|is|are|was|were|be|been"
-    r"|being|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must|that|this"
-    r"|these|those|its?|he|his|him|she|hers?|they|their|them|we|our|you|your|i|my|me|what|which"
-    r"|whom?|whose|when|where|why|how|many|much|there|than|then|if|so|such|into|about|after"
-    r"|before|during|between|over|under|also)\b"
-)
-
-
 def content_words(text: str) -> str:
     """The normalized text with a space for each interrogative or function word; may be blank."""
-    return _FUNCTION.sub(" ", _INTERROGATIVE.sub(" ", normalize(text)))
+    return _PATTERNS["function"].sub(" ", _PATTERNS["interrogative"].sub(" ", normalize(text)))
 
 
 # Codes
-_CODE = re.compile(
-    r"(?<![a-z\d])(?:[a-z]{1,6}[-_/]?\d[a-z\d]*(?:[-_/.][a-z\d]+)*|\d+[a-z]+\d[a-z\d]*)(?![a-z\d])"
-)
 _ARTICLE = re.compile(r"第\s*([零〇一二三四五六七八九十百千两\d]+)\s*条(?:之([一二三四五六七八九十\d]+))?")
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 
@@ -200,7 +184,7 @@ _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七�
 def codes(text: str) -> frozenset[str]:
     """The part numbers and error codes in `text`, without separators, and its articles as `12.1`."""
     normalized = normalize(text)
-    parts = {re.sub(r"\W|_", "", match[0]) for match in _CODE.finditer(normalized)}
+    parts = {re.sub(r"\W|_", "", match[0]) for match in _PATTERNS["code"].finditer(normalized)}
     articles = (match.groups() for match in _ARTICLE.finditer(normalized))
     return frozenset(parts | {f"{_integer(a)}.{_integer(b or '0')}" for a, b in articles})
 
@@ -224,26 +208,9 @@ def _integer(numeral: str) -> int:
 
 
 # Document facts
-_ASKED: dict[FactKind, re.Pattern[str]] = {
-    "number": re.compile(
-        r"(?:编号|文号|代码|标准号|番号|コード)[^，。]{0,4}(?:什么|多少|几|何|哪|[?？]|$)|第几号|几号令"
-        r"|\b(?:docket|document|reference|report) (?:number|no\b)"
-    ),
-    "date": re.compile(
-        r"(?:哪.?[天日年月]|何时|什么时[候间]|几[月号]|日期).*(?:公布|发布|印发|颁布|签发|编制)"
-        r"|(?:公布|发布|印发|颁布|签发|成文|编制|出版|文件|落款).{0,6}(?:日期|哪.?[天日年月]|何时|什么时[候间]|几)|\b(?:issued|published|dated)\b"
-    ),
-    "body": re.compile(
-        r"(?:谁|哪个|哪家|什么(?:单位|机构|部门|机关)).{0,4}(?:发布|公布|印发|制定|颁布|招标|编制)"
-        r"|(?:招标人|采购人|(?:发布|发文|制定|印发|编制|采购|招标)(?:单位|机构|机关|部门|方))(?:是|为|叫|[?？])|\bwh(?:o|ich agency) (?:issued|published)\b"
-    ),
-    "author": re.compile(r"作者|谁写|谁撰|\bauthors?\b|\bwho wrote\b"),
-}
-
-
 def fact_kinds(question: str) -> frozenset[FactKind]:
     """The kinds of document facts that a normalized question asks for."""
-    return frozenset(kind for kind, pattern in _ASKED.items() if pattern.search(question))
+    return frozenset(kind for kind in get_args(FactKind) if _PATTERNS[f"asks_{kind}"].search(question))
 
 
 # Weights of terms

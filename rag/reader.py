@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Logits = NDArray[np.float32]
 
 WEIGHTS = "reader.safetensors"
-BUNDLED_SHA256 = "cc43509574d68f8685653c2b38d89b13a6f428bf9942cc88187cb767418d0d65"
+BUNDLED_SHA256 = "621c867820e22df6a8607b71c33a2501e9fab597a5b0eeae8e0265373c63e8d5"
 FEATURES = 6  # of a token: (question, chunk) x (absent from the other text, one character, several)
 FEATURE_LAYER = 8  # the features are added to its input; a reader's weights depend on it
 _MOST_TOKENS = 512
@@ -133,7 +133,8 @@ class Reader:
         return _run(self._session, rows) if rows else []
 
 
-def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[ReaderOutput]:
+def padded(rows: Sequence[ReaderRow]) -> dict[str, NDArray[np.int32]]:
+    """The inputs of `ReaderGraph`, each (rows, tokens of the longest)."""
     shape = (len(rows), max(len(row.ids) for row in rows))
     ids, features = np.full(shape, PAD, np.int32), np.zeros(shape, np.int32)
     mask, allowed = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -141,8 +142,11 @@ def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[ReaderO
         size = len(row.ids)
         ids[k, :size], features[k, :size], mask[k, :size] = row.ids, row.features, 1
         allowed[k, row.first : size - 1] = 1
-    inputs = {"ids": ids, "mask": mask, "features": features, "allowed": allowed}
-    spans, answerable = map(np.asarray, session.run(["spans", "answerable"], inputs))
+    return {"ids": ids, "mask": mask, "features": features, "allowed": allowed}
+
+
+def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[ReaderOutput]:
+    spans, answerable = map(np.asarray, session.run(["spans", "answerable"], padded(rows)))
     readings = []
     for k, row in enumerate(rows):
         logits = spans[k, row.first : row.first + len(row.offsets)] - spans[k, 0]
@@ -151,13 +155,17 @@ def _run(session: "InferenceSession", rows: Sequence[ReaderRow]) -> list[ReaderO
     return readings
 
 
+def weights_file(weights: str) -> Path:
+    """The file of the "bundled" weights, or of those in a folder."""
+    return (Path(__file__).parent if weights == "bundled" else Path(weights)) / WEIGHTS
+
+
 def open_reader(weights: str, encoder: BundledEmbedder) -> Reader:
     """The reader with the "bundled" weights or those of a folder, built beside the encoder on first use.
 
     Raises `UserError` if the weights are missing or damaged.
     """
-    bundled = weights == "bundled"
-    path = (Path(__file__).parent if bundled else Path(weights)) / WEIGHTS
+    bundled, path = weights == "bundled", weights_file(weights)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -200,7 +208,7 @@ def build(data: bytes, path: Path, folder: Path) -> None:
     try:
         tensors = load(data)
         encoder = e5_graph.read(data_file())
-        checkpoint = _with_upper_layers(encoder, tensors)
+        checkpoint = with_upper_layers(encoder, tensors)
         for file, ranges in ((fast, {}), (exact, None)):
             with file.with_suffix(".bin").open("wb") as stream:
                 graph = ReaderGraph(checkpoint, Weights(stream), tensors, ranges=ranges)
@@ -223,7 +231,7 @@ def build(data: bytes, path: Path, folder: Path) -> None:
         exact.rename(fast)
 
 
-def _with_upper_layers(encoder: E5Checkpoint, tensors: dict[str, NDArray[np.generic]]) -> E5Checkpoint:
+def with_upper_layers(encoder: E5Checkpoint, tensors: dict[str, NDArray[np.generic]]) -> E5Checkpoint:
     """The encoder with the layers of `tensors` in place of its own."""
     scales = {name.removesuffix("scale"): name for name in tensors if name.endswith(".scale")}
     matrices = {

@@ -32,6 +32,10 @@ class Message:
     text: str
 
 
+CountTokens = Callable[[Sequence[Message]], int]
+"""The tokens of a prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How a language model samples the tokens of an answer.

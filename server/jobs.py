@@ -30,10 +30,10 @@ class Jobs:
 
     # Called by servers
 
-    def create_upload(self, base: str, server: str) -> str:
+    def create_upload(self, base: str, server: str, kind: str = "ingest") -> str:
         """A new job whose files a server is receiving."""
         with self._database.change() as sql:
-            return _add(sql, "ingest", base, "receiving", server)
+            return _add(sql, kind, base, "receiving", server)
 
     def add_file(
         self, job: str, upload: Upload, digests: Mapping[str, str], problem: UserError | None = None

@@ -168,15 +168,25 @@ class DocumentResponse(BaseModel):
     """Characters of its text."""
     pages: bool
     """Whether its pages can be shown as pictures."""
+    size: int | None
+    added: float | None
+    """Bytes of the uploaded file, and when it arrived; null if it was read from a folder."""
     receipt: ParseReportResponse
 
     @classmethod
-    def of(cls, document: ingested.Document, length: int, say: Translator) -> Self:
+    def of(
+        cls, document: ingested.Document, length: int, upload: tuple[int, float] | None, say: Translator
+    ) -> Self:
+        size, added = upload or (None, None)
         return cls(
             id=document.id, name=name_of(document.source), title=document.title, length=length,
-            pages=document.report.format in DRAWABLE,
+            pages=document.report.format in DRAWABLE, size=size, added=added,
             receipt=ParseReportResponse.of(document.report, say),
         )  # fmt: skip
+
+
+class RereadRequest(StrictRequest):
+    documents: list[Annotated[str, Field(pattern="^[0-9a-f]{24}$")]] = Field(min_length=1, max_length=1000)
 
 
 class DocumentListResponse(BaseModel):
@@ -216,7 +226,7 @@ class JobResponse(BaseModel):
     """Work in the background. It continues after the client leaves and after a restart."""
 
     id: str
-    kind: Literal["ingest", "purge"]
+    kind: Literal["ingest", "reread", "purge"]
     knowledge_base: str
     state: JobState
     created: float

@@ -117,6 +117,13 @@ class Uploads:
                 work.unlink(missing_ok=True)
         return upload
 
+    def status(self, document: Document) -> tuple[int, float] | None:
+        """The uploaded file's size, and when it arrived; None if the document is from elsewhere."""
+        with suppress(OSError, ValueError):
+            found = self.path(document.digest).stat()
+            return found.st_size, found.st_mtime
+        return None
+
     def as_file(self, upload: Upload, folder: Path) -> FoundFile:
         """The file under its own name, whose extension the parsers need: a link in a new folder
         below `folder`."""
@@ -142,8 +149,8 @@ class Uploads:
             self.path(digest).unlink(missing_ok=True)
 
 
-PageImage = tuple[bytes, bool]
-"""A PNG, and whether the passage is marked on it."""
+PageImage = tuple[bytes, int, float | None]
+"""A PNG, the number of pages, and the part of the height above the passage if it is marked."""
 
 
 class PageRenderer:

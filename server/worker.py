@@ -136,7 +136,8 @@ class Worker:
             uploads = [Upload(row["name"], row["digest"], row["size"]) for row in rows]
             files = [Uploads(path).as_file(upload, Path(links)) for upload in uploads]
             add_chunks = partial(self.jobs.add_chunks, job["id"])
-            work = Ingestion(store, writer.embedder, writer.chunker, sandbox, add_chunks)
+            again = job["kind"] == "reread"
+            work = Ingestion(store, writer.embedder, writer.chunker, sandbox, add_chunks, again)
             for row, outcome in zip(rows, work.run(files), strict=True):
                 if outcome.problem:
                     hide_locations(outcome.problem, self.options.data)

@@ -19,6 +19,7 @@ from tests.rag.chatglm.golden import COPY
 
 ROOT = Path(__file__).parents[1]
 WORKS = {
+    "--version": "--version",
     "ingest": "ingest docs --kb small --quiet",
     "ask": "ask 试用期最长几个月？ --kb small",
     "chat": "chat --kb small",

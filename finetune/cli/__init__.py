@@ -9,6 +9,7 @@ from finetune.cli.grounded import grounded
 from finetune.cli.merge import export, merge
 from finetune.cli.options import ScriptCommand, TrainCommand
 from finetune.cli.prepare import prepare
+from finetune.cli.reader import reader
 from finetune.cli.train import train
 from rag.cli.console import say
 
@@ -29,5 +30,6 @@ app.command("grounded")(grounded)
 app.command("prepare", cls=ScriptCommand)(prepare)
 app.command("train", cls=TrainCommand)(train)
 app.command("eval")(evaluate)
+app.command("reader")(reader)
 app.command("merge")(merge)
 app.command("export")(export)

@@ -222,7 +222,7 @@ def _use(run: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
 
     settings = kb_path(kb) / SETTINGS
     values = values | ({"quant": quant} if quant != "auto" else {})
-    if put_in_use(settings, values):
+    if put_in_use(settings, "generate", values, without=("model", *values)):
         _step(5, str(settings))
     else:
         text = Translatable(

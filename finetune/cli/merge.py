@@ -38,7 +38,7 @@ def merge(
     from rag.chatglm.adapter_files import read_adapter
 
     check_new(target)  # a model may take an hour to fetch
-    read_adapter(adapter)
+    read_adapter(adapter, alpha=alpha)
     directory = fetch_model(model)
     with loading(directory.name) as progress:
         result = merge(

@@ -21,7 +21,7 @@ from ingest.i18n import Translatable, Translator, translate
 from ingest.normalize import readable
 from rag import plot
 from rag.evaluate import metrics
-from rag.evaluate.metrics import Values, Weights
+from rag.evaluate.metrics import Values, ResampleWeights
 from rag.evaluate.report import Figure, whiskers
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class RatioMetric:
     primary: bool = False
     larger_is_better: bool = True
 
-    def of(self, data: Mapping[str, Values], condition: str, weights: Weights) -> Values:
+    def of(self, data: Mapping[str, Values], condition: str, weights: ResampleWeights) -> Values:
         """Its value for each row of `weights`, shape (resamples,); NaN if undefined."""
         return metrics.ratio(*self.columns(data, condition), weights)
 
@@ -181,7 +181,7 @@ def _is_measured(measure: RatioMetric, condition: str, sides: Sides) -> bool:
     return any(np.nansum(measure.columns(data, condition)[1]) > 0 for data in sides)
 
 
-def _comparison(name: str, condition: str, sides: Sides, weights: Sequence[Weights], seed: int) -> Comparison:
+def _comparison(name: str, condition: str, sides: Sides, weights: Sequence[ResampleWeights], seed: int) -> Comparison:
     measure = MEASURES[name]
     (part, whole), (part2, whole2) = (measure.columns(data, condition) for data in sides)
     ones = np.ones((1, len(part)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,6 @@ BOS, PAD, EOS, UNKNOWN = 0, 1, 2, 3  # `<s> <pad> </s> <unk>`, Hugging Face's or
 _HEADER = struct.Struct("<4sI7ifi")  # magic, version, seven sizes, epsilon, block
 _VOCABULARY = struct.Struct("<5iQ")  # pieces, bos, eos, pad, unk, bytes of all pieces
 _TENSOR = struct.Struct("<BIQQ")  # kind (0 fp32, 1 q4_0), elements, offset, bytes
-
-
-class Matrix(Protocol):
-    def dequantize(self) -> NDArray[np.float32]:
-        """The matrix in float32 (rows, columns)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +65,7 @@ class E5Checkpoint:
     pieces: tuple[str, ...]
     scores: NDArray[np.float32]
     vectors: Mapping[str, NDArray[np.float32]]
-    matrices: Mapping[str, Matrix]
+    matrices: Mapping[str, Quantized]
 
 
 def read(path: Path) -> E5Checkpoint:
@@ -232,7 +226,6 @@ class Graph:
     def _embeddings(self) -> str:
         """Word, position (from 0) and type, added and normalised: (texts, tokens, hidden)."""
         words, vectors = self._checkpoint.matrices["emb.word"], self._checkpoint.vectors
-        assert isinstance(words, Quantized)
         table = self._weight("emb.word", words.nibbles.reshape(len(words.nibbles), -1))
         inputs = [table, "ids", self._weight("emb.scale", words.scales)]
         options = {"bits": 4, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
@@ -262,7 +255,6 @@ class Graph:
 
     def _four_bits(self, x: str, name: str) -> str:
         matrix = self._checkpoint.matrices[f"{name}.w"]
-        assert isinstance(matrix, Quantized)
         outputs, blocks, _ = matrix.nibbles.shape
         weight = self._weight(f"{name}.w", matrix.nibbles)
         scale = self._weight(f"{name}.scale", matrix.scales)

@@ -1,10 +1,13 @@
 """Files to text: `DocumentParser`, which `ingest.sandbox` runs in a child process."""
 
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 from ingest import encoding
 from ingest.errors import Unreadable
@@ -163,7 +166,7 @@ class FileParser:
             case "xlsx" | "xls" | "ods":
                 return workbook_blocks(path, self.kind, warn=warn)
             case "odt" | "odp":
-                return opendocument_blocks(path, warn=warn)
+                return opendocument_blocks(path, pictures=pictures, warn=warn)
             case _ if self.kind in IMAGES:
                 return self._image_blocks()
             case _:
@@ -223,30 +226,23 @@ class FileParser:
             self.warnings.append(Translatable("only the first {most} pages are read", most=MOST_PAGES))
 
 
-# A document's facts stand in its first lines, with a label (`项目编号：…`, `Docket No. …`), or by their form (a line
-# that is a date, the number of a decree, the code of a company after its name).
 OPENING = 3000
 """Characters from the start of a document that are searched for facts."""
 _LONGEST = 120  # characters of a line with a fact
-_DATE = r"(?:\d{4}|[〇○零一二三四五六七八九]{4})\s*[年/.-]\s*[\d一二三四五六七八九十]{1,3}\s*[月/.-]\s*[\d一二三四五六七八九十]{1,3}\s*日?"
-_MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
-_NAMES: dict[FactKind, str] = {
-    "number": r"\S{0,6}(?:编号|编码|文号|发文字号|标准号|证券代码|股票代码)|(?:docket|document|reference|report) n(?:o\.?|umber)",
-    "date": r"\S{0,4}日期|(?:发布|公布|印发|成文|公告|编制)时间|date(?: of \w+)?|(?:issued|published)(?: on)?",
-    "body": r"(?:招标|采购|发布|发文|制定|编制|主办|起草|印发)\S{0,2}(?:人|方|单位|机构|机关|部门)|来源|agency|issued by|publisher",
-    "author": r"作者\S{0,2}|撰稿人?|撰写人?|编写人?|authors?|written by",
-}
-_FORMS: dict[FactKind, str] = {
-    "number": r".{0,40}[〔\[（(]\s*\d{4}\s*[〕\]）)]\s*第?\s*\d+\s*号|.{2,30}[令告]\s*第?\s*\d+\s*号|(?:GB|DB|ISO|IEC|[A-Z]{2,3}/T)\S*\s*\d[\d.]*\s*[-—–]\s*\d{4}"
-    r"|\[?docket n.{4,}|.{2,30}[（(]\d{4,6}[）)].{0,40}",
-    "date": rf"{_DATE}(?:\s+\d\d?:\d\d)?(?:\s*来源.*)?|{_MONTH} \d\d?, \d{{4}}",
-    "body": rf"{_DATE}\s+\d\d?:\d\d\s*来源.*",
-    "author": r"by [A-Z]\w+(?: [A-Z][\w.]+){1,3}",
-}
-_FACT: dict[FactKind, re.Pattern[str]] = {
-    kind: re.compile(rf"(?:{name})\s*[:：]\s*\S.*|{_FORMS[kind]}", re.IGNORECASE)
-    for kind, name in _NAMES.items()
-}
+
+
+@cache
+def _patterns() -> dict[FactKind, re.Pattern[str]]:
+    """A pattern for the lines with each kind of fact."""
+    table = tomllib.loads(Path(__file__).with_name("facts.toml").read_text("utf-8"))
+    found: dict[FactKind, re.Pattern[str]] = {}
+    for kind in get_args(FactKind):
+        fact = table[kind]
+        pattern = rf"(?:{fact['label']})\s*[:：]\s*\S.*|{fact['form']}"
+        for name in ("date", "month"):
+            pattern = pattern.replace(f"<{name}>", table["names"][name])
+        found[kind] = re.compile(pattern, re.IGNORECASE)
+    return found
 
 
 def facts(text: str) -> Iterator[Fact]:
@@ -255,4 +251,6 @@ def facts(text: str) -> Iterator[Fact]:
         bare = line[0].strip()
         if len(bare) <= _LONGEST and not bare.startswith("|"):
             start = line.start() + line[0].index(bare)
-            yield from (Fact(kind, start, start + len(bare)) for kind in _FACT if _FACT[kind].fullmatch(bare))
+            for kind, pattern in _patterns().items():
+                if pattern.fullmatch(bare):
+                    yield Fact(kind, start, start + len(bare))

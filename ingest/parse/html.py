@@ -66,7 +66,6 @@ _CONTENT = re.compile(  # names of the element around an article's text
     r"(?:[-_]+(?:[a-z]+|\d+))*",
     re.IGNORECASE,
 )
-_CONTAINERS = (1, 2, 4, 8)  # kinds of elements around the content, from the outside in
 _LEAST = 300  # characters outside links, and half of the page's: then such an element is the content
 _BYLINE = 500  # characters between the page's heading and such an element that belong to the content
 _RULE = re.compile(r"([^{}@;]*)\{([^{}]*)\}|[^{}]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")  # an @media is one
@@ -142,7 +141,6 @@ class Page(HTMLParser):
         self._margins: list[str] = [""]  # their tags; a part of the page that seems to be beside its content
         self._needed: set[int] = {0}  # margins with the page's main element or, in a header, its heading
         self._main = self._links = self._pre = self._rank = 0
-        self._has_main = False
         self._scripts: list[int] = []  # where the open <sup> and <sub> begin in `_words`
         self._bullet = ""
         self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
@@ -170,7 +168,8 @@ class Page(HTMLParser):
         shown = self._needed | {margin for margin, size in prose.items() if size >= _PROSE}
         content = [piece for piece in pieces if piece.place.margin in shown]
         beside = sum(size for margin, size in prose.items() if margin not in shown)
-        return pieces if beside > _size(content) and not self._has_main else content
+        main = any(piece.place.kinds & 1 for piece in content)
+        return pieces if beside > _size(content) and not main else content
 
     @property
     def _unseen(self) -> bool:
@@ -185,8 +184,7 @@ class Page(HTMLParser):
 
     def _add(self, blocks: Iterable[Block]) -> None:
         """Add blocks, of whose characters `_linked` are inside links."""
-        place = self._open[-1]
-        self._pieces += (_Piece(block, place, len(block.text) - self._linked) for block in blocks)
+        self._pieces += (_Piece(block, self._open[-1], len(block.text) - self._linked) for block in blocks)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
@@ -200,21 +198,18 @@ class Page(HTMLParser):
         if tag == "iframe" and "srcdoc" in values and not self._unseen:
             self._add(html_blocks([values["srcdoc"]], whole=True))
         if tag not in _VOID:
-            place = self._open[-1]
-            place = place._replace(tag=tag, unseen=unseen, kinds=place.kinds | _container(tag, values))
+            _, _, kinds, margin, tables = self._open[-1]
             if not unseen and self._beside(tag, values):
                 self._flush()
-                place = place._replace(margin=len(self._margins), tables=len(self._tables))
+                margin, tables = len(self._margins), len(self._tables)
                 self._margins.append(tag)
-            self._open.append(place)
+            self._open.append(_Element(tag, unseen, kinds | _container(tag, values), margin, tables))
             self._count[tag] += 1
             self._main += tag in ("main", "article")
-            self._has_main = self._has_main or tag == "main"
         if unseen:
             return
-        margin = self._open[-1].margin
-        if tag == "main" or (tag == "h1" and self._margins[margin] == "header"):
-            self._needed.add(margin)
+        if tag == "main" or (tag == "h1" and self._margins[self._open[-1].margin] == "header"):
+            self._needed.add(self._open[-1].margin)
         if tag == "br":
             self._words.append("\n")
         elif tag in ("sup", "sub"):
@@ -234,24 +229,28 @@ class Page(HTMLParser):
 
     def _hidden(self, tag: str, values: dict[str, str]) -> bool:
         style = "".join(values.get("style", "").split())
-        names = {f".{name}" for name in values.get("class", "").split()} | {f"#{values.get('id')}"}
         return (
-            not names.isdisjoint(self._invisible)
-            or values.get("hidden", "until-found") != "until-found"
+            values.get("hidden", "until-found") != "until-found"
             or (tag == "dialog" and "open" not in values)
             or _UNSEEN.search(style) is not None
+            or ((self._whole or tag in _INLINE) and self._folded(values))
         )
+
+    def _folded(self, values: dict[str, str]) -> bool:
+        """Whether a style sheet hides the element, perhaps only until its reader unfolds it."""
+        names = [*(f".{name}" for name in values.get("class", "").split()), f"#{values.get('id')}"]
+        return not self._invisible.isdisjoint(names)
 
     def _beside(self, tag: str, values: dict[str, str]) -> bool:
         """Whether an element is a margin by its tag, role, class or id."""
         if self._whole or tag in ("html", "body", "main", "article", *_INLINE, *_RANKS):
             return False
-        names = f"{values.get('class', '')} {values.get('id', '')}".split()
         return (
             tag == "nav"
             or (tag in ("header", "footer", "aside") and not self._main)
             or values.get("role") in _ROLES
-            or any(map(_NAME.fullmatch, names))
+            or _named(_NAME, values)
+            or self._folded(values)
         )
 
     def _begin(self, tag: str) -> None:
@@ -372,17 +371,27 @@ def _size(pieces: Iterable[_Piece]) -> int:
     return sum(len(piece.block.text) for piece in pieces)
 
 
+def _named(pattern: re.Pattern[str], values: dict[str, str]) -> bool:
+    """Whether a class or the id of an element is such a name."""
+    names = f"{values.get('class', '')} {values.get('id', '')}".split()
+    return any(map(pattern.fullmatch, names))
+
+
 def _container(tag: str, values: dict[str, str]) -> int:
     """The kinds of element around the content that this is, as a sum."""
-    named = any(map(_CONTENT.fullmatch, f"{values.get('class', '')} {values.get('id', '')}".split()))
-    whole, body = tag == "main" or values.get("role") == "main", values.get("itemprop") == "articleBody"
-    return sum(n for n, true in zip(_CONTAINERS, (whole, tag == "article", body, named), strict=True) if true)
+    kinds = {
+        1: tag == "main" or values.get("role") == "main",
+        2: tag == "article",
+        4: values.get("itemprop") == "articleBody",
+        8: _named(_CONTENT, values),
+    }
+    return sum(kind for kind, true in kinds.items() if true)
 
 
 def _inside(pieces: list[_Piece]) -> list[_Piece]:
     """What stands inside the element around the content, with the page's heading and the lines below
     it; all if no such element has most of the text."""
-    for kind in _CONTAINERS:
+    for kind in (1, 2, 4, 8):  # from the outside in
         inside = [piece for piece in pieces if piece.place.kinds & kind]
         prose = sum(piece.prose for piece in inside)
         if prose < _LEAST or 2 * prose < sum(piece.prose for piece in pieces):

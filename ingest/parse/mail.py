@@ -99,16 +99,15 @@ def outlook_blocks(path: Path, *, warn: list[str], inner: Inner) -> Iterator[Blo
     files = _attached(path)
     for name, content in files:
         yield from inner(content, name)
-    unread = dict.fromkeys(result.metadata.get("attachments") or ())
-    for name in {name for name, _ in files}:
-        unread.pop(name, None)
+    read = {name for name, _ in files}
+    unread = [name for name in dict.fromkeys(result.metadata.get("attachments") or ()) if name not in read]
     for child in result.children or ():
         if child["path"] in unread:
-            unread.pop(child["path"])
+            unread.remove(child["path"])
             yield heading(child["path"], 2)
             yield Block(clean(child["result"].content))
     if unread:
-        warn.append(Translatable("attachments are not read: {names}", names=list(unread)[:10]))
+        warn.append(Translatable("attachments are not read: {names}", names=unread[:10]))
 
 
 def _attached(path: Path) -> list[tuple[str, bytes]]:
@@ -116,7 +115,7 @@ def _attached(path: Path) -> list[tuple[str, bytes]]:
     import olefile
 
     files = []
-    with olefile.OleFileIO(path) as ole:
+    with olefile.OleFileIO(str(path)) as ole:
         for folder in sorted({f"{entry[0]}/" for entry in ole.listdir() if entry[0].startswith(_ATTACHMENT)}):
             names = (ole.openstream(folder + key).read() for key in _FILE_NAMES if ole.exists(folder + key))
             if ole.exists(folder + _CONTENT):

@@ -1,8 +1,11 @@
 """Equations (OMML), superscripts and symbol fonts as plain text: (a+b)/2, 10^24, √(x), ☑."""
 
 import re
+import tomllib
 from collections.abc import Iterable
+from functools import cache
 from itertools import groupby
+from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from ingest.parse.opc import local
@@ -95,32 +98,16 @@ def _property(element: Element, name: str, default: str) -> str:
     return default
 
 
-def _font(first: int, signs: str) -> dict[int, str]:
-    return {first + at: sign for at, sign in enumerate(signs)}
-
-
-_FONTS = {
-    "symbol": _font(
-        0x20,
-        " !∀#∃%&∋()∗+,−./0123456789:;<=>?≅ΑΒΧΔΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ[∴]⊥_‾αβχδεφγηιϕκλμνοπθρστυϖωξψζ{|}∼",
-    )
-    | _font(
-        0xA0,
-        "€ϒ′≤⁄∞ƒ♣♦♥♠↔←↑→↓°±″≥×∝∂•÷≠≡≈…⏐⎯↵ℵℑℜ℘⊗⊕∅∩∪⊃⊇⊄⊂⊆∈∉∠∇®©™∏√⋅¬∧∨⇔⇐⇑⇒⇓◊〈®©™∑⎛⎜⎝⎡⎢⎣⎧⎨⎩⎪•〉∫⌠⎮⌡⎞⎟⎠⎤⎥⎦⎫⎬⎭",
-    ),
-    "wingdings": _font(0x6C, "●❍■☐☐☐☐◆◆◆❖◆⌧")
-    | _font(0x80, "⓪①②③④⑤⑥⑦⑧⑨⑩⓿❶❷❸❹❺❻❼❽❾❿")
-    | _font(0xDF, "←→↑↓↖↗↙↘←→↑↓")
-    | _font(0xFB, "✗✓☒☑")
-    | {0x28: "☎", 0x2A: "✉", 0x4A: "☺", 0x4C: "☹", 0xA1: "○", 0xA8: "☐", 0xAB: "★", 0xD8: "➢"},
-    "wingdings 2": _font(0x4F, "✗✓☒☑☒☒")
-    | _font(0x69, "⓪①②③④⑤⑥⑦⑧⑨⑩")
-    | _font(0x96, "●●●")
-    | _font(0xA2, "■☐☐"),
-    "webdings": {0x61: "✓", 0x63: "☐", 0x67: "■", 0x72: "✗", 0x6E: "●"},
-}
+@cache
+def _fonts() -> dict[str, dict[int, str]]:
+    """The characters of each symbol font by their code."""
+    table = tomllib.loads(Path(__file__).with_name("symbols.toml").read_text("utf-8"))
+    return {
+        font: {int(first, 16) + at: sign for first, signs in own.items() for at, sign in enumerate(signs)}
+        for font, own in table.items()
+    }
 
 
 def symbol(font: str, code: int) -> str:
     """A character of a symbol font, which files write at U+F020 to U+F0FF; • for one not listed."""
-    return _FONTS.get(font.lower(), {}).get(code & 0xFF, "•")
+    return _fonts().get(font.lower(), {}).get(code & 0xFF, "•")

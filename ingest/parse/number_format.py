@@ -4,26 +4,16 @@ import ast
 import contextlib
 import operator
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache, lru_cache
 from math import fsum, inf, nextafter
+from pathlib import Path
 
-_CHINESE = {
-    27: 'yyyy"年"m"月"', 28: 'm"月"d"日"', 31: 'yyyy"年"m"月"d"日"', 32: 'h"时"mm"分"',
-    33: 'h"时"mm"分"ss"秒"', 34: '上午/下午h"时"mm"分"', 35: '上午/下午h"时"mm"分"ss"秒"',
-}  # fmt: skip
-BUILTIN = {
-    1: "0", 2: "0.00", 3: "#,##0", 4: "#,##0.00", 9: "0%", 10: "0.00%", 11: "0.00E+00",
-    14: "yyyy-mm-dd", 15: "d-mmm-yy", 16: "d-mmm", 17: "mmm-yy",
-    18: "h:mm AM/PM", 19: "h:mm:ss AM/PM", 20: "hh:mm", 21: "hh:mm:ss", 22: "yyyy-mm-dd hh:mm",
-    37: "#,##0;(#,##0)", 38: "#,##0;(#,##0)", 39: "#,##0.00;(#,##0.00)", 40: "#,##0.00;(#,##0.00)",
-    45: "mm:ss", 46: "[h]:mm:ss", 47: "mm:ss.0", 48: "0.0E+0",
-    **_CHINESE, 29: _CHINESE[28], 30: "yyyy-mm-dd", 36: _CHINESE[27], 50: _CHINESE[27],
-    51: _CHINESE[28], 52: _CHINESE[27], 53: _CHINESE[28], 54: _CHINESE[28], 55: _CHINESE[34],
-    56: _CHINESE[35], 57: _CHINESE[27], 58: _CHINESE[28],
-}  # fmt: skip
+_TABLE = Path(__file__).with_name("number_formats.toml").read_text("utf-8")
+BUILTIN = {int(number): code for number, code in tomllib.loads(_TABLE).items()}
 """The codes that files name by number only. Those that a machine's language decides are ISO dates."""
 
 _TOKEN = re.compile(

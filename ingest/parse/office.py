@@ -12,7 +12,8 @@ from ingest.files import damaged, locked
 from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, clean, comment, heading, mark, table
 from ingest.parse.html import Page
-from ingest.parse.opc import attributes, local, open_document
+from ingest.parse.opc import attributes, local, open_document, whole_number
+from ingest.parse.pdf import Pictures
 from ingest.parse.sheet import CELLS
 
 MIME = {
@@ -29,9 +30,9 @@ _TAGS = {  # of OpenDocument -> of HTML
 }
 
 
-def opendocument_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
+def opendocument_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> Iterator[Block]:
     """The text without what is deleted, struck or hidden, or the slides in order, each with its notes.
-    Comments and footnotes follow the text or the slide."""
+    Comments, footnotes and what pictures say follow the text or the slide."""
     with open_document(path) as package:
         root = package.xml("content.xml")
         named = package.xml("styles.xml").iter() if "styles.xml" in package else ()
@@ -40,15 +41,18 @@ def opendocument_blocks(path: Path, *, warn: list[str]) -> Iterator[Block]:
             for style in chain(named, root.iter())
             if local(style) == "style"
         }
-    slides = [element for element in root.iter() if local(element) == "page"]
-    shown = [slide for slide in slides if styles.get(attributes(slide).get("style-name", "")) != "del"]
-    for part in shown if slides else [root]:
-        page, apart = Page(whole=True), list[Block]()
-        _feed(page, part, styles, apart)
-        page.close()
-        yield mark("page", f"p. {slides.index(part) + 1}") if slides else Block("")
-        yield from page.take()
-        yield from apart
+        slides = [element for element in root.iter() if local(element) == "page"]
+        shown = [slide for slide in slides if styles.get(attributes(slide).get("style-name", "")) != "del"]
+        for part in shown if slides else [root]:
+            page, apart = Page(whole=True), list[Block]()
+            _feed(page, part, styles, apart)
+            page.close()
+            yield mark("page", f"p. {slides.index(part) + 1}") if slides else Block("")
+            yield from page.take()
+            yield from apart
+            for image in (attributes(e).get("href", "") for e in part.iter() if local(e) == "image"):
+                if image in package:
+                    yield from pictures.blocks(package.read(image))
     if hidden := [at for at, slide in enumerate(slides, 1) if slide not in shown]:
         warn.append(Translatable("hidden slides are left out: {slides}", slides=hidden[:20]))
 
@@ -77,7 +81,7 @@ def _feed(page: Page, element: Element, styles: Mapping[str, str], apart: list[B
         return
     tag = styles.get(values.get("style-name", "")) if name in ("p", "span") else ""
     if name == "h" or values.get("class") == "title":
-        tag = f"h{min(int(values.get('outline-level', 1)), 6)}"
+        tag = f"h{min(whole_number(values.get('outline-level')) or 1, 6)}"
     tag = tag or _TAGS.get(name, "")
     if tag:
         spans = (values.get(f"number-{way}-spanned") for way in ("columns", "rows"))

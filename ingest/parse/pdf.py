@@ -400,8 +400,9 @@ LEAST = 6  # a part of a passage is marked if it has at least this many characte
 MARK = (255, 214, 10, 96)  # RGBA
 
 
-def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
-    """The page as PNG, and whether `passage` was found on it. Pages are counted from 1.
+def draw(path: Path, number: int, passage: str) -> tuple[bytes, int, float | None]:
+    """The page as PNG, the number of pages, and where `passage` begins: the part of the page's height
+    above it, None if it isn't on the page. Pages are counted from 1.
 
     Raises `Unreadable` if the file is not a PDF, needs a password or has no such page.
     """
@@ -414,7 +415,8 @@ def draw(path: Path, number: int, passage: str) -> tuple[bytes, bool]:
                 )
             page = document[number - 1]
             boxes = line_boxes(_character_boxes(page.get_textpage(), passage))
-            return _picture(page, boxes), bool(boxes)
+            top = 1 - max(box[3] for box in boxes) / page.get_height() if boxes else None
+            return _picture(page, boxes), count, top
     except PdfiumError as error:
         raise Unreadable("{name} can't be drawn: {error}", name=path.name, error=error) from error
 

@@ -22,6 +22,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
 from rag.chatglm.chat import TEMPLATES
+from rag.chatglm.configuration import read_object
 from rag.chatglm.lora import Factors, LoraConfig
 from rag.chatglm.weights import Checkpoint, read_bin, read_safetensors
 
@@ -46,6 +47,7 @@ PARTS = {
     ("magnitude_vector", None): "magnitude",
 }
 PREFIX_KEY = "prefix_encoder."
+PEFT_PREFIX = "prompt_embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,18 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
         )
     contract = Contract.read(directory)
     path = next((directory / name for name in LORA if (directory / name).is_file()), None)
+    settings = read_object(file) if (file := directory / CONFIG).is_file() else None
     if path is None:
-        return _prefix(directory, contract)
+        path, keys = _checkpoint(directory)
+        if not any(map(KEY.match, keys)):
+            return _prefix(directory, contract, keys)
+    else:
+        keys = {}
     # The config first: it may explain why tensors are of another kind.
-    settings = _settings(directory)
+    if settings and settings.get("peft_type") == "PREFIX_TUNING":
+        return _peft_prefix(directory, contract, settings, keys or _tensors(path))
     config = None if settings is None else LoraConfig.of(settings)
-    keys = _tensors(path)
+    keys = keys or _tensors(path)
     modules = _factors(keys, path)
     if settings is not None and config is not None:
         contract = contract or Contract(_generation(modules, config.base))
@@ -150,7 +158,8 @@ def read_adapter(directory: Path, *, alpha: float | None = None) -> Adapter:
     if alpha is None and not tutorial:
         raise UserError(
             "{directory} lacks {config}, without which the scale of the adapter is unknown; copy "
-            "the file from the training folder, or give the adapter's lora_alpha",
+            "the file from the training folder, or merge the adapter into its model: rag finetune "
+            "merge has --lora-alpha",
             directory=directory,
             config=CONFIG,
         )
@@ -200,22 +209,6 @@ def write_prefix(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     write_whole(folder / PREFIX[1], (json.dumps(lengths, indent=2) + "\n").encode())
 
 
-def _settings(directory: Path) -> dict[str, Any] | None:
-    """The content of adapter_config.json; None if there is none."""
-    path = directory / CONFIG
-    if not path.is_file():
-        return None
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(
-            "{path} is not JSON: {error}; copy it again from the training folder", path=path, error=error
-        ) from None
-    if not isinstance(data, dict):
-        raise UserError("{path} is not an object", path=path)
-    return data
-
-
 def _tensors(path: Path) -> dict[str, Tensor]:
     read, size = (read_safetensors if path.suffix == ".safetensors" else read_bin, path.stat().st_size)
     if size and (tensors := read(path)):
@@ -259,10 +252,19 @@ def _factors(keys: dict[str, Tensor], path: Path) -> dict[str, Factors]:
     return {name: Factors(**parts) for name, parts in modules.items()}
 
 
-def _prefix(directory: Path, contract: Contract | None) -> Adapter:
-    """Upstream's layout: pytorch_model.bin of the prefix alone, or of the whole model."""
+def _checkpoint(directory: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The tensors of a prefix or of LoRA in a file that is named as a model's, and one of its files.
+
+    Raises `UserError` if there are no such tensors."""
     files = sorted(path.name for path in directory.iterdir())
     if not any(name.startswith(("pytorch_model", "model")) for name in files):
+        inner = sorted(path.parent.name for name in LORA for path in directory.glob(f"*/{name}"))
+        if inner:
+            raise UserError(
+                "{directory} holds no adapter itself, but these folders in it do: {names}; give one of them",
+                directory=directory,
+                names=", ".join(dict.fromkeys(inner)),
+            )
         raise UserError(
             "{directory} holds no adapter (adapter_model.safetensors, or pytorch_model.bin with a "
             "prefix); it holds {files}",
@@ -270,18 +272,40 @@ def _prefix(directory: Path, contract: Contract | None) -> Adapter:
             files=files[:5] or Translatable("nothing"),
         )
     checkpoint = Checkpoint.open(directory)
-    names = [name for name in checkpoint.files if PREFIX_KEY in name]
-    tensors = {name.partition(PREFIX_KEY)[2]: checkpoint.read(name) for name in names}
-    if "embedding.weight" not in tensors:
+    names = [name for name in checkpoint.files if PREFIX_KEY in name or KEY.match(name)]
+    if not names:
         raise UserError(
             "{directory} holds a model, not an adapter: no tensor is named prefix_encoder; give it "
             "as the model",
             directory=directory,
         )
-    try:
-        length = json.loads((directory / PREFIX[1]).read_text("utf-8")).get("pre_seq_len")
-    except (OSError, ValueError, AttributeError):  # it is not there, or not an object
-        length = None
+    return checkpoint.files[names[0]], {name: checkpoint.read(name) for name in names}
+
+
+def _peft_prefix(
+    directory: Path, contract: Contract | None, settings: dict[str, Any], tensors: dict[str, Tensor]
+) -> Adapter:
+    """PEFT's prefix tuning: its `prompt_embeddings` are upstream's `embedding.weight`."""
+    if tensors.keys() != {PEFT_PREFIX}:
+        raise UserError(
+            "{directory}: adapter_config.json says PREFIX_TUNING, but the tensors are {names}, not "
+            "{expected}; use the config that was saved with these tensors",
+            directory=directory, names=[*tensors][:5], expected=PEFT_PREFIX,
+        )  # fmt: skip
+    contract = contract or Contract(_generation((), str(settings.get("base_model_name_or_path") or "")))
+    return Adapter(directory, contract, prefix={"embedding.weight": tensors[PEFT_PREFIX]}, settings=settings)
+
+
+def _prefix(directory: Path, contract: Contract | None, keys: Mapping[str, Tensor]) -> Adapter:
+    """Upstream's layout: pytorch_model.bin of the prefix alone, or of the whole model."""
+    tensors = {name.partition(PREFIX_KEY)[2]: tensor for name, tensor in keys.items()}
+    if "embedding.weight" not in tensors:
+        raise UserError(
+            "{directory} holds no embedding.weight of a prefix: it is incomplete; copy it again",
+            directory=directory,
+        )
+    path = directory / PREFIX[1]
+    length = read_object(path).get("pre_seq_len") if path.is_file() else None
     found = tensors["embedding.weight"].shape[0]
     if length not in (None, found):
         raise UserError(

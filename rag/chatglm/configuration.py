@@ -4,14 +4,18 @@ Upstream calls the model type of all its generations "chatglm"; their keys tell 
 that would change the model's results and is not implemented raises an error with its name.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig, Glm4Config, GlmConfig, GlmForCausalLM, PreTrainedConfig
 
 from ingest.errors import UserError
+from ingest.i18n import Translatable
 
 # The name of the key-value cache in forward and its output: `past_key_values` up to transformers 5.23.
 CACHE = "cache" if "cache" in signature(GlmForCausalLM.forward).parameters else "past_key_values"
@@ -69,13 +73,49 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 # Fields that transformers 4 and 5 write into every config.json, beside those its classes declare.
 GENERAL = {
-    "_attn_implementation", "_name_or_path", "add_cross_attention", "attn_implementation",
+    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
+    "_experts_implementation", "_experts_implementation_internal", "_name_or_path",
+    "_output_attentions", "add_cross_attention", "attn_implementation", "base_model_pp_plan",
+    "base_model_tp_plan", "cls_token_id", "gradient_checkpointing", "is_composition", "loss_type",
+    "mask_token_id", "tf_legacy_loss", "unk_token_id", "use_return_dict",
+    "xla_device",
     "cross_attention_hidden_size", "decoder_start_token_id", "finetuning_task", "is_decoder",
     "model_type", "name_or_path", "num_labels", "output_attentions", "prefix", "pruned_heads",
     "sep_token_id", "task_specific_params", "tie_encoder_decoder", "tokenizer_class",
     "torch_dtype", "torchscript", "use_bfloat16",
 }  # fmt: skip
 DROPPED = {"auto_map", "_commit_hash"}  # the source of upstream's code
+POINTER = b"version https://git-lfs"
+
+
+class PointerFile(UserError):
+    """A small file of git-lfs is in the place of the real one."""
+
+
+def damaged(path: Path, why: str) -> UserError:
+    """The error that a file of a model's folder can't be read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            return PointerFile(
+                "{path} is a pointer of git-lfs ({size} bytes), not the file; run: git lfs pull",
+                path=path,
+                size=size,
+            )
+    return UserError(
+        "{path} ({size:,} bytes) is damaged: {why}; download it again", path=path, size=size, why=why
+    )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A small file of a model's or an adapter's folder, which must be a JSON object."""
+    try:
+        data = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, Translatable("it is not JSON: {error}", error=str(error))) from None
+    if not isinstance(data, dict):
+        raise damaged(path, Translatable("it is not a JSON object"))
+    return data
 
 
 class Glm1Config(PreTrainedConfig):
@@ -209,10 +249,8 @@ def _generation(data: Mapping[str, Any]) -> int:
     """2, 3 or 4: their keys are the same, but the model's name and its date differ."""
     if data["padded_vocab_size"] > 100_000:
         return 4  # GLM-4's vocabulary has 151,552 tokens, the others' 65,024
-    name = str(data.get("_name_or_path", "")).lower()
-    for generation in (2, 3):
-        if f"chatglm{generation}" in name:
-            return generation
+    if generation := generation_in(str(data.get("_name_or_path") or "")):
+        return generation
     # ChatGLM2 was published with transformers 4.27.1, ChatGLM3 with 4.30.2.
     generation = {"4.27.1": 2, "4.30.2": 3}.get(str(data.get("transformers_version")))
     if generation is None:
@@ -220,6 +258,19 @@ def _generation(data: Mapping[str, Any]) -> int:
             'config.json does not show whether this is ChatGLM2 or ChatGLM3; add "generation": 2 or 3 to it'
         )
     return generation
+
+
+def generation_in(name: str) -> int | None:
+    """2 or 3 by the last folder of a model's path, or by its name on a hub."""
+    match = re.search(r"chatglm([23])[^/\\]*$", name.lower().rstrip("/\\"))
+    return int(match[1]) if match else None
+
+
+def tokenizer_generation(data: Mapping[str, Any]) -> int | None:
+    """2 or 3 by a tokenizer_config.json: its own field, its tokens for roles, or its name."""
+    if "<|user|>" in str(data.get("added_tokens_decoder", "")):
+        return data.get("generation") or 3
+    return data.get("generation") or generation_in(str(data.get("name_or_path") or ""))
 
 
 def _known_fields(data: Mapping[str, Any], fields: set[str]) -> dict[str, Any]:

@@ -221,12 +221,6 @@ def export(
     source = WeightSource.open(directory, config)
     generation = generation_of(config)
     tokenizer = open_tokenizer(directory)
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            "{directory}: its tokenizer has {words} tokens, but its config.json has {rows} rows of "
-            "the embedding; the two belong to different models",
-            directory=directory, words=len(tokenizer), rows=config.vocab_size,
-        )  # fmt: skip
     read = read_adapter(adapter, alpha=alpha) if adapter else None
     if read and read.kind == "prefix":
         raise UserError(

@@ -58,7 +58,7 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
     ModelScope. Raises `UserError` if there is no such model, or neither a copy nor a network."""
     path = Path(name).expanduser()
     if name and path.is_dir():
-        return path
+        return _snapshot(path)
     repository, _, revision = name.removeprefix(MODELSCOPE).partition("@")
     folder = cache / repository
     if not NAME.fullmatch(repository):
@@ -89,6 +89,24 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
         record = Origin(hub.endpoint, repository, commit)
         (directory / RECORD).write_text(json.dumps(asdict(record), indent=2), "utf-8")
     return directory
+
+
+def _snapshot(path: Path) -> Path:
+    """The model in a folder of Hugging Face's cache, `models--owner--name`; any other folder itself."""
+    root = path.parent if path.name == "snapshots" else path
+    if (path / "config.json").is_file() or not (root / "snapshots").is_dir():
+        return path
+    snapshots = sorted(each for each in (root / "snapshots").iterdir() if each.is_dir())
+    main = root / "refs" / "main"
+    commit = main.read_text("utf-8").strip() if main.is_file() else ""
+    if len(snapshots) != 1:
+        snapshots = [each for each in snapshots if each.name == commit] or snapshots
+    if len(snapshots) != 1:
+        raise UserError(
+            "{path} is a folder of Hugging Face's cache with {count} snapshots; give one of them: {names}",
+            path=path, count=len(snapshots), names=", ".join(map(str, snapshots)) or Translatable("none"),
+        )  # fmt: skip
+    return snapshots[0]
 
 
 class HuggingFace:

@@ -22,7 +22,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ingest.errors import UserError
 from ingest.store.atomic import new_folder
 from rag.chatglm import quantize
-from rag.chatglm.configuration import Quant, generation_of, stored_dtype, upstream_config
+from rag.chatglm.configuration import (
+    Quant,
+    generation_of,
+    read_object,
+    stored_dtype,
+    tokenizer_generation,
+    upstream_config,
+)
 from rag.chatglm.weights import Piece, WeightSource, pieces, to_upstream
 
 LAST = ("down_proj", "dense_4h_to_h")  # a layer's last linear
@@ -76,6 +83,7 @@ def read_model_config(directory: Path) -> PreTrainedConfig:
     """The config.json as a config object; raises `UserError` if it is missing, broken or unknown."""
     if not (directory / "config.json").is_file():
         raise UserError("{directory} holds no model: config.json is missing", directory=directory)
+    data = read_object(directory / "config.json")
     try:
         config = AutoConfig.from_pretrained(directory)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -83,7 +91,15 @@ def read_model_config(directory: Path) -> PreTrainedConfig:
         raise UserError(
             "{directory}/config.json cannot be read: {why}", directory=directory, why=why
         ) from None
-    generation_of(config)
+    generation, path = generation_of(config), directory / "tokenizer_config.json"
+    if generation in (2, 3) and not data.get("generation") and path.is_file():
+        other = tokenizer_generation(read_object(path))
+        if other not in (None, generation):
+            raise UserError(
+                "{directory}: config.json is of ChatGLM{generation}, but tokenizer_config.json of "
+                'ChatGLM{other}; add "generation": {generation} or {other} to config.json',
+                directory=directory, generation=generation, other=other,
+            )  # fmt: skip
     return config
 
 
@@ -199,7 +215,8 @@ def _finish(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> PreT
         model.tie_weights()
     model.config.dtype = dtype
     model.config._name_or_path = str(directory)
-    if (directory / "generation_config.json").is_file():
+    if (path := directory / "generation_config.json").is_file():
+        read_object(path)
         model.generation_config = GenerationConfig.from_pretrained(directory)
     return model.eval()
 

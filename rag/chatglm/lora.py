@@ -107,7 +107,7 @@ class LoraConfig:
 def _check_fields(data: Mapping[str, Any]) -> None:
     if (kind := data.get("peft_type", "LORA")) != "LORA":
         raise UserError(
-            "adapter_config.json says peft_type {kind!r}; LORA is supported, and prefixes in "
+            "adapter_config.json says peft_type {kind!r}; LORA and PREFIX_TUNING are supported, and prefixes in "
             "upstream's P-Tuning layout (pytorch_model.bin with prefix_encoder)",
             kind=kind,
         )

@@ -28,7 +28,7 @@ from transformers.utils.generic import PaddingStrategy
 from transformers.utils.hub import cached_file
 
 from ingest.errors import UserError
-from rag.chatglm.configuration import Glm1Config
+from rag.chatglm.configuration import Glm1Config, read_object, tokenizer_generation
 
 MAX_BLANKS = 80
 # As transformers 4, `clean_up_tokenization`: the blank before each is removed, in this order.
@@ -63,6 +63,11 @@ def clean_up(text: str) -> str:
 GLM1_FILE = "ice_text.model"
 MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+SMALL = (
+    "config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json",
+)  # fmt: skip
+"""Files that are read for a tokenizer, beside the vocabulary."""
+MOST_PADDING = 2  # a model's vocabulary is padded to less than this many times the tokenizer's
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -409,7 +414,20 @@ def convert(ranks: dict[bytes, int], specials: Iterable[AddedToken | str] = SPEC
 
 
 def open_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a model's directory, of any generation; raises `UserError` if it has none."""
+    """The tokenizer of a model's directory, of any generation. Raises `UserError` if it has none, if one
+    of its files is damaged, or if it is of another model than config.json."""
+    config, *_ = (read_object(path) if path.is_file() else {} for path in map(directory.joinpath, SMALL))
+    tokenizer = _tokenizer_of(directory)
+    words, vocabulary = len(tokenizer), config.get("padded_vocab_size") or config.get("vocab_size") or 0
+    if vocabulary and not words <= vocabulary < MOST_PADDING * words:
+        raise UserError(
+            "{directory}: the tokenizer has {words} words, the model {vocabulary}; take both from one model",
+            directory=directory, words=words, vocabulary=vocabulary,
+        )  # fmt: skip
+    return tokenizer
+
+
+def _tokenizer_of(directory: Path) -> Any:
     if (directory / GLM1_FILE).is_file():
         return ChatGLM1Tokenizer.from_pretrained(directory)
     vocab = directory / "tokenizer.model"
@@ -439,7 +457,5 @@ def _generation(path: Any, kwargs: dict[str, Any]) -> int:
     if config := _find(path, "config.json", kwargs):
         return Glm1Config.from_pretrained(config).generation
     if own := _find(path, "tokenizer_config.json", kwargs):
-        data = json.loads(Path(own).read_text("utf-8"))
-        name = re.search(r"chatglm([23])", str(data.get("name_or_path", "")).lower())
-        return data.get("generation") or (int(name[1]) if name else 3)
+        return tokenizer_generation(read_object(Path(own))) or 3
     return 3

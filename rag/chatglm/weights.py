@@ -6,7 +6,7 @@ and LoRA's B matrices are all cut by rows, so one table serves them. ChatGLM-6B 
 names. Files are safetensors, or .bin files that are read as data only.
 """
 
-import json
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,13 +22,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.chatglm.configuration import stored_bits
+from rag.chatglm.configuration import PointerFile, damaged, read_object, stored_bits
 from rag.chatglm.quantize import BLOCK, HEAD_BLOCK, PackedWeight, from_published, quantize
 
 # In the order of preference; an index says which shard holds which tensor.
 SINGLE = ("model.safetensors", "pytorch_model.bin")
-INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "model.bin.index.json")
-POINTER = b"version https://git-lfs"
+INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+logger = logging.getLogger(__name__)
 # What torch raises for code in a file; nothing is unpickled here.
 UNSAFE: type[Exception] = vars(torch.serialization)["pickle"].UnpicklingError
 
@@ -46,11 +46,24 @@ class Checkpoint:
     @classmethod
     def open(cls, directory: Path) -> "Checkpoint":
         """Raises `UserError` if there are no weights, a shard is missing, or a file is damaged."""
-        for single, index in zip(SINGLE, INDEX, strict=False):
-            if (directory / index).is_file():
-                return cls(_indexed(directory, index))
-            if (directory / single).is_file():
-                return cls(dict.fromkeys(_names(directory / single), directory / single))
+        pointer: PointerFile | None = None
+        for single, index in zip(SINGLE, INDEX, strict=True):
+            path = directory / single
+            try:
+                if (directory / index).is_file():
+                    files = _indexed(directory, index)
+                elif path.is_file():
+                    files = dict.fromkeys(_names(path), path)
+                else:
+                    continue
+            except PointerFile as error:
+                pointer = pointer or error
+                continue
+            if pointer:
+                logger.warning("%s; %s is read instead", pointer, sorted(set(files.values()))[0].name)
+            return cls(files)
+        if pointer:
+            raise pointer
         files = sorted(path.name for path in directory.iterdir())[:5]
         raise UserError(
             "{directory} holds no weights (model.safetensors or pytorch_model.bin, or shards of "
@@ -80,7 +93,7 @@ def read_bin(path: Path) -> dict[str, Tensor]:
     """All tensors of a torch file, mapped. Raises `UserError` if the file is damaged, of the format
     before torch 1.6, or holds code or anything else that is not a tensor."""
     if not zipfile.is_zipfile(path):
-        raise _damaged(path, Translatable("it has no end, or it has torch's format before 1.6"))
+        raise damaged(path, Translatable("it has no end, or it has torch's format before 1.6"))
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except UNSAFE:
@@ -90,24 +103,21 @@ def read_bin(path: Path) -> dict[str, Tensor]:
             path=path,
         ) from None
     except (RuntimeError, EOFError, ValueError) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from None
+        raise damaged(path, str(error).splitlines()[0]) from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise _damaged(path, Translatable("it is not a table of tensors"))
+        raise damaged(path, Translatable("it is not a table of tensors"))
     return state
 
 
 def _indexed(directory: Path, index: str) -> dict[str, Path]:
     """The file of each tensor that an index lists; every shard must be there and hold its tensors."""
-    try:
-        table = json.loads((directory / index).read_text("utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError):
-        table = None
+    table = read_object(directory / index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise _damaged(directory / index, Translatable("it is not an index"))
+        raise damaged(directory / index, Translatable("it is not an index"))
     outside = [name for name in table.values() if Path(name).name != name]
     if outside:
         why = Translatable("it names {name!r}, which is not in this folder", name=outside[0])
-        raise _damaged(directory / index, why)
+        raise damaged(directory / index, why)
     shards = sorted(set(table.values()))
     missing = [name for name in shards if not (directory / name).is_file()]
     if missing:
@@ -123,7 +133,7 @@ def _indexed(directory: Path, index: str) -> dict[str, Path]:
     for name, shard in table.items():
         if name not in names[shard]:
             why = Translatable("{index} says that it holds {name}", index=index, name=name)
-            raise _damaged(directory / shard, why)
+            raise damaged(directory / shard, why)
     return {name: directory / shard for name, shard in table.items()}
 
 
@@ -141,21 +151,7 @@ def _safetensors(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise _damaged(path, str(error)) from None
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            return UserError(
-                "{path} is a pointer of git-lfs ({size} bytes), not the file; run: git lfs pull",
-                path=path,
-                size=size,
-            )
-    return UserError(
-        "{path} ({size:,} bytes) is damaged: {why}; download it again", path=path, size=size, why=why
-    )
+        raise damaged(path, str(error)) from None
 
 
 # `{n}` is the layer's number. If several native modules share one of upstream's, they are its rows
@@ -175,6 +171,7 @@ RENAMING = (
 )  # fmt: skip
 NATIVE = {native: upstream for upstream, native in RENAMING}
 UPSTREAM = ("transformer.encoder.", "transformer.embedding.", "transformer.output_layer")
+CODES = (".codes", ".weight_scale")  # the ends of names beside which a weight is codes
 # Stored upstream, computed here
 IGNORED = re.compile(r".*rotary(_pos)?_emb\.inv_freq$")
 
@@ -248,8 +245,11 @@ class WeightSource:
 
     @classmethod
     def open(cls, directory: Path, config: PreTrainedConfig) -> "WeightSource":
-        """Raises `UserError` as `Checkpoint.open`."""
+        """Raises `UserError` as `Checkpoint.open`. Bits in `config` are taken out if all weights are
+        floats, which is what some tools for training save."""
         checkpoint = Checkpoint.open(directory)
+        if stored_bits(config) and not any(name.endswith(CODES) for name in checkpoint.files):
+            config.packed = config.quantization_bit = None
         upstream = any(name.startswith(UPSTREAM) for name in checkpoint.files)
         return cls(checkpoint, config, upstream)
 

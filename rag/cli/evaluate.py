@@ -1,5 +1,6 @@
 """`rag eval`: figures with intervals on sets of questions, and comparisons."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from rag.cli.paths import cache_home
 
 if TYPE_CHECKING:
     from rag.evaluate.dataset import Dataset
-    from rag.evaluate.report import EvalReport
+    from rag.evaluate.report import Difference, EvalReport
 
 
 @with_options("Measure retrieval, answers, refusals and citations on evaluation sets.")
@@ -32,7 +33,7 @@ def evaluate(
     model: ModelOptions,
 ) -> None:
     from rag.evaluate.dataset import Dataset
-    from rag.evaluate.report import EvalReport, draw
+    from rag.evaluate.report import EvalReport, compare, draw
 
     reports: list[EvalReport] = []
     for folder in folders:
@@ -49,7 +50,8 @@ def evaluate(
             save.mkdir(parents=True, exist_ok=True)
             report.save(save / f"{report.dataset}.json")
         if against:
-            _show_comparison(EvalReport.load(against / f"{report.dataset}.json"), report)
+            before = EvalReport.load(against / f"{report.dataset}.json")
+            show_comparison(report.dataset, compare(before, report))
     if picture:
         draw({report.dataset: report.figures() for report in reports}, picture)
         note(str(picture))
@@ -79,8 +81,8 @@ def _show(report: "EvalReport") -> None:
     table(report.dataset, columns, rows)
 
 
-def _show_comparison(before: "EvalReport", after: "EvalReport") -> None:
-    from rag.evaluate.report import compare, measure_of
+def show_comparison(name: str, found: "Mapping[str, Difference]") -> None:
+    from rag.evaluate.report import measure_of
 
     rows = [
         (
@@ -90,7 +92,7 @@ def _show_comparison(before: "EvalReport", after: "EvalReport") -> None:
             f"{d.difference:+.4f} ({d.low:+.4f} – {d.high:+.4f})",
             f"{d.p:.3f}",
         )
-        for name, d in compare(before, after).items()
+        for name, d in found.items()
     ]
     columns = [say("measure"), say("before"), say("now"), say("difference"), "p"]
-    table(f"{after.dataset}: {say('paired comparison')}", columns, rows)
+    table(f"{name}: {say('paired comparison')}", columns, rows)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.endpoint.address import KEY, Address, EndpointOptions
-from rag.types import Message
+from rag.types import CountTokens, Message
 
 if TYPE_CHECKING:
     import openai
@@ -204,11 +204,10 @@ def tokens(text: str) -> int:
     return sum(map(weight, _WORD.finditer(text)))
 
 
-Count = Callable[[Sequence[Message]], int]
 CHATGLM = ("chatglm", "glm", "glm4")
 
 
-def local_count(folder: str) -> Count:
+def local_count(folder: str) -> CountTokens:
     """A counter with the tokenizer of `folder`: of a ChatGLM in its own format, of any other model
     with its chat template. No code of the folder runs. Raises `UserError` if it can't be read."""
     directory = Path(folder).expanduser()
@@ -226,7 +225,7 @@ def local_count(folder: str) -> Count:
         ) from None
 
 
-def _chatglm_count(directory: Path) -> Count:
+def _chatglm_count(directory: Path) -> CountTokens:
     from rag.chatglm.chat import encode_chat
     from rag.chatglm.configuration import generation_of
     from rag.chatglm.loading import read_model_config
@@ -236,7 +235,7 @@ def _chatglm_count(directory: Path) -> Count:
     return lambda messages: len(encode_chat(messages, tokenizer, generation))
 
 
-def _template_count(directory: Path) -> Count:
+def _template_count(directory: Path) -> CountTokens:
     from transformers import AutoTokenizer
 
     options = {"local_files_only": True, "trust_remote_code": False}

@@ -120,7 +120,7 @@ class EndpointGenerator:
         return engine.counter(self._ask, engine.model, engines.to_openai(messages))
 
     @cached_property
-    def _local_count(self) -> engines.Count:
+    def _local_count(self) -> engines.CountTokens:
         return engines.local_count(self.options.tokenizer)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from math import log2
 
 import numpy as np
@@ -48,6 +49,9 @@ _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−－"), "-") | dict.fromkeys(map(ord, "～〜∼"), "~")
 
 
+_UNITS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
+
+
 def answer_end(text: str, answers: Sequence[str]) -> int | None:
     """Where the first of `answers` ends in `text`, in characters that are not space; None if none occurs.
 
@@ -75,6 +79,17 @@ def _pattern(answer: str) -> re.Pattern[str]:
     return re.compile(before + body + after)
 
 
+def span_f1(text: str, answers: Sequence[str]) -> float:
+    """The F1 of `text` against the best of `answers`, on their longest common run of words (Han and kana:
+    of characters), as for CMRC 2018. It is 1 if nothing but white space and punctuation differs."""
+    best, ours = 0.0, _UNITS.findall(_plain(text))
+    for answer in answers:
+        theirs = _UNITS.findall(_plain(answer))
+        common = SequenceMatcher(None, ours, theirs, autojunk=False).find_longest_match().size
+        best = max(best, 2 * common / max(1, len(ours) + len(theirs)))
+    return best
+
+
 def locate(quote: str, text: str) -> list[tuple[int, int]]:
     """Every span of `text` that equals `quote`: exactly, or otherwise after normalisation.
 
@@ -94,25 +109,25 @@ def _occurrences(part: str, text: str) -> list[tuple[int, int]]:
 
 
 Values = NDArray[np.float64]
-Weights = NDArray[np.float64]
+ResampleWeights = NDArray[np.float64]
 
 _BLOCK = 4_000_000  # weights in memory at once; 32 MB
 
 
-def mean(values: Values, weights: Weights) -> Values:
+def mean(values: Values, weights: ResampleWeights) -> Values:
     """The mean over the questions that have a value (are not NaN)."""
     measured = ~np.isnan(values)
     return _divide(weights @ np.where(measured, values, 0.0), weights @ measured.astype(float))
 
 
-def ratio(part: Values, whole: Values, weights: Weights) -> Values:
+def ratio(part: Values, whole: Values, weights: ResampleWeights) -> Values:
     """The sum of `part` over the sum of `whole`; questions with NaN in `whole` do not count."""
     measured = ~np.isnan(whole)
     parts, wholes = np.where(measured, part, 0.0), np.where(measured, whole, 0.0)
     return _divide(weights @ parts, weights @ wholes)
 
 
-def quantile(values: Values, weights: Weights, *, level: float) -> Values:
+def quantile(values: Values, weights: ResampleWeights, *, level: float) -> Values:
     """The smallest value that `level` of the weight does not exceed (the inverted CDF)."""
     measured = np.flatnonzero(~np.isnan(values))
     order = measured[np.argsort(values[measured], kind="stable")]
@@ -123,7 +138,7 @@ def quantile(values: Values, weights: Weights, *, level: float) -> Values:
     return np.where(mass[:, -1] > 0, values[order[np.minimum(place, len(order) - 1)]], np.nan)
 
 
-def auroc(scores: Values, positive: Values, weights: Weights) -> Values:
+def auroc(scores: Values, positive: Values, weights: ResampleWeights) -> Values:
     """The probability that a positive (1) scores above a negative (0); a tie counts half.
 
     This is the Mann-Whitney U divided by the number of pairs. Questions with NaN do not count.
@@ -134,7 +149,7 @@ def auroc(scores: Values, positive: Values, weights: Weights) -> Values:
     return _divide((positives * below).sum(axis=1), pairs)
 
 
-def accepted_negatives(scores: Values, positive: Values, weights: Weights, *, lost: float) -> Values:
+def accepted_negatives(scores: Values, positive: Values, weights: ResampleWeights, *, lost: float) -> Values:
     """The share of negatives at or above the highest threshold that rejects at most the share `lost`
     of the positives."""
     positives, negatives = _by_score(scores, positive, weights)
@@ -149,7 +164,9 @@ def accepted_negatives(scores: Values, positive: Values, weights: Weights, *, lo
     return np.where(positives.sum(axis=1) > 0, share, np.nan)
 
 
-def _by_score(scores: Values, positive: Values, weights: Weights) -> tuple[Weights, Weights]:
+def _by_score(
+    scores: Values, positive: Values, weights: ResampleWeights
+) -> tuple[ResampleWeights, ResampleWeights]:
     """The weight of positives and of negatives at each distinct score, ascending."""
     measured = np.flatnonzero(~np.isnan(scores))
     order = measured[np.argsort(scores[measured], kind="stable")]
@@ -166,7 +183,7 @@ def _divide(part: Values, whole: Values) -> Values:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-def resamples(strata: NDArray[np.bool_], *, count: int, seed: int) -> Iterator[Weights]:
+def resamples(strata: NDArray[np.bool_], *, count: int, seed: int) -> Iterator[ResampleWeights]:
     """`count` rows of weights in blocks: questions drawn with replacement within each stratum.
 
     Answerable and unanswerable questions are drawn separately, because the set's author fixed their

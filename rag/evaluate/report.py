@@ -13,7 +13,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag import plot
 from rag.evaluate import metrics
-from rag.evaluate.metrics import Values, Weights
+from rag.evaluate.metrics import ResampleWeights, Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -33,7 +33,7 @@ class Measure:
     statistic: Callable[..., Values] = metrics.mean
     larger_is_better: bool = True
 
-    def of(self, data: Columns, weights: Weights) -> Values:
+    def of(self, data: Columns, weights: ResampleWeights) -> Values:
         """The value for each row of `weights`, shape (resamples,)."""
         return self.statistic(*(data[name] for name in self.columns), weights)
 
@@ -61,6 +61,8 @@ MEASURES: dict[str, Measure] = {
     "answer_in_sentence": Measure(Translatable("Answer in the best sentence"), ("answer_in_sentence",)),
     "answer_in_two": Measure(Translatable("Answer in at most two sentences"), ("answer_in_two",)),
     "answer_in_passage": Measure(Translatable("Answer in the best passage"), ("answer_in_passage",)),
+    "exact": Measure(Translatable("Exact answer"), ("exact",)),
+    "f1": Measure(Translatable("F1 of the answer"), ("f1",)),
     SHORT_ANSWER: Measure(Translatable("Right answer that is short"), (SHORT_ANSWER,)),
     "precise": Measure(Translatable("Precise answer"), ("precise",)),
     "page": Measure(Translatable("Citation on the right page"), ("page",)),
@@ -72,6 +74,8 @@ MEASURES: dict[str, Measure] = {
         Translatable("False refusals as set"), ("false_refusal",), larger_is_better=False
     ),
     "false_answers": Measure(Translatable("False answers as set"), ("false_answer",), larger_is_better=False),
+    "not_found": Measure(Translatable("Refused by the retrieval"), ("not_found",), larger_is_better=False),
+    "declined": Measure(Translatable("Refused by the model"), ("declined",), larger_is_better=False),
     "right": Measure(Translatable("Right answer or right refusal"), ("right",)),
     "citations": Measure(Translatable("Exact citations"), ("exact_citations", "citations"), metrics.ratio),
     "p50": Measure(Translatable("Latency, median (s)"), ("seconds",), _p50, False),

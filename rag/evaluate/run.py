@@ -118,8 +118,12 @@ def predict(pipeline: "Pipeline", question: str) -> Prediction:
         citations=[SourceSpan(c.chunk.source, c.start, c.end, c.quote) for c in answer.citations],
         confidence=found.confidence,
         refused=answer.refused or not found.answerable,
+        declined=answer.refused and found.answerable if pipeline.generator else None,
         shown=answer.text,
         labels=[citation.chunk.label(citation.start) for citation in answer.citations],
+        span=answer.text[slice(*(answer.span or (0, 0)))]
+        if pipeline.reader and not pipeline.generator
+        else None,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from time import perf_counter
 
 from rag.evaluate.dataset import Dataset, EvalQuestion, Gold
-from rag.evaluate.metrics import answer_end, contains, locate, ranking_scores
+from rag.evaluate.metrics import answer_end, contains, locate, ranking_scores, span_f1
 from rag.evaluate.report import SHORT_ANSWER, EvalReport, ScoredQuestion
 
 
@@ -32,6 +32,8 @@ class Prediction:
     `passage`: the text of the best passage.
     `citations`: spans whose `text` is the quote that the reader sees.
     `shown`: the answer as the reader sees it, and `labels` the places that it cites.
+    `declined`: whether the language model refused, not the retrieval.
+    `span`: the words that are taken for the answer itself.
     `confidence`: finite; larger means that the question seems more answerable.
     """
 
@@ -41,8 +43,10 @@ class Prediction:
     citations: Sequence[SourceSpan] | None = None
     confidence: float | None = None
     refused: bool | None = None
+    declined: bool | None = None
     shown: str | None = None
     labels: Sequence[str] | None = None
+    span: str | None = None
 
 
 SHORT = 160
@@ -102,13 +106,13 @@ def _ranking(question: EvalQuestion, spans: Sequence[SourceSpan], source_text: S
         overlaps = [
             _gold_key(gold)
             for gold in question.gold
-            if _ends_in(span.source, gold.document) and _overlaps(span, places(span.source, gold))
+            if ends_in(span.source, gold.document) and _overlaps(span, places(span.source, gold))
         ]
         ranked |= dict.fromkeys(overlaps or [f"{span.source}:{span.start}-{span.end}"])
     return list(ranked)
 
 
-def _ends_in(source: str, document: str) -> bool:
+def ends_in(source: str, document: str) -> bool:
     """Whether the path `source` ends in the path `document`."""
     parts, tail = PurePath(source).parts, PurePath(document).parts
     return parts[-len(tail) :] == tail
@@ -132,10 +136,16 @@ def _answer_scores(question: EvalQuestion, prediction: Prediction) -> dict[str, 
             scores["answer_in_two"] = float(contains("".join(sentences[:2]), question.answers))
         if prediction.passage is not None:
             scores["answer_in_passage"] = float(contains(prediction.passage, question.answers))
+        if prediction.span is not None:
+            scores["f1"] = span_f1(prediction.span, question.answers)
+            scores["exact"] = float(scores["f1"] == 1)
     if (confidence := prediction.confidence) is not None:
         if not isfinite(confidence):
             raise ValueError(f"confidence {confidence} for {question.text!r} is not finite")
         scores["confidence"] = float(confidence)
+    if prediction.declined is not None:
+        scores["declined"] = float(prediction.declined)
+        scores["not_found"] = float(bool(refused) and not prediction.declined)
     if refused is not None and question.answerable:
         scores["false_refusal"] = float(refused)
         if "answer_in_two" in scores:

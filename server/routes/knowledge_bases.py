@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import sleep
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Path, Query, Response, UploadFile
+from fastapi.responses import FileResponse
 
 from ingest.errors import UserError
 from ingest.store import Store
@@ -16,7 +17,7 @@ from server.errors import NotFound
 from server.fair_queue import in_thread
 from server.options import ServerOptions
 from server.state import Context
-from server.uploads import PageImage, Upload, Uploads, printable_name
+from server.uploads import SOURCE_PREFIX, PageImage, Upload, Uploads, ingested_file, printable_name
 
 router = APIRouter(prefix="/knowledge-bases", tags=["knowledge bases"])
 jobs_router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -84,6 +85,7 @@ def documents_router(options: ServerOptions) -> APIRouter:
     routes.get("")(list_documents)
     routes.get("/{document}")(get_document)
     routes.get("/{document}/text")(get_text)
+    routes.get("/{document}/file", response_class=FileResponse)(get_file)
     routes.get(
         "/{document}/pages/{number}",
         response_class=Response,
@@ -124,26 +126,58 @@ def upload(
     return get_job(job, context)
 
 
+@router.post("/{knowledge_base}/reread", status_code=202, responses=responses(503))
+def reread(knowledge_base: Name, body: schemas.RereadRequest, context: Context) -> schemas.JobResponse:
+    """Read uploaded documents again, though their bytes are the same. Others are left out."""
+    context.require("write", knowledge_base)
+    jobs, bases = context.state.jobs, context.state.knowledge_bases
+    with bases.open(knowledge_base) as pipeline:
+        heads = [head for each in body.documents if (head := pipeline.store.by_id(each))]
+    job = jobs.create_upload(knowledge_base, context.state.replica.name, "reread")
+    for head in heads:
+        status = Uploads(bases.path(knowledge_base)).status(head)
+        if status and head.source.startswith(SOURCE_PREFIX):
+            jobs.add_file(job, Upload(head.source.removeprefix(SOURCE_PREFIX), head.digest, status[0]), {})
+    jobs.queue(job)
+    return get_job(job, context)
+
+
 def list_documents(
     knowledge_base: Name, context: Context,
     q: Annotated[str, Query(max_length=200, description="Part of a name or title")] = "",
+    sort: Literal["name", "size", "added"] = "name",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Offset = 0,
 ) -> schemas.DocumentListResponse:  # fmt: skip
-    """The documents, sorted by name."""
+    """The documents, sorted by name, or the largest or newest first."""
     context.require("read", knowledge_base)
     with context.state.knowledge_bases.open(knowledge_base) as pipeline:
         store, part = pipeline.store, q.casefold()
         names = {each: schemas.name_of(each.source) for each in store.documents()}
         found = [each for each in names if part in f"{names[each]}\n{each.title}".casefold()]
         found.sort(key=lambda each: names[each].casefold())
-        page = found[offset : offset + limit]
-        documents = [schemas.DocumentResponse.of(each, store.length(each.id), context.say) for each in page]
+        status = Uploads(context.state.knowledge_bases.path(knowledge_base)).status
+        if sort != "name":
+            found.sort(key=lambda each: (status(each) or (0, 0.0))[sort == "added"], reverse=True)
+        documents = [
+            schemas.DocumentResponse.of(each, store.length(each.id), status(each), context.say)
+            for each in found[offset : offset + limit]
+        ]
         return schemas.DocumentListResponse(documents=documents, total=len(found))
 
 
 def get_document(knowledge_base: Name, document: Id, context: Context) -> schemas.DocumentResponse:
     with _open_document(knowledge_base, document, context) as (store, head):
-        return schemas.DocumentResponse.of(head, store.length(head.id), context.say)
+        uploads = Uploads(context.state.knowledge_bases.path(knowledge_base))
+        return schemas.DocumentResponse.of(head, store.length(head.id), uploads.status(head), context.say)
+
+
+def get_file(knowledge_base: Name, document: Id, context: Context) -> FileResponse:
+    """The file that was read, to be downloaded: its bytes are not to be trusted."""
+    with _open_document(knowledge_base, document, context) as (_, head):
+        path = ingested_file(context.state.knowledge_bases.path(knowledge_base), head)
+        return FileResponse(
+            path, media_type="application/octet-stream", filename=schemas.name_of(head.source)
+        )
 
 
 def get_text(
@@ -163,7 +197,8 @@ async def get_page(
     knowledge_base: Name, document: Id, number: Annotated[int, Path(ge=1, le=1_000_000)],
     context: Context, start: Offset = 0, end: Offset = 0,
 ) -> Response:  # fmt: skip
-    """A page as a picture, with characters [start, end) of the text marked if they are found."""
+    """A page as a picture, with characters [start, end) of the text marked if they are found.
+    `X-Mark-Top` is the part of the height above the mark, `X-Pages` the number of pages."""
 
     def draw() -> PageImage:
         with _open_document(knowledge_base, document, context) as (store, head):
@@ -172,8 +207,9 @@ async def get_page(
             return context.state.pages.draw(folder, head, number, passage)
 
     async with context.state.page_queue.slot(context.who.id):
-        png, marked = await in_thread(draw)
-    return Response(png, media_type="image/png", headers={"X-Marked": str(marked).lower()})
+        png, pages, top = await in_thread(draw)
+    headers = {"X-Pages": str(pages)} | ({} if top is None else {"X-Mark-Top": f"{top:.4f}"})
+    return Response(png, media_type="image/png", headers=headers)
 
 
 def delete_document(knowledge_base: Name, document: Id, context: Context) -> None:

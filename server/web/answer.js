@@ -1,31 +1,40 @@
 // An answer on the page: its text with citation chips, its sources, and remarks for the reader.
 
-import { make, points } from "./dom.js";
+import { $, copy, make, points } from "./dom.js";
+import { placeName, say } from "./messages.js";
 import { openSource } from "./source.js";
-import { say } from "./messages.js";
 
 const MARK = /[[［【]\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]］】](?!\()/g;
+const NEAREST = 3; // passages that a refusal shows
+const LONG_PRESS = 500; // ms
 
-export function showAnswer(base, answer) {
-  if (answer.refused) return [refusal(base, answer)];
+export function showAnswer(base, answer, note = "") {
+  if (answer.refused) return [refusal(base, answer, note), details(answer)];
   return [
-    make("div", { class: "text" }, ...pieces(base, answer)),
+    make("div", { class: "text answer" }, ...pieces(base, answer)),
     ...sources(base, answer),
     ...remarks(answer),
-    trace(answer),
+    details(answer),
   ];
 }
 
-function refusal(base, answer) {
+// `note` says why a knowledge base can't answer yet.
+function refusal(base, answer, note) {
+  const nearest = answer.hits.slice(0, NEAREST);
   return make("div", { class: "refusal" },
-    make("p", { class: "label" }, say("notFound")),
-    make("p", {}, answer.answer),
-    answer.hits.length ? make("h3", {}, say("searched")) : null,
-    make("ul", {}, ...answer.hits.map((hit) =>
+    make("p", { class: "label answer" }, note || answer.answer),
+    note && nearest.length ? make("h3", {}, say("searched")) : null,
+    make("ul", {}, ...nearest.map((hit) =>
       make("li", {}, make("button", {
-        type: "button", class: "source", onclick: () => openSource(base, hit),
-      }, placed(hit), make("span", { class: "quote" }, hit.text.trim().slice(0, 120)))))),
-    trace(answer));
+        type: "button", class: "source", onclick: () => openSource(base, hit, nearest),
+      }, placed(hit), make("span", { class: "quote" }, points(flat(hit.text)).slice(0, 120).join("")))))));
+}
+
+// Rows of a table without their bars, for a line or two of preview.
+function flat(text) {
+  return text.trim().split("\n").filter((line) => !/^\|(?: --- \|)+$/.test(line)).map((line) =>
+    (/^\|.*\|$/.test(line) ? line.slice(1, -1).split("|").map((cell) => cell.trim()).filter(Boolean).join(" · ") : line))
+    .join("\n");
 }
 
 // The text as nodes: citation marks become chips, unsupported sentences become flagged spans.
@@ -55,7 +64,7 @@ function* chips(base, answer, text, next) {
       // A number that occurs twice may have two quotes, in the order of the marks.
       const index = Math.min(next.get(number) ?? 0, all.length - 1);
       next.set(number, index + 1);
-      made.push(chip(base, all[index]));
+      made.push(chip(base, all[index], answer.citations));
     }
     yield* made.length ? made : [match[0]];
     at = match.index + match[0].length;
@@ -63,12 +72,44 @@ function* chips(base, answer, text, next) {
   yield text.slice(at);
 }
 
-function chip(base, citation) {
-  return make("button", {
-    type: "button", class: "chip", title: citation.name,
-    "aria-label": say("openSource", citation.number, citation.name),
-    onclick: () => openSource(base, citation),
+// A citation's number. Its quote is previewed under the pointer, at the focus, and by a long press.
+function chip(base, citation, all) {
+  let timer = 0;
+  let pressed = false;
+  const node = make("button", {
+    type: "button", class: "chip", "aria-label": say("openSource", citation.number, citation.name),
+    onclick: () => {
+      if (pressed) pressed = false; // this was the end of a long press
+      else openSource(base, citation, all);
+    },
+    onmouseenter: () => preview(node, citation),
+    onmouseleave: hidePreview,
+    onfocus: () => node.matches(":focus-visible") && preview(node, citation),
+    onblur: hidePreview,
+    oncontextmenu: (event) => event.preventDefault(),
+    onpointerdown: (event) => {
+      pressed = false;
+      if (event.pointerType !== "mouse") timer = setTimeout(() => { pressed = true; preview(node, citation); }, LONG_PRESS);
+    },
+    onpointerup: () => clearTimeout(timer),
+    onpointercancel: () => clearTimeout(timer),
   }, String(citation.number));
+  return node;
+}
+
+function preview(node, citation) {
+  const box = $("preview");
+  box.replaceChildren(placed(citation), make("span", { class: "quote" }, flat(citation.quote)));
+  box.showPopover();
+  const at = node.getBoundingClientRect();
+  const left = Math.min(at.left, innerWidth - box.offsetWidth - 8);
+  const below = at.bottom + 6 + box.offsetHeight < innerHeight;
+  box.style.left = `${Math.max(8, left)}px`;
+  box.style.top = `${below ? at.bottom + 6 : Math.max(8, at.top - box.offsetHeight - 6)}px`;
+}
+
+export function hidePreview() {
+  if ($("preview").matches(":popover-open")) $("preview").hidePopover();
 }
 
 function sources(base, answer) {
@@ -77,16 +118,17 @@ function sources(base, answer) {
     make("h3", {}, say("sources")),
     make("ol", { class: "sources" }, ...answer.citations.map((citation) =>
       make("li", {}, make("button", {
-        type: "button", class: "source", onclick: () => openSource(base, citation),
+        type: "button", class: "source", onclick: () => openSource(base, citation, answer.citations),
       },
       make("span", { class: "number" }, String(citation.number)), placed(citation),
-      make("span", { class: "quote" }, citation.quote.trim()))))),
+      make("span", { class: "quote" }, flat(citation.quote)))))),
   ];
 }
 
+export const whereOf = (place) => [place.name, placeName(place.label)].filter(Boolean).join(" · ");
+
 function placed(place) {
-  return make("span", { class: "place" },
-    [place.name, place.label].filter(Boolean).join(" · "));
+  return make("span", { class: "place" }, whereOf(place));
 }
 
 function remarks(answer) {
@@ -95,6 +137,11 @@ function remarks(answer) {
     ...answer.remarks.map((remark) => make("li", {}, remark)))];
 }
 
-function trace(answer) {
-  return make("p", { class: "trace", title: say("trace", answer.id) }, answer.id);
+// For an operator who is asked about this answer.
+function details(answer) {
+  return make("details", { class: "trace" }, make("summary", {}, say("details")),
+    make("p", {}, say("confidence", Math.round(answer.confidence * 100)),
+      answer.generator ? ` · ${answer.generator}` : ""),
+    make("p", {}, make("code", {}, `rag trace ${answer.id}`), " ",
+      make("button", { type: "button", class: "quiet small", onclick: () => copy(`rag trace ${answer.id}`) }, say("copy"))));
 }

@@ -49,12 +49,22 @@ export async function send(method, path, body) {
   return response.status === 204 ? null : response.json();
 }
 
-// A picture's address for <img>, and whether the passage is marked on it.
+// A picture's address for <img>, the number of pages, and the part of its height above the mark,
+// null if the passage is not marked on it.
 export async function picture(path) {
   const response = await fetch(path, { headers: headers() });
   if (!response.ok) throw await problem(response);
-  const marked = response.headers.get("x-marked") === "true";
-  return { address: URL.createObjectURL(await response.blob()), marked };
+  const top = response.headers.get("x-mark-top");
+  return {
+    address: URL.createObjectURL(await response.blob()), pages: Number(response.headers.get("x-pages")),
+    top: top === null ? null : Number(top),
+  };
+}
+
+export async function bytes(path) {
+  const response = await fetch(path, { headers: headers() });
+  if (!response.ok) throw await problem(response);
+  return response.blob();
 }
 
 // Yields [event, data] as they arrive. Half a character waits for its other half.
@@ -86,10 +96,10 @@ export async function* ask(body, signal) {
   }
 }
 
-// Resolves to the job. `progress` gets the share sent, 0 to 1, which fetch does not report.
+// `files` are { file, name }. Resolves to the job. `progress` gets the share sent, 0 to 1, which fetch does not report.
 export function upload(base, files, progress) {
   const form = new FormData();
-  for (const file of files) form.append("files", file, file.name);
+  for (const { file, name } of files) form.append("files", file, name);
   const request = new XMLHttpRequest();
   request.open("POST", `/knowledge-bases/${encodeURIComponent(base)}/documents`);
   for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);

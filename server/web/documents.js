@@ -1,58 +1,65 @@
-// The documents of a knowledge base: the list, how they were parsed, running jobs.
+// The documents of a knowledge base: the list, how each was read, and what is done with several.
 
-import { get, Problem, send, upload } from "./api.js";
-import { $, make, sure, tell } from "./dom.js";
+import { get, send } from "./api.js";
+import { $, button, make, notice, reason, sure } from "./dom.js";
+import { reading, reread, warnings } from "./jobs.js";
+import { receipt, say, size, when } from "./messages.js";
 import { openSource } from "./source.js";
-import { say } from "./messages.js";
 
 const PAGE = 50; // documents that are shown at one time
-const AWAY = [429, 502, 503, 504];
-const RECENT = 86400; // seconds during which a reload shows a failed job again
-const POLL_INTERVAL = 500; // ms between two requests for a job
 let base = "";
-let session = null;
 let writable = false;
 let shown = 0;
-const panels = new Set(); // jobs that have a panel
+let total = 0;
+const chosen = new Map(); // id -> document
 
 const path = (more = "") => `/knowledge-bases/${encodeURIComponent(base)}/documents${more}`;
 
-export async function useDocuments(name, limits, scopes) {
+export const count = () => total;
+
+export async function useDocuments(name, canWrite) {
   base = name;
-  session = limits;
-  writable = scopes.includes("write");
-  $("upload").hidden = !writable;
-  $("jobs").replaceChildren();
-  panels.clear();
+  writable = canWrite;
+  total = 0;
+  $("upload").hidden = $("more-ways").hidden = !writable;
   $("find").value = "";
-  $("find").disabled = !base;
-  if (!base) {
-    $("list").replaceChildren();
-    $("count").textContent = "";
-    $("more").hidden = true;
-    return;
-  }
-  await list();
-  const { jobs } = await get(`/jobs?knowledge_base=${encodeURIComponent(base)}`);
-  for (const job of jobs) {
-    if (job.kind !== "ingest" || panels.has(job.id)) continue;
-    if (job.finished === null) follow(job, panel());
-    else if (job.files.some((file) => file.problem) && fresh(job)) conclude(job, panel());
-  }
+  $("find").disabled = $("sort").disabled = !base;
+  chosen.clear();
+  drawChosen();
+  $("list").replaceChildren();
+  $("count").textContent = "";
+  $("more").hidden = true;
+  if (base) await list();
 }
 
+// A failure is shown in the list, with a way to try again.
 export async function list(more = false) {
+  if (!base) return;
   const current = base;
   const offset = more ? shown : 0;
   const q = $("find").value.trim();
-  const { documents, total } = await get(path(`?${new URLSearchParams({ q, limit: PAGE, offset })}`));
-  if (current !== base || q !== $("find").value.trim()) return; // a later request replaces this one
-  if (!more) $("list").replaceChildren();
-  $("list").append(...documents.map(row));
-  shown = offset + documents.length;
-  $("count").textContent = total ? String(total) : "";
-  $("more").hidden = shown >= total;
-  if (!total) {
+  const sort = $("sort").value;
+  let found;
+  try {
+    found = await get(path(`?${new URLSearchParams({ q, sort, limit: PAGE, offset })}`));
+  } catch (error) {
+    const text = reason(error);
+    if (current !== base) return;
+    if (!more) $("list").replaceChildren();
+    $("list").append(make("li", {}, make("p", { class: "problem", role: "alert" }, text),
+      button(say("again"), (event) => { event.target.closest("li").remove(); list(more); })));
+    return;
+  }
+  // A later request replaces this one.
+  if (current !== base || q !== $("find").value.trim() || sort !== $("sort").value) return;
+  const rows = found.documents.map(row);
+  if (more) $("list").append(...rows);
+  else $("list").replaceChildren(...rows);
+  shown = offset + rows.length;
+  if (!q) total = found.total;
+  $("count").textContent = found.total ? String(found.total) : "";
+  $("more").hidden = shown >= found.total;
+  if (!found.total) {
     const word = q ? "nothingFound" : "noDocuments";
     $("list").append(make("li", { class: "soft" }, say(word)));
   }
@@ -60,168 +67,81 @@ export async function list(more = false) {
 
 function row(document) {
   const whole = { ...document, document: document.id, label: "", start: 0, end: 0 };
+  const report = document.receipt;
+  const busy = reading().some((job) => job.files.some((file) => file.name === document.name && file.state === "waiting"));
+  const state = busy ? "stateReading" : report.replaced || report.warnings.length ? "stateLosses" : "stateRead";
   return make("li", { class: "document" },
+    writable ? make("input", {
+      type: "checkbox", class: "pick", "aria-label": say("choose", document.name), checked: chosen.has(document.id),
+      onchange: (event) => {
+        if (event.target.checked) chosen.set(document.id, document);
+        else chosen.delete(document.id);
+        drawChosen();
+      },
+    }) : make("span"),
     make("button", {
-      type: "button", class: "name", "aria-label": say("open", document.name),
+      type: "button", class: "name", "aria-label": say("open", document.name), title: document.name,
       onclick: () => openSource(base, whole),
     }, document.name),
-    writable ? make("button", {
-      type: "button", class: "quiet delete", "aria-label": say("remove", document.name),
-      onclick: () => remove(document),
-    }, "×") : null,
-    receipt(document.receipt, say("characters", document.length)));
+    writable ? button("×", () => remove([document]), {
+      class: "quiet delete", "aria-label": say("remove", document.name),
+    }) : null,
+    make("span", { class: "receipt" }, [
+      document.added && when(document.added), document.size && size(document.size),
+      say("characters", document.length.toLocaleString()), ...receipt(report), say(state),
+    ].filter(Boolean).join(" · ")),
+    warnings(report));
 }
 
-// How the file was parsed, with losses highlighted.
-function receipt(report, ...more) {
-  const parts = [report.format, report.encoding, ...more].filter(Boolean);
-  if (report.ocr_pages) parts.push(say("ocr", report.ocr_pages));
-  return make("span", { class: "receipt" }, parts.join(" · "),
-    report.replaced ? make("strong", { class: "loss" }, ` · ${say("replaced", report.replaced)}`) : null,
-    ...report.warnings.map((warning) => make("span", { class: "warning" }, warning)));
+function drawChosen() {
+  $("chosen").hidden = !chosen.size;
+  $("chosen-count").textContent = say("chosenCount", chosen.size);
 }
 
-async function remove(document) {
-  if (!(await sure(say("surely", document.name)))) return;
+async function remove(documents) {
+  const names = documents.length === 1 ? say("surely", documents[0].name) : say("surelyMany", documents.length);
+  if (!(await sure(names))) return;
+  let removed = 0;
   try {
-    await send("DELETE", path(`/${document.id}`));
-    tell(say("removed", document.name));
+    for (const document of documents) {
+      await send("DELETE", path(`/${document.id}`));
+      chosen.delete(document.id);
+      removed += 1;
+    }
+    notice(say("removed", documents.length === 1 ? documents[0].name : say("chosenCount", removed)));
   } catch (error) {
-    complain(error);
+    notice(removed ? `${say("removed", say("chosenCount", removed))} ${reason(error)}` : reason(error), { problem: true });
   }
+  drawChosen();
   await list();
   $("find").focus();
-}
-
-// Jobs
-
-function panel() {
-  const node = make("section", { class: "job" });
-  $("jobs").prepend(node);
-  return node;
-}
-
-export async function add(files) {
-  files = [...files];
-  if (!files.length || !base || !writable) return;
-  const node = panel();
-  const limit = session.largest_upload;
-  const large = files.find((file) => file.size > limit);
-  const wrong = files.length > session.most_files
-    ? say("tooMany", files.length, session.most_files)
-    : large && say("tooLarge", large.name, limit / 1e6);
-  if (wrong) {
-    ended(node, wrong, true);
-    return;
-  }
-  const line = make("p", {}, say("uploading", 0));
-  const bar = make("progress", { max: 1, value: 0, "aria-label": say("upload") });
-  node.append(line, bar);
-  try {
-    const job = await upload(base, files, (share) => {
-      line.textContent = say("uploading", Math.floor(share * 100));
-      bar.value = share;
-    });
-    await follow(job, node);
-  } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-    ended(node, error.message || say("brokenOff"), true);
-  }
-}
-
-async function follow(job, node) {
-  const current = base;
-  panels.add(job.id);
-  const line = make("p", {});
-  const bar = make("progress", { "aria-label": say("documents") });
-  const stop = make("button", {
-    type: "button", class: "quiet", onclick: () => send("POST", `/jobs/${job.id}/cancel`).catch(complain),
-  }, say("cancelJob"));
-  node.replaceChildren(line, bar, writable ? stop : "");
-  tell(say("queued"));
-  let done = -1;
-  for (;;) {
-    line.textContent = job.state === "running"
-      ? say("running", job.files_done, job.files_total, job.chunks) : say("queued");
-    bar.max = Math.max(1, job.bytes_total);
-    bar.value = job.bytes_done;
-    if (job.files_done !== done && current === base) {
-      done = job.files_done;
-      await list();
-    }
-    if (job.finished !== null) break;
-    await new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL));
-    if (current !== base) return;
-    try {
-      job = await get(`/jobs/${job.id}`);
-    } catch (error) {
-      // The server does not answer, perhaps behind a proxy: try again.
-      if (error instanceof Problem && !AWAY.includes(error.status)) throw error;
-    }
-  }
-  await list();
-  conclude(job, node);
-}
-
-const dismissed = () => JSON.parse(localStorage.getItem("seen") || "[]"); // jobs that were dismissed
-
-function fresh(job) {
-  return Date.now() / 1000 - job.finished < RECENT && !dismissed().includes(job.id);
-}
-
-function conclude(job, node) {
-  const text = job.state === "failed" ? say("failed", job.error)
-    : job.state === "cancelled" ? say("cancelled") : say("done", job.files_total);
-  ended(node, text, job.state === "failed", job.files, job.id);
-}
-
-function ended(node, text, wrong, files = [], id = "") {
-  const dismiss = () => {
-    node.remove();
-    if (id) localStorage.setItem("seen", JSON.stringify([...dismissed(), id].slice(-200)));
-  };
-  const hide = make("button", { type: "button", class: "quiet", onclick: dismiss }, say("dismiss"));
-  node.replaceChildren(
-    make("div", { class: "row" }, make("p", { class: wrong ? "problem" : "" }, text),
-      make("span", { class: "gap" }), hide),
-    make("ul", {}, ...files.map((file) => make("li", { class: `file ${file.state}` },
-      make("span", { class: "name" }, file.name),
-      make("span", { class: "state" },
-        say(file.state === "cancelled" ? "cancelledFile" : file.state)),
-      file.problem ? make("span", { class: "problem" }, file.problem) : null,
-      file.receipt ? receipt(file.receipt) : null))));
-  tell(text);
-}
-
-function complain(error) {
-  if (!(error instanceof Problem)) throw error;
-  ended(panel(), error.message || say("brokenOff"), true);
 }
 
 export function prepareDocuments() {
   let waiting = 0;
   $("find").addEventListener("input", () => {
     clearTimeout(waiting);
-    waiting = setTimeout(() => list().catch(complain), 200);
+    waiting = setTimeout(() => list(), 200);
   });
-  $("more").onclick = () => list(true).catch(complain);
-  $("files").addEventListener("change", (event) => {
-    add(event.target.files);
-    event.target.value = "";
-  });
-  let depth = 0; // of nested elements under the dragged files
-  const over = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
-  const curtain = (change) => {
-    depth = Math.max(0, change === 0 ? 0 : depth + change);
-    $("curtain").hidden = depth === 0 || !writable || !base;
+  $("sort").addEventListener("change", () => list());
+  $("more").onclick = () => list(true);
+  $("chosen-delete").onclick = () => remove([...chosen.values()]);
+  $("chosen-none").onclick = () => {
+    chosen.clear();
+    drawChosen();
+    list();
   };
-  window.addEventListener("dragenter", (event) => over(event) && curtain(1));
-  window.addEventListener("dragleave", (event) => over(event) && curtain(-1));
-  window.addEventListener("dragover", (event) => over(event) && event.preventDefault());
-  window.addEventListener("drop", (event) => {
-    if (!over(event)) return;
-    event.preventDefault();
-    curtain(0);
-    add(event.dataTransfer.files);
-  });
+  $("chosen-reread").onclick = async () => {
+    const elsewhere = [...chosen.values()].filter((each) => each.size === null);
+    const own = [...chosen.values()].filter((each) => each.size !== null);
+    try {
+      if (own.length) await reread(own.map((each) => each.id));
+      if (elsewhere.length) notice(say("notReread", elsewhere.length));
+      chosen.clear();
+      drawChosen();
+      await list();
+    } catch (error) {
+      notice(reason(error), { problem: true });
+    }
+  };
 }

@@ -28,9 +28,9 @@ def test_lines_are_added_to_the_settings(before: str, after: str, tmp_path: Path
     file = tmp_path / "rag.toml"
     if before:
         file.write_bytes(before.encode())
-    assert put_in_use(file, USED)
+    assert put_in_use(file, "generate", USED, without=("model", *USED))
     assert file.read_bytes().decode() == after
-    assert put_in_use(file, USED)  # it stands there already
+    assert put_in_use(file, "generate", USED, without=("model", *USED))  # it stands there already
     assert file.read_bytes().decode() == after
     assert tomllib.loads(after.removeprefix("\ufeff"))["generate"].items() >= USED.items()
 
@@ -48,7 +48,33 @@ def test_lines_are_added_to_the_settings(before: str, after: str, tmp_path: Path
 def test_settings_with_another_model_do_not_change(text: str, tmp_path: Path) -> None:
     file = tmp_path / "rag.toml"
     file.write_text(text, "utf-8")
-    assert not put_in_use(file, USED)
+    assert not put_in_use(file, "generate", USED, without=("model", *USED))
+    assert file.read_text("utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", '[read]\nreader = "new"\n'),
+        ("[read]  # mine\npassages = 3\n", '[read]  # mine\nreader = "new"\npassages = 3\n'),
+        ('[read]\n  reader="old" # why\n# end', '[read]\n  reader = "new" # why\n# end'),
+        ("[read]\nreader = 'old'\r\n", '[read]\nreader = "new"\r\n'),
+    ],
+)
+def test_a_value_is_replaced_and_all_else_stays(before: str, after: str, tmp_path: Path) -> None:
+    file = tmp_path / "rag.toml"
+    file.write_bytes(before.encode())
+    assert put_in_use(file, "read", {"reader": "new"})
+    assert file.read_bytes().decode() == after
+    assert put_in_use(file, "read", {"reader": "new"})
+    assert file.read_bytes().decode() == after
+
+
+@pytest.mark.parametrize("text", ["read.reader = 'old'\n", '[read]\nreader = """old"""\n'])
+def test_a_value_in_another_form_stays(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "rag.toml"
+    file.write_text(text, "utf-8")
+    assert not put_in_use(file, "read", {"reader": "new"})
     assert file.read_text("utf-8") == text
 
 

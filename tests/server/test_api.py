@@ -168,6 +168,34 @@ def test_documents_are_found_by_a_part_of_their_name(sample: SampleServer) -> No
     assert one.json()["total"] == 3
 
 
+def test_an_original_is_downloaded_but_never_shown(sample: SampleServer) -> None:
+    page = b"<script>alert(1)</script><p>\xe6\x9f\x9c\xe5\x8f\xb0\xe5\x9c\xa8\xe4\xb8\x80\xe6\xa5\xbc\xe3\x80\x82</p>"
+    sample.upload({"柜台.html": page})
+    found = sample.documents()["柜台.html"]
+    assert found["size"] == len(page)
+    assert abs(found["added"] - time.time()) < 600
+    answer = sample.client.get(f"/knowledge-bases/mine/documents/{found['id']}/file")
+    assert answer.content == page
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    missing = sample.client.get(f"/knowledge-bases/mine/documents/{'0' * 24}/file")
+    assert missing.status_code == 404
+
+    # It is read again on demand, though its bytes are the same, and listed by size and date.
+    job = sample.client.post("/knowledge-bases/mine/reread", json={"documents": [found["id"], "0" * 24]})
+    assert job.status_code == 202
+    run_jobs(sample.state)
+    files = sample.client.get(f"/jobs/{job.json()['id']}").json()["files"]
+    assert [(file["name"], file["state"]) for file in files] == [("柜台.html", "changed")]
+    assert sample.documents()["柜台.html"]["id"] == found["id"]
+    for sort in ("size", "added"):
+        listed = sample.client.get("/knowledge-bases/mine/documents", params={"sort": sort}).json()
+        values = [each[sort] for each in listed["documents"]]
+        assert values == sorted(values, reverse=True)
+    sample.client.delete(f"/knowledge-bases/mine/documents/{found['id']}")
+
+
 def test_text_can_be_read_in_pieces(sample: SampleServer) -> None:
     path = f"/knowledge-bases/mine/documents/{sample.documents()['劳动合同法.txt']['id']}/text"
     whole = sample.client.get(path).json()

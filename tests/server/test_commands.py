@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
+from typing import IO
 
 import httpx
 import pytest
 
-from tests.server.servers import CACHE, wait_for
+from tests.server.servers import CACHE
 
 Rag = Callable[..., subprocess.CompletedProcess[str]]
 RAG = [sys.executable, "-c", "from rag.cli.app import main; main()"]
@@ -38,11 +40,13 @@ def rag(environment: dict[str, str]) -> Rag:
 
 
 @contextmanager
-def run_server_process(environment: dict[str, str], *words: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The address of a listening server, and its process."""
+def run_server_process(
+    environment: dict[str, str], *words: str, notes: int | IO[str] = subprocess.PIPE
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The address of a listening server, and its process, which writes its notes to `notes`."""
     process = subprocess.Popen(
         [*RAG, "serve", "--port", "0", *words], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=notes,
     )  # fmt: skip
     try:
         assert process.stdout
@@ -97,6 +101,14 @@ def test_every_request_needs_a_key_once_there_is_one(environment: dict[str, str]
         assert client.get("/session", headers=bearer).status_code == 401
 
 
+def test_a_key_for_no_knowledge_base_and_a_second_one_of_a_name_are_told(rag: Rag) -> None:
+    first = rag("keys", "create", "reader", "--scope", "read:nope")
+    assert "there is no knowledge base nope yet" in first.stderr
+    second = rag("keys", "create", "reader", "--scope", "read")
+    assert "reader is the name of other keys too" in second.stderr
+    assert first.stdout.split("-")[1] in second.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -131,29 +143,48 @@ def test_a_port_in_use_is_an_error(rag: Rag) -> None:
     assert "--port" in result.stderr
 
 
-def test_the_demo_serves_the_corpora(environment: dict[str, str], rag: Rag) -> None:
+README_QUESTIONS = {
+    "How long must an online shop announce its closing in advance?": "三十日",
+    "2026年世界杯决赛在哪座城市举行？": "Not found",
+    "试用期最长不得超过几个月？": "六个月",
+}
+"""Those of `make demo`, with their answers."""
+
+
+def test_make_demo_asks_these() -> None:
+    asked = re.findall(r'ask --kb demo "(.*)"', (Path(__file__).parents[2] / "Makefile").read_text("utf-8"))
+    assert set(asked) == README_QUESTIONS.keys()
+
+
+def test_the_demo_serves_the_corpora(environment: dict[str, str], rag: Rag, tmp_path: Path) -> None:
     """The demonstration needs no preparation, and its answers can be traced."""
     cache = Path(environment["XDG_DATA_HOME"]) / "cache" / "chatglm-rag"
     cache.mkdir(parents=True)
     (CACHE / "encoders").mkdir(parents=True, exist_ok=True)
     (cache / "encoders").symlink_to(CACHE / "encoders")  # what takes long to make
     environment["XDG_CACHE_HOME"] = str(cache.parent)
-    with run_server_process(environment, "--demo", "--no-ocr") as (address, process):
+    notes = tmp_path / "notes"
+    with (
+        notes.open("w") as file,
+        run_server_process(environment, "--demo", "--no-ocr", notes=file) as (address, _),
+    ):
         starting = httpx.get(f"{address}/readyz")  # it listens before it has read anything
         assert starting.status_code == 503
         assert "the server is starting" in starting.json()["error"]["message"]
-        wait_for(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200, 300)
+        while httpx.get(f"{address}/readyz", timeout=60).status_code != 200:
+            sleep(1)
         bases = httpx.get(f"{address}/knowledge-bases").json()["knowledge_bases"]
         assert [each["name"] for each in bases] == ["laws", "rust-book"]
         body = {"question": "试用期最长不得超过几个月？", "knowledge_base": "laws"}
         answer = httpx.post(f"{address}/ask", json=body, timeout=60).json()
-        assert "六个月" in answer["answer"]
         assert any("劳动合同法" in cited["name"] for cited in answer["citations"])
-        process.send_signal(signal.SIGTERM)
-        _, notes = process.communicate(timeout=60)
-        assert "reading laws: 11 files; not ready yet" in notes
-        assert "laws: 10 documents" in notes
-        assert "The demonstration is ready." in notes
+        for question, says in README_QUESTIONS.items():
+            answer = httpx.post(f"{address}/ask", json=body | {"question": question}, timeout=60).json()
+            assert says in answer["answer"]
+    told = notes.read_text("utf-8")
+    assert "reading laws: 11 files; not ready yet" in told
+    assert re.search(r"laws: 1\d documents, \d+ passages", told)
+    assert "The demonstration is ready." in told
     traced = rag("trace", answer["id"], "--json")
     assert json.loads(traced.stdout)["replay"]["same"], traced.stderr
     refused = rag("serve", "--demo", "--host", "0.0.0.0")

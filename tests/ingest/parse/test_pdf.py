@@ -26,12 +26,13 @@ def test_a_passage_is_marked_on_its_page() -> None:
     with Sandbox(ocr=False) as sandbox:
         text = "".join(segment.text for segment in sandbox.parse(PAGED).segments)
         passage = text.strip()[:40]
-        png, found = sandbox.draw(PAGED, 1, passage)
-        plain, none = sandbox.draw(PAGED, 1, "")
-        _, elsewhere = sandbox.draw(PAGED, 1, "这些字不在这一页上，也不在别处。")
-    assert found
-    assert not none
-    assert not elsewhere
+        png, pages, top = sandbox.draw(PAGED, 1, passage)
+        plain, _, none = sandbox.draw(PAGED, 1, "")
+        _, _, elsewhere = sandbox.draw(PAGED, 1, "这些字不在这一页上，也不在别处。")
+    assert pages > 0
+    assert top is not None
+    assert 0 < top < 1
+    assert none is elsewhere is None
     assert marked(png) > marked(plain) + 500
     assert Image.open(BytesIO(png)).size == Image.open(BytesIO(plain)).size
 

@@ -70,7 +70,7 @@ def test_an_index_must_stay_in_its_folder(sharded: Path, name: str) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])
 def test_an_invalid_index_is_refused(sharded: Path, text: str) -> None:
     (sharded / "model.safetensors.index.json").write_text(text, "utf-8")
-    with pytest.raises(UserError, match="not an index"):
+    with pytest.raises(UserError, match=r"not (an index|JSON|a JSON object)"):
         Checkpoint.open(sharded)
 
 

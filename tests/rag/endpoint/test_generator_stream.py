@@ -122,7 +122,7 @@ def test_only_chosen_sampling_options_are_sent() -> None:
     with faulty(answers("好")) as engine:
         client = connect(engine)
         client.reply(Sampling(7, temperature=0.5, top_p=0.9, seed=3))
-        client.reply(Sampling(7, seed=3))
+        client.reply(Sampling(7, seed=3, response_format='{"type": "json_object"}'))
         first, second = (chat.body for chat in engine.chats)
         assert first["messages"] == [{"role": "user", "content": QUESTION[0].text}]
         assert {name: first[name] for name in ("model", "max_tokens", "temperature", "top_p", "seed")} == {
@@ -130,6 +130,8 @@ def test_only_chosen_sampling_options_are_sent() -> None:
         }  # fmt: skip
         assert "temperature" not in second
         assert "top_p" not in second
+        assert second["response_format"] == {"type": "json_object"}
+        assert "response_format" not in first
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from rag.evaluate.metrics import (
     ranking_scores,
     ratio,
     resamples,
+    span_f1,
 )
 from rag.evaluate.report import EvalReport, ScoredQuestion, compare
 
@@ -193,3 +194,19 @@ def test_containment_folds_width_case_and_space_only() -> None:
     assert contains("共 ５４６４ Km", ["5464km"])
     assert not contains("黄河", ["黃河"])
     assert not contains("黄河", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "value"),
+    [
+        ("六个月", ["六个月"], 1.0),
+        (" 六 个月。", ["三年", "六个月"], 1.0),
+        ("不得超过六个月", ["六个月"], 0.6),
+        ("Three  years", ["three years"], 1.0),
+        ("4,500 元", ["4500元"], 1.0),
+        ("", ["六个月"], 0.0),
+        ("七天", ["六个月"], 0.0),
+    ],
+)
+def test_span_f1_is_that_of_the_longest_common_run(text: str, answers: list[str], value: float) -> None:
+    assert span_f1(text, answers) == pytest.approx(value)

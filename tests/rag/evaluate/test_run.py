@@ -72,9 +72,10 @@ def test_a_generator_writes_the_answers_and_may_decline(writer: Writer) -> None:
     run.index(dataset, writer)
     norm, generator = score_norm_of(writer.store, writer.embedder), FirstPassageOrNothing()
     pipeline = Pipeline(writer.store, writer.embedder, norm, Translator("en"), generator=generator)
-    refused = 0
+    refused = total = 0
     for question in dataset.questions:
         prediction = run.predict(pipeline, question.text)
+        total += bool(prediction.refused)
         if not pipeline.retrieve(question.text).answerable:
             assert prediction.refused
             refused += 1
@@ -82,4 +83,8 @@ def test_a_generator_writes_the_answers_and_may_decline(writer: Writer) -> None:
             assert prediction.shown == "在这里 [1]。"
             assert prediction.citations
     assert generator.asked == len(dataset.questions) - refused > 0
-    assert run.report(pipeline, dataset).settings["generator"] == generator.name
+    report = run.report(pipeline, dataset)
+    assert report.settings["generator"] == generator.name
+    figures = report.figures(resamples=50)
+    assert figures["not_found"].value == pytest.approx(refused / len(dataset.questions))
+    assert figures["declined"].value == pytest.approx((total - refused) / len(dataset.questions))

@@ -160,6 +160,15 @@ def test_figures_of_a_known_run(beir: Path) -> None:
     assert figures["auroc"].questions == 3
 
 
+def test_spans_are_compared_with_the_answers(beir: Path) -> None:
+    spans = {"q1": "山海关", "q2": "约5464公里", "q3": "1545米"}
+    ask = answering(**{id: Prediction([], span=span) for id, span in spans.items()})
+    figures = evaluate(Dataset.load(beir), ask, CORPUS.__getitem__).figures()
+    assert figures["exact"].value == 0.5
+    assert figures["f1"].value == pytest.approx((1 + 6 / 7) / 2)  # 5464, 公, 里 of 约, 5464, 公, 里
+    assert figures["exact"].questions == 2
+
+
 def test_traditional_answers_are_not_simplified_ones(beir: Path) -> None:
     simplified = predict("黃河", sentences=("黄河全长约5464公里",))
     row = {"_id": "q2", "text": "黄河多长？", "answers": ["全長約5464公里"], "answerable": True}

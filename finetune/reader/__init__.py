@@ -1,0 +1,1 @@
+"""Trains the reader, which finds the answer in a chunk and says whether there is one."""
