@@ -31,10 +31,6 @@ class LoraModule:
     factors: Factors
     scale: float
 
-    @property
-    def rank(self) -> int:
-        return self.factors.a.shape[0]
-
 
 def rename(
     modules: Mapping[str, LoraModule], config: PreTrainedConfig, *, to: Layout
@@ -201,10 +197,10 @@ def _settings(
     """adapter_config.json: as before, except for values that depend on names."""
     before = {"base_model_name_or_path": directory.name, **(source.settings or NEW)}
     modules = dict(sorted(modules.items()))
-    ranks = {name: lora.rank for name, lora in modules.items()}
+    ranks = {name: len(lora.factors.a) for name, lora in modules.items()}
     alphas: dict[str, float] = {}
     for name, lora in modules.items():
-        alpha = lora.scale * (math.sqrt(lora.rank) if config.rslora else lora.rank)
+        alpha = lora.scale * (math.sqrt(ranks[name]) if config.rslora else ranks[name])
         whole = round(alpha)
         alphas[name] = whole if math.isclose(alpha, whole, rel_tol=1e-12) else alpha
     rank, rank_pattern = _patterns(ranks)

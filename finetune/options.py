@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, LiteralString, get_args
+from typing import Any, Literal, LiteralString, get_args, get_origin
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -16,10 +16,6 @@ Schedule = Literal["linear", "cosine", "constant"]
 MAX_LENGTH = 4096
 """The default for the most tokens of a row; the model's window, if that is smaller. (The prompts of
 `rag ask` have 2,200 with 5 passages.)"""
-
-
-def names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.replace(",", " ").split())
 
 
 def number(name: str, text: str) -> float:
@@ -47,7 +43,7 @@ class LoraOptions:
         "Linear modules, separated by commas: upstream's names, or transformers'.",
         default=("query_key_value",),
         typed="query_key_value",
-        read=names,
+        read=lambda text: tuple(text.replace(",", " ").split()),
     )
     rslora: bool = flag("--rslora --use-rslora", "Scale by alpha / sqrt(rank) (rsLoRA).")
     dora: bool = flag("--dora --use-dora", "DoRA: train magnitude and direction separately.")
@@ -186,9 +182,12 @@ class TrainOptions:
             for name in names:
                 if name in values:
                     _need(name, values[name], is_valid(values[name]), wanted)
-        for name, kind in CHOICES.items():
-            known, value = ", ".join(get_args(kind)), getattr(self, name)
-            _need(name, value, value in get_args(kind), Translatable("one of {known}", known=known))
+        for each in fields(self):
+            if get_origin(each.type) is Literal:
+                known, value = get_args(each.type), values[each.name]
+                _need(
+                    each.name, value, value in known, Translatable("one of {known}", known=", ".join(known))
+                )
         in_range = strength is None or 0 < strength <= 1
         _need("strength", strength, in_range, Translatable("auto, or above 0 to 1"))
 
@@ -206,9 +205,6 @@ RANGES: dict[tuple[str, ...], tuple[Callable[[Any], bool], Translatable]] = {
     ("mix", "warmup_ratio", "lora_dropout"): (
         lambda value: 0 <= value < 1, Translatable("0 to below 1"),
     ),
-}  # fmt: skip
-CHOICES: dict[str, Any] = {
-    "lr_scheduler_type": Schedule, "dtype": Dtype, "quant": Base, "template": Template,
 }  # fmt: skip
 
 

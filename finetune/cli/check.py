@@ -102,6 +102,7 @@ class ReportOptions:
         """Raises `UserError`, before the work, if a report can't be written or would replace another
         file, as `--json data.json` would for a reader who thinks that --json takes no name."""
         from finetune.data.report import HEADS
+        from finetune.evaluate.compare import check_place
         from rag.plot import check_picture
 
         if self.picture or self.html:
@@ -110,18 +111,16 @@ class ReportOptions:
             option = f"--{name}"
             if path is None:
                 continue
-            if not path.parent.is_dir():
-                raise UserError(
-                    "there is no folder {folder} for {option}; make it first",
-                    folder=path.parent,
-                    option=option,
-                )
-            if path.exists() and not _begins(path, HEADS[option]):
-                raise UserError(
-                    "{path} exists and is not an earlier report; give {option} another name",
-                    path=path,
-                    option=option,
-                )
+            check_place(path)
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                if not file.read(32).startswith(HEADS[option]):
+                    raise UserError(
+                        "{path} exists and is not an earlier report; give {option} another name",
+                        path=path,
+                        option=option,
+                    )
 
     def write(self, diagnosis: "Diagnosis", views: "Sequence[View]") -> None:
         from json import dumps
@@ -140,13 +139,6 @@ class ReportOptions:
             write_whole(self.picture, histogram(diagnosis, check_picture(self.picture), say))
         for path in filter(None, vars(self).values()):
             note(str(path))
-
-
-def _begins(path: Path, heads: tuple[bytes, ...]) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(32).startswith(heads)
 
 
 @with_options("Check training data row by row; exit code 1 if rows are bad.")

@@ -12,6 +12,7 @@ import typer
 from finetune.cli.evaluate import DO_NOT_SHIP, ComparedModels, ComparisonOptions, compare_models
 from finetune.cli.grounded import QuestionOptions, room_for_prompts, write_rows
 from finetune.cli.options import TRAINED, BaseOptions, mixed, within
+from finetune.cli.train import RunOptions, train_adapter
 from finetune.options import Data, LoraOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -181,15 +182,13 @@ def _write_rows(
 
 
 def _train(run: "DomainRun", model: Path, options: TrainOptions, device: str) -> None:
-    from finetune.cli.train import run as train
-
     if run.is_trained:
         _step(3, Translatable("done before, in {adapter}", adapter=run.adapter))
         return
     _step(3)
     general = run.rows / "general.jsonl"
     data = Data((run.rows / "train.jsonl",), general=(general,) if general.is_file() else ())
-    train(model, data, options, run.adapter, device=device, resume=True)
+    train_adapter(model, data, options, RunOptions(out_dir=run.adapter, resume=True), device)
 
 
 def _evaluate(run: "DomainRun", config: "Config", models: ComparedModels, *, limit: int, seed: int) -> None:

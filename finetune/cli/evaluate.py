@@ -23,7 +23,7 @@ from rag.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from finetune.evaluate.compare import Comparison, Decision
+    from finetune.evaluate.compare import Comparison
     from finetune.evaluate.questions import Cases, Condition, HeldOutQuestion, Pair
     from finetune.evaluate.run import CaseResult
     from rag.config import Config
@@ -60,15 +60,6 @@ def show(comparisons: "Sequence[Comparison]", title: str) -> None:
 
 def _number(value: float, sign: str = "") -> str:
     return "–" if value != value else f"{value:{sign}.3f}"
-
-
-def show_decision(decision: "Decision", count: int) -> None:
-    if decision.ship:
-        out_message("ship it (on {count} questions)", count=count)
-    else:
-        out_message("do not ship (on {count} questions)", count=count)
-    for reason in decision.reasons:
-        out(f"  {say(reason)}")
 
 
 DO_NOT_SHIP = 3
@@ -149,7 +140,10 @@ def compare_models(
     title = f"{Path(models.model).name} + {Path(models.adapter).name}"
     show(comparisons, title)
     if whole:
-        show_decision(decision, sum(map(bool, results)))
+        ship = Translatable("ship it") if decision.ship else Translatable("do not ship")
+        out_message("{decision} (on {count} questions)", decision=ship, count=sum(map(bool, results)))
+        for reason in decision.reasons:
+            out(f"  {say(reason)}")
     else:
         count = len(questions) + len(general)
         note_message("stopped after {done} of {count} questions: no decision", done=len(results), count=count)

@@ -19,6 +19,10 @@ DATA_NAMES = "--data --data-path --jsonl-path --train-file --dataset-path DATA"
 MODEL_NAMES = "--model --model-name-or-path --model-path --chatglm-path MODEL"
 MAX_SOURCE, MAX_TARGET = 1024, 128
 """Tokens of a question and of an answer in THUDM's scripts."""
+LENGTH = Translatable(
+    "Maximum tokens per row (default {max_length}); longer rows are truncated, and reported.",
+    max_length=MAX_LENGTH,
+)
 TRAINED = option(MODEL_NAMES, "The ChatGLM to train: folder, or name on a hub.", default=...)
 
 
@@ -29,14 +33,7 @@ class RowOptions:
     template: str | None = option(
         "--template chat|tutorial", "Prompt template (default: chat); stored with the adapter."
     )
-    max_length: int | None = option(
-        "--max-length --max-seq-length N",
-        Translatable(
-            "Maximum tokens per row (default {max_length}); longer rows are truncated, and reported.",
-            max_length=MAX_LENGTH,
-        ),
-        least=1,
-    )
+    max_length: int | None = option("--max-length --max-seq-length N", LENGTH, least=1)
     max_source_length: int | None = option(
         "--max-source-length --max-input-length N",
         Translatable(

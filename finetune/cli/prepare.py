@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from finetune.cli.options import DATA_NAMES, MODEL_NAMES, RowOptions, within
-from finetune.options import MAX_LENGTH, Columns, Data, flag
+from finetune.cli.options import DATA_NAMES, LENGTH, MODEL_NAMES, RowOptions, within
+from finetune.options import Columns, Data, flag
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import Progress, out, say
@@ -36,14 +36,7 @@ def omissions(counts: "Counts") -> list[str]:
 class TokenOptions(RowOptions):
     """The rows' form, or the tutorial's, of which --max-seq-length is another length."""
 
-    max_length: int | None = option(
-        "--max-length N",
-        Translatable(
-            "Maximum tokens per row (default {max_length}); longer rows are truncated, and reported.",
-            max_length=MAX_LENGTH,
-        ),
-        least=1,
-    )
+    max_length: int | None = option("--max-length N", LENGTH, least=1)
     max_seq_length: int | None = option(
         "--max-seq-length N",
         "Produce the token ids of mymusise/ChatGLM-Tuning: at most N for the prompt and N for "

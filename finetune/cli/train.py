@@ -17,9 +17,7 @@ from rag.cli.console import Progress, loading, note, note_message, out, out_mess
 from rag.cli.options import argument, cache_home, fetch_model, option, with_options
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from finetune.train.loop import Sets, StepReport
+    from finetune.train.loop import Sets, StepReport, Training
     from finetune.train.preview import Estimator, MemoryEstimate
     from finetune.train.setup import TrainingResult
     from rag.chatglm.memory import Device
@@ -83,94 +81,68 @@ def train(
     )  # fmt: skip
     directory = fetch_model(model)
     options = replace(options, max_length=within(options.max_length, read_model_config(directory)))
-    out_dir, resume, dry_run = run_options.out_dir, run_options.resume, run_options.dry_run
-    overwrite = run_options.overwrite and not resume
-    if not (dry_run or resume or overwrite):
-        check_free(out_dir)
+    if not (run_options.dry_run or run_options.resume or run_options.overwrite):
+        check_free(run_options.out_dir)
     data = replace(data, train=sources, general=general, columns=columns)
-    run(
-        directory, data, options, out_dir,
-        device=device, resume=resume, overwrite=overwrite, dry_run=dry_run,
-    )  # fmt: skip
+    train_adapter(directory, data, options, run_options, device)
 
 
-def run(
-    model: Path,
-    data: Data,
-    options: TrainOptions,
-    folder: Path,
-    *,
-    device: str,
-    resume: bool = False,
-    overwrite: bool = False,
-    dry_run: bool = False,
+def train_adapter(
+    model: Path, data: Data, options: TrainOptions, run_options: RunOptions, device: str
 ) -> None:
     """Read, load, train and write, with reports on the screen.
 
-    With `overwrite` an earlier training in the folder is deleted once all else is ready.
+    An earlier training to overwrite is deleted once all else is ready, and not if it is resumed.
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=device == "cpu")
-    # One of the processes reports; errors of the others are shown, too.
-    with nullcontext() if accelerator.is_main_process else redirect_stderr(StringIO()):
-        _run(model, data, options, folder, accelerator, resume=resume, overwrite=overwrite, dry_run=dry_run)
-
-
-def _run(
-    model: Path,
-    data: Data,
-    options: TrainOptions,
-    folder: Path,
-    accelerator: "Accelerator",
-    *,
-    resume: bool,
-    overwrite: bool,
-    dry_run: bool,
-) -> None:
     from finetune.train.checkpoint import check_resumable, delete_training, identity
     from finetune.train.loop import Training
     from finetune.train.preview import measure_time
     from finetune.train.setup import finish, open_tuned, own_pages, read_sets
 
-    main, device = accelerator.is_main_process, accelerator.device.type
-    sets = read_sets(data, model, options, cache=cache_home() / "tokens")
-    show_sets(sets)
-    preview = Preview.of(model, sets, options, device=device)
-    if main:
-        preview.show_table() if dry_run else preview.show_line()
-    if resume:
-        check_resumable(folder, identity(sets.digests, options, accelerator))
-    if not dry_run:
+    folder, resume, dry_run = run_options.out_dir, run_options.resume, run_options.dry_run
+    accelerator = Accelerator(cpu=device == "cpu")
+    main = accelerator.is_main_process
+    # One of the processes reports; errors of the others are shown, too.
+    with nullcontext() if main else redirect_stderr(StringIO()):
+        sets = read_sets(data, model, options, cache=cache_home() / "tokens")
+        show_sets(sets)
+        preview = Preview.of(model, sets, options, device=device)
+        if main:
+            preview.show_table() if dry_run else preview.show_line()
+        if resume:
+            check_resumable(folder, identity(sets.digests, options, accelerator))
+        if not dry_run:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        if device == "cpu":
+            own_pages()
+        with loading(model.name) as progress:
+            tuned = open_tuned(model, options, device=str(accelerator.device), progress=progress)
+        training = Training(tuned, sets, options, folder, accelerator)
+        if dry_run:
+            time = measure_time(training)
+            if main:
+                out_message(
+                    "{step:.3g} s a step; {speed:,.0f} tokens/s; {total} for {steps} steps and their evaluations",
+                    step=time.step,
+                    speed=time.speed,
+                    total=timedelta(seconds=round(time.total)),
+                    steps=training.plan.steps,
+                )
+            return
+        if run_options.overwrite and not resume and main:
+            delete_training(folder)
+        accelerator.wait_for_everyone()
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    if device == "cpu":
-        own_pages()
-    with loading(model.name) as progress:
-        tuned = open_tuned(model, options, device=str(accelerator.device), progress=progress)
-    training = Training(tuned, sets, options, folder, accelerator)
-    if dry_run:
-        time = measure_time(training)
-        if main:
-            out_message(
-                "{step:.3g} s a step; {speed:,.0f} tokens/s; {total} for {steps} steps and their evaluations",
-                step=time.step,
-                speed=time.speed,
-                total=timedelta(seconds=round(time.total)),
-                steps=time.steps,
-            )
-        return
-    if overwrite and main:
-        delete_training(folder)
-    accelerator.wait_for_everyone()
-    with writing(folder):
-        with Progress("", training.plan.steps, every=0, stays=True) as progress:
-            for report in training.run(resume=resume):
-                show_step(report, progress)
-        accelerator.end_training()
-        if main:
-            files = [path.name for path in (*data.train, *data.dev, *data.general)]
-            show_result(finish(training, {"base": model.name, "files": files}), training.state.stopped)
+            with Progress("", training.plan.steps, every=0, stays=True) as progress:
+                for report in training.run(resume=resume):
+                    show_step(report, progress)
+            accelerator.end_training()
+            if main:
+                files = [path.name for path in (*data.train, *data.dev, *data.general)]
+                show_result(finish(training, {"base": model.name, "files": files}), training)
 
 
 def check_free(folder: Path) -> None:
@@ -212,18 +184,18 @@ def show_step(report: "StepReport", progress: Progress) -> None:
     """Loss, speed, time left."""
     step, steps, loss = report.step, report.steps, report.loss
     text = say("step {step}/{steps}, loss {loss:.4f}", step=step, steps=steps, loss=loss)
-    for name, loss in (("dev", report.dev_loss), ("general", report.general_loss)):
-        if loss is not None:
-            text += say(", {name} {loss:.4f}", name=SETS[name], loss=loss)
+    for name, title in SETS.items():
+        if f"{name}_loss" in report.losses:
+            text += say(", {name} {loss:.4f}", name=title, loss=report.losses[f"{name}_loss"])
     text += say(", {speed:,.0f} tokens/s", speed=report.speed)
     progress(step, text, left=report.left)
 
 
-def show_result(result: "TrainingResult", stopped: str) -> None:
-    """What was written, and how it compares; `stopped` is the reason for an early end."""
-    losses = result.losses
-    if stopped:
-        note_message("stopped early: {stopped}", stopped=stopped)
+def show_result(result: "TrainingResult", training: "Training") -> None:
+    """What was written, and how it compares."""
+    losses, state = result.losses, training.state
+    if state.stopped:
+        note_message("stopped early: {stopped}", stopped=state.stopped)
     if result.strength != 1:
         note_message("saved at strength {strength:g}", strength=result.strength)
     for name, title in SETS.items():
@@ -232,17 +204,17 @@ def show_result(result: "TrainingResult", stopped: str) -> None:
             continue
         best, step = losses.get(f"{name}_best", after), losses.get("dev_step", 0)
         least: str = ""
-        if best < after and step != result.steps:
+        if best < after and step != state.step:
             least = Translatable(
                 " (lowest: {best:.4f} at step {step:.0f} of {steps})",
-                best=best, step=step, steps=result.steps,
+                best=best, step=step, steps=state.step,
             )  # fmt: skip
         note_message(
             "{name} loss {before:.4f} before, {after:.4f} now{least}",
             name=title, before=before, after=after, least=least,
         )  # fmt: skip
     note_message("read back, its logits differ by {apart:.1e} of the largest at most", apart=result.apart)
-    out(str(result.out))
+    out(str(training.out))
 
 
 @contextmanager

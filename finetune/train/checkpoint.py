@@ -24,7 +24,7 @@ from torch import Tensor
 from finetune.options import TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from ingest.store.atomic import sync, write_whole
+from ingest.store.atomic import new_folder, write_whole
 from rag import plot
 from rag.chatglm.adapter_files import ADAPTER_FILES
 
@@ -107,17 +107,15 @@ def save_checkpoint(
     full; earlier checkpoints stay.
     """
     target = out / f"checkpoint-{state.step}"
-    work = out / f".{target.name}.partial"
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     try:
-        work.mkdir(parents=True)
-        write(work)
-        write_whole(work / NUMBERS, save({k: v.detach().cpu() for k, v in tensors.items()}))
-        write_whole(work / STATE, (json.dumps(asdict(state), indent=2) + "\n").encode())
-        work.rename(target)
-        sync(out)
-    except OSError as problem:
-        shutil.rmtree(work, ignore_errors=True)
+        with new_folder(target) as work:
+            write(work)
+            write_whole(work / NUMBERS, save({k: v.detach().cpu() for k, v in tensors.items()}))
+            write_whole(work / STATE, (json.dumps(asdict(state), indent=2) + "\n").encode())
+    except UserError as error:
+        problem = error.__cause__
+        if not isinstance(problem, OSError):
+            raise
         last = checkpoints(out)
         raise UserError(
             "{target} can't be written: {reason}; the last good checkpoint is {checkpoint}; make room "

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from finetune.data.dataset import Counts
 from finetune.options import TrainOptions
@@ -175,10 +176,8 @@ class Optimizer:
                 param.grad = torch.zeros_like(param)
         if self.accelerator.num_processes == 1:
             return
-        grads = [param.grad.flatten() for param in self.params if param.grad is not None]
-        parts = self.sum(torch.cat(grads)).split([len(grad) for grad in grads])
-        for param, part in zip(self.params, parts, strict=True):
-            param.grad = part.view_as(param)
+        grads = [param.grad for param in self.params if param.grad is not None]
+        vector_to_parameters(self.sum(parameters_to_vector(grads)), grads)
 
     def tensors(self) -> dict[str, Tensor]:
         """The parameters and AdamW's state, by name: `value.NAME`, `exp_avg.NAME`, …."""
@@ -231,9 +230,9 @@ class StepReport:
     """Tokens a second of training, including those that are not learnt."""
     left: float
     """Seconds, including evaluations."""
-    dev_loss: float | None = None
-    general_loss: float | None = None
-    stopped: str = ""
+    losses: Mapping[str, float]
+    """Of the sets that were measured in this step, by their names."""
+    stopped: str
     """The reason for an end before the last step, or ""."""
 
 
@@ -309,11 +308,10 @@ class Training:
                     )
                 mean, speed = loss / logged, tokens / seconds
                 left = (monotonic() - start) / (state.step - first) * (steps - state.step)
-                losses = (measured.get("dev_loss"), measured.get("general_loss"))
-                report = StepReport(state.step, steps, mean, speed, left, *losses, state.stopped)
+                report = StepReport(state.step, steps, mean, speed, left, measured, state.stopped)
                 if log:
                     values = {"step": state.step, "epoch": self.plan.epoch(state.step), "loss": mean}
-                    values["learning_rate"] = self._rate(state.step - 1)
+                    values["learning_rate"] = learning_rate(options, state.step - 1, steps)
                     values["grad_norm"] = norm / logged
                     log.row(values | measured, speed=speed)
                 state.sums = (0.0, 0.0, 0)
@@ -344,7 +342,8 @@ class Training:
                 total += float(loss.detach())
                 self.optimizer.backward(loss / learnt)
         mean = float(self.optimizer.sum(total)) / learnt
-        return mean, self.optimizer.step(number + 1, self._rate(number), mean), read
+        rate = learning_rate(self.options, number, self.plan.steps)
+        return mean, self.optimizer.step(number + 1, rate, mean), read
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -356,9 +355,6 @@ class Training:
             problem = error
         if self.optimizer.sum(torch.tensor(float(problem is not None))):
             raise problem or UserError("another device stopped, and says why")
-
-    def _rate(self, step: int) -> float:
-        return learning_rate(self.options, step, self.plan.steps)
 
     def _evaluate(self) -> dict[str, float]:
         """The losses of the measured sets."""

@@ -137,8 +137,7 @@ class PrefixTuning(nn.Module):
 
     def __init__(self, model: Any, options: PrefixOptions, *, seed: int = 0) -> None:
         super().__init__()
-        self.base, self.options = model.requires_grad_(False), options
-        self.config = model.config
+        self.base, self.config = model.requires_grad_(False), model.config
         self.attention = model.config._attn_implementation
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -96,10 +96,6 @@ def attention_inputs(model: Any, batch: Batch) -> dict[str, Any]:
     return {"attention_mask": (same & earlier)[:, None], "position_ids": batch.positions}
 
 
-HALF = 65504.0
-"""The largest float16."""
-
-
 def not_finite(model: Any, batch: Batch, step: int) -> UserError:
     """The error for a loss that is NaN or infinite: the module in which it begins and why."""
     names = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
@@ -126,7 +122,7 @@ def not_finite(model: Any, batch: Batch, step: int) -> UserError:
             "step {step}: the output of {place} is beyond float16 (inputs up to {largest:.3g}, "
             "float16 holds {half:.0f}): this model overflows in float16; train with --bf16 or "
             "--fp32",
-            half=HALF,
+            half=torch.finfo(dtype).max,
             **fields,
         )
     return UserError(

@@ -259,7 +259,6 @@ class TimeEstimate:
 
     speed: float
     """Tokens a second on all devices, without padding."""
-    steps: int
     step: float
     """Mean seconds of a step."""
     total: float
@@ -292,4 +291,4 @@ def measure_time(training: Training) -> TimeEstimate:
         times = 1 + -(-plan.steps // options.eval_steps)  # before the first step, too
         each *= sum(int(rows.lengths.sum()) for rows in measured)
         total += times * each / training.accelerator.num_processes
-    return TimeEstimate(speed, plan.steps, float(step), float(total))
+    return TimeEstimate(speed, float(step), float(total))

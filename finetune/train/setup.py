@@ -167,8 +167,6 @@ precision, PEFT in float32."""
 class TrainingResult:
     """The result of a training."""
 
-    out: Path
-    steps: int
     strength: float
     losses: Mapping[str, float]
     """Before the training (`dev_loss_before`, `general_loss_before`), of the adapter as written
@@ -218,7 +216,7 @@ def finish(training: Training, record: Mapping[str, Any]) -> TrainingResult:
     }
     text = json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n"
     write_whole(out / RECORD, text.encode())
-    return TrainingResult(out, training.state.step, strength, losses, apart)
+    return TrainingResult(strength, losses, apart)
 
 
 def final_strength(training: Training) -> tuple[float, dict[str, float]]:

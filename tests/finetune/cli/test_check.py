@@ -92,7 +92,7 @@ def test_an_earlier_report_is_replaced(tmp_path: Path) -> None:
         ({"picture": Path("a.gif")}, "a picture ends in .png or .svg"),
         ({"html": DATA / "nowhere/a.html"}, "there is no folder"),
         ({"json": DATA / "history_small.json"}, "exists and is not an earlier report"),
-        ({"html": DATA}, "exists and is not an earlier report"),
+        ({"html": DATA}, "is a folder; name a file"),
     ],
 )
 def test_an_error_names_the_way_out(options: dict[str, Any], says: str, tmp_path: Path) -> None:

@@ -188,7 +188,6 @@ def test_time_is_measured_and_nothing_is_written(tmp_path: Path) -> None:
     options = TrainOptions(per_device_train_batch_size=3, max_steps=20, eval_steps=8)
     made = training(tmp_path / "out", tiny(3), options)
     found = measure_time(made)
-    assert found.steps == 20
     assert found.total > 20 * found.step > 0
     tokens = 20 * 3 * float(made.sets.train.lengths.mean())
     assert found.speed * found.step * 20 == pytest.approx(tokens)
