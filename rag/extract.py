@@ -49,6 +49,8 @@ SPAN, LEAST_SPAN = 1.0, -8.0
 and the least that it counts."""
 UNREAD = -4.0
 """The margin of sentences outside the chunk that was read."""
+BEFORE = 8
+"""Characters before a span that tell it from an equal text in the same sentence."""
 LIKELY = -8.0
 """The margin of a span from which it is marked in the answer."""
 PRIOR = 1.5
@@ -136,7 +138,7 @@ class Sentence:
     """`passages[passage].text[start:end]`, without surrounding space; larger scores are better.
 
     `shown` is what an answer shows of it: a clause, the cells of a row in words, or a list. `span` is the
-    text in it that the reader takes for the answer, or "".
+    text in it that the reader takes for the answer, or "", and `lead` what stands before it, with it.
     """
 
     passage: int
@@ -145,6 +147,15 @@ class Sentence:
     score: float
     shown: str
     span: str = ""
+    lead: str = ""
+
+    def place(self, shown: str) -> Span | None:
+        """Where the span is in a part of what is shown; of several equal texts, the one after the same."""
+        for before in (BEFORE, 0) if self.span else ():
+            key = self.lead[-len(self.span) - before :]
+            if (at := shown.find(key)) >= 0:
+                return at + len(key) - len(self.span), at + len(key)
+        return None
 
 
 def extract(
@@ -180,14 +191,14 @@ def extract(
     for sentence in chosen:
         first = not lines
         within = room - NEXT * (first and len(chosen) > 1)
-        shown = _window(sentence.shown, weights, within, sentence.span)
+        place = sentence.place(sentence.shown)
+        shown = _window(sentence.shown, weights, within, place[0] if place else -1)
         if len(shown) > room and not first:
             continue
         passage, hit = passages[sentence.passage], hits[sentence.passage]
-        number, place = len(lines) + 1, (sentence.start, sentence.end)
-        citations.append(citation(number, passage, *place, store, hit.chunk))
-        if first and sentence.span and (at := shown.find(sentence.span)) >= 0:
-            span = at, at + len(sentence.span)
+        number, quoted = len(lines) + 1, (sentence.start, sentence.end)
+        citations.append(citation(number, passage, *quoted, store, hit.chunk))
+        span = sentence.place(shown) if first else span
         lines.append(f"{shown} [{number}]")
         room -= len(shown)
     text = "\n".join(lines)
@@ -259,7 +270,8 @@ def rank(
             span = None
         shown = _shown(query, c, beyond[c.passage], span)
         answer = one_line(c.source[span.start : span.end]) if span else ""
-        ranked.append(Sentence(*place, float(scores[k]), shown, answer))
+        lead = one_line(c.source[c.unit.start : span.end].rpartition("|")[2]) if span else ""
+        ranked.append(Sentence(*place, float(scores[k]), shown, answer, lead))
     return ranked
 
 
@@ -327,6 +339,7 @@ def _scores_by_words(
         shares = np.mean([each.shares(texts, leads, about) for each in weights], axis=0)
         prior = np.array([passages[candidates[k].passage].score - top for k in rows])
         scores[rows] = LEXICAL * shares + PRIOR * prior
+    best = [best_span(passage.reading).margin if passage.reading else 0.0 for passage in passages]
     for k, candidate in enumerate(candidates):
         unit = candidate.unit
         row = cells(candidate.source[unit.start : unit.end])[:LABELS] if unit.names else []
@@ -337,8 +350,9 @@ def _scores_by_words(
         scores[k] += FACT * any(within)
         passage = passages[candidate.passage]
         if passage.reading:
-            span, best = passage.best_in(unit), best_span(passage.reading).margin
-            scores[k] += SPAN * (max(span.margin - best, LEAST_SPAN) if span else UNREAD)
+            span = passage.best_in(unit)
+            margin = span.margin - best[candidate.passage] if span else UNREAD
+            scores[k] += SPAN * max(margin, LEAST_SPAN)
         if unit.parts and not ASKS.search(candidate.text):
             scores[k] += LISTS if _SEVERAL.search(query.normalized) else -LISTS
         for part, gain in ((text, CODE), (text[:START], BEGINS)) if query.codes else ():
@@ -384,7 +398,7 @@ def _shown(
     if unit.parts:
         return list_shown(text, unit)
     sentence = text[unit.start : unit.end]
-    shown = one_line(_window(sentence, weights, answer=text[span.start : span.end] if span else ""))
+    shown = one_line(_window(sentence, weights, at=span.start - unit.start if span else -1))
     return ANSWERER.sub("", shown) if ASKS.search(unit.lead) else shown
 
 
@@ -414,7 +428,9 @@ def _cells_shown(
         named = np.array([answer in cell for cell in row])
     keep = (labels > 0) | named if named.any() else np.ones(len(row), bool)
     kept = [
-        "" if not wanted or cell[-1:] in ("?", "？") else _window(cell, weights, LONGEST_CELL, answer)
+        ""
+        if not wanted or cell[-1:] in ("?", "？")
+        else _window(cell, weights, LONGEST_CELL, cell.find(answer) if answer else -1)
         for cell, wanted in zip(row, keep, strict=True)
     ]
     for k in sorted(range(1, len(kept)), key=lambda k: (bool(named[k]), labels[k], -k)):
@@ -439,15 +455,14 @@ def _clauses(sentence: str) -> list[Span]:
 
 
 def _window(
-    sentence: str, weights: Sequence[TermWeights], longest: int = LONGEST_ANSWER, answer: str = ""
+    sentence: str, weights: Sequence[TermWeights], longest: int = LONGEST_ANSWER, at: int = -1
 ) -> str:
-    """The neighbouring clauses that hold the `answer` or else most question words, as many as may be
-    shown."""
+    """The neighbouring clauses around character `at`, or else those that hold most question words, as many
+    as may be shown."""
     clauses = _clauses(sentence)
     if len(sentence) <= longest or len(clauses) < 2:
         return sentence
     worth = worth_of([sentence[a:b] for a, b in clauses], weights)
-    at = sentence.find(answer) if answer else -1
     first = last = next((k for k, (a, b) in enumerate(clauses) if a <= at < b), int(np.argmax(worth)))
     while True:
         wider = [(a, b) for a, b in ((first, last + 1), (first - 1, last)) if a >= 0 and b < len(clauses)]

@@ -19,7 +19,7 @@ from rag.config import SETTINGS, Config, EmbedOptions
 from rag.generate import Generator
 from rag.pipeline import Pipeline
 from rag.question import analyze, script_of
-from rag.reader import Reader, open_reader
+from rag.reader import Reader
 from rag.retrieve import CrossEncoderReranker, rank
 from rag.score_norm import (
     READER_CALIBRATION,
@@ -140,7 +140,7 @@ def pipeline_of(
 ) -> Pipeline:
     """The pipeline over an open store, with the store's current calibration."""
     reranker = CrossEncoderReranker(name) if (name := config.retrieve.reranker) else None
-    reader = _reader(config.read.reader, embedder)
+    reader = reader_of(config.read.reader, embedder)
     stored: Any = store.get_meta(CALIBRATION)
     calibration = Calibration.from_json(stored) if stored else None
     if calibration is None or (calibration.reads and not reader):
@@ -151,15 +151,16 @@ def pipeline_of(
     return Pipeline(store, embedder, norm, say, config, calibration, reranker, generator, reader)
 
 
-def _reader(weights: str, embedder: Embedder) -> Reader | None:
+def reader_of(weights: str, embedder: Embedder) -> Reader | None:
     """The reader; None if it is turned off, or the encoder is not the one that it was trained on.
 
     If the bundled weights are damaged, a line in the log says so, and answers go on without them.
     """
-    if weights == "none" or not isinstance(embedder, BundledEmbedder):
+    encoder = getattr(embedder, "embedder", embedder)  # the server's cache of vectors is around it
+    if weights == "none" or not isinstance(encoder, BundledEmbedder):
         return None
     try:
-        return open_reader(weights, embedder)
+        return open_reader(weights, encoder)
     except UserError as error:
         if weights != "bundled":
             raise

@@ -98,7 +98,7 @@ class Pipeline:
         """The best passages for a stand-alone question, and how likely they answer it."""
         _check(question)
         limit = limit or self.config.retrieve.passages
-        depth = max(limit, RERANKED) if self.reranker else limit
+        depth = max(limit, RERANKED if self.reranker else self.config.read.passages)
         query = analyze(question)
         with self._stage("retrieve"):
             vector = self._embed(query)
@@ -117,7 +117,8 @@ class Pipeline:
                 readings = self.reader.read(
                     query.text, [hit.chunk for hit in hits[: self.config.read.passages]]
                 )
-                hits, passages, readings = by_reading(hits, passages, readings)
+                if not self.reranker:
+                    hits, passages, readings = by_reading(hits, passages, readings)
         native = self.norm.native[query.script]
         curve = self.calibration.native if native else self.calibration.foreign
         excess = float(ranking.scores.max(initial=0.0)) - self.norm.level[query.script]

@@ -224,6 +224,8 @@ def build(data: bytes, path: Path, folder: Path) -> None:
         for file in (fast, exact)
     )
     # x86 without VNNI saturates sums of int8 products at 16 bits, so float32 is used there.
+    if not np.isfinite(theirs).all():
+        raise UserError("{path} holds no reader: {problem}", path=path, problem="not finite")
     saturated = np.corrcoef(ours, theirs)[0, 1] < _LEAST_CORRELATION
     for unused in folder.glob("reader.*" if saturated else "float32.*"):
         unused.unlink()
@@ -232,7 +234,8 @@ def build(data: bytes, path: Path, folder: Path) -> None:
 
 
 def with_upper_layers(encoder: E5Checkpoint, tensors: dict[str, NDArray[np.generic]]) -> E5Checkpoint:
-    """The encoder with the layers of `tensors` in place of its own."""
+    """The encoder with the layers of `tensors` in place of its own. Raises KeyError or ValueError if they
+    are of another encoder."""
     scales = {name.removesuffix("scale"): name for name in tensors if name.endswith(".scale")}
     matrices = {
         f"{name}w": EightBits(tensors[f"{name}w"].astype(np.int8), tensors[scale].astype(np.float32))
@@ -243,6 +246,9 @@ def with_upper_layers(encoder: E5Checkpoint, tensors: dict[str, NDArray[np.gener
         for name, values in tensors.items()
         if name.startswith("l") and name not in matrices and name not in scales.values()
     }
+    for name, values in vectors.items():
+        if values.shape != (expected := encoder.vectors[name].shape):
+            raise ValueError(f"{name} has shape {values.shape}, not {expected}")
     return replace(encoder, vectors={**encoder.vectors, **vectors}, matrices={**encoder.matrices, **matrices})
 
 

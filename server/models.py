@@ -97,7 +97,7 @@ class CachedEmbedder:
     """
 
     def __init__(self, embedder: Embedder, limit: int | None = None) -> None:
-        self._embedder = embedder
+        self.embedder = embedder
         self._limit = CACHE_BYTES // (4 * embedder.dim) if limit is None else limit
         self._cache: OrderedDict[bytes, Vector] = OrderedDict()
         self._lock = Lock()
@@ -112,7 +112,7 @@ class CachedEmbedder:
             self._cache |= vectors
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
         if new:
-            rows = self._embedder.embed_passages(list(new.values()))
+            rows = self.embedder.embed_passages(list(new.values()))
             # Copies, because a view would keep the whole batch in memory.
             vectors |= {key: row.copy() for key, row in zip(new, rows, strict=True)}
             with self._lock:

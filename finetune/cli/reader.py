@@ -93,8 +93,8 @@ def reader(
         with new_folder(home / name, replace=True) as new:
             shutil.copy(weights, new)
         settings = home / SETTINGS
+        recalibrate(trained, {each.text: each.answerable for each in part.questions})
         if put_in_use(settings, "read", {"reader": name}):
-            recalibrate(trained, {each.text: each.answerable for each in part.questions})
             out_message("better; {settings} names it, and refusals are calibrated again", settings=settings)
             return
     out_message(

@@ -4,15 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sentencepiece import SentencePieceProcessor
 
 from ingest.embed import e5_graph
 from ingest.embed.e5 import BundledEmbedder, open_embedder
 from ingest.errors import UserError
-from ingest.types import Chunk
+from ingest.types import Chunk, Hit, Passage
 from rag import reader as reader_module
+from rag.extract import Sentence
+from rag.load import reader_of
 from rag.reader import NO_SPAN, WEIGHTS, Reader, RowBuilder, best_span, open_reader
+from rag.retrieve import by_reading
 from rag.types import ReaderOutput
+from server.models import CachedEmbedder
+from tests.fakes import HashEmbedder
 
 TEXTS = (
     "第十九条 劳动合同期限三个月以上不满一年的，试用期不得超过一个月。",
@@ -144,3 +150,55 @@ def test_a_question_in_traditional_characters_is_read_as_one_in_simplified_ones(
     asked = ("消费者投诉后几个工作日内处理？", "消費者投訴後幾個工作日內處理？")
     simple, traditional = (reader.read(question, [chunk(text)])[0].score for question in asked)
     assert traditional == pytest.approx(simple, abs=1e-4)
+
+
+def test_weights_of_another_encoder_are_told(tmp_path: Path, encoder: BundledEmbedder) -> None:
+    tensors = load_file(Path(reader_module.__file__).parent / WEIGHTS)
+    for name in ("l8.aln.w", "l9.fi.b"):
+        wide = np.zeros(768, np.float32)
+        save_file(tensors | {name: wide}, tmp_path / WEIGHTS)
+        with pytest.raises(UserError, match="has shape"):
+            open_reader(str(tmp_path), encoder)
+
+
+def test_who_reads(
+    encoder: BundledEmbedder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server's cache of vectors is read through; another encoder, or damaged weights, leave the rules."""
+    assert isinstance(reader_of("bundled", CachedEmbedder(encoder)), Reader)
+    assert reader_of("none", encoder) is None
+    assert reader_of("bundled", HashEmbedder()) is None
+    assert not caplog.records
+    monkeypatch.setattr(reader_module, "BUNDLED_SHA256", "0" * 64)
+    assert reader_of("bundled", encoder) is None
+    assert "without the reader" in caplog.text
+    with pytest.raises(UserError, match="cannot read"):
+        reader_of("nowhere", encoder)
+
+
+def test_hits_are_ordered_by_retrieval_and_reading() -> None:
+    hits = [Hit(chunk(str(k)), score) for k, score in enumerate((9.0, 8.9, 8.0, 1.0))]
+    passages = [Passage("d", k, k + 1, str(k), "") for k in range(4)]
+    outputs = [ReaderOutput([], np.zeros(0), np.zeros(0), score) for score in (-9.0, 3.0, -9.0)]
+    ordered, their_passages, readings = by_reading(hits, passages, outputs)
+    assert [hit.chunk.text for hit in ordered] == ["1", "0", "2", "3"]
+    assert [passage.text for passage in their_passages] == ["1", "0", "2", "3"]
+    assert [each.score for each in readings] == [3.0, -9.0, -9.0]
+    scores = [hit.score for hit in ordered]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("shown", "marked"),
+    [
+        ("应当在三十日内提出，逾期的在十日内补正。", 14),
+        ("逾期的在十日内补正。", 4),
+        ("十日", 0),
+        ("别的", None),
+    ],
+)
+def test_the_mark_is_on_the_right_one_of_two_equal_texts(shown: str, marked: int | None) -> None:
+    sentence = Sentence(0, 0, 20, 0.0, shown, "十日", "应当在三十日内提出，逾期的在十日")
+    place = sentence.place(shown)
+    assert (place and place[0]) == marked
+    assert place is None or shown[slice(*place)] == "十日"

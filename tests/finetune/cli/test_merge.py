@@ -76,7 +76,7 @@ def test_an_export_and_its_inverse(tmp_path: Path, adapter: Path, capsys: Shown)
 
 def test_alpha_may_be_given_if_the_adapter_lacks_it(tmp_path: Path, adapter: Path, capsys: Shown) -> None:
     (adapter / "adapter_config.json").unlink()
-    with pytest.raises(UserError, match="or give the adapter's lora_alpha"):
+    with pytest.raises(UserError, match="rag finetune merge has --lora-alpha"):
         export(adapter, tmp_path / "out", str(MODEL))
     export(adapter, tmp_path / "out", str(MODEL), alpha=16)
     assert "lora_alpha 16 as given" in capsys.readouterr().err

@@ -31,8 +31,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for generation in (2, 3):
         place = found[generation] = directory(folder / str(generation), generation)
-        source = COPY / f"v{generation}/tiny_safetensors/config.json"
-        (place / "config.json").write_bytes(source.read_bytes())
+        config = json.loads((COPY / f"v{generation}/tiny_safetensors/config.json").read_text("utf-8"))
+        size = {"vocab_size": 130528} if generation == 1 else {"padded_vocab_size": 65024}
+        (place / "config.json").write_text(json.dumps(config | size), "utf-8")
     return found
 
 

@@ -34,8 +34,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     found: dict[int, str] = {}
     for generation in (1, 2, 3):
         place = directory(folder / str(generation), generation)
-        source = COPY / f"v{generation}/tiny_safetensors/config.json"
-        (place / "config.json").write_bytes(source.read_bytes())
+        config = json.loads((COPY / f"v{generation}/tiny_safetensors/config.json").read_text("utf-8"))
+        size = {} if generation == 1 else {"padded_vocab_size": 65024}
+        (place / "config.json").write_text(json.dumps(config | size), "utf-8")
         found[generation] = str(place)
     return found
 
