@@ -19,7 +19,7 @@ from rag.config import SETTINGS, Config, EmbedOptions
 from rag.generate import Generator
 from rag.pipeline import Pipeline
 from rag.question import analyze, script_of
-from rag.reader import Reader
+from rag.reader import Reader, open_reader
 from rag.retrieve import CrossEncoderReranker, rank
 from rag.score_norm import (
     READER_CALIBRATION,
