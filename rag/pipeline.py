@@ -76,6 +76,11 @@ class Pipeline:
             yield Answer(question, text, (), (), 0.0, refused=False)
             return
         found = self.retrieve(stand_alone(question, history))
+        if (
+            not found.answerable
+            and (both := stand_alone(question, history, replace=False)) != found.query.text
+        ):
+            found = max(found, self.retrieve(both), key=lambda each: each.answerable)
         if found.query.text != question and strays(question, (each.text for each in found.passages)):
             found = self.retrieve(question)
         yield found

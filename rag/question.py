@@ -96,16 +96,19 @@ _SHORT = 6
 """A question with fewer characters (or fewer than 3 Latin words) can't name its own subject."""
 
 
-def stand_alone(question: str, history: Sequence[Message]) -> str:
+def stand_alone(question: str, history: Sequence[Message], *, replace: bool = True) -> str:
     """The question, preceded by the subject of the conversation if it lacks its own.
 
     The subject is the latest earlier question that is not a follow-up itself. A follow-up that names
-    another subject ("and type B?") is asked as that question was, with its own subject instead.
+    another subject ("and type B?") is asked as that question was, with its own subject instead; without
+    `replace`, with both.
     """
     subject = ""
     for text in (turn.text.strip()[:_LONGEST_SUBJECT] for turn in history if turn.role == "user"):
         if not small_talk(text):
             subject = _with_subject(text, subject) or subject or text
+    if not replace and subject and is_follow_up(question):
+        return f"{subject} {question}"
     return _with_subject(question, subject) or f"{subject} {question}"
 
 

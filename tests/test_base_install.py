@@ -53,6 +53,7 @@ NEEDS = {
     "finetune prepare": "finetune prepare rows.json out --model model",
     "finetune train": "finetune train rows.json --model model --out out",
     "finetune eval": "finetune eval rows.json --kb small --model model --adapter out",
+    "finetune reader": "finetune reader set --kb small",
     "finetune merge": "finetune merge model out merged/",
     "finetune export": "finetune export out out2 --model model",
     "ask --model": "ask 试用期最长几个月？ --kb small --model model",

@@ -29,6 +29,7 @@ from rag.chatglm.adapter import Adapters, probe_logits
 from rag.chatglm.adapter_files import fingerprint, read_adapter
 from rag.chatglm.configuration import generation_of
 from rag.chatglm.loading import load, read_model_config
+from rag.chatglm.tokenization import check_vocabulary, open_tokenizer
 
 GENERAL_SHARE, GENERAL_MOST = 0.1, 200
 """The share of the general set that is measured and never learnt, and the most rows of it."""
@@ -131,6 +132,7 @@ def open_tuned(
     model: Path, options: TrainOptions, *, device: str, progress: Callable[[float], None] | None = None
 ) -> TunedModel:
     """The model in the directory `model`, ready to be trained with `options`."""
+    check_vocabulary(model, open_tokenizer(model))
     base: Any = load(
         model,
         quant=options.quant,

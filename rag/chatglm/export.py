@@ -34,7 +34,7 @@ from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtyp
 from rag.chatglm.loading import Shards, copy_side_files, empty, read_model_config
 from rag.chatglm.lora import Factors, layer_factors, merge_weight
 from rag.chatglm.quantize import PackedWeight, dequantize
-from rag.chatglm.tokenization import MARKS, ROLES, open_tokenizer, set_prompt_start, splits
+from rag.chatglm.tokenization import MARKS, ROLES, check_vocabulary, open_tokenizer, set_prompt_start, splits
 from rag.chatglm.weights import WeightSource, codes_of, embedding_path, pieces
 
 
@@ -221,6 +221,7 @@ def export(
     source = WeightSource.open(directory, config)
     generation = generation_of(config)
     tokenizer = open_tokenizer(directory)
+    check_vocabulary(directory, tokenizer)
     read = read_adapter(adapter, alpha=alpha) if adapter else None
     if read and read.kind == "prefix":
         raise UserError(

@@ -25,7 +25,7 @@ from rag.chatglm.chat import FORMATS, TEMPLATES, context_of, encode_chat, encode
 from rag.chatglm.configuration import CACHE, generation_of, stored_dtype
 from rag.chatglm.loading import load, read_model_config
 from rag.chatglm.memory import CONTEXT, MemoryBudget, Mode, check, pick
-from rag.chatglm.tokenization import clean_up, open_tokenizer
+from rag.chatglm.tokenization import check_vocabulary, clean_up, open_tokenizer
 
 REPLACEMENT = "\ufffd"
 # Ends of a text that later tokens may change: the first bytes of a character (3 at most), the start
@@ -295,7 +295,9 @@ def open_generator(
 
     `progress` takes the share loaded, 0 to 1; `note` takes assumptions about the adapter. Raises
     `UserError` before any weight is read if there is not enough memory."""
-    tokenizer, mode = open_tokenizer(directory), _mode(directory, quant)
+    tokenizer = open_tokenizer(directory)
+    check_vocabulary(directory, tokenizer)
+    mode = _mode(directory, quant)
     options: Any = {"quant": mode.quant, "dtype": mode.dtype, "device": mode.device}
     model = load(directory, **options, progress=progress)
     generator = ChatGLMGenerator(model, tokenizer, name=directory.resolve().name)

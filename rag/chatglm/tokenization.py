@@ -67,7 +67,6 @@ SMALL = (
     "config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json",
 )  # fmt: skip
 """Files that are read for a tokenizer, beside the vocabulary."""
-MOST_PADDING = 2  # a model's vocabulary is padded to less than this many times the tokenizer's
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -414,20 +413,11 @@ def convert(ranks: dict[bytes, int], specials: Iterable[AddedToken | str] = SPEC
 
 
 def open_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a model's directory, of any generation. Raises `UserError` if it has none, if one
-    of its files is damaged, or if it is of another model than config.json."""
-    config, *_ = (read_object(path) if path.is_file() else {} for path in map(directory.joinpath, SMALL))
-    tokenizer = _tokenizer_of(directory)
-    words, vocabulary = len(tokenizer), config.get("padded_vocab_size") or config.get("vocab_size") or 0
-    if vocabulary and not words <= vocabulary < MOST_PADDING * words:
-        raise UserError(
-            "{directory}: the tokenizer has {words} words, the model {vocabulary}; take both from one model",
-            directory=directory, words=words, vocabulary=vocabulary,
-        )  # fmt: skip
-    return tokenizer
-
-
-def _tokenizer_of(directory: Path) -> Any:
+    """The tokenizer of a model's directory, of any generation. Raises `UserError` if it has none, or if one
+    of its files is damaged."""
+    for path in map(directory.joinpath, SMALL):
+        if path.is_file():
+            read_object(path)
     if (directory / GLM1_FILE).is_file():
         return ChatGLM1Tokenizer.from_pretrained(directory)
     vocab = directory / "tokenizer.model"
@@ -444,6 +434,17 @@ def _tokenizer_of(directory: Path) -> Any:
         directory=directory,
         glm1_file=GLM1_FILE,
     )
+
+
+def check_vocabulary(directory: Path, tokenizer: Any) -> None:
+    """Raise `UserError` if the tokenizer has more words than the model of the directory."""
+    config = read_object(directory / "config.json")
+    words, vocabulary = len(tokenizer), config.get("padded_vocab_size") or config.get("vocab_size") or 0
+    if words > vocabulary > 0:
+        raise UserError(
+            "{directory}: the tokenizer has {words} words, the model {vocabulary}; take both from one model",
+            directory=directory, words=words, vocabulary=vocabulary,
+        )  # fmt: skip
 
 
 def _find(path: Any, name: str, kwargs: dict[str, Any]) -> str | None:

@@ -145,7 +145,7 @@ def test_a_directory_opens_in_a_mode_that_fits(tmp_path: Path) -> None:
     from rag.chatglm.generator import open_generator
 
     shutil.copytree(COPY / "v3" / "tiny_safetensors", tmp_path / "chatglm3-tiny")
-    vocabularies.published(tmp_path / "chatglm3-tiny", 3)
+    vocabularies.small_3(tmp_path / "chatglm3-tiny")
     shares: list[float] = []
     ours = open_generator(tmp_path / "chatglm3-tiny", quant="none", progress=shares.append)
     assert ours.name == "chatglm3-tiny"

@@ -183,7 +183,7 @@ def test_a_missing_config_is_named(tmp_path: Path) -> None:
 
 def test_a_config_that_is_not_json_is_named(broken: Path) -> None:
     (broken / "config.json").write_text("{", "utf-8")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is damaged"):
         load(broken)
 
 
