@@ -24,11 +24,11 @@ from ingest.errors import UserError
 from ingest.files import FORMATS
 from server import mcp_tools, schemas
 from server.error_responses import COMMON_RESPONSES, NotReady, install_error_handlers, responses
-from server.middleware import AccessMiddleware, DisconnectMiddleware, protocol
+from server.middleware import AccessMiddleware, Context, DisconnectMiddleware, protocol
 from server.models import Models, model_loader
 from server.options import ServerOptions, adapter_names
 from server.routes import ask, knowledge_bases, openai
-from server.state import Context, ServerState
+from server.state import ServerState
 from server.telemetry import SpanRecorder, log_json
 from server.worker import WorkerSupervisor
 

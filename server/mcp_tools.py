@@ -17,7 +17,8 @@ from rag.pipeline import LONGEST_QUESTION
 from server import schemas
 from server.answering import UserQuestion
 from server.auth import LOCAL
-from server.state import RequestContext, ServerState
+from server.middleware import RequestContext
+from server.state import ServerState
 
 # Without the pattern of `schemas.Question`: a blank question gets a message in the caller's language.
 Question = Annotated[

@@ -5,11 +5,13 @@ import logging
 import re
 import secrets
 from collections import OrderedDict
+from dataclasses import dataclass
 from math import ceil
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
+from fastapi import Depends, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,7 +22,11 @@ from server.auth import LOCAL, Keys, Principal
 from server.error_responses import error_response
 from server.errors import AccessDenied, missing_scope, unknown_base
 from server.options import LOOPBACK, ServerOptions
+from server.schemas import Scope as KeyScope
 from server.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from server.state import ServerState
 
 log = logging.getLogger("rag.server")
 
@@ -300,3 +306,27 @@ def _host_name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """The server, the caller, and the caller's language."""
+
+    state: "ServerState"
+    who: Principal
+    say: Translator
+
+    def require(self, scope: KeyScope, base: str | None = None) -> None:
+        """Raises `AccessDenied` unless the key has `scope`, and `NotFound` if the key may not even
+        read `base`, so that it can't learn of it."""
+        if base is not None and not self.who.may("read", base):
+            raise unknown_base(base)
+        if not self.who.may(scope, base):
+            raise missing_scope(f"{scope}:{base}" if base else scope)
+
+
+def context_of(request: Request) -> RequestContext:
+    return RequestContext(request.app.state.server, request.state.who, request.state.say)
+
+
+Context = Annotated[RequestContext, Depends(context_of)]

@@ -1,25 +1,19 @@
-"""The parts of a running server; routes get them through `Annotated` types."""
+"""The parts of a running server."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, Request
 from threadpoolctl import threadpool_limits
 
-from ingest.i18n import Translator
 from rag.load import Encoders
 from server.answering import Answerer
-from server.auth import Keys, Principal
+from server.auth import Keys
 from server.database import server_database, trace_database
-from server.errors import missing_scope, unknown_base
 from server.fair_queue import FairQueue
 from server.jobs import Jobs
 from server.knowledge_bases import KnowledgeBases
 from server.models import Models
 from server.options import ServerOptions
 from server.replica import Replica
-from server.schemas import Scope
 from server.telemetry import Metrics, SpanRecorder
 from server.traces import Traces
 from server.uploads import PageRenderer
@@ -70,27 +64,3 @@ class ServerState:
         for database in self.databases:
             database.close()
         self.replica.close()
-
-
-@dataclass(frozen=True)
-class RequestContext:
-    """The server, the caller, and the caller's language."""
-
-    state: ServerState
-    who: Principal
-    say: Translator
-
-    def require(self, scope: Scope, base: str | None = None) -> None:
-        """Raises `AccessDenied` unless the key has `scope`, and `NotFound` if the key may not even
-        read `base`, so that it can't learn of it."""
-        if base is not None and not self.who.may("read", base):
-            raise unknown_base(base)
-        if not self.who.may(scope, base):
-            raise missing_scope(f"{scope}:{base}" if base else scope)
-
-
-def context_of(request: Request) -> RequestContext:
-    return RequestContext(request.app.state.server, request.state.who, request.state.say)
-
-
-Context = Annotated[RequestContext, Depends(context_of)]

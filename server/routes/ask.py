@@ -17,7 +17,7 @@ from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
 from server.errors import NotFound, error_body
 from server.fair_queue import in_thread
-from server.state import Context, RequestContext
+from server.middleware import Context, RequestContext
 
 router = APIRouter(tags=["questions"])
 Id = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]

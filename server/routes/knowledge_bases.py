@@ -15,8 +15,8 @@ from server import schemas
 from server.error_responses import responses
 from server.errors import NotFound
 from server.fair_queue import in_thread
+from server.middleware import Context
 from server.options import ServerOptions
-from server.state import Context
 from server.uploads import SOURCE_PREFIX, PageImage, Upload, Uploads, ingested_file, printable_name
 
 router = APIRouter(prefix="/knowledge-bases", tags=["knowledge bases"])

@@ -21,9 +21,10 @@ from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
 from server.errors import Conflict, error_body
 from server.fair_queue import in_thread
+from server.middleware import Context
 from server.routes.ask import EventStreamResponse, start
 from server.routes.knowledge_bases import Name
-from server.state import Context, ServerState
+from server.state import ServerState
 
 
 class LenientRequest(BaseModel):
