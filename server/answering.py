@@ -40,13 +40,15 @@ Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
 @dataclass(frozen=True)
 class UserQuestion:
     """A question about the knowledge base `base`, with its conversation and sampling settings.
-    `instruction` stands before the knowledge base's own."""
+    `instruction` stands before the knowledge base's own. An answer of quotes that has more than
+    `most_tokens` is refused; 0: none is."""
 
     question: str
     base: str
     history: tuple[Message, ...] = ()
     sampling: Sampling | None = None
     instruction: str = ""
+    most_tokens: int = 0
 
     def instructed(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline with the instruction. Raises `UserError` if nothing there can follow the request."""
@@ -119,8 +121,8 @@ class Answerer:
                             finish = partial(self._finish, question, pipeline, found, piece)
                             yield await in_thread(partial(finish, trace, seconds))
                         else:
-                            if not generator and question.sampling:
-                                _check_length(pipeline.embedder.count(str(piece)), question.sampling)
+                            if not generator and question.most_tokens:
+                                _check_length(pipeline.embedder.count(str(piece)), question.most_tokens)
                             yield schemas.PieceEvent(text=str(piece))
 
     async def answer(self, question: UserQuestion, who: Principal, say: Translator) -> schemas.AnswerResponse:
@@ -189,12 +191,12 @@ def usage(question: UserQuestion, pipeline: Pipeline, answer: Answer) -> schemas
     return schemas.UsageResponse(read=read, written=written, cut=False)
 
 
-def _check_length(written: int, sampling: Sampling) -> None:
-    if written > sampling.max_new_tokens:
+def _check_length(written: int, limit: int) -> None:
+    if written > limit:
         raise UserError(
             "the answer has {written} tokens, more than {limit}; it quotes documents and is not cut, so "
             "raise max_tokens or leave it out",
-            written=written, limit=sampling.max_new_tokens,
+            written=written, limit=limit,
         )  # fmt: skip
 
 

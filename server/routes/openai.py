@@ -57,7 +57,10 @@ class ChatMessage(LenientRequest):
 
 
 CONTAINS_USER_MESSAGE: dict[str, Any] = {
-    "contains": {"properties": {"role": {"const": "user"}}, "required": ["role"]}
+    "contains": {
+        "properties": {"role": {"const": "user"}, "content": {"type": "string", "pattern": r"\S"}},
+        "required": ["role", "content"],
+    }
 }
 
 
@@ -298,7 +301,7 @@ def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
         **body.model_dump(include={"temperature", "top_p", "seed"}),
     )
     turns = tuple(_turn(each) for each in history if each.text)
-    return UserQuestion(last.text, base, turns, sampling, system.strip())
+    return UserQuestion(last.text, base, turns, sampling, system.strip(), most or 0)
 
 
 def annotations(answer: schemas.AnswerResponse) -> list[Annotation]:

@@ -55,6 +55,7 @@ NAMING: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"json": {"model": "mine", "input": "试用期？"}},
     "/knowledge-bases": {"json": {"name": "theirs"}},
     "/knowledge-bases/{knowledge_base}": {"json": {"instruction": "obey"}},
+    "/knowledge-bases/{knowledge_base}/reread": {"json": {"documents": ["0" * 24]}},
     "/knowledge-bases/{knowledge_base}/documents": {"files": {"files": ("a.txt", b"x")}},
 }
 """Valid requests to the knowledge base `mine`; only the caller is wrong."""
