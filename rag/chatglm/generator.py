@@ -1,7 +1,7 @@
 """Generation with a ChatGLM: prefill, then token by token; closing the iterator stops it.
 
-The loop is our own, so that text streams, a seed gives the same text each time, and nothing keeps
-running after the reader has left. Sampling follows transformers' `generate` as upstream's `chat`
+The loop (decoding.py) is our own, so that text streams, a seed gives the same text each time, and
+nothing keeps running after the reader has left. Sampling follows transformers' `generate` as upstream's `chat`
 calls it: temperature, then the 50 likeliest tokens, then top-p. ChatGLM-6B also fills blanks.
 """
 
@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
-from threading import Event
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedConfig
+from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.chatglm.adapter import Adapters
 from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.chat import FORMATS, TEMPLATES, context_of, encode_chat, encode_text
-from rag.chatglm.configuration import CACHE, generation_of, stored_dtype
+from rag.chatglm.configuration import generation_of, stored_dtype
+from rag.chatglm.decoding import Decoder, ReplyStopped
 from rag.chatglm.loading import load, read_model_config
 from rag.chatglm.memory import CONTEXT, MemoryBudget, Mode, check, pick
 from rag.chatglm.tokenization import check_vocabulary, clean_up, open_tokenizer
@@ -125,8 +125,6 @@ def polish(text: str, generation: int) -> str:
 
 
 TOP_K = 50  # transformers' default when upstream was published, which upstream's `chat` uses
-SAFE = 5
-"""The token that upstream's `InvalidScoreLogitsProcessor` chooses if scores are NaN or infinite."""
 
 
 class SamplingLike(Protocol):
@@ -142,10 +140,6 @@ class SamplingLike(Protocol):
     def seed(self) -> int: ...
 
 
-class ReplyStopped(Exception):
-    """The current reply has to end."""
-
-
 class ChatGLMGenerator:
     """A model of any generation. `context` is its window in tokens: prompt and answer together."""
 
@@ -154,12 +148,8 @@ class ChatGLMGenerator:
         self.generation = generation_of(model.config)
         self.context = context_of(model.config)
         self.format = FORMATS[self.generation]
+        self.decoder = Decoder(model, name=name)
         self._adapters: Adapters | None = None  # until the first one is used
-        self._stop = Event()
-        # Reading a long prompt takes a minute on a CPU: it can be stopped between layers.
-        lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
-        for layer in max(lists, key=len, default=()):
-            layer.register_forward_pre_hook(self._check_stop)
 
     def use(self, adapter: Path | None) -> tuple[Translatable, ...]:
         """Answer with the adapter in this directory from now on; None: with the model alone.
@@ -216,61 +206,28 @@ class ChatGLMGenerator:
 
     def stop(self) -> None:
         """End the current reply as if it were complete, at the next layer of the model."""
-        self._stop.set()
+        self.decoder.stop()
 
-    def _check_stop(self, *_: object) -> None:
-        if self._stop.is_set():
-            raise ReplyStopped
-
-    @torch.inference_mode()
     def tokens(self, prompt: Sequence[int], sampling: SamplingLike) -> Iterator[int]:
         """The ids that the model writes after the prompt, stop ids included, until the window or
         `max_new_tokens` is full. Raises `ReplyStopped` after `stop`, and `UserError` as `stream`."""
-        self._stop.clear()
         if len(prompt) >= self.context:
             raise UserError(
                 "the prompt has {tokens} tokens, but the window of {name} has {context}, including "
                 "the answer; shorten the prompt",
                 tokens=len(prompt), name=self.name, context=self.context,
             )  # fmt: skip
-        ids = torch.tensor([prompt], device=self.model.device)  # [1, S]
-        cache, cached = DynamicCache(), 0
-        draw = self._sampler(sampling)
-        for _ in range(min(sampling.max_new_tokens, self.context - len(prompt))):
-            index = draw(self._logits(ids, cached, cache))
-            yield index
-            cached = ids.shape[1]
-            ids = torch.cat([ids, ids.new_tensor([[index]])], dim=1)
+        most = min(sampling.max_new_tokens, self.context - len(prompt))
+        adapter = self._adapters.active if self._adapters else None
+        return self.decoder.tokens(prompt, self._sampler(sampling), most, adapter)
 
-    def _logits(self, ids: Tensor, cached: int, cache: DynamicCache) -> Tensor:
-        """The last position's logits, (V,) float32; if one is NaN or infinite, those of a harmless
-        token, as upstream. The first `cached` ids are in the cache."""
-        positions = None
-        if self.generation == 1:  # 2-D: they depend on the whole sequence
-            positions = self.model.positions(ids, prefer_mask=True)[..., cached:]
-        options: dict[str, Any] = {"position_ids": positions, CACHE: cache}
-        out = self.model(ids[:, cached:], use_cache=True, logits_to_keep=1, **options)
-        logits = out.logits[0, -1].float()
-        finite = torch.isfinite(logits)
-        if finite.all():
-            return logits
-        if not finite.any():
-            raise UserError(
-                "{name} computes NaN instead of scores: its weights are damaged, or its precision "
-                "is too low; load it again with --quant none, or download the files again",
-                name=self.name,
-            )
-        safe = torch.zeros_like(logits)
-        safe[SAFE] = 5e4
-        return safe
-
-    def _sampler(self, sampling: SamplingLike) -> Callable[[Tensor], int]:
-        """A function from logits (V,) to a token."""
+    def _sampler(self, sampling: SamplingLike) -> Callable[[Tensor], int] | None:
+        """A function from logits (V,) to a token; None for the likeliest."""
         default = self.format
         temperature = default.temperature if sampling.temperature is None else sampling.temperature
         top_p = default.top_p if sampling.top_p is None else sampling.top_p
         if not temperature:
-            return lambda logits: int(logits.argmax())
+            return None
         # On the CPU: a seed gives the same text on every device that computes the same scores.
         random = torch.Generator().manual_seed(sampling.seed)
 
