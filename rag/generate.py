@@ -1,6 +1,7 @@
 """Language models that write answers: the protocol, its settings, and lazy loading."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Steps
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.endpoint import ADDRESS, Address, EndpointOptions, no_adapter
-from rag.types import Message, Sampling
+from rag.types import FinishReason, Message, Sampling
 
 if TYPE_CHECKING:
     from rag.endpoint.generator import EndpointGenerator
 
 Quant = Literal["auto", "none", "int4", "int8", "nf4"]
+Reply = Steps[str, None, FinishReason]
+"""The pieces of a reply, and, as what the generator function returns, why it ended."""
 
 
 class Generator(Protocol):
@@ -30,8 +33,8 @@ class Generator(Protocol):
         """The number of tokens of the whole prompt that `stream` would build from `messages`."""
         ...
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        """The reply piece by piece; closing the iterator stops the model."""
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        """The reply piece by piece; closing the generator stops the model."""
         ...
 
     def stop(self) -> None:
@@ -50,20 +53,26 @@ def check_sampling(sampling: Sampling) -> None:
         raise UserError("top_p is {x}; need above 0 and at most 1", x=x)
 
 
-def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """The pieces up to the first of `stops`, which may lie in several of them."""
+def until(reply: Reply, stops: Sequence[str], shown: list[str]) -> Reply:
+    """The reply up to the first of `stops`, which may lie in several of its pieces; its own pieces are
+    also added to `shown`."""
     text, sent, held = "", 0, max(map(len, stops), default=1) - 1
-    for piece in pieces:
-        text += piece
+    reason: FinishReason | None = None
+    while reason is None:
+        try:
+            text += next(reply)
+        except StopIteration as end:
+            reason, held = end.value or "stop", 0
         found = [at for stop in stops if (at := text.find(stop, sent)) >= 0]
-        end = min(found, default=max(sent, len(text) - held))
-        if end > sent:
-            yield text[sent:end]
         if found:
-            return
-        sent = end
-    if sent < len(text):
-        yield text[sent:]
+            reason = "stop"
+        end_of_piece = min(found, default=max(sent, len(text) - held))
+        if end_of_piece > sent:
+            shown.append(text[sent:end_of_piece])
+            yield shown[-1]
+        sent = end_of_piece
+    reply.close()
+    return reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +138,12 @@ def load(
     cache: Path,
     progress: Callable[[float], None],
     note: Callable[[Translatable], None],
+    reading: Callable[[float], None] | None = None,
 ) -> "Adaptable":
     """The generator that `options` name. A model on a hub is downloaded into `cache`.
 
-    `progress` gets the share that is loaded, 0 to 1, and `note` each assumption about the adapter.
+    `progress` gets the share that is loaded, 0 to 1, `note` each assumption about the adapter, and
+    `reading` the share of a prompt that a model in this process has read.
     """
     if options.served:
         return reach(options, note=note)
@@ -145,6 +156,7 @@ def load(
         adapter=Path(options.adapter) if options.adapter else None,
         progress=progress,
         note=note,
+        reading=reading,
     )
 
 
@@ -187,7 +199,7 @@ class LazyGenerator:
     def count(self, messages: Sequence[Message]) -> int:
         return self._loaded.count(messages)
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
         return self._loaded.stream(messages, sampling)
 
     def stop(self) -> None:

@@ -199,18 +199,17 @@ class Pipeline:
         generator: Generator,
         history: Sequence[Message] = (),
         sampling: Sampling | None = None,
-    ) -> Iterator[str | Answer]:
+    ) -> Steps[str | Answer]:
         """The generator's text, piece by piece, then the `Answer` with its citations."""
         sampling = sampling or self.config.generate.sampling
         room = _room(generator, sampling)
         sources = [Source(*pair) for pair in zip(found.passages, found.hits, strict=True)]
         with self._stage("prompt"):
             prompt = compose(found.query.text, sources, history, generator.count, room, self.config.prompt)
-        text = ""
+        pieces: list[str] = []
         with self._stage("generate"):
-            for piece in until(generator.stream(prompt.messages, sampling), sampling.stop):
-                text += piece
-                yield piece
+            reason = yield from until(generator.stream(prompt.messages, sampling), sampling.stop, pieces)
+        text = "".join(pieces)
         with self._stage("cite"):
             cited = cite(text, found.query.text, prompt.sources, self.store)
         yield Answer(
@@ -225,6 +224,7 @@ class Pipeline:
             unknown=cited.unknown,
             dropped=prompt.dropped,
             prompt=prompt,
+            finish_reason=reason,
         )
 
     def observed(self, observe: Observer) -> "Pipeline":

@@ -55,8 +55,9 @@ def compose(
 
     The instruction and the question come first, then the best passage, the last turn, the other
     passages by rank, and the earlier turns from the latest back. A passage that does not fit whole
-    is cut to its retrieved chunk, or omitted. Raises `UserError` if there is no room for the
-    question and the best chunk.
+    is cut to its retrieved chunk, or omitted. The selected passages stand in the order of their
+    documents, as they do for another question that finds the same ones. Raises `UserError` if there is
+    no room for the question and the best chunk.
     """
 
     def fits(selected: Sequence[Source], recent: Sequence[Turn]) -> bool:
@@ -78,6 +79,7 @@ def compose(
     recent = _fit_turns(turns[-1:], selected, [], fits)
     selected = _fit_sources(sources[1:], selected, recent, fits)
     recent = _fit_turns(turns[: -len(recent)], selected, recent, fits) if recent else []
+    selected.sort(key=lambda source: (source.passage.document, source.passage.start))
     messages = render(question, selected, recent, options)
     shortened = len({source.passage for source in selected} - {source.passage for source in sources})
     dropped = Dropped(len(turns) - len(recent), len(sources) - len(selected), shortened)
@@ -87,15 +89,24 @@ def compose(
 def render(
     question: str, sources: Sequence[Source], turns: Sequence[Turn], options: PromptOptions = PromptOptions()
 ) -> tuple[Message, ...]:
-    """The turns, then one message with the instruction, the fenced passages and the question."""
+    """The instruction and the fenced passages before the first question, then answers and questions.
+
+    What a conversation about the same passages repeats stands first, so that a model need not read it
+    again.
+    """
     script = script_of(question)
     fence = _fence(sources)
     parts = [options.instruction or INSTRUCTION[script]]
     for number, source in enumerate(sources, start=1):
         parts.append(f"[{number}] {_place(source)}\n{fence}\n{_text(source)}\n{fence}")
-    parts.append(_QUESTION[script] + question.strip())
     earlier = [replace(message, text=MARK.sub("", message.text)) for turn in turns for message in turn]
-    return (*earlier, Message("user", "\n\n".join(parts)))
+    messages = [*earlier, Message("user", question.strip())]
+    first = next(place for place, message in enumerate(messages) if message.role == "user")
+    for place, message in enumerate(messages):
+        if message.role == "user":
+            before = "\n\n".join([*parts, ""]) if place == first else ""
+            messages[place] = Message("user", before + _QUESTION[script] + message.text)
+    return tuple(messages)
 
 
 def _fit_sources(

@@ -46,6 +46,8 @@ def remarks(answer: Answer, say: Translator) -> list[str]:
         lines.append(say("no passage supports “{claim}”", claim=claim))
     for number in dict.fromkeys(answer.unknown):
         lines.append(say("[{number}] is not the number of a passage", number=number))
+    if answer.finish_reason == "length":
+        lines.append(say("the answer is cut because it has max_new_tokens tokens; raise --max-new-tokens"))
     turns, passages, n = answer.dropped.turns, answer.dropped.passages, answer.dropped.shortened
     parts: list[Translatable] = []
     if turns:
@@ -74,6 +76,7 @@ def record(answer: Answer) -> dict[str, Any]:
         ],
         "hits": [hit_record(hit) for hit in answer.hits],
         "generator": answer.generator,
+        "finish_reason": answer.finish_reason,
         "unsupported": [part(answer.text, span) for span in answer.unsupported],
         "unknown": list(answer.unknown),
         "dropped": asdict(answer.dropped),

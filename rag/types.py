@@ -15,6 +15,8 @@ from ingest.store import Ranking
 from ingest.types import Chunk, Hit, Passage
 
 Script = Literal["han", "latin"]
+FinishReason = Literal["stop", "length"]
+"""Why a reply ended: by itself, or because it had as many tokens as it may have."""
 Idf = Callable[[Sequence[str], Field], Sequence[float]]
 """The weight of each normalized term in the collection."""
 
@@ -179,8 +181,8 @@ class Answer:
 
     A refusal has no citations; its `hits` are the nearest ones. `span` are the characters of the text that
     the reader takes for the answer itself. The other fields are for answers of a language model: `generator` is its name, `unsupported` are the spans of `text` that no passage
-    supports, in order, `unknown` the marked numbers that no passage has, with repetitions, and
-    `prompt` is its input.
+    supports, in order, `unknown` the marked numbers that no passage has, with repetitions,
+    `prompt` is its input, and `finish_reason` says whether it is complete.
     """
 
     question: str
@@ -195,3 +197,4 @@ class Answer:
     unknown: tuple[int, ...] = ()
     dropped: Dropped = Dropped()
     prompt: Prompt | None = None
+    finish_reason: FinishReason = "stop"

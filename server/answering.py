@@ -25,7 +25,6 @@ from server.auth import Principal
 from server.errors import NotFound
 from server.fair_queue import FairQueue, in_thread
 from server.knowledge_bases import KnowledgeBases
-from server.models import LocalGenerator
 from server.telemetry import Metrics, SpanRecorder
 from server.traces import Kind, Traces, trace_record
 
@@ -144,7 +143,7 @@ class Answerer:
     ) -> schemas.AnswerResponse:  # fmt: skip
         """Record an answer, and give it the form in which clients get it."""
         self.metrics.answers.labels("refused" if answer.refused else "answered").inc()
-        tokens = usage(question, pipeline, answer)
+        tokens = usage(pipeline, answer)
         if answer.prompt:
             self.metrics.tokens.labels("read").inc(tokens.read)
             self.metrics.tokens.labels("written").inc(tokens.written)
@@ -174,21 +173,17 @@ class Answerer:
             self.traces.delete_documents(base, missing)
 
 
-def usage(question: UserQuestion, pipeline: Pipeline, answer: Answer) -> schemas.UsageResponse:
+def usage(pipeline: Pipeline, answer: Answer) -> schemas.UsageResponse:
     """Token counts, of the language model if it wrote the answer, otherwise of the encoder."""
-    generator = pipeline.generator
+    generator, cut = pipeline.generator, answer.finish_reason == "length"
     if isinstance(generator, EndpointGenerator) and (tokens := generator.usage):
-        return schemas.UsageResponse(read=tokens.read, written=tokens.written, cut=tokens.cut)
+        return schemas.UsageResponse(read=tokens.read, written=tokens.written, cut=cut)
     if answer.prompt and generator:
         count, prompt = generator.count, answer.prompt.tokens
         written = count([Message("user", f"-{answer.text}")]) - count([Message("user", "-")])
-        limit = (question.sampling or pipeline.config.generate.sampling).max_new_tokens
-        cut = generator.cut if isinstance(generator, LocalGenerator) else None
-        return schemas.UsageResponse(
-            read=prompt, written=written, cut=written >= limit if cut is None else cut
-        )
+        return schemas.UsageResponse(read=prompt, written=written, cut=cut)
     read, written = pipeline.embedder.count_many([answer.question, answer.text])
-    return schemas.UsageResponse(read=read, written=written, cut=False)
+    return schemas.UsageResponse(read=read, written=written, cut=cut)
 
 
 def _check_length(written: int, limit: int) -> None:

@@ -1,7 +1,7 @@
 """Language models (one in memory, any number on other servers), and an embedding cache."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -10,7 +10,7 @@ from threading import Lock
 import numpy as np
 
 from ingest.embed import Embedder, Vector, Vectors
-from rag.generate import Adaptable, GenerateOptions, Generator, load
+from rag.generate import Adaptable, GenerateOptions, Generator, Reply, load
 from rag.types import Message, Sampling
 
 Loader = Callable[[GenerateOptions], Adaptable]
@@ -66,16 +66,11 @@ class LocalGenerator:
     def context(self) -> int:
         return self.models.load(self.options).context
 
-    @property
-    def cut(self) -> bool | None:
-        """Whether the last reply ended because it had too many tokens; None if that is not known."""
-        return getattr(self.models.load(self.options), "cut", None)
-
     def count(self, messages: Sequence[Message]) -> int:
         return self.models.load(self.options).count(messages)
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        yield from self.models.load(self.options).stream(messages, sampling)
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        return (yield from self.models.load(self.options).stream(messages, sampling))
 
     def stop(self) -> None:
         self.models.stop()

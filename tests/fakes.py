@@ -1,7 +1,7 @@
 """Small honest stand-ins: they do the real job on a small scale, and nothing is scripted."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ from ingest.chunk import sentences
 from ingest.embed import Vector, Vectors
 from ingest.errors import Unreadable
 from ingest.types import Parsed, ParseReport, Segment
+from rag.generate import Reply
 from rag.types import NOT_FOUND, Message, Sampling
 
 
@@ -86,11 +87,11 @@ class CopyingGenerator:
         self.adapter = adapter
         return ()
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
         self.stopped = False
         self.prompts.append(tuple(messages))
-        text = messages[-1].text
-        asked = set(pairwise(re.findall(r"\w", text.rpartition("\n\n")[2].partition("：")[2])))
+        question, text = messages[-1].text, "\n\n".join(message.text for message in messages)
+        asked = set(pairwise(re.findall(r"\w", question.rpartition("\n\n")[2].partition("：")[2])))
         fenced = re.findall(r"^\[(\d+)\].*\n(`{3,})\n([\s\S]*?)\n\2$", text, re.MULTILINE)
         best, reply = 1, NOT_FOUND["han"]
         for number, _, passage in fenced:
@@ -100,6 +101,7 @@ class CopyingGenerator:
                     best, reply = shared, f"{passage[start:end].strip()}[{number}]"
         for piece in reply[: sampling.max_new_tokens]:
             if self.stopped:
-                return
+                return "stop"
             self.pieces += 1
             yield piece
+        return "length" if len(reply) > sampling.max_new_tokens else "stop"

@@ -11,7 +11,7 @@ from finetune.evaluate.questions import Case, Cases, Condition, HeldOutQuestion,
 from ingest.chunk import Span
 from ingest.store import Store
 from rag.cite import cite, claims, declines, marks, numbers
-from rag.generate import Adaptable, Generator
+from rag.generate import Adaptable, Generator, Reply
 from rag.types import Message, Sampling
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class AdapterGenerator:
         self.generator.use(self.adapter)
         return self.generator.count(messages)
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
         self.generator.use(self.adapter)
-        yield from self.generator.stream(messages, sampling)
+        return (yield from self.generator.stream(messages, sampling))
 
     def stop(self) -> None:
         self.generator.stop()

@@ -96,7 +96,7 @@ class RaftBuilder:
 
     def row(self, question: SyntheticQuestion) -> RaftRow | Rejection:
         """The row of a question; the same every time for the same knowledge base and seed."""
-        pair, random = question.pair, Random(f"{self.seed} {question.id}")
+        pair = question.pair
         found = self.pipeline.retrieve(pair.question, limit=max(DEPTH, 2 * self.passages))
         sources = [Source(*each) for each in zip(found.passages, found.hits, strict=True)]
         gold = next((source for source in sources if question.answered_by(source)), None)
@@ -104,20 +104,20 @@ class RaftBuilder:
             return "not retrieved"
         others, answer = [s for s in sources if s is not gold], normalize(pair.answer)
         negatives = [s for s in others if answer not in normalize(s.passage.text)]
-        refuses = random.random() < self.without_gold
+        refuses = Random(f"{self.seed} {question.id}").random() < self.without_gold
         try:
-            row = self._citing(question, gold, negatives, random)
+            row = self._citing(question, gold, negatives)
             # A question is refused only if its passage would answer it.
             if refuses and isinstance(row, RaftRow):
-                return self._refusing(question, negatives, random) or row
+                return self._refusing(question, negatives) or row
         except KeyError:
             return "removed"
         return row
 
     def _citing(
-        self, question: SyntheticQuestion, gold: Source, negatives: Sequence[Source], random: Random
+        self, question: SyntheticQuestion, gold: Source, negatives: Sequence[Source]
     ) -> RaftRow | Rejection:
-        prompt = self._prompt(question, [gold, *negatives[: self.passages - 1]], random)
+        prompt = self._prompt(question, [gold, *negatives[: self.passages - 1]])
         sources = prompt.sources if prompt else ()
         numbers = (n for n, source in enumerate(sources, 1) if question.answered_by(source))
         number = next(numbers, None)
@@ -128,11 +128,9 @@ class RaftBuilder:
             return "unsupported"
         return RaftRow(question, (*prompt.messages, Message("assistant", target)), sources, number)
 
-    def _refusing(
-        self, question: SyntheticQuestion, negatives: Sequence[Source], random: Random
-    ) -> RaftRow | None:
+    def _refusing(self, question: SyntheticQuestion, negatives: Sequence[Source]) -> RaftRow | None:
         """None if there are no negatives, or if they state the answer in other words."""
-        prompt = self._prompt(question, negatives[: self.passages], random) if negatives else None
+        prompt = self._prompt(question, negatives[: self.passages]) if negatives else None
         if prompt is None:
             return None
         pair, store = question.pair, self.pipeline.store
@@ -141,15 +139,10 @@ class RaftBuilder:
         target = Message("assistant", NOT_FOUND[script_of(pair.question)])
         return RaftRow(question, (*prompt.messages, target), prompt.sources, None)
 
-    def _prompt(
-        self, question: SyntheticQuestion, sources: Sequence[Source], random: Random
-    ) -> Prompt | None:
-        """The prompt with the passages that fit, shuffled; the first of `sources` has priority."""
-        text = question.pair.question
+    def _prompt(self, question: SyntheticQuestion, sources: Sequence[Source]) -> Prompt | None:
+        """The prompt with the passages that fit, of which the first has priority."""
         try:
-            fitting = list(compose(text, sources, (), self.count, self.room).sources)
-            random.shuffle(fitting)
-            return compose(text, fitting, (), self.count, self.room)
+            return compose(question.pair.question, sources, (), self.count, self.room)
         except UserError:  # no room for the question and one passage
             return None
 

@@ -25,9 +25,9 @@ LONGEST_MATCH, SHORTEST_MATCH = 8, 2  # tokens before a draft that must be the s
 FIRST_DRAFT, LONGEST_DRAFT = 4, 8  # tokens
 DRAFT_COST = 0.25  # what a drafted token adds to a step, in steps of one token (docs/figures.md)
 LOSS = 0.02  # the share of the steps that drafts may cost in vain
-CODES_TIE, FLOAT_TIE, HALF_TIE = 0.2, 1e-3, 0.1
-"""Standard deviations of the logits by which steps of one token and of several never differed: .1 with
-codes, whose kernels round the activations, 7e-6 in float32 (docs/log.md)."""
+CODES_TIE, FLOAT_TIE, HALF_TIE = 0.3, 1e-3, 0.1
+"""Standard deviations of the logits. Steps of one token and of several differed by at most .1 with codes,
+whose kernels round the activations, and by 7e-6 in float32 (docs/log.md)."""
 SAFE = 5
 """The token that upstream's `InvalidScoreLogitsProcessor` chooses if scores are NaN or infinite."""
 
@@ -41,31 +41,29 @@ class GrowingLayer(DynamicLayer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.buffers: tuple[Tensor, Tensor] | None = None
+        self.buffers: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        start = self.get_seq_length()
+        start, states = self.get_seq_length(), (key_states, value_states)
         end = start + key_states.shape[-2]
-        if self.buffers is None or end > self.buffers[0].shape[-2]:
-            room = end + -end % ROOM
-            old = (self.keys, self.values) if start else (key_states[..., :0, :], value_states[..., :0, :])
-            self.buffers = _grown(old[0], room), _grown(old[1], room)
+        if not self.buffers or end > self.buffers[0].shape[-2]:
+            old, self.buffers = self.buffers, [_with_room(each, end) for each in states]
+            for buffer, before in zip(self.buffers, old, strict=False):
+                buffer[..., :start, :] = before[..., :start, :]
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[..., start:end, :] = states
-        self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
+        for buffer, new in zip(self.buffers, states, strict=True):
+            buffer[..., start:end, :] = new
+        self.show(end)
         return self.keys, self.values
 
-    def keep(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        if self.get_seq_length() > length:
-            self.keys, self.values = self.keys[..., :length, :], self.values[..., :length, :]
+    def show(self, length: int) -> None:
+        """Let only the first `length` tokens be seen; the next ones are written after them."""
+        if self.buffers:
+            self.keys, self.values = (buffer[..., :length, :] for buffer in self.buffers)
 
 
-def _grown(states: Tensor, room: int) -> Tensor:
-    buffer = states.new_empty(*states.shape[:-2], room, states.shape[-1])
-    buffer[..., : states.shape[-2], :] = states
-    return buffer
+def _with_room(states: Tensor, length: int) -> Tensor:
+    return states.new_empty(*states.shape[:-2], length + -length % ROOM, states.shape[-1])
 
 
 class KeptPrompt:
@@ -83,14 +81,19 @@ class KeptPrompt:
         return same - same % CHUNK
 
     def keep(self, length: int) -> None:
-        for layer in self.cache.layers:
-            layer.keep(length)  # pyright: ignore[reportAttributeAccessIssue]  (GrowingLayer's)
+        """Forget what was read after the first `length` tokens."""
+        for layer in self._layers:
+            layer.show(min(length, layer.get_seq_length()))
 
     @property
     def size(self) -> int:
         """Bytes of keys and values."""
+        return sum(buffer.nbytes for layer in self._layers for buffer in layer.buffers)
+
+    @property
+    def _layers(self) -> list[GrowingLayer]:
         layers: Any = self.cache.layers
-        return sum(buffer.nbytes for layer in layers if layer.buffers for buffer in layer.buffers)
+        return layers
 
 
 class PromptLookup:
@@ -133,7 +136,8 @@ class PromptLookup:
 
 
 class Decoder:
-    """Writes with one model. `progress` gets the share of a prompt that has been read, 0 to 1."""
+    """Writes with one model. `progress` gets the share of a prompt that has been read, 0 to 1; 1 also if
+    reading was stopped."""
 
     def __init__(self, model: Any, *, name: str) -> None:
         self.model, self.name = model, name
@@ -208,16 +212,16 @@ class Decoder:
         """The logits (1, V) after the prompt."""
         size = len(prompt) if self._is_glm1 else CHUNK
         logits = torch.empty(0)
-        for start in range(len(kept.ids), len(prompt), size):
-            chunk = prompt[start : start + size]
-            self._read = start, len(chunk), len(prompt)
-            try:
+        try:
+            for start in range(len(kept.ids), len(prompt), size):
+                chunk = prompt[start : start + size]
+                self._read = start, len(chunk), len(prompt)
                 logits = self._logits(prompt[: start + size], 1, kept.cache, len(chunk))
-            finally:
-                self._read = None
-            if len(chunk) == CHUNK and not self._is_glm1:
-                kept.ids += chunk
-        self.progress(1.0)
+                if len(chunk) == CHUNK and not self._is_glm1:
+                    kept.ids += chunk
+        finally:
+            self._read = None
+            self.progress(1.0)
         return logits
 
     def _write(

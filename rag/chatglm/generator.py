@@ -7,10 +7,11 @@ calls it: temperature, then the 50 likeliest tokens, then top-p. ChatGLM-6B also
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Steps
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -187,12 +188,15 @@ class ChatGLMGenerator:
         ids = self.format.stop_ids(self.tokenizer)
         return frozenset(ids + (contract.stop_ids if contract else ()))
 
-    def stream(self, messages: Sequence[Any], sampling: SamplingLike) -> Iterator[str]:
-        """The reply piece by piece, as upstream shows it (`polish`). Raises `UserError` if the prompt
-        fills the window, or if all scores are NaN or infinite."""
+    def stream(
+        self, messages: Sequence[Any], sampling: SamplingLike
+    ) -> Steps[str, None, Literal["stop", "length"]]:
+        """The reply piece by piece, as upstream shows it (`polish`); at its end, returns whether it has
+        as many tokens as it may have. Raises `UserError` if the prompt fills the window, or if all
+        scores are NaN or infinite."""
         decoder, polisher = StreamDecoder(self.tokenizer), Polisher(self.generation)
         stops = self.stop_ids
-        self.cut = False
+        reason: Literal["stop", "length"] = "stop"
         with suppress(ReplyStopped):
             for index in self.tokens(self.encode(messages), sampling):
                 if index in stops:
@@ -200,9 +204,10 @@ class ChatGLMGenerator:
                 if piece := polisher.push(decoder.push(index)):
                     yield piece
             else:
-                self.cut = True
+                reason = "length"
         if piece := polisher.push(decoder.finish()) + polisher.finish():
             yield piece
+        return reason
 
     def stop(self) -> None:
         """End the current reply as if it were complete, at the next layer of the model."""
@@ -247,17 +252,20 @@ def open_generator(
     adapter: Path | None = None,
     progress: Callable[[float], None] | None = None,
     note: Callable[[Translatable], None] | None = None,
+    reading: Callable[[float], None] | None = None,
 ) -> ChatGLMGenerator:
     """The generator of a model's directory. `quant` auto chooses the best mode that fits here.
 
-    `progress` takes the share loaded, 0 to 1; `note` takes assumptions about the adapter. Raises
-    `UserError` before any weight is read if there is not enough memory."""
+    `progress` takes the share loaded, 0 to 1; `note` takes assumptions about the adapter; `reading`
+    takes the share of a prompt that has been read. Raises `UserError` before any weight is read if
+    there is not enough memory."""
     tokenizer = open_tokenizer(directory)
     check_vocabulary(directory, tokenizer)
     mode = _mode(directory, quant)
     options: Any = {"quant": mode.quant, "dtype": mode.dtype, "device": mode.device}
     model = load(directory, **options, progress=progress)
     generator = ChatGLMGenerator(model, tokenizer, name=directory.resolve().name)
+    generator.decoder.progress = reading or generator.decoder.progress
     for assumption in generator.use(adapter):
         if note:
             note(assumption)
@@ -281,8 +289,9 @@ SHORT, LONG = "[MASK]", "[gMASK]"
 BLANK = re.compile(r"(\[g?MASK\])")
 
 
-def fill(model: Any, tokenizer: Any, text: str, sampling: SamplingLike) -> str:
-    """`text` with its blanks filled: `[MASK]` with a few words, `[gMASK]` with a long passage.
+def fill(model: Any, tokenizer: Any, text: str, sampling: SamplingLike) -> Iterator[str]:
+    """`text` with its blanks filled, piece by piece: `[MASK]` with a few words, `[gMASK]` with a long
+    passage.
 
     Blanks are filled one after another (Du et al. 2022, GLM; as `fill_blanks` of upstream's
     GLM-130B), short ones first: the model sees the whole text on both sides and writes from `<sop>`
@@ -291,14 +300,20 @@ def fill(model: Any, tokenizer: Any, text: str, sampling: SamplingLike) -> str:
     require_filler(model.config)
     parts, blanks = split_at_blanks(text)
     writer = ChatGLMGenerator(model, tokenizer, name="ChatGLM-6B")
+    shown = 0  # characters of the text before the first blank
     while blanks:
         # The model takes the first short blank, and a long one only if there is no short one.
         blank = blanks.index(SHORT) if SHORT in blanks else 0
         ids = writer.tokens(encode_blanks(parts, blanks, tokenizer), sampling)
-        written = list(takewhile(lambda index: index != tokenizer.eos_token_id, ids))
-        parts[blank] += polish(tokenizer.decode(written), 1) + parts.pop(blank + 1)
+        decoder, polisher = StreamDecoder(tokenizer), Polisher(1)
+        for index in takewhile(lambda index: index != tokenizer.eos_token_id, ids):
+            parts[blank] += polisher.push(decoder.push(index))
+            if len(parts[0]) > shown:
+                yield parts[0][shown:]
+                shown = len(parts[0])
+        parts[blank] += polisher.push(decoder.finish()) + polisher.finish() + parts.pop(blank + 1)
         del blanks[blank]
-    return parts[0]
+    yield parts[0][shown:]
 
 
 def require_filler(config: PreTrainedConfig) -> None:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import bold, loading, note, note_message, out, out_json, out_message, out_piece, say
+from rag.cli.console import (
+    ReadingProgress,
+    bold,
+    loading,
+    note,
+    note_message,
+    out,
+    out_json,
+    out_message,
+    out_piece,
+    say,
+)
 from rag.cli.options import JSON, KB, ModelOptions, argument, cache_home, existing_kb, option, with_options
 
 if TYPE_CHECKING:
@@ -128,7 +139,13 @@ def open_generator(options: "GenerateOptions") -> "Generator | None":
 
     def load_model() -> "Adaptable":
         with loading(name) as progress:
-            return load(options, cache=cache_home() / "models", progress=progress, note=note)
+            return load(
+                options,
+                cache=cache_home() / "models",
+                progress=progress,
+                note=note,
+                reading=ReadingProgress(),
+            )
 
     return LazyGenerator(name, load_model)
 

@@ -170,6 +170,22 @@ def loading(name: str) -> Iterator[Callable[[float], None]]:
         yield lambda share: progress(share, f"{share:.0%}")
 
 
+class ReadingProgress:
+    """Shows how much of its prompt a language model has read; nothing once it has read all."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+    def __call__(self, share: float) -> None:
+        if not self.progress and share < 1:
+            self.progress = Progress(say("reading the passages"), 1.0).__enter__()
+        if self.progress:
+            self.progress(share, f"{share:.0%}")
+        if self.progress and share == 1:
+            self.progress.__exit__()
+            self.progress = None
+
+
 class IngestProgress:
     """Shows how many files are done, and how many chunks are embedded. `size`: bytes of all files."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest.errors import UserError
-from rag.cli.console import loading, note, note_message, out, out_message, say
+from rag.cli.console import loading, note, note_message, out, out_message, out_piece, say
 from rag.cli.options import (
     ALPHA,
     MODEL,
@@ -132,7 +132,9 @@ def fill(
     chatglm.require_filler(read_model_config(fetch_model(options.model, weights=False)))
     with loading(Path(options.model).name) as progress:
         generator: Any = load(options, cache=cache, progress=progress, note=note)
-    out(chatglm.fill(generator.model, generator.tokenizer, blanks, options.sampling))
+    for piece in chatglm.fill(generator.model, generator.tokenizer, blanks, options.sampling):
+        out_piece(piece)
+    out()
 
 
 @with_options("Quantize a model's weights to 4 or 8 bits, in a new folder that loads in seconds.")

@@ -5,6 +5,7 @@ import json
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Generator as Steps
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.endpoint import engines
 from rag.endpoint.address import KEY, Address, EndpointOptions, no_adapter
-from rag.types import Message, Sampling
+from rag.types import FinishReason, Message, Sampling
 
 if TYPE_CHECKING:
     import openai
@@ -123,8 +124,8 @@ class EndpointGenerator:
     def _local_count(self) -> engines.CountTokens:
         return engines.local_count(self.options.tokenizer)
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        """The reply piece by piece, none of them empty; closing the iterator ends the request. Raises
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Steps[str, None, FinishReason]:
+        """The reply piece by piece, none of them empty; closing the generator ends the request. Raises
         `UserError` if the engine can't be reached, refuses, fails or times out."""
         body = {
             "model": self.engine.model, "messages": engines.to_openai(messages), "stream": True,
@@ -159,11 +160,12 @@ class EndpointGenerator:
                 while (piece := pieces.get()) is not None:
                     yield piece
                 if reading.cancelled():
-                    return
+                    return "stop"
                 with engines.faults(self.address, self.options, reply.text):
                     reading.result()
             if piece := reply.finish():
                 yield piece
+            return "length" if reply.finish_reason == "length" else "stop"
         except engines.EngineFailure:
             self._engines.clear()
             raise
@@ -241,11 +243,10 @@ class EndpointGenerator:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens of a prompt and of the reply, and whether the reply was cut at its length."""
+    """Tokens of a prompt and of the reply."""
 
     read: int
     written: int
-    cut: bool
 
 
 class ReplyStream:
@@ -263,11 +264,7 @@ class ReplyStream:
     def usage(self) -> TokenUsage:
         """As the engine reports it, or else an estimate."""
         read, written = (self._usage.get(f"{side}_tokens") for side in ("prompt", "completion"))
-        return TokenUsage(
-            read or engines.estimate(self._messages),
-            written or engines.tokens(self.text),
-            self.finish_reason == "length",
-        )
+        return TokenUsage(read or engines.estimate(self._messages), written or engines.tokens(self.text))
 
     def push(self, chunk: Any) -> str:
         """The text of one chunk. Raises `EngineFailure` if it is not a chunk of an answer."""

@@ -72,9 +72,7 @@ def test_our_own_endpoint_works_as_an_engine(tmp_path: Path) -> None:
         assert generator.engine.model == "mine"
         assert generator.usage
         assert generator.usage.read == whole["usage"]["read"]
-        assert not generator.usage.cut
         assert "".join(generator.stream(ASKED, Sampling(3))) == whole["answer"][:3]
-        assert generator.usage.cut
         assert generator.count(ASKED) > len(QUESTION)
 
 

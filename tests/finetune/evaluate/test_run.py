@@ -77,8 +77,8 @@ def test_each_condition_has_its_passages(pipeline: Pipeline, questions: list[Hel
         [only] = cases["gold"].sources
         assert answer in only.passage.text
         assert (cases["gold"].gold, cases["gold"].refuse) == ({1}, False)
-        found = pipeline.retrieve(asked.text).passages
-        assert tuple(source.passage for source in cases["retrieved"].sources) == found
+        found = [source.passage for source in cases["retrieved"].sources]
+        assert set(found) == set(pipeline.retrieve(asked.text).passages)
         assert not cases["retrieved"].refuse
         for number in cases["retrieved"].gold:
             assert answer in found[number - 1].text
@@ -128,7 +128,9 @@ def test_passages_beyond_the_window_do_not_count(
     place = Place(second.chunk.document, second.chunk.start, second.chunk.end)
     asked = HeldOutQuestion("x", text, (second.chunk.text.strip(),), places=(place,))
     wide = cases_of(pipeline, asked)
-    assert (wide["retrieved"].gold, wide["retrieved"].refuse) == ({2}, False)
+    sources = [source.hit.chunk for source in wide["retrieved"].sources]
+    gold = {sources.index(second.chunk) + 1}
+    assert (wide["retrieved"].gold, wide["retrieved"].refuse) == (gold, False)
     narrow = Careful()
     narrow.context = narrow.count(wide["gold"].base) + GREEDY.max_new_tokens
     kept = cases_of(pipeline, asked, pair(Careful(), narrow))["retrieved"]

@@ -132,6 +132,10 @@ def filler(directory: Path) -> tuple[Any, Any]:
     return load(directory, quant="none"), open_tokenizer(directory)
 
 
+def filled_text(*arguments: Any) -> str:
+    return "".join(fill(*arguments))
+
+
 def test_short_blanks_are_filled_from_both_sides(filler: tuple[Any, Any]) -> None:
     """Of two blanks the second is filled with the first in place: no such text was trained on."""
     for one, other in KEPT_BACK:
@@ -140,17 +144,17 @@ def test_short_blanks_are_filled_from_both_sides(filler: tuple[Any, Any]) -> Non
             text = whole
             for word in hidden:
                 text = text.replace(word, "[MASK]")
-            assert fill(*filler, text, GREEDY) == whole, text
+            assert filled_text(*filler, text, GREEDY) == whole, text
 
 
 def test_a_long_blank_is_filled_with_a_sentence(filler: tuple[Any, Any]) -> None:
     for country in COUNTRIES:
-        assert fill(*filler, f"{country}：[gMASK]", GREEDY) == f"{country}：{fact(country)}。"
+        assert filled_text(*filler, f"{country}：[gMASK]", GREEDY) == f"{country}：{fact(country)}。"
 
 
 def test_packed_weights_fill_blanks_too(directory: Path) -> None:
     model, tokenizer = load(directory, quant="int8"), open_tokenizer(directory)
-    assert fill(model, tokenizer, "法国的首都是[MASK]。", GREEDY) == "法国的首都是巴黎。"
+    assert filled_text(model, tokenizer, "法国的首都是[MASK]。", GREEDY) == "法国的首都是巴黎。"
 
 
 def test_a_short_blank_is_filled_before_a_long_one(filler: tuple[Any, Any]) -> None:
@@ -163,7 +167,7 @@ def test_a_short_blank_is_filled_before_a_long_one(filler: tuple[Any, Any]) -> N
     model, tokenizer = filler
     short, long = tokenizer.mask_token_id, tokenizer.convert_tokens_to_ids("[gMASK]")
     handle = model.register_forward_pre_hook(remember, with_kwargs=True)
-    text = fill(model, tokenizer, "[gMASK]法国的首都是[MASK]。", GREEDY)
+    text = filled_text(model, tokenizer, "[gMASK]法国的首都是[MASK]。", GREEDY)
     handle.remove()
     assert text.endswith("法国的首都是巴黎。")
     assert [(short in ids, long in ids) for ids in prompts] == [(True, True), (False, True)]
@@ -181,13 +185,13 @@ def test_the_text_around_the_blanks_is_kept(
 ) -> None:
     text = parts[0] + "".join(blank + part for blank, part in zip(blanks, parts[1:], strict=False))
     around = BLANK.split(text)[::2]
-    filled = fill(*filler, text, Sampling(3, 1.0, 1.0, seed))
+    filled = filled_text(*filler, text, Sampling(3, 1.0, 1.0, seed))
     assert filled.startswith(around[0])
     assert filled.endswith(around[-1])
     place = 0
     for part in around:
         place = filled.index(part, place) + len(part)
-    assert filled == fill(*filler, text, Sampling(3, 1.0, 1.0, seed))
+    assert filled == filled_text(*filler, text, Sampling(3, 1.0, 1.0, seed))
 
 
 def test_control_tokens_in_the_text_are_data(filler: tuple[Any, Any]) -> None:
@@ -199,7 +203,7 @@ def test_control_tokens_in_the_text_are_data(filler: tuple[Any, Any]) -> None:
 
 
 def test_a_blank_ends_at_the_limit(filler: tuple[Any, Any]) -> None:
-    whole, cut = (fill(*filler, "泰国：[gMASK]", Sampling(most, 0)) for most in (20, 2))
+    whole, cut = (filled_text(*filler, "泰国：[gMASK]", Sampling(most, 0)) for most in (20, 2))
     assert whole.startswith(cut)
     assert len(cut) < len(whole)
 
@@ -210,18 +214,18 @@ def test_a_blank_ends_at_the_limit(filler: tuple[Any, Any]) -> None:
 )
 def test_a_text_without_a_blank_is_refused(filler: tuple[Any, Any], text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        fill(*filler, text, GREEDY)
+        filled_text(*filler, text, GREEDY)
 
 
 def test_a_text_longer_than_the_window_is_refused(filler: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="128"):
-        fill(*filler, "法国的首都是" * 100 + "[MASK]", GREEDY)
+        filled_text(*filler, "法国的首都是" * 100 + "[MASK]", GREEDY)
 
 
 def test_a_model_that_fills_no_blanks_is_refused(filler: tuple[Any, Any]) -> None:
     model = load(COPY / "v2" / "tiny_safetensors", quant="none")
     with pytest.raises(UserError, match="generation 2"):
-        fill(model, filler[1], "今天[MASK]很好", GREEDY)
+        filled_text(model, filler[1], "今天[MASK]很好", GREEDY)
 
 
 def rag(*words: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ def test_pieces_come_as_the_engine_sends_them() -> None:
     with faulty(answers("试用期", "", "六个月", "。")) as engine:
         client = connect(engine)
         assert list(client.generator.stream(QUESTION, Sampling())) == ["试用期", "六个月", "。"]
-        assert client.generator.usage == TokenUsage(11, 3, False)
+        assert client.generator.usage == TokenUsage(11, 3)
 
 
 def test_a_reply_begins_with_its_first_word() -> None:
@@ -106,16 +106,16 @@ def test_thoughts_are_not_part_of_an_answer() -> None:
 def test_a_truncated_answer_is_reported() -> None:
     with faulty(says(reply("六个", finish="length"))) as engine:
         client = connect(engine)
-        assert client.reply() == "六个"
-        assert client.generator.usage == TokenUsage(11, 3, True)
+        assert client.reply_and_reason() == ("六个", "length")
+        assert client.generator.usage == TokenUsage(11, 3)
 
 
 def test_usage_is_estimated_if_the_engine_does_not_report_it() -> None:
     stream = b"".join(map(event, (chunk("六个月"), chunk(finish="stop"), "[DONE]")))
     with faulty(says(stream)) as engine:
         client = connect(engine)
-        client.reply()
-        assert client.generator.usage == TokenUsage(64 + 8 + 16, 6, False)
+        assert client.reply_and_reason() == ("六个月", "stop")
+        assert client.generator.usage == TokenUsage(64 + 8 + 16, 6)
 
 
 def test_only_chosen_sampling_options_are_sent() -> None:
