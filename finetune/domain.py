@@ -14,10 +14,8 @@ A step is done when its last file exists; until then, it is started again or res
 """
 
 import json
-import re
 import shutil
-import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -175,48 +173,3 @@ def divide(rows: Sequence[Any], folder: Path, *, seed: int) -> None:
 def digest_of(parts: Sequence[str]) -> str:
     """The number of parts, and a hash of them."""
     return f"{len(parts)} ({sha256(' '.join(parts).encode()).hexdigest()[:8]})"
-
-
-def lines(values: Mapping[str, str]) -> list[str]:
-    """The values as lines of TOML."""
-    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
-
-
-def put_in_use(
-    settings: Path, section: str, values: Mapping[str, str], *, without: Collection[str] = ()
-) -> bool:
-    """Write `values` into a section of a `rag.toml`; every other byte of it stays.
-
-    Returns False and changes nothing if the section has a key of `without`, or a form in which no line
-    can be added or replaced.
-    """
-    text = settings.read_bytes().decode() if settings.is_file() else ""
-    before = _parse(text)
-    present = before.get(section, {})
-    if all(present.get(name) == value for name, value in values.items()):
-        return True
-    newline = "\r\n" if "\r\n" in text else "\n"
-    new, added = text, lines({name: value for name, value in values.items() if name not in present})
-    for name in present.keys() & values.keys():
-        line = lines({name: values[name]})[0]
-        new = re.sub(rf"(?m)^([ \t]*){name}[ \t]*=[ \t]*(\"[^\"\r\n]*\"|'[^'\r\n]*')", rf"\g<1>{line}", new)
-    header = re.search(rf"(?m)^\ufeff?[ \t]*\[[ \t]*{section}[ \t]*\][^\r\n]*", new)
-    if header and added:
-        new = newline.join([new[: header.end()], *added]) + new[header.end() :]
-    elif added:
-        gap = newline if text and not text.endswith("\n") else ""
-        gap += newline if text.strip() else ""
-        new = text + gap + newline.join([f"[{section}]", *added, ""])
-    expected = {**before, section: {**present, **values}}
-    if set(present) & set(without) or _parse(new) != expected:
-        return False
-    write_whole(settings.resolve(), new.encode())
-    return True
-
-
-def _parse(text: str) -> dict[str, Any]:
-    """Empty if the text is not TOML."""
-    try:
-        return tomllib.loads(text.removeprefix("\ufeff"))
-    except tomllib.TOMLDecodeError:
-        return {}

@@ -216,12 +216,13 @@ def _evaluate(run: "DomainRun", config: "Config", models: ComparedModels, *, lim
 
 def _use(run: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
     """Put the adapter into the knowledge base's settings, or show the lines that do so."""
-    from finetune.domain import lines, put_in_use
-    from rag.config import SETTINGS
+    import tomlkit
+
+    from rag.config import SETTINGS, change_settings
 
     settings = kb_path(kb) / SETTINGS
     values = values | ({"quant": quant} if quant != "auto" else {})
-    if put_in_use(settings, "generate", values, without=("model", *values)):
+    if change_settings(settings, {"generate": values}, overwrite=False):
         _step(5, str(settings))
     else:
         text = Translatable(
@@ -230,6 +231,6 @@ def _use(run: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
             settings=settings,
         )
         _step(5, text)
-        for line in lines(values):
+        for line in tomlkit.dumps(values).splitlines():
             note(f"  {line}")
     out(f"rag ask --kb {shlex.quote(kb)} {shlex.quote(run.example)}")
