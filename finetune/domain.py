@@ -16,6 +16,7 @@ A step is done when its last file exists; until then, it is started again or res
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -26,13 +27,10 @@ from finetune.data.reader import Record, records
 from finetune.train.checkpoint import check_same, checkpoints
 from finetune.train.setup import RECORD
 from ingest.errors import UserError
-from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
 
-INPUTS = "domain.json"
-DOCUMENTS = "the documents"
-"""Their key in INPUTS, once the rows are written."""
-GENERAL = "the rows of --general"
+DOCUMENTS, GENERAL = "the data in the documents", "the data of --general"
+"""Keys in domain.json. The first is written once the rows are complete."""
 HELD_OUT_GENERAL, MOST_HELD_OUT = 0.1, 100
 """The share of the general rows that is evaluated and never learnt, and the most of them."""
 LEAST_GENERAL = 3
@@ -43,64 +41,41 @@ class DomainRun:
     """The steps' files in `folder`. Its inputs may change until training has its first checkpoint."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.evaluation = folder, folder / "eval.json"
+        self.folder, self.inputs, self.evaluation = folder, folder / "domain.json", folder / "eval.json"
         self.rows, self.adapter = folder / "rows", folder / "adapter"
 
     @property
     def is_trained(self) -> bool:
         return (self.adapter / RECORD).is_file()
 
-    def begin(self, options: Mapping[str, Any]) -> None:
+    def check(self, inputs: Mapping[str, Any]) -> None:
         """Create the folder, or continue with it.
 
         Raises `UserError` if it can't be created, holds something else, or has a checkpoint that was
-        trained with other options.
+        trained with other values of these inputs.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise UserError(
                 "the folder {folder} can't be made: {reason}; name another with --out",
-                folder=self.folder,
-                reason=problem.strerror or problem,
-            ) from None
-        before = self._inputs()
+                folder=self.folder, reason=problem.strerror or problem,
+            ) from None  # fmt: skip
+        before = _read(self.inputs)
         if not before and any(self.folder.iterdir()):
             raise UserError("{folder} is not empty; name a new folder with --out", folder=self.folder)
-        if self._has_checkpoint:
-            check_same({name: before.get(name) for name in options}, options, self.folder)
+        if self.is_trained or checkpoints(self.adapter):
+            check_same({name: before.get(name) for name in inputs}, inputs, self.folder)
 
     def has_rows(self, inputs: Mapping[str, Any]) -> bool:
-        """Whether the rows of these inputs exist; raises `UserError` if others were trained on."""
-        if self._inputs() == inputs:
-            return True
-        if self._has_checkpoint:
-            raise UserError(
-                "the documents changed since the adapter in {folder} was trained; name a new folder "
-                "with --out",
-                folder=self.folder,
-            )
-        return False
+        return _read(self.inputs) == inputs
 
     def make_rows(self, make: Callable[[Path], None], inputs: Mapping[str, Any]) -> None:
         """Let `make` write the folder of the rows, again from the start if it was interrupted."""
-        self._write_inputs({name: value for name, value in inputs.items() if name != DOCUMENTS})
+        _write(self.inputs, {name: value for name, value in inputs.items() if name != DOCUMENTS})
         shutil.rmtree(self.rows, ignore_errors=True)
         make(self.rows)
-        self._write_inputs(inputs)
-
-    @property
-    def _has_checkpoint(self) -> bool:
-        return self.is_trained or bool(checkpoints(self.adapter))
-
-    def _inputs(self) -> dict[str, Any]:
-        """What was written; empty before the first step."""
-        file = self.folder / INPUTS
-        return _read(file, Translatable("start again in another folder")) or {}
-
-    def _write_inputs(self, inputs: Mapping[str, Any]) -> None:
-        text = json.dumps(inputs, ensure_ascii=False, indent=2) + "\n"
-        write_whole(self.folder / INPUTS, text.encode())
+        _write(self.inputs, inputs)
 
     @property
     def example(self) -> str:
@@ -117,33 +92,19 @@ class DomainRun:
     @property
     def decision(self) -> dict[str, Any] | None:
         """The decision in eval.json; None if the evaluation is not finished."""
-        again = Translatable("delete it to evaluate again")
-        value = _read(self.evaluation, again)
-        if value is None:
-            return None
-        try:
-            whole, decision = value["about"]["whole"], value["verdict"]
-            _ = decision["ship"], [(each["text"], each["zh"]) for each in decision["reasons"]]
-        except (KeyError, TypeError):
-            raise _damaged(self.evaluation, again) from None
-        return decision if whole else None
+        value = _read(self.evaluation)
+        return value["verdict"] if value and value["about"]["whole"] else None
 
 
-def _read(file: Path, way_out: Translatable) -> dict[str, Any] | None:
-    """The object in a JSON file; None if the file is missing."""
-    if not file.is_file():
-        return None
-    try:
-        value = json.loads(file.read_bytes())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise _damaged(file, way_out)
-    return value
+def _read(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of ours; empty if the file is missing or damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        return json.loads(file.read_bytes())
+    return {}
 
 
-def _damaged(file: Path, way_out: Translatable) -> UserError:
-    return UserError("{file} is damaged; {way_out}", file=file, way_out=way_out)
+def _write(file: Path, value: Mapping[str, Any]) -> None:
+    write_whole(file, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def general_rows(file: Path) -> list[Any]:

@@ -30,17 +30,16 @@ def test_general_rows_are_trained_on_or_evaluated_but_not_both(tmp_path: Path) -
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x", "utf-8")
     with pytest.raises(UserError, match="not empty"):
-        DomainRun(tmp_path).begin({})
+        DomainRun(tmp_path).check({})
 
 
-def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error_or_written_again(tmp_path: Path) -> None:
     work = DomainRun(tmp_path)
     work.evaluation.write_text('{"verdict": {"sh', "utf-8")
-    with pytest.raises(UserError, match=r"eval.json is damaged; delete it to evaluate again"):
-        _ = work.decision
-    (tmp_path / "domain.json").write_text("[]", "utf-8")
-    with pytest.raises(UserError, match=r"domain.json is damaged; start again in another folder"):
-        work.begin({})
+    assert work.decision is None
+    work.inputs.write_text("[", "utf-8")
+    with pytest.raises(UserError, match="not empty"):
+        work.check({})
 
 
 INPUTS = {"--limit": None, DOCUMENTS: "2 (aa)"}
@@ -48,10 +47,10 @@ INPUTS = {"--limit": None, DOCUMENTS: "2 (aa)"}
 
 def test_interrupted_rows_are_made_again(tmp_path: Path) -> None:
     work = DomainRun(tmp_path / "work")
-    work.begin({"--limit": None})
+    work.check({"--limit": None})
     with pytest.raises(KeyboardInterrupt):
         work.make_rows(_broken_off, INPUTS)
-    work.begin({"--limit": None})
+    work.check(INPUTS)
     assert not work.has_rows(INPUTS)
     work.make_rows(lambda folder: folder.mkdir(), INPUTS)
     assert list(work.rows.iterdir()) == []
@@ -63,16 +62,18 @@ def test_interrupted_rows_are_made_again(tmp_path: Path) -> None:
 def test_inputs_may_change_until_training_has_a_checkpoint(tmp_path: Path) -> None:
     work = DomainRun(tmp_path / "work")
     other = INPUTS | {DOCUMENTS: "3 (bb)"}
-    work.begin({"--limit": None})
+    work.check({"--limit": None})
     work.make_rows(lambda folder: folder.mkdir(), INPUTS)
-    work.begin({"--limit": 9})
+    work.check({"--limit": 9})
+    work.check(other)
     assert not work.has_rows(other)
     (work.adapter / "checkpoint-2").mkdir(parents=True)
-    assert work.has_rows(INPUTS)
-    with pytest.raises(UserError, match=r"the documents changed .*; name a new folder with --out"):
-        work.has_rows(other)
+    work.check({"--limit": None})
+    work.check(INPUTS)
+    with pytest.raises(UserError, match=r"the data in the documents changed since .*; give the old files"):
+        work.check(other)
     with pytest.raises(UserError, match="started with --limit = None, now it is 9"):
-        work.begin({"--limit": 9})
+        work.check({"--limit": 9})
 
 
 def _broken_off(folder: Path) -> None:
