@@ -4,7 +4,7 @@ The caller passes a function that draws on a matplotlib figure. A PNG needs font
 text in an SVG stays text, for the viewer's fonts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Kind = Literal["png", "svg"]
+Bar = tuple[float, float, float]
+"""A share, and its interval; NaN: undefined."""
 FORMATS = (".png", ".svg")
 BLUE, PALE_BLUE, ORANGE = "#3b7dd8", "#7a9cc6", "#d9822b"
 RED, GREEN, GREY = "#c0392b", "#27ae60", "#9aa5b1"
@@ -97,3 +99,35 @@ def render(
 def save(path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, float], dpi: int = 150) -> None:
     """Write the picture to `path` (.png or .svg) atomically. Raises what `check_picture` raises."""
     write_whole(path, render(draw, check_picture(path), size=size, dpi=dpi))
+
+
+def draw_bars(
+    path: Path, rows: Sequence[str], series: Mapping[str, Sequence[Bar]], *, label: str, title: str = ""
+) -> None:
+    """Write a picture of shares: for each row a group of bars, one of each of the `series`, by name.
+
+    Raises what `check_picture` raises.
+    """
+    import numpy as np
+
+    def draw(canvas: "Figure") -> None:
+        axes, thickness = canvas.add_subplot(), 0.8 / max(1, len(series))
+        for order, (name, bars) in enumerate(series.items()):
+            values, low, high = np.array(bars, float).reshape(-1, 3).T
+            places = np.arange(len(rows)) + (order - (len(series) - 1) / 2) * thickness
+            spread = np.nan_to_num([values - low, high - values]).clip(0)
+            drawn = axes.barh(
+                places, np.nan_to_num(values), thickness * 0.9, xerr=spread, capsize=2, label=name
+            )
+            texts = ["–" if np.isnan(value) else f"{value:.3f}" for value in values]
+            axes.bar_label(drawn, texts, padding=4, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        axes.margins(y=0.01)
+        axes.set_xlim(0, 1.12)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        canvas.suptitle(title, fontsize=10, x=0.01, ha="left")
+        canvas.legend(loc="outside lower center", ncols=3, frameon=False)
+
+    save(path, draw, size=(8, 1.2 + len(rows) * (0.18 + 0.22 * len(series))))

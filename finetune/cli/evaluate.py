@@ -10,7 +10,8 @@ import typer
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
+from rag.cli.console import counting, loading, note, note_message, out, out_message, say
+from rag.cli.evaluate import show_differences
 from rag.cli.options import (
     KB,
     ModelOptions,
@@ -23,7 +24,7 @@ from rag.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from finetune.evaluate.compare import Comparison
+    from finetune.evaluate.compare import Comparisons
     from finetune.evaluate.questions import Cases, Condition, HeldOutQuestion, Pair
     from finetune.evaluate.run import CaseResult
     from rag.config import Config
@@ -31,35 +32,17 @@ if TYPE_CHECKING:
     from rag.pipeline import Pipeline
 
 
-def show(comparisons: "Sequence[Comparison]", title: str) -> None:
+def show(comparisons: "Comparisons", title: str) -> None:
     from finetune.evaluate.compare import BLEU4, CONDITION_TITLES, MEASURES
 
-    rows: list[tuple[object, ...]] = []
-    last = ""
-    for each in comparisons:
-        measure = MEASURES[each.measure]
-        name = say(measure.title)
-        rows.append(
-            (
-                "" if each.condition == last else say(CONDITION_TITLES[each.condition]),
-                name if measure.larger_is_better else f"{name} ↓",
-                _number(each.base.value),
-                _number(each.adapter.value),
-                _number(each.difference, "+"),
-                f"{_number(each.low, '+')} – {_number(each.high, '+')}",
-                "< 0.001" if each.p < 0.001 else _number(each.p),
-                each.questions,
-            )
-        )
-        last = each.condition
-    columns = [say("condition"), say("measure"), say("base"), say("adapter"), say("difference")]
-    table(title, [*columns, "95 %", "p", "n"], rows)
-    if any(each.measure == "bleu4" for each in comparisons):
+    names = {
+        name: say(measure.title) + ("" if measure.larger_is_better else " ↓")
+        for name, measure in MEASURES.items()
+    }
+    rows = [((CONDITION_TITLES[at], names[name]), each) for (at, name), each in comparisons.items()]
+    show_differences(title, [say("condition"), say("measure"), say("base"), say("adapter")], rows)
+    if any(name == "bleu4" for _, name in comparisons):
         out_message(BLEU4)
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "–" if value != value else f"{value:{sign}.3f}"
 
 
 DO_NOT_SHIP = 3
@@ -152,17 +135,11 @@ def compare_models(
         note(str(options.picture))
     if options.json:
         about = {
-            "model": models.model,
-            "adapter": str(models.adapter),
-            "questions": str(file),
-            "general": str(options.general) if options.general else None,
-            "conditions": conditions,
-            "max_new_tokens": models.max_new_tokens,
-            "resamples": options.resamples,
-            "seed": options.seed,
-            "whole": whole,
-            "bleu4": BLEU4,
-        }
+            "model": models.model, "adapter": str(models.adapter), "max_new_tokens": models.max_new_tokens,
+            "questions": str(file), "general": str(options.general) if options.general else None,
+            "conditions": conditions, "resamples": options.resamples, "seed": options.seed,
+            "whole": whole, "bleu4": BLEU4,
+        }  # fmt: skip
         write_whole(options.json, record(about, results, comparisons, decision))
         note(str(options.json))
     if not whole:
