@@ -102,12 +102,16 @@ def save(path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, flo
 
 
 def draw_bars(
-    path: Path, rows: Sequence[str], series: Mapping[str, Sequence[Bar]], *, label: str, title: str = ""
+    path: Path,
+    rows: Sequence[str],
+    series: Mapping[str, Sequence[Bar]],
+    *,
+    label: str,
+    title: str = "",
+    most: float = 1.0,
 ) -> None:
-    """Write a picture of shares: for each row a group of bars, one of each of the `series`, by name.
-
-    Raises what `check_picture` raises.
-    """
+    """Write a picture of shares up to `most`: for each row a group of bars, one of each of the
+    `series`, by name. Raises what `check_picture` raises."""
     import numpy as np
 
     def draw(canvas: "Figure") -> None:
@@ -116,15 +120,14 @@ def draw_bars(
             values, low, high = np.array(bars, float).reshape(-1, 3).T
             places = np.arange(len(rows)) + (order - (len(series) - 1) / 2) * thickness
             spread = np.nan_to_num([values - low, high - values]).clip(0)
-            drawn = axes.barh(
-                places, np.nan_to_num(values), thickness * 0.9, xerr=spread, capsize=2, label=name
-            )
+            style: Any = {"xerr": spread, "capsize": 2} if spread.any() else {}
+            drawn = axes.barh(places, np.nan_to_num(values), thickness * 0.9, label=name, **style)
             texts = ["–" if np.isnan(value) else f"{value:.3f}" for value in values]
             axes.bar_label(drawn, texts, padding=4, fontsize=8)
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
         axes.margins(y=0.01)
-        axes.set_xlim(0, 1.12)
+        axes.set_xlim(0, 1.12 * most)
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         canvas.suptitle(title, fontsize=10, x=0.01, ha="left")

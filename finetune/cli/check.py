@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 FIRST = 5
 """Findings of a kind that are listed."""
-BINS, BAR = 16, 40
 
 
 def show(diagnosis: "Diagnosis") -> None:
     """The counts, the findings and the lengths."""
-    from finetune.data.report import TITLES, UNITS, bins, counts, figures
+    from finetune.data.report import TITLES, UNITS, bars, counts, summary
 
     out_message(
         "{rows:,} rows: {usable:,} usable, {bad:,} bad, {warned:,} with warnings",
@@ -43,20 +42,8 @@ def show(diagnosis: "Diagnosis") -> None:
             if more := max(0, len(findings) - FIRST):
                 rows.append(("…", say("and {more:,} more", more=more)))
             table(say(TITLES[problem]), [say("row"), say("what")], rows)
-    drawn, unit = bins(diagnosis.lengths, BINS), say(UNITS[diagnosis.unit])
-    if not drawn:
-        return
-    most = max(bin.count for bin in drawn)
-    rows = [
-        (bin.label, f"{bin.count:,}", "█" * round(BAR * bin.count / most) or "▏" * bool(bin.count))
-        for bin in drawn
-    ]
-    out_message(
-        "{total:,} {unit}; of a row: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
-        unit=unit,
-        **figures(diagnosis.lengths),
-    )
-    table("", [unit, say("rows"), ""], rows)
+    out(summary(diagnosis, say))
+    table("", [say(UNITS[diagnosis.unit]), say("rows"), ""], bars(diagnosis.lengths))
 
 
 def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[str]) -> None:
@@ -105,8 +92,8 @@ class ReportOptions:
         from finetune.evaluate.compare import check_place
         from rag.plot import check_picture
 
-        if self.picture or self.html:
-            check_picture(self.picture or Path("page.svg"))
+        if self.picture:
+            check_picture(self.picture)
         for name, path in vars(self).items():
             option = f"--{name}"
             if path is None:
@@ -125,10 +112,9 @@ class ReportOptions:
     def write(self, diagnosis: "Diagnosis", views: "Sequence[View]") -> None:
         from json import dumps
 
-        from finetune.data.report import histogram, page, record
+        from finetune.data.report import draw, page, record
         from ingest.normalize import readable
         from ingest.store.atomic import write_whole
-        from rag.plot import check_picture
 
         if self.json:
             text = dumps(record(diagnosis), indent=1, ensure_ascii=False)
@@ -136,7 +122,7 @@ class ReportOptions:
         if self.html:
             write_whole(self.html, page(diagnosis, views, say).encode())
         if self.picture:
-            write_whole(self.picture, histogram(diagnosis, check_picture(self.picture), say))
+            draw(diagnosis, self.picture, say)
         for path in filter(None, vars(self).values()):
             note(str(path))
 

@@ -197,7 +197,7 @@ def test_bad_rows_are_an_error_or_counted(model: Path, tmp_path: Path) -> None:
     file.write_text('{"instruction": "q", "output": "a"}\n{"instruction": "q"}\n')
     with pytest.raises(UserError, match=r"a\.jsonl:2: \"output\" is missing.*--skip-bad"):
         made([file], model, cache)
-    assert list(cache.iterdir()) == []
+    assert not list(cache.glob("*/*"))
     found = made([file], model, cache, skip_bad=True)
     assert (len(found), found.counts.bad) == (1, 1)
     file.write_text('{"instruction": "q"}\n')
@@ -242,8 +242,7 @@ def test_a_damaged_set_is_made_again(model: Path, tmp_path: Path) -> None:
         again = made([file], model, cache)
         assert (listed(again), again.digest) == (rows, digest)
         assert again.is_whole()
-    made([file], model, cache, max_length=63)  # sweeps
-    assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == []
+    assert list(cache.glob("*/.*")) == []
 
 
 def test_a_folder_without_a_set_is_refused(tmp_path: Path) -> None:
