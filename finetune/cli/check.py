@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finetune.options import MAX_LENGTH, Columns
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import console, counting, note, out, out_message, say, table
+from rag.cli.console import counting, note, out, out_message, say, table
 from rag.cli.options import argument, fetch_model, option, with_options
 
 if TYPE_CHECKING:
@@ -48,12 +48,9 @@ def show(diagnosis: "Diagnosis") -> None:
 
 def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[str]) -> None:
     """The rows that were asked for; `UserError` for one that is not there."""
-    from rich.text import Text
-
-    from finetune.data.report import plain, visible
+    from finetune.data.report import plain
 
     bad = {finding.source: finding for finding in diagnosis.findings if finding.bad}
-    screen = console()
     for name in wanted:
         shown = [view for view in views if name in (view.source, view.source.rpartition(":")[2])]
         broken = [source for source in bad if name in (source, source.rpartition(":")[2])]
@@ -65,18 +62,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
             out(f"{source}: {say(bad[source].text)}")
         for view in shown:
             out(view.title(say))
-            if not screen.color_system:
-                out(plain(view.pieces) + "\n")
-                continue
-            text = Text()
-            for number, piece in enumerate(view.pieces):
-                colour = "magenta" if piece.special else "green" if piece.learnt else "bright_black"
-                strong = "bold" if piece.learnt else "not bold"
-                # Neighbours differ in their line.
-                style = f"{strong} {colour}{' underline' * (number % 2)}"
-                text.append(visible(piece.text), style)
-            screen.print(text, soft_wrap=True)
-            out()
+            out(plain(view.pieces) + "\n")
 
 
 @dataclass(frozen=True)
@@ -95,18 +81,16 @@ class ReportOptions:
         if self.picture:
             check_picture(self.picture)
         for name, path in vars(self).items():
-            option = f"--{name}"
-            if path is None:
-                continue
-            check_place(path)
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                if not file.read(32).startswith(HEADS[option]):
+            if path:
+                check_place(path)
+            if path and path.exists():
+                with path.open("rb") as file:
+                    is_report = file.read(32).startswith(HEADS[name])
+                if not is_report:
                     raise UserError(
                         "{path} exists and is not an earlier report; give {option} another name",
                         path=path,
-                        option=option,
+                        option=f"--{name}",
                     )
 
     def write(self, diagnosis: "Diagnosis", views: "Sequence[View]") -> None:

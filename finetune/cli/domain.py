@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.cli.evaluate import DO_NOT_SHIP, ComparedModels, ComparisonOptions, compare_models
-from finetune.cli.grounded import QuestionOptions, room_for_prompts, write_rows
+from finetune.cli.grounded import room_for_prompts, write_rows
 from finetune.cli.options import TRAINED, BaseOptions, mixed, within
 from finetune.cli.train import RunOptions, train_adapter
-from finetune.options import Data, LoraOptions, TrainOptions
+from finetune.options import Data, LoraOptions, SyntheticOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import note, note_message, out, say
@@ -76,7 +76,7 @@ def domain(
     model: str = TRAINED,
     kb: str = KB,
     domain_options: DomainOptions,
-    row_options: Annotated[QuestionOptions, ("limit", "write_questions")],
+    row_options: Annotated[SyntheticOptions, ("limit", "write_questions")],
     lora: Annotated[LoraOptions, ("rank", "alpha", "dropout", "targets")],
     options: Annotated[TrainOptions, TRAIN_FIELDS],
     base: Annotated[BaseOptions, ("quant", "device")],
@@ -160,26 +160,24 @@ def _ingest(paths: list[Path], config: "Config", kb: str) -> list[str]:
 
 def _evaluate(run: "DomainRun", config: "Config", models: ComparedModels, *, limit: int, seed: int) -> None:
     """Ends the command with the exit code of `rag finetune eval` if the adapter is not better."""
-    title, decision = Translatable("base and adapter on the held-out questions"), run.decision
-    general = run.rows / "general-heldout.jsonl"
-    try:
-        if not decision:
-            _step(4, title)
-            options = ComparisonOptions(
-                general=general if general.is_file() else None, limit=limit, seed=seed,
-                json=run.evaluation, picture=run.evaluation.with_suffix(".png"),
-            )  # fmt: skip
-            compare_models(run.rows / "heldout.jsonl", lambda: config, models, options)
-            return
+    title = Translatable("base and adapter on the held-out questions")
+    if decision := run.decision:
         ship = Translatable("ship it") if decision["ship"] else Translatable("do not ship")
         _step(4, title, Translatable("done before, {decision}", decision=ship))
         for reason in decision["reasons"]:
             note(f"  {reason['zh' if say.language == 'zh' else 'text']}")
-        if not decision["ship"]:
-            raise typer.Exit(DO_NOT_SHIP)
-    except typer.Exit:
+        code = 0 if decision["ship"] else DO_NOT_SHIP
+    else:
+        _step(4, title)
+        general = run.rows / "general-heldout.jsonl"
+        options = ComparisonOptions(
+            general=general if general.is_file() else None, limit=limit, seed=seed,
+            json=run.evaluation, picture=run.evaluation.with_suffix(".png"),
+        )  # fmt: skip
+        code = compare_models(run.rows / "heldout.jsonl", lambda: config, models, options)
+    if code:
         note_message("not put in use; the adapter stays in {adapter}", adapter=run.adapter)
-        raise
+        raise typer.Exit(code)
 
 
 def _use(run: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
@@ -190,15 +188,15 @@ def _use(run: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
 
     settings, title = kb_path(kb) / SETTINGS, Translatable("in use")
     values = values | ({"quant": quant} if quant != "auto" else {})
-    if change_settings(settings, {"generate": values}, overwrite=False):
-        _step(5, title, str(settings))
-    else:
+    text, lines = str(settings), list[str]()
+    if not change_settings(settings, {"generate": values}, overwrite=False):
         text = Translatable(
             "{settings} names a model already and stays as it is; for the adapter, put these lines "
             "below its [generate]",
             settings=settings,
         )
-        _step(5, title, text)
-        for line in tomlkit.dumps(values).splitlines():
-            note(f"  {line}")
+        lines = tomlkit.dumps(values).splitlines()
+    _step(5, title, text)
+    for line in lines:
+        note(f"  {line}")
     out(f"rag ask --kb {shlex.quote(kb)} {shlex.quote(run.example)}")

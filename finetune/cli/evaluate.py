@@ -88,15 +88,16 @@ def evaluate(
     models: Annotated[ComparedModels, ("model", "adapter", "quant", "max_new_tokens")],
     options: ComparisonOptions,
 ) -> None:
-    compare_models(questions, lambda: existing_kb(kb), models, options)
+    if code := compare_models(questions, lambda: existing_kb(kb), models, options):
+        raise typer.Exit(code)
 
 
 def compare_models(
     file: Path, kb: "Callable[[], Config]", models: ComparedModels, options: ComparisonOptions
-) -> None:
+) -> int:
     """Ask, show and write everything. `kb` is called if a condition needs the knowledge base.
 
-    Ends the command with an exit code unless the decision is for the adapter.
+    Returns the exit code of the command: 0 if the decision is for the adapter.
     """
     from finetune.evaluate.compare import BLEU4, READING, check_place, compare, decide, draw, record
     from finetune.evaluate.questions import Cases
@@ -143,9 +144,8 @@ def compare_models(
         write_whole(options.json, record(about, results, comparisons, decision))
         note(str(options.json))
     if not whole:
-        raise typer.Exit(STOPPED)
-    if not decision.ship:
-        raise typer.Exit(DO_NOT_SHIP)
+        return STOPPED
+    return 0 if decision.ship else DO_NOT_SHIP
 
 
 def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
@@ -172,17 +172,15 @@ def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
 def _read(
     path: Path, pipeline: "Pipeline | None", options: ComparisonOptions
 ) -> "tuple[HeldOutQuestion, ...]":
-    from finetune.evaluate.questions import read, sample
+    from finetune.evaluate.questions import read
+    from rag.evaluate.dataset import sample
 
     found = read(path, pipeline.store if pipeline else None)
     if found.lost:
-        examples = ", ".join(found.lost[:3])
-        if len(found.lost) > 3:
-            examples = Translatable("{examples}, …", examples=examples)
         note_message(
             "left out: {count} questions whose answer is not in this knowledge base ({examples})",
             count=len(found.lost),
-            examples=examples,
+            examples=[*found.lost[:3], *["…"] * (len(found.lost) > 3)],
         )
     if options.limit is None:
         return found.questions

@@ -120,7 +120,7 @@ SHARE = 0.99
 """The share of the rows that determines the bins; the few that are much longer share the last one."""
 BINS, BAR = 20, 40
 """The most bins of a histogram, and the length of its longest bar in characters."""
-HEADS = {"--json": (b'{\n "files"',), "--html": (b"<!doctype html>",), "--picture": (b"\x89PNG", b"<?xml")}
+HEADS = {"json": (b'{\n "files"',), "html": (b"<!doctype html>",), "picture": (b"\x89PNG", b"<?xml")}
 """How the files that are written begin."""
 
 

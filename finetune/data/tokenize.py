@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import file_digest, sha256
 from itertools import islice
 from pathlib import Path
@@ -85,10 +85,9 @@ def tokenize(
         encoder: Encoder = RowEncoder(CachedTokenizer(tokenizer), generation, template, max_length)
         if tutorial:
             encoder = TutorialEncoder(tokenizer, generation, tutorial, columns == CONTEXTS)
-        files = DataFiles(paths, columns, skip_bad=skip_bad)
+        rows = blocks(usable(paths, columns, skip_bad=skip_bad), encoder, skip_bad=skip_bad)
         with new_folder(place, replace=True) as folder:
-            target = target_of(tokenizer_dir, generation, template)
-            write(folder, blocks(files, encoder), target, progress=progress)
+            write(folder, rows, target_of(tokenizer_dir, generation, template), progress=progress)
         return TokenSet(place)
 
 
@@ -99,27 +98,19 @@ def target_of(tokenizer_dir: Path, generation: int, template: str) -> dict[str, 
     return {"generation": generation, "template": template, "tokenizer": tokenizer}
 
 
-class DataFiles:
-    """The examples of files, in order. Iterating raises `UserError` at a bad row, unless `skip_bad`."""
-
-    def __init__(self, paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> None:
-        self.paths, self.columns, self.skip_bad = paths, columns, skip_bad
-        self.skipped = Counts()
-        """The bad rows; complete once all examples are read."""
-
-    def __iter__(self) -> Iterator[Example]:
-        for item in read(self.paths, columns=self.columns):
-            if isinstance(item, Example):
-                yield item
-                continue
-            if not self.skip_bad:
-                raise row_error(item, "--skip-bad")
-            ended = (item.source,) if item.problem == "ended" else ()
-            self.skipped += Counts(bad=item.bad, ended=ended)
+def usable(paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> Iterator[Example | Counts]:
+    """The examples of files in order. A bad row raises `UserError`, or gives its counts if `skip_bad`."""
+    for item in read(paths, columns=columns):
+        if isinstance(item, Example):
+            yield item
+        elif skip_bad:
+            yield Counts(bad=item.bad, ended=(item.source,) if item.problem == "ended" else ())
+        else:
+            raise row_error(item, "--skip-bad")
 
 
-def blocks(files: DataFiles, encoder: Encoder) -> Iterator[RowBlock]:
-    """The rows of the files, and a last block that counts the bad rows.
+def blocks(items: Iterator[Example | Counts], encoder: Encoder, *, skip_bad: bool) -> Iterator[RowBlock]:
+    """The rows of what `usable` gave.
 
     Raises `UserError` at an example that can't be cut, unless bad rows are skipped, and at the end
     if all rows are bad.
@@ -129,17 +120,17 @@ def blocks(files: DataFiles, encoder: Encoder) -> Iterator[RowBlock]:
         try:
             return encoder(example)
         except InvalidRow as invalid:
-            if files.skip_bad:
+            if skip_bad:
                 return Encoded((), shortened=False, bad=True)
             raise row_error(invalid.finding(example.source), "--skip-bad") from None
 
-    source, counts = iter(files), Counts()
-    while batch := list(islice(source, BLOCK_EXAMPLES)):
-        block = RowBlock.of([encoded(example) for example in batch])
-        counts += block.counts
-        yield block
-    require_examples(counts + files.skipped)
-    yield RowBlock.empty(files.skipped)
+    counts = Counts()
+    while batch := list(islice(items, BLOCK_EXAMPLES)):
+        block = RowBlock.of([encoded(item) for item in batch if isinstance(item, Example)])
+        skipped = sum((item for item in batch if isinstance(item, Counts)), block.counts)
+        counts += skipped
+        yield replace(block, counts=skipped)
+    require_examples(counts)
 
 
 def require_examples(counts: Counts) -> None:
@@ -227,12 +218,13 @@ def write_jsonl(
         raise UserError("{out} is the data itself; name another file", out=out)
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = context_columns(paths, columns)
-    files, counts, lines = DataFiles(paths, columns, skip_bad=skip_bad), Counts(), list[str]()
-    for example in files:
-        context = tutorial_context(example, whole=columns == CONTEXTS)
-        lines.append(json.dumps({"context": context, "target": example.answer}) + "\n")
-        counts += Counts(1, example.unplaced("tutorial") > 0)
-    counts += files.skipped
+    counts, lines = Counts(), list[str]()
+    for item in usable(paths, columns, skip_bad=skip_bad):
+        if isinstance(item, Example):
+            context = tutorial_context(item, whole=columns == CONTEXTS)
+            lines.append(json.dumps({"context": context, "target": item.answer}) + "\n")
+            item = Counts(1, item.unplaced("tutorial") > 0)
+        counts += item
     require_examples(counts)
     write_whole(out, "".join(lines).encode())
     return counts

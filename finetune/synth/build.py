@@ -15,9 +15,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from finetune.options import SyntheticOptions
 from finetune.synth.pair import QuestionAnswer, QuestionKind, TitledPassage, normalize
 from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion
-from finetune.synth.rules import RULES, pairs_by_rule
+from finetune.synth.rules import pairs_by_rule
 from ingest.chunk import sentences
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -193,20 +194,6 @@ Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 """From the number of questions to a function that is called after each of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class SyntheticOptions:
-    """The kinds of questions, and the number of rows."""
-
-    kinds: tuple[QuestionKind, ...] = tuple(RULES)
-    heldout: float = 0.1
-    """The share of the documents whose questions are not trained on."""
-    limit: int = 0
-    """The most rows of both sides together; 0: no limit."""
-    plain: bool = False
-    """Also write the training questions and their answers without passages."""
-    seed: int = 0
-
-
 @dataclass
 class SyntheticReport:
     """What was written, and what was rejected and why."""
@@ -242,7 +229,7 @@ def build(
     """
     check_new(out)  # before the work
     pool = QuestionPool(options.seed)
-    pool.gather(builder.pipeline.store, options.kinds)
+    pool.gather(builder.pipeline.store, options.chosen)
     items = pool.ordered()
     report = SyntheticReport(rejected=pool.rejected)
     rows: list[tuple[str, dict[str, Any]]] = []

@@ -129,13 +129,12 @@ def ratio(part: Values, whole: Values, weights: ResampleWeights) -> Values:
 
 def quantile(values: Values, weights: ResampleWeights, *, level: float) -> Values:
     """The smallest value that `level` of the weight does not exceed (the inverted CDF)."""
-    measured = np.flatnonzero(~np.isnan(values))
-    order = measured[np.argsort(values[measured], kind="stable")]
-    if not len(order):
-        return np.full(len(weights), np.nan)
-    mass = np.cumsum(weights[:, order], axis=1)
-    place = (mass < level * mass[:, -1:] - 1e-9).sum(axis=1)
-    return np.where(mass[:, -1] > 0, values[order[np.minimum(place, len(order) - 1)]], np.nan)
+    measured = ~np.isnan(values)
+    found = [
+        np.quantile(values[measured], level, weights=row, method="inverted_cdf") if row.any() else np.nan
+        for row in weights[:, measured]
+    ]
+    return np.array(found, float)
 
 
 def auroc(scores: Values, positive: Values, weights: ResampleWeights) -> Values:

@@ -245,27 +245,15 @@ def _bootstrap(
 
 def _aligned(first: EvalReport, second: EvalReport) -> tuple[ScoredQuestion, ...]:
     """The rows of `second` in the order of `first`."""
-    theirs = {row.id: row for row in second.rows}
-    ours = {row.id: row for row in first.rows}
+    ours, theirs = ({(row.id, row.answerable): row for row in each.rows} for each in (first, second))
     if first.dataset != second.dataset or ours.keys() != theirs.keys():
+        id, _ = min(ours.keys() ^ theirs.keys(), default=("none", True))
         raise UserError(
             "cannot compare {first} ({n} questions) with {second} ({m}; only one has question {id}); "
-            "evaluate both on the same questions",
-            first=first.dataset,
-            n=len(ours),
-            second=second.dataset,
-            m=len(theirs),
-            id=min(ours.keys() ^ theirs.keys(), default="none"),
-        )
-    for id, row in ours.items():
-        if row.answerable != theirs[id].answerable:
-            raise UserError(
-                "question {id} is answerable in one report of {dataset} and not in the other; "
-                "evaluate both on the same version of the set",
-                id=id,
-                dataset=first.dataset,
-            )
-    return tuple(theirs[row.id] for row in first.rows)
+            "evaluate both on the same version of the set",
+            first=first.dataset, n=len(ours), second=second.dataset, m=len(theirs), id=id,
+        )  # fmt: skip
+    return tuple(theirs[key] for key in ours)
 
 
 def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
