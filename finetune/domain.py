@@ -59,8 +59,9 @@ class DomainRun:
         except OSError as problem:
             raise UserError(
                 "the folder {folder} can't be made: {reason}; name another with --out",
-                folder=self.folder, reason=problem.strerror or problem,
-            ) from None  # fmt: skip
+                folder=self.folder,
+                reason=problem.strerror or problem,
+            ) from None
         before = _read(self.inputs)
         if not before and any(self.folder.iterdir()):
             raise UserError("{folder} is not empty; name a new folder with --out", folder=self.folder)

@@ -22,11 +22,7 @@ Kind = Literal["png", "svg"]
 Bar = tuple[float, float, float]
 """A share, and its interval; NaN: undefined."""
 FORMATS = (".png", ".svg")
-BLUE, PALE_BLUE, ORANGE = "#3b7dd8", "#7a9cc6", "#d9822b"
-RED, GREEN, GREY = "#c0392b", "#27ae60", "#9aa5b1"
-INK = "#7a7f87"
-"""A grey that is legible on white and on black, for pictures without a background."""
-INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+PALE_BLUE, RED, GREEN = "#7a9cc6", "#c0392b", "#27ae60"
 
 LATIN = "DejaVu Sans"
 """The font family that comes with matplotlib."""
@@ -71,28 +67,20 @@ def speaker(say: Translator, kind: Kind) -> Translator:
 
 
 def render(
-    draw: Callable[["Figure"], None],
-    kind: Kind,
-    *,
-    size: tuple[float, float],
-    dpi: int = 150,
-    ink: str = "black",
-    transparent: bool = False,
+    draw: Callable[["Figure"], None], kind: Kind, *, size: tuple[float, float], dpi: int = 150
 ) -> bytes:
-    """The picture that `draw` makes on a figure of `size` inches; the same drawing gives the same
-    bytes. `ink` is the colour of text and axes."""
+    """The picture that `draw` makes on a figure of `size` inches; the same drawing gives the same bytes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style: dict[Any, Any] = dict.fromkeys(INKED, ink)
-    style |= {"font.family": families(), "svg.fonttype": "none", "svg.hashsalt": "rag"}
+    style: dict[Any, Any] = {"font.family": families(), "svg.fonttype": "none", "svg.hashsalt": "rag"}
     stream = BytesIO()
     with rc_context(style), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing")  # the viewer's fonts draw the text of an SVG
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         dated = {"Date": None} if kind == "svg" else None
-        figure.savefig(stream, format=kind, dpi=dpi, transparent=transparent, metadata=dated)
+        figure.savefig(stream, format=kind, dpi=dpi, metadata=dated)
     return stream.getvalue()
 
 

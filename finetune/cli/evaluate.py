@@ -136,11 +136,17 @@ def compare_models(
         note(str(options.picture))
     if options.json:
         about = {
-            "model": models.model, "adapter": str(models.adapter), "max_new_tokens": models.max_new_tokens,
-            "questions": str(file), "general": str(options.general) if options.general else None,
-            "conditions": conditions, "resamples": options.resamples, "seed": options.seed,
-            "whole": whole, "bleu4": BLEU4,
-        }  # fmt: skip
+            "model": models.model,
+            "adapter": str(models.adapter),
+            "max_new_tokens": models.max_new_tokens,
+            "questions": str(file),
+            "general": str(options.general) if options.general else None,
+            "conditions": conditions,
+            "resamples": options.resamples,
+            "seed": options.seed,
+            "whole": whole,
+            "bleu4": BLEU4,
+        }
         write_whole(options.json, record(about, results, comparisons, decision))
         note(str(options.json))
     if not whole:
@@ -157,16 +163,15 @@ def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
         if name not in CONDITIONS:
             known = ", ".join(CONDITIONS)
             raise UserError("--conditions has {name}; they are {known}", name=name, known=known)
-    if not names and form_of(questions) != "alpaca":
-        return CONDITIONS
-    if set(names) - {"closed"} and form_of(questions) == "alpaca":
+    possible = ("closed",) if form_of(questions) == "alpaca" else CONDITIONS
+    if set(names) - set(possible):
         raise UserError(
             "--conditions is {conditions}, but the rows of {questions} name no place in a document; "
             "leave it out (closed), or ask the heldout.jsonl of rag finetune grounded",
             conditions=text,
             questions=questions,
         )
-    return tuple(name for name in CONDITIONS if name in (names or ["closed"]))
+    return tuple(name for name in possible if name in (names or possible))
 
 
 def _read(

@@ -275,9 +275,10 @@ def show_memory(model: Path, sets: "Sets", options: TrainOptions, *, device: str
     sizes = [f"{say(title)} {gigabytes(getattr(estimate, part))}" for part, title in PARTS.items()]
     note_message(
         "memory: {total} at most ({parts}); {free} free",
-        total=gigabytes(estimate.total), parts=say(", ").join(sizes).replace(" GB", ""),
+        total=gigabytes(estimate.total),
+        parts=say(", ").join(sizes).replace(" GB", ""),
         free="?" if free is None else gigabytes(free),
-    )  # fmt: skip
+    )
     if free is None:
         return
     rows = estimator.largest(sets, free)

@@ -131,20 +131,12 @@ class View:
     source: str
     pieces: tuple[TokenPiece, ...]
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(piece.ids) for piece in self.pieces)
-
-    @property
-    def learnt(self) -> int:
-        return sum(len(piece.ids) for piece in self.pieces if piece.learnt)
-
     def title(self, say: Translator) -> str:
         return say(
             "{source}: {tokens:,} tokens, {learnt:,} in the loss",
             source=self.source,
-            tokens=self.tokens,
-            learnt=self.learnt,
+            tokens=sum(len(piece.ids) for piece in self.pieces),
+            learnt=sum(len(piece.ids) for piece in self.pieces if piece.learnt),
         )
 
 

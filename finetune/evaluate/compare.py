@@ -168,10 +168,16 @@ def _reason(condition: str, name: str, each: Difference, change: Translatable) -
     return Translatable(
         "{change}: {measure}, {condition}: {base:.3f} → {adapter:.3f} ({difference:+.3f}; 95 % "
         "{low:+.3f} – {high:+.3f}; {questions} questions)",
-        change=change, measure=MEASURES[name].title, condition=CONDITION_TITLES[condition],
-        base=each.first.value, adapter=each.second.value, difference=each.difference,
-        low=each.low, high=each.high, questions=each.questions,
-    )  # fmt: skip
+        change=change,
+        measure=MEASURES[name].title,
+        condition=CONDITION_TITLES[condition],
+        base=each.first.value,
+        adapter=each.second.value,
+        difference=each.difference,
+        low=each.low,
+        high=each.high,
+        questions=each.questions,
+    )
 
 
 PANEL = ("f1", "exact", "grounded", "refusal_recall", "refusal_precision", "refusal_f1")

@@ -16,7 +16,7 @@ from finetune.evaluate.metrics import contains
 from finetune.types import Example
 from ingest.errors import UserError
 from ingest.store import Store
-from ingest.types import Chunk, Hit, Passage
+from ingest.types import Hit, Passage
 from rag.evaluate.dataset import Dataset, InvalidRecord, take
 from rag.evaluate.metrics import locate
 from rag.evaluate.score import ends_in
@@ -293,19 +293,13 @@ def _has_words(passage: Passage, question: HeldOutQuestion) -> bool:
 
 
 def gold_source(question: HeldOutQuestion, store: Store) -> list[Source]:
-    """The passage that answers, of the first place that has one; [] if there is none."""
+    """The first passage that answers, of the first place that has one; [] if there is none."""
     for place in question.places:
-        if chunks := _passage_chunks(place, store):
-            chunk = next((c for c in chunks if place.start < c.end), chunks[-1])
-            [passage] = store.passages([chunk])
-            if answers(passage, question):
+        start = 0
+        while chunks := store.chunks_within(Passage(place.document, start, start, "", "")):
+            [passage] = store.passages(chunks[:1])
+            if _overlap(passage, place) and answers(passage, question):
+                chunk = next((c for c in chunks if place.start < c.end), chunks[-1])
                 return [Source(passage, Hit(chunk, 1.0))]
-    return []
-
-
-def _passage_chunks(place: Place, store: Store) -> list[Chunk]:
-    """The chunks of the passage in which a place begins: the last that begins before it."""
-    for start in range(place.start, -1, -1):
-        if chunks := store.chunks_within(Passage(place.document, start, start, "", "")):
-            return chunks if place.start < chunks[0].passage[1] else []
+            start = passage.end
     return []

@@ -82,7 +82,6 @@ def _header(chunk: Chunk) -> str:
     return header if header.startswith("|") and header not in chunk.text else ""
 
 
-Key = bytes
 Item = QuestionAnswer | TitledPassage
 """A question, or the passage about which a model will write one."""
 
@@ -95,7 +94,7 @@ class QuestionPool:
     rejected: Counter[str] = field(default_factory=Counter)
     """`duplicate`: the same question with the same answer; `ambiguous`: with another answer;
     `removed`: documents that were removed meanwhile."""
-    _items: dict[Key, tuple[Document, Item] | None] = field(default_factory=dict)  # None: ambiguous
+    _items: dict[bytes, tuple[Document, Item] | None] = field(default_factory=dict)  # None: ambiguous
 
     def gather(self, store: Store, kinds: Collection[QuestionKind]) -> None:
         """Add the questions about every passage of the knowledge base."""
@@ -133,7 +132,7 @@ class QuestionPool:
             self.rejected["ambiguous"] += 2 if before else 1
             self._items[key] = None
 
-    def _hash(self, text: str) -> Key:
+    def _hash(self, text: str) -> bytes:
         return blake2b(f"{self.seed} {text}".encode("utf-8", "replace"), digest_size=8).digest()
 
 

@@ -251,8 +251,12 @@ def _aligned(first: EvalReport, second: EvalReport) -> tuple[ScoredQuestion, ...
         raise UserError(
             "cannot compare {first} ({n} questions) with {second} ({m}; only one has question {id}); "
             "evaluate both on the same version of the set",
-            first=first.dataset, n=len(ours), second=second.dataset, m=len(theirs), id=id,
-        )  # fmt: skip
+            first=first.dataset,
+            n=len(ours),
+            second=second.dataset,
+            m=len(theirs),
+            id=id,
+        )
     return tuple(theirs[key] for key in ours)
 
 
