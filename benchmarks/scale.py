@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ingest.i18n import Language
 from rag.cli.plan import digits
 from rag.plan import GB, Constants, EnginePlan, PlanOptions, Predictor
-from rag.plot import INK, check_picture, render
+from rag.plot import check_picture, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +33,11 @@ TITLES = {
     "measured": ("measured, synthetic chunks", "实测（合成块）"),
 }
 COLOURS = {"local": "#2f9e60", "replicas": "#3b82f6", "milvus": "#d9822b"}
+INK = "#7a7f87"
+"""A grey that is legible on white and on black, because the picture has no background."""
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+STYLE: dict[Any, Any] = dict.fromkeys(INKED, INK)
+STYLE |= {"savefig.transparent": True, "axes.titlesize": 10, "font.size": 9}
 RATES = (1.0, 5.0, 20.0, 100.0)
 ENGINES = ("local", "replicas", "milvus")
 SIZES = tuple(10**power for power in range(4, 10))
@@ -254,8 +259,8 @@ def draw(constants: Constants, path: Path, say: Say) -> None:
         canvas.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
 
     kind = check_picture(path)
-    with rc_context({"axes.titlesize": 10, "font.size": 9}):
-        path.write_bytes(render(panels_on, kind, size=(10, 7), ink=INK, transparent=True))
+    with rc_context(STYLE):
+        path.write_bytes(render(panels_on, kind, size=(10, 7)))
 
 
 def draw_panel(

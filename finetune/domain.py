@@ -14,10 +14,9 @@ A step is done when its last file exists; until then, it is started again or res
 """
 
 import json
-import re
 import shutil
-import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -28,13 +27,10 @@ from finetune.data.reader import Record, records
 from finetune.train.checkpoint import check_same, checkpoints
 from finetune.train.setup import RECORD
 from ingest.errors import UserError
-from ingest.i18n import Translatable
 from ingest.store.atomic import write_whole
 
-INPUTS = "domain.json"
-DOCUMENTS = "the documents"
-"""Their key in INPUTS, once the rows are written."""
-GENERAL = "the rows of --general"
+DOCUMENTS, GENERAL = "the data in the documents", "the data of --general"
+"""Keys in domain.json. The first is written once the rows are complete."""
 HELD_OUT_GENERAL, MOST_HELD_OUT = 0.1, 100
 """The share of the general rows that is evaluated and never learnt, and the most of them."""
 LEAST_GENERAL = 3
@@ -45,18 +41,18 @@ class DomainRun:
     """The steps' files in `folder`. Its inputs may change until training has its first checkpoint."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.evaluation = folder, folder / "eval.json"
+        self.folder, self.inputs, self.evaluation = folder, folder / "domain.json", folder / "eval.json"
         self.rows, self.adapter = folder / "rows", folder / "adapter"
 
     @property
     def is_trained(self) -> bool:
         return (self.adapter / RECORD).is_file()
 
-    def begin(self, options: Mapping[str, Any]) -> None:
+    def check(self, inputs: Mapping[str, Any]) -> None:
         """Create the folder, or continue with it.
 
         Raises `UserError` if it can't be created, holds something else, or has a checkpoint that was
-        trained with other options.
+        trained with other values of these inputs.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,43 +62,21 @@ class DomainRun:
                 folder=self.folder,
                 reason=problem.strerror or problem,
             ) from None
-        before = self._inputs()
+        before = _read(self.inputs)
         if not before and any(self.folder.iterdir()):
             raise UserError("{folder} is not empty; name a new folder with --out", folder=self.folder)
-        if self._has_checkpoint:
-            check_same({name: before.get(name) for name in options}, options, self.folder)
+        if self.is_trained or checkpoints(self.adapter):
+            check_same({name: before.get(name) for name in inputs}, inputs, self.folder)
 
     def has_rows(self, inputs: Mapping[str, Any]) -> bool:
-        """Whether the rows of these inputs exist; raises `UserError` if others were trained on."""
-        if self._inputs() == inputs:
-            return True
-        if self._has_checkpoint:
-            raise UserError(
-                "the documents changed since the adapter in {folder} was trained; name a new folder "
-                "with --out",
-                folder=self.folder,
-            )
-        return False
+        return _read(self.inputs) == inputs
 
     def make_rows(self, make: Callable[[Path], None], inputs: Mapping[str, Any]) -> None:
         """Let `make` write the folder of the rows, again from the start if it was interrupted."""
-        self._write_inputs({name: value for name, value in inputs.items() if name != DOCUMENTS})
+        _write(self.inputs, {name: value for name, value in inputs.items() if name != DOCUMENTS})
         shutil.rmtree(self.rows, ignore_errors=True)
         make(self.rows)
-        self._write_inputs(inputs)
-
-    @property
-    def _has_checkpoint(self) -> bool:
-        return self.is_trained or bool(checkpoints(self.adapter))
-
-    def _inputs(self) -> dict[str, Any]:
-        """What was written; empty before the first step."""
-        file = self.folder / INPUTS
-        return _read(file, Translatable("start again in another folder")) or {}
-
-    def _write_inputs(self, inputs: Mapping[str, Any]) -> None:
-        text = json.dumps(inputs, ensure_ascii=False, indent=2) + "\n"
-        write_whole(self.folder / INPUTS, text.encode())
+        _write(self.inputs, inputs)
 
     @property
     def example(self) -> str:
@@ -119,33 +93,19 @@ class DomainRun:
     @property
     def decision(self) -> dict[str, Any] | None:
         """The decision in eval.json; None if the evaluation is not finished."""
-        again = Translatable("delete it to evaluate again")
-        value = _read(self.evaluation, again)
-        if value is None:
-            return None
-        try:
-            whole, decision = value["about"]["whole"], value["verdict"]
-            _ = decision["ship"], [(each["text"], each["zh"]) for each in decision["reasons"]]
-        except (KeyError, TypeError):
-            raise _damaged(self.evaluation, again) from None
-        return decision if whole else None
+        value = _read(self.evaluation)
+        return value["verdict"] if value and value["about"]["whole"] else None
 
 
-def _read(file: Path, way_out: Translatable) -> dict[str, Any] | None:
-    """The object in a JSON file; None if the file is missing."""
-    if not file.is_file():
-        return None
-    try:
-        value = json.loads(file.read_bytes())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise _damaged(file, way_out)
-    return value
+def _read(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of ours; empty if the file is missing or damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        return json.loads(file.read_bytes())
+    return {}
 
 
-def _damaged(file: Path, way_out: Translatable) -> UserError:
-    return UserError("{file} is damaged; {way_out}", file=file, way_out=way_out)
+def _write(file: Path, value: Mapping[str, Any]) -> None:
+    write_whole(file, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def general_rows(file: Path) -> list[Any]:
@@ -175,48 +135,3 @@ def divide(rows: Sequence[Any], folder: Path, *, seed: int) -> None:
 def digest_of(parts: Sequence[str]) -> str:
     """The number of parts, and a hash of them."""
     return f"{len(parts)} ({sha256(' '.join(parts).encode()).hexdigest()[:8]})"
-
-
-def lines(values: Mapping[str, str]) -> list[str]:
-    """The values as lines of TOML."""
-    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
-
-
-def put_in_use(
-    settings: Path, section: str, values: Mapping[str, str], *, without: Collection[str] = ()
-) -> bool:
-    """Write `values` into a section of a `rag.toml`; every other byte of it stays.
-
-    Returns False and changes nothing if the section has a key of `without`, or a form in which no line
-    can be added or replaced.
-    """
-    text = settings.read_bytes().decode() if settings.is_file() else ""
-    before = _parse(text)
-    present = before.get(section, {})
-    if all(present.get(name) == value for name, value in values.items()):
-        return True
-    newline = "\r\n" if "\r\n" in text else "\n"
-    new, added = text, lines({name: value for name, value in values.items() if name not in present})
-    for name in present.keys() & values.keys():
-        line = lines({name: values[name]})[0]
-        new = re.sub(rf"(?m)^([ \t]*){name}[ \t]*=[ \t]*(\"[^\"\r\n]*\"|'[^'\r\n]*')", rf"\g<1>{line}", new)
-    header = re.search(rf"(?m)^\ufeff?[ \t]*\[[ \t]*{section}[ \t]*\][^\r\n]*", new)
-    if header and added:
-        new = newline.join([new[: header.end()], *added]) + new[header.end() :]
-    elif added:
-        gap = newline if text and not text.endswith("\n") else ""
-        gap += newline if text.strip() else ""
-        new = text + gap + newline.join([f"[{section}]", *added, ""])
-    expected = {**before, section: {**present, **values}}
-    if set(present) & set(without) or _parse(new) != expected:
-        return False
-    write_whole(settings.resolve(), new.encode())
-    return True
-
-
-def _parse(text: str) -> dict[str, Any]:
-    """Empty if the text is not TOML."""
-    try:
-        return tomllib.loads(text.removeprefix("\ufeff"))
-    except tomllib.TOMLDecodeError:
-        return {}

@@ -49,6 +49,60 @@ class LoraOptions:
     dora: bool = flag("--dora --use-dora", "DoRA: train magnitude and direction separately.")
 
 
+KINDS = {
+    "definition": Translatable("definitions"),
+    "article": Translatable("articles"),
+    "list": Translatable("lists"),
+    "table": Translatable("tables"),
+    "cloze": Translatable("figures, authorities"),
+    "model": Translatable("by the model"),
+}
+"""Kinds of synthetic questions; all but the last are made by rules."""
+RULED = [kind for kind in KINDS if kind != "model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticOptions:
+    """How many rows are made from a knowledge base, of which kinds."""
+
+    limit: int | None = option("--limit N", "Maximum number of rows.", least=1)
+    kinds: str | None = option(
+        "--kinds KIND,...", Translatable("Kinds of questions: {kinds}; default: all but model.", kinds=KINDS)
+    )
+    passages: int | None = option(
+        "--passages", "Passages per prompt; default: the knowledge base's setting.", least=1
+    )
+    without_gold: float = option(
+        "--without-gold",
+        "Share of rows whose passages do not contain the answer, to train refusals.",
+        default=0.2,
+        least=0,
+        most=1,
+    )
+    heldout: float = option(
+        "--heldout",
+        "Share of documents kept out of training, for evaluation.",
+        default=0.1,
+        least=0,
+        most=0.9,
+    )
+    write_questions: bool = option("--write-questions", "Also let --model write questions.", default=False)
+    plain: bool = option(
+        "--plain",
+        "Also write plain.jsonl: the training questions and answers without passages.",
+        default=False,
+    )
+    seed: int = option("--seed", "The same seed gives the same files.", default=0)
+
+    @property
+    def chosen(self) -> tuple[Any, ...]:
+        """The kinds of questions; raises `UserError` for an unknown one."""
+        names = [kind.strip() for kind in (self.kinds or ",".join(RULED)).split(",")]
+        if wrong := [kind for kind in names if kind not in KINDS]:
+            raise UserError("--kinds names {wrong!r}; known are {kinds}", wrong=wrong[0], kinds=KINDS)
+        return tuple(k for k in KINDS if k in names or (k == "model" and self.write_questions))
+
+
 @dataclass(frozen=True, slots=True)
 class PrefixOptions:
     """P-Tuning v2, with THUDM's names."""

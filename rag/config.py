@@ -5,7 +5,7 @@ missing from the file keep their defaults.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +17,7 @@ from ingest.embed import Backend
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.store import Identity, MilvusAddress, Store, open_store, parse_address
+from ingest.store.atomic import write_whole
 from rag.extract import ExtractOptions
 from rag.generate import GenerateOptions
 from rag.prompt import PromptOptions
@@ -110,6 +111,53 @@ def is_knowledge_base(folder: Path) -> bool:
     if (folder / DATABASE).is_file():
         return True
     return (folder / SETTINGS).is_file() and read_config(folder).exists
+
+
+Changes = Mapping[str, Mapping[str, str | None]]
+"""Section -> key -> its new value; None deletes the key."""
+
+
+def change_settings(file: Path, changes: Changes, *, overwrite: bool = True) -> bool:
+    """Change a `rag.toml` atomically; all else in it stays as it is, comments too.
+
+    Returns False and changes nothing if the file can't be changed so, or, unless `overwrite`, if it
+    has another value for one of the keys.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        text = file.read_bytes().decode() if file.is_file() else ""
+        mark = text[: text.startswith("\ufeff")]
+        toml = tomlkit.parse(text.removeprefix(mark).replace("\r\n", "\n"))
+        expected = toml.unwrap()
+        same = all(
+            expected.get(name, {}).get(key, value) == value
+            for name, values in changes.items()
+            for key, value in values.items()
+        )
+        if not (same or overwrite):
+            return False
+        _apply(changes, toml, tomlkit.table)
+        _apply(changes, expected, dict)
+        new = tomlkit.dumps(toml)
+        if tomllib.loads(new) != expected:
+            return False
+    except (ValueError, TOMLKitError, AttributeError, TypeError):  # the last two: a section is a value
+        return False
+    new = mark + (new.replace("\n", "\r\n") if "\r\n" in text else new)
+    if new != text:
+        write_whole(file.resolve(), new.encode())
+    return True
+
+
+def _apply(changes: Changes, document: Any, section: Callable[[], Any]) -> None:
+    for name, values in changes.items():
+        for key, value in values.items():
+            if value is None:
+                document.get(name, {}).pop(key, None)
+            else:
+                document.setdefault(name, section())[key] = value
 
 
 TOML_TYPES: dict[type, Translatable] = {

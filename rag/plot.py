@@ -4,7 +4,7 @@ The caller passes a function that draws on a matplotlib figure. A PNG needs font
 text in an SVG stays text, for the viewer's fonts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Kind = Literal["png", "svg"]
+Bar = tuple[float, float, float]
+"""A share, and its interval; NaN: undefined."""
 FORMATS = (".png", ".svg")
-BLUE, PALE_BLUE, ORANGE = "#3b7dd8", "#7a9cc6", "#d9822b"
-RED, GREEN, GREY = "#c0392b", "#27ae60", "#9aa5b1"
-INK = "#7a7f87"
-"""A grey that is legible on white and on black, for pictures without a background."""
-INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+PALE_BLUE, RED, GREEN = "#7a9cc6", "#c0392b", "#27ae60"
 
 LATIN = "DejaVu Sans"
 """The font family that comes with matplotlib."""
@@ -69,31 +67,58 @@ def speaker(say: Translator, kind: Kind) -> Translator:
 
 
 def render(
-    draw: Callable[["Figure"], None],
-    kind: Kind,
-    *,
-    size: tuple[float, float],
-    dpi: int = 150,
-    ink: str = "black",
-    transparent: bool = False,
+    draw: Callable[["Figure"], None], kind: Kind, *, size: tuple[float, float], dpi: int = 150
 ) -> bytes:
-    """The picture that `draw` makes on a figure of `size` inches; the same drawing gives the same
-    bytes. `ink` is the colour of text and axes."""
+    """The picture that `draw` makes on a figure of `size` inches; the same drawing gives the same bytes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style: dict[Any, Any] = dict.fromkeys(INKED, ink)
-    style |= {"font.family": families(), "svg.fonttype": "none", "svg.hashsalt": "rag"}
+    style: dict[Any, Any] = {"font.family": families(), "svg.fonttype": "none", "svg.hashsalt": "rag"}
     stream = BytesIO()
     with rc_context(style), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing")  # the viewer's fonts draw the text of an SVG
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         dated = {"Date": None} if kind == "svg" else None
-        figure.savefig(stream, format=kind, dpi=dpi, transparent=transparent, metadata=dated)
+        figure.savefig(stream, format=kind, dpi=dpi, metadata=dated)
     return stream.getvalue()
 
 
 def save(path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, float], dpi: int = 150) -> None:
     """Write the picture to `path` (.png or .svg) atomically. Raises what `check_picture` raises."""
     write_whole(path, render(draw, check_picture(path), size=size, dpi=dpi))
+
+
+def draw_bars(
+    path: Path,
+    rows: Sequence[str],
+    series: Mapping[str, Sequence[Bar]],
+    *,
+    label: str,
+    title: str = "",
+    most: float = 1.0,
+) -> None:
+    """Write a picture of shares up to `most`: for each row a group of bars, one of each of the
+    `series`, by name. Raises what `check_picture` raises."""
+    import numpy as np
+
+    def draw(canvas: "Figure") -> None:
+        axes, thickness = canvas.add_subplot(), 0.8 / max(1, len(series))
+        for order, (name, bars) in enumerate(series.items()):
+            values, low, high = np.array(bars, float).reshape(-1, 3).T
+            places = np.arange(len(rows)) + (order - (len(series) - 1) / 2) * thickness
+            spread = np.nan_to_num([values - low, high - values]).clip(0)
+            style: Any = {"xerr": spread, "capsize": 2} if spread.any() else {}
+            drawn = axes.barh(places, np.nan_to_num(values), thickness * 0.9, label=name, **style)
+            texts = ["–" if np.isnan(value) else f"{value:.3f}" for value in values]
+            axes.bar_label(drawn, texts, padding=4, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        axes.margins(y=0.01)
+        axes.set_xlim(0, 1.12 * most)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        canvas.suptitle(title, fontsize=10, x=0.01, ha="left")
+        canvas.legend(loc="outside lower center", ncols=3, frameon=False)
+
+    save(path, draw, size=(8, 1.2 + len(rows) * (0.18 + 0.22 * len(series))))

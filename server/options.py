@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -129,21 +129,17 @@ def write_settings(
     options: ServerOptions,
     generate: "GenerateOptions",
 ) -> None:
-    """Write what is not None into the knowledge base's `rag.toml`; its other lines stay.
+    """Write what is not None into the knowledge base's `rag.toml`; all else in it stays.
 
     `generate` are its present options. An adapter is written together with its model.
     """
-    import tomlkit
-
-    from ingest.store.atomic import write_whole
-    from rag.config import SETTINGS
+    from rag.config import SETTINGS, change_settings
     from rag.endpoint import Address, no_adapter
     from server.errors import Conflict
 
-    file = path / SETTINGS
-    toml = tomlkit.parse(file.read_text("utf-8-sig") if file.exists() else "")
-    if request.instruction is not None and (request.instruction or "prompt" in toml):
-        toml.setdefault("prompt", tomlkit.table())["instruction"] = request.instruction
+    changes: dict[str, dict[str, str | None]] = {}
+    if request.instruction is not None:
+        changes["prompt"] = {"instruction": request.instruction or None}
     if request.adapter:
         check_choice("adapter", request.adapter, adapter_names(options.adapters))
         if not generate.model:
@@ -151,15 +147,15 @@ def write_settings(
         if generate.served:
             raise no_adapter(Address.parse(generate.model), request.adapter)
         assert options.adapters
-        section: Any = toml.setdefault("generate", tomlkit.table())
-        section["model"], section["quant"] = generate.model, generate.quant
-        section["adapter"] = str(options.adapters.resolve() / request.adapter)
-    elif request.adapter is not None and "generate" in toml:
-        section, default = toml["generate"], options.generate
-        section["adapter"] = ""
+        adapter = str(options.adapters.resolve() / request.adapter)
+        changes["generate"] = {"model": generate.model, "quant": generate.quant, "adapter": adapter}
+    elif request.adapter is not None and generate.adapter:
+        changes["generate"] = {"adapter": None}
         # The server's own model came with the adapter; the next server may have another one.
-        model = section.get("model"), section.get("quant")
-        if default and model == (default.model, default.quant):
-            del section["model"], section["quant"]
-    if text := tomlkit.dumps(toml):
-        write_whole(file, text.encode())
+        default = options.generate
+        if default and (generate.model, generate.quant) == (default.model, default.quant):
+            changes["generate"] |= {"model": None, "quant": None}
+    if not change_settings(path / SETTINGS, changes):
+        raise Conflict(
+            "{file} can't be changed; write its sections as [generate] and [prompt]", file=path / SETTINGS
+        )

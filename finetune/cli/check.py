@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finetune.options import MAX_LENGTH, Columns
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import console, counting, note, out, out_message, say, table
+from rag.cli.console import counting, note, out, out_message, say, table
 from rag.cli.options import argument, fetch_model, option, with_options
 
 if TYPE_CHECKING:
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 FIRST = 5
 """Findings of a kind that are listed."""
-BINS, BAR = 16, 40
 
 
 def show(diagnosis: "Diagnosis") -> None:
     """The counts, the findings and the lengths."""
-    from finetune.data.report import TITLES, UNITS, bins, counts, figures
+    from finetune.data.report import TITLES, UNITS, bars, counts, summary
 
     out_message(
         "{rows:,} rows: {usable:,} usable, {bad:,} bad, {warned:,} with warnings",
@@ -43,30 +42,15 @@ def show(diagnosis: "Diagnosis") -> None:
             if more := max(0, len(findings) - FIRST):
                 rows.append(("…", say("and {more:,} more", more=more)))
             table(say(TITLES[problem]), [say("row"), say("what")], rows)
-    drawn, unit = bins(diagnosis.lengths, BINS), say(UNITS[diagnosis.unit])
-    if not drawn:
-        return
-    most = max(bin.count for bin in drawn)
-    rows = [
-        (bin.label, f"{bin.count:,}", "█" * round(BAR * bin.count / most) or "▏" * bool(bin.count))
-        for bin in drawn
-    ]
-    out_message(
-        "{total:,} {unit}; of a row: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
-        unit=unit,
-        **figures(diagnosis.lengths),
-    )
-    table("", [unit, say("rows"), ""], rows)
+    out(summary(diagnosis, say))
+    table("", [say(UNITS[diagnosis.unit]), say("rows"), ""], bars(diagnosis.lengths))
 
 
 def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[str]) -> None:
     """The rows that were asked for; `UserError` for one that is not there."""
-    from rich.text import Text
-
-    from finetune.data.report import plain, visible
+    from finetune.data.report import plain
 
     bad = {finding.source: finding for finding in diagnosis.findings if finding.bad}
-    screen = console()
     for name in wanted:
         shown = [view for view in views if name in (view.source, view.source.rpartition(":")[2])]
         broken = [source for source in bad if name in (source, source.rpartition(":")[2])]
@@ -78,18 +62,7 @@ def show_rows(diagnosis: "Diagnosis", views: "Sequence[View]", wanted: Sequence[
             out(f"{source}: {say(bad[source].text)}")
         for view in shown:
             out(view.title(say))
-            if not screen.color_system:
-                out(plain(view.pieces) + "\n")
-                continue
-            text = Text()
-            for number, piece in enumerate(view.pieces):
-                colour = "magenta" if piece.special else "green" if piece.learnt else "bright_black"
-                strong = "bold" if piece.learnt else "not bold"
-                # Neighbours differ in their line.
-                style = f"{strong} {colour}{' underline' * (number % 2)}"
-                text.append(visible(piece.text), style)
-            screen.print(text, soft_wrap=True)
-            out()
+            out(plain(view.pieces) + "\n")
 
 
 @dataclass(frozen=True)
@@ -105,30 +78,27 @@ class ReportOptions:
         from finetune.evaluate.compare import check_place
         from rag.plot import check_picture
 
-        if self.picture or self.html:
-            check_picture(self.picture or Path("page.svg"))
+        if self.picture:
+            check_picture(self.picture)
         for name, path in vars(self).items():
-            option = f"--{name}"
-            if path is None:
-                continue
-            check_place(path)
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                if not file.read(32).startswith(HEADS[option]):
+            if path:
+                check_place(path)
+            if path and path.exists():
+                with path.open("rb") as file:
+                    is_report = file.read(32).startswith(HEADS[name])
+                if not is_report:
                     raise UserError(
                         "{path} exists and is not an earlier report; give {option} another name",
                         path=path,
-                        option=option,
+                        option=f"--{name}",
                     )
 
     def write(self, diagnosis: "Diagnosis", views: "Sequence[View]") -> None:
         from json import dumps
 
-        from finetune.data.report import histogram, page, record
+        from finetune.data.report import draw, page, record
         from ingest.normalize import readable
         from ingest.store.atomic import write_whole
-        from rag.plot import check_picture
 
         if self.json:
             text = dumps(record(diagnosis), indent=1, ensure_ascii=False)
@@ -136,7 +106,7 @@ class ReportOptions:
         if self.html:
             write_whole(self.html, page(diagnosis, views, say).encode())
         if self.picture:
-            write_whole(self.picture, histogram(diagnosis, check_picture(self.picture), say))
+            draw(diagnosis, self.picture, say)
         for path in filter(None, vars(self).values()):
             note(str(path))
 

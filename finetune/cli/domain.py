@@ -5,15 +5,15 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune.cli.evaluate import DO_NOT_SHIP, ComparedModels, ComparisonOptions, compare_models
-from finetune.cli.grounded import QuestionOptions, room_for_prompts, write_rows
+from finetune.cli.grounded import room_for_prompts, write_rows
 from finetune.cli.options import TRAINED, BaseOptions, mixed, within
 from finetune.cli.train import RunOptions, train_adapter
-from finetune.options import Data, LoraOptions, TrainOptions
+from finetune.options import Data, LoraOptions, SyntheticOptions, TrainOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import note, note_message, out, say
@@ -21,16 +21,8 @@ from rag.cli.options import KB, ModelOptions, argument, fetch_model, kb_path, op
 
 if TYPE_CHECKING:
     from finetune.domain import DomainRun
-    from ingest.types import Document
     from rag.config import Config
 
-STEPS = (
-    Translatable("documents into the knowledge base"),
-    Translatable("training rows and held-out questions"),
-    Translatable("training"),
-    Translatable("base and adapter on the held-out questions"),
-    Translatable("in use"),
-)
 FREE = ("paths", "out_dir", "device", "questions")
 """Options that may change on resume. (Documents are compared by their contents.)"""
 TRAIN_FIELDS = (
@@ -84,12 +76,12 @@ def domain(
     model: str = TRAINED,
     kb: str = KB,
     domain_options: DomainOptions,
-    row_options: Annotated[QuestionOptions, ("limit", "write_questions")],
+    row_options: Annotated[SyntheticOptions, ("limit", "write_questions")],
     lora: Annotated[LoraOptions, ("rank", "alpha", "dropout", "targets")],
     options: Annotated[TrainOptions, TRAIN_FIELDS],
     base: Annotated[BaseOptions, ("quant", "device")],
 ) -> None:
-    from finetune.domain import DOCUMENTS, GENERAL, DomainRun, digest_of, general_rows
+    from finetune.domain import DOCUMENTS, GENERAL, DomainRun, digest_of, divide, general_rows
     from rag.chatglm.chat import context_of
     from rag.chatglm.loading import read_model_config
     from rag.config import read_config
@@ -103,133 +95,108 @@ def domain(
         eval_steps=options.save_steps, mix=share,
     )  # fmt: skip
     run = DomainRun(domain_options.out_dir)
-    inputs = _typed(context) | {GENERAL: digest_of([json.dumps(row) for row in general])}
-    run.begin(inputs)
+    inputs = {
+        option.opts[0]: context.params[option.name]
+        for option in context.command.params
+        if option.name in context.params and option.name not in FREE
+    }
+    inputs[GENERAL] = digest_of([json.dumps(row) for row in general])
+    run.check(inputs)
     directory = fetch_model(model)
-    name = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
     config, model_config = read_config(kb_path(kb)), read_model_config(directory)
     room_for_prompts(context_of(model_config), config)
     # No row is longer than the window, to which rows are made.
     options = replace(options, max_length=within(options.max_length, model_config))
-
-    documents = _ingest(paths, config, kb)
-    inputs |= {DOCUMENTS: digest_of(sorted(document.digest for document in documents))}
     row_options = replace(row_options, heldout=domain_options.heldout, seed=options.seed)
-    _write_rows(run, inputs, config, general, row_options, directory)
-    _train(run, directory, options, device)
     # It is evaluated as it will be used.
     quant = options.quant if options.quant != "none" else "auto"
     models = ComparedModels(
         model=str(directory), adapter=str(run.adapter), quant=quant,
         max_new_tokens=min(LONGEST_REPLY, config.generate.max_new_tokens),
     )  # fmt: skip
-    _evaluate(run, config, models, limit=domain_options.questions, seed=options.seed)
-    _use(run, kb, {"model": name, "adapter": str(run.adapter.resolve())}, quant)
 
-
-def _typed(context: typer.Context) -> dict[str, Any]:
-    """The options' values by their names on the command line."""
-    return {
-        option.opts[0]: context.params[option.name]
-        for option in context.command.params
-        if option.name in context.params and option.name not in FREE
-    }
-
-
-def _step(number: int, done: str = "") -> None:
-    line = STEPS[number - 1]
-    if done:
-        line = Translatable("{step}: {done}", step=line, done=done)
-    note(f"[{number}/{len(STEPS)}] {say(line)}")
-
-
-def _ingest(paths: list[Path], config: "Config", kb: str) -> "tuple[Document, ...]":
-    """The documents that the knowledge base now holds; `UserError` if there are none."""
-    from rag.cli.ingest import IngestOptions, ingest_into
-
-    _step(1)
-    ingest_into(config, paths, IngestOptions(), kb=kb)
-    with config.open_store() as store:
-        documents = tuple(store.documents())
-    if not documents:
-        raise UserError(
-            "the knowledge base {kb} holds no document; name files and folders that can be read", kb=kb
-        )
-    return documents
-
-
-def _write_rows(
-    run: "DomainRun",
-    inputs: dict[str, Any],
-    config: "Config",
-    general: list[Any],
-    options: QuestionOptions,
-    model: Path,
-) -> None:
-    from finetune.domain import divide
-
-    def make(folder: Path) -> None:
-        write_rows(config, folder, options, ModelOptions(model=str(model)))
+    def make_rows(folder: Path) -> None:
+        write_rows(config, folder, row_options, ModelOptions(model=str(directory)))
         if general:
             divide(general, folder, seed=options.seed)
 
-    if run.has_rows(inputs):
-        _step(2, Translatable("made before, in {rows}", rows=run.rows))
-    else:
-        _step(2)
-        run.make_rows(make, inputs)
+    inputs[DOCUMENTS] = digest_of(_ingest(paths, config, kb))
+    run.check(inputs)
+    done = Translatable("made before, in {rows}", rows=run.rows) if run.has_rows(inputs) else ""
+    _step(2, Translatable("training rows and held-out questions"), done)
+    if not done:
+        run.make_rows(make_rows, inputs)
     _ = run.example  # without held-out questions, training would be in vain
+    done = Translatable("done before, in {adapter}", adapter=run.adapter) if run.is_trained else ""
+    _step(3, Translatable("training"), done)
+    if not done:
+        part = run.rows / "general.jsonl"
+        data = Data((run.rows / "train.jsonl",), general=(part,) if part.is_file() else ())
+        train_adapter(directory, data, options, RunOptions(out_dir=run.adapter, resume=True), device)
+    _evaluate(run, config, models, limit=domain_options.questions, seed=options.seed)
+    name = str(directory.resolve()) if Path(model).expanduser().is_dir() else model
+    _use(run, kb, {"model": name, "adapter": str(run.adapter.resolve())}, quant)
 
 
-def _train(run: "DomainRun", model: Path, options: TrainOptions, device: str) -> None:
-    if run.is_trained:
-        _step(3, Translatable("done before, in {adapter}", adapter=run.adapter))
-        return
-    _step(3)
-    general = run.rows / "general.jsonl"
-    data = Data((run.rows / "train.jsonl",), general=(general,) if general.is_file() else ())
-    train_adapter(model, data, options, RunOptions(out_dir=run.adapter, resume=True), device)
+def _step(number: int, title: Translatable, done: str = "") -> None:
+    line = Translatable("{step}: {done}", step=title, done=done) if done else title
+    note(f"[{number}/5] {say(line)}")
+
+
+def _ingest(paths: list[Path], config: "Config", kb: str) -> list[str]:
+    """The digests of the documents that the knowledge base now holds; `UserError` if there are none."""
+    from rag.cli.ingest import IngestOptions, ingest_into
+
+    _step(1, Translatable("documents into the knowledge base"))
+    ingest_into(config, paths, IngestOptions(), kb=kb)
+    with config.open_store() as store:
+        digests = sorted(document.digest for document in store.documents())
+    if not digests:
+        raise UserError(
+            "the knowledge base {kb} holds no document; name files and folders that can be read", kb=kb
+        )
+    return digests
 
 
 def _evaluate(run: "DomainRun", config: "Config", models: ComparedModels, *, limit: int, seed: int) -> None:
     """Ends the command with the exit code of `rag finetune eval` if the adapter is not better."""
-    general = run.rows / "general-heldout.jsonl"
-    try:
-        if decision := run.decision:
-            ship = Translatable("ship it") if decision["ship"] else Translatable("do not ship")
-            _step(4, Translatable("done before, {decision}", decision=ship))
-            for reason in decision["reasons"]:
-                note(f"  {reason['zh' if say.language == 'zh' else 'text']}")
-            if not decision["ship"]:
-                raise typer.Exit(DO_NOT_SHIP)
-            return
-        _step(4)
+    title = Translatable("base and adapter on the held-out questions")
+    if decision := run.decision:
+        ship = Translatable("ship it") if decision["ship"] else Translatable("do not ship")
+        _step(4, title, Translatable("done before, {decision}", decision=ship))
+        for reason in decision["reasons"]:
+            note(f"  {reason['zh' if say.language == 'zh' else 'text']}")
+        code = 0 if decision["ship"] else DO_NOT_SHIP
+    else:
+        _step(4, title)
+        general = run.rows / "general-heldout.jsonl"
         options = ComparisonOptions(
             general=general if general.is_file() else None, limit=limit, seed=seed,
             json=run.evaluation, picture=run.evaluation.with_suffix(".png"),
         )  # fmt: skip
-        compare_models(run.rows / "heldout.jsonl", lambda: config, models, options)
-    except typer.Exit:
+        code = compare_models(run.rows / "heldout.jsonl", lambda: config, models, options)
+    if code:
         note_message("not put in use; the adapter stays in {adapter}", adapter=run.adapter)
-        raise
+        raise typer.Exit(code)
 
 
 def _use(run: "DomainRun", kb: str, values: dict[str, str], quant: str) -> None:
     """Put the adapter into the knowledge base's settings, or show the lines that do so."""
-    from finetune.domain import lines, put_in_use
-    from rag.config import SETTINGS
+    import tomlkit
 
-    settings = kb_path(kb) / SETTINGS
+    from rag.config import SETTINGS, change_settings
+
+    settings, title = kb_path(kb) / SETTINGS, Translatable("in use")
     values = values | ({"quant": quant} if quant != "auto" else {})
-    if put_in_use(settings, "generate", values, without=("model", *values)):
-        _step(5, str(settings))
-    else:
+    text, lines = str(settings), list[str]()
+    if not change_settings(settings, {"generate": values}, overwrite=False):
         text = Translatable(
             "{settings} names a model already and stays as it is; for the adapter, put these lines "
             "below its [generate]",
             settings=settings,
         )
-        _step(5, text)
-        for line in lines(values):
-            note(f"  {line}")
+        lines = tomlkit.dumps(values).splitlines()
+    _step(5, title, text)
+    for line in lines:
+        note(f"  {line}")
     out(f"rag ask --kb {shlex.quote(kb)} {shlex.quote(run.example)}")

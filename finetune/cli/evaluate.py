@@ -10,7 +10,8 @@ import typer
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
+from rag.cli.console import counting, loading, note, note_message, out, out_message, say
+from rag.cli.evaluate import show_differences
 from rag.cli.options import (
     KB,
     ModelOptions,
@@ -23,7 +24,7 @@ from rag.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from finetune.evaluate.compare import Comparison
+    from finetune.evaluate.compare import Comparisons
     from finetune.evaluate.questions import Cases, Condition, HeldOutQuestion, Pair
     from finetune.evaluate.run import CaseResult
     from rag.config import Config
@@ -31,35 +32,17 @@ if TYPE_CHECKING:
     from rag.pipeline import Pipeline
 
 
-def show(comparisons: "Sequence[Comparison]", title: str) -> None:
+def show(comparisons: "Comparisons", title: str) -> None:
     from finetune.evaluate.compare import BLEU4, CONDITION_TITLES, MEASURES
 
-    rows: list[tuple[object, ...]] = []
-    last = ""
-    for each in comparisons:
-        measure = MEASURES[each.measure]
-        name = say(measure.title)
-        rows.append(
-            (
-                "" if each.condition == last else say(CONDITION_TITLES[each.condition]),
-                name if measure.larger_is_better else f"{name} ↓",
-                _number(each.base.value),
-                _number(each.adapter.value),
-                _number(each.difference, "+"),
-                f"{_number(each.low, '+')} – {_number(each.high, '+')}",
-                "< 0.001" if each.p < 0.001 else _number(each.p),
-                each.questions,
-            )
-        )
-        last = each.condition
-    columns = [say("condition"), say("measure"), say("base"), say("adapter"), say("difference")]
-    table(title, [*columns, "95 %", "p", "n"], rows)
-    if any(each.measure == "bleu4" for each in comparisons):
+    names = {
+        name: say(measure.title) + ("" if measure.larger_is_better else " ↓")
+        for name, measure in MEASURES.items()
+    }
+    rows = [((CONDITION_TITLES[at], names[name]), each) for (at, name), each in comparisons.items()]
+    show_differences(title, [say("condition"), say("measure"), say("base"), say("adapter")], rows)
+    if any(name == "bleu4" for _, name in comparisons):
         out_message(BLEU4)
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "–" if value != value else f"{value:{sign}.3f}"
 
 
 DO_NOT_SHIP = 3
@@ -105,15 +88,16 @@ def evaluate(
     models: Annotated[ComparedModels, ("model", "adapter", "quant", "max_new_tokens")],
     options: ComparisonOptions,
 ) -> None:
-    compare_models(questions, lambda: existing_kb(kb), models, options)
+    if code := compare_models(questions, lambda: existing_kb(kb), models, options):
+        raise typer.Exit(code)
 
 
 def compare_models(
     file: Path, kb: "Callable[[], Config]", models: ComparedModels, options: ComparisonOptions
-) -> None:
+) -> int:
     """Ask, show and write everything. `kb` is called if a condition needs the knowledge base.
 
-    Ends the command with an exit code unless the decision is for the adapter.
+    Returns the exit code of the command: 0 if the decision is for the adapter.
     """
     from finetune.evaluate.compare import BLEU4, READING, check_place, compare, decide, draw, record
     from finetune.evaluate.questions import Cases
@@ -154,10 +138,10 @@ def compare_models(
         about = {
             "model": models.model,
             "adapter": str(models.adapter),
+            "max_new_tokens": models.max_new_tokens,
             "questions": str(file),
             "general": str(options.general) if options.general else None,
             "conditions": conditions,
-            "max_new_tokens": models.max_new_tokens,
             "resamples": options.resamples,
             "seed": options.seed,
             "whole": whole,
@@ -166,9 +150,8 @@ def compare_models(
         write_whole(options.json, record(about, results, comparisons, decision))
         note(str(options.json))
     if not whole:
-        raise typer.Exit(STOPPED)
-    if not decision.ship:
-        raise typer.Exit(DO_NOT_SHIP)
+        return STOPPED
+    return 0 if decision.ship else DO_NOT_SHIP
 
 
 def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
@@ -180,32 +163,29 @@ def _conditions(text: str, questions: Path) -> "tuple[Condition, ...]":
         if name not in CONDITIONS:
             known = ", ".join(CONDITIONS)
             raise UserError("--conditions has {name}; they are {known}", name=name, known=known)
-    if not names and form_of(questions) != "alpaca":
-        return CONDITIONS
-    if set(names) - {"closed"} and form_of(questions) == "alpaca":
+    possible = ("closed",) if form_of(questions) == "alpaca" else CONDITIONS
+    if set(names) - set(possible):
         raise UserError(
             "--conditions is {conditions}, but the rows of {questions} name no place in a document; "
             "leave it out (closed), or ask the heldout.jsonl of rag finetune grounded",
             conditions=text,
             questions=questions,
         )
-    return tuple(name for name in CONDITIONS if name in (names or ["closed"]))
+    return tuple(name for name in possible if name in (names or possible))
 
 
 def _read(
     path: Path, pipeline: "Pipeline | None", options: ComparisonOptions
 ) -> "tuple[HeldOutQuestion, ...]":
-    from finetune.evaluate.questions import read, sample
+    from finetune.evaluate.questions import read
+    from rag.evaluate.dataset import sample
 
     found = read(path, pipeline.store if pipeline else None)
     if found.lost:
-        examples = ", ".join(found.lost[:3])
-        if len(found.lost) > 3:
-            examples = Translatable("{examples}, …", examples=examples)
         note_message(
             "left out: {count} questions whose answer is not in this knowledge base ({examples})",
             count=len(found.lost),
-            examples=examples,
+            examples=[*found.lost[:3], *["…"] * (len(found.lost) > 3)],
         )
     if options.limit is None:
         return found.questions

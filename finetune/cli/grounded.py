@@ -1,11 +1,13 @@
 """`rag finetune grounded`: training rows from a knowledge base."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finetune.options import KINDS, SyntheticOptions
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from rag.cli.console import counting, loading, note, note_message, out, out_message, say, table
@@ -29,14 +31,6 @@ if TYPE_CHECKING:
 
 WINDOW = 8192
 """The window in characters if no model is named."""
-KINDS = {
-    "definition": Translatable("definitions"),
-    "article": Translatable("articles"),
-    "list": Translatable("lists"),
-    "table": Translatable("tables"),
-    "cloze": Translatable("figures, authorities"),
-    "model": Translatable("by the model"),
-}
 REJECTIONS = {
     "duplicate": Translatable("asked twice"),
     "ambiguous": Translatable("asked twice, with different answers"),
@@ -46,38 +40,6 @@ REJECTIONS = {
     "invalid": Translatable("written by the model, but not valid"),
     "removed": Translatable("removed from the knowledge base meanwhile"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionOptions:
-    limit: int | None = option("--limit N", "Maximum number of rows.", least=1)
-    kinds: str | None = option(
-        "--kinds KIND,...", Translatable("Kinds of questions: {kinds}; default: all but model.", kinds=KINDS)
-    )
-    passages: int | None = option(
-        "--passages", "Passages per prompt; default: the knowledge base's setting.", least=1
-    )
-    without_gold: float = option(
-        "--without-gold",
-        "Share of rows whose passages do not contain the answer, to train refusals.",
-        default=0.2,
-        least=0,
-        most=1,
-    )
-    heldout: float = option(
-        "--heldout",
-        "Share of documents kept out of training, for evaluation.",
-        default=0.1,
-        least=0,
-        most=0.9,
-    )
-    write_questions: bool = option("--write-questions", "Also let --model write questions.", default=False)
-    plain: bool = option(
-        "--plain",
-        "Also write plain.jsonl: the training questions and answers without passages.",
-        default=False,
-    )
-    seed: int = option("--seed", "The same seed gives the same files.", default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +62,7 @@ def grounded(
     *,
     kb: str = KB,
     model: Annotated[TrainedModel, ("model",)],
-    options: QuestionOptions,
+    options: SyntheticOptions,
 ) -> None:
     source = context.get_parameter_source("kb")
     if folder is not None:
@@ -112,22 +74,20 @@ def grounded(
     write_rows(existing_kb(kb), folder, options, model)
 
 
-def write_rows(config: "Config", folder: Path, options: QuestionOptions, model: ModelOptions) -> None:
+def write_rows(config: "Config", folder: Path, options: SyntheticOptions, model: ModelOptions) -> None:
     """Write the rows into the new folder, and show what they are."""
-    kinds = _kinds(options.kinds, write_questions=options.write_questions)
-    if "model" in kinds and not model.model:
+    if "model" in options.chosen and not model.model:
         raise UserError("a model is to write questions, but none is named; add --model MODEL")
 
-    from finetune.synth.build import SyntheticOptions, build
+    from finetune.synth.build import build
     from finetune.synth.raft import RaftBuilder
     from ingest.store.atomic import check_new
     from rag.generate import GenerateOptions, load
     from rag.load import open_pipeline
 
     check_new(folder)  # before the work
-    seed, heldout = options.seed, options.heldout
     generator: Generator | None = None
-    if "model" in kinds:
+    if "model" in options.chosen:
         generate = GenerateOptions(**model.values)
         with loading(Path(generate.model).name) as progress:
             generator = load(generate, cache=cache_home() / "models", progress=progress, note=note)
@@ -135,24 +95,10 @@ def write_rows(config: "Config", folder: Path, options: QuestionOptions, model: 
         count, context = window(model.model)
         room = room_for_prompts(context, config)
         most = options.passages or config.retrieve.passages
-        builder = RaftBuilder(pipeline, count, room, most, options.without_gold, seed)
-        report = build(
-            builder,
-            folder,
-            SyntheticOptions(kinds, heldout, options.limit or 0, options.plain, seed),
-            generator=generator,
-            progress=lambda total: counting(say("questions"), total),
-        )
-    _show(report, folder, heldout)
-
-
-def _kinds(text: str | None, *, write_questions: bool) -> tuple[Any, ...]:
-    if text is None:
-        return tuple(kind for kind in KINDS if kind != "model" or write_questions)
-    names = [kind.strip() for kind in text.split(",")]
-    if wrong := [kind for kind in names if kind not in KINDS]:
-        raise UserError("--kinds names {wrong!r}; known are {kinds}", wrong=wrong[0], kinds=KINDS)
-    return tuple(k for k in KINDS if k in names or (k == "model" and write_questions))
+        builder = RaftBuilder(pipeline, count, room, most, options.without_gold, options.seed)
+        progress = partial(counting, say("questions"))
+        report = build(builder, folder, options, generator=generator, progress=progress)
+    _show(report, folder, options.heldout)
 
 
 def window(model: str | None) -> tuple[Any, int]:

@@ -35,12 +35,13 @@ def reader(
     kb: str = KB,
     options: ReaderOptions,
 ) -> None:
-    from finetune.domain import lines, put_in_use
+    import tomlkit
+
     from finetune.reader.examples import held_out, questions_of, training_rows
     from finetune.reader.train import train
     from ingest.embed.e5 import BundledEmbedder
     from ingest.store.atomic import new_folder
-    from rag.config import SETTINGS
+    from rag.config import SETTINGS, change_settings
     from rag.evaluate.dataset import Dataset
     from rag.evaluate.report import compare
     from rag.evaluate.run import report
@@ -94,11 +95,11 @@ def reader(
             shutil.copy(weights, new)
         settings = home / SETTINGS
         recalibrate(trained, {each.text: each.answerable for each in part.questions})
-        if put_in_use(settings, "read", {"reader": name}):
+        if change_settings(settings, {"read": {"reader": name}}):
             out_message("better; {settings} names it, and refusals are calibrated again", settings=settings)
             return
     out_message(
         "better, but {settings} can't be changed; put {line} below its [read], then run: rag kb calibrate "
         "{questions} {kb}",
-        settings=settings, line=lines({"reader": name})[0], questions=questions, kb=kb,
+        settings=settings, line=tomlkit.dumps({"reader": name}).strip(), questions=questions, kb=kb,
     )  # fmt: skip

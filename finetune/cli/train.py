@@ -13,12 +13,11 @@ from finetune.cli.prepare import omissions
 from finetune.options import Columns, Data, LoraOptions, TrainOptions, flag
 from ingest.errors import UserError
 from ingest.i18n import Translatable
-from rag.cli.console import Progress, loading, note, note_message, out, out_message, say, table
+from rag.cli.console import Progress, loading, note, note_message, out, out_message, say
 from rag.cli.options import argument, cache_home, fetch_model, option, with_options
 
 if TYPE_CHECKING:
     from finetune.train.loop import Sets, StepReport, Training
-    from finetune.train.preview import Estimator, MemoryEstimate
     from finetune.train.setup import TrainingResult
     from rag.chatglm.memory import Device
 
@@ -108,9 +107,7 @@ def train_adapter(
     with nullcontext() if main else redirect_stderr(StringIO()):
         sets = read_sets(data, model, options, cache=cache_home() / "tokens")
         show_sets(sets)
-        preview = Preview.of(model, sets, options, device=device)
-        if main:
-            preview.show_table() if dry_run else preview.show_line()
+        show_memory(model, sets, options, device=device)
         if resume:
             check_resumable(folder, identity(sets.digests, options, accelerator))
         if not dry_run:
@@ -239,95 +236,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True)
-class Preview:
-    """The memory of one training, and how much is free."""
-
-    estimator: "Estimator"
-    sets: "Sets"
-    free: int | None
-    """Bytes; None if the system does not say."""
-
-    @classmethod
-    def of(cls, model: Path, sets: "Sets", options: "TrainOptions", *, device: str) -> "Preview":
-        """`UserError` if not even the longest row fits alone, with both figures and the ways out."""
-        from finetune.train.preview import Estimator, longest
-        from rag.chatglm.loading import read_model_config
-        from rag.chatglm.memory import MemoryBudget, gigabytes
-
-        kind: Device = "cpu" if device == "cpu" else "cuda"
-        preview = cls(Estimator(read_model_config(model), options, kind), sets, MemoryBudget.here().on(kind))
-        one = longest(sets.train)
-        wanted = preview.estimator.train(one).total
-        if preview.free is None or wanted <= preview.free:
-            return preview
-        ways = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
-        ways += ["--quant int8"] if options.quant == "none" else []
-        ways.append(f"--max-length {max(64, one.length // 2)}")
-        raise UserError(
-            "training on one row of {length} tokens needs {needed} of {where} and {free} are free; "
-            "try {ways}",
-            length=one.length,
-            needed=gigabytes(wanted),
-            where=Translatable("memory") if kind == "cpu" else Translatable("GPU memory"),
-            free=gigabytes(preview.free),
-            ways=ways,
-        )
-
-    def largest(self) -> str:
-        """Tokens of a packed line, or rows of a batch; empty if it is not known what is free."""
-        from finetune.train.preview import MOST_TOKENS, longest
-
-        if self.free is None:
-            return ""
-        rows, length = self.estimator.largest(self.sets, self.free), longest(self.sets.train).length
-        all_fit = (rows + 1) * length > MOST_TOKENS
-        count = rows * length if self.estimator.options.packing else rows
-        return f"{count}" + (say(" (or more)") if all_fit else "")
-
-    def show_line(self) -> None:
-        """One line for what it takes, one for what would fit."""
-        from rag.chatglm.memory import gigabytes
-
-        estimate, options = self.estimator.peak(self.sets), self.estimator.options
-        sizes = zip(PARTS.values(), _sizes(estimate), strict=True)
-        parts = say(", ").join(f"{say(title)} {size}" for title, size in sizes)
-        free = "?" if self.free is None else gigabytes(self.free)
-        total = gigabytes(estimate.total)
-        note_message("memory: {total} at most ({parts}); {free} free", total=total, parts=parts, free=free)
-        if largest := self.largest():
-            option = "--pack-length" if options.packing else "--batch-size"
-            beyond = self.free is not None and estimate.total > self.free
-            warning = say("this does not fit; ") if beyond else ""
-            text = say("the largest that fits: {option} {largest}", option=option, largest=largest)
-            note(warning + text)
-
-    def show_table(self) -> None:
-        """The parts with these options, and with less memory."""
-        from finetune.train.preview import Estimator
-        from rag.chatglm.memory import gigabytes, stored_bits
-
-        config, options = self.estimator.config, self.estimator.options
-        variants = {say("as requested"): options}
-        if not options.gradient_checkpointing:
-            variants["checkpointing"] = replace(options, gradient_checkpointing=True)
-        if options.quant == "none" and not stored_bits(config):
-            variants["int8"] = replace(options, quant="int8")
-            if not options.gradient_checkpointing:
-                variants[say("both")] = replace(variants["int8"], gradient_checkpointing=True)
-        rows: list[list[str]] = []
-        for name, variant in variants.items():
-            preview = replace(self, estimator=Estimator(config, variant, self.estimator.device))
-            estimate = preview.estimator.peak(self.sets)
-            total = gigabytes(estimate.total).removesuffix(" GB")
-            rows.append([name, *_sizes(estimate), total, preview.largest()])
-        option = "--pack-length" if options.packing else "--batch-size"
-        out_message(
-            "GB (2^30 bytes) for the largest batch, and the largest {option} that fits:", option=option
-        )
-        table("", [say("options"), *map(say, PARTS.values()), say("all"), say("up to")], rows)
-
-
 PARTS = {
     "weights": Translatable("weights"),
     "adapter": Translatable("adapter"),
@@ -336,11 +244,45 @@ PARTS = {
     "work": Translatable("work"),
     "runtime": Translatable("libs"),
 }
-"""The columns of the table, by their names in a `MemoryEstimate`."""
+"""The parts of a `MemoryEstimate`, by their names in it."""
 
 
-def _sizes(estimate: "MemoryEstimate") -> list[str]:
-    """Gigabytes of each part, without unit."""
-    from rag.chatglm.memory import gigabytes
+def show_memory(model: Path, sets: "Sets", options: TrainOptions, *, device: str) -> None:
+    """One line for the memory that the training takes, one for what would fit.
 
-    return [gigabytes(getattr(estimate, part)).removesuffix(" GB") for part in PARTS]
+    Raises `UserError` if not even the longest row fits alone, with both figures and the ways out.
+    """
+    from finetune.train.preview import MOST_TOKENS, Estimator, longest
+    from rag.chatglm.loading import read_model_config
+    from rag.chatglm.memory import MemoryBudget, gigabytes
+
+    kind: Device = "cpu" if device == "cpu" else "cuda"
+    estimator, free = Estimator(read_model_config(model), options, kind), MemoryBudget.here().on(kind)
+    one = longest(sets.train)
+    if free is not None and (wanted := estimator.train(one).total) > free:
+        ways = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
+        ways += ["--quant int8"] if options.quant == "none" else []
+        raise UserError(
+            "training on one row of {length} tokens needs {needed} of {where} and {free} are free; "
+            "try {ways}",
+            length=one.length,
+            needed=gigabytes(wanted),
+            where=Translatable("memory") if kind == "cpu" else Translatable("GPU memory"),
+            free=gigabytes(free),
+            ways=[*ways, f"--max-length {max(64, one.length // 2)}"],
+        )
+    estimate = estimator.peak(sets)
+    sizes = [f"{say(title)} {gigabytes(getattr(estimate, part))}" for part, title in PARTS.items()]
+    note_message(
+        "memory: {total} at most ({parts}); {free} free",
+        total=gigabytes(estimate.total),
+        parts=say(", ").join(sizes).replace(" GB", ""),
+        free="?" if free is None else gigabytes(free),
+    )
+    if free is None:
+        return
+    rows = estimator.largest(sets, free)
+    more = say(" (or more)") if (rows + 1) * one.length > MOST_TOKENS else ""
+    option, count = ("--pack-length", rows * one.length) if options.packing else ("--batch-size", rows)
+    warning = say("this does not fit; ") if estimate.total > free else ""
+    note(warning + say("the largest that fits: {option} {largest}", option=option, largest=f"{count}{more}"))

@@ -4,12 +4,11 @@ All text of the data is escaped, and the page forbids scripts and anything from 
 """
 
 import re
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ from finetune.types import IGNORED, Finding, Problem, TokenRow
 from ingest.i18n import Translatable, Translator, translate
 from ingest.normalize import readable
 from rag import plot
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MAX_TOGETHER = 8
 """The most tokens that one character is made of."""
@@ -122,9 +118,9 @@ TITLES: dict[Problem, Translatable] = {
 UNITS: dict[Unit, Translatable] = {"tokens": Translatable("tokens"), "characters": Translatable("characters")}
 SHARE = 0.99
 """The share of the rows that determines the bins; the few that are much longer share the last one."""
-BINS = 60
-"""The most bins of a picture and of the JSON."""
-HEADS = {"--json": (b'{\n "files"',), "--html": (b"<!doctype html>",), "--picture": (b"\x89PNG", b"<?xml")}
+BINS, BAR = 20, 40
+"""The most bins of a histogram, and the length of its longest bar in characters."""
+HEADS = {"json": (b'{\n "files"',), "html": (b"<!doctype html>",), "picture": (b"\x89PNG", b"<?xml")}
 """How the files that are written begin."""
 
 
@@ -135,20 +131,12 @@ class View:
     source: str
     pieces: tuple[TokenPiece, ...]
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(piece.ids) for piece in self.pieces)
-
-    @property
-    def learnt(self) -> int:
-        return sum(len(piece.ids) for piece in self.pieces if piece.learnt)
-
     def title(self, say: Translator) -> str:
         return say(
             "{source}: {tokens:,} tokens, {learnt:,} in the loss",
             source=self.source,
-            tokens=self.tokens,
-            learnt=self.learnt,
+            tokens=sum(len(piece.ids) for piece in self.pieces),
+            learnt=sum(len(piece.ids) for piece in self.pieces if piece.learnt),
         )
 
 
@@ -159,7 +147,7 @@ def record(diagnosis: Diagnosis) -> dict[str, Any]:
         "rows": diagnosis.rows,
         **{n: getattr(diagnosis, n) for n in ("usable", "bad", "warned", "unit", "max_length")},
         "lengths": figures(diagnosis.lengths),
-        "histogram": [asdict(bin) for bin in bins(diagnosis.lengths, BINS)],
+        "histogram": [asdict(bin) for bin in bins(diagnosis.lengths)],
         "problems": {problem: {"bad": bad, "warnings": rest} for problem, bad, rest in counts(diagnosis)},
         "findings": [
             {"source": f.source, "problem": f.problem, "text": f.text}
@@ -215,8 +203,9 @@ def page(diagnosis: Diagnosis, views: Sequence[View], say: Translator) -> str:
         files=", ".join(diagnosis.files),
         tiles=tiles,
         counts=[(say(TITLES[kind]), *numbers) for kind, *numbers in counts(diagnosis)],
-        alt=say("{named} of rows", named=say(UNITS[diagnosis.unit])),
-        picture=b64encode(histogram(diagnosis, "svg", say)).decode(),
+        lengths=summary(diagnosis, say),
+        columns=(say(UNITS[diagnosis.unit]), say("rows")),
+        bars=bars(diagnosis.lengths),
         problems=problems,
         views=views,
         say=say,
@@ -238,7 +227,7 @@ class Bin:
         return f"{self.low}–{self.high}" if self.high is not None else f"≥ {self.low}"
 
 
-def bins(lengths: NDArray[np.int32], most: int) -> list[Bin]:
+def bins(lengths: NDArray[np.int32], most: int = BINS) -> list[Bin]:
     """At most `most` bins of one width, which is 1, 2 or 5 times a power of ten; the first holds the
     shortest row, and the last all the longest."""
     if not len(lengths):
@@ -272,57 +261,38 @@ def figures(lengths: NDArray[np.int32]) -> dict[str, int]:
     }
 
 
-def histogram(diagnosis: Diagnosis, kind: plot.Kind, say: Translator) -> bytes:
-    """A picture of the rows' lengths, with a line at `max_length` unless that is 0.
-
-    The SVG has no background and is readable on white and on black. A PNG is in Chinese only if a
-    font for it is installed.
-    """
-    say = plot.speaker(say, kind)
-    return plot.render(
-        lambda canvas: _draw_bins(canvas.add_subplot(), diagnosis, say),
-        kind,
-        size=(8, 3.2),
-        ink=plot.INK if kind == "svg" else "#333333",
-        transparent=kind == "svg",
+def summary(diagnosis: Diagnosis, say: Translator) -> str:
+    """The figures of the rows' lengths in one line."""
+    if not len(diagnosis.lengths):
+        return say("no usable rows")
+    return say(
+        "{total:,} {unit}; of a row: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
+        unit=say(UNITS[diagnosis.unit]),
+        **figures(diagnosis.lengths),
     )
 
 
-def _draw_bins(axes: "Axes", diagnosis: Diagnosis, say: Translator) -> None:
-    from matplotlib.ticker import MaxNLocator
+def bars(lengths: NDArray[np.int32]) -> list[tuple[str, str, str]]:
+    """A histogram as text: of each bin its lengths, its rows, and a bar."""
+    drawn = bins(lengths)
+    most = max((bin.count for bin in drawn), default=1)
+    return [
+        (bin.label, f"{bin.count:,}", "█" * round(BAR * bin.count / most) or "▏" * bool(bin.count))
+        for bin in drawn
+    ]
 
-    lengths, max_length = diagnosis.lengths, diagnosis.max_length
-    drawn, unit = bins(lengths, BINS), say(UNITS[diagnosis.unit])
-    title = say("no usable rows")
-    if drawn:
-        title = say(
-            "{rows:,} rows, {total:,} {unit}: median {median:,}, 95 % up to {p95:,}, longest {longest:,}",
-            unit=unit,
-            **figures(lengths),
-        )
-        if drawn[-1].high is None:
-            title += say(" (last bar: {low:,} or more)", low=drawn[-1].low)
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel(say("{unit} of a row", unit=unit))
-    axes.set_ylabel(say("rows"))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    if not drawn:
-        return
-    width = drawn[1].low - drawn[0].low if len(drawn) > 1 else (drawn[0].high or 0) + 1
-    end = drawn[-1].low + width
-    axes.bar(
-        [bin.low for bin in drawn],
-        [bin.count for bin in drawn],
-        width * 0.92,
-        align="edge",
-        color=[plot.ORANGE if 0 < max_length <= bin.low else plot.BLUE for bin in drawn],
+
+def draw(diagnosis: Diagnosis, path: Path, say: Translator) -> None:
+    """Write the histogram to `path` (.png or .svg); a PNG is in Chinese only if a font for it is
+    installed. Raises `UserError` if it can't be drawn."""
+    say = plot.speaker(say, plot.check_picture(path))
+    drawn = bins(diagnosis.lengths)
+    shares = [bin.count / len(diagnosis.lengths) for bin in drawn]
+    plot.draw_bars(
+        path,
+        [bin.label for bin in drawn],
+        {say(UNITS[diagnosis.unit]): [(share, share, share) for share in shares]},
+        label=say("share of the rows"),
+        title=summary(diagnosis, say),
+        most=max(shares, default=1.0),
     )
-    axes.set_xlim(0, end)
-    if 0 < max_length < 1.5 * end:
-        axes.set_xlim(0, max(end, max_length * 1.05))
-        axes.axvline(max_length, color=plot.ORANGE, linestyle="--", linewidth=1.2)
-        style: Any = {"color": plot.ORANGE, "fontsize": 9, "va": "top"}
-        style |= {"ha": "right" if max_length > end / 2 else "left"}
-        transform = axes.get_xaxis_transform()
-        axes.text(max_length, 0.97, f" max_length {max_length:,} ", transform=transform, **style)

@@ -2,19 +2,16 @@
 
 A set's name in the cache is the hash of everything that its rows depend on: the bytes of the data
 and of the tokenizer, and the options. So edited data never gives old rows, and a file that was only
-touched is not read again. A set is written under another name, flushed, and renamed: a folder with a
-set's name was written whole, and is checked before it is used.
+touched is not read again. One process makes a set, and others that need it wait for it. A set is
+written whole or not at all, and is checked before it is used.
 """
 
-import errno
 import fcntl
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from hashlib import file_digest, sha256
 from itertools import islice
 from pathlib import Path
@@ -34,11 +31,11 @@ from finetune.data.template import (
 from finetune.options import Columns
 from finetune.types import Example, InvalidRow, row_error
 from ingest.errors import UserError
-from ingest.store.atomic import new_folder, sync
+from ingest.store.atomic import new_folder, write_whole
 from rag.chatglm.chat import TEMPLATES
 from rag.chatglm.tokenization import open_tokenizer
 
-VERSION = 3
+VERSION = 4
 """Increased whenever the same data would give other rows, or another layout on disk."""
 BLOCK_EXAMPLES = 512
 CONTEXTS = Columns("context", "target")
@@ -80,18 +77,18 @@ def tokenize(
         template, columns = "tutorial", context_columns(paths, columns)
     source = [_hashes(paths, tokenizer_dir), asdict(columns), skip_bad]
     identity = json.dumps([VERSION, generation, how, source], sort_keys=True)
-    place = cache / sha256(identity.encode()).hexdigest()[:32]
-    if cached := _cached(place):
-        return cached
-    tokenizer = open_tokenizer(tokenizer_dir)
-    encoder: Encoder = RowEncoder(CachedTokenizer(tokenizer), generation, template, max_length)
-    if tutorial:
-        encoder = TutorialEncoder(tokenizer, generation, tutorial, columns == CONTEXTS)
-    files = DataFiles(paths, columns, skip_bad=skip_bad)
-    with _placing(place) as folder:
-        target = target_of(tokenizer_dir, generation, template)
-        write(folder, blocks(files, encoder), target, progress=progress)
-    return TokenSet(place)
+    place = cache / sha256(identity.encode()).hexdigest()[:32] / "rows"
+    with _locked(place.parent):
+        if cached := _cached(place):
+            return cached
+        tokenizer = open_tokenizer(tokenizer_dir)
+        encoder: Encoder = RowEncoder(CachedTokenizer(tokenizer), generation, template, max_length)
+        if tutorial:
+            encoder = TutorialEncoder(tokenizer, generation, tutorial, columns == CONTEXTS)
+        rows = blocks(usable(paths, columns, skip_bad=skip_bad), encoder, skip_bad=skip_bad)
+        with new_folder(place, replace=True) as folder:
+            write(folder, rows, target_of(tokenizer_dir, generation, template), progress=progress)
+        return TokenSet(place)
 
 
 def target_of(tokenizer_dir: Path, generation: int, template: str) -> dict[str, Any]:
@@ -101,27 +98,19 @@ def target_of(tokenizer_dir: Path, generation: int, template: str) -> dict[str, 
     return {"generation": generation, "template": template, "tokenizer": tokenizer}
 
 
-class DataFiles:
-    """The examples of files, in order. Iterating raises `UserError` at a bad row, unless `skip_bad`."""
-
-    def __init__(self, paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> None:
-        self.paths, self.columns, self.skip_bad = paths, columns, skip_bad
-        self.skipped = Counts()
-        """The bad rows; complete once all examples are read."""
-
-    def __iter__(self) -> Iterator[Example]:
-        for item in read(self.paths, columns=self.columns):
-            if isinstance(item, Example):
-                yield item
-                continue
-            if not self.skip_bad:
-                raise row_error(item, "--skip-bad")
-            ended = (item.source,) if item.problem == "ended" else ()
-            self.skipped += Counts(bad=item.bad, ended=ended)
+def usable(paths: Sequence[Path], columns: Columns, *, skip_bad: bool) -> Iterator[Example | Counts]:
+    """The examples of files in order. A bad row raises `UserError`, or gives its counts if `skip_bad`."""
+    for item in read(paths, columns=columns):
+        if isinstance(item, Example):
+            yield item
+        elif skip_bad:
+            yield Counts(bad=item.bad, ended=(item.source,) if item.problem == "ended" else ())
+        else:
+            raise row_error(item, "--skip-bad")
 
 
-def blocks(files: DataFiles, encoder: Encoder) -> Iterator[RowBlock]:
-    """The rows of the files, and a last block that counts the bad rows.
+def blocks(items: Iterator[Example | Counts], encoder: Encoder, *, skip_bad: bool) -> Iterator[RowBlock]:
+    """The rows of what `usable` gave.
 
     Raises `UserError` at an example that can't be cut, unless bad rows are skipped, and at the end
     if all rows are bad.
@@ -131,17 +120,17 @@ def blocks(files: DataFiles, encoder: Encoder) -> Iterator[RowBlock]:
         try:
             return encoder(example)
         except InvalidRow as invalid:
-            if files.skip_bad:
+            if skip_bad:
                 return Encoded((), shortened=False, bad=True)
             raise row_error(invalid.finding(example.source), "--skip-bad") from None
 
-    source, counts = iter(files), Counts()
-    while batch := list(islice(source, BLOCK_EXAMPLES)):
-        block = RowBlock.of([encoded(example) for example in batch])
-        counts += block.counts
-        yield block
-    require_examples(counts + files.skipped)
-    yield RowBlock.empty(files.skipped)
+    counts = Counts()
+    while batch := list(islice(items, BLOCK_EXAMPLES)):
+        block = RowBlock.of([encoded(item) for item in batch if isinstance(item, Example)])
+        skipped = sum((item for item in batch if isinstance(item, Counts)), block.counts)
+        counts += skipped
+        yield replace(block, counts=skipped)
+    require_examples(counts)
 
 
 def require_examples(counts: Counts) -> None:
@@ -187,47 +176,12 @@ def _cached(place: Path) -> TokenSet | None:
 
 
 @contextmanager
-def _placing(place: Path) -> Iterator[Path]:
-    """A new folder that is moved to `place` at the end; nothing is left of it after an error.
-
-    If two processes make the same set, the first one's stays. The next process removes what a
-    killed one has left.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(place.parent):
-        for left in [*place.parent.glob(".new-*"), *place.parent.glob(".old-*")]:
-            with suppress(BlockingIOError), _locked(left, fcntl.LOCK_NB):
-                shutil.rmtree(left, ignore_errors=True)
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=place.parent))
-        alive = os.open(new, os.O_RDONLY)  # the lock tells others that this process lives
-        fcntl.flock(alive, fcntl.LOCK_EX)
-    try:
-        yield new
-        sync(new)
-        with _locked(place.parent):
-            if not _cached(place):
-                if place.exists():
-                    place.rename(Path(tempfile.mkdtemp(prefix=".old-", dir=place.parent), "old"))
-                new.chmod(0o755)
-                new.rename(place)
-                sync(place.parent)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError(
-            "the disk of {parent} is full; make room, or set another place for caches", parent=place.parent
-        ) from None
-    finally:
-        os.close(alive)
-        shutil.rmtree(new, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, flags: int = 0) -> Iterator[None]:
-    """Holds a lock on the folder."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a lock on the folder, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -264,26 +218,15 @@ def write_jsonl(
         raise UserError("{out} is the data itself; name another file", out=out)
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = context_columns(paths, columns)
-    files = DataFiles(paths, columns, skip_bad=skip_bad)
-    counts = Counts()
-    descriptor, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
-    new = Path(name)
-    try:
-        with open(descriptor, "w", encoding="ascii", newline="\n") as file:
-            for example in files:
-                context = tutorial_context(example, whole=columns == CONTEXTS)
-                line = json.dumps({"context": context, "target": example.answer})
-                file.write(line + "\n")
-                counts += Counts(1, example.unplaced("tutorial") > 0)
-            counts += files.skipped
-            require_examples(counts)
-            file.flush()
-            os.fsync(file.fileno())
-        new.chmod(0o644)
-        new.replace(out)
-        sync(out.parent)
-    finally:
-        new.unlink(missing_ok=True)
+    counts, lines = Counts(), list[str]()
+    for item in usable(paths, columns, skip_bad=skip_bad):
+        if isinstance(item, Example):
+            context = tutorial_context(item, whole=columns == CONTEXTS)
+            lines.append(json.dumps({"context": context, "target": item.answer}) + "\n")
+            item = Counts(1, item.unplaced("tutorial") > 0)
+        counts += item
+    require_examples(counts)
+    write_whole(out, "".join(lines).encode())
     return counts
 
 

@@ -7,8 +7,7 @@ knowledge base; or training data in alpaca's forms, which has no places in docum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePath
-from random import Random
+from pathlib import Path
 from typing import Any, Literal
 
 from finetune.data.formats import examples
@@ -17,9 +16,10 @@ from finetune.evaluate.metrics import contains
 from finetune.types import Example
 from ingest.errors import UserError
 from ingest.store import Store
-from ingest.types import Chunk, Hit, Passage
+from ingest.types import Hit, Passage
 from rag.evaluate.dataset import Dataset, InvalidRecord, take
 from rag.evaluate.metrics import locate
+from rag.evaluate.score import ends_in
 from rag.generate import Generator
 from rag.pipeline import Pipeline
 from rag.prompt import compose
@@ -97,12 +97,6 @@ def read(path: Path, store: Store | None) -> HeldOutSet:
     return HeldOutSet(tuple(questions.values()), tuple(lost))
 
 
-def sample(questions: Sequence[HeldOutQuestion], count: int, *, seed: int = 0) -> tuple[HeldOutQuestion, ...]:
-    """`count` of the questions (all if there are fewer), drawn at random, in their order."""
-    places = sorted(Random(seed).sample(range(len(questions)), min(count, len(questions))))
-    return tuple(questions[place] for place in places)
-
-
 def _usable(question: HeldOutQuestion, form: Form, store: Store | None) -> bool:
     """Whether there is an answer to compare with, and the knowledge base has it at its place."""
     if not question.answerable:
@@ -151,13 +145,13 @@ def _alpaca(path: Path) -> Iterator[HeldOutQuestion]:
 def _of_set(dataset: Dataset, store: Store | None) -> Iterator[HeldOutQuestion]:
     """Each document is read once."""
     text = cache(store.text) if store else None
-    documents = [(PurePath(d.source).parts, d.id) for d in store.documents()] if store else []
+    documents = list(store.documents()) if store else []
 
     def places(name: str, quotes: Sequence[str]) -> Iterator[Place]:
         """The places of the quotes in the documents of this name."""
-        tail = PurePath(name).parts
-        for parts, id in documents:
-            if text and parts[-len(tail) :] == tail:
+        for document in documents:
+            if text and ends_in(document.source, name):
+                id = document.id
                 yield from (Place(id, *span) for q in quotes for span in locate(q, text(id)))
 
     for each in dataset.questions:
@@ -299,19 +293,13 @@ def _has_words(passage: Passage, question: HeldOutQuestion) -> bool:
 
 
 def gold_source(question: HeldOutQuestion, store: Store) -> list[Source]:
-    """The passage that answers, of the first place that has one; [] if there is none."""
+    """The first passage that answers, of the first place that has one; [] if there is none."""
     for place in question.places:
-        if chunks := _passage_chunks(place, store):
-            chunk = next((c for c in chunks if place.start < c.end), chunks[-1])
-            [passage] = store.passages([chunk])
-            if answers(passage, question):
+        start = 0
+        while chunks := store.chunks_within(Passage(place.document, start, start, "", "")):
+            [passage] = store.passages(chunks[:1])
+            if _overlap(passage, place) and answers(passage, question):
+                chunk = next((c for c in chunks if place.start < c.end), chunks[-1])
                 return [Source(passage, Hit(chunk, 1.0))]
-    return []
-
-
-def _passage_chunks(place: Place, store: Store) -> list[Chunk]:
-    """The chunks of the passage in which a place begins: the last that begins before it."""
-    for start in range(place.start, -1, -1):
-        if chunks := store.chunks_within(Passage(place.document, start, start, "", "")):
-            return chunks if place.start < chunks[0].passage[1] else []
+            start = passage.end
     return []

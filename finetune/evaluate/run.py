@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from finetune.evaluate.metrics import bare, bleu4, contains, exact, f1, rouge_l
 from finetune.evaluate.questions import Case, Cases, Condition, HeldOutQuestion, Pair
-from ingest.chunk import Span
 from ingest.store import Store
 from rag.cite import cite, claims, declines, marks, numbers
 from rag.generate import Adaptable, Generator, Reply
@@ -24,17 +23,17 @@ TEXT_METRICS = {"exact": exact, "contains": contains, "f1": f1, "rouge_l": rouge
 @dataclass(frozen=True, slots=True)
 class ScoredReply:
     """A model's reply: `cited` are the numbers of its citation marks, in order, and `unsupported` the
-    spans of its text that no passage supports."""
+    sentences of its text that no passage supports."""
 
     text: str
     refused: bool
     cited: tuple[int, ...]
-    unsupported: tuple[Span, ...]
-    columns: Mapping[str, float]
+    unsupported: tuple[str, ...]
+    scores: Mapping[str, float]
 
 
 def score(case: Case, text: str, store: Store | None) -> ScoredReply:
-    """The columns are 0 or 1 or counts, except the text metrics; one that a case does not measure is
+    """The scores are 0 or 1 or counts, except the text metrics; one that a case does not measure is
     missing.
 
     `asked` and the text metrics (for cases with an answer): the best over the answers, without
@@ -44,29 +43,30 @@ def score(case: Case, text: str, store: Store | None) -> ScoredReply:
     `unsupported`: the sentences of replies that are not refusals.
     """
     refused = declines(text)
-    columns: dict[str, float] = {}
+    scores: dict[str, float] = {}
     if not case.refuse:
         reply = "" if refused else bare(text)
-        columns["asked"] = 1.0
+        scores["asked"] = 1.0
         for name, metric in TEXT_METRICS.items():
-            columns[name] = max(metric(reply, answer) for answer in case.question.answers)
+            scores[name] = max(metric(reply, answer) for answer in case.question.answers)
     if not case.sources:
-        return ScoredReply(text, refused, (), (), columns)
+        return ScoredReply(text, refused, (), (), scores)
     assert store
     cited = tuple(number for mark in marks(text) for number in numbers(mark))
-    columns["refused"], columns["wanted"] = float(refused), float(case.refuse)
-    columns["agreed"] = float(refused and case.refuse)
+    scores["refused"], scores["wanted"] = float(refused), float(case.refuse)
+    scores["agreed"] = float(refused and case.refuse)
     if not case.refuse:
-        columns["grounded"] = float(bool(cited) and case.gold.issuperset(cited))
-        columns["misrefused"] = float(refused)
+        scores["grounded"] = float(bool(cited) and case.gold.issuperset(cited))
+        scores["misrefused"] = float(refused)
     if refused:
-        return ScoredReply(text, refused, cited, (), columns)
+        return ScoredReply(text, refused, cited, (), scores)
     citations = cite(text, case.question.text, case.sources, store)
     if cited:
-        columns["marked"], columns["known"] = 1.0, float(not citations.unknown)
-    columns["claims"] = float(len(claims(text)))
-    columns["unsupported"] = float(len(citations.unsupported))
-    return ScoredReply(text, refused, cited, citations.unsupported, columns)
+        scores["marked"], scores["known"] = 1.0, float(not citations.unknown)
+    scores["claims"] = float(len(claims(text)))
+    scores["unsupported"] = float(len(citations.unsupported))
+    unsupported = tuple(text[start:end] for start, end in citations.unsupported)
+    return ScoredReply(text, refused, cited, unsupported, scores)
 
 
 @dataclass(frozen=True, slots=True)

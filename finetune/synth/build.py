@@ -5,27 +5,26 @@ training row.
 """
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from finetune.options import SyntheticOptions
 from finetune.synth.pair import QuestionAnswer, QuestionKind, TitledPassage, normalize
 from finetune.synth.raft import RaftBuilder, RaftRow, SyntheticQuestion
-from finetune.synth.rules import RULES, pairs_by_rule
+from finetune.synth.rules import pairs_by_rule
 from ingest.chunk import sentences
 from ingest.errors import UserError
 from ingest.i18n import Translatable
 from ingest.normalize import one_line
 from ingest.store import Store
-from ingest.store.atomic import new_folder
+from ingest.store.atomic import check_new, new_folder, write_whole
 from ingest.types import Chunk, Document, Passage
 from rag.generate import Generator
 from rag.types import Message, Sampling, Script
@@ -83,92 +82,58 @@ def _header(chunk: Chunk) -> str:
     return header if header.startswith("|") and header not in chunk.text else ""
 
 
-Key = bytes
-
-
-class PoolEntry(NamedTuple):
-    """The place of a question in the file, the index of its document, and the key of its answer."""
-
-    offset: int
-    document: int
-    answer: Key
+Item = QuestionAnswer | TitledPassage
+"""A question, or the passage about which a model will write one."""
 
 
 @dataclass
 class QuestionPool:
-    """The questions of a knowledge base in a seeded order, each once, kept in a file.
+    """The questions of a knowledge base in a seeded order, each once."""
 
-    A passage is the place of the question that a model will write about it.
-    """
-
-    file: IO[bytes]
     seed: int
-    documents: list[Document] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     """`duplicate`: the same question with the same answer; `ambiguous`: with another answer;
     `removed`: documents that were removed meanwhile."""
-    _entries: dict[Key, PoolEntry | None] = field(default_factory=dict)  # None: ambiguous
+    _items: dict[bytes, tuple[Document, Item] | None] = field(default_factory=dict)  # None: ambiguous
 
     def gather(self, store: Store, kinds: Collection[QuestionKind]) -> None:
         """Add the questions about every passage of the knowledge base."""
         for document in store.documents():
-            self.documents.append(document)
             try:
                 for passage in passages_of(store, document):
                     for pair in pairs_by_rule(passage, kinds):
-                        self._add(pair)
+                        self._add(document, pair)
                     if "model" in kinds and passage.script:
                         key = self._hash(f"section {document.digest} {passage.start}")
-                        self._entries[key] = self._write(passage, b"")
+                        self._items[key] = document, passage
             except KeyError:
                 self.rejected["removed"] += 1
 
-    def __len__(self) -> int:
-        return len(self._ordered())
-
-    def __iter__(self) -> Iterator[tuple[Document, QuestionAnswer | TitledPassage]]:
-        for entry in self._ordered():
-            self.file.seek(entry.offset)
-            yield self.documents[entry.document], _parse(self.file.readline())
+    def ordered(self) -> list[tuple[Document, Item]]:
+        return [item for _, item in sorted(self._items.items(), key=itemgetter(0)) if item]
 
     def is_duplicate(self, pair: QuestionAnswer) -> bool:
         """Whether the pool has the question that a model wrote; adds it."""
         key = self._hash(normalize(pair.question))
-        is_known = key in self._entries
-        self._entries.setdefault(key, None)
+        is_known = key in self._items
+        self._items.setdefault(key, None)
         return is_known
 
-    def _ordered(self) -> list[PoolEntry]:
-        return [entry for _, entry in sorted(self._entries.items(), key=itemgetter(0)) if entry]
-
-    def _add(self, pair: QuestionAnswer) -> None:
-        key, answer = self._hash(normalize(pair.question)), self._hash(normalize(pair.answer))
-        if key not in self._entries:
-            self._entries[key] = self._write(pair, answer)
+    def _add(self, document: Document, pair: QuestionAnswer) -> None:
+        key = self._hash(normalize(pair.question))
+        if key not in self._items:
+            self._items[key] = document, pair
             return
-        before = self._entries[key]
-        if before and before.answer == answer:
+        before = self._items[key]
+        other = before[1] if before else None
+        if isinstance(other, QuestionAnswer) and normalize(other.answer) == normalize(pair.answer):
             self.rejected["duplicate"] += 1
         else:
             self.rejected["ambiguous"] += 2 if before else 1
-            self._entries[key] = None
+            self._items[key] = None
 
-    def _write(self, item: QuestionAnswer | TitledPassage, answer: Key) -> PoolEntry:
-        offset = self.file.seek(0, 2)
-        kind = "pair" if isinstance(item, QuestionAnswer) else "passage"
-        self.file.write(json.dumps({kind: asdict(item)}).encode() + b"\n")
-        return PoolEntry(offset, len(self.documents) - 1, answer)
-
-    def _hash(self, text: str) -> Key:
+    def _hash(self, text: str) -> bytes:
         return blake2b(f"{self.seed} {text}".encode("utf-8", "replace"), digest_size=8).digest()
-
-
-def _parse(line: bytes) -> QuestionAnswer | TitledPassage:
-    item = json.loads(line)
-    if "pair" in item:
-        return QuestionAnswer(**item["pair"])
-    fields = item["passage"]
-    return TitledPassage(**fields | {"places": tuple(map(tuple, fields["places"]))})
 
 
 MODEL_TOKENS = 160
@@ -226,21 +191,6 @@ def parse_pair(passage: TitledPassage, question: str, answer: str) -> QuestionAn
 Side = Literal["train", "heldout"]
 Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 """From the number of questions to a function that is called after each of them."""
-PLAIN = "plain"
-
-
-@dataclass(frozen=True, slots=True)
-class SyntheticOptions:
-    """The kinds of questions, and the number of rows."""
-
-    kinds: tuple[QuestionKind, ...] = tuple(RULES)
-    heldout: float = 0.1
-    """The share of the documents whose questions are not trained on."""
-    limit: int = 0
-    """The most rows of both sides together; 0: no limit."""
-    plain: bool = False
-    """Also write the training questions and their answers without passages."""
-    seed: int = 0
 
 
 @dataclass
@@ -276,45 +226,52 @@ def build(
     the same bytes. A file without rows is not written: if only one document has rows, none is held
     out. Raises `UserError` if `out` is not empty, or no row can be built.
     """
-    names = ("train", "heldout", *([PLAIN] if options.plain else []))
-    with (
-        TemporaryFile() as question_file,
-        TemporaryFile() as row_file,
-        new_folder(out) as folder,
-        _open_all(folder, names) as files,
-    ):
-        pool = QuestionPool(question_file, options.seed)
-        pool.gather(builder.pipeline.store, options.kinds)
-        report = SyntheticReport(rejected=pool.rejected)
-        digests: list[str] = []
-        with progress(len(pool)) as tick:
-            for document, item in pool:
-                row = _row(item, document, builder, generator, pool)
-                tick()
-                if isinstance(row, str):
-                    report.rejected[row] += 1
-                    continue
-                if (row.gold is None) not in [sample.gold is None for sample in report.samples]:
-                    report.samples.append(row)
-                digests.append(document.digest)
-                _write_line(row.record, row_file)
-                if len(digests) == options.limit:
-                    break
-        if not digests:
-            counts = sorted(report.rejected.items())
-            why = ", ".join(f"{reason} {count}" for reason, count in counts if count)
-            raise UserError(
-                "no row can be built from this knowledge base (rejected: {why}); rules need "
-                "definitions, articles, lists, tables or figures; or let a model write questions: "
-                "--model DIR --write-questions",
-                why=why or Translatable("nothing"),
-            )
-        # Split only now that it is known which documents have rows.
-        heldout = heldout_digests(digests, options.heldout, options.seed)
-        row_file.seek(0)
-        for digest, line in zip(digests, row_file, strict=True):
-            side: Side = "heldout" if digest in heldout else "train"
-            _write_row(json.loads(line), side, files, report)
+    check_new(out)  # before the work
+    pool = QuestionPool(options.seed)
+    pool.gather(builder.pipeline.store, options.chosen)
+    items = pool.ordered()
+    report = SyntheticReport(rejected=pool.rejected)
+    rows: list[tuple[str, dict[str, Any]]] = []
+    with progress(len(items)) as tick:
+        for document, item in items:
+            row = _row(item, document, builder, generator, pool)
+            tick()
+            if isinstance(row, str):
+                report.rejected[row] += 1
+                continue
+            if (row.gold is None) not in [sample.gold is None for sample in report.samples]:
+                report.samples.append(row)
+            rows.append((document.digest, row.record))
+            if len(rows) == options.limit:
+                break
+    if not rows:
+        counts = sorted(report.rejected.items())
+        why = ", ".join(f"{reason} {count}" for reason, count in counts if count)
+        raise UserError(
+            "no row can be built from this knowledge base (rejected: {why}); rules need "
+            "definitions, articles, lists, tables or figures; or let a model write questions: "
+            "--model DIR --write-questions",
+            why=why or Translatable("nothing"),
+        )
+    # Split only now that it is known which documents have rows.
+    heldout = heldout_digests([digest for digest, _ in rows], options.heldout, options.seed)
+    files: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": []}
+    for digest, record in rows:
+        side: Side = "heldout" if digest in heldout else "train"
+        files[side].append(record)
+        report.rows[record["kind"], side] += 1
+        report.refusals[record["kind"], side] += record["gold"] is None
+        report.documents[record["document"]] = side
+    if options.plain:
+        files["plain"] = [
+            {"instruction": record["question"], "input": "", "output": record["reply"]}
+            for record in files["train"]
+        ]
+    with new_folder(out) as folder:
+        for name, records in files.items():
+            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            if text:
+                write_whole(folder / f"{name}.jsonl", text.encode("utf-8", "replace"))
     return report
 
 
@@ -332,11 +289,7 @@ def heldout_digests(digests: Sequence[str], share: float, seed: int) -> frozense
 
 
 def _row(
-    item: QuestionAnswer | TitledPassage,
-    document: Document,
-    builder: RaftBuilder,
-    generator: Generator | None,
-    pool: QuestionPool,
+    item: Item, document: Document, builder: RaftBuilder, generator: Generator | None, pool: QuestionPool
 ) -> RaftRow | str:
     """The row of a pair, which the model writes if `item` is a passage; or the reason for none."""
     if isinstance(item, QuestionAnswer):
@@ -348,36 +301,3 @@ def _row(
     if pool.is_duplicate(pair):
         return "duplicate"
     return builder.row(SyntheticQuestion(pair, document))
-
-
-def _write_row(
-    record: dict[str, Any], side: Side, files: dict[str, IO[bytes]], report: SyntheticReport
-) -> None:
-    """Write a row to its side, and count it."""
-    kind = record["kind"]
-    report.rows[kind, side] += 1
-    report.refusals[kind, side] += record["gold"] is None
-    report.documents[record["document"]] = side
-    _write_line(record, files[side])
-    if side == "train" and PLAIN in files:
-        plain = {"instruction": record["question"], "input": "", "output": record["reply"]}
-        _write_line(plain, files[PLAIN])
-
-
-def _write_line(value: dict[str, Any], file: IO[bytes]) -> None:
-    file.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-
-
-@contextmanager
-def _open_all(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]]]:
-    """New files `NAME.jsonl`, flushed to the disk at the end; empty ones are removed."""
-    paths = [folder / f"{name}.jsonl" for name in names]
-    with ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {path.stem: stack.enter_context(path.open("wb")) for path in paths}
-        yield files
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
-    for path in paths:
-        if not path.stat().st_size:
-            path.unlink()

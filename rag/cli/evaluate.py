@@ -1,6 +1,6 @@
 """`rag eval`: figures with intervals on sets of questions, and comparisons."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,15 +83,29 @@ def _show(report: "EvalReport") -> None:
 def show_comparison(name: str, found: "Mapping[str, Difference]") -> None:
     from rag.evaluate.report import measure_of
 
-    rows = [
+    columns = [say("measure"), say("before"), say("now")]
+    rows = [((measure_of(name).title,), each) for name, each in found.items()]
+    show_differences(f"{name}: {say('paired comparison')}", columns, rows)
+
+
+def show_differences(
+    title: str, columns: Sequence[str], rows: "Iterable[tuple[tuple[str, ...], Difference]]"
+) -> None:
+    """A table with the texts and the difference of each row; `columns` are the texts' and both values'."""
+    cells = [
         (
-            say(measure_of(name).title),
-            f"{d.first:.4f}",
-            f"{d.second:.4f}",
-            f"{d.difference:+.4f} ({d.low:+.4f} – {d.high:+.4f})",
-            f"{d.p:.3f}",
+            *texts,
+            _number(each.first.value),
+            _number(each.second.value),
+            _number(each.difference, "+"),
+            f"{_number(each.low, '+')} – {_number(each.high, '+')}",
+            "< 0.001" if each.p < 0.001 else _number(each.p),
+            each.questions,
         )
-        for name, d in found.items()
+        for texts, each in rows
     ]
-    columns = [say("measure"), say("before"), say("now"), say("difference"), "p"]
-    table(f"{name}: {say('paired comparison')}", columns, rows)
+    table(title, [*columns, say("difference"), "95 %", "p", "n"], cells)
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "–" if value != value else f"{value:{sign}.3f}"

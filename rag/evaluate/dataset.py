@@ -7,10 +7,10 @@ BEIR's: `corpus.jsonl`, `queries.jsonl`, and `qrels.tsv` or `qrels/test.tsv`; qu
 
 import json
 import random
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -149,10 +149,16 @@ class Dataset:
 
     def sample(self, count: int, *, seed: int = 0) -> "Dataset":
         """This set with `count` of its questions, drawn at random, in their order."""
-        if count >= len(self.questions):
-            return self
-        positions = sorted(random.Random(seed).sample(range(len(self.questions)), count))
-        return replace(self, questions=tuple(self.questions[i] for i in positions))
+        return replace(self, questions=sample(self.questions, count, seed=seed))
+
+
+T = TypeVar("T")
+
+
+def sample(items: Sequence[T], count: int, *, seed: int = 0) -> tuple[T, ...]:
+    """`count` of the items (all if there are fewer), drawn at random, in their order."""
+    positions = sorted(random.Random(seed).sample(range(len(items)), min(count, len(items))))
+    return tuple(items[i] for i in positions)
 
 
 def _load_beir(folder: Path) -> Dataset:

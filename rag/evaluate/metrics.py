@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from math import log2
 
@@ -111,7 +111,7 @@ def _occurrences(part: str, text: str) -> list[tuple[int, int]]:
 Values = NDArray[np.float64]
 ResampleWeights = NDArray[np.float64]
 
-_BLOCK = 4_000_000  # weights in memory at once; 32 MB
+_BLOCK = 4_000_000  # signs in memory at once
 
 
 def mean(values: Values, weights: ResampleWeights) -> Values:
@@ -129,13 +129,12 @@ def ratio(part: Values, whole: Values, weights: ResampleWeights) -> Values:
 
 def quantile(values: Values, weights: ResampleWeights, *, level: float) -> Values:
     """The smallest value that `level` of the weight does not exceed (the inverted CDF)."""
-    measured = np.flatnonzero(~np.isnan(values))
-    order = measured[np.argsort(values[measured], kind="stable")]
-    if not len(order):
-        return np.full(len(weights), np.nan)
-    mass = np.cumsum(weights[:, order], axis=1)
-    place = (mass < level * mass[:, -1:] - 1e-9).sum(axis=1)
-    return np.where(mass[:, -1] > 0, values[order[np.minimum(place, len(order) - 1)]], np.nan)
+    measured = ~np.isnan(values)
+    found = [
+        np.quantile(values[measured], level, weights=row, method="inverted_cdf") if row.any() else np.nan
+        for row in weights[:, measured]
+    ]
+    return np.array(found, float)
 
 
 def auroc(scores: Values, positive: Values, weights: ResampleWeights) -> Values:
@@ -183,21 +182,18 @@ def _divide(part: Values, whole: Values) -> Values:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-def resamples(strata: NDArray[np.bool_], *, count: int, seed: int) -> Iterator[ResampleWeights]:
-    """`count` rows of weights in blocks: questions drawn with replacement within each stratum.
+def resamples(strata: NDArray[np.bool_], *, count: int, seed: int) -> ResampleWeights:
+    """`count` rows of weights: questions drawn with replacement within each stratum.
 
     Answerable and unanswerable questions are drawn separately, because the set's author fixed their
     numbers; so no resample lacks either kind.
     """
     rng = np.random.default_rng(seed)
-    groups = [group for group in (np.flatnonzero(strata), np.flatnonzero(~strata)) if len(group)]
-    rows = max(1, _BLOCK // max(1, len(strata)))
-    for start in range(0, count, rows):
-        weights = np.zeros((min(rows, count - start), len(strata)))
-        for group in groups:
-            chances = np.full(len(group), 1 / len(group))
-            weights[:, group] = rng.multinomial(len(group), chances, size=len(weights))
-        yield weights
+    weights = np.zeros((count, len(strata)))
+    for group in (np.flatnonzero(strata), np.flatnonzero(~strata)):
+        if len(group):
+            weights[:, group] = rng.multinomial(len(group), [1 / len(group)] * len(group), size=count)
+    return weights
 
 
 def interval(samples: Values, *, level: float = 0.95) -> tuple[float, float]:

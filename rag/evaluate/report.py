@@ -1,11 +1,11 @@
 """Evaluation results: a row per question, figures with intervals, a comparison, a picture."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,8 @@ from rag import plot
 from rag.evaluate import metrics
 from rag.evaluate.metrics import ResampleWeights, Values
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Canvas
-
 NOT_SHARES = ("p50", "p95")  # seconds do not fit on an axis from 0 to 1
+INTERVALS = Translatable("with 95 % bootstrap intervals over questions")
 FALSE_REFUSALS = 0.05  # the largest share of answerable questions that may be refused
 
 Columns = Mapping[str, Any]  # one array of shape (questions,) per name; NaN: not measured
@@ -37,13 +35,12 @@ class Measure:
         """The value for each row of `weights`, shape (resamples,)."""
         return self.statistic(*(data[name] for name in self.columns), weights)
 
-    def value(self, data: Columns) -> float:
-        """The value over all questions."""
-        return float(self.of(data, np.ones((1, len(data["answerable"]))))[0])
-
     def questions(self, data: Columns) -> int:
-        """The number of questions that have all the columns."""
-        return int(np.all([~np.isnan(data[name]) for name in self.columns], axis=0).sum())
+        """The number of questions that have all the columns, and a denominator above 0."""
+        counted = np.all([~np.isnan(data[name]) for name in self.columns], axis=0)
+        if self.statistic is metrics.ratio:
+            counted &= data[self.columns[1]] > 0
+        return int(counted.sum())
 
 
 _CONFIDENCE = ("confidence", "answerable")
@@ -111,17 +108,31 @@ class Figure:
     high: float
     questions: int
 
+    @property
+    def bar(self) -> plot.Bar:
+        return self.value, self.low, self.high
+
+
+UNDEFINED = Figure(np.nan, np.nan, np.nan, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`second - first` with its 95 % interval, and the two-sided p of no difference."""
+    """`second - first` with its 95 % interval, and the two-sided p of no difference.
 
-    first: float
-    second: float
+    NaN if one of them is undefined. The p is not corrected for multiple comparisons.
+    """
+
+    first: Figure
+    second: Figure
     difference: float
     low: float
     high: float
     p: float
+
+    @property
+    def questions(self) -> int:
+        return max(self.first.questions, self.second.questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +143,7 @@ class EvalReport:
     rows: tuple[ScoredQuestion, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def columns(self) -> Columns:
+    def columns(self) -> dict[str, Any]:
         """An array of shape (questions,) for each score; NaN for the rows that lack it."""
         names = {name for row in self.rows for name in row.scores}
         columns = {
@@ -144,13 +155,8 @@ class EvalReport:
     def figures(self, *, resamples: int = 1000, seed: int = 0) -> dict[str, Figure]:
         """Every defined measure with its interval; the same seed gives the same intervals."""
         data = self.columns()
-        values = {name: measure.value(data) for name, measure in _measures(data).items()}
-        defined = {name: measure_of(name) for name, value in values.items() if not np.isnan(value)}
-        samples = _bootstrap(defined, (data,), resamples=resamples, seed=seed)
-        return {
-            name: Figure(values[name], *metrics.interval(samples[name][0]), measure.questions(data))
-            for name, measure in defined.items()
-        }
+        found = _bootstrap((data,), None, resamples=resamples, seed=seed)
+        return {name: figure for name, _, (figure,), _ in found}
 
     def save(self, path: Path) -> None:
         """Write settings, figures and rows to `path` as JSON."""
@@ -181,74 +187,77 @@ class EvalReport:
 
 
 def compare(
-    first: EvalReport, second: EvalReport, *, resamples: int = 1000, flips: int = 10_000, seed: int = 0
+    first: EvalReport,
+    second: EvalReport,
+    measures: Mapping[str, Measure] | None = None,
+    *,
+    resamples: int = 1000,
+    flips: int = 10_000,
+    seed: int = 0,
 ) -> dict[str, Difference]:
-    """How `second` differs from `first` on the same questions, measure by measure.
+    """How `second` differs from `first` on the same questions, by measure (default: all of `MEASURES`).
 
-    Intervals come from the paired bootstrap. The p of means over questions comes from the paired
-    randomisation test, that of the others from the paired bootstrap. Neither is corrected for
-    multiple comparisons.
+    Intervals come from the paired bootstrap over questions. The p of a mean, and of a ratio whose
+    denominators are the same, comes from the paired randomisation test, that of the others from the
+    bootstrap. A measure that is defined in neither is left out.
     """
     a, b = first.columns(), EvalReport(second.dataset, _aligned(first, second)).columns()
-    both = {name: measure for name, measure in _measures(a).items() if name in _measures(b)}
-    samples = _bootstrap(both, (a, b), resamples=resamples, seed=seed)
+    none = np.full(len(first.rows), np.nan)
+    a, b = dict.fromkeys(b, none) | a, dict.fromkeys(a, none) | b
     differences: dict[str, Difference] = {}
-    for name, measure in both.items():
-        before, after = measure.value(a), measure.value(b)
-        if np.isnan(before) or np.isnan(after):
-            continue
-        drawn = samples[name][1] - samples[name][0]
-        if measure.statistic is metrics.mean:
-            (column,) = measure.columns
-            p = metrics.randomisation_p(b[column] - a[column], count=flips, seed=seed)
+    for name, measure, figures, samples in _bootstrap((a, b), measures, resamples=resamples, seed=seed):
+        (before, after), drawn = figures, samples[1] - samples[0]
+        difference = after.value - before.value
+        part, whole = measure.columns[0], measure.columns[-1]
+        same = measure.statistic is metrics.ratio and np.array_equal(a[whole], b[whole], equal_nan=True)
+        if np.isnan(difference):
+            p = np.nan
+        elif same or measure.statistic is metrics.mean:
+            p = metrics.randomisation_p(b[part] - a[part], count=flips, seed=seed)
         else:
             p = metrics.bootstrap_p(drawn)
-        differences[name] = Difference(before, after, after - before, *metrics.interval(drawn), p)
+        differences[name] = Difference(before, after, difference, *metrics.interval(drawn), p)
     return differences
 
 
 def _bootstrap(
-    measures: Mapping[str, Measure], systems: Sequence[Columns], *, resamples: int, seed: int
-) -> dict[str, Values]:
-    """Each measure on each system under the same resamples, shape (systems, resamples)."""
-    strata = systems[0]["answerable"] > 0
-    blocks = [
-        {name: [each.of(data, weights) for data in systems] for name, each in measures.items()}
-        for weights in metrics.resamples(strata, count=resamples, seed=seed)
-    ]
-    return {name: np.concatenate([block[name] for block in blocks], axis=1) for name in measures}
-
-
-def _measures(data: Columns) -> dict[str, Measure]:
-    """The measures whose columns `data` has."""
-    kinds = sorted(name for name in data if name.startswith(f"{SHORT_ANSWER} "))
-    every = {name: measure_of(name) for name in [*MEASURES, *kinds]}
-    return {name: each for name, each in every.items() if data.keys() >= set(each.columns)}
+    systems: Sequence[Columns], measures: Mapping[str, Measure] | None, *, resamples: int, seed: int
+) -> Iterator[tuple[str, Measure, list[Figure], list[Values]]]:
+    """Each measure that is defined in a system; of each system its figure, and its values under the
+    same resamples."""
+    data = systems[0]
+    if measures is None:
+        kinds = sorted(name for name in data if name.startswith(f"{SHORT_ANSWER} "))
+        measures = {name: measure_of(name) for name in [*MEASURES, *kinds]}
+    weights = metrics.resamples(data["answerable"] > 0, count=resamples, seed=seed)
+    weights = np.concatenate([np.ones((1, weights.shape[1])), weights])  # the first: as it was measured
+    for name, measure in measures.items():
+        if not data.keys() >= set(measure.columns):
+            continue
+        samples = [measure.of(data, weights) for data in systems]
+        figures = [
+            Figure(float(sample[0]), *metrics.interval(sample[1:]), measure.questions(data))
+            for data, sample in zip(systems, samples, strict=True)
+        ]
+        if any(not np.isnan(figure.value) for figure in figures):
+            yield name, measure, figures, [sample[1:] for sample in samples]
 
 
 def _aligned(first: EvalReport, second: EvalReport) -> tuple[ScoredQuestion, ...]:
     """The rows of `second` in the order of `first`."""
-    theirs = {row.id: row for row in second.rows}
-    ours = {row.id: row for row in first.rows}
+    ours, theirs = ({(row.id, row.answerable): row for row in each.rows} for each in (first, second))
     if first.dataset != second.dataset or ours.keys() != theirs.keys():
+        id, _ = min(ours.keys() ^ theirs.keys(), default=("none", True))
         raise UserError(
             "cannot compare {first} ({n} questions) with {second} ({m}; only one has question {id}); "
-            "evaluate both on the same questions",
+            "evaluate both on the same version of the set",
             first=first.dataset,
             n=len(ours),
             second=second.dataset,
             m=len(theirs),
-            id=min(ours.keys() ^ theirs.keys(), default="none"),
+            id=id,
         )
-    for id, row in ours.items():
-        if row.answerable != theirs[id].answerable:
-            raise UserError(
-                "question {id} is answerable in one report of {dataset} and not in the other; "
-                "evaluate both on the same version of the set",
-                id=id,
-                dataset=first.dataset,
-            )
-    return tuple(theirs[row.id] for row in first.rows)
+    return tuple(theirs[key] for key in ours)
 
 
 def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
@@ -260,36 +269,11 @@ def draw(figures: Mapping[str, Mapping[str, Figure]], path: Path) -> None:
     kind = plot.check_picture(path)
     every = {name for values in figures.values() for name in values}
     measures = [name for name in MEASURES if name in every and name not in NOT_SHARES]
-    labels = [
-        name if plot.drawable(name, kind) else f"configuration {number}"
-        for number, name in enumerate(figures, start=1)
-    ]
-
-    def bars(canvas: "Canvas") -> None:
-        axes, thickness = canvas.add_subplot(), 0.8 / max(1, len(figures))
-        for order, (values, label) in enumerate(zip(figures.values(), labels, strict=True)):
-            shown = [(row, values[name]) for row, name in enumerate(measures) if name in values]
-            places = [row + (order - (len(figures) - 1) / 2) * thickness for row, _ in shown]
-            widths = [figure.value for _, figure in shown]
-            spread = whiskers([figure for _, figure in shown])
-            drawn = axes.barh(places, widths, thickness * 0.9, xerr=spread, capsize=2, label=label)
-            axes.bar_label(drawn, [f"{width:.3f}" for width in widths], padding=4, fontsize=8)
-        rows = [MEASURES[name] for name in measures]
-        titles = [f"{row.title} {'↑' if row.larger_is_better else '↓'}" for row in rows]
-        axes.set_yticks(range(len(measures)), titles)
-        axes.invert_yaxis()
-        axes.margins(y=0.01)
-        axes.set_xlim(0, 1.12)
-        axes.set_xlabel("with 95 % bootstrap intervals over questions")
-        axes.spines[["top", "right"]].set_visible(False)
-        canvas.legend(loc="outside lower center", ncols=3, frameon=False)
-
-    plot.save(path, bars, size=(8, 1.2 + len(measures) * (0.18 + 0.22 * len(figures))))
-
-
-def whiskers(figures: Sequence[Figure]) -> list[list[float]]:
-    """How far the intervals extend below and above the values: matplotlib's error bars."""
-    return [
-        [max(0.0, figure.value - figure.low) for figure in figures],
-        [max(0.0, figure.high - figure.value) for figure in figures],
-    ]
+    titles = [f"{MEASURES[n].title} {'↑' if MEASURES[n].larger_is_better else '↓'}" for n in measures]
+    series = {
+        name if plot.drawable(name, kind) else f"configuration {number}": [
+            values.get(measure, UNDEFINED).bar for measure in measures
+        ]
+        for number, (name, values) in enumerate(figures.items(), start=1)
+    }
+    plot.draw_bars(path, titles, series, label=str(INTERVALS))

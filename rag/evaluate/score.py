@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
-from pathlib import PurePath
 from time import perf_counter
 
 from rag.evaluate.dataset import Dataset, EvalQuestion, Gold
@@ -114,8 +113,7 @@ def _ranking(question: EvalQuestion, spans: Sequence[SourceSpan], source_text: S
 
 def ends_in(source: str, document: str) -> bool:
     """Whether the path `source` ends in the path `document`."""
-    parts, tail = PurePath(source).parts, PurePath(document).parts
-    return parts[-len(tail) :] == tail
+    return f"/{source}".endswith(f"/{document}")
 
 
 def _overlaps(span: SourceSpan, places: Sequence[tuple[int, int]]) -> bool:

@@ -1,5 +1,6 @@
 """A well-formed rag.toml becomes options; anything else is one line that says what to write."""
 
+import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from ingest.errors import UserError
 from ingest.i18n import translate
-from rag.config import Config, read_config, read_sections
+from rag.config import Config, change_settings, read_config, read_sections
 
 
 @dataclass(frozen=True)
@@ -117,3 +118,75 @@ def test_a_mistake_is_one_line_with_the_way_out(tmp_path: Path, text: str | byte
 def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_sections(tmp_path, SECTIONS)
+
+
+USED = {"generate": {"model": "/m", "adapter": '/a b"c'}}
+LINES = 'model = "/m"\nadapter = "/a b\\"c"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", f"[generate]\n{LINES}"),
+        ("[read]\n", f"[read]\n\n[generate]\n{LINES}"),
+        ("[read]", f"[read]\n[generate]\n{LINES}"),
+        ("\ufeff[ generate ] # x\nseed = 1\n", f"\ufeff[ generate ] # x\nseed = 1\n{LINES}"),
+        ("[generate]\r\n# x\r\n", f"[generate]\n# x\n{LINES}".replace("\n", "\r\n")),
+        ("[generate]", f"[generate]\n{LINES}"),
+        ("generate = {seed = 1}\n", 'generate = {seed = 1,model = "/m",adapter = "/a b\\"c"}\n'),
+        ('x = """\n[generate]\n"""\n', f'x = """\n[generate]\n"""\n\n[generate]\n{LINES}'),
+        ("[generate.endpoint]\ntries = 1\n", f"[generate]\n{LINES}\n[generate.endpoint]\ntries = 1\n"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_settings_are_added_and_all_else_stays(
+    before: str, after: str, overwrite: bool, tmp_path: Path
+) -> None:
+    file, link = tmp_path / "rag.toml", tmp_path / "link"
+    link.symlink_to(file)
+    if before:
+        file.write_bytes(before.encode())
+    for _ in range(2):  # the second time it stands there already
+        assert change_settings(link, USED, overwrite=overwrite)
+        assert file.read_bytes().decode() == after
+    assert link.is_symlink()
+    assert tomllib.loads(after.removeprefix("\ufeff"))["generate"].items() >= USED["generate"].items()
+
+
+@pytest.mark.parametrize(
+    ("text", "overwrite"),
+    [
+        ('[generate]\nmodel = "other"\n', False),
+        ('generate.adapter = "other"\n', False),
+        ("[[generate]]\nseed = 1\n", True),
+        ("generate = 1\n", True),
+        ("[generate\n", True),
+        (b"# \xb5\xda\n", True),
+    ],
+)
+def test_settings_that_can_not_be_changed_stay(text: str | bytes, overwrite: bool, tmp_path: Path) -> None:
+    file = tmp_path / "rag.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert not change_settings(file, USED, overwrite=overwrite)
+    assert file.read_bytes() == (text if isinstance(text, bytes) else text.encode())
+
+
+@pytest.mark.parametrize(
+    ("before", "reader", "after"),
+    [
+        ("[read]  # mine\npassages = 3\n", "new", '[read]  # mine\npassages = 3\nreader = "new"\n'),
+        ('[read]\n  reader="old" # why\n# end', "new", '[read]\n  reader="new" # why\n# end'),
+        ("[read]\r\nreader = 'old'\r\n", "new", '[read]\r\nreader = "new"\r\n'),
+        ("read.reader = 'old'\n", "new", 'read.reader = "new"\n'),
+        ('[read]\nreader = """old"""\n', "new", '[read]\nreader = "new"\n'),
+        ('[read]\nreader = "old" # why\n# end\n', None, "[read]\n# end\n"),
+        ("[retrieve]\n", None, "[retrieve]\n"),
+    ],
+)
+def test_a_setting_is_replaced_or_deleted(
+    before: str, reader: str | None, after: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rag.toml"
+    file.write_bytes(before.encode())
+    assert change_settings(file, {"read": {"reader": reader}})
+    assert file.read_bytes().decode() == after

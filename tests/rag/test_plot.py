@@ -9,7 +9,7 @@ from matplotlib.font_manager import fontManager
 
 from ingest.errors import UserError
 from ingest.i18n import Translator
-from rag.plot import CHINESE, Kind, check_picture, drawable, families, render, save, speaker
+from rag.plot import CHINESE, Kind, check_picture, draw_bars, drawable, families, render, save, speaker
 
 UNDRAWABLE = "\U000f0000"  # of private use
 
@@ -57,3 +57,13 @@ def test_a_png_speaks_chinese_only_if_a_font_draws_it() -> None:
     assert drawable("loss", "png")
     assert not drawable(UNDRAWABLE, "png")
     assert drawable(UNDRAWABLE, "svg")
+
+
+def test_bars_show_their_values(tmp_path: Path) -> None:
+    nan = float("nan")
+    series = {"first": [(0.25, 0.125, 0.5), (nan, nan, nan)], "second": [(1.0, 0.75, 1.0), (0.0, 0.0, 0.0)]}
+    draw_bars(tmp_path / "bars.svg", ["F1 甲", "exact"], series, label="intervals", title="both")
+    text = (tmp_path / "bars.svg").read_text("utf-8")
+    for shown in ("F1 甲", "exact", "first", "second", "0.250", "1.000", "0.000", "–", "intervals", "both"):
+        assert f">{shown}</text>" in text, shown
+    draw_bars(tmp_path / "none.png", [], {"first": []}, label="")

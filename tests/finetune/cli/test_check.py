@@ -45,7 +45,7 @@ def test_clean_rows_exit_with_0_in_the_readers_language() -> None:
     assert out.startswith("共 12 行：可用 12，有错误 0，有警告 0")
 
 
-def test_a_row_is_shown_with_what_is_learnt_in_brackets_or_colour(
+def test_a_row_is_shown_with_what_is_learnt_in_brackets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = str(published(tmp_path, 3))
@@ -56,13 +56,6 @@ def test_a_row_is_shown_with_what_is_learnt_in_brackets_or_colour(
     assert "history_small.json:1: " not in out
     learnt = shown[shown.index("⟦") : shown.index("⟧")].replace("│", "").replace(" ", "")
     assert learnt == "⟦↵\n不客气，有其他需要帮忙的地方可以继续问我。</s>"
-    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    check([DATA / "history_small.json"], model=model, row=["history_small.json:2"])
-    out = capsys.readouterr().out
-    assert "\x1b[1;32m" in out
-    assert "⟦" not in out
 
 
 def test_row_explains_a_bad_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.data.formats import AS_FOUND, examples, read
-from finetune.data.tokenize import DataFiles
+from finetune.data.tokenize import usable
 from finetune.options import Columns
 from finetune.types import Example, Finding
 from ingest.errors import UserError
@@ -290,7 +290,7 @@ def test_bad_rows_stop_and_only_existing_options_are_named() -> None:
     with pytest.raises(UserError, match=rf"{says}.*delete it$"):
         list(examples([path]))
     with pytest.raises(UserError, match=rf"{says}.*--skip-bad$"):
-        list(DataFiles([path], Columns(), skip_bad=False))
+        list(usable([path], Columns(), skip_bad=False))
 
 
 def test_bad_rows_do_not_hide_the_others() -> None:

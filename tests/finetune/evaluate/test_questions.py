@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.evaluate.questions import form_of, read, sample
+from finetune.evaluate.questions import form_of, read
 from ingest.errors import UserError
+from rag.evaluate.dataset import sample
 from rag.pipeline import Pipeline
 from tests.finetune.factories import NUMBERS, UNKNOWN, grounded_rows, pipeline_over, write_docs, write_lines
 from tests.tiny import TITLE, fact, question

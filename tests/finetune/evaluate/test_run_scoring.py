@@ -36,10 +36,10 @@ def judged(pipeline: Pipeline, case: Case, text: str) -> ScoredReply:
 def test_short_and_long_answers_match_exactly(pipeline: Pipeline, cases: dict[str, Case]) -> None:
     whole = f"{fact('甲', NUMBERS['甲'])[:-1]}[1]。"
     for text in (whole, NUMBERS["甲"]):
-        columns = judged(pipeline, cases["gold"], text).columns
+        columns = judged(pipeline, cases["gold"], text).scores
         assert columns["exact"] == columns["contains"] == columns["f1"] == 1
-    assert judged(pipeline, cases["closed"], f"是{NUMBERS['甲']}").columns["exact"] == 0
-    assert judged(pipeline, cases["closed"], f"是{NUMBERS['甲']}").columns["contains"] == 1
+    assert judged(pipeline, cases["closed"], f"是{NUMBERS['甲']}").scores["exact"] == 0
+    assert judged(pipeline, cases["closed"], f"是{NUMBERS['甲']}").scores["contains"] == 1
 
 
 def test_only_citations_of_the_answering_passage_count(pipeline: Pipeline, cases: dict[str, Case]) -> None:
@@ -54,9 +54,9 @@ def test_only_citations_of_the_answering_passage_count(pipeline: Pipeline, cases
         (f"[{right}][9]", 0, 0),
         ("[0]", 0, 0),
     ):
-        columns = judged(pipeline, case, f"{text}{marks}。").columns
+        columns = judged(pipeline, case, f"{text}{marks}。").scores
         assert (columns["grounded"], columns["known"]) == (grounded, known), marks
-    bare = judged(pipeline, case, f"{text}。").columns
+    bare = judged(pipeline, case, f"{text}。").scores
     assert bare["grounded"] == 0
     assert "known" not in bare
 
@@ -64,24 +64,24 @@ def test_only_citations_of_the_answering_passage_count(pipeline: Pipeline, cases
 def test_an_invented_sentence_is_unsupported(pipeline: Pipeline, cases: dict[str, Case]) -> None:
     right = fact("甲", NUMBERS["甲"])
     reply = judged(pipeline, cases["gold"], f"{right[:-1]}[1]。乙厂位于上海市浦东新区[1]。")
-    assert (reply.columns["claims"], reply.columns["unsupported"]) == (2, 1)
-    assert [reply.text[start:end] for start, end in reply.unsupported] == ["乙厂位于上海市浦东新区[1]。"]
+    assert (reply.scores["claims"], reply.scores["unsupported"]) == (2, 1)
+    assert list(reply.unsupported) == ["乙厂位于上海市浦东新区[1]。"]
 
 
 def test_refusals(pipeline: Pipeline, cases: dict[str, Case]) -> None:
     missed = judged(pipeline, cases["gold"], NOT_FOUND["han"])
     assert missed.refused
-    assert missed.columns["f1"] == missed.columns["agreed"] == missed.columns["wanted"] == 0
-    assert missed.columns["misrefused"] == 1
+    assert missed.scores["f1"] == missed.scores["agreed"] == missed.scores["wanted"] == 0
+    assert missed.scores["misrefused"] == 1
     right = judged(pipeline, cases["distractors"], NOT_FOUND["han"])
-    assert right.columns["agreed"] == right.columns["wanted"] == right.columns["refused"] == 1
-    assert "f1" not in right.columns
+    assert right.scores["agreed"] == right.scores["wanted"] == right.scores["refused"] == 1
+    assert "f1" not in right.scores
     made_up = judged(pipeline, cases["distractors"], "甲厂的编号是999[1]。")
-    assert (made_up.columns["agreed"], made_up.columns["wanted"]) == (0, 1)
-    assert made_up.columns["unsupported"] == 1
+    assert (made_up.scores["agreed"], made_up.scores["wanted"]) == (0, 1)
+    assert made_up.scores["unsupported"] == 1
 
 
 def test_closed_book_has_no_refusals(cases: dict[str, Case]) -> None:
-    columns = score(cases["closed"], NOT_FOUND["han"], None).columns
+    columns = score(cases["closed"], NOT_FOUND["han"], None).scores
     assert set(columns) == {"asked", "exact", "contains", "f1", "rouge_l", "bleu4"}
     assert columns["f1"] == 0

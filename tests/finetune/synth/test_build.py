@@ -11,7 +11,8 @@ import pytest
 
 from finetune.data.formats import examples
 from finetune.evaluate.questions import read
-from finetune.synth.build import SyntheticOptions, SyntheticReport, heldout_digests
+from finetune.options import SyntheticOptions
+from finetune.synth.build import SyntheticReport, heldout_digests
 from finetune.synth.build import build as build_rows
 from finetune.synth.raft import RaftBuilder
 from ingest.errors import UserError
@@ -137,7 +138,7 @@ def test_a_limit_takes_the_first_rows(base: Path, tmp_path: Path) -> None:
 
 def test_a_single_document_is_all_for_training(tmp_path: Path) -> None:
     base = ingest(tmp_path, {"劳动合同法.txt": DOCUMENTS["劳动合同法.txt"]})
-    report = build(base, tmp_path / "set", SyntheticOptions(kinds=("article",)))
+    report = build(base, tmp_path / "set", SyntheticOptions(kinds="article"))
     assert report.total("heldout") == 0 < report.total("train")
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["train.jsonl"]
 
@@ -233,7 +234,7 @@ def test_a_model_may_write_the_questions(tmp_path: Path) -> None:
         "b.txt": "青海湖在青藏高原的东北，湖水是咸的。\n",
         "c.txt": "床前明月光，疑是地上霜。\n",
     }
-    base, options = ingest(tmp_path, places), SyntheticOptions(kinds=("model",), heldout=0.5)
+    base, options = ingest(tmp_path, places), SyntheticOptions(kinds="model", heldout=0.5)
     report = build(base, tmp_path / "set", options, generator=Examiner())
     made = lines(tmp_path / "set" / "train.jsonl") + lines(tmp_path / "set" / "heldout.jsonl")
     assert {(row["question"], row["answer"]) for row in made} == {

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GlmForCausalLM
 
-from finetune.cli.train import Preview
+from finetune.cli.train import show_memory
 from finetune.options import LoraOptions, PrefixOptions, TrainOptions
 from finetune.train.batches import Batch, batches_of
 from finetune.train.loop import Sets, enable_checkpointing
@@ -169,19 +169,22 @@ def test_the_largest_batch_is_the_last_that_fits(length: int, packing: bool, roo
 SHAPE = config(3)
 
 
-def test_a_row_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_does_not_fit_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, sets = Path(__file__).parents[2] / "golden/v3/tiny_safetensors", Sets(rows([400], 5))
     monkeypatch.setattr(MemoryBudget, "here", lambda: MemoryBudget(None, 0))
-    assert Preview.of(model, sets, TrainOptions(), device="cpu").largest() == ""
+    show_memory(model, sets, TrainOptions(), device="cpu")
+    assert "? free" in capsys.readouterr().err
     monkeypatch.setattr(MemoryBudget, "here", lambda: MemoryBudget(1 << 28, 0))
     with pytest.raises(UserError, match=r"400 tokens needs 0\.5.* GB .*0\.25 GB are free") as caught:
-        Preview.of(model, sets, TrainOptions(), device="cpu")
+        show_memory(model, sets, TrainOptions(), device="cpu")
     for way in ("--gradient-checkpointing", "--quant int8", "--max-length 200"):
         assert way in str(caught.value)
         assert way in translate(caught.value.message, "zh")
     options = TrainOptions(replace(LORA, targets=("nothing",)))
     with pytest.raises(UserError, match="nothing is not a linear module"):
-        Preview.of(model, sets, options, device="cpu")
+        show_memory(model, sets, options, device="cpu")
 
 
 def test_time_is_measured_and_nothing_is_written(tmp_path: Path) -> None:

@@ -114,12 +114,11 @@ def test_unmeasured_questions_do_not_count() -> None:
 
 def test_resamples_keep_the_strata_and_the_seed() -> None:
     strata = np.array([True] * 7 + [False] * 3)
-    weights = np.concatenate(list(resamples(strata, count=50, seed=1)))
+    weights = resamples(strata, count=50, seed=1)
     assert weights.shape == (50, 10)
     assert (weights[:, strata].sum(axis=1) == 7).all()
     assert (weights[:, ~strata].sum(axis=1) == 3).all()
-    again = np.concatenate(list(resamples(strata, count=50, seed=1)))
-    assert (weights == again).all()
+    assert (weights == resamples(strata, count=50, seed=1)).all()
 
 
 def test_intervals_of_a_mean_are_the_normal_ones() -> None:
