@@ -30,10 +30,10 @@ class Address:
         try:
             parts = urlsplit(url)
             _ = parts.port  # raises if it is not a number
-            valid = parts.scheme in ("http", "https") and parts.hostname and not parts.query
         except ValueError:
-            valid = False
-        if not valid or "@" in parts.netloc or re.search(r"\s", url):
+            parts = urlsplit("")
+        web = parts.scheme in ("http", "https") and parts.hostname and not parts.query
+        if not web or "@" in parts.netloc or re.search(r"\s", url):
             raise UserError(
                 "{url} is not an endpoint's address: write http://host:port/v1#model, and put a key into the "
                 "variable {key}",
