@@ -43,7 +43,7 @@ from ingest.store.atomic import disk_usage
 from ingest.store.vector_index import EXACT_ROWS, FEWEST, Candidates
 from ingest.store.word_index import POSTINGS
 from ingest.types import Chunk, Document, DocumentPart, ParseReport, Passage
-from rag.plan import FORMAT, Costs, FormatCosts
+from rag.cli.plan import FORMAT, Costs, FormatCosts
 
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatglm-rag"

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingest.i18n import Language
-from rag.cli.plan import digits
-from rag.plan import GB, Constants, EnginePlan, PlanOptions, Predictor
+from rag.cli.plan import GB, Constants, EnginePlan, PlanOptions, Predictor, digits
 from rag.plot import check_picture, render
 
 if TYPE_CHECKING:
@@ -152,7 +151,8 @@ def measured_rows(constants: Constants, say: Say) -> tuple[list[str], list[list[
 
 
 def searches(constants: Constants, chunks: int) -> float:
-    stages = at(constants, chunks)["local"].question
+    options = PlanOptions(documents=1, chunks_per_document=chunks)
+    stages = Predictor(constants, options).question()
     return stages["vectors"] + stages["words"] + stages["fuse"]
 
 
@@ -186,7 +186,7 @@ def curve_rows(constants: Constants, say: Say) -> tuple[list[str], list[list[str
                 say(*TITLES[plan.engine]),
                 f"{plan.machines:,} × {size}{more}",
                 f"{digits(plan.memory / GB)} GB",
-                f"{digits(sum(plan.disk.values()) / GB)} GB",
+                f"{digits(plan.disk / GB)} GB",
                 digits(work),
                 say(f"{digits(days)} days", f"{digits(days)} 天"),
                 f"{plan.latency:.2f} s",
@@ -231,7 +231,7 @@ def draw(constants: Constants, path: Path, say: Say) -> None:
         ),
         (
             say("disk, GB", "磁盘（GB）"),
-            lambda plan: sum(plan.disk.values()) / GB,
+            lambda plan: plan.disk / GB,
             lambda p: (p["sqlite"] + 2 * (p["vector_index"] + p["word_index"])) / GB,
         ),
         (

@@ -31,7 +31,7 @@ HEAVY = (
     "torch", "transformers", "sentence_transformers", "faiss", "tantivy", "onnxruntime", "onnx",
     "kreuzberg", "rapidocr", "numpy", "tokenizers", "rjieba", "matplotlib", "peft", "pyarrow",
     "fastapi", "starlette", "pydantic", "uvicorn", "mcp", "httpx", "httpx2", "openai", "prometheus_client", "opentelemetry",
-    "pypdfium2", "PIL", "pymilvus", "pandas", "ray",
+    "pypdfium2", "PIL", "pymilvus", "pandas", "ray", "modelscope_hub",
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from rag.cli.console import loading, note, note_message, out_message
 from rag.cli.options import ALPHA, MODEL, NEW_FOLDER, argument, fetch_model, option, with_options
 
 if TYPE_CHECKING:
-    from finetune.merge import MergeResult
+    from rag.chatglm.adapter_files import Adapter
+    from rag.chatglm.export import MergeReport
 
 ADAPTER = argument("ADAPTER", "Folder of a LoRA adapter.")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -35,53 +36,43 @@ def merge(
     from finetune.merge import merge
     from ingest.store.atomic import check_new
     from rag.chatglm.adapter_files import read_adapter
+    from rag.chatglm.export import dtype_name
 
     check_new(target)  # a model may take an hour to fetch
-    read_adapter(adapter, alpha=alpha)
+    lora = read_adapter(adapter, alpha=alpha)
     directory = fetch_model(model)
     with loading(directory.name) as progress:
-        result = merge(
-            directory,
-            adapter,
-            target,
-            upstream=upstream,
-            dtype=getattr(torch, dtype) if dtype else None,
-            alpha=alpha,
-            progress=progress,
-        )
-    _report(result, adapter)
+        kind = getattr(torch, dtype) if dtype else None
+        result = merge(directory, lora, target, upstream=upstream, dtype=kind, progress=progress)
+    _report(result, lora)
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
-    kind = str(result.dtype).removeprefix("torch.")
     out_message(
-        "{target}: {layers} layers merged, {kind}, {size:.2f} GB; rounding changed their "
-        "weights by {rounding:.1e}, a probe's logits by {error:.1e} ({lost:.1%} of what the "
-        "adapter changes)",
+        "{target}: {layers} layers merged, {kind}, {size:.2f} GB; rounding takes {lost:.1%} of what "
+        "the adapter changes",
         target=target,
         layers=result.layers,
-        kind=kind,
+        kind=dtype_name(result.dtype),
         size=size,
-        rounding=result.rounding,
-        error=result.parity.error,
-        lost=result.parity.lost,
+        lost=result.lost,
     )
 
 
-def _report(result: "MergeResult", adapter: Path) -> None:
+def _report(result: "MergeReport", adapter: "Adapter") -> None:
     """What was assumed, and what a model's folder can't say."""
-    for assumption in result.notes:
+    for assumption in adapter.notes:
         note(assumption)
-    if result.parity.lost > 0.1:
+    if result.lost > 0.1:
         note_message(
             "steps of this precision are large beside what the adapter changes; --dtype float32 "
             "would keep it whole"
         )
-    contract = result.contract
+    contract = adapter.contract
     if contract.template != "chat":
         note_message(
             "{adapter} was trained on prompts of the form {form!r}, which a model's folder can't "
             "say: rag will ask the merged model in its own chat; keep to that form elsewhere, or "
             "let rag use the adapter beside the model",
-            adapter=adapter,
+            adapter=adapter.source,
             form=contract.template,
         )
     if contract.stop_ids:
@@ -89,7 +80,7 @@ def _report(result: "MergeResult", adapter: Path) -> None:
         note_message(
             "{adapter} also ends answers with the tokens {ids}, which a model's folder can't "
             "say; stop at them where you use it",
-            adapter=adapter,
+            adapter=adapter.source,
             ids=ids,
         )
 

@@ -43,7 +43,7 @@ class Adapters:
         active = self.active
         self.activate(None)  # a prefix restores the attention of this moment
         try:
-            self._attachments[name], *_ = probe(self.model, adapter)
+            self._attachments[name] = _probe(self.model, adapter)
         finally:
             self.activate(active)
         generation = generation_of(self.model.config)
@@ -193,7 +193,7 @@ def check_generation(adapter: Adapter, config: PreTrainedConfig) -> None:
         )  # fmt: skip
 
 
-def _check_base(adapter: Adapter, model: Any) -> None:
+def check_base(adapter: Adapter, model: Any) -> None:
     """Raises `UserError` if the adapter was trained on another model, or is merged into this one."""
     check_generation(adapter, model.config)
     source, base, own = adapter.source, adapter.contract.base, fingerprint(model)
@@ -230,21 +230,21 @@ def _encoder(model: Any, adapter: Adapter) -> PrefixEncoder:
     return plain.to(device=model.device, dtype=model.dtype).eval()
 
 
-def probe(model: Any, adapter: Adapter, tokens: int = PROBE) -> tuple[LoraHooks | Prefix, Tensor, Tensor]:
-    """The adapter on the model, switched off; logits [1, S, V] of the model alone, and with it on.
+def _probe(model: Any, adapter: Adapter) -> LoraHooks | Prefix:
+    """The adapter on the model, switched off.
 
     Raises `UserError` if the adapter does not fit, changes nothing, makes logits NaN or infinite, or
     if the model's own logits are not the same afterwards."""
-    _check_base(adapter, model)
+    check_base(adapter, model)
     lora, source = adapter.config, adapter.source
     attachment = LoraHooks(model, adapter, lora) if lora else Prefix(model, adapter)
-    before = probe_logits(model, tokens)
+    before = probe_logits(model)
     attachment.on()
     try:
-        during = probe_logits(model, tokens)
+        during = probe_logits(model)
     finally:
         attachment.off()
-    after = probe_logits(model, tokens)
+    after = probe_logits(model)
     hooks = attachment.hooks if isinstance(attachment, LoraHooks) else []
     idle = [delta for _, delta in hooks if not delta.called]
     if idle or torch.equal(before, during):
@@ -266,14 +266,14 @@ def probe(model: Any, adapter: Adapter, tokens: int = PROBE) -> tuple[LoraHooks 
             "precision gives no reproducible results, so that adapters can't be checked",
             source=source,
         )
-    return attachment, before, during
+    return attachment
 
 
 @torch.inference_mode()
-def probe_logits(model: Any, tokens: int = PROBE) -> Tensor:
+def probe_logits(model: Any) -> Tensor:
     """Logits [1, S, V] of a prompt of ids from the whole vocabulary, which every generation takes."""
     config = model.config
-    ids = [1 + i * (config.vocab_size // max(16, tokens)) for i in range(tokens)]
+    ids = [1 + i * (config.vocab_size // 16) for i in range(PROBE)]
     if generation_of(config) == 1:
         ids += [config.gmask_token_id, config.bos_token_id]
     return model(torch.tensor([ids], device=model.device), use_cache=False).logits

@@ -1,12 +1,12 @@
 """ChatGLM2, ChatGLM3 and GLM-4-9B-chat in transformers' own `glm` layout, for engines without our code.
 
-Tensors are written one by one, and codes become floats. The tokenizer becomes a tokenizer.json. The
-result is read back and must answer a probe as the source does before the folder gets its name.
+Tensors are written one by one, and codes become floats. The tokenizer becomes a tokenizer.json, which
+must give the same ids as the model's own.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,32 @@ from tokenizers.normalizers import Prepend, Replace, Sequence
 from tokenizers.pre_tokenizers import Sequence as SplitSequence
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import GenerationConfig, Glm4Config, GlmConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from ingest.errors import UserError
-from ingest.i18n import Translatable
 from ingest.store.atomic import new_folder
-from rag.chatglm.adapter import probe, probe_logits
-from rag.chatglm.adapter_files import Adapter, Contract, read_adapter
+from rag.chatglm.adapter import check_base
+from rag.chatglm.adapter_files import NORM, Adapter
 from rag.chatglm.chat import FORMATS, TOOL_4, TOOLS_4, context_of, encode_chat
 from rag.chatglm.configuration import ChatGLM2Config, generation_of, stored_dtype
 from rag.chatglm.loading import Shards, copy_side_files, empty, read_model_config
 from rag.chatglm.lora import Factors, layer_factors, merge_weight
 from rag.chatglm.quantize import PackedWeight, dequantize
 from rag.chatglm.tokenization import MARKS, ROLES, check_vocabulary, open_tokenizer, set_prompt_start, splits
-from rag.chatglm.weights import WeightSource, codes_of, embedding_path, pieces
+from rag.chatglm.weights import Checkpoint, WeightSource, pieces
+
+LOST = 0.5
+"""The largest share of an adapter's change that rounding may take; above it the merged model would be
+nearer to the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What became of an adapter in a model that was written."""
+
+    layers: int  # linear layers that it changed
+    dtype: torch.dtype  # of the weights
+    lost: float  # the norm of what rounding to `dtype` changes, over that of the adapter's change
 
 
 class WeightMerger:
@@ -43,13 +54,23 @@ class WeightMerger:
 
     def __init__(self, parts: dict[str, Factors], dtype: torch.dtype | None) -> None:
         self.parts, self.dtype = parts, dtype
-        self.used: torch.dtype = torch.float32  # of the weight merged last
-        self._errors = self._total = 0.0  # sums of squares
+        self.used = dtype or torch.float32  # the type of the weight that was merged last
+        self._errors = self._changes = 0.0  # sums of squares
 
     @property
-    def rounding(self) -> float:
-        """The norm of all rounding errors over the norm of the merged weights."""
-        return (self._errors / self._total) ** 0.5 if self._total else 0.0
+    def lost(self) -> float:
+        """The norm of all rounding errors over the norm of the adapter's change."""
+        return (self._errors / self._changes) ** 0.5 if self._changes else 0.0
+
+    def report(self) -> "MergeReport":
+        """Raises `UserError` if more than `LOST` is lost."""
+        if self.lost > LOST:
+            raise UserError(
+                "the merged model is not kept: rounding to {dtype} takes {lost:.0%} of what the adapter "
+                "changes (allowed: {most:.0%}); use --dtype float32",
+                dtype=dtype_name(self.used), lost=self.lost, most=LOST,
+            )  # fmt: skip
+        return MergeReport(len(self.parts), self.used, self.lost)
 
     def __call__(self, path: str, piece: dict[str, Any]) -> dict[str, Tensor]:
         """A module's tensors with the adapter's change, in `dtype`, or as stored if that is None."""
@@ -60,7 +81,7 @@ class WeightMerger:
         weight = self._rounded(path, exact, piece["weight"])
         self.used = weight.dtype
         self._errors += float((weight.float() - exact).square().sum())
-        self._total += float(exact.square().sum())
+        self._changes += float((exact - piece["weight"].float()).square().sum())
         tensors = {"weight": weight}
         if "bias" in piece:
             bias = piece["bias"].float() + (0 if part.bias is None else part.bias)
@@ -89,93 +110,17 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-TOKENS = 32  # length of the prompt whose logits are compared
-BANDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""The largest `error` that is allowed for weights of each precision."""
-ROWS = 1024  # of a weight that are held in float32 at a time
-
-
-class ReadLinear(nn.Module):
-    """A linear layer whose float32 weight is read from the checkpoint at each use."""
-
-    def __init__(self, linear: nn.Linear, source: WeightSource, path: str, origin: str) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.source, self.origin, self.bias = source, origin, None
-        if linear.bias is not None:
-            self.bias = nn.Parameter(source.read(path, "bias").float(), requires_grad=False)
-
-    @property
-    def weight(self) -> Tensor:
-        """[out, in]"""
-        return torch.cat(list(self._rows()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As nn.Linear; some rows of the weight at a time, so that no matrix is held in float32."""
-        output = torch.cat([functional.linear(x, rows) for rows in self._rows()], dim=-1)
-        return output if self.bias is None else output + self.bias
-
-    def _rows(self) -> Iterator[Tensor]:
-        """The weight in float32, some rows at a time."""
-        packed = codes_of(self.origin, (self.out_features, self.in_features), self.source)
-        if packed is None:
-            yield from map(Tensor.float, self.source.read(self.origin, "weight").split(ROWS))
-            return
-        for codes, scales in zip(packed.codes.split(ROWS), packed.scales.split(ROWS), strict=True):
-            shape = (len(codes), self.in_features)
-            yield dequantize(PackedWeight(codes, scales, packed.bits, packed.block, shape))
-
-
-class ReadEmbedding(nn.Module):
-    """An embedding that reads only the rows that are looked up."""
-
-    def __init__(self, source: WeightSource, path: str) -> None:
-        super().__init__()
-        self.source, self.path = source, path
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.source.read(self.path, "weight")[ids].float()
-
-
-def read_model(directory: Path) -> Any:
-    """The model in float32 on the CPU, whose weights are read while it computes. Linear layers may be
-    stored as codes; embeddings may not."""
-    config = read_model_config(directory)
-    source = WeightSource.open(directory, config)
-    model = empty(config).eval()
-    embedding = embedding_path(model)
-    for path, module in list(model.named_modules()):
-        if isinstance(module, nn.Embedding):
-            model.set_submodule(path, ReadEmbedding(source, path))
-        elif isinstance(module, nn.Linear):
-            tied = path == "lm_head" and config.tie_word_embeddings
-            model.set_submodule(path, ReadLinear(module, source, path, embedding if tied else path))
-        else:
-            for kind, _ in list(module.named_parameters(recurse=False)):
-                value = source.read(path, kind).float()
-                setattr(module, kind, nn.Parameter(value, requires_grad=False))
+def empty_base(source: WeightSource, adapter: Adapter | None) -> Any:
+    """The model without weights except for its normalisations, by which `adapter` knows its base.
+    Raises `UserError` as `check_base`."""
+    model = empty(source.config)
+    if adapter:
+        for name in [name for name, _ in model.named_parameters() if NORM.search(name)]:
+            path, _, kind = name.rpartition(".")
+            value = nn.Parameter(source.read(path, kind), requires_grad=False)
+            setattr(model.get_submodule(path), kind, value)
+        check_base(adapter, model)
     return model
-
-
-def error(logits: Tensor, expected: Tensor) -> float:
-    """The norm of the difference over the norm of `expected`; infinite if a logit is not finite."""
-    if not logits.isfinite().all():
-        return torch.inf
-    return float((logits - expected).norm() / expected.norm())
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far a probe's logits are from the expected ones; norms are over all positions."""
-
-    error: float  # the difference over the norm of the logits: `error`
-    lost: float  # the difference over the norm of the adapter's change
-
-    @classmethod
-    def of(cls, logits: Tensor, expected: Tensor, before: Tensor) -> "Parity":
-        """`before` are the logits without the adapter. Logits that are not finite are infinitely far."""
-        difference = error(logits, expected)
-        return cls(difference, difference * float(expected.norm() / (expected - before).norm()))
 
 
 # Fields of the config that `glm` has too; `_write_configs` adds the rest.
@@ -189,57 +134,42 @@ TERMS = ("*LICENSE*", "NOTICE*")
 SIDE_BYTES = 64 << 20  # that all files beside the weights take at most
 
 
-@dataclass(frozen=True, slots=True)
-class ExportReport:
-    generation: int
-    dtype: torch.dtype
-    error: float  # the difference of a probe's logits over their norm
-    layers: int  # linear layers that the adapter changed
-    contract: Contract | None
-    """The adapter's. generation_config.json holds its stop ids; no file can hold its template."""
-    notes: tuple[Translatable, ...] = ()
-    """Assumptions about the adapter, to be reported to the user."""
-
-
 def export(
     directory: Path,
     target: Path,
     *,
-    adapter: Path | None = None,
+    adapter: Adapter | None = None,
     dtype: torch.dtype | None = None,
-    alpha: float | None = None,
     progress: Callable[[float], None] | None = None,
-) -> ExportReport:
+) -> MergeReport:
     """Write `directory`'s model, with the LoRA `adapter` in it, to the new folder `target`.
 
-    `dtype` is that of all weights; None: config.json's. `alpha` is `read_adapter`'s. `progress`
-    takes the share written, 0 to 1. Raises `UserError` if the model has no such form or has it
-    already, the disk is too small, the adapter does not fit, or the written model answers a probe
-    differently; then nothing is left."""
+    generation_config.json holds the adapter's stop ids; no file can hold its template. `dtype` is that
+    of all weights; None: config.json's. `progress` takes the share written, 0 to 1. Raises `UserError`
+    if the model has no such form or has it already, the disk is too small, the adapter does not fit,
+    or rounding takes most of it; then nothing is left."""
     config = read_model_config(directory)
     check_exportable(directory, config)
     source = WeightSource.open(directory, config)
     generation = generation_of(config)
     tokenizer = open_tokenizer(directory)
     check_vocabulary(directory, tokenizer)
-    read = read_adapter(adapter, alpha=alpha) if adapter else None
-    if read and read.kind == "prefix":
+    if adapter and adapter.kind == "prefix":
         raise UserError(
             "{adapter} is a P-Tuning prefix, which other engines have no place for; use it "
             "beside the model, in rag ask and rag serve",
-            adapter=adapter,
+            adapter=adapter.source,
         )
     dtype = dtype or stored_dtype(config)
-    model = empty(config)
+    model = empty_base(source, adapter)
     _check_disk_space(target, model, dtype)
     with new_folder(target) as work:
         stops = FORMATS[generation].stop_ids(tokenizer)
-        _write_configs(config, stops + (read.contract.stop_ids if read else ()), dtype, work)
+        _write_configs(config, stops + (adapter.contract.stop_ids if adapter else ()), dtype, work)
         write_tokenizer(tokenizer, generation, context_of(config), work)
         copy_side_files(directory, work, TERMS)
-        _, expected = answers(directory, read)
-        lora = read and read.config
-        parts = dict(layer_factors(model, read.modules, lora)) if read and lora else {}
+        lora = adapter and adapter.config
+        parts = dict(layer_factors(model, adapter.modules, lora)) if adapter and lora else {}
         shards = Shards(work)
         merger = WeightMerger(parts, dtype)
         for path, piece in pieces(model, source, progress=progress):
@@ -248,19 +178,8 @@ def export(
             for kind, tensor in merger(path, piece).items():
                 shards.add(f"{path}.{kind}", tensor)
         shards.close()
-        difference = error(probe_logits(read_model(work), TOKENS), expected)
-        band = BANDS.get(dtype, BANDS[torch.bfloat16])
-        if difference > band:
-            raise UserError(
-                "the exported model is not kept: its logits differ from the source's by {off:.1e} "
-                "(allowed in {dtype}: {band:g}){out}",
-                off=difference,
-                dtype=dtype_name(dtype),
-                band=band,
-                out="" if dtype == torch.float32 else Translatable("; use --dtype float32"),
-            )
-    contract, notes = (read.contract, read.notes) if read else (None, ())
-    return ExportReport(generation, dtype, difference, len(parts), contract, notes)
+        Checkpoint.open(work)  # every tensor of the index is in its file
+        return merger.report()
 
 
 def check_exportable(directory: Path, config: PreTrainedConfig) -> None:
@@ -292,17 +211,6 @@ def _check_disk_space(target: Path, model: Any, dtype: torch.dtype) -> None:
             "give a folder on another disk",
             parent=parent, free=free / 1e9, name=target.name, needed=needed / 1e9,
         )  # fmt: skip
-
-
-def answers(directory: Path, adapter: Adapter | None) -> tuple[Tensor, Tensor]:
-    """The probe's logits [1, S, V] of the model, and with the adapter (None: the same again). Raises
-    `UserError` as `probe`."""
-    base = read_model(directory)
-    if adapter is None:
-        alone = probe_logits(base, TOKENS)
-        return alone, alone
-    _, alone, changed = probe(base, adapter, TOKENS)
-    return alone, changed
 
 
 def _write_configs(config: PreTrainedConfig, stops: tuple[int, ...], dtype: torch.dtype, work: Path) -> None:

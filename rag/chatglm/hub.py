@@ -5,14 +5,10 @@ it; `name@main` means the newest.
 """
 
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass
-from hashlib import file_digest
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode
-from urllib.request import Request, urlopen
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable
@@ -27,8 +23,6 @@ OTHERS = (".json", ".model", ".txt", ".jinja")
 MODELSCOPE = "modelscope:"
 MODELSCOPE_ADDRESS = "https://www.modelscope.cn"
 BRANCH = "master"  # ModelScope's default
-PIECE = 1 << 20
-SECONDS = 30  # without a byte until a connection is closed
 OFFLINE = Translatable("HF_HUB_OFFLINE is set")
 
 
@@ -54,8 +48,8 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
     `modelscope:owner/name[@revision]`.
 
     Users may also put the files into `cache/owner/name`. Without `weights`, only config.json is sure
-    to be there. A new try downloads only what is missing: whole files from Hugging Face, bytes from
-    ModelScope. Raises `UserError` if there is no such model, or neither a copy nor a network."""
+    to be there. A new try downloads only what is missing. ModelScope needs its library (the extra
+    `modelscope`). Raises `UserError` if there is no such model, or neither a copy nor a network."""
     path = Path(name).expanduser()
     if name and path.is_dir():
         return _snapshot(path)
@@ -75,10 +69,8 @@ def fetch(name: str, *, cache: Path, weights: bool = True, endpoint: str | None 
         if copy := hub.copy(weights):
             return copy
         directory, commit = hub.download(weights)
-    except (ConnectionError, TimeoutError, URLError) as error:
-        why = getattr(error, "reason", None) or (error.args or [""])[0]
-        if not isinstance(why, Translatable):
-            why = (str(why).splitlines() or [type(error).__name__])[0]
+    except ConnectionError as error:
+        why = error.args[0] if isinstance(error.args[0], Translatable) else str(error).partition("\n")[0]
         raise UserError(
             "{name} is not on this machine and {endpoint} can't be reached ({why}); on a machine "
             "with a network, download {page} (all files but *.py; of the weights the *.safetensors, "
@@ -155,13 +147,12 @@ class HuggingFace:
 
 
 class ModelScope:
-    """Downloads with ModelScope's plain HTTP interface: a list of files with hashes, and the files."""
+    """Downloads with ModelScope's library, which resumes a file and checks its hash."""
 
     def __init__(self, name: str, revision: str, endpoint: str | None, cache: Path) -> None:
         self.name, self.revision = name, revision
         self.endpoint = endpoint or MODELSCOPE_ADDRESS
         self.page = f"{self.endpoint}/models/{name}"
-        self.api = f"{self.endpoint}/api/v1/models/{name}/repo"
         self.directory = cache / "modelscope" / (f"{name}@{revision}" if revision else name)
 
     def copy(self, weights: bool) -> Path | None:
@@ -170,70 +161,28 @@ class ModelScope:
         return self.directory if complete else None
 
     def download(self, weights: bool) -> tuple[Path, str]:
-        """As `HuggingFace.download`, with a check of each file's hash. Raises `ConnectionError`,
-        `TimeoutError` or `URLError` if ModelScope can't be reached."""
+        """As `HuggingFace.download`."""
         from huggingface_hub import constants
-        from huggingface_hub.utils import tqdm
 
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError(OFFLINE)
-        revision = self.revision or BRANCH
-        files = {file["Path"]: file for file in self._list(revision)}
-        selection = [files[path] for path in _needed_files(list(files), weights)]
-        self.directory.mkdir(parents=True, exist_ok=True)
-        total = sum(int(file["Size"]) for file in selection)
-        with tqdm(total=total, unit="B", unit_scale=True, desc=self.name, disable=None) as bar:
-            for file in selection:
-                query = urlencode({"Revision": revision, "FilePath": file["Path"]})
-                _get_file(f"{self.api}?{query}", self.directory / file["Path"], file, bar)
-        newest = max(files.values(), key=lambda file: file.get("CommittedDate") or 0)
-        return self.directory, newest.get("Revision") or revision
+        from modelscope_hub import HubApi, errors
 
-    def _list(self, revision: str) -> list[dict[str, Any]]:
-        query = urlencode({"Revision": revision, "Recursive": "False"})
+        logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # it logs errors that it raises
+        api, revision = HubApi(endpoint=self.endpoint), self.revision or BRANCH
         try:
-            with urlopen(f"{self.api}/files?{query}", timeout=SECONDS) as answer:
-                files = json.load(answer)["Data"]["Files"]
-        except HTTPError as error:
-            with error:
-                if error.code in (400, 401, 403, 404):
-                    raise _absent(self.name, self.revision, self.endpoint) from None
-                raise ConnectionError(str(error)) from None
-        except (ValueError, KeyError, TypeError):
-            raise ConnectionError(Translatable("the answer is not ModelScope's")) from None
-        return [file for file in files if file.get("Type") != "tree" and "/" not in file["Path"]]
-
-
-def _get_file(url: str, path: Path, file: dict[str, Any], bar: Any) -> None:
-    """Download a file to `path`, after the bytes that an earlier try has left."""
-    size = int(file["Size"])
-    if path.is_file() and path.stat().st_size == size:
-        bar.update(size)
-        return
-    part = path.with_name(f"{path.name}.incomplete")
-    start = end = part.stat().st_size if part.is_file() else 0
-    bar.update(start)
-    if start < size:
-        request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-        with urlopen(request, timeout=SECONDS) as answer:
-            partial = answer.status == 206
-            bar.update(0 if partial else -start)
-            with part.open("ab" if partial else "wb") as out:
-                while piece := answer.read(PIECE):
-                    bar.update(out.write(piece))
-                end = out.tell()
-    if end < size:  # the part stays for the next try
-        fields = {"file": path.name, "end": end, "size": size}
-        raise ConnectionError(Translatable("{file} ended after {end} of {size} bytes", **fields))
-    with part.open("rb") as data:
-        found, expected = file_digest(data, "sha256").hexdigest(), file.get("Sha256")
-    if expected and found != expected:
-        part.unlink()
-        raise UserError(
-            "{file} arrived with the hash {found}, but ModelScope lists {expected}; try again",
-            file=file["Path"], found=found, expected=expected,
-        )  # fmt: skip
-    part.replace(path)
+            files = api.legacy.list_repo_files(self.name, "model", revision, recursive=False)
+            names = _needed_files([file["Path"] for file in files if file.get("Type") != "tree"], weights)
+            chosen = [file for file in files if file["Path"] in names]
+            api.download_repo(
+                self.name, "model", revision=revision, local_dir=self.directory, file_list=chosen
+            )
+        except (errors.NotExistError, errors.AuthenticationError, errors.PermissionDeniedError):
+            raise _absent(self.name, self.revision, self.endpoint) from None
+        except errors.HubError as error:
+            raise ConnectionError(str(error)) from None
+        newest = max(files, key=lambda file: file.get("CommittedDate") or 0)
+        return self.directory, newest.get("Revision") or revision
 
 
 def _needed_files(names: list[str], weights: bool) -> list[str]:

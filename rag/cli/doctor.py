@@ -150,7 +150,7 @@ def show_endpoint(model: str, *, as_json: bool) -> None:
     from rag.generate import GenerateOptions, reach
 
     found = reach(GenerateOptions(model=model), note=lambda message: note(say(message))).engine
-    counted, window = found.counter is not None, found.window
+    counted, window = found.counts, found.window
     if as_json:
         record = {"engine": found.kind, "model": found.model, "window": window, "counts": counted}
         out_json(record)

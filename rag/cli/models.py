@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ingest.errors import UserError
 from rag.cli.console import loading, note, note_message, out, out_message, out_piece, say
@@ -18,10 +18,6 @@ from rag.cli.options import (
     option,
     with_options,
 )
-
-if TYPE_CHECKING:
-    from rag.chatglm.export import ExportReport
-
 
 LAYOUT = "glm-hf"
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -52,48 +48,37 @@ def export(
 
     from ingest.store.atomic import check_new
     from rag.chatglm.adapter_files import read_adapter
-    from rag.chatglm.export import check_exportable, export
+    from rag.chatglm.export import check_exportable, dtype_name, export
     from rag.chatglm.loading import read_model_config
 
     check_new(target)  # a model may take an hour to fetch
-    if adapter:
-        read_adapter(adapter, alpha=alpha)
+    lora = read_adapter(adapter, alpha=alpha) if adapter else None
     about = fetch_model(source, weights=False)
     check_exportable(about, read_model_config(about))
     directory = fetch_model(source)
     with loading(directory.name) as progress:
-        done = export(
-            directory,
-            target,
-            adapter=adapter,
-            dtype=getattr(torch, DTYPES.get(dtype, dtype)) if dtype else None,
-            alpha=alpha,
-            progress=progress,
-        )
-    _report(done, target)
-
-
-def _report(done: "ExportReport", target: Path) -> None:
-    for assumed in done.notes:
-        note(assumed)
-    if done.contract and done.contract.template != "chat":
-        form = done.contract.template
+        kind = getattr(torch, DTYPES.get(dtype, dtype)) if dtype else None
+        done = export(directory, target, adapter=lora, dtype=kind, progress=progress)
+    for assumption in lora.notes if lora else ():
+        note(assumption)
+    if lora and lora.contract.template != "chat":
         note_message(
             "the adapter was trained on prompts of the form {form!r}, which the folder's chat "
             "template is not: send that form to /v1/completions",
-            form=form,
+            form=lora.contract.template,
         )
-    kind = str(done.dtype).removeprefix("torch.")
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e9
-    with_adapter = say(", {layers} layers merged", layers=done.layers)
+    with_adapter = say(
+        ", {layers} layers merged (rounding takes {lost:.1%} of what the adapter changes)",
+        layers=done.layers,
+        lost=done.lost,
+    )
     out_message(
-        "{target}: {kind}, {size:.2f} GB{layers}; a probe's logits are within {error:.1e} of "
-        "the source's. Serve it: vllm serve {target}",
+        "{target}: {kind}, {size:.2f} GB{layers}. Serve it: vllm serve {target}",
         target=target,
-        kind=kind,
+        kind=dtype_name(done.dtype),
         size=size,
         layers=with_adapter if done.layers else "",
-        error=done.error,
     )
 
 

@@ -6,7 +6,6 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from ingest.errors import UserError
-from ingest.i18n import Translatable
 
 KEY = "RAG_MODEL_KEY"  # the variable that holds the key, if one is needed
 ADDRESS = re.compile(r"https?:|[a-z]+://|[\w.-]+:\d{2,5}(?:[/#]|$)", re.IGNORECASE)
@@ -31,19 +30,18 @@ class Address:
         try:
             parts = urlsplit(url)
             _ = parts.port  # raises if it is not a number
-        except ValueError as error:
-            raise _invalid(url, Translatable("{error}", error=error)) from None
-        if "@" in parts.netloc:
-            raise _invalid(
-                f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}",
-                Translatable("it must not contain a name or password; put a key into {key}", key=KEY),
-            )
-        web = parts.scheme in ("http", "https")
-        if not web or not parts.hostname or parts.query or re.search(r"\s", url):
-            raise _invalid(url, Translatable("it does not have the form"))
+        except ValueError:
+            parts = urlsplit("")
+        web = parts.scheme in ("http", "https") and parts.hostname and not parts.query
+        if not web or "@" in parts.netloc or re.search(r"\s", url):
+            raise UserError(
+                "{url} is not an endpoint's address: write http://host:port/v1#model, and put a key into the "
+                "variable {key}",
+                url=url.rpartition("@")[2], key=KEY,
+            )  # fmt: skip
         path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
         base = f"{parts.scheme.lower()}://{parts.netloc}{path or '/v1'}"
-        return cls(base, model.strip(), parts.hostname)
+        return cls(base, model.strip(), parts.hostname or "")
 
     @property
     def root(self) -> str:
@@ -62,12 +60,6 @@ class Address:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
-
-
-def _invalid(url: str, why: Translatable) -> UserError:
-    return UserError(
-        "{url} is not an endpoint's address: {why}; write http://host:port/v1#model", url=url, why=why
-    )
 
 
 def no_adapter(address: Address, adapter: str) -> UserError:

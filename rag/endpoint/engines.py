@@ -1,10 +1,9 @@
 """What an engine reports about its model: its name, its window, the tokens of a prompt; its errors.
 
-Each engine has its own interface, as in its sources: vLLM's `ModelCard.max_model_len` and `/tokenize` of
-messages (entrypoints/serve/tokenize), SGLang's similar one (entrypoints/openai/serving_tokenize.py,
-only of texts in older versions), llama.cpp's `meta.n_ctx`, `/props`, `/v1/chat/completions/input_tokens`,
-or `/apply-template` and `/tokenize` in older versions (tools/server/README.md), and Ollama's
-`/api/ps` (api/types.go, `ProcessModelResponse.ContextLength`), its only report of the window in use.
+Engines differ, as in their sources: vLLM's and SGLang's `ModelCard.max_model_len` and `/tokenize` of
+messages (vllm/entrypoints/serve/tokenize, sglang/srt/entrypoints/openai/serving_tokenize.py), llama.cpp's
+`meta.n_ctx` and `/v1/chat/completions/input_tokens` (tools/server/README.md), and Ollama's `/api/ps`
+(api/types.go, `ProcessModelResponse.ContextLength`), its only report of the window in use.
 """
 
 import json
@@ -13,11 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, LiteralString
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 from ingest.errors import UserError
-from ingest.i18n import Translatable
 from rag.endpoint.address import KEY, Address, EndpointOptions
 from rag.types import CountTokens, Message
 
@@ -38,27 +35,26 @@ class Unreachable(UserError):
 
 
 class EngineFailure(UserError):
-    """The engine refuses (with an HTTP `status`), breaks off, times out, or its answer is not valid."""
-
-    def __init__(self, template: LiteralString, /, *, status: int = 0, **fields: object) -> None:
-        super().__init__(template, status=status, **fields)
-        self.status = status
+    """The engine refuses, breaks off, times out, or its answer is not valid."""
 
 
 Ask = Callable[..., dict[str, Any]]
 """`ask(path)` gets and `ask(path, body)` posts; both return the JSON object of the answer. A path that
 starts with a slash is below `Address.root`, any other below `Address.base`. Raises `Unreachable` or `EngineFailure`."""
-Counter = Callable[[Ask, str, Messages], int]  # the tokens of a model's prompt
+COUNTING = {
+    "vllm": ("/tokenize", "count"),
+    "sglang": ("/tokenize", "count"),
+    "llamacpp": ("chat/completions/input_tokens", "input_tokens"),
+}
+"""By the kind of engine: the path that counts the tokens of a prompt, and the field of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`window` is None if the engine does not report it, `counter` if it can't count tokens."""
-
     kind: str  # vllm, sglang, llamacpp, ollama, or empty
     model: str
-    window: int | None
-    counter: Counter | None
+    window: int | None  # None if the engine does not report it
+    counts: bool  # whether it counts the tokens of a prompt
 
 
 def to_openai(messages: Sequence[Message]) -> Messages:
@@ -89,7 +85,8 @@ def explore(address: Address, ask: Ask) -> Engine:
         )  # fmt: skip
     card = card or (models[0] if len(models) == 1 else {})  # llama.cpp takes any name
     window = _window(kind, ask, model, card, models)
-    return Engine(kind, model, window or None, _counter(kind, ask, model))
+    counts = count(kind, ask, model, [{"role": "user", "content": "-"}]) is not None
+    return Engine(kind, model, window or None, counts)
 
 
 def _models(address: Address, ask: Ask) -> list[Card]:
@@ -98,8 +95,8 @@ def _models(address: Address, ask: Ask) -> list[Card]:
         return [card for card in ask("models")["data"] if isinstance(card["id"], str)]
     except (KeyError, TypeError):
         return []
-    except EngineFailure as failed:
-        if failed.status in (404, 405) and address.model:
+    except EngineFailure:
+        if address.model:
             return []
         raise
 
@@ -107,7 +104,7 @@ def _models(address: Address, ask: Ask) -> list[Card]:
 def _kind(card: Card, ask: Ask) -> str:
     """The first three own their models' cards; Ollama's belong to their publishers."""
     owner = card.get("owned_by")
-    if owner in ("vllm", "sglang", "llamacpp"):
+    if owner in COUNTING:
         return owner
     try:
         return "ollama" if ask("/api/version").get("version") else ""
@@ -118,68 +115,31 @@ def _kind(card: Card, ask: Ask) -> str:
 def _window(kind: str, ask: Ask, model: str, card: Card, models: list[Card]) -> int | None:
     """The window in tokens; None if the engine does not report it."""
     try:
-        match kind:
-            case "vllm" | "sglang":  # an adapter's card has none, its base model's has
-                parent = next((each for each in models if each["id"] == card.get("parent")), {})
-                return card.get("max_model_len") or parent.get("max_model_len")
-            case "llamacpp":  # its concurrent requests share the whole window
-                if size := (card.get("meta") or {}).get("n_ctx"):
-                    return size
-                props = ask(f"/props?model={quote(model, safe='')}")
-                return props["default_generation_settings"]["n_ctx"]
-            case "ollama":
-                # It silently cuts longer prompts, and often loads a model with a much smaller window
-                # than the model's own. So the model must be loaded first.
-                ask("/api/generate", {"model": model, "stream": False})
-                names = (model, f"{model}:latest")
-                loaded = ask("/api/ps")["models"]
-                return next(each["context_length"] for each in loaded if each["name"] in names)
+        if kind == "ollama":
+            # It silently cuts longer prompts, and often loads a model with a much smaller window
+            # than the model's own. So the model must be loaded first.
+            ask("/api/generate", {"model": model, "stream": False})
+            names = (model, f"{model}:latest")
+            return next(each["context_length"] for each in ask("/api/ps")["models"] if each["name"] in names)
+        # An adapter's card has no window, its base model's has.
+        parent = next((each for each in models if each["id"] == card.get("parent")), {})
+        size = card.get("max_model_len") or parent.get("max_model_len")
+        return size or (card.get("meta") or {}).get("n_ctx")
     except (KeyError, TypeError, StopIteration):
         return None
-    except EngineFailure:
-        if kind != "llamacpp":
-            raise
-    return None
 
 
-def _tokenize(ask: Ask, model: str, messages: Messages) -> int:
-    body = {"model": model, "messages": messages, "add_generation_prompt": True}
-    return ask("/tokenize", body)["count"]
-
-
-def _tokenize_texts(ask: Ask, model: str, messages: Messages) -> int:
-    """The tokens of the texts, and an estimate for those of the chat template."""
-    body = {"model": model, "prompt": "\n".join(message["content"] for message in messages)}
-    return FRAME + MARKS * len(messages) + ask("/tokenize", body)["count"]
-
-
-def _input_tokens(ask: Ask, model: str, messages: Messages) -> int:
-    body = {"model": model, "messages": messages}
-    return ask("chat/completions/input_tokens", body)["input_tokens"]
-
-
-def _apply_template(ask: Ask, model: str, messages: Messages) -> int:
-    prompt = ask("/apply-template", {"model": model, "messages": messages})["prompt"]
-    body = {"model": model, "content": prompt, "add_special": True}
-    return len(ask("/tokenize", body)["tokens"])
-
-
-COUNTERS: dict[str, tuple[Counter, ...]] = {
-    "vllm": (_tokenize,),
-    "sglang": (_tokenize, _tokenize_texts),
-    "llamacpp": (_input_tokens, _apply_template),
-}
-
-
-def _counter(kind: str, ask: Ask, model: str) -> Counter | None:
-    """The first counter that works with the engine."""
-    for counter in COUNTERS.get(kind, ()):
-        try:
-            if counter(ask, model, [{"role": "user", "content": "-"}]) > 0:
-                return counter
-        except (EngineFailure, KeyError, TypeError):
-            continue
-    return None
+def count(kind: str, ask: Ask, model: str, messages: Messages) -> int | None:
+    """The tokens of the prompt; None if the engine does not count them."""
+    path, field = COUNTING.get(kind, ("", ""))
+    try:
+        return (
+            ask(path, {"model": model, "messages": messages, "add_generation_prompt": True})[field]
+            if path
+            else None
+        )
+    except (EngineFailure, KeyError, TypeError):
+        return None
 
 
 def estimate(messages: Sequence[Message]) -> int:
@@ -220,9 +180,8 @@ def local_count(folder: str) -> CountTokens:
     except ImportError as error:
         raise UserError(
             "counting with {folder} needs {name}; pip install 'chatglm-rag[generate]'",
-            folder=folder,
-            name=error.name,
-        ) from None
+            folder=folder, name=error.name,
+        ) from None  # fmt: skip
 
 
 def _chatglm_count(directory: Path) -> CountTokens:
@@ -238,25 +197,20 @@ def _chatglm_count(directory: Path) -> CountTokens:
 def _template_count(directory: Path) -> CountTokens:
     from transformers import AutoTokenizer
 
-    options = {"local_files_only": True, "trust_remote_code": False}
+    def count(messages: Sequence[Message]) -> int:
+        return len(
+            tokenizer.apply_chat_template(to_openai(messages), add_generation_prompt=True, return_dict=False)
+        )
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, **options)
-        why = "" if tokenizer.chat_template else Translatable("it has no chat template")
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        count([Message("user", "-")])  # raises if there is no chat template
     except (OSError, ValueError, TypeError, KeyError) as error:
-        tokenizer, why = None, (str(error).splitlines() or ["?"])[0]
-    if tokenizer is None or why:
         raise UserError(
             "[generate.endpoint] tokenizer: {directory} has no usable tokenizer ({why}); give the "
             "folder with the model's tokenizer files, or leave it out",
-            directory=directory,
-            why=why,
-        )
-
-    def count(messages: Sequence[Message]) -> int:
-        turns = [{"role": message.role, "content": message.text} for message in messages]
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
+            directory=directory, why=_line(str(error)),
+        ) from None  # fmt: skip
     return count
 
 
@@ -277,9 +231,8 @@ def faults(address: Address, options: EndpointOptions, text: str = "") -> Iterat
             raise EngineFailure(
                 "{base} has been silent for {seconds:g} s; if its model is that slow, raise "
                 "silence_seconds under [generate.endpoint] in rag.toml",
-                base=base,
-                seconds=options.silence_seconds,
-            ) from None
+                base=base, seconds=options.silence_seconds,
+            ) from None  # fmt: skip
         why = _line(f"{type(cause).__name__}: {cause}".removesuffix(": "))
         raise broken_off(address, text, why) from error
     except openai.APIError as error:  # within a stream
@@ -302,29 +255,25 @@ def broken_off(address: Address, text: str, why: str) -> UserError:
         )
     return EngineFailure(
         "{base} broke off after {count} characters of its answer ({why}); ask again",
-        base=base,
-        count=len(text),
-        why=why,
-    )
+        base=base, count=len(text), why=why,
+    )  # fmt: skip
 
 
 def not_openai(address: Address, answer: str) -> EngineFailure:
     return EngineFailure(
         "{base} does not answer as OpenAI's API does ({answer}); check the address, and its /v1",
-        base=address.base,
-        answer=_line(answer),
-    )
+        base=address.base, answer=_line(answer),
+    )  # fmt: skip
 
 
 def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
     status, response = error.status_code, error.response
+    why = _line(_message(error.body)) or response.reason_phrase
     if response.is_redirect:
         return EngineFailure(
             "{base} redirects to {target}; if that is right, use it as the address",
-            base=base,
-            target=_line(response.headers["location"]),
-        )
-    why = _line(_message(error.body)) or response.reason_phrase
+            base=base, target=_line(response.headers["location"]),
+        )  # fmt: skip
     if status in (408, 409, 429) or status >= 500:
         return Unreachable(
             "{base} can't answer now ({status}: {why}); try again later", base=base, status=status, why=why
@@ -332,18 +281,14 @@ def _refusal(base: str, error: "openai.APIStatusError") -> UserError:
     if status in (401, 403):
         return EngineFailure(
             "{base} needs another key ({status}: {why}); put it into the variable {key}",
-            base=base,
-            status=status,
-            why=why,
-            key=KEY,
-        )
+            base=base, status=status, why=why, key=KEY,
+        )  # fmt: skip
     if "context" in why.lower():
         return EngineFailure(
             "prompt and answer are too long for {base} ({why}); set context to its window under "
             "[generate.endpoint] in rag.toml, or lower max_new_tokens",
-            base=base,
-            why=why,
-        )
+            base=base, why=why,
+        )  # fmt: skip
     url = response.request.url
     return EngineFailure("{url} refused the request ({status}: {why})", url=url, why=why, status=status)
 

@@ -39,12 +39,12 @@ def reach(model: str, options: EndpointOptions, *, note: Note) -> "EndpointGener
     only sent to this address. Raises `UserError` if the address or the key is not valid."""
     address = Address.parse(model)
     if _key() and address.base.startswith("http:") and not address.local:
-        warning = Translatable(
-            "{key} is sent to {base} unencrypted; use https:// if others share the network",
-            key=KEY,
-            base=address.base,
-        )
-        note(warning)
+        note(
+            Translatable(
+                "{key} is sent to {base} unencrypted; use https:// if others share the network",
+                key=KEY, base=address.base,
+            )
+        )  # fmt: skip
     return EndpointGenerator(address, options, note=note)
 
 
@@ -115,10 +115,10 @@ class EndpointGenerator:
         """Tokens of the prompt, by the model's own tokenizer, or at least as many if that is unknown."""
         if self.options.tokenizer:
             return self._local_count(messages)
-        engine = self.engine
-        if engine.counter is None:
-            return engines.estimate(messages)
-        return engine.counter(self._ask, engine.model, engines.to_openai(messages))
+        engine, counted = self.engine, None
+        if engine.counts:
+            counted = engines.count(engine.kind, self._ask, engine.model, engines.to_openai(messages))
+        return counted or engines.estimate(messages)
 
     @cached_property
     def _local_count(self) -> engines.CountTokens:
@@ -163,8 +163,7 @@ class EndpointGenerator:
                     return "stop"
                 with engines.faults(self.address, self.options, reply.text):
                     reading.result()
-            if piece := reply.finish():
-                yield piece
+            reply.check_end()
             return "length" if reply.finish_reason == "length" else "stop"
         except engines.EngineFailure:
             self._engines.clear()
@@ -257,7 +256,6 @@ class ReplyStream:
         self.text, self.finish_reason = "", ""
         self._address, self._messages = address, messages
         self._usage: dict[str, Any] = {}
-        self._half = ""  # the first surrogate of a character that JSON's \u writes as two
         self._thought = False
 
     @property
@@ -268,7 +266,7 @@ class ReplyStream:
 
     def push(self, chunk: Any) -> str:
         """The text of one chunk. Raises `EngineFailure` if it is not a chunk of an answer."""
-        text = self._half
+        text = ""
         try:
             self._usage = chunk.get("usage") or self._usage
             for choice in chunk.get("choices") or []:
@@ -278,17 +276,15 @@ class ReplyStream:
                 self.finish_reason = choice.get("finish_reason") or self.finish_reason
         except (AttributeError, TypeError):
             raise engines.not_openai(self._address, str(chunk)) from None
-        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-        text = text.removesuffix(self._half)
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         if not self.text:
             text = text.lstrip()  # ChatGLM3 and GLM-4 begin with a line end
         self.text += text
         return text
 
-    def finish(self) -> str:
-        """The rest of the text. Raises `EngineFailure` if the stream has no end, or if the model's
-        thoughts took all the tokens of the answer."""
+    def check_end(self) -> None:
+        """Raises `EngineFailure` if the stream has no end, or if the model's thoughts took all the tokens
+        of the answer."""
         if not self.finish_reason:
             raise engines.broken_off(self._address, self.text, Translatable("the stream has no end"))
         if self.finish_reason == "length" and self._thought and not self.text:
@@ -297,4 +293,3 @@ class ReplyStream:
                 "max_new_tokens, or turn thinking off",
                 base=self._address.base,
             )
-        return "\ufffd" if self._half else ""

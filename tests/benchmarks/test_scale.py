@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scale
-from rag.plan import Constants
+from rag.cli.plan import Constants
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -21,7 +21,7 @@ from rag.chatglm import loading
 from rag.chatglm.adapter import Adapters
 from rag.chatglm.adapter_files import Contract, read_adapter
 from rag.chatglm.chat import FORMATS, encode_chat
-from rag.chatglm.export import BANDS, export
+from rag.chatglm.export import export
 from rag.chatglm.loading import load, save_quantized
 from rag.chatglm.tokenization import open_tokenizer
 from tests.finetune.bases import FUSED, base
@@ -108,7 +108,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     factors = tensors(sizes, FUSED, dora=True)
     adapter = write(work / "adapter", factors, FUSED, use_dora=True)
     Contract(3, stop_ids=(7,)).write(adapter)
-    options = {"adapter": adapter, "dtype": torch.float32}
+    options = {"adapter": read_adapter(adapter), "dtype": torch.float32}
     job("merged", work / "v3-source", {"ids": ids, "greedy": [ids[0]]}, **options)
     for generation in (2, 3):
         source = random_model(work / f"published{generation}-source", generation)
@@ -316,16 +316,16 @@ def test_adapters_of_other_models_and_prefixes_are_refused(tmp_path: Path) -> No
     there = write(tmp_path / "adapter", made, ["query_key_value"])
     Contract(3, base="0" * 32).write(there)
     with pytest.raises(UserError, match="was trained on the model 0000"):
-        export(source, tmp_path / "out", adapter=there)
+        export(source, tmp_path / "out", adapter=read_adapter(there))
     Contract(2).write(there)
     with pytest.raises(UserError, match="made for ChatGLM generation 2"):
-        export(source, tmp_path / "out", adapter=there)
+        export(source, tmp_path / "out", adapter=read_adapter(there))
     prefix = tmp_path / "prefix"
     prefix.mkdir()
     state = {"transformer.prefix_encoder.embedding.weight": torch.ones(4, 8)}
     torch.save(state, prefix / "pytorch_model.bin")
     with pytest.raises(UserError, match="P-Tuning prefix, which other engines have no place for"):
-        export(source, tmp_path / "out", adapter=prefix)
+        export(source, tmp_path / "out", adapter=read_adapter(prefix))
     assert not (tmp_path / "out").exists()
 
 
@@ -340,9 +340,12 @@ def test_weights_too_large_for_a_precision_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_with_other_logits_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BANDS, torch.bfloat16, 1e-6)  # which rounding to bfloat16 is beyond
+def test_an_adapter_that_rounding_takes_away_is_not_merged(tmp_path: Path) -> None:
     source = golden_model("v3", tmp_path / "source")
-    with pytest.raises(UserError, match=r"not kept: its logits differ .* use --dtype float32"):
-        export(source, tmp_path / "out", dtype=torch.bfloat16)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    made = tensors(linears(load(source, quant="none"), upstream=True), ["query_key_value"])
+    weak = {name: value * (1e-4 if "lora_B" in name else 1) for name, value in made.items()}
+    adapter = read_adapter(write(tmp_path / "adapter", weak, ["query_key_value"]))
+    with pytest.raises(UserError, match=r"not kept: rounding to bfloat16 takes .* use --dtype float32"):
+        export(source, tmp_path / "out", adapter=adapter, dtype=torch.bfloat16)
+    assert not (tmp_path / "out").exists()
+    assert export(source, tmp_path / "out", adapter=adapter, dtype=torch.float32).lost < 0.01

@@ -19,7 +19,7 @@ def test_memory_disk_time_and_machines_of_each_engine_are_shown() -> None:
     done = run(*PLAN)
     assert done.returncode == 0, done.stderr
     for word in (
-        "local store", "replicas", "Milvus", "memory", "disk", "embed", "machines", "suffices",
+        "local store", "replicas", "Milvus", "memory", "disk", "machines", "suffices",
         "constants: shipped", "simulated",
     ):  # fmt: skip
         assert word in done.stdout
@@ -48,7 +48,7 @@ def test_a_file_of_constants_is_read(tmp_path: Path) -> None:
     value = json.loads(run(*PLAN, "--json", "--constants", str(path)).stdout)
     shipped = json.loads(run(*PLAN, "--json").stdout)
     assert value["constants"]["file"] == str(path)
-    assert value["plans"][0]["disk"]["sqlite"] == 2 * shipped["plans"][0]["disk"]["sqlite"]
+    assert value["plans"][0]["disk"] > shipped["plans"][0]["disk"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ingest.errors import UserError
-from rag.endpoint.engines import FRAME, MARKS, EngineFailure, estimate
+from rag.endpoint.engines import EngineFailure, estimate
 from rag.types import Message, Sampling
 from tests.faulty import answers, faulty
 from tests.rag.endpoint.clients import QUESTION, connect
@@ -34,23 +34,7 @@ def tokenize_chat(body: dict[str, Any]) -> dict[str, Any]:
     return {"count": letters(body), "max_model_len": 8192, "tokens": []}
 
 
-def tokenize_text(body: dict[str, Any]) -> dict[str, Any]:
-    if "prompt" not in body:
-        return {"object": "error", "message": "Field required"}
-    return {"count": len(body["prompt"]), "max_model_len": -1, "tokens": []}
-
-
-def template(body: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": "".join(f"<|user|>{turn['content']}" for turn in body["messages"])}
-
-
-def tokenize_content(body: dict[str, Any]) -> dict[str, Any]:
-    assert body["add_special"] is True
-    return {"tokens": list(range(len(body["content"])))}
-
-
 LENGTH = len(QUESTION[0].text)
-PROPS = {"default_generation_settings": {"n_ctx": 1024}}
 NO_META = {"data": [{"id": "glm.gguf", "owned_by": "llamacpp", "meta": None}]}
 
 
@@ -60,13 +44,11 @@ NO_META = {"data": [{"id": "glm.gguf", "owned_by": "llamacpp", "meta": None}]}
         ("#glm", {"/v1/models": VLLM, "/tokenize": tokenize_chat}, "vllm", "glm", 8192, LENGTH + 4),
         ("#law", {"/v1/models": VLLM, "/tokenize": tokenize_chat}, "vllm", "law", 8192, LENGTH + 4),
         ("", {"/v1/models": SGLANG, "/tokenize": tokenize_chat}, "sglang", "glm", 4000, LENGTH + 4),
-        ("", {"/v1/models": SGLANG, "/tokenize": tokenize_text}, "sglang", "glm", 4000,
-         LENGTH + FRAME + MARKS),
+        ("", {"/v1/models": SGLANG, "/tokenize": {"object": "error", "message": "Field required"}}, "sglang", "glm",
+         4000, estimate(QUESTION)),
         ("#any", {"/v1/models": LLAMACPP,
                   "/v1/chat/completions/input_tokens": lambda body: {"input_tokens": letters(body)}},
          "llamacpp", "any", 2048, LENGTH + 4),
-        ("", {"/v1/models": NO_META, "/props?model=glm.gguf": PROPS, "/apply-template": template,
-              "/tokenize": tokenize_content}, "llamacpp", "glm.gguf", 1024, LENGTH + 8),
         ("", {"/v1/models": NO_META}, "llamacpp", "glm.gguf", None, estimate(QUESTION)),
         ("#qwen3", {"/v1/models": OLLAMA, "/api/version": {"version": "0.33.3"},
                     "/api/generate": {"model": "qwen3", "done_reason": "load"},
