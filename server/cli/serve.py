@@ -4,21 +4,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import localtime, strftime
 from typing import TYPE_CHECKING, Annotated
 
 from ingest.errors import UserError
-from rag.cli.console import IngestProgress, note, note_message, out, out_json, out_message, say, table
-from rag.cli.options import JSON, argument, cache_home, data_home, existing_kb, option, with_options
+from rag.cli.console import IngestProgress, note, note_message, out, out_json, out_message, say
+from rag.cli.options import JSON, argument, cache_home, data_home, option, with_options
 from server.options import ServerOptions
 
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions
     from server.schemas import TraceResponse
     from server.telemetry import SpanRecorder
-    from server.traces import Replay
 
 DEMO = Path(__file__).parents[2] / "corpora"
 
@@ -172,28 +171,17 @@ def mcp(
         tools(state, say).run("stdio")
 
 
-SHOWN = 20  # candidates in a table; --json has all
-
-
-@with_options("Show how an answer came about, and retrieve again: question, candidates, prompt, answer.")
+@with_options("Show how an answer came about: question, passages, prompt, answer.")
 def trace(answer: str = argument("ID", "Id of the answer."), as_json: bool = JSON) -> None:
-    from rag.load import open_pipeline
-    from server.state import limit_blas_threads
-    from server.traces import replay
-
-    limit_blas_threads()
-    home, found = _find(answer)
-    kb = existing_kb(str(home / found.knowledge_base))
-    with open_pipeline(kb, cache=cache_home(), say=say) as pipeline:
-        again = replay(found, pipeline)
+    found = _find(answer)
     if as_json:
-        out_json(found.model_dump() | {"replay": asdict(again)})
+        out_json(found.model_dump())
     else:
-        _show(found, again)
+        _show(found)
 
 
-def _find(answer: str) -> "tuple[Path, TraceResponse]":
-    """The trace, and the data folder of the server that answered."""
+def _find(answer: str) -> "TraceResponse":
+    """The trace, from the data folder of the server that answered."""
     from server.database import trace_database
     from server.traces import Traces
 
@@ -201,14 +189,14 @@ def _find(answer: str) -> "tuple[Path, TraceResponse]":
         if (home / ".server").is_dir():
             with closing(trace_database(home / ".server")) as database:
                 if found := Traces(database).get(answer):
-                    return home, found
+                    return found
     raise UserError(
         "there is no answer {answer}; it may be older than those kept, or its documents are gone",
         answer=answer,
     )
 
 
-def _show(found: "TraceResponse", again: "Replay") -> None:
+def _show(found: "TraceResponse") -> None:
     record = found.record
     when = strftime("%Y-%m-%d %H:%M:%S", localtime(found.created))
     out(f"{found.id}  {when}  {found.knowledge_base} @ {found.sequence}")
@@ -218,35 +206,14 @@ def _show(found: "TraceResponse", again: "Replay") -> None:
     sure, limit = f"{record['confidence']:.3f}", f"{record['threshold']:.3f}"
     out_message("confidence {sure}, refused below {limit}", sure=sure, limit=limit)
     out("  ".join(f"{stage} {took * 1000:.1f} ms" for stage, took in record["seconds"].items()))
-    gone = say("(gone)")
-    table(
-        say("candidates"),
-        ["", say("score"), say("chunk")],
-        [
-            (rank, f"{score:.6f}", again.chunks.get(int(key), gone))
-            for rank, (key, score) in enumerate(record["candidates"][:SHOWN], start=1)
-        ],
-    )
+    for number, hit in enumerate(record["hits"], start=1):
+        place = " · ".join(part for part in (hit["source"], hit["label"]) if part)
+        out(f"{number}. {place} {hit['start']}–{hit['end']}  ({hit['score']:.4f})")
     for message in record["prompt"] or ():
         out(f"[{message['role']}]\n{message['text']}\n")
-    answer = record["answer"]
-    if answer:
+    if answer := record["answer"]:
         out_message("answer:")
         out(answer["answer"])
         for citation in answer["citations"]:
             span = f"{citation['label']} {citation['start']}–{citation['end']}"
             out(f"[{citation['number']}] {citation['title']} · {span}: {citation['quote']}")
-    out(_comparison(found, again))
-
-
-def _comparison(found: "TraceResponse", again: "Replay") -> str:
-    if again.same:
-        return say(
-            "retrieved again at {sequence}: the same candidates with the same scores", sequence=again.sequence
-        )
-    return say(
-        "retrieved again at {sequence} (then {sequence_2}): {new_count} new candidates, "
-        "{gone_count} gone, or other scores: the knowledge base has changed",
-        sequence=again.sequence, sequence_2=found.sequence,
-        new_count=len(again.new), gone_count=len(again.gone),
-    )  # fmt: skip
