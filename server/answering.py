@@ -26,7 +26,7 @@ from server.errors import NotFound
 from server.fair_queue import FairQueue, in_thread
 from server.knowledge_bases import KnowledgeBases
 from server.models import LocalGenerator
-from server.telemetry import Metrics, SpanRecorder
+from server.telemetry import Metrics, record_spans
 from server.traces import Kind, Traces, trace_record
 
 log = logging.getLogger("rag.server")
@@ -84,7 +84,6 @@ class Answerer:
     knowledge_bases: KnowledgeBases
     traces: Traces
     metrics: Metrics
-    spans: SpanRecorder
     search_queue: FairQueue
     local_queue: FairQueue
     remote_queue: FairQueue
@@ -160,7 +159,7 @@ class Answerer:
         quotes was deleted in the meantime."""
         for stage, seconds in record["seconds"].items():
             self.metrics.stage.labels(stage).observe(seconds)
-        self.spans.record(kind, record["seconds"], {"rag.trace": trace, "rag.base": base})
+        record_spans(kind, record["seconds"], {"rag.trace": trace, "rag.base": base})
         self.traces.add(kind, trace=trace, base=base, sequence=sequence, record=record)
         try:
             with self.knowledge_bases.open(base) as now:

@@ -14,7 +14,7 @@ from server.knowledge_bases import KnowledgeBases
 from server.models import Models
 from server.options import ServerOptions
 from server.replica import Replica
-from server.telemetry import Metrics, SpanRecorder
+from server.telemetry import Metrics
 from server.traces import Traces
 from server.uploads import PageRenderer
 
@@ -32,7 +32,7 @@ class ServerState:
 
     def __init__(
         self, options: ServerOptions, models: Models, *, open_encoder: Encoders | None = None,
-        spans: SpanRecorder | None = None, ready: Callable[[], bool] = lambda: True,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         """Join the data folder as a replica. `open_encoder` replaces the loader of encoders."""
         limit_blas_threads()
@@ -52,13 +52,9 @@ class ServerState:
         for name, queue in queues.items():
             gauge(f"rag_{name}_waiting", "Questions that wait", lambda queue=queue: queue.waiting)
             gauge(f"rag_{name}_working", "Questions at work", lambda queue=queue: queue.running)
-        self.answerer = Answerer(
-            self.knowledge_bases, self.traces, self.metrics, spans or SpanRecorder(),
-            *queues.values(),
-        )  # fmt: skip
+        self.answerer = Answerer(self.knowledge_bases, self.traces, self.metrics, *queues.values())
 
     def close(self) -> None:
-        self.answerer.spans.close()
         self.pages.close()
         self.knowledge_bases.close()
         for database in self.databases:

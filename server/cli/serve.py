@@ -17,7 +17,6 @@ from server.options import ServerOptions
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions
     from server.schemas import TraceResponse
-    from server.telemetry import SpanRecorder
 
 DEMO = Path(__file__).parents[2] / "corpora"
 
@@ -71,14 +70,6 @@ def demo_data() -> Path:
     return cache_home() / "demo"
 
 
-def spans() -> "SpanRecorder":
-    """A recorder that exports spans if the variables of OpenTelemetry say where."""
-    from server.telemetry import OTLP_VARIABLES, SpanRecorder, otlp_recorder
-
-    configured = any(os.environ.get(name) for name in OTLP_VARIABLES)
-    return otlp_recorder() if configured else SpanRecorder()
-
-
 @with_options("Serve your knowledge bases: an API, and a web page for questions and uploads.")
 def serve(
     *,
@@ -116,9 +107,10 @@ def _opened(address: str) -> None:
 def _run(
     options: ServerOptions, on_ready: Callable[[str], None], prepare: Callable[[], None] = lambda: None
 ) -> None:
+    os.environ.setdefault("OTEL_SERVICE_NAME", "chatglm-rag")
     from server.app import serve
 
-    serve(options, spans=spans(), on_ready=on_ready, note=note, prepare=prepare)
+    serve(options, on_ready=on_ready, note=note, prepare=prepare)
 
 
 def _build_demo(data: Path, corpora: Sequence[Path]) -> None:
@@ -167,7 +159,7 @@ def mcp(
     from server.models import Models, model_loader
     from server.state import ServerState
 
-    with closing(ServerState(options, Models(model_loader(options.cache, note)), spans=spans())) as state:
+    with closing(ServerState(options, Models(model_loader(options.cache, note)))) as state:
         tools(state, say).run("stdio")
 
 
