@@ -41,7 +41,7 @@ Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
 class UserQuestion:
     """A question about the knowledge base `base`, with its conversation and sampling settings.
     `instruction` stands before the knowledge base's own. An answer of quotes that has more than
-    `most_tokens` is refused; 0: none is."""
+    `most_tokens` is refused; 0: none is. `logprobs`: log probabilities of the tokens are wanted."""
 
     question: str
     base: str
@@ -49,6 +49,7 @@ class UserQuestion:
     sampling: Sampling | None = None
     instruction: str = ""
     most_tokens: int = 0
+    logprobs: bool = False
 
     def instructed(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline with the instruction. Raises `UserError` if nothing there can follow the request."""
@@ -57,6 +58,7 @@ class UserQuestion:
             "stop": sampling.stop,
             "response_format": sampling.response_format,
             "system": self.instruction,
+            "logprobs": self.logprobs,
         }
         if pipeline.generator is None and (needs := [name for name, value in fields.items() if value]):
             raise UserError(
@@ -66,6 +68,11 @@ class UserQuestion:
             )  # fmt: skip
         if sampling.response_format and not isinstance(pipeline.generator, EndpointGenerator):
             raise UserError("response_format is for models that are served elsewhere; leave it out")
+        if pipeline.generator and self.logprobs:
+            raise UserError(
+                "logprobs are not reported: {model} passes on the text of an answer only; leave logprobs out",
+                model=pipeline.generator.name,
+            )
         if not self.instruction:
             return pipeline
         own = prompt.instruction or INSTRUCTION[script_of(self.question)]
