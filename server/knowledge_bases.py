@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from ingest.embed import Embedder
 from ingest.errors import UserError
@@ -98,15 +99,17 @@ def folder_of(data: Path, name: str) -> Path:
 
 @dataclass
 class OpenKnowledgeBase:
-    """`current` is the pipeline, and the stamp of the state that it was made from."""
+    """`current` is the pipeline, and the stamp of the state that it was made from. The store is closed when
+    nobody has a reference to this any more."""
 
     path: Path
     store: Store
     embedder: Embedder
     identity: Hashable
     current: tuple[Pipeline, Hashable] | None = None
-    users: int = 0
-    close_when_unused: bool = False
+
+    def __post_init__(self) -> None:
+        finalize(self, self.store.close)
 
 
 class KnowledgeBases:
@@ -141,13 +144,7 @@ class KnowledgeBases:
         try:
             with self._hide_locations():
                 base = self._acquire(name, path, identity)
-                try:
-                    yield self._pipeline(base)
-                finally:
-                    with self._lock:
-                        base.users -= 1
-                        if base.close_when_unused and not base.users:
-                            base.store.close()
+                yield self._pipeline(base)
         except (OSError, UserError) as problem:
             if identity is not None and identity_of(path) == identity:
                 raise
@@ -162,7 +159,7 @@ class KnowledgeBases:
             raise
 
     def _acquire(self, name: str, path: Path, identity: Hashable) -> OpenKnowledgeBase:
-        """The open knowledge base, with one more user."""
+        """The open knowledge base."""
         with self._lock:
             open_lock = self._open_locks.setdefault(name, threading.Lock())
         with open_lock:  # a slow Milvus server must not block other knowledge bases
@@ -170,9 +167,8 @@ class KnowledgeBases:
                 base = self._open.get(name)
                 if base and base.identity == identity:
                     self._open.move_to_end(name)
-                    base.users += 1
                     return base
-                self._release(name)  # it was deleted, and another one has its name
+                self._open.pop(name, None)  # it was deleted, and another one has its name
             config = read_config(path)
             store = config.open_store()
             try:
@@ -180,21 +176,12 @@ class KnowledgeBases:
             except BaseException:
                 store.close()
                 raise
-            base = OpenKnowledgeBase(path, store, embedder, identity, users=1)
+            base = OpenKnowledgeBase(path, store, embedder, identity)
             with self._lock:
                 self._open[name] = base
                 while len(self._open) > MAX_OPEN:
-                    self._release(next(iter(self._open)))
+                    self._open.popitem(last=False)
         return base
-
-    def _release(self, name: str) -> None:
-        """Close a knowledge base as soon as it has no users."""
-        with self._lock:
-            base = self._open.pop(name, None)
-            if base:
-                base.close_when_unused = True
-                if not base.users:
-                    base.store.close()
 
     def _pipeline(self, base: OpenKnowledgeBase) -> Pipeline:
         stamp = base.store.sequence, stamp_of(base.path / SETTINGS)
@@ -298,9 +285,8 @@ class KnowledgeBases:
                     raise unknown_base(name)
                 path.rename(work)
                 sync(self.options.data)
-        self._release(name)
+        self._open.pop(name, None)
         shutil.rmtree(work, ignore_errors=True)
 
     def close(self) -> None:
-        for name in list(self._open):
-            self._release(name)
+        self._open.clear()
