@@ -155,12 +155,11 @@ def serve(
 
 def uvicorn_config(state: ServerState) -> uvicorn.Config:
     """How uvicorn runs the application. Headers about the client's address are ignored."""
-    inner = DisconnectMiddleware(create_app(state), state.options.patience)
-    outer: ASGIApp = AccessMiddleware(inner, state.options, state.keys, state.metrics)
+    app: ASGIApp = AccessMiddleware(create_app(state), state.options, state.keys, state.metrics)
     if origins := state.options.origins:
-        outer = CORSMiddleware(outer, origins, allow_methods=["*"], allow_headers=["*"])
+        app = CORSMiddleware(app, origins, allow_methods=["*"], allow_headers=["*"])
     return uvicorn.Config(
-        outer,
+        DisconnectMiddleware(app, state.options.patience),
         http=protocol(state.options.patience), ws="none", access_log=False, log_config=None,
         server_header=False, proxy_headers=False, timeout_keep_alive=30,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
