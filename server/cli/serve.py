@@ -4,47 +4,33 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import localtime, strftime
 from typing import TYPE_CHECKING, Annotated
 
 from ingest.errors import UserError
-from rag.cli.console import IngestProgress, note, note_message, out, out_json, out_message, say
-from rag.cli.options import JSON, argument, cache_home, data_home, option, with_options
+from rag.cli.console import note, note_message, out, out_json, out_message, say
+from rag.cli.options import JSON, ModelOptions, argument, cache_home, data_home, option, with_options
 from server.options import ServerOptions
 
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions
     from server.schemas import TraceResponse
 
+UsualModel = Annotated[ModelOptions, ("model", "quant")]
 DEMO = Path(__file__).parents[2] / "corpora"
 
 
-@dataclass(frozen=True)
-class UsualModel:
-    """The language model of knowledge bases that name none."""
+def with_usual_model(options: ServerOptions, model: ModelOptions) -> ServerOptions:
+    """The options with this language model for knowledge bases that name none; it is looked for at once."""
+    if not model.model:
+        return options
+    from rag.generate import GenerateOptions
 
-    model: str = option(
-        "--model MODEL",
-        "Answer with this ChatGLM, or the model served at http://host:port/v1#name, if a knowledge "
-        "base names none.",
-        default="",
-    )
-    quant: str = option(
-        "--quant auto|none|int8|int4|nf4", "Precision of the weights in memory; auto: the best that fits.",
-        default="auto",
-    )  # fmt: skip
-
-    def added_to(self, options: ServerOptions) -> ServerOptions:
-        """The options with this model, if one is named; it is looked for at once."""
-        if not self.model:
-            return options
-        from rag.generate import GenerateOptions
-
-        generate = GenerateOptions(model=self.model, quant=self.quant)  # type: ignore[arg-type]  # checked there
-        _check_there(generate, options.cache / "models")
-        return replace(options, generate=generate)
+    generate = GenerateOptions(**model.values)
+    _check_there(generate, options.cache / "models")
+    return replace(options, generate=generate)
 
 
 def _check_there(generate: "GenerateOptions", cache: Path) -> None:
@@ -82,21 +68,19 @@ def serve(
     ),
     model: UsualModel,
 ) -> None:
-    if demo:
-        options = replace(options, data=demo_data())
-    options = model.added_to(options)
-    if demo:
-        if not options.on_loopback:
-            raise UserError(
-                "--demo is for this machine, and {host} is reached from others; leave --host out",
-                host=options.host,
-            )
-        corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
-        if not corpora:
-            raise UserError("there are no corpora at {demo}; install chatglm-rag again", demo=DEMO)
-        _run(options, _opened, lambda: _build_demo(options.data, corpora))
-    else:
+    options = with_usual_model(options, model)
+    if not demo:
         _run(options, _opened)
+        return
+    if not options.on_loopback:
+        raise UserError(
+            "--demo is for this machine, and {host} is reached from others; leave --host out",
+            host=options.host,
+        )
+    corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
+    if not corpora:
+        raise UserError("there are no corpora at {demo}; install chatglm-rag again", demo=DEMO)
+    _run(replace(options, data=demo_data()), _opened, lambda: _build_demo(demo_data(), corpora))
 
 
 def _opened(address: str) -> None:
@@ -115,28 +99,13 @@ def _run(
 
 def _build_demo(data: Path, corpora: Sequence[Path]) -> None:
     """A knowledge base for each corpus, built if it is missing or incomplete."""
-    from ingest.files import walk
-    from ingest.pipeline import Ingestion
-    from ingest.sandbox import Sandbox
+    from rag.cli.ingest import IngestOptions, ingest_into
     from rag.config import read_config
-    from rag.load import open_writer, score_norm_of
 
     for corpus in corpora:
-        files = [file for file in walk([corpus / "docs"]) if not file.skipped]
-        note_message("reading {name}: {count} files; not ready yet", name=corpus.name, count=len(files))
-        writer = open_writer(read_config(data / corpus.name), embedder=None, cache=cache_home())
-        size = sum(file.size for file in files)
-        with writer.store as store, Sandbox(ocr=False) as sandbox:
-            with IngestProgress(len(files), size, quiet=False) as progress:
-                work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
-                for outcome in work.run(files):
-                    progress.file(outcome)
-            score_norm_of(store, writer.embedder)
-            info = store.info()
-        note_message(
-            "{name}: {documents} documents, {passages} passages",
-            name=corpus.name, documents=info.documents, passages=info.passages,
-        )  # fmt: skip
+        note_message("reading {name}; not ready yet", name=corpus.name)
+        options = IngestOptions(ocr=False, summary=False)
+        ingest_into(read_config(data / corpus.name), [corpus / "docs"], options, kb=corpus.name)
     note_message("The demonstration is ready.")
 
 
@@ -151,7 +120,7 @@ def mcp(
     options: Annotated[ServerOptions, ("host", "port", "adapters")],
     model: UsualModel,
 ) -> None:
-    options = model.added_to(options)
+    options = with_usual_model(options, model)
     if http:
         _run(options, lambda address: note(f"{address}mcp"))
         return
