@@ -23,7 +23,8 @@ from rag.render import hit_record, record, remarks, report_record
 DRAWABLE = ("pdf",)
 """Formats whose pages can be shown as pictures."""
 
-_PAGE = re.compile(r"p\. (\d+)")
+_PAGE, _ROW = re.compile(r"^p\. (\d+)(?= · |$)"), re.compile(r"(?:^|(?<= · ))row (\d+)$")
+"""The parts of a label that are no words of the document."""
 NAME_PATTERN = r"^[\w\-]{1,64}$"
 """A knowledge base's name: letters of any script, digits, `_` and `-`."""
 
@@ -161,15 +162,16 @@ class DocumentResponse(BaseModel):
     pages: bool
     """Whether its pages can be shown as pictures."""
     size: int | None
+    """Bytes of the uploaded file; null if it was read from a folder."""
     added: float | None
-    """Bytes of the uploaded file, and when it arrived; null if it was read from a folder."""
+    """When it was uploaded or read; null if an older version read it."""
     receipt: ParseReportResponse
 
     @classmethod
     def of(
         cls, document: ingested.Document, length: int, upload: tuple[int, float] | None, say: Translator
     ) -> Self:
-        size, added = upload or (None, None)
+        size, added = upload or (None, document.report.ingested or None)
         receipt = ParseReportResponse.model_validate(report_record(document.report, say))
         return cls(
             id=document.id, name=name_of(document.source), title=document.title, length=length,
@@ -303,10 +305,13 @@ class CitationResponse(BaseModel):
     quote: str
 
 
-def _for_clients(record: dict[str, Any]) -> dict[str, Any]:
-    """A hit or a citation with the name of its file, and the number of its page if it has one."""
+def _for_clients(record: dict[str, Any], say: Translator) -> dict[str, Any]:
+    """A hit or a citation with the name of its file, the number of its page if it has one, and its label in
+    the reader's language."""
     page = _PAGE.match(record["label"])
-    return record | {"name": name_of(record["source"]), "page": page and page[1]}
+    label = _PAGE.sub(lambda found: say("p. {number}", number=found[1]), record["label"])
+    label = _ROW.sub(lambda found: say("row {number}", number=found[1]), label)
+    return record | {"name": name_of(record["source"]), "label": label, "page": page and page[1]}
 
 
 class PartResponse(BaseModel):
@@ -315,12 +320,6 @@ class PartResponse(BaseModel):
     start: int
     end: int
     text: str
-
-
-class DroppedResponse(BaseModel):
-    turns: int
-    passages: int
-    shortened: int
 
 
 class SearchResponse(BaseModel):
@@ -337,8 +336,8 @@ class SearchResponse(BaseModel):
     hits: list[HitResponse]
 
     @classmethod
-    def of(cls, found: rag.Retrieved, *, trace: str, base: str) -> Self:
-        hits = [HitResponse.model_validate(_for_clients(hit_record(hit))) for hit in found.hits]
+    def of(cls, found: rag.Retrieved, say: Translator, *, trace: str, base: str) -> Self:
+        hits = [HitResponse.model_validate(_for_clients(hit_record(hit), say)) for hit in found.hits]
         return cls(
             id=trace, question=found.query.text, knowledge_base=base, sequence=found.sequence,
             confidence=round(found.confidence, 4), answerable=found.answerable, hits=hits,
@@ -381,7 +380,7 @@ class AnswerResponse(BaseModel):
     generator: str
     unsupported: list[PartResponse]
     unknown: list[int]
-    dropped: DroppedResponse
+    dropped: rag.Dropped
     remarks: list[str]
     """What a reader must know about the text, in the reader's language."""
     usage: UsageResponse
@@ -392,7 +391,7 @@ class AnswerResponse(BaseModel):
         *, trace: str, base: str,
     ) -> Self:  # fmt: skip
         values = record(answer)
-        places = {key: [*map(_for_clients, values[key])] for key in ("citations", "hits")}
+        places = {key: [_for_clients(each, say) for each in values[key]] for key in ("citations", "hits")}
         more = {
             "id": trace, "knowledge_base": base, "sequence": found.sequence,
             "remarks": remarks(answer, say), "usage": usage,
