@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,21 +39,24 @@ Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
 
 @dataclass(frozen=True)
 class UserQuestion:
-    """A question about the knowledge base `base`, with its conversation and sampling settings.
-    `instruction` stands before the knowledge base's own. An answer of quotes that has more than
+    """A question about the knowledge base `base`, with its conversation, and with fields of `Sampling` that
+    replace the knowledge base's. `instruction` stands before the knowledge base's own. An answer of quotes that has more than
     `most_tokens` is refused; 0: none is. `logprobs`: log probabilities of the tokens are wanted."""
 
     question: str
     base: str
     history: tuple[Message, ...] = ()
-    sampling: Sampling | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     instruction: str = ""
     most_tokens: int = 0
     logprobs: bool = False
 
+    def sampling(self, pipeline: Pipeline) -> Sampling:
+        return replace(pipeline.config.generate.sampling, **self.overrides)
+
     def instructed(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline with the instruction. Raises `UserError` if nothing there can follow the request."""
-        sampling, prompt = self.sampling or Sampling(), pipeline.config.prompt
+        sampling, prompt = self.sampling(pipeline), pipeline.config.prompt
         fields = {
             "stop": sampling.stop,
             "response_format": sampling.response_format,
@@ -95,7 +98,9 @@ class Answerer:
     local_queue: FairQueue
     remote_queue: FairQueue
 
-    async def search(self, question: str, base: str, limit: int, who: Principal) -> schemas.SearchResponse:
+    async def search(
+        self, question: str, base: str, limit: int, who: Principal, say: Translator
+    ) -> schemas.SearchResponse:
         """The best passages, even if they do not answer the question."""
 
         def work() -> schemas.SearchResponse:
@@ -104,7 +109,7 @@ class Answerer:
                 found = pipeline.observed(seconds.__setitem__).retrieve(question, limit=limit)
                 record = trace_record(found, seconds)
                 self._record("search", trace, base, pipeline, found.sequence, record)
-                return schemas.SearchResponse.of(found, trace=trace, base=base)
+                return schemas.SearchResponse.of(found, say, trace=trace, base=base)
 
         async with self.search_queue.slot(who.id):
             return await in_thread(work)
@@ -121,7 +126,7 @@ class Answerer:
                 async with aclosing(_pieces(question.instructed(pipeline), question)) as pieces:
                     found = await anext(pieces)
                     assert isinstance(found, Retrieved)
-                    yield schemas.SearchResponse.of(found, trace=trace, base=question.base)
+                    yield schemas.SearchResponse.of(found, say, trace=trace, base=question.base)
                     async for piece in pieces:
                         if isinstance(piece, Answer):
                             finish = partial(self._finish, question, pipeline, found, piece)
@@ -188,7 +193,7 @@ def usage(question: UserQuestion, pipeline: Pipeline, answer: Answer) -> schemas
     if answer.prompt and generator:
         count, prompt = generator.count, answer.prompt.tokens
         written = count([Message("user", f"-{answer.text}")]) - count([Message("user", "-")])
-        limit = (question.sampling or pipeline.config.generate.sampling).max_new_tokens
+        limit = question.sampling(pipeline).max_new_tokens
         cut = generator.cut if isinstance(generator, LocalGenerator) else None
         return schemas.UsageResponse(
             read=prompt, written=written, cut=written >= limit if cut is None else cut
@@ -208,7 +213,7 @@ def _check_length(written: int, limit: int) -> None:
 
 async def _pieces(pipeline: Pipeline, question: UserQuestion) -> AsyncGenerator[Retrieved | str | Answer]:
     """`Pipeline.stream`, each step in a thread. Closing it stops the generator."""
-    pieces = pipeline.stream(question.question, question.history, question.sampling)
+    pieces = pipeline.stream(question.question, question.history, question.sampling(pipeline))
     try:
         while (piece := await _step(lambda: next(pieces, None), pipeline)) is not None:
             yield piece

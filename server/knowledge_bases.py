@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 from weakref import finalize
 
 from ingest.embed import Embedder
@@ -23,7 +22,6 @@ from ingest.store.sqlite import failures_named
 from rag.config import DATABASE, SETTINGS, Config, is_knowledge_base, read_config
 from rag.load import Encoders, encoder_of, encoders, open_writer, pipeline_of, score_norm_of
 from rag.pipeline import Pipeline
-from rag.types import Sampling
 from server import schemas
 from server.auth import Principal
 from server.errors import Duplicate, NotFound, hide_locations, unknown_base
@@ -201,16 +199,6 @@ class KnowledgeBases:
             return config
         generate = replace(config.generate, model=default.model, quant=default.quant)
         return replace(config, generate=generate)
-
-    def sampling(self, name: str, **overrides: Any) -> Sampling | None:
-        """The knowledge base's sampling settings with those `overrides` that are not None; None if
-        all are."""
-        overrides = {key: value for key, value in overrides.items() if value is not None}
-        if not overrides:
-            return None
-        path = self.path(name)
-        with self._hide_locations():
-            return replace(self.config(path).generate.sampling, **overrides)
 
     def describe_all(self, who: Principal, say: Translator) -> list[schemas.KnowledgeBaseResponse]:
         """All that the key may read. One that can't be opened is listed with its problem."""

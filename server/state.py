@@ -21,12 +21,6 @@ from server.uploads import PageRenderer
 REMOTE_SLOTS = 16  # answers that remote models write at one time, since they batch
 
 
-def limit_blas_threads() -> None:
-    """Use one BLAS thread in this process, because questions already run in parallel. It also makes
-    scores reproducible to the bit: another number of threads may add up in another order."""
-    threadpool_limits(1, user_api="blas")
-
-
 class ServerState:
     """One server. `ready` returns whether questions are answered and jobs are worked on."""
 
@@ -35,7 +29,9 @@ class ServerState:
         ready: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         """Join the data folder as a replica. `open_encoder` replaces the loader of encoders."""
-        limit_blas_threads()
+        # Questions already run in parallel. One BLAS thread also makes scores reproducible to the bit:
+        # another number of threads may add up in another order.
+        threadpool_limits(1, user_api="blas")
         self.options, self.ready, home = options, ready, options.home
         jobs, traces = server_database(home), trace_database(home)
         keys = server_database(home)  # a second connection, so that no writer delays authentication

@@ -56,14 +56,6 @@ class ChatMessage(LenientRequest):
         return "".join(part.text or "" for part in self.content)
 
 
-CONTAINS_USER_MESSAGE: dict[str, Any] = {
-    "contains": {
-        "properties": {"role": {"const": "user"}, "content": {"type": "string", "pattern": r"\S"}},
-        "required": ["role", "content"],
-    }
-}
-
-
 class StreamOptions(LenientRequest):
     include_usage: bool = False
 
@@ -78,7 +70,7 @@ class ChatRequest(LenientRequest):
     model: str = Field(min_length=1, max_length=200, examples=["laws"])
     """A knowledge base; ignored if `knowledge_base` names one."""
     knowledge_base: schemas.BaseName | None = None
-    messages: list[ChatMessage] = Field(min_length=1, max_length=200, json_schema_extra=CONTAINS_USER_MESSAGE)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=200)
     """At least one of the user; the last one is the question."""
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -147,7 +139,7 @@ async def chat(body: ChatRequest, context: Context):
     `annotations` are its citation marks, each with its quote in `citation`. `refused`, `sequence` and `hits`
     are those of /ask."""
     context.require("read", body.knowledge_base or body.model)
-    question = await in_thread(lambda: _question(body, context.state))
+    question = _question(body)
     if body.stream:
         return EventStreamResponse(_chunks(await start(question, context), body, context.say))
     answer = await context.state.answerer.answer(question, context.who, context.say)
@@ -206,7 +198,7 @@ def _turn(message: ChatMessage) -> Message:
     return Message("assistant" if message.role == "assistant" else "user", message.text)
 
 
-def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
+def _question(body: ChatRequest) -> UserQuestion:
     """The user's last message is the question, the messages before it are the conversation."""
     for field, problem in UNSUPPORTED.items():
         if getattr(body, field):
@@ -221,16 +213,15 @@ def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
     form = body.response_format if body.response_format and body.response_format.type != "text" else None
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     system = "\n\n".join(each.text for each in body.messages if each.role in ("system", "developer"))
-    sampling = state.knowledge_bases.sampling(
-        base,
-        max_new_tokens=most,
-        stop=tuple(filter(None, stop)) or None,
-        response_format=form and form.model_dump_json(),
-        **body.model_dump(include={"temperature", "top_p", "seed"}),
-    )
+    overrides = body.model_dump(include={"temperature", "top_p", "seed"}) | {
+        "max_new_tokens": most,
+        "stop": tuple(filter(None, stop)) or None,
+        "response_format": form and form.model_dump_json(),
+    }
+    overrides = {name: value for name, value in overrides.items() if value is not None}
     turns = tuple(_turn(each) for each in history if each.text)
     logprobs = bool(body.logprobs or body.top_logprobs)
-    return UserQuestion(last.text, base, turns, sampling, system.strip(), most or 0, logprobs)
+    return UserQuestion(last.text, base, turns, overrides, system.strip(), most or 0, logprobs)
 
 
 def annotations(answer: schemas.AnswerResponse) -> list[Body]:
