@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Literal, Protocol
 
 import numpy as np
@@ -126,9 +126,10 @@ def read(
         why = error.strerror or str(error)
         problem = Unreadable("{name} can't be read: {why}", name=file.path.name, why=why)
         return refusal(file, before, problem)
-    document = Document(file.source, parsed.title, hashed, parsed.report)
+    report = replace(parsed.report, ingested=time())
+    document = Document(file.source, parsed.title, hashed, report)
     status: Status = "changed" if before else "added"
-    outcome = FileOutcome(file.source, status, file.size, report=parsed.report)
+    outcome = FileOutcome(file.source, status, file.size, report=report)
     return Reading(outcome, divide(document, parsed.segments, chunker))
 
 

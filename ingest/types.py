@@ -43,7 +43,8 @@ class ParseReport:
     """How a file's bytes became text, so that nothing is lost silently, and what the text says of itself.
 
     `encoding` is None for container formats; `replaced` counts bytes that could not be decoded. The
-    warnings are translatable messages, also after they were stored.
+    warnings are translatable messages, also after they were stored. `ingested` is when, in seconds since
+    1970; 0 if that was not stored.
     """
 
     format: str
@@ -52,6 +53,7 @@ class ParseReport:
     ocr_pages: int = 0
     warnings: tuple[str, ...] = ()
     facts: tuple[Fact, ...] = ()
+    ingested: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """A value for `from_json`."""

@@ -92,6 +92,7 @@ def small_talk(question: str) -> SmallTalk | None:
 # Query rewriting
 _UNIT = re.compile(r"[A-Za-z0-9]+|[^\W_]")
 _LONGEST_SUBJECT = 500  # characters of an earlier message that count
+_LONG_SUBJECT = 60  # characters of an earlier question that is a story of its own
 _SHORT = 6
 """A question with fewer characters (or fewer than 3 Latin words) can't name its own subject."""
 
@@ -109,6 +110,11 @@ def stand_alone(question: str, history: Sequence[Message], *, replace: bool = Tr
             subject = _with_subject(text, subject) or subject or text
     if not replace and subject and is_follow_up(question):
         return f"{subject} {question}"
+    own = own_words(question) and not _refers(question)
+    if (
+        own and len(subject) > _LONG_SUBJECT
+    ):  # beside it, a short question's own words would count for nothing
+        subject = ""
     return _with_subject(question, subject) or f"{subject} {question}"
 
 

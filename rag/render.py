@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ingest.chunk import Span
-from ingest.i18n import Translatable, Translator
+from ingest.i18n import Translatable, Translator, translate
 from ingest.normalize import one_line
-from ingest.types import Chunk, Hit
+from ingest.types import Chunk, Hit, ParseReport
 from rag.types import Answer, Citation
 
 
@@ -93,6 +93,11 @@ def hit_record(hit: Hit) -> dict[str, Any]:
     chunk = hit.chunk
     span = _span(chunk, chunk.start, chunk.end)
     return {"score": round(hit.score, 4), **span, "text": chunk.text}
+
+
+def report_record(report: ParseReport, say: Translator) -> dict[str, Any]:
+    """The report as a JSON value, its warnings in the reader's language."""
+    return asdict(report) | {"warnings": [translate(each, say.language) for each in report.warnings]}
 
 
 def _span(chunk: Chunk, start: int, end: int) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from server.auth import Principal
 from server.errors import NotFound
 from server.fair_queue import FairQueue, in_thread
 from server.knowledge_bases import KnowledgeBases
-from server.telemetry import Metrics, SpanRecorder
+from server.telemetry import Metrics, record_spans
 from server.traces import Kind, Traces, trace_record
 
 log = logging.getLogger("rag.server")
@@ -38,24 +38,29 @@ Event = schemas.SearchResponse | schemas.PieceEvent | schemas.AnswerResponse
 
 @dataclass(frozen=True)
 class UserQuestion:
-    """A question about the knowledge base `base`, with its conversation and sampling settings.
-    `instruction` stands before the knowledge base's own. An answer of quotes that has more than
-    `most_tokens` is refused; 0: none is."""
+    """A question about the knowledge base `base`, with its conversation, and with fields of `Sampling` that
+    replace the knowledge base's. `instruction` stands before the knowledge base's own. An answer of quotes that has more than
+    `most_tokens` is refused; 0: none is. `logprobs`: log probabilities of the tokens are wanted."""
 
     question: str
     base: str
     history: tuple[Message, ...] = ()
-    sampling: Sampling | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     instruction: str = ""
     most_tokens: int = 0
+    logprobs: bool = False
+
+    def sampling(self, pipeline: Pipeline) -> Sampling:
+        return replace(pipeline.config.generate.sampling, **self.overrides)
 
     def instructed(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline with the instruction. Raises `UserError` if nothing there can follow the request."""
-        sampling, prompt = self.sampling or Sampling(), pipeline.config.prompt
+        sampling, prompt = self.sampling(pipeline), pipeline.config.prompt
         fields = {
             "stop": sampling.stop,
             "response_format": sampling.response_format,
             "system": self.instruction,
+            "logprobs": self.logprobs,
         }
         if pipeline.generator is None and (needs := [name for name, value in fields.items() if value]):
             raise UserError(
@@ -65,6 +70,11 @@ class UserQuestion:
             )  # fmt: skip
         if sampling.response_format and not isinstance(pipeline.generator, EndpointGenerator):
             raise UserError("response_format is for models that are served elsewhere; leave it out")
+        if pipeline.generator and self.logprobs:
+            raise UserError(
+                "logprobs are not reported: {model} passes on the text of an answer only; leave logprobs out",
+                model=pipeline.generator.name,
+            )
         if not self.instruction:
             return pipeline
         own = prompt.instruction or INSTRUCTION[script_of(self.question)]
@@ -83,12 +93,13 @@ class Answerer:
     knowledge_bases: KnowledgeBases
     traces: Traces
     metrics: Metrics
-    spans: SpanRecorder
     search_queue: FairQueue
     local_queue: FairQueue
     remote_queue: FairQueue
 
-    async def search(self, question: str, base: str, limit: int, who: Principal) -> schemas.SearchResponse:
+    async def search(
+        self, question: str, base: str, limit: int, who: Principal, say: Translator
+    ) -> schemas.SearchResponse:
         """The best passages, even if they do not answer the question."""
 
         def work() -> schemas.SearchResponse:
@@ -97,7 +108,7 @@ class Answerer:
                 found = pipeline.observed(seconds.__setitem__).retrieve(question, limit=limit)
                 record = trace_record(found, seconds)
                 self._record("search", trace, base, pipeline, found.sequence, record)
-                return schemas.SearchResponse.of(found, trace=trace, base=base)
+                return schemas.SearchResponse.of(found, say, trace=trace, base=base)
 
         async with self.search_queue.slot(who.id):
             return await in_thread(work)
@@ -114,7 +125,7 @@ class Answerer:
                 async with aclosing(_pieces(question.instructed(pipeline), question)) as pieces:
                     found = await anext(pieces)
                     assert isinstance(found, Retrieved)
-                    yield schemas.SearchResponse.of(found, trace=trace, base=question.base)
+                    yield schemas.SearchResponse.of(found, say, trace=trace, base=question.base)
                     async for piece in pieces:
                         if isinstance(piece, Answer):
                             finish = partial(self._finish, question, pipeline, found, piece)
@@ -159,7 +170,7 @@ class Answerer:
         quotes was deleted in the meantime."""
         for stage, seconds in record["seconds"].items():
             self.metrics.stage.labels(stage).observe(seconds)
-        self.spans.record(kind, record["seconds"], {"rag.trace": trace, "rag.base": base})
+        record_spans(kind, record["seconds"], {"rag.trace": trace, "rag.base": base})
         self.traces.add(kind, trace=trace, base=base, sequence=sequence, record=record)
         try:
             with self.knowledge_bases.open(base) as now:
@@ -197,7 +208,7 @@ def _check_length(written: int, limit: int) -> None:
 
 async def _pieces(pipeline: Pipeline, question: UserQuestion) -> AsyncGenerator[Retrieved | str | Answer]:
     """`Pipeline.stream`, each step in a thread. Closing it stops the generator."""
-    pieces = pipeline.stream(question.question, question.history, question.sampling)
+    pieces = pipeline.stream(question.question, question.history, question.sampling(pipeline))
     try:
         while (piece := await _step(lambda: next(pieces, None), pipeline)) is not None:
             yield piece

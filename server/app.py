@@ -29,7 +29,7 @@ from server.models import Models, model_loader
 from server.options import ServerOptions, adapter_names
 from server.routes import ask, knowledge_bases, openai
 from server.state import ServerState
-from server.telemetry import SpanRecorder, log_json
+from server.telemetry import SPANS, log_json
 from server.worker import WorkerSupervisor
 
 WEB = Path(__file__).parent / "web"
@@ -81,7 +81,6 @@ def session(context: Context) -> schemas.SessionResponse:
 def create_app(state: ServerState) -> FastAPI:
     """The API, the page and the MCP tools, without middleware."""
     tools = mcp_tools.http_app(state)
-    provider = state.answerer.spans.provider
     app = FastAPI(
         title="chatglm-rag", version=version("chatglm-rag"),
         description="Questions about your documents, answered with sources.",
@@ -89,7 +88,7 @@ def create_app(state: ServerState) -> FastAPI:
         max_body_size=MAX_BODY, responses=COMMON_RESPONSES,
         lifespan=lambda _: tools.router.lifespan_context(tools),  # pyright: ignore[reportArgumentType]
         generate_unique_id_function=lambda route: route.name,
-        telemetry={"tracer_provider": provider} if provider else None,
+        telemetry=SPANS,
     )  # fmt: skip
     app.state.server = state
     default_openapi = app.openapi
@@ -124,8 +123,7 @@ def create_app(state: ServerState) -> FastAPI:
 
 
 def serve(
-    options: ServerOptions, *, spans: SpanRecorder, on_ready: Callable[[str], None],
-    note: Callable[[str], None], prepare: Callable[[], None] = lambda: None,
+    options: ServerOptions, *, on_ready: Callable[[str], None], note: Callable[[str], None], prepare: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
     """Serve until a signal arrives; `on_ready` gets the address. Running answers are finished;
     unfinished jobs wait for the next start. `prepare` runs beside it; the server is not ready before
@@ -140,7 +138,7 @@ def serve(
     def ready() -> bool:
         return supervisor.alive() and not preparation.is_alive()
 
-    with closing(ServerState(options, models, spans=spans, ready=ready)) as state:
+    with closing(ServerState(options, models, ready=ready)) as state:
         if not options.on_loopback and not state.keys.usable:
             raise UserError(
                 "{host} can be reached from other machines and there is no key; create one first: "
@@ -157,12 +155,11 @@ def serve(
 
 def uvicorn_config(state: ServerState) -> uvicorn.Config:
     """How uvicorn runs the application. Headers about the client's address are ignored."""
-    inner = DisconnectMiddleware(create_app(state), state.options.patience)
-    outer: ASGIApp = AccessMiddleware(inner, state.options, state.keys, state.metrics)
+    app: ASGIApp = AccessMiddleware(create_app(state), state.options, state.keys, state.metrics)
     if origins := state.options.origins:
-        outer = CORSMiddleware(outer, origins, allow_methods=["*"], allow_headers=["*"])
+        app = CORSMiddleware(app, origins, allow_methods=["*"], allow_headers=["*"])
     return uvicorn.Config(
-        outer,
+        DisconnectMiddleware(app, state.options.patience),
         http=protocol(state.options.patience), ws="none", access_log=False, log_config=None,
         server_header=False, proxy_headers=False, timeout_keep_alive=30,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from weakref import finalize
 
 from ingest.embed import Embedder
 from ingest.errors import UserError
@@ -22,7 +22,6 @@ from ingest.store.sqlite import failures_named
 from rag.config import DATABASE, SETTINGS, Config, is_knowledge_base, read_config
 from rag.load import Encoders, encoder_of, encoders, open_writer, pipeline_of, score_norm_of
 from rag.pipeline import Pipeline
-from rag.types import Sampling
 from server import schemas
 from server.auth import Principal
 from server.errors import Duplicate, NotFound, hide_locations, unknown_base
@@ -98,15 +97,17 @@ def folder_of(data: Path, name: str) -> Path:
 
 @dataclass
 class OpenKnowledgeBase:
-    """`current` is the pipeline, and the stamp of the state that it was made from."""
+    """`current` is the pipeline, and the stamp of the state that it was made from. The store is closed when
+    nobody has a reference to this any more."""
 
     path: Path
     store: Store
     embedder: Embedder
     identity: Hashable
     current: tuple[Pipeline, Hashable] | None = None
-    users: int = 0
-    close_when_unused: bool = False
+
+    def __post_init__(self) -> None:
+        finalize(self, self.store.close)
 
 
 class KnowledgeBases:
@@ -141,13 +142,7 @@ class KnowledgeBases:
         try:
             with self._hide_locations():
                 base = self._acquire(name, path, identity)
-                try:
-                    yield self._pipeline(base)
-                finally:
-                    with self._lock:
-                        base.users -= 1
-                        if base.close_when_unused and not base.users:
-                            base.store.close()
+                yield self._pipeline(base)
         except (OSError, UserError) as problem:
             if identity is not None and identity_of(path) == identity:
                 raise
@@ -162,7 +157,7 @@ class KnowledgeBases:
             raise
 
     def _acquire(self, name: str, path: Path, identity: Hashable) -> OpenKnowledgeBase:
-        """The open knowledge base, with one more user."""
+        """The open knowledge base."""
         with self._lock:
             open_lock = self._open_locks.setdefault(name, threading.Lock())
         with open_lock:  # a slow Milvus server must not block other knowledge bases
@@ -170,9 +165,8 @@ class KnowledgeBases:
                 base = self._open.get(name)
                 if base and base.identity == identity:
                     self._open.move_to_end(name)
-                    base.users += 1
                     return base
-                self._release(name)  # it was deleted, and another one has its name
+                self._open.pop(name, None)  # it was deleted, and another one has its name
             config = read_config(path)
             store = config.open_store()
             try:
@@ -180,21 +174,12 @@ class KnowledgeBases:
             except BaseException:
                 store.close()
                 raise
-            base = OpenKnowledgeBase(path, store, embedder, identity, users=1)
+            base = OpenKnowledgeBase(path, store, embedder, identity)
             with self._lock:
                 self._open[name] = base
                 while len(self._open) > MAX_OPEN:
-                    self._release(next(iter(self._open)))
+                    self._open.popitem(last=False)
         return base
-
-    def _release(self, name: str) -> None:
-        """Close a knowledge base as soon as it has no users."""
-        with self._lock:
-            base = self._open.pop(name, None)
-            if base:
-                base.close_when_unused = True
-                if not base.users:
-                    base.store.close()
 
     def _pipeline(self, base: OpenKnowledgeBase) -> Pipeline:
         stamp = base.store.sequence, stamp_of(base.path / SETTINGS)
@@ -214,16 +199,6 @@ class KnowledgeBases:
             return config
         generate = replace(config.generate, model=default.model, quant=default.quant)
         return replace(config, generate=generate)
-
-    def sampling(self, name: str, **overrides: Any) -> Sampling | None:
-        """The knowledge base's sampling settings with those `overrides` that are not None; None if
-        all are."""
-        overrides = {key: value for key, value in overrides.items() if value is not None}
-        if not overrides:
-            return None
-        path = self.path(name)
-        with self._hide_locations():
-            return replace(self.config(path).generate.sampling, **overrides)
 
     def describe_all(self, who: Principal, say: Translator) -> list[schemas.KnowledgeBaseResponse]:
         """All that the key may read. One that can't be opened is listed with its problem."""
@@ -298,9 +273,8 @@ class KnowledgeBases:
                     raise unknown_base(name)
                 path.rename(work)
                 sync(self.options.data)
-        self._release(name)
+        self._open.pop(name, None)
         shutil.rmtree(work, ignore_errors=True)
 
     def close(self) -> None:
-        for name in list(self._open):
-            self._release(name)
+        self._open.clear()

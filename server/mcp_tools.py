@@ -71,7 +71,7 @@ def tools(state: ServerState, say: Translator) -> MCPServer:
     ) -> schemas.SearchResponse:
         """The passages of the documents nearest to a question, best first, with page or heading."""
         with reader(tool, knowledge_base) as context:
-            return await state.answerer.search(question, knowledge_base, limit, context.who)
+            return await state.answerer.search(question, knowledge_base, limit, context.who, context.say)
 
     @server.tool(annotations=READING)
     async def ask(

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 import secrets
-from collections import OrderedDict
 from dataclasses import dataclass
 from math import ceil
 from time import monotonic
@@ -38,7 +37,7 @@ class SlowClient(Exception):
 
 
 class DisconnectMiddleware:
-    """Cancels the application when the client of the request leaves.
+    """The outermost middleware. It cancels the application when the client of the request leaves.
 
     `patience` is how many seconds a client may take for one piece, in either direction.
     """
@@ -100,6 +99,9 @@ class _Client:
         return message
 
     async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and not self.complete.is_set():
+            # A client that still sends its body could hold the connection.
+            MutableHeaders(scope=message)["connection"] = "close"
         try:
             await asyncio.wait_for(self._send(message), self.patience)
         except TimeoutError as slow:
@@ -165,7 +167,6 @@ HEADERS = {
 SAFE = ("GET", "HEAD")
 TRANSLATORS: dict[Language, Translator] = {"en": Translator("en"), "zh": Translator("zh")}
 BURST = 20  # requests that may arrive at once, however low the rate is
-MAX_BUCKETS = 10_000  # keys whose rate is stored
 
 
 class RateLimiter:
@@ -173,7 +174,7 @@ class RateLimiter:
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: dict[str, tuple[float, float]] = {}
 
     def wait(self, key: str) -> float:
         """Count a request; returns 0, or in how many seconds the key may make it."""
@@ -182,15 +183,12 @@ class RateLimiter:
         left = min(capacity, left + (now - since) * self.rate / 60)
         wait = 0.0 if left >= 1 else (1 - left) * 60 / self.rate
         self._buckets[key] = (left if wait else left - 1), now
-        self._buckets.move_to_end(key)
-        while len(self._buckets) > MAX_BUCKETS:
-            self._buckets.popitem(last=False)
         return wait
 
 
 class AccessMiddleware:
-    """The outermost middleware. It stores the caller in `scope["state"]["who"]`, and what writes
-    messages in the caller's language in `scope["state"]["say"]`."""
+    """Authentication and security headers. It stores the caller in `scope["state"]["who"]`, and what
+    writes messages in the caller's language in `scope["state"]["say"]`."""
 
     def __init__(self, app: ASGIApp, options: ServerOptions, keys: Keys, metrics: Metrics) -> None:
         self.app, self.options, self.keys, self.metrics = app, options, keys, metrics
@@ -201,13 +199,6 @@ class AccessMiddleware:
             await self.app(scope, receive, send)
             return
         start, status = monotonic(), 499  # if the client leaves before it is answered
-        complete = has_no_body(scope)
-
-        async def receive_piece() -> Message:
-            nonlocal complete
-            message = await receive()
-            complete = complete or not message.get("more_body")
-            return message
 
         async def respond(message: Message) -> None:
             nonlocal status
@@ -217,8 +208,6 @@ class AccessMiddleware:
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("cache-control", "no-store")
-                if not complete:  # a client that still sends its body could hold the connection
-                    headers["connection"] = "close"
             await send(message)
 
         request, who = secrets.token_hex(8), None
@@ -226,7 +215,7 @@ class AccessMiddleware:
         scope.setdefault("state", {}).update(request=request, say=TRANSLATORS[language])
         try:
             who = scope["state"]["who"] = self._authenticate(scope)
-            await self.app(scope, receive_piece, respond)
+            await self.app(scope, receive, respond)
         except AccessDenied as problem:
             response = error_response(
                 TRANSLATORS[language], problem.status, problem, problem.code, "access",

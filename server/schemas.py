@@ -14,16 +14,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ingest import types as ingested
-from ingest.i18n import Translator, translate
+from ingest.i18n import Translator
 from ingest.normalize import readable
 from rag import types as rag
 from rag.pipeline import LONGEST_QUESTION
-from rag.render import part, remarks
+from rag.render import hit_record, record, remarks, report_record
 
 DRAWABLE = ("pdf",)
 """Formats whose pages can be shown as pictures."""
 
-_PAGE = re.compile(r"p\. (\d+)")
+_PAGE, _ROW = re.compile(r"^p\. (\d+)(?= · |$)"), re.compile(r"(?:^|(?<= · ))row (\d+)$")
+"""The parts of a label that are no words of the document."""
 NAME_PATTERN = r"^[\w\-]{1,64}$"
 """A knowledge base's name: letters of any script, digits, `_` and `-`."""
 
@@ -151,14 +152,6 @@ class ParseReportResponse(BaseModel):
     ocr_pages: int
     warnings: list[str]
 
-    @classmethod
-    def of(cls, report: ingested.ParseReport, say: Translator) -> Self:
-        warnings = [translate(warning, say.language) for warning in report.warnings]
-        return cls(
-            format=report.format, encoding=report.encoding, replaced=report.replaced,
-            ocr_pages=report.ocr_pages, warnings=warnings,
-        )  # fmt: skip
-
 
 class DocumentResponse(BaseModel):
     id: str
@@ -169,19 +162,20 @@ class DocumentResponse(BaseModel):
     pages: bool
     """Whether its pages can be shown as pictures."""
     size: int | None
+    """Bytes of the uploaded file; null if it was read from a folder."""
     added: float | None
-    """Bytes of the uploaded file, and when it arrived; null if it was read from a folder."""
+    """When it was uploaded or read; null if an older version read it."""
     receipt: ParseReportResponse
 
     @classmethod
     def of(
         cls, document: ingested.Document, length: int, upload: tuple[int, float] | None, say: Translator
     ) -> Self:
-        size, added = upload or (None, None)
+        size, added = upload or (None, document.report.ingested or None)
+        receipt = ParseReportResponse.model_validate(report_record(document.report, say))
         return cls(
             id=document.id, name=name_of(document.source), title=document.title, length=length,
-            pages=document.report.format in DRAWABLE, size=size, added=added,
-            receipt=ParseReportResponse.of(document.report, say),
+            pages=document.report.format in DRAWABLE, size=size, added=added, receipt=receipt,
         )  # fmt: skip
 
 
@@ -215,11 +209,9 @@ class JobFileResponse(BaseModel):
     @classmethod
     def of(cls, row: Row, say: Translator) -> Self:
         report = row["receipt"] and ingested.ParseReport.from_json(json.loads(row["receipt"]))
-        return cls(
-            name=row["name"], size=row["size"], state=row["state"], chunks=row["chunks"],
-            receipt=ParseReportResponse.of(report, say) if report else None,
-            problem=row["problem"] and row["problem_zh" if say.language == "zh" else "problem"],
-        )  # fmt: skip
+        receipt = report and report_record(report, say)
+        problem = row["problem_zh" if say.language == "zh" else "problem"]
+        return cls.model_validate({**row, "receipt": receipt, "problem": problem})
 
 
 class JobResponse(BaseModel):
@@ -247,16 +239,14 @@ class JobResponse(BaseModel):
         """A row of the table `jobs`, with its rows of the table `files`."""
         files = [JobFileResponse.of(each, say) for each in rows]
         ended = [file for file in files if file.state != "waiting"]
-        return cls(
-            id=row["id"], kind=row["kind"], knowledge_base=row["base"], state=row["state"],
-            created=row["created"], started=row["started"], finished=row["finished"],
-            files_done=len(ended), files_total=len(files),
-            bytes_done=sum(file.size for file in ended),
-            bytes_total=sum(file.size for file in files),
-            chunks=row["chunks"],
-            error=row["error"] and row["error_zh" if say.language == "zh" else "error"],
-            files=files,
-        )  # fmt: skip
+        counts = {
+            "files_done": len(ended), "files_total": len(files),
+            "bytes_done": sum(file.size for file in ended), "bytes_total": sum(file.size for file in files),
+        }  # fmt: skip
+        error = row["error_zh" if say.language == "zh" else "error"]
+        return cls.model_validate(
+            {**row, **counts, "knowledge_base": row["base"], "error": error, "files": files}
+        )
 
 
 class JobListResponse(BaseModel):
@@ -298,15 +288,6 @@ class HitResponse(BaseModel):
     end: int
     text: str
 
-    @classmethod
-    def of(cls, hit: ingested.Hit) -> Self:
-        chunk = hit.chunk
-        return cls(
-            score=round(hit.score, 4), name=name_of(chunk.source), title=chunk.title,
-            label=chunk.label(chunk.start), document=chunk.document,
-            start=chunk.start, end=chunk.end, text=chunk.text,
-        )  # fmt: skip
-
 
 class CitationResponse(BaseModel):
     """A quote. Invariant: the document's text[start:end] == quote."""
@@ -323,15 +304,14 @@ class CitationResponse(BaseModel):
     end: int
     quote: str
 
-    @classmethod
-    def of(cls, citation: rag.Citation) -> Self:
-        chunk, label = citation.chunk, citation.chunk.label(citation.start)
-        page = _PAGE.match(label)
-        return cls(
-            number=citation.number, name=name_of(chunk.source), title=chunk.title, label=label,
-            page=int(page[1]) if page else None, document=chunk.document,
-            start=citation.start, end=citation.end, quote=citation.quote,
-        )  # fmt: skip
+
+def _for_clients(record: dict[str, Any], say: Translator) -> dict[str, Any]:
+    """A hit or a citation with the name of its file, the number of its page if it has one, and its label in
+    the reader's language."""
+    page = _PAGE.match(record["label"])
+    label = _PAGE.sub(lambda found: say("p. {number}", number=found[1]), record["label"])
+    label = _ROW.sub(lambda found: say("row {number}", number=found[1]), label)
+    return record | {"name": name_of(record["source"]), "label": label, "page": page and page[1]}
 
 
 class PartResponse(BaseModel):
@@ -340,14 +320,6 @@ class PartResponse(BaseModel):
     start: int
     end: int
     text: str
-
-
-class DroppedResponse(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    turns: int
-    passages: int
-    shortened: int
 
 
 class SearchResponse(BaseModel):
@@ -364,11 +336,11 @@ class SearchResponse(BaseModel):
     hits: list[HitResponse]
 
     @classmethod
-    def of(cls, found: rag.Retrieved, *, trace: str, base: str) -> Self:
+    def of(cls, found: rag.Retrieved, say: Translator, *, trace: str, base: str) -> Self:
+        hits = [HitResponse.model_validate(_for_clients(hit_record(hit), say)) for hit in found.hits]
         return cls(
             id=trace, question=found.query.text, knowledge_base=base, sequence=found.sequence,
-            confidence=round(found.confidence, 4), answerable=found.answerable,
-            hits=[HitResponse.of(hit) for hit in found.hits],
+            confidence=round(found.confidence, 4), answerable=found.answerable, hits=hits,
         )  # fmt: skip
 
 
@@ -408,7 +380,7 @@ class AnswerResponse(BaseModel):
     generator: str
     unsupported: list[PartResponse]
     unknown: list[int]
-    dropped: DroppedResponse
+    dropped: rag.Dropped
     remarks: list[str]
     """What a reader must know about the text, in the reader's language."""
     usage: UsageResponse
@@ -418,18 +390,13 @@ class AnswerResponse(BaseModel):
         cls, answer: rag.Answer, found: rag.Retrieved, usage: UsageResponse, say: Translator,
         *, trace: str, base: str,
     ) -> Self:  # fmt: skip
-        return cls(
-            id=trace, question=answer.question, knowledge_base=base, sequence=found.sequence,
-            answer=answer.text, span=PartResponse(**part(answer.text, answer.span)) if answer.span else None,
-            refused=answer.refused, confidence=round(answer.confidence, 4),
-            citations=[CitationResponse.of(citation) for citation in answer.citations],
-            hits=[HitResponse.of(hit) for hit in answer.hits],
-            generator=answer.generator,
-            unsupported=[PartResponse(**part(answer.text, span)) for span in answer.unsupported],
-            unknown=list(answer.unknown),
-            dropped=DroppedResponse.model_validate(answer.dropped),
-            remarks=remarks(answer, say), usage=usage,
-        )  # fmt: skip
+        values = record(answer)
+        places = {key: [_for_clients(each, say) for each in values[key]] for key in ("citations", "hits")}
+        more = {
+            "id": trace, "knowledge_base": base, "sequence": found.sequence,
+            "remarks": remarks(answer, say), "usage": usage,
+        }  # fmt: skip
+        return cls.model_validate(values | places | more)
 
 
 class TraceResponse(BaseModel):

@@ -14,17 +14,11 @@ from server.knowledge_bases import KnowledgeBases
 from server.models import Models
 from server.options import ServerOptions
 from server.replica import Replica
-from server.telemetry import Metrics, SpanRecorder
+from server.telemetry import Metrics
 from server.traces import Traces
 from server.uploads import PageRenderer
 
 REMOTE_SLOTS = 16  # answers that remote models write at one time, since they batch
-
-
-def limit_blas_threads() -> None:
-    """Use one BLAS thread in this process, because questions already run in parallel. It also makes
-    scores reproducible to the bit: another number of threads may add up in another order."""
-    threadpool_limits(1, user_api="blas")
 
 
 class ServerState:
@@ -32,10 +26,12 @@ class ServerState:
 
     def __init__(
         self, options: ServerOptions, models: Models, *, open_encoder: Encoders | None = None,
-        spans: SpanRecorder | None = None, ready: Callable[[], bool] = lambda: True,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         """Join the data folder as a replica. `open_encoder` replaces the loader of encoders."""
-        limit_blas_threads()
+        # Questions already run in parallel. One BLAS thread also makes scores reproducible to the bit:
+        # another number of threads may add up in another order.
+        threadpool_limits(1, user_api="blas")
         self.options, self.ready, home = options, ready, options.home
         jobs, traces = server_database(home), trace_database(home)
         keys = server_database(home)  # a second connection, so that no writer delays authentication
@@ -52,13 +48,9 @@ class ServerState:
         for name, queue in queues.items():
             gauge(f"rag_{name}_waiting", "Questions that wait", lambda queue=queue: queue.waiting)
             gauge(f"rag_{name}_working", "Questions at work", lambda queue=queue: queue.running)
-        self.answerer = Answerer(
-            self.knowledge_bases, self.traces, self.metrics, spans or SpanRecorder(),
-            *queues.values(),
-        )  # fmt: skip
+        self.answerer = Answerer(self.knowledge_bases, self.traces, self.metrics, *queues.values())
 
     def close(self) -> None:
-        self.answerer.spans.close()
         self.pages.close()
         self.knowledge_bases.close()
         for database in self.databases:

@@ -7,58 +7,31 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING
 
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-
-OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""Variables of the OpenTelemetry specification; if one is set, spans are exported to it."""
-
-
-class SpanRecorder:
-    """Without a provider it does nothing and imports nothing."""
-
-    def __init__(self, provider: "TracerProvider | None" = None) -> None:
-        self.provider = provider
-        self._tracer = provider.get_tracer("chatglm-rag") if provider else None
-
-    def record(self, kind: str, seconds: Mapping[str, float], about: Mapping[str, str]) -> None:
-        """One span for the question and one for each stage, which ran one after the other.
-
-        The stage `retrieve` is left out: it consists of `embed` and `search`.
-        """
-        if self._tracer is None:
-            return
-        from opentelemetry.trace import set_span_in_context
-
-        stages = {stage: duration for stage, duration in seconds.items() if stage != "retrieve"}
-        at = time_ns() - int(sum(stages.values()) * 1e9)
-        root = self._tracer.start_span(f"rag.{kind}", start_time=at, attributes=dict(about))
-        context = set_span_in_context(root)
-        for stage, duration in stages.items():
-            span = self._tracer.start_span(f"rag.{stage}", context, start_time=at)
-            at += int(duration * 1e9)
-            span.end(at)
-        root.end(at)
-
-    def close(self) -> None:
-        if self.provider:
-            self.provider.shutdown()
+SPANS: TelemetryConfig = {"auto_configure": True, "metrics": False, "logs": False}
+"""FastAPI exports spans to where the variables OTEL_EXPORTER_OTLP_… of the OpenTelemetry specification say,
+if one is set. Its log would hold messages of errors, and with them text of documents."""
+_tracer = trace.get_tracer("chatglm-rag")
 
 
-def otlp_recorder() -> SpanRecorder:
-    """Exports spans to where the OTEL_… variables say, by OTLP over HTTP."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+def record_spans(kind: str, seconds: Mapping[str, float], about: Mapping[str, str]) -> None:
+    """One span for the question and one for each stage, which ran one after the other.
 
-    provider = TracerProvider(resource=Resource.create({"service.name": "chatglm-rag"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return SpanRecorder(provider)
+    The stage `retrieve` is left out: it consists of `embed` and `search`.
+    """
+    stages = {stage: duration for stage, duration in seconds.items() if stage != "retrieve"}
+    at = time_ns() - int(sum(stages.values()) * 1e9)
+    root = _tracer.start_span(f"rag.{kind}", start_time=at, attributes=dict(about))
+    context = trace.set_span_in_context(root)
+    for stage, duration in stages.items():
+        span = _tracer.start_span(f"rag.{stage}", context, start_time=at)
+        at += int(duration * 1e9)
+        span.end(at)
+    root.end(at)
 
 
 QUIET_LOGGERS = ("uvicorn", "uvicorn.error", "mcp", "httpx", "httpx2", "openai", "asyncio")

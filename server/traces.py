@@ -1,13 +1,11 @@
-"""Records of how answers were made, and the repetition of a retrieval for comparison."""
+"""Records of how answers were made."""
 
 import json
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
-from ingest.store import Ranking
-from rag.pipeline import Pipeline
 from rag.render import hit_record, record
 from rag.types import Answer, Message, Retrieved
 from server import schemas
@@ -34,46 +32,12 @@ def trace_record(
         "history": [asdict(message) for message in history],
         "confidence": found.confidence,
         "threshold": found.threshold,
-        "candidates": _candidates(found.ranking),
+        "candidates": [*zip(found.ranking.keys.tolist(), found.ranking.scores.tolist(), strict=True)],
         "hits": [hit_record(hit) for hit in found.hits],
         "prompt": [asdict(message) for message in prompt.messages] if prompt else None,
         "answer": answer_record,
         "seconds": seconds,
     }
-
-
-def _candidates(ranking: Ranking) -> list[list[float]]:
-    return [list(pair) for pair in zip(ranking.keys.tolist(), ranking.scores.tolist(), strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """The retrieval of the same question from the knowledge base as it is now.
-
-    `same`: all candidates and their scores are equal. `chunks` are the ids of the candidates that
-    still exist, by key; `new` and `gone` are keys.
-    """
-
-    sequence: int
-    same: bool
-    chunks: dict[int, str]
-    new: tuple[int, ...]
-    gone: tuple[int, ...]
-
-
-def replay(trace: schemas.TraceResponse, pipeline: Pipeline) -> Replay:
-    """Retrieve again and compare. Equal sequences give equal candidates, to the bit."""
-    found = pipeline.retrieve(trace.record["question"])
-    now, then = _candidates(found.ranking), trace.record["candidates"]
-    before, after = ([int(key) for key, _ in pairs] for pairs in (then, now))
-    chunks = pipeline.store.chunks([*dict.fromkeys([*before, *after])])
-    return Replay(
-        found.sequence,
-        now == then,
-        {key: chunk.id for key, chunk in chunks.items()},
-        tuple(key for key in after if key not in before),
-        tuple(key for key in before if key not in after),
-    )
 
 
 class Traces:

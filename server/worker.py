@@ -1,9 +1,8 @@
 """The process that ingests documents, one job after the other and at low priority.
 
-`python -m server.worker` reads its options from standard input and ends when that is closed.
+`python -m server.worker DATA CACHE [--ocr]` ends when its standard input is closed.
 """
 
-import json
 import logging
 import os
 import signal
@@ -104,23 +103,18 @@ class Worker:
 
     @contextmanager
     def _interruptible(self, job: str) -> Iterator[None]:
-        """Interrupt the main thread when the job must end."""
-        done = threading.Event()
+        """Raise `JobInterrupted` in the block, which the main thread runs, when the job must end."""
 
-        def watch() -> None:
-            while not done.wait(CHECK_INTERVAL):
-                if self.stop.is_set() or not self.jobs.should_continue(job, self.name):
-                    if not done.is_set():
-                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-                    return
+        def check(number: int, frame: FrameType | None) -> None:
+            if self.stop.is_set() or not self.jobs.should_continue(job, self.name):
+                raise JobInterrupted
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
+        signal.signal(signal.SIGALRM, check)
+        signal.setitimer(signal.ITIMER_REAL, CHECK_INTERVAL, CHECK_INTERVAL)
         try:
             yield
         finally:
-            done.set()
-            thread.join()
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _ingest(self, job: Row) -> None:
         path = folder_of(self.options.data, job["base"])
@@ -174,13 +168,8 @@ def main() -> None:
     lower_priority()
     log_json(logging.WARNING)
     sys.excepthook = lambda kind, error, where: logging.critical("bug", exc_info=error)
-    data, cache, ocr = json.loads(sys.stdin.readline())
-    worker = Worker(ServerOptions(data=Path(data), cache=Path(cache), ocr=ocr))
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise JobInterrupted
-
-    signal.signal(signal.SIGUSR1, interrupt)
+    data, cache, *ocr = sys.argv[1:]
+    worker = Worker(ServerOptions(data=Path(data), cache=Path(cache), ocr=bool(ocr)))
     signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends us
     threading.Thread(target=lambda: (sys.stdin.read(), worker.stop.set()), daemon=True).start()
@@ -198,7 +187,7 @@ class WorkerSupervisor:
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="worker supervisor", daemon=True)
 
@@ -220,15 +209,9 @@ class WorkerSupervisor:
                 self.process.kill()  # its job is requeued later
         self._thread.join()
 
-    def _start(self) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "server.worker"], stdin=subprocess.PIPE, text=True
-        )
-        options = str(self.options.data), str(self.options.cache), self.options.ocr
-        assert process.stdin
-        process.stdin.write(f"{json.dumps(options)}\n")
-        process.stdin.flush()
-        return process
+    def _start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-P", "-m", "server.worker", self.options.data, self.options.cache]
+        return subprocess.Popen([*command, *["--ocr"] * self.options.ocr], stdin=subprocess.PIPE)
 
     def _supervise(self) -> None:
         while not self._stop.is_set():

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any, LiteralString, Self
@@ -142,10 +144,7 @@ class Progress:
         if left is None and self.total and done:
             left = (now - self.start) * (self.total / done - 1)
         if left is not None:
-            minutes, seconds = divmod(int(left), 60)
-            hours, minutes = divmod(minutes, 60)
-            clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-            text += say(", {clock} left", clock=clock)
+            text += say(", {clock} left", clock=timedelta(seconds=int(left)))
         if self.bar:
             self.bar.update(self.task, completed=done, total=self.total, text=text)
         else:
@@ -186,20 +185,16 @@ class ReadingProgress:
             self.progress = None
 
 
+@dataclass
 class IngestProgress:
-    """Shows how many files are done, and how many chunks are embedded. `size`: bytes of all files."""
+    """Shows on `bar` how many of the files are done, and how many chunks are embedded. Its total are the
+    bytes of all files."""
 
-    def __init__(self, files: int, size: int, *, quiet: bool) -> None:
-        self.files = files
-        self.done = self.read = self.embedded = 0
-        self.progress = Progress(say("ingest"), max(1, size), quiet=quiet)
-
-    def __enter__(self) -> Self:
-        self.progress.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.__exit__()
+    bar: Progress
+    files: int
+    done: int = 0
+    read: int = 0
+    embedded: int = 0
 
     def chunks(self, count: int) -> None:
         """`count` more chunks have been embedded."""
@@ -213,7 +208,7 @@ class IngestProgress:
         self._show()
 
     def _show(self) -> None:
-        rate = self.embedded / max(1e-9, monotonic() - self.progress.start)
+        rate = self.embedded / max(1e-9, monotonic() - self.bar.start)
         text = say(
             "{done}/{files} files, {embedded} chunks embedded, {rate:.1f}/s",
             done=self.done,
@@ -221,4 +216,4 @@ class IngestProgress:
             embedded=self.embedded,
             rate=rate,
         )
-        self.progress(self.read, text)
+        self.bar(self.read, text)

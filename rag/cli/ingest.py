@@ -4,14 +4,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ingest.errors import UserError
 from ingest.i18n import Translatable, translate
-from rag.cli.console import IngestProgress, note, out_json, say, table
+from rag.cli.console import IngestProgress, Progress, note, out_json, say, table
 from rag.cli.options import KB, argument, cache_home, kb_config, option, with_options
 
 LISTED = 20
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ingest.files import FoundFile
     from ingest.pipeline import FileOutcome, Ingestion
     from ingest.store import Info
-    from ingest.types import ParseReport
     from rag.config import Config
 
 
@@ -43,6 +42,8 @@ class IngestOptions:
     workers: int | None = option("--workers", "With --ray: number of cores to use; default: all.", least=1)
     as_json: bool = option("--json", "Print one JSON line per file.", default=False)
     quiet: bool = option("--quiet -q", "Show only refused files.", default=False)
+    summary: bool = True
+    """Show a table of the files at the end."""
 
 
 @with_options("Read documents into a knowledge base; a second run reads only what is new or changed.")
@@ -69,7 +70,8 @@ def ingest_into(config: "Config", paths: list[Path], options: IngestOptions, *, 
     size = sum(file.size for file in files)
     with writer.store as store, Sandbox(ocr=options.ocr) as sandbox:
         try:
-            with IngestProgress(len(files), size, quiet=quiet or options.as_json) as progress:
+            with Progress(say("ingest"), max(1, size), quiet=quiet or options.as_json) as bar:
+                progress = IngestProgress(bar, len(files))
                 work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
                 on_ray = partial(_on_ray, work, config=config, options=options)
                 with on_ray(files) if options.ray and files else nullcontext(work.run(files)) as run:
@@ -83,10 +85,10 @@ def ingest_into(config: "Config", paths: list[Path], options: IngestOptions, *, 
                 store.rebuild()  # wipes the indexes' traces of what was removed
             score_norm_of(store, writer.embedder)  # now, so that the first question need not wait
         finally:  # an interrupted run also reports what was done
-            if not options.as_json:
+            if options.summary and not options.as_json:
                 _summary(outcomes, [file for file in found if file.skipped], quiet=quiet)
-                if not quiet:
-                    note(_total(outcomes, kb, store.info()))
+            if not (options.as_json or quiet):
+                note(_total(outcomes, kb, store.info()))
 
 
 @contextmanager
@@ -119,18 +121,15 @@ def _on_ray(
 
 
 def _record(outcome: "FileOutcome") -> dict[str, object]:
+    from rag.render import report_record
+
     return {
         "source": outcome.source,
         "status": outcome.status,
         "chunks": outcome.chunks,
-        "receipt": _report(outcome.report) if outcome.report else None,
+        "receipt": report_record(outcome.report, say) if outcome.report else None,
         "reason": say(outcome.problem.message) if outcome.problem else None,
     }
-
-
-def _report(report: "ParseReport") -> dict[str, Any]:
-    """The report as a JSON value, its warnings in the reader's language."""
-    return asdict(report) | {"warnings": [translate(each, say.language) for each in report.warnings]}
 
 
 def _summary(outcomes: "list[FileOutcome]", skipped: "list[FoundFile]", *, quiet: bool) -> None:
@@ -184,7 +183,11 @@ def _row(outcome: "FileOutcome") -> tuple[str, str, str]:
         parts.append(say("{replaced} bytes replaced", replaced=report.replaced))
     if report.ocr_pages:
         parts.append(say("{ocr_pages} pages by OCR", ocr_pages=report.ocr_pages))
-    return name, status, say(", ").join([*parts, *_report(report)["warnings"]])
+    return (
+        name,
+        status,
+        say(", ").join([*parts, *(translate(each, say.language) for each in report.warnings)]),
+    )
 
 
 def _name(source: str) -> str:

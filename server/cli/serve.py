@@ -4,49 +4,33 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import localtime, strftime
 from typing import TYPE_CHECKING, Annotated
 
 from ingest.errors import UserError
-from rag.cli.console import IngestProgress, note, note_message, out, out_json, out_message, say, table
-from rag.cli.options import JSON, argument, cache_home, data_home, existing_kb, option, with_options
+from rag.cli.console import note, note_message, out, out_json, out_message, say
+from rag.cli.options import JSON, ModelOptions, argument, cache_home, data_home, option, with_options
 from server.options import ServerOptions
 
 if TYPE_CHECKING:
     from rag.generate import GenerateOptions
     from server.schemas import TraceResponse
-    from server.telemetry import SpanRecorder
-    from server.traces import Replay
 
+UsualModel = Annotated[ModelOptions, ("model", "quant")]
 DEMO = Path(__file__).parents[2] / "corpora"
 
 
-@dataclass(frozen=True)
-class UsualModel:
-    """The language model of knowledge bases that name none."""
+def with_usual_model(options: ServerOptions, model: ModelOptions) -> ServerOptions:
+    """The options with this language model for knowledge bases that name none; it is looked for at once."""
+    if not model.model:
+        return options
+    from rag.generate import GenerateOptions
 
-    model: str = option(
-        "--model MODEL",
-        "Answer with this ChatGLM, or the model served at http://host:port/v1#name, if a knowledge "
-        "base names none.",
-        default="",
-    )
-    quant: str = option(
-        "--quant auto|none|int8|int4|nf4", "Precision of the weights in memory; auto: the best that fits.",
-        default="auto",
-    )  # fmt: skip
-
-    def added_to(self, options: ServerOptions) -> ServerOptions:
-        """The options with this model, if one is named; it is looked for at once."""
-        if not self.model:
-            return options
-        from rag.generate import GenerateOptions
-
-        generate = GenerateOptions(model=self.model, quant=self.quant)  # type: ignore[arg-type]  # checked there
-        _check_there(generate, options.cache / "models")
-        return replace(options, generate=generate)
+    generate = GenerateOptions(**model.values)
+    _check_there(generate, options.cache / "models")
+    return replace(options, generate=generate)
 
 
 def _check_there(generate: "GenerateOptions", cache: Path) -> None:
@@ -72,14 +56,6 @@ def demo_data() -> Path:
     return cache_home() / "demo"
 
 
-def spans() -> "SpanRecorder":
-    """A recorder that exports spans if the variables of OpenTelemetry say where."""
-    from server.telemetry import OTLP_VARIABLES, SpanRecorder, otlp_recorder
-
-    configured = any(os.environ.get(name) for name in OTLP_VARIABLES)
-    return otlp_recorder() if configured else SpanRecorder()
-
-
 @with_options("Serve your knowledge bases: an API, and a web page for questions and uploads.")
 def serve(
     *,
@@ -92,21 +68,19 @@ def serve(
     ),
     model: UsualModel,
 ) -> None:
-    if demo:
-        options = replace(options, data=demo_data())
-    options = model.added_to(options)
-    if demo:
-        if not options.on_loopback:
-            raise UserError(
-                "--demo is for this machine, and {host} is reached from others; leave --host out",
-                host=options.host,
-            )
-        corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
-        if not corpora:
-            raise UserError("there are no corpora at {demo}; install chatglm-rag again", demo=DEMO)
-        _run(options, _opened, lambda: _build_demo(options.data, corpora))
-    else:
+    options = with_usual_model(options, model)
+    if not demo:
         _run(options, _opened)
+        return
+    if not options.on_loopback:
+        raise UserError(
+            "--demo is for this machine, and {host} is reached from others; leave --host out",
+            host=options.host,
+        )
+    corpora = sorted(path.parent for path in DEMO.glob("*/docs"))
+    if not corpora:
+        raise UserError("there are no corpora at {demo}; install chatglm-rag again", demo=DEMO)
+    _run(replace(options, data=demo_data()), _opened, lambda: _build_demo(demo_data(), corpora))
 
 
 def _opened(address: str) -> None:
@@ -117,35 +91,21 @@ def _opened(address: str) -> None:
 def _run(
     options: ServerOptions, on_ready: Callable[[str], None], prepare: Callable[[], None] = lambda: None
 ) -> None:
+    os.environ.setdefault("OTEL_SERVICE_NAME", "chatglm-rag")
     from server.app import serve
 
-    serve(options, spans=spans(), on_ready=on_ready, note=note, prepare=prepare)
+    serve(options, on_ready=on_ready, note=note, prepare=prepare)
 
 
 def _build_demo(data: Path, corpora: Sequence[Path]) -> None:
     """A knowledge base for each corpus, built if it is missing or incomplete."""
-    from ingest.files import walk
-    from ingest.pipeline import Ingestion
-    from ingest.sandbox import Sandbox
+    from rag.cli.ingest import IngestOptions, ingest_into
     from rag.config import read_config
-    from rag.load import open_writer, score_norm_of
 
     for corpus in corpora:
-        files = [file for file in walk([corpus / "docs"]) if not file.skipped]
-        note_message("reading {name}: {count} files; not ready yet", name=corpus.name, count=len(files))
-        writer = open_writer(read_config(data / corpus.name), embedder=None, cache=cache_home())
-        size = sum(file.size for file in files)
-        with writer.store as store, Sandbox(ocr=False) as sandbox:
-            with IngestProgress(len(files), size, quiet=False) as progress:
-                work = Ingestion(store, writer.embedder, writer.chunker, sandbox, progress.chunks)
-                for outcome in work.run(files):
-                    progress.file(outcome)
-            score_norm_of(store, writer.embedder)
-            info = store.info()
-        note_message(
-            "{name}: {documents} documents, {passages} passages",
-            name=corpus.name, documents=info.documents, passages=info.passages,
-        )  # fmt: skip
+        note_message("reading {name}; not ready yet", name=corpus.name)
+        options = IngestOptions(ocr=False, summary=False)
+        ingest_into(read_config(data / corpus.name), [corpus / "docs"], options, kb=corpus.name)
     note_message("The demonstration is ready.")
 
 
@@ -160,7 +120,7 @@ def mcp(
     options: Annotated[ServerOptions, ("host", "port", "adapters")],
     model: UsualModel,
 ) -> None:
-    options = model.added_to(options)
+    options = with_usual_model(options, model)
     if http:
         _run(options, lambda address: note(f"{address}mcp"))
         return
@@ -168,32 +128,21 @@ def mcp(
     from server.models import Models, model_loader
     from server.state import ServerState
 
-    with closing(ServerState(options, Models(model_loader(options.cache, note)), spans=spans())) as state:
+    with closing(ServerState(options, Models(model_loader(options.cache, note)))) as state:
         tools(state, say).run("stdio")
 
 
-SHOWN = 20  # candidates in a table; --json has all
-
-
-@with_options("Show how an answer came about, and retrieve again: question, candidates, prompt, answer.")
+@with_options("Show how an answer came about: question, passages, prompt, answer.")
 def trace(answer: str = argument("ID", "Id of the answer."), as_json: bool = JSON) -> None:
-    from rag.load import open_pipeline
-    from server.state import limit_blas_threads
-    from server.traces import replay
-
-    limit_blas_threads()
-    home, found = _find(answer)
-    kb = existing_kb(str(home / found.knowledge_base))
-    with open_pipeline(kb, cache=cache_home(), say=say) as pipeline:
-        again = replay(found, pipeline)
+    found = _find(answer)
     if as_json:
-        out_json(found.model_dump() | {"replay": asdict(again)})
+        out_json(found.model_dump())
     else:
-        _show(found, again)
+        _show(found)
 
 
-def _find(answer: str) -> "tuple[Path, TraceResponse]":
-    """The trace, and the data folder of the server that answered."""
+def _find(answer: str) -> "TraceResponse":
+    """The trace, from the data folder of the server that answered."""
     from server.database import trace_database
     from server.traces import Traces
 
@@ -201,14 +150,14 @@ def _find(answer: str) -> "tuple[Path, TraceResponse]":
         if (home / ".server").is_dir():
             with closing(trace_database(home / ".server")) as database:
                 if found := Traces(database).get(answer):
-                    return home, found
+                    return found
     raise UserError(
         "there is no answer {answer}; it may be older than those kept, or its documents are gone",
         answer=answer,
     )
 
 
-def _show(found: "TraceResponse", again: "Replay") -> None:
+def _show(found: "TraceResponse") -> None:
     record = found.record
     when = strftime("%Y-%m-%d %H:%M:%S", localtime(found.created))
     out(f"{found.id}  {when}  {found.knowledge_base} @ {found.sequence}")
@@ -218,35 +167,14 @@ def _show(found: "TraceResponse", again: "Replay") -> None:
     sure, limit = f"{record['confidence']:.3f}", f"{record['threshold']:.3f}"
     out_message("confidence {sure}, refused below {limit}", sure=sure, limit=limit)
     out("  ".join(f"{stage} {took * 1000:.1f} ms" for stage, took in record["seconds"].items()))
-    gone = say("(gone)")
-    table(
-        say("candidates"),
-        ["", say("score"), say("chunk")],
-        [
-            (rank, f"{score:.6f}", again.chunks.get(int(key), gone))
-            for rank, (key, score) in enumerate(record["candidates"][:SHOWN], start=1)
-        ],
-    )
+    for number, hit in enumerate(record["hits"], start=1):
+        place = " · ".join(part for part in (hit["source"], hit["label"]) if part)
+        out(f"{number}. {place} {hit['start']}–{hit['end']}  ({hit['score']:.4f})")
     for message in record["prompt"] or ():
         out(f"[{message['role']}]\n{message['text']}\n")
-    answer = record["answer"]
-    if answer:
+    if answer := record["answer"]:
         out_message("answer:")
         out(answer["answer"])
         for citation in answer["citations"]:
             span = f"{citation['label']} {citation['start']}–{citation['end']}"
             out(f"[{citation['number']}] {citation['title']} · {span}: {citation['quote']}")
-    out(_comparison(found, again))
-
-
-def _comparison(found: "TraceResponse", again: "Replay") -> str:
-    if again.same:
-        return say(
-            "retrieved again at {sequence}: the same candidates with the same scores", sequence=again.sequence
-        )
-    return say(
-        "retrieved again at {sequence} (then {sequence_2}): {new_count} new candidates, "
-        "{gone_count} gone, or other scores: the knowledge base has changed",
-        sequence=again.sequence, sequence_2=found.sequence,
-        new_count=len(again.new), gone_count=len(again.gone),
-    )  # fmt: skip

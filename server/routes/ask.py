@@ -16,7 +16,6 @@ from server import schemas
 from server.answering import Event, UserQuestion
 from server.error_responses import EVENT_STREAM, responses
 from server.errors import NotFound, error_body
-from server.fair_queue import in_thread
 from server.middleware import Context, RequestContext
 
 router = APIRouter(tags=["questions"])
@@ -56,18 +55,18 @@ class EventStreamResponse(StreamingResponse):
 async def search(body: schemas.SearchRequest, context: Context) -> schemas.SearchResponse:
     """The passages nearest to a question, best first."""
     context.require("read", body.knowledge_base)
-    return await context.state.answerer.search(body.question, body.knowledge_base, body.limit, context.who)
+    search = context.state.answerer.search
+    return await search(body.question, body.knowledge_base, body.limit, context.who, context.say)
 
 
 @router.post("/ask", response_model=schemas.AnswerResponse, responses=STREAM_RESPONSE | responses(502, 503))
 async def ask(body: schemas.AskRequest, request: Request, context: Context):
     """An answer with citations, or a refusal with the nearest passages."""
     context.require("read", body.knowledge_base)
-    bases = context.state.knowledge_bases
-    overrides = body.model_dump(include={"max_new_tokens", "temperature", "top_p", "seed"})
-    sampling = await in_thread(lambda: bases.sampling(body.knowledge_base, **overrides))
+    sampling = {"max_new_tokens", "temperature", "top_p", "seed"}
+    overrides = body.model_dump(include=sampling, exclude_none=True)
     history = tuple(Message(turn.role, turn.content) for turn in body.history)
-    question = UserQuestion(body.question, body.knowledge_base, history, sampling)
+    question = UserQuestion(body.question, body.knowledge_base, history, overrides)
     if body.stream or "text/event-stream" in request.headers.get("accept", ""):
         return EventStreamResponse(_encode(await start(question, context), context.say))
     return await context.state.answerer.answer(question, context.who, context.say)

@@ -157,7 +157,9 @@ def list_documents(
         found.sort(key=lambda each: names[each].casefold())
         status = Uploads(context.state.knowledge_bases.path(knowledge_base)).status
         if sort != "name":
-            found.sort(key=lambda each: (status(each) or (0, 0.0))[sort == "added"], reverse=True)
+            found.sort(
+                key=lambda each: (status(each) or (0, each.report.ingested))[sort == "added"], reverse=True
+            )
         documents = [
             schemas.DocumentResponse.of(each, store.length(each.id), status(each), context.say)
             for each in found[offset : offset + limit]

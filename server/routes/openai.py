@@ -56,14 +56,6 @@ class ChatMessage(LenientRequest):
         return "".join(part.text or "" for part in self.content)
 
 
-CONTAINS_USER_MESSAGE: dict[str, Any] = {
-    "contains": {
-        "properties": {"role": {"const": "user"}, "content": {"type": "string", "pattern": r"\S"}},
-        "required": ["role", "content"],
-    }
-}
-
-
 class StreamOptions(LenientRequest):
     include_usage: bool = False
 
@@ -78,7 +70,7 @@ class ChatRequest(LenientRequest):
     model: str = Field(min_length=1, max_length=200, examples=["laws"])
     """A knowledge base; ignored if `knowledge_base` names one."""
     knowledge_base: schemas.BaseName | None = None
-    messages: list[ChatMessage] = Field(min_length=1, max_length=200, json_schema_extra=CONTAINS_USER_MESSAGE)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=200)
     """At least one of the user; the last one is the question."""
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -93,76 +85,14 @@ class ChatRequest(LenientRequest):
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 UNSUPPORTED = {
     "tools": Translatable("tools can't be called here, where documents answer; leave tools out"),
     "functions": Translatable("functions can't be called here, where documents answer; leave functions out"),
-    "logprobs": Translatable("log probabilities are not reported; leave logprobs out"),
 }
 """Fields that are refused if they ask for something."""
-
-
-class UrlCitation(BaseModel):
-    start_index: int
-    end_index: int
-    """`start_index` and `end_index` delimit the citation mark in the content."""
-    title: str
-    url: str
-    """The path of the document's text on this server."""
-
-
-class Annotation(BaseModel):
-    type: Literal["url_citation"] = "url_citation"
-    url_citation: UrlCitation
-    citation: schemas.CitationResponse
-    """The quote and its exact position."""
-
-
-class CompletionMessage(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-    annotations: list[Annotation]
-
-
-class Choice(BaseModel):
-    index: int = 0
-    message: CompletionMessage
-    finish_reason: Literal["stop", "length"]
-    logprobs: None = None
-
-
-class CompletionUsage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class CompletionResponse(BaseModel):
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: CompletionUsage
-    refused: bool
-    """Whether the documents do not answer the question."""
-    sequence: int
-    """The change of the knowledge base at which the passages were found."""
-    hits: list[schemas.HitResponse]
-
-
-class ModelResponse(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "chatglm-rag"
-
-
-class ModelListResponse(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelResponse]
 
 
 Input = Annotated[str, Field(min_length=1, max_length=20_000)]
@@ -178,64 +108,56 @@ class EmbeddingsRequest(LenientRequest):
     dimensions: Annotated[int, Field(strict=False, ge=1), schemas.WHOLE] | None = None
 
 
-class EmbeddingResponse(BaseModel):
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingUsage(BaseModel):
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingListResponse(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[EmbeddingResponse]
-    model: str
-    usage: EmbeddingUsage
-
+Body = dict[str, Any]
+"""A response as OpenAI documents it. Fields of our own are said at the route."""
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 STREAM_RESPONSE = {200: {"content": EVENT_STREAM}}
 
 
 @router.get("/models")
-def list_models(context: Context) -> ModelListResponse:
+def list_models(context: Context) -> Body:
     """The knowledge bases that the key may read."""
-    now, names = int(time.time()), context.state.knowledge_bases.names()
-    models = [ModelResponse(id=name, created=now) for name in names if context.who.may("read", name)]
-    return ModelListResponse(data=models)
+    names = context.state.knowledge_bases.names()
+    return {"object": "list", "data": [_model(name) for name in names if context.who.may("read", name)]}
 
 
 @router.get("/models/{model}")
-def get_model(model: Name, context: Context) -> ModelResponse:
+def get_model(model: Name, context: Context) -> Body:
     context.require("read", model)
     context.state.knowledge_bases.path(model)
-    return ModelResponse(id=model, created=int(time.time()))
+    return _model(model)
 
 
-@router.post(
-    "/chat/completions", response_model=CompletionResponse, responses=STREAM_RESPONSE | responses(502, 503)
-)
+def _model(name: str) -> Body:
+    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "chatglm-rag"}
+
+
+@router.post("/chat/completions", response_model=Body, responses=STREAM_RESPONSE | responses(502, 503))
 async def chat(body: ChatRequest, context: Context):
     """An answer from the knowledge base that `model` or `knowledge_base` names. The message's
-    annotations are its citations."""
+    `annotations` are its citation marks, each with its quote in `citation`. `refused`, `sequence` and `hits`
+    are those of /ask."""
     context.require("read", body.knowledge_base or body.model)
-    question = await in_thread(lambda: _question(body, context.state))
+    question = _question(body)
     if body.stream:
         return EventStreamResponse(_chunks(await start(question, context), body, context.say))
     answer = await context.state.answerer.answer(question, context.who, context.say)
-    message = CompletionMessage(content=answer.answer, annotations=annotations(answer))
-    return CompletionResponse(
-        id=f"chatcmpl-{answer.id}", created=int(time.time()), model=body.model,
-        choices=[Choice(message=message, finish_reason=_finish_reason(answer))],
-        usage=_usage(answer), refused=answer.refused, sequence=answer.sequence, hits=answer.hits,
-    )  # fmt: skip
+    message = {
+        "role": "assistant", "content": answer.answer, "refusal": None, "annotations": annotations(answer),
+    }  # fmt: skip
+    choice = {
+        "index": 0, "message": message, "finish_reason": _finish_reason(answer), "logprobs": None,
+    }  # fmt: skip
+    return {
+        "id": f"chatcmpl-{answer.id}", "object": "chat.completion", "created": int(time.time()),
+        "model": body.model, "choices": [choice], "usage": _usage(answer),
+        **answer.model_dump(include={"refused", "sequence", "hits"}),
+    }  # fmt: skip
 
 
 @router.post("/embeddings", responses=responses(409, 503))
-async def embeddings(body: EmbeddingsRequest, context: Context) -> EmbeddingListResponse:
+async def embeddings(body: EmbeddingsRequest, context: Context) -> Body:
     """Vectors of a knowledge base's encoder. An input that is too long for it is refused, not
     truncated."""
     context.require("read", body.model)
@@ -243,7 +165,7 @@ async def embeddings(body: EmbeddingsRequest, context: Context) -> EmbeddingList
         return await in_thread(lambda: _embed(body, context.state))
 
 
-def _embed(body: EmbeddingsRequest, state: ServerState) -> EmbeddingListResponse:
+def _embed(body: EmbeddingsRequest, state: ServerState) -> Body:
     texts = [body.input] if isinstance(body.input, str) else body.input
     with state.knowledge_bases.open(body.model) as pipeline:
         encoder = pipeline.embedder
@@ -267,18 +189,16 @@ def _embed(body: EmbeddingsRequest, state: ServerState) -> EmbeddingListResponse
     rows: list[Any] = vectors.astype("<f4").tolist()
     if body.encoding_format == "base64":
         rows = [base64.b64encode(row.tobytes()).decode() for row in vectors.astype("<f4")]
-    return EmbeddingListResponse(
-        data=[EmbeddingResponse(index=index, embedding=row) for index, row in enumerate(rows)],
-        model=body.model,
-        usage=EmbeddingUsage(prompt_tokens=sum(counts), total_tokens=sum(counts)),
-    )
+    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+    usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
+    return {"object": "list", "data": data, "model": body.model, "usage": usage}
 
 
 def _turn(message: ChatMessage) -> Message:
     return Message("assistant" if message.role == "assistant" else "user", message.text)
 
 
-def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
+def _question(body: ChatRequest) -> UserQuestion:
     """The user's last message is the question, the messages before it are the conversation."""
     for field, problem in UNSUPPORTED.items():
         if getattr(body, field):
@@ -293,41 +213,40 @@ def _question(body: ChatRequest, state: ServerState) -> UserQuestion:
     form = body.response_format if body.response_format and body.response_format.type != "text" else None
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     system = "\n\n".join(each.text for each in body.messages if each.role in ("system", "developer"))
-    sampling = state.knowledge_bases.sampling(
-        base,
-        max_new_tokens=most,
-        stop=tuple(filter(None, stop)) or None,
-        response_format=form and form.model_dump_json(),
-        **body.model_dump(include={"temperature", "top_p", "seed"}),
-    )
+    overrides = body.model_dump(include={"temperature", "top_p", "seed"}) | {
+        "max_new_tokens": most,
+        "stop": tuple(filter(None, stop)) or None,
+        "response_format": form and form.model_dump_json(),
+    }
+    overrides = {name: value for name, value in overrides.items() if value is not None}
     turns = tuple(_turn(each) for each in history if each.text)
-    return UserQuestion(last.text, base, turns, sampling, system.strip(), most or 0)
+    logprobs = bool(body.logprobs or body.top_logprobs)
+    return UserQuestion(last.text, base, turns, overrides, system.strip(), most or 0, logprobs)
 
 
-def annotations(answer: schemas.AnswerResponse) -> list[Annotation]:
-    """One for each citation mark in the text."""
+def annotations(answer: schemas.AnswerResponse) -> list[Body]:
+    """One for each citation mark in the text. Its URL is the path of the document's text on this server."""
     return [
-        Annotation(
-            url_citation=UrlCitation(
-                start_index=mark.start(),
-                end_index=mark.end(),
-                title=" · ".join(part for part in (citation.name, citation.label) if part),
-                url=f"/knowledge-bases/{answer.knowledge_base}/documents/{citation.document}"
+        {
+            "type": "url_citation",
+            "url_citation": {
+                "start_index": mark.start(), "end_index": mark.end(),
+                "title": " · ".join(part for part in (citation.name, citation.label) if part),
+                "url": f"/knowledge-bases/{answer.knowledge_base}/documents/{citation.document}"
                 f"/text?start={citation.start}&end={citation.end}",
-            ),
-            citation=citation,
-        )
+            },
+            "citation": citation.model_dump(),
+        }
         for mark in marks(answer.answer)
         for number in numbers(mark)
         for citation in answer.citations
         if citation.number == number
-    ]
+    ]  # fmt: skip
 
 
-def _usage(answer: schemas.AnswerResponse) -> CompletionUsage:
+def _usage(answer: schemas.AnswerResponse) -> Body:
     read, written = answer.usage.read, answer.usage.written
-    total = read + written
-    return CompletionUsage(prompt_tokens=read, completion_tokens=written, total_tokens=total)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def _finish_reason(answer: schemas.AnswerResponse) -> Literal["stop", "length"]:
@@ -355,11 +274,10 @@ async def _chunks(events: AsyncGenerator[Event], body: ChatRequest, say: Transla
                     case schemas.PieceEvent():
                         yield chunk({"content": event.text})
                     case schemas.AnswerResponse():
-                        delta = {"annotations": [each.model_dump() for each in annotations(event)]}
+                        delta = {"annotations": annotations(event)}
                         yield chunk(delta, _finish_reason(event), refused=event.refused)
                         if body.stream_options and body.stream_options.include_usage:
-                            usage = _usage(event).model_dump()
-                            yield _encode(frame | {"choices": [], "usage": usage})
+                            yield _encode(frame | {"choices": [], "usage": _usage(event)})
         except UserError as problem:
             yield _encode(error_body(problem, say, "broken_off").model_dump())
     yield format_sse_event(data_str="[DONE]")

@@ -167,10 +167,11 @@ export function size(bytes) {
   return `${(bytes / 1000 ** step).toFixed(step && bytes / 1000 ** step < 10 ? 1 : 0)} ${["B", "kB", "MB"][step]}`;
 }
 
-// The name of a place: the server's labels begin with "p. 3" or end with "row 40".
+// The name of a place: the server's labels begin with "p. 3" or end with "row 40", in the language of the question.
 export function placeName(label) {
-  if (chosen !== "zh" || !label) return label || "";
-  return label.split(" · ").map((part) => part.replace(/^p\. (\d+)$/, "第 $1 页").replace(/^row (\d+)$/, "第 $1 行")).join(" · ");
+  const [page, row] = chosen === "zh" ? ["第 $1 页", "第 $1 行"] : ["p. $1", "row $1"];
+  return (label || "").split(" · ").map((part) =>
+    part.replace(/^(?:p\. (?=\d+$)|第 (?=\d+ 页$))(\d+).*/, page).replace(/^(?:row (?=\d+$)|第 (?=\d+ 行$))(\d+).*/, row)).join(" · ");
 }
 
 const ENCODINGS = {

@@ -93,12 +93,14 @@ def serial(docs: Path, kb: Path) -> tuple[list[FileOutcome], int]:
 def contents(kb: Path) -> dict[str, list[tuple[object, ...]]]:
     """Every row of `kb.sqlite`: keys, texts, places, digests, the vectors' bytes, all of it.
 
-    Left out are what differs between any two runs: the random stamp of a commit, and the time
-    when the knowledge base was created.
+    Left out are what differs between any two runs: the random stamp of a commit, and the times
+    when the knowledge base was created and its documents were ingested.
     """
-    queries = {
-        name: f"SELECT * FROM {name} ORDER BY key" for name in ("documents", "passages", "chunks", "removed")
-    }
+    queries = {name: f"SELECT * FROM {name} ORDER BY key" for name in ("passages", "chunks", "removed")}
+    report = "json_remove(receipt, '$.ingested')"
+    queries["documents"] = (
+        f"SELECT key, id, source, title, digest, {report}, length FROM documents ORDER BY key"
+    )
     queries["changes"] = "SELECT seq FROM changes ORDER BY seq"
     queries["meta"] = "SELECT * FROM meta WHERE name != 'created' ORDER BY name"
     with closing(sqlite3.connect(kb / "kb.sqlite")) as sql:

@@ -26,6 +26,18 @@ def test_a_follow_up_gets_the_subject(question: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("question", "alone"),
+    [("取暖费谁付？", True), ("电费呢？", True), ("为什么？", False), ("它能退吗？", False)],
+)
+def test_a_long_story_is_the_subject_only_of_a_question_without_words_of_its_own(
+    question: str, alone: bool
+) -> None:
+    story = "我因为工作调动的原因需要在租期没有到期之前搬走，" * 4
+    stands = stand_alone(question, [Message("user", story), Message("assistant", "三十日 [1]")])
+    assert (stands == question) is alone
+
+
+@pytest.mark.parametrize(
     ("before", "question", "stands"),
     [
         (["甲型的额定电压是多少？"], "乙型呢？", "乙型的额定电压是多少？"),

@@ -19,7 +19,6 @@ from server.models import Models
 from server.options import ServerOptions
 from server.schemas import CreateKnowledgeBaseRequest
 from server.state import ServerState
-from server.telemetry import SpanRecorder
 from server.uploads import Uploads
 from server.worker import Worker, WorkerSupervisor
 from tests.fakes import CopyingGenerator, HashEmbedder
@@ -45,18 +44,13 @@ def options(data: Path, **more: Any) -> ServerOptions:
     return ServerOptions(data=data, cache=data / "cache", port=0, **more)
 
 
-def state(
-    data: Path, *, generator: CopyingGenerator | None = None, spans: SpanRecorder | None = None, **more: Any
-) -> ServerState:
+def state(data: Path, *, generator: CopyingGenerator | None = None, **more: Any) -> ServerState:
     """A server's state; a `generator`, if given, writes the answers."""
     server_options = options(data, **more)
     if generator is not None:
         server_options = options(data, generate=GenerateOptions(model="copy"), **more)
     return ServerState(
-        server_options,
-        Models(lambda options: generator or CopyingGenerator()),
-        open_encoder=encoders,
-        spans=spans,
+        server_options, Models(lambda options: generator or CopyingGenerator()), open_encoder=encoders
     )
 
 

@@ -1,6 +1,7 @@
 """The routes as a client uses them."""
 
 import json
+import re
 import threading
 import time
 import tomllib
@@ -13,9 +14,13 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from ingest.files import FoundFile, digest
+from ingest.chunk import Chunker
+from ingest.files import FoundFile, digest, walk
+from ingest.pipeline import Ingestion
+from ingest.sandbox import Sandbox
 from ingest.store import open_store
 from ingest.types import Document, ParseReport
+from server.answering import UserQuestion
 from server.models import Models
 from server.state import ServerState
 from server.uploads import Uploads
@@ -194,6 +199,53 @@ def test_an_original_is_downloaded_but_never_shown(sample: SampleServer) -> None
         values = [each[sort] for each in listed["documents"]]
         assert values == sorted(values, reverse=True)
     sample.client.delete(f"/knowledge-bases/mine/documents/{found['id']}")
+
+
+def test_a_document_from_a_folder_has_the_date_when_it_was_read(sample: SampleServer, tmp_path: Path) -> None:
+    (tmp_path / "柜台.txt").write_text("柜台在一楼。\n", "utf-8")
+    with sample.state.knowledge_bases.open("mine") as pipeline, Sandbox(ocr=False) as sandbox:
+        work = Ingestion(
+            pipeline.store,
+            pipeline.embedder,
+            Chunker(pipeline.embedder.count_many, pipeline.embedder.max_tokens),
+            sandbox,
+        )
+        assert [outcome.status for outcome in work.run(walk([tmp_path]))] == ["added"]
+    found = sample.documents()["柜台.txt"]
+    assert abs(found["added"] - time.time()) < 600
+    assert found["size"] is None
+    listed = sample.client.get("/knowledge-bases/mine/documents", params={"sort": "added"}).json()
+    assert listed["documents"][0]["name"] == "柜台.txt"
+    sample.client.delete(f"/knowledge-bases/mine/documents/{found['id']}")
+
+
+def test_places_have_names_in_the_language_of_the_client(sample: SampleServer) -> None:
+    rows = "".join(f"{number}号仓库,第{number}排\n" for number in range(1, 60))
+    sample.upload({"仓库.csv": f"仓库,位置\n{rows}"})
+    body = {"question": "40号仓库在第几排？", "knowledge_base": "mine"}
+    labels = {
+        language: sample.client.post("/search", json=body, headers={"accept-language": language})
+        .json()["hits"][0]["label"]
+        for language in ("en", "zh")
+    }  # fmt: skip
+    assert re.fullmatch(r"row \d+", labels["en"])
+    assert labels["zh"] == labels["en"].replace("row ", "第 ") + " 行"
+    asked = sample.client.post("/ask", json=body, headers={"accept-language": "zh"}).json()
+    assert all(
+        re.fullmatch(r"第 \d+ 行", each["label"]) for each in asked["hits"] if each["name"] == "仓库.csv"
+    )
+    sample.client.delete(f"/knowledge-bases/mine/documents/{sample.documents()['仓库.csv']['id']}")
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/knowledge-bases", "GET, POST"), ("/knowledge-bases/mine", "DELETE, GET, PATCH"), ("/healthz", "GET")],
+)
+def test_a_wrong_method_is_answered_with_those_of_the_path(
+    sample: SampleServer, path: str, methods: str
+) -> None:
+    answer = sample.client.put(path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, methods)
 
 
 def test_text_can_be_read_in_pieces(sample: SampleServer) -> None:
@@ -444,8 +496,8 @@ def test_two_bases_may_have_different_encoders(tmp_path: Path) -> None:
 def test_a_base_keeps_its_own_sampling_with_the_servers_model(tmp_path: Path) -> None:
     with sample_server(tmp_path, generator=CopyingGenerator()) as sample:
         (tmp_path / "mine" / "rag.toml").write_text("[generate]\ntemperature = 0.25\nseed = 9\n")
-        settings = sample.state.knowledge_bases.sampling("mine", max_new_tokens=7)
-        assert settings
+        with sample.state.knowledge_bases.open("mine") as pipeline:
+            settings = UserQuestion(QUESTION, "mine", overrides={"max_new_tokens": 7}).sampling(pipeline)
         assert (settings.max_new_tokens, settings.temperature, settings.seed) == (7, 0.25, 9)
         assert sample.ask(QUESTION)["generator"] == "copy"
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from ingest.errors import UserError
+from rag.cli.options import ModelOptions
 from rag.endpoint import EndpointOptions
 from rag.endpoint.engines import EngineFailure
 from rag.endpoint.generator import EndpointGenerator, reach
@@ -145,11 +146,11 @@ def test_a_missing_model_is_reported_at_the_start(tmp_path: Path, capsys: pytest
     two = {"data": [{"id": "a", "owned_by": "vllm"}, {"id": "b", "owned_by": "vllm"}]}
     with faulty(drops, paths={"/v1/models": two}) as engine:
         with pytest.raises(UserError, match="serves 2 models"):
-            serve.UsualModel(engine.address).added_to(usual)
-        assert serve.UsualModel(f"{engine.address}#a").added_to(usual).generate
+            serve.with_usual_model(usual, ModelOptions(model=engine.address))
+        assert serve.with_usual_model(usual, ModelOptions(model=f"{engine.address}#a")).generate
     # The engine does not report its window.
     assert capsys.readouterr().err.count(engine.address) == 1
-    server_options = serve.UsualModel(engine.address).added_to(usual)
+    server_options = serve.with_usual_model(usual, ModelOptions(model=engine.address))
     # The engine may still be starting.
     assert server_options.generate == GenerateOptions(model=engine.address)
     assert engine.address in capsys.readouterr().err
