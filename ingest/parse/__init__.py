@@ -18,7 +18,7 @@ from ingest.ocr import INSTALL, MOST_PAGES, PageReader, available, open_picture,
 from ingest.parse.blocks import Block, chinese_heading, clean, compose, heading
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
-from ingest.parse.html import book_blocks, html_blocks
+from ingest.parse.html import book_blocks, page_blocks
 from ingest.parse.mail import DEPTH, mail_blocks, outlook_blocks
 from ingest.parse.office import document_blocks, opendocument_blocks
 from ingest.parse.pdf import Pictures, pdf_blocks
@@ -140,7 +140,7 @@ class FileParser:
         if self.kind == "spreadsheetml":
             return spreadsheetml_blocks(pieces, name=name, warn=self.warnings)
         if self.kind == "html":
-            return html_blocks(pieces, set_title=self.set_title, warn=self.warnings)
+            return page_blocks(pieces, set_title=self.set_title, warn=self.warnings)
         if self.kind == "jsonl":
             return jsonl_blocks(pieces, name=name, warn=self.warnings)
         if self.path.stat().st_size > LARGEST_TREE:
