@@ -21,7 +21,7 @@ from ingest.parse.docx import word_blocks
 from ingest.parse.html import book_blocks, page_blocks
 from ingest.parse.mail import DEPTH, mail_blocks, outlook_blocks
 from ingest.parse.office import document_blocks, opendocument_blocks
-from ingest.parse.pdf import Pictures, pdf_blocks
+from ingest.parse.pdf import Pictures, pdf_blocks, picture_text
 from ingest.parse.pptx import slide_blocks
 from ingest.parse.text import markdown_segments, text_segments
 from ingest.parse.workbook import spreadsheetml_blocks, workbook_blocks
@@ -216,7 +216,7 @@ class FileParser:
                 raise Unreadable(
                     "{name} is not text, nor a whole image of a size that can be read", name=name
                 )
-            text = self.reader.read(picture) if picture else ""
+            text = picture_text(self.reader, picture) if picture else ""
             found = found or bool(text.strip())
             self.pictures.read += 1
             yield Block(clean(text), (Mark(0, "page", f"p. {page + 1}"),) if pages > 1 else ())

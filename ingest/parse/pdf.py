@@ -15,7 +15,7 @@ from pypdfium2 import PdfDocument, PdfiumError, PdfPage, PdfTextPage
 from ingest.errors import Unreadable
 from ingest.files import damaged, locked
 from ingest.i18n import Translatable
-from ingest.ocr import INSTALL, LONGEST, PageReader, picture_size
+from ingest.ocr import INSTALL, LONGEST, PageReader, open_picture, picture_size
 from ingest.parse.blocks import Block, clean
 from ingest.parse.pdf_layout import Layout
 from ingest.parse.pdf_page import RADICALS, Box, PageContent, Run, read_page, row_text, stretches, visual_rows
@@ -59,7 +59,8 @@ class Pictures:
             self.unread += 1
             return ""
         self.read += 1
-        return self.reader.text(content)
+        picture = open_picture(content)
+        return "" if picture is None else picture_text(self.reader, picture)
 
     def warnings(self) -> list[str]:
         if not self.unread:
@@ -68,6 +69,21 @@ class Pictures:
         if self.reader:
             reason = Translatable("only the first {most} are", most=MOST)
         return [Translatable("pictures not read: {count} ({reason})", count=self.unread, reason=reason)]
+
+
+def picture_text(reader: PageReader, picture: "Image") -> str:
+    """What OCR reads in a picture, in the order of a page."""
+    page = PageContent(1, picture.width, picture.height, runs=_runs(reader, picture, 1.0))
+    return Layout().add(page)
+
+
+def _runs(reader: PageReader, picture: "Image", points: float) -> list[Run]:
+    """The lines that OCR reads in a picture; a pixel has `points`."""
+    runs = []
+    for line in reader.lines(picture):
+        box = [points * edge for edge in (line.left, line.top, line.right, line.bottom)]
+        runs.append(Run(line.text, *box, size=0.8 * (box[3] - box[1])))
+    return runs
 
 
 DPI = 200
@@ -173,12 +189,7 @@ class PdfReader:
             self._undrawn.append(number)
             return None
         self._read += 1
-        points = page.get_width() / picture.width  # of a pixel
-        runs = []
-        for line in reader.lines(picture):
-            box = [points * edge for edge in (line.left, line.top, line.right, line.bottom)]
-            runs.append(Run(line.text, *box, size=0.8 * (box[3] - box[1])))
-        return runs
+        return _runs(reader, picture, page.get_width() / picture.width)
 
     def _picture_texts(self, page: PdfPage, content: PageContent) -> Iterator[str]:
         """The texts of the page's pictures that do not lie behind its text."""
