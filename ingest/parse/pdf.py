@@ -425,7 +425,7 @@ def draw(path: Path, number: int, passage: str) -> tuple[bytes, int, float | Non
                     "{name} has {count} pages, not {page}", name=path.name, count=count, page=number
                 )
             page = document[number - 1]
-            boxes = line_boxes(_character_boxes(page.get_textpage(), passage))
+            boxes = _line_boxes(page.get_textpage(), passage)
             top = 1 - max(box[3] for box in boxes) / page.get_height() if boxes else None
             return _picture(page, boxes), count, top
     except PdfiumError as error:
@@ -448,8 +448,8 @@ def _picture(page: PdfPage, boxes: Sequence[Box]) -> bytes:
     return out.getvalue()
 
 
-def _character_boxes(text: PdfTextPage, passage: str) -> list[Box]:
-    """The boxes of a passage's characters on the page. It may begin on the page before or end on the
+def _line_boxes(text: PdfTextPage, passage: str) -> list[Box]:
+    """The boxes of a passage's lines on the page. It may begin on the page before or end on the
     next; spaces, line breaks and the width of characters are ignored."""
     letters = [
         (letter, index)
@@ -457,7 +457,9 @@ def _character_boxes(text: PdfTextPage, passage: str) -> list[Box]:
         for letter in _letters(character)
     ]
     start, end = find("".join(letter for letter, _ in letters), _letters(passage))
-    return [text.get_charbox(index) for index in dict.fromkeys(at for _, at in letters[start:end])]
+    places = [index for _, index in letters[start:end]]
+    rectangles = text.count_rects(places[0], places[-1] - places[0] + 1) if places else 0
+    return [text.get_rect(number) for number in range(rectangles)]
 
 
 def find(page: str, passage: str) -> tuple[int, int]:
@@ -479,16 +481,3 @@ def _letters(text: str) -> str:
     """The text without spaces, case and width of characters, and the lines between cells."""
     plain = text.translate(RADICALS).replace("|", "")
     return "".join("".join(unicodedata.normalize("NFKC", c).split()).casefold() for c in plain)
-
-
-def line_boxes(boxes: Sequence[Box]) -> list[Box]:
-    """One box for each run of boxes of characters that follow one another on a line."""
-    runs: list[Box] = []
-    for left, bottom, right, top in boxes:
-        if runs:
-            start, low, end, high = runs[-1]
-            if low <= (bottom + top) / 2 <= high and left >= start:
-                runs[-1] = start, min(low, bottom), max(end, right), max(high, top)
-                continue
-        runs.append((left, bottom, right, top))
-    return runs
