@@ -110,8 +110,7 @@ def run(folder: Path, files: int, encoder: str, cores: int, how: str) -> dict[st
         ):
             up = perf_counter() - start
             if how == "ray":
-                opened = partial(open_store, kb)
-                tools = Tools(opened, WORKERS[encoder], parser, options, embedder.name)
+                tools = Tools(WORKERS[encoder], parser, options, embedder.name)
                 outcomes = ingest_on_ray(found, store, tools, workers=workers)
             else:
                 outcomes = Ingestion(store, embedder, chunker, sandbox).run(found)

@@ -34,7 +34,7 @@ BOMS = (  # the longer ones first, since that of UTF-32 begins with that of UTF-
 # Log prior of each candidate: a Chinese knowledge base is expected, so that two or three
 # characters that could also be Korean are taken for Chinese.
 _OTHERS = "utf-16-be", "utf-32-le", "utf-32-be", "cp932", "euc_jp", "cp949", "cp1252", "cp1251"
-PRIORS = {"gb18030": 0.0, "big5hkscs": -4.0, "utf-16-le": -6.0, **dict.fromkeys(_OTHERS, -8.0)}
+PRIORS = {"gb18030": 0.0, "utf-8": 0.0, "big5hkscs": -4.0, "utf-16-le": -6.0, **dict.fromkeys(_OTHERS, -8.0)}
 DECLARED = 20.0  # a page's own charset is only evidence, worth some four characters
 ASCII, RARE, SYMBOL, CONTROL, BROKEN = -4.0, -14.5, -7.5, -25.0, -30.0  # log P of one character
 
@@ -93,8 +93,7 @@ def detect(source: Source, *, name: str = "") -> Detected:
             return _checked(source, encoding, len(bom), name)
     if _is_utf8(source, name):
         return Detected("utf-8", 0, 0)
-    encoding = "utf-8" if _mostly_utf8(source) else _likeliest(_evidence(source), _declared(head))
-    return _checked(source, encoding, 0, name)
+    return _checked(source, _likeliest(_evidence(source), _declared(head)), 0, name)
 
 
 def decode(source: Source, detected: Detected) -> Iterator[str]:
@@ -131,20 +130,6 @@ def _is_utf8(source: Source, name: str) -> bool:
         return False
     _need_text(size, controls, name)
     return True
-
-
-def _mostly_utf8(source: Source) -> bool:
-    """Whether it is damaged UTF-8: a legacy encoding hardly ever has four well-formed multi-byte
-    characters to one ill-formed byte. False if NULs suggest UTF-16."""
-    good = bad = nuls = size = 0
-    for text in _raw(source, "utf-8", 0):
-        broken = 0 if text.isascii() else len(_UNDECODED.findall(text))
-        size, bad, nuls = size + len(text), bad + broken, nuls + text.count("\0")
-        if not text.isascii():
-            good += _foreign(text) - broken
-        if bad > 1000 + good:
-            return False
-    return nuls * 50 <= size and good >= 4 * bad
 
 
 def _evidence(source: Source) -> bytes:

@@ -38,14 +38,6 @@ class PageReader:
     def __init__(self, extend_deadline: Callable[[float], None] = lambda seconds: None) -> None:
         self.extend_deadline = extend_deadline
 
-    def text(self, content: bytes) -> str:
-        """The text of a picture in reading order; empty if there is none or the picture is damaged."""
-        picture = open_picture(content)
-        return "" if picture is None else self.read(picture)
-
-    def read(self, picture: "Image") -> str:
-        return in_reading_order(self.lines(picture))
-
     def lines(self, picture: "Image") -> list[Line]:
         """The lines of a decoded picture, and their boxes in its pixels."""
         import numpy
@@ -123,46 +115,3 @@ def _open(content: bytes, *, load: bool, page: int = 0) -> "Image | None":
             return picture
     except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-
-
-def in_reading_order(lines: list[Line]) -> str:
-    """Lines from top to bottom, columns from left to right, one output line per printed line.
-    The page is cut recursively (X-Y cut) into columns and into bands that no line crosses."""
-    return "\n".join(" ".join(line.text for line in row) for row in _cut(lines))
-
-
-def _cut(lines: list[Line]) -> list[list[Line]]:
-    if not lines:
-        return []
-    columns = _split(lines, "left", "right", gap=1.5)
-    if len(columns) > 1 and all(len(column) > 2 for column in columns):
-        return [row for column in columns for row in _cut(column)]
-    bands = _split(lines, "top", "bottom", gap=0.8)
-    if len(bands) > 1:
-        return [row for band in bands for row in _cut(band)]
-    return _rows(lines)
-
-
-def _split(lines: list[Line], low: str, high: str, *, gap: float) -> list[list[Line]]:
-    """Groups with space of at least `gap` line heights between them."""
-    free = gap * sorted(line.bottom - line.top for line in lines)[len(lines) // 2]
-    groups: list[list[Line]] = []
-    reach = float("-inf")
-    for line in sorted(lines, key=lambda line: getattr(line, low)):
-        if getattr(line, low) > reach + free:
-            groups.append([])
-        groups[-1].append(line)
-        reach = max(reach, getattr(line, high))
-    return groups
-
-
-def _rows(lines: list[Line]) -> list[list[Line]]:
-    """Lines of one band as printed rows: boxes whose middles are at one height, from left to right."""
-    rows: list[list[Line]] = []
-    for line in sorted(lines, key=lambda line: (line.top + line.bottom) / 2):
-        middle = (line.top + line.bottom) / 2
-        if rows and middle < (last := rows[-1][-1]).bottom - 0.3 * (last.bottom - last.top):
-            rows[-1].append(line)
-        else:
-            rows.append([line])
-    return [sorted(row, key=lambda line: line.left) for row in rows]

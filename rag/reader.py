@@ -271,7 +271,7 @@ class ReaderGraph(Graph):
         super().__init__(checkpoint, weights, ranges=ranges)
         self._tensors = tensors
 
-    def model(self, *, watch: bool = False) -> "ModelProto":
+    def model(self) -> "ModelProto":
         from onnx import TensorProto
 
         x = self._embeddings()

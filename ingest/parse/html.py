@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ingest import encoding
 from ingest.files import damaged
 from ingest.i18n import Translatable
-from ingest.parse.blocks import SEGMENT, Block, chinese_heading, clean, heading, mark
+from ingest.parse.blocks import Block, chinese_heading, clean, heading, mark
 from ingest.parse.notation import subscript, superscript
 from ingest.parse.opc import Package, local, open_package, resolve
 from ingest.parse.sheet import Row, text_table
@@ -52,45 +53,24 @@ _NEAR = 500  # open elements among which an end tag looks for its start
 _UNSEEN = re.compile(
     r"display:none|visibility:hidden|text-decoration(-line|-color)?:[^;]*line-through", re.IGNORECASE
 )
-_NAME = re.compile(
-    r"(?:(?!has|with|without|no|show|hide|open)[a-z]+[-_])?(?:left|right|top|main|sub|foot|bottom|head|bread)?"
-    r"(?:cookies?|consent|gdpr|(?:side|nav)-?bar|navi?|navigation|menu|crumbs?|footer|pagination|pager|share"
-    r"|sharing|social|related|recommend(?:ed|ations?)?|advert(?:isement)?|ads?|popup|modal|newsletter"
-    r"|friend-?links?|copyright|toolbar|skip-?link|comments|respond|disqus_thread|rail)"
-    r"(?:[-_](?:list|links?|buttons?|box|bar|banner|wrap|wrapper|container|area|section|block|posts?|articles?"
-    r"|news|items?|widget|icons?|notice|consent|inner|content|top|left|right|bottom|menu|nav|form|thread|\d+))?",
-    re.IGNORECASE,
-)
-_CONTENT = re.compile(  # names of the element around an article's text
-    r"(?:[a-z]+[-_]+)*(?:article|post|entry|story|news|blog|single)[-_]*(?:body|content|text|detail)s?"
-    r"(?:[-_]+(?:[a-z]+|\d+))*",
-    re.IGNORECASE,
-)
-_LEAST = 300  # characters outside links, and half of the page's: then such an element is the content
-_BYLINE = 500  # characters between the page's heading and such an element that belong to the content
 _RULE = re.compile(r"([^{}@;]*)\{([^{}]*)\}|[^{}]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}")  # an @media is one
 _SELECTOR = re.compile(r"[a-z]*([.#][\w-]+)")
-_ROLES = {"navigation", "banner", "contentinfo", "complementary", "search", "dialog", "alertdialog"}
-_PROSE = 3000  # characters outside of links; a margin with more of them is content
+_CONTAINERS = (  # elements around an article, from the outside in
+    *("main, [role=main]", "article", "[itemprop=articleBody]"),
+    "[class*=article i][class*=body i], [class*=article i][class*=content i], [class*=post i][class*=content i],"
+    "[class*=entry i][class*=content i], [class*=story i][class*=body i]",
+)
+_LONGEST = 2_000_000  # characters of a page whose main content is looked for
+_DEEPEST = 500  # elements inside one another on such a page
+_SHORT = 300  # characters of a page that is content as a whole
+_LEAST = 0.1  # of the page's text; less is not its main content
 
 
 class _Element(NamedTuple):
-    """An open element. `kinds` are those of the elements around it that may be the content, `margin` is the
-    number of the margin that it is in, which began when `tables` tables were open."""
+    """An open element."""
 
     tag: str
     unseen: bool = False
-    kinds: int = 0
-    margin: int = 0
-    tables: int = 0
-
-
-class _Piece(NamedTuple):
-    """A block, where it stands, and its characters outside of links."""
-
-    block: Block
-    place: _Element
-    prose: int
 
 
 @dataclass
@@ -124,52 +104,31 @@ class _Table:
 
 
 class Page(HTMLParser):
-    """Feed it text; `take()` returns the blocks that are complete. With `whole` margins are content."""
+    """Feed it text; `take()` returns the blocks that are complete. Without `navigation`, that is left out;
+    if it is `unfolded`, what a style sheet hides is read."""
 
-    def __init__(self, *, whole: bool = False) -> None:
+    def __init__(self, *, navigation: bool = True, unfolded: bool = False) -> None:
         super().__init__(convert_charrefs=True)
         self.title = ""
         self.titled = True  # False while inside <title>
-        self.left_out = 0  # characters beside the content
-        self._whole = whole
-        self._pieces: list[_Piece] = []
+        self.left_out = 0  # characters of navigation
+        self.folds = False  # whether a style sheet hides an element
+        self.depth = 0  # of the deepest element
+        self._navigation, self._unfolded = navigation, unfolded
+        self._blocks: list[Block] = []
         self._words: list[str] = []
-        self._linked = 0  # of their characters
         self._open = [_Element("")]
         self._invisible: set[str] = set()  # `.name` and `#id` that a style sheet hides
         self._count: Counter[str] = Counter()  # of the open elements by tag
-        self._margins: list[str] = [""]  # their tags; a part of the page that seems to be beside its content
-        self._needed: set[int] = {0}  # margins with the page's main element or, in a header, its heading
-        self._main = self._links = self._pre = self._rank = 0
+        self._pre = self._rank = 0
         self._scripts: list[int] = []  # where the open <sup> and <sub> begin in `_words`
         self._bullet = ""
         self._lists: list[int] = []  # next number of each open ordered list, 0 for a bulleted one
         self._tables: list[_Table] = []
 
-    def take(self, *, ended: bool = False) -> list[Block]:
-        """The blocks that are complete: those of a page with margins when it has ended or is long."""
-        if not (ended or self._whole) and _size(self._pieces) < SEGMENT:
-            return []
-        pieces, self._pieces = self._pieces, []
-        content = self._content(pieces)
-        self.left_out += _size(pieces) - _size(content)
-        return [piece.block for piece in content]
-
-    def _content(self, pieces: list[_Piece]) -> list[_Piece]:
-        """The pieces without margins; a long one is content unless the page says where its content is.
-        The margins are read if they hold more prose than the page, so that no page is lost by its names."""
-        sure = [piece for piece in pieces if piece.place.margin in self._needed]
-        inside = _inside(sure)
-        if inside is not sure:
-            return inside
-        prose: Counter[int] = Counter()
-        for piece in pieces:
-            prose[piece.place.margin] += piece.prose
-        shown = self._needed | {margin for margin, size in prose.items() if size >= _PROSE}
-        content = [piece for piece in pieces if piece.place.margin in shown]
-        beside = sum(size for margin, size in prose.items() if margin not in shown)
-        main = any(piece.place.kinds & 1 for piece in content)
-        return pieces if beside > _size(content) and not main else content
+    def take(self) -> list[Block]:
+        blocks, self._blocks = self._blocks, []
+        return blocks
 
     @property
     def _unseen(self) -> bool:
@@ -178,13 +137,8 @@ class Page(HTMLParser):
     @property
     def _cell(self) -> _Table | None:
         """The table to whose current cell the text belongs."""
-        around = self._open[-1].tables
-        open_table = len(self._tables) > around and self._tables[-1].rows and self._tables[-1].rows[-1].cells
+        open_table = self._tables and self._tables[-1].rows and self._tables[-1].rows[-1].cells
         return self._tables[-1] if open_table else None
-
-    def _add(self, blocks: Iterable[Block]) -> None:
-        """Add blocks, of whose characters `_linked` are inside links."""
-        self._pieces += (_Piece(block, self._open[-1], len(block.text) - self._linked) for block in blocks)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
@@ -196,28 +150,19 @@ class Page(HTMLParser):
         values = {name: value or "" for name, value in attrs}
         unseen = self._unseen or tag in _HIDDEN or self._hidden(tag, values)
         if tag == "iframe" and "srcdoc" in values and not self._unseen:
-            self._add(html_blocks([values["srcdoc"]], whole=True))
+            self._blocks += html_blocks([values["srcdoc"]])
         if tag not in _VOID:
-            _, _, kinds, margin, tables = self._open[-1]
-            if not unseen and self._beside(tag, values):
-                self._flush()
-                margin, tables = len(self._margins), len(self._tables)
-                self._margins.append(tag)
-            self._open.append(_Element(tag, unseen, kinds | _container(tag, values), margin, tables))
+            self._open.append(_Element(tag, unseen))
             self._count[tag] += 1
-            self._main += tag in ("main", "article")
+            self.depth = max(self.depth, len(self._open))
         if unseen:
             return
-        if tag == "main" or (tag == "h1" and self._margins[self._open[-1].margin] == "header"):
-            self._needed.add(self._open[-1].margin)
         if tag == "br":
             self._words.append("\n")
         elif tag in ("sup", "sub"):
             self._scripts.append(len(self._words))
         elif tag in ("img", "input") and not self._count["noscript"]:  # which repeats a picture
             self._words.append(_value(tag, values))
-        elif tag == "a":
-            self._links += 1
         elif tag in ("td", "th"):
             self._flush()
             if self._tables:
@@ -233,25 +178,16 @@ class Page(HTMLParser):
             values.get("hidden", "until-found") != "until-found"
             or (tag == "dialog" and "open" not in values)
             or _UNSEEN.search(style) is not None
-            or ((self._whole or tag in _INLINE) and self._folded(values))
+            or (tag == "nav" and not self._navigation)
+            or self._folded(values)
         )
 
     def _folded(self, values: dict[str, str]) -> bool:
         """Whether a style sheet hides the element, perhaps only until its reader unfolds it."""
         names = [*(f".{name}" for name in values.get("class", "").split()), f"#{values.get('id')}"]
-        return not self._invisible.isdisjoint(names)
-
-    def _beside(self, tag: str, values: dict[str, str]) -> bool:
-        """Whether an element is a margin by its tag, role, class or id."""
-        if self._whole or tag in ("html", "body", "main", "article", *_INLINE, *_RANKS):
-            return False
-        return (
-            tag == "nav"
-            or (tag in ("header", "footer", "aside") and not self._main)
-            or values.get("role") in _ROLES
-            or _named(_NAME, values)
-            or self._folded(values)
-        )
+        folded = not self._invisible.isdisjoint(names)
+        self.folds = self.folds or folded
+        return folded and not self._unfolded
 
     def _begin(self, tag: str) -> None:
         if tag in _RANKS:
@@ -296,8 +232,6 @@ class Page(HTMLParser):
             at = self._scripts.pop()
             text, before = "".join(self._words[at:]), "".join(self._words[:at][-2:])
             self._words[at:] = [superscript(text) if tag == "sup" else subscript(text, before)]
-        elif tag == "a":
-            self._links = max(0, self._links - 1)
         elif tag in _RANKS:
             self._rank = 0
         elif tag == "pre":
@@ -308,27 +242,20 @@ class Page(HTMLParser):
             self._close_table()
 
     def _pop(self) -> None:
-        """Close the innermost element, and the margin that it is."""
-        place = self._open[-1]
-        if place.margin != self._open[-2].margin:
-            self._flush()
-            while len(self._tables) > place.tables:
-                self._close_table()
-        self._open.pop()
-        self._count[place.tag] -= 1
-        self._main -= place.tag in ("main", "article")
+        self._count[self._open.pop().tag] -= 1
 
     def handle_data(self, data: str) -> None:
         if not self.titled:
             self.title += data
         elif not self._unseen:
             self._words.append(data if self._pre else _running(data))
-            self._linked += len(data.strip()) if self._links else 0
         elif self._open[-1].tag == "style":
             for selectors, declarations in _RULE.findall(data):
                 if "display:none" in "".join(declarations.split()).lower():
                     found = map(_SELECTOR.fullmatch, map(str.strip, selectors.split(",")))
                     self._invisible |= {match[1] for match in found if match}
+        elif self._count["nav"]:
+            self.left_out += len(data.strip())
 
     def close(self) -> None:
         super().close()
@@ -348,11 +275,10 @@ class Page(HTMLParser):
             if cell := self._cell:
                 cell.add([text])
             elif found := (text, self._rank) if self._rank else chinese_heading(text):
-                self._add([heading(*found)])
+                self._blocks.append(heading(*found))
             else:
-                self._add([Block(self._bullet + text, (), bool(self._bullet))])
+                self._blocks.append(Block(self._bullet + text, (), bool(self._bullet)))
             self._bullet = ""
-        self._linked = 0
 
     def _close_table(self) -> None:
         """A table of one column, one row or long cells is only layout and becomes paragraphs. A table
@@ -362,46 +288,9 @@ class Page(HTMLParser):
         if cell := self._cell:
             cell.add("  ".join(row) for row in rows)
         elif len(rows) < 2 or max(map(len, rows)) < 2 or max(len(c) for r in rows for c in r) > _CELL:
-            self._add(Block(clean(text)) for row in rows for text in row)
+            self._blocks += (Block(clean(text)) for row in rows for text in row)
         else:
-            self._add(text_table(table))
-
-
-def _size(pieces: Iterable[_Piece]) -> int:
-    return sum(len(piece.block.text) for piece in pieces)
-
-
-def _named(pattern: re.Pattern[str], values: dict[str, str]) -> bool:
-    """Whether a class or the id of an element is such a name."""
-    names = f"{values.get('class', '')} {values.get('id', '')}".split()
-    return any(map(pattern.fullmatch, names))
-
-
-def _container(tag: str, values: dict[str, str]) -> int:
-    """The kinds of element around the content that this is, as a sum."""
-    kinds = {
-        1: tag == "main" or values.get("role") == "main",
-        2: tag == "article",
-        4: values.get("itemprop") == "articleBody",
-        8: _named(_CONTENT, values),
-    }
-    return sum(kind for kind, true in kinds.items() if true)
-
-
-def _inside(pieces: list[_Piece]) -> list[_Piece]:
-    """What stands inside the element around the content, with the page's heading and the lines below
-    it; all if no such element has most of the text."""
-    for kind in (1, 2, 4, 8):  # from the outside in
-        inside = [piece for piece in pieces if piece.place.kinds & kind]
-        prose = sum(piece.prose for piece in inside)
-        if prose < _LEAST or 2 * prose < sum(piece.prose for piece in pieces):
-            continue
-        first = pieces.index(inside[0])
-        above = range(first - 1, -1, -1)
-        title = next((at for at in above if any(m.level == 1 for m in pieces[at].block.marks)), first)
-        byline = pieces[title:first]
-        pieces = (byline if _size(byline) < _BYLINE else byline[:1]) + inside
-    return pieces
+            self._blocks += text_table(table)
 
 
 _BUTTONS = {"hidden", "password", "submit", "button", "reset", "image", "file"}
@@ -429,15 +318,10 @@ SetTitle = Callable[[str], None]
 
 
 def html_blocks(
-    pieces: Iterable[str],
-    *,
-    set_title: SetTitle = lambda title: None,
-    whole: bool = False,
-    warn: list[str] | None = None,
+    pieces: Iterable[str], *, set_title: SetTitle = lambda title: None, page: Page | None = None
 ) -> Iterator[Block]:
-    """The blocks of a page without its margins, or with them if `whole`, as in a mail or a book;
-    `set_title` is called with its title once that is known."""
-    page = Page(whole=whole)
+    """All blocks of an HTML text; `set_title` is called with its title once that is known."""
+    page = page or Page()
     for piece in pieces:
         page.feed(piece)
         if page.title and page.titled:
@@ -445,13 +329,76 @@ def html_blocks(
         yield from page.take()
     page.close()
     set_title(" ".join(page.title.split()))
-    yield from page.take(ended=True)
-    if page.left_out and warn is not None:
+    yield from page.take()
+
+
+def page_blocks(
+    pieces: Iterable[str], *, warn: list[str], set_title: SetTitle = lambda title: None
+) -> Iterator[Block]:
+    """The main content of a page of the web; all but the navigation if it is very long or nested deeply."""
+    pieces, text = iter(pieces), ""
+    for piece in pieces:
+        text += piece
+        if len(text) > _LONGEST:
+            break
+    page = Page(navigation=False)
+    blocks = html_blocks(chain([text], pieces), set_title=set_title, page=page)
+    if len(text) <= _LONGEST:
+        blocks = list(blocks)
+        whole = list(html_blocks([text], page=Page(unfolded=True))) if page.folds else []
+        if 2 * _size(blocks) < _size(whole):
+            blocks = whole  # a page of answers that a click unfolds
+        elif page.depth <= _DEEPEST and _size(blocks) > _SHORT:
+            content = _main_content(blocks, text)
+            page.left_out += _size(blocks) - _size(content)
+            blocks = content
+    yield from blocks
+    if page.left_out:
+        count = page.left_out
         warn.append(
-            Translatable(
-                "left out as navigation or margin of the page: {count} characters", count=page.left_out
-            )
+            Translatable("left out as navigation or margin of the page: {count} characters", count=count)
         )
+
+
+def _main_content(blocks: list[Block], page: str) -> list[Block]:
+    """The blocks from the first to the last of which a line stands in the page's main content, as resiliparse
+    finds it, and the page's heading. What it leaves out between them stays: that may be content."""
+    from resiliparse.parse.html import HTMLTree
+
+    tree = HTMLTree.parse(page)
+    lines = _lines(tree, main_content=True)
+    for selector in _CONTAINERS:
+        container = tree.document.query_selector(selector)
+        own = lines & _lines(container.html) if container else set[str]()
+        if 2 * sum(map(len, own)) >= sum(map(len, lines)):
+            lines = own
+    known = [not lines.isdisjoint(map(_letters, block.text.split("\n"))) for block in blocks]
+    if not any(known):
+        return blocks
+    first = known.index(True)
+    content = blocks[first : len(known) - known[::-1].index(True)]
+    if _size(content) < _LEAST * _size(blocks):
+        return blocks
+    above = (at for at in range(first, -1, -1) if any(mark.level == 1 for mark in blocks[at].marks))
+    title = next(above, first)
+    return blocks[title : min(title + 1, first)] + content
+
+
+def _lines(page: Any, *, main_content: bool = False) -> set[str]:
+    """The letters of each line of a page or of its tree."""
+    from resiliparse.extract.html2text import extract_plain_text
+
+    seen = dict.fromkeys(("alt_texts", "form_fields", "noscript", "post_meta"), True)
+    text = extract_plain_text(page, main_content=main_content, **seen)
+    return set(map(_letters, text.split("\n"))) - {""}
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"\W+", "", text)
+
+
+def _size(blocks: Iterable[Block]) -> int:
+    return sum(len(block.text) for block in blocks)
 
 
 def book_blocks(path: Path, *, set_title: SetTitle) -> Iterator[Block]:
@@ -478,7 +425,7 @@ def book_blocks(path: Path, *, set_title: SetTitle) -> Iterator[Block]:
 def _chapter(package: Package, part: str, name: str) -> Iterator[Block]:
     content = package.read(part)
     detected = encoding.detect(content, name=f"{package.name}: {part}")
-    blocks = list(html_blocks(encoding.decode(content, detected), whole=True))
+    blocks = list(html_blocks(encoding.decode(content, detected)))
     if name and not any(one.kind == "heading" for block in blocks for one in block.marks):
         yield mark("heading", name)
     yield from blocks

@@ -14,7 +14,7 @@ from ingest import encoding
 from ingest.errors import Unreadable
 from ingest.i18n import Translatable
 from ingest.parse.blocks import Block, Inner, clean, heading
-from ingest.parse.html import html_blocks
+from ingest.parse.html import html_blocks, page_blocks
 from ingest.parse.office import MIME, extract
 
 LARGEST = 64 << 20  # bytes
@@ -69,7 +69,8 @@ def _body(body: MIMEPart, name: str, warn: list[str]) -> Iterator[Block]:
     content: Any = body.get_payload(decode=True)
     text = _text(content or b"", body.get_content_charset() or "", name, warn)
     if body.get_content_subtype() == "html":
-        yield from html_blocks([text], whole=not name.lower().endswith((".mht", ".mhtml")))
+        saved = name.lower().endswith((".mht", ".mhtml"))  # a page of the web
+        yield from page_blocks([text], warn=warn) if saved else html_blocks([text])
     else:
         yield from (Block(clean(part)) for part in re.split(r"\r?\n\r?\n", text) if part.strip())
 

@@ -44,7 +44,7 @@ def opendocument_blocks(path: Path, *, pictures: Pictures, warn: list[str]) -> I
         slides = [element for element in root.iter() if local(element) == "page"]
         shown = [slide for slide in slides if styles.get(attributes(slide).get("style-name", "")) != "del"]
         for part in shown if slides else [root]:
-            page, apart = Page(whole=True), list[Block]()
+            page, apart = Page(), list[Block]()
             _feed(page, part, styles, apart)
             page.close()
             yield mark("page", f"p. {slides.index(part) + 1}") if slides else Block("")

@@ -15,7 +15,7 @@ from pypdfium2 import PdfDocument, PdfiumError, PdfPage, PdfTextPage
 from ingest.errors import Unreadable
 from ingest.files import damaged, locked
 from ingest.i18n import Translatable
-from ingest.ocr import INSTALL, LONGEST, PageReader, picture_size
+from ingest.ocr import INSTALL, LONGEST, PageReader, open_picture, picture_size
 from ingest.parse.blocks import Block, clean
 from ingest.parse.pdf_layout import Layout
 from ingest.parse.pdf_page import RADICALS, Box, PageContent, Run, read_page, row_text, stretches, visual_rows
@@ -59,7 +59,8 @@ class Pictures:
             self.unread += 1
             return ""
         self.read += 1
-        return self.reader.text(content)
+        picture = open_picture(content)
+        return "" if picture is None else picture_text(self.reader, picture)
 
     def warnings(self) -> list[str]:
         if not self.unread:
@@ -68,6 +69,21 @@ class Pictures:
         if self.reader:
             reason = Translatable("only the first {most} are", most=MOST)
         return [Translatable("pictures not read: {count} ({reason})", count=self.unread, reason=reason)]
+
+
+def picture_text(reader: PageReader, picture: "Image") -> str:
+    """What OCR reads in a picture, in the order of a page."""
+    page = PageContent(1, picture.width, picture.height, runs=_runs(reader, picture, 1.0))
+    return Layout().add(page)
+
+
+def _runs(reader: PageReader, picture: "Image", points: float) -> list[Run]:
+    """The lines that OCR reads in a picture; a pixel has `points`."""
+    runs = []
+    for line in reader.lines(picture):
+        box = [points * edge for edge in (line.left, line.top, line.right, line.bottom)]
+        runs.append(Run(line.text, *box, size=0.8 * (box[3] - box[1])))
+    return runs
 
 
 DPI = 200
@@ -173,12 +189,7 @@ class PdfReader:
             self._undrawn.append(number)
             return None
         self._read += 1
-        points = page.get_width() / picture.width  # of a pixel
-        runs = []
-        for line in reader.lines(picture):
-            box = [points * edge for edge in (line.left, line.top, line.right, line.bottom)]
-            runs.append(Run(line.text, *box, size=0.8 * (box[3] - box[1])))
-        return runs
+        return _runs(reader, picture, page.get_width() / picture.width)
 
     def _picture_texts(self, page: PdfPage, content: PageContent) -> Iterator[str]:
         """The texts of the page's pictures that do not lie behind its text."""
@@ -414,7 +425,7 @@ def draw(path: Path, number: int, passage: str) -> tuple[bytes, int, float | Non
                     "{name} has {count} pages, not {page}", name=path.name, count=count, page=number
                 )
             page = document[number - 1]
-            boxes = line_boxes(_character_boxes(page.get_textpage(), passage))
+            boxes = _line_boxes(page.get_textpage(), passage)
             top = 1 - max(box[3] for box in boxes) / page.get_height() if boxes else None
             return _picture(page, boxes), count, top
     except PdfiumError as error:
@@ -437,8 +448,8 @@ def _picture(page: PdfPage, boxes: Sequence[Box]) -> bytes:
     return out.getvalue()
 
 
-def _character_boxes(text: PdfTextPage, passage: str) -> list[Box]:
-    """The boxes of a passage's characters on the page. It may begin on the page before or end on the
+def _line_boxes(text: PdfTextPage, passage: str) -> list[Box]:
+    """The boxes of a passage's lines on the page. It may begin on the page before or end on the
     next; spaces, line breaks and the width of characters are ignored."""
     letters = [
         (letter, index)
@@ -446,7 +457,9 @@ def _character_boxes(text: PdfTextPage, passage: str) -> list[Box]:
         for letter in _letters(character)
     ]
     start, end = find("".join(letter for letter, _ in letters), _letters(passage))
-    return [text.get_charbox(index) for index in dict.fromkeys(at for _, at in letters[start:end])]
+    places = [index for _, index in letters[start:end]]
+    rectangles = text.count_rects(places[0], places[-1] - places[0] + 1) if places else 0
+    return [text.get_rect(number) for number in range(rectangles)]
 
 
 def find(page: str, passage: str) -> tuple[int, int]:
@@ -468,16 +481,3 @@ def _letters(text: str) -> str:
     """The text without spaces, case and width of characters, and the lines between cells."""
     plain = text.translate(RADICALS).replace("|", "")
     return "".join("".join(unicodedata.normalize("NFKC", c).split()).casefold() for c in plain)
-
-
-def line_boxes(boxes: Sequence[Box]) -> list[Box]:
-    """One box for each run of boxes of characters that follow one another on a line."""
-    runs: list[Box] = []
-    for left, bottom, right, top in boxes:
-        if runs:
-            start, low, end, high = runs[-1]
-            if low <= (bottom + top) / 2 <= high and left >= start:
-                runs[-1] = start, min(low, bottom), max(end, right), max(high, top)
-                continue
-        runs.append((left, bottom, right, top))
-    return runs

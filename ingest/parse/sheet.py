@@ -14,6 +14,7 @@ CELLS = 1000  # columns read of one row; no table for people has more
 _SAMPLE = 200  # rows by which a block is judged
 _HEADERS = 5  # rows of column names
 _TITLE = 60  # characters; a longer text is a paragraph
+_REPEATED = 50  # times the characters of a table that the texts of its merged cells may take
 _VALUE = re.compile(
     r"(?=.*\d)[\d\s.,:/%‰()（）¥￥$€£年月日时分秒上下午AMPE+—–−-]+|[-—–−/]+|#[A-Z/0!?]+|TRUE|FALSE"
 )
@@ -70,7 +71,7 @@ class Row:
 def filled(rows: Iterable[Row], hidden_columns: Container[int] = ()) -> Iterator[Row]:
     """The rows that show something, with the text of merged cells in each of their columns and rows."""
     below: dict[int, tuple[int, str]] = {}  # column -> last row and text of a cell above
-    last = 0
+    last, spare = 0, _REPEATED
     for row in rows:
         reach = max((bottom for bottom, _ in below.values()), default=0)
         below = {at: cell for at, cell in below.items() if cell[0] >= row.number}
@@ -83,6 +84,9 @@ def filled(rows: Iterable[Row], hidden_columns: Container[int] = ()) -> Iterator
             cells |= dict.fromkeys(columns, text) if text else {}
             if bottom > row.number:
                 below |= dict.fromkeys(columns, (bottom, text))
+        sizes = [sum(map(len, texts.values())) for texts in (row.cells, cells)]
+        spare += _REPEATED * sizes[0] - sizes[1]
+        cells = cells if spare > 0 else row.cells
         gap = row.number > max(last, reach) + 1
         if own or row.hidden:
             last = row.number

@@ -99,7 +99,7 @@ def _plain_elements(text: str) -> str:
 
 
 def _table(element: str) -> str:
-    blocks = html_blocks([element], whole=True)
+    blocks = html_blocks([element])
     return "".join(f"{'' if b.tight else chr(10)}\n{b.text}" for b in blocks if b.text) + "\n\n"
 
 

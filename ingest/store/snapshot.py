@@ -136,26 +136,6 @@ def _data_findings(sql: sqlite3.Connection, dim: int) -> Iterator[Translatable]:
             yield Translatable("kb.sqlite: {line}", line=line)
     for name, row, *_ in sql.execute("PRAGMA foreign_key_check"):
         yield Translatable("kb.sqlite: row {row} of {table} belongs to nothing", row=row, table=name)
-    for (name,) in sql.execute(
-        """SELECT DISTINCT d.source FROM documents d JOIN (
-            SELECT document, start, lag(end, 1, 0)
-            OVER (PARTITION BY document ORDER BY start) AS due FROM passages
-        ) p ON p.document = d.key WHERE p.start != p.due
-        UNION SELECT source FROM documents d WHERE length !=
-            (SELECT coalesce(max(end), 0) FROM passages WHERE document = d.key)"""
-    ):
-        yield Translatable("kb.sqlite: passages don't tile the text of {name}", name=name)
-    for (name,) in sql.execute(
-        """SELECT DISTINCT d.source FROM documents d JOIN passages p ON p.document = d.key
-        WHERE length(CAST(p.text AS BLOB)) < p.end - p.start"""
-    ):
-        yield Translatable("kb.sqlite: a passage of {name} is shorter than its offsets", name=name)
-    for (name,) in sql.execute(
-        """SELECT DISTINCT d.source FROM chunks c JOIN passages p ON p.key = c.passage
-        JOIN documents d ON d.key = c.document
-        WHERE c.start < p.start OR c.end > p.end OR c.document != p.document"""
-    ):
-        yield Translatable("kb.sqlite: a chunk of {name} is not inside its passage", name=name)
     wrong = sql.execute("SELECT count(*) FROM chunks WHERE length(vector) != ?", (2 * dim,))
     if count := wrong.fetchone()[0]:
         yield Translatable("kb.sqlite: {count} vectors are not {dim} wide", count=count, dim=dim)

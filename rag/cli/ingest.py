@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,11 +100,8 @@ def _on_ray(
     from ingest.ray_pipeline import LOCAL, Tools, cluster, ingest_on_ray
     from ingest.sandbox import Sandbox
 
-    if isinstance(config.place, Path):
-        config = replace(config, place=config.place.absolute())
     identity, cache = work.store.identity, cache_home().absolute()
     tools = Tools(
-        store=config.open_store,
         embedder=partial(
             open_embedder,
             str(identity.options["embedder"]),

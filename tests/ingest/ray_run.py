@@ -70,24 +70,22 @@ def parser(deaths: Path) -> Iterator[MortalParser]:
     yield MortalParser(deaths)
 
 
-def mortal(kb: Path, deaths: Path) -> Tools:
+def mortal(deaths: Path) -> Tools:
     """Tools of workers that may die."""
     embedder = partial(MortalEmbedder, deaths)
-    store, parsing = partial(open_store, kb), partial(parser, deaths)
-    return Tools(store, embedder, parsing, OPTIONS, HashEmbedder.name)
+    return Tools(embedder, partial(parser, deaths), OPTIONS, HashEmbedder.name)
 
 
 def create_store(kb: Path) -> Store:
     return open_store(kb, create=Identity(HashEmbedder.name, HashEmbedder.dim))
 
 
-def serial(docs: Path, kb: Path) -> tuple[list[FileOutcome], int]:
-    """Outcomes, and how many texts were embedded, without a cluster."""
+def serial(docs: Path, kb: Path) -> list[FileOutcome]:
+    """Outcomes without a cluster."""
     embedder = HashEmbedder()
     chunker = Chunker(embedder.count_many, embedder.max_tokens, OPTIONS)
     with create_store(kb) as store:
-        outcomes = list(Ingestion(store, embedder, chunker, TextParser()).run(walk([docs])))
-    return outcomes, len(embedder.embedded)
+        return list(Ingestion(store, embedder, chunker, TextParser()).run(walk([docs])))
 
 
 def contents(kb: Path) -> dict[str, list[tuple[object, ...]]]:
@@ -109,18 +107,17 @@ def contents(kb: Path) -> dict[str, list[tuple[object, ...]]]:
 
 def main(docs: Path, kb: Path, deaths: Path, stop: str = "") -> None:
     pipeline.BATCH_SECONDS = float("inf")  # so that commits are where a quick run has them
-    tools = mortal(kb, deaths)
-    embedded: list[int] = []
+    tools = mortal(deaths)
     with create_store(kb) as store, cluster(workers=2) as workers:
         files = list(walk([docs]))
-        run = ingest_on_ray(files, store, tools, workers=workers, tick=embedded.append)
+        run = ingest_on_ray(files, store, tools, workers=workers)
         for number, outcome in enumerate(run, 1):
             line = [outcome.source, outcome.status, outcome.chunks, str(outcome.problem or "")]
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
             if str(number) == stop:
                 signal.pause()
-        last = {"embedded": sum(embedded), "workers": workers, "open": listening_addresses()}
+        last = {"workers": workers, "open": listening_addresses()}
         sys.stdout.write(json.dumps(last) + "\n")
 
 

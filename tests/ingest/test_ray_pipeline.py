@@ -34,7 +34,7 @@ from tests.ingest.ray_run import create_store, mortal
 docs, kb, deaths = map(Path, sys.argv[1:])
 gone = [FoundFile(docs / "gone.txt"), FoundFile(docs / "a.txt" / "b.txt")]
 with cluster(workers=1) as workers, create_store(kb) as store:
-    tools = mortal(kb, deaths)
+    tools = mortal(deaths)
     for outcome in ingest_on_ray(gone, store, tools, workers=workers):
         print(outcome.status, outcome.problem, translate(outcome.problem.message, "zh"), sep="|")
     for each in (replace(tools, encoder="another"), tools):
@@ -79,7 +79,6 @@ class Runs:
     many: Path
     deaths: Path
     serial: list[FileOutcome]
-    embedded: int
     on_cluster: dict[str, list[object]]
     last: dict[str, object]
 
@@ -103,13 +102,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     (docs / "30.txt").write_text(f"{text_of(30)}{EMBEDDED_ONCE}。\n", "utf-8")
     (docs / "35.txt").write_bytes(b"\xff\xfe\x00")
     (docs / "40.txt").write_text(text_of(40, 2000), "utf-8")  # comes in many parts
-    outcomes, embedded = serial(docs, one)
+    outcomes = serial(docs, one)
     (docs / "99.txt").write_text(ALWAYS, "utf-8")  # no process without a cluster would survive it
     with on_ray(docs, many, home / "deaths") as process:
         assert process.stdout
         *lines, last = map(json.loads, process.stdout)
     assert process.returncode == 0
-    return Runs(one, many, home / "deaths", outcomes, embedded, {line[0]: line for line in lines}, last)
+    return Runs(one, many, home / "deaths", outcomes, {line[0]: line for line in lines}, last)
 
 
 def test_the_knowledge_base_is_the_serial_one_byte_for_byte(runs: Runs) -> None:
@@ -128,10 +127,6 @@ def test_outcomes_are_the_serial_ones_in_the_same_order(runs: Runs) -> None:
         "added": 40,
         "refused": 1,
     }
-
-
-def test_only_texts_without_a_vector_are_embedded(runs: Runs) -> None:
-    assert runs.last["embedded"] == runs.embedded
 
 
 def test_workers_died_and_one_file_that_kills_each_is_left_out(runs: Runs) -> None:
@@ -166,7 +161,7 @@ def test_a_killed_command_is_continued(tmp_path: Path) -> None:
         assert store.verify() == []
         written = {document.source for document in store.documents()}
     assert reported <= written
-    outcomes, _ = serial(docs, many)
+    outcomes = serial(docs, many)
     assert len(outcomes) == 60
     added = {outcome.source for outcome in outcomes if outcome.status == "added"}
     assert added == {outcome.source for outcome in outcomes} - written != set()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.errors import Unreadable
-from ingest.parse.pdf import MARK, alike, draw, find, is_doubtful, line_boxes, missing
+from ingest.parse.pdf import alike, draw, find, is_doubtful, missing
 from ingest.sandbox import Sandbox
 from tests.ingest.documents import DATA, at, drawn, parse, read, whole
 
@@ -70,12 +70,6 @@ def test_the_span_found_is_the_passage_or_an_end_of_it(page: str, part: str, at:
 def test_a_passage_over_two_pages_is_marked_on_both(page: str, passage: str, found: str) -> None:
     start, end = find(page, passage)
     assert page[start:end] == found
-
-
-def test_characters_of_a_line_make_one_box() -> None:
-    boxes = [(0, 0, 1, 2), (1, 0, 2, 2), (0, 5, 1, 7), (1, 5, 2, 7.5)]
-    assert line_boxes(boxes) == [(0, 0, 2, 2), (0, 5, 2, 7.5)]  # type: ignore[arg-type]
-    assert MARK[3] < 255  # what is marked can still be read
 
 
 def test_columns_are_read_one_after_the_other(tmp_path: Path) -> None:
