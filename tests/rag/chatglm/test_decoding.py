@@ -13,9 +13,10 @@ from rag.chatglm.configuration import ChatGLM2Config, Glm1Config
 from rag.chatglm.decoding import CHUNK, Decoder, KeptPrompt, PromptLookup, ReplyStopped
 from rag.chatglm.loading import load
 from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM, Glm1ForCausalLM
+from rag.chatglm.quantize import LinearOfCodes
 
 WORDS, WIDTH = 256, 64
-COUNT = 10  # prompts; 200 of each model agreed too
+COUNT = 10  # prompts of each model
 
 
 def write_model(target: Path, generation: int) -> Path:
@@ -63,16 +64,21 @@ def ids_of(model: Any, prompt: list[int], most: int, draw: Any = None) -> list[i
     return list(Decoder(model, name="tiny").tokens(prompt, draw, most))
 
 
-def plain(model: Any, prompt: list[int], most: int) -> list[int]:
-    """The likeliest ids by steps of one token."""
-    decoder, ids = Decoder(model, name="tiny"), list(prompt)
+def plain(model: Any, prompt: list[int], most: int) -> tuple[list[int], list[bool]]:
+    """The likeliest ids by steps of one token, and which of them were nearly other ones."""
+    decoder, ids, ties = Decoder(model, name="tiny"), list(prompt), list[bool]()
     kept = KeptPrompt(None)
     with torch.inference_mode():
         logits = decoder._prefill(prompt, kept)
         for _ in range(most):
+            ties.append(decoder._is_tie(logits[-1]))
             ids.append(int(logits[-1].argmax()))
             logits = decoder._logits(ids, 1, kept.cache)
-    return ids[len(prompt) :]
+    return ids[len(prompt) :], ties
+
+
+def has_codes(model: Any) -> bool:
+    return any(isinstance(module, LinearOfCodes) for module in model.modules())
 
 
 def draft_of(answer: list[int], rng: random.Random) -> Any:
@@ -92,10 +98,13 @@ def test_drafts_do_not_change_greedy_ids(model: Any, monkeypatch: pytest.MonkeyP
     rng = random.Random(1)
     for _ in range(COUNT):
         prompt = prompt_of(model, rng, rng.randint(4, 40))
-        wanted = plain(model, prompt, 16)
+        wanted, ties = plain(model, prompt, 16)
         monkeypatch.setattr(PromptLookup, "prompt", len(prompt), raising=False)
         monkeypatch.setattr(PromptLookup, "draft", draft_of(wanted, rng))
-        assert ids_of(model, prompt, 16) == wanted
+        written = ids_of(model, prompt, 16)
+        first = next((n for n, each in enumerate(wanted) if each != written[n]), None)
+        # Keys of drafted tokens come from another kernel; with codes, they may decide between equals.
+        assert first is None or (ties[first] and has_codes(model))
 
 
 def test_drafts_keep_what_a_seed_draws(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
