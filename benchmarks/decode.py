@@ -1,14 +1,16 @@
-"""Tokens a second on the processor at ChatGLM2-6B's width, beside chatglm.cpp and bitsandbytes.
+"""Prefill and tokens a second on the processor at ChatGLM2-6B's width, beside llama.cpp and bitsandbytes.
 
-    python benchmarks/decode.py [--layers 4 28] [--rounds 5] [--int8] [--bitsandbytes]
-                                [--peer PYTHON --tokenizer FILE] [--scratch FOLDER]
+    python benchmarks/decode.py [--layers 4 28] [--threads 1 2] [--rounds 5] [--bitsandbytes]
+                                [--peer PYTHON] [--scratch FOLDER]
 
-Random weights of the true shapes. Every engine is a process of its own, all with two threads, and
-they take turns: a prompt of 256 tokens, then 16 tokens after it, in each round. Figures are medians
-over rounds, so that the machine's noise falls on all alike. `PYTHON` is the interpreter of an
-environment with chatglm-cpp 0.4.2, `FILE` ChatGLM2's tokenizer.model; it builds by
+Weights of the true shapes, with which every matrix is computed and the word `t` is followed by the word
+`t + 1` (random_weights.py). Every engine is a process of its own, and they take turns: in each round a
+prompt of 256 tokens of which the last two also stand earlier, then 32 tokens one by one, then the
+same prompt followed by 64 tokens that are copied from it. Figures are medians over rounds, so
+that the machine's noise falls on all alike. `PYTHON` is the interpreter of an environment with
+llama-cpp-python, built from source for this processor, and gguf is installed beside us:
 
-    CMAKE_POLICY_VERSION_MINIMUM=3.5 CXXFLAGS="-include cstdint" pip install chatglm-cpp==0.4.2
+    CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 --no-binary llama-cpp-python
 
 "of the limit" is the time in which as many threads read as many bytes, over the time of a token.
 The bytes are those of the matrices as stored (codes and float16 scales); the rate is that of
@@ -24,26 +26,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-THREADS = 2
-TOKENS = 16
-IDS = [(i * 37) % 60000 + 5 for i in range(256)]
+TOKENS, COPIED = 32, 64
+TEXT = list(range(2000, 2200))  # every token is followed by the next number
+IDS = [(i * 37) % 60000 + 5 for i in range(54)] + TEXT + TEXT[20:22]
+PLAIN = [*IDS[:-2], 40_000, 50_000]  # continues with numbers that do not stand in it
 NF4 = "bitsandbytes nf4"
-Round = tuple[float, float]
-"""Seconds of the prompt, and of a token after it."""
+Round = tuple[float, float, float]
+"""Seconds of the prompt, of a token after it, and of a copied token."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 28])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--int8", action="store_true")
     parser.add_argument("--bitsandbytes", action="store_true")
     parser.add_argument("--peer", type=Path)
-    parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--engine", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -56,63 +59,61 @@ def main() -> None:
 
 def compare(layers: int, folder: Path, options: argparse.Namespace) -> None:
     """Make the models, start the engines, let them take turns, print the table."""
-    from random_weights import write_ggml, write_upstream  # has numpy; the peer's Python may not
+    from random_weights import write_gguf, write_upstream  # has numpy; the peer's Python may not
 
     write_upstream(folder / "fp16", layers)
-    engines = {}
-    for name, bits in {"int4": 4, "int8": 8}.items():
-        if bits == 4 or options.int8:
-            quantise = [sys.executable, __file__, "--engine", f"pack{bits}", str(folder)]
-            subprocess.run(quantise, check=True, stdin=subprocess.DEVNULL)
-            engines[name] = Engine(sys.executable, "ours", folder / f"pack{bits}")
-    if options.bitsandbytes:
-        engines[NF4] = Engine(sys.executable, NF4, folder / "fp16")
+    subprocess.run([sys.executable, __file__, "--engine", "pack", str(folder)], check=True)
     if options.peer:
-        write_ggml(folder / "q4_0.bin", layers, options.tokenizer.read_bytes())
-        engines["chatglm.cpp q4_0"] = Engine(str(options.peer), "peer", folder / "q4_0.bin")
-    times: dict[str, list[Round]] = {name: [] for name in engines}
-    for turn in range(options.rounds):
-        for name, engine in engines.items():
-            if name != NF4 or turn < 2:  # minutes a round
-                times[name].append(engine.round())
-    for engine in engines.values():
-        engine.stop()
-    show(layers, engines, times)
+        write_gguf(folder / "q4_0.gguf", folder / "fp16", layers)
+    for threads in options.threads:
+        engines = {"int4": Engine(sys.executable, "ours", folder / "pack", threads)}
+        if options.bitsandbytes:
+            engines[NF4] = Engine(sys.executable, NF4, folder / "fp16", threads)
+        if options.peer:
+            engines["llama.cpp q4_0"] = Engine(str(options.peer), "peer", folder / "q4_0.gguf", threads)
+        times: dict[str, list[Round]] = {name: [] for name in engines}
+        for turn in range(options.rounds):
+            for name, engine in engines.items():
+                if name != NF4 or turn < 2:  # minutes a round
+                    times[name].append(engine.round())
+        for engine in engines.values():
+            engine.stop()
+        show(layers, threads, engines, times)
 
 
-def show(layers: int, engines: "dict[str, Engine]", times: dict[str, list[Round]]) -> None:
+def show(layers: int, threads: int, engines: "dict[str, Engine]", times: dict[str, list[Round]]) -> None:
     from random_weights import parameters
 
-    memory = Engine(sys.executable, "memory", Path())
+    memory = Engine(sys.executable, "memory", Path(), threads)
     rate = max(1 / memory.round()[0] for _ in range(5))
     memory.stop()
-    say(f"\n{layers} layers, {THREADS} threads, memory {rate / 1e9:.1f} GB/s\n")
-    say("| engine | load s | peak GB | prefill tok/s | decode tok/s | ms | best ms | of the limit |")
+    say(f"\n{layers} layers, {threads} threads, memory {rate / 1e9:.1f} GB/s\n")
+    say("| engine | load s | peak GB | prefill tok/s | decode ms | best ms | of the limit | copied ms |")
     say("|---|---|---|---|---|---|---|---|")
     for name, engine in engines.items():
-        first, token = (statistics.median(column) for column in zip(*times[name], strict=True))
-        best = min(token for _, token in times[name])
+        first, token, copied = (statistics.median(column) for column in zip(*times[name], strict=True))
+        best = min(token for _, token, _ in times[name])
         limit = engine.bits / 8 * parameters(layers) / rate
         say(
             f"| {name} | {engine.seconds:.1f} | {engine.peak / 1e9:.2f} | {len(IDS) / first:.1f} "
-            f"| {1 / token:.2f} | {token * 1e3:.1f} | {best * 1e3:.1f} | {limit / token:.0%} |"
+            f"| {token * 1e3:.1f} | {best * 1e3:.1f} | {limit / token:.0%} | {copied * 1e3:.1f} |"
         )
     for name in list(engines)[1:]:
         pairs = list(zip(times["int4"], times[name], strict=False))
-        first, token = (statistics.median(b[i] / a[i] for a, b in pairs) for i in (0, 1))
-        say(f"\nint4 against {name}: prefill {first:.2f} times, decode {token:.2f} times")
+        ratios = (statistics.median(b[i] / a[i] for a, b in pairs) for i in range(3))
+        say(f"\nint4 against {name}: " + "prefill {:.2f}, decode {:.2f}, copied {:.2f} times".format(*ratios))
 
 
 class Engine:
     """A process that loads a model, and then runs a round whenever it gets a line."""
 
-    def __init__(self, python: str, kind: str, path: Path) -> None:
+    def __init__(self, python: str, kind: str, path: Path, threads: int) -> None:
         self.process = subprocess.Popen(
             [python, __file__, "--engine", kind, str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(THREADS)},
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         )
         self.seconds, self.bits = self._read()
         self.peak = 0.0
@@ -121,8 +122,8 @@ class Engine:
         assert self.process.stdin
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        first, token, self.peak = self._read()
-        return first, token
+        *seconds, self.peak = self._read()
+        return tuple(seconds)
 
     def stop(self) -> None:
         self.process.communicate()
@@ -134,15 +135,16 @@ class Engine:
 
 def serve(kind: str, path: Path) -> None:
     """In the engine's process: load, tell seconds and bits a weight, then do round by round."""
-    if kind.startswith("pack"):
-        return pack(path, int(kind[4:]))
+    if kind == "pack":
+        import rag.chatglm.loading
+
+        return rag.chatglm.loading.save_quantized(path / "fp16", path / "pack", bits=4)
     make = {"ours": ours, NF4: bitsandbytes, "peer": peer, "memory": memory}
     start = time.perf_counter()
     step, bits = make[kind](path)
     tell(time.perf_counter() - start, bits)
     for _ in sys.stdin:
-        first, token = step()
-        tell(first, token, peak())
+        tell(*step(), peak())
 
 
 def peak() -> int:
@@ -160,83 +162,79 @@ def tell(*values: float) -> None:
     say(json.dumps(values))
 
 
-def pack(folder: Path, bits: int) -> None:
-    import rag.chatglm.loading
-
-    rag.chatglm.loading.save_quantized(folder / "fp16", folder / f"pack{bits}", bits=bits)
+def timed(write: Callable[[list[int], int], Any], copy: Callable[[list[int], int], Any]) -> Round:
+    """Both get a prompt and a number of tokens, and give an iterator over ids."""
+    start = time.perf_counter()
+    ids = write(PLAIN, TOKENS + 1)
+    next(ids)
+    first = time.perf_counter()
+    for _ in islice(ids, TOKENS):
+        pass
+    token = (time.perf_counter() - first) / TOKENS
+    copied = copy(IDS, COPIED + 1)
+    written = [next(copied)]
+    begin = time.perf_counter()
+    written += islice(copied, COPIED)
+    assert written == TEXT[22 : 22 + COPIED + 1], written
+    return first - start, token, (time.perf_counter() - begin) / COPIED
 
 
 def ours(path: Path) -> tuple[Callable[[], Round], float]:
     from random_weights import parameters
 
     import rag.chatglm.loading
+    from rag.chatglm.decoding import Decoder
 
     model = rag.chatglm.loading.load(path)
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     shape = model.get_input_embeddings().weight.shape
     layers = model.config.num_hidden_layers
-    return rounds(model, TOKENS), (size - 2 * shape.numel()) * 8 / parameters(layers)
+
+    def write(prompt: list[int], most: int) -> Any:
+        return Decoder(model, name="ours").tokens(prompt, None, most)
+
+    return lambda: timed(write, write), (size - 2 * shape.numel()) * 8 / parameters(layers)
 
 
 def bitsandbytes(path: Path) -> tuple[Callable[[], Round], float]:
     import torch
     from transformers import BitsAndBytesConfig
 
+    from rag.chatglm.decoding import Decoder
     from rag.chatglm.modeling_chatglm import ChatGLM2ForCausalLM
 
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = ChatGLM2ForCausalLM.from_pretrained(
         path, quantization_config=how, dtype=torch.float32, device_map="cpu"
-    )
-    return rounds(model.eval(), 1), 4.5
+    ).eval()
 
+    def write(prompt: list[int], most: int) -> Any:
+        return Decoder(model, name=NF4).tokens(prompt, None, most)
 
-def rounds(model: Any, tokens: int) -> Callable[[], Round]:
-    import torch
-    from transformers import DynamicCache
-
-    from rag.chatglm.configuration import CACHE
-
-    def step() -> Round:
-        options = {CACHE: DynamicCache(config=model.config), "use_cache": True}
-        with torch.inference_mode():
-            start = time.perf_counter()
-            logits = model(torch.tensor([IDS]), **options, logits_to_keep=1).logits
-            first = time.perf_counter()
-            for _ in range(tokens):
-                logits = model(logits[:, -1].argmax(-1, keepdim=True), **options).logits
-        return first - start, (time.perf_counter() - first) / tokens
-
-    return step
+    return lambda: timed(write, write), 4.5
 
 
 def peer(path: Path) -> tuple[Callable[[], Round], float]:
-    """chatglm.cpp's extension alone: its package's Python part imports transformers 4."""
-    import importlib.util
+    """llama.cpp, plainly and with its own prompt lookup (of as many tokens as ours)."""
+    import llama_cpp
+    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-    package = importlib.util.find_spec("chatglm_cpp")
-    assert package
-    assert package.submodule_search_locations
-    (file,) = Path(package.submodule_search_locations[0]).glob("_C*.so")
-    spec = importlib.util.spec_from_file_location("chatglm_cpp._C", file)
-    assert spec
-    assert spec.loader
-    engine = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(engine)
-    room = len(IDS) + TOKENS + 8
-    how = engine.GenerationConfig(max_length=room, max_context_length=room, do_sample=False)
-    pipeline = engine.Pipeline(str(path), room)
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    options: Any = {"n_ctx": 512, "n_threads": threads, "n_threads_batch": threads, "verbose": False}
+    model = llama_cpp.Llama(str(path), **options)
+    lookup = LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens=8)
 
-    def step() -> Round:
-        ids = list(IDS)
-        start = time.perf_counter()
-        ids.append(pipeline.model.generate_next_token(ids, None, how, 0, len(IDS)))
-        first = time.perf_counter()
-        for past in range(len(IDS), len(IDS) + TOKENS):
-            ids.append(pipeline.model.generate_next_token(ids, None, how, past, len(IDS)))
-        return first - start, (time.perf_counter() - first) / TOKENS
+    def write(prompt: list[int], most: int) -> Any:
+        model.reset()
+        model.draft_model = None
+        return islice(model.generate(prompt, temp=0.0, reset=False), most)
 
-    return step, 4.5
+    def copy(prompt: list[int], most: int) -> Any:
+        model.reset()
+        model.draft_model = lookup
+        return islice(model.generate(prompt, temp=0.0, reset=False), most)
+
+    return lambda: timed(write, copy), 4.5
 
 
 def memory(path: Path) -> tuple[Callable[[], Round], float]:
@@ -252,7 +250,7 @@ def memory(path: Path) -> tuple[Callable[[], Round], float]:
             start = time.perf_counter()
             numbers.sum()
             seconds.append(time.perf_counter() - start)
-        return min(seconds) / numbers.nbytes, 0
+        return min(seconds) / numbers.nbytes, 0, 0
 
     return step, 0
 

@@ -1,13 +1,14 @@
-"""Checkpoints of ChatGLM2-6B's shapes with random weights: upstream's layout, and chatglm.cpp's.
+"""Checkpoints of ChatGLM2-6B's shapes: upstream's layout, and GGUF for llama.cpp.
 
-Used by `decode.py`. Names, shapes and file formats are as published; numbers are not a model.
+Used by `decode.py`. Names, shapes and file formats are as published; the numbers are random, except
+that what a layer adds is nought and that the head answers the word `t` with the word `t + 1`: every
+matrix is computed with, and a prompt of neighbouring numbers is copied.
 """
 
 import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,10 @@ CONFIG = {
 }  # fmt: skip
 QKV = (HEADS + 2 * GROUPS) * HEAD
 EMBEDDING = "transformer.embedding.word_embeddings.weight"
-F32, Q4_0 = 0, 2
-"""ggml's numbers of its types."""
 
 
 def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Upstream's tensors in chatglm.cpp's order."""
+    """Upstream's tensors."""
     yield EMBEDDING, (VOCAB, HIDDEN)
     for number in range(layers):
         layer = f"transformer.encoder.layers.{number}"
@@ -52,6 +51,9 @@ def parameters(layers: int, *, embedding: bool = False) -> int:
     return int(sum(matrices))
 
 
+ADDS = ("self_attention.dense.weight", "dense_4h_to_h.weight")  # what a layer adds to the residual
+
+
 def write_upstream(folder: Path, layers: int) -> None:
     """float16 safetensors, a shard for each layer; every layer gets the same numbers."""
     folder.mkdir(parents=True)
@@ -61,9 +63,14 @@ def write_upstream(folder: Path, layers: int) -> None:
     for name, shape in shapes(layers):
         words = name.split(".")
         shard = f"layer-{words[3]}" if words[2] == "layers" else words[-2]
-        vector = torch.ones(shape) if name.endswith("layernorm.weight") else torch.zeros(shape)
-        matrix = len(shape) == 2
-        tensor = pool[: int(np.prod(shape))].view(shape).clone() if matrix else vector.half()
+        if len(shape) == 2:
+            tensor = pool[: int(np.prod(shape))].view(shape).clone()
+            if name.endswith(ADDS):
+                tensor *= 1e-5
+            elif name.endswith("output_layer.weight"):
+                tensor = tensor.roll(1, 0)
+        else:
+            tensor = (torch.ones if name.endswith("layernorm.weight") else torch.zeros)(shape).half()
         groups.setdefault(shard, {})[name] = tensor
     places: dict[str, str] = {}
     for shard in list(groups):
@@ -75,27 +82,54 @@ def write_upstream(folder: Path, layers: int) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG | {"num_layers": layers}), "utf-8")
 
 
-def write_ggml(path: Path, layers: int, tokenizer: bytes) -> None:
-    """A q4_0 file as chatglm.cpp 0.4.2's convert.py writes it (`BaseConverter.convert`)."""
-    config = (2, Q4_0, VOCAB, HIDDEN, HEADS, GROUPS, layers, FFN, 1e-5, 0, 10000.0, 32768, 2, 0)
-    random = np.random.default_rng(0)
-    with path.open("wb") as file:
-        file.write(b"ggml" + struct.pack("i", 2))  # ChatGLM2
-        file.write(struct.pack("iiiiiiiififiii", *config))
-        file.write(struct.pack("i", len(tokenizer)) + tokenizer)
-        for name, shape in shapes(layers):
-            _header(file, name, shape, Q4_0 if len(shape) == 2 else F32)
-            if len(shape) == 2:
-                blocks = np.empty((int(np.prod(shape)) // 32, 18), np.uint8)
-                blocks[:, :2] = np.frombuffer(np.float16(0.005).tobytes(), np.uint8)
-                blocks[:, 2:] = random.integers(0, 256, (len(blocks), 16), dtype=np.uint8)
-                blocks.tofile(file)
-            else:
-                value = 1 if name.endswith("layernorm.weight") else 0
-                np.full(shape, value, np.float32).tofile(file)
+NAMES = {
+    "transformer.embedding.word_embeddings": "token_embd",
+    "transformer.encoder.final_layernorm": "output_norm",
+    "transformer.output_layer": "output",
+    "input_layernorm": "attn_norm", "self_attention.query_key_value": "attn_qkv",
+    "self_attention.dense": "attn_output", "post_attention_layernorm": "ffn_norm",
+    "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
+}  # fmt: skip
+"""llama.cpp's names of upstream's modules."""
 
 
-def _header(file: BinaryIO, name: str, shape: tuple[int, ...], kind: int) -> None:
-    file.write(struct.pack("i", len(name)) + name.encode())
-    file.write(struct.pack("i" * (2 + len(shape)), len(shape), *shape, kind))
-    file.seek(-(-file.tell() // 16) * 16)  # tensors are aligned
+def write_gguf(path: Path, source: Path, layers: int) -> None:
+    """The weights of `write_upstream` in q4_0, and a vocabulary of numbers."""
+    import gguf
+    from safetensors import safe_open
+
+    writer: Any = gguf.GGUFWriter(path, "chatglm")
+    writer.add_context_length(4096)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(FFN)
+    writer.add_block_count(layers)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(GROUPS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(HEAD // 2)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("chatglm-bpe")
+    writer.add_token_list([f"t{number}" for number in range(VOCAB)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * VOCAB)
+    writer.add_token_merges(["t 0"])
+    writer.add_eos_token_id(0)
+    files = json.loads((source / "model.safetensors.index.json").read_text("utf-8"))["weight_map"]
+    for name, _ in shapes(layers):
+        module, _, kind = name.rpartition(".")
+        if module.startswith("transformer.encoder.layers."):
+            number, _, module = module.removeprefix("transformer.encoder.layers.").partition(".")
+            ours = f"blk.{number}.{NAMES[module]}.{kind}"
+        else:
+            ours = f"{NAMES[module]}.{kind}"
+        with safe_open(source / files[name], "numpy") as file:
+            value = file.get_tensor(name).astype(np.float32)
+        if value.ndim == 2:
+            packed = gguf.quants.quantize(value, gguf.GGMLQuantizationType.Q4_0)
+            writer.add_tensor(ours, packed, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+        else:
+            writer.add_tensor(ours, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
