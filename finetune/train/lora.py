@@ -30,6 +30,9 @@ FUSED = "query_key_value"
 ADAPTER = "default"
 """PEFT's name of the one adapter."""
 
+STATED = ("peft_type", "r", "lora_alpha", "lora_dropout", "bias", "inference_mode")
+"""Fields of adapter_config.json that are written even if they have their default."""
+
 
 class LoraOfCodes(Linear):
     """PEFT's layer around a linear layer whose weights are held as codes."""
@@ -82,7 +85,11 @@ class Lora:
             "inference_mode": True,
             "lora_alpha": self.options.alpha * strength,
         }
-        settings = {name: value for name, value in config.items() if value is not None}
+        # A default says nothing, and older versions of PEFT do not know all fields.
+        defaults = LoraConfig().to_dict()
+        settings = {
+            name: value for name, value in config.items() if name in STATED or value != defaults.get(name)
+        }
         # Otherwise PEFT would ask a hub whether embeddings were resized.
         how: Any = {"adapter_name": ADAPTER, "save_embedding_layers": False}
         write_lora(folder, settings, get_peft_model_state_dict(self.model, **how))

@@ -1,12 +1,14 @@
 """LoRA by upstream's names and numbers, written so that PEFT and `rag` read the same adapter."""
 
+import inspect
+import json
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import init_empty_weights
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
 from finetune.options import LoraOptions
@@ -94,6 +96,22 @@ def test_the_same_parameters_give_the_same_bytes(tmp_path: Path) -> None:
         shaken(Lora(tiny(2), LoraOptions(), seed=5)).write(tmp_path / name)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_only_settings_that_say_something_are_written(tmp_path: Path) -> None:
+    """Older versions of PEFT refuse fields that they do not know."""
+    Lora(tiny(2), LoraOptions()).write(tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text("utf-8"))
+    assert {"r", "lora_alpha", "target_modules", "peft_type"} <= written.keys()
+    known = {*inspect.signature(LoraConfig).parameters, "peft_type"}
+    assert written.keys() <= known
+    assert not written.keys() & {
+        "exclude_modules",
+        "ensure_weight_tying",
+        "peft_version",
+        "use_dora",
+        "lora_bias",
+    }
 
 
 def test_strength_is_written_as_alpha(tmp_path: Path) -> None:
