@@ -36,6 +36,7 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant",
     "model": "assistant",
 }  # fmt: skip
+TOOLS = ("tools", "functions", "tool_calls", "function_call")
 WEIGHTS = ("loss_weight", "weight", "loss")
 """Fields of a message that say whether it is learnt: 1 or true, 0 or false."""
 GROUNDED = {"gold", "document", "start", "end", "reply"}
@@ -54,6 +55,7 @@ def conversation(record: Record, columns: Columns = AS_FOUND) -> list[Example]:
     """All answers are learnt except those whose weight is 0. Raises `InvalidRow` if a message is out
     of turn, the last is not the assistant's, or nothing is learnt."""
     row = record.value
+    _check_tools(row)
     field = "messages" if "messages" in row else "conversations"
     values = row[field]
     if not isinstance(values, list):
@@ -88,6 +90,7 @@ def _message(value: Any, number: int) -> tuple[Message, bool]:
     where = Translatable("message {number}", number=number)
     if not isinstance(value, dict):
         raise wrong_type(where, value, _OBJECT)
+    _check_tools(value)
     by, content = ("from", "value") if "from" in value else ("role", "content")
     name = text_of(value, by)
     if name is None:
@@ -103,6 +106,15 @@ def _message(value: Any, number: int) -> tuple[Message, bool]:
     if role == "system":
         return Message(role, text_of(value, content) or ""), True
     return Message(role, require_text(value, content)), role == "user" or _is_learnt(value, where)
+
+
+def _check_tools(value: Mapping[str, Any]) -> None:
+    for name in TOOLS:
+        if value.get(name):
+            raise InvalidRow(
+                '"{name}" holds tools or calls of them, which are not learnt; take it out of the row',
+                name=name,
+            )
 
 
 def _part_text(part: Any, words: str) -> str:

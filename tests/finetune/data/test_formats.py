@@ -211,6 +211,8 @@ GOOD = {"role": "user", "content": "问"}, {"role": "assistant", "content": "答
         ({"messages": [GOOD[0], {**GOOD[1], "loss": False}]}, "missing", "every message of the assistant has weight 0; at least one must count in the loss"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "type", "a part of \"content\" is of type 'image'; need text"),
         ({"conversations": [{"from": "human", "value": "问"}, {"from": "tool", "value": "x"}]}, "type", "message 2 has the role 'tool'"),
+        ({"messages": GOOD, "tools": [{"name": "f"}]}, "type", '"tools" holds tools or calls of them, which are not learnt'),
+        ({"messages": [GOOD[0], {**GOOD[1], "tool_calls": [{"id": "1"}]}]}, "type", '"tool_calls" holds tools or calls of them'),
         ({"conversations": [{"value": "问"}]}, "missing", '"role" is missing'),
         ({"text": "x"}, "missing", '"instruction" is missing; need a text'),
         ("问", "type", "row is a text; need an object"),
